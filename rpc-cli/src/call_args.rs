@@ -13,6 +13,7 @@ use crate::units;
 /// The method to call, and its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CallArgs {
+    // Without SERVICE, METHOD is the first and ARGUMENTS the second; see `Target`.
     /// The service's name. Not needed with --queue.
     #[arg(value_name = "SERVICE", required = true)]
     first: String,
@@ -44,12 +45,12 @@ impl CallArgs {
         Target::new(&words, has_queue)
     }
 
-    /// Returns the arguments as JSON.
+    /// Returns the method's arguments as JSON. May read them from a file or standard input.
     pub(crate) fn arguments(&self, target: &Target<'_>) -> Result<String, Failure> {
-        match (target.arguments, self.args.is_empty()) {
-            (given, true) => input::arguments(given),
-            (None, false) => Ok(input::named_arguments(&self.args)),
-            (Some(_), false) => Err(Failure::usage(
+        match (target.arguments, self.args.as_slice()) {
+            (given, []) => input::arguments(given),
+            (None, named) => Ok(input::named_arguments(named)),
+            (Some(_), _) => Err(Failure::usage(
                 "arguments are given twice",
                 "give them either as JSON or with `--arg`",
             )),
@@ -67,7 +68,7 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Splits the names from the arguments, which begin with `{`, `[` or `@`, or are `-`.
+    /// Splits the names from the arguments: `-`, or a last word that begins with `{`, `[` or `@`.
     fn new(words: &[&'a str], has_queue: bool) -> Result<Self, Failure> {
         let is_arguments = |word: &str| word == "-" || word.trim_start().starts_with(['{', '[', '@']);
         let (names, arguments) = match words {

@@ -13,10 +13,8 @@ const AMQP_URL: &str = "AMQP_URL";
 /// The address if neither the option nor the variable is set.
 const DEFAULT_URL: &str = "amqp://localhost";
 
-/// The limit on closing the connections.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Connects to the broker that the options and the environment name.
 pub(crate) async fn connect(options: &Options) -> Result<Broker, Failure> {
     let settings = Settings::new(options.url.as_deref(), variables()?);
     Ok(settings.builder()?.addresses(settings.urls()).connect().await?)
@@ -33,7 +31,6 @@ pub(crate) async fn open_queue(
     Ok(builder.open_queue(queue).await?)
 }
 
-/// Closes the connections.
 pub(crate) async fn close(broker: &Broker) {
     // If this takes too long, the end of the process closes them.
     let _ = tokio::time::timeout(CLOSE_LIMIT, broker.close()).await;
@@ -62,6 +59,7 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
 
 /// The address and the options of the connection.
 struct Settings {
+    /// One address, or several separated by commas.
     url: String,
     /// Without `AMQP_URL`.
     variables: Vec<(String, String)>,

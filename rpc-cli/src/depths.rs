@@ -18,7 +18,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// it, or the broker did not answer in time.
 pub(crate) type Depths = BTreeMap<String, QueueDepth>;
 
-/// Returns the depths of these queues.
 pub(crate) async fn ask(broker: &Broker, queues: impl IntoIterator<Item = &str>) -> Depths {
     // Several services and workers may be on one queue.
     let queues: BTreeSet<_> = queues.into_iter().collect();
@@ -51,10 +50,10 @@ pub(crate) fn job_queues(queue: &str) -> impl Iterator<Item = String> {
     std::iter::once(dead_queue(queue)).chain(retry_queues(queue))
 }
 
-/// The depths of the job queues of one request queue. `None` if it is not known: no worker has
-/// needed the queue yet, or the user may not see it.
+/// The depths of the job queues of one request queue. `None` if none is known: no worker has needed
+/// these queues yet, or the user may not see them.
 pub(crate) struct JobDepths {
-    /// The jobs that wait for a retry, or for the time that their caller set.
+    /// The jobs that wait for a retry, or for the time that their caller set, as far as is known.
     pub(crate) waiting: Option<u32>,
     /// The jobs that were given up.
     pub(crate) dead: Option<u32>,

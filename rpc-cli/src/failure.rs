@@ -14,14 +14,16 @@ use crate::text::one_line;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done = 0,
-    /// The command worked, and its result is negative: the method's own error, a change that
-    /// breaks.
+    /// The command worked, and its result is negative, such as the method's own error, a change
+    /// that breaks, or no reply to a ping.
     Negative = 1,
     /// Nothing was sent.
     InvalidInput = 2,
     /// The method did not run.
     NotRun = 3,
+    /// The method ran or may have run, or the output cannot be written.
     MayHaveRun = 4,
+    /// The broker cannot be reached, or refuses something.
     NoBroker = 5,
 }
 
@@ -34,7 +36,7 @@ impl From<Outcome> for ExitCode {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The command line is invalid.
+    /// The command line, a variable or a file is invalid, or a name is ambiguous.
     #[error("{message}")]
     Usage { message: String, hint: Option<String> },
 
@@ -52,7 +54,7 @@ pub(crate) enum Failure {
         source: serde_json::Error,
     },
 
-    /// No such service, queue or method.
+    /// There is no such service, queue, method or letter, or no worker answered.
     #[error("{message}")]
     NotFound { message: String, hint: String },
 
@@ -60,7 +62,7 @@ pub(crate) enum Failure {
     #[error("{message}")]
     Stay { message: String, hint: String },
 
-    /// A dead letter was sent again, and may still be in its queue.
+    /// A dead letter may have been sent again, and may still be in its queue.
     #[error("letter {id} may have been retried, and may still be in its queue")]
     MaybeRetried {
         id: String,
@@ -71,7 +73,7 @@ pub(crate) enum Failure {
     #[error("the description cannot be used")]
     Description(#[from] InvalidDescription),
 
-    /// It has no `#[source]`, because [`message`](Self::message) adds the causes.
+    /// It has no `#[source]`: [`message`](Self::message) shows the error instead of this text.
     #[error("the call failed")]
     Call(Box<CallError<MethodError<String>>>),
 
@@ -124,12 +126,12 @@ impl Failure {
         }
     }
 
-    /// Whether the failure is printed.
+    /// Whether the failure is printed. A closed pipe is not: see [`outcome`](Self::outcome).
     pub(crate) fn is_reported(&self) -> bool {
         self.outcome() != Outcome::Done
     }
 
-    /// Returns the method's own error as JSON.
+    /// Returns the method's own error as JSON. `None` if there is none, or if it is only text.
     fn method_error(&self) -> Option<&str> {
         match self {
             Self::Call(error) => match &**error {
@@ -145,8 +147,8 @@ impl Failure {
         match self {
             // The error itself is shown as JSON.
             _ if self.method_error().is_some() => "the method failed with its own error".to_owned(),
-            Self::Call(error) => chain(error.to_string(), error.source()),
-            other => chain(other.to_string(), other.source()),
+            Self::Call(error) => with_causes(error.to_string(), error.source()),
+            other => with_causes(other.to_string(), other.source()),
         }
     }
 
@@ -180,11 +182,10 @@ impl Failure {
         text
     }
 
-    /// Returns the failure as JSON.
     pub(crate) fn json(&self) -> String {
         let mut json = json!({"failure": self.message(), "exit_code": self.outcome() as u8});
         if let Self::Call(error) = self {
-            json["executed"] = executed(error.executed()).into();
+            json["executed"] = executed_text(error.executed()).into();
             if let CallError::Fault(fault) = &**error {
                 json["fault"] = fault.code.as_str().into();
             }
@@ -201,11 +202,10 @@ impl Failure {
     }
 }
 
-/// Appends the causes of an error to its text, each of them once.
-fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
+/// Appends the causes of an error to its text, except for those that it already contains.
+fn with_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = source {
         let cause = error.to_string();
-        // Some errors repeat the text of their source.
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
@@ -227,7 +227,7 @@ fn outcome_of_call(error: &CallError<MethodError<String>>) -> Outcome {
     }
 }
 
-fn executed(executed: Executed) -> &'static str {
+fn executed_text(executed: Executed) -> &'static str {
     match executed {
         Executed::No => "no",
         Executed::Maybe => "maybe",
@@ -275,12 +275,12 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
             "give it with `--url` or in AMQP_URL: amqp://user:password@host:port/vhost"
         }
         BrokerError::Connect { source, .. } => {
-            let cause = chain(String::new(), Some(source));
-            match cause {
-                _ if cause.contains("ACCESS_REFUSED") => {
+            let causes = with_causes(String::new(), Some(source));
+            match causes {
+                _ if causes.contains("ACCESS_REFUSED") => {
                     "the user or the password is wrong: they are before the host in `--url` or AMQP_URL"
                 }
-                _ if cause.contains("NOT_ALLOWED") => {
+                _ if causes.contains("NOT_ALLOWED") => {
                     "there is no such virtual host, or the user may not use it: it is after the host in `--url` or AMQP_URL"
                 }
                 _ => "is RabbitMQ running there? `--url` or AMQP_URL sets the address",
@@ -404,7 +404,7 @@ mod tests {
             source: Some(Box::new(middle)),
         };
         assert_eq!(
-            chain("cannot connect".to_owned(), Some(&outer)),
+            with_causes("cannot connect".to_owned(), Some(&outer)),
             format!("cannot connect: io error: {refused}")
         );
     }

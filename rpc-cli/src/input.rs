@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::failure::Failure;
 
-/// The limit on a file, in bytes: four times the default message limit of RabbitMQ 4.
+/// The limit on what is read, in bytes: four times the default message limit of RabbitMQ 4.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Reads a file, or standard input if the path is `-`.
@@ -23,14 +23,14 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
         source,
     };
     let mut text = String::new();
-    let read = if is_stdin {
+    let bytes_read = if is_stdin {
         let stdin = std::io::stdin().lock();
         stdin.take(MAX_BYTES + 1).read_to_string(&mut text)
     } else {
         let file = std::fs::File::open(path).map_err(failed)?;
         file.take(MAX_BYTES + 1).read_to_string(&mut text)
     };
-    match read.map_err(failed)? as u64 {
+    match bytes_read.map_err(failed)? as u64 {
         0..=MAX_BYTES => Ok(text),
         _ => Err(failed(std::io::Error::other("it has more than 64 MiB"))),
     }
@@ -64,12 +64,12 @@ pub(crate) fn arguments(given: Option<&str>) -> Result<String, Failure> {
 /// Returns arguments that were given as `name=value` as a JSON object. A value that is not JSON is
 /// text. If a name is given twice, the last value counts.
 pub(crate) fn named_arguments(given: &[(String, String)]) -> String {
-    let value = |text: &str| match serde_json::from_str::<IgnoredAny>(text) {
+    let to_json = |text: &str| match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => text.to_owned(),
         Err(_) => json_string(text),
     };
-    let arguments: BTreeMap<_, _> = given.iter().map(|(name, text)| (name, value(text))).collect();
-    let entries = arguments
+    let by_name: BTreeMap<_, _> = given.iter().map(|(name, text)| (name, to_json(text))).collect();
+    let entries = by_name
         .iter()
         .map(|(name, value)| format!("{}:{value}", json_string(name)));
     format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
@@ -79,7 +79,7 @@ fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Splits `name=value`.
+/// Splits `name=value` at the first `=`.
 pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),

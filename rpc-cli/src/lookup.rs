@@ -39,7 +39,7 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Asks all workers what they serve. Prints a note if some may be missing.
+    /// Asks all workers what they serve. Prints a note if some may be missing or refused.
     pub(crate) async fn workers(
         self,
         broker: &Broker,
@@ -51,13 +51,13 @@ impl Search {
         Ok(found)
     }
 
-    /// Returns the limit on the whole search.
+    /// Returns the limit on the whole search, in which each answer begins another window.
     pub(crate) fn limit(self) -> Duration {
         (self.window * 4).max(Duration::from_secs(5))
     }
 }
 
-/// Prints a note if workers may be missing from those found.
+/// Prints notes if workers may be missing from those found, or refused to answer.
 pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     if !found.is_complete {
         output
@@ -69,26 +69,26 @@ pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     }
 }
 
-/// Returns the description of the service with this name. Without a name, returns that of the
-/// service on the queue that has the method, or of the only one there if no method is given.
+/// Returns the most common description of the service with this name; without a name, that of the
+/// first service on the queue that has the method; without a method, that of the only one there.
 pub(crate) async fn service(
     broker: &Broker,
     location: &Location,
-    service: Option<&str>,
+    name: Option<&str>,
     method: Option<&str>,
     output: &Output,
 ) -> Result<ServiceDescription, Failure> {
-    match (&location.queue, service) {
+    match (&location.queue, name) {
         (Some(queue), _) => {
             let described = on_queue(broker, queue).await?;
-            Ok(choose_on_queue(queue, described, service, method)?)
+            Ok(choose_on_queue(queue, described, name, method)?)
         }
-        (None, Some(service)) => {
+        (None, Some(name)) => {
             let found = location.search.workers(broker, output).await?;
-            let chosen = choose(&found, service)?;
+            let chosen = choose(&found, name)?;
             if chosen.descriptions.len() > 1 {
                 output.note(&format!(
-                    "the workers on {} run {} versions of {service}, and this is the most common one; `rpc describe --versions {service}` shows all",
+                    "the workers on {} run {} versions of {name}, and this is the most common one; `rpc describe --versions {name}` shows all",
                     chosen.queue,
                     chosen.descriptions.len(),
                 ));
@@ -96,7 +96,7 @@ pub(crate) async fn service(
             let described = chosen.descriptions.first();
             described
                 .map(|&description| description.clone())
-                .ok_or_else(|| not_found(&found, service))
+                .ok_or_else(|| not_found(&found, name))
         }
         (None, None) => Err(Failure::usage(
             "no service is given",
@@ -110,20 +110,20 @@ pub(crate) async fn service(
 pub(crate) async fn versions(
     broker: &Broker,
     search: Search,
-    service: &str,
+    name: &str,
     output: &Output,
 ) -> Result<Vec<ServiceDescription>, Failure> {
     let found = search.workers(broker, output).await?;
-    let services = found.service(service);
+    let services = found.service(name);
     let descriptions = services.iter().flat_map(|service| service.descriptions.iter());
     let descriptions: Vec<_> = descriptions.map(|&description| description.clone()).collect();
     if descriptions.is_empty() {
-        return Err(not_found(&found, service));
+        return Err(not_found(&found, name));
     }
     Ok(descriptions)
 }
 
-/// Returns the descriptions of the services that a worker on this queue serves.
+/// Returns the descriptions of the services on this queue, as one of its workers tells them.
 pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<ServiceDescription>, Failure> {
     let client = WorkerClient::builder(broker, queue)
         .timeout(DESCRIBE_TIMEOUT)
@@ -134,29 +134,30 @@ pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<Service
     Ok(services.collect())
 }
 
+/// Returns the failure of asking a worker on this queue for its description.
 fn cannot_describe(queue: &str, error: CallError) -> Failure {
-    let not_found = |message: String, hint: &str| Failure::NotFound {
+    let no_description = |message: String, hint: &str| Failure::NotFound {
         message,
         hint: hint.to_owned(),
     };
     match error {
-        CallError::NoServer { .. } => not_found(
+        CallError::NoServer { .. } => no_description(
             format!("there is no queue {queue:?} on this virtual host"),
             "no worker was started for it: start one, or see the running services with `rpc list`",
         ),
-        CallError::TimedOut { limit, .. } => not_found(
+        CallError::TimedOut { limit, .. } => no_description(
             format!("no worker on queue {queue:?} described itself within {limit:?}"),
             "the queue exists: its workers are down or too busy to answer",
         ),
         CallError::Fault(Fault {
             code: FaultCode::UnknownMethod,
             ..
-        }) => not_found(
+        }) => no_description(
             format!("the worker on queue {queue:?} does not describe itself"),
             "its self-description is off, or it does not use this library: call it with `rpc call --undescribed`",
         ),
         CallError::Broker { source, .. } => Failure::Broker(source),
-        CallError::BadReply { source, .. } => not_found(
+        CallError::BadReply { source, .. } => no_description(
             format!(
                 "the worker on queue {queue:?} answers with something other than a description: {}",
                 Chain(&*source)
@@ -164,7 +165,7 @@ fn cannot_describe(queue: &str, error: CallError) -> Failure {
             "it does not use this library: call it with `rpc call --undescribed`",
         ),
         CallError::Fault(fault) => Failure::from(CallError::<MethodError<String>>::Fault(fault)),
-        other => not_found(
+        other => no_description(
             format!(
                 "the workers on queue {queue:?} cannot be asked: {}",
                 Chain(&other)
@@ -200,26 +201,27 @@ fn not_found(found: &Discovered<WorkerDescription>, name: &str) -> Failure {
         let names = services
             .iter()
             .map(|service| format!("{} on {}", service.name, service.queue));
-        hint(suggestion, "found", names)
+        hint_of(suggestion, "found", names)
     };
     Failure::NotFound { message, hint }
 }
 
-/// Returns the service on a queue that has this name, or else this method, or else the only one.
+/// Chooses a service on a queue by its name; without a name, the first that has the method; without
+/// a method, the only one.
 fn choose_on_queue(
     queue: &str,
     described: Vec<ServiceDescription>,
-    service: Option<&str>,
+    name: Option<&str>,
     method: Option<&str>,
 ) -> Result<ServiceDescription, Failure> {
     let names: Vec<_> = described.iter().map(|service| service.name.clone()).collect();
     let mut described = described.into_iter();
-    let chosen = match (service, method) {
+    let chosen = match (name, method) {
         (Some(name), _) => described.find(|service| service.name == name),
         (None, Some(method)) => {
             let all: Vec<_> = described.collect();
-            let has_it = all.iter().position(|service| service.method(method).is_some());
-            return match has_it {
+            let found_at = all.iter().position(|service| service.method(method).is_some());
+            return match found_at {
                 Some(position) => Ok(all.into_iter().nth(position).unwrap_or_default()),
                 None => Err(no_method(&all.iter().collect::<Vec<_>>(), method)),
             };
@@ -237,11 +239,11 @@ fn choose_on_queue(
         }
     };
     chosen.ok_or_else(|| {
-        let name = service.unwrap_or_default();
+        let name = name.unwrap_or_default();
         let suggestion = did_you_mean(name, names.iter().map(String::as_str));
         Failure::NotFound {
             message: format!("queue {queue:?} has no service {name}"),
-            hint: hint(suggestion, "it has", names.iter()),
+            hint: hint_of(suggestion, "it has", names.iter()),
         }
     })
 }
@@ -261,16 +263,16 @@ pub(crate) fn no_method(services: &[&ServiceDescription], method: &str) -> Failu
             [_] => format!("{whose} has no method {method}"),
             _ => format!("no method {method} was found; services: {whose}"),
         },
-        hint: hint(suggestion, "it has", names()),
+        hint: hint_of(suggestion, "it has", names()),
     }
 }
 
-/// Returns the suggestion, or else the first few names.
-fn hint(suggestion: Option<String>, what: &str, names: impl Iterator<Item = impl AsRef<str>>) -> String {
-    suggestion.unwrap_or_else(|| format!("{what}: {}", list(names)))
+/// Returns the suggestion, or else the first few names after an `intro`.
+fn hint_of(suggestion: Option<String>, intro: &str, names: impl Iterator<Item = impl AsRef<str>>) -> String {
+    suggestion.unwrap_or_else(|| format!("{intro}: {}", list(names)))
 }
 
-/// Returns the first few names, separated by commas.
+/// Returns the first few names, separated by commas, and how many more there are.
 fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.collect();
     let shown = names.iter().take(MAX_LISTED).map(|name| one_line(name.as_ref()));

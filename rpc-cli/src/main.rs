@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
     match cli.command.run(&cli.options, &output).await {
         Ok(outcome) => outcome.into(),
         Err(failure) => {
-            output.fail(&failure);
+            output.failure(&failure);
             failure.outcome().into()
         }
     }

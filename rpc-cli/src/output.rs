@@ -8,11 +8,11 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::text::{escape_controls, one_line};
 
-/// The output of the process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
-    /// Whether to print JSON.
+    /// Whether `--json` is given.
     pub(crate) json: bool,
+    /// Whether stdout is a terminal.
     pub(crate) is_terminal: bool,
 }
 
@@ -38,7 +38,7 @@ impl Output {
         self.raw(&format!("{}\n", to_json(value, is_pretty)?))
     }
 
-    /// Prints compact JSON, like [`value`](Self::value), without changing its numbers.
+    /// Prints JSON that is given in compact form, like [`value`](Self::value), with exact numbers.
     pub(crate) fn json_text(&self, json: &str) -> Result<(), Failure> {
         if self.is_terminal && !self.json {
             self.raw(&format!("{}\n", escape_controls(&indent(json))))
@@ -47,7 +47,7 @@ impl Output {
         }
     }
 
-    /// Prints a value as JSON, indented unless `--json` is given.
+    /// Prints a value as JSON: indented, also without a terminal, unless `--json` is given.
     pub(crate) fn document(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.raw(&format!("{}\n", to_json(value, !self.json)?))
     }
@@ -70,8 +70,8 @@ impl Output {
         });
     }
 
-    /// Prints why there is no result to stderr.
-    pub(crate) fn fail(&self, failure: &Failure) {
+    /// Prints a failure to stderr, unless it is only that nobody reads stdout any more.
+    pub(crate) fn failure(&self, failure: &Failure) {
         if failure.is_reported() {
             self.to_stderr(&if self.json { failure.json() } else { failure.text() });
         }

@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Output;
 
-/// Returns a bar on stderr. It is hidden if stderr is no terminal, and with `--json`.
+/// Returns a bar on stderr. It is hidden with `--json`; `indicatif` hides it without a terminal.
 pub(crate) fn progress_bar(output: &Output, length: u64) -> ProgressBar {
     let target = if output.json {
         ProgressDrawTarget::hidden()

@@ -8,11 +8,11 @@ const MAX_DEPTH: usize = 8;
 /// The limit on alternatives or fields that are shown on one line.
 const MAX_SHOWN: usize = 40;
 
-/// Returns the lines that show a definition: a field per line for an object, else the alternatives.
+/// Returns the lines that show a definition: a field or an alternative per line, else the type.
 pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     let mut lines = docs(schema, "    ");
     let Some(fields) = schema.get("properties").and_then(Value::as_object) else {
-        return with_alternatives(lines, name, schema);
+        return without_fields(lines, name, schema);
     };
     lines.push(format!("    type {name}"));
     for (field, schema_of_field) in fields {
@@ -34,7 +34,7 @@ pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     lines
 }
 
-fn with_alternatives(mut lines: Vec<String>, name: &str, schema: &Value) -> Vec<String> {
+fn without_fields(mut lines: Vec<String>, name: &str, schema: &Value) -> Vec<String> {
     lines.push(format!("    type {name}"));
     match alternatives(schema) {
         Some(alternatives) => {
@@ -72,6 +72,7 @@ fn type_text(schema: &Value) -> String {
     type_within(schema, MAX_DEPTH)
 }
 
+/// Like [`type_text`]. `depth` is how many levels may still be shown; `..` stands for deeper ones.
 fn type_within(schema: &Value, depth: usize) -> String {
     let Value::Object(object) = schema else {
         return "any".to_owned();
@@ -120,6 +121,7 @@ fn of_type(keyword: &str, schema: &Map<String, Value>, depth: usize) -> String {
         ("integer" | "number", Some(format)) => number(format),
         ("boolean", _) => "bool".to_owned(),
         ("string", Some(format)) => format!("string ({format})"),
+        // The runtime's own format.
         ("array", Some("bytes")) => "bytes".to_owned(),
         ("array", _) => array(schema, depth),
         ("object", _) => object(schema, depth),
@@ -164,6 +166,7 @@ fn object(schema: &Map<String, Value>, depth: usize) -> String {
     }
 }
 
+/// Joins the first [`MAX_SHOWN`] parts; `..` stands for the others.
 fn joined(parts: impl Iterator<Item = String>, separator: &str) -> String {
     let mut parts: Vec<_> = parts.take(MAX_SHOWN + 1).collect();
     if parts.len() > MAX_SHOWN {

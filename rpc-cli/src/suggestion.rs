@@ -2,7 +2,6 @@
 
 use crate::text::one_line;
 
-/// How many names to suggest.
 const MAX_SUGGESTIONS: usize = 3;
 
 /// Returns the known names that are close to what was typed, the closest first.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// The longest time that an option takes.
+/// The longest time of an option, other than an age.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest text of a time, in bytes. A time within the limits is shorter, and humantime 2.4
-/// panics on some longer ones.
+/// The longest text of a time, in bytes. No sensible time is longer, and humantime 2.4 panics on
+/// some longer texts.
 const MAX_TEXT: usize = 24;
 
 /// Parses the time of an option: `500ms`, `1.5s`, `1m 30s`. It must be above zero and at most 24h.
@@ -17,7 +17,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses how old something is: `90s`, `1h`, `7d`.
+/// Parses how old something is: `90s`, `1h`, `7d`. It may also be zero or above 24h.
 pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
     parse(text)
 }
@@ -35,9 +35,10 @@ fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Shows a time with three digits, for columns: `612µs`, `1.53ms`, `12.0s`.
+/// Shows a time with three digits if possible, for columns: `7ns`, `612µs`, `1.53ms`, `12.0s`.
 pub(crate) fn show_time(time: Duration) -> String {
     let nanos = time.as_nanos() as f64;
+    // From these limits on, rounding would give a fourth digit.
     let (value, unit) = match nanos {
         n if n < 999.5 => (n, "ns"),
         n if n < 999_500.0 => (n / 1e3, "µs"),
@@ -53,7 +54,7 @@ pub(crate) fn show_time(time: Duration) -> String {
     format!("{value:.digits$}{unit}")
 }
 
-/// Shows how long something has been running: `62s`, `5m 3s`, `2h 10m`, `3d 4h`.
+/// Shows an age with at most two units: `62s`, `5m 3s`, `2h 10m`, `3d 4h`.
 pub(crate) fn show_age(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -78,7 +79,6 @@ pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Returns a count per second. Zero if no time has passed.
 pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
     if time.is_zero() {
         0.0

@@ -2,7 +2,7 @@
 
 use rpc_runtime::discovery::Worker;
 
-/// Returns the first eight characters of a worker's id, which are enough to identify it.
+/// Returns the first eight bytes of a worker's id, or all of it if it cannot be cut there.
 pub(crate) fn short_id(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }

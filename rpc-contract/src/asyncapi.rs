@@ -15,6 +15,10 @@ const BINDING_VERSION: &str = "0.3.0";
 
 const CONTENT_TYPE: &str = "application/json";
 
+// AMQP's delivery modes.
+const TRANSIENT: u8 = 1;
+const PERSISTENT: u8 = 2;
+
 /// The codes of faults that this version of rpc-runtime knows.
 const FAULT_CODES: [&str; 12] = [
     "unknown_method",
@@ -62,18 +66,18 @@ const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through th
 /// ```
 #[must_use]
 pub fn document(service: &ServiceDescription, version: &str) -> Value {
-    let schemas = DocumentKeys::new(service.definitions.keys().map(String::as_str));
-    let methods = DocumentKeys::new(service.methods.iter().map(|method| method.name.as_str()));
+    let schema_keys = DocumentKeys::new(service.definitions.keys().map(String::as_str));
+    let method_keys = DocumentKeys::new(service.methods.iter().map(|method| method.name.as_str()));
     let mut document = Document {
-        schemas: &schemas,
+        schema_keys: &schema_keys,
+        messages: Map::new(),
         requests: Map::new(),
         broadcasts: Map::new(),
         replies: Map::new(),
-        messages: Map::new(),
         operations: Map::new(),
     };
-    for (method, id) in service.methods.iter().zip(methods.in_order()) {
-        document.add(method, id);
+    for (method, id) in service.methods.iter().zip(method_keys.in_order()) {
+        document.add_method(method, id);
     }
     if !document.replies.is_empty() {
         document.add_fault();
@@ -83,17 +87,18 @@ pub fn document(service: &ServiceDescription, version: &str) -> Value {
 
 /// The parts of the document that each method adds to.
 struct Document<'a> {
-    schemas: &'a DocumentKeys,
+    schema_keys: &'a DocumentKeys,
+    messages: Map<String, Value>,
+    // References to the messages of each channel.
     requests: Map<String, Value>,
     broadcasts: Map<String, Value>,
     replies: Map<String, Value>,
-    messages: Map<String, Value>,
     operations: Map<String, Value>,
 }
 
 impl Document<'_> {
     /// Adds a method under the key `id`.
-    fn add(&mut self, method: &MethodDescription, id: &str) {
+    fn add_method(&mut self, method: &MethodDescription, id: &str) {
         let request = format!("{id}.request");
         self.messages.insert(request.clone(), self.request(method));
         let requests = if method.is_broadcast {
@@ -103,11 +108,11 @@ impl Document<'_> {
         };
         requests.insert(id.to_owned(), message_reference(&request));
         let replies = (!method.is_oneway).then(|| self.add_replies(method, id));
-        let operation = operation(method, id, replies);
+        let operation = method_operation(method, id, replies);
         self.operations.insert(id.to_owned(), operation);
     }
 
-    /// Adds the messages that the method may reply with. Returns references to them.
+    /// Adds the messages that the method may reply with. Returns references to them and the fault.
     fn add_replies(&mut self, method: &MethodDescription, id: &str) -> Vec<Value> {
         let mut answers = vec![("result", &method.returns, &method.result_schema)];
         if let Some(error) = &method.error {
@@ -139,11 +144,11 @@ impl Document<'_> {
         if !required.is_empty() {
             payload["required"] = json!(required);
         }
-        let kind = if method.is_oneway { "oneway" } else { "call" };
+        let trait_name = if method.is_oneway { "oneway" } else { "call" };
         let mut message = json!({
             "name": method.name,
             "title": method.signature(),
-            "traits": [reference(&["components", "messageTraits", kind])],
+            "traits": [reference(&["components", "messageTraits", trait_name])],
             "payload": payload,
             "bindings": message_binding(&method.name),
         });
@@ -153,7 +158,7 @@ impl Document<'_> {
 
     fn argument(&self, argument: &ArgumentDescription) -> Value {
         match &argument.schema {
-            Some(schema) => convert_schema(schema, self.schemas),
+            Some(schema) => convert_schema(schema, self.schema_keys),
             None => schema_of_any(&argument.type_name),
         }
     }
@@ -166,7 +171,7 @@ impl Document<'_> {
         schema: Option<&Value>,
     ) -> Value {
         let payload = match schema {
-            Some(schema) => convert_schema(schema, self.schemas),
+            Some(schema) => convert_schema(schema, self.schema_keys),
             None => schema_of_any(type_name),
         };
         json!({
@@ -207,8 +212,8 @@ impl Document<'_> {
         let definitions: BTreeMap<_, _> = service
             .definitions
             .iter()
-            .zip(self.schemas.in_order())
-            .map(|((_, schema), name)| (name, convert_schema(schema, self.schemas)))
+            .zip(self.schema_keys.in_order())
+            .map(|((_, schema), name)| (name, convert_schema(schema, self.schema_keys)))
             .collect();
         let mut channels = json!({
             "requests": {
@@ -269,7 +274,9 @@ impl Document<'_> {
     }
 }
 
-fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) -> Value {
+/// Returns the operation of a method. `replies` are references to its replies, or `None` if it is
+/// one-way.
+fn method_operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) -> Value {
     let mut binding = json!({"ack": true, "mandatory": true, "bindingVersion": BINDING_VERSION});
     let channel = if method.is_broadcast {
         "broadcasts"
@@ -284,7 +291,7 @@ fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) 
     });
     match replies {
         Some(replies) => {
-            binding["deliveryMode"] = json!(1);
+            binding["deliveryMode"] = json!(TRANSIENT);
             if let Some(timeout) = method.timeout_ms {
                 binding["expiration"] = json!(timeout);
             }
@@ -297,11 +304,11 @@ fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) 
                 "messages": replies,
             });
         }
-        None if method.is_broadcast => binding["deliveryMode"] = json!(1),
-        None => binding["deliveryMode"] = json!(2),
+        None if method.is_broadcast => binding["deliveryMode"] = json!(TRANSIENT),
+        None => binding["deliveryMode"] = json!(PERSISTENT),
     }
     operation["bindings"] = json!({"amqp": binding});
-    let tags = tags(method);
+    let tags = method_tags(method);
     if !tags.is_empty() {
         operation["tags"] = json!(tags);
     }
@@ -312,7 +319,7 @@ fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) 
     operation
 }
 
-fn tags(method: &MethodDescription) -> Vec<Value> {
+fn method_tags(method: &MethodDescription) -> Vec<Value> {
     let tags = [
         (method.is_default, "default", "Serves requests without a `type`."),
         (
@@ -347,7 +354,6 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
 /// What all calls, all one-way requests and all replies share. AMQP's properties are among the
 /// headers: AsyncAPI has no other place for them.
 fn message_traits() -> Value {
-    let content_type = CONTENT_TYPE;
     let correlation_id = |what: &str| {
         json!({
             "type": "string",
@@ -358,7 +364,7 @@ fn message_traits() -> Value {
     let custom = json!({"type": ["string", "number", "boolean"], "description": "The caller's own headers: 4 KiB in all."});
     json!({
         "call": {
-            "contentType": content_type,
+            "contentType": CONTENT_TYPE,
             "correlationId": reference(&["components", "correlationIds", "correlation_id"]),
             "headers": {
                 "type": "object",
@@ -375,11 +381,11 @@ fn message_traits() -> Value {
             },
         },
         "oneway": {
-            "contentType": content_type,
+            "contentType": CONTENT_TYPE,
             "headers": {"type": "object", "additionalProperties": custom},
         },
         "reply": {
-            "contentType": content_type,
+            "contentType": CONTENT_TYPE,
             "correlationId": reference(&["components", "correlationIds", "correlation_id"]),
             "headers": {"type": "object", "properties": {"correlation_id": correlation_id("that of the request")}},
         },
@@ -400,7 +406,7 @@ fn reference(path: &[&str]) -> Value {
     json!({"$ref": format!("#/{}", path.join("/"))})
 }
 
-/// Returns a schema for a type without one.
+/// Returns a schema that allows any value, for a type whose schema is not known.
 fn schema_of_any(type_name: &str) -> Value {
     match type_name {
         "" => json!({}),

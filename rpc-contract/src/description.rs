@@ -14,7 +14,7 @@ use serde_json::Value;
 /// A program that has the trait makes a description with `ServiceDescriptor::description` of
 /// rpc-runtime. Others read it with serde. Different versions of this crate understand each other:
 /// a missing field is empty, an unknown field is skipped, and an empty field is not written, except
-/// for names and the queue.
+/// for names, the queue and the numbers of a retry.
 ///
 /// ```
 /// use rpc_contract::ServiceDescription;
@@ -60,13 +60,13 @@ impl ServiceDescription {
         }
     }
 
-    /// Returns the method with this name on the wire.
+    /// Returns the first method with this name on the wire.
     #[must_use]
     pub fn method(&self, name: &str) -> Option<&MethodDescription> {
         self.methods.iter().find(|method| method.name == name)
     }
 
-    /// Returns the method that serves requests without a `type`.
+    /// Returns the first method that serves requests without a `type`.
     #[must_use]
     pub fn default_method(&self) -> Option<&MethodDescription> {
         self.methods.iter().find(|method| method.is_default)
@@ -133,7 +133,7 @@ impl MethodDescription {
         }
     }
 
-    /// Returns the argument with this name.
+    /// Returns the first argument with this name. Aliases do not count.
     #[must_use]
     pub fn argument(&self, name: &str) -> Option<&ArgumentDescription> {
         self.arguments.iter().find(|argument| argument.name == name)
@@ -176,7 +176,7 @@ impl MethodDescription {
 pub struct RetryDescription {
     /// How many times it is retried. It runs once more than this.
     pub times: u16,
-    /// The delay before the first retry, in milliseconds.
+    /// The delay before the first retry, in milliseconds, also if it is the only one.
     pub min_delay_ms: u64,
     /// The delay before the last retry, in milliseconds.
     pub max_delay_ms: u64,
@@ -314,7 +314,7 @@ pub(crate) mod tests {
         ".{0,8}"
     }
 
-    /// Any JSON value without floats, which no schema of a Rust type needs.
+    /// No schema, or any JSON value but `null`, without floats, which no Rust type's schema needs.
     fn schema() -> impl Strategy<Value = Option<Value>> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -330,7 +330,7 @@ pub(crate) mod tests {
             ]
         });
         // `null` is read as no schema.
-        prop::option::of(value.prop_filter("a schema", |value| !value.is_null()))
+        prop::option::of(value.prop_filter("not null", |value| !value.is_null()))
     }
 
     prop_compose! {

@@ -11,12 +11,13 @@ const DEFINITIONS: &str = "#/definitions/";
 /// Keywords whose value is data, not a schema.
 const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
 
-/// Keywords whose value is a map from names to schemas.
+/// Keywords whose value is a map from names to schemas, or, in `dependencies`, to lists of names.
 const MAP_KEYWORDS: [&str; 4] = ["definitions", "dependencies", "patternProperties", "properties"];
 
 /// Unique document keys for names. A key has only ASCII letters, digits, `.`, `-` and `_`.
 pub(super) struct DocumentKeys {
     in_order: Vec<String>,
+    /// The index of each name's key. If a name occurs twice, that of its first key.
     by_name: BTreeMap<String, usize>,
 }
 
@@ -45,7 +46,7 @@ impl DocumentKeys {
     }
 }
 
-/// Replaces the characters that a key cannot have.
+/// Replaces the characters that a key cannot have. An empty name becomes `_`.
 fn sanitized(name: &str) -> String {
     let sanitize = |c: char| match c {
         c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,
@@ -57,14 +58,15 @@ fn sanitized(name: &str) -> String {
     }
 }
 
-/// The keys in use, and, for each key, the last number that was appended to make it unique.
 #[derive(Default)]
 struct UniqueKeys {
     taken: BTreeSet<String>,
+    /// For each key that was asked for, the last number that was appended to it, or 1.
     numbers: BTreeMap<String, usize>,
 }
 
 impl UniqueKeys {
+    /// Returns the key, followed by `_2` or a higher number if it is taken.
     fn add(&mut self, key: String) -> String {
         let number = self.numbers.entry(key.clone()).or_insert(1);
         let mut candidate = key.clone();
@@ -76,16 +78,17 @@ impl UniqueKeys {
     }
 }
 
-/// Returns the name of the definition that a `$ref` refers to.
+/// Returns the name of the definition that a `$ref` refers to, or `None` if it refers elsewhere.
 pub(super) fn definition_name(reference: &str) -> Option<String> {
     let pointer = reference.strip_prefix(DEFINITIONS)?;
+    // In this order: `~01` stands for `~1`.
     Some(pointer.replace("~1", "/").replace("~0", "~"))
 }
 
 /// Converts a description's schema for a document, which has the definitions in its `components`.
 ///
-/// A value that is not a schema, and a reference to anything but a definition, become the schema of
-/// any value.
+/// A `schema` that is neither an object nor a boolean becomes the schema of any value, and so does
+/// each object with a reference to anything but a definition.
 pub(super) fn convert_schema(schema: &Value, keys: &DocumentKeys) -> Value {
     match schema {
         Value::Bool(_) => schema.clone(),
@@ -101,11 +104,12 @@ fn convert_object(object: &Map<String, Value>, keys: &DocumentKeys) -> Value {
             ("$ref", Value::String(reference)) => {
                 let name = definition_name(reference);
                 let Some(key) = name.and_then(|name| keys.key(&name).map(str::to_owned)) else {
+                    // Other keywords beside a `$ref` mean nothing in draft 7.
                     return Value::Object(Map::new());
                 };
                 Value::String(format!("#/components/schemas/{key}"))
             }
-            // References are relative to the `$id` of the schema that they are in.
+            // The document sets the dialect, and what references are relative to.
             ("$id" | "$schema", _) => continue,
             (keyword, value) if DATA_KEYWORDS.contains(&keyword) => value.clone(),
             (keyword, Value::Object(schemas)) if MAP_KEYWORDS.contains(&keyword) => {

@@ -51,7 +51,7 @@ impl Attributes {
         self.named(&["deprecated"])
     }
 
-    /// Whether the item is deprecated or may use deprecated items.
+    /// Whether the item is deprecated, or allows or expects the lint `deprecated`.
     pub(crate) fn mentions_deprecation(&self) -> bool {
         let lints = self.named(&["allow", "expect"]);
         let is_named = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
@@ -120,6 +120,7 @@ impl ToTokens for DocLine {
 /// An attribute and the `cfg_attr` predicates around it.
 #[derive(Clone)]
 struct ConditionalAttribute {
+    /// Innermost first.
     conditions: Vec<TokenStream>,
     attribute: Attribute,
 }
@@ -157,8 +158,8 @@ pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
     attribute.path().is_ident("rpc")
 }
 
-/// The first attribute with one of these names inside `#[cfg_attr(..)]`. The macro runs before the
-/// condition is evaluated, so it cannot read such an attribute.
+/// The first attribute inside `#[cfg_attr(..)]` whose path ends with one of these names. The macro
+/// runs before the condition is evaluated, so it cannot read such an attribute.
 pub(crate) fn find_in_cfg_attr(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
     let found = ConditionalAttribute::all(attribute)
         .into_iter()
@@ -194,7 +195,7 @@ fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)>
     Some((condition, inner.into_iter().map(plain).collect()))
 }
 
-/// The text of one doc attribute, without the space after `///`.
+/// The text of one doc attribute, without the space after `///`, or `None` if it is a setting.
 fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     let Meta::NameValue(doc) = &attribute.meta else {
         return None;

@@ -1,7 +1,7 @@
 //! A service as the parser read it.
 //!
-//! Only the parser makes these values. It returns a [`Service`] only if it found no error, so
-//! expansion cannot fail. Otherwise it returns a [`Refusal`] with what it could read.
+//! The parser makes these values. It returns a [`Service`] only if it found no error, so expansion
+//! cannot fail. Otherwise it returns a [`Refusal`] with what it could read.
 
 use std::time::Duration;
 
@@ -36,15 +36,13 @@ pub(crate) struct RefusedTrait {
     pub(crate) service: Service,
 }
 
-/// Names of the client's own functions.
 const FUNCTIONS_OF_CLIENT: [&str; 3] = ["new", "builder", "in_process"];
 
 /// Whether the client has a function of this name, besides those for the service's methods.
-pub(crate) fn has_function_of_client(name: &Ident) -> bool {
+pub(crate) fn is_function_of_client(name: &Ident) -> bool {
     FUNCTIONS_OF_CLIENT.iter().any(|function| name == function)
 }
 
-/// A service trait.
 pub(crate) struct Service {
     /// The path of the runtime crate.
     pub(crate) runtime: Path,
@@ -62,7 +60,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn wire_name(&self) -> String {
+    /// The name without `r#`, for descriptions.
+    pub(crate) fn unraw_name(&self) -> String {
         self.name.unraw().to_string()
     }
 
@@ -75,7 +74,6 @@ impl Service {
     }
 }
 
-/// One method of a service.
 #[derive(Clone)]
 pub(crate) struct Method {
     pub(crate) attributes: Attributes,
@@ -89,7 +87,7 @@ pub(crate) struct Method {
     pub(crate) receiver: Receiver,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: Type,
-    /// Whether the output is a `Result`.
+    /// Whether the output is named `Result`.
     pub(crate) is_fallible: bool,
     /// The output as text, for descriptions.
     pub(crate) returns: ReturnTypes,
@@ -98,17 +96,18 @@ pub(crate) struct Method {
 }
 
 impl Method {
-    /// Whether the method has a reply.
     pub(crate) fn has_reply(&self) -> bool {
         matches!(self.kind, Kind::Call | Kind::IdempotentCall | Kind::Broadcast)
     }
 
-    /// Whether the client's method returns a broadcast, whose answers are gathered.
+    /// Whether the client's method returns a broadcast, whose answers are gathered. A one-way
+    /// broadcast has none.
     pub(crate) fn is_gathered(&self) -> bool {
         matches!(self.kind, Kind::Broadcast)
     }
 
-    /// What a call returns. The error of a job does not reach its caller.
+    /// The type that a call returns, or a broadcast from each worker: `()` without a reply, also for a
+    /// job, whose error does not reach its caller.
     pub(crate) fn answer(&self) -> Type {
         if self.has_reply() {
             self.output.clone()
@@ -165,7 +164,7 @@ pub(crate) struct Retry {
     pub(crate) times: u16,
     /// The delay before the first retry.
     pub(crate) min: Duration,
-    /// The longest delay.
+    /// The delay before the last retry.
     pub(crate) max: Duration,
 }
 
@@ -236,7 +235,7 @@ pub(crate) enum Shape {
     Slice(Box<Type>),
     /// `&T`, with its `T`.
     Reference(Box<Type>),
-    /// `Cow<str>`
+    /// `Cow<str>`, unless its lifetime is `'static`.
     CowStr,
     /// `Cow<[u8]>`. With the lifetime `'static` it cannot borrow from the request.
     CowBytes { is_static: bool },

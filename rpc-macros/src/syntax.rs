@@ -49,7 +49,6 @@ impl Parse for Header {
     }
 }
 
-/// A trait.
 #[derive(Clone)]
 pub(crate) struct ServiceTrait {
     pub(crate) attributes: Vec<Attribute>,
@@ -99,7 +98,7 @@ impl ServiceTrait {
         })
     }
 
-    /// The type parameters without any bound.
+    /// The type parameters that have no bound and that the `where` clause does not mention.
     pub(crate) fn unbounded_parameters(&self) -> impl Iterator<Item = &TypeParam> {
         let predicates = self.generics.where_clause.to_token_stream();
         self.generics.type_params().filter(move |parameter| {
@@ -123,7 +122,6 @@ fn parse_supertraits(input: ParseStream<'_>) -> syn::Result<Punctuated<TypeParam
     Ok(supertraits)
 }
 
-/// An item of a trait.
 #[derive(Clone)]
 pub(crate) enum TraitItem {
     Method(Box<TraitMethod>),
@@ -140,7 +138,7 @@ impl Parse for TraitItem {
     }
 }
 
-/// Whether the next item is a function.
+/// Whether the next item is a function. Takes a fork, because it consumes tokens.
 fn is_method(input: ParseStream<'_>) -> syn::Result<bool> {
     input.call(Attribute::parse_outer)?;
     input.parse::<Visibility>()?;
@@ -154,7 +152,6 @@ fn is_method(input: ParseStream<'_>) -> syn::Result<bool> {
     Ok(input.peek(Token![fn]))
 }
 
-/// A method of a trait.
 #[derive(Clone)]
 pub(crate) struct TraitMethod {
     pub(crate) attributes: Vec<Attribute>,
@@ -231,6 +228,7 @@ fn without_invisible_delimiters(group: Group) -> Group {
     group
 }
 
+/// Reads inner attributes, and makes them outer ones.
 fn parse_inner_attributes(input: ParseStream<'_>) -> syn::Result<Vec<Attribute>> {
     let mut attributes = input.call(Attribute::parse_inner)?;
     for attribute in &mut attributes {

@@ -118,7 +118,7 @@ impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
 
     /// Returns the next batch, or `None` if nothing may be published now.
     pub fn leave(&mut self) -> Option<(K, Vec<T>)> {
-        self.0.next()
+        self.0.take_message()
     }
 
     /// Marks a batch of this lane as confirmed.

@@ -34,11 +34,11 @@ impl<T: fmt::Display> fmt::Display for Logged<T> {
     }
 }
 
-/// A writer that escapes its input.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // `escape_debug` also escapes quotes and backslashes, so they are written separately.
         for part in text.split_inclusive(['"', '\'', '\\']) {
             let kept = part.strip_suffix(['"', '\'', '\\']).unwrap_or(part);
             write!(self.0, "{}", kept.escape_debug())?;

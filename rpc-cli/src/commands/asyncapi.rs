@@ -58,7 +58,7 @@ impl Asyncapi {
     }
 }
 
-/// Returns the service with this name, or the only one.
+/// Returns the only service, or the only one with this name if one is given.
 fn only(services: Vec<ServiceDescription>, name: Option<&str>) -> Result<ServiceDescription, Failure> {
     let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
     let matches = |service: &ServiceDescription| name.is_none_or(|name| service.name == name);

@@ -107,7 +107,7 @@ impl Bench {
             output,
         )
         .await?;
-        self.check_idempotent(&service, target.method)?;
+        self.check_method(&service, target.method)?;
         let (name, queue) = (service.name.clone(), service.queue.clone());
         let client = DynamicClient::builder(broker, service)?
             .codec(self.call_options.codec.into())
@@ -142,8 +142,8 @@ impl Bench {
         })
     }
 
-    /// Refuses a method that is not idempotent, unless `--force` is given.
-    fn check_idempotent(&self, service: &ServiceDescription, method: &str) -> Result<(), Failure> {
+    /// Refuses a method that does not exist or, without `--force`, is not idempotent.
+    fn check_method(&self, service: &ServiceDescription, method: &str) -> Result<(), Failure> {
         let Some(description) = service.method(method) else {
             return Err(lookup::no_method(&[service], method));
         };

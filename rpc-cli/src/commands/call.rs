@@ -109,6 +109,7 @@ impl Call {
             let message = "the requests of a broadcast have no priority";
             return Err(Failure::usage(message, "leave out `--priority`"));
         }
+        // A one-way broadcast has no answers to gather, so it is sent like a call.
         if is_broadcast && !is_oneway {
             return self
                 .broadcast(client.broadcast_json(target.method, &arguments), output)
@@ -161,6 +162,7 @@ impl Call {
             }
             output.json_text(&json_of(&worker, answer))?;
         }
+        // If all expected workers answered, it does not matter.
         if !answers.is_confirmed() && answers.missing() != Some(0) {
             outcome = Outcome::Negative;
             output.note("the broker did not confirm the request: a worker may not have got it");
@@ -187,8 +189,9 @@ fn json_of(worker: &Worker, answer: Result<String, CallError<MethodError<String>
         Ok(result) => format!(r#"{{"worker":{worker},"result":{result}}}"#),
         Err(error) => {
             let failure = Failure::Call(Box::new(error)).json();
-            let failure = failure.strip_prefix('{').unwrap_or("}");
-            format!(r#"{{"worker":{worker},{failure}"#)
+            // It always begins with a brace.
+            let members = failure.strip_prefix('{').unwrap_or("}");
+            format!(r#"{{"worker":{worker},{members}"#)
         }
     }
 }

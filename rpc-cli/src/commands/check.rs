@@ -19,9 +19,9 @@ use crate::units;
 /// Reports what a new version of a service breaks.
 ///
 /// While a service is updated, old callers call new workers, and new callers call old workers. Each
-/// change is listed with whom it breaks. The exit code is 1 if a change breaks callers or workers,
-/// and 0 otherwise. Changes within a type are only seen if both versions have `#[service(schema)]`.
-/// Methods whose types were compared by name only are listed.
+/// change is listed with whom it breaks. The exit code is 1 if a change breaks callers or workers;
+/// see also --order and --strict. Changes within a type are only seen if both versions have
+/// `#[service(schema)]`. Methods whose types were compared by name only are listed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 OLD and NEW are each a file that `rpc describe --json` wrote, `-` for standard input, service:NAME for a running service, or queue:NAME for the
@@ -76,8 +76,8 @@ impl Check {
             .iter()
             .flat_map(|service| &service.changes)
             .any(|change| self.breaks(change.verdict));
-        let has_unknown = compared.iter().any(|service| !service.by_name.is_empty());
-        let breaks = breaks || (self.strict && has_unknown);
+        let has_by_name = compared.iter().any(|service| !service.by_name.is_empty());
+        let breaks = breaks || (self.strict && has_by_name);
         if output.json {
             output.value(&json_of(&compared, breaks))?;
         } else {
@@ -86,6 +86,7 @@ impl Check {
         Ok(if breaks { Outcome::Negative } else { Outcome::Done })
     }
 
+    /// Reads the descriptions of `service:NAME` or `queue:NAME`. Any other `source` is a path.
     async fn descriptions(
         &self,
         source: &str,
@@ -107,14 +108,15 @@ impl Check {
         found
     }
 
+    /// Whether a change with this verdict makes the command fail, in view of its options.
     fn breaks(&self, verdict: Verdict) -> bool {
-        let callers = self.order != Order::CallersFirst;
-        let workers = self.order != Order::WorkersFirst;
+        let old_callers_call_new_workers = self.order != Order::CallersFirst;
+        let new_callers_call_old_workers = self.order != Order::WorkersFirst;
         match verdict {
-            Verdict::BreaksCallers => callers,
-            Verdict::BreaksWorkers => workers,
-            Verdict::MayBreakCallers => callers && self.strict,
-            Verdict::MayBreakWorkers => workers && self.strict,
+            Verdict::BreaksCallers => old_callers_call_new_workers,
+            Verdict::BreaksWorkers => new_callers_call_old_workers,
+            Verdict::MayBreakCallers => old_callers_call_new_workers && self.strict,
+            Verdict::MayBreakWorkers => new_callers_call_old_workers && self.strict,
             Verdict::Safe => false,
             // A verdict that this version does not know.
             _ => true,
@@ -122,7 +124,6 @@ impl Check {
     }
 }
 
-/// The comparison of one service.
 #[derive(Debug, PartialEq)]
 struct ComparedService {
     name: String,
@@ -139,8 +140,8 @@ enum Presence {
     Added,
 }
 
-/// Compares services with the same name, and on the same queue if there are several. If there is
-/// only one on each side, they are compared whatever their names are.
+/// Compares each old service with the new ones of the same name: only with those on the same queue,
+/// if there are any. If there is one service on each side, their names do not matter.
 fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<ComparedService> {
     let compared = |old: &ServiceDescription, new: &ServiceDescription, presence| {
         let Comparison { changes, by_name, .. } = Comparison::new(old, new);

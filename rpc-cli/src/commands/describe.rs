@@ -53,9 +53,9 @@ impl Describe {
         close(&broker).await;
         match described? {
             Described::One(service) if output.json => output.value(&service)?,
-            Described::All(services) if output.json => output.value(&services)?,
+            Described::Several(services) if output.json => output.value(&services)?,
             Described::One(service) => output.text(&text(&service, self.schemas))?,
-            Described::All(services) => {
+            Described::Several(services) => {
                 let texts = services.iter().map(|service| text(service, self.schemas));
                 output.text(&texts.collect::<Vec<_>>().join("\n\n"))?;
             }
@@ -65,8 +65,8 @@ impl Describe {
 
     async fn find(&self, broker: &Broker, output: &Output) -> Result<Described, Failure> {
         match (&self.service, &self.location.queue) {
-            (None, Some(queue)) => Ok(Described::All(lookup::on_queue(broker, queue).await?)),
-            (Some(name), None) if self.versions => Ok(Described::All(
+            (None, Some(queue)) => Ok(Described::Several(lookup::on_queue(broker, queue).await?)),
+            (Some(name), None) if self.versions => Ok(Described::Several(
                 lookup::versions(broker, self.location.search, name, output).await?,
             )),
             (name, _) => {
@@ -81,7 +81,7 @@ impl Describe {
 
 enum Described {
     One(ServiceDescription),
-    All(Vec<ServiceDescription>),
+    Several(Vec<ServiceDescription>),
 }
 
 /// Shows a service like its trait.
@@ -98,7 +98,7 @@ fn text(service: &ServiceDescription, schemas: bool) -> String {
             lines.push(format!("    {attribute}"));
         }
         lines.push(format!("    {}", method.signature()));
-        lines.extend(arguments(method));
+        lines.extend(argument_notes(method));
         if schemas {
             lines.extend(method_schemas(method));
         }
@@ -158,8 +158,8 @@ fn retry_text(retry: RetryDescription) -> String {
     format!("{} times, {delays}", retry.times)
 }
 
-/// Returns what the signature does not show about the arguments.
-fn arguments(method: &MethodDescription) -> Vec<String> {
+/// Returns a line for each argument about which the signature does not show everything.
+fn argument_notes(method: &MethodDescription) -> Vec<String> {
     let mut lines = Vec::new();
     for argument in &method.arguments {
         let mut notes = Vec::new();

@@ -41,6 +41,7 @@ impl List {
         let broker = connect(options).await?;
         let found = self.search.workers(&broker, output).await;
         let depths = match &found {
+            // JSON has services and workers in any case.
             Ok(found) if !self.workers || output.json => {
                 let services = found.services();
                 let job_queues = services.iter().filter(|service| has_jobs(service));
@@ -72,7 +73,7 @@ impl List {
     }
 }
 
-/// Whether a service has jobs.
+/// Whether a method of the service, in any version, is a job.
 fn has_jobs(service: &FoundService<'_>) -> bool {
     let methods = service
         .descriptions

@@ -143,7 +143,7 @@ impl Ping {
             time,
             answer: match answer {
                 Ok(worker) => Ok(Some(worker)),
-                // A worker without self-description replied.
+                // A worker without self-description replied, which is an answer too.
                 Err(CallError::Fault(fault)) if fault.code == FaultCode::UnknownMethod => Ok(None),
                 Err(error) => Err(Chain(&error).to_string()),
             },
@@ -151,13 +151,12 @@ impl Ping {
     }
 }
 
-/// The outcome of a ping.
 #[derive(Debug)]
 struct PingOutcome {
     queue: String,
     number: u32,
     time: Duration,
-    /// The worker that replied, if it describes itself.
+    /// The worker that replied, `None` if it does not describe itself; or why there is no answer.
     answer: Result<Option<Worker>, String>,
 }
 
@@ -197,11 +196,11 @@ fn describe(worker: Option<&Worker>) -> String {
     }
 }
 
-/// The outcomes of all pings.
 #[derive(Debug, Default)]
 struct Summary {
+    /// The pings whose outcome is known.
     sent: u64,
-    /// By queue and worker.
+    /// By queue and worker id. The id is empty for workers that do not describe themselves.
     answers: BTreeMap<(String, String), RoundTrips>,
 }
 

@@ -78,10 +78,11 @@ impl Stats {
         watched.map(|()| Outcome::Done)
     }
 
+    /// Shows the statistics once, or with `--watch` at each interval.
     async fn show_updates(&self, broker: &Broker, output: &Output) -> Result<(), Failure> {
         let Some(pause) = self.watch else {
             let stats = self.ask(broker, output).await?;
-            let rows = self.rows(&stats, &History::default(), Instant::now())?;
+            let rows = self.selected_rows(&stats, &History::default(), Instant::now())?;
             let depths = ask_depths(broker, &rows).await;
             return self.show(&rows, &depths, output);
         };
@@ -94,10 +95,11 @@ impl Stats {
             ticks.tick().await;
             let updated = self.update(broker, &mut history, output).await;
             let (rows, depths) = match updated {
-                Ok(rows) => rows,
-                // Workers start again, and the connection is opened again.
+                Ok(update) => update,
+                // Workers start again, and the connection is opened again. The last round fails if
+                // none before it had anything to show.
                 Err(failure)
-                    if is_transient(&failure) && (history.has_any() || self.count != Some(round)) =>
+                    if is_transient(&failure) && (history.has_updates() || self.count != Some(round)) =>
                 {
                     output.note(&format!("nothing to show now: {}", failure.message()));
                     continue;
@@ -116,6 +118,7 @@ impl Stats {
         Ok(())
     }
 
+    /// Asks for statistics, and compares them with those of earlier updates.
     async fn update(
         &self,
         broker: &Broker,
@@ -124,7 +127,7 @@ impl Stats {
     ) -> Result<(Rows, Depths), Failure> {
         let stats = self.ask(broker, output).await?;
         let now = Instant::now();
-        let rows = self.rows(&stats, history, now)?;
+        let rows = self.selected_rows(&stats, history, now)?;
         history.remember(&stats, now);
         let depths = ask_depths(broker, &rows).await;
         Ok((rows, depths))
@@ -167,7 +170,8 @@ impl Stats {
         Ok(found.workers)
     }
 
-    fn rows(&self, stats: &[WorkerStats], history: &History, now: Instant) -> Result<Rows, Failure> {
+    /// Returns the rows of the service, or of all services. Fails if there are none.
+    fn selected_rows(&self, stats: &[WorkerStats], history: &History, now: Instant) -> Result<Rows, Failure> {
         let mut rows = rows(stats, self.workers, history, now);
         let Some(service) = &self.service else {
             if rows.is_empty() {
@@ -199,7 +203,6 @@ fn not_found(message: String, service: Option<&str>, all: &Rows) -> Failure {
     }
 }
 
-/// Identifies a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
     service: String,
@@ -209,7 +212,6 @@ struct RowKey {
     worker: Option<String>,
 }
 
-/// The numbers of a row.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Row {
     workers: usize,
@@ -217,6 +219,7 @@ struct Row {
     in_flight: u64,
     /// How long requests wait in the queue: the longest time that a worker reports.
     queue_time: Duration,
+    /// The longest that a worker reports.
     p99: Duration,
     /// What was counted since the last update. `None` if there is nothing to compare with.
     recent: Option<Recent>,
@@ -224,7 +227,6 @@ struct Row {
 
 type Rows = BTreeMap<RowKey, Row>;
 
-/// Counts of requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Counts {
     /// Requests that ended.
@@ -250,6 +252,7 @@ impl Counts {
         Self {
             calls: stats.calls,
             errors: stats.errors,
+            // The worker's failures include the errors.
             failures: stats.failures.saturating_sub(stats.errors),
             shed: stats.shed,
             spent,
@@ -305,11 +308,10 @@ impl Recent {
 #[derive(Debug, Default)]
 struct History {
     updates: u64,
-    last: Option<Instant>,
+    last_update: Option<Instant>,
     workers: HashMap<String, LastCounts>,
 }
 
-/// The last counts of a worker.
 #[derive(Debug)]
 struct LastCounts {
     /// The number of the update that they are from.
@@ -319,12 +321,12 @@ struct LastCounts {
     methods: HashMap<(String, String, String), Counts>,
 }
 
-/// The number of updates after which a missing worker is forgotten.
+/// The number of updates in a row after which a missing worker is forgotten.
 const MAX_MISSED: u64 = 10;
 
 impl History {
-    fn has_any(&self) -> bool {
-        self.last.is_some()
+    fn has_updates(&self) -> bool {
+        self.last_update.is_some()
     }
 
     /// Returns what a method counted since the last counts of its worker, and the time since then.
@@ -337,16 +339,16 @@ impl History {
         method: &MethodStats,
         now: Instant,
     ) -> Option<(Counts, Duration)> {
-        let last = self.last?;
+        let last_update = self.last_update?;
         let counted = Counts::of(method);
         match self.workers.get(&stats.worker.id) {
-            Some(counts) => {
+            Some(last) => {
                 let key = (queue.to_owned(), method.service.clone(), method.method.clone());
-                let earlier = counts.methods.get(&key).copied().unwrap_or_default();
-                Some((counted.since(earlier), now.saturating_duration_since(counts.at)))
+                let earlier = last.methods.get(&key).copied().unwrap_or_default();
+                Some((counted.since(earlier), now.saturating_duration_since(last.at)))
             }
             None => {
-                let is_new = stats.worker.uptime() <= now.saturating_duration_since(last);
+                let is_new = stats.worker.uptime() <= now.saturating_duration_since(last_update);
                 is_new.then(|| (counted, stats.worker.uptime()))
             }
         }
@@ -354,7 +356,7 @@ impl History {
 
     fn remember(&mut self, stats: &[WorkerStats], now: Instant) {
         self.updates += 1;
-        self.last = Some(now);
+        self.last_update = Some(now);
         for stats in stats {
             let methods = stats.queues.iter().flat_map(|queue| {
                 queue.methods.iter().map(|method| {

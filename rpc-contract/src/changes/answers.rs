@@ -57,6 +57,7 @@ fn result<'a>(method: &'a MethodDescription, unit: &'a Value) -> NamedType<'a> {
     }
 }
 
+/// Compares what new workers answer old callers, and what old workers answer new callers.
 fn compare_both_ways(
     (old, before): (&MethodDescription, NamedType<'_>),
     (new, now): (&MethodDescription, NamedType<'_>),
@@ -75,9 +76,10 @@ fn compare_both_ways(
     } else {
         types.problems_of_new_reader(before, now)
     };
+    // A method that becomes one-way, or no longer is, has another type, not another name of it.
     let is_renamed = types::is_renamed(before, now) && old.is_oneway == new.is_oneway;
     if is_renamed && of_old_callers.is_empty() && of_new_callers.is_empty() {
-        changes.add(Verdict::Safe, place.clone(), types::renamed(before, now));
+        changes.add(Verdict::Safe, place.clone(), types::rename_message(before, now));
     }
     for problem in of_old_callers {
         let message = problem.sentence("old callers", "what new workers answer");

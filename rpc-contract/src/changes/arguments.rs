@@ -30,23 +30,23 @@ pub(super) fn compare(
         if !argument.is_optional && !is_written {
             changes.add(
                 Verdict::BreaksWorkers,
-                place(old, argument),
+                argument_place(old, argument),
                 "new callers do not send it under this name, and old workers answer `bad_request`; update all workers first, or keep it",
             );
         } else if !is_written && !read_by_new_workers.contains(argument.name.as_str()) {
             changes.add(
                 Verdict::Safe,
-                place(old, argument),
+                argument_place(old, argument),
                 "it is gone: new workers skip it, and old workers do without it",
             );
         }
     }
-    let method = || Place::Method(old.name.clone());
-    compare_positions((&old_arguments, &new_arguments), &matches, method, changes);
+    let method_place = || Place::Method(old.name.clone());
+    compare_positions((&old_arguments, &new_arguments), &matches, method_place, changes);
     if old.is_default && old_arguments.len() == 1 && new_arguments.len() > 1 {
         changes.add(
             Verdict::MayBreakCallers,
-            method(),
+            method_place(),
             "it takes more than one argument now: callers that send a single argument as `text/plain`, such as clients from RabbitMQ's tutorial, get `bad_request`",
         );
     }
@@ -62,7 +62,7 @@ fn add_new_argument(
     if argument.is_optional {
         changes.add(
             Verdict::Safe,
-            place(method, argument),
+            argument_place(method, argument),
             "it is new: new workers do without it, and old workers skip it",
         );
         return;
@@ -73,7 +73,7 @@ fn add_new_argument(
     let message = format!(
         "old callers do not send it, and new workers answer `bad_request`; give it `#[serde(default)]`, or make it an `Option`{alias}"
     );
-    changes.add(Verdict::BreaksCallers, place(method, argument), message);
+    changes.add(Verdict::BreaksCallers, argument_place(method, argument), message);
 }
 
 /// The arguments of both versions that are the same, by name or alias.
@@ -103,8 +103,8 @@ impl<'a> Matches<'a> {
     }
 }
 
-/// Returns the written argument that is read as each argument, under its name or an alias. It
-/// leaves out arguments that are not written.
+/// Finds what each argument of `read` is read from: the argument of `written` that has its name or
+/// one of its aliases. The keys are the names in `read`, without those that are not written.
 fn match_written<'a>(
     read: &Arguments<'a>,
     written: &Arguments<'a>,
@@ -132,7 +132,7 @@ fn distinct_arguments(method: &MethodDescription) -> Arguments<'_> {
         .collect()
 }
 
-fn place(method: &MethodDescription, argument: &ArgumentDescription) -> Place {
+fn argument_place(method: &MethodDescription, argument: &ArgumentDescription) -> Place {
     Place::Argument {
         method: method.name.clone(),
         argument: argument.name.clone(),
@@ -145,7 +145,7 @@ fn compare_argument(
     types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
-    let place = place(method, new);
+    let place = argument_place(method, new);
     if old.name != new.name {
         let message = format!(
             "it was called {}, and new workers still accept that name",
@@ -172,7 +172,7 @@ fn compare_argument(
     let of_new_workers = types.problems_of_new_reader(before, now);
     let of_old_workers = types.problems_of_old_reader(now, before);
     if of_new_workers.is_empty() && of_old_workers.is_empty() && types::is_renamed(before, now) {
-        changes.add(Verdict::Safe, place.clone(), types::renamed(before, now));
+        changes.add(Verdict::Safe, place.clone(), types::rename_message(before, now));
     }
     for problem in of_new_workers {
         let message = problem.sentence("new workers", "what old callers send");
@@ -196,19 +196,19 @@ fn compare_argument(
 fn compare_positions(
     (old, new): (&Arguments<'_>, &Arguments<'_>),
     matches: &Matches<'_>,
-    place: impl Fn() -> Place,
+    method_place: impl Fn() -> Place,
     changes: &mut Changes,
 ) {
-    let has_moved = |(before, now): (&&ArgumentDescription, &&ArgumentDescription)| {
+    let is_another = |(before, now): (&&ArgumentDescription, &&ArgumentDescription)| {
         matches
             .written_by_old
             .get(now.name.as_str())
             .is_none_or(|written| written.name != before.name)
     };
-    if old.iter().zip(new).any(has_moved) {
+    if old.iter().zip(new).any(is_another) {
         changes.add(
             Verdict::MayBreakCallers,
-            place(),
+            method_place(),
             "arguments have moved: callers that send an array instead of a map are misunderstood; add arguments at the end",
         );
     }

@@ -139,7 +139,6 @@ impl OldPeers {
     }
 }
 
-/// Collects changes.
 #[derive(Default)]
 pub(super) struct Changes(Vec<Change>);
 

@@ -8,10 +8,10 @@ use super::types::TypeComparer;
 use super::{answers, arguments};
 use crate::{MethodDescription, ServiceDescription};
 
-/// Returns the changes from the old description of a service to the new one: those of the service,
-/// those of its old methods in their order, and the methods that are new.
+/// Returns the changes from the old description of a service to the new one: those of the service
+/// and its default method, those of its old methods in their order, and the methods that are new.
 ///
-/// There are no changes between a description and itself. Documentation is not compared.
+/// There are no changes between a description and itself. Documentation and retries do not count.
 /// Descriptions may come from anywhere: if types are too large to compare, a change says so. An
 /// empty list does not mean that everything was compared: see [`Comparison`].
 #[must_use]
@@ -42,7 +42,8 @@ pub fn compare(old: &ServiceDescription, new: &ServiceDescription) -> Vec<Change
 pub struct Comparison {
     /// The changes: see [`compare`].
     pub changes: Vec<Change>,
-    /// The methods with types that were taken to be the same because their names match.
+    /// The methods with types that were taken to fit because their names do, as `User` fits `&User`
+    /// and a reader of `Option<User>`.
     ///
     /// At least one of the descriptions has no schema of such a type, so changes within it are not
     /// seen. Types of the standard library such as `Vec<u64>` are the same everywhere and do not
@@ -63,15 +64,15 @@ impl Comparison {
         let mut compared_by_name = Vec::new();
         compare_services(old, new, &mut changes);
         let (old_methods, new_methods) = (methods_by_name(old), methods_by_name(new));
-        for method in distinct_methods(old) {
-            match new_methods.get(method.name.as_str()) {
-                Some(new) => {
-                    compare_methods(method, new, &mut types, &mut changes);
+        for old_method in distinct_methods(old) {
+            match new_methods.get(old_method.name.as_str()) {
+                Some(new_method) => {
+                    compare_methods(old_method, new_method, &mut types, &mut changes);
                     if types.take_compared_by_name() {
-                        compared_by_name.push(method.name.clone());
+                        compared_by_name.push(old_method.name.clone());
                     }
                 }
-                None => add_removed(method, new, &old_methods, &mut changes),
+                None => add_removed_method(old_method, new, &old_methods, &mut changes),
             }
         }
         let added = distinct_methods(new).filter(|method| !old_methods.contains_key(method.name.as_str()));
@@ -94,6 +95,7 @@ type MethodsByName<'a> = BTreeMap<&'a str, &'a MethodDescription>;
 /// Returns the methods by name. If several have the same name, which no trait allows, the first
 /// counts.
 fn methods_by_name(service: &ServiceDescription) -> MethodsByName<'_> {
+    // The last one inserted stays.
     let methods = service.methods.iter().rev();
     methods.map(|method| (method.name.as_str(), method)).collect()
 }
@@ -109,6 +111,7 @@ fn distinct_methods(service: &ServiceDescription) -> impl Iterator<Item = &Metho
     })
 }
 
+/// Compares the names, the queues and the default methods.
 fn compare_services(old: &ServiceDescription, new: &ServiceDescription, changes: &mut Changes) {
     if old.name != new.name {
         let message = format!(
@@ -136,13 +139,12 @@ fn compare_services(old: &ServiceDescription, new: &ServiceDescription, changes:
 fn compare_defaults(old: &ServiceDescription, new: &ServiceDescription, changes: &mut Changes) {
     let default = |service: &ServiceDescription| service.default_method().map(|method| method.name.clone());
     match (default(old), default(new)) {
-        (old, new) if old == new => {}
         (Some(old), None) => changes.add(
             Verdict::MayBreakCallers,
             Place::Method(old),
             "it is no longer the default method: callers that name no method, such as clients from RabbitMQ's tutorial, get `unknown_method`",
         ),
-        (Some(old), Some(new)) => {
+        (Some(old), Some(new)) if old != new => {
             let message = format!(
                 "it was the default method, which is {new} now: callers that name no method, such as clients from RabbitMQ's tutorial, call {new} instead"
             );
@@ -152,15 +154,18 @@ fn compare_defaults(old: &ServiceDescription, new: &ServiceDescription, changes:
             );
             changes.add(Verdict::MayBreakWorkers, Place::Method(new), message);
         }
-        (None, new) => changes.add(
+        (None, Some(new)) => changes.add(
             Verdict::MayBreakWorkers,
-            new.map_or(Place::Service, Place::Method),
+            Place::Method(new),
             "it is the default method now: old workers have none, and answer `unknown_method` to callers that name no method",
         ),
+        _ => {}
     }
 }
 
-fn add_removed(
+/// Adds the change for a method that is gone. If exactly one new method looks like it, the advice
+/// is for a method that was renamed.
+fn add_removed_method(
     method: &MethodDescription,
     new: &ServiceDescription,
     old_methods: &MethodsByName<'_>,

@@ -7,8 +7,6 @@ use serde_json::{Number, Value};
 
 use crate::{MethodDescription, ServiceDescription};
 
-/// Returns the description with the numbers in its schemas in the form that they have without
-/// `arbitrary_precision`.
 pub(super) fn normalized(service: &ServiceDescription) -> ServiceDescription {
     let mut service = service.clone();
     service.methods.iter_mut().for_each(normalize_method);

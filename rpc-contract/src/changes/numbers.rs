@@ -12,7 +12,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// Whether all integers of the other range are in this one.
+    /// Whether the ends of the other range are in this one. If so, all its integers are.
     pub(super) fn contains(&self, other: &Self) -> bool {
         let least = self
             .least
@@ -36,7 +36,7 @@ impl fmt::Display for Range {
 }
 
 /// Returns the range of a schema of integers: that of its `format`, which is schemars' name of a
-/// Rust type, narrowed by the schema's limits.
+/// Rust type, narrowed by the schema's limits. Limits that are not integers are ignored.
 pub(super) fn range(schema: &Map<String, Value>) -> Range {
     let format = schema.get("format").and_then(Value::as_str);
     let (least, most) = format
@@ -52,7 +52,7 @@ pub(super) fn range(schema: &Map<String, Value>) -> Range {
 }
 
 /// Returns the range that holds only this value. `None` if it is no integer.
-pub(super) fn only(value: &Value) -> Option<Range> {
+pub(super) fn range_of_value(value: &Value) -> Option<Range> {
     let value = integer(value)?;
     Some(Range {
         least: Some(value),
@@ -60,6 +60,7 @@ pub(super) fn only(value: &Value) -> Option<Range> {
     })
 }
 
+/// Returns the range of a Rust type. `isize` and `usize` are taken to have 64 bits.
 fn range_of_format(format: &str) -> Option<(i128, i128)> {
     Some(match format {
         "int8" => (i8::MIN.into(), i8::MAX.into()),
@@ -74,14 +75,15 @@ fn range_of_format(format: &str) -> Option<(i128, i128)> {
     })
 }
 
-fn integer(limit: &Value) -> Option<i128> {
-    let whole = limit.as_i64().map(i128::from).or(limit.as_u64().map(i128::from));
-    // A limit may be written as `255.0`. Other floats are not limits of Rust types.
+fn integer(value: &Value) -> Option<i128> {
+    let whole = value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
+    // A limit may be written as `255.0`. Fractions are no limits of Rust types, and larger floats
+    // may be rounded.
     whole.or_else(|| {
-        limit
+        value
             .as_f64()
-            .filter(|limit| limit.fract() == 0.0 && limit.abs() < 1e15)
-            .map(|limit| limit as i128)
+            .filter(|float| float.fract() == 0.0 && float.abs() < 1e15)
+            .map(|float| float as i128)
     })
 }
 

@@ -2,7 +2,7 @@
 //! writes?
 //!
 //! Supports the part of draft 7 that schemas of Rust types use. Any other keyword of the reader's
-//! schema is reported as one that cannot be compared, unless the writer's schema has the same;
+//! schema is reported as one that cannot be compared, unless it means the same in the writer's;
 //! `patternProperties` always is. A schema may come from a peer, so the number of steps and the
 //! depth are limited.
 
@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::numbers;
 use super::shapes::{
-    Definitions, alternatives, constraints, in_words, is_anything, is_known, kind, properties, required,
-    resolve, type_name, type_of,
+    Definitions, alternatives, constraints, in_words, is_anything, is_supported, kind, properties, required,
+    resolve, type_of, type_of_value,
 };
 
 /// Why a reader fails, or may fail, on some values that a writer may write.
@@ -21,11 +21,12 @@ use super::shapes::{
 pub(super) struct Problem {
     /// Whether the reader certainly fails. Otherwise it may fail.
     pub(super) is_certain: bool,
+    /// What is written and what is read, and where in the type.
     pub(super) what: String,
 }
 
 /// The limit on pairs of schemas to look at for one type.
-const MAX_STEPS: usize = 10_000;
+const MAX_STEPS_PER_TYPE: usize = 10_000;
 
 /// The limit on the nesting of schemas.
 const MAX_DEPTH: usize = 64;
@@ -35,7 +36,8 @@ const TOO_LARGE: &str = "the types are too large to compare";
 /// The limit on problems that are returned for one type.
 const MAX_PROBLEMS: usize = 10;
 
-/// Returns why the reader may fail to read what the writer writes, the certain problems first.
+/// Returns why the reader may fail to read what the writer writes: at most [`MAX_PROBLEMS`], the
+/// certain ones first.
 ///
 /// Each side is a schema and the definitions that it refers to. `same_definitions` says that these
 /// are equal. `steps` limits how many pairs of schemas to look at, and is reduced by their number.
@@ -45,7 +47,7 @@ pub(super) fn problems(
     same_definitions: bool,
     steps: &mut usize,
 ) -> Vec<Problem> {
-    let allowed = MAX_STEPS.min(*steps);
+    let allowed = MAX_STEPS_PER_TYPE.min(*steps);
     let mut comparison = SchemaComparison {
         writer_definitions: writer.1,
         reader_definitions: reader.1,
@@ -73,6 +75,7 @@ struct SchemaComparison<'a> {
 }
 
 impl SchemaComparison<'_> {
+    /// Compares a pair of schemas. `path` is where they are in the type, for messages.
     fn check(&mut self, writer: &Value, reader: &Value, path: &str) -> Vec<Problem> {
         if self.steps == 0 || self.in_progress.len() >= MAX_DEPTH {
             return unsure(path, TOO_LARGE);
@@ -86,6 +89,7 @@ impl SchemaComparison<'_> {
         };
         let pair = writer_name.zip(reader_name);
         if pair.is_some() && self.in_progress.contains(&pair) {
+            // The comparison in progress finds the problems.
             return Vec::new();
         }
         self.in_progress.push(pair);
@@ -110,18 +114,18 @@ impl SchemaComparison<'_> {
         let (Value::Object(writes), Value::Object(reads)) = (writer, reader) else {
             return unsure(path, "one of the schemas is neither an object nor a boolean");
         };
-        let (writers, readers) = (
+        let (writer_alternatives, reader_alternatives) = (
             alternatives(writes, self.writer_definitions),
             alternatives(reads, self.reader_definitions),
         );
-        if writers.is_none() && readers.is_none() {
+        if writer_alternatives.is_none() && reader_alternatives.is_none() {
             return self.check_single(writes, reads, path);
         }
-        let writers = writers.unwrap_or_else(|| vec![writer.clone()]);
-        let readers = readers.unwrap_or_else(|| vec![reader.clone()]);
-        let writers = writers.iter();
-        writers
-            .flat_map(|writer| self.check_alternative(writer, &readers, path))
+        let writer_alternatives = writer_alternatives.unwrap_or_else(|| vec![writer.clone()]);
+        let reader_alternatives = reader_alternatives.unwrap_or_else(|| vec![reader.clone()]);
+        writer_alternatives
+            .iter()
+            .flat_map(|writer| self.check_alternative(writer, &reader_alternatives, path))
             .collect()
     }
 
@@ -130,7 +134,7 @@ impl SchemaComparison<'_> {
     /// If none does, returns the problems of the first alternative that may read it, or else of the
     /// first of the same kind, or else a problem that says that the reader does not accept it.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
-        let kind = kind(writer, self.writer_definitions);
+        let written_kind = kind(writer, self.writer_definitions);
         let mut of_same_kind = None;
         let mut uncertain = None;
         for reader in readers {
@@ -143,7 +147,7 @@ impl SchemaComparison<'_> {
             }
             if problems.iter().all(|problem| !problem.is_certain) {
                 uncertain.get_or_insert(problems);
-            } else if of_same_kind.is_none() && self::kind(reader, self.reader_definitions) == kind {
+            } else if of_same_kind.is_none() && kind(reader, self.reader_definitions) == written_kind {
                 of_same_kind = Some(problems);
             }
         }
@@ -159,7 +163,7 @@ impl SchemaComparison<'_> {
         })
     }
 
-    /// Compares two schemas that each allow one type.
+    /// Compares two schemas that list no alternatives.
     fn check_single(
         &mut self,
         writes: &Map<String, Value>,
@@ -171,7 +175,7 @@ impl SchemaComparison<'_> {
             let is_same =
                 writes.get(keyword) == Some(value) && (self.same_definitions || !may_contain_schemas(value));
             // The pattern of a map's integer keys does not show their width.
-            if !is_known(keyword) && (!is_same || keyword == "patternProperties") {
+            if !is_supported(keyword) && (!is_same || keyword == "patternProperties") {
                 problems.extend(unsure(path, format!("`{keyword}` cannot be compared")));
             }
         }
@@ -181,6 +185,7 @@ impl SchemaComparison<'_> {
         }
         if let Some(value) = reads.get("const") {
             let written = type_of(writes).unwrap_or("value");
+            // Every `null` is the same value.
             if (written, value) != ("null", &Value::Null) {
                 problems.extend(certain(
                     path,
@@ -220,17 +225,18 @@ impl SchemaComparison<'_> {
         let written = properties(writes).unwrap_or(&none);
         let read = properties(reads).unwrap_or(&none);
         let additional_read = reads.get("additionalProperties").unwrap_or(&Value::Bool(true));
+        // A struct's schema allows other fields too, but only a map writes them.
         let additional_written = writes
             .get("additionalProperties")
             .filter(|schema| schema.is_object());
         // A keyword that is not supported may add fields.
-        let is_writer_known = writes.keys().all(|keyword| is_known(keyword));
+        let is_writer_supported = writes.keys().all(|keyword| is_supported(keyword));
         let always_written: BTreeSet<_> = required(writes).collect();
         let mut problems = Vec::new();
         for name in required(reads).filter(|name| !always_written.contains(name)) {
             let advice = "give it `#[serde(default)]` in the reader";
-            let is_missing = !written.contains_key(name) && additional_written.is_none();
-            problems.extend(if is_missing && is_writer_known {
+            let is_never_written = !written.contains_key(name) && additional_written.is_none();
+            problems.extend(if is_never_written && is_writer_supported {
                 certain(
                     path,
                     format!("the required field `{name}` is not written; {advice}"),
@@ -281,6 +287,7 @@ impl SchemaComparison<'_> {
         let anything = Value::Bool(true);
         let written = writes.get("items").unwrap_or(&anything);
         let read = reads.get("items").unwrap_or(&anything);
+        // A tuple has a list of schemas, one for each position.
         match (written, read) {
             (Value::Array(written), Value::Array(read)) => {
                 for (index, writer) in written.iter().enumerate() {
@@ -304,7 +311,7 @@ impl SchemaComparison<'_> {
     }
 }
 
-/// Checks a single value that is written against a schema that allows one type.
+/// Checks a single value that is written against a schema that lists no alternatives.
 fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Problem> {
     if let Some(read) = reads.get("const") {
         return if read == value {
@@ -313,7 +320,7 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
             certain(path, format!("`{value}` is written, and `{read}` is read"))
         };
     }
-    let written = type_name(value);
+    let written = type_of_value(value);
     match type_of(reads) {
         Some(read) if read == written || (written, read) == ("integer", "number") => {}
         Some(read) => return certain(path, format!("`{value}` is written, and {read} is read")),
@@ -325,7 +332,7 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
         }
     }
     if type_of(reads) == Some("integer")
-        && let Some(written) = numbers::only(value)
+        && let Some(written) = numbers::range_of_value(value)
     {
         let read = numbers::range(reads);
         return if read.contains(&written) {
@@ -337,7 +344,8 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
             )
         };
     }
-    match constraints(reads).find(|&keyword| keyword != "type" && is_known(keyword)) {
+    // `check_single` reports the keywords that are not supported.
+    match constraints(reads).find(|&keyword| keyword != "type" && is_supported(keyword)) {
         Some(keyword) => unsure(
             path,
             format!("`{value}` is written, and the reader's `{keyword}` is not checked"),
@@ -384,21 +392,21 @@ fn check_number(writes: &Map<String, Value>, reads: &Map<String, Value>, path: &
 fn check_lengths(
     writes: &Map<String, Value>,
     reads: &Map<String, Value>,
-    [least, most]: [&str; 2],
+    [min_keyword, max_keyword]: [&str; 2],
     path: &str,
 ) -> Vec<Problem> {
     let length = |schema: &Map<String, Value>, keyword: &str| schema.get(keyword).and_then(Value::as_u64);
     let mut problems = Vec::new();
-    if let Some(read) = length(reads, least)
-        && length(writes, least).unwrap_or(0) < read
+    if let Some(read) = length(reads, min_keyword)
+        && length(writes, min_keyword).unwrap_or(0) < read
     {
         problems.extend(certain(
             path,
             format!("lengths below {read} are written, and not read"),
         ));
     }
-    if let Some(read) = length(reads, most)
-        && length(writes, most).is_none_or(|written| written > read)
+    if let Some(read) = length(reads, max_keyword)
+        && length(writes, max_keyword).is_none_or(|written| written > read)
     {
         problems.extend(certain(
             path,
@@ -408,7 +416,7 @@ fn check_lengths(
     problems
 }
 
-/// Whether a keyword's value may contain schemas.
+/// Whether a keyword's value may contain schemas, whose meaning depends on the definitions.
 fn may_contain_schemas(value: &Value) -> bool {
     value.is_object() || value.is_array()
 }

@@ -32,8 +32,9 @@ const ANNOTATIONS: [&str; 10] = [
     "writeOnly",
 ];
 
-/// Keywords that are supported in a schema of one type. No reader requires `uniqueItems`.
-const COMPARED: [&str; 19] = [
+/// Keywords that are supported in a schema of one type. `uniqueItems` is not compared: readers of
+/// Rust types accept duplicates.
+const SUPPORTED: [&str; 19] = [
     "$ref",
     "additionalProperties",
     "const",
@@ -59,8 +60,8 @@ const TYPES: [&str; 7] = [
     "array", "boolean", "integer", "null", "number", "object", "string",
 ];
 
-/// Follows references. Returns the schema and the name of the last definition, or `None` if a
-/// reference does not lead to a definition or there are too many.
+/// Follows references. Returns the schema, and its definition's name if a reference led to it.
+/// Returns `None` if a reference does not lead to a definition, or if there are too many.
 pub(super) fn resolve<'a>(
     mut schema: &'a Value,
     definitions: &'a Definitions,
@@ -92,11 +93,11 @@ pub(super) fn constraints(schema: &Map<String, Value>) -> impl Iterator<Item = &
 }
 
 /// Whether a keyword is supported in a schema of one type.
-pub(super) fn is_known(keyword: &str) -> bool {
-    ANNOTATIONS.contains(&keyword) || COMPARED.contains(&keyword)
+pub(super) fn is_supported(keyword: &str) -> bool {
+    ANNOTATIONS.contains(&keyword) || SUPPORTED.contains(&keyword)
 }
 
-/// Whether a schema allows every value.
+/// Whether a schema allows every value because it has no keyword that restricts values.
 pub(super) fn is_anything(schema: &Value) -> bool {
     match schema {
         Value::Bool(anything) => *anything,
@@ -105,7 +106,8 @@ pub(super) fn is_anything(schema: &Value) -> bool {
     }
 }
 
-/// Returns the alternatives that a schema lists, or `None` if it lists none.
+/// Returns the alternatives of a schema, with nested ones expanded, or `None` if it does not list
+/// any.
 pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definitions) -> Option<Vec<Value>> {
     let mut all = Vec::new();
     for alternative in direct_alternatives(schema)? {
@@ -127,6 +129,8 @@ fn push_alternatives(schema: Value, definitions: &Definitions, depth: usize, all
     }
 }
 
+/// Returns the alternatives of an `enum`, of a list of types, or of an `anyOf` or `oneOf` without
+/// other restrictions.
 fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     if let Some(Value::Array(values)) = schema.get("enum") {
         return Some(values.iter().map(|value| json!({"const": value})).collect());
@@ -143,6 +147,7 @@ fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     };
     let known = TYPES.into_iter().filter(|name| types.iter().any(|ty| ty == name));
     let of_type = |name: &str| match name {
+        // The other keywords do not apply to it.
         "null" => json!({"type": name}),
         name => {
             let mut schema = schema.clone();
@@ -153,7 +158,8 @@ fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     Some(known.map(of_type).collect())
 }
 
-/// Returns what distinguishes an alternative: its value, its tag, or its type.
+/// Returns what distinguishes an alternative: its value, its tag, or its type. `None` if it has
+/// none of these.
 pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> {
     let (schema, _) = resolve(schema, definitions)?;
     let schema = schema.as_object()?;
@@ -167,7 +173,7 @@ pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> 
 }
 
 /// Returns the tag of an enum's variant that is an object: a field with a fixed value, or its only
-/// field.
+/// field if it allows no others.
 pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
     let properties = properties(schema)?;
     let fixed = properties
@@ -183,13 +189,13 @@ pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
     }
 }
 
-/// Returns the type that a schema names.
+/// Returns the type that a schema names, or `None` if it names none or several.
 pub(super) fn type_of(schema: &Map<String, Value>) -> Option<&str> {
     schema.get("type").and_then(Value::as_str)
 }
 
-/// Returns a value's type by its name in JSON Schema.
-pub(super) fn type_name(value: &Value) -> &'static str {
+/// Returns a value's type by its name in JSON Schema. A float is a `number`, also `1.0`.
+pub(super) fn type_of_value(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

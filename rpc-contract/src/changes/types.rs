@@ -9,7 +9,7 @@ use super::shapes::Definitions;
 use crate::ServiceDescription;
 
 /// The limit on pairs of schemas that one comparison of services looks at.
-const MAX_STEPS: usize = 1_000_000;
+const MAX_STEPS_PER_SERVICE: usize = 1_000_000;
 
 /// A type: its name, and its schema if it is known.
 #[derive(Debug, Clone, Copy)]
@@ -26,49 +26,49 @@ impl<'a> NamedType<'a> {
 
 /// Compares types of two versions of a service.
 pub(super) struct TypeComparer<'a> {
-    old: &'a Definitions,
-    new: &'a Definitions,
+    old_definitions: &'a Definitions,
+    new_definitions: &'a Definitions,
     /// Whether both versions have equal definitions.
     same_definitions: bool,
     /// How many more pairs of schemas may be looked at.
     steps: usize,
-    /// Whether types were taken to be the same because their names match.
+    /// Whether types, other than those of the standard library, were taken to fit because their
+    /// names do.
     compared_by_name: bool,
 }
 
 impl<'a> TypeComparer<'a> {
     pub(super) fn new(old: &'a ServiceDescription, new: &'a ServiceDescription) -> Self {
         Self {
-            old: &old.definitions,
-            new: &new.definitions,
+            old_definitions: &old.definitions,
+            new_definitions: &new.definitions,
             same_definitions: old.definitions == new.definitions,
-            steps: MAX_STEPS,
+            steps: MAX_STEPS_PER_SERVICE,
             compared_by_name: false,
         }
     }
 
     /// Returns why a reader of the new type may fail to read the old type.
     pub(super) fn problems_of_new_reader(&mut self, old: NamedType<'_>, new: NamedType<'_>) -> Vec<Problem> {
-        let (writer, reader) = ((old, self.old), (new, self.new));
+        let (writer, reader) = ((old, self.old_definitions), (new, self.new_definitions));
         self.problems(writer, reader)
     }
 
     /// Returns why a reader of the old type may fail to read the new type.
     pub(super) fn problems_of_old_reader(&mut self, new: NamedType<'_>, old: NamedType<'_>) -> Vec<Problem> {
-        let (writer, reader) = ((new, self.new), (old, self.old));
+        let (writer, reader) = ((new, self.new_definitions), (old, self.old_definitions));
         self.problems(writer, reader)
     }
 
-    /// Returns whether, since the last call of this function, types were taken to be the same
-    /// because their names match.
+    /// Returns `compared_by_name`, and resets it.
     pub(super) fn take_compared_by_name(&mut self) -> bool {
         mem::take(&mut self.compared_by_name)
     }
 
     fn problems(
         &mut self,
-        (writer, writes): (NamedType<'_>, &Definitions),
-        (reader, reads): (NamedType<'_>, &Definitions),
+        (writer, writer_definitions): (NamedType<'_>, &Definitions),
+        (reader, reader_definitions): (NamedType<'_>, &Definitions),
     ) -> Vec<Problem> {
         match (writer.schema, reader.schema) {
             // Types with different names and equal schemas may still differ: a schema does not show
@@ -79,8 +79,8 @@ impl<'a> TypeComparer<'a> {
                 Vec::new()
             }
             (Some(written), Some(read)) => schemas::problems(
-                (written, writes),
-                (read, reads),
+                (written, writer_definitions),
+                (read, reader_definitions),
                 self.same_definitions,
                 &mut self.steps,
             ),
@@ -111,14 +111,15 @@ pub(super) fn is_renamed(before: NamedType<'_>, now: NamedType<'_>) -> bool {
 }
 
 /// Returns the message about a type that has another name and the same form on the wire.
-pub(super) fn renamed(before: NamedType<'_>, now: NamedType<'_>) -> String {
+pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> String {
     format!(
         "`{}` is `{}` now, and each reads what the other writes",
         before.name, now.name
     )
 }
 
-/// Compares two types by their names, because at least one has no schema.
+/// Compares two types by their names, because at least one has no schema. Returns `None` if they
+/// are taken to fit.
 fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     if writer == reader {
         return None;
@@ -140,9 +141,10 @@ fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     })
 }
 
-/// Whether a type consists only of types of the standard library, which are the same in all
+/// Whether a type consists only of these types of the standard library, which are the same in all
 /// versions.
 fn is_same_everywhere(name: &str) -> bool {
+    // With the words of references and lifetimes.
     const SAME_EVERYWHERE: &[&str] = &[
         "_", "BTreeMap", "BTreeSet", "Box", "Cow", "HashMap", "HashSet", "Option", "String", "Vec", "bool",
         "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "mut", "static", "str", "u8",

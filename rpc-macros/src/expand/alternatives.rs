@@ -6,8 +6,8 @@ use quote::quote_spanned;
 
 use crate::model::{Method, Service};
 
-/// Makes the compiler report two such methods if it compiles both. Only the compiler knows whether
-/// it does.
+/// Makes the compiler report two methods that conflict if it compiles both. Only the compiler knows
+/// whether it does.
 pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
     let methods = service.methods.iter().enumerate();
     methods
@@ -34,6 +34,7 @@ fn both_compiled_error(one: &Method, other: &Method) -> Option<TokenStream> {
     })
 }
 
+/// Why two methods conflict, and where to report it, or `None` if they do not.
 fn conflict(one: &Method, other: &Method) -> Option<(Span, String)> {
     let wire_name = &other.wire_name;
     if one.wire_name.value() == wire_name.value() {

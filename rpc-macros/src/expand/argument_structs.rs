@@ -8,8 +8,8 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{Lifetime, parse_quote};
 
-use super::lifetimes::{is_anonymous, with_lifetime};
-use super::names::{marker_field, received_struct, sent_struct};
+use super::lifetimes::{has_anonymous_lifetime, with_lifetime};
+use super::names::{marker_name, received_struct, sent_struct};
 use super::{generics, serde_functions};
 use crate::model::{Argument, Method, Serde, Service, Shape};
 
@@ -37,7 +37,7 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
 fn structs(service: &Service, method: &Method) -> TokenStream {
     let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
     let cfg = method.attributes.cfg();
-    let sent = method.arguments().map(|argument| {
+    let sent_fields = method.arguments().map(|argument| {
         let Argument { name, serde, .. } = argument;
         let attributes = serde_functions::attributes(service, method, argument);
         let bytes = (is_bytes(argument) && !serde.writes)
@@ -45,7 +45,7 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
         let ty = sent_type(service, argument);
         quote!(#(#attributes)* #bytes #name: #ty)
     });
-    let received = method.arguments().map(|argument| {
+    let received_fields = method.arguments().map(|argument| {
         let Argument { name, serde, .. } = argument;
         let Serde { attributes, .. } = serde;
         let bytes = (is_bytes(argument) && !serde.reads)
@@ -61,10 +61,10 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
         sent_generics.params.insert(0, parse_quote!('sent));
     }
     let functions = (!functions.is_empty()).then(|| {
-        let (parameters, arguments, _) = sent_generics.split_for_impl();
+        let (parameters, generic_arguments, _) = sent_generics.split_for_impl();
         quote! {
             #(#cfg)*
-            impl #parameters #sent_struct #arguments #where_clause {
+            impl #parameters #sent_struct #generic_arguments #where_clause {
                 #(#functions)*
             }
         }
@@ -72,7 +72,7 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
     // Serde would add bounds to the user's.
     let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
     let marker = generics::marker_type(service).map(|ty| {
-        let name = marker_field(method);
+        let name = marker_name(method);
         quote!(#[serde(skip)] #name: #ty,)
     });
     quote! {
@@ -80,14 +80,14 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
         #[derive(__serde::Serialize)]
         #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
         struct #sent_struct #sent_generics #where_clause {
-            #(#sent,)*
+            #(#sent_fields,)*
             #marker
         }
         #(#cfg)*
         #[derive(__serde::Deserialize)]
         #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
         struct #received_struct #generics #where_clause {
-            #(#received,)*
+            #(#received_fields,)*
             #marker
         }
         #functions
@@ -143,7 +143,7 @@ fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
 /// Whether the field in the struct to write has a lifetime.
 fn borrows(argument: &Argument) -> bool {
     match argument.shape {
-        Shape::ByteVec | Shape::Owned => is_anonymous(&argument.ty),
+        Shape::ByteVec | Shape::Owned => has_anonymous_lifetime(&argument.ty),
         _ => true,
     }
 }

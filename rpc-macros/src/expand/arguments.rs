@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Ident, Type, TypePath};
 
 use super::generics;
-use super::names::{marker_field, method_constant, received_struct, sent_struct};
+use super::names::{marker_name, method_constant, received_struct, sent_struct};
 use super::spans::{at_type, located_at};
 use crate::model::{Argument, Method, Service, Shape};
 
@@ -20,12 +20,12 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         let sent_struct = sent_struct(method);
         let fields = method.arguments().map(at_type);
         let marker = generics::marker_type(service).map(|_| {
-            let name = marker_field(method);
+            let name = marker_name(method);
             quote!(#name: ::core::marker::PhantomData,)
         });
-        let (_, arguments, _) = service.generics.split_for_impl();
-        let arguments = arguments.as_turbofish();
-        return quote!(#runtime::__private::Derived(#sent_struct #arguments { #(#fields,)* #marker }));
+        let (_, generic_arguments, _) = service.generics.split_for_impl();
+        let turbofish = generic_arguments.as_turbofish();
+        return quote!(#runtime::__private::Derived(#sent_struct #turbofish { #(#fields,)* #marker }));
     }
     let values = method.arguments().map(|argument| {
         let value = at_type(argument);
@@ -33,14 +33,14 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         match &argument.shape {
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
             Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
-                let conversion = conversion(service, argument);
+                let conversion = conversion_type(service, argument);
                 quote!(#conversion::sent(&#value))
             }
             Shape::Reference(ty) => match other_context(service, ty, "sent") {
-                Some(sent) => {
+                Some(function) => {
                     let mut value = value;
                     value.set_span(value.span().located_at(ty.span()));
-                    quote_spanned!(ty.span()=> #sent(#value))
+                    quote_spanned!(ty.span()=> #function(#value))
                 }
                 None => quote!(#value),
             },
@@ -71,8 +71,8 @@ pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
     let invocation = Ident::new("__invocation", Span::mixed_site());
     if method.has_derived_arguments() {
         let received_struct = received_struct(method);
-        let (_, arguments, _) = service.generics.split_for_impl();
-        let derived = quote!(#runtime::__private::Derived<#received_struct #arguments>);
+        let (_, generic_arguments, _) = service.generics.split_for_impl();
+        let derived = quote!(#runtime::__private::Derived<#received_struct #generic_arguments>);
         return quote!(#invocation.arguments::<#derived>(&#constant));
     }
     let types: Vec<_> = method
@@ -91,14 +91,14 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str => quote!(#runtime::__private::CowStr<'_>),
         Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
-        // The functions of `conversion` determine the type.
+        // The functions of `conversion_type` determine the type.
         Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
         Shape::Slice(element) => {
             let runtime = located_at(runtime, element);
             quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
         }
         // If it is the context, naming the type here would be a second error.
-        Shape::Reference(ty) if other_context(service, ty, "Sent").is_some() => quote!(_),
+        Shape::Reference(ty) if is_named_context(service, ty) => quote!(_),
         Shape::Reference(ty) => ty.to_token_stream(),
         Shape::Owned => argument.ty.to_token_stream(),
     }
@@ -106,12 +106,12 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
 
 /// The type with the functions that convert an argument whose type is named like text or bytes,
 /// such as `Vec<u8>`.
-fn conversion(service: &Service, argument: &Argument) -> TokenStream {
+fn conversion_type(service: &Service, argument: &Argument) -> TokenStream {
     let (runtime, ty) = (&service.runtime, &argument.ty);
     quote!(<#runtime::__private::ArgumentConversion<#ty>>)
 }
 
-/// Imports the trait that lets [`conversion`] pass a user's own type with such a name through
+/// Imports the trait that lets [`conversion_type`] pass a user's own type with such a name through
 /// unchanged.
 pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
@@ -126,23 +126,25 @@ pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     is_needed.then(|| quote!(use #runtime::__private::NoConversion as _;))
 }
 
+/// Whether the type is named `Context` and is no type parameter.
+fn is_named_context(service: &Service, ty: &Type) -> bool {
+    let Type::Path(TypePath {
+        qself: None, path, ..
+    }) = ty
+    else {
+        return false;
+    };
+    let mut parameters = service.generics.type_params();
+    path.segments.last().is_some_and(|last| last.ident == "Context")
+        && !parameters.any(|parameter| parameter.ident == "Context")
+}
+
 /// The path of an item of the trait `OtherContext`, or `None` if the type is not named `Context`.
 /// The runtime's own context does not implement the trait, so the compiler reports a parameter that
 /// lacks `#[rpc(context)]`.
 fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream> {
     let runtime = &service.runtime;
-    let Type::Path(TypePath {
-        qself: None, path, ..
-    }) = ty
-    else {
-        return None;
-    };
-    let name = &path.segments.last()?.ident;
-    let is_parameter = service
-        .generics
-        .type_params()
-        .any(|parameter| parameter.ident == *name);
-    (name == "Context" && !is_parameter).then(|| {
+    is_named_context(service, ty).then(|| {
         let item = Ident::new(item, ty.span());
         quote_spanned! {ty.span()=>
             <#ty as #runtime::__private::OtherContext<{
@@ -153,7 +155,7 @@ fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream
     })
 }
 
-/// The expression that is passed to the method.
+/// The expression that passes a received argument to the implementation's method.
 pub(super) fn passed(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     let name = &argument.name;
@@ -167,20 +169,21 @@ pub(super) fn passed(service: &Service, method: &Method, argument: &Argument) ->
             let mut lent = at_type(argument);
             lent.set_span(lent.span().located_at(ty.span()));
             let lent = match other_context(service, ty, "received") {
-                Some(received) if !method.has_derived_arguments() => {
-                    quote_spanned!(ty.span()=> #received(&#lent))
+                Some(function) if !method.has_derived_arguments() => {
+                    quote_spanned!(ty.span()=> #function(&#lent))
                 }
                 _ => quote!(&#lent),
             };
             quote_spanned!(ty.span()=> #runtime::__private::lend::<#ty>(#lent))
         }
+        // The struct's field has the type that the method takes.
         _ if method.has_derived_arguments() => quote!(#name),
         Shape::CowBytes { is_static: true } => {
-            let conversion = conversion(service, argument);
+            let conversion = conversion_type(service, argument);
             quote!(#conversion::received_owned(#name))
         }
         Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
-            let conversion = conversion(service, argument);
+            let conversion = conversion_type(service, argument);
             quote!(#conversion::received(#name))
         }
         Shape::Owned => quote!(#name),

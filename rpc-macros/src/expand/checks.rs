@@ -12,8 +12,8 @@ use crate::syntax::mentions;
 const MESSAGE: &str = "this type is a `Result` under another name, so the caller would get the \
     method's error as a value; return `Result<..>`, or name the alias `Result` and write `module::Result<..>`";
 
-/// Refuses return types that are a `Result` under another name. A type that mentions parameters of
-/// the trait is not checked, because they are not known yet.
+/// Makes the compiler refuse return types that are a `Result` under another name. A type that
+/// mentions parameters of the trait is not checked, because they are not known yet.
 pub(super) fn output_types(service: &Service) -> TokenStream {
     let parameters: Vec<_> = service
         .generics
@@ -22,15 +22,15 @@ pub(super) fn output_types(service: &Service) -> TokenStream {
         .filter_map(parameter_name)
         .collect();
     let is_checked = |method: &&Method| {
-        let mentions = |name: &&Ident| mentions(method.output.to_token_stream(), *name);
-        may_be_result_alias(method) && !parameters.iter().any(mentions)
+        let is_mentioned = |name: &&Ident| mentions(method.output.to_token_stream(), *name);
+        may_be_result_alias(method) && !parameters.iter().any(is_mentioned)
     };
     let methods = service.methods.iter().filter(is_checked);
     methods.map(|method| assert_not_result(service, method)).collect()
 }
 
-/// Whether a type that is not spelled `Result` may name one: a path, or a macro that expands to
-/// one. Parentheses and invisible groups may be around it.
+/// Whether a return type that is not spelled `Result` may name one: a path, or a macro that expands
+/// to one. Parentheses and invisible groups may be around it.
 fn may_be_result_alias(method: &Method) -> bool {
     let may_name_result = matches!(
         method.output,

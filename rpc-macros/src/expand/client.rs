@@ -55,7 +55,7 @@ pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> Tok
     let client = generics::client(service);
     let generics = generics::of_items(service);
     let (parameters, _, where_clause) = generics.split_for_impl();
-    let marker = generics::marker(service);
+    let marker = generics::marker_value(service);
     let clone_and_debug = clone_and_debug(service).implementations;
     let server = generics::server_of_any(service);
     let bound = generics::implementation_bound(service);
@@ -95,13 +95,13 @@ pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> Tok
 /// The methods that call the service.
 pub(super) fn methods(service: &Service) -> Vec<TokenStream> {
     let methods = service.methods.iter();
-    methods.map(|method| call_method(service, method)).collect()
+    methods.map(|method| client_method(service, method)).collect()
 }
 
-fn call_method(service: &Service, method: &Method) -> TokenStream {
+fn client_method(service: &Service, method: &Method) -> TokenStream {
     let header = method_header(service, method, &Generics::default());
-    let output = &method.answer();
-    let runtime = located_at(&service.runtime, output);
+    let answer = &method.answer();
+    let runtime = located_at(&service.runtime, answer);
     let constant = method_constant(method);
     let arguments = arguments::sent(service, method);
     let at_output = at_output(method);
@@ -112,7 +112,7 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
         (true, true) => quote_spanned!(at_output=> broadcast_fallible),
     };
     let call = quote_spanned! {at_output=>
-        #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
+        #runtime::__private::Client::#call::<#answer>(&self.client, &#constant, #arguments)
     };
     quote!(#header { #call })
 }
@@ -126,7 +126,7 @@ pub(super) fn stub_method(service: &Service, method: &Method, generics: &Generic
 /// Everything before a method's body. `generics` are parameters of the method itself.
 fn method_header(service: &Service, method: &Method, generics: &Generics) -> TokenStream {
     let Method { attributes, name, .. } = method;
-    let output = &method.answer();
+    let answer = &method.answer();
     let visibility = &service.visibility;
     let docs = docs(service, method);
     let cfg = attributes.cfg();
@@ -138,14 +138,14 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
         .arguments()
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let at_output = at_output(method);
-    let runtime = located_at(&service.runtime, output);
+    let runtime = located_at(&service.runtime, answer);
     let call_type = match (method.is_gathered(), method.is_fallible && method.has_reply()) {
         (false, false) => quote_spanned!(at_output=> Call),
         (false, true) => quote_spanned!(at_output=> FallibleCall),
         (true, false) => quote_spanned!(at_output=> Broadcast),
         (true, true) => quote_spanned!(at_output=> FallibleBroadcast),
     };
-    let call_type = quote_spanned!(at_output=> #runtime::#call_type<#output>);
+    let call_type = quote_spanned!(at_output=> #runtime::#call_type<#answer>);
     quote! {
         #docs
         #(#cfg)*
@@ -162,7 +162,7 @@ fn at_output(method: &Method) -> Span {
     Span::call_site().located_at(method.output.span())
 }
 
-/// The user's docs, or a line with a link to the trait if there are none.
+/// The user's docs. If none is unconditional, a line with a link to the trait comes first.
 fn docs(service: &Service, method: &Method) -> TokenStream {
     let docs = method.attributes.docs();
     let fallback = (!method.attributes.is_documented()).then(|| {

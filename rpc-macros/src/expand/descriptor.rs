@@ -15,7 +15,7 @@ use crate::spelling;
 pub(super) fn constants(service: &Service) -> TokenStream {
     let Service { runtime, queue, .. } = service;
     let descriptors = descriptors();
-    let name = service.wire_name();
+    let name = service.unraw_name();
     let docs = docs(&service.attributes);
     let methods = service
         .methods

@@ -24,6 +24,14 @@ pub(super) fn of_client(service: &Service) -> Generics {
 /// The parameters of the server's type: those of the trait, then the implementation.
 pub(super) fn of_server(service: &Service) -> Generics {
     let mut generics = of_client(service);
+    remove_defaults(&mut generics);
+    let implementation = server_parameter(service);
+    generics.params.push(parse_quote!(#implementation));
+    generics
+}
+
+/// Removes defaults: the parameter of the implementation follows, and has none.
+pub(super) fn remove_defaults(generics: &mut Generics) {
     for parameter in &mut generics.params {
         match parameter {
             GenericParam::Type(parameter) => parameter.default = None,
@@ -31,9 +39,6 @@ pub(super) fn of_server(service: &Service) -> Generics {
             GenericParam::Lifetime(_) => {}
         }
     }
-    let implementation = server_parameter(service);
-    generics.params.push(parse_quote!(#implementation));
-    generics
 }
 
 /// The parameters of an `impl` for the server, or for any implementation of the trait: the trait's,
@@ -74,8 +79,8 @@ fn is_about_self(bound: &impl ToTokens) -> bool {
     mentions_self(bound.to_token_stream())
 }
 
-/// The bound on a type that is served: the trait. Only a refused trait has bounds that mention
-/// `Self`, and these are not checked.
+/// The bound on a type that is served: the trait. If a bound mentions `Self`, which only those of a
+/// refused trait do, the stubs take any type that can be shared between threads.
 pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     let Generics {
         params, where_clause, ..
@@ -108,7 +113,7 @@ pub(super) fn parameter_name(parameter: &GenericParam) -> Option<&Ident> {
     }
 }
 
-/// The trait, with its parameters.
+/// The trait, with its parameters. Lifetimes, which only a refused trait has, are `'static`.
 pub(super) fn service_trait(service: &Service) -> TokenStream {
     let name = &service.name;
     if service.generics.lifetimes().next().is_none() {
@@ -152,7 +157,8 @@ pub(super) fn server_of_any(service: &Service) -> TokenStream {
     }
 }
 
-/// The field that mentions the type parameters in a struct without values of these types.
+/// The field that mentions the type parameters in a struct without values of these types. `None` if
+/// the service has no type parameters.
 pub(super) fn marker_field(service: &Service) -> Option<TokenStream> {
     marker_type(service).map(|ty| quote!(generics: #ty,))
 }
@@ -166,8 +172,8 @@ pub(super) fn marker_type(service: &Service) -> Option<TokenStream> {
     (!types.is_empty()).then(|| quote!(::core::marker::PhantomData<fn() -> (#(#types,)*)>))
 }
 
-/// The value of [`marker_field`].
-pub(super) fn marker(service: &Service) -> Option<TokenStream> {
+/// The value of [`marker_field`], in a struct expression.
+pub(super) fn marker_value(service: &Service) -> Option<TokenStream> {
     marker_field(service).map(|_| quote!(generics: ::core::marker::PhantomData,))
 }
 
@@ -179,7 +185,8 @@ pub(super) struct CloneAndDebug {
     pub(super) implementations: Option<TokenStream>,
 }
 
-/// `Clone` and `Debug` of a struct with this field and the marker, if `bounded` implements them.
+/// `Clone` and `Debug` of a struct with this field and the marker. The type parameter `bounded`, if
+/// any, has to implement them too.
 pub(super) fn clone_and_debug(
     service: &Service,
     name: &Ident,
@@ -195,7 +202,7 @@ pub(super) fn clone_and_debug(
     }
     let (parameters, arguments, _) = generics.split_for_impl();
     let (struct_name, field_name) = (name.to_string(), field.to_string());
-    let marker = marker(service);
+    let marker = marker_value(service);
     let bounded: Vec<_> = bounded.into_iter().collect();
     let implementations = quote! {
         impl #parameters ::core::clone::Clone for #name #arguments

@@ -11,8 +11,9 @@ pub(super) fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
 }
 
 /// Whether the type has a `'_`.
-pub(super) fn is_anonymous(ty: &Type) -> bool {
-    name_lifetimes(&mut ty.clone(), "'sent") > 0
+pub(super) fn has_anonymous_lifetime(ty: &Type) -> bool {
+    // Any name does: the clone is dropped.
+    name_lifetimes(&mut ty.clone(), "'named") > 0
 }
 
 /// Replaces each `'_` with this lifetime, and returns how many there were.

@@ -39,9 +39,9 @@ pub(super) fn received_struct(method: &Method) -> Ident {
     format_ident!("__received_{}", method.name.unraw(), span = Span::mixed_site())
 }
 
-/// The field that mentions the type parameters. Its name is longer than that of any argument, so it
-/// differs from all of them.
-pub(super) fn marker_field(method: &Method) -> Ident {
+/// The field that mentions the type parameters, in a struct of arguments. Its name is longer than
+/// that of any argument, so it differs from all of them.
+pub(super) fn marker_name(method: &Method) -> Ident {
     let names: Vec<_> = method
         .arguments()
         .map(|argument| argument.name.unraw().to_string())

@@ -12,7 +12,7 @@ use syn::{GenericParam, Generics, Ident, Lifetime, LitStr, Type, TypeReference, 
 use super::generics::remove_bounds_with_self;
 use super::service::in_unnamed_constant;
 use super::{client, descriptor, refused_trait, server};
-use crate::model::{Method, Parameter, Refusal, RefusedItem, RefusedTrait, Service, has_function_of_client};
+use crate::model::{Method, Parameter, Refusal, RefusedItem, RefusedTrait, Service, is_function_of_client};
 use crate::syntax::is_never;
 
 /// Expands a refusal: the reasons, and the item for everything that depends on it.
@@ -39,6 +39,7 @@ fn without_rpc(tokens: TokenStream) -> TokenStream {
             && group.delimiter() == Delimiter::Bracket
             && matches!(first, Some(TokenTree::Ident(name)) if name == "rpc")
         {
+            // The `#`.
             kept.pop();
             continue;
         }
@@ -50,13 +51,15 @@ fn without_rpc(tokens: TokenStream) -> TokenStream {
 }
 
 fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStream {
-    let signatures = syntax.methods().map(|method| &method.signature.generics);
-    let methods: Vec<_> = service.methods.iter().zip(signatures).collect();
+    let own_generics = syntax.methods().map(|method| &method.signature.generics);
+    let methods: Vec<_> = service.methods.iter().zip(own_generics).collect();
     let lifetimes = Lifetimes::of_trait(&service.generics);
     let stub = Service {
-        queue: LitStr::new(&service.wire_name(), service.name.span()),
+        // The user's options may be faulty.
+        queue: LitStr::new(&service.unraw_name(), service.name.span()),
         schema: None,
         generics: stub_generics(&service.generics, &lifetimes),
+        // The server has none, and the client has those of `calls`.
         methods: Vec::new(),
         runtime: service.runtime.clone(),
         attributes: service.attributes.clone(),
@@ -101,9 +104,10 @@ fn has_stub<'a>(method: &Method, mut earlier: impl Iterator<Item = &'a Method>) 
     let is_conditional = |method: &Method| !method.attributes.cfg().is_empty();
     let is_taken =
         earlier.any(|other| other.name == method.name && !(is_conditional(other) && is_conditional(method)));
-    !is_taken && !has_function_of_client(&method.name.unraw())
+    !is_taken && !is_function_of_client(&method.name.unraw())
 }
 
+/// The client's stub of a method, whose types are changed to ones that the client can have.
 fn stub_method(
     service: &Service,
     method: &Method,
@@ -164,7 +168,7 @@ fn method_generics(generics: &Generics, lifetimes: &Lifetimes) -> Generics {
     generics
 }
 
-/// Replaces the trait's lifetimes in bounds.
+/// Replaces the trait's lifetimes in bounds by `'static`.
 struct StaticLifetimes<'a> {
     lifetimes: &'a Lifetimes,
 }
@@ -205,7 +209,7 @@ impl VisitMut for ArgumentStub<'_> {
     }
 }
 
-/// Replaces what a call cannot return: types that the client does not know, and borrowed values.
+/// Replaces what a call cannot return: types that the client does not know, `!`, and lifetimes.
 struct OutputStub;
 
 impl VisitMut for OutputStub {

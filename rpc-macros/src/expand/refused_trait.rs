@@ -3,8 +3,9 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, GenericParam, ReturnType, Signature, parse_quote};
+use syn::{Attribute, FnArg, ReturnType, Signature, parse_quote};
 
+use super::generics::remove_defaults;
 use super::names::implementation;
 use crate::attributes::{Attributes, find_in_cfg_attr, is_rpc};
 use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, mentions_self, plain_name};
@@ -108,8 +109,8 @@ fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
         .collect()
 }
 
-/// The implementation for an `Arc`, or `None` if a bound mentions `Self` or no stub can implement
-/// an item.
+/// The implementation for an `Arc`, or `None` if a bound mentions `Self` or if [`arc_item`] cannot
+/// implement all items.
 pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> Option<TokenStream> {
     let ServiceTrait {
         name,
@@ -129,13 +130,7 @@ pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> 
     let implementation = implementation();
     let (_, arguments, _) = generics.split_for_impl();
     let mut generics = generics.clone();
-    for parameter in &mut generics.params {
-        match parameter {
-            GenericParam::Type(parameter) => parameter.default = None,
-            GenericParam::Const(parameter) => parameter.default = None,
-            GenericParam::Lifetime(_) => {}
-        }
-    }
+    remove_defaults(&mut generics);
     generics
         .params
         .push(parse_quote!(#implementation: #name #arguments));
@@ -151,6 +146,7 @@ pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> 
     })
 }
 
+/// An item of the implementation for an `Arc`, or `None` if there is no stub for it.
 fn arc_item(item: &ServiceTrait, inner: &TraitItem) -> Option<TokenStream> {
     let implementation = implementation();
     let (name, (_, arguments, _)) = (&item.name, item.generics.split_for_impl());
@@ -174,10 +170,12 @@ fn arc_item(item: &ServiceTrait, inner: &TraitItem) -> Option<TokenStream> {
 
 fn arc_method(item: &ServiceTrait, method: &TraitMethod) -> Option<TokenStream> {
     if method.body.is_some() {
+        // The default body is enough.
         return Some(TokenStream::new());
     }
     let cfg = Attributes::new(&method.attributes).cfg();
     let mut signature = signature(item, method);
+    // A stub never returns, so it names no type for an `impl Trait`.
     if mentions(method.signature.output.to_token_stream(), "impl") {
         return None;
     }

@@ -81,7 +81,7 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
     }
     let runtime = located_at(&service.runtime, ty);
     let with_static = |ty| with_lifetime(ty, "'static").into_token_stream();
-    let read = match shape {
+    let described = match shape {
         Shape::Bytes => {
             return Some(quote!(#runtime::__private::MethodSchemas::bytes(&mut __method, #wire_name);));
         }
@@ -93,14 +93,14 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
         }
         Shape::Str => quote!(::core::primitive::str),
         Shape::Slice(element) => {
-            let written = with_static(element);
-            quote_spanned!(element.span()=> [#written])
+            let element_type = with_static(element);
+            quote_spanned!(element.span()=> [#element_type])
         }
         Shape::Reference(ty) => with_static(ty),
         Shape::CowStr | Shape::Owned => with_static(ty),
     };
     Some(quote_spanned! {ty.span()=>
-        #runtime::__private::MethodSchemas::argument::<#read>(&mut __method, #wire_name);
+        #runtime::__private::MethodSchemas::argument::<#described>(&mut __method, #wire_name);
     })
 }
 

@@ -46,7 +46,7 @@ pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument
     if !matches!(argument.shape, Shape::Reference(_)) {
         return written.clone();
     }
-    let of_struct = |attribute: &Attribute| match settings(attribute) {
+    let replaced = |attribute: &Attribute| match settings(attribute) {
         Some(settings) => {
             let settings = settings
                 .iter()
@@ -56,18 +56,19 @@ pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument
         // Serde reports what is wrong with it.
         None => attribute.clone(),
     };
-    written.iter().map(of_struct).collect()
+    written.iter().map(replaced).collect()
 }
 
+/// The setting with the struct's function in place of the user's, if it names one.
 fn of_struct(service: &Service, method: &Method, argument: &Argument, setting: &Meta) -> TokenStream {
     let Some((purpose, _)) = user_function(setting) else {
         return setting.to_token_stream();
     };
     let sent_struct = sent_struct(method);
-    let (_, arguments, _) = service.generics.split_for_impl();
-    let arguments = arguments.as_turbofish();
+    let (_, generic_arguments, _) = service.generics.split_for_impl();
+    let turbofish = generic_arguments.as_turbofish();
     let function = purpose.function(argument);
-    let path = quote!(#sent_struct #arguments::#function).to_string();
+    let path = quote!(#sent_struct #turbofish::#function).to_string();
     let path = LitStr::new(&path, Span::mixed_site());
     let option = purpose.option();
     quote!(#option = #path)
@@ -82,7 +83,7 @@ pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
     let settings = argument.serde.attributes.iter().filter_map(settings).flatten();
     let functions = settings.filter_map(|setting| user_function(&setting));
     functions
-        .map(|(purpose, user_function)| {
+        .map(|(purpose, path)| {
             let function = purpose.function(argument);
             match purpose {
                 Purpose::Write => quote! {
@@ -90,12 +91,12 @@ pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
                         __argument: &&#ty,
                         __serializer: __S,
                     ) -> ::core::result::Result<__S::Ok, __S::Error> {
-                        #user_function(*__argument, __serializer)
+                        #path(*__argument, __serializer)
                     }
                 },
                 Purpose::Skip => quote! {
                     fn #function(__argument: &&#ty) -> ::core::primitive::bool {
-                        #user_function(*__argument)
+                        #path(*__argument)
                     }
                 },
             }

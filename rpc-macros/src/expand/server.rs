@@ -53,7 +53,7 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let generics = generics::of_implementation(service);
     let (parameters, _, where_clause) = generics.split_for_impl();
     let implementation = implementation();
-    let marker = generics::marker(service);
+    let marker = generics::marker_value(service);
     let clone_and_debug = clone_and_debug(service).implementations;
     let import_result_traits = import_result_traits(service);
     let service_impl = service_impl(service);
@@ -129,7 +129,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
         <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
     };
     let answer = if method.is_fallible {
-        let (answer, result) = if method.has_reply() {
+        let (function, result) = if method.has_reply() {
             let output = &method.output;
             let result = quote_spanned! {at_output=>
                 <#runtime::__private::IsResult<#output>>::returned(#outcome)
@@ -140,9 +140,9 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
             // `Result<(), E>`.
             ("answer_job", outcome)
         };
-        let answer = Ident::new(answer, at_output);
+        let function = Ident::new(function, at_output);
         quote_spanned! {at_output=>
-            __invocation.#answer(
+            __invocation.#function(
                 #result,
                 |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
             )

@@ -9,7 +9,6 @@ use super::{
 use crate::attributes::Attributes;
 use crate::model::Service;
 
-/// Expands a service.
 pub(crate) fn service(service: &Service) -> TokenStream {
     let service_trait = service_trait::definition(service);
     let client = client::definition(service);

@@ -87,6 +87,7 @@ pub(super) fn implementation_for_arc(service: &Service) -> TokenStream {
     }
 }
 
+/// The signature, with a future in place of `async`.
 fn signature(method: &Method) -> TokenStream {
     let name = &method.name;
     let parameters = method.parameters.iter().map(|parameter| {

@@ -5,14 +5,14 @@ use syn::{Ident, Path};
 
 use crate::model::Argument;
 
-/// The path with spans at `ty`: the compiler underlines `ty` in place of the path.
-pub(super) fn located_at(path: &Path, ty: &impl Spanned) -> Path {
+/// The path with spans at `at`: the compiler underlines `at` in place of the path.
+pub(super) fn located_at(path: &Path, at: &impl Spanned) -> Path {
     let mut path = path.clone();
     if let Some(colons) = &mut path.leading_colon {
-        colons.spans = colons.spans.map(|span| span.located_at(ty.span()));
+        colons.spans = colons.spans.map(|span| span.located_at(at.span()));
     }
     for segment in &mut path.segments {
-        segment.ident.set_span(segment.ident.span().located_at(ty.span()));
+        segment.ident.set_span(segment.ident.span().located_at(at.span()));
     }
     path
 }

@@ -4,7 +4,6 @@ use std::fmt::Display;
 
 use quote::ToTokens;
 
-/// The errors so far.
 #[derive(Default)]
 pub(super) struct Errors(Vec<syn::Error>);
 

@@ -8,7 +8,7 @@ use super::options::{self, Options};
 use super::placement::{refuse_conditional_options, refuse_rpc};
 use super::{parameter, types, values};
 use crate::attributes::Attributes;
-use crate::model::{Kind, Method, Parameter, Retry, ReturnTypes, has_function_of_client};
+use crate::model::{Kind, Method, Parameter, Retry, ReturnTypes, is_function_of_client};
 use crate::spelling;
 use crate::syntax::TraitMethod;
 
@@ -20,6 +20,7 @@ const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) -> Method {
     let options = Options::of_rpc(&item.attributes, &options::METHOD, errors);
     let attributes = Attributes::new(&item.attributes);
+    // The methods that cannot share a wire name, or `default`, with this one.
     let siblings: Vec<_> = earlier
         .iter()
         .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
@@ -109,7 +110,7 @@ fn refuse_syntax(item: &TraitMethod, errors: &mut Errors) {
 
 fn refuse_unusable_name(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw();
-    let reason = if has_function_of_client(&plain) {
+    let reason = if is_function_of_client(&plain) {
         format!("the client has its own function `{plain}`")
     } else if let Some((_, prelude_trait)) = SHADOWED.iter().find(|(method, _)| plain == method) {
         format!("on the client, `{plain}` would be that of `{prelude_trait}`, which every type has")
@@ -124,7 +125,7 @@ fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
     match output {
         ReturnType::Default => parse_quote!(()),
         ReturnType::Type(_, ty) => {
-            types::output(ty, errors);
+            types::check_output(ty, errors);
             (**ty).clone()
         }
     }
@@ -183,6 +184,7 @@ fn read_default(options: &Options, siblings: &[&Method], errors: &mut Errors) ->
     default.is_some()
 }
 
+/// Reads the kind, and refuses an output that a one-way method cannot have.
 fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     let idempotent = options.flag("idempotent", errors);
     let oneway = options.flag("oneway", errors);
@@ -215,7 +217,7 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     }
 }
 
-/// Refuses options that mean nothing for a broadcast.
+/// Refuses `idempotent` and `default` for a broadcast. `read_retry` refuses `retry`.
 fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     if options.flag("broadcast", errors).is_none() {
         return;

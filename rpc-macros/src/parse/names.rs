@@ -9,31 +9,32 @@ use syn::{Attribute, Ident, Lifetime, Path};
 use super::errors::Errors;
 use crate::syntax::{ServiceTrait, TraitItem};
 
-/// Refuses such names wherever generated code repeats a part of the trait.
+/// Refuses reserved names wherever generated code repeats a part of the trait.
 pub(super) fn refuse_reserved(item: &ServiceTrait, errors: &mut Errors) {
-    let mut names = Names { errors };
+    let mut visitor = ReservedNames { errors };
+    // The visitor changes nothing. Only the mutable kind of syn's visitors is compiled.
     let mut item = item.clone();
-    names.visit_ident_mut(&mut item.name);
-    names.visit_generics_mut(&mut item.generics);
+    visitor.visit_ident_mut(&mut item.name);
+    visitor.visit_generics_mut(&mut item.generics);
     for bound in &mut item.supertraits {
-        names.visit_type_param_bound_mut(bound);
+        visitor.visit_type_param_bound_mut(bound);
     }
     for item in &mut item.items {
         match item {
-            TraitItem::Method(method) => names.visit_signature_mut(&mut method.signature),
-            TraitItem::Other(other) => names.visit_trait_item_mut(other),
+            TraitItem::Method(method) => visitor.visit_signature_mut(&mut method.signature),
+            TraitItem::Other(other) => visitor.visit_trait_item_mut(other),
         }
     }
 }
 
-/// Refuses a path that begins with such a name. The segments after it are in other scopes.
+/// Refuses a path that begins with a reserved name. The segments after it are in other scopes.
 pub(super) fn refuse_reserved_path(path: &Path, errors: &mut Errors) {
     if let (None, Some(first)) = (&path.leading_colon, path.segments.first()) {
-        refuse(&first.ident, errors);
+        refuse_if_reserved(&first.ident, errors);
     }
 }
 
-fn refuse(name: &Ident, errors: &mut Errors) {
+fn refuse_if_reserved(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw().to_string();
     if plain.starts_with("__") {
         let message = format!(
@@ -43,13 +44,13 @@ fn refuse(name: &Ident, errors: &mut Errors) {
     }
 }
 
-struct Names<'a> {
+struct ReservedNames<'a> {
     errors: &'a mut Errors,
 }
 
-impl VisitMut for Names<'_> {
+impl VisitMut for ReservedNames<'_> {
     fn visit_ident_mut(&mut self, name: &mut Ident) {
-        refuse(name, self.errors);
+        refuse_if_reserved(name, self.errors);
     }
 
     fn visit_path_mut(&mut self, path: &mut Path) {

@@ -23,7 +23,7 @@ pub(super) const SERVICE: OptionPlace = OptionPlace {
             ("crate", "crate = path::to::rpc_runtime"),
             ("schema", "schema"),
         ],
-        parentheses: no_parentheses,
+        parentheses_fault: no_parentheses,
     },
 };
 
@@ -40,7 +40,7 @@ pub(super) const METHOD: OptionPlace = OptionPlace {
             ("timeout", "timeout = \"2s\""),
             ("name", "name = \"wire.name\""),
         ],
-        parentheses: no_parentheses,
+        parentheses_fault: no_parentheses,
     },
 };
 
@@ -49,14 +49,14 @@ pub(super) const PARAMETER: OptionPlace = OptionPlace {
     name: "parameter",
     options: KnownSettings {
         settings: &[("context", "context")],
-        parentheses: no_parentheses,
+        parentheses_fault: no_parentheses,
     },
 };
 
 const PLACES: [&OptionPlace; 3] = [&SERVICE, &METHOD, &PARAMETER];
 
 impl OptionPlace {
-    fn unknown(&self, option: &str) -> String {
+    fn unknown_option_message(&self, option: &str) -> String {
         let mut places = PLACES.into_iter();
         if let Some(place) = places.find(|place| place.options.usage(option).is_some()) {
             return format!(
@@ -111,17 +111,17 @@ impl Options {
         options
     }
 
-    /// The name of an option without a value, or `None` if it was not given.
+    /// The name of an option, or `None` if it was not given. Refuses a value.
     pub(super) fn flag(&self, name: &str, errors: &mut Errors) -> Option<&Ident> {
         Some(self.setting(name)?.flag(errors))
     }
 
-    /// The value of an option that takes a string.
+    /// The value of an option that takes a string. Refuses any other value.
     pub(super) fn text(&self, name: &str, errors: &mut Errors) -> Option<&LitStr> {
         self.setting(name)?.text(self.usage(name), errors)
     }
 
-    /// The value of an option that takes a path.
+    /// The value of an option that takes a path. Refuses any other value.
     pub(super) fn path(&self, name: &str, errors: &mut Errors) -> Option<&Path> {
         let usage = self.usage(name);
         match self.setting(name)?.value(usage, errors)? {
@@ -143,6 +143,7 @@ impl Options {
 
     fn read(&mut self, tokens: TokenStream, errors: &mut Errors) {
         let options = &self.place.options;
+        // Cannot fail: all tokens are read.
         let settings = (|input: ParseStream<'_>| Ok(options.read(input, errors))).parse2(tokens);
         for setting in settings.into_iter().flatten() {
             self.add(setting, errors);
@@ -152,7 +153,7 @@ impl Options {
     fn add(&mut self, setting: Setting, errors: &mut Errors) {
         let name = setting.name.to_string();
         if self.place.options.usage(&name).is_none() {
-            errors.push(setting.name, self.place.unknown(&name));
+            errors.push(setting.name, self.place.unknown_option_message(&name));
         } else if self.setting(&name).is_some() {
             errors.push(
                 setting.name,

@@ -23,8 +23,8 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
             errors.push(attribute, attribute_fault(attribute));
         }
     }
-    let plain_name = read_name(&parameter.pat, errors);
-    let name = plain_name
+    let written_name = read_name(&parameter.pat, errors);
+    let name = written_name
         .clone()
         .unwrap_or_else(|| format_ident!("__parameter_{}", earlier.len()));
     let ty = (*parameter.ty).clone();
@@ -32,24 +32,25 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
             errors.push(attribute, "the context is not sent; remove this attribute");
         }
-        types::context_type(&ty, errors);
+        types::check_context_type(&ty, errors);
         if earlier.iter().any(Parameter::is_context) {
             errors.push(context, "a method has one context; remove the second");
         }
         return Parameter::Context { name, ty };
     }
-    if may_be_context(parameter) {
+    if is_probably_context(parameter) {
         return Parameter::Context { name, ty };
     }
     let shape = types::argument_shape(&ty, errors);
     let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
-    let before = earlier.iter().filter(|other| !other.is_context()).count();
-    if before == MAX_ARGUMENTS {
+    let arguments_before = earlier.iter().filter(|other| !other.is_context()).count();
+    // Only the first one that is too many is reported.
+    if arguments_before == MAX_ARGUMENTS {
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");
         errors.push(parameter, message);
     }
     if rename.is_none()
-        && let Some(name) = &plain_name
+        && let Some(name) = &written_name
     {
         refuse_underscore(name, errors);
     }
@@ -67,9 +68,9 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
 }
 
 /// Whether a parameter without `#[rpc(context)]` is probably meant to be the context: its type is a
-/// reference to a `Context`, and it has a faulty `#[rpc]`, which is refused elsewhere. The client's
-/// stub does not take it.
-fn may_be_context(parameter: &PatType) -> bool {
+/// reference to a `Context`, and it has another `#[rpc]`, such as a misspelt one, which is refused
+/// elsewhere. The client's stub does not take it.
+fn is_probably_context(parameter: &PatType) -> bool {
     let is_named_context = match bare_type(&parameter.ty) {
         Type::Reference(reference) => match bare_type(&reference.elem) {
             Type::Path(path) => path
@@ -95,7 +96,7 @@ fn attribute_fault(attribute: &Attribute) -> &'static str {
     }
 }
 
-/// Refuses a name that begins with an underscore, which says that the body does not use the
+/// Refuses a name that begins with one underscore, which says that the body does not use the
 /// argument: callers should not see that. Names that begin with two underscores are refused
 /// elsewhere.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {

@@ -15,10 +15,10 @@ pub(super) fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut E
 /// Refuses options inside `#[cfg_attr(..)]`: the macro runs before the condition is evaluated.
 pub(super) fn refuse_conditional_options(attributes: &[Attribute], item: &str, errors: &mut Errors) {
     for attribute in attributes {
-        if let Some(hidden) = find_in_cfg_attr(attribute, &["rpc", "service"]) {
+        if let Some(conditional) = find_in_cfg_attr(attribute, &["rpc", "service"]) {
             let advice = format!("write the {item} twice, each under its own `#[cfg(..)]`");
             errors.push(
-                hidden.meta,
+                conditional.meta,
                 format!("options cannot depend on a condition; {advice}"),
             );
         }

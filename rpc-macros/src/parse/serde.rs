@@ -22,10 +22,10 @@ const SETTINGS: KnownSettings = KnownSettings {
         ("deserialize_with", "deserialize_with = \"function\""),
         ("skip_serializing_if", "skip_serializing_if = \"function\""),
     ],
-    parentheses,
+    parentheses_fault,
 };
 
-/// Attributes of serde that only fields may have, and the reasons.
+/// Attributes of serde that a field may have but an argument may not, and the reasons.
 const REFUSED: [(&str, &str); 7] = [
     (
         "skip",
@@ -66,7 +66,6 @@ pub(super) fn read(written: &[Attribute], ty: &Type, errors: &mut Errors) -> (Se
     (settings.serde, settings.rename)
 }
 
-/// The settings read so far.
 #[derive(Default)]
 struct Settings {
     serde: Serde,
@@ -81,6 +80,7 @@ impl Settings {
             errors.push(attribute, message);
             return;
         };
+        // Cannot fail: all tokens are read.
         let settings = list.parse_args_with(|input: ParseStream<'_>| Ok(SETTINGS.read(input, errors)));
         for setting in settings.into_iter().flatten() {
             self.add(&setting, errors);
@@ -94,7 +94,7 @@ impl Settings {
             errors.push(name, fault(name));
             return;
         };
-        let is_given = match name.to_string().as_str() {
+        let is_repeated = match name.to_string().as_str() {
             "default" => {
                 if setting.has_value() {
                     check_path(setting, "default = \"function\"", errors);
@@ -116,21 +116,22 @@ impl Settings {
             }
             function => {
                 check_path(setting, usage, errors);
+                // `with` names a module that does both.
                 let (writes, reads) = (function != "deserialize_with", function != "serialize_with");
-                let is_given = (writes && self.serde.writes) || (reads && self.serde.reads);
+                let is_repeated = (writes && self.serde.writes) || (reads && self.serde.reads);
                 self.serde.writes |= writes;
                 self.serde.reads |= reads;
-                is_given
+                is_repeated
             }
         };
-        if is_given {
+        if is_repeated {
             let message = format!("`{name}` repeats another attribute; remove one");
             errors.push(name, message);
         }
     }
 
-    /// The worker needs a value for an argument that was left out. Serde has one for an `Option`
-    /// that it reads itself.
+    /// Refuses `skip_serializing_if` if the worker has no value for an argument that was left out.
+    /// Serde has one for an `Option` that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
         let has_fallback = self.serde.has_default || (types::reads_as_option(ty) && !self.serde.reads);
         if let Some(skips) = &self.skip_serializing_if
@@ -143,7 +144,7 @@ impl Settings {
 }
 
 /// The error for parentheses. Serde has them for names that differ between writing and reading.
-fn parentheses(name: &Ident) -> String {
+fn parentheses_fault(name: &Ident) -> String {
     if name != "rename" {
         return no_parentheses(name);
     }

@@ -16,12 +16,11 @@ use crate::attributes::Attributes;
 use crate::model::{Method, Refusal, RefusedItem, RefusedTrait, Service};
 use crate::syntax::{Item, ServiceTrait, TraitItem, TraitMethod, mentions_self};
 
-/// Reads the arguments of `#[service(..)]` and its trait.
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Service, Refusal> {
     let syntax = match syn::parse2(item.clone()) {
         Ok(Item::Trait(syntax)) => syntax,
-        Ok(Item::Other(other)) => return Err(refuse_item_of_other_kind(not_a_trait(&other), item)),
-        Err(error) => return Err(refuse_item_of_other_kind(error, item)),
+        Ok(Item::Other(other)) => return Err(refusal_of_other(not_a_trait(&other), item)),
+        Err(error) => return Err(refusal_of_other(error, item)),
     };
     let mut errors = Errors::default();
     let service = read_service(arguments, &syntax, &mut errors);
@@ -34,7 +33,7 @@ pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Servi
     }
 }
 
-fn refuse_item_of_other_kind(reasons: syn::Error, item: TokenStream) -> Refusal {
+fn refusal_of_other(reasons: syn::Error, item: TokenStream) -> Refusal {
     let item = RefusedItem::Other(item);
     Refusal { reasons, item }
 }
@@ -53,7 +52,7 @@ fn not_a_trait(item: &syn::Item) -> syn::Error {
     syn::Error::new_spanned(item, message)
 }
 
-/// Whether mockall generated this item from a trait.
+/// Whether mockall probably generated this item from a trait: it is named like `MockStore`.
 fn is_mock(item: &syn::Item) -> bool {
     let is_mocks_name = |name: &str| {
         let rest = name.strip_prefix("Mock").unwrap_or_default();
@@ -130,8 +129,7 @@ fn refuse_trait_syntax(item: &ServiceTrait, errors: &mut Errors) {
     refuse_unbounded(item, errors);
 }
 
-/// A trait may have type and constant parameters if the client and the server can have their
-/// bounds.
+/// Refuses lifetimes, and bounds that the client and the server cannot have.
 fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     for lifetime in generics.lifetimes() {
         errors.push(
@@ -143,10 +141,10 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
         parameter
             .bounds
             .iter()
-            .for_each(|bound| refuse_self(bound, errors));
+            .for_each(|bound| refuse_bound_on_self(bound, errors));
     }
     for predicate in generics.where_clause.iter().flat_map(|clause| &clause.predicates) {
-        refuse_self(predicate, errors);
+        refuse_bound_on_self(predicate, errors);
     }
 }
 
@@ -162,7 +160,7 @@ fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
 }
 
 /// Refuses a bound on the implementation: it does not apply to the client and the server.
-fn refuse_self(bound: &impl ToTokens, errors: &mut Errors) {
+fn refuse_bound_on_self(bound: &impl ToTokens, errors: &mut Errors) {
     if mentions_self(bound.to_token_stream()) {
         errors.push(
             bound,

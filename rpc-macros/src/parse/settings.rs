@@ -11,7 +11,6 @@ use syn::{Expr, ExprLit, Ident, Lit, LitStr, Token, token};
 use super::errors::Errors;
 use crate::attributes::bare_expr;
 
-/// One setting.
 pub(super) struct Setting {
     pub(super) name: Ident,
     value: Option<Expr>,
@@ -58,10 +57,10 @@ impl Setting {
 
 /// The settings that are valid in one place.
 pub(super) struct KnownSettings {
-    /// The name and an example of each.
+    /// The name and the usage of each.
     pub(super) settings: &'static [(&'static str, &'static str)],
     /// The error for parentheses after a name.
-    pub(super) parentheses: fn(&Ident) -> String,
+    pub(super) parentheses_fault: fn(&Ident) -> String,
 }
 
 impl KnownSettings {
@@ -72,6 +71,7 @@ impl KnownSettings {
             .map(|(_, usage)| *usage)
     }
 
+    /// The usage of the first one, for errors that are about none in particular.
     pub(super) fn example(&self) -> &'static str {
         self.settings[0].1
     }
@@ -100,24 +100,25 @@ impl KnownSettings {
     pub(super) fn read(&self, input: ParseStream<'_>, errors: &mut Errors) -> Vec<Setting> {
         let mut settings = Vec::new();
         while !input.is_empty() {
-            let setting = self.setting(input);
+            let setting = self.read_setting(input);
             let is_faulty = setting.is_err();
             settings.extend(errors.keep(setting));
-            let rest = skip_entry(input);
-            if let Some(unexpected) = rest.filter(|_| !is_faulty) {
+            if let Some(unexpected) = skip_entry(input)
+                && !is_faulty
+            {
                 errors.push(unexpected, "expected `,`");
             }
         }
         settings
     }
 
-    fn setting(&self, input: ParseStream<'_>) -> syn::Result<Setting> {
+    fn read_setting(&self, input: ParseStream<'_>) -> syn::Result<Setting> {
         if !input.peek(Ident::peek_any) {
             return Err(input.error(format!("expected an option; write `{}`", self.example())));
         }
         let name = Ident::parse_any(input)?;
         if input.peek(token::Paren) {
-            return Err(input.error((self.parentheses)(&name)));
+            return Err(input.error((self.parentheses_fault)(&name)));
         }
         let value = match input.parse::<Option<Token![=]>>()? {
             Some(equals) if input.is_empty() || input.peek(Token![,]) => {

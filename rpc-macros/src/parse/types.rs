@@ -32,8 +32,8 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
     }
 }
 
-/// Checks that the context's type is a reference.
-pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
+/// Checks that the context's type is a shared reference without a named lifetime.
+pub(super) fn check_context_type(ty: &Type, errors: &mut Errors) {
     match bare_type(ty) {
         Type::Reference(reference) => refuse_special_reference(reference, errors),
         _ => errors.push(
@@ -43,8 +43,8 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
     }
 }
 
-/// Checks that a method's return type is owned.
-pub(super) fn output(ty: &Type, errors: &mut Errors) {
+/// Checks that a method's return type is owned and not `!`.
+pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
     if is_never(ty) {
         errors.push(
             ty,
@@ -82,16 +82,11 @@ pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
-/// Whether the type is named `Option`.
-fn is_option(ty: &Type) -> bool {
-    is_named(ty, "Option")
-}
-
 /// Whether an argument of this type is read as a type named `Option`.
 pub(super) fn reads_as_option(ty: &Type) -> bool {
     match bare_type(ty) {
-        Type::Reference(reference) => is_option(&reference.elem),
-        _ => is_option(ty),
+        Type::Reference(reference) => is_named(&reference.elem, "Option"),
+        _ => is_named(ty, "Option"),
     }
 }
 
@@ -149,6 +144,7 @@ fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     }
 }
 
+/// Refuses `mut`, and any lifetime but `'_`.
 fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     if let Some(mutability) = &reference.mutability {
         errors.push(
@@ -168,7 +164,6 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     }
 }
 
-/// Where a type is.
 #[derive(Clone, Copy)]
 enum TypePosition {
     /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is the verb of
@@ -178,9 +173,9 @@ enum TypePosition {
 }
 
 impl TypePosition {
-    fn advice(self) -> &'static str {
+    fn verb(self) -> &'static str {
         match self {
-            Self::Argument(advice) => advice,
+            Self::Argument(verb) => verb,
             Self::Output => "return",
         }
     }
@@ -192,7 +187,7 @@ impl TypePosition {
 
 /// Refuses parts of a type that borrow or that are not concrete: they cannot be decoded.
 fn refuse_borrows(ty: &Type, position: TypePosition, errors: &mut Errors) {
-    let advice = position.advice();
+    let verb = position.verb();
     let mut corrected = ty.clone();
     let mut replacer = BorrowReplacer {
         references: Vec::new(),
@@ -201,16 +196,17 @@ fn refuse_borrows(ty: &Type, position: TypePosition, errors: &mut Errors) {
     };
     replacer.visit_type_mut(&mut corrected);
     for reference in replacer.references {
-        let corrected = spelling::of(&corrected);
+        let suggestion = spelling::of(&corrected);
         errors.push(
             reference,
-            format!("a reference cannot be decoded here; {advice} `{corrected}` instead"),
+            format!("a reference cannot be decoded here; {verb} `{suggestion}` instead"),
         );
     }
 }
 
 /// Refuses what cannot be decoded, and replaces references by owned types for the suggestion.
 struct BorrowReplacer<'a> {
+    /// Refused later: the message needs the whole corrected type.
     references: Vec<TypeReference>,
     position: TypePosition,
     errors: &'a mut Errors,
@@ -228,26 +224,26 @@ impl VisitMut for BorrowReplacer<'_> {
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
         if !self.position.allows(lifetime) {
-            let advice = self.position.advice();
+            let verb = self.position.verb();
             let message =
-                format!("a type that borrows cannot be decoded; {advice} a type without lifetimes instead");
+                format!("a type that borrows cannot be decoded; {verb} a type without lifetimes instead");
             self.errors.push(lifetime, message);
         }
     }
 
     fn visit_type_impl_trait_mut(&mut self, ty: &mut TypeImplTrait) {
-        let advice = self.position.advice();
+        let verb = self.position.verb();
         self.errors.push(
             ty,
-            format!("`impl Trait` names no type to decode; {advice} a concrete type instead"),
+            format!("`impl Trait` names no type to decode; {verb} a concrete type instead"),
         );
     }
 
     fn visit_type_trait_object_mut(&mut self, ty: &mut TypeTraitObject) {
-        let advice = self.position.advice();
+        let verb = self.position.verb();
         self.errors.push(
             ty,
-            format!("a trait object cannot be decoded; {advice} a concrete type instead"),
+            format!("a trait object cannot be decoded; {verb} a concrete type instead"),
         );
     }
 
@@ -257,10 +253,10 @@ impl VisitMut for BorrowReplacer<'_> {
             .first()
             .is_some_and(|segment| segment.ident == "Self")
         {
-            let advice = self.position.advice();
+            let verb = self.position.verb();
             self.errors.push(
                 &*path,
-                format!("the client does not know `Self`; {advice} a concrete type instead"),
+                format!("the client does not know `Self`; {verb} a concrete type instead"),
             );
         }
         visit_mut::visit_path_mut(self, path);
@@ -276,6 +272,7 @@ pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     is_self.then_some(reference)
 }
 
+/// The owned type that replaces a reference to this one.
 fn owned(referent: &Type) -> Type {
     match bare_type(referent) {
         Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),

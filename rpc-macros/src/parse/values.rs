@@ -7,7 +7,7 @@ use syn::LitStr;
 use crate::model::Retry;
 
 /// AMQP 0-9-1 carries method and queue names as short strings, whose length is one byte.
-const SHORT_STRING: usize = 255;
+const MAX_NAME: usize = 255;
 
 /// The longest text of a duration, in bytes.
 const MAX_TEXT: usize = 24;
@@ -43,7 +43,8 @@ fn timeout_of(text: &str) -> Result<Duration, String> {
 /// The longest delay before a retry.
 const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Reads how often a job is retried, such as `"5 times, 1s to 5m"`.
+/// Reads how often a job is retried, such as `"5 times, 1s to 5m"`, or `"5 times, 1s"` if the
+/// delays are equal.
 pub(super) fn retry(text: &LitStr) -> syn::Result<Retry> {
     retry_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
 }
@@ -91,7 +92,7 @@ fn retry_of(text: &str) -> Result<Retry, String> {
 pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a wire name cannot be empty; remove `name` to use the name of the method")
-    } else if name.len() > SHORT_STRING {
+    } else if name.len() > MAX_NAME {
         Some("a wire name is at most 255 bytes long; write a shorter one with `#[rpc(name = \"..\")]`")
     } else if name.chars().any(char::is_control) {
         Some("a wire name cannot contain control characters; write a printable one")
@@ -110,7 +111,7 @@ const BATCH_SUFFIX: &str = ".batch";
 pub(super) fn queue_name_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a queue name cannot be empty; remove `queue` to use the name of the trait")
-    } else if name.len() > SHORT_STRING {
+    } else if name.len() > MAX_NAME {
         Some("a queue name is at most 255 bytes long; write a shorter one with `#[service(queue = \"..\")]`")
     } else if name.starts_with("amq.") {
         Some("queue names starting with `amq.` are reserved by RabbitMQ; choose another prefix")

@@ -142,7 +142,7 @@ impl BrokerBuilder {
     }
 
     /// The interval of [heartbeats](https://www.rabbitmq.com/docs/heartbeats). A connection whose
-    /// peer is silent for two intervals is lost. Rounded up to whole seconds, at least one; the
+    /// peer is silent for two intervals is lost. Rounded up to whole seconds, 1 to 65535; the
     /// default is 10 seconds. RabbitMQ advises 5 to 20, and the broker may ask for less.
     /// `?heartbeat=` in an address overrides it.
     pub fn heartbeat(mut self, period: Duration) -> Self {
@@ -240,7 +240,8 @@ impl BrokerBuilder {
         QueueReader::open(addresses, name, self.connect_timeout, queue).await
     }
 
-    /// Checks the options. Returns the addresses, and the options of all calls.
+    /// Checks the options. Returns the addresses, with the heartbeat and the TLS options, and the
+    /// options of all calls.
     fn check_options(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
         let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
@@ -267,15 +268,16 @@ impl BrokerBuilder {
         Ok((self.with_tls(addresses.collect())?, caller_options))
     }
 
-    /// Adds a TLS client to the addresses that need one.
+    /// Adds a TLS client to the addresses that need one. Refuses TLS options that do not fit the
+    /// addresses.
     #[cfg(feature = "tls")]
     fn with_tls(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         if self.tls.is_some() && !addresses.iter().all(Address::is_tls) {
             return invalid("amqp:// does not use the TLS options: write amqps://");
         }
-        let identity = self.tls.as_ref().is_some_and(Tls::has_identity);
-        if !identity && addresses.iter().any(Address::uses_external_auth) {
+        let has_identity = self.tls.as_ref().is_some_and(Tls::has_identity);
+        if !has_identity && addresses.iter().any(Address::uses_external_auth) {
             return invalid(
                 "auth_mechanism=external logs in by a client certificate: give one with Tls::identity_pem",
             );
@@ -312,7 +314,6 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller_options))
     }
 
-    /// Returns a handle on this transport.
     #[cfg(test)]
     pub(crate) fn with_transport(self, transport: Arc<dyn Transport>) -> Broker {
         let caller_options = self.caller_options(None, None);

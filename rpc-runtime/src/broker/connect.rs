@@ -37,7 +37,7 @@ impl Broker {
     /// # Errors
     ///
     /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect`]; [`BrokerError::NoAddress`] if
-    /// `AMQP_URL` is not set.
+    /// `AMQP_URL` is not set, or empty.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {

@@ -104,15 +104,17 @@ impl Settings {
                 }
             };
             match name.as_str() {
-                AMQP_URL => settings.builder.addresses = Ok(addresses(&value)?),
-                APP_ID => settings.builder.app_id = Some(app_id(&value)?),
+                AMQP_URL => settings.builder.addresses = Ok(parse_addresses(&value)?),
+                APP_ID => settings.builder.app_id = Some(parse_app_id(&value)?),
                 CONNECTION_NAME => settings.builder.connection_name = Some(value),
-                CONNECT_TIMEOUT => settings.builder.connect_timeout = duration(CONNECT_TIMEOUT, &value)?,
-                HEARTBEAT => settings.builder.heartbeat = Some(heartbeat(&value)?),
-                MAX_ACCEPTED_BYTES => settings.builder.limits.accepted = bytes(MAX_ACCEPTED_BYTES, &value)?,
-                MAX_SENT_BYTES => settings.builder.limits.sent = bytes(MAX_SENT_BYTES, &value)?,
-                REPLY_QUEUE => settings.builder.reply_queue = reply_queue(&value)?,
-                SEND_USER_ID => settings.builder.send_user_id = flag(SEND_USER_ID, &value)?,
+                CONNECT_TIMEOUT => settings.builder.connect_timeout = parse_timeout(CONNECT_TIMEOUT, &value)?,
+                HEARTBEAT => settings.builder.heartbeat = Some(parse_heartbeat(&value)?),
+                MAX_ACCEPTED_BYTES => {
+                    settings.builder.limits.accepted = parse_bytes(MAX_ACCEPTED_BYTES, &value)?;
+                }
+                MAX_SENT_BYTES => settings.builder.limits.sent = parse_bytes(MAX_SENT_BYTES, &value)?,
+                REPLY_QUEUE => settings.builder.reply_queue = parse_reply_queue(&value)?,
+                SEND_USER_ID => settings.builder.send_user_id = parse_flag(SEND_USER_ID, &value)?,
                 TLS_CA_FILE => settings.tls.authority = file(TLS_CA_FILE)?,
                 TLS_CERTIFICATE_FILE => certificate = file(TLS_CERTIFICATE_FILE)?,
                 TLS_KEY_FILE => key = file(TLS_KEY_FILE)?,
@@ -136,7 +138,7 @@ fn missing_beside(other: &str) -> String {
     format!("is not set, but {other} is: set both, the certificate and its key")
 }
 
-fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
+fn parse_addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
     let urls: Vec<_> = list.split(',').map(str::trim).collect();
     let mut addresses = Vec::new();
     for (index, url) in urls.iter().enumerate() {
@@ -159,19 +161,19 @@ fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
     Ok(addresses)
 }
 
-fn app_id(text: &str) -> Result<String, BrokerError> {
+fn parse_app_id(text: &str) -> Result<String, BrokerError> {
     match text.len() {
         0..=MAX_SHORT_STR => Ok(text.to_owned()),
         _ => Err(error(APP_ID, "is longer than the 255 bytes that AMQP allows")),
     }
 }
 
-fn reply_queue(text: &str) -> Result<ReplyQueue, BrokerError> {
+fn parse_reply_queue(text: &str) -> Result<ReplyQueue, BrokerError> {
     text.parse()
         .map_err(|_| error(REPLY_QUEUE, "must be resumable, exclusive or direct"))
 }
 
-fn flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
+fn parse_flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
     text.parse().map_err(|_| error(variable, "must be true or false"))
 }
 
@@ -182,10 +184,10 @@ fn parse_with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(*size)
 }
 
-fn duration(variable: &str, text: &str) -> Result<Duration, BrokerError> {
+fn parse_timeout(variable: &str, text: &str) -> Result<Duration, BrokerError> {
     const MIN: Duration = Duration::from_millis(1);
     const MAX: Duration = Duration::from_secs(60 * 60);
-    match time(text) {
+    match parse_time(text) {
         Some(time) if (MIN..=MAX).contains(&time) => Ok(time),
         _ => Err(error(
             variable,
@@ -194,8 +196,8 @@ fn duration(variable: &str, text: &str) -> Result<Duration, BrokerError> {
     }
 }
 
-/// Parses a time in the grammar of humantime. `None` if it is invalid or too long.
-fn time(text: &str) -> Option<Duration> {
+/// Parses a time in the grammar of humantime. `None` if the text is invalid or too long.
+fn parse_time(text: &str) -> Option<Duration> {
     /// Longer texts are refused, because humantime 2.4 panics on some of them: a sum overflows.
     const MAX_TEXT: usize = 24;
     if text.len() > MAX_TEXT {
@@ -204,8 +206,8 @@ fn time(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
 
-fn heartbeat(text: &str) -> Result<u16, BrokerError> {
-    let whole = time(text).filter(|time| time.subsec_nanos() == 0);
+fn parse_heartbeat(text: &str) -> Result<u16, BrokerError> {
+    let whole = parse_time(text).filter(|time| time.subsec_nanos() == 0);
     let seconds = whole.and_then(|time| u16::try_from(time.as_secs()).ok());
     seconds.filter(|&seconds| seconds > 0).ok_or_else(|| {
         let problem =
@@ -214,7 +216,7 @@ fn heartbeat(text: &str) -> Result<u16, BrokerError> {
     })
 }
 
-fn bytes(variable: &str, text: &str) -> Result<usize, BrokerError> {
+fn parse_bytes(variable: &str, text: &str) -> Result<usize, BrokerError> {
     const UNITS: [(&str, u64); 3] = [("", 1), ("KiB", 1024), ("MiB", 1024 * 1024)];
     let size = parse_with_unit(text, &UNITS).and_then(|size| usize::try_from(size).ok());
     size.filter(|&size| size > 0).ok_or_else(|| {

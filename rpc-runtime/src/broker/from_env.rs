@@ -78,7 +78,7 @@ impl BrokerBuilder {
         let settings = Settings::parse(variables)?;
         Ok(Self {
             #[cfg(feature = "tls")]
-            tls: read(&settings.tls)?,
+            tls: read_tls(&settings.tls)?,
             ..settings.builder
         })
     }
@@ -86,8 +86,8 @@ impl BrokerBuilder {
 
 /// Reads the TLS options from files. `None` if no file is named.
 #[cfg(feature = "tls")]
-fn read(files: &TlsFiles) -> Result<Option<Tls>, BrokerError> {
-    let read = |file: &NamedFile| {
+fn read_tls(files: &TlsFiles) -> Result<Option<Tls>, BrokerError> {
+    let read_file = |file: &NamedFile| {
         std::fs::read(&file.path).map_err(|error| BrokerError::Environment {
             variable: file.variable.to_owned(),
             problem: "names a file that cannot be read".to_owned(),
@@ -99,10 +99,10 @@ fn read(files: &TlsFiles) -> Result<Option<Tls>, BrokerError> {
     }
     let mut tls = Tls::new();
     if let Some(authority) = &files.authority {
-        tls = tls.ca_certificate_pem(read(authority)?);
+        tls = tls.ca_certificate_pem(read_file(authority)?);
     }
     if let Some((certificate, key)) = &files.identity {
-        tls = tls.identity_pem(read(certificate)?, read(key)?);
+        tls = tls.identity_pem(read_file(certificate)?, read_file(key)?);
     }
     Ok(Some(tls))
 }

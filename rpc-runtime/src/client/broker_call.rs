@@ -135,6 +135,7 @@ impl<'a> BrokerCall<'a> {
             confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
             deadline: self.time.deadline,
         };
+        // Only the first request is sent as that of a call that is alone.
         let is_alone = std::mem::take(&mut self.progress.guard.is_alone);
         session.requests.send(request, is_alone);
     }
@@ -163,13 +164,16 @@ impl<'a> BrokerCall<'a> {
         self.check_session(session, *is_confirmed)
     }
 
-    /// Decides what to do if the request was sent in a session that is no longer the current one.
+    /// Decides whether the reply can still arrive, after a confirm or after a change of the
+    /// session.
     fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
         let state = self.session_handle.state().borrow();
         if state.phase.is_closed() {
             let reason = self.session_handle.status().end_reason_or_closed();
-            return ControlFlow::Break(Err(broker_error(reason, self.progress.withdraw())));
+            let may_have_run = self.progress.withdraw();
+            return ControlFlow::Break(Err(broker_error(reason, may_have_run)));
         }
+        // What became of the request is another event, which follows.
         if !is_confirmed {
             return ControlFlow::Continue(Next::Wait);
         }
@@ -227,20 +231,21 @@ impl<'a> BrokerCall<'a> {
     /// delivered it nevertheless.
     async fn on_refused(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let plan = self.plan();
-        let is_first = !self.progress.may_have_run;
+        let may_have_run_before = self.progress.may_have_run;
         self.progress.may_have_run = true;
         if resend::after_refusal(plan.method.is_idempotent()) == ResendDecision::Fail {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         self.progress.last_failure = Some(PublishFailure::Refused);
-        if !is_first || plan.wait_for_server {
-            let delay = self.progress.retry().backoff.next_delay();
+        if may_have_run_before || plan.wait_for_server {
+            let delay = self.progress.retry_state().backoff.next_delay();
             return self.unless_ended(deadline, pin!(sleep(delay))).await;
         }
         let is_missing = pin!(self.session_handle.is_queue_missing(&plan.destination));
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
+        // The queue may take it now. If not, further requests are delayed.
         ControlFlow::Continue(())
     }
 
@@ -249,7 +254,7 @@ impl<'a> BrokerCall<'a> {
         let source = self.session_handle.status().end_reason().unwrap_or(source);
         self.progress.may_have_run |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
-            self.progress.retry().channels_closed += 1;
+            self.progress.retry_state().channels_closed += 1;
         }
         let is_permanent = source.is_handle_ended() || matches!(source, BrokerError::Unsendable { .. });
         let (is_idempotent, channels_closed) = (

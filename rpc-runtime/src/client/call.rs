@@ -208,7 +208,8 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Returns the call and its path if it has not begun.
+    /// Returns the call and its path. `None` if it has begun, or was made with
+    /// [`ready`](Self::ready).
     pub(super) fn into_planned(self) -> Option<(CallPath, Result<Arc<InFlightCall>, InvalidCall>)> {
         match self.state {
             State::Planned(Planned { path, call, .. }) => Some((path, call)),

@@ -73,7 +73,7 @@ impl<'a> CallProgress<'a> {
         self.retry.as_ref().map_or(0, |retry| retry.channels_closed)
     }
 
-    pub(super) fn retry(&mut self) -> &mut RetryState {
+    pub(super) fn retry_state(&mut self) -> &mut RetryState {
         self.retry.get_or_insert_with(|| {
             Box::new(RetryState {
                 channels_closed: 0,

@@ -114,6 +114,7 @@ impl Caller {
             let publishing = self
                 .transport()
                 .publish_control(queue, message, send_token.clone());
+            // `None` if no worker can have the request: it is sent again.
             let unconfirmed = match timeout_at(time_limit.deadline, publishing).await {
                 Ok(Published::Confirmed) => return empty_reply(plan.codec),
                 Ok(Published::Returned) if plan.wait_for_server => None,
@@ -159,7 +160,8 @@ impl Caller {
         self.session_handle.options.max_accepted_bytes
     }
 
-    /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
+    /// Returns [`CallError::TooLarge`] if a request is too large to be sent. A broadcast has a
+    /// lower limit, which [`broadcast`](Self::broadcast) checks.
     pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
         let (size, limit) = (plan.arguments.0.len(), self.session_handle.options.max_sent_bytes);
         if size > limit {

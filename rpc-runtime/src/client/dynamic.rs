@@ -113,17 +113,18 @@ impl DynamicClient {
     /// The call fails with
     ///
     /// - [`CallError::NotDescribed`] if the description has no such method,
-    /// - [`CallError::WrongKind`] if the method is a broadcast; see [`broadcast`](Self::broadcast),
+    /// - [`CallError::WrongKind`] if the method is a broadcast with answers; see
+    ///   [`broadcast`](Self::broadcast),
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
     ///   [`CallError::ServiceText`] if it does so in plain text,
     /// - [`CallError::BadReply`] if the result or error has a number outside the range of a
     ///   `Value`, such as a large `u128`. [`call_json`](Self::call_json) returns it exactly.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
-        let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, false, arguments),
+            self.prepare_call(method, false, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -131,10 +132,10 @@ impl DynamicClient {
     /// Calls a method like [`call`](Self::call), with arguments and result as JSON text. Numbers
     /// keep all their digits.
     pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, MethodError<String>> {
-        let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
+        let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, false, arguments),
+            self.prepare_call(method, false, exact_arguments),
             read_as::<String>,
         )
     }
@@ -147,10 +148,10 @@ impl DynamicClient {
     /// Sending fails with [`CallError::WrongKind`] if the method is not a broadcast with answers,
     /// and with the errors of [`call`](Self::call).
     pub fn broadcast(&self, method: &str, arguments: impl Serialize) -> Broadcast<Value, MethodError> {
-        let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, true, arguments),
+            self.prepare_call(method, true, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -158,35 +159,37 @@ impl DynamicClient {
     /// Calls a broadcast like [`broadcast`](Self::broadcast), with arguments and results as JSON
     /// text.
     pub fn broadcast_json(&self, method: &str, arguments: &str) -> Broadcast<String, MethodError<String>> {
-        let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
+        let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, true, arguments),
+            self.prepare_call(method, true, exact_arguments),
             read_as::<String>,
         )
     }
 
-    /// Encodes the arguments and prepares the call. `has_gather` is whether the answers of all
+    /// Encodes the arguments and prepares the call. `is_gathered` is whether the answers of all
     /// workers are gathered.
     fn prepare_call(
         &self,
         method: &str,
-        has_gather: bool,
-        arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
+        is_gathered: bool,
+        exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
         let Some((described, called)) = described.zip(self.service.method(method)) else {
             let method = method.to_owned();
             return Err(InvalidCall::NotDescribed { method });
         };
-        let is_broadcast = described.is_broadcast && !described.is_oneway;
-        if is_broadcast != has_gather {
-            let method = method.to_owned();
-            return Err(InvalidCall::WrongKind { method, is_broadcast });
+        let has_answers = described.is_broadcast && !described.is_oneway;
+        if has_answers != is_gathered {
+            return Err(InvalidCall::WrongKind {
+                method: method.to_owned(),
+                is_broadcast: has_answers,
+            });
         }
         self.client
             .prepare_call(CalledMethod::Described(Arc::clone(called)), |codec| {
-                let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));
+                let encoded = exact_arguments().and_then(|arguments| encode(described, arguments, codec));
                 encoded.map_err(|source| EncodeError::new(codec, source))
             })
     }
@@ -220,7 +223,6 @@ enum ArgumentsError {
     TooManyForText(usize),
 }
 
-/// Shows a list of names.
 struct Names<'a>(&'a [String]);
 
 impl fmt::Display for Names<'_> {
@@ -250,7 +252,8 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
     }
 }
 
-/// Returns the arguments with their names. Checks that the method has them.
+/// Returns the arguments with their names. Checks that the method has them, but not that none is
+/// missing.
 fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
@@ -315,7 +318,6 @@ fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T
     }
 }
 
-/// Decodes the body of a reply as a value.
 fn decode_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
     let value = match reply.codec {
         // Plain text does not distinguish numbers from strings.

@@ -22,7 +22,6 @@ pub(super) enum ExactValue {
 }
 
 impl ExactValue {
-    /// Reads JSON.
     pub(super) fn from_json(text: &[u8]) -> Result<Self, DecodeError> {
         // The parser below does not check the syntax.
         Codec::Json.decode::<IgnoredAny>(text)?;
@@ -31,10 +30,10 @@ impl ExactValue {
             .map_err(|error| DecodeError::new(Codec::Json, error.into()))
     }
 
-    /// Reads the body of a reply.
     pub(super) fn from_reply(codec: Codec, body: &[u8]) -> Result<Self, DecodeError> {
         match codec {
             Codec::Json if !body.is_empty() => Self::from_json(body),
+            // An empty body is null.
             codec => codec.decode_reply(body),
         }
     }
@@ -49,7 +48,7 @@ impl ExactValue {
         Ok(match self {
             Self::Null => Value::Null,
             Self::Bool(value) => Value::Bool(value),
-            Self::Number(text) => match number(&text) {
+            Self::Number(text) => match parse_number(&text) {
                 Some(number) => Value::Number(number),
                 None => return Err(OutOfRange(text)),
             },
@@ -74,7 +73,7 @@ impl ExactValue {
 
 /// Parses a number. Rounds a float to `f64`. Returns `None` if the number is outside the range of a
 /// [`Number`].
-fn number(text: &str) -> Option<Number> {
+fn parse_number(text: &str) -> Option<Number> {
     if is_float(text) {
         return Number::from_f64(text.parse().ok()?);
     }
@@ -83,6 +82,7 @@ fn number(text: &str) -> Option<Number> {
 }
 
 fn is_float(number: &str) -> bool {
+    // No integer is a negative zero.
     number == "-0" || number.contains(['.', 'e', 'E'])
 }
 
@@ -200,11 +200,11 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_f32<E: serde::de::Error>(self, value: f32) -> Result<ExactValue, E> {
-        float(value, value.is_finite())
+        exact_float(value, value.is_finite())
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<ExactValue, E> {
-        float(value, value.is_finite())
+        exact_float(value, value.is_finite())
     }
 
     fn visit_str<E>(self, text: &str) -> Result<ExactValue, E> {
@@ -250,7 +250,7 @@ impl<'de> Visitor<'de> for AnyValue {
 }
 
 /// Formats a float like `serde_json`. NaN and infinities are errors.
-fn float<E: serde::de::Error>(
+fn exact_float<E: serde::de::Error>(
     value: impl Serialize + fmt::Display,
     is_finite: bool,
 ) -> Result<ExactValue, E> {
@@ -315,6 +315,7 @@ impl<'a> Parser<'a> {
 
     /// Reads a string. Fails if it contains bytes that are not UTF-8, or half of a surrogate pair.
     fn string(&mut self) -> serde_json::Result<String> {
+        // Skips whitespace.
         self.peek();
         // The opening quote counts as escaped, so that it does not end the string.
         let mut is_escaped = true;
@@ -337,7 +338,7 @@ impl<'a> Parser<'a> {
         std::str::from_utf8(word).unwrap_or_default()
     }
 
-    /// Returns the next byte that is not whitespace.
+    /// Skips whitespace, and returns the next byte without taking it.
     fn peek(&mut self) -> Option<u8> {
         self.rest = self.rest.trim_ascii_start();
         self.rest.first().copied()

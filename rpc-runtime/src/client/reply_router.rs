@@ -73,7 +73,7 @@ fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
 /// the batch cannot be read.
 fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
     let replies = read_batch::<BatchedReply>(&message.body);
-    match (content::codec(&message.properties), replies) {
+    match (content::codec_of(&message.properties), replies) {
         (Ok(codec), Ok(replies)) => in_flight.complete_all(replies, codec.unwrap_or(Codec::Text)),
         _ => 1,
     }

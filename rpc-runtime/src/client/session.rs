@@ -44,7 +44,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct SessionState {
     pub(super) phase: SessionPhase,
-    /// The epoch of the current session, or of the last one.
+    /// The epoch of the current session. While there is none, that of the last one, raised by what
+    /// is already lost or opened again.
     pub(super) epoch: ReplyEpoch,
     /// Why the last session was lost.
     pub(super) loss_reason: Option<BrokerError>,
@@ -144,7 +145,8 @@ impl Drop for SessionTask {
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
-    /// Changes the state and notifies the calls in flight.
+    /// Changes the state and notifies the calls in flight. They need to know only of another epoch,
+    /// and of the end; calls that wait for a session see every change.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
         self.in_flight.session_changed();
@@ -198,7 +200,8 @@ impl SessionTask {
         self.state.send_modify(|state| state.phase = phase);
     }
 
-    /// Opens the halves that are missing. Then calls may send requests.
+    /// Opens the halves that are missing. Then calls may send requests. If the reply consumer was
+    /// lost meanwhile, [`serve`](Self::serve) reports it.
     async fn open_missing_halves(&mut self) -> Result<(), BrokerError> {
         if self.reply_consumer.is_none() {
             self.open_reply_consumer().await?;
@@ -292,6 +295,7 @@ impl SessionTask {
                 }
                 reason = &mut closed => {
                     self.publisher = None;
+                    // They share a channel.
                     if self.options.reply_queue == ReplyQueue::Direct {
                         self.close_reply_consumer().await;
                     }

@@ -107,7 +107,7 @@ impl Client {
     pub(super) fn prepare_call(
         &self,
         method: CalledMethod,
-        arguments: impl FnOnce(Codec) -> Result<Bytes, EncodeError>,
+        encode_arguments: impl FnOnce(Codec) -> Result<Bytes, EncodeError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let destination = self.destination.clone().map_err(|source| InvalidCall::Invalid {
             what: "the queue's name",
@@ -117,7 +117,7 @@ impl Client {
             method_index: destination.method_index(method.name()),
             destination,
             codec: self.codec,
-            arguments: Arguments(arguments(self.codec).map_err(InvalidCall::Encode)?),
+            arguments: Arguments(encode_arguments(self.codec).map_err(InvalidCall::Encode)?),
             timeout: method.timeout().unwrap_or(self.timeout),
             method,
             headers: Headers::default(),
@@ -169,7 +169,6 @@ where
     }
 }
 
-/// Decodes the body of a reply as the method's result.
 fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
     match reply.codec.decode_result(&reply.body) {
         Ok(result) => Ok(result),

@@ -1,5 +1,5 @@
-//! Text and bytes that a handler borrows from the delivery. They are copied if the codec cannot
-//! borrow.
+//! Text and bytes in arguments and results. A handler borrows them from the delivery, unless the
+//! codec can only copy them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -181,12 +181,12 @@ pub trait NoConversion {
     /// The user's type.
     type Type;
 
-    /// Converts an argument to what the client serializes.
+    /// Returns the argument, which the client serializes as it is.
     fn sent(argument: &Self::Type) -> &Self::Type {
         argument
     }
 
-    /// Converts a deserialized value to the method's argument.
+    /// Returns the deserialized value, which is the method's argument.
     fn received(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,
@@ -194,7 +194,7 @@ pub trait NoConversion {
         argument
     }
 
-    /// Converts a deserialized value to an argument of a `'static` type.
+    /// Returns the deserialized value, which is an argument of a `'static` type.
     fn received_owned(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,

@@ -36,7 +36,8 @@ impl Codec {
         }
     }
 
-    /// Returns the codec of a content type. `None` if the content type does not determine one.
+    /// Returns the codec of a content type. `None` if the content type is empty or
+    /// `application/octet-stream`, which say nothing about the format.
     ///
     /// Case is ignored, and so are parameters, except for a charset, which must be UTF-8 or
     /// US-ASCII.
@@ -57,7 +58,7 @@ impl Codec {
             "" | "application/octet-stream" => None,
             _ => return Err(UnsupportedContentType::Type(content_type)),
         };
-        if parts.all(allows_utf8) {
+        if parts.all(is_supported_parameter) {
             Ok(codec)
         } else {
             Err(UnsupportedContentType::Charset(content_type))
@@ -65,8 +66,9 @@ impl Codec {
     }
 }
 
-/// Whether a parameter of a content type allows UTF-8. Only the name of another charset does not.
-fn allows_utf8(parameter: &str) -> bool {
+/// Whether a parameter of a content type is supported: it is not a charset, or the charset is UTF-8
+/// or its subset US-ASCII.
+fn is_supported_parameter(parameter: &str) -> bool {
     match parameter.split_once('=') {
         Some((name, charset)) if name.trim() == "charset" => {
             let charset = charset.trim().trim_matches('"');

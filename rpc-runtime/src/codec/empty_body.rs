@@ -4,7 +4,8 @@ use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// Decodes an empty body as `()`, a unit struct, `None`, or a newtype of one of them.
+/// Decodes an empty body as a value that a unit can stand for, such as `()`, a unit struct or
+/// `None`, or as a newtype of one. Fails for all other types.
 pub(super) fn decode<T: DeserializeOwned>() -> Result<T, Error> {
     T::deserialize(EmptyBody)
 }

@@ -13,7 +13,6 @@ use super::error::{DecodeError, EncodeError};
 use super::{empty_body, json, message_pack, scratch, text};
 
 impl Codec {
-    /// Encodes a value.
     pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, EncodeError> {
         let encoded = match self {
             Self::MessagePack => scratch::write_body(|body| message_pack::encode(value, body)),
@@ -38,7 +37,7 @@ impl Codec {
         self.decode_seed(std::marker::PhantomData, body)
     }
 
-    /// Decodes with a seed. Bytes after the value are an error.
+    /// Decodes with a seed. Bytes after the value are an error, except for whitespace after JSON.
     pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
         self,
         seed: S,
@@ -52,10 +51,11 @@ impl Codec {
         .map_err(|source| DecodeError::new(self, source))
     }
 
-    /// Decodes what [`encode_result`](Self::encode_result) encoded.
+    /// Decodes what [`encode_result`](Self::encode_result) encoded, and an empty body as
+    /// [`decode_reply`](Self::decode_reply) does.
     pub(crate) fn decode_result<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
         let mut result = None::<T>;
-        // `encode_result` encodes these types as bytes. An array of numbers is accepted too.
+        // `encode_result` encodes these types as bytes. Only a `dyn Any` tells that `T` is one.
         let slot = &mut result as &mut dyn Any;
         if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
             *slot = Some(self.decode_bytes(body)?);
@@ -65,8 +65,9 @@ impl Codec {
         result.map_or_else(|| self.decode_reply(body), Ok)
     }
 
-    /// Decodes the body of a reply. An empty body is decoded as `()` or `None`, because some
-    /// workers send one.
+    /// Decodes the body of a reply, without the special form that bytes have as a result. An empty
+    /// body that is no value in this codec is decoded as `()` or `None`, because some workers send
+    /// one.
     pub(crate) fn decode_reply<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self.decode(body) {
             Err(error) if body.is_empty() => empty_body::decode().map_err(|_| error),
@@ -74,6 +75,7 @@ impl Codec {
         }
     }
 
+    /// Decodes bytes, an array of numbers, or a string as its UTF-8 bytes.
     fn decode_bytes(self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         Ok(self.decode::<CowBytes<'_>>(body)?.0.into_owned())
     }

@@ -13,6 +13,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Re
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, BoxError> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
+    // Without the feature, `serde_json` reads all numbers correctly.
     let value = match ARBITRARY_PRECISION {
         true => seed.deserialize(ReadNumbers::<_, Json>::new(&mut deserializer))?,
         false => seed.deserialize(&mut deserializer)?,

@@ -24,7 +24,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Re
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, BoxError> {
     check_structure(body)?;
-    let mut deserializer = deserializer(body);
+    let mut deserializer = deserializer_of(body);
     Ok(seed.deserialize(ReadNumbers::<_, numbers::MessagePack>::new(&mut deserializer))?)
 }
 
@@ -36,15 +36,16 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
 /// array, a map or bytes announce, even if the body ends there, and serde then reserves up to 1 MiB
 /// for each level.
 fn check_structure(body: &[u8]) -> Result<(), BoxError> {
-    let mut deserializer = deserializer(body);
+    let mut deserializer = deserializer_of(body);
     IgnoredAny::deserialize(&mut deserializer)?;
+    // A second value must fail, because the body ends.
     match IgnoredAny::deserialize(&mut deserializer) {
         Err(RmpError::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(()),
         _ => Err(TrailingBytes.into()),
     }
 }
 
-fn deserializer(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>, HumanReadableConfig<DefaultConfig>> {
+fn deserializer_of(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>, HumanReadableConfig<DefaultConfig>> {
     let mut deserializer = Deserializer::from_read_ref(body).with_human_readable();
     deserializer.set_max_depth(MAX_DEPTH);
     deserializer

@@ -288,6 +288,7 @@ enum Plain<T> {
     Struct { value: T },
 }
 
+/// Checks that JSON refuses the value, and that MessagePack does not.
 fn assert_refused<T: Serialize>(value: T) {
     let error = Codec::Json.encode(&value).unwrap_err();
     let error = crate::Chain(&error).to_string();
@@ -326,16 +327,16 @@ fn json_refuses_floats_that_are_not_finite() {
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         assert_refused_everywhere(value);
     }
-    // A map's key.
-    struct Key(f64);
+    // A map with this key.
+    struct MapWithKey(f64);
 
-    impl Serialize for Key {
+    impl Serialize for MapWithKey {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.collect_map([(self.0, 1)])
         }
     }
 
-    assert_refused(Key(f64::NAN));
+    assert_refused(MapWithKey(f64::NAN));
     assert_eq!(&Codec::Json.encode(&Some(1.5)).unwrap()[..], b"1.5");
 }
 

@@ -24,7 +24,7 @@ pub(crate) static BUILT_IN: ServiceDescriptor =
 /// The prefix of the names of built-in methods. No other method may have it.
 const PREFIX: &str = "rpc.";
 
-/// Whether the method with this name is built in.
-pub(crate) fn is_built_in(method: &str) -> bool {
+/// Whether a name is that of a built-in method, or is reserved for a later one.
+pub(crate) fn is_built_in_name(method: &str) -> bool {
     method.starts_with(PREFIX)
 }

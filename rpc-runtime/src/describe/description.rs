@@ -34,6 +34,7 @@ impl From<&MethodDescriptor> for MethodDescription {
         let mut description = Self::new(method.name);
         method.docs.clone_into(&mut description.docs);
         let details = method.argument_details.iter().map(Some);
+        // The descriptor has details of all arguments or of none.
         let details = details.chain(std::iter::repeat(None));
         let arguments = method.arguments.iter().zip(details);
         description.arguments = arguments.map(|(name, details)| argument(name, details)).collect();
@@ -62,8 +63,8 @@ fn argument(name: &str, details: Option<&ArgumentDescriptor>) -> ArgumentDescrip
     description
 }
 
-fn milliseconds(timeout: Duration) -> u64 {
-    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ pub(crate) mod schemas;
 mod worker;
 mod worker_stats;
 
-pub(crate) use built_in::{BUILT_IN, DESCRIBE, PING, STATS, is_built_in};
+pub(crate) use built_in::{BUILT_IN, DESCRIBE, PING, STATS, is_built_in_name};
 pub use descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
 pub use retry_policy::RetryPolicy;
 pub use rpc_contract::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};

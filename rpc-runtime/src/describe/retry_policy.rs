@@ -29,7 +29,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The delay before a retry. The first retry has the number 1.
+    /// The delay before a retry. The first retry has the number 1. A number above `times` counts as
+    /// the last.
     pub(crate) fn delay(&self, number: u32) -> Duration {
         let steps = u32::from(self.times).saturating_sub(1);
         let step = number.saturating_sub(1).min(steps);

@@ -204,6 +204,7 @@ mod with_feature {
 
         pub(super) fn schema<T: JsonSchema + ?Sized>(&mut self) -> Option<Value> {
             let mut schema: Schema = self.0.subschema_for::<T>();
+            // The generator itself transforms root schemas and definitions only.
             for transform in self.0.transforms_mut() {
                 transform.transform(&mut schema);
             }
@@ -231,7 +232,8 @@ mod with_feature {
         }
 
         pub(super) fn definitions(mut self) -> impl Iterator<Item = (String, Value)> {
-            self.0.take_definitions(true).into_iter()
+            let apply_transforms = true;
+            self.0.take_definitions(apply_transforms).into_iter()
         }
     }
 }

@@ -110,15 +110,15 @@ impl MethodStats {
 impl fmt::Display for WorkerStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.worker)?;
-        for stats in &self.queues {
+        for queue_stats in &self.queues {
             let QueueStats {
                 queue,
                 admitted,
                 shed,
                 methods,
                 ..
-            } = stats;
-            let (queue, time) = (OneLine(queue), stats.queue_time());
+            } = queue_stats;
+            let (queue, time) = (OneLine(queue), queue_stats.queue_time());
             write!(
                 f,
                 "\n{queue}: queue time {time:?}, {admitted} admitted, {shed} shed"

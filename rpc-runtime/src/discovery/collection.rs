@@ -53,10 +53,10 @@ pub(super) struct Collection<T> {
     id: ShortStr,
     max_workers: usize,
     worker_ids: HashSet<String>,
-    bytes: usize,
+    total_bytes: usize,
     ignored: usize,
-    is_full: bool,
-    log: LogLimit,
+    is_ended: bool,
+    log_limit: LogLimit,
     found: Discovered<T>,
 }
 
@@ -67,10 +67,10 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
             id,
             max_workers,
             worker_ids: HashSet::new(),
-            bytes: 0,
+            total_bytes: 0,
             ignored: 0,
-            is_full: false,
-            log: LogLimit::new(DISCOVERY_KEY),
+            is_ended: false,
+            log_limit: LogLimit::new(DISCOVERY_KEY),
             found: Discovered {
                 workers: Vec::new(),
                 refusals: Vec::new(),
@@ -80,18 +80,18 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
     }
 
     /// Whether further answers are ignored.
-    pub(super) fn is_full(&self) -> bool {
-        self.is_full
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended
     }
 
     /// Ends the collection although more workers may answer.
     pub(super) fn end_incomplete(&mut self) {
-        self.is_full = true;
+        self.is_ended = true;
         self.found.is_complete = false;
     }
 
-    fn log(&self, kind: &'static str, reason: impl std::fmt::Display) {
-        if let Some(Suppressed(suppressed)) = self.log.admit(Level::DEBUG, kind) {
+    fn log_dropped(&self, kind: &'static str, reason: impl std::fmt::Display) {
+        if let Some(Suppressed(suppressed)) = self.log_limit.admit(Level::DEBUG, kind) {
             let reason = Logged(reason);
             tracing::debug!(%reason, suppressed, "dropped a worker's answer to a discovery request");
         }
@@ -102,13 +102,14 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.found.is_complete = false;
     }
 
-    /// Records that a worker's answer is missing. Returns `false`, as it is not kept.
-    fn drop_answer(&mut self) -> bool {
+    /// Records that a worker's answer is dropped. Returns `false`, as it is not kept.
+    fn mark_dropped(&mut self) -> bool {
         self.mark_incomplete();
         false
     }
 
-    /// Adds a message from the reply queue. Returns whether it is kept.
+    /// Adds a message from the reply queue. Returns whether it is kept. Once there are
+    /// `max_workers` answers, any further message ends the collection.
     pub(super) fn add(&mut self, message: Message) -> bool {
         if self.found.workers.len() >= self.max_workers {
             self.end_incomplete();
@@ -121,11 +122,11 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         is_kept
     }
 
-    /// Adds a message with malformed properties. Returns `false`, as it cannot be kept.
-    pub(super) fn add_malformed(&mut self, message: &Message) -> bool {
+    /// Counts and drops a message with malformed properties. Returns `false`, as it is not kept.
+    pub(super) fn drop_malformed(&mut self, message: &Message) -> bool {
         if message.properties.correlation_id.as_ref() == Some(&self.id) {
-            self.log("answer_malformed", format_args!("its properties are malformed"));
-            self.drop_answer();
+            self.log_dropped("answer_malformed", format_args!("its properties are malformed"));
+            self.mark_incomplete();
         }
         self.count_ignored();
         false
@@ -144,21 +145,21 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
         let size = message.body.len();
         let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
-            self.log(
+            self.log_dropped(
                 "answer_unknown",
                 format_args!("its content type or encoding is unknown"),
             );
-            return self.drop_answer();
+            return self.mark_dropped();
         };
         if size > MAX_BYTES {
-            self.log(
+            self.log_dropped(
                 "answer_size",
                 format_args!("it has {size} bytes, and at most {MAX_BYTES} are accepted"),
             );
-            return self.drop_answer();
+            return self.mark_dropped();
         }
-        self.bytes += size;
-        if self.bytes > MAX_TOTAL_BYTES {
+        self.total_bytes += size;
+        if self.total_bytes > MAX_TOTAL_BYTES {
             self.end_incomplete();
             return false;
         }
@@ -170,13 +171,13 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
             }
             ReplyKind::Fault => return false,
             // The built-in methods have no errors of their own.
-            ReplyKind::Error => return self.drop_answer(),
+            ReplyKind::Error => return self.mark_dropped(),
         }
         let answer = match reply.codec.decode::<T>(&reply.body) {
             Ok(answer) => answer,
             Err(error) => {
-                self.log("answer_unreadable", Chain(&error));
-                return self.drop_answer();
+                self.log_dropped("answer_unreadable", Chain(&error));
+                return self.mark_dropped();
             }
         };
         let is_new = self.worker_ids.insert(answer.worker().id.clone());
@@ -245,11 +246,11 @@ mod tests {
         let other = ShortStr::from_static("8");
         assert!(!collection.add(answer(other, &worker("a"))));
         assert!(!collection.add(Message::default()));
-        assert!(!collection.is_full() && collection.found.is_complete);
+        assert!(!collection.is_ended() && collection.found.is_complete);
         for _ in 0..MAX_IGNORED {
             collection.add(Message::default());
         }
-        assert!(collection.is_full());
+        assert!(collection.is_ended());
         assert!(ids(collection).is_empty());
     }
 
@@ -263,7 +264,7 @@ mod tests {
             let mut collection = Collection::<Worker>::new(ID, 10);
             assert!(!collection.add(dropped));
             // Further answers are still collected.
-            assert!(!collection.is_full());
+            assert!(!collection.is_ended());
             assert!(collection.add(answer(ID, &worker("b"))));
             assert!(!collection.found.is_complete);
             assert_eq!(ids(collection), ["b"]);
@@ -289,10 +290,10 @@ mod tests {
         let mut collection = Collection::<Worker>::new(ID, 2);
         for id in ["a", "b"] {
             collection.add(answer(ID, &worker(id)));
-            assert!(!collection.is_full());
+            assert!(!collection.is_ended());
         }
         collection.add(answer(ID, &worker("c")));
-        assert!(collection.is_full());
+        assert!(collection.is_ended());
         let found = collection.into_found();
         assert_eq!((found.workers.len(), found.is_complete), (2, false));
     }
@@ -303,6 +304,6 @@ mod tests {
         let long = |number: usize| worker(&format!("{number}{}", "x".repeat(MAX_BYTES - 1000)));
         let kept = (0..100).take_while(|number| collection.add(answer(ID, &long(*number))));
         assert_eq!(kept.count(), MAX_TOTAL_BYTES / (MAX_BYTES - 900));
-        assert!(collection.is_full());
+        assert!(collection.is_ended());
     }
 }

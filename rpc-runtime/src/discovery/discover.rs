@@ -89,8 +89,8 @@ impl Discover {
     }
 
     /// Sets how long to wait for the next answer; the default is half a second. If any worker
-    /// listens, discovery takes at least this long, unless the timeout is shorter. The maximum is
-    /// 49 days.
+    /// listens, discovery takes at least this long, unless the timeout is shorter or too many
+    /// workers answer. The maximum is 49 days.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window.min(MAX_TIME_TO_LIVE);
         self
@@ -156,9 +156,11 @@ impl Discover {
                 self.collect(collection, &mut subscription.replies, deadline)
                     .await
             }
+            // No worker is subscribed.
             Ok(Published::Returned) => Ok(Collection::new(id, 0).into_found()),
             Ok(Published::Failed { source, .. }) => Err(source),
             Ok(Published::Refused) => {
+                // The other queues got the request.
                 let mut collection = Collection::new(id, self.max_workers);
                 collection.mark_incomplete();
                 let collecting = self.collect(collection, &mut subscription.replies, deadline);
@@ -167,6 +169,7 @@ impl Discover {
                     collected => collected,
                 }
             }
+            // Nothing withdraws this request.
             Ok(Published::Withdrawn) => Err(refused()),
             Err(error) => Err(error),
         };
@@ -255,13 +258,13 @@ impl Discover {
         deadline: Instant,
     ) -> Result<Discovered<T>, BrokerError> {
         let mut quiet_at = Instant::now() + self.window;
-        while !collection.is_full() {
+        while !collection.is_ended() {
             match timeout_at(deadline.min(quiet_at), replies.deliveries.next()).await {
                 Ok(Some(Ok(delivery))) => {
                     replies.control.ack(delivery.tag);
                     let is_kept = match delivery.malformed {
                         None => collection.add(delivery.message),
-                        Some(_) => collection.add_malformed(&delivery.message),
+                        Some(_) => collection.drop_malformed(&delivery.message),
                     };
                     if is_kept {
                         quiet_at = Instant::now() + self.window;

@@ -12,9 +12,9 @@ pub struct Discovered<T> {
     /// The faults of workers that refused to answer, for example because this caller is not
     /// authorized. At most a hundred are kept.
     pub refusals: Vec<Fault>,
-    /// Whether no answer is known to be missing. It is `false` if there were too many answers, an
-    /// answer was too large or could not be decoded, the timeout came before the window had passed
-    /// without an answer, or the queue of a worker did not accept the request.
+    /// Whether no answer is known to be missing. It is `false` if there were too many answers or
+    /// unrelated messages, an answer was too large or could not be decoded, the timeout came before
+    /// the window had passed without an answer, or a worker's queue did not accept the request.
     pub is_complete: bool,
 }
 

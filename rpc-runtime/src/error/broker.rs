@@ -211,7 +211,7 @@ impl BrokerError {
         }
     }
 
-    /// [`BrokerError::Queue`]: the broker refused this queue.
+    /// [`BrokerError::Queue`]: the broker refused this queue, and not only for a moment.
     pub fn queue(queue: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Queue {
             queue: queue.into(),
@@ -239,7 +239,8 @@ impl BrokerError {
     ///
     /// It is `false` if someone has to act first: the configuration is wrong, the broker refused a
     /// queue, an exchange or a client, a limit is reached, the message cannot be sent, or the
-    /// handle has ended.
+    /// handle has ended. A refused user or virtual host is a [`Connect`](Self::Connect) error,
+    /// which is transient.
     ///
     /// It does not say whether it is safe to call again; see
     /// [`CallError::is_retryable`](crate::CallError::is_retryable) for that.
@@ -273,9 +274,9 @@ impl BrokerError {
         }
     }
 
-    /// Whether a failure to open something is only waited out. If not, it is also reported: the
+    /// Whether a failure to open something is waited out silently. If not, it is reported: the
     /// first attempt of a server fails with it, and a task in the background logs it and tries
-    /// again. A temporary [`Queue`](Self::Queue) error is reported.
+    /// again. A [`Queue`](Self::Queue) error is always reported, even a temporary one.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }

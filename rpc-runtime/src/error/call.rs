@@ -141,6 +141,7 @@ pub enum CallError<E = Infallible> {
     /// begun. Nothing was sent.
     #[error("the call cannot be encoded: only the call of a job can be, before it is awaited")]
     CannotEncode,
+
     /// The method is a broadcast and was not called as one, or the other way round. Nothing was
     /// sent. Only a [`DynamicClient`](crate::DynamicClient) returns this error.
     #[error("{method:?} is {}", if *.is_broadcast {
@@ -188,13 +189,15 @@ pub enum CallError<E = Infallible> {
         queue: String,
     },
 
-    /// The broker could not be reached, or the connection was lost during the call.
+    /// The broker could not be reached, the connection was lost during the call, or the broker or
+    /// the handle failed the call in another way.
     #[error("the broker failed the call")]
     #[non_exhaustive]
     Broker {
         /// What happened.
         source: BrokerError,
-        /// Whether the request may have reached a worker.
+        /// [`Executed::Maybe`] if the request may have reached a worker, otherwise
+        /// [`Executed::No`].
         executed: Executed,
     },
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::broker::BrokerError;
 use crate::protocol::InvalidName;
 
-/// Why a server could not start, or stopped although nobody asked it to.
+/// Why a server could not start, stopped although nobody asked it to, or did not stop in time.
 ///
 /// Variants with fields may gain more of them, so match them with `..`.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,7 +50,8 @@ pub enum ServerError {
         method: &'static str,
     },
 
-    /// A method is a broadcast and also `idempotent` or the default. The macro refuses such methods.
+    /// A method is a broadcast and also `idempotent` or the default. The macro refuses such
+    /// methods.
     #[error(
         "service {service:?} has a method {method:?} that is a broadcast: it cannot be idempotent or the default"
     )]

@@ -65,7 +65,7 @@ impl<'de, T: Deserialize<'de>> DecodeArguments<'de> for Derived<T> {
     }
 }
 
-/// A map that names the argument whose value cannot be read.
+/// A map whose errors name the argument whose value cannot be read.
 struct NamingMap<'de, M> {
     map: M,
     /// The last key.

@@ -6,12 +6,12 @@ use crate::codec::{Codec, UnsupportedContentType};
 /// The values of `content_encoding` that do not change the body. Some clients put a charset there.
 const IDENTITY: [&str; 6] = ["identity", "utf-8", "utf8", "us-ascii", "ascii", "binary"];
 
-/// Returns the codec of a message's body, or `None` if the message does not name one.
+/// Returns the codec of a message's body, or `None` if its content type does not determine one.
 ///
 /// # Errors
 ///
 /// If the body is in a content type or an encoding that this library cannot read.
-pub(crate) fn codec(properties: &Properties) -> Result<Option<Codec>, UnsupportedContent> {
+pub(crate) fn codec_of(properties: &Properties) -> Result<Option<Codec>, UnsupportedContent> {
     let codec = Codec::from_content_type(as_str(&properties.content_type))?;
     let encoding = as_str(&properties.content_encoding).trim();
     let is_identity = IDENTITY.iter().any(|name| name.eq_ignore_ascii_case(encoding));
@@ -24,8 +24,8 @@ pub(crate) fn codec(properties: &Properties) -> Result<Option<Codec>, Unsupporte
     }
 }
 
-/// Returns the `content_type` for the reply to a request with these properties, or `None` if it is
-/// the codec's own name.
+/// Returns the `content_type` for the reply to a request with these properties, or `None` if the
+/// codec's own name will do.
 ///
 /// A caller that uses another name of a content type may not know the codec's own, so the reply
 /// repeats the caller's.
@@ -36,8 +36,8 @@ pub(crate) fn reply_content_type(properties: &Properties) -> Option<ShortStr> {
         name if name == codec.content_type() => None,
         // The request may be in US-ASCII, but the reply is UTF-8.
         name if name.to_ascii_lowercase().contains("ascii") => {
-            let essence = name.split(';').next().unwrap_or_default();
-            ShortStr::new(essence.trim()).ok()
+            let without_parameters = name.split(';').next().unwrap_or_default();
+            ShortStr::new(without_parameters.trim()).ok()
         }
         _ => Some(sent.clone()),
     }
@@ -95,15 +95,15 @@ mod tests {
             "utf-16",
             "gzip, utf-8",
         ] {
-            let error = codec(&properties("application/json", encoding)).unwrap_err();
+            let error = codec_of(&properties("application/json", encoding)).unwrap_err();
             assert!(error.to_string().contains(encoding), "{error}");
             assert_eq!(error.readable_codec(), Codec::Json);
         }
         for encoding in ["", "identity", "UTF-8", "utf8", "us-ascii", "binary", " utf-8 "] {
-            let read = codec(&properties("application/json", encoding));
+            let read = codec_of(&properties("application/json", encoding));
             assert_eq!(read, Ok(Some(Codec::Json)), "{encoding}");
         }
-        assert_eq!(codec(&Properties::default()), Ok(None));
+        assert_eq!(codec_of(&Properties::default()), Ok(None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! When RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message, it removes the
 //! `expiration`, and the next queue delivers the message as if for the first time. The headers
 //! `x-death` and `x-first-death-reason` tell its history. Any peer can send these headers, so
-//! values that make no sense are ignored, except for a count: it is taken for the largest one.
+//! values that make no sense are ignored, except for a count: it is taken as `u32::MAX`.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ pub(crate) const DEATHS_HEADER: &str = "x-death";
 /// The header with the reason of the first dead-lettering.
 pub(crate) const FIRST_DEATH_REASON_HEADER: &str = "x-first-death-reason";
 
-/// The history of a dead-lettered message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DeadLettered {
     /// Whether it expired in a queue.
     pub(crate) has_expired: bool,
     /// How many times it was dead-lettered for a reason other than expiry.
-    pub(crate) times: u32,
+    pub(crate) non_expiry_deaths: u32,
     /// How many times it was rejected.
     pub(crate) rejections: u32,
-    /// Its original time to live. How much of it has passed is unknown.
+    /// Its original time to live, the shortest one if entries differ. How much of it has passed is
+    /// unknown.
     pub(crate) original_expiration: Option<Duration>,
 }
 
@@ -67,7 +67,7 @@ impl DeadLettered {
             DeathReason::DeliveryLimit | DeathReason::Other => {}
         }
         if reason != DeathReason::Expired {
-            self.times = self.times.saturating_add(count);
+            self.non_expiry_deaths = self.non_expiry_deaths.saturating_add(count);
         }
         let both = self.original_expiration.into_iter().chain(original_expiration);
         self.original_expiration = both.min();
@@ -86,19 +86,19 @@ mod tests {
         dead.add(DeathReason::Other, 4, Some(Duration::from_secs(1)));
         let expected = DeadLettered {
             has_expired: false,
-            times: 9,
+            non_expiry_deaths: 9,
             rejections: 2,
             original_expiration: Some(Duration::from_secs(1)),
         };
         assert_eq!(dead, expected);
         dead.add(DeathReason::Rejected, u32::MAX, None);
-        assert_eq!((dead.times, dead.rejections), (u32::MAX, u32::MAX));
+        assert_eq!((dead.non_expiry_deaths, dead.rejections), (u32::MAX, u32::MAX));
     }
 
     #[test]
     fn an_expiry_does_not_count_as_a_delivery() {
         let mut dead = DeadLettered::default();
         dead.add(DeathReason::Expired, 7, None);
-        assert_eq!((dead.has_expired, dead.times), (true, 0));
+        assert_eq!((dead.has_expired, dead.non_expiry_deaths), (true, 0));
     }
 }

@@ -63,7 +63,7 @@ impl Headers {
 
     /// Returns what [`bytes`](Self::bytes) would be after this header is inserted.
     pub(crate) fn bytes_with(&self, name: &str, value: &str) -> usize {
-        let replaced = self.get(name).map_or(0, |value| name.len() + value.len());
+        let replaced = self.get(name).map_or(0, |old| name.len() + old.len());
         self.bytes() - replaced + name.len() + value.len()
     }
 

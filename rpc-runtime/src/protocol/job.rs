@@ -42,11 +42,11 @@ const MAX_VALUE: usize = 255;
 /// 4 KiB.
 const MAX_HEADERS: usize = 6 * 1024;
 
-/// The longest delay of a job.
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The headers that are kept in any case, unless they are too long to be a worker's own.
-const OWN: [&str; 9] = [
+/// The headers of jobs, which [`limit_headers`] keeps unless they are too long to be a worker's
+/// own.
+const JOB_HEADERS: [&str; 9] = [
     ATTEMPTS_HEADER,
     FIRST_FAILURE_HEADER,
     LAST_FAILURE_HEADER,
@@ -58,14 +58,16 @@ const OWN: [&str; 9] = [
     USER_HEADER,
 ];
 
-/// Returns how many attempts of a job have failed.
+/// Returns how many attempts of a job have failed. Zero if the header is missing or not a number of
+/// up to 32 bits.
 pub(crate) fn failed_attempts(headers: &Headers) -> u32 {
     number(headers, ATTEMPTS_HEADER)
         .and_then(|attempts| u32::try_from(attempts).ok())
         .unwrap_or(0)
 }
 
-/// Returns how long a job must still wait.
+/// Returns how long a job must still wait, at most [`MAX_DELAY`]. Zero if the header is missing or
+/// not a number.
 pub(crate) fn remaining_delay(headers: &Headers) -> Duration {
     let delay = Duration::from_millis(number(headers, DELAY_HEADER).unwrap_or(0));
     delay.min(MAX_DELAY)
@@ -84,6 +86,7 @@ pub(crate) fn set_remaining_delay(headers: &mut Headers, delay: Duration) {
 pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, now: u64) {
     let attempts = failed_attempts(headers).saturating_add(1);
     set(headers, ATTEMPTS_HEADER, attempts.to_string());
+    // It was the delay of the attempt that failed.
     headers.remove(DELAY_HEADER);
     // The maximum number of redeliveries holds for each attempt, so the count starts again.
     headers.remove(REDELIVERIES_HEADER);
@@ -114,7 +117,7 @@ pub(crate) fn limit_headers(headers: &mut Headers) {
     if headers.bytes() > MAX_HEADERS {
         headers.retain(|name, _| name.starts_with("rpc-"));
     }
-    // The sender may have forged headers of workers.
+    // If they are still too large, the sender has forged headers of this library.
     if headers.bytes() > MAX_HEADERS {
         headers.retain(|name, value| {
             let longest = if name == ERROR_HEADER {
@@ -122,12 +125,13 @@ pub(crate) fn limit_headers(headers: &mut Headers) {
             } else {
                 MAX_VALUE
             };
-            OWN.contains(&name) && value.len() <= longest
+            JOB_HEADERS.contains(&name) && value.len() <= longest
         });
     }
 }
 
-/// Records the trace context of the first attempt, from the headers of its reply.
+/// Records the trace context of an attempt, from the headers of its reply, unless that of an
+/// earlier attempt is recorded.
 pub(crate) fn record_trace(headers: &mut Headers, reply: &Headers) {
     if let Some(traceparent) = reply.get(TRACEPARENT)
         && headers.get(FIRST_TRACE_HEADER).is_none()

@@ -30,7 +30,7 @@ pub(crate) use arguments::{ArgumentsSeed, NamedArguments, decode_empty_body};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub(crate) use batch::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, Batcher, Load,
-    MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, gather, headers_size, read_batch, write_batch,
+    MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, headers_size, read_batch, receive_more, write_batch,
 };
 pub(crate) use control::{
     CONTROL_EXCHANGE, DISCOVERY_KEY, MAX_BROADCAST_BYTES, MAX_WORKER_HEADER, WORKER_HEADER,

@@ -16,8 +16,8 @@ pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 /// The header of a fault with the time to wait before the next attempt, in milliseconds.
 pub(crate) const RETRY_AFTER_HEADER: &str = "rpc-retry-after";
 
-/// Inserts a header with a time in whole milliseconds, rounded up. Does nothing if the time is
-/// zero.
+/// Inserts a header with a time in whole milliseconds, rounded up from whole microseconds. Does
+/// nothing if the time is zero.
 pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Duration) {
     if !time.is_zero() {
         let millis = time.as_micros().div_ceil(1000);

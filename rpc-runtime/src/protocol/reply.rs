@@ -10,7 +10,6 @@ use super::{
 use crate::codec::{Codec, DecodeError};
 use crate::protocol::fault::FaultBody;
 
-/// The kind of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyKind {
     /// The method's result. On the wire its `type` is `result`, missing, or unknown.
@@ -112,7 +111,7 @@ impl Reply {
     /// [`BadReply`] if the body is in a content type or an encoding that this library cannot read.
     pub(crate) fn from_message(message: Message, request_codec: Codec) -> Result<Self, BadReply> {
         let properties = message.properties;
-        let codec = content::codec(&properties)?.unwrap_or(request_codec);
+        let codec = content::codec_of(&properties)?.unwrap_or(request_codec);
         let (kind, unknown_type) = match properties.kind.as_ref().map(ShortStr::as_str) {
             None | Some("" | "result") => (ReplyKind::Result, None),
             Some("error") => (ReplyKind::Error, None),
@@ -128,7 +127,8 @@ impl Reply {
         })
     }
 
-    /// Decodes the body as a fault.
+    /// Decodes the body as a fault, and reads its `retry_after` from the headers. A body that
+    /// cannot be decoded becomes a fault with the code `fault`.
     pub(crate) fn read_fault(&self) -> Fault {
         Fault {
             retry_after: read_millis(&self.headers, RETRY_AFTER_HEADER),

@@ -82,18 +82,18 @@ impl ReplyAddresses {
 /// Whether the name has the form of aio-pika's: `amq_` and a UUID without hyphens.
 fn is_generated_by_aio_pika(name: &str) -> bool {
     name.strip_prefix("amq_")
-        .is_some_and(|id| id.len() == 32 && id.bytes().all(is_hex))
+        .is_some_and(|id| id.len() == 32 && id.bytes().all(is_lower_hex))
 }
 
 fn is_uuid(name: &str) -> bool {
     name.len() == 36
         && name.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',
-            _ => is_hex(byte),
+            _ => is_lower_hex(byte),
         })
 }
 
-fn is_hex(byte: u8) -> bool {
+fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 

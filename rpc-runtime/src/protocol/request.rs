@@ -29,7 +29,6 @@ pub(crate) const COPY_HEADER: &str = "rpc-copy";
 /// The header in which workers count redeliveries of a request, for queues that do not count them.
 pub(crate) const REDELIVERIES_HEADER: &str = "rpc-redeliveries";
 
-/// A request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
     /// The method's name, or `None` for the service's default method.
@@ -78,7 +77,8 @@ impl Request {
         }
     }
 
-    /// Reads a message that arrived on a request queue.
+    /// Reads a message that arrived on a request queue. If its content type does not determine a
+    /// codec, it is plain text.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl Request {
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
         let asks_batch_size = properties.headers.remove(BATCH_HEADER).is_some();
-        let codec = content::codec(&properties)
+        let codec = content::codec_of(&properties)
             .map_err(|error| UnreadableRequest {
                 codec: error.readable_codec(),
                 fault: Fault::new(FaultCode::UnsupportedContentType, error.to_string()),

@@ -1,4 +1,4 @@
-//! What identifies a request for good.
+//! The id of a request, which all of its deliveries have.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ use super::short_str::ShortStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Uuid);
 
-/// A text is not a UUID.
+/// A text is not a UUID, or it is the nil or the max UUID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a request id is a UUID, such as 67e55044-10b1-426f-9247-bb680e5fe0c8")]
 #[non_exhaustive]
@@ -46,8 +46,9 @@ impl RequestId {
         self.0
     }
 
-    /// Returns the id of a request with this correlation id. `None` unless it is a UUID: any other
-    /// text may come back, such as a counter that starts again with its program.
+    /// Returns the id of a request with this correlation id. `None` unless it parses as a
+    /// `RequestId`: several requests may have the same text, such as a counter that starts again
+    /// with its program.
     pub(crate) fn of_correlation_id(id: &ShortStr) -> Option<Self> {
         id.as_str().parse().ok()
     }
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_come_back_is_no_id() {
+    fn text_that_several_requests_may_have_is_no_id() {
         for text in [
             "",
             "1",

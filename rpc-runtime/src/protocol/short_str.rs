@@ -95,6 +95,7 @@ impl Eq for ShortStr {}
 
 impl std::hash::Hash for ShortStr {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // As a `str`, which `Borrow<str>` requires.
         self.as_str().hash(state);
     }
 }

@@ -13,7 +13,8 @@ const VERSION: u8 = 1;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoredFormatError {
-    /// A newer version of this library wrote them.
+    /// A newer version of this library wrote them, or they are something else: their first byte is
+    /// not a known version.
     #[error(
         "the stored bytes have version {version} of the format, and this program reads version {VERSION}"
     )]
@@ -22,7 +23,8 @@ pub enum StoredFormatError {
         /// The version of the format.
         version: u8,
     },
-    /// They are cut off, or something else.
+    /// They are empty, or cannot be decoded after the version, for example because they are cut
+    /// off.
     #[error("the stored bytes are damaged")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

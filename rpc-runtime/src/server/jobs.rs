@@ -41,7 +41,7 @@ impl RequestHandler {
         let properties = &mut message.properties;
         self.executor.dispatcher.job(properties.kind.as_ref())?;
         let was_moved = properties.headers.get(COPY_HEADER).is_some();
-        let has_only_waited = |dead: &DeadLettered| dead.times == 0;
+        let has_only_waited = |dead: &DeadLettered| dead.non_expiry_deaths == 0;
         if was_moved && properties.dead_lettered.as_ref().is_some_and(has_only_waited) {
             // It comes from a retry queue, where no worker has seen it.
             properties.dead_lettered = None;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::batching::{BatchKey, ReplyGroup, send_together};
 use super::outgoing_reply::OutgoingReply;
 use super::reply_channel::ReplyChannel;
-use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
+use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, receive_more};
 use crate::transport::{ConfirmListener, Published, restart_on_panic};
 
 /// Sends replies and acks their requests.
@@ -142,14 +142,14 @@ impl SenderTask {
                 count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(|reply| matches!(reply, QueuedReply::Group(_))) {
-                        gather(&mut queued, &mut received).await;
+                        receive_more(&mut queued, &mut received).await;
                     }
                 }
             }
             for reply in received.drain(..) {
                 self.accept(reply);
             }
-            while let Some((key, groups)) = self.batcher.next() {
+            while let Some((key, groups)) = self.batcher.take_message() {
                 let channel = Arc::clone(&self.channel);
                 self.in_flight.push(Box::pin(async {
                     Some(send_together(channel, key, groups).await)

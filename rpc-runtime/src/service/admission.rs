@@ -28,7 +28,8 @@ impl Received {
         }
     }
 
-    /// Returns when the caller of a request with this time to live gives up.
+    /// Returns when the caller of a request with this time to live gives up, at the earliest its
+    /// arrival. `None` if that is too far in the future for the clock.
     pub(crate) fn deadline(&self, time_to_live: Duration) -> Option<Instant> {
         self.at.checked_add(time_to_live.saturating_sub(self.waited))
     }
@@ -36,10 +37,10 @@ impl Received {
 
 /// A request that waited for less than its time to live divided by this always runs. Otherwise a
 /// method that was slow once would be refused forever: only a run shows that it is quick again.
-const ALWAYS_RUN_BEFORE: u32 = 8;
+const BRIEF_WAIT_DIVISOR: u32 = 8;
 
 /// Whether a request runs: it ends before its caller gives up if its method takes as long as it did
-/// recently, or it waited only briefly; see [`ALWAYS_RUN_BEFORE`].
+/// recently, or it waited only briefly; see [`BRIEF_WAIT_DIVISOR`].
 pub(crate) fn is_admitted(
     received: Received,
     time_to_live: Duration,
@@ -47,8 +48,8 @@ pub(crate) fn is_admitted(
     now: Instant,
     method_takes: Duration,
 ) -> bool {
-    let waited = received.waited + now.saturating_duration_since(received.at);
-    waited < time_to_live / ALWAYS_RUN_BEFORE || now + method_takes < deadline
+    let total_wait = received.waited + now.saturating_duration_since(received.at);
+    total_wait < time_to_live / BRIEF_WAIT_DIVISOR || now + method_takes < deadline
 }
 
 #[cfg(test)]

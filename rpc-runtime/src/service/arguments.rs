@@ -75,8 +75,9 @@ pub trait NoContext {
 
 impl<T> NoContext for IsContext<T> {}
 
-/// A type named `Context` that is not [`Context`], so it can be an argument. For [`Context`]
-/// itself, the compiler reports only that this trait is not implemented, as `Sent` is unknown.
+/// A type named `Context` that is not [`Context`], so it can be an argument. Generated code passes
+/// `IsContext::IS_CONTEXT`, and the trait is not implemented for `true`. For [`Context`] itself,
+/// the compiler reports only that, as `Sent` is unknown.
 #[diagnostic::on_unimplemented(
     message = "the worker's `Context` is not sent by the caller, so it cannot be an argument",
     label = "mark this parameter `#[rpc(context)]`, for the worker to fill it in"

@@ -43,7 +43,7 @@ pub struct Context {
     redelivered: bool,
     is_resent: bool,
     attempt: u32,
-    first_attempt: Option<Box<str>>,
+    first_attempt_trace: Option<Box<str>>,
     app_id: Option<ShortStr>,
     user_id: Option<ShortStr>,
     priority: Option<u8>,
@@ -52,7 +52,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Moves the context out of a request.
+    /// Returns the context of a request. Takes its headers, `app_id` and `user_id` out of it.
     pub(crate) fn new(
         method: &'static str,
         request: &mut Request,
@@ -62,10 +62,11 @@ impl Context {
         let mut headers = std::mem::take(&mut request.headers);
         let resent = headers.get(RESENT_HEADER);
         let is_resent = resent.is_some();
+        // Workers forward copies only of requests that were redelivered.
         let is_copy = resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
         let was_counted = redelivery_count(&headers) > 0;
         let attempt = failed_attempts(&headers).saturating_add(1);
-        let first_attempt = headers.remove(FIRST_TRACE_HEADER).map(String::into_boxed_str);
+        let first_attempt_trace = headers.remove(FIRST_TRACE_HEADER).map(String::into_boxed_str);
         headers.retain(|name, _| reserved_header(name).is_none());
         Self {
             method,
@@ -75,7 +76,7 @@ impl Context {
             redelivered: redelivered || request.dead_lettered.is_some() || is_copy || was_counted,
             is_resent,
             attempt,
-            first_attempt,
+            first_attempt_trace,
             app_id: request.app_id.take(),
             user_id: request.user_id.take(),
             priority: request.priority,
@@ -128,7 +129,7 @@ impl Context {
             redelivered: false,
             is_resent: false,
             attempt: 1,
-            first_attempt: None,
+            first_attempt_trace: None,
             app_id: None,
             user_id: None,
             priority: None,
@@ -286,7 +287,8 @@ impl Context {
     /// [dead-lettered](crate::RequestQueue::dead_letter_to) it: an earlier worker may have started
     /// or even finished it.
     ///
-    /// This is `true` only for methods marked `idempotent`; other methods are not run again.
+    /// A method sees `true` only if it is marked `idempotent`: other methods are not run again.
+    /// Layers may see `true` for any method.
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.redelivered
@@ -300,8 +302,8 @@ impl Context {
     }
 
     /// Returns the trace context of the first attempt of a job, in W3C's format.
-    pub(crate) fn first_attempt(&self) -> Option<&str> {
-        self.first_attempt.as_deref()
+    pub(crate) fn first_attempt_trace(&self) -> Option<&str> {
+        self.first_attempt_trace.as_deref()
     }
 
     /// Whether an earlier delivery, or an earlier request of the same call, may have run.

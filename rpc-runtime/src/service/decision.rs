@@ -9,22 +9,25 @@ use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, ShortStr};
 
 /// What to do with a request.
 pub(crate) enum Decision<'a> {
-    /// Run the method, then send its reply.
+    /// Pass it to its service, then send the reply if one is expected.
     Run(AdmittedRequest<'a>),
-    /// Do not run the method. Send this reply.
+    /// Do not run the method. Send this reply if one is expected.
     Refuse(Refusal<'a>),
 }
 
-/// A request whose method may run.
+/// A request that is not refused. Its method runs, or only layers may answer it; see
+/// [`Invocation::may_run`].
 pub(crate) struct AdmittedRequest<'a> {
     pub(crate) service: &'a dyn Service,
     pub(crate) invocation: Invocation,
     pub(crate) record: &'a MethodRecord,
     /// Whether it is a job, so that nobody learns its outcome but the worker.
     pub(crate) is_job: bool,
-    /// The caller asks how many calls of the method to put into one batch.
+    /// Whether the caller asks how many calls of the method to put into one batch, and may batch
+    /// them.
     pub(crate) asks_batch_size: bool,
-    /// `None` if no reply is expected.
+    /// `None` if no reply is expected, or if it is not sent as a message of its own: the request is
+    /// part of a batch, or its caller is in the same process.
     pub(crate) reply_to: Option<ReplyTo>,
 }
 
@@ -32,7 +35,7 @@ pub(crate) struct AdmittedRequest<'a> {
 pub(crate) struct Refusal<'a> {
     pub(crate) reply: Reply,
     pub(crate) fault: Fault,
-    /// `None` if no reply is expected.
+    /// See [`AdmittedRequest::reply_to`].
     pub(crate) reply_to: Option<ReplyTo>,
     /// The record of the method, if the reason is that the method would not end in time.
     pub(crate) shed_method: Option<&'a MethodRecord>,
@@ -48,7 +51,7 @@ pub(crate) struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// Returns the message that carries a reply. It copies nothing else from the request.
+    /// Returns the message that carries a reply.
     pub(crate) fn message(&self, reply: Reply) -> Message {
         let mut message = reply.into_message(self.correlation_id.clone());
         if let Some(content_type) = &self.content_type {
@@ -59,6 +62,8 @@ impl ReplyTo {
 }
 
 impl<'a> Decision<'a> {
+    /// Refuses a request. `may_have_run` is whether an earlier delivery may have run the method:
+    /// then the fault says so.
     pub(super) fn refuse(codec: Codec, fault: Fault, reply_to: Option<ReplyTo>, may_have_run: bool) -> Self {
         let fault = replace_if_may_have_run(fault, may_have_run);
         Self::Refuse(Refusal {
@@ -70,14 +75,14 @@ impl<'a> Decision<'a> {
     }
 
     /// Marks the refusal of a request whose method would not end in time.
-    pub(super) fn shed(mut self, record: &'a MethodRecord) -> Self {
+    pub(super) fn with_shed_method(mut self, record: &'a MethodRecord) -> Self {
         if let Self::Refuse(refusal) = &mut self {
             refusal.shed_method = Some(record);
         }
         self
     }
 
-    /// Where the reply goes. `None` if no reply is expected.
+    /// Where the reply goes; see [`AdmittedRequest::reply_to`].
     pub(crate) fn reply_to(&self) -> Option<&ReplyTo> {
         match self {
             Self::Run(AdmittedRequest { reply_to, .. }) | Self::Refuse(Refusal { reply_to, .. }) => {

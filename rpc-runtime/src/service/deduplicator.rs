@@ -103,6 +103,7 @@ impl Origin {
 
     /// Marks the headers of a copy of a redelivered request that is about to be forwarded.
     pub(crate) fn mark_forwarded(headers: &mut Headers) {
+        // The copy of a job that was moved stays one: it has no `RESENT_HEADER`.
         let was_moved = headers.get(COPY_HEADER).is_some() && headers.get(RESENT_HEADER).is_none();
         if !was_moved {
             let resent_by = match headers.get(RESENT_HEADER) {
@@ -116,6 +117,7 @@ impl Origin {
 
     /// Marks the headers of a copy of a job that is about to be moved to another queue.
     pub(crate) fn mark_moved(headers: &mut Headers) {
+        // With this header, it would be taken for a resent or forwarded request.
         headers.remove(RESENT_HEADER);
         CopyToken::mark_new(headers);
     }
@@ -146,7 +148,8 @@ impl CopyToken {
 /// How to handle a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryAction {
-    /// Run it. Call [`finish`](Deduplicator::finish) with this key afterwards.
+    /// Run it. Call [`finish`](Deduplicator::finish) or [`abandon`](Deduplicator::abandon) with
+    /// this key afterwards.
     Run(RequestKey),
     /// Run it without tracking it: a different request with the same key is in progress.
     RunUntracked,
@@ -173,10 +176,11 @@ struct TrackedRequest<D> {
     first: Option<D>,
     /// Further deliveries. Those whose subscription is lost are removed.
     redelivered: Vec<D>,
+    /// How it will end: [`End::Answered`] until something else is recorded.
     end: End,
 }
 
-/// A request that ended, identified by a 64-bit hash of its key that is seeded per process.
+/// A request that ended, identified by a randomly seeded 64-bit hash of its key.
 #[derive(Debug, Clone, Copy)]
 struct EndedRequest {
     hash: u64,
@@ -213,7 +217,8 @@ impl<D> Deduplicator<D> {
             Origin::Resent => self.add_with(key, true, false, delivery),
             Origin::Moved { copy } => self.add_with(key.of_copy(copy), true, true, delivery),
             Origin::Forwarded { was_resent, copy } => {
-                // Another worker may have forwarded it while it runs here, or after its answer.
+                // Another worker may have forwarded it while the original runs here, or after that
+                // was answered. `key` is still that of the original.
                 if let Some(request) = self.in_progress.get_mut(&key)
                     && request.end == End::Answered
                 {

@@ -14,7 +14,7 @@ use super::method_record::MethodRecord;
 use super::redelivery::{Rerun, expired_before, may_have_begun};
 use super::rules::{ForbiddenReplyAddress, Rules};
 use crate::codec::Codec;
-use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in};
+use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in_name};
 use crate::error::ServerError;
 use crate::protocol::{
     Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, ShortStr, UnreadableRequest,
@@ -62,7 +62,7 @@ impl Dispatcher {
                     method: method.name,
                 });
             }
-            if is_built_in(method.name) {
+            if is_built_in_name(method.name) {
                 return Err(ServerError::ReservedMethod {
                     service: descriptor.name,
                     method: method.name,
@@ -113,11 +113,11 @@ impl Dispatcher {
         Self {
             methods: broadcasts.collect(),
             default: None,
+            // Its faults say where the other methods are; see `unknown_method`.
             served: self.served.clone(),
         }
     }
 
-    /// Whether it has no methods.
     pub(crate) fn is_empty(&self) -> bool {
         self.methods.is_empty()
     }
@@ -140,7 +140,7 @@ impl Dispatcher {
         now: Instant,
         rules: &Rules,
     ) -> Result<Decision<'_>, ForbiddenReplyAddress> {
-        let reply_to = reply_to(&message.properties, rules)?;
+        let reply_to = read_reply_to(&message.properties, rules)?;
         // Another worker may run the request, or may have run it.
         let may_have_run = redelivered
             || message.properties.dead_lettered.is_some()
@@ -163,9 +163,9 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
         // A worker with larger frames, or of another library, may have been able to read it. The
-        // largest count means that the count could not be read, so it is ignored here.
+        // largest count stands for an unreadable one, which does not show that a worker had it.
         let dead_lettered = message.properties.dead_lettered;
-        let may_have_run = redelivered || dead_lettered.is_some_and(|dead| dead.times < u32::MAX);
+        let may_have_run = redelivered || dead_lettered.is_some_and(|dead| dead.non_expiry_deaths < u32::MAX);
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
         Self::refuse(&message.properties, fault, may_have_run, rules)
     }
@@ -181,11 +181,11 @@ impl Dispatcher {
         may_have_run: bool,
         rules: &Rules,
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
-        let codec = match content::codec(properties) {
+        let codec = match content::codec_of(properties) {
             Ok(codec) => codec.unwrap_or(Codec::Text),
             Err(error) => error.readable_codec(),
         };
-        let reply_to = reply_to(properties, rules)?;
+        let reply_to = read_reply_to(properties, rules)?;
         Ok(Decision::refuse(codec, fault, reply_to, may_have_run))
     }
 
@@ -196,13 +196,12 @@ impl Dispatcher {
     /// Returns the fault of a broadcast that cannot run.
     pub(crate) fn check_broadcast(&self, message: &Message, rules: &Rules) -> Result<(), Fault> {
         rules.check_broadcast_size(message)?;
-        let method = message.properties.kind.as_ref();
-        let method = method.filter(|name| !name.as_str().is_empty());
+        let method = unless_empty(message.properties.kind.as_ref());
         self.find(method).map(drop)
     }
 
-    /// Decides whether a request runs, like [`decide`](Self::decide). Its `reply_to` must have been
-    /// checked.
+    /// Decides whether a request runs, like [`decide`](Self::decide). `reply_to` must have been
+    /// checked; see [`AdmittedRequest::reply_to`].
     pub(crate) fn decide_request(
         &self,
         mut request: Request,
@@ -246,7 +245,7 @@ impl Dispatcher {
         if let Some(time_to_live) = request.time_to_live
             && let Err(fault) = rules.admit(time_to_live, received, now, record)
         {
-            return Decision::refuse(codec, fault, reply_to, may_have_run).shed(record);
+            return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
         let context = Context::new(method.name, &mut request, received, redelivered);
         Decision::Run(AdmittedRequest {
@@ -267,17 +266,15 @@ impl Dispatcher {
         redelivered: bool,
         rules: &Rules,
     ) -> Option<u32> {
-        let method = message.properties.kind.as_ref();
-        let method = method.filter(|name| !name.as_str().is_empty());
+        let method = unless_empty(message.properties.kind.as_ref());
         let is_job = self.job(method).is_some();
-        let redeliveries = rules.worker_counted_redeliveries(message, redelivered, is_job)?;
+        let redeliveries = rules.redeliveries_if_only_workers_count(message, redelivered, is_job)?;
         self.is_idempotent(method).then_some(redeliveries)
     }
 
     /// Returns the method of a request if it is a job: one-way and `idempotent`.
     pub(crate) fn job(&self, method: Option<&ShortStr>) -> Option<&'static MethodDescriptor> {
-        let method = method.filter(|name| !name.as_str().is_empty());
-        let entry = self.find(method).ok()?;
+        let entry = self.find(unless_empty(method)).ok()?;
         entry.method.is_job().then_some(entry.method)
     }
 
@@ -305,6 +302,7 @@ impl Dispatcher {
         self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
     }
 
+    /// Returns a method by its name, or the default one if there is no name.
     fn find(&self, method: Option<&ShortStr>) -> Result<&Entry, Fault> {
         match method {
             Some(name) => self
@@ -337,8 +335,13 @@ impl Dispatcher {
     }
 }
 
-/// Where the reply to a message goes. `None` if its sender expects no reply.
-fn reply_to(properties: &Properties, rules: &Rules) -> Result<Option<ReplyTo>, ForbiddenReplyAddress> {
+/// Some of RabbitMQ's clients send an empty string for a property that is not set.
+fn unless_empty(name: Option<&ShortStr>) -> Option<&ShortStr> {
+    name.filter(|name| !name.as_str().is_empty())
+}
+
+/// Returns where the reply to a message goes. `None` if its sender expects no reply.
+fn read_reply_to(properties: &Properties, rules: &Rules) -> Result<Option<ReplyTo>, ForbiddenReplyAddress> {
     let Some(address) = &properties.reply_to else {
         return Ok(None);
     };

@@ -22,7 +22,8 @@ use crate::telemetry::{Event, Outcome, RequestEnd, RequestInfo, RequestSpan, cou
 /// Where the requests of an [`Executor`] come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestSource {
-    /// Callers of a request queue. Requests are counted, and refusals are logged as warnings.
+    /// Callers of a request queue, or of its broadcasts. Requests are counted, and refusals are
+    /// logged as warnings.
     Queue,
     /// Discovery. Anyone may ask, so refusals are logged for debugging only.
     Discovery,
@@ -43,7 +44,7 @@ pub(crate) struct Executor {
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) reply: Reply,
-    /// `None` if no reply is expected.
+    /// See [`AdmittedRequest::reply_to`].
     pub(crate) reply_to: Option<ReplyTo>,
     /// How many calls of the method to put into one batch, or 0 if that is not known yet. `None` if
     /// the caller does not ask.
@@ -58,15 +59,15 @@ pub(crate) struct RunResult {
     pub(crate) reply: Reply,
     pub(crate) outcome: Outcome,
     /// Whether the method may have run: its arguments could be read, and no layer refused the
-    /// request.
-    pub(crate) ran: bool,
+    /// request. Also `true` if a layer answered it without the method.
+    pub(crate) may_have_run: bool,
 }
 
 impl RunResult {
-    fn end(&mut self) -> RequestEnd<'_> {
+    fn as_request_end(&mut self) -> RequestEnd<'_> {
         RequestEnd {
             outcome: self.outcome,
-            ran: self.ran,
+            may_have_run: self.may_have_run,
             headers: &mut self.reply.headers,
         }
     }
@@ -87,10 +88,6 @@ impl Executor {
     }
 
     /// Decides whether the method of a message runs; see [`Dispatcher::decide`].
-    ///
-    /// # Errors
-    ///
-    /// Returns the `reply_to` if it must not get replies.
     pub(crate) fn decide(
         &self,
         message: Message,
@@ -115,7 +112,8 @@ impl Executor {
             .decide_request(request, None, redelivered, received, now, &self.rules)
     }
 
-    /// Counts a request, runs its method unless it is refused, and returns what to send.
+    /// Runs the method of a request unless it is refused, counts and logs it as its source asks,
+    /// and returns what to send.
     ///
     /// `queue` is its queue in spans and metrics. `begun` is when the decision was made.
     pub(crate) async fn execute(
@@ -127,10 +125,11 @@ impl Executor {
     ) -> Response {
         let admitted = match decision {
             Decision::Run(admitted) => admitted,
-            Decision::Refuse(refusal) => return self.refuse(queue, refusal, label),
+            Decision::Refuse(refusal) => return self.finish_refused(queue, refusal, label),
         };
         let in_flight = self.is_counted().then(|| admitted.record.stats.begin());
         let result = self.run(queue, &admitted).await;
+        // It ceases to be in flight before it counts as ended.
         drop(in_flight);
         let mut response = self.finish(
             queue,
@@ -147,7 +146,7 @@ impl Executor {
     }
 
     /// Returns what to send for a request that is refused. Counts and logs it as its source asks.
-    pub(crate) fn refuse(&self, queue: &str, refusal: Refusal<'_>, label: &RequestLabel) -> Response {
+    pub(crate) fn finish_refused(&self, queue: &str, refusal: Refusal<'_>, label: &RequestLabel) -> Response {
         let Refusal {
             reply,
             fault,
@@ -157,7 +156,7 @@ impl Executor {
         match self.source {
             RequestSource::Queue => {
                 if let Some(record) = shed_method {
-                    record.stats.shed();
+                    record.stats.count_shed();
                 }
                 let code = fault.code.known_str().unwrap_or("other");
                 count(Event::RequestRefused { queue, code });
@@ -193,17 +192,17 @@ impl Executor {
             bytes: invocation.bytes(),
             headers: context.headers(),
             attempt: context.attempt(),
-            first_attempt: context.first_attempt(),
+            first_attempt: context.first_attempt_trace(),
         });
         match span {
             None => running.await,
             // Boxed, so that the future stays small when spans are not collected.
-            Some(span) => Box::pin(span.run(running, RunResult::end)).await,
+            Some(span) => Box::pin(span.run(running, RunResult::as_request_end)).await,
         }
     }
 
-    /// Counts a request whose method ended after `took`. `tally` may be shared by the requests of
-    /// one batch.
+    /// Counts a request whose method, or a layer around it, ended after `took`. Returns what to
+    /// send, without the `reply_to`. `tally` may be shared by the requests of one batch.
     pub(crate) fn finish<'a>(
         &self,
         queue: &str,
@@ -212,11 +211,15 @@ impl Executor {
         took: Duration,
         result: RunResult,
     ) -> Response {
-        let RunResult { reply, outcome, ran } = result;
+        let RunResult {
+            reply,
+            outcome,
+            may_have_run,
+        } = result;
         if self.is_counted() {
             // A refusal says nothing about the duration of the method. Many of them would make it
             // look instant, and callers would send more calls than this worker can run.
-            if ran {
+            if may_have_run {
                 tally.add(&record.stats, took, outcome);
                 record.recent_duration.record(took);
             } else {
@@ -228,7 +231,7 @@ impl Executor {
             reply,
             reply_to: None,
             batch_size: Some(record.recent_duration.batch_size().unwrap_or(0)),
-            is_refused: !ran,
+            is_refused: !may_have_run,
         }
     }
 
@@ -236,17 +239,22 @@ impl Executor {
         self.source == RequestSource::Queue
     }
 
+    /// Like [`run`](Self::run), without a span.
     async fn run_caught(&self, service: &dyn Service, invocation: &Invocation, is_job: bool) -> RunResult {
         // `handle` is called within the future, so that a panic before it returns is caught too.
         let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
             service.handle(invocation).await
         });
-        let mut ran = true;
+        let mut may_have_run = true;
         let fault = match AssertUnwindSafe(handling).catch_unwind().await {
             Ok(Ok(Answer(reply))) => match self.rules.check_reply_size(&reply) {
                 Ok(()) => {
                     let outcome = Outcome::of_answer(&reply);
-                    return RunResult { reply, outcome, ran };
+                    return RunResult {
+                        reply,
+                        outcome,
+                        may_have_run,
+                    };
                 }
                 Err(too_large) => {
                     self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
@@ -254,10 +262,10 @@ impl Executor {
                 }
             },
             Ok(Err(fault)) => {
-                ran = invocation.may_run() && fault.code.executed() != Executed::No;
+                may_have_run = invocation.may_run() && fault.code.executed() != Executed::No;
                 // A job is tried again, whether or not an earlier delivery of it ran.
-                let may_have_run = !is_job && invocation.context().may_have_run_before();
-                let fault = replace_if_may_have_run(fault, may_have_run);
+                let may_have_run_before = !is_job && invocation.context().may_have_run_before();
+                let fault = replace_if_may_have_run(fault, may_have_run_before);
                 self.log.failed(&fault, invocation);
                 fault
             }
@@ -272,7 +280,7 @@ impl Executor {
         RunResult {
             reply: Reply::fault(invocation.codec(), &fault),
             outcome: Outcome::of_fault(&fault.code),
-            ran,
+            may_have_run,
         }
     }
 }
@@ -288,9 +296,13 @@ mod tests {
         let log = RequestLog::new("q");
         let executor = Executor::new(store(), rules(), log, RequestSource::Queue);
         let record = MethodRecord::new("Store", "write");
-        let finish = |took, outcome, ran| {
+        let finish = |took, outcome, may_have_run| {
             let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
-            let result = RunResult { reply, outcome, ran };
+            let result = RunResult {
+                reply,
+                outcome,
+                may_have_run,
+            };
             executor.finish("q", &mut Tally::default(), &record, took, result)
         };
         let (slow, instant) = (Duration::from_millis(50), Duration::from_micros(1));

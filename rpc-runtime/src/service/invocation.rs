@@ -35,7 +35,7 @@ pub trait Service: Send + Sync + 'static {
     fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>>;
 }
 
-/// A request for one method that is ready to run.
+/// A request for one method, as its service handles it.
 #[derive(Clone)]
 pub struct Invocation {
     context: Context,

@@ -77,12 +77,12 @@ pub(crate) enum JobFailure {
     Fault(Fault),
 }
 
-/// What to do with a job that failed.
+/// What to do with a job after an attempt has failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AfterFailure {
     /// Try again after this time.
     Retry(Duration),
-    /// Give up.
+    /// Give up: move it to the dead-letter queue.
     Dead,
 }
 
@@ -119,7 +119,8 @@ impl JobFailure {
         }
     }
 
-    /// Whether another attempt can succeed.
+    /// Whether another attempt may succeed. Not after `interrupted`: the job was delivered too
+    /// often.
     fn is_worth_retrying(&self) -> bool {
         match self {
             Self::Error { .. } => true,
@@ -173,7 +174,8 @@ fn spread(delay: Duration, jitter: f64) -> Duration {
     delay.min(MAX_DELAY).mul_f64(0.8 + 0.4 * jitter)
 }
 
-/// Returns the times to live of all retry queues that the delays of a policy use, in milliseconds.
+/// Returns the times to live of all retry queues that the delays of a policy may use, in
+/// milliseconds: those up to the longest.
 pub(crate) fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<> {
     let (longest, _) = next_wait(rounded_up(spread(policy.max_delay.max(policy.min_delay), 1.0)));
     RETRY_QUEUES
@@ -185,13 +187,13 @@ pub(crate) fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<
 /// the rest, which the job waits afterwards. The delay must be [rounded](rounded_up).
 pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
     let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-    let longest = RETRY_QUEUES.iter().rev().find(|queue| **queue <= millis);
-    let queue = longest.copied().unwrap_or(SHORTEST_WAIT);
-    (queue, Duration::from_millis(millis.saturating_sub(queue)))
+    let longest = RETRY_QUEUES.iter().rev().find(|wait| **wait <= millis);
+    let wait = longest.copied().unwrap_or(SHORTEST_WAIT);
+    (wait, Duration::from_millis(millis.saturating_sub(wait)))
 }
 
 /// Rounds a delay up to a tenth of a second and to two digits, so that it is the sum of few times
-/// to live.
+/// to live. Never returns zero.
 pub(crate) fn rounded_up(delay: Duration) -> Duration {
     let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
     let unit = 10_u64.pow(millis.ilog10().saturating_sub(1)).max(SHORTEST_WAIT);

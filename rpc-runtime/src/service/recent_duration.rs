@@ -9,7 +9,7 @@ use crate::protocol::MAX_BATCH_CALLS;
 /// if others are idle.
 const BUDGET: Duration = Duration::from_millis(1);
 
-/// The longest duration that is counted, in nanoseconds: one day.
+/// One day, in nanoseconds. Longer durations count as this one.
 const LONGEST: u64 = 86_400 * 1_000_000_000;
 
 /// The recent mean duration of a method in nanoseconds. Zero before its first run.
@@ -19,16 +19,16 @@ pub(crate) struct RecentDuration(AtomicU64);
 impl RecentDuration {
     /// Adds the duration of a run.
     pub(crate) fn record(&self, time: Duration) {
+        // At least 1, because zero means that there was no run.
         let time = u64::try_from(time.as_nanos())
             .unwrap_or(LONGEST)
             .clamp(1, LONGEST);
         // If two runs end at the same time, one of them may be lost. That does no harm.
-        let mean = self.0.load(Ordering::Relaxed);
-        let mean = match mean {
+        let mean = match self.0.load(Ordering::Relaxed) {
             0 => time,
             // A run that is far slower than the others was probably preempted, so it is capped. If
             // the method has become slower, more such runs follow.
-            mean => (7 * mean + time.min(8 * mean)).div_ceil(8),
+            previous => (7 * previous + time.min(8 * previous)).div_ceil(8),
         };
         self.0.store(mean, Ordering::Relaxed);
     }

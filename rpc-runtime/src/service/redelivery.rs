@@ -47,9 +47,12 @@ pub(super) fn expired_before(request: &Request) -> bool {
 }
 
 /// Whether a worker may have begun a request before it expired, in this queue or another one.
+/// Expiry itself is no sign of that.
 pub(super) fn may_have_begun(request: &Request, redelivered: bool) -> bool {
     redelivered
-        || request.dead_lettered.is_some_and(|dead| dead.times > 0)
+        || request
+            .dead_lettered
+            .is_some_and(|dead| dead.non_expiry_deaths > 0)
         || request.headers.get(RESENT_HEADER).is_some()
 }
 
@@ -67,44 +70,48 @@ pub(super) enum Rerun {
 impl Rules {
     /// Like [`delivery_count`], for a message of this queue. `None` for a classic queue: the header
     /// is forged, or another queue wrote it.
-    fn delivery_count(&self, headers: &Headers) -> Option<u32> {
+    fn trusted_delivery_count(&self, headers: &Headers) -> Option<u32> {
         delivery_count(headers).filter(|_| !self.is_classic)
     }
 
-    /// Decides whether a request that was delivered before may run again.
+    /// Decides whether a request that was delivered before may run again. Must not be called for a
+    /// first delivery.
     pub(super) fn rerun(&self, method: &MethodDescriptor, request: &Request, redelivered: bool) -> Rerun {
-        let too_often = self.delivered_too_often(method, request, redelivered);
+        let redelivery_refusal = self.redelivery_refusal(method, request, redelivered);
         if method.is_idempotent {
-            return too_often.map_or(Rerun::Allowed, Rerun::Refused);
+            return redelivery_refusal.map_or(Rerun::Allowed, Rerun::Refused);
         }
         let reason = "the method is not idempotent";
         // Nobody waits for the outcome of a one-way method.
-        if self.layers_may_answer && !method.is_oneway && too_often.is_none() {
+        if self.layers_may_answer && !method.is_oneway && redelivery_refusal.is_none() {
             Rerun::OnlyLayers(reason)
         } else {
             Rerun::Refused(reason)
         }
     }
 
-    /// Returns why a request must not be delivered again. `None` if it may.
-    fn delivered_too_often(
+    /// Returns why a request must not run again, whatever its method: it was delivered too often,
+    /// or might be delivered without end. `None` if neither is so.
+    fn redelivery_refusal(
         &self,
         method: &MethodDescriptor,
         request: &Request,
         redelivered: bool,
     ) -> Option<&'static str> {
-        let count = self.delivery_count(&request.headers);
+        let count = self.trusted_delivery_count(&request.headers);
         // A quorum queue drops a message beyond its limit. A job is given up earlier, so that there
         // are deliveries left until it is in the dead-letter queue.
         let limit = match count {
             Some(_) if method.is_job() => self.max_deliveries.div_ceil(2),
             _ => self.max_deliveries,
         };
-        let elsewhere = request.dead_lettered.map_or(0, |dead| dead.times);
+        let elsewhere = request.dead_lettered.map_or(0, |dead| dead.non_expiry_deaths);
         if count.unwrap_or(0).saturating_add(elsewhere) >= limit {
             return Some("it was delivered too often");
         }
         if redelivered && count.is_none() && !expires(request) {
+            // Below the limit, workers forward what they count, instead of running it; see
+            // `redeliveries_if_only_workers_count`.
             return Some(match redelivery_count(&request.headers) {
                 0 => "it has no expiration, and its queue does not count its deliveries",
                 _ => "it was delivered too often",
@@ -114,11 +121,12 @@ impl Rules {
     }
 
     /// Returns how many times a one-way request was redelivered, including this time, if only
-    /// workers can count that and it may run again.
+    /// workers can count that. Does not check that the method is idempotent.
     ///
-    /// `None` if the request expires, if its queue counts deliveries, or if it was redelivered too
-    /// often. Does not check that the method is idempotent.
-    pub(super) fn worker_counted_redeliveries(
+    /// `None` if the request expects a reply, if it is not redelivered now, if it expires or has
+    /// expired, if its queue counts deliveries, if it was redelivered too often, or if no copy of
+    /// it can be published.
+    pub(super) fn redeliveries_if_only_workers_count(
         &self,
         message: &Message,
         redelivered: bool,
@@ -129,7 +137,7 @@ impl Rules {
         let only_workers_count = redelivered
             && is_oneway
             && properties.expiration.is_none()
-            && self.delivery_count(&properties.headers).is_none()
+            && self.trusted_delivery_count(&properties.headers).is_none()
             // Only the user itself can publish a message with its user id. A job's copy has none.
             && (is_job || properties.user_id.is_none())
             && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
@@ -138,7 +146,7 @@ impl Rules {
         }
         let dead = properties.dead_lettered.unwrap_or_default();
         let redeliveries = redelivery_count(&properties.headers)
-            .saturating_add(dead.times)
+            .saturating_add(dead.non_expiry_deaths)
             .saturating_add(1);
         let has_expired = dead.has_expired && dead.original_expiration.is_some();
         (redeliveries < self.max_deliveries && !has_expired).then_some(redeliveries)
@@ -150,8 +158,8 @@ fn expires(request: &Request) -> bool {
     request.time_to_live.is_some() && request.dead_lettered.is_none()
 }
 
-fn is_unset(name: Option<&ShortStr>) -> bool {
-    name.is_none_or(|name| name.as_str().is_empty())
+fn is_unset(property: Option<&ShortStr>) -> bool {
+    property.is_none_or(|value| value.as_str().is_empty())
 }
 
 #[cfg(test)]
@@ -268,9 +276,12 @@ mod tests {
         });
         let name = ShortStr::from_static(DELIVERY_COUNT);
         job.properties.headers.insert(name, "2".to_owned());
-        assert_eq!(rules.worker_counted_redeliveries(&job, true, true), Some(1));
+        assert_eq!(
+            rules.redeliveries_if_only_workers_count(&job, true, true),
+            Some(1)
+        );
         rules.is_classic = false;
-        assert_eq!(rules.worker_counted_redeliveries(&job, true, true), None);
+        assert_eq!(rules.redeliveries_if_only_workers_count(&job, true, true), None);
     }
 
     #[test]

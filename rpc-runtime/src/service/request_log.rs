@@ -122,7 +122,6 @@ impl RequestLog {
         );
     }
 
-    /// Logs a batch that could not be read.
     pub(crate) fn unreadable_batch(&self, error: &dyn std::error::Error) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "batch") else {
             return;
@@ -156,7 +155,6 @@ impl RequestLog {
         }
     }
 
-    /// Logs a discovery request that was not answered in time.
     pub(crate) fn discovery_timed_out(&self) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "unanswered") {
             tracing::debug!(suppressed, "a discovery request was not answered in time");
@@ -234,6 +232,7 @@ impl RequestLog {
     }
 }
 
+/// Returns the kind of event for the limit. Unknown codes share one: they may be any text.
 fn kind_of(fault: &Fault) -> &'static str {
     fault.code.known_str().unwrap_or("other")
 }

@@ -10,7 +10,7 @@ use crate::protocol::{
     Fault, FaultCode, MAX_BROADCAST_BYTES, Message, Reply, ReplyAddresses, Request, ShortStr,
 };
 
-/// The limits of a worker.
+/// The limits of a worker for the requests of one queue, and for their replies.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) reply_addresses: ReplyAddresses,
@@ -18,11 +18,13 @@ pub(crate) struct Rules {
     pub(crate) max_accepted_bytes: usize,
     /// The largest body that is sent, in bytes.
     pub(crate) max_sent_bytes: usize,
-    /// How many times a request may be delivered before it is refused.
+    /// How many times a request may be delivered; see [`rerun`](Self::rerun). A first delivery is
+    /// always allowed.
     pub(crate) max_deliveries: u32,
     /// Whether the queue is known to be classic, so that only workers count deliveries.
     pub(crate) is_classic: bool,
-    /// Whether a request is refused if its method would not end in time.
+    /// Whether a request is refused if its method would not end in time; see
+    /// [`admit`](Self::admit).
     pub(crate) admission: bool,
     /// Whether there are layers, which may know the outcome of a request that must not run again.
     pub(crate) layers_may_answer: bool,
@@ -46,20 +48,10 @@ impl Rules {
         }
     }
 
-    /// Checks the size of a request's arguments.
-    ///
-    /// # Errors
-    ///
-    /// Returns the fault `too_large`.
     pub(super) fn check_request_size(&self, request: &Request) -> Result<(), Fault> {
         check_size(request.arguments.len(), self.max_accepted_bytes)
     }
 
-    /// Checks the size of a broadcast's message.
-    ///
-    /// # Errors
-    ///
-    /// Returns the fault `too_large`.
     pub(super) fn check_broadcast_size(&self, message: &Message) -> Result<(), Fault> {
         check_size(
             message.body.len(),
@@ -83,8 +75,8 @@ impl Rules {
         Err(Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
-    /// Checks that the method is likely to end before its caller gives up. Without admission,
-    /// checks only that the caller has not given up yet.
+    /// Checks that the caller has not given up yet. With admission, checks also that the method is
+    /// likely to end before that; see [`is_admitted`]. A method that has not run yet passes.
     ///
     /// # Errors
     ///
@@ -124,7 +116,7 @@ fn check_size(size: usize, limit: usize) -> Result<(), Fault> {
 }
 
 /// The fault of a request that cannot be answered in time. A caller that retries before the queue
-/// is shorter gets the same fault, so the fault says how long to wait.
+/// is shorter gets the same fault, so the fault says how long to wait, if that is known.
 fn expired(reason: impl Into<String>, received: Received) -> Fault {
     let fault = Fault::new(FaultCode::Expired, reason);
     if received.waited.is_zero() {

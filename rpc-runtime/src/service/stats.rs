@@ -11,19 +11,22 @@ use crate::telemetry::Outcome;
 /// Each count is exact. While requests end, some counts may already include them and others not.
 #[derive(Debug)]
 pub(crate) struct MethodCounters {
+    /// The requests whose method has ended.
     calls: AtomicU64,
+    /// Those of `calls` that ended with an error or a fault.
     failures: AtomicU64,
+    /// Those of `failures` that ended with the method's own error.
     errors: AtomicU64,
     in_flight: AtomicU64,
     shed: AtomicU64,
     /// The sum of all durations, in nanoseconds.
     total: AtomicU64,
-    /// A histogram of the durations.
-    times: [AtomicU64; BUCKETS],
+    /// How many durations are in each bucket.
+    histogram: [AtomicU64; BUCKETS],
 }
 
 /// The number of histogram buckets for each doubling of the duration, so that a bucket is at most
-/// an eighth wide.
+/// an eighth of its shortest duration wide.
 const PER_DOUBLING: u64 = 8;
 
 /// The number of buckets. The last one also counts the durations that are too long for the
@@ -39,7 +42,7 @@ impl Default for MethodCounters {
             in_flight: AtomicU64::default(),
             shed: AtomicU64::default(),
             total: AtomicU64::default(),
-            times: [const { AtomicU64::new(0) }; BUCKETS],
+            histogram: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
 }
@@ -52,7 +55,7 @@ impl MethodCounters {
     }
 
     /// Counts a request that was refused because its method would not end in time.
-    pub(crate) fn shed(&self) {
+    pub(crate) fn count_shed(&self) {
         self.shed.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -74,18 +77,19 @@ impl MethodCounters {
         }
     }
 
-    /// Returns the duration within which this percentage of the requests ended, in nanoseconds.
+    /// Returns the duration within which this percentage of the requests ended, in nanoseconds,
+    /// rounded up to the end of its bucket. Zero if there were none.
     fn percentile(&self, percent: u64) -> u64 {
-        let times: Vec<_> = self
-            .times
+        let histogram: Vec<_> = self
+            .histogram
             .iter()
             .map(|count| count.load(Ordering::Relaxed))
             .collect();
-        let within = (times.iter().sum::<u64>() * percent).div_ceil(100);
+        let wanted = (histogram.iter().sum::<u64>() * percent).div_ceil(100);
         let mut counted = 0;
-        let bucket = times.iter().position(|count| {
+        let bucket = histogram.iter().position(|count| {
             counted += count;
-            counted > 0 && counted >= within
+            counted > 0 && counted >= wanted
         });
         bucket.map_or(0, upper_end)
     }
@@ -104,10 +108,11 @@ fn bucket_of(nanos: u64) -> usize {
 
 /// Returns the upper end of a bucket, in nanoseconds. The last bucket may hold longer durations.
 fn upper_end(bucket: usize) -> u64 {
-    let (doublings, eighth) = (bucket as u64 / PER_DOUBLING, bucket as u64 % PER_DOUBLING);
-    match doublings {
+    let (group, eighth) = (bucket as u64 / PER_DOUBLING, bucket as u64 % PER_DOUBLING);
+    match group {
+        // Durations below `PER_DOUBLING` have a bucket each.
         0 => eighth,
-        _ => ((PER_DOUBLING + eighth + 1) << (doublings - 1)) - 1,
+        _ => ((PER_DOUBLING + eighth + 1) << (group - 1)) - 1,
     }
 }
 
@@ -118,8 +123,9 @@ fn upper_end(bucket: usize) -> u64 {
 /// each request.
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
+    /// The method of the requests that are added up. `None` if there are none.
     stats: Option<&'a MethodCounters>,
-    /// The bucket of the requests that are added up.
+    /// Their bucket.
     bucket: usize,
     calls: u64,
     failures: u64,
@@ -155,7 +161,7 @@ impl<'a> Tally<'a> {
         let [calls, failures, errors, nanos] = counts.map(std::mem::take);
         stats.calls.fetch_add(calls, Ordering::Relaxed);
         stats.total.fetch_add(nanos, Ordering::Relaxed);
-        stats.times[self.bucket].fetch_add(calls, Ordering::Relaxed);
+        stats.histogram[self.bucket].fetch_add(calls, Ordering::Relaxed);
         if failures > 0 {
             stats.failures.fetch_add(failures, Ordering::Relaxed);
             stats.errors.fetch_add(errors, Ordering::Relaxed);
@@ -169,7 +175,7 @@ impl Drop for Tally<'_> {
     }
 }
 
-/// A request whose method is running.
+/// A request that counts as in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight<'a>(&'a MethodCounters);
 
@@ -198,7 +204,7 @@ mod tests {
         let stats = MethodCounters::default();
         let none = snapshot(&stats);
         assert_eq!((none.calls, none.mean_ns, none.p99_ns), (0, 0, 0));
-        stats.shed();
+        stats.count_shed();
         let running = stats.begin();
         assert_eq!(snapshot(&stats).in_flight, 1);
         drop(running);

@@ -90,6 +90,7 @@ impl<T> Receiver<T> {
         mut is_wanted: impl FnMut(&T) -> bool,
     ) -> Result<Ref<'_, T>, RecvError> {
         loop {
+            // Begins to wait before the value is read, so that no later change is missed.
             let mut changed = pin!(self.0.changed.notified());
             changed.as_mut().enable();
             {

@@ -54,7 +54,6 @@ pub(crate) struct CallInfo<'a> {
     pub(crate) bytes: usize,
 }
 
-/// The span and the metrics of a call.
 #[derive(Debug)]
 pub(crate) struct CallSpan {
     span: Span,
@@ -63,13 +62,13 @@ pub(crate) struct CallSpan {
 }
 
 impl CallSpan {
-    pub(crate) fn new(kind: CallKind, call: CallInfo<'_>) -> Self {
+    pub(crate) fn new(kind: CallKind, info: CallInfo<'_>) -> Self {
         let CallInfo {
             service,
             method,
             queue,
             bytes,
-        } = call;
+        } = info;
         let span = tracing::info_span!(
             "call",
             otel.name = %OneLine(format_args!("{service}/{method}")),
@@ -126,7 +125,8 @@ impl CallSpan {
     }
 }
 
-/// Records how long the current call waited in the client until it was sent.
+/// Records how long a call waited in the client until it was sent, in the current span, which must
+/// be that of the call.
 pub(crate) fn record_client_wait(time: Duration) {
     if let Some(millis) = millis(time) {
         Span::current().record("rpc.client_wait_ms", millis);

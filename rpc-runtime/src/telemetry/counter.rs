@@ -5,7 +5,6 @@ use tokio::time::Instant;
 use super::metrics::{self, Ending, Event, Method, count};
 use super::outcome::Outcome;
 
-/// What a [`Counter`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Counted {
     Calls,
@@ -38,6 +37,7 @@ impl Counter {
         }
     }
 
+    /// Ends a call or a request that completed. Like every end, `drop` counts it.
     pub(super) fn ended(mut self, outcome: Outcome) {
         if let Some(began) = self.began {
             self.ending = Ending::Completed(outcome, began.elapsed());

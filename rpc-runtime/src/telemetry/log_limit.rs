@@ -153,7 +153,8 @@ impl Window {
         None
     }
 
-    /// Returns the number of suppressed events if it should be logged by itself now.
+    /// Returns the number of suppressed events if it should be logged by itself now, and marks it
+    /// as logged.
     fn take_overdue(&mut self, now: Instant) -> Option<u64> {
         (self.suppressed > 0 && self.is_interval_over(now)).then(|| self.mark_logged(now))
     }

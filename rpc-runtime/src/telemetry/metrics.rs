@@ -74,7 +74,7 @@ pub(crate) enum Event<'a> {
         queue: &'a str,
         is_stuck: bool,
     },
-    /// A connection was opened or lost.
+    /// A connection was opened, or was lost or closed.
     Connected {
         role: &'static str,
         is_up: bool,
@@ -105,7 +105,6 @@ pub(crate) struct Method {
     pub(crate) method: Name,
 }
 
-/// Counts an event.
 #[inline]
 pub(crate) fn count(event: Event<'_>) {
     #[cfg(feature = "metrics")]
@@ -243,8 +242,8 @@ mod on {
     }
 
     /// Counts one more or one less.
-    fn step(gauge: &Gauge, is_up: bool) {
-        if is_up {
+    fn step(gauge: &Gauge, is_more: bool) {
+        if is_more {
             gauge.increment(1);
         } else {
             gauge.decrement(1);

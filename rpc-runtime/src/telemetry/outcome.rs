@@ -30,7 +30,6 @@ impl Outcome {
         Self::Fault(code.known_str().unwrap_or("other"))
     }
 
-    /// Returns the outcome of a call.
     pub(crate) fn of_call(result: &Result<Reply, CallError>) -> Self {
         match result {
             Ok(reply) if reply.kind == ReplyKind::Fault => Self::of_fault(&reply.read_fault().code),

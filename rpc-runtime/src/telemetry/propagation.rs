@@ -32,8 +32,8 @@ mod on {
         });
     }
 
-    /// Returns `context` with this span as its active span. The baggage of `context` takes
-    /// precedence over the span's.
+    /// Returns `context` with this span as its active span, or unchanged if the span is in no
+    /// trace. The baggage of `context` takes precedence over the span's.
     fn with_span_of(span: &Span, context: Context) -> Context {
         let of_span = span.context();
         if !of_span.span().span_context().is_valid() {

@@ -33,13 +33,11 @@ pub(crate) struct RequestInfo<'a> {
 /// How a request ended.
 pub(crate) struct RequestEnd<'a> {
     pub(crate) outcome: Outcome,
-    /// Whether the method may have run.
-    pub(crate) ran: bool,
+    pub(crate) may_have_run: bool,
     /// The headers of the reply.
     pub(crate) headers: &'a mut Headers,
 }
 
-/// The span and the metrics of a request.
 pub(crate) struct RequestSpan {
     span: Span,
     context: IncomingContext,
@@ -85,7 +83,8 @@ impl RequestSpan {
         })
     }
 
-    /// Runs the method within the span and records what `end` returns for its result.
+    /// Runs the method within the span, records what `end` returns for its result, and writes the
+    /// trace context into the headers of the reply.
     pub(crate) async fn run<T>(
         self,
         running: impl Future<Output = T>,
@@ -101,11 +100,11 @@ impl RequestSpan {
         let mut result = context.run(&span, running).await;
         let RequestEnd {
             outcome,
-            ran,
+            may_have_run,
             headers,
         } = end(&mut result);
         record_outcome(&span, Side::Worker, outcome);
-        if ran {
+        if may_have_run {
             counter.ended(outcome);
         } else {
             counter.not_run();

@@ -11,8 +11,8 @@ use super::outcome::Outcome;
 /// The value of the attribute `rpc.system.name`.
 pub(super) const SYSTEM: &str = "rpc-runtime";
 
-/// Converts a time to the milliseconds of a span's attribute, rounded up. Returns `None` for zero.
-/// The type is signed because exporters convert unsigned numbers to text.
+/// Converts a time to the milliseconds of a span's attribute, rounded up from whole microseconds.
+/// Returns `None` for zero. The type is signed because exporters convert unsigned numbers to text.
 pub(super) fn millis(time: Duration) -> Option<i64> {
     let millis = time.as_micros().div_ceil(1000);
     (millis > 0).then(|| i64::try_from(millis).unwrap_or(i64::MAX))
@@ -25,7 +25,6 @@ pub(super) enum Side {
     Worker,
 }
 
-/// Records the outcome of a call or a request.
 pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
     span.record("rpc.response.status_code", outcome.as_str());
     if outcome == Outcome::Ok {

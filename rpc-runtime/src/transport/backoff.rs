@@ -23,12 +23,12 @@ const STABLE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Backoff {
     delays: ExponentialBackoff,
-    /// How many consecutive losses had the shortest delay.
+    /// How many losses had the shortest delay since the backoff restarted.
     losses: u32,
 }
 
-/// After this many consecutive losses, the connection is assumed not to be the reason, so the
-/// delays grow.
+/// After this many losses since the backoff restarted, the connection is assumed not to be the
+/// reason, so the delays grow.
 const MAX_LOSSES: u32 = 20;
 
 /// The delay after the limit of channels was reached. An operator has to raise the limit, and each
@@ -43,7 +43,7 @@ impl Backoff {
         }
     }
 
-    /// The next delay.
+    /// Advances to the next delay and returns it.
     pub(crate) fn next_delay(&mut self) -> Duration {
         // Without a limit on the number of attempts, there is always a next delay.
         self.delays.next().unwrap_or(MAX_DELAY)
@@ -56,10 +56,9 @@ impl Backoff {
 
     /// The delay before something is opened again on a connection.
     ///
-    /// After the connection was lost, this is the shortest delay, for up to [`MAX_LOSSES`]
-    /// consecutive losses: the connection has its own backoff, and everything that is opened on it
-    /// waits for the connection. A longer delay would only keep calls waiting once the connection
-    /// is back.
+    /// After the first [`MAX_LOSSES`] losses of the connection, this is the shortest delay: the
+    /// connection has its own backoff, and everything that is opened on it waits for the
+    /// connection. A longer delay would only keep calls waiting once the connection is back.
     pub(crate) fn delay_after(&mut self, error: &BrokerError) -> Duration {
         match error {
             BrokerError::Lost { .. } if self.losses < MAX_LOSSES => {
@@ -76,8 +75,7 @@ impl Backoff {
         tokio::time::sleep(self.delay_after(error)).await;
     }
 
-    /// Restarts the backoff if what was opened has worked for long enough. A broker that accepts
-    /// connections only to drop them must not be tried without a pause.
+    /// Restarts the backoff if what was opened has worked for long enough ([`STABLE`]).
     pub(crate) fn worked_for(&mut self, time: Duration) {
         if time >= STABLE {
             *self = Self::new();

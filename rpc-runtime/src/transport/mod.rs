@@ -31,7 +31,7 @@ pub(crate) use tasks::{Panicked, catch_panic, restart_on_panic, watch_runtime};
 pub(crate) use topology::{ControlQueue, DeclareMode};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
-/// How many unacknowledged answers a subscription of [`Transport::open_answers`] holds.
+/// The maximum number of unacknowledged answers of a subscription of [`Transport::open_answers`].
 pub(crate) const ANSWER_PREFETCH: u16 = 64;
 
 /// The access of one handle to a broker.
@@ -73,11 +73,11 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// often.
     async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
 
-    /// Deletes a queue that its options declare, if it has no consumer and is empty. Returns `true`
-    /// if the queue has no consumer but holds requests, and so is kept.
+    /// Deletes a queue if it has no consumer and is empty. Returns `true` if it was kept because it
+    /// holds requests, although it has no consumer.
     ///
-    /// Over AMQP, this does nothing and returns `false` unless the queue is a classic one. Takes no
-    /// longer than a time limit, and returns `false` after that.
+    /// Does nothing and returns `false` unless workers declare the queue ([`DeclareMode::Active`])
+    /// and, over AMQP, it is a classic one. Also returns `false` after a time limit.
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool;
 
     /// Consumes the control messages with these keys from now on. Declares the control exchange and
@@ -174,7 +174,7 @@ pub(crate) trait Control: Debug + Send + Sync {
     fn ack_up_to(&self, tag: u64);
 
     /// Holds acknowledgements back until the subscription is closed. Until then, no more deliveries
-    /// than the prefetch arrive.
+    /// than the prefetch arrive. A transport may do nothing.
     fn hold(&self) {}
 
     /// Cancels the consumer: no more deliveries arrive.
@@ -239,7 +239,8 @@ pub(crate) trait ConfirmListener: Send + Sync {
 /// Publishes messages, and reports the outcome of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
-    /// Publishes a message if that is possible without waiting. Otherwise returns it.
+    /// Publishes a message if that is possible without waiting. Otherwise returns it. The listener
+    /// may be called before this returns.
     ///
     /// Confirms are polled in batches: as soon as `confirm_interval` messages were sent since the
     /// last poll, and at least about every millisecond while messages flow. If `confirm_interval`

@@ -20,21 +20,22 @@ const STATE_BITS: u32 = 2;
 
 impl LatestSend {
     /// Begins another message, and returns its number. Withdraws the previous message if it still
-    /// waits.
+    /// waits. Must not be called by two tasks at once.
     pub(crate) fn begin(&self) -> u32 {
-        let number =
-            (self.0.load(Ordering::Acquire) >> STATE_BITS).wrapping_add(1) << STATE_BITS >> STATE_BITS;
+        let latest = self.0.load(Ordering::Acquire) >> STATE_BITS;
+        // The shifts clear the upper bits, so that the number wraps around.
+        let number = latest.wrapping_add(1) << STATE_BITS >> STATE_BITS;
         self.0.store(number << STATE_BITS | WAITING, Ordering::Release);
         number
     }
 
-    /// Claims the message for writing. Returns `false` if it was withdrawn, and must not be
-    /// written.
+    /// Claims the message for writing, also if it is claimed already. Returns `false` if it was
+    /// withdrawn, and must not be written.
     pub(crate) fn claim(&self, number: u32) -> bool {
         self.decide(number, CLAIMED) == CLAIMED
     }
 
-    /// Withdraws the message. Returns `false` if it is the latest one and was claimed for writing.
+    /// Withdraws the message. Returns `false` only if it is the latest one and was claimed.
     pub(crate) fn withdraw(&self, number: u32) -> bool {
         self.decide(number, WITHDRAWN) == WITHDRAWN
     }
@@ -52,15 +53,16 @@ impl LatestSend {
             .compare_exchange(waiting, decided, Ordering::AcqRel, Ordering::Acquire)
         {
             Ok(_) => state,
-            Err(known) => Self::state_of(number, known),
+            Err(latest) => Self::state_of(number, latest),
         }
     }
 
-    fn state_of(number: u32, known: u32) -> u32 {
-        match known >> STATE_BITS == number {
-            true => known & ((1 << STATE_BITS) - 1),
-            // Another message was begun since then.
-            false => WITHDRAWN,
+    /// The state of a message, given the value of the latest one.
+    fn state_of(number: u32, latest: u32) -> u32 {
+        if latest >> STATE_BITS == number {
+            latest & ((1 << STATE_BITS) - 1)
+        } else {
+            WITHDRAWN
         }
     }
 }
@@ -84,7 +86,6 @@ pub(crate) struct SendToken {
 }
 
 impl SendToken {
-    /// The right to send the message with this number.
     pub(crate) fn new(owner: Arc<dyn HasLatestSend>, number: u32) -> Self {
         Self { owner, number }
     }
@@ -101,6 +102,7 @@ impl SendToken {
 }
 
 impl Default for SendToken {
+    /// A token for the only message of its owner.
     fn default() -> Self {
         Self::new(Arc::new(LatestSend::default()), 0)
     }

@@ -41,7 +41,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Whether calls can be made right now.
+    /// Whether requests can be sent right now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Ready)
@@ -176,6 +176,7 @@ impl Role {
 }
 
 impl Connectivity {
+    /// Also `true` if the broker blocks the connection.
     fn is_up(&self) -> bool {
         !matches!(self, Self::Down { .. })
     }
@@ -185,7 +186,6 @@ impl Connectivity {
     }
 }
 
-/// How a handle ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed,
@@ -229,7 +229,7 @@ impl BoardState {
         *before = after;
     }
 
-    /// Ends the handle. Does nothing if it has ended.
+    /// Ends the handle, and counts its connections as down. Only the first end is kept.
     fn end(&mut self, end: End) {
         self.end.get_or_insert(end);
         for role in Role::ALL {
@@ -281,7 +281,7 @@ impl BoardState {
     }
 }
 
-/// Holds the state of the connections, and logs each change once.
+/// Holds the state of the connections, and logs each reported change.
 #[derive(Debug)]
 pub(crate) struct StatusBoard(watch::Sender<BoardState>);
 
@@ -295,6 +295,7 @@ impl StatusBoard {
             version: 0,
             reported_reasons: VecDeque::new(),
         };
+        // Only a change is counted in the metrics, so both begin as down.
         for role in Role::ALL {
             state.set(role, connectivity.clone());
         }
@@ -323,6 +324,7 @@ impl StatusBoard {
         let _ = receiver.wait_for(is_down).await;
     }
 
+    /// Sets the state of a connection. Does nothing once the handle has ended.
     pub(crate) fn set(&self, role: Role, connectivity: Connectivity) {
         self.change(|state| {
             if state.end.is_none() {

@@ -31,7 +31,7 @@ impl From<Panicked> for BrokerError {
     }
 }
 
-/// Runs a task, and catches a panic in it.
+/// Runs a task, and catches and logs a panic in it.
 ///
 /// # Errors
 ///
@@ -41,18 +41,18 @@ pub(crate) async fn catch_panic<T>(
     running: impl Future<Output = T>,
 ) -> Result<T, Panicked> {
     let mut running = pin!(running);
-    let running = poll_fn(move |cx| {
+    let polling = poll_fn(move |cx| {
         #[cfg(any(test, feature = "__panics"))]
         injected::panic_if_due(task);
         running.as_mut().poll(cx)
     });
-    AssertUnwindSafe(running).catch_unwind().await.map_err(|_| {
+    AssertUnwindSafe(polling).catch_unwind().await.map_err(|_| {
         tracing::error!(task, "a background task panicked");
         Panicked { task }
     })
 }
 
-/// Runs a task until it ends. If it panics, calls `make` again and runs the new task after a delay.
+/// Runs a task until it ends. If it panics, runs another one from `make` after a delay.
 pub(crate) async fn restart_on_panic<T, F: Future<Output = T>>(
     task: &'static str,
     mut make: impl FnMut() -> F,

@@ -330,8 +330,8 @@ impl RequestQueue {
 
     /// The queue in which jobs wait for a retry, for this many milliseconds.
     ///
-    /// It is a quorum queue, because only these dead-letter without losing messages: they keep a
-    /// message until the next queue has confirmed it (`at-least-once`).
+    /// It is always a quorum queue, because only these dead-letter without losing messages: they
+    /// keep a message until the next queue has confirmed it (`at-least-once`).
     pub(crate) fn retry_queue(&self, millis: u64) -> Self {
         let millis = i64::try_from(millis).unwrap_or(i64::MAX);
         self.beside(format!("{}.retry.{millis}", self.name))
@@ -342,7 +342,7 @@ impl RequestQueue {
             .argument("x-overflow", "reject-publish")
     }
 
-    /// A durable queue of the same type, declared in the same way.
+    /// A durable queue of the same type, declared in the same way, without the other arguments.
     fn beside(&self, name: String) -> Self {
         let mut queue = Self::new(name);
         queue.declare_mode = self.declare_mode;
@@ -355,14 +355,14 @@ impl RequestQueue {
         queue
     }
 
-    /// Whether the queue has a single active consumer.
     pub(crate) fn is_single_active(&self) -> bool {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }
 
-    /// How many times a request may be delivered before a worker refuses it.
+    /// How many times a request may be delivered before a worker refuses it. At least one.
     pub(crate) fn max_deliveries(&self) -> u32 {
         match self.properties.arguments.get(DELIVERY_LIMIT) {
+            // A negative limit means that there is none.
             Some(QueueArgument::Number(limit)) => u32::try_from(*limit).unwrap_or(u32::MAX).max(1),
             _ => DEFAULT_DELIVERY_LIMIT,
         }

@@ -21,7 +21,6 @@ use crate::units::per_second;
 /// of 1 ms.
 const TIMER_ERROR: Duration = Duration::from_millis(2);
 
-/// The call to repeat.
 #[derive(Debug)]
 pub(super) struct RepeatedCall {
     pub(super) client: DynamicClient,
@@ -30,7 +29,6 @@ pub(super) struct RepeatedCall {
     pub(super) timeout: Option<Duration>,
 }
 
-/// The outcome of a run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) tally: Tally,
@@ -44,19 +42,16 @@ pub(super) struct Run {
 struct Shared {
     call: RepeatedCall,
     pace: Pace,
-    begin: Instant,
+    run_begun: Instant,
     /// The number of the next call.
     next: AtomicU64,
-    /// How many calls have started.
-    begun: AtomicU64,
-    /// How many calls have ended.
+    started: AtomicU64,
     ended: AtomicU64,
     /// Shared, because a histogram per task would take too much memory.
     tally: Mutex<Tally>,
 }
 
 impl RepeatedCall {
-    /// Makes one call.
     pub(super) async fn call_once(&self) -> Result<String, CallError<MethodError<String>>> {
         let mut call = self.client.call_json(&self.method, &self.arguments);
         if let Some(timeout) = self.timeout {
@@ -70,9 +65,9 @@ impl RepeatedCall {
         let shared = Arc::new(Shared {
             call: self,
             pace,
-            begin: Instant::now(),
+            run_begun: Instant::now(),
             next: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
+            started: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             tally: Mutex::default(),
         });
@@ -81,6 +76,7 @@ impl RepeatedCall {
         for _ in 0..callers {
             tasks.spawn(Arc::clone(&shared).make_calls(stopped.clone()));
         }
+        // `show` sets the length.
         let bar = progress_bar(output, 1);
         let mut updates = tokio::time::interval(Duration::from_millis(100));
         updates.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -89,9 +85,9 @@ impl RepeatedCall {
         let mut is_interrupted = false;
         loop {
             tokio::select! {
-                ended = tasks.join_next() => match ended {
+                task = tasks.join_next() => match task {
                     Some(Ok(())) => {}
-                    Some(Err(_)) => shared.tally(Tally::add_panic),
+                    Some(Err(_)) => shared.with_tally(Tally::add_panic),
                     None => break,
                 },
                 _ = updates.tick() => shared.show(&bar),
@@ -103,32 +99,33 @@ impl RepeatedCall {
             }
         }
         bar.finish_and_clear();
-        let time = shared.begin.elapsed();
-        let begun = shared.begun.load(Ordering::Relaxed);
+        let time = shared.run_begun.elapsed();
+        let started = shared.started.load(Ordering::Relaxed);
         Run {
-            tally: shared.tally(mem::take),
+            tally: shared.with_tally(mem::take),
             time,
-            missed: pace.due_until(time).saturating_sub(begun),
+            missed: pace.due_before(time).saturating_sub(started),
             is_interrupted,
         }
     }
 }
 
 impl Shared {
-    /// Makes one call after another until the end.
+    /// Makes one call after another until the end. A call in flight when `stopped` becomes true is
+    /// dropped and not counted.
     async fn make_calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         let calls = async {
             loop {
                 let number = self.next.fetch_add(1, Ordering::Relaxed);
-                let begun = match self.pace.start(number, self.begin.elapsed()) {
+                let timed_from = match self.pace.start(number, self.run_begun.elapsed()) {
                     Start::Never => return,
                     Start::Now => Instant::now(),
-                    Start::At(due) => self.wait(self.begin + due).await,
+                    Start::At(due) => self.wait(self.run_begun + due).await,
                 };
-                self.begun.fetch_add(1, Ordering::Relaxed);
+                self.started.fetch_add(1, Ordering::Relaxed);
                 let answer = self.call.call_once().await;
-                let time = begun.elapsed();
-                self.tally(|tally| tally.add(answer, time));
+                let time = timed_from.elapsed();
+                self.with_tally(|tally| tally.add(answer, time));
                 self.ended.fetch_add(1, Ordering::Relaxed);
             }
         };
@@ -138,9 +135,9 @@ impl Shared {
         }
     }
 
-    fn tally<T>(&self, with: impl FnOnce(&mut Tally) -> T) -> T {
+    fn with_tally<T>(&self, act: impl FnOnce(&mut Tally) -> T) -> T {
         // The counts stay valid if a task panics.
-        with(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until a call is due. Returns the instant from which its latency counts.
@@ -155,7 +152,7 @@ impl Shared {
     }
 
     fn show(&self, bar: &ProgressBar) {
-        let (ended, time) = (self.ended.load(Ordering::Relaxed), self.begin.elapsed());
+        let (ended, time) = (self.ended.load(Ordering::Relaxed), self.run_begun.elapsed());
         let (done, all) = self.pace.progress(ended, time);
         bar.set_length(all);
         bar.set_position(done);

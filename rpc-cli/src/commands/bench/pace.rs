@@ -10,12 +10,11 @@ pub(super) struct Pace {
     count: Option<u64>,
 }
 
-/// When a call starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// At once.
     Now,
-    /// At this time.
+    /// At this time, or at once if it has passed.
     At(Duration),
     /// Not at all: the run is over.
     Never,
@@ -45,14 +44,15 @@ impl Pace {
         }
     }
 
+    /// Returns when a call is due. `None` if there is no rate.
     fn due(&self, number: u64) -> Option<Duration> {
         let rate = u128::from(self.rate?);
         let nanos = u128::from(number) * 1_000_000_000 / rate;
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
-    /// Returns how many calls are due before this time.
-    pub(super) fn due_until(&self, time: Duration) -> u64 {
+    /// Returns how many calls are due before this time: none without a rate.
+    pub(super) fn due_before(&self, time: Duration) -> u64 {
         let time = self.duration.map_or(time, |duration| duration.min(time));
         let due = self.rate.map_or(0, |rate| {
             let due = (time.as_nanos() * u128::from(rate)).div_ceil(1_000_000_000);
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(pace.start(2, ms(99)), Start::Now);
         assert_eq!(pace.start(3, ms(0)), Start::Never);
         assert_eq!(pace.start(0, ms(100)), Start::Never);
-        assert_eq!(pace.due_until(ms(100)), 0);
+        assert_eq!(pace.due_before(ms(100)), 0);
     }
 
     #[test]
@@ -104,10 +104,10 @@ mod tests {
         assert_eq!(pace.start(7, ms(500)), Start::At(ms(70)));
         assert_eq!(pace.start(99, ms(0)), Start::At(ms(990)));
         assert_eq!(pace.start(100, ms(0)), Start::Never);
-        assert_eq!(pace.due_until(ms(5000)), 100);
-        assert_eq!(pace.due_until(ms(995)), 100);
-        assert_eq!(pace.due_until(ms(15)), 2);
-        assert_eq!(Pace::new(Some(100), None, Some(5)).due_until(ms(5000)), 5);
+        assert_eq!(pace.due_before(ms(5000)), 100);
+        assert_eq!(pace.due_before(ms(995)), 100);
+        assert_eq!(pace.due_before(ms(15)), 2);
+        assert_eq!(Pace::new(Some(100), None, Some(5)).due_before(ms(5000)), 5);
     }
 
     #[test]

@@ -10,9 +10,8 @@ use crate::text::join_lines;
 use crate::units::{per_second, show_time};
 
 /// The length of the longest bar, in characters.
-const MAX_BAR: u64 = 40;
+const MAX_BAR_LENGTH: u64 = 40;
 
-/// The limit on the number of bars.
 const MAX_BARS: usize = 12;
 
 const QUANTILES: [(&str, f64); 5] = [
@@ -23,7 +22,6 @@ const QUANTILES: [(&str, f64); 5] = [
     ("99.99%", 0.9999),
 ];
 
-/// The measurements of a run.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) service: String,
@@ -31,7 +29,7 @@ pub(super) struct Report {
     pub(super) method: String,
     pub(super) concurrency: u32,
     pub(super) rate: Option<u32>,
-    /// The time from the start of the first call to the end of the last one.
+    /// The time from the start of the run until its last call ended or it was interrupted.
     pub(super) time: Duration,
     /// Calls that were due and never started.
     pub(super) missed: u64,
@@ -115,7 +113,7 @@ impl Report {
     }
 }
 
-fn nanos(nanos: u64) -> String {
+fn show_nanos(nanos: u64) -> String {
     show_time(Duration::from_nanos(nanos))
 }
 
@@ -125,15 +123,15 @@ fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
         String::new(),
         format!(
             "latency{origin}: min {}, mean {}, max {}",
-            nanos(latencies.min()),
-            nanos(latencies.mean() as u64),
-            nanos(latencies.max())
+            show_nanos(latencies.min()),
+            show_nanos(latencies.mean() as u64),
+            show_nanos(latencies.max())
         ),
     ];
     for (name, quantile) in QUANTILES {
         lines.push(format!(
             "  {name:>6}  {:>7}",
-            nanos(latencies.value_at_quantile(quantile))
+            show_nanos(latencies.value_at_quantile(quantile))
         ));
     }
     lines.push(String::new());
@@ -141,7 +139,8 @@ fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
     lines
 }
 
-/// Returns a bar for each range of latencies. The ranges grow by a constant factor.
+/// Returns a bar for each range of latencies. The ranges grow by a constant factor, of at least 1.1
+/// so that nearly equal latencies share a bar.
 fn bars(latencies: &Histogram<u64>) -> Vec<String> {
     let least = latencies.min().max(1) as f64;
     let step = (latencies.max() as f64 / least)
@@ -157,9 +156,9 @@ fn bars(latencies: &Histogram<u64>) -> Vec<String> {
     }
     let highest = counts.iter().copied().max().unwrap_or(0).max(1);
     let bars = counts.iter().zip(0..).map(|(&count, range)| {
-        let [from, to] = [range, range + 1].map(|power| nanos((least * step.powi(power)) as u64));
+        let [from, to] = [range, range + 1].map(|power| show_nanos((least * step.powi(power)) as u64));
         let share = count as f64 / latencies.len().max(1) as f64 * 100.0;
-        let bar = "#".repeat(usize::try_from((count * MAX_BAR).div_ceil(highest)).unwrap_or(0));
+        let bar = "#".repeat(usize::try_from((count * MAX_BAR_LENGTH).div_ceil(highest)).unwrap_or(0));
         format!("  {from:>7} .. {to:>7}  {share:>5.1}%  {bar}")
             .trim_end()
             .to_owned()
@@ -208,7 +207,7 @@ mod tests {
         assert!(
             lines
                 .iter()
-                .any(|line| line.ends_with(&"#".repeat(MAX_BAR as usize))),
+                .any(|line| line.ends_with(&"#".repeat(MAX_BAR_LENGTH as usize))),
             "{text}"
         );
     }

@@ -9,7 +9,7 @@ use rpc_runtime::{CallError, MethodError};
 
 use crate::failure::Failure;
 
-/// The longest latency that the histogram distinguishes, in nanoseconds: a day.
+/// The longest latency in the histogram, in nanoseconds: a day. A longer one counts as this.
 const MAX_NS: u64 = 24 * 3600 * 1_000_000_000;
 
 /// The counts of calls that ended.
@@ -44,11 +44,10 @@ const OK: &str = "ok";
 /// The outcome of a call with the method's own error.
 const ERROR: &str = "error";
 
-/// The outcome that counts for the task of a caller that panicked.
+/// The outcome of a call whose task panicked.
 const CRASHED: &str = "crashed";
 
 impl Tally {
-    /// Counts a call.
     pub(super) fn add(&mut self, answer: Result<String, CallError<MethodError<String>>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
             Ok(_) => (OK.into(), true),
@@ -64,19 +63,18 @@ impl Tally {
         }
     }
 
-    /// Counts the task of a caller that panicked as one call: a bug of this program.
+    /// Counts a task that panicked as one failed call: a bug of this program.
     pub(super) fn add_panic(&mut self) {
         *self.outcomes.entry(CRASHED.into()).or_default() += 1;
         let failure = || "a task of this program panicked: this is a bug in rpc-cli".to_owned();
         self.failure.get_or_insert_with(failure);
     }
 
-    /// Returns the number of calls.
     pub(super) fn calls(&self) -> u64 {
         self.outcomes.values().sum()
     }
 
-    /// Whether any call failed.
+    /// Whether any call had no result. The method's own error counts too, unlike in `failure`.
     pub(super) fn has_failed(&self) -> bool {
         self.outcomes.keys().any(|outcome| outcome != OK)
     }

@@ -62,27 +62,29 @@ impl DropLetters {
         report: &mut Report,
         output: &Output,
     ) -> Result<(), Failure> {
-        let selected = self.selected(queue, scan).await?;
+        let selected = self.find_selected(queue, scan).await?;
+        // Ctrl-C during the search deletes nothing. A dry run reports what was found until then.
         if scan.is_interrupted() && !self.selection.dry_run {
             return Ok(());
         }
-        if asks && !selected.is_empty() && !is_confirmed(queue, selected.len(), scan, output).await {
+        if asks && !selected.is_empty() && !confirm(queue, selected.len(), scan, output).await {
             return Ok(());
         }
         for (id, tag) in selected {
             if !self.selection.dry_run {
                 scan.ack(tag).await?;
             }
-            report.add(&id);
+            report.add_done(&id);
         }
         Ok(())
     }
 
-    /// The tags of the selected letters, and the ids of those that the report lists. The letters
-    /// are held until they are acknowledged.
-    async fn selected(&self, queue: &str, scan: &mut Scan) -> Result<Vec<(String, u64)>, Failure> {
+    /// Returns the ids and tags of the selected letters, which are held. With `--all`, ids that the
+    /// report does not list are empty, to save memory.
+    async fn find_selected(&self, queue: &str, scan: &mut Scan) -> Result<Vec<(String, u64)>, Failure> {
         if !self.selection.all {
-            let found = find(scan, queue, &self.selection.ids, false).await?;
+            let needs_bodies = false;
+            let found = find(scan, queue, &self.selection.ids, needs_bodies).await?;
             let found = found.into_iter();
             return Ok(found.map(|letter| (letter.id, letter.message.tag)).collect());
         }
@@ -96,8 +98,8 @@ impl DropLetters {
     }
 }
 
-/// Asks whether to delete this many letters.
-async fn is_confirmed(queue: &str, letters: usize, scan: &mut Scan, output: &Output) -> bool {
+/// Asks whether to delete this many letters. Ctrl-C and no answer within [`ANSWER_LIMIT`] mean no.
+async fn confirm(queue: &str, letters: usize, scan: &mut Scan, output: &Output) -> bool {
     output.note(&format!(
         "delete {} of {}? [y/N]",
         units::count(letters, "letter"),

@@ -41,10 +41,10 @@ impl Filter {
 
     /// Whether it selects this letter. A letter whose time is not known is neither old nor new.
     pub(super) fn selects(&self, facts: &Facts, now: SystemTime) -> bool {
-        let is = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
+        let accepts = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
         let age = facts.age(now);
-        is(&self.method, &facts.method)
-            && is(&self.reason, &facts.reason)
+        accepts(&self.method, &facts.method)
+            && accepts(&self.reason, &facts.reason)
             && self.error.as_ref().is_none_or(|wanted| {
                 let error = facts.error.as_ref();
                 error.is_some_and(|error| error.contains(wanted.as_str()))

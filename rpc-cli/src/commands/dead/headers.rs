@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 /// AMQP's `delivery_mode` of a message that the broker keeps on disk.
 const PERSISTENT: u8 = 2;
 
-/// Returns a header's value as text. `None` if it is missing, or is no text or number.
+/// Returns a header's value as text. `None` if it is missing, or is no text, number or boolean.
 pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
     match json_of(headers.inner().get(name)?) {
         Value::String(text) => Some(text),
@@ -16,7 +16,7 @@ pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
     }
 }
 
-/// Returns a header's value as a number that is not negative.
+/// Returns a header's value, a number or its digits. `None` if it is anything else or negative.
 pub(super) fn number(headers: &FieldTable, name: &str) -> Option<u64> {
     text(headers, name)?.parse().ok()
 }
@@ -26,13 +26,14 @@ pub(super) fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else {
         return None;
     };
+    // RabbitMQ puts the newest first.
     match deaths.as_slice().first()? {
         AMQPValue::FieldTable(death) => Some(death),
         _ => None,
     }
 }
 
-/// Whether the broker adds this header at each delivery.
+/// Whether the broker adds this header at a delivery, to count how often the message came back.
 pub(super) fn is_delivery_count(name: &str) -> bool {
     matches!(name, "x-delivery-count" | "x-acquired-count")
 }
@@ -40,7 +41,8 @@ pub(super) fn is_delivery_count(name: &str) -> bool {
 /// Whether a retry must not have this header: workers and brokers wrote it about the dead letter,
 /// or it sends copies to other queues.
 ///
-/// A worker recognizes by `rpc-copy` that it was sent twice, and keeps `rpc-user` beside it.
+/// A retry keeps `rpc-copy`, by which a worker recognizes a letter that was sent twice, and
+/// `rpc-user`, which a worker only believes beside `rpc-copy`.
 fn is_removed(name: &str) -> bool {
     if matches!(name, "rpc-copy" | "rpc-user") {
         return false;
@@ -52,9 +54,9 @@ fn is_removed(name: &str) -> bool {
             .any(|prefix| name.starts_with(prefix))
 }
 
-/// Returns the properties of the retry of a dead letter: those of the request as it was sent first.
-///
-/// Only the user itself could send it with its `user_id`, and its `expiration` has passed.
+/// Returns the properties of the retry of a dead letter: those of the request as it was sent first,
+/// but persistent. Leaves out the `user_id`, which only that user may send, and the `expiration`,
+/// which has passed.
 pub(super) fn of_retry(dead: &BasicProperties) -> BasicProperties {
     let mut retry = BasicProperties::default().with_delivery_mode(PERSISTENT);
     if let Some(headers) = dead.headers() {
@@ -117,7 +119,6 @@ pub(super) fn properties_json(properties: &BasicProperties) -> Value {
     Value::Object(all.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// Returns headers as JSON.
 pub(super) fn table_json(table: &FieldTable) -> Value {
     let entries = table.inner().iter();
     let entries = entries.map(|(name, value)| (name.to_string(), json_of(value)));

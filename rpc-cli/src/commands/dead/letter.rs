@@ -20,6 +20,7 @@ pub(super) struct Letter {
 /// What the headers of a dead letter tell.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Facts {
+    /// The `type` of the message.
     pub(super) method: Option<String>,
     /// Why it was given up: `error`, a fault's code, or RabbitMQ's reason.
     pub(super) reason: Option<String>,
@@ -28,7 +29,7 @@ pub(super) struct Facts {
     /// In milliseconds since 1970.
     pub(super) first_failure: Option<u64>,
     pub(super) last_failure: Option<u64>,
-    /// The queue that it died in.
+    /// The queue that the job was sent to, or the one in which RabbitMQ dead-lettered it.
     pub(super) origin: Option<String>,
     pub(super) user: Option<String>,
     /// The size of the body in bytes.
@@ -54,7 +55,7 @@ impl Facts {
         }
     }
 
-    /// How long ago it failed last. `None` if that is not known.
+    /// How long ago it failed last: zero for a time in the future, `None` if it is not known.
     pub(super) fn age(&self, now: SystemTime) -> Option<Duration> {
         let failed = time_at(self.last_failure?)?;
         Some(now.duration_since(failed).unwrap_or_default())
@@ -91,8 +92,8 @@ pub(super) fn time_at(millis: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
-/// How often a quorum queue has counted that the letter came back.
-pub(super) fn returns(message: &TakenMessage) -> u64 {
+/// How often the letter came back, as a quorum queue counts. Zero for a classic queue.
+pub(super) fn return_count(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     headers
         .and_then(|headers| number(headers, "x-delivery-count"))
@@ -111,7 +112,7 @@ pub(super) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
 }
 
 /// Returns the number that identifies a letter: the token that its worker gave it, or a hash of its
-/// properties and its body.
+/// properties and its body. Several letters may have the same number.
 pub(super) fn number_of(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     let token = headers.and_then(|headers| text(headers, "rpc-copy"));
@@ -121,7 +122,8 @@ pub(super) fn number_of(message: &TakenMessage) -> u64 {
     }
 }
 
-/// Two letters with one hash are told apart by their order, so collisions do no harm.
+/// Delivery counts are left out, so that a letter has the same hash each time. Two letters with one
+/// hash are told apart by their order, so collisions do no harm.
 fn hash_of(message: &TakenMessage) -> u64 {
     let mut hasher = DefaultHasher::new();
     headers::properties_json(&message.properties)

@@ -16,8 +16,8 @@ use crate::table::{Column, Table};
 use crate::text::one_line;
 use crate::units;
 
-/// How much of an error a row shows, in characters.
-const MAX_ERROR: usize = 100;
+/// How much of a letter's text a cell shows, in characters.
+const MAX_CELL: usize = 100;
 
 /// Lists the letters, the oldest first.
 ///
@@ -112,10 +112,10 @@ fn dash() -> String {
     "-".to_owned()
 }
 
-/// The first line of a text, safe to print.
+/// The first line of a text, cut to [`MAX_CELL`] and safe to print.
 fn first_line(text: &str) -> String {
     let line = one_line(text.lines().next().unwrap_or_default());
-    match line.char_indices().nth(MAX_ERROR) {
+    match line.char_indices().nth(MAX_CELL) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
@@ -151,7 +151,7 @@ ID  METHOD  REASON  ATTEMPTS  FAILED     SIZE  ERROR
 ab  send    error          3     63s  2.0 KiB  no \\u001b[2Jroute
 cd  -       -              -       -      0 B  -"
         );
-        assert_eq!(first_line(&"x".repeat(200)).chars().count(), MAX_ERROR + 1);
+        assert_eq!(first_line(&"x".repeat(200)).chars().count(), MAX_CELL + 1);
         let json = json_of("mail", &letters, 7);
         assert_eq!(json["letters"][0]["error"], "no \u{1b}[2Jroute\nmore");
         assert_eq!(json["more"], 7);

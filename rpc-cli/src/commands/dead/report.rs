@@ -12,7 +12,6 @@ use crate::units;
 /// How many ids, and how many letters that stayed, a report lists.
 pub(super) const MAX_LISTED: usize = 1000;
 
-/// What was done with letters.
 #[derive(Debug)]
 pub(super) struct Report {
     /// `retried` or `dropped`.
@@ -38,14 +37,14 @@ impl Report {
         }
     }
 
-    pub(super) fn add(&mut self, id: &str) {
+    /// Adds a letter that was retried or dropped, or would be without `--dry-run`.
+    pub(super) fn add_done(&mut self, id: &str) {
         self.done += 1;
         if self.ids.len() < MAX_LISTED {
             self.ids.push(id.to_owned());
         }
     }
 
-    /// Adds a letter that stays in the queue.
     pub(super) fn add_stayed(&mut self, id: &str, reason: impl Into<String>) {
         self.stayed += 1;
         if self.reasons.len() < MAX_LISTED {
@@ -53,7 +52,8 @@ impl Report {
         }
     }
 
-    /// Ends a command that did `acted`: puts the held letters back, and prints the report.
+    /// Ends a command whose work ended with `acted`: puts the held letters back, and prints the
+    /// report, unless the work failed and there is nothing to report.
     pub(super) async fn finish(
         self,
         queue: &str,
@@ -63,7 +63,7 @@ impl Report {
     ) -> Result<Outcome, Failure> {
         let (stop, finished) = (scan.stop, scan.finish(output).await);
         let is_empty = self.done + self.stayed == 0;
-        // A closed output must not hide that something failed.
+        // A closed output must not hide that something failed, so errors of printing come last.
         let printed = if is_empty && acted.is_err() {
             Ok(())
         } else {
@@ -136,7 +136,7 @@ mod tests {
         let mut report = Report::new("retried", false);
         assert_eq!(report.text("mail"), "0 letters retried");
         for number in 0..1500 {
-            report.add(&number.to_string());
+            report.add_done(&number.to_string());
         }
         assert_eq!(report.text("mail"), "1500 letters retried");
         assert_eq!(report.json("mail")["ids"].as_array().unwrap().len(), 1000);
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn a_dry_run_lists_the_ids() {
         let mut report = Report::new("dropped", true);
-        report.add("ab");
+        report.add_done("ab");
         assert_eq!(report.text("mail"), "ab\n1 letter would be dropped");
         assert_eq!(report.json("mail")["dropped"], 1);
     }

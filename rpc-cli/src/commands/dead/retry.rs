@@ -43,13 +43,12 @@ impl RetryLetters {
                 many => progress_bar(output, many.into()),
             },
         };
-        let retried = run.selected(&self.selection, &mut scan).await;
+        let retried = run.retry_selected(&self.selection, &mut scan).await;
         run.bar.finish_and_clear();
         run.report.finish(queue, retried, scan, output).await
     }
 }
 
-/// A run of `retry`.
 struct Retry<'a> {
     queue: &'a str,
     report: Report,
@@ -57,42 +56,43 @@ struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    async fn selected(&mut self, selection: &Selection, scan: &mut Scan) -> Result<(), Failure> {
+    async fn retry_selected(&mut self, selection: &Selection, scan: &mut Scan) -> Result<(), Failure> {
         if !selection.all {
-            for letter in find(scan, self.queue, &selection.ids, true).await? {
+            let needs_bodies = true;
+            for letter in find(scan, self.queue, &selection.ids, needs_bodies).await? {
                 if let Some(stop) = scan.check_stop() {
                     self.report.add_stayed(&letter.id, stop.to_string());
                 } else {
-                    self.one(letter, selection.dry_run, scan).await?;
+                    self.retry_one(letter, selection.dry_run, scan).await?;
                 }
             }
             return Ok(());
         }
         let all = u64::from(scan.left);
         while let Some(letter) = selection.next(scan, self.report.done).await? {
-            self.one(letter, selection.dry_run, scan).await?;
+            self.retry_one(letter, selection.dry_run, scan).await?;
             self.bar.set_position(all - u64::from(scan.left));
         }
         Ok(())
     }
 
-    /// Retries a letter. An error ends the command.
-    async fn one(&mut self, letter: Letter, is_dry_run: bool, scan: &mut Scan) -> Result<(), Failure> {
+    /// Retries a letter, or reports why it stays. An error ends the command.
+    async fn retry_one(&mut self, letter: Letter, is_dry_run: bool, scan: &mut Scan) -> Result<(), Failure> {
         let Letter { id, message, facts } = letter;
         if let Some(reason) = self.obstacle(&facts, message.malformed.as_deref()) {
             self.report.add_stayed(&id, reason);
             return Ok(());
         }
         if is_dry_run {
-            self.report.add(&id);
+            self.report.add_done(&id);
             return Ok(());
         }
         let copy = of_retry(&message.properties);
         match scan.reader.publish(self.queue, copy, message.body).await {
             Ok(CopyOutcome::Confirmed) => {
                 let acked = scan.ack(message.tag).await;
-                acked.map_err(|error| may_be_doubled(&id, error))?;
-                self.report.add(&id);
+                acked.map_err(|error| maybe_retried(&id, error))?;
+                self.report.add_done(&id);
                 Ok(())
             }
             Ok(CopyOutcome::Invalid(cause)) => {
@@ -111,13 +111,13 @@ impl Retry<'_> {
                 hint: "it may be full: try again later".to_owned(),
             }),
             Err(error @ (BrokerError::Unresponsive { .. } | BrokerError::Lost { .. })) => {
-                Err(may_be_doubled(&id, error))
+                Err(maybe_retried(&id, error))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Why a letter cannot be retried.
+    /// Why a letter cannot be retried. `None` if it can.
     fn obstacle(&self, facts: &Facts, malformed: Option<&str>) -> Option<String> {
         if let Some(reason) = malformed {
             return Some(format!("it cannot be copied: {reason}"));
@@ -128,7 +128,7 @@ impl Retry<'_> {
 }
 
 /// The failure of a retry whose outcome is not known.
-fn may_be_doubled(id: &str, source: BrokerError) -> Failure {
+fn maybe_retried(id: &str, source: BrokerError) -> Failure {
     Failure::MaybeRetried {
         id: id.to_owned(),
         source,

@@ -13,7 +13,7 @@ use rpc_runtime::BrokerError;
 use rpc_runtime::discovery::dead_queue;
 use tokio::time::Instant;
 
-use super::letter::{Facts, Letter, came_back_to_quorum_queue, number_of, returns};
+use super::letter::{Facts, Letter, came_back_to_quorum_queue, number_of, return_count};
 use super::wanted::Ids;
 use crate::connection;
 use crate::failure::Failure;
@@ -42,20 +42,22 @@ pub(super) struct Scan {
     /// The queue that the jobs were sent to.
     queue: String,
     ids: Ids,
-    /// How many letters were not looked at.
+    /// How many of these letters were not looked at, as far as is known.
     pub(super) left: u32,
     timeout: Duration,
     /// `None` while no letter is held.
     deadline: Option<Instant>,
+    /// Ends with Ctrl-C.
     interrupted: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     /// Why the rest is left out.
     pub(super) stop: Option<Stop>,
+    /// How often the letter came back that did so most often.
     most_returns: u64,
-    /// Whether the next letter of a quorum queue would change places with those that are held.
-    is_out_of_place: bool,
+    /// Whether the last letter had come back to a quorum queue. If the next one has, too, it would
+    /// overtake those that are held.
+    next_may_overtake: bool,
 }
 
-/// Why a scan stopped before the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// With Ctrl-C.
@@ -96,16 +98,15 @@ impl Scan {
             interrupted: Box::pin(tokio::signal::ctrl_c()),
             stop: None,
             most_returns: 0,
-            is_out_of_place: false,
+            next_may_overtake: false,
         })
     }
 
-    /// Whether the user has interrupted the scan.
     pub(super) fn is_interrupted(&self) -> bool {
         matches!(self.stop, Some(Stop::Interrupted))
     }
 
-    /// Takes the next letter. Returns `None` at the end.
+    /// Takes the next letter. Returns `None` at the end, or once the scan has to stop.
     pub(super) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
         if self.left == 0 || self.check_stop().is_some() {
             return Ok(None);
@@ -117,18 +118,19 @@ impl Scan {
         };
         self.left -= 1;
         let facts = Facts::read(&message);
-        let id = self.ids.next(number_of(&message));
+        let id = self.ids.assign(number_of(&message));
         Ok(Some(Letter { id, message, facts }))
     }
 
+    /// Takes the next message. The time limit begins with the first one that is held.
     async fn take(&mut self) -> Result<Option<TakenMessage>, Failure> {
         let taken = self.reader.take().await?;
         if let Some(message) = &taken {
             let timeout = self.timeout;
             self.deadline.get_or_insert_with(|| Instant::now() + timeout);
-            self.most_returns = self.most_returns.max(returns(message));
+            self.most_returns = self.most_returns.max(return_count(message));
         }
-        self.is_out_of_place = taken.as_ref().is_some_and(came_back_to_quorum_queue);
+        self.next_may_overtake = taken.as_ref().is_some_and(came_back_to_quorum_queue);
         Ok(taken)
     }
 
@@ -143,30 +145,31 @@ impl Scan {
 
     /// Takes all letters that came back to a quorum queue before. It delivers them before all
     /// others and in the order in which they came back, so those that were not held would overtake
-    /// the others. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the longer for a
-    /// letter the more are held.
+    /// the others. Does nothing once the scan has to stop. Gives up after [`ORDER_LIMIT`], because
+    /// a quorum queue takes the longer for a letter the more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
         let give_up = Instant::now() + ORDER_LIMIT;
-        while self.is_out_of_place
+        while self.next_may_overtake
             && self.reader.holds_any()
             && Instant::now() < give_up
             && self.check_stop().is_none()
         {
+            // `release` puts it back with the others.
             self.take().await?;
         }
         Ok(())
     }
 
-    /// Waits for Ctrl-C. Cancel safe.
+    /// Waits for Ctrl-C; returns at once if it was pressed before. Cancel safe.
     pub(super) async fn wait_interrupted(&mut self) {
         if self.stop != Some(Stop::Interrupted) {
-            // An error means that the system does not report it.
+            // If the system cannot report Ctrl-C, it counts as pressed.
             let _ = self.interrupted.as_mut().await;
             self.stop = Some(Stop::Interrupted);
         }
     }
 
-    /// Returns why the scan has to stop now.
+    /// Returns why the scan has to stop. Once it has to, it does not go on.
     pub(super) fn check_stop(&mut self) -> Option<Stop> {
         if self.stop.is_none() {
             if self.interrupted.as_mut().now_or_never().is_some() {
@@ -186,8 +189,10 @@ impl Scan {
         }
         let ordered = self.keep_order().await;
         let released = self.reader.release().await;
+        // A letter that came back more often has survived the default limit.
         let may_be_limited =
             (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
+        // A worker declares its dead-letter queue with a limit that is never reached.
         if may_be_limited && !matches!(self.reader.is_dead_queue_of(&self.queue).await, Ok(Some(true))) {
             output.note(&self.limit_note());
         }

@@ -11,10 +11,9 @@ use super::scan::{Hold, Scan};
 use super::wanted::{Wanted, parse_id};
 use crate::failure::Failure;
 
-/// The most ids in one command.
 const MAX_IDS: usize = 1000;
 
-/// The limit on letters that are kept while others are searched, in bytes.
+/// The limit on the size of letters that are kept while others are searched, in bytes.
 const MAX_KEPT: usize = 256 * 1024 * 1024;
 
 /// The letters to act on.
@@ -44,6 +43,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Fails unless letters are selected either by id or with `--all`.
     pub(super) fn check(&self) -> Result<(), Failure> {
         if !self.all && self.ids.is_empty() {
             return Err(Failure::usage(
@@ -66,7 +66,7 @@ impl Selection {
         Ok(())
     }
 
-    /// Takes the next of all selected letters. Returns `None` at the end.
+    /// With `--all`: takes the next selected letter. `None` at the end, at a stop or at `--limit`.
     pub(super) async fn next(&self, scan: &mut Scan, done: u64) -> Result<Option<Letter>, Failure> {
         if self.limit.is_some_and(|limit| done >= limit) {
             return Ok(None);
@@ -80,7 +80,7 @@ impl Selection {
     }
 }
 
-/// Searches letters by their ids. Bodies are only returned if they are needed.
+/// Searches letters by their ids. Their bodies are empty unless they are needed.
 pub(super) async fn find(
     scan: &mut Scan,
     queue: &str,
@@ -117,6 +117,6 @@ pub(super) async fn find(
 }
 
 fn size_of(message: &TakenMessage) -> usize {
-    // The properties fit into a frame.
+    // A flat rate for the properties, which fit into a frame.
     message.body.len() + 4096
 }

@@ -43,7 +43,8 @@ impl ShowLetter {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         let mut scan = Scan::open(queue, self.hold, options).await?;
-        let found = find(&mut scan, queue, std::slice::from_ref(&self.id), true).await;
+        let needs_bodies = true;
+        let found = find(&mut scan, queue, std::slice::from_ref(&self.id), needs_bodies).await;
         let finished = scan.finish(output).await;
         let found = found?;
         finished?;
@@ -125,7 +126,7 @@ fn indented(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A time, and how long ago it was.
+/// A time, and how long ago it was: `0s ago` for one in the future.
 fn date(millis: u64, now: SystemTime) -> String {
     match time_at(millis).filter(|_| millis <= MAX_DATE) {
         Some(time) => {
@@ -137,7 +138,7 @@ fn date(millis: u64, now: SystemTime) -> String {
     }
 }
 
-/// The beginning of a body that is not JSON.
+/// The first [`MAX_DUMP`] bytes of a body that cannot be read.
 fn dump(body: &[u8]) -> String {
     let shown = &body[..body.len().min(MAX_DUMP)];
     let lines = shown.chunks(32).map(hex);

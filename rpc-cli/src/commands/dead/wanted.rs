@@ -12,12 +12,13 @@ const MAX_LISTED: usize = 5;
 /// second one's id ends with `-2`, and so on.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    /// How many letters have this number: at most sixteen bytes for each letter.
+    /// How many letters had this number until now: at most sixteen bytes for each letter.
     seen: HashMap<u64, u32>,
 }
 
 impl Ids {
-    pub(super) fn next(&mut self, number: u64) -> String {
+    /// Returns the id of the next letter, which has this number.
+    pub(super) fn assign(&mut self, number: u64) -> String {
         let seen = self.seen.entry(number).or_default();
         *seen += 1;
         match *seen {
@@ -44,7 +45,7 @@ pub(super) fn parse_id(text: &str) -> Result<String, String> {
 /// The letters that are searched for.
 #[derive(Debug)]
 pub(super) struct Wanted<T> {
-    wanted: Vec<WantedId>,
+    wanted_ids: Vec<WantedId>,
     /// What was kept of the letters that may be meant: at most two for each wanted id.
     kept: Vec<(String, T)>,
 }
@@ -62,33 +63,33 @@ struct WantedId {
 
 impl<T> Wanted<T> {
     pub(super) fn new(ids: &[String]) -> Self {
-        let wanted = ids.iter().map(|text| WantedId {
+        let wanted_ids = ids.iter().map(|text| WantedId {
             text: text.clone(),
             matches: Vec::new(),
             count: 0,
             is_exact: false,
         });
         Self {
-            wanted: wanted.collect(),
+            wanted_ids: wanted_ids.collect(),
             kept: Vec::new(),
         }
     }
 
     /// Whether no other letter can be meant.
     pub(super) fn is_complete(&self) -> bool {
-        self.wanted.iter().all(|wanted| wanted.is_exact)
+        self.wanted_ids.iter().all(|wanted| wanted.is_exact)
     }
 
-    /// Adds a letter. Returns whether it was kept.
+    /// Looks at the next letter. Keeps it if it may be meant, and returns whether it was kept.
     pub(super) fn offer(&mut self, id: &str, letter: T) -> bool {
-        let mut may_be_meant = false;
-        for wanted in &mut self.wanted {
-            may_be_meant |= wanted.offer(id);
+        let mut is_kept = false;
+        for wanted in &mut self.wanted_ids {
+            is_kept |= wanted.offer(id);
         }
-        if may_be_meant {
+        if is_kept {
             self.kept.push((id.to_owned(), letter));
         }
-        may_be_meant
+        is_kept
     }
 
     /// Returns the letters that were found, each once.
@@ -97,17 +98,18 @@ impl<T> Wanted<T> {
     ///
     /// Fails if a wanted id matches no letter or several.
     pub(super) fn found(self, queue: &str) -> Result<Vec<(String, T)>, Failure> {
-        let mut ids = Vec::new();
-        for wanted in &self.wanted {
-            ids.push(wanted.found(queue)?);
+        let mut found_ids = Vec::new();
+        for wanted in &self.wanted_ids {
+            found_ids.push(wanted.found(queue)?);
         }
         let kept = self.kept.into_iter();
-        Ok(kept.filter(|(id, _)| ids.contains(&id.as_str())).collect())
+        Ok(kept.filter(|(id, _)| found_ids.contains(&id.as_str())).collect())
     }
 }
 
 impl WantedId {
-    /// Adds an id. Returns whether it may be the wanted one.
+    /// Looks at a letter's id. Returns whether to keep the letter: the first whose id begins like
+    /// the wanted one, or the one whose id is exactly it.
     fn offer(&mut self, id: &str) -> bool {
         if self.is_exact || !id.starts_with(&self.text) {
             return false;
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn letters_with_one_number_have_different_ids() {
         let mut ids = Ids::default();
-        let shown: Vec<_> = [10, 11, 10, 10].map(|number| ids.next(number)).into();
+        let shown: Vec<_> = [10, 11, 10, 10].map(|number| ids.assign(number)).into();
         assert_eq!(
             shown,
             [

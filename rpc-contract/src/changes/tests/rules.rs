@@ -252,8 +252,8 @@ fn callers_that_send_a_single_argument_as_text() {
     assert_arguments(json!([a]), json!([a, b]), &[(Safe, "get(b)")]);
 }
 
-fn argument(name: &str) -> Value {
-    json!([{"name": "id", "type": name}])
+fn one_argument(type_name: &str) -> Value {
+    json!([{"name": "id", "type": type_name}])
 }
 
 #[test]
@@ -266,29 +266,29 @@ fn types_with_the_same_form_on_the_wire() {
         ("&[User]", "Vec<User>"),
         ("&User", "User"),
     ] {
-        assert_arguments(argument(old), argument(new), &[(Safe, "get(id)")]);
+        assert_arguments(one_argument(old), one_argument(new), &[(Safe, "get(id)")]);
     }
 }
 
 #[test]
 fn different_names_of_types_may_break() {
     let both = [(MayBreakCallers, "get(id)"), (MayBreakWorkers, "get(id)")];
-    assert_arguments(argument("u32"), argument("u64"), &both);
-    assert_arguments(argument("[u8; 2]"), argument("[u8; 3]"), &both);
+    assert_arguments(one_argument("u32"), one_argument("u64"), &both);
+    assert_arguments(one_argument("[u8; 2]"), one_argument("[u8; 3]"), &both);
     assert_arguments(
-        argument("u32"),
-        argument("Option<u32>"),
+        one_argument("u32"),
+        one_argument("Option<u32>"),
         &[(MayBreakWorkers, "get(id)")],
     );
-    assert_arguments(argument("User"), argument("User"), &[]);
+    assert_arguments(one_argument("User"), one_argument("User"), &[]);
 }
 
 #[test]
 fn an_unknown_type_may_break() {
     let both = [(MayBreakCallers, "get(id)"), (MayBreakWorkers, "get(id)")];
-    assert_arguments(argument(""), argument("User"), &both);
-    assert_arguments(argument("User"), argument(""), &both);
-    assert_arguments(argument(""), argument(""), &[]);
+    assert_arguments(one_argument(""), one_argument("User"), &both);
+    assert_arguments(one_argument("User"), one_argument(""), &both);
+    assert_arguments(one_argument(""), one_argument(""), &[]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::held_requests::HeldRequests;
 use crate::client::in_flight_calls::InFlightCalls;
 use crate::client::queued_request::QueuedRequest;
 use crate::client::request_publisher::{RequestPublisher, count_sent};
-use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
+use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, receive_more};
 
 /// Publishes the requests that [`RequestSender`](crate::client::request_sender::RequestSender) does
 /// not publish itself: those that may be batched, that are held back, or that have to wait for the
@@ -77,7 +77,7 @@ impl SendTask {
                 count = requests.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(can_share_message) {
-                        gather(&mut requests, &mut received).await;
+                        receive_more(&mut requests, &mut received).await;
                     }
                     self.backlog.extend(received.drain(..));
                     self.drop_withdrawn();
@@ -154,7 +154,7 @@ impl SendTask {
 
     /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
-        while let Some((key, mut requests)) = self.batcher.next() {
+        while let Some((key, mut requests)) = self.batcher.take_message() {
             requests.retain(|request| !request.is_withdrawn());
             match requests.len() {
                 0 => self.batcher.done(&key),

@@ -12,9 +12,10 @@
 //!   reduce it only after a full time limit with nothing but timeouts, because calls time out for
 //!   many reasons. Workers cannot report that their replies arrive too late, so timeouts must
 //!   count.
-//! - If a request waited for no longer than the target, its reply raises the limit by a fraction,
-//!   so that the limit grows by one with each round trip. If almost nothing waits and the last
-//!   reduction was at least a second ago, each reply raises the limit by a quarter of a call.
+//! - If a request waited for no longer than the target, and the limit is reached, its reply raises
+//!   the limit by a fraction, so that it grows by one with each round trip. If almost nothing waits
+//!   and the last reduction was at least a second ago, each reply raises the limit by a quarter of
+//!   a call.
 //!
 //! With AIMD, clients that share workers converge to equal limits.
 
@@ -74,7 +75,8 @@ pub(super) enum Signal {
 }
 
 impl Signal {
-    /// Returns whether the signal may mean overload. No other signal starts a reduction.
+    /// Returns whether the signal may mean overload: all but an answer after a short wait. No other
+    /// signal starts a reduction.
     pub(super) fn is_warning(self) -> bool {
         !matches!(self, Self::Answered { queued } if queued <= MIN_TARGET)
     }
@@ -135,7 +137,7 @@ struct Reduced {
 #[derive(Debug)]
 struct StallTimer {
     last_sent: Instant,
-    /// Time after the last send before one extra call is allowed, without `queued`.
+    /// Time after the last send before one extra call is allowed; `queued` is added to it.
     extra_call_delay: Duration,
     /// How long requests wait in the queue, as last reported.
     queued: Duration,
@@ -155,7 +157,6 @@ impl StallTimer {
         self.last_sent + self.extra_call_delay + self.queued
     }
 
-    /// Records that a call was sent.
     fn record_sent(&mut self, is_over_limit: bool, now: Instant) {
         self.last_sent = now;
         self.extra_call_delay = match is_over_limit {
@@ -180,7 +181,6 @@ impl AdaptiveLimit {
         self.silence.is_some()
     }
 
-    /// Returns whether the limit is below the maximum.
     pub(super) fn is_reduced(&self) -> bool {
         self.reduced.is_some()
     }
@@ -231,6 +231,7 @@ impl AdaptiveLimit {
             Some(pause) => now + pause,
             None => {
                 let extra_call_at = reduced.stall_timer.next_extra_call_at();
+                // It may have passed, if the fixed limit is reached. Then calls must not spin.
                 extra_call_at.max(now + MIN_EXTRA_CALL_DELAY / 10)
             }
         })
@@ -259,7 +260,6 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Returns the generation of calls that are sent now.
     pub(super) fn generation(&self) -> u32 {
         self.generation
     }
@@ -275,12 +275,15 @@ impl AdaptiveLimit {
             Signal::Answered { queued } if queued <= target => {
                 self.raise(end, queued <= target / NEGLIGIBLE_WAIT_DIVISOR);
             }
-            Signal::Answered { queued } => self.reduce(end, fraction(end, queued, target)),
+            Signal::Answered { queued } => self.reduce(end, fraction_for_target(end, queued, target)),
             Signal::Refused { retry_after } => {
+                // An overloaded worker sets it to how long requests wait in its queue.
                 let queued = retry_after.unwrap_or_default();
-                self.reduce(end, fraction(end, queued, target).min(FRACTION_AFTER_FAILURE));
+                let fraction = fraction_for_target(end, queued, target);
+                self.reduce(end, fraction.min(FRACTION_AFTER_FAILURE));
                 self.begin_pause(end, retry_after);
             }
+            // Only while the limit is at its maximum, timeouts are counted.
             Signal::TimedOut if self.is_reduced() || self.record_timeout(end) => {
                 self.reduce(end, FRACTION_AFTER_FAILURE);
             }
@@ -330,20 +333,20 @@ impl AdaptiveLimit {
         let counted = end.counted as f64;
         let fraction = fraction.clamp(MIN_FRACTION, 1.0);
         // Between 1 and `max - 1`; 1 if `max` is 1.
-        let limit = |calls: f64| (calls * fraction).min(self.max as f64 - 1.0).max(1.0);
+        let reduced_limit = |calls: f64| (calls * fraction).min(self.max as f64 - 1.0).max(1.0);
         match &mut self.reduced {
-            // Sent before the last reduction, so it says nothing about it.
+            // Sent before the last reduction, so the call says nothing about its effect.
             Some(reduced) if end.sent_at < reduced.reduced_at => {}
             Some(reduced) => {
                 // A limit of 3.9 allows only three calls. Adding one keeps the 0.9.
-                reduced.limit = limit(reduced.limit.min(counted + 1.0));
+                reduced.limit = reduced_limit(reduced.limit.min(counted + 1.0));
                 reduced.reduced_at = end.now;
                 reduced.pause_until = None;
             }
             None => {
                 self.generation += 1;
                 self.reduced = Some(Reduced {
-                    limit: limit(counted),
+                    limit: reduced_limit(counted),
                     reduced_at: end.now,
                     pause_until: None,
                     generations: Generations::new(self.generation, end.in_flight_now, end.now),
@@ -353,7 +356,8 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Begins a pause if even a single call in flight is too much for the workers.
+    /// Begins a pause if even a single call in flight is too much for the workers. It lasts as long
+    /// as the worker says, but at most the call's time limit.
     fn begin_pause(&mut self, end: &CallEnd, retry_after: Option<Duration>) {
         if let Some(reduced) = &mut self.reduced
             && reduced.limit <= 1.0
@@ -363,7 +367,8 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Raises the limit after a reply to a request that waited for no longer than the target.
+    /// Raises the limit, if it is reached, after a reply to a request that waited for no longer
+    /// than the target.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn raise(&mut self, end: &CallEnd, nothing_waits: bool) {
         let Some(reduced) = &mut self.reduced else {
@@ -385,9 +390,10 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the fraction of the counted calls that would wait for half of the target. By Little's
-/// law, the time that a call takes is proportional to the number of calls when it was sent.
-fn fraction(end: &CallEnd, queued: Duration, target: Duration) -> f64 {
+/// Returns the fraction of the counted calls that would wait for half of the target; more than 1 if
+/// they wait for less. By Little's law, the time that a call takes is proportional to the number of
+/// calls when it was sent.
+fn fraction_for_target(end: &CallEnd, queued: Duration, target: Duration) -> f64 {
     let took = end.now.saturating_duration_since(end.sent_at);
     // Caps the reported wait at the call's duration, in case the worker is wrong.
     let wanted = took - queued.min(took) + target / 2;

@@ -27,9 +27,12 @@ pub(super) struct Count {
 /// Counts the calls that count towards the limit, by generation.
 #[derive(Debug)]
 pub(super) struct Generations {
+    /// The current generation.
     number: u32,
     began: Instant,
+    /// The calls of the current generation.
     current: Count,
+    /// The calls of earlier generations that still count.
     previous: Count,
     /// The oldest generation that `previous` includes.
     oldest: u32,
@@ -47,7 +50,6 @@ impl Generations {
         }
     }
 
-    /// Returns the number of the current generation.
     pub(super) fn number(&self) -> u32 {
         self.number
     }
@@ -79,7 +81,7 @@ impl Generations {
         count.important = count.important.saturating_sub(usize::from(is_important));
     }
 
-    /// Records that a call of this generation was answered.
+    /// Records that a call of this generation was answered, which may begin the next generation.
     pub(super) fn record_answered(&mut self, generation: u32, is_important: bool, now: Instant) {
         let counted = self.counted();
         // An important call overtakes ordinary ones, so its reply says nothing about them.

@@ -49,9 +49,10 @@ pub(crate) struct Limiter {
     in_flight: AtomicUsize,
     /// How many calls in flight have a priority above 0.
     important: AtomicUsize,
-    /// How many calls may be in flight now.
+    /// How many calls may be in flight, as last reported to the metrics.
     limit: AtomicUsize,
-    /// Whether the limit is reduced. Then calls acquire and release permits under the lock.
+    /// Whether the limit is reduced, or about to be. Then calls acquire and release permits under
+    /// the lock.
     is_reduced: AtomicBool,
     /// How many calls wait for a permit. Written only under the lock.
     waiting: AtomicUsize,
@@ -73,7 +74,7 @@ struct State {
     waiting: WaitingCalls<oneshot::Sender<Permit>>,
 }
 
-/// Permission for one call to be in flight. Dropping it passes the permit to another call.
+/// Permission for one call to be in flight. Dropping it frees it for another call.
 #[derive(Debug)]
 pub(super) struct Permit {
     limiter: Arc<Limiter>,
@@ -150,7 +151,7 @@ impl Limiter {
             let permit = match self.when_full {
                 WhenFull::Wait => self.wait(time_limit, priority).await,
                 WhenFull::Fail => {
-                    // A pause may be over.
+                    // A pause may be over, which the metrics must show.
                     self.store_adaptive(&self.lock(), Instant::now());
                     self.try_acquire(priority)
                 }
@@ -171,6 +172,7 @@ impl Limiter {
         };
         let _waiting = WaitingGuard::new(self, key, begun);
         loop {
+            // Before the limit is read, so that no change is missed.
             let limit_changed = self.limit_changed.notified();
             // A permit may have become free before the call was added, or a pause may be over.
             self.grant();
@@ -180,8 +182,8 @@ impl Limiter {
                 .min(time_limit.deadline);
             tokio::select! {
                 biased;
-                granted = &mut granted => {
-                    let mut permit = granted.ok()?;
+                permit = &mut granted => {
+                    let mut permit = permit.ok()?;
                     let waited = begun.elapsed().as_millis();
                     permit.waited = u32::try_from(waited).unwrap_or(u32::MAX);
                     return Some(permit);
@@ -217,15 +219,16 @@ impl Limiter {
     /// Grants free permits to waiting calls.
     fn grant(self: &Arc<Self>) {
         loop {
-            let next = self.grant_next(&mut self.lock());
+            let next = self.dequeue_with_permit(&mut self.lock());
             let Some((waiter, permit)) = next else { return };
             // A call that was dropped meanwhile drops its permit.
             let _ = waiter.send(permit);
         }
     }
 
-    /// Gives the next waiting call a permit. `None` if no free permit suits a waiting call.
-    fn grant_next(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
+    /// Takes the next call out of the waiting ones, and takes a permit for it. Returns how to hand
+    /// it over. `None` if no free permit suits a waiting call.
+    fn dequeue_with_permit(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
         self.store_adaptive(state, now);
         let has_permit = |is_important| state.adaptive.has_permit(is_important, now);
@@ -240,7 +243,7 @@ impl Limiter {
             false => Order::OldestFirst,
         };
         let in_flight = self.try_add_in_flight()?;
-        let next = state.waiting.next(min_priority, order, now);
+        let next = state.waiting.take_next(min_priority, order, now);
         self.store_waiting(state);
         let Some((priority, waiter)) = next else {
             self.in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -304,7 +307,8 @@ impl Limiter {
         }
     }
 
-    /// Copies the state of the adaptive limit to the atomics that lock-free readers use.
+    /// Copies the state of the adaptive limit to the atomics that lock-free readers use. Reports
+    /// the limit to the metrics if it has changed, also if only a pause has begun or ended.
     fn store_adaptive(&self, state: &State, now: Instant) {
         self.is_reduced
             .store(state.adaptive.is_reduced(), Ordering::SeqCst);

@@ -58,8 +58,9 @@ impl<W> WaitingCalls<W> {
     }
 
     /// Removes and returns the next call of the highest priority, if that is at least
-    /// `min_priority`. Removes calls whose deadline is before `now`, without a permit.
-    pub(super) fn next(&mut self, min_priority: u8, order: Order, now: Instant) -> Option<(u8, W)> {
+    /// `min_priority`, with its priority. Removes the calls before it whose deadline is before
+    /// `now`: they get no permit.
+    pub(super) fn take_next(&mut self, min_priority: u8, order: Order, now: Instant) -> Option<(u8, W)> {
         loop {
             let (&newest, _) = self.calls.last_key_value()?;
             let priority = newest.priority;
@@ -94,13 +95,13 @@ mod tests {
             for priority in [0, 9, 255, 4] {
                 waiting.add(priority, now, priority);
             }
-            let next: Vec<_> = std::iter::from_fn(|| waiting.next(0, order, now))
+            let next: Vec<_> = std::iter::from_fn(|| waiting.take_next(0, order, now))
                 .map(|(_, call)| call)
                 .collect();
             assert_eq!(next, [255, 9, 4, 0]);
             waiting.add(4, now, 4);
-            assert_eq!(waiting.next(5, order, now), None);
-            assert_eq!(waiting.next(4, order, now), Some((4, 4)));
+            assert_eq!(waiting.take_next(5, order, now), None);
+            assert_eq!(waiting.take_next(4, order, now), Some((4, 4)));
         }
     }
 
@@ -112,7 +113,7 @@ mod tests {
             for call in 1..=3 {
                 waiting.add(0, now, call);
             }
-            let next: Vec<_> = std::iter::from_fn(|| waiting.next(0, order, now))
+            let next: Vec<_> = std::iter::from_fn(|| waiting.take_next(0, order, now))
                 .map(|(_, call)| call)
                 .collect();
             assert_eq!(next, expected);
@@ -129,8 +130,8 @@ mod tests {
             waiting.add(9, soon, "too late");
             waiting.add(0, now, "in time");
             let late = waiting.add(0, soon, "too late");
-            assert_eq!(waiting.next(0, order, now), Some((0, "in time")));
-            assert_eq!(waiting.next(0, order, now), None);
+            assert_eq!(waiting.take_next(0, order, now), Some((0, "in time")));
+            assert_eq!(waiting.take_next(0, order, now), None);
             assert_eq!(waiting.len(), 0);
             assert!(!waiting.remove(late));
         }

@@ -187,7 +187,8 @@ impl<'de, V: Visitor<'de>, F: NumberFormat> Visitor<'de> for ReadNumbers<V, F> {
     }
 }
 
-/// Visits a map. If the map is the private form of a number, visits the number instead.
+/// Visits a map. If the map is the private form of a number, visits the number instead, or the
+/// private form again if the number is [`Precise`](Number::Precise).
 fn visit_map_or_number<'de, V, A, F>(visitor: V, mut map: A) -> Result<V::Value, A::Error>
 where
     V: Visitor<'de>,

@@ -27,8 +27,8 @@ pub(in crate::codec) trait NumberFormat {
         serializer.serialize_u128(value)
     }
 
-    /// Writes a [`serde_json::Number`] that neither an integer of 64 bits nor an `f64` can hold
-    /// exactly.
+    /// Writes a [`serde_json::Number`] of which only the text is exact; see
+    /// [`Number::Precise`](text::Number::Precise).
     fn write_precise<S: Serializer>(serializer: S, number: &str) -> Result<S::Ok, S::Error>;
 
     fn read_i128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
@@ -67,6 +67,7 @@ impl NumberFormat for Json {
     }
 
     fn write_precise<S: Serializer>(serializer: S, number: &str) -> Result<S::Ok, S::Error> {
+        // `serde_json` writes this struct as the number alone.
         let mut number_struct = serializer.serialize_struct(PRIVATE_NUMBER, 1)?;
         number_struct.serialize_field(PRIVATE_NUMBER, number)?;
         number_struct.end()

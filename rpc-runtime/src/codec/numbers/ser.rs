@@ -332,6 +332,7 @@ pub(in crate::codec) enum StructOrNumber<S: Serializer, F> {
 pub(in crate::codec) enum NumberWriter<S: Serializer> {
     Begun(S),
     Written(S::Ok),
+    /// Writing failed, or there was a second field.
     Failed,
 }
 

@@ -6,14 +6,14 @@ use std::str::FromStr;
 
 use serde::de::{Error, Unexpected, Visitor};
 
-/// A JSON number, parsed without loss.
+/// A JSON number.
 #[derive(Debug, PartialEq)]
 pub(super) enum Number {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    /// A number that neither an integer of 64 bits nor an `f64` can hold exactly. Only its text is
-    /// exact.
+    /// A number that is no integer of 64 bits and would be written differently after it is read as
+    /// an `f64`, or text that is not a number. Only the text is exact.
     Precise,
 }
 
@@ -21,11 +21,12 @@ impl Number {
     /// Parses the text of a number. The result is the same as that of `serde_json` without its
     /// feature `arbitrary_precision`, except for [`Precise`](Self::Precise).
     pub(super) fn new(text: &str) -> Self {
+        // There is no negative zero among the integers.
         let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
         match (text.parse(), text.parse(), text.parse::<f64>()) {
             (Ok(unsigned), _, _) if is_integer => Self::Unsigned(unsigned),
             (_, Ok(signed), _) if is_integer => Self::Signed(signed),
-            (_, _, Ok(float)) if is_exact(float, text) => Self::Float(float),
+            (_, _, Ok(float)) if is_written_as(float, text) => Self::Float(float),
             _ => Self::Precise,
         }
     }
@@ -34,10 +35,10 @@ impl Number {
 /// The number of decimal digits that suffice to identify any `f64`.
 const FLOAT_DIGITS: usize = 17;
 
-/// Whether a float is written as this number again, either in its shortest form or with the same
+/// Whether a float is written as this text again, either in its shortest form or with the same
 /// number of digits. The latter is needed because some floats have two shortest forms, and writers
 /// differ in which one they use.
-fn is_exact(float: f64, text: &str) -> bool {
+fn is_written_as(float: f64, text: &str) -> bool {
     let Some(number) = Digits::new(text) else {
         return false;
     };
@@ -56,27 +57,28 @@ struct Digits {
 }
 
 impl Digits {
-    /// Parses a number without its sign. `None` if the text is not a finite number, or its exponent
-    /// is too large.
+    /// Parses a number and ignores its sign. `None` if the text is not a finite number, or its
+    /// exponent is too large.
     fn new(text: &str) -> Option<Self> {
         let text = text.trim_start_matches('-');
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits = [whole, fraction].concat();
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let all_digits = [whole, fraction].concat();
+        if all_digits.is_empty() || !all_digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        let significant = digits.trim_start_matches('0');
-        let leading_zeros = i64::try_from(digits.len() - significant.len()).ok()?;
-        let whole = i64::try_from(whole.len()).ok()?;
-        let exponent = exponent.parse::<i64>().ok()?.checked_add(whole - leading_zeros)?;
+        let significant = all_digits.trim_start_matches('0');
+        let leading_zeros = i64::try_from(all_digits.len() - significant.len()).ok()?;
+        let point = i64::try_from(whole.len()).ok()?;
+        let exponent = exponent.parse::<i64>().ok()?.checked_add(point - leading_zeros)?;
         let digits = significant.trim_end_matches('0').to_owned();
         let exponent = if digits.is_empty() { 0 } else { exponent };
         Some(Self { digits, exponent })
     }
 }
 
-/// Visits an integer: a number of up to 64 bits, text, or 16 bytes.
+/// Accepts an integer of 128 bits as a number of up to 64 bits, as text, or as 16 bytes, and passes
+/// it on to a visitor.
 pub(super) struct IntegerVisitor<V, N> {
     visitor: V,
     number: PhantomData<N>,
@@ -93,13 +95,13 @@ impl<V, N> IntegerVisitor<V, N> {
 
 /// An integer of 128 bits.
 pub(super) trait Wide: FromStr {
-    fn from_be_bytes(bytes: [u8; 16]) -> Self;
+    fn from_bytes(bytes: [u8; 16]) -> Self;
 
     fn visit<'de, V: Visitor<'de>, E: Error>(self, visitor: V) -> Result<V::Value, E>;
 }
 
 impl Wide for i128 {
-    fn from_be_bytes(bytes: [u8; 16]) -> Self {
+    fn from_bytes(bytes: [u8; 16]) -> Self {
         Self::from_be_bytes(bytes)
     }
 
@@ -109,7 +111,7 @@ impl Wide for i128 {
 }
 
 impl Wide for u128 {
-    fn from_be_bytes(bytes: [u8; 16]) -> Self {
+    fn from_bytes(bytes: [u8; 16]) -> Self {
         Self::from_be_bytes(bytes)
     }
 
@@ -143,7 +145,7 @@ impl<'de, V: Visitor<'de>, N: Wide> Visitor<'de> for IntegerVisitor<V, N> {
     /// Reads an integer in the form in which `rmp-serde` writes it.
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<V::Value, E> {
         match bytes.try_into() {
-            Ok(bytes) => N::from_be_bytes(bytes).visit(self.visitor),
+            Ok(bytes) => N::from_bytes(bytes).visit(self.visitor),
             Err(_) => Err(E::invalid_length(bytes.len(), &self)),
         }
     }

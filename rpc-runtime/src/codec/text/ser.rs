@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::error::{ARGUMENTS_STRUCT, TextError};
 
-/// Writes a scalar; refuses everything else.
+/// Writes a scalar, or the arguments of a method that takes at most one. Refuses everything else.
 pub(super) struct ScalarSerializer;
 
 type Refused = Impossible<Vec<u8>, TextError>;

@@ -1,4 +1,4 @@
-//! Decides which items are sent in one batch. Pure, except for [`gather`].
+//! Decides which items are sent in one batch. Pure, except for [`receive_more`].
 //!
 //! Items are requests or replies. Each belongs to a lane, whose items may share a message: requests
 //! to one queue, or replies to one caller, with equal properties. An item is never delayed to wait
@@ -31,7 +31,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// The load of several items that stay together, if the receiver accepts batches of any size.
+    /// The load of several items that stay together, if the receiver accepts [`MAX_BATCH_CALLS`] of
+    /// them in a message.
     pub(crate) fn of_many(bytes: usize, items: usize) -> Self {
         let items = u32::try_from(items).unwrap_or(u32::MAX);
         Self {
@@ -41,7 +42,7 @@ impl Load {
     }
 
     /// The load of one item of `bytes` bytes, if the receiver asks for at most `batch_size` items
-    /// in a message.
+    /// in a message. Zero counts as one.
     pub(crate) fn new(bytes: usize, batch_size: u16) -> Self {
         Self {
             bytes,
@@ -86,8 +87,8 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         self.push_all(key, [(item, load)], |_| true);
     }
 
-    /// Adds several items to the lane `key`. If many items wait in the lane, drops those for which
-    /// `keep` is `false`.
+    /// Adds several items to the lane `key`. If many items then wait in the lane, drops those for
+    /// which `keep` is `false`.
     pub(crate) fn push_all(
         &mut self,
         key: K,
@@ -108,24 +109,26 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         if lane.mark_ready() {
             self.ready.push_back(key);
         } else {
+            // There may be no items, or `keep` dropped all of them.
             self.remove_if_idle(&key);
         }
     }
 
-    /// Whether a message may be sent now.
+    /// Whether [`take_message`](Self::take_message) may return a message now. It does not if `keep`
+    /// has dropped the items.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Returns the items of the next message, at least one, or `None` if none may be sent now.
+    /// Takes the items of the next message, at least one. `None` if none may be sent now.
     /// The message is in flight until [`done`](Self::done) is called.
-    pub(crate) fn next(&mut self) -> Option<(K, Vec<T>)> {
+    pub(crate) fn take_message(&mut self) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
                 continue;
             };
             lane.is_ready = false;
-            let message = lane.take(self.max_bytes);
+            let message = lane.take_items(self.max_bytes);
             if message.is_empty() {
                 // All items of the lane were dropped after it became ready.
                 self.remove_if_idle(&key);
@@ -162,16 +165,16 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
 }
 
 impl<T> Lane<T> {
-    /// Marks the lane as ready if items may be sent. Returns `true` if it was not marked before.
+    /// Marks the lane as ready if items may be sent. Returns whether this call marked it.
     fn mark_ready(&mut self) -> bool {
         let is_newly_ready = !self.is_ready && self.in_flight < WINDOW && !self.waiting.is_empty();
         self.is_ready |= is_newly_ready;
         is_newly_ready
     }
 
-    /// Takes as many items as fit into one message of `max_bytes` bytes, and at least one if any
-    /// wait.
-    fn take(&mut self, max_bytes: usize) -> Vec<T> {
+    /// Takes the first items, as many as fit into one message of `max_bytes` bytes, and at least one
+    /// if any wait.
+    fn take_items(&mut self, max_bytes: usize) -> Vec<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {
             bytes += load.bytes;
@@ -184,17 +187,17 @@ impl<T> Lane<T> {
     }
 }
 
-/// Yields so that other tasks can send more items, and collects these until no more arrive or
-/// [`MAX_BATCH_CALLS`] have been collected. It uses no timer, and returns at once if no other task
-/// is ready to run.
-pub(crate) async fn gather<T>(inbox: &mut UnboundedReceiver<T>, gathered: &mut Vec<T>) {
-    while gathered.len() < MAX_BATCH_CALLS {
+/// Yields so that other tasks can send more items, and adds these to `received`, until a yield
+/// brings none or there are at least [`MAX_BATCH_CALLS`]. It uses no timer, and returns at once if
+/// no other task is ready to run.
+pub(crate) async fn receive_more<T>(inbox: &mut UnboundedReceiver<T>, received: &mut Vec<T>) {
+    while received.len() < MAX_BATCH_CALLS {
         tokio::task::yield_now().await;
-        let before = gathered.len();
+        let before = received.len();
         while let Ok(item) = inbox.try_recv() {
-            gathered.push(item);
+            received.push(item);
         }
-        if gathered.len() == before {
+        if received.len() == before {
             return;
         }
     }
@@ -215,8 +218,8 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
-            assert_eq!(batcher.next(), Some(("q", vec![n])));
-            assert_eq!(batcher.next(), None);
+            assert_eq!(batcher.take_message(), Some(("q", vec![n])));
+            assert_eq!(batcher.take_message(), None);
         }
     }
 
@@ -225,16 +228,16 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
-            batcher.next().unwrap();
+            batcher.take_message().unwrap();
         }
         batcher.push("q", 10, small());
         batcher.push("q", 11, small());
-        assert_eq!(batcher.next(), None);
+        assert_eq!(batcher.take_message(), None);
         // Another lane is not delayed.
         batcher.push("r", 12, small());
-        assert_eq!(batcher.next(), Some(("r", vec![12])));
+        assert_eq!(batcher.take_message(), Some(("r", vec![12])));
         batcher.done(&"q");
-        assert_eq!(batcher.next(), Some(("q", vec![10, 11])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![10, 11])));
     }
 
     #[test]
@@ -243,16 +246,16 @@ mod tests {
         for n in 0..5 {
             batcher.push("q", n, Load::new(10, 2));
         }
-        assert_eq!(batcher.next(), Some(("q", vec![0, 1])));
-        assert_eq!(batcher.next(), Some(("q", vec![2, 3])));
-        assert_eq!(batcher.next(), Some(("q", vec![4])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![4])));
         // An item with a batch size of one is sent alone, and so is a large one.
         batcher.push("r", 0, Load::new(10, 1));
         batcher.push("r", 1, Load::new(MAX_BATCH_BYTES + 1, 1000));
         batcher.push("r", 2, Load::new(10, 1000));
-        assert_eq!(batcher.next(), Some(("r", vec![0])));
-        assert_eq!(batcher.next(), Some(("r", vec![1])));
-        assert_eq!(batcher.next(), Some(("r", vec![2])));
+        assert_eq!(batcher.take_message(), Some(("r", vec![0])));
+        assert_eq!(batcher.take_message(), Some(("r", vec![1])));
+        assert_eq!(batcher.take_message(), Some(("r", vec![2])));
     }
 
     #[test]
@@ -262,11 +265,11 @@ mod tests {
             batcher.push("q", n, Load::new(40, 1000));
         }
         batcher.push("q", 5, Load::new(1000, 1000));
-        assert_eq!(batcher.next(), Some(("q", vec![0, 1])));
-        assert_eq!(batcher.next(), Some(("q", vec![2, 3])));
-        assert_eq!(batcher.next(), Some(("q", vec![4])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![4])));
         batcher.done(&"q");
-        assert_eq!(batcher.next(), Some(("q", vec![5])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![5])));
     }
 
     #[test]
@@ -274,15 +277,15 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         batcher.push("q", 0, small());
         batcher.push_all("q", (1..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
-        assert_eq!(batcher.next(), None);
+        assert_eq!(batcher.take_message(), None);
         assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         // The lane can be used again, and does not delay another one.
         batcher.push_all("q", (0..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
         batcher.push("r", 1, small());
         batcher.push("q", 2, small());
-        assert_eq!(batcher.next(), Some(("r", vec![1])));
-        assert_eq!(batcher.next(), Some(("q", vec![2])));
-        assert_eq!(batcher.next(), None);
+        assert_eq!(batcher.take_message(), Some(("r", vec![1])));
+        assert_eq!(batcher.take_message(), Some(("q", vec![2])));
+        assert_eq!(batcher.take_message(), None);
     }
 
     #[test]
@@ -290,7 +293,7 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for _ in 0..WINDOW {
             batcher.push("q", 0, small());
-            batcher.next().unwrap();
+            batcher.take_message().unwrap();
         }
         // No message is done, and only the first ten items are kept.
         for n in 0..100 * MAX_BATCH_CALLS {
@@ -298,7 +301,7 @@ mod tests {
             assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
         }
         batcher.done(&"q");
-        let (_, kept) = batcher.next().unwrap();
+        let (_, kept) = batcher.take_message().unwrap();
         assert_eq!(kept[..10], (0..10).collect::<Vec<_>>());
     }
 
@@ -315,7 +318,7 @@ mod tests {
                     0 => batcher.push(key, (), small()),
                     // Often so many items that `keep` is called.
                     1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
-                    2 => if let Some((key, items)) = batcher.next() {
+                    2 => if let Some((key, items)) = batcher.take_message() {
                         prop_assert!(!items.is_empty());
                         in_flight.push_back(key);
                     },
@@ -325,7 +328,7 @@ mod tests {
                 }
             }
             loop {
-                while let Some((key, items)) = batcher.next() {
+                while let Some((key, items)) = batcher.take_message() {
                     prop_assert!(!items.is_empty());
                     in_flight.push_back(key);
                 }
@@ -348,7 +351,7 @@ mod tests {
             let mut sent: HashMap<u8, Vec<usize>> = HashMap::new();
             let mut in_flight = VecDeque::new();
             let mut send_ready = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, in_flight: &mut VecDeque<u8>| {
-                while let Some((key, items)) = batcher.next() {
+                while let Some((key, items)) = batcher.take_message() {
                     assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
                         assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_BATCH_BYTES);

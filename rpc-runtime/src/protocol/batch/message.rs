@@ -44,7 +44,6 @@ pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
 /// An upper bound of what id, lengths and counts add to the size of a part, in bytes.
 const PART_OVERHEAD: usize = 48;
 
-/// A call in a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BatchedCall {
     pub(crate) id: Uuid,
@@ -55,7 +54,6 @@ pub(crate) struct BatchedCall {
     pub(crate) headers: Headers,
 }
 
-/// A reply in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BatchedReply {
     pub(crate) id: Uuid,
@@ -90,11 +88,11 @@ pub(crate) trait ReadPart: Sized {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch>;
 }
 
-/// Encodes a batch.
 pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
     let size = parts.iter().map(Part::size).sum::<usize>();
-    let mut body = Vec::with_capacity(size + 5);
-    assert_ok(encode::write_array_len(&mut body, length(parts.len())));
+    // The marker and the length of an array have up to five bytes.
+    let mut body = Vec::with_capacity(5 + size);
+    assert_ok(encode::write_array_len(&mut body, to_u32(parts.len())));
     for part in parts {
         part.write(&mut body);
     }
@@ -111,11 +109,12 @@ pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable
         whole: body,
         rest: body,
     };
-    let count = reader.array()?;
+    let count = reader.array_len()?;
     if count > MAX_BATCH_CALLS {
         return Err(UnreadableBatch("it has too many parts"));
     }
-    // A peer announces `count`. The reserved capacity is limited by what it has sent.
+    // A peer announces `count`. A part has more than eight bytes, so the size of the body limits
+    // the capacity that is reserved.
     let mut parts = Vec::with_capacity(count.min(body.len() / 8));
     for _ in 0..count {
         parts.push(P::read(&mut reader)?);
@@ -156,7 +155,7 @@ pub(crate) fn headers_size(headers: &Headers) -> usize {
 }
 
 fn write_headers(body: &mut Vec<u8>, headers: &Headers) {
-    assert_ok(encode::write_map_len(body, length(headers.len())));
+    assert_ok(encode::write_map_len(body, to_u32(headers.len())));
     for (name, value) in headers.iter() {
         assert_ok(encode::write_str(body, name));
         assert_ok(encode::write_str(body, value));
@@ -175,7 +174,7 @@ impl<P: Part> Part for &P {
 
 impl ReadPart for BatchedCall {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
-        let length = reader.array()?;
+        let length = reader.array_len()?;
         let unknown = length
             .checked_sub(5)
             .ok_or(UnreadableBatch("a call has too few elements"))?;
@@ -211,7 +210,7 @@ impl Part for BatchedReply {
 
 impl ReadPart for BatchedReply {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
-        let length = reader.array()?;
+        let length = reader.array_len()?;
         let optional = length
             .checked_sub(4)
             .ok_or(UnreadableBatch("a reply has too few elements"))?;
@@ -255,17 +254,16 @@ fn borrowed(call: &BatchedCall) -> BatchedCallRef<'_> {
     }
 }
 
-/// Checks a write to a `Vec`, which never fails.
+/// Checks, in debug builds only, a write to a `Vec`, which never fails.
 fn assert_ok<T, E: std::fmt::Debug>(result: Result<T, E>) {
     debug_assert!(result.is_ok(), "{:?}", result.err());
 }
 
 /// Converts a length to the 32 bits of MessagePack. A batch is far smaller.
-fn length(length: usize) -> u32 {
+fn to_u32(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// Why a batch cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the batch cannot be decoded: {0}")]
 pub(crate) struct UnreadableBatch(&'static str);
@@ -273,11 +271,12 @@ pub(crate) struct UnreadableBatch(&'static str);
 /// Reads the parts of a batch in order.
 pub(crate) struct Reader<'a> {
     whole: &'a Bytes,
+    /// What has not been read yet.
     rest: &'a [u8],
 }
 
 impl Reader<'_> {
-    fn array(&mut self) -> Result<usize, UnreadableBatch> {
+    fn array_len(&mut self) -> Result<usize, UnreadableBatch> {
         let length =
             decode::read_array_len(&mut self.rest).map_err(|_| UnreadableBatch("an array is missing"))?;
         Ok(length as usize)
@@ -346,7 +345,8 @@ impl Reader<'_> {
         while left > 0 {
             left -= 1;
             let marker = Marker::from_u8(self.rest.read_u8().map_err(|_| TRUNCATED)?);
-            let (bytes, values) = match marker {
+            // What follows the marker: bytes (an extension's type is one), or nested values.
+            let (bytes, nested) = match marker {
                 Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => (0, 0),
                 Marker::U8 | Marker::I8 => (1, 0),
                 Marker::U16 | Marker::I16 | Marker::FixExt1 => (2, 0),
@@ -372,7 +372,7 @@ impl Reader<'_> {
                 Marker::Reserved => return Err(UnreadableBatch("a value has a reserved marker")),
             };
             self.take(u32::try_from(bytes).map_err(|_| TRUNCATED)?)?;
-            left += values;
+            left += nested;
             // A value has at least one byte, so more values than bytes cannot follow.
             if left > self.rest.len() as u64 {
                 return Err(TRUNCATED);

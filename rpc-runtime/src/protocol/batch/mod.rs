@@ -5,7 +5,7 @@
 mod batcher;
 mod message;
 
-pub(crate) use batcher::{Batcher, Load, gather};
+pub(crate) use batcher::{Batcher, Load, receive_more};
 pub(crate) use message::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, MAX_BATCH_BYTES,
     MAX_BATCH_CALLS, MAX_PART_BYTES, headers_size, read_batch, write_batch,

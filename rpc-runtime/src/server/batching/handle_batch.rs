@@ -147,7 +147,7 @@ impl RequestHandler {
             };
             let label = RequestLabel::of_batched(&request);
             let response = match self.decide_batched(request, redelivered, received, now) {
-                Decision::Refuse(refusal) => self.executor.refuse(&self.queue, refusal, &label),
+                Decision::Refuse(refusal) => self.executor.finish_refused(&self.queue, refusal, &label),
                 Decision::Run(admitted) => {
                     let record = admitted.record;
                     running.set(async move {
@@ -276,7 +276,7 @@ impl RequestHandler {
             self.reply_address_forbidden(&forbidden);
             return Err(None);
         }
-        match (content::codec(&properties), read_batch(&body)) {
+        match (content::codec_of(&properties), read_batch(&body)) {
             (Ok(codec), Ok(calls)) => Ok(Batch {
                 codec: codec.unwrap_or(Codec::Text),
                 properties,

@@ -15,10 +15,11 @@ impl Attempts {
         self.0.fetch_add(1, Ordering::Relaxed);
         Attempt {
             attempts: Arc::clone(self),
-            has_begun: false,
+            counts_when_dropped: false,
         }
     }
 
+    /// Returns whether the method may have run. Never `Yes`: an attempt may not have reached it.
     pub(crate) fn executed(&self) -> Executed {
         match self.0.load(Ordering::Relaxed) {
             0 => Executed::No,
@@ -32,23 +33,24 @@ impl Attempts {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     attempts: Arc<Attempts>,
-    has_begun: bool,
+    /// Whether it still counts once it is dropped.
+    counts_when_dropped: bool,
 }
 
 impl Attempt {
     pub(crate) fn begin(&mut self) {
-        self.has_begun = true;
+        self.counts_when_dropped = true;
     }
 
     /// Ends an attempt that failed. `executed` says whether the method ran.
     pub(crate) fn failed(mut self, executed: Executed) {
-        self.has_begun = executed != Executed::No;
+        self.counts_when_dropped = executed != Executed::No;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.has_begun {
+        if !self.counts_when_dropped {
             self.attempts.0.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -96,21 +96,21 @@ struct AllowRules {
 }
 
 impl AllowRules {
-    fn allow(&self, user: Option<&str>, method: &str) -> bool {
+    fn allows(&self, user: Option<&str>, method: &str) -> bool {
         let of_user = || {
             user.is_some_and(|user| {
                 let own = self.of_users.get(user);
-                self.of_any_user.have(method) || own.is_some_and(|own| own.have(method))
+                self.of_any_user.contains(method) || own.is_some_and(|own| own.contains(method))
             })
         };
-        self.of_everybody.have(method) || of_user()
+        self.of_everybody.contains(method) || of_user()
     }
 
     /// # Errors
     ///
     /// Returns the fault `unauthorized` if no rule allows the method.
     fn check(&self, user: Option<&str>, method: &str) -> Result<(), Fault> {
-        if self.allow(user, method) {
+        if self.allows(user, method) {
             return Ok(());
         }
         let message = match user {

@@ -15,7 +15,7 @@ use super::layer_list::LayerList;
 use super::shared_service::SharedService;
 use super::stack::Stack;
 use crate::codec::Codec;
-use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in};
+use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in_name};
 use crate::protocol::{Executed, Fault, FaultCode};
 use crate::service::context::Context;
 use crate::service::decision::interrupted;
@@ -80,7 +80,7 @@ impl IncomingCall {
     /// Returns the names of the service and of the method on the wire, as in `Directory.get_email`.
     /// The name of a built-in method already contains that of its service.
     pub(crate) fn full_name(&self) -> String {
-        if is_built_in(self.method()) {
+        if is_built_in_name(self.method()) {
             self.method().to_owned()
         } else {
             format!("{}.{}", self.service(), self.method())
@@ -184,7 +184,9 @@ impl TowerService<IncomingCall> for Handler {
     fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
         match &mut self.0 {
             Inner::Method => Poll::Ready(Ok(())),
-            Inner::Layers(layers) => layers.poll_ready(cx).map_err(|error| fault(error, Executed::No)),
+            Inner::Layers(layers) => layers
+                .poll_ready(cx)
+                .map_err(|error| layer_fault(error, Executed::No)),
         }
     }
 
@@ -194,7 +196,11 @@ impl TowerService<IncomingCall> for Handler {
             Inner::Layers(layers) => {
                 let attempts = Arc::clone(&call.attempts);
                 let outcome = layers.call(call);
-                Box::pin(async move { outcome.await.map_err(|error| fault(error, attempts.executed())) })
+                Box::pin(async move {
+                    outcome
+                        .await
+                        .map_err(|error| layer_fault(error, attempts.executed()))
+                })
             }
         }
     }
@@ -277,7 +283,7 @@ impl Service for Layered {
                 Ok(outcome) => outcome.await,
                 Err(fault) => Err(fault),
             };
-            outcome.map_err(|error| fault(error.into(), attempts.executed()))
+            outcome.map_err(|error| layer_fault(error.into(), attempts.executed()))
         })
     }
 }
@@ -291,7 +297,7 @@ pub(super) fn too_late() -> Fault {
 
 /// Returns the fault for an error of the layers. It must not say that the method did not run if an
 /// earlier attempt may have run it.
-fn fault(error: BoxError, executed: Executed) -> Fault {
+fn layer_fault(error: BoxError, executed: Executed) -> Fault {
     match (error.downcast::<Fault>(), executed) {
         (Ok(fault), Executed::No) => *fault,
         (Ok(fault), _) if fault.code.executed() != Executed::No => *fault,
@@ -308,13 +314,19 @@ mod tests {
     #[test]
     fn an_error_of_a_layer_says_whether_the_method_may_have_run() {
         let unauthorized = || Box::new(Fault::new(FaultCode::Unauthorized, "not you"));
-        let shed = |executed| fault("overloaded".into(), executed);
+        let shed = |executed| layer_fault("overloaded".into(), executed);
         assert_eq!(shed(Executed::No).code, FaultCode::Rejected);
         assert_eq!(shed(Executed::No).message, "overloaded");
         assert_eq!(shed(Executed::Maybe).code, FaultCode::Abandoned);
-        assert_eq!(fault(unauthorized(), Executed::No).code, FaultCode::Unauthorized);
-        assert_eq!(fault(unauthorized(), Executed::Maybe).code, FaultCode::Abandoned);
+        assert_eq!(
+            layer_fault(unauthorized(), Executed::No).code,
+            FaultCode::Unauthorized
+        );
+        assert_eq!(
+            layer_fault(unauthorized(), Executed::Maybe).code,
+            FaultCode::Abandoned
+        );
         let panicked = Box::new(Fault::new(FaultCode::Panicked, ""));
-        assert_eq!(fault(panicked, Executed::Maybe).code, FaultCode::Panicked);
+        assert_eq!(layer_fault(panicked, Executed::Maybe).code, FaultCode::Panicked);
     }
 }

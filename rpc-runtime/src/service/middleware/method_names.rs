@@ -9,7 +9,7 @@ impl MethodNames {
         self.0.extend(methods.into_iter().map(Into::into));
     }
 
-    pub(super) fn have(&self, method: &str) -> bool {
+    pub(super) fn contains(&self, method: &str) -> bool {
         self.0.iter().any(|known| match known.strip_suffix('*') {
             Some(beginning) => method.starts_with(beginning),
             None => known == method,

@@ -42,7 +42,7 @@ impl<Q, R> SharedService<Q, R> {
 
     fn of(shared: Arc<dyn Share<Q, R>>) -> Self {
         Self {
-            clone: shared.add_clone(),
+            clone: shared.new_clone_id(),
             shared,
         }
     }
@@ -82,7 +82,7 @@ impl<Q, R> fmt::Debug for SharedService<Q, R> {
 
 /// A [`Shared`] service, without its type.
 trait Share<Q, R>: Send + Sync {
-    fn add_clone(&self) -> CloneId;
+    fn new_clone_id(&self) -> CloneId;
     fn remove_clone(&self, clone: CloneId);
     fn poll_ready(&self, clone: CloneId, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
     fn call(&self, request: Q) -> BoxFuture<'static, Result<R, BoxError>>;
@@ -110,7 +110,7 @@ impl<Q, R, S> Share<Q, R> for Shared<S>
 where
     S: Service<Q, Response = R, Error: Into<BoxError>, Future: Send + 'static> + Send,
 {
-    fn add_clone(&self) -> CloneId {
+    fn new_clone_id(&self) -> CloneId {
         self.next_clone.fetch_add(1, Ordering::Relaxed)
     }
 

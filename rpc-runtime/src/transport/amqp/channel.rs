@@ -21,12 +21,11 @@ use super::errors::broker_error;
 use super::task_group::TaskGroup;
 use crate::error::BrokerError;
 
-/// An open channel.
 pub(super) struct OpenChannel {
     channel: Channel,
     connection: watch::Receiver<ConnectionState>,
     tasks: TaskGroup,
-    /// How many requests to the broker are not answered yet.
+    /// How many calls of [`request`](Self::request) are not answered yet.
     pending: Arc<watch::Sender<usize>>,
 }
 
@@ -99,6 +98,7 @@ impl OpenChannel {
         let (channel, connection) = (self.channel.clone(), self.connection());
         let (pending, ending) = (self.pending.subscribe(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
+            // An answer may take longer than the time limit of `close`.
             tokio::select! {
                 () = wait_all_answered(pending.clone()) => {}
                 _ = wait_lost(connection.clone()) => {}
@@ -141,13 +141,13 @@ async fn close(
         return;
     }
     let closing = async {
-        let closing = async {
+        let closing_when_answered = async {
             wait_all_answered(pending).await;
             // An error means that the channel was closed in the meantime.
             let _ = channel.close(200, "closed by its user".into()).await;
         };
         tokio::select! {
-            () = closing => {}
+            () = closing_when_answered => {}
             _ = wait_lost(connection) => {}
         }
     };

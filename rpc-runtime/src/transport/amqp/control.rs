@@ -25,8 +25,8 @@ impl Opener {
     pub(super) async fn consume_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
         let declared = self.declare_control_exchange().await;
         match &declared {
+            Err(error) if !is_exchange_error(error) => return Err(error.clone()),
             // A user that may not declare the exchange can still listen if it exists.
-            Err(error) if !is_exchange_error(error) => declared.clone()?,
             Ok(()) | Err(_) => {}
         }
         let channel = self.channel().await?;
@@ -109,12 +109,12 @@ impl Opener {
         };
         let mut arguments = opener::classic_arguments();
         let time = i64::try_from(control.time_to_live.as_millis()).unwrap_or(i64::MAX);
-        for (name, limit) in [
+        for (argument, limit) in [
             ("x-message-ttl", time),
             ("x-max-length", control.max_messages.into()),
             ("x-max-length-bytes", control.max_bytes.into()),
         ] {
-            arguments.insert(name.into(), AMQPValue::LongLongInt(limit));
+            arguments.insert(argument.into(), AMQPValue::LongLongInt(limit));
         }
         self.declare(channel, &name, options, arguments).await
     }
@@ -129,7 +129,8 @@ impl Opener {
         match self.try_publish_control(key, message, send_token).await {
             Ok(published) => published,
             Err(source) => Published::Failed {
-                // A message that the exchange refuses reaches no queue.
+                // A message that the exchange refuses reaches no queue, and one that can still be
+                // withdrawn was not claimed for writing.
                 written: !is_exchange_error(&source) && !send_token.withdraw(),
                 source,
             },
@@ -148,6 +149,7 @@ impl Opener {
         self.connection.wait_unblocked().await?;
         let scratch = self.channel().await?;
         self.select_confirms(&scratch).await?;
+        // The broker may have blocked the connection meanwhile.
         self.connection.wait_unblocked().await?;
         if !send_token.claim() {
             return Ok(Published::Withdrawn);

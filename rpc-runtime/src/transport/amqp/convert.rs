@@ -32,6 +32,7 @@ pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, Broker
         app_id,
         user_id,
         headers,
+        // Only the broker writes the headers for this.
         dead_lettered: _,
     } = properties;
 
@@ -88,7 +89,7 @@ pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message
             priority: *properties.priority(),
             app_id: text(properties.app_id()),
             user_id: text(properties.user_id()),
-            headers: properties.headers().as_ref().map(headers).unwrap_or_default(),
+            headers: properties.headers().as_ref().map(headers_of).unwrap_or_default(),
             dead_lettered: properties.headers().as_ref().and_then(dead_lettered),
         },
         body: Bytes::from(body),
@@ -108,8 +109,8 @@ fn milliseconds(expiration: &ShortString) -> Option<Duration> {
     expiration.as_str().parse().ok().map(Duration::from_millis)
 }
 
-/// The headers that can be represented as text. See [`Headers`].
-fn headers(table: &FieldTable) -> Headers {
+/// The headers that can be represented as text, without the guard's [`mark`]. See [`Headers`].
+fn headers_of(table: &FieldTable) -> Headers {
     let mut headers = Headers::default();
     for (name, value) in table.inner() {
         if name.as_str() == mark::NAME {
@@ -160,7 +161,7 @@ fn dead_lettered(table: &FieldTable) -> Option<DeadLettered> {
     if let Some(reason) = first_reason.and_then(value_as_str).map(DeathReason::from_wire) {
         match reason {
             DeathReason::Expired => dead.has_expired = true,
-            reason if dead.times == 0 => dead.add(reason, 1, None),
+            reason if dead.non_expiry_deaths == 0 => dead.add(reason, 1, None),
             _ => {}
         }
     }
@@ -246,7 +247,7 @@ mod tests {
         table.insert("x-death".into(), AMQPValue::FieldTable(FieldTable::default()));
         table.insert(mark::NAME.into(), AMQPValue::LongString("a peer's own".into()));
         table.insert("raw".into(), AMQPValue::LongString(vec![0xff].into()));
-        let read = headers(&table);
+        let read = headers_of(&table);
         let read: Vec<_> = read.iter().collect();
         assert_eq!(read, [("retries", "3"), ("urgent", "true")]);
     }
@@ -281,7 +282,7 @@ mod tests {
         let read = read_deaths(AMQPValue::FieldArray(vec![expired, rejected].into()));
         let expected = DeadLettered {
             has_expired: true,
-            times: 2,
+            non_expiry_deaths: 2,
             rejections: 2,
             original_expiration: Some(Duration::from_millis(1500)),
         };
@@ -297,7 +298,7 @@ mod tests {
             dead_lettered(&table)
         };
         assert!(read(text("expired")).unwrap().has_expired);
-        assert_eq!(read(text("delivery_limit")).unwrap().times, 1);
+        assert_eq!(read(text("delivery_limit")).unwrap().non_expiry_deaths, 1);
         assert_eq!(read(AMQPValue::Void), Some(DeadLettered::default()));
     }
 
@@ -325,7 +326,7 @@ mod tests {
             (AMQPValue::FieldArray(vec![no_reason, not_utf8].into()), 0),
         ] {
             let read = read_deaths(deaths.clone()).unwrap_or_else(|| panic!("{deaths:?}"));
-            assert_eq!(read.times, times, "{deaths:?}");
+            assert_eq!(read.non_expiry_deaths, times, "{deaths:?}");
         }
     }
 

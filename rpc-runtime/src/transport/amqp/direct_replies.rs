@@ -43,6 +43,7 @@ impl Publisher for RoutingPublisher {
         confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
+            // `publish` waits for the separate connection.
             Err(Box::new(outgoing))
         } else {
             self.default.try_publish(outgoing, listener, confirm_interval)
@@ -124,7 +125,6 @@ impl SharedConnection {
 struct DirectConnection {
     connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
-    /// The task that watches the connection.
     _watch: AbortOnDropHandle<()>,
 }
 
@@ -163,8 +163,8 @@ impl DirectReplies {
     }
 
     /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
-    /// reply again, alone. A reply that is given up counts as [refused](Published::Refused), so the
-    /// worker acknowledges its request.
+    /// reply again, alone. If only the channel was closed, returns that failure. A reply that is
+    /// given up counts as [refused](Published::Refused), so the worker acknowledges its request.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(direct) = self.shared_connection().await else {
             return Published::Refused;
@@ -183,13 +183,13 @@ impl DirectReplies {
     /// Sends a reply on a connection of its own. If each attempt loses its connection, the broker
     /// is assumed to refuse the reply.
     async fn send_alone(&self, outgoing: Outgoing) -> Published {
-        let mut refused = self.alone_refused_at.lock().await;
-        if refused.is_some_and(|at| at.elapsed() < PAUSE) {
+        let mut refused_at = self.alone_refused_at.lock().await;
+        if refused_at.is_some_and(|at| at.elapsed() < PAUSE) {
             return Published::Refused;
         }
         for _ in 0..MAX_ATTEMPTS_ALONE {
             let Some(direct) = self.connect_within(CONNECT_LIMIT_IF_REFUSED).await else {
-                *refused = Some(Instant::now());
+                *refused_at = Some(Instant::now());
                 return Published::Refused;
             };
             let published = direct.publisher.publish(outgoing.clone()).await;
@@ -225,6 +225,7 @@ impl DirectReplies {
                 return false;
             };
             limit = Some(match next {
+                // One attempt.
                 SharedConnection::Retrying => Duration::ZERO,
                 _ => CONNECT_LIMIT_IF_REFUSED,
             });
@@ -249,7 +250,8 @@ impl DirectReplies {
         });
     }
 
-    /// Connects, with retries for a limited time. Returns `None` after that. Cancel safe.
+    /// Connects, with retries for a limited time: `limit_if_refused` if the handle's other
+    /// connections are open, and else [`CONNECT_LIMIT`]. Returns `None` after that. Cancel safe.
     async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectConnection> {
         let begun = Instant::now();
         let is_retried = |error: &BrokerError| {
@@ -285,6 +287,7 @@ impl DirectReplies {
         })
     }
 
+    /// Forgets the shared connection if it is still this one.
     fn forget(&self, direct: &Arc<DirectConnection>) {
         self.shared.send_if_modified(|shared| {
             let is_current = shared

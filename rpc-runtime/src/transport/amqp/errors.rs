@@ -6,7 +6,8 @@ use lapin::types::ShortString;
 
 use crate::error::{BrokerError, Cause};
 
-/// Maps an error of lapin. A soft error closes only the channel. The connection stays open.
+/// Maps an error of lapin. A soft error closes only the channel, and the connection stays open. Any
+/// other error counts as a loss of the connection, unless lapin has no free channel number.
 pub(super) fn broker_error(error: lapin::Error) -> BrokerError {
     let closes_channel = error.is_amqp_soft_error();
     let is_channel_limit = is_channel_limit(&error);
@@ -64,7 +65,7 @@ pub(super) fn is_not_found(error: &lapin::Error) -> bool {
     matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
-/// Whether lapin itself refused to open a channel, because of the negotiated `channel_max`.
+/// Like [`is_channel_limit`], for a cause.
 pub(super) fn is_refused_by_lapin(cause: &Cause) -> bool {
     cause.downcast_ref().is_some_and(is_channel_limit)
 }
@@ -84,7 +85,7 @@ fn is_not_allowed(cause: &Cause) -> bool {
     matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }
 
-/// Returns the broker's reason if it closed the connection because of something that a client did.
+/// Returns the broker's reason if it closed the connection because of an operation on it.
 ///
 /// Returns `None` for any other error, also if an operator closed the connection or shut the broker
 /// down.

@@ -54,7 +54,9 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Sends a request and waits for the broker's answer. `answer` owns the channel that it uses.
+    /// Sends a request and waits for the broker's answer or lapin's error. `answer` owns the
+    /// channel that it uses. Fails if there is no answer within the limit, or if the connection is
+    /// lost, because lapin leaves some requests unanswered then.
     pub(super) async fn request<T: Send + 'static>(
         &self,
         step: &'static str,
@@ -64,8 +66,6 @@ impl Opener {
     }
 
     /// Like [`request`](Self::request), with another time limit.
-    ///
-    /// Also fails when the connection is lost, because lapin leaves some requests unanswered then.
     async fn request_within<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -96,6 +96,7 @@ impl Opener {
         match self.request(step, answer).await {
             Ok(answer) => answer.map_err(|error| queue_error(queue, error)),
             Err(error @ BrokerError::Unresponsive { limit, .. }) => {
+                // Opening a channel shows whether the broker answers at all.
                 if self.channel().await.is_err() {
                     return Err(error);
                 }
@@ -190,7 +191,7 @@ impl Opener {
         }
     }
 
-    /// Declares a queue and returns its name.
+    /// Declares a queue and returns its name, which the broker chooses if `queue` is empty.
     pub(super) async fn declare(
         &self,
         channel: &Arc<OpenChannel>,
@@ -254,10 +255,10 @@ impl Opener {
         };
         let limit = self.limit.min(LOOKUP_LIMIT);
         match self.request_within(limit, "looking for a queue", asking).await {
-            Ok(Ok(queue)) => {
+            Ok(Ok(found)) => {
                 scratch.close().await;
                 Ok(QueueLookup::Exists {
-                    messages: queue.message_count(),
+                    messages: found.message_count(),
                 })
             }
             Ok(Err(error)) if is_not_found(&error) => Ok(QueueLookup::Missing),
@@ -281,7 +282,6 @@ impl Opener {
         }
     }
 
-    /// Deletes a queue.
     pub(super) async fn delete(
         &self,
         queue: ShortString,
@@ -297,7 +297,6 @@ impl Opener {
     }
 }
 
-/// The options of a passive declare.
 pub(super) fn passive_declare() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,
@@ -305,7 +304,6 @@ pub(super) fn passive_declare() -> QueueDeclareOptions {
     }
 }
 
-/// The arguments of a classic queue.
 pub(super) fn classic_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert(QUEUE_TYPE.into(), AMQPValue::LongString(CLASSIC.into()));

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::BasicGetMessage;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Confirmation};
 use tokio::runtime::Handle;
@@ -39,13 +37,14 @@ pub struct QueueReader {
     opener: Opener,
     /// The channel that messages are taken from.
     taking: Arc<OpenChannel>,
-    /// The channel for copies. `None` until the first one, and once the broker has closed it.
+    /// The channel for copies. `None` until the first one, and after an invalid one.
     publishing: Option<Arc<OpenChannel>>,
-    /// How many messages are held, and how many were ready after the last one was taken.
+    /// How many messages were taken and neither acked nor released.
     held: u32,
+    /// How many messages were ready after the last one was taken.
     remaining: u32,
-    /// Whether the first message has shown whether the queue counts deliveries.
-    knows_counting: bool,
+    /// Whether a message was taken before. The first one shows whether the queue counts deliveries.
+    has_taken_any: bool,
     /// Whether the queue counts deliveries, as quorum queues do.
     counts_deliveries: bool,
     tasks: TaskGroup,
@@ -58,7 +57,8 @@ pub struct QueueReader {
 pub struct TakenMessage {
     /// Identifies the message, to acknowledge it.
     pub tag: u64,
-    /// Whether it was delivered before and came back.
+    /// Whether it was delivered before and came back. [`QueueReader::take`] may have put the first
+    /// message back itself.
     pub redelivered: bool,
     /// Why some of its properties could not be read. All others are there.
     pub malformed: Option<String>,
@@ -106,7 +106,7 @@ impl QueueReader {
             opener,
             held: 0,
             remaining: 0,
-            knows_counting: false,
+            has_taken_any: false,
             counts_deliveries: false,
             tasks,
             limit,
@@ -148,11 +148,12 @@ impl QueueReader {
     pub async fn take(&mut self) -> Result<Option<TakenMessage>, BrokerError> {
         let mut taken = self.get().await?;
         if let Some(first) = &taken
-            && !std::mem::replace(&mut self.knows_counting, true)
+            && !std::mem::replace(&mut self.has_taken_any, true)
             && !has_delivery_count(&first.delivery.properties)
         {
-            // RabbitMQ 4 tells the count of a quorum queue only once a message has come back.
-            self.reject(first.delivery.delivery_tag, false).await?;
+            // RabbitMQ 4 tells the count of a quorum queue only once a message has come back, so
+            // this puts the message back and takes it again.
+            self.put_back(first.delivery.delivery_tag, false).await?;
             taken = self.get().await?;
         }
         let Some(message) = taken else {
@@ -192,7 +193,7 @@ impl QueueReader {
         self.opener.request_ok("acknowledging a message", acking).await
     }
 
-    /// Whether a message is not acknowledged.
+    /// Whether a taken message is neither acked nor released.
     #[must_use]
     pub fn holds_any(&self) -> bool {
         self.held > 0
@@ -206,7 +207,8 @@ impl QueueReader {
     /// Fails if the broker does not answer in time, or the connection is lost.
     pub async fn release(&mut self) -> Result<(), BrokerError> {
         if self.counts_deliveries {
-            self.reject(0, true).await?;
+            // Tag 0 means all.
+            self.put_back(0, true).await?;
         } else {
             // A classic queue puts the messages of a closed channel back at once. It puts rejected
             // ones back one by one, which takes minutes for ten thousand. A quorum queue would
@@ -226,14 +228,14 @@ impl QueueReader {
 
     /// Puts a message back, or all up to it, with a negative acknowledgement. RabbitMQ 4.3 does not
     /// count this against the delivery limit, in contrast to a closed channel.
-    async fn reject(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
+    async fn put_back(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
         let channel = Arc::clone(&self.taking);
         let options = BasicNackOptions {
             multiple,
             requeue: true,
         };
-        let rejecting = async move { channel.basic_nack(tag, options).await };
-        self.opener.request_ok("releasing messages", rejecting).await
+        let releasing = async move { channel.basic_nack(tag, options).await };
+        self.opener.request_ok("releasing messages", releasing).await
     }
 
     /// Publishes a copy to a queue, and waits until the broker has confirmed it.
@@ -281,15 +283,14 @@ impl QueueReader {
             return Ok(Arc::clone(channel));
         }
         let channel = self.opener.channel().await?;
-        let used = Arc::clone(&channel);
-        let selecting = async move { used.confirm_select(ConfirmSelectOptions::default()).await };
-        self.opener.request_ok("asking for confirms", selecting).await?;
+        self.opener.select_confirms(&channel).await?;
         self.publishing = Some(Arc::clone(&channel));
         Ok(channel)
     }
 
-    /// Whether the queue has the properties with which workers declare the dead-letter queue of
-    /// this quorum queue. `None` if the user may not ask.
+    /// Declares the dead-letter queue of this quorum queue as workers do. Returns whether it exists
+    /// with these properties now. `None` if the broker refuses for another reason, for example for
+    /// lack of permission.
     ///
     /// # Errors
     ///

@@ -166,6 +166,7 @@ impl AmqpTransport {
     }
 
     async fn declare_on_own_connection(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        // The caller waits this out, like a loss of the shared connection.
         let lost = |error| BrokerError::Lost {
             source: Some(Cause::new(error)),
         };
@@ -329,12 +330,13 @@ impl Transport for AmqpTransport {
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
     ) -> Result<ReplySubscription, BrokerError> {
-        let (name, opened) = match replies {
+        // All reply queues of a kind are counted together.
+        let (kind, opened) = match replies {
             ReplyQueue::Direct => (DIRECT_REPLY_TO, self.open_direct().await),
             ReplyQueue::Exclusive => (GENERATED_PREFIX, self.open_exclusive(None).await),
             ReplyQueue::Resumable => (REPLY_QUEUE_PREFIX, self.open_resumable(earlier).await),
         };
-        self.record(name, opened)
+        self.record(kind, opened)
     }
 
     async fn open_answers(&self) -> Result<ReplySubscription, BrokerError> {
@@ -398,13 +400,13 @@ impl Transport for AmqpTransport {
             let opener = self.opener(&self.consuming.wait_ready().await?);
             let scratch = opener.channel().await?;
             let (channel, name) = (Arc::clone(&scratch), short(queue.name())?);
-            let asking = async move {
+            let looking = async move {
                 let arguments = FieldTable::default();
                 channel
                     .queue_declare(name, opener::passive_declare(), arguments)
                     .await
             };
-            let found = opener.request_ok("looking for a queue", asking).await?;
+            let found = opener.request_ok("looking for a queue", looking).await?;
             scratch.close().await;
             Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
         };

@@ -44,7 +44,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is up, and for the simulated delay. Cancel safe.
+    /// Waits until the connection is up, and for the simulated delay (tests only). Cancel safe.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Connection {
     pub(super) fn add_consumer(&self, consumer: ConsumerId, broker: &InProcessBroker) {
         let mut consumers = self.lock();
         let queues = broker.queues();
-        consumers.retain(|earlier| queues.has(earlier));
+        consumers.retain(|earlier| queues.has_consumer(earlier));
         consumers.push(consumer);
     }
 
@@ -90,7 +90,7 @@ impl Connection {
     fn end_consumers(&self, broker: &InProcessBroker) {
         let consumers = std::mem::take(&mut *self.lock());
         for consumer in consumers {
-            broker.queues().close(&consumer, Instant::now());
+            broker.queues().close_consumer(&consumer, Instant::now());
         }
     }
 
@@ -146,7 +146,7 @@ impl OpenConnection {
         self.link.clone()
     }
 
-    /// Why the connection is lost. `None` while it is up.
+    /// Why the connection is lost or the handle was closed. `None` while it is up.
     pub(super) fn end_reason(&self) -> Option<BrokerError> {
         self.end_reason_in(&self.state.borrow())
     }
@@ -200,7 +200,7 @@ impl OpenConnection {
     ///
     /// # Errors
     ///
-    /// Fails if the connection is lost before the answer. `act` may have run.
+    /// Fails if a simulated connection is lost before the answer. `act` may have run.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,

@@ -34,7 +34,7 @@ impl MemoryTransport {
         let broker = self.broker.clone();
         let end = move || {
             for consumer in consumers {
-                broker.queues().close(&consumer, Instant::now());
+                broker.queues().close_consumer(&consumer, Instant::now());
             }
         };
         if notice.is_zero() {
@@ -99,12 +99,10 @@ impl InProcessBroker {
         self.queues().delete(queue);
     }
 
-    /// How many queues there are.
     pub(crate) fn queue_count(&self) -> usize {
         self.queues().len()
     }
 
-    /// The names of all queues.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         self.queues().names().map(str::to_owned).collect()
     }

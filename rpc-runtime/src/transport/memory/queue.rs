@@ -100,6 +100,7 @@ impl Queue {
     pub(super) fn new(properties: &QueueProperties) -> Result<Self, &'static str> {
         let mut queue = Self {
             properties: Some(properties.clone()),
+            // Such a queue has no limits either.
             ..Self::resumable()
         };
         let mut has_dead_letters = false;
@@ -227,6 +228,7 @@ impl Queue {
 
     /// Dead-letters or drops the messages at the front that have expired.
     pub(super) fn expire(&mut self, now: Instant) {
+        // This delivers nothing: messages wait only while no consumer is ready.
         self.deliver(now);
     }
 
@@ -239,7 +241,7 @@ impl Queue {
         self.push_with_key(message, None, now);
     }
 
-    /// Adds a control message.
+    /// Adds a message. `control_key` is the routing key of a control message.
     pub(super) fn push_with_key(&mut self, message: Message, control_key: Option<ShortStr>, now: Instant) {
         let of_control = self.control.as_ref().map(|control| control.time_to_live);
         let of_queue = self.message_ttl.or(of_control);
@@ -346,6 +348,7 @@ impl Queue {
         self.consumers.iter().filter(is_active).count()
     }
 
+    /// Whether no consumer is left, not even a cancelled one.
     pub(super) fn is_unused(&self) -> bool {
         self.consumers.is_empty()
     }
@@ -354,11 +357,11 @@ impl Queue {
         self.messages.is_empty() && self.dead_letters.is_empty()
     }
 
-    pub(super) fn has(&self, consumer: u64) -> bool {
+    pub(super) fn has_consumer(&self, consumer: u64) -> bool {
         self.consumers.iter().any(|other| other.number == consumer)
     }
 
-    pub(super) fn close(&mut self, consumer: u64, now: Instant) {
+    pub(super) fn close_consumer(&mut self, consumer: u64, now: Instant) {
         let Some(position) = self.consumers.iter().position(|other| other.number == consumer) else {
             return;
         };
@@ -427,9 +430,12 @@ impl Queue {
 impl Queue {
     /// Simulates a restart: only persistent messages are kept, and all consumers are gone.
     pub(super) fn restart(&mut self, now: Instant) {
+        // All are cancelled first, so that none gets the deliveries of another one.
         let numbers: Vec<_> = self.consumers.iter().map(|consumer| consumer.number).collect();
         numbers.iter().for_each(|number| self.cancel(*number));
-        numbers.iter().for_each(|number| self.close(*number, now));
+        for number in numbers {
+            self.close_consumer(number, now);
+        }
         self.messages
             .retain(|stored| stored.message.properties.persistent);
     }
@@ -560,7 +566,7 @@ mod tests {
             queue.push(message(body), now);
         }
         assert_eq!(bodies(&mut receiver).len(), 2);
-        queue.close(1, now);
+        queue.close_consumer(1, now);
         let mut next = consumer(&mut queue, 2, AckMode::Unlimited, now);
         assert_eq!(
             bodies(&mut next),
@@ -577,7 +583,7 @@ mod tests {
         queue.push(message("b"), now);
         assert_eq!(bodies(&mut receiver), [("a".into(), false)]);
         queue.ack(1, 0..=1, now);
-        queue.close(1, now);
+        queue.close_consumer(1, now);
         let mut next = consumer(&mut queue, 2, AckMode::Unlimited, now);
         assert_eq!(bodies(&mut next), [("b".into(), false)]);
     }

@@ -14,7 +14,6 @@ use crate::transport::{Delivery, Depth, RequestQueue};
 
 pub(super) use super::queue::AckMode;
 
-/// All queues of an in-process broker.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     queues: HashMap<String, Queue>,
@@ -113,7 +112,6 @@ impl Queues {
         })
     }
 
-    /// Checks that a queue exists.
     pub(super) fn check_exists(&self, name: &str) -> Result<(), BrokerError> {
         match self.queues.contains_key(name) {
             true => Ok(()),
@@ -125,8 +123,8 @@ impl Queues {
         self.queues.remove(name);
     }
 
-    /// Deletes a queue if it is empty and has no consumer. Returns whether it has messages but no
-    /// consumer.
+    /// Deletes a queue if it is empty and has no consumer. Returns `true` if it was kept because it
+    /// has messages, although it has no consumer.
     pub(super) fn delete_if_unused(&mut self, name: &str) -> bool {
         let Some(queue) = self.queues.get(name).filter(|queue| queue.is_unused()) else {
             return false;
@@ -233,14 +231,16 @@ impl Queues {
     }
 
     /// Whether a consumer exists. It ends if its queue is deleted.
-    pub(super) fn has(&self, consumer: &ConsumerId) -> bool {
+    pub(super) fn has_consumer(&self, consumer: &ConsumerId) -> bool {
         let queue = self.queues.get(&consumer.queue);
-        queue.is_some_and(|queue| queue.has(consumer.number))
+        queue.is_some_and(|queue| queue.has_consumer(consumer.number))
     }
 
     /// Removes a consumer. Its unacknowledged deliveries go back to the queue.
-    pub(super) fn close(&mut self, consumer: &ConsumerId, now: Instant) {
-        self.with_queue(&consumer.queue, now, |queue| queue.close(consumer.number, now));
+    pub(super) fn close_consumer(&mut self, consumer: &ConsumerId, now: Instant) {
+        self.with_queue(&consumer.queue, now, |queue| {
+            queue.close_consumer(consumer.number, now);
+        });
         let queue = self.queues.get(&consumer.queue);
         if queue.is_some_and(|queue| queue.is_auto_delete() && queue.is_unused()) {
             self.delete(&consumer.queue);
@@ -264,7 +264,6 @@ impl Queues {
         });
     }
 
-    /// How many queues there are.
     pub(super) fn len(&self) -> usize {
         self.queues.len()
     }
@@ -340,7 +339,7 @@ mod tests {
             assert_eq!(received.control_key.as_ref(), Some(&x));
         }
         assert!(other.1.try_recv().is_err());
-        queues.close(&a.0, now);
+        queues.close_consumer(&a.0, now);
         assert_eq!(queues.len(), 2);
         // RabbitMQ deletes such a queue with its consumer, although its deliveries are pending.
         queues.cancel(&b.0);
@@ -379,7 +378,7 @@ mod tests {
         let delivery = receiver.try_recv().unwrap();
         assert!(!delivery.redelivered);
         let dead = delivery.message.properties.dead_lettered.unwrap();
-        assert_eq!((dead.times, dead.rejections), (2, 2));
+        assert_eq!((dead.non_expiry_deaths, dead.rejections), (2, 2));
     }
 
     /// As in a quorum queue with the strategy `at-least-once`.

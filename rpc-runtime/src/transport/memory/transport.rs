@@ -120,7 +120,7 @@ impl MemoryTransport {
     }
 
     /// Declares a reply queue, which is deleted when the handle ends, or with its consumer if it is
-    /// not resumable.
+    /// not resumable. Returns its name, also as an address.
     fn declare_reply_queue(
         &self,
         prefix: &str,
@@ -452,7 +452,7 @@ struct MemoryControl {
 }
 
 impl MemoryControl {
-    /// Runs `act` at the broker, unless the connection is lost.
+    /// Runs `act` at the broker, without waiting for it, unless the connection is lost.
     fn with_queues(
         &self,
         act: impl FnOnce(&mut Queues, &ConsumerId) + Send + 'static,
@@ -469,7 +469,7 @@ impl MemoryControl {
 
     /// Removes the consumer. The broker removes it by itself if the connection is lost.
     fn end(&self) {
-        let _ = self.with_queues(|queues, consumer| queues.close(consumer, Instant::now()));
+        let _ = self.with_queues(|queues, consumer| queues.close_consumer(consumer, Instant::now()));
     }
 }
 

@@ -33,6 +33,7 @@ impl InMemoryStore {
         }
     }
 
+    /// Accesses the outcomes that have not expired.
     fn with<T>(&self, access: impl FnOnce(&mut Outcomes, Instant) -> T) -> T {
         let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

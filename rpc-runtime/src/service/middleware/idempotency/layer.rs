@@ -16,7 +16,7 @@ use tracing::Level;
 use super::in_progress::{InProgress, Turn};
 use super::store::IdempotencyStore;
 use super::stored_outcome::StoredOutcome;
-use crate::describe::is_built_in;
+use crate::describe::is_built_in_name;
 use crate::error::Chain;
 use crate::escape::Logged;
 use crate::protocol::{Fault, FaultCode, RequestId};
@@ -26,7 +26,7 @@ use crate::service::middleware::handler::{IncomingCall, too_late};
 use crate::service::middleware::method_names::MethodNames;
 use crate::telemetry::{LogLimit, Suppressed};
 
-/// How long a store may take.
+/// How long a store may take, before the method runs and again afterwards.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server's layer that answers a repeated request with the outcome of the first delivery, instead
@@ -82,10 +82,10 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors of the store
 ///
-/// If the store fails, panics or takes longer than ten seconds before the method runs, the method does not
-/// run, and the caller gets the fault `rejected`. If that happens afterwards, the caller gets the
-/// fault `abandoned`, because a repeated request could not be answered with the same outcome. A job
-/// that has succeeded is acknowledged nevertheless. The error itself is logged.
+/// If the store fails, panics or takes longer than ten seconds before the method runs, the method
+/// does not run, and the caller gets the fault `rejected`. If that happens afterwards, the caller
+/// gets the fault `abandoned`, because a repeated request could not be answered with the same
+/// outcome. A job that has succeeded is acknowledged nevertheless. The error itself is logged.
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
     /// `None` for all methods.
@@ -107,7 +107,7 @@ impl<S: IdempotencyStore> Idempotency<S> {
         }
     }
 
-    /// Applies only to these methods. Others cost nothing then.
+    /// Applies only to these methods, and to those of earlier calls. Others cost nothing then.
     ///
     /// A method is named by its service and its name on the wire, as in `Bank.pay`. A `*` at the
     /// end matches any ending.
@@ -193,7 +193,7 @@ where
     }
 }
 
-/// Passes a request to the next service once that is ready.
+/// Passes a request to the next service once that is ready. Fails if the deadline passes first.
 async fn run<I>(mut inner: I, call: IncomingCall) -> Result<Answer, BoxError>
 where
     I: Service<IncomingCall, Response = Answer, Error: Into<BoxError>>,
@@ -217,8 +217,8 @@ async fn deadline_of(call: &IncomingCall) {
 
 impl<S> Idempotency<S> {
     fn applies_to(&self, method: &str) -> bool {
-        let is_wanted = |methods: &MethodNames| methods.have(method);
-        !is_built_in(method) && self.methods.as_ref().is_none_or(is_wanted)
+        let is_wanted = |methods: &MethodNames| methods.contains(method);
+        !is_built_in_name(method) && self.methods.as_ref().is_none_or(is_wanted)
     }
 }
 
@@ -302,6 +302,7 @@ impl<S: IdempotencyStore> Shared<S> {
     }
 }
 
+/// Limits a step of the store to [`STORE_TIMEOUT`]. A panic becomes an error.
 async fn in_time<T>(step: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
     match timeout(STORE_TIMEOUT, AssertUnwindSafe(step).catch_unwind()).await {
         Ok(Ok(outcome)) => outcome,

@@ -38,8 +38,8 @@ impl StoredOutcome {
         }
     }
 
-    /// Returns the answer to a request for this method in this codec. `None` if the outcome is that
-    /// of another request.
+    /// Returns the answer to a request for this method in this codec. `None` if the outcome has
+    /// another method or codec: then it is that of another request.
     pub(super) fn answer(self, method: &str, codec: Codec) -> Option<Answer> {
         let fits = self.method == method && self.codec == codec;
         let kind = if self.is_error {

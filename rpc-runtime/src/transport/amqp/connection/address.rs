@@ -90,9 +90,9 @@ impl Address {
         }
 
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         // The parser would log in as `guest` with that password.
-        if user.len() > 1 && user.starts_with(':') {
+        if user_info.len() > 1 && user_info.starts_with(':') {
             return invalid("it has a password and no user: write amqp://user:password@host");
         }
         // The parser replaces any IPv6 address with localhost.
@@ -103,7 +103,7 @@ impl Address {
             uri.authority.host = host.to_string();
         }
         let address = Self {
-            names_user: !user.is_empty() && !user.starts_with(':'),
+            names_user: !user_info.is_empty() && !user_info.starts_with(':'),
             tls: None,
             uri,
         };
@@ -181,14 +181,16 @@ fn is_user_info(text: &str) -> bool {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        (rest, _) = match (first, after) {
+        let (byte, after) = match (first, after) {
             (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (after, decoded.push(high << 4 | low)),
+                (Some(high), Some(low)) => (high << 4 | low, after),
                 _ => return false,
             },
-            (byte, after) if is_plain(byte) => (after, decoded.push(byte)),
+            (byte, after) if is_plain(byte) => (byte, after),
             _ => return false,
         };
+        decoded.push(byte);
+        rest = after;
     }
     str::from_utf8(&decoded).is_ok()
 }

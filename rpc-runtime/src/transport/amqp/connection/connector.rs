@@ -28,7 +28,7 @@ impl Connector {
         }
     }
 
-    /// Connects to the first address that answers.
+    /// Connects to the first address that answers, or fails with the error of the last one.
     pub(crate) async fn connect(&self, purpose: ConnectionPurpose) -> Result<OpenConnection, BrokerError> {
         let mut outcome = Err(BrokerError::NoAddress);
         for address in &*self.addresses {

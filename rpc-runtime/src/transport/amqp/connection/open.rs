@@ -37,7 +37,6 @@ pub(crate) struct OpenConnection {
     check: Notify,
 }
 
-/// The state of a connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectionState {
     /// Why the broker blocks publishing. `None` while it does not.
@@ -120,13 +119,14 @@ impl OpenConnection {
         self.check.notify_one();
     }
 
-    /// Watches the connection until it is lost and returns why. Must be called once, by the owner.
-    pub(super) async fn watch(&self, mut blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
+    /// Watches the connection until it is lost and returns why. Reports when the broker blocks the
+    /// connection, with its reason, and when it unblocks it. Must be called once, by the owner.
+    pub(super) async fn watch(&self, mut report_blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
         // The only listener: two would take events from each other.
         let mut events = std::pin::pin!(self.connection.events_listener());
         if self.connection.status().blocked() {
             let reason = Arc::from("no reason is known");
-            blocked(Some(&reason));
+            report_blocked(Some(&reason));
             self.state.send_modify(|state| state.blocked = Some(reason));
         }
         let reason = loop {
@@ -137,11 +137,11 @@ impl OpenConnection {
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     let reason = Arc::from(reason);
-                    blocked(Some(&reason));
+                    report_blocked(Some(&reason));
                     self.state.send_modify(|state| state.blocked = Some(reason));
                 }
                 Some(Event::ConnectionUnblocked) => {
-                    blocked(None);
+                    report_blocked(None);
                     self.state.send_modify(|state| state.blocked = None);
                 }
                 // Errors of channels arrive here as well.
@@ -181,7 +181,7 @@ impl OpenConnection {
         match timeout(CLOSE_LIMIT, closing).await {
             // lapin's thread closes the socket and ends. If the socket were shut down here first,
             // lapin would log that as a failure.
-            Ok(Ok(())) => self.socket.leave_open(),
+            Ok(Ok(())) => self.socket.leave_to_lapin(),
             // The connection is closed already.
             Ok(Err(_)) => self.socket.shut_down(),
             Err(_) => {
@@ -195,7 +195,6 @@ impl OpenConnection {
     }
 }
 
-/// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionPurpose {
     Publishing,
@@ -232,7 +231,6 @@ impl From<Role> for ConnectionPurpose {
 /// The client properties of a handle's connections, as RabbitMQ's own tools show them.
 #[derive(Debug)]
 pub(super) struct ClientProperties {
-    /// The application's name.
     name: String,
 }
 
@@ -325,26 +323,27 @@ pub(crate) async fn wait_lost(mut state: watch::Receiver<ConnectionState>) -> Br
     reason.unwrap_or(BrokerError::Lost { source: None })
 }
 
-/// Shuts a connection's socket down when the connection ends, also if connecting is given up.
+/// Shuts a connection's socket down when the connection ends, also if connecting is given up. Does
+/// nothing if lapin closes it.
 #[derive(Debug, Default)]
 struct SocketGuard {
     /// Set as soon as the TCP connection is open.
     socket: OnceLock<Socket>,
     /// Whether lapin has closed the connection, so that it closes the socket itself.
-    is_left_open: AtomicBool,
+    is_left_to_lapin: AtomicBool,
 }
 
 impl SocketGuard {
     fn shut_down(&self) {
-        if !self.is_left_open.load(Ordering::Relaxed)
+        if !self.is_left_to_lapin.load(Ordering::Relaxed)
             && let Some(socket) = self.socket.get()
         {
             socket.shut_down();
         }
     }
 
-    fn leave_open(&self) {
-        self.is_left_open.store(true, Ordering::Relaxed);
+    fn leave_to_lapin(&self) {
+        self.is_left_to_lapin.store(true, Ordering::Relaxed);
     }
 }
 

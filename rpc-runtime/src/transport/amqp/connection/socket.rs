@@ -34,7 +34,7 @@ impl Socket {
 }
 
 /// Connects, over TLS if `client` is given. Sets `socket` as soon as the TCP connection is open, so
-/// that a caller that gives up can shut it down.
+/// that a caller that gives up can shut it down. `limit` applies only to the TCP connection.
 pub(super) async fn connect(
     address: &Address,
     client: Option<&TlsClient>,

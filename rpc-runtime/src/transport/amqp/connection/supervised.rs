@@ -64,6 +64,7 @@ impl SupervisedConnection {
                 CurrentConnection::Up(connection) if connection.is_open() => {
                     return Ok(Arc::clone(connection));
                 }
+                // The task that watches the connection has not noticed its loss yet.
                 CurrentConnection::Up(connection) => connection.check(),
                 CurrentConnection::Down => {}
                 CurrentConnection::Closed => return Err(self.board.end_reason_or_closed()),
@@ -100,7 +101,7 @@ impl Supervisor {
         }
     }
 
-    /// Gives up the connection of an earlier run that panicked, because nothing watches it.
+    /// Gives up the connection of an earlier run that panicked, if any. Nothing watches it.
     fn abandon(&self, task: &'static str) {
         if let CurrentConnection::Up(unwatched) = self.current.send_replace(CurrentConnection::Down) {
             let reason = BrokerError::Panicked { task };

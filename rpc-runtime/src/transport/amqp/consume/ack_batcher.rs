@@ -85,6 +85,7 @@ impl AckBatcher {
             });
             return taken;
         }
+        // The range that begins with the channel's first delivery.
         let done_up_to = self.ranges.get(&1).copied().unwrap_or(0);
         let (together, singly): (Vec<_>, Vec<_>) =
             self.unsent_acks.drain(..).partition(|tag| *tag <= done_up_to);

@@ -28,7 +28,6 @@ const MAX_DELAY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct AckSender {
     shared: Arc<Shared>,
-    /// The task that sends acknowledgements.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -40,8 +39,8 @@ struct Shared {
     first_waiting: Notify,
     /// Notified when `threshold` acknowledgements wait.
     threshold_reached: Notify,
-    /// A batch with this many acknowledgements is sent at once. With more of them waiting, the
-    /// prefetch may keep the broker from delivering.
+    /// A batch with this many acknowledgements, an eighth of the prefetch, is sent at once. With
+    /// many more of them waiting, the prefetch would keep the broker from delivering.
     threshold: u64,
     /// Whether acknowledgements are held back.
     is_held: AtomicBool,
@@ -68,12 +67,12 @@ impl AckSender {
         }
     }
 
-    /// Calls `record` to add acknowledgements to the batch, which is sent soon.
-    pub(super) fn record(&self, record: impl FnOnce(&mut AckBatcher)) {
+    /// Calls `add` to add acknowledgements to the batch, which is sent soon.
+    pub(super) fn record(&self, add: impl FnOnce(&mut AckBatcher)) {
         let (before, now) = {
             let mut batcher = self.shared.lock();
             let before = batcher.unsent();
-            record(&mut batcher);
+            add(&mut batcher);
             (before, batcher.unsent())
         };
         if before == 0 {

@@ -33,7 +33,7 @@ pub(crate) struct StartedConsumer {
     deliveries: Deliveries,
 }
 
-/// Starts to consume a queue.
+/// Returns a future that starts to consume a queue.
 pub(crate) fn consume(
     channel: &Arc<OpenChannel>,
     queue: &str,
@@ -56,14 +56,13 @@ pub(crate) fn consume(
     })
 }
 
-/// The options of a subscription.
 pub(crate) struct SubscriptionOptions {
     pub(crate) ack_mode: AckMode,
     /// How many unacknowledged deliveries there may be. `None` if there is no limit.
     pub(crate) prefetch: Option<u16>,
     /// The queue that [`Control::close_and_delete`] deletes.
     pub(crate) private_queue: Option<ShortStr>,
-    /// How long each step may take.
+    /// How long cancelling the consumer may take.
     pub(crate) limit: Duration,
 }
 

@@ -3,7 +3,7 @@
 //! A publisher chooses the properties, and RabbitMQ passes them on almost unchanged. It does not
 //! check that short strings are UTF-8, and does not limit how deep tables are nested. lapin closes
 //! the connection because of an invalid string, and overflows its stack because of a deep table.
-//! lapin can read every content header that passes the check of this module.
+//! lapin can read every content header that passes the check of this module and is long enough.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,8 @@ use super::cursor::{Cursor, FIXED_LEN, flag};
 use super::{ids, mark};
 use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
 
-/// Checks that lapin can read a content header.
+/// Checks that lapin can read a content header. A payload that is too short for one passes, and
+/// lapin reports the error.
 ///
 /// # Errors
 ///
@@ -113,7 +114,7 @@ fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
     while !cursor.is_at_end() {
         let from = cursor.position();
         let name = cursor.short()?;
-        value(&mut cursor)?;
+        read_value(&mut cursor)?;
         if [DEATHS_HEADER, FIRST_DEATH_REASON_HEADER]
             .map(str::as_bytes)
             .contains(&name)
@@ -143,11 +144,11 @@ fn for_each_property<'a>(
             continue;
         }
         let from = cursor.position();
-        let Some(read) = read(property, &mut cursor) else {
+        let Some(checked) = read_property(property, &mut cursor) else {
             each(property, &[], Err(Malformed::Truncated(property)));
             return;
         };
-        if !each(property, &properties[from..cursor.position()], read) {
+        if !each(property, &properties[from..cursor.position()], checked) {
             return;
         }
     }
@@ -156,8 +157,8 @@ fn for_each_property<'a>(
     }
 }
 
-/// Reads a property. `None` if it does not end within its frame.
-fn read(property: Property, cursor: &mut Cursor<'_>) -> Option<Result<(), Malformed>> {
+/// Reads and checks a property. `None` if it does not end within its frame.
+fn read_property(property: Property, cursor: &mut Cursor<'_>) -> Option<Result<(), Malformed>> {
     Some(match property {
         Property::Headers => check_table(cursor.long()?),
         Property::DeliveryMode | Property::Priority => cursor.take(1).map(|_| Ok(()))?,
@@ -208,7 +209,7 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
                 return Err(INVALID);
             }
         }
-        let (kind, value) = value(&mut cursor).ok_or(INVALID)?;
+        let (kind, content) = read_value(&mut cursor).ok_or(INVALID)?;
         at = cursor.position();
         if matches!(kind, b'F' | b'A') {
             depth += 1;
@@ -216,14 +217,15 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
                 end: at,
                 is_table: kind == b'F',
             };
-            at -= value.len();
+            // Its content comes next.
+            at -= content.len();
         }
     }
 }
 
 /// Reads a value of a table or an array. Returns its type and its content, or `None` if the value
 /// does not end or its type is unknown.
-fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
+fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
     let content = match kind {
         b't' | b'b' | b'B' => cursor.take(1),
@@ -288,6 +290,7 @@ impl LargeHeaderReader {
             {
                 self.has_table_size = true;
                 self.skip = size;
+                // The size of empty headers.
                 let from = self.kept.len() - 4;
                 self.kept[from..].fill(0);
             }

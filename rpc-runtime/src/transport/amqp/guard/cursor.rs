@@ -23,7 +23,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, at }
     }
 
-    /// How many bytes were read so far.
+    /// The position of the next byte.
     pub(super) fn position(&self) -> usize {
         self.at
     }

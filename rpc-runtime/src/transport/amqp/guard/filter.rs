@@ -146,6 +146,7 @@ impl Filter {
                 }
             }
             Piece::LargeHeader { len, is_last } => {
+                // The first piece has at least the frame's prefix.
                 let large = self.large_header.get_or_insert_with(|| LargeHeader {
                     channel: [input[1], input[2]],
                     reader: LargeHeaderReader::new(PREFIX_LEN),

@@ -114,6 +114,7 @@ impl Scanner {
         }
     }
 
+    /// Sets the position after a part of a frame of which `left` bytes are to come.
     fn advance(&mut self, left: usize, position: impl FnOnce(usize) -> Position) {
         self.position = match left {
             0 => Position::FrameStart,
@@ -121,6 +122,7 @@ impl Scanner {
         };
     }
 
+    /// Reports the frame that begins here, or its first part.
     fn begin(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let kind = match input.first() {
             None => return Ok(Piece::Incomplete),

@@ -41,7 +41,7 @@ pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     Some([&[size], escaped.as_bytes()].concat())
 }
 
-/// The bytes of an escaped id. `None` if the id is not escaped.
+/// The bytes of an escaped id. `None` if this is not the result of [`escape`].
 fn unescape(id: &[u8]) -> Option<Vec<u8>> {
     let digits = id.strip_prefix(PREFIX.as_bytes())?;
     if !digits.len().is_multiple_of(2) {
@@ -58,7 +58,7 @@ fn unescape(id: &[u8]) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// Whether the id in a content header is escaped.
+/// Whether the id in a content header has the prefix of escaped ids.
 pub(super) fn is_escaped(payload: &[u8]) -> bool {
     id_range(payload).is_some_and(|range| payload[range].starts_with(PREFIX.as_bytes()))
 }
@@ -79,6 +79,7 @@ fn id_range(payload: &[u8]) -> Option<Range<usize>> {
     let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
     let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     let mut cursor = Cursor::new(properties);
+    // Skips the properties before the id.
     for property in Property::ALL {
         if flags & flag(property) == 0 {
             continue;

@@ -33,7 +33,7 @@ const CONNECTION_START: (u16, u16) = (10, 10);
 const CONNECTION_TUNE: (u16, u16) = (10, 30);
 
 /// The arguments of a method. `None` if brokers do not send it.
-const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
+const fn fields_of(method: (u16, u16)) -> Option<&'static [Field]> {
     Some(match method {
         // basic: deliver, ack, nack, return, get-ok, get-empty, qos-ok, consume-ok, cancel,
         // cancel-ok, recover-ok
@@ -76,8 +76,8 @@ const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
 }
 
 /// Makes the short strings of a method UTF-8. Each invalid byte is replaced by a question mark, so
-/// that no length changes. If an argument does not end within the method, this argument and all
-/// after it are left unchanged, and lapin reports the error.
+/// that no length changes. If the method ends too early, its incomplete argument and all after it
+/// are left unchanged, and lapin reports the error.
 ///
 /// # Errors
 ///
@@ -88,13 +88,13 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
     };
     let [a, b, c, d] = *head;
     let method = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let fields = fields(method).ok_or(ProtocolViolation::UnknownMethod {
+    let fields = fields_of(method).ok_or(ProtocolViolation::UnknownMethod {
         class: method.0,
         method: method.1,
     })?;
     let mut at = 0;
     for field in fields {
-        let Some(range) = range(arguments, at, *field) else {
+        let Some(range) = content_range(arguments, at, *field) else {
             return Ok(MethodInfo::Nothing);
         };
         at = range.end;
@@ -105,6 +105,7 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
         }
     }
     Ok(match (method, &*arguments) {
+        // `channel_max` and `frame_max`. Zero means that there is no limit.
         (CONNECTION_TUNE, &[_, _, a, b, c, d, ..]) => match u32::from_be_bytes([a, b, c, d]) {
             0 => MethodInfo::Nothing,
             max => MethodInfo::MaxFrame(usize::try_from(max).unwrap_or(usize::MAX)),
@@ -115,7 +116,7 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
 
 /// The range of the content of a field that begins at `at`. `None` if the field does not end within
 /// the arguments.
-fn range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
+fn content_range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
     let mut cursor = Cursor::at(arguments, at);
     let content = match field {
         Fixed(bytes) => cursor.take(bytes)?,

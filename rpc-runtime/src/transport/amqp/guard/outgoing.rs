@@ -40,7 +40,7 @@ struct FramePosition {
 
 impl FramePosition {
     /// Advances to the end of the current frame, or of `bytes` if they end first. Returns the
-    /// number of bytes advanced.
+    /// number of bytes advanced, which is zero between two frames.
     fn finish_frame(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         if self.prefix_len > 0 {
@@ -49,6 +49,7 @@ impl FramePosition {
             self.prefix_len += done;
             if self.prefix_len == PREFIX_LEN {
                 self.prefix_len = 0;
+                // With the end marker.
                 self.left = payload_len(&self.prefix) + 1;
             }
         }

@@ -79,8 +79,9 @@ pub(super) enum Confirm {
 pub(super) type Decided = Vec<(u64, Published)>;
 
 impl Confirms {
-    /// Adds a message that is about to be published. `key` is set if the message can be returned.
-    pub(super) fn publish(&mut self, key: Option<ReturnKey>) -> u64 {
+    /// Adds a message that is about to be published, and returns its sequence number. `key` is set
+    /// if the message can be returned.
+    pub(super) fn add(&mut self, key: Option<ReturnKey>) -> u64 {
         let sequence = self.next;
         self.next += 1;
         self.in_flight.insert(sequence);
@@ -91,7 +92,7 @@ impl Confirms {
         sequence
     }
 
-    /// Removes a message that will not be confirmed.
+    /// Removes a message that will not be confirmed. Returns the outcomes that waited for it.
     pub(super) fn forget(&mut self, sequence: u64) -> Decided {
         self.in_flight.remove(&sequence);
         self.returned_early.remove(&sequence);
@@ -106,18 +107,17 @@ impl Confirms {
         &mut self,
         sequence: u64,
         confirm: Confirm,
-        returned: Option<ReturnKey>,
+        attached_return: Option<ReturnKey>,
         now: Instant,
     ) -> Decided {
         let mut decided = Decided::new();
         self.in_flight.remove(&sequence);
-        let returned = returned.and_then(|key| self.sequences.get(&key).copied());
+        let returned = attached_return.and_then(|key| self.sequences.get(&key).copied());
         if let Some(returned) = returned {
-            match self.undecided.remove(&returned) {
-                true => self.push(returned, Published::Returned, &mut decided),
-                false => {
-                    self.returned_early.insert(returned);
-                }
+            if self.undecided.remove(&returned) {
+                self.push(returned, Published::Returned, &mut decided);
+            } else {
+                self.returned_early.insert(returned);
             }
         }
         match (self.returned_early.remove(&sequence), confirm) {
@@ -186,6 +186,7 @@ impl Confirms {
         }
     }
 
+    /// Adds the outcome of a message, which a return cannot change any more.
     fn push(&mut self, sequence: u64, published: Published, decided: &mut Decided) {
         self.forget_key(sequence);
         decided.push((sequence, published));
@@ -225,7 +226,7 @@ mod tests {
     fn published(messages: u64) -> Confirms {
         let mut confirms = Confirms::default();
         for n in 0..messages {
-            confirms.publish(Some(key(n)));
+            confirms.add(Some(key(n)));
         }
         confirms
     }
@@ -305,7 +306,7 @@ mod tests {
     fn a_single_message_in_flight_is_decided_at_once() {
         let mut confirms = Confirms::default();
         for n in 0..2 {
-            confirms.publish(Some(key(n)));
+            confirms.add(Some(key(n)));
             assert_eq!(
                 kinds(confirms.confirm(n, Confirm::Ack, None, *NOW)),
                 [(n, "routed")]
@@ -364,7 +365,7 @@ mod tests {
             for (pick, act) in picks.iter().copied().chain(rest) {
                 match act {
                     0 => if let Some((n, is_returned)) = to_send.next() {
-                        let sequence = confirms.publish(Some(key(n)));
+                        let sequence = confirms.add(Some(key(n)));
                         lapin.outstanding.push(sequence);
                         // The return arrives after the message was sent, and before its own
                         // confirm.

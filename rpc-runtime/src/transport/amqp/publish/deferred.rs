@@ -87,6 +87,7 @@ impl DeferredConfirms {
 
     /// Whether the task that polls has to be woken now.
     pub(super) fn is_poll_due(&self, confirm_interval: usize) -> bool {
+        // A message that is sent ends a longer pause.
         self.next_poll.is_none() || self.sent >= confirm_interval || self.pause > MIN_PAUSE
     }
 
@@ -94,37 +95,38 @@ impl DeferredConfirms {
     /// this poll is an early one.
     pub(super) fn poll_now(&mut self, now: Instant) -> Vec<ConfirmReport> {
         let is_time = self.next_poll.is_none_or(|time| time <= now) || self.pause > MIN_PAUSE;
+        // The poll resets `sent`.
         let is_idle = self.sent == 0;
         if !is_time {
             return self.poll(PollDepth::Short);
         }
         self.polls = (self.polls + 1) % FULL_POLL_INTERVAL;
-        let confirmed = self.poll(match self.polls {
+        let reports = self.poll(match self.polls {
             0 => PollDepth::Full,
             _ => PollDepth::Normal,
         });
-        self.pause = if is_idle && confirmed.is_empty() {
+        self.pause = if is_idle && reports.is_empty() {
             MAX_PAUSE.min(2 * self.pause)
         } else {
             MIN_PAUSE
         };
-        let is_over = self.confirms.is_empty() && confirmed.is_empty();
+        let is_over = self.confirms.is_empty() && reports.is_empty();
         self.next_poll = (!is_over).then(|| now + self.pause);
-        confirmed
+        reports
     }
 
     /// Polls the oldest messages first: the broker confirms messages roughly in the order in which
     /// they were sent.
     pub(super) fn poll(&mut self, depth: PollDepth) -> Vec<ConfirmReport> {
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut confirmed, mut unconfirmed) = (Vec::new(), Vec::new());
+        let (mut reports, mut unconfirmed) = (Vec::new(), Vec::new());
         let mut in_a_row = 0;
         while in_a_row < depth.max_unconfirmed_in_a_row()
             && let Some(mut confirm) = self.confirms.pop_front()
         {
             match confirm.as_mut().poll(&mut cx) {
-                Poll::Ready(message) => {
-                    confirmed.push(message);
+                Poll::Ready(report) => {
+                    reports.push(report);
                     in_a_row = 0;
                 }
                 Poll::Pending => {
@@ -137,7 +139,7 @@ impl DeferredConfirms {
             self.confirms.push_front(confirm);
         }
         self.sent = 0;
-        confirmed
+        reports
     }
 
     /// The time of the next poll. `None` if the task has to be woken for the next message. That

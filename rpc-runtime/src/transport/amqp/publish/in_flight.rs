@@ -162,7 +162,7 @@ impl InFlightMessages {
         confirm_interval: usize,
         publish: impl FnOnce(u64) -> ConfirmFuture,
     ) -> Wake {
-        let sequence = self.confirms.publish(key);
+        let sequence = self.confirms.add(key);
         let in_flight = InFlight {
             queue,
             listener,
@@ -235,20 +235,20 @@ impl InFlightMessages {
             Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
             // Cannot happen: this channel is in confirm mode.
             Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
-            Err(error) => return self.failed(sequence, error, written),
+            Err(error) => return self.process_failure(sequence, error, written),
         };
         if let Some(InFlight { queue, .. }) = self.messages.get(&sequence)
             && self.refusals.record_and_should_give_up(queue, confirm, now)
         {
             self.close_deadline.get_or_insert(now + LAST_CONFIRMS_LIMIT);
         }
-        let returned = returned.as_deref().and_then(key);
+        let returned = returned.as_deref().and_then(return_key);
         let decided = self.confirms.confirm(sequence, confirm, returned, now);
         self.finish(decided)
     }
 
     /// A publish fails only with its channel, which can send nothing more.
-    fn failed(&mut self, sequence: u64, error: lapin::Error, written: bool) -> Vec<Outcome> {
+    fn process_failure(&mut self, sequence: u64, error: lapin::Error, written: bool) -> Vec<Outcome> {
         let reason = broker_error(error);
         // Keep the broker's own reason. Errors before and after it only say that the channel is
         // closed.
@@ -290,7 +290,8 @@ impl InFlightMessages {
         (outcomes, reason)
     }
 
-    /// Ends all messages like [`end`](Self::end), but does not poll lapin for more confirms.
+    /// Fails all messages, without polling lapin for more confirms. In contrast to
+    /// [`end`](Self::end), also fails those that were confirmed but wait for a return.
     pub(super) fn abandon(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
         let reason = self.lost.get_or_insert(reason).clone();
         self.awaited.clear();
@@ -324,7 +325,7 @@ impl fmt::Debug for InFlightMessages {
     }
 }
 
-fn key(returned: &Delivery) -> Option<ReturnKey> {
+fn return_key(returned: &Delivery) -> Option<ReturnKey> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
     let headers = returned.properties.headers().as_ref();
     let copy = headers.and_then(|headers| headers.inner().get(COPY_HEADER));

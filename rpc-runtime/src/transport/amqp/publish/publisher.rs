@@ -47,7 +47,6 @@ struct Shared {
     permits: Semaphore,
     /// Why nothing can be sent any more. `None` until all outcomes are decided.
     lost: watch::Sender<Option<BrokerError>>,
-    /// Wakes the task.
     wake: Notify,
 }
 
@@ -169,7 +168,8 @@ impl Publisher for AmqpPublisher {
 
     async fn wait_ready(&self) {
         self.wait_unblocked().await;
-        // An error means that nothing can be sent any more. The next publish reports why.
+        // The permits are given back at once. An error means that nothing can be sent any more. The
+        // next publish reports why.
         let _ = self.shared.permits.acquire_many(MIN_PERMITS).await;
     }
 
@@ -308,6 +308,7 @@ impl ConfirmTask {
                 return reason;
             }
             if close_deadline.is_some() {
+                // Nothing more is sent. The channel waits only for its last confirms.
                 shared.permits.close();
             }
             if is_idle {
@@ -340,7 +341,7 @@ impl ConfirmTask {
         }
     }
 
-    /// Why nothing can be sent any more.
+    /// Why nothing can be sent any more. `None` while messages can be sent.
     fn lost(&self) -> Option<BrokerError> {
         let of_channel = self.shared.lock().lost().cloned();
         of_channel.or_else(|| self.connection.borrow().lost.clone())
@@ -364,7 +365,7 @@ impl ConfirmTask {
 }
 
 impl Drop for ConfirmTask {
-    /// The runtime has ended.
+    /// Unless the task has reported all outcomes, its runtime has ended.
     fn drop(&mut self) {
         if !self.has_ended {
             self.shared.abandon(BrokerError::RuntimeEnded);

@@ -17,7 +17,7 @@ pub(super) struct HandshakeClosed(#[source] io::Error);
 
 impl HandshakeClosed {
     /// Wraps an error of the handshake if it only says that the peer closed the connection.
-    pub(super) fn classify(error: io::Error) -> io::Error {
+    pub(super) fn wrap_if_closed(error: io::Error) -> io::Error {
         match error.kind() {
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
@@ -88,9 +88,9 @@ mod tests {
         assert_eq!(of(&io::Error::other("reset")), None);
         assert_eq!(of(&io::ErrorKind::ConnectionReset.into()), None);
 
-        let closed = HandshakeClosed::classify(io::ErrorKind::ConnectionReset.into());
+        let closed = HandshakeClosed::wrap_if_closed(io::ErrorKind::ConnectionReset.into());
         assert_eq!(of(&closed), Some(TlsFailure::Handshake));
-        let refused_port = HandshakeClosed::classify(io::ErrorKind::ConnectionRefused.into());
+        let refused_port = HandshakeClosed::wrap_if_closed(io::ErrorKind::ConnectionRefused.into());
         assert_eq!(of(&refused_port), None);
 
         let refused = RustlsError::AlertReceived(AlertDescription::CertificateRequired);

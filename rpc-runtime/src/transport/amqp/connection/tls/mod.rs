@@ -190,7 +190,7 @@ impl TlsClient {
     pub(crate) async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connected = self.connector.connect(name, stream).await;
-        connected.map_err(HandshakeClosed::classify)
+        connected.map_err(HandshakeClosed::wrap_if_closed)
     }
 
     /// Connects once more to find out why a broker closed the connection.
