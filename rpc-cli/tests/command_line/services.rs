@@ -281,7 +281,7 @@ async fn the_documented_permissions_are_enough() {
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let finder = Permissions {
         configure: "^amq[.]gen-",
-        write: "^(amq[.]default|rpc[.]discovery)$",
+        write: "^(amq[.]default|rpc[.]control)$",
         read: "^amq[.]gen-",
     };
     let url = vhost.url_of_user(finder).await;
