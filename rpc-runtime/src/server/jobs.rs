@@ -107,7 +107,7 @@ impl RequestHandler {
         jobs: &JobQueues,
         mut destination: Destination,
         mut message: Message,
-        acks: PendingAcks,
+        mut acks: PendingAcks,
     ) -> bool {
         acks.mark_forwarded();
         let properties = &mut message.properties;
@@ -131,8 +131,7 @@ impl RequestHandler {
         let mut may_have_closed_channel = false;
         let mut stuck = None;
         loop {
-            if acks.have_lost_deliveries() {
-                acks.forget();
+            if acks.forget_lost() {
                 return false;
             }
             let mut publishing = pin!(jobs.publish(destination, &message, may_have_closed_channel));
@@ -142,8 +141,7 @@ impl RequestHandler {
                 }
                 jobs.log_stuck(destination, begun, None);
                 stuck.get_or_insert_with(|| Stuck::new(&self.queue));
-                if acks.have_lost_deliveries() {
-                    acks.forget();
+                if acks.forget_lost() {
                     return false;
                 }
             };

@@ -231,22 +231,27 @@ impl PendingAcks {
         self.for_each_tracked(Deduplicator::mark_forwarded);
     }
 
-    /// Whether no delivery of any of the requests can be acked any more: their subscription was
-    /// lost, so the broker delivers them again. `false` if that is not known.
-    pub(super) fn have_lost_deliveries(&self) -> bool {
-        let deduplicator = self.deduplicator.lock();
-        self.acks.iter().all(|ack| match ack {
+    /// Forgets the requests if no delivery of any of them can be acked any more: their subscription
+    /// was lost, so the broker delivers them again. The next delivery is handled as if they had not
+    /// been in progress. Returns `false`, and changes nothing, if that is not so or not known.
+    pub(super) fn forget_lost(&mut self) -> bool {
+        // Under one lock: a delivery that joins in between would never be acked.
+        let mut deduplicator = self.deduplicator.lock();
+        let is_lost = |ack: &PendingAck| match ack {
             PendingAck::Tracked(key) => !deduplicator.has_delivery(key),
             PendingAck::Untracked(_) => false,
-        })
-    }
-
-    /// Forgets requests whose deliveries are [lost](Self::have_lost_deliveries). The next delivery
-    /// is handled as if they had not been in progress.
-    pub(super) fn forget(mut self) {
-        self.for_each_tracked(Deduplicator::abandon);
-        let acks = std::mem::take(&mut self.acks);
-        self.in_progress.remove(acks.len());
+        };
+        if !self.acks.iter().all(is_lost) {
+            return false;
+        }
+        let requests = self.acks.len();
+        for ack in self.acks.drain(..) {
+            if let PendingAck::Tracked(key) = ack {
+                deduplicator.abandon(&key);
+            }
+        }
+        self.in_progress.remove(requests);
+        true
     }
 
     fn for_each_tracked(&self, change: fn(&mut Deduplicator<RequestShare>, &RequestKey)) {
