@@ -339,7 +339,8 @@ async fn jobs_leave_alone_if_their_workers_take_no_batches() {
     server.stop().await.unwrap();
 }
 
-/// Not for quorum queues of RabbitMQ 3.10: such a queue may not answer after a crash.
+/// Not for quorum queues of RabbitMQ 3.10: one that was declared shortly before a crash may not answer
+/// after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn confirmed_batches_of_jobs_survive_the_crash_of_the_broker() {
     let node = Node::start().await.unwrap();
