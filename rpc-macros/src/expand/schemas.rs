@@ -47,6 +47,7 @@ fn function_name() -> Ident {
     Ident::new("__schemas_of_service", Span::mixed_site())
 }
 
+/// Adds the schemas of a method to `__schemas`. The parts add to its `__method`.
 fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let cfg = method.attributes.cfg();

@@ -20,7 +20,7 @@ const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) -> Method {
     let options = Options::of_rpc(&item.attributes, &options::METHOD, errors);
     let attributes = Attributes::new(&item.attributes);
-    // The methods that cannot share a wire name, or `default`, with this one.
+    // The methods that cannot share a wire name, or the option `default`, with this one.
     let siblings: Vec<_> = earlier
         .iter()
         .filter(|other| !may_be_alternatives(&other.attributes, &attributes))

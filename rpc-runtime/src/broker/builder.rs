@@ -94,10 +94,11 @@ impl BrokerBuilder {
 
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
-    /// A larger request is answered with the fault `too_large`. A larger reply fails its call with
-    /// [`CallError::BadReply`](crate::CallError::BadReply). Bodies are received whole before they
-    /// are measured, so only the broker's
-    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds memory.
+    /// A larger request is answered with the fault `too_large`; a larger job goes to the dead-letter
+    /// queue. A larger reply fails its call, or this worker's answer to a broadcast, with
+    /// [`CallError::BadReply`](crate::CallError::BadReply). Requests of broadcasts may have at most
+    /// 1 MiB in any case. Bodies are received whole before they are measured, so only the broker's
+    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds the memory of each.
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
@@ -184,8 +185,9 @@ impl BrokerBuilder {
     /// # }
     /// ```
     pub fn addresses<U: AsRef<str>>(mut self, urls: impl IntoIterator<Item = U>) -> Self {
-        let addresses = urls.into_iter().map(|url| Address::parse(url.as_ref()));
-        self.addresses = addresses.collect();
+        let parsed = urls.into_iter().map(|url| Address::parse(url.as_ref()));
+        // The first error is reported when the builder connects.
+        self.addresses = parsed.collect();
         self
     }
 
@@ -262,7 +264,7 @@ impl BrokerBuilder {
                 );
             }
         };
-        let caller_options = self.caller_options(self.short_app_id()?, user_id);
+        let caller_options = self.caller_options(self.checked_app_id()?, user_id);
         let addresses = addresses.iter().cloned();
         let addresses = addresses.map(|address| address.with_default_heartbeat(self.heartbeat));
         Ok((self.with_tls(addresses.collect())?, caller_options))
@@ -306,7 +308,7 @@ impl BrokerBuilder {
     ///
     /// If the application's name is longer than 255 bytes.
     pub fn in_process(self, broker: &InProcessBroker) -> Result<Broker, BrokerError> {
-        let app_id = self.short_app_id()?;
+        let app_id = self.checked_app_id()?;
         let user_id = self
             .send_user_id
             .then(|| ShortStr::from_static(MemoryTransport::USER));
@@ -320,7 +322,8 @@ impl BrokerBuilder {
         self.assemble(transport, caller_options)
     }
 
-    fn short_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
+    /// Returns the application's name for messages.
+    fn checked_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
         let app_id = self.app_id.as_ref().map(ShortStr::new).transpose();
         app_id.map_err(|_| BrokerError::Unsendable {
             reason: "the application's name is longer than 255 bytes",

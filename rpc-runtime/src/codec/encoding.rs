@@ -55,7 +55,8 @@ impl Codec {
     /// [`decode_reply`](Self::decode_reply) does.
     pub(crate) fn decode_result<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
         let mut result = None::<T>;
-        // `encode_result` encodes these types as bytes. Only a `dyn Any` tells that `T` is one.
+        // `encode_result` encodes `Vec<u8>` and `Cow<[u8]>` as bytes. Only a `dyn Any` tells that
+        // `T` is one of them.
         let slot = &mut result as &mut dyn Any;
         if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
             *slot = Some(self.decode_bytes(body)?);

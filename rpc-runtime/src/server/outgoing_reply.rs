@@ -53,7 +53,7 @@ impl OutgoingReply {
                 channel.log.expired();
                 return self.acks.ack();
             }
-            Ok(SendOutcome::Refused(None)) => return self.refused(channel),
+            Ok(SendOutcome::Refused(None)) => return self.give_up(channel),
             Ok(SendOutcome::Refused(Some(error))) => {
                 count(Event::ReplyLost { reason: "unsendable" });
                 channel.log.unsendable(&error);
@@ -69,8 +69,9 @@ impl OutgoingReply {
         }
     }
 
-    /// Counts and logs that the broker refused the reply, and acks its request.
-    pub(super) fn refused(self, channel: &ReplyChannel) {
+    /// Counts and logs that the broker refused the reply, or that it could not be sent to a direct
+    /// reply address, and acks its request.
+    pub(super) fn give_up(self, channel: &ReplyChannel) {
         count(Event::ReplyLost { reason: "refused" });
         channel.log.refused();
         self.acks.ack();

@@ -106,7 +106,7 @@ impl ConfirmListener for InFlightReply {
         match published {
             // `Returned` cannot happen, because replies are not mandatory.
             Published::Confirmed | Published::Returned => reply.acks.ack(),
-            Published::Refused => reply.refused(&self.sender.channel),
+            Published::Refused => reply.give_up(&self.sender.channel),
             // The handle was closed, so the broker delivers the request again.
             Published::Failed { source, .. } if source.is_handle_ended() => {}
             // The task sends it again, until the broker confirms it.

@@ -294,8 +294,8 @@ impl Context {
         self.redelivered
     }
 
-    /// Returns which attempt of a job this is. The first is 1, and each failed
-    /// attempt adds 1. Deliveries that were lost with their worker do not count.
+    /// Returns which attempt of a job this is. The first is 1, and each failed attempt adds 1.
+    /// Deliveries that were lost with their worker do not count. Other requests have only one.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

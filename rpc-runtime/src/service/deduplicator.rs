@@ -311,7 +311,8 @@ impl<D> Deduplicator<D> {
         request.is_some_and(|request| request.first.is_some() || !request.redelivered.is_empty())
     }
 
-    /// Forgets a request that is neither answered nor rejected. The broker delivers it again.
+    /// Forgets a request that is neither acked nor rejected. The broker delivers it again once its
+    /// subscription has ended.
     pub(crate) fn abandon(&mut self, key: &RequestKey) {
         self.in_progress.remove(key);
     }

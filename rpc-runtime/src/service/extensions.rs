@@ -39,8 +39,8 @@ use std::sync::Arc;
 pub struct Extensions(Option<Box<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>);
 
 impl Extensions {
-    /// Adds a value. Returns whether it replaced one of the same type. Clones of the request share
-    /// the value.
+    /// Adds a value. Returns whether it replaced one of the same type. Later clones of the request
+    /// share the value.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) -> bool {
         let values = self.0.get_or_insert_default();
         values.insert(TypeId::of::<T>(), Arc::new(value)).is_some()

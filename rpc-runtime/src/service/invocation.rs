@@ -246,7 +246,7 @@ impl<E: fmt::Display> ViaDisplay for &Readable<'_, E> {
 
 /// Renders errors that do not implement `Display`.
 pub trait ViaSerialize {
-    /// Returns the error as JSON.
+    /// Returns the error as JSON, or as text why it cannot be encoded.
     fn __readable_text(&self) -> String;
 }
 

@@ -38,9 +38,10 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn read(message: &TakenMessage) -> Self {
-        let none = FieldTable::default();
-        let headers = message.properties.headers().as_ref().unwrap_or(&none);
-        let death = last_death(headers).unwrap_or(&none);
+        let empty = FieldTable::default();
+        let headers = message.properties.headers().as_ref().unwrap_or(&empty);
+        let death = last_death(headers).unwrap_or(&empty);
+        // If it died several times in this queue and for this reason, RabbitMQ tells the first time.
         let died = number(death, "time").and_then(|seconds| seconds.checked_mul(1000));
         Self {
             method: message.properties.kind().as_ref().map(ToString::to_string),

@@ -57,18 +57,18 @@ impl<W> WaitingCalls<W> {
         self.calls.len()
     }
 
-    /// Removes and returns the next call of the highest priority, if that is at least
-    /// `min_priority`, with its priority. Removes the calls before it whose deadline is before
-    /// `now`: they get no permit.
+    /// Removes the next call of the highest priority, if that is at least `min_priority`. Returns its
+    /// priority and the call. Also removes the calls whose deadline has passed and that would have
+    /// been next: they get no permit.
     pub(super) fn take_next(&mut self, min_priority: u8, order: Order, now: Instant) -> Option<(u8, W)> {
         loop {
-            let (&newest, _) = self.calls.last_key_value()?;
-            let priority = newest.priority;
+            let (&newest_of_highest, _) = self.calls.last_key_value()?;
+            let priority = newest_of_highest.priority;
             if priority < min_priority {
                 return None;
             }
             let key = match order {
-                Order::NewestFirst => newest,
+                Order::NewestFirst => newest_of_highest,
                 Order::OldestFirst => *self.calls.range(WaitingKey { priority, number: 0 }..).next()?.0,
             };
             let (deadline, waiter) = self.calls.remove(&key)?;

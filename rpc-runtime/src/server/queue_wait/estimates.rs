@@ -256,7 +256,8 @@ impl QueueWaitEstimates {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is a single step, so a panic elsewhere cannot leave a half-made change.
+        // Only the metrics recorder, which is not ours, may panic under the lock. It is called when
+        // a change is complete.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

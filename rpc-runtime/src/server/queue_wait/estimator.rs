@@ -196,7 +196,8 @@ impl WaitEstimator {
             .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
     }
 
-    /// Records that a probe is sent. Numbers ascend. Each probe expires in the queue after `ttl`.
+    /// Records that a probe with a number of its own is sent. Forgets the probes that have expired in
+    /// the queue: all have the same `ttl`.
     pub(super) fn on_probe_sent(&mut self, number: u64, ttl: Duration, now: Instant) {
         self.outstanding
             .retain(|probe| now.saturating_duration_since(probe.sent) <= ttl);

@@ -205,7 +205,7 @@ impl Probes {
         }
     }
 
-    /// Starts the measurements that are due.
+    /// Begins the steps of measurements that are due. A step that has begun is due again only later.
     fn begin_due<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
@@ -214,12 +214,12 @@ impl Probes {
         results: &FuturesUnordered<BoxFuture<'a, StepResult>>,
     ) {
         let now = Instant::now();
-        for (index, queue) in self.queues.iter().enumerate() {
-            while let Some((_, step, priority)) = queue.next_step(now).filter(|(due, ..)| *due <= now) {
+        for (index, estimates) in self.queues.iter().enumerate() {
+            while let Some((_, step, priority)) = estimates.next_step(now).filter(|(due, ..)| *due <= now) {
                 match step {
                     Step::Depth => {
-                        queue.on_depth_requested(now);
-                        results.push(Box::pin(request_depth(transport, index, queue.queue(), now)));
+                        estimates.on_depth_requested(now);
+                        results.push(Box::pin(request_depth(transport, index, estimates.queue(), now)));
                     }
                     Step::Probe => {
                         let id = ProbeId {
@@ -227,10 +227,10 @@ impl Probes {
                             queue: u16::try_from(index).unwrap_or(u16::MAX),
                             number: self.next_number.fetch_add(1, Ordering::Relaxed),
                         };
-                        let ttl = queue.on_probe_sent(priority, id.number, now);
-                        match probe(id, queue.queue(), priority, ttl, address) {
+                        let ttl = estimates.on_probe_sent(priority, id.number, now);
+                        match probe(id, estimates.queue(), priority, ttl, address) {
                             Some(outgoing) => results.push(Box::pin(publish(publisher, id, outgoing))),
-                            None => queue.on_probe_lost(id.number),
+                            None => estimates.on_probe_lost(id.number),
                         }
                     }
                 }

@@ -112,8 +112,8 @@ impl InProcessBroker {
         self.queues().messages(queue).cloned().collect()
     }
 
-    /// How many messages are in a queue, including unacknowledged ones. `None` if the queue does
-    /// not exist.
+    /// How many messages are in a queue, including unacknowledged ones and dead letters whose next
+    /// queue is missing. `None` if the queue does not exist.
     pub(crate) fn backlog(&self, queue: &str) -> Option<usize> {
         self.queues().backlog(queue)
     }

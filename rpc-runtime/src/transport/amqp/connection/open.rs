@@ -175,7 +175,8 @@ impl OpenConnection {
         self.socket.shut_down();
     }
 
-    /// Closes the connection. If the broker does not answer in time, shuts the socket down.
+    /// Closes the connection, and reports it as closed to those who wait for its loss. If that fails
+    /// or takes too long, shuts the socket down.
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
