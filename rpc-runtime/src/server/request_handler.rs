@@ -403,14 +403,15 @@ impl RequestHandler {
         }
     }
 
-    /// Sends the batch size of a method if it is known. Nobody waits for that, so it is sent now or
-    /// not at all. The sender asks again.
+    /// Sends the batch size of a method if it is known: one if this worker takes no batches, because
+    /// the sender may have learned another from an earlier worker. Nobody waits for the answer, so it
+    /// is sent now or not at all. The sender asks again.
     pub(super) fn answer_batch_size(&self, ask: BatchSizeAsk) {
         let known = self.executor.dispatcher.batch_size(ask.method.as_ref());
-        let batch_size = self.advised_batch_size(known);
-        if batch_size == 0 {
+        if known.is_none() {
             return;
         }
+        let batch_size = self.advised_batch_size(known).max(1);
         match self.executor.rules.check_reply_address(&ask.address) {
             Ok(()) => {
                 let _ = self.channel.try_send(

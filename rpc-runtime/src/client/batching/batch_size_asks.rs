@@ -57,7 +57,7 @@ impl BatchSizeAsks {
         };
         let destination = destination.upgrade();
         if let Some(learned) = destination.as_ref().and_then(|it| it.batch_size(method)) {
-            learned.learn(batch_size);
+            learned.answered_oneway(batch_size);
         }
         true
     }

@@ -14,8 +14,16 @@ pub(in crate::client) struct LearnedBatchSize {
     /// calls that were sent on their own: since the batch size was learned, or if it is not known,
     /// the [first](FIRST_CALLS) ones.
     state: AtomicU32,
-    /// When a one-way request last asked for the batch size.
-    last_ask: Mutex<Option<Instant>>,
+    oneway_asks: Mutex<OnewayAsks>,
+}
+
+/// The one-way requests that asked for the batch size.
+#[derive(Debug, Default)]
+struct OnewayAsks {
+    last: Option<Instant>,
+    /// Those since the last answer, and the first of them.
+    unanswered: u32,
+    unanswered_since: Option<Instant>,
 }
 
 /// One call in the upper 16 bits.
@@ -36,6 +44,14 @@ const ASK_EVERY: u32 = 32;
 /// extra message from the worker.
 const ONEWAY_ASK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The batch size is forgotten if this many one-way requests in a row have asked for it without an
+/// answer, for at least [`UNANSWERED_TIME`]: no worker may take batches any more. Nobody else would
+/// notice, because the broker confirms a batch that no worker takes.
+const MAX_UNANSWERED: u32 = 20;
+
+/// See [`MAX_UNANSWERED`]. Workers with a backlog answer late.
+const UNANSWERED_TIME: Duration = Duration::from_secs(30);
+
 impl LearnedBatchSize {
     /// Returns the batch size; one if it is not known.
     pub(in crate::client) fn get(&self) -> u16 {
@@ -52,14 +68,30 @@ impl LearnedBatchSize {
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
-    /// Returns whether a one-way request should ask for the batch size, alone or in a batch.
+    /// Returns whether a one-way request should ask for the batch size, alone or in a batch. Forgets
+    /// the batch size if nobody has answered for a long time.
     pub(in crate::client) fn should_ask_oneway(&self, now: Instant) -> bool {
-        let mut last_ask = self.last_ask.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = last_ask.is_none_or(|last| now.saturating_duration_since(last) >= ONEWAY_ASK_INTERVAL);
-        if is_due {
-            *last_ask = Some(now);
+        let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = |earlier: Instant| now.saturating_duration_since(earlier);
+        if asks.last.is_some_and(|last| since(last) < ONEWAY_ASK_INTERVAL) {
+            return false;
         }
-        is_due
+        asks.last = Some(now);
+        asks.unanswered += 1;
+        let unanswered_since = *asks.unanswered_since.get_or_insert(now);
+        if asks.unanswered > MAX_UNANSWERED && since(unanswered_since) >= UNANSWERED_TIME {
+            (asks.unanswered, asks.unanswered_since) = (1, Some(now));
+            self.forget();
+        }
+        true
+    }
+
+    /// Stores the batch size that a worker sent to a one-way request.
+    pub(in crate::client) fn answered_oneway(&self, batch_size: u16) {
+        let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
+        (asks.unanswered, asks.unanswered_since) = (0, None);
+        drop(asks);
+        self.learn(batch_size);
     }
 
     /// Returns whether a call should be held back until the batch size is known. Counts a call that
@@ -134,6 +166,32 @@ mod tests {
         assert_eq!(asked(10 * ASK_EVERY), 10);
         batch_size.forget();
         assert_eq!(asked(5), 5);
+    }
+
+    #[test]
+    fn a_batch_size_is_forgotten_if_nobody_answers_for_long() {
+        let batch_size = LearnedBatchSize::default();
+        let start = Instant::now();
+        let ask_until = |seconds: u32, from: u32| {
+            for quarter in from * 4..seconds * 4 {
+                batch_size.should_ask_oneway(start + quarter * ONEWAY_ASK_INTERVAL);
+            }
+        };
+        batch_size.answered_oneway(64);
+        ask_until(29, 0);
+        assert_eq!(batch_size.get(), 64);
+        batch_size.answered_oneway(64);
+        ask_until(58, 29);
+        assert_eq!(batch_size.get(), 64);
+        ask_until(61, 58);
+        assert_eq!(batch_size.get(), 1);
+        batch_size.answered_oneway(64);
+        assert_eq!(batch_size.get(), 64);
+        // A few that were lost, with a long pause between them, do not count.
+        for hour in 1..10 {
+            batch_size.should_ask_oneway(start + hour * Duration::from_secs(3600));
+        }
+        assert_eq!(batch_size.get(), 64);
     }
 
     #[test]
