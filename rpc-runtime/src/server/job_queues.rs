@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Level;
 
@@ -29,6 +30,7 @@ pub(super) struct JobQueues {
     /// Separate from the channel of replies, so that a queue that takes no jobs does not delay
     /// replies.
     channel: Arc<ReplyChannel>,
+    declaring: Semaphore,
     log: LogLimit,
 }
 
@@ -38,9 +40,21 @@ pub(super) enum Destination {
     /// The retry queue with this time to live, in milliseconds.
     Retry(u64),
     Dead,
-    /// The end of the request queue, for the copy of a job that was redelivered.
+    /// The end of the request queue, for the copy of a job that was redelivered from there.
     Requests,
+    /// The end of the request queue, for a job of a redelivered batch.
+    RequestsFromBatch,
 }
+
+impl Destination {
+    pub(super) fn is_request_queue(self) -> bool {
+        matches!(self, Self::Requests | Self::RequestsFromBatch)
+    }
+}
+
+/// How many retry queues and dead-letter queues are declared at a time, each on a channel of its
+/// own. All jobs of a batch may fail at once, and a connection has a limit of channels.
+const MAX_DECLARING: usize = 16;
 
 impl JobQueues {
     pub(super) fn new(
@@ -52,6 +66,7 @@ impl JobQueues {
             queue: queue.clone(),
             transport,
             channel,
+            declaring: Semaphore::new(MAX_DECLARING),
             log: LogLimit::new("jobs"),
         }
     }
@@ -94,7 +109,7 @@ impl JobQueues {
         match destination {
             Destination::Retry(millis) => self.queue.retry_queue(millis),
             Destination::Dead => self.queue.dead_queue(),
-            Destination::Requests => self.queue.clone(),
+            Destination::Requests | Destination::RequestsFromBatch => self.queue.clone(),
         }
     }
 
@@ -110,14 +125,17 @@ impl JobQueues {
         may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
         let queue = self.queue(destination);
-        // A copy to the request queue is not mandatory: the queue exists, because this worker
-        // consumes it. The confirm of a mandatory message may take a second, and a copy that runs
-        // before its original is acked may multiply.
-        let mandatory = destination != Destination::Requests;
-        if mandatory {
+        if !destination.is_request_queue() {
             let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
+            // Fails only if the semaphore is closed, which it never is.
+            let _permit = self.declaring.acquire().await;
             transport.declare_requests(&queue).await?;
         }
+        // A copy of a job from the request queue is not mandatory: the queue exists, because this
+        // worker consumes it. The confirm of a mandatory message may take a second, and a copy that
+        // runs before its original is acked may multiply. A batch says nothing about the request
+        // queue, whose node may be down.
+        let mandatory = destination != Destination::Requests;
         let outgoing = Outgoing {
             // The server has checked the names.
             queue: ShortStr::new(queue.name()).map_err(|_| BrokerError::Closed)?,

@@ -153,7 +153,7 @@ impl RequestHandler {
                 Ok(SendOutcome::Expired) => {}
                 // The request queue is full, and this worker would not empty it by waiting. So the
                 // job waits in a retry queue.
-                Ok(SendOutcome::Refused(None)) if destination == Destination::Requests => {
+                Ok(SendOutcome::Refused(None)) if destination.is_request_queue() => {
                     destination = Destination::Retry(SHORTEST_WAIT);
                     continue;
                 }

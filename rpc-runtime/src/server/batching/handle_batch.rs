@@ -123,7 +123,7 @@ impl RequestHandler {
                 moving.push(match delay {
                     Some(delay) => self.delay_job(jobs, message, delay, acks).map(drop).boxed(),
                     None => self
-                        .move_job(jobs, Destination::Requests, message, acks)
+                        .move_job(jobs, Destination::RequestsFromBatch, message, acks)
                         .map(drop)
                         .boxed(),
                 });
