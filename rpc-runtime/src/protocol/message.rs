@@ -36,3 +36,37 @@ pub(crate) struct Properties {
     /// The history of a dead-lettered message. Only in incoming messages.
     pub(crate) dead_lettered: Option<DeadLettered>,
 }
+
+impl Properties {
+    /// Subtracts the time that the message has waited to be sent from its expiration, which stays at
+    /// least a millisecond.
+    pub(crate) fn shorten_expiration(&mut self, waited: Duration) {
+        if let Some(expiration) = &mut self.expiration {
+            let left = expiration.saturating_sub(waited).as_millis();
+            *expiration = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX).max(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiration_is_shortened_to_a_millisecond_at_least() {
+        let after = |expiration, waited| {
+            let mut properties = Properties {
+                expiration,
+                ..Properties::default()
+            };
+            properties.shorten_expiration(Duration::from_micros(waited));
+            properties.expiration
+        };
+        let millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(after(None, 5000), None);
+        assert_eq!(after(millis(30), 0), millis(30));
+        assert_eq!(after(millis(30), 25_000), millis(5));
+        assert_eq!(after(millis(30), 29_999), millis(1));
+        assert_eq!(after(millis(30), 31_000), millis(1));
+    }
+}

@@ -89,8 +89,8 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// with this key, and [`Published::Refused`] if one of several did not take it.
     ///
     /// Waits without a limit for a connection that the broker does not block. The message is
-    /// claimed with its token directly before it is written. If the future is dropped before that,
-    /// the message is not sent.
+    /// claimed with its token directly before it is written, and the wait is subtracted from its
+    /// `expiration`. If the future is dropped before that, the message is not sent.
     async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published;
 
     /// The state of the connections.

@@ -114,7 +114,7 @@ impl<T, E> Broadcast<T, E> {
     }
 
     /// Sets how long sending and gathering may take in total. Workers do not begin the method
-    /// later.
+    /// later, unless the broker held the request because it blocks publishers.
     ///
     /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
     /// set. In a handler, gathering also ends at the handler's own deadline, unless it is

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Confirmation, ExchangeKind};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::channel::OpenChannel;
@@ -119,14 +120,15 @@ impl Opener {
         self.declare(channel, &name, options, arguments).await
     }
 
-    /// Publishes a message to all queues that are bound with the key.
+    /// Publishes a message to all queues that are bound with the key. It has waited `since` then.
     pub(super) async fn publish_control(
         &self,
         key: &ShortStr,
         message: Message,
         send_token: &SendToken,
+        since: Instant,
     ) -> Published {
-        match self.try_publish_control(key, message, send_token).await {
+        match self.try_publish_control(key, message, send_token, since).await {
             Ok(published) => published,
             Err(source) => Published::Failed {
                 // A message that the exchange refuses reaches no queue, and one that can still be
@@ -140,10 +142,11 @@ impl Opener {
     async fn try_publish_control(
         &self,
         key: &ShortStr,
-        message: Message,
+        mut message: Message,
         send_token: &SendToken,
+        since: Instant,
     ) -> Result<Published, BrokerError> {
-        let (key, properties) = (short(key.as_str())?, convert::to_lapin(message.properties)?);
+        let key = short(key.as_str())?;
         // The broker reads nothing from a blocked connection. What is written then arrives once the
         // broker unblocks it, however late that is.
         self.connection.wait_unblocked().await?;
@@ -151,6 +154,8 @@ impl Opener {
         self.select_confirms(&scratch).await?;
         // The broker may have blocked the connection meanwhile.
         self.connection.wait_unblocked().await?;
+        message.properties.shorten_expiration(since.elapsed());
+        let properties = convert::to_lapin(message.properties)?;
         if !send_token.claim() {
             return Ok(Published::Withdrawn);
         }

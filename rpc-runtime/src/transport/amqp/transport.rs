@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
@@ -439,10 +440,11 @@ impl Transport for AmqpTransport {
     }
 
     async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published {
+        let since = Instant::now();
         match self.publishing.wait_ready().await {
             Ok(connection) => {
                 let opener = self.opener(&connection);
-                opener.publish_control(key, message, &send_token).await
+                opener.publish_control(key, message, &send_token, since).await
             }
             Err(source) => Published::Failed {
                 source,

@@ -294,7 +294,13 @@ impl Transport for MemoryTransport {
         Ok(subscription)
     }
 
-    async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published {
+    async fn publish_control(
+        &self,
+        key: &ShortStr,
+        mut message: Message,
+        send_token: SendToken,
+    ) -> Published {
+        let since = Instant::now();
         let failed = |source, written| Published::Failed { source, written };
         let connection = match self.wait_ready(&self.publishing).await {
             Ok(connection) => connection,
@@ -303,6 +309,7 @@ impl Transport for MemoryTransport {
         if let Err(source) = connection.wait_unblocked().await {
             return failed(source, false);
         }
+        message.properties.shorten_expiration(since.elapsed());
         if !send_token.claim() {
             return Published::Withdrawn;
         }
