@@ -297,7 +297,10 @@ async fn the_documented_permissions_are_enough() {
     };
     let url = vhost.url_of_user(caller).await;
     let refused = rpc_at(&url, &["list"]).await;
-    assert!(refused.failure(5).contains("`--queue` does not"), "{refused:?}");
+    assert!(
+        refused.failure(5).contains("calls with `--queue` do not"),
+        "{refused:?}"
+    );
     assert_eq!(
         rpc_at(&url, &["call", "--queue", "rpc_queue", "count"])
             .await
