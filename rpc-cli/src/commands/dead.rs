@@ -27,7 +27,7 @@ mod wanted;
 ///
 /// Dead letters are the jobs that the workers of QUEUE gave up. Workers keep them in the queue
 /// QUEUE.dead, with the reason. While this command looks at letters, it holds them, so that nobody
-/// else sees them; then they are at their places again. ID is a letter's id or the beginning of it.
+/// else sees them. Afterwards they are back in their places. ID is a letter's id or its beginning.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -94,11 +94,12 @@ impl BrokerBuilder {
 
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
-    /// A larger request is answered with the fault `too_large`; a larger job goes to the dead-letter
-    /// queue. A larger reply fails its call, or this worker's answer to a broadcast, with
-    /// [`CallError::BadReply`](crate::CallError::BadReply). Requests of broadcasts may have at most
-    /// 1 MiB in any case. Bodies are received whole before they are measured, so only the broker's
-    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds the memory of each.
+    /// A larger request is answered with the fault `too_large`; a larger job goes to the
+    /// dead-letter queue. A larger reply fails its call, or the worker's answer to a broadcast,
+    /// with [`CallError::BadReply`](crate::CallError::BadReply). Requests of broadcasts may have at
+    /// most 1 MiB in any case. Bodies are received whole before they are measured, so only the
+    /// broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds the memory of
+    /// each.
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
@@ -191,7 +192,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// Connects to RabbitMQ, and returns once a connection is open.
+    /// Connects to RabbitMQ, and returns once both connections are open.
     ///
     /// # Errors
     ///
@@ -347,7 +348,7 @@ impl BrokerBuilder {
 }
 
 impl InProcessBroker {
-    /// Creates another handle on this broker, with default options. For others, use
+    /// Creates another handle on this broker, with default options. For other options, use
     /// [`BrokerBuilder::in_process`](BrokerBuilder::in_process).
     #[must_use]
     pub fn connect(&self) -> Broker {

@@ -94,13 +94,14 @@ impl Settings {
                 continue;
             }
             let file = |variable| {
-                let path = PathBuf::from(&value);
-                match cfg!(feature = "tls") {
-                    true => Ok(Some(NamedFile { variable, path })),
-                    false => Err(error(
+                if cfg!(feature = "tls") {
+                    let path = PathBuf::from(&value);
+                    Ok(Some(NamedFile { variable, path }))
+                } else {
+                    Err(error(
                         variable,
                         "needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime",
-                    )),
+                    ))
                 }
             };
             match name.as_str() {

@@ -69,8 +69,10 @@ impl BrokerBuilder {
     /// ```no_run
     /// use rpc_runtime::BrokerBuilder;
     ///
-    /// let kubernetes = ["RPC_RUNTIME_SERVICE_", "RPC_RUNTIME_PORT"]; // of a service called "rpc-runtime"
-    /// let variables = std::env::vars().filter(|(name, _)| !kubernetes.iter().any(|prefix| name.starts_with(prefix)));
+    /// // Kubernetes sets such variables for a service called "rpc-runtime".
+    /// let kubernetes = ["RPC_RUNTIME_SERVICE_", "RPC_RUNTIME_PORT"];
+    /// let is_ours = |name: &str| !kubernetes.iter().any(|prefix| name.starts_with(prefix));
+    /// let variables = std::env::vars().filter(|(name, _)| is_ours(name));
     /// let builder = BrokerBuilder::from_vars(variables)?;
     /// # Ok::<_, rpc_runtime::BrokerError>(())
     /// ```

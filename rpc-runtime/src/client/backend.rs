@@ -19,11 +19,11 @@ pub(crate) enum Backend {
 impl Backend {
     /// Makes one attempt of a call that goes through layers.
     pub(crate) fn attempt(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
-        observed(CallKind::Attempt, call, |call| self.send(call, time_limit))
+        observed(CallKind::Attempt, call, |call| self.call(call, time_limit))
     }
 
-    /// Makes a call, without a span of its own.
-    pub(super) fn send(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
+    /// Makes a call and waits for its reply, without a span of its own.
+    pub(super) fn call(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         match self {
             Self::Broker(caller) => Box::pin(caller.call(call, time_limit)),
             Self::InProcess(service) => Box::pin(service.call(call, time_limit)),

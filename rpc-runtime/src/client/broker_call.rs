@@ -135,7 +135,7 @@ impl<'a> BrokerCall<'a> {
             confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
             deadline: self.time.deadline,
         };
-        // Only the first request is sent as that of a call that is alone.
+        // Only the first request of a call is treated as that of a call that is alone.
         let is_alone = std::mem::take(&mut self.progress.guard.is_alone);
         session.requests.send(request, is_alone);
     }

@@ -118,7 +118,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// # Panics
     ///
     /// If two methods of the service have the same name on the wire, or are both the default
-    /// method. In a generated service, only methods with `#[cfg]` conditions can be.
+    /// method. [`service`](crate::service) refuses such methods at compile time, unless both have
+    /// `#[cfg]` conditions.
     pub fn in_process(service: impl Service) -> Self {
         let backend = Backend::InProcess(Arc::new(InProcess::new(service)));
         Self::with_backend(
@@ -192,7 +193,8 @@ impl<C> ClientBuilder<C> {
     /// Sets whether a call whose queue does not exist is retried until its deadline. By default it
     /// fails at once with [`CallError::NoServer`](crate::CallError::NoServer).
     ///
-    /// For programs that start together: the first worker declares the queue.
+    /// Useful if programs start together, because the first worker declares the queue. A broadcast
+    /// is also retried while no worker can be reached.
     pub fn wait_for_server(mut self, wait: bool) -> Self {
         self.wait_for_server = wait;
         self

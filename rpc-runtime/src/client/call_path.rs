@@ -41,7 +41,7 @@ impl CallPath {
         match (self, call.plan().time_limit()) {
             (_, Err(too_late)) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
             (Self::Direct(backend), Ok(time_limit)) => {
-                observed(CallKind::Direct, call, |call| backend.send(call, time_limit))
+                observed(CallKind::Direct, call, |call| backend.call(call, time_limit))
             }
             (Self::Layered(caller), Ok(time_limit)) => observed(CallKind::Layered, call, |call| {
                 Box::pin(async move { caller.call(call.plan(), time_limit).await })

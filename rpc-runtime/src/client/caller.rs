@@ -44,7 +44,7 @@ impl Caller {
         (app_id.clone(), user_id.clone())
     }
 
-    /// Returns how many calls wait for a reply.
+    /// Returns how many calls are in flight.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.session_handle.in_flight.len()
@@ -88,7 +88,7 @@ impl Caller {
         }
     }
 
-    /// Publishes a request to all workers of the queue. The reply is empty.
+    /// Publishes a request to all workers of the queue. The returned reply is empty.
     ///
     /// A broadcast whose answers are gathered also succeeds if the broker does not confirm its
     /// request, because the workers that got it answer.

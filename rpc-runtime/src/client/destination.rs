@@ -61,8 +61,8 @@ impl Destination {
         }
     }
 
-    /// Returns the destination of one broadcast, whose answers are gathered.
-    pub(super) fn gathering(&self, target: Arc<GatherTarget>) -> Self {
+    /// Returns the destination of one broadcast whose answers are gathered.
+    pub(super) fn with_gather_target(&self, target: Arc<GatherTarget>) -> Self {
         Self {
             service: self.service.clone(),
             queue: self.queue.clone(),

@@ -125,7 +125,7 @@ impl EncodedCall {
     fn plan(&self) -> CallPlan {
         let queue = self.queue.as_str();
         let service = DescribedService::of_queue(&self.service, queue);
-        // It belongs to this call alone, so that it limits nothing.
+        // The call does not share its limiter with other calls, so nothing is limited.
         let limiter = Limiter::new(queue, DEFAULT_IN_FLIGHT, WhenFull::Wait, false);
         let service = CalledService::Described(Arc::new(service));
         CallPlan {
@@ -142,7 +142,8 @@ impl EncodedCall {
         }
     }
 
-    /// Encodes the call with its arguments, headers and id. Later versions of this library read it.
+    /// Encodes the call with its arguments, headers and id. Later versions of this library
+    /// can read the bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let headers = self.headers.iter();

@@ -254,11 +254,12 @@ fn exact_float<E: serde::de::Error>(
     value: impl Serialize + fmt::Display,
     is_finite: bool,
 ) -> Result<ExactValue, E> {
-    match is_finite {
-        true => serde_json::to_string(&value)
+    if is_finite {
+        serde_json::to_string(&value)
             .map(ExactValue::Number)
-            .map_err(E::custom),
-        false => Err(E::custom(format_args!("JSON has no number {value}"))),
+            .map_err(E::custom)
+    } else {
+        Err(E::custom(format_args!("JSON has no number {value}")))
     }
 }
 

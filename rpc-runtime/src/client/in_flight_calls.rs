@@ -16,10 +16,10 @@ use crate::codec::Codec;
 use crate::protocol::{BadReply, BatchedReply, Malformed, Message, Reply};
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 
-/// The calls of one broker handle that wait for a reply.
+/// The calls in flight of one broker handle.
 ///
 /// Each call has a random correlation id, so a reply reaches its own call or none. Late and foreign
-/// replies are discarded. A call keeps its id when it sends its request in another session.
+/// replies are discarded. A call keeps its id when it sends its request again.
 #[derive(Debug, Default)]
 pub(super) struct InFlightCalls {
     calls: Mutex<Calls>,
@@ -30,12 +30,12 @@ pub(super) struct InFlightCalls {
     /// Notifies the send task that a reply is the first to say whether the calls of a method may be
     /// batched.
     pub(super) first_reply: Notify,
-    /// One-way requests whose workers are asked for a batch size.
+    /// One-way requests that asked workers for a batch size.
     pub(super) batch_size_asks: BatchSizeAsks,
     log: ReplyLog,
 }
 
-/// Limits what is logged, because anyone who knows a reply address can send messages to it.
+/// Limits the rate of logs, because anyone who knows a reply address can send messages to it.
 #[derive(Debug)]
 struct ReplyLog(LogLimit);
 
@@ -51,7 +51,8 @@ type Calls = HashMap<u128, Arc<InFlightCall>, BuildHasherDefault<IdentityHasher>
 /// the first of several concurrent calls.
 const SEQUENTIAL_CALLS: u32 = 8;
 
-/// How many replies of a batch are looked up per lock. New calls wait for the lock.
+/// How many calls of a batch of replies are looked up before the lock is released. New calls wait
+/// for the lock.
 const LOOKUPS_PER_LOCK: usize = 32;
 
 /// Uses the key as its hash. The keys are random UUIDs that this process chooses.
@@ -105,8 +106,8 @@ impl InFlightCalls {
     }
 
     /// Hands a reply to its call. `batch_size` is how many calls of the method the worker asks for
-    /// in one message. Returns `false` if neither a call nor a request that asked for the batch size
-    /// waits for the reply.
+    /// in one message. Returns `false` if neither a call nor a one-way request that asked for the
+    /// batch size has this id.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
         let Some(call) = self.remove_answered(id) else {
             return self.batch_size_asks.answer(id, batch_size.unwrap_or(0));

@@ -25,9 +25,9 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// # Panics
     ///
-    /// If two methods of the service have the same name or are both the default method, or if a
-    /// name begins with `rpc.`. The macro refuses such services at compile time, unless both
-    /// methods have `#[cfg]` conditions.
+    /// If [`Dispatcher::add`] refuses the service. The macro refuses such a service at compile
+    /// time, except for two methods with the same name, or two default methods, that both have
+    /// `#[cfg]` conditions.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();

@@ -6,7 +6,7 @@ use crate::codec::EncodeError;
 use crate::error::CallError;
 use crate::protocol::{InvalidHeader, InvalidName};
 
-/// Why a call cannot be sent. Returned when the call is awaited.
+/// Why a call cannot be sent. Becomes the call's error when the call is awaited.
 #[derive(Debug)]
 pub(crate) enum InvalidCall {
     Encode(EncodeError),

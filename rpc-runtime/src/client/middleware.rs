@@ -55,7 +55,7 @@ impl OutgoingCall {
     }
 
     /// Returns whether all workers of the queue get the request. The reply to a broadcast is empty
-    /// and says that the broker has the request: layers do not see the workers' answers.
+    /// and means only that the request was published: layers do not see the workers' answers.
     #[must_use]
     pub fn is_broadcast(&self) -> bool {
         self.plan.method.is_broadcast()
@@ -112,7 +112,8 @@ impl OutgoingCall {
 pub struct CallReply(Reply);
 
 impl CallReply {
-    /// Returns whether the method returned its own error, [`CallError::Service`] to the caller.
+    /// Returns whether the method returned its own error, which the caller gets as
+    /// [`CallError::Service`] or [`CallError::ServiceText`].
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.0.kind == ReplyKind::Error

@@ -36,7 +36,7 @@ enum State {
 impl QueueCheck {
     /// Returns whether the queue exists. Starts a check unless one is running, or has just ended.
     ///
-    /// Cancel safe: the next caller continues the check.
+    /// Cancel safe: the next call of this function continues the check.
     pub(super) async fn exists(
         &self,
         start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,

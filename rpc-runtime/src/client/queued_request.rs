@@ -31,8 +31,8 @@ impl QueuedRequest {
         self.confirm.is_withdrawn()
     }
 
-    /// Returns the time left as it is sent: see [`time_to_live`]. `None` for a one-way request, which
-    /// does not expire: its deadline applies only to the broker's confirm.
+    /// Returns the time left until the deadline; see [`time_to_live`]. `None` for a one-way
+    /// request, which does not expire: its deadline applies only to the broker's confirm.
     pub(super) fn time_to_live(&self, now: Instant) -> Option<Duration> {
         let expires = !self.plan().method.is_oneway();
         expires.then(|| time_to_live(self.deadline, now))
@@ -41,7 +41,8 @@ impl QueuedRequest {
 
 /// The broker's confirm of a request, which its call waits for.
 ///
-/// Resolves exactly once. If the task that holds it panics, its drop reports a failure to the call.
+/// Reports one outcome to the call, unless the call has withdrawn the request. If the task that
+/// holds it panics, its drop reports a failure.
 #[derive(Debug)]
 pub(super) struct PendingConfirm {
     call: Arc<InFlightCall>,
@@ -101,8 +102,8 @@ impl Drop for PendingConfirm {
     }
 }
 
-/// Returns the time left until a deadline as it is sent: in whole milliseconds, and at least one. It
-/// is rounded up, so that a request does not expire before its caller gives up.
+/// Returns the time left until a deadline, for a message: in whole milliseconds, and at least one.
+/// It is rounded up, so that a request does not expire before its caller gives up.
 pub(super) fn time_to_live(deadline: Instant, now: Instant) -> Duration {
     let left = deadline.saturating_duration_since(now);
     let milliseconds = u64::try_from(left.as_nanos().div_ceil(1_000_000));

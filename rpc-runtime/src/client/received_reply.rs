@@ -55,8 +55,8 @@ fn fault_of_resent(reply: Reply) -> Reply {
     )
 }
 
-/// Builds the error for a reply that is malformed, unsupported or too large. Its kind does not
-/// count, so the method may have run.
+/// Builds the error for a reply that is malformed, unsupported or too large. Whatever its kind, the
+/// error says that the method may have run.
 fn bad_reply(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
     CallError::BadReply {
         source: source.into(),

@@ -66,8 +66,8 @@ impl RequestPublisher {
 
     /// Publishes a message without waiting. Returns whether the transport accepted it. The
     /// transport reports the confirm to the call later. It looks for confirms after every
-    /// `confirm_interval` messages, and every millisecond or so. If that is 1, it reports the
-    /// confirm as soon as it arrives.
+    /// `confirm_interval` messages, and every millisecond or so. If `confirm_interval` is 1, it
+    /// reports the confirm as soon as it arrives.
     pub(super) fn try_publish(
         &self,
         message: Outgoing,
@@ -157,8 +157,8 @@ impl RequestPublisher {
         })
     }
 
-    /// Returns the headers of a request. Marks a request that is sent again, and a one-way request
-    /// that asks for the batch size.
+    /// Returns the headers of a request. Adds a header to a request that is sent again. Adds
+    /// another to a one-way request that asks for the batch size, and records that it asks.
     fn headers<'a>(&self, request: &'a QueuedRequest, now: Instant) -> Cow<'a, Headers> {
         let mut headers = Cow::Borrowed(&request.plan().headers);
         if request.is_resent {

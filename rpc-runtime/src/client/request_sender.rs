@@ -49,8 +49,8 @@ impl RequestSender {
         (sender, task.run(requests))
     }
 
-    /// Sends a request. If its call `is_alone` in flight, publishes it at once whenever possible,
-    /// even if the calls of its method are batched.
+    /// Sends a request. If `is_alone`, publishes it at once whenever possible, even if the calls of
+    /// its method are batched.
     pub(super) fn send(&self, request: QueuedRequest, is_alone: bool) {
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
         if !has_backlog && (is_alone || publishes_at_once(&request)) && self.try_publish(&request) {

@@ -295,7 +295,7 @@ impl SessionTask {
                 }
                 reason = &mut closed => {
                     self.publisher = None;
-                    // They share a channel.
+                    // The reply consumer shares the publisher's channel.
                     if self.options.reply_queue == ReplyQueue::Direct {
                         self.close_reply_consumer().await;
                     }

@@ -119,8 +119,8 @@ impl SessionHandle {
         self.transport.status()
     }
 
-    /// Returns the state of the session. Starts the session's task, on the handle's own runtime, if
-    /// that was never started.
+    /// Returns the state of the session. The first time, starts the session's task on the handle's
+    /// own runtime.
     pub(super) fn state(&self) -> &watch::Receiver<SessionState> {
         self.state.get_or_init(|| {
             let (sender, receiver) = watch::channel(SessionState::opening());

@@ -67,7 +67,7 @@ impl Client {
         )
     }
 
-    /// Calls a method of all workers that returns a plain value.
+    /// Calls a broadcast that returns a plain value.
     pub fn broadcast<T: for<'de> Deserialize<'de> + 'static>(
         &self,
         method: &'static MethodDescriptor,
@@ -77,7 +77,7 @@ impl Client {
         Broadcast::new(self.path.clone(), call, read_plain::<T>)
     }
 
-    /// Calls a method of all workers that returns a `Result`.
+    /// Calls a broadcast that returns a `Result`.
     pub fn broadcast_fallible<R>(
         &self,
         method: &'static MethodDescriptor,

@@ -79,7 +79,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
     }
 
-    /// Whether further answers are ignored.
+    /// Whether the collection has ended, so that no more answers are needed.
     pub(super) fn is_ended(&self) -> bool {
         self.is_ended
     }

@@ -96,8 +96,7 @@ impl Discover {
         self
     }
 
-    /// Sets how long discovery may take in total; the default is 5 seconds. The maximum
-    /// is 49 days.
+    /// Sets how long discovery may take in total; the default is 5 seconds. The maximum is 49 days.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.min(MAX_TIME_TO_LIVE);
         self
@@ -130,7 +129,7 @@ impl Discover {
         self.ask(&STATS).await
     }
 
-    /// Asks all workers who they are: their names, hosts and processes.
+    /// Asks all workers for their identities: their names, hosts and processes.
     ///
     /// # Errors
     ///
@@ -209,8 +208,8 @@ impl Discover {
         }
     }
 
-    /// Runs a step, at most until the deadline. A timeout returns what is wrong with the
-    /// connection, if that is known.
+    /// Runs a step, at most until the deadline. If it has not ended by then, returns what is wrong
+    /// with the connection, or else [`BrokerError::Unresponsive`].
     async fn within_deadline<T>(
         &self,
         deadline: Instant,

@@ -39,19 +39,21 @@
 //! Discovery does not find a worker
 //!
 //! - without [self-description](crate::Server::self_description),
-//! - whose RabbitMQ user lacks the permissions. The worker logs this and serves its queues all the
-//!   same. It needs configure, write and read on `rpc\.control.*`. If the exchange already
-//!   exists, read on `rpc\.control` and all three on `rpc\.control\..*` are enough. The user that
-//!   asks needs write on `rpc\.control`,
+//! - whose RabbitMQ user lacks the permissions,
 //! - that is not connected at that moment,
 //! - on another virtual host.
+//!
+//! A worker that lacks the permissions logs this and serves its queues all the same. It needs
+//! configure, write and read on `rpc\.control.*`. If the exchange already exists, read on
+//! `rpc\.control` and all three on `rpc\.control\..*` are enough. The user that asks needs write on
+//! `rpc\.control`.
 //!
 //! Answers are not authenticated: every RabbitMQ user that may bind a queue to `rpc.control` can
 //! claim to serve any service on any queue. If you do not trust all users, call the workers of a
 //! known queue with a [`WorkerClient`].
 //!
-//! [`Server::self_description`](crate::Server::self_description) turns all of this off. The exchange
-//! is also that of [broadcasts](crate::Broadcast), which need the same permissions.
+//! [`Server::self_description`](crate::Server::self_description) turns all of this off. The
+//! exchange is also that of [broadcasts](crate::Broadcast), which need the same permissions.
 
 mod collection;
 mod discover;

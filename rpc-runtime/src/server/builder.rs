@@ -137,8 +137,10 @@ impl Server {
     /// Batches have a queue of their own. Its name is that of the service's queue followed by
     /// `.batch`, and it is declared with the same arguments. Workers that do not know batches never
     /// get one. If one-way methods are served, the queue stays when the last worker stops, and a
-    /// worker with `false` does what is left in it. Callers send single requests if the queue for batches cannot be declared, if the
-    /// method takes longer than half a millisecond, or if the queue has a [dead-letter
+    /// worker with `false` runs what is left in it.
+    ///
+    /// Callers send single requests if the queue for batches cannot be declared, if the method
+    /// takes longer than half a millisecond, or if the service's queue has a [dead-letter
     /// queue](RequestQueue::dead_letter_to), a length limit or a [single active
     /// consumer](RequestQueue::single_active_consumer). To set this for one queue, see
     /// [`RequestQueue::batching`].

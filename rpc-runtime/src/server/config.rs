@@ -1,4 +1,4 @@
-//! The configuration of a server, and how it opens one.
+//! The configuration of a server, from which the server is opened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The prefetch of a queue for batches: one batch runs while others are on their way.
+/// The largest prefetch of a queue for batches. Further batches can arrive while one runs.
 const BATCH_PREFETCH: u16 = 4;
 
 /// The parts of a broker handle that a server uses.
@@ -100,8 +100,8 @@ impl ServerConfig {
         // redelivered although they did not run.
         queues.sort_by_key(|(queue, ..)| queue.declare_mode() == DeclareMode::Active);
         let transport = &self.broker.transport;
-        if let Some(over) = transport.status().end_reason() {
-            return Err(over.into());
+        if let Some(reason) = transport.status().end_reason() {
+            return Err(reason.into());
         }
         let runtime = transport.runtime();
         let mut reply_tasks = Vec::new();
@@ -220,7 +220,7 @@ impl ServerConfig {
             return Ok(None);
         };
         consumers.push((single, Some(subscription)));
-        let is_advised = batch_queue.is_some();
+        let advises_batches = batch_queue.is_some();
         let batch_queue = match batch_queue {
             Some(queue) => Some(queue),
             None => self.existing(earlier_batch_queue).await,
@@ -234,8 +234,8 @@ impl ServerConfig {
             Ok(Some(subscription)) => Some(subscription),
             Ok(None) => return Ok(None),
             Err(error) if error.is_handle_ended() => return Err(error.into()),
-            // One-way requests may wait in it, which nobody sends again: its node may be down, so
-            // the consumer tries again.
+            // It may hold one-way requests, which nobody sends again. Its node may be down, so the
+            // consumer tries again.
             Err(error) if has_oneway && error.is_transient() => None,
             // The user may lack permissions for the queue, or it exists with other arguments.
             Err(error) => {
@@ -247,10 +247,10 @@ impl ServerConfig {
                 return Ok(Some(()));
             }
         };
-        if is_advised {
+        if advises_batches {
             handler.advise_batches();
         }
-        if !is_advised || subscription.is_none() {
+        if !advises_batches || subscription.is_none() {
             handler.pause_batches();
         }
         consumers.push((batches, subscription));
@@ -323,8 +323,9 @@ impl ServerConfig {
         Ok(queues)
     }
 
-    /// Returns the methods that are served through the control exchange: it takes the broadcasts
-    /// from each queue, and adds the built-in methods. `None` if there are none.
+    /// Takes the broadcasts from each queue. If the server describes itself, adds the built-in
+    /// methods to each queue. Returns the methods that are served through the control exchange, or
+    /// `None` if there are none.
     fn control_methods(&self, queues: &mut [QueueConfig]) -> Option<ControlMethods> {
         let identity = Arc::new(self.identity());
         let broadcasts = queues.iter_mut().filter_map(|(queue, dispatcher, _)| {

@@ -1,8 +1,8 @@
 //! Answers the requests that reach this worker through the control exchange: broadcasts, and those
 //! of [`discovery`](crate::discovery).
 //!
-//! Each worker consumes them from a queue of its own, beside its request queues. So a worker that
-//! runs as many requests as it may still answers. A failure here never ends the server.
+//! Each worker consumes them from a queue of its own, beside its request queues. So a worker
+//! answers even at its concurrency limit. A failure here never ends the server.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -79,7 +79,7 @@ pub(super) struct ControlMethods {
 /// A task that answers control messages. Dropping this ends the task and all running broadcasts.
 pub(super) struct ControlResponder {
     stop: CancellationToken,
-    /// Returns the number of broadcasts that did not end in time after it was told to stop.
+    /// Returns the number of requests that did not end in time after it was told to stop.
     task: AbortOnDropHandle<usize>,
     /// Resolves once the first attempt to subscribe has succeeded or failed.
     first_attempt: oneshot::Receiver<()>,
@@ -150,7 +150,7 @@ impl ControlResponder {
         let mut first_attempt_done = Some(first_attempt_done);
         let to_subscribe = Arc::clone(transport);
         let running = async move {
-            // They go on if the task is restarted, and end with it.
+            // The answers go on if the responder restarts after a panic, and end with this task.
             let answers = TaskTracker::new();
             let aborted = CancellationToken::new();
             let _abort = aborted.clone().drop_guard();
@@ -188,8 +188,8 @@ impl ControlResponder {
         let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
     }
 
-    /// Deletes the queue, waits for running broadcasts and ends the task. Returns the number of
-    /// broadcasts that did not end in time.
+    /// Deletes the queue, waits for the answers in progress and ends the task. Returns the number
+    /// of requests that did not end in time.
     pub(super) async fn stop(self) -> usize {
         self.stop.cancel();
         // The task limits its own waits. If it panicked, the server ends as usual.
@@ -286,7 +286,7 @@ impl ResponderRun<'_> {
         ControlFlow::Continue(lost)
     }
 
-    /// Cancels the consumer, so that peers no longer reach this worker, and starts the tasks of what
+    /// Cancels the consumer, so that peers no longer reach this worker. Starts the tasks of what
     /// was delivered before.
     async fn take_last(&self, subscription: &mut Subscription) {
         if subscription.control.cancel().await.is_ok() {
@@ -375,17 +375,16 @@ struct Responder {
 impl Responder {
     /// Answers a control message. `ack` acknowledges it.
     async fn answer(&self, delivery: Delivery, ack: impl FnOnce() + Send) {
-        // A message that was sent to the queue itself says nothing about whom it is for.
-        let executor = delivery.control_key.as_ref().map(|key| self.executors.get(key));
-        let Some(executor) = executor.flatten() else {
+        // A message that was sent directly to the queue does not name a request queue.
+        let key = delivery.control_key.as_ref();
+        let Some((key, executor)) = key.and_then(|key| self.executors.get_key_value(key)) else {
             ack();
-            return self.ignored("foreign", "it did not come through the control exchange");
+            return self.log_ignored("foreign", "it did not come through the control exchange");
         };
-        let key = delivery.control_key.as_ref().map_or("", ShortStr::as_str);
         match (executor.source(), delivery.malformed) {
             (RequestSource::Discovery, Some(malformed)) => {
                 ack();
-                self.ignored("malformed", malformed);
+                self.log_ignored("malformed", malformed);
             }
             (RequestSource::Discovery, None) => {
                 // Layers may delay the method for longer than the sender waits.
@@ -397,7 +396,7 @@ impl Responder {
             }
             (RequestSource::Queue | RequestSource::InProcess, malformed) => {
                 let broadcast = ReceivedBroadcast {
-                    queue: key,
+                    queue: key.as_str(),
                     executor,
                     arrived: Instant::now(),
                     label: RequestLabel::of(&delivery.message.properties),
@@ -444,16 +443,16 @@ impl Responder {
                 .admit(executor, &message)
                 .map_err(|fault| broadcast.refuse(&message.properties, fault)),
         };
-        let slot = match admitted {
-            Ok(slot) => slot,
+        let permit = match admitted {
+            Ok(permit) => permit,
             Err(refused) => {
                 drop(message);
                 self.execute_broadcast(&broadcast, refused).await;
                 return ack();
             }
         };
-        // It runs at most once in any case, and the slots bound how many there are. So a method may
-        // run for longer than the broker waits for an acknowledgement.
+        // It runs at most once in any case, and the permits bound how many there are. So a method
+        // may run for longer than the broker waits for an acknowledgement.
         ack();
         let turn = timeout(broadcast.wait.min(TIME_TO_LIVE), self.running.acquire()).await;
         let decided = if turn.is_ok() {
@@ -464,7 +463,7 @@ impl Responder {
             broadcast.refuse(&message.properties, Fault::new(FaultCode::Rejected, reason))
         };
         self.execute_broadcast(&broadcast, decided).await;
-        drop((turn, slot));
+        drop((turn, permit));
     }
 
     /// Decides whether a broadcast may wait for its turn. One that is refused anyway must not wait:
@@ -493,8 +492,8 @@ impl Responder {
             .await;
     }
 
-    /// Runs the method, unless it is refused, and replies. `until` is called afterwards, and returns
-    /// when to give the reply up.
+    /// Runs the method, unless it is refused, and replies. `until` is called after the method has
+    /// ended, and returns when to give the reply up.
     async fn execute(
         &self,
         queue: &str,
@@ -514,11 +513,11 @@ impl Responder {
             }
         };
         let response = executor.execute(queue, decision, label, Instant::now()).await;
-        // A sender that is refused learns nothing about the worker.
+        // A sender that is refused learns only the id of the worker.
         let describes_itself = self.describes_itself && !response.is_refused;
         if let Some(to) = response.reply_to {
             let worker = self.identity.header(describes_itself);
-            // Anyone may ask for discovery.
+            // Lost answers to discovery are not counted, because anyone may ask for them.
             let is_counted = executor.source() == RequestSource::Queue;
             self.reply(response.reply, worker, &to, until(), is_counted).await;
         }
@@ -561,7 +560,7 @@ impl Responder {
         self.channel.send(outgoing, Some(until), false).await
     }
 
-    fn ignored(&self, kind: &'static str, reason: impl std::fmt::Display) {
+    fn log_ignored(&self, kind: &'static str, reason: impl std::fmt::Display) {
         if let Some(Suppressed(suppressed)) = self.log.admit(tracing::Level::DEBUG, kind) {
             tracing::debug!(reason = %Logged(reason), suppressed, "ignored a control message");
         }

@@ -73,7 +73,7 @@ impl JobQueues {
 
     /// Returns the queues that a server declares before it serves these jobs, so that it does not
     /// start without permission for them: the dead-letter queue, and a retry queue for each policy.
-    /// If the server must not declare queues, all retry queues that the policies use.
+    /// A server that must not declare queues needs all retry queues that the policies use.
     pub(super) fn needed(
         queue: &RequestQueue,
         policies: impl Iterator<Item = RetryPolicy>,

@@ -24,8 +24,8 @@ use crate::telemetry::{Event, count};
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
-/// A copy that is neither confirmed nor refused after this time counts as stuck. Its broker may
-/// never confirm it: a quorum queue without a leader does not.
+/// A copy that is neither confirmed nor refused after this time counts as stuck. The broker may
+/// never confirm it: a quorum queue without a leader confirms nothing.
 const UNCONFIRMED_FOR_LONG: Duration = Duration::from_secs(30);
 
 impl RequestHandler {
@@ -85,7 +85,7 @@ impl RequestHandler {
         }
     }
 
-    /// Moves a job to a retry queue. Returns whether it is there.
+    /// Moves a job to a retry queue. Returns whether the broker has confirmed its copy.
     pub(super) async fn delay_job(
         &self,
         jobs: &JobQueues,
@@ -99,9 +99,11 @@ impl RequestHandler {
             .await
     }
 
-    /// Publishes a copy of a job to another queue, and acks the original once the broker has
-    /// confirmed the copy. Tries until that succeeds, or until the original can no longer be acked:
-    /// then the broker delivers it again. Returns whether the copy is in the other queue.
+    /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
+    /// Returns whether it has.
+    ///
+    /// Tries until that succeeds, the original can no longer be acked, or the handle is closed. In
+    /// the last two cases, the broker delivers the original again.
     pub(super) async fn move_job(
         &self,
         jobs: &JobQueues,

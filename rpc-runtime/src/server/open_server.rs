@@ -44,15 +44,15 @@ impl OpenServer {
         for (consumer, subscription) in self.consumers {
             consumers.spawn_on(consumer.run(subscription, stop.clone(), limit), &runtime);
         }
-        // A consumer that is not told to stop ends only if the handle was closed. Then all others
-        // end too.
+        // A consumer that is not told to stop ends only if the handle was closed, or if it cannot
+        // recover from a panic. Then all others end too.
         let first = tokio::select! {
             biased;
             () = shutdown => None,
             ended = consumers.join_next() => ended,
         };
         stop.cancel();
-        // Sends no more probes, so that none is left in a queue.
+        // No more probes are sent: without a consumer, they would stay in their queues.
         drop(self.probe_task);
         let responder = self.responder;
         let stopping_responder = AbortOnDropHandle::new(runtime.spawn(async {

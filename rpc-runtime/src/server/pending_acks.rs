@@ -30,8 +30,8 @@ struct DeliveryState {
 }
 
 impl RequestShare {
-    /// The share in a delivery of `requests` requests. Clone it for each of them. Each of them must
-    /// be acked or rejected once.
+    /// The share in a delivery of `requests` requests. Each request gets a clone, which must be
+    /// acked or rejected once.
     pub(super) fn new(
         control: Arc<dyn Control>,
         tag: u64,

@@ -22,8 +22,8 @@ use crate::transport::{
     keep_open, retry,
 };
 
-/// If no delivery arrives for this long, none is expected any more: no batch from callers that were
-/// advised to send single requests, and no request for a single active consumer that acks nothing.
+/// If no delivery arrives for this long, a stopping consumer expects no more. Its callers were
+/// advised to send single requests, or it is a single active consumer that holds its acks back.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The longest time that a stopping worker waits for callers to stop sending batches.
@@ -64,7 +64,7 @@ pub(super) struct ConsumerEnd {
     pub(super) reason: Option<BrokerError>,
 }
 
-/// Why a subscription delivers nothing more.
+/// Why a consumer stopped reading its subscription.
 enum Interruption {
     Stopped,
     Lost(BrokerError),
@@ -82,7 +82,7 @@ struct ConsumerRun<'a> {
 
 /// Why a consumer no longer keeps its subscription open.
 enum RunEnd {
-    /// It was told to stop. With the subscription, unless it was lost.
+    /// It was told to stop. Holds the subscription, unless that was lost.
     Stopped(Option<Subscription>),
     /// The handle was closed.
     Closed(BrokerError),
@@ -293,7 +293,7 @@ impl QueueConsumer {
         }
     }
 
-    /// Called after a lost subscription was opened again, or a first one late.
+    /// Called after a lost subscription was opened again, or after the first one was opened late.
     fn resumed(&self) {
         tracing::info!(queue = self.queue.name(), "subscribed again");
         if self.is_batch_queue {

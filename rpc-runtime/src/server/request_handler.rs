@@ -37,7 +37,7 @@ const MAX_REJECTIONS: u32 = 20;
 /// redelivered are counted, so few wait.
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many messages may be sent before their confirms are processed.
+/// The largest number of messages that may be sent before their confirms are processed.
 const MAX_CONFIRM_INTERVAL: usize = 32;
 
 /// How long a reply to another server's probe may wait for a connection.
@@ -131,7 +131,7 @@ impl RequestHandler {
         in_progress: &RequestsInProgress,
     ) {
         if is_probe(&delivery.message.properties) {
-            self.reply_to_probe(&delivery, &control, received.at).await;
+            self.handle_probe(&delivery, &control, received.at).await;
         } else if is_batch && delivery.malformed.is_none() {
             self.handle_batch(delivery, control, received, in_progress).await;
         } else {
@@ -139,9 +139,9 @@ impl RequestHandler {
         }
     }
 
-    /// Acks a probe. Replies to one of another server, so that the other server learns that the
-    /// probe has passed through the queue. This needs no permit.
-    async fn reply_to_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
+    /// Acks a probe. Records that it came back if it is this server's own. Otherwise replies to it,
+    /// so that its server learns that it has passed through the queue. This needs no permit.
+    async fn handle_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
         control.ack(delivery.tag);
         let properties = &delivery.message.properties;
         if self.probes.record_own(properties.correlation_id.as_ref(), now) {
@@ -256,9 +256,10 @@ impl RequestHandler {
             }
             return;
         }
-        let ask = match expects_reply(&message.properties) {
-            true => None,
-            false => BatchSizeAsk::of_message(&message),
+        let ask = if expects_reply(&message.properties) {
+            None
+        } else {
+            BatchSizeAsk::of_message(&message)
         };
         // A malformed message is rejected if that dead-letters it: the broker keeps more of it than
         // a copy could.
@@ -332,22 +333,16 @@ impl RequestHandler {
             return;
         };
         acks.mark_forwarded();
-        let Properties {
-            headers,
-            reply_to,
-            expiration,
-            ..
-        } = &mut message.properties;
+        let properties = &mut message.properties;
+        let headers = &mut properties.headers;
         // RabbitMQ's own headers describe the original, not the copy.
         headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
         limit_headers(headers);
         Origin::mark_forwarded(headers);
         if let Some(deadline) = deadline {
-            *expiration = Some(deadline.saturating_duration_since(Instant::now()));
+            properties.expiration = Some(deadline.saturating_duration_since(Instant::now()));
         }
-        let is_oneway = reply_to
-            .as_ref()
-            .is_none_or(|address| address.as_str().is_empty());
+        let is_oneway = !expects_reply(properties);
         let outgoing = Outgoing {
             queue,
             mandatory: false,
@@ -403,9 +398,9 @@ impl RequestHandler {
         }
     }
 
-    /// Sends the batch size of a method if it is known: one if this worker takes no batches, because
-    /// the sender may have learned another from an earlier worker. Nobody waits for the answer, so it
-    /// is sent now or not at all. The sender asks again.
+    /// Sends the batch size of a method if it is known. It is 1 if this worker takes no batches,
+    /// because the sender may have learned another one from an earlier worker. Nobody waits for the
+    /// answer, so it is sent now or not at all. The sender asks again.
     pub(super) fn answer_batch_size(&self, ask: BatchSizeAsk) {
         let known = self.executor.dispatcher.batch_size(ask.method.as_ref());
         if known.is_none() {
@@ -424,7 +419,7 @@ impl RequestHandler {
         }
     }
 
-    /// Counts and logs a message whose `reply_to` must not get replies.
+    /// Counts and logs a message whose reply address must not get replies.
     pub(super) fn reply_address_forbidden(&self, forbidden: &ForbiddenReplyAddress) {
         let (queue, code) = (&self.queue, "reply_address");
         count(Event::RequestRefused { queue, code });

@@ -33,8 +33,8 @@ impl WorkerIdentity {
         ShortStr::from_uuid(self.id)
     }
 
-    /// Returns the value of the header that says who answers. It has the id alone if the worker
-    /// does not describe itself, or if its names are long.
+    /// Returns the value of the header that identifies the worker. It has the id alone if the
+    /// worker does not describe itself, or if its names are too long for the header.
     pub(super) fn header(&self, describes_itself: bool) -> String {
         let whole = describes_itself.then(|| serde_json::to_string(&self.worker()).ok());
         match whole.flatten().filter(|header| header.len() <= MAX_WORKER_HEADER) {

@@ -77,7 +77,7 @@ impl<T> NoContext for IsContext<T> {}
 
 /// A type named `Context` that is not [`Context`], so it can be an argument. Generated code passes
 /// `IsContext::IS_CONTEXT`, and the trait is not implemented for `true`. For [`Context`] itself,
-/// the compiler reports only that, as `Sent` is unknown.
+/// the compiler reports only the missing implementation, because `Sent` is unknown.
 #[diagnostic::on_unimplemented(
     message = "the worker's `Context` is not sent by the caller, so it cannot be an argument",
     label = "mark this parameter `#[rpc(context)]`, for the worker to fill it in"

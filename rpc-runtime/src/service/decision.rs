@@ -21,7 +21,7 @@ pub(crate) struct AdmittedRequest<'a> {
     pub(crate) service: &'a dyn Service,
     pub(crate) invocation: Invocation,
     pub(crate) record: &'a MethodRecord,
-    /// Whether it is a job, so that nobody learns its outcome but the worker.
+    /// Whether it is a job, so that only the worker learns its outcome.
     pub(crate) is_job: bool,
     /// Whether the caller asks how many calls of the method to put into one batch, and may batch
     /// them.

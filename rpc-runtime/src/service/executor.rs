@@ -49,8 +49,8 @@ pub(crate) struct Response {
     /// How many calls of the method to put into one batch, or 0 if that is not known yet. `None` if
     /// the caller does not ask.
     pub(crate) batch_size: Option<u16>,
-    /// Whether the method did not run. If no reply is expected, such a request is rejected, or is
-    /// moved to another queue if its queue has jobs.
+    /// Whether the method did not run for this delivery. If no reply is expected, such a request is
+    /// rejected, or is moved to another queue if its queue has jobs.
     pub(crate) is_refused: bool,
 }
 
@@ -129,7 +129,7 @@ impl Executor {
         };
         let in_flight = self.is_counted().then(|| admitted.record.stats.begin());
         let result = self.run(queue, &admitted).await;
-        // It ceases to be in flight before it counts as ended.
+        // The request must not count as in flight and as ended at the same time.
         drop(in_flight);
         let mut response = self.finish(
             queue,

@@ -75,7 +75,7 @@ pub(super) fn message(properties: Properties) -> Message {
     }
 }
 
-/// Decides whether a request runs that was received now.
+/// Decides whether a request that was received now runs.
 pub(super) fn decide(properties: Properties, redelivered: bool) -> Decision<'static> {
     static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(store);
     let now = Instant::now();

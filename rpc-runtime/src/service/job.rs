@@ -1,8 +1,8 @@
 //! Jobs: what becomes of one after an attempt has failed. Pure: no I/O, no clock.
 //!
 //! A job is a one-way request for an `idempotent` method. It is acknowledged after its method has
-//! returned. If the method fails, a copy waits in a retry queue, or ends in the dead-letter queue
-//! with the reason.
+//! returned `Ok`. If the method fails, a copy of the job waits in a retry queue, or ends in the
+//! dead-letter queue with the reason.
 
 use std::time::Duration;
 

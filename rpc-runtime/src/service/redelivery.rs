@@ -68,8 +68,8 @@ pub(super) enum Rerun {
 }
 
 impl Rules {
-    /// Like [`delivery_count`], for a message of this queue. `None` for a classic queue: the header
-    /// is forged, or another queue wrote it.
+    /// Like [`delivery_count`], for a message of this queue. `None` for a classic queue: there, the
+    /// header is forged, or another queue wrote it.
     fn trusted_delivery_count(&self, headers: &Headers) -> Option<u32> {
         delivery_count(headers).filter(|_| !self.is_classic)
     }
@@ -91,7 +91,7 @@ impl Rules {
     }
 
     /// Returns why a request must not run again, whatever its method: it was delivered too often,
-    /// or might be delivered without end. `None` if neither is so.
+    /// or might be delivered without end. `None` if neither is the case.
     fn redelivery_refusal(
         &self,
         method: &MethodDescriptor,

@@ -75,8 +75,8 @@ impl Rules {
         Err(Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
-    /// Checks that the caller has not given up yet. With admission, checks also that the method is
-    /// likely to end before that; see [`is_admitted`]. A method that has not run yet passes.
+    /// Checks that the caller has not given up yet. With admission, also checks that the method is
+    /// likely to end before that, unless it has not run yet; see [`is_admitted`].
     ///
     /// # Errors
     ///

@@ -264,7 +264,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until nothing is in flight any more.
+    /// Waits until nothing is in flight and the queues are empty, but not without end.
     async fn settle(&self) {
         sleep(SETTLE_TIME).await;
         let limit = Instant::now() + MAX_BACKLOG_TIME;

@@ -15,9 +15,9 @@ pub(super) struct Network(Mutex<State>);
 #[derive(Debug)]
 struct State {
     rng: Rng,
-    /// The maximum latency of a message, in milliseconds, unless it is delayed.
+    /// See [`Network::new`].
     latency: u64,
-    /// Messages that were sent before this are lost.
+    /// Messages that were sent before this do not outlive their connection.
     broker_started: Instant,
 }
 
@@ -30,6 +30,8 @@ struct NetworkLink {
 }
 
 impl Network {
+    /// `latency` is the maximum latency of a message in milliseconds. One message in twenty may take
+    /// ten times as long.
     pub(super) fn new(seed: u64, latency: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             rng: Rng::with_seed(seed),

@@ -1,5 +1,5 @@
-//! Checks that overload costs latency and refusals, but not goodput. In these simulations, callers
-//! make more calls than the workers can handle, and no faults are injected.
+//! Checks that overload costs latency and refusals, but not goodput. In most of these simulations,
+//! callers make more calls than the workers can handle. No faults are injected.
 //!
 //! `OVERLOADS=1000 cargo test -p rpc-runtime overload` tries more seeds; `OVERLOAD=…` repeats one.
 
@@ -23,7 +23,7 @@ use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
 const DEFAULT_SEEDS: u64 = 40;
 
-/// About the maximum number of calls under overload, so that a simulation takes little time.
+/// The approximate maximum number of calls under overload, so that a simulation takes little time.
 const MOST_CALLS: f64 = 6000.0;
 
 /// How many replies a caller can receive per second if some are delayed.
@@ -44,6 +44,7 @@ struct Scenario {
     batches: bool,
     /// Whether clients limit their calls in flight. Clients of other libraries do not.
     adapts: bool,
+    /// See [`Network::new`].
     latency: u64,
     /// The offered load, as a multiple of the capacity.
     load: f64,
@@ -212,10 +213,11 @@ impl Simulation {
             let windows = windows.to_vec();
             let deadline = self.scenario.deadline;
             calls.spawn(async move {
-                let due = Duration::from_millis(u64::try_from(due.as_millis()).unwrap());
+                // Rounded to what the worker sees, so that both count the call in the same window.
+                let due_ms = u64::try_from(due.as_millis()).unwrap();
+                let due = Duration::from_millis(due_ms);
                 let counts = || windows.iter().filter_map(|window| window.counts(due));
                 counts().for_each(|counts| add(&counts.made));
-                let due_ms = u64::try_from(due.as_millis()).unwrap();
                 match client.work(due_ms).timeout(deadline).await {
                     Ok(_) => counts().for_each(|counts| add(&counts.answered)),
                     Err(error) => assert_ne!(error.executed(), Executed::Yes, "{error}"),

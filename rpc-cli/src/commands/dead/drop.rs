@@ -20,7 +20,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Deletes letters for good.
 ///
-/// Asks before it does so, unless --yes is given.
+/// Asks first, unless --yes is given.
 #[derive(Debug, Args)]
 pub(super) struct DropLetters {
     #[command(flatten)]
@@ -98,7 +98,8 @@ impl DropLetters {
     }
 }
 
-/// Asks whether to delete this many letters. Ctrl-C and no answer within [`ANSWER_LIMIT`] mean no.
+/// Asks whether to delete this many letters. Ctrl-C means no, and so does no answer within
+/// [`ANSWER_LIMIT`].
 async fn confirm(queue: &str, letters: usize, scan: &mut Scan, output: &Output) -> bool {
     output.note(&format!(
         "delete {} of {}? [y/N]",
@@ -106,7 +107,7 @@ async fn confirm(queue: &str, letters: usize, scan: &mut Scan, output: &Output) 
         dead_queue(queue)
     ));
     let (answer, answered) = oneshot::channel();
-    // A thread of its own: the process ends without waiting for it.
+    // On a thread of its own, because the process must end without waiting for a line.
     std::thread::spawn(move || {
         let mut line = String::new();
         if io::stdin().read_line(&mut line).is_ok() {

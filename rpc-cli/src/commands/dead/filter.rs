@@ -1,4 +1,4 @@
-//! Which letters are meant. Pure.
+//! Selects letters by their properties and headers. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use clap::Args;
 use super::letter::Facts;
 use crate::units;
 
-/// Selects letters by what their headers tell. A letter has to match all options.
+/// Selects letters by their properties and headers. A letter has to match all options.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Filter {
     /// Only letters for this method.

@@ -16,7 +16,7 @@ pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
     }
 }
 
-/// Returns a header's value, a number or its digits. `None` if it is anything else or negative.
+/// Returns a header's value if it is an integer that is not negative, or the digits of one.
 pub(super) fn number(headers: &FieldTable, name: &str) -> Option<u64> {
     text(headers, name)?.parse().ok()
 }
@@ -38,11 +38,11 @@ pub(super) fn is_delivery_count(name: &str) -> bool {
     matches!(name, "x-delivery-count" | "x-acquired-count")
 }
 
-/// Whether a retry must not have this header: workers and brokers wrote it about the dead letter,
-/// or it sends copies to other queues.
+/// Whether a retry must not have this header: a worker or a broker wrote it about the dead letter,
+/// or it makes the broker send copies to other queues.
 ///
 /// A retry keeps `rpc-copy`, by which a worker recognizes a letter that was sent twice, and
-/// `rpc-user`, which a worker only believes beside `rpc-copy`.
+/// `rpc-user`, which a worker believes only beside `rpc-copy`.
 fn is_removed(name: &str) -> bool {
     if matches!(name, "rpc-copy" | "rpc-user") {
         return false;

@@ -1,4 +1,5 @@
-//! A dead letter, and what its headers tell. Any peer can have put it there, with any headers.
+//! A dead letter, and what its properties and headers say. Any peer can have put it there, with any
+//! headers.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
@@ -17,7 +18,7 @@ pub(super) struct Letter {
     pub(super) facts: Facts,
 }
 
-/// What the headers of a dead letter tell.
+/// What the properties and headers of a dead letter say.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Facts {
     /// The `type` of the message.
@@ -41,7 +42,7 @@ impl Facts {
         let empty = FieldTable::default();
         let headers = message.properties.headers().as_ref().unwrap_or(&empty);
         let death = last_death(headers).unwrap_or(&empty);
-        // If it died several times in this queue and for this reason, RabbitMQ tells the first time.
+        // If it died several times in this queue for this reason, this is the first time.
         let died = number(death, "time").and_then(|seconds| seconds.checked_mul(1000));
         Self {
             method: message.properties.kind().as_ref().map(ToString::to_string),
@@ -62,8 +63,8 @@ impl Facts {
         Some(now.duration_since(failed).unwrap_or_default())
     }
 
-    /// Whether it came from this queue, directly or through one of its retry queues. Also if its
-    /// origin is not known.
+    /// Whether it came from this queue, directly or through one of its retry queues. Also `true` if
+    /// its origin is not known.
     pub(super) fn is_from(&self, queue: &str) -> bool {
         let Some(origin) = &self.origin else {
             return true;
@@ -93,7 +94,7 @@ pub(super) fn time_at(millis: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
-/// How often the letter came back, as a quorum queue counts. Zero for a classic queue.
+/// How often the letter came back, as counted by a quorum queue. Zero for a classic queue.
 pub(super) fn return_count(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     headers

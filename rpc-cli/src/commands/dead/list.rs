@@ -22,7 +22,7 @@ const MAX_CELL: usize = 100;
 /// Lists the letters, the oldest first.
 ///
 /// FAILED is how long ago a letter failed last, and ERROR the first line of its error; `-` if the
-/// letter does not tell.
+/// letter does not say.
 #[derive(Debug, Args)]
 pub(super) struct ListLetters {
     #[command(flatten)]

@@ -17,11 +17,13 @@ pub(super) struct Report {
     /// `retried` or `dropped`.
     verb: &'static str,
     is_dry_run: bool,
+    /// How many letters were retried or dropped.
     pub(super) done: u64,
-    /// The first ids of those.
+    /// The ids of the first of them.
     ids: Vec<String>,
+    /// How many letters stayed in the queue.
     stayed: u64,
-    /// The first of those, with the reasons.
+    /// The ids of the first of them, and why they stayed.
     reasons: Vec<(String, String)>,
 }
 

@@ -47,11 +47,11 @@ pub(super) struct Scan {
     timeout: Duration,
     /// `None` while no letter is held.
     deadline: Option<Instant>,
-    /// Ends with Ctrl-C.
+    /// Completes at Ctrl-C.
     interrupted: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
-    /// Why the rest is left out.
+    /// Why the rest is left out. `None` if it is not.
     pub(super) stop: Option<Stop>,
-    /// How often the letter came back that did so most often.
+    /// The largest number of times that a letter came back.
     most_returns: u64,
     /// Whether the last letter had come back to a quorum queue. If the next one has, too, it would
     /// overtake those that are held.
@@ -60,7 +60,7 @@ pub(super) struct Scan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// With Ctrl-C.
+    /// By Ctrl-C.
     Interrupted,
     TimeUp,
 }
@@ -112,7 +112,7 @@ impl Scan {
             return Ok(None);
         }
         let Some(message) = self.take().await? else {
-            // Somebody else has taken the others.
+            // Somebody else has taken the rest.
             self.left = 0;
             return Ok(None);
         };
@@ -169,7 +169,7 @@ impl Scan {
         }
     }
 
-    /// Returns why the scan has to stop. Once it has to, it does not go on.
+    /// Returns why the scan has to stop. `None` if it may go on. A scan that has stopped stays so.
     pub(super) fn check_stop(&mut self) -> Option<Stop> {
         if self.stop.is_none() {
             if self.interrupted.as_mut().now_or_never().is_some() {
@@ -189,7 +189,7 @@ impl Scan {
         }
         let ordered = self.keep_order().await;
         let released = self.reader.release().await;
-        // A letter that came back more often has survived the default limit.
+        // If a letter came back more often than that, the queue does not have the default limit.
         let may_be_limited =
             (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
         // A worker declares its dead-letter queue with a limit that is never reached.

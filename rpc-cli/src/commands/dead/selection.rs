@@ -43,7 +43,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Fails unless letters are selected either by id or with `--all`.
+    /// Fails unless letters are selected either with `--all` or by at most [`MAX_IDS`] ids.
     pub(super) fn check(&self) -> Result<(), Failure> {
         if !self.all && self.ids.is_empty() {
             return Err(Failure::usage(
@@ -80,7 +80,7 @@ impl Selection {
     }
 }
 
-/// Searches letters by their ids. Their bodies are empty unless they are needed.
+/// Searches for letters by their ids. Drops their bodies unless `needs_bodies`.
 pub(super) async fn find(
     scan: &mut Scan,
     queue: &str,
@@ -117,6 +117,6 @@ pub(super) async fn find(
 }
 
 fn size_of(message: &TakenMessage) -> usize {
-    // A flat rate for the properties, which fit into a frame.
+    // An allowance for the properties, which fit into a frame.
     message.body.len() + 4096
 }

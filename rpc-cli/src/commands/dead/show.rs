@@ -21,7 +21,7 @@ use crate::units;
 /// How much of a body that cannot be read is shown, in bytes.
 const MAX_DUMP: usize = 256;
 
-/// The last time that has a date of four digits, in milliseconds since 1970.
+/// The last time whose year has four digits, in milliseconds since 1970.
 const MAX_DATE: u64 = 253_402_300_799_000;
 
 /// Shows one letter with everything in it.
@@ -75,21 +75,20 @@ fn headers(letter: &Letter) -> Value {
 
 fn text(letter: &Letter, now: SystemTime) -> String {
     let Letter { id, message, facts } = letter;
-    let own = |text: &Option<String>| text.clone();
     let fields = [
         ("id", Some(id.clone())),
-        ("method", own(&facts.method)),
-        ("reason", own(&facts.reason)),
+        ("method", facts.method.clone()),
+        ("reason", facts.reason.clone()),
         ("attempts", facts.attempts.map(|attempts| attempts.to_string())),
         (
             "first failed",
             facts.first_failure.map(|millis| date(millis, now)),
         ),
         ("last failed", facts.last_failure.map(|millis| date(millis, now))),
-        ("origin", own(&facts.origin)),
-        ("user", own(&facts.user)),
+        ("origin", facts.origin.clone()),
+        ("user", facts.user.clone()),
         ("size", Some(units::show_size(facts.size))),
-        ("malformed", own(&message.malformed)),
+        ("malformed", message.malformed.clone()),
     ];
     let fields = fields
         .into_iter()
@@ -110,7 +109,7 @@ fn text(letter: &Letter, now: SystemTime) -> String {
     text
 }
 
-/// The entries of a JSON object, one a line.
+/// The entries of a JSON object, one per line.
 fn entries(object: &Value) -> String {
     let entries = object.as_object().into_iter().flatten();
     let lines = entries.map(|(name, value)| {

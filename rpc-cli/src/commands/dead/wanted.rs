@@ -8,11 +8,11 @@ use rpc_runtime::discovery::dead_queue;
 /// How many ids an error lists.
 const MAX_LISTED: usize = 5;
 
-/// Gives ids to letters in their order. An id is 16 digits. If several letters have one number, the
-/// second one's id ends with `-2`, and so on.
+/// Gives ids to letters in their order. An id is 16 hexadecimal digits. If several letters have the
+/// same number, the second one's id ends with `-2`, and so on.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    /// How many letters had this number until now: at most sixteen bytes for each letter.
+    /// How many letters have had each number. An entry has sixteen bytes.
     seen: HashMap<u64, u32>,
 }
 
@@ -56,8 +56,9 @@ struct WantedId {
     text: String,
     /// The first of the ids that match.
     matches: Vec<String>,
-    /// How many match.
+    /// How many ids match.
     count: usize,
+    /// Whether a letter has exactly this id. Then no other one matches.
     is_exact: bool,
 }
 

@@ -21,8 +21,9 @@ pub(in crate::client) struct LearnedBatchSize {
 #[derive(Debug, Default)]
 struct OnewayAsks {
     last: Option<Instant>,
-    /// Those since the last answer, and the first of them.
+    /// How many have asked since the last answer.
     unanswered: u32,
+    /// When the first of these asked.
     unanswered_since: Option<Instant>,
 }
 
@@ -45,8 +46,8 @@ const ASK_EVERY: u32 = 32;
 const ONEWAY_ASK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The batch size is forgotten if this many one-way requests in a row have asked for it without an
-/// answer, for at least [`UNANSWERED_TIME`]: no worker may take batches any more. Nobody else would
-/// notice, because the broker confirms a batch that no worker takes.
+/// answer, for at least [`UNANSWERED_TIME`]: perhaps no worker takes batches any more. Confirms do
+/// not show that, because the broker confirms a batch that no worker takes.
 const MAX_UNANSWERED: u32 = 20;
 
 /// See [`MAX_UNANSWERED`]. Workers with a backlog answer late.
@@ -68,8 +69,8 @@ impl LearnedBatchSize {
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
-    /// Returns whether a one-way request should ask for the batch size, alone or in a batch. Forgets
-    /// the batch size if nobody has answered for a long time.
+    /// Returns whether a one-way request should ask for the batch size, alone or in a batch.
+    /// Forgets the batch size if no worker has answered for a long time.
     pub(in crate::client) fn should_ask_oneway(&self, now: Instant) -> bool {
         let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
         let since = |earlier: Instant| now.saturating_duration_since(earlier);
@@ -118,8 +119,8 @@ impl LearnedBatchSize {
             .is_ok()
     }
 
-    /// Stores the batch size of a reply; zero changes nothing. Returns whether it was unknown
-    /// before.
+    /// Stores the batch size of a reply. Returns whether it was unknown before. Zero changes
+    /// nothing, and returns `false`.
     pub(in crate::client) fn learn(&self, batch_size: u16) -> bool {
         if batch_size == 0 {
             return false;

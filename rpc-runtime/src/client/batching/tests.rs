@@ -24,14 +24,15 @@ use crate::error::BrokerError;
 use crate::protocol::{BatchedCall, Headers, ShortStr, read_batch};
 use crate::transport::{ConfirmListener, HasLatestSend, Outgoing, Published, Publisher, ReplyQueue};
 
-/// Accepts all messages and confirms them.
+/// Records messages. Confirms those of `try_publish` at once, and those of `publish` as `confirms`
+/// permits.
 #[derive(Debug)]
 struct TestPublisher {
     /// The number of calls in each message.
     messages: Mutex<Vec<usize>>,
     /// One permit for each message that is to be confirmed.
     confirms: Semaphore,
-    /// Whether the broker accepts messages.
+    /// Whether [`Publisher::wait_ready`] returns.
     is_free: watch::Sender<bool>,
 }
 
@@ -47,10 +48,10 @@ impl Default for TestPublisher {
 
 impl TestPublisher {
     fn record(&self, outgoing: &Outgoing) {
-        let is_batched = outgoing.queue.as_str() == "q.batch";
-        let calls = match is_batched {
-            true => read_batch::<BatchedCall>(&outgoing.message.body).unwrap().len(),
-            false => 1,
+        let calls = if outgoing.queue.as_str() == "q.batch" {
+            read_batch::<BatchedCall>(&outgoing.message.body).unwrap().len()
+        } else {
+            1
         };
         self.lock().push(calls);
     }

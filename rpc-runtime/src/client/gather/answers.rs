@@ -14,8 +14,8 @@ use super::target::GatherTarget;
 use crate::error::BrokerError;
 use crate::transport::Subscription;
 
-/// Receives the answers to one request. They do not use the reply queue of calls, where each id
-/// belongs to one reply.
+/// Receives the answers to one request. They do not use the reply queue of calls, because each call
+/// gets only one reply there.
 #[derive(Debug)]
 pub(super) struct Answers {
     gathering: Gathering,
@@ -88,7 +88,7 @@ impl Answers {
             let replies = Arc::clone(&self.replies);
             let mut open = replies.lock();
             let Some((replies, _)) = &mut *open else {
-                // Unless it has ended for another reason.
+                // Has no effect if gathering has ended for another reason.
                 self.gathering.end_with(GatherEnd::Limit);
                 return Poll::Ready(None);
             };
@@ -114,7 +114,7 @@ impl Answers {
                         self.timer.as_mut().reset(wake_at);
                     }
                     std::task::ready!(self.timer.as_mut().poll(cx));
-                    self.gathering.elapsed(Instant::now());
+                    self.gathering.check_time(Instant::now());
                 }
             }
         }

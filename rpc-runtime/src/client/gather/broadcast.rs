@@ -175,7 +175,7 @@ impl<T, E> Broadcast<T, E> {
             }
             Backend::InProcess(_) => {
                 let answer = match self.path.call(call).await {
-                    // The method began, as that of a worker that does not answer.
+                    // The method has begun, like that of a worker that does not answer in time.
                     Err(CallError::TimedOut {
                         executed: Executed::Maybe,
                         ..
@@ -221,7 +221,7 @@ async fn send(
     // A call that has not begun has no other owner.
     if let Some(call) = Arc::get_mut(&mut call) {
         let plan = call.plan_mut();
-        plan.destination = Arc::new(plan.destination.gathering(target));
+        plan.destination = Arc::new(plan.destination.with_gather_target(target));
         // What is left of the limit.
         plan.timeout = time_limit.deadline.saturating_duration_since(Instant::now());
     }

@@ -27,13 +27,13 @@ pub enum GatherEnd {
     Quiet,
     /// The [time limit](super::Broadcast::limit) was reached.
     Limit,
-    /// There were more than ten thousand answers, or as many messages that are no answers.
+    /// There were ten thousand answers, or as many messages that are no answers.
     TooManyAnswers,
     /// The connection was lost, and with it the answers that were still to come.
     Lost(BrokerError),
 }
 
-/// What ends gathering, and what is read.
+/// What ends gathering, and how answers are read.
 #[derive(Debug, Clone)]
 pub(crate) struct GatherLimits {
     /// How many workers should answer, if that is known.
@@ -105,14 +105,14 @@ impl Gathering {
         }
     }
 
-    /// When [`elapsed`](Self::elapsed) ends gathering unless an answer arrives before.
+    /// When [`check_time`](Self::check_time) ends gathering, unless an answer arrives before.
     pub(super) fn wake_at(&self) -> Instant {
         let deadline = self.limits.deadline;
         self.quiet_at.map_or(deadline, |quiet_at| quiet_at.min(deadline))
     }
 
-    /// Ends gathering if it is time.
-    pub(super) fn elapsed(&mut self, now: Instant) {
+    /// Ends gathering if its time limit or its quiet window is over.
+    pub(super) fn check_time(&mut self, now: Instant) {
         self.check_deadline(now);
         if self.quiet_at.is_some_and(|quiet_at| now >= quiet_at) {
             self.end_with(GatherEnd::Quiet);
@@ -124,7 +124,8 @@ impl Gathering {
         self.end.get_or_insert(end);
     }
 
-    /// Returns the answer in a message, or `None` if it is none, or its worker has answered before.
+    /// Returns the answer in a message. `None` if the message is no answer, if its worker has
+    /// answered before, or if gathering has ended.
     pub(super) fn receive(
         &mut self,
         message: Message,
@@ -231,14 +232,14 @@ mod tests {
     fn the_quiet_window_begins_with_each_answer_and_not_before() {
         let (mut gathering, now) = gathering(None, Some(SECOND));
         assert_eq!(gathering.wake_at(), now + 10 * SECOND);
-        gathering.elapsed(now + 9 * SECOND);
+        gathering.check_time(now + 9 * SECOND);
         assert!(gathering.end().is_none());
         gathering.receive(answer("a"), None, now + 3 * SECOND);
         gathering.receive(answer("b"), None, now + 4 * SECOND);
         assert_eq!(gathering.wake_at(), now + 5 * SECOND);
-        gathering.elapsed(now + 4 * SECOND);
+        gathering.check_time(now + 4 * SECOND);
         assert!(gathering.end().is_none());
-        gathering.elapsed(now + 5 * SECOND);
+        gathering.check_time(now + 5 * SECOND);
         assert!(matches!(gathering.end(), Some(GatherEnd::Quiet)));
         assert_eq!(gathering.missing(), None);
     }
@@ -248,7 +249,7 @@ mod tests {
         let (mut gathering, now) = gathering(Some(3), None);
         gathering.receive(answer("a"), None, now + SECOND);
         assert_eq!(gathering.wake_at(), now + 10 * SECOND);
-        gathering.elapsed(now + 10 * SECOND);
+        gathering.check_time(now + 10 * SECOND);
         assert!(matches!(gathering.end(), Some(GatherEnd::Limit)));
         assert_eq!(gathering.missing(), Some(2));
     }

@@ -20,8 +20,8 @@ type Item<T, E> = (Worker, Result<T, CallError<E>>);
 /// The answers of all workers to a [`Broadcast`](super::Broadcast), as they arrive.
 ///
 /// Each item is a worker and its answer: the method's result or error, or the fault of the worker.
-/// A worker that cannot say who it is, such as one of another library, has an empty `id`. A worker
-/// is never listed twice.
+/// A worker that cannot say who it is, such as one of another library, has an empty `id`. No other
+/// worker is listed twice.
 ///
 /// It ends for one of the reasons in [`GatherEnd`]. A worker that does not answer has no item;
 /// [`missing`](Self::missing) counts those if a number was
@@ -127,8 +127,7 @@ impl<T, E> Gather<T, E> {
         }
     }
 
-    /// Returns why it ended. `None` until [`next`](Self::next) has returned `None`, or the last
-    /// expected answer.
+    /// Returns why it ended. `None` while further answers may arrive.
     #[must_use]
     pub fn end(&self) -> Option<GatherEnd> {
         match &self.source {
@@ -145,8 +144,9 @@ impl<T, E> Gather<T, E> {
     /// Returns whether the broker confirmed that it has put the request into the queues of all
     /// workers.
     ///
-    /// If not, a worker may not have got it: its queue did not take the request, as may happen while
-    /// the worker loses its connection, or the confirm was lost. The others run it and answer.
+    /// If not, a worker may not have got the request. Perhaps its queue did not take it, as may
+    /// happen while the worker loses its connection, or the confirm was lost. The other workers run
+    /// the request and answer.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         match &self.source {

@@ -1,10 +1,10 @@
-//! Where the answers to a broadcast go.
+//! Where the answers to a broadcast go, and whether the broker confirmed its request.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::protocol::ShortStr;
 
-/// Where the answers to a broadcast go.
+/// Where the answers to a broadcast go, and whether the broker confirmed its request.
 #[derive(Debug)]
 pub(crate) struct GatherTarget {
     pub(crate) reply_to: ShortStr,
@@ -23,8 +23,7 @@ impl GatherTarget {
         }
     }
 
-    /// Records that a request was sent, and that the broker did not confirm it. Some workers may
-    /// have it.
+    /// Records that the broker did not confirm a request that was sent. Some workers may have it.
     pub(crate) fn mark_unconfirmed(&self) {
         self.is_unconfirmed.store(true, Ordering::Relaxed);
     }

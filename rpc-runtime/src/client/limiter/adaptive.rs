@@ -75,8 +75,8 @@ pub(super) enum Signal {
 }
 
 impl Signal {
-    /// Returns whether the signal may mean overload: all but an answer after a short wait. No other
-    /// signal starts a reduction.
+    /// Returns whether the signal may mean overload: all but an answer after a short wait. Only
+    /// such a signal can start a reduction.
     pub(super) fn is_warning(self) -> bool {
         !matches!(self, Self::Answered { queued } if queued <= MIN_TARGET)
     }
@@ -159,9 +159,10 @@ impl StallTimer {
 
     fn record_sent(&mut self, is_over_limit: bool, now: Instant) {
         self.last_sent = now;
-        self.extra_call_delay = match is_over_limit {
-            true => (self.extra_call_delay * 2).min(MAX_EXTRA_CALL_DELAY),
-            false => MIN_EXTRA_CALL_DELAY,
+        self.extra_call_delay = if is_over_limit {
+            (self.extra_call_delay * 2).min(MAX_EXTRA_CALL_DELAY)
+        } else {
+            MIN_EXTRA_CALL_DELAY
         };
     }
 }
@@ -203,13 +204,11 @@ impl AdaptiveLimit {
             return true;
         };
         let (limit, counted) = (self.limit(now), reduced.generations.counted());
-        match is_important {
-            true => counted.important < limit.max(1),
-            false => {
-                let extra_call_at = reduced.stall_timer.next_extra_call_at();
-                counted.all < limit || (limit > 0 && now >= extra_call_at)
-            }
+        if is_important {
+            return counted.important < limit.max(1);
         }
+        let extra_call_at = reduced.stall_timer.next_extra_call_at();
+        counted.all < limit || (limit > 0 && now >= extra_call_at)
     }
 
     /// Returns whether no ordinary call may be sent at this moment. One important call still may.
@@ -283,7 +282,7 @@ impl AdaptiveLimit {
                 self.reduce(end, fraction.min(FRACTION_AFTER_FAILURE));
                 self.begin_pause(end, retry_after);
             }
-            // Only while the limit is at its maximum, timeouts are counted.
+            // Timeouts are counted only while the limit is at its maximum.
             Signal::TimedOut if self.is_reduced() || self.record_timeout(end) => {
                 self.reduce(end, FRACTION_AFTER_FAILURE);
             }
@@ -335,7 +334,7 @@ impl AdaptiveLimit {
         // Between 1 and `max - 1`; 1 if `max` is 1.
         let reduced_limit = |calls: f64| (calls * fraction).min(self.max as f64 - 1.0).max(1.0);
         match &mut self.reduced {
-            // Sent before the last reduction, so the call says nothing about its effect.
+            // The call was sent before the last reduction, so it does not show the effect of that.
             Some(reduced) if end.sent_at < reduced.reduced_at => {}
             Some(reduced) => {
                 // A limit of 3.9 allows only three calls. Adding one keeps the 0.9.
@@ -380,9 +379,10 @@ impl AdaptiveLimit {
             return;
         }
         let since_reduction = end.now.saturating_duration_since(reduced.reduced_at);
-        reduced.limit += match nothing_waits && since_reduction >= FAST_GROWTH_AFTER {
-            true => FAST_GROWTH,
-            false => 1.0 / reduced.limit,
+        reduced.limit += if nothing_waits && since_reduction >= FAST_GROWTH_AFTER {
+            FAST_GROWTH
+        } else {
+            1.0 / reduced.limit
         };
         if reduced.limit >= self.max as f64 {
             self.reduced = None;
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_shrinks_to_what_would_wait_for_half_as_long_as_it_may() {
+    fn the_limit_shrinks_to_the_calls_that_would_wait_for_half_of_the_target() {
         let mut limit = AdaptiveLimit::new(1000);
         let now = Instant::now();
         limit.record_end(&call_end(answered(105), now, now + millis(125), 100));

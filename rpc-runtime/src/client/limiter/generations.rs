@@ -24,7 +24,7 @@ pub(super) struct Count {
     pub(super) important: usize,
 }
 
-/// Counts the calls that count towards the limit, by generation.
+/// The numbers of calls that count towards the limit, by generation.
 #[derive(Debug)]
 pub(super) struct Generations {
     /// The current generation.

@@ -141,7 +141,7 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// If the deadline passes first. If `WhenFull::Fail` is set: if no permit is free now.
+    /// If the deadline passes first or, with `WhenFull::Fail`, if no permit is free now.
     pub(super) fn acquire(
         self: &Arc<Self>,
         time_limit: TimeLimit,
@@ -226,8 +226,8 @@ impl Limiter {
         }
     }
 
-    /// Takes the next call out of the waiting ones, and takes a permit for it. Returns how to hand
-    /// it over. `None` if no free permit suits a waiting call.
+    /// Removes the next call from the waiting ones, and takes a permit for it. Returns the permit
+    /// and the sender that hands it to the call. `None` if no free permit suits a waiting call.
     fn dequeue_with_permit(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
         self.store_adaptive(state, now);
@@ -238,9 +238,10 @@ impl Limiter {
             (false, true) => 1,
             (false, false) => return None,
         };
-        let order = match state.adaptive.is_reduced() {
-            true => Order::NewestFirst,
-            false => Order::OldestFirst,
+        let order = if state.adaptive.is_reduced() {
+            Order::NewestFirst
+        } else {
+            Order::OldestFirst
         };
         let in_flight = self.try_add_in_flight()?;
         let next = state.waiting.take_next(min_priority, order, now);
@@ -397,14 +398,15 @@ fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
                 // A layer of the worker rejects calls for its own reasons. It sets `retry_after` if
                 // there are too many calls.
                 FaultCode::Rejected => retry_after.is_some(),
-                // It replaces another fault if the request may have run before. It keeps the
-                // `retry_after` of that fault, which only overload sets.
+                // It replaces another fault if the request may have run before, and keeps the
+                // `retry_after` of that fault. Only overload sets one.
                 FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };
-            Some(match is_overload {
-                true => Signal::Refused { retry_after },
-                false => answered(reply),
+            Some(if is_overload {
+                Signal::Refused { retry_after }
+            } else {
+                answered(reply)
             })
         }
         Ok(reply) => Some(answered(reply)),

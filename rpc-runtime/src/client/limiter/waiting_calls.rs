@@ -57,9 +57,9 @@ impl<W> WaitingCalls<W> {
         self.calls.len()
     }
 
-    /// Removes the next call of the highest priority, if that is at least `min_priority`. Returns its
-    /// priority and the call. Also removes the calls whose deadline has passed and that would have
-    /// been next: they get no permit.
+    /// Removes the next call of the highest priority, if that is at least `min_priority`. Returns
+    /// its priority, and what hands it a permit. Skips and removes calls whose deadline has passed:
+    /// they get no permit.
     pub(super) fn take_next(&mut self, min_priority: u8, order: Order, now: Instant) -> Option<(u8, W)> {
         loop {
             let (&newest_of_highest, _) = self.calls.last_key_value()?;

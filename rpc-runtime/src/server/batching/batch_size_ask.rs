@@ -6,7 +6,7 @@ use crate::transport::{Outgoing, SendToken};
 /// A one-way request that asks for the batch size of its method.
 #[derive(Debug)]
 pub(in crate::server) struct BatchSizeAsk {
-    /// Where the answer goes. Must be checked before that.
+    /// Where the answer goes. Must be checked before the answer is sent.
     pub(in crate::server) address: ShortStr,
     pub(in crate::server) method: Option<ShortStr>,
     correlation_id: Option<ShortStr>,

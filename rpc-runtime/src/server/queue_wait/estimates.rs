@@ -142,7 +142,7 @@ impl QueueWaitEstimates {
         let estimator = state.estimator(priority, now);
         let received = Received {
             at: now,
-            // Probes expire after that, so longer waits cannot be measured.
+            // Probes expire after `probe_ttl`, so longer waits cannot be measured.
             waited: estimator.waited(now).min(probe_ttl),
             queue_time: estimator.queue_time(now).min(probe_ttl),
         };
@@ -152,7 +152,7 @@ impl QueueWaitEstimates {
         received
     }
 
-    /// Returns how long messages of the priority that waits longest wait in the queue.
+    /// Returns how long messages wait in the queue, for the priority that waits longest.
     pub(crate) fn queue_time(&self, now: Instant) -> Duration {
         if self.is_active.load(Ordering::Acquire) {
             self.lock().queue_time(now)
@@ -181,8 +181,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Records the depth of the queue, for which the broker was asked at `asked`. `None` if it
-    /// could not report it.
+    /// Records the depth of the queue, for which the broker was asked at `asked`. `None` if the
+    /// broker could not report it.
     pub(super) fn on_depth(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
         self.update(now, |state, is_full| {
             let found = queue_content(depth, state.confirmed_probes());
@@ -321,30 +321,29 @@ impl State {
         times.max().unwrap_or_default().min(self.probe_ttl)
     }
 
-    /// Returns the estimator of a priority. A new priority is measured from now on.
+    /// Returns the estimator of a priority, or of the one that it counts as; see
+    /// [`MAX_PRIORITIES`]. A new priority is measured from now on.
     fn estimator(&mut self, priority: u8, now: Instant) -> &mut WaitEstimator {
-        let has_no_room = self.by_priority.len() >= MAX_PRIORITIES;
-        let substitute = match self.by_priority.contains_key(&priority) {
-            false if has_no_room => {
-                let lower = self.by_priority.range(..priority).next_back();
-                lower
-                    .or(self.by_priority.first_key_value())
-                    .map(|(known, _)| *known)
-            }
-            _ => None,
+        let is_known = self.by_priority.contains_key(&priority);
+        let measured = if is_known || self.by_priority.len() < MAX_PRIORITIES {
+            priority
+        } else {
+            let lower = self.by_priority.range(..priority).next_back();
+            lower
+                .or(self.by_priority.first_key_value())
+                .map_or(priority, |(known, _)| *known)
         };
-        let last_found_empty = self.last_found_empty;
-        let is_first = self.by_priority.is_empty();
-        self.by_priority
-            .entry(substitute.unwrap_or(priority))
-            .or_insert_with(|| match last_found_empty && is_first {
-                true => WaitEstimator::of_empty(now),
-                false => {
-                    let mut estimator = WaitEstimator::default();
-                    estimator.on_prefetch_full(now);
-                    estimator
-                }
-            })
+        let was_found_empty = self.last_found_empty && self.by_priority.is_empty();
+        let create = || {
+            if was_found_empty {
+                WaitEstimator::of_empty(now)
+            } else {
+                let mut estimator = WaitEstimator::default();
+                estimator.on_prefetch_full(now);
+                estimator
+            }
+        };
+        self.by_priority.entry(measured).or_insert_with(create)
     }
 }
 

@@ -196,8 +196,8 @@ impl WaitEstimator {
             .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
     }
 
-    /// Records that a probe with a number of its own is sent. Forgets the probes that have expired in
-    /// the queue: all have the same `ttl`.
+    /// Records that a probe is sent, which `number` identifies. Forgets the probes that have
+    /// expired in the queue: all have the same `ttl`.
     pub(super) fn on_probe_sent(&mut self, number: u64, ttl: Duration, now: Instant) {
         self.outstanding
             .retain(|probe| now.saturating_duration_since(probe.sent) <= ttl);
@@ -334,7 +334,7 @@ mod tests {
         estimator.on_depth(now, QueueContent::Nothing, true, now + millis(2));
         assert_eq!(estimator.next_step(now), Some((now + MAX_INTERVAL, Step::Depth)));
         assert_eq!(estimator.waited(now + millis(50)), Duration::ZERO);
-        // The worker has room now, and messages may have come until then.
+        // The prefetch was full until now, so messages may wait.
         let now = now + millis(90);
         estimator.on_prefetch_full(now);
         assert_eq!(estimator.waited(now), millis(90));
@@ -588,9 +588,10 @@ mod tests {
                 match next {
                     Step::Depth => {
                         estimator.on_depth_requested(now);
-                        let found = match queue.iter().any(|(_, probe)| probe.is_none()) {
-                            true => MANY,
-                            false => QueueContent::Nothing,
+                        let found = if queue.iter().any(|(_, probe)| probe.is_none()) {
+                            MANY
+                        } else {
+                            QueueContent::Nothing
                         };
                         estimator.on_depth(now, found, false, now);
                     }

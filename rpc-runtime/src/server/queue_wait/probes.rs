@@ -205,7 +205,7 @@ impl Probes {
         }
     }
 
-    /// Begins the steps of measurements that are due. A step that has begun is due again only later.
+    /// Begins the steps of measurements that are due. After that, the next ones are due only later.
     fn begin_due<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
@@ -276,8 +276,8 @@ struct ProbeChannel {
     publisher: Arc<dyn Publisher>,
 }
 
-/// Measures the queues, and keeps the channel for that open. It is opened once a measurement is
-/// due.
+/// Measures the queues, and keeps the channel for probes open. The channel is opened once a
+/// measurement is due.
 struct ProbeRun<'a> {
     probes: &'a Probes,
     transport: &'a Arc<dyn Transport>,

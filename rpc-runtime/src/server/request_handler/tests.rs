@@ -122,7 +122,7 @@ impl Publisher for RecordingBroker {
         self.note("reply sent");
         self.mandatory.lock().unwrap().push(outgoing.mandatory);
         self.sent.lock().unwrap().push(outgoing.message);
-        // A request that does not wait for the confirm ends here.
+        // A handler that does not wait for the confirm acks the request here.
         tokio::task::yield_now().await;
         self.note("reply confirmed");
         self.results.lock().unwrap().remove(0)
@@ -218,13 +218,13 @@ async fn serve_with(results: Vec<Published>, sends_at_once: bool) -> Vec<&'stati
 async fn reply_parts(
     broker: &RecordingBroker,
 ) -> (Arc<ReplyChannel>, ReplySender, [AbortOnDropHandle<()>; 2]) {
-    let (channel, keep) = ReplyChannel::new(Arc::new(broker.clone()));
-    let kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    let (channel, keep_open) = ReplyChannel::new(Arc::new(broker.clone()));
+    let channel_task = AbortOnDropHandle::new(tokio::spawn(keep_open));
     channel.wait_ready().await.unwrap();
     let channel = Arc::new(channel);
-    let (reply_sender, emptying) = ReplySender::new(Arc::clone(&channel), 100);
-    let emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
-    (channel, reply_sender, [kept, emptied])
+    let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel), 100);
+    let sender_task = AbortOnDropHandle::new(tokio::spawn(sending));
+    (channel, reply_sender, [channel_task, sender_task])
 }
 
 async fn serve_one(
@@ -575,7 +575,7 @@ fn job(redelivered: bool) -> Delivery {
 }
 
 /// Handles a job. If `loses_delivery`, its subscription is lost after the first copy was published.
-/// Returns the events of the broker for copies.
+/// Returns the broker for copies.
 async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: bool) -> RecordingBroker {
     let (copies, replies) = (broker(results, false), broker(Vec::new(), false));
     let (handler, _tasks) = job_handler(&copies, &replies).await;

@@ -17,7 +17,7 @@ use crate::protocol::{Fault, FaultCode};
 use crate::service::invocation::Answer;
 use crate::telemetry::{LogLimit, Suppressed};
 
-/// A server's layer that allows callers certain methods only. Other requests are answered with the
+/// A server's layer that allows callers certain methods only. Other requests are refused with the
 /// fault `unauthorized`, and their methods do not run.
 ///
 /// A caller is identified by its RabbitMQ user, [`Context::user_id`](crate::Context::user_id). The

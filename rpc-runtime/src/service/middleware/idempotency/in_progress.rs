@@ -24,7 +24,7 @@ impl InProgress {
     /// Waits until no other delivery of this request is in progress. Cancel safe.
     pub(super) async fn wait_turn(self: &Arc<Self>, id: RequestId) -> Turn {
         let request = Arc::clone(self.lock().entry(id).or_default());
-        // Made before the wait: if that is cancelled, dropping it removes the entry.
+        // Created before the wait: if the wait is cancelled, dropping the turn removes the entry.
         let mut turn = Turn {
             in_progress: Arc::clone(self),
             id,
@@ -47,7 +47,7 @@ impl InProgress {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut requests = self.in_progress.lock();
-        // It has a reference to the request, which must not count below.
+        // The guard has a reference to the request's lock, which must not count below.
         self.guard = None;
         let is_last = |request: &Arc<_>| Arc::strong_count(request) == 1;
         if requests.get(&self.id).is_some_and(is_last) {

@@ -34,7 +34,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// It asks a [store](IdempotencyStore) before a method runs, and tells it the outcome afterwards.
 /// Requests are recognized by their [`request_id`](crate::Context::request_id). Those without one
-/// pass as if there was no such layer.
+/// pass as if there were no such layer.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -72,8 +72,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # What is stored
 ///
-/// Results, and the method's own errors. Faults are not stored, and the errors of one-way methods
-/// neither: a job that failed is retried with the same id.
+/// Results, and the method's own errors. Faults are not stored, nor are the errors of one-way
+/// methods: a job that failed is retried with the same id.
 ///
 /// The store finds an outcome by the id alone, which the caller chooses. Whoever learns the id of
 /// another caller's request and sends it to the same method gets that outcome, with other arguments
@@ -107,7 +107,7 @@ impl<S: IdempotencyStore> Idempotency<S> {
         }
     }
 
-    /// Applies only to these methods, and to those of earlier calls. Others cost nothing then.
+    /// Applies only to these methods, and to those of earlier calls. Other methods cost nothing then.
     ///
     /// A method is named by its service and its name on the wire, as in `Bank.pay`. A `*` at the
     /// end matches any ending.
@@ -172,7 +172,7 @@ where
     type Future = BoxFuture<'static, Result<Answer, BoxError>>;
 
     /// Always ready. Waiting for the next service happens in the future that `call` returns, after
-    /// the store was asked: a request that is answered from the store needs nothing of it.
+    /// the store was asked: a request that is answered from the store does not need that service.
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }

@@ -11,8 +11,8 @@ use crate::service::middleware::BoxError;
 ///
 /// Implementations may write the methods as `async fn`. All workers of a service should share one
 /// store, such as a table of their database. Outcomes may be deleted once their requests can no
-/// longer come back: a call does not after its timeout; a job may wait in a retry queue, and as
-/// long as operators like in the dead-letter queue.
+/// longer come back. A call does not come back after its timeout. A job may wait in retry queues,
+/// and in the dead-letter queue for as long as operators like.
 ///
 /// ```
 /// use rpc_runtime::RequestId;
