@@ -339,12 +339,13 @@ async fn jobs_leave_alone_if_their_workers_take_no_batches() {
     server.stop().await.unwrap();
 }
 
-/// Not for quorum queues: one that was declared shortly before a crash may not answer for a while, or
-/// not at all on RabbitMQ 3.10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn confirmed_batches_of_jobs_survive_the_crash_of_the_broker() {
     let node = Node::start().await.unwrap();
-    let queues = [RequestQueue::new("mail")];
+    let queues = [
+        RequestQueue::new("mail"),
+        RequestQueue::new("quorum-mail").quorum(),
+    ];
     let broker = Broker::connect(node.url()).await.unwrap();
     let offices = queues.iter().map(|queue| (queue, Office::open()));
     let offices: Vec<_> = offices.collect();
