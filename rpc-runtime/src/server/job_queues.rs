@@ -1,7 +1,6 @@
 //! The queues in which the jobs of a request queue wait for a retry, and the one that keeps those
 //! that failed for good.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,9 +13,9 @@ use crate::describe::RetryPolicy;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{InvalidName, MAX_SHORT_STR, Message, ShortStr};
-use crate::service::{next_wait, rounded_up, waits_of};
+use crate::service::waits_of_all;
 use crate::telemetry::{LogLimit, Suppressed};
-use crate::transport::{DeclareMode, Outgoing, RequestQueue, SendToken, Transport};
+use crate::transport::{Outgoing, RequestQueue, SendToken, Transport};
 
 /// A job that has been stuck for this long is an error in the log.
 const STUCK_FOR_LONG: Duration = Duration::from_secs(5 * 60);
@@ -42,14 +41,6 @@ pub(super) enum Destination {
     Dead,
     /// The end of the request queue, for the copy of a job that was redelivered from there.
     Requests,
-    /// The end of the request queue, for a job of a redelivered batch.
-    RequestsFromBatch,
-}
-
-impl Destination {
-    pub(super) fn is_request_queue(self) -> bool {
-        matches!(self, Self::Requests | Self::RequestsFromBatch)
-    }
 }
 
 /// How many retry queues and dead-letter queues are declared at a time, each on a channel of its
@@ -72,19 +63,15 @@ impl JobQueues {
     }
 
     /// Returns the queues that a server declares before it serves these jobs, so that it does not
-    /// start without permission for them: the dead-letter queue, and a retry queue for each policy.
-    /// A server that must not declare queues needs all retry queues that the policies use.
+    /// start without permission for them: the dead-letter queue, and all retry queues that these
+    /// jobs may need. None of them is declared only when a job needs it, because up to RabbitMQ 4.2
+    /// a quorum queue that is declared moments before its node crashes loses its messages.
     pub(super) fn needed(
         queue: &RequestQueue,
         policies: impl Iterator<Item = RetryPolicy>,
     ) -> Vec<RequestQueue> {
-        let times: BTreeSet<u64> = match queue.declare_mode() {
-            DeclareMode::Active => policies
-                .map(|policy| next_wait(rounded_up(policy.min_delay)).0)
-                .collect(),
-            _ => policies.flat_map(|policy| waits_of(&policy)).collect(),
-        };
-        let retry = times.into_iter().map(|millis| queue.retry_queue(millis));
+        let waits = waits_of_all(policies).into_iter();
+        let retry = waits.map(|millis| queue.retry_queue(millis));
         std::iter::once(queue.dead_queue()).chain(retry).collect()
     }
 
@@ -109,7 +96,7 @@ impl JobQueues {
         match destination {
             Destination::Retry(millis) => self.queue.retry_queue(millis),
             Destination::Dead => self.queue.dead_queue(),
-            Destination::Requests | Destination::RequestsFromBatch => self.queue.clone(),
+            Destination::Requests => self.queue.clone(),
         }
     }
 
@@ -125,7 +112,7 @@ impl JobQueues {
         may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
         let queue = self.queue(destination);
-        if !destination.is_request_queue() {
+        if destination != Destination::Requests {
             let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
             // Fails only if the semaphore is closed, which it never is.
             let _permit = self.declaring.acquire().await;
@@ -133,8 +120,7 @@ impl JobQueues {
         }
         // A copy of a job from the request queue is not mandatory: the queue exists, because this
         // worker consumes it. The confirm of a mandatory message may take a second, and a copy that
-        // runs before its original is acked may multiply. A batch says nothing about the request
-        // queue, whose node may be down.
+        // runs before its original is acked may multiply.
         let mandatory = destination != Destination::Requests;
         let outgoing = Outgoing {
             // The server has checked the names.

@@ -155,7 +155,7 @@ impl RequestHandler {
                 Ok(SendOutcome::Expired) => {}
                 // The request queue is full, and this worker would not empty it by waiting. So the
                 // job waits in a retry queue.
-                Ok(SendOutcome::Refused(None)) if destination.is_request_queue() => {
+                Ok(SendOutcome::Refused(None)) if destination == Destination::Requests => {
                     destination = Destination::Retry(SHORTEST_WAIT);
                     continue;
                 }

@@ -167,7 +167,8 @@ impl RequestHandler {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
-        let is_counted_copy = redelivery_count(&properties.headers) > 0;
+        // A copy from a retry queue has waited there.
+        let is_counted_copy = redelivery_count(&properties.headers) > 0 && !is_dead_lettered;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
         let share = RequestShare::new(control, delivery.tag, 1, in_progress);
         let ack = match request_key(&delivery) {

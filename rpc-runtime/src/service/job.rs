@@ -4,6 +4,7 @@
 //! returned `Ok`. If the method fails, a copy of the job waits in a retry queue, or ends in the
 //! dead-letter queue with the reason.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::codec::Codec;
@@ -42,6 +43,11 @@ const RETRY_QUEUES: [u64; 22] = [
 
 /// The shortest time that a job waits in a retry queue, in milliseconds.
 pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
+
+/// How long a job of a redelivered batch waits in a retry queue, in milliseconds. It may have
+/// crashed its worker. It must not do so again before the batch is acknowledged; otherwise the
+/// batch and the copies of its jobs are delivered, and the copies multiply.
+pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 2_000;
 
 /// Returns the names of the queues in which jobs of a request queue wait for a retry, or until the
 /// time that their caller set. A worker declares them when it needs them.
@@ -174,9 +180,17 @@ fn spread(delay: Duration, jitter: f64) -> Duration {
     delay.min(MAX_DELAY).mul_f64(0.8 + 0.4 * jitter)
 }
 
+/// Returns the times to live of the retry queues that jobs with these policies may use, in
+/// milliseconds. A caller's delay may use others.
+pub(crate) fn waits_of_all(policies: impl Iterator<Item = RetryPolicy>) -> BTreeSet<u64> {
+    let always = [SHORTEST_WAIT, REDELIVERED_BATCH_WAIT];
+    let of_policies = policies.flat_map(|policy| waits_of(&policy));
+    always.into_iter().chain(of_policies).collect()
+}
+
 /// Returns the times to live of all retry queues that the delays of a policy may use, in
 /// milliseconds: those up to the longest.
-pub(crate) fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<> {
+fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<> {
     let (longest, _) = next_wait(rounded_up(spread(policy.max_delay.max(policy.min_delay), 1.0)));
     RETRY_QUEUES
         .into_iter()
@@ -278,6 +292,13 @@ mod tests {
             panic!("{after:?}")
         };
         assert!(delay <= 2 * MAX_DELAY, "{delay:?}");
+    }
+
+    #[test]
+    fn the_waits_that_do_not_depend_on_a_policy_have_queues() {
+        for wait in waits_of_all(std::iter::empty()) {
+            assert!(RETRY_QUEUES.contains(&wait), "{wait}");
+        }
     }
 
     proptest! {

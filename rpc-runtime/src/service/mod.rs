@@ -36,7 +36,9 @@ pub(crate) use dispatcher::{Dispatcher, ServedService};
 pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
-pub(crate) use job::{AfterFailure, JobFailure, SHORTEST_WAIT, next_wait, rounded_up, waits_of};
+pub(crate) use job::{
+    AfterFailure, JobFailure, REDELIVERED_BATCH_WAIT, SHORTEST_WAIT, next_wait, rounded_up, waits_of_all,
+};
 pub use job::{dead_queue, retry_queues};
 pub(crate) use method_record::MethodRecord;
 pub(crate) use redelivery::{redelivery_count, set_redelivery_count};

@@ -9,8 +9,8 @@ use super::*;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
-    BatchedCall, DeadLettered, Fault, FaultCode, Headers, Malformed, Message, Properties, ReplyAddresses,
-    ShortStr, write_batch,
+    BatchedCall, DeadLettered, DeathReason, Fault, FaultCode, Headers, Malformed, Message, Properties,
+    ReplyAddresses, ShortStr, failed_attempts, write_batch,
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
@@ -25,8 +25,8 @@ struct RecordingBroker {
     events: Arc<Mutex<Vec<&'static str>>>,
     /// The messages that were published.
     sent: Arc<Mutex<Vec<Message>>>,
-    /// Whether each of them was mandatory.
-    mandatory: Arc<Mutex<Vec<bool>>>,
+    /// Where each of them was sent to, and whether it was mandatory.
+    sent_to: Arc<Mutex<Vec<(String, bool)>>>,
     board: Arc<StatusBoard>,
     /// Whether messages leave at once.
     sends_at_once: bool,
@@ -34,6 +34,12 @@ struct RecordingBroker {
 }
 
 impl RecordingBroker {
+    fn sent_to(&self) -> Vec<(&'static str, bool)> {
+        let sent_to = self.sent_to.lock().unwrap().clone();
+        let to = |(queue, mandatory): (String, bool)| (&*queue.leak(), mandatory);
+        sent_to.into_iter().map(to).collect()
+    }
+
     fn note(&self, what: &'static str) {
         self.events.lock().unwrap().push(what);
     }
@@ -120,7 +126,8 @@ impl Publisher for RecordingBroker {
             return std::future::pending().await;
         }
         self.note("reply sent");
-        self.mandatory.lock().unwrap().push(outgoing.mandatory);
+        let to = (outgoing.queue.to_string(), outgoing.mandatory);
+        self.sent_to.lock().unwrap().push(to);
         self.sent.lock().unwrap().push(outgoing.message);
         // A handler that does not wait for the confirm acks the request here.
         tokio::task::yield_now().await;
@@ -172,7 +179,7 @@ fn broker(results: Vec<Published>, sends_at_once: bool) -> RecordingBroker {
         results: Arc::new(Mutex::new(results)),
         events: Arc::default(),
         sent: Arc::default(),
-        mandatory: Arc::default(),
+        sent_to: Arc::default(),
         board: Arc::new(StatusBoard::new(&Connectivity::Up)),
     }
 }
@@ -646,8 +653,57 @@ async fn a_job_whose_copy_is_never_confirmed_is_kept_until_its_delivery_is_lost(
 /// mandatory copy may come only after the copy was delivered.
 #[tokio::test(start_paused = true)]
 async fn a_copy_is_mandatory_unless_it_returns_to_its_queue() {
-    for (redelivered, is_mandatory) in [(false, true), (true, false)] {
+    for (redelivered, to) in [(false, ("q.dead", true)), (true, ("q", false))] {
         let copies = serve_job(vec![Published::Confirmed], redelivered, false).await;
-        assert_eq!(*copies.mandatory.lock().unwrap(), [is_mandatory]);
+        assert_eq!(copies.sent_to(), [to]);
+    }
+}
+
+/// One of them may crash the worker, and must not do so again before the batch is acked.
+#[tokio::test(start_paused = true)]
+async fn the_jobs_of_a_redelivered_batch_wait_in_a_retry_queue() {
+    let copies = broker(vec![Published::Confirmed; 2], false);
+    let (handler, _tasks) = job_handler(&copies, &copies).await;
+    let calls = ["a", "b"].map(|_| BatchedCall {
+        id: uuid::Uuid::new_v4(),
+        method: ShortStr::from_static("send"),
+        time_to_live: None,
+        arguments: bytes::Bytes::from_static(b"[]"),
+        headers: Headers::default(),
+    });
+    let mut delivery = job(true);
+    delivery.message.body = write_batch(&calls);
+    let in_progress = RequestsInProgress::default();
+    let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
+    handler
+        .handle(delivery, true, control, received, &in_progress)
+        .await;
+    assert_eq!(copies.sent_to(), [("q.retry.2000", true); 2]);
+    for message in &*copies.sent.lock().unwrap() {
+        let headers = &message.properties.headers;
+        assert_eq!(redelivery_count(headers), 1);
+        assert_eq!(failed_attempts(headers), 0);
+    }
+    assert_eq!(copies.events.lock().unwrap().last(), Some(&"request acked"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_a_redelivered_job_pauses_unless_it_has_waited() {
+    let mut waited = DeadLettered::default();
+    waited.add(DeathReason::Expired, 1, None);
+    for (dead_lettered, pauses) in [(None, true), (Some(waited), false)] {
+        let copies = broker(vec![Published::Confirmed], false);
+        let (handler, _tasks) = job_handler(&copies, &copies).await;
+        let mut delivery = job(false);
+        let properties = &mut delivery.message.properties;
+        properties.dead_lettered = dead_lettered;
+        Origin::mark_moved(&mut properties.headers);
+        set_redelivery_count(&mut properties.headers, 1);
+        let in_progress = RequestsInProgress::default();
+        let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
+        handler
+            .handle(delivery, false, control, received, &in_progress)
+            .await;
+        assert_eq!(received.at.elapsed() >= COPY_PAUSE, pauses);
     }
 }
