@@ -1,10 +1,11 @@
 //! The queues in which the jobs of a request queue wait for a retry, and the one that keeps those
 //! that failed for good.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::Instant;
 use tracing::Level;
 
@@ -29,12 +30,13 @@ pub(super) struct JobQueues {
     /// Separate from the channel of replies, so that a queue that takes no jobs does not delay
     /// replies.
     channel: Arc<ReplyChannel>,
-    declaring: Semaphore,
+    /// At most 24: the retry queues, the dead-letter queue and the request queue.
+    targets: Mutex<HashMap<Destination, Arc<Target>>>,
     log: LogLimit,
 }
 
 /// Where a job goes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Destination {
     /// The retry queue with this time to live, in milliseconds.
     Retry(u64),
@@ -43,9 +45,36 @@ pub(super) enum Destination {
     Requests,
 }
 
-/// How many retry queues and dead-letter queues are declared at a time, each on a channel of its
-/// own. All jobs of a batch may fail at once, and a connection has a limit of channels.
-const MAX_DECLARING: usize = 16;
+/// How many copies of jobs may be unconfirmed in one queue. A queue that confirms nothing keeps as
+/// many. RabbitMQ 4 may keep the channel waiting for each of them while a quorum queue has no
+/// leader, and it no longer reads the connection once 400 messages of a channel wait for that.
+const MAX_UNCONFIRMED: usize = 64;
+
+/// A queue to which jobs are moved. Each has limits of its own, so that one that takes no jobs does
+/// not delay the jobs for another one.
+#[derive(Debug)]
+struct Target {
+    /// A permit for each copy that may be unconfirmed.
+    permits: Semaphore,
+    last_declare: AsyncMutex<LastDeclare>,
+}
+
+/// The last attempt to declare a queue.
+#[derive(Debug, Default)]
+struct LastDeclare {
+    /// How many attempts there were.
+    number: u64,
+    error: Option<BrokerError>,
+}
+
+impl Target {
+    fn new() -> Self {
+        Self {
+            permits: Semaphore::new(MAX_UNCONFIRMED),
+            last_declare: AsyncMutex::default(),
+        }
+    }
+}
 
 impl JobQueues {
     pub(super) fn new(
@@ -57,7 +86,7 @@ impl JobQueues {
             queue: queue.clone(),
             transport,
             channel,
-            declaring: Semaphore::new(MAX_DECLARING),
+            targets: Mutex::default(),
             log: LogLimit::new("jobs"),
         }
     }
@@ -100,36 +129,62 @@ impl JobQueues {
         }
     }
 
+    fn target(&self, destination: Destination) -> Arc<Target> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = targets.entry(destination);
+        Arc::clone(target.or_insert_with(|| Arc::new(Target::new())))
+    }
+
     /// Publishes a job. `may_have_closed_channel` is whether a channel on which it was published
     /// was closed.
     ///
-    /// A retry queue or dead-letter queue is declared first, because somebody may have deleted it.
-    /// That costs a round trip for each job that waits or dies.
+    /// A retry queue or dead-letter queue that does not exist, because nobody needed it before or
+    /// somebody has deleted it, is declared.
     pub(super) async fn publish(
         &self,
         destination: Destination,
         message: &Message,
         may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
+        let target = self.target(destination);
+        // Fails only if the semaphore is closed, which it never is.
+        let _permit = target.permits.acquire().await;
         let queue = self.queue(destination);
-        if destination != Destination::Requests {
-            let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
-            // Fails only if the semaphore is closed, which it never is.
-            let _permit = self.declaring.acquire().await;
-            transport.declare_requests(&queue).await?;
-        }
-        // A copy of a job from the request queue is not mandatory: the queue exists, because this
-        // worker consumes it. The confirm of a mandatory message may take a second, and a copy that
-        // runs before its original is acked may multiply.
-        let mandatory = destination != Destination::Requests;
         let outgoing = Outgoing {
             // The server has checked the names.
             queue: ShortStr::new(queue.name()).map_err(|_| BrokerError::Closed)?,
-            mandatory,
+            // A copy of a job from the request queue is not mandatory: the queue exists, because
+            // this worker consumes it. The confirm of a mandatory message may take a second, and a
+            // copy that runs before its original is acked may multiply.
+            mandatory: destination != Destination::Requests,
             message: message.clone(),
             send_token: SendToken::default(),
         };
+        let declares = target.last_declare.lock().await.number;
+        let sending = self.channel.send(outgoing.clone(), None, may_have_closed_channel);
+        let outcome = sending.await?;
+        if !matches!(outcome, SendOutcome::Unroutable) {
+            return Ok(outcome);
+        }
+        self.declare(&target.last_declare, declares, &queue).await?;
         self.channel.send(outgoing, None, may_have_closed_channel).await
+    }
+
+    /// Declares a queue, unless somebody has tried that since there were this many attempts: then
+    /// returns the outcome. So jobs that wait for one queue do not declare it one after another.
+    async fn declare(
+        &self,
+        last: &AsyncMutex<LastDeclare>,
+        number: u64,
+        queue: &RequestQueue,
+    ) -> Result<(), BrokerError> {
+        let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
+        let mut last = last.lock().await;
+        if last.number == number {
+            last.error = transport.declare_requests(queue).await.err();
+            last.number += 1;
+        }
+        last.error.clone().map_or(Ok(()), Err)
     }
 
     /// Logs that a job cannot be moved. `since` is when that was first tried.

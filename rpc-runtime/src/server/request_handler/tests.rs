@@ -2,7 +2,7 @@ use std::pin::pin;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -72,6 +72,7 @@ impl Transport for RecordingBroker {
     }
 
     async fn declare_requests(&self, _: &RequestQueue) -> Result<(), BrokerError> {
+        self.note("queue declared");
         Ok(())
     }
 
@@ -121,13 +122,12 @@ impl Publisher for RecordingBroker {
     async fn wait_ready(&self) {}
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
-        if self.never_confirms {
-            self.note("reply sent");
-            return std::future::pending().await;
-        }
         self.note("reply sent");
         let to = (outgoing.queue.to_string(), outgoing.mandatory);
         self.sent_to.lock().unwrap().push(to);
+        if self.never_confirms {
+            return std::future::pending().await;
+        }
         self.sent.lock().unwrap().push(outgoing.message);
         // A handler that does not wait for the confirm acks the request here.
         tokio::task::yield_now().await;
@@ -581,6 +581,20 @@ fn job(redelivered: bool) -> Delivery {
     }
 }
 
+fn redelivered_batch(jobs: usize) -> Delivery {
+    let call = || BatchedCall {
+        id: uuid::Uuid::new_v4(),
+        method: ShortStr::from_static("send"),
+        time_to_live: None,
+        arguments: bytes::Bytes::from_static(b"[]"),
+        headers: Headers::default(),
+    };
+    let calls: Vec<_> = std::iter::repeat_with(call).take(jobs).collect();
+    let mut delivery = job(true);
+    delivery.message.body = write_batch(&calls);
+    delivery
+}
+
 /// Handles a job. If `loses_delivery`, its subscription is lost after the first copy was published.
 /// Returns the broker for copies.
 async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: bool) -> RecordingBroker {
@@ -664,15 +678,7 @@ async fn a_copy_is_mandatory_unless_it_returns_to_its_queue() {
 async fn the_jobs_of_a_redelivered_batch_wait_in_a_retry_queue() {
     let copies = broker(vec![Published::Confirmed; 2], false);
     let (handler, _tasks) = job_handler(&copies, &copies).await;
-    let calls = ["a", "b"].map(|_| BatchedCall {
-        id: uuid::Uuid::new_v4(),
-        method: ShortStr::from_static("send"),
-        time_to_live: None,
-        arguments: bytes::Bytes::from_static(b"[]"),
-        headers: Headers::default(),
-    });
-    let mut delivery = job(true);
-    delivery.message.body = write_batch(&calls);
+    let delivery = redelivered_batch(2);
     let in_progress = RequestsInProgress::default();
     let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
     handler
@@ -706,4 +712,43 @@ async fn a_copy_of_a_redelivered_job_pauses_unless_it_has_waited() {
             .await;
         assert_eq!(received.at.elapsed() >= COPY_PAUSE, pauses);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_queue_is_declared_once_for_all_jobs_that_need_it() {
+    let returned = vec![Published::Returned; 3];
+    let results = [returned, vec![Published::Confirmed; 3]].concat();
+    let copies = broker(results, false);
+    let (handler, _tasks) = job_handler(&copies, &copies).await;
+    let in_progress = RequestsInProgress::default();
+    let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
+    let delivery = redelivered_batch(3);
+    handler
+        .handle(delivery, true, control, received, &in_progress)
+        .await;
+    assert_eq!(copies.sent_to(), [("q.retry.2000", true); 6]);
+    let events = copies.events.lock().unwrap().clone();
+    let declares = events.iter().filter(|event| **event == "queue declared");
+    assert_eq!(declares.count(), 1);
+    assert_eq!(events.last(), Some(&"request acked"));
+    assert!(received.at.elapsed() < Duration::from_millis(500));
+}
+
+/// Each of them may keep the broker from reading the channel, and many of them the connection.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_queue() {
+    let mut copies = broker(Vec::new(), false);
+    copies.never_confirms = true;
+    let (handler, _tasks) = job_handler(&copies, &copies).await;
+    let in_progress = RequestsInProgress::default();
+    let control: Arc<dyn Control> = Arc::new(copies.clone());
+    let received = Received::at(Instant::now());
+    let handle =
+        |delivery, is_batch| handler.handle(delivery, is_batch, control.clone(), received, &in_progress);
+    let handling = join(handle(redelivered_batch(100), true), handle(job(false), false));
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, handling).await.is_err());
+    let sent_to = copies.sent_to();
+    let sent = |queue| sent_to.iter().filter(|(to, _)| *to == queue).count();
+    assert_eq!((sent("q.retry.2000"), sent("q.dead")), (64, 1));
 }
