@@ -1,5 +1,6 @@
 //! The configuration of a server, from which the server is opened.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,8 +62,8 @@ type QueueConfig = (RequestQueue, Dispatcher, Estimates);
 struct Shared {
     rules: Rules,
     channel: Arc<ReplyChannel>,
-    /// Only used if there are jobs.
-    job_channel: Arc<ReplyChannel>,
+    /// By the names of the request queues that have jobs.
+    job_channels: HashMap<String, Arc<ReplyChannel>>,
     reply_sender: ReplySender,
     probes: Arc<Probes>,
 }
@@ -112,11 +113,9 @@ impl ServerConfig {
         };
         let has_jobs = |(_, dispatcher, _): &&QueueConfig| dispatcher.jobs().next().is_some();
         let channel = open_channel();
-        let job_channel = if queues.iter().any(|queue| has_jobs(&queue)) {
-            open_channel()
-        } else {
-            Arc::clone(&channel)
-        };
+        let job_channels: HashMap<_, _> = (queues.iter().filter(has_jobs))
+            .map(|(queue, ..)| (queue.name().to_owned(), open_channel()))
+            .collect();
         let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel), self.broker.max_sent_bytes);
         reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(sending)));
         stop.run_until_cancelled(channel.wait_ready()).await.transpose()?;
@@ -133,7 +132,7 @@ impl ServerConfig {
         let shared = Shared {
             rules: self.rules(),
             channel,
-            job_channel,
+            job_channels,
             reply_sender,
             probes: Arc::new(probes),
         };
@@ -192,12 +191,9 @@ impl ServerConfig {
             ..shared.rules.clone()
         };
         let has_oneway = dispatcher.has_oneway();
-        let jobs = dispatcher.jobs().next().map(|_| {
-            JobQueues::new(
-                &queue,
-                Arc::downgrade(&self.broker.transport),
-                Arc::clone(&shared.job_channel),
-            )
+        let jobs = shared.job_channels.get(&name).map(|channel| {
+            let transport = Arc::downgrade(&self.broker.transport);
+            JobQueues::new(&queue, transport, Arc::clone(channel))
         });
         let handler = RequestHandler::new(
             name.clone(),
@@ -421,9 +417,9 @@ mod tests {
         async fn perform(&self) {}
     }
 
-    /// Otherwise, a queue that takes no copies would delay replies.
+    /// Otherwise, a queue that takes no copies would delay replies and the jobs of other queues.
     #[tokio::test]
-    async fn a_server_opens_another_channel_for_copies_of_jobs() {
+    async fn a_server_opens_another_channel_for_the_copies_of_each_queue() {
         let tasks_of = async |services: Vec<(RequestQueue, Arc<dyn Service>)>| {
             let mut config = ServerConfig::new(BrokerParts {
                 transport: Arc::new(MemoryTransport::new(&InProcessBroker::new())),
@@ -436,9 +432,10 @@ mod tests {
             server.reply_tasks.len()
         };
         let calls = || (RequestQueue::new("calls"), Arc::new(CallsServer::new(Idle)) as _);
-        let jobs = || (RequestQueue::new("jobs"), Arc::new(JobsServer::new(Idle)) as _);
+        let jobs = |queue: &str| (RequestQueue::new(queue), Arc::new(JobsServer::new(Idle)) as _);
         // A task for each channel, and one that sends replies.
         assert_eq!(tasks_of(vec![calls()]).await, 2);
-        assert_eq!(tasks_of(vec![calls(), jobs()]).await, 3);
+        assert_eq!(tasks_of(vec![calls(), jobs("jobs")]).await, 3);
+        assert_eq!(tasks_of(vec![calls(), jobs("jobs"), jobs("more")]).await, 4);
     }
 }
