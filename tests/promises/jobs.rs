@@ -436,6 +436,105 @@ async fn jobs_that_come_back_to_a_full_queue_do_not_stop_the_worker() {
     assert_eq!(dead(&broker, &queue).await, 0);
 }
 
+/// Declares the queues of jobs as `docs/jobs.md` says, for a worker that declares none. The
+/// dead-letter queue takes no more than this many letters.
+async fn declare_all(peer: &RawPeer, queue: &str, letters: i64) {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let declare = async |name: String, arguments: Vec<(&str, AMQPValue)>| {
+        let mut table = lapin::types::FieldTable::default();
+        for (name, value) in arguments {
+            table.insert(name.into(), value);
+        }
+        let durable = lapin::options::QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        let declaring = peer.channel().queue_declare(name.into(), durable, table);
+        declaring.await.unwrap();
+    };
+    for name in [queue.to_owned(), format!("{queue}.batch")] {
+        declare(name, Vec::new()).await;
+    }
+    let arguments = vec![
+        ("x-max-length", AMQPValue::LongLongInt(letters)),
+        ("x-overflow", text("reject-publish")),
+    ];
+    declare(format!("{queue}.dead"), arguments).await;
+    for millis in [100, 200, 2000, 10_000] {
+        let arguments = vec![
+            ("x-queue-type", text("quorum")),
+            ("x-dead-letter-exchange", text("")),
+            ("x-dead-letter-routing-key", text(queue)),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+            ("x-message-ttl", AMQPValue::LongLongInt(millis)),
+        ];
+        declare(format!("{queue}.retry.{millis}"), arguments).await;
+    }
+}
+
+/// Jobs that a full dead-letter queue does not take occupy no worker, and are kept once there is
+/// room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_wait_for_a_full_dead_letter_queue_without_occupying_the_worker() {
+    let (broker, queue, office) = (World::RabbitMq.broker().await, unique("mail"), Office::default());
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    declare_all(&peer, &queue, 3).await;
+    let (batches, dead_queue) = (format!("{queue}.batch"), format!("{queue}.dead"));
+    for _ in 0..3 {
+        let filler = lapin::BasicProperties::default();
+        peer.publish(&dead_queue, filler, b"filler").await.unwrap();
+    }
+    let serve = || {
+        let requests = RequestQueue::new(&queue).existing();
+        let server = Server::new(&broker).concurrency(1);
+        server.serve_on(requests, MailServer::new(office.clone())).start()
+    };
+    let server = serve().await.unwrap();
+    let mail = client(&broker, &queue);
+    for what in ["poison", "poison", "fine"] {
+        mail.note(what).await.unwrap();
+    }
+    let properties = lapin::BasicProperties::default()
+        .with_type("rpc.batch".into())
+        .with_content_type("application/msgpack".into());
+    let body = batch(&["poison", "fine"].map(|what| ("note", what, &[][..])));
+    peer.publish(&batches, properties, &body).await.unwrap();
+    let waiting = format!("{queue}.retry.10000");
+    until("the others run", SOON, async || {
+        let waiting = peer.queue_depth(&waiting).await?;
+        Ok(office.attempts("fine").len() == 2 && waiting == Some(3))
+    })
+    .await
+    .unwrap();
+    server.stop().await.unwrap();
+    for empty in [&queue, &batches] {
+        assert_eq!(peer.queue_depth(empty).await.unwrap(), Some(0), "{empty}");
+    }
+
+    let purge = lapin::options::QueuePurgeOptions::default();
+    peer.channel()
+        .queue_purge(dead_queue.as_str().into(), purge)
+        .await
+        .unwrap();
+    let server = serve().await.unwrap();
+    until_dead(&broker, &queue, 3).await;
+    server.stop().await.unwrap();
+    assert_eq!(office.attempts("poison"), [1, 1, 1]);
+    for empty in [&queue, &waiting] {
+        assert_eq!(peer.queue_depth(empty).await.unwrap(), Some(0), "{empty}");
+    }
+    for _ in 0..3 {
+        let options = BasicGetOptions { no_ack: true };
+        let letter = peer.channel().basic_get(dead_queue.as_str().into(), options);
+        let letter = letter.await.unwrap().expect("it is kept").delivery;
+        let headers = letter.properties.headers().as_ref().unwrap().inner();
+        let reason = AMQPValue::LongString("panicked".into());
+        assert_eq!(headers.get("rpc-reason"), Some(&reason));
+        assert_eq!(headers.get("rpc-given-up"), None);
+    }
+}
+
 /// A batch: one call of `note`, which is to wait for 100 ms, with another header.
 fn batch_with_header(name: &str, value: &str) -> Vec<u8> {
     batch(&[("note", "forged", &[("rpc-delay", "100"), (name, value)])])

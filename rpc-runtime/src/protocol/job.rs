@@ -27,6 +27,8 @@ pub(crate) const FIRST_TRACE_HEADER: &str = "rpc-first-trace";
 pub(crate) const TRACEPARENT: &str = "traceparent";
 /// The queue that the job was sent to. Only in the dead-letter queue.
 pub(crate) const ORIGIN_HEADER: &str = "rpc-origin";
+/// Marks a job that was given up and waits in a retry queue until the dead-letter queue takes it.
+pub(crate) const GIVEN_UP_HEADER: &str = "rpc-given-up";
 /// The user that sent the job. A worker writes it when it moves the job, because the copy has no
 /// `user_id`. The broker does not validate this header.
 pub(crate) const USER_HEADER: &str = "rpc-user";
@@ -46,7 +48,7 @@ pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The headers of jobs, which [`limit_headers`] keeps unless they are too long to be a worker's
 /// own.
-const JOB_HEADERS: [&str; 9] = [
+const JOB_HEADERS: [&str; 10] = [
     ATTEMPTS_HEADER,
     FIRST_FAILURE_HEADER,
     LAST_FAILURE_HEADER,
@@ -55,6 +57,7 @@ const JOB_HEADERS: [&str; 9] = [
     ERROR_HEADER,
     FIRST_TRACE_HEADER,
     ORIGIN_HEADER,
+    GIVEN_UP_HEADER,
     USER_HEADER,
 ];
 
@@ -96,6 +99,27 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
     set(headers, LAST_FAILURE_HEADER, now.to_string());
     set(headers, REASON_HEADER, reason.to_owned());
     set(headers, ERROR_HEADER, shortened(error).to_owned());
+}
+
+/// Returns how long ago the last attempt failed. Zero if that is not known. `now` is in milliseconds
+/// since the Unix epoch.
+pub(crate) fn since_last_failure(headers: &Headers, now: u64) -> Duration {
+    let failed = number(headers, LAST_FAILURE_HEADER).unwrap_or(now);
+    Duration::from_millis(now.saturating_sub(failed))
+}
+
+/// Whether a job was given up, so that it must not run again.
+pub(crate) fn is_given_up(headers: &Headers) -> bool {
+    headers.get(GIVEN_UP_HEADER).is_some()
+}
+
+/// Marks a job as given up, or removes the mark.
+pub(crate) fn mark_given_up(headers: &mut Headers, is_given_up: bool) {
+    if is_given_up {
+        set(headers, GIVEN_UP_HEADER, String::new());
+    } else {
+        headers.remove(GIVEN_UP_HEADER);
+    }
 }
 
 /// Records the queue that a job came from, for the dead-letter queue.

@@ -43,8 +43,9 @@ pub use invalid_name::InvalidName;
 #[cfg(feature = "opentelemetry")]
 pub(crate) use job::TRACEPARENT;
 pub(crate) use job::{
-    DELAY_HEADER, FIRST_TRACE_HEADER, MAX_DELAY, failed_attempts, limit_headers, record_failure,
-    record_origin, record_trace, record_user, remaining_delay, set_remaining_delay,
+    DELAY_HEADER, FIRST_TRACE_HEADER, MAX_DELAY, REASON_HEADER, failed_attempts, is_given_up, limit_headers,
+    mark_given_up, record_failure, record_origin, record_trace, record_user, remaining_delay,
+    set_remaining_delay, since_last_failure,
 };
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
-use tokio::time::Instant;
 use tracing::Level;
 
 use super::reply_channel::{ReplyChannel, SendOutcome};
@@ -14,7 +13,7 @@ use crate::describe::RetryPolicy;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{InvalidName, MAX_SHORT_STR, Message, ShortStr};
-use crate::service::waits_of_all;
+use crate::service::{DEAD_LETTER_WAIT, SHORTEST_WAIT, waits_of_all};
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{Outgoing, RequestQueue, SendToken, Transport};
 
@@ -43,6 +42,18 @@ pub(super) enum Destination {
     Dead,
     /// The end of the request queue, for the copy of a job that was redelivered from there.
     Requests,
+}
+
+impl Destination {
+    /// The retry queue in which a job waits if this queue does not take it. This worker would not
+    /// empty a full request queue by keeping jobs, and a dead-letter queue may be full for days.
+    pub(super) fn fallback(self) -> Option<Self> {
+        match self {
+            Self::Retry(_) => None,
+            Self::Dead => Some(Self::Retry(DEAD_LETTER_WAIT)),
+            Self::Requests => Some(Self::Retry(SHORTEST_WAIT)),
+        }
+    }
 }
 
 /// How many copies of jobs may be unconfirmed in one queue. A queue that confirms nothing keeps as
@@ -187,19 +198,35 @@ impl JobQueues {
         last.error.clone().map_or(Ok(()), Err)
     }
 
-    /// Logs that a job cannot be moved. `since` is when that was first tried.
-    pub(super) fn log_stuck(&self, destination: Destination, since: Instant, error: Option<&BrokerError>) {
-        const MESSAGE: &str = "cannot move a job to this queue, so the worker keeps it and tries again: check that \
-                               the queue exists and takes messages";
-        let (queue, stuck_for) = (self.queue(destination), since.elapsed());
+    /// Logs that a queue did not take a job. `stuck_for` is since when the job should be there.
+    pub(super) fn log_not_taken(
+        &self,
+        destination: Destination,
+        stuck_for: Duration,
+        error: Option<&BrokerError>,
+    ) {
+        let message =
+            "this queue does not take a job, so the job waits: check that the queue exists and is not full";
+        self.log(message, destination, stuck_for, error);
+    }
+
+    /// Logs that the broker does not confirm a copy of a job.
+    pub(super) fn log_unconfirmed(&self, destination: Destination, stuck_for: Duration) {
+        let message = "the broker does not confirm jobs for this queue, so the worker keeps them until it does: \
+                       check that the queue has a leader and that the connection is not blocked";
+        self.log(message, destination, stuck_for, None);
+    }
+
+    fn log(&self, message: &str, destination: Destination, stuck_for: Duration, error: Option<&BrokerError>) {
+        let queue = self.queue(destination);
         let error = error.map(|error| Logged(Chain(error)).to_string());
         let queue = queue.name();
         if stuck_for < STUCK_FOR_LONG {
             if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "stuck") {
-                tracing::warn!(queue, error, suppressed, "{MESSAGE}");
+                tracing::warn!(queue, error, suppressed, "{message}");
             }
         } else if let Some(Suppressed(suppressed)) = self.log.admit(Level::ERROR, "stuck_for_long") {
-            tracing::error!(queue, error, ?stuck_for, suppressed, "{MESSAGE}");
+            tracing::error!(queue, error, ?stuck_for, suppressed, "{message}");
         }
     }
 }

@@ -13,10 +13,11 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, record_origin,
-    record_trace, record_user, remaining_delay, reserved_header, set_remaining_delay,
+    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, mark_given_up,
+    record_origin, record_trace, record_user, remaining_delay, reserved_header, set_remaining_delay,
+    since_last_failure,
 };
-use crate::service::{AfterFailure, JobFailure, Origin, SHORTEST_WAIT, next_wait, rounded_up};
+use crate::service::{AfterFailure, JobFailure, Origin, next_wait, outcome_of, rounded_up};
 use crate::telemetry::{Event, count};
 
 /// How long to wait before the next attempt to move a job that could not be moved, at first and at
@@ -67,21 +68,26 @@ impl RequestHandler {
             return acks.ack();
         };
         record_trace(&mut properties.headers, &reply.headers);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        match failure.record(&mut properties.headers, method, now, fastrand::f64()) {
+        match failure.record(&mut properties.headers, method, unix_millis(), fastrand::f64()) {
             AfterFailure::Retry(delay) => {
                 if self.delay_job(jobs, message, delay, acks).await {
                     count(Event::JobRetried { queue: &self.queue });
                 }
             }
-            AfterFailure::Dead => {
-                record_origin(&mut properties.headers, &self.queue);
-                if self.move_job(jobs, Destination::Dead, message, acks).await {
-                    let (queue, reason) = (&self.queue, failure.outcome().as_str());
-                    count(Event::JobDied { queue, reason });
-                }
-            }
+            AfterFailure::Dead => self.dead_letter_job(jobs, message, acks).await,
+        }
+    }
+
+    /// Moves a job that was given up to the dead-letter queue. If that takes no jobs now, moves it
+    /// to a retry queue, from which it comes back to this.
+    pub(super) async fn dead_letter_job(&self, jobs: &JobQueues, mut message: Message, acks: PendingAcks) {
+        let (headers, queue) = (&mut message.properties.headers, &*self.queue);
+        record_origin(headers, queue);
+        let reason = outcome_of(headers).as_str();
+        match self.move_job(jobs, Destination::Dead, message, acks).await {
+            Some(Destination::Dead) => count(Event::JobDied { queue, reason }),
+            Some(_) => count(Event::DeadLetterRefused { queue }),
+            None => {}
         }
     }
 
@@ -95,22 +101,22 @@ impl RequestHandler {
     ) -> bool {
         let (millis, rest) = next_wait(rounded_up(delay));
         set_remaining_delay(&mut message.properties.headers, rest);
-        self.move_job(jobs, Destination::Retry(millis), message, acks)
-            .await
+        let moved = self.move_job(jobs, Destination::Retry(millis), message, acks);
+        moved.await.is_some()
     }
 
     /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
-    /// Returns whether it has.
+    /// Returns where the copy is: there, or in a retry queue if the destination takes no jobs now.
     ///
     /// Tries until that succeeds, the original can no longer be acked, or the handle is closed. In
-    /// the last two cases, the broker delivers the original again.
+    /// the last two cases, it returns `None`, and the broker delivers the original again.
     pub(super) async fn move_job(
         &self,
         jobs: &JobQueues,
-        mut destination: Destination,
+        wanted: Destination,
         mut message: Message,
         mut acks: PendingAcks,
-    ) -> bool {
+    ) -> Option<Destination> {
         acks.mark_forwarded();
         let properties = &mut message.properties;
         let headers = &mut properties.headers;
@@ -129,49 +135,68 @@ impl RequestHandler {
         properties.persistent = true;
         // Only the user itself can publish a message with its user id.
         properties.user_id = None;
+        let given_up_for = match wanted {
+            Destination::Dead => since_last_failure(headers, unix_millis()),
+            Destination::Retry(_) | Destination::Requests => Duration::ZERO,
+        };
         let (begun, mut pause) = (Instant::now(), RETRY_PAUSE);
+        let stuck_for = || given_up_for + begun.elapsed();
+        let mut destination = wanted;
         let mut may_have_closed_channel = false;
         let mut stuck = None;
         loop {
             if acks.forget_lost() {
-                return false;
+                return None;
             }
+            let is_given_up = wanted == Destination::Dead && destination != wanted;
+            mark_given_up(&mut message.properties.headers, is_given_up);
             let mut publishing = pin!(jobs.publish(destination, &message, may_have_closed_channel));
             let published = loop {
                 if let Ok(published) = timeout(UNCONFIRMED_FOR_LONG, &mut publishing).await {
                     break published;
                 }
-                jobs.log_stuck(destination, begun, None);
+                jobs.log_unconfirmed(destination, stuck_for());
                 stuck.get_or_insert_with(|| Stuck::new(&self.queue));
                 if acks.forget_lost() {
-                    return false;
+                    return None;
                 }
             };
-            match published {
+            may_have_closed_channel = false;
+            let error = match published {
                 Ok(SendOutcome::Confirmed) => {
                     acks.ack();
-                    return true;
+                    return Some(destination);
                 }
-                Ok(SendOutcome::Expired) => {}
-                // The request queue is full, and this worker would not empty it by waiting. So the
-                // job waits in a retry queue.
-                Ok(SendOutcome::Refused(None)) if destination == Destination::Requests => {
-                    destination = Destination::Retry(SHORTEST_WAIT);
-                    continue;
+                // It never expires, because it has no deadline.
+                Ok(SendOutcome::Unroutable | SendOutcome::Refused(None) | SendOutcome::Expired) => None,
+                Ok(SendOutcome::Refused(Some(error))) => {
+                    may_have_closed_channel = true;
+                    Some(error)
                 }
-                Ok(SendOutcome::Unroutable) => jobs.log_stuck(destination, begun, None),
-                Ok(SendOutcome::Refused(error)) => {
-                    may_have_closed_channel = error.is_some();
-                    jobs.log_stuck(destination, begun, error.as_ref());
-                }
-                Err(error) if error.is_handle_ended() => return false,
-                Err(error) => jobs.log_stuck(destination, begun, Some(&error)),
+                Err(error) if error.is_handle_ended() => return None,
+                Err(error) => Some(error),
+            };
+            // That the request queue is full is no fault.
+            if destination != Destination::Requests || error.is_some() {
+                jobs.log_not_taken(destination, stuck_for(), error.as_ref());
             }
+            if let Some(fallback) = wanted.fallback()
+                && destination == wanted
+            {
+                destination = fallback;
+                continue;
+            }
+            destination = wanted;
             stuck.get_or_insert_with(|| Stuck::new(&self.queue));
             tokio::time::sleep(pause).await;
             pause = MAX_RETRY_PAUSE.min(2 * pause);
         }
     }
+}
+
+fn unix_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Counts a job that cannot be moved for as long as this exists.

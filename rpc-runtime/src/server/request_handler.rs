@@ -16,8 +16,8 @@ use super::queue_wait::{Probes, is_probe, probe_reply};
 use super::reply_channel::{ReplyChannel, SendOutcome};
 use super::reply_sender::ReplySender;
 use crate::protocol::{
-    InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, limit_headers, reserved_header,
-    write_millis,
+    InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, is_given_up, limit_headers,
+    reserved_header, write_millis,
 };
 use crate::service::{
     CorrelationId, DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received,
@@ -238,6 +238,13 @@ impl RequestHandler {
             dispatcher, rules, ..
         } = &self.executor;
         let jobs = self.jobs.as_ref().filter(|_| !expects_reply(&message.properties));
+        if malformed.is_none()
+            && let Some(jobs) = jobs
+            && is_given_up(&message.properties.headers)
+        {
+            drop(permit);
+            return self.dead_letter_job(jobs, message, acks).await;
+        }
         if malformed.is_none()
             && let Some(jobs) = jobs
             && let Some(delay) = self.prepare_job(&mut message)

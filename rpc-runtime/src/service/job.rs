@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, RetryPolicy};
 use crate::protocol::{
-    Fault, FaultCode, Headers, MAX_DELAY, Reply, ReplyKind, failed_attempts, record_failure,
+    Fault, FaultCode, Headers, MAX_DELAY, REASON_HEADER, Reply, ReplyKind, failed_attempts, record_failure,
 };
 use crate::telemetry::Outcome;
 
@@ -48,6 +48,10 @@ pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 /// crashed its worker. It must not do so again before the batch is acknowledged; otherwise the
 /// batch and the copies of its jobs are delivered, and the copies multiply.
 pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 2_000;
+
+/// How long a job that was given up waits in a retry queue if the dead-letter queue does not take
+/// it, in milliseconds.
+pub(crate) const DEAD_LETTER_WAIT: u64 = 10_000;
 
 /// Returns the names of the queues in which jobs of a request queue wait for a retry, or until the
 /// time that their caller set. A worker declares them when it needs them.
@@ -110,14 +114,6 @@ impl JobFailure {
         }
     }
 
-    /// The reason, as metrics name it.
-    pub(crate) fn outcome(&self) -> Outcome {
-        match self {
-            Self::Error { .. } => Outcome::Error,
-            Self::Fault(fault) => Outcome::of_fault(&fault.code),
-        }
-    }
-
     fn text(&self) -> &str {
         match self {
             Self::Error { text } => text,
@@ -163,6 +159,14 @@ impl JobFailure {
     }
 }
 
+/// Returns why the last attempt of a job failed, as metrics name it.
+pub(crate) fn outcome_of(headers: &Headers) -> Outcome {
+    match headers.get(REASON_HEADER).unwrap_or_default() {
+        "error" => Outcome::Error,
+        code => Outcome::of_fault(&FaultCode::from_wire(code)),
+    }
+}
+
 /// The error in a reply, for people.
 fn text_of(reply: &Reply) -> String {
     if reply.codec == Codec::Text {
@@ -183,7 +187,7 @@ fn spread(delay: Duration, jitter: f64) -> Duration {
 /// Returns the times to live of the retry queues that jobs with these policies may use, in
 /// milliseconds. A caller's delay may use others.
 pub(crate) fn waits_of_all(policies: impl Iterator<Item = RetryPolicy>) -> BTreeSet<u64> {
-    let always = [SHORTEST_WAIT, REDELIVERED_BATCH_WAIT];
+    let always = [SHORTEST_WAIT, REDELIVERED_BATCH_WAIT, DEAD_LETTER_WAIT];
     let of_policies = policies.flat_map(|policy| waits_of(&policy));
     always.into_iter().chain(of_policies).collect()
 }

@@ -69,6 +69,10 @@ pub(crate) enum Event<'a> {
         queue: &'a str,
         reason: &'static str,
     },
+    /// The dead-letter queue did not take a job, which waits in a retry queue.
+    DeadLetterRefused {
+        queue: &'a str,
+    },
     /// The worker starts or stops keeping a job that cannot be moved to its next queue.
     JobStuck {
         queue: &'a str,
@@ -223,6 +227,9 @@ mod on {
                 counter!("rpc_server_jobs_dead_total", "queue" => queue.to_owned(), "reason" => reason)
                     .increment(1);
             }
+            Event::DeadLetterRefused { queue } => {
+                counter!("rpc_server_dead_letters_refused_total", "queue" => queue.to_owned()).increment(1);
+            }
             Event::JobStuck { queue, is_stuck } => {
                 step(
                     &gauge!("rpc_server_jobs_stuck", "queue" => queue.to_owned()),
@@ -303,6 +310,10 @@ mod on {
         (
             "rpc_server_jobs_dead_total",
             "jobs that were moved to the dead-letter queue",
+        ),
+        (
+            "rpc_server_dead_letters_refused_total",
+            "times that a job waited because the dead-letter queue did not take it",
         ),
         (
             "rpc_connections_opened_total",

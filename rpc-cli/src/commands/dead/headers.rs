@@ -158,6 +158,7 @@ mod tests {
         let mut headers = FieldTable::default();
         for name in [
             "rpc-attempts",
+            "rpc-given-up",
             "rpc-copy",
             "x-death",
             "x-first-death-queue",

@@ -9,8 +9,8 @@ use super::*;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
-    BatchedCall, DeadLettered, DeathReason, Fault, FaultCode, Headers, Malformed, Message, Properties,
-    ReplyAddresses, ShortStr, failed_attempts, write_batch,
+    BatchedCall, COPY_HEADER, DeadLettered, DeathReason, Fault, FaultCode, Headers, Malformed, Message,
+    Properties, ReplyAddresses, ShortStr, failed_attempts, write_batch,
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
@@ -581,6 +581,13 @@ fn job(redelivered: bool) -> Delivery {
     }
 }
 
+/// What a retry queue says about a message.
+fn waited() -> DeadLettered {
+    let mut waited = DeadLettered::default();
+    waited.add(DeathReason::Expired, 1, None);
+    waited
+}
+
 fn redelivered_batch(jobs: usize) -> Delivery {
     let call = || BatchedCall {
         id: uuid::Uuid::new_v4(),
@@ -595,7 +602,7 @@ fn redelivered_batch(jobs: usize) -> Delivery {
     delivery
 }
 
-/// Handles a job. If `loses_delivery`, its subscription is lost after the first copy was published.
+/// Handles a job. If `loses_delivery`, its subscription is lost after two copies were published.
 /// Returns the broker for copies.
 async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: bool) -> RecordingBroker {
     let (copies, replies) = (broker(results, false), broker(Vec::new(), false));
@@ -611,7 +618,7 @@ async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: b
         &in_progress,
     );
     let losing = async {
-        while loses_delivery && copies.events.lock().unwrap().len() < SENT.len() {
+        while loses_delivery && copies.events.lock().unwrap().len() < 2 * SENT.len() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if loses_delivery {
@@ -638,9 +645,9 @@ async fn a_job_is_acked_only_after_its_copy_is_confirmed() {
 /// The broker delivers it again, possibly to another worker, which moves it.
 #[tokio::test(start_paused = true)]
 async fn a_job_is_not_moved_any_more_once_its_delivery_is_lost() {
-    let results = vec![Published::Refused, Published::Confirmed];
+    let results = vec![Published::Refused, Published::Refused, Published::Confirmed];
     let copies = serve_job(results, false, true).await;
-    assert_eq!(*copies.events.lock().unwrap(), SENT);
+    assert_eq!(*copies.events.lock().unwrap(), [SENT, SENT].concat());
 }
 
 /// A quorum queue without a leader confirms nothing. Publishing again would only add copies.
@@ -695,9 +702,7 @@ async fn the_jobs_of_a_redelivered_batch_wait_in_a_retry_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn a_copy_of_a_redelivered_job_pauses_unless_it_has_waited() {
-    let mut waited = DeadLettered::default();
-    waited.add(DeathReason::Expired, 1, None);
-    for (dead_lettered, pauses) in [(None, true), (Some(waited), false)] {
+    for (dead_lettered, pauses) in [(None, true), (Some(waited()), false)] {
         let copies = broker(vec![Published::Confirmed], false);
         let (handler, _tasks) = job_handler(&copies, &copies).await;
         let mut delivery = job(false);
@@ -751,4 +756,53 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     let sent_to = copies.sent_to();
     let sent = |queue| sent_to.iter().filter(|(to, _)| *to == queue).count();
     assert_eq!((sent("q.retry.2000"), sent("q.dead")), (64, 1));
+}
+
+/// A job that the dead-letter queue does not take waits elsewhere, and does not run again.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_given_up_waits_until_the_dead_letter_queue_takes_it() {
+    let begun = Instant::now();
+    let copies = serve_job(vec![Published::Refused, Published::Confirmed], false, false).await;
+    assert_eq!(copies.sent_to(), [("q.dead", true), ("q.retry.10000", true)]);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    let sent = copies.sent.lock().unwrap().clone();
+    assert!(!is_given_up(&sent[0].properties.headers));
+    assert!(is_given_up(&sent[1].properties.headers));
+
+    // It comes back.
+    let copies = broker(vec![Published::Confirmed], false);
+    let (handler, _tasks) = job_handler(&copies, &copies).await;
+    let mut delivery = job(false);
+    delivery.message = sent[1].clone();
+    delivery.message.properties.dead_lettered = Some(waited());
+    let in_progress = RequestsInProgress::default();
+    let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
+    handler
+        .handle(delivery, false, control, received, &in_progress)
+        .await;
+    assert_eq!(copies.sent_to(), [("q.dead", true)]);
+    let letter = copies.sent.lock().unwrap().remove(0);
+    let without_token = |message: &Message| {
+        let mut headers = message.properties.headers.clone();
+        headers.remove(COPY_HEADER);
+        headers
+    };
+    assert_eq!(without_token(&letter), without_token(&sent[0]));
+    assert_eq!(copies.events.lock().unwrap().last(), Some(&"request acked"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_no_queue_takes_is_offered_to_both_in_turn() {
+    for (redelivered, queues) in [
+        (false, [("q.dead", true), ("q.retry.10000", true)]),
+        (true, [("q", false), ("q.retry.100", true)]),
+    ] {
+        let begun = Instant::now();
+        let refused = vec![Published::Refused; 4];
+        let results = [refused, vec![Published::Confirmed]].concat();
+        let copies = serve_job(results, redelivered, false).await;
+        let [wanted, fallback] = queues;
+        assert_eq!(copies.sent_to(), [wanted, fallback, wanted, fallback, wanted]);
+        assert!(begun.elapsed() >= 3 * Duration::from_secs(1));
+    }
 }
