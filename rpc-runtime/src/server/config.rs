@@ -28,8 +28,9 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest prefetch of a queue for batches. Further batches can arrive while one runs.
-const BATCH_PREFETCH: u16 = 4;
+/// The largest prefetch of a queue for batches. A batch is held until its slowest request has
+/// ended, so with few places a few slow requests would stop all batches.
+const BATCH_PREFETCH: u16 = 16;
 
 /// The parts of a broker handle that a server uses.
 #[derive(Debug, Clone)]
