@@ -56,10 +56,10 @@ impl Destination {
     }
 }
 
-/// How many copies of jobs may be unconfirmed in one queue. A queue that confirms nothing keeps as
+/// How many copies of requests may be unconfirmed in one queue. A queue that confirms nothing keeps as
 /// many. RabbitMQ 4 may keep the channel waiting for each of them while a quorum queue has no
 /// leader, and it no longer reads the connection once 400 messages of a channel wait for that.
-const MAX_UNCONFIRMED: usize = 64;
+pub(super) const MAX_UNCONFIRMED: usize = 64;
 
 /// A queue to which jobs are moved. Each has limits of its own, so that one that takes no jobs does
 /// not delay the jobs for another one.

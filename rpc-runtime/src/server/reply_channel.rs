@@ -249,7 +249,7 @@ async fn publish(
 }
 
 /// Waits for a future until the deadline. A future that is ready immediately is never too late.
-async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         None => Some(future.await),
         Some(deadline) => timeout_at(deadline, future).await.ok(),

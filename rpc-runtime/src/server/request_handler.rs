@@ -9,11 +9,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::batching::BatchSizeAsk;
-use super::job_queues::{Destination, JobQueues};
+use super::job_queues::{Destination, JobQueues, MAX_UNCONFIRMED};
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
 use super::queue_wait::{Probes, is_probe, probe_reply};
-use super::reply_channel::{ReplyChannel, SendOutcome};
+use super::reply_channel::{ReplyChannel, SendOutcome, before};
 use super::reply_sender::ReplySender;
 use crate::protocol::{
     InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, is_given_up, limit_headers,
@@ -52,6 +52,8 @@ pub(super) struct RequestHandler {
     /// As many permits as requests may run at once. Single and batched requests share them.
     permits: Semaphore,
     concurrency: usize,
+    /// A permit for each forwarded copy that may be unconfirmed.
+    forwards: Semaphore,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
     /// Whether this worker also serves the queue for batches.
     has_batch_queue: AtomicBool,
@@ -80,6 +82,7 @@ impl RequestHandler {
             reply_sender,
             permits: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
+            forwards: Semaphore::new(MAX_UNCONFIRMED),
             deduplicator: Arc::default(),
             has_batch_queue: AtomicBool::new(false),
             batches_paused: AtomicBool::new(false),
@@ -339,6 +342,10 @@ impl RequestHandler {
     pub(super) async fn forward(&self, mut message: Message, deadline: Option<Instant>, acks: PendingAcks) {
         let Ok(queue) = ShortStr::new(&self.queue) else {
             return;
+        };
+        let Some(_permit) = before(deadline, self.forwards.acquire()).await else {
+            // Its caller has given up.
+            return acks.ack();
         };
         acks.mark_forwarded();
         let properties = &mut message.properties;

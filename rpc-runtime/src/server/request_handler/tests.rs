@@ -483,13 +483,7 @@ async fn a_forwarded_request_expires_at_its_deadline() {
     let mut dispatcher = Dispatcher::default();
     dispatcher.add(Arc::new(Store), "q").unwrap();
     let handler = Arc::new(handler_of(dispatcher, channel, reply_sender));
-    let batch = [Some(3 * second), Some(second), None].map(|time_to_live| BatchedCall {
-        id: uuid::Uuid::new_v4(),
-        method: ShortStr::from_static("read"),
-        time_to_live,
-        arguments: bytes::Bytes::from_static(b"[]"),
-        headers: Headers::default(),
-    });
+    let batch = [Some(3 * second), Some(second), None].map(|time| batched_call("read", time));
     let properties = Properties {
         content_type: Some(ShortStr::from_static("application/json")),
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
@@ -588,15 +582,18 @@ fn waited() -> DeadLettered {
     waited
 }
 
-fn redelivered_batch(jobs: usize) -> Delivery {
-    let call = || BatchedCall {
+fn batched_call(method: &'static str, time_to_live: Option<Duration>) -> BatchedCall {
+    BatchedCall {
         id: uuid::Uuid::new_v4(),
-        method: ShortStr::from_static("send"),
-        time_to_live: None,
+        method: ShortStr::from_static(method),
+        time_to_live,
         arguments: bytes::Bytes::from_static(b"[]"),
         headers: Headers::default(),
-    };
-    let calls: Vec<_> = std::iter::repeat_with(call).take(jobs).collect();
+    }
+}
+
+fn redelivered_batch(jobs: usize) -> Delivery {
+    let calls: Vec<_> = (0..jobs).map(|_| batched_call("send", None)).collect();
     let mut delivery = job(true);
     delivery.message.body = write_batch(&calls);
     delivery
@@ -739,6 +736,30 @@ async fn a_missing_queue_is_declared_once_for_all_jobs_that_need_it() {
     assert!(received.at.elapsed() < Duration::from_millis(500));
 }
 
+#[tokio::test(start_paused = true)]
+async fn few_forwarded_requests_are_unconfirmed_and_the_others_wait_for_their_deadline() {
+    let mut broker = broker(Vec::new(), false);
+    broker.never_confirms = true;
+    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
+    let mut dispatcher = Dispatcher::default();
+    dispatcher.add(Arc::new(Store), "q").unwrap();
+    let handler = Arc::new(handler_of(dispatcher, channel, reply_sender));
+    let minute = Duration::from_secs(60);
+    let batch: Vec<_> = (0..100).map(|_| batched_call("read", Some(minute))).collect();
+    let mut delivery = job(true);
+    delivery.message.properties.reply_to = Some(ShortStr::from_static("amq.gen-1"));
+    delivery.message.body = write_batch(&batch);
+    let in_progress = RequestsInProgress::default();
+    let (control, received) = (Arc::new(broker.clone()), Received::at(Instant::now()));
+    let handling = handler.handle(delivery, true, control, received, &in_progress);
+    let mut handling = pin!(handling);
+    let waiting = tokio::time::timeout(minute / 2, &mut handling).await;
+    assert!(waiting.is_err());
+    assert_eq!(broker.sent_to(), [("q", false); MAX_UNCONFIRMED]);
+    handling.await;
+    assert_eq!(in_progress.count(), 0);
+}
+
 /// Each of them may keep the broker from reading the channel, and many of them the connection.
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_queue() {
@@ -755,7 +776,7 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     assert!(tokio::time::timeout(hour, handling).await.is_err());
     let sent_to = copies.sent_to();
     let sent = |queue| sent_to.iter().filter(|(to, _)| *to == queue).count();
-    assert_eq!((sent("q.retry.2000"), sent("q.dead")), (64, 1));
+    assert_eq!((sent("q.retry.2000"), sent("q.dead")), (MAX_UNCONFIRMED, 1));
 }
 
 /// A job that the dead-letter queue does not take waits elsewhere, and does not run again.
