@@ -5,6 +5,9 @@ use std::io::BufRead as _;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
+/// The exit code of a worker that could not finish its requests or send their replies.
+pub(crate) const UNFINISHED: u8 = 3;
+
 /// Returns the lines on standard input, each an order. The process exits as soon as its input ends,
 /// because then the parent has ended.
 pub(crate) fn orders() -> mpsc::Receiver<()> {

@@ -19,9 +19,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::args::{Args, Seat};
+use crate::child::UNFINISHED;
 use crate::plan::{self, Member};
 use crate::service::{QUEUE, TRAP};
-use crate::worker::UNFINISHED;
 
 /// In seconds. Shorter than the runtime's default, so that it matters in a run of a minute.
 const HEARTBEAT: u16 = 3;

@@ -7,7 +7,7 @@ use rpc_runtime::{Broker, Server, ServerError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Seat;
-use crate::child;
+use crate::child::{self, UNFINISHED};
 use crate::history::Journal;
 use crate::jobs::{self, JobsServer};
 use crate::service::{TortureServer, Worker};
@@ -15,9 +15,6 @@ use crate::service::{TortureServer, Worker};
 /// How many requests a worker runs at once: few, so that some wait in the queue when workers are
 /// lost.
 const CONCURRENCY: u16 = 16;
-
-/// The exit code of a worker that could not finish its requests or send their replies.
-pub(crate) const UNFINISHED: u8 = 3;
 
 pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     child::log();

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -12,30 +11,16 @@ use crate::load::Load;
 use crate::measure::Measured;
 use crate::scenario::Scenario;
 
+mod contender;
 pub(crate) mod framework;
 mod lapin_by_hand;
 mod raw_sockets;
 mod tarpc;
 
+use contender::{Contender, Running};
+
 /// How long a contender may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// A way to make remote calls.
-#[async_trait]
-pub(crate) trait Contender: Send + Sync {
-    /// Starts workers and a caller with connections and queues of their own.
-    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>>;
-}
-
-/// Connected workers and a caller.
-#[async_trait]
-pub(crate) trait Running: Send + Sync {
-    /// Runs the load.
-    async fn run(&self, load: &Load) -> anyhow::Result<Measured>;
-
-    /// Removes everything that could affect the next contender.
-    async fn stop(self: Box<Self>) -> anyhow::Result<()>;
-}
 
 /// The contenders by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]

@@ -1,6 +1,5 @@
 //! Jobs: how many are confirmed a second, and how many are done a second.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,57 +16,12 @@ use crate::scenario::BASE;
 
 mod by_hand;
 mod framework;
+mod job_queue;
+
+use job_queue::{Done, JobQueue, LIMIT};
 
 /// How many jobs wait in the queue when a worker begins to do them.
 const JOBS: u64 = 50_000;
-
-/// How long the jobs may take to be done.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Counts the jobs that were done.
-#[derive(Debug, Default)]
-pub(super) struct Done(AtomicU64);
-
-impl Done {
-    pub(super) fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Waits until this many jobs were done.
-    async fn reaches(&self, jobs: u64) -> anyhow::Result<()> {
-        let waiting = async {
-            while self.get() < jobs {
-                sleep(Duration::from_micros(200)).await;
-            }
-        };
-        timeout(LIMIT, waiting)
-            .await
-            .with_context(|| format!("{} of {jobs} jobs were done within {LIMIT:?}", self.get()))
-    }
-}
-
-/// A way to hand out jobs and to do them. Its queue and its jobs survive a restart of the broker.
-trait JobQueue: Sized {
-    /// Sends a job and waits until the broker has confirmed it.
-    type Caller: Caller;
-
-    /// Connects to the broker and declares a queue.
-    fn open(broker: &str, done: &Arc<Done>) -> impl Future<Output = anyhow::Result<Self>>;
-
-    fn caller(&self) -> Self::Caller;
-
-    /// Starts the worker, which acknowledges each job once it is done.
-    fn start_worker(&mut self) -> impl Future<Output = anyhow::Result<()>>;
-
-    fn stop_worker(&mut self) -> impl Future<Output = anyhow::Result<()>>;
-
-    /// Deletes the queue and closes the connections.
-    fn close(self) -> impl Future<Output = anyhow::Result<()>>;
-}
 
 /// Jobs a second.
 #[derive(Debug, Clone, Copy)]

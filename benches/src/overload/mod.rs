@@ -21,27 +21,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Serialize;
 
-use plan::{Case, Loads, Setting};
+use plan::{Case, Loads};
 pub(crate) use quick::run as run_quick;
-use runner::{Load, Runner, Step, StepTimes};
+use runner::{Outcome, Runner, StepTimes};
 
 const STEP_TIMES: StepTimes = StepTimes {
     before: Duration::from_secs(4),
     overload: Duration::from_secs(6),
     after: Duration::from_secs(8),
 };
-
-/// The results of a setting.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    setting: Setting,
-    nominal_capacity: f64,
-    capacity: f64,
-    loads: Vec<Load>,
-    step: Option<Step>,
-}
 
 /// Runs the cases, prints their figures at once, and writes them to `out`.
 async fn run(broker: &str, cases: &[Case], window: Duration, out: &Path) -> anyhow::Result<()> {

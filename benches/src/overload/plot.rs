@@ -2,8 +2,8 @@
 
 use plotters::coord::combinators::{BindKeyPoints as _, IntoLogRange as _};
 
-use super::Outcome;
 use super::plan::{BASE, DEADLINE, Setting, UNPROTECTED};
+use super::runner::Outcome;
 use crate::report::chart;
 
 /// Draws the chart of the base settings. Returns `None` if none ran at two loads.

@@ -52,6 +52,16 @@ pub(crate) struct Step {
     pub(crate) recovery: Option<Duration>,
 }
 
+/// The results of a setting.
+#[derive(Debug, Serialize)]
+pub(super) struct Outcome {
+    pub(super) setting: Setting,
+    pub(super) nominal_capacity: f64,
+    pub(super) capacity: f64,
+    pub(super) loads: Vec<Load>,
+    pub(super) step: Option<Step>,
+}
+
 /// How long the phases of a step last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StepTimes {

@@ -8,13 +8,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::faults::{InjectedFault, Peer};
 use super::history::{CallOutcome, History, Recorder};
 use super::hostile::{BATCH_QUEUE, QUEUE};
-use super::jobs::{JobRecorder, JobsClient, JobsServer, RecordingJobs, Sender};
+use super::job_plan::Sender;
+use super::jobs::{JobRecorder, JobsClient, JobsServer, RecordingJobs};
 use super::network::Network;
-use super::scenario::{
-    CallerConfig, FAULTS_END, InjectedFault, LONG_TIMEOUT, Method, Peer, Profile, Scenario,
-};
+use super::scenario::{CallerConfig, LONG_TIMEOUT, Method, Profile, Scenario};
+use super::times::FAULTS_END;
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
 use crate::error::{Chain, ServerError};

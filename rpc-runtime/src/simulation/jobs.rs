@@ -1,24 +1,19 @@
-//! Jobs of a simulation: which are sent, what their methods do, and what must become of them.
+//! Jobs of a simulation, and what must become of them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::hostile::QUEUE;
-use super::scenario::{InjectedFault, Profile, Scenario, millis, random_time, whole_millis};
+use super::job_plan::{Fate, JobPlan, PlannedJob};
+use super::scenario::{Profile, Scenario};
 use crate::codec::Codec;
 use crate::protocol::{Message, Properties, ShortStr, failed_attempts};
 use crate::service;
 use crate::service::Context;
-use crate::transport::RequestQueue;
-
-/// How often a job is retried.
-const RETRIES: u32 = 3;
 
 /// The shortest delay before a retry, which may be shortened by a fifth.
 const SHORTEST_RETRY: Duration = Duration::from_millis(80);
@@ -43,152 +38,6 @@ pub(super) struct PlannedError;
 #[derive(Debug, Deserialize)]
 struct Arguments {
     id: u64,
-}
-
-/// The jobs of a scenario.
-#[derive(Debug, Default)]
-pub(super) struct JobPlan {
-    /// Whether the request queue is a quorum queue.
-    pub(super) is_quorum: bool,
-    /// Indexed by id. Empty if the workers serve no jobs.
-    pub(super) jobs: Vec<PlannedJob>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PlannedJob {
-    pub(super) sender: Sender,
-    /// `None` for a job that is sent after all faults are over.
-    pub(super) at: Option<Duration>,
-    pub(super) delay: Option<Duration>,
-    /// When the caller drops the call, counted from its start. `None` if it does not.
-    pub(super) cancelled_after: Option<Duration>,
-    pub(super) is_retried: bool,
-    /// How many attempts fail.
-    failures: u32,
-    panics: bool,
-    /// How long an attempt takes.
-    work: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sender {
-    Caller(usize),
-    /// A process that is killed by [`InjectedFault::KillSender`].
-    Killed,
-}
-
-/// What became of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// Its method returned `Ok`.
-    Done,
-    /// It is in the dead-letter queue.
-    Dead,
-}
-
-impl JobPlan {
-    /// Plans jobs for half of the scenarios.
-    pub(super) fn random(rng: &mut Rng, callers: usize, faults: &[(Duration, InjectedFault)]) -> Self {
-        if rng.bool() {
-            return Self::default();
-        }
-        let mut jobs = Vec::new();
-        for _ in 0..rng.u8(1..=30) {
-            let sender = match rng.u8(..6) {
-                0 => Sender::Killed,
-                _ => Sender::Caller(rng.usize(..callers)),
-            };
-            let job = PlannedJob::random(rng, sender, faults);
-            jobs.push(job);
-            // Some are sent at once.
-            for _ in 0..rng.u8(..4) / 3 * rng.u8(1..=6) {
-                jobs.push(PlannedJob {
-                    at: job.at,
-                    ..PlannedJob::random(rng, sender, faults)
-                });
-            }
-        }
-        for caller in 0..callers {
-            for _ in 0..2 {
-                jobs.push(PlannedJob {
-                    at: None,
-                    cancelled_after: None,
-                    ..PlannedJob::random(rng, Sender::Caller(caller), faults)
-                });
-            }
-        }
-        Self {
-            is_quorum: rng.bool(),
-            jobs,
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
-    }
-
-    /// The queue of the workers.
-    pub(super) fn request_queue(&self) -> RequestQueue {
-        let queue = RequestQueue::new(QUEUE);
-        if self.is_quorum { queue.quorum() } else { queue }
-    }
-}
-
-impl PlannedJob {
-    fn random(rng: &mut Rng, sender: Sender, faults: &[(Duration, InjectedFault)]) -> Self {
-        let is_retried = rng.u8(..3) > 0;
-        let at = match faults {
-            [] => random_time(rng),
-            _ if rng.bool() => random_time(rng),
-            // Shortly before a fault.
-            _ => {
-                let (fault, _) = faults[rng.usize(..faults.len())];
-                whole_millis(fault.saturating_sub(millis(rng, 400)))
-            }
-        };
-        Self {
-            sender,
-            at: Some(at),
-            delay: (rng.u8(..5) == 0).then(|| millis(rng, 8_000)),
-            cancelled_after: (rng.u8(..15) == 0).then(|| millis(rng, 500)),
-            is_retried,
-            failures: match rng.u8(..10) {
-                ..5 => 0,
-                5..8 => rng.u32(..=RETRIES),
-                _ => u32::MAX,
-            },
-            panics: rng.u8(..4) == 0,
-            work: match rng.u8(..10) {
-                ..4 => Duration::ZERO,
-                4..8 => millis(rng, 50),
-                8 => millis(rng, 500),
-                _ => millis(rng, 4_000),
-            },
-        }
-    }
-
-    /// What must become of the job, unless it comes back too often.
-    fn fate(&self) -> Fate {
-        if self.failures < self.max_attempts() {
-            Fate::Done
-        } else {
-            Fate::Dead
-        }
-    }
-
-    fn max_attempts(&self) -> u32 {
-        if self.is_retried { 1 + RETRIES } else { 1 }
-    }
-
-    /// How many attempts there are, unless it comes back too often.
-    fn attempts(&self) -> u32 {
-        self.max_attempts().min(self.failures.saturating_add(1))
-    }
-
-    /// Whether the confirm of its call is certain to arrive.
-    fn must_be_confirmed(&self) -> bool {
-        self.sender != Sender::Killed && self.cancelled_after.is_none()
-    }
 }
 
 /// What happened to the jobs.

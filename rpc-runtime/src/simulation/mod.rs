@@ -12,13 +12,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 mod cluster;
+mod faults;
 mod history;
 mod hostile;
 mod invariants;
+mod job_plan;
 mod jobs;
 mod network;
 mod overload;
 mod scenario;
+mod times;
 
 use invariants::violations;
 use scenario::Scenario;

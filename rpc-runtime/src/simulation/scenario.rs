@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::faults::{InjectedFault, Peer};
 use super::hostile::HostileMessage;
-use super::jobs::JobPlan;
+use super::job_plan::JobPlan;
+use super::times::{FAULTS_END, START, millis, random_time, whole_millis};
 use crate::transport::{ReplyQueue, Role};
-
-/// When the first calls are made. The workers have started by then.
-const START: Duration = Duration::from_secs(5);
-
-/// No fault is injected after this time.
-pub(super) const FAULTS_END: Duration = Duration::from_secs(25);
 
 /// A timeout that is longer than all faults and their recovery together.
 pub(super) const LONG_TIMEOUT: Duration = Duration::from_secs(300);
@@ -77,64 +73,6 @@ pub(super) struct PlannedCall {
     /// How long the method takes.
     pub(super) work: Duration,
     pub(super) panics: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
-    Caller(usize),
-    Worker(usize),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum InjectedFault {
-    /// A connection is lost. The broker notices after `notice`.
-    Cut {
-        peer: Peer,
-        role: Role,
-        notice: Duration,
-    },
-    Restore {
-        peer: Peer,
-        role: Role,
-    },
-    /// The broker blocks the peer's publishing connection.
-    Block {
-        peer: Peer,
-    },
-    Unblock {
-        peer: Peer,
-    },
-    /// A worker's process crashes. The broker notices after `notice`.
-    Crash {
-        worker: usize,
-        notice: Duration,
-    },
-    /// The process that sends some of the jobs is killed. The broker notices after `notice`.
-    KillSender {
-        notice: Duration,
-    },
-    /// A worker shuts down gracefully.
-    Stop {
-        worker: usize,
-    },
-    Start {
-        worker: usize,
-    },
-    /// The broker goes down and loses its transient state.
-    BrokerDown,
-    BrokerUp,
-    DeleteRequestQueues,
-    DeleteReplyQueues {
-        caller: usize,
-    },
-    /// The next task of this name that runs panics, in a caller or a worker.
-    Panic {
-        task: &'static str,
-    },
-    /// A hostile peer publishes a message.
-    HostileMessage(HostileMessage),
-    /// From now on, each reply is delivered twice (`true`) or once.
-    DuplicateReplies(bool),
 }
 
 /// The names of the background tasks of handles and servers.
@@ -486,19 +424,4 @@ fn outage_duration(rng: &mut Rng) -> Duration {
         1 | 2 => millis(rng, 500),
         _ => millis(rng, 8_000),
     }
-}
-
-/// Returns a random duration of at most `limit` milliseconds.
-pub(super) fn millis(rng: &mut Rng, limit: u64) -> Duration {
-    Duration::from_millis(rng.u64(..=limit))
-}
-
-/// Returns a random time while faults are injected.
-pub(super) fn random_time(rng: &mut Rng) -> Duration {
-    whole_millis(START + (FAULTS_END - START).mul_f32(rng.f32()))
-}
-
-/// Rounds down to the resolution of the timer.
-pub(super) fn whole_millis(time: Duration) -> Duration {
-    Duration::from_millis(time.as_millis().try_into().unwrap())
 }

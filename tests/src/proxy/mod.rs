@@ -17,80 +17,36 @@ use anyhow::Context as _;
 use tokio_util::task::AbortOnDropHandle;
 
 mod address;
+mod carrier;
 mod cut;
+mod fault;
 mod link;
+mod port;
 mod rules;
 mod shared;
+mod target;
 #[cfg(test)]
 mod tests;
+mod trigger;
 
 use self::{
     address::Address,
-    cut::{Moment, Plan},
+    port::{Port, accept},
     rules::Condition,
-    shared::{Port, Shared},
+    shared::Shared,
+    target::Way,
+    trigger::{Moment, Plan},
 };
 pub use self::{
-    cut::{Cut, Sight},
-    rules::Fault,
+    cut::Cut,
+    fault::Fault,
+    target::{Direction, Target},
+    trigger::Sight,
 };
 
 /// The first bytes of a `basic.ack`, class 60 and method 80. From the broker it is a publisher
 /// confirm.
 pub const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
-
-/// The direction to which a fault applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client to the broker.
-    ToBroker,
-    /// From the broker to the client.
-    FromBroker,
-    /// Both directions.
-    Both,
-}
-
-impl Direction {
-    fn covers(self, way: Way) -> bool {
-        match self {
-            Self::ToBroker => way == Way::ToBroker,
-            Self::FromBroker => way == Way::FromBroker,
-            Self::Both => true,
-        }
-    }
-}
-
-/// One of the two directions of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    ToBroker,
-    FromBroker,
-}
-
-impl Way {
-    const BOTH: [Self; 2] = [Self::ToBroker, Self::FromBroker];
-
-    fn opposite(self) -> Self {
-        match self {
-            Self::ToBroker => Self::FromBroker,
-            Self::FromBroker => Self::ToBroker,
-        }
-    }
-}
-
-/// The connections to which a fault applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// All connections.
-    All,
-    /// Connections whose name ends so: `connection_name` in the client properties of `start-ok`.
-    ///
-    /// A connection has its name once these bytes arrive at the proxy, before they are forwarded.
-    /// The names of the runtime end with `rpc publish`, `rpc consume` and `rpc direct replies`.
-    Named(&'static str),
-    /// The connection that was accepted after this many others.
-    Nth(usize),
-}
 
 /// What the connections of a [`Target`] have carried so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,7 +86,7 @@ impl Proxy {
 
         let url = address.with_authority(port.address);
         let shared = Arc::new(Shared::new(address.host_and_port()));
-        let task = tokio::spawn(shared.clone().accept(port, listener));
+        let task = tokio::spawn(accept(shared.clone(), port, listener));
         Ok(Self {
             url,
             shared,

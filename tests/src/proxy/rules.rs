@@ -1,45 +1,16 @@
-//! Lasting faults: the state of the network as long as a [`Fault`] is held.
+//! Lasting faults: the state of the network as long as a [`Fault`](super::Fault) is held.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Direction, Shared, Target, Way, link::Link};
-
-/// A fault that is switched on.
-///
-/// It ends when this is dropped or [healed](Fault::heal).
-#[derive(Debug)]
-#[must_use = "the fault ends when this is dropped"]
-pub struct Fault {
-    rule: Arc<Rule>,
-    shared: Arc<Shared>,
-}
-
-impl Fault {
-    pub(super) fn new(shared: Arc<Shared>, target: Target, condition: Condition) -> Self {
-        let rule = Arc::new(Rule { target, condition });
-        shared.rules.send_modify(|rules| rules.0.push(rule.clone()));
-        Self { rule, shared }
-    }
-
-    /// Ends the fault. Returns once new connections are accepted again, if they were not.
-    pub async fn heal(self) {
-        let shared = self.shared.clone();
-        drop(self);
-        shared.door_moved().await;
-    }
-}
-
-impl Drop for Fault {
-    fn drop(&mut self) {
-        let others = |rule: &Arc<Rule>| !Arc::ptr_eq(rule, &self.rule);
-        self.shared.rules.send_modify(|rules| rules.0.retain(others));
-    }
-}
+use super::{
+    link::Link,
+    target::{Direction, Target, Way},
+};
 
 #[derive(Debug)]
-struct Rule {
-    target: Target,
-    condition: Condition,
+pub(super) struct Rule {
+    pub(super) target: Target,
+    pub(super) condition: Condition,
 }
 
 /// The effect of one fault.
@@ -57,7 +28,7 @@ pub(super) enum Condition {
 
 /// All faults that are switched on.
 #[derive(Debug, Default)]
-pub(super) struct Rules(Vec<Arc<Rule>>);
+pub(super) struct Rules(pub(super) Vec<Arc<Rule>>);
 
 impl Rules {
     pub(super) fn refuse(&self) -> bool {

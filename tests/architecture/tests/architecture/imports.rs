@@ -1,7 +1,7 @@
 //! Which file of a crate uses which, read from the sources.
 //!
 //! Re-exports are followed: a file that imports `crate::protocol::Headers` uses the file that
-//! defines `Headers`. Code that only tests compile does not count.
+//! defines `Headers`. Within a file, code that only tests compile does not count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -32,15 +32,16 @@ struct File {
 }
 
 impl Crate {
-    /// Reads a folder of sources whose root is `lib.rs` or `main.rs`.
-    pub(crate) fn read(sources: &Path) -> Self {
+    /// Reads a folder of sources whose root is `lib.rs` or `main.rs`. `with_tests` adds the files
+    /// that only tests compile.
+    pub(crate) fn read(sources: &Path, with_tests: bool) -> Self {
         let mut files = BTreeMap::new();
         let root = ["lib.rs", "main.rs"].map(|name| sources.join(name));
         let root = root
             .iter()
             .find(|path| path.exists())
             .expect("the root of a crate");
-        read_module(root, sources, Vec::new(), &mut files);
+        read_module(root, sources, Vec::new(), with_tests, &mut files);
         Self { files }
     }
 
@@ -83,10 +84,20 @@ impl Crate {
 }
 
 /// Reads the file of a module and of all modules below it.
-fn read_module(file: &Path, folder: &Path, module: ModulePath, files: &mut BTreeMap<ModulePath, File>) {
+fn read_module(
+    file: &Path,
+    folder: &Path,
+    module: ModulePath,
+    with_tests: bool,
+    files: &mut BTreeMap<ModulePath, File>,
+) {
     let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let children: Vec<String> = parsed.items.iter().filter_map(module_file).collect();
+    let children = parsed
+        .items
+        .iter()
+        .filter_map(|item| module_file(item, with_tests));
+    let children: Vec<String> = children.collect();
     let mut reader = Reader {
         module: module.clone(),
         children: children.iter().cloned().collect(),
@@ -102,18 +113,18 @@ fn read_module(file: &Path, folder: &Path, module: ModulePath, files: &mut BTree
             .find(|path| path.exists())
             .expect("the file of a module");
         let path = module.iter().cloned().chain([name]).collect();
-        read_module(file, &below, path, files);
+        read_module(file, &below, path, with_tests, files);
     }
 }
 
-/// The name of a module that has a file of its own, unless only tests compile it or it lies
-/// elsewhere: what is not published may use every module.
-fn module_file(item: &Item) -> Option<String> {
+/// The name of a module that has a file of its own, unless it lies elsewhere: what is not published
+/// may use every module. Modules that only tests compile count `with_tests`.
+fn module_file(item: &Item, with_tests: bool) -> Option<String> {
     let is_elsewhere = |attribute: &Attribute| attribute.path().is_ident("path");
     match item {
         Item::Mod(module)
             if module.content.is_none()
-                && !is_test(&module.attrs)
+                && (with_tests || !is_test(&module.attrs))
                 && !module.attrs.iter().any(is_elsewhere) =>
         {
             Some(module.ident.to_string())

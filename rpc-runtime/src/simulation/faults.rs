@@ -1,0 +1,64 @@
+//! The faults that a scenario injects.
+
+use std::time::Duration;
+
+use super::hostile::HostileMessage;
+use crate::transport::Role;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Caller(usize),
+    Worker(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum InjectedFault {
+    /// A connection is lost. The broker notices after `notice`.
+    Cut {
+        peer: Peer,
+        role: Role,
+        notice: Duration,
+    },
+    Restore {
+        peer: Peer,
+        role: Role,
+    },
+    /// The broker blocks the peer's publishing connection.
+    Block {
+        peer: Peer,
+    },
+    Unblock {
+        peer: Peer,
+    },
+    /// A worker's process crashes. The broker notices after `notice`.
+    Crash {
+        worker: usize,
+        notice: Duration,
+    },
+    /// The process that sends some of the jobs is killed. The broker notices after `notice`.
+    KillSender {
+        notice: Duration,
+    },
+    /// A worker shuts down gracefully.
+    Stop {
+        worker: usize,
+    },
+    Start {
+        worker: usize,
+    },
+    /// The broker goes down and loses its transient state.
+    BrokerDown,
+    BrokerUp,
+    DeleteRequestQueues,
+    DeleteReplyQueues {
+        caller: usize,
+    },
+    /// The next task of this name that runs panics, in a caller or a worker.
+    Panic {
+        task: &'static str,
+    },
+    /// A hostile peer publishes a message.
+    HostileMessage(HostileMessage),
+    /// From now on, each reply is delivered twice (`true`) or once.
+    DuplicateReplies(bool),
+}

@@ -1,0 +1,26 @@
+//! When a simulation begins and ends, and random times between.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// When the first calls are made. The workers have started by then.
+pub(super) const START: Duration = Duration::from_secs(5);
+
+/// No fault is injected after this time.
+pub(super) const FAULTS_END: Duration = Duration::from_secs(25);
+
+/// Returns a random duration of at most `limit` milliseconds.
+pub(super) fn millis(rng: &mut Rng, limit: u64) -> Duration {
+    Duration::from_millis(rng.u64(..=limit))
+}
+
+/// Returns a random time while faults are injected.
+pub(super) fn random_time(rng: &mut Rng) -> Duration {
+    whole_millis(START + (FAULTS_END - START).mul_f32(rng.f32()))
+}
+
+/// Rounds down to the resolution of the timer.
+pub(super) fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis().try_into().unwrap())
+}
