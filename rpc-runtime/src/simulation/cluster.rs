@@ -8,14 +8,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::broadcasts::{self, BroadcastRecorder, BroadcastsClient, BroadcastsServer, RecordingBroadcasts};
 use super::faults::{InjectedFault, Peer};
 use super::history::{CallOutcome, History, Recorder};
 use super::hostile::{BATCH_QUEUE, QUEUE};
 use super::job_plan::Sender;
 use super::jobs::{JobRecorder, JobsClient, JobsServer, RecordingJobs};
 use super::network::Network;
-use super::scenario::{CallerConfig, LONG_TIMEOUT, Method, Profile, Scenario};
-use super::times::FAULTS_END;
+use super::scenario::{CallerConfig, Method, Profile, Scenario};
+use super::times::{FAULTS_END, LONG_TIMEOUT};
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
 use crate::error::{Chain, ServerError};
@@ -62,16 +63,18 @@ pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
     runtime.block_on(async {
         let recorder = Recorder::new(scenario);
         let jobs = JobRecorder::new(&scenario.jobs);
+        let broadcasts = BroadcastRecorder::new(&scenario.broadcasts);
         let cluster = Cluster::new(
             seed,
             Arc::clone(scenario),
             Arc::clone(&recorder),
             Arc::clone(&jobs),
+            Arc::clone(&broadcasts),
         );
         if timeout(MAX_DURATION, cluster.run()).await.is_err() {
             recorder.problem("the simulation did not end");
         }
-        recorder.history(jobs.history())
+        recorder.history(jobs.history(), broadcasts.history())
     })
 }
 
@@ -80,6 +83,7 @@ struct Cluster {
     scenario: Arc<Scenario>,
     recorder: Arc<Recorder>,
     job_recorder: Arc<JobRecorder>,
+    broadcast_recorder: Arc<BroadcastRecorder>,
     network: Arc<Network>,
     broker: InProcessBroker,
     broker_is_up: bool,
@@ -99,6 +103,7 @@ struct Process {
     broker: Broker,
     client: WorkClient,
     jobs: JobsClient,
+    broadcasts: BroadcastsClient,
 }
 
 struct Worker {
@@ -113,6 +118,7 @@ impl Cluster {
         scenario: Arc<Scenario>,
         recorder: Arc<Recorder>,
         job_recorder: Arc<JobRecorder>,
+        broadcast_recorder: Arc<BroadcastRecorder>,
     ) -> Self {
         let mut cluster = Self {
             network: Network::new(seed, scenario.latency),
@@ -126,6 +132,7 @@ impl Cluster {
             scenario,
             recorder,
             job_recorder,
+            broadcast_recorder,
         };
         let scenario = Arc::clone(&cluster.scenario);
         cluster.callers = (scenario.callers.iter())
@@ -143,26 +150,16 @@ impl Cluster {
     async fn run(mut self) {
         let scenario = Arc::clone(&self.scenario);
         let begun = Instant::now();
-        let calls: Vec<_> = (0..scenario.calls.len())
-            .filter_map(|id| {
-                let at = begun + scenario.calls[id].at?;
-                let call = self.call(id);
-                Some(tokio::spawn(async move {
-                    sleep_until(at).await;
-                    call.await;
-                }))
-            })
-            .collect();
-        let jobs: Vec<_> = (0..scenario.jobs.jobs.len())
-            .filter_map(|id| {
-                let at = begun + scenario.jobs.jobs[id].at?;
-                let call = self.send_job(id);
-                Some(tokio::spawn(async move {
-                    sleep_until(at).await;
-                    call.await;
-                }))
-            })
-            .collect();
+        let mut calls = Vec::new();
+        for (id, planned) in scenario.calls.iter().enumerate() {
+            calls.extend(spawn_at(planned.at, self.call(id)));
+        }
+        for (id, planned) in scenario.jobs.jobs.iter().enumerate() {
+            calls.extend(spawn_at(planned.at, self.send_job(id)));
+        }
+        for (id, planned) in scenario.broadcasts.iter().enumerate() {
+            calls.extend(spawn_at(planned.at, self.broadcast(id)));
+        }
         for (at, fault) in &scenario.faults {
             sleep_until(begun + *at).await;
             self.inject(fault);
@@ -170,15 +167,17 @@ impl Cluster {
         sleep_until(begun + FAULTS_END).await;
         self.heal();
         join_all(calls).await;
-        join_all(jobs).await;
         self.settle().await;
         self.check_idle();
 
         let last = (0..scenario.calls.len()).filter(|id| scenario.calls[*id].at.is_none());
         let last_jobs = (0..scenario.jobs.jobs.len()).filter(|id| scenario.jobs.jobs[*id].at.is_none());
+        let is_last = |id: &usize| scenario.broadcasts[*id].at.is_none();
+        let last_broadcasts = (0..scenario.broadcasts.len()).filter(is_last);
         tokio::join!(
             join_all(last.map(|id| self.call(id))),
-            join_all(last_jobs.map(|id| self.send_job(id)))
+            join_all(last_jobs.map(|id| self.send_job(id))),
+            join_all(last_broadcasts.map(|id| self.broadcast(id)))
         );
         self.settle().await;
         self.check_idle();
@@ -298,6 +297,13 @@ impl Cluster {
                 .recorder
                 .problem(format!("batched requests are left in their queue: {backlog:?}")),
         }
+        let mut answers = self.broker.queue_names();
+        answers.retain(|name| name.starts_with("amq.gen-"));
+        let exclusive = |caller: &&CallerConfig| caller.replies == ReplyQueue::Exclusive;
+        if answers.len() > self.scenario.callers.iter().filter(exclusive).count() {
+            self.recorder
+                .problem(format!("queues for answers are left: {answers:?}"));
+        }
         for caller in &self.callers {
             let waiting = caller.broker.caller().in_flight();
             if waiting > 0 {
@@ -410,6 +416,13 @@ impl Cluster {
         }
     }
 
+    /// Sends a broadcast and records its outcome.
+    fn broadcast(&self, id: usize) -> impl Future<Output = ()> + use<> {
+        let planned = self.scenario.broadcasts[id];
+        let client = self.callers[planned.caller].broadcasts.clone();
+        broadcasts::send(id, planned, client, Arc::clone(&self.broadcast_recorder))
+    }
+
     /// Returns the names of the retry queues, in order.
     fn retry_queues(&self) -> Vec<String> {
         let mut queues = self.broker.queue_names();
@@ -432,11 +445,15 @@ impl Cluster {
             .wait_for_server(caller.wait_for_server)
             .batching(caller.batches)
             .build();
+        let broadcasts = ClientBuilder::new(&broker)
+            .wait_for_server(caller.wait_for_server)
+            .build();
         let process = Process {
             transport,
             broker,
             client,
             jobs,
+            broadcasts,
         };
         if !self.broker_is_up {
             process.cut(Duration::ZERO);
@@ -468,7 +485,18 @@ impl Cluster {
                 scenario: Arc::clone(&self.scenario),
                 recorder: Arc::clone(&self.job_recorder),
             };
-            server = server.serve_on(queue, JobsServer::new(jobs));
+            server = server.serve_on(queue.clone(), JobsServer::new(jobs));
+        }
+        if !self.scenario.broadcasts.is_empty() {
+            let process = self.broadcast_recorder.process_started(number);
+            let broadcasts = RecordingBroadcasts {
+                process,
+                scenario: Arc::clone(&self.scenario),
+                recorder: Arc::clone(&self.broadcast_recorder),
+            };
+            server = server
+                .worker_name(process.to_string())
+                .serve_on(queue, BroadcastsServer::new(broadcasts));
         }
         let server = server.run_until(stop.clone().cancelled_owned());
         Worker {
@@ -490,6 +518,18 @@ impl Cluster {
         let workers = self.workers.iter().flatten().chain(&self.stopping);
         (self.callers.iter().chain(&self.sender)).chain(workers.map(|worker| &worker.process))
     }
+}
+
+/// Starts a call at this time, counted from now. `None` if it is made later, after all faults.
+fn spawn_at(
+    after: Option<Duration>,
+    call: impl Future<Output = ()> + Send + 'static,
+) -> Option<JoinHandle<()>> {
+    let at = Instant::now() + after?;
+    Some(tokio::spawn(async move {
+        sleep_until(at).await;
+        call.await;
+    }))
 }
 
 impl Process {

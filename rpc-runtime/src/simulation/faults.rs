@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
+
 use super::hostile::HostileMessage;
+use super::times::{millis, random_time, whole_millis};
 use crate::transport::Role;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,4 +64,16 @@ pub(super) enum InjectedFault {
     HostileMessage(HostileMessage),
     /// From now on, each reply is delivered twice (`true`) or once.
     DuplicateReplies(bool),
+}
+
+/// Returns a random time, in half of the cases one shortly before a fault.
+pub(super) fn time_near_a_fault(rng: &mut Rng, faults: &[(Duration, InjectedFault)]) -> Duration {
+    match faults {
+        [] => random_time(rng),
+        _ if rng.bool() => random_time(rng),
+        _ => {
+            let (fault, _) = faults[rng.usize(..faults.len())];
+            whole_millis(fault.saturating_sub(millis(rng, 400)))
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::broadcasts::BroadcastHistory;
 use super::jobs::JobHistory;
 use super::scenario::{PlannedCall, Scenario};
 use crate::error::{CallError, Chain};
@@ -18,6 +19,7 @@ pub(super) struct History {
     /// In the order in which they started.
     pub(super) runs: Vec<Run>,
     pub(super) jobs: JobHistory,
+    pub(super) broadcasts: BroadcastHistory,
     /// Problems of the whole cluster, which belong to no single call.
     pub(super) problems: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Recorder {
                 calls: calls.collect(),
                 runs: Vec::new(),
                 jobs: JobHistory::default(),
+                broadcasts: BroadcastHistory::default(),
                 problems: Vec::new(),
             }),
         })
@@ -115,9 +118,12 @@ impl Recorder {
         self.lock().problems.push(what.into());
     }
 
-    pub(super) fn history(&self, jobs: JobHistory) -> History {
-        let history = self.lock().clone();
-        History { jobs, ..history }
+    pub(super) fn history(&self, jobs: JobHistory, broadcasts: BroadcastHistory) -> History {
+        History {
+            jobs,
+            broadcasts,
+            ..self.lock().clone()
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, History> {

@@ -1,14 +1,11 @@
 //! Checks a history against the promises of the reliability guide.
 
-use std::time::Duration;
-
+use super::check::{Check, TICK, fail_if};
 use super::history::{CallOutcome, CallRecord, Failure, History};
-use super::jobs;
-use super::scenario::{LONG_TIMEOUT, Method, Profile, Scenario};
+use super::scenario::{Method, Profile, Scenario};
+use super::times::LONG_TIMEOUT;
+use super::{broadcasts, jobs};
 use crate::protocol::Executed;
-
-/// A timer may fire one tick late.
-const TICK: Duration = Duration::from_millis(2);
 
 /// Describes all broken promises.
 pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> {
@@ -30,13 +27,8 @@ pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> 
         }));
     }
     broken.extend(jobs::violations(scenario, &history.jobs));
+    broken.extend(broadcasts::violations(scenario, &history.broadcasts));
     broken
-}
-
-type Check = Result<(), &'static str>;
-
-fn fail_if(is_broken: bool, reason: &'static str) -> Check {
-    if is_broken { Err(reason) } else { Ok(()) }
 }
 
 /// Promise 1: every call ends by its deadline.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::faults::InjectedFault;
+use super::faults::{InjectedFault, time_near_a_fault};
 use super::hostile::QUEUE;
-use super::times::{millis, random_time, whole_millis};
+use super::times::millis;
 use crate::transport::RequestQueue;
 
 /// How often a job is retried.
@@ -104,15 +104,7 @@ impl JobPlan {
 impl PlannedJob {
     fn random(rng: &mut Rng, sender: Sender, faults: &[(Duration, InjectedFault)]) -> Self {
         let is_retried = rng.u8(..3) > 0;
-        let at = match faults {
-            [] => random_time(rng),
-            _ if rng.bool() => random_time(rng),
-            // Shortly before a fault.
-            _ => {
-                let (fault, _) = faults[rng.usize(..faults.len())];
-                whole_millis(fault.saturating_sub(millis(rng, 400)))
-            }
-        };
+        let at = time_near_a_fault(rng, faults);
         Self {
             sender,
             at: Some(at),

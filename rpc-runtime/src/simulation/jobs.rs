@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
+use super::check::{Check, fail_if};
 use super::job_plan::{Fate, JobPlan, PlannedJob};
 use super::scenario::{Profile, Scenario};
 use crate::codec::Codec;
@@ -194,12 +195,6 @@ pub(super) fn violations(scenario: &Scenario, history: &JobHistory) -> Vec<Strin
         }
     }
     broken
-}
-
-type Check = Result<(), &'static str>;
-
-fn fail_if(is_broken: bool, reason: &'static str) -> Check {
-    if is_broken { Err(reason) } else { Ok(()) }
 }
 
 /// A job and all that happened to it.

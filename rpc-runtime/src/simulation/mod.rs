@@ -11,6 +11,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+mod broadcast_plan;
+mod broadcasts;
+mod check;
 mod cluster;
 mod faults;
 mod history;

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::broadcast_plan::{PlannedBroadcast, random_broadcasts};
 use super::faults::{InjectedFault, Peer};
 use super::hostile::HostileMessage;
 use super::job_plan::JobPlan;
-use super::times::{FAULTS_END, START, millis, random_time, whole_millis};
+use super::times::{FAULTS_END, LONG_TIMEOUT, START, millis, random_time, whole_millis};
 use crate::transport::{ReplyQueue, Role};
-
-/// A timeout that is longer than all faults and their recovery together.
-pub(super) const LONG_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Scenario {
@@ -28,6 +26,8 @@ pub(super) struct Scenario {
     /// Indexed by id.
     pub(super) calls: Vec<PlannedCall>,
     pub(super) jobs: JobPlan,
+    /// Indexed by id. Empty if the workers serve no broadcasts.
+    pub(super) broadcasts: Vec<PlannedBroadcast>,
     /// In order of time.
     pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
@@ -82,7 +82,7 @@ const TASKS: [&str; 6] = [
     "request queue",
     "replies",
     "reply channel",
-    "discovery",
+    "control",
 ];
 
 /// A kind of disturbance: one or more faults and their repair.
@@ -147,11 +147,18 @@ impl Scenario {
             callers,
             calls,
             jobs: JobPlan::default(),
+            broadcasts: Vec::new(),
             faults: Vec::new(),
         };
         scenario.draw_faults(&mut rng);
         // From generators of their own, so that they do not change the seed's other faults.
         scenario.draw_hostile_messages(&mut Rng::with_seed(!seed));
+        scenario.broadcasts = random_broadcasts(
+            &mut Rng::with_seed(seed.rotate_left(16)),
+            scenario.callers.len(),
+            workers,
+            &scenario.faults,
+        );
         scenario.draw_jobs(&mut Rng::with_seed(seed.rotate_left(32)));
         scenario
     }

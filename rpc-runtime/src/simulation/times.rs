@@ -10,6 +10,9 @@ pub(super) const START: Duration = Duration::from_secs(5);
 /// No fault is injected after this time.
 pub(super) const FAULTS_END: Duration = Duration::from_secs(25);
 
+/// A timeout that is longer than all faults and their recovery together.
+pub(super) const LONG_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Returns a random duration of at most `limit` milliseconds.
 pub(super) fn millis(rng: &mut Rng, limit: u64) -> Duration {
     Duration::from_millis(rng.u64(..=limit))

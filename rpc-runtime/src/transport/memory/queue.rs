@@ -348,6 +348,11 @@ impl Queue {
         self.consumers.iter().filter(is_active).count()
     }
 
+    /// The number of the consumer that is served next.
+    pub(super) fn first_consumer(&self) -> Option<u64> {
+        self.consumers.front().map(|consumer| consumer.number)
+    }
+
     /// Whether no consumer is left, not even a cancelled one.
     pub(super) fn is_unused(&self) -> bool {
         self.consumers.is_empty()

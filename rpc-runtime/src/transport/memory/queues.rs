@@ -94,12 +94,15 @@ impl Queues {
     /// Puts a control message into all queues that are bound with its key. Returns whether any
     /// queue is.
     pub(super) fn publish_control(&mut self, key: &ShortStr, message: &Message, now: Instant) -> bool {
-        let mut is_routable = false;
-        for queue in self.queues.values_mut().filter(|queue| queue.is_bound(key)) {
+        let mut bound: Vec<_> = (self.queues.values_mut())
+            .filter(|queue| queue.is_bound(key))
+            .collect();
+        // In an order that does not depend on the hash map.
+        bound.sort_unstable_by_key(|queue| queue.first_consumer());
+        for queue in &mut bound {
             queue.push_with_key(message.clone(), Some(key.clone()), now);
-            is_routable = true;
         }
-        is_routable
+        !bound.is_empty()
     }
 
     /// How many messages and consumers a queue has. `None` if no queue of that name exists.
