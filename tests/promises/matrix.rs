@@ -25,6 +25,7 @@ use rpc_tests::until;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+mod broadcasts;
 mod jobs;
 
 /// How long a fault lasts that heals by itself.
