@@ -35,6 +35,8 @@ pub(crate) struct Seat {
     pub(crate) journal: PathBuf,
     pub(crate) seed: u64,
     pub(crate) rate: u64,
+    /// How many workers there are.
+    pub(crate) workers: usize,
     /// Whether it batches calls.
     pub(crate) batching: bool,
     /// Whether it sends or serves jobs instead of calls.
@@ -132,12 +134,13 @@ impl fmt::Display for Args {
 
 impl Seat {
     /// Returns these as command line arguments for [`parse`](Self::parse).
-    pub(crate) fn to_words(&self) -> [String; 8] {
+    pub(crate) fn to_words(&self) -> [String; 9] {
         let journal = self.journal.to_string_lossy().into_owned();
         let (name, url) = (self.name.clone(), self.url.clone());
         let [seed, rate] = [self.seed, self.rate].map(|number| number.to_string());
+        let workers = self.workers.to_string();
         let [batching, jobs, quorum] = [self.batching, self.jobs, self.quorum].map(|flag| flag.to_string());
-        [name, url, journal, seed, rate, batching, jobs, quorum]
+        [name, url, journal, seed, rate, workers, batching, jobs, quorum]
     }
 
     fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
@@ -147,6 +150,7 @@ impl Seat {
             journal: words.next().context("a journal")?.into(),
             seed: number("the seed", words.next())?,
             rate: number("the rate", words.next())?,
+            workers: number("the workers", words.next())?,
             batching: words.next().context("whether it batches")?.parse()?,
             jobs: words.next().context("whether it has jobs")?.parse()?,
             quorum: words.next().context("the type of the queue")?.parse()?,

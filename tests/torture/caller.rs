@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, BrokerError, CallError, Executed, ReplyQueue};
+use rpc_runtime::{Broker, BrokerError, CallError, Executed, GatherEnd, Gathered, ReplyQueue};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -31,6 +31,9 @@ const TRAPPED: u64 = 10;
 
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The percentage of single calls that are broadcasts.
+const BROADCASTS: u64 = 4;
+
 /// How many calls of methods that are not idempotent each handle makes at the end.
 const LAST_WRITES: usize = 10;
 
@@ -48,6 +51,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
             name: format!("{}-{replies:?}", seat.name),
             client: TortureClient::builder(&broker).batching(seat.batching).build(),
             trap: TortureClient::builder(&broker).queue(TRAP).build(),
+            workers: seat.workers,
             broker,
             journal: Arc::clone(&journal),
         });
@@ -69,7 +73,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
         }
         let plans = match random.percent(BURSTS) {
             true => Plan::burst(&mut random),
-            false => vec![Plan::any(&mut random)],
+            false => vec![Plan::any(&mut random, seat.workers)],
         };
         calls.spawn(async move { handle.call_at_once(plans).await });
         while calls.try_join_next().is_some() {}
@@ -93,17 +97,20 @@ struct Plan {
     ending: Ending,
     sent: usize,
     wanted: usize,
+    /// How many workers should answer, if it is a broadcast.
+    expected: Option<usize>,
     fresh: bool,
 }
 
 impl Plan {
-    fn any(random: &mut Random) -> Self {
+    fn any(random: &mut Random, workers: usize) -> Self {
         let size = |random: &mut Random| match random.percent(3) {
             true => random.between(SMALL as u64..=LARGE as u64) as usize,
             false => SMALL,
         };
         Self {
             method: match random.between(0..=99) {
+                _ if random.percent(BROADCASTS) => random.pick(&[Method::Survey, Method::Announce]),
                 0..=44 => Method::Read,
                 45..=89 => Method::Write,
                 _ => Method::Note,
@@ -121,6 +128,7 @@ impl Plan {
             },
             sent: size(random),
             wanted: size(random),
+            expected: random.percent(50).then_some(workers),
             fresh: false,
         }
     }
@@ -141,6 +149,7 @@ impl Plan {
                 },
                 sent: SMALL,
                 wanted: SMALL,
+                expected: None,
                 fresh: false,
             })
             .collect()
@@ -163,7 +172,16 @@ impl Plan {
             ending: Ending::Answer,
             sent: SMALL,
             wanted: SMALL,
+            expected: None,
             fresh: true,
+        }
+    }
+
+    /// A broadcast that must reach all workers.
+    fn fresh_broadcast(method: Method, workers: usize) -> Self {
+        Self {
+            expected: Some(workers),
+            ..Self::fresh(method)
         }
     }
 }
@@ -175,6 +193,8 @@ struct Handle {
     client: TortureClient,
     /// A client of the hostile queue.
     trap: TortureClient,
+    /// How many workers there are.
+    workers: usize,
     broker: Broker,
     journal: Arc<Journal>,
 }
@@ -192,6 +212,9 @@ impl Handle {
         for _ in 0..LAST_WRITES {
             self.call(Plan::fresh(Method::Write)).await;
             self.call_at_once(Plan::fresh_burst(Method::Write)).await;
+            for method in [Method::Announce, Method::Survey] {
+                self.call(Plan::fresh_broadcast(method, self.workers)).await;
+            }
             sleep(PAUSE).await;
         }
     }
@@ -230,6 +253,7 @@ impl Handle {
             limit_us: plan.limit.as_micros() as u64,
             work_ms: plan.work_ms,
             sent: plan.sent,
+            expected: plan.expected,
             fresh: plan.fresh,
         });
         let begun = Instant::now();
@@ -242,10 +266,18 @@ impl Handle {
             }
             Method::Read => outcome(self.client.read(&job).timeout(plan.limit).await, &job),
             Method::Write => outcome(self.client.write(&job).timeout(plan.limit).await, &job),
-            Method::Note => match self.client.note(&job).timeout(plan.limit).await {
-                Ok(()) => Outcome::named("sent", Ran::Maybe),
-                Err(error) => failure(&error),
-            },
+            Method::Note => sent(self.client.note(&job).timeout(plan.limit).await),
+            Method::Announce => sent(self.client.announce(&job).timeout(plan.limit).await),
+            Method::Survey => {
+                let mut survey = self.client.survey(&job).limit(plan.limit);
+                if let Some(expected) = plan.expected {
+                    survey = survey.expect_workers(expected);
+                }
+                match survey.send().await {
+                    Ok(answers) => gathered(answers.collect().await, &job, plan.expected),
+                    Err(error) => failure(&error),
+                }
+            }
         };
         self.journal.write(&Record::Ended {
             at: now(),
@@ -253,6 +285,31 @@ impl Handle {
             took_us: begun.elapsed().as_micros() as u64,
             outcome,
         });
+    }
+}
+
+fn sent(result: Result<(), CallError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::named("sent", Ran::Maybe),
+        Err(error) => failure(&error),
+    }
+}
+
+fn gathered(gathered: Gathered<Done, Refused>, job: &Job, expected: Option<usize>) -> Outcome {
+    let answers = gathered.answers.into_iter();
+    let answers = answers.map(|(worker, answer)| (worker.name.unwrap_or_default(), outcome(answer, job)));
+    let answers: Vec<_> = answers.collect();
+    let missing = expected.map(|expected| expected.saturating_sub(answers.len()));
+    let kind = match gathered.end {
+        _ if gathered.missing != missing => "miscounted",
+        GatherEnd::Expected | GatherEnd::Quiet => "gathered",
+        GatherEnd::Limit => "limit",
+        GatherEnd::Lost(_) => "answers lost",
+        _ => "another",
+    };
+    Outcome {
+        answers,
+        ..Outcome::named(kind, Ran::Maybe)
     }
 }
 
@@ -268,6 +325,7 @@ fn outcome(result: Result<Done, CallError<Refused>>, job: &Job) -> Outcome {
                 executed: Ran::Yes,
                 run: Some(done.run),
                 error: None,
+                answers: Vec::new(),
             }
         }
         Err(CallError::Service(Refused { call, run })) => Outcome {
@@ -279,6 +337,7 @@ fn outcome(result: Result<Done, CallError<Refused>>, job: &Job) -> Outcome {
             executed: Ran::Yes,
             run: Some(run),
             error: None,
+            answers: Vec::new(),
         },
         Err(error) => failure(&error),
     }
@@ -299,6 +358,7 @@ fn failure<E: std::error::Error + 'static>(error: &CallError<E>) -> Outcome {
 fn kind<E>(error: &CallError<E>) -> String {
     match error {
         CallError::NoServer { .. } => "no_server".to_owned(),
+        CallError::NoWorkers { .. } => "no_workers".to_owned(),
         CallError::TimedOut { .. } => "timed_out".to_owned(),
         CallError::Overloaded { .. } => "overloaded".to_owned(),
         CallError::Refused { .. } => "refused".to_owned(),

@@ -1,6 +1,8 @@
 //! Checks a history against the promises. Pure.
 
-use crate::history::{Call, History, Method, Micros, Ran};
+use std::collections::BTreeSet;
+
+use crate::history::{Call, History, Method, Micros, Outcome, Ran};
 use crate::inject::Incident;
 
 /// How late a call may end on a busy machine.
@@ -72,7 +74,11 @@ impl Judge<'_> {
             "it was refused as expired although most of its time was left",
         );
         must(kind != "mismatch", "its reply is another call's");
-        must(repeats || runs.len() <= 1, "it ran more than once");
+        let workers: BTreeSet<_> = runs.iter().map(|run| run.worker()).collect();
+        must(
+            repeats || runs.len() <= 1 || (call.method.is_broadcast() && workers.len() == runs.len()),
+            "it ran more than once, or more than once on a worker",
+        );
         must(
             outcome.executed != Ran::No || runs.is_empty(),
             "it says that it did not run, and it ran",
@@ -85,6 +91,35 @@ impl Judge<'_> {
         must(
             outcome.run.as_ref().is_none_or(answered),
             "its reply is of a run that there was not, or that had not ended",
+        );
+        let listed: BTreeSet<_> = outcome.answers.iter().map(|(worker, _)| worker).collect();
+        must(
+            listed.len() == outcome.answers.len(),
+            "it has two answers of a worker",
+        );
+        let is_own = |(worker, answer): &(String, Outcome)| {
+            let mut own = runs.iter().filter(|run| run.worker() == worker);
+            match (&answer.run, answer.executed) {
+                (Some(name), _) => own.any(|run| run.name == *name && run.ended.is_some()),
+                (None, Ran::Yes) => own.next().is_some(),
+                (None, Ran::No) => own.next().is_none(),
+                (None, Ran::Maybe) => false,
+            }
+        };
+        must(
+            kind != "miscounted" && outcome.answers.iter().all(is_own),
+            "it has an answer that its worker did not give, or counts those that are missing wrongly",
+        );
+        must(
+            outcome
+                .answers
+                .iter()
+                .all(|(_, answer)| answer.kind != "mismatch"),
+            "it has an answer of another broadcast",
+        );
+        must(
+            kind != "limit" || *took >= call.limit_us,
+            "gathering ended with its limit, but before it",
         );
 
         let queue_was_there = !self.a_deletion_meets();
@@ -102,9 +137,20 @@ impl Judge<'_> {
             !(repeats && had_enough && (has_timed_out || is_refused) && queue_was_there),
             "it is idempotent, had enough time when all was healed, and did not succeed",
         );
+        let succeeded = match call.method {
+            Method::Announce => kind == "sent",
+            Method::Survey => {
+                kind == "gathered" && outcome.answers.iter().all(|(_, answer)| answer.kind == "ok")
+            }
+            _ => kind == "ok",
+        };
         must(
-            !call.fresh || kind == "ok",
+            !call.fresh || succeeded,
             "it was made when all was healed, and failed",
+        );
+        must(
+            !call.fresh || call.expected.is_none_or(|workers| runs.len() == workers),
+            "it was made when all was healed, and did not run on all workers",
         );
         broken
     }
@@ -150,6 +196,7 @@ mod tests {
             limit_us: LIMIT,
             work_ms: 0,
             sent: 0,
+            expected: None,
             fresh: false,
         }
     }
@@ -244,6 +291,61 @@ mod tests {
         assert_broken([write(), lost], None);
         let absent = ended(3, Outcome::named("no_server", Ran::No));
         assert_broken([write(), absent], Some("there was"));
+    }
+
+    #[test]
+    fn each_broken_promise_of_a_broadcast_is_found() {
+        let survey = |answers: &[(&str, Outcome)], runs: &[&str]| {
+            let answers = answers
+                .iter()
+                .map(|(worker, answer)| ((*worker).to_owned(), answer.clone()));
+            let outcome = Outcome {
+                answers: answers.collect(),
+                ..Outcome::named("gathered", Ran::Maybe)
+            };
+            let runs = runs.iter().flat_map(|name| run(name));
+            let mut records: Vec<_> = runs.chain([ended(3, outcome)]).collect();
+            records.insert(0, called(Method::Survey));
+            records
+        };
+        let (one, two) = ("w0.1/1", "w1.1/1");
+        let answers = [("w0.1", ok(one)), ("w1.1", ok(two))];
+        assert_broken(survey(&answers, &[one, two]), None);
+        assert_broken(survey(&answers[..1], &[one, two]), None);
+        assert_broken(
+            survey(&answers, &[one, two, "w0.1/2"]),
+            Some("more than once on a worker"),
+        );
+        let twice = [("w0.1", ok(one)), ("w0.1", ok(one))];
+        assert_broken(survey(&twice, &[one, two]), Some("two answers of a worker"));
+        let swapped = [("w0.1", ok(two)), ("w1.1", ok(one))];
+        assert_broken(survey(&swapped, &[one, two]), Some("did not give"));
+        assert_broken(survey(&answers, &[one]), Some("did not give"));
+        let rejected = [("w0.1", Outcome::named("rejected", Ran::No))];
+        assert_broken(survey(&rejected, &[]), None);
+        assert_broken(survey(&rejected, &[one]), Some("did not give"));
+        let mixed_up = Outcome {
+            kind: "mismatch".to_owned(),
+            ..ok(one)
+        };
+        assert_broken(
+            survey(&[("w0.1", mixed_up)], &[one]),
+            Some("of another broadcast"),
+        );
+        let miscounted = ended(3, Outcome::named("miscounted", Ran::Maybe));
+        assert_broken([called(Method::Survey), miscounted], Some("counts those"));
+        let early = ended(3, Outcome::named("limit", Ran::Maybe));
+        assert_broken([called(Method::Survey), early], Some("but before it"));
+
+        let mut fresh = survey(&answers, &[one, two]);
+        if let Record::Called { fresh, expected, .. } = &mut fresh[0] {
+            (*fresh, *expected) = (true, Some(2));
+        }
+        assert_broken(fresh.clone(), None);
+        if let Record::Called { expected, .. } = &mut fresh[0] {
+            *expected = Some(3);
+        }
+        assert_broken(fresh, Some("did not run on all workers"));
     }
 
     #[test]

@@ -31,6 +31,17 @@ pub(crate) enum Method {
     Write,
     /// One-way, not idempotent.
     Note,
+    /// A broadcast.
+    Survey,
+    /// A one-way broadcast.
+    Announce,
+}
+
+impl Method {
+    /// Whether every worker runs it.
+    pub(crate) fn is_broadcast(self) -> bool {
+        matches!(self, Self::Survey | Self::Announce)
+    }
 }
 
 /// The form of `Executed` in a journal.
@@ -49,6 +60,8 @@ pub(crate) struct Outcome {
     /// The run that produced the reply.
     pub(crate) run: Option<String>,
     pub(crate) error: Option<String>,
+    /// What each worker answered to a broadcast, by the worker's name.
+    pub(crate) answers: Vec<(String, Outcome)>,
 }
 
 impl Outcome {
@@ -58,6 +71,7 @@ impl Outcome {
             executed,
             run: None,
             error: None,
+            answers: Vec::new(),
         }
     }
 }
@@ -72,6 +86,8 @@ pub(crate) enum Record {
         limit_us: u64,
         work_ms: u64,
         sent: usize,
+        /// How many workers should answer, if it is a broadcast.
+        expected: Option<usize>,
         /// Whether the call was made after all faults were healed.
         fresh: bool,
     },
@@ -186,6 +202,7 @@ pub(crate) struct Call {
     pub(crate) handle: String,
     pub(crate) method: Method,
     pub(crate) limit_us: u64,
+    pub(crate) expected: Option<usize>,
     pub(crate) fresh: bool,
     /// And how long it took.
     pub(crate) ended: Option<(Micros, u64, Outcome)>,
@@ -235,6 +252,7 @@ impl History {
                 handle,
                 method,
                 limit_us,
+                expected,
                 fresh,
                 ..
             } = record
@@ -244,6 +262,7 @@ impl History {
                     handle: handle.clone(),
                     method: *method,
                     limit_us: *limit_us,
+                    expected: *expected,
                     fresh: *fresh,
                     ended: None,
                     runs: Vec::new(),

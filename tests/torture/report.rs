@@ -37,7 +37,7 @@ fn print_shares(history: &History) {
             continue;
         };
         let share = match outcome.kind.as_str() {
-            "ok" | "service" | "panicked" => "answered".to_owned(),
+            "ok" | "service" | "panicked" | "gathered" => "answered".to_owned(),
             kind => format!("{kind}, {:?}", outcome.executed),
         };
         calls += 1;
@@ -65,19 +65,21 @@ fn print_outcomes(history: &History) {
             Method::Read => "read  (idempotent)",
             Method::Write => "write",
             Method::Note => "note  (one-way)",
+            Method::Survey => "survey (all workers)",
+            Method::Announce => "announce (one-way)",
         };
         let kind = (method, outcome.kind.as_str(), outcome.executed);
         outcomes.entry(kind).or_default().push(*took);
         latest = latest.max(took.saturating_sub(call.limit_us));
     }
     println!(
-        "\n{:20}{:26}{:>8}{:>11}{:>11}",
+        "\n{:21}{:26}{:>8}{:>11}{:>11}",
         "method", "outcome, executed", "calls", "p50", "p99"
     );
     for ((method, kind, executed), mut took) in outcomes {
         let [p50, p99] = quantiles(&mut took);
         let outcome = format!("{kind}, {executed:?}");
-        println!("{method:20}{outcome:26}{:>8}{p50:>11}{p99:>11}", took.len());
+        println!("{method:21}{outcome:26}{:>8}{p50:>11}{p99:>11}", took.len());
     }
     println!("latest end after a deadline: {}", seconds(latest));
 }

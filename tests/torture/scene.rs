@@ -248,6 +248,7 @@ fn start(
         journal: file("journal"),
         seed: args.seed,
         rate: args.rate,
+        workers: args.workers,
         batching: plan::batches(args, member),
         jobs: args.jobs.is_some(),
         quorum: args.quorum,

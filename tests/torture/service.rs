@@ -29,6 +29,10 @@ pub(crate) trait Torture {
     async fn jot(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     #[rpc(oneway)]
     async fn note(&self, #[rpc(context)] cx: &Context, job: &Job);
+    #[rpc(broadcast)]
+    async fn survey(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
+    #[rpc(broadcast, oneway)]
+    async fn announce(&self, #[rpc(context)] cx: &Context, job: &Job);
 }
 
 /// The arguments of a call.
@@ -123,6 +127,14 @@ impl Torture for Worker {
 
     async fn note(&self, cx: &Context, job: &Job) {
         let _ = self.work("note", cx, job).await;
+    }
+
+    async fn survey(&self, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        self.work("survey", cx, job).await
+    }
+
+    async fn announce(&self, cx: &Context, job: &Job) {
+        let _ = self.work("announce", cx, job).await;
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     let broker = Broker::builder().address(&seat.url).lazy()?;
     let journal = Journal::create(&seat.journal)?;
     let server = Server::new(&broker)
+        .worker_name(&seat.name)
         .concurrency(CONCURRENCY)
         .batching(seat.batching);
     let server = if seat.jobs {
