@@ -85,10 +85,10 @@ pub fn headers(data: &[u8]) {
     for (name, value) in headers.iter() {
         assert_eq!(headers.get(name), Some(value));
         count += 1;
-        bytes += name.len() + value.len();
+        bytes += name.len() + value.len() + 6;
     }
     assert_eq!(
-        (headers.len(), headers.bytes(), headers.is_empty()),
+        (headers.len(), headers.wire_bytes(), headers.is_empty()),
         (count, bytes, count == 0)
     );
     let message = Message {

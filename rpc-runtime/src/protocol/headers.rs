@@ -56,15 +56,17 @@ impl Headers {
         self.0.is_none()
     }
 
-    /// Returns the total length of all names and values, in bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+    /// Returns the size of all headers in the properties of a message, in bytes.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        self.iter()
+            .map(|(name, value)| header_wire_bytes(name, value))
+            .sum()
     }
 
-    /// Returns what [`bytes`](Self::bytes) would be after this header is inserted.
-    pub(crate) fn bytes_with(&self, name: &str, value: &str) -> usize {
-        let replaced = self.get(name).map_or(0, |old| name.len() + old.len());
-        self.bytes() - replaced + name.len() + value.len()
+    /// Returns what [`wire_bytes`](Self::wire_bytes) would be after this header is inserted.
+    pub(crate) fn wire_bytes_with(&self, name: &str, value: &str) -> usize {
+        let replaced = self.get(name).map_or(0, |old| header_wire_bytes(name, old));
+        self.wire_bytes() - replaced + header_wire_bytes(name, value)
     }
 
     /// Keeps only the headers whose names and values are wanted.
@@ -84,6 +86,13 @@ impl Headers {
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
         self.0.get_or_insert_default().insert(name, value);
     }
+}
+
+/// Returns the size of a header in the properties of a message, in bytes.
+fn header_wire_bytes(name: &str, value: &str) -> usize {
+    /// The length of the name, the type of the value and the length of the value.
+    const OVERHEAD: usize = 1 + 1 + 4;
+    name.len() + value.len() + OVERHEAD
 }
 
 /// Iterates over the pairs of name and value, ordered by name. See [`Headers::iter`].
@@ -166,6 +175,16 @@ mod tests {
         assert_eq!(format!("{headers:?}"), r#"{"authorization"}"#);
         assert_eq!(headers.get("authorization"), Some("s3cret"));
         assert_eq!(headers.get(&"x".repeat(300)), None);
+    }
+
+    #[test]
+    fn the_size_on_the_wire_counts_more_than_the_text() {
+        let mut headers = Headers::default();
+        assert_eq!(headers.wire_bytes_with("a", "12"), 9);
+        headers.insert(ShortStr::from_static("a"), "12".into());
+        assert_eq!(headers.wire_bytes(), 9);
+        assert_eq!(headers.wire_bytes_with("a", "123"), 10);
+        assert_eq!(headers.wire_bytes_with("b", ""), 16);
     }
 
     #[test]

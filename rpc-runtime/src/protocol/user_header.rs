@@ -5,7 +5,7 @@ use super::invalid_name::InvalidName;
 use super::reserved_header::reserved_header;
 use super::short_str::ShortStr;
 
-/// The maximum total length of a call's headers, in bytes. AMQP puts all properties of a message
+/// The maximum size of a call's headers on the wire, in bytes. AMQP puts all properties of a message
 /// into one frame, and a broker may be configured for frames of 8 KiB.
 const MAX_BYTES: usize = 4096;
 
@@ -36,7 +36,7 @@ pub(crate) fn insert_user_header(
         return Err(invalid_name(reason));
     }
     let value = value.into();
-    let length = headers.bytes_with(name.as_str(), &value);
+    let length = headers.wire_bytes_with(name.as_str(), &value);
     if length > MAX_BYTES {
         return Err(InvalidHeader {
             what: "the headers",

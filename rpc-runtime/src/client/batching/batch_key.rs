@@ -93,7 +93,7 @@ pub(in crate::client) fn fits_in_batch(plan: &CallPlan) -> bool {
 }
 
 fn size(plan: &CallPlan) -> usize {
-    plan.arguments.0.len() + plan.headers.bytes() + 16 * plan.headers.len()
+    plan.arguments.0.len() + plan.headers.wire_bytes() + 10 * plan.headers.len()
 }
 
 /// What the id, the time to live and the lengths add to a call in a batch, at most.

@@ -149,9 +149,9 @@ impl Part for BatchedCallRef<'_> {
 /// Returns an upper bound of the encoded size of all headers, in bytes. [`PART_OVERHEAD`] contains
 /// the rest of their map.
 pub(crate) fn headers_size(headers: &Headers) -> usize {
-    /// The markers of a name and a value.
-    const MARKERS: usize = 2 * 5;
-    headers.bytes() + MARKERS * headers.len()
+    /// What the markers of a name and a value add to its size in the properties of a message.
+    const MARKERS: usize = 4;
+    headers.wire_bytes() + MARKERS * headers.len()
 }
 
 fn write_headers(body: &mut Vec<u8>, headers: &Headers) {
