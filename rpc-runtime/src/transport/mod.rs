@@ -77,7 +77,7 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// holds requests, although it has no consumer.
     ///
     /// Does nothing and returns `false` unless workers declare the queue ([`DeclareMode::Active`])
-    /// and, over AMQP, it is a classic one. Also returns `false` after a time limit.
+    /// and it is a classic one. Also returns `false` after a time limit.
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool;
 
     /// Consumes the control messages with these keys from now on. Declares the control exchange and

@@ -281,7 +281,10 @@ impl Transport for MemoryTransport {
     }
 
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool {
-        queue.declare_mode() == DeclareMode::Active && self.broker.queues().delete_if_unused(queue.name())
+        // As over AMQP, a quorum queue is kept.
+        queue.declare_mode() == DeclareMode::Active
+            && queue.is_classic()
+            && self.broker.queues().delete_if_unused(queue.name())
     }
 
     async fn open_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
@@ -514,5 +517,24 @@ impl Control for MemoryControl {
 impl Drop for MemoryControl {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_classic_queue_is_deleted_as_over_amqp() {
+        let transport = MemoryTransport::new(&InProcessBroker::new());
+        for (queue, is_kept) in [
+            (RequestQueue::new("classic"), false),
+            (RequestQueue::new("quorum").quorum(), true),
+        ] {
+            transport.declare_requests(&queue).await.unwrap();
+            assert!(!transport.delete_if_unused(&queue).await);
+            let name = ShortStr::new(queue.name()).unwrap();
+            assert_eq!(transport.depth(&name).await.is_some(), is_kept, "{name}");
+        }
     }
 }
