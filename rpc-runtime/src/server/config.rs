@@ -393,9 +393,14 @@ impl Estimates {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+    use tokio::time::sleep;
+
     use super::*;
+    use crate::protocol::Message;
     use crate::service;
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
+    use crate::transport::{Depth, Outgoing, SendToken};
 
     #[service(queue = "calls")]
     trait Calls {
@@ -438,5 +443,46 @@ mod tests {
         assert_eq!(tasks_of(vec![calls()]).await, 2);
         assert_eq!(tasks_of(vec![calls(), jobs("jobs")]).await, 3);
         assert_eq!(tasks_of(vec![calls(), jobs("jobs"), jobs("more")]).await, 4);
+    }
+
+    async fn config_of_jobs(batching: bool) -> (Arc<dyn Transport>, ServerConfig) {
+        let transport: Arc<dyn Transport> = Arc::new(MemoryTransport::new(&InProcessBroker::new()));
+        let mut config = ServerConfig::new(BrokerParts {
+            transport: Arc::clone(&transport),
+            max_sent_bytes: 1000,
+            max_accepted_bytes: 1000,
+            app_id: None,
+        });
+        config.batching = batching;
+        config.services = vec![(RequestQueue::new("jobs"), Arc::new(JobsServer::new(Idle)) as _)];
+        (transport, config)
+    }
+
+    async fn depth(transport: &Arc<dyn Transport>) -> Option<Depth> {
+        transport.depth(&ShortStr::from_static("jobs.batch")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopping_worker_takes_late_batches_from_a_queue_that_stays() {
+        let (transport, config) = config_of_jobs(true).await;
+        let server = config.open(&CancellationToken::new()).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(server.run(async move { drop(stopped.await) }));
+        let publisher = transport.open_publisher().await.unwrap();
+        let send = || {
+            publisher.publish(Outgoing {
+                queue: ShortStr::from_static("jobs.batch"),
+                mandatory: true,
+                message: Message::default(),
+                send_token: SendToken::default(),
+            })
+        };
+        send().await;
+        sleep(Duration::from_millis(1)).await;
+        stop.send(()).unwrap();
+        sleep(Duration::from_millis(50)).await;
+        send().await;
+        serving.await.unwrap().unwrap();
+        assert_eq!(depth(&transport).await.unwrap().messages, 0);
     }
 }

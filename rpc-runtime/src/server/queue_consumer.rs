@@ -396,7 +396,7 @@ impl QueueConsumer {
             self.handler.pause_batches();
         }
         let draining = async {
-            if self.deletes_queue
+            if self.is_batch_queue
                 && let Some(subscription) = &mut subscription
             {
                 let _ = timeout(MAX_QUIET_WAIT, self.serve_until_quiet(subscription)).await;
@@ -427,8 +427,9 @@ impl QueueConsumer {
     /// this is called.
     ///
     /// Meanwhile, the replies of methods advise callers to send single requests, so that most
-    /// likely no batch is on its way when the queue is deleted: RabbitMQ confirms a message to a
-    /// queue that is being deleted, and drops it. A caller that was idle may still send one.
+    /// likely no batch is on its way afterwards. It would wait in the queue for another worker, or
+    /// be lost if the queue is deleted: RabbitMQ confirms a message to a queue that is being
+    /// deleted, and drops it. A caller that was idle may still send one.
     async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
             match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {
