@@ -211,56 +211,51 @@ impl ServerConfig {
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
         let batch_queue = queue.batch_queue().filter(|_| self.batching);
+        // One-way requests may be in the queue for batches of other workers, and callers that have
+        // not heard from this worker may send more.
         let earlier_batch_queue = queue.earlier_batch_queue().filter(|_| has_oneway);
         let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {
             return Ok(None);
         };
         consumers.push((single, Some(subscription)));
-        let advises_batches = batch_queue.is_some();
-        let batch_queue = match batch_queue {
-            Some(queue) => Some(queue),
-            None => self.existing(earlier_batch_queue).await,
-        };
+        let prefetch = self.concurrency.min(BATCH_PREFETCH);
+        let batches = |queue| consumer(queue, prefetch, estimates.batches).for_batches(!has_oneway);
         let Some(batch_queue) = batch_queue else {
+            if let Some(earlier) = earlier_batch_queue {
+                // The queue may not exist yet. The consumer waits for it.
+                handler.pause_batches();
+                consumers.push((batches(earlier), None));
+            }
             return Ok(Some(()));
         };
-        let prefetch = self.concurrency.min(BATCH_PREFETCH);
-        let batches = consumer(batch_queue, prefetch, estimates.batches).for_batches(!has_oneway);
+        let batches = batches(batch_queue);
         let subscription = match batches.open(stop).await {
             Ok(Some(subscription)) => Some(subscription),
             Ok(None) => return Ok(None),
             Err(error) if error.is_handle_ended() => return Err(error.into()),
-            // It may hold one-way requests, which nobody sends again. Its node may be down, so the
-            // consumer tries again.
-            Err(error) if has_oneway && error.is_transient() => None,
-            // The user may lack permissions for the queue, or it exists with other arguments.
+            // The user may lack permissions for the queue, it may exist with other arguments, or
+            // its node may be down.
             Err(error) => {
                 tracing::info!(
                     queue = name,
                     error = %Logged(Chain(&error)),
                     "accepting single requests only: cannot consume from the queue for batches"
                 );
-                return Ok(Some(()));
+                if !has_oneway {
+                    return Ok(Some(()));
+                }
+                // One-way requests may wait in it, which nobody sends again, so the consumer tries
+                // again.
+                None
             }
         };
-        if advises_batches {
-            handler.advise_batches();
-        }
-        if !advises_batches || subscription.is_none() {
+        handler.advise_batches();
+        if subscription.is_none() {
             handler.pause_batches();
         }
         consumers.push((batches, subscription));
         Ok(Some(()))
-    }
-
-    /// Returns the queue for batches of an earlier worker if it exists. One-way requests may be in
-    /// it, and callers that have not heard from this worker may send more.
-    async fn existing(&self, queue: Option<RequestQueue>) -> Option<RequestQueue> {
-        let queue = queue?;
-        let name = ShortStr::new(queue.name()).ok()?;
-        let exists = self.broker.transport.queue_exists(&name).await;
-        (exists == Some(true)).then_some(queue)
     }
 
     fn rules(&self) -> Rules {
@@ -460,6 +455,23 @@ mod tests {
 
     async fn depth(transport: &Arc<dyn Transport>) -> Option<Depth> {
         transport.depth(&ShortStr::from_static("jobs.batch")).await
+    }
+
+    /// Its callers confirm jobs to that queue until they notice that the other worker is gone.
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_with_batching_off_serves_a_queue_for_batches_that_appears_later() {
+        let (transport, config) = config_of_jobs(false).await;
+        let server = config.open(&CancellationToken::new()).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(server.run(async move { drop(stopped.await) }));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(depth(&transport).await, None, "it is not declared");
+        let of_others = RequestQueue::new("jobs").batch_queue().unwrap();
+        transport.declare_requests(&of_others).await.unwrap();
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(depth(&transport).await.unwrap().consumers, 1);
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,10 @@ const MAX_QUIET_WAIT: Duration = Duration::from_secs(1);
 /// How long aborted request tasks may take to end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long to wait after the broker refused a queue for batches for good: it does not exist, for
+/// example. Requests are served without it, and the broker logs each refusal.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(300);
+
 /// The time to live that the requests in a batch are assumed to have. The properties of the message
 /// do not contain it.
 const BATCHED_TIME_TO_LIVE: Duration = Duration::from_secs(30);
@@ -100,7 +104,7 @@ impl KeepOpen for ConsumerRun<'_> {
             return ControlFlow::Break(RunEnd::Stopped(None));
         };
         if opened.is_ok() {
-            self.consumer.resumed();
+            self.consumer.opened(self.control.is_some());
         }
         ControlFlow::Continue(opened)
     }
@@ -124,8 +128,21 @@ impl KeepOpen for ConsumerRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(RunEnd::Closed(error.clone()));
         }
-        log_not_open(&self.consumer.handler.queue, error);
+        if self.consumer.is_refused_for_good(error) {
+            let (queue, error) = (self.consumer.queue.name(), Logged(Chain(error)));
+            tracing::debug!(queue, %error, "not serving the queue for batches; trying again later");
+        } else {
+            log_not_open(&self.consumer.handler.queue, error);
+        }
         ControlFlow::Continue(())
+    }
+
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        if self.consumer.is_refused_for_good(error) {
+            REFUSED_RETRY_DELAY
+        } else {
+            backoff.delay_after(error)
+        }
     }
 
     async fn pause(&mut self, delay: Duration) -> ControlFlow<RunEnd> {
@@ -293,12 +310,31 @@ impl QueueConsumer {
         }
     }
 
-    /// Called after a lost subscription was opened again, or after the first one was opened late.
-    fn resumed(&self) {
-        tracing::info!(queue = self.queue.name(), "subscribed again");
+    /// Called after a subscription was opened that is not the given first one. `was_open` is
+    /// whether there was an earlier one.
+    fn opened(&self, was_open: bool) {
+        let queue = self.queue.name();
+        if was_open {
+            tracing::info!(queue, "subscribed again");
+        } else {
+            tracing::info!(queue, "subscribed");
+        }
         if self.is_batch_queue {
             self.handler.resume_batches();
         }
+    }
+
+    /// Whether this is the consumer of a queue for batches, and the broker refuses the queue until
+    /// someone acts.
+    fn is_refused_for_good(&self, error: &BrokerError) -> bool {
+        let is_refused = matches!(
+            error,
+            BrokerError::Queue {
+                is_temporary: false,
+                ..
+            }
+        );
+        self.is_batch_queue && is_refused
     }
 
     /// Forgets what belongs to a subscription that has ended.

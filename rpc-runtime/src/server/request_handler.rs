@@ -106,9 +106,10 @@ impl RequestHandler {
         self.batches_paused.store(true, Ordering::Relaxed);
     }
 
-    /// Undoes [`pause_batches`](Self::pause_batches).
+    /// Undoes [`pause_batches`](Self::pause_batches), unless batching is turned off.
     pub(super) fn resume_batches(&self) {
-        self.batches_paused.store(false, Ordering::Relaxed);
+        let is_advised = self.has_batch_queue.load(Ordering::Relaxed);
+        self.batches_paused.store(!is_advised, Ordering::Relaxed);
     }
 
     /// Forgets the deliveries of a subscription that has ended. They can no longer be acked, and

@@ -310,7 +310,7 @@ impl RequestQueue {
         (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
-    /// The queue for batches of an earlier worker, if this queue has batching turned off. It is not
+    /// The queue for batches of other workers, if this worker has batching turned off. It is not
     /// declared.
     pub(crate) fn earlier_batch_queue(&self) -> Option<Self> {
         self.clone().batching(true).batch_queue().map(Self::existing)

@@ -827,3 +827,15 @@ async fn a_job_that_no_queue_takes_is_offered_to_both_in_turn() {
         assert!(begun.elapsed() >= 3 * Duration::from_secs(1));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_batching_off_asks_for_single_requests_after_a_reconnect_too() {
+    let (channel, reply_sender, _tasks) = reply_parts(&broker(vec![], true)).await;
+    let handler = handler(channel, reply_sender);
+    handler.pause_batches();
+    handler.resume_batches();
+    assert_eq!(handler.advised_batch_size(Some(7)), 1);
+    handler.advise_batches();
+    handler.resume_batches();
+    assert_eq!(handler.advised_batch_size(Some(7)), 7);
+}
