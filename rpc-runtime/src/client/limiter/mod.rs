@@ -78,8 +78,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Permit {
     limiter: Arc<Limiter>,
-    /// How long the call waited for it, in milliseconds.
-    waited: u32,
+    /// When it was taken. A call that layers make again takes another permit each time.
+    taken_at: Instant,
     /// How many calls counted towards the limit when it was taken, including this one.
     counted: u32,
     generation: u32,
@@ -122,7 +122,12 @@ impl Limiter {
         }
         let in_flight = self.try_add_in_flight()?;
         let generation = self.generation.load(Ordering::Relaxed);
-        Some(Permit::new(self, (in_flight, generation), is_important))
+        Some(Permit::new(
+            self,
+            (in_flight, generation),
+            is_important,
+            Instant::now(),
+        ))
     }
 
     /// Takes a permit under the lock, as the limit is reduced.
@@ -134,7 +139,7 @@ impl Limiter {
         }
         let in_flight = self.try_add_in_flight()?;
         let sent = state.adaptive.record_sent(in_flight, is_important, now);
-        Some(Permit::new(self, sent, is_important))
+        Some(Permit::new(self, sent, is_important, now))
     }
 
     /// Waits for a permit. If [`WhenFull::Fail`] is set, does not wait. Cancel safe.
@@ -183,10 +188,7 @@ impl Limiter {
             tokio::select! {
                 biased;
                 permit = &mut granted => {
-                    let mut permit = permit.ok()?;
-                    let waited = begun.elapsed().as_millis();
-                    permit.waited = u32::try_from(waited).unwrap_or(u32::MAX);
-                    return Some(permit);
+                    return permit.ok();
                 }
                 () = limit_changed => {}
                 () = sleep_until(until) => if until == time_limit.deadline {
@@ -252,7 +254,7 @@ impl Limiter {
         };
         let is_important = is_important(priority);
         let sent = state.adaptive.record_sent(in_flight, is_important, now);
-        Some((waiter, Permit::new(self, sent, is_important)))
+        Some((waiter, Permit::new(self, sent, is_important, now)))
     }
 
     /// Copies the number of waiting calls to the atomic that lock-free readers use.
@@ -279,10 +281,8 @@ impl Limiter {
     }
 
     /// Adapts the limit to what the outcome of a call says about overload.
-    fn adapt(&self, signal: Signal, time_limit: TimeLimit, permit: &Permit) {
+    fn adapt(&self, signal: Signal, time_limit: Duration, permit: &Permit) {
         let now = Instant::now();
-        let called_at = time_limit.deadline - time_limit.limit;
-        let sent_at = called_at + Duration::from_millis(permit.waited.into());
         let mut state = self.lock();
         let was_reduced = state.adaptive.is_reduced();
         // Until `store_adaptive`, calls acquire and release permits under the lock too, so that the
@@ -290,8 +290,8 @@ impl Limiter {
         self.is_reduced.store(true, Ordering::SeqCst);
         state.adaptive.record_end(&CallEnd {
             signal,
-            time_limit: time_limit.limit,
-            sent_at,
+            time_limit,
+            sent_at: permit.taken_at,
             now,
             counted: usize::try_from(permit.counted).unwrap_or(usize::MAX),
             generation: permit.generation,
@@ -346,13 +346,18 @@ impl Drop for Limiter {
 }
 
 impl Permit {
-    fn new(limiter: &Arc<Limiter>, (counted, generation): (usize, u32), is_important: bool) -> Self {
+    fn new(
+        limiter: &Arc<Limiter>,
+        (counted, generation): (usize, u32),
+        is_important: bool,
+        taken_at: Instant,
+    ) -> Self {
         if is_important {
             limiter.important.fetch_add(1, Ordering::Relaxed);
         }
         Self {
             limiter: Arc::clone(limiter),
-            waited: 0,
+            taken_at,
             counted: u32::try_from(counted).unwrap_or(u32::MAX),
             generation,
             is_important,
@@ -371,7 +376,7 @@ impl Permit {
         // Ordinary answers do not need the lock.
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
         if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
-            limiter.adapt(signal, time_limit, self);
+            limiter.adapt(signal, time_limit.limit, self);
         }
     }
 }
@@ -563,6 +568,22 @@ mod tests {
             ),
             "{failed:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_is_sent_when_it_takes_its_own_permit() {
+        let limiter = limiter(100);
+        let time = in_time(1000);
+        let permits: Vec<_> = (0..10).map(|_| limiter.try_acquire(0).unwrap()).collect();
+        sleep(Duration::from_millis(300)).await;
+        permits.last().unwrap().record_outcome(&reply(200), time);
+        drop(permits);
+        assert_eq!(limiter.limit.load(Ordering::Relaxed), 5);
+        // A layer makes the call again, with the same deadline.
+        let permits: Vec<_> = (0..5).map(|_| limiter.try_acquire(0).unwrap()).collect();
+        sleep(Duration::from_millis(300)).await;
+        permits.last().unwrap().record_outcome(&reply(200), time);
+        assert!(limiter.limit.load(Ordering::Relaxed) < 5);
     }
 
     #[tokio::test(start_paused = true)]
