@@ -640,8 +640,9 @@ async fn a_broadcast_that_waits_in_vain_did_not_run(world: World) {
                 failed,
                 CallError::TimedOut {
                     executed: Executed::No,
+                    limit,
                     ..
-                }
+                } if limit == Duration::from_millis(300)
             ),
             "{failed:?}"
         );

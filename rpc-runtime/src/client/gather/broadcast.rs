@@ -225,7 +225,16 @@ async fn send(
         // What is left of the limit.
         plan.timeout = time_limit.deadline.saturating_duration_since(Instant::now());
     }
-    path.call(call).await?;
+    let sent = path.call(call).await;
+    sent.map_err(|error| match error {
+        // The user knows the whole limit only.
+        CallError::TimedOut { executed, source, .. } => CallError::TimedOut {
+            limit: time_limit.limit,
+            executed,
+            source,
+        },
+        error => error,
+    })?;
     Ok(answers)
 }
 
