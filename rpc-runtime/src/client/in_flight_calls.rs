@@ -1,4 +1,4 @@
-//! The calls in flight, by correlation id.
+//! The calls in flight. Those that wait for a reply are found by its correlation id.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -55,7 +55,19 @@ const SEQUENTIAL_CALLS: u32 = 8;
 /// for the lock.
 const LOOKUPS_PER_LOCK: usize = 32;
 
-/// Uses the key as its hash. The keys are random UUIDs that this process chooses.
+/// Returns the key of a call that was inserted: its correlation id, by which its reply is looked
+/// up. Of a one-way call it is the sequence number, since an
+/// [encoded call](super::encoded_call::EncodedCall) may be sent twice at once, with the same id. No
+/// number of that size is a UUID.
+fn key(call: &InFlightCall) -> u128 {
+    if call.plan().method.is_oneway() {
+        call.sequence().into()
+    } else {
+        call.id().as_u128()
+    }
+}
+
+/// Uses the key as its hash. This process chooses the keys: random UUIDs and sequence numbers.
 #[derive(Debug, Default)]
 struct IdentityHasher(u64);
 
@@ -82,7 +94,7 @@ impl InFlightCalls {
         call.set_sequence(self.inserted.fetch_add(1, Ordering::Relaxed));
         let in_flight = {
             let mut calls = self.lock();
-            calls.insert(call.id().as_u128(), Arc::clone(call));
+            calls.insert(key(call), Arc::clone(call));
             calls.len()
         };
         InFlightGuard {
@@ -208,8 +220,8 @@ impl InFlightCalls {
         remove_answered(&mut self.lock(), id)
     }
 
-    fn remove(&self, id: Uuid) {
-        self.lock().remove(&id.as_u128());
+    fn remove(&self, call: &InFlightCall) {
+        self.lock().remove(&key(call));
     }
 
     fn lock(&self) -> MutexGuard<'_, Calls> {
@@ -241,7 +253,7 @@ pub(super) struct InFlightGuard<'a> {
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.calls.remove(self.call.id());
+            self.calls.remove(self.call);
         }
     }
 }
@@ -273,20 +285,35 @@ pub(super) mod tests {
         }
     }
 
-    static STORE: ServiceDescriptor =
-        ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
+    static STORE: ServiceDescriptor = ServiceDescriptor::new(
+        "Store",
+        "q",
+        &[
+            MethodDescriptor::new("read", &[]),
+            MethodDescriptor::new("note", &[]).oneway(),
+        ],
+    );
 
     /// A call of a client, to a queue that nobody serves.
     pub(in crate::client) fn new_call() -> Arc<InFlightCall> {
+        Arc::new(InFlightCall::new(plan_of(&STORE.methods[0])))
+    }
+
+    /// Like [`new_call`], but one-way.
+    pub(in crate::client) fn new_oneway_call(id: Uuid) -> Arc<InFlightCall> {
+        Arc::new(InFlightCall::with_id(id, plan_of(&STORE.methods[1])))
+    }
+
+    fn plan_of(method: &'static MethodDescriptor) -> CallPlan {
         let destination = Destination::new(
             ShortStr::from_static("q"),
             CalledService::Static(&STORE),
             true,
             Limiter::new("q", 1, WhenFull::Wait, true),
         );
-        Arc::new(InFlightCall::new(CallPlan {
-            method: CalledMethod::Static(&STORE.methods[0]),
-            method_index: destination.method_index("read"),
+        CallPlan {
+            method: CalledMethod::Static(method),
+            method_index: destination.method_index(method.name),
             destination: Arc::new(destination),
             codec: Codec::Json,
             arguments: Arguments(Bytes::new()),
@@ -295,7 +322,7 @@ pub(super) mod tests {
             priority: None,
             wait_for_server: false,
             is_detached: false,
-        }))
+        }
     }
 
     /// Waits for the reply of a call.
@@ -408,6 +435,19 @@ pub(super) mod tests {
             assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
         }
         assert!(calls_in_flight.complete(calls[2].id(), reply("other"), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_an_encoded_call_leaves_the_same_call_in_flight() {
+        let calls_in_flight = InFlightCalls::default();
+        let id = Uuid::new_v4();
+        let calls = [new_oneway_call(id), new_oneway_call(id)];
+        let [first, _second] = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
+        drop(first);
+        assert_eq!(calls_in_flight.len(), 1);
+        calls_in_flight.session_changed();
+        let event = next_event(&calls[1]).await;
+        assert!(matches!(event, Some(CallEvent::SessionChanged)), "{event:?}");
     }
 
     #[test]
