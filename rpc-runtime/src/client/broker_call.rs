@@ -134,6 +134,7 @@ impl<'a> BrokerCall<'a> {
             is_resent: self.progress.may_have_run,
             confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
             deadline: self.time.deadline,
+            built: None,
         };
         // Only the first request of a call is treated as that of a call that is alone.
         let is_alone = std::mem::take(&mut self.progress.guard.is_alone);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::in_flight_call::InFlightCall;
 use super::plan::CallPlan;
 use crate::error::BrokerError;
-use crate::transport::{HasLatestSend, Published, SendToken};
+use crate::transport::{HasLatestSend, Outgoing, Published, SendToken};
 
 /// The name of the task that publishes requests.
 pub(super) const SEND_TASK: &str = "outgoing requests";
@@ -20,6 +20,9 @@ pub(super) struct QueuedRequest {
     pub(super) deadline: Instant,
     /// Whether an earlier request of the call may have reached a worker.
     pub(super) is_resent: bool,
+    /// Its message, if it was built already. It is not built twice, because it may ask for the
+    /// batch size, which is counted.
+    pub(super) built: Option<Box<Outgoing>>,
 }
 
 impl QueuedRequest {

@@ -64,27 +64,33 @@ impl RequestPublisher {
         self.publisher.publish(message)
     }
 
-    /// Publishes a message without waiting. Returns whether the transport accepted it. The
-    /// transport reports the confirm to the call later. It looks for confirms after every
-    /// `confirm_interval` messages, and every millisecond or so. If `confirm_interval` is 1, it
-    /// reports the confirm as soon as it arrives.
+    /// Publishes a message without waiting. The transport reports the confirm to the call later. It
+    /// looks for confirms after every `confirm_interval` messages, and every millisecond or so. If
+    /// `confirm_interval` is 1, it reports the confirm as soon as it arrives.
+    ///
+    /// # Errors
+    ///
+    /// Returns the message if the transport does not accept it now.
     pub(super) fn try_publish(
         &self,
         message: Outgoing,
         call: Arc<InFlightCall>,
         confirm_interval: usize,
-    ) -> bool {
-        self.publisher
-            .try_publish(message, call, confirm_interval)
-            .is_ok()
+    ) -> Result<(), Box<Outgoing>> {
+        self.publisher.try_publish(message, call, confirm_interval)
     }
 
     /// Returns the message of one request.
-    pub(super) fn single(&self, request: &QueuedRequest) -> Outgoing {
+    pub(super) fn single(&self, request: &mut QueuedRequest) -> Outgoing {
+        let now = Instant::now();
+        if let Some(mut built) = request.built.take() {
+            built.message.properties.expiration = request.time_to_live(now);
+            return *built;
+        }
         Outgoing {
             queue: request.plan().destination.queue.clone(),
             mandatory: true,
-            message: self.request(request, Instant::now()).into_message(),
+            message: self.request(request, now).into_message(),
             send_token: request.confirm.send_token(),
         }
     }

@@ -11,7 +11,7 @@ use super::options::CallerOptions;
 use super::queued_request::QueuedRequest;
 use super::request_publisher::{RequestPublisher, count_sent};
 use crate::protocol::ShortStr;
-use crate::transport::Publisher;
+use crate::transport::{Outgoing, Publisher};
 
 /// Sends the requests of one session.
 #[derive(Debug)]
@@ -51,11 +51,13 @@ impl RequestSender {
 
     /// Sends a request. If `is_alone`, publishes it at once whenever possible, even if the calls of
     /// its method are batched.
-    pub(super) fn send(&self, request: QueuedRequest, is_alone: bool) {
+    pub(super) fn send(&self, mut request: QueuedRequest, is_alone: bool) {
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
-        if !has_backlog && (is_alone || publishes_at_once(&request)) && self.try_publish(&request) {
-            request.confirm.hand_over();
-            return;
+        if !has_backlog && (is_alone || publishes_at_once(&request)) {
+            match self.try_publish(&mut request) {
+                Ok(()) => return request.confirm.hand_over(),
+                Err(message) => request.built = Some(message),
+            }
         }
         if !has_backlog {
             self.publisher.has_backlog.store(true, Ordering::Relaxed);
@@ -64,7 +66,7 @@ impl RequestSender {
         let _ = self.to_send_task.send(request);
     }
 
-    fn try_publish(&self, request: &QueuedRequest) -> bool {
+    fn try_publish(&self, request: &mut QueuedRequest) -> Result<(), Box<Outgoing>> {
         // A one-way call waits for the confirm, any other call for its reply.
         let confirm_interval = if request.plan().method.is_oneway() {
             1
@@ -73,10 +75,8 @@ impl RequestSender {
         };
         let message = self.publisher.single(request);
         let call = Arc::clone(request.confirm.call());
-        let is_sent = self.publisher.try_publish(message, call, confirm_interval);
-        if is_sent {
-            count_sent(&request.plan().destination, 1);
-        }
-        is_sent
+        self.publisher.try_publish(message, call, confirm_interval)?;
+        count_sent(&request.plan().destination, 1);
+        Ok(())
     }
 }

@@ -120,6 +120,10 @@ impl SendTask {
         // Consecutive requests usually have the same key.
         let mut group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
         for request in backlog.drain(..count) {
+            if request.built.is_some() {
+                self.publish_single(request, None);
+                continue;
+            }
             let Some((key, load)) = BatchKey::of(&request, now) else {
                 if publishes_at_once(&request) {
                     self.publish_single(request, None);
@@ -168,8 +172,8 @@ impl SendTask {
         }
     }
 
-    fn publish_single(&mut self, request: QueuedRequest, key: Option<BatchKey>) {
-        let message = self.publisher.single(&request);
+    fn publish_single(&mut self, mut request: QueuedRequest, key: Option<BatchKey>) {
+        let message = self.publisher.single(&mut request);
         count_sent(&request.plan().destination, 1);
         let publisher = Arc::clone(&self.publisher);
         self.unconfirmed.push(Box::pin(async move {

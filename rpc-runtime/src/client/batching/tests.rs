@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::client::request_sender::RequestSender;
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
-use crate::protocol::{BatchedCall, Headers, ShortStr, read_batch};
+use crate::protocol::{BATCH_HEADER, BatchedCall, Headers, ShortStr, read_batch};
 use crate::transport::{ConfirmListener, HasLatestSend, Outgoing, Published, Publisher, ReplyQueue};
 
 /// Records messages. Confirms those of `try_publish` at once, and those of `publish` as `confirms`
@@ -30,9 +31,11 @@ use crate::transport::{ConfirmListener, HasLatestSend, Outgoing, Published, Publ
 struct TestPublisher {
     /// The number of calls in each message.
     messages: Mutex<Vec<usize>>,
+    /// How many messages ask for the batch size.
+    asks: AtomicUsize,
     /// One permit for each message that is to be confirmed.
     confirms: Semaphore,
-    /// Whether [`Publisher::wait_ready`] returns.
+    /// Whether messages leave, and [`Publisher::wait_ready`] returns.
     is_free: watch::Sender<bool>,
 }
 
@@ -40,6 +43,7 @@ impl Default for TestPublisher {
     fn default() -> Self {
         Self {
             messages: Mutex::default(),
+            asks: AtomicUsize::new(0),
             confirms: Semaphore::new(Semaphore::MAX_PERMITS),
             is_free: watch::Sender::new(true),
         }
@@ -54,6 +58,9 @@ impl TestPublisher {
             1
         };
         self.lock().push(calls);
+        if outgoing.message.properties.headers.get(BATCH_HEADER).is_some() {
+            self.asks.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<usize>> {
@@ -73,6 +80,9 @@ impl Publisher for TestPublisher {
         listener: Arc<dyn ConfirmListener>,
         _: usize,
     ) -> Result<(), Box<Outgoing>> {
+        if !*self.is_free.borrow() {
+            return Err(Box::new(outgoing));
+        }
         self.record(&outgoing);
         listener.published(Published::Confirmed);
         Ok(())
@@ -166,6 +176,7 @@ impl TestClient {
                 confirm: PendingConfirm::new(&call, call.latest_send().begin()),
                 deadline: Instant::now() + Duration::from_secs(30),
                 is_resent: false,
+                built: None,
             };
             self.sender.send(request, false);
             call
@@ -247,4 +258,19 @@ async fn withdrawn_requests_do_not_block_later_ones() {
     client.publisher.confirms.add_permits(10);
     client.call(1);
     assert_eq!(client.published().await, [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_leave_at_once_is_counted_once() {
+    let client = TestClient::new();
+    client.batch_size().learn(1);
+    // Each of these may be the one that asks for the batch size again.
+    for _ in 0..64 {
+        client.publisher.is_free.send_replace(false);
+        client.call(1);
+        assert!(client.published().await.is_empty());
+        client.publisher.is_free.send_replace(true);
+        assert_eq!(client.published().await, [1]);
+    }
+    assert_eq!(client.publisher.asks.load(Ordering::Relaxed), 2);
 }
