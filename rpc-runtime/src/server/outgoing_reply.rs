@@ -15,6 +15,9 @@ use crate::transport::{Outgoing, SendToken};
 /// callers wait for longer than the expiration of their request.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
+/// How long a reply may take if it is not known when its caller gives up.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(60 * 60);
+
 /// A reply, and the ack of its request.
 #[derive(Debug)]
 pub(super) struct OutgoingReply {
@@ -39,20 +42,14 @@ impl OutgoingReply {
     /// Sends the reply until the broker confirms it, then acks its request. If the reply cannot be
     /// sent, or closes its channels, sends a fault instead.
     pub(super) async fn send(self, channel: &ReplyChannel) {
-        let deadline = self.deadline.map(with_grace_period);
+        let deadline = Some(give_up_at(self.deadline));
         match channel
             .send(self.message(), deadline, self.may_have_closed_channel)
             .await
         {
             // `Unroutable` cannot happen, because replies are not mandatory.
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => return self.acks.ack(),
-            Ok(SendOutcome::Expired) => {
-                count(Event::ReplyLost {
-                    reason: "no_connection",
-                });
-                channel.log.expired();
-                return self.acks.ack();
-            }
+            Ok(SendOutcome::Expired) => return self.expire(channel),
             Ok(SendOutcome::Refused(None)) => return self.give_up(channel),
             Ok(SendOutcome::Refused(Some(error))) => {
                 count(Event::ReplyLost { reason: "unsendable" });
@@ -67,6 +64,14 @@ impl OutgoingReply {
         if channel.send(fault, deadline, false).await.is_ok() {
             self.acks.ack();
         }
+    }
+
+    /// Counts and logs that the reply was not sent or not confirmed in time, and acks its request.
+    pub(super) fn expire(self, channel: &ReplyChannel) {
+        let reason = "no_connection";
+        count(Event::ReplyLost { reason });
+        channel.log.expired();
+        self.acks.ack();
     }
 
     /// Counts and logs that the broker refused the reply, or that it could not be sent to a direct
@@ -89,6 +94,14 @@ fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
         mandatory: false,
         message,
         send_token: SendToken::default(),
+    }
+}
+
+/// Returns when to give up a reply that is ready now, if its caller gives up at `deadline`.
+pub(super) fn give_up_at(deadline: Option<Instant>) -> Instant {
+    match deadline {
+        Some(deadline) => with_grace_period(deadline),
+        None => Instant::now() + UNKNOWN_WAIT,
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
 use crate::error::{BrokerError, Chain};
@@ -16,6 +17,9 @@ use crate::transport::{
     Backoff, ConfirmListener, KeepOpen, Outgoing, Published, Publisher, SendToken, Transport, keep_open,
     restart_on_panic, retry,
 };
+
+/// How long a message that has left may stay unconfirmed after its deadline.
+const MAX_UNCONFIRMED: Duration = Duration::from_secs(30);
 
 /// Publishes the replies of a server, and copies of requests that it forwards or moves, until the
 /// broker confirms each of them.
@@ -38,7 +42,7 @@ impl ReplyLog {
         if let Some(Suppressed(suppressed)) = self.0.admit(Level::WARN, "no_connection") {
             tracing::warn!(
                 suppressed,
-                "gave up a reply: it could not be sent in time, so its caller gets none"
+                "gave up a reply: it was not sent or not confirmed in time, so its caller may get none"
             );
         }
     }
@@ -78,7 +82,7 @@ pub(super) enum SendOutcome {
     /// it is sent.
     Refused(Option<BrokerError>),
     /// It did not leave before its deadline: there was no connection, or the connection was
-    /// blocked.
+    /// blocked. Or it left, and was not confirmed for [`MAX_UNCONFIRMED`] after its deadline.
     Expired,
 }
 
@@ -230,7 +234,8 @@ impl ReplyChannel {
 }
 
 /// Publishes a message. Returns `None` if it has not left by the deadline: the broker does not
-/// read, or there is no connection for direct replies.
+/// read, or there is no connection for direct replies. Also returns `None` if it is not confirmed
+/// for long after that.
 async fn publish(
     publisher: &dyn Publisher,
     outgoing: Outgoing,
@@ -244,7 +249,8 @@ async fn publish(
     match before(deadline, &mut publishing).await {
         Some(published) => Some(published),
         None if send_token.withdraw() => None,
-        None => Some(publishing.await),
+        // It has left. Its queue may never confirm it: a quorum queue without a majority does not.
+        None => timeout(MAX_UNCONFIRMED, publishing).await.ok(),
     }
 }
 

@@ -8,9 +8,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 
 use super::batching::{BatchKey, ReplyGroup, send_together};
-use super::outgoing_reply::OutgoingReply;
+use super::outgoing_reply::{OutgoingReply, give_up_at};
 use super::reply_channel::ReplyChannel;
 use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, receive_more};
 use crate::transport::{ConfirmListener, Published, restart_on_panic};
@@ -60,6 +61,7 @@ impl ReplySender {
     pub(super) fn send(&self, reply: OutgoingReply) {
         let (message, confirm_interval) = (reply.message(), reply.confirm_interval);
         let in_flight = Arc::new(InFlightReply {
+            give_up_at: reply.deadline.unwrap_or_else(|| give_up_at(None)),
             reply: std::sync::Mutex::new(Some(Box::new(reply))),
             sender: self.clone(),
         });
@@ -91,6 +93,8 @@ impl ReplySender {
 /// A single reply that waits for its confirm.
 struct InFlightReply {
     reply: std::sync::Mutex<Option<Box<OutgoingReply>>>,
+    /// When its request is acked although the reply is not confirmed.
+    give_up_at: Instant,
     sender: ReplySender,
 }
 
@@ -114,6 +118,16 @@ impl ConfirmListener for InFlightReply {
                 reply.may_have_closed_channel = published.is_channel_closed();
                 self.sender.enqueue(QueuedReply::Single(reply));
             }
+        }
+    }
+
+    /// Its queue may never confirm it: a quorum queue without a majority does not. The request must
+    /// not take up the prefetch until then.
+    fn still_unconfirmed(&self) {
+        if self.give_up_at <= Instant::now()
+            && let Some(reply) = self.take()
+        {
+            reply.expire(&self.sender.channel);
         }
     }
 }

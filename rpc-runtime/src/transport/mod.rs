@@ -234,6 +234,9 @@ impl Published {
 pub(crate) trait ConfirmListener: Send + Sync {
     /// Called once.
     fn published(self: Arc<Self>, published: Published);
+
+    /// Called about every half a minute while the message waits for its confirm.
+    fn still_unconfirmed(&self) {}
 }
 
 /// Publishes messages, and reports the outcome of each.

@@ -10,7 +10,7 @@ use crate::protocol::{
     BATCH_TYPE, BatchedReply, MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, Properties, Reply,
     ShortStr, headers_size, write_batch,
 };
-use crate::server::outgoing_reply::{OutgoingReply, with_grace_period};
+use crate::server::outgoing_reply::{OutgoingReply, give_up_at};
 use crate::server::pending_acks::PendingAcks;
 use crate::server::reply_channel::{ReplyChannel, SendOutcome};
 use crate::service::ReplyTo;
@@ -120,7 +120,7 @@ pub(in crate::server) async fn send_together(
             message: message(&groups, key.codec),
             send_token: SendToken::default(),
         };
-        let deadline = deadline.map(with_grace_period);
+        let deadline = Some(give_up_at(deadline));
         match channel.send(outgoing, deadline, false).await {
             // `Unroutable` cannot happen, because replies are not mandatory.
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => {

@@ -115,6 +115,16 @@ impl Publisher for RecordingBroker {
             return Err(Box::new(outgoing));
         }
         let broker = self.clone();
+        if self.never_confirms {
+            self.note("reply sent");
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(30)).await;
+                    listener.still_unconfirmed();
+                }
+            });
+            return Ok(());
+        }
         tokio::spawn(async move { listener.published(broker.publish(outgoing).await) });
         Ok(())
     }
@@ -126,6 +136,7 @@ impl Publisher for RecordingBroker {
         let to = (outgoing.queue.to_string(), outgoing.mandatory);
         self.sent_to.lock().unwrap().push(to);
         if self.never_confirms {
+            outgoing.send_token.claim();
             return std::future::pending().await;
         }
         self.sent.lock().unwrap().push(outgoing.message);
@@ -241,8 +252,16 @@ async fn serve_one(
     malformed: Option<Malformed>,
     is_batched: bool,
 ) -> Vec<&'static str> {
-    let broker = broker(results, sends_at_once);
-    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
+    serve_on(&broker(results, sends_at_once), properties, malformed, is_batched).await
+}
+
+async fn serve_on(
+    broker: &RecordingBroker,
+    properties: Properties,
+    malformed: Option<Malformed>,
+    is_batched: bool,
+) -> Vec<&'static str> {
+    let (channel, reply_sender, _tasks) = reply_parts(broker).await;
     let handler = Arc::new(handler(channel, reply_sender));
     let delivery = Delivery {
         message: Message {
@@ -838,4 +857,26 @@ async fn a_worker_with_batching_off_asks_for_single_requests_after_a_reconnect_t
     handler.advise_batches();
     handler.resume_batches();
     assert_eq!(handler.advised_batch_size(Some(7)), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_never_confirmed_does_not_hold_its_request_for_ever() {
+    for sends_at_once in [false, true] {
+        for (expiration, at_most) in [(Some(Duration::from_secs(60)), 150), (None, 3700)] {
+            let broker = RecordingBroker {
+                never_confirms: true,
+                ..broker(vec![], sends_at_once)
+            };
+            let properties = Properties {
+                reply_to: Some(ShortStr::from_static("rpc.reply.1")),
+                expiration,
+                ..Properties::default()
+            };
+            let begun = Instant::now();
+            let events = serve_on(&broker, properties, None, false).await;
+            assert_eq!(events, ["reply sent", "request acked"]);
+            let took = begun.elapsed().as_secs();
+            assert!((60..=at_most).contains(&took), "{took} s, {expiration:?}");
+        }
+    }
 }

@@ -68,6 +68,10 @@ pub(super) struct InFlightMessages {
     /// them.
     awaited: Vec<ConfirmFuture>,
     refusals: Refusals,
+    /// The sequence number of the next message.
+    next: u64,
+    /// The one at the last call of [`old_messages`](Self::old_messages).
+    old_before: u64,
     /// When to close the channel. Set once a queue has nacked everything on it for 10 s.
     close_deadline: Option<Instant>,
     /// Why nothing can be sent any more.
@@ -169,6 +173,7 @@ impl InFlightMessages {
             permits,
         };
         self.messages.insert(sequence, in_flight);
+        self.next = sequence + 1;
         let mut publishing = publish(sequence);
         // lapin queues the message at the first poll. A future must not be polled after it is
         // ready.
@@ -185,6 +190,13 @@ impl InFlightMessages {
         } else {
             Wake::Later
         }
+    }
+
+    /// Returns the listeners of the messages that were in flight at the previous call already.
+    pub(super) fn old_messages(&mut self) -> Vec<Arc<dyn ConfirmListener>> {
+        let before = std::mem::replace(&mut self.old_before, self.next);
+        let old = self.messages.iter().filter(|(sequence, _)| **sequence < before);
+        old.map(|(_, message)| Arc::clone(&message.listener)).collect()
     }
 
     /// Takes the confirms that the task waits for from now on.

@@ -8,12 +8,13 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::super::channel::OpenChannel;
@@ -30,6 +31,9 @@ const MAX_PERMITS: u32 = 64 * 1024;
 
 /// The permits of the smallest message. So at most 4096 messages are in flight.
 const MIN_PERMITS: u32 = 16;
+
+/// How often listeners hear that their messages are still unconfirmed.
+const UNCONFIRMED_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Publishes through one channel.
 #[derive(Debug)]
@@ -285,6 +289,7 @@ impl ConfirmTask {
         let shared = Arc::clone(&self.shared);
         let mut ended = pin!(ending.cancelled());
         let mut is_poll_due = false;
+        let mut reminder = pin!(sleep(UNCONFIRMED_INTERVAL));
         loop {
             let (outcomes, close_deadline, overdue, next_poll, is_idle, is_publisher_dropped) = {
                 let mut in_flight = shared.lock();
@@ -332,6 +337,11 @@ impl ConfirmTask {
                     let confirmed = take_ready(&mut self.confirms);
                     let outcomes = shared.lock().decide_overdue(confirmed, Instant::now());
                     shared.report(outcomes);
+                }
+                () = &mut reminder => {
+                    reminder.as_mut().reset(Instant::now() + UNCONFIRMED_INTERVAL);
+                    let unconfirmed = shared.lock().old_messages();
+                    unconfirmed.iter().for_each(|listener| listener.still_unconfirmed());
                 }
                 () = until(close_deadline) => return everything_refused(),
                 changed = self.connection.changed() => if changed.is_err() {
@@ -389,7 +399,7 @@ fn everything_refused() -> BrokerError {
 /// Waits until this time, or forever if it is `None`.
 async fn until(time: Option<Instant>) {
     match time {
-        Some(time) => tokio::time::sleep_until(time).await,
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }
@@ -397,25 +407,34 @@ async fn until(time: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use std::panic::resume_unwind;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use lapin::Confirmation;
 
     use super::*;
     use crate::protocol::ShortStr;
 
-    /// Records the outcome of one message.
+    /// Records the outcome of one message, and how often it was still unconfirmed.
     #[derive(Default)]
-    struct Recorder(Mutex<Option<Published>>);
+    struct Recorder(Mutex<Option<Published>>, AtomicUsize);
 
     impl Recorder {
         fn outcome(&self) -> Option<Published> {
             self.0.lock().unwrap().clone()
+        }
+
+        fn reminders(&self) -> usize {
+            self.1.load(Ordering::Relaxed)
         }
     }
 
     impl ConfirmListener for Recorder {
         fn published(self: Arc<Self>, published: Published) {
             assert!(self.0.lock().unwrap().replace(published).is_none());
+        }
+
+        fn still_unconfirmed(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -457,6 +476,26 @@ mod tests {
         shared.wake.notify_one();
         running.await.unwrap();
         assert!(matches!(deferred.outcome(), Some(Published::Confirmed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listeners_hear_that_their_messages_stay_unconfirmed() {
+        let shared = Arc::<Shared>::default();
+        let confirmed = add(&shared, 1, async {});
+        let old = [1, 64].map(|interval| add(&shared, interval, std::future::pending()));
+        let (_connection, state) = watch::channel(ConnectionState::default());
+        let task = ConfirmTask::new(Arc::clone(&shared), state);
+        let running = tokio::spawn(task.run_to_end(CancellationToken::new()));
+        sleep(UNCONFIRMED_INTERVAL + Duration::from_secs(1)).await;
+        let new = add(&shared, 1, std::future::pending());
+        shared.wake.notify_one();
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            sleep(UNCONFIRMED_INTERVAL).await;
+            seen.push([&confirmed, &old[0], &old[1], &new].map(|listener| listener.reminders()));
+        }
+        assert_eq!(seen, [[0, 1, 1, 0], [0, 2, 2, 1]]);
+        running.abort();
     }
 
     #[tokio::test]
