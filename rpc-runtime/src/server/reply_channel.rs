@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
@@ -21,6 +22,10 @@ use crate::transport::{
 /// How long a message that has left may stay unconfirmed after its deadline.
 const MAX_UNCONFIRMED: Duration = Duration::from_secs(30);
 
+/// How many channels for single messages may be open at once. All messages in flight fail with a
+/// channel that the broker closes, and a connection has a limit of channels.
+const MAX_DEDICATED: usize = 4;
+
 /// Publishes the replies of a server, and copies of requests that it forwards or moves, until the
 /// broker confirms each of them.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) struct ReplyChannel {
     /// Weak, because replies that wait for their confirms hold the channel. They must not keep the
     /// connections of a server that was dropped.
     transport: Weak<dyn Transport>,
+    /// Held while a message has a channel of its own.
+    dedicated: Semaphore,
     pub(super) log: ReplyLog,
 }
 
@@ -93,6 +100,7 @@ impl ReplyChannel {
         let channel = Self {
             state,
             transport: Arc::downgrade(&transport),
+            dedicated: Semaphore::new(MAX_DEDICATED),
             log: ReplyLog(LogLimit::new("replies")),
         };
         let task = async move {
@@ -167,12 +175,14 @@ impl ReplyChannel {
         loop {
             let opening = async {
                 if may_have_closed_channel {
-                    self.dedicated_publisher().await
+                    // Fails only if the semaphore is closed, which it never is.
+                    let permit = self.dedicated.acquire().await.ok();
+                    (self.dedicated_publisher().await, permit)
                 } else {
-                    self.publisher(lost.as_ref()).await
+                    (self.publisher(lost.as_ref()).await, None)
                 }
             };
-            let Some(publisher) = before(deadline, opening).await else {
+            let Some((publisher, _permit)) = before(deadline, opening).await else {
                 return Ok(SendOutcome::Expired);
             };
             let publisher = publisher?;

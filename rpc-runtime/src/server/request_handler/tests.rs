@@ -880,3 +880,28 @@ async fn a_reply_that_is_never_confirmed_does_not_hold_its_request_for_ever() {
         }
     }
 }
+
+/// All messages in flight fail with a channel, so many may want one of their own at once.
+#[tokio::test(start_paused = true)]
+async fn few_messages_have_a_channel_of_their_own_at_once() {
+    let broker = RecordingBroker {
+        never_confirms: true,
+        ..broker(vec![], false)
+    };
+    let (channel, _, _tasks) = reply_parts(&broker).await;
+    let outgoing = || Outgoing {
+        queue: ShortStr::from_static("q"),
+        mandatory: false,
+        message: Message::default(),
+        send_token: SendToken::default(),
+    };
+    let deadline = Some(Instant::now() + Duration::from_secs(1));
+    let sending = (0..100).map(|_| channel.send(outgoing(), deadline, true));
+    let outcomes = futures_util::future::join_all(sending).await;
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, Ok(SendOutcome::Expired)))
+    );
+    assert_eq!(broker.events.lock().unwrap().len(), 4);
+}
