@@ -44,6 +44,13 @@ const MAX_RUNNING: usize = 16;
 /// How many broadcasts run or wait for their turn. Others are refused.
 const MAX_BROADCASTS: usize = 48;
 
+/// How many replies to broadcasts may be on their way at once: they wait for a connection, or for
+/// their confirms.
+const MAX_REPLIES: usize = 64;
+
+/// How long a reply to a broadcast waits if there are so many. Then it is dropped.
+const MAX_REPLY_WAIT: Duration = Duration::from_secs(1);
+
 /// The prefetch. It leaves room for discovery requests and refusals beside the broadcasts.
 const PREFETCH: u16 = 64;
 
@@ -124,26 +131,14 @@ impl ControlResponder {
         channel: &Arc<ReplyChannel>,
         drain_timeout: Duration,
     ) -> Self {
-        let identity = Arc::clone(&methods.identity);
-        let describes_itself = methods.discovery.is_some();
-        let executors = methods.executors(rules);
+        let responder = Arc::new(Responder::new(methods, rules, Arc::clone(channel)));
         let queue = ControlQueue {
-            keys: executors.keys().cloned().collect(),
+            keys: responder.executors.keys().cloned().collect(),
             prefetch: PREFETCH,
             time_to_live: TIME_TO_LIVE,
             max_messages: MAX_WAITING,
             max_bytes: MAX_WAITING_BYTES,
         };
-        let responder = Responder {
-            executors,
-            channel: Arc::clone(channel),
-            identity,
-            describes_itself,
-            broadcasts: Semaphore::new(MAX_BROADCASTS),
-            running: Semaphore::new(MAX_RUNNING),
-            log: LogLimit::new(CONTROL_EXCHANGE),
-        };
-        let responder = Arc::new(responder);
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let (first_attempt_done, first_attempt) = oneshot::channel();
@@ -358,6 +353,36 @@ impl ReceivedBroadcast<'_> {
     }
 }
 
+/// The reply to a control message.
+struct ControlReply {
+    reply: Reply,
+    to: ReplyTo,
+    /// The header that identifies the worker.
+    worker: String,
+    /// Whether its loss is counted.
+    is_counted: bool,
+}
+
+impl ControlReply {
+    /// Returns the message of this reply, or of a fault instead of it.
+    fn message(&self, mut reply: Reply) -> Outgoing {
+        let name = ShortStr::from_static(WORKER_HEADER);
+        reply.headers.insert(name, self.worker.clone());
+        Outgoing {
+            message: self.to.message(reply),
+            queue: self.to.address.clone(),
+            mandatory: false,
+            send_token: SendToken::default(),
+        }
+    }
+
+    fn count_lost(&self, reason: &'static str) {
+        if self.is_counted {
+            count(Event::ReplyLost { reason });
+        }
+    }
+}
+
 /// Answers control messages.
 struct Responder {
     /// By routing key.
@@ -369,10 +394,25 @@ struct Responder {
     broadcasts: Semaphore,
     /// Held by broadcasts that run.
     running: Semaphore,
+    /// Held by replies to broadcasts while they are on their way.
+    replies: Semaphore,
     log: LogLimit,
 }
 
 impl Responder {
+    fn new(methods: ControlMethods, rules: &Rules, channel: Arc<ReplyChannel>) -> Self {
+        Self {
+            identity: Arc::clone(&methods.identity),
+            describes_itself: methods.discovery.is_some(),
+            executors: methods.executors(rules),
+            channel,
+            broadcasts: Semaphore::new(MAX_BROADCASTS),
+            running: Semaphore::new(MAX_RUNNING),
+            replies: Semaphore::new(MAX_REPLIES),
+            log: LogLimit::new(CONTROL_EXCHANGE),
+        }
+    }
+
     /// Answers a control message. `ack` acknowledges it.
     async fn answer(&self, delivery: Delivery, ack: impl FnOnce() + Send) {
         // A message that was sent directly to the queue does not name a request queue.
@@ -419,9 +459,10 @@ impl Responder {
         {
             return;
         }
-        let until = || now + DISCOVERY_TIMEOUT;
-        self.execute(DISCOVERY_KEY, executor, decided, &RequestLabel::default(), until)
-            .await;
+        let label = RequestLabel::default();
+        if let Some(reply) = self.execute(DISCOVERY_KEY, executor, decided, &label).await {
+            self.reply(reply, now + DISCOVERY_TIMEOUT).await;
+        }
     }
 
     async fn answer_broadcast(
@@ -447,8 +488,7 @@ impl Responder {
             Ok(permit) => permit,
             Err(refused) => {
                 drop(message);
-                self.execute_broadcast(&broadcast, refused).await;
-                return ack();
+                return self.end_broadcast(&broadcast, refused, (), ack).await;
             }
         };
         // It runs at most once in any case, and the permits bound how many there are. So a method
@@ -462,8 +502,8 @@ impl Responder {
             let reason = "other broadcasts ran on this worker for too long";
             broadcast.refuse(&message.properties, Fault::new(FaultCode::Rejected, reason))
         };
-        self.execute_broadcast(&broadcast, decided).await;
-        drop((turn, permit));
+        self.end_broadcast(&broadcast, decided, turn, || drop(permit))
+            .await;
     }
 
     /// Decides whether a broadcast may wait for its turn. One that is refused anyway must not wait:
@@ -480,84 +520,82 @@ impl Responder {
         })
     }
 
-    async fn execute_broadcast(
+    /// Runs the method, unless it is refused, and replies. Drops `turn` once the method has ended,
+    /// and calls `release` before the reply is sent: a reply that cannot be sent, or is never
+    /// confirmed, keeps no other broadcast from being received and from running.
+    async fn end_broadcast<T>(
         &self,
         broadcast: &ReceivedBroadcast<'_>,
         decided: Result<Decision<'_>, ForbiddenReplyAddress>,
+        turn: T,
+        release: impl FnOnce(),
     ) {
-        let deadline = broadcast.arrived + broadcast.wait.min(MAX_ANSWER_TIME);
-        let until = || with_grace_period(deadline);
         let (queue, executor) = (broadcast.queue, broadcast.executor);
-        self.execute(queue, executor, decided, &broadcast.label, until)
-            .await;
+        let reply = self.execute(queue, executor, decided, &broadcast.label).await;
+        drop(turn);
+        let Some(reply) = reply else {
+            return release();
+        };
+        let place = timeout(MAX_REPLY_WAIT, self.replies.acquire()).await;
+        release();
+        if place.is_ok() {
+            let deadline = broadcast.arrived + broadcast.wait.min(MAX_ANSWER_TIME);
+            self.reply(reply, with_grace_period(deadline)).await;
+        } else {
+            self.channel.log.expired();
+            reply.count_lost("no_connection");
+        }
     }
 
-    /// Runs the method, unless it is refused, and replies. `until` is called after the method has
-    /// ended, and returns when to give the reply up.
+    /// Runs the method, unless it is refused. Returns the reply, if its sender expects one.
     async fn execute(
         &self,
         queue: &str,
         executor: &Executor,
         decided: Result<Decision<'_>, ForbiddenReplyAddress>,
         label: &RequestLabel,
-        until: impl FnOnce() -> Instant,
-    ) {
+    ) -> Option<ControlReply> {
+        // Lost answers to discovery are not counted, because anyone may ask for them.
+        let is_counted = executor.source() == RequestSource::Queue;
         let decision = match decided {
             Ok(decision) => decision,
             Err(forbidden) => {
-                if executor.source() == RequestSource::Queue {
+                if is_counted {
                     let code = "reply_address";
                     count(Event::RequestRefused { queue, code });
                 }
-                return executor.log.reply_address_forbidden(&forbidden);
+                executor.log.reply_address_forbidden(&forbidden);
+                return None;
             }
         };
         let response = executor.execute(queue, decision, label, Instant::now()).await;
         // A sender that is refused learns only the id of the worker.
         let describes_itself = self.describes_itself && !response.is_refused;
-        if let Some(to) = response.reply_to {
-            let worker = self.identity.header(describes_itself);
-            // Lost answers to discovery are not counted, because anyone may ask for them.
-            let is_counted = executor.source() == RequestSource::Queue;
-            self.reply(response.reply, worker, &to, until(), is_counted).await;
-        }
+        Some(ControlReply {
+            reply: response.reply,
+            to: response.reply_to?,
+            worker: self.identity.header(describes_itself),
+            is_counted,
+        })
     }
 
-    /// Sends a reply. Its loss does no harm beyond a missing answer.
-    async fn reply(&self, reply: Reply, worker: String, to: &ReplyTo, until: Instant, is_counted: bool) {
-        let (codec, log) = (reply.codec, &self.channel.log);
-        let reason = match self.send(reply, worker.clone(), to, until).await {
+    /// Sends a reply, and gives it up at `until`. Its loss does no harm beyond a missing answer.
+    async fn reply(&self, reply: ControlReply, until: Instant) {
+        let send = |part| self.channel.send(reply.message(part), Some(until), false);
+        let reason = match send(reply.reply.clone()).await {
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) | Err(_) => return,
             Ok(SendOutcome::Refused(Some(error))) => {
-                log.unsendable(&error);
+                self.channel.log.unsendable(&error);
                 let reason = "the method ran, and the broker refuses its reply, which may be too large";
                 let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
-                let _ = self.send(Reply::fault(codec, &fault), worker, to, until).await;
+                let fault = Reply::fault(reply.reply.codec, &fault);
+                let _ = send(fault).await;
                 "unsendable"
             }
             Ok(SendOutcome::Refused(None)) => "refused",
             Ok(SendOutcome::Expired) => "no_connection",
         };
-        if is_counted {
-            count(Event::ReplyLost { reason });
-        }
-    }
-
-    async fn send(
-        &self,
-        mut reply: Reply,
-        worker: String,
-        to: &ReplyTo,
-        until: Instant,
-    ) -> Result<SendOutcome, BrokerError> {
-        reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
-        let outgoing = Outgoing {
-            message: to.message(reply),
-            queue: to.address.clone(),
-            mandatory: false,
-            send_token: SendToken::default(),
-        };
-        self.channel.send(outgoing, Some(until), false).await
+        reply.count_lost(reason);
     }
 
     fn log_ignored(&self, kind: &'static str, reason: impl std::fmt::Display) {
@@ -585,8 +623,106 @@ fn missing_permission(refused: &BrokerError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::codec::Codec;
     use crate::error::Cause;
+    use crate::protocol::{Headers, ReplyAddresses, Request};
+    use crate::service;
+    use crate::transport::memory::{InProcessBroker, MemoryTransport};
+
+    #[service(queue = "cache")]
+    trait Cache {
+        #[rpc(broadcast)]
+        async fn clear(&self);
+    }
+
+    /// Counts how often the cache was cleared.
+    #[derive(Clone, Default)]
+    struct Cleared(Arc<AtomicUsize>);
+
+    impl Cache for Cleared {
+        async fn clear(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn responder(cleared: &Cleared, channel: ReplyChannel) -> Responder {
+        let mut dispatcher = Dispatcher::default();
+        let service = Arc::new(CacheServer::new(cleared.clone()));
+        dispatcher.add(service, "cache").unwrap();
+        let identity = Arc::new(WorkerIdentity::new(None, None, None));
+        let methods = ControlMethods {
+            identity: Arc::clone(&identity),
+            discovery: None,
+            broadcasts: vec![(ShortStr::from_static("cache"), dispatcher.take_broadcasts())],
+        };
+        let rules = Rules {
+            reply_addresses: ReplyAddresses::default(),
+            max_accepted_bytes: 1000,
+            max_sent_bytes: 1000,
+            max_deliveries: 0,
+            is_classic: false,
+            admission: true,
+            layers_may_answer: false,
+        };
+        Responder::new(methods, &rules, Arc::new(channel))
+    }
+
+    fn broadcast(method: &'static str) -> Delivery {
+        let request = Request {
+            method: Some(ShortStr::from_static(method)),
+            codec: Codec::MessagePack,
+            correlation_id: Some(ShortStr::from_static("1")),
+            reply_to: Some(ShortStr::from_static("amq.gen-1")),
+            time_to_live: Some(Duration::from_secs(3600)),
+            persistent: false,
+            priority: None,
+            app_id: None,
+            user_id: None,
+            headers: Headers::default(),
+            asks_batch_size: false,
+            dead_lettered: None,
+            arguments: bytes::Bytes::from_static(b"\x80"),
+        };
+        Delivery {
+            message: request.into_message(),
+            redelivered: false,
+            tag: 1,
+            malformed: None,
+            control_key: Some(ShortStr::from_static("cache")),
+        }
+    }
+
+    /// Each caller waits for an hour, and the broker blocks publishers all the time.
+    #[tokio::test(start_paused = true)]
+    async fn replies_that_cannot_be_sent_hold_up_no_broadcast() {
+        for (method, runs) in [("clear", 200), ("unknown", 0)] {
+            let transport = Arc::new(MemoryTransport::new(&InProcessBroker::new()));
+            let (channel, keeping) = ReplyChannel::new(Arc::clone(&transport) as _);
+            let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
+            channel.wait_ready().await.unwrap();
+            transport.block(true);
+            let cleared = Cleared::default();
+            let responder = Arc::new(responder(&cleared, channel));
+            let acked = Arc::new(AtomicUsize::new(0));
+            let mut answers = Vec::new();
+            for _ in 0..200 {
+                let (responder, acked) = (Arc::clone(&responder), Arc::clone(&acked));
+                answers.push(AbortOnDropHandle::new(tokio::spawn(async move {
+                    let ack = || _ = acked.fetch_add(1, Ordering::Relaxed);
+                    responder.answer(broadcast(method), ack).await;
+                })));
+                sleep(Duration::from_millis(100)).await;
+            }
+            sleep(2 * MAX_REPLY_WAIT).await;
+            assert_eq!(cleared.0.load(Ordering::Relaxed), runs);
+            assert_eq!(acked.load(Ordering::Relaxed), 200);
+            let waiting = answers.iter().filter(|answer| !answer.is_finished());
+            assert_eq!(waiting.count(), MAX_REPLIES);
+        }
+    }
 
     #[test]
     fn only_a_lasting_refusal_is_waited_out_for_long() {
