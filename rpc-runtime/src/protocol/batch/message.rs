@@ -37,9 +37,17 @@ pub(crate) const MAX_BATCH_CALLS: usize = 1024;
 /// The maximum size of a batch with more than one call or reply, in bytes.
 pub(crate) const MAX_BATCH_BYTES: usize = 128 * 1024;
 
+/// The size above which a batch with more than one call or reply is refused, in bytes. Senders
+/// estimate the size of a call, and may exceed [`MAX_BATCH_BYTES`] a little.
+const MAX_READ_BYTES: usize = 2 * MAX_BATCH_BYTES;
+
 /// The maximum size of a call or reply that is sent in a batch, in bytes. A larger one gains
 /// nothing from batching: its bytes cost more than the message around them.
 pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
+
+/// The size of a part's headers, as [`headers_size`] returns it, above which the batch is refused.
+/// In memory, short headers take many times that.
+const MAX_READ_HEADERS: usize = 2 * MAX_PART_BYTES;
 
 /// An upper bound of what id, lengths and counts add to the size of a part, in bytes.
 const PART_OVERHEAD: usize = 48;
@@ -103,7 +111,8 @@ pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
 ///
 /// # Errors
 ///
-/// If the batch is malformed or has more than [`MAX_BATCH_CALLS`] parts.
+/// If the batch is malformed, or larger than any sender of this protocol makes it: in parts, in
+/// bytes, or in the headers of a part.
 pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, UnreadableBatch> {
     let mut reader = Reader {
         whole: body,
@@ -112,6 +121,9 @@ pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable
     let count = reader.array_len()?;
     if count > MAX_BATCH_CALLS {
         return Err(UnreadableBatch("it has too many parts"));
+    }
+    if count > 1 && body.len() > MAX_READ_BYTES {
+        return Err(UnreadableBatch("it has several parts and too many bytes"));
     }
     // A peer announces `count`. A part has more than eight bytes, so the size of the body limits
     // the capacity that is reserved.
@@ -149,9 +161,13 @@ impl Part for BatchedCallRef<'_> {
 /// Returns an upper bound of the encoded size of all headers, in bytes. [`PART_OVERHEAD`] contains
 /// the rest of their map.
 pub(crate) fn headers_size(headers: &Headers) -> usize {
-    /// What the markers of a name and a value add to its size in the properties of a message.
-    const MARKERS: usize = 4;
-    headers.wire_bytes() + MARKERS * headers.len()
+    headers.iter().map(|(name, value)| header_size(name, value)).sum()
+}
+
+fn header_size(name: &str, value: &str) -> usize {
+    /// The markers of a name and a value.
+    const MARKERS: usize = 2 * 5;
+    name.len() + value.len() + MARKERS
 }
 
 fn write_headers(body: &mut Vec<u8>, headers: &Headers) {
@@ -331,9 +347,14 @@ impl Reader<'_> {
         let length =
             decode::read_map_len(&mut self.rest).map_err(|_| UnreadableBatch("headers are missing"))?;
         let mut headers = Headers::default();
+        let mut size = 0;
         for _ in 0..length {
-            let name = self.short_str()?;
-            headers.insert(name, self.str()?.to_owned());
+            let (name, value) = (self.short_str()?, self.str()?.to_owned());
+            size += header_size(name.as_str(), &value);
+            if size > MAX_READ_HEADERS {
+                return Err(UnreadableBatch("the headers of a part are too large"));
+            }
+            headers.insert(name, value);
         }
         Ok(headers)
     }
@@ -482,6 +503,31 @@ mod tests {
         let replies = read_batch::<BatchedReply>(&Bytes::from(body)).unwrap();
         assert_eq!(replies.len(), 1);
         assert_eq!((&replies[0].body[..], replies[0].batch_size), (&b"x"[..], 7));
+    }
+
+    #[test]
+    fn a_batch_that_is_larger_than_senders_make_it_is_refused() {
+        let call = |bytes, headers| {
+            let mut call = BatchedCall {
+                id: Uuid::from_u128(1),
+                method: ShortStr::from_static("read"),
+                time_to_live: None,
+                arguments: vec![0; bytes].into(),
+                headers: Headers::default(),
+            };
+            for number in 0..headers {
+                let name = ShortStr::new(format!("{number}")).unwrap();
+                call.headers.insert(name, String::new());
+            }
+            call
+        };
+        let read = |calls: &[BatchedCall]| read_batch::<BatchedCall>(&write_batch(calls)).is_ok();
+        // Its size is checked like that of a single request.
+        assert!(read(&[call(MAX_READ_BYTES, 0)]));
+        assert!(read(&[call(MAX_BATCH_BYTES, 0), call(1000, 0)]));
+        assert!(!read(&[call(MAX_READ_BYTES, 0), call(0, 0)]));
+        assert!(read(&[call(0, 500)]));
+        assert!(!read(&[call(0, 2000)]));
     }
 
     #[test]
