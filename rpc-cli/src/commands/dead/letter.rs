@@ -63,14 +63,24 @@ impl Facts {
         Some(now.duration_since(failed).unwrap_or_default())
     }
 
-    /// Whether it came from this queue, directly or through one of its retry queues. Also `true` if
-    /// its origin is not known.
+    /// The queue to which it is sent again. A batch that could not be read can only be read in the
+    /// queue for batches.
+    pub(super) fn target(&self, queue: &str) -> String {
+        if self.method.as_deref() == Some("rpc.batch") {
+            format!("{queue}.batch")
+        } else {
+            queue.to_owned()
+        }
+    }
+
+    /// Whether it came from this queue, directly or through one of its retry queues, or from its
+    /// queue for batches. Also `true` if its origin is not known.
     pub(super) fn is_from(&self, queue: &str) -> bool {
         let Some(origin) = &self.origin else {
             return true;
         };
         let rest = origin.strip_prefix(queue);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(".retry."))
+        rest.is_some_and(|rest| matches!(rest, "" | ".batch") || rest.starts_with(".retry."))
     }
 
     pub(super) fn json(&self, id: &str) -> Value {
@@ -186,6 +196,18 @@ pub(super) mod tests {
         assert_eq!(facts.age(now), Some(Duration::from_secs(60)));
         assert_eq!(facts.age(SystemTime::UNIX_EPOCH), Some(Duration::ZERO));
         assert!(facts.is_from("mail") && !facts.is_from("mai") && !facts.is_from("mail.x"));
+        assert_eq!(facts.target("mail"), "mail");
+    }
+
+    #[test]
+    fn a_batch_is_sent_to_the_queue_for_batches_again() {
+        for origin in ["mail", "mail.batch"] {
+            let mut message = message(&[("rpc-origin", long(origin))], b"");
+            message.properties = message.properties.with_type("rpc.batch".into());
+            let facts = Facts::read(&message);
+            assert!(facts.is_from("mail"));
+            assert_eq!(facts.target("mail"), "mail.batch");
+        }
     }
 
     #[test]

@@ -88,7 +88,8 @@ impl Retry<'_> {
             return Ok(());
         }
         let copy = of_retry(&message.properties);
-        match scan.reader.publish(self.queue, copy, message.body).await {
+        let target = facts.target(self.queue);
+        match scan.reader.publish(&target, copy, message.body).await {
             Ok(CopyOutcome::Confirmed) => {
                 let acked = scan.ack(message.tag).await;
                 acked.map_err(|error| maybe_retried(&id, error))?;
@@ -100,14 +101,11 @@ impl Retry<'_> {
                 Ok(())
             }
             Ok(CopyOutcome::Unroutable) => Err(Failure::NotFound {
-                message: format!("there is no queue {}: the other letters stay", self.queue),
+                message: format!("there is no queue {target}: the other letters stay"),
                 hint: "start a worker, which declares it".to_owned(),
             }),
             Ok(CopyOutcome::Refused) => Err(Failure::Stay {
-                message: format!(
-                    "the queue {} refuses messages: the other letters stay",
-                    self.queue
-                ),
+                message: format!("the queue {target} refuses messages: the other letters stay"),
                 hint: "it may be full: try again later".to_owned(),
             }),
             Err(error @ (BrokerError::Unresponsive { .. } | BrokerError::Lost { .. })) => {
