@@ -132,6 +132,8 @@ impl JobFailure {
                     | FaultCode::UnsupportedContentType
                     | FaultCode::UnknownMethod
                     | FaultCode::TooLarge
+                    // A copy has no user id, so it would be refused even if the user may send it.
+                    | FaultCode::Unauthorized
                     | FaultCode::Expired
                     | FaultCode::Interrupted
             ),
@@ -263,6 +265,7 @@ mod tests {
         for code in [
             FaultCode::BadRequest,
             FaultCode::UnknownMethod,
+            FaultCode::Unauthorized,
             FaultCode::Interrupted,
         ] {
             let after = fault(code).record(&mut Headers::default(), Some(&retried(3)), 1, 0.5);
