@@ -40,11 +40,12 @@ const QUIET: Duration = Duration::from_secs(12);
 /// How long the broker may take to deliver the next dead letter.
 const LETTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long workers may take until they need each retry queue.
+/// How long workers may take until they have declared all retry queues.
 const DECLARING_LIMIT: Duration = Duration::from_secs(60);
 
-/// The retry queues of the jobs' retries and delays, by their time to live in milliseconds.
-const RETRY_QUEUES: [u32; 5] = [100, 200, 500, 1_000, 2_000];
+/// The retry queues that workers declare at their start, by their time to live in milliseconds. The
+/// jobs' delays use no others.
+const RETRY_QUEUES: [u32; 6] = [100, 200, 500, 1_000, 2_000, 10_000];
 
 /// How long a node may take to write a declared quorum queue.
 const UNTIL_ON_DISK: Duration = Duration::from_secs(5);
