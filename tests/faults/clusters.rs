@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, BrokerError, CallError, RequestQueue, Server, ServerError};
+use rpc_runtime::{Broker, BrokerError, CallError, RequestQueue, Server, ServerError, Status};
 use rpc_tests::rabbit::{Cluster, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
@@ -217,5 +217,54 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     );
     for (entry, outcome) in &writes {
         book.assert_wrote_as_told(entry, outcome);
+    }
+}
+
+/// RabbitMQ does not answer who consumes a quorum queue without a majority, and later closes the
+/// connection that has asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quorum_queue_without_a_majority_interrupts_other_queues_once() {
+    // RabbitMQ closes the connection this long and five seconds after the question.
+    let cluster = Cluster::start_with(3, "net_ticktime = 5").await.unwrap();
+    let node = &cluster.nodes()[0];
+    let worker = Broker::builder()
+        .address(node.url())
+        .connect_timeout(Duration::from_secs(2))
+        .connect()
+        .await
+        .unwrap();
+    let (classic, quorum, book) = (unique("classic"), unique("quorum"), Book::behind(Gate::open()));
+    let server = serve(&worker, RequestQueue::new(&classic), &book).await;
+    let beside = serve(&worker, RequestQueue::new(&quorum).quorum(), &book).await;
+    let others = [1, 2].map(|index| cluster.kill(index));
+    for killed in join_all(others).await {
+        killed.unwrap();
+    }
+
+    let mut changes = worker.status_changes();
+    node.ctl(&["close_all_connections", "test"]).await.unwrap();
+    let mut losses = 0;
+    let watching = async {
+        while let Some(status) = changes.next().await {
+            losses += usize::from(matches!(status, Status::Connecting { .. }));
+        }
+    };
+    let _ = timeout(Duration::from_secs(45), watching).await;
+    assert!(losses <= 2, "{losses} losses");
+    let caller = Broker::connect(node.url()).await.unwrap();
+    // RabbitMQ 4.3 declares nothing without a majority of the nodes, not even a reply queue.
+    if node.version().await.unwrap() < (4, 3) {
+        client(&caller, &classic).read("after all that").await.unwrap();
+    }
+
+    for index in [1, 2] {
+        cluster.restart(index).await.unwrap();
+    }
+    for queue in [&classic, &quorum] {
+        let reading = client(&caller, queue).read("with a majority");
+        reading.timeout(PATIENCE).await.unwrap();
+    }
+    for server in [server, beside] {
+        timeout(PATIENCE, server.stop()).await.expect("it stops").unwrap();
     }
 }

@@ -37,12 +37,25 @@ impl Cluster {
     ///
     /// Panics if the number is zero.
     pub async fn start(size: usize) -> anyhow::Result<Self> {
+        Self::start_with(size, "").await
+    }
+
+    /// Like [`start`](Self::start), with more lines of configuration.
+    ///
+    /// # Errors
+    ///
+    /// Fails like [`Node::start`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if the number is zero.
+    pub async fn start_with(size: usize, configuration: &str) -> anyhow::Result<Self> {
         assert!(size > 0, "a cluster has a node");
         let [epmd_port] = free_ports()?;
         let cookie = Uuid::new_v4().simple().to_string();
         let peers = Peers { cookie, epmd_port };
         let extras = Extras {
-            configuration: CONFIGURATION,
+            configuration: &format!("{CONFIGURATION}\n{configuration}"),
             tls: None,
         };
         let nodes = try_join_all((0..size).map(|_| Node::start_among(&peers, &extras))).await?;

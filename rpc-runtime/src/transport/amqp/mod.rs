@@ -15,7 +15,6 @@
 //! - [`transport`] is the [`Transport`](super::Transport) that callers and workers use.
 
 mod channel;
-mod close_counts;
 mod connection;
 mod consume;
 mod control;
@@ -26,6 +25,7 @@ mod errors;
 pub(crate) mod guard;
 mod opener;
 mod publish;
+mod queue_failures;
 #[cfg(feature = "__tools")]
 mod queue_reader;
 mod task_group;

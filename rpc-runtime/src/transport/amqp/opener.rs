@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::time::{Instant, sleep};
 
 use super::channel::{BrokerRequest, OpenChannel};
-use super::connection::OpenConnection;
+use super::connection::{OpenConnection, OwnConnection};
 use super::consume::{AckMode, SubscriptionOptions, consume, subscription};
 use super::errors::{broker_error, channel_error, is_not_found, is_refused_by_lapin, queue_error, short};
 use super::publish::AmqpPublisher;
@@ -44,6 +44,13 @@ const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long to wait before trying again to open a channel.
 const CHANNEL_RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// The source of the error if the broker answers other requests but not one about a queue.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {limit:?}: the node of the queue may be down")]
+pub(super) struct NoAnswer {
+    pub(super) limit: Duration,
+}
 
 /// Opens channels, publishers and consumers on one connection, and declares queues.
 pub(super) struct Opener {
@@ -100,10 +107,9 @@ impl Opener {
                 if self.channel().await.is_err() {
                     return Err(error);
                 }
-                let source = format!("no answer within {limit:?}: the node of the queue may be down");
                 Err(BrokerError::Queue {
                     queue: queue.to_owned(),
-                    source: Cause::new(source),
+                    source: Cause::new(NoAnswer { limit }),
                     is_temporary: true,
                 })
             }
@@ -181,12 +187,31 @@ impl Opener {
         Ok(subscription(started, channel, options, &self.tasks))
     }
 
+    /// Starts a consumer of a request queue. `own_connection` is the connection of this channel, if
+    /// nothing else uses it.
+    pub(super) async fn consume_requests(
+        &self,
+        channel: &Arc<OpenChannel>,
+        queue: &RequestQueue,
+        prefetch: u16,
+        own_connection: Option<OwnConnection>,
+    ) -> Result<Subscription, BrokerError> {
+        self.set_prefetch(channel, prefetch).await?;
+        let options = SubscriptionOptions {
+            prefetch: Some(prefetch),
+            own_connection,
+            ..self.subscription_options(AckMode::Manual)
+        };
+        self.subscribe(channel, queue.name(), options).await
+    }
+
     /// The options of a subscription without a prefetch and without a private queue.
     pub(super) fn subscription_options(&self, ack_mode: AckMode) -> SubscriptionOptions {
         SubscriptionOptions {
             ack_mode,
             prefetch: None,
             private_queue: None,
+            own_connection: None,
             limit: self.limit,
         }
     }

@@ -12,15 +12,15 @@ use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
 use super::channel::OpenChannel;
-use super::close_counts::CloseCounts;
 use super::connection::{
-    Address, CLOSE_LIMIT, ConnectionPurpose, Connector, OpenConnection, SupervisedConnection,
+    Address, CLOSE_LIMIT, ConnectionPurpose, Connector, OpenConnection, OwnConnection, SupervisedConnection,
 };
 use super::consume::{AckMode, SubscriptionOptions};
 use super::depths::DepthLookup;
 use super::direct_replies::{DirectReplies, RoutingPublisher};
 use super::errors::{closed_by_broker, short};
 use super::opener::{self, Opener, QueueLookup};
+use super::queue_failures::QueueFailures;
 use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
@@ -40,6 +40,10 @@ const GENERATED_PREFIX: &str = "amq.gen-";
 /// The prefetch of a resumable reply queue.
 const REPLY_PREFETCH: u16 = 2000;
 
+/// How long to wait for an answer about a queue that has no answer yet. RabbitMQ gives up after
+/// `net_ticktime` plus five seconds, by default 65.
+const UNANSWERED_LIMIT: Duration = Duration::from_secs(90);
+
 /// Access to a RabbitMQ server, or to a cluster of them.
 #[derive(Debug)]
 pub(crate) struct AmqpTransport {
@@ -48,7 +52,7 @@ pub(crate) struct AmqpTransport {
     direct_replies: Arc<DirectReplies>,
     /// Opens separate connections, for operations that may make the broker close the connection.
     connector: Connector,
-    close_counts: Mutex<CloseCounts>,
+    queue_failures: Mutex<QueueFailures>,
     depths: DepthLookup,
     board: Arc<StatusBoard>,
     /// The tasks that use the connections. They end first.
@@ -110,7 +114,7 @@ impl AmqpTransport {
             )),
             limit: connector.limit,
             connector,
-            close_counts: Mutex::default(),
+            queue_failures: Mutex::default(),
             depths: DepthLookup::default(),
             runtime,
             board,
@@ -128,9 +132,9 @@ impl AmqpTransport {
         }
     }
 
-    fn close_counts(&self) -> MutexGuard<'_, CloseCounts> {
+    fn queue_failures(&self) -> MutexGuard<'_, QueueFailures> {
         // Each operation leaves the counts consistent, so a panic elsewhere has broken nothing.
-        self.close_counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue_failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records the outcome of an operation on a queue. Returns another error if the broker closed
@@ -138,10 +142,10 @@ impl AmqpTransport {
     fn record<T>(&self, queue: &str, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
         match outcome {
             Ok(done) => {
-                self.close_counts().succeeded(queue);
+                self.queue_failures().succeeded(queue);
                 Ok(done)
             }
-            Err(error) => Err(self.close_counts().failed(queue, error)),
+            Err(error) => Err(self.queue_failures().failed(queue, error)),
         }
     }
 
@@ -153,7 +157,7 @@ impl AmqpTransport {
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        if queue.declare_mode() == DeclareMode::No || !self.close_counts().has_closes(queue.name()) {
+        if queue.declare_mode() == DeclareMode::No || !self.queue_failures().has_closes(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
@@ -183,6 +187,38 @@ impl AmqpTransport {
         let declared = opener.declare_request_queue(&channel, queue).await;
         connection.close().await;
         declared
+    }
+
+    /// Consumes a queue about which the broker did not answer, on a connection of its own. So if the
+    /// broker closes the connection because of this queue, other queues are not affected.
+    async fn consume_on_own_connection(
+        &self,
+        queue: &RequestQueue,
+        prefetch: u16,
+    ) -> Result<Subscription, BrokerError> {
+        let connection = self.connector.connect(ConnectionPurpose::ConsumingOne).await?;
+        let own = OwnConnection::new(connection, &self.tasks);
+        let opener = Opener {
+            // Nothing else waits. If this gave up early, the broker might still start the consumer
+            // later, and would deliver messages to it that come back as redelivered.
+            limit: UNANSWERED_LIMIT.max(self.limit),
+            ..self.opener(&own.connection)
+        };
+        let channel = opener.channel().await?;
+        let opening = async {
+            opener.declare_request_queue(&channel, queue).await?;
+            opener
+                .consume_requests(&channel, queue, prefetch, Some(own))
+                .await
+        };
+        opening.await.map_err(|error| match closed_by_broker(&error) {
+            Some(source) => BrokerError::Queue {
+                queue: queue.name().to_owned(),
+                source,
+                is_temporary: true,
+            },
+            None => error,
+        })
     }
 
     /// Opens something in a task of the transport, so that it completes even if the caller stops
@@ -358,18 +394,19 @@ impl Transport for AmqpTransport {
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let connection = self.consuming.wait_ready().await?;
-        let opener = self.opener(&connection);
-        let channel = opener.channel().await?;
-        let opened = async {
-            self.declare_request_queue(&opener, &channel, queue).await?;
-            opener.set_prefetch(&channel, prefetch).await?;
-            let options = SubscriptionOptions {
-                prefetch: Some(prefetch),
-                ..opener.subscription_options(AckMode::Manual)
+        let is_unanswered = self.queue_failures().is_unanswered(queue.name());
+        let opened = if is_unanswered {
+            self.consume_on_own_connection(queue, prefetch).await
+        } else {
+            let opener = self.opener(&connection);
+            let opening = async {
+                let channel = opener.channel().await?;
+                self.declare_request_queue(&opener, &channel, queue).await?;
+                opener.consume_requests(&channel, queue, prefetch, None).await
             };
-            opener.subscribe(&channel, queue.name(), options).await
+            opening.await
         };
-        self.record(queue.name(), opened.await)
+        self.record(queue.name(), opened)
     }
 
     async fn queue_exists(&self, queue: &ShortStr) -> Option<bool> {

@@ -11,7 +11,9 @@ mod tls;
 
 pub(crate) use address::Address;
 pub(super) use connector::Connector;
-pub(super) use open::{CLOSE_LIMIT, ConnectionPurpose, ConnectionState, OpenConnection, wait_lost};
+pub(super) use open::{
+    CLOSE_LIMIT, ConnectionPurpose, ConnectionState, OpenConnection, OwnConnection, wait_lost,
+};
 pub(super) use supervised::SupervisedConnection;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

@@ -196,10 +196,41 @@ impl OpenConnection {
     }
 }
 
+/// A connection that nothing else uses. It is closed in the background when this is dropped.
+#[derive(Debug)]
+pub(crate) struct OwnConnection {
+    pub(crate) connection: Arc<OpenConnection>,
+    tasks: TaskGroup,
+    watch: Option<AbortOnDropHandle<()>>,
+}
+
+impl OwnConnection {
+    pub(crate) fn new(connection: OpenConnection, tasks: &TaskGroup) -> Self {
+        let connection = Arc::new(connection);
+        Self {
+            watch: Some(connection.watch_in(tasks)),
+            connection,
+            tasks: tasks.clone(),
+        }
+    }
+}
+
+impl Drop for OwnConnection {
+    fn drop(&mut self) {
+        let (connection, watch) = (Arc::clone(&self.connection), self.watch.take());
+        self.tasks.spawn(async move {
+            connection.close().await;
+            drop(watch);
+        });
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionPurpose {
     Publishing,
     Consuming,
+    /// For a queue that did not answer on the shared connection.
+    ConsumingOne,
     DirectReplies,
     Declaring,
     #[cfg(feature = "__tools")]
@@ -212,6 +243,7 @@ impl ConnectionPurpose {
         match self {
             Self::Publishing => "rpc publish",
             Self::Consuming => "rpc consume",
+            Self::ConsumingOne => "rpc consume one queue",
             Self::DirectReplies => "rpc direct replies",
             Self::Declaring => "rpc declare",
             #[cfg(feature = "__tools")]

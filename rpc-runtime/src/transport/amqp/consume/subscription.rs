@@ -9,7 +9,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions
 use lapin::types::{FieldTable, ShortString};
 
 use super::super::channel::{Deliveries, OpenChannel};
-use super::super::connection::CLOSE_LIMIT;
+use super::super::connection::{CLOSE_LIMIT, OwnConnection};
 use super::super::errors::{broker_error, short};
 use super::super::task_group::TaskGroup;
 use super::super::{convert, guard};
@@ -62,6 +62,8 @@ pub(crate) struct SubscriptionOptions {
     pub(crate) prefetch: Option<u16>,
     /// The queue that [`Control::close_and_delete`] deletes.
     pub(crate) private_queue: Option<ShortStr>,
+    /// The connection of the channel, if nothing else uses it.
+    pub(crate) own_connection: Option<OwnConnection>,
     /// How long cancelling the consumer may take.
     pub(crate) limit: Duration,
 }
@@ -82,6 +84,7 @@ pub(crate) fn subscription(
         consumer_tag: started.consumer_tag,
         acks,
         private_queue: options.private_queue,
+        _own_connection: options.own_connection,
         limit: options.limit,
     };
     let deliveries = started
@@ -115,6 +118,7 @@ struct ChannelControl {
     /// `None` in automatic mode.
     acks: Option<AckSender>,
     private_queue: Option<ShortStr>,
+    _own_connection: Option<OwnConnection>,
     limit: Duration,
 }
 

@@ -1,40 +1,56 @@
-//! Counts the connections that the broker closed because of a queue. Pure: no I/O.
+//! Remembers queues that are dangerous to a connection: those because of which the broker closed
+//! connections, and those about which it did not answer. Pure: no I/O.
 //!
 //! RabbitMQ closes the whole connection because of some operations on a queue. For instance,
 //! RabbitMQ 4.3 answers the declaration of a transient queue with `INTERNAL_ERROR`. The error does
 //! not name the queue, and operations on other queues may have been pending at the same time. So a
 //! close counts for each queue that had one pending, until an operation on that queue succeeds.
+//!
+//! RabbitMQ does not answer the `basic.consume` of a quorum queue without a leader. After 65 seconds
+//! it closes the connection, with all its other consumers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::errors::closed_by_broker;
+use super::opener::NoAnswer;
 use crate::error::BrokerError;
 
 /// After this many closed connections without a success in between, the queue counts as refused.
 pub(super) const MAX_CLOSED: u32 = 3;
 
-/// How many connections the broker has closed during operations on each queue, since the last
-/// operation that succeeded.
+/// The failed operations on each queue, since the last one that succeeded.
 #[derive(Debug, Default)]
-pub(super) struct CloseCounts {
+pub(super) struct QueueFailures {
+    /// How many connections the broker has closed during operations on the queue.
     closed: HashMap<String, u32>,
+    /// The queues about which the broker did not answer.
+    unanswered: HashSet<String>,
 }
 
-impl CloseCounts {
+impl QueueFailures {
     /// Whether the broker has closed a connection during an operation on the queue, and none has
     /// succeeded since.
     pub(super) fn has_closes(&self, queue: &str) -> bool {
         self.closed.contains_key(queue)
     }
 
+    /// Whether the broker did not answer an operation on the queue, and none has succeeded since.
+    pub(super) fn is_unanswered(&self, queue: &str) -> bool {
+        self.unanswered.contains(queue)
+    }
+
     /// Records that an operation on the queue succeeded.
     pub(super) fn succeeded(&mut self, queue: &str) {
         self.closed.remove(queue);
+        self.unanswered.remove(queue);
     }
 
     /// Records that an operation on the queue failed. Returns the error to report: a refusal of the
     /// queue if [`MAX_CLOSED`] connections were closed.
     pub(super) fn failed(&mut self, queue: &str, error: BrokerError) -> BrokerError {
+        if is_unanswered(&error) {
+            self.unanswered.insert(queue.to_owned());
+        }
         let Some(source) = closed_by_broker(&error) else {
             return error;
         };
@@ -49,6 +65,10 @@ impl CloseCounts {
             is_temporary: false,
         }
     }
+}
+
+fn is_unanswered(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Queue { source, .. } if source.downcast_ref::<NoAnswer>().is_some())
 }
 
 #[cfg(test)]
@@ -72,13 +92,13 @@ mod tests {
 
     #[test]
     fn a_queue_that_closes_each_connection_is_refused() {
-        let mut counts = CloseCounts::default();
+        let mut failures = QueueFailures::default();
         let closed = || lost(AMQPHardError::INTERNALERROR);
-        assert!(is_lost(&counts.failed("a", closed())));
-        assert!(counts.has_closes("a") && !counts.has_closes("b"));
-        assert!(is_lost(&counts.failed("a", closed())));
-        assert!(is_lost(&counts.failed("b", closed())));
-        let refused = counts.failed("a", closed());
+        assert!(is_lost(&failures.failed("a", closed())));
+        assert!(failures.has_closes("a") && !failures.has_closes("b"));
+        assert!(is_lost(&failures.failed("a", closed())));
+        assert!(is_lost(&failures.failed("b", closed())));
+        let refused = failures.failed("a", closed());
         let BrokerError::Queue { queue, source, .. } = refused else {
             panic!("{refused:?}");
         };
@@ -88,28 +108,45 @@ mod tests {
 
     #[test]
     fn a_success_resets_the_count() {
-        let mut counts = CloseCounts::default();
+        let mut failures = QueueFailures::default();
         for _ in 0..MAX_CLOSED - 1 {
-            counts.failed("a", lost(AMQPHardError::NOTALLOWED));
+            failures.failed("a", lost(AMQPHardError::NOTALLOWED));
         }
-        counts.succeeded("a");
-        assert!(!counts.has_closes("a"));
-        assert!(is_lost(&counts.failed("a", lost(AMQPHardError::NOTALLOWED))));
+        failures.succeeded("a");
+        assert!(!failures.has_closes("a"));
+        assert!(is_lost(&failures.failed("a", lost(AMQPHardError::NOTALLOWED))));
+    }
+
+    #[test]
+    fn a_queue_without_an_answer_is_remembered_until_a_success() {
+        let mut failures = QueueFailures::default();
+        let queue_error = |source: Cause| BrokerError::Queue {
+            queue: "a".into(),
+            source,
+            is_temporary: true,
+        };
+        failures.failed("a", queue_error(Cause::new("it is locked")));
+        assert!(!failures.is_unanswered("a"));
+        let limit = std::time::Duration::from_secs(10);
+        failures.failed("a", queue_error(Cause::new(NoAnswer { limit })));
+        assert!(failures.is_unanswered("a") && !failures.is_unanswered("b"));
+        failures.succeeded("a");
+        assert!(!failures.is_unanswered("a"));
     }
 
     #[test]
     fn other_losses_are_not_counted() {
-        let mut counts = CloseCounts::default();
+        let mut failures = QueueFailures::default();
         for error in [
             BrokerError::Lost { source: None },
             lost(AMQPHardError::CONNECTIONFORCED),
             BrokerError::Closed,
         ] {
             for _ in 0..2 * MAX_CLOSED {
-                let reported = counts.failed("a", error.clone());
+                let reported = failures.failed("a", error.clone());
                 assert!(!matches!(reported, BrokerError::Queue { .. }));
             }
         }
-        assert!(!counts.has_closes("a"));
+        assert!(!failures.has_closes("a"));
     }
 }
