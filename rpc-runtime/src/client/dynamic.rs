@@ -17,8 +17,8 @@ use super::gather::Broadcast;
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::method_error::MethodError;
-use super::stub::{Client, undecodable_result_error, unreadable_body_error};
-use crate::codec::{Codec, EncodeError};
+use super::stub::{Client, undecodable_reply_error};
+use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription};
 use crate::error::CallError;
 use crate::protocol::{Reply, ReplyKind};
@@ -319,18 +319,18 @@ fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T
 }
 
 fn decode_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
+    let unreadable = |source| DecodeError::new(reply.codec, source);
     let value = match reply.codec {
         // Plain text does not distinguish numbers from strings.
         Codec::Text => match std::str::from_utf8(&reply.body) {
-            Ok(text) => ExactValue::String(text.to_owned()),
-            Err(error) => return Err(unreadable_body_error(error)),
+            Ok(text) => Ok(ExactValue::String(text.to_owned())),
+            Err(error) => Err(unreadable(error.into())),
         },
-        codec => match ExactValue::from_reply(codec, &reply.body) {
-            Ok(value) => value,
-            Err(error) => return Err(undecodable_result_error(reply, error)),
-        },
+        codec => ExactValue::from_reply(codec, &reply.body),
     };
-    T::from_exact_value(value).map_err(unreadable_body_error)
+    value
+        .and_then(|value| T::from_exact_value(value).map_err(unreadable))
+        .map_err(|error| undecodable_reply_error(reply, error))
 }
 
 #[cfg(test)]
@@ -340,6 +340,7 @@ mod tests {
     use super::*;
     use crate::describe::ArgumentDescription;
     use crate::error::Chain;
+    use crate::protocol::Executed;
 
     fn method(arguments: &[&str]) -> MethodDescription {
         let mut method = MethodDescription::new("get");
@@ -392,6 +393,20 @@ mod tests {
             json_of(&method(&[]), json!({"id": 1})).unwrap_err(),
             "the method has no argument \"id\": it has none"
         );
+    }
+
+    #[test]
+    fn an_unreadable_reply_of_an_unknown_type_may_be_a_refusal() {
+        let reply = |codec, body: &'static [u8], unknown_type: Option<&str>| Reply {
+            unknown_type: unknown_type.map(Box::from),
+            ..Reply::new(ReplyKind::Result, codec, Bytes::from_static(body))
+        };
+        for (codec, body) in [(Codec::Text, &b"\xff"[..]), (Codec::Json, b"{")] {
+            for (unknown_type, executed) in [(None, Executed::Yes), (Some("busy"), Executed::Maybe)] {
+                let error = decode_value::<Value, ()>(&reply(codec, body, unknown_type)).unwrap_err();
+                assert_eq!(error.executed(), executed, "{codec} {unknown_type:?}");
+            }
+        }
     }
 
     #[test]

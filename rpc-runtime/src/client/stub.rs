@@ -144,7 +144,7 @@ impl fmt::Debug for Client {
 pub(super) fn read_plain<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
     match reply.kind {
         ReplyKind::Result => decode_result(&reply),
-        ReplyKind::Error => Err(unreadable_body_error(
+        ReplyKind::Error => Err(unreadable_answer_error(
             "the worker sent an error, but the method does not return a `Result`",
         )),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
@@ -163,7 +163,7 @@ where
             (Err(_), Codec::Text) => {
                 CallError::ServiceText(String::from_utf8_lossy(&reply.body).into_owned())
             }
-            (Err(error), _) => unreadable_body_error(error),
+            (Err(error), _) => unreadable_answer_error(error),
         }),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
@@ -172,16 +172,16 @@ where
 fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
     match reply.codec.decode_result(&reply.body) {
         Ok(result) => Ok(result),
-        Err(error) => Err(undecodable_result_error(reply, error)),
+        Err(error) => Err(undecodable_reply_error(reply, error)),
     }
 }
 
-/// Builds the error for a reply whose body is not the method's result.
-pub(super) fn undecodable_result_error<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
+/// Builds the error for a reply whose body cannot be decoded as what the method returns. Its sender
+/// may not have run the method if the reply's type is unknown.
+pub(super) fn undecodable_reply_error<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     match &reply.unknown_type {
-        None => unreadable_body_error(error),
-        // A worker without this library may have sent a refusal in its own format, so the method
-        // may not have run.
+        None => unreadable_answer_error(error),
+        // A worker without this library may have sent a refusal in its own format.
         Some(kind) => CallError::BadReply {
             source: BadReply::UnknownType(kind.clone(), error).into(),
             executed: Executed::Maybe,
@@ -189,10 +189,8 @@ pub(super) fn undecodable_result_error<E>(reply: &Reply, error: DecodeError) -> 
     }
 }
 
-/// Builds the error for a reply whose result or error cannot be decoded. The method ran.
-pub(super) fn unreadable_body_error<E>(
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> CallError<E> {
+/// Builds the error for a result or an error of the method that cannot be read. The method ran.
+fn unreadable_answer_error<E>(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError<E> {
     CallError::BadReply {
         source: source.into(),
         executed: Executed::Yes,

@@ -16,7 +16,8 @@ use super::tls::TlsFailure;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// The address cannot be parsed. The error does not repeat it, as it may contain a password.
+    /// The address cannot be parsed, or does not fit the other addresses or the options. The error
+    /// does not repeat it, as it may contain a password.
     #[error("invalid broker address: {reason}")]
     #[non_exhaustive]
     InvalidAddress {

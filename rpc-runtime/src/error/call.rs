@@ -63,11 +63,12 @@ pub enum CallError<E = Infallible> {
         queue: String,
     },
 
-    /// No reply arrived in time.
+    /// No reply arrived in time or, for a one-way call or a broadcast, no confirm.
     #[error("no reply within {limit:?}")]
     #[non_exhaustive]
     TimedOut {
-        /// The call's timeout.
+        /// The call's timeout, or the time that the deadline of the calling handler left for it if
+        /// that was shorter.
         limit: Duration,
         /// [`Executed::No`] if the request was not sent yet.
         executed: Executed,
@@ -173,7 +174,8 @@ pub enum CallError<E = Infallible> {
         /// Why it cannot be decoded.
         source: Box<dyn Error + Send + Sync>,
         /// [`Executed::Yes`] if the reply is a result or an error whose body cannot be decoded;
-        /// [`Executed::Maybe`] if it is malformed, too large, or in an unsupported content type.
+        /// [`Executed::Maybe`] if it is malformed, too large, of an unknown type, or in an
+        /// unsupported content type.
         executed: Executed,
     },
 

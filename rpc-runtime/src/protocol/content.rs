@@ -65,7 +65,7 @@ impl UnsupportedContent {
     pub(crate) fn readable_codec(&self) -> Codec {
         match self {
             Self::Encoding { codec, .. } => codec.unwrap_or(Codec::Text),
-            // The content type is unknown, but its sender may still read text.
+            // The content type or its charset is not supported, but its sender may still read text.
             Self::Type(_) => Codec::Text,
         }
     }

@@ -157,7 +157,7 @@ impl Server {
     /// Without admission, an overloaded worker spends its time on requests that the queue delivers
     /// just before they expire, and all their callers give up while the methods run. A request is
     /// not refused for this reason if it has no `expiration`, if it waited for less than an eighth
-    /// of its time to live, or if its method has not run lately.
+    /// of its time to live, or if its method has not run yet.
     ///
     /// To measure how long requests wait, a worker whose prefetch is exhausted publishes a small
     /// message of the `type` `rpc.probe` to its own queues: at most fifty a second for each queue

@@ -1,4 +1,4 @@
-//! A server that has subscribed to its queues.
+//! A server that is ready to handle requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
 use crate::transport::{Subscription, Transport};
 
-/// A server that has subscribed to its queues. Dropping it ends all its tasks.
+/// A server that has subscribed to its request queues. Dropping it ends all its tasks.
 pub(super) struct OpenServer {
-    /// The subscription is `None` if the consumer has yet to subscribe.
+    /// The subscription is `None` if the consumer of a queue for batches has yet to subscribe.
     pub(super) consumers: Vec<(QueueConsumer, Option<Subscription>)>,
     /// `None` if the server has no broadcasts and does not describe itself.
     pub(super) responder: Option<ControlResponder>,
@@ -29,7 +29,7 @@ pub(super) struct OpenServer {
 }
 
 impl OpenServer {
-    /// Handles requests until `shutdown` is ready or the handle is closed, then drains.
+    /// Handles requests until `shutdown` is ready or a consumer ends by itself, then drains.
     pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
             queues,
@@ -44,15 +44,16 @@ impl OpenServer {
         for (consumer, subscription) in self.consumers {
             consumers.spawn_on(consumer.run(subscription, stop.clone(), limit), &runtime);
         }
-        // A consumer that is not told to stop ends only if the handle was closed, or if it cannot
-        // recover from a panic. Then all others end too.
+        // A consumer that is not told to stop ends only if the handle was closed, if its runtime has
+        // ended, or if the consumer cannot recover from a panic. Then all others end too.
         let first = tokio::select! {
             biased;
             () = shutdown => None,
             ended = consumers.join_next() => ended,
         };
         stop.cancel();
-        // No more probes are sent: without a consumer, they would stay in their queues.
+        // No more probes are sent: without a consumer, they could stay in their queues until they
+        // expire.
         drop(self.probe_task);
         let responder = self.responder;
         let stopping_responder = AbortOnDropHandle::new(runtime.spawn(async {

@@ -116,7 +116,8 @@ fn check_size(size: usize, limit: usize) -> Result<(), Fault> {
 }
 
 /// The fault of a request that cannot be answered in time. A caller that retries before the queue
-/// is shorter gets the same fault, so the fault says how long to wait, if that is known.
+/// is shorter gets the same fault. So the fault advises to wait as long as this request has waited
+/// in the queue, if that is known.
 fn expired(reason: impl Into<String>, received: Received) -> Fault {
     let fault = Fault::new(FaultCode::Expired, reason);
     if received.waited.is_zero() {

@@ -148,7 +148,8 @@ impl SendTask {
         }
     }
 
-    /// Adds consecutive requests with the same key to their lane.
+    /// Adds consecutive requests with the same key to their lane. Drops withdrawn requests from a
+    /// long lane.
     fn enqueue_group(&mut self, group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
         if let Some((key, requests)) = group {
             let is_waiting = |request: &QueuedRequest| !request.is_withdrawn();

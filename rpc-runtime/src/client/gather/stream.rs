@@ -106,7 +106,8 @@ impl<T, E> Gather<T, E> {
         }
     }
 
-    /// Returns how many workers have answered until now.
+    /// Returns how many answers have been received. With a broker, they are received while this
+    /// stream is polled.
     #[must_use]
     pub fn answered(&self) -> usize {
         match &self.source {
@@ -115,8 +116,8 @@ impl<T, E> Gather<T, E> {
         }
     }
 
-    /// Returns how many workers were [expected](super::Broadcast::expect_workers) and have not
-    /// answered until now. `None` if no number is expected.
+    /// Returns how many answers are still missing from the
+    /// [expected](super::Broadcast::expect_workers) number. `None` if no number is expected.
     #[must_use]
     pub fn missing(&self) -> Option<usize> {
         match &self.source {
