@@ -225,10 +225,11 @@ impl SchemaComparison<'_> {
         let written = properties(writes).unwrap_or(&none);
         let read = properties(reads).unwrap_or(&none);
         let additional_read = reads.get("additionalProperties").unwrap_or(&Value::Bool(true));
-        // A struct's schema allows other fields too, but only a map writes them.
+        // A struct's schema, which has no such keyword, allows other fields too, but only a map
+        // writes them.
         let additional_written = writes
             .get("additionalProperties")
-            .filter(|schema| schema.is_object());
+            .filter(|schema| **schema != Value::Bool(false));
         // A keyword that is not supported may add fields.
         let is_writer_supported = writes.keys().all(|keyword| is_supported(keyword));
         let always_written: BTreeSet<_> = required(writes).collect();
