@@ -163,6 +163,8 @@ impl MethodDescription {
                 (Some(alias), Some(alias_of_error)) if alias == alias_of_error => {
                     format!("{call} -> {alias}")
                 }
+                // The type is not known.
+                _ if returns.is_empty() => format!("{call} -> Result<_, {error}>"),
                 _ => format!("{call} -> Result<{returns}, {error}>"),
             },
         }
@@ -300,6 +302,7 @@ pub(crate) mod tests {
             ),
             "f(id: &str, limit: Option<u32>) -> Result<Vec<User>, Error>"
         );
+        assert_eq!(method(&[], "", Some("E")), "f() -> Result<_, E>");
         assert_eq!(
             method(&[], "io::Result<u64>::Ok", Some("io::Result<u64>::Err")),
             "f() -> io::Result<u64>"
