@@ -80,9 +80,37 @@ impl UniqueKeys {
 
 /// Returns the name of the definition that a `$ref` refers to, or `None` if it refers elsewhere.
 pub(super) fn definition_name(reference: &str) -> Option<String> {
-    let pointer = reference.strip_prefix(DEFINITIONS)?;
+    let pointer = percent_decoded(reference.strip_prefix(DEFINITIONS)?);
     // In this order: `~01` stands for `~1`.
     Some(pointer.replace("~1", "/").replace("~0", "~"))
+}
+
+/// Decodes the characters that a URI writes as `%` and two hexadecimal digits. A `%` without them
+/// stays.
+fn percent_decoded(text: &str) -> String {
+    let digit = |byte: &u8| {
+        char::from(*byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let (mut decoded, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => digit(high).zip(digit(low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                decoded.push(16 * high + low);
+                rest = &after[2..];
+            }
+            None => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// Converts a description's schema for a document, which has the definitions in its `components`.
@@ -161,6 +189,23 @@ mod tests {
                 json!({"items": [{"$ref": "#/definitions/User"}, {"$ref": "#/definitions/Page<User>"}], "not": {"$ref": "#/definitions/a~1b"}})
             ),
             json!({"items": [{"$ref": "#/components/schemas/User"}, {"$ref": "#/components/schemas/Page_User_"}], "not": {"$ref": "#/components/schemas/a_b"}}),
+        );
+    }
+
+    #[test]
+    fn names_in_references_are_percent_decoded() {
+        for (reference, name) in [
+            ("Page%3CUser%3E", "Page<User>"),
+            ("%C3%BC%7e1", "ü/"),
+            ("100%", "100%"),
+            ("%+f%4", "%+f%4"),
+        ] {
+            let reference = format!("#/definitions/{reference}");
+            assert_eq!(definition_name(&reference).as_deref(), Some(name));
+        }
+        assert_eq!(
+            convert(json!({"$ref": "#/definitions/Page%3CUser%3E"})),
+            json!({"$ref": "#/components/schemas/Page_User_"}),
         );
     }
 
