@@ -14,6 +14,10 @@ const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
 /// Keywords whose value is a map from names to schemas, or, in `dependencies`, to lists of names.
 const MAP_KEYWORDS: [&str; 4] = ["definitions", "dependencies", "patternProperties", "properties"];
 
+pub(super) const TYPES: [&str; 7] = [
+    "array", "boolean", "integer", "null", "number", "object", "string",
+];
+
 /// Unique document keys for names. A key has only ASCII letters, digits, `.`, `-` and `_`.
 pub(super) struct DocumentKeys {
     in_order: Vec<String>,
@@ -116,7 +120,8 @@ fn percent_decoded(text: &str) -> String {
 /// Converts a description's schema for a document, which has the definitions in its `components`.
 ///
 /// A `schema` that is neither an object nor a boolean becomes the schema of any value, and so does
-/// each object with a reference to anything but a definition.
+/// each object with a reference to anything but a definition. Keywords with malformed values are
+/// left out.
 pub(super) fn convert_schema(schema: &Value, keys: &DocumentKeys) -> Value {
     match schema {
         Value::Bool(_) => schema.clone(),
@@ -127,7 +132,10 @@ pub(super) fn convert_schema(schema: &Value, keys: &DocumentKeys) -> Value {
 
 fn convert_object(object: &Map<String, Value>, keys: &DocumentKeys) -> Value {
     let mut converted = Map::new();
-    for (keyword, value) in object {
+    let well_formed = object
+        .iter()
+        .filter(|(keyword, value)| is_well_formed(keyword, value));
+    for (keyword, value) in well_formed {
         let value = match (keyword.as_str(), value) {
             ("$ref", Value::String(reference)) => {
                 let name = definition_name(reference);
@@ -160,6 +168,67 @@ fn convert_value(value: &Value, keys: &DocumentKeys) -> Value {
         Value::Array(values) => values.iter().map(|value| convert_value(value, keys)).collect(),
         _ => value.clone(),
     }
+}
+
+/// Whether draft 7 or AsyncAPI allows this value of a keyword. Schemas in the value are checked
+/// separately.
+fn is_well_formed(keyword: &str, value: &Value) -> bool {
+    match keyword {
+        "additionalItems"
+        | "additionalProperties"
+        | "contains"
+        | "else"
+        | "if"
+        | "not"
+        | "propertyNames"
+        | "then" => is_schema(value),
+        "allOf" | "anyOf" | "oneOf" => is_list_of(value, is_schema),
+        "items" => is_schema(value) || is_list_of(value, is_schema),
+        "definitions" | "patternProperties" | "properties" => is_map_of(value, is_schema),
+        "dependencies" => is_map_of(value, |value| {
+            is_schema(value) || is_set_of(value, Value::is_string)
+        }),
+        "type" => is_type(value) || (is_list_of(value, is_type) && is_set_of(value, is_type)),
+        "required" => is_set_of(value, Value::is_string),
+        "enum" | "examples" => value.is_array(),
+        "exclusiveMaximum" | "exclusiveMinimum" | "maximum" | "minimum" => value.is_number(),
+        "multipleOf" => value.as_f64().is_some_and(|number| number > 0.0),
+        "maxItems" | "maxLength" | "maxProperties" | "minItems" | "minLength" | "minProperties" => {
+            value.is_u64()
+        }
+        "deprecated" | "readOnly" | "uniqueItems" | "writeOnly" => value.is_boolean(),
+        "$comment" | "$ref" | "contentEncoding" | "contentMediaType" | "description" | "discriminator"
+        | "format" | "pattern" | "title" => value.is_string(),
+        // AsyncAPI requires a URL, and no schema of a Rust type has one.
+        "externalDocs" => false,
+        _ => true,
+    }
+}
+
+fn is_schema(value: &Value) -> bool {
+    value.is_object() || value.is_boolean()
+}
+
+fn is_type(value: &Value) -> bool {
+    value.as_str().is_some_and(|name| TYPES.contains(&name))
+}
+
+/// Whether a value is a list of at least one such element.
+fn is_list_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
+    let elements = value.as_array().filter(|elements| !elements.is_empty());
+    elements.is_some_and(|elements| elements.iter().all(is_element))
+}
+
+/// Whether a value is a list of such elements, each of them once.
+fn is_set_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
+    value.as_array().is_some_and(|elements| {
+        let texts: BTreeSet<_> = elements.iter().filter_map(Value::as_str).collect();
+        texts.len() == elements.len() && elements.iter().all(is_element)
+    })
+}
+
+fn is_map_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
+    value.as_object().is_some_and(|map| map.values().all(is_element))
 }
 
 #[cfg(test)]
@@ -246,6 +315,39 @@ mod tests {
     fn data_is_not_changed() {
         let data = json!({"const": {"$ref": "x"}, "enum": [{"$ref": "x"}], "default": {"$ref": "x"}, "examples": [{"$ref": "x"}]});
         assert_eq!(convert(data.clone()), data);
+    }
+
+    #[test]
+    fn malformed_keywords_are_left_out() {
+        for malformed in [
+            json!({"items": 7}),
+            json!({"items": [true, "a"]}),
+            json!({"not": []}),
+            json!({"$ref": 1}),
+            json!({"oneOf": []}),
+            json!({"properties": {"a": 7}}),
+            json!({"dependencies": {"a": ["b", "b"]}}),
+            json!({"type": "text"}),
+            json!({"type": ["null", "null"]}),
+            json!({"required": "id"}),
+            json!({"required": ["id", "id"]}),
+            json!({"minimum": "0"}),
+            json!({"multipleOf": 0}),
+            json!({"maxLength": -1}),
+            json!({"uniqueItems": 1}),
+            json!({"title": null}),
+        ] {
+            let within = |schema: Value| json!({"items": schema, "minItems": 1});
+            assert_eq!(convert(within(malformed)), within(json!({})));
+        }
+        let well_formed = json!({
+            "dependencies": {"a": ["b"], "b": {"type": ["null", "string"]}},
+            "items": [true, {}],
+            "required": [],
+            "multipleOf": 0.5,
+            "x": [7],
+        });
+        assert_eq!(convert(well_formed.clone()), well_formed);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::references::definition_name;
+use crate::references::{TYPES, definition_name};
 
 pub(super) type Definitions = BTreeMap<String, Value>;
 
@@ -54,10 +54,6 @@ const SUPPORTED: [&str; 19] = [
     "required",
     "type",
     "uniqueItems",
-];
-
-const TYPES: [&str; 7] = [
-    "array", "boolean", "integer", "null", "number", "object", "string",
 ];
 
 /// Follows references. Returns the schema, and its definition's name if a reference led to it.
