@@ -219,7 +219,7 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
 
 /// Refuses `idempotent` and `default` for a broadcast. `read_retry` refuses `retry`.
 fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
-    if options.flag("broadcast", errors).is_none() {
+    if options.given("broadcast").is_none() {
         return;
     }
     for (option, fault) in [
@@ -232,7 +232,7 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
             "a request without a method goes to one worker, so the default method cannot be a broadcast; remove one",
         ),
     ] {
-        if let Some(flag) = options.flag(option, errors).cloned() {
+        if let Some(flag) = options.given(option) {
             errors.push(flag, fault);
         }
     }

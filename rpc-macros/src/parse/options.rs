@@ -116,6 +116,12 @@ impl Options {
         Some(self.setting(name)?.flag(errors))
     }
 
+    /// The name of an option, or `None` if it was not given. Accepts a value, so that only
+    /// [`flag`](Self::flag) refuses it.
+    pub(super) fn given(&self, name: &str) -> Option<&Ident> {
+        Some(&self.setting(name)?.name)
+    }
+
     /// The value of an option that takes a string. Refuses any other value.
     pub(super) fn text(&self, name: &str, errors: &mut Errors) -> Option<&LitStr> {
         self.setting(name)?.text(self.usage(name), errors)

@@ -401,3 +401,18 @@ fn options_that_mean_nothing_for_a_broadcast() {
         )],
     );
 }
+
+#[test]
+fn a_value_of_a_flag_is_reported_once_beside_broadcast() {
+    assert_method(
+        "#[rpc(broadcast = true, default = 1)] async fn f(&self);",
+        &[
+            ("1", "`default` takes no value; write `default`"),
+            ("true", "`broadcast` takes no value; write `broadcast`"),
+            (
+                "default",
+                "a request without a method goes to one worker, so the default method cannot be a broadcast; remove one",
+            ),
+        ],
+    );
+}
