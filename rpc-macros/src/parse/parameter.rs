@@ -55,7 +55,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         refuse_underscore(name, errors);
     }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
-    refuse_taken(&wire_name, earlier, errors);
+    refuse_taken(&wire_name, &serde.aliases, earlier, errors);
     let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.reads);
     Parameter::Argument(Argument {
         name,
@@ -111,17 +111,21 @@ fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     }
 }
 
-/// Refuses a wire name that an earlier argument has.
-fn refuse_taken(wire_name: &LitStr, earlier: &[Parameter], errors: &mut Errors) {
-    for other in earlier {
-        if let Parameter::Argument(other) = other
-            && other.wire_name.value() == wire_name.value()
-        {
-            let (taken, other) = (wire_name.value(), &other.name);
-            errors.push(
-                wire_name,
-                format!("`{other}` already has the wire name `{taken}`; give this argument another"),
-            );
+/// Refuses a wire name or an alias that an earlier argument has.
+fn refuse_taken(wire_name: &LitStr, aliases: &[LitStr], earlier: &[Parameter], errors: &mut Errors) {
+    let aliases = aliases.iter().map(|alias| (alias, "remove this alias"));
+    for (name, advice) in std::iter::once((wire_name, "give this argument another")).chain(aliases) {
+        let is_same = |other: &LitStr| other.value() == name.value();
+        let taken = earlier.iter().find_map(|other| match other {
+            Parameter::Argument(other) if is_same(&other.wire_name) => Some((&other.name, "wire name")),
+            Parameter::Argument(other) if other.serde.aliases.iter().any(is_same) => {
+                Some((&other.name, "alias"))
+            }
+            _ => None,
+        });
+        if let Some((other, what)) = taken {
+            let message = format!("`{other}` already has the {what} `{}`; {advice}", name.value());
+            errors.push(name, message);
         }
     }
 }

@@ -47,6 +47,18 @@ fn duplicate_argument_names() {
 }
 
 #[test]
+fn aliases_that_another_argument_has() {
+    assert_method(
+        r#"async fn f(&self, a: u8, #[serde(alias = "a", alias = "x")] b: u8, #[serde(alias = "x")] c: u8, x: u8);"#,
+        &[
+            (r#""a""#, "`a` already has the wire name `a`; remove this alias"),
+            (r#""x""#, "`b` already has the alias `x`; remove this alias"),
+            ("x", "`b` already has the alias `x`; give this argument another"),
+        ],
+    );
+}
+
+#[test]
 fn argument_that_is_never_written() {
     assert_method(
         "async fn f(&self, #[serde(skip_serializing)] a: u8);",
