@@ -2,7 +2,7 @@
 
 use quote::format_ident;
 use syn::ext::IdentExt;
-use syn::{Attribute, Ident, LitStr, Pat, PatType, Type};
+use syn::{Attribute, Ident, LitStr, Meta, Pat, PatType, Type};
 
 use super::errors::Errors;
 use super::options::{self, Options};
@@ -19,7 +19,9 @@ const MAX_ARGUMENTS: usize = 16;
 pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Errors) -> Parameter {
     let options = Options::of_rpc(&parameter.attrs, &options::PARAMETER, errors);
     for attribute in &parameter.attrs {
-        if !is_rpc(attribute) && !is_serde(attribute) {
+        if is_rpc(attribute) {
+            refuse_empty(attribute, errors);
+        } else if !is_serde(attribute) {
             errors.push(attribute, attribute_fault(attribute));
         }
     }
@@ -83,6 +85,14 @@ fn is_probably_context(parameter: &PatType) -> bool {
         _ => false,
     };
     is_named_context && parameter.attrs.iter().any(is_rpc)
+}
+
+/// Refuses `#[rpc()]`, which would pass for `#[rpc(context)]` on a context.
+fn refuse_empty(attribute: &Attribute, errors: &mut Errors) {
+    if matches!(&attribute.meta, Meta::List(list) if list.tokens.is_empty()) {
+        let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or remove it";
+        errors.push(attribute, message);
+    }
 }
 
 /// Why a parameter cannot have this attribute.

@@ -86,6 +86,15 @@ fn two_contexts() {
 }
 
 #[test]
+fn rpc_without_options_on_a_parameter() {
+    let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or remove it";
+    assert_method(
+        "async fn f(&self, #[rpc()] cx: &Context, #[rpc()] a: u8);",
+        &[("#[rpc()]", message), ("#[rpc()]", message)],
+    );
+}
+
+#[test]
 fn context_by_value() {
     assert_method(
         "async fn f(&self, #[rpc(context)] cx: Context);",
