@@ -57,6 +57,10 @@ struct Truncating<W> {
 
 impl<W: Write> Write for Truncating<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.is_full {
+            // A `Display` may ignore the error, and go on.
+            return Err(fmt::Error);
+        }
         let end = (0..=self.room.min(text.len()))
             .rev()
             .find(|end| text.is_char_boundary(*end))
@@ -104,6 +108,23 @@ mod tests {
         assert_eq!(Logged(format!("{whole}x")).to_string(), format!("{whole}…"));
         let escapes = "\n".repeat(1_000_000);
         assert!(Logged(escapes).to_string().len() <= MAX_LOGGED + '…'.len_utf8());
+    }
+
+    #[test]
+    fn a_display_that_ignores_errors_writes_no_more() {
+        struct Careless;
+
+        impl fmt::Display for Careless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                for text in [&*"x".repeat(MAX_LOGGED - 1), "é", "y", ""] {
+                    let _ = f.write_str(text);
+                }
+                Ok(())
+            }
+        }
+
+        let expected = format!("{}…", "x".repeat(MAX_LOGGED - 1));
+        assert_eq!(Logged(Careless).to_string(), expected);
     }
 
     proptest! {

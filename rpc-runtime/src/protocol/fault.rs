@@ -82,10 +82,10 @@ impl Fault {
     /// Creates a fault whose reason may quote the request. A long reason is truncated, so that a
     /// large request does not cause a large reply.
     pub(crate) fn with_reason(code: FaultCode, reason: impl fmt::Display) -> Self {
-        let mut message = Truncated(String::new());
+        let mut message = Truncated::default();
         // An error only means that the rest was cut off.
         let _ = write!(message, "{reason}");
-        Self::new(code, message.0)
+        Self::new(code, message.text)
     }
 
     /// Parses the output of `Display`, which is a fault's body in `text/plain`. Text without a `: `
@@ -106,21 +106,30 @@ impl Fault {
 const MAX_REASON: usize = 1024;
 
 /// Text that is cut off with `…` after [`MAX_REASON`] bytes.
-struct Truncated(String);
+#[derive(Default)]
+struct Truncated {
+    text: String,
+    is_cut_off: bool,
+}
 
 impl Write for Truncated {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = MAX_REASON - self.0.len();
+        if self.is_cut_off {
+            // A `Display` may ignore the error, and go on.
+            return Err(fmt::Error);
+        }
+        let room = MAX_REASON - self.text.len();
         if text.len() <= room {
-            self.0.push_str(text);
+            self.text.push_str(text);
             return Ok(());
         }
         let end = (0..=room)
             .rev()
             .find(|end| text.is_char_boundary(*end))
             .unwrap_or(0);
-        self.0.push_str(&text[..end]);
-        self.0.push('…');
+        self.text.push_str(&text[..end]);
+        self.text.push('…');
+        self.is_cut_off = true;
         Err(fmt::Error)
     }
 }
@@ -362,6 +371,23 @@ mod tests {
         }
         let whole = "x".repeat(MAX_REASON);
         assert_eq!(Fault::bad_request(&whole).message, whole);
+    }
+
+    #[test]
+    fn a_display_that_ignores_errors_writes_no_more() {
+        struct Careless;
+
+        impl fmt::Display for Careless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                for text in ["x".repeat(MAX_REASON), "y".repeat(MAX_REASON), "z".to_owned()] {
+                    let _ = f.write_str(&text);
+                }
+                Ok(())
+            }
+        }
+
+        let expected = format!("{}…", "x".repeat(MAX_REASON));
+        assert_eq!(Fault::bad_request(Careless).message, expected);
     }
 
     #[test]
