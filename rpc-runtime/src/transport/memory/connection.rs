@@ -73,12 +73,27 @@ impl Connection {
         }
     }
 
-    /// Adds a consumer, which the broker removes when the connection ends.
-    pub(super) fn add_consumer(&self, consumer: ConsumerId, broker: &InProcessBroker) {
+    /// Adds a consumer of an open connection, which the broker removes when the connection ends.
+    ///
+    /// # Errors
+    ///
+    /// Removes the consumer, and returns why the connection has ended.
+    pub(super) fn add_consumer(
+        &self,
+        open: &OpenConnection,
+        consumer: &ConsumerId,
+        broker: &InProcessBroker,
+    ) -> Result<(), BrokerError> {
+        // Locked before the state is read: if the connection ends later, it removes this consumer.
         let mut consumers = self.lock();
-        let queues = broker.queues();
+        let mut queues = broker.queues();
+        if let Some(reason) = open.end_reason() {
+            queues.close_consumer(consumer, Instant::now());
+            return Err(reason);
+        }
         consumers.retain(|earlier| queues.has_consumer(earlier));
-        consumers.push(consumer);
+        consumers.push(consumer.clone());
+        Ok(())
     }
 
     /// Ends the connection for good.

@@ -98,7 +98,7 @@ impl MemoryTransport {
             .broker
             .queues()
             .consume(queue, ack_mode, sender, Instant::now())?;
-        connection.add_consumer(consumer.clone(), &self.broker);
+        connection.add_consumer(open, &consumer, &self.broker)?;
         let control = MemoryControl {
             broker: self.broker.clone(),
             connection: open.clone(),
@@ -536,5 +536,19 @@ mod tests {
             let name = ShortStr::new(queue.name()).unwrap();
             assert_eq!(transport.depth(&name).await.is_some(), is_kept, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_comes_while_the_handle_closes_is_removed() {
+        let broker = InProcessBroker::new();
+        let transport = MemoryTransport::new(&broker);
+        transport.declare_requests(&RequestQueue::new("q")).await.unwrap();
+        let open = transport.wait_ready(&transport.consuming).await.unwrap();
+        transport.end();
+        let consuming = &transport.consuming;
+        let subscribed = transport.subscribe(consuming, &open, "q", AckMode::Unlimited, false);
+        assert!(matches!(subscribed.map(drop), Err(BrokerError::Closed)));
+        let depth = broker.queues().depth("q").unwrap();
+        assert_eq!(depth.consumers, 0);
     }
 }
