@@ -116,6 +116,7 @@ impl MemoryTransport {
             broker: self.broker.clone(),
             connection,
             direct_address,
+            runtime: self.runtime(),
         })
     }
 
@@ -348,6 +349,8 @@ struct MemoryPublisher {
     connection: OpenConnection,
     /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
     direct_address: Option<ShortStr>,
+    /// The handle's runtime. A caller's own may end earlier.
+    runtime: Handle,
 }
 
 impl MemoryPublisher {
@@ -362,10 +365,10 @@ impl MemoryPublisher {
         {
             properties.reply_to.clone_from(&self.direct_address);
         }
-        let (broker, queue) = (self.broker.clone(), queue.clone());
+        let (broker, queue, runtime) = (self.broker.clone(), queue.clone(), self.runtime.clone());
         move || {
             let has_queue = broker.queues().publish(queue.as_str(), message, Instant::now());
-            expire_later(&broker, &queue);
+            expire_later(&broker, &queue, &runtime);
             has_queue
         }
     }
@@ -381,10 +384,10 @@ impl MemoryPublisher {
 
 /// Dead-letters or drops a message that was published to a queue with a message TTL, once the TTL
 /// has passed. In other queues, an expired message stays until the queue is next used.
-fn expire_later(broker: &InProcessBroker, queue: &ShortStr) {
+fn expire_later(broker: &InProcessBroker, queue: &ShortStr, runtime: &Handle) {
     if let Some(ttl) = broker.queues().message_ttl(queue.as_str()) {
         let (broker, queue) = (broker.clone(), queue.clone());
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             tokio::time::sleep(ttl).await;
             broker.queues().expire(queue.as_str(), Instant::now());
         });
@@ -522,6 +525,11 @@ impl Drop for MemoryControl {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Runtime;
+    use tokio::time::{sleep, timeout};
+
     use super::*;
 
     #[tokio::test]
@@ -550,5 +558,30 @@ mod tests {
         assert!(matches!(subscribed.map(drop), Err(BrokerError::Closed)));
         let depth = broker.queues().depth("q").unwrap();
         assert_eq!(depth.consumers, 0);
+    }
+
+    #[test]
+    fn a_message_expires_although_the_runtime_of_its_caller_has_ended() {
+        let [home, other] = [(); 2].map(|()| Runtime::new().unwrap());
+        let broker = InProcessBroker::new();
+        let transport = home.block_on(async { MemoryTransport::new(&broker) });
+        let queue = RequestQueue::new("q").argument("x-message-ttl", 100);
+        home.block_on(transport.declare_requests(&queue)).unwrap();
+        let outgoing = Outgoing {
+            queue: ShortStr::from_static("q"),
+            mandatory: true,
+            message: Message::default(),
+            send_token: SendToken::default(),
+        };
+        let publishing = async { transport.open_publisher().await.unwrap().publish(outgoing).await };
+        assert!(matches!(other.block_on(publishing), Published::Confirmed));
+        drop(other);
+        let expired = async {
+            while broker.backlog("q") != Some(0) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waited = home.block_on(async { timeout(Duration::from_secs(10), expired).await });
+        assert!(waited.is_ok(), "it has not expired");
     }
 }
