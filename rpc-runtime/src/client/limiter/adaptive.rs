@@ -274,13 +274,16 @@ impl AdaptiveLimit {
             Signal::Answered { queued } if queued <= target => {
                 self.raise(end, queued <= target / NEGLIGIBLE_WAIT_DIVISOR);
             }
-            Signal::Answered { queued } => self.reduce(end, fraction_for_target(end, queued, target)),
+            Signal::Answered { queued } => {
+                self.reduce(end, fraction_for_target(end, queued, target));
+            }
             Signal::Refused { retry_after } => {
                 // An overloaded worker sets it to how long requests wait in its queue.
                 let queued = retry_after.unwrap_or_default();
                 let fraction = fraction_for_target(end, queued, target);
-                self.reduce(end, fraction.min(FRACTION_AFTER_FAILURE));
-                self.begin_pause(end, retry_after);
+                if self.reduce(end, fraction.min(FRACTION_AFTER_FAILURE)) {
+                    self.begin_pause(end, retry_after);
+                }
             }
             // Timeouts are counted only while the limit is at its maximum.
             Signal::TimedOut if self.is_reduced() || self.record_timeout(end) => {
@@ -326,16 +329,16 @@ impl AdaptiveLimit {
     }
 
     /// Reduces the limit to a fraction of itself, or of the calls that counted towards it when this
-    /// call was sent, if those were fewer.
+    /// call was sent, if those were fewer. Returns `false` if the call was sent before the last
+    /// reduction, so that it does not show the effect of that.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
-    fn reduce(&mut self, end: &CallEnd, fraction: f64) {
+    fn reduce(&mut self, end: &CallEnd, fraction: f64) -> bool {
         let counted = end.counted as f64;
         let fraction = fraction.clamp(MIN_FRACTION, 1.0);
         // Between 1 and `max - 1`; 1 if `max` is 1.
         let reduced_limit = |calls: f64| (calls * fraction).min(self.max as f64 - 1.0).max(1.0);
         match &mut self.reduced {
-            // The call was sent before the last reduction, so it does not show the effect of that.
-            Some(reduced) if end.sent_at < reduced.reduced_at => {}
+            Some(reduced) if end.sent_at < reduced.reduced_at => return false,
             Some(reduced) => {
                 // A limit of 3.9 allows only three calls. Adding one keeps the 0.9.
                 reduced.limit = reduced_limit(reduced.limit.min(counted + 1.0));
@@ -353,6 +356,7 @@ impl AdaptiveLimit {
                 });
             }
         }
+        true
     }
 
     /// Begins a pause if even a single call in flight is too much for the workers. It lasts as long
@@ -648,6 +652,19 @@ mod tests {
             assert!(sent < 20);
         }
         assert_eq!(sent, 6);
+    }
+
+    #[test]
+    fn a_refusal_of_a_call_from_before_a_pause_does_not_lengthen_it() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let start = Instant::now();
+        let refused = Signal::Refused {
+            retry_after: Some(millis(300)),
+        };
+        for after in [100, 200] {
+            limit.record_end(&call_end(refused, start, start + millis(after), 2));
+        }
+        assert_eq!(limit.pause(start + millis(200)), Some(millis(200)));
     }
 
     #[test]
