@@ -275,7 +275,7 @@ fn handle(service: &dyn Service, invocation: &Invocation) {
         .now_or_never()
         .expect("no method waits");
     let reply = match answered {
-        Ok(answer) => answer.0,
+        Ok(answer) => answer.reply,
         Err(fault) => Reply::fault(invocation.codec(), &fault),
     };
     let read = Reply::from_message(over_the_wire(reply.clone().into_message(None)), Codec::Text);

@@ -61,6 +61,8 @@ pub(crate) struct RunResult {
     /// Whether the method may have run: its arguments could be read, and no layer refused the
     /// request. Also `true` if a layer answered it without the method.
     pub(crate) may_have_run: bool,
+    /// Whether a layer answered it without the method.
+    pub(crate) is_from_layer: bool,
 }
 
 impl RunResult {
@@ -215,13 +217,17 @@ impl Executor {
             reply,
             outcome,
             may_have_run,
+            is_from_layer,
         } = result;
         if self.is_counted() {
-            // A refusal says nothing about the duration of the method. Many of them would make it
-            // look instant, and callers would send more calls than this worker can run.
+            // A refusal, or a layer's answer, says nothing about the duration of the method. Many of
+            // them would make it look instant, and callers would send more calls than this worker
+            // can run.
             if may_have_run {
                 tally.add(&record.stats, took, outcome);
-                record.recent_duration.record(took);
+                if !is_from_layer {
+                    record.recent_duration.record(took);
+                }
             } else {
                 let code = outcome.as_str();
                 count(Event::RequestRefused { queue, code });
@@ -247,13 +253,14 @@ impl Executor {
         });
         let mut may_have_run = true;
         let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-            Ok(Ok(Answer(reply))) => match self.rules.check_reply_size(&reply) {
+            Ok(Ok(Answer { reply, is_from_layer })) => match self.rules.check_reply_size(&reply) {
                 Ok(()) => {
                     let outcome = Outcome::of_answer(&reply);
                     return RunResult {
                         reply,
                         outcome,
                         may_have_run,
+                        is_from_layer,
                     };
                 }
                 Err(too_large) => {
@@ -281,15 +288,24 @@ impl Executor {
             reply: Reply::fault(invocation.codec(), &fault),
             outcome: Outcome::of_fault(&fault.code),
             may_have_run,
+            is_from_layer: false,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{rules, store};
+    use std::sync::Arc;
+
+    use futures_util::future::BoxFuture;
+    use tower::layer::layer_fn;
+    use tower::{Service as _, service_fn};
+
+    use super::super::fixtures::{Store, message, request, rules, store};
+    use super::super::middleware::{Handler, HandlerLayers, IncomingCall};
     use super::*;
     use crate::codec::Codec;
+    use crate::protocol::ReplyKind;
 
     #[test]
     fn a_refusal_does_not_change_the_recent_duration_of_a_method() {
@@ -302,6 +318,7 @@ mod tests {
                 reply,
                 outcome,
                 may_have_run,
+                is_from_layer: false,
             };
             executor.finish("q", &mut Tally::default(), &record, took, result)
         };
@@ -313,5 +330,38 @@ mod tests {
         }
         let stats = record.stats.snapshot("Store", "write");
         assert_eq!((stats.calls, stats.failures, stats.mean()), (1, 0, slow));
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_a_layer_is_no_run_of_the_method() {
+        let mut layers = HandlerLayers::default();
+        layers.push(layer_fn(|inner: Handler| {
+            service_fn(
+                move |call: IncomingCall| -> BoxFuture<'static, Result<Answer, Fault>> {
+                    match call.method() {
+                        "read" => {
+                            let reply = Reply::new(ReplyKind::Result, Codec::Json, "1".into());
+                            Box::pin(async { Ok(Answer::new(reply)) })
+                        }
+                        _ => inner.clone().call(call),
+                    }
+                },
+            )
+        }));
+        let mut dispatcher = Dispatcher::default();
+        dispatcher
+            .add(layers.service_wrapper()(Arc::new(Store)), "q")
+            .unwrap();
+        let executor = Executor::new(dispatcher, rules(), RequestLog::new("q"), RequestSource::Queue);
+        for method in ["read", "write"] {
+            let (properties, now) = (request(method), Instant::now());
+            let label = RequestLabel::of(&properties);
+            let decision = executor.decide(message(properties), false, Received::at(now), now);
+            executor.execute("q", decision.unwrap(), &label, now).await;
+        }
+        let records = &executor.dispatcher.served()[0].records;
+        let has_mean = |record: &Arc<MethodRecord>| record.recent_duration.mean().is_some();
+        assert!(!has_mean(&records[0]) && has_mean(&records[1]));
+        assert_eq!(records[0].stats.snapshot("Store", "read").calls, 1);
     }
 }

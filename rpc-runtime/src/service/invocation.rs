@@ -181,7 +181,7 @@ impl Invocation {
     }
 
     fn new_answer(&self, kind: ReplyKind, body: Bytes) -> Answer {
-        Answer(Reply::new(kind, self.codec, body))
+        Answer::new(Reply::new(kind, self.codec, body))
     }
 }
 
@@ -197,19 +197,30 @@ impl fmt::Debug for Invocation {
 
 /// The answer of a method, encoded with the request's codec; see [`Invocation::answer`].
 #[derive(Clone)]
-pub struct Answer(pub(crate) Reply);
+pub struct Answer {
+    pub(crate) reply: Reply,
+    /// Whether a layer answered and the method did not run. Set once all layers have ended.
+    pub(crate) is_from_layer: bool,
+}
 
 impl Answer {
+    pub(crate) fn new(reply: Reply) -> Self {
+        Self {
+            reply,
+            is_from_layer: false,
+        }
+    }
+
     /// Whether the method returned its own error.
     #[must_use]
     pub fn is_error(&self) -> bool {
-        self.0.kind == ReplyKind::Error
+        self.reply.kind == ReplyKind::Error
     }
 
     /// The size of the encoded answer, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.body.len()
+        self.reply.body.len()
     }
 }
 

@@ -283,7 +283,13 @@ impl Service for Layered {
                 Ok(outcome) => outcome.await,
                 Err(fault) => Err(fault),
             };
-            outcome.map_err(|error| layer_fault(error.into(), attempts.executed()))
+            match outcome {
+                Ok(answer) => Ok(Answer {
+                    is_from_layer: attempts.executed() == Executed::No,
+                    ..answer
+                }),
+                Err(error) => Err(layer_fault(error.into(), attempts.executed())),
+            }
         })
     }
 }

@@ -29,7 +29,7 @@ struct Stored {
 }
 
 impl StoredOutcome {
-    pub(super) fn new(method: String, Answer(reply): &Answer) -> Self {
+    pub(super) fn new(method: String, Answer { reply, .. }: &Answer) -> Self {
         Self {
             method,
             codec: reply.codec,
@@ -47,7 +47,7 @@ impl StoredOutcome {
         } else {
             ReplyKind::Result
         };
-        fits.then(|| Answer(Reply::new(kind, codec, self.body)))
+        fits.then(|| Answer::new(Reply::new(kind, codec, self.body)))
     }
 
     /// Encodes the outcome. Later versions of this library read it.
@@ -117,7 +117,7 @@ pub(super) mod tests {
     fn an_outcome_is_read_back() {
         let stored = StoredOutcome::from_bytes(&outcome("7").to_bytes()).unwrap();
         assert_eq!(stored, outcome("7"));
-        let Answer(reply) = stored.answer("Bank.pay", Codec::Json).unwrap();
+        let Answer { reply, .. } = stored.answer("Bank.pay", Codec::Json).unwrap();
         assert_eq!((reply.kind, &reply.body[..]), (ReplyKind::Error, &b"7"[..]));
     }
 
