@@ -247,12 +247,14 @@ impl Dispatcher {
         {
             return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
+        // The parameter `reply_to` is `None` for each request of a batch.
+        let is_job = method.is_job() && request.reply_to.is_none();
         let context = Context::new(method.name, &mut request, received, redelivered);
         Decision::Run(AdmittedRequest {
             service: &**service,
             invocation: Invocation::new(context, codec, request.arguments).with_rerun_refusal(rerun_refusal),
             record,
-            is_job: method.is_job() && reply_to.is_none(),
+            is_job,
             asks_batch_size: request.asks_batch_size && *may_batch,
             reply_to,
         })
@@ -359,11 +361,24 @@ mod tests {
 
     use super::super::decision::Refusal;
     use super::super::fixtures::{
-        Store, admitted, decide, message, refusal, refused, request, rules, runs, store,
+        Store, admitted, decide, message, refusal, refused, request, rules, runs, store, with_reply_to,
     };
     use super::super::invocation::Answer;
     use super::*;
     use crate::protocol::{MAX_BROADCAST_BYTES, Property};
+
+    /// A service with any methods.
+    struct Described(&'static ServiceDescriptor);
+
+    impl Service for Described {
+        fn descriptor(&self) -> &'static ServiceDescriptor {
+            self.0
+        }
+
+        fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+            Box::pin(async { invocation.answer(()) })
+        }
+    }
 
     #[test]
     fn a_malformed_request_is_answered_if_its_reply_address_can_be_read() {
@@ -404,6 +419,27 @@ mod tests {
     }
 
     #[test]
+    fn a_batched_request_that_expects_a_reply_is_no_job() {
+        static MAIL: ServiceDescriptor = ServiceDescriptor::new(
+            "Mail",
+            "mail",
+            &[MethodDescriptor::new("send", &[]).oneway().idempotent()],
+        );
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(Arc::new(Described(&MAIL)), "mail").unwrap();
+        let is_job = |properties| {
+            let request = Request::from_message(message(properties)).unwrap();
+            let now = Instant::now();
+            let received = Received::at(now);
+            // Without an address for a message of its own.
+            let decision = dispatcher.decide_request(request, None, false, received, now, &rules());
+            admitted(decision).is_job
+        };
+        assert!(is_job(request("send")));
+        assert!(!is_job(with_reply_to(request("send"))));
+    }
+
+    #[test]
     fn a_request_without_a_method_runs_the_default_one() {
         assert_eq!(runs(decide(Properties::default(), false)), "read");
         assert_eq!(runs(decide(request("write"), false)), "write");
@@ -422,19 +458,9 @@ mod tests {
             "cache",
             &[MethodDescriptor::new("clear", &[]).broadcast().default_method()],
         );
-        struct Cache(&'static ServiceDescriptor);
-        impl Service for Cache {
-            fn descriptor(&self) -> &'static ServiceDescriptor {
-                self.0
-            }
-
-            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
-                Box::pin(async { invocation.answer(()) })
-            }
-        }
 
         for descriptor in [&IDEMPOTENT, &DEFAULT] {
-            let added = Dispatcher::default().add(Arc::new(Cache(descriptor)), "cache");
+            let added = Dispatcher::default().add(Arc::new(Described(descriptor)), "cache");
             assert!(
                 matches!(added, Err(ServerError::InvalidBroadcast { method: "clear", .. })),
                 "{added:?}"

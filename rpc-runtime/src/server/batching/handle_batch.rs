@@ -126,10 +126,6 @@ impl RequestHandler {
             }
             if redelivered && self.may_forward(&request, deadline) {
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-                let request = Request {
-                    reply_to: reply_to.cloned(),
-                    ..request
-                };
                 moving.push(self.forward(request.into_message(), deadline, acks).boxed());
                 continue;
             }
@@ -391,8 +387,10 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         method: Some(method),
         codec,
         correlation_id: Some(ShortStr::from_uuid(id)),
-        // The requests share the `reply_to` of the message.
-        reply_to: None,
+        reply_to: shared
+            .reply_to
+            .clone()
+            .filter(|address| expects_reply(Some(address))),
         time_to_live,
         persistent: shared.persistent,
         priority: shared.priority,

@@ -6,11 +6,12 @@ use futures_util::future::{BoxFuture, join};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
+use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
     BatchedCall, COPY_HEADER, DeadLettered, DeathReason, Fault, FaultCode, Headers, Malformed, Message,
-    Properties, ReplyAddresses, ShortStr, failed_attempts, write_batch,
+    Properties, Reply, ReplyAddresses, ShortStr, failed_attempts, write_batch,
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
@@ -543,6 +544,55 @@ async fn a_forwarded_request_expires_at_its_deadline() {
         (Some("read"), None),
     ];
     assert_eq!(sent, copies);
+}
+
+/// As a request of its own would be.
+#[tokio::test(start_paused = true)]
+async fn a_batched_request_that_expects_a_reply_does_not_run_after_it_expired() {
+    let broker = broker(vec![Published::Confirmed], true);
+    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
+    let mut dispatcher = Dispatcher::default();
+    dispatcher.add(Arc::new(Store), "q").unwrap();
+    let handler = Arc::new(handler_of(dispatcher, channel, reply_sender));
+    let mut dead = DeadLettered::default();
+    dead.add(DeathReason::Expired, 1, None);
+    let properties = Properties {
+        content_type: Some(ShortStr::from_static("application/json")),
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        dead_lettered: Some(dead),
+        ..Properties::default()
+    };
+    let call = BatchedCall {
+        id: uuid::Uuid::new_v4(),
+        method: ShortStr::from_static("read"),
+        time_to_live: None,
+        arguments: bytes::Bytes::from_static(b"[]"),
+        headers: Headers::default(),
+    };
+    let delivery = Delivery {
+        message: Message {
+            properties,
+            body: write_batch(&[call]),
+        },
+        redelivered: false,
+        tag: 1,
+        malformed: None,
+        control_key: None,
+    };
+    let in_progress = RequestsInProgress::default();
+    handler
+        .handle(
+            delivery,
+            true,
+            Arc::new(broker.clone()),
+            Received::at(Instant::now()),
+            &in_progress,
+        )
+        .await;
+    in_progress.idle().await;
+    let sent = broker.sent.lock().unwrap().clone();
+    let reply = Reply::from_message(sent[0].clone(), Codec::Json).unwrap();
+    assert_eq!(reply.read_fault().code, FaultCode::Expired);
 }
 
 const SEND: MethodDescriptor = MethodDescriptor::new("send", &[]).oneway().idempotent();
