@@ -109,12 +109,8 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
     }
 
     /// Adds a message from the reply queue. Returns whether it is kept. Once there are
-    /// `max_workers` answers, any further message ends the collection.
+    /// `max_workers` answers, that of another worker ends the collection.
     pub(super) fn add(&mut self, message: Message) -> bool {
-        if self.found.workers.len() >= self.max_workers {
-            self.end_incomplete();
-            return false;
-        }
         let is_kept = self.keep(message);
         if !is_kept {
             self.count_ignored();
@@ -180,11 +176,15 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
                 return self.mark_dropped();
             }
         };
-        let is_new = self.worker_ids.insert(answer.worker().id.clone());
-        if is_new {
-            self.found.workers.push(answer);
+        if !self.worker_ids.insert(answer.worker().id.clone()) {
+            return false;
         }
-        is_new
+        if self.found.workers.len() >= self.max_workers {
+            self.end_incomplete();
+            return false;
+        }
+        self.found.workers.push(answer);
+        true
     }
 
     /// Returns what was found, in an order that does not depend on when the answers arrived.
@@ -291,6 +291,19 @@ mod tests {
         for id in ["a", "b"] {
             collection.add(answer(ID, &worker(id)));
             assert!(!collection.is_ended());
+        }
+        // None of these is an answer of another worker.
+        let fault = Reply::fault(
+            Codec::MessagePack,
+            &Fault::new(FaultCode::Unauthorized, "not you"),
+        );
+        for message in [
+            answer(ID, &worker("a")),
+            Message::default(),
+            fault.into_message(Some(ID)),
+        ] {
+            collection.add(message);
+            assert!(!collection.is_ended() && collection.found.is_complete);
         }
         collection.add(answer(ID, &worker("c")));
         assert!(collection.is_ended());
