@@ -175,7 +175,13 @@ impl Stats {
         let mut rows = rows(stats, self.workers, history, now);
         let Some(service) = &self.service else {
             if rows.is_empty() {
-                return Err(not_found("no worker was found".to_owned(), None, &rows));
+                return Err(match stats {
+                    [] => not_found("no worker was found".to_owned(), None, &rows),
+                    _ => Failure::NotFound {
+                        message: "no worker that was found serves a method".to_owned(),
+                        hint: "`rpc list --workers` shows what they serve".to_owned(),
+                    },
+                });
             }
             return Ok(rows);
         };
@@ -525,6 +531,7 @@ fn json_of(rows: &Rows, depths: &Depths) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches;
     use serde_json::from_value;
 
     use super::*;
@@ -675,5 +682,18 @@ Store    q          -          -  get           1     30       3       3    15  
             assert_eq!(less.recent.unwrap().calls_per_second, 0.0);
         }
         assert!(!text(&once(&[wild], false), &Depths::new(), false, true).is_empty());
+    }
+
+    #[test]
+    fn a_worker_without_methods_is_not_missing() {
+        let command = Stats::augment_args(clap::Command::new("stats"));
+        let stats = Stats::from_arg_matches(&command.get_matches_from(["stats"])).unwrap();
+        let message = |found: &[WorkerStats]| {
+            let rows = stats.selected_rows(found, &History::default(), Instant::now());
+            rows.unwrap_err().to_string()
+        };
+        assert!(message(&[]).contains("no worker was found"));
+        let idle = from_value(json!({"worker": {"id": "a"}, "queues": [{"queue": "q"}]})).unwrap();
+        assert!(message(&[idle]).contains("no worker that was found serves a method"));
     }
 }
