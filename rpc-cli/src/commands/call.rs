@@ -116,7 +116,11 @@ impl Call {
                 .await;
         }
         if self.workers.is_some() {
-            let message = format!("one worker answers a call of {:?}", target.method);
+            let method = target.method;
+            let message = match is_oneway {
+                true => format!("no worker answers a request of {method:?}"),
+                false => format!("one worker answers a call of {method:?}"),
+            };
             return Err(Failure::usage(
                 message,
                 "leave out `--workers`: it is for broadcasts with answers",
