@@ -65,7 +65,7 @@ impl JobDepths {
         Self {
             waiting: retry_queues(queue)
                 .filter_map(|queue| messages(&queue))
-                .reduce(|a, b| a + b),
+                .reduce(u32::saturating_add),
             dead: messages(&dead_queue(queue)),
         }
     }
