@@ -16,11 +16,11 @@ pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 /// The header of a fault with the time to wait before the next attempt, in milliseconds.
 pub(crate) const RETRY_AFTER_HEADER: &str = "rpc-retry-after";
 
-/// Inserts a header with a time in whole milliseconds, rounded up from whole microseconds. Does
-/// nothing if the time is zero.
+/// Inserts a header with a time in whole milliseconds, rounded up, but at most the largest number
+/// that [`read_millis`] reads. Does nothing if the time is zero.
 pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Duration) {
     if !time.is_zero() {
-        let millis = time.as_micros().div_ceil(1000);
+        let millis = time.as_nanos().div_ceil(1_000_000).min(u32::MAX.into());
         headers.insert(ShortStr::from_static(name), millis.to_string());
     }
 }
@@ -39,8 +39,15 @@ mod tests {
     #[test]
     fn times_survive_the_wire() {
         let mut headers = Headers::default();
-        for (time, read) in [(1, 1), (999, 1), (1000, 1), (1001, 2), (2_500_000, 2500)] {
-            write_millis(&mut headers, QUEUE_TIME_HEADER, Duration::from_micros(time));
+        let nanos = Duration::from_nanos;
+        for (time, read) in [
+            (nanos(1), 1),
+            (nanos(1_000_000), 1),
+            (nanos(1_000_001), 2),
+            (nanos(2_500_000_000), 2500),
+            (Duration::MAX, u32::MAX.into()),
+        ] {
+            write_millis(&mut headers, QUEUE_TIME_HEADER, time);
             let expected = Some(Duration::from_millis(read));
             assert_eq!(read_millis(&headers, QUEUE_TIME_HEADER), expected);
         }
