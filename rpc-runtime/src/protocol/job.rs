@@ -76,12 +76,13 @@ pub(crate) fn remaining_delay(headers: &Headers) -> Duration {
     delay.min(MAX_DELAY)
 }
 
-/// Sets how long a job must wait after the next delivery.
+/// Sets how long a job must wait after the next delivery, rounded up to a millisecond.
 pub(crate) fn set_remaining_delay(headers: &mut Headers, delay: Duration) {
     if delay.is_zero() {
         headers.remove(DELAY_HEADER);
     } else {
-        set(headers, DELAY_HEADER, delay.as_millis().to_string());
+        let millis = delay.as_nanos().div_ceil(1_000_000);
+        set(headers, DELAY_HEADER, millis.to_string());
     }
 }
 
@@ -212,6 +213,15 @@ mod tests {
             (failed_attempts(&headers), remaining_delay(&headers)),
             (0, Duration::ZERO)
         );
+    }
+
+    #[test]
+    fn a_delay_is_never_shortened() {
+        let mut headers = Headers::default();
+        for (nanos, millis) in [(1, 1), (1_000_000, 1), (1_000_001, 2)] {
+            set_remaining_delay(&mut headers, Duration::from_nanos(nanos));
+            assert_eq!(remaining_delay(&headers), Duration::from_millis(millis));
+        }
     }
 
     #[test]
