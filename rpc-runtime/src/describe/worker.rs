@@ -137,6 +137,7 @@ impl fmt::Display for Services<'_> {
                     (method.is_default, "default"),
                     (method.is_idempotent, "idempotent"),
                     (method.is_oneway, "oneway"),
+                    (method.is_broadcast, "broadcast"),
                 ] {
                     if is_so {
                         write!(f, " [{what}]")?;
@@ -202,7 +203,9 @@ mod tests {
         let mut get = MethodDescription::new("get");
         (get.is_default, get.is_idempotent) = (true, true);
         let mut store = ServiceDescription::new("Store", "store");
-        store.methods = vec![get, MethodDescription::new("put")];
+        let mut clear = MethodDescription::new("clear");
+        (clear.is_oneway, clear.is_broadcast) = (true, true);
+        store.methods = vec![get, MethodDescription::new("put"), clear];
         let queue = QueueDescription {
             queue: "store".into(),
             services: vec![store, ServiceDescription::new("Log", "store")],
@@ -213,7 +216,7 @@ mod tests {
         };
         let text = description.to_string();
         assert_eq!(description.services().count(), 2);
-        assert_eq!(description.service("Store").unwrap().methods.len(), 2);
+        assert_eq!(description.service("Store").unwrap().methods.len(), 3);
         assert_eq!(description.service("Shop"), None);
         assert_eq!(
             text.lines().skip(1).collect::<Vec<_>>(),
@@ -221,6 +224,7 @@ mod tests {
                 "Store on store",
                 "  get() [default] [idempotent]",
                 "  put()",
+                "  clear() [oneway] [broadcast]",
                 "Log on store"
             ]
         );
