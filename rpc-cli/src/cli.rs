@@ -32,8 +32,9 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  success; the result is printed
-  1  the method returned its own error; `check`: a change breaks callers or workers; `bench`: a call failed;
-     `ping`: no reply; `dead`: a letter that was selected stays in the queue, or not all were looked at
+  1  the method returned its own error; a worker failed at a broadcast, or did not answer;
+     `check`: a change breaks callers or workers; `bench`: a call failed; `ping`: no reply;
+     `dead`: a letter that was selected stays in the queue, or not all were looked at
   2  the command line, an argument, a variable, the address or a file is invalid; nothing was sent
   3  the call failed and its method did not run; or there is no such service, method, queue or letter
   4  the call failed, and its method ran or may have run; or the output cannot be written
