@@ -42,8 +42,10 @@ impl Facts {
         let empty = FieldTable::default();
         let headers = message.properties.headers().as_ref().unwrap_or(&empty);
         let death = last_death(headers).unwrap_or(&empty);
-        // If it died several times in this queue for this reason, this is the first time.
-        let died = number(death, "time").and_then(|seconds| seconds.checked_mul(1000));
+        // If it died several times in this queue for this reason, RabbitMQ gives the time of the
+        // first. That of the last is not known then.
+        let died = number(death, "time").filter(|_| number(death, "count").unwrap_or(1) <= 1);
+        let died = died.and_then(|seconds| seconds.checked_mul(1000));
         Self {
             method: message.properties.kind().as_ref().map(ToString::to_string),
             reason: text(headers, "rpc-reason").or_else(|| text(death, "reason")),
@@ -212,15 +214,18 @@ pub(super) mod tests {
 
     #[test]
     fn a_letter_of_the_broker_tells_its_reason_and_its_queue() {
-        let mut death = FieldTable::default();
-        death.insert("reason".into(), long("rejected"));
-        death.insert("queue".into(), long("mail.retry.100"));
-        death.insert("time".into(), AMQPValue::Timestamp(60));
-        let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
-        let facts = Facts::read(&message(&[("x-death", AMQPValue::FieldArray(deaths))], b""));
-        assert_eq!(facts.reason.as_deref(), Some("rejected"));
-        assert_eq!(facts.last_failure, Some(60_000));
-        assert!(facts.is_from("mail") && !facts.is_from("orders"));
+        for (count, last_failure) in [(1, Some(60_000)), (2, None)] {
+            let mut death = FieldTable::default();
+            death.insert("reason".into(), long("rejected"));
+            death.insert("queue".into(), long("mail.retry.100"));
+            death.insert("time".into(), AMQPValue::Timestamp(60));
+            death.insert("count".into(), AMQPValue::LongLongInt(count));
+            let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
+            let facts = Facts::read(&message(&[("x-death", AMQPValue::FieldArray(deaths))], b""));
+            assert_eq!(facts.reason.as_deref(), Some("rejected"));
+            assert_eq!(facts.last_failure, last_failure);
+            assert!(facts.is_from("mail") && !facts.is_from("orders"));
+        }
     }
 
     #[test]
