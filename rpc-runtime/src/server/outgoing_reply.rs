@@ -74,8 +74,7 @@ impl OutgoingReply {
         self.acks.ack();
     }
 
-    /// Counts and logs that the broker refused the reply, or that it could not be sent to a direct
-    /// reply address, and acks its request.
+    /// Counts and logs that the broker refused the reply, and acks its request.
     pub(super) fn give_up(self, channel: &ReplyChannel) {
         count(Event::ReplyLost { reason: "refused" });
         channel.log.refused();

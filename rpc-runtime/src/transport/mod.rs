@@ -206,9 +206,10 @@ pub(crate) enum Published {
     Confirmed,
     /// The broker returned it: the queue does not exist.
     Returned,
-    /// The broker refused it with a negative confirm, or a direct reply was given up.
+    /// The broker refused it with a negative confirm, or closed each connection on which a direct
+    /// reply was sent.
     Refused,
-    /// It was withdrawn before it was sent.
+    /// It was withdrawn before it was sent, or is a direct reply for which there was no connection.
     Withdrawn,
     /// It cannot be sent, or the connection or channel was lost. If `written` is false, the broker
     /// did not get it. Otherwise, the broker may have got it.

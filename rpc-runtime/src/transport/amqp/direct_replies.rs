@@ -163,11 +163,12 @@ impl DirectReplies {
     }
 
     /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
-    /// reply again, alone. If only the channel was closed, returns that failure. A reply that is
-    /// given up counts as [refused](Published::Refused), so the worker acknowledges its request.
+    /// reply again, alone. If only the channel was closed, returns that failure. A reply for which
+    /// there is no connection counts as [withdrawn](Published::Withdrawn), so that the worker gives
+    /// it up and acknowledges its request.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(direct) = self.shared_connection().await else {
-            return Published::Refused;
+            return Published::Withdrawn;
         };
         let published = direct.publisher.publish(outgoing.clone()).await;
         if !published.is_failed() {
@@ -185,12 +186,12 @@ impl DirectReplies {
     async fn send_alone(&self, outgoing: Outgoing) -> Published {
         let mut refused_at = self.alone_refused_at.lock().await;
         if refused_at.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Published::Refused;
+            return Published::Withdrawn;
         }
         for _ in 0..MAX_ATTEMPTS_ALONE {
             let Some(direct) = self.connect_within(CONNECT_LIMIT_IF_REFUSED).await else {
                 *refused_at = Some(Instant::now());
-                return Published::Refused;
+                return Published::Withdrawn;
             };
             let published = direct.publisher.publish(outgoing.clone()).await;
             direct.connection.close().await;
@@ -303,6 +304,36 @@ impl DirectReplies {
     pub(super) async fn close(&self) {
         if let SharedConnection::Up(direct) = self.shared.send_replace(SharedConnection::None) {
             direct.connection.close().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::protocol::{Message, ShortStr};
+    use crate::transport::{Connectivity, SendToken};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_broker_has_not_refused_a_reply_for_which_there_is_no_connection() {
+        let connector = Connector::new(Vec::new(), None, Duration::from_secs(1));
+        let tasks = TaskGroup::new(&Handle::current());
+        let board = Arc::new(StatusBoard::new(&Connectivity::Up));
+        let direct = Arc::new(DirectReplies::new(connector, tasks, board));
+        let reply = Outgoing {
+            queue: ShortStr::from_static("amq.rabbitmq.reply-to.x"),
+            mandatory: false,
+            message: Message::default(),
+            send_token: SendToken::default(),
+        };
+        for published in [
+            direct.publish(reply.clone()).await,
+            direct.send_alone(reply.clone()).await,
+            direct.send_alone(reply).await,
+        ] {
+            assert!(matches!(published, Published::Withdrawn), "{published:?}");
         }
     }
 }
