@@ -185,7 +185,8 @@ impl TypePosition {
     }
 }
 
-/// Refuses parts of a type that borrow or that are not concrete: they cannot be decoded.
+/// Refuses parts of a type that cannot be decoded: references, lifetimes that the position of the
+/// type does not allow, and what is not concrete.
 fn refuse_borrows(ty: &Type, position: TypePosition, errors: &mut Errors) {
     let verb = position.verb();
     let mut corrected = ty.clone();
@@ -216,7 +217,10 @@ impl VisitMut for BorrowReplacer<'_> {
     fn visit_type_mut(&mut self, ty: &mut Type) {
         if let Type::Reference(reference) = ty {
             let owned = owned(&reference.elem);
-            self.references.push(reference.clone());
+            // What is not concrete is refused with a message of its own.
+            if !is_unknown(&owned) {
+                self.references.push(reference.clone());
+            }
             *ty = owned;
         }
         visit_mut::visit_type_mut(self, ty);
@@ -272,9 +276,19 @@ pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     is_self.then_some(reference)
 }
 
+/// Whether this is a trait object or `Self`.
+fn is_unknown(ty: &Type) -> bool {
+    match bare_type(ty) {
+        Type::TraitObject(_) => true,
+        Type::Path(path) => path.path.is_ident("Self"),
+        _ => false,
+    }
+}
+
 /// The owned type that replaces a reference to this one.
 fn owned(referent: &Type) -> Type {
     match bare_type(referent) {
+        Type::Reference(inner) => owned(&inner.elem),
         Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
         Type::Slice(slice) => {
             let element = &slice.elem;

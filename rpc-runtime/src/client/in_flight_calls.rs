@@ -58,7 +58,7 @@ const LOOKUPS_PER_LOCK: usize = 32;
 /// Returns the key of a call that was inserted: its correlation id, by which its reply is looked
 /// up. Of a one-way call it is the sequence number, since an
 /// [encoded call](super::encoded_call::EncodedCall) may be sent twice at once, with the same id. No
-/// number of that size is a UUID.
+/// random UUID is that small.
 fn key(call: &InFlightCall) -> u128 {
     if call.plan().method.is_oneway() {
         call.sequence().into()
@@ -230,8 +230,8 @@ impl InFlightCalls {
     }
 }
 
-/// Removes the call that a reply answers. A one-way call has no reply: it stays in flight until the
-/// broker confirms its request.
+/// Removes the call that a reply answers. A one-way call has no reply: it stays in flight, even if
+/// the id of a forged reply is its key.
 fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
     match calls.entry(id.as_u128()) {
         Entry::Occupied(call) if !call.get().plan().method.is_oneway() => Some(call.remove()),

@@ -88,8 +88,9 @@ pub enum CallError<E = Infallible> {
 
     /// The workers are overloaded or do not answer, so the client allows
     /// [fewer calls in flight](crate::ClientBuilder::adaptive_limit). This call waited for its turn
-    /// until its timeout. The request was not sent.
-    #[error("the workers are overloaded or do not answer, and the call was not sent in time")]
+    /// until its timeout, or failed at once (see [`WhenFull`](crate::WhenFull)). The request was
+    /// not sent.
+    #[error("the workers are overloaded or do not answer, and the call could not be sent")]
     #[non_exhaustive]
     Overloaded {
         /// The number of calls that were allowed in flight when this one failed.

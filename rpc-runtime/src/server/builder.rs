@@ -100,8 +100,8 @@ impl Server {
     }
 
     /// Serves a service on this queue. Services may share a queue if it has the same options for
-    /// each of them, their methods have different names, and at most one of the methods is the
-    /// default.
+    /// each of them, their methods have different names, and at most one of the methods has
+    /// `#[rpc(default)]`.
     pub fn serve_on(mut self, queue: RequestQueue, service: impl Service) -> Self {
         self.config.services.push((queue, Arc::new(service)));
         self

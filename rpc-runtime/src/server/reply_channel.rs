@@ -63,7 +63,7 @@ impl ReplyLog {
     pub(super) fn unsendable(&self, error: &BrokerError) {
         if let Some(Suppressed(suppressed)) = self.0.admit(Level::ERROR, "unsendable") {
             let error = Logged(Chain(error));
-            tracing::error!(%error, suppressed, "a reply cannot be sent; its caller gets a fault");
+            tracing::error!(%error, suppressed, "a reply cannot be sent; sending its caller a fault instead");
         }
     }
 }
@@ -290,6 +290,10 @@ impl KeepOpen for PublisherKeeper<'_> {
         self.state
             .send_replace(ChannelState::Open(Arc::clone(&publisher)));
         let reason = publisher.wait_closed().await;
+        if reason.is_handle_ended() {
+            self.state.send_replace(ChannelState::Closed);
+            return ControlFlow::Break(());
+        }
         self.state.send_replace(ChannelState::Opening);
         tracing::debug!(error = %Logged(Chain(&reason)), "the reply channel was lost; opening another one");
         ControlFlow::Continue(reason)

@@ -54,8 +54,8 @@ pub(crate) enum CorrelationId {
 impl From<&ShortStr> for CorrelationId {
     fn from(id: &ShortStr) -> Self {
         match Uuid::try_parse(id.as_str()) {
-            // Only the usual spelling, so that the UUID stands for one text. A batch carries it in
-            // binary.
+            // Only the usual spelling, so that the UUID stands for one text: a batch carries it in
+            // binary, and the id must be equal to that in a single message.
             Ok(uuid) if ShortStr::from_uuid(uuid) == *id => Self::Uuid(uuid),
             _ => Self::Text(id.clone()),
         }

@@ -134,6 +134,38 @@ fn self_type() {
 }
 
 #[test]
+fn a_suggested_type_is_accepted() {
+    assert_method(
+        "async fn f(&self) -> &&str;",
+        &[(
+            "&&str",
+            "a reference cannot be decoded here; return `String` instead",
+        )],
+    );
+    assert_method(
+        "async fn f(&self, a: Vec<&&'static str>) -> u8;",
+        &[(
+            "&&'static str",
+            "a reference cannot be decoded here; take `Vec<String>` instead",
+        )],
+    );
+    assert_method(
+        "async fn f(&self) -> &dyn Error;",
+        &[(
+            "dyn Error",
+            "a trait object cannot be decoded; return a concrete type instead",
+        )],
+    );
+    assert_method(
+        "async fn f(&self) -> &Self;",
+        &[(
+            "Self",
+            "the client does not know `Self`; return a concrete type instead",
+        )],
+    );
+}
+
+#[test]
 fn borrowed_return() {
     assert_method(
         "async fn f(&self) -> &str;",

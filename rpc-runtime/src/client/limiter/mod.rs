@@ -3,6 +3,9 @@
 //! A client has a fixed limit, `ClientBuilder::max_in_flight`. Below it, an adaptive limit follows
 //! the reports of overloaded workers (see [`AdaptiveLimit`]). If no permit is free, a call waits
 //! for one until its deadline, or fails at once (see [`WhenFull`]).
+//!
+//! If a worker refuses the only call in flight, the client pauses for as long as the worker says.
+//! The limit is zero until then: only one important call may be in flight.
 
 mod adaptive;
 mod generations;

@@ -180,7 +180,7 @@ impl QueueReader {
         got.map_err(|error| queue_error(self.queue.as_str(), error))
     }
 
-    /// Acknowledges a message, which removes it from the queue. The broker has processed this once
+    /// Acknowledges a message, which removes it from the queue. The broker has received this once
     /// it has answered the next [`take`](Self::take) or [`release`](Self::release).
     ///
     /// # Errors
@@ -218,8 +218,8 @@ impl QueueReader {
         }
         let give_up = Instant::now() + READY_LIMIT;
         let expected = self.remaining.saturating_add(std::mem::take(&mut self.held));
-        // The first answer shows that the broker has received all acknowledgements. A quorum queue
-        // processes them later.
+        // The first answer shows that the broker has received the acks, and what puts the messages
+        // back. A quorum queue makes them ready later, so this looks again.
         while self.count().await?.is_some_and(|ready| ready < expected) && Instant::now() < give_up {
             sleep(READY_PAUSE).await;
         }

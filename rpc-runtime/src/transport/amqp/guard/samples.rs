@@ -17,7 +17,7 @@ pub(super) fn short_string(bytes: &[u8]) -> Vec<u8> {
     [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
-/// A table or an array with these entries: its size, and the entries.
+/// A table, an array, a long string or a byte array as it is sent: its size, and its content.
 pub(super) fn table(entries: &[u8]) -> Vec<u8> {
     let size = u32::try_from(entries.len()).unwrap().to_be_bytes();
     [&size[..], entries].concat()
