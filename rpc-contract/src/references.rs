@@ -190,7 +190,8 @@ fn is_well_formed(keyword: &str, value: &Value) -> bool {
         }),
         "type" => is_type(value) || (is_list_of(value, is_type) && is_set_of(value, is_type)),
         "required" => is_set_of(value, Value::is_string),
-        "enum" | "examples" => value.is_array(),
+        "enum" => is_list_of(value, |_| true) && is_set_of(value, |_| true),
+        "examples" => value.is_array(),
         "exclusiveMaximum" | "exclusiveMinimum" | "maximum" | "minimum" => value.is_number(),
         "multipleOf" => value.as_f64().is_some_and(|number| number > 0.0),
         "maxItems" | "maxLength" | "maxProperties" | "minItems" | "minLength" | "minProperties" => {
@@ -222,7 +223,7 @@ fn is_list_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
 /// Whether a value is a list of such elements, each of them once.
 fn is_set_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
     value.as_array().is_some_and(|elements| {
-        let texts: BTreeSet<_> = elements.iter().filter_map(Value::as_str).collect();
+        let texts: BTreeSet<_> = elements.iter().map(Value::to_string).collect();
         texts.len() == elements.len() && elements.iter().all(is_element)
     })
 }
@@ -331,6 +332,8 @@ mod tests {
             json!({"type": ["null", "null"]}),
             json!({"required": "id"}),
             json!({"required": ["id", "id"]}),
+            json!({"enum": []}),
+            json!({"enum": [1, 1]}),
             json!({"minimum": "0"}),
             json!({"multipleOf": 0}),
             json!({"maxLength": -1}),
