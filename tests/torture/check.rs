@@ -74,7 +74,7 @@ impl Judge<'_> {
             "it was refused as expired although most of its time was left",
         );
         must(kind != "mismatch", "its reply is another call's");
-        let workers: BTreeSet<_> = runs.iter().map(|run| run.worker()).collect();
+        let workers: BTreeSet<_> = runs.iter().map(super::history::Run::worker).collect();
         must(
             repeats || runs.len() <= 1 || (call.method.is_broadcast() && workers.len() == runs.len()),
             "it ran more than once, or more than once on a worker",

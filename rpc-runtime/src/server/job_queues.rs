@@ -32,6 +32,8 @@ pub(super) struct JobQueues {
     /// At most 24: the retry queues, the dead-letter queue and the request queue.
     targets: Mutex<HashMap<Destination, Arc<Target>>>,
     log: LogLimit,
+    /// Locked while the jobs of a redelivered batch are moved.
+    moving_batch: AsyncMutex<()>,
 }
 
 /// Where a job goes next.
@@ -98,6 +100,7 @@ impl JobQueues {
             transport,
             channel,
             targets: Mutex::default(),
+            moving_batch: AsyncMutex::default(),
             log: LogLimit::new("jobs"),
         }
     }
@@ -130,6 +133,13 @@ impl JobQueues {
             return Err(InvalidName::too_long(queue.len(), limit));
         }
         Ok(())
+    }
+
+    /// Moves the jobs of a redelivered batch, once no other batch is moved. So all of them are moved,
+    /// and the batch is acked, before the first one returns from its retry queue.
+    pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
+        let _moving = self.moving_batch.lock().await;
+        moving.await;
     }
 
     fn queue(&self, destination: Destination) -> RequestQueue {

@@ -46,8 +46,9 @@ pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 
 /// How long a job of a redelivered batch waits in a retry queue, in milliseconds. It may have
 /// crashed its worker. It must not do so again before the batch is acknowledged; otherwise the
-/// batch and the copies of its jobs are delivered, and the copies multiply.
-pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 2_000;
+/// batch and the copies of its jobs are delivered, and the copies multiply. Moving a batch of 1024
+/// jobs takes a moment, but up to a second for each 64 of them while another copy is unconfirmed.
+pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 10_000;
 
 /// How long a job that was given up waits in a retry queue if the dead-letter queue does not take
 /// it, in milliseconds.

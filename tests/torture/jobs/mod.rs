@@ -45,7 +45,7 @@ const DECLARING_LIMIT: Duration = Duration::from_secs(60);
 
 /// The retry queues that workers declare at their start, by their time to live in milliseconds. The
 /// jobs' delays use no others.
-const RETRY_QUEUES: [u32; 6] = [100, 200, 500, 1_000, 2_000, 10_000];
+const RETRY_QUEUES: [u32; 5] = [100, 200, 500, 1_000, 10_000];
 
 /// How long a node may take to write a declared quorum queue.
 const UNTIL_ON_DISK: Duration = Duration::from_secs(5);

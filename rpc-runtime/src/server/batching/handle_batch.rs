@@ -179,7 +179,15 @@ impl RequestHandler {
             replies.send_deferred(deferred).await;
             replies.move_jobs().await;
         };
-        tokio::join!(sending, join_all(moving));
+        let moving = join_all(moving).map(drop);
+        match &self.jobs {
+            Some(jobs) if redelivered && !expects_replies => {
+                tokio::join!(sending, jobs.move_batch(moving));
+            }
+            _ => {
+                tokio::join!(sending, moving);
+            }
+        }
     }
 
     /// Waits for the end of a request that did not end at its first poll, and counts it.

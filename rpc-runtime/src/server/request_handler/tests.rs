@@ -757,7 +757,7 @@ async fn the_jobs_of_a_redelivered_batch_wait_in_a_retry_queue() {
     handler
         .handle(delivery, true, control, received, &in_progress)
         .await;
-    assert_eq!(copies.sent_to(), [("q.retry.2000", true); 2]);
+    assert_eq!(copies.sent_to(), [("q.retry.10000", true); 2]);
     for message in &*copies.sent.lock().unwrap() {
         let headers = &message.properties.headers;
         assert_eq!(redelivery_count(headers), 1);
@@ -797,7 +797,7 @@ async fn a_missing_queue_is_declared_once_for_all_jobs_that_need_it() {
     handler
         .handle(delivery, true, control, received, &in_progress)
         .await;
-    assert_eq!(copies.sent_to(), [("q.retry.2000", true); 6]);
+    assert_eq!(copies.sent_to(), [("q.retry.10000", true); 6]);
     let events = copies.events.lock().unwrap().clone();
     let declares = events.iter().filter(|event| **event == "queue declared");
     assert_eq!(declares.count(), 1);
@@ -845,7 +845,7 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     assert!(tokio::time::timeout(hour, handling).await.is_err());
     let sent_to = copies.sent_to();
     let sent = |queue| sent_to.iter().filter(|(to, _)| *to == queue).count();
-    assert_eq!((sent("q.retry.2000"), sent("q.dead")), (MAX_UNCONFIRMED, 1));
+    assert_eq!((sent("q.retry.10000"), sent("q.dead")), (MAX_UNCONFIRMED, 1));
 }
 
 /// A job that the dead-letter queue does not take waits elsewhere, and does not run again.
