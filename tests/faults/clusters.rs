@@ -257,9 +257,19 @@ async fn a_quorum_queue_without_a_majority_interrupts_other_queues_once() {
         client(&caller, &classic).read("after all that").await.unwrap();
     }
 
+    let stopping = Instant::now();
+    timeout(PATIENCE, beside.stop()).await.expect("it stops").unwrap();
+    assert!(stopping.elapsed() < RECOVERY_LIMIT, "{:?}", stopping.elapsed());
+
     for index in [1, 2] {
         cluster.restart(index).await.unwrap();
     }
+    until("the queue has a leader", PATIENCE, async || {
+        Ok(cluster.leader_of(&quorum).await?.is_some())
+    })
+    .await
+    .unwrap();
+    let beside = serve(&worker, RequestQueue::new(&quorum).quorum(), &book).await;
     for queue in [&classic, &quorum] {
         let reading = client(&caller, queue).read("with a majority");
         reading.timeout(PATIENCE).await.unwrap();

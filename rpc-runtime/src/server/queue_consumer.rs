@@ -29,6 +29,9 @@ const QUIET_PERIOD: Duration = Duration::from_millis(100);
 /// The longest time that a stopping worker waits for callers to stop sending batches.
 const MAX_QUIET_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a stopping consumer waits for the broker to answer its subscription.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long aborted request tasks may take to end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -128,7 +131,7 @@ impl KeepOpen for ConsumerRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(RunEnd::Closed(error.clone()));
         }
-        if self.consumer.is_refused_for_good(error) {
+        if self.is_refused_for_good(error) {
             let (queue, error) = (self.consumer.queue.name(), Logged(Chain(error)));
             tracing::debug!(queue, %error, "not serving the queue for batches; trying again later");
         } else {
@@ -138,7 +141,7 @@ impl KeepOpen for ConsumerRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if self.consumer.is_refused_for_good(error) {
+        if self.is_refused_for_good(error) {
             REFUSED_RETRY_DELAY
         } else {
             backoff.delay_after(error)
@@ -150,6 +153,21 @@ impl KeepOpen for ConsumerRun<'_> {
             Some(()) => ControlFlow::Continue(()),
             None => ControlFlow::Break(RunEnd::Stopped(None)),
         }
+    }
+}
+
+impl ConsumerRun<'_> {
+    /// Whether this is the consumer of a queue for batches that was never served, and the broker
+    /// refuses the queue until someone acts.
+    fn is_refused_for_good(&self, error: &BrokerError) -> bool {
+        let is_refused = matches!(
+            error,
+            BrokerError::Queue {
+                is_temporary: false,
+                ..
+            }
+        );
+        self.consumer.is_batch_queue && self.control.is_none() && is_refused
     }
 }
 
@@ -207,20 +225,22 @@ impl QueueConsumer {
         }
     }
 
-    /// Subscribes to the queue. Returns `None` if it is told to stop while there is no connection.
+    /// Subscribes to the queue. Returns `None` if it is told to stop and there is no connection or no
+    /// answer.
     ///
-    /// While there is a connection, it waits for the broker's answer even if it is told to stop.
-    /// The broker may have begun to deliver. Messages that are requeued unseen count as delivered,
-    /// so some of them would never run.
+    /// While there is a connection, it waits for the broker's answer even if it is told to stop, for
+    /// [`ANSWER_LIMIT`]. The broker may have begun to deliver. Messages that are requeued unseen
+    /// count as delivered, so some of them would never run.
     async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
-        let stopped_while_down = async {
+        let stopped = async {
             stop.cancelled().await;
-            self.transport.status().wait_down(Role::Consuming).await;
+            let down = self.transport.status().wait_down(Role::Consuming);
+            let _ = timeout(ANSWER_LIMIT, down).await;
         };
         tokio::select! {
             biased;
             opened = self.transport.open_requests(&self.queue, self.prefetch) => Some(opened),
-            () = stopped_while_down => None,
+            () = stopped => None,
         }
     }
 
@@ -322,19 +342,6 @@ impl QueueConsumer {
         if self.is_batch_queue {
             self.handler.resume_batches();
         }
-    }
-
-    /// Whether this is the consumer of a queue for batches, and the broker refuses the queue until
-    /// someone acts.
-    fn is_refused_for_good(&self, error: &BrokerError) -> bool {
-        let is_refused = matches!(
-            error,
-            BrokerError::Queue {
-                is_temporary: false,
-                ..
-            }
-        );
-        self.is_batch_queue && is_refused
     }
 
     /// Forgets what belongs to a subscription that has ended.

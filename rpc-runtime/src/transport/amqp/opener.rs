@@ -35,6 +35,10 @@ pub(super) enum QueueLookup {
     Denied,
 }
 
+/// How long to wait for an answer about a queue that had no answer before. RabbitMQ gives up after
+/// `net_ticktime` plus five seconds, by default 65.
+const UNANSWERED_LIMIT: Duration = Duration::from_secs(90);
+
 /// The time limit for a lookup of a queue.
 pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -197,12 +201,23 @@ impl Opener {
         own_connection: Option<OwnConnection>,
     ) -> Result<Subscription, BrokerError> {
         self.set_prefetch(channel, prefetch).await?;
+        let limit = match own_connection {
+            // If this gave up before the broker, the broker might start the consumer later, and
+            // would deliver messages to it that come back as redelivered.
+            Some(_) => self.limit.max(UNANSWERED_LIMIT),
+            None => self.limit,
+        };
         let options = SubscriptionOptions {
             prefetch: Some(prefetch),
             own_connection,
             ..self.subscription_options(AckMode::Manual)
         };
-        self.subscribe(channel, queue.name(), options).await
+        let consuming = Self {
+            connection: Arc::clone(&self.connection),
+            limit,
+            tasks: self.tasks.clone(),
+        };
+        consuming.subscribe(channel, queue.name(), options).await
     }
 
     /// The options of a subscription without a prefetch and without a private queue.

@@ -39,6 +39,10 @@ impl QueueFailures {
         self.unanswered.contains(queue)
     }
 
+    pub(super) fn forget_unanswered(&mut self, queue: &str) {
+        self.unanswered.remove(queue);
+    }
+
     /// Records that an operation on the queue succeeded.
     pub(super) fn succeeded(&mut self, queue: &str) {
         self.closed.remove(queue);

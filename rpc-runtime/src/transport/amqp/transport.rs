@@ -40,10 +40,6 @@ const GENERATED_PREFIX: &str = "amq.gen-";
 /// The prefetch of a resumable reply queue.
 const REPLY_PREFETCH: u16 = 2000;
 
-/// How long to wait for an answer about a queue that has no answer yet. RabbitMQ gives up after
-/// `net_ticktime` plus five seconds, by default 65.
-const UNANSWERED_LIMIT: Duration = Duration::from_secs(90);
-
 /// Access to a RabbitMQ server, or to a cluster of them.
 #[derive(Debug)]
 pub(crate) struct AmqpTransport {
@@ -196,14 +192,16 @@ impl AmqpTransport {
         queue: &RequestQueue,
         prefetch: u16,
     ) -> Result<Subscription, BrokerError> {
-        let connection = self.connector.connect(ConnectionPurpose::ConsumingOne).await?;
-        let own = OwnConnection::new(connection, &self.tasks);
-        let opener = Opener {
-            // Nothing else waits. If this gave up early, the broker might still start the consumer
-            // later, and would deliver messages to it that come back as redelivered.
-            limit: UNANSWERED_LIMIT.max(self.limit),
-            ..self.opener(&own.connection)
+        let connection = match self.connector.connect(ConnectionPurpose::ConsumingOne).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                // There may be a limit of connections. The next attempt uses the shared one.
+                self.queue_failures().forget_unanswered(queue.name());
+                return Err(error);
+            }
         };
+        let own = OwnConnection::new(connection, &self.tasks);
+        let opener = self.opener(&own.connection);
         let channel = opener.channel().await?;
         let opening = async {
             opener.declare_request_queue(&channel, queue).await?;

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use lapin::{Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::errors::broker_error;
@@ -196,32 +197,33 @@ impl OpenConnection {
     }
 }
 
-/// A connection that nothing else uses. It is closed in the background when this is dropped.
+/// A connection that nothing else uses. It is closed in the background when this is dropped, or when
+/// the transport ends.
 #[derive(Debug)]
 pub(crate) struct OwnConnection {
     pub(crate) connection: Arc<OpenConnection>,
-    tasks: TaskGroup,
-    watch: Option<AbortOnDropHandle<()>>,
+    /// Cancelled when this is dropped.
+    _dropped: DropGuard,
 }
 
 impl OwnConnection {
     pub(crate) fn new(connection: OpenConnection, tasks: &TaskGroup) -> Self {
         let connection = Arc::new(connection);
-        Self {
-            watch: Some(connection.watch_in(tasks)),
-            connection,
-            tasks: tasks.clone(),
-        }
-    }
-}
-
-impl Drop for OwnConnection {
-    fn drop(&mut self) {
-        let (connection, watch) = (Arc::clone(&self.connection), self.watch.take());
-        self.tasks.spawn(async move {
-            connection.close().await;
+        let dropped = tasks.ending.child_token();
+        let (closing, unused, watch) = (
+            Arc::clone(&connection),
+            dropped.clone(),
+            connection.watch_in(tasks),
+        );
+        tasks.spawn(async move {
+            unused.cancelled().await;
+            closing.close().await;
             drop(watch);
         });
+        Self {
+            connection,
+            _dropped: dropped.drop_guard(),
+        }
     }
 }
 
