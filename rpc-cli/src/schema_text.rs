@@ -27,7 +27,7 @@ pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
             type_text(schema_of_field)
         ));
     }
-    // An enum with fields beside its variants, as `#[serde(flatten)]` makes it.
+    // A struct with an enum in a `#[serde(flatten)]` field.
     if alternatives(schema).is_some() {
         lines.push(format!("        ..{}", alternatives_text(schema, MAX_DEPTH)));
     }

@@ -118,7 +118,7 @@ impl InFlightCalls {
     }
 
     /// Hands a reply to its call. `batch_size` is how many calls of the method the worker asks for
-    /// in one message. Returns `false` if neither a call nor a one-way request that asked for the
+    /// in one message. Returns `false` if neither a call nor a one-way request that waits for the
     /// batch size has this id.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
         let Some(call) = self.remove_answered(id) else {

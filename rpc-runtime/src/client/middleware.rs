@@ -36,7 +36,7 @@ impl OutgoingCall {
         self.plan.destination.service.name()
     }
 
-    /// Returns the name of the method that is called.
+    /// Returns the name of the called method on the wire.
     #[must_use]
     pub fn method(&self) -> &str {
         self.plan.method.name()

@@ -275,9 +275,9 @@ impl BrokerError {
         }
     }
 
-    /// Whether a failure to open something is waited out silently. If not, it is reported: the
-    /// first attempt of a server fails with it, and a task in the background logs it and tries
-    /// again. A [`Queue`](Self::Queue) error is always reported, even a temporary one.
+    /// Whether a failure to open something is expected to pass, so that a server that starts waits
+    /// for that. If not, the start fails with it. It fails with every [`Queue`](Self::Queue) error,
+    /// even a temporary one.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }

@@ -107,8 +107,8 @@ impl JobQueues {
 
     /// Returns the queues that a server declares before it serves these jobs, so that it does not
     /// start without permission for them: the dead-letter queue, and all retry queues that these
-    /// jobs may need. None of them is declared only when a job needs it, because up to RabbitMQ 4.2
-    /// a quorum queue that is declared moments before its node crashes loses its messages.
+    /// jobs may need. They are declared long before a job needs them: up to RabbitMQ 4.2, a quorum
+    /// queue that is declared moments before its node crashes does not work afterwards.
     pub(super) fn needed(
         queue: &RequestQueue,
         policies: impl Iterator<Item = RetryPolicy>,
@@ -159,8 +159,8 @@ impl JobQueues {
     /// Publishes a job. `may_have_closed_channel` is whether a channel on which it was published
     /// was closed.
     ///
-    /// A retry queue or dead-letter queue that does not exist, because nobody needed it before or
-    /// somebody has deleted it, is declared.
+    /// Declares a retry queue or dead-letter queue that does not exist: no `delay` has used it yet,
+    /// or somebody has deleted it.
     pub(super) async fn publish(
         &self,
         destination: Destination,

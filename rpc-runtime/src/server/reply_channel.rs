@@ -71,10 +71,10 @@ impl ReplyLog {
 #[derive(Debug, Clone)]
 enum ChannelState {
     Opening,
-    /// The broker refused to open it. Another attempt follows.
+    /// It could not be opened, for a reason that may last. Another attempt follows.
     Refused(BrokerError),
     Open(Arc<dyn Publisher>),
-    /// The handle was closed.
+    /// The handle was closed, or its runtime has ended.
     Closed,
 }
 
@@ -117,7 +117,8 @@ impl ReplyChannel {
     ///
     /// # Errors
     ///
-    /// Returns an error if the handle was closed or the broker refuses to open the channel.
+    /// Returns an error if the handle has ended, or if the channel could not be opened for a reason
+    /// that may last.
     pub(super) async fn wait_ready(&self) -> Result<(), BrokerError> {
         let mut state = self.state.clone();
         let decided = state.wait_for(|state| !matches!(state, ChannelState::Opening));

@@ -299,7 +299,7 @@ impl Dispatcher {
         entry.record.recent_duration.batch_size()
     }
 
-    /// Whether the method exists and may run again for a request that was delivered before.
+    /// Whether the method exists and is `idempotent`.
     pub(crate) fn is_idempotent(&self, method: Option<&ShortStr>) -> bool {
         self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
     }
@@ -314,7 +314,7 @@ impl Dispatcher {
             None => self.default.as_ref().ok_or_else(|| {
                 Fault::new(
                     FaultCode::UnknownMethod,
-                    "the request names no method, and the service has no default one",
+                    "the request names no method, and there is no default one here",
                 )
             }),
         }

@@ -55,7 +55,7 @@ pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 10_000;
 pub(crate) const DEAD_LETTER_WAIT: u64 = 10_000;
 
 /// Returns the names of the queues in which jobs of a request queue wait for a retry, or until the
-/// time that their caller set. A worker declares them when it needs them.
+/// time that their caller set. A worker declares most of them at its start.
 ///
 /// ```
 /// use rpc_runtime::discovery::retry_queues;

@@ -96,8 +96,8 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// The state of the connections.
     fn status(&self) -> &Arc<StatusBoard>;
 
-    /// The runtime on which all tasks of the handle run. Must be called within a runtime: a handle
-    /// that was made outside of one adopts the current one.
+    /// The runtime on which all tasks of the handle run. Must be called within a runtime: an
+    /// in-process handle that was made outside of one adopts the current one.
     fn runtime(&self) -> Handle;
 
     /// Closes everything that was opened, within a time limit. Unacknowledged deliveries go back to

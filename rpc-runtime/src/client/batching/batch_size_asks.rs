@@ -42,7 +42,8 @@ impl BatchSizeAsks {
         asks.push_back(ask);
     }
 
-    /// Learns the batch size that answers a request. Returns `false` if no request has this id.
+    /// Learns the batch size that answers a request. Returns `false` if no request with
+    /// this id waits for one.
     pub(in crate::client) fn answer(&self, id: Uuid, batch_size: u16) -> bool {
         let ask = {
             let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);

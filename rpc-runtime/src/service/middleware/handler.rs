@@ -38,7 +38,7 @@ impl IncomingCall {
         self.service_descriptor().name
     }
 
-    /// Returns the name of the method that is called.
+    /// Returns the name of the called method on the wire.
     #[must_use]
     pub fn method(&self) -> &'static str {
         self.method.name

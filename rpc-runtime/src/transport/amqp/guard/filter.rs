@@ -30,7 +30,7 @@ struct LargeHeader {
 
 /// What to do with the front of the input.
 enum Step {
-    /// This many bytes pass unchanged.
+    /// This many bytes pass in place. The strings of a method may have been repaired.
     Pass(usize),
     /// This many bytes were replaced or skipped. A replacement is in `ready`.
     Replaced(usize),
