@@ -579,15 +579,19 @@ async fn forged_headers_of_a_batch_do_not_close_the_connection() {
         .with_type("rpc.batch".into())
         .with_content_type("application/msgpack".into());
     let batches = format!("{queue}.batch");
-    for name in ["rpc-origin", "rpc-error", "note"] {
-        let body = batch_with_header(name, &"x".repeat(200_000));
-        peer.publish(&batches, properties.clone(), &body).await.unwrap();
+    // Larger ones are refused.
+    for bytes in [15_000, 200_000] {
+        for name in ["rpc-origin", "rpc-error", "note"] {
+            let body = batch_with_header(name, &"x".repeat(bytes));
+            peer.publish(&batches, properties.clone(), &body).await.unwrap();
+        }
     }
     until("all run", SOON, async || Ok(office.attempts("forged").len() == 3))
         .await
         .unwrap();
+    until_dead(&broker, &queue, 3).await;
     client(&broker, &queue).send("nowhere").await.unwrap();
-    until_dead(&broker, &queue, 1).await;
+    until_dead(&broker, &queue, 4).await;
     server.stop().await.unwrap();
 }
 
