@@ -18,7 +18,7 @@ trait Generic<K: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 
 trait Misnamed {
     async fn f(&self) -> misnamed::Result;
     #[rpc(oneway, idempotent)]
-    async fn g(&self) -> misnamed::Result;
+    async fn g(&self) -> number::Result;
 }
 
 macro_rules! reply {
@@ -33,6 +33,10 @@ trait FromMacro {
 mod misnamed {
     #[derive(serde::Serialize, serde::Deserialize)]
     pub struct Result;
+}
+
+mod number {
+    pub type Result = u8;
 }
 
 fn main() {}
