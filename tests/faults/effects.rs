@@ -137,6 +137,13 @@ async fn a_call_whose_worker_was_killed_is_answered_if_its_outcome_was_stored() 
     let mut worker = example.command().await.spawn().unwrap();
     assert_eq!(soon("the answer", call).await.unwrap().unwrap(), -1);
     worker.kill().await.unwrap();
+    // Otherwise the broker may still deliver the next call to this worker.
+    until("the worker is gone", SOON, async || {
+        let depth = broker.queue_depth("example.bank").await;
+        Ok(depth.is_some_and(|depth| depth.consumers == 0))
+    })
+    .await
+    .unwrap();
 
     let call = tokio::spawn(bank.withdraw(1));
     example.crash_at("after commit").await;
