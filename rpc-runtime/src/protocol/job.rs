@@ -39,9 +39,9 @@ const MAX_ERROR: usize = 1024;
 /// The longest value of any other header that workers write, in bytes: the name of a queue.
 const MAX_VALUE: usize = 255;
 
-/// The largest headers that are kept in a copy, in bytes on the wire. They fit into the smallest frames that a
-/// broker may ask for (8 KiB), with all other properties. Callers of this library send at most
-/// 4 KiB.
+/// The largest headers that are kept in a copy, in bytes on the wire. They fit into the smallest
+/// frames that a broker may ask for (8 KiB), with all other properties. Callers of this library
+/// send at most 4 KiB.
 const MAX_HEADERS: usize = 6 * 1024;
 
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -102,8 +102,8 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
     set(headers, ERROR_HEADER, shortened(error).to_owned());
 }
 
-/// Returns how long ago the last attempt failed. Zero if that is not known. `now` is in milliseconds
-/// since the Unix epoch.
+/// Returns how long ago the last attempt failed. Zero if that is not known. `now` is in
+/// milliseconds since the Unix epoch.
 pub(crate) fn since_last_failure(headers: &Headers, now: u64) -> Duration {
     let failed = number(headers, LAST_FAILURE_HEADER).unwrap_or(now);
     Duration::from_millis(now.saturating_sub(failed))

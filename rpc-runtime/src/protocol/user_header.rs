@@ -5,8 +5,8 @@ use super::invalid_name::InvalidName;
 use super::reserved_header::reserved_header;
 use super::short_str::ShortStr;
 
-/// The maximum size of a call's headers on the wire, in bytes. AMQP puts all properties of a message
-/// into one frame, and a broker may be configured for frames of 8 KiB.
+/// The maximum size of a call's headers on the wire, in bytes. AMQP puts all properties of a
+/// message into one frame, and a broker may be configured for frames of 8 KiB.
 const MAX_BYTES: usize = 4096;
 
 /// Why a header is invalid.

@@ -58,8 +58,8 @@ impl Destination {
     }
 }
 
-/// How many copies of requests may be unconfirmed in one queue. A queue that confirms nothing keeps as
-/// many. RabbitMQ 4 may keep the channel waiting for each of them while a quorum queue has no
+/// How many copies of requests may be unconfirmed in one queue. A queue that confirms nothing keeps
+/// as many. RabbitMQ 4 may keep the channel waiting for each of them while a quorum queue has no
 /// leader, and it no longer reads the connection once 400 messages of a channel wait for that.
 pub(super) const MAX_UNCONFIRMED: usize = 64;
 
@@ -135,8 +135,8 @@ impl JobQueues {
         Ok(())
     }
 
-    /// Moves the jobs of a redelivered batch, once no other batch is moved. So all of them are moved,
-    /// and the batch is acked, before the first one returns from its retry queue.
+    /// Moves the jobs of a redelivered batch, once no other batch is moved. So all of them are
+    /// moved, and the batch is acked, before the first one returns from its retry queue.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;
         moving.await;

@@ -44,8 +44,8 @@ impl OpenServer {
         for (consumer, subscription) in self.consumers {
             consumers.spawn_on(consumer.run(subscription, stop.clone(), limit), &runtime);
         }
-        // A consumer that is not told to stop ends only if the handle was closed, if its runtime has
-        // ended, or if the consumer cannot recover from a panic. Then all others end too.
+        // A consumer that is not told to stop ends only if the handle was closed, if its runtime
+        // has ended, or if the consumer cannot recover from a panic. Then all others end too.
         let first = tokio::select! {
             biased;
             () = shutdown => None,

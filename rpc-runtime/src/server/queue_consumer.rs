@@ -225,12 +225,12 @@ impl QueueConsumer {
         }
     }
 
-    /// Subscribes to the queue. Returns `None` if it is told to stop and there is no connection or no
-    /// answer.
+    /// Subscribes to the queue. Returns `None` if it is told to stop and there is no connection or
+    /// no answer.
     ///
-    /// While there is a connection, it waits for the broker's answer even if it is told to stop, for
-    /// [`ANSWER_LIMIT`]. The broker may have begun to deliver. Messages that are requeued unseen
-    /// count as delivered, so some of them would never run.
+    /// While there is a connection, it waits for the broker's answer even if it is told to stop,
+    /// for [`ANSWER_LIMIT`]. The broker may have begun to deliver. Messages that are requeued
+    /// unseen count as delivered, so some of them would never run.
     async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
         let stopped = async {
             stop.cancelled().await;

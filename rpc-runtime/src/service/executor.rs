@@ -220,9 +220,9 @@ impl Executor {
             is_from_layer,
         } = result;
         if self.is_counted() {
-            // A refusal, or a layer's answer, says nothing about the duration of the method. Many of
-            // them would make it look instant, and callers would send more calls than this worker
-            // can run.
+            // A refusal, or a layer's answer, says nothing about the duration of the method. Many
+            // of them would make it look instant, and callers would send more calls than this
+            // worker can run.
             if may_have_run {
                 tally.add(&record.stats, took, outcome);
                 if !is_from_layer {

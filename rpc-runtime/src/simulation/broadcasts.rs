@@ -31,8 +31,8 @@ pub(super) trait Broadcasts {
 /// What happened to the broadcasts.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct BroadcastHistory {
-    /// When each began and ended, and its outcome. Indexed by id, as in the plan. `None` if it never
-    /// ended.
+    /// When each began and ended, and its outcome. Indexed by id, as in the plan. `None` if it
+    /// never ended.
     ended: Vec<Option<(Duration, Duration, Outcome)>>,
     /// In the order in which they began.
     runs: Vec<Run>,

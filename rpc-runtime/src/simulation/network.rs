@@ -30,8 +30,8 @@ struct NetworkLink {
 }
 
 impl Network {
-    /// `latency` is the maximum latency of a message in milliseconds. One message in twenty may take
-    /// ten times as long.
+    /// `latency` is the maximum latency of a message in milliseconds. One message in twenty may
+    /// take ten times as long.
     pub(super) fn new(seed: u64, latency: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             rng: Rng::with_seed(seed),

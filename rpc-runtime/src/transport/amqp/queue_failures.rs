@@ -6,8 +6,8 @@
 //! not name the queue, and operations on other queues may have been pending at the same time. So a
 //! close counts for each queue that had one pending, until an operation on that queue succeeds.
 //!
-//! RabbitMQ does not answer the `basic.consume` of a quorum queue without a leader. After 65 seconds
-//! it closes the connection, with all its other consumers.
+//! RabbitMQ does not answer the `basic.consume` of a quorum queue without a leader. After 65
+//! seconds it closes the connection, with all its other consumers.
 
 use std::collections::{HashMap, HashSet};
 

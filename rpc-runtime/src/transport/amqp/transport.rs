@@ -185,8 +185,8 @@ impl AmqpTransport {
         declared
     }
 
-    /// Consumes a queue about which the broker did not answer, on a connection of its own. So if the
-    /// broker closes the connection because of this queue, other queues are not affected.
+    /// Consumes a queue about which the broker did not answer, on a connection of its own. So if
+    /// the broker closes the connection because of this queue, other queues are not affected.
     async fn consume_on_own_connection(
         &self,
         queue: &RequestQueue,

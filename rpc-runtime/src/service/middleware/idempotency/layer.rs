@@ -107,7 +107,8 @@ impl<S: IdempotencyStore> Idempotency<S> {
         }
     }
 
-    /// Applies only to these methods, and to those of earlier calls. Other methods cost nothing then.
+    /// Applies only to these methods, and to those of earlier calls. Other methods cost nothing
+    /// then.
     ///
     /// A method is named by its service and its name on the wire, as in `Bank.pay`. A `*` at the
     /// end matches any ending.

@@ -197,8 +197,8 @@ impl OpenConnection {
     }
 }
 
-/// A connection that nothing else uses. It is closed in the background when this is dropped, or when
-/// the transport ends.
+/// A connection that nothing else uses. It is closed in the background when this is dropped, or
+/// when the transport ends.
 #[derive(Debug)]
 pub(crate) struct OwnConnection {
     pub(crate) connection: Arc<OpenConnection>,
