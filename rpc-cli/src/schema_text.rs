@@ -1,5 +1,6 @@
 //! Shows JSON Schemas of types in a short form that reads like Rust.
 
+use rpc_contract::definition_name;
 use serde_json::{Map, Value};
 
 /// The limit on the nesting of schemas.
@@ -81,8 +82,8 @@ fn type_within(schema: &Value, depth: usize) -> String {
         return "..".to_owned();
     }
     if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
-        let name = reference.rsplit('/').next().unwrap_or(reference);
-        return name.to_owned();
+        let elsewhere = || reference.rsplit('/').next().unwrap_or(reference).to_owned();
+        return definition_name(reference).unwrap_or_else(elsewhere);
     }
     if let Some(value) = object.get("const") {
         return value.to_string();
@@ -238,6 +239,9 @@ mod tests {
                 "{string: string (uuid)}",
             ),
             (json!({"allOf": [{"$ref": "#/definitions/User"}]}), "User"),
+            (json!({"$ref": "#/definitions/Page%3CUser%3E"}), "Page<User>"),
+            (json!({"$ref": "#/definitions/a~1b"}), "a/b"),
+            (json!({"$ref": "https://example.com/user"}), "user"),
             (json!({"const": "a"}), "\"a\""),
             (json!(true), "any"),
             (json!({}), "any"),

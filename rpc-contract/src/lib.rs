@@ -17,7 +17,8 @@
 //! The cargo feature `tools`, which is on by default, adds what only tools need:
 //!
 //! - `asyncapi` makes an AsyncAPI 3.0 document of a description,
-//! - `changes` compares two versions of a service and says whom each change breaks.
+//! - `changes` compares two versions of a service and says whom each change breaks,
+//! - `definition_name` reads the name of a definition from a reference to it.
 
 #[cfg(feature = "tools")]
 pub mod asyncapi;
@@ -28,6 +29,8 @@ mod description;
 mod references;
 
 pub use description::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};
+#[cfg(feature = "tools")]
+pub use references::definition_name;
 
 /// The README's example compiles and runs.
 #[cfg(all(doctest, feature = "tools"))]

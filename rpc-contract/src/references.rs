@@ -83,7 +83,16 @@ impl UniqueKeys {
 }
 
 /// Returns the name of the definition that a `$ref` refers to, or `None` if it refers elsewhere.
-pub(super) fn definition_name(reference: &str) -> Option<String> {
+///
+/// ```
+/// use rpc_contract::definition_name;
+///
+/// let name = definition_name("#/definitions/Page%3CUser%3E");
+/// assert_eq!(name.as_deref(), Some("Page<User>"));
+/// assert_eq!(definition_name("users.json"), None);
+/// ```
+#[must_use]
+pub fn definition_name(reference: &str) -> Option<String> {
     let pointer = percent_decoded(reference.strip_prefix(DEFINITIONS)?);
     // In this order: `~01` stands for `~1`.
     Some(pointer.replace("~1", "/").replace("~0", "~"))
