@@ -9,6 +9,7 @@ use super::in_flight_call::InFlightCall;
 use super::middleware::LayeredCaller;
 use super::observed::{ReplyFuture, observed};
 use super::plan::CallPlan;
+use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::telemetry::CallKind;
 
@@ -38,12 +39,17 @@ impl CallPath {
 
     /// Makes a call and waits for its reply, until its deadline.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
-        match (self, call.plan().time_limit()) {
-            (_, Err(too_late)) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
-            (Self::Direct(backend), Ok(time_limit)) => {
-                observed(CallKind::Direct, call, |call| backend.call(call, time_limit))
-            }
-            (Self::Layered(caller), Ok(time_limit)) => observed(CallKind::Layered, call, |call| {
+        match call.plan().time_limit() {
+            Ok(time_limit) => self.call_within(call, time_limit),
+            Err(too_late) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
+        }
+    }
+
+    /// Like [`call`](Self::call), within a time limit that may have begun earlier.
+    pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
+        match self {
+            Self::Direct(backend) => observed(CallKind::Direct, call, |call| backend.call(call, time_limit)),
+            Self::Layered(caller) => observed(CallKind::Layered, call, |call| {
                 Box::pin(async move { caller.call(call.plan(), time_limit).await })
             }),
         }

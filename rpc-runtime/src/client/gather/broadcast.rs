@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::super::backend::Backend;
 use super::super::call::{ReadReply, change_plan};
@@ -222,19 +222,8 @@ async fn send(
     if let Some(call) = Arc::get_mut(&mut call) {
         let plan = call.plan_mut();
         plan.destination = Arc::new(plan.destination.with_gather_target(target));
-        // What is left of the limit.
-        plan.timeout = time_limit.deadline.saturating_duration_since(Instant::now());
     }
-    let sent = path.call(call).await;
-    sent.map_err(|error| match error {
-        // The user knows the whole limit only.
-        CallError::TimedOut { executed, source, .. } => CallError::TimedOut {
-            limit: time_limit.limit,
-            executed,
-            source,
-        },
-        error => error,
-    })?;
+    path.call_within(call, time_limit).await?;
     Ok(answers)
 }
 
@@ -260,5 +249,45 @@ impl<T, E> fmt::Debug for Broadcast<T, E> {
             .field("expected", &self.expected)
             .field("quiet_window", &self.quiet_window)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tower::util::MapErrLayer;
+
+    use super::*;
+    use crate::{Broker, service};
+
+    #[service]
+    trait Cache {
+        #[rpc(broadcast)]
+        async fn count(&self) -> u64;
+    }
+
+    /// Opening the queue for answers takes a part of it.
+    #[tokio::test]
+    async fn layers_see_the_whole_limit_of_a_broadcast_that_timed_out() {
+        let limit = Duration::from_millis(50);
+        let seen = Arc::new(Mutex::new(None));
+        let record = {
+            let seen = Arc::clone(&seen);
+            move |error: CallError| {
+                if let CallError::TimedOut { limit, .. } = &error {
+                    *seen.lock().unwrap() = Some(*limit);
+                }
+                error
+            }
+        };
+        let cache = CacheClient::builder(&Broker::in_process())
+            .wait_for_server(true)
+            .timeout(limit)
+            .layer(MapErrLayer::new(record))
+            .build();
+        let error = cache.count().send().await.map(drop).unwrap_err();
+        assert!(matches!(error, CallError::TimedOut { .. }), "{error:?}");
+        assert_eq!(*seen.lock().unwrap(), Some(limit));
     }
 }
