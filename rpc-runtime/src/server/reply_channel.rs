@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::Level;
 
 use crate::error::{BrokerError, Chain};
@@ -20,7 +20,7 @@ use crate::transport::{
 };
 
 /// How long a message that has left may stay unconfirmed after its deadline.
-const MAX_UNCONFIRMED: Duration = Duration::from_secs(30);
+pub(super) const CONFIRM_GRACE: Duration = Duration::from_secs(30);
 
 /// How many channels for single messages may be open at once. All messages in flight fail with a
 /// channel that the broker closes, and a connection has a limit of channels.
@@ -89,7 +89,7 @@ pub(super) enum SendOutcome {
     /// it is sent.
     Refused(Option<BrokerError>),
     /// It did not leave before its deadline: there was no connection, or the connection was
-    /// blocked. Or it left, and was not confirmed for [`MAX_UNCONFIRMED`] after its deadline.
+    /// blocked. Or it left, and was not confirmed for [`CONFIRM_GRACE`] after its deadline.
     Expired,
 }
 
@@ -257,11 +257,14 @@ async fn publish(
         send_token: send_token.clone(),
         ..outgoing
     });
-    match before(deadline, &mut publishing).await {
-        Some(published) => Some(published),
-        None if send_token.withdraw() => None,
+    let Some(deadline) = deadline else {
+        return Some(publishing.await);
+    };
+    match timeout_at(deadline, &mut publishing).await {
+        Ok(published) => Some(published),
+        Err(_) if send_token.withdraw() => None,
         // It has left. Its queue may never confirm it: a quorum queue without a majority does not.
-        None => timeout(MAX_UNCONFIRMED, publishing).await.ok(),
+        Err(_) => timeout_at(deadline + CONFIRM_GRACE, publishing).await.ok(),
     }
 }
 

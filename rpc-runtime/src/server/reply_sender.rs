@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::batching::{BatchKey, ReplyGroup, send_together};
 use super::outgoing_reply::{OutgoingReply, give_up_at};
-use super::reply_channel::ReplyChannel;
+use super::reply_channel::{CONFIRM_GRACE, ReplyChannel};
 use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, receive_more};
 use crate::transport::{ConfirmListener, Published, restart_on_panic};
 
@@ -61,7 +61,7 @@ impl ReplySender {
     pub(super) fn send(&self, reply: OutgoingReply) {
         let (message, confirm_interval) = (reply.message(), reply.confirm_interval);
         let in_flight = Arc::new(InFlightReply {
-            give_up_at: reply.deadline.unwrap_or_else(|| give_up_at(None)),
+            give_up_at: give_up_at(reply.deadline) + CONFIRM_GRACE,
             reply: std::sync::Mutex::new(Some(Box::new(reply))),
             sender: self.clone(),
         });

@@ -236,7 +236,7 @@ pub(crate) trait ConfirmListener: Send + Sync {
     /// Called once.
     fn published(self: Arc<Self>, published: Published);
 
-    /// Called about every half a minute while the message waits for its confirm.
+    /// Called every few seconds while the message waits for its confirm.
     fn still_unconfirmed(&self) {}
 }
 

@@ -33,7 +33,7 @@ const MAX_PERMITS: u32 = 64 * 1024;
 const MIN_PERMITS: u32 = 16;
 
 /// How often listeners hear that their messages are still unconfirmed.
-const UNCONFIRMED_INTERVAL: Duration = Duration::from_secs(30);
+const UNCONFIRMED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Publishes through one channel.
 #[derive(Debug)]
