@@ -26,6 +26,10 @@ pub(super) const CONFIRM_GRACE: Duration = Duration::from_secs(30);
 /// channel that the broker closes, and a connection has a limit of channels.
 const MAX_DEDICATED: usize = 4;
 
+/// How long a message may have a channel of its own. If it has left by then, the broker does not
+/// close a channel because of it. Its queue may never confirm it, and others wait for the channel.
+const DEDICATED_LIMIT: Duration = Duration::from_secs(30);
+
 /// Publishes the replies of a server, and copies of requests that it forwards or moves, until the
 /// broker confirms each of them.
 #[derive(Debug)]
@@ -183,11 +187,23 @@ impl ReplyChannel {
                     (self.publisher(lost.as_ref()).await, None)
                 }
             };
-            let Some((publisher, _permit)) = before(deadline, opening).await else {
+            let Some((publisher, dedicated)) = before(deadline, opening).await else {
                 return Ok(SendOutcome::Expired);
             };
             let publisher = publisher?;
-            let Some(published) = publish(&*publisher, outgoing.clone(), deadline).await else {
+            let send_token = SendToken::default();
+            let outgoing = Outgoing {
+                send_token: send_token.clone(),
+                ..outgoing.clone()
+            };
+            let limit = dedicated.as_ref().map(|_| Instant::now() + DEDICATED_LIMIT);
+            let publishing = publish(&*publisher, outgoing, deadline);
+            let Some(published) = before(limit, publishing).await else {
+                // If it has left, it did not close its channel, so it may share one.
+                may_have_closed_channel = send_token.withdraw();
+                continue;
+            };
+            let Some(published) = published else {
                 return Ok(SendOutcome::Expired);
             };
             match published {
@@ -252,11 +268,8 @@ async fn publish(
     outgoing: Outgoing,
     deadline: Option<Instant>,
 ) -> Option<Published> {
-    let send_token = SendToken::default();
-    let mut publishing = publisher.publish(Outgoing {
-        send_token: send_token.clone(),
-        ..outgoing
-    });
+    let send_token = outgoing.send_token.clone();
+    let mut publishing = publisher.publish(outgoing);
     let Some(deadline) = deadline else {
         return Some(publishing.await);
     };

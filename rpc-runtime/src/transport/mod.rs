@@ -238,6 +238,11 @@ pub(crate) trait ConfirmListener: Send + Sync {
 
     /// Called every few seconds while the message waits for its confirm.
     fn still_unconfirmed(&self) {}
+
+    /// Whether nobody waits for the outcome any more.
+    fn is_abandoned(&self) -> bool {
+        false
+    }
 }
 
 /// Publishes messages, and reports the outcome of each.

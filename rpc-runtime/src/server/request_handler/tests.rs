@@ -3,6 +3,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, join};
+use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -933,7 +934,8 @@ async fn a_reply_that_is_never_confirmed_is_given_up_half_a_minute_after_its_dea
 
 /// All messages in flight fail with a channel, so many may want one of their own at once.
 #[tokio::test(start_paused = true)]
-async fn few_messages_have_a_channel_of_their_own_at_once() {
+async fn few_messages_have_a_channel_of_their_own_at_once_and_none_keeps_it() {
+    let begun = Instant::now();
     let broker = RecordingBroker {
         never_confirms: true,
         ..broker(vec![], false)
@@ -945,13 +947,13 @@ async fn few_messages_have_a_channel_of_their_own_at_once() {
         message: Message::default(),
         send_token: SendToken::default(),
     };
-    let deadline = Some(Instant::now() + Duration::from_secs(1));
-    let sending = (0..100).map(|_| channel.send(outgoing(), deadline, true));
-    let outcomes = futures_util::future::join_all(sending).await;
-    assert!(
-        outcomes
-            .iter()
-            .all(|outcome| matches!(outcome, Ok(SendOutcome::Expired)))
-    );
-    assert_eq!(broker.events.lock().unwrap().len(), 4);
+    let sending = (0..100).map(|_| channel.send(outgoing(), None, true));
+    let mut sending = pin!(futures_util::future::join_all(sending));
+    // Each that is not confirmed for half a minute leaves its channel to another one, and is sent
+    // on the shared channel.
+    for (until, sent) in [(1, 4), (31, 12), (61, 20)] {
+        let waiting = timeout_at(begun + Duration::from_secs(until), &mut sending);
+        assert!(waiting.await.is_err());
+        assert_eq!(broker.events.lock().unwrap().len(), sent);
+    }
 }

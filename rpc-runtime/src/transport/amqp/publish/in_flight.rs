@@ -199,6 +199,12 @@ impl InFlightMessages {
         old.map(|(_, message)| Arc::clone(&message.listener)).collect()
     }
 
+    /// Whether nothing more will be sent, and nobody waits for the outcome of any message.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let mut messages = self.messages.values();
+        self.is_publisher_dropped && messages.all(|message| message.listener.is_abandoned())
+    }
+
     /// Takes the confirms that the task waits for from now on.
     pub(super) fn take_awaited(&mut self) -> Vec<ConfirmFuture> {
         std::mem::take(&mut self.awaited)

@@ -244,6 +244,11 @@ impl ConfirmListener for OneshotListener {
             let _ = sender.send(published);
         }
     }
+
+    fn is_abandoned(&self) -> bool {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
 }
 
 /// Waits for the confirms of all messages in flight.
@@ -291,7 +296,7 @@ impl ConfirmTask {
         let mut is_poll_due = false;
         let mut reminder = pin!(sleep(UNCONFIRMED_INTERVAL));
         loop {
-            let (outcomes, close_deadline, overdue, next_poll, is_idle, is_publisher_dropped) = {
+            let (outcomes, close_deadline, overdue, next_poll, is_idle, is_unused) = {
                 let mut in_flight = shared.lock();
                 self.confirms.extend(in_flight.take_awaited());
                 let outcomes = if std::mem::take(&mut is_poll_due) {
@@ -299,13 +304,14 @@ impl ConfirmTask {
                 } else {
                     Vec::new()
                 };
+                let is_idle = self.confirms.is_empty() && in_flight.has_no_deferred();
                 (
                     outcomes,
                     in_flight.close_deadline(),
                     in_flight.next_overdue(),
                     in_flight.next_poll(),
-                    self.confirms.is_empty() && in_flight.has_no_deferred(),
-                    in_flight.is_publisher_dropped,
+                    is_idle,
+                    in_flight.is_publisher_dropped && is_idle || in_flight.is_abandoned(),
                 )
             };
             shared.report(outcomes);
@@ -316,12 +322,11 @@ impl ConfirmTask {
                 // Nothing more is sent. The channel waits only for its last confirms.
                 shared.permits.close();
             }
-            if is_idle {
-                match (is_publisher_dropped, close_deadline) {
-                    (true, _) => return BrokerError::Closed,
-                    (false, Some(_)) => return everything_refused(),
-                    (false, None) => {}
-                }
+            if is_unused {
+                return BrokerError::Closed;
+            }
+            if is_idle && close_deadline.is_some() {
+                return everything_refused();
             }
             tokio::select! {
                 () = &mut ended => return BrokerError::Closed,
@@ -476,6 +481,25 @@ mod tests {
         shared.wake.notify_one();
         running.await.unwrap();
         assert!(matches!(deferred.outcome(), Some(Published::Confirmed)));
+    }
+
+    /// Its channel would stay open for as long as a queue confirms nothing.
+    #[tokio::test]
+    async fn a_dropped_publisher_ends_once_nobody_waits_for_its_messages() {
+        let shared = Arc::<Shared>::default();
+        let (listener, outcome) = OneshotListener::new();
+        let queue = ShortStr::from_static("q");
+        shared
+            .lock()
+            .add(queue, None, listener, 0, 1, |_| Box::pin(std::future::pending()));
+        let (_connection, state) = watch::channel(ConnectionState::default());
+        let task = ConfirmTask::new(Arc::clone(&shared), state);
+        let mut running = pin!(task.run_to_end(CancellationToken::new()));
+        shared.lock().is_publisher_dropped = true;
+        assert!(running.as_mut().now_or_never().is_none());
+        drop(outcome);
+        shared.wake.notify_one();
+        running.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
