@@ -68,7 +68,7 @@ pub(super) const MAX_UNCONFIRMED: usize = 64;
 #[derive(Debug)]
 struct Target {
     /// A permit for each copy that may be unconfirmed.
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     last_declare: AsyncMutex<LastDeclare>,
 }
 
@@ -83,7 +83,7 @@ struct LastDeclare {
 impl Target {
     fn new() -> Self {
         Self {
-            permits: Semaphore::new(MAX_UNCONFIRMED),
+            permits: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
             last_declare: AsyncMutex::default(),
         }
     }
@@ -168,8 +168,9 @@ impl JobQueues {
         may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
         let target = self.target(destination);
+        let permit = Arc::clone(&target.permits).acquire_owned().await;
         // Fails only if the semaphore is closed, which it never is.
-        let _permit = target.permits.acquire().await;
+        let permit = permit.map_err(|_| BrokerError::Closed)?;
         let queue = self.queue(destination);
         let outgoing = Outgoing {
             // The server has checked the names.
@@ -179,7 +180,8 @@ impl JobQueues {
             // copy that runs before its original is acked may multiply.
             mandatory: destination != Destination::Requests,
             message: message.clone(),
-            send_token: SendToken::default(),
+            // The broker may keep the copy although nobody waits for its confirm any more.
+            send_token: SendToken::holding(permit),
         };
         let declares = target.last_declare.lock().await.number;
         let sending = self.channel.send(outgoing.clone(), None, may_have_closed_channel);

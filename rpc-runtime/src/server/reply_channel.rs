@@ -15,7 +15,7 @@ use crate::escape::Logged;
 use crate::sync::watch;
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
-    Backoff, ConfirmListener, KeepOpen, Outgoing, Published, Publisher, SendToken, Transport, keep_open,
+    Backoff, ConfirmListener, KeepOpen, Outgoing, Published, Publisher, Transport, keep_open,
     restart_on_panic, retry,
 };
 
@@ -191,7 +191,7 @@ impl ReplyChannel {
                 return Ok(SendOutcome::Expired);
             };
             let publisher = publisher?;
-            let send_token = SendToken::default();
+            let send_token = outgoing.send_token.next();
             let outgoing = Outgoing {
                 send_token: send_token.clone(),
                 ..outgoing.clone()

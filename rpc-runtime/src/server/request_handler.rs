@@ -53,7 +53,7 @@ pub(super) struct RequestHandler {
     permits: Semaphore,
     concurrency: usize,
     /// A permit for each forwarded copy that may be unconfirmed.
-    forwards: Semaphore,
+    forwards: Arc<Semaphore>,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
     /// Whether this worker also serves the queue for batches.
     has_batch_queue: AtomicBool,
@@ -82,7 +82,7 @@ impl RequestHandler {
             reply_sender,
             permits: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
-            forwards: Semaphore::new(MAX_UNCONFIRMED),
+            forwards: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
             deduplicator: Arc::default(),
             has_batch_queue: AtomicBool::new(false),
             batches_paused: AtomicBool::new(false),
@@ -344,7 +344,9 @@ impl RequestHandler {
         let Ok(queue) = ShortStr::new(&self.queue) else {
             return;
         };
-        let Some(_permit) = before(deadline, self.forwards.acquire()).await else {
+        let permit = before(deadline, Arc::clone(&self.forwards).acquire_owned()).await;
+        // Fails only if the semaphore is closed, which it never is.
+        let Some(Ok(permit)) = permit else {
             // Its caller has given up.
             return acks.ack();
         };
@@ -363,7 +365,7 @@ impl RequestHandler {
             queue,
             mandatory: false,
             message,
-            send_token: SendToken::default(),
+            send_token: SendToken::holding(permit),
         };
         match self.channel.send(outgoing, deadline, false).await {
             // `Unroutable` cannot happen, because the message is not mandatory.

@@ -196,6 +196,8 @@ pub(crate) struct Outgoing {
     /// Whether the broker returns the message if the queue does not exist.
     pub(crate) mandatory: bool,
     pub(crate) message: Message,
+    /// A transport keeps it until the message is confirmed or its channel is lost, even if nobody
+    /// waits for that.
     pub(crate) send_token: SendToken,
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 /// The state of the latest of several messages that are sent one after another. All earlier
 /// messages count as withdrawn, even if they were claimed.
 ///
@@ -78,6 +80,18 @@ impl HasLatestSend for LatestSend {
     }
 }
 
+#[derive(Debug)]
+struct PermitHolder {
+    latest_send: LatestSend,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HasLatestSend for PermitHolder {
+    fn latest_send(&self) -> &LatestSend {
+        &self.latest_send
+    }
+}
+
 /// The right to send one message, or to withdraw it.
 #[derive(Debug, Clone)]
 pub(crate) struct SendToken {
@@ -88,6 +102,22 @@ pub(crate) struct SendToken {
 impl SendToken {
     pub(crate) fn new(owner: Arc<dyn HasLatestSend>, number: u32) -> Self {
         Self { owner, number }
+    }
+
+    /// A token that holds a permit until the messages with it are confirmed, or lost with their
+    /// channels.
+    pub(crate) fn holding(permit: OwnedSemaphorePermit) -> Self {
+        let holder = PermitHolder {
+            latest_send: LatestSend::default(),
+            _permit: permit,
+        };
+        Self::new(Arc::new(holder), 0)
+    }
+
+    /// A token of the same owner for its next message. Withdraws the previous message if it still
+    /// waits.
+    pub(crate) fn next(&self) -> Self {
+        Self::new(Arc::clone(&self.owner), self.owner.latest_send().begin())
     }
 
     /// Like [`LatestSend::claim`].

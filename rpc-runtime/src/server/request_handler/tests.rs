@@ -33,6 +33,7 @@ struct RecordingBroker {
     /// Whether messages leave at once.
     sends_at_once: bool,
     never_confirms: bool,
+    unconfirmed: Arc<Mutex<Vec<SendToken>>>,
 }
 
 impl RecordingBroker {
@@ -139,6 +140,7 @@ impl Publisher for RecordingBroker {
         self.sent_to.lock().unwrap().push(to);
         if self.never_confirms {
             outgoing.send_token.claim();
+            self.unconfirmed.lock().unwrap().push(outgoing.send_token);
             return std::future::pending().await;
         }
         self.sent.lock().unwrap().push(outgoing.message);
@@ -189,6 +191,7 @@ fn broker(results: Vec<Published>, sends_at_once: bool) -> RecordingBroker {
     RecordingBroker {
         sends_at_once,
         never_confirms: false,
+        unconfirmed: Arc::default(),
         results: Arc::new(Mutex::new(results)),
         events: Arc::default(),
         sent: Arc::default(),
@@ -842,11 +845,19 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     let handle =
         |delivery, is_batch| handler.handle(delivery, is_batch, control.clone(), received, &in_progress);
     let handling = join(handle(redelivered_batch(100), true), handle(job(false), false));
+    let mut handling = pin!(handling);
     let hour = Duration::from_secs(3600);
-    assert!(tokio::time::timeout(hour, handling).await.is_err());
-    let sent_to = copies.sent_to();
-    let sent = |queue| sent_to.iter().filter(|(to, _)| *to == queue).count();
+    assert!(tokio::time::timeout(hour, &mut handling).await.is_err());
+    let sent = |queue| copies.sent_to().iter().filter(|(to, _)| *to == queue).count();
     assert_eq!((sent("q.retry.10000"), sent("q.dead")), (MAX_UNCONFIRMED, 1));
+
+    // The copies stay unconfirmed although the broker delivers the jobs again.
+    handler.forget_deliveries(&control);
+    let forgetting = tokio::time::timeout(hour, handling);
+    forgetting.await.expect("they are forgotten");
+    let again = handle(redelivered_batch(100), true);
+    assert!(tokio::time::timeout(hour, again).await.is_err());
+    assert_eq!(sent("q.retry.10000"), MAX_UNCONFIRMED);
 }
 
 /// A job that the dead-letter queue does not take waits elsewhere, and does not run again.

@@ -145,6 +145,7 @@ impl InFlightMessages {
                     Ok(confirm) => confirm.await,
                     Err(error) => Err(error),
                 };
+                drop(send_token);
                 ConfirmReport {
                     sequence,
                     written,
