@@ -13,7 +13,7 @@ use crate::describe::RetryPolicy;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{InvalidName, MAX_SHORT_STR, Message, ShortStr};
-use crate::service::{DEAD_LETTER_WAIT, SHORTEST_WAIT, waits_of_all};
+use crate::service::waits_of_all;
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{Outgoing, RequestQueue, SendToken, Transport};
 
@@ -44,18 +44,6 @@ pub(super) enum Destination {
     Dead,
     /// The end of the request queue, for the copy of a job that was redelivered from there.
     Requests,
-}
-
-impl Destination {
-    /// The retry queue in which a job waits if this queue does not take it. This worker would not
-    /// empty a full request queue by keeping jobs, and a dead-letter queue may be full for days.
-    pub(super) fn fallback(self) -> Option<Self> {
-        match self {
-            Self::Retry(_) => None,
-            Self::Dead => Some(Self::Retry(DEAD_LETTER_WAIT)),
-            Self::Requests => Some(Self::Retry(SHORTEST_WAIT)),
-        }
-    }
 }
 
 /// How many copies of requests may be unconfirmed in one queue. A queue that confirms nothing keeps
@@ -136,7 +124,9 @@ impl JobQueues {
     }
 
     /// Moves the jobs of a redelivered batch, once no other batch is moved. So all of them are
-    /// moved, and the batch is acked, before the first one returns from its retry queue.
+    /// moved, and the batch is acked, before the first one returns from its retry queue, unless the
+    /// broker confirms so slowly that this takes ten seconds. A job that then crashes its worker
+    /// brings back the batch, and all jobs are moved once more.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;
         moving.await;

@@ -13,11 +13,14 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, mark_given_up,
-    record_origin, record_trace, record_user, remaining_delay, reserved_header, set_remaining_delay,
-    since_last_failure,
+    BATCH_HEADER, COPY_HEADER, DeadLettered, Headers, InvalidName, Message, Reply, limit_headers,
+    mark_given_up, record_origin, record_trace, record_user, remaining_delay, reserved_header,
+    set_remaining_delay, since_last_failure,
 };
-use crate::service::{AfterFailure, JobFailure, Origin, next_wait, outcome_of, rounded_up};
+use crate::service::{
+    AfterFailure, DEAD_LETTER_WAIT, JobFailure, Origin, REDELIVERED_BATCH_WAIT, SHORTEST_WAIT, next_wait,
+    outcome_of, rounded_up,
+};
 use crate::telemetry::{Event, count};
 
 /// How long to wait before the next attempt to move a job that could not be moved, at first and at
@@ -28,6 +31,43 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// A copy that is neither confirmed nor refused after this time counts as stuck. The broker may
 /// never confirm it: a quorum queue without a leader confirms nothing.
 const UNCONFIRMED_FOR_LONG: Duration = Duration::from_secs(30);
+
+/// How long a job of a redelivered batch waits with the worker that gets it from the request queue,
+/// where it went because no retry queue took it. It may crash that worker, and must not do so
+/// before its batch is acked.
+const RETURNED_PAUSE: Duration = Duration::from_secs(2);
+
+/// Where a job goes, and the delay that it must wait afterwards.
+#[derive(Debug, Clone, Copy)]
+struct Hop {
+    to: Destination,
+    rest: Duration,
+}
+
+impl Hop {
+    fn to(to: Destination) -> Self {
+        let rest = Duration::ZERO;
+        Self { to, rest }
+    }
+
+    /// To the retry queue in which a job waits first.
+    fn to_retry(delay: Duration) -> Self {
+        let (millis, rest) = next_wait(rounded_up(delay));
+        let to = Destination::Retry(millis);
+        Self { to, rest }
+    }
+}
+
+/// Returns how long a counted copy waits with this worker because no retry queue took it, and
+/// removes this delay. Zero if there is none.
+pub(super) fn take_returned_pause(headers: &mut Headers) -> Duration {
+    let delay = remaining_delay(headers);
+    if delay > RETURNED_PAUSE {
+        return Duration::ZERO;
+    }
+    set_remaining_delay(headers, Duration::ZERO);
+    delay
+}
 
 impl RequestHandler {
     pub(super) fn is_job(&self, message: &Message) -> bool {
@@ -84,7 +124,10 @@ impl RequestHandler {
         let (headers, queue) = (&mut message.properties.headers, &*self.queue);
         record_origin(headers, queue);
         let reason = outcome_of(headers).as_str();
-        match self.move_job(jobs, Destination::Dead, message, acks).await {
+        // A dead-letter queue may be full for days.
+        let fallback = Hop::to(Destination::Retry(DEAD_LETTER_WAIT));
+        let moving = self.move_job(jobs, Hop::to(Destination::Dead), Some(fallback), message, acks);
+        match moving.await {
             Some(Destination::Dead) => count(Event::JobDied { queue, reason }),
             Some(_) => count(Event::DeadLetterRefused { queue }),
             None => {}
@@ -95,25 +138,49 @@ impl RequestHandler {
     pub(super) async fn delay_job(
         &self,
         jobs: &JobQueues,
-        mut message: Message,
+        message: Message,
         delay: Duration,
         acks: PendingAcks,
     ) -> bool {
-        let (millis, rest) = next_wait(rounded_up(delay));
-        set_remaining_delay(&mut message.properties.headers, rest);
-        let moved = self.move_job(jobs, Destination::Retry(millis), message, acks);
-        moved.await.is_some()
+        let moving = self.move_job(jobs, Hop::to_retry(delay), None, message, acks);
+        moving.await.is_some()
+    }
+
+    /// Moves a job that was redelivered in a batch to a retry queue. If that does not take it,
+    /// moves it to the request queue. If it stayed here, so would its batch.
+    pub(super) async fn unbatch_job(
+        &self,
+        jobs: &JobQueues,
+        message: Message,
+        delay: Duration,
+        acks: PendingAcks,
+    ) {
+        let wanted = Hop::to_retry(delay.max(Duration::from_millis(REDELIVERED_BATCH_WAIT)));
+        let fallback = Hop {
+            to: Destination::Requests,
+            rest: delay.max(RETURNED_PAUSE),
+        };
+        self.move_job(jobs, wanted, Some(fallback), message, acks).await;
+    }
+
+    /// Moves a job to the end of the request queue, from which it was redelivered.
+    pub(super) async fn return_job(&self, jobs: &JobQueues, message: Message, acks: PendingAcks) {
+        // This worker would not empty a full queue by keeping jobs.
+        let fallback = Hop::to(Destination::Retry(SHORTEST_WAIT));
+        let wanted = Hop::to(Destination::Requests);
+        self.move_job(jobs, wanted, Some(fallback), message, acks).await;
     }
 
     /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
-    /// Returns where the copy is: there, or in a retry queue if the destination takes no jobs now.
+    /// Returns where the copy is: there, or in the fallback if that queue takes no jobs now.
     ///
     /// Tries until that succeeds, the original can no longer be acked, or the handle is closed. In
     /// the last two cases, it returns `None`, and the broker delivers the original again.
-    pub(super) async fn move_job(
+    async fn move_job(
         &self,
         jobs: &JobQueues,
-        wanted: Destination,
+        wanted: Hop,
+        fallback: Option<Hop>,
         mut message: Message,
         mut acks: PendingAcks,
     ) -> Option<Destination> {
@@ -135,21 +202,24 @@ impl RequestHandler {
         properties.persistent = true;
         // Only the user itself can publish a message with its user id.
         properties.user_id = None;
-        let given_up_for = match wanted {
+        let given_up_for = match wanted.to {
             Destination::Dead => since_last_failure(headers, unix_millis()),
             Destination::Retry(_) | Destination::Requests => Duration::ZERO,
         };
         let (begun, mut pause) = (Instant::now(), RETRY_PAUSE);
         let stuck_for = || given_up_for + begun.elapsed();
-        let mut destination = wanted;
+        let mut hop = wanted;
         let mut may_have_closed_channel = false;
         let mut stuck = None;
-        loop {
+        'moving: loop {
             if acks.forget_lost() {
                 return None;
             }
-            let is_given_up = wanted == Destination::Dead && destination != wanted;
-            mark_given_up(&mut message.properties.headers, is_given_up);
+            let destination = hop.to;
+            let is_fallback = destination != wanted.to;
+            let headers = &mut message.properties.headers;
+            mark_given_up(headers, wanted.to == Destination::Dead && is_fallback);
+            set_remaining_delay(headers, hop.rest);
             let mut publishing = pin!(jobs.publish(destination, &message, may_have_closed_channel));
             let published = loop {
                 if let Ok(published) = timeout(UNCONFIRMED_FOR_LONG, &mut publishing).await {
@@ -159,6 +229,14 @@ impl RequestHandler {
                 stuck.get_or_insert_with(|| Stuck::new(&self.queue));
                 if acks.forget_lost() {
                     return None;
+                }
+                // The broker may deliver both copies later.
+                if let Some(fallback) = fallback
+                    && !is_fallback
+                    && fallback.to == Destination::Requests
+                {
+                    hop = fallback;
+                    continue 'moving;
                 }
             };
             may_have_closed_channel = false;
@@ -180,13 +258,13 @@ impl RequestHandler {
             if destination != Destination::Requests || error.is_some() {
                 jobs.log_not_taken(destination, stuck_for(), error.as_ref());
             }
-            if let Some(fallback) = wanted.fallback()
-                && destination == wanted
+            if let Some(fallback) = fallback
+                && !is_fallback
             {
-                destination = fallback;
+                hop = fallback;
                 continue;
             }
-            destination = wanted;
+            hop = wanted;
             stuck.get_or_insert_with(|| Stuck::new(&self.queue));
             tokio::time::sleep(pause).await;
             pause = MAX_RETRY_PAUSE.min(2 * pause);

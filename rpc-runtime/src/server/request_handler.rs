@@ -9,7 +9,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::batching::BatchSizeAsk;
-use super::job_queues::{Destination, JobQueues, MAX_UNCONFIRMED};
+use super::job_queues::{JobQueues, MAX_UNCONFIRMED};
+use super::jobs::take_returned_pause;
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
 use super::queue_wait::{Probes, is_probe, probe_reply};
@@ -164,7 +165,7 @@ impl RequestHandler {
 
     async fn handle_single(
         self: &Arc<Self>,
-        delivery: Delivery,
+        mut delivery: Delivery,
         control: Arc<dyn Control>,
         received: Received,
         in_progress: &RequestsInProgress,
@@ -185,7 +186,8 @@ impl RequestHandler {
         if let Some(ack) = ack {
             let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
             if is_counted_copy {
-                tokio::time::sleep(COPY_PAUSE).await;
+                let headers = &mut delivery.message.properties.headers;
+                tokio::time::sleep(take_returned_pause(headers).max(COPY_PAUSE)).await;
             }
             self.process(delivery, received, acks).await;
         }
@@ -263,7 +265,7 @@ impl RequestHandler {
             set_redelivery_count(&mut message.properties.headers, redeliveries);
             drop(permit);
             match jobs.filter(|_| self.is_job(&message)) {
-                Some(jobs) => drop(self.move_job(jobs, Destination::Requests, message, acks).await),
+                Some(jobs) => self.return_job(jobs, message, acks).await,
                 None => self.forward(message, None, acks).await,
             }
             return;

@@ -24,8 +24,8 @@ use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{
-    CorrelationId, Decision, MethodRecord, Origin, REDELIVERED_BATCH_WAIT, Received, ReplyTo, RequestKey,
-    RequestLabel, RunResult, Tally, redelivery_count, set_redelivery_count,
+    CorrelationId, Decision, MethodRecord, Origin, Received, ReplyTo, RequestKey, RequestLabel, RunResult,
+    Tally, redelivery_count, set_redelivery_count,
 };
 use crate::transport::{Control, Delivery};
 
@@ -109,19 +109,22 @@ impl RequestHandler {
             let mut job = self.may_be_job(&request, reply_to);
             let moved = match (&self.jobs, &mut job) {
                 (Some(jobs), Some(message)) if self.is_job(message) => {
-                    let mut delay = self.prepare_job(message);
+                    let delay = self.prepare_job(message);
                     if redelivered {
                         count_redelivery(message);
-                        let wait = Duration::from_millis(REDELIVERED_BATCH_WAIT);
-                        delay = Some(delay.unwrap_or_default().max(wait));
                     }
-                    delay.map(|delay| (jobs, message.clone(), delay))
+                    let is_moved = redelivered || delay.is_some();
+                    is_moved.then(|| (jobs, message.clone(), delay.unwrap_or_default()))
                 }
                 _ => None,
             };
             if let Some((jobs, message, delay)) = moved {
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-                moving.push(self.delay_job(jobs, message, delay, acks).map(drop).boxed());
+                moving.push(if redelivered {
+                    self.unbatch_job(jobs, message, delay, acks).boxed()
+                } else {
+                    self.delay_job(jobs, message, delay, acks).map(drop).boxed()
+                });
                 continue;
             }
             if redelivered && self.may_forward(&request, deadline) {

@@ -770,6 +770,46 @@ async fn the_jobs_of_a_redelivered_batch_wait_in_a_retry_queue() {
     assert_eq!(copies.events.lock().unwrap().last(), Some(&"request acked"));
 }
 
+/// If the jobs stayed, so would their batch. One of them may crash the worker that gets it.
+#[tokio::test(start_paused = true)]
+async fn jobs_of_a_redelivered_batch_that_no_retry_queue_takes_return_and_wait_with_their_worker() {
+    for published in [Published::Refused, Published::Returned] {
+        let is_declared = matches!(published, Published::Returned);
+        let attempts = if is_declared { 4 } else { 2 };
+        let results = [vec![published; attempts], vec![Published::Confirmed; 3]].concat();
+        let copies = broker(results, false);
+        let (handler, _tasks) = job_handler(&copies, &copies).await;
+        let in_progress = RequestsInProgress::default();
+        let control: Arc<dyn Control> = Arc::new(copies.clone());
+        let received = Received::at(Instant::now());
+        handler
+            .handle(
+                redelivered_batch(2),
+                true,
+                Arc::clone(&control),
+                received,
+                &in_progress,
+            )
+            .await;
+        let sent_to = copies.sent_to();
+        assert_eq!(sent_to[..attempts], vec![("q.retry.10000", true); attempts]);
+        assert_eq!(sent_to[attempts..], [("q", false); 2]);
+        assert_eq!(copies.events.lock().unwrap().last(), Some(&"request acked"));
+        assert!(received.at.elapsed() < Duration::from_secs(1));
+
+        // One of them is delivered. It fails, and has no retries.
+        let mut delivery = job(false);
+        delivery.message = copies.sent.lock().unwrap().last().unwrap().clone();
+        assert_eq!(redelivery_count(&delivery.message.properties.headers), 1);
+        let received = Received::at(Instant::now());
+        handler
+            .handle(delivery, false, control, received, &in_progress)
+            .await;
+        assert_eq!(received.at.elapsed().as_secs(), 2);
+        assert_eq!(copies.sent_to().last(), Some(&("q.dead", true)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_of_a_redelivered_job_pauses_unless_it_has_waited() {
     for (dead_lettered, pauses) in [(None, true), (Some(waited()), false)] {
@@ -850,6 +890,8 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     assert!(tokio::time::timeout(hour, &mut handling).await.is_err());
     let sent = |queue| copies.sent_to().iter().filter(|(to, _)| *to == queue).count();
     assert_eq!((sent("q.retry.10000"), sent("q.dead")), (MAX_UNCONFIRMED, 1));
+    // After half a minute, the jobs of the batch try another queue.
+    assert_eq!(sent("q"), MAX_UNCONFIRMED);
 
     // The copies stay unconfirmed although the broker delivers the jobs again.
     handler.forget_deliveries(&control);
@@ -857,7 +899,10 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     forgetting.await.expect("they are forgotten");
     let again = handle(redelivered_batch(100), true);
     assert!(tokio::time::timeout(hour, again).await.is_err());
-    assert_eq!(sent("q.retry.10000"), MAX_UNCONFIRMED);
+    assert_eq!(
+        (sent("q.retry.10000"), sent("q")),
+        (MAX_UNCONFIRMED, MAX_UNCONFIRMED)
+    );
 }
 
 /// A job that the dead-letter queue does not take waits elsewhere, and does not run again.
