@@ -75,6 +75,14 @@ pub(super) enum Confirm {
     Nack,
 }
 
+/// How many messages were published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) count: u64,
+    /// Those before the first one that is unconfirmed.
+    pub(super) confirmed: u64,
+}
+
 /// Decided messages and their outcomes.
 pub(super) type Decided = Vec<(u64, Published)>;
 
@@ -90,6 +98,14 @@ impl Confirms {
             self.sequences.insert(key, sequence);
         }
         sequence
+    }
+
+    /// Returns how many messages were added.
+    pub(super) fn sent(&self) -> Sent {
+        Sent {
+            count: self.next,
+            confirmed: self.in_flight.first().copied().unwrap_or(self.next),
+        }
     }
 
     /// Removes a message that will not be confirmed. Returns the outcomes that waited for it.

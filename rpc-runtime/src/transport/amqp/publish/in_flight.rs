@@ -256,13 +256,15 @@ impl InFlightMessages {
             Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
             Err(error) => return self.process_failure(sequence, error, written),
         };
+        let returned = returned.as_deref().and_then(return_key);
+        let decided = self.confirms.confirm(sequence, confirm, returned, now);
         if let Some(InFlight { queue, .. }) = self.messages.get(&sequence)
-            && self.refusals.record_and_should_give_up(queue, confirm, now)
+            && self
+                .refusals
+                .record_and_should_give_up(queue, confirm, self.confirms.sent(), now)
         {
             self.close_deadline.get_or_insert(now + LAST_CONFIRMS_LIMIT);
         }
-        let returned = returned.as_deref().and_then(return_key);
-        let decided = self.confirms.confirm(sequence, confirm, returned, now);
         self.finish(decided)
     }
 

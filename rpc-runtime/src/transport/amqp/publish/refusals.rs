@@ -4,18 +4,22 @@
 //! that moment. The channel then keeps asking the node that is gone, and nacks every message to
 //! this queue until that node is back (`rabbit_fifo_client:enqueue`). A new channel finds the new
 //! leader.
+//!
+//! A full queue nacks messages too, and so does a quorum queue without a leader, on RabbitMQ 4 one
+//! message each 65 seconds. A new channel does not help then, and costs something: what the old one
+//! has not confirmed within five seconds is published again, while the broker may keep it. So a
+//! channel is kept while it has messages that were unconfirmed all the time. Otherwise it is
+//! replaced every ten to twenty seconds, for as long as the queue is full.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::confirms::Confirm;
+use super::confirms::{Confirm, Sent};
 use crate::protocol::ShortStr;
 
-/// If a queue nacks everything for this long, the channel is assumed to be the reason. A full queue
-/// nacks messages too, and a new channel does not help then, so channels must not be opened too
-/// often.
+/// If a queue nacks everything for this long, the channel is assumed to be the reason.
 const MAX_REFUSAL: Duration = Duration::from_secs(10);
 
 /// At most this many queues are tracked. A worker's callers choose the queues of its replies, so
@@ -25,7 +29,14 @@ const MAX_QUEUES: usize = 256;
 /// Since when each queue has nacked everything.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    since: HashMap<ShortStr, Instant>,
+    since: HashMap<ShortStr, FirstNack>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FirstNack {
+    at: Instant,
+    /// How many messages were sent before it.
+    sent: u64,
 }
 
 impl Refusals {
@@ -35,6 +46,7 @@ impl Refusals {
         &mut self,
         queue: &ShortStr,
         confirm: Confirm,
+        sent: Sent,
         now: Instant,
     ) -> bool {
         match confirm {
@@ -46,14 +58,17 @@ impl Refusals {
                 if self.since.len() >= MAX_QUEUES && !self.since.contains_key(queue) {
                     // If the channel were the reason, it would have been closed by now.
                     let is_recent =
-                        |since: &Instant| now.saturating_duration_since(*since) <= 2 * MAX_REFUSAL;
+                        |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
                     self.since.retain(|_, since| is_recent(since));
                     if self.since.len() >= MAX_QUEUES {
                         return false;
                     }
                 }
-                let since = *self.since.entry(queue.clone()).or_insert(now);
-                now.saturating_duration_since(since) >= MAX_REFUSAL
+                let first = *self.since.entry(queue.clone()).or_insert(FirstNack {
+                    at: now,
+                    sent: sent.count,
+                });
+                now.saturating_duration_since(first.at) >= MAX_REFUSAL && sent.confirmed >= first.sent
             }
         }
     }
@@ -66,15 +81,59 @@ mod tests {
     const A: ShortStr = ShortStr::from_static("a");
     const B: ShortStr = ShortStr::from_static("b");
 
+    /// Everything is confirmed.
+    const NONE_UNCONFIRMED: Sent = Sent {
+        count: 7,
+        confirmed: 7,
+    };
+
+    fn ends_channel(refusals: &mut Refusals, queue: &ShortStr, confirm: Confirm, now: Instant) -> bool {
+        refusals.record_and_should_give_up(queue, confirm, NONE_UNCONFIRMED, now)
+    }
+
     #[test]
     fn a_queue_that_nacks_everything_for_long_ends_the_channel() {
         let mut refusals = Refusals::default();
         let begun = Instant::now();
-        assert!(!refusals.record_and_should_give_up(&A, Confirm::Nack, begun));
-        assert!(!refusals.record_and_should_give_up(&A, Confirm::Nack, begun + MAX_REFUSAL / 2));
-        assert!(!refusals.record_and_should_give_up(&B, Confirm::Nack, begun + MAX_REFUSAL));
-        assert!(!refusals.record_and_should_give_up(&B, Confirm::Ack, begun + MAX_REFUSAL));
-        assert!(refusals.record_and_should_give_up(&A, Confirm::Nack, begun + MAX_REFUSAL));
+        assert!(!ends_channel(&mut refusals, &A, Confirm::Nack, begun));
+        assert!(!ends_channel(
+            &mut refusals,
+            &A,
+            Confirm::Nack,
+            begun + MAX_REFUSAL / 2
+        ));
+        assert!(!ends_channel(
+            &mut refusals,
+            &B,
+            Confirm::Nack,
+            begun + MAX_REFUSAL
+        ));
+        assert!(!ends_channel(
+            &mut refusals,
+            &B,
+            Confirm::Ack,
+            begun + MAX_REFUSAL
+        ));
+        assert!(ends_channel(
+            &mut refusals,
+            &A,
+            Confirm::Nack,
+            begun + MAX_REFUSAL
+        ));
+    }
+
+    /// They would be published again each time.
+    #[test]
+    fn a_channel_with_messages_that_stay_unconfirmed_is_kept() {
+        let mut refusals = Refusals::default();
+        let mut nack = |confirmed, count, now| {
+            let sent = Sent { count, confirmed };
+            refusals.record_and_should_give_up(&A, Confirm::Nack, sent, now)
+        };
+        let begun = Instant::now();
+        assert!(!nack(3, 7, begun));
+        assert!(!nack(6, 9, begun + MAX_REFUSAL));
+        assert!(nack(7, 9, begun + 2 * MAX_REFUSAL));
     }
 
     #[test]
@@ -82,10 +141,11 @@ mod tests {
         let mut refusals = Refusals::default();
         for n in 0..10 * MAX_QUEUES {
             let queue = ShortStr::new(format!("rpc.reply.{n}")).unwrap();
-            refusals.record_and_should_give_up(&queue, Confirm::Nack, Instant::now());
+            ends_channel(&mut refusals, &queue, Confirm::Nack, Instant::now());
         }
         assert_eq!(refusals.since.len(), MAX_QUEUES);
-        refusals.record_and_should_give_up(&A, Confirm::Nack, Instant::now() + 3 * MAX_REFUSAL);
+        let later = Instant::now() + 3 * MAX_REFUSAL;
+        ends_channel(&mut refusals, &A, Confirm::Nack, later);
         assert_eq!(refusals.since.len(), 1);
     }
 
@@ -93,9 +153,19 @@ mod tests {
     fn an_ack_restarts_the_time() {
         let mut refusals = Refusals::default();
         let begun = Instant::now();
-        refusals.record_and_should_give_up(&A, Confirm::Nack, begun);
-        refusals.record_and_should_give_up(&A, Confirm::Ack, begun + MAX_REFUSAL / 2);
-        assert!(!refusals.record_and_should_give_up(&A, Confirm::Nack, begun + MAX_REFUSAL));
-        assert!(refusals.record_and_should_give_up(&A, Confirm::Nack, begun + 2 * MAX_REFUSAL));
+        ends_channel(&mut refusals, &A, Confirm::Nack, begun);
+        ends_channel(&mut refusals, &A, Confirm::Ack, begun + MAX_REFUSAL / 2);
+        assert!(!ends_channel(
+            &mut refusals,
+            &A,
+            Confirm::Nack,
+            begun + MAX_REFUSAL
+        ));
+        assert!(ends_channel(
+            &mut refusals,
+            &A,
+            Confirm::Nack,
+            begun + 2 * MAX_REFUSAL
+        ));
     }
 }
