@@ -30,8 +30,8 @@ pub(crate) use service::{JobsServer, Worker, queue};
 /// How long callers may take after the last fault until all their calls have ended.
 const ENDING_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long all jobs may take after that. A worker that could not move a job tries again after at
-/// most half a minute.
+/// How long it may take after that until all jobs have ended, or fewer are left. A worker that could
+/// not move a job tries again after at most half a minute.
 const DRAINING_LIMIT: Duration = Duration::from_secs(180);
 
 /// How long no job may be seen: what the broker says about a quorum queue is up to five seconds old.
@@ -65,17 +65,15 @@ pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the callers do not finish")??;
     let letters = {
         let (node, _turn) = scene.broker().await;
-        let mut empty_since = None;
-        let drained = until("all jobs have ended", DRAINING_LIMIT, async || {
-            if !waiting(node).await?.is_empty() {
-                empty_since = None;
-                return Ok(false);
-            }
-            Ok(empty_since.get_or_insert_with(Instant::now).elapsed() >= QUIET)
-        });
-        if let Err(error) = drained.await {
+        let mut before = u64::MAX;
+        while let Err(error) = until_drained(node).await {
             let waiting = waiting(node).await?;
-            scene.complain(format!("{error}; queues and their messages: {waiting:?}"));
+            let left = waiting.iter().map(|(_, jobs)| jobs).sum();
+            if left >= before {
+                scene.complain(format!("{error}; queues and their messages: {waiting:?}"));
+                break;
+            }
+            before = left;
         }
         dead_letters(node).await?
     };
@@ -88,6 +86,19 @@ pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// Waits until all jobs have ended.
+async fn until_drained(node: &Node) -> anyhow::Result<()> {
+    let mut empty_since = None;
+    until("all jobs have ended", DRAINING_LIMIT, async || {
+        if !waiting(node).await?.is_empty() {
+            empty_since = None;
+            return Ok(false);
+        }
+        Ok(empty_since.get_or_insert_with(Instant::now).elapsed() >= QUIET)
+    })
+    .await
 }
 
 /// Waits until the workers have declared all retry queues and these survive a kill. On RabbitMQ
@@ -108,7 +119,7 @@ async fn until_declared(node: &Node) -> anyhow::Result<()> {
 
 /// Returns the queues in which jobs wait or are unacknowledged, and how many of both. Dead letters
 /// do not count.
-async fn waiting(node: &Node) -> anyhow::Result<Vec<String>> {
+async fn waiting(node: &Node) -> anyhow::Result<Vec<(String, u64)>> {
     let list = [
         "list_queues",
         "--no-table-headers",
@@ -117,14 +128,16 @@ async fn waiting(node: &Node) -> anyhow::Result<Vec<String>> {
         "messages_unacknowledged",
     ];
     let queues = node.ctl(&list).await?;
-    let waits = |line: &&str| {
+    let jobs = queues.lines().filter_map(|line| {
         let mut columns = line.split('\t');
-        let queue = columns.next().unwrap_or_default();
-        queue.starts_with(QUEUE)
-            && !queue.ends_with(".dead")
-            && columns.any(|messages| messages.trim() != "0")
-    };
-    Ok(queues.lines().filter(waits).map(str::to_owned).collect())
+        let queue = columns.next()?;
+        let jobs = columns
+            .filter_map(|messages| messages.trim().parse::<u64>().ok())
+            .sum();
+        let is_waiting = queue.starts_with(QUEUE) && !queue.ends_with(".dead") && jobs > 0;
+        is_waiting.then(|| (queue.to_owned(), jobs))
+    });
+    Ok(jobs.collect())
 }
 
 /// Takes all messages out of the dead-letter queue.
