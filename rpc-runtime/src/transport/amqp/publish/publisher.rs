@@ -415,6 +415,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use lapin::Confirmation;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::protocol::ShortStr;
@@ -484,7 +485,7 @@ mod tests {
     }
 
     /// Its channel would stay open for as long as a queue confirms nothing.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_dropped_publisher_ends_once_nobody_waits_for_its_messages() {
         let shared = Arc::<Shared>::default();
         let (listener, outcome) = OneshotListener::new();
@@ -499,7 +500,8 @@ mod tests {
         assert!(running.as_mut().now_or_never().is_none());
         drop(outcome);
         shared.wake.notify_one();
-        running.await.unwrap();
+        let ended = timeout(Duration::from_secs(60), running).await;
+        ended.expect("it ends").unwrap();
     }
 
     #[tokio::test(start_paused = true)]
