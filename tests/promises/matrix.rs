@@ -116,6 +116,22 @@ fn longest_recovery(trouble: Trouble) -> Duration {
     }
 }
 
+/// Starts a proxy for the fault. Returns the broker's addresses for the caller and for the worker,
+/// one of which leads through the proxy.
+async fn proxied(trouble: Trouble, is_at_caller: bool) -> (Proxy, [String; 2]) {
+    let direct = shared().await.to_owned();
+    let proxy = Proxy::start(&direct).await.unwrap();
+    let through_proxy = match trouble {
+        Trouble::Dead(_) => format!("{}?heartbeat={HEARTBEAT}", proxy.url()),
+        _ => proxy.url().to_owned(),
+    };
+    let addresses = match is_at_caller {
+        true => [through_proxy, direct],
+        false => [direct, through_proxy],
+    };
+    (proxy, addresses)
+}
+
 /// Which connection the fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -237,19 +253,11 @@ impl Scene {
     async fn new(cell: Cell) -> Self {
         let queue = unique("matrix");
         let book = Book::behind(Gate::closed());
-        let proxy = Proxy::start(shared().await).await.unwrap();
-        let through_proxy = match cell.trouble {
-            Trouble::Dead(_) => format!("{}?heartbeat={HEARTBEAT}", proxy.url()),
-            _ => proxy.url().to_owned(),
-        };
-        let (caller_url, worker_url) = match cell.is_at_caller() {
-            true => (through_proxy.as_str(), shared().await),
-            false => (shared().await, through_proxy.as_str()),
-        };
-        let worker = Broker::connect(worker_url).await.unwrap();
+        let (proxy, [caller_url, worker_url]) = proxied(cell.trouble, cell.is_at_caller()).await;
+        let worker = Broker::connect(&worker_url).await.unwrap();
         let worker = serve(&worker, RequestQueue::new(&queue).transient(), &book).await;
         let options = Broker::builder().reply_queue(cell.replies);
-        let caller = options.address(caller_url).connect().await.unwrap();
+        let caller = options.address(&caller_url).connect().await.unwrap();
         let mut scene = Self {
             hostile: None,
             cell,

@@ -19,7 +19,7 @@ use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::until;
 use tokio::time::{Instant, sleep};
 
-use super::{HEARTBEAT, MOMENT, Trouble, longest_recovery, network_troubles};
+use super::{MOMENT, Trouble, longest_recovery, network_troubles, proxied};
 
 /// The limit of broadcasts during the fault: longer than it takes to notice a dead connection.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -188,17 +188,9 @@ impl Scene {
             gate: Gate::closed(),
             runs: Arc::default(),
         };
-        let proxy = Proxy::start(shared().await).await.unwrap();
-        let through_proxy = match cell.trouble {
-            Trouble::Dead(_) => format!("{}?heartbeat={HEARTBEAT}", proxy.url()),
-            _ => proxy.url().to_owned(),
-        };
-        let (caller_url, worker_url) = match cell.is_at_caller() {
-            true => (through_proxy.as_str(), shared().await),
-            false => (shared().await, through_proxy.as_str()),
-        };
+        let (proxy, [caller_url, worker_url]) = proxied(cell.trouble, cell.is_at_caller()).await;
         let (mut brokers, mut servers) = (Vec::new(), Vec::new());
-        for (name, url) in WORKERS.into_iter().zip([worker_url, shared().await]) {
+        for (name, url) in WORKERS.into_iter().zip([worker_url.as_str(), shared().await]) {
             let broker = Broker::connect(url).await.unwrap();
             let part = Part { name, ..part.clone() };
             let requests = RequestQueue::new(&queue).transient();
@@ -207,7 +199,7 @@ impl Scene {
             servers.push(server.start().await.unwrap());
             brokers.push(broker);
         }
-        let caller = Broker::connect(caller_url).await.unwrap();
+        let caller = Broker::connect(&caller_url).await.unwrap();
         let scene = Self {
             client: PollsClient::builder(&caller).queue(&queue).timeout(LIMIT).build(),
             part,

@@ -20,7 +20,7 @@ use rpc_tests::until;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{HEARTBEAT, MOMENT, Trouble, longest_recovery, network_troubles};
+use super::{MOMENT, Trouble, longest_recovery, network_troubles, proxied};
 
 /// How often a job may run, or die, because of one fault.
 const MOST: usize = 2;
@@ -155,23 +155,15 @@ impl Scene {
             began: Arc::default(),
             done: Arc::default(),
         };
-        let proxy = Proxy::start(shared().await).await.unwrap();
-        let through_proxy = match cell.trouble {
-            Trouble::Dead(_) => format!("{}?heartbeat={HEARTBEAT}", proxy.url()),
-            _ => proxy.url().to_owned(),
-        };
-        let (caller_url, worker_url) = match cell.step {
-            Step::Publish => (through_proxy.as_str(), shared().await),
-            _ => (shared().await, through_proxy.as_str()),
-        };
-        let worker = Broker::connect(worker_url).await.unwrap();
+        let (proxy, [caller_url, worker_url]) = proxied(cell.trouble, cell.step == Step::Publish).await;
+        let worker = Broker::connect(&worker_url).await.unwrap();
         let requests = match cell.is_quorum {
             true => RequestQueue::new(&queue).quorum(),
             false => RequestQueue::new(&queue),
         };
         let server = Server::new(&worker).serve_on(requests, JobsServer::new(runs.clone()));
         let server = server.start().await.unwrap();
-        let caller = Broker::connect(caller_url).await.unwrap();
+        let caller = Broker::connect(&caller_url).await.unwrap();
         let scene = Self {
             cell,
             client: JobsClient::builder(&caller).queue(&queue).timeout(SOON).build(),
