@@ -13,13 +13,13 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    BATCH_HEADER, COPY_HEADER, DeadLettered, Headers, InvalidName, Message, Reply, limit_headers,
-    mark_given_up, record_origin, record_trace, record_user, remaining_delay, reserved_header,
-    set_remaining_delay, since_last_failure,
+    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, mark_given_up,
+    record_origin, record_trace, record_user, remaining_delay, reserved_header, set_remaining_delay,
+    since_last_failure,
 };
 use crate::service::{
-    AfterFailure, DEAD_LETTER_WAIT, JobFailure, Origin, REDELIVERED_BATCH_WAIT, SHORTEST_WAIT, next_wait,
-    outcome_of, rounded_up,
+    AfterFailure, DEAD_LETTER_WAIT, JobFailure, Origin, REDELIVERED_BATCH_WAIT, RETURNED_PAUSE,
+    SHORTEST_WAIT, next_wait, outcome_of, rounded_up,
 };
 use crate::telemetry::{Event, count};
 
@@ -31,11 +31,6 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// A copy that is neither confirmed nor refused after this time counts as stuck. The broker may
 /// never confirm it: a quorum queue without a leader confirms nothing.
 const UNCONFIRMED_FOR_LONG: Duration = Duration::from_secs(30);
-
-/// How long a job of a redelivered batch waits with the worker that gets it from the request queue,
-/// where it went because no retry queue took it. It may crash that worker, and must not do so
-/// before its batch is acked.
-const RETURNED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Where a job goes, and the delay that it must wait afterwards.
 #[derive(Debug, Clone, Copy)]
@@ -56,17 +51,6 @@ impl Hop {
         let to = Destination::Retry(millis);
         Self { to, rest }
     }
-}
-
-/// Returns how long a counted copy waits with this worker because no retry queue took it, and
-/// removes this delay. Zero if there is none.
-pub(super) fn take_returned_pause(headers: &mut Headers) -> Duration {
-    let delay = remaining_delay(headers);
-    if delay > RETURNED_PAUSE {
-        return Duration::ZERO;
-    }
-    set_remaining_delay(headers, Duration::ZERO);
-    delay
 }
 
 impl RequestHandler {

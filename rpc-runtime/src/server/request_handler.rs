@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::batching::BatchSizeAsk;
 use super::job_queues::{JobQueues, MAX_UNCONFIRMED};
-use super::jobs::take_returned_pause;
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
 use super::queue_wait::{Probes, is_probe, probe_reply};
@@ -23,7 +22,7 @@ use crate::protocol::{
 use crate::service::{
     CorrelationId, DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received,
     RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
-    set_redelivery_count,
+    set_redelivery_count, take_returned_pause,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{ConfirmListener, Control, Delivery, Outgoing, Published, SendToken};

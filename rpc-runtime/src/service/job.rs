@@ -11,6 +11,7 @@ use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, RetryPolicy};
 use crate::protocol::{
     Fault, FaultCode, Headers, MAX_DELAY, REASON_HEADER, Reply, ReplyKind, failed_attempts, record_failure,
+    remaining_delay, set_remaining_delay,
 };
 use crate::telemetry::Outcome;
 
@@ -49,6 +50,11 @@ pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 /// batch and the copies of its jobs are delivered, and the copies multiply. Moving a batch of 1024
 /// jobs takes a moment, but up to a second for each 64 of them while another copy is unconfirmed.
 pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 10_000;
+
+/// How long a job of a redelivered batch waits with the worker that gets it from the request queue,
+/// where it went because no retry queue took it. It may crash that worker, and must not do so
+/// before its batch is acked.
+pub(crate) const RETURNED_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a job that was given up waits in a retry queue if the dead-letter queue does not take
 /// it, in milliseconds.
@@ -211,6 +217,17 @@ pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
     let longest = RETRY_QUEUES.iter().rev().find(|wait| **wait <= millis);
     let wait = longest.copied().unwrap_or(SHORTEST_WAIT);
     (wait, Duration::from_millis(millis.saturating_sub(wait)))
+}
+
+/// Returns how long a counted copy waits with this worker because no retry queue took it, and
+/// removes this delay. Zero if there is none.
+pub(crate) fn take_returned_pause(headers: &mut Headers) -> Duration {
+    let delay = remaining_delay(headers);
+    if delay > RETURNED_PAUSE {
+        return Duration::ZERO;
+    }
+    set_remaining_delay(headers, Duration::ZERO);
+    delay
 }
 
 /// Rounds a delay up to a tenth of a second and to two digits, so that it is the sum of few times

@@ -37,8 +37,8 @@ pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 pub(crate) use job::{
-    AfterFailure, DEAD_LETTER_WAIT, JobFailure, REDELIVERED_BATCH_WAIT, SHORTEST_WAIT, next_wait, outcome_of,
-    rounded_up, waits_of_all,
+    AfterFailure, DEAD_LETTER_WAIT, JobFailure, REDELIVERED_BATCH_WAIT, RETURNED_PAUSE, SHORTEST_WAIT,
+    next_wait, outcome_of, rounded_up, take_returned_pause, waits_of_all,
 };
 pub use job::{dead_queue, retry_queues};
 pub(crate) use method_record::MethodRecord;
