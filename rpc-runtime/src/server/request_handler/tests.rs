@@ -795,7 +795,6 @@ async fn jobs_of_a_redelivered_batch_that_no_retry_queue_takes_return_and_wait_w
         assert_eq!(sent_to[..attempts], vec![("q.retry.10000", true); attempts]);
         assert_eq!(sent_to[attempts..], [("q", false); 2]);
         assert_eq!(copies.events.lock().unwrap().last(), Some(&"request acked"));
-        assert!(received.at.elapsed() < Duration::from_secs(1));
 
         // One of them is delivered. It fails, and has no retries.
         let mut delivery = job(false);
@@ -805,7 +804,8 @@ async fn jobs_of_a_redelivered_batch_that_no_retry_queue_takes_return_and_wait_w
         handler
             .handle(delivery, false, control, received, &in_progress)
             .await;
-        assert_eq!(received.at.elapsed().as_secs(), 2);
+        // The channel may be opening, which takes up to a second.
+        assert!((2..=4).contains(&received.at.elapsed().as_secs()));
         assert_eq!(copies.sent_to().last(), Some(&("q.dead", true)));
     }
 }
@@ -1006,8 +1006,8 @@ async fn few_messages_have_a_channel_of_their_own_at_once_and_none_keeps_it() {
     let sending = (0..100).map(|_| channel.send(outgoing(), None, true));
     let mut sending = pin!(futures_util::future::join_all(sending));
     // Each that is not confirmed for half a minute leaves its channel to another one, and is sent
-    // on the shared channel.
-    for (until, sent) in [(1, 4), (31, 12), (61, 20)] {
+    // on the shared channel, once that is open.
+    for (until, sent) in [(29, 4), (59, 12), (89, 20)] {
         let waiting = timeout_at(begun + Duration::from_secs(until), &mut sending);
         assert!(waiting.await.is_err());
         assert_eq!(broker.events.lock().unwrap().len(), sent);
