@@ -26,6 +26,10 @@ pub(crate) struct Cli {
     #[arg(long, conflicts_with_all = ["quick", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) jobs: bool,
 
+    /// Only the ratio of cancellation: how long a method runs after its call was dropped
+    #[arg(long, conflicts_with_all = ["quick", "jobs", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
+    pub(crate) cancel: bool,
+
     /// The contenders; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     contender: Vec<Kind>,

@@ -5,6 +5,7 @@
 //! cargo run --release -p rpc-bench                # everything, 15 minutes
 //! cargo run --release -p rpc-bench -- --quick     # the tracked ratios, 2.5 minutes
 //! cargo run --release -p rpc-bench -- --jobs      # the ratios of jobs alone, half a minute
+//! cargo run --release -p rpc-bench -- --cancel    # the ratio of cancellation alone, seconds
 //! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unbatched
 //! ```
@@ -13,6 +14,7 @@
 //! comparable only within one run.
 
 mod bench;
+mod cancel;
 mod cli;
 mod contenders;
 mod jobs;
@@ -46,10 +48,14 @@ async fn run(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
     if cli.jobs {
         return jobs::run_quick(bench, cli.rounds).await;
     }
+    if cli.cancel {
+        return cancel::run_quick(bench, cli.rounds).await;
+    }
     match (cli.quick, cli.overload.is_on()) {
         (true, false) => {
             quick::run(bench, cli.rounds).await?;
             jobs::run_quick(bench, cli.rounds).await?;
+            cancel::run_quick(bench, cli.rounds).await?;
             overload::run_quick(bench.broker()).await
         }
         (true, true) => overload::run_quick(bench.broker()).await,

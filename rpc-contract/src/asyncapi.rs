@@ -333,6 +333,11 @@ fn method_tags(method: &MethodDescription) -> Vec<Value> {
             "broadcast",
             "All workers of the queue run it, instead of one of them.",
         ),
+        (
+            method.is_cancellable,
+            "cancel",
+            "Workers stop it once its caller no longer waits.",
+        ),
     ];
     let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);
     let mut tags: Vec<_> = tags

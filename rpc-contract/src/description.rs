@@ -107,6 +107,9 @@ pub struct MethodDescription {
     /// Whether all workers of the queue run it, instead of one of them.
     #[serde(rename = "broadcast", skip_serializing_if = "is_false")]
     pub is_broadcast: bool,
+    /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
+    #[serde(rename = "cancel", skip_serializing_if = "is_false")]
+    pub is_cancellable: bool,
     /// How long a caller waits, in milliseconds, unless the call sets another limit. `None` if the
     /// client's limit applies.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -350,7 +353,7 @@ pub(crate) mod tests {
         fn method()(
             (name, docs, returns, error) in (text(), text(), text(), prop::option::of(text())),
             arguments in prop::collection::vec(argument(), 0..4),
-            (is_default, is_idempotent, is_oneway, is_broadcast) in any::<(bool, bool, bool, bool)>(),
+            (is_default, is_idempotent, is_oneway, is_broadcast, is_cancellable) in any::<(bool, bool, bool, bool, bool)>(),
             timeout_ms in any::<Option<u64>>(),
             retry in any::<Option<(u16, u64, u64)>>(),
             (result_schema, error_schema) in (schema(), schema()),
@@ -365,6 +368,7 @@ pub(crate) mod tests {
                 is_idempotent,
                 is_oneway,
                 is_broadcast,
+                is_cancellable,
                 timeout_ms,
                 retry: retry.map(|(times, min, max)| RetryDescription::new(times, min, max)),
                 result_schema,

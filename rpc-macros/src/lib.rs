@@ -68,7 +68,8 @@ mod tests;
 /// | option | what it does |
 /// |---|---|
 /// | `default` | the method for requests without a method name. At most one |
-/// | `idempotent` | running it twice has the effect of running it once, so it may run again after a crash or a lost connection |
+/// | `idempotent` | running it twice has the effect of running it once, so it may run again after a crash or a lost connection. Once its caller no longer waits, the worker drops its future |
+/// | `cancel` | once its caller no longer waits, the worker drops the method's future, at an `.await`. `idempotent` methods do not need it |
 /// | `oneway` | there is no reply: a call ends when the broker has confirmed the request. Without `idempotent` the method runs at most once and returns nothing: if its worker dies, the request is rejected, and only a dead-letter queue keeps it. With `idempotent` it is a job: it is completed at least once or goes to the dead-letter queue with the reason, and it may return `Result<(), E>` |
 /// | `broadcast` | all workers of the queue run it. The client's method returns a broadcast, which gathers their answers; with `oneway`, there are none. It cannot be `idempotent`, `default` or retried |
 /// | `retry = "5 times, 1s to 5m"` | how often workers retry a job that failed, and after how long |

@@ -81,6 +81,8 @@ pub(crate) struct Method {
     pub(crate) wire_name: LitStr,
     pub(crate) is_default: bool,
     pub(crate) kind: Kind,
+    /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
+    pub(crate) is_cancellable: bool,
     pub(crate) retry: Option<Retry>,
     pub(crate) timeout: Option<Duration>,
     /// `&self` in the user's tokens: a body refers to that `self` token.

@@ -42,6 +42,8 @@ pub fn request(data: &[u8]) {
     match decide(message) {
         Ok(Decision::Run(admitted)) => handle(admitted.service, &admitted.invocation),
         Ok(Decision::Refuse(refusal)) => assert_eq!(refusal.reply.read_fault(), refusal.fault),
+        // Only an executor cancels requests.
+        Ok(Decision::Cancelled(_)) => unreachable!(),
         Err(ForbiddenReplyAddress(address)) => assert!(!RULES.reply_addresses.allows(address.as_str())),
     }
 }

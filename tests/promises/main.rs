@@ -4,6 +4,7 @@
 mod batching;
 mod broadcasts;
 mod calls;
+mod cancellation;
 mod dead_letters;
 mod discovery;
 mod dynamic;

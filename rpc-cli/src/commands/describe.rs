@@ -128,6 +128,7 @@ fn rpc_attribute(method: &MethodDescription) -> Option<String> {
         (method.is_idempotent, "idempotent"),
         (method.is_oneway, "oneway"),
         (method.is_broadcast, "broadcast"),
+        (method.is_cancellable, "cancel"),
     ];
     let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
     let mut options: Vec<_> = flags.map(|(_, name)| name.to_owned()).collect();
@@ -214,6 +215,7 @@ mod tests {
                     "result_schema": {"type": "string"},
                 },
                 {"name": "touch", "oneway": true, "broadcast": true},
+                {"name": "export", "cancel": true},
             ],
             "definitions": {"User": {"type": "object", "properties": {"id": {"type": "integer", "format": "uint64"}}}},
         }));
@@ -234,6 +236,9 @@ service UserDirectory on queue rpc_queue
 
     #[rpc(oneway, broadcast)]
     touch()
+
+    #[rpc(cancel)]
+    export()
 
     type User
         id: u64    (optional)"

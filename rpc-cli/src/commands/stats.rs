@@ -244,6 +244,8 @@ struct Counts {
     /// Requests that were refused because the reply would have been late. They do not count as
     /// `calls`.
     shed: u64,
+    /// Requests that did not run, or not to their end, because the caller no longer waited.
+    cancelled: u64,
     /// The duration of all requests together, in nanoseconds.
     spent: u128,
 }
@@ -261,6 +263,7 @@ impl Counts {
             // The worker's failures include the errors.
             failures: stats.failures.saturating_sub(stats.errors),
             shed: stats.shed,
+            cancelled: stats.cancelled,
             spent,
         }
     }
@@ -270,6 +273,7 @@ impl Counts {
         self.errors = self.errors.saturating_add(more.errors);
         self.failures = self.failures.saturating_add(more.failures);
         self.shed = self.shed.saturating_add(more.shed);
+        self.cancelled = self.cancelled.saturating_add(more.cancelled);
         self.spent = self.spent.saturating_add(more.spent);
     }
 
@@ -279,6 +283,7 @@ impl Counts {
             errors: self.errors.saturating_sub(earlier.errors),
             failures: self.failures.saturating_sub(earlier.failures),
             shed: self.shed.saturating_sub(earlier.shed),
+            cancelled: self.cancelled.saturating_sub(earlier.cancelled),
             spent: self.spent.saturating_sub(earlier.spent),
         }
     }
@@ -446,6 +451,7 @@ fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> Stri
         Right("ERRORS"),
         Right("FAILED"),
         Right("SHED"),
+        Right("CANCELLED"),
         Right("RUNNING"),
         Right("WAIT"),
         Right("MEAN"),
@@ -482,6 +488,7 @@ fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> Stri
             row.counted.errors.to_string(),
             row.counted.failures.to_string(),
             row.counted.shed.to_string(),
+            row.counted.cancelled.to_string(),
             row.in_flight.to_string(),
             time((!row.queue_time.is_zero()).then_some(row.queue_time)),
             time(mean),
@@ -506,6 +513,7 @@ fn json_of(rows: &Rows, depths: &Depths) -> Value {
             "errors": row.counted.errors,
             "failures": row.counted.failures,
             "shed": row.counted.shed,
+            "cancelled": row.counted.cancelled,
             "in_flight": row.in_flight,
             "queue_time_ns": nanos(row.queue_time),
             "mean_ns": nanos(row.counted.mean().unwrap_or_default()),
@@ -540,7 +548,7 @@ mod tests {
     fn worker(id: &str, calls: u64, mean_ms: u64, p99_ms: u64) -> WorkerStats {
         let method = json!({
             "service": "Store", "method": "get", "calls": calls, "failures": calls / 5, "errors": calls / 10, "in_flight": 2,
-            "shed": calls / 2, "mean_ns": mean_ms * 1_000_000, "p99_ns": p99_ms * 1_000_000,
+            "shed": calls / 2, "cancelled": calls / 10, "mean_ns": mean_ms * 1_000_000, "p99_ns": p99_ms * 1_000_000,
         });
         let queue = json!({"queue": "q", "queue_time_ns": p99_ms * 100_000, "methods": [method]});
         from_value(json!({"worker": {"id": id, "uptime_ms": 3_600_000}, "queues": [queue]})).unwrap()
@@ -570,13 +578,13 @@ mod tests {
         assert_eq!(
             text(&together, &Depths::new(), false, false),
             "\
-SERVICE  QUEUE  DEPTH  CONSUMERS  METHOD  WORKERS  CALLS  ERRORS  FAILED  SHED  RUNNING   WAIT    MEAN     P99
-Store    q          -          -  get           2     40       4       4    20        4  900µs  2.00ms  9.00ms"
+SERVICE  QUEUE  DEPTH  CONSUMERS  METHOD  WORKERS  CALLS  ERRORS  FAILED  SHED  CANCELLED  RUNNING   WAIT    MEAN     P99
+Store    q          -          -  get           2     40       4       4    20          4        4  900µs  2.00ms  9.00ms"
         );
         let apart = once(&stats, true);
         assert_eq!(
             text(&apart, &Depths::new(), true, false).lines().nth(1).unwrap(),
-            "Store    q          -          -  get     01234567     30       3       3    15        2  500µs  1.00ms  5.00ms"
+            "Store    q          -          -  get     01234567     30       3       3    15          3        2  500µs  1.00ms  5.00ms"
         );
         let json = &json_of(&together, &Depths::new())["methods"][0];
         assert_eq!(
@@ -609,8 +617,8 @@ Store    q          -          -  get           2     40       4       4    20  
         assert_eq!(
             text(&rows, &Depths::new(), false, true),
             "\
-SERVICE  QUEUE  DEPTH  CONSUMERS  METHOD  WORKERS  CALLS  ERRORS  FAILED  SHED  RUNNING   WAIT    MEAN     P99  CALLS/S  ERRORS/S  FAILED/S  SHED/S
-Store    q          -          -  get           1     30       3       3    15        2  400µs  4.00ms  4.00ms     10.0       1.0       1.0     5.0"
+SERVICE  QUEUE  DEPTH  CONSUMERS  METHOD  WORKERS  CALLS  ERRORS  FAILED  SHED  CANCELLED  RUNNING   WAIT    MEAN     P99  CALLS/S  ERRORS/S  FAILED/S  SHED/S
+Store    q          -          -  get           1     30       3       3    15          3        2  400µs  4.00ms  4.00ms     10.0       1.0       1.0     5.0"
         );
         let json = &json_of(&rows, &Depths::new())["methods"][0];
         assert_eq!(

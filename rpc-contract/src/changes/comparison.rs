@@ -208,6 +208,14 @@ fn compare_methods(
         ),
         _ => {}
     }
+    if old.is_cancellable != new.is_cancellable {
+        let now = if new.is_cancellable {
+            "new workers stop it once its caller no longer waits"
+        } else {
+            "new workers no longer stop it when its caller stops waiting"
+        };
+        changes.add(Verdict::Safe, place(), now);
+    }
     if old.is_broadcast != new.is_broadcast {
         let now = if new.is_broadcast {
             "it is a broadcast now"

@@ -62,6 +62,7 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         Kind::Broadcast => Some(quote!(.broadcast())),
         Kind::OneWayBroadcast => Some(quote!(.oneway().broadcast())),
     };
+    let cancellable = method.is_cancellable.then(|| quote!(.cancellable()));
     let retry = method.retry.as_ref().map(|Retry { times, min, max }| {
         let (times, min, max) = (Literal::u16_unsuffixed(*times), duration(*min), duration(*max));
         quote!(.retry(#runtime::describe::RetryPolicy::new(#times, #min, #max)))
@@ -76,7 +77,7 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
     quote! {
         #(#cfg)*
         const #constant: #runtime::MethodDescriptor =
-            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #retry #timeout #docs #details #returns;
+            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #cancellable #retry #timeout #docs #details #returns;
     }
 }
 

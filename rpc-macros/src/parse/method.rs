@@ -34,6 +34,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     let is_default = read_default(&options, &siblings, errors);
     let kind = read_kind(&options, &output, errors);
     refuse_broadcast_options(&options, errors);
+    let is_cancellable = read_cancel(&options, &kind, errors);
     let retry = read_retry(&options, &kind, errors);
     let timeout = options
         .text("timeout", errors)
@@ -44,6 +45,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         wire_name,
         is_default,
         kind,
+        is_cancellable,
         retry,
         timeout,
         receiver: read_receiver(&item.signature, errors),
@@ -236,6 +238,21 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
             errors.push(flag, fault);
         }
     }
+}
+
+/// Reads `cancel`, and refuses it where it has no effect.
+fn read_cancel(options: &Options, kind: &Kind, errors: &mut Errors) -> bool {
+    let Some(cancel) = options.flag("cancel", errors) else {
+        return false;
+    };
+    let fault = match kind {
+        Kind::Call => return true,
+        Kind::IdempotentCall => "`idempotent` methods are always cancelled with their calls; remove `cancel`",
+        Kind::OneWay | Kind::IdempotentOneWay => "nobody waits for a one-way method; remove `cancel`",
+        Kind::Broadcast | Kind::OneWayBroadcast => "a broadcast is not cancelled; remove `cancel`",
+    };
+    errors.push(cancel, fault);
+    false
 }
 
 fn read_retry(options: &Options, kind: &Kind, errors: &mut Errors) -> Option<Retry> {

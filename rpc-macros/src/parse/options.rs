@@ -34,6 +34,7 @@ pub(super) const METHOD: OptionPlace = OptionPlace {
         settings: &[
             ("default", "default"),
             ("idempotent", "idempotent"),
+            ("cancel", "cancel"),
             ("oneway", "oneway"),
             ("broadcast", "broadcast"),
             ("retry", "retry = \"5 times, 1s to 5m\""),

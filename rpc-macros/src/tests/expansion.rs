@@ -42,6 +42,18 @@ fn an_idempotent_oneway_method() {
 }
 
 #[test]
+fn a_method_that_is_cancelled() {
+    let item = quote! {
+        trait Reports {
+            #[rpc(cancel)]
+            async fn build(&self, year: u16) -> String;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    assert!(formatted.contains(".cancellable()"), "{formatted}");
+}
+
+#[test]
 fn a_job_with_retries() {
     let item = quote! {
         trait Mail {

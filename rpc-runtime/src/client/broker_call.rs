@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Sleep, sleep, sleep_until};
 
+use super::abandoned_calls::AbandonedCall;
 use super::call_progress::{CallProgress, PublishFailure};
 use super::failures::{broker_error, no_server_error, queue_gone_error, refused_error};
 use super::in_flight_call::{CallEvent, InFlightCall};
@@ -32,7 +33,7 @@ type Outcome = Result<Reply, CallError>;
 /// Continues the call, or ends it.
 type Step<T> = ControlFlow<Outcome, T>;
 
-/// A call through a broker. Dropping it withdraws its request.
+/// A call through a broker. Dropping it withdraws its request, or cancels it if it was sent.
 ///
 /// Rarely needed steps are boxed futures, so that they take no memory in other calls.
 pub(super) struct BrokerCall<'a> {
@@ -312,11 +313,31 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
+    /// Tells workers that the caller no longer waits, if they may have the request.
+    fn abandon(&self) {
+        let plan = self.plan();
+        if !plan.method.is_oneway() && self.progress.withdraw() {
+            self.session_handle.abandoned.add(AbandonedCall {
+                queue: plan.destination.queue.clone(),
+                id: self.call().id(),
+                deadline: self.time.deadline,
+            });
+        }
+    }
+
     fn call(&self) -> &'a Arc<InFlightCall> {
         self.progress.guard.call
     }
 
     fn plan(&self) -> &'a CallPlan {
         self.call().plan()
+    }
+}
+
+impl Drop for BrokerCall<'_> {
+    fn drop(&mut self) {
+        if !self.progress.guard.is_answered {
+            self.abandon();
+        }
     }
 }

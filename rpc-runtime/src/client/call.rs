@@ -44,8 +44,13 @@ use crate::service::ResultType;
 ///
 /// # Cancel safety
 ///
-/// Dropping a call stops waiting for its reply; a late reply is discarded. A request that was
-/// already sent is not cancelled: the method may run.
+/// Dropping a call stops waiting for its reply; a late reply is discarded. A request that was not
+/// sent is withdrawn. A request that was sent is cancelled: it does not run if it has not begun, and
+/// if its method is `idempotent` or marked `#[rpc(cancel)]`, the worker drops the method's future.
+/// Any other method runs to its end. The same happens if the call times out.
+///
+/// The caller does not learn whether the method ran. To let a method run, keep the call, for example
+/// in a task.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Call<T, E = Infallible> {
     state: State<T, E>,
@@ -127,7 +132,8 @@ impl<T, E> Call<T, E> {
     }
 
     /// Sets how long the call may take. The broker drops a request that still waits in the queue
-    /// after that time, but keeps a one-way request.
+    /// after that time, but keeps a one-way request. A method that is `idempotent` or marked
+    /// `#[rpc(cancel)]` is cancelled then.
     ///
     /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
     /// set. In a handler, the call also ends at the handler's own deadline, unless it is

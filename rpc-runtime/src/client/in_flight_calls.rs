@@ -15,6 +15,7 @@ use super::in_flight_call::InFlightCall;
 use crate::codec::Codec;
 use crate::protocol::{BadReply, BatchedReply, Malformed, Message, Reply};
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
+use crate::transport::HasLatestSend;
 
 /// The calls in flight of one broker handle.
 ///
@@ -191,6 +192,16 @@ impl InFlightCalls {
         for call in calls {
             call.on_session_changed();
         }
+    }
+
+    /// Returns the calls whose requests were sent and that wait for a reply.
+    pub(super) fn sent(&self) -> Vec<Arc<InFlightCall>> {
+        let calls = self.lock();
+        let sent = calls.values().filter(|call| {
+            let is_oneway = call.plan().method.is_oneway();
+            !is_oneway && call.latest_send().is_claimed()
+        });
+        sent.map(Arc::clone).collect()
     }
 
     /// Logs a malformed reply.

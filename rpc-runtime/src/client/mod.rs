@@ -5,6 +5,7 @@
 //! runs the handler instead. All calls of a broker handle share one session, which `session` keeps
 //! open.
 
+mod abandoned_calls;
 mod backend;
 mod batching;
 #[cfg(feature = "__tools")]

@@ -7,13 +7,14 @@ use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::abandoned_calls::AbandonedCalls;
 use super::destination::Destination;
 use super::in_flight_calls::InFlightCalls;
 use super::options::CallerOptions;
 use super::session::{self, Session, SessionPhase, SessionState};
 use crate::error::BrokerError;
 use crate::sync::watch;
-use crate::transport::{StatusBoard, Transport};
+use crate::transport::{StatusBoard, Transport, restart_on_panic};
 
 /// How long [`SessionHandle::close`] waits for the session to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
     pub(super) in_flight: Arc<InFlightCalls>,
+    pub(super) abandoned: Arc<AbandonedCalls>,
     transport: Arc<dyn Transport>,
     state: OnceLock<watch::Receiver<SessionState>>,
     tasks: TaskTracker,
@@ -38,6 +40,7 @@ impl SessionHandle {
         Self {
             options: Arc::new(options),
             in_flight: Arc::default(),
+            abandoned: Arc::default(),
             transport,
             state: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -133,6 +136,13 @@ impl SessionHandle {
                 self.tasks.clone(),
             );
             self.tasks.spawn_on(running, &self.transport.runtime());
+            let (abandoned, transport) = (Arc::clone(&self.abandoned), Arc::clone(&self.transport));
+            let (in_flight, shutdown) = (Arc::clone(&self.in_flight), self.shutdown.clone());
+            let cancelling = async move {
+                let cancel = || abandoned.cancel_all(Arc::clone(&transport), &in_flight, shutdown.clone());
+                restart_on_panic("cancellations", cancel).await;
+            };
+            self.tasks.spawn_on(cancelling, &self.transport.runtime());
             receiver
         })
     }

@@ -44,6 +44,7 @@ impl From<&MethodDescriptor> for MethodDescription {
         description.is_idempotent = method.is_idempotent;
         description.is_oneway = method.is_oneway;
         description.is_broadcast = method.is_broadcast;
+        description.is_cancellable = method.is_cancellable;
         description.timeout_ms = method.timeout.map(milliseconds);
         description.retry = method.retry.map(|policy| {
             let (min, max) = (policy.min_delay, policy.max_delay);
@@ -88,7 +89,8 @@ mod tests {
         .timeout(Duration::from_secs(2));
     const SEEN: MethodDescriptor = MethodDescriptor::new("seen", &["id"]).oneway();
     const CLEAR: MethodDescriptor = MethodDescriptor::new("clear", &[]).broadcast();
-    const STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[GET, SEEN, CLEAR]);
+    const EXPORT: MethodDescriptor = MethodDescriptor::new("export", &[]).cancellable();
+    const STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[GET, SEEN, CLEAR, EXPORT]);
 
     #[test]
     fn a_description_has_what_the_descriptor_has() {
@@ -111,6 +113,7 @@ mod tests {
                 },
                 {"name": "seen", "arguments": [{"name": "id"}], "oneway": true},
                 {"name": "clear", "broadcast": true},
+                {"name": "export", "cancel": true},
             ],
         });
         assert_eq!(serde_json::to_value(STORE.description()).unwrap(), expected);

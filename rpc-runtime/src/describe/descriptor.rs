@@ -73,6 +73,8 @@ pub struct MethodDescriptor {
     pub is_oneway: bool,
     /// Whether all workers of the queue run it, instead of one of them.
     pub is_broadcast: bool,
+    /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
+    pub is_cancellable: bool,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the call sets another limit. `None` for the client's timeout.
@@ -107,6 +109,7 @@ impl MethodDescriptor {
             is_idempotent: false,
             is_oneway: false,
             is_broadcast: false,
+            is_cancellable: false,
             retry: None,
             timeout: None,
             docs: "",
@@ -142,6 +145,20 @@ impl MethodDescriptor {
     pub const fn broadcast(mut self) -> Self {
         self.is_broadcast = true;
         self
+    }
+
+    /// Lets workers stop the method once its caller no longer waits. They stop `idempotent` methods
+    /// in any case.
+    #[must_use]
+    pub const fn cancellable(mut self) -> Self {
+        self.is_cancellable = true;
+        self
+    }
+
+    /// Whether workers stop the method once its caller no longer waits.
+    #[must_use]
+    pub const fn can_be_cancelled(&self) -> bool {
+        (self.is_cancellable || self.is_idempotent) && !self.is_oneway && !self.is_broadcast
     }
 
     /// Sets how often a job is retried.

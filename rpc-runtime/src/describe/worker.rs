@@ -138,6 +138,7 @@ impl fmt::Display for Services<'_> {
                     (method.is_idempotent, "idempotent"),
                     (method.is_oneway, "oneway"),
                     (method.is_broadcast, "broadcast"),
+                    (method.is_cancellable, "cancel"),
                 ] {
                     if is_so {
                         write!(f, " [{what}]")?;

@@ -82,6 +82,9 @@ pub struct MethodStats {
     pub in_flight: u64,
     /// Requests that were refused because the reply would have been late.
     pub shed: u64,
+    /// Requests that were not run, or not to their end, because the caller no longer waited. They are
+    /// no failures.
+    pub cancelled: u64,
     /// The mean duration of a request, in nanoseconds. It includes the server's layers.
     pub mean_ns: u64,
     /// The duration of all requests together, in nanoseconds. Two readings give the mean between
@@ -132,12 +135,13 @@ impl fmt::Display for WorkerStats {
                     errors,
                     in_flight,
                     shed,
+                    cancelled,
                     ..
                 } = stats;
                 let (service, method) = (OneLine(service), OneLine(method));
                 write!(
                     f,
-                    "\n{service}.{method} on {queue}: {calls} calls, {errors} errors, {} faults, {shed} shed, ",
+                    "\n{service}.{method} on {queue}: {calls} calls, {errors} errors, {} faults, {shed} shed, {cancelled} cancelled, ",
                     failures.saturating_sub(*errors)
                 )?;
                 write!(
@@ -167,6 +171,7 @@ mod tests {
             errors: 1,
             in_flight: 2,
             shed: 4,
+            cancelled: 6,
             mean_ns: 1_500_000,
             total_ns: 4_500_000,
             p99_ns: 2_000_000,
@@ -186,7 +191,7 @@ mod tests {
             text.lines().skip(1).collect::<Vec<_>>(),
             [
                 "store: queue time 250ms, 5 admitted, 4 shed",
-                "Store.get\\n on store: 3 calls, 1 errors, 1 faults, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
+                "Store.get\\n on store: 3 calls, 1 errors, 1 faults, 4 shed, 6 cancelled, 2 in flight, mean 1.5ms, p99 2ms",
             ]
         );
         assert_eq!(stats.method("Store", "get\n"), Some(&get));

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::built_in::{BuiltInMethods, ServedQueue};
-use super::control_responder::{ControlMethods, ControlResponder};
+use super::control_responder::{ControlMethods, ControlResponder, ControlledQueue};
 use super::job_queues::JobQueues;
 use super::open_server::OpenServer;
 use super::queue_consumer::{QueueConsumer, with_retries};
@@ -21,7 +21,7 @@ use crate::error::{Chain, ServerError};
 use crate::escape::Logged;
 use crate::protocol::{ReplyAddresses, ShortStr, check_queue_name};
 use crate::service::middleware::HandlerLayers;
-use crate::service::{Dispatcher, Rules, Service};
+use crate::service::{Cancellations, Dispatcher, Rules, Service};
 use crate::transport::{DeclareMode, RequestQueue, Subscription, Transport, restart_on_panic};
 
 const DEFAULT_CONCURRENCY: u16 = 64;
@@ -59,6 +59,9 @@ pub(super) struct ServerConfig {
 /// A queue, its methods, and the estimated waits in it.
 type QueueConfig = (RequestQueue, Dispatcher, Estimates);
 
+/// The cancelled calls of each queue that has methods with a reply, by the queue's name.
+type AllCancellations = HashMap<String, Arc<Cancellations>>;
+
 /// What the queues of a server share once it is open.
 struct Shared {
     rules: Rules,
@@ -67,6 +70,7 @@ struct Shared {
     job_channels: HashMap<String, Arc<ReplyChannel>>,
     reply_sender: ReplySender,
     probes: Arc<Probes>,
+    cancellations: AllCancellations,
 }
 
 impl ServerConfig {
@@ -96,7 +100,11 @@ impl ServerConfig {
             (queue, dispatcher, estimates)
         };
         let mut queues: Vec<QueueConfig> = self.queues()?.into_iter().map(with_estimates).collect();
-        let control = self.control_methods(&mut queues);
+        let has_replies = |(_, dispatcher, _): &&QueueConfig| dispatcher.has_replies();
+        let cancellations: AllCancellations = (queues.iter().filter(has_replies))
+            .map(|(queue, ..)| (queue.name().to_owned(), Arc::default()))
+            .collect();
+        let control = self.control_methods(&mut queues, &cancellations);
         // Queues that the server does not declare may not exist, so they come first. If one of them
         // fails after the server has subscribed to another queue, requests of the other queue are
         // redelivered although they did not run.
@@ -136,6 +144,7 @@ impl ServerConfig {
             job_channels,
             reply_sender,
             probes: Arc::new(probes),
+            cancellations,
         };
         // The responder starts after the queues are declared, because the queues of a worker that
         // can be reached must exist. It starts before the first subscription, so that no request
@@ -205,7 +214,8 @@ impl ServerConfig {
             self.concurrency,
             Arc::clone(&shared.probes),
         );
-        let handler = Arc::new(handler.with_jobs(jobs));
+        let cancellations = shared.cancellations.get(&name).cloned().unwrap_or_default();
+        let handler = Arc::new(handler.with_jobs(jobs).with_cancellations(cancellations));
         let consumer = |queue, prefetch, estimates| {
             let transport = Arc::clone(&self.broker.transport);
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
@@ -316,23 +326,30 @@ impl ServerConfig {
     }
 
     /// Takes the broadcasts from each queue. If the server describes itself, adds the built-in
-    /// methods to each queue. Returns the methods that are served through the control exchange, or
-    /// `None` if there are none.
-    fn control_methods(&self, queues: &mut [QueueConfig]) -> Option<ControlMethods> {
+    /// methods to each queue. Returns what is handled through the control exchange, or `None` if
+    /// that is nothing.
+    fn control_methods(
+        &self,
+        queues: &mut [QueueConfig],
+        cancellations: &AllCancellations,
+    ) -> Option<ControlMethods> {
         let identity = Arc::new(self.identity());
-        let broadcasts = queues.iter_mut().filter_map(|(queue, dispatcher, _)| {
-            // The name was checked.
-            let name = ShortStr::new(queue.name()).ok()?;
-            Some((name, dispatcher.take_broadcasts()))
+        let controlled = queues.iter_mut().filter_map(|(queue, dispatcher, _)| {
+            Some(ControlledQueue {
+                // The name was checked.
+                name: ShortStr::new(queue.name()).ok()?,
+                broadcasts: dispatcher.take_broadcasts(),
+                cancellations: cancellations.get(queue.name()).cloned(),
+            })
         });
-        let broadcasts = broadcasts.collect();
+        let controlled = controlled.collect();
         let discovery = self
             .self_description
             .then(|| self.add_built_in(&identity, queues));
         let methods = ControlMethods {
             identity,
             discovery,
-            broadcasts,
+            queues: controlled,
         };
         (!methods.is_empty()).then_some(methods)
     }

@@ -1,5 +1,5 @@
-//! Answers the requests that reach this worker through the control exchange: broadcasts, and those
-//! of [`discovery`](crate::discovery).
+//! Handles what reaches this worker through the control exchange: broadcasts, the requests of
+//! [`discovery`](crate::discovery), and cancellations of calls.
 //!
 //! Each worker consumes them from a queue of its own, beside its request queues. So a worker
 //! answers even at its concurrency limit. A failure here never ends the server.
@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::future::ready;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -22,12 +22,12 @@ use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{
-    CONTROL_EXCHANGE, DISCOVERY_KEY, Fault, FaultCode, Malformed, Message, Properties, Reply, ShortStr,
-    WORKER_HEADER,
+    CANCEL_TYPE, CONTROL_EXCHANGE, CancelledCall, DISCOVERY_KEY, Fault, FaultCode, Malformed, Message,
+    Properties, Reply, ShortStr, WORKER_HEADER, read_batch,
 };
 use crate::service::{
-    Decision, Dispatcher, Executor, ForbiddenReplyAddress, Received, ReplyTo, RequestLabel, RequestLog,
-    RequestSource, Rules, Service,
+    Cancellations, Decision, Dispatcher, Executor, ForbiddenReplyAddress, Received, ReplyTo, RequestLabel,
+    RequestLog, RequestSource, Rules, Service,
 };
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::{
@@ -62,7 +62,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 const MAX_ANSWER_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many control messages can wait in the queue. If there are more, the oldest are dropped.
-const MAX_WAITING: u16 = 256;
+const MAX_WAITING: u16 = 1024;
 
 /// The maximum total length of the messages that wait in the queue, in bytes.
 const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
@@ -74,18 +74,27 @@ const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 /// How long a starting server waits until it can be reached.
 const START_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a worker answers through the control exchange.
+/// What a worker handles through the control exchange.
 pub(super) struct ControlMethods {
     pub(super) identity: Arc<WorkerIdentity>,
     /// The built-in methods that describe all queues. `None` without self-description.
     pub(super) discovery: Option<Arc<dyn Service>>,
-    /// The broadcasts of each request queue.
-    pub(super) broadcasts: Vec<(ShortStr, Dispatcher)>,
+    pub(super) queues: Vec<ControlledQueue>,
+}
+
+/// What a worker handles through the control exchange for one request queue.
+pub(super) struct ControlledQueue {
+    pub(super) name: ShortStr,
+    pub(super) broadcasts: Dispatcher,
+    /// The cancelled calls. `None` if no method of the queue has a reply.
+    pub(super) cancellations: Option<Arc<Cancellations>>,
 }
 
 /// A task that answers control messages. Dropping this ends the task and all running broadcasts.
 pub(super) struct ControlResponder {
     stop: CancellationToken,
+    /// When the server began to drain.
+    draining_since: Arc<OnceLock<Instant>>,
     /// Returns the number of requests that did not end in time after it was told to stop.
     task: AbortOnDropHandle<usize>,
     /// Resolves once the first attempt to subscribe has succeeded or failed.
@@ -93,37 +102,49 @@ pub(super) struct ControlResponder {
 }
 
 impl ControlMethods {
-    /// Whether there is nothing to answer.
+    /// Whether there is nothing to handle.
     pub(super) fn is_empty(&self) -> bool {
-        let mut broadcasts = self.broadcasts.iter();
-        self.discovery.is_none() && broadcasts.all(|(_, dispatcher)| dispatcher.is_empty())
+        let is_empty = |queue: &ControlledQueue| queue.broadcasts.is_empty() && queue.cancellations.is_none();
+        self.discovery.is_none() && self.queues.iter().all(is_empty)
     }
 
-    /// Returns the executor of the messages with each routing key.
-    fn executors(self, rules: &Rules) -> HashMap<ShortStr, Arc<Executor>> {
-        let executor = |dispatcher, name: &str, source| {
+    /// Returns what handles the messages with each routing key.
+    fn handlers(self, rules: &Rules) -> HashMap<ShortStr, KeyHandler> {
+        let handler = |dispatcher, name: &str, source, cancellations| {
             let log = RequestLog::new(name);
-            Arc::new(Executor::new(dispatcher, rules.clone(), log, source))
+            KeyHandler {
+                executor: Arc::new(Executor::new(dispatcher, rules.clone(), log, source)),
+                cancellations,
+            }
         };
-        let broadcasts = self.broadcasts.into_iter().map(|(queue, dispatcher)| {
-            let executor = executor(dispatcher, queue.as_str(), RequestSource::Queue);
-            (queue, executor)
+        let queues = self.queues.into_iter().map(|queue| {
+            let (name, source) = (queue.name.as_str(), RequestSource::Queue);
+            let handler = handler(queue.broadcasts, name, source, queue.cancellations);
+            (queue.name, handler)
         });
-        let mut executors: HashMap<_, _> = broadcasts.collect();
+        let mut handlers: HashMap<_, _> = queues.collect();
         if let Some(service) = self.discovery {
             let mut dispatcher = Dispatcher::default();
             dispatcher.add_built_in(&service);
-            let discovery = executor(dispatcher, DISCOVERY_KEY, RequestSource::Discovery);
-            executors.insert(self.identity.id(), Arc::clone(&discovery));
-            executors.insert(ShortStr::from_static(DISCOVERY_KEY), discovery);
+            let discovery = handler(dispatcher, DISCOVERY_KEY, RequestSource::Discovery, None);
+            handlers.insert(self.identity.id(), discovery.clone());
+            handlers.insert(ShortStr::from_static(DISCOVERY_KEY), discovery);
         }
-        executors
+        handlers
     }
 }
 
+/// Handles the messages with one routing key.
+#[derive(Clone)]
+struct KeyHandler {
+    executor: Arc<Executor>,
+    /// The cancelled calls. `None` if there is no call to cancel.
+    cancellations: Option<Arc<Cancellations>>,
+}
+
 impl ControlResponder {
-    /// Starts a task that answers control messages. When it is told to stop, or the handle is
-    /// closed, running broadcasts have `drain_timeout` to end.
+    /// Starts a task that answers control messages. Once the server begins to drain, or the handle
+    /// is closed, running broadcasts have `drain_timeout` to end.
     pub(super) fn start(
         transport: &Arc<dyn Transport>,
         methods: ControlMethods,
@@ -131,9 +152,11 @@ impl ControlResponder {
         channel: &Arc<ReplyChannel>,
         drain_timeout: Duration,
     ) -> Self {
+        let draining_since = Arc::<OnceLock<Instant>>::default();
+        let since = Arc::clone(&draining_since);
         let responder = Arc::new(Responder::new(methods, rules, Arc::clone(channel)));
         let queue = ControlQueue {
-            keys: responder.executors.keys().cloned().collect(),
+            keys: responder.handlers.keys().cloned().collect(),
             prefetch: PREFETCH,
             time_to_live: TIME_TO_LIVE,
             max_messages: MAX_WAITING,
@@ -158,7 +181,7 @@ impl ControlResponder {
                     first_attempt_done: first_attempt_done.take(),
                     is_refusal_logged: false,
                     drain_timeout,
-                    stopped_at: None,
+                    draining_since: &since,
                     answers: &answers,
                     aborted: &aborted,
                 };
@@ -172,6 +195,7 @@ impl ControlResponder {
         };
         Self {
             stop,
+            draining_since,
             task: AbortOnDropHandle::new(transport.runtime().spawn(running)),
             first_attempt,
         }
@@ -183,8 +207,14 @@ impl ControlResponder {
         let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
     }
 
+    /// The drain timeout begins now. Until [`stop`](Self::stop), callers can cancel their calls, and
+    /// broadcasts are answered.
+    pub(super) fn drain(&self) {
+        self.draining_since.get_or_init(Instant::now);
+    }
+
     /// Deletes the queue, waits for the answers in progress and ends the task. Returns the number
-    /// of requests that did not end in time.
+    /// of requests that did not end in time, which began with [`drain`](Self::drain).
     pub(super) async fn stop(self) -> usize {
         self.stop.cancel();
         // The task limits its own waits. If it panicked, the server ends as usual.
@@ -202,8 +232,7 @@ struct ResponderRun<'a> {
     first_attempt_done: Option<oneshot::Sender<()>>,
     is_refusal_logged: bool,
     drain_timeout: Duration,
-    /// When the responder began to drain.
-    stopped_at: Option<Instant>,
+    draining_since: &'a OnceLock<Instant>,
     /// The tasks that answer control messages. The prefetch bounds their number, apart from
     /// broadcasts, which the responder bounds. A method goes on if the connection is lost.
     answers: &'a TaskTracker,
@@ -240,7 +269,11 @@ impl KeepOpen for ResponderRun<'_> {
         if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
             let missing = missing_permission(error);
             let error = Logged(Chain(error));
-            tracing::info!(%error, missing, "serving without broadcasts and discovery");
+            tracing::info!(
+                %error,
+                missing,
+                "serving without broadcasts and discovery; calls that their callers drop are not cancelled"
+            );
         }
         ControlFlow::Continue(())
     }
@@ -265,8 +298,7 @@ impl ResponderRun<'_> {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {
-                    self.stopped_at = Some(Instant::now());
-                    let _ = timeout(self.drain_timeout, self.take_last(&mut subscription)).await;
+                    let _ = timeout(self.drain_time_left(), self.take_last(&mut subscription)).await;
                     self.drain(subscription.control.close_and_delete()).await;
                     return ControlFlow::Break(());
                 }
@@ -291,8 +323,13 @@ impl ResponderRun<'_> {
         }
     }
 
-    /// Starts the task of a delivery.
+    /// Starts the task that answers a delivery. A cancellation needs none.
     fn start(&self, delivery: Delivery, subscription: &Subscription) {
+        if is_cancellation(&delivery.message.properties) {
+            // Before the cancellations that follow, and without a task, which would take longer.
+            self.responder.cancel_calls(&delivery);
+            return subscription.control.ack(delivery.tag);
+        }
         let (responder, control) = (Arc::clone(self.responder), Arc::clone(&subscription.control));
         let aborted = self.aborted.clone();
         self.answers.spawn(async move {
@@ -307,12 +344,21 @@ impl ResponderRun<'_> {
     /// Waits for the answers in progress and for `closing`, until the drain timeout. Answers go on
     /// even if the handle was closed.
     async fn drain(&mut self, closing: impl Future<Output = ()>) {
-        let stopped_at = *self.stopped_at.get_or_insert_with(Instant::now);
-        let left = self.drain_timeout.saturating_sub(stopped_at.elapsed());
         self.answers.close();
         let ending = async { tokio::join!(closing, self.answers.wait()) };
-        let _ = timeout(left, ending).await;
+        let _ = timeout(self.drain_time_left(), ending).await;
     }
+
+    fn drain_time_left(&self) -> Duration {
+        let since = self.draining_since.get_or_init(Instant::now);
+        self.drain_timeout.saturating_sub(since.elapsed())
+    }
+}
+
+/// Whether a message cancels calls.
+fn is_cancellation(properties: &Properties) -> bool {
+    let kind = properties.kind.as_ref();
+    kind.is_some_and(|kind| kind.as_str() == CANCEL_TYPE)
 }
 
 /// Whether the broker refused the exchange or the queue, and will until someone acts.
@@ -386,7 +432,7 @@ impl ControlReply {
 /// Answers control messages.
 struct Responder {
     /// By routing key.
-    executors: HashMap<ShortStr, Arc<Executor>>,
+    handlers: HashMap<ShortStr, KeyHandler>,
     channel: Arc<ReplyChannel>,
     identity: Arc<WorkerIdentity>,
     describes_itself: bool,
@@ -404,7 +450,7 @@ impl Responder {
         Self {
             identity: Arc::clone(&methods.identity),
             describes_itself: methods.discovery.is_some(),
-            executors: methods.executors(rules),
+            handlers: methods.handlers(rules),
             channel,
             broadcasts: Semaphore::new(MAX_BROADCASTS),
             running: Semaphore::new(MAX_RUNNING),
@@ -417,10 +463,11 @@ impl Responder {
     async fn answer(&self, delivery: Delivery, ack: impl FnOnce() + Send) {
         // A message that was sent directly to the queue does not name a request queue.
         let key = delivery.control_key.as_ref();
-        let Some((key, executor)) = key.and_then(|key| self.executors.get_key_value(key)) else {
+        let Some((key, handler)) = key.and_then(|key| self.handlers.get_key_value(key)) else {
             ack();
             return self.log_ignored("foreign", "it did not come through the control exchange");
         };
+        let executor = &handler.executor;
         match (executor.source(), delivery.malformed) {
             (RequestSource::Discovery, Some(malformed)) => {
                 ack();
@@ -446,6 +493,25 @@ impl Responder {
                 self.answer_broadcast(broadcast, delivery.message, malformed, ack)
                     .await;
             }
+        }
+    }
+
+    /// Cancels the calls that a message lists.
+    fn cancel_calls(&self, delivery: &Delivery) {
+        let handler = delivery
+            .control_key
+            .as_ref()
+            .and_then(|key| self.handlers.get(key));
+        let Some(cancellations) = handler.and_then(|handler| handler.cancellations.as_ref()) else {
+            return self.log_ignored("foreign", "it cancels calls of a queue that has none");
+        };
+        match (
+            delivery.malformed,
+            read_batch::<CancelledCall>(&delivery.message.body),
+        ) {
+            (None, Ok(calls)) => cancellations.cancel(calls, Instant::now()),
+            (Some(malformed), _) => self.log_ignored("malformed", malformed),
+            (None, Err(unreadable)) => self.log_ignored("unreadable", unreadable),
         }
     }
 
@@ -656,7 +722,11 @@ mod tests {
         let methods = ControlMethods {
             identity: Arc::clone(&identity),
             discovery: None,
-            broadcasts: vec![(ShortStr::from_static("cache"), dispatcher.take_broadcasts())],
+            queues: vec![ControlledQueue {
+                name: ShortStr::from_static("cache"),
+                broadcasts: dispatcher.take_broadcasts(),
+                cancellations: None,
+            }],
         };
         let rules = Rules {
             reply_addresses: ReplyAddresses::default(),

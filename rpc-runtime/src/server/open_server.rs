@@ -17,7 +17,7 @@ use crate::transport::{Subscription, Transport};
 pub(super) struct OpenServer {
     /// The subscription is `None` if the consumer of a queue for batches has yet to subscribe.
     pub(super) consumers: Vec<(QueueConsumer, Option<Subscription>)>,
-    /// `None` if the server has no broadcasts and does not describe itself.
+    /// `None` if nothing is handled through the control exchange.
     pub(super) responder: Option<ControlResponder>,
     pub(super) queues: Vec<String>,
     pub(super) drain_timeout: Duration,
@@ -55,13 +55,9 @@ impl OpenServer {
         // No more probes are sent: without a consumer, they could stay in their queues until they
         // expire.
         drop(self.probe_task);
-        let responder = self.responder;
-        let stopping_responder = AbortOnDropHandle::new(runtime.spawn(async {
-            match responder {
-                Some(responder) => responder.stop().await,
-                None => 0,
-            }
-        }));
+        if let Some(responder) = &self.responder {
+            responder.drain();
+        }
         let mut end = ConsumerEnd {
             unfinished: 0,
             reason: None,
@@ -72,7 +68,10 @@ impl OpenServer {
         while let Some(ended) = consumers.join_next().await {
             end.add(ended);
         }
-        end.unfinished += stopping_responder.await.unwrap_or(0);
+        // Until now, callers could cancel the requests that were in progress.
+        if let Some(responder) = self.responder {
+            end.unfinished += responder.stop().await;
+        }
         let outcome = match end {
             ConsumerEnd {
                 reason: Some(reason), ..

@@ -20,9 +20,9 @@ use crate::protocol::{
     reserved_header, write_millis,
 };
 use crate::service::{
-    CorrelationId, DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received,
-    RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
-    set_redelivery_count, take_returned_pause,
+    Cancellations, CorrelationId, DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin,
+    PriorState, Received, RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules,
+    redelivery_count, set_redelivery_count, take_returned_pause,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{ConfirmListener, Control, Delivery, Outgoing, Published, SendToken};
@@ -88,6 +88,14 @@ impl RequestHandler {
             batches_paused: AtomicBool::new(false),
             probes,
             jobs: None,
+        }
+    }
+
+    /// Lets callers cancel their calls through `cancellations`.
+    pub(super) fn with_cancellations(self, cancellations: Arc<Cancellations>) -> Self {
+        Self {
+            executor: self.executor.with_cancellations(cancellations),
+            ..self
         }
     }
 
@@ -301,9 +309,13 @@ impl RequestHandler {
             mut reply,
             reply_to,
             is_refused,
+            is_cancelled,
             ..
         } = response;
         drop(permit);
+        if is_cancelled {
+            return acks.ack();
+        }
         if let Some(ask) = ask {
             self.answer_batch_size(ask);
         }

@@ -1,11 +1,13 @@
 //! The request that a handler serves.
 
-use std::future::Future;
+use std::future::{Future, pending};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::admission::Received;
+use super::cancellation::Cancellations;
 use super::extensions::Extensions;
 use super::redelivery::redelivery_count;
 use crate::protocol::{
@@ -49,6 +51,17 @@ pub struct Context {
     priority: Option<u8>,
     headers: Headers,
     extensions: Extensions,
+    /// The cancelled calls of the queue. `None` if the caller cannot cancel this request.
+    cancellations: Option<Arc<Cancellations>>,
+}
+
+/// Why a caller no longer waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallerGone {
+    /// It has cancelled the call.
+    Cancelled,
+    /// The deadline has passed.
+    DeadlinePassed,
 }
 
 impl Context {
@@ -82,6 +95,7 @@ impl Context {
             priority: request.priority,
             headers,
             extensions: Extensions::default(),
+            cancellations: None,
         }
     }
 
@@ -135,6 +149,7 @@ impl Context {
             priority: None,
             headers: Headers::default(),
             extensions: Extensions::default(),
+            cancellations: None,
         }
     }
 
@@ -256,8 +271,10 @@ impl Context {
     ///
     /// RabbitMQ does not report how long a request waited in its queue. Under load the worker
     /// measures this wait (see [`Server::admission`](crate::Server::admission)) and subtracts it;
-    /// otherwise the deadline counts from the request's arrival. A handler is not aborted at its
-    /// deadline: check [`remaining`](Self::remaining) before long work.
+    /// otherwise the deadline counts from the request's arrival.
+    ///
+    /// A method that can be [cancelled](Self::cancelled) is dropped soon after its deadline. Any
+    /// other method continues: check [`remaining`](Self::remaining) before long work.
     #[must_use]
     pub fn deadline(&self) -> Option<std::time::Instant> {
         self.deadline.map(Instant::into_std)
@@ -281,6 +298,73 @@ impl Context {
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Completes once the caller no longer waits: it dropped the call, its program closed the
+    /// broker handle, or the [`deadline`](Self::deadline) has passed.
+    ///
+    /// A method that is `idempotent` or marked `#[rpc(cancel)]` does not need this: the worker drops
+    /// its future then, at the next `.await`. Any other method continues unless it stops by itself:
+    ///
+    /// ```
+    /// # use rpc_runtime::{Context, service};
+    /// #[service]
+    /// pub trait Reports {
+    ///     async fn build(&self, #[rpc(context)] cx: &Context, pages: u32) -> u32;
+    /// }
+    ///
+    /// # struct Printer;
+    /// # impl Printer { async fn print(&self, page: u32) {} }
+    /// impl Reports for Printer {
+    ///     async fn build(&self, cx: &Context, pages: u32) -> u32 {
+    ///         for page in 0..pages {
+    ///             tokio::select! {
+    ///                 () = self.print(page) => {}
+    ///                 // Nobody waits for the other pages.
+    ///                 () = cx.cancelled() => return page,
+    ///             }
+    ///         }
+    ///         pages
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// Never completes for a one-way request or a broadcast without a deadline. A caller that
+    /// crashes does not cancel its calls. In a unit test, the deadline completes it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn cancelled(&self) {
+        self.caller_gone(Duration::ZERO).await;
+    }
+
+    /// Waits until the caller has cancelled the call, or `grace` has passed since the deadline.
+    pub(super) async fn caller_gone(&self, grace: Duration) -> CallerGone {
+        let watch = self.cancellations.as_ref().zip(self.request_id());
+        let watch = watch.map(|(cancellations, id)| cancellations.watch(id.uuid()));
+        let cancelled = async {
+            match &watch {
+                Some(watch) => watch.cancelled().await,
+                None => pending().await,
+            }
+        };
+        let deadline_passed = async {
+            match self.deadline.and_then(|deadline| deadline.checked_add(grace)) {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancelled => CallerGone::Cancelled,
+            () = deadline_passed => CallerGone::DeadlinePassed,
+        }
+    }
+
+    /// Lets the caller cancel this request.
+    pub(super) fn allow_cancellation(&mut self, cancellations: &Arc<Cancellations>) {
+        self.cancellations = Some(Arc::clone(cancellations));
     }
 
     /// Whether the broker delivered this request before, or another queue

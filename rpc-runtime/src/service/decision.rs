@@ -13,6 +13,8 @@ pub(crate) enum Decision<'a> {
     Run(AdmittedRequest<'a>),
     /// Do not run the method. Send this reply if one is expected.
     Refuse(Refusal<'a>),
+    /// Neither run the method nor reply: the caller has cancelled the call.
+    Cancelled(&'a MethodRecord),
 }
 
 /// A request that is not refused. Its method runs, or only layers may answer it; see
@@ -21,6 +23,10 @@ pub(crate) struct AdmittedRequest<'a> {
     pub(crate) service: &'a dyn Service,
     pub(crate) invocation: Invocation,
     pub(crate) record: &'a MethodRecord,
+    /// Whether the method's future is dropped once the caller no longer waits.
+    pub(crate) can_be_cancelled: bool,
+    /// Whether a caller waits for the reply, so that it can cancel the call.
+    pub(crate) caller_waits: bool,
     /// Whether it is a job, so that only the worker learns its outcome.
     pub(crate) is_job: bool,
     /// Whether the caller asks how many calls of the method to put into one batch, and may batch
@@ -88,6 +94,7 @@ impl<'a> Decision<'a> {
             Self::Run(AdmittedRequest { reply_to, .. }) | Self::Refuse(Refusal { reply_to, .. }) => {
                 reply_to.as_ref()
             }
+            Self::Cancelled(_) => None,
         }
     }
 }

@@ -248,12 +248,15 @@ impl Dispatcher {
             return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
         // The parameter `reply_to` is `None` for each request of a batch.
-        let is_job = method.is_job() && request.reply_to.is_none();
+        let expects_reply = request.reply_to.is_some();
+        let is_job = method.is_job() && !expects_reply;
         let context = Context::new(method.name, &mut request, received, redelivered);
         Decision::Run(AdmittedRequest {
             service: &**service,
             invocation: Invocation::new(context, codec, request.arguments).with_rerun_refusal(rerun_refusal),
             record,
+            can_be_cancelled: expects_reply && method.can_be_cancelled(),
+            caller_waits: expects_reply && !method.is_oneway,
             is_job,
             asks_batch_size: request.asks_batch_size && *may_batch,
             reply_to,
@@ -290,6 +293,12 @@ impl Dispatcher {
     pub(crate) fn has_oneway(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.any(|method| method.is_oneway && !method.is_broadcast)
+    }
+
+    /// Whether a method has a reply that goes to one caller, so that the caller can cancel the call.
+    pub(crate) fn has_replies(&self) -> bool {
+        let mut methods = self.served.iter().flat_map(|served| served.service.methods);
+        methods.any(|method| !method.is_oneway && !method.is_broadcast)
     }
 
     /// Returns how many calls of a method to put into one batch. `None` if that is not known, or if
@@ -515,7 +524,7 @@ mod tests {
             dispatcher
                 .decide(message, redelivered, Received::at(now), now, &rules())
                 .map(|decision| match decision {
-                    Decision::Run(_) => None,
+                    Decision::Run(_) | Decision::Cancelled(_) => None,
                     Decision::Refuse(refusal) => Some(refusal.fault),
                 })
                 .unwrap()

@@ -1,23 +1,34 @@
 //! Executes requests, whether they come from a queue, from the control exchange or from the same
 //! process.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::admission::Received;
-use super::context::with_ambient_deadline;
+use super::cancellation::Cancellations;
+use super::context::{CallerGone, Context, with_ambient_deadline};
 use super::decision::{AdmittedRequest, Decision, Refusal, ReplyTo, replace_if_may_have_run};
 use super::dispatcher::Dispatcher;
-use super::invocation::{Answer, Invocation, Service};
+use super::invocation::{Answer, Invocation};
 use super::method_record::MethodRecord;
 use super::request_log::{RequestLabel, RequestLog};
 use super::rules::{ForbiddenReplyAddress, Rules};
 use super::stats::Tally;
-use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, Request};
+use crate::codec::Codec;
+use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, ReplyKind, Request, RequestId};
 use crate::telemetry::{Event, Outcome, RequestEnd, RequestInfo, RequestSpan, count};
+
+/// How long a method that can be cancelled may run after its deadline. Its caller cancels it at the
+/// deadline, if it can. The clocks of both may differ a little.
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
 /// Where the requests of an [`Executor`] come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +49,8 @@ pub(crate) struct Executor {
     pub(crate) rules: Rules,
     pub(crate) log: RequestLog,
     source: RequestSource,
+    /// The calls that their callers have cancelled.
+    cancellations: Arc<Cancellations>,
 }
 
 /// The result of a request.
@@ -52,6 +65,8 @@ pub(crate) struct Response {
     /// Whether the method did not run for this delivery. If no reply is expected, such a request is
     /// rejected, or is moved to another queue if its queue has jobs.
     pub(crate) is_refused: bool,
+    /// Whether its caller has cancelled the call. Then no reply is sent.
+    pub(crate) is_cancelled: bool,
 }
 
 /// The result of a method, or of a layer around it.
@@ -63,9 +78,24 @@ pub(crate) struct RunResult {
     pub(crate) may_have_run: bool,
     /// Whether a layer answered it without the method.
     pub(crate) is_from_layer: bool,
+    /// Whether its caller has cancelled the call.
+    pub(crate) is_cancelled: bool,
 }
 
 impl RunResult {
+    /// The result of a method that was dropped because its caller no longer waits.
+    fn of_dropped(invocation: &Invocation, gone: CallerGone) -> Self {
+        let reason = "its deadline passed before the method ended";
+        let fault = Fault::new(FaultCode::Abandoned, reason);
+        Self {
+            reply: Reply::fault(invocation.codec(), &fault),
+            outcome: Outcome::Cancelled,
+            may_have_run: true,
+            is_from_layer: false,
+            is_cancelled: gone == CallerGone::Cancelled,
+        }
+    }
+
     fn as_request_end(&mut self) -> RequestEnd<'_> {
         RequestEnd {
             outcome: self.outcome,
@@ -82,6 +112,15 @@ impl Executor {
             rules,
             log,
             source,
+            cancellations: Arc::default(),
+        }
+    }
+
+    /// Lets callers cancel their calls through `cancellations`.
+    pub(crate) fn with_cancellations(self, cancellations: Arc<Cancellations>) -> Self {
+        Self {
+            cancellations,
+            ..self
         }
     }
 
@@ -97,8 +136,10 @@ impl Executor {
         received: Received,
         now: Instant,
     ) -> Result<Decision<'_>, ForbiddenReplyAddress> {
-        self.dispatcher
-            .decide(message, redelivered, received, now, &self.rules)
+        let decided = self
+            .dispatcher
+            .decide(message, redelivered, received, now, &self.rules);
+        decided.map(|decision| self.unless_cancelled(decision, now))
     }
 
     /// Decides whether a request without a `reply_to` of its own runs; see
@@ -110,8 +151,27 @@ impl Executor {
         received: Received,
         now: Instant,
     ) -> Decision<'_> {
-        self.dispatcher
-            .decide_request(request, None, redelivered, received, now, &self.rules)
+        let decision = self
+            .dispatcher
+            .decide_request(request, None, redelivered, received, now, &self.rules);
+        self.unless_cancelled(decision, now)
+    }
+
+    /// Cancels a request that was to run if its caller has cancelled the call. Otherwise, lets the
+    /// caller do so later.
+    fn unless_cancelled<'a>(&self, decision: Decision<'a>, now: Instant) -> Decision<'a> {
+        match decision {
+            Decision::Run(mut admitted) if admitted.caller_waits && self.is_counted() => {
+                let context = admitted.invocation.context_mut();
+                let id = || context.request_id().map(RequestId::uuid);
+                if self.cancellations.is_cancelled(id, now) {
+                    return Decision::Cancelled(admitted.record);
+                }
+                context.allow_cancellation(&self.cancellations);
+                Decision::Run(admitted)
+            }
+            decision => decision,
+        }
     }
 
     /// Runs the method of a request unless it is refused, counts and logs it as its source asks,
@@ -128,6 +188,7 @@ impl Executor {
         let admitted = match decision {
             Decision::Run(admitted) => admitted,
             Decision::Refuse(refusal) => return self.finish_refused(queue, refusal, label),
+            Decision::Cancelled(record) => return self.finish_cancelled(queue, record),
         };
         let in_flight = self.is_counted().then(|| admitted.record.stats.begin());
         let result = self.run(queue, &admitted).await;
@@ -172,18 +233,33 @@ impl Executor {
             reply_to,
             batch_size: None,
             is_refused: true,
+            is_cancelled: false,
+        }
+    }
+
+    /// Counts a request whose method does not run because its caller has cancelled the call.
+    pub(crate) fn finish_cancelled(&self, queue: &str, record: &MethodRecord) -> Response {
+        record.stats.count_cancelled();
+        count(Event::RequestRefused {
+            queue,
+            code: "cancelled",
+        });
+        Response {
+            // It is not sent.
+            reply: Reply::new(ReplyKind::Result, Codec::Text, Bytes::new()),
+            reply_to: None,
+            batch_size: None,
+            is_refused: false,
+            is_cancelled: true,
         }
     }
 
     /// Runs the method of a request. A panic becomes the fault `panicked`.
     pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> RunResult {
         let AdmittedRequest {
-            service,
-            invocation,
-            is_job,
-            ..
+            service, invocation, ..
         } = request;
-        let running = self.run_caught(*service, invocation, *is_job);
+        let running = self.run_caught(request);
         let context = invocation.context();
         let span = RequestSpan::new(RequestInfo {
             service: service.descriptor().name,
@@ -218,6 +294,7 @@ impl Executor {
             outcome,
             may_have_run,
             is_from_layer,
+            is_cancelled,
         } = result;
         if self.is_counted() {
             // A refusal, or a layer's answer, says nothing about the duration of the method. Many
@@ -225,7 +302,7 @@ impl Executor {
             // worker can run.
             if may_have_run {
                 tally.add(&record.stats, took, outcome);
-                if !is_from_layer {
+                if !is_from_layer && is_telling(outcome, took, record) {
                     record.recent_duration.record(took);
                 }
             } else {
@@ -238,6 +315,7 @@ impl Executor {
             reply_to: None,
             batch_size: Some(record.recent_duration.batch_size().unwrap_or(0)),
             is_refused: !may_have_run,
+            is_cancelled,
         }
     }
 
@@ -246,14 +324,30 @@ impl Executor {
     }
 
     /// Like [`run`](Self::run), without a span.
-    async fn run_caught(&self, service: &dyn Service, invocation: &Invocation, is_job: bool) -> RunResult {
+    async fn run_caught(&self, request: &AdmittedRequest<'_>) -> RunResult {
+        let AdmittedRequest {
+            service,
+            invocation,
+            can_be_cancelled,
+            is_job,
+            ..
+        } = request;
+        let context = invocation.context();
         // `handle` is called within the future, so that a panic before it returns is caught too.
-        let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
+        let handling = with_ambient_deadline(context.tokio_deadline(), async {
             service.handle(invocation).await
         });
+        let running = async {
+            if *can_be_cancelled && self.is_counted() {
+                unless_caller_gone(handling, context).await
+            } else {
+                Ok(handling.await)
+            }
+        };
         let mut may_have_run = true;
-        let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-            Ok(Ok(Answer { reply, is_from_layer })) => match self.rules.check_reply_size(&reply) {
+        let fault = match AssertUnwindSafe(running).catch_unwind().await {
+            Ok(Err(gone)) => return RunResult::of_dropped(invocation, gone),
+            Ok(Ok(Ok(Answer { reply, is_from_layer }))) => match self.rules.check_reply_size(&reply) {
                 Ok(()) => {
                     let outcome = Outcome::of_answer(&reply);
                     return RunResult {
@@ -261,6 +355,7 @@ impl Executor {
                         outcome,
                         may_have_run,
                         is_from_layer,
+                        is_cancelled: false,
                     };
                 }
                 Err(too_large) => {
@@ -268,10 +363,10 @@ impl Executor {
                     too_large
                 }
             },
-            Ok(Err(fault)) => {
+            Ok(Ok(Err(fault))) => {
                 may_have_run = invocation.may_run() && fault.code.executed() != Executed::No;
                 // A job is tried again, whether or not an earlier delivery of it ran.
-                let may_have_run_before = !is_job && invocation.context().may_have_run_before();
+                let may_have_run_before = !is_job && context.may_have_run_before();
                 let fault = replace_if_may_have_run(fault, may_have_run_before);
                 self.log.failed(&fault, invocation);
                 fault
@@ -289,8 +384,32 @@ impl Executor {
             outcome: Outcome::of_fault(&fault.code),
             may_have_run,
             is_from_layer: false,
+            is_cancelled: false,
         }
     }
+}
+
+/// Whether the duration of a run says how long the method takes. One that was dropped would have
+/// taken longer, so its duration is telling only if the method has recently been faster.
+fn is_telling(outcome: Outcome, took: Duration, record: &MethodRecord) -> bool {
+    let is_longer = |mean| took >= mean;
+    outcome != Outcome::Cancelled || record.recent_duration.mean().is_none_or(is_longer)
+}
+
+/// Runs a method until it ends or its caller no longer waits. Then the method is dropped.
+async fn unless_caller_gone<T>(method: impl Future<Output = T>, context: &Context) -> Result<T, CallerGone> {
+    let mut method = pin!(method);
+    // Most methods end at their first poll. For the others it is boxed, so that the future of a
+    // method stays small.
+    let mut gone = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = method.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let gone = gone.get_or_insert_with(|| Box::pin(context.caller_gone(DEADLINE_GRACE)));
+        gone.as_mut().poll(cx).map(Err)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -319,6 +438,7 @@ mod tests {
                 outcome,
                 may_have_run,
                 is_from_layer: false,
+                is_cancelled: false,
             };
             executor.finish("q", &mut Tally::default(), &record, took, result)
         };

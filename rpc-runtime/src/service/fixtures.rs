@@ -94,7 +94,7 @@ pub(super) fn refused(decision: Decision<'_>) -> FaultCode {
 pub(super) fn refusal(decision: Decision<'_>) -> Refusal<'_> {
     match decision {
         Decision::Refuse(refusal) => refusal,
-        Decision::Run(_) => panic!("the method runs"),
+        Decision::Run(_) | Decision::Cancelled(_) => panic!("the request is not refused"),
     }
 }
 
@@ -107,5 +107,6 @@ pub(super) fn admitted(decision: Decision<'_>) -> AdmittedRequest<'_> {
     match decision {
         Decision::Run(admitted) => admitted,
         Decision::Refuse(Refusal { fault, .. }) => panic!("the request is refused: {fault}"),
+        Decision::Cancelled(_) => panic!("the request is cancelled"),
     }
 }

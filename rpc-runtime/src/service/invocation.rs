@@ -87,6 +87,10 @@ impl Invocation {
         &self.context
     }
 
+    pub(super) fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
     pub(crate) fn extensions_mut(&mut self) -> &mut Extensions {
         self.context.extensions_mut()
     }

@@ -6,6 +6,7 @@
 
 mod admission;
 pub(crate) mod arguments;
+mod cancellation;
 mod context;
 mod decision;
 mod deduplicator;
@@ -26,6 +27,7 @@ mod rules;
 mod stats;
 
 pub(crate) use admission::Received;
+pub(crate) use cancellation::Cancellations;
 pub use context::Context;
 pub(crate) use context::ambient_deadline;
 #[cfg(feature = "__bench")]

@@ -19,6 +19,9 @@ pub(crate) struct MethodCounters {
     errors: AtomicU64,
     in_flight: AtomicU64,
     shed: AtomicU64,
+    /// The requests whose method did not run, or was dropped, because the caller no longer waited.
+    /// Those that ran are in `calls`.
+    cancelled: AtomicU64,
     /// The sum of all durations, in nanoseconds.
     total: AtomicU64,
     /// How many durations are in each bucket.
@@ -41,6 +44,7 @@ impl Default for MethodCounters {
             errors: AtomicU64::default(),
             in_flight: AtomicU64::default(),
             shed: AtomicU64::default(),
+            cancelled: AtomicU64::default(),
             total: AtomicU64::default(),
             histogram: [const { AtomicU64::new(0) }; BUCKETS],
         }
@@ -59,6 +63,11 @@ impl MethodCounters {
         self.shed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a request that did not run because its caller no longer waited.
+    pub(crate) fn count_cancelled(&self) {
+        self.cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns the counts at this moment, under these names.
     pub(crate) fn snapshot(&self, service: &str, method: &str) -> MethodStats {
         let calls = self.calls.load(Ordering::Relaxed);
@@ -71,6 +80,7 @@ impl MethodCounters {
             errors: self.errors.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             shed: self.shed.load(Ordering::Relaxed),
+            cancelled: self.cancelled.load(Ordering::Relaxed),
             mean_ns: total_ns.checked_div(calls).unwrap_or(0),
             total_ns,
             p99_ns: self.percentile(99),
@@ -130,6 +140,7 @@ pub(crate) struct Tally<'a> {
     calls: u64,
     failures: u64,
     errors: u64,
+    cancelled: u64,
     nanos: u64,
 }
 
@@ -144,8 +155,9 @@ impl<'a> Tally<'a> {
             (self.stats, self.bucket) = (Some(stats), bucket);
         }
         self.calls += 1;
-        self.failures += u64::from(outcome != Outcome::Ok);
+        self.failures += u64::from(!matches!(outcome, Outcome::Ok | Outcome::Cancelled));
         self.errors += u64::from(outcome == Outcome::Error);
+        self.cancelled += u64::from(outcome == Outcome::Cancelled);
         self.nanos = self.nanos.saturating_add(nanos);
     }
 
@@ -156,15 +168,19 @@ impl<'a> Tally<'a> {
             &mut self.calls,
             &mut self.failures,
             &mut self.errors,
+            &mut self.cancelled,
             &mut self.nanos,
         ];
-        let [calls, failures, errors, nanos] = counts.map(std::mem::take);
+        let [calls, failures, errors, cancelled, nanos] = counts.map(std::mem::take);
         stats.calls.fetch_add(calls, Ordering::Relaxed);
         stats.total.fetch_add(nanos, Ordering::Relaxed);
         stats.histogram[self.bucket].fetch_add(calls, Ordering::Relaxed);
         if failures > 0 {
             stats.failures.fetch_add(failures, Ordering::Relaxed);
             stats.errors.fetch_add(errors, Ordering::Relaxed);
+        }
+        if cancelled > 0 {
+            stats.cancelled.fetch_add(cancelled, Ordering::Relaxed);
         }
     }
 }
@@ -213,7 +229,9 @@ mod tests {
         }
         ended(&stats, Duration::from_millis(50), Outcome::Error);
         ended(&stats, Duration::from_millis(50), Outcome::Fault("panicked"));
+        stats.count_cancelled();
         let counted = snapshot(&stats);
+        assert_eq!(counted.cancelled, 1);
         assert_eq!((counted.calls, counted.failures, counted.errors), (100, 2, 1));
         assert_eq!((counted.in_flight, counted.shed), (0, 1));
         assert_eq!((counted.mean_ns, counted.total_ns), (1_098_000, 109_800_000));

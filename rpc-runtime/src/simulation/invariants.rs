@@ -1,7 +1,9 @@
 //! Checks a history against the promises of the reliability guide.
 
+use std::time::Duration;
+
 use super::check::{Check, TICK, fail_if};
-use super::history::{CallOutcome, CallRecord, Failure, History};
+use super::history::{CallOutcome, CallRecord, Failure, History, Run};
 use super::scenario::{Method, Profile, Scenario};
 use super::times::LONG_TIMEOUT;
 use super::{broadcasts, jobs};
@@ -19,6 +21,7 @@ pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> 
             runs_at_most_once(call, runs),
             succeeds(scenario, call),
             survives_mild_faults(scenario, call, runs),
+            stops_when_abandoned(scenario, call, history.runs_of(id)),
             finds_its_queue(scenario, call),
         ];
         broken.extend(promises.into_iter().filter_map(|kept| {
@@ -126,6 +129,37 @@ fn survives_mild_faults(scenario: &Scenario, call: &CallRecord, runs: usize) -> 
             )
         }
     }
+}
+
+/// Promise 14: if a caller no longer waits, a method that can be cancelled soon stops, and does not
+/// begin any more. A worker that starts later does not know of the cancellation.
+fn stops_when_abandoned<'a>(
+    scenario: &Scenario,
+    call: &CallRecord,
+    runs: impl IntoIterator<Item = &'a Run>,
+) -> Check {
+    let Some((_, abandoned, CallOutcome::Cancelled | CallOutcome::Failed { .. })) = &call.ended else {
+        return Ok(());
+    };
+    if scenario.profile != Profile::Calm || call.planned.method != Method::Read {
+        return Ok(());
+    }
+    let known = *abandoned + longest_cancellation(scenario.latency);
+    let knows = |run: &&Run| !scenario.starts_worker_between(*abandoned, run.begun);
+    for run in runs.into_iter().filter(knows) {
+        fail_if(run.begun > known, "began although its caller had left")?;
+        fail_if(
+            run.ended.is_some_and(|ended| ended > known),
+            "ran to its end although its caller had left",
+        )?;
+    }
+    Ok(())
+}
+
+/// Returns how long it takes until all workers know of a cancellation. A message may have to wait
+/// for the confirm of the one before. Each hop may take ten times the latency.
+fn longest_cancellation(latency: u64) -> Duration {
+    Duration::from_millis(40 * latency) + 4 * TICK
 }
 
 impl CallRecord {

@@ -14,6 +14,8 @@ pub(crate) enum Outcome {
     Fault(&'static str),
     /// No answer, for this reason.
     Failed(&'static str),
+    /// The caller no longer waits, so the method was dropped.
+    Cancelled,
 }
 
 impl Outcome {
@@ -63,6 +65,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::Error => "error",
             Self::Fault(name) | Self::Failed(name) => name,
+            Self::Cancelled => "cancelled",
         }
     }
 }

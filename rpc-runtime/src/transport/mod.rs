@@ -93,6 +93,11 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// `expiration`. If the future is dropped before that, the message is not sent.
     async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published;
 
+    /// Opens a publisher whose messages go to the control exchange. Their `queue` is the routing
+    /// key. If the exchange does not exist, or the user may not publish to it, the broker closes the
+    /// publisher when it gets a message.
+    async fn open_control_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError>;
+
     /// The state of the connections.
     fn status(&self) -> &Arc<StatusBoard>;
 
@@ -189,9 +194,11 @@ pub(crate) trait Control: Debug + Send + Sync {
     async fn close_and_delete(&self);
 }
 
-/// A message to send through the default exchange.
+/// A message to send through the publisher's exchange. Unless the publisher is one of
+/// [`Transport::open_control_publisher`], that is the default exchange.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
+    /// The routing key. In the default exchange, it is the queue's name.
     pub(crate) queue: ShortStr,
     /// Whether the broker returns the message if the queue does not exist.
     pub(crate) mandatory: bool,

@@ -42,6 +42,12 @@ impl LatestSend {
         self.decide(number, WITHDRAWN) == WITHDRAWN
     }
 
+    /// Whether the latest message was claimed.
+    pub(crate) fn is_claimed(&self) -> bool {
+        let latest = self.0.load(Ordering::Acquire);
+        Self::state_of(latest >> STATE_BITS, latest) == CLAIMED
+    }
+
     pub(crate) fn is_withdrawn(&self, number: u32) -> bool {
         Self::state_of(number, self.0.load(Ordering::Acquire)) == WITHDRAWN
     }
@@ -158,10 +164,11 @@ mod tests {
     fn several_messages_are_claimed_or_withdrawn_independently() {
         let latest_send = LatestSend::default();
         let first = latest_send.begin();
-        assert!(latest_send.claim(first));
+        assert!(latest_send.claim(first) && latest_send.is_claimed());
         let second = latest_send.begin();
         assert!(!latest_send.is_withdrawn(second));
         let third = latest_send.begin();
+        assert!(!latest_send.is_claimed());
         // The second message still waited.
         assert!(latest_send.is_withdrawn(second) && !latest_send.claim(second));
         assert!(latest_send.withdraw(third) && latest_send.is_withdrawn(third));

@@ -102,6 +102,13 @@ fn idempotence() {
 }
 
 #[test]
+fn cancellation_breaks_nobody() {
+    let (runs_on, stops) = (json!({}), json!({"cancel": true}));
+    assert_method(runs_on.clone(), stops.clone(), &[(Safe, "get")]);
+    assert_method(stops, runs_on, &[(Safe, "get")]);
+}
+
+#[test]
 fn timeouts_break_nobody() {
     assert_method(json!({}), json!({"timeout_ms": 200}), &[(Safe, "get")]);
     assert_method(

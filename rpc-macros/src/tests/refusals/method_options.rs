@@ -8,7 +8,7 @@ fn misspelt_method_option() {
         "#[rpc(idempotnt)] async fn f(&self);",
         &[(
             "idempotnt",
-            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
+            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `cancel`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
         )],
     );
 }
@@ -19,7 +19,7 @@ fn unknown_method_option() {
         "#[rpc(retries = 3)] async fn f(&self);",
         &[(
             "retries",
-            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
+            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `cancel`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
         )],
     );
 }
@@ -272,6 +272,27 @@ fn retries_of_a_method_that_is_not_a_job() {
 }
 
 #[test]
+fn cancel_where_it_has_no_effect() {
+    for (options, fault) in [
+        (
+            "idempotent",
+            "`idempotent` methods are always cancelled with their calls; remove `cancel`",
+        ),
+        ("oneway", "nobody waits for a one-way method; remove `cancel`"),
+        (
+            "oneway, idempotent",
+            "nobody waits for a one-way method; remove `cancel`",
+        ),
+        ("broadcast", "a broadcast is not cancelled; remove `cancel`"),
+    ] {
+        assert_method(
+            &format!("#[rpc({options}, cancel)] async fn f(&self);"),
+            &[("cancel", fault)],
+        );
+    }
+}
+
+#[test]
 fn misspelt_retries() {
     let usage = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
     for (retry, fault) in [
@@ -342,7 +363,7 @@ fn an_option_after_a_bad_one() {
             ("+", "expected an expression"),
             (
                 "retries",
-                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
+                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `cancel`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
             ),
             (
                 r#""rpc.f""#,

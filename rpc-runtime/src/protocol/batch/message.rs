@@ -83,7 +83,7 @@ pub(crate) struct BatchedCallRef<'a> {
     pub(crate) headers: Cow<'a, Headers>,
 }
 
-/// A call or reply that can be written to a batch.
+/// A call, reply or cancellation that can be written to a batch.
 pub(crate) trait Part {
     /// Returns an upper bound of its encoded size, in bytes.
     fn size(&self) -> usize;
@@ -91,7 +91,7 @@ pub(crate) trait Part {
     fn write(&self, body: &mut Vec<u8>);
 }
 
-/// A call or reply that can be read from a batch.
+/// A call, reply or cancellation that can be read from a batch.
 pub(crate) trait ReadPart: Sized {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch>;
 }
@@ -271,7 +271,7 @@ fn borrowed(call: &BatchedCall) -> BatchedCallRef<'_> {
 }
 
 /// Checks, in debug builds only, a write to a `Vec`, which never fails.
-fn assert_ok<T, E: std::fmt::Debug>(result: Result<T, E>) {
+pub(super) fn assert_ok<T, E: std::fmt::Debug>(result: Result<T, E>) {
     debug_assert!(result.is_ok(), "{:?}", result.err());
 }
 
@@ -282,7 +282,7 @@ fn to_u32(length: usize) -> u32 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the batch cannot be decoded: {0}")]
-pub(crate) struct UnreadableBatch(&'static str);
+pub(crate) struct UnreadableBatch(pub(super) &'static str);
 
 /// Reads the parts of a batch in order.
 pub(crate) struct Reader<'a> {
@@ -292,13 +292,13 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn array_len(&mut self) -> Result<usize, UnreadableBatch> {
+    pub(super) fn array_len(&mut self) -> Result<usize, UnreadableBatch> {
         let length =
             decode::read_array_len(&mut self.rest).map_err(|_| UnreadableBatch("an array is missing"))?;
         Ok(length as usize)
     }
 
-    fn uint(&mut self) -> Result<u64, UnreadableBatch> {
+    pub(super) fn uint(&mut self) -> Result<u64, UnreadableBatch> {
         decode::read_int(&mut self.rest).map_err(|_| UnreadableBatch("a number is missing"))
     }
 
@@ -329,7 +329,7 @@ impl Reader<'_> {
         Ok(whole.slice_ref(self.take(length)?))
     }
 
-    fn id(&mut self) -> Result<Uuid, UnreadableBatch> {
+    pub(super) fn id(&mut self) -> Result<Uuid, UnreadableBatch> {
         let length = decode::read_bin_len(&mut self.rest).map_err(|_| UnreadableBatch("an id is missing"))?;
         Uuid::from_slice(self.take(length)?).map_err(|_| UnreadableBatch("an id does not have 16 bytes"))
     }
@@ -360,7 +360,7 @@ impl Reader<'_> {
     }
 
     /// Skips this many values and all values nested in them, without recursion.
-    fn skip(&mut self, values: usize) -> Result<(), UnreadableBatch> {
+    pub(super) fn skip(&mut self, values: usize) -> Result<(), UnreadableBatch> {
         const TRUNCATED: UnreadableBatch = UnreadableBatch("it is truncated");
         let mut left = values as u64;
         while left > 0 {

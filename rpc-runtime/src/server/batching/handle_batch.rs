@@ -142,6 +142,7 @@ impl RequestHandler {
             let label = RequestLabel::of_batched(&request);
             let response = match self.decide_batched(request, redelivered, received, now) {
                 Decision::Refuse(refusal) => self.executor.finish_refused(&self.queue, refusal, &label),
+                Decision::Cancelled(record) => self.executor.finish_cancelled(&self.queue, record),
                 Decision::Run(admitted) => {
                     let record = admitted.record;
                     running.set(async move {

@@ -117,8 +117,12 @@ impl<'a> ReplyCollector<'a> {
         let Response {
             mut reply,
             is_refused,
+            is_cancelled,
             ..
         } = response;
+        if is_cancelled {
+            return self.group.acks.split_last().ack();
+        }
         let Some(address) = self.address else {
             let acks = self.group.acks.split_last();
             match (&self.handler.jobs, job) {

@@ -95,6 +95,10 @@ impl Transport for RecordingBroker {
         Published::Withdrawn
     }
 
+    async fn open_control_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
     fn status(&self) -> &Arc<StatusBoard> {
         &self.board
     }

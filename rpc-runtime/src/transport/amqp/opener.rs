@@ -151,10 +151,19 @@ impl Opener {
         }
     }
 
-    /// Puts the channel into confirm mode and starts a publisher on it.
+    /// Puts the channel into confirm mode and starts a publisher on it, for the default exchange.
     pub(super) async fn publisher(&self, channel: Arc<OpenChannel>) -> Result<AmqpPublisher, BrokerError> {
+        self.publisher_to("", channel).await
+    }
+
+    /// Puts the channel into confirm mode and starts a publisher on it, for this exchange.
+    pub(super) async fn publisher_to(
+        &self,
+        exchange: &'static str,
+        channel: Arc<OpenChannel>,
+    ) -> Result<AmqpPublisher, BrokerError> {
         self.select_confirms(&channel).await?;
-        Ok(AmqpPublisher::start(channel, &self.tasks))
+        Ok(AmqpPublisher::start(channel, exchange, &self.tasks))
     }
 
     /// Puts the channel into confirm mode.

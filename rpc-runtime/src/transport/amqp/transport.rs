@@ -24,7 +24,7 @@ use super::queue_failures::QueueFailures;
 use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
-use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::protocol::{CONTROL_EXCHANGE, DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::transport::topology::{ControlQueue, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
     ANSWER_PREFETCH, Connectivity, Depth, Published, Publisher, ReplySubscription, Role, SendToken,
@@ -486,6 +486,13 @@ impl Transport for AmqpTransport {
                 written: false,
             },
         }
+    }
+
+    async fn open_control_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let connection = self.publishing.wait_ready().await?;
+        let opener = self.opener(&connection);
+        let channel = opener.channel().await?;
+        Ok(Arc::new(opener.publisher_to(CONTROL_EXCHANGE, channel).await?))
     }
 
     fn status(&self) -> &Arc<StatusBoard> {

@@ -115,7 +115,7 @@ impl MemoryTransport {
         Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
             connection,
-            direct_address,
+            exchange: Exchange::Default { direct_address },
             runtime: self.runtime(),
         })
     }
@@ -326,6 +326,15 @@ impl Transport for MemoryTransport {
         }
     }
 
+    async fn open_control_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        Ok(Arc::new(MemoryPublisher {
+            broker: self.broker.clone(),
+            connection: self.wait_ready(&self.publishing).await?,
+            exchange: Exchange::Control,
+            runtime: self.runtime(),
+        }))
+    }
+
     fn status(&self) -> &Arc<StatusBoard> {
         &self.board
     }
@@ -347,28 +356,44 @@ impl Transport for MemoryTransport {
 struct MemoryPublisher {
     broker: InProcessBroker,
     connection: OpenConnection,
-    /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
-    direct_address: Option<ShortStr>,
+    exchange: Exchange,
     /// The handle's runtime. A caller's own may end earlier.
     runtime: Handle,
 }
 
+/// Where a publisher's messages go.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+enum Exchange {
+    Default {
+        /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
+        direct_address: Option<ShortStr>,
+    },
+    Control,
+}
+
 impl MemoryPublisher {
-    /// Returns a function that publishes a message at the broker. The function returns whether the
-    /// queue exists.
-    fn publish_fn(&self, queue: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
-        let properties = &mut message.properties;
-        if properties
-            .reply_to
-            .as_ref()
-            .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
-        {
-            properties.reply_to.clone_from(&self.direct_address);
-        }
-        let (broker, queue, runtime) = (self.broker.clone(), queue.clone(), self.runtime.clone());
+    /// Returns a function that publishes a message at the broker. The function returns whether a
+    /// queue has this name, or is bound to the control exchange with this key.
+    fn publish_fn(&self, key: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
+        let is_control = match &self.exchange {
+            Exchange::Control => true,
+            Exchange::Default { direct_address } => {
+                let reply_to = &mut message.properties.reply_to;
+                let is_direct = |address: &ShortStr| address.as_str() == DIRECT_REPLY_TO;
+                if reply_to.as_ref().is_some_and(is_direct) {
+                    reply_to.clone_from(direct_address);
+                }
+                false
+            }
+        };
+        let (broker, key, runtime) = (self.broker.clone(), key.clone(), self.runtime.clone());
         move || {
-            let has_queue = broker.queues().publish(queue.as_str(), message, Instant::now());
-            expire_later(&broker, &queue, &runtime);
+            if is_control {
+                return broker.queues().publish_control(&key, &message, Instant::now());
+            }
+            let has_queue = broker.queues().publish(key.as_str(), message, Instant::now());
+            expire_later(&broker, &key, &runtime);
             has_queue
         }
     }

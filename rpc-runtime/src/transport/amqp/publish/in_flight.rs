@@ -90,6 +90,7 @@ impl InFlightMessages {
     pub(super) fn send(
         &mut self,
         channel: &Arc<OpenChannel>,
+        exchange: &'static str,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
         permits: u32,
@@ -136,7 +137,7 @@ impl InFlightMessages {
                     ..BasicPublishOptions::default()
                 };
                 let published = channel
-                    .basic_publish("".into(), routing_key, options, &body, properties)
+                    .basic_publish(exchange.into(), routing_key, options, &body, properties)
                     .await;
                 // lapin does not need the body any more.
                 drop(body);

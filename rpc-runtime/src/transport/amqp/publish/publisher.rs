@@ -39,6 +39,7 @@ const UNCONFIRMED_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct AmqpPublisher {
     channel: Arc<OpenChannel>,
+    exchange: &'static str,
     shared: Arc<Shared>,
     connection: watch::Receiver<ConnectionState>,
 }
@@ -101,11 +102,12 @@ fn permits_for(outgoing: &Outgoing) -> u32 {
 }
 
 impl AmqpPublisher {
-    /// Starts the task of a channel in confirm mode. It ends with the publisher or the transport.
+    /// Starts the task of a channel in confirm mode, which publishes to this exchange. The task ends
+    /// with the publisher or the transport.
     ///
     /// While the broker blocks the connection, no message is sent. Messages that wait meanwhile can
     /// still be withdrawn.
-    pub(crate) fn start(channel: Arc<OpenChannel>, tasks: &TaskGroup) -> Self {
+    pub(crate) fn start(channel: Arc<OpenChannel>, exchange: &'static str, tasks: &TaskGroup) -> Self {
         let connection = channel.connection();
         let shared = Arc::<Shared>::default();
         let task = ConfirmTask::new(Arc::clone(&shared), connection.clone());
@@ -118,6 +120,7 @@ impl AmqpPublisher {
         });
         Self {
             channel,
+            exchange,
             shared,
             connection,
         }
@@ -126,10 +129,14 @@ impl AmqpPublisher {
     /// Hands a message to lapin. Its permits must have been taken.
     fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_interval: usize) {
         let permits = permits_for(&outgoing);
-        let sent = self
-            .shared
-            .lock()
-            .send(&self.channel, outgoing, listener, permits, confirm_interval);
+        let sent = self.shared.lock().send(
+            &self.channel,
+            self.exchange,
+            outgoing,
+            listener,
+            permits,
+            confirm_interval,
+        );
         match sent {
             Ok(Wake::Now) => self.shared.wake.notify_one(),
             Ok(Wake::Later) => {}

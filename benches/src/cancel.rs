@@ -1,0 +1,105 @@
+//! Cancellation: how long a method runs after its call was dropped.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rpc_runtime::{Broker, Server, service};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+
+use crate::bench::Bench;
+use crate::report::ratios::Ratio;
+
+/// How many calls of each kind a round makes.
+const CALLS: usize = 200;
+
+/// The longest that a step may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[service(queue = "bench.cancel")]
+trait Tasks {
+    async fn return_at_once(&self);
+
+    #[rpc(cancel)]
+    async fn run_forever(&self);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Begun,
+    Dropped(Instant),
+}
+
+struct Worker(UnboundedSender<Event>);
+
+/// Reports when it is dropped.
+struct Running<'a>(&'a UnboundedSender<Event>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // The receiver is gone if the benchmark failed.
+        let _ = self.0.send(Event::Dropped(Instant::now()));
+    }
+}
+
+impl Tasks for Worker {
+    async fn return_at_once(&self) {}
+
+    async fn run_forever(&self) {
+        let _running = Running(&self.0);
+        let _ = self.0.send(Event::Begun);
+        pending::<()>().await;
+    }
+}
+
+/// Measures the ratio of cancellation and prints it.
+pub(crate) async fn run_quick(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
+    let (sender, mut events) = unbounded_channel();
+    let worker = Broker::connect(bench.broker()).await?;
+    let server = Server::new(&worker).serve(TasksServer::new(Worker(sender)));
+    let server = server.start().await?;
+    let caller = Broker::connect(bench.broker()).await?;
+    let client = TasksClient::new(&caller);
+    let mut ratios = Vec::new();
+    for _ in 0..rounds {
+        let (mut calls, mut stops) = (Vec::new(), Vec::new());
+        for _ in 0..CALLS {
+            let begun = Instant::now();
+            client.return_at_once().await?;
+            calls.push(begun.elapsed());
+            stops.push(stop_time(&client, &mut events).await?);
+        }
+        let (call, stop) = (median(&mut calls), median(&mut stops));
+        eprintln!("a call takes {call:.0?}, and a method stops {stop:.0?} after its call was dropped");
+        ratios.push(stop.div_duration_f64(call));
+    }
+    println!("{}", Ratio::of(&ratios).line("cancel-stop"));
+    server.stop().await?;
+    caller.close().await;
+    worker.close().await;
+    Ok(())
+}
+
+/// Returns the time from the drop of a call to the drop of its method.
+async fn stop_time(client: &TasksClient, events: &mut UnboundedReceiver<Event>) -> anyhow::Result<Duration> {
+    let mut next = async || {
+        timeout(LIMIT, events.recv())
+            .await
+            .context("nothing happened")?
+            .context("no worker")
+    };
+    let call = tokio::spawn(client.run_forever());
+    anyhow::ensure!(matches!(next().await?, Event::Begun), "it was dropped early");
+    let begun = Instant::now();
+    call.abort();
+    match next().await? {
+        Event::Dropped(at) => Ok(at - begun),
+        Event::Begun => anyhow::bail!("it ran twice"),
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

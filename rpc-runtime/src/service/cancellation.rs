@@ -1,0 +1,247 @@
+//! The calls that their callers have cancelled. The requests that run learn of it, and those that
+//! have not begun do not run.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::protocol::{CancelledCall, MAX_TIME_TO_LIVE};
+
+/// How many cancelled calls are remembered for each queue. If there are more, the oldest are
+/// forgotten, and their requests run until their deadlines.
+const MAX_REMEMBERED: usize = 16 * 1024;
+
+/// How long a cancelled call is remembered after its request has expired. Until then, the request
+/// may have been delivered, and wait for its turn.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
+
+/// The cancelled calls of one queue.
+#[derive(Debug, Default)]
+pub(crate) struct Cancellations {
+    state: Mutex<State>,
+    /// How many calls are remembered, to be read without the lock.
+    remembered: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    watched: HashMap<Uuid, Watched, RandomState>,
+    cancelled: CancelledCalls,
+}
+
+/// A request that learns of its cancellation.
+#[derive(Debug, Default)]
+struct Watched {
+    token: CancellationToken,
+    watches: usize,
+}
+
+impl Cancellations {
+    /// Tells the requests of these calls that run here. Remembers all of them: a request may be
+    /// delivered later, or again, and may begin to watch later.
+    pub(crate) fn cancel(&self, calls: impl IntoIterator<Item = CancelledCall>, now: Instant) {
+        let mut tokens = Vec::new();
+        {
+            let mut state = self.lock();
+            for call in calls {
+                tokens.extend(state.watched.get(&call.id).map(|watched| watched.token.clone()));
+                state.cancelled.insert(call, now);
+            }
+            self.count_remembered(&state);
+        }
+        // Without the lock, because this wakes the methods.
+        for token in tokens {
+            token.cancel();
+        }
+    }
+
+    /// Whether the caller has cancelled the call with this correlation id.
+    pub(crate) fn is_cancelled(&self, id: impl FnOnce() -> Option<Uuid>, now: Instant) -> bool {
+        // If no call is remembered, the id need not be read.
+        if self.remembered.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut state = self.lock();
+        state.cancelled.forget_oldest(now);
+        self.count_remembered(&state);
+        id().is_some_and(|id| state.cancelled.contains(id, now))
+    }
+
+    fn count_remembered(&self, state: &State) {
+        self.remembered
+            .store(state.cancelled.until.len(), Ordering::Relaxed);
+    }
+
+    /// Returns a token that is cancelled when the call with this correlation id is.
+    pub(crate) fn watch(self: &Arc<Self>, id: Uuid) -> CancellationWatch {
+        let mut state = self.lock();
+        let is_cancelled = state.cancelled.contains(id, Instant::now());
+        let watched = state.watched.entry(id).or_default();
+        watched.watches += 1;
+        let token = watched.token.clone();
+        drop(state);
+        if is_cancelled {
+            token.cancel();
+        }
+        CancellationWatch {
+            cancellations: Arc::clone(self),
+            id,
+            token,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Learns of the cancellation of one call.
+#[derive(Debug)]
+pub(crate) struct CancellationWatch {
+    cancellations: Arc<Cancellations>,
+    id: Uuid,
+    token: CancellationToken,
+}
+
+impl CancellationWatch {
+    /// Completes once the call is cancelled.
+    pub(crate) async fn cancelled(&self) {
+        self.token.cancelled().await;
+    }
+}
+
+impl Drop for CancellationWatch {
+    fn drop(&mut self) {
+        let mut state = self.cancellations.lock();
+        if let Some(watched) = state.watched.get_mut(&self.id) {
+            watched.watches -= 1;
+            if watched.watches == 0 {
+                state.watched.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// Cancelled calls whose requests may still be delivered.
+#[derive(Debug, Default)]
+struct CancelledCalls {
+    /// Until when each is remembered.
+    until: HashMap<Uuid, Instant, RandomState>,
+    /// Each once, in the order of insertion.
+    order: VecDeque<Uuid>,
+}
+
+impl CancelledCalls {
+    fn insert(&mut self, call: CancelledCall, now: Instant) {
+        let until = now + call.time_left.min(MAX_TIME_TO_LIVE) + GRACE_PERIOD;
+        if let Some(known) = self.until.get_mut(&call.id) {
+            *known = until;
+            return;
+        }
+        self.forget_oldest(now);
+        if self.order.len() >= MAX_REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.until.remove(&oldest);
+        }
+        self.until.insert(call.id, until);
+        self.order.push_back(call.id);
+    }
+
+    /// Forgets the oldest calls whose time is over.
+    fn forget_oldest(&mut self, now: Instant) {
+        while let Some(oldest) = self.order.front()
+            && !self.contains(*oldest, now)
+        {
+            self.until.remove(oldest);
+            self.order.pop_front();
+        }
+    }
+
+    fn contains(&self, id: Uuid, now: Instant) -> bool {
+        self.until.get(&id).is_some_and(|until| now < *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn call(id: u128, time_left: Duration) -> CancelledCall {
+        CancelledCall {
+            id: Uuid::from_u128(id),
+            time_left,
+        }
+    }
+
+    fn is_cancelled(cancellations: &Cancellations, id: u128, now: Instant) -> bool {
+        cancellations.is_cancelled(|| Some(Uuid::from_u128(id)), now)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_runs_learns_of_its_cancellation() {
+        let cancellations = Arc::<Cancellations>::default();
+        let [first, second, other] = [1, 1, 2].map(|id| cancellations.watch(Uuid::from_u128(id)));
+        let now = Instant::now();
+        cancellations.cancel([call(1, SECOND)], now);
+        assert!(first.cancelled().now_or_never().is_some());
+        assert!(second.cancelled().now_or_never().is_some());
+        assert!(other.cancelled().now_or_never().is_none());
+        drop((first, second, other));
+        assert!(cancellations.lock().watched.is_empty());
+        // It may be delivered again, or look again whether its caller has left.
+        assert!(is_cancelled(&cancellations, 1, now));
+        let again = cancellations.watch(Uuid::from_u128(1));
+        assert!(again.cancelled().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_call_is_remembered_until_its_request_can_no_longer_arrive() {
+        let cancellations = Arc::<Cancellations>::default();
+        let now = Instant::now();
+        assert!(!is_cancelled(&cancellations, 1, now));
+        cancellations.cancel([call(1, SECOND)], now);
+        assert!(is_cancelled(&cancellations, 1, now));
+        assert!(!is_cancelled(&cancellations, 2, now));
+        let watch = cancellations.watch(Uuid::from_u128(1));
+        assert!(watch.cancelled().now_or_never().is_some());
+        let last = now + SECOND + GRACE_PERIOD;
+        assert!(is_cancelled(&cancellations, 1, last - SECOND / 1000));
+        assert!(!is_cancelled(&cancellations, 1, last));
+        // The next requests pay nothing for it.
+        assert_eq!(cancellations.remembered.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_over_is_forgotten() {
+        let mut cancelled = CancelledCalls::default();
+        let now = Instant::now();
+        for id in 0..MAX_REMEMBERED as u128 + 5 {
+            cancelled.insert(call(id, Duration::MAX), now);
+            cancelled.insert(call(id, Duration::MAX), now);
+        }
+        assert_eq!(
+            (cancelled.until.len(), cancelled.order.len()),
+            (MAX_REMEMBERED, MAX_REMEMBERED)
+        );
+        assert!(!cancelled.contains(Uuid::from_u128(4), now));
+        assert!(cancelled.contains(Uuid::from_u128(5), now));
+        let mut cancelled = CancelledCalls::default();
+        for id in 0..100 {
+            cancelled.insert(call(id, SECOND), now);
+        }
+        cancelled.insert(call(100, SECOND), now + 2 * SECOND + GRACE_PERIOD);
+        assert_eq!((cancelled.until.len(), cancelled.order.len()), (1, 1));
+    }
+}
