@@ -174,6 +174,11 @@ impl Document<'_> {
             Some(schema) => convert_schema(schema, self.schema_keys),
             None => schema_of_any(type_name),
         };
+        // The items of a stream, for a caller that grants no credit.
+        let payload = match kind {
+            "result" if method.is_streaming => json!({"type": "array", "items": payload}),
+            _ => payload,
+        };
         json!({
             "name": kind,
             "title": format!("The {kind} of {}", method.name),
@@ -337,6 +342,11 @@ fn method_tags(method: &MethodDescription) -> Vec<Value> {
             method.is_cancellable,
             "cancel",
             "Workers stop it once its caller no longer waits.",
+        ),
+        (
+            method.is_streaming,
+            "stream",
+            "Replies with a stream of items to a caller that grants credit, and with an array to any other.",
         ),
     ];
     let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);

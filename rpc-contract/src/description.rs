@@ -110,6 +110,9 @@ pub struct MethodDescription {
     /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
     #[serde(rename = "cancel", skip_serializing_if = "is_false")]
     pub is_cancellable: bool,
+    /// Whether it replies with a stream of items: `returns` is the type of an item.
+    #[serde(rename = "stream", skip_serializing_if = "is_false")]
+    pub is_streaming: bool,
     /// How long a caller waits, in milliseconds, unless the call sets another limit. `None` if the
     /// client's limit applies.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,16 +162,26 @@ impl MethodDescription {
             .map(ArgumentDescription::declaration)
             .collect();
         let call = format!("{}({})", self.name, arguments.join(", "));
+        match self.answer() {
+            Some(item) if self.is_streaming => format!("{call} -> impl Stream<Item = {item}>"),
+            None if self.is_streaming => format!("{call} -> impl Stream"),
+            Some(answer) => format!("{call} -> {answer}"),
+            None => call,
+        }
+    }
+
+    /// Returns the type of the answer or of an item, for people to read. `None` if there is none,
+    /// or if the type of a stream's items is not known.
+    fn answer(&self) -> Option<String> {
         match (self.returns.as_str(), self.error.as_deref()) {
-            ("" | "()", None) => call,
-            (returns, None) => format!("{call} -> {returns}"),
+            ("", None) => None,
+            ("()", None) if !self.is_streaming => None,
+            (returns, None) => Some(returns.to_owned()),
             (returns, Some(error)) => match (returns.strip_suffix("::Ok"), error.strip_suffix("::Err")) {
-                (Some(alias), Some(alias_of_error)) if alias == alias_of_error => {
-                    format!("{call} -> {alias}")
-                }
+                (Some(alias), Some(alias_of_error)) if alias == alias_of_error => Some(alias.to_owned()),
                 // The type is not known.
-                _ if returns.is_empty() => format!("{call} -> Result<_, {error}>"),
-                _ => format!("{call} -> Result<{returns}, {error}>"),
+                _ if returns.is_empty() => Some(format!("Result<_, {error}>")),
+                _ => Some(format!("Result<{returns}, {error}>")),
             },
         }
     }
@@ -314,6 +327,19 @@ pub(crate) mod tests {
             method(&[], "A::Ok", Some("B::Err")),
             "f() -> Result<A::Ok, B::Err>"
         );
+        let stream = |returns: &str, error: Option<&str>| {
+            let mut method = MethodDescription::new("f");
+            (method.returns, method.error) = (returns.to_owned(), error.map(str::to_owned));
+            method.is_streaming = true;
+            method.signature()
+        };
+        assert_eq!(stream("u64", None), "f() -> impl Stream<Item = u64>");
+        assert_eq!(stream("()", None), "f() -> impl Stream<Item = ()>");
+        assert_eq!(
+            stream("u64", Some("E")),
+            "f() -> impl Stream<Item = Result<u64, E>>"
+        );
+        assert_eq!(stream("", None), "f() -> impl Stream");
     }
 
     fn text() -> impl Strategy<Value = String> {
@@ -353,7 +379,8 @@ pub(crate) mod tests {
         fn method()(
             (name, docs, returns, error) in (text(), text(), text(), prop::option::of(text())),
             arguments in prop::collection::vec(argument(), 0..4),
-            (is_default, is_idempotent, is_oneway, is_broadcast, is_cancellable) in any::<(bool, bool, bool, bool, bool)>(),
+            (is_default, is_idempotent, is_oneway) in any::<(bool, bool, bool)>(),
+            (is_broadcast, is_cancellable, is_streaming) in any::<(bool, bool, bool)>(),
             timeout_ms in any::<Option<u64>>(),
             retry in any::<Option<(u16, u64, u64)>>(),
             (result_schema, error_schema) in (schema(), schema()),
@@ -369,6 +396,7 @@ pub(crate) mod tests {
                 is_oneway,
                 is_broadcast,
                 is_cancellable,
+                is_streaming,
                 timeout_ms,
                 retry: retry.map(|(times, min, max)| RetryDescription::new(times, min, max)),
                 result_schema,

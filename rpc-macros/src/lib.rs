@@ -61,6 +61,11 @@ mod tests;
 /// | `crate = path::to::rpc_runtime` | `::rpc_runtime` | the path of the runtime, for crates that rename or re-export it |
 /// | `schema` | off | adds JSON Schemas of all types to the service's description. The types have to be `schemars::JsonSchema`. Needs the cargo feature `schema` of rpc-runtime |
 ///
+/// # Streams
+///
+/// A method `fn f(&self, ..) -> impl Stream<Item = T>` replies with a stream of items, which the
+/// client's method returns too. It may be `idempotent` and have a `timeout` and a `name`.
+///
 /// # Options of a method
 ///
 /// Options are in one or more `#[rpc(..)]` attributes.

@@ -10,7 +10,8 @@ use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeParamBound, Visibility, parse_quote,
+    Attribute, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeImplTrait, TypeParamBound,
+    Visibility, parse_quote,
 };
 
 use crate::attributes::Attributes;
@@ -88,7 +89,10 @@ pub(crate) struct Method {
     /// `&self` in the user's tokens: a body refers to that `self` token.
     pub(crate) receiver: Receiver,
     pub(crate) parameters: Vec<Parameter>,
+    /// What a call returns, or the items if the method returns a stream.
     pub(crate) output: Type,
+    /// The return type as the user wrote it, if it is a stream.
+    pub(crate) stream: Option<TypeImplTrait>,
     /// Whether the output is named `Result`.
     pub(crate) is_fallible: bool,
     /// The output as text, for descriptions.
@@ -99,17 +103,23 @@ pub(crate) struct Method {
 
 impl Method {
     pub(crate) fn has_reply(&self) -> bool {
-        matches!(self.kind, Kind::Call | Kind::IdempotentCall | Kind::Broadcast)
+        !matches!(
+            self.kind,
+            Kind::OneWay | Kind::IdempotentOneWay | Kind::OneWayBroadcast
+        )
     }
 
-    /// Whether the client's method returns a broadcast, whose answers are gathered. A one-way
-    /// broadcast has none.
-    pub(crate) fn is_gathered(&self) -> bool {
-        matches!(self.kind, Kind::Broadcast)
+    /// The answers that the client's method returns.
+    pub(crate) fn answers(&self) -> Answers {
+        match self.kind {
+            Kind::Broadcast => Answers::OfEachWorker,
+            Kind::Stream | Kind::IdempotentStream => Answers::Stream,
+            _ => Answers::One,
+        }
     }
 
-    /// The type that a call returns, or a broadcast from each worker: `()` without a reply, also for a
-    /// job, whose error does not reach its caller.
+    /// The type that a call returns, a broadcast from each worker, or a stream as its items: `()`
+    /// without a reply, also for a job, whose error does not reach its caller.
     pub(crate) fn answer(&self) -> Type {
         if self.has_reply() {
             self.output.clone()
@@ -158,6 +168,20 @@ pub(crate) enum Kind {
     Broadcast,
     /// All workers run it at most once. It has no reply.
     OneWayBroadcast,
+    /// It replies with a stream, and runs at most once.
+    Stream,
+    /// It replies with a stream, and may run again until the first item arrives.
+    IdempotentStream,
+}
+
+/// The answers to a call.
+pub(crate) enum Answers {
+    /// One result, or none.
+    One,
+    /// Those of all workers, which a broadcast gathers.
+    OfEachWorker,
+    /// The items of a stream.
+    Stream,
 }
 
 /// How often a job is retried, and after how long.

@@ -147,6 +147,7 @@ impl Arrived {
             user_id: None,
             headers: Headers::default(),
             asks_batch_size: false,
+            credit: None,
             dead_lettered: None,
             arguments,
         };

@@ -37,8 +37,9 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use client::{
-    Broadcast, Call, ClientBuilder, DynamicClient, EncodedCall, FallibleBroadcast, FallibleCall, Gather,
-    GatherEnd, Gathered, InvalidDescription, MethodError, ServiceClient, WhenFull,
+    Broadcast, Call, ClientBuilder, DynamicClient, EncodedCall, FallibleBroadcast, FallibleCall,
+    FallibleStreamingCall, Gather, GatherEnd, Gathered, InvalidDescription, MethodError, ServiceClient,
+    StreamingCall, WhenFull,
 };
 pub use codec::{Codec, DecodeError, EncodeError, UnknownName};
 pub use describe::{MethodDescriptor, ServiceDescriptor};
@@ -111,6 +112,11 @@ struct ServiceTraitReference;
 #[cfg(doctest)]
 #[doc = include_str!("../jobs.md")]
 struct Jobs;
+
+/// The examples on the page about streams compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../streams.md")]
+struct Streams;
 
 /// The examples in the page on broadcasts compile.
 #[cfg(doctest)]

@@ -29,5 +29,6 @@ mod recovery;
 mod runtimes;
 mod self_description;
 mod settling;
+mod streams;
 mod tls;
 mod wire;

@@ -237,6 +237,27 @@ fn compare_methods(
             changes.add(verdict, place(), message);
         }
     }
+    if old.is_streaming != new.is_streaming {
+        let now = if new.is_streaming {
+            "it returns a stream now"
+        } else {
+            "it no longer returns a stream"
+        };
+        let breaks = [
+            (
+                Verdict::BreaksCallers,
+                "old callers cannot read the replies of new workers",
+            ),
+            (
+                Verdict::BreaksWorkers,
+                "new callers cannot read the replies of old workers",
+            ),
+        ];
+        for (verdict, consequence) in breaks {
+            let message = format!("{now}: {consequence}; give it another name instead");
+            changes.add(verdict, place(), message);
+        }
+    }
     match (old.is_oneway, new.is_oneway) {
         (false, true) => changes.add(
             Verdict::Safe,

@@ -10,7 +10,7 @@ use super::generics::CloneAndDebug;
 use super::names::method_constant;
 use super::spans::located_at;
 use super::{arguments, descriptor, generics};
-use crate::model::{Argument, Method, Service};
+use crate::model::{Answers, Argument, Method, Service};
 
 /// The client's type.
 pub(super) fn definition(service: &Service) -> TokenStream {
@@ -105,11 +105,13 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
     let constant = method_constant(method);
     let arguments = arguments::sent(service, method);
     let at_output = at_output(method);
-    let call = match (method.is_gathered(), method.is_fallible && method.has_reply()) {
-        (false, false) => quote_spanned!(at_output=> call),
-        (false, true) => quote_spanned!(at_output=> call_fallible),
-        (true, false) => quote_spanned!(at_output=> broadcast),
-        (true, true) => quote_spanned!(at_output=> broadcast_fallible),
+    let call = match (method.answers(), method.is_fallible && method.has_reply()) {
+        (Answers::One, false) => quote_spanned!(at_output=> call),
+        (Answers::One, true) => quote_spanned!(at_output=> call_fallible),
+        (Answers::OfEachWorker, false) => quote_spanned!(at_output=> broadcast),
+        (Answers::OfEachWorker, true) => quote_spanned!(at_output=> broadcast_fallible),
+        (Answers::Stream, false) => quote_spanned!(at_output=> stream),
+        (Answers::Stream, true) => quote_spanned!(at_output=> stream_fallible),
     };
     let call = quote_spanned! {at_output=>
         #runtime::__private::Client::#call::<#answer>(&self.client, &#constant, #arguments)
@@ -139,11 +141,13 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let at_output = at_output(method);
     let runtime = located_at(&service.runtime, answer);
-    let call_type = match (method.is_gathered(), method.is_fallible && method.has_reply()) {
-        (false, false) => quote_spanned!(at_output=> Call),
-        (false, true) => quote_spanned!(at_output=> FallibleCall),
-        (true, false) => quote_spanned!(at_output=> Broadcast),
-        (true, true) => quote_spanned!(at_output=> FallibleBroadcast),
+    let call_type = match (method.answers(), method.is_fallible && method.has_reply()) {
+        (Answers::One, false) => quote_spanned!(at_output=> Call),
+        (Answers::One, true) => quote_spanned!(at_output=> FallibleCall),
+        (Answers::OfEachWorker, false) => quote_spanned!(at_output=> Broadcast),
+        (Answers::OfEachWorker, true) => quote_spanned!(at_output=> FallibleBroadcast),
+        (Answers::Stream, false) => quote_spanned!(at_output=> StreamingCall),
+        (Answers::Stream, true) => quote_spanned!(at_output=> FallibleStreamingCall),
     };
     let call_type = quote_spanned!(at_output=> #runtime::#call_type<#answer>);
     quote! {

@@ -61,6 +61,8 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         Kind::IdempotentOneWay => Some(quote!(.oneway().idempotent())),
         Kind::Broadcast => Some(quote!(.broadcast())),
         Kind::OneWayBroadcast => Some(quote!(.oneway().broadcast())),
+        Kind::Stream => Some(quote!(.streaming())),
+        Kind::IdempotentStream => Some(quote!(.streaming().idempotent())),
     };
     let cancellable = method.is_cancellable.then(|| quote!(.cancellable()));
     let retry = method.retry.as_ref().map(|Retry { times, min, max }| {

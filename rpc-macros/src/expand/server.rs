@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
+use syn::Path;
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
@@ -126,9 +127,15 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     // A result that cannot be sent is reported at its type.
     let at_output = Span::mixed_site().located_at(method.output.span());
     let outcome = quote_spanned! {at_output=>
-        <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
+        <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*)
     };
-    let answer = if method.is_fallible {
+    let outcome = match method.stream {
+        Some(_) => outcome,
+        None => quote_spanned!(at_output=> #outcome.await),
+    };
+    let answer = if method.stream.is_some() {
+        send_stream(runtime, method, &outcome, at_output)
+    } else if method.is_fallible {
         let (function, result) = if method.has_reply() {
             let output = &method.output;
             let result = quote_spanned! {at_output=>
@@ -156,5 +163,22 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
             let #bindings = #read?;
             #answer
         }
+    }
+}
+
+/// The code that sends the items of a stream, and returns the answer that ends it.
+fn send_stream(runtime: &Path, method: &Method, stream: &TokenStream, at_output: Span) -> TokenStream {
+    if !method.is_fallible {
+        return quote_spanned!(at_output=> __invocation.send_items(#stream).await);
+    }
+    let output = &method.output;
+    quote_spanned! {at_output=>
+        __invocation
+            .send_results(
+                #stream,
+                |__item| <#runtime::__private::IsResult<#output>>::returned(__item),
+                |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
+            )
+            .await
     }
 }

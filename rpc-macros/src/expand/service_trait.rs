@@ -3,7 +3,7 @@
 use proc_macro2::{Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Type, parse_quote};
+use syn::{Type, TypeImplTrait, parse_quote};
 
 use super::generics;
 use super::names::implementation;
@@ -47,10 +47,14 @@ fn default_body(method: &Method, body: &Group) -> TokenStream {
     // The mixed-site span silences a lint that suggests `async fn`, whose future may not be `Send`.
     // An error of the body as a whole is reported at the body.
     let at_body = Span::mixed_site().located_at(body.span());
+    let future = method
+        .stream
+        .is_none()
+        .then(|| quote_spanned!(at_body=> async move));
     quote_spanned! {at_body=>
         {
             #(let _ = &#names;)*
-            async move #body
+            #future #body
         }
     }
 }
@@ -87,7 +91,7 @@ pub(super) fn implementation_for_arc(service: &Service) -> TokenStream {
     }
 }
 
-/// The signature, with a future in place of `async`.
+/// The signature, with a future in place of `async`, or with a stream that is `Send`.
 fn signature(method: &Method) -> TokenStream {
     let name = &method.name;
     let parameters = method.parameters.iter().map(|parameter| {
@@ -95,8 +99,18 @@ fn signature(method: &Method) -> TokenStream {
         quote!(#name: #ty)
     });
     let receiver = &method.receiver;
-    let future = future(&method.output);
-    quote!(fn #name(#receiver #(, #parameters)*) -> #future)
+    let output = match &method.stream {
+        Some(stream) => stream_type(stream),
+        None => future(&method.output),
+    };
+    quote!(fn #name(#receiver #(, #parameters)*) -> #output)
+}
+
+/// The type of a method's stream: it can be polled on any thread.
+fn stream_type(stream: &TypeImplTrait) -> TokenStream {
+    let at_output = Span::call_site().located_at(stream.span());
+    let bounds = stream.bounds.iter();
+    quote_spanned!(at_output=> impl #(#bounds +)* ::core::marker::Send)
 }
 
 /// The type of a method's future: it can be awaited on any thread. A body that returns another type

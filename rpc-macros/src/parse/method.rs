@@ -1,7 +1,10 @@
 //! Reads a method.
 
 use syn::ext::IdentExt;
-use syn::{FnArg, Ident, LitStr, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote};
+use syn::{
+    FnArg, Ident, LitStr, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, TypeImplTrait,
+    parse_quote,
+};
 
 use super::errors::Errors;
 use super::options::{self, Options};
@@ -27,13 +30,19 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         .collect();
 
     refuse_conditional_options(&item.attributes, "method", errors);
-    refuse_syntax(item, errors);
+    let stream = stream_of(&item.signature.output);
+    refuse_syntax(item, stream, errors);
     refuse_unusable_name(&item.signature.ident, errors);
     let output = read_output(&item.signature.output, errors);
     let wire_name = read_wire_name(&options, &item.signature.ident, &siblings, errors);
     let is_default = read_default(&options, &siblings, errors);
-    let kind = read_kind(&options, &output, errors);
-    refuse_broadcast_options(&options, errors);
+    let kind = match stream {
+        Some(_) => read_kind_of_stream(&options, errors),
+        None => read_kind(&options, &output, errors),
+    };
+    if stream.is_none() {
+        refuse_broadcast_options(&options, errors);
+    }
     let is_cancellable = read_cancel(&options, &kind, errors);
     let retry = read_retry(&options, &kind, errors);
     let timeout = options
@@ -53,6 +62,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         is_fallible: types::is_result(&output),
         returns: return_types(&output),
         output,
+        stream: stream.cloned(),
         body: item.body.clone(),
     }
 }
@@ -63,7 +73,7 @@ fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
     !one.cfg().is_empty() && !other.cfg().is_empty()
 }
 
-fn refuse_syntax(item: &TraitMethod, errors: &mut Errors) {
+fn refuse_syntax(item: &TraitMethod, stream: Option<&TypeImplTrait>, errors: &mut Errors) {
     let Signature {
         constness,
         asyncness,
@@ -84,11 +94,16 @@ fn refuse_syntax(item: &TraitMethod, errors: &mut Errors) {
     if let Some(abi) = abi {
         errors.push(abi, "a service method cannot be extern; remove the ABI");
     }
-    if asyncness.is_none() {
-        errors.push(
+    match (asyncness, stream) {
+        (None, None) => errors.push(
             fn_token,
             format!("service methods are async; write `async fn {ident}`"),
-        );
+        ),
+        (Some(asyncness), Some(_)) => errors.push(
+            asyncness,
+            format!("a method that returns a stream is not async; write `fn {ident}`"),
+        ),
+        (Some(_), None) | (None, Some(_)) => {}
     }
     if !generics.params.is_empty() {
         errors.push(
@@ -123,14 +138,30 @@ fn refuse_unusable_name(name: &Ident, errors: &mut Errors) {
     errors.push(name, format!("{reason}; {advice} `#[rpc(name = \"{plain}\")]`"));
 }
 
-fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
+/// The return type if it is a stream.
+fn stream_of(output: &ReturnType) -> Option<&TypeImplTrait> {
     match output {
-        ReturnType::Default => parse_quote!(()),
-        ReturnType::Type(_, ty) => {
-            types::check_output(ty, errors);
-            (**ty).clone()
-        }
+        ReturnType::Default => None,
+        ReturnType::Type(_, ty) => types::stream(ty),
     }
+}
+
+/// Reads the type that a method returns, or that of the items of a stream.
+fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
+    let ReturnType::Type(_, ty) = output else {
+        return parse_quote!(());
+    };
+    let output = match types::stream(ty).map(types::stream_item) {
+        None => ty,
+        Some(Some(item)) => item,
+        Some(None) => {
+            let advice = "the items of a stream need a type; write `impl Stream<Item = T>`";
+            errors.push(ty, advice);
+            return parse_quote!(());
+        }
+    };
+    types::check_output(output, errors);
+    output.clone()
 }
 
 fn return_types(output: &Type) -> ReturnTypes {
@@ -219,6 +250,30 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     }
 }
 
+/// Reads the kind of a method that returns a stream, and refuses options that it cannot have.
+/// `read_retry` refuses `retry`.
+fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
+    for (option, fault) in [
+        (
+            "oneway",
+            "a stream is a reply, and a one-way method has none; remove `oneway`",
+        ),
+        ("broadcast", "one worker sends a stream; remove `broadcast`"),
+        (
+            "default",
+            "a request without a method expects one result; remove `default`",
+        ),
+    ] {
+        if let Some(flag) = options.flag(option, errors) {
+            errors.push(flag, fault);
+        }
+    }
+    match options.flag("idempotent", errors) {
+        Some(_) => Kind::IdempotentStream,
+        None => Kind::Stream,
+    }
+}
+
 /// Refuses `idempotent` and `default` for a broadcast. `read_retry` refuses `retry`.
 fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     if options.given("broadcast").is_none() {
@@ -250,6 +305,7 @@ fn read_cancel(options: &Options, kind: &Kind, errors: &mut Errors) -> bool {
         Kind::IdempotentCall => "`idempotent` methods are always cancelled with their calls; remove `cancel`",
         Kind::OneWay | Kind::IdempotentOneWay => "nobody waits for a one-way method; remove `cancel`",
         Kind::Broadcast | Kind::OneWayBroadcast => "a broadcast is not cancelled; remove `cancel`",
+        Kind::Stream | Kind::IdempotentStream => "a stream always ends with its call; remove `cancel`",
     };
     errors.push(cancel, fault);
     false
@@ -259,6 +315,8 @@ fn read_retry(options: &Options, kind: &Kind, errors: &mut Errors) -> Option<Ret
     let text = options.text("retry", errors)?;
     if matches!(kind, Kind::Broadcast | Kind::OneWayBroadcast) {
         errors.push(text, "no worker retries a broadcast; remove `retry`");
+    } else if matches!(kind, Kind::Stream | Kind::IdempotentStream) {
+        errors.push(text, "no worker retries a stream; remove `retry`");
     } else if !matches!(kind, Kind::IdempotentOneWay) {
         errors.push(
             text,

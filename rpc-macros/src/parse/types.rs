@@ -2,8 +2,8 @@
 
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
-    TypeTraitObject, parse_quote,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypeParamBound, TypePath,
+    TypeReference, TypeTraitObject, parse_quote,
 };
 
 use super::errors::Errors;
@@ -52,6 +52,37 @@ pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
         );
     }
     refuse_borrows(ty, TypePosition::Output, errors);
+}
+
+/// The `impl Stream<..>` if this type is one.
+pub(super) fn stream(ty: &Type) -> Option<&TypeImplTrait> {
+    let Type::ImplTrait(stream) = bare_type(ty) else {
+        return None;
+    };
+    stream_path(stream).map(|_| stream)
+}
+
+/// The type of a stream's items. `None` if it is not named.
+pub(super) fn stream_item(stream: &TypeImplTrait) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &stream_path(stream)?.segments.last()?.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::AssocType(item) if item.ident == "Item" => Some(&item.ty),
+        _ => None,
+    })
+}
+
+/// The path among the bounds that ends in `Stream`.
+fn stream_path(stream: &TypeImplTrait) -> Option<&Path> {
+    stream.bounds.iter().find_map(|bound| match bound {
+        TypeParamBound::Trait(bound) => Some(&bound.path).filter(|path| {
+            path.segments
+                .last()
+                .is_some_and(|segment| segment.ident == "Stream")
+        }),
+        _ => None,
+    })
 }
 
 /// Whether the type is named `Result`.

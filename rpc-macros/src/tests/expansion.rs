@@ -103,6 +103,36 @@ fn broadcasts() {
 }
 
 #[test]
+fn streams() {
+    let item = quote! {
+        trait Market {
+            fn prices(&self, symbol: &str) -> impl Stream<Item = u64>;
+            #[rpc(idempotent, timeout = "2s")]
+            fn trades(&self) -> impl futures::Stream<Item = Result<Trade, MarketError>> + Unpin {
+                stream::empty()
+            }
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    let flat: String = formatted.split_whitespace().collect();
+    let flat = flat.replace(",)", ")").replace(",>", ">");
+    for part in [
+        "fnprices(&self,symbol:&str)->implStream<Item=u64>+::core::marker::Send;",
+        "fntrades(&self)->implfutures::Stream<Item=Result<Trade,MarketError>>+Unpin+::core::marker::Send{{stream::empty()}}",
+        "fnprices(&self,symbol:&str)->::rpc_runtime::StreamingCall<u64>{",
+        "fntrades(&self)->::rpc_runtime::FallibleStreamingCall<Result<Trade,MarketError>>{",
+        "Client::stream::<u64>(",
+        "Client::stream_fallible::<Result<Trade,MarketError>>(",
+        "__invocation.send_items(<__Implementation",
+        "__invocation.send_results(<__Implementation",
+        r#"("prices",&["symbol"]).streaming()"#,
+        r#"("trades",&[]).streaming().idempotent().timeout("#,
+    ] {
+        assert!(flat.contains(part), "{part}: {formatted}");
+    }
+}
+
+#[test]
 fn a_generic_service() {
     let item = quote! {
         pub trait Store<K: Key, V = String, const N: usize = 3>: Debug

@@ -17,11 +17,12 @@ use super::plan::CallPlan;
 use super::queued_request::{PendingConfirm, QueuedRequest};
 use super::received_reply::{ReceivedReply, check_reply, empty_reply};
 use super::resend::{self, ResendDecision};
-use super::session::Session;
+use super::session::{Session, SessionPhase};
 use super::session_handle::SessionHandle;
+use super::streaming::{MAX_SILENCE, Overdue};
 use super::time_limit::TimeLimit;
 use crate::error::{BrokerError, CallError};
-use crate::protocol::{Executed, Reply};
+use crate::protocol::{Executed, Fault, FaultCode, Reply};
 use crate::transport::Published;
 
 /// How long a call whose queue does not exist waits before it sends its request again.
@@ -54,6 +55,8 @@ enum Next {
     ResendInNewSession,
     /// Handle a request that the broker did not confirm.
     HandleFailure(Box<Published>),
+    /// Wait for the end of the stream, which has begun.
+    AwaitEnd,
 }
 
 impl<'a> BrokerCall<'a> {
@@ -91,6 +94,9 @@ impl<'a> BrokerCall<'a> {
                     }
                 };
                 self.lost_session = None;
+                if self.plan().has_stream_begun() {
+                    return self.await_end(session).await;
+                }
                 self.send(&session);
                 let mut is_confirmed = false;
                 let failure = loop {
@@ -99,7 +105,7 @@ impl<'a> BrokerCall<'a> {
                     };
                     match self.on_event(event, &session, &mut is_confirmed) {
                         ControlFlow::Continue(Next::Wait) => {}
-                        ControlFlow::Continue(Next::Resend) => continue 'requests,
+                        ControlFlow::Continue(Next::Resend | Next::AwaitEnd) => continue 'requests,
                         ControlFlow::Continue(Next::ResendInNewSession) => {
                             self.lost_session = Some(session);
                             continue 'requests;
@@ -146,6 +152,8 @@ impl<'a> BrokerCall<'a> {
         let plan = self.plan();
         match event {
             CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
+            // Whatever became of the request: a worker has it.
+            _ if plan.has_stream_begun() => return ControlFlow::Continue(Next::AwaitEnd),
             CallEvent::Confirmed if plan.method.is_oneway() => {
                 return ControlFlow::Break(empty_reply(plan.codec));
             }
@@ -164,6 +172,47 @@ impl<'a> BrokerCall<'a> {
             CallEvent::SessionChanged => {}
         }
         self.check_session(session, *is_confirmed)
+    }
+
+    /// Waits for the reply that ends a stream. The request, which was sent in this session, is not
+    /// sent again.
+    fn await_end<'b>(&'b mut self, session: Arc<Session>) -> BoxFuture<'b, Outcome> {
+        Box::pin(async move {
+            self.progress.may_have_run = true;
+            let (limit, call) = (self.time.limit, self.call());
+            let Some(items) = &self.plan().destination.items else {
+                return Err(self.give_up());
+            };
+            let mut consumer = session.epoch.consumer;
+            loop {
+                let is_open = {
+                    let state = self.session_handle.state().borrow();
+                    if state.phase.is_closed() {
+                        let reason = self.session_handle.status().end_reason_or_closed();
+                        return Err(broker_error(reason, true));
+                    }
+                    if state.epoch.address != session.epoch.address {
+                        let reason = state.loss_reason.clone();
+                        let reason = reason.unwrap_or(BrokerError::Lost { source: None });
+                        return Err(broker_error(reason, true));
+                    }
+                    if std::mem::replace(&mut consumer, state.epoch.consumer) != state.epoch.consumer {
+                        items.heard();
+                    }
+                    matches!(state.phase, SessionPhase::Open(_))
+                };
+                let overdue_at = pin!(sleep_until(items.overdue_at(limit, !is_open)));
+                match call.next_event(overdue_at).await {
+                    Some(CallEvent::Reply(reply)) => return self.on_reply(reply),
+                    Some(_) => {}
+                    None => match items.overdue(limit, !is_open) {
+                        Some(Overdue::Silent) => return Err(silent_error()),
+                        Some(Overdue::TimedOut) => return Err(self.time.timeout_error(Executed::Maybe)),
+                        None => {}
+                    },
+                }
+            }
+        })
     }
 
     /// Decides whether the reply can still arrive, after a confirm or after a change of the
@@ -288,6 +337,10 @@ impl<'a> BrokerCall<'a> {
 
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
+        if reply.is_err() && self.plan().has_stream_begun() {
+            // The worker does not know that its stream cannot be read.
+            self.abandon();
+        }
         check_reply(
             reply,
             self.session_handle.options.max_accepted_bytes,
@@ -340,4 +393,10 @@ impl Drop for BrokerCall<'_> {
             self.abandon();
         }
     }
+}
+
+/// Builds the error for a stream whose worker no longer sends anything.
+fn silent_error() -> CallError {
+    let message = format!("the worker of the stream has sent nothing for {MAX_SILENCE:?}");
+    CallError::Fault(Fault::new(FaultCode::Interrupted, message))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use super::broker_call::BrokerCall;
 use super::failures::{broker_error, no_workers_error, refused_error};
@@ -14,7 +15,7 @@ use super::received_reply::empty_reply;
 use super::session_handle::SessionHandle;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, MAX_BROADCAST_BYTES, Message, Reply, Request, ShortStr};
+use crate::protocol::{Executed, Grant, MAX_BROADCAST_BYTES, Message, Reply, Request, ShortStr};
 use crate::transport::{Backoff, Published, SendToken, Transport};
 
 /// Makes the calls of all clients of one broker handle.
@@ -81,7 +82,8 @@ impl Caller {
                 .run()
                 .await
             };
-            if !call.plan().method.is_oneway() {
+            // How long a stream takes is up to its reader.
+            if !call.plan().method.is_oneway() && !call.plan().has_stream_begun() {
                 permit.record_outcome(&outcome, time_limit);
             }
             outcome
@@ -151,6 +153,11 @@ impl Caller {
         }
     }
 
+    /// Tells a worker how many items it may send in answer to the request with this id.
+    pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: u64) {
+        self.session_handle.grants.add(worker, Grant { id, credit });
+    }
+
     pub(super) fn transport(&self) -> &Arc<dyn Transport> {
         self.session_handle.transport()
     }
@@ -191,6 +198,7 @@ fn broadcast_request(call: &InFlightCall, options: &CallerOptions, deadline: Ins
         user_id: options.user_id.clone(),
         headers: plan.headers.clone(),
         asks_batch_size: false,
+        credit: None,
         dead_lettered: None,
         arguments: plan.arguments.0.clone(),
     }

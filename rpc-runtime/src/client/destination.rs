@@ -7,6 +7,7 @@ use super::called_method::CalledService;
 use super::gather::GatherTarget;
 use super::limiter::Limiter;
 use super::queue_check::QueueCheck;
+use super::streaming::ItemInbox;
 use crate::protocol::{BATCH_SUFFIX, ShortStr};
 
 /// The queue that a client's calls go to, with the state that its calls share.
@@ -23,6 +24,8 @@ pub(crate) struct Destination {
     batch_sizes: Box<[LearnedBatchSize]>,
     /// Where the answers to a broadcast go. `None` for all other calls.
     pub(super) gather_target: Option<Arc<GatherTarget>>,
+    /// Where the items of a stream go. `None` for all other calls.
+    pub(super) items: Option<Arc<ItemInbox>>,
 }
 
 /// The index of a method in a [`Destination`].
@@ -58,11 +61,28 @@ impl Destination {
             queue_check: QueueCheck::default(),
             batch_sizes,
             gather_target: None,
+            items: None,
         }
     }
 
     /// Returns the destination of one broadcast whose answers are gathered.
     pub(super) fn with_gather_target(&self, target: Arc<GatherTarget>) -> Self {
+        Self {
+            gather_target: Some(target),
+            ..self.of_one_call()
+        }
+    }
+
+    /// Returns the destination of one call whose items go to this inbox.
+    pub(super) fn with_items(&self, items: Arc<ItemInbox>) -> Self {
+        Self {
+            items: Some(items),
+            ..self.of_one_call()
+        }
+    }
+
+    /// Returns the destination of a call that is sent on its own.
+    fn of_one_call(&self) -> Self {
         Self {
             service: self.service.clone(),
             queue: self.queue.clone(),
@@ -70,7 +90,8 @@ impl Destination {
             limiter: Arc::clone(&self.limiter),
             queue_check: QueueCheck::default(),
             batch_sizes: Box::default(),
-            gather_target: Some(target),
+            gather_target: None,
+            items: None,
         }
     }
 

@@ -223,6 +223,13 @@ impl InFlightCall {
         unlock_and_wake(inbox, true);
     }
 
+    /// Tells the call that its stream has begun.
+    pub(super) fn on_begun(&self) {
+        let mut inbox = self.lock();
+        inbox.unhandled_session_change = true;
+        unlock_and_wake(inbox, true);
+    }
+
     /// Tells the call what became of its published request.
     pub(super) fn on_published(&self, published: Published) {
         let mut inbox = self.lock();

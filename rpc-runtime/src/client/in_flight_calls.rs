@@ -12,8 +12,11 @@ use uuid::Uuid;
 
 use super::batching::BatchSizeAsks;
 use super::in_flight_call::InFlightCall;
+use super::streaming::Arrival;
 use crate::codec::Codec;
-use crate::protocol::{BadReply, BatchedReply, Malformed, Message, Reply};
+use crate::protocol::{
+    BadReply, BatchedReply, ITEMS_HEADER, ITEMS_TYPE, Items, Malformed, Message, Reply, WORKER_HEADER,
+};
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::HasLatestSend;
 
@@ -123,7 +126,10 @@ impl InFlightCalls {
     /// batch size has this id.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
         let Some(call) = self.remove_answered(id) else {
-            return self.batch_size_asks.answer(id, batch_size.unwrap_or(0));
+            return match self.streaming_call(id) {
+                Some(call) => self.receive(&call, reply),
+                None => self.batch_size_asks.answer(id, batch_size.unwrap_or(0)),
+            };
         };
         self.learn_batch_size(&call, batch_size.unwrap_or(0));
         let reply = Reply::from_message(reply, call.plan().codec);
@@ -131,9 +137,51 @@ impl InFlightCalls {
         true
     }
 
+    /// Hands a message of a stream to its call. Returns `false` if it means nothing to the call.
+    fn receive(&self, call: &InFlightCall, message: Message) -> bool {
+        let Some(inbox) = &call.plan().destination.items else {
+            return false;
+        };
+        let properties = &message.properties;
+        let header = |name| properties.headers.get(name).map(str::to_owned);
+        let worker = header(WORKER_HEADER);
+        let has_items = properties
+            .kind
+            .as_ref()
+            .is_some_and(|kind| kind.as_str() == ITEMS_TYPE);
+        let arrival = if has_items {
+            let (Some(worker), Ok(items)) = (worker, Items::read(&message.body)) else {
+                return false;
+            };
+            inbox.receive(call.id(), &worker, items)
+        } else {
+            let count = header(ITEMS_HEADER).and_then(|count| count.parse().ok());
+            let reply = Reply::from_message(message, call.plan().codec);
+            inbox.end(call.id(), worker.as_deref(), count.unwrap_or(0), reply)
+        };
+        match arrival {
+            Arrival::Foreign => return false,
+            Arrival::Continues { is_first } => {
+                if is_first {
+                    call.on_begun();
+                }
+            }
+            Arrival::Ends(reply) => {
+                if self.lock().remove(&key(call)).is_some() {
+                    call.on_reply(reply);
+                }
+            }
+        }
+        true
+    }
+
     /// Fails the call that a malformed reply answers. Returns `false` if no call waits for it.
     pub(super) fn fail(&self, id: Uuid, malformed: Malformed) -> bool {
-        let Some(call) = self.remove_answered(id) else {
+        let streaming_call = || {
+            let call = self.streaming_call(id)?;
+            self.lock().remove(&key(&call))
+        };
+        let Some(call) = self.remove_answered(id).or_else(streaming_call) else {
             return false;
         };
         self.learn_batch_size(&call, 0);
@@ -227,6 +275,13 @@ impl InFlightCalls {
         self.lock().len()
     }
 
+    /// Returns the call that replies with a stream to this id.
+    fn streaming_call(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
+        let calls = self.lock();
+        let call = calls.get(&id.as_u128())?;
+        call.plan().destination.items.is_some().then(|| Arc::clone(call))
+    }
+
     fn remove_answered(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
         remove_answered(&mut self.lock(), id)
     }
@@ -242,10 +297,14 @@ impl InFlightCalls {
 }
 
 /// Removes the call that a reply answers. A one-way call has no reply: it stays in flight, even if
-/// the id of a forged reply is its key.
+/// the id of a forged reply is its key. A call with a stream stays in flight until the stream ends.
 fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
+    let ends = |call: &InFlightCall| {
+        let plan = call.plan();
+        !plan.method.is_oneway() && plan.destination.items.is_none()
+    };
     match calls.entry(id.as_u128()) {
-        Entry::Occupied(call) if !call.get().plan().method.is_oneway() => Some(call.remove()),
+        Entry::Occupied(call) if ends(call.get()) => Some(call.remove()),
         _ => None,
     }
 }

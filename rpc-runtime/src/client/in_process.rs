@@ -4,17 +4,23 @@
 //! a queue are not checked.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::future::{BoxFuture, ready};
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use super::in_flight_call::InFlightCall;
 use super::received_reply::empty_reply;
+use super::streaming::ItemInbox;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{Executed, Fault, ITEMS_HEADER, Items, Reply, ReplyAddresses, Request, ShortStr};
 use crate::service::{
-    Dispatcher, Executor, Received, RequestLabel, RequestLog, RequestSource, Rules, Service,
+    Credit, Decision, Dispatcher, Executor, ItemSink, Received, RequestLabel, RequestLog, RequestSource,
+    Rules, Service,
 };
 
 /// A service in this process that clients call.
@@ -65,7 +71,11 @@ impl InProcess {
             Some(permit) => permit,
             None => limiter.acquire(time_limit, priority).await?,
         };
-        let reply = timeout_at(time_limit.deadline, self.serve(&call, time_limit.deadline))
+        let serving = self.serve(&call, time_limit.deadline);
+        if let Some(items) = &plan.destination.items {
+            return Box::pin(while_items_arrive(items, serving, time_limit)).await;
+        }
+        let reply = timeout_at(time_limit.deadline, serving)
             .await
             .map_err(|_| time_limit.timeout_error(Executed::Maybe))?;
         if plan.method.is_oneway() {
@@ -90,16 +100,95 @@ impl InProcess {
             user_id: None,
             headers: plan.headers.clone(),
             asks_batch_size: false,
+            credit: plan.destination.items.as_ref().map(|items| items.window()),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };
-        let decision = self
+        let mut decision = self
             .executor
             .decide_request(request, false, Received::at(now), now);
+        let sink = plan
+            .destination
+            .items
+            .as_ref()
+            .map(|items| InProcessItems::new(call, items));
+        let sink = sink.map(Arc::new);
+        if let (Decision::Run(admitted), Some(sink)) = (&mut decision, &sink) {
+            admitted
+                .invocation
+                .set_item_sink(Arc::clone(sink) as Arc<dyn ItemSink>);
+        }
         let queue = plan.destination.queue.as_str();
         let label = RequestLabel::default();
         let response = self.executor.execute(queue, decision, &label, now).await;
-        response.reply
+        let mut reply = response.reply;
+        if let Some(sink) = sink {
+            let name = ShortStr::from_static(ITEMS_HEADER);
+            reply.headers.insert(name, sink.sent().to_string());
+        }
+        reply
+    }
+}
+
+/// Runs a method that replies with a stream until it ends, or the reader has waited for too long.
+async fn while_items_arrive(
+    items: &ItemInbox,
+    serving: impl Future<Output = Reply>,
+    time_limit: TimeLimit,
+) -> Result<Reply, CallError> {
+    let mut serving = pin!(serving);
+    let mut deadline = time_limit.deadline;
+    loop {
+        if let Ok(reply) = timeout_at(deadline, &mut serving).await {
+            return Ok(reply);
+        }
+        if !items.has_begun() || items.overdue(time_limit.limit, true).is_some() {
+            return Err(time_limit.timeout_error(Executed::Maybe));
+        }
+        deadline = items.overdue_at(time_limit.limit, true);
+    }
+}
+
+/// Hands the items of a stream to their reader.
+#[derive(Debug)]
+struct InProcessItems {
+    call: Uuid,
+    items: Arc<ItemInbox>,
+    credit: Arc<Credit>,
+    sent: AtomicU64,
+}
+
+impl InProcessItems {
+    fn new(call: &InFlightCall, items: &Arc<ItemInbox>) -> Self {
+        let credit = Arc::new(Credit::new(items.window()));
+        items.set_credit(Arc::clone(&credit));
+        Self {
+            call: call.id(),
+            items: Arc::clone(items),
+            credit,
+            sent: AtomicU64::new(0),
+        }
+    }
+}
+
+impl ItemSink for InProcessItems {
+    fn credit(&self) -> &Credit {
+        &self.credit
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn send(&self, items: Items) {
+        let sent = items.first + items.items.len() as u64;
+        self.sent.store(sent, Ordering::Relaxed);
+        // A stream in this process continues until its reply.
+        self.items.receive(self.call, "", items);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Client middleware: the call that layers see, and the service that they wrap.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
+use crate::protocol::{Executed, Fault, FaultCode, Headers, Reply, ReplyKind, insert_user_header};
 use crate::service::middleware::{Attempts, BoxError, LayerList, SharedService, Stack};
 
 /// A call that layers may change before it is sent.
@@ -235,7 +236,11 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
     Box::pin(async move {
         attempt.begin();
         let OutgoingCall { plan, time_limit, .. } = call;
-        let outcome = if time_limit.is_over() {
+        let outcome = if plan.has_stream_begun() {
+            // Another attempt would begin the stream again.
+            let reason = "the stream had begun, so the call was not made again";
+            Err(CallError::Fault(Fault::new(FaultCode::Interrupted, reason)))
+        } else if time_limit.is_over() {
             // A layer took too long.
             Err(time_limit.timeout_error(Executed::No))
         } else {
@@ -294,7 +299,8 @@ impl LayeredCaller {
         &self.backend
     }
 
-    /// Makes a call and waits for its reply. The deadline holds even if a layer ignores it.
+    /// Makes a call and waits for its reply. The deadline holds even if a layer ignores it, until a
+    /// stream begins.
     pub(crate) async fn call(&self, plan: &CallPlan, time_limit: TimeLimit) -> Result<Reply, CallError> {
         let attempts = Arc::new(Attempts::default());
         let call = OutgoingCall {
@@ -302,8 +308,12 @@ impl LayeredCaller {
             time_limit,
             attempts: Arc::clone(&attempts),
         };
-        let reply = async { self.stack.begin(call).await?.await };
-        match timeout_at(time_limit.deadline, reply).await {
+        let mut reply = pin!(async { self.stack.begin(call).await?.await });
+        let ended = match timeout_at(time_limit.deadline, &mut reply).await {
+            Err(_) if plan.has_stream_begun() => Ok(reply.await),
+            ended => ended,
+        };
+        match ended {
             Ok(Ok(CallReply(reply))) => Ok(reply),
             Ok(Err(error)) => Err(layer_error(error.into(), attempts.executed())),
             Err(_) => Err(time_limit.timeout_error(attempts.executed())),

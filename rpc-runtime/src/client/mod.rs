@@ -42,6 +42,7 @@ mod request_sender;
 mod resend;
 mod session;
 mod session_handle;
+mod streaming;
 mod stub;
 mod time_limit;
 
@@ -57,4 +58,5 @@ pub use gather::{Broadcast, FallibleBroadcast, Gather, GatherEnd, Gathered};
 pub use limiter::WhenFull;
 pub use method_error::MethodError;
 pub(crate) use options::CallerOptions;
+pub use streaming::{FallibleStreamingCall, StreamingCall};
 pub use stub::Client;

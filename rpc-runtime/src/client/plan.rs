@@ -40,6 +40,12 @@ impl CallPlan {
         self.destination.batch_size(self.method_index)
     }
 
+    /// Whether a message of the call's stream has arrived. Then the request must not be sent again.
+    pub(super) fn has_stream_begun(&self) -> bool {
+        let items = self.destination.items.as_ref();
+        items.is_some_and(|items| items.has_begun())
+    }
+
     /// Returns the call's own time limit, or the time left to the handler that makes it if that is
     /// shorter.
     ///

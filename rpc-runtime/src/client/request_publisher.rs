@@ -111,6 +111,7 @@ impl RequestPublisher {
             user_id: self.options.user_id.clone(),
             headers: self.headers(queued, now).into_owned(),
             asks_batch_size: !oneway && plan.codec != Codec::Text && should_ask(),
+            credit: plan.destination.items.as_ref().map(|items| items.window()),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         }

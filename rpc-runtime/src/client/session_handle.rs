@@ -12,6 +12,7 @@ use super::destination::Destination;
 use super::in_flight_calls::InFlightCalls;
 use super::options::CallerOptions;
 use super::session::{self, Session, SessionPhase, SessionState};
+use super::streaming::Grants;
 use crate::error::BrokerError;
 use crate::sync::watch;
 use crate::transport::{StatusBoard, Transport, restart_on_panic};
@@ -27,6 +28,7 @@ pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
     pub(super) in_flight: Arc<InFlightCalls>,
     pub(super) abandoned: Arc<AbandonedCalls>,
+    pub(super) grants: Arc<Grants>,
     transport: Arc<dyn Transport>,
     state: OnceLock<watch::Receiver<SessionState>>,
     tasks: TaskTracker,
@@ -41,6 +43,7 @@ impl SessionHandle {
             options: Arc::new(options),
             in_flight: Arc::default(),
             abandoned: Arc::default(),
+            grants: Arc::default(),
             transport,
             state: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -143,6 +146,13 @@ impl SessionHandle {
                 restart_on_panic("cancellations", cancel).await;
             };
             self.tasks.spawn_on(cancelling, &self.transport.runtime());
+            let (grants, transport) = (Arc::clone(&self.grants), Arc::clone(&self.transport));
+            let shutdown = self.shutdown.clone();
+            let granting = async move {
+                let send = restart_on_panic("credit", || grants.send_all(&transport));
+                shutdown.run_until_cancelled(send).await;
+            };
+            self.tasks.spawn_on(granting, &self.transport.runtime());
             receiver
         })
     }

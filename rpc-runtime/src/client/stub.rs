@@ -17,6 +17,7 @@ use super::gather::{Broadcast, FallibleBroadcast};
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::{Arguments, CallPlan};
+use super::streaming::{FallibleStreamingCall, ItemInbox, ReadItems, StreamingCall};
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::MethodDescriptor;
 use crate::error::CallError;
@@ -88,6 +89,57 @@ impl Client {
     {
         let call = self.prepare_typed_call(method, &arguments);
         Broadcast::new(self.path.clone(), call, read_fallible::<R>)
+    }
+
+    /// Calls a method that returns a stream of plain values.
+    pub fn stream<T: for<'de> Deserialize<'de> + 'static>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl EncodeArguments,
+    ) -> StreamingCall<T> {
+        let (call, inbox) = self.prepare_stream(method, &arguments);
+        let read = ReadItems {
+            item: |codec, item| codec.decode_result(item),
+            array: |codec, items| codec.decode_reply(items),
+            end: read_plain::<()>,
+        };
+        StreamingCall::new(self.path.clone(), call, inbox, read)
+    }
+
+    /// Calls a method that returns a stream of `Result`s.
+    pub fn stream_fallible<R>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl EncodeArguments,
+    ) -> FallibleStreamingCall<R>
+    where
+        R: ResultType<Ok: for<'de> Deserialize<'de> + 'static, Err: for<'de> Deserialize<'de>>,
+    {
+        let (call, inbox) = self.prepare_stream(method, &arguments);
+        let read = ReadItems {
+            item: |codec, item| codec.decode_result(item),
+            array: |codec, items| codec.decode_reply(items),
+            end: read_fallible::<Result<(), R::Err>>,
+        };
+        StreamingCall::new(self.path.clone(), call, inbox, read)
+    }
+
+    /// Encodes the arguments and prepares a call whose items go to the returned inbox.
+    fn prepare_stream(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: &impl EncodeArguments,
+    ) -> (Result<Arc<InFlightCall>, InvalidCall>, Arc<ItemInbox>) {
+        let inbox = Arc::new(ItemInbox::new());
+        let call = self.prepare_typed_call(method, arguments).map(|mut call| {
+            // A call that has not begun has no other owner.
+            if let Some(call) = Arc::get_mut(&mut call) {
+                let plan = call.plan_mut();
+                plan.destination = Arc::new(plan.destination.with_items(Arc::clone(&inbox)));
+            }
+            call
+        });
+        (call, inbox)
     }
 
     fn prepare_typed_call(

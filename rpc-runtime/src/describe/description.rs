@@ -45,6 +45,7 @@ impl From<&MethodDescriptor> for MethodDescription {
         description.is_oneway = method.is_oneway;
         description.is_broadcast = method.is_broadcast;
         description.is_cancellable = method.is_cancellable;
+        description.is_streaming = method.is_streaming;
         description.timeout_ms = method.timeout.map(milliseconds);
         description.retry = method.retry.map(|policy| {
             let (min, max) = (policy.min_delay, policy.max_delay);
@@ -90,7 +91,9 @@ mod tests {
     const SEEN: MethodDescriptor = MethodDescriptor::new("seen", &["id"]).oneway();
     const CLEAR: MethodDescriptor = MethodDescriptor::new("clear", &[]).broadcast();
     const EXPORT: MethodDescriptor = MethodDescriptor::new("export", &[]).cancellable();
-    const STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[GET, SEEN, CLEAR, EXPORT]);
+    const LIST: MethodDescriptor = MethodDescriptor::new("list", &[]).streaming().returns("User");
+    const STORE: ServiceDescriptor =
+        ServiceDescriptor::new("Store", "store", &[GET, SEEN, CLEAR, EXPORT, LIST]);
 
     #[test]
     fn a_description_has_what_the_descriptor_has() {
@@ -114,6 +117,7 @@ mod tests {
                 {"name": "seen", "arguments": [{"name": "id"}], "oneway": true},
                 {"name": "clear", "broadcast": true},
                 {"name": "export", "cancel": true},
+                {"name": "list", "returns": "User", "stream": true},
             ],
         });
         assert_eq!(serde_json::to_value(STORE.description()).unwrap(), expected);

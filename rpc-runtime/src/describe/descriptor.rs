@@ -75,6 +75,8 @@ pub struct MethodDescriptor {
     pub is_broadcast: bool,
     /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
     pub is_cancellable: bool,
+    /// Whether it replies with a stream of items.
+    pub is_streaming: bool,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the call sets another limit. `None` for the client's timeout.
@@ -83,7 +85,7 @@ pub struct MethodDescriptor {
     pub docs: &'static str,
     /// The details of each argument, in order. Empty if they are not known.
     pub argument_details: &'static [ArgumentDescriptor],
-    /// The Rust type that it returns if it succeeds. Empty if it is not known.
+    /// The Rust type that it returns if it succeeds, or of each item. Empty if it is not known.
     pub returns: &'static str,
     /// The Rust type of its error, if it can fail.
     pub error: Option<&'static str>,
@@ -110,6 +112,7 @@ impl MethodDescriptor {
             is_oneway: false,
             is_broadcast: false,
             is_cancellable: false,
+            is_streaming: false,
             retry: None,
             timeout: None,
             docs: "",
@@ -148,7 +151,7 @@ impl MethodDescriptor {
     }
 
     /// Lets workers stop the method once its caller no longer waits. They stop `idempotent` methods
-    /// in any case.
+    /// and streams in any case.
     #[must_use]
     pub const fn cancellable(mut self) -> Self {
         self.is_cancellable = true;
@@ -158,7 +161,16 @@ impl MethodDescriptor {
     /// Whether workers stop the method once its caller no longer waits.
     #[must_use]
     pub const fn can_be_cancelled(&self) -> bool {
-        (self.is_cancellable || self.is_idempotent) && !self.is_oneway && !self.is_broadcast
+        (self.is_cancellable || self.is_idempotent || self.is_streaming)
+            && !self.is_oneway
+            && !self.is_broadcast
+    }
+
+    /// Makes the method reply with a stream of items.
+    #[must_use]
+    pub const fn streaming(mut self) -> Self {
+        self.is_streaming = true;
+        self
     }
 
     /// Sets how often a job is retried.

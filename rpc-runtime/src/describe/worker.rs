@@ -139,6 +139,7 @@ impl fmt::Display for Services<'_> {
                     (method.is_oneway, "oneway"),
                     (method.is_broadcast, "broadcast"),
                     (method.is_cancellable, "cancel"),
+                    (method.is_streaming, "stream"),
                 ] {
                     if is_so {
                         write!(f, " [{what}]")?;

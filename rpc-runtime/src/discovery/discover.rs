@@ -244,6 +244,7 @@ impl Discover {
             user_id,
             headers: Headers::default(),
             asks_batch_size: false,
+            credit: None,
             dead_lettered: None,
             arguments: bytes::Bytes::new(),
         }

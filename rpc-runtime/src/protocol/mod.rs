@@ -24,6 +24,7 @@ mod request_id;
 mod reserved_header;
 mod short_str;
 mod stored;
+mod stream;
 mod user_header;
 
 pub(crate) use arguments::{ArgumentsSeed, NamedArguments, decode_empty_body};
@@ -64,4 +65,8 @@ pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};
 pub use stored::StoredFormatError;
 pub(crate) use stored::{read_stored, write_stored};
+pub(crate) use stream::{
+    CREDIT_TYPE, Grant, ITEMS_HEADER, ITEMS_TYPE, Items, MAX_CREDIT, MAX_GRANTS, MAX_ITEMS, MAX_ITEMS_BYTES,
+    read_grants, write_grants,
+};
 pub(crate) use user_header::{InvalidHeader, insert_user_header};

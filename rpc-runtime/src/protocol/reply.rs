@@ -158,6 +158,8 @@ pub(crate) enum BadReply {
     Malformed(Malformed),
     #[error(transparent)]
     Content(#[from] UnsupportedContent),
+    #[error("the stream cannot be read: {0}")]
+    Stream(&'static str),
     #[error(
         "the reply has the type {0:?} instead of result, error or fault, and its body is not the method's result"
     )]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::batch::BATCH_HEADER;
 use super::headers::Headers;
+use super::stream::CREDIT_HEADER;
 use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
 
@@ -47,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) headers: Headers,
     /// Whether the caller can send and read batches, and asks for the worker's batch size.
     pub(crate) asks_batch_size: bool,
+    /// How many items of a stream the caller accepts at first. `None` if it expects one reply.
+    pub(crate) credit: Option<u64>,
     /// The history of a dead-lettered request. Only in incoming requests.
     pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
@@ -57,6 +60,10 @@ impl Request {
         if self.asks_batch_size {
             let name = ShortStr::from_static(BATCH_HEADER);
             self.headers.insert(name, String::new());
+        }
+        if let Some(credit) = self.credit {
+            let name = ShortStr::from_static(CREDIT_HEADER);
+            self.headers.insert(name, credit.to_string());
         }
         Message {
             properties: Properties {
@@ -87,6 +94,8 @@ impl Request {
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
         let asks_batch_size = properties.headers.remove(BATCH_HEADER).is_some();
+        let credit = properties.headers.remove(CREDIT_HEADER);
+        let credit = credit.and_then(|credit| credit.parse().ok());
         let codec = content::codec_of(&properties)
             .map_err(|error| UnreadableRequest {
                 codec: error.readable_codec(),
@@ -110,6 +119,7 @@ impl Request {
             user_id: properties.user_id,
             headers: properties.headers,
             asks_batch_size,
+            credit,
             dead_lettered: properties.dead_lettered,
             arguments: body,
         })
@@ -144,7 +154,7 @@ pub(crate) mod tests {
             persistent: bool,
             priority in prop::option::of(any::<u8>()),
             header in prop::option::of((short_str(), ".{0,20}")),
-            asks_batch_size: bool,
+            (asks_batch_size, credit) in any::<(bool, Option<u64>)>(),
             arguments in prop::collection::vec(any::<u8>(), 0..100),
         ) -> Request {
             let mut headers = Headers::default();
@@ -153,7 +163,7 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, asks_batch_size, dead_lettered: None,
+                app_id: None, user_id: None, headers, asks_batch_size, credit, dead_lettered: None,
                 arguments: arguments.into(),
             }
         }

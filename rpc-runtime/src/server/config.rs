@@ -16,6 +16,7 @@ use super::queue_wait::{Probes, QueueWaitEstimates};
 use super::reply_channel::ReplyChannel;
 use super::reply_sender::ReplySender;
 use super::request_handler::RequestHandler;
+use super::streams::Streams;
 use super::worker_identity::WorkerIdentity;
 use crate::error::{Chain, ServerError};
 use crate::escape::Logged;
@@ -71,6 +72,7 @@ struct Shared {
     reply_sender: ReplySender,
     probes: Arc<Probes>,
     cancellations: AllCancellations,
+    streams: Arc<Streams>,
 }
 
 impl ServerConfig {
@@ -104,7 +106,9 @@ impl ServerConfig {
         let cancellations: AllCancellations = (queues.iter().filter(has_replies))
             .map(|(queue, ..)| (queue.name().to_owned(), Arc::default()))
             .collect();
-        let control = self.control_methods(&mut queues, &cancellations);
+        let identity = Arc::new(self.identity());
+        let streams = Arc::new(Streams::new(&identity));
+        let control = self.control_methods(&mut queues, &identity, &cancellations, &streams);
         // Queues that the server does not declare may not exist, so they come first. If one of them
         // fails after the server has subscribed to another queue, requests of the other queue are
         // redelivered although they did not run.
@@ -145,6 +149,7 @@ impl ServerConfig {
             reply_sender,
             probes: Arc::new(probes),
             cancellations,
+            streams,
         };
         // The responder starts after the queues are declared, because the queues of a worker that
         // can be reached must exist. It starts before the first subscription, so that no request
@@ -215,6 +220,7 @@ impl ServerConfig {
             Arc::clone(&shared.probes),
         );
         let cancellations = shared.cancellations.get(&name).cloned().unwrap_or_default();
+        let handler = handler.with_streams(Arc::clone(&shared.streams));
         let handler = Arc::new(handler.with_jobs(jobs).with_cancellations(cancellations));
         let consumer = |queue, prefetch, estimates| {
             let transport = Arc::clone(&self.broker.transport);
@@ -331,9 +337,11 @@ impl ServerConfig {
     fn control_methods(
         &self,
         queues: &mut [QueueConfig],
+        identity: &Arc<WorkerIdentity>,
         cancellations: &AllCancellations,
+        streams: &Arc<Streams>,
     ) -> Option<ControlMethods> {
-        let identity = Arc::new(self.identity());
+        let has_streams = queues.iter().any(|(_, dispatcher, _)| dispatcher.has_streams());
         let controlled = queues.iter_mut().filter_map(|(queue, dispatcher, _)| {
             Some(ControlledQueue {
                 // The name was checked.
@@ -343,11 +351,10 @@ impl ServerConfig {
             })
         });
         let controlled = controlled.collect();
-        let discovery = self
-            .self_description
-            .then(|| self.add_built_in(&identity, queues));
+        let discovery = self.self_description.then(|| self.add_built_in(identity, queues));
         let methods = ControlMethods {
-            identity,
+            identity: Arc::clone(identity),
+            streams: has_streams.then(|| Arc::clone(streams)),
             discovery,
             queues: controlled,
         };

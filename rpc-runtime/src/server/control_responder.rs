@@ -4,7 +4,7 @@
 //! Each worker consumes them from a queue of its own, beside its request queues. So a worker
 //! answers even at its concurrency limit. A failure here never ends the server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::ready;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
@@ -18,12 +18,13 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::outgoing_reply::with_grace_period;
 use super::reply_channel::{ReplyChannel, SendOutcome};
+use super::streams::Streams;
 use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{
-    CANCEL_TYPE, CONTROL_EXCHANGE, CancelledCall, DISCOVERY_KEY, Fault, FaultCode, Malformed, Message,
-    Properties, Reply, ShortStr, WORKER_HEADER, read_batch,
+    CANCEL_TYPE, CONTROL_EXCHANGE, CREDIT_TYPE, CancelledCall, DISCOVERY_KEY, Fault, FaultCode, Malformed,
+    Message, Properties, Reply, ShortStr, WORKER_HEADER, read_batch, read_grants,
 };
 use crate::service::{
     Cancellations, Decision, Dispatcher, Executor, ForbiddenReplyAddress, Received, ReplyTo, RequestLabel,
@@ -77,6 +78,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a worker handles through the control exchange.
 pub(super) struct ControlMethods {
     pub(super) identity: Arc<WorkerIdentity>,
+    /// The streams that callers grant credit to. `None` if no method replies with one.
+    pub(super) streams: Option<Arc<Streams>>,
     /// The built-in methods that describe all queues. `None` without self-description.
     pub(super) discovery: Option<Arc<dyn Service>>,
     pub(super) queues: Vec<ControlledQueue>,
@@ -105,7 +108,7 @@ impl ControlMethods {
     /// Whether there is nothing to handle.
     pub(super) fn is_empty(&self) -> bool {
         let is_empty = |queue: &ControlledQueue| queue.broadcasts.is_empty() && queue.cancellations.is_none();
-        self.discovery.is_none() && self.queues.iter().all(is_empty)
+        self.streams.is_none() && self.discovery.is_none() && self.queues.iter().all(is_empty)
     }
 
     /// Returns what handles the messages with each routing key.
@@ -156,7 +159,7 @@ impl ControlResponder {
         let since = Arc::clone(&draining_since);
         let responder = Arc::new(Responder::new(methods, rules, Arc::clone(channel)));
         let queue = ControlQueue {
-            keys: responder.handlers.keys().cloned().collect(),
+            keys: responder.keys(),
             prefetch: PREFETCH,
             time_to_live: TIME_TO_LIVE,
             max_messages: MAX_WAITING,
@@ -435,6 +438,7 @@ struct Responder {
     handlers: HashMap<ShortStr, KeyHandler>,
     channel: Arc<ReplyChannel>,
     identity: Arc<WorkerIdentity>,
+    streams: Option<Arc<Streams>>,
     describes_itself: bool,
     /// Held by broadcasts that run or wait for their turn.
     broadcasts: Semaphore,
@@ -449,6 +453,7 @@ impl Responder {
     fn new(methods: ControlMethods, rules: &Rules, channel: Arc<ReplyChannel>) -> Self {
         Self {
             identity: Arc::clone(&methods.identity),
+            streams: methods.streams.clone(),
             describes_itself: methods.discovery.is_some(),
             handlers: methods.handlers(rules),
             channel,
@@ -459,10 +464,34 @@ impl Responder {
         }
     }
 
+    /// The routing keys of the messages that it answers.
+    fn keys(&self) -> Arc<[ShortStr]> {
+        let of_streams = self.streams.is_some().then(|| self.identity.id());
+        let keys = self.handlers.keys().cloned().chain(of_streams);
+        keys.collect::<HashSet<_>>().into_iter().collect()
+    }
+
+    /// Raises the credit of streams if that is what a message asks for.
+    fn grant_credit(&self, delivery: &Delivery) -> bool {
+        let kind = delivery.message.properties.kind.as_ref();
+        let (Some(streams), Some(CREDIT_TYPE)) = (&self.streams, kind.map(ShortStr::as_str)) else {
+            return false;
+        };
+        match (delivery.malformed, read_grants(&delivery.message.body)) {
+            (None, Ok(grants)) => streams.grant(grants),
+            (Some(malformed), _) => self.log_ignored("malformed", malformed),
+            (None, Err(unreadable)) => self.log_ignored("unreadable", unreadable),
+        }
+        true
+    }
+
     /// Answers a control message. `ack` acknowledges it.
     async fn answer(&self, delivery: Delivery, ack: impl FnOnce() + Send) {
         // A message that was sent directly to the queue does not name a request queue.
         let key = delivery.control_key.as_ref();
+        if key.is_some() && self.grant_credit(&delivery) {
+            return ack();
+        }
         let Some((key, handler)) = key.and_then(|key| self.handlers.get_key_value(key)) else {
             ack();
             return self.log_ignored("foreign", "it did not come through the control exchange");
@@ -721,6 +750,7 @@ mod tests {
         let identity = Arc::new(WorkerIdentity::new(None, None, None));
         let methods = ControlMethods {
             identity: Arc::clone(&identity),
+            streams: None,
             discovery: None,
             queues: vec![ControlledQueue {
                 name: ShortStr::from_static("cache"),
@@ -753,6 +783,7 @@ mod tests {
             user_id: None,
             headers: Headers::default(),
             asks_batch_size: false,
+            credit: None,
             dead_lettered: None,
             arguments: bytes::Bytes::from_static(b"\x80"),
         };

@@ -16,6 +16,7 @@ mod reply_channel;
 mod reply_sender;
 mod request_handler;
 mod running_server;
+mod streams;
 mod worker_identity;
 
 pub use builder::Server;

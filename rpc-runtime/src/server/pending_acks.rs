@@ -167,6 +167,8 @@ pub(super) struct PendingAcks {
     deduplicator: Arc<SharedDeduplicator>,
     in_progress: RequestsInProgress,
     acks: Vec<PendingAck>,
+    /// How many further requests are in progress, whose deliveries were acked early.
+    acked_early: usize,
 }
 
 impl PendingAcks {
@@ -175,6 +177,7 @@ impl PendingAcks {
             deduplicator: Arc::clone(deduplicator),
             in_progress: in_progress.clone(),
             acks: Vec::new(),
+            acked_early: 0,
         }
     }
 
@@ -220,6 +223,7 @@ impl PendingAcks {
     fn with(&self, acks: Vec<PendingAck>) -> Self {
         Self {
             acks,
+            acked_early: 0,
             deduplicator: Arc::clone(&self.deduplicator),
             in_progress: self.in_progress.clone(),
         }
@@ -274,12 +278,24 @@ impl PendingAcks {
         self.finish(RequestShare::reject);
     }
 
+    /// Acks all deliveries of the requests, which stay in progress until the others are acked or
+    /// rejected, or this is dropped. Must not be called before the broker has a part of the replies.
+    pub(super) fn ack_early(&mut self) {
+        self.acked_early += self.acks.len();
+        self.end_deliveries(RequestShare::ack);
+    }
+
     fn finish(mut self, ack_or_reject: fn(RequestShare)) {
+        let requests = self.acks.len() + std::mem::take(&mut self.acked_early);
+        self.end_deliveries(ack_or_reject);
+        self.in_progress.remove(requests);
+    }
+
+    fn end_deliveries(&mut self, ack_or_reject: fn(RequestShare)) {
         let acks = std::mem::take(&mut self.acks);
-        let requests = acks.len();
         let shares = {
             let mut deduplicator = self.deduplicator.lock();
-            let mut shares = Vec::with_capacity(requests);
+            let mut shares = Vec::with_capacity(acks.len());
             for ack in acks {
                 match ack {
                     PendingAck::Tracked(key) => shares.extend(deduplicator.finish(key)),
@@ -289,12 +305,12 @@ impl PendingAcks {
             shares
         };
         shares.into_iter().for_each(ack_or_reject);
-        self.in_progress.remove(requests);
     }
 }
 
 impl Drop for PendingAcks {
     fn drop(&mut self) {
+        self.in_progress.remove(self.acked_early);
         if self.acks.is_empty() {
             return;
         }

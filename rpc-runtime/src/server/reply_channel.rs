@@ -260,6 +260,13 @@ impl ReplyChannel {
     }
 }
 
+/// Ignores whether the broker confirms a message.
+pub(super) struct Unconfirmed;
+
+impl ConfirmListener for Unconfirmed {
+    fn published(self: Arc<Self>, _: Published) {}
+}
+
 /// Publishes a message. Returns `None` if it has not left by the deadline: the broker does not
 /// read, or there is no connection for direct replies. Also returns `None` if it is not confirmed
 /// for long after that.

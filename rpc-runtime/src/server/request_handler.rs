@@ -1,6 +1,7 @@
 //! Handles the deliveries of one request queue and of its queue for batches: decides what to do
 //! with a request, runs its method, replies and acks.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,19 +14,20 @@ use super::job_queues::{JobQueues, MAX_UNCONFIRMED};
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
 use super::queue_wait::{Probes, is_probe, probe_reply};
-use super::reply_channel::{ReplyChannel, SendOutcome, before};
+use super::reply_channel::{ReplyChannel, SendOutcome, Unconfirmed, before};
 use super::reply_sender::ReplySender;
+use super::streams::{SEND_LIMIT, StreamSender, Streams};
 use crate::protocol::{
     InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, is_given_up, limit_headers,
     reserved_header, write_millis,
 };
 use crate::service::{
-    Cancellations, CorrelationId, DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin,
-    PriorState, Received, RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules,
-    redelivery_count, set_redelivery_count, take_returned_pause,
+    AdmittedRequest, Cancellations, CorrelationId, Decision, DeliveryAction, Dispatcher, Executor,
+    ForbiddenReplyAddress, ItemSink, Origin, PriorState, Received, RequestKey, RequestLabel, RequestLog,
+    RequestSource, Response, Rules, redelivery_count, set_redelivery_count, take_returned_pause,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{ConfirmListener, Control, Delivery, Outgoing, Published, SendToken};
+use crate::transport::{Control, Delivery, Outgoing, SendToken};
 
 /// How many times a request may be rejected. A dead-letter policy may return it to its queue each
 /// time, without end.
@@ -52,6 +54,10 @@ pub(super) struct RequestHandler {
     /// As many permits as requests may run at once. Single and batched requests share them.
     permits: Semaphore,
     concurrency: usize,
+    /// As many permits as streams may go on after their first message, beside these requests.
+    stream_permits: Semaphore,
+    /// The streams that the server sends. `None` before [`with_streams`](Self::with_streams).
+    streams: Option<Arc<Streams>>,
     /// A permit for each forwarded copy that may be unconfirmed.
     forwards: Arc<Semaphore>,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
@@ -82,6 +88,8 @@ impl RequestHandler {
             reply_sender,
             permits: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
+            stream_permits: Semaphore::new(concurrency.into()),
+            streams: None,
             forwards: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
             deduplicator: Arc::default(),
             has_batch_queue: AtomicBool::new(false),
@@ -97,6 +105,12 @@ impl RequestHandler {
             executor: self.executor.with_cancellations(cancellations),
             ..self
         }
+    }
+
+    /// Adds the streams of the server.
+    pub(super) fn with_streams(self, streams: Arc<Streams>) -> Self {
+        let streams = Some(streams);
+        Self { streams, ..self }
     }
 
     /// Adds the queues for the jobs of the request queue.
@@ -298,6 +312,15 @@ impl RequestHandler {
             Some(malformed) => Dispatcher::refuse_malformed(&message, malformed, redelivered, rules),
         };
         let response = match decided {
+            Ok(Decision::Run(admitted)) if admitted.stream.is_some() && admitted.reply_to.is_some() => {
+                let run = StreamRun {
+                    admitted,
+                    label,
+                    begun: now,
+                    queue_time: received.queue_time,
+                };
+                return Box::pin(self.process_stream(run, permit, acks)).await;
+            }
             Ok(decision) => self.executor.execute(&self.queue, decision, &label, now).await,
             Err(forbidden) => {
                 self.reply_address_forbidden(&forbidden);
@@ -335,6 +358,72 @@ impl RequestHandler {
                 None if is_refused => self.reject(acks, rejections),
                 None => acks.ack(),
             },
+        }
+    }
+
+    /// Runs a method that replies with a stream, and sends its items and the reply that ends it.
+    ///
+    /// Once the broker has the first message, the stream no longer needs its delivery and the permit
+    /// of a request: both are for another request. If too many streams go on, it keeps both.
+    async fn process_stream(&self, run: StreamRun<'_>, permit: SemaphorePermit<'_>, mut acks: PendingAcks) {
+        let StreamRun {
+            mut admitted,
+            label,
+            begun,
+            queue_time,
+        } = run;
+        let (Some(stream), Some(to), Some(streams)) =
+            (admitted.stream.take(), admitted.reply_to.clone(), &self.streams)
+        else {
+            return;
+        };
+        let (codec, channel) = (admitted.invocation.codec(), &self.channel);
+        let sender = Arc::new(StreamSender::new(streams, *stream, to, codec, channel));
+        admitted
+            .invocation
+            .set_item_sink(Arc::clone(&sender) as Arc<dyn ItemSink>);
+        let executing = self
+            .executor
+            .execute(&self.queue, Decision::Run(admitted), &label, begun);
+        let mut executing = pin!(executing);
+        let has_begun = async {
+            sender.begun().await;
+            self.stream_permits.acquire().await.ok()
+        };
+        let response = tokio::select! {
+            biased;
+            response = &mut executing => response,
+            stream_permit = has_begun => {
+                acks.ack_early();
+                sender.set_owes_end(true);
+                drop(permit);
+                let response = executing.await;
+                drop(stream_permit);
+                response
+            }
+        };
+        let Response {
+            mut reply,
+            reply_to,
+            is_cancelled,
+            ..
+        } = response;
+        if is_cancelled {
+            sender.set_owes_end(false);
+            return acks.ack();
+        }
+        sender.finish(&mut reply).await;
+        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queue_time);
+        if let Some(to) = reply_to {
+            self.reply_sender.send(OutgoingReply {
+                to,
+                reply,
+                batch_size: 0,
+                deadline: Some(Instant::now() + SEND_LIMIT),
+                confirm_interval: self.confirm_interval(&acks),
+                acks,
+                may_have_closed_channel: false,
+            });
         }
     }
 
@@ -458,11 +547,14 @@ impl RequestHandler {
     }
 }
 
-/// Ignores whether the broker confirms a message.
-struct Unconfirmed;
-
-impl ConfirmListener for Unconfirmed {
-    fn published(self: Arc<Self>, _: Published) {}
+/// A method that is about to run, and whose stream a caller reads.
+struct StreamRun<'a> {
+    admitted: AdmittedRequest<'a>,
+    label: RequestLabel,
+    /// When its request was admitted.
+    begun: Instant,
+    /// See [`Received::queue_time`].
+    queue_time: Duration,
 }
 
 /// Returns the key by which a redelivered request is recognized. `None` if it has no unique id, or

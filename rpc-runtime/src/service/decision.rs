@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 use super::invocation::{Invocation, Service};
 use super::method_record::MethodRecord;
 use crate::codec::Codec;
@@ -32,9 +34,20 @@ pub(crate) struct AdmittedRequest<'a> {
     /// Whether the caller asks how many calls of the method to put into one batch, and may batch
     /// them.
     pub(crate) asks_batch_size: bool,
+    /// `None` unless the caller reads a stream. Boxed because few do.
+    pub(crate) stream: Option<Box<StreamRequest>>,
     /// `None` if no reply is expected, or if it is not sent as a message of its own: the request is
     /// part of a batch, or its caller is in the same process.
     pub(crate) reply_to: Option<ReplyTo>,
+}
+
+/// What a caller asks for that reads a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamRequest {
+    /// The correlation id. Credit is granted to it.
+    pub(crate) id: Uuid,
+    /// How many items may be sent at first.
+    pub(crate) credit: u64,
 }
 
 /// A request whose method does not run.

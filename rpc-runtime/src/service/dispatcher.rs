@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::admission::Received;
 use super::context::Context;
-use super::decision::{AdmittedRequest, Decision, ReplyTo, interrupted};
+use super::decision::{AdmittedRequest, Decision, ReplyTo, StreamRequest, interrupted};
 use super::invocation::{Invocation, Service};
 use super::method_record::MethodRecord;
 use super::redelivery::{Rerun, expired_before, may_have_begun};
@@ -17,8 +18,8 @@ use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in_name};
 use crate::error::ServerError;
 use crate::protocol::{
-    Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, ShortStr, UnreadableRequest,
-    content,
+    Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, RequestId, ShortStr,
+    UnreadableRequest, content,
 };
 
 /// The methods that are served on one queue.
@@ -71,8 +72,11 @@ impl Dispatcher {
             let entry = Entry {
                 service: Arc::clone(&service),
                 method,
-                record: Arc::new(MethodRecord::new(descriptor.name, method.name)),
-                may_batch: true,
+                record: Arc::new(MethodRecord {
+                    is_streaming: method.is_streaming,
+                    ..MethodRecord::new(descriptor.name, method.name)
+                }),
+                may_batch: !method.is_streaming,
             };
             records.push(Arc::clone(&entry.record));
             if method.is_default && self.default.replace(entry.clone()).is_some() {
@@ -247,18 +251,34 @@ impl Dispatcher {
         {
             return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
+        let credit = request.credit.filter(|_| method.is_streaming);
+        let stream = match (credit, request_uuid(&request)) {
+            (None, _) => None,
+            (Some(credit), Some(id)) => {
+                // It limits the time until the first item.
+                request.time_to_live = None;
+                Some(Box::new(StreamRequest { id, credit }))
+            }
+            (Some(_), None) => {
+                let reason = "the correlation_id is no UUID, and the caller of a stream must send one";
+                return Decision::refuse(codec, Fault::bad_request(reason), reply_to, may_have_run);
+            }
+        };
         // The parameter `reply_to` is `None` for each request of a batch.
         let expects_reply = request.reply_to.is_some();
         let is_job = method.is_job() && !expects_reply;
         let context = Context::new(method.name, &mut request, received, redelivered);
         Decision::Run(AdmittedRequest {
             service: &**service,
-            invocation: Invocation::new(context, codec, request.arguments).with_rerun_refusal(rerun_refusal),
+            invocation: Invocation::new(context, codec, request.arguments)
+                .with_rerun_refusal(rerun_refusal)
+                .with_max_reply_bytes(rules.max_sent_bytes),
             record,
             can_be_cancelled: expects_reply && method.can_be_cancelled(),
             caller_waits: expects_reply && !method.is_oneway,
             is_job,
             asks_batch_size: request.asks_batch_size && *may_batch,
+            stream,
             reply_to,
         })
     }
@@ -287,6 +307,12 @@ impl Dispatcher {
     pub(crate) fn jobs(&self) -> impl Iterator<Item = &'static MethodDescriptor> {
         let methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.filter(|method| method.is_job())
+    }
+
+    /// Whether a method replies with a stream.
+    pub(crate) fn has_streams(&self) -> bool {
+        let mut methods = self.served.iter().flat_map(|served| served.service.methods);
+        methods.any(|method| method.is_streaming)
     }
 
     /// Whether a one-way request for one of the methods, a job or not, may be in the queue.
@@ -344,6 +370,12 @@ impl Dispatcher {
             format!("cannot run {name:?} here: {reason}"),
         )
     }
+}
+
+/// Returns the correlation id of a request if it is a UUID.
+fn request_uuid(request: &Request) -> Option<Uuid> {
+    let id = RequestId::of_correlation_id(request.correlation_id.as_ref()?)?;
+    Some(id.uuid())
 }
 
 /// Some of RabbitMQ's clients send an empty string for a property that is not set.

@@ -302,7 +302,8 @@ impl Executor {
             // worker can run.
             if may_have_run {
                 tally.add(&record.stats, took, outcome);
-                if !is_from_layer && is_telling(outcome, took, record) {
+                // A stream lasts as long as its caller reads.
+                if !is_from_layer && !record.is_streaming && is_telling(outcome, took, record) {
                     record.recent_duration.record(took);
                 }
             } else {

@@ -1,6 +1,7 @@
 //! A service as a server sees it: type-erased, so that one server can serve several.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::extensions::Extensions;
+use super::item_sink::ItemSink;
 use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Chain;
@@ -43,6 +45,10 @@ pub struct Invocation {
     arguments: Bytes,
     /// Why the method must not run. `None` if it may.
     rerun_refusal: Option<&'static str>,
+    /// Where the items of a stream go. `None` if the caller expects one reply.
+    item_sink: Option<Arc<dyn ItemSink>>,
+    /// The size of the largest reply, in bytes.
+    max_reply_bytes: usize,
 }
 
 impl Invocation {
@@ -52,6 +58,8 @@ impl Invocation {
             codec,
             arguments,
             rerun_refusal: None,
+            item_sink: None,
+            max_reply_bytes: usize::MAX,
         }
     }
 
@@ -61,6 +69,27 @@ impl Invocation {
             rerun_refusal,
             ..self
         }
+    }
+
+    /// Sets the size of the largest reply, in bytes.
+    pub(super) fn with_max_reply_bytes(self, max_reply_bytes: usize) -> Self {
+        Self {
+            max_reply_bytes,
+            ..self
+        }
+    }
+
+    /// Sets where the items of the method's stream go.
+    pub(crate) fn set_item_sink(&mut self, sink: Arc<dyn ItemSink>) {
+        self.item_sink = Some(sink);
+    }
+
+    pub(super) fn item_sink(&self) -> Option<&dyn ItemSink> {
+        self.item_sink.as_deref()
+    }
+
+    pub(super) fn max_reply_bytes(&self) -> usize {
+        self.max_reply_bytes
     }
 
     pub(super) fn rerun_refusal(&self) -> Option<&'static str> {
@@ -184,7 +213,7 @@ impl Invocation {
         }
     }
 
-    fn new_answer(&self, kind: ReplyKind, body: Bytes) -> Answer {
+    pub(super) fn new_answer(&self, kind: ReplyKind, body: Bytes) -> Answer {
         Answer::new(Reply::new(kind, self.codec, body))
     }
 }

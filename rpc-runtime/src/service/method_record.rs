@@ -8,6 +8,7 @@ use super::stats::MethodCounters;
 pub(crate) struct MethodRecord {
     pub(crate) service: &'static str,
     pub(crate) method: &'static str,
+    pub(crate) is_streaming: bool,
     pub(crate) recent_duration: RecentDuration,
     pub(crate) stats: MethodCounters,
 }
@@ -17,6 +18,7 @@ impl MethodRecord {
         Self {
             service,
             method,
+            is_streaming: false,
             recent_duration: RecentDuration::default(),
             stats: MethodCounters::default(),
         }

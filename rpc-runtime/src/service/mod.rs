@@ -16,6 +16,7 @@ mod extensions;
 #[cfg(test)]
 mod fixtures;
 mod invocation;
+mod item_sink;
 mod job;
 mod method_record;
 pub(crate) mod middleware;
@@ -25,19 +26,19 @@ mod request_log;
 mod return_type;
 mod rules;
 mod stats;
+mod streaming;
 
 pub(crate) use admission::Received;
 pub(crate) use cancellation::Cancellations;
 pub use context::Context;
 pub(crate) use context::ambient_deadline;
-#[cfg(feature = "__bench")]
-pub(crate) use decision::AdmittedRequest;
-pub(crate) use decision::{Decision, ReplyTo};
+pub(crate) use decision::{AdmittedRequest, Decision, ReplyTo, StreamRequest};
 pub(crate) use deduplicator::{CorrelationId, Deduplicator, DeliveryAction, Origin, RequestKey};
 pub(crate) use dispatcher::{Dispatcher, ServedService};
 pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
+pub(crate) use item_sink::{Credit, ItemSink};
 pub(crate) use job::{
     AfterFailure, DEAD_LETTER_WAIT, JobFailure, REDELIVERED_BATCH_WAIT, RETURNED_PAUSE, SHORTEST_WAIT,
     next_wait, outcome_of, rounded_up, take_returned_pause, waits_of_all,

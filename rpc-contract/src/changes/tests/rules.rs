@@ -127,6 +127,14 @@ fn a_method_may_not_become_a_broadcast_nor_back() {
 }
 
 #[test]
+fn a_method_may_not_become_a_stream_nor_back() {
+    let (call, stream) = (json!({}), json!({"stream": true}));
+    for (before, now) in [(call.clone(), stream.clone()), (stream, call)] {
+        assert_method(before, now, &[(BreaksCallers, "get"), (BreaksWorkers, "get")]);
+    }
+}
+
+#[test]
 fn a_method_that_returns_nothing_may_become_one_way_and_back() {
     let (answered, oneway) = (json!({"returns": "()"}), json!({"returns": "()", "oneway": true}));
     assert_method(answered.clone(), oneway.clone(), &[(Safe, "get")]);

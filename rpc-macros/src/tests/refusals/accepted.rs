@@ -61,3 +61,12 @@ fn attributes_of_serde_are_accepted() {
 fn underscores_of_contexts_and_renamed_arguments_are_accepted() {
     assert_accepted(r#"async fn f(&self, #[rpc(context)] _cx: &Context, #[serde(rename = "a")] _a: u8) { }"#);
 }
+
+#[test]
+fn streams_are_accepted() {
+    assert_accepted(
+        "fn f(&self, a: &str) -> impl Stream<Item = u8>; \
+         #[rpc(idempotent, timeout = \"2s\", name = \"g.h\")] \
+         fn g(&self, #[serde(default)] a: u8) -> impl futures::stream::Stream<Item = io::Result<u8>> + Send { body() }",
+    );
+}

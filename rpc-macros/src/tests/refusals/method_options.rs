@@ -437,3 +437,37 @@ fn a_value_of_a_flag_is_reported_once_beside_broadcast() {
         ],
     );
 }
+
+#[test]
+fn options_that_mean_nothing_for_a_stream() {
+    for (options, at, fault) in [
+        (
+            "oneway",
+            "oneway",
+            "a stream is a reply, and a one-way method has none; remove `oneway`",
+        ),
+        (
+            "broadcast",
+            "broadcast",
+            "one worker sends a stream; remove `broadcast`",
+        ),
+        (
+            "cancel",
+            "cancel",
+            "a stream always ends with its call; remove `cancel`",
+        ),
+        (
+            "default, idempotent",
+            "default",
+            "a request without a method expects one result; remove `default`",
+        ),
+        (
+            "retry = \"5 times, 1s to 5m\"",
+            "\"5 times, 1s to 5m\"",
+            "no worker retries a stream; remove `retry`",
+        ),
+    ] {
+        let method = format!("#[rpc({options})] fn f(&self) -> impl Stream<Item = u8>;");
+        assert_method(&method, &[(at, fault)]);
+    }
+}

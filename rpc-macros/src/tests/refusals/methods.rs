@@ -246,3 +246,58 @@ fn a_crate_named_like_generated_code() {
         )],
     );
 }
+
+#[test]
+fn async_method_with_a_stream() {
+    assert_method(
+        "async fn f(&self) -> impl Stream<Item = u8>;",
+        &[(
+            "async",
+            "a method that returns a stream is not async; write `fn f`",
+        )],
+    );
+}
+
+#[test]
+fn stream_without_items() {
+    for (method, output) in [
+        ("fn f(&self) -> impl Stream;", "impl Stream"),
+        (
+            "fn f(&self) -> impl futures::Stream + Send;",
+            "impl futures::Stream + Send",
+        ),
+    ] {
+        assert_method(
+            method,
+            &[(
+                output,
+                "the items of a stream need a type; write `impl Stream<Item = T>`",
+            )],
+        );
+    }
+}
+
+#[test]
+fn stream_of_borrowed_items() {
+    assert_method(
+        "fn f(&self) -> impl Stream<Item = &str>;",
+        &[(
+            "&str",
+            "a reference cannot be decoded here; return `String` instead",
+        )],
+    );
+}
+
+#[test]
+fn impl_of_another_trait() {
+    assert_method(
+        "fn f(&self) -> impl Iterator<Item = u8>;",
+        &[
+            ("fn", "service methods are async; write `async fn f`"),
+            (
+                "impl Iterator<Item = u8>",
+                "`impl Trait` names no type to decode; return a concrete type instead",
+            ),
+        ],
+    );
+}

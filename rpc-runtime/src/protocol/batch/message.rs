@@ -114,10 +114,7 @@ pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
 /// If the batch is malformed, or larger than any sender of this protocol makes it: in parts, in
 /// bytes, or in the headers of a part.
 pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, UnreadableBatch> {
-    let mut reader = Reader {
-        whole: body,
-        rest: body,
-    };
+    let mut reader = Reader::new(body);
     let count = reader.array_len()?;
     if count > MAX_BATCH_CALLS {
         return Err(UnreadableBatch("it has too many parts"));
@@ -131,10 +128,8 @@ pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable
     for _ in 0..count {
         parts.push(P::read(&mut reader)?);
     }
-    match reader.rest {
-        [] => Ok(parts),
-        _ => Err(UnreadableBatch("there are bytes after the last part")),
-    }
+    reader.end()?;
+    Ok(parts)
 }
 
 impl Part for BatchedCallRef<'_> {
@@ -282,23 +277,38 @@ fn to_u32(length: usize) -> u32 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the batch cannot be decoded: {0}")]
-pub(crate) struct UnreadableBatch(pub(super) &'static str);
+pub(crate) struct UnreadableBatch(pub(in crate::protocol) &'static str);
 
-/// Reads the parts of a batch in order.
+/// Reads the values of a body in order.
 pub(crate) struct Reader<'a> {
     whole: &'a Bytes,
     /// What has not been read yet.
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
-    pub(super) fn array_len(&mut self) -> Result<usize, UnreadableBatch> {
+impl<'a> Reader<'a> {
+    pub(in crate::protocol) fn new(body: &'a Bytes) -> Self {
+        Self {
+            whole: body,
+            rest: body,
+        }
+    }
+
+    /// Checks that everything was read.
+    pub(in crate::protocol) fn end(&self) -> Result<(), UnreadableBatch> {
+        match self.rest {
+            [] => Ok(()),
+            _ => Err(UnreadableBatch("there are bytes after the last part")),
+        }
+    }
+
+    pub(in crate::protocol) fn array_len(&mut self) -> Result<usize, UnreadableBatch> {
         let length =
             decode::read_array_len(&mut self.rest).map_err(|_| UnreadableBatch("an array is missing"))?;
         Ok(length as usize)
     }
 
-    pub(super) fn uint(&mut self) -> Result<u64, UnreadableBatch> {
+    pub(in crate::protocol) fn uint(&mut self) -> Result<u64, UnreadableBatch> {
         decode::read_int(&mut self.rest).map_err(|_| UnreadableBatch("a number is missing"))
     }
 
@@ -322,14 +332,14 @@ impl Reader<'_> {
         Ok(taken)
     }
 
-    fn bin(&mut self) -> Result<Bytes, UnreadableBatch> {
+    pub(in crate::protocol) fn bin(&mut self) -> Result<Bytes, UnreadableBatch> {
         let length =
             decode::read_bin_len(&mut self.rest).map_err(|_| UnreadableBatch("bytes are missing"))?;
         let whole = self.whole;
         Ok(whole.slice_ref(self.take(length)?))
     }
 
-    pub(super) fn id(&mut self) -> Result<Uuid, UnreadableBatch> {
+    pub(in crate::protocol) fn id(&mut self) -> Result<Uuid, UnreadableBatch> {
         let length = decode::read_bin_len(&mut self.rest).map_err(|_| UnreadableBatch("an id is missing"))?;
         Uuid::from_slice(self.take(length)?).map_err(|_| UnreadableBatch("an id does not have 16 bytes"))
     }
@@ -360,7 +370,7 @@ impl Reader<'_> {
     }
 
     /// Skips this many values and all values nested in them, without recursion.
-    pub(super) fn skip(&mut self, values: usize) -> Result<(), UnreadableBatch> {
+    pub(in crate::protocol) fn skip(&mut self, values: usize) -> Result<(), UnreadableBatch> {
         const TRUNCATED: UnreadableBatch = UnreadableBatch("it is truncated");
         let mut left = values as u64;
         while left > 0 {

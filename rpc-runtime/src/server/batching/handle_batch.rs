@@ -410,6 +410,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         user_id: shared.user_id.clone(),
         headers,
         asks_batch_size: true,
+        credit: None,
         dead_lettered: shared.dead_lettered,
         arguments,
     }

@@ -183,8 +183,9 @@ where
         let method = call.full_name();
         let id = call.context().request_id();
         // Each worker runs a broadcast, and all get it with the same id.
-        let is_broadcast = call.method_descriptor().is_broadcast;
-        match id.filter(|_| !is_broadcast && self.layer.applies_to(&method)) {
+        // The answer of a method with a stream does not hold the items.
+        let is_stored = !call.method_descriptor().is_broadcast && !call.method_descriptor().is_streaming;
+        match id.filter(|_| is_stored && self.layer.applies_to(&method)) {
             None => Box::pin(run(inner, call)),
             Some(id) => {
                 let shared = Arc::clone(&self.layer.shared);

@@ -1,0 +1,339 @@
+//! The items of a stream that have arrived and that its reader has not taken.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::receiver::{BadStream, Received, Receiver};
+use crate::client::received_reply::ReceivedReply;
+use crate::describe::Worker;
+use crate::protocol::{BadReply, Items, ShortStr};
+use crate::service::Credit;
+
+/// How many items a stream may send that its reader has not consumed, unless the call sets another
+/// number.
+pub(in crate::client) const DEFAULT_CREDIT: u64 = 1024;
+
+/// How long a worker may send nothing. It sends a message every few seconds.
+pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
+
+/// The items of one stream. The tasks that receive messages add to it, and its reader takes.
+#[derive(Debug)]
+pub(crate) struct ItemInbox {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    receiver: Receiver<ReceivedReply>,
+    /// The correlation id of the request that the worker answers. `None` before the first message.
+    id: Option<Uuid>,
+    /// The routing key through which the worker gets credit.
+    worker_key: Option<ShortStr>,
+    /// The credit of a method in this process.
+    credit: Option<Arc<Credit>>,
+    /// When the last message arrived, or when messages could arrive again.
+    heard_at: Instant,
+    /// Since when the reader waits for the next item. `None` while it does not.
+    waiting_since: Option<Instant>,
+    /// When the handler that makes the call has to end.
+    ends_at: Option<Instant>,
+    /// Whether the worker may not know how much credit it has.
+    should_grant_again: bool,
+    reader: Option<Waker>,
+}
+
+/// What a message of a stream means for its call.
+#[derive(Debug)]
+pub(in crate::client) enum Arrival {
+    /// Nothing: another worker sent it.
+    Foreign,
+    /// The stream goes on. `is_first` is whether this is its first message.
+    Continues { is_first: bool },
+    /// The call ends with this reply.
+    Ends(ReceivedReply),
+}
+
+/// Who gets credit.
+#[derive(Debug, Clone)]
+pub(in crate::client) enum Granter {
+    /// A worker, through the control exchange. Has its routing key and the id of the request.
+    Worker(ShortStr, Uuid),
+    /// A method in this process.
+    InProcess(Arc<Credit>),
+}
+
+/// Why a call that waits for items ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Overdue {
+    /// The worker has sent nothing for [`MAX_SILENCE`].
+    Silent,
+    /// The reader has waited for too long, or the handler that makes the call has to end.
+    TimedOut,
+}
+
+impl ItemInbox {
+    pub(in crate::client) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                receiver: Receiver::new(DEFAULT_CREDIT),
+                id: None,
+                worker_key: None,
+                credit: None,
+                heard_at: Instant::now(),
+                waiting_since: None,
+                ends_at: None,
+                should_grant_again: false,
+                reader: None,
+            }),
+        }
+    }
+
+    /// How many items the worker may send at first.
+    pub(in crate::client) fn window(&self) -> u64 {
+        self.lock().receiver.window()
+    }
+
+    /// Sets how many items the worker may send at first, before the call begins.
+    pub(super) fn set_window(&self, window: u64) {
+        self.lock().receiver.set_window(window);
+    }
+
+    /// Sets when the handler that makes the call has to end.
+    pub(super) fn set_end(&self, ends_at: Option<Instant>) {
+        self.lock().ends_at = ends_at;
+    }
+
+    /// Lets a method in this process send items.
+    pub(in crate::client) fn set_credit(&self, credit: Arc<Credit>) {
+        self.lock().credit = Some(credit);
+    }
+
+    /// Whether a message has arrived. Then the request must not be sent again.
+    pub(in crate::client) fn has_begun(&self) -> bool {
+        self.lock().receiver.has_begun()
+    }
+
+    /// Receives a message with items, in answer to the request with this id. `worker` is the header
+    /// that identifies its sender.
+    pub(in crate::client) fn receive(&self, id: Uuid, worker: &str, items: Items) -> Arrival {
+        let mut state = self.lock();
+        if state.id.is_some_and(|begun| begun != id) {
+            return Arrival::Foreign;
+        }
+        let is_first = !state.receiver.has_begun();
+        let is_keep_alive = items.items.is_empty();
+        let misses_credit = is_keep_alive && items.credit < state.receiver.granted();
+        let received = state.receiver.receive(worker, items);
+        if matches!(received, Ok(Received::Foreign)) {
+            return Arrival::Foreign;
+        }
+        if is_first {
+            state.id = Some(id);
+            state.worker_key = worker_key(worker);
+        }
+        state.heard_at = Instant::now();
+        state.should_grant_again |= misses_credit;
+        let arrival = arrival(received, is_first);
+        if !is_keep_alive || misses_credit {
+            wake_reader(state);
+        }
+        arrival
+    }
+
+    /// Receives the reply that ends the stream after `count` items.
+    pub(in crate::client) fn end(
+        &self,
+        id: Uuid,
+        worker: Option<&str>,
+        count: u64,
+        reply: ReceivedReply,
+    ) -> Arrival {
+        let mut state = self.lock();
+        if state.id.is_some_and(|begun| begun != id) {
+            return Arrival::Foreign;
+        }
+        state.heard_at = Instant::now();
+        let ended = state.receiver.end(worker, count, reply);
+        arrival(ended, false)
+    }
+
+    /// Takes the items that have arrived. Pending if there are none.
+    pub(super) fn poll_items(&self, cx: &mut Context<'_>, items: &mut VecDeque<Bytes>) -> Poll<()> {
+        let mut state = self.lock();
+        state.receiver.take(items);
+        if !items.is_empty() {
+            state.waiting_since = None;
+            return Poll::Ready(());
+        }
+        state.waiting_since.get_or_insert_with(Instant::now);
+        match &mut state.reader {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waker => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Returns the credit to grant, and who gets it, if the reader has consumed `consumed` items.
+    pub(super) fn grant(&self, consumed: u64) -> Option<(Granter, u64)> {
+        let mut state = self.lock();
+        let again = std::mem::take(&mut state.should_grant_again);
+        let granted = state.receiver.grant(consumed);
+        let granted = granted.or(again.then(|| state.receiver.granted()))?;
+        let granter = match (&state.credit, &state.worker_key, state.id) {
+            (Some(credit), ..) => Granter::InProcess(Arc::clone(credit)),
+            (None, Some(key), Some(id)) => Granter::Worker(key.clone(), id),
+            _ => return None,
+        };
+        Some((granter, granted))
+    }
+
+    /// Records that messages can arrive again.
+    pub(in crate::client) fn heard(&self) {
+        self.lock().heard_at = Instant::now();
+    }
+
+    /// Returns when the call may be [overdue](Self::overdue). `limit` is how long the reader waits
+    /// for an item. `may_be_silent` is whether no message can arrive at present.
+    pub(in crate::client) fn overdue_at(&self, limit: Duration, may_be_silent: bool) -> Instant {
+        let state = self.lock();
+        let silent = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);
+        let timed_out = state.waiting_since.unwrap_or_else(Instant::now) + limit;
+        let ends_at = state.ends_at;
+        [silent, ends_at]
+            .into_iter()
+            .flatten()
+            .fold(timed_out, Instant::min)
+    }
+
+    /// Returns why the call is overdue, if it is; see [`overdue_at`](Self::overdue_at).
+    pub(in crate::client) fn overdue(&self, limit: Duration, may_be_silent: bool) -> Option<Overdue> {
+        let state = self.lock();
+        let now = Instant::now();
+        let has_waited = |since: Instant| since + limit <= now;
+        if state.waiting_since.is_some_and(has_waited) || state.ends_at.is_some_and(|end| end <= now) {
+            return Some(Overdue::TimedOut);
+        }
+        (!may_be_silent && state.heard_at + MAX_SILENCE <= now).then_some(Overdue::Silent)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the routing key of the worker that a header identifies: its id.
+fn worker_key(header: &str) -> Option<ShortStr> {
+    let worker: Worker = serde_json::from_str(header).ok()?;
+    // Other keys reach several workers.
+    Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)
+}
+
+fn arrival(received: Result<Received<ReceivedReply>, BadStream>, is_first: bool) -> Arrival {
+    match received {
+        Ok(Received::Foreign) => Arrival::Foreign,
+        Ok(Received::Continues) => Arrival::Continues { is_first },
+        Ok(Received::Ends(reply)) => Arrival::Ends(reply),
+        Err(BadStream(reason)) => Arrival::Ends(Err(BadReply::Stream(reason))),
+    }
+}
+
+/// Unlocks the inbox, and then wakes the reader.
+fn wake_reader(mut state: MutexGuard<'_, State>) {
+    let reader = state.reader.take();
+    drop(state);
+    if let Some(reader) = reader {
+        reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::task::noop_waker_ref;
+
+    use super::*;
+
+    const WORKER: &str = r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8"}"#;
+
+    fn items(first: u64, count: usize, credit: u64) -> Items {
+        Items {
+            first,
+            items: vec![Bytes::from_static(b"1"); count],
+            credit,
+        }
+    }
+
+    fn poll(inbox: &ItemInbox) -> usize {
+        let mut taken = VecDeque::new();
+        let _ = inbox.poll_items(&mut Context::from_waker(noop_waker_ref()), &mut taken);
+        taken.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credit_that_was_lost_is_granted_again() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        inbox.set_window(4);
+        inbox.receive(id, WORKER, items(0, 4, 4));
+        assert_eq!(poll(&inbox), 4);
+        let (granter, credit) = inbox.grant(2).unwrap();
+        assert!(matches!(granter, Granter::Worker(_, of) if of == id));
+        assert_eq!((credit, inbox.grant(2).is_none()), (6, true));
+        // The worker knows of the first four.
+        inbox.receive(id, WORKER, items(4, 0, 4));
+        assert_eq!(inbox.grant(2).unwrap().1, 6);
+        assert!(inbox.grant(2).is_none());
+        inbox.receive(id, WORKER, items(4, 0, 6));
+        assert!(inbox.grant(2).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_credit_is_granted_to_what_is_no_worker() {
+        for worker in ["", "x", r#"{"id":"rpc.discovery"}"#] {
+            let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+            inbox.set_window(1);
+            inbox.receive(id, worker, items(0, 1, 1));
+            assert!(inbox.grant(1).is_none(), "{worker}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_worker_is_gone_and_a_slow_one_is_not() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let limit = Duration::from_secs(60);
+        inbox.receive(id, WORKER, items(0, 1, 9));
+        assert_eq!((poll(&inbox), poll(&inbox)), (1, 0));
+        for _ in 0..6 {
+            tokio::time::advance(MAX_SILENCE - Duration::from_millis(1)).await;
+            let waited_too_long = inbox.overdue(limit, false);
+            inbox.receive(id, WORKER, items(1, 0, 9));
+            if let Some(overdue) = waited_too_long {
+                assert_eq!(overdue, Overdue::TimedOut);
+                break;
+            }
+        }
+        assert_eq!(inbox.overdue(limit, false), Some(Overdue::TimedOut));
+        inbox.receive(id, WORKER, items(1, 1, 9));
+        assert_eq!(poll(&inbox), 1);
+        // Its reader does not wait, but has heard nothing.
+        tokio::time::advance(MAX_SILENCE).await;
+        assert_eq!(inbox.overdue(limit, false), Some(Overdue::Silent));
+        assert_eq!(inbox.overdue(limit, true), None, "nothing can arrive now");
+        inbox.heard();
+        assert_eq!(inbox.overdue(limit, false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_request_cannot_continue_a_stream() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let first = inbox.receive(id, WORKER, items(0, 1, 9));
+        assert!(matches!(first, Arrival::Continues { is_first: true }));
+        let other = inbox.receive(Uuid::new_v4(), WORKER, items(1, 1, 9));
+        assert!(matches!(other, Arrival::Foreign));
+    }
+}

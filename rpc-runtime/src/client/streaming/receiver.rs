@@ -1,0 +1,323 @@
+//! Puts the items of a stream into order, and decides how many more may be sent. Pure: no I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::protocol::Items;
+
+/// The receiver of one stream. `R` is the reply that ends the stream.
+#[derive(Debug)]
+pub(super) struct Receiver<R> {
+    /// The items in order that the reader has not taken.
+    ready: VecDeque<Bytes>,
+    /// The number of the item after them.
+    next: u64,
+    /// Items that arrived before those between `next` and them.
+    early: BTreeMap<u64, Bytes>,
+    /// How many items may be on their way or wait for the reader.
+    window: u64,
+    /// How many items the worker may send in total.
+    granted: u64,
+    /// Who sends the stream, as its messages say. `None` before the first message.
+    worker: Option<String>,
+    /// The end, and the number of items before it, while some of them are missing.
+    end: Option<(u64, R)>,
+}
+
+/// What a message means for the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received<R> {
+    /// Nothing: it is another worker's, which no one reads.
+    Foreign,
+    /// The stream goes on.
+    Continues,
+    /// All items have arrived, and this reply ends the stream.
+    Ends(R),
+}
+
+/// Why a stream cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BadStream(pub(super) &'static str);
+
+impl<R> Receiver<R> {
+    pub(super) fn new(window: u64) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            next: 0,
+            early: BTreeMap::new(),
+            window,
+            granted: window,
+            worker: None,
+            end: None,
+        }
+    }
+
+    pub(super) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Sets the window, before the call begins.
+    pub(super) fn set_window(&mut self, window: u64) {
+        (self.window, self.granted) = (window, window);
+    }
+
+    /// Whether a message has arrived.
+    pub(super) fn has_begun(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// How many items the worker may send in total.
+    pub(super) fn granted(&self) -> u64 {
+        self.granted
+    }
+
+    /// Receives items, which may arrive twice and in any order.
+    ///
+    /// # Errors
+    ///
+    /// If there cannot be such an item.
+    pub(super) fn receive(&mut self, worker: &str, items: Items) -> Result<Received<R>, BadStream> {
+        if !self.is_from(worker) {
+            return Ok(Received::Foreign);
+        }
+        let last = self.end.as_ref().map_or(u64::MAX, |(count, _)| *count);
+        for (offset, item) in (0..).zip(items.items) {
+            let number = items.first.saturating_add(offset);
+            if number >= self.granted {
+                return Err(BadStream("the worker sent more items than it was granted"));
+            }
+            if number >= last {
+                return Err(BadStream("the worker sent an item after the end"));
+            }
+            if number == self.next {
+                self.ready.push_back(item);
+                self.next += 1;
+                self.add_early();
+            } else if number > self.next {
+                self.early.entry(number).or_insert(item);
+            }
+        }
+        Ok(self.ended())
+    }
+
+    /// Receives the reply that ends the stream after `count` items. `worker` is `None` if the reply
+    /// does not say who sent it.
+    ///
+    /// Before the first message, any reply ends the stream: its sender may have refused the
+    /// request. Later, only a reply of the worker that sends the stream does. Another worker that
+    /// gets the same request cannot know that the stream goes on.
+    ///
+    /// # Errors
+    ///
+    /// If there cannot be so few or so many items.
+    pub(super) fn end(
+        &mut self,
+        worker: Option<&str>,
+        count: u64,
+        reply: R,
+    ) -> Result<Received<R>, BadStream> {
+        let is_senders = match (&self.worker, worker) {
+            (Some(sender), Some(worker)) => *sender == worker,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        if !is_senders {
+            return Ok(Received::Foreign);
+        }
+        let highest = self
+            .early
+            .last_key_value()
+            .map_or(self.next, |(number, _)| number + 1);
+        if count < highest {
+            return Err(BadStream("the worker sent more items than it counted"));
+        }
+        if count > self.granted {
+            return Err(BadStream("the worker counted more items than it was granted"));
+        }
+        // A second end is that of the first one, sent again.
+        self.end.get_or_insert((count, reply));
+        if self.worker.is_none() {
+            self.worker = worker.map(str::to_owned);
+        }
+        Ok(self.ended())
+    }
+
+    /// Takes the items in order that have arrived, for the reader.
+    pub(super) fn take(&mut self, items: &mut VecDeque<Bytes>) {
+        if items.is_empty() {
+            std::mem::swap(items, &mut self.ready);
+        } else {
+            items.append(&mut self.ready);
+        }
+    }
+
+    /// Returns how many items the worker may send in total, if it is to be told: the reader has
+    /// consumed `consumed` items, and half of the window is used.
+    pub(super) fn grant(&mut self, consumed: u64) -> Option<u64> {
+        let left = self.granted.saturating_sub(consumed);
+        if left > self.window / 2 {
+            return None;
+        }
+        self.granted = consumed.saturating_add(self.window);
+        Some(self.granted)
+    }
+
+    /// Whether a message is from the worker that sends the stream: the one whose message came
+    /// first.
+    fn is_from(&mut self, worker: &str) -> bool {
+        self.worker.get_or_insert_with(|| worker.to_owned()) == worker
+    }
+
+    fn add_early(&mut self) {
+        while let Some(item) = self.early.remove(&self.next) {
+            self.ready.push_back(item);
+            self.next += 1;
+        }
+    }
+
+    fn ended(&mut self) -> Received<R> {
+        match self.end.take_if(|(count, _)| *count == self.next) {
+            Some((_, reply)) => Received::Ends(reply),
+            None => Received::Continues,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn items(first: u64, numbers: impl IntoIterator<Item = u64>) -> Items {
+        let item = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
+        Items {
+            first,
+            items: numbers.into_iter().map(item).collect(),
+            credit: 0,
+        }
+    }
+
+    fn message(first: u64, count: u64) -> Items {
+        items(first, first..first + count)
+    }
+
+    fn taken(receiver: &mut Receiver<()>) -> Vec<u64> {
+        let mut taken = VecDeque::new();
+        receiver.take(&mut taken);
+        let number = |item: Bytes| u64::from_be_bytes(item[..].try_into().unwrap());
+        taken.into_iter().map(number).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn items_are_in_order_whatever_the_order_of_the_messages(
+            sizes in prop::collection::vec(0u64..5, 0..12),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+            (ends_at, take_at) in any::<(prop::sample::Index, prop::sample::Index)>(),
+        ) {
+            let total: u64 = sizes.iter().sum();
+            let mut messages = Vec::new();
+            let mut first = 0;
+            for size in sizes {
+                messages.push(message(first, size));
+                first += size;
+            }
+            let mut receiver = Receiver::new(total.max(1));
+            let mut arrivals: Vec<_> = order
+                .iter()
+                .filter(|_| !messages.is_empty())
+                .map(|index| Some(index.get(&messages).clone()))
+                .collect();
+            arrivals.insert(ends_at.index(arrivals.len() + 1), None);
+            // Then all that did not arrive.
+            arrivals.extend(messages.into_iter().map(Some));
+            let take_at = take_at.index(arrivals.len());
+            let (mut read, mut ends) = (Vec::new(), 0);
+            for (index, arrival) in arrivals.into_iter().enumerate() {
+                let received = match arrival {
+                    Some(items) => receiver.receive("a", items),
+                    None => receiver.end(Some("a"), total, ()),
+                };
+                ends += usize::from(received.unwrap() == Received::Ends(()));
+                if index == take_at {
+                    read.extend(taken(&mut receiver));
+                }
+                if ends > 0 {
+                    break;
+                }
+            }
+            read.extend(taken(&mut receiver));
+            prop_assert_eq!(ends, 1);
+            prop_assert_eq!(read, (0..total).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn no_more_items_are_kept_than_were_granted(
+            window in 1u64..20,
+            messages in prop::collection::vec((0u64..60, 0u64..10, any::<bool>()), 0..60),
+        ) {
+            let mut receiver = Receiver::<()>::new(window);
+            let mut consumed = 0;
+            for (first, count, reads) in messages {
+                if receiver.receive("a", message(first, count)).is_err() {
+                    break;
+                }
+                prop_assert!((receiver.ready.len() + receiver.early.len()) as u64 <= window);
+                if reads {
+                    let read = taken(&mut receiver);
+                    prop_assert!(read.into_iter().eq(consumed..receiver.next));
+                    consumed = receiver.next;
+                    receiver.grant(consumed);
+                    prop_assert!(receiver.granted > consumed && receiver.granted <= consumed + window);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_waits_for_the_items_before_it() {
+        let mut receiver = Receiver::new(8);
+        assert_eq!(receiver.receive("a", message(2, 1)), Ok(Received::Continues));
+        assert_eq!(receiver.end(Some("a"), 3, "end"), Ok(Received::Continues));
+        assert_eq!(receiver.end(Some("a"), 3, "again"), Ok(Received::Continues));
+        assert_eq!(receiver.receive("a", message(0, 2)), Ok(Received::Ends("end")));
+    }
+
+    #[test]
+    fn only_the_worker_that_sends_the_stream_continues_and_ends_it() {
+        let mut receiver = Receiver::new(8);
+        assert_eq!(receiver.receive("a", message(0, 1)), Ok(Received::Continues));
+        assert_eq!(receiver.receive("b", message(0, 4)), Ok(Received::Foreign));
+        assert_eq!(receiver.end(Some("b"), 1, ()), Ok(Received::Foreign));
+        assert_eq!(receiver.end(None, 1, ()), Ok(Received::Foreign));
+        assert_eq!(receiver.end(Some("a"), 1, ()), Ok(Received::Ends(())));
+        // Before the first item, any worker may refuse the request.
+        assert_eq!(Receiver::new(8).end(None, 0, ()), Ok(Received::Ends(())));
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_is_refused() {
+        let mut receiver = Receiver::<()>::new(8);
+        assert_eq!(receiver.receive("a", message(0, 3)), Ok(Received::Continues));
+        let refused = |receiver: &mut Receiver<()>, items| receiver.receive("a", items).unwrap_err().0;
+        assert!(refused(&mut receiver, message(8, 1)).contains("granted"));
+        assert!(refused(&mut receiver, items(u64::MAX, [1, 2])).contains("granted"));
+        assert!(receiver.end(Some("a"), 2, ()).unwrap_err().0.contains("counted"));
+        assert!(receiver.end(Some("a"), 9, ()).unwrap_err().0.contains("granted"));
+        assert_eq!(receiver.end(Some("a"), 4, ()), Ok(Received::Continues));
+        assert!(refused(&mut receiver, message(4, 1)).contains("after the end"));
+    }
+
+    #[test]
+    fn credit_is_granted_once_half_of_it_is_consumed() {
+        let mut receiver = Receiver::<()>::new(8);
+        assert_eq!([1, 2, 3].map(|consumed| receiver.grant(consumed)), [None; 3]);
+        assert_eq!(receiver.grant(4), Some(12));
+        assert_eq!(receiver.grant(7), None);
+        assert_eq!(receiver.grant(8), Some(16));
+        let mut single = Receiver::<()>::new(1);
+        assert_eq!((single.grant(1), single.grant(2)), (Some(2), Some(3)));
+    }
+}

@@ -1,0 +1,388 @@
+//! The stream that a client's method returns.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+
+use super::inbox::{Granter, ItemInbox};
+use crate::client::backend::Backend;
+use crate::client::call::{ReadReply, change_plan};
+use crate::client::call_path::CallPath;
+use crate::client::in_flight_call::InFlightCall;
+use crate::client::invalid_call::InvalidCall;
+use crate::client::plan::CallPlan;
+use crate::codec::{Codec, DecodeError};
+use crate::error::CallError;
+use crate::protocol::{Executed, ITEMS_HEADER, MAX_CREDIT, Reply, ReplyKind, insert_user_header};
+use crate::service::{ResultType, ambient_deadline};
+
+/// A call of a method that returns a stream, and the stream of its items.
+///
+/// This is a [`Stream`] of results: the items as the method yields them, and if the method or the
+/// call fails, the error as the last one. [`next`](Self::next) works without a crate for streams.
+/// It borrows nothing: it is `Send + Unpin + 'static`. Nothing is sent before it is first polled.
+/// Set options before that:
+///
+/// ```
+/// # use rpc_runtime::{Broker, CallError, Server, service};
+/// # use std::time::Duration;
+/// # use futures_util::stream::{self, Stream};
+/// #[service]
+/// pub trait Numbers {
+///     /// Counts up to a number.
+///     fn count(&self, to: u64) -> impl Stream<Item = u64>;
+/// }
+///
+/// struct Counter;
+///
+/// impl Numbers for Counter {
+///     fn count(&self, to: u64) -> impl Stream<Item = u64> {
+///         stream::iter(1..=to)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), CallError> {
+/// let numbers = NumbersClient::in_process(Counter);
+/// let mut count = numbers.count(3).timeout(Duration::from_secs(5)).credit(16);
+/// let mut sum = 0;
+/// while let Some(number) = count.next().await {
+///     sum += number?;
+/// }
+/// assert_eq!(sum, 6);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Time limits
+///
+/// The [`timeout`](Self::timeout) limits how long the reader waits for the first item, and for each
+/// further one. If the worker dies, the stream ends after 16 seconds, with the fault
+/// [`Interrupted`](crate::FaultCode::Interrupted).
+///
+/// # Slow readers
+///
+/// The worker sends no more items than the reader has room for: see [`credit`](Self::credit). While
+/// the reader does not take items, the method's stream is not polled.
+///
+/// # Cancel safety
+///
+/// [`next`](Self::next) is cancel safe: no item is lost. Dropping the call ends the stream.
+#[must_use = "a stream does nothing until it is polled"]
+pub struct StreamingCall<T, E = Infallible> {
+    state: State<T, E>,
+}
+
+/// A call of a method that returns a stream of the `Result` type `R`:
+/// [`StreamingCall<T, E>`](StreamingCall) for a `Result<T, E>`, or for an alias of it.
+pub type FallibleStreamingCall<R> = StreamingCall<<R as ResultType>::Ok, <R as ResultType>::Err>;
+
+/// Decodes an item, or each item of an array.
+pub(crate) struct ReadItems<T, E> {
+    pub(crate) item: fn(Codec, &[u8]) -> Result<T, DecodeError>,
+    pub(crate) array: fn(Codec, &[u8]) -> Result<Vec<T>, DecodeError>,
+    /// Reads the reply that ends the stream, to return its error.
+    pub(crate) end: ReadReply<(), E>,
+}
+
+enum State<T, E> {
+    Planned(Planned<T, E>),
+    Running(Box<Running<T, E>>),
+    /// See [`StreamingCall::ready`].
+    Ready(Box<dyn Iterator<Item = Result<T, CallError<E>>> + Send>),
+    Ended,
+}
+
+struct Planned<T, E> {
+    path: CallPath,
+    call: Result<Arc<InFlightCall>, InvalidCall>,
+    inbox: Arc<ItemInbox>,
+    read: ReadItems<T, E>,
+}
+
+struct Running<T, E> {
+    inbox: Arc<ItemInbox>,
+    backend: Backend,
+    codec: Codec,
+    read: ReadItems<T, E>,
+    /// `None` once it is ready.
+    reply: Option<BoxFuture<'static, Result<Reply, CallError>>>,
+    /// The outcome of the call, until all items are taken.
+    outcome: Option<Result<Reply, CallError>>,
+    /// Items that arrived.
+    items: VecDeque<Bytes>,
+    /// The items of a worker that sent them as an array.
+    array: VecDeque<T>,
+    consumed: u64,
+    /// How many items to consume before more credit is granted.
+    grant_at: u64,
+}
+
+impl<T, E> StreamingCall<T, E> {
+    pub(crate) fn new(
+        path: CallPath,
+        call: Result<Arc<InFlightCall>, InvalidCall>,
+        inbox: Arc<ItemInbox>,
+        read: ReadItems<T, E>,
+    ) -> Self {
+        Self {
+            state: State::Planned(Planned {
+                path,
+                call,
+                inbox,
+                read,
+            }),
+        }
+    }
+
+    /// Creates a stream that sends nothing and yields these items. It ends after the first error.
+    /// Options have no effect on it.
+    ///
+    /// For mocks of clients in tests, which have to return what the client returns.
+    ///
+    /// ```
+    /// # use rpc_runtime::{CallError, StreamingCall};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut numbers: StreamingCall<u64> = StreamingCall::ready([Ok(1), Err(CallError::no_server("Numbers"))]);
+    /// assert_eq!(numbers.next().await.unwrap().unwrap(), 1);
+    /// assert!(numbers.next().await.unwrap().is_err());
+    /// assert!(numbers.next().await.is_none());
+    /// # }
+    /// ```
+    pub fn ready(items: impl IntoIterator<Item = Result<T, CallError<E>>, IntoIter: Send + 'static>) -> Self {
+        Self {
+            state: State::Ready(Box::new(items.into_iter())),
+        }
+    }
+
+    /// Sets how long the reader waits for the first item, and for each further one.
+    ///
+    /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
+    /// set. In a handler, the stream also ends at the handler's own deadline, unless it is
+    /// [`detached`](Self::detached).
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.change_plan(|plan| {
+            plan.timeout = limit;
+            Ok(())
+        });
+        self
+    }
+
+    /// Sets how many items may be on their way or wait for the reader. The default is 1024.
+    ///
+    /// Fewer save memory if items are large. With too few, the worker waits for the reader after
+    /// each of them. It is at least 1 and at most 1,048,576.
+    pub fn credit(self, items: u32) -> Self {
+        if let State::Planned(planned) = &self.state {
+            planned.inbox.set_window(u64::from(items).clamp(1, MAX_CREDIT));
+        }
+        self
+    }
+
+    /// Detaches the stream from the handler that makes the call, like
+    /// [`Call::detached`](crate::Call::detached).
+    pub fn detached(mut self) -> Self {
+        self.change_plan(|plan| {
+            plan.is_detached = true;
+            Ok(())
+        });
+        self
+    }
+
+    /// Adds a header to the request, like [`Call::header`](crate::Call::header).
+    pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
+        self.change_plan(|plan| Ok(insert_user_header(&mut plan.headers, name, value)?));
+        self
+    }
+
+    /// Sets the request's priority, like [`Call::priority`](crate::Call::priority).
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.change_plan(|plan| {
+            plan.priority = Some(priority);
+            Ok(())
+        });
+        self
+    }
+
+    /// Changes the plan of a call that has not begun. The call fails with the first error.
+    fn change_plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
+        if let State::Planned(Planned { call, .. }) = &mut self.state {
+            change_plan(call, change);
+        }
+    }
+
+    /// Returns the next item, or `None` at the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no item is lost.
+    pub async fn next(&mut self) -> Option<Result<T, CallError<E>>> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, CallError<E>>>> {
+        if let State::Planned(_) = self.state
+            && let Err(reason) = self.begin()
+        {
+            return Poll::Ready(Some(Err(CallError::from(reason).widen())));
+        }
+        let item = match &mut self.state {
+            State::Running(running) => ready!(running.poll(cx)),
+            State::Ready(items) => items.next(),
+            State::Planned(_) | State::Ended => None,
+        };
+        if !matches!(item, Some(Ok(_))) {
+            self.state = State::Ended;
+        }
+        Poll::Ready(item)
+    }
+
+    /// Begins the call.
+    fn begin(&mut self) -> Result<(), InvalidCall> {
+        let State::Planned(Planned {
+            path,
+            call,
+            inbox,
+            read,
+        }) = std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return Ok(());
+        };
+        let call = call?;
+        let plan = call.plan();
+        inbox.set_end(ambient_deadline().filter(|_| !plan.is_detached));
+        self.state = State::Running(Box::new(Running {
+            codec: plan.codec,
+            grant_at: inbox.window().div_ceil(2),
+            backend: path.backend().clone(),
+            reply: Some(path.call(call)),
+            inbox,
+            read,
+            outcome: None,
+            items: VecDeque::new(),
+            array: VecDeque::new(),
+            consumed: 0,
+        }));
+        Ok(())
+    }
+}
+
+impl<T, E> Running<T, E> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, CallError<E>>>> {
+        loop {
+            if let Some(item) = self.array.pop_front() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            if let Some(item) = self.items.pop_front() {
+                return Poll::Ready(Some(self.read_item(&item)));
+            }
+            let arrived = self.inbox.poll_items(cx, &mut self.items);
+            if arrived.is_ready() {
+                continue;
+            }
+            self.grant();
+            if let Some(reply) = &mut self.reply {
+                match reply.as_mut().poll(cx) {
+                    Poll::Ready(outcome) => {
+                        self.outcome = Some(outcome);
+                        self.reply = None;
+                    }
+                    // A method in this process may have sent items.
+                    Poll::Pending if self.inbox.poll_items(cx, &mut self.items).is_ready() => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+                // Further items may have arrived before the reply.
+                continue;
+            }
+            return Poll::Ready(self.end());
+        }
+    }
+
+    fn read_item(&mut self, item: &[u8]) -> Result<T, CallError<E>> {
+        self.consumed += 1;
+        if self.consumed >= self.grant_at {
+            self.grant();
+        }
+        (self.read.item)(self.codec, item).map_err(bad_item)
+    }
+
+    /// Lets the worker send more items, if the reader has consumed enough.
+    fn grant(&mut self) {
+        let Some((granter, credit)) = self.inbox.grant(self.consumed) else {
+            return;
+        };
+        self.grant_at = credit - self.inbox.window() / 2;
+        match (granter, &self.backend) {
+            (Granter::InProcess(sender), _) => sender.raise(credit),
+            (Granter::Worker(key, id), Backend::Broker(caller)) => caller.grant(key, id, credit),
+            (Granter::Worker(..), Backend::InProcess(_)) => {}
+        }
+    }
+
+    /// Reads the outcome of the call, after all items. Returns its error, the first item of an
+    /// array, or `None` at the end.
+    fn end(&mut self) -> Option<Result<T, CallError<E>>> {
+        let reply = match self.outcome.take()? {
+            Ok(reply) => reply,
+            Err(error) => return Some(Err(error.widen())),
+        };
+        if reply.kind == ReplyKind::Result && reply.headers.get(ITEMS_HEADER).is_none() {
+            // A worker of another library may not send streams.
+            return match (self.read.array)(reply.codec, &reply.body) {
+                Ok(items) => {
+                    self.array = items.into();
+                    self.array.pop_front().map(Ok)
+                }
+                Err(error) => Some(Err(bad_item(error))),
+            };
+        }
+        match reply.kind {
+            ReplyKind::Result => None,
+            ReplyKind::Error | ReplyKind::Fault => (self.read.end)(reply).err().map(Err),
+        }
+    }
+}
+
+/// Builds the error for an item that cannot be decoded.
+fn bad_item<E>(source: DecodeError) -> CallError<E> {
+    CallError::BadReply {
+        source: source.into(),
+        executed: Executed::Maybe,
+    }
+}
+
+impl<T, E> Unpin for StreamingCall<T, E> {}
+
+impl<T, E> Stream for StreamingCall<T, E> {
+    type Item = Result<T, CallError<E>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx)
+    }
+}
+
+impl<T, E> fmt::Debug for StreamingCall<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut call = f.debug_struct("StreamingCall");
+        match &self.state {
+            State::Planned(Planned {
+                call: Ok(planned), ..
+            }) => call.field("plan", planned.plan()),
+            State::Planned(_) => call.field("state", &"not sendable"),
+            State::Running(running) => call.field("items", &running.consumed),
+            State::Ready(_) => call.field("state", &"ready"),
+            State::Ended => call.field("state", &"ended"),
+        };
+        call.finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! The streams that a worker sends.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::reply_channel::{ReplyChannel, SendOutcome, Unconfirmed};
+use super::worker_identity::WorkerIdentity;
+use crate::codec::Codec;
+use crate::error::BrokerError;
+use crate::protocol::{
+    DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_HEADER, ITEMS_TYPE, Items, Reply, ReplyKind, ShortStr,
+    WORKER_HEADER,
+};
+use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest};
+use crate::transport::{Outgoing, SendToken};
+
+/// How many messages of a stream may be unconfirmed.
+const MAX_UNCONFIRMED: usize = 16;
+
+/// How long a message of a stream may wait for a connection. Its caller has given up then, unless
+/// the broker was down for both.
+pub(super) const SEND_LIMIT: Duration = Duration::from_secs(60);
+
+/// The streams that a worker sends, and their credit.
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// The header that identifies the worker.
+    worker: String,
+    credits: Mutex<HashMap<Uuid, Arc<Credit>, RandomState>>,
+}
+
+impl Streams {
+    pub(super) fn new(identity: &WorkerIdentity) -> Self {
+        Self {
+            worker: identity.header(false),
+            credits: Mutex::default(),
+        }
+    }
+
+    /// Raises the credit of the streams that are sent here.
+    pub(super) fn grant(&self, grants: impl IntoIterator<Item = Grant>) {
+        for Grant { id, credit } in grants {
+            let granted = self.lock().get(&id).cloned();
+            if let Some(granted) = granted {
+                granted.raise(credit);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Credit>, RandomState>> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.credits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the items of one stream. Dropping it drops the messages that are not confirmed.
+#[derive(Debug)]
+pub(super) struct StreamSender {
+    streams: Arc<Streams>,
+    id: Uuid,
+    to: ReplyTo,
+    codec: Codec,
+    channel: Arc<ReplyChannel>,
+    credit: Arc<Credit>,
+    sent: AtomicU64,
+    /// Whether a worker that gets the request again cannot answer it: its delivery was acked.
+    owes_end: AtomicBool,
+    progress: Arc<Progress>,
+    /// A task for each unconfirmed message.
+    unconfirmed: Mutex<JoinSet<()>>,
+}
+
+/// What has become of the messages of a stream.
+#[derive(Debug)]
+struct Progress {
+    /// A permit for each message that may be unconfirmed.
+    slots: Arc<Semaphore>,
+    /// Notified when a message is confirmed.
+    confirmed: Notify,
+    /// Why no more messages can be sent.
+    failure: OnceLock<Fault>,
+}
+
+impl StreamSender {
+    /// Begins a stream that answers this request.
+    pub(super) fn new(
+        streams: &Arc<Streams>,
+        StreamRequest { id, credit }: StreamRequest,
+        to: ReplyTo,
+        codec: Codec,
+        channel: &Arc<ReplyChannel>,
+    ) -> Self {
+        let credit = Arc::new(Credit::new(credit));
+        streams.lock().insert(id, Arc::clone(&credit));
+        Self {
+            streams: Arc::clone(streams),
+            id,
+            to,
+            codec,
+            channel: Arc::clone(channel),
+            credit,
+            sent: AtomicU64::new(0),
+            owes_end: AtomicBool::new(false),
+            progress: Arc::new(Progress {
+                slots: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
+                confirmed: Notify::new(),
+                failure: OnceLock::new(),
+            }),
+            unconfirmed: Mutex::default(),
+        }
+    }
+
+    /// Waits until the broker has confirmed a message. Cancel safe.
+    pub(super) async fn begun(&self) {
+        self.progress.confirmed.notified().await;
+    }
+
+    /// Sets whether only this worker can tell the caller how the stream ends: the delivery of the
+    /// request was acked.
+    pub(super) fn set_owes_end(&self, owes_end: bool) {
+        self.owes_end.store(owes_end, Ordering::Relaxed);
+    }
+
+    /// Waits until the broker has confirmed all messages, and adds headers to the reply that ends
+    /// the stream.
+    pub(super) async fn finish(&self, reply: &mut Reply) {
+        let all = u32::try_from(MAX_UNCONFIRMED).unwrap_or(u32::MAX);
+        // Fails only if the semaphore is closed, which it never is.
+        let _ = self.progress.slots.acquire_many(all).await;
+        self.set_owes_end(false);
+        self.mark_end(reply);
+    }
+
+    fn mark_end(&self, reply: &mut Reply) {
+        let sent = self.sent().to_string();
+        reply.headers.insert(ShortStr::from_static(ITEMS_HEADER), sent);
+        self.add_worker(reply);
+    }
+
+    fn add_worker(&self, reply: &mut Reply) {
+        let worker = self.streams.worker.clone();
+        reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
+    }
+
+    fn message(&self, items: &Items) -> Outgoing {
+        let mut reply = Reply {
+            unknown_type: Some(ITEMS_TYPE.into()),
+            ..Reply::new(ReplyKind::Result, self.codec, items.write())
+        };
+        self.add_worker(&mut reply);
+        Outgoing {
+            queue: self.to.address.clone(),
+            // A direct reply-to address is no queue.
+            mandatory: !self.to.address.as_str().starts_with(DIRECT_REPLY_TO),
+            message: self.to.message(reply),
+            send_token: SendToken::default(),
+        }
+    }
+}
+
+impl ItemSink for StreamSender {
+    fn credit(&self) -> &Credit {
+        &self.credit
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(async {
+            // Fails only if the semaphore is closed, which it never is.
+            let _ = self.progress.slots.acquire().await;
+            self.progress.failure.get().cloned().map_or(Ok(()), Err)
+        })
+    }
+
+    fn send(&self, items: Items) {
+        let sent = items.first + items.items.len() as u64;
+        let outgoing = self.message(&items);
+        self.sent.store(sent, Ordering::Relaxed);
+        let slot = Arc::clone(&self.progress.slots).try_acquire_owned().ok();
+        let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
+        let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        while unconfirmed.try_join_next().is_some() {}
+        unconfirmed.spawn(async move {
+            let deadline = Some(Instant::now() + SEND_LIMIT);
+            match failure(channel.send(outgoing, deadline, false).await) {
+                None => progress.confirmed.notify_one(),
+                Some(reason) => {
+                    let _ = progress.failure.set(Fault::new(FaultCode::Abandoned, reason));
+                }
+            }
+            drop(slot);
+        });
+    }
+}
+
+impl Drop for StreamSender {
+    /// If the method is aborted, tells its caller if that is possible without waiting.
+    fn drop(&mut self) {
+        if self.owes_end.load(Ordering::Relaxed) {
+            let fault = Fault::new(FaultCode::Interrupted, "the worker of the stream stops");
+            let mut reply = Reply::fault(self.codec, &fault);
+            self.mark_end(&mut reply);
+            let outgoing = Outgoing {
+                queue: self.to.address.clone(),
+                mandatory: false,
+                message: self.to.message(reply),
+                send_token: SendToken::default(),
+            };
+            let _ = self.channel.try_send(outgoing, Arc::new(Unconfirmed), 1);
+        }
+        let mut credits = self.streams.lock();
+        // Another request may have the same id.
+        if credits
+            .get(&self.id)
+            .is_some_and(|credit| Arc::ptr_eq(credit, &self.credit))
+        {
+            credits.remove(&self.id);
+        }
+    }
+}
+
+/// Returns why no more messages of a stream can be sent, if that is so.
+fn failure(outcome: Result<SendOutcome, BrokerError>) -> Option<&'static str> {
+    Some(match outcome {
+        Ok(SendOutcome::Confirmed) => return None,
+        Ok(SendOutcome::Unroutable) => "the caller is gone",
+        Ok(SendOutcome::Refused(_)) => "the broker refused a message of the stream",
+        Ok(SendOutcome::Expired) => "a message of the stream could not be sent",
+        Err(_) => "the worker stops",
+    })
+}
