@@ -81,7 +81,9 @@ impl PendingConfirm {
         SendToken::new(Arc::clone(&self.call) as Arc<dyn HasLatestSend>, self.number)
     }
 
-    /// Marks the request as sent. Returns `false` if its call has withdrawn it.
+    /// Marks the request as sent, because it is about to be written as a part of a batch. The
+    /// transport does that for a single request, with its [`send_token`](Self::send_token). Returns
+    /// `false` if its call has withdrawn it.
     pub(super) fn mark_sent(&self) -> bool {
         self.call.latest_send().claim(self.number)
     }

@@ -123,9 +123,9 @@ impl JobQueues {
         Ok(())
     }
 
-    /// Moves the jobs of a redelivered batch, once no other batch is moved. So all of them are
-    /// moved, and the batch is acked, before the first one returns from its retry queue, unless the
-    /// broker confirms so slowly that this takes ten seconds. A job that then crashes its worker
+    /// Moves the jobs of a redelivered batch, once no other batch is moved. Each of them waits for
+    /// ten seconds in its retry queue. So all of them are moved, and the batch is acked, before the
+    /// first one returns, unless the broker confirms so slowly that moving them takes that long. A job that then crashes its worker
     /// brings back the batch, and all jobs are moved once more.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;

@@ -35,7 +35,7 @@ struct State {
     cancelled: CancelledCalls,
 }
 
-/// A request that learns of its cancellation.
+/// A call whose cancellation somebody waits for: the executor, or the method itself, several times.
 #[derive(Debug, Default)]
 struct Watched {
     token: CancellationToken,
@@ -78,7 +78,8 @@ impl Cancellations {
             .store(state.cancelled.until.len(), Ordering::Relaxed);
     }
 
-    /// Returns a token that is cancelled when the call with this correlation id is.
+    /// Begins to watch for the cancellation of the call with this correlation id, until the watch is
+    /// dropped.
     pub(crate) fn watch(self: &Arc<Self>, id: Uuid) -> CancellationWatch {
         let mut state = self.lock();
         let is_cancelled = state.cancelled.contains(id, Instant::now());

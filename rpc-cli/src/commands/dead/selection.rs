@@ -102,13 +102,13 @@ pub(super) async fn find(
         if kept > MAX_KEPT {
             return Err(Failure::usage(
                 format!("these letters have more than {} MiB together", MAX_KEPT >> 20),
-                "name fewer in one command, or write more digits of their ids",
+                "name fewer in one command, or write more digits of their ids, so that fewer letters fit them",
             ));
         }
     }
     if scan.stop.is_some() && !wanted.is_complete() {
         return Err(Failure::Stay {
-            message: "not all letters were looked at, so another one may be meant".to_owned(),
+            message: "not all letters were looked at, so the ids may fit further ones".to_owned(),
             hint: "write whole ids, or use a longer `--timeout`".to_owned(),
         });
     }

@@ -10,7 +10,8 @@ use crate::client::queued_request::QueuedRequest;
 #[derive(Debug, Default)]
 pub(super) struct HeldRequests {
     requests: Vec<QueuedRequest>,
-    /// When the requests are released. `None` if none was held back since the last release.
+    /// When the requests are released, all together. `None` if none was held back since the last
+    /// release.
     until: Option<Instant>,
 }
 

@@ -107,7 +107,7 @@ pub(super) struct AdaptiveLimit {
     max: usize,
     /// `None` while the limit is `max`.
     reduced: Option<Reduced>,
-    /// The generation of calls that are sent now.
+    /// The generation of calls that are sent now; see [`Generations`].
     generation: u32,
     /// `None` unless calls have been timing out without any reply.
     silence: Option<Silence>,
@@ -252,7 +252,8 @@ impl AdaptiveLimit {
         (counted + 1, self.generation)
     }
 
-    /// Records that a call of this generation is no longer in flight.
+    /// Records that a call of this generation is no longer in flight. `is_important` is whether its
+    /// priority made it one of the important calls, which have a limit of their own.
     pub(super) fn record_finished(&mut self, generation: u32, is_important: bool) {
         if let Some(reduced) = &mut self.reduced {
             reduced.generations.record_finished(generation, is_important);

@@ -363,7 +363,8 @@ fn expects_reply(reply_to: Option<&ShortStr>) -> bool {
     reply_to.is_some_and(|address| !address.as_str().is_empty())
 }
 
-/// Counts that a job was redelivered.
+/// Counts in the job's headers that it was redelivered. Its copy is another message, of which the
+/// broker counts no deliveries, so that a job which crashes its workers would come back forever.
 fn count_redelivery(job: &mut Message) {
     let headers = &mut job.properties.headers;
     let redeliveries = redelivery_count(headers).saturating_add(1);

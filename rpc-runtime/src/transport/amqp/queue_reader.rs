@@ -180,8 +180,9 @@ impl QueueReader {
         got.map_err(|error| queue_error(self.queue.as_str(), error))
     }
 
-    /// Acknowledges a message, which removes it from the queue. The broker has received this once
-    /// it has answered the next [`take`](Self::take) or [`release`](Self::release).
+    /// Acknowledges a message, which removes it from the queue. Returns once the acknowledgement is
+    /// written, since the broker does not answer it. The broker has received it once it has answered
+    /// the next [`take`](Self::take) or [`release`](Self::release).
     ///
     /// # Errors
     ///
@@ -218,8 +219,9 @@ impl QueueReader {
         }
         let give_up = Instant::now() + READY_LIMIT;
         let expected = self.remaining.saturating_add(std::mem::take(&mut self.held));
-        // The first answer shows that the broker has received the acks, and what puts the messages
-        // back. A quorum queue makes them ready later, so this looks again.
+        // A channel's frames are handled in order: once the broker has answered on this channel, or
+        // has closed it, it has received the acks, and has begun to put the messages back. They may
+        // be ready later, so this looks again.
         while self.count().await?.is_some_and(|ready| ready < expected) && Instant::now() < give_up {
             sleep(READY_PAUSE).await;
         }

@@ -117,6 +117,7 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // Only escaped correlation ids are changed on their way out; see `ids`.
         if ids::has_escaped_any() {
             let first = parts.iter().find(|part| !part.is_empty());
             return self.poll_write(cx, first.map_or(&[], |part| part));
@@ -124,6 +125,7 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, parts))?;
+        // The filter must know where each frame begins in case that an id is escaped later.
         let mut left = written;
         for part in parts {
             let from_part = left.min(part.len());
