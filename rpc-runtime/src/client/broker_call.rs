@@ -337,8 +337,10 @@ impl<'a> BrokerCall<'a> {
 
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
-        if reply.is_err() && self.plan().has_stream_begun() {
-            // The worker does not know that its stream cannot be read.
+        // A worker does not know that its stream cannot be read, and another one may have got the
+        // request too.
+        let is_stream = self.plan().destination.items.is_some();
+        if is_stream && (reply.is_err() || self.progress.is_resent) {
             self.abandon();
         }
         check_reply(

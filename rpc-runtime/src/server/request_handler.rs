@@ -363,8 +363,8 @@ impl RequestHandler {
 
     /// Runs a method that replies with a stream, and sends its items and the reply that ends it.
     ///
-    /// Once the broker has the first message, the stream no longer needs its delivery and the permit
-    /// of a request: both are for another request. If too many streams go on, it keeps both.
+    /// Once the broker has the first message, the stream no longer needs its delivery, nor the permit
+    /// of a request, unless too many streams go on.
     async fn process_stream(&self, run: StreamRun<'_>, permit: SemaphorePermit<'_>, mut acks: PendingAcks) {
         let StreamRun {
             mut admitted,
@@ -386,21 +386,18 @@ impl RequestHandler {
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);
         let mut executing = pin!(executing);
-        let has_begun = async {
+        let beginning = async {
             sender.begun().await;
-            self.stream_permits.acquire().await.ok()
+            acks.ack_early();
+            sender.set_owes_end(true);
+            let stream_permit = self.stream_permits.acquire().await;
+            drop(permit);
+            stream_permit
         };
         let response = tokio::select! {
             biased;
             response = &mut executing => response,
-            stream_permit = has_begun => {
-                acks.ack_early();
-                sender.set_owes_end(true);
-                drop(permit);
-                let response = executing.await;
-                drop(stream_permit);
-                response
-            }
+            _stream_permit = beginning => executing.await,
         };
         let Response {
             mut reply,

@@ -137,7 +137,15 @@ impl StreamSender {
         // Fails only if the semaphore is closed, which it never is.
         let _ = self.progress.slots.acquire_many(all).await;
         self.set_owes_end(false);
-        self.mark_end(reply);
+        match self.progress.failure.get() {
+            None => self.mark_end(reply),
+            // Without the number of items, because some may be missing: the caller does not wait for
+            // them.
+            Some(failure) => {
+                *reply = Reply::fault(self.codec, failure);
+                self.add_worker(reply);
+            }
+        }
     }
 
     fn mark_end(&self, reply: &mut Reply) {

@@ -75,6 +75,10 @@ impl Invocation {
     }
 }
 
+/// How long a caller may grant no further credit. Then it counts as gone: a caller that crashed may
+/// not be known to be, and its stream must not occupy the worker for ever.
+const MAX_PAUSE: Duration = Duration::from_secs(10 * 60);
+
 /// An encoded item, or the answer that ends the stream in its place.
 type Encoded = ControlFlow<Result<Answer, Fault>, Bytes>;
 
@@ -116,7 +120,11 @@ async fn send<S: Stream>(
         let filling = poll_fn(|cx| poll_fill(cx, stream.as_mut(), &mut encode, &mut items, count));
         let end = keep_alive(sink, first, filling).await?;
         if !items.is_empty() {
-            keep_alive(sink, first, credit.more_than(first)).await?;
+            let granted = keep_alive(sink, first, credit.more_than(first));
+            timeout(MAX_PAUSE, granted).await.map_err(|_| {
+                let reason = format!("the caller has granted no credit for {MAX_PAUSE:?}");
+                Fault::new(FaultCode::Abandoned, reason)
+            })??;
             let (count, credit) = (items.len() as u64, credit.get());
             sink.send(Items { first, items, credit });
             first += count;
@@ -327,6 +335,16 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(sink.messages(), [(0, 2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_grants_no_credit_is_given_up() {
+        let sink = Sink::new(2);
+        let invocation = invocation(Codec::Json, Some(&sink));
+        let begun = tokio::time::Instant::now();
+        let failed = invocation.send_items(stream::iter(0..10)).await.unwrap_err();
+        assert_eq!((failed.code, sink.sent()), (FaultCode::Abandoned, 2));
+        assert_eq!(begun.elapsed(), MAX_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]

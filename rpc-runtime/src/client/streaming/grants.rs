@@ -20,7 +20,7 @@ const SEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// The credit that workers were not told of, by their routing keys and the ids of streams.
 ///
-/// Bounded by the number of streams: a later grant of a stream replaces an earlier one.
+/// A later grant of a stream replaces an earlier one.
 #[derive(Debug, Default)]
 pub(in crate::client) struct Grants {
     queued: Mutex<Queued>,
@@ -47,23 +47,22 @@ impl Grants {
         loop {
             self.added.notified().await;
             let queued = std::mem::take(&mut *self.queued.lock().unwrap_or_else(PoisonError::into_inner));
-            for (worker, grants) in queued {
-                let grants: Vec<_> = (grants.into_iter())
-                    .map(|(id, credit)| Grant { id, credit })
-                    .collect();
-                for grants in grants.chunks(MAX_GRANTS) {
-                    let sending = send(transport, &mut publisher, message(worker.clone(), grants));
-                    match timeout(SEND_LIMIT, sending).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) if is_refused(&error) => {
-                            publisher = None;
-                            log_refusal(&error);
-                            sleep(REFUSED_PAUSE).await;
-                        }
-                        // A worker that does not get credit asks for it.
-                        Ok(Err(_)) | Err(_) => publisher = None,
+            let messages = queued
+                .into_iter()
+                .flat_map(|(worker, grants)| messages(&worker, grants));
+            for message in messages {
+                match timeout(SEND_LIMIT, send(transport, &mut publisher, message)).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) if is_refused(&error) => {
+                        log_refusal(&error);
+                        sleep(REFUSED_PAUSE).await;
+                        self.queued.lock().unwrap_or_else(PoisonError::into_inner).clear();
                     }
+                    Ok(Err(_)) | Err(_) => {}
                 }
+                publisher = None;
+                // The others are old by now. A worker that does not get credit asks for it.
+                break;
             }
         }
     }
@@ -96,6 +95,16 @@ async fn send(
         Published::Failed { source, .. } => Err(source),
         _ => Ok(()),
     }
+}
+
+/// Returns the messages that tell one worker of its grants.
+fn messages(worker: &ShortStr, grants: HashMap<Uuid, u64, RandomState>) -> Vec<Outgoing> {
+    let grants = grants.into_iter().map(|(id, credit)| Grant { id, credit });
+    let grants: Vec<_> = grants.collect();
+    let messages = grants
+        .chunks(MAX_GRANTS)
+        .map(|grants| message(worker.clone(), grants));
+    messages.collect()
 }
 
 fn message(worker: ShortStr, grants: &[Grant]) -> Outgoing {

@@ -137,10 +137,12 @@ impl<R> Receiver<R> {
         }
         // A second end is that of the first one, sent again.
         self.end.get_or_insert((count, reply));
-        if self.worker.is_none() {
+        let ended = self.ended();
+        // A refusal, or an empty stream, has not begun: the call may be made again.
+        if self.worker.is_none() && matches!(ended, Received::Continues) {
             self.worker = worker.map(str::to_owned);
         }
-        Ok(self.ended())
+        Ok(ended)
     }
 
     /// Takes the items in order that have arrived, for the reader.

@@ -346,8 +346,17 @@ impl<T, E> Running<T, E> {
                 Err(error) => Some(Err(bad_item(error))),
             };
         }
+        let count = reply
+            .headers
+            .get(ITEMS_HEADER)
+            .and_then(|count| count.parse().ok());
         match reply.kind {
-            ReplyKind::Result => None,
+            ReplyKind::Result if count == Some(self.consumed) && reply.body.is_empty() => None,
+            // A layer may have answered for the method, or after another attempt.
+            ReplyKind::Result => Some(Err(CallError::BadReply {
+                source: "the stream has another number of items than its end says".into(),
+                executed: Executed::Maybe,
+            })),
             ReplyKind::Error | ReplyKind::Fault => (self.read.end)(reply).err().map(Err),
         }
     }
