@@ -436,7 +436,7 @@ async fn the_queue_that_a_worker_listens_on_cannot_pile_up() {
     assert!(terms.starts_with("true\ttrue\t"), "{terms}");
     for limit in [
         r#"{"x-message-ttl",60000}"#,
-        r#"{"x-max-length",256}"#,
+        r#"{"x-max-length",1024}"#,
         r#"{"x-max-length-bytes",8388608}"#,
     ] {
         assert!(terms.contains(limit), "{terms}");
