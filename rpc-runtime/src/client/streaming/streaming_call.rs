@@ -153,7 +153,8 @@ impl<T, E> StreamingCall<T, E> {
     /// # use rpc_runtime::{CallError, StreamingCall};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let mut numbers: StreamingCall<u64> = StreamingCall::ready([Ok(1), Err(CallError::no_server("Numbers"))]);
+    /// let items = [Ok(1), Err(CallError::no_server("Numbers"))];
+    /// let mut numbers: StreamingCall<u64> = StreamingCall::ready(items);
     /// assert_eq!(numbers.next().await.unwrap().unwrap(), 1);
     /// assert!(numbers.next().await.unwrap().is_err());
     /// assert!(numbers.next().await.is_none());
