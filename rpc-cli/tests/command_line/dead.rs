@@ -326,7 +326,7 @@ async fn a_letter_is_named_by_the_beginning_of_its_id() {
     );
     let late = scene.dead(&["drop", "abc", "--yes", "--timeout", "1us"]).await;
     assert_eq!((late.code, late.stdout.as_str()), (1, ""), "{late:?}");
-    assert!(late.stderr.contains("another one may be meant"), "{late:?}");
+    assert!(late.stderr.contains("the ids may fit further ones"), "{late:?}");
     // Nothing is done if one of several is wrong.
     let unknown = scene.dead(&["drop", "def", "0123456789", "--yes"]).await;
     assert!(
