@@ -1,15 +1,15 @@
 //! A stream of items reaches its caller in order, without gaps or duplicates, and no faster than
 //! the caller reads.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_runtime::{
-    Broker, CallError, Codec, DynamicClient, Executed, FallibleStreamingCall, FaultCode, ReplyQueue,
+    Answer, Broker, CallError, Codec, DynamicClient, Executed, FallibleStreamingCall, FaultCode, ReplyQueue,
     RequestQueue, RunningServer, Server, ServerError, ServiceClient, StreamingCall, service,
 };
 use rpc_tests::gate::{Gate, SOON, soon};
@@ -20,6 +20,7 @@ use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tower::util::MapResponseLayer;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Broken {
@@ -146,6 +147,8 @@ on_both_brokers! {
     a_request_that_is_refused_has_no_items,
     an_item_that_is_too_large_ends_the_stream,
     a_slow_reader_slows_the_method_down,
+    a_slow_reader_holds_no_more_bytes_than_it_granted,
+    a_layer_cannot_replace_the_items_by_an_earlier_answer,
     a_reader_that_waits_for_too_long_times_out,
     a_dropped_stream_ends_the_method,
     streams_work_with_every_codec_and_reply_queue,
@@ -303,6 +306,42 @@ async fn a_slow_reader_slows_the_method_down(world: World) {
         );
     }
     assert!(soon("it ends", stream.next()).await.is_none());
+    server.stop().await.unwrap();
+}
+
+async fn a_slow_reader_holds_no_more_bytes_than_it_granted(world: World) {
+    let numbers = Numbers::new();
+    let (server, feed) = scene(&world, &numbers).await;
+    let mut stream = feed.blocks(200, 10_000).credit_bytes(40_000);
+    for read in 0..200 {
+        soon("it arrives", stream.next()).await.unwrap().unwrap();
+        let yielded = numbers.yielded();
+        assert!(yielded <= read + 1 + 4 + 1, "{yielded} after {read}");
+    }
+    assert!(soon("it ends", stream.next()).await.is_none());
+    // Each item is larger than the credit.
+    assert_eq!(items(feed.blocks(20, 10_000).credit_bytes(0)).await.len(), 20);
+    server.stop().await.unwrap();
+}
+
+/// Answers each request with the answer to the first one.
+async fn a_layer_cannot_replace_the_items_by_an_earlier_answer(world: World) {
+    let first = Arc::new(OnceLock::new());
+    let layer = MapResponseLayer::new(move |answer: Answer| first.get_or_init(|| answer).clone());
+    let queue = unique("feed");
+    let server = Server::new(&world.broker().await)
+        .layer(layer)
+        .serve_on(RequestQueue::new(&queue), FeedServer::new(Numbers::new()));
+    let server = soon("it starts", server.start()).await.unwrap();
+    let feed = client(&world.broker().await, &queue);
+    assert_eq!(items(feed.count(3)).await, [0, 1, 2]);
+    assert_eq!(items(feed.count(3)).await, [0, 1, 2]);
+    for to in [0, 2] {
+        let mut outcome = all(feed.count(to)).await;
+        let last = outcome.pop().unwrap();
+        assert!(has_fault(&last, &FaultCode::Unanswerable), "{last:?}");
+        assert_eq!(outcome.len() as u64, to);
+    }
     server.stop().await.unwrap();
 }
 
@@ -647,10 +686,7 @@ async fn messages_in_any_order_and_of_others_do_no_harm() {
     worker.items("nobody", 0, b"7").await;
     worker.send("rpc.items", &[], b"\x92\x00\x90").await;
     worker
-        .send("rpc.items", &[("rpc-worker", WORKER)], b"\xc1 nonsense")
-        .await;
-    worker
-        .send("rpc.items", &[("rpc-worker", WORKER)], b"\xdd\xff\xff\xff\xff")
+        .send("rpc.items", &[("rpc-worker", other)], b"\xc1 nonsense")
         .await;
     worker.end(other, "1").await;
     worker
@@ -686,6 +722,39 @@ async fn a_stream_that_cannot_be_is_an_error() {
         assert!(matches!(failed, Err(CallError::BadReply { .. })), "{failed:?}");
         assert!(outcome.len() >= items && outcome.iter().all(Result::is_ok));
     }
+}
+
+#[tokio::test]
+async fn an_unreadable_message_of_its_worker_ends_a_stream() {
+    for (begins, body) in [(true, &b"\xc1 nonsense"[..]), (false, b"\xdd\xff\xff\xff\xff")] {
+        let (worker, reading) = raw_stream(8).await;
+        if begins {
+            worker.items(WORKER, 0, b"0").await;
+        }
+        worker.send("rpc.items", &[("rpc-worker", WORKER)], body).await;
+        let mut outcome = soon("it ends", reading).await.unwrap();
+        let failed = outcome.pop().unwrap();
+        assert!(matches!(failed, Err(CallError::BadReply { .. })), "{failed:?}");
+        assert_eq!(outcome.len(), usize::from(begins));
+    }
+}
+
+#[tokio::test]
+async fn an_item_that_is_larger_than_accepted_is_an_error() {
+    let queue = unique("feed");
+    let world = World::RabbitMq;
+    let server = serve(&world, &queue, &Numbers::new()).await;
+    let caller = world
+        .broker_with(Broker::builder().max_accepted_bytes(10_000))
+        .await;
+    let feed = client(&caller, &queue);
+    // Together they may be larger.
+    assert_eq!(items(feed.blocks(20, 9_000)).await.len(), 20);
+    let mut outcome = all(feed.blocks(20, 10_001)).await;
+    let failed = outcome.pop().unwrap();
+    assert!(matches!(failed, Err(CallError::BadReply { .. })), "{failed:?}");
+    assert!(outcome.is_empty());
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -17,6 +17,14 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
+    /// Returns the largest body of a reply, in bytes.
+    pub(super) fn max_accepted_bytes(&self) -> usize {
+        match self {
+            Self::Broker(caller) => caller.max_accepted_bytes(),
+            Self::InProcess(_) => usize::MAX,
+        }
+    }
+
     /// Makes one attempt of a call that goes through layers.
     pub(crate) fn attempt(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         observed(CallKind::Attempt, call, |call| self.call(call, time_limit))

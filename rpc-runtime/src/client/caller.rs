@@ -15,7 +15,7 @@ use super::received_reply::empty_reply;
 use super::session_handle::SessionHandle;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Grant, MAX_BROADCAST_BYTES, Message, Reply, Request, ShortStr};
+use crate::protocol::{Executed, Grant, MAX_BROADCAST_BYTES, Message, Reply, Request, ShortStr, Volume};
 use crate::transport::{Backoff, Published, SendToken, Transport};
 
 /// Makes the calls of all clients of one broker handle.
@@ -154,7 +154,7 @@ impl Caller {
     }
 
     /// Tells a worker how many items it may send in answer to the request with this id.
-    pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: u64) {
+    pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: Volume) {
         self.session_handle.grants.add(worker, Grant { id, credit });
     }
 

@@ -150,10 +150,13 @@ impl InFlightCalls {
             .as_ref()
             .is_some_and(|kind| kind.as_str() == ITEMS_TYPE);
         let arrival = if has_items {
-            let (Some(worker), Ok(items)) = (worker, Items::read(&message.body)) else {
-                return false;
-            };
-            inbox.receive(call.id(), &worker, items)
+            match (worker, Items::read(&message.body)) {
+                (Some(worker), Ok(items)) => inbox.receive(call.id(), &worker, items),
+                (Some(worker), Err(_)) => {
+                    inbox.receive_unreadable(call.id(), Some(&worker), "its items are malformed")
+                }
+                (None, _) => inbox.receive_unreadable(call.id(), None, "a message does not say who sent it"),
+            }
         } else {
             let count = header(ITEMS_HEADER).and_then(|count| count.parse().ok());
             let reply = Reply::from_message(message, call.plan().codec);

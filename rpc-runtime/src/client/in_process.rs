@@ -17,10 +17,10 @@ use super::received_reply::empty_reply;
 use super::streaming::ItemInbox;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Fault, ITEMS_HEADER, Items, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{Executed, Fault, Items, Reply, ReplyAddresses, Request, ShortStr};
 use crate::service::{
     Credit, Decision, Dispatcher, Executor, ItemSink, Received, RequestLabel, RequestLog, RequestSource,
-    Rules, Service,
+    Rules, Service, end_of_stream,
 };
 
 /// A service in this process that clients call.
@@ -121,12 +121,10 @@ impl InProcess {
         let queue = plan.destination.queue.as_str();
         let label = RequestLabel::default();
         let response = self.executor.execute(queue, decision, &label, now).await;
-        let mut reply = response.reply;
-        if let Some(sink) = sink {
-            let name = ShortStr::from_static(ITEMS_HEADER);
-            reply.headers.insert(name, sink.sent().to_string());
+        match sink {
+            Some(sink) => end_of_stream(response.reply, sink.sent()),
+            None => response.reply,
         }
-        reply
     }
 }
 

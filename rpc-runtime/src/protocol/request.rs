@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::batch::BATCH_HEADER;
 use super::headers::Headers;
-use super::stream::CREDIT_HEADER;
+use super::stream::{CREDIT_BYTES_HEADER, CREDIT_HEADER, Volume};
 use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
 
@@ -48,8 +48,8 @@ pub(crate) struct Request {
     pub(crate) headers: Headers,
     /// Whether the caller can send and read batches, and asks for the worker's batch size.
     pub(crate) asks_batch_size: bool,
-    /// How many items of a stream the caller accepts at first. `None` if it expects one reply.
-    pub(crate) credit: Option<u64>,
+    /// What the caller of a stream accepts at first. `None` if it expects one reply.
+    pub(crate) credit: Option<Volume>,
     /// The history of a dead-lettered request. Only in incoming requests.
     pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
@@ -61,9 +61,15 @@ impl Request {
             let name = ShortStr::from_static(BATCH_HEADER);
             self.headers.insert(name, String::new());
         }
-        if let Some(credit) = self.credit {
-            let name = ShortStr::from_static(CREDIT_HEADER);
-            self.headers.insert(name, credit.to_string());
+        if let Some(Volume { items, bytes }) = self.credit {
+            let mut insert = |name, credit: u64| {
+                let name = ShortStr::from_static(name);
+                self.headers.insert(name, credit.to_string());
+            };
+            insert(CREDIT_HEADER, items);
+            if bytes < u64::MAX {
+                insert(CREDIT_BYTES_HEADER, bytes);
+            }
         }
         Message {
             properties: Properties {
@@ -94,8 +100,14 @@ impl Request {
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
         let asks_batch_size = properties.headers.remove(BATCH_HEADER).is_some();
-        let credit = properties.headers.remove(CREDIT_HEADER);
-        let credit = credit.and_then(|credit| credit.parse().ok());
+        let [items, bytes] = [CREDIT_HEADER, CREDIT_BYTES_HEADER].map(|name| {
+            let credit = properties.headers.remove(name)?;
+            credit.parse::<u64>().ok()
+        });
+        let credit = items.map(|items| Volume {
+            items,
+            bytes: bytes.unwrap_or(u64::MAX),
+        });
         let codec = content::codec_of(&properties)
             .map_err(|error| UnreadableRequest {
                 codec: error.readable_codec(),
@@ -154,7 +166,7 @@ pub(crate) mod tests {
             persistent: bool,
             priority in prop::option::of(any::<u8>()),
             header in prop::option::of((short_str(), ".{0,20}")),
-            (asks_batch_size, credit) in any::<(bool, Option<u64>)>(),
+            (asks_batch_size, credit) in any::<(bool, Option<(u64, u64)>)>(),
             arguments in prop::collection::vec(any::<u8>(), 0..100),
         ) -> Request {
             let mut headers = Headers::default();
@@ -163,7 +175,8 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, asks_batch_size, credit, dead_lettered: None,
+                app_id: None, user_id: None, headers, asks_batch_size, dead_lettered: None,
+                credit: credit.map(|(items, bytes)| Volume { items, bytes }),
                 arguments: arguments.into(),
             }
         }

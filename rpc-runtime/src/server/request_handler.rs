@@ -400,7 +400,7 @@ impl RequestHandler {
             _stream_permit = beginning => executing.await,
         };
         let Response {
-            mut reply,
+            reply,
             reply_to,
             is_cancelled,
             ..
@@ -409,7 +409,7 @@ impl RequestHandler {
             sender.set_owes_end(false);
             return acks.ack();
         }
-        sender.finish(&mut reply).await;
+        let mut reply = sender.finish(reply).await;
         write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queue_time);
         if let Some(to) = reply_to {
             self.reply_sender.send(OutgoingReply {

@@ -17,10 +17,9 @@ use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_HEADER, ITEMS_TYPE, Items, Reply, ReplyKind, ShortStr,
-    WORKER_HEADER,
+    DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, Items, Reply, ReplyKind, ShortStr, WORKER_HEADER,
 };
-use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest};
+use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
 
 /// How many messages of a stream may be unconfirmed.
@@ -130,9 +129,9 @@ impl StreamSender {
         self.owes_end.store(owes_end, Ordering::Relaxed);
     }
 
-    /// Waits until the broker has confirmed all messages, and adds headers to the reply that ends
-    /// the stream.
-    pub(super) async fn finish(&self, reply: &mut Reply) {
+    /// Waits until the broker has confirmed all messages. Returns the reply that ends the stream,
+    /// with its headers.
+    pub(super) async fn finish(&self, reply: Reply) -> Reply {
         let all = u32::try_from(MAX_UNCONFIRMED).unwrap_or(u32::MAX);
         // Fails only if the semaphore is closed, which it never is.
         let _ = self.progress.slots.acquire_many(all).await;
@@ -142,16 +141,17 @@ impl StreamSender {
             // Without the number of items, because some may be missing: the caller does not wait for
             // them.
             Some(failure) => {
-                *reply = Reply::fault(self.codec, failure);
-                self.add_worker(reply);
+                let mut reply = Reply::fault(self.codec, failure);
+                self.add_worker(&mut reply);
+                reply
             }
         }
     }
 
-    fn mark_end(&self, reply: &mut Reply) {
-        let sent = self.sent().to_string();
-        reply.headers.insert(ShortStr::from_static(ITEMS_HEADER), sent);
-        self.add_worker(reply);
+    fn mark_end(&self, reply: Reply) -> Reply {
+        let mut reply = end_of_stream(reply, self.sent());
+        self.add_worker(&mut reply);
+        reply
     }
 
     fn add_worker(&self, reply: &mut Reply) {
@@ -218,8 +218,7 @@ impl Drop for StreamSender {
     fn drop(&mut self) {
         if self.owes_end.load(Ordering::Relaxed) {
             let fault = Fault::new(FaultCode::Interrupted, "the worker of the stream stops");
-            let mut reply = Reply::fault(self.codec, &fault);
-            self.mark_end(&mut reply);
+            let reply = self.mark_end(Reply::fault(self.codec, &fault));
             let outgoing = Outgoing {
                 queue: self.to.address.clone(),
                 mandatory: false,

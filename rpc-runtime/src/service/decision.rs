@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::invocation::{Invocation, Service};
 use super::method_record::MethodRecord;
 use crate::codec::Codec;
-use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, ShortStr};
+use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, ShortStr, Volume};
 
 /// What to do with a request.
 pub(crate) enum Decision<'a> {
@@ -46,8 +46,8 @@ pub(crate) struct AdmittedRequest<'a> {
 pub(crate) struct StreamRequest {
     /// The correlation id. Credit is granted to it.
     pub(crate) id: Uuid,
-    /// How many items may be sent at first.
-    pub(crate) credit: u64,
+    /// What may be sent at first.
+    pub(crate) credit: Volume,
 }
 
 /// A request whose method does not run.

@@ -4,31 +4,32 @@ use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
 
-use crate::protocol::{Fault, Items};
+use crate::protocol::{Fault, Items, Volume};
 use crate::sync::watch;
 
-/// How many items the sender of a stream may send in total.
+/// What the sender of a stream may send in total.
 #[derive(Debug)]
-pub(crate) struct Credit(watch::Sender<u64>);
+pub(crate) struct Credit(watch::Sender<Volume>);
 
 impl Credit {
-    pub(crate) fn new(credit: u64) -> Self {
+    pub(crate) fn new(credit: Volume) -> Self {
         Self(watch::Sender::new(credit))
     }
 
     /// Raises the credit. An earlier grant that arrives late changes nothing.
-    pub(crate) fn raise(&self, credit: u64) {
+    pub(crate) fn raise(&self, credit: Volume) {
         self.0.send_modify(|current| *current = credit.max(*current));
     }
 
-    pub(crate) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> Volume {
         *self.0.subscribe().borrow()
     }
 
-    /// Waits until it is more than `sent`. Cancel safe.
-    pub(super) async fn more_than(&self, sent: u64) {
+    /// Waits until another item may be sent after these. Cancel safe.
+    pub(super) async fn more_than(&self, sent: Volume) {
+        let mut credit = self.0.subscribe();
         // Fails only if the sender is dropped.
-        let _ = self.0.subscribe().wait_for(|credit| *credit > sent).await;
+        let _ = credit.wait_for(|credit| credit.allows_more_than(sent)).await;
     }
 }
 

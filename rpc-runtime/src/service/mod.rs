@@ -50,3 +50,4 @@ pub(crate) use request_log::{PriorState, RequestLabel, RequestLog};
 pub use return_type::{IsResult, NoResult, ResultType};
 pub(crate) use rules::{ForbiddenReplyAddress, Rules};
 pub(crate) use stats::Tally;
+pub(crate) use streaming::end_of_stream;

@@ -17,7 +17,10 @@ use super::invocation::{Answer, Invocation};
 use super::item_sink::ItemSink;
 use crate::codec::Codec;
 use crate::error::Chain;
-use crate::protocol::{Fault, FaultCode, Items, MAX_ITEMS, MAX_ITEMS_BYTES, ReplyKind};
+use crate::protocol::{
+    Fault, FaultCode, ITEMS_HEADER, Items, MAX_ITEM_FRAME_BYTES, MAX_ITEMS, MAX_ITEMS_BYTES, Reply,
+    ReplyKind, ShortStr, Volume,
+};
 
 /// After how long without items a message without any is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -62,10 +65,11 @@ impl Invocation {
 
     /// Encodes an item of a stream, or returns the fault that ends the stream.
     fn encode_item<T: Serialize + 'static>(&self, item: &T) -> Encoded {
+        let limit = self.max_reply_bytes().saturating_sub(MAX_ITEM_FRAME_BYTES);
         let fault = match self.codec().encode_result(item) {
-            Ok(encoded) if encoded.len() <= self.max_reply_bytes() => return ControlFlow::Continue(encoded),
+            Ok(encoded) if encoded.len() <= limit => return ControlFlow::Continue(encoded),
             Ok(encoded) => {
-                let (size, limit) = (encoded.len(), self.max_reply_bytes());
+                let size = encoded.len();
                 let message = format!("an item has {size} bytes, and at most {limit} may be sent");
                 Fault::new(FaultCode::ReplyTooLarge, message)
             }
@@ -91,10 +95,14 @@ async fn send_stream<S: Stream>(
     stream: S,
     encode: impl FnMut(S::Item) -> Encoded,
 ) -> Result<Answer, Fault> {
-    let stream = pin!(stream);
+    let items = EncodedItems {
+        stream: pin!(stream),
+        encode,
+        held: None,
+    };
     match invocation.item_sink() {
-        Some(sink) => send(invocation, sink, stream, encode).await,
-        None => collect(invocation, stream, encode).await,
+        Some(sink) => send(invocation, sink, items).await,
+        None => collect(invocation, items).await,
     }
 }
 
@@ -102,36 +110,38 @@ async fn send_stream<S: Stream>(
 async fn send<S: Stream>(
     invocation: &Invocation,
     sink: &dyn ItemSink,
-    mut stream: Pin<&mut S>,
-    mut encode: impl FnMut(S::Item) -> Encoded,
+    mut stream: EncodedItems<'_, S, impl FnMut(S::Item) -> Encoded>,
 ) -> Result<Answer, Fault> {
     let credit = sink.credit();
-    let mut first = sink.sent();
-    if first > 0 {
+    let mut sent = Volume::default();
+    if sink.sent() > 0 {
         let reason = "a layer ran the method again after its stream had begun";
         return Err(Fault::new(FaultCode::Abandoned, reason));
     }
     loop {
         sink.ready().await?;
         let mut items = Vec::new();
-        // One item is taken without credit: the stream may end instead, which needs none.
-        let left = usize::try_from(credit.get() - first).unwrap_or(usize::MAX);
-        let count = left.clamp(1, MAX_ITEMS);
-        let filling = poll_fn(|cx| poll_fill(cx, stream.as_mut(), &mut encode, &mut items, count));
-        let end = keep_alive(sink, first, filling).await?;
+        let left = credit.get().minus(sent);
+        let filling = poll_fn(|cx| stream.poll_fill(cx, &mut items, left));
+        let end = keep_alive(sink, sent.items, filling).await?;
         if !items.is_empty() {
-            let granted = keep_alive(sink, first, credit.more_than(first));
+            let granted = keep_alive(sink, sent.items, credit.more_than(sent));
             timeout(MAX_PAUSE, granted).await.map_err(|_| {
                 let reason = format!("the caller has granted no credit for {MAX_PAUSE:?}");
                 Fault::new(FaultCode::Abandoned, reason)
             })??;
-            let (count, credit) = (items.len() as u64, credit.get());
+            let (first, credit) = (sent.items, credit.get());
+            sent = items.iter().map(|item| Volume::of(item)).fold(sent, Volume::plus);
             sink.send(Items { first, items, credit });
-            first += count;
         }
         match end {
             Some(End(Some(answer))) => return answer,
-            Some(End(None)) => return Ok(invocation.new_answer(ReplyKind::Result, Bytes::new())),
+            Some(End(None)) => {
+                let mut answer = invocation.new_answer(ReplyKind::Result, Bytes::new());
+                let name = ShortStr::from_static(ITEMS_HEADER);
+                answer.reply.headers.insert(name, sent.items.to_string());
+                return Ok(answer);
+            }
             // A stream that is always ready must not keep other tasks from running.
             None => yield_now().await,
         }
@@ -158,87 +168,146 @@ async fn keep_alive<T>(
     }
 }
 
+/// Returns the reply that ends a stream of `sent` items, with their number.
+///
+/// A layer may have answered for the method. Then a result is an array of all items, as for a caller
+/// that expects one reply.
+pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
+    let name = ShortStr::from_static(ITEMS_HEADER);
+    let sent_text = sent.to_string();
+    if reply.kind != ReplyKind::Result {
+        reply.headers.insert(name, sent_text);
+    } else if reply.headers.get(ITEMS_HEADER) != Some(sent_text.as_str()) {
+        reply.headers.remove(ITEMS_HEADER);
+        if sent > 0 || reply.body.is_empty() {
+            let reason = "a layer answered for a method that replies with a stream";
+            reply = Reply::fault(reply.codec, &Fault::new(FaultCode::Unanswerable, reason));
+            reply.headers.insert(name, sent_text);
+        }
+    }
+    reply
+}
+
 /// Collects all items into an array, for a caller that expects one reply.
 async fn collect<S: Stream>(
     invocation: &Invocation,
-    mut stream: Pin<&mut S>,
-    mut encode: impl FnMut(S::Item) -> Encoded,
+    mut stream: EncodedItems<'_, S, impl FnMut(S::Item) -> Encoded>,
 ) -> Result<Answer, Fault> {
     let limit = invocation.max_reply_bytes();
-    let (mut all, mut bytes) = (Vec::new(), 0);
+    let mut array = Array::new(invocation.codec());
     loop {
         let mut items = Vec::new();
-        let end = poll_fn(|cx| poll_fill(cx, stream.as_mut(), &mut encode, &mut items, MAX_ITEMS)).await;
-        bytes += items.iter().map(|item| item.len() + 1).sum::<usize>();
-        if bytes > limit {
+        let end = poll_fn(|cx| stream.poll_fill(cx, &mut items, Volume::MAX)).await;
+        items.iter().for_each(|item| array.push(item));
+        if array.len() > limit {
             let message = format!(
                 "the method ran, and its items are larger than the {limit} bytes that may be sent in one reply"
             );
             return Err(Fault::new(FaultCode::ReplyTooLarge, message));
         }
-        all.append(&mut items);
         match end {
             Some(End(Some(answer))) => return answer,
-            Some(End(None)) => break,
+            Some(End(None)) => return Ok(invocation.new_answer(ReplyKind::Result, array.finish())),
             None => yield_now().await,
         }
     }
-    let body = array(invocation.codec(), &all);
-    Ok(invocation.new_answer(ReplyKind::Result, body))
 }
 
-/// Takes items until there are `count`, or enough for a message, or none is ready after the first.
-/// Returns the end if it is reached.
-fn poll_fill<S: Stream>(
-    cx: &mut Context<'_>,
-    mut stream: Pin<&mut S>,
-    encode: &mut impl FnMut(S::Item) -> Encoded,
-    items: &mut Vec<Bytes>,
-    count: usize,
-) -> Poll<Option<End>> {
-    let mut bytes = 0;
-    while items.len() < count && bytes < MAX_ITEMS_BYTES {
-        match stream.as_mut().poll_next(cx) {
-            Poll::Ready(Some(item)) => match encode(item) {
-                ControlFlow::Continue(item) => {
-                    bytes += item.len();
-                    items.push(item);
-                }
-                ControlFlow::Break(answer) => return Poll::Ready(Some(End(Some(answer)))),
-            },
-            Poll::Ready(None) => return Poll::Ready(Some(End(None))),
-            Poll::Pending if items.is_empty() => return Poll::Pending,
-            Poll::Pending => break,
+/// The items of a method's stream, encoded, as many at once as a message holds.
+struct EncodedItems<'a, S, F> {
+    stream: Pin<&'a mut S>,
+    encode: F,
+    /// An item that the last message had no room for.
+    held: Option<Bytes>,
+}
+
+impl<S: Stream, F: FnMut(S::Item) -> Encoded> EncodedItems<'_, S, F> {
+    /// Takes items until they fill a message, or none is ready after the first, or `left` is used.
+    /// Returns the end if it is reached.
+    ///
+    /// One item is taken in any case: the stream may end instead, which needs no credit.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, items: &mut Vec<Bytes>, left: Volume) -> Poll<Option<End>> {
+        let (mut taken, mut length) = (Volume::default(), 0);
+        while items.is_empty() || (items.len() < MAX_ITEMS && left.allows_more_than(taken)) {
+            let item = match self.poll_next(cx) {
+                Poll::Ready(ControlFlow::Continue(item)) => item,
+                Poll::Ready(ControlFlow::Break(end)) => return Poll::Ready(Some(end)),
+                Poll::Pending if items.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            };
+            if !items.is_empty() && length + item.len() > MAX_ITEMS_BYTES {
+                self.held = Some(item);
+                break;
+            }
+            length += item.len();
+            taken = taken.plus(Volume::of(&item));
+            items.push(item);
+        }
+        Poll::Ready(None)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<ControlFlow<End, Bytes>> {
+        if let Some(held) = self.held.take() {
+            return Poll::Ready(ControlFlow::Continue(held));
+        }
+        self.stream.as_mut().poll_next(cx).map(|item| match item {
+            Some(item) => (self.encode)(item).map_break(|answer| End(Some(answer))),
+            None => ControlFlow::Break(End(None)),
+        })
+    }
+}
+
+/// An array of encoded items. In plain text, each is a line.
+struct Array {
+    codec: Codec,
+    /// The items, after [`MAX_HEADER`](Self::MAX_HEADER) bytes.
+    body: Vec<u8>,
+    count: u32,
+}
+
+impl Array {
+    /// The number of bytes that the header of a MessagePack array may have.
+    const MAX_HEADER: usize = 5;
+
+    fn new(codec: Codec) -> Self {
+        Self {
+            codec,
+            body: vec![0; Self::MAX_HEADER],
+            count: 0,
         }
     }
-    Poll::Ready(None)
-}
 
-/// Returns an array of encoded items. In plain text, each is a line.
-fn array(codec: Codec, items: &[Bytes]) -> Bytes {
-    let mut body = Vec::with_capacity(5 + items.iter().map(|item| item.len() + 1).sum::<usize>());
-    match codec {
-        Codec::MessagePack => {
-            // Writing to a vector does not fail.
-            let _ = write_array_len(&mut body, u32::try_from(items.len()).unwrap_or(u32::MAX));
-            items.iter().for_each(|item| body.extend_from_slice(item));
+    fn push(&mut self, item: &[u8]) {
+        match self.codec {
+            Codec::Json if self.count > 0 => self.body.push(b','),
+            Codec::Text if self.count > 0 => self.body.push(b'\n'),
+            Codec::MessagePack | Codec::Json | Codec::Text => {}
         }
-        Codec::Json => {
-            body.push(b'[');
-            push_separated(&mut body, items, b',');
-            body.push(b']');
-        }
-        Codec::Text => push_separated(&mut body, items, b'\n'),
+        self.body.extend_from_slice(item);
+        self.count = self.count.saturating_add(1);
     }
-    body.into()
-}
 
-fn push_separated(body: &mut Vec<u8>, items: &[Bytes], separator: u8) {
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            body.push(separator);
+    /// An upper bound of the length of the array.
+    fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    fn finish(mut self) -> Bytes {
+        let mut header = Vec::with_capacity(Self::MAX_HEADER);
+        match self.codec {
+            Codec::MessagePack => {
+                // Writing to a vector does not fail.
+                let _ = write_array_len(&mut header, self.count);
+            }
+            Codec::Json => {
+                header.push(b'[');
+                self.body.push(b']');
+            }
+            Codec::Text => {}
         }
-        body.extend_from_slice(item);
+        let start = Self::MAX_HEADER - header.len();
+        self.body[start..Self::MAX_HEADER].copy_from_slice(&header);
+        Bytes::from(self.body).slice(start..)
     }
 }
 
@@ -256,6 +325,10 @@ mod tests {
     use super::*;
     use crate::protocol::{Message, Request};
 
+    fn items(items: u64) -> Volume {
+        Volume { items, ..Volume::MAX }
+    }
+
     /// Records what is sent.
     #[derive(Debug)]
     struct Sink {
@@ -266,7 +339,7 @@ mod tests {
     impl Sink {
         fn new(credit: u64) -> Arc<Self> {
             Arc::new(Self {
-                credit: Credit::new(credit),
+                credit: Credit::new(items(credit)),
                 sent: Mutex::default(),
             })
         }
@@ -316,11 +389,11 @@ mod tests {
         let mut sending = Box::pin(invocation.send_items(stream::iter(0..10)));
         assert!(timeout(KEEP_ALIVE / 2, &mut sending).await.is_err());
         assert_eq!(sink.messages(), [(0, 3)]);
-        sink.credit.raise(5);
-        sink.credit.raise(4);
+        sink.credit.raise(items(5));
+        sink.credit.raise(items(4));
         assert!(timeout(KEEP_ALIVE / 2, &mut sending).await.is_err());
         assert_eq!(sink.sent(), 5);
-        sink.credit.raise(100);
+        sink.credit.raise(items(100));
         let answer = sending.await.unwrap();
         assert!(answer.reply.body.is_empty() && !answer.is_error());
         assert_eq!(sink.sent(), 10);
@@ -359,7 +432,7 @@ mod tests {
         assert!(timeout(KEEP_ALIVE * 11 / 2, &mut sending).await.is_err());
         // It waits for the items, and then for credit.
         assert_eq!(sink.messages(), [(0, 0), (0, 0), (0, 1), (1, 0), (1, 0)]);
-        sink.credit.raise(2);
+        sink.credit.raise(items(2));
         sending.await.unwrap();
         assert_eq!(sink.messages().last(), Some(&(1, 1)));
     }
@@ -375,8 +448,7 @@ mod tests {
         let large = stream::iter(0..100).map(|_| "x".repeat(900));
         invocation.send_items(large).await.unwrap();
         let messages = sink.messages();
-        assert_eq!(messages.len(), 2);
-        assert!(messages[0].1 * 902 >= MAX_ITEMS_BYTES && messages[0].1 * 902 < MAX_ITEMS_BYTES + 902);
+        assert_eq!(messages, [(0, MAX_ITEMS_BYTES / 902), (72, 28)]);
         let failed = invocation.send_items(stream::iter(["y"])).await.unwrap_err();
         assert_eq!(failed.code, FaultCode::Abandoned, "a layer runs it again");
     }
@@ -393,7 +465,7 @@ mod tests {
         assert_eq!(sink.messages(), [(0, 2)]);
         let sink = Sink::new(10);
         let invocation = self::invocation(Codec::Json, Some(&sink));
-        let large = stream::iter(["x".to_owned(), "x".repeat(1000)]);
+        let large = stream::iter(["x".to_owned(), "x".repeat(959)]);
         let fault = invocation.send_items(large).await.unwrap_err();
         assert_eq!((fault.code, sink.sent()), (FaultCode::ReplyTooLarge, 1));
     }
@@ -414,5 +486,60 @@ mod tests {
         let invocation = invocation(Codec::Json, None);
         let endless = invocation.send_items(stream::repeat(1));
         assert_eq!(endless.await.unwrap_err().code, FaultCode::ReplyTooLarge);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_bytes_than_the_credit_are_sent_but_for_one_item() {
+        let bytes = |bytes| Volume { bytes, ..Volume::MAX };
+        let sink = Arc::new(Sink {
+            credit: Credit::new(bytes(99)),
+            sent: Mutex::default(),
+        });
+        let invocation = invocation(Codec::Json, Some(&sink));
+        // Each counts 33.
+        let mut sending = Box::pin(invocation.send_items(stream::repeat(1).take(10)));
+        assert!(timeout(KEEP_ALIVE / 2, &mut sending).await.is_err());
+        assert_eq!(sink.messages(), [(0, 3)]);
+        sink.credit.raise(bytes(100));
+        assert!(timeout(KEEP_ALIVE / 2, &mut sending).await.is_err());
+        assert_eq!(sink.sent(), 4);
+        sink.credit.raise(bytes(1000));
+        sending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_item_is_sent_alone() {
+        let sink = Sink::new(u64::MAX);
+        let invocation = invocation(Codec::Text, Some(&sink)).with_max_reply_bytes(usize::MAX);
+        let sizes = [1, MAX_ITEMS_BYTES + 1, MAX_ITEMS_BYTES - 1, 1, 1];
+        let items = stream::iter(sizes).map(|size| "x".repeat(size));
+        invocation.send_items(items).await.unwrap();
+        assert_eq!(sink.messages(), [(0, 1), (1, 1), (2, 2), (4, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_result_that_does_not_end_the_stream_is_no_end() {
+        let ended = async |count: u64| {
+            let invocation = invocation(Codec::Json, Some(&Sink::new(9)));
+            invocation.send_items(stream::iter(0..count)).await.unwrap().reply
+        };
+        let is_end = |reply: &Reply, sent: u64| {
+            let count = reply.headers.get(ITEMS_HEADER).map(str::to_owned);
+            reply.kind == ReplyKind::Result && count == Some(sent.to_string())
+        };
+        assert!(is_end(&end_of_stream(ended(3).await, 3), 3));
+        assert!(is_end(&end_of_stream(ended(0).await, 0), 0));
+        // A layer kept the answer to another request.
+        for sent in [0, 2] {
+            let fault = end_of_stream(ended(3).await, sent);
+            assert_eq!(fault.read_fault().code, FaultCode::Unanswerable);
+        }
+        // A layer answers with an array.
+        let array = Reply::new(ReplyKind::Result, Codec::Json, Bytes::from_static(b"[1]"));
+        let array = end_of_stream(array, 0);
+        assert_eq!(
+            (array.headers.get(ITEMS_HEADER), &array.body[..]),
+            (None, &b"[1]"[..])
+        );
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::{CREDIT_TYPE, Grant, MAX_GRANTS, Message, Properties, ShortStr, write_grants};
+use crate::protocol::{CREDIT_TYPE, Grant, MAX_GRANTS, Message, Properties, ShortStr, Volume, write_grants};
 use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
 
 /// How long a message may wait for a connection and for its confirm.
@@ -30,7 +30,7 @@ pub(in crate::client) struct Grants {
 /// How long no credit is granted after the broker refused it. The broker logs each refusal.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
-type Queued = HashMap<ShortStr, HashMap<Uuid, u64, RandomState>, RandomState>;
+type Queued = HashMap<ShortStr, HashMap<Uuid, Volume, RandomState>, RandomState>;
 
 impl Grants {
     pub(in crate::client) fn add(&self, worker: ShortStr, Grant { id, credit }: Grant) {
@@ -98,7 +98,7 @@ async fn send(
 }
 
 /// Returns the messages that tell one worker of its grants.
-fn messages(worker: &ShortStr, grants: HashMap<Uuid, u64, RandomState>) -> Vec<Outgoing> {
+fn messages(worker: &ShortStr, grants: HashMap<Uuid, Volume, RandomState>) -> Vec<Outgoing> {
     let grants = grants.into_iter().map(|(id, credit)| Grant { id, credit });
     let grants: Vec<_> = grants.collect();
     let messages = grants

@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::receiver::{BadStream, Received, Receiver};
 use crate::client::received_reply::ReceivedReply;
 use crate::describe::Worker;
-use crate::protocol::{BadReply, Items, ShortStr};
+use crate::protocol::{BadReply, Items, MAX_CREDIT, ShortStr, Volume};
 use crate::service::Credit;
 
-/// How many items a stream may send that its reader has not consumed, unless the call sets another
-/// number.
-pub(in crate::client) const DEFAULT_CREDIT: u64 = 1024;
+/// What a stream may send that its reader has not consumed, unless the call sets something else.
+pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
+    items: MAX_CREDIT,
+    bytes: 1024 * 1024,
+};
 
 /// How long a worker may send nothing. It sends a message every few seconds.
 pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
@@ -94,14 +96,17 @@ impl ItemInbox {
         }
     }
 
-    /// How many items the worker may send at first.
-    pub(in crate::client) fn window(&self) -> u64 {
+    /// What the worker may send at first.
+    pub(in crate::client) fn window(&self) -> Volume {
         self.lock().receiver.window()
     }
 
-    /// Sets how many items the worker may send at first, before the call begins.
-    pub(super) fn set_window(&self, window: u64) {
-        self.lock().receiver.set_window(window);
+    /// Changes what the worker may send at first, before the call begins.
+    pub(super) fn change_window(&self, change: impl FnOnce(&mut Volume)) {
+        let mut state = self.lock();
+        let mut window = state.receiver.window();
+        change(&mut window);
+        state.receiver.set_window(window);
     }
 
     /// Sets when the handler that makes the call has to end.
@@ -128,7 +133,8 @@ impl ItemInbox {
         }
         let is_first = !state.receiver.has_begun();
         let is_keep_alive = items.items.is_empty();
-        let misses_credit = is_keep_alive && items.credit < state.receiver.granted();
+        let granted = state.receiver.granted();
+        let misses_credit = is_keep_alive && items.credit.max(granted) != items.credit;
         let received = state.receiver.receive(worker, items);
         if matches!(received, Ok(Received::Foreign)) {
             return Arrival::Foreign;
@@ -144,6 +150,22 @@ impl ItemInbox {
             wake_reader(state);
         }
         arrival
+    }
+
+    /// Receives a message that cannot be read. It ends the stream, if it is of the worker that sends
+    /// it, or there is none yet.
+    pub(in crate::client) fn receive_unreadable(
+        &self,
+        id: Uuid,
+        worker: Option<&str>,
+        reason: &'static str,
+    ) -> Arrival {
+        let state = self.lock();
+        let is_foreign = state.id.is_some_and(|begun| begun != id) || !state.receiver.may_be_from(worker);
+        if is_foreign {
+            return Arrival::Foreign;
+        }
+        Arrival::Ends(Err(BadReply::Stream(reason)))
     }
 
     /// Receives the reply that ends the stream after `count` items.
@@ -179,8 +201,8 @@ impl ItemInbox {
         Poll::Pending
     }
 
-    /// Returns the credit to grant, and who gets it, if the reader has consumed `consumed` items.
-    pub(super) fn grant(&self, consumed: u64) -> Option<(Granter, u64)> {
+    /// Returns the credit to grant, and who gets it, if the reader has consumed `consumed`.
+    pub(super) fn grant(&self, consumed: Volume) -> Option<(Granter, Volume)> {
         let mut state = self.lock();
         let again = std::mem::take(&mut state.should_grant_again);
         let granted = state.receiver.grant(consumed);
@@ -265,8 +287,24 @@ mod tests {
         Items {
             first,
             items: vec![Bytes::from_static(b"1"); count],
-            credit,
+            credit: volume(credit),
         }
+    }
+
+    fn volume(items: u64) -> Volume {
+        Volume { items, ..Volume::MAX }
+    }
+
+    fn inbox(window: u64) -> ItemInbox {
+        let inbox = ItemInbox::new();
+        inbox.change_window(|changed| *changed = volume(window));
+        inbox
+    }
+
+    fn grant(inbox: &ItemInbox, items: u64) -> Option<(Granter, u64)> {
+        let consumed = Volume { items, bytes: 0 };
+        let (granter, credit) = inbox.grant(consumed)?;
+        Some((granter, credit.items))
     }
 
     fn poll(inbox: &ItemInbox) -> usize {
@@ -277,28 +315,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn credit_that_was_lost_is_granted_again() {
-        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
-        inbox.set_window(4);
+        let (inbox, id) = (inbox(4), Uuid::new_v4());
         inbox.receive(id, WORKER, items(0, 4, 4));
         assert_eq!(poll(&inbox), 4);
-        let (granter, credit) = inbox.grant(2).unwrap();
+        let (granter, credit) = grant(&inbox, 2).unwrap();
         assert!(matches!(granter, Granter::Worker(_, of) if of == id));
-        assert_eq!((credit, inbox.grant(2).is_none()), (6, true));
+        assert_eq!((credit, grant(&inbox, 2).is_none()), (6, true));
         // The worker knows of the first four.
         inbox.receive(id, WORKER, items(4, 0, 4));
-        assert_eq!(inbox.grant(2).unwrap().1, 6);
-        assert!(inbox.grant(2).is_none());
+        assert_eq!(grant(&inbox, 2).unwrap().1, 6);
+        assert!(grant(&inbox, 2).is_none());
         inbox.receive(id, WORKER, items(4, 0, 6));
-        assert!(inbox.grant(2).is_none());
+        assert!(grant(&inbox, 2).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_credit_is_granted_to_what_is_no_worker() {
         for worker in ["", "x", r#"{"id":"rpc.discovery"}"#] {
-            let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
-            inbox.set_window(1);
+            let (inbox, id) = (inbox(1), Uuid::new_v4());
             inbox.receive(id, worker, items(0, 1, 1));
-            assert!(inbox.grant(1).is_none(), "{worker}");
+            assert!(grant(&inbox, 1).is_none(), "{worker}");
         }
     }
 
@@ -335,5 +371,15 @@ mod tests {
         assert!(matches!(first, Arrival::Continues { is_first: true }));
         let other = inbox.receive(Uuid::new_v4(), WORKER, items(1, 1, 9));
         assert!(matches!(other, Arrival::Foreign));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unreadable_message_of_its_worker_ends_a_stream() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let ends = |id, worker| matches!(inbox.receive_unreadable(id, worker, "x"), Arrival::Ends(Err(_)));
+        assert!(ends(id, None), "any worker may answer");
+        inbox.receive(id, WORKER, items(0, 1, 9));
+        assert!(ends(id, Some(WORKER)));
+        assert!(!ends(id, Some("another one")) && !ends(id, None) && !ends(Uuid::new_v4(), Some(WORKER)));
     }
 }

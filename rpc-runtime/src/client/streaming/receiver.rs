@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::protocol::Items;
+use crate::protocol::{Items, Volume};
 
 /// The receiver of one stream. `R` is the reply that ends the stream.
 #[derive(Debug)]
@@ -15,10 +15,14 @@ pub(super) struct Receiver<R> {
     next: u64,
     /// Items that arrived before those between `next` and them.
     early: BTreeMap<u64, Bytes>,
-    /// How many items may be on their way or wait for the reader.
-    window: u64,
-    /// How many items the worker may send in total.
-    granted: u64,
+    /// What may be on its way or wait for the reader.
+    window: Volume,
+    /// What the worker may send in total.
+    granted: Volume,
+    /// The bytes of the items that have arrived.
+    arrived: u64,
+    /// The bytes of the largest message. The worker may exceed the credit for bytes by one.
+    largest: u64,
     /// Who sends the stream, as its messages say. `None` before the first message.
     worker: Option<String>,
     /// The end, and the number of items before it, while some of them are missing.
@@ -41,24 +45,26 @@ pub(super) enum Received<R> {
 pub(super) struct BadStream(pub(super) &'static str);
 
 impl<R> Receiver<R> {
-    pub(super) fn new(window: u64) -> Self {
+    pub(super) fn new(window: Volume) -> Self {
         Self {
             ready: VecDeque::new(),
             next: 0,
             early: BTreeMap::new(),
             window,
             granted: window,
+            arrived: 0,
+            largest: 0,
             worker: None,
             end: None,
         }
     }
 
-    pub(super) fn window(&self) -> u64 {
+    pub(super) fn window(&self) -> Volume {
         self.window
     }
 
     /// Sets the window, before the call begins.
-    pub(super) fn set_window(&mut self, window: u64) {
+    pub(super) fn set_window(&mut self, window: Volume) {
         (self.window, self.granted) = (window, window);
     }
 
@@ -67,8 +73,8 @@ impl<R> Receiver<R> {
         self.worker.is_some()
     }
 
-    /// How many items the worker may send in total.
-    pub(super) fn granted(&self) -> u64 {
+    /// What the worker may send in total.
+    pub(super) fn granted(&self) -> Volume {
         self.granted
     }
 
@@ -82,21 +88,30 @@ impl<R> Receiver<R> {
             return Ok(Received::Foreign);
         }
         let last = self.end.as_ref().map_or(u64::MAX, |(count, _)| *count);
+        let size = items.items.iter().map(|item| Volume::of(item).bytes).sum();
+        self.largest = self.largest.max(size);
         for (offset, item) in (0..).zip(items.items) {
             let number = items.first.saturating_add(offset);
-            if number >= self.granted {
+            if number >= self.granted.items {
                 return Err(BadStream("the worker sent more items than it was granted"));
             }
             if number >= last {
                 return Err(BadStream("the worker sent an item after the end"));
             }
+            let bytes = Volume::of(&item).bytes;
             if number == self.next {
                 self.ready.push_back(item);
                 self.next += 1;
                 self.add_early();
-            } else if number > self.next {
-                self.early.entry(number).or_insert(item);
+            } else if number > self.next && !self.early.contains_key(&number) {
+                self.early.insert(number, item);
+            } else {
+                continue;
             }
+            self.arrived = self.arrived.saturating_add(bytes);
+        }
+        if self.arrived > self.granted.bytes.saturating_add(self.largest) {
+            return Err(BadStream("the worker sent more bytes than it was granted"));
         }
         Ok(self.ended())
     }
@@ -117,12 +132,7 @@ impl<R> Receiver<R> {
         count: u64,
         reply: R,
     ) -> Result<Received<R>, BadStream> {
-        let is_senders = match (&self.worker, worker) {
-            (Some(sender), Some(worker)) => *sender == worker,
-            (Some(_), None) => false,
-            (None, _) => true,
-        };
-        if !is_senders {
+        if !self.may_be_from(worker) {
             return Ok(Received::Foreign);
         }
         let highest = self
@@ -132,7 +142,7 @@ impl<R> Receiver<R> {
         if count < highest {
             return Err(BadStream("the worker sent more items than it counted"));
         }
-        if count > self.granted {
+        if count > self.granted.items {
             return Err(BadStream("the worker counted more items than it was granted"));
         }
         // A second end is that of the first one, sent again.
@@ -154,15 +164,22 @@ impl<R> Receiver<R> {
         }
     }
 
-    /// Returns how many items the worker may send in total, if it is to be told: the reader has
-    /// consumed `consumed` items, and half of the window is used.
-    pub(super) fn grant(&mut self, consumed: u64) -> Option<u64> {
-        let left = self.granted.saturating_sub(consumed);
-        if left > self.window / 2 {
+    /// Returns what the worker may send in total, if it is to be told: the reader has consumed
+    /// `consumed`, and half of the window is used.
+    pub(super) fn grant(&mut self, consumed: Volume) -> Option<Volume> {
+        let left = self.granted.minus(consumed);
+        if left.allows_more_than(self.window.half()) {
             return None;
         }
-        self.granted = consumed.saturating_add(self.window);
+        self.granted = self.granted.max(consumed.plus(self.window));
         Some(self.granted)
+    }
+
+    /// Whether a message may be from the worker that sends the stream: no other one has begun.
+    /// `worker` is `None` if it does not say who sent it.
+    pub(super) fn may_be_from(&self, worker: Option<&str>) -> bool {
+        let begun = self.worker.as_deref();
+        begun.is_none_or(|begun| worker == Some(begun))
     }
 
     /// Whether a message is from the worker that sends the stream: the one whose message came
@@ -197,8 +214,16 @@ mod tests {
         Items {
             first,
             items: numbers.into_iter().map(item).collect(),
-            credit: 0,
+            credit: Volume::default(),
         }
+    }
+
+    fn window(items: u64) -> Volume {
+        Volume { items, ..Volume::MAX }
+    }
+
+    fn consumed(items: u64) -> Volume {
+        Volume { items, bytes: 0 }
     }
 
     fn message(first: u64, count: u64) -> Items {
@@ -226,7 +251,7 @@ mod tests {
                 messages.push(message(first, size));
                 first += size;
             }
-            let mut receiver = Receiver::new(total.max(1));
+            let mut receiver = Receiver::new(window(total.max(1)));
             let mut arrivals: Vec<_> = order
                 .iter()
                 .filter(|_| !messages.is_empty())
@@ -257,22 +282,23 @@ mod tests {
 
         #[test]
         fn no_more_items_are_kept_than_were_granted(
-            window in 1u64..20,
+            max_items in 1u64..20,
             messages in prop::collection::vec((0u64..60, 0u64..10, any::<bool>()), 0..60),
         ) {
-            let mut receiver = Receiver::<()>::new(window);
-            let mut consumed = 0;
+            let mut receiver = Receiver::<()>::new(window(max_items));
+            let mut read_items = 0;
             for (first, count, reads) in messages {
                 if receiver.receive("a", message(first, count)).is_err() {
                     break;
                 }
-                prop_assert!((receiver.ready.len() + receiver.early.len()) as u64 <= window);
+                prop_assert!((receiver.ready.len() + receiver.early.len()) as u64 <= max_items);
                 if reads {
                     let read = taken(&mut receiver);
-                    prop_assert!(read.into_iter().eq(consumed..receiver.next));
-                    consumed = receiver.next;
-                    receiver.grant(consumed);
-                    prop_assert!(receiver.granted > consumed && receiver.granted <= consumed + window);
+                    prop_assert!(read.into_iter().eq(read_items..receiver.next));
+                    read_items = receiver.next;
+                    receiver.grant(consumed(read_items));
+                    let granted = receiver.granted.items;
+                    prop_assert!(granted > read_items && granted <= read_items + max_items);
                 }
             }
         }
@@ -280,7 +306,7 @@ mod tests {
 
     #[test]
     fn an_end_waits_for_the_items_before_it() {
-        let mut receiver = Receiver::new(8);
+        let mut receiver = Receiver::new(window(8));
         assert_eq!(receiver.receive("a", message(2, 1)), Ok(Received::Continues));
         assert_eq!(receiver.end(Some("a"), 3, "end"), Ok(Received::Continues));
         assert_eq!(receiver.end(Some("a"), 3, "again"), Ok(Received::Continues));
@@ -289,19 +315,19 @@ mod tests {
 
     #[test]
     fn only_the_worker_that_sends_the_stream_continues_and_ends_it() {
-        let mut receiver = Receiver::new(8);
+        let mut receiver = Receiver::new(window(8));
         assert_eq!(receiver.receive("a", message(0, 1)), Ok(Received::Continues));
         assert_eq!(receiver.receive("b", message(0, 4)), Ok(Received::Foreign));
         assert_eq!(receiver.end(Some("b"), 1, ()), Ok(Received::Foreign));
         assert_eq!(receiver.end(None, 1, ()), Ok(Received::Foreign));
         assert_eq!(receiver.end(Some("a"), 1, ()), Ok(Received::Ends(())));
         // Before the first item, any worker may refuse the request.
-        assert_eq!(Receiver::new(8).end(None, 0, ()), Ok(Received::Ends(())));
+        assert_eq!(Receiver::new(window(8)).end(None, 0, ()), Ok(Received::Ends(())));
     }
 
     #[test]
     fn a_stream_that_cannot_be_is_refused() {
-        let mut receiver = Receiver::<()>::new(8);
+        let mut receiver = Receiver::<()>::new(window(8));
         assert_eq!(receiver.receive("a", message(0, 3)), Ok(Received::Continues));
         let refused = |receiver: &mut Receiver<()>, items| receiver.receive("a", items).unwrap_err().0;
         assert!(refused(&mut receiver, message(8, 1)).contains("granted"));
@@ -313,13 +339,53 @@ mod tests {
     }
 
     #[test]
-    fn credit_is_granted_once_half_of_it_is_consumed() {
-        let mut receiver = Receiver::<()>::new(8);
-        assert_eq!([1, 2, 3].map(|consumed| receiver.grant(consumed)), [None; 3]);
-        assert_eq!(receiver.grant(4), Some(12));
-        assert_eq!(receiver.grant(7), None);
-        assert_eq!(receiver.grant(8), Some(16));
-        let mut single = Receiver::<()>::new(1);
-        assert_eq!((single.grant(1), single.grant(2)), (Some(2), Some(3)));
+    fn credit_is_granted_once_half_of_the_items_are_consumed() {
+        let mut receiver = Receiver::<()>::new(window(8));
+        let mut grant = |items| Some(receiver.grant(consumed(items))?.items);
+        assert_eq!([1, 2, 3].map(&mut grant), [None; 3]);
+        assert_eq!(grant(4), Some(12));
+        assert_eq!(grant(7), None);
+        assert_eq!(grant(8), Some(16));
+        let mut single = Receiver::<()>::new(window(1));
+        let mut grant = |items| Some(single.grant(consumed(items))?.items);
+        assert_eq!((grant(1), grant(2)), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn credit_is_granted_once_half_of_the_bytes_are_consumed() {
+        let mut receiver = Receiver::<()>::new(Volume {
+            items: 100,
+            bytes: 1000,
+        });
+        let mut grant = |items, bytes| receiver.grant(Volume { items, bytes });
+        assert_eq!(grant(1, 499), None);
+        let granted = Volume {
+            items: 102,
+            bytes: 1500,
+        };
+        assert_eq!(grant(2, 500), Some(granted));
+        assert_eq!(grant(3, 999), None);
+        // An item may be larger than the window.
+        assert_eq!(grant(4, 5000).unwrap().bytes, 6000);
+    }
+
+    #[test]
+    fn a_worker_may_exceed_the_credit_for_bytes_by_one_message() {
+        let large = |first, size| Items {
+            items: vec![Bytes::from(vec![0; size])],
+            ..items(first, [])
+        };
+        let mut receiver = Receiver::<()>::new(Volume {
+            items: 100,
+            bytes: 1000,
+        });
+        assert!(receiver.receive("a", large(0, 900)).is_ok());
+        assert!(receiver.receive("a", large(1, 4000)).is_ok());
+        assert!(
+            receiver.receive("a", large(1, 4000)).is_ok(),
+            "it is no other item"
+        );
+        let refused = receiver.receive("a", large(2, 100)).unwrap_err();
+        assert!(refused.0.contains("bytes"));
     }
 }

@@ -22,7 +22,7 @@ use crate::client::invalid_call::InvalidCall;
 use crate::client::plan::CallPlan;
 use crate::codec::{Codec, DecodeError};
 use crate::error::CallError;
-use crate::protocol::{Executed, ITEMS_HEADER, MAX_CREDIT, Reply, ReplyKind, insert_user_header};
+use crate::protocol::{Executed, ITEMS_HEADER, MAX_CREDIT, Reply, ReplyKind, Volume, insert_user_header};
 use crate::service::{ResultType, ambient_deadline};
 
 /// A call of a method that returns a stream, and the stream of its items.
@@ -122,9 +122,9 @@ struct Running<T, E> {
     items: VecDeque<Bytes>,
     /// The items of a worker that sent them as an array.
     array: VecDeque<T>,
-    consumed: u64,
-    /// How many items to consume before more credit is granted.
-    grant_at: u64,
+    consumed: Volume,
+    /// Once this is consumed, more credit is granted.
+    grant_at: Volume,
 }
 
 impl<T, E> StreamingCall<T, E> {
@@ -179,14 +179,26 @@ impl<T, E> StreamingCall<T, E> {
         self
     }
 
-    /// Sets how many items may be on their way or wait for the reader. The default is 1024.
+    /// Sets how many items may be on their way or wait for the reader: at least 1, and at most
+    /// 1,048,576, which is the default.
     ///
-    /// Fewer save memory if items are large. With too few, the worker waits for the reader after
-    /// each of them. It is at least 1 and at most 1,048,576.
+    /// The method runs ahead of its reader by as many items, unless they have more bytes than
+    /// [`credit_bytes`](Self::credit_bytes) allows. Set a small number if each item costs the method
+    /// much work that is done in vain if the reader stops early.
     pub fn credit(self, items: u32) -> Self {
-        if let State::Planned(planned) = &self.state {
-            planned.inbox.set_window(u64::from(items).clamp(1, MAX_CREDIT));
-        }
+        self.change_window(|window| window.items = u64::from(items).clamp(1, MAX_CREDIT));
+        self
+    }
+
+    /// Sets how many bytes of items may be on their way or wait for the reader. The default is
+    /// 1 MiB.
+    ///
+    /// An item counts its encoded length and 32 bytes. One message, or one item that is larger than
+    /// 64 KiB, may exceed the number. More bytes make a stream of large items faster, and fewer save
+    /// memory if many readers are slow. With fewer than some items have, the worker waits for the
+    /// reader after each of them.
+    pub fn credit_bytes(self, bytes: u32) -> Self {
+        self.change_window(|window| window.bytes = u64::from(bytes).max(1));
         self
     }
 
@@ -213,6 +225,12 @@ impl<T, E> StreamingCall<T, E> {
             Ok(())
         });
         self
+    }
+
+    fn change_window(&self, change: impl FnOnce(&mut Volume)) {
+        if let State::Planned(planned) = &self.state {
+            planned.inbox.change_window(change);
+        }
     }
 
     /// Changes the plan of a call that has not begun. The call fails with the first error.
@@ -264,7 +282,7 @@ impl<T, E> StreamingCall<T, E> {
         inbox.set_end(ambient_deadline().filter(|_| !plan.is_detached));
         self.state = State::Running(Box::new(Running {
             codec: plan.codec,
-            grant_at: inbox.window().div_ceil(2),
+            grant_at: inbox.window().minus(inbox.window().half()),
             backend: path.backend().clone(),
             reply: Some(path.call(call)),
             inbox,
@@ -272,7 +290,7 @@ impl<T, E> StreamingCall<T, E> {
             outcome: None,
             items: VecDeque::new(),
             array: VecDeque::new(),
-            consumed: 0,
+            consumed: Volume::default(),
         }));
         Ok(())
     }
@@ -310,9 +328,20 @@ impl<T, E> Running<T, E> {
     }
 
     fn read_item(&mut self, item: &[u8]) -> Result<T, CallError<E>> {
-        self.consumed += 1;
-        if self.consumed >= self.grant_at {
+        self.consumed = self.consumed.plus(Volume::of(item));
+        if !self.grant_at.allows_more_than(self.consumed) {
             self.grant();
+        }
+        if item.len() > self.backend.max_accepted_bytes() {
+            return Err(CallError::BadReply {
+                source: format!(
+                    "an item has {} bytes, and at most {} are accepted",
+                    item.len(),
+                    self.backend.max_accepted_bytes()
+                )
+                .into(),
+                executed: Executed::Maybe,
+            });
         }
         (self.read.item)(self.codec, item).map_err(bad_item)
     }
@@ -322,7 +351,7 @@ impl<T, E> Running<T, E> {
         let Some((granter, credit)) = self.inbox.grant(self.consumed) else {
             return;
         };
-        self.grant_at = credit - self.inbox.window() / 2;
+        self.grant_at = credit.minus(self.inbox.window().half());
         match (granter, &self.backend) {
             (Granter::InProcess(sender), _) => sender.raise(credit),
             (Granter::Worker(key, id), Backend::Broker(caller)) => caller.grant(key, id, credit),
@@ -352,7 +381,7 @@ impl<T, E> Running<T, E> {
             .get(ITEMS_HEADER)
             .and_then(|count| count.parse().ok());
         match reply.kind {
-            ReplyKind::Result if count == Some(self.consumed) && reply.body.is_empty() => None,
+            ReplyKind::Result if count == Some(self.consumed.items) && reply.body.is_empty() => None,
             // A layer may have answered for the method, or after another attempt.
             ReplyKind::Result => Some(Err(CallError::BadReply {
                 source: "the stream has another number of items than its end says".into(),
@@ -389,7 +418,7 @@ impl<T, E> fmt::Debug for StreamingCall<T, E> {
                 call: Ok(planned), ..
             }) => call.field("plan", planned.plan()),
             State::Planned(_) => call.field("state", &"not sendable"),
-            State::Running(running) => call.field("items", &running.consumed),
+            State::Running(running) => call.field("items", &running.consumed.items),
             State::Ready(_) => call.field("state", &"ready"),
             State::Ended => call.field("state", &"ended"),
         };
