@@ -92,6 +92,8 @@ pub(super) struct RequestsInProgress(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicUsize,
+    /// How many of them no longer have deliveries to ack.
+    acked_early: AtomicUsize,
     /// Each unacknowledged delivery has a clone. Its strong count, minus one, is the number of
     /// unacked deliveries.
     deliveries: Arc<()>,
@@ -104,6 +106,11 @@ struct Counters {
 impl RequestsInProgress {
     pub(super) fn count(&self) -> usize {
         self.0.requests.load(Ordering::Acquire)
+    }
+
+    /// Returns how many requests are in progress whose deliveries were acked.
+    pub(super) fn acked_early(&self) -> usize {
+        self.0.acked_early.load(Ordering::Acquire)
     }
 
     /// Returns how many deliveries are unacknowledged.
@@ -192,9 +199,11 @@ impl PendingAcks {
         acks
     }
 
-    /// Returns how many requests of the same consumer are in progress.
+    /// Returns how many requests of the same consumer are in progress and have deliveries to ack.
     pub(super) fn requests_in_progress(&self) -> usize {
-        self.in_progress.count()
+        self.in_progress
+            .count()
+            .saturating_sub(self.in_progress.acked_early())
     }
 
     /// Adds a request, which is in progress from now on.
@@ -282,12 +291,22 @@ impl PendingAcks {
     /// rejected, or this is dropped. Must not be called before the broker has a part of the replies.
     pub(super) fn ack_early(&mut self) {
         self.acked_early += self.acks.len();
+        let acked_early = &self.in_progress.0.acked_early;
+        acked_early.fetch_add(self.acks.len(), Ordering::AcqRel);
         self.end_deliveries(RequestShare::ack);
     }
 
     fn finish(mut self, ack_or_reject: fn(RequestShare)) {
-        let requests = self.acks.len() + std::mem::take(&mut self.acked_early);
+        let requests = self.acks.len();
         self.end_deliveries(ack_or_reject);
+        self.in_progress.remove(requests);
+        self.end_acked_early();
+    }
+
+    fn end_acked_early(&mut self) {
+        let requests = std::mem::take(&mut self.acked_early);
+        let acked_early = &self.in_progress.0.acked_early;
+        acked_early.fetch_sub(requests, Ordering::AcqRel);
         self.in_progress.remove(requests);
     }
 
@@ -310,7 +329,7 @@ impl PendingAcks {
 
 impl Drop for PendingAcks {
     fn drop(&mut self) {
-        self.in_progress.remove(self.acked_early);
+        self.end_acked_early();
         if self.acks.is_empty() {
             return;
         }

@@ -419,7 +419,9 @@ impl QueueConsumer {
         if let Some(time) = properties.expiration.max(in_batch) {
             estimates.raise_probe_ttl(time);
         }
-        let unacked = 1 + self.tasks.len().max(self.in_progress.deliveries());
+        // A task may end just before its delivery is acked, and the other way round.
+        let unacked_tasks = self.tasks.len().saturating_sub(self.in_progress.acked_early());
+        let unacked = 1 + unacked_tasks.max(self.in_progress.deliveries());
         let is_full = unacked >= self.prefetch.into();
         let guard = is_full.then(|| estimates.on_prefetch_full(priority, at));
         (received, guard)
