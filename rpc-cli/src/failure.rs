@@ -80,6 +80,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Broker(#[from] BrokerError),
 
+    /// The call was dropped, and cancelled if the method allows it.
+    #[error("the command was interrupted, and the method may have run")]
+    Interrupted,
+
     #[error("cannot write the output")]
     Output(#[source] io::Error),
 }
@@ -111,7 +115,7 @@ impl Failure {
             // The reader of the pipe has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
             // A method may have run to get what should be printed.
-            Self::Output(_) => Outcome::MayHaveRun,
+            Self::Output(_) | Self::Interrupted => Outcome::MayHaveRun,
             Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } => Outcome::InvalidInput,
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Stay { .. } => Outcome::Negative,
@@ -166,7 +170,7 @@ impl Failure {
             }
             Self::Call(error) => hint_of_call(error).map(str::to_owned),
             Self::Broker(error) => hint_of_broker(error).map(str::to_owned),
-            Self::File { .. } | Self::Description(_) | Self::Output(_) => None,
+            Self::File { .. } | Self::Description(_) | Self::Interrupted | Self::Output(_) => None,
         }
     }
 

@@ -43,8 +43,13 @@ impl Output {
         if self.is_terminal && !self.json {
             self.raw(&format!("{}\n", escape_controls(&indent(json))))
         } else {
-            self.raw(&format!("{}\n", escape_controls(json)))
+            self.json_line(json)
         }
+    }
+
+    /// Prints JSON text on one line, also on a terminal.
+    pub(crate) fn json_line(&self, json: &str) -> Result<(), Failure> {
+        self.raw(&format!("{}\n", escape_controls(json)))
     }
 
     /// Prints a value as JSON: indented, also without a terminal, unless `--json` is given.

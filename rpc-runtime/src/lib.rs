@@ -43,7 +43,7 @@ pub use client::{
 };
 pub use codec::{Codec, DecodeError, EncodeError, UnknownName};
 pub use describe::{MethodDescriptor, ServiceDescriptor};
-pub use error::{BrokerError, CallError, Cause, Chain, ServerError, TlsFailure};
+pub use error::{BrokerError, CallError, Cause, Chain, MethodKind, ServerError, TlsFailure};
 pub use protocol::{
     Executed, Fault, FaultCode, Headers, HeadersIntoIter, HeadersIter, InvalidName, InvalidRequestId,
     ReplyAddresses, RequestId, StoredFormatError,

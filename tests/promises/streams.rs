@@ -9,8 +9,8 @@ use futures_util::{Stream, StreamExt, stream};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_runtime::{
-    Answer, Broker, CallError, Codec, DynamicClient, Executed, FallibleStreamingCall, FaultCode, ReplyQueue,
-    RequestQueue, RunningServer, Server, ServerError, ServiceClient, StreamingCall, service,
+    Answer, Broker, CallError, Codec, DynamicClient, Executed, FallibleStreamingCall, FaultCode, MethodKind,
+    ReplyQueue, RequestQueue, RunningServer, Server, ServerError, ServiceClient, StreamingCall, service,
 };
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Direction, Proxy, Target};
@@ -452,6 +452,38 @@ async fn a_caller_without_credit_gets_an_array(world: World) {
         let endless = feed.call("count", json!({"to": u64::MAX}));
         let endless = soon("it is refused", endless).await;
         assert!(has_fault(&endless, &FaultCode::ReplyTooLarge));
+        let mut endless = feed.stream("count", json!({"to": u64::MAX}));
+        for number in 0..3 {
+            let item = soon("it arrives", endless.next()).await.unwrap();
+            let expected = if codec == Codec::Text {
+                json!(number.to_string())
+            } else {
+                json!(number)
+            };
+            assert_eq!(item.unwrap(), expected);
+        }
+        drop(endless);
+        let mut failing = all(feed.stream("fail", json!([3]))).await;
+        let failed = failing.pop().unwrap();
+        assert!(
+            matches!(failed, Err(CallError::Service(_) | CallError::ServiceText(_))),
+            "{failed:?}"
+        );
+        assert_eq!(failing.len(), 3);
+        let texts = feed.stream_json("count", r#"{"to":2}"#).map(Result::unwrap);
+        let texts: Vec<_> = soon("it ends", texts.collect()).await;
+        assert_eq!(texts.len(), 2);
+        let wrong = all(feed.stream("one", ())).await.pop().unwrap();
+        assert!(
+            matches!(
+                wrong,
+                Err(CallError::WrongKind {
+                    kind: MethodKind::Call,
+                    ..
+                })
+            ),
+            "{wrong:?}"
+        );
     }
     server.stop().await.unwrap();
 }

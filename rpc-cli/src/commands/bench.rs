@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use rpc_contract::ServiceDescription;
+use rpc_contract::{MethodDescription, ServiceDescription};
 use rpc_runtime::{Broker, CallError, DynamicClient};
 
 use self::load::RepeatedCall;
@@ -30,8 +30,9 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// Without --rate, a call starts when another one ends, and --concurrency calls are always in
 /// flight. With --rate, a call starts when it is due, whether or not earlier ones have ended, but
 /// at most --concurrency are in flight. The latency of a call that starts late counts from when it
-/// was due, so that calls that a stalled worker delays are measured too. One call is made before
-/// the run and is not counted. Ctrl-C ends the run and prints what was measured.
+/// was due, so that calls that a stalled worker delays are measured too. A call that is answered with
+/// a stream ends with its last item, and its items are counted. One call is made before the run and
+/// is not counted. Ctrl-C ends the run and prints what was measured.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc bench [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc bench [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"
@@ -107,7 +108,7 @@ impl Bench {
             output,
         )
         .await?;
-        self.check_method(&service, target.method)?;
+        let is_streaming = self.check_method(&service, target.method)?.is_streaming;
         let (name, queue) = (service.name.clone(), service.queue.clone());
         let client = DynamicClient::builder(broker, service)?
             .codec(self.call_options.codec.into())
@@ -118,6 +119,7 @@ impl Bench {
             method: target.method.to_owned(),
             arguments,
             timeout: self.call_options.timeout,
+            is_streaming,
         };
         // The first call opens the reply queue, and fails if the arguments are invalid.
         match call.call_once().await {
@@ -138,17 +140,22 @@ impl Bench {
             time: run.time,
             missed: run.missed,
             is_interrupted: run.is_interrupted,
+            is_streaming,
             tally: run.tally,
         })
     }
 
     /// Refuses a method that does not exist or, without `--force`, is not idempotent.
-    fn check_method(&self, service: &ServiceDescription, method: &str) -> Result<(), Failure> {
+    fn check_method<'a>(
+        &self,
+        service: &'a ServiceDescription,
+        method: &str,
+    ) -> Result<&'a MethodDescription, Failure> {
         let Some(description) = service.method(method) else {
             return Err(lookup::no_method(&[service], method));
         };
         if description.is_idempotent || self.force {
-            return Ok(());
+            return Ok(description);
         }
         Err(Failure::usage(
             format!(

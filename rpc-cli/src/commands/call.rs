@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
 use rpc_runtime::discovery::Worker;
-use rpc_runtime::{Broadcast, Broker, CallError, DynamicClient, GatherEnd, MethodError};
+use rpc_runtime::{Broadcast, Broker, CallError, DynamicClient, GatherEnd, MethodError, StreamingCall};
 use serde::de::IgnoredAny;
 use serde_json::json;
 
@@ -26,6 +26,9 @@ use crate::output::Output;
 ///
 /// A broadcast prints a line of JSON for each worker as it answers: the worker, and its result or
 /// failure. The exit code is 1 if a worker failed, or if fewer answered than --workers.
+///
+/// A method that replies with a stream prints a line of JSON for each item as it arrives. Ctrl-C ends
+/// the stream, and cancels any other call.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc call [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc call [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"
@@ -72,7 +75,12 @@ impl Call {
         let target = self.args.target(self.location.queue.is_some())?;
         let arguments = self.args.arguments(&target)?;
         let broker = connect(options).await?;
-        let called = self.call(&broker, &target, arguments, output).await;
+        let called = tokio::select! {
+            biased;
+            called = self.call(&broker, &target, arguments, output) => called,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        };
+        // Cancels a call that was interrupted.
         close(&broker).await;
         called
     }
@@ -101,7 +109,8 @@ impl Call {
         let Some(method) = service.method(target.method) else {
             return Err(lookup::no_method(&[&service], target.method));
         };
-        let (is_oneway, is_broadcast) = (method.is_oneway, method.is_broadcast);
+        let (is_oneway, is_broadcast, is_streaming) =
+            (method.is_oneway, method.is_broadcast, method.is_streaming);
         let client = DynamicClient::builder(broker, service)?
             .codec(self.call_options.codec.into())
             .build();
@@ -126,6 +135,11 @@ impl Call {
                 "leave out `--workers`: it is for broadcasts with answers",
             ));
         }
+        if is_streaming {
+            return self
+                .stream(client.stream_json(target.method, &arguments), output)
+                .await;
+        }
         let mut call = client.call_json(target.method, &arguments);
         if let Some(timeout) = self.call_options.timeout {
             call = call.timeout(timeout);
@@ -141,6 +155,35 @@ impl Call {
             output.json_text(&result)?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// Prints each item as it arrives, until the end or Ctrl-C.
+    async fn stream(
+        &self,
+        mut stream: StreamingCall<String, MethodError<String>>,
+        output: &Output,
+    ) -> Result<Outcome, Failure> {
+        if let Some(timeout) = self.call_options.timeout {
+            stream = stream.timeout(timeout);
+        }
+        if let Some(priority) = self.priority {
+            stream = stream.priority(priority);
+        }
+        for (name, value) in &self.headers {
+            stream = stream.header(name, value);
+        }
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut interrupted => return Ok(Outcome::Done),
+                item = stream.next() => match item {
+                    Some(item) => output.json_line(&item?)?,
+                    None => return Ok(Outcome::Done),
+                },
+            }
+        }
     }
 
     /// Sends a broadcast, and prints each answer as it arrives.

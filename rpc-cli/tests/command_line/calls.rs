@@ -1,16 +1,20 @@
 //! `call`: JSON in and out.
 
 use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
 
+use futures_util::{Stream, StreamExt, stream};
 use rpc_runtime::{Broker, Server, service};
-use rpc_tests::programs::text;
+use rpc_tests::programs::{LIMIT, text};
 use rpc_tests::python;
 use rpc_tests::rabbit::Vhost;
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::program::{Printed, directory_server, library, program, rpc, rpc_with_input};
+use crate::program::{Printed, directory_server, interrupt, library, program, rpc, rpc_with_input};
 
 #[tokio::test]
 async fn all_forms_of_arguments_work() {
@@ -300,4 +304,76 @@ async fn a_broadcast_prints_the_answer_of_each_worker() {
     for server in servers {
         server.stop().await.unwrap();
     }
+}
+
+/// Counts up, slowly if it is told to.
+struct Counter;
+
+#[service(queue = "numbers")]
+trait Numbers {
+    #[rpc(idempotent)]
+    fn count(&self, to: u64) -> impl Stream<Item = Result<u64, String>>;
+    #[rpc(idempotent)]
+    fn tick(&self) -> impl Stream<Item = u64>;
+}
+
+impl Numbers for Counter {
+    fn count(&self, to: u64) -> impl Stream<Item = Result<u64, String>> {
+        let numbers = stream::iter(0..to).map(Ok);
+        numbers.chain(stream::iter((to > 3).then(|| Err(format!("{to} is too far")))))
+    }
+
+    fn tick(&self) -> impl Stream<Item = u64> {
+        stream::unfold(0, async |number| {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Some((number, number + 1))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_stream_prints_a_line_for_each_item() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = Server::new(&broker).serve(NumbersServer::new(Counter));
+    let server = server.start().await.unwrap();
+    let counted = rpc(&vhost, &["call", "Numbers", "count", "--arg", "to=3"]).await;
+    assert_eq!(counted.result(), "0\n1\n2\n");
+    let failed = rpc(&vhost, &["call", "Numbers", "count", "--arg", "to=4"]).await;
+    assert_eq!(
+        (failed.code, failed.stdout.as_str()),
+        (1, "0\n1\n2\n3\n"),
+        "{failed:?}"
+    );
+    assert!(failed.stderr.contains("4 is too far"), "{failed:?}");
+    let benched = rpc(
+        &vhost,
+        &[
+            "bench", "Numbers", "count", "--arg", "to=3", "--count", "20", "--json",
+        ],
+    );
+    let benched = benched.await.json();
+    assert_eq!(
+        (&benched["calls"], &benched["items"]),
+        (&json!(20), &json!(60)),
+        "{benched}"
+    );
+
+    let mut ticking = program(&["call", "Numbers", "tick"])
+        .env("AMQP_URL", vhost.url())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(ticking.stdout.take().unwrap()).lines();
+    for number in 0..5 {
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), number.to_string());
+    }
+    interrupt(ticking.id().unwrap()).await;
+    let ended = tokio::time::timeout(LIMIT, ticking.wait())
+        .await
+        .expect("it ends");
+    assert_eq!(ended.unwrap().code(), Some(0));
+    // The worker was told, so it does not wait for the stream.
+    let stopped = tokio::time::timeout(Duration::from_secs(5), server.stop()).await;
+    stopped.expect("no stream runs").unwrap();
 }

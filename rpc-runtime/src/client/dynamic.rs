@@ -17,10 +17,11 @@ use super::gather::Broadcast;
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::method_error::MethodError;
-use super::stub::{Client, undecodable_reply_error};
+use super::streaming::{ReadItems, StreamingCall};
+use super::stub::{Client, undecodable_reply_error, with_inbox};
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription};
-use crate::error::CallError;
+use crate::error::{CallError, MethodKind};
 use crate::protocol::{Reply, ReplyKind};
 use crate::service::middleware::BoxError;
 
@@ -114,7 +115,8 @@ impl DynamicClient {
     ///
     /// - [`CallError::NotDescribed`] if the description has no such method,
     /// - [`CallError::WrongKind`] if the method is a broadcast with answers; see
-    ///   [`broadcast`](Self::broadcast),
+    ///   [`broadcast`](Self::broadcast). If it replies with a stream, the result is an array of all
+    ///   items; see [`stream`](Self::stream),
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
     ///   [`CallError::ServiceText`] if it does so in plain text,
@@ -124,7 +126,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, false, exact_arguments),
+            self.prepare_call(method, MethodKind::Call, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -135,7 +137,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, false, exact_arguments),
+            self.prepare_call(method, MethodKind::Call, exact_arguments),
             read_as::<String>,
         )
     }
@@ -151,7 +153,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, true, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcast, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -162,17 +164,75 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, true, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcast, exact_arguments),
             read_as::<String>,
         )
     }
 
-    /// Encodes the arguments and prepares the call. `is_gathered` is whether the answers of all
-    /// workers are gathered.
+    /// Calls a method that replies with a stream, with arguments like those of
+    /// [`call`](Self::call). Each item is a JSON value.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Broker, CallError, DynamicClient, MethodError, Server, service};
+    /// # use rpc_runtime::discovery::WorkerClient;
+    /// # use futures_util::stream::{self, Stream};
+    /// # use serde_json::json;
+    /// # #[service(queue = "numbers")]
+    /// # pub trait Numbers { fn count(&self, to: u64) -> impl Stream<Item = u64>; }
+    /// # struct Counter;
+    /// # impl Numbers for Counter {
+    /// #     fn count(&self, to: u64) -> impl Stream<Item = u64> { stream::iter(1..=to) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = Broker::in_process();
+    /// # let server = Server::new(&broker).serve(NumbersServer::new(Counter)).start().await?;
+    /// # let worker = WorkerClient::new(&broker, "numbers").describe().await?;
+    /// # let numbers = DynamicClient::new(&broker, worker.service("Numbers").unwrap().clone())?;
+    /// let mut count = numbers.stream("count", json!({"to": 3})).credit(16);
+    /// while let Some(number) = count.next().await {
+    ///     println!("{}", number?);
+    /// }
+    /// # server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The only item is [`CallError::WrongKind`] if the method does not reply with a stream, or one of
+    /// the errors of [`call`](Self::call).
+    pub fn stream(&self, method: &str, arguments: impl Serialize) -> StreamingCall<Value, MethodError> {
+        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        self.stream_as(method, exact_arguments)
+    }
+
+    /// Calls a method like [`stream`](Self::stream), with arguments and items as JSON text.
+    pub fn stream_json(&self, method: &str, arguments: &str) -> StreamingCall<String, MethodError<String>> {
+        let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
+        self.stream_as(method, exact_arguments)
+    }
+
+    fn stream_as<T: FromExactValue>(
+        &self,
+        method: &str,
+        exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
+    ) -> StreamingCall<T, MethodError<T>> {
+        let call = self.prepare_call(method, MethodKind::Stream, exact_arguments);
+        let (call, inbox) = with_inbox(call);
+        let read = ReadItems {
+            item: value_of::<T>,
+            array: values_of::<T>,
+            end: |reply| read_as::<T>(reply).map(drop),
+        };
+        StreamingCall::new(self.client.path.clone(), call, inbox, read)
+    }
+
+    /// Encodes the arguments and prepares the call.
     fn prepare_call(
         &self,
         method: &str,
-        is_gathered: bool,
+        kind: MethodKind,
         exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
@@ -180,11 +240,12 @@ impl DynamicClient {
             let method = method.to_owned();
             return Err(InvalidCall::NotDescribed { method });
         };
-        let has_answers = described.is_broadcast && !described.is_oneway;
-        if has_answers != is_gathered {
+        let right_kind = kind_of(described);
+        // Without credit, the worker sends all items of a stream in one reply.
+        if kind != right_kind && (kind, right_kind) != (MethodKind::Call, MethodKind::Stream) {
             return Err(InvalidCall::WrongKind {
                 method: method.to_owned(),
-                is_broadcast: has_answers,
+                kind: right_kind,
             });
         }
         self.client
@@ -201,6 +262,16 @@ impl fmt::Debug for DynamicClient {
             .field("service", &self.description.name)
             .field("client", &self.client)
             .finish_non_exhaustive()
+    }
+}
+
+fn kind_of(method: &MethodDescription) -> MethodKind {
+    if method.is_streaming {
+        MethodKind::Stream
+    } else if method.is_broadcast && !method.is_oneway {
+        MethodKind::Broadcast
+    } else {
+        MethodKind::Call
     }
 }
 
@@ -319,18 +390,35 @@ fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T
 }
 
 fn decode_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
-    let unreadable = |source| DecodeError::new(reply.codec, source);
-    let value = match reply.codec {
+    value_of(reply.codec, &reply.body).map_err(|error| undecodable_reply_error(reply, error))
+}
+
+/// Decodes a result, an error, or an item.
+fn value_of<T: FromExactValue>(codec: Codec, body: &[u8]) -> Result<T, DecodeError> {
+    let unreadable = |source| DecodeError::new(codec, source);
+    let value = match codec {
         // Plain text does not distinguish numbers from strings.
-        Codec::Text => match std::str::from_utf8(&reply.body) {
-            Ok(text) => Ok(ExactValue::String(text.to_owned())),
-            Err(error) => Err(unreadable(error.into())),
+        Codec::Text => match std::str::from_utf8(body) {
+            Ok(text) => ExactValue::String(text.to_owned()),
+            Err(error) => return Err(unreadable(error.into())),
         },
-        codec => ExactValue::from_reply(codec, &reply.body),
+        codec => ExactValue::from_reply(codec, body)?,
     };
-    value
-        .and_then(|value| T::from_exact_value(value).map_err(unreadable))
-        .map_err(|error| undecodable_reply_error(reply, error))
+    T::from_exact_value(value).map_err(unreadable)
+}
+
+/// Decodes all items of a stream from one reply. In plain text, each is a line.
+fn values_of<T: FromExactValue>(codec: Codec, body: &[u8]) -> Result<Vec<T>, DecodeError> {
+    if codec == Codec::Text {
+        let lines = body.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|_| !body.is_empty());
+        return lines.map(|line| value_of(codec, line)).collect();
+    }
+    let items = match ExactValue::from_reply(codec, body)? {
+        ExactValue::Array(items) => items.into_iter().map(T::from_exact_value).collect(),
+        _ => Err("it is no array of items".into()),
+    };
+    items.map_err(|source: BoxError| DecodeError::new(codec, source))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::codec::EncodeError;
-use crate::error::CallError;
+use crate::error::{CallError, MethodKind};
 use crate::protocol::{InvalidHeader, InvalidName};
 
 /// Why a call cannot be sent. Becomes the call's error when the call is awaited.
@@ -13,7 +13,7 @@ pub(crate) enum InvalidCall {
     Invalid { what: &'static str, source: InvalidName },
     NotDescribed { method: String },
     CannotDelay { method: String, delay: Duration },
-    WrongKind { method: String, is_broadcast: bool },
+    WrongKind { method: String, kind: MethodKind },
 }
 
 impl From<InvalidHeader> for InvalidCall {
@@ -29,7 +29,7 @@ impl From<InvalidCall> for CallError {
             InvalidCall::Invalid { what, source } => Self::Invalid { what, source },
             InvalidCall::NotDescribed { method } => Self::NotDescribed { method },
             InvalidCall::CannotDelay { method, delay } => Self::CannotDelay { method, delay },
-            InvalidCall::WrongKind { method, is_broadcast } => Self::WrongKind { method, is_broadcast },
+            InvalidCall::WrongKind { method, kind } => Self::WrongKind { method, kind },
         }
     }
 }

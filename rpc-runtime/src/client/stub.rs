@@ -130,16 +130,7 @@ impl Client {
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
     ) -> (Result<Arc<InFlightCall>, InvalidCall>, Arc<ItemInbox>) {
-        let inbox = Arc::new(ItemInbox::new());
-        let call = self.prepare_typed_call(method, arguments).map(|mut call| {
-            // A call that has not begun has no other owner.
-            if let Some(call) = Arc::get_mut(&mut call) {
-                let plan = call.plan_mut();
-                plan.destination = Arc::new(plan.destination.with_items(Arc::clone(&inbox)));
-            }
-            call
-        });
-        (call, inbox)
+        with_inbox(self.prepare_typed_call(method, arguments))
     }
 
     fn prepare_typed_call(
@@ -190,6 +181,22 @@ impl fmt::Debug for Client {
             .field("codec", &self.codec)
             .finish_non_exhaustive()
     }
+}
+
+/// Makes the items that answer a call go to the returned inbox.
+pub(super) fn with_inbox(
+    call: Result<Arc<InFlightCall>, InvalidCall>,
+) -> (Result<Arc<InFlightCall>, InvalidCall>, Arc<ItemInbox>) {
+    let inbox = Arc::new(ItemInbox::new());
+    let call = call.map(|mut call| {
+        // A call that has not begun has no other owner.
+        if let Some(call) = Arc::get_mut(&mut call) {
+            let plan = call.plan_mut();
+            plan.destination = Arc::new(plan.destination.with_items(Arc::clone(&inbox)));
+        }
+        call
+    });
+    (call, inbox)
 }
 
 /// Reads the reply of a method that returns a plain value.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use super::broker::BrokerError;
@@ -144,19 +145,15 @@ pub enum CallError<E = Infallible> {
     #[error("the call cannot be encoded: only the call of a job can be, before it is awaited")]
     CannotEncode,
 
-    /// The method is a broadcast and was not called as one, or the other way round. Nothing was
-    /// sent. Only a [`DynamicClient`](crate::DynamicClient) returns this error.
-    #[error("{method:?} is {}", if *.is_broadcast {
-        "a broadcast, which all workers answer: call it with `broadcast`"
-    } else {
-        "no broadcast with answers: call it with `call`"
-    })]
+    /// The method was called as if it were of another kind. Nothing was sent. Only a
+    /// [`DynamicClient`](crate::DynamicClient) returns this error.
+    #[error("{method:?} is {kind}")]
     #[non_exhaustive]
     WrongKind {
         /// The method's name.
         method: String,
-        /// Whether the method is a broadcast with answers.
-        is_broadcast: bool,
+        /// The kind of the method.
+        kind: MethodKind,
     },
 
     /// The description of the service has no such method. Nothing was sent. Only a
@@ -390,12 +387,33 @@ impl<E> CallError<E> {
             Self::CannotDelay { method, delay } => CallError::CannotDelay { method, delay },
             Self::CannotEncode => CallError::CannotEncode,
             Self::NoWorkers { queue } => CallError::NoWorkers { queue },
-            Self::WrongKind { method, is_broadcast } => CallError::WrongKind { method, is_broadcast },
+            Self::WrongKind { method, kind } => CallError::WrongKind { method, kind },
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },
             Self::Broker { source, executed } => CallError::Broker { source, executed },
             Self::Middleware { source, executed } => CallError::Middleware { source, executed },
         }
+    }
+}
+/// How a [`DynamicClient`](crate::DynamicClient) calls a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MethodKind {
+    /// With [`call`](crate::DynamicClient::call): one worker runs it.
+    Call,
+    /// With [`broadcast`](crate::DynamicClient::broadcast): all workers answer.
+    Broadcast,
+    /// With [`stream`](crate::DynamicClient::stream): a worker sends items.
+    Stream,
+}
+
+impl fmt::Display for MethodKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Call => "answered by one worker, with one reply: call it with `call`",
+            Self::Broadcast => "a broadcast, which all workers answer: call it with `broadcast`",
+            Self::Stream => "answered with a stream of items: call it with `stream`",
+        })
     }
 }

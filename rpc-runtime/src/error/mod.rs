@@ -8,7 +8,7 @@ mod server;
 mod tls;
 
 pub use broker::BrokerError;
-pub use call::CallError;
+pub use call::{CallError, MethodKind};
 pub use cause::Cause;
 pub use chain::Chain;
 pub use server::ServerError;

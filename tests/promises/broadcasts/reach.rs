@@ -5,8 +5,8 @@ use std::time::Duration;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_runtime::{
-    Broker, CallError, Codec, DynamicClient, Executed, FaultCode, GatherEnd, ReplyQueue, RequestQueue,
-    Server, ServiceClient,
+    Broker, CallError, Codec, DynamicClient, Executed, FaultCode, GatherEnd, MethodKind, ReplyQueue,
+    RequestQueue, Server, ServiceClient,
 };
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Proxy, Sight, Target};
@@ -268,16 +268,22 @@ async fn a_dynamic_client_broadcasts(world: World) {
             .all(|(_, answer)| answer.as_ref().unwrap() == "3")
     );
     soon("it is confirmed", cache.call("clear", ())).await.unwrap();
-    for (wrong, is_broadcast) in [
-        (cache.call("count", json!(["a"])).await.unwrap_err(), true),
+    for (wrong, kind) in [
+        (
+            cache.call("count", json!(["a"])).await.unwrap_err(),
+            MethodKind::Broadcast,
+        ),
         (
             cache.broadcast("get", json!(["a"])).send().await.unwrap_err(),
-            false,
+            MethodKind::Call,
         ),
-        (cache.broadcast("clear", ()).send().await.unwrap_err(), false),
+        (
+            cache.broadcast("clear", ()).send().await.unwrap_err(),
+            MethodKind::Call,
+        ),
     ] {
         assert!(
-            matches!(&wrong, CallError::WrongKind { is_broadcast: is, .. } if *is == is_broadcast),
+            matches!(&wrong, CallError::WrongKind { kind: right, .. } if *right == kind),
             "{wrong:?}"
         );
     }

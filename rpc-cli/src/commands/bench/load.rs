@@ -27,6 +27,7 @@ pub(super) struct RepeatedCall {
     pub(super) method: String,
     pub(super) arguments: String,
     pub(super) timeout: Option<Duration>,
+    pub(super) is_streaming: bool,
 }
 
 #[derive(Debug)]
@@ -52,12 +53,29 @@ struct Shared {
 }
 
 impl RepeatedCall {
-    pub(super) async fn call_once(&self) -> Result<String, CallError<MethodError<String>>> {
+    /// Makes one call, and reads all items if it is answered with a stream. Returns their number.
+    pub(super) async fn call_once(&self) -> Result<u64, CallError<MethodError<String>>> {
+        if self.is_streaming {
+            return self.read_stream().await;
+        }
         let mut call = self.client.call_json(&self.method, &self.arguments);
         if let Some(timeout) = self.timeout {
             call = call.timeout(timeout);
         }
-        call.await
+        call.await.map(|_| 0)
+    }
+
+    async fn read_stream(&self) -> Result<u64, CallError<MethodError<String>>> {
+        let mut stream = self.client.stream_json(&self.method, &self.arguments);
+        if let Some(timeout) = self.timeout {
+            stream = stream.timeout(timeout);
+        }
+        let mut items = 0;
+        while let Some(item) = stream.next().await {
+            item?;
+            items += 1;
+        }
+        Ok(items)
     }
 
     /// Makes all calls from this many tasks, until the end or Ctrl-C.

@@ -34,6 +34,8 @@ pub(super) struct Report {
     /// Calls that were due and never started.
     pub(super) missed: u64,
     pub(super) is_interrupted: bool,
+    /// Whether each call is answered with a stream.
+    pub(super) is_streaming: bool,
     pub(super) tally: Tally,
 }
 
@@ -66,6 +68,10 @@ impl Report {
             ),
             format!("outcomes  {}", outcomes.collect::<Vec<_>>().join(", ")),
         ];
+        if self.is_streaming {
+            let per_second = per_second(tally.items, self.time);
+            lines.push(format!("items     {}: {per_second:.1} per second", tally.items));
+        }
         if let Some(failure) = &tally.failure {
             lines.push(format!("          first failure: {failure}"));
         }
@@ -96,6 +102,10 @@ impl Report {
             "outcomes": tally.outcomes,
             "missed": self.missed,
         });
+        if self.is_streaming {
+            json["items"] = json!(tally.items);
+            json["items_per_second"] = json!(per_second(tally.items, self.time));
+        }
         if let Some(failure) = &tally.failure {
             json["first_failure"] = json!(failure);
         }
@@ -173,7 +183,7 @@ mod tests {
     fn report(millis: &[u64]) -> Report {
         let mut tally = Tally::default();
         for &millis in millis {
-            tally.add(Ok("null".to_owned()), Duration::from_millis(millis));
+            tally.add(Ok(2), Duration::from_millis(millis));
         }
         Report {
             service: "Store".into(),
@@ -184,6 +194,7 @@ mod tests {
             time: Duration::from_secs(2),
             missed: 0,
             is_interrupted: false,
+            is_streaming: false,
             tally,
         }
     }
@@ -228,6 +239,19 @@ mod tests {
             let shares: f64 = bars.iter().filter_map(share).sum();
             assert!((shares - 100.0).abs() < 1.0, "{shares}: {bars:?}");
         }
+    }
+
+    #[test]
+    fn the_items_of_streams_are_shown() {
+        let mut report = report(&[1, 2]);
+        assert!(!report.text().contains("items") && report.json().get("items").is_none());
+        report.is_streaming = true;
+        assert!(
+            report.text().contains("\nitems     4: 2.0 per second\n"),
+            "{}",
+            report.text()
+        );
+        assert_eq!(report.json()["items_per_second"], json!(2.0));
     }
 
     #[test]

@@ -17,6 +17,8 @@ const MAX_NS: u64 = 24 * 3600 * 1_000_000_000;
 pub(super) struct Tally {
     /// The number of calls by outcome.
     pub(super) outcomes: BTreeMap<Cow<'static, str>, u64>,
+    /// The number of items of streams that ended without a failure.
+    pub(super) items: u64,
     /// The latencies of calls that the method answered, in nanoseconds.
     pub(super) latencies: Histogram<u64>,
     /// The first failure other than the method's own error.
@@ -27,6 +29,7 @@ impl Default for Tally {
     fn default() -> Self {
         Self {
             outcomes: BTreeMap::new(),
+            items: 0,
             latencies: histogram(),
             failure: None,
         }
@@ -48,13 +51,14 @@ const ERROR: &str = "error";
 const CRASHED: &str = "crashed";
 
 impl Tally {
-    pub(super) fn add(&mut self, answer: Result<String, CallError<MethodError<String>>>, time: Duration) {
+    pub(super) fn add(&mut self, answer: Result<u64, CallError<MethodError<String>>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
             Ok(_) => (OK.into(), true),
             Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.into(), true),
             Err(error) => (outcome_of(error), false),
         };
         *self.outcomes.entry(outcome).or_default() += 1;
+        self.items += answer.as_ref().unwrap_or(&0);
         if is_answered {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             self.latencies.saturating_record(nanos.clamp(1, MAX_NS));
@@ -103,7 +107,7 @@ mod tests {
     fn calls_are_counted_by_outcome() {
         let ms = Duration::from_millis;
         let mut tally = Tally::default();
-        tally.add(Ok("1".to_owned()), ms(1));
+        tally.add(Ok(3), ms(1));
         assert!(!tally.has_failed());
         tally.add(
             Err(CallError::Service(MethodError::new("\"no\"".to_owned()))),
@@ -125,7 +129,7 @@ mod tests {
             outcomes,
             [("error", 1), ("ok", 1), ("panicked", 1), ("timed out", 1)]
         );
-        assert_eq!((tally.calls(), tally.has_failed()), (4, true));
+        assert_eq!((tally.calls(), tally.items, tally.has_failed()), (4, 3, true));
         // Calls without an answer have no latency.
         assert_eq!(tally.latencies.len(), 2);
         assert_eq!(
@@ -137,7 +141,7 @@ mod tests {
     #[test]
     fn a_panic_counts_as_a_failure() {
         let mut tally = Tally::default();
-        tally.add(Ok("1".to_owned()), Duration::from_millis(1));
+        tally.add(Ok(0), Duration::from_millis(1));
         tally.add_panic();
         assert!(tally.has_failed());
         assert_eq!(
@@ -152,7 +156,7 @@ mod tests {
         let mut tally = Tally::default();
         let counters = tally.latencies.distinct_values();
         for time in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
-            tally.add(Ok("1".to_owned()), time);
+            tally.add(Ok(0), time);
         }
         assert_eq!(
             (tally.latencies.len(), tally.latencies.distinct_values()),
