@@ -307,10 +307,10 @@ pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     is_self.then_some(reference)
 }
 
-/// Whether this is a trait object or `Self`.
+/// Whether this is no concrete type: a trait object, `impl Trait` or `Self`.
 fn is_unknown(ty: &Type) -> bool {
     match bare_type(ty) {
-        Type::TraitObject(_) => true,
+        Type::TraitObject(_) | Type::ImplTrait(_) => true,
         Type::Path(path) => path.path.is_ident("Self"),
         _ => false,
     }

@@ -19,7 +19,8 @@ pub(crate) struct Destination {
     pub(super) batch_queue: Option<ShortStr>,
     /// Limits the calls in flight.
     pub(super) limiter: Arc<Limiter>,
-    pub(super) queue_check: QueueCheck,
+    /// Calls that wait for workers share it.
+    pub(super) queue_check: Arc<QueueCheck>,
     /// The batch size of each method; empty if there is no queue for batches.
     batch_sizes: Box<[LearnedBatchSize]>,
     /// Where the answers to a broadcast go. `None` for all other calls.
@@ -58,7 +59,7 @@ impl Destination {
             queue,
             batch_queue,
             limiter,
-            queue_check: QueueCheck::default(),
+            queue_check: Arc::default(),
             batch_sizes,
             gather_target: None,
             items: None,
@@ -88,7 +89,7 @@ impl Destination {
             queue: self.queue.clone(),
             batch_queue: None,
             limiter: Arc::clone(&self.limiter),
-            queue_check: QueueCheck::default(),
+            queue_check: Arc::clone(&self.queue_check),
             batch_sizes: Box::default(),
             gather_target: None,
             items: None,
@@ -145,5 +146,14 @@ mod tests {
             let destination = destination(may_batch);
             assert!(destination.batch_size(destination.method_index(method)).is_none());
         }
+    }
+
+    #[test]
+    fn a_call_that_is_sent_on_its_own_shares_what_limits_others() {
+        let destination = destination(true);
+        let single = destination.with_items(Arc::new(ItemInbox::new()));
+        assert!(Arc::ptr_eq(&single.limiter, &destination.limiter));
+        assert!(Arc::ptr_eq(&single.queue_check, &destination.queue_check));
+        assert!(single.batch_size(single.method_index("read")).is_none());
     }
 }

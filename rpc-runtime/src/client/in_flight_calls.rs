@@ -278,7 +278,7 @@ impl InFlightCalls {
         self.lock().len()
     }
 
-    /// Returns the call that replies with a stream to this id.
+    /// Returns the call with this id, if it is answered with a stream.
     fn streaming_call(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
         let calls = self.lock();
         let call = calls.get(&id.as_u128())?;

@@ -321,8 +321,8 @@ impl LayeredCaller {
     }
 }
 
-/// Returns the call's error after its layers have failed. The error must not say that the method
-/// did not run if an earlier attempt may have run it.
+/// Returns the call's error. It is an error of a layer, or one of the call that all layers have let
+/// pass. It must not say that the method did not run if an earlier attempt may have run it.
 fn layer_error(error: BoxError, executed: Executed) -> CallError {
     match error.downcast::<CallError>() {
         Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,

@@ -68,6 +68,17 @@ fn reference_in_a_slice() {
 }
 
 #[test]
+fn nested_reference_to_no_concrete_type() {
+    assert_method(
+        "async fn f(&self, a: Option<&impl Clone>);",
+        &[(
+            "impl Clone",
+            "`impl Trait` names no type to decode; take a concrete type instead",
+        )],
+    );
+}
+
+#[test]
 fn reference_in_a_reference() {
     assert_method(
         "async fn f(&self, a: &Option<&str>);",

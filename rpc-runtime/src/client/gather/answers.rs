@@ -14,8 +14,8 @@ use super::target::GatherTarget;
 use crate::error::BrokerError;
 use crate::transport::Subscription;
 
-/// Receives the answers to one request. They do not use the reply queue of calls, because each call
-/// gets only one reply there.
+/// Receives the answers to one request, through a queue of its own: in the reply queue of calls, the
+/// first reply to a request is also the last.
 #[derive(Debug)]
 pub(super) struct Answers {
     gathering: Gathering,
@@ -36,7 +36,7 @@ impl OpenReplies {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Deletes the queue.
+    /// Drops the subscription, which deletes its exclusive queue.
     fn close(&self) {
         let open = self.lock().take();
         drop(open);

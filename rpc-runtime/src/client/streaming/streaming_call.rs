@@ -382,9 +382,9 @@ impl<T, E> Running<T, E> {
             .and_then(|count| count.parse().ok());
         match reply.kind {
             ReplyKind::Result if count == Some(self.consumed.items) && reply.body.is_empty() => None,
-            // A layer may have answered for the method, or after another attempt.
+            // A layer has answered instead of the method, or has made another attempt after its items.
             ReplyKind::Result => Some(Err(CallError::BadReply {
-                source: "the stream has another number of items than its end says".into(),
+                source: "the reply is not the end of the stream, or has another number of items".into(),
                 executed: Executed::Maybe,
             })),
             ReplyKind::Error | ReplyKind::Fault => (self.read.end)(reply).err().map(Err),

@@ -103,7 +103,8 @@ impl ReplyGroup {
 }
 
 /// Sends groups with the same key in one batch, then acks their requests. A single reply is sent in
-/// a message of its own, and so is each reply of a batch that the broker refuses. Returns the key.
+/// a message of its own, and so is each reply of a batch that the broker refuses. Returns the key, so
+/// that the next groups with it can be sent.
 pub(in crate::server) async fn send_together(
     channel: Arc<ReplyChannel>,
     key: BatchKey,
@@ -121,12 +122,14 @@ pub(in crate::server) async fn send_together(
             send_token: SendToken::default(),
         };
         let deadline = Some(give_up_at(deadline));
-        match channel.send(outgoing, deadline, false).await {
+        let may_have_closed_channel = false;
+        match channel.send(outgoing, deadline, may_have_closed_channel).await {
             // `Unroutable` cannot happen, because replies are not mandatory.
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => {
                 groups.into_iter().for_each(|group| group.acks.ack());
                 return key;
             }
+            // There was no connection, or no confirm came.
             Ok(SendOutcome::Expired) => {
                 for _ in 0..replies {
                     count(Event::ReplyLost {

@@ -28,8 +28,9 @@ use tokio::time::Instant;
 use crate::protocol::ShortStr;
 use crate::transport::Published;
 
-/// Identifies the message of a return: its queue, and the token of a worker's copy, or else the
-/// correlation id. The id is unique among the requests of this process.
+/// Identifies the message of a return: its queue, and the token that a worker gives to a copy of a
+/// request, or else the correlation id. The id is unique among the requests of this process, and a
+/// request is sent again only after the outcome of its last message.
 pub(super) type ReturnKey = (ShortStr, ShortStr);
 
 /// The messages that were published and whose outcome is not decided yet.

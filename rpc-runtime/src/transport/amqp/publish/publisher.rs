@@ -400,7 +400,9 @@ fn take_ready(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<ConfirmRepo
     std::iter::from_fn(|| confirms.next().now_or_never().flatten()).collect()
 }
 
-/// Why a channel is given up although the broker has not closed it.
+/// Why a channel is given up although the broker has not closed it: see
+/// [`refusals`](super::refusals). Its messages then go through another channel, as after a lost
+/// connection.
 fn everything_refused() -> BrokerError {
     let source = Cause::new(
         "this channel was given up: a queue refused every message sent to it through the channel for ten seconds",
