@@ -30,6 +30,8 @@ impl QueuedRequest {
         self.confirm.call.plan()
     }
 
+    /// Whether nobody waits for this request: its call was given up before it was sent, or has sent
+    /// another request since.
     pub(super) fn is_withdrawn(&self) -> bool {
         self.confirm.is_withdrawn()
     }

@@ -145,11 +145,12 @@ where
     }
 
     fn call(&self, request: Q) -> BoxFuture<'static, Result<R, BoxError>> {
+        // Also if the service panics.
+        let _wake_others = WakeAllOnDrop(&self.waiting);
         let mut state = self.state();
         state.reserved_by = None;
         let outcome = state.service.call(request);
         drop(state);
-        self.waiting.wake_all();
         Box::pin(async { outcome.await.map_err(Into::into) })
     }
 }
@@ -175,6 +176,14 @@ impl Waiting {
     fn wake_all(&self) {
         let wakers = std::mem::take(&mut *self.wakers());
         wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+struct WakeAllOnDrop<'a>(&'a Waiting);
+
+impl Drop for WakeAllOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.wake_all();
     }
 }
 
@@ -316,6 +325,15 @@ mod tests {
         }
     }
 
+    #[derive(Default)]
+    struct Wakes(AtomicU64);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[test]
     fn a_service_that_panics_can_be_called_again() {
         let mut calls = 0;
@@ -326,15 +344,16 @@ mod tests {
         });
         let mut service = Doubler::new(service);
         let mut clone = service.clone();
-        let mut call = move |number| {
-            poll_fn(|cx| service.poll_ready(cx))
-                .now_or_never()
-                .unwrap()
-                .unwrap();
-            service.call(number)
-        };
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(1)));
-        assert!(panicked.is_err());
+        poll_fn(|cx| service.poll_ready(cx))
+            .now_or_never()
+            .unwrap()
+            .unwrap();
+        let wakes = Arc::<Wakes>::default();
+        let waker = Waker::from(Arc::clone(&wakes));
+        assert!(clone.poll_ready(&mut Context::from_waker(&waker)).is_pending());
+        let call = std::panic::AssertUnwindSafe(|| service.call(1));
+        assert!(std::panic::catch_unwind(call).is_err());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         poll_fn(|cx| clone.poll_ready(cx))
             .now_or_never()
             .unwrap()
