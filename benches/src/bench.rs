@@ -7,7 +7,7 @@ use rpc_tests::rabbit::Node;
 
 use crate::contenders::Kind;
 use crate::load::Load;
-use crate::measure::{Measured, Meter};
+use crate::measure::{Measured, Meter, Snapshot};
 use crate::report::Cell;
 use crate::scenario::Scenario;
 
@@ -32,6 +32,29 @@ impl Bench {
     /// Returns the broker's URL.
     pub(crate) fn broker(&self) -> &str {
         self.node.url()
+    }
+
+    /// Reads the counters of this process and the broker.
+    pub(crate) fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        self.meter.snapshot()
+    }
+
+    /// How long a run is measured.
+    pub(crate) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// Returns how many messages are in all queues, and their bytes.
+    pub(crate) async fn queued(&self) -> anyhow::Result<(u64, u64)> {
+        let list = ["list_queues", "--no-table-headers", "messages", "message_bytes"];
+        let listed = self.node.ctl(&list).await?;
+        let (mut messages, mut bytes) = (0, 0);
+        for line in listed.lines() {
+            let columns = line.split_once('\t').context("a line has two columns")?;
+            messages += columns.0.parse::<u64>()?;
+            bytes += columns.1.parse::<u64>()?;
+        }
+        Ok((messages, bytes))
     }
 
     /// Returns the load of a scenario.

@@ -30,6 +30,10 @@ pub(crate) struct Cli {
     #[arg(long, conflicts_with_all = ["quick", "jobs", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) cancel: bool,
 
+    /// Only streams: their ratios, a slow reader, and the memory of streams that nobody reads
+    #[arg(long, conflicts_with_all = ["quick", "jobs", "cancel", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
+    pub(crate) streams: bool,
+
     /// The contenders; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     contender: Vec<Kind>,
@@ -59,11 +63,11 @@ pub(crate) struct Cli {
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) rounds: usize,
 
-    /// How long each run is measured; 1.5 by default, 0.35 with --quick, and 3 with --overload
+    /// How long each run is measured; 1.5 by default, 0.35 with --quick and --streams, and 3 with --overload
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
-    /// The folder for results (results.json, overload.json) and charts
+    /// The folder for results (results.json, overload.json, streams.json) and charts
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub(crate) out: PathBuf,
 
@@ -88,7 +92,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 impl Cli {
     pub(crate) fn window(&self) -> Duration {
-        let millis = match (self.overload.is_on(), self.quick) {
+        let millis = match (self.overload.is_on(), self.quick || self.streams) {
             (true, _) => 3000,
             (false, true) => 350,
             (false, false) => 1500,

@@ -6,6 +6,7 @@
 //! cargo run --release -p rpc-bench -- --quick     # the tracked ratios, 2.5 minutes
 //! cargo run --release -p rpc-bench -- --jobs      # the ratios of jobs alone, half a minute
 //! cargo run --release -p rpc-bench -- --cancel    # the ratio of cancellation alone, seconds
+//! cargo run --release -p rpc-bench -- --streams   # streams alone, a minute and a half
 //! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unbatched
 //! ```
@@ -25,10 +26,11 @@ mod overload;
 mod quick;
 mod report;
 mod scenario;
+mod streams;
+mod verbatim;
 
 use std::fs;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 
 use crate::bench::Bench;
@@ -51,11 +53,15 @@ async fn run(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
     if cli.cancel {
         return cancel::run_quick(bench, cli.rounds).await;
     }
+    if cli.streams {
+        return streams::run(bench, cli.rounds, &cli.out).await;
+    }
     match (cli.quick, cli.overload.is_on()) {
         (true, false) => {
             quick::run(bench, cli.rounds).await?;
             jobs::run_quick(bench, cli.rounds).await?;
             cancel::run_quick(bench, cli.rounds).await?;
+            streams::run_quick(bench, cli.rounds).await?;
             overload::run_quick(bench.broker()).await
         }
         (true, true) => overload::run_quick(bench.broker()).await,
@@ -75,7 +81,6 @@ async fn compare(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
     println!("{}", table::render(&cells));
 
     let out = &cli.out;
-    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     json::write(&out.join("results.json"), &cells)?;
     if let Some(plot) = svg::render(&cells)? {
         fs::write(out.join("throughput.svg"), plot)?;

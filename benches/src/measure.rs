@@ -70,7 +70,7 @@ pub(crate) struct Snapshot {
     own_cpu: Duration,
     broker_cpu: Duration,
     allocations: Allocations,
-    resident: u64,
+    pub(crate) resident: u64,
 }
 
 impl Meter {
@@ -98,24 +98,60 @@ fn ticks(ticks: u64) -> Duration {
     Duration::from_micros(ticks * 1_000_000 / procfs::ticks_per_second())
 }
 
+/// The cost of one call, or of one item of a stream.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) per_second: f64,
+    /// CPU time of this process, which is both caller and worker.
+    pub(crate) own_cpu_us: f64,
+    pub(crate) broker_cpu_us: f64,
+    pub(crate) allocations: f64,
+}
+
+impl Cost {
+    /// Computes the cost of each of `count` between two moments.
+    pub(crate) fn between(before: &Snapshot, after: &Snapshot, count: u64) -> Self {
+        #[allow(clippy::cast_precision_loss)]
+        let count = count as f64;
+        let each = |total: f64| if count > 0.0 { total / count } else { f64::NAN };
+        let micros = |time: Duration| each(time.as_secs_f64() * 1e6);
+        let allocations = after.allocations.count.wrapping_sub(before.allocations.count);
+        #[allow(clippy::cast_precision_loss)]
+        Self {
+            per_second: count / (after.at - before.at).as_secs_f64(),
+            own_cpu_us: micros(after.own_cpu - before.own_cpu),
+            broker_cpu_us: micros(after.broker_cpu - before.broker_cpu),
+            allocations: each(allocations as f64),
+        }
+    }
+
+    /// Returns the median of each figure.
+    pub(crate) fn median(rounds: &[Self]) -> Self {
+        let of = |figure: fn(&Self) -> f64| median(rounds.iter().map(figure).collect());
+        Self {
+            per_second: of(|it| it.per_second),
+            own_cpu_us: of(|it| it.own_cpu_us),
+            broker_cpu_us: of(|it| it.broker_cpu_us),
+            allocations: of(|it| it.allocations),
+        }
+    }
+}
+
 /// Computes the figures between two moments.
 pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram<u64>) -> Measured {
     // Calls that took longer than the window do not count for it.
-    #[allow(clippy::cast_precision_loss)]
-    let calls = latencies.len() as f64;
-    let per_call = |total: f64| if calls > 0.0 { total / calls } else { f64::NAN };
+    let cost = Cost::between(before, after, latencies.len());
     #[allow(clippy::cast_precision_loss)]
     let micros = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
-    let allocations = after.allocations.count.wrapping_sub(before.allocations.count);
     #[allow(clippy::cast_precision_loss)]
     Measured {
-        calls_per_second: calls / (after.at - before.at).as_secs_f64(),
+        calls_per_second: cost.per_second,
         p50_us: micros(0.5),
         p99_us: micros(0.99),
         p999_us: micros(0.999),
-        own_cpu_us_per_call: per_call((after.own_cpu - before.own_cpu).as_secs_f64() * 1e6),
-        broker_cpu_us_per_call: per_call((after.broker_cpu - before.broker_cpu).as_secs_f64() * 1e6),
-        allocations_per_call: per_call(allocations as f64),
+        own_cpu_us_per_call: cost.own_cpu_us,
+        broker_cpu_us_per_call: cost.broker_cpu_us,
+        allocations_per_call: cost.allocations,
         resident_mib: after.resident as f64 / f64::from(1 << 20),
     }
 }

@@ -9,12 +9,11 @@ use bytes::Bytes;
 use rpc_runtime::{Broker, ClientBuilder, InProcessBroker, RequestQueue, RunningServer, Server, service};
 use rpc_tests::rabbit::unique;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 
 use super::{Contender, Running};
 use crate::load::{Caller, Load};
 use crate::measure::Measured;
-use crate::memory::allocations;
+use crate::memory::{live_bytes, settled_bytes};
 use crate::scenario::{self, Scenario};
 
 /// Longer than the time of a hundred thousand calls.
@@ -124,7 +123,7 @@ impl Framework {
 }
 
 /// Returns a queue that is deleted after its workers.
-fn passing_queue(name: &str) -> RequestQueue {
+pub(crate) fn passing_queue(name: &str) -> RequestQueue {
     RequestQueue::new(name).argument("x-expires", 10_000)
 }
 
@@ -199,30 +198,4 @@ pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow
     worker.close().await;
     #[allow(clippy::cast_precision_loss)]
     Ok((after - before) as f64 / calls as f64)
-}
-
-/// Returns the bytes in use, once they do not change any more: then all requests have been
-/// published.
-async fn settled_bytes() -> anyhow::Result<i64> {
-    const STILL: Duration = Duration::from_millis(250);
-    const NOISE: i64 = 16 * 1024;
-    /// The broker may pause meanwhile.
-    const TIMES: u32 = 5;
-    let settling = async {
-        let (mut last, mut still) = (live_bytes()?, 0);
-        while still < TIMES {
-            sleep(STILL).await;
-            let now = live_bytes()?;
-            still = if (now - last).abs() < NOISE { still + 1 } else { 0 };
-            last = now;
-        }
-        Ok(last)
-    };
-    timeout(CALL_LIMIT, settling)
-        .await
-        .with_context(|| format!("requests are still leaving after {CALL_LIMIT:?}"))?
-}
-
-fn live_bytes() -> anyhow::Result<i64> {
-    Ok(i64::try_from(allocations().live_bytes)?)
 }

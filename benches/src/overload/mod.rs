@@ -15,16 +15,15 @@ mod runner;
 mod systems;
 mod table;
 
-use std::fs::{self, File};
-use std::io::BufWriter;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
-
-use anyhow::Context as _;
 
 use plan::{Case, Loads};
 pub(crate) use quick::run as run_quick;
 use runner::{Outcome, Runner, StepTimes};
+
+use crate::report::json;
 
 const STEP_TIMES: StepTimes = StepTimes {
     before: Duration::from_secs(4),
@@ -72,10 +71,8 @@ async fn run_case(runner: &mut Runner<'_>, case: &Case) -> anyhow::Result<Outcom
 }
 
 fn write(outcomes: &[Outcome], out: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let path = out.join("overload.json");
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    serde_json::to_writer_pretty(BufWriter::new(file), outcomes)?;
+    json::save(&path, &outcomes)?;
     if let Some(plot) = plot::render(outcomes)? {
         fs::write(out.join("overload.svg"), plot)?;
     }

@@ -1,10 +1,11 @@
 //! All figures of all rounds, as JSON.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::Path;
 
 use anyhow::Context as _;
+use serde::Serialize;
 use serde_json::json;
 
 use super::Cell;
@@ -18,6 +19,13 @@ pub(crate) fn write(path: &Path, cells: &[Cell]) -> anyhow::Result<()> {
         "processors": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         "cells": cells,
     });
+    save(path, &results)
+}
+
+pub(crate) fn save(path: &Path, results: &impl Serialize) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(serde_json::to_writer_pretty(BufWriter::new(file), &results)?)
+    Ok(serde_json::to_writer_pretty(BufWriter::new(file), results)?)
 }

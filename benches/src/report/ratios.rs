@@ -1,9 +1,11 @@
 //! The tracked ratios: each from two contenders that ran directly after each other, round by round.
 
+use serde::Serialize;
+
 use crate::measure::median;
 
 /// A ratio over several rounds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Ratio {
     pub(crate) median: f64,
     pub(crate) min: f64,

@@ -8,13 +8,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
@@ -25,6 +24,7 @@ use super::{Call, Running};
 use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
+use crate::verbatim::Verbatim;
 
 const PATH: &str = "/overload.Work/Work";
 
@@ -120,43 +120,5 @@ impl Running for Tonic {
             worker.abort();
         }
         Ok(())
-    }
-}
-
-/// A message is its bytes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Verbatim;
-
-impl Codec for Verbatim {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Verbatim {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Verbatim {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
