@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run --release -p rpc-bench                # everything, 15 minutes
-//! cargo run --release -p rpc-bench -- --quick     # the tracked ratios, 2.5 minutes
+//! cargo run --release -p rpc-bench -- --quick     # the tracked ratios, 3 minutes
 //! cargo run --release -p rpc-bench -- --jobs      # the ratios of jobs alone, half a minute
 //! cargo run --release -p rpc-bench -- --cancel    # the ratio of cancellation alone, seconds
 //! cargo run --release -p rpc-bench -- --streams   # streams alone, a minute and a half
