@@ -70,23 +70,23 @@ impl Scenario {
         Ok(cost)
     }
 
-    /// Reads streams that are long enough to take as long as the window.
+    /// Reads longer and longer streams until they take about as long as the window. A shorter run
+    /// that a pause of the machine made long does not count.
     async fn run_for<S: System>(self, bench: &Bench, system: &Arc<S>) -> anyhow::Result<Cost> {
-        let mut items = 16;
+        let (mut items, mut last) = (16, Duration::ZERO);
         loop {
+            let before = bench.snapshot()?;
             let begun = Instant::now();
             self.read(system, items).await?;
             let taken = begun.elapsed();
-            if taken >= bench.window() / 4 {
-                items = per(items, bench.window().div_duration_f64(taken));
-                break;
+            if taken >= bench.window() / 2 && last >= bench.window() / 16 {
+                let after = bench.snapshot()?;
+                return Ok(Cost::between(&before, &after, items * u64::from(self.streams)));
             }
-            items *= 4;
+            let factor = bench.window().div_duration_f64(taken);
+            items = times(items, factor.clamp(1.0, 8.0));
+            last = taken;
         }
-        let before = bench.snapshot()?;
-        self.read(system, items).await?;
-        let after = bench.snapshot()?;
-        Ok(Cost::between(&before, &after, items * u64::from(self.streams)))
     }
 
     /// Reads streams of so many items to their end.
@@ -112,8 +112,8 @@ impl Scenario {
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss
 )]
-fn per(items: u64, factor: f64) -> u64 {
-    ((items as f64 * factor) as u64).max(1)
+fn times(items: u64, factor: f64) -> u64 {
+    (items as f64 * factor) as u64
 }
 
 /// Reads an endless stream, an item at a time.
