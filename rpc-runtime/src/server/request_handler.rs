@@ -378,7 +378,10 @@ impl RequestHandler {
             return;
         };
         let (codec, channel) = (admitted.invocation.codec(), &self.channel);
-        let sender = Arc::new(StreamSender::new(streams, *stream, to, codec, channel));
+        let Some(sender) = StreamSender::begin(streams, *stream, to, codec, channel) else {
+            return acks.ack();
+        };
+        let sender = Arc::new(sender);
         admitted
             .invocation
             .set_item_sink(Arc::clone(&sender) as Arc<dyn ItemSink>);

@@ -1,6 +1,7 @@
 //! The streams that a worker sends.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -34,30 +35,38 @@ pub(super) const SEND_LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Streams {
     /// The header that identifies the worker.
     worker: String,
-    credits: Mutex<HashMap<Uuid, Arc<Credit>, RandomState>>,
+    /// By the ids of requests.
+    running: Mutex<HashMap<Uuid, RunningStream, RandomState>>,
+}
+
+#[derive(Debug)]
+struct RunningStream {
+    /// The reply address of the request.
+    address: ShortStr,
+    credit: Arc<Credit>,
 }
 
 impl Streams {
     pub(super) fn new(identity: &WorkerIdentity) -> Self {
         Self {
             worker: identity.header(false),
-            credits: Mutex::default(),
+            running: Mutex::default(),
         }
     }
 
     /// Raises the credit of the streams that are sent here.
     pub(super) fn grant(&self, grants: impl IntoIterator<Item = Grant>) {
         for Grant { id, credit } in grants {
-            let granted = self.lock().get(&id).cloned();
+            let granted = self.lock().get(&id).map(|stream| Arc::clone(&stream.credit));
             if let Some(granted) = granted {
                 granted.raise(credit);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Credit>, RandomState>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, RunningStream, RandomState>> {
         // Each change is a single step, so a panic leaves no inconsistent state.
-        self.credits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,17 +99,27 @@ struct Progress {
 }
 
 impl StreamSender {
-    /// Begins a stream that answers this request.
-    pub(super) fn new(
+    /// Begins a stream that answers this request. `None` if one answers it already: the caller has
+    /// sent the request again, and would get the items of both.
+    pub(super) fn begin(
         streams: &Arc<Streams>,
         StreamRequest { id, credit }: StreamRequest,
         to: ReplyTo,
         codec: Codec,
         channel: &Arc<ReplyChannel>,
-    ) -> Self {
+    ) -> Option<Self> {
         let credit = Arc::new(Credit::new(credit));
-        streams.lock().insert(id, Arc::clone(&credit));
-        Self {
+        let stream = RunningStream {
+            address: to.address.clone(),
+            credit: Arc::clone(&credit),
+        };
+        match streams.lock().entry(id) {
+            Entry::Occupied(running) if running.get().address == stream.address => return None,
+            // Another caller, or another address of the same one.
+            Entry::Occupied(mut running) => _ = running.insert(stream),
+            Entry::Vacant(place) => _ = place.insert(stream),
+        }
+        Some(Self {
             streams: Arc::clone(streams),
             id,
             to,
@@ -115,7 +134,7 @@ impl StreamSender {
                 failure: OnceLock::new(),
             }),
             unconfirmed: Mutex::default(),
-        }
+        })
     }
 
     /// Waits until the broker has confirmed a message. Cancel safe.
@@ -227,13 +246,13 @@ impl Drop for StreamSender {
             };
             let _ = self.channel.try_send(outgoing, Arc::new(Unconfirmed), 1);
         }
-        let mut credits = self.streams.lock();
+        let mut running = self.streams.lock();
         // Another request may have the same id.
-        if credits
+        if running
             .get(&self.id)
-            .is_some_and(|credit| Arc::ptr_eq(credit, &self.credit))
+            .is_some_and(|stream| Arc::ptr_eq(&stream.credit, &self.credit))
         {
-            credits.remove(&self.id);
+            running.remove(&self.id);
         }
     }
 }
