@@ -236,7 +236,8 @@ impl InFlightCalls {
         }
     }
 
-    /// Tells all calls that the session has another epoch, or is closed; the oldest call first.
+    /// Tells all calls that the session has another epoch, is open again, or is closed; the oldest
+    /// call first.
     pub(super) fn session_changed(&self) {
         let mut calls: Vec<_> = self.lock().values().map(Arc::clone).collect();
         calls.sort_unstable_by_key(|call| call.sequence());

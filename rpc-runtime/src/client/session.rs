@@ -145,8 +145,9 @@ impl Drop for SessionTask {
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
-    /// Changes the state and notifies the calls in flight. They need to know only of another epoch,
-    /// and of the end; calls that wait for a session see every change.
+    /// Changes the state and notifies the calls in flight. They need to know of another epoch and of
+    /// the end, and those that read streams need to know that messages can arrive again. Calls that
+    /// wait for a session see every change.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
         self.in_flight.session_changed();
@@ -226,7 +227,7 @@ impl SessionTask {
                 RequestSender::new(publisher, reply_to.clone(), options, Arc::clone(&self.in_flight));
             let send_task = catch_panic(SEND_TASK, send_task);
             self.send_task = Some(self.tasks.spawn_on(send_task, &self.transport.runtime()));
-            self.state.send_modify(|state| {
+            self.update(|state| {
                 let epoch = state.epoch;
                 state.phase = SessionPhase::Open(Arc::new(Session { requests, epoch }));
             });
