@@ -105,7 +105,8 @@ impl<'a> BrokerCall<'a> {
                     };
                     match self.on_event(event, &session, &mut is_confirmed) {
                         ControlFlow::Continue(Next::Wait) => {}
-                        ControlFlow::Continue(Next::Resend | Next::AwaitEnd) => continue 'requests,
+                        ControlFlow::Continue(Next::Resend) => continue 'requests,
+                        ControlFlow::Continue(Next::AwaitEnd) => return self.await_end(session).await,
                         ControlFlow::Continue(Next::ResendInNewSession) => {
                             self.lost_session = Some(session);
                             continue 'requests;
@@ -399,6 +400,7 @@ impl Drop for BrokerCall<'_> {
 
 /// Builds the error for a stream whose worker no longer sends anything.
 fn silent_error() -> CallError {
-    let message = format!("the worker of the stream has sent nothing for {MAX_SILENCE:?}");
+    let message =
+        format!("the worker of the stream has sent nothing for {MAX_SILENCE:?}");
     CallError::Fault(Fault::new(FaultCode::Interrupted, message))
 }
