@@ -398,9 +398,9 @@ impl Drop for BrokerCall<'_> {
     }
 }
 
-/// Builds the error for a stream whose worker no longer sends anything.
+/// Builds the error for a stream whose next item, or sign of its worker, has not arrived.
 fn silent_error() -> CallError {
     let message =
-        format!("the worker of the stream has sent nothing for {MAX_SILENCE:?}");
+        format!("the worker is gone, or items were lost: the stream has not gone on for {MAX_SILENCE:?}");
     CallError::Fault(Fault::new(FaultCode::Interrupted, message))
 }

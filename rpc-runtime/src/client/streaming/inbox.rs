@@ -39,7 +39,8 @@ struct State {
     worker_key: Option<ShortStr>,
     /// The credit of a method in this process.
     credit: Option<Arc<Credit>>,
-    /// When the last message arrived, or when messages could arrive again.
+    /// When the last message arrived before which no item was missing, or when messages could arrive
+    /// again.
     heard_at: Instant,
     /// Since when the reader waits for the next item. `None` while it does not.
     waiting_since: Option<Instant>,
@@ -73,7 +74,7 @@ pub(in crate::client) enum Granter {
 /// Why a call that waits for items ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Overdue {
-    /// The worker has sent nothing for [`MAX_SILENCE`].
+    /// The worker has sent nothing for [`MAX_SILENCE`], or an item has been missing as long.
     Silent,
     /// The reader has waited for too long, or the handler that makes the call has to end.
     TimedOut,
@@ -133,6 +134,7 @@ impl ItemInbox {
         }
         let is_first = !state.receiver.has_begun();
         let is_keep_alive = items.items.is_empty();
+        let after_last = items.first.saturating_add(items.items.len() as u64);
         let granted = state.receiver.granted();
         let misses_credit = is_keep_alive && items.credit.max(granted) != items.credit;
         let received = state.receiver.receive(worker, items);
@@ -143,7 +145,10 @@ impl ItemInbox {
             state.id = Some(id);
             state.worker_key = worker_key(worker);
         }
-        state.heard_at = Instant::now();
+        // The worker may go on although items were lost with the broker. They do not come any more.
+        if is_first || !state.receiver.misses_before(after_last) {
+            state.heard_at = Instant::now();
+        }
         state.should_grant_again |= misses_credit;
         let arrival = arrival(received, is_first);
         if !is_keep_alive || misses_credit {
@@ -361,6 +366,22 @@ mod tests {
         assert_eq!(inbox.overdue(limit, false), Some(Overdue::Silent));
         assert_eq!(inbox.overdue(limit, true), None, "nothing can arrive now");
         inbox.heard();
+        assert_eq!(inbox.overdue(limit, false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_misses_an_item_ends_although_its_worker_goes_on() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let limit = Duration::from_secs(60);
+        inbox.receive(id, WORKER, items(0, 1, 9));
+        for _ in 0..3 {
+            assert_eq!(inbox.overdue(limit, false), None);
+            tokio::time::advance(MAX_SILENCE / 3).await;
+            inbox.receive(id, WORKER, items(2, 0, 9));
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(inbox.overdue(limit, false), Some(Overdue::Silent));
+        inbox.receive(id, WORKER, items(1, 1, 9));
         assert_eq!(inbox.overdue(limit, false), None);
     }
 

@@ -78,6 +78,11 @@ impl<R> Receiver<R> {
         self.granted
     }
 
+    /// Whether an item before this number has not arrived.
+    pub(super) fn misses_before(&self, number: u64) -> bool {
+        self.next < number
+    }
+
     /// Receives items, which may arrive twice and in any order.
     ///
     /// # Errors
