@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::plan::CallPlan;
 use super::received_reply::ReceivedReply;
+use crate::protocol::random_id;
 use crate::telemetry::{Event, count};
 use crate::transport::{ConfirmListener, HasLatestSend, LatestSend, Published};
 
@@ -101,7 +102,7 @@ impl Inbox {
 
 impl InFlightCall {
     pub(crate) fn new(plan: CallPlan) -> Self {
-        Self::with_id(Uuid::new_v4(), plan)
+        Self::with_id(random_id(), plan)
     }
 
     /// Creates a call whose request has the same id as an earlier one. It must be one-way, because
@@ -215,7 +216,7 @@ impl InFlightCall {
         unlock_and_wake(inbox, true);
     }
 
-    /// Tells the call that the session has another epoch, or is closed.
+    /// Tells the call that the session has another epoch, is open again, or is closed.
     pub(super) fn on_session_changed(&self) {
         let mut inbox = self.lock();
         inbox.unhandled_session_change = true;

@@ -60,6 +60,7 @@ pub(crate) use request::{
     COPY_HEADER, MAX_TIME_TO_LIVE, REDELIVERIES_HEADER, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER,
     RESENT_HEADER, Request, UnreadableRequest,
 };
+pub(crate) use request_id::random_id;
 pub use request_id::{InvalidRequestId, RequestId};
 pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};

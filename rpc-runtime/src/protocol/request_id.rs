@@ -31,11 +31,20 @@ pub struct RequestId(Uuid);
 #[non_exhaustive]
 pub struct InvalidRequestId;
 
+/// Returns a random id. In unit tests, it comes from the generator of the thread, so that a
+/// simulation has the same ids each time.
+pub(crate) fn random_id() -> Uuid {
+    #[cfg(not(test))]
+    return Uuid::new_v4();
+    #[cfg(test)]
+    uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()
+}
+
 impl RequestId {
     /// Creates a random id, for a unit test.
     #[must_use]
     pub fn random() -> Self {
-        Self(Uuid::new_v4())
+        Self(random_id())
     }
 
     pub(crate) fn of(id: Uuid) -> Self {

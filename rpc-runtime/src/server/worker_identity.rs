@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::describe::Worker;
 use crate::host::host_name;
-use crate::protocol::{MAX_WORKER_HEADER, ShortStr};
+use crate::protocol::{MAX_WORKER_HEADER, ShortStr, random_id};
 
 /// The identity of a worker: an id of its own, and the names that its user chose.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ impl WorkerIdentity {
     /// The identity of a worker that starts now.
     pub(super) fn new(name: Option<String>, app_id: Option<String>, version: Option<String>) -> Self {
         Self {
-            id: Uuid::new_v4(),
+            id: random_id(),
             name,
             app_id,
             version,

@@ -47,6 +47,9 @@ impl Grants {
         loop {
             self.added.notified().await;
             let queued = std::mem::take(&mut *self.queued.lock().unwrap_or_else(PoisonError::into_inner));
+            // In an order that does not depend on hashes, so that a simulation repeats it.
+            let mut queued: Vec<_> = queued.into_iter().collect();
+            queued.sort_unstable_by(|(worker, _), (other, _)| worker.as_str().cmp(other.as_str()));
             let messages = queued
                 .into_iter()
                 .flat_map(|(worker, grants)| messages(&worker, grants));
@@ -100,7 +103,8 @@ async fn send(
 /// Returns the messages that tell one worker of its grants.
 fn messages(worker: &ShortStr, grants: HashMap<Uuid, Volume, RandomState>) -> Vec<Outgoing> {
     let grants = grants.into_iter().map(|(id, credit)| Grant { id, credit });
-    let grants: Vec<_> = grants.collect();
+    let mut grants: Vec<_> = grants.collect();
+    grants.sort_unstable_by_key(|grant| grant.id);
     let messages = grants
         .chunks(MAX_GRANTS)
         .map(|grants| message(worker.clone(), grants));
