@@ -16,6 +16,9 @@ use super::job_plan::Sender;
 use super::jobs::{JobRecorder, JobsClient, JobsServer, RecordingJobs};
 use super::network::Network;
 use super::scenario::{CallerConfig, Method, Profile, Scenario};
+use super::streams::{
+    self, LONGEST_ABANDONED, RecordingStreams, StreamRecorder, StreamsClient, StreamsServer,
+};
 use super::times::{FAULTS_END, LONG_TIMEOUT};
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
@@ -64,17 +67,19 @@ pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
         let recorder = Recorder::new(scenario);
         let jobs = JobRecorder::new(&scenario.jobs);
         let broadcasts = BroadcastRecorder::new(&scenario.broadcasts);
+        let streams = StreamRecorder::new(&scenario.streams);
         let cluster = Cluster::new(
             seed,
             Arc::clone(scenario),
             Arc::clone(&recorder),
             Arc::clone(&jobs),
             Arc::clone(&broadcasts),
+            Arc::clone(&streams),
         );
         if timeout(MAX_DURATION, cluster.run()).await.is_err() {
             recorder.problem("the simulation did not end");
         }
-        recorder.history(jobs.history(), broadcasts.history())
+        recorder.history(jobs.history(), broadcasts.history(), streams.history())
     })
 }
 
@@ -84,6 +89,7 @@ struct Cluster {
     recorder: Arc<Recorder>,
     job_recorder: Arc<JobRecorder>,
     broadcast_recorder: Arc<BroadcastRecorder>,
+    stream_recorder: Arc<StreamRecorder>,
     network: Arc<Network>,
     broker: InProcessBroker,
     broker_is_up: bool,
@@ -104,6 +110,7 @@ struct Process {
     client: WorkClient,
     jobs: JobsClient,
     broadcasts: BroadcastsClient,
+    streams: StreamsClient,
 }
 
 struct Worker {
@@ -119,6 +126,7 @@ impl Cluster {
         recorder: Arc<Recorder>,
         job_recorder: Arc<JobRecorder>,
         broadcast_recorder: Arc<BroadcastRecorder>,
+        stream_recorder: Arc<StreamRecorder>,
     ) -> Self {
         let mut cluster = Self {
             network: Network::new(seed, scenario.latency),
@@ -133,6 +141,7 @@ impl Cluster {
             recorder,
             job_recorder,
             broadcast_recorder,
+            stream_recorder,
         };
         let scenario = Arc::clone(&cluster.scenario);
         cluster.callers = (scenario.callers.iter())
@@ -160,6 +169,9 @@ impl Cluster {
         for (id, planned) in scenario.broadcasts.iter().enumerate() {
             calls.extend(spawn_at(planned.at, self.broadcast(id)));
         }
+        for (id, planned) in scenario.streams.iter().enumerate() {
+            calls.extend(spawn_at(planned.at, self.stream(id)));
+        }
         for (at, fault) in &scenario.faults {
             sleep_until(begun + *at).await;
             self.inject(fault);
@@ -174,10 +186,12 @@ impl Cluster {
         let last_jobs = (0..scenario.jobs.jobs.len()).filter(|id| scenario.jobs.jobs[*id].at.is_none());
         let is_last = |id: &usize| scenario.broadcasts[*id].at.is_none();
         let last_broadcasts = (0..scenario.broadcasts.len()).filter(is_last);
+        let last_streams = (0..scenario.streams.len()).filter(|id| scenario.streams[*id].at.is_none());
         tokio::join!(
             join_all(last.map(|id| self.call(id))),
             join_all(last_jobs.map(|id| self.send_job(id))),
-            join_all(last_broadcasts.map(|id| self.broadcast(id)))
+            join_all(last_broadcasts.map(|id| self.broadcast(id))),
+            join_all(last_streams.map(|id| self.stream(id)))
         );
         self.settle().await;
         self.check_idle();
@@ -274,6 +288,10 @@ impl Cluster {
         while queues.iter().any(has_backlog) && Instant::now() < limit {
             sleep(SETTLE_TIME).await;
         }
+        let limit = Instant::now() + LONGEST_ABANDONED;
+        while self.stream_recorder.running() > 0 && Instant::now() < limit {
+            sleep(SETTLE_TIME).await;
+        }
     }
 
     /// Checks that all requests were handled and no call is in flight.
@@ -303,6 +321,11 @@ impl Cluster {
         if answers.len() > self.scenario.callers.iter().filter(exclusive).count() {
             self.recorder
                 .problem(format!("queues for answers are left: {answers:?}"));
+        }
+        let streams = self.stream_recorder.running();
+        if streams > 0 {
+            self.recorder
+                .problem(format!("{streams} methods go on whose streams have ended"));
         }
         for caller in &self.callers {
             let waiting = caller.broker.caller().in_flight();
@@ -423,6 +446,13 @@ impl Cluster {
         broadcasts::send(id, planned, client, Arc::clone(&self.broadcast_recorder))
     }
 
+    /// Reads a stream and records what arrives.
+    fn stream(&self, id: usize) -> impl Future<Output = ()> + use<> {
+        let planned = self.scenario.streams[id];
+        let client = self.callers[planned.caller].streams.clone();
+        streams::read(id, planned, client, Arc::clone(&self.stream_recorder))
+    }
+
     /// Returns the names of the retry queues, in order.
     fn retry_queues(&self) -> Vec<String> {
         let mut queues = self.broker.queue_names();
@@ -448,12 +478,16 @@ impl Cluster {
         let broadcasts = ClientBuilder::new(&broker)
             .wait_for_server(caller.wait_for_server)
             .build();
+        let streams = ClientBuilder::new(&broker)
+            .wait_for_server(caller.wait_for_server)
+            .build();
         let process = Process {
             transport,
             broker,
             client,
             jobs,
             broadcasts,
+            streams,
         };
         if !self.broker_is_up {
             process.cut(Duration::ZERO);
@@ -496,7 +530,15 @@ impl Cluster {
             };
             server = server
                 .worker_name(process.to_string())
-                .serve_on(queue, BroadcastsServer::new(broadcasts));
+                .serve_on(queue.clone(), BroadcastsServer::new(broadcasts));
+        }
+        if !self.scenario.streams.is_empty() {
+            let streams = RecordingStreams {
+                worker: number,
+                scenario: Arc::clone(&self.scenario),
+                recorder: Arc::clone(&self.stream_recorder),
+            };
+            server = server.serve_on(queue, StreamsServer::new(streams));
         }
         let server = server.run_until(stop.clone().cancelled_owned());
         Worker {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::broadcasts::BroadcastHistory;
 use super::jobs::JobHistory;
 use super::scenario::{PlannedCall, Scenario};
+use super::streams::StreamHistory;
 use crate::error::{CallError, Chain};
 use crate::protocol::{Executed, FaultCode};
 
@@ -20,6 +21,7 @@ pub(super) struct History {
     pub(super) runs: Vec<Run>,
     pub(super) jobs: JobHistory,
     pub(super) broadcasts: BroadcastHistory,
+    pub(super) streams: StreamHistory,
     /// Problems of the whole cluster, which belong to no single call.
     pub(super) problems: Vec<String>,
 }
@@ -82,6 +84,7 @@ impl Recorder {
                 runs: Vec::new(),
                 jobs: JobHistory::default(),
                 broadcasts: BroadcastHistory::default(),
+                streams: StreamHistory::default(),
                 problems: Vec::new(),
             }),
         })
@@ -118,10 +121,16 @@ impl Recorder {
         self.lock().problems.push(what.into());
     }
 
-    pub(super) fn history(&self, jobs: JobHistory, broadcasts: BroadcastHistory) -> History {
+    pub(super) fn history(
+        &self,
+        jobs: JobHistory,
+        broadcasts: BroadcastHistory,
+        streams: StreamHistory,
+    ) -> History {
         History {
             jobs,
             broadcasts,
+            streams,
             ..self.lock().clone()
         }
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use crate::protocol::{BATCH_TYPE, Message, Properties, ShortStr};
+use crate::protocol::{BATCH_TYPE, ITEMS_TYPE, Message, Properties, ShortStr};
 use crate::transport::memory::{InProcessBroker, MALFORMED_HEADER, MemoryTransport};
 
 pub(super) const QUEUE: &str = "work";
@@ -32,6 +32,8 @@ enum Content {
     Foreign,
     /// A batch that cannot be decoded.
     Batch,
+    /// Items of a stream that cannot be decoded.
+    Items,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,8 @@ impl HostileMessage {
                 Content::Unknown,
                 Content::Foreign,
                 Content::Batch,
-            ][rng.usize(..4)],
+                Content::Items,
+            ][rng.usize(..5)],
             is_malformed: rng.bool(),
             target: match rng.u8(..3) {
                 0 => Target::Requests,
@@ -83,6 +86,7 @@ impl HostileMessage {
             Content::Unknown => ("erase", "application/json"),
             Content::Foreign => (kind, "image/png"),
             Content::Batch => (BATCH_TYPE, "application/msgpack"),
+            Content::Items => (ITEMS_TYPE, "application/msgpack"),
         };
         let mut properties = Properties {
             kind: Some(ShortStr::from_static(kind)),

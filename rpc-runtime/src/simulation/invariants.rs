@@ -6,7 +6,7 @@ use super::check::{Check, TICK, fail_if};
 use super::history::{CallOutcome, CallRecord, Failure, History, Run};
 use super::scenario::{Method, Profile, Scenario};
 use super::times::LONG_TIMEOUT;
-use super::{broadcasts, jobs};
+use super::{broadcasts, jobs, streams};
 use crate::protocol::Executed;
 
 /// Describes all broken promises.
@@ -31,6 +31,7 @@ pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> 
     }
     broken.extend(jobs::violations(scenario, &history.jobs));
     broken.extend(broadcasts::violations(scenario, &history.broadcasts));
+    broken.extend(streams::violations(scenario, &history.streams));
     broken
 }
 
@@ -158,7 +159,7 @@ fn stops_when_abandoned<'a>(
 
 /// Returns how long it takes until all workers know of a cancellation. A message may have to wait
 /// for the confirm of the one before. Each hop may take ten times the latency.
-fn longest_cancellation(latency: u64) -> Duration {
+pub(super) fn longest_cancellation(latency: u64) -> Duration {
     Duration::from_millis(40 * latency) + 4 * TICK
 }
 

@@ -24,6 +24,8 @@ mod jobs;
 mod network;
 mod overload;
 mod scenario;
+mod stream_plan;
+mod streams;
 mod times;
 
 use invariants::violations;

@@ -9,6 +9,7 @@ use super::broadcast_plan::{PlannedBroadcast, random_broadcasts};
 use super::faults::{InjectedFault, Peer};
 use super::hostile::HostileMessage;
 use super::job_plan::JobPlan;
+use super::stream_plan::{PlannedStream, random_streams};
 use super::times::{FAULTS_END, LONG_TIMEOUT, START, millis, random_time, whole_millis};
 use crate::transport::{ReplyQueue, Role};
 
@@ -28,6 +29,8 @@ pub(super) struct Scenario {
     pub(super) jobs: JobPlan,
     /// Indexed by id. Empty if the workers serve no broadcasts.
     pub(super) broadcasts: Vec<PlannedBroadcast>,
+    /// Indexed by id. Empty if the workers serve no streams.
+    pub(super) streams: Vec<PlannedStream>,
     /// In order of time.
     pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
@@ -148,6 +151,7 @@ impl Scenario {
             calls,
             jobs: JobPlan::default(),
             broadcasts: Vec::new(),
+            streams: Vec::new(),
             faults: Vec::new(),
         };
         scenario.draw_faults(&mut rng);
@@ -157,6 +161,12 @@ impl Scenario {
             &mut Rng::with_seed(seed.rotate_left(16)),
             scenario.callers.len(),
             workers,
+            &scenario.faults,
+        );
+        scenario.streams = random_streams(
+            &mut Rng::with_seed(seed.rotate_left(48)),
+            scenario.callers.len(),
+            (profile, workers, scenario.concurrency, scenario.latency),
             &scenario.faults,
         );
         scenario.draw_jobs(&mut Rng::with_seed(seed.rotate_left(32)));
