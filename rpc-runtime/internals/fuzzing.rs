@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::codec::{Codec, CowBytes, CowStr};
 use crate::protocol::{
-    ArgumentsSeed, BatchedCall, BatchedReply, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
-    NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr, read_batch, write_batch,
+    ArgumentsSeed, BatchedCall, BatchedReply, DecodeArguments, EncodeArguments, Items, MAX_TIME_TO_LIVE,
+    Message, NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr, read_batch,
+    read_grants, write_batch, write_grants,
 };
 use crate::service;
 use crate::service::{
@@ -153,6 +154,20 @@ pub fn batched(data: &[u8]) {
             read_batch::<BatchedReply>(&write_batch(&answers)).as_ref(),
             Ok(&answers)
         );
+    }
+}
+
+/// The body of a message with items of a stream.
+pub fn items(data: &[u8]) {
+    if let Ok(items) = Items::read(&Bytes::copy_from_slice(data)) {
+        assert_eq!(Items::read(&items.write()).as_ref(), Ok(&items));
+    }
+}
+
+/// The body of a message that grants credit to streams.
+pub fn grants(data: &[u8]) {
+    if let Ok(grants) = read_grants(&Bytes::copy_from_slice(data)) {
+        assert_eq!(read_grants(&write_grants(&grants)).as_ref(), Ok(&grants));
     }
 }
 
@@ -425,12 +440,14 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// The functions and the names of their targets.
-    const TARGETS: [(&str, Target); 9] = [
+    const TARGETS: [(&str, Target); 11] = [
         ("guard", guard),
         ("request", request),
         ("reply", reply),
         ("headers", headers),
         ("batched", batched),
+        ("items", items),
+        ("grants", grants),
         ("reply_address", reply_address),
         ("message_pack", message_pack),
         ("json", json),
