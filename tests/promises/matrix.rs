@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep};
 
 mod broadcasts;
 mod jobs;
+mod streams;
 
 /// How long a fault lasts that heals by itself.
 const MOMENT: Duration = Duration::from_millis(300);

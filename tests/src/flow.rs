@@ -1,0 +1,146 @@
+//! A service whose streams wait at a gate in their middle, and a reader that checks what arrives.
+
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::{Stream, StreamExt, stream};
+use rpc_runtime::{CallError, StreamingCall, service};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::gate::{Gate, soon};
+
+/// The number of the run that yields the item, and the number of the item.
+pub type Item = (u64, u64);
+
+/// Yields numbered items.
+#[service]
+pub trait Flow {
+    /// Yields this many items; idempotent.
+    #[rpc(idempotent)]
+    fn list(&self, entry: &str, items: u64) -> impl Stream<Item = Item>;
+    /// Yields this many items.
+    fn watch(&self, entry: &str, items: u64) -> impl Stream<Item = Item>;
+}
+
+/// The implementation. All clones share their counts.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The gate at which streams wait.
+    pub gate: Gate,
+    /// Before which item they wait.
+    waits_before: u64,
+    runs: Arc<Mutex<Vec<String>>>,
+    running: Arc<AtomicUsize>,
+}
+
+/// A run that goes on.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Source {
+    /// Creates a source whose streams wait at this gate before this item.
+    pub fn behind(gate: Gate, waits_before: u64) -> Self {
+        Self {
+            gate,
+            waits_before,
+            runs: Arc::default(),
+            running: Arc::default(),
+        }
+    }
+
+    /// Returns how often an entry ran in all workers with this source.
+    pub fn runs(&self, entry: &str) -> usize {
+        let runs = self.runs.lock().unwrap();
+        runs.iter().filter(|run| *run == entry).count()
+    }
+
+    /// Returns how many streams go on.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    fn run(&self, entry: &str, items: u64) -> impl Stream<Item = Item> + use<> {
+        let number = {
+            let mut runs = self.runs.lock().unwrap();
+            runs.push(entry.to_owned());
+            runs.len() as u64
+        };
+        // Another worker may be another process.
+        let run = u64::from(process::id()) << 32 | number;
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&self.running));
+        let Self {
+            gate, waits_before, ..
+        } = self.clone();
+        stream::iter(0..items).then(move |item| {
+            let _ = &running;
+            let gate = (item == waits_before).then(|| gate.clone());
+            async move {
+                if let Some(gate) = gate {
+                    gate.pass().await;
+                }
+                (run, item)
+            }
+        })
+    }
+}
+
+impl Flow for Source {
+    fn list(&self, entry: &str, items: u64) -> impl Stream<Item = Item> {
+        self.run(entry, items)
+    }
+
+    fn watch(&self, entry: &str, items: u64) -> impl Stream<Item = Item> {
+        self.run(entry, items)
+    }
+}
+
+/// A task that reads a stream, and panics if an item is missing, out of order, or of another run.
+#[derive(Debug)]
+pub struct Reading {
+    task: JoinHandle<(u64, Result<(), CallError>)>,
+    read: watch::Receiver<u64>,
+}
+
+impl Reading {
+    /// Begins to read a stream.
+    pub fn of(mut stream: StreamingCall<Item>) -> Self {
+        let (sender, read) = watch::channel(0);
+        let task = tokio::spawn(async move {
+            let (mut count, mut of_run) = (0, None);
+            loop {
+                match stream.next().await {
+                    Some(Ok((run, item))) => {
+                        let expected = (*of_run.get_or_insert(run), count);
+                        assert_eq!((run, item), expected, "the run and the number of an item");
+                        count += 1;
+                        sender.send_replace(count);
+                    }
+                    Some(Err(error)) => {
+                        assert!(stream.next().await.is_none(), "an item after the error");
+                        return (count, Err(error));
+                    }
+                    None => return (count, Ok(())),
+                }
+            }
+        });
+        Self { task, read }
+    }
+
+    /// Waits until this many items are read, or the stream has ended.
+    pub async fn reached(&mut self, items: u64) {
+        let _ = soon("items arrive", self.read.wait_for(|read| *read >= items)).await;
+    }
+
+    /// Waits for the end. Returns the number of items, and the error if it is not the regular end.
+    pub async fn ended(self) -> (u64, Result<(), CallError>) {
+        soon("the stream ends", self.task).await.unwrap()
+    }
+}
