@@ -5,6 +5,7 @@
 //! tests of `promises`, which run before or after.
 
 mod alarms;
+mod children;
 mod clusters;
 mod connections;
 mod crowds;
@@ -14,3 +15,4 @@ mod outages;
 mod processes;
 mod queues;
 mod rollouts;
+mod streams;

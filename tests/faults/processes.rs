@@ -2,21 +2,19 @@
 //! kills its workers does not kill them for ever.
 
 use std::env;
-use std::io::Read as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rpc_runtime::{Broker, CallError, RequestQueue, Server};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::RawPeer;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::Instant;
 
-use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::gate::{Gate, SOON};
 use rpc_tests::ledger::{
     Book, Ledger, LedgerClient, LedgerServer, assert_interrupted, client, outcome, serve,
 };
+
+use crate::children::{self, ChildProcess};
 
 /// What tells the other process where to serve.
 const URL: &str = "RPC_TESTS_WORKER_URL";
@@ -79,64 +77,22 @@ async fn is_a_worker() {
         .start()
         .await
         .unwrap();
-    eprintln!("serving");
-    // Until who started it is gone, however that ends.
-    let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    ended.await.unwrap().unwrap();
+    children::is_ready().await;
     server.stop().await.unwrap();
 }
 
-/// A worker in a process of its own; it is killed when this is dropped.
-struct Worker {
-    process: Child,
-    /// It serves as long as this is open; of a process that is waited for, tokio would close it.
-    lifeline: ChildStdin,
-    says: Lines<BufReader<ChildStderr>>,
-}
-
-impl Worker {
-    async fn start(queue: &str, delivery_limit: Option<u16>) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args(["--exact", "processes::is_a_worker", "--ignored", "--nocapture"])
-            .env(URL, shared().await)
-            .env(QUEUE, queue)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        if let Some(limit) = delivery_limit {
-            command.env(DELIVERY_LIMIT, limit.to_string());
-        }
-        let mut process = command.spawn().unwrap();
-        let says = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut worker = Self {
-            lifeline: process.stdin.take().unwrap(),
-            process,
-            says,
-        };
-        worker.says("serving").await;
-        worker
-    }
-
-    /// Has it stop as a worker should: what it has answered is settled then.
-    async fn stop(mut self) {
-        drop(self.lifeline);
-        let ended = soon("the worker stops", self.process.wait()).await.unwrap();
-        assert!(ended.success(), "{ended}");
-    }
-
-    /// Waits until it says that.
-    async fn says(&mut self, what: &str) {
-        let said = async { while self.says.next_line().await.unwrap().expect("it still runs") != what {} };
-        soon(what, said).await;
-    }
+/// Starts a worker in a process of its own.
+async fn start(queue: &str, delivery_limit: Option<u16>) -> ChildProcess {
+    let limit = delivery_limit.map(|limit| limit.to_string());
+    let limit = limit.as_deref().map(|limit| (DELIVERY_LIMIT, limit));
+    let settings = [(URL, shared().await), (QUEUE, queue)].into_iter().chain(limit);
+    ChildProcess::start("processes::is_a_worker", settings).await
 }
 
 #[tokio::test]
 async fn calls_of_a_killed_worker_run_again_if_idempotent_and_fail_at_once_otherwise() {
     let queue = unique("processes");
-    let mut victim = Worker::start(&queue, None).await;
+    let mut victim = start(&queue, None).await;
     let caller = Broker::connect(shared().await).await.unwrap();
     let ledger = client(&caller, &queue);
     let read = tokio::spawn(ledger.read("held"));
@@ -168,7 +124,7 @@ async fn poisoned(queue: &str, limit: Option<u16>, call: Call) -> (Result<(), Ca
     let mut outcome = Box::pin(call(&ledger));
     let mut dead = 0;
     loop {
-        let mut worker = Worker::start(queue, limit).await;
+        let mut worker = start(queue, limit).await;
         tokio::select! {
             outcome = &mut outcome => {
                 worker.stop().await;
