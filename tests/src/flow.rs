@@ -73,7 +73,7 @@ impl Source {
             runs.len() as u64
         };
         // Another worker may be another process.
-        let run = u64::from(process::id()) << 32 | number;
+        let run = (u64::from(process::id()) << 32) | number;
         self.running.fetch_add(1, Ordering::SeqCst);
         let running = Running(Arc::clone(&self.running));
         let Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, BrokerError, CallError, Executed, GatherEnd, Gathered, ReplyQueue};
+use rpc_runtime::{Broker, BrokerError, CallError, Executed, GatherEnd, Gathered, ReplyQueue, StreamingCall};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -13,7 +13,7 @@ use crate::args::Seat;
 use crate::child;
 use crate::history::{Journal, Method, Outcome, Ran, Record, now};
 use crate::random::Random;
-use crate::service::{Done, Ending, Job, Refused, TRAP, TortureClient, checksum};
+use crate::service::{Done, Ending, Job, Refused, Row, TRAP, TortureClient, checksum};
 
 /// How long a process may need after the last fault: heartbeats must detect dead connections, and
 /// reconnects wait for their backoff.
@@ -33,6 +33,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The percentage of single calls that are broadcasts.
 const BROADCASTS: u64 = 4;
+
+/// The percentage of single calls that are streams.
+const STREAMS: u64 = 8;
+
+/// The largest number of items of a stream.
+const MAX_ROWS: u64 = 3000;
+
+/// How many items of a stream may wait for the caller.
+const CREDIT: u32 = 200;
 
 /// How many calls of methods that are not idempotent each handle makes at the end.
 const LAST_WRITES: usize = 10;
@@ -108,13 +117,15 @@ impl Plan {
             true => random.between(SMALL as u64..=LARGE as u64) as usize,
             false => SMALL,
         };
+        let method = match random.between(0..=99) {
+            _ if random.percent(BROADCASTS) => random.pick(&[Method::Survey, Method::Announce]),
+            _ if random.percent(STREAMS) => Method::List,
+            0..=44 => Method::Read,
+            45..=89 => Method::Write,
+            _ => Method::Note,
+        };
         Self {
-            method: match random.between(0..=99) {
-                _ if random.percent(BROADCASTS) => random.pick(&[Method::Survey, Method::Announce]),
-                0..=44 => Method::Read,
-                45..=89 => Method::Write,
-                _ => Method::Note,
-            },
+            method,
             limit: Duration::from_millis(random.between(2_000..=20_000)),
             work_ms: match random.between(0..=99) {
                 0..=59 => random.between(0..=20),
@@ -127,7 +138,10 @@ impl Plan {
                 _ => Ending::Panic,
             },
             sent: size(random),
-            wanted: size(random),
+            wanted: match method {
+                Method::List => random.between(0..=MAX_ROWS) as usize,
+                _ => size(random),
+            },
             expected: random.percent(50).then_some(workers),
             fresh: false,
         }
@@ -212,6 +226,7 @@ impl Handle {
         for _ in 0..LAST_WRITES {
             self.call(Plan::fresh(Method::Write)).await;
             self.call_at_once(Plan::fresh_burst(Method::Write)).await;
+            self.call(Plan::fresh(Method::List)).await;
             for method in [Method::Announce, Method::Survey] {
                 self.call(Plan::fresh_broadcast(method, self.workers)).await;
             }
@@ -268,6 +283,10 @@ impl Handle {
             Method::Write => outcome(self.client.write(&job).timeout(plan.limit).await, &job),
             Method::Note => sent(self.client.note(&job).timeout(plan.limit).await),
             Method::Announce => sent(self.client.announce(&job).timeout(plan.limit).await),
+            Method::List => {
+                let stream = self.client.list(&job).timeout(plan.limit).credit(CREDIT);
+                streamed(stream, &job).await
+            }
             Method::Survey => {
                 let mut survey = self.client.survey(&job).limit(plan.limit);
                 if let Some(expected) = plan.expected {
@@ -292,6 +311,39 @@ fn sent(result: Result<(), CallError>) -> Outcome {
     match result {
         Ok(()) => Outcome::named("sent", Ran::Maybe),
         Err(error) => failure(&error),
+    }
+}
+
+/// Reads a stream to its end.
+async fn streamed(mut stream: StreamingCall<Row, Refused>, job: &Job) -> Outcome {
+    let (mut rows, mut of_run) = (0, None);
+    let error = loop {
+        match stream.next().await {
+            Some(Ok(Row { call, run, number })) => {
+                let fits = call == job.call && number == rows && *of_run.get_or_insert(run.clone()) == run;
+                if !fits {
+                    return Outcome::named("mismatch", Ran::Yes);
+                }
+                rows += 1;
+            }
+            Some(Err(error)) => break Some(error),
+            None => break None,
+        }
+    };
+    let is_whole = rows == job.wanted;
+    match error {
+        Some(CallError::Service(_)) | None if !is_whole => Outcome::named("mismatch", Ran::Yes),
+        Some(error) => outcome(Err(error), job),
+        None => Outcome {
+            kind: if job.ending == Ending::Answer {
+                "ok"
+            } else {
+                "mismatch"
+            }
+            .to_owned(),
+            run: of_run,
+            ..Outcome::named("", Ran::Yes)
+        },
     }
 }
 

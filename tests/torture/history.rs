@@ -35,6 +35,8 @@ pub(crate) enum Method {
     Survey,
     /// A one-way broadcast.
     Announce,
+    /// A stream, not idempotent.
+    List,
 }
 
 impl Method {

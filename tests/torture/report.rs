@@ -67,6 +67,7 @@ fn print_outcomes(history: &History) {
             Method::Note => "note  (one-way)",
             Method::Survey => "survey (all workers)",
             Method::Announce => "announce (one-way)",
+            Method::List => "list (stream)",
         };
         let kind = (method, outcome.kind.as_str(), outcome.executed);
         outcomes.entry(kind).or_default().push(*took);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use rpc_runtime::{Context, service};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -33,6 +34,8 @@ pub(crate) trait Torture {
     async fn survey(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     #[rpc(broadcast, oneway)]
     async fn announce(&self, #[rpc(context)] cx: &Context, job: &Job);
+    /// Yields as many rows as the job wants.
+    fn list(&self, job: &Job) -> impl Stream<Item = Result<Row, Refused>>;
 }
 
 /// The arguments of a call.
@@ -43,8 +46,16 @@ pub(crate) struct Job {
     pub(crate) work_ms: u64,
     pub(crate) ending: Ending,
     pub(crate) payload: Bytes,
-    /// The size of the result.
+    /// The size of the result, or the number of rows.
     pub(crate) wanted: usize,
+}
+
+/// An item of a stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) call: String,
+    pub(crate) run: String,
+    pub(crate) number: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,16 +88,22 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    async fn work(&self, method: &str, cx: &Context, job: &Job) -> Result<Done, Refused> {
+    /// Records the start of a run. Returns its name.
+    fn begin(&self, method: &str, redelivered: bool, job: &Job) -> String {
         let run = format!("{}/{}", self.name, self.journal.next());
-        let (call, method) = (job.call.clone(), method.to_owned());
         self.journal.write(&Record::RunStarted {
             at: now(),
-            call: call.clone(),
+            call: job.call.clone(),
             run: run.clone(),
-            method,
-            redelivered: cx.redelivered(),
+            method: method.to_owned(),
+            redelivered,
         });
+        run
+    }
+
+    async fn work(&self, method: &str, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        let run = self.begin(method, cx.redelivered(), job);
+        let call = job.call.clone();
         if job.work_ms > 0 {
             sleep(Duration::from_millis(job.work_ms)).await;
         }
@@ -135,6 +152,32 @@ impl Torture for Worker {
 
     async fn announce(&self, cx: &Context, job: &Job) {
         let _ = self.work("announce", cx, job).await;
+    }
+
+    fn list(&self, job: &Job) -> impl Stream<Item = Result<Row, Refused>> {
+        let run = self.begin("list", false, job);
+        stream::unfold(Some(0), move |number| {
+            let (call, run) = (job.call.clone(), run.clone());
+            async move {
+                let number = number?;
+                if number == job.wanted / 2 && job.work_ms > 0 {
+                    sleep(Duration::from_millis(job.work_ms)).await;
+                }
+                if number < job.wanted {
+                    return Some((Ok(Row { call, run, number }), Some(number + 1)));
+                }
+                self.journal.write(&Record::RunEnded {
+                    at: now(),
+                    call: call.clone(),
+                    run: run.clone(),
+                });
+                match job.ending {
+                    Ending::Answer => None,
+                    Ending::Refuse => Some((Err(Refused { call, run }), None)),
+                    Ending::Panic => panic!("as asked, in run {run} of {call}"),
+                }
+            }
+        })
     }
 }
 
