@@ -78,6 +78,12 @@ impl Codec {
 
     /// Decodes bytes, an array of numbers, or a string as its UTF-8 bytes.
     fn decode_bytes(self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        // The form that `encode_result` writes needs no deserializer.
+        if self == Self::MessagePack
+            && let Some(bytes) = message_pack::binary(body)
+        {
+            return Ok(bytes.to_vec());
+        }
         Ok(self.decode::<CowBytes<'_>>(body)?.0.into_owned())
     }
 }

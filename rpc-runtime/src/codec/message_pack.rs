@@ -28,6 +28,17 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
     Ok(seed.deserialize(ReadNumbers::<_, numbers::MessagePack>::new(&mut deserializer))?)
 }
 
+/// Returns the content of a body that is one binary.
+pub(super) fn binary(body: &[u8]) -> Option<&[u8]> {
+    let (length, content) = match body {
+        [0xc4, length, content @ ..] => (u32::from(*length), content),
+        [0xc5, a, b, content @ ..] => (u16::from_be_bytes([*a, *b]).into(), content),
+        [0xc6, a, b, c, d, content @ ..] => (u32::from_be_bytes([*a, *b, *c, *d]), content),
+        _ => return None,
+    };
+    (usize::try_from(length) == Ok(content.len())).then_some(content)
+}
+
 /// Checks, before a value is built from the body, that it holds exactly one complete value that is
 /// nested less deeply than [`MAX_DEPTH`].
 ///
@@ -49,4 +60,26 @@ fn deserializer_of(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>, HumanRe
     let mut deserializer = Deserializer::from_read_ref(body).with_human_readable();
     deserializer.set_max_depth(MAX_DEPTH);
     deserializer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_is_its_content() {
+        assert_eq!(binary(b"\xc4\x02ab"), Some(&b"ab"[..]));
+        assert_eq!(binary(b"\xc5\x00\x02ab"), Some(&b"ab"[..]));
+        assert_eq!(binary(b"\xc6\x00\x00\x00\x02ab"), Some(&b"ab"[..]));
+        for other in [
+            &b""[..],
+            b"\xc4",
+            b"\xc4\x03ab",
+            b"\xc4\x01ab",
+            b"\xa2ab",
+            b"\xc5\x00",
+        ] {
+            assert_eq!(binary(other), None, "{other:?}");
+        }
+    }
 }

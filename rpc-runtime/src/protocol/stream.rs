@@ -38,7 +38,7 @@ pub(crate) const CREDIT_TYPE: &str = "rpc.credit";
 pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 
 /// The largest number of items in a message.
-pub(crate) const MAX_ITEMS: usize = 1024;
+pub(crate) const MAX_ITEMS: usize = 4096;
 
 /// The largest total length of the items of a message, in bytes. A single item may be longer.
 pub(crate) const MAX_ITEMS_BYTES: usize = 64 * 1024;

@@ -441,8 +441,8 @@ mod tests {
     async fn messages_have_a_size() {
         let sink = Sink::new(u64::MAX);
         let invocation = invocation(Codec::Json, Some(&sink));
-        invocation.send_items(stream::iter(0..2050)).await.unwrap();
-        assert_eq!(sink.messages(), [(0, 1024), (1024, 1024), (2048, 2)]);
+        invocation.send_items(stream::iter(0..8194)).await.unwrap();
+        assert_eq!(sink.messages(), [(0, 4096), (4096, 4096), (8192, 2)]);
         let sink = Sink::new(u64::MAX);
         let invocation = self::invocation(Codec::Json, Some(&sink));
         let large = stream::iter(0..100).map(|_| "x".repeat(900));
