@@ -1,8 +1,6 @@
 //! Checks a history against the promises of the reliability guide.
 
-use std::time::Duration;
-
-use super::check::{Check, TICK, fail_if};
+use super::check::{Check, TICK, fail_if, longest_cancellation};
 use super::history::{CallOutcome, CallRecord, Failure, History, Run};
 use super::scenario::{Method, Profile, Scenario};
 use super::times::LONG_TIMEOUT;
@@ -155,12 +153,6 @@ fn stops_when_abandoned<'a>(
         )?;
     }
     Ok(())
-}
-
-/// Returns how long it takes until all workers know of a cancellation. A message may have to wait
-/// for the confirm of the one before. Each hop may take ten times the latency.
-pub(super) fn longest_cancellation(latency: u64) -> Duration {
-    Duration::from_millis(40 * latency) + 4 * TICK
 }
 
 impl CallRecord {

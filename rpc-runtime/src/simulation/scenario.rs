@@ -166,7 +166,12 @@ impl Scenario {
         scenario.streams = random_streams(
             &mut Rng::with_seed(seed.rotate_left(48)),
             scenario.callers.len(),
-            (profile, workers, scenario.concurrency, scenario.latency),
+            (
+                profile == Profile::Calm,
+                workers,
+                scenario.concurrency,
+                scenario.latency,
+            ),
             &scenario.faults,
         );
         scenario.draw_jobs(&mut Rng::with_seed(seed.rotate_left(32)));

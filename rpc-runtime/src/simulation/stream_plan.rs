@@ -5,7 +5,6 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::faults::{InjectedFault, time_near_a_fault};
-use super::scenario::Profile;
 use super::times::{LONG_TIMEOUT, millis};
 
 /// A stream that lasts longer than this may outlive the drain of its worker.
@@ -133,11 +132,11 @@ impl PlannedStream {
     }
 }
 
-/// Plans streams for half of the scenarios.
+/// Plans streams for half of the scenarios. `is_calm` is whether workers are only stopped.
 pub(super) fn random_streams(
     rng: &mut Rng,
     callers: usize,
-    (profile, workers, concurrency, latency): (Profile, usize, u16, u64),
+    (is_calm, workers, concurrency, latency): (bool, usize, u16, u64),
     faults: &[(Duration, InjectedFault)],
 ) -> Vec<PlannedStream> {
     let mut streams = Vec::new();
@@ -157,7 +156,7 @@ pub(super) fn random_streams(
             ..PlannedStream::random(rng, callers, faults)
         });
     }
-    if profile == Profile::Calm {
+    if is_calm {
         streams.retain(|stream| stream.longest(latency) < LONGEST_DRAINED);
     }
     if workers == 1 {

@@ -8,9 +8,8 @@ use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::check::{Check, TICK, fail_if};
+use super::check::{Check, TICK, fail_if, longest_cancellation};
 use super::faults::{InjectedFault, Peer};
-use super::invariants::longest_cancellation;
 use super::scenario::{Profile, Scenario};
 use super::stream_plan::{Ending, PlannedStream};
 use super::times::LONG_TIMEOUT;
