@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Sleep, sleep, sleep_until};
 
-use super::abandoned_calls::AbandonedCall;
 use super::call_progress::{CallProgress, PublishFailure};
+use super::control_messages::AbandonedCall;
 use super::failures::{broker_error, no_server_error, queue_gone_error, refused_error};
 use super::in_flight_call::{CallEvent, InFlightCall};
 use super::in_flight_calls::InFlightGuard;
@@ -373,7 +373,7 @@ impl<'a> BrokerCall<'a> {
     fn abandon(&self) {
         let plan = self.plan();
         if !plan.method.is_oneway() && self.progress.withdraw() {
-            self.session_handle.abandoned.add(AbandonedCall {
+            self.session_handle.control.cancel(AbandonedCall {
                 queue: plan.destination.queue.clone(),
                 id: self.call().id(),
                 deadline: self.time.deadline,

@@ -155,7 +155,7 @@ impl Caller {
 
     /// Tells a worker how many items it may send in answer to the request with this id.
     pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: Volume) {
-        self.session_handle.grants.add(worker, Grant { id, credit });
+        self.session_handle.control.grant(worker, Grant { id, credit });
     }
 
     pub(super) fn transport(&self) -> &Arc<dyn Transport> {

@@ -5,7 +5,6 @@
 //! runs the handler instead. All calls of a broker handle share one session, which `session` keeps
 //! open.
 
-mod abandoned_calls;
 mod backend;
 mod batching;
 #[cfg(feature = "__tools")]
@@ -17,6 +16,8 @@ mod call_path;
 mod call_progress;
 mod called_method;
 mod caller;
+mod control_messages;
+mod control_sender;
 mod destination;
 mod dynamic;
 mod encoded_call;

@@ -7,12 +7,12 @@ use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::abandoned_calls::AbandonedCalls;
+use super::control_messages::ControlMessages;
+use super::control_sender::ControlSender;
 use super::destination::Destination;
 use super::in_flight_calls::InFlightCalls;
 use super::options::CallerOptions;
 use super::session::{self, Session, SessionPhase, SessionState};
-use super::streaming::Grants;
 use crate::error::BrokerError;
 use crate::sync::watch;
 use crate::transport::{StatusBoard, Transport, restart_on_panic};
@@ -27,8 +27,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
     pub(super) in_flight: Arc<InFlightCalls>,
-    pub(super) abandoned: Arc<AbandonedCalls>,
-    pub(super) grants: Arc<Grants>,
+    pub(super) control: Arc<ControlMessages>,
     transport: Arc<dyn Transport>,
     state: OnceLock<watch::Receiver<SessionState>>,
     tasks: TaskTracker,
@@ -42,8 +41,7 @@ impl SessionHandle {
         Self {
             options: Arc::new(options),
             in_flight: Arc::default(),
-            abandoned: Arc::default(),
-            grants: Arc::default(),
+            control: Arc::default(),
             transport,
             state: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -139,20 +137,13 @@ impl SessionHandle {
                 self.tasks.clone(),
             );
             self.tasks.spawn_on(running, &self.transport.runtime());
-            let (abandoned, transport) = (Arc::clone(&self.abandoned), Arc::clone(&self.transport));
+            let (transport, control) = (Arc::clone(&self.transport), Arc::clone(&self.control));
             let (in_flight, shutdown) = (Arc::clone(&self.in_flight), self.shutdown.clone());
-            let cancelling = async move {
-                let cancel = || abandoned.cancel_all(Arc::clone(&transport), &in_flight, shutdown.clone());
-                restart_on_panic("cancellations", cancel).await;
+            let telling = async move {
+                let sender = ControlSender::new(&*transport, &control, &shutdown);
+                restart_on_panic("control messages", || sender.run(&in_flight)).await;
             };
-            self.tasks.spawn_on(cancelling, &self.transport.runtime());
-            let (grants, transport) = (Arc::clone(&self.grants), Arc::clone(&self.transport));
-            let shutdown = self.shutdown.clone();
-            let granting = async move {
-                let send = restart_on_panic("credit", || grants.send_all(&transport));
-                shutdown.run_until_cancelled(send).await;
-            };
-            self.tasks.spawn_on(granting, &self.transport.runtime());
+            self.tasks.spawn_on(telling, &self.transport.runtime());
             receiver
         })
     }

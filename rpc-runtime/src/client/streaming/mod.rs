@@ -3,12 +3,10 @@
 //! A [`StreamingCall`] is a call whose reply ends the stream. The items reach its [`ItemInbox`]
 //! beside the reply, and the [`Receiver`] in it decides what they mean.
 
-mod grants;
 mod inbox;
 mod receiver;
 mod streaming_call;
 
-pub(super) use grants::Grants;
 pub(super) use inbox::{Arrival, ItemInbox, MAX_SILENCE, Overdue};
 pub(super) use streaming_call::ReadItems;
 pub use streaming_call::{FallibleStreamingCall, StreamingCall};

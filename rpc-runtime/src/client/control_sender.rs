@@ -1,0 +1,143 @@
+//! Publishes to the control exchange what workers are to be told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::control_messages::{AbandonedCall, ControlMessages, SEND_LIMIT, cancellations};
+use super::in_flight_calls::InFlightCalls;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::protocol::MAX_TIME_TO_LIVE;
+use crate::transport::{Backoff, Outgoing, Published, Publisher, Transport};
+
+/// How long nothing is published after the broker refused a message: the exchange does not exist, or
+/// the user may not publish to it. The broker logs each refusal.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long closing a handle waits until workers are told.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Publishes the messages that cancel calls, and those that grant credit. Neither kind waits for the
+/// confirms of the other.
+pub(super) struct ControlSender<'a> {
+    transport: &'a dyn Transport,
+    messages: &'a ControlMessages,
+    shutdown: &'a CancellationToken,
+    /// Opened for the first message.
+    publisher: Mutex<Option<Arc<dyn Publisher>>>,
+    is_refusal_logged: AtomicBool,
+}
+
+/// The broker refused a message to the control exchange.
+struct Refused;
+
+impl<'a> ControlSender<'a> {
+    pub(super) fn new(
+        transport: &'a dyn Transport,
+        messages: &'a ControlMessages,
+        shutdown: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            transport,
+            messages,
+            shutdown,
+            publisher: Mutex::new(None),
+            is_refusal_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// Publishes until the shutdown, and then cancels all calls in flight.
+    pub(super) async fn run(&self, in_flight: &InFlightCalls) {
+        self.messages.resume();
+        let cancelling = async {
+            self.send_each(|| self.messages.next_cancellations()).await;
+            // Before those that were added, so that no call is missed which is just being dropped.
+            let in_flight = in_flight.sent();
+            let mut calls = self.messages.take_abandoned();
+            let now = Instant::now();
+            calls.extend(in_flight.iter().map(|call| AbandonedCall {
+                queue: call.plan().destination.queue.clone(),
+                id: call.id(),
+                deadline: now + call.plan().timeout.min(MAX_TIME_TO_LIVE),
+            }));
+            let _ = self.send(cancellations(calls, now)).await;
+        };
+        let granting = self.send_each(|| self.messages.next_grants());
+        let closing_takes_too_long = async {
+            self.shutdown.cancelled().await;
+            sleep(CLOSE_LIMIT).await;
+        };
+        tokio::select! {
+            _ = async { tokio::join!(cancelling, granting) } => {}
+            () = closing_takes_too_long => {}
+        }
+    }
+
+    /// While the broker confirms messages, what else is to be told waits, and shares the next ones.
+    async fn send_each<F: Future<Output = Vec<Outgoing>>>(&self, next: impl Fn() -> F) {
+        while let Some(messages) = self.shutdown.run_until_cancelled(next()).await {
+            match timeout(SEND_LIMIT, self.send(messages)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(Refused)) => {
+                    self.messages.pause();
+                    self.shutdown.run_until_cancelled(sleep(REFUSED_PAUSE)).await;
+                    self.messages.resume();
+                }
+                // The others are old by now. A worker that gets no credit asks for it, and methods
+                // whose cancellations are lost run until their deadlines.
+                Err(_) => *self.publisher.lock().await = None,
+            }
+        }
+    }
+
+    async fn send(&self, messages: Vec<Outgoing>) -> Result<(), Refused> {
+        for outgoing in messages {
+            let mut backoff = Backoff::new();
+            while let Err(error) = self.publish(outgoing.clone()).await {
+                if error.is_handle_ended() {
+                    return Ok(());
+                }
+                if !error.is_waited_out() || matches!(error, BrokerError::ChannelClosed { .. }) {
+                    self.log_refusal(&error);
+                    return Err(Refused);
+                }
+                backoff.wait().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        let publisher = self.publisher().await?;
+        let Published::Failed { source, .. } = publisher.publish(outgoing).await else {
+            return Ok(());
+        };
+        let mut current = self.publisher.lock().await;
+        current.take_if(|current| Arc::ptr_eq(current, &publisher));
+        Err(source)
+    }
+
+    async fn publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let mut publisher = self.publisher.lock().await;
+        let publisher = match &*publisher {
+            Some(publisher) => publisher,
+            None => publisher.insert(self.transport.open_control_publisher().await?),
+        };
+        Ok(Arc::clone(publisher))
+    }
+
+    fn log_refusal(&self, error: &BrokerError) {
+        if !self.is_refusal_logged.swap(true, Ordering::Relaxed) {
+            let error = Logged(Chain(error));
+            tracing::warn!(
+                %error,
+                "cannot cancel dropped calls, whose methods go on, or grant credit to streams, which stop: the exchange rpc.control may not exist, or the user has no write permission on it"
+            );
+        }
+    }
+}
