@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use lapin::BasicProperties;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, ExchangeKind};
 use rpc_runtime::{
     Answer, Broker, CallError, Codec, DynamicClient, Executed, FallibleStreamingCall, FaultCode, MethodKind,
     ReplyQueue, RequestQueue, RunningServer, Server, ServerError, ServiceClient, StreamingCall, service,
@@ -754,6 +755,54 @@ async fn a_stream_that_cannot_be_is_an_error() {
         assert!(matches!(failed, Err(CallError::BadReply { .. })), "{failed:?}");
         assert!(outcome.len() >= items && outcome.iter().all(Result::is_ok));
     }
+}
+
+/// Receives what is published to the control exchange for this worker.
+async fn listen(peer: &RawPeer, worker: &str) -> lapin::Consumer {
+    let worker: serde_json::Value = serde_json::from_str(worker).unwrap();
+    let (exchange, key) = ("rpc.control", worker["id"].as_str().unwrap().to_owned());
+    let queue = peer.declare_exclusive().await.unwrap();
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let (channel, arguments) = (peer.channel(), FieldTable::default());
+    channel
+        .exchange_declare(exchange.into(), ExchangeKind::Direct, options, arguments.clone())
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            queue.as_str().into(),
+            exchange.into(),
+            key.into(),
+            QueueBindOptions::default(),
+            arguments,
+        )
+        .await
+        .unwrap();
+    peer.consume(&queue).await.unwrap()
+}
+
+/// How many items a message with one grant grants.
+fn granted_items(body: &[u8]) -> u8 {
+    // After the headers of two arrays and of the id, and the id.
+    body[20]
+}
+
+#[tokio::test]
+async fn a_worker_that_connects_again_gets_its_credit_soon() {
+    let (worker, _reading) = raw_stream(2).await;
+    // It declares the exchange.
+    listen(&worker.peer, r#"{"id":"nobody"}"#).await;
+    worker.items(WORKER, 0, b"01").await;
+    // Longer than a grant takes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut granted = listen(&worker.peer, WORKER).await;
+    let grant = next(&mut granted, Duration::from_secs(4)).await.unwrap();
+    let grant = grant.expect("it is granted again");
+    assert_eq!(grant.properties.kind().as_ref().unwrap().as_str(), "rpc.credit");
+    assert_eq!(granted_items(&grant.data), 4, "{:?}", grant.data);
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::queued_request::time_to_live;
 use crate::protocol::{
     CANCEL_TYPE, CREDIT_TYPE, CancelledCall, Grant, MAX_BATCH_CALLS, MAX_GRANTS, Message, Properties,
-    ShortStr, Volume, write_batch, write_grants,
+    ShortStr, Volume, read_grants, write_batch, write_grants,
 };
 use crate::transport::{Outgoing, SendToken};
 
@@ -22,6 +22,13 @@ const MAX_ABANDONED: usize = 16 * 1024;
 
 /// How long messages may wait for a connection and for their confirms.
 pub(super) const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long grants are sent again to a worker that no queue is bound for: it may be connecting
+/// again.
+const RETURNED_LIMIT: Duration = Duration::from_secs(10);
+
+/// The shortest and the longest time until they are sent again.
+const RETURNED_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// What waits until workers are told.
 #[derive(Debug, Default)]
@@ -39,6 +46,14 @@ pub(super) struct AbandonedCall {
     pub(super) deadline: Instant,
 }
 
+/// A message to the workers of a queue, or to one worker.
+#[derive(Debug)]
+pub(super) struct ControlMessage {
+    pub(super) outgoing: Outgoing,
+    /// Since when the broker returns grants to this worker.
+    returned_since: Option<Instant>,
+}
+
 impl ControlMessages {
     /// Cancels a call.
     pub(super) fn cancel(&self, call: AbandonedCall) {
@@ -53,7 +68,7 @@ impl ControlMessages {
     }
 
     /// Returns the messages that cancel calls. Waits for one if there is none.
-    pub(super) async fn next_cancellations(&self) -> Vec<Outgoing> {
+    pub(super) async fn next_cancellations(&self) -> Vec<ControlMessage> {
         loop {
             let abandoned = std::mem::take(&mut self.lock().abandoned);
             if !abandoned.is_empty() {
@@ -64,14 +79,28 @@ impl ControlMessages {
     }
 
     /// Returns the messages that grant credit. Waits for one if there is none.
-    pub(super) async fn next_grants(&self) -> Vec<Outgoing> {
+    pub(super) async fn next_grants(&self) -> Vec<ControlMessage> {
         loop {
-            let granted = std::mem::take(&mut self.lock().granted);
-            if !granted.is_empty() {
-                return grants(granted);
+            let due_at = {
+                let mut waiting = self.lock();
+                let grants = waiting.take_grants(Instant::now());
+                if !grants.is_empty() {
+                    return grants;
+                }
+                waiting.grants_due_at()
+            };
+            let granted = self.credit_granted.notified();
+            match due_at {
+                Some(due_at) => _ = timeout_at(due_at, granted).await,
+                None => granted.await,
             }
-            self.credit_granted.notified().await;
         }
+    }
+
+    /// Grants the credit of a message again that the broker has returned, except to streams that are
+    /// over, and not for ever.
+    pub(super) fn returned(&self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool) {
+        self.lock().returned(message, is_over, Instant::now());
     }
 
     /// Takes the calls that wait to be cancelled.
@@ -99,12 +128,20 @@ impl ControlMessages {
 #[derive(Debug, Default)]
 struct Waiting {
     abandoned: Vec<AbandonedCall>,
-    granted: Granted,
+    /// By the routing keys of workers.
+    granted: HashMap<ShortStr, Granted, RandomState>,
     is_paused: bool,
 }
 
-/// The credit of streams, by the routing keys of their workers and the ids of their requests.
-type Granted = HashMap<ShortStr, HashMap<Uuid, Volume, RandomState>, RandomState>;
+/// The credit of a worker's streams.
+#[derive(Debug, Default)]
+struct Granted {
+    /// By the ids of requests.
+    credits: HashMap<Uuid, Volume, RandomState>,
+    returned_since: Option<Instant>,
+    /// When to send it, if it is to wait.
+    due_at: Option<Instant>,
+}
 
 impl Waiting {
     fn cancel(&mut self, call: AbandonedCall) {
@@ -116,14 +153,68 @@ impl Waiting {
     /// A later grant of a stream replaces an earlier one.
     fn grant(&mut self, worker: ShortStr, Grant { id, credit }: Grant) {
         if !self.is_paused {
-            self.granted.entry(worker).or_default().insert(id, credit);
+            let granted = self.granted.entry(worker).or_default();
+            granted.credits.insert(id, credit);
+            granted.due_at = None;
+        }
+    }
+
+    /// Takes the grants that are due.
+    fn take_grants(&mut self, now: Instant) -> Vec<ControlMessage> {
+        let is_due = |_: &ShortStr, granted: &mut Granted| granted.due_at.is_none_or(|at| at <= now);
+        let mut messages = Vec::new();
+        let mut due: Vec<_> = self.granted.extract_if(is_due).collect();
+        due.sort_unstable_by(|(worker, _), (other, _)| worker.as_str().cmp(other.as_str()));
+        for (worker, granted) in due {
+            let grants = granted.credits.into_iter();
+            let mut grants: Vec<_> = grants.map(|(id, credit)| Grant { id, credit }).collect();
+            // In an order that does not depend on hashes, so that a simulation repeats it.
+            grants.sort_unstable_by_key(|grant| grant.id);
+            messages.extend(grants.chunks(MAX_GRANTS).map(|grants| {
+                let mut outgoing = outgoing(&worker, CREDIT_TYPE, None, write_grants(grants));
+                outgoing.mandatory = true;
+                // It identifies a message that is returned.
+                outgoing.message.properties.correlation_id = Some(ShortStr::from_uuid(Uuid::new_v4()));
+                ControlMessage {
+                    outgoing,
+                    returned_since: granted.returned_since,
+                }
+            }));
+        }
+        messages
+    }
+
+    /// When further grants are due.
+    fn grants_due_at(&self) -> Option<Instant> {
+        self.granted.values().filter_map(|granted| granted.due_at).min()
+    }
+
+    fn returned(&mut self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool, now: Instant) {
+        let since = message.returned_since.unwrap_or(now);
+        let grants = read_grants(&message.outgoing.message.body).unwrap_or_default();
+        let grants: Vec<_> = grants.into_iter().filter(|grant| !is_over(grant.id)).collect();
+        if self.is_paused || grants.is_empty() || now - since >= RETURNED_LIMIT {
+            return;
+        }
+        let (shortest, longest) = RETURNED_DELAY;
+        let granted = self
+            .granted
+            .entry(message.outgoing.queue.clone())
+            .or_insert_with(|| Granted {
+                // The delays double.
+                due_at: Some(now + (now - since).clamp(shortest, longest)),
+                ..Granted::default()
+            });
+        granted.returned_since = Some(since);
+        for Grant { id, credit } in grants {
+            granted.credits.entry(id).or_insert(credit);
         }
     }
 }
 
 /// Returns the messages that cancel these calls: one for each queue, or several if there are many
 /// calls.
-pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Outgoing> {
+pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<ControlMessage> {
     let mut by_queue: HashMap<ShortStr, Vec<CancelledCall>> = HashMap::new();
     for AbandonedCall { queue, id, deadline } in calls {
         let time_left = time_to_live(deadline, now);
@@ -134,27 +225,15 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Outg
     }
     let mut messages = Vec::with_capacity(by_queue.len());
     for (queue, calls) in by_queue {
-        let bodies = calls.chunks(MAX_BATCH_CALLS).map(write_batch);
-        messages.extend(bodies.map(|body| message(&queue, CANCEL_TYPE, Some(SEND_LIMIT), body)));
+        messages.extend(calls.chunks(MAX_BATCH_CALLS).map(|calls| ControlMessage {
+            outgoing: outgoing(&queue, CANCEL_TYPE, Some(SEND_LIMIT), write_batch(calls)),
+            returned_since: None,
+        }));
     }
     messages
 }
 
-/// Returns the messages that grant this credit, as [`cancellations`] does.
-fn grants(granted: Granted) -> Vec<Outgoing> {
-    let mut messages = Vec::with_capacity(granted.len());
-    for (worker, credits) in granted {
-        let grants: Vec<_> = credits
-            .into_iter()
-            .map(|(id, credit)| Grant { id, credit })
-            .collect();
-        let bodies = grants.chunks(MAX_GRANTS).map(write_grants);
-        messages.extend(bodies.map(|body| message(&worker, CREDIT_TYPE, None, body)));
-    }
-    messages
-}
-
-fn message(key: &ShortStr, kind: &'static str, expiration: Option<Duration>, body: Bytes) -> Outgoing {
+fn outgoing(key: &ShortStr, kind: &'static str, expiration: Option<Duration>, body: Bytes) -> Outgoing {
     Outgoing {
         queue: key.clone(),
         mandatory: false,
@@ -173,7 +252,7 @@ fn message(key: &ShortStr, kind: &'static str, expiration: Option<Duration>, bod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{read_batch, read_grants};
+    use crate::protocol::read_batch;
 
     fn call(queue: &'static str, id: u128, deadline: Instant) -> AbandonedCall {
         AbandonedCall {
@@ -196,11 +275,11 @@ mod tests {
         let second = Duration::from_secs(1);
         let calls = vec![call("a", 1, now + second), call("b", 2, now), call("a", 3, now)];
         let mut messages = cancellations(calls, now);
-        messages.sort_by_key(|message| message.queue.as_str().to_owned());
-        let read = |message: &Outgoing| {
-            let calls = read_batch::<CancelledCall>(&message.message.body).unwrap();
+        messages.sort_by_key(|message| message.outgoing.queue.as_str().to_owned());
+        let read = |message: &ControlMessage| {
+            let calls = read_batch::<CancelledCall>(&message.outgoing.message.body).unwrap();
             let calls = calls.iter().map(|call| (call.id.as_u128(), call.time_left));
-            (message.queue.to_string(), calls.collect::<Vec<_>>())
+            (message.outgoing.queue.to_string(), calls.collect::<Vec<_>>())
         };
         let least = Duration::from_millis(1);
         let [of_a, of_b] = &messages[..] else {
@@ -210,22 +289,60 @@ mod tests {
         assert_eq!(read(of_b), ("b".to_owned(), vec![(2, least)]));
     }
 
-    #[tokio::test]
-    async fn a_later_grant_of_a_stream_replaces_an_earlier_one() {
-        let messages = ControlMessages::default();
-        let [a, b] = ["a", "b"].map(ShortStr::from_static);
-        for (worker, id, credit) in [(&a, 1, 5), (&a, 2, 6), (&b, 3, 7), (&a, 1, 8)] {
-            messages.grant(worker.clone(), grant(id, credit));
-        }
-        let mut granted = Vec::new();
-        for message in messages.next_grants().await {
-            let mut grants = read_grants(&message.message.body).unwrap();
+    /// The grants that are due, by worker.
+    fn take(waiting: &mut Waiting, now: Instant) -> (Vec<ControlMessage>, Vec<(String, Vec<Grant>)>) {
+        let mut messages = waiting.take_grants(now);
+        messages.sort_by_key(|message| message.outgoing.queue.as_str().to_owned());
+        let read = messages.iter().map(|message| {
+            let mut grants = read_grants(&message.outgoing.message.body).unwrap();
             grants.sort_by_key(|grant| grant.id);
-            granted.push((message.queue.to_string(), grants));
+            (message.outgoing.queue.to_string(), grants)
+        });
+        let read = read.collect();
+        (messages, read)
+    }
+
+    #[test]
+    fn a_later_grant_of_a_stream_replaces_an_earlier_one() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        for (worker, id, credit) in [("a", 1, 5), ("a", 2, 6), ("b", 3, 7), ("a", 1, 8)] {
+            waiting.grant(ShortStr::from_static(worker), grant(id, credit));
         }
-        granted.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let (messages, granted) = take(&mut waiting, now);
         let of_a = ("a".to_owned(), vec![grant(1, 8), grant(2, 6)]);
         assert_eq!(granted, [of_a, ("b".to_owned(), vec![grant(3, 7)])]);
+        assert!(messages.iter().all(|message| message.outgoing.mandatory));
+        waiting.grant(ShortStr::from_static("a"), grant(1, 9));
+        waiting.returned(&messages[0], |id| id.as_u128() == 7, now);
+        let (_, granted) = take(&mut waiting, now);
+        assert_eq!(granted, [("a".to_owned(), vec![grant(1, 9), grant(2, 6)])]);
+    }
+
+    #[test]
+    fn a_returned_grant_is_sent_again_for_some_seconds() {
+        let (mut waiting, begun) = (Waiting::default(), Instant::now());
+        waiting.grant(ShortStr::from_static("a"), grant(1, 5));
+        waiting.grant(ShortStr::from_static("a"), grant(2, 6));
+        let (mut now, mut sent) = (begun, 0);
+        loop {
+            let (messages, granted) = take(&mut waiting, now);
+            sent += 1;
+            let is_over = |id: Uuid| id.as_u128() == 2;
+            if sent > 1 {
+                assert_eq!(granted, [("a".to_owned(), vec![grant(1, 5)])]);
+            }
+            waiting.returned(&messages[0], is_over, now);
+            let Some(due_at) = waiting.grants_due_at() else {
+                break;
+            };
+            assert!(take(&mut waiting, now).0.is_empty());
+            now = due_at;
+        }
+        assert!((5..20).contains(&sent), "{sent}");
+        assert!(now - begun >= RETURNED_LIMIT && waiting.granted.is_empty());
+        // The worker asks for more credit, and is there again.
+        waiting.grant(ShortStr::from_static("a"), grant(1, 5));
+        assert_eq!(take(&mut waiting, now).0[0].returned_since, None);
     }
 
     #[tokio::test]
@@ -237,7 +354,7 @@ mod tests {
         }
         let cancellations = messages.next_cancellations().await;
         assert_eq!(cancellations.len(), MAX_ABANDONED / MAX_BATCH_CALLS);
-        let read = |message: &Outgoing| read_batch::<CancelledCall>(&message.message.body);
+        let read = |message: &ControlMessage| read_batch::<CancelledCall>(&message.outgoing.message.body);
         assert!(cancellations.iter().all(|message| read(message).is_ok()));
         messages.cancel(call("a", 1, now));
         messages.pause();

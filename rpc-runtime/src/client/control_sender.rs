@@ -8,12 +8,12 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::control_messages::{AbandonedCall, ControlMessages, SEND_LIMIT, cancellations};
+use super::control_messages::{AbandonedCall, ControlMessage, ControlMessages, SEND_LIMIT, cancellations};
 use super::in_flight_calls::InFlightCalls;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::MAX_TIME_TO_LIVE;
-use crate::transport::{Backoff, Outgoing, Published, Publisher, Transport};
+use crate::transport::{Backoff, Published, Publisher, Transport};
 
 /// How long nothing is published after the broker refused a message: the exchange does not exist, or
 /// the user may not publish to it. The broker logs each refusal.
@@ -27,6 +27,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct ControlSender<'a> {
     transport: &'a dyn Transport,
     messages: &'a ControlMessages,
+    in_flight: &'a InFlightCalls,
     shutdown: &'a CancellationToken,
     /// Opened for the first message.
     publisher: Mutex<Option<Arc<dyn Publisher>>>,
@@ -40,11 +41,13 @@ impl<'a> ControlSender<'a> {
     pub(super) fn new(
         transport: &'a dyn Transport,
         messages: &'a ControlMessages,
+        in_flight: &'a InFlightCalls,
         shutdown: &'a CancellationToken,
     ) -> Self {
         Self {
             transport,
             messages,
+            in_flight,
             shutdown,
             publisher: Mutex::new(None),
             is_refusal_logged: AtomicBool::new(false),
@@ -52,12 +55,12 @@ impl<'a> ControlSender<'a> {
     }
 
     /// Publishes until the shutdown, and then cancels all calls in flight.
-    pub(super) async fn run(&self, in_flight: &InFlightCalls) {
+    pub(super) async fn run(&self) {
         self.messages.resume();
         let cancelling = async {
             self.send_each(|| self.messages.next_cancellations()).await;
             // Before those that were added, so that no call is missed which is just being dropped.
-            let in_flight = in_flight.sent();
+            let in_flight = self.in_flight.sent();
             let mut calls = self.messages.take_abandoned();
             let now = Instant::now();
             calls.extend(in_flight.iter().map(|call| AbandonedCall {
@@ -79,7 +82,7 @@ impl<'a> ControlSender<'a> {
     }
 
     /// While the broker confirms messages, what else is to be told waits, and shares the next ones.
-    async fn send_each<F: Future<Output = Vec<Outgoing>>>(&self, next: impl Fn() -> F) {
+    async fn send_each<F: Future<Output = Vec<ControlMessage>>>(&self, next: impl Fn() -> F) {
         while let Some(messages) = self.shutdown.run_until_cancelled(next()).await {
             match timeout(SEND_LIMIT, self.send(messages)).await {
                 Ok(Ok(())) => {}
@@ -95,10 +98,10 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    async fn send(&self, messages: Vec<Outgoing>) -> Result<(), Refused> {
-        for outgoing in messages {
+    async fn send(&self, messages: Vec<ControlMessage>) -> Result<(), Refused> {
+        for message in messages {
             let mut backoff = Backoff::new();
-            while let Err(error) = self.publish(outgoing.clone()).await {
+            while let Err(error) = self.publish(&message).await {
                 if error.is_handle_ended() {
                     return Ok(());
                 }
@@ -112,14 +115,21 @@ impl<'a> ControlSender<'a> {
         Ok(())
     }
 
-    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+    async fn publish(&self, message: &ControlMessage) -> Result<(), BrokerError> {
         let publisher = self.publisher().await?;
-        let Published::Failed { source, .. } = publisher.publish(outgoing).await else {
-            return Ok(());
-        };
-        let mut current = self.publisher.lock().await;
-        current.take_if(|current| Arc::ptr_eq(current, &publisher));
-        Err(source)
+        match publisher.publish(message.outgoing.clone()).await {
+            Published::Failed { source, .. } => {
+                let mut current = self.publisher.lock().await;
+                current.take_if(|current| Arc::ptr_eq(current, &publisher));
+                Err(source)
+            }
+            Published::Returned => {
+                let is_over = |id| !self.in_flight.contains(id);
+                self.messages.returned(message, is_over);
+                Ok(())
+            }
+            Published::Confirmed | Published::Refused | Published::Withdrawn => Ok(()),
+        }
     }
 
     async fn publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
@@ -139,5 +149,47 @@ impl<'a> ControlSender<'a> {
                 "cannot cancel dropped calls, whose methods go on, or grant credit to streams, which stop: the exchange rpc.control may not exist, or the user has no write permission on it"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use uuid::Uuid;
+
+    use super::super::in_flight_calls::tests::new_call;
+    use super::*;
+    use crate::protocol::{CREDIT_TYPE, Grant, ShortStr, Volume};
+    use crate::transport::ControlQueue;
+    use crate::transport::memory::{InProcessBroker, MemoryTransport};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_connects_again_gets_its_credit_soon() {
+        let transport = MemoryTransport::new(&InProcessBroker::new());
+        let (messages, in_flight) = (ControlMessages::default(), InFlightCalls::default());
+        let (call, shutdown) = (new_call(), CancellationToken::new());
+        let _guard = in_flight.insert(&call);
+        let worker = ShortStr::from_uuid(Uuid::new_v4());
+        let (id, credit) = (call.id(), Volume::MAX);
+        messages.grant(worker.clone(), Grant { id, credit });
+        let sender = ControlSender::new(&transport, &messages, &in_flight, &shutdown);
+        let connecting = async {
+            sleep(Duration::from_secs(1)).await;
+            let queue = ControlQueue {
+                keys: Arc::new([worker]),
+                prefetch: 1,
+                time_to_live: SEND_LIMIT,
+                max_messages: 1,
+                max_bytes: 1000,
+            };
+            let mut subscription = transport.open_control(&queue).await.unwrap();
+            subscription.deliveries.next().await
+        };
+        let arrived = tokio::select! {
+            () = sender.run() => panic!("it goes on"),
+            arrived = timeout(Duration::from_secs(2), connecting) => arrived.expect("in time"),
+        };
+        let message = arrived.unwrap().unwrap().message;
+        assert_eq!(message.properties.kind, Some(ShortStr::from_static(CREDIT_TYPE)));
     }
 }

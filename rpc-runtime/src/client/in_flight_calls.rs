@@ -274,6 +274,11 @@ impl InFlightCalls {
         }
     }
 
+    /// Whether the call with this id is in flight.
+    pub(super) fn contains(&self, id: Uuid) -> bool {
+        self.lock().contains_key(&id.as_u128())
+    }
+
     /// Returns how many calls are in flight.
     pub(super) fn len(&self) -> usize {
         self.lock().len()

@@ -140,8 +140,8 @@ impl SessionHandle {
             let (transport, control) = (Arc::clone(&self.transport), Arc::clone(&self.control));
             let (in_flight, shutdown) = (Arc::clone(&self.in_flight), self.shutdown.clone());
             let telling = async move {
-                let sender = ControlSender::new(&*transport, &control, &shutdown);
-                restart_on_panic("control messages", || sender.run(&in_flight)).await;
+                let sender = ControlSender::new(&*transport, &control, &in_flight, &shutdown);
+                restart_on_panic("control messages", || sender.run()).await;
             };
             self.tasks.spawn_on(telling, &self.transport.runtime());
             receiver
