@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use rpc_runtime::{
@@ -644,6 +644,8 @@ struct RawWorker {
     reply_to: String,
     id: String,
     headers: FieldTable,
+    /// The reply queue is its own.
+    _caller: Broker,
 }
 
 const WORKER: &str = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
@@ -669,6 +671,7 @@ impl RawWorker {
             id: properties.correlation_id().clone().unwrap().to_string(),
             headers: properties.headers().clone().unwrap(),
             peer,
+            _caller: caller,
         }
     }
 
@@ -803,6 +806,96 @@ async fn a_worker_that_connects_again_gets_its_credit_soon() {
     let grant = grant.expect("it is granted again");
     assert_eq!(grant.properties.kind().as_ref().unwrap().as_str(), "rpc.credit");
     assert_eq!(granted_items(&grant.data), 4, "{:?}", grant.data);
+}
+
+/// The body of a message that cancels one call.
+fn cancellation(id: &str) -> Vec<u8> {
+    let id = id.replace('-', "");
+    let byte = |digits| u8::from_str_radix(digits, 16).unwrap();
+    let bytes = (0..16).map(|index| byte(&id[2 * index..][..2]));
+    [0x91, 0x92, 0xc4, 16]
+        .into_iter()
+        .chain(bytes)
+        .chain([1])
+        .collect()
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_is_ended() {
+    let (worker, reading) = raw_stream(8).await;
+    let other = r#"{"id":"11111111-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
+    let mut of_other = listen(&worker.peer, other).await;
+    let mut of_worker = listen(&worker.peer, WORKER).await;
+    worker.items(WORKER, 0, b"0").await;
+    for _ in 0..20 {
+        worker.items("nobody", 0, b"7").await;
+        worker.items(other, 0, b"7").await;
+    }
+    let ended = next(&mut of_other, SOON).await.unwrap().unwrap();
+    assert_eq!(ended.properties.kind().as_ref().unwrap().as_str(), "rpc.cancel");
+    assert_eq!(ended.data, cancellation(&worker.id));
+    let again = next(&mut of_other, Duration::from_millis(300)).await.unwrap();
+    assert!(again.is_none(), "{again:?}");
+    // Its cancellation reaches no worker, because none serves the queue.
+    reading.abort();
+    assert!(reading.await.unwrap_err().is_cancelled());
+    worker.items(WORKER, 1, b"1").await;
+    let ended = next(&mut of_worker, SOON).await.unwrap().unwrap();
+    assert_eq!(ended.data, cancellation(&worker.id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_ends_one_stream_of_a_worker() {
+    let (queue, numbers) = (unique("feed"), Numbers::behind(Gate::closed()));
+    let worker = Broker::connect(shared().await).await.unwrap();
+    let server = serve_with(&worker, &queue, &numbers).await;
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let replies = peer.declare_exclusive().await.unwrap();
+    let mut received = peer.consume(&replies).await.unwrap();
+    let ids = [
+        "67e55044-10b1-426f-9247-bb680e5fe0c8",
+        "77e55044-10b1-426f-9247-bb680e5fe0c8",
+    ];
+    for id in ids {
+        let mut headers = FieldTable::default();
+        headers.insert("rpc-credit".into(), AMQPValue::LongString("5".into()));
+        let request = BasicProperties::default()
+            .with_type("wait".into())
+            .with_content_type("application/json".into())
+            .with_reply_to(replies.as_str().into())
+            .with_correlation_id(id.into())
+            .with_headers(headers);
+        peer.publish(&queue, request, br#"{"to":4}"#).await.unwrap();
+    }
+    numbers.gate.began(2).await;
+    numbers.gate.let_go(1);
+    let first = next(&mut received, SOON).await.unwrap().unwrap();
+    let headers = first.properties.headers().clone().unwrap();
+    let Some(AMQPValue::LongString(header)) = headers.inner().get("rpc-worker") else {
+        panic!("{headers:?}");
+    };
+    let header: serde_json::Value = serde_json::from_slice(header.as_bytes()).unwrap();
+    let key = header["id"].as_str().unwrap();
+    for id in ["00000000-10b1-426f-9247-bb680e5fe0c8", ids[0]] {
+        let properties = BasicProperties::default().with_type("rpc.cancel".into());
+        let (options, body) = (BasicPublishOptions::default(), cancellation(id));
+        let publishing =
+            peer.channel()
+                .basic_publish("rpc.control".into(), key.into(), options, &body, properties);
+        publishing.await.unwrap().await.unwrap();
+    }
+    let has_ended = async || Ok(numbers.running() == 1);
+    until("one method ends", SOON, has_ended).await.unwrap();
+    numbers.gate.let_all_go();
+    loop {
+        let message = next(&mut received, SOON).await.unwrap().unwrap();
+        if message.properties.kind().as_ref().unwrap().as_str() == "result" {
+            let id = message.properties.correlation_id().clone().unwrap();
+            assert_eq!(id.as_str(), ids[1]);
+            break;
+        }
+    }
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]

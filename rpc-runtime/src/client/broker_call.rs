@@ -373,8 +373,8 @@ impl<'a> BrokerCall<'a> {
     fn abandon(&self) {
         let plan = self.plan();
         if !plan.method.is_oneway() && self.progress.withdraw() {
-            self.session_handle.control.cancel(AbandonedCall {
-                queue: plan.destination.queue.clone(),
+            self.session_handle.in_flight.control.cancel(AbandonedCall {
+                key: plan.destination.queue.clone(),
                 id: self.call().id(),
                 deadline: self.time.deadline,
             });

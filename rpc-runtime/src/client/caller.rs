@@ -155,7 +155,8 @@ impl Caller {
 
     /// Tells a worker how many items it may send in answer to the request with this id.
     pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: Volume) {
-        self.session_handle.control.grant(worker, Grant { id, credit });
+        let grant = Grant { id, credit };
+        self.session_handle.in_flight.control.grant(worker, grant);
     }
 
     pub(super) fn transport(&self) -> &Arc<dyn Transport> {

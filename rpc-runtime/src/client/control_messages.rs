@@ -1,6 +1,6 @@
 //! What workers are to be told: which calls were abandoned, and how many items they may send.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,12 @@ const RETURNED_LIMIT: Duration = Duration::from_secs(10);
 /// The shortest and the longest time until they are sent again.
 const RETURNED_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How long a stream that nobody reads is not ended again.
+const UNREAD_PAUSE: Duration = Duration::from_secs(3);
+
+/// How many streams that nobody reads are ended in that time. Further ones go on meanwhile.
+const MAX_UNREAD: usize = 1024;
+
 /// What waits until workers are told.
 #[derive(Debug, Default)]
 pub(super) struct ControlMessages {
@@ -41,7 +47,8 @@ pub(super) struct ControlMessages {
 /// A call whose request was sent, and whose caller no longer waits.
 #[derive(Debug)]
 pub(super) struct AbandonedCall {
-    pub(super) queue: ShortStr,
+    /// The routing key of those that are told: the queue, or the id of one worker.
+    pub(super) key: ShortStr,
     pub(super) id: Uuid,
     pub(super) deadline: Instant,
 }
@@ -59,6 +66,17 @@ impl ControlMessages {
     pub(super) fn cancel(&self, call: AbandonedCall) {
         self.lock().cancel(call);
         self.call_abandoned.notify_one();
+    }
+
+    /// Ends the stream of a worker that answers the request with this id, and that nobody reads. A
+    /// peer can send any number of items, so the messages about them are few.
+    pub(super) fn end_unread(&self, worker: ShortStr, id: Uuid) {
+        let now = Instant::now();
+        let is_new = self.lock().unread.admit((worker.clone(), id), now);
+        if is_new {
+            let (key, deadline) = (worker, now);
+            self.cancel(AbandonedCall { key, id, deadline });
+        }
     }
 
     /// Tells a worker how many items it may send.
@@ -130,7 +148,33 @@ struct Waiting {
     abandoned: Vec<AbandonedCall>,
     /// By the routing keys of workers.
     granted: HashMap<ShortStr, Granted, RandomState>,
+    unread: UnreadStreams,
     is_paused: bool,
+}
+
+/// The streams that were ended recently because nobody reads them, by worker and id.
+#[derive(Debug, Default)]
+struct UnreadStreams {
+    ended: HashSet<(ShortStr, Uuid), RandomState>,
+    /// The same, in the order of time.
+    order: VecDeque<(Instant, (ShortStr, Uuid))>,
+}
+
+impl UnreadStreams {
+    /// Whether to end a stream now.
+    fn admit(&mut self, stream: (ShortStr, Uuid), now: Instant) -> bool {
+        while let Some((ended_at, oldest)) = self.order.front()
+            && now - *ended_at >= UNREAD_PAUSE
+        {
+            self.ended.remove(oldest);
+            self.order.pop_front();
+        }
+        if self.ended.len() >= MAX_UNREAD || !self.ended.insert(stream.clone()) {
+            return false;
+        }
+        self.order.push_back((now, stream));
+        true
+    }
 }
 
 /// The credit of a worker's streams.
@@ -212,21 +256,21 @@ impl Waiting {
     }
 }
 
-/// Returns the messages that cancel these calls: one for each queue, or several if there are many
-/// calls.
+/// Returns the messages that cancel these calls: one for each routing key, or several if there are
+/// many calls.
 pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<ControlMessage> {
-    let mut by_queue: HashMap<ShortStr, Vec<CancelledCall>> = HashMap::new();
-    for AbandonedCall { queue, id, deadline } in calls {
+    let mut by_key: HashMap<ShortStr, Vec<CancelledCall>> = HashMap::new();
+    for AbandonedCall { key, id, deadline } in calls {
         let time_left = time_to_live(deadline, now);
-        by_queue
-            .entry(queue)
+        by_key
+            .entry(key)
             .or_default()
             .push(CancelledCall { id, time_left });
     }
-    let mut messages = Vec::with_capacity(by_queue.len());
-    for (queue, calls) in by_queue {
+    let mut messages = Vec::with_capacity(by_key.len());
+    for (key, calls) in by_key {
         messages.extend(calls.chunks(MAX_BATCH_CALLS).map(|calls| ControlMessage {
-            outgoing: outgoing(&queue, CANCEL_TYPE, Some(SEND_LIMIT), write_batch(calls)),
+            outgoing: outgoing(&key, CANCEL_TYPE, Some(SEND_LIMIT), write_batch(calls)),
             returned_since: None,
         }));
     }
@@ -254,9 +298,9 @@ mod tests {
     use super::*;
     use crate::protocol::read_batch;
 
-    fn call(queue: &'static str, id: u128, deadline: Instant) -> AbandonedCall {
+    fn call(key: &'static str, id: u128, deadline: Instant) -> AbandonedCall {
         AbandonedCall {
-            queue: ShortStr::from_static(queue),
+            key: ShortStr::from_static(key),
             id: Uuid::from_u128(id),
             deadline,
         }
@@ -364,5 +408,25 @@ mod tests {
         assert!(messages.take_abandoned().is_empty() && messages.lock().granted.is_empty());
         messages.cancel(call("a", 4, now));
         assert_eq!(messages.take_abandoned().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_nobody_reads_is_ended_once_in_some_seconds() {
+        let messages = ControlMessages::default();
+        let worker = ShortStr::from_static("a");
+        let end_all = async || {
+            for id in 0..2 * MAX_UNREAD as u128 {
+                messages.end_unread(worker.clone(), Uuid::from_u128(id));
+            }
+            let ended = messages.take_abandoned();
+            tokio::time::advance(UNREAD_PAUSE / 2).await;
+            ended.iter().filter(|call| call.key == worker).count()
+        };
+        let ended = [end_all().await, end_all().await, end_all().await];
+        assert_eq!(ended, [MAX_UNREAD, 0, MAX_UNREAD]);
+        messages.end_unread(ShortStr::from_static("b"), Uuid::from_u128(1));
+        assert!(messages.take_abandoned().is_empty(), "there are too many");
+        let unread = &messages.lock().unread;
+        assert_eq!((unread.ended.len(), unread.order.len()), (MAX_UNREAD, MAX_UNREAD));
     }
 }

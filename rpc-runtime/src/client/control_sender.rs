@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::control_messages::{AbandonedCall, ControlMessage, ControlMessages, SEND_LIMIT, cancellations};
+use super::control_messages::{AbandonedCall, ControlMessage, SEND_LIMIT, cancellations};
 use super::in_flight_calls::InFlightCalls;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
@@ -26,7 +26,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// confirms of the other.
 pub(super) struct ControlSender<'a> {
     transport: &'a dyn Transport,
-    messages: &'a ControlMessages,
     in_flight: &'a InFlightCalls,
     shutdown: &'a CancellationToken,
     /// Opened for the first message.
@@ -40,13 +39,11 @@ struct Refused;
 impl<'a> ControlSender<'a> {
     pub(super) fn new(
         transport: &'a dyn Transport,
-        messages: &'a ControlMessages,
         in_flight: &'a InFlightCalls,
         shutdown: &'a CancellationToken,
     ) -> Self {
         Self {
             transport,
-            messages,
             in_flight,
             shutdown,
             publisher: Mutex::new(None),
@@ -56,21 +53,22 @@ impl<'a> ControlSender<'a> {
 
     /// Publishes until the shutdown, and then cancels all calls in flight.
     pub(super) async fn run(&self) {
-        self.messages.resume();
+        self.in_flight.control.resume();
         let cancelling = async {
-            self.send_each(|| self.messages.next_cancellations()).await;
+            self.send_each(|| self.in_flight.control.next_cancellations())
+                .await;
             // Before those that were added, so that no call is missed which is just being dropped.
             let in_flight = self.in_flight.sent();
-            let mut calls = self.messages.take_abandoned();
+            let mut calls = self.in_flight.control.take_abandoned();
             let now = Instant::now();
             calls.extend(in_flight.iter().map(|call| AbandonedCall {
-                queue: call.plan().destination.queue.clone(),
+                key: call.plan().destination.queue.clone(),
                 id: call.id(),
                 deadline: now + call.plan().timeout.min(MAX_TIME_TO_LIVE),
             }));
             let _ = self.send(cancellations(calls, now)).await;
         };
-        let granting = self.send_each(|| self.messages.next_grants());
+        let granting = self.send_each(|| self.in_flight.control.next_grants());
         let closing_takes_too_long = async {
             self.shutdown.cancelled().await;
             sleep(CLOSE_LIMIT).await;
@@ -87,9 +85,9 @@ impl<'a> ControlSender<'a> {
             match timeout(SEND_LIMIT, self.send(messages)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Refused)) => {
-                    self.messages.pause();
+                    self.in_flight.control.pause();
                     self.shutdown.run_until_cancelled(sleep(REFUSED_PAUSE)).await;
-                    self.messages.resume();
+                    self.in_flight.control.resume();
                 }
                 // The others are old by now. A worker that gets no credit asks for it, and methods
                 // whose cancellations are lost run until their deadlines.
@@ -125,7 +123,7 @@ impl<'a> ControlSender<'a> {
             }
             Published::Returned => {
                 let is_over = |id| !self.in_flight.contains(id);
-                self.messages.returned(message, is_over);
+                self.in_flight.control.returned(message, is_over);
                 Ok(())
             }
             Published::Confirmed | Published::Refused | Published::Withdrawn => Ok(()),
@@ -166,13 +164,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_connects_again_gets_its_credit_soon() {
         let transport = MemoryTransport::new(&InProcessBroker::new());
-        let (messages, in_flight) = (ControlMessages::default(), InFlightCalls::default());
+        let in_flight = InFlightCalls::default();
         let (call, shutdown) = (new_call(), CancellationToken::new());
         let _guard = in_flight.insert(&call);
         let worker = ShortStr::from_uuid(Uuid::new_v4());
         let (id, credit) = (call.id(), Volume::MAX);
-        messages.grant(worker.clone(), Grant { id, credit });
-        let sender = ControlSender::new(&transport, &messages, &in_flight, &shutdown);
+        in_flight.control.grant(worker.clone(), Grant { id, credit });
+        let sender = ControlSender::new(&transport, &in_flight, &shutdown);
         let connecting = async {
             sleep(Duration::from_secs(1)).await;
             let queue = ControlQueue {

@@ -11,8 +11,9 @@ use tracing::Level;
 use uuid::Uuid;
 
 use super::batching::BatchSizeAsks;
+use super::control_messages::ControlMessages;
 use super::in_flight_call::InFlightCall;
-use super::streaming::Arrival;
+use super::streaming::{Arrival, worker_key};
 use crate::codec::Codec;
 use crate::protocol::{
     BadReply, BatchedReply, ITEMS_HEADER, ITEMS_TYPE, Items, Malformed, Message, Reply, WORKER_HEADER,
@@ -36,6 +37,8 @@ pub(super) struct InFlightCalls {
     pub(super) first_reply: Notify,
     /// One-way requests that asked workers for a batch size.
     pub(super) batch_size_asks: BatchSizeAsks,
+    /// What workers are to be told about calls.
+    pub(super) control: ControlMessages,
     log: ReplyLog,
 }
 
@@ -128,6 +131,10 @@ impl InFlightCalls {
         let Some(call) = self.remove_answered(id) else {
             return match self.streaming_call(id) {
                 Some(call) => self.receive(&call, reply),
+                None if has_items(&reply) => {
+                    self.end_unread(id, reply.properties.headers.get(WORKER_HEADER));
+                    false
+                }
                 None => self.batch_size_asks.answer(id, batch_size.unwrap_or(0)),
             };
         };
@@ -142,18 +149,14 @@ impl InFlightCalls {
         let Some(inbox) = &call.plan().destination.items else {
             return false;
         };
-        let properties = &message.properties;
-        let header = |name| properties.headers.get(name).map(str::to_owned);
+        let header = |name| message.properties.headers.get(name).map(str::to_owned);
         let worker = header(WORKER_HEADER);
-        let has_items = properties
-            .kind
-            .as_ref()
-            .is_some_and(|kind| kind.as_str() == ITEMS_TYPE);
+        let has_items = has_items(&message);
         let arrival = if has_items {
-            match (worker, Items::read(&message.body)) {
-                (Some(worker), Ok(items)) => inbox.receive(call.id(), &worker, items),
+            match (&worker, Items::read(&message.body)) {
+                (Some(worker), Ok(items)) => inbox.receive(call.id(), worker, items),
                 (Some(worker), Err(_)) => {
-                    inbox.receive_unreadable(call.id(), Some(&worker), "its items are malformed")
+                    inbox.receive_unreadable(call.id(), Some(worker), "its items are malformed")
                 }
                 (None, _) => inbox.receive_unreadable(call.id(), None, "a message does not say who sent it"),
             }
@@ -163,7 +166,12 @@ impl InFlightCalls {
             inbox.end(call.id(), worker.as_deref(), count.unwrap_or(0), reply)
         };
         match arrival {
-            Arrival::Foreign => return false,
+            Arrival::Foreign => {
+                if has_items {
+                    self.end_unread(call.id(), worker.as_deref());
+                }
+                return false;
+            }
             Arrival::Continues { is_first } => {
                 if is_first {
                     call.on_begun();
@@ -176,6 +184,13 @@ impl InFlightCalls {
             }
         }
         true
+    }
+
+    /// Ends the stream of a worker whose items nobody reads.
+    fn end_unread(&self, id: Uuid, worker: Option<&str>) {
+        if let Some(worker) = worker.and_then(worker_key) {
+            self.control.end_unread(worker, id);
+        }
     }
 
     /// Fails the call that a malformed reply answers. Returns `false` if no call waits for it.
@@ -316,6 +331,12 @@ fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
         Entry::Occupied(call) if ends(call.get()) => Some(call.remove()),
         _ => None,
     }
+}
+
+/// Whether a message is one of a stream, and not the reply that ends it.
+fn has_items(message: &Message) -> bool {
+    let kind = message.properties.kind.as_ref();
+    kind.is_some_and(|kind| kind.as_str() == ITEMS_TYPE)
 }
 
 /// Keeps a call in flight until the guard is dropped.

@@ -7,7 +7,6 @@ use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::control_messages::ControlMessages;
 use super::control_sender::ControlSender;
 use super::destination::Destination;
 use super::in_flight_calls::InFlightCalls;
@@ -27,7 +26,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
     pub(super) in_flight: Arc<InFlightCalls>,
-    pub(super) control: Arc<ControlMessages>,
     transport: Arc<dyn Transport>,
     state: OnceLock<watch::Receiver<SessionState>>,
     tasks: TaskTracker,
@@ -41,7 +39,6 @@ impl SessionHandle {
         Self {
             options: Arc::new(options),
             in_flight: Arc::default(),
-            control: Arc::default(),
             transport,
             state: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -137,10 +134,10 @@ impl SessionHandle {
                 self.tasks.clone(),
             );
             self.tasks.spawn_on(running, &self.transport.runtime());
-            let (transport, control) = (Arc::clone(&self.transport), Arc::clone(&self.control));
-            let (in_flight, shutdown) = (Arc::clone(&self.in_flight), self.shutdown.clone());
+            let (transport, in_flight) = (Arc::clone(&self.transport), Arc::clone(&self.in_flight));
+            let shutdown = self.shutdown.clone();
             let telling = async move {
-                let sender = ControlSender::new(&*transport, &control, &in_flight, &shutdown);
+                let sender = ControlSender::new(&*transport, &in_flight, &shutdown);
                 restart_on_panic("control messages", || sender.run()).await;
             };
             self.tasks.spawn_on(telling, &self.transport.runtime());

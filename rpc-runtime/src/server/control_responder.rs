@@ -525,22 +525,32 @@ impl Responder {
         }
     }
 
-    /// Cancels the calls that a message lists.
+    /// Cancels the calls that a message lists: of the queue that it names, or of the streams that
+    /// this worker sends.
     fn cancel_calls(&self, delivery: &Delivery) {
-        let handler = delivery
-            .control_key
-            .as_ref()
-            .and_then(|key| self.handlers.get(key));
-        let Some(cancellations) = handler.and_then(|handler| handler.cancellations.as_ref()) else {
-            return self.log_ignored("foreign", "it cancels calls of a queue that has none");
-        };
-        match (
+        let calls = match (
             delivery.malformed,
             read_batch::<CancelledCall>(&delivery.message.body),
         ) {
-            (None, Ok(calls)) => cancellations.cancel(calls, Instant::now()),
-            (Some(malformed), _) => self.log_ignored("malformed", malformed),
-            (None, Err(unreadable)) => self.log_ignored("unreadable", unreadable),
+            (None, Ok(calls)) => calls,
+            (Some(malformed), _) => return self.log_ignored("malformed", malformed),
+            (None, Err(unreadable)) => return self.log_ignored("unreadable", unreadable),
+        };
+        let key = delivery.control_key.as_ref();
+        let handler = key.and_then(|key| self.handlers.get(key));
+        if let Some(cancellations) = handler.and_then(|handler| handler.cancellations.as_ref()) {
+            cancellations.cancel(calls, Instant::now());
+        } else if let Some(streams) = &self.streams
+            && key == Some(&self.identity.id())
+        {
+            let ids = calls.iter().map(|call| call.id);
+            let ids: Vec<_> = ids.filter(|id| streams.contains(*id)).collect();
+            let queues = self.handlers.values();
+            for cancellations in queues.filter_map(|handler| handler.cancellations.as_ref()) {
+                cancellations.cancel_running(&ids);
+            }
+        } else {
+            self.log_ignored("foreign", "it cancels calls of a queue that has none");
         }
     }
 

@@ -64,6 +64,11 @@ impl Streams {
         }
     }
 
+    /// Whether a stream that answers the request with this id is sent here.
+    pub(super) fn contains(&self, id: Uuid) -> bool {
+        self.lock().contains_key(&id)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, RunningStream, RandomState>> {
         // Each change is a single step, so a panic leaves no inconsistent state.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)

@@ -61,6 +61,20 @@ impl Cancellations {
         }
     }
 
+    /// Tells the requests of these calls that run here. Forgets the calls: another request may
+    /// answer them.
+    pub(crate) fn cancel_running(&self, ids: &[Uuid]) {
+        let tokens: Vec<_> = {
+            let state = self.lock();
+            let watched = ids.iter().filter_map(|id| state.watched.get(id));
+            watched.map(|watched| watched.token.clone()).collect()
+        };
+        // Without the lock, because this wakes the methods.
+        for token in tokens {
+            token.cancel();
+        }
+    }
+
     /// Whether the caller has cancelled the call with this correlation id.
     pub(crate) fn is_cancelled(&self, id: impl FnOnce() -> Option<Uuid>, now: Instant) -> bool {
         // If no call is remembered, the id need not be read.
@@ -199,6 +213,10 @@ mod tests {
         assert!(first.cancelled().now_or_never().is_some());
         assert!(second.cancelled().now_or_never().is_some());
         assert!(other.cancelled().now_or_never().is_none());
+        let ids = [2, 3].map(Uuid::from_u128);
+        cancellations.cancel_running(&ids);
+        assert!(other.cancelled().now_or_never().is_some());
+        assert!(!is_cancelled(&cancellations, 2, now));
         drop((first, second, other));
         assert!(cancellations.lock().watched.is_empty());
         // It may be delivered again, or look again whether its caller has left.

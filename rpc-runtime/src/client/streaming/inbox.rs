@@ -256,7 +256,7 @@ impl ItemInbox {
 }
 
 /// Returns the routing key of the worker that a header identifies: its id.
-fn worker_key(header: &str) -> Option<ShortStr> {
+pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     let worker: Worker = serde_json::from_str(header).ok()?;
     // Other keys reach several workers.
     Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)

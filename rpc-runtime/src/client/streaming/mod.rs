@@ -7,6 +7,6 @@ mod inbox;
 mod receiver;
 mod streaming_call;
 
-pub(super) use inbox::{Arrival, ItemInbox, MAX_SILENCE, Overdue};
+pub(super) use inbox::{Arrival, ItemInbox, MAX_SILENCE, Overdue, worker_key};
 pub(super) use streaming_call::ReadItems;
 pub use streaming_call::{FallibleStreamingCall, StreamingCall};
