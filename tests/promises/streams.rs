@@ -21,6 +21,7 @@ use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::timeout;
 use tower::util::MapResponseLayer;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -503,13 +504,20 @@ async fn a_stopping_worker_lets_its_streams_end(world: World) {
 }
 
 async fn a_stopping_worker_does_not_wait_for_a_stream_forever(world: World) {
+    for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
+        stop_during_a_stream(&world, replies).await;
+    }
+}
+
+async fn stop_during_a_stream(world: &World, replies: ReplyQueue) {
     let numbers = Numbers::behind(Gate::closed());
     let queue = unique("feed");
     let server = Server::new(&world.broker().await)
         .drain_timeout(Duration::from_millis(200))
         .serve_on(RequestQueue::new(&queue), FeedServer::new(numbers.clone()));
     let server = server.start().await.unwrap();
-    let feed = client(&world.broker().await, &queue);
+    let caller = world.broker_with(Broker::builder().reply_queue(replies)).await;
+    let feed = client(&caller, &queue);
     numbers.gate.let_go(1);
     let mut stream = feed.wait(3);
     assert_eq!(soon("it arrives", stream.next()).await.unwrap().unwrap(), 0);
@@ -519,7 +527,9 @@ async fn a_stopping_worker_does_not_wait_for_a_stream_forever(world: World) {
         "{stopped:?}"
     );
     assert_eq!(numbers.running(), 0);
-    let interrupted = soon("it ends", stream.next()).await.unwrap();
+    // Sooner than the silence of a worker is noticed.
+    let ending = timeout(Duration::from_secs(10), stream.next());
+    let interrupted = ending.await.expect("it is told").unwrap();
     assert!(
         has_fault(&interrupted, &FaultCode::Interrupted),
         "{interrupted:?}"
@@ -842,6 +852,20 @@ async fn a_stream_that_nobody_reads_is_ended() {
     worker.items(WORKER, 1, b"1").await;
     let ended = next(&mut of_worker, SOON).await.unwrap().unwrap();
     assert_eq!(ended.data, cancellation(&worker.id));
+}
+
+#[tokio::test]
+async fn a_message_without_items_is_answered_with_a_grant() {
+    let (worker, _reading) = raw_stream(8).await;
+    let mut granted = listen(&worker.peer, WORKER).await;
+    for _ in 0..2 {
+        worker
+            .send("rpc.items", &[("rpc-worker", WORKER)], b"\x93\x00\x90\x08")
+            .await;
+        let grant = next(&mut granted, SOON).await.unwrap().unwrap();
+        assert_eq!(grant.properties.kind().as_ref().unwrap().as_str(), "rpc.credit");
+        assert_eq!(granted_items(&grant.data), 8, "{:?}", grant.data);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -172,7 +172,10 @@ impl InFlightCalls {
                 }
                 return false;
             }
-            Arrival::Continues { is_first } => {
+            Arrival::Continues { is_first, answer } => {
+                if let Some((worker, grant)) = answer {
+                    self.control.grant(worker, grant);
+                }
                 if is_first {
                     call.on_begun();
                 }

@@ -17,7 +17,7 @@ use super::received_reply::empty_reply;
 use super::streaming::ItemInbox;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Fault, Items, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{Executed, Fault, Items, Reply, ReplyAddresses, Request, ShortStr, Volume};
 use crate::service::{
     Credit, Decision, Dispatcher, Executor, ItemSink, Received, RequestLabel, RequestLog, RequestSource,
     Rules, Service, end_of_stream,
@@ -185,6 +185,10 @@ impl ItemSink for InProcessItems {
     fn send(&self, items: Items) {
         let sent = items.first + items.items.len() as u64;
         self.sent.store(sent, Ordering::Relaxed);
+        if items.items.is_empty() {
+            // The reader is in this process.
+            self.credit.raise(Volume::default());
+        }
         // A stream in this process continues until its reply.
         self.items.receive(self.call, "", items);
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -249,7 +250,10 @@ impl Drop for StreamSender {
                 message: self.to.message(reply),
                 send_token: SendToken::default(),
             };
-            let _ = self.channel.try_send(outgoing, Arc::new(Unconfirmed), 1);
+            if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(Unconfirmed), 1) {
+                // A direct reply is sent by its own connection, which is open in most cases.
+                let _ = self.channel.send(*outgoing, None, false).now_or_never();
+            }
         }
         let mut running = self.streams.lock();
         // Another request may have the same id.

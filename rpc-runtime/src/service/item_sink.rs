@@ -9,27 +9,44 @@ use crate::sync::watch;
 
 /// What the sender of a stream may send in total.
 #[derive(Debug)]
-pub(crate) struct Credit(watch::Sender<Volume>);
+pub(crate) struct Credit(watch::Sender<Granted>);
+
+#[derive(Debug)]
+struct Granted {
+    credit: Volume,
+    /// How many grants have arrived.
+    grants: u64,
+}
 
 impl Credit {
     pub(crate) fn new(credit: Volume) -> Self {
-        Self(watch::Sender::new(credit))
+        Self(watch::Sender::new(Granted { credit, grants: 0 }))
     }
 
-    /// Raises the credit. An earlier grant that arrives late changes nothing.
+    /// Raises the credit. An earlier grant that arrives late does not change it.
     pub(crate) fn raise(&self, credit: Volume) {
-        self.0.send_modify(|current| *current = credit.max(*current));
+        self.0.send_modify(|granted| {
+            granted.credit = credit.max(granted.credit);
+            granted.grants += 1;
+        });
     }
 
     pub(crate) fn get(&self) -> Volume {
-        *self.0.subscribe().borrow()
+        self.0.subscribe().borrow().credit
+    }
+
+    /// How many grants have arrived, also if they did not raise the credit.
+    pub(super) fn grants(&self) -> u64 {
+        self.0.subscribe().borrow().grants
     }
 
     /// Waits until another item may be sent after these. Cancel safe.
     pub(super) async fn more_than(&self, sent: Volume) {
         let mut credit = self.0.subscribe();
         // Fails only if the sender is dropped.
-        let _ = credit.wait_for(|credit| credit.allows_more_than(sent)).await;
+        let _ = credit
+            .wait_for(|granted| granted.credit.allows_more_than(sent))
+            .await;
     }
 }
 

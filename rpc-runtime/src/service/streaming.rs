@@ -11,7 +11,7 @@ use futures_util::Stream;
 use rmp::encode::write_array_len;
 use serde::Serialize;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::invocation::{Answer, Invocation};
 use super::item_sink::ItemSink;
@@ -22,8 +22,13 @@ use crate::protocol::{
     ReplyKind, ShortStr, Volume,
 };
 
-/// After how long without items a message without any is sent.
+/// How often a message without items is sent while a stream waits for an item or for credit. Its
+/// caller answers it with a grant.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// After how many such messages without any grant the caller counts as gone: a minute. A caller that
+/// crashed may not be known to be, and its stream must not occupy the worker for ever.
+const MAX_UNANSWERED: u32 = 12;
 
 impl Invocation {
     /// Sends the items of a method's stream. Returns the answer that ends it, or an array of all
@@ -79,10 +84,6 @@ impl Invocation {
     }
 }
 
-/// How long a caller may grant no further credit. Then it counts as gone: a caller that crashed may
-/// not be known to be, and its stream must not occupy the worker for ever.
-const MAX_PAUSE: Duration = Duration::from_secs(10 * 60);
-
 /// An encoded item, or the answer that ends the stream in its place.
 type Encoded = ControlFlow<Result<Answer, Fault>, Bytes>;
 
@@ -118,18 +119,15 @@ async fn send<S: Stream>(
         let reason = "a layer ran the method again after its stream had begun";
         return Err(Fault::new(FaultCode::Abandoned, reason));
     }
+    let mut keep_alive = KeepAlive::new(sink);
     loop {
         sink.ready().await?;
         let mut items = Vec::new();
         let left = credit.get().minus(sent);
         let filling = poll_fn(|cx| stream.poll_fill(cx, &mut items, left));
-        let end = keep_alive(sink, sent.items, filling).await?;
+        let end = keep_alive.during(sent.items, filling).await?;
         if !items.is_empty() {
-            let granted = keep_alive(sink, sent.items, credit.more_than(sent));
-            timeout(MAX_PAUSE, granted).await.map_err(|_| {
-                let reason = format!("the caller has granted no credit for {MAX_PAUSE:?}");
-                Fault::new(FaultCode::Abandoned, reason)
-            })??;
+            keep_alive.during(sent.items, credit.more_than(sent)).await?;
             let (first, credit) = (sent.items, credit.get());
             sent = items.iter().map(|item| Volume::of(item)).fold(sent, Volume::plus);
             sink.send(Items { first, items, credit });
@@ -148,23 +146,51 @@ async fn send<S: Stream>(
     }
 }
 
-/// Waits for a future, and sends a message without items every few seconds.
-async fn keep_alive<T>(
-    sink: &dyn ItemSink,
-    first: u64,
-    waiting: impl Future<Output = T>,
-) -> Result<T, Fault> {
-    let mut waiting = pin!(waiting);
-    loop {
-        if let Ok(output) = timeout(KEEP_ALIVE, &mut waiting).await {
-            return Ok(output);
+/// Sends messages without items, and notices that the caller is gone.
+struct KeepAlive<'a> {
+    sink: &'a dyn ItemSink,
+    due_at: Instant,
+    /// How many grants had arrived when the last message was due.
+    grants: u64,
+    /// How many messages were sent since the last grant.
+    unanswered: u32,
+}
+
+impl<'a> KeepAlive<'a> {
+    fn new(sink: &'a dyn ItemSink) -> Self {
+        Self {
+            sink,
+            due_at: Instant::now() + KEEP_ALIVE,
+            grants: 0,
+            unanswered: 0,
         }
-        sink.ready().await?;
-        sink.send(Items {
-            first,
-            items: Vec::new(),
-            credit: sink.credit().get(),
-        });
+    }
+
+    /// Waits for a future. `first` is the number of the next item.
+    async fn during<T>(&mut self, first: u64, waiting: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut waiting = pin!(waiting);
+        loop {
+            if let Ok(output) = timeout_at(self.due_at, &mut waiting).await {
+                return Ok(output);
+            }
+            let credit = self.sink.credit();
+            if std::mem::replace(&mut self.grants, credit.grants()) != self.grants {
+                self.unanswered = 0;
+            }
+            if self.unanswered >= MAX_UNANSWERED {
+                let silence = KEEP_ALIVE * MAX_UNANSWERED;
+                let reason = format!("the caller has granted nothing for {silence:?}");
+                return Err(Fault::new(FaultCode::Abandoned, reason));
+            }
+            self.sink.ready().await?;
+            self.sink.send(Items {
+                first,
+                items: Vec::new(),
+                credit: credit.get(),
+            });
+            self.unanswered += 1;
+            self.due_at = Instant::now() + KEEP_ALIVE;
+        }
     }
 }
 
@@ -317,7 +343,7 @@ mod tests {
 
     use futures_util::future::{BoxFuture, ready};
     use futures_util::{StreamExt, stream};
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use super::super::admission::Received;
     use super::super::context::Context as RequestContext;
@@ -411,13 +437,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_grants_no_credit_is_given_up() {
+    async fn a_caller_that_grants_nothing_is_given_up() {
+        let limit = KEEP_ALIVE * (MAX_UNANSWERED + 1);
+        let often = KEEP_ALIVE * 2 / 5;
+        let pause = |delay| {
+            stream::unfold(0, move |number| async move {
+                sleep(delay).await;
+                Some((number, number + 1))
+            })
+        };
+        let streams = [
+            stream::iter(0..10).boxed(),
+            pause(often).boxed(),
+            pause(Duration::MAX).boxed(),
+        ];
+        for (stream, (credit, sent)) in streams.into_iter().zip([(2, 2), (100, 32), (100, 0)]) {
+            let sink = Sink::new(credit);
+            let invocation = invocation(Codec::Json, Some(&sink));
+            let begun = Instant::now();
+            let failed = invocation.send_items(stream).await.unwrap_err();
+            assert_eq!((failed.code, sink.sent()), (FaultCode::Abandoned, sent));
+            assert_eq!(begun.elapsed(), limit);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_answers_may_wait_for_long() {
         let sink = Sink::new(2);
         let invocation = invocation(Codec::Json, Some(&sink));
-        let begun = tokio::time::Instant::now();
-        let failed = invocation.send_items(stream::iter(0..10)).await.unwrap_err();
-        assert_eq!((failed.code, sink.sent()), (FaultCode::Abandoned, 2));
-        assert_eq!(begun.elapsed(), MAX_PAUSE);
+        let sending = invocation.send_items(stream::iter(0..10));
+        let answering = async {
+            for _ in 0..20 {
+                sleep(KEEP_ALIVE * (MAX_UNANSWERED - 1)).await;
+                sink.credit.raise(items(2));
+            }
+        };
+        tokio::select! {
+            ended = sending => panic!("{ended:?}"),
+            () = answering => assert_eq!(sink.sent(), 2),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -431,7 +489,8 @@ mod tests {
         let mut sending = Box::pin(invocation.send_items(slow));
         assert!(timeout(KEEP_ALIVE * 11 / 2, &mut sending).await.is_err());
         // It waits for the items, and then for credit.
-        assert_eq!(sink.messages(), [(0, 0), (0, 0), (0, 1), (1, 0), (1, 0)]);
+        let messages = [(0, 0), (0, 0), (0, 1), (1, 0), (1, 0), (1, 0)];
+        assert_eq!(sink.messages(), messages);
         sink.credit.raise(items(2));
         sending.await.unwrap();
         assert_eq!(sink.messages().last(), Some(&(1, 1)));

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::receiver::{BadStream, Received, Receiver};
 use crate::client::received_reply::ReceivedReply;
 use crate::describe::Worker;
-use crate::protocol::{BadReply, Items, MAX_CREDIT, ShortStr, Volume};
+use crate::protocol::{BadReply, Grant, Items, MAX_CREDIT, ShortStr, Volume};
 use crate::service::Credit;
 
 /// What a stream may send that its reader has not consumed, unless the call sets something else.
@@ -46,8 +46,6 @@ struct State {
     waiting_since: Option<Instant>,
     /// When the handler that makes the call has to end.
     ends_at: Option<Instant>,
-    /// Whether the worker may not know how much credit it has.
-    should_grant_again: bool,
     reader: Option<Waker>,
 }
 
@@ -56,8 +54,13 @@ struct State {
 pub(in crate::client) enum Arrival {
     /// Nothing: another worker sent it.
     Foreign,
-    /// The stream goes on. `is_first` is whether this is its first message.
-    Continues { is_first: bool },
+    /// The stream goes on.
+    Continues {
+        /// Whether this is its first message.
+        is_first: bool,
+        /// The answer to a message without items, and the routing key of its worker.
+        answer: Option<(ShortStr, Grant)>,
+    },
     /// The call ends with this reply.
     Ends(ReceivedReply),
 }
@@ -91,7 +94,6 @@ impl ItemInbox {
                 heard_at: Instant::now(),
                 waiting_since: None,
                 ends_at: None,
-                should_grant_again: false,
                 reader: None,
             }),
         }
@@ -135,8 +137,6 @@ impl ItemInbox {
         let is_first = !state.receiver.has_begun();
         let is_keep_alive = items.items.is_empty();
         let after_last = items.first.saturating_add(items.items.len() as u64);
-        let granted = state.receiver.granted();
-        let misses_credit = is_keep_alive && items.credit.max(granted) != items.credit;
         let received = state.receiver.receive(worker, items);
         if matches!(received, Ok(Received::Foreign)) {
             return Arrival::Foreign;
@@ -149,12 +149,14 @@ impl ItemInbox {
         if is_first || !state.receiver.misses_before(after_last) {
             state.heard_at = Instant::now();
         }
-        state.should_grant_again |= misses_credit;
-        let arrival = arrival(received, is_first);
-        if !is_keep_alive || misses_credit {
+        // The worker learns that its caller is there, and credit that was lost.
+        let credit = state.receiver.granted();
+        let key = state.worker_key.as_ref().filter(|_| is_keep_alive);
+        let answer = key.map(|key| (key.clone(), Grant { id, credit }));
+        if !is_keep_alive {
             wake_reader(state);
         }
-        arrival
+        arrival(received, is_first, answer)
     }
 
     /// Receives a message that cannot be read. It ends the stream, if it is of the worker that sends
@@ -187,7 +189,7 @@ impl ItemInbox {
         }
         state.heard_at = Instant::now();
         let ended = state.receiver.end(worker, count, reply);
-        arrival(ended, false)
+        arrival(ended, false, None)
     }
 
     /// Takes the items that have arrived. Pending if there are none.
@@ -209,9 +211,7 @@ impl ItemInbox {
     /// Returns the credit to grant, and who gets it, if the reader has consumed `consumed`.
     pub(super) fn grant(&self, consumed: Volume) -> Option<(Granter, Volume)> {
         let mut state = self.lock();
-        let again = std::mem::take(&mut state.should_grant_again);
-        let granted = state.receiver.grant(consumed);
-        let granted = granted.or(again.then(|| state.receiver.granted()))?;
+        let granted = state.receiver.grant(consumed)?;
         let granter = match (&state.credit, &state.worker_key, state.id) {
             (Some(credit), ..) => Granter::InProcess(Arc::clone(credit)),
             (None, Some(key), Some(id)) => Granter::Worker(key.clone(), id),
@@ -262,10 +262,14 @@ pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)
 }
 
-fn arrival(received: Result<Received<ReceivedReply>, BadStream>, is_first: bool) -> Arrival {
+fn arrival(
+    received: Result<Received<ReceivedReply>, BadStream>,
+    is_first: bool,
+    answer: Option<(ShortStr, Grant)>,
+) -> Arrival {
     match received {
         Ok(Received::Foreign) => Arrival::Foreign,
-        Ok(Received::Continues) => Arrival::Continues { is_first },
+        Ok(Received::Continues) => Arrival::Continues { is_first, answer },
         Ok(Received::Ends(reply)) => Arrival::Ends(reply),
         Err(BadStream(reason)) => Arrival::Ends(Err(BadReply::Stream(reason))),
     }
@@ -319,18 +323,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn credit_that_was_lost_is_granted_again() {
+    async fn a_message_without_items_is_answered_with_the_credit() {
         let (inbox, id) = (inbox(4), Uuid::new_v4());
         inbox.receive(id, WORKER, items(0, 4, 4));
         assert_eq!(poll(&inbox), 4);
         let (granter, credit) = grant(&inbox, 2).unwrap();
         assert!(matches!(granter, Granter::Worker(_, of) if of == id));
         assert_eq!((credit, grant(&inbox, 2).is_none()), (6, true));
-        // The worker knows of the first four.
-        inbox.receive(id, WORKER, items(4, 0, 4));
-        assert_eq!(grant(&inbox, 2).unwrap().1, 6);
-        assert!(grant(&inbox, 2).is_none());
-        inbox.receive(id, WORKER, items(4, 0, 6));
+        // Whether or not the worker knows of all of it.
+        for known in [4, 6] {
+            let Arrival::Continues { answer, .. } = inbox.receive(id, WORKER, items(4, 0, known)) else {
+                panic!("it goes on");
+            };
+            let (key, answer) = answer.unwrap();
+            assert_eq!((answer.id, answer.credit.items), (id, 6));
+            assert!(WORKER.contains(key.as_str()));
+        }
         assert!(grant(&inbox, 2).is_none());
     }
 
@@ -389,7 +397,13 @@ mod tests {
     async fn a_second_request_cannot_continue_a_stream() {
         let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
         let first = inbox.receive(id, WORKER, items(0, 1, 9));
-        assert!(matches!(first, Arrival::Continues { is_first: true }));
+        assert!(matches!(
+            first,
+            Arrival::Continues {
+                is_first: true,
+                answer: None
+            }
+        ));
         let other = inbox.receive(Uuid::new_v4(), WORKER, items(1, 1, 9));
         assert!(matches!(other, Arrival::Foreign));
     }
