@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::built_in::{BuiltInMethods, ServedQueue};
-use super::control_responder::{ControlMethods, ControlResponder, ControlledQueue};
+use super::control::{ControlMethods, ControlResponder, ControlledQueue};
 use super::job_queues::JobQueues;
 use super::open_server::OpenServer;
 use super::queue_consumer::{QueueConsumer, with_retries};

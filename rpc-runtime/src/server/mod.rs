@@ -4,7 +4,7 @@ mod batching;
 mod builder;
 mod built_in;
 mod config;
-mod control_responder;
+mod control;
 mod job_queues;
 mod jobs;
 mod open_server;
@@ -21,5 +21,5 @@ mod worker_identity;
 
 pub use builder::Server;
 pub(crate) use config::BrokerParts;
-pub(crate) use control_responder::DISCOVERY_TIMEOUT;
+pub(crate) use control::DISCOVERY_TIMEOUT;
 pub use running_server::RunningServer;

@@ -7,7 +7,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::control_responder::ControlResponder;
+use super::control::ControlResponder;
 use super::queue_consumer::{ConsumerEnd, QueueConsumer};
 use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;

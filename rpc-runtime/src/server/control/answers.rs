@@ -1,0 +1,102 @@
+//! Runs the methods of control messages, and replies.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::protocol::{Fault, FaultCode, Reply, ShortStr, WORKER_HEADER};
+use crate::server::reply_channel::{ReplyChannel, SendOutcome};
+use crate::server::worker_identity::WorkerIdentity;
+use crate::service::{Decision, Executor, ForbiddenReplyAddress, ReplyTo, RequestLabel, RequestSource};
+use crate::telemetry::{Event, count};
+use crate::transport::{Outgoing, SendToken};
+
+/// Answers control messages.
+pub(super) struct Answers {
+    pub(super) channel: Arc<ReplyChannel>,
+    pub(super) identity: Arc<WorkerIdentity>,
+    pub(super) describes_itself: bool,
+}
+
+/// The reply to a control message.
+pub(super) struct ControlReply {
+    reply: Reply,
+    to: ReplyTo,
+    /// The header that identifies the worker.
+    worker: String,
+    /// Whether its loss is counted.
+    is_counted: bool,
+}
+
+impl ControlReply {
+    /// Returns the message of this reply, or of a fault instead of it.
+    fn message(&self, mut reply: Reply) -> Outgoing {
+        let name = ShortStr::from_static(WORKER_HEADER);
+        reply.headers.insert(name, self.worker.clone());
+        Outgoing {
+            message: self.to.message(reply),
+            queue: self.to.address.clone(),
+            mandatory: false,
+            send_token: SendToken::default(),
+        }
+    }
+
+    pub(super) fn count_lost(&self, reason: &'static str) {
+        if self.is_counted {
+            count(Event::ReplyLost { reason });
+        }
+    }
+}
+
+impl Answers {
+    /// Runs the method, unless it is refused. Returns the reply, if its sender expects one.
+    pub(super) async fn execute(
+        &self,
+        queue: &str,
+        executor: &Executor,
+        decided: Result<Decision<'_>, ForbiddenReplyAddress>,
+        label: &RequestLabel,
+    ) -> Option<ControlReply> {
+        // Lost answers to discovery are not counted, because anyone may ask for them.
+        let is_counted = executor.source() == RequestSource::Queue;
+        let decision = match decided {
+            Ok(decision) => decision,
+            Err(forbidden) => {
+                if is_counted {
+                    let code = "reply_address";
+                    count(Event::RequestRefused { queue, code });
+                }
+                executor.log.reply_address_forbidden(&forbidden);
+                return None;
+            }
+        };
+        let response = executor.execute(queue, decision, label, Instant::now()).await;
+        // A sender that is refused learns only the id of the worker.
+        let describes_itself = self.describes_itself && !response.is_refused;
+        Some(ControlReply {
+            reply: response.reply,
+            to: response.reply_to?,
+            worker: self.identity.header(describes_itself),
+            is_counted,
+        })
+    }
+
+    /// Sends a reply, and gives it up at `until`. Its loss does no harm beyond a missing answer.
+    pub(super) async fn reply(&self, reply: ControlReply, until: Instant) {
+        let send = |part| self.channel.send(reply.message(part), Some(until), false);
+        let reason = match send(reply.reply.clone()).await {
+            Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) | Err(_) => return,
+            Ok(SendOutcome::Refused(Some(error))) => {
+                self.channel.log.unsendable(&error);
+                let reason = "the method ran, and the broker refuses its reply, which may be too large";
+                let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
+                let fault = Reply::fault(reply.reply.codec, &fault);
+                let _ = send(fault).await;
+                "unsendable"
+            }
+            Ok(SendOutcome::Refused(None)) => "refused",
+            Ok(SendOutcome::Expired) => "no_connection",
+        };
+        reply.count_lost(reason);
+    }
+}

@@ -1,0 +1,332 @@
+//! Subscribes to the control messages of a worker, and keeps the queue open.
+
+use std::future::ready;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::broadcasts::TIME_TO_LIVE;
+use super::methods::ControlMethods;
+use super::responder::Responder;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::server::reply_channel::ReplyChannel;
+use crate::service::Rules;
+use crate::transport::{
+    Backoff, ControlQueue, Delivery, KeepOpen, Subscription, Transport, catch_panic, keep_open,
+    restart_on_panic,
+};
+
+/// The prefetch. It leaves room for discovery requests and refusals beside the broadcasts.
+const PREFETCH: u16 = 64;
+
+/// How many control messages can wait in the queue. If there are more, the oldest are dropped.
+const MAX_WAITING: u16 = 1024;
+
+/// The maximum total length of the messages that wait in the queue, in bytes.
+const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
+
+/// How long to wait after the broker refused the exchange or the queue for good. Permissions rarely
+/// change, and the broker logs each refusal.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
+
+/// How long a starting server waits until it can be reached.
+const START_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A task that answers control messages. Dropping this ends the task and all running broadcasts.
+pub(in crate::server) struct ControlResponder {
+    stop: CancellationToken,
+    /// When the server began to drain.
+    draining_since: Arc<OnceLock<Instant>>,
+    /// Returns the number of requests that did not end in time after it was told to stop.
+    task: AbortOnDropHandle<usize>,
+    /// Resolves once the first attempt to subscribe has succeeded or failed.
+    first_attempt: oneshot::Receiver<()>,
+}
+
+impl ControlResponder {
+    /// Starts a task that answers control messages. Once the server begins to drain, or the handle
+    /// is closed, running broadcasts have `drain_timeout` to end.
+    pub(in crate::server) fn start(
+        transport: &Arc<dyn Transport>,
+        methods: ControlMethods,
+        rules: &Rules,
+        channel: &Arc<ReplyChannel>,
+        drain_timeout: Duration,
+    ) -> Self {
+        let draining_since = Arc::<OnceLock<Instant>>::default();
+        let since = Arc::clone(&draining_since);
+        let responder = Arc::new(Responder::new(methods, rules, Arc::clone(channel)));
+        let queue = ControlQueue {
+            keys: responder.keys(),
+            prefetch: PREFETCH,
+            time_to_live: TIME_TO_LIVE,
+            max_messages: MAX_WAITING,
+            max_bytes: MAX_WAITING_BYTES,
+        };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let (first_attempt_done, first_attempt) = oneshot::channel();
+        let mut first_attempt_done = Some(first_attempt_done);
+        let to_subscribe = Arc::clone(transport);
+        let running = async move {
+            // The answers go on if the responder restarts after a panic, and end with this task.
+            let answers = TaskTracker::new();
+            let aborted = CancellationToken::new();
+            let _abort = aborted.clone().drop_guard();
+            restart_on_panic("control", || {
+                let mut run = ResponderRun {
+                    responder: &responder,
+                    transport: &to_subscribe,
+                    queue: &queue,
+                    stop: &stopped,
+                    first_attempt_done: first_attempt_done.take(),
+                    is_refusal_logged: false,
+                    drain_timeout,
+                    draining_since: &since,
+                    answers: &answers,
+                    aborted: &aborted,
+                };
+                async move {
+                    keep_open(&mut run).await;
+                    run.drain(ready(())).await;
+                    run.answers.len()
+                }
+            })
+            .await
+        };
+        Self {
+            stop,
+            draining_since,
+            task: AbortOnDropHandle::new(transport.runtime().spawn(running)),
+            first_attempt,
+        }
+    }
+
+    /// Waits until the first attempt to subscribe has succeeded or failed, but not for longer than
+    /// [`START_TIMEOUT`]. Must be called at most once.
+    pub(in crate::server) async fn started(&mut self) {
+        let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
+    }
+
+    /// The drain timeout begins now. Until [`stop`](Self::stop), callers can cancel their calls, and
+    /// broadcasts are answered.
+    pub(in crate::server) fn drain(&self) {
+        self.draining_since.get_or_init(Instant::now);
+    }
+
+    /// Deletes the queue, waits for the answers in progress and ends the task. Returns the number
+    /// of requests that did not end in time, which began with [`drain`](Self::drain).
+    pub(in crate::server) async fn stop(self) -> usize {
+        self.stop.cancel();
+        // The task limits its own waits. If it panicked, the server ends as usual.
+        self.task.await.unwrap_or(0)
+    }
+}
+
+/// Keeps the control queue open until the responder is stopped or the broker handle is closed.
+struct ResponderRun<'a> {
+    responder: &'a Arc<Responder>,
+    transport: &'a Arc<dyn Transport>,
+    queue: &'a ControlQueue,
+    stop: &'a CancellationToken,
+    /// Dropping the sender wakes [`ControlResponder::started`].
+    first_attempt_done: Option<oneshot::Sender<()>>,
+    is_refusal_logged: bool,
+    drain_timeout: Duration,
+    draining_since: &'a OnceLock<Instant>,
+    /// The tasks that answer control messages. The prefetch bounds their number, apart from
+    /// broadcasts, which the responder bounds. A method goes on if the connection is lost.
+    answers: &'a TaskTracker,
+    /// Ends these tasks.
+    aborted: &'a CancellationToken,
+}
+
+impl KeepOpen for ResponderRun<'_> {
+    type Opened = Subscription;
+    type End = ();
+
+    async fn open(&mut self) -> ControlFlow<(), Result<Subscription, BrokerError>> {
+        let opening = self.transport.open_control(self.queue);
+        let opened = unless_stopped(self.stop, opening).await?;
+        drop(self.first_attempt_done.take());
+        ControlFlow::Continue(opened)
+    }
+
+    async fn run(&mut self, subscription: Subscription) -> ControlFlow<(), BrokerError> {
+        self.is_refusal_logged = false;
+        let lost = self.answer_until_lost(subscription).await?;
+        let error = Logged(Chain(&lost));
+        tracing::debug!(%error, "the control queue was lost; declaring it again");
+        if lost.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        if error.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+            let missing = missing_permission(error);
+            let error = Logged(Chain(error));
+            tracing::info!(
+                %error,
+                missing,
+                "serving without broadcasts and discovery; calls that their callers drop are not cancelled"
+            );
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        if is_refused_for_good(error) {
+            REFUSED_RETRY_DELAY
+        } else {
+            backoff.delay_after(error)
+        }
+    }
+
+    async fn pause(&mut self, delay: Duration) -> ControlFlow<()> {
+        unless_stopped(self.stop, sleep(delay)).await
+    }
+}
+
+impl ResponderRun<'_> {
+    /// Answers control messages until the queue is lost, and returns why.
+    async fn answer_until_lost(&mut self, mut subscription: Subscription) -> ControlFlow<(), BrokerError> {
+        let lost = loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    let _ = timeout(self.drain_time_left(), self.take_last(&mut subscription)).await;
+                    self.drain(subscription.control.close_and_delete()).await;
+                    return ControlFlow::Break(());
+                }
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => self.start(delivery, &subscription),
+                    Some(Err(reason)) => break reason,
+                    None => break BrokerError::Lost { source: None },
+                },
+            }
+        };
+        subscription.control.close().await;
+        ControlFlow::Continue(lost)
+    }
+
+    /// Cancels the consumer, so that peers no longer reach this worker. Starts the tasks of what
+    /// was delivered before.
+    async fn take_last(&self, subscription: &mut Subscription) {
+        if subscription.control.cancel().await.is_ok() {
+            while let Some(Ok(delivery)) = subscription.deliveries.next().await {
+                self.start(delivery, subscription);
+            }
+        }
+    }
+
+    /// Starts the task that answers a delivery. A message about calls needs none.
+    fn start(&self, delivery: Delivery, subscription: &Subscription) {
+        // In the order of these messages, and without a task, which would take longer.
+        if self.responder.calls.handle(&delivery) {
+            return subscription.control.ack(delivery.tag);
+        }
+        let (responder, control) = (Arc::clone(self.responder), Arc::clone(&subscription.control));
+        let aborted = self.aborted.clone();
+        self.answers.spawn(async move {
+            let tag = delivery.tag;
+            let answering = responder.answer(delivery, || control.ack(tag));
+            // Panics of methods are caught earlier. Other answers continue.
+            let answering = catch_panic("control message", answering);
+            aborted.run_until_cancelled(answering).await
+        });
+    }
+
+    /// Waits for the answers in progress and for `closing`, until the drain timeout. Answers go on
+    /// even if the handle was closed.
+    async fn drain(&mut self, closing: impl Future<Output = ()>) {
+        self.answers.close();
+        let ending = async { tokio::join!(closing, self.answers.wait()) };
+        let _ = timeout(self.drain_time_left(), ending).await;
+    }
+
+    fn drain_time_left(&self) -> Duration {
+        let since = self.draining_since.get_or_init(Instant::now);
+        self.drain_timeout.saturating_sub(since.elapsed())
+    }
+}
+
+/// Whether the broker refused the exchange or the queue, and will until someone acts.
+fn is_refused_for_good(error: &BrokerError) -> bool {
+    match error {
+        BrokerError::Exchange { .. } => true,
+        BrokerError::Queue { is_temporary, .. } => !is_temporary,
+        _ => false,
+    }
+}
+
+/// Waits for a future. [`Break`](ControlFlow::Break) if it is told to stop before.
+async fn unless_stopped<T>(stop: &CancellationToken, future: impl Future<Output = T>) -> ControlFlow<(), T> {
+    match stop.run_until_cancelled(future).await {
+        Some(output) => ControlFlow::Continue(output),
+        None => ControlFlow::Break(()),
+    }
+}
+
+/// Returns what is probably missing: in most cases a permission of the worker's RabbitMQ user.
+fn missing_permission(refused: &BrokerError) -> &'static str {
+    match refused {
+        BrokerError::Exchange {
+            action: "declare", ..
+        } => {
+            "configure permission on the exchange rpc.control, or have someone else declare it as a durable direct exchange"
+        }
+        BrokerError::TooManyChannels { .. } => "one more channel",
+        BrokerError::Exchange { .. } => {
+            "read permission on the exchange rpc.control, and write permission on queues rpc.control.*"
+        }
+        _ => "configure, write and read permission on queues rpc.control.*",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Cause;
+    use crate::protocol::CONTROL_EXCHANGE;
+
+    #[test]
+    fn only_a_lasting_refusal_is_waited_out_for_long() {
+        let source = || Cause::new("why");
+        let queue = |is_temporary| BrokerError::Queue {
+            queue: "q".into(),
+            source: source(),
+            is_temporary,
+        };
+        let exchange = BrokerError::Exchange {
+            exchange: CONTROL_EXCHANGE.into(),
+            action: "declare",
+            source: source(),
+        };
+        for refused in [exchange, queue(false)] {
+            assert!(is_refused_for_good(&refused), "{refused:?}");
+        }
+        for passing in [
+            queue(true),
+            BrokerError::TooManyChannels { source: source() },
+            BrokerError::Lost { source: None },
+            BrokerError::Unresponsive {
+                step: "",
+                limit: Duration::ZERO,
+            },
+        ] {
+            assert!(!is_refused_for_good(&passing), "{passing:?}");
+        }
+    }
+}
