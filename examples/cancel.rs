@@ -64,6 +64,15 @@ impl Reports for Office {
     }
 }
 
+impl Office {
+    /// Waits until the worker has begun. Then the caller gives up.
+    async fn gives_up_once_begun(&self, year: u16) -> anyhow::Result<()> {
+        self.begun.acquire().await?.forget();
+        println!("caller: no longer waits for {year}");
+        Ok(())
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     log_to_stderr();
@@ -81,16 +90,14 @@ async fn main() -> anyhow::Result<()> {
     // The call that is not ready first is dropped.
     tokio::select! {
         report = reports.render(2024) => println!("{report:?}"),
-        begun = office.begun.acquire() => begun?.forget(),
+        begun = office.gives_up_once_begun(2024) => begun?,
     }
-    println!("caller: no longer waits for 2024");
     office.stopped.acquire().await?.forget();
 
     tokio::select! {
         pages = reports.archive(2025) => println!("{pages:?}"),
-        begun = office.begun.acquire() => begun?.forget(),
+        begun = office.gives_up_once_begun(2025) => begun?,
     }
-    println!("caller: no longer waits for 2025");
     office.stopped.acquire().await?.forget();
 
     println!("caller: {}", reports.render(1999).await?);
