@@ -648,6 +648,28 @@ async fn a_stream_whose_worker_is_gone_ends() {
     assert!(stream.next().await.is_none());
 }
 
+/// Only while messages can arrive does their absence say that the worker is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_goes_on_after_its_caller_was_offline_for_longer_than_a_worker_may_be_silent() {
+    let queue = unique("feed");
+    let proxy = Proxy::start(shared().await).await.unwrap();
+    let caller = Broker::builder().address(proxy.url()).connect().await.unwrap();
+    let numbers = Numbers::behind(Gate::closed());
+    let server = serve(&World::RabbitMq, &queue, &numbers).await;
+    numbers.gate.let_go(1);
+    let mut stream = client(&caller, &queue).wait(3).timeout(Duration::from_secs(120));
+    assert_eq!(soon("it arrives", stream.next()).await.unwrap().unwrap(), 0);
+    let refusing = proxy.refuse_new().await;
+    proxy.reset(Target::All).await;
+    let offline = Duration::from_secs(18);
+    let ended = tokio::time::timeout(offline, stream.next()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    refusing.heal().await;
+    numbers.gate.let_all_go();
+    assert_eq!(items(stream).await, [1, 2]);
+    server.stop().await.unwrap();
+}
+
 /// A worker of another library, which is told by the test what to send.
 struct RawWorker {
     peer: RawPeer,

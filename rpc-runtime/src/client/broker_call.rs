@@ -17,7 +17,7 @@ use super::plan::CallPlan;
 use super::queued_request::{PendingConfirm, QueuedRequest};
 use super::received_reply::{ReceivedReply, check_reply, empty_reply};
 use super::resend::{self, ResendDecision};
-use super::session::{Session, SessionPhase};
+use super::session::Session;
 use super::session_handle::SessionHandle;
 use super::streaming::{MAX_SILENCE, Overdue};
 use super::time_limit::TimeLimit;
@@ -200,13 +200,14 @@ impl<'a> BrokerCall<'a> {
                     if std::mem::replace(&mut consumer, state.epoch.consumer) != state.epoch.consumer {
                         items.heard();
                     }
-                    matches!(state.phase, SessionPhase::Open(_))
+                    state.phase.is_open()
                 };
                 let overdue_at = pin!(sleep_until(items.overdue_at(limit, !is_open)));
                 match call.next_event(overdue_at).await {
                     Some(CallEvent::Reply(reply)) => return self.on_reply(reply),
                     Some(_) => {}
-                    None => match items.overdue(limit, !is_open) {
+                    // The session may have been lost since. No event tells of that.
+                    None => match items.overdue(limit, !self.is_session_open()) {
                         Some(Overdue::Silent) => return Err(silent_error()),
                         Some(Overdue::TimedOut) => return Err(self.time.timeout_error(Executed::Maybe)),
                         None => {}
@@ -214,6 +215,10 @@ impl<'a> BrokerCall<'a> {
                 }
             }
         })
+    }
+
+    fn is_session_open(&self) -> bool {
+        self.session_handle.state().borrow().phase.is_open()
     }
 
     /// Decides whether the reply can still arrive, after a confirm or after a change of the

@@ -66,6 +66,10 @@ impl SessionPhase {
     pub(super) fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
 }
 
 impl SessionState {
