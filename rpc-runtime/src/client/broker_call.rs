@@ -41,8 +41,8 @@ pub(super) struct BrokerCall<'a> {
     session_handle: &'a SessionHandle,
     progress: CallProgress<'a>,
     time: &'a TimeLimit,
-    /// The session that the next request must not use.
-    lost_session: Option<Arc<Session>>,
+    /// The session of the last request.
+    last_session: Option<Arc<Session>>,
 }
 
 /// What a call does after an event.
@@ -69,7 +69,7 @@ impl<'a> BrokerCall<'a> {
             session_handle,
             progress: CallProgress::new(guard),
             time,
-            lost_session: None,
+            last_session: None,
         }
     }
 
@@ -85,7 +85,7 @@ impl<'a> BrokerCall<'a> {
                 if let Some(reply) = self.call().forget_events() {
                     return self.on_reply(reply);
                 }
-                let session = if let Some(session) = self.session_handle.current(self.lost_session.as_ref()) {
+                let session = if let Some(session) = self.session_handle.current(self.lost_session()) {
                     session
                 } else {
                     match self.wait_for_session(deadline.as_mut()).await {
@@ -93,22 +93,21 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
-                self.lost_session = None;
                 if self.plan().has_stream_begun() {
-                    return self.await_end(session).await;
+                    self.last_session.get_or_insert(session);
+                    return self.await_end().await;
                 }
-                self.send(&session);
+                self.send(session);
                 let mut is_confirmed = false;
                 let failure = loop {
                     let Some(event) = self.call().next_event(deadline.as_mut()).await else {
                         return Err(self.give_up());
                     };
-                    match self.on_event(event, &session, &mut is_confirmed) {
+                    match self.on_event(event, &mut is_confirmed) {
                         ControlFlow::Continue(Next::Wait) => {}
-                        ControlFlow::Continue(Next::Resend) => continue 'requests,
-                        ControlFlow::Continue(Next::AwaitEnd) => return self.await_end(session).await,
+                        ControlFlow::Continue(Next::Resend | Next::AwaitEnd) => continue 'requests,
                         ControlFlow::Continue(Next::ResendInNewSession) => {
-                            self.lost_session = Some(session);
+                            self.progress.is_session_lost = true;
                             continue 'requests;
                         }
                         ControlFlow::Continue(Next::HandleFailure(failure)) => break failure,
@@ -117,7 +116,7 @@ impl<'a> BrokerCall<'a> {
                 };
                 match self.on_not_confirmed(failure, deadline.as_mut()).await {
                     ControlFlow::Continue(needs_another_session) => {
-                        self.lost_session = needs_another_session.then_some(session);
+                        self.progress.is_session_lost = needs_another_session;
                     }
                     ControlFlow::Break(outcome) => return outcome,
                 }
@@ -128,7 +127,7 @@ impl<'a> BrokerCall<'a> {
     /// Waits for a session. A reply to an earlier request ends the call.
     fn wait_for_session<'b>(&'b mut self, deadline: Pin<&'b mut Sleep>) -> BoxFuture<'b, Step<Arc<Session>>> {
         Box::pin(async move {
-            let lost = self.lost_session.take();
+            let lost = self.lost_session().cloned();
             let session = pin!(self.session_handle.wait_open(lost.as_ref()));
             match self.unless_ended(deadline, session).await? {
                 Ok(session) => ControlFlow::Continue(session),
@@ -137,7 +136,13 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
-    fn send(&mut self, session: &Session) {
+    fn lost_session(&self) -> Option<&Arc<Session>> {
+        self.last_session
+            .as_ref()
+            .filter(|_| self.progress.is_session_lost)
+    }
+
+    fn send(&mut self, session: Arc<Session>) {
         let request = QueuedRequest {
             is_resent: self.progress.may_have_run,
             confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
@@ -147,9 +152,11 @@ impl<'a> BrokerCall<'a> {
         // Only the first request of a call is treated as that of a call that is alone.
         let is_alone = std::mem::take(&mut self.progress.guard.is_alone);
         session.requests.send(request, is_alone);
+        self.last_session = Some(session);
+        self.progress.is_session_lost = false;
     }
 
-    fn on_event(&mut self, event: CallEvent, session: &Session, is_confirmed: &mut bool) -> Step<Next> {
+    fn on_event(&mut self, event: CallEvent, is_confirmed: &mut bool) -> Step<Next> {
         let plan = self.plan();
         match event {
             CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
@@ -172,19 +179,20 @@ impl<'a> BrokerCall<'a> {
             }
             CallEvent::SessionChanged => {}
         }
-        self.check_session(session, *is_confirmed)
+        self.check_session(*is_confirmed)
     }
 
-    /// Waits for the reply that ends a stream. The request, which was sent in this session, is not
-    /// sent again.
-    fn await_end<'b>(&'b mut self, session: Arc<Session>) -> BoxFuture<'b, Outcome> {
+    /// Waits for the reply that ends a stream. The request is not sent again. If the session in which
+    /// it was sent was lost meanwhile, so may be the stream.
+    fn await_end(&mut self) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             self.progress.may_have_run = true;
             let (limit, call) = (self.time.limit, self.call());
-            let Some(items) = &self.plan().destination.items else {
+            let sent = self.last_session.take().map(|session| session.epoch);
+            let (Some(sent), Some(items)) = (sent, &self.plan().destination.items) else {
                 return Err(self.give_up());
             };
-            let mut consumer = session.epoch.consumer;
+            let mut consumer = sent.consumer;
             loop {
                 let is_open = {
                     let state = self.session_handle.state().borrow();
@@ -192,7 +200,7 @@ impl<'a> BrokerCall<'a> {
                         let reason = self.session_handle.status().end_reason_or_closed();
                         return Err(broker_error(reason, true));
                     }
-                    if state.epoch.address != session.epoch.address {
+                    if state.epoch.address != sent.address {
                         let reason = state.loss_reason.clone();
                         let reason = reason.unwrap_or(BrokerError::Lost { source: None });
                         return Err(broker_error(reason, true));
@@ -223,7 +231,7 @@ impl<'a> BrokerCall<'a> {
 
     /// Decides whether the reply can still arrive, after a confirm or after a change of the
     /// session.
-    fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
+    fn check_session(&self, is_confirmed: bool) -> Step<Next> {
         let state = self.session_handle.state().borrow();
         if state.phase.is_closed() {
             let reason = self.session_handle.status().end_reason_or_closed();
@@ -231,9 +239,9 @@ impl<'a> BrokerCall<'a> {
             return ControlFlow::Break(Err(broker_error(reason, may_have_run)));
         }
         // What became of the request is another event, which follows.
-        if !is_confirmed {
+        let Some(session) = self.last_session.as_ref().filter(|_| is_confirmed) else {
             return ControlFlow::Continue(Next::Wait);
-        }
+        };
         match resend::after_confirm(self.plan().method.is_idempotent(), session.epoch, state.epoch) {
             ResendDecision::Wait => ControlFlow::Continue(Next::Wait),
             ResendDecision::Resend => ControlFlow::Continue(Next::ResendInNewSession),
@@ -408,4 +416,63 @@ fn silent_error() -> CallError {
     let message =
         format!("the worker is gone, or items were lost: the stream has not gone on for {MAX_SILENCE:?}");
     CallError::Fault(Fault::new(FaultCode::Interrupted, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{Stream, StreamExt};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::protocol::{Headers, ITEMS_TYPE, Items, Message, Properties, ShortStr, Volume, WORKER_HEADER};
+    use crate::transport::memory::{InProcessBroker, MemoryTransport};
+    use crate::transport::{ReplyQueue, RequestQueue, Role, Transport};
+    use crate::{Broker, service};
+
+    #[service(queue = "feed")]
+    trait Feed {
+        fn numbers(&self) -> impl Stream<Item = u64>;
+    }
+
+    /// Its reader does not poll the call between the request and the loss.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_lost_as_a_stream_begins_ends_it_at_once() {
+        let memory = InProcessBroker::new();
+        let transport = Arc::new(MemoryTransport::new(&memory));
+        let options = Broker::builder().reply_queue(ReplyQueue::Exclusive);
+        let broker = options.with_transport(Arc::clone(&transport) as Arc<dyn Transport>);
+        let queue = RequestQueue::new("feed");
+        let mut requests = transport.open_requests(&queue, 1).await.unwrap();
+        let mut stream = FeedClient::new(&broker).numbers();
+        let request = tokio::select! {
+            item = stream.next() => panic!("{item:?}"),
+            request = requests.deliveries.next() => request.unwrap().unwrap().message.properties,
+        };
+        let mut headers = Headers::default();
+        let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
+        headers.insert(ShortStr::from_static(WORKER_HEADER), worker.to_owned());
+        let items = Items {
+            first: 0,
+            items: Vec::new(),
+            credit: Volume::MAX,
+        };
+        let message = Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static(ITEMS_TYPE)),
+                correlation_id: request.correlation_id,
+                headers,
+                ..Properties::default()
+            },
+            body: items.write(),
+        };
+        memory.inject(request.reply_to.unwrap().as_str(), message);
+        sleep(Duration::from_secs(1)).await;
+        transport.cut(Role::Consuming, Duration::ZERO);
+        transport.restore(Role::Consuming);
+        sleep(Duration::from_secs(5)).await;
+        let polled = Instant::now();
+        let lost = stream.next().await.unwrap().unwrap_err();
+        assert!(matches!(lost, CallError::Broker { .. }), "{lost:?}");
+        assert!(polled.elapsed() < Duration::from_secs(1));
+    }
 }

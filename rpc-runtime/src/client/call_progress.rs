@@ -13,6 +13,8 @@ pub(super) struct CallProgress<'a> {
     pub(super) may_have_run: bool,
     /// Whether a request was sent again although an earlier one may have reached a worker.
     pub(super) is_resent: bool,
+    /// Whether the next request must not use the session of the last one.
+    pub(super) is_session_lost: bool,
     /// Why the last request was not confirmed, if the call retries.
     pub(super) last_failure: Option<PublishFailure>,
     /// Boxed because few calls need it.
@@ -44,6 +46,7 @@ impl<'a> CallProgress<'a> {
             request: None,
             may_have_run: false,
             is_resent: false,
+            is_session_lost: false,
             last_failure: None,
             retry: None,
         }
