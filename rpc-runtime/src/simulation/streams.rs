@@ -67,6 +67,8 @@ struct Read {
     disorder: Option<String>,
     /// The longest wait for an item or the end.
     longest_wait: Duration,
+    /// The longest of these waits after the first item.
+    longest_gap: Duration,
     /// `None` if it never ended.
     ended: Option<(Duration, Outcome)>,
 }
@@ -202,7 +204,12 @@ async fn read_to_end(
         let since = Instant::now();
         let next = stream.next().await;
         let waited = since.elapsed();
-        recorder.change_read(id, |read| read.longest_wait = read.longest_wait.max(waited));
+        recorder.change_read(id, |read| {
+            read.longest_wait = read.longest_wait.max(waited);
+            if received > 0 {
+                read.longest_gap = read.longest_gap.max(waited);
+            }
+        });
         match next {
             Some(Ok(item)) => received = recorder.received(id, item),
             Some(Err(error)) => break Outcome::from(error),
@@ -479,7 +486,7 @@ impl Judge<'_> {
         // Faults of the caller count as silence only once they are over.
         let longest = planned.yields.pause + MAX_SILENCE + MAX_SILENCE;
         fail_if(
-            has_begun && !self.is_caller_disturbed() && read.longest_wait > longest,
+            has_begun && !self.is_caller_disturbed() && read.longest_gap > longest,
             "waited for too long after it had begun",
         )
     }
