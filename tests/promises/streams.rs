@@ -480,7 +480,7 @@ async fn a_caller_without_credit_gets_an_array(world: World) {
             matches!(
                 wrong,
                 Err(CallError::WrongKind {
-                    kind: MethodKind::Call,
+                    kind: MethodKind::Unary,
                     ..
                 })
             ),

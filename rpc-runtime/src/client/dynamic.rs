@@ -126,7 +126,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Call, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -137,7 +137,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Call, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, exact_arguments),
             read_as::<String>,
         )
     }
@@ -153,7 +153,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Broadcast, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcasting, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -164,7 +164,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Broadcast, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcasting, exact_arguments),
             read_as::<String>,
         )
     }
@@ -218,7 +218,7 @@ impl DynamicClient {
         method: &str,
         exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> StreamingCall<T, MethodError<T>> {
-        let call = self.prepare_call(method, MethodKind::Stream, exact_arguments);
+        let call = self.prepare_call(method, MethodKind::Streaming, exact_arguments);
         let (call, inbox) = with_inbox(call);
         let read = ReadItems {
             item: value_of::<T>,
@@ -242,7 +242,7 @@ impl DynamicClient {
         };
         let right_kind = kind_of(described);
         // Without credit, the worker sends all items of a stream in one reply.
-        if kind != right_kind && (kind, right_kind) != (MethodKind::Call, MethodKind::Stream) {
+        if kind != right_kind && (kind, right_kind) != (MethodKind::Unary, MethodKind::Streaming) {
             return Err(InvalidCall::WrongKind {
                 method: method.to_owned(),
                 kind: right_kind,
@@ -267,11 +267,11 @@ impl fmt::Debug for DynamicClient {
 
 fn kind_of(method: &MethodDescription) -> MethodKind {
     if method.is_streaming {
-        MethodKind::Stream
+        MethodKind::Streaming
     } else if method.is_broadcast && !method.is_oneway {
-        MethodKind::Broadcast
+        MethodKind::Broadcasting
     } else {
-        MethodKind::Call
+        MethodKind::Unary
     }
 }
 

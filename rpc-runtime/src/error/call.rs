@@ -401,19 +401,19 @@ impl<E> CallError<E> {
 #[non_exhaustive]
 pub enum MethodKind {
     /// With [`call`](crate::DynamicClient::call): one worker runs it.
-    Call,
+    Unary,
     /// With [`broadcast`](crate::DynamicClient::broadcast): all workers answer.
-    Broadcast,
+    Broadcasting,
     /// With [`stream`](crate::DynamicClient::stream): a worker sends items.
-    Stream,
+    Streaming,
 }
 
 impl fmt::Display for MethodKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Call => "answered by one worker, with one reply: call it with `call`",
-            Self::Broadcast => "a broadcast, which all workers answer: call it with `broadcast`",
-            Self::Stream => "answered with a stream of items: call it with `stream`",
+            Self::Unary => "answered by one worker, with one reply: call it with `call`",
+            Self::Broadcasting => "a broadcast, which all workers answer: call it with `broadcast`",
+            Self::Streaming => "answered with a stream of items: call it with `stream`",
         })
     }
 }

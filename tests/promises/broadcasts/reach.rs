@@ -271,15 +271,15 @@ async fn a_dynamic_client_broadcasts(world: World) {
     for (wrong, kind) in [
         (
             cache.call("count", json!(["a"])).await.unwrap_err(),
-            MethodKind::Broadcast,
+            MethodKind::Broadcasting,
         ),
         (
             cache.broadcast("get", json!(["a"])).send().await.unwrap_err(),
-            MethodKind::Call,
+            MethodKind::Unary,
         ),
         (
             cache.broadcast("clear", ()).send().await.unwrap_err(),
-            MethodKind::Call,
+            MethodKind::Unary,
         ),
     ] {
         assert!(
