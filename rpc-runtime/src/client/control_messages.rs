@@ -1,5 +1,6 @@
 //! What workers are to be told: which calls were abandoned, and how many items they may send.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -267,6 +268,11 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
             .or_default()
             .push(CancelledCall { id, time_left });
     }
+    // Those that somebody waits for come first: any peer can send items that nobody reads, and the
+    // calls that are cancelled for that reason have no time left.
+    let mut by_key: Vec<_> = by_key.into_iter().collect();
+    let longest = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
+    by_key.sort_by_cached_key(|(key, calls)| (Reverse(longest(calls)), key.as_str().to_owned()));
     let mut messages = Vec::with_capacity(by_key.len());
     for (key, calls) in by_key {
         messages.extend(calls.chunks(MAX_BATCH_CALLS).map(|calls| ControlMessage {
@@ -428,5 +434,22 @@ mod tests {
         assert!(messages.take_abandoned().is_empty(), "there are too many");
         let unread = &messages.lock().unread;
         assert_eq!((unread.ended.len(), unread.order.len()), (MAX_UNREAD, MAX_UNREAD));
+    }
+
+    #[test]
+    fn calls_that_somebody_made_are_cancelled_before_streams_that_nobody_reads() {
+        let now = Instant::now();
+        let call = |key: String, deadline| AbandonedCall {
+            key: ShortStr::new(key).unwrap(),
+            id: Uuid::from_u128(1),
+            deadline,
+        };
+        let unread = (0..20).map(|worker| call(format!("worker {worker}"), now));
+        let calls: Vec<_> = unread
+            .chain([call("queue".into(), now + Duration::from_secs(1))])
+            .collect();
+        let messages = cancellations(calls, now);
+        assert_eq!(messages.len(), 21);
+        assert_eq!(messages[0].outgoing.queue.as_str(), "queue");
     }
 }

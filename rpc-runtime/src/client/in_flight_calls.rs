@@ -16,7 +16,8 @@ use super::in_flight_call::InFlightCall;
 use super::streaming::{Arrival, worker_key};
 use crate::codec::Codec;
 use crate::protocol::{
-    BadReply, BatchedReply, ITEMS_HEADER, ITEMS_TYPE, Items, Malformed, Message, Reply, WORKER_HEADER,
+    BadReply, BatchedReply, ITEMS_HEADER, ITEMS_TYPE, Items, Malformed, Message, Reply, ReplyKind,
+    WORKER_HEADER,
 };
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::HasLatestSend;
@@ -163,7 +164,10 @@ impl InFlightCalls {
         } else {
             let count = header(ITEMS_HEADER).and_then(|count| count.parse().ok());
             let reply = Reply::from_message(message, call.plan().codec);
-            inbox.end(call.id(), worker.as_deref(), count.unwrap_or(0), reply)
+            // Only a failure may leave items out.
+            let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
+            let count = count.or(is_result.then_some(0));
+            inbox.end(call.id(), worker.as_deref(), count, reply)
         };
         match arrival {
             Arrival::Foreign => {

@@ -68,6 +68,6 @@ pub use stored::StoredFormatError;
 pub(crate) use stored::{read_stored, write_stored};
 pub(crate) use stream::{
     CREDIT_TYPE, Grant, ITEMS_HEADER, ITEMS_TYPE, Items, MAX_CREDIT, MAX_GRANTS, MAX_ITEM_FRAME_BYTES,
-    MAX_ITEMS, MAX_ITEMS_BYTES, Volume, read_grants, write_grants,
+    MAX_ITEM_HEADER_BYTES, MAX_ITEMS, MAX_ITEMS_BYTES, Volume, detach, read_grants, write_grants,
 };
 pub(crate) use user_header::{InvalidHeader, insert_user_header};

@@ -40,8 +40,11 @@ pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 /// The largest number of items in a message.
 pub(crate) const MAX_ITEMS: usize = 4096;
 
-/// The largest total length of the items of a message, in bytes. A single item may be longer.
+/// The largest size of the items of a message, in bytes. A single item may be larger.
 pub(crate) const MAX_ITEMS_BYTES: usize = 64 * 1024;
+
+/// The largest number of bytes before an item in a message.
+pub(crate) const MAX_ITEM_HEADER_BYTES: usize = 5;
 
 /// The largest number of bytes of a message of one item beside the item.
 pub(crate) const MAX_ITEM_FRAME_BYTES: usize = 40;
@@ -130,7 +133,11 @@ pub(crate) struct Grant {
 
 impl Items {
     pub(crate) fn write(&self) -> Bytes {
-        let size = self.items.iter().map(|item| 5 + item.len()).sum::<usize>();
+        let size = self
+            .items
+            .iter()
+            .map(|item| MAX_ITEM_HEADER_BYTES + item.len())
+            .sum::<usize>();
         let mut body = Vec::with_capacity(MAX_ITEM_FRAME_BYTES + size);
         write(encode::write_array_len(&mut body, 2 + elements_of(self.credit)));
         write(encode::write_uint(&mut body, self.first));
@@ -142,7 +149,8 @@ impl Items {
         Bytes::from(body)
     }
 
-    /// Decodes a message. The items are slices of `body` and keep it in memory.
+    /// Decodes a message. The items are slices of `body` and keep it in memory, unless they are only
+    /// a small part of it.
     ///
     /// # Errors
     ///
@@ -162,8 +170,20 @@ impl Items {
         }
         let credit = read_volume(&mut reader, elements.saturating_sub(2))?;
         reader.end()?;
+        let size = items
+            .iter()
+            .map(|item| item.len() + MAX_ITEM_HEADER_BYTES)
+            .sum::<usize>();
+        if body.len() > 2 * size + MAX_ITEM_FRAME_BYTES {
+            items.iter_mut().for_each(detach);
+        }
         Ok(Self { first, items, credit })
     }
+}
+
+/// Copies an item out of its message, so that it does not keep the message in memory.
+pub(crate) fn detach(item: &mut Bytes) {
+    *item = Bytes::copy_from_slice(item);
 }
 
 pub(crate) fn write_grants(grants: &[Grant]) -> Bytes {
@@ -303,5 +323,26 @@ mod tests {
         assert!(credit.allows_more_than(Volume::default()) && credit.allows_more_than(one));
         assert!(!credit.allows_more_than(one.plus(Volume::of(&[]))));
         assert!(!credit.allows_more_than(Volume { items: 1, bytes: 100 }));
+    }
+
+    #[test]
+    fn an_item_does_not_keep_a_large_message_in_memory() {
+        let is_in = |item: &Bytes, body: &Bytes| body.as_ptr_range().contains(&item.as_ptr());
+        let message = |items: &[&[u8]]| Items {
+            first: 0,
+            items: items.iter().map(|item| Bytes::copy_from_slice(item)).collect(),
+            credit: Volume::MAX,
+        };
+        let body = message(&[&[7; 100], b"8"]).write();
+        let read = Items::read(&body).unwrap();
+        assert!(read.items.iter().all(|item| is_in(item, &body)));
+        // A peer fills the message with something else.
+        let mut padded = message(&[b"8"]).write().to_vec();
+        padded[0] = 0x95;
+        padded.extend([1, 0xc5, 1, 0]);
+        padded.extend([0; 256]);
+        let padded = Bytes::from(padded);
+        let read = Items::read(&padded).unwrap();
+        assert!(!is_in(&read.items[0], &padded));
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::pending_acks::PendingAcks;
 use super::reply_channel::{ReplyChannel, SendOutcome};
-use crate::protocol::{BATCH_HEADER, Fault, FaultCode, Reply, ShortStr};
+use crate::protocol::{BATCH_HEADER, Fault, FaultCode, Reply, ShortStr, WORKER_HEADER};
 use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
 use crate::transport::{Outgoing, SendToken};
@@ -60,7 +60,13 @@ impl OutgoingReply {
         }
         let message = "the method ran, and the broker refuses its reply, which may be too large";
         let fault = Fault::new(FaultCode::ReplyTooLarge, message);
-        let fault = outgoing(Reply::fault(self.reply.codec, &fault), self.batch_size, &self.to);
+        let mut fault = Reply::fault(self.reply.codec, &fault);
+        // It ends a stream only if it says who sends it.
+        if let Some(worker) = self.reply.headers.get(WORKER_HEADER) {
+            let name = ShortStr::from_static(WORKER_HEADER);
+            fault.headers.insert(name, worker.to_owned());
+        }
+        let fault = outgoing(fault, self.batch_size, &self.to);
         if channel.send(fault, deadline, false).await.is_ok() {
             self.acks.ack();
         }

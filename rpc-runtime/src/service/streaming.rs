@@ -18,8 +18,8 @@ use super::item_sink::ItemSink;
 use crate::codec::Codec;
 use crate::error::Chain;
 use crate::protocol::{
-    Fault, FaultCode, ITEMS_HEADER, Items, MAX_ITEM_FRAME_BYTES, MAX_ITEMS, MAX_ITEMS_BYTES, Reply,
-    ReplyKind, ShortStr, Volume,
+    Fault, FaultCode, ITEMS_HEADER, Items, MAX_ITEM_FRAME_BYTES, MAX_ITEM_HEADER_BYTES, MAX_ITEMS,
+    MAX_ITEMS_BYTES, Reply, ReplyKind, ShortStr, Volume,
 };
 
 /// How often a message without items is sent while a stream waits for an item or for credit. Its
@@ -100,6 +100,7 @@ async fn send_stream<S: Stream>(
         stream: pin!(stream),
         encode,
         held: None,
+        max_bytes: MAX_ITEMS_BYTES.min(invocation.max_reply_bytes().saturating_sub(MAX_ITEM_FRAME_BYTES)),
     };
     match invocation.item_sink() {
         Some(sink) => send(invocation, sink, items).await,
@@ -131,6 +132,7 @@ async fn send<S: Stream>(
             let (first, credit) = (sent.items, credit.get());
             sent = items.iter().map(|item| Volume::of(item)).fold(sent, Volume::plus);
             sink.send(Items { first, items, credit });
+            keep_alive.send_if_due(sent.items).await?;
         }
         match end {
             Some(End(Some(answer))) => return answer,
@@ -173,24 +175,37 @@ impl<'a> KeepAlive<'a> {
             if let Ok(output) = timeout_at(self.due_at, &mut waiting).await {
                 return Ok(output);
             }
-            let credit = self.sink.credit();
-            if std::mem::replace(&mut self.grants, credit.grants()) != self.grants {
-                self.unanswered = 0;
-            }
-            if self.unanswered >= MAX_UNANSWERED {
-                let silence = KEEP_ALIVE * MAX_UNANSWERED;
-                let reason = format!("the caller has granted nothing for {silence:?}");
-                return Err(Fault::new(FaultCode::Abandoned, reason));
-            }
-            self.sink.ready().await?;
-            self.sink.send(Items {
-                first,
-                items: Vec::new(),
-                credit: credit.get(),
-            });
-            self.unanswered += 1;
-            self.due_at = Instant::now() + KEEP_ALIVE;
+            self.send(first).await?;
         }
+    }
+
+    /// Sends a message also while items flow: a caller that is gone may have granted much credit.
+    async fn send_if_due(&mut self, first: u64) -> Result<(), Fault> {
+        if self.due_at <= Instant::now() {
+            self.send(first).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, first: u64) -> Result<(), Fault> {
+        let credit = self.sink.credit();
+        if std::mem::replace(&mut self.grants, credit.grants()) != self.grants {
+            self.unanswered = 0;
+        }
+        if self.unanswered >= MAX_UNANSWERED {
+            let silence = KEEP_ALIVE * MAX_UNANSWERED;
+            let reason = format!("the caller has granted nothing for {silence:?}");
+            return Err(Fault::new(FaultCode::Abandoned, reason));
+        }
+        self.sink.ready().await?;
+        self.sink.send(Items {
+            first,
+            items: Vec::new(),
+            credit: credit.get(),
+        });
+        self.unanswered += 1;
+        self.due_at = Instant::now() + KEEP_ALIVE;
+        Ok(())
     }
 }
 
@@ -245,15 +260,21 @@ struct EncodedItems<'a, S, F> {
     encode: F,
     /// An item that the last message had no room for.
     held: Option<Bytes>,
+    /// How many bytes a message holds, unless it has a single item.
+    max_bytes: usize,
 }
 
+/// How long items are taken for one message. A method may take long for each without waiting.
+const MAX_FILLING: Duration = Duration::from_millis(10);
+
 impl<S: Stream, F: FnMut(S::Item) -> Encoded> EncodedItems<'_, S, F> {
-    /// Takes items until they fill a message, or none is ready after the first, or `left` is used.
-    /// Returns the end if it is reached.
+    /// Takes items until they fill a message, or none is ready after the first, or `left` is used, or
+    /// it has taken long. Returns the end if it is reached.
     ///
     /// One item is taken in any case: the stream may end instead, which needs no credit.
     fn poll_fill(&mut self, cx: &mut Context<'_>, items: &mut Vec<Bytes>, left: Volume) -> Poll<Option<End>> {
-        let (mut taken, mut length) = (Volume::default(), 0);
+        let (mut taken, mut bytes) = (Volume::default(), 0);
+        let begun = Instant::now();
         while items.is_empty() || (items.len() < MAX_ITEMS && left.allows_more_than(taken)) {
             let item = match self.poll_next(cx) {
                 Poll::Ready(ControlFlow::Continue(item)) => item,
@@ -261,13 +282,17 @@ impl<S: Stream, F: FnMut(S::Item) -> Encoded> EncodedItems<'_, S, F> {
                 Poll::Pending if items.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             };
-            if !items.is_empty() && length + item.len() > MAX_ITEMS_BYTES {
+            bytes += item.len() + MAX_ITEM_HEADER_BYTES;
+            if !items.is_empty() && bytes > self.max_bytes {
                 self.held = Some(item);
                 break;
             }
-            length += item.len();
             taken = taken.plus(Volume::of(&item));
             items.push(item);
+            // Reading the clock takes a tenth of the time of an item.
+            if items.len().is_multiple_of(4) && begun.elapsed() >= MAX_FILLING {
+                break;
+            }
         }
         Poll::Ready(None)
     }
@@ -496,14 +521,14 @@ mod tests {
         assert_eq!(sink.messages().last(), Some(&(1, 1)));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn messages_have_a_size() {
         let sink = Sink::new(u64::MAX);
-        let invocation = invocation(Codec::Json, Some(&sink));
+        let invocation = invocation(Codec::Json, Some(&sink)).with_max_reply_bytes(usize::MAX);
         invocation.send_items(stream::iter(0..8194)).await.unwrap();
         assert_eq!(sink.messages(), [(0, 4096), (4096, 4096), (8192, 2)]);
         let sink = Sink::new(u64::MAX);
-        let invocation = self::invocation(Codec::Json, Some(&sink));
+        let invocation = self::invocation(Codec::Json, Some(&sink)).with_max_reply_bytes(usize::MAX);
         let large = stream::iter(0..100).map(|_| "x".repeat(900));
         invocation.send_items(large).await.unwrap();
         let messages = sink.messages();
@@ -566,14 +591,14 @@ mod tests {
         sending.await.unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_large_item_is_sent_alone() {
         let sink = Sink::new(u64::MAX);
         let invocation = invocation(Codec::Text, Some(&sink)).with_max_reply_bytes(usize::MAX);
         let sizes = [1, MAX_ITEMS_BYTES + 1, MAX_ITEMS_BYTES - 1, 1, 1];
         let items = stream::iter(sizes).map(|size| "x".repeat(size));
         invocation.send_items(items).await.unwrap();
-        assert_eq!(sink.messages(), [(0, 1), (1, 1), (2, 2), (4, 1)]);
+        assert_eq!(sink.messages(), [(0, 1), (1, 1), (2, 1), (3, 2)]);
     }
 
     #[tokio::test]
@@ -600,5 +625,44 @@ mod tests {
             (array.headers.get(ITEMS_HEADER), &array.body[..]),
             (None, &b"[1]"[..])
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_no_larger_than_a_reply() {
+        let sink = Sink::new(u64::MAX);
+        let invocation = invocation(Codec::Json, Some(&sink));
+        let items = stream::iter(0..50).map(|_| "x".repeat(98));
+        invocation.send_items(items).await.unwrap();
+        let sent = sink.sent.lock().unwrap();
+        assert_eq!(sent[0].items.len(), 9);
+        assert!(sent.iter().all(|items| items.write().len() <= 1000));
+    }
+
+    #[tokio::test]
+    async fn items_that_take_long_do_not_wait_for_a_full_message() {
+        let sink = Sink::new(u64::MAX);
+        let invocation = invocation(Codec::Json, Some(&sink));
+        let items = stream::iter(0..8).inspect(|_| std::thread::sleep(MAX_FILLING));
+        invocation.send_items(items).await.unwrap();
+        assert_eq!(sink.messages(), [(0, 4), (4, 4)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_grants_too_much_at_once_is_given_up_too() {
+        let sink = Sink::new(u64::MAX);
+        let invocation = invocation(Codec::Json, Some(&sink));
+        let time_passes = async {
+            loop {
+                tokio::time::advance(KEEP_ALIVE).await;
+            }
+        };
+        let failed = tokio::select! {
+            ended = invocation.send_items(stream::repeat(1)) => ended.unwrap_err(),
+            () = time_passes => unreachable!("it never ends"),
+        };
+        assert_eq!(failed.code, FaultCode::Abandoned);
+        let sent = sink.sent.lock().unwrap();
+        let keep_alives = sent.iter().filter(|items| items.items.is_empty()).count();
+        assert_eq!(keep_alives as u64, u64::from(MAX_UNANSWERED));
     }
 }

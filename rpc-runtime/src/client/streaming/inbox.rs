@@ -175,12 +175,12 @@ impl ItemInbox {
         Arrival::Ends(Err(BadReply::Stream(reason)))
     }
 
-    /// Receives the reply that ends the stream after `count` items.
+    /// Receives the reply that ends the stream after `count` items, or at once if it is `None`.
     pub(in crate::client) fn end(
         &self,
         id: Uuid,
         worker: Option<&str>,
-        count: u64,
+        count: Option<u64>,
         reply: ReceivedReply,
     ) -> Arrival {
         let mut state = self.lock();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::protocol::{Items, Volume};
+use crate::protocol::{Items, Volume, detach};
 
 /// The receiver of one stream. `R` is the reply that ends the stream.
 #[derive(Debug)]
@@ -93,9 +93,18 @@ impl<R> Receiver<R> {
             return Ok(Received::Foreign);
         }
         let last = self.end.as_ref().map_or(u64::MAX, |(count, _)| *count);
-        let size = items.items.iter().map(|item| Volume::of(item).bytes).sum();
+        let size: u64 = items.items.iter().map(|item| Volume::of(item).bytes).sum();
         self.largest = self.largest.max(size);
-        for (offset, item) in (0..).zip(items.items) {
+        let is_new = |offset: usize| {
+            let number = items.first.saturating_add(offset as u64);
+            number >= self.next && !self.early.contains_key(&number)
+        };
+        let new_items = items.items.iter().enumerate();
+        let new_items = new_items.filter(|(offset, _)| is_new(*offset));
+        let new_size: u64 = new_items.map(|(_, item)| Volume::of(item).bytes).sum();
+        // Those that arrived before must not stay in memory with the others.
+        let detaches = new_size < size / 2;
+        for (offset, mut item) in (0..).zip(items.items) {
             let number = items.first.saturating_add(offset);
             if number >= self.granted.items {
                 return Err(BadStream("the worker sent more items than it was granted"));
@@ -104,6 +113,9 @@ impl<R> Receiver<R> {
                 return Err(BadStream("the worker sent an item after the end"));
             }
             let bytes = Volume::of(&item).bytes;
+            if detaches && number >= self.next {
+                detach(&mut item);
+            }
             if number == self.next {
                 self.ready.push_back(item);
                 self.next += 1;
@@ -121,7 +133,8 @@ impl<R> Receiver<R> {
         Ok(self.ended())
     }
 
-    /// Receives the reply that ends the stream after `count` items. `worker` is `None` if the reply
+    /// Receives the reply that ends the stream after `count` items, or at once if it is `None`: the
+    /// reply is a failure then, and items before it may be missing. `worker` is `None` if the reply
     /// does not say who sent it.
     ///
     /// Before the first message, any reply ends the stream: its sender may have refused the
@@ -134,12 +147,15 @@ impl<R> Receiver<R> {
     pub(super) fn end(
         &mut self,
         worker: Option<&str>,
-        count: u64,
+        count: Option<u64>,
         reply: R,
     ) -> Result<Received<R>, BadStream> {
         if !self.may_be_from(worker) {
             return Ok(Received::Foreign);
         }
+        let Some(count) = count else {
+            return Ok(Received::Ends(reply));
+        };
         let highest = self
             .early
             .last_key_value()
@@ -270,7 +286,7 @@ mod tests {
             for (index, arrival) in arrivals.into_iter().enumerate() {
                 let received = match arrival {
                     Some(items) => receiver.receive("a", items),
-                    None => receiver.end(Some("a"), total, ()),
+                    None => receiver.end(Some("a"), Some(total), ()),
                 };
                 ends += usize::from(received.unwrap() == Received::Ends(()));
                 if index == take_at {
@@ -313,8 +329,8 @@ mod tests {
     fn an_end_waits_for_the_items_before_it() {
         let mut receiver = Receiver::new(window(8));
         assert_eq!(receiver.receive("a", message(2, 1)), Ok(Received::Continues));
-        assert_eq!(receiver.end(Some("a"), 3, "end"), Ok(Received::Continues));
-        assert_eq!(receiver.end(Some("a"), 3, "again"), Ok(Received::Continues));
+        assert_eq!(receiver.end(Some("a"), Some(3), "end"), Ok(Received::Continues));
+        assert_eq!(receiver.end(Some("a"), Some(3), "again"), Ok(Received::Continues));
         assert_eq!(receiver.receive("a", message(0, 2)), Ok(Received::Ends("end")));
     }
 
@@ -323,11 +339,18 @@ mod tests {
         let mut receiver = Receiver::new(window(8));
         assert_eq!(receiver.receive("a", message(0, 1)), Ok(Received::Continues));
         assert_eq!(receiver.receive("b", message(0, 4)), Ok(Received::Foreign));
-        assert_eq!(receiver.end(Some("b"), 1, ()), Ok(Received::Foreign));
-        assert_eq!(receiver.end(None, 1, ()), Ok(Received::Foreign));
-        assert_eq!(receiver.end(Some("a"), 1, ()), Ok(Received::Ends(())));
+        assert_eq!(receiver.end(Some("b"), Some(1), ()), Ok(Received::Foreign));
+        assert_eq!(receiver.end(None, Some(1), ()), Ok(Received::Foreign));
+        assert_eq!(receiver.end(Some("a"), Some(1), ()), Ok(Received::Ends(())));
+        let mut failed = Receiver::new(window(8));
+        assert_eq!(failed.receive("a", message(1, 1)), Ok(Received::Continues));
+        assert_eq!(failed.end(Some("b"), None, ()), Ok(Received::Foreign));
+        assert_eq!(failed.end(Some("a"), None, ()), Ok(Received::Ends(())));
         // Before the first item, any worker may refuse the request.
-        assert_eq!(Receiver::new(window(8)).end(None, 0, ()), Ok(Received::Ends(())));
+        assert_eq!(
+            Receiver::new(window(8)).end(None, Some(0), ()),
+            Ok(Received::Ends(()))
+        );
     }
 
     #[test]
@@ -337,9 +360,21 @@ mod tests {
         let refused = |receiver: &mut Receiver<()>, items| receiver.receive("a", items).unwrap_err().0;
         assert!(refused(&mut receiver, message(8, 1)).contains("granted"));
         assert!(refused(&mut receiver, items(u64::MAX, [1, 2])).contains("granted"));
-        assert!(receiver.end(Some("a"), 2, ()).unwrap_err().0.contains("counted"));
-        assert!(receiver.end(Some("a"), 9, ()).unwrap_err().0.contains("granted"));
-        assert_eq!(receiver.end(Some("a"), 4, ()), Ok(Received::Continues));
+        assert!(
+            receiver
+                .end(Some("a"), Some(2), ())
+                .unwrap_err()
+                .0
+                .contains("counted")
+        );
+        assert!(
+            receiver
+                .end(Some("a"), Some(9), ())
+                .unwrap_err()
+                .0
+                .contains("granted")
+        );
+        assert_eq!(receiver.end(Some("a"), Some(4), ()), Ok(Received::Continues));
         assert!(refused(&mut receiver, message(4, 1)).contains("after the end"));
     }
 
@@ -392,5 +427,22 @@ mod tests {
         );
         let refused = receiver.receive("a", large(2, 100)).unwrap_err();
         assert!(refused.0.contains("bytes"));
+    }
+
+    #[test]
+    fn a_new_item_does_not_keep_those_that_came_before_in_memory() {
+        let body = Bytes::from(vec![7; 1000]);
+        let mut receiver = Receiver::<()>::new(window(8));
+        let both = |first| Items {
+            items: vec![body.slice(..999), body.slice(999..)],
+            ..items(first, [])
+        };
+        let is_in = |item: &Bytes| body.as_ptr_range().contains(&item.as_ptr());
+        receiver.receive("a", both(0)).unwrap();
+        receiver.receive("a", both(1)).unwrap();
+        let mut taken = VecDeque::new();
+        receiver.take(&mut taken);
+        let in_body: Vec<_> = taken.iter().map(is_in).collect();
+        assert_eq!(in_body, [true, true, false]);
     }
 }

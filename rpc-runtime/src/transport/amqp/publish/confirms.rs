@@ -30,7 +30,8 @@ use crate::transport::Published;
 
 /// Identifies the message of a return: its queue, and the token that a worker gives to a copy of a
 /// request, or else the correlation id. The id is unique among the requests of this process, and a
-/// request is sent again only after the outcome of its last message.
+/// request is sent again only after the outcome of its last message. The messages of a stream share
+/// an id: a return counts for the last of them.
 pub(super) type ReturnKey = (ShortStr, ShortStr);
 
 /// The messages that were published and whose outcome is not decided yet.
@@ -210,7 +211,10 @@ impl Confirms {
     }
 
     fn forget_key(&mut self, sequence: u64) {
-        if let Some(key) = self.keys.remove(&sequence) {
+        // The messages of a stream share a key. It belongs to the last one.
+        if let Some(key) = self.keys.remove(&sequence)
+            && self.sequences.get(&key) == Some(&sequence)
+        {
             self.sequences.remove(&key);
         }
     }
@@ -267,6 +271,18 @@ mod tests {
         assert_eq!(
             kinds(confirms.confirm(0, Confirm::Ack, Some(key(0)), *NOW)),
             [(0, "returned")]
+        );
+    }
+
+    #[test]
+    fn a_key_belongs_to_the_last_message_that_has_it() {
+        let mut confirms = Confirms::default();
+        let [first, second] = [(); 2].map(|()| confirms.add(Some(key(7))));
+        let nacked = confirms.confirm(first, Confirm::Nack, None, *NOW);
+        assert!(matches!(nacked[..], [(0, Published::Refused)]));
+        assert_eq!(
+            kinds(confirms.confirm(second, Confirm::Ack, Some(key(7)), *NOW)),
+            [(1, "returned")]
         );
     }
 
