@@ -358,7 +358,8 @@ async fn confirmed_batches_of_jobs_survive_the_crash_of_the_broker() {
         office.forget();
         node.flush().await.unwrap();
         let batched = format!("{}.batch", queue.name());
-        until("jobs wait in a batch", SOON, async || {
+        // Each round waits for a hundred confirms of a quorum queue.
+        until("jobs wait in a batch", 3 * SOON, async || {
             send(&client, 0..100).await;
             Ok(depth(&broker, &batched).await > Some(0))
         })
