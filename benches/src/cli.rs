@@ -62,7 +62,8 @@ pub(crate) struct Cli {
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) rounds: usize,
 
-    /// How long each run is measured; 1.5 by default, 0.35 with --quick and --streams, and 3 with --overload
+    /// How long each run is measured; 1.5 by default, 0.35 with --quick and --streams, and 3 with
+    /// --overload
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 

@@ -6,8 +6,8 @@ use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_quote};
 
-/// The attributes of the trait or of one method, without `#[rpc]`. `rpc` under a condition, which is
-/// refused, is kept.
+/// The attributes of the trait or of one method, without `#[rpc]`. `rpc` under a condition, which
+/// is refused, is kept.
 ///
 /// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition.
 #[derive(Clone)]

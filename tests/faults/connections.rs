@@ -61,8 +61,8 @@ async fn a_server_that_needs_more_channels_than_its_address_allows_does_not_star
         assert!(broker.status().is_ready());
     }
 
-    // Two are enough for a queue that is served without discovery, whose calls can be cancelled. Its
-    // caller needs another.
+    // Two are enough for a queue that is served without discovery, whose calls can be cancelled.
+    // Its caller needs another.
     let broker = Broker::connect(&format!("{}?channel_max=2", node.url()))
         .await
         .unwrap();

@@ -30,9 +30,9 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// Without --rate, a call starts when another one ends, and --concurrency calls are always in
 /// flight. With --rate, a call starts when it is due, whether or not earlier ones have ended, but
 /// at most --concurrency are in flight. The latency of a call that starts late counts from when it
-/// was due, so that calls that a stalled worker delays are measured too. A call that is answered with
-/// a stream ends with its last item, and its items are counted. One call is made before the run and
-/// is not counted. Ctrl-C ends the run and prints what was measured.
+/// was due, so that calls that a stalled worker delays are measured too. A call that is answered
+/// with a stream ends with its last item, and its items are counted. One call is made before the
+/// run and is not counted. Ctrl-C ends the run and prints what was measured.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc bench [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc bench [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"

@@ -27,8 +27,8 @@ use crate::output::Output;
 /// A broadcast prints a line of JSON for each worker as it answers: the worker, and its result or
 /// failure. The exit code is 1 if a worker failed, or if fewer answered than --workers.
 ///
-/// A method that replies with a stream prints a line of JSON for each item as it arrives. Ctrl-C ends
-/// the stream, and cancels any other call.
+/// A method that replies with a stream prints a line of JSON for each item as it arrives. Ctrl-C
+/// ends the stream, and cancels any other call.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc call [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc call [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"

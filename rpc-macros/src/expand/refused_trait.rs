@@ -1,5 +1,5 @@
-//! A trait that the macro has refused, because of a mistake in it, as far as the compiler accepts it.
-//! It is emitted so that the user sees no further errors of what uses the trait.
+//! A trait that the macro has refused, because of a mistake in it, as far as the compiler accepts
+//! it. It is emitted so that the user sees no further errors of what uses the trait.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -11,8 +11,8 @@ use super::names::implementation;
 use crate::attributes::{Attributes, find_in_cfg_attr, is_rpc};
 use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, mentions_self, plain_name};
 
-/// The trait without the attributes of this crate, and with the supertraits of a service. Its futures
-/// are `Send`, as implementations and callers expect, unless a type parameter has no bound.
+/// The trait without the attributes of this crate, and with the supertraits of a service. Its
+/// futures are `Send`, as implementations and callers expect, unless a type parameter has no bound.
 pub(super) fn definition(item: &ServiceTrait) -> TokenStream {
     let ServiceTrait {
         visibility,

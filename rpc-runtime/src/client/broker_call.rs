@@ -182,8 +182,8 @@ impl<'a> BrokerCall<'a> {
         self.check_session(*is_confirmed)
     }
 
-    /// Waits for the reply that ends a stream. The request is not sent again. If the session in which
-    /// it was sent was lost meanwhile, so may be the stream.
+    /// Waits for the reply that ends a stream. The request is not sent again. If the session in
+    /// which it was sent was lost meanwhile, so may be the stream.
     fn await_end(&mut self) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             self.progress.may_have_run = true;

@@ -116,8 +116,8 @@ impl ControlMessages {
         }
     }
 
-    /// Grants the credit of a message again that the broker has returned, except to streams that are
-    /// over, and not for ever.
+    /// Grants the credit of a message again that the broker has returned, except to streams that
+    /// are over, and not for ever.
     pub(super) fn returned(&self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool) {
         self.lock().returned(message, is_over, Instant::now());
     }

@@ -15,15 +15,15 @@ use crate::escape::Logged;
 use crate::protocol::MAX_TIME_TO_LIVE;
 use crate::transport::{Backoff, Published, Publisher, Transport};
 
-/// How long nothing is published after the broker refused a message: the exchange does not exist, or
-/// the user may not publish to it. The broker logs each refusal. Workers wait longer for credit.
+/// How long nothing is published after the broker refused a message: the exchange does not exist,
+/// or the user may not publish to it. The broker logs each refusal. Workers wait longer for credit.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long closing a handle waits until workers are told.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Publishes the messages that cancel calls, and those that grant credit. Neither kind waits for the
-/// confirms of the other.
+/// Publishes the messages that cancel calls, and those that grant credit. Neither kind waits for
+/// the confirms of the other.
 pub(super) struct ControlSender<'a> {
     transport: &'a dyn Transport,
     in_flight: &'a InFlightCalls,

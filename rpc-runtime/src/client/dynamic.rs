@@ -200,8 +200,8 @@ impl DynamicClient {
     ///
     /// # Errors
     ///
-    /// The only item is [`CallError::WrongKind`] if the method does not reply with a stream, or one of
-    /// the errors of [`call`](Self::call).
+    /// The only item is [`CallError::WrongKind`] if the method does not reply with a stream, or one
+    /// of the errors of [`call`](Self::call).
     pub fn stream(&self, method: &str, arguments: impl Serialize) -> StreamingCall<Value, MethodError> {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         self.stream_as(method, exact_arguments)

@@ -149,9 +149,9 @@ impl Drop for SessionTask {
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
-    /// Changes the state and notifies the calls in flight. They need to know of another epoch and of
-    /// the end, and those that read streams need to know that messages can arrive again. Calls that
-    /// wait for a session see every change.
+    /// Changes the state and notifies the calls in flight. They need to know of another epoch and
+    /// of the end, and those that read streams need to know that messages can arrive again. Calls
+    /// that wait for a session see every change.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
         self.in_flight.session_changed();

@@ -149,8 +149,8 @@ impl Items {
         Bytes::from(body)
     }
 
-    /// Decodes a message. The items are slices of `body` and keep it in memory, unless they are only
-    /// a small part of it.
+    /// Decodes a message. The items are slices of `body` and keep it in memory, unless they are
+    /// only a small part of it.
     ///
     /// # Errors
     ///

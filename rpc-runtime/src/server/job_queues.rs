@@ -125,8 +125,8 @@ impl JobQueues {
 
     /// Moves the jobs of a redelivered batch, once no other batch is moved. Each of them waits for
     /// ten seconds in its retry queue. So all of them are moved, and the batch is acked, before the
-    /// first one returns, unless the broker confirms so slowly that moving them takes that long. A job that then crashes its worker
-    /// brings back the batch, and all jobs are moved once more.
+    /// first one returns, unless the broker confirms so slowly that moving them takes that long. A
+    /// job that then crashes its worker brings back the batch, and all jobs are moved once more.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;
         moving.await;

@@ -288,7 +288,8 @@ impl PendingAcks {
     }
 
     /// Acks all deliveries of the requests, which stay in progress until the others are acked or
-    /// rejected, or this is dropped. Must not be called before the broker has a part of the replies.
+    /// rejected, or this is dropped. Must not be called before the broker has a part of the
+    /// replies.
     pub(super) fn ack_early(&mut self) {
         self.acked_early += self.acks.len();
         let acked_early = &self.in_progress.0.acked_early;

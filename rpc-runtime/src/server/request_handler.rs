@@ -363,8 +363,8 @@ impl RequestHandler {
 
     /// Runs a method that replies with a stream, and sends its items and the reply that ends it.
     ///
-    /// Once the broker has the first message, the stream no longer needs its delivery, nor the permit
-    /// of a request, unless too many streams go on.
+    /// Once the broker has the first message, the stream no longer needs its delivery, nor the
+    /// permit of a request, unless too many streams go on.
     async fn process_stream(&self, run: StreamRun<'_>, permit: SemaphorePermit<'_>, mut acks: PendingAcks) {
         let StreamRun {
             mut admitted,

@@ -163,8 +163,8 @@ impl StreamSender {
         self.set_owes_end(false);
         match self.progress.failure.get() {
             None => self.mark_end(reply),
-            // Without the number of items, because some may be missing: the caller does not wait for
-            // them.
+            // Without the number of items, because some may be missing: the caller does not wait
+            // for them.
             Some(failure) => {
                 let mut reply = Reply::fault(self.codec, failure);
                 self.add_worker(&mut reply);

@@ -92,8 +92,8 @@ impl Cancellations {
             .store(state.cancelled.until.len(), Ordering::Relaxed);
     }
 
-    /// Begins to watch for the cancellation of the call with this correlation id, until the watch is
-    /// dropped.
+    /// Begins to watch for the cancellation of the call with this correlation id, until the watch
+    /// is dropped.
     pub(crate) fn watch(self: &Arc<Self>, id: Uuid) -> CancellationWatch {
         let mut state = self.lock();
         let is_cancelled = state.cancelled.contains(id, Instant::now());

@@ -26,8 +26,8 @@ use crate::protocol::{
 /// caller answers it with a grant.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After how many such messages without any grant the caller counts as gone: a minute. A caller that
-/// crashed may not be known to be, and its stream must not occupy the worker for ever.
+/// After how many such messages without any grant the caller counts as gone: a minute. A caller
+/// that crashed may not be known to be, and its stream must not occupy the worker for ever.
 const MAX_UNANSWERED: u32 = 12;
 
 impl Invocation {
@@ -44,9 +44,9 @@ impl Invocation {
         send_stream(self, stream, |item| self.encode_item(&item)).await
     }
 
-    /// Sends the items of a method's stream of `Result`s, like [`send_items`](Self::send_items). The
-    /// stream ends with the first error. `result` returns an item, and `text` renders an error for a
-    /// caller that uses plain text.
+    /// Sends the items of a method's stream of `Result`s, like [`send_items`](Self::send_items).
+    /// The stream ends with the first error. `result` returns an item, and `text` renders an error
+    /// for a caller that uses plain text.
     ///
     /// # Errors
     ///
@@ -211,8 +211,8 @@ impl<'a> KeepAlive<'a> {
 
 /// Returns the reply that ends a stream of `sent` items, with their number.
 ///
-/// A layer may have answered for the method. Then a result is an array of all items, as for a caller
-/// that expects one reply.
+/// A layer may have answered for the method. Then a result is an array of all items, as for a
+/// caller that expects one reply.
 pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
     let name = ShortStr::from_static(ITEMS_HEADER);
     let sent_text = sent.to_string();
@@ -268,8 +268,8 @@ struct EncodedItems<'a, S, F> {
 const MAX_FILLING: Duration = Duration::from_millis(10);
 
 impl<S: Stream, F: FnMut(S::Item) -> Encoded> EncodedItems<'_, S, F> {
-    /// Takes items until they fill a message, or none is ready after the first, or `left` is used, or
-    /// it has taken long. Returns the end if it is reached.
+    /// Takes items until they fill a message, or none is ready after the first, or `left` is used,
+    /// or it has taken long. Returns the end if it is reached.
     ///
     /// One item is taken in any case: the stream may end instead, which needs no credit.
     fn poll_fill(&mut self, cx: &mut Context<'_>, items: &mut Vec<Bytes>, left: Volume) -> Poll<Option<End>> {

@@ -185,8 +185,8 @@ impl Scenario {
         self.faults.iter().filter(is_deletion).map(|(at, _)| *at)
     }
 
-    /// Whether a worker starts after the first of these times and until the second. A worker that is
-    /// just starting does not yet hear of cancellations.
+    /// Whether a worker starts after the first of these times and until the second. A worker that
+    /// is just starting does not yet hear of cancellations.
     pub(super) fn starts_worker_between(&self, after: Duration, until: Duration) -> bool {
         const START_TIME: Duration = Duration::from_secs(2);
         self.faults.iter().any(|(at, fault)| {

@@ -173,8 +173,8 @@ impl SendTask {
         }
     }
 
-    /// Publishes a request on its own. The transport checks with the request's send token whether its
-    /// call has withdrawn it. `key` frees the request's place among the batcher's unconfirmed
+    /// Publishes a request on its own. The transport checks with the request's send token whether
+    /// its call has withdrawn it. `key` frees the request's place among the batcher's unconfirmed
     /// messages.
     fn publish_single(&mut self, mut request: QueuedRequest, key: Option<BatchKey>) {
         let message = self.publisher.single(&mut request);

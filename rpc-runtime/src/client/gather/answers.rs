@@ -14,8 +14,8 @@ use super::target::GatherTarget;
 use crate::error::BrokerError;
 use crate::transport::Subscription;
 
-/// Receives the answers to one request, through a queue of its own: in the reply queue of calls, the
-/// first reply to a request is also the last.
+/// Receives the answers to one request, through a queue of its own: in the reply queue of calls,
+/// the first reply to a request is also the last.
 #[derive(Debug)]
 pub(super) struct Answers {
     gathering: Gathering,

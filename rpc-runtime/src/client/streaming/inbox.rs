@@ -39,8 +39,8 @@ struct State {
     worker_key: Option<ShortStr>,
     /// The credit of a method in this process.
     credit: Option<Arc<Credit>>,
-    /// When the last message arrived before which no item was missing, or when messages could arrive
-    /// again.
+    /// When the last message arrived before which no item was missing, or when messages could
+    /// arrive again.
     heard_at: Instant,
     /// Since when the reader waits for the next item. `None` while it does not.
     waiting_since: Option<Instant>,
@@ -159,8 +159,8 @@ impl ItemInbox {
         arrival(received, is_first, answer)
     }
 
-    /// Receives a message that cannot be read. It ends the stream, if it is of the worker that sends
-    /// it, or there is none yet.
+    /// Receives a message that cannot be read. It ends the stream, if it is of the worker that
+    /// sends it, or there is none yet.
     pub(in crate::client) fn receive_unreadable(
         &self,
         id: Uuid,

@@ -183,8 +183,8 @@ impl<T, E> StreamingCall<T, E> {
     /// 1,048,576, which is the default.
     ///
     /// The method runs ahead of its reader by as many items, unless they have more bytes than
-    /// [`credit_bytes`](Self::credit_bytes) allows. Set a small number if each item costs the method
-    /// much work that is done in vain if the reader stops early.
+    /// [`credit_bytes`](Self::credit_bytes) allows. Set a small number if each item costs the
+    /// method much work that is done in vain if the reader stops early.
     pub fn credit(self, items: u32) -> Self {
         self.change_window(|window| window.items = u64::from(items).clamp(1, MAX_CREDIT));
         self
@@ -194,9 +194,9 @@ impl<T, E> StreamingCall<T, E> {
     /// 1 MiB.
     ///
     /// An item counts its encoded length and 32 bytes. One message, or one item that is larger than
-    /// 64 KiB, may exceed the number. More bytes make a stream of large items faster, and fewer save
-    /// memory if many readers are slow. With fewer than some items have, the worker waits for the
-    /// reader after each of them.
+    /// 64 KiB, may exceed the number. More bytes make a stream of large items faster, and fewer
+    /// save memory if many readers are slow. With fewer than some items have, the worker waits for
+    /// the reader after each of them.
     pub fn credit_bytes(self, bytes: u32) -> Self {
         self.change_window(|window| window.bytes = u64::from(bytes).max(1));
         self
@@ -382,7 +382,8 @@ impl<T, E> Running<T, E> {
             .and_then(|count| count.parse().ok());
         match reply.kind {
             ReplyKind::Result if count == Some(self.consumed.items) && reply.body.is_empty() => None,
-            // A layer has answered instead of the method, or has made another attempt after its items.
+            // A layer has answered instead of the method, or has made another attempt after its
+            // items.
             ReplyKind::Result => Some(Err(CallError::BadReply {
                 source: "the reply is not the end of the stream, or has another number of items".into(),
                 executed: Executed::Maybe,

@@ -103,8 +103,8 @@ impl ReplyGroup {
 }
 
 /// Sends groups with the same key in one batch, then acks their requests. A single reply is sent in
-/// a message of its own, and so is each reply of a batch that the broker refuses. Returns the key, so
-/// that the next groups with it can be sent.
+/// a message of its own, and so is each reply of a batch that the broker refuses. Returns the key,
+/// so that the next groups with it can be sent.
 pub(in crate::server) async fn send_together(
     channel: Arc<ReplyChannel>,
     key: BatchKey,

@@ -115,8 +115,8 @@ impl ControlResponder {
         let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
     }
 
-    /// The drain timeout begins now. Until [`stop`](Self::stop), callers can cancel their calls, and
-    /// broadcasts are answered.
+    /// The drain timeout begins now. Until [`stop`](Self::stop), callers can cancel their calls,
+    /// and broadcasts are answered.
     pub(in crate::server) fn drain(&self) {
         self.draining_since.get_or_init(Instant::now);
     }

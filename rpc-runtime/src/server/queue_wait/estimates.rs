@@ -279,7 +279,8 @@ impl Drop for PrefetchFullGuard {
                 .record_full(&mut state, self.priority, Instant::now());
         }
         drop(state);
-        // At the end, so that a measurement that ends before the record does not find an empty queue.
+        // At the end, so that a measurement that ends before the record does not find an empty
+        // queue.
         self.estimates.full_deliveries.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -181,8 +181,8 @@ impl QueueReader {
     }
 
     /// Acknowledges a message, which removes it from the queue. Returns once the acknowledgement is
-    /// written, since the broker does not answer it. The broker has received it once it has answered
-    /// the next [`take`](Self::take) or [`release`](Self::release).
+    /// written, since the broker does not answer it. The broker has received it once it has
+    /// answered the next [`take`](Self::take) or [`release`](Self::release).
     ///
     /// # Errors
     ///

@@ -102,8 +102,8 @@ fn permits_for(outgoing: &Outgoing) -> u32 {
 }
 
 impl AmqpPublisher {
-    /// Starts the task of a channel in confirm mode, which publishes to this exchange. The task ends
-    /// with the publisher or the transport.
+    /// Starts the task of a channel in confirm mode, which publishes to this exchange. The task
+    /// ends with the publisher or the transport.
     ///
     /// While the broker blocks the connection, no message is sent. Messages that wait meanwhile can
     /// still be withdrawn.
