@@ -73,6 +73,7 @@ pub fn document(service: &ServiceDescription, version: &str) -> Value {
         messages: Map::new(),
         requests: Map::new(),
         broadcasts: Map::new(),
+        items: Map::new(),
         replies: Map::new(),
         operations: Map::new(),
     };
@@ -92,6 +93,7 @@ struct Document<'a> {
     // References to the messages of each channel.
     requests: Map<String, Value>,
     broadcasts: Map<String, Value>,
+    items: Map<String, Value>,
     replies: Map<String, Value>,
     operations: Map<String, Value>,
 }
@@ -107,6 +109,22 @@ impl Document<'_> {
             &mut self.requests
         };
         requests.insert(id.to_owned(), message_reference(&request));
+        if let Some(type_name) = &method.incoming {
+            let name = format!("{id}.incoming");
+            let item = match &method.incoming_schema {
+                Some(schema) => convert_schema(schema, self.schema_keys),
+                None => schema_of_any(type_name),
+            };
+            let message = json!({
+                "name": "rpc.items",
+                "title": format!("Items for {}", method.name),
+                "description": "Each message has several items, as the protocol of rpc-runtime says.",
+                "payload": {"type": "array", "items": item},
+                "bindings": message_binding("rpc.items"),
+            });
+            self.messages.insert(name.clone(), message);
+            self.items.insert(name.clone(), message_reference(&name));
+        }
         let replies = (!method.is_oneway).then(|| self.add_replies(method, id));
         let operation = method_operation(method, id, replies);
         self.operations.insert(id.to_owned(), operation);
@@ -243,6 +261,21 @@ impl Document<'_> {
                 },
             });
         }
+        if !self.items.is_empty() {
+            channels["items"] = json!({
+                "title": "Items",
+                "description": "What callers send while a method runs. The routing key is the id of the worker that runs it, followed by `.items`.",
+                "address": null,
+                "messages": self.items,
+                "bindings": {
+                    "amqp": {
+                        "is": "routingKey",
+                        "exchange": {"name": "rpc.control", "type": "direct", "durable": true, "autoDelete": false},
+                        "bindingVersion": BINDING_VERSION,
+                    },
+                },
+            });
+        }
         if !self.replies.is_empty() {
             channels["replies"] = json!({
                 "title": "Replies",
@@ -347,6 +380,11 @@ fn method_tags(method: &MethodDescription) -> Vec<Value> {
             method.is_streaming,
             "stream",
             "Replies with a stream of items to a caller that grants credit, and with an array to any other.",
+        ),
+        (
+            method.incoming.is_some(),
+            "incoming",
+            "Receives a stream of items, which its caller sends while it runs. Others cannot call it.",
         ),
     ];
     let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);

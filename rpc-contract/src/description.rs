@@ -117,6 +117,9 @@ pub struct MethodDescription {
     /// client's limit applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// The Rust type of the items that its caller sends while it runs, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<String>,
     /// How a failed job is retried, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryDescription>,
@@ -126,6 +129,9 @@ pub struct MethodDescription {
     /// The JSON Schema of `error`, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_schema: Option<Value>,
+    /// The JSON Schema of `incoming`, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incoming_schema: Option<Value>,
 }
 
 impl MethodDescription {
@@ -160,6 +166,7 @@ impl MethodDescription {
             .arguments
             .iter()
             .map(ArgumentDescription::declaration)
+            .chain(self.incoming.iter().map(|item| format!("Incoming<{item}>")))
             .collect();
         let call = format!("{}({})", self.name, arguments.join(", "));
         match self.answer() {
@@ -327,6 +334,9 @@ pub(crate) mod tests {
             method(&[], "A::Ok", Some("B::Err")),
             "f() -> Result<A::Ok, B::Err>"
         );
+        let mut upload = MethodDescription::new("f");
+        upload.incoming = Some("Bytes".to_owned());
+        assert_eq!(upload.signature(), "f(Incoming<Bytes>)");
         let stream = |returns: &str, error: Option<&str>| {
             let mut method = MethodDescription::new("f");
             (method.returns, method.error) = (returns.to_owned(), error.map(str::to_owned));
@@ -383,7 +393,8 @@ pub(crate) mod tests {
             (is_broadcast, is_cancellable, is_streaming) in any::<(bool, bool, bool)>(),
             timeout_ms in any::<Option<u64>>(),
             retry in any::<Option<(u16, u64, u64)>>(),
-            (result_schema, error_schema) in (schema(), schema()),
+            (result_schema, error_schema, incoming_schema) in (schema(), schema(), schema()),
+            incoming in prop::option::of(text()),
         ) -> MethodDescription {
             MethodDescription {
                 name,
@@ -397,10 +408,12 @@ pub(crate) mod tests {
                 is_broadcast,
                 is_cancellable,
                 is_streaming,
+                incoming,
                 timeout_ms,
                 retry: retry.map(|(times, min, max)| RetryDescription::new(times, min, max)),
                 result_schema,
                 error_schema,
+                incoming_schema,
             }
         }
     }

@@ -131,8 +131,16 @@ impl Method {
     /// The parameters that are sent.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &Argument> {
         self.parameters.iter().filter_map(|parameter| match parameter {
-            Parameter::Context { .. } => None,
+            Parameter::Context { .. } | Parameter::Incoming { .. } => None,
             Parameter::Argument(argument) => Some(argument),
+        })
+    }
+
+    /// The parameter whose items the client sends, and the type of an item.
+    pub(crate) fn incoming(&self) -> Option<(&Ident, &Type)> {
+        self.parameters.iter().find_map(|parameter| match parameter {
+            Parameter::Incoming { name, item, .. } => Some((name, &**item)),
+            Parameter::Context { .. } | Parameter::Argument(_) => None,
         })
     }
 
@@ -201,6 +209,8 @@ pub(crate) enum Parameter {
     Context { name: Ident, ty: Type },
     /// Sent by the client.
     Argument(Argument),
+    /// A stream that the client sends while the method runs. `item` is the type of an item.
+    Incoming { name: Ident, ty: Type, item: Box<Type> },
 }
 
 impl Parameter {
@@ -208,16 +218,22 @@ impl Parameter {
         matches!(self, Self::Context { .. })
     }
 
+    pub(crate) fn is_incoming(&self) -> bool {
+        matches!(self, Self::Incoming { .. })
+    }
+
     pub(crate) fn name(&self) -> &Ident {
         match self {
-            Self::Context { name, .. } | Self::Argument(Argument { name, .. }) => name,
+            Self::Context { name, .. }
+            | Self::Argument(Argument { name, .. })
+            | Self::Incoming { name, .. } => name,
         }
     }
 
     /// The type as the user wrote it.
     pub(crate) fn ty(&self) -> &Type {
         match self {
-            Self::Context { ty, .. } | Self::Argument(Argument { ty, .. }) => ty,
+            Self::Context { ty, .. } | Self::Argument(Argument { ty, .. }) | Self::Incoming { ty, .. } => ty,
         }
     }
 }

@@ -148,6 +148,7 @@ impl Arrived {
             headers: Headers::default(),
             asks_batch_size: false,
             credit: None,
+            sends_items: false,
             dead_lettered: None,
             arguments,
         };

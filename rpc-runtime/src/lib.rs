@@ -49,7 +49,7 @@ pub use protocol::{
     ReplyAddresses, RequestId, StoredFormatError,
 };
 pub use server::{RunningServer, Server};
-pub use service::{Answer, Context, Invocation, ResultType, Service};
+pub use service::{Answer, Context, Incoming, IncomingError, Invocation, ResultType, Service};
 
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
@@ -91,11 +91,12 @@ pub mod __private {
     pub use std::sync::Arc;
     pub use std::vec::Vec;
 
+    pub use futures_util::Stream;
     pub use futures_util::future::BoxFuture;
     pub use serde;
 
     pub use crate::__needs_feature_schema as needs_feature_schema;
-    pub use crate::client::Client;
+    pub use crate::client::{Client, SendsItems};
     pub use crate::codec::{ArgumentConversion, ByteSlice, CowBytes, CowStr, NoConversion, bytes};
     pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{DecodeArguments, Derived, EncodeArguments};

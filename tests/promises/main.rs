@@ -12,6 +12,7 @@ mod exclusive_workers;
 mod failures;
 mod hostile;
 mod idempotency;
+mod incoming;
 mod interop;
 mod job_batches;
 mod jobs;

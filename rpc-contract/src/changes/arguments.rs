@@ -169,6 +169,30 @@ fn compare_argument(
     }
     let before = NamedType::new(&old.type_name, old.schema.as_ref());
     let now = NamedType::new(&new.type_name, new.schema.as_ref());
+    compare_types((before, now), &place, types, changes);
+}
+
+/// Compares the items that callers send while a method runs.
+pub(super) fn compare_incoming(
+    old: &MethodDescription,
+    new: &MethodDescription,
+    types: &mut TypeComparer<'_>,
+    changes: &mut Changes,
+) {
+    if let (Some(before), Some(now)) = (&old.incoming, &new.incoming) {
+        let before = NamedType::new(before, old.incoming_schema.as_ref());
+        let now = NamedType::new(now, new.incoming_schema.as_ref());
+        compare_types((before, now), &Place::Incoming(new.name.clone()), types, changes);
+    }
+}
+
+/// Compares what old and new callers send, and workers read.
+fn compare_types(
+    (before, now): (NamedType<'_>, NamedType<'_>),
+    place: &Place,
+    types: &mut TypeComparer<'_>,
+    changes: &mut Changes,
+) {
     let of_new_workers = types.problems_of_new_reader(before, now);
     let of_old_workers = types.problems_of_old_reader(now, before);
     if of_new_workers.is_empty() && of_old_workers.is_empty() && types::is_renamed(before, now) {

@@ -71,6 +71,8 @@ pub enum Place {
         /// The argument's name.
         argument: String,
     },
+    /// The items that the callers of the method with this name send.
+    Incoming(String),
     /// What the method with this name returns if it succeeds.
     Result(String),
     /// The error of the method with this name.
@@ -83,6 +85,7 @@ impl fmt::Display for Place {
             Self::Service => f.write_str("the service"),
             Self::Method(method) => f.write_str(method),
             Self::Argument { method, argument } => write!(f, "{method}({argument})"),
+            Self::Incoming(method) => write!(f, "the items for {method}"),
             Self::Result(method) => write!(f, "the result of {method}"),
             Self::Error(method) => write!(f, "the error of {method}"),
         }

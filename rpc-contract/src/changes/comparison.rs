@@ -258,6 +258,22 @@ fn compare_methods(
             changes.add(verdict, place(), message);
         }
     }
+    if old.incoming.is_some() != new.incoming.is_some() {
+        let now = if new.incoming.is_some() {
+            "it receives a stream now"
+        } else {
+            "it no longer receives a stream"
+        };
+        let breaks = [
+            (Verdict::BreaksCallers, "new workers and old callers"),
+            (Verdict::BreaksWorkers, "old workers and new callers"),
+        ];
+        for (verdict, who) in breaks {
+            let message =
+                format!("{now}: {who} do not agree on who sends what; give it another name instead");
+            changes.add(verdict, place(), message);
+        }
+    }
     match (old.is_oneway, new.is_oneway) {
         (false, true) => changes.add(
             Verdict::Safe,
@@ -280,5 +296,6 @@ fn compare_methods(
         changes.add(Verdict::Safe, place(), message);
     }
     arguments::compare(old, new, types, changes);
+    arguments::compare_incoming(old, new, types, changes);
     answers::compare(old, new, types, changes);
 }

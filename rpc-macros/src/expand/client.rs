@@ -10,7 +10,7 @@ use super::generics::CloneAndDebug;
 use super::names::method_constant;
 use super::spans::located_at;
 use super::{arguments, descriptor, generics};
-use crate::model::{Answers, Argument, Method, Service};
+use crate::model::{Answers, Argument, Method, Parameter, Service};
 
 /// The client's type.
 pub(super) fn definition(service: &Service) -> TokenStream {
@@ -116,6 +116,15 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
     let call = quote_spanned! {at_output=>
         #runtime::__private::Client::#call::<#answer>(&self.client, &#constant, #arguments)
     };
+    let call = match method.incoming() {
+        None => call,
+        Some((name, item)) => {
+            let runtime = located_at(&service.runtime, item);
+            quote_spanned! {item.span()=>
+                #runtime::__private::SendsItems::with_items::<#item>(#call, #name)
+            }
+        }
+    };
     quote!(#header { #call })
 }
 
@@ -136,9 +145,14 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
     let must_use = attributes.must_use();
     let lints = attributes.lints();
     let (type_parameters, _, where_clause) = generics.split_for_impl();
-    let parameters = method
-        .arguments()
-        .map(|Argument { name, ty, .. }| quote!(#name: #ty));
+    let runtime = &service.runtime;
+    let parameters = method.parameters.iter().filter_map(|parameter| match parameter {
+        Parameter::Context { .. } => None,
+        Parameter::Argument(Argument { name, ty, .. }) => Some(quote!(#name: #ty)),
+        Parameter::Incoming { name, item, .. } => Some(quote! {
+            #name: impl #runtime::__private::Stream<Item = #item> + ::core::marker::Send + 'static
+        }),
+    });
     let at_output = at_output(method);
     let runtime = located_at(&service.runtime, answer);
     let call_type = match (method.answers(), method.is_fallible && method.has_reply()) {

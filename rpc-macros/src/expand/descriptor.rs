@@ -64,6 +64,10 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         Kind::Stream => Some(quote!(.streaming())),
         Kind::IdempotentStream => Some(quote!(.streaming().idempotent())),
     };
+    let incoming = method.incoming().map(|(_, item)| {
+        let type_name = spelling::of(item);
+        quote!(.incoming(#type_name))
+    });
     let cancellable = method.is_cancellable.then(|| quote!(.cancellable()));
     let retry = method.retry.as_ref().map(|Retry { times, min, max }| {
         let (times, min, max) = (Literal::u16_unsuffixed(*times), duration(*min), duration(*max));
@@ -79,7 +83,7 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
     quote! {
         #(#cfg)*
         const #constant: #runtime::MethodDescriptor =
-            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #cancellable #retry #timeout #docs #details #returns;
+            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #incoming #cancellable #retry #timeout #docs #details #returns;
     }
 }
 

@@ -119,6 +119,9 @@ fn stub_method(
         if let Parameter::Argument(argument) = &mut parameter {
             ArgumentStub { lifetimes }.visit_type_mut(&mut argument.ty);
         }
+        if let Parameter::Incoming { item, .. } = &mut parameter {
+            OutputStub.visit_type_mut(item);
+        }
         parameter
     });
     let mut output = method.output.clone();

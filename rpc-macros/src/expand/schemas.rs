@@ -55,7 +55,8 @@ fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
     let arguments = method
         .arguments()
         .filter_map(|argument| of_argument(service, argument));
-    let parts: Vec<_> = arguments.chain(of_answer(service, method)).collect();
+    let parts = arguments.chain(of_incoming(service, method));
+    let parts: Vec<_> = parts.chain(of_answer(service, method)).collect();
     (!parts.is_empty()).then(|| {
         quote! {
             #(#cfg)*
@@ -102,6 +103,14 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
     };
     Some(quote_spanned! {ty.span()=>
         #runtime::__private::MethodSchemas::argument::<#described>(&mut __method, #wire_name);
+    })
+}
+
+fn of_incoming(service: &Service, method: &Method) -> Option<TokenStream> {
+    let (_, item) = method.incoming()?;
+    let runtime = located_at(&service.runtime, item);
+    Some(quote_spanned! {item.span()=>
+        #runtime::__private::MethodSchemas::incoming::<#item>(&mut __method);
     })
 }
 

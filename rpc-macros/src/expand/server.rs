@@ -123,6 +123,11 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let values = method.parameters.iter().map(|parameter| match parameter {
         Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> __invocation.context()),
         Parameter::Argument(argument) => arguments::passed(service, method, argument),
+        Parameter::Incoming { .. } => quote_spanned!(Span::mixed_site()=> __incoming),
+    });
+    let incoming = method.incoming().map(|(_, item)| {
+        let at_item = Span::mixed_site().located_at(item.span());
+        quote_spanned!(at_item=> let __incoming = __invocation.incoming::<#item>()?;)
     });
     // A result that cannot be sent is reported at its type.
     let at_output = Span::mixed_site().located_at(method.output.span());
@@ -161,6 +166,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
         #(#cfg)*
         #wire_name => {
             let #bindings = #read?;
+            #incoming
             #answer
         }
     }

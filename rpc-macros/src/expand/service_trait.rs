@@ -43,7 +43,8 @@ pub(super) fn definition(service: &Service) -> TokenStream {
 /// The default body of a method. Its arguments count as used: an underscore would change their
 /// names on the wire.
 fn default_body(method: &Method, body: &Group) -> TokenStream {
-    let names = method.arguments().map(|argument| &argument.name);
+    let is_sent = |parameter: &&Parameter| !parameter.is_context();
+    let names = method.parameters.iter().filter(is_sent).map(Parameter::name);
     // The mixed-site span silences a lint that suggests `async fn`, whose future may not be `Send`.
     // An error of the body as a whole is reported at the body.
     let at_body = Span::mixed_site().located_at(body.span());

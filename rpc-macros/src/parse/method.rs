@@ -43,8 +43,14 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     if stream.is_none() {
         refuse_broadcast_options(&options, errors);
     }
-    let is_cancellable = read_cancel(&options, &kind, errors);
-    let retry = read_retry(&options, &kind, errors);
+    let receiver = read_receiver(&item.signature, errors);
+    let parameters = read_parameters(&item.signature, errors);
+    let has_incoming = parameters.iter().any(Parameter::is_incoming);
+    if has_incoming {
+        refuse_incoming_options(&options, stream.is_some(), errors);
+    }
+    let is_cancellable = !has_incoming && read_cancel(&options, &kind, errors);
+    let retry = read_retry(&options, &kind, has_incoming, errors);
     let timeout = options
         .text("timeout", errors)
         .and_then(|text| errors.keep(values::timeout(text)));
@@ -57,8 +63,8 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         is_cancellable,
         retry,
         timeout,
-        receiver: read_receiver(&item.signature, errors),
-        parameters: read_parameters(&item.signature, errors),
+        receiver,
+        parameters,
         is_fallible: types::is_result(&output),
         returns: return_types(&output),
         output,
@@ -295,6 +301,31 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     }
 }
 
+/// Refuses the options that a method cannot have whose caller sends a stream. Those that no method
+/// with a reply can have are refused elsewhere if it returns a stream too. `read_retry` refuses `retry`.
+fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Errors) {
+    let of_replies = [
+        (
+            "oneway",
+            "a caller that sends a stream waits for the reply; remove `oneway`",
+        ),
+        ("broadcast", "one worker receives a stream; remove `broadcast`"),
+        (
+            "default",
+            "a request without a method sends no stream; remove `default`",
+        ),
+    ];
+    let of_all = [(
+        "cancel",
+        "a method that receives a stream always ends with its call; remove `cancel`",
+    )];
+    for (option, fault) in of_replies.iter().filter(|_| !is_stream).chain(&of_all) {
+        if let Some(flag) = options.given(option) {
+            errors.push(flag, *fault);
+        }
+    }
+}
+
 /// Reads `cancel`, and refuses it where it has no effect.
 fn read_cancel(options: &Options, kind: &Kind, errors: &mut Errors) -> bool {
     let Some(cancel) = options.flag("cancel", errors) else {
@@ -311,11 +342,11 @@ fn read_cancel(options: &Options, kind: &Kind, errors: &mut Errors) -> bool {
     false
 }
 
-fn read_retry(options: &Options, kind: &Kind, errors: &mut Errors) -> Option<Retry> {
+fn read_retry(options: &Options, kind: &Kind, has_incoming: bool, errors: &mut Errors) -> Option<Retry> {
     let text = options.text("retry", errors)?;
     if matches!(kind, Kind::Broadcast | Kind::OneWayBroadcast) {
         errors.push(text, "no worker retries a broadcast; remove `retry`");
-    } else if matches!(kind, Kind::Stream | Kind::IdempotentStream) {
+    } else if has_incoming || matches!(kind, Kind::Stream | Kind::IdempotentStream) {
         errors.push(text, "no worker retries a stream; remove `retry`");
     } else if !matches!(kind, Kind::IdempotentOneWay) {
         errors.push(

@@ -43,9 +43,25 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     if is_probably_context(parameter) {
         return Parameter::Context { name, ty };
     }
+    if let Some(item) = types::incoming_item(&ty, errors) {
+        for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
+            errors.push(
+                attribute,
+                "the items are no argument; write this on the type of the items",
+            );
+        }
+        if earlier.iter().any(Parameter::is_incoming) {
+            let message = "a caller sends one stream; remove the second, or use an enum for both";
+            errors.push(parameter, message);
+        }
+        let item = Box::new(item);
+        return Parameter::Incoming { name, ty, item };
+    }
+    types::refuse_incoming_within(&ty, errors);
     let shape = types::argument_shape(&ty, errors);
     let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
-    let arguments_before = earlier.iter().filter(|other| !other.is_context()).count();
+    let is_argument = |other: &&Parameter| matches!(other, Parameter::Argument(_));
+    let arguments_before = earlier.iter().filter(is_argument).count();
     // Only the first one that is too many is reported.
     if arguments_before == MAX_ARGUMENTS {
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");

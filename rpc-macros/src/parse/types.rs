@@ -54,6 +54,58 @@ pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
     refuse_borrows(ty, TypePosition::Output, errors);
 }
 
+/// Reads the type of a stream that the caller sends. `None` if it is not named `Incoming`.
+pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
+    let advice = "the method owns the stream that the caller sends; write `Incoming<T>`";
+    let ty = match bare_type(ty) {
+        Type::Reference(reference) if is_named(&reference.elem, INCOMING) => {
+            errors.push(ty, advice);
+            &*reference.elem
+        }
+        _ if is_named(ty, INCOMING) => ty,
+        _ => return None,
+    };
+    match generic_of_one(ty) {
+        Some((_, _, item)) => {
+            refuse_borrows(item, TypePosition::Item, errors);
+            Some(item.clone())
+        }
+        None => {
+            errors.push(
+                ty,
+                "the items that the caller sends need a type; write `Incoming<T>`",
+            );
+            Some(parse_quote!(()))
+        }
+    }
+}
+
+/// Refuses a type that has an `Incoming<T>` in it.
+pub(super) fn refuse_incoming_within(ty: &Type, errors: &mut Errors) {
+    struct Finder(Option<Path>);
+
+    impl VisitMut for Finder {
+        fn visit_path_mut(&mut self, path: &mut Path) {
+            let is_incoming = path.segments.last().is_some_and(|segment| {
+                segment.ident == INCOMING && matches!(segment.arguments, PathArguments::AngleBracketed(_))
+            });
+            if is_incoming {
+                self.0.get_or_insert_with(|| path.clone());
+            }
+            visit_mut::visit_path_mut(self, path);
+        }
+    }
+
+    let mut finder = Finder(None);
+    finder.visit_type_mut(&mut ty.clone());
+    if let Some(path) = finder.0 {
+        let advice = "a stream that the caller sends is a parameter of its own; write `name: Incoming<T>`";
+        errors.push(path, advice);
+    }
+}
+
+const INCOMING: &str = "Incoming";
+
 /// The `impl Stream<..>` if this type is one.
 pub(super) fn stream(ty: &Type) -> Option<&TypeImplTrait> {
     let Type::ImplTrait(stream) = bare_type(ty) else {
@@ -200,6 +252,8 @@ enum TypePosition {
     /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is the verb of
     /// the advice.
     Argument(&'static str),
+    /// An item that the caller sends.
+    Item,
     Output,
 }
 
@@ -207,6 +261,7 @@ impl TypePosition {
     fn verb(self) -> &'static str {
         match self {
             Self::Argument(verb) => verb,
+            Self::Item => "take a stream of",
             Self::Output => "return",
         }
     }

@@ -133,6 +133,32 @@ fn streams() {
 }
 
 #[test]
+fn streams_of_the_caller() {
+    let item = quote! {
+        trait Store {
+            async fn upload(&self, name: &str, parts: Incoming<Bytes>) -> Result<u64, StoreError>;
+            fn chat(&self, lines: rpc::Incoming<Line>, room: u8) -> impl Stream<Item = Line>;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    let flat: String = formatted.split_whitespace().collect();
+    let flat = flat.replace(",)", ")").replace(",>", ">");
+    for part in [
+        "fnupload(&self,name:&str,parts:Incoming<Bytes>)->impl::core::future::Future<",
+        "fnchat(&self,lines:rpc::Incoming<Line>,room:u8)->implStream<Item=Line>+::core::marker::Send;",
+        "fnupload(&self,name:&str,parts:impl::rpc_runtime::__private::Stream<Item=Bytes>+::core::marker::Send+'static)->::rpc_runtime::FallibleCall<",
+        "SendsItems::with_items::<Bytes>(",
+        "SendsItems::with_items::<Line>(",
+        "let__incoming=__invocation.incoming::<Bytes>()?;",
+        "::chat(&self.implementation,__incoming,room)",
+        r#"("upload",&["name"]).incoming("Bytes")"#,
+        r#"("chat",&["room"]).streaming().incoming("Line")"#,
+    ] {
+        assert!(flat.contains(part), "{part}: {formatted}");
+    }
+}
+
+#[test]
 fn a_generic_service() {
     let item = quote! {
         pub trait Store<K: Key, V = String, const N: usize = 3>: Debug

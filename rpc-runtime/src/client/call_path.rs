@@ -11,6 +11,7 @@ use super::observed::{ReplyFuture, observed};
 use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
+use crate::service::ambient_deadline;
 use crate::telemetry::CallKind;
 
 /// The path of a client's calls to the backend.
@@ -39,7 +40,13 @@ impl CallPath {
 
     /// Makes a call and waits for its reply, until its deadline.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
-        match call.plan().time_limit() {
+        let plan = call.plan();
+        if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.items) {
+            let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
+            items.set_end(ends_at);
+            upload.begin(ends_at);
+        }
+        match plan.time_limit() {
             Ok(time_limit) => self.call_within(call, time_limit),
             Err(too_late) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
         }

@@ -1,8 +1,10 @@
 //! Makes the calls of all clients of one broker handle.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::broker_call::BrokerCall;
@@ -14,8 +16,11 @@ use super::queued_request::time_to_live;
 use super::received_reply::empty_reply;
 use super::session_handle::SessionHandle;
 use super::time_limit::TimeLimit;
-use crate::error::CallError;
-use crate::protocol::{Executed, Grant, MAX_BROADCAST_BYTES, Message, Reply, Request, ShortStr, Volume};
+use super::uploading::BrokerLink;
+use crate::error::{BrokerError, CallError};
+use crate::protocol::{
+    Executed, Grant, MAX_BROADCAST_BYTES, MAX_ITEM_FRAME_BYTES, Message, Reply, Request, ShortStr, Volume,
+};
 use crate::transport::{Backoff, Published, SendToken, Transport};
 
 /// Makes the calls of all clients of one broker handle.
@@ -73,6 +78,8 @@ impl Caller {
             }
             let outcome = if let Err(too_large) = self.check_size(call.plan()) {
                 Err(too_large)
+            } else if call.plan().destination.upload.is_some() {
+                Box::pin(self.call_with_upload(&call, &time_limit)).await
             } else {
                 BrokerCall::new(
                     &self.session_handle,
@@ -87,6 +94,42 @@ impl Caller {
                 permit.record_outcome(&outcome, time_limit);
             }
             outcome
+        }
+    }
+
+    /// Makes a call that sends items while its method runs.
+    async fn call_with_upload(
+        &self,
+        call: &Arc<InFlightCall>,
+        time_limit: &TimeLimit,
+    ) -> Result<Reply, CallError> {
+        let SessionHandle {
+            in_flight, options, ..
+        } = &self.session_handle;
+        let running = BrokerCall::new(&self.session_handle, in_flight.insert(call), time_limit).run();
+        let Some(upload) = &call.plan().destination.upload else {
+            return running.await;
+        };
+        let link = BrokerLink {
+            transport: Arc::clone(self.transport()),
+            publisher: Arc::clone(&self.session_handle.item_publisher),
+            id: call.id(),
+            codec: call.plan().codec,
+        };
+        let max_bytes = options.max_sent_bytes.saturating_sub(MAX_ITEM_FRAME_BYTES);
+        let sending = Arc::clone(upload).send_all(call.id(), link, max_bytes);
+        // A task, because the worker counts a caller as gone that sends nothing for a while, even if
+        // nobody polls the call.
+        let mut sending = AbortOnDropHandle::new(self.transport().runtime().spawn(sending));
+        tokio::select! {
+            biased;
+            outcome = running => outcome,
+            failed = &mut sending => Err(match failed {
+                Ok(error) => error,
+                // The stream of the caller has panicked.
+                Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                Err(_) => broker_error(BrokerError::RuntimeEnded, true),
+            }),
         }
     }
 
@@ -200,6 +243,7 @@ fn broadcast_request(call: &InFlightCall, options: &CallerOptions, deadline: Ins
         headers: plan.headers.clone(),
         asks_batch_size: false,
         credit: None,
+        sends_items: false,
         dead_lettered: None,
         arguments: plan.arguments.0.clone(),
     }

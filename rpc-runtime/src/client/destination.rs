@@ -8,7 +8,8 @@ use super::gather::GatherTarget;
 use super::limiter::Limiter;
 use super::queue_check::QueueCheck;
 use super::streaming::ItemInbox;
-use crate::protocol::{BATCH_SUFFIX, ShortStr};
+use super::uploading::Upload;
+use crate::protocol::{BATCH_SUFFIX, ShortStr, Volume};
 
 /// The queue that a client's calls go to, with the state that its calls share.
 #[derive(Debug)]
@@ -27,6 +28,9 @@ pub(crate) struct Destination {
     pub(super) gather_target: Option<Arc<GatherTarget>>,
     /// Where the items of a stream go. `None` for all other calls.
     pub(super) items: Option<Arc<ItemInbox>>,
+    /// The items that the call sends. `None` for all other calls. If there is one, so are `items`,
+    /// where the worker's messages arrive.
+    pub(super) upload: Option<Arc<Upload>>,
 }
 
 /// The index of a method in a [`Destination`].
@@ -63,6 +67,7 @@ impl Destination {
             batch_sizes,
             gather_target: None,
             items: None,
+            upload: None,
         }
     }
 
@@ -82,6 +87,20 @@ impl Destination {
         }
     }
 
+    /// Returns the destination of one call that sends items. The worker's messages go to `items`.
+    pub(super) fn with_upload(&self, upload: Arc<Upload>, items: Arc<ItemInbox>) -> Self {
+        Self {
+            upload: Some(upload),
+            ..self.with_items(items)
+        }
+    }
+
+    /// Returns what the worker may send at first. `None` if it replies with no items.
+    pub(super) fn credit(&self) -> Option<Volume> {
+        let items = self.items.as_ref()?;
+        Some(items.window()).filter(|window| window.items > 0)
+    }
+
     /// Returns the destination of a call that is sent on its own.
     fn of_one_call(&self) -> Self {
         Self {
@@ -93,6 +112,7 @@ impl Destination {
             batch_sizes: Box::default(),
             gather_target: None,
             items: None,
+            upload: None,
         }
     }
 

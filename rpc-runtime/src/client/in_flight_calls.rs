@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tracing::Level;
 use uuid::Uuid;
@@ -13,11 +14,12 @@ use uuid::Uuid;
 use super::batching::BatchSizeAsks;
 use super::control_messages::ControlMessages;
 use super::in_flight_call::InFlightCall;
-use super::streaming::{Arrival, worker_key};
+use super::streaming::{Arrival, ItemInbox, worker_key};
+use super::uploading::Upload;
 use crate::codec::Codec;
 use crate::protocol::{
-    BadReply, BatchedReply, ITEMS_HEADER, ITEMS_TYPE, Items, Malformed, Message, Reply, ReplyKind,
-    WORKER_HEADER,
+    BadReply, BatchedReply, CREDIT_TYPE, ITEMS_HEADER, ITEMS_TYPE, IncomingGrant, Items, Malformed, Message,
+    Reply, ReplyKind, ShortStr, WORKER_HEADER,
 };
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::HasLatestSend;
@@ -152,8 +154,11 @@ impl InFlightCalls {
         };
         let header = |name| message.properties.headers.get(name).map(str::to_owned);
         let worker = header(WORKER_HEADER);
-        let has_items = has_items(&message);
-        let arrival = if has_items {
+        let kind = message.properties.kind.as_ref().map(ShortStr::as_str);
+        let (has_items, grants_credit) = (kind == Some(ITEMS_TYPE), kind == Some(CREDIT_TYPE));
+        let arrival = if grants_credit && let Some(upload) = &call.plan().destination.upload {
+            receive_grant(call, inbox, upload, worker.as_deref(), &message.body)
+        } else if has_items {
             match (&worker, Items::read(&message.body)) {
                 (Some(worker), Ok(items)) => inbox.receive(call.id(), worker, items),
                 (Some(worker), Err(_)) => {
@@ -171,7 +176,8 @@ impl InFlightCalls {
         };
         match arrival {
             Arrival::Foreign => {
-                if has_items {
+                // A second worker that runs the method.
+                if has_items || grants_credit {
                     self.end_unread(call.id(), worker.as_deref());
                 }
                 return false;
@@ -324,6 +330,38 @@ impl InFlightCalls {
     fn lock(&self) -> MutexGuard<'_, Calls> {
         // Each change is a single step, so a panic leaves no inconsistent state.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands what a worker says about the items of a call to the call.
+fn receive_grant(
+    call: &InFlightCall,
+    inbox: &ItemInbox,
+    upload: &Upload,
+    worker: Option<&str>,
+    body: &Bytes,
+) -> Arrival {
+    let id = call.id();
+    let (Some(worker), Ok(grant)) = (worker, IncomingGrant::read(body)) else {
+        return inbox.receive_unreadable(id, worker, "its credit is malformed");
+    };
+    // If the worker also sends items, its messages with items show that it goes on with them.
+    let sends_items = call.plan().destination.credit().is_some();
+    let first = if sends_items { u64::MAX } else { 0 };
+    let keep_alive = Items {
+        first,
+        ..Items::keep_alive()
+    };
+    match inbox.receive(id, worker, keep_alive) {
+        // The items that follow answer the grant.
+        Arrival::Continues { is_first, .. } => match upload.grant(id, worker, grant) {
+            Ok(()) => Arrival::Continues {
+                is_first,
+                answer: None,
+            },
+            Err(reason) => Arrival::Ends(Err(BadReply::Stream(reason))),
+        },
+        arrival => arrival,
     }
 }
 

@@ -16,12 +16,16 @@ use super::in_flight_call::InFlightCall;
 use super::received_reply::empty_reply;
 use super::streaming::ItemInbox;
 use super::time_limit::TimeLimit;
+use super::uploading::{InProcessLink, Upload};
 use crate::error::CallError;
 use crate::protocol::{Executed, Fault, Items, Reply, ReplyAddresses, Request, ShortStr, Volume};
 use crate::service::{
-    Credit, Decision, Dispatcher, Executor, ItemSink, Received, RequestLabel, RequestLog, RequestSource,
-    Rules, Service, end_of_stream,
+    Credit, Decision, Dispatcher, Executor, IncomingInbox, ItemSink, Received, RequestLabel, RequestLog,
+    RequestSource, Response, Rules, Service, end_of_stream,
 };
+
+/// The header that identifies the worker, as if there were one.
+const IN_PROCESS: &str = r#"{"id":"00000000-0000-0000-0000-000000000000"}"#;
 
 /// A service in this process that clients call.
 pub(crate) struct InProcess {
@@ -77,7 +81,7 @@ impl InProcess {
         }
         let reply = timeout_at(time_limit.deadline, serving)
             .await
-            .map_err(|_| time_limit.timeout_error(Executed::Maybe))?;
+            .map_err(|_| time_limit.timeout_error(Executed::Maybe))??;
         if plan.method.is_oneway() {
             // As with a broker, the caller does not learn how the method ended.
             return empty_reply(plan.codec);
@@ -85,7 +89,7 @@ impl InProcess {
         Ok(reply)
     }
 
-    async fn serve(&self, call: &InFlightCall, deadline: Instant) -> Reply {
+    async fn serve(&self, call: &InFlightCall, deadline: Instant) -> Result<Reply, CallError> {
         let (plan, now) = (call.plan(), Instant::now());
         let request = Request {
             method: Some(plan.method.wire_name()),
@@ -100,17 +104,17 @@ impl InProcess {
             user_id: None,
             headers: plan.headers.clone(),
             asks_batch_size: false,
-            credit: plan.destination.items.as_ref().map(|items| items.window()),
+            credit: plan.destination.credit(),
+            sends_items: plan.destination.upload.is_some(),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };
         let mut decision = self
             .executor
             .decide_request(request, false, Received::at(now), now);
-        let sink = plan
-            .destination
-            .items
-            .as_ref()
+        let items = plan.destination.items.as_ref();
+        let sink = items
+            .filter(|_| plan.destination.credit().is_some())
             .map(|items| InProcessItems::new(call, items));
         let sink = sink.map(Arc::new);
         if let (Decision::Run(admitted), Some(sink)) = (&mut decision, &sink) {
@@ -120,25 +124,69 @@ impl InProcess {
         }
         let queue = plan.destination.queue.as_str();
         let label = RequestLabel::default();
-        let response = self.executor.execute(queue, decision, &label, now).await;
-        match sink {
+        let upload = plan.destination.upload.as_ref();
+        let inbox = match (&mut decision, upload) {
+            (Decision::Run(admitted), Some(upload)) => {
+                let inbox = Arc::new(IncomingInbox::new(true));
+                admitted.invocation.set_incoming_inbox(Arc::clone(&inbox));
+                Some((upload, inbox))
+            }
+            _ => None,
+        };
+        let executing = self.executor.execute(queue, decision, &label, now);
+        let response = match inbox {
+            None => executing.await,
+            Some((upload, inbox)) => Box::pin(receiving(call, upload, inbox, executing)).await?,
+        };
+        Ok(match sink {
             Some(sink) => end_of_stream(response.reply, sink.sent()),
             None => response.reply,
+        })
+    }
+}
+
+/// Runs a method while its caller sends items. Returns its response.
+///
+/// # Errors
+///
+/// If an item cannot be sent.
+async fn receiving(
+    call: &InFlightCall,
+    upload: &Arc<Upload>,
+    inbox: Arc<IncomingInbox>,
+    executing: impl Future<Output = Response>,
+) -> Result<Response, CallError> {
+    let granting = async {
+        loop {
+            let grant = inbox.next_grant().await;
+            if let Some(items) = &call.plan().destination.items {
+                // From now on, another attempt would begin the streams again.
+                items.receive(call.id(), IN_PROCESS, Items::keep_alive());
+            }
+            // The items that the method took were sent.
+            let _ = upload.grant(call.id(), IN_PROCESS, grant);
         }
+    };
+    let sending = Arc::clone(upload).send_all(call.id(), InProcessLink(Arc::clone(&inbox)), usize::MAX);
+    tokio::select! {
+        biased;
+        response = executing => Ok(response),
+        error = sending => Err(error),
+        never = granting => never,
     }
 }
 
 /// Runs a method that replies with a stream until it ends, or the reader has waited for too long.
 async fn while_items_arrive(
     items: &ItemInbox,
-    serving: impl Future<Output = Reply>,
+    serving: impl Future<Output = Result<Reply, CallError>>,
     time_limit: TimeLimit,
 ) -> Result<Reply, CallError> {
     let mut serving = pin!(serving);
     let mut deadline = time_limit.deadline;
     loop {
         if let Ok(reply) = timeout_at(deadline, &mut serving).await {
-            return Ok(reply);
+            return reply;
         }
         if !items.has_begun() || items.overdue(time_limit.limit, true).is_some() {
             return Err(time_limit.timeout_error(Executed::Maybe));
@@ -190,7 +238,7 @@ impl ItemSink for InProcessItems {
             self.credit.raise(Volume::default());
         }
         // A stream in this process continues until its reply.
-        self.items.receive(self.call, "", items);
+        self.items.receive(self.call, IN_PROCESS, items);
     }
 }
 

@@ -46,6 +46,7 @@ mod session_handle;
 mod streaming;
 mod stub;
 mod time_limit;
+mod uploading;
 
 #[cfg(feature = "__tools")]
 pub use body_as_json::body_as_json;
@@ -61,3 +62,4 @@ pub use method_error::MethodError;
 pub(crate) use options::CallerOptions;
 pub use streaming::{FallibleStreamingCall, StreamingCall};
 pub use stub::Client;
+pub use uploading::SendsItems;

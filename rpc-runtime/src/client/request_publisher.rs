@@ -111,7 +111,8 @@ impl RequestPublisher {
             user_id: self.options.user_id.clone(),
             headers: self.headers(queued, now).into_owned(),
             asks_batch_size: !oneway && plan.codec != Codec::Text && should_ask(),
-            credit: plan.destination.items.as_ref().map(|items| items.window()),
+            credit: plan.destination.credit(),
+            sends_items: plan.destination.upload.is_some(),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         }

@@ -12,6 +12,7 @@ use super::destination::Destination;
 use super::in_flight_calls::InFlightCalls;
 use super::options::CallerOptions;
 use super::session::{self, Session, SessionPhase, SessionState};
+use super::uploading::ItemPublisher;
 use crate::error::BrokerError;
 use crate::sync::watch;
 use crate::transport::{StatusBoard, Transport, restart_on_panic};
@@ -26,6 +27,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
     pub(super) in_flight: Arc<InFlightCalls>,
+    pub(super) item_publisher: Arc<ItemPublisher>,
     transport: Arc<dyn Transport>,
     state: OnceLock<watch::Receiver<SessionState>>,
     tasks: TaskTracker,
@@ -39,6 +41,7 @@ impl SessionHandle {
         Self {
             options: Arc::new(options),
             in_flight: Arc::default(),
+            item_publisher: Arc::default(),
             transport,
             state: OnceLock::new(),
             tasks: TaskTracker::new(),

@@ -77,6 +77,8 @@ pub struct MethodDescriptor {
     pub is_cancellable: bool,
     /// Whether it replies with a stream of items.
     pub is_streaming: bool,
+    /// The Rust type of the items that its caller sends while it runs. `None` if it receives none.
+    pub incoming: Option<&'static str>,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the call sets another limit. `None` for the client's timeout.
@@ -113,6 +115,7 @@ impl MethodDescriptor {
             is_broadcast: false,
             is_cancellable: false,
             is_streaming: false,
+            incoming: None,
             retry: None,
             timeout: None,
             docs: "",
@@ -151,7 +154,7 @@ impl MethodDescriptor {
     }
 
     /// Lets workers stop the method once its caller no longer waits. They stop `idempotent` methods
-    /// and streams in any case.
+    /// and those with streams in any case.
     #[must_use]
     pub const fn cancellable(mut self) -> Self {
         self.is_cancellable = true;
@@ -161,15 +164,27 @@ impl MethodDescriptor {
     /// Whether workers stop the method once its caller no longer waits.
     #[must_use]
     pub const fn can_be_cancelled(&self) -> bool {
-        (self.is_cancellable || self.is_idempotent || self.is_streaming)
+        (self.is_cancellable || self.is_idempotent || self.has_stream())
             && !self.is_oneway
             && !self.is_broadcast
+    }
+
+    /// Whether it replies with a stream, or receives one.
+    pub(crate) const fn has_stream(&self) -> bool {
+        self.is_streaming || self.incoming.is_some()
     }
 
     /// Makes the method reply with a stream of items.
     #[must_use]
     pub const fn streaming(mut self) -> Self {
         self.is_streaming = true;
+        self
+    }
+
+    /// Makes the method receive a stream of items from its caller. Sets their Rust type.
+    #[must_use]
+    pub const fn incoming(mut self, type_name: &'static str) -> Self {
+        self.incoming = Some(type_name);
         self
     }
 

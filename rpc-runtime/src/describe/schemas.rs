@@ -137,6 +137,14 @@ impl MethodSchemas<'_> {
         }
     }
 
+    /// Adds the schema of the items that the method receives.
+    pub fn incoming<T: Describable + 'static>(&mut self) {
+        let schema = self.generator.result::<T>();
+        if let Some(method) = &mut self.method {
+            method.incoming_schema = schema;
+        }
+    }
+
     /// Adds the schema of the method's error.
     pub fn error<T: Describable>(&mut self) {
         let schema = self.generator.schema::<T>();

@@ -140,6 +140,7 @@ impl fmt::Display for Services<'_> {
                     (method.is_broadcast, "broadcast"),
                     (method.is_cancellable, "cancel"),
                     (method.is_streaming, "stream"),
+                    (method.incoming.is_some(), "incoming"),
                 ] {
                     if is_so {
                         write!(f, " [{what}]")?;

@@ -245,6 +245,7 @@ impl Discover {
             headers: Headers::default(),
             asks_batch_size: false,
             credit: None,
+            sends_items: false,
             dead_lettered: None,
             arguments: bytes::Bytes::new(),
         }

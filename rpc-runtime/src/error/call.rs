@@ -177,6 +177,15 @@ pub enum CallError<E = Infallible> {
         executed: Executed,
     },
 
+    /// An item that the call sends to its method cannot be encoded, or is too large. The method had
+    /// begun, and its stream breaks off.
+    #[error("an item cannot be sent")]
+    #[non_exhaustive]
+    BadItem {
+        /// Why it cannot be sent.
+        source: Box<dyn Error + Send + Sync>,
+    },
+
     /// The broker refused the request with a negative confirm, for example because the queue is
     /// full. The broker does not say why. A failed queue refuses even requests that it has
     /// delivered, so the method may have run.
@@ -286,7 +295,7 @@ impl<E> CallError<E> {
     pub fn executed(&self) -> Executed {
         match self {
             Self::Service(_) | Self::ServiceText(_) => Executed::Yes,
-            Self::Refused { .. } => Executed::Maybe,
+            Self::Refused { .. } | Self::BadItem { .. } => Executed::Maybe,
             Self::Fault(fault) => fault.code.executed(),
             Self::TimedOut { executed, .. }
             | Self::BadReply { executed, .. }
@@ -390,6 +399,7 @@ impl<E> CallError<E> {
             Self::WrongKind { method, kind } => CallError::WrongKind { method, kind },
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
+            Self::BadItem { source } => CallError::BadItem { source },
             Self::Refused { queue } => CallError::Refused { queue },
             Self::Broker { source, executed } => CallError::Broker { source, executed },
             Self::Middleware { source, executed } => CallError::Middleware { source, executed },

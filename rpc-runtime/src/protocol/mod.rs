@@ -11,6 +11,7 @@ mod dead_lettered;
 mod executed;
 mod fault;
 mod headers;
+mod incoming;
 mod invalid_name;
 mod job;
 mod malformed;
@@ -41,6 +42,7 @@ pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_D
 pub use executed::Executed;
 pub use fault::{Fault, FaultCode};
 pub use headers::{Headers, HeadersIntoIter, HeadersIter};
+pub(crate) use incoming::{Asks, INCOMING_SUFFIX, IncomingGrant, MAX_UNTAKEN_BYTES};
 pub use invalid_name::InvalidName;
 #[cfg(feature = "opentelemetry")]
 pub(crate) use job::TRACEPARENT;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::batch::BATCH_HEADER;
 use super::headers::Headers;
+use super::incoming::{INCOMING_HEADER, INCOMING_VERSION};
 use super::stream::{CREDIT_BYTES_HEADER, CREDIT_HEADER, Volume};
 use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
@@ -50,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) asks_batch_size: bool,
     /// What the caller of a stream accepts at first. `None` if it expects one reply.
     pub(crate) credit: Option<Volume>,
+    /// Whether the caller sends items while the method runs.
+    pub(crate) sends_items: bool,
     /// The history of a dead-lettered request. Only in incoming requests.
     pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
@@ -70,6 +73,10 @@ impl Request {
             if bytes < u64::MAX {
                 insert(CREDIT_BYTES_HEADER, bytes);
             }
+        }
+        if self.sends_items {
+            let name = ShortStr::from_static(INCOMING_HEADER);
+            self.headers.insert(name, INCOMING_VERSION.to_owned());
         }
         Message {
             properties: Properties {
@@ -108,6 +115,8 @@ impl Request {
             items,
             bytes: bytes.unwrap_or(u64::MAX),
         });
+        let incoming = properties.headers.remove(INCOMING_HEADER);
+        let sends_items = incoming.is_some_and(|version| version == INCOMING_VERSION);
         let codec = content::codec_of(&properties)
             .map_err(|error| UnreadableRequest {
                 codec: error.readable_codec(),
@@ -132,6 +141,7 @@ impl Request {
             headers: properties.headers,
             asks_batch_size,
             credit,
+            sends_items,
             dead_lettered: properties.dead_lettered,
             arguments: body,
         })
@@ -166,7 +176,7 @@ pub(crate) mod tests {
             persistent: bool,
             priority in prop::option::of(any::<u8>()),
             header in prop::option::of((short_str(), ".{0,20}")),
-            (asks_batch_size, credit) in any::<(bool, Option<(u64, u64)>)>(),
+            (asks_batch_size, sends_items, credit) in any::<(bool, bool, Option<(u64, u64)>)>(),
             arguments in prop::collection::vec(any::<u8>(), 0..100),
         ) -> Request {
             let mut headers = Headers::default();
@@ -175,7 +185,7 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, asks_batch_size, dead_lettered: None,
+                app_id: None, user_id: None, headers, asks_batch_size, sends_items, dead_lettered: None,
                 credit: credit.map(|(items, bytes)| Volume { items, bytes }),
                 arguments: arguments.into(),
             }

@@ -132,6 +132,15 @@ pub(crate) struct Grant {
 }
 
 impl Items {
+    /// A message without items from a sender that needs no credit.
+    pub(crate) fn keep_alive() -> Self {
+        Self {
+            first: 0,
+            items: Vec::new(),
+            credit: Volume::MAX,
+        }
+    }
+
     pub(crate) fn write(&self) -> Bytes {
         let size = self
             .items

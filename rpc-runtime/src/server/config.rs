@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::built_in::{BuiltInMethods, ServedQueue};
-use super::control::{ControlMethods, ControlResponder, ControlledQueue};
+use super::control::{ControlMethods, ControlResponder, ControlledQueue, START_TIMEOUT};
+use super::incoming_items::IncomingItems;
 use super::job_queues::JobQueues;
 use super::open_server::OpenServer;
 use super::queue_consumer::{QueueConsumer, with_retries};
@@ -73,6 +75,7 @@ struct Shared {
     probes: Arc<Probes>,
     cancellations: AllCancellations,
     streams: Arc<Streams>,
+    incoming: Option<Arc<IncomingItems>>,
 }
 
 impl ServerConfig {
@@ -108,6 +111,11 @@ impl ServerConfig {
             .collect();
         let identity = Arc::new(self.identity());
         let streams = Arc::new(Streams::new(&identity));
+        let has_incoming = queues.iter().any(|(_, dispatcher, _)| dispatcher.has_incoming());
+        let incoming = has_incoming
+            .then(|| IncomingItems::new(&identity, self.broker.max_accepted_bytes))
+            .flatten()
+            .map(Arc::new);
         let control = self.control_methods(&mut queues, &identity, &cancellations, &streams);
         // Queues that the server does not declare may not exist, so they come first. If one of them
         // fails after the server has subscribed to another queue, requests of the other queue are
@@ -150,6 +158,7 @@ impl ServerConfig {
             probes: Arc::new(probes),
             cancellations,
             streams,
+            incoming,
         };
         // The responder starts after the queues are declared, because the queues of a worker that
         // can be reached must exist. It starts before the first subscription, so that no request
@@ -161,6 +170,12 @@ impl ServerConfig {
         let mut responder = control.map(start);
         if let Some(responder) = &mut responder {
             stop.run_until_cancelled(responder.started()).await;
+        }
+        if let Some(incoming) = &shared.incoming {
+            let (receiving, first_attempt) = incoming.receive_all(transport);
+            reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(receiving)));
+            let started = timeout(START_TIMEOUT, first_attempt);
+            let _ = stop.run_until_cancelled(started).await;
         }
         let mut consumers = Vec::new();
         let mut names = Vec::new();
@@ -221,6 +236,7 @@ impl ServerConfig {
         );
         let cancellations = shared.cancellations.get(&name).cloned().unwrap_or_default();
         let handler = handler.with_streams(Arc::clone(&shared.streams));
+        let handler = handler.with_incoming(shared.incoming.clone());
         let handler = Arc::new(handler.with_jobs(jobs).with_cancellations(cancellations));
         let consumer = |queue, prefetch, estimates| {
             let transport = Arc::clone(&self.broker.transport);

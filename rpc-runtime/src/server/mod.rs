@@ -5,6 +5,7 @@ mod builder;
 mod built_in;
 mod config;
 mod control;
+mod incoming_items;
 mod job_queues;
 mod jobs;
 mod open_server;

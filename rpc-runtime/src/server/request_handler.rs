@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::batching::BatchSizeAsk;
+use super::incoming_items::IncomingItems;
 use super::job_queues::{JobQueues, MAX_UNCONFIRMED};
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
@@ -56,6 +57,8 @@ pub(super) struct RequestHandler {
     concurrency: usize,
     /// As many permits as streams may go on after their first message, beside these requests.
     stream_permits: Semaphore,
+    /// The items that callers send. `None` if no method receives any.
+    incoming: Option<Arc<IncomingItems>>,
     /// The streams that the server sends. `None` before [`with_streams`](Self::with_streams).
     streams: Option<Arc<Streams>>,
     /// A permit for each forwarded copy that may be unconfirmed.
@@ -89,6 +92,7 @@ impl RequestHandler {
             permits: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
             stream_permits: Semaphore::new(concurrency.into()),
+            incoming: None,
             streams: None,
             forwards: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
             deduplicator: Arc::default(),
@@ -111,6 +115,11 @@ impl RequestHandler {
     pub(super) fn with_streams(self, streams: Arc<Streams>) -> Self {
         let streams = Some(streams);
         Self { streams, ..self }
+    }
+
+    /// Adds the items that callers send.
+    pub(super) fn with_incoming(self, incoming: Option<Arc<IncomingItems>>) -> Self {
+        Self { incoming, ..self }
     }
 
     /// Adds the queues for the jobs of the request queue.
@@ -382,12 +391,31 @@ impl RequestHandler {
             return acks.ack();
         };
         let sender = Arc::new(sender);
-        admitted
-            .invocation
-            .set_item_sink(Arc::clone(&sender) as Arc<dyn ItemSink>);
+        if stream.credit.is_some() {
+            admitted
+                .invocation
+                .set_item_sink(Arc::clone(&sender) as Arc<dyn ItemSink>);
+        }
+        let incoming = self.incoming.as_ref().filter(|_| stream.sends_items);
+        let incoming = incoming.map(|incoming| incoming.open(stream.id));
+        if let Some(incoming) = &incoming {
+            admitted.invocation.set_incoming_inbox(incoming.inbox());
+        }
         let executing = self
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);
+        let executing = async {
+            match &incoming {
+                None => executing.await,
+                Some(incoming) => {
+                    tokio::select! {
+                        biased;
+                        response = executing => response,
+                        never = incoming.grant_to(&sender) => match never {},
+                    }
+                }
+            }
+        };
         let mut executing = pin!(executing);
         let beginning = async {
             sender.begun().await;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -19,7 +20,8 @@ use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, Items, Reply, ReplyKind, ShortStr, WORKER_HEADER,
+    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, Items, Reply,
+    ReplyKind, ShortStr, WORKER_HEADER,
 };
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
@@ -84,6 +86,8 @@ pub(super) struct StreamSender {
     to: ReplyTo,
     codec: Codec,
     channel: Arc<ReplyChannel>,
+    /// Whether the caller reads items. Otherwise it only sends some.
+    has_items: bool,
     credit: Arc<Credit>,
     sent: AtomicU64,
     /// Whether a worker that gets the request again cannot answer it: its delivery was acked.
@@ -109,12 +113,13 @@ impl StreamSender {
     /// sent the request again, and would get the items of both.
     pub(super) fn begin(
         streams: &Arc<Streams>,
-        StreamRequest { id, credit }: StreamRequest,
+        StreamRequest { id, credit, .. }: StreamRequest,
         to: ReplyTo,
         codec: Codec,
         channel: &Arc<ReplyChannel>,
     ) -> Option<Self> {
-        let credit = Arc::new(Credit::new(credit));
+        let has_items = credit.is_some();
+        let credit = Arc::new(Credit::new(credit.unwrap_or_default()));
         let stream = RunningStream {
             address: to.address.clone(),
             credit: Arc::clone(&credit),
@@ -131,6 +136,7 @@ impl StreamSender {
             to,
             codec,
             channel: Arc::clone(channel),
+            has_items,
             credit,
             sent: AtomicU64::new(0),
             owes_end: AtomicBool::new(false),
@@ -174,7 +180,10 @@ impl StreamSender {
     }
 
     fn mark_end(&self, reply: Reply) -> Reply {
-        let mut reply = end_of_stream(reply, self.sent());
+        let mut reply = match self.has_items {
+            true => end_of_stream(reply, self.sent()),
+            false => reply,
+        };
         self.add_worker(&mut reply);
         reply
     }
@@ -184,10 +193,21 @@ impl StreamSender {
         reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
     }
 
-    fn message(&self, items: &Items) -> Outgoing {
+    /// Tells the caller how many items it may send. Waits until another message may be sent.
+    ///
+    /// # Errors
+    ///
+    /// If the caller is gone.
+    pub(super) async fn grant(&self, grant: IncomingGrant) -> Result<(), Fault> {
+        self.ready().await?;
+        self.publish(self.message(CREDIT_TYPE, grant.write()));
+        Ok(())
+    }
+
+    fn message(&self, kind: &str, body: Bytes) -> Outgoing {
         let mut reply = Reply {
-            unknown_type: Some(ITEMS_TYPE.into()),
-            ..Reply::new(ReplyKind::Result, self.codec, items.write())
+            unknown_type: Some(kind.into()),
+            ..Reply::new(ReplyKind::Result, self.codec, body)
         };
         self.add_worker(&mut reply);
         Outgoing {
@@ -219,8 +239,14 @@ impl ItemSink for StreamSender {
 
     fn send(&self, items: Items) {
         let sent = items.first + items.items.len() as u64;
-        let outgoing = self.message(&items);
         self.sent.store(sent, Ordering::Relaxed);
+        self.publish(self.message(ITEMS_TYPE, items.write()));
+    }
+}
+
+impl StreamSender {
+    /// Publishes a message, again until it is confirmed.
+    fn publish(&self, outgoing: Outgoing) {
         let slot = Arc::clone(&self.progress.slots).try_acquire_owned().ok();
         let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
         let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);

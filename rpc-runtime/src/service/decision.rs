@@ -34,20 +34,22 @@ pub(crate) struct AdmittedRequest<'a> {
     /// Whether the caller asks how many calls of the method to put into one batch, and may batch
     /// them.
     pub(crate) asks_batch_size: bool,
-    /// `None` unless the caller reads a stream. Boxed because few do.
+    /// `None` unless the caller reads or sends a stream. Boxed because few do.
     pub(crate) stream: Option<Box<StreamRequest>>,
     /// `None` if no reply is expected, or if it is not sent as a message of its own: the request is
     /// part of a batch, or its caller is in the same process.
     pub(crate) reply_to: Option<ReplyTo>,
 }
 
-/// What a caller asks for that reads a stream.
+/// What a caller asks for that reads a stream, or sends one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamRequest {
     /// The correlation id. Credit is granted to it.
     pub(crate) id: Uuid,
-    /// What may be sent at first.
-    pub(crate) credit: Volume,
+    /// What may be sent at first. `None` if the caller expects one reply.
+    pub(crate) credit: Option<Volume>,
+    /// Whether the caller sends items.
+    pub(crate) sends_items: bool,
 }
 
 /// A request whose method does not run.

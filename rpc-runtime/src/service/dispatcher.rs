@@ -73,10 +73,10 @@ impl Dispatcher {
                 service: Arc::clone(&service),
                 method,
                 record: Arc::new(MethodRecord {
-                    is_streaming: method.is_streaming,
+                    is_streaming: method.has_stream(),
                     ..MethodRecord::new(descriptor.name, method.name)
                 }),
-                may_batch: !method.is_streaming,
+                may_batch: !method.has_stream(),
             };
             records.push(Arc::clone(&entry.record));
             if method.is_default && self.default.replace(entry.clone()).is_some() {
@@ -252,14 +252,19 @@ impl Dispatcher {
             return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
         let credit = request.credit.filter(|_| method.is_streaming);
-        let stream = match (credit, request_uuid(&request)) {
-            (None, _) => None,
-            (Some(credit), Some(id)) => {
-                // It limits the time until the first item.
+        let sends_items = request.sends_items && method.incoming.is_some();
+        let stream = match request_uuid(&request) {
+            _ if credit.is_none() && !sends_items => None,
+            Some(id) => {
+                // It limits the time until the first message.
                 request.time_to_live = None;
-                Some(Box::new(StreamRequest { id, credit }))
+                Some(Box::new(StreamRequest {
+                    id,
+                    credit,
+                    sends_items,
+                }))
             }
-            (Some(_), None) => {
+            None => {
                 let reason = "the correlation_id is no UUID, and the caller of a stream must send one";
                 return Decision::refuse(codec, Fault::bad_request(reason), reply_to, may_have_run);
             }
@@ -313,6 +318,12 @@ impl Dispatcher {
     pub(crate) fn has_streams(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.any(|method| method.is_streaming)
+    }
+
+    /// Whether a method receives a stream from its caller.
+    pub(crate) fn has_incoming(&self) -> bool {
+        let mut methods = self.served.iter().flat_map(|served| served.service.methods);
+        methods.any(|method| method.incoming.is_some())
     }
 
     /// Whether a one-way request for one of the methods, a job or not, may be in the queue.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::extensions::Extensions;
+use super::incoming_inbox::IncomingInbox;
 use super::item_sink::ItemSink;
 use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
@@ -45,10 +46,19 @@ pub struct Invocation {
     arguments: Bytes,
     /// Why the method must not run. `None` if it may.
     rerun_refusal: Option<&'static str>,
-    /// Where the items of a stream go. `None` if the caller expects one reply.
-    item_sink: Option<Arc<dyn ItemSink>>,
+    /// `None` if the caller neither reads nor sends a stream.
+    streams: Option<Arc<RequestStreams>>,
     /// The size of the largest reply, in bytes.
     max_reply_bytes: usize,
+}
+
+/// The streams of a request. Few requests have any.
+#[derive(Clone, Default)]
+struct RequestStreams {
+    /// Where the items of the method's stream go. `None` if the caller expects one reply.
+    item_sink: Option<Arc<dyn ItemSink>>,
+    /// The items that the caller sends. `None` if it sends none.
+    incoming_inbox: Option<Arc<IncomingInbox>>,
 }
 
 impl Invocation {
@@ -58,7 +68,7 @@ impl Invocation {
             codec,
             arguments,
             rerun_refusal: None,
-            item_sink: None,
+            streams: None,
             max_reply_bytes: usize::MAX,
         }
     }
@@ -81,11 +91,24 @@ impl Invocation {
 
     /// Sets where the items of the method's stream go.
     pub(crate) fn set_item_sink(&mut self, sink: Arc<dyn ItemSink>) {
-        self.item_sink = Some(sink);
+        self.streams_mut().item_sink = Some(sink);
     }
 
     pub(super) fn item_sink(&self) -> Option<&dyn ItemSink> {
-        self.item_sink.as_deref()
+        self.streams.as_ref()?.item_sink.as_deref()
+    }
+
+    /// Sets where the items that the caller sends arrive.
+    pub(crate) fn set_incoming_inbox(&mut self, inbox: Arc<IncomingInbox>) {
+        self.streams_mut().incoming_inbox = Some(inbox);
+    }
+
+    pub(super) fn incoming_inbox(&self) -> Option<&Arc<IncomingInbox>> {
+        self.streams.as_ref()?.incoming_inbox.as_ref()
+    }
+
+    fn streams_mut(&mut self) -> &mut RequestStreams {
+        Arc::make_mut(self.streams.get_or_insert_default())
     }
 
     pub(super) fn max_reply_bytes(&self) -> usize {

@@ -15,6 +15,9 @@ mod executor;
 mod extensions;
 #[cfg(test)]
 mod fixtures;
+mod incoming;
+mod incoming_error;
+mod incoming_inbox;
 mod invocation;
 mod item_sink;
 mod job;
@@ -31,12 +34,15 @@ mod streaming;
 pub(crate) use admission::Received;
 pub(crate) use cancellation::Cancellations;
 pub use context::Context;
-pub(crate) use context::ambient_deadline;
+pub(crate) use context::{ambient_deadline, with_ambient_deadline};
 pub(crate) use decision::{AdmittedRequest, Decision, ReplyTo, StreamRequest};
 pub(crate) use deduplicator::{CorrelationId, Deduplicator, DeliveryAction, Origin, RequestKey};
 pub(crate) use dispatcher::{Dispatcher, ServedService};
 pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
+pub use incoming::Incoming;
+pub use incoming_error::IncomingError;
+pub(crate) use incoming_inbox::IncomingInbox;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 pub(crate) use item_sink::{Credit, ItemSink};
 pub(crate) use job::{

@@ -51,6 +51,7 @@ impl Outcome {
                 | CallError::CannotEncode
                 | CallError::WrongKind { .. }
                 | CallError::Invalid { .. } => "invalid",
+                CallError::BadItem { .. } => "bad_item",
                 CallError::BadReply { .. } => "bad_reply",
                 CallError::Refused { .. } => "refused",
                 CallError::Broker { .. } => "broker",

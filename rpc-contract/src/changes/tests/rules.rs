@@ -135,6 +135,23 @@ fn a_method_may_not_become_a_stream_nor_back() {
 }
 
 #[test]
+fn a_method_may_not_begin_to_receive_a_stream_nor_stop() {
+    let (call, upload) = (json!({}), json!({"incoming": "u8"}));
+    for (before, now) in [(call.clone(), upload.clone()), (upload, call)] {
+        assert_method(before, now, &[(BreaksCallers, "get"), (BreaksWorkers, "get")]);
+    }
+}
+
+#[test]
+fn items_for_a_method_change_as_arguments_do() {
+    let of =
+        |maximum: u32| json!({"incoming": "u8", "incoming_schema": {"type": "integer", "maximum": maximum}});
+    assert_method(of(9), of(9), &[]);
+    assert_method(of(9), of(5), &[(BreaksCallers, "the items for get")]);
+    assert_method(of(5), of(9), &[(BreaksWorkers, "the items for get")]);
+}
+
+#[test]
 fn a_method_that_returns_nothing_may_become_one_way_and_back() {
     let (answered, oneway) = (json!({"returns": "()"}), json!({"returns": "()", "oneway": true}));
     assert_method(answered.clone(), oneway.clone(), &[(Safe, "get")]);

@@ -63,6 +63,16 @@ fn underscores_of_contexts_and_renamed_arguments_are_accepted() {
 }
 
 #[test]
+fn streams_of_the_caller_are_accepted() {
+    assert_accepted(
+        "async fn f(&self, a: &str, parts: Incoming<Vec<u8>>) -> io::Result<u8>; \
+         #[rpc(idempotent, timeout = \"2s\", name = \"g.h\")] \
+         fn g(&self, lines: rpc_runtime::Incoming<T>, #[serde(default)] a: u8, #[rpc(context)] cx: &Context) \
+             -> impl Stream<Item = u8> { body() }",
+    );
+}
+
+#[test]
 fn streams_are_accepted() {
     assert_accepted(
         "fn f(&self, a: &str) -> impl Stream<Item = u8>; \

@@ -471,3 +471,37 @@ fn options_that_mean_nothing_for_a_stream() {
         assert_method(&method, &[(at, fault)]);
     }
 }
+
+#[test]
+fn options_that_mean_nothing_for_a_stream_of_the_caller() {
+    for (options, at, fault) in [
+        (
+            "oneway",
+            "oneway",
+            "a caller that sends a stream waits for the reply; remove `oneway`",
+        ),
+        (
+            "broadcast",
+            "broadcast",
+            "one worker receives a stream; remove `broadcast`",
+        ),
+        (
+            "cancel",
+            "cancel",
+            "a method that receives a stream always ends with its call; remove `cancel`",
+        ),
+        (
+            "default, idempotent",
+            "default",
+            "a request without a method sends no stream; remove `default`",
+        ),
+        (
+            "retry = \"5 times, 1s to 5m\"",
+            "\"5 times, 1s to 5m\"",
+            "no worker retries a stream; remove `retry`",
+        ),
+    ] {
+        let method = format!("#[rpc({options})] async fn f(&self, a: Incoming<u8>);");
+        assert_method(&method, &[(at, fault)]);
+    }
+}

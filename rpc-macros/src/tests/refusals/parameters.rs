@@ -143,3 +143,44 @@ fn underscore_before_a_name() {
         ],
     );
 }
+
+#[test]
+fn streams_of_the_caller() {
+    let own = "a stream that the caller sends is a parameter of its own; write `name: Incoming<T>`";
+    for (parameters, at, fault) in [
+        (
+            "a: Incoming<u8>, b: Incoming<u8>",
+            "b: Incoming<u8>",
+            "a caller sends one stream; remove the second, or use an enum for both",
+        ),
+        (
+            "a: &Incoming<u8>",
+            "&Incoming<u8>",
+            "the method owns the stream that the caller sends; write `Incoming<T>`",
+        ),
+        (
+            "a: Incoming",
+            "Incoming",
+            "the items that the caller sends need a type; write `Incoming<T>`",
+        ),
+        (
+            "a: Incoming<&str>",
+            "&str",
+            "a reference cannot be decoded here; take a stream of `String` instead",
+        ),
+        ("a: Option<Incoming<u8>>", "Incoming<u8>", own),
+        ("a: (u8, rpc::Incoming<u8>)", "rpc::Incoming<u8>", own),
+        (
+            "#[serde(default)] a: Incoming<u8>",
+            "#[serde(default)]",
+            "the items are no argument; write this on the type of the items",
+        ),
+        (
+            "#[rpc(context)] a: Incoming<u8>",
+            "Incoming<u8>",
+            "the context is lent to the method; take a reference, such as `&Context`",
+        ),
+    ] {
+        assert_method(&format!("async fn f(&self, {parameters});"), &[(at, fault)]);
+    }
+}

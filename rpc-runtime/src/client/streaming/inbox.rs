@@ -105,7 +105,7 @@ impl ItemInbox {
     }
 
     /// Changes what the worker may send at first, before the call begins.
-    pub(super) fn change_window(&self, change: impl FnOnce(&mut Volume)) {
+    pub(in crate::client) fn change_window(&self, change: impl FnOnce(&mut Volume)) {
         let mut state = self.lock();
         let mut window = state.receiver.window();
         change(&mut window);
@@ -113,7 +113,7 @@ impl ItemInbox {
     }
 
     /// Sets when the handler that makes the call has to end.
-    pub(super) fn set_end(&self, ends_at: Option<Instant>) {
+    pub(in crate::client) fn set_end(&self, ends_at: Option<Instant>) {
         self.lock().ends_at = ends_at;
     }
 
@@ -190,6 +190,11 @@ impl ItemInbox {
         state.heard_at = Instant::now();
         let ended = state.receiver.end(worker, count, reply);
         arrival(ended, false, None)
+    }
+
+    /// Records that from now on the reader waits for the reply, which no items precede.
+    pub(in crate::client) fn wait_for_reply(&self) {
+        self.lock().waiting_since.get_or_insert_with(Instant::now);
     }
 
     /// Takes the items that have arrived. Pending if there are none.

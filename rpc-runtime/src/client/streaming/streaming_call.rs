@@ -234,7 +234,10 @@ impl<T, E> StreamingCall<T, E> {
     }
 
     /// Changes the plan of a call that has not begun. The call fails with the first error.
-    fn change_plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
+    pub(in crate::client) fn change_plan(
+        &mut self,
+        change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>,
+    ) {
         if let State::Planned(Planned { call, .. }) = &mut self.state {
             change_plan(call, change);
         }

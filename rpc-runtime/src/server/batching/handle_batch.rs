@@ -412,6 +412,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         headers,
         asks_batch_size: true,
         credit: None,
+        sends_items: false,
         dead_lettered: shared.dead_lettered,
         arguments,
     }

@@ -13,4 +13,4 @@ mod subscription;
 
 pub(super) use methods::{ControlMethods, ControlledQueue};
 pub(crate) use responder::DISCOVERY_TIMEOUT;
-pub(super) use subscription::ControlResponder;
+pub(super) use subscription::{ControlResponder, START_TIMEOUT};

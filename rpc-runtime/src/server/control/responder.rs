@@ -186,6 +186,7 @@ mod tests {
             headers: Headers::default(),
             asks_batch_size: false,
             credit: None,
+            sends_items: false,
             dead_lettered: None,
             arguments: bytes::Bytes::from_static(b"\x80"),
         };

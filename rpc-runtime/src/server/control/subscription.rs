@@ -37,7 +37,7 @@ const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// How long a starting server waits until it can be reached.
-const START_TIMEOUT: Duration = Duration::from_secs(1);
+pub(in crate::server) const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A task that answers control messages. Dropping this ends the task and all running broadcasts.
 pub(in crate::server) struct ControlResponder {

@@ -184,7 +184,7 @@ where
         let id = call.context().request_id();
         // Each worker runs a broadcast, and all get it with the same id.
         // The answer of a method with a stream does not hold the items.
-        let is_stored = !call.method_descriptor().is_broadcast && !call.method_descriptor().is_streaming;
+        let is_stored = !call.method_descriptor().is_broadcast && !call.method_descriptor().has_stream();
         match id.filter(|_| is_stored && self.layer.applies_to(&method)) {
             None => Box::pin(run(inner, call)),
             Some(id) => {

@@ -1,0 +1,251 @@
+//! Decides which items a call sends. Pure: no I/O.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::protocol::{
+    Asks, IncomingGrant, Items, MAX_CREDIT, MAX_ITEMS, MAX_ITEMS_BYTES, MAX_UNTAKEN_BYTES, Volume,
+};
+
+/// The items of one call that its method has not taken. They are kept, to be sent again.
+#[derive(Debug, Default)]
+pub(super) struct ItemSender {
+    /// The items from the number `taken` on.
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
+    /// How many items the method has taken.
+    taken: u64,
+    /// The number of the item to send next.
+    next: u64,
+    /// How many items may be sent in total.
+    credit: u64,
+    /// Whether the caller's stream has ended.
+    has_ended: bool,
+    /// Whether the end was sent.
+    is_end_sent: bool,
+    /// Whether the worker wants no more items.
+    is_done: bool,
+}
+
+/// A message to the worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::client) struct ItemMessage {
+    pub(in crate::client) items: Items,
+    /// The number of all items if the message is the end.
+    pub(in crate::client) end: Option<u64>,
+}
+
+impl ItemSender {
+    /// How many items the caller's stream has yielded.
+    fn count(&self) -> u64 {
+        self.taken + self.kept.len() as u64
+    }
+
+    /// Whether the caller's stream may be polled.
+    pub(super) fn may_pull(&self) -> bool {
+        !self.is_done && !self.has_ended && self.count() < self.credit && self.kept_bytes < MAX_UNTAKEN_BYTES
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Whether the caller's stream has ended, or no more of it is wanted.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended || self.is_done
+    }
+
+    /// Adds an item of the caller's stream.
+    pub(super) fn push(&mut self, item: Bytes) {
+        self.kept_bytes += item.len();
+        self.kept.push_back(item);
+    }
+
+    /// Records that the caller's stream has ended.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+    }
+
+    /// Learns what the worker says.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be.
+    pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<(), &'static str> {
+        let IncomingGrant { credit, taken, asks } = grant;
+        if taken > self.count() {
+            return Err("the method took items that were not sent");
+        }
+        while self.taken < taken
+            && let Some(item) = self.kept.pop_front()
+        {
+            self.kept_bytes -= item.len();
+            self.taken += 1;
+        }
+        self.next = self.next.max(self.taken);
+        let credit = credit.min(self.taken.saturating_add(MAX_CREDIT));
+        self.credit = self.credit.max(credit);
+        match asks {
+            Asks::Nothing => {}
+            Asks::Again => self.go_back(),
+            Asks::Enough => {
+                self.is_done = true;
+                self.kept.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all kept items again: some may be lost.
+    pub(super) fn go_back(&mut self) {
+        self.next = self.taken;
+        self.is_end_sent = false;
+    }
+
+    /// Returns the next message, if there is anything to send.
+    pub(super) fn next_message(&mut self) -> Option<ItemMessage> {
+        if self.is_done {
+            return None;
+        }
+        let first = self.next;
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        let sent = usize::try_from(first - self.taken).unwrap_or(usize::MAX);
+        for item in self.kept.iter().skip(sent) {
+            bytes += item.len();
+            // A single item may be larger.
+            if items.len() >= MAX_ITEMS || (bytes > MAX_ITEMS_BYTES && !items.is_empty()) {
+                break;
+            }
+            items.push(item.clone());
+        }
+        self.next += items.len() as u64;
+        let is_end = items.is_empty() && self.has_ended && !self.is_end_sent;
+        self.is_end_sent |= is_end;
+        (is_end || !items.is_empty()).then(|| self.message(first, items))
+    }
+
+    /// Returns a message that shows that the caller is still there, and how much it has sent.
+    pub(super) fn keep_alive(&self) -> ItemMessage {
+        self.message(self.next, Vec::new())
+    }
+
+    fn message(&self, first: u64, items: Vec<Bytes>) -> ItemMessage {
+        let end = (items.is_empty() && self.is_end_sent).then(|| self.count());
+        let credit = Volume {
+            items: self.credit,
+            bytes: u64::MAX,
+        };
+        ItemMessage {
+            items: Items { first, items, credit },
+            end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn grant(credit: u64, taken: u64, asks: Asks) -> IncomingGrant {
+        IncomingGrant { credit, taken, asks }
+    }
+
+    fn push(sender: &mut ItemSender, count: u64) {
+        for _ in 0..count {
+            let number = sender.count();
+            sender.push(Bytes::copy_from_slice(&number.to_be_bytes()));
+        }
+    }
+
+    /// The number of the first item, how many there are, and the end.
+    fn next(sender: &mut ItemSender) -> Option<(u64, usize, Option<u64>)> {
+        let ItemMessage { items, end } = sender.next_message()?;
+        for (number, item) in (items.first..).zip(&items.items) {
+            assert_eq!(item[..], number.to_be_bytes());
+        }
+        Some((items.first, items.items.len(), end))
+    }
+
+    #[test]
+    fn items_are_sent_until_the_worker_has_them() {
+        let mut sender = ItemSender::default();
+        assert!(!sender.may_pull());
+        sender.grant(grant(3, 0, Asks::Nothing)).unwrap();
+        push(&mut sender, 2);
+        assert_eq!(next(&mut sender), Some((0, 2, None)));
+        assert_eq!(next(&mut sender), None);
+        push(&mut sender, 1);
+        assert!(!sender.may_pull());
+        assert_eq!(next(&mut sender), Some((2, 1, None)));
+        sender.grant(grant(6, 1, Asks::Again)).unwrap();
+        assert_eq!(next(&mut sender), Some((1, 2, None)));
+        sender.grant(grant(5, 0, Asks::Nothing)).unwrap();
+        assert_eq!((sender.credit, sender.taken), (6, 1), "an earlier one");
+        sender.end();
+        assert_eq!(next(&mut sender), Some((3, 0, Some(3))));
+        assert_eq!(next(&mut sender), None);
+        assert_eq!(sender.keep_alive().end, Some(3));
+        sender.go_back();
+        assert_eq!(next(&mut sender), Some((1, 2, None)));
+        // The worker had them.
+        sender.grant(grant(6, 3, Asks::Nothing)).unwrap();
+        assert_eq!(next(&mut sender), Some((3, 0, Some(3))));
+        sender.grant(grant(6, 3, Asks::Enough)).unwrap();
+        sender.go_back();
+        assert!(sender.is_done() && next(&mut sender).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_has_a_size() {
+        let mut sender = ItemSender::default();
+        sender.grant(grant(u64::MAX, 0, Asks::Nothing)).unwrap();
+        assert_eq!(sender.credit, MAX_CREDIT);
+        let mut pulled = 0;
+        while sender.may_pull() {
+            sender.push(Bytes::from(vec![0; MAX_UNTAKEN_BYTES / 4]));
+            pulled += 1;
+        }
+        assert_eq!(pulled, 4);
+        assert_eq!(next_len(&mut sender), 1);
+        sender.grant(grant(u64::MAX, 1, Asks::Nothing)).unwrap();
+        assert!(sender.may_pull());
+        sender.grant(grant(u64::MAX, 5, Asks::Nothing)).unwrap_err();
+    }
+
+    fn next_len(sender: &mut ItemSender) -> usize {
+        sender.next_message().unwrap().items.items.len()
+    }
+
+    proptest! {
+        /// A worker that loses messages gets all items in the end.
+        #[test]
+        fn every_item_arrives(
+            total in 0u64..3000,
+            losses in prop::collection::vec(any::<bool>(), 0..200),
+        ) {
+            let mut sender = ItemSender::default();
+            let (mut arrived, mut losses) = (0, losses.into_iter());
+            let mut is_ended = false;
+            while !is_ended {
+                sender.grant(grant(arrived + 1024, arrived, Asks::Again)).unwrap();
+                while sender.may_pull() && sender.count() < total {
+                    push(&mut sender, 1);
+                }
+                if sender.count() == total {
+                    sender.end();
+                }
+                while let Some((first, count, end)) = next(&mut sender) {
+                    let is_lost = losses.next().unwrap_or(false);
+                    if !is_lost && first <= arrived {
+                        arrived = arrived.max(first + count as u64);
+                        is_ended |= end == Some(arrived);
+                    }
+                }
+            }
+            prop_assert_eq!(arrived, total);
+        }
+    }
+}

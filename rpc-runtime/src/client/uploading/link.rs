@@ -1,0 +1,105 @@
+//! The ways of items to a method: through a broker, or within this process.
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::item_sender::ItemMessage;
+use crate::codec::Codec;
+use crate::error::BrokerError;
+use crate::protocol::{ITEMS_HEADER, ITEMS_TYPE, Message, Properties, ShortStr};
+use crate::service::IncomingInbox;
+use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
+
+/// The way of the items of one call to its method.
+pub(in crate::client) trait ItemLink: Send + Sync + 'static {
+    /// Sends a message to the worker with this routing key, if a broker is between.
+    fn send(&self, worker: &ShortStr, message: ItemMessage) -> BoxFuture<'static, Published>;
+}
+
+/// Publishes the items of all calls of one broker handle. Opened by the first of them.
+#[derive(Debug, Default)]
+pub(in crate::client) struct ItemPublisher(Mutex<Option<Arc<dyn Publisher>>>);
+
+impl ItemPublisher {
+    async fn publish(&self, transport: &Arc<dyn Transport>, outgoing: Outgoing) -> Published {
+        let publisher = match self.get(transport).await {
+            Ok(publisher) => publisher,
+            Err(source) => {
+                let written = false;
+                return Published::Failed { source, written };
+            }
+        };
+        let published = publisher.publish(outgoing).await;
+        if published.is_failed() {
+            let mut current = self.0.lock().await;
+            if current
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, &publisher))
+            {
+                *current = None;
+            }
+        }
+        published
+    }
+
+    async fn get(&self, transport: &Arc<dyn Transport>) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let mut publisher = self.0.lock().await;
+        let publisher = match &mut *publisher {
+            Some(publisher) => publisher,
+            none => none.insert(transport.open_control_publisher().await?),
+        };
+        Ok(Arc::clone(publisher))
+    }
+}
+
+/// Sends items through the control exchange.
+pub(in crate::client) struct BrokerLink {
+    pub(in crate::client) transport: Arc<dyn Transport>,
+    pub(in crate::client) publisher: Arc<ItemPublisher>,
+    /// The correlation id of the call.
+    pub(in crate::client) id: Uuid,
+    pub(in crate::client) codec: Codec,
+}
+
+impl ItemLink for BrokerLink {
+    fn send(
+        &self,
+        worker: &ShortStr,
+        ItemMessage { items, end }: ItemMessage,
+    ) -> BoxFuture<'static, Published> {
+        let mut properties = Properties {
+            kind: Some(ShortStr::from_static(ITEMS_TYPE)),
+            content_type: Some(ShortStr::from_static(self.codec.content_type())),
+            correlation_id: Some(ShortStr::from_uuid(self.id)),
+            ..Properties::default()
+        };
+        if let Some(count) = end {
+            let name = ShortStr::from_static(ITEMS_HEADER);
+            properties.headers.insert(name, count.to_string());
+        }
+        let outgoing = Outgoing {
+            queue: worker.clone(),
+            mandatory: true,
+            message: Message {
+                properties,
+                body: items.write(),
+            },
+            send_token: SendToken::default(),
+        };
+        let (publisher, transport) = (Arc::clone(&self.publisher), Arc::clone(&self.transport));
+        Box::pin(async move { publisher.publish(&transport, outgoing).await })
+    }
+}
+
+/// Hands items to a method in this process.
+pub(in crate::client) struct InProcessLink(pub(in crate::client) Arc<IncomingInbox>);
+
+impl ItemLink for InProcessLink {
+    fn send(&self, _: &ShortStr, ItemMessage { items, end }: ItemMessage) -> BoxFuture<'static, Published> {
+        self.0.receive(items, end);
+        Box::pin(ready(Published::Confirmed))
+    }
+}

@@ -1,0 +1,326 @@
+//! Polls the caller's stream, and sends its items.
+
+use std::fmt;
+use std::future::{pending, poll_fn};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span};
+use uuid::Uuid;
+
+use super::item_sender::ItemSender;
+use super::link::ItemLink;
+use crate::client::failures::broker_error;
+use crate::client::streaming::{ItemInbox, MAX_SILENCE};
+use crate::codec::EncodeError;
+use crate::describe::Worker;
+use crate::error::{BrokerError, CallError};
+use crate::protocol::{
+    Fault, FaultCode, INCOMING_SUFFIX, IncomingGrant, MAX_ITEMS, MAX_ITEMS_BYTES, ShortStr,
+};
+use crate::service::with_ambient_deadline;
+use crate::transport::{Backoff, Published};
+
+/// After how long without items a message without any is sent.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How many messages may be unconfirmed.
+const MAX_UNCONFIRMED: usize = 16;
+
+/// How many times in a row the broker may close the channel on which items are sent.
+const MAX_CLOSED: u32 = 3;
+
+/// The items that one call sends.
+pub(in crate::client) struct Upload {
+    state: Mutex<State>,
+    /// Notified when the worker has sent a message.
+    changed: Notify,
+    /// Where the worker's messages arrive.
+    inbox: Arc<ItemInbox>,
+    /// Whether the method replies with a stream.
+    replies_with_items: bool,
+}
+
+struct State {
+    /// `None` once it is being sent.
+    stream: Option<EncodedStream>,
+    sender: ItemSender,
+    /// The worker that runs the method, and the id of the request that it got. `None` before its
+    /// first message.
+    worker: Option<(ShortStr, Uuid)>,
+    /// When the handler that makes the call has to end.
+    ends_at: Option<Instant>,
+    span: Span,
+}
+
+type EncodedStream = BoxStream<'static, Result<Bytes, EncodeError>>;
+
+impl Upload {
+    pub(super) fn new(stream: EncodedStream, inbox: Arc<ItemInbox>, replies_with_items: bool) -> Self {
+        Self {
+            state: Mutex::new(State {
+                stream: Some(stream),
+                sender: ItemSender::default(),
+                worker: None,
+                ends_at: None,
+                span: Span::none(),
+            }),
+            changed: Notify::new(),
+            inbox,
+            replies_with_items,
+        }
+    }
+
+    /// Records where the call begins: calls that the stream makes belong there too.
+    pub(in crate::client) fn begin(&self, ends_at: Option<Instant>) {
+        let mut state = self.lock();
+        state.ends_at = ends_at;
+        state.span = Span::current();
+    }
+
+    /// Receives what the worker says about the items, in answer to the request with this id.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be.
+    pub(in crate::client) fn grant(
+        &self,
+        id: Uuid,
+        worker: &str,
+        grant: IncomingGrant,
+    ) -> Result<(), &'static str> {
+        let mut state = self.lock();
+        if state.worker.is_none() {
+            let key = items_key(worker).ok_or("the worker's id is no UUID")?;
+            state.worker = Some((key, id));
+        }
+        let granted = state.sender.grant(grant);
+        drop(state);
+        self.changed.notify_one();
+        granted
+    }
+
+    /// Sends the items once a worker grants credit for the request with this id. Ends only if that
+    /// fails, with the error of the call.
+    pub(in crate::client) async fn send_all(
+        self: Arc<Self>,
+        id: Uuid,
+        link: impl ItemLink,
+        max_bytes: usize,
+    ) -> CallError {
+        let (worker, stream) = self.begun(id).await;
+        let (ends_at, span) = {
+            let mut state = self.lock();
+            (state.ends_at, std::mem::replace(&mut state.span, Span::none()))
+        };
+        let sending = Sending {
+            upload: &self,
+            link: &link,
+            worker,
+            max_bytes,
+            stream: Some(stream),
+            failing: None,
+        };
+        with_ambient_deadline(ends_at, sending.run())
+            .instrument(span)
+            .await
+    }
+
+    /// Waits for the first message of the worker. Cancel safe.
+    async fn begun(&self, id: Uuid) -> (ShortStr, EncodedStream) {
+        loop {
+            let changed = self.changed.notified();
+            if let State {
+                worker: Some((worker, begun)),
+                stream,
+                ..
+            } = &mut *self.lock()
+                && *begun == id
+                && let Some(stream) = stream.take()
+            {
+                return (worker.clone(), stream);
+            }
+            changed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the items of a call whose method has begun.
+struct Sending<'a, L> {
+    upload: &'a Upload,
+    link: &'a L,
+    /// The routing key for the items.
+    worker: ShortStr,
+    /// The largest item, in bytes.
+    max_bytes: usize,
+    /// `None` once it has ended, or is no longer wanted.
+    stream: Option<EncodedStream>,
+    failing: Option<Failing>,
+}
+
+/// Messages do not arrive at present.
+struct Failing {
+    since: Instant,
+    retry_at: Instant,
+    backoff: Backoff,
+    /// How many times in a row the broker closed the channel.
+    closed: u32,
+}
+
+impl<L: ItemLink> Sending<'_, L> {
+    async fn run(mut self) -> CallError {
+        let upload = self.upload;
+        let mut unconfirmed = FuturesUnordered::new();
+        let mut keep_alive_at = Instant::now() + KEEP_ALIVE;
+        loop {
+            let retry_at = self.failing.as_ref().map(|failing| failing.retry_at);
+            let may_send = retry_at.is_none_or(|retry_at| retry_at <= Instant::now());
+            let may_pull = {
+                let sender = &mut upload.lock().sender;
+                while may_send
+                    && unconfirmed.len() < MAX_UNCONFIRMED
+                    && let Some(message) = sender.next_message()
+                {
+                    unconfirmed.push(self.link.send(&self.worker, message));
+                    keep_alive_at = Instant::now() + KEEP_ALIVE;
+                }
+                may_send && unconfirmed.len() < MAX_UNCONFIRMED && sender.may_pull()
+            };
+            if upload.lock().sender.has_ended() {
+                self.stream = None;
+                if !upload.replies_with_items {
+                    upload.inbox.wait_for_reply();
+                }
+            }
+            if upload.lock().sender.is_done() {
+                unconfirmed.clear();
+                return pending().await;
+            }
+            let wake_at = retry_at.filter(|_| !may_send).unwrap_or(keep_alive_at);
+            tokio::select! {
+                biased;
+                Some(published) = unconfirmed.next() => match self.on_published(published) {
+                    Ok(true) => {}
+                    Ok(false) => unconfirmed.clear(),
+                    Err(error) => return error,
+                },
+                () = upload.changed.notified() => {}
+                filled = poll_fn(|cx| self.poll_fill(cx)), if may_pull => {
+                    if let Err(error) = filled {
+                        return error;
+                    }
+                }
+                () = sleep_until(wake_at) => {
+                    if may_send {
+                        keep_alive_at = Instant::now() + KEEP_ALIVE;
+                        // Otherwise messages wait for the broker.
+                        if unconfirmed.is_empty() {
+                            let message = upload.lock().sender.keep_alive();
+                            unconfirmed.push(self.link.send(&self.worker, message));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes items until there are enough for a message, or none is ready after the first.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Pending;
+        };
+        let (mut count, mut bytes) = (0, 0);
+        while count < MAX_ITEMS && bytes < MAX_ITEMS_BYTES && self.upload.lock().sender.may_pull() {
+            match stream.poll_next_unpin(cx) {
+                Poll::Ready(Some(item)) => {
+                    let item = item.map_err(bad_item)?;
+                    if item.len() > self.max_bytes {
+                        let (size, limit) = (item.len(), self.max_bytes);
+                        let reason = format!("it has {size} bytes, and at most {limit} may be sent");
+                        return Poll::Ready(Err(bad_item(reason)));
+                    }
+                    (count, bytes) = (count + 1, bytes + item.len());
+                    self.upload.lock().sender.push(item);
+                }
+                Poll::Ready(None) => {
+                    self.upload.lock().sender.end();
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending if count == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Handles the outcome of a message. Returns `false` if items are sent again.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that ends the call.
+    fn on_published(&mut self, published: Published) -> Result<bool, CallError> {
+        let now = Instant::now();
+        let closed = self.failing.as_ref().map_or(0, |failing| failing.closed);
+        let closed = match published {
+            Published::Confirmed => {
+                self.failing = None;
+                return Ok(true);
+            }
+            // The exchange does not exist, or the user may not publish to it, or another message
+            // was at fault.
+            Published::Failed {
+                source: BrokerError::ChannelClosed { .. },
+                ..
+            } if closed + 1 < MAX_CLOSED => closed + 1,
+            Published::Failed { source, .. } if !source.is_waited_out() || closed + 1 >= MAX_CLOSED => {
+                return Err(broker_error(source, true));
+            }
+            Published::Failed { .. } | Published::Returned | Published::Refused | Published::Withdrawn => 0,
+        };
+        let failing = self.failing.get_or_insert_with(|| Failing {
+            since: now,
+            retry_at: now,
+            backoff: Backoff::new(),
+            closed: 0,
+        });
+        failing.closed = closed;
+        if failing.since + MAX_SILENCE <= now {
+            let reason = "the broker does not deliver the items of the call to its worker";
+            return Err(CallError::Fault(Fault::new(FaultCode::Interrupted, reason)));
+        }
+        failing.retry_at = now + failing.backoff.next_delay();
+        self.upload.lock().sender.go_back();
+        Ok(false)
+    }
+}
+
+/// Returns the routing key for the items of the worker that a header identifies.
+fn items_key(header: &str) -> Option<ShortStr> {
+    let worker: Worker = serde_json::from_str(header).ok()?;
+    // Other keys reach several workers.
+    let id = Uuid::parse_str(&worker.id).ok()?;
+    ShortStr::new(format!("{id}{INCOMING_SUFFIX}")).ok()
+}
+
+fn bad_item(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
+    CallError::BadItem {
+        source: source.into(),
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").finish_non_exhaustive()
+    }
+}

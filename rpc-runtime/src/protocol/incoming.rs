@@ -1,0 +1,119 @@
+//! The credit for items that a caller sends while a method runs.
+//!
+//! ```text
+//! [credit, taken, asks]
+//! ```
+//!
+//! `credit` is how many items the caller may send in total, and `taken` how many of them the method
+//! has taken: the caller need not keep these. `asks` is 0, or what the worker asks for: 1 to send
+//! all other items again, 2 to send no more. The reader skips further elements, so that more can be
+//! added later. The items are messages of [`Items`](super::Items).
+
+use bytes::Bytes;
+use rmp::encode;
+
+use super::batch::{Reader, UnreadableBatch};
+
+/// The header of a request whose caller sends items.
+pub(crate) const INCOMING_HEADER: &str = "rpc-incoming";
+
+/// The value of [`INCOMING_HEADER`].
+pub(crate) const INCOMING_VERSION: &str = "1";
+
+/// What follows a worker's id in the routing key of messages with items.
+pub(crate) const INCOMING_SUFFIX: &str = ".items";
+
+/// If the items that the method has not taken have this size together, in bytes, the caller sends
+/// no further one.
+pub(crate) const MAX_UNTAKEN_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a worker tells the caller about its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IncomingGrant {
+    /// How many items the caller may send in total.
+    pub(crate) credit: u64,
+    /// How many items the method has taken.
+    pub(crate) taken: u64,
+    pub(crate) asks: Asks,
+}
+
+/// What a worker asks the caller for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    Nothing,
+    /// Send the items again that the method has not taken.
+    Again,
+    /// Send no more items: the method takes no more, or all have arrived.
+    Enough,
+}
+
+impl IncomingGrant {
+    pub(crate) fn write(self) -> Bytes {
+        let asks = match self.asks {
+            Asks::Nothing => 0,
+            Asks::Again => 1,
+            Asks::Enough => 2,
+        };
+        let mut body = Vec::with_capacity(20);
+        let written = encode::write_array_len(&mut body, 3)
+            .and_then(|_| encode::write_uint(&mut body, self.credit))
+            .and_then(|_| encode::write_uint(&mut body, self.taken))
+            .and_then(|_| encode::write_uint(&mut body, asks));
+        // Writing to a vector does not fail.
+        debug_assert!(written.is_ok());
+        Bytes::from(body)
+    }
+
+    /// # Errors
+    ///
+    /// If it is malformed.
+    pub(crate) fn read(body: &Bytes) -> Result<Self, UnreadableBatch> {
+        let mut reader = Reader::new(body);
+        let elements = reader.array_len()?;
+        let credit = reader.uint()?;
+        let taken = reader.uint()?;
+        let asks = match reader.uint()? {
+            1 => Asks::Again,
+            2 => Asks::Enough,
+            _ => Asks::Nothing,
+        };
+        reader.skip(elements.saturating_sub(3))?;
+        reader.end()?;
+        Ok(Self { credit, taken, asks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_grant_survives_the_wire(credit: u64, taken: u64, asks in 0..3) {
+            let asks = [Asks::Nothing, Asks::Again, Asks::Enough][asks as usize];
+            let grant = IncomingGrant { credit, taken, asks };
+            prop_assert_eq!(IncomingGrant::read(&grant.write()).unwrap(), grant);
+        }
+
+        #[test]
+        fn reading_any_bytes_does_not_panic(body in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = IncomingGrant::read(&Bytes::from(body));
+        }
+    }
+
+    #[test]
+    fn later_elements_and_unknown_wishes_are_skipped() {
+        let grant = IncomingGrant::read(&Bytes::from_static(&[0x94, 7, 3, 9, 0xa1, b'x'])).unwrap();
+        let asks = Asks::Nothing;
+        assert_eq!(
+            grant,
+            IncomingGrant {
+                credit: 7,
+                taken: 3,
+                asks
+            }
+        );
+    }
+}

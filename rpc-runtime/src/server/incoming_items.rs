@@ -1,0 +1,295 @@
+//! The items that callers send to methods of this worker.
+//!
+//! A worker consumes them from a queue of its own, apart from its control queue, so that they delay
+//! neither cancellations nor credit.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use futures_util::StreamExt;
+use tokio::sync::oneshot;
+use tracing::Level;
+use uuid::Uuid;
+
+use super::streams::StreamSender;
+use super::worker_identity::WorkerIdentity;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::protocol::{
+    INCOMING_SUFFIX, ITEMS_HEADER, ITEMS_TYPE, Items, MAX_ITEMS_BYTES, Message, RequestId, ShortStr,
+};
+use crate::service::{IncomingError, IncomingInbox};
+use crate::telemetry::{LogLimit, Suppressed};
+use crate::transport::{
+    Backoff, ControlQueue, Delivery, KeepOpen, Subscription, Transport, keep_open, restart_on_panic,
+};
+
+/// The prefetch. A message has about 64 KiB at most, unless its items are larger.
+const PREFETCH: u16 = 64;
+
+/// How long a message can wait in the queue.
+const TIME_TO_LIVE: Duration = Duration::from_secs(60);
+
+/// How many messages can wait in the queue. If there are more, the oldest are dropped, and their
+/// callers send them again.
+const MAX_WAITING: u16 = 16 * 1024;
+
+/// The maximum total length of the messages that wait in the queue, in bytes.
+const MAX_WAITING_BYTES: u32 = 256 * 1024 * 1024;
+
+/// How long to wait after the broker refused the exchange or the queue for good. The broker logs
+/// each refusal.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
+
+/// The items that callers send to the methods of one server.
+#[derive(Debug)]
+pub(super) struct IncomingItems {
+    /// The routing key of the messages.
+    key: ShortStr,
+    /// The largest item, in bytes.
+    max_bytes: usize,
+    calls: Mutex<Calls>,
+    log: LogLimit,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// By the correlation ids of their requests.
+    inboxes: HashMap<Uuid, Arc<IncomingInbox>, RandomState>,
+    /// Whether no messages can arrive at present.
+    is_lost: bool,
+}
+
+/// The items of a call whose method runs. Dropping it forgets them.
+#[derive(Debug)]
+pub(super) struct IncomingCall<'a> {
+    items: &'a IncomingItems,
+    id: Uuid,
+    inbox: Arc<IncomingInbox>,
+}
+
+impl IncomingItems {
+    /// Returns `None` if the routing key is too long, which it never is.
+    pub(super) fn new(identity: &WorkerIdentity, max_bytes: usize) -> Option<Self> {
+        Some(Self {
+            key: ShortStr::new(format!("{}{INCOMING_SUFFIX}", identity.id())).ok()?,
+            max_bytes,
+            calls: Mutex::default(),
+            log: LogLimit::new("items"),
+        })
+    }
+
+    /// Receives the items of a call from now on.
+    pub(super) fn open(&self, id: Uuid) -> IncomingCall<'_> {
+        let mut calls = self.lock();
+        let inbox = Arc::new(IncomingInbox::new(calls.is_lost));
+        calls.inboxes.insert(id, Arc::clone(&inbox));
+        drop(calls);
+        let items = self;
+        IncomingCall { items, id, inbox }
+    }
+
+    /// Returns a task that receives the items of all calls, and what resolves once its first attempt
+    /// to subscribe has succeeded or failed.
+    pub(super) fn receive_all(
+        self: &Arc<Self>,
+        transport: &Arc<dyn Transport>,
+    ) -> (impl Future<Output = ()> + use<>, oneshot::Receiver<()>) {
+        let (items, transport) = (Arc::clone(self), Arc::clone(transport));
+        let (first_attempt_done, first_attempt) = oneshot::channel();
+        let mut first_attempt_done = Some(first_attempt_done);
+        let task = async move {
+            restart_on_panic("incoming items", || {
+                let mut receiving = Receiving {
+                    items: &items,
+                    transport: &transport,
+                    first_attempt_done: first_attempt_done.take(),
+                    is_refusal_logged: false,
+                };
+                async move { keep_open(&mut receiving).await }
+            })
+            .await;
+        };
+        (task, first_attempt)
+    }
+
+    /// Hands a message to its call.
+    fn receive(&self, delivery: Delivery) {
+        if let Some(malformed) = delivery.malformed {
+            return self.log_ignored("malformed", &malformed);
+        }
+        let Message { properties, body } = delivery.message;
+        let is_items = properties
+            .kind
+            .as_ref()
+            .is_some_and(|kind| kind.as_str() == ITEMS_TYPE);
+        // A message that was sent directly to the queue has no key.
+        if !is_items || delivery.control_key.is_none() {
+            return self.log_ignored("foreign", &"it has no items for a method");
+        }
+        let id = properties
+            .correlation_id
+            .as_ref()
+            .and_then(RequestId::of_correlation_id);
+        let inbox = id.and_then(|id| self.lock().inboxes.get(&id.uuid()).cloned());
+        let Some(inbox) = inbox else {
+            return self.log_ignored("late", &"its method has ended, or does not run here");
+        };
+        let mut items = match Items::read(&body) {
+            Ok(items) => items,
+            Err(unreadable) => return self.log_ignored("unreadable", &unreadable),
+        };
+        let end = match properties.headers.get(ITEMS_HEADER).map(str::parse) {
+            None => None,
+            Some(Ok(count)) => Some(count),
+            Some(Err(_)) => return self.log_ignored("unreadable", &"the header rpc-items is no number"),
+        };
+        let size = items.items.iter().map(Bytes::len).max().unwrap_or(0);
+        if size > self.max_bytes {
+            let limit = self.max_bytes;
+            return inbox.fail(IncomingError::TooLarge { size, limit });
+        }
+        // Items keep the whole body in memory.
+        let used: usize = items.items.iter().map(Bytes::len).sum();
+        if body.len() > 2 * used + MAX_ITEMS_BYTES {
+            let copies = items.items.iter().map(|item| Bytes::copy_from_slice(item));
+            items.items = copies.collect();
+        }
+        inbox.receive(items, end);
+    }
+
+    /// Records that no messages can arrive at present.
+    fn lose(&self) {
+        let mut calls = self.lock();
+        calls.is_lost = true;
+        calls.inboxes.values().for_each(|inbox| inbox.lose());
+    }
+
+    /// Records that messages can arrive.
+    fn resume(&self) {
+        let mut calls = self.lock();
+        calls.is_lost = false;
+        calls.inboxes.values().for_each(|inbox| inbox.resume());
+    }
+
+    fn log_ignored(&self, kind: &'static str, reason: &dyn std::fmt::Display) {
+        if let Some(Suppressed(suppressed)) = self.log.admit(Level::DEBUG, kind) {
+            tracing::debug!(%reason, suppressed, "ignored a message with items");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IncomingCall<'_> {
+    pub(super) fn inbox(&self) -> Arc<IncomingInbox> {
+        Arc::clone(&self.inbox)
+    }
+
+    /// Tells the caller how many items it may send. Never ends.
+    pub(super) async fn grant_to(&self, caller: &StreamSender) -> Infallible {
+        loop {
+            let grant = self.inbox.next_grant().await;
+            if caller.grant(grant).await.is_err() {
+                // The caller is gone.
+                self.inbox.fail(IncomingError::Interrupted);
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+impl Drop for IncomingCall<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.items.lock();
+        // Another request may have the same id.
+        if calls
+            .inboxes
+            .get(&self.id)
+            .is_some_and(|inbox| Arc::ptr_eq(inbox, &self.inbox))
+        {
+            calls.inboxes.remove(&self.id);
+        }
+    }
+}
+
+/// Keeps the queue for items open.
+struct Receiving<'a> {
+    items: &'a IncomingItems,
+    transport: &'a Arc<dyn Transport>,
+    /// Dropping the sender resolves the receiver.
+    first_attempt_done: Option<oneshot::Sender<()>>,
+    is_refusal_logged: bool,
+}
+
+impl KeepOpen for Receiving<'_> {
+    type Opened = Subscription;
+    type End = ();
+
+    async fn open(&mut self) -> ControlFlow<(), Result<Subscription, BrokerError>> {
+        let queue = ControlQueue {
+            keys: Arc::new([self.items.key.clone()]),
+            prefetch: PREFETCH,
+            time_to_live: TIME_TO_LIVE,
+            max_messages: MAX_WAITING,
+            max_bytes: MAX_WAITING_BYTES,
+        };
+        let opened = self.transport.open_control(&queue).await;
+        drop(self.first_attempt_done.take());
+        ControlFlow::Continue(opened)
+    }
+
+    async fn run(&mut self, mut subscription: Subscription) -> ControlFlow<(), BrokerError> {
+        self.is_refusal_logged = false;
+        self.items.resume();
+        let lost = loop {
+            match subscription.deliveries.next().await {
+                Some(Ok(delivery)) => {
+                    let tag = delivery.tag;
+                    self.items.receive(delivery);
+                    subscription.control.ack(tag);
+                }
+                Some(Err(reason)) => break reason,
+                None => break BrokerError::Lost { source: None },
+            }
+        };
+        self.items.lose();
+        subscription.control.close().await;
+        if lost.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        if error.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+            let error = Logged(Chain(error));
+            tracing::warn!(
+                %error,
+                "methods receive no items from their callers; the permissions of a worker that stops cancelled calls are needed"
+            );
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        match error {
+            BrokerError::Exchange { .. }
+            | BrokerError::Queue {
+                is_temporary: false, ..
+            } => REFUSED_RETRY_DELAY,
+            _ => backoff.delay_after(error),
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! The items of a caller that have arrived and that the method has not taken.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::incoming_error::IncomingError;
+use crate::protocol::{Asks, IncomingGrant, Items, MAX_UNTAKEN_BYTES};
+
+/// How many items a caller may send that the method has not taken.
+const WINDOW: u64 = 1024;
+
+/// After how long without news the caller is told its credit again, so that it knows that the
+/// worker is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long a caller may send nothing. It sends a message every few seconds.
+const MAX_SILENCE: Duration = Duration::from_secs(16);
+
+/// The items of one call. Those who receive messages add to it, and the method takes.
+#[derive(Debug)]
+pub(crate) struct IncomingInbox {
+    state: Mutex<State>,
+    /// Notified when the caller may have to be told something.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    receiver: ItemReceiver,
+    /// Whether the method has its stream.
+    is_read: bool,
+    reader: Option<Waker>,
+    /// When the caller was last told its credit.
+    told_at: Option<Instant>,
+    /// When the last message arrived, or when messages could arrive again. `None` while none can
+    /// arrive, or if the caller is in this process.
+    heard_at: Option<Instant>,
+}
+
+impl IncomingInbox {
+    /// Creates the inbox of a call that begins. `may_be_silent` is whether messages cannot arrive at
+    /// present.
+    pub(crate) fn new(may_be_silent: bool) -> Self {
+        Self {
+            state: Mutex::new(State {
+                receiver: ItemReceiver::default(),
+                is_read: false,
+                reader: None,
+                told_at: None,
+                heard_at: (!may_be_silent).then(Instant::now),
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Receives a message with items. `end` is the number of all items if the message is the end.
+    pub(crate) fn receive(&self, items: Items, end: Option<u64>) {
+        let mut state = self.lock();
+        state.hear();
+        state.receiver.receive(items, end);
+        self.unlock_and_wake(state);
+    }
+
+    /// Ends the stream with an error, unless it has ended.
+    pub(crate) fn fail(&self, error: IncomingError) {
+        let mut state = self.lock();
+        state.receiver.end_with(Err(error));
+        self.unlock_and_wake(state);
+    }
+
+    /// Records that messages cannot arrive at present.
+    pub(crate) fn lose(&self) {
+        self.lock().heard_at = None;
+    }
+
+    /// Records that messages can arrive again, after some may have been lost.
+    pub(crate) fn resume(&self) {
+        let mut state = self.lock();
+        state.heard_at = Some(Instant::now());
+        state.receiver.ask_again();
+        self.unlock_and_wake(state);
+    }
+
+    /// Returns `false` if the method already has its stream.
+    pub(super) fn begin_reading(&self) -> bool {
+        !std::mem::replace(&mut self.lock().is_read, true)
+    }
+
+    /// Takes the next item; `None` at the end.
+    pub(super) fn poll_item(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>> {
+        let mut state = self.lock();
+        let item = state.receiver.take();
+        if item.is_pending() {
+            match &mut state.reader {
+                Some(waker) => waker.clone_from(cx.waker()),
+                waker => *waker = Some(cx.waker().clone()),
+            }
+        } else if state.receiver.has_news() {
+            drop(state);
+            self.changed.notify_one();
+        }
+        item
+    }
+
+    /// Records that the method takes no more items.
+    pub(super) fn close(&self) {
+        self.lock().receiver.close();
+        self.changed.notify_one();
+    }
+
+    /// Waits until the caller has to be told something, or has not been told anything for a few
+    /// seconds. Meanwhile, ends the stream if the caller is silent for too long.
+    pub(crate) async fn next_grant(&self) -> IncomingGrant {
+        loop {
+            let changed = self.changed.notified();
+            let wake_at = {
+                let mut state = self.lock();
+                let now = Instant::now();
+                if state.is_silent(now) {
+                    state.receiver.end_with(Err(IncomingError::Interrupted));
+                }
+                let is_due = |told_at| told_at + KEEP_ALIVE <= now;
+                if state.told_at.is_none_or(is_due) || state.receiver.has_news() {
+                    state.told_at = Some(now);
+                    let grant = state.receiver.grant();
+                    self.unlock_and_wake(state);
+                    return grant;
+                }
+                state.wake_at(now)
+            };
+            let _ = timeout_at(wake_at, changed).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Unlocks the inbox, and wakes the reader if there is something to read, and those who tell the
+    /// caller if there is something to tell.
+    fn unlock_and_wake(&self, mut state: MutexGuard<'_, State>) {
+        let is_readable = state.receiver.is_readable();
+        let reader = state.reader.take_if(|_| is_readable);
+        let has_news = state.receiver.has_news();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        if has_news {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn hear(&mut self) {
+        if let Some(heard_at) = &mut self.heard_at {
+            *heard_at = Instant::now();
+        }
+    }
+
+    /// When the caller is silent for too long. `None` if it may be silent.
+    fn silent_at(&self) -> Option<Instant> {
+        let heard_at = self.heard_at.filter(|_| !self.receiver.is_over())?;
+        Some(heard_at + MAX_SILENCE)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|silent_at| silent_at <= now)
+    }
+
+    fn wake_at(&self, now: Instant) -> Instant {
+        let told_at = self.told_at.unwrap_or(now);
+        let keep_alive = told_at + KEEP_ALIVE;
+        self.silent_at()
+            .map_or(keep_alive, |silent| keep_alive.min(silent))
+    }
+}
+
+/// Puts the items of one call into order, and decides what to tell the caller. Pure: no I/O.
+///
+/// A caller sends its items in order. If some are missing, it is asked to send them again, with all
+/// that follow. So those that follow need not be kept.
+#[derive(Debug, Default)]
+struct ItemReceiver {
+    /// The items that the method has not taken.
+    ready: VecDeque<Bytes>,
+    ready_bytes: usize,
+    /// How many items the method has taken.
+    taken: u64,
+    /// How many items the caller may send in total. 0 before it was told.
+    granted: u64,
+    /// The total size of the items that the method has taken since the caller was told.
+    taken_bytes: usize,
+    /// What to ask the caller for.
+    asks: Option<Asks>,
+    /// The number of the item that the caller was last asked to begin with.
+    asked_from: Option<u64>,
+    /// How the stream ends after the items, once that is known.
+    end: Option<Result<(), IncomingError>>,
+    is_closed: bool,
+}
+
+impl ItemReceiver {
+    /// The number of the item that comes next.
+    fn next(&self) -> u64 {
+        self.taken + self.ready.len() as u64
+    }
+
+    /// Whether it is known how the stream ends, or the method takes no more items.
+    fn is_over(&self) -> bool {
+        self.is_closed || self.end.is_some()
+    }
+
+    fn is_readable(&self) -> bool {
+        !self.ready.is_empty() || self.end.is_some()
+    }
+
+    /// Receives items, which may arrive twice.
+    fn receive(&mut self, Items { first, items, .. }: Items, end: Option<u64>) {
+        if self.is_over() {
+            // The caller may not know. What it sent before it was told asks for no answer.
+            if items.is_empty() {
+                self.asks = Some(Asks::Enough);
+            }
+            return;
+        }
+        let is_empty = items.is_empty();
+        let last = first.saturating_add(items.len() as u64);
+        if last > self.granted || end.is_some_and(|count| count != last) {
+            let reason = "there are more items than were granted, or than their end counts";
+            return self.end_with(Err(IncomingError::Protocol(reason)));
+        }
+        if first > self.next() {
+            // Each message after a gap shows it. One request is enough until the next silence.
+            if is_empty || self.asked_from != Some(self.next()) {
+                self.ask_again();
+            }
+            return;
+        }
+        let known = usize::try_from(self.next() - first).unwrap_or(usize::MAX);
+        for item in items.into_iter().skip(known) {
+            if self.ready_bytes >= MAX_UNTAKEN_BYTES {
+                let reason = "there are more bytes than the method has room for";
+                return self.end_with(Err(IncomingError::Protocol(reason)));
+            }
+            self.ready_bytes += item.len();
+            self.ready.push_back(item);
+        }
+        match end {
+            Some(count) if count == self.next() => self.end_with(Ok(())),
+            // Items after the end were received before.
+            Some(_) => self.end_with(Err(IncomingError::Protocol("there are items after the end"))),
+            None => {}
+        }
+    }
+
+    /// Sets how the stream ends after the items that have arrived, unless that is known.
+    fn end_with(&mut self, end: Result<(), IncomingError>) {
+        if self.is_over() {
+            return;
+        }
+        self.end = Some(end);
+        self.asks = Some(Asks::Enough);
+    }
+
+    /// Asks the caller to send all items again that the method has not taken.
+    fn ask_again(&mut self) {
+        if !self.is_over() {
+            self.asks = Some(Asks::Again);
+            self.asked_from = Some(self.next());
+        }
+    }
+
+    fn close(&mut self) {
+        self.is_closed = true;
+        self.ready.clear();
+        self.asks = Some(Asks::Enough);
+    }
+
+    fn take(&mut self) -> Poll<Option<Result<Bytes, IncomingError>>> {
+        if let Some(item) = self.ready.pop_front() {
+            self.taken += 1;
+            self.ready_bytes -= item.len();
+            self.taken_bytes = self.taken_bytes.saturating_add(item.len());
+            return Poll::Ready(Some(Ok(item)));
+        }
+        match self.end.take() {
+            None => Poll::Pending,
+            Some(end) => {
+                self.is_closed = true;
+                Poll::Ready(end.err().map(Err))
+            }
+        }
+    }
+
+    /// Whether the caller should be told its credit: half of it is used, or it is asked for
+    /// something.
+    fn has_news(&self) -> bool {
+        let left = self.granted.saturating_sub(self.taken);
+        let is_used = left <= WINDOW / 2 || self.taken_bytes >= MAX_UNTAKEN_BYTES / 2;
+        self.asks.is_some() || (is_used && !self.is_over())
+    }
+
+    /// Returns what to tell the caller.
+    fn grant(&mut self) -> IncomingGrant {
+        self.granted = self.taken + WINDOW;
+        self.taken_bytes = 0;
+        let asks = match self.asks.take() {
+            _ if self.is_over() => Asks::Enough,
+            asks => asks.unwrap_or(Asks::Nothing),
+        };
+        IncomingGrant {
+            credit: self.granted,
+            taken: self.taken,
+            asks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::task::noop_waker_ref;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::Volume;
+
+    fn items(first: u64, count: u64) -> Items {
+        let item = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
+        Items {
+            first,
+            items: (first..first + count).map(item).collect(),
+            credit: Volume::MAX,
+        }
+    }
+
+    fn granted() -> ItemReceiver {
+        let mut receiver = ItemReceiver::default();
+        assert!(receiver.has_news());
+        let credit = IncomingGrant {
+            credit: WINDOW,
+            taken: 0,
+            asks: Asks::Nothing,
+        };
+        assert_eq!(receiver.grant(), credit);
+        assert!(!receiver.has_news());
+        receiver
+    }
+
+    fn take(receiver: &mut ItemReceiver) -> Option<Option<u64>> {
+        match receiver.take() {
+            Poll::Pending => None,
+            Poll::Ready(item) => {
+                let item = item.map(|item| item.expect("the stream does not break off"));
+                Some(item.map(|item| u64::from_be_bytes(item[..].try_into().unwrap())))
+            }
+        }
+    }
+
+    fn breaks_off(receiver: &mut ItemReceiver) -> bool {
+        while let Poll::Ready(item) = receiver.take() {
+            match item {
+                Some(Ok(_)) => {}
+                Some(Err(IncomingError::Protocol(_))) => return true,
+                Some(Err(_)) | None => return false,
+            }
+        }
+        false
+    }
+
+    proptest! {
+        /// Messages may be lost and sent again from anywhere before the first that is missing.
+        #[test]
+        fn items_are_taken_in_order_and_once(sent in prop::collection::vec((0u64..60, 0u64..20), 0..60)) {
+            let mut receiver = granted();
+            let mut taken = 0;
+            for (first, count) in sent {
+                receiver.receive(items(first, count), None);
+                while let Some(Some(number)) = take(&mut receiver) {
+                    prop_assert_eq!(number, taken);
+                    taken += 1;
+                }
+                prop_assert!(!receiver.is_over());
+                prop_assert_eq!(first > taken, receiver.asks == Some(Asks::Again));
+                receiver.grant();
+                receiver.asked_from = None;
+            }
+            receiver.receive(items(taken, 0), Some(taken));
+            prop_assert_eq!(take(&mut receiver), Some(None));
+        }
+
+        #[test]
+        fn nothing_panics_and_what_is_kept_is_bounded(
+            sent in prop::collection::vec((any::<u64>(), 0u64..20, any::<Option<u64>>(), 0u64..30), 0..60),
+        ) {
+            let mut receiver = granted();
+            for (first, count, end, taken) in sent {
+                let first = first.min(u64::MAX - 20);
+                receiver.receive(items(first, count), end);
+                for _ in 0..taken {
+                    let _ = receiver.take();
+                }
+                receiver.grant();
+                prop_assert!(receiver.ready.len() as u64 <= WINDOW);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_breaks_the_stream_off() {
+        for (first, count, end) in [
+            (WINDOW, 1, None),
+            (0, WINDOW + 1, None),
+            (u64::MAX, 0, None),
+            (3, 0, Some(4)),
+            (0, 0, Some(0)),
+            (0, 2, Some(2)),
+        ] {
+            let mut receiver = granted();
+            receiver.receive(items(0, 3), None);
+            receiver.receive(items(first, count), end);
+            assert!(breaks_off(&mut receiver), "{first} {count} {end:?}");
+        }
+        let mut receiver = granted();
+        let large = |first| Items {
+            first,
+            items: vec![Bytes::from(vec![0; MAX_UNTAKEN_BYTES])],
+            credit: Volume::MAX,
+        };
+        receiver.receive(large(0), None);
+        assert!(!receiver.is_over());
+        receiver.receive(large(1), None);
+        assert!(breaks_off(&mut receiver));
+    }
+
+    #[test]
+    fn credit_is_granted_when_half_of_it_is_used() {
+        let mut receiver = granted();
+        receiver.receive(items(0, WINDOW), None);
+        for taken in 1..WINDOW / 2 {
+            assert_eq!(take(&mut receiver), Some(Some(taken - 1)));
+            assert!(!receiver.has_news(), "{taken}");
+        }
+        take(&mut receiver);
+        assert!(receiver.has_news());
+        let IncomingGrant { credit, taken, .. } = receiver.grant();
+        assert_eq!((credit, taken), (WINDOW * 3 / 2, WINDOW / 2));
+        let large = |first| Items {
+            first,
+            items: vec![Bytes::from(vec![0; MAX_UNTAKEN_BYTES / 2])],
+            credit: Volume::MAX,
+        };
+        let mut receiver = granted();
+        receiver.receive(large(0), None);
+        assert!(!receiver.has_news());
+        let _ = receiver.take();
+        assert!(receiver.has_news(), "half of the bytes");
+    }
+
+    #[test]
+    fn a_gap_is_asked_for_once_until_the_caller_is_silent() {
+        let mut receiver = granted();
+        receiver.receive(items(2, 1), None);
+        assert_eq!(receiver.grant().asks, Asks::Again);
+        receiver.receive(items(3, 1), None);
+        assert!(!receiver.has_news());
+        receiver.receive(items(4, 0), None);
+        assert_eq!(receiver.grant().asks, Asks::Again);
+        receiver.receive(items(4, 0), Some(4));
+        assert_eq!(receiver.grant().asks, Asks::Again);
+        receiver.receive(items(0, 4), None);
+        receiver.receive(items(4, 0), Some(4));
+        assert_eq!(receiver.grant().asks, Asks::Enough);
+        assert!((0..4).all(|number| take(&mut receiver) == Some(Some(number))));
+        assert_eq!(take(&mut receiver), Some(None));
+        // The caller has not heard that.
+        receiver.receive(items(4, 0), Some(4));
+        assert_eq!(receiver.grant().asks, Asks::Enough);
+    }
+
+    fn poll(inbox: &IncomingInbox) -> Poll<Option<Result<Bytes, IncomingError>>> {
+        inbox.poll_item(&mut Context::from_waker(noop_waker_ref()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_is_silent_is_gone_unless_nothing_can_arrive() {
+        let begun = Instant::now();
+        let inbox = Arc::new(IncomingInbox::new(false));
+        let telling = tokio::spawn({
+            let inbox = Arc::clone(&inbox);
+            async move {
+                let mut told = Vec::new();
+                while !inbox.lock().receiver.is_over() {
+                    inbox.next_grant().await;
+                    told.push(begun.elapsed());
+                }
+                told
+            }
+        });
+        tokio::time::sleep(MAX_SILENCE / 2).await;
+        inbox.lose();
+        tokio::time::sleep(2 * MAX_SILENCE).await;
+        assert!(poll(&inbox).is_pending());
+        inbox.resume();
+        tokio::time::sleep(MAX_SILENCE / 2).await;
+        inbox.receive(items(0, 1), None);
+        let told = telling.await.unwrap();
+        assert_eq!(begun.elapsed(), MAX_SILENCE * 4);
+        assert!(told.windows(2).all(|pair| pair[1] - pair[0] <= KEEP_ALIVE));
+        assert!(matches!(poll(&inbox), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(
+            poll(&inbox),
+            Poll::Ready(Some(Err(IncomingError::Interrupted)))
+        ));
+    }
+}
