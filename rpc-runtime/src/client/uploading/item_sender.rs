@@ -73,6 +73,11 @@ impl ItemSender {
     ///
     /// If that cannot be.
     pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<(), &'static str> {
+        if self.is_done {
+            // No item is kept. The method takes the last ones after the worker has told that all
+            // have arrived.
+            return Ok(());
+        }
         let IncomingGrant { credit, taken, asks } = grant;
         if taken > self.count() {
             return Err("the method took items that were not sent");
@@ -195,6 +200,19 @@ mod tests {
         assert_eq!(next(&mut sender), Some((3, 0, Some(3))));
         sender.grant(grant(6, 3, Asks::Enough)).unwrap();
         sender.go_back();
+        assert!(sender.is_done() && next(&mut sender).is_none());
+    }
+
+    #[test]
+    fn a_method_may_take_its_last_items_after_all_have_arrived() {
+        let mut sender = ItemSender::default();
+        sender.grant(grant(3, 0, Asks::Nothing)).unwrap();
+        push(&mut sender, 3);
+        sender.end();
+        assert_eq!(next(&mut sender), Some((0, 3, None)));
+        assert_eq!(next(&mut sender), Some((3, 0, Some(3))));
+        sender.grant(grant(4, 1, Asks::Enough)).unwrap();
+        sender.grant(grant(6, 3, Asks::Enough)).unwrap();
         assert!(sender.is_done() && next(&mut sender).is_none());
     }
 
