@@ -156,6 +156,7 @@ on_both_brokers! {
     a_slow_method_slows_the_caller_down,
     large_items_are_limited_by_their_size,
     a_dropped_call_ends_the_method,
+    items_end_with_their_method,
     a_method_that_panics_is_a_fault,
     an_item_that_cannot_be_sent_ends_the_call,
     uploads_work_with_every_codec_and_reply_queue,
@@ -347,6 +348,46 @@ async fn a_dropped_call_ends_the_method(world: World) {
     drop(chat);
     dropped(&running).await;
     counter.ended().await;
+    server.stop().await.unwrap();
+}
+
+#[service]
+trait Detached {
+    /// Reads the numbers in a task, and returns at once.
+    async fn begin(&self, numbers: Incoming<u64>);
+}
+
+struct Detaching(tokio::sync::mpsc::UnboundedSender<IncomingError>);
+
+impl Detached for Detaching {
+    async fn begin(&self, mut numbers: Incoming<u64>) {
+        let errors = self.0.clone();
+        tokio::spawn(async move {
+            while let Some(number) = numbers.next().await {
+                if let Err(error) = number {
+                    errors.send(error).unwrap();
+                }
+            }
+        });
+    }
+}
+
+async fn items_end_with_their_method(world: World) {
+    let (errors, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let queue = unique("detached");
+    let service = DetachedServer::new(Detaching(errors.clone()));
+    let server = Server::new(&world.broker().await).serve_on(RequestQueue::new(&queue), service);
+    let server = soon("it starts", server.start()).await.unwrap();
+    let over_broker = DetachedClient::builder(&world.broker().await)
+        .queue(&queue)
+        .build();
+    for detached in [over_broker, DetachedClient::in_process(Detaching(errors))] {
+        let (numbers, running) = endless();
+        soon("it returns", detached.begin(numbers)).await.unwrap();
+        let error = soon("the items end", received.recv()).await.unwrap();
+        assert!(matches!(error, IncomingError::Interrupted), "{error:?}");
+        dropped(&running).await;
+    }
     server.stop().await.unwrap();
 }
 

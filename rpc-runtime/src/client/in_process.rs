@@ -20,8 +20,8 @@ use super::uploading::{InProcessLink, Upload};
 use crate::error::CallError;
 use crate::protocol::{Executed, Fault, Items, Reply, ReplyAddresses, Request, ShortStr, Volume};
 use crate::service::{
-    Credit, Decision, Dispatcher, Executor, IncomingInbox, ItemSink, Received, RequestLabel, RequestLog,
-    RequestSource, Response, Rules, Service, end_of_stream,
+    Credit, Decision, Dispatcher, Executor, IncomingError, IncomingInbox, ItemSink, Received, RequestLabel,
+    RequestLog, RequestSource, Response, Rules, Service, end_of_stream,
 };
 
 /// The header that identifies the worker, as if there were one.
@@ -156,6 +156,7 @@ async fn receiving(
     inbox: Arc<IncomingInbox>,
     executing: impl Future<Output = Response>,
 ) -> Result<Response, CallError> {
+    let _ends_items = EndsItems(Arc::clone(&inbox));
     let granting = async {
         loop {
             let grant = inbox.next_grant().await;
@@ -173,6 +174,15 @@ async fn receiving(
         response = executing => Ok(response),
         error = sending => Err(error),
         never = granting => never,
+    }
+}
+
+/// Ends the items of a method when dropped: a task that the method has spawned may still read them.
+struct EndsItems(Arc<IncomingInbox>);
+
+impl Drop for EndsItems {
+    fn drop(&mut self) {
+        self.0.fail(IncomingError::Interrupted);
     }
 }
 

@@ -65,7 +65,8 @@ struct Calls {
     is_lost: bool,
 }
 
-/// The items of a call whose method runs. Dropping it forgets them.
+/// The items of a call whose method runs. Dropping it forgets them, and ends the stream of whoever
+/// still reads it.
 #[derive(Debug)]
 pub(super) struct IncomingCall<'a> {
     items: &'a IncomingItems,
@@ -209,6 +210,7 @@ impl IncomingCall<'_> {
 
 impl Drop for IncomingCall<'_> {
     fn drop(&mut self) {
+        self.inbox.fail(IncomingError::Interrupted);
         let mut calls = self.items.lock();
         // Another request may have the same id.
         if calls

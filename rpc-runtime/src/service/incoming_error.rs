@@ -6,8 +6,9 @@ use crate::codec::DecodeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IncomingError {
-    /// The caller is gone: it has sent nothing for 16 seconds, or its reply queue does not exist.
-    #[error("the caller has stopped sending items before their end")]
+    /// The caller is gone: it has sent nothing for 16 seconds, or its reply queue does not exist. Or
+    /// the method has ended: a task that it has spawned still reads the stream.
+    #[error("the caller is gone, or the method has ended, before the end of the items")]
     Interrupted,
 
     /// An item cannot be decoded.
