@@ -20,9 +20,7 @@ use super::streams::StreamSender;
 use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::{
-    INCOMING_SUFFIX, ITEMS_HEADER, ITEMS_TYPE, Items, MAX_ITEMS_BYTES, Message, RequestId, ShortStr,
-};
+use crate::protocol::{INCOMING_SUFFIX, ITEMS_HEADER, ITEMS_TYPE, Items, Message, RequestId, ShortStr};
 use crate::service::{IncomingError, IncomingInbox};
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
@@ -141,7 +139,7 @@ impl IncomingItems {
         let Some(inbox) = inbox else {
             return self.log_ignored("late", &"its method has ended, or does not run here");
         };
-        let mut items = match Items::read(&body) {
+        let items = match Items::read(&body) {
             Ok(items) => items,
             Err(unreadable) => return self.log_ignored("unreadable", &unreadable),
         };
@@ -155,13 +153,7 @@ impl IncomingItems {
             let limit = self.max_bytes;
             return inbox.fail(IncomingError::TooLarge { size, limit });
         }
-        // Items keep the whole body in memory.
-        let used: usize = items.items.iter().map(Bytes::len).sum();
-        if body.len() > 2 * used + MAX_ITEMS_BYTES {
-            let copies = items.items.iter().map(|item| Bytes::copy_from_slice(item));
-            items.items = copies.collect();
-        }
-        inbox.receive(items, end);
+        inbox.receive(items, end, body.len());
     }
 
     /// Records that no messages can arrive at present.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::incoming_error::IncomingError;
-use crate::protocol::{Asks, IncomingGrant, Items, MAX_UNTAKEN_BYTES};
+use crate::protocol::{Asks, IncomingGrant, Items, MAX_UNTAKEN_BYTES, Volume};
 
 /// How many items a caller may send that the method has not taken.
 const WINDOW: u64 = 1024;
@@ -60,10 +60,11 @@ impl IncomingInbox {
     }
 
     /// Receives a message with items. `end` is the number of all items if the message is the end.
-    pub(crate) fn receive(&self, items: Items, end: Option<u64>) {
+    /// `size` is how many bytes the items keep in memory.
+    pub(crate) fn receive(&self, items: Items, end: Option<u64>, size: usize) {
         let mut state = self.lock();
         state.hear();
-        state.receiver.receive(items, end);
+        state.receiver.receive(items, end, size);
         self.unlock_and_wake(state);
     }
 
@@ -223,8 +224,8 @@ impl ItemReceiver {
         !self.ready.is_empty() || self.end.is_some()
     }
 
-    /// Receives items, which may arrive twice.
-    fn receive(&mut self, Items { first, items, .. }: Items, end: Option<u64>) {
+    /// Receives items, which may arrive twice. They are parts of a message of this size.
+    fn receive(&mut self, Items { first, items, .. }: Items, end: Option<u64>, size: usize) {
         if self.is_over() {
             // The caller may not know. What it sent before it was told asks for no answer.
             if items.is_empty() {
@@ -246,13 +247,20 @@ impl ItemReceiver {
             return;
         }
         let known = usize::try_from(self.next() - first).unwrap_or(usize::MAX);
+        let new = items.iter().skip(known).map(|item| Volume::of(item).bytes);
+        // A part keeps the whole message in memory.
+        let is_copied = size as u64 > 2 * new.sum::<u64>();
         for item in items.into_iter().skip(known) {
             if self.ready_bytes >= MAX_UNTAKEN_BYTES {
                 let reason = "there are more bytes than the method has room for";
                 return self.end_with(Err(IncomingError::Protocol(reason)));
             }
             self.ready_bytes += item.len();
-            self.ready.push_back(item);
+            self.ready.push_back(if is_copied {
+                Bytes::copy_from_slice(&item)
+            } else {
+                item
+            });
         }
         match end {
             Some(count) if count == self.next() => self.end_with(Ok(())),
@@ -333,7 +341,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::Volume;
 
     fn items(first: u64, count: u64) -> Items {
         let item = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
@@ -385,7 +392,7 @@ mod tests {
             let mut receiver = granted();
             let mut taken = 0;
             for (first, count) in sent {
-                receiver.receive(items(first, count), None);
+                receiver.receive(items(first, count), None, 0);
                 while let Some(Some(number)) = take(&mut receiver) {
                     prop_assert_eq!(number, taken);
                     taken += 1;
@@ -395,7 +402,7 @@ mod tests {
                 receiver.grant();
                 receiver.asked_from = None;
             }
-            receiver.receive(items(taken, 0), Some(taken));
+            receiver.receive(items(taken, 0), Some(taken), 0);
             prop_assert_eq!(take(&mut receiver), Some(None));
         }
 
@@ -406,7 +413,7 @@ mod tests {
             let mut receiver = granted();
             for (first, count, end, taken) in sent {
                 let first = first.min(u64::MAX - 20);
-                receiver.receive(items(first, count), end);
+                receiver.receive(items(first, count), end, 0);
                 for _ in 0..taken {
                     let _ = receiver.take();
                 }
@@ -427,8 +434,8 @@ mod tests {
             (0, 2, Some(2)),
         ] {
             let mut receiver = granted();
-            receiver.receive(items(0, 3), None);
-            receiver.receive(items(first, count), end);
+            receiver.receive(items(0, 3), None, 0);
+            receiver.receive(items(first, count), end, 0);
             assert!(breaks_off(&mut receiver), "{first} {count} {end:?}");
         }
         let mut receiver = granted();
@@ -437,16 +444,37 @@ mod tests {
             items: vec![Bytes::from(vec![0; MAX_UNTAKEN_BYTES])],
             credit: Volume::MAX,
         };
-        receiver.receive(large(0), None);
+        receiver.receive(large(0), None, 0);
         assert!(!receiver.is_over());
-        receiver.receive(large(1), None);
+        receiver.receive(large(1), None, 0);
         assert!(breaks_off(&mut receiver));
+    }
+
+    /// A part of a message keeps the whole message in memory.
+    #[test]
+    fn items_that_are_kept_keep_no_large_message() {
+        let message = Bytes::from(vec![7; 1000]);
+        let received = |known: usize, sizes: &[usize]| {
+            let mut receiver = granted();
+            receiver.receive(items(0, known as u64), None, 0);
+            let parts = Items {
+                items: sizes.iter().map(|size| message.slice(..*size)).collect(),
+                ..items(0, 0)
+            };
+            receiver.receive(parts, None, message.len());
+            let kept = receiver.ready.pop_back().unwrap();
+            assert_eq!(kept.len(), *sizes.last().unwrap());
+            kept.as_ptr() == message.as_ptr()
+        };
+        assert!(received(0, &[500]) && received(0, &[250, 250]));
+        assert!(!received(0, &[100]), "the message has more than items");
+        assert!(!received(1, &[900, 100]), "the first item arrived before");
     }
 
     #[test]
     fn credit_is_granted_when_half_of_it_is_used() {
         let mut receiver = granted();
-        receiver.receive(items(0, WINDOW), None);
+        receiver.receive(items(0, WINDOW), None, 0);
         for taken in 1..WINDOW / 2 {
             assert_eq!(take(&mut receiver), Some(Some(taken - 1)));
             assert!(!receiver.has_news(), "{taken}");
@@ -461,7 +489,7 @@ mod tests {
             credit: Volume::MAX,
         };
         let mut receiver = granted();
-        receiver.receive(large(0), None);
+        receiver.receive(large(0), None, 0);
         assert!(!receiver.has_news());
         let _ = receiver.take();
         assert!(receiver.has_news(), "half of the bytes");
@@ -470,21 +498,21 @@ mod tests {
     #[test]
     fn a_gap_is_asked_for_once_until_the_caller_is_silent() {
         let mut receiver = granted();
-        receiver.receive(items(2, 1), None);
+        receiver.receive(items(2, 1), None, 0);
         assert_eq!(receiver.grant().asks, Asks::Again);
-        receiver.receive(items(3, 1), None);
+        receiver.receive(items(3, 1), None, 0);
         assert!(!receiver.has_news());
-        receiver.receive(items(4, 0), None);
+        receiver.receive(items(4, 0), None, 0);
         assert_eq!(receiver.grant().asks, Asks::Again);
-        receiver.receive(items(4, 0), Some(4));
+        receiver.receive(items(4, 0), Some(4), 0);
         assert_eq!(receiver.grant().asks, Asks::Again);
-        receiver.receive(items(0, 4), None);
-        receiver.receive(items(4, 0), Some(4));
+        receiver.receive(items(0, 4), None, 0);
+        receiver.receive(items(4, 0), Some(4), 0);
         assert_eq!(receiver.grant().asks, Asks::Enough);
         assert!((0..4).all(|number| take(&mut receiver) == Some(Some(number))));
         assert_eq!(take(&mut receiver), Some(None));
         // The caller has not heard that.
-        receiver.receive(items(4, 0), Some(4));
+        receiver.receive(items(4, 0), Some(4), 0);
         assert_eq!(receiver.grant().asks, Asks::Enough);
     }
 
@@ -513,7 +541,7 @@ mod tests {
         assert!(poll(&inbox).is_pending());
         inbox.resume();
         tokio::time::sleep(MAX_SILENCE / 2).await;
-        inbox.receive(items(0, 1), None);
+        inbox.receive(items(0, 1), None, 0);
         let told = telling.await.unwrap();
         assert_eq!(begun.elapsed(), MAX_SILENCE * 4);
         assert!(told.windows(2).all(|pair| pair[1] - pair[0] <= KEEP_ALIVE));
