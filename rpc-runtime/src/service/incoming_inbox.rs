@@ -90,7 +90,13 @@ impl IncomingInbox {
 
     /// Returns `false` if the method already has its stream.
     pub(super) fn begin_reading(&self) -> bool {
-        !std::mem::replace(&mut self.lock().is_read, true)
+        let mut state = self.lock();
+        // Until now, the caller had no credit to send anything.
+        state.hear();
+        let is_read = std::mem::replace(&mut state.is_read, true);
+        drop(state);
+        self.changed.notify_one();
+        !is_read
     }
 
     /// Takes the next item; `None` at the end.
@@ -117,7 +123,13 @@ impl IncomingInbox {
 
     /// Waits until the caller has to be told something, or has not been told anything for a few
     /// seconds. Meanwhile, ends the stream if the caller is silent for too long.
+    ///
+    /// The caller is told nothing before the method has its stream: a layer may still refuse the
+    /// request, and then the caller may send it again, with all items.
     pub(crate) async fn next_grant(&self) -> IncomingGrant {
+        while !self.lock().is_read {
+            self.changed.notified().await;
+        }
         loop {
             let changed = self.changed.notified();
             let wake_at = {
@@ -521,9 +533,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nothing_is_granted_before_the_method_has_its_stream() {
+        let inbox = IncomingInbox::new(false);
+        let begun = Instant::now();
+        let later = async {
+            tokio::time::sleep(2 * MAX_SILENCE).await;
+            assert!(inbox.begin_reading());
+        };
+        let granted = async { (inbox.next_grant().await.credit, begun.elapsed()) };
+        let (granted, ()) = tokio::join!(granted, later);
+        assert_eq!(granted, (WINDOW, 2 * MAX_SILENCE));
+        assert!(poll(&inbox).is_pending(), "its caller had nothing to say");
+        assert!(!inbox.begin_reading());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_caller_that_is_silent_is_gone_unless_nothing_can_arrive() {
         let begun = Instant::now();
         let inbox = Arc::new(IncomingInbox::new(false));
+        assert!(inbox.begin_reading());
         let telling = tokio::spawn({
             let inbox = Arc::clone(&inbox);
             async move {
