@@ -134,7 +134,7 @@ impl InFlightCalls {
         let Some(call) = self.remove_answered(id) else {
             return match self.streaming_call(id) {
                 Some(call) => self.receive(&call, reply),
-                None if has_items(&reply) => {
+                None if is_of_stream(&reply) => {
                     self.end_unread(id, reply.properties.headers.get(WORKER_HEADER));
                     false
                 }
@@ -378,10 +378,10 @@ fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
     }
 }
 
-/// Whether a message is one of a stream, and not the reply that ends it.
-fn has_items(message: &Message) -> bool {
+/// Whether a message is one of a stream, in either direction, and not the reply that ends it.
+fn is_of_stream(message: &Message) -> bool {
     let kind = message.properties.kind.as_ref();
-    kind.is_some_and(|kind| kind.as_str() == ITEMS_TYPE)
+    kind.is_some_and(|kind| [ITEMS_TYPE, CREDIT_TYPE].contains(&kind.as_str()))
 }
 
 /// Keeps a call in flight until the guard is dropped.
@@ -607,6 +607,23 @@ pub(super) mod tests {
         drop(calls_in_flight.insert(&given_up));
         assert!(!calls_in_flight.complete(given_up.id(), reply("late"), None));
         assert_eq!(calls_in_flight.len(), 0);
+    }
+
+    #[test]
+    fn a_worker_whose_stream_belongs_to_no_call_is_told() {
+        let worker = Uuid::new_v4();
+        for (kind, is_told) in [(ITEMS_TYPE, true), (CREDIT_TYPE, true), ("result", false)] {
+            let calls_in_flight = InFlightCalls::default();
+            let mut message = reply("");
+            message.properties.kind = Some(ShortStr::from_static(kind));
+            let name = ShortStr::from_static(WORKER_HEADER);
+            let header = format!(r#"{{"id":"{worker}"}}"#);
+            message.properties.headers.insert(name, header);
+            assert!(!calls_in_flight.complete(Uuid::new_v4(), message, None));
+            let told = calls_in_flight.control.take_abandoned();
+            assert_eq!(told.len(), usize::from(is_told), "{kind}");
+            assert!(told.iter().all(|call| call.key == ShortStr::from_uuid(worker)));
+        }
     }
 
     #[tokio::test(start_paused = true)]
