@@ -629,6 +629,8 @@ async fn a_caller_that_is_gone_breaks_the_items_off() {
 #[service]
 trait Sink {
     async fn drain(&self, numbers: Incoming<u64>);
+    /// Takes no number, and never returns.
+    async fn linger(&self, numbers: Incoming<u64>);
 }
 
 /// Reports what it receives.
@@ -641,6 +643,12 @@ impl Sink for Observed {
             let number = number.map_or_else(|error| format!("{error:?}"), |number| number.to_string());
             self.1.send(number).unwrap();
         }
+    }
+
+    async fn linger(&self, numbers: Incoming<u64>) {
+        let _running = self.0.begin();
+        let _numbers = numbers;
+        std::future::pending().await
     }
 }
 
@@ -670,18 +678,25 @@ struct RawCaller {
     peer: RawPeer,
     replies: lapin::Consumer,
     outcomes: tokio::sync::mpsc::UnboundedReceiver<String>,
+    counter: Counter,
+    reply_to: String,
     server: RunningServer,
     id: String,
     key: String,
 }
 
 impl RawCaller {
-    /// Calls a method, and waits for the first credit.
     async fn begin() -> Self {
+        Self::call("drain").await
+    }
+
+    /// Calls a method, and waits for the first credit.
+    async fn call(method: &str) -> Self {
         let queue = unique("store");
         let worker = Broker::connect(shared().await).await.unwrap();
         let (outcome, outcomes) = tokio::sync::mpsc::unbounded_channel();
-        let service = Observed(Counter::new(), outcome);
+        let counter = Counter::new();
+        let service = Observed(counter.clone(), outcome);
         let server = Server::new(&worker).serve_on(RequestQueue::new(&queue), SinkServer::new(service));
         let server = server.start().await.unwrap();
         let peer = RawPeer::connect(shared().await).await.unwrap();
@@ -689,7 +704,7 @@ impl RawCaller {
         let mut replies = peer.consume(&reply_to).await.unwrap();
         let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".to_owned();
         let properties =
-            properties("drain", &id, &[("rpc-incoming", "1")]).with_reply_to(reply_to.as_str().into());
+            properties(method, &id, &[("rpc-incoming", "1")]).with_reply_to(reply_to.as_str().into());
         peer.publish(&queue, properties, b"{}").await.unwrap();
         let credit = next(&mut replies, SOON).await.unwrap().unwrap();
         assert_eq!(credit.properties.kind().as_ref().unwrap().as_str(), "rpc.credit");
@@ -704,6 +719,8 @@ impl RawCaller {
             peer,
             replies,
             outcomes,
+            counter,
+            reply_to,
             server,
             id,
         }
@@ -816,6 +833,17 @@ async fn items_that_cannot_be_break_the_stream_off() {
         caller.reply("result").await;
         caller.server.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_method_whose_caller_is_gone_ends() {
+    let caller = RawCaller::call("linger").await;
+    assert_eq!(caller.counter.running.load(Ordering::SeqCst), 1);
+    let reply_to = caller.reply_to.as_str().into();
+    let deleting = caller.peer.channel().queue_delete(reply_to, Default::default());
+    deleting.await.unwrap();
+    caller.counter.ended().await;
+    caller.server.stop().await.unwrap();
 }
 
 /// A worker of the test that takes a request of an upload.

@@ -4,7 +4,6 @@
 //! neither cancellations nor credit.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Level;
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{INCOMING_SUFFIX, ITEMS_HEADER, ITEMS_TYPE, Items, Message, RequestId, ShortStr};
-use crate::service::{IncomingError, IncomingInbox};
+use crate::service::{Cancellations, IncomingError, IncomingInbox};
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
     Backoff, ControlQueue, Delivery, KeepOpen, Subscription, Transport, keep_open, restart_on_panic,
@@ -187,16 +187,30 @@ impl IncomingCall<'_> {
         Arc::clone(&self.inbox)
     }
 
-    /// Tells the caller how many items it may send. Never ends.
-    pub(super) async fn grant_to(&self, caller: &StreamSender) -> Infallible {
-        loop {
-            let grant = self.inbox.next_grant().await;
-            if caller.grant(grant).await.is_err() {
-                // The caller is gone.
-                self.inbox.fail(IncomingError::Interrupted);
-                return std::future::pending().await;
+    /// Returns a task that tells the caller how many items it may send. Cancels the call once its
+    /// caller is gone. A method that does not yield to other tasks does not delay it.
+    pub(super) fn grant_to(
+        &self,
+        caller: &Arc<StreamSender>,
+        cancellations: &Arc<Cancellations>,
+    ) -> AbortOnDropHandle<()> {
+        let (inbox, id, gone) = (self.inbox(), self.id, caller.gone());
+        let cancellations = Arc::clone(cancellations);
+        // The task ends later than the handler, which tells the caller of its end by dropping this.
+        let caller = Arc::downgrade(caller);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = gone.cancelled() => break,
+                    grant = inbox.next_grant() => match caller.upgrade() {
+                        Some(caller) => caller.grant(grant).await,
+                        None => return,
+                    }
+                }
             }
-        }
+            cancellations.cancel_running(&[id]);
+        }))
     }
 }
 

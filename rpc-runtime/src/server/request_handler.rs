@@ -401,21 +401,13 @@ impl RequestHandler {
         if let Some(incoming) = &incoming {
             admitted.invocation.set_incoming_inbox(incoming.inbox());
         }
+        let cancellations = self.executor.cancellations();
+        let granting = incoming
+            .as_ref()
+            .map(|incoming| incoming.grant_to(&sender, cancellations));
         let executing = self
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);
-        let executing = async {
-            match &incoming {
-                None => executing.await,
-                Some(incoming) => {
-                    tokio::select! {
-                        biased;
-                        response = executing => response,
-                        never = incoming.grant_to(&sender) => match never {},
-                    }
-                }
-            }
-        };
         let mut executing = pin!(executing);
         let beginning = async {
             sender.begun().await;
@@ -430,6 +422,7 @@ impl RequestHandler {
             response = &mut executing => response,
             _stream_permit = beginning => executing.await,
         };
+        drop(granting);
         let Response {
             reply,
             reply_to,

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::reply_channel::{ReplyChannel, SendOutcome, Unconfirmed};
@@ -26,7 +27,7 @@ use crate::protocol::{
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
 
-/// How many messages of a stream may be unconfirmed.
+/// How many messages with items of a stream may be unconfirmed, and how many grants.
 const MAX_UNCONFIRMED: usize = 16;
 
 /// How long a message of a stream may wait for a connection. Its caller has given up then, unless
@@ -100,12 +101,16 @@ pub(super) struct StreamSender {
 /// What has become of the messages of a stream.
 #[derive(Debug)]
 struct Progress {
-    /// A permit for each message that may be unconfirmed.
+    /// A permit for each message with items that may be unconfirmed.
     slots: Arc<Semaphore>,
+    /// A permit for each grant that may be unconfirmed.
+    grant_slots: Arc<Semaphore>,
     /// Notified when a message is confirmed.
     confirmed: Notify,
-    /// Why no more messages can be sent.
+    /// Why no more messages with items can be sent.
     failure: OnceLock<Fault>,
+    /// Cancelled when the broker returns a grant: the caller's reply queue does not exist.
+    gone: CancellationToken,
 }
 
 impl StreamSender {
@@ -142,8 +147,10 @@ impl StreamSender {
             owes_end: AtomicBool::new(false),
             progress: Arc::new(Progress {
                 slots: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
+                grant_slots: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
                 confirmed: Notify::new(),
                 failure: OnceLock::new(),
+                gone: CancellationToken::new(),
             }),
             unconfirmed: Mutex::default(),
         })
@@ -164,8 +171,10 @@ impl StreamSender {
     /// with its headers.
     pub(super) async fn finish(&self, reply: Reply) -> Reply {
         let all = u32::try_from(MAX_UNCONFIRMED).unwrap_or(u32::MAX);
-        // Fails only if the semaphore is closed, which it never is.
-        let _ = self.progress.slots.acquire_many(all).await;
+        for slots in [&self.progress.slots, &self.progress.grant_slots] {
+            // Fails only if the semaphore is closed, which it never is.
+            let _ = slots.acquire_many(all).await;
+        }
         self.set_owes_end(false);
         match self.progress.failure.get() {
             None => self.mark_end(reply),
@@ -193,15 +202,15 @@ impl StreamSender {
         reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
     }
 
-    /// Tells the caller how many items it may send. Waits until another message may be sent.
-    ///
-    /// # Errors
-    ///
-    /// If the caller is gone.
-    pub(super) async fn grant(&self, grant: IncomingGrant) -> Result<(), Fault> {
-        self.ready().await?;
-        self.publish(self.message(CREDIT_TYPE, grant.write()));
-        Ok(())
+    /// Tells the caller how many items it may send. Waits until another grant may be sent.
+    pub(super) async fn grant(&self, grant: IncomingGrant) {
+        let slot = Arc::clone(&self.progress.grant_slots).acquire_owned().await;
+        self.publish(self.message(CREDIT_TYPE, grant.write()), slot.ok(), true);
+    }
+
+    /// Returns what is cancelled when the broker returns a grant.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.progress.gone.clone()
     }
 
     fn message(&self, kind: &str, body: Bytes) -> Outgoing {
@@ -240,21 +249,26 @@ impl ItemSink for StreamSender {
     fn send(&self, items: Items) {
         let sent = items.first + items.items.len() as u64;
         self.sent.store(sent, Ordering::Relaxed);
-        self.publish(self.message(ITEMS_TYPE, items.write()));
+        let slot = Arc::clone(&self.progress.slots).try_acquire_owned();
+        self.publish(self.message(ITEMS_TYPE, items.write()), slot.ok(), false);
     }
 }
 
 impl StreamSender {
     /// Publishes a message, again until it is confirmed.
-    fn publish(&self, outgoing: Outgoing) {
-        let slot = Arc::clone(&self.progress.slots).try_acquire_owned().ok();
+    fn publish(&self, outgoing: Outgoing, slot: Option<OwnedSemaphorePermit>, is_grant: bool) {
         let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
         let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
         while unconfirmed.try_join_next().is_some() {}
         unconfirmed.spawn(async move {
             let deadline = Some(Instant::now() + SEND_LIMIT);
-            match failure(channel.send(outgoing, deadline, false).await) {
+            let outcome = channel.send(outgoing, deadline, false).await;
+            let is_returned = matches!(outcome, Ok(SendOutcome::Unroutable));
+            match failure(outcome) {
                 None => progress.confirmed.notify_one(),
+                Some(_) if is_grant && is_returned => progress.gone.cancel(),
+                // Another grant follows in a few seconds.
+                Some(_) if is_grant => {}
                 Some(reason) => {
                     let _ = progress.failure.set(Fault::new(FaultCode::Abandoned, reason));
                 }

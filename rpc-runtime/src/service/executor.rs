@@ -124,6 +124,11 @@ impl Executor {
         }
     }
 
+    /// The calls that their callers have cancelled.
+    pub(crate) fn cancellations(&self) -> &Arc<Cancellations> {
+        &self.cancellations
+    }
+
     pub(crate) fn source(&self) -> RequestSource {
         self.source
     }

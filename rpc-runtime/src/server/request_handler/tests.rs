@@ -2,6 +2,7 @@ use std::pin::pin;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join};
 use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
@@ -11,10 +12,12 @@ use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
-    BatchedCall, COPY_HEADER, DeadLettered, DeathReason, Fault, FaultCode, Headers, Malformed, Message,
-    Properties, Reply, ReplyAddresses, ShortStr, failed_attempts, write_batch,
+    Asks, BatchedCall, COPY_HEADER, DeadLettered, DeathReason, Fault, FaultCode, Headers, IncomingGrant,
+    Items, Malformed, Message, Properties, Reply, ReplyAddresses, ReplyKind, ShortStr, failed_attempts,
+    write_batch,
 };
-use crate::service::{Answer, Invocation, Service};
+use crate::server::worker_identity::WorkerIdentity;
+use crate::service::{Answer, Invocation, ReplyTo, Service, StreamRequest};
 use crate::transport::{
     ConfirmListener, Connectivity, ControlQueue, Depth, Outgoing, Published, Publisher, ReplyQueue,
     ReplySubscription, RequestQueue, StatusBoard, Subscription, Transport, injected,
@@ -1016,4 +1019,59 @@ async fn few_messages_have_a_channel_of_their_own_at_once_and_none_keeps_it() {
         assert!(waiting.await.is_err());
         assert_eq!(broker.events.lock().unwrap().len(), sent);
     }
+}
+
+/// A sender of grants and of items, whose messages go to this broker.
+async fn stream_sender(broker: &RecordingBroker) -> (StreamSender, [AbortOnDropHandle<()>; 2]) {
+    let (channel, _, tasks) = reply_parts(broker).await;
+    let identity = WorkerIdentity::new(None, None, None);
+    let request = StreamRequest {
+        id: uuid::Uuid::new_v4(),
+        credit: None,
+        sends_items: true,
+    };
+    let to = ReplyTo {
+        address: ShortStr::from_static("rpc.reply.1"),
+        correlation_id: None,
+        content_type: None,
+    };
+    let streams = Arc::new(Streams::new(&identity));
+    let sender = StreamSender::begin(&streams, request, to, Codec::Json, &channel);
+    (sender.unwrap(), tasks)
+}
+
+const GRANT: IncomingGrant = IncomingGrant {
+    credit: 1024,
+    taken: 0,
+    asks: Asks::Nothing,
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_fails_is_no_failure_of_the_method() {
+    for (published, is_gone) in [(Published::Refused, false), (Published::Returned, true)] {
+        let broker = broker(vec![published], true);
+        let (sender, _tasks) = stream_sender(&broker).await;
+        sender.grant(GRANT).await;
+        let reply = sender
+            .finish(Reply::new(ReplyKind::Result, Codec::Json, "7".into()))
+            .await;
+        assert_eq!((reply.kind, &reply.body[..]), (ReplyKind::Result, &b"7"[..]));
+        assert_eq!(sender.gone().is_cancelled(), is_gone);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_take_no_place_of_items() {
+    let broker = RecordingBroker {
+        never_confirms: true,
+        ..broker(vec![], true)
+    };
+    let (sender, _tasks) = stream_sender(&broker).await;
+    for _ in 0..16 {
+        sender.grant(GRANT).now_or_never().expect("there is a place");
+        sender.ready().now_or_never().expect("there is a place").unwrap();
+        sender.send(Items::keep_alive());
+    }
+    assert!(sender.grant(GRANT).now_or_never().is_none());
+    assert!(sender.ready().now_or_never().is_none());
 }
