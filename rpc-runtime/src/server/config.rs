@@ -433,9 +433,9 @@ mod tests {
 
     use super::*;
     use crate::protocol::Message;
-    use crate::service;
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
     use crate::transport::{Depth, Outgoing, SendToken};
+    use crate::{Incoming, service};
 
     #[service(queue = "calls")]
     trait Calls {
@@ -448,6 +448,11 @@ mod tests {
         async fn perform(&self);
     }
 
+    #[service(queue = "uploads")]
+    trait Uploads {
+        async fn upload(&self, numbers: Incoming<u64>);
+    }
+
     struct Idle;
 
     impl Calls for Idle {
@@ -456,6 +461,30 @@ mod tests {
 
     impl Jobs for Idle {
         async fn perform(&self) {}
+    }
+
+    impl Uploads for Idle {
+        async fn upload(&self, _: Incoming<u64>) {}
+    }
+
+    /// A caller ends a stream that it sends or reads no longer.
+    #[tokio::test]
+    async fn a_worker_that_receives_streams_learns_that_nobody_sends_them() {
+        let handles_streams = async |service: Arc<dyn Service>| {
+            let (_, mut config) = config_of_jobs(false).await;
+            config.services = vec![(RequestQueue::new("q"), service)];
+            let queues = config.queues().unwrap().into_iter();
+            let mut queues: Vec<QueueConfig> = queues
+                .map(|(queue, dispatcher)| (queue, dispatcher, Estimates::default()))
+                .collect();
+            let identity = Arc::new(config.identity());
+            let streams = Arc::new(Streams::new(&identity));
+            let methods = config.control_methods(&mut queues, &identity, &HashMap::new(), &streams);
+            methods.unwrap().streams.is_some()
+        };
+        let uploads: Arc<dyn Service> = Arc::new(UploadsServer::new(Idle));
+        let calls: Arc<dyn Service> = Arc::new(CallsServer::new(Idle));
+        assert!(handles_streams(uploads).await && !handles_streams(calls).await);
     }
 
     /// Otherwise, a queue that takes no copies would delay replies and the jobs of other queues.

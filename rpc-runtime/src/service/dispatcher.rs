@@ -314,10 +314,10 @@ impl Dispatcher {
         methods.filter(|method| method.is_job())
     }
 
-    /// Whether a method replies with a stream.
+    /// Whether a method replies with a stream, or receives one.
     pub(crate) fn has_streams(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
-        methods.any(|method| method.is_streaming)
+        methods.any(MethodDescriptor::has_stream)
     }
 
     /// Whether a method receives a stream from its caller.

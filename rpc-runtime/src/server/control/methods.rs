@@ -11,7 +11,7 @@ use crate::service::{Cancellations, Dispatcher, Executor, RequestLog, RequestSou
 /// What a worker handles through the control exchange.
 pub(in crate::server) struct ControlMethods {
     pub(in crate::server) identity: Arc<WorkerIdentity>,
-    /// The streams that callers grant credit to. `None` if no method replies with one.
+    /// The streams that callers grant credit to, or end. `None` if no method has one.
     pub(in crate::server) streams: Option<Arc<Streams>>,
     /// The built-in methods that describe all queues. `None` without self-description.
     pub(in crate::server) discovery: Option<Arc<dyn Service>>,
