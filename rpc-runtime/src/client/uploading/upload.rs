@@ -171,7 +171,8 @@ struct Sending<'a, L> {
 
 /// Messages do not arrive at present.
 struct Failing {
-    since: Instant,
+    /// Since when the broker does not deliver them, although it can be reached.
+    undelivered_since: Option<Instant>,
     retry_at: Instant,
     backoff: Backoff,
     /// How many times in a row the broker closed the channel.
@@ -271,6 +272,7 @@ impl<L: ItemLink> Sending<'_, L> {
     /// Returns the error that ends the call.
     fn on_published(&mut self, published: Published) -> Result<bool, CallError> {
         let now = Instant::now();
+        let is_failed = published.is_failed();
         let closed = self.failing.as_ref().map_or(0, |failing| failing.closed);
         let closed = match published {
             Published::Confirmed => {
@@ -289,13 +291,16 @@ impl<L: ItemLink> Sending<'_, L> {
             Published::Failed { .. } | Published::Returned | Published::Refused | Published::Withdrawn => 0,
         };
         let failing = self.failing.get_or_insert_with(|| Failing {
-            since: now,
+            undelivered_since: None,
             retry_at: now,
             backoff: Backoff::new(),
             closed: 0,
         });
         failing.closed = closed;
-        if failing.since + MAX_SILENCE <= now {
+        if is_failed {
+            // The worker does not count the time of an outage either.
+            failing.undelivered_since = None;
+        } else if *failing.undelivered_since.get_or_insert(now) + MAX_SILENCE <= now {
             let reason = "the broker does not deliver the items of the call to its worker";
             return Err(CallError::Fault(Fault::new(FaultCode::Interrupted, reason)));
         }
@@ -322,5 +327,59 @@ fn bad_item(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Call
 impl fmt::Debug for Upload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upload").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{BoxFuture, ready};
+    use futures_util::stream;
+    use tokio::time::advance;
+
+    use super::super::item_sender::ItemMessage;
+    use super::*;
+
+    /// Confirms all messages.
+    struct Nowhere;
+
+    impl ItemLink for Nowhere {
+        fn send(&self, _: &ShortStr, _: ItemMessage) -> BoxFuture<'static, Published> {
+            Box::pin(ready(Published::Confirmed))
+        }
+    }
+
+    fn upload(items: EncodedStream) -> Upload {
+        Upload::new(items, Arc::new(ItemInbox::new()), false)
+    }
+
+    fn sending(upload: &Upload) -> Sending<'_, Nowhere> {
+        Sending {
+            upload,
+            link: &Nowhere,
+            worker: ShortStr::from_static("w.items"),
+            max_bytes: usize::MAX,
+            stream: None,
+            failing: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_does_not_end_the_call_and_a_missing_worker_does() {
+        let lost = || Published::Failed {
+            source: BrokerError::Lost { source: None },
+            written: false,
+        };
+        let upload = upload(stream::empty().boxed());
+        let mut sending = sending(&upload);
+        assert!(!sending.on_published(lost()).unwrap());
+        advance(2 * MAX_SILENCE).await;
+        for published in [Published::Returned, lost(), Published::Refused] {
+            assert!(!sending.on_published(published).unwrap());
+            advance(MAX_SILENCE - Duration::from_millis(1)).await;
+        }
+        assert!(!sending.on_published(Published::Returned).unwrap());
+        advance(Duration::from_millis(1)).await;
+        let ended = sending.on_published(Published::Returned).unwrap_err();
+        assert!(matches!(ended, CallError::Fault(fault) if fault.code == FaultCode::Interrupted));
     }
 }
