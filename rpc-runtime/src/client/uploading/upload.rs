@@ -187,7 +187,8 @@ impl<L: ItemLink> Sending<'_, L> {
         loop {
             let retry_at = self.failing.as_ref().map(|failing| failing.retry_at);
             let may_send = retry_at.is_none_or(|retry_at| retry_at <= Instant::now());
-            let may_pull = {
+            // Under one lock: what the worker asks for may arrive at any time.
+            let (may_pull, has_ended, is_done) = {
                 let sender = &mut upload.lock().sender;
                 while may_send
                     && unconfirmed.len() < MAX_UNCONFIRMED
@@ -196,15 +197,16 @@ impl<L: ItemLink> Sending<'_, L> {
                     unconfirmed.push(self.link.send(&self.worker, message));
                     keep_alive_at = Instant::now() + KEEP_ALIVE;
                 }
-                may_send && unconfirmed.len() < MAX_UNCONFIRMED && sender.may_pull()
+                let may_pull = may_send && unconfirmed.len() < MAX_UNCONFIRMED && sender.may_pull();
+                (may_pull, sender.has_ended(), sender.is_done())
             };
-            if upload.lock().sender.has_ended() {
+            if has_ended {
                 self.stream = None;
                 if !upload.replies_with_items {
                     upload.inbox.wait_for_reply();
                 }
             }
-            if upload.lock().sender.is_done() {
+            if is_done {
                 unconfirmed.clear();
                 return pending().await;
             }
