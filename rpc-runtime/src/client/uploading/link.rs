@@ -1,6 +1,7 @@
 //! The ways of items to a method: through a broker, or within this process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::Mutex;
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use super::item_sender::ItemMessage;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{ITEMS_HEADER, ITEMS_TYPE, Message, Properties, ShortStr};
+use crate::protocol::{COPY_HEADER, ITEMS_HEADER, ITEMS_TYPE, Message, Properties, ShortStr};
 use crate::service::IncomingInbox;
 use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
 
@@ -21,7 +22,11 @@ pub(in crate::client) trait ItemLink: Send + Sync + 'static {
 
 /// Publishes the items of all calls of one broker handle. Opened by the first of them.
 #[derive(Debug, Default)]
-pub(in crate::client) struct ItemPublisher(Mutex<Option<Arc<dyn Publisher>>>);
+pub(in crate::client) struct ItemPublisher {
+    current: Mutex<Option<Arc<dyn Publisher>>>,
+    /// How many messages were made.
+    messages: AtomicU64,
+}
 
 impl ItemPublisher {
     async fn publish(&self, transport: &Arc<dyn Transport>, outgoing: Outgoing) -> Published {
@@ -34,7 +39,7 @@ impl ItemPublisher {
         };
         let published = publisher.publish(outgoing).await;
         if published.is_failed() {
-            let mut current = self.0.lock().await;
+            let mut current = self.current.lock().await;
             if current
                 .as_ref()
                 .is_some_and(|current| Arc::ptr_eq(current, &publisher))
@@ -46,7 +51,7 @@ impl ItemPublisher {
     }
 
     async fn get(&self, transport: &Arc<dyn Transport>) -> Result<Arc<dyn Publisher>, BrokerError> {
-        let mut publisher = self.0.lock().await;
+        let mut publisher = self.current.lock().await;
         let publisher = match &mut *publisher {
             Some(publisher) => publisher,
             none => none.insert(transport.open_control_publisher().await?),
@@ -64,12 +69,8 @@ pub(in crate::client) struct BrokerLink {
     pub(in crate::client) codec: Codec,
 }
 
-impl ItemLink for BrokerLink {
-    fn send(
-        &self,
-        worker: &ShortStr,
-        ItemMessage { items, end }: ItemMessage,
-    ) -> BoxFuture<'static, Published> {
+impl BrokerLink {
+    fn outgoing(&self, worker: &ShortStr, ItemMessage { items, end }: ItemMessage) -> Outgoing {
         let mut properties = Properties {
             kind: Some(ShortStr::from_static(ITEMS_TYPE)),
             content_type: Some(ShortStr::from_static(self.codec.content_type())),
@@ -80,7 +81,11 @@ impl ItemLink for BrokerLink {
             let name = ShortStr::from_static(ITEMS_HEADER);
             properties.headers.insert(name, count.to_string());
         }
-        let outgoing = Outgoing {
+        // The messages of a call have the same id, and the broker may return some of them.
+        let copy = self.publisher.messages.fetch_add(1, Ordering::Relaxed);
+        let name = ShortStr::from_static(COPY_HEADER);
+        properties.headers.insert(name, copy.to_string());
+        Outgoing {
             queue: worker.clone(),
             mandatory: true,
             message: Message {
@@ -88,7 +93,13 @@ impl ItemLink for BrokerLink {
                 body: items.write(),
             },
             send_token: SendToken::default(),
-        };
+        }
+    }
+}
+
+impl ItemLink for BrokerLink {
+    fn send(&self, worker: &ShortStr, message: ItemMessage) -> BoxFuture<'static, Published> {
+        let outgoing = self.outgoing(worker, message);
         let (publisher, transport) = (Arc::clone(&self.publisher), Arc::clone(&self.transport));
         Box::pin(async move { publisher.publish(&transport, outgoing).await })
     }
@@ -102,5 +113,37 @@ impl ItemLink for InProcessLink {
         // Each item has memory of its own.
         self.0.receive(items, end, 0);
         Box::pin(ready(Published::Confirmed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Items;
+    use crate::transport::memory::{InProcessBroker, MemoryTransport};
+
+    /// The transport tells returned messages apart by it.
+    #[tokio::test]
+    async fn each_message_has_another_token() {
+        let publisher = Arc::<ItemPublisher>::default();
+        let link = |id| BrokerLink {
+            transport: Arc::new(MemoryTransport::new(&InProcessBroker::new())),
+            publisher: Arc::clone(&publisher),
+            id,
+            codec: Codec::Json,
+        };
+        let links = [link(Uuid::new_v4()), link(Uuid::new_v4())];
+        let tokens = links.iter().chain(&links).map(|link| {
+            let (items, end) = (Items::keep_alive(), None);
+            let outgoing = link.outgoing(&ShortStr::from_static("w.items"), ItemMessage { items, end });
+            outgoing
+                .message
+                .properties
+                .headers
+                .get(COPY_HEADER)
+                .map(str::to_owned)
+        });
+        let tokens: std::collections::HashSet<_> = tokens.map(Option::unwrap).collect();
+        assert_eq!(tokens.len(), 4);
     }
 }
