@@ -679,6 +679,7 @@ struct RawCaller {
     replies: lapin::Consumer,
     outcomes: tokio::sync::mpsc::UnboundedReceiver<String>,
     counter: Counter,
+    queue: String,
     reply_to: String,
     server: RunningServer,
     id: String,
@@ -720,6 +721,7 @@ impl RawCaller {
             replies,
             outcomes,
             counter,
+            queue,
             reply_to,
             server,
             id,
@@ -833,6 +835,29 @@ async fn items_that_cannot_be_break_the_stream_off() {
         caller.reply("result").await;
         caller.server.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_request_with_the_id_of_another_gets_none_of_its_items() {
+    let mut caller = RawCaller::begin().await;
+    let reply_to = caller.peer.declare_exclusive().await.unwrap();
+    let mut replies = caller.peer.consume(&reply_to).await.unwrap();
+    let properties = properties("drain", &caller.id, &[("rpc-incoming", "1")]);
+    let properties = properties.with_reply_to(reply_to.as_str().into());
+    caller
+        .peer
+        .publish(&caller.queue, properties, b"{}")
+        .await
+        .unwrap();
+    let refused = next(&mut replies, SOON).await.unwrap().unwrap();
+    assert_eq!(refused.properties.kind().as_ref().unwrap().as_str(), "fault");
+    let fault: serde_json::Value = serde_json::from_slice(&refused.data).unwrap();
+    assert_eq!(fault["code"], "bad_request");
+    caller.items(0, b"1").await;
+    assert_eq!(caller.outcome().await, "1");
+    caller.end(1).await;
+    caller.reply("result").await;
+    caller.server.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -83,11 +83,11 @@ impl IncomingItems {
         })
     }
 
-    /// Receives the items of a call from now on.
+    /// Receives the items of a call from now on. If another one has the same id, none arrive.
     pub(super) fn open(&self, id: Uuid) -> IncomingCall<'_> {
         let mut calls = self.lock();
         let inbox = Arc::new(IncomingInbox::new(calls.is_lost));
-        calls.inboxes.insert(id, Arc::clone(&inbox));
+        calls.inboxes.entry(id).or_insert_with(|| Arc::clone(&inbox));
         drop(calls);
         let items = self;
         IncomingCall { items, id, inbox }

@@ -19,7 +19,7 @@ use super::reply_channel::{ReplyChannel, SendOutcome, Unconfirmed, before};
 use super::reply_sender::ReplySender;
 use super::streams::{SEND_LIMIT, StreamSender, Streams};
 use crate::protocol::{
-    InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, is_given_up, limit_headers,
+    Fault, InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, is_given_up, limit_headers,
     reserved_header, write_millis,
 };
 use crate::service::{
@@ -316,10 +316,13 @@ impl RequestHandler {
         let label = RequestLabel::of(properties);
         let rejections = properties.dead_lettered.map_or(0, |dead| dead.rejections);
         let now = Instant::now();
-        let decided = match malformed {
+        let mut decided = match malformed {
             None => self.executor.decide(message, redelivered, received, now),
             Some(malformed) => Dispatcher::refuse_malformed(&message, malformed, redelivered, rules),
         };
+        if let Ok(decision) = &mut decided {
+            self.refuse_taken_id(decision, redelivered);
+        }
         let response = match decided {
             Ok(Decision::Run(admitted)) if admitted.stream.is_some() && admitted.reply_to.is_some() => {
                 let run = StreamRun {
@@ -367,6 +370,25 @@ impl RequestHandler {
                 None if is_refused => self.reject(acks, rejections),
                 None => acks.ack(),
             },
+        }
+    }
+
+    /// Refuses a request that sends items if another one with the same id has a stream here: items
+    /// belong to an id, and neither method may get those of the other.
+    fn refuse_taken_id(&self, decision: &mut Decision<'_>, redelivered: bool) {
+        let Decision::Run(AdmittedRequest {
+            stream: Some(stream),
+            reply_to: Some(to),
+            invocation,
+            ..
+        }) = &*decision
+        else {
+            return;
+        };
+        let is_of_another = |streams: &Arc<Streams>| streams.is_of_another(stream.id, &to.address);
+        if stream.sends_items && self.streams.as_ref().is_some_and(is_of_another) {
+            let fault = Fault::bad_request("another request with this correlation_id has a stream here");
+            *decision = Decision::refuse(invocation.codec(), fault, Some(to.clone()), redelivered);
         }
     }
 

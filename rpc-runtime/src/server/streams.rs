@@ -68,6 +68,12 @@ impl Streams {
         }
     }
 
+    /// Whether a request with the same id and another reply address has a stream here.
+    pub(super) fn is_of_another(&self, id: Uuid, address: &ShortStr) -> bool {
+        let running = self.lock();
+        running.get(&id).is_some_and(|stream| stream.address != *address)
+    }
+
     /// Whether a stream that answers the request with this id is sent here.
     pub(super) fn contains(&self, id: Uuid) -> bool {
         self.lock().contains_key(&id)

@@ -85,7 +85,7 @@ impl ReplyTo {
 impl<'a> Decision<'a> {
     /// Refuses a request. `may_have_run` is whether an earlier delivery may have run the method:
     /// then the fault says so.
-    pub(super) fn refuse(codec: Codec, fault: Fault, reply_to: Option<ReplyTo>, may_have_run: bool) -> Self {
+    pub(crate) fn refuse(codec: Codec, fault: Fault, reply_to: Option<ReplyTo>, may_have_run: bool) -> Self {
         let fault = replace_if_may_have_run(fault, may_have_run);
         Self::Refuse(Refusal {
             reply: Reply::fault(codec, &fault),
