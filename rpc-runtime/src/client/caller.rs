@@ -121,16 +121,20 @@ impl Caller {
         // A task, because the worker counts a caller as gone that sends nothing for a while, even if
         // nobody polls the call.
         let mut sending = AbortOnDropHandle::new(self.transport().runtime().spawn(sending));
-        tokio::select! {
+        let outcome = tokio::select! {
             biased;
             outcome = running => outcome,
-            failed = &mut sending => Err(match failed {
+            failed = &mut sending => return Err(match failed {
                 Ok(error) => error,
                 // The stream of the caller has panicked.
                 Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
                 Err(_) => broker_error(BrokerError::RuntimeEnded, true),
             }),
-        }
+        };
+        // The caller's stream is neither polled nor kept once the call has returned.
+        sending.abort();
+        let _ = sending.await;
+        outcome
     }
 
     /// Publishes a request to all workers of the queue. The returned reply is empty.
