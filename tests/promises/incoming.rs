@@ -652,7 +652,7 @@ impl Sink for Observed {
     async fn linger(&self, numbers: Incoming<u64>) {
         let _running = self.0.begin();
         let _numbers = numbers;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
