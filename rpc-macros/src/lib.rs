@@ -81,7 +81,11 @@ mod tests;
 /// | `timeout = "2s"` | the default time limit of a call: numbers with units, such as `500ms`, `2s`, `1m 30s` or `1h` |
 /// | `name = "wire.name"` | the method's name on the wire. The default is its name in the trait. Names that begin with `rpc.` are reserved for the runtime |
 ///
-/// # The option of a parameter
+/// # Options of a parameter
+///
+/// `#[rpc(resume)]` marks the argument after which an `idempotent` stream begins, an `Option` of
+/// the items' type. If the stream is interrupted, the caller calls the method again with the last
+/// item.
 ///
 /// `#[rpc(context)]` marks the parameter that the worker provides: the deadline, headers and the
 /// caller. At most one parameter has it. Its type is a reference, as in `cx: &Context`, and the

@@ -144,6 +144,11 @@ impl Method {
         })
     }
 
+    /// The argument that gets the last item of a stream that was interrupted.
+    pub(crate) fn resumed_by(&self) -> Option<&Argument> {
+        self.arguments().find(|argument| argument.resume.is_some())
+    }
+
     /// Whether serde derives how the arguments are written and read, because an argument has
     /// `#[serde(..)]` attributes.
     pub(crate) fn has_derived_arguments(&self) -> bool {
@@ -249,6 +254,8 @@ pub(crate) struct Argument {
     pub(crate) is_optional: bool,
     pub(crate) wire_name: LitStr,
     pub(crate) serde: Serde,
+    /// The option `resume`, if the argument gets the last item of a stream that was interrupted.
+    pub(crate) resume: Option<Ident>,
 }
 
 /// The `#[serde(..)]` attributes of an argument.
@@ -261,6 +268,8 @@ pub(crate) struct Serde {
     pub(crate) reads: bool,
     /// Whether they give a default for a missing value.
     pub(crate) has_default: bool,
+    /// Whether the client may leave the argument out.
+    pub(crate) is_left_out: bool,
     /// Other names under which the value is read.
     pub(crate) aliases: Vec<LitStr>,
 }

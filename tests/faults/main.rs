@@ -14,5 +14,6 @@ mod limits;
 mod outages;
 mod processes;
 mod queues;
+mod resumption;
 mod rollouts;
 mod streams;

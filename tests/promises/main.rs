@@ -27,6 +27,7 @@ mod panics;
 mod permissions;
 mod queues;
 mod recovery;
+mod resumption;
 mod runtimes;
 mod self_description;
 mod settling;

@@ -3,12 +3,12 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::Generics;
 use syn::spanned::Spanned;
+use syn::{Generics, Ident};
 
 use super::generics::CloneAndDebug;
 use super::names::method_constant;
-use super::spans::located_at;
+use super::spans::{at_type, located_at};
 use super::{arguments, descriptor, generics};
 use crate::model::{Answers, Argument, Method, Parameter, Service};
 
@@ -116,9 +116,10 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
     let call = quote_spanned! {at_output=>
         #runtime::__private::Client::#call::<#answer>(&self.client, &#constant, #arguments)
     };
-    let call = match method.incoming() {
-        None => call,
-        Some((name, item)) => {
+    let call = match (method.incoming(), method.resumed_by()) {
+        (None, None) => call,
+        (None, Some(argument)) => resumable(service, method, argument, &call),
+        (Some((name, item)), _) => {
             let runtime = located_at(&service.runtime, item);
             quote_spanned! {item.span()=>
                 #runtime::__private::SendsItems::with_items::<#item>(#call, #name)
@@ -126,6 +127,25 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
         }
     };
     quote!(#header { #call })
+}
+
+/// Makes a call resume its stream, with its last item as the argument. The argument must have the
+/// type of an item.
+fn resumable(service: &Service, method: &Method, argument: &Argument, call: &TokenStream) -> TokenStream {
+    let Argument { ty, wire_name, .. } = argument;
+    let runtime = located_at(&service.runtime, ty);
+    let answer = method.answer();
+    let item = match method.is_fallible {
+        true => quote_spanned!(ty.span()=> <#answer as #runtime::__private::ResultType>::Ok),
+        false => quote!(#answer),
+    };
+    let value = at_type(argument);
+    let last = Ident::new("__last", Span::mixed_site());
+    quote_spanned! {ty.span()=>
+        let #last: &::core::option::Option<#item> = &#value;
+        let _ = #last;
+        #runtime::__private::resumable(#call, #wire_name)
+    }
 }
 
 /// A method of a client whose service was refused.

@@ -49,6 +49,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     if has_incoming {
         refuse_incoming_options(&options, stream.is_some(), errors);
     }
+    refuse_unresumable(&kind, &output, &parameters, errors);
     let is_cancellable = !has_incoming && read_cancel(&options, &kind, errors);
     let retry = read_retry(&options, &kind, has_incoming, errors);
     let timeout = options
@@ -323,6 +324,29 @@ fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Erro
         if let Some(flag) = options.given(option) {
             errors.push(flag, *fault);
         }
+    }
+}
+
+/// Refuses `resume` on an argument of a method that cannot be called again for the rest of its items.
+fn refuse_unresumable(kind: &Kind, output: &Type, parameters: &[Parameter], errors: &mut Errors) {
+    let item = types::success_and_error(output).map_or(output, |(success, _)| success);
+    let fault = match kind {
+        Kind::IdempotentStream if parameters.iter().any(Parameter::is_incoming) => {
+            "the caller's stream cannot be sent again; remove `resume`"
+        }
+        Kind::IdempotentStream if types::is_option(item) || types::is_unit(item) => {
+            "an empty item would begin the stream anew; return another type of items, or remove `resume`"
+        }
+        Kind::IdempotentStream => return,
+        Kind::Stream => "a stream is resumed by calling its method again; add `#[rpc(idempotent)]`",
+        _ => "only a stream is resumed; return `impl Stream<Item = T>`, or remove `resume`",
+    };
+    let mut resumes = parameters.iter().filter_map(|parameter| match parameter {
+        Parameter::Argument(argument) => argument.resume.as_ref(),
+        Parameter::Context { .. } | Parameter::Incoming { .. } => None,
+    });
+    if let Some(resume) = resumes.next() {
+        errors.push(resume, fault);
     }
 }
 

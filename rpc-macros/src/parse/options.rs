@@ -49,7 +49,7 @@ pub(super) const METHOD: OptionPlace = OptionPlace {
 pub(super) const PARAMETER: OptionPlace = OptionPlace {
     name: "parameter",
     options: KnownSettings {
-        settings: &[("context", "context")],
+        settings: &[("context", "context"), ("resume", "resume")],
         parentheses_fault: no_parentheses,
     },
 };

@@ -9,7 +9,7 @@ use super::options::{self, Options};
 use super::serde::{self, is_serde};
 use super::types;
 use crate::attributes::{find_in_cfg_attr, is_rpc};
-use crate::model::{Argument, Parameter};
+use crate::model::{Argument, Parameter, Serde};
 use crate::syntax::{bare_type, plain_name};
 
 /// The length of the longest tuple of arguments that the runtime implements its traits for.
@@ -30,7 +30,13 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         .clone()
         .unwrap_or_else(|| format_ident!("__parameter_{}", earlier.len()));
     let ty = (*parameter.ty).clone();
+    let resume = options.flag("resume", errors).cloned();
     if let Some(context) = options.flag("context", errors) {
+        refuse_resume(
+            resume.as_ref(),
+            "the context is not sent; remove `resume`",
+            errors,
+        );
         for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
             errors.push(attribute, "the context is not sent; remove this attribute");
         }
@@ -54,6 +60,8 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
             let message = "a caller sends one stream; remove the second, or use an enum for both";
             errors.push(parameter, message);
         }
+        let fault = "the caller's stream cannot be sent again; remove `resume`";
+        refuse_resume(resume.as_ref(), fault, errors);
         let item = Box::new(item);
         return Parameter::Incoming { name, ty, item };
     }
@@ -74,6 +82,9 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
     refuse_taken(&wire_name, &serde.aliases, earlier, errors);
+    if let Some(resume) = &resume {
+        check_resume(resume, &ty, &serde, earlier, errors);
+    }
     let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.reads);
     Parameter::Argument(Argument {
         name,
@@ -82,7 +93,34 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         is_optional,
         wire_name,
         serde,
+        resume,
     })
+}
+
+/// Refuses `resume` on a parameter that is no argument.
+fn refuse_resume(resume: Option<&Ident>, fault: &str, errors: &mut Errors) {
+    if let Some(resume) = resume {
+        errors.push(resume, fault);
+    }
+}
+
+/// Checks an argument that gets the last item of a stream.
+fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter], errors: &mut Errors) {
+    if !types::is_option(ty) {
+        let message = "this is the last item that the caller got, if any; write `Option<T>`";
+        errors.push(ty, message);
+    }
+    if serde.writes || serde.reads || serde.is_left_out {
+        let message = "the last item is encoded as it is in the stream; remove what `#[serde]` changes in it";
+        errors.push(resume, message);
+    }
+    let is_second = |other: &Parameter| matches!(other, Parameter::Argument(other) if other.resume.is_some());
+    if earlier.iter().any(is_second) {
+        errors.push(
+            resume,
+            "one argument gets the last item; remove the second `resume`",
+        );
+    }
 }
 
 /// Whether a parameter without `#[rpc(context)]` is probably meant to be the context: its type is a
@@ -106,7 +144,7 @@ fn is_probably_context(parameter: &PatType) -> bool {
 /// Refuses `#[rpc()]`, which would pass for `#[rpc(context)]` on a context.
 fn refuse_empty(attribute: &Attribute, errors: &mut Errors) {
     if matches!(&attribute.meta, Meta::List(list) if list.tokens.is_empty()) {
-        let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or remove it";
+        let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or `#[rpc(resume)]`, or remove it";
         errors.push(attribute, message);
     }
 }
@@ -118,7 +156,7 @@ fn attribute_fault(attribute: &Attribute) -> &'static str {
     } else if find_in_cfg_attr(attribute, &["rpc", "serde"]).is_some() {
         "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
     } else {
-        "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method"
+        "a parameter takes `#[rpc(..)]` and `#[serde(..)]` only; write this one on the method"
     }
 }
 

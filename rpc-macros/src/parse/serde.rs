@@ -112,6 +112,7 @@ impl Settings {
             }
             "skip_serializing_if" => {
                 check_path(setting, usage, errors);
+                self.serde.is_left_out = true;
                 self.skip_serializing_if.replace(name.clone()).is_some()
             }
             function => {

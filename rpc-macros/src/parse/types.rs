@@ -169,8 +169,13 @@ pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
 pub(super) fn reads_as_option(ty: &Type) -> bool {
     match bare_type(ty) {
         Type::Reference(reference) => is_named(&reference.elem, "Option"),
-        _ => is_named(ty, "Option"),
+        _ => is_option(ty),
     }
+}
+
+/// Whether the type is named `Option`.
+pub(super) fn is_option(ty: &Type) -> bool {
+    is_named(ty, "Option")
 }
 
 fn is_named(ty: &Type, name: &str) -> bool {

@@ -133,6 +133,31 @@ fn streams() {
 }
 
 #[test]
+fn streams_that_are_resumed() {
+    let item = quote! {
+        trait Market {
+            #[rpc(idempotent)]
+            fn trades(&self, #[rpc(resume)] #[serde(rename = "since")] after: Option<Trade>) -> impl Stream<Item = Trade>;
+            #[rpc(idempotent)]
+            fn prices(&self, #[rpc(resume)] after: Option<u64>) -> impl Stream<Item = Result<u64, MarketError>>;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    let flat: String = formatted.split_whitespace().collect();
+    let flat = flat.replace(",)", ")").replace(",>", ">");
+    for part in [
+        "fntrades(&self,after:Option<Trade>)->implStream<Item=Trade>+::core::marker::Send;",
+        "let__last:&::core::option::Option<Trade>=&after;",
+        "let__last:&::core::option::Option<<Result<u64,MarketError>as::rpc_runtime::__private::ResultType>::Ok>=&after;",
+        "::rpc_runtime::__private::resumable(",
+        r#","since")"#,
+        r#","after")"#,
+    ] {
+        assert!(flat.contains(part), "{part}: {formatted}");
+    }
+}
+
+#[test]
 fn streams_of_the_caller() {
     let item = quote! {
         trait Store {

@@ -1,7 +1,9 @@
 //! `application/json`.
 
+use std::ops::Range;
+
 use serde::Serialize;
-use serde::de::DeserializeSeed;
+use serde::de::{Deserialize, DeserializeSeed, IgnoredAny};
 
 use super::error::BoxError;
 use super::numbers::{ARBITRARY_PRECISION, Json, ReadNumbers, WriteNumbers};
@@ -20,4 +22,29 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
     };
     deserializer.end()?;
     Ok(value)
+}
+
+/// Returns where the value under this key is in a map that [`encode`] has written.
+pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
+    let mut at = 0;
+    loop {
+        // `{` or `,`
+        at += 1;
+        let name: String = read(map, &mut at)?;
+        // `:`
+        at += 1;
+        let start = at;
+        read::<IgnoredAny>(map, &mut at)?;
+        if name == key {
+            return Some(start..at);
+        }
+    }
+}
+
+/// Reads the value that begins at `at`, which becomes its end.
+fn read<'de, T: Deserialize<'de>>(json: &'de [u8], at: &mut usize) -> Option<T> {
+    let mut values = serde_json::Deserializer::from_slice(json.get(*at..)?).into_iter();
+    let value = values.next()?.ok()?;
+    *at += values.byte_offset();
+    Some(value)
 }

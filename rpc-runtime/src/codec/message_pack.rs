@@ -1,6 +1,7 @@
 //! `application/msgpack`.
 
 use std::io::ErrorKind;
+use std::ops::Range;
 
 use rmp_serde::config::{DefaultConfig, HumanReadableConfig};
 use rmp_serde::decode::{Error as RmpError, ReadRefReader};
@@ -37,6 +38,20 @@ pub(super) fn binary(body: &[u8]) -> Option<&[u8]> {
         _ => return None,
     };
     (usize::try_from(length) == Ok(content.len())).then_some(content)
+}
+
+/// Returns where the value under this key is in a map that [`encode`] has written.
+pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
+    let mut rest = map;
+    for _ in 0..rmp::decode::read_map_len(&mut rest).ok()? {
+        let name = String::deserialize(&mut Deserializer::new(&mut rest)).ok()?;
+        let start = map.len() - rest.len();
+        IgnoredAny::deserialize(&mut Deserializer::new(&mut rest)).ok()?;
+        if name == key {
+            return Some(start..map.len() - rest.len());
+        }
+    }
+    None
 }
 
 /// Checks, before a value is built from the body, that it holds exactly one complete value that is

@@ -6,6 +6,7 @@ mod borrowed;
 mod content_type;
 mod empty_body;
 mod encoding;
+mod entry;
 mod error;
 mod json;
 mod message_pack;

@@ -505,3 +505,73 @@ fn options_that_mean_nothing_for_a_stream_of_the_caller() {
         assert_method(&method, &[(at, fault)]);
     }
 }
+
+#[test]
+fn resume_where_nothing_is_resumed() {
+    let stream = "-> impl Stream<Item = u8>";
+    for (method, fault) in [
+        (
+            format!("fn f(&self, #[rpc(resume)] after: Option<u8>) {stream};"),
+            "a stream is resumed by calling its method again; add `#[rpc(idempotent)]`",
+        ),
+        (
+            "#[rpc(idempotent)] async fn f(&self, #[rpc(resume)] after: Option<u8>) -> u8;".to_owned(),
+            "only a stream is resumed; return `impl Stream<Item = T>`, or remove `resume`",
+        ),
+        (
+            format!(
+                "#[rpc(idempotent)] fn f(&self, #[rpc(resume)] after: Option<u8>, more: Incoming<u8>) {stream};"
+            ),
+            "the caller's stream cannot be sent again; remove `resume`",
+        ),
+        (
+            format!("#[rpc(idempotent)] fn f(&self, #[rpc(resume)] more: Incoming<u8>) {stream};"),
+            "the caller's stream cannot be sent again; remove `resume`",
+        ),
+        (
+            format!("#[rpc(idempotent)] fn f(&self, #[rpc(resume, context)] cx: &Context) {stream};"),
+            "the context is not sent; remove `resume`",
+        ),
+        (
+            format!(
+                "#[rpc(idempotent)] fn f(&self, a: Option<u8>, #[rpc(resume)] #[serde(with = \"m\")] b: Option<u8>) {stream};"
+            ),
+            "the last item is encoded as it is in the stream; remove what `#[serde]` changes in it",
+        ),
+    ] {
+        assert_method(&method, &[("resume", fault)]);
+    }
+    for item in ["Option<u8>", "()", "Result<Option<u8>, u8>"] {
+        assert_method(
+            &format!(
+                "#[rpc(idempotent)] fn f(&self, #[rpc(resume)] a: Option<Option<u8>>) -> impl Stream<Item = {item}>;"
+            ),
+            &[(
+                "resume",
+                "an empty item would begin the stream anew; return another type of items, or remove `resume`",
+            )],
+        );
+    }
+    assert_method(
+        &format!("#[rpc(idempotent)] fn f(&self, #[rpc(resume)] after: u64) {stream};"),
+        &[(
+            "u64",
+            "this is the last item that the caller got, if any; write `Option<T>`",
+        )],
+    );
+    assert_method(
+        "#[rpc(resume)] async fn f(&self);",
+        &[("resume", "`resume` is an option of a parameter, not of a method")],
+    );
+}
+
+#[test]
+fn resume_twice() {
+    assert_method(
+        "#[rpc(idempotent)] fn f(&self, #[rpc(resume)] a: Option<u8>, #[rpc(resume)] b: Option<u8>) -> impl Stream<Item = u8>;",
+        &[(
+            "resume",
+            "one argument gets the last item; remove the second `resume`",
+        )],
+    );
+}

@@ -35,7 +35,7 @@ fn attribute_on_a_parameter() {
         "async fn f(&self, #[inline] a: u8);",
         &[(
             "#[inline]",
-            "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
+            "a parameter takes `#[rpc(..)]` and `#[serde(..)]` only; write this one on the method",
         )],
     );
 }
@@ -87,7 +87,7 @@ fn two_contexts() {
 
 #[test]
 fn rpc_without_options_on_a_parameter() {
-    let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or remove it";
+    let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or `#[rpc(resume)]`, or remove it";
     assert_method(
         "async fn f(&self, #[rpc()] cx: &Context, #[rpc()] a: u8);",
         &[("#[rpc()]", message), ("#[rpc()]", message)],

@@ -112,6 +112,23 @@ impl ItemInbox {
         state.receiver.set_window(window);
     }
 
+    /// Returns the inbox of a call that goes on where this one was interrupted.
+    pub(super) fn for_next_call(&self) -> Self {
+        let before = self.lock();
+        let next = Self::new();
+        {
+            let mut state = next.lock();
+            state.receiver.set_window(before.receiver.window());
+            (state.waiting_since, state.ends_at) = (before.waiting_since, before.ends_at);
+        }
+        next
+    }
+
+    /// Returns since when the reader waits for the next item: from now on, if it did not.
+    pub(super) fn waiting_since(&self) -> Instant {
+        *self.lock().waiting_since.get_or_insert_with(Instant::now)
+    }
+
     /// Sets when the handler that makes the call has to end.
     pub(in crate::client) fn set_end(&self, ends_at: Option<Instant>) {
         self.lock().ends_at = ends_at;

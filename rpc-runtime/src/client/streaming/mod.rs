@@ -5,8 +5,9 @@
 
 mod inbox;
 mod receiver;
+mod resumption;
 mod streaming_call;
 
 pub(super) use inbox::{Arrival, ItemInbox, MAX_SILENCE, Overdue, worker_key};
 pub(super) use streaming_call::ReadItems;
-pub use streaming_call::{FallibleStreamingCall, StreamingCall};
+pub use streaming_call::{FallibleStreamingCall, StreamingCall, resumable};

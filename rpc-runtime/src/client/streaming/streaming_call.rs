@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::inbox::{Granter, ItemInbox};
+use super::resumption::{ResumeArgument, Resumption};
 use crate::client::backend::Backend;
 use crate::client::call::{ReadReply, change_plan};
 use crate::client::call_path::CallPath;
 use crate::client::in_flight_call::InFlightCall;
 use crate::client::invalid_call::InvalidCall;
+use crate::client::observed::ReplyFuture;
 use crate::client::plan::CallPlan;
 use crate::codec::{Codec, DecodeError};
 use crate::error::CallError;
@@ -67,7 +70,9 @@ use crate::service::{ResultType, ambient_deadline};
 ///
 /// The [`timeout`](Self::timeout) limits how long the reader waits for the first item, and for each
 /// further one. If the worker dies, the stream ends after 16 seconds, with the fault
-/// [`Interrupted`](crate::FaultCode::Interrupted).
+/// [`Interrupted`](crate::FaultCode::Interrupted). If the method has an argument with
+/// `#[rpc(resume)]`, another worker goes on after the last item instead, if one takes over within
+/// the `timeout`.
 ///
 /// # Slow readers
 ///
@@ -107,6 +112,7 @@ struct Planned<T, E> {
     call: Result<Arc<InFlightCall>, InvalidCall>,
     inbox: Arc<ItemInbox>,
     read: ReadItems<T, E>,
+    resume: Option<ResumeArgument>,
 }
 
 struct Running<T, E> {
@@ -115,7 +121,7 @@ struct Running<T, E> {
     codec: Codec,
     read: ReadItems<T, E>,
     /// `None` once it is ready.
-    reply: Option<BoxFuture<'static, Result<Reply, CallError>>>,
+    reply: Option<ReplyFuture>,
     /// The outcome of the call, until all items are taken.
     outcome: Option<Result<Reply, CallError>>,
     /// Items that arrived.
@@ -125,6 +131,20 @@ struct Running<T, E> {
     consumed: Volume,
     /// Once this is consumed, more credit is granted.
     grant_at: Volume,
+    /// `None` if the stream ends once it is interrupted.
+    resumption: Option<Resumption>,
+}
+
+/// Makes the call resume its stream: if it is interrupted, the method is called again with the last
+/// item as this argument, which has the type `Option<T>`.
+pub fn resumable<T: Serialize + DeserializeOwned + 'static, E>(
+    mut call: StreamingCall<T, E>,
+    argument: &'static str,
+) -> StreamingCall<T, E> {
+    if let State::Planned(planned) = &mut call.state {
+        planned.resume = Some(ResumeArgument::new::<T>(argument));
+    }
+    call
 }
 
 impl<T, E> StreamingCall<T, E> {
@@ -140,6 +160,7 @@ impl<T, E> StreamingCall<T, E> {
                 call,
                 inbox,
                 read,
+                resume: None,
             }),
         }
     }
@@ -276,13 +297,17 @@ impl<T, E> StreamingCall<T, E> {
             call,
             inbox,
             read,
+            resume,
         }) = std::mem::replace(&mut self.state, State::Ended)
         else {
             return Ok(());
         };
         let call = call?;
         let plan = call.plan();
-        inbox.set_end(ambient_deadline().filter(|_| !plan.is_detached));
+        let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
+        inbox.set_end(ends_at);
+        let resumption =
+            resume.map(|argument| Resumption::new(argument, path.clone(), plan.clone(), ends_at));
         self.state = State::Running(Box::new(Running {
             codec: plan.codec,
             grant_at: inbox.window().minus(inbox.window().half()),
@@ -294,6 +319,7 @@ impl<T, E> StreamingCall<T, E> {
             items: VecDeque::new(),
             array: VecDeque::new(),
             consumed: Volume::default(),
+            resumption,
         }));
         Ok(())
     }
@@ -306,8 +332,9 @@ impl<T, E> Running<T, E> {
                 return Poll::Ready(Some(Ok(item)));
             }
             if let Some(item) = self.items.pop_front() {
-                return Poll::Ready(Some(self.read_item(&item)));
+                return Poll::Ready(Some(self.read_item(item)));
             }
+            ready!(self.poll_resumption(cx));
             let arrived = self.inbox.poll_items(cx, &mut self.items);
             if arrived.is_ready() {
                 continue;
@@ -326,12 +353,41 @@ impl<T, E> Running<T, E> {
                 // Further items may have arrived before the reply.
                 continue;
             }
-            return Poll::Ready(self.end());
+            let error = match self.outcome.take() {
+                None => return Poll::Ready(None),
+                Some(Ok(reply)) if reply.kind != ReplyKind::Fault => return Poll::Ready(self.end(reply)),
+                Some(Ok(reply)) => CallError::Fault(reply.read_fault()),
+                Some(Err(error)) => error,
+            };
+            if let Err(error) = self.interrupt(error) {
+                return Poll::Ready(Some(Err(error.widen())));
+            }
         }
     }
 
-    fn read_item(&mut self, item: &[u8]) -> Result<T, CallError<E>> {
-        self.consumed = self.consumed.plus(Volume::of(item));
+    /// Resumes the stream after an interruption, unless its error is final.
+    fn interrupt(&mut self, error: CallError) -> Result<(), CallError> {
+        match &mut self.resumption {
+            Some(resumption) => resumption.interrupt(error, self.inbox.waiting_since()),
+            None => Err(error),
+        }
+    }
+
+    /// Begins the next call, if the stream is interrupted.
+    fn poll_resumption(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(resumption) = &mut self.resumption
+            && let Some(call) = ready!(resumption.poll_next_call(cx, &self.inbox))
+        {
+            self.inbox = call.inbox;
+            self.reply = Some(call.reply);
+            self.consumed = Volume::default();
+            self.grant_at = self.inbox.window().minus(self.inbox.window().half());
+        }
+        Poll::Ready(())
+    }
+
+    fn read_item(&mut self, item: Bytes) -> Result<T, CallError<E>> {
+        self.consumed = self.consumed.plus(Volume::of(&item));
         if !self.grant_at.allows_more_than(self.consumed) {
             self.grant();
         }
@@ -346,7 +402,11 @@ impl<T, E> Running<T, E> {
                 executed: Executed::Maybe,
             });
         }
-        (self.read.item)(self.codec, item).map_err(bad_item)
+        let read = (self.read.item)(self.codec, &item).map_err(bad_item);
+        if let Some(resumption) = &mut self.resumption {
+            resumption.received(item);
+        }
+        read
     }
 
     /// Lets the worker send more items, if the reader has consumed enough.
@@ -362,13 +422,9 @@ impl<T, E> Running<T, E> {
         }
     }
 
-    /// Reads the outcome of the call, after all items. Returns its error, the first item of an
-    /// array, or `None` at the end.
-    fn end(&mut self) -> Option<Result<T, CallError<E>>> {
-        let reply = match self.outcome.take()? {
-            Ok(reply) => reply,
-            Err(error) => return Some(Err(error.widen())),
-        };
+    /// Reads the reply, after all items. Returns the method's error, the first item of an array, or
+    /// `None` at the end.
+    fn end(&mut self, reply: Reply) -> Option<Result<T, CallError<E>>> {
         if reply.kind == ReplyKind::Result && reply.headers.get(ITEMS_HEADER).is_none() {
             // A worker of another library may not send streams.
             return match (self.read.array)(reply.codec, &reply.body) {
