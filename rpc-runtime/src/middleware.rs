@@ -76,6 +76,12 @@
 //! unlimited retries prolong an overload. The final error accounts for all attempts when it tells
 //! whether the method may have run.
 //!
+//! # Streams
+//!
+//! The future of a call with a stream ends with the stream. Between, a layer sees each item:
+//! [`OutgoingCall::observe_items`], [`IncomingCall::observe_items`]. How many there were is in
+//! [`ItemCounts`].
+//!
 //! # Exactly once
 //!
 //! A request may be delivered twice, so no library can run a method exactly once. Its effects in a
@@ -99,3 +105,4 @@ pub use crate::service::middleware::{
     Authorize, BoxError, Handler, HandlerLayer, Idempotency, IdempotencyStore, InMemoryStore, IncomingCall,
     StoredOutcome,
 };
+pub use crate::telemetry::{ItemCounts, SentBy, StreamItem};

@@ -31,6 +31,7 @@ mod resumption;
 mod runtimes;
 mod self_description;
 mod settling;
+mod stream_layers;
 mod streams;
 mod tls;
 mod wire;

@@ -5,10 +5,12 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt, stream};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rpc_runtime::{
-    Broker, CallError, DynamicClient, RequestQueue, Server, ServiceClient, describe_metrics, service,
+    Broker, CallError, DynamicClient, Incoming, RequestQueue, Server, ServiceClient, describe_metrics,
+    service,
 };
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Proxy, Target};
@@ -92,6 +94,7 @@ on_both_brokers! {
     retried_and_dead_jobs_are_counted,
     broadcasts_are_counted_by_each_worker,
     overload_is_shown_while_it_lasts,
+    items_are_counted_on_both_sides,
 }
 
 async fn calls_and_requests_are_counted_by_outcome(world: World) {
@@ -378,6 +381,71 @@ async fn broadcasts_are_counted_by_each_worker(world: World) {
             ),
         ],
     );
+}
+
+async fn items_are_counted_on_both_sides(world: World) {
+    #[service]
+    trait Feed {
+        fn read(&self, items: u64) -> impl Stream<Item = String>;
+        async fn write(&self, items: Incoming<String>) -> u64;
+    }
+
+    struct Strings(Gate);
+    impl Feed for Strings {
+        fn read(&self, items: u64) -> impl Stream<Item = String> {
+            let strings = stream::iter(0..items).map(|_| "abc".to_owned());
+            strings.chain(stream::once(async {
+                self.0.pass().await;
+                "d".to_owned()
+            }))
+        }
+
+        async fn write(&self, items: Incoming<String>) -> u64 {
+            items.count().await as u64
+        }
+    }
+
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue, gate) = (world.broker().await, unique("feed"), Gate::closed());
+    let server = Server::new(&broker)
+        .serve_on(RequestQueue::new(&queue), FeedServer::new(Strings(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    let feed = FeedClient::builder(&broker).queue(&queue).build();
+    let mut reading = feed.read(10);
+    for _ in 0..10 {
+        soon("it arrives", reading.next()).await.unwrap().unwrap();
+    }
+    let items = |side: &str, what: &str, method: &str, sent_by: &str| {
+        format!(r#"rpc_{side}_{what}_total{{service="Feed",method="{method}",sent_by="{sent_by}"}}"#)
+    };
+    let in_flight = |side: &str| format!(r#"rpc_{side}_in_flight{{service="Feed",method="read"}}"#);
+    for side in ["client", "server"] {
+        let expected = [
+            (&*in_flight(side), 1.0),
+            (&items(side, "items", "read", "method"), 10.0),
+            // MessagePack has a byte for the length.
+            (&items(side, "item_bytes", "read", "method"), 40.0),
+        ];
+        assert_grew(&before, &expected);
+    }
+    gate.let_all_go();
+    assert_eq!(soon("it ends", reading.count()).await, 1);
+    let written = soon("it returns", feed.write(stream::iter(vec![String::new(); 2000]))).await;
+    assert_eq!(written.unwrap(), 2000);
+    server.stop().await.unwrap();
+    for side in ["client", "server"] {
+        let expected = [
+            (&*in_flight(side), 0.0),
+            (&items(side, "items", "read", "method"), 11.0),
+            (&items(side, "item_bytes", "read", "method"), 42.0),
+            (&items(side, "items", "write", "caller"), 2000.0),
+            (&items(side, "item_bytes", "write", "caller"), 2000.0),
+        ];
+        assert_grew(&before, &expected);
+    }
 }
 
 async fn overload_is_shown_while_it_lasts(world: World) {

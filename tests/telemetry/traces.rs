@@ -7,13 +7,14 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::{Stream, StreamExt, stream};
 use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{SpanId, SpanKind, Status, TraceContextExt, TraceId, TracerProvider};
 use opentelemetry::{Context as TraceContext, KeyValue, Value, global};
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use rpc_runtime::middleware::{CallReply, CallService, OutgoingCall};
-use rpc_runtime::{Broker, CallError, RequestQueue, RunningServer, Server, service};
+use rpc_runtime::{Broker, CallError, Incoming, RequestQueue, RunningServer, Server, service};
 use rpc_tests::gate::{Gate, SOON};
 use rpc_tests::rabbit::unique;
 use rpc_tests::world::World;
@@ -154,6 +155,7 @@ on_both_brokers! {
     replies_say_which_span_they_come_from,
     later_attempts_of_a_job_are_linked_to_the_first,
     the_trace_of_a_broadcast_has_a_span_of_each_worker,
+    the_spans_of_a_stream_cover_it_and_count_its_items,
 }
 
 /// Runs a caller's code in a span of its own, with baggage; also returns its trace.
@@ -494,5 +496,91 @@ async fn the_trace_of_a_broadcast_has_a_span_of_each_worker(world: World) {
         assert_eq!(id(run), id(sent));
         let destination = attribute(run, "messaging.destination.name");
         assert_eq!(destination, Some(Value::from(queue.clone())));
+    }
+}
+
+#[service]
+trait Feed {
+    /// Waits at the gate before the first item, and after the second one.
+    fn echo(&self, items: Incoming<u64>) -> impl Stream<Item = u64>;
+}
+
+struct Echo(Gate);
+
+impl Feed for Echo {
+    fn echo(&self, items: Incoming<u64>) -> impl Stream<Item = u64> {
+        items.filter_map(async |number| {
+            let number = number.ok()?;
+            if number % 2 == 0 {
+                self.0.pass().await;
+            }
+            Some(number)
+        })
+    }
+}
+
+async fn the_spans_of_a_stream_cover_it_and_count_its_items(world: World) {
+    let (queue, gate) = (unique("feed"), Gate::closed());
+    let server = Server::new(&world.broker().await)
+        .serve_on(RequestQueue::new(&queue), FeedServer::new(Echo(gate.clone())))
+        .start();
+    let server = server.await.unwrap();
+    let feed = FeedClient::builder(&world.broker().await).queue(&queue).build();
+    let wait = Duration::from_millis(50);
+    let whole = async {
+        let mut echo = feed.echo(stream::iter(0..4));
+        let waiting = async {
+            gate.began(1).await;
+            tokio::time::sleep(wait).await;
+            gate.let_go(2);
+        };
+        let ((), first) = tokio::join!(waiting, echo.next());
+        assert_eq!(first.unwrap().unwrap(), 0);
+        assert_eq!(echo.count().await, 3);
+    };
+    let ((), trace) = traced("a stream", "acme", whole).await;
+    let dropped = async {
+        let mut echo = feed.echo(stream::iter(0..4));
+        gate.let_go(1);
+        assert_eq!(echo.next().await.unwrap().unwrap(), 0);
+        assert_eq!(echo.next().await.unwrap().unwrap(), 1);
+    };
+    let ((), dropped) = traced("a dropped stream", "acme", dropped).await;
+    let has_ended = async || Ok(COLLECTOR.spans_of(dropped).contains_key("Feed/echo Server"));
+    until("the method is dropped", SOON, has_ended).await.unwrap();
+    server.stop().await.unwrap();
+
+    let whole = COLLECTOR.spans_of(trace);
+    let dropped = COLLECTOR.spans_of(dropped);
+    for side in ["Feed/echo Client", "Feed/echo Server"] {
+        let span = &whole[side];
+        assert_eq!(
+            attribute(span, "rpc.request.items"),
+            Some(Value::I64(4)),
+            "{side}"
+        );
+        assert_eq!(
+            attribute(span, "rpc.response.items"),
+            Some(Value::I64(4)),
+            "{side}"
+        );
+        assert_eq!(attribute(span, "rpc.response.status_code"), Some("ok".into()));
+        let Some(Value::I64(first)) = attribute(span, "rpc.first_item_ms") else {
+            panic!("{span:?}");
+        };
+        let took = span.end_time.duration_since(span.start_time).unwrap();
+        assert!(took >= wait && first >= 50, "{side}: {first} ms of {took:?}");
+
+        let span = &dropped[side];
+        assert_eq!(
+            attribute(span, "rpc.response.items"),
+            Some(Value::I64(2)),
+            "{side}"
+        );
+        assert_eq!(
+            attribute(span, "rpc.response.status_code"),
+            Some("cancelled".into())
+        );
+        assert_eq!(span.status, Status::Unset, "{side}");
     }
 }

@@ -12,7 +12,7 @@ use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::service::ambient_deadline;
-use crate::telemetry::CallKind;
+use crate::telemetry::{CallKind, ItemFlow, Method};
 
 /// The path of a client's calls to the backend.
 #[derive(Debug, Clone)]
@@ -41,6 +41,12 @@ impl CallPath {
     /// Makes a call and waits for its reply, until its deadline.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         let plan = call.plan();
+        if let Some(items) = &plan.destination.items {
+            items.begin(ItemFlow::of_call(Method {
+                service: plan.destination.service.label(),
+                method: plan.method.label(),
+            }));
+        }
         if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.items) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
             items.set_end(ends_at);

@@ -89,6 +89,9 @@ impl Caller {
                 .run()
                 .await
             };
+            if let Some(items) = &call.plan().destination.items {
+                items.show_arrived();
+            }
             // How long a stream takes is up to its reader.
             if !call.plan().method.is_oneway() && !call.plan().has_stream_begun() {
                 permit.record_outcome(&outcome, time_limit);

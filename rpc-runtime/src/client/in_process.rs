@@ -77,7 +77,9 @@ impl InProcess {
         };
         let serving = self.serve(&call, time_limit.deadline);
         if let Some(items) = &plan.destination.items {
-            return Box::pin(while_items_arrive(items, serving, time_limit)).await;
+            let outcome = Box::pin(while_items_arrive(items, serving, time_limit)).await;
+            items.show_arrived();
+            return outcome;
         }
         let reply = timeout_at(time_limit.deadline, serving)
             .await

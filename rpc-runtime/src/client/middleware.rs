@@ -19,6 +19,7 @@ use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::protocol::{Executed, Fault, FaultCode, Headers, Reply, ReplyKind, insert_user_header};
 use crate::service::middleware::{Attempts, BoxError, LayerList, SharedService, Stack};
+use crate::telemetry::{ItemCounts, ItemObservers, StreamItem};
 
 /// A call that layers may change before it is sent.
 ///
@@ -28,6 +29,7 @@ pub struct OutgoingCall {
     plan: CallPlan,
     time_limit: TimeLimit,
     attempts: Arc<Attempts>,
+    observers: ItemObservers,
 }
 
 impl OutgoingCall {
@@ -105,6 +107,62 @@ impl OutgoingCall {
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.time_limit.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Calls `observer` for each item of the call's streams: each that the method receives once it
+    /// has been taken from the caller's stream, and each that the method sends before its reader
+    /// gets it. The future of the call ends after the last item. Nothing happens if the method has
+    /// no stream.
+    ///
+    /// The observer gets the items of a stream in order and once. It is called by the tasks that
+    /// send and read the items, perhaps by both at the same time, so it must return quickly.
+    ///
+    /// ```
+    /// # use futures_util::stream::{self, Stream};
+    /// # use rpc_runtime::middleware::{CallService, OutgoingCall};
+    /// # use rpc_runtime::{ClientBuilder, service};
+    /// # use std::sync::Arc;
+    /// # use std::sync::atomic::{AtomicUsize, Ordering};
+    /// # use tower::layer::layer_fn;
+    /// # use tower::util::MapRequest;
+    /// # #[service]
+    /// # pub trait Numbers { fn count(&self, to: u64) -> impl Stream<Item = u64>; }
+    /// # struct Counter;
+    /// # impl Numbers for Counter {
+    /// #     fn count(&self, to: u64) -> impl Stream<Item = u64> { stream::iter(1..=to) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let bytes = Arc::new(AtomicUsize::new(0));
+    /// let total = Arc::clone(&bytes);
+    /// let layer = layer_fn(move |inner: CallService| {
+    ///     let total = Arc::clone(&total);
+    ///     MapRequest::new(inner, move |mut call: OutgoingCall| {
+    ///         let total = Arc::clone(&total);
+    ///         call.observe_items(move |item| {
+    ///             total.fetch_add(item.bytes(), Ordering::Relaxed);
+    ///         });
+    ///         call
+    ///     })
+    /// });
+    /// # let numbers: NumbersClient = ClientBuilder::in_process(NumbersServer::new(Counter)).layer(layer).build();
+    /// # let mut count = numbers.count(3);
+    /// # while let Some(number) = count.next().await {
+    /// #     number.unwrap();
+    /// # }
+    /// assert_eq!(bytes.load(Ordering::Relaxed), 3);
+    /// # }
+    /// ```
+    pub fn observe_items(&mut self, observer: impl Fn(StreamItem) + Send + Sync + 'static) {
+        self.observers.push(observer);
+    }
+
+    /// Returns how many items the call's streams have had, for a layer that reads the numbers
+    /// later: when the call ends, also if it fails, or when it is dropped.
+    #[must_use]
+    pub fn item_counts(&self) -> ItemCounts {
+        let items = self.plan.destination.items.as_ref();
+        ItemCounts::new(items.and_then(|items| items.flow()))
     }
 }
 
@@ -235,7 +293,12 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
     let mut attempt = call.attempts.add();
     Box::pin(async move {
         attempt.begin();
-        let OutgoingCall { plan, time_limit, .. } = call;
+        let OutgoingCall {
+            plan,
+            time_limit,
+            observers,
+            ..
+        } = call;
         let outcome = if plan.has_stream_begun() {
             // Another attempt would begin the stream again.
             let reason = "the stream had begun, so the call was not made again";
@@ -244,6 +307,9 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             // A layer took too long.
             Err(time_limit.timeout_error(Executed::No))
         } else {
+            if let Some(items) = &plan.destination.items {
+                items.set_observers(observers);
+            }
             backend
                 .attempt(Arc::new(InFlightCall::new(plan)), time_limit)
                 .await
@@ -307,6 +373,7 @@ impl LayeredCaller {
             plan: plan.clone(),
             time_limit,
             attempts: Arc::clone(&attempts),
+            observers: ItemObservers::default(),
         };
         let mut reply = pin!(async { self.stack.begin(call).await?.await });
         let ended = match timeout_at(time_limit.deadline, &mut reply).await {

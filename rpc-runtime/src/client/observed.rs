@@ -39,5 +39,7 @@ pub(super) fn observed(
         return make(call);
     }
     let id = call.id();
-    Box::pin(span.run(id, make(call)))
+    let items = call.plan().destination.items.as_ref();
+    let items = items.and_then(|items| items.flow());
+    Box::pin(span.run(id, items, make(call)))
 }

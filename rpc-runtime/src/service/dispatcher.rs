@@ -21,6 +21,7 @@ use crate::protocol::{
     Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, RequestId, ShortStr,
     UnreadableRequest, content,
 };
+use crate::telemetry::{Method, Name};
 
 /// The methods that are served on one queue.
 #[derive(Default)]
@@ -273,11 +274,18 @@ impl Dispatcher {
         let expects_reply = request.reply_to.is_some();
         let is_job = method.is_job() && !expects_reply;
         let context = Context::new(method.name, &mut request, received, redelivered);
+        let mut invocation = Invocation::new(context, codec, request.arguments)
+            .with_rerun_refusal(rerun_refusal)
+            .with_max_reply_bytes(rules.max_sent_bytes);
+        if method.has_stream() {
+            invocation.count_items(Method {
+                service: Name::Static(record.service),
+                method: Name::Static(record.method),
+            });
+        }
         Decision::Run(AdmittedRequest {
             service: &**service,
-            invocation: Invocation::new(context, codec, request.arguments)
-                .with_rerun_refusal(rerun_refusal)
-                .with_max_reply_bytes(rules.max_sent_bytes),
+            invocation,
             record,
             can_be_cancelled: expects_reply && method.can_be_cancelled(),
             caller_waits: expects_reply && !method.is_oneway,

@@ -276,6 +276,7 @@ impl Executor {
             headers: context.headers(),
             attempt: context.attempt(),
             first_attempt: context.first_attempt_trace(),
+            items: invocation.item_flow(),
         });
         match span {
             None => running.await,

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use serde::Deserialize;
 
@@ -14,6 +15,7 @@ use super::incoming_inbox::IncomingInbox;
 use super::invocation::Invocation;
 use crate::codec::{Codec, DecodeError};
 use crate::protocol::{Fault, FaultCode};
+use crate::telemetry::{ItemTally, SentBy};
 
 /// The items that a caller sends while a method runs: a stream, and the type of a method's
 /// parameter.
@@ -82,6 +84,21 @@ struct Reader<T> {
     inbox: Arc<IncomingInbox>,
     codec: Codec,
     decode: fn(Codec, &[u8]) -> Result<T, DecodeError>,
+    /// What layers and metrics know of the items.
+    tally: ItemTally,
+}
+
+impl<T> Reader<T> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, IncomingError>>> {
+        let item = self.inbox.poll_item(cx);
+        if let Poll::Ready(Some(Ok(item))) = &item {
+            self.tally.add(item.len());
+        } else {
+            self.tally.count();
+        }
+        let decode = |item: Bytes| (self.decode)(self.codec, &item).map_err(IncomingError::Decode);
+        item.map(|item| item.map(|item| item.and_then(decode)))
+    }
 }
 
 impl<T> Drop for Reader<T> {
@@ -124,9 +141,7 @@ impl<T> Incoming<T> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, IncomingError>>> {
         let item = match &mut self.source {
-            Source::Inbox(reader) => ready!(reader.inbox.poll_item(cx)).map(|item| {
-                item.and_then(|item| (reader.decode)(reader.codec, &item).map_err(IncomingError::Decode))
-            }),
+            Source::Inbox(reader) => ready!(reader.poll(cx)),
             Source::Ready(items) => items.next(),
             Source::Ended => None,
         };
@@ -181,6 +196,7 @@ impl Invocation {
                 inbox: Arc::clone(inbox),
                 codec: self.codec(),
                 decode: |codec, item| codec.decode_result(item),
+                tally: self.item_tally(SentBy::Caller),
             }),
         })
     }

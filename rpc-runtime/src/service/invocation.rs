@@ -17,6 +17,7 @@ use crate::error::Chain;
 use crate::protocol::{
     ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, decode_empty_body,
 };
+use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, Method, SentBy, StreamItem};
 
 /// A service that a [`Server`](crate::Server) can serve.
 ///
@@ -59,6 +60,10 @@ struct RequestStreams {
     item_sink: Option<Arc<dyn ItemSink>>,
     /// The items that the caller sends. `None` if it sends none.
     incoming_inbox: Option<Arc<IncomingInbox>>,
+    /// The numbers of items. `None` if the method has no stream.
+    flow: Option<Arc<ItemFlow>>,
+    /// The layers that observe the items.
+    observers: ItemObservers,
 }
 
 impl Invocation {
@@ -87,6 +92,32 @@ impl Invocation {
             max_reply_bytes,
             ..self
         }
+    }
+
+    /// Sets the method whose items are counted.
+    pub(super) fn count_items(&mut self, method: Method) {
+        self.streams_mut().flow = Some(ItemFlow::of_request(method));
+    }
+
+    /// The items of the request. `None` if the method has no stream.
+    pub(super) fn item_flow(&self) -> Option<Arc<ItemFlow>> {
+        self.streams.as_ref()?.flow.clone()
+    }
+
+    /// Adds a layer that observes the items, if the method has a stream.
+    pub(super) fn observe_items(&mut self, observer: impl Fn(StreamItem) + Send + Sync + 'static) {
+        if self.streams.is_some() {
+            self.streams_mut().observers.push(observer);
+        }
+    }
+
+    /// Returns the tally of the items of one side.
+    pub(super) fn item_tally(&self, sent_by: SentBy) -> ItemTally {
+        let (flow, observers) = match self.streams.as_deref() {
+            Some(streams) => (streams.flow.clone(), streams.observers.clone()),
+            None => (None, ItemObservers::default()),
+        };
+        ItemTally::new(sent_by, flow, observers)
     }
 
     /// Sets where the items of the method's stream go.

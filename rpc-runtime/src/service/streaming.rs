@@ -21,6 +21,7 @@ use crate::protocol::{
     Fault, FaultCode, ITEMS_HEADER, Items, MAX_ITEM_FRAME_BYTES, MAX_ITEM_HEADER_BYTES, MAX_ITEMS,
     MAX_ITEMS_BYTES, Reply, ReplyKind, ShortStr, Volume,
 };
+use crate::telemetry::SentBy;
 
 /// How often a message without items is sent while a stream waits for an item or for credit. Its
 /// caller answers it with a grant.
@@ -116,6 +117,7 @@ async fn send<S: Stream>(
 ) -> Result<Answer, Fault> {
     let credit = sink.credit();
     let mut sent = Volume::default();
+    let mut tally = invocation.item_tally(SentBy::Method);
     if sink.sent() > 0 {
         let reason = "a layer ran the method again after its stream had begun";
         return Err(Fault::new(FaultCode::Abandoned, reason));
@@ -131,6 +133,8 @@ async fn send<S: Stream>(
             keep_alive.during(sent.items, credit.more_than(sent)).await?;
             let (first, credit) = (sent.items, credit.get());
             sent = items.iter().map(|item| Volume::of(item)).fold(sent, Volume::plus);
+            items.iter().for_each(|item| tally.add(item.len()));
+            tally.count();
             sink.send(Items { first, items, credit });
             keep_alive.send_if_due(sent.items).await?;
         }
@@ -235,11 +239,15 @@ async fn collect<S: Stream>(
     mut stream: EncodedItems<'_, S, impl FnMut(S::Item) -> Encoded>,
 ) -> Result<Answer, Fault> {
     let limit = invocation.max_reply_bytes();
+    let mut tally = invocation.item_tally(SentBy::Method);
     let mut array = Array::new(invocation.codec());
     loop {
         let mut items = Vec::new();
         let end = poll_fn(|cx| stream.poll_fill(cx, &mut items, Volume::MAX)).await;
-        items.iter().for_each(|item| array.push(item));
+        for item in &items {
+            tally.add(item.len());
+            array.push(item);
+        }
         if array.len() > limit {
             let message = format!(
                 "the method ran, and its items are larger than the {limit} bytes that may be sent in one reply"

@@ -1,5 +1,6 @@
 //! The span and the metrics of a call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::field::{Empty, display};
@@ -7,11 +8,12 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::counter::{Counted, Counter};
+use super::items::ItemFlow;
 use super::metrics::{self, Method};
 use super::name::Name;
 use super::outcome::Outcome;
 use super::propagation;
-use super::span::{SYSTEM, Side, millis, record_outcome};
+use super::span::{SYSTEM, millis};
 use crate::error::CallError;
 use crate::escape::OneLine;
 use crate::protocol::{Headers, QUEUE_TIME_HEADER, Reply, read_millis};
@@ -79,6 +81,9 @@ impl CallSpan {
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = Empty,
             rpc.client_wait_ms = Empty,
+            rpc.request.items = Empty,
+            rpc.response.items = Empty,
+            rpc.first_item_ms = Empty,
             error.type = Empty,
             messaging.system = "rabbitmq",
             messaging.operation.type = "send",
@@ -104,22 +109,21 @@ impl CallSpan {
         !self.span.is_disabled() || metrics::ARE_ON
     }
 
-    /// Makes the call within the span and records its outcome.
+    /// Makes the call within the span and records its outcome, and the numbers of its `items`.
     pub(crate) fn run(
         self,
         id: Uuid,
+        items: Option<Arc<ItemFlow>>,
         call: impl Future<Output = Result<Reply, CallError>>,
     ) -> impl Future<Output = Result<Reply, CallError>> {
         let Self { span, kind, method } = self;
         span.record("messaging.message.conversation_id", display(id));
         let call = call.instrument(span.clone());
         async move {
-            let counter = Counter::begin(kind.counted_as(), method);
+            let counter = Counter::begin(kind.counted_as(), method, span.clone(), items);
             let result = call.await;
-            let outcome = Outcome::of_call(&result);
             record_queue_time(&span, &result);
-            record_outcome(&span, Side::Caller, outcome);
-            counter.ended(outcome);
+            counter.ended(Outcome::of_call(&result));
             result
         }
     }

@@ -1,9 +1,14 @@
-//! Counts a call or a request, even if its future is dropped.
+//! Records the end of a call or a request in its span and in metrics, even if its future is dropped.
+
+use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::Span;
 
-use super::metrics::{self, Ending, Event, Method, count};
+use super::items::ItemFlow;
+use super::metrics::{Ending, Event, Method, count};
 use super::outcome::Outcome;
+use super::span::{Side, record_outcome};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -12,18 +17,29 @@ pub(super) enum Counted {
     Requests,
 }
 
-/// Counts the start and the end of a call or a request. If it is dropped before it ends, it is
-/// counted as cancelled.
+impl Counted {
+    fn side(self) -> Side {
+        match self {
+            Self::Calls | Self::Attempts => Side::Caller,
+            Self::Requests => Side::Worker,
+        }
+    }
+}
+
+/// Counts the start and the end of a call or a request, and records the end in its span. If it is
+/// dropped before it ends, it is recorded as cancelled.
 pub(super) struct Counter {
     counted: Counted,
     method: Method,
-    /// `None` if metrics are off.
-    began: Option<Instant>,
+    span: Span,
+    /// The streams of the call or request. `None` if it has none.
+    items: Option<Arc<ItemFlow>>,
+    began: Instant,
     ending: Ending,
 }
 
 impl Counter {
-    pub(super) fn begin(counted: Counted, method: Method) -> Self {
+    pub(super) fn begin(counted: Counted, method: Method, span: Span, items: Option<Arc<ItemFlow>>) -> Self {
         match counted {
             Counted::Calls => count(Event::CallBegan(&method)),
             Counted::Attempts => {}
@@ -32,20 +48,22 @@ impl Counter {
         Self {
             counted,
             method,
-            began: metrics::ARE_ON.then(Instant::now),
+            span,
+            items,
+            began: Instant::now(),
             ending: Ending::Dropped,
         }
     }
 
     /// Ends a call or a request that completed. Like every end, `drop` counts it.
     pub(super) fn ended(mut self, outcome: Outcome) {
-        if let Some(began) = self.began {
-            self.ending = Ending::Completed(outcome, began.elapsed());
-        }
+        record_outcome(&self.span, self.counted.side(), outcome);
+        self.ending = Ending::Completed(outcome, self.began.elapsed());
     }
 
     /// Ends a request that was refused. Its method did not run.
-    pub(super) fn not_run(mut self) {
+    pub(super) fn not_run(mut self, outcome: Outcome) {
+        record_outcome(&self.span, self.counted.side(), outcome);
         self.ending = Ending::NotRun;
     }
 }
@@ -53,6 +71,12 @@ impl Counter {
 impl Drop for Counter {
     fn drop(&mut self) {
         let (method, ending) = (&self.method, self.ending);
+        if matches!(ending, Ending::Dropped) {
+            record_outcome(&self.span, self.counted.side(), Outcome::Cancelled);
+        }
+        if let Some(items) = &self.items {
+            items.record(&self.span);
+        }
         count(match (self.counted, ending) {
             (Counted::Calls, ending) => Event::CallEnded(method, ending),
             (Counted::Requests, ending) => Event::RequestEnded(method, ending),

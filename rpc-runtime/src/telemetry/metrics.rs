@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use super::items::SentBy;
 use super::name::Name;
 use super::outcome::Outcome;
+use super::span::Side;
 
 /// Whether metrics are counted.
 pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
@@ -35,6 +37,14 @@ pub(crate) enum Event<'a> {
         queue: &'a str,
         requests: usize,
         redelivered: bool,
+    },
+    /// Items of a stream reached their reader, or left their sender.
+    ItemsPassed {
+        side: Side,
+        method: &'a Method,
+        sent_by: SentBy,
+        items: u64,
+        bytes: u64,
     },
     /// A request was refused.
     RequestRefused {
@@ -124,7 +134,7 @@ pub use on::describe;
 mod on {
     use metrics::{Gauge, Label, Unit, counter, gauge, histogram};
 
-    use super::{Ending, Event, Method, Outcome};
+    use super::{Ending, Event, Method, Outcome, SentBy, Side};
 
     const CANCELLED: &str = "cancelled";
 
@@ -145,6 +155,12 @@ mod on {
                 Label::new("service", self.service.clone()),
                 Label::new("method", self.method.clone()),
             ]
+        }
+
+        fn labels_of_items(&self, sent_by: SentBy) -> Vec<Label> {
+            let mut labels = self.labels();
+            labels.push(Label::from_static_parts("sent_by", sent_by.as_str()));
+            labels
         }
 
         fn labels_with(&self, outcome: &'static str) -> Vec<Label> {
@@ -203,6 +219,27 @@ mod on {
                     counter!("rpc_server_redelivered_total", "queue" => queue.to_owned())
                         .increment(requests as u64);
                 }
+            }
+            Event::ItemsPassed {
+                side,
+                method,
+                sent_by,
+                items,
+                bytes,
+            } => {
+                let labels = method.labels_of_items(sent_by);
+                let (counted, sizes) = match side {
+                    Side::Caller => (
+                        counter!("rpc_client_items_total", labels.iter()),
+                        counter!("rpc_client_item_bytes_total", labels.iter()),
+                    ),
+                    Side::Worker => (
+                        counter!("rpc_server_items_total", labels.iter()),
+                        counter!("rpc_server_item_bytes_total", labels.iter()),
+                    ),
+                };
+                counted.increment(items);
+                sizes.increment(bytes);
             }
             Event::RequestRefused { queue, code } => {
                 counter!("rpc_server_refused_total", "queue" => queue.to_owned(), "code" => code)
@@ -288,6 +325,11 @@ mod on {
             "rpc_client_attempts_total",
             "attempts of calls that client layers made",
         ),
+        (
+            "rpc_client_items_total",
+            "items of streams that callers sent or read",
+        ),
+        ("rpc_client_item_bytes_total", "bytes of these items"),
         ("rpc_client_returned_total", "requests that the broker returned"),
         (
             "rpc_client_replies_discarded_total",
@@ -298,6 +340,11 @@ mod on {
             "rpc_server_redelivered_total",
             "requests that had been delivered before, here or in a queue that dead-lettered them",
         ),
+        (
+            "rpc_server_items_total",
+            "items of streams that methods sent or took",
+        ),
+        ("rpc_server_item_bytes_total", "bytes of these items"),
         ("rpc_server_refused_total", "requests that were refused"),
         (
             "rpc_server_replies_lost_total",

@@ -5,6 +5,7 @@
 
 mod call_span;
 mod counter;
+mod items;
 mod log_limit;
 mod metrics;
 mod name;
@@ -14,10 +15,12 @@ mod request_span;
 mod span;
 
 pub(crate) use call_span::{CallInfo, CallKind, CallSpan, record_client_wait};
+pub use items::{ItemCounts, SentBy, StreamItem};
+pub(crate) use items::{ItemFlow, ItemObservers, ItemTally};
 pub(crate) use log_limit::{LogLimit, Suppressed};
 #[cfg(feature = "metrics")]
 pub use metrics::describe as describe_metrics;
-pub(crate) use metrics::{Event, count};
+pub(crate) use metrics::{Event, Method, count};
 pub(crate) use name::Name;
 pub(crate) use outcome::Outcome;
 pub(crate) use request_span::{RequestEnd, RequestInfo, RequestSpan};

@@ -1,20 +1,22 @@
 //! The span and the metrics of a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::counter::{Counted, Counter};
+use super::items::ItemFlow;
 use super::metrics::{self, Method};
 use super::name::Name;
 use super::outcome::Outcome;
 use super::propagation::{self, IncomingContext};
-use super::span::{SYSTEM, Side, millis, record_outcome};
+use super::span::{SYSTEM, millis};
 use crate::protocol::Headers;
 
 /// The properties of a request that are known before its method runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct RequestInfo<'a> {
     pub(crate) service: &'static str,
     pub(crate) method: &'static str,
@@ -28,6 +30,8 @@ pub(crate) struct RequestInfo<'a> {
     pub(crate) attempt: u32,
     /// The trace context of the first attempt of a job, in W3C's format.
     pub(crate) first_attempt: Option<&'a str>,
+    /// The streams of the request. `None` if it has none.
+    pub(crate) items: Option<Arc<ItemFlow>>,
 }
 
 /// How a request ended.
@@ -42,6 +46,7 @@ pub(crate) struct RequestSpan {
     span: Span,
     context: IncomingContext,
     method: Method,
+    items: Option<Arc<ItemFlow>>,
 }
 
 impl RequestSpan {
@@ -57,6 +62,9 @@ impl RequestSpan {
             rpc.method = %format_args!("{service}/{method}"),
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = millis(request.queue_time),
+            rpc.request.items = Empty,
+            rpc.response.items = Empty,
+            rpc.first_item_ms = Empty,
             rpc.attempt = (request.attempt > 1).then_some(i64::from(request.attempt)),
             error.type = Empty,
             messaging.system = "rabbitmq",
@@ -80,6 +88,7 @@ impl RequestSpan {
                 service: Name::Static(service),
                 method: Name::Static(method),
             },
+            items: request.items,
         })
     }
 
@@ -94,8 +103,9 @@ impl RequestSpan {
             span,
             context,
             method,
+            items,
         } = self;
-        let counter = Counter::begin(Counted::Requests, method);
+        let counter = Counter::begin(Counted::Requests, method, span.clone(), items);
         let running = running.instrument(span.clone());
         let mut result = context.run(&span, running).await;
         let RequestEnd {
@@ -103,11 +113,10 @@ impl RequestSpan {
             may_have_run,
             headers,
         } = end(&mut result);
-        record_outcome(&span, Side::Worker, outcome);
         if may_have_run {
             counter.ended(outcome);
         } else {
-            counter.not_run();
+            counter.not_run(outcome);
         }
         propagation::inject(&span, headers);
         result

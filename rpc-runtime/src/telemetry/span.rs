@@ -20,7 +20,7 @@ pub(super) fn millis(time: Duration) -> Option<i64> {
 
 /// The side of a call that a span belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Caller,
     Worker,
 }
@@ -31,7 +31,12 @@ pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
         return;
     }
     span.record("error.type", outcome.as_str());
-    if side == Side::Caller || is_worker_error(outcome) {
+    let is_error = match side {
+        // A caller that drops its call, or stops to read a stream, means to.
+        Side::Caller => outcome != Outcome::Cancelled,
+        Side::Worker => is_worker_error(outcome),
+    };
+    if is_error {
         span.record("otel.status_code", "ERROR");
     }
 }

@@ -14,6 +14,7 @@ use crate::client::received_reply::ReceivedReply;
 use crate::describe::Worker;
 use crate::protocol::{BadReply, Grant, Items, MAX_CREDIT, ShortStr, Volume};
 use crate::service::Credit;
+use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, SentBy};
 
 /// What a stream may send that its reader has not consumed, unless the call sets something else.
 pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
@@ -28,6 +29,9 @@ pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
 #[derive(Debug)]
 pub(crate) struct ItemInbox {
     state: Mutex<State>,
+    /// What layers and metrics know of the items. Locked before the state, so that they get to know
+    /// the items in order, and not by the tasks that receive messages.
+    tally: Mutex<ItemTally>,
 }
 
 #[derive(Debug)]
@@ -96,7 +100,40 @@ impl ItemInbox {
                 ends_at: None,
                 reader: None,
             }),
+            tally: Mutex::new(ItemTally::new(SentBy::Method, None, ItemObservers::default())),
         }
+    }
+
+    /// Records that the call begins, whose items are those of `flow`.
+    pub(in crate::client) fn begin(&self, flow: Arc<ItemFlow>) {
+        self.tally().set_flow(flow);
+    }
+
+    /// The items of the call. `None` before it begins.
+    pub(in crate::client) fn flow(&self) -> Option<Arc<ItemFlow>> {
+        self.tally().flow().cloned()
+    }
+
+    /// Sets the layers that observe the items, because an attempt has passed through them.
+    pub(in crate::client) fn set_observers(&self, observers: ItemObservers) {
+        self.tally().set_observers(observers);
+    }
+
+    /// Returns the tally of the items that the caller sends.
+    pub(in crate::client) fn tally_of_sent(&self) -> ItemTally {
+        self.tally().of_other_stream(SentBy::Caller)
+    }
+
+    /// Shows layers the items that have arrived and that the reader has not taken. The call ends.
+    pub(in crate::client) fn show_arrived(&self) {
+        let mut tally = self.tally();
+        let sizes: Vec<_> = {
+            let receiver = &self.lock().receiver;
+            let shown = receiver.ready_before(tally.next());
+            receiver.ready().skip(shown).map(Bytes::len).collect()
+        };
+        sizes.into_iter().for_each(|bytes| tally.add(bytes));
+        tally.count();
     }
 
     /// What the worker may send at first.
@@ -216,10 +253,15 @@ impl ItemInbox {
 
     /// Takes the items that have arrived. Pending if there are none.
     pub(super) fn poll_items(&self, cx: &mut Context<'_>, items: &mut VecDeque<Bytes>) -> Poll<()> {
+        let mut tally = self.tally();
         let mut state = self.lock();
+        let shown = state.receiver.ready_before(tally.next());
         state.receiver.take(items);
         if !items.is_empty() {
             state.waiting_since = None;
+            drop(state);
+            items.iter().skip(shown).for_each(|item| tally.add(item.len()));
+            tally.count();
             return Poll::Ready(());
         }
         state.waiting_since.get_or_insert_with(Instant::now);
@@ -274,6 +316,11 @@ impl ItemInbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is a single step, so a panic leaves no inconsistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tally(&self) -> MutexGuard<'_, ItemTally> {
+        // A layer may panic. The items after that one are still counted.
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -362,6 +409,30 @@ mod tests {
             assert!(WORKER.contains(key.as_str()));
         }
         assert!(grant(&inbox, 2).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn layers_are_shown_each_item_once_and_before_the_end() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let shown = Arc::<Mutex<Vec<u64>>>::default();
+        let mut observers = ItemObservers::default();
+        let numbers = Arc::clone(&shown);
+        observers.push(move |item| numbers.lock().unwrap().push(item.number()));
+        inbox.set_observers(observers);
+        let is_shown = |items: u64| shown.lock().unwrap().iter().copied().eq(0..items);
+        inbox.receive(id, WORKER, items(0, 2, 9));
+        inbox.receive(id, WORKER, items(3, 1, 9));
+        assert!(is_shown(0), "not by those who receive messages");
+        assert_eq!(poll(&inbox), 2);
+        assert!(is_shown(2));
+        inbox.receive(id, WORKER, items(2, 1, 9));
+        // The reply arrives before the reader takes the last items.
+        inbox.show_arrived();
+        assert!(is_shown(4));
+        inbox.receive(id, WORKER, items(4, 1, 9));
+        assert_eq!(poll(&inbox), 3);
+        inbox.show_arrived();
+        assert!(is_shown(5));
     }
 
     #[tokio::test(start_paused = true)]

@@ -176,6 +176,17 @@ impl<R> Receiver<R> {
         Ok(ended)
     }
 
+    /// How many of the items that the reader has not taken have a number below this one.
+    pub(super) fn ready_before(&self, number: u64) -> usize {
+        let first = self.next - self.ready.len() as u64;
+        usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX)
+    }
+
+    /// The items in order that have arrived and that the reader has not taken.
+    pub(super) fn ready(&self) -> impl Iterator<Item = &Bytes> {
+        self.ready.iter()
+    }
+
     /// Takes the items in order that have arrived, for the reader.
     pub(super) fn take(&mut self, items: &mut VecDeque<Bytes>) {
         if items.is_empty() {

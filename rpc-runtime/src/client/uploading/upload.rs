@@ -25,6 +25,7 @@ use crate::protocol::{
     Fault, FaultCode, INCOMING_SUFFIX, IncomingGrant, MAX_ITEMS, MAX_ITEMS_BYTES, ShortStr,
 };
 use crate::service::with_ambient_deadline;
+use crate::telemetry::ItemTally;
 use crate::transport::{Backoff, Published};
 
 /// After how long without items a message without any is sent.
@@ -125,6 +126,7 @@ impl Upload {
             worker,
             max_bytes,
             stream: Some(stream),
+            tally: self.inbox.tally_of_sent(),
             failing: None,
         };
         with_ambient_deadline(ends_at, sending.run())
@@ -166,6 +168,8 @@ struct Sending<'a, L> {
     max_bytes: usize,
     /// `None` once it has ended, or is no longer wanted.
     stream: Option<EncodedStream>,
+    /// What layers and metrics know of the items.
+    tally: ItemTally,
     failing: Option<Failing>,
 }
 
@@ -254,6 +258,7 @@ impl<L: ItemLink> Sending<'_, L> {
                         return Poll::Ready(Err(bad_item(reason)));
                     }
                     (count, bytes) = (count + 1, bytes + item.len());
+                    self.tally.add(item.len());
                     self.upload.lock().sender.push(item);
                 }
                 Poll::Ready(None) => {
@@ -264,6 +269,7 @@ impl<L: ItemLink> Sending<'_, L> {
                 Poll::Pending => break,
             }
         }
+        self.tally.count();
         Poll::Ready(Ok(()))
     }
 
@@ -361,6 +367,7 @@ mod tests {
             worker: ShortStr::from_static("w.items"),
             max_bytes: usize::MAX,
             stream: None,
+            tally: upload.inbox.tally_of_sent(),
             failing: None,
         }
     }

@@ -21,6 +21,7 @@ use crate::service::context::Context;
 use crate::service::decision::interrupted;
 use crate::service::extensions::Extensions;
 use crate::service::invocation::{Answer, Invocation, Service};
+use crate::telemetry::{ItemCounts, StreamItem};
 
 /// A request for one method, as it passes through the layers of a server.
 #[derive(Clone)]
@@ -106,6 +107,51 @@ impl IncomingCall {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.invocation.bytes()
+    }
+
+    /// Calls `observer` for each item of the request's streams: each that the method sends before
+    /// it leaves, and each that the method takes. The future of the method ends after the last item
+    /// that it sends. Nothing happens if the method has no stream.
+    ///
+    /// The observer gets the items of a stream in order and once, unless another layer runs the
+    /// method again. It is called by the task that runs the method, so it must return quickly.
+    ///
+    /// ```
+    /// # use futures_util::stream::{self, Stream};
+    /// # use rpc_runtime::middleware::{Handler, IncomingCall, SentBy};
+    /// # use rpc_runtime::{Broker, Server, service};
+    /// # use tower::layer::layer_fn;
+    /// # use tower::util::MapRequest;
+    /// # #[service]
+    /// # pub trait Numbers { fn count(&self, to: u64) -> impl Stream<Item = u64>; }
+    /// # struct Counter;
+    /// # impl Numbers for Counter {
+    /// #     fn count(&self, to: u64) -> impl Stream<Item = u64> { stream::iter(1..=to) }
+    /// # }
+    /// # let broker = Broker::in_process();
+    /// let server = Server::new(&broker)
+    ///     .layer(layer_fn(|inner: Handler| {
+    ///         MapRequest::new(inner, |mut call: IncomingCall| {
+    ///             let method = call.method();
+    ///             call.observe_items(move |item| {
+    ///                 if item.sent_by() == SentBy::Method && item.number() == 0 {
+    ///                     println!("{method} sends its first item");
+    ///                 }
+    ///             });
+    ///             call
+    ///         })
+    ///     }))
+    ///     .serve(NumbersServer::new(Counter));
+    /// ```
+    pub fn observe_items(&mut self, observer: impl Fn(StreamItem) + Send + Sync + 'static) {
+        self.invocation.observe_items(observer);
+    }
+
+    /// Returns how many items the request's streams have had, for a layer that reads the numbers
+    /// later: when the method ends, also if it fails, or when it is dropped.
+    #[must_use]
+    pub fn item_counts(&self) -> ItemCounts {
+        ItemCounts::new(self.invocation.item_flow())
     }
 }
 

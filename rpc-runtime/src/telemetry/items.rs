@@ -1,0 +1,378 @@
+//! The items of a call's streams, as layers, spans and metrics see them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::metrics::{Event, Method, count};
+use super::span::{Side, millis};
+
+/// How many items are counted together at most.
+const MAX_UNCOUNTED: u64 = 1024;
+
+/// Which side of a call sends an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SentBy {
+    /// The caller: the method receives the items as an [`Incoming`](crate::Incoming).
+    Caller,
+    /// The method, which replies with a stream.
+    Method,
+}
+
+impl SentBy {
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Method => "method",
+        }
+    }
+}
+
+/// An item of a stream, as layers see it. See
+/// [`OutgoingCall::observe_items`](crate::middleware::OutgoingCall::observe_items).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamItem {
+    sent_by: SentBy,
+    number: u64,
+    bytes: usize,
+}
+
+impl StreamItem {
+    /// Returns which side of the call sends the item.
+    #[must_use]
+    pub fn sent_by(&self) -> SentBy {
+        self.sent_by
+    }
+
+    /// Returns the number of the item in its stream, from 0.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the size of the encoded item, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The layers that observe the items of a call.
+#[derive(Clone, Default)]
+pub(crate) struct ItemObservers(Vec<Observer>);
+
+type Observer = Arc<dyn Fn(StreamItem) + Send + Sync>;
+
+impl ItemObservers {
+    pub(crate) fn push(&mut self, observer: impl Fn(StreamItem) + Send + Sync + 'static) {
+        self.0.push(Arc::new(observer));
+    }
+}
+
+impl fmt::Debug for ItemObservers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} observers", self.0.len())
+    }
+}
+
+/// The streams of one call on one of its sides.
+#[derive(Debug)]
+pub(crate) struct ItemFlow {
+    side: Side,
+    method: Method,
+    begun: Instant,
+    by_caller: AtomicU64,
+    by_method: AtomicU64,
+    /// How long after the begin the method's first item passed.
+    first_item: OnceLock<Duration>,
+}
+
+impl ItemFlow {
+    /// The streams of a call that a caller makes.
+    pub(crate) fn of_call(method: Method) -> Arc<Self> {
+        Self::new(Side::Caller, method)
+    }
+
+    /// The streams of a request that a worker runs.
+    pub(crate) fn of_request(method: Method) -> Arc<Self> {
+        Self::new(Side::Worker, method)
+    }
+
+    fn new(side: Side, method: Method) -> Arc<Self> {
+        Arc::new(Self {
+            side,
+            method,
+            begun: Instant::now(),
+            by_caller: AtomicU64::new(0),
+            by_method: AtomicU64::new(0),
+            first_item: OnceLock::new(),
+        })
+    }
+
+    fn passed(&self, sent_by: SentBy) -> &AtomicU64 {
+        match sent_by {
+            SentBy::Caller => &self.by_caller,
+            SentBy::Method => &self.by_method,
+        }
+    }
+
+    /// Records the numbers of items in the span of the call or request. A stream that the method
+    /// does not have has none.
+    pub(super) fn record(&self, span: &Span) {
+        for (sent_by, name) in [
+            (SentBy::Caller, "rpc.request.items"),
+            (SentBy::Method, "rpc.response.items"),
+        ] {
+            let items = self.passed(sent_by).load(Ordering::Relaxed);
+            if items > 0 {
+                // Exporters convert unsigned numbers to text.
+                span.record(name, i64::try_from(items).unwrap_or(i64::MAX));
+            }
+        }
+        if let Some(time) = self.first_item.get() {
+            span.record("rpc.first_item_ms", millis(*time));
+        }
+    }
+}
+
+/// How many items of a call's streams have passed so far. Clones share the numbers.
+///
+/// See [`OutgoingCall::item_counts`](crate::middleware::OutgoingCall::item_counts).
+#[derive(Clone)]
+pub struct ItemCounts(Option<Arc<ItemFlow>>);
+
+impl ItemCounts {
+    pub(crate) fn new(flow: Option<Arc<ItemFlow>>) -> Self {
+        Self(flow)
+    }
+
+    /// Returns how many items this side of the call has sent. 0 if it sends none.
+    #[must_use]
+    pub fn sent_by(&self, side: SentBy) -> u64 {
+        let flow = self.0.as_ref();
+        flow.map_or(0, |flow| flow.passed(side).load(Ordering::Relaxed))
+    }
+}
+
+impl fmt::Debug for ItemCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ItemCounts")
+            .field("sent_by_caller", &self.sent_by(SentBy::Caller))
+            .field("sent_by_method", &self.sent_by(SentBy::Method))
+            .finish()
+    }
+}
+
+/// Passes the items of one stream to those who observe and count them.
+#[derive(Debug)]
+pub(crate) struct ItemTally {
+    sent_by: SentBy,
+    flow: Option<Arc<ItemFlow>>,
+    observers: ItemObservers,
+    /// The number of the next item.
+    next: u64,
+    /// The items that the metrics do not count yet, and their bytes.
+    uncounted: (u64, u64),
+}
+
+impl ItemTally {
+    pub(crate) fn new(sent_by: SentBy, flow: Option<Arc<ItemFlow>>, observers: ItemObservers) -> Self {
+        Self {
+            sent_by,
+            flow,
+            observers,
+            next: 0,
+            uncounted: (0, 0),
+        }
+    }
+
+    /// Sets the call to which the stream belongs.
+    pub(crate) fn set_flow(&mut self, flow: Arc<ItemFlow>) {
+        self.flow = Some(flow);
+    }
+
+    pub(crate) fn flow(&self) -> Option<&Arc<ItemFlow>> {
+        self.flow.as_ref()
+    }
+
+    /// Sets who observes the items from now on.
+    pub(crate) fn set_observers(&mut self, observers: ItemObservers) {
+        self.observers = observers;
+    }
+
+    /// Returns the tally of the stream in the other direction.
+    pub(crate) fn of_other_stream(&self, sent_by: SentBy) -> Self {
+        Self::new(sent_by, self.flow.clone(), self.observers.clone())
+    }
+
+    /// The number of the next item.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Adds the next item, which has this size.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        let (sent_by, number) = (self.sent_by, self.next);
+        self.next += 1;
+        if let Some(flow) = &self.flow {
+            // No other tally counts this stream.
+            flow.passed(sent_by).store(self.next, Ordering::Relaxed);
+            if number == 0 && sent_by == SentBy::Method {
+                let _ = flow.first_item.set(flow.begun.elapsed());
+            }
+        }
+        self.uncounted.0 += 1;
+        self.uncounted.1 = self.uncounted.1.saturating_add(bytes as u64);
+        if self.uncounted.0 >= MAX_UNCOUNTED {
+            self.count();
+        }
+        let item = StreamItem {
+            sent_by,
+            number,
+            bytes,
+        };
+        for observer in &self.observers.0 {
+            observer(item);
+        }
+    }
+
+    /// Counts the items that were added.
+    pub(crate) fn count(&mut self) {
+        let (items, bytes) = std::mem::take(&mut self.uncounted);
+        if items > 0
+            && let Some(flow) = &self.flow
+        {
+            count(Event::ItemsPassed {
+                side: flow.side,
+                method: &flow.method,
+                sent_by: self.sent_by,
+                items,
+                bytes,
+            });
+        }
+    }
+}
+
+impl Drop for ItemTally {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::name::Name;
+    use super::*;
+
+    fn flow() -> Arc<ItemFlow> {
+        ItemFlow::of_call(Method {
+            service: Name::Static("Store"),
+            method: Name::Static("read"),
+        })
+    }
+
+    #[test]
+    fn each_observer_gets_each_item_in_order() {
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let mut observers = ItemObservers::default();
+        for name in ["outer", "inner"] {
+            let seen = Arc::clone(&seen);
+            observers.push(move |item| seen.lock().unwrap().push((name, item.number(), item.bytes())));
+        }
+        let flow = flow();
+        let counts = ItemCounts::new(Some(Arc::clone(&flow)));
+        let mut tally = ItemTally::new(SentBy::Method, Some(flow), observers);
+        tally.add(7);
+        assert_eq!(
+            counts.sent_by(SentBy::Method),
+            1,
+            "before it is counted in metrics"
+        );
+        tally.add(0);
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [("outer", 0, 7), ("inner", 0, 7), ("outer", 1, 0), ("inner", 1, 0)]
+        );
+        assert_eq!(
+            (counts.sent_by(SentBy::Caller), counts.sent_by(SentBy::Method)),
+            (0, 2)
+        );
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn metrics_count_items_together() {
+        let increments = Increments::default();
+        metrics::with_local_recorder(&increments, || {
+            let mut tally = ItemTally::new(SentBy::Caller, Some(flow()), ItemObservers::default());
+            (0..3).for_each(|_| tally.add(5));
+            tally.count();
+            tally.count();
+            // A stream that is always ready.
+            (0..=MAX_UNCOUNTED).for_each(|_| tally.add(1));
+        });
+        let of = |name, items| (format!("rpc_client_{name}_total caller"), items);
+        let (many, bytes) = (MAX_UNCOUNTED, 15);
+        assert_eq!(
+            *increments.0.lock().unwrap(),
+            [
+                of("items", 3),
+                of("item_bytes", bytes),
+                of("items", many),
+                of("item_bytes", many),
+                of("items", 1),
+                of("item_bytes", 1),
+            ]
+        );
+    }
+
+    /// Records each increment of a counter, with the value of its last label.
+    #[cfg(feature = "metrics")]
+    #[derive(Debug, Default, Clone)]
+    struct Increments(Arc<Mutex<Vec<(String, u64)>>>, String);
+
+    #[cfg(feature = "metrics")]
+    impl metrics::CounterFn for Increments {
+        fn increment(&self, value: u64) {
+            self.0.lock().unwrap().push((self.1.clone(), value));
+        }
+
+        fn absolute(&self, _: u64) {}
+    }
+
+    #[cfg(feature = "metrics")]
+    impl metrics::Recorder for Increments {
+        fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+        fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+        fn describe_histogram(
+            &self,
+            _: metrics::KeyName,
+            _: Option<metrics::Unit>,
+            _: metrics::SharedString,
+        ) {
+        }
+
+        fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+            let label = key.labels().last().map_or("", metrics::Label::value);
+            let name = format!("{} {label}", key.name());
+            metrics::Counter::from_arc(Arc::new(Self(Arc::clone(&self.0), name)))
+        }
+
+        fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+            metrics::Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+            metrics::Histogram::noop()
+        }
+    }
+}
