@@ -795,8 +795,8 @@ async fn messages_twice_and_of_others_do_no_harm() {
     caller.items(1, b"23").await;
     // A gap: the items are asked for again.
     caller.items(5, b"9").await;
-    let again = caller.reply("rpc.credit").await;
-    assert_eq!(again.data.last(), Some(&1));
+    // Other credit may tell which items were taken.
+    while caller.reply("rpc.credit").await.data.last() != Some(&1) {}
     let foreign = properties("rpc.items", "11111111-10b1-426f-9247-bb680e5fe0c8", &[]);
     caller
         .send_to(&caller.key, foreign, b"\x92\x00\x91\xc4\x017")

@@ -192,6 +192,7 @@ impl<'a> BrokerCall<'a> {
             let (Some(sent), Some(items)) = (sent, &self.plan().destination.items) else {
                 return Err(self.give_up());
             };
+            let has_reader = self.plan().destination.credit().is_some();
             let mut consumer = sent.consumer;
             loop {
                 let is_open = {
@@ -210,6 +211,7 @@ impl<'a> BrokerCall<'a> {
                     }
                     state.phase.is_open()
                 };
+                items.set_down(!is_open && !has_reader);
                 let overdue_at = pin!(sleep_until(items.overdue_at(limit, !is_open)));
                 match call.next_event(overdue_at).await {
                     Some(CallEvent::Reply(reply)) => return self.on_reply(reply),

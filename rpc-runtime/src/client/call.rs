@@ -46,8 +46,9 @@ use crate::service::ResultType;
 ///
 /// Dropping a call stops waiting for its reply; a late reply is discarded. A request that was not
 /// sent is withdrawn. A request that was sent is cancelled: it does not run if it has not begun, and
-/// if its method is `idempotent` or marked `#[rpc(cancel)]`, the worker drops the method's future.
-/// Any other method runs to its end. The same happens if the call times out.
+/// if its method is `idempotent`, receives a stream or is marked `#[rpc(cancel)]`, the worker drops
+/// the method's future. Any other method runs to its end. The same happens if the call times out. A
+/// stream that the call sends is dropped with it.
 ///
 /// The caller does not learn whether the method ran. To let a method run, keep the call, for example
 /// in a task.
@@ -134,6 +135,9 @@ impl<T, E> Call<T, E> {
     /// Sets how long the call may take. The broker drops a request that still waits in the queue
     /// after that time, but keeps a one-way request. A method that is `idempotent` or marked
     /// `#[rpc(cancel)]` is cancelled then.
+    ///
+    /// If the call sends a stream, this limits the time until the method begins, and then each time
+    /// without progress of the method. It does not limit how long the stream takes.
     ///
     /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
     /// set. In a handler, the call also ends at the handler's own deadline, unless it is

@@ -19,6 +19,10 @@ const WINDOW: u64 = 1024;
 /// worker is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// After how long the caller is told that the method has taken items. It limits how long it waits
+/// for that.
+const PROGRESS: Duration = Duration::from_secs(1);
+
 /// How long a caller may send nothing. It sends a message every few seconds.
 const MAX_SILENCE: Duration = Duration::from_secs(16);
 
@@ -108,7 +112,7 @@ impl IncomingInbox {
                 Some(waker) => waker.clone_from(cx.waker()),
                 waker => *waker = Some(cx.waker().clone()),
             }
-        } else if state.receiver.has_news() {
+        } else if state.receiver.has_news() || state.receiver.is_first_since_told() {
             drop(state);
             self.changed.notify_one();
         }
@@ -138,8 +142,8 @@ impl IncomingInbox {
                 if state.is_silent(now) {
                     state.receiver.end_with(Err(IncomingError::Interrupted));
                 }
-                let is_due = |told_at| told_at + KEEP_ALIVE <= now;
-                if state.told_at.is_none_or(is_due) || state.receiver.has_news() {
+                let is_due = state.tell_at().is_none_or(|tell_at| tell_at <= now);
+                if is_due || state.receiver.has_news() {
                     state.told_at = Some(now);
                     let grant = state.receiver.grant();
                     self.unlock_and_wake(state);
@@ -189,11 +193,15 @@ impl State {
         self.silent_at().is_some_and(|silent_at| silent_at <= now)
     }
 
+    /// When the caller is told its credit, even if there is no news. `None` if it was not told.
+    fn tell_at(&self) -> Option<Instant> {
+        let has_taken = self.receiver.taken > self.receiver.told_taken;
+        Some(self.told_at? + if has_taken { PROGRESS } else { KEEP_ALIVE })
+    }
+
     fn wake_at(&self, now: Instant) -> Instant {
-        let told_at = self.told_at.unwrap_or(now);
-        let keep_alive = told_at + KEEP_ALIVE;
-        self.silent_at()
-            .map_or(keep_alive, |silent| keep_alive.min(silent))
+        let tell_at = self.tell_at().unwrap_or(now);
+        self.silent_at().map_or(tell_at, |silent| tell_at.min(silent))
     }
 }
 
@@ -208,6 +216,8 @@ struct ItemReceiver {
     ready_bytes: usize,
     /// How many items the method has taken.
     taken: u64,
+    /// How many of them the caller was told.
+    told_taken: u64,
     /// How many items the caller may send in total. 0 before it was told.
     granted: u64,
     /// The total size of the items that the method has taken since the caller was told.
@@ -329,9 +339,15 @@ impl ItemReceiver {
         self.asks.is_some() || (is_used && !self.is_over())
     }
 
+    /// Whether the method has taken the first item that the caller was not told.
+    fn is_first_since_told(&self) -> bool {
+        self.taken == self.told_taken + 1
+    }
+
     /// Returns what to tell the caller.
     fn grant(&mut self) -> IncomingGrant {
         self.granted = self.taken + WINDOW;
+        self.told_taken = self.taken;
         self.taken_bytes = 0;
         let asks = match self.asks.take() {
             _ if self.is_over() => Asks::Enough,

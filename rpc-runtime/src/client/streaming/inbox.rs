@@ -46,8 +46,11 @@ struct State {
     /// When the last message arrived before which no item was missing, or when messages could
     /// arrive again.
     heard_at: Instant,
-    /// Since when the reader waits for the next item. `None` while it does not.
+    /// Since when the reader waits for the next item. `None` while it does not. If there is no
+    /// reader, since when the call waits for its worker.
     waiting_since: Option<Instant>,
+    /// Since when no message can arrive, if the call has no reader.
+    down_since: Option<Instant>,
     /// When the handler that makes the call has to end.
     ends_at: Option<Instant>,
     reader: Option<Waker>,
@@ -97,6 +100,7 @@ impl ItemInbox {
                 credit: None,
                 heard_at: Instant::now(),
                 waiting_since: None,
+                down_since: None,
                 ends_at: None,
                 reader: None,
             }),
@@ -246,9 +250,21 @@ impl ItemInbox {
         arrival(ended, false, None)
     }
 
-    /// Records that from now on the reader waits for the reply, which no items precede.
-    pub(in crate::client) fn wait_for_reply(&self) {
-        self.lock().waiting_since.get_or_insert_with(Instant::now);
+    /// Sets whether a call without a reader waits for its worker.
+    pub(in crate::client) fn set_waiting(&self, is_waiting: bool) {
+        set_since(&mut self.lock().waiting_since, is_waiting);
+    }
+
+    /// Sets whether a call without a reader waits because no message can arrive.
+    pub(in crate::client) fn set_down(&self, is_down: bool) {
+        set_since(&mut self.lock().down_since, is_down);
+    }
+
+    /// Records that the method goes on, so that the wait of a call without a reader begins again.
+    pub(in crate::client) fn goes_on(&self) {
+        if let Some(since) = &mut self.lock().waiting_since {
+            *since = Instant::now();
+        }
     }
 
     /// Takes the items that have arrived. Pending if there are none.
@@ -294,7 +310,7 @@ impl ItemInbox {
     pub(in crate::client) fn overdue_at(&self, limit: Duration, may_be_silent: bool) -> Instant {
         let state = self.lock();
         let silent = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);
-        let timed_out = state.waiting_since.unwrap_or_else(Instant::now) + limit;
+        let timed_out = state.waits_since().unwrap_or_else(Instant::now) + limit;
         let ends_at = state.ends_at;
         [silent, ends_at]
             .into_iter()
@@ -307,7 +323,7 @@ impl ItemInbox {
         let state = self.lock();
         let now = Instant::now();
         let has_waited = |since: Instant| since + limit <= now;
-        if state.waiting_since.is_some_and(has_waited) || state.ends_at.is_some_and(|end| end <= now) {
+        if state.waits_since().is_some_and(has_waited) || state.ends_at.is_some_and(|end| end <= now) {
             return Some(Overdue::TimedOut);
         }
         (!may_be_silent && state.heard_at + MAX_SILENCE <= now).then_some(Overdue::Silent)
@@ -322,6 +338,16 @@ impl ItemInbox {
         // A layer may panic. The items after that one are still counted.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn waits_since(&self) -> Option<Instant> {
+        [self.waiting_since, self.down_since].into_iter().flatten().min()
+    }
+}
+
+fn set_since(since: &mut Option<Instant>, is_so: bool) {
+    *since = is_so.then(|| since.unwrap_or_else(Instant::now));
 }
 
 /// Returns the routing key of the worker that a header identifies: its id.

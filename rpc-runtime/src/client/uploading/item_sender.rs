@@ -67,18 +67,20 @@ impl ItemSender {
         self.has_ended = true;
     }
 
-    /// Learns what the worker says.
+    /// Learns what the worker says. Returns whether the method has taken further items.
     ///
     /// # Errors
     ///
     /// If that cannot be.
-    pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<(), &'static str> {
+    pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<bool, &'static str> {
+        let IncomingGrant { credit, taken, asks } = grant;
+        let goes_on = taken > self.taken;
         if self.is_done {
             // No item is kept. The method takes the last ones after the worker has told that all
             // have arrived.
-            return Ok(());
+            self.taken = self.taken.max(taken);
+            return Ok(goes_on);
         }
-        let IncomingGrant { credit, taken, asks } = grant;
         if taken > self.count() {
             return Err("the method took items that were not sent");
         }
@@ -99,7 +101,7 @@ impl ItemSender {
                 self.kept.clear();
             }
         }
-        Ok(())
+        Ok(goes_on)
     }
 
     /// Sends all kept items again: some may be lost.

@@ -13,3 +13,6 @@ mod upload;
 pub(super) use link::{BrokerLink, InProcessLink, ItemPublisher};
 pub use sends_items::SendsItems;
 pub(super) use upload::Upload;
+
+#[cfg(test)]
+mod tests;

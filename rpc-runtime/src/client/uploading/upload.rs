@@ -104,7 +104,10 @@ impl Upload {
         let granted = state.sender.grant(grant);
         drop(state);
         self.changed.notify_one();
-        granted
+        if granted? && !self.replies_with_items {
+            self.inbox.goes_on();
+        }
+        Ok(())
     }
 
     /// Sends the items once a worker grants credit for the request with this id. Ends only if that
@@ -206,9 +209,12 @@ impl<L: ItemLink> Sending<'_, L> {
             };
             if has_ended {
                 self.stream = None;
-                if !upload.replies_with_items {
-                    upload.inbox.wait_for_reply();
-                }
+            }
+            if !upload.replies_with_items {
+                // Otherwise the call waits for the caller's stream.
+                upload
+                    .inbox
+                    .set_waiting(has_ended || !may_pull || self.failing.is_some());
             }
             if is_done {
                 unconfirmed.clear();
