@@ -21,7 +21,7 @@ use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{INCOMING_SUFFIX, ITEMS_HEADER, ITEMS_TYPE, Items, Message, RequestId, ShortStr};
-use crate::service::{Cancellations, IncomingError, IncomingInbox};
+use crate::service::{CancellationWatch, Cancellations, IncomingError, IncomingInbox};
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
     Backoff, ControlQueue, Delivery, KeepOpen, Subscription, Transport, keep_open, restart_on_panic,
@@ -70,6 +70,8 @@ pub(super) struct IncomingCall<'a> {
     items: &'a IncomingItems,
     id: Uuid,
     inbox: Arc<IncomingInbox>,
+    /// From before the method runs, so that a cancellation during its first poll is not lost.
+    watch: CancellationWatch,
 }
 
 impl IncomingItems {
@@ -84,13 +86,18 @@ impl IncomingItems {
     }
 
     /// Receives the items of a call from now on. If another one has the same id, none arrive.
-    pub(super) fn open(&self, id: Uuid) -> IncomingCall<'_> {
+    pub(super) fn open(&self, id: Uuid, cancellations: &Arc<Cancellations>) -> IncomingCall<'_> {
+        let watch = cancellations.watch(id);
         let mut calls = self.lock();
         let inbox = Arc::new(IncomingInbox::new(calls.is_lost));
         calls.inboxes.entry(id).or_insert_with(|| Arc::clone(&inbox));
         drop(calls);
-        let items = self;
-        IncomingCall { items, id, inbox }
+        IncomingCall {
+            items: self,
+            id,
+            inbox,
+            watch,
+        }
     }
 
     /// Returns a task that receives the items of all calls, and what resolves once its first attempt
@@ -189,13 +196,8 @@ impl IncomingCall<'_> {
 
     /// Returns a task that tells the caller how many items it may send. Cancels the call once its
     /// caller is gone. A method that does not yield to other tasks does not delay it.
-    pub(super) fn grant_to(
-        &self,
-        caller: &Arc<StreamSender>,
-        cancellations: &Arc<Cancellations>,
-    ) -> AbortOnDropHandle<()> {
-        let (inbox, id, gone) = (self.inbox(), self.id, caller.gone());
-        let cancellations = Arc::clone(cancellations);
+    pub(super) fn grant_to(&self, caller: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
+        let (inbox, gone, cancellation) = (self.inbox(), caller.gone(), self.watch.token());
         // The task ends later than the handler, which tells the caller of its end by dropping this.
         let caller = Arc::downgrade(caller);
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -209,7 +211,8 @@ impl IncomingCall<'_> {
                     }
                 }
             }
-            cancellations.cancel_running(&[id]);
+            inbox.fail(IncomingError::Interrupted);
+            cancellation.cancel();
         }))
     }
 }
@@ -299,5 +302,26 @@ impl KeepOpen for Receiving<'_> {
             } => REFUSED_RETRY_DELAY,
             _ => backoff.delay_after(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cancellation_before_the_method_waits_reaches_it() {
+        let identity = WorkerIdentity::new(None, None, None);
+        let (items, id) = (IncomingItems::new(&identity, 1).unwrap(), Uuid::new_v4());
+        let cancellations = Arc::<Cancellations>::default();
+        let call = items.open(id, &cancellations);
+        cancellations.cancel_running(&[id]);
+        let of_method = cancellations.watch(id);
+        assert!(of_method.cancelled().now_or_never().is_some());
+        drop((call, of_method));
+        let next = cancellations.watch(id);
+        assert!(next.cancelled().now_or_never().is_none());
     }
 }

@@ -419,14 +419,12 @@ impl RequestHandler {
                 .set_item_sink(Arc::clone(&sender) as Arc<dyn ItemSink>);
         }
         let incoming = self.incoming.as_ref().filter(|_| stream.sends_items);
-        let incoming = incoming.map(|incoming| incoming.open(stream.id));
+        let cancellations = self.executor.cancellations();
+        let incoming = incoming.map(|incoming| incoming.open(stream.id, cancellations));
         if let Some(incoming) = &incoming {
             admitted.invocation.set_incoming_inbox(incoming.inbox());
         }
-        let cancellations = self.executor.cancellations();
-        let granting = incoming
-            .as_ref()
-            .map(|incoming| incoming.grant_to(&sender, cancellations));
+        let granting = incoming.as_ref().map(|incoming| incoming.grant_to(&sender));
         let executing = self
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);

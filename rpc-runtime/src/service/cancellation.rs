@@ -130,6 +130,11 @@ impl CancellationWatch {
     pub(crate) async fn cancelled(&self) {
         self.token.cancelled().await;
     }
+
+    /// Returns what cancels the call, for all who watch.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
 }
 
 impl Drop for CancellationWatch {

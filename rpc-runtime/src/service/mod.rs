@@ -32,7 +32,7 @@ mod stats;
 mod streaming;
 
 pub(crate) use admission::Received;
-pub(crate) use cancellation::Cancellations;
+pub(crate) use cancellation::{CancellationWatch, Cancellations};
 pub use context::Context;
 pub(crate) use context::{ambient_deadline, with_ambient_deadline};
 pub(crate) use decision::{AdmittedRequest, Decision, ReplyTo, StreamRequest};
