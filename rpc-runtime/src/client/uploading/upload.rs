@@ -40,7 +40,7 @@ const MAX_CLOSED: u32 = 3;
 /// The items that one call sends.
 pub(in crate::client) struct Upload {
     state: Mutex<State>,
-    /// Notified when the worker has sent a message.
+    /// Wakes all attempts of the call when a worker has sent a message.
     changed: Notify,
     /// Where the worker's messages arrive.
     inbox: Arc<ItemInbox>,
@@ -103,7 +103,7 @@ impl Upload {
         }
         let granted = state.sender.grant(grant);
         drop(state);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
         if granted? && !self.replies_with_items {
             self.inbox.goes_on();
         }
@@ -192,6 +192,7 @@ impl<L: ItemLink> Sending<'_, L> {
         let mut unconfirmed = FuturesUnordered::new();
         let mut keep_alive_at = Instant::now() + KEEP_ALIVE;
         loop {
+            let changed = upload.changed.notified();
             let retry_at = self.failing.as_ref().map(|failing| failing.retry_at);
             let may_send = retry_at.is_none_or(|retry_at| retry_at <= Instant::now());
             // Under one lock: what the worker asks for may arrive at any time.
@@ -228,7 +229,7 @@ impl<L: ItemLink> Sending<'_, L> {
                     Ok(false) => unconfirmed.clear(),
                     Err(error) => return error,
                 },
-                () = upload.changed.notified() => {}
+                () = changed => {}
                 filled = poll_fn(|cx| self.poll_fill(cx)), if may_pull => {
                     if let Err(error) = filled {
                         return error;
@@ -349,9 +350,11 @@ mod tests {
     use futures_util::future::{BoxFuture, ready};
     use futures_util::stream;
     use tokio::time::advance;
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::super::item_sender::ItemMessage;
     use super::*;
+    use crate::protocol::Asks;
 
     /// Confirms all messages.
     struct Nowhere;
@@ -375,6 +378,26 @@ mod tests {
             stream: None,
             tally: upload.inbox.tally_of_sent(),
             failing: None,
+        }
+    }
+
+    /// For example with a layer that makes a second attempt before the first one has ended.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_waits_does_not_take_the_news_of_the_other() {
+        let upload = Arc::new(upload(stream::iter(0..2).map(|_| Ok(Bytes::new())).boxed()));
+        let ids = [Uuid::new_v4(), Uuid::new_v4()];
+        let attempts = ids.map(|id| Arc::clone(&upload).send_all(id, Nowhere, usize::MAX));
+        let _attempts = attempts.map(|attempt| AbortOnDropHandle::new(tokio::spawn(attempt)));
+        let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
+        for credit in 1..=2 {
+            let (taken, asks) = (0, Asks::Nothing);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            upload
+                .grant(ids[1], worker, IncomingGrant { credit, taken, asks })
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let sent = upload.lock().sender.keep_alive().items.first;
+            assert_eq!(sent, credit);
         }
     }
 
