@@ -4,6 +4,7 @@
 //! a queue are not checked.
 
 use std::fmt;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,8 +161,7 @@ async fn receiving(
 ) -> Result<Response, CallError> {
     let _ends_items = EndsItems(Arc::clone(&inbox));
     let granting = async {
-        loop {
-            let grant = inbox.next_grant().await;
+        while let Some(grant) = inbox.next_grant().await {
             if let Some(items) = &call.plan().destination.items {
                 // From now on, another attempt would begin the streams again.
                 items.receive(call.id(), IN_PROCESS, Items::keep_alive());
@@ -169,6 +169,7 @@ async fn receiving(
             // The items that the method took were sent.
             let _ = upload.grant(call.id(), IN_PROCESS, grant);
         }
+        pending().await
     };
     let sending = Arc::clone(upload).send_all(call.id(), InProcessLink(Arc::clone(&inbox)), usize::MAX);
     tokio::select! {

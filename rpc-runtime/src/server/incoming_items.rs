@@ -205,9 +205,10 @@ impl IncomingCall<'_> {
                 tokio::select! {
                     biased;
                     () = gone.cancelled() => break,
-                    grant = inbox.next_grant() => match caller.upgrade() {
-                        Some(caller) => caller.grant(grant).await,
-                        None => return,
+                    grant = inbox.next_grant() => match (grant, caller.upgrade()) {
+                        (Some(grant), Some(caller)) => caller.grant(grant).await,
+                        (None, _) => break,
+                        (_, None) => return,
                     }
                 }
             }

@@ -23,8 +23,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// for that.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// How long a caller may send nothing. It sends a message every few seconds.
+/// How long a caller may send nothing before its items end. It sends a message every few seconds,
+/// until its call ends.
 const MAX_SILENCE: Duration = Duration::from_secs(16);
+
+/// How long a caller may send nothing before its method is cancelled, which can handle the end of
+/// the items until then.
+const GONE_AFTER: Duration = Duration::from_secs(32);
 
 /// The items of one call. Those who receive messages add to it, and the method takes.
 #[derive(Debug)]
@@ -126,11 +131,12 @@ impl IncomingInbox {
     }
 
     /// Waits until the caller has to be told something, or has not been told anything for a few
-    /// seconds. Meanwhile, ends the stream if the caller is silent for too long.
+    /// seconds. Meanwhile, ends the stream if the caller is silent for too long. Returns `None` once
+    /// the caller is gone, and nobody waits for the method.
     ///
     /// The caller is told nothing before the method has its stream: a layer may still refuse the
     /// request, and then the caller may send it again, with all items.
-    pub(crate) async fn next_grant(&self) -> IncomingGrant {
+    pub(crate) async fn next_grant(&self) -> Option<IncomingGrant> {
         while !self.lock().is_read {
             self.changed.notified().await;
         }
@@ -139,7 +145,10 @@ impl IncomingInbox {
             let wake_at = {
                 let mut state = self.lock();
                 let now = Instant::now();
-                if state.is_silent(now) {
+                if state.is_silent_for(GONE_AFTER, now) {
+                    return None;
+                }
+                if state.is_silent_for(MAX_SILENCE, now) {
                     state.receiver.end_with(Err(IncomingError::Interrupted));
                 }
                 let is_due = state.tell_at().is_none_or(|tell_at| tell_at <= now);
@@ -147,7 +156,7 @@ impl IncomingInbox {
                     state.told_at = Some(now);
                     let grant = state.receiver.grant();
                     self.unlock_and_wake(state);
-                    return grant;
+                    return Some(grant);
                 }
                 state.wake_at(now)
             };
@@ -183,14 +192,9 @@ impl State {
         }
     }
 
-    /// When the caller is silent for too long. `None` if it may be silent.
-    fn silent_at(&self) -> Option<Instant> {
-        let heard_at = self.heard_at.filter(|_| !self.receiver.is_over())?;
-        Some(heard_at + MAX_SILENCE)
-    }
-
-    fn is_silent(&self, now: Instant) -> bool {
-        self.silent_at().is_some_and(|silent_at| silent_at <= now)
+    /// Whether the caller is silent for so long. It may be while nothing can arrive.
+    fn is_silent_for(&self, time: Duration, now: Instant) -> bool {
+        self.heard_at.is_some_and(|heard_at| heard_at + time <= now)
     }
 
     /// When the caller is told its credit, even if there is no news. `None` if it was not told.
@@ -201,7 +205,13 @@ impl State {
 
     fn wake_at(&self, now: Instant) -> Instant {
         let tell_at = self.tell_at().unwrap_or(now);
-        self.silent_at().map_or(tell_at, |silent| tell_at.min(silent))
+        let limit = if self.receiver.is_over() {
+            GONE_AFTER
+        } else {
+            MAX_SILENCE
+        };
+        self.heard_at
+            .map_or(tell_at, |heard_at| tell_at.min(heard_at + limit))
     }
 }
 
@@ -556,7 +566,7 @@ mod tests {
             tokio::time::sleep(2 * MAX_SILENCE).await;
             assert!(inbox.begin_reading());
         };
-        let granted = async { (inbox.next_grant().await.credit, begun.elapsed()) };
+        let granted = async { (inbox.next_grant().await.unwrap().credit, begun.elapsed()) };
         let (granted, ()) = tokio::join!(granted, later);
         assert_eq!(granted, (WINDOW, 2 * MAX_SILENCE));
         assert!(poll(&inbox).is_pending(), "its caller had nothing to say");
@@ -572,8 +582,7 @@ mod tests {
             let inbox = Arc::clone(&inbox);
             async move {
                 let mut told = Vec::new();
-                while !inbox.lock().receiver.is_over() {
-                    inbox.next_grant().await;
+                while inbox.next_grant().await.is_some() {
                     told.push(begun.elapsed());
                 }
                 told
@@ -586,13 +595,17 @@ mod tests {
         inbox.resume();
         tokio::time::sleep(MAX_SILENCE / 2).await;
         inbox.receive(items(0, 1), None, 0);
-        let told = telling.await.unwrap();
-        assert_eq!(begun.elapsed(), MAX_SILENCE * 4);
-        assert!(told.windows(2).all(|pair| pair[1] - pair[0] <= KEEP_ALIVE));
         assert!(matches!(poll(&inbox), Poll::Ready(Some(Ok(_)))));
+        tokio::time::sleep(MAX_SILENCE - Duration::from_millis(1)).await;
+        assert!(poll(&inbox).is_pending());
+        tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(matches!(
             poll(&inbox),
             Poll::Ready(Some(Err(IncomingError::Interrupted)))
         ));
+        // Its method may still handle that.
+        let told = telling.await.unwrap();
+        assert_eq!(begun.elapsed(), MAX_SILENCE * 3 + GONE_AFTER);
+        assert!(told.windows(2).all(|pair| pair[1] - pair[0] <= KEEP_ALIVE));
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct ItemSender {
     /// The items from the number `taken` on.
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
+    /// How many items the caller's stream has yielded.
+    count: u64,
     /// How many items the method has taken.
     taken: u64,
     /// The number of the item to send next.
@@ -37,14 +39,9 @@ pub(in crate::client) struct ItemMessage {
 }
 
 impl ItemSender {
-    /// How many items the caller's stream has yielded.
-    fn count(&self) -> u64 {
-        self.taken + self.kept.len() as u64
-    }
-
     /// Whether the caller's stream may be polled.
     pub(super) fn may_pull(&self) -> bool {
-        !self.is_done && !self.has_ended && self.count() < self.credit && self.kept_bytes < MAX_UNTAKEN_BYTES
+        !self.is_done && !self.has_ended && self.count < self.credit && self.kept_bytes < MAX_UNTAKEN_BYTES
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -60,6 +57,7 @@ impl ItemSender {
     pub(super) fn push(&mut self, item: Bytes) {
         self.kept_bytes += item.len();
         self.kept.push_back(item);
+        self.count += 1;
     }
 
     /// Records that the caller's stream has ended.
@@ -75,14 +73,14 @@ impl ItemSender {
     pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<bool, &'static str> {
         let IncomingGrant { credit, taken, asks } = grant;
         let goes_on = taken > self.taken;
+        if taken > self.count {
+            return Err("the method took items that were not sent");
+        }
         if self.is_done {
             // No item is kept. The method takes the last ones after the worker has told that all
             // have arrived.
             self.taken = self.taken.max(taken);
             return Ok(goes_on);
-        }
-        if taken > self.count() {
-            return Err("the method took items that were not sent");
         }
         while self.taken < taken
             && let Some(item) = self.kept.pop_front()
@@ -138,7 +136,7 @@ impl ItemSender {
     }
 
     fn message(&self, first: u64, items: Vec<Bytes>) -> ItemMessage {
-        let end = (items.is_empty() && self.is_end_sent).then(|| self.count());
+        let end = (items.is_empty() && self.is_end_sent).then_some(self.count);
         let credit = Volume {
             items: self.credit,
             bytes: u64::MAX,
@@ -162,7 +160,7 @@ mod tests {
 
     fn push(sender: &mut ItemSender, count: u64) {
         for _ in 0..count {
-            let number = sender.count();
+            let number = sender.count;
             sender.push(Bytes::copy_from_slice(&number.to_be_bytes()));
         }
     }
@@ -251,10 +249,10 @@ mod tests {
             let mut is_ended = false;
             while !is_ended {
                 sender.grant(grant(arrived + 1024, arrived, Asks::Again)).unwrap();
-                while sender.may_pull() && sender.count() < total {
+                while sender.may_pull() && sender.count < total {
                     push(&mut sender, 1);
                 }
-                if sender.count() == total {
+                if sender.count == total {
                     sender.end();
                 }
                 while let Some((first, count, end)) = next(&mut sender) {

@@ -17,15 +17,26 @@ const SECOND: Duration = Duration::from_secs(1);
 trait Sink {
     /// Takes one number, and never returns.
     async fn hang(&self, numbers: Incoming<u64>);
+    /// Takes all numbers, and never returns.
+    async fn drain(&self, numbers: Incoming<u64>);
     /// Counts the numbers, one each second.
     async fn count(&self, numbers: Incoming<u64>) -> u64;
 }
 
-struct Slow;
+/// Has a clone for each method that runs.
+#[derive(Clone, Default)]
+struct Slow(Arc<()>);
 
 impl Sink for Slow {
     async fn hang(&self, mut numbers: Incoming<u64>) {
+        let _running = self.clone();
         let _ = numbers.next().await;
+        pending::<()>().await;
+    }
+
+    async fn drain(&self, mut numbers: Incoming<u64>) {
+        let _running = self.clone();
+        while numbers.next().await.is_some() {}
         pending::<()>().await;
     }
 
@@ -39,19 +50,30 @@ impl Sink for Slow {
     }
 }
 
-async fn serve(broker: &Broker) -> RunningServer {
-    Server::new(broker)
-        .serve(SinkServer::new(Slow))
-        .start()
-        .await
-        .unwrap()
+async fn serve(broker: &Broker, slow: Slow) -> RunningServer {
+    let server = Server::new(broker).serve(SinkServer::new(slow));
+    server.start().await.unwrap()
+}
+
+/// A handle whose connections can be cut.
+fn open(memory: &InProcessBroker) -> (Arc<MemoryTransport>, Broker) {
+    let transport = Arc::new(MemoryTransport::new(memory));
+    let broker = Broker::builder().with_transport(Arc::clone(&transport) as Arc<dyn Transport>);
+    (transport, broker)
+}
+
+fn cut(transport: &MemoryTransport) {
+    for role in [Role::Consuming, Role::Publishing] {
+        transport.cut(role, Duration::ZERO);
+    }
 }
 
 /// A client over a broker, and one without.
 async fn clients() -> (RunningServer, [SinkClient; 2]) {
     let broker = Broker::in_process();
-    let server = serve(&broker).await;
-    (server, [SinkClient::new(&broker), SinkClient::in_process(Slow)])
+    let server = serve(&broker, Slow::default()).await;
+    let clients = [SinkClient::new(&broker), SinkClient::in_process(Slow::default())];
+    (server, clients)
 }
 
 fn endless() -> impl Stream<Item = u64> + Send + 'static {
@@ -100,28 +122,45 @@ async fn the_stream_of_the_caller_has_time() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_loses_its_broker_times_out() {
     let memory = InProcessBroker::new();
-    let open = || {
-        let transport = Arc::new(MemoryTransport::new(&memory));
-        let broker = Broker::builder().with_transport(Arc::clone(&transport) as Arc<dyn Transport>);
-        (transport, broker)
-    };
-    let (_, worker) = open();
-    let _server = serve(&worker).await;
+    let _server = serve(&open(&memory).1, Slow::default()).await;
     for numbers in [
         endless().boxed(),
         stream::iter([1]).chain(stream::pending()).boxed(),
     ] {
-        let (transport, caller) = open();
+        let (transport, caller) = open(&memory);
         let call = SinkClient::new(&caller).count(numbers).timeout(20 * SECOND);
         let call = tokio::spawn(call.into_future());
         sleep(5 * SECOND).await;
-        for role in [Role::Consuming, Role::Publishing] {
-            transport.cut(role, Duration::ZERO);
-        }
+        cut(&transport);
         let lost = Instant::now();
         let outcome = call.await.unwrap();
         assert!(matches!(outcome, Err(CallError::TimedOut { .. })), "{outcome:?}");
         let took = lost.elapsed();
         assert!(took <= 40 * SECOND, "{took:?}");
+    }
+}
+
+/// Its reply queue exists for a while.
+#[tokio::test(start_paused = true)]
+async fn a_method_ends_with_its_caller_and_not_before() {
+    let (memory, slow) = (InProcessBroker::new(), Slow::default());
+    let _server = serve(&open(&memory).1, slow.clone()).await;
+    for takes_all in [true, false] {
+        let (transport, caller) = open(&memory);
+        let sink = SinkClient::new(&caller);
+        let numbers = stream::iter([1]);
+        let call = match takes_all {
+            true => sink.drain(numbers),
+            false => sink.hang(numbers.chain(stream::pending())),
+        };
+        let call = tokio::spawn(call.timeout(200 * SECOND).into_future());
+        sleep(100 * SECOND).await;
+        assert_eq!(Arc::strong_count(&slow.0), 3, "it runs");
+        cut(&transport);
+        call.abort();
+        sleep(25 * SECOND).await;
+        assert_eq!(Arc::strong_count(&slow.0), 3, "its caller may come back");
+        sleep(10 * SECOND).await;
+        assert_eq!(Arc::strong_count(&slow.0), 2);
     }
 }

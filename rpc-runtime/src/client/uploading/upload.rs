@@ -1,7 +1,7 @@
 //! Polls the caller's stream, and sends its items.
 
 use std::fmt;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -191,6 +191,7 @@ impl<L: ItemLink> Sending<'_, L> {
         let upload = self.upload;
         let mut unconfirmed = FuturesUnordered::new();
         let mut keep_alive_at = Instant::now() + KEEP_ALIVE;
+        let mut was_done = false;
         loop {
             let changed = upload.changed.notified();
             let retry_at = self.failing.as_ref().map(|failing| failing.retry_at);
@@ -217,9 +218,10 @@ impl<L: ItemLink> Sending<'_, L> {
                     .inbox
                     .set_waiting(has_ended || !may_pull || self.failing.is_some());
             }
-            if is_done {
+            // The items are no longer wanted. The worker waits for signs of the caller until the call
+            // ends.
+            if is_done && !std::mem::replace(&mut was_done, true) {
                 unconfirmed.clear();
-                return pending().await;
             }
             let wake_at = retry_at.filter(|_| !may_send).unwrap_or(keep_alive_at);
             tokio::select! {
@@ -227,6 +229,8 @@ impl<L: ItemLink> Sending<'_, L> {
                 Some(published) = unconfirmed.next() => match self.on_published(published) {
                     Ok(true) => {}
                     Ok(false) => unconfirmed.clear(),
+                    // The reply needs no items.
+                    Err(_) if is_done => {}
                     Err(error) => return error,
                 },
                 () = changed => {}
