@@ -864,6 +864,42 @@ async fn a_request_with_the_id_of_another_gets_none_of_its_items() {
     caller.server.stop().await.unwrap();
 }
 
+/// It knows no streams from callers, or has another version of the service.
+#[tokio::test]
+async fn a_worker_that_receives_no_items_is_an_error() {
+    let (worker, call) = RawWorker::begin().await;
+    let properties = properties("result", &worker.id, &[]);
+    worker
+        .peer
+        .publish(&worker.reply_to, properties, b"0")
+        .await
+        .unwrap();
+    let failed = soon("it fails", call).await.unwrap();
+    assert!(matches!(failed, Err(CallError::BadReply { .. })), "{failed:?}");
+
+    let queue = unique("older");
+    let broker = Broker::connect(shared().await).await.unwrap();
+    let server = Server::new(&broker).serve_on(RequestQueue::new(&queue), OlderServer::new(OlderStore));
+    let server = server.start().await.unwrap();
+    let refused = soon("it fails", client(&broker, &queue).count(endless().0)).await;
+    assert!(has_fault(&refused, &FaultCode::BadRequest), "{refused:?}");
+    server.stop().await.unwrap();
+}
+
+/// Receives no numbers yet.
+#[service]
+trait Older {
+    async fn count(&self) -> Result<u64, String>;
+}
+
+struct OlderStore;
+
+impl Older for OlderStore {
+    async fn count(&self) -> Result<u64, String> {
+        Ok(0)
+    }
+}
+
 #[tokio::test]
 async fn a_method_whose_caller_is_gone_ends() {
     let caller = RawCaller::call("linger").await;

@@ -172,7 +172,13 @@ impl InFlightCalls {
             // Only a failure may leave items out.
             let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
             let count = count.or(is_result.then_some(0));
-            inbox.end(call.id(), worker.as_deref(), count, reply)
+            // A worker that knows no streams from callers runs the method without the items.
+            if is_result && worker.is_none() && call.plan().destination.upload.is_some() {
+                let reason = "the worker has run the method without the items: it receives no stream";
+                inbox.receive_unreadable(call.id(), None, reason)
+            } else {
+                inbox.end(call.id(), worker.as_deref(), count, reply)
+            }
         };
         match arrival {
             Arrival::Foreign => {

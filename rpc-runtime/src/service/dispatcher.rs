@@ -253,7 +253,11 @@ impl Dispatcher {
             return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
         let credit = request.credit.filter(|_| method.is_streaming);
-        let sends_items = request.sends_items && method.incoming.is_some();
+        let sends_items = request.sends_items;
+        if sends_items && method.incoming.is_none() {
+            let reason = "the method receives no stream, and its caller sends one: their versions of the service differ";
+            return Decision::refuse(codec, Fault::bad_request(reason), reply_to, may_have_run);
+        }
         let stream = match request_uuid(&request) {
             _ if credit.is_none() && !sends_items => None,
             Some(id) => {
