@@ -864,6 +864,27 @@ async fn a_request_with_the_id_of_another_gets_none_of_its_items() {
     caller.server.stop().await.unwrap();
 }
 
+/// The caller has lost its reply queue before it got the first credit.
+#[tokio::test]
+async fn a_request_that_is_sent_again_with_another_reply_address_begins_again() {
+    let mut caller = RawCaller::call("drain").await;
+    assert_eq!(caller.counter.running.load(Ordering::SeqCst), 1);
+    let reply_to = caller.peer.declare_exclusive().await.unwrap();
+    caller.replies = caller.peer.consume(&reply_to).await.unwrap();
+    let headers = [("rpc-incoming", "1"), ("rpc-resent", "")];
+    let again = properties("drain", &caller.id, &headers).with_reply_to(reply_to.as_str().into());
+    caller.peer.publish(&caller.queue, again, b"{}").await.unwrap();
+    let credit = next(&mut caller.replies, SOON).await.unwrap().unwrap();
+    assert_eq!(credit.properties.kind().as_ref().unwrap().as_str(), "rpc.credit");
+    assert_eq!(caller.counter.running.load(Ordering::SeqCst), 1);
+    caller.items(0, b"1").await;
+    assert_eq!(caller.outcome().await, "1");
+    caller.end(1).await;
+    caller.reply("result").await;
+    caller.counter.ended().await;
+    caller.server.stop().await.unwrap();
+}
+
 /// It knows no streams from callers, or has another version of the service.
 #[tokio::test]
 async fn a_worker_that_receives_no_items_is_an_error() {

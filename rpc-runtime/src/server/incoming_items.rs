@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::StreamExt;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Level;
 use uuid::Uuid;
@@ -40,6 +41,9 @@ const MAX_WAITING: u16 = 16 * 1024;
 /// The maximum total length of the messages that wait in the queue, in bytes.
 const MAX_WAITING_BYTES: u32 = 256 * 1024 * 1024;
 
+/// How long an earlier run of a request that was sent again may take to end.
+const MAX_ENDING: Duration = Duration::from_secs(5);
+
 /// How long to wait after the broker refused the exchange or the queue for good. The broker logs
 /// each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
@@ -52,6 +56,8 @@ pub(super) struct IncomingItems {
     /// The largest item, in bytes.
     max_bytes: usize,
     calls: Mutex<Calls>,
+    /// Notified when a call has ended.
+    ended: Notify,
     log: LogLimit,
 }
 
@@ -71,7 +77,7 @@ pub(super) struct IncomingCall<'a> {
     id: Uuid,
     inbox: Arc<IncomingInbox>,
     /// From before the method runs, so that a cancellation during its first poll is not lost.
-    watch: CancellationWatch,
+    watch: Option<CancellationWatch>,
 }
 
 impl IncomingItems {
@@ -81,23 +87,40 @@ impl IncomingItems {
             key: ShortStr::new(format!("{}{INCOMING_SUFFIX}", identity.id())).ok()?,
             max_bytes,
             calls: Mutex::default(),
+            ended: Notify::new(),
             log: LogLimit::new("items"),
         })
     }
 
-    /// Receives the items of a call from now on. If another one has the same id, none arrive.
+    /// Receives the items of a call from now on. If another one has the same id, it gets no more.
     pub(super) fn open(&self, id: Uuid, cancellations: &Arc<Cancellations>) -> IncomingCall<'_> {
         let watch = cancellations.watch(id);
         let mut calls = self.lock();
         let inbox = Arc::new(IncomingInbox::new(calls.is_lost));
-        calls.inboxes.entry(id).or_insert_with(|| Arc::clone(&inbox));
+        calls.inboxes.insert(id, Arc::clone(&inbox));
         drop(calls);
         IncomingCall {
             items: self,
             id,
             inbox,
-            watch,
+            watch: Some(watch),
         }
+    }
+
+    /// Ends the method of the call with this id, and waits for that. Returns `false` if it takes too
+    /// long.
+    pub(super) async fn end(&self, id: Uuid, cancellations: &Cancellations) -> bool {
+        cancellations.cancel_running(&[id]);
+        let ended = async {
+            loop {
+                let ended = self.ended.notified();
+                if !self.lock().inboxes.contains_key(&id) {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        timeout(MAX_ENDING, ended).await.is_ok()
     }
 
     /// Returns a task that receives the items of all calls, and what resolves once its first attempt
@@ -197,7 +220,8 @@ impl IncomingCall<'_> {
     /// Returns a task that tells the caller how many items it may send. Cancels the call once its
     /// caller is gone. A method that does not yield to other tasks does not delay it.
     pub(super) fn grant_to(&self, caller: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
-        let (inbox, gone, cancellation) = (self.inbox(), caller.gone(), self.watch.token());
+        let (inbox, gone) = (self.inbox(), caller.gone());
+        let cancellation = self.watch.as_ref().map(CancellationWatch::token);
         // The task ends later than the handler, which tells the caller of its end by dropping this.
         let caller = Arc::downgrade(caller);
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -213,7 +237,9 @@ impl IncomingCall<'_> {
                 }
             }
             inbox.fail(IncomingError::Interrupted);
-            cancellation.cancel();
+            if let Some(cancellation) = cancellation {
+                cancellation.cancel();
+            }
         }))
     }
 }
@@ -221,6 +247,8 @@ impl IncomingCall<'_> {
 impl Drop for IncomingCall<'_> {
     fn drop(&mut self) {
         self.inbox.fail(IncomingError::Interrupted);
+        // The next request with this id is not cancelled.
+        drop(self.watch.take());
         let mut calls = self.items.lock();
         // Another request may have the same id.
         if calls
@@ -230,6 +258,8 @@ impl Drop for IncomingCall<'_> {
         {
             calls.inboxes.remove(&self.id);
         }
+        drop(calls);
+        self.items.ended.notify_waiters();
     }
 }
 

@@ -25,7 +25,8 @@ use crate::protocol::{
 use crate::service::{
     AdmittedRequest, Cancellations, CorrelationId, Decision, DeliveryAction, Dispatcher, Executor,
     ForbiddenReplyAddress, ItemSink, Origin, PriorState, Received, RequestKey, RequestLabel, RequestLog,
-    RequestSource, Response, Rules, redelivery_count, set_redelivery_count, take_returned_pause,
+    RequestSource, Response, Rules, StreamRequest, redelivery_count, set_redelivery_count,
+    take_returned_pause,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{Control, Delivery, Outgoing, SendToken};
@@ -320,8 +321,10 @@ impl RequestHandler {
             None => self.executor.decide(message, redelivered, received, now),
             Some(malformed) => Dispatcher::refuse_malformed(&message, malformed, redelivered, rules),
         };
-        if let Ok(decision) = &mut decided {
-            self.refuse_taken_id(decision, redelivered);
+        if let Ok(decision) = &mut decided
+            && let Some((stream, incoming)) = self.taken_id(decision)
+        {
+            Box::pin(self.free_id(decision, stream, incoming, redelivered)).await;
         }
         let response = match decided {
             Ok(Decision::Run(admitted)) if admitted.stream.is_some() && admitted.reply_to.is_some() => {
@@ -373,22 +376,39 @@ impl RequestHandler {
         }
     }
 
-    /// Refuses a request that sends items if another one with the same id has a stream here: items
-    /// belong to an id, and neither method may get those of the other.
-    fn refuse_taken_id(&self, decision: &mut Decision<'_>, redelivered: bool) {
+    /// Returns the stream of a request that sends items if another request with the same id and
+    /// another reply address has a stream here.
+    fn taken_id(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
         let Decision::Run(AdmittedRequest {
             stream: Some(stream),
             reply_to: Some(to),
-            invocation,
             ..
-        }) = &*decision
+        }) = decision
         else {
-            return;
+            return None;
         };
-        let is_of_another = |streams: &Arc<Streams>| streams.is_of_another(stream.id, &to.address);
-        if stream.sends_items && self.streams.as_ref().is_some_and(is_of_another) {
+        let is_taken = stream.sends_items && self.streams.as_ref()?.is_of_another(stream.id, &to.address);
+        is_taken.then_some((**stream, self.incoming.as_deref()?))
+    }
+
+    /// Ends the method of an earlier request with the same id if the caller has sent the request
+    /// again, because its reply address has changed. Otherwise refuses the request: items belong to
+    /// an id, and neither method may get those of the other.
+    async fn free_id(
+        &self,
+        decision: &mut Decision<'_>,
+        stream: StreamRequest,
+        incoming: &IncomingItems,
+        redelivered: bool,
+    ) {
+        let is_resent = stream.is_resent;
+        if is_resent && incoming.end(stream.id, self.executor.cancellations()).await {
+            return;
+        }
+        if let Decision::Run(admitted) = &*decision {
+            let (codec, to) = (admitted.invocation.codec(), admitted.reply_to.clone());
             let fault = Fault::bad_request("another request with this correlation_id has a stream here");
-            *decision = Decision::refuse(invocation.codec(), fault, Some(to.clone()), redelivered);
+            *decision = Decision::refuse(codec, fault, to, redelivered || is_resent);
         }
     }
 

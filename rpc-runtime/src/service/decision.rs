@@ -50,6 +50,8 @@ pub(crate) struct StreamRequest {
     pub(crate) credit: Option<Volume>,
     /// Whether the caller sends items.
     pub(crate) sends_items: bool,
+    /// Whether the caller has sent the request before.
+    pub(crate) is_resent: bool,
 }
 
 /// A request whose method does not run.

@@ -263,10 +263,12 @@ impl Dispatcher {
             Some(id) => {
                 // It limits the time until the first message.
                 request.time_to_live = None;
+                let is_resent = request.headers.get(RESENT_HEADER).is_some();
                 Some(Box::new(StreamRequest {
                     id,
                     credit,
                     sends_items,
+                    is_resent,
                 }))
             }
             None => {

@@ -1029,6 +1029,7 @@ async fn stream_sender(broker: &RecordingBroker) -> (StreamSender, [AbortOnDropH
         id: uuid::Uuid::new_v4(),
         credit: None,
         sends_items: true,
+        is_resent: false,
     };
     let to = ReplyTo {
         address: ShortStr::from_static("rpc.reply.1"),
