@@ -18,6 +18,9 @@ use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
 pub(in crate::client) trait ItemLink: Send + Sync + 'static {
     /// Sends a message to the worker with this routing key, if a broker is between.
     fn send(&self, worker: &ShortStr, message: ItemMessage) -> BoxFuture<'static, Published>;
+
+    /// Sends further messages apart from those of other calls.
+    fn separate(&mut self) {}
 }
 
 /// Publishes the items of all calls of one broker handle. Opened by the first of them.
@@ -102,6 +105,10 @@ impl ItemLink for BrokerLink {
         let outgoing = self.outgoing(worker, message);
         let (publisher, transport) = (Arc::clone(&self.publisher), Arc::clone(&self.transport));
         Box::pin(async move { publisher.publish(&transport, outgoing).await })
+    }
+
+    fn separate(&mut self) {
+        self.publisher = Arc::default();
     }
 }
 

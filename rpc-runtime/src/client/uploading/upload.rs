@@ -125,7 +125,7 @@ impl Upload {
         };
         let sending = Sending {
             upload: &self,
-            link: &link,
+            link,
             worker,
             max_bytes,
             stream: Some(stream),
@@ -164,7 +164,7 @@ impl Upload {
 /// Sends the items of a call whose method has begun.
 struct Sending<'a, L> {
     upload: &'a Upload,
-    link: &'a L,
+    link: L,
     /// The routing key for the items.
     worker: ShortStr,
     /// The largest item, in bytes.
@@ -303,7 +303,13 @@ impl<L: ItemLink> Sending<'_, L> {
             Published::Failed {
                 source: BrokerError::ChannelClosed { .. },
                 ..
-            } if closed + 1 < MAX_CLOSED => closed + 1,
+            } if closed + 1 < MAX_CLOSED => {
+                // The last attempt is alone, so that it fails only through its own fault.
+                if closed + 2 == MAX_CLOSED {
+                    self.link.separate();
+                }
+                closed + 1
+            }
             Published::Failed { source, .. } if !source.is_waited_out() || closed + 1 >= MAX_CLOSED => {
                 return Err(broker_error(source, true));
             }
@@ -358,14 +364,22 @@ mod tests {
 
     use super::super::item_sender::ItemMessage;
     use super::*;
+    use crate::error::Cause;
     use crate::protocol::Asks;
 
     /// Confirms all messages.
-    struct Nowhere;
+    #[derive(Default)]
+    struct Nowhere {
+        is_separate: bool,
+    }
 
     impl ItemLink for Nowhere {
         fn send(&self, _: &ShortStr, _: ItemMessage) -> BoxFuture<'static, Published> {
             Box::pin(ready(Published::Confirmed))
+        }
+
+        fn separate(&mut self) {
+            self.is_separate = true;
         }
     }
 
@@ -376,7 +390,7 @@ mod tests {
     fn sending(upload: &Upload) -> Sending<'_, Nowhere> {
         Sending {
             upload,
-            link: &Nowhere,
+            link: Nowhere::default(),
             worker: ShortStr::from_static("w.items"),
             max_bytes: usize::MAX,
             stream: None,
@@ -390,7 +404,7 @@ mod tests {
     async fn an_attempt_that_waits_does_not_take_the_news_of_the_other() {
         let upload = Arc::new(upload(stream::iter(0..2).map(|_| Ok(Bytes::new())).boxed()));
         let ids = [Uuid::new_v4(), Uuid::new_v4()];
-        let attempts = ids.map(|id| Arc::clone(&upload).send_all(id, Nowhere, usize::MAX));
+        let attempts = ids.map(|id| Arc::clone(&upload).send_all(id, Nowhere::default(), usize::MAX));
         let _attempts = attempts.map(|attempt| AbortOnDropHandle::new(tokio::spawn(attempt)));
         let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
         for credit in 1..=2 {
@@ -403,6 +417,25 @@ mod tests {
             let sent = upload.lock().sender.keep_alive().items.first;
             assert_eq!(sent, credit);
         }
+    }
+
+    /// The item of another call may be what the broker refuses.
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_that_is_closed_ends_the_call_only_if_it_is_its_own() {
+        let closed = || Published::Failed {
+            source: BrokerError::ChannelClosed {
+                source: Cause::new("PRECONDITION_FAILED"),
+            },
+            written: true,
+        };
+        let upload = upload(stream::empty().boxed());
+        let mut sending = sending(&upload);
+        for is_separate in [false, true] {
+            assert!(!sending.on_published(closed()).unwrap());
+            assert_eq!(sending.link.is_separate, is_separate);
+        }
+        let ended = sending.on_published(closed()).unwrap_err();
+        assert!(matches!(ended, CallError::Broker { .. }), "{ended:?}");
     }
 
     #[tokio::test(start_paused = true)]
