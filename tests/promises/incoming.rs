@@ -937,18 +937,28 @@ struct RawWorker {
     peer: RawPeer,
     reply_to: String,
     id: String,
-    items: lapin::Consumer,
+    own: String,
 }
 
 const WORKER: &str = "5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10";
 
 impl RawWorker {
     async fn begin() -> (Self, JoinHandle<Result<u64, CallError<String>>>) {
+        Self::begin_with(FieldTable::default()).await
+    }
+
+    /// Begins with a queue for items that has these arguments.
+    async fn begin_with(arguments: FieldTable) -> (Self, JoinHandle<Result<u64, CallError<String>>>) {
         let queue = unique("store");
         let peer = RawPeer::connect(shared().await).await.unwrap();
         peer.declare(&queue).await.unwrap();
         let mut requests = peer.consume(&queue).await.unwrap();
-        let own = peer.declare_exclusive().await.unwrap();
+        let options = lapin::options::QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let own = peer.channel().queue_declare("".into(), options, arguments).await;
+        let own = own.unwrap().name().to_string();
         // Another worker has declared the exchange, or this does.
         let options = lapin::options::ExchangeDeclareOptions {
             durable: true,
@@ -967,7 +977,6 @@ impl RawWorker {
             FieldTable::default(),
         );
         binding.await.unwrap();
-        let items = peer.consume(&own).await.unwrap();
         let caller = Broker::connect(shared().await).await.unwrap();
         let store = StoreClient::builder(&caller)
             .queue(&queue)
@@ -985,7 +994,7 @@ impl RawWorker {
             reply_to: properties.reply_to().clone().unwrap().to_string(),
             id: properties.correlation_id().clone().unwrap().to_string(),
             peer,
-            items,
+            own,
         };
         (worker, call)
     }
@@ -996,29 +1005,63 @@ impl RawWorker {
         self.peer.publish(&self.reply_to, properties, body).await.unwrap();
     }
 
-    async fn next(&mut self) -> Vec<u8> {
-        let message = next(&mut self.items, SOON).await.unwrap().unwrap();
-        assert_eq!(message.properties.kind().as_ref().unwrap().as_str(), "rpc.items");
-        message.data
+    /// Consumes the items from now on.
+    async fn items(&self) -> lapin::Consumer {
+        self.peer.consume(&self.own).await.unwrap()
     }
+}
+
+async fn next_items(items: &mut lapin::Consumer) -> Vec<u8> {
+    let message = next(items, SOON).await.unwrap().unwrap();
+    assert_eq!(message.properties.kind().as_ref().unwrap().as_str(), "rpc.items");
+    message.data
 }
 
 #[tokio::test]
 async fn only_the_first_worker_gets_the_items() {
-    let (mut worker, call) = RawWorker::begin().await;
+    let (worker, call) = RawWorker::begin().await;
+    let mut items = worker.items().await;
     let other = "11111111-3a4f-4e0e-8c9e-6c8f0c7a2a10";
     worker.send("rpc.credit", WORKER, b"\x93\x02\x00\x00").await;
-    assert_eq!(worker.next().await, b"\x93\x00\x92\xc4\x010\xc4\x011\x02");
+    assert_eq!(
+        next_items(&mut items).await,
+        b"\x93\x00\x92\xc4\x010\xc4\x011\x02"
+    );
     worker.send("rpc.credit", other, b"\x93\x07\x00\x00").await;
     worker.send("rpc.credit", other, b"\xc1 nonsense").await;
     worker.send("fault", other, br#"{"code":"interrupted"}"#).await;
     worker.send("rpc.credit", WORKER, b"\x93\x03\x02\x00").await;
-    assert_eq!(worker.next().await, b"\x93\x02\x91\xc4\x012\x03");
+    assert_eq!(next_items(&mut items).await, b"\x93\x02\x91\xc4\x012\x03");
     // The last item again, and then the others.
     worker.send("rpc.credit", WORKER, b"\x93\x0f\x02\x01").await;
-    assert_eq!(worker.next().await, b"\x93\x02\x91\xc4\x012\x0f");
-    assert_eq!(worker.next().await, b"\x93\x03\x92\xc4\x013\xc4\x014\x0f");
-    assert_eq!(worker.next().await, b"\x93\x05\x90\x0f");
+    assert_eq!(next_items(&mut items).await, b"\x93\x02\x91\xc4\x012\x0f");
+    assert_eq!(
+        next_items(&mut items).await,
+        b"\x93\x03\x92\xc4\x013\xc4\x014\x0f"
+    );
+    assert_eq!(next_items(&mut items).await, b"\x93\x05\x90\x0f");
+    worker.send("result", WORKER, b"5").await;
+    assert_eq!(soon("it returns", call).await.unwrap().unwrap(), 5);
+}
+
+/// Those before it are not sent again.
+#[tokio::test]
+async fn a_message_that_the_broker_refuses_is_sent_again() {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+    let overflow = AMQPValue::LongString("reject-publish".into());
+    arguments.insert("x-overflow".into(), overflow);
+    let (worker, call) = RawWorker::begin_with(arguments).await;
+    worker.send("rpc.credit", WORKER, b"\x93\x0f\x00\x00").await;
+    // The queue has room for the items, and not for the end.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut items = worker.items().await;
+    for expected in [
+        &b"\x93\x00\x95\xc4\x010\xc4\x011\xc4\x012\xc4\x013\xc4\x014\x0f"[..],
+        b"\x93\x05\x90\x0f",
+    ] {
+        assert_eq!(next_items(&mut items).await, expected);
+    }
     worker.send("result", WORKER, b"5").await;
     assert_eq!(soon("it returns", call).await.unwrap().unwrap(), 5);
 }

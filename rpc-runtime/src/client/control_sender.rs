@@ -179,6 +179,7 @@ mod tests {
                 time_to_live: SEND_LIMIT,
                 max_messages: 1,
                 max_bytes: 1000,
+                refuses_excess: false,
             };
             let mut subscription = transport.open_control(&queue).await.unwrap();
             subscription.deliveries.next().await

@@ -34,8 +34,8 @@ const PREFETCH: u16 = 64;
 /// How long a message can wait in the queue.
 const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 
-/// How many messages can wait in the queue. If there are more, the oldest are dropped, and their
-/// callers send them again.
+/// How many messages can wait in the queue. The broker refuses further ones, and their callers send
+/// them again, after a pause. Without the oldest, the worker could use none of the others.
 const MAX_WAITING: u16 = 16 * 1024;
 
 /// The maximum total length of the messages that wait in the queue, in bytes.
@@ -283,6 +283,7 @@ impl KeepOpen for Receiving<'_> {
             time_to_live: TIME_TO_LIVE,
             max_messages: MAX_WAITING,
             max_bytes: MAX_WAITING_BYTES,
+            refuses_excess: true,
         };
         let opened = self.transport.open_control(&queue).await;
         drop(self.first_attempt_done.take());

@@ -99,10 +99,12 @@ pub(crate) struct ControlQueue {
     pub(crate) prefetch: u16,
     /// How long a message can wait.
     pub(crate) time_to_live: Duration,
-    /// How many messages can wait. If there are more, the oldest are dropped.
+    /// How many messages can wait.
     pub(crate) max_messages: u16,
     /// The maximum total length of the bodies of waiting messages, in bytes.
     pub(crate) max_bytes: u32,
+    /// Whether the broker refuses further messages. Otherwise it drops the oldest.
+    pub(crate) refuses_excess: bool,
 }
 
 /// The queue that requests come from, and how a worker declares it.

@@ -93,7 +93,7 @@ impl ItemSender {
         self.credit = self.credit.max(credit);
         match asks {
             Asks::Nothing => {}
-            Asks::Again => self.go_back(),
+            Asks::Again => self.go_back(0),
             Asks::Enough => {
                 self.is_done = true;
                 self.kept.clear();
@@ -102,9 +102,9 @@ impl ItemSender {
         Ok(goes_on)
     }
 
-    /// Sends all kept items again: some may be lost.
-    pub(super) fn go_back(&mut self) {
-        self.next = self.taken;
+    /// Sends the kept items from this number on again: some may be lost.
+    pub(super) fn go_back(&mut self, first: u64) {
+        self.next = self.next.min(first).max(self.taken);
         self.is_end_sent = false;
     }
 
@@ -193,13 +193,15 @@ mod tests {
         assert_eq!(next(&mut sender), Some((3, 0, Some(3))));
         assert_eq!(next(&mut sender), None);
         assert_eq!(sender.keep_alive().end, Some(3));
-        sender.go_back();
+        sender.go_back(2);
+        assert_eq!(next(&mut sender), Some((2, 1, None)));
+        sender.go_back(0);
         assert_eq!(next(&mut sender), Some((1, 2, None)));
         // The worker had them.
         sender.grant(grant(6, 3, Asks::Nothing)).unwrap();
         assert_eq!(next(&mut sender), Some((3, 0, Some(3))));
         sender.grant(grant(6, 3, Asks::Enough)).unwrap();
-        sender.go_back();
+        sender.go_back(0);
         assert!(sender.is_done() && next(&mut sender).is_none());
     }
 

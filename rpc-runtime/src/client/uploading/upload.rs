@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use super::item_sender::ItemSender;
+use super::item_sender::{ItemMessage, ItemSender};
 use super::link::ItemLink;
 use crate::client::failures::broker_error;
 use crate::client::streaming::{ItemInbox, MAX_SILENCE};
@@ -203,7 +203,7 @@ impl<L: ItemLink> Sending<'_, L> {
                     && unconfirmed.len() < MAX_UNCONFIRMED
                     && let Some(message) = sender.next_message()
                 {
-                    unconfirmed.push(self.link.send(&self.worker, message));
+                    unconfirmed.push(self.send(message));
                     keep_alive_at = Instant::now() + KEEP_ALIVE;
                 }
                 let may_pull = may_send && unconfirmed.len() < MAX_UNCONFIRMED && sender.may_pull();
@@ -226,7 +226,7 @@ impl<L: ItemLink> Sending<'_, L> {
             let wake_at = retry_at.filter(|_| !may_send).unwrap_or(keep_alive_at);
             tokio::select! {
                 biased;
-                Some(published) = unconfirmed.next() => match self.on_published(published) {
+                Some((first, published)) = unconfirmed.next() => match self.on_published(first, published) {
                     Ok(true) => {}
                     Ok(false) => unconfirmed.clear(),
                     // The reply needs no items.
@@ -245,12 +245,19 @@ impl<L: ItemLink> Sending<'_, L> {
                         // Otherwise messages wait for the broker.
                         if unconfirmed.is_empty() {
                             let message = upload.lock().sender.keep_alive();
-                            unconfirmed.push(self.link.send(&self.worker, message));
+                            unconfirmed.push(self.send(message));
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Returns the number of the message's first item, and what has become of the message.
+    fn send(&self, message: ItemMessage) -> impl Future<Output = (u64, Published)> + use<L> {
+        let first = message.items.first;
+        let sending = self.link.send(&self.worker, message);
+        sending.map(move |published| (first, published))
     }
 
     /// Takes items until there are enough for a message, or none is ready after the first.
@@ -284,14 +291,16 @@ impl<L: ItemLink> Sending<'_, L> {
         Poll::Ready(Ok(()))
     }
 
-    /// Handles the outcome of a message. Returns `false` if items are sent again.
+    /// Handles the outcome of the message that begins with the item `first`. Returns `false` if it
+    /// and those that follow are sent again.
     ///
     /// # Errors
     ///
     /// Returns the error that ends the call.
-    fn on_published(&mut self, published: Published) -> Result<bool, CallError> {
+    fn on_published(&mut self, first: u64, published: Published) -> Result<bool, CallError> {
         let now = Instant::now();
-        let is_failed = published.is_failed();
+        // A lost connection says nothing about the worker. If its queue is full, it is there.
+        let may_be_there = published.is_failed() || matches!(published, Published::Refused);
         let closed = self.failing.as_ref().map_or(0, |failing| failing.closed);
         let closed = match published {
             Published::Confirmed => {
@@ -322,15 +331,14 @@ impl<L: ItemLink> Sending<'_, L> {
             closed: 0,
         });
         failing.closed = closed;
-        if is_failed {
-            // The worker does not count the time of an outage either.
+        if may_be_there {
             failing.undelivered_since = None;
         } else if *failing.undelivered_since.get_or_insert(now) + MAX_SILENCE <= now {
             let reason = "the broker does not deliver the items of the call to its worker";
             return Err(CallError::Fault(Fault::new(FaultCode::Interrupted, reason)));
         }
         failing.retry_at = now + failing.backoff.next_delay();
-        self.upload.lock().sender.go_back();
+        self.upload.lock().sender.go_back(first);
         Ok(false)
     }
 }
@@ -362,7 +370,6 @@ mod tests {
     use tokio::time::advance;
     use tokio_util::task::AbortOnDropHandle;
 
-    use super::super::item_sender::ItemMessage;
     use super::*;
     use crate::error::Cause;
     use crate::protocol::Asks;
@@ -431,10 +438,10 @@ mod tests {
         let upload = upload(stream::empty().boxed());
         let mut sending = sending(&upload);
         for is_separate in [false, true] {
-            assert!(!sending.on_published(closed()).unwrap());
+            assert!(!sending.on_published(0, closed()).unwrap());
             assert_eq!(sending.link.is_separate, is_separate);
         }
-        let ended = sending.on_published(closed()).unwrap_err();
+        let ended = sending.on_published(0, closed()).unwrap_err();
         assert!(matches!(ended, CallError::Broker { .. }), "{ended:?}");
     }
 
@@ -446,15 +453,20 @@ mod tests {
         };
         let upload = upload(stream::empty().boxed());
         let mut sending = sending(&upload);
-        assert!(!sending.on_published(lost()).unwrap());
+        assert!(!sending.on_published(0, lost()).unwrap());
         advance(2 * MAX_SILENCE).await;
-        for published in [Published::Returned, lost(), Published::Refused] {
-            assert!(!sending.on_published(published).unwrap());
+        for published in [
+            Published::Returned,
+            lost(),
+            Published::Returned,
+            Published::Refused,
+        ] {
+            assert!(!sending.on_published(0, published).unwrap());
             advance(MAX_SILENCE - Duration::from_millis(1)).await;
         }
-        assert!(!sending.on_published(Published::Returned).unwrap());
+        assert!(!sending.on_published(0, Published::Returned).unwrap());
         advance(Duration::from_millis(1)).await;
-        let ended = sending.on_published(Published::Returned).unwrap_err();
+        let ended = sending.on_published(0, Published::Returned).unwrap_err();
         assert!(matches!(ended, CallError::Fault(fault) if fault.code == FaultCode::Interrupted));
     }
 }

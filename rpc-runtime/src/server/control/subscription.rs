@@ -69,6 +69,7 @@ impl ControlResponder {
             time_to_live: TIME_TO_LIVE,
             max_messages: MAX_WAITING,
             max_bytes: MAX_WAITING_BYTES,
+            refuses_excess: false,
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();

@@ -117,6 +117,10 @@ impl Opener {
         ] {
             arguments.insert(argument.into(), AMQPValue::LongLongInt(limit));
         }
+        if control.refuses_excess {
+            let overflow = AMQPValue::LongString("reject-publish".into());
+            arguments.insert("x-overflow".into(), overflow);
+        }
         self.declare(channel, &name, options, arguments).await
     }
 

@@ -616,6 +616,7 @@ mod tests {
             time_to_live: Duration::from_secs(5),
             max_messages: 2,
             max_bytes: 10,
+            refuses_excess: false,
         });
         for body in ["a", "b", "c"] {
             queue.push(message(body), now);

@@ -327,6 +327,7 @@ mod tests {
             time_to_live: std::time::Duration::from_secs(1),
             max_messages: 10,
             max_bytes: 10,
+            refuses_excess: false,
         };
         let (mut queues, now) = (Queues::default(), Instant::now());
         assert!(!queues.publish_control(&x, &Message::default(), now));
