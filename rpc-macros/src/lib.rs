@@ -64,7 +64,9 @@ mod tests;
 /// # Streams
 ///
 /// A method `fn f(&self, ..) -> impl Stream<Item = T>` replies with a stream of items, which the
-/// client's method returns too. It may be `idempotent` and have a `timeout` and a `name`.
+/// client's method returns too. A parameter of the type `Incoming<T>` is a stream that the caller
+/// sends; the client's method takes any `Stream<Item = T> + Send + 'static` in its place. Such
+/// methods may be `idempotent` and have a `timeout` and a `name`.
 ///
 /// # Options of a method
 ///

@@ -65,7 +65,8 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         let item = Box::new(item);
         return Parameter::Incoming { name, ty, item };
     }
-    types::refuse_incoming_within(&ty, errors);
+    let advice = "a stream that the caller sends is a parameter of its own; write `name: Incoming<T>`";
+    types::refuse_incoming_within(&ty, advice, errors);
     let shape = types::argument_shape(&ty, errors);
     let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
     let is_argument = |other: &&Parameter| matches!(other, Parameter::Argument(_));

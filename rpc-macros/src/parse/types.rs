@@ -51,6 +51,8 @@ pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
             "a method that never returns sends no reply; remove the return type, or return a value",
         );
     }
+    let advice = "a method sends a stream with `impl Stream<Item = T>`; only callers send an `Incoming<T>`";
+    refuse_incoming_within(ty, advice, errors);
     refuse_borrows(ty, TypePosition::Output, errors);
 }
 
@@ -73,15 +75,15 @@ pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
         None => {
             errors.push(
                 ty,
-                "the items that the caller sends need a type; write `Incoming<T>`",
+                "a parameter of the type `Incoming` is a stream that the caller sends; write `Incoming<T>`, or rename your own type",
             );
             Some(parse_quote!(()))
         }
     }
 }
 
-/// Refuses a type that has an `Incoming<T>` in it.
-pub(super) fn refuse_incoming_within(ty: &Type, errors: &mut Errors) {
+/// Refuses a type that has an `Incoming<T>` in it, with this advice.
+pub(super) fn refuse_incoming_within(ty: &Type, advice: &str, errors: &mut Errors) {
     struct Finder(Option<Path>);
 
     impl VisitMut for Finder {
@@ -99,7 +101,6 @@ pub(super) fn refuse_incoming_within(ty: &Type, errors: &mut Errors) {
     let mut finder = Finder(None);
     finder.visit_type_mut(&mut ty.clone());
     if let Some(path) = finder.0 {
-        let advice = "a stream that the caller sends is a parameter of its own; write `name: Incoming<T>`";
         errors.push(path, advice);
     }
 }

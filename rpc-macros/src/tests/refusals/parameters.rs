@@ -161,7 +161,7 @@ fn streams_of_the_caller() {
         (
             "a: Incoming",
             "Incoming",
-            "the items that the caller sends need a type; write `Incoming<T>`",
+            "a parameter of the type `Incoming` is a stream that the caller sends; write `Incoming<T>`, or rename your own type",
         ),
         (
             "a: Incoming<&str>",

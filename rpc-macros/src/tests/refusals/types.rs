@@ -230,3 +230,15 @@ fn never_returns() {
         )],
     );
 }
+
+#[test]
+fn a_stream_of_the_caller_in_the_return_type() {
+    let advice = "a method sends a stream with `impl Stream<Item = T>`; only callers send an `Incoming<T>`";
+    for method in [
+        "async fn f(&self) -> Incoming<u8>;",
+        "async fn f(&self) -> Result<Option<Incoming<u8>>, Error>;",
+        "fn f(&self) -> impl Stream<Item = Incoming<u8>>;",
+    ] {
+        assert_method(method, &[("Incoming<u8>", advice)]);
+    }
+}
