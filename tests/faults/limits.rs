@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use rpc_runtime::{
     Broker, BrokerError, CallError, Executed, FaultCode, ReplyQueue, RequestQueue, Server, ServerError,
 };
-use rpc_tests::rabbit::{Node, unique};
+use rpc_tests::rabbit::{Node, shared_node, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::until;
 
@@ -147,7 +147,7 @@ async fn a_handler_that_outlasts_the_brokers_patience_runs_once_and_answers() {
 #[tokio::test]
 async fn a_queue_over_which_the_broker_closes_the_connection_is_refused_and_costs_others_one_connection() {
     // RabbitMQ 3 has no such setting, and does not start with it.
-    if Node::start().await.unwrap().version().await.unwrap() < (4, 0) {
+    if shared_node().await.version().await.unwrap() < (4, 0) {
         return;
     }
     let refusing = "deprecated_features.permit.transient_nonexcl_queues = false";
@@ -192,7 +192,7 @@ async fn a_queue_over_which_the_broker_closes_the_connection_is_refused_and_cost
 #[tokio::test]
 async fn headers_that_the_broker_adds_to_messages_change_no_call() {
     // RabbitMQ 4.2 and later; earlier versions do not start with it.
-    if Node::start().await.unwrap().version().await.unwrap() < (4, 2) {
+    if shared_node().await.version().await.unwrap() < (4, 2) {
         return;
     }
     let adding = "message_interceptors.incoming.set_header_timestamp.overwrite = true\n\

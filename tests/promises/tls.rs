@@ -12,14 +12,13 @@ use rpc_runtime::{
 };
 use rpc_tests::certificates::{Authority, Identity};
 use rpc_tests::gate::soon;
+use rpc_tests::programs;
 use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{Node, Permissions, unique};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
-use tokio::process::Command;
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
 
 #[service]
 trait Guestbook {
@@ -423,24 +422,13 @@ async fn the_example_prints_the_documented_output() {
     let folder = TempDir::new().unwrap();
     let cashier = site.authority.client("cashier").unwrap();
     let url = site.node.tls_url("cashier", "localhost");
-    let mut example = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    example
-        .args(["run", "--quiet", "--locked", "--example", "tls"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .kill_on_drop(true);
+    let mut example = programs::example("tls").await;
     example
         .env("AMQP_URL", format!("{url}?auth_mechanism=external"))
         .envs(files(&folder, site.authority.pem(), &cashier));
 
-    // It may have to be built.
-    let output = timeout(Duration::from_secs(600), example.output())
-        .await
-        .unwrap()
-        .unwrap();
-    let (printed, told) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let output = programs::run(&mut example).await;
+    let (printed, told) = (programs::text(&output.stdout), programs::text(&output.stderr));
     assert_eq!(
         printed, "the worker knows its caller as cashier\nrefused: cashier may not make refunds\n",
         "{told}"

@@ -21,8 +21,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{MOMENT, Trouble, longest_recovery, network_troubles, proxied};
 
-/// The limit of broadcasts during the fault: longer than it takes to notice a dead connection.
-const LIMIT: Duration = Duration::from_secs(15);
+/// The limit of broadcasts before the fault, and during one that is noticed at once.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// The limit of broadcasts during another fault: longer than it takes to notice a dead connection.
+const LONG: Duration = Duration::from_secs(15);
 
 /// The limit of the attempts after the fault.
 const SHORT: Duration = Duration::from_secs(2);
@@ -102,6 +105,13 @@ impl Cell {
         match self.step {
             Step::Publish | Step::Answer => Sight::to_broker(content_type),
             Step::Receive | Step::Gather => Sight::from_broker(content_type),
+        }
+    }
+
+    fn limit(self) -> Duration {
+        match self.trouble {
+            Trouble::Hole(_) | Trouble::Dead(_) => LONG,
+            _ => LIMIT,
         }
     }
 
@@ -201,7 +211,7 @@ impl Scene {
         }
         let caller = Broker::connect(&caller_url).await.unwrap();
         let scene = Self {
-            client: PollsClient::builder(&caller).queue(&queue).timeout(LIMIT).build(),
+            client: PollsClient::builder(&caller).queue(&queue).timeout(LONG).build(),
             part,
             proxy,
             servers,
@@ -245,7 +255,8 @@ impl Scene {
 /// Plays one cell.
 async fn play(cell: Cell) {
     let scene = Scene::new(cell).await;
-    let before = tokio::spawn(scene.survey("before", LIMIT));
+    let limit = cell.limit();
+    let before = tokio::spawn(scene.survey("before", limit));
     scene.part.gate.began(WORKERS.len() as u32).await;
     let struck = scene.proxy.open(cell.target());
     assert!(!struck.is_empty());
@@ -253,7 +264,7 @@ async fn play(cell: Cell) {
         (cell.trouble == Trouble::CutInFrame).then(|| scene.proxy.cut_before(cell.target(), cell.in_frame()));
     let mut since = Instant::now();
     let mut faults = cell.trouble.strike(&scene.proxy, cell.target(), &struck).await;
-    let during = tokio::spawn(scene.survey("during", LIMIT));
+    let during = tokio::spawn(scene.survey("during", limit));
     let announced = tokio::spawn(scene.client.announce("announced").into_future());
     if let Some(cut) = cut {
         if matches!(cell.step, Step::Answer | Step::Gather) {

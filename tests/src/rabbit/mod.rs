@@ -34,17 +34,27 @@ pub use self::{
 /// Panics if the node did not start, with the same reason for each caller.
 pub async fn shared() -> &'static str {
     static URL: LazyLock<Option<String>> = LazyLock::new(|| env::var("AMQP_URL").ok());
+
+    match &*URL {
+        Some(url) => url,
+        None => shared_node().await.url(),
+    }
+}
+
+/// Returns the node that the tests of this process share, whether or not `AMQP_URL` is set.
+///
+/// # Panics
+///
+/// Panics if the node did not start, with the same reason for each caller.
+pub async fn shared_node() -> &'static Node {
     // A static is never dropped. The watchdog notices the end of the process.
     static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
 
-    if let Some(url) = &*URL {
-        return url;
-    }
     let node = NODE
         .get_or_init(async || Node::start().await.map_err(|error| format!("{error:?}")))
         .await;
     match node {
-        Ok(node) => node.url(),
+        Ok(node) => node,
         Err(error) => panic!("the shared RabbitMQ node did not start: {error}"),
     }
 }
