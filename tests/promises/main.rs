@@ -33,5 +33,6 @@ mod self_description;
 mod settling;
 mod stream_layers;
 mod streams;
+mod streams_interop;
 mod tls;
 mod wire;

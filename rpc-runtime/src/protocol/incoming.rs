@@ -116,4 +116,12 @@ mod tests {
             }
         );
     }
+
+    /// The worked example of `docs/protocol.md`.
+    #[test]
+    fn the_documented_grants_are_what_is_written() {
+        let grant = |credit, taken, asks| IncomingGrant { credit, taken, asks }.write();
+        assert_eq!(grant(1024, 0, Asks::Nothing)[..], *b"\x93\xcd\x04\0\0\0");
+        assert_eq!(grant(1026, 2, Asks::Enough)[..], *b"\x93\xcd\x04\x02\x02\x02");
+    }
 }

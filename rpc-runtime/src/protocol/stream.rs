@@ -354,4 +354,40 @@ mod tests {
         let read = Items::read(&padded).unwrap();
         assert!(!is_in(&read.items[0], &padded));
     }
+
+    /// The worked example of `docs/protocol.md`.
+    #[test]
+    fn the_documented_messages_are_what_is_written() {
+        let message = |first, items: &[&'static [u8]], credit| {
+            let items = items.iter().copied().map(Bytes::from_static).collect();
+            let credit = Volume {
+                items: credit,
+                bytes: u64::MAX,
+            };
+            Items { first, items, credit }.write()
+        };
+        assert_eq!(
+            message(0, &[b"99", b"101"], 2)[..],
+            *b"\x93\0\x92\xc4\x0299\xc4\x03101\x02"
+        );
+        assert_eq!(message(2, &[b"100"], 3)[..], *b"\x93\x02\x91\xc4\x03100\x03");
+        let id = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
+        let credit = Volume {
+            items: 3,
+            bytes: u64::MAX,
+        };
+        let grant = [b"\x91\x92\xc4\x10", &id.as_bytes()[..], b"\x03"].concat();
+        assert_eq!(write_grants(&[Grant { id, credit }])[..], grant);
+        // What a caller sends needs no credit.
+        for (body, first, count) in [
+            (&b"\x92\0\x92\xc4\x011\xc4\x012"[..], 0, 2),
+            (b"\x92\x02\x90", 2, 0),
+        ] {
+            let items = Items::read(&Bytes::from_static(body)).unwrap();
+            assert_eq!(
+                (items.first, items.items.len(), items.credit),
+                (first, count, Volume::MAX)
+            );
+        }
+    }
 }
