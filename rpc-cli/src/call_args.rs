@@ -68,6 +68,11 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
+    /// Whether the arguments are read from standard input.
+    pub(crate) fn reads_stdin(&self) -> bool {
+        self.arguments == Some("-")
+    }
+
     /// Splits the names from the arguments: `-`, or a last word that begins with `{`, `[` or `@`.
     fn new(words: &[&'a str], has_queue: bool) -> Result<Self, Failure> {
         let is_arguments = |word: &str| word == "-" || word.trim_start().starts_with(['{', '[', '@']);

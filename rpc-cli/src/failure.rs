@@ -80,6 +80,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Broker(#[from] BrokerError),
 
+    /// An item of the caller's stream cannot be read. The call was cancelled.
+    #[error("{0}")]
+    BadItems(String),
+
     /// The call was dropped, and cancelled if the method allows it.
     #[error("the command was interrupted, and the method may have run")]
     Interrupted,
@@ -115,7 +119,7 @@ impl Failure {
             // The reader of the pipe has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
             // A method may have run to get what should be printed.
-            Self::Output(_) | Self::Interrupted => Outcome::MayHaveRun,
+            Self::Output(_) | Self::Interrupted | Self::BadItems(_) => Outcome::MayHaveRun,
             Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } => Outcome::InvalidInput,
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Stay { .. } => Outcome::Negative,
@@ -167,6 +171,9 @@ impl Failure {
             ),
             Self::InvalidJson { .. } => {
                 Some("write it like '{\"id\": \"user:12345\"}', in single quotes for the shell".to_owned())
+            }
+            Self::BadItems(_) => {
+                Some("write each item as JSON on a line of its own; the call was cancelled".to_owned())
             }
             Self::Call(error) => hint_of_call(error).map(str::to_owned),
             Self::Broker(error) => hint_of_broker(error).map(str::to_owned),

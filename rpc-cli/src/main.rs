@@ -13,6 +13,7 @@ mod depths;
 mod description_file;
 mod failure;
 mod input;
+mod items;
 mod lookup;
 mod options;
 mod output;

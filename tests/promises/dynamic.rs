@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt, stream};
 use rpc_runtime::describe::{MethodDescription, ServiceDescription};
 use rpc_runtime::discovery::WorkerClient;
 use rpc_runtime::middleware::OutgoingCall;
 use rpc_runtime::{
-    Broker, CallError, Chain, Codec, Context, DynamicClient, Executed, FaultCode, MethodError, ReplyQueue,
-    RequestQueue, RunningServer, Server, service,
+    Broker, CallError, Chain, Codec, Context, DynamicClient, Executed, FaultCode, Incoming, MethodError,
+    MethodKind, ReplyQueue, RequestQueue, RunningServer, Server, service,
 };
 use rpc_tests::gate::{Gate, soon};
 use rpc_tests::ledger::{Book, serve};
@@ -43,6 +44,8 @@ trait Shop {
     #[rpc(oneway)]
     async fn leave_word(&self, what: &str);
     async fn sleep(&self);
+    async fn unload(&self, floor: u8, goods: Incoming<String>) -> Result<Vec<String>, Refusal>;
+    fn sell(&self, goods: Incoming<Vec<u8>>, stock: u128) -> impl Stream<Item = u128>;
 }
 
 #[derive(Clone)]
@@ -80,6 +83,24 @@ impl Shop for Keeper {
     async fn sleep(&self) {
         self.0.pass().await;
     }
+
+    async fn unload(&self, floor: u8, mut goods: Incoming<String>) -> Result<Vec<String>, Refusal> {
+        let mut unloaded = Vec::new();
+        while let Some(what) = goods.next().await {
+            let what = what.map_err(|error| Refusal::SoldOut {
+                what: error.to_string(),
+            })?;
+            if what.is_empty() {
+                return Err(Refusal::SoldOut { what });
+            }
+            unloaded.push(format!("{floor}: {what}"));
+        }
+        Ok(unloaded)
+    }
+
+    fn sell(&self, goods: Incoming<Vec<u8>>, stock: u128) -> impl Stream<Item = u128> {
+        goods.map(move |bytes| stock - bytes.unwrap().len() as u128)
+    }
 }
 
 on_both_brokers! {
@@ -89,6 +110,7 @@ on_both_brokers! {
     one_way_calls_end_with_the_brokers_word,
     many_calls_leave_together,
     layers_see_described_methods,
+    items_are_sent_to_a_method_that_receives_a_stream,
 }
 
 /// A shop, and what it says of itself.
@@ -289,6 +311,74 @@ async fn layers_see_described_methods(world: World) {
     soon("it is answered", shop.call("close", ())).await.unwrap();
     let seen: Vec<_> = sees.try_iter().collect();
     assert_eq!(seen, [("Shop/look".into(), true), ("Shop/close".into(), false)]);
+    server.stop().await.unwrap();
+}
+
+async fn items_are_sent_to_a_method_that_receives_a_stream(world: World) {
+    let broker = world.broker().await;
+    let (server, description) = open(&broker, &Gate::open()).await;
+    for codec in [Codec::Json, Codec::MessagePack] {
+        let shop = DynamicClient::builder(&broker, description.clone()).unwrap();
+        let shop = shop.codec(codec).build();
+        let unload = |goods: Vec<Value>| {
+            let call = shop.call_with_items("unload", json!({"floor": 2}), stream::iter(goods));
+            soon("it is answered", call)
+        };
+        let unloaded = unload(vec![json!("bread"), json!("jam")]).await.unwrap();
+        assert_eq!(unloaded, json!(["2: bread", "2: jam"]), "{codec}");
+        assert_eq!(unload(Vec::new()).await.unwrap(), json!([]), "{codec}");
+        let Err(CallError::Service(error)) = unload(vec![json!("")]).await else {
+            panic!("it is refused");
+        };
+        assert_eq!(*error.value(), json!({"SoldOut": {"what": ""}}));
+        // What is no text is the method's to refuse.
+        let unreadable = unload(vec![json!(7)]).await;
+        assert!(matches!(unreadable, Err(CallError::Service(_))), "{unreadable:?}");
+
+        // Items, arguments and results as text, with all their digits.
+        let goods = stream::iter(["[1, 2]".to_owned(), "[]".to_owned()]);
+        let arguments = format!("{{\"stock\": {}}}", u128::MAX);
+        let sold = shop.stream_json_with_items("sell", &arguments, goods);
+        let sold: Vec<_> = soon("they arrive", sold.map(Result::unwrap).collect()).await;
+        let (one, other) = (u128::MAX - 2, u128::MAX);
+        match codec {
+            Codec::Json => assert_eq!(sold, [one.to_string(), other.to_string()]),
+            _ => assert_eq!(sold, [format!("\"{one}\""), format!("\"{other}\"")]),
+        }
+        let goods = stream::iter(["[1, 2]".to_owned(), "[1, 2".to_owned()]);
+        let broken = shop.stream_json_with_items("sell", "[7]", goods);
+        let broken: Vec<_> = soon("they arrive", broken.collect()).await;
+        assert!(
+            matches!(broken.last(), Some(Err(CallError::BadItem { .. }))),
+            "{broken:?}"
+        );
+        let goods = stream::iter([json!([1]), json!([1, 2])]);
+        let sold = shop.stream_with_items("sell", json!({"stock": 7}), goods);
+        let sold: Vec<_> = soon("they arrive", sold.map(Result::unwrap).collect()).await;
+        let digits = sold.iter().map(|left| left.to_string().replace('"', ""));
+        assert!(digits.eq(["6", "5"]), "{sold:?}");
+    }
+    let shop = DynamicClient::new(&broker, description).unwrap();
+    let none = || stream::empty::<Value>();
+    for (wrong, right) in [
+        (shop.call("unload", [2]).await, MethodKind::Receiving),
+        (shop.call("sell", ()).await, MethodKind::Receiving),
+        (
+            shop.call_with_items("look", ["bread"], none()).await,
+            MethodKind::Unary,
+        ),
+    ] {
+        assert!(
+            matches!(&wrong, Err(CallError::WrongKind { kind, .. }) if *kind == right),
+            "{wrong:?}"
+        );
+    }
+    let wrong = shop
+        .stream_with_items("unload", [2], none())
+        .next()
+        .await
+        .unwrap();
+    assert!(matches!(wrong, Err(CallError::WrongKind { .. })), "{wrong:?}");
     server.stop().await.unwrap();
 }
 

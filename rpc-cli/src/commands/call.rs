@@ -8,11 +8,13 @@ use rpc_runtime::discovery::Worker;
 use rpc_runtime::{Broadcast, Broker, CallError, DynamicClient, GatherEnd, MethodError, StreamingCall};
 use serde::de::IgnoredAny;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::call_args::{CallArgs, CallOptions, Target};
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::input;
+use crate::items;
 use crate::lookup::{self, Location};
 use crate::options::Options;
 use crate::output::Output;
@@ -29,6 +31,9 @@ use crate::output::Output;
 ///
 /// A method that replies with a stream prints a line of JSON for each item as it arrives. Ctrl-C
 /// ends the stream, and cancels any other call.
+///
+/// A method that receives a stream gets its items from stdin: JSON, an item a line. Empty lines are
+/// skipped.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc call [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc call [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"
@@ -40,6 +45,7 @@ Examples:
   rpc call --queue rpc_queue get_email '[\"user:12345\"]'
   rpc call Library import @books.json --timeout 2m
   jq -c .query search.json | rpc call Library find -
+  rpc call Library add_all --arg shelf=7 < books.jsonl
   rpc call --queue rpc_queue --undescribed --codec text fib '{\"n\": 30}'")]
 pub(crate) struct Call {
     #[command(flatten)]
@@ -75,12 +81,14 @@ impl Call {
         let target = self.args.target(self.location.queue.is_some())?;
         let arguments = self.args.arguments(&target)?;
         let broker = connect(options).await?;
+        let (items_failed, bad_items) = oneshot::channel();
         let called = tokio::select! {
             biased;
-            called = self.call(&broker, &target, arguments, output) => called,
+            Ok(failure) = bad_items => Err(failure),
+            called = self.call(&broker, &target, arguments, items_failed, output) => called,
             _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
         };
-        // Cancels a call that was interrupted.
+        // Cancels a call that was interrupted, or whose items end with a failure.
         close(&broker).await;
         called
     }
@@ -91,6 +99,7 @@ impl Call {
         broker: &Broker,
         target: &Target<'_>,
         arguments: String,
+        items_failed: oneshot::Sender<Failure>,
         output: &Output,
     ) -> Result<Outcome, Failure> {
         let service = match (&self.location.queue, self.undescribed) {
@@ -111,6 +120,7 @@ impl Call {
         };
         let (is_oneway, is_broadcast, is_streaming) =
             (method.is_oneway, method.is_broadcast, method.is_streaming);
+        let receives_items = method.incoming.is_some();
         let client = DynamicClient::builder(broker, service)?
             .codec(self.call_options.codec.into())
             .build();
@@ -135,12 +145,29 @@ impl Call {
                 "leave out `--workers`: it is for broadcasts with answers",
             ));
         }
-        if is_streaming {
-            return self
-                .stream(client.stream_json(target.method, &arguments), output)
-                .await;
+        if receives_items && target.reads_stdin() {
+            let message = format!(
+                "{:?} receives a stream, whose items are read from standard input",
+                target.method
+            );
+            return Err(Failure::usage(
+                message,
+                "give the arguments on the command line or in a file",
+            ));
         }
-        let mut call = client.call_json(target.method, &arguments);
+        if is_streaming {
+            let stream = match receives_items {
+                true => {
+                    client.stream_json_with_items(target.method, &arguments, items::of_stdin(items_failed))
+                }
+                false => client.stream_json(target.method, &arguments),
+            };
+            return self.stream(stream, output).await;
+        }
+        let mut call = match receives_items {
+            true => client.call_json_with_items(target.method, &arguments, items::of_stdin(items_failed)),
+            false => client.call_json(target.method, &arguments),
+        };
         if let Some(timeout) = self.call_options.timeout {
             call = call.timeout(timeout);
         }

@@ -5,14 +5,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use rpc_runtime::{Broker, Server, service};
+use rpc_runtime::{Broker, Incoming, Server, service};
 use rpc_tests::programs::{LIMIT, text};
 use rpc_tests::python;
 use rpc_tests::rabbit::Vhost;
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::program::{Printed, directory_server, interrupt, library, program, rpc, rpc_with_input};
 
@@ -376,4 +376,118 @@ async fn a_stream_prints_a_line_for_each_item() {
     // The worker was told, so it does not wait for the stream.
     let stopped = tokio::time::timeout(Duration::from_secs(5), server.stop()).await;
     stopped.expect("no stream runs").unwrap();
+}
+
+/// Adds numbers up, and repeats them.
+struct Adder;
+
+#[service(queue = "sums")]
+trait Adding {
+    /// Fails after a number that is too large.
+    async fn add(&self, numbers: Incoming<u64>, limit: Option<u64>) -> Result<u128, String>;
+    fn repeat(&self, lines: Incoming<String>, times: usize) -> impl Stream<Item = String>;
+    async fn bytes(&self, blocks: Incoming<Vec<u8>>) -> usize;
+}
+
+impl Adding for Adder {
+    async fn add(&self, mut numbers: Incoming<u64>, limit: Option<u64>) -> Result<u128, String> {
+        let mut sum = 0;
+        while let Some(number) = numbers.next().await {
+            let number = number.map_err(|error| error.to_string())?;
+            if limit.is_some_and(|limit| number > limit) {
+                return Err(format!("{number} is too much"));
+            }
+            sum += u128::from(number);
+        }
+        Ok(sum)
+    }
+
+    fn repeat(&self, lines: Incoming<String>, times: usize) -> impl Stream<Item = String> {
+        lines.map(move |line| line.unwrap_or_default().repeat(times))
+    }
+
+    async fn bytes(&self, blocks: Incoming<Vec<u8>>) -> usize {
+        blocks
+            .fold(0, async |sum, block| sum + block.unwrap().len())
+            .await
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_receives_a_stream_gets_the_lines_of_standard_input() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = Server::new(&broker).serve(AddingServer::new(Adder));
+    let server = server.start().await.unwrap();
+    // More than the caller may send ahead, and a number that a float would round.
+    let mut numbers: Vec<_> = (0..5000).map(|number: u64| number.to_string()).collect();
+    numbers.push(u64::MAX.to_string());
+    let sum = (0..5000).sum::<u128>() + u128::from(u64::MAX);
+    for (options, input, printed) in [
+        (&["add"][..], numbers.join("\n"), format!("{sum}\n")),
+        (&["add"], String::new(), "0\n".into()),
+        (&["add", "--codec", "msgpack"], "1\n\n 2 \n".into(), "3\n".into()),
+        (
+            &["repeat", "--arg", "times=2"],
+            "\"ab\"\n\"c\"\n".into(),
+            "\"abab\"\n\"cc\"\n".into(),
+        ),
+        (&["bytes"], "[1, 2]\n[3]\n".into(), "3\n".into()),
+        (
+            &["bytes", "--codec", "msgpack"],
+            "[1, 2]\n[3]".into(),
+            "3\n".into(),
+        ),
+    ] {
+        let arguments = [&["call", "--queue", "sums"], options].concat();
+        let called = rpc_with_input(&vhost, &arguments, &input).await;
+        assert_eq!(called.result(), printed, "{options:?}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn items_that_end_a_call_early_say_why() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = Server::new(&broker).serve(AddingServer::new(Adder));
+    let server = server.start().await.unwrap();
+    let call = |arguments: &[&'static str], input: &'static str| {
+        let arguments = [&["call", "Adding"], arguments].concat();
+        let vhost = &vhost;
+        async move { rpc_with_input(vhost, &arguments, input).await }
+    };
+    let bad_line = call(&["add"], "1\n2\nthree\n4\n").await;
+    assert_eq!(
+        bad_line.failure(4),
+        "rpc: line 3 of standard input is not JSON: expected ident at column 2\n     \
+         write each item as JSON on a line of its own; the call was cancelled\n"
+    );
+    // JSON, and no number: only the method can know.
+    let wrong_type = call(&["add"], "1\n\"two\"\n").await;
+    assert!(
+        wrong_type.failure(1).contains("an item cannot be read"),
+        "{wrong_type:?}"
+    );
+    let refused = call(&["add", "--arg", "limit=1"], "1\n2\n").await;
+    assert!(refused.failure(1).contains("2 is too much"), "{refused:?}");
+    let twice = call(&["add", "-"], "{}").await;
+    assert!(twice.failure(2).contains("read from standard input"), "{twice:?}");
+
+    // Ctrl-C ends a call whose standard input does not end, and the method.
+    let mut adding = program(&["call", "Adding", "repeat", "--arg", "times=1"])
+        .env("AMQP_URL", vhost.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = adding.stdin.take().unwrap();
+    input.write_all(b"\"first\"\n").await.unwrap();
+    let mut lines = BufReader::new(adding.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "\"first\"");
+    interrupt(adding.id().unwrap()).await;
+    let ended = tokio::time::timeout(LIMIT, adding.wait()).await.expect("it ends");
+    assert_eq!(ended.unwrap().code(), Some(0));
+    let stopped = tokio::time::timeout(Duration::from_secs(5), server.stop()).await;
+    stopped.expect("no method runs").unwrap();
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,6 +20,7 @@ use super::invalid_call::InvalidCall;
 use super::method_error::MethodError;
 use super::streaming::{ReadItems, StreamingCall};
 use super::stub::{Client, undecodable_reply_error, with_inbox};
+use super::uploading::SendsItems as _;
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription};
 use crate::error::{CallError, MethodKind};
@@ -116,7 +118,8 @@ impl DynamicClient {
     /// - [`CallError::NotDescribed`] if the description has no such method,
     /// - [`CallError::WrongKind`] if the method is a broadcast with answers; see
     ///   [`broadcast`](Self::broadcast). If it replies with a stream, the result is an array of all
-    ///   items; see [`stream`](Self::stream),
+    ///   items; see [`stream`](Self::stream). Also if it receives a stream; see
+    ///   [`call_with_items`](Self::call_with_items),
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
     ///   [`CallError::ServiceText`] if it does so in plain text,
@@ -126,7 +129,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Unary, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, false, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -137,9 +140,78 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Unary, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, false, exact_arguments),
             read_as::<String>,
         )
+    }
+
+    /// Calls a method that receives a stream, with arguments like those of [`call`](Self::call),
+    /// and sends it these items.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Broker, CallError, DynamicClient, Incoming, MethodError, Server, service};
+    /// # use rpc_runtime::discovery::WorkerClient;
+    /// # use futures_util::stream;
+    /// # use serde_json::json;
+    /// # #[service(queue = "sums")]
+    /// # pub trait Sums { async fn sum(&self, times: u64, numbers: Incoming<u64>) -> u64; }
+    /// # struct Adder;
+    /// # impl Sums for Adder {
+    /// #     async fn sum(&self, times: u64, mut numbers: Incoming<u64>) -> u64 {
+    /// #         let mut sum = 0;
+    /// #         while let Some(Ok(number)) = numbers.next().await { sum += times * number }
+    /// #         sum
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = Broker::in_process();
+    /// # let server = Server::new(&broker).serve(SumsServer::new(Adder)).start().await?;
+    /// # let worker = WorkerClient::new(&broker, "sums").describe().await?;
+    /// # let sums = DynamicClient::new(&broker, worker.service("Sums").unwrap().clone())?;
+    /// let numbers = stream::iter([json!(1), json!(2), json!(3)]);
+    /// let sum = sums.call_with_items("sum", json!({"times": 10}), numbers).await?;
+    /// assert_eq!(sum, 60);
+    /// # server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The call fails with [`CallError::WrongKind`] if the method does not receive a stream, with
+    /// [`CallError::BadItem`] if an item cannot be encoded, and with the errors of
+    /// [`call`](Self::call).
+    pub fn call_with_items<T: Serialize + 'static>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+        items: impl Stream<Item = T> + Send + 'static,
+    ) -> Call<Value, MethodError> {
+        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let call = Call::new(
+            self.client.path.clone(),
+            self.prepare_call(method, MethodKind::Unary, true, exact_arguments),
+            read_as::<Value>,
+        );
+        call.with_encoded_items(items, encode_item)
+    }
+
+    /// Calls a method like [`call_with_items`](Self::call_with_items), with arguments, items and
+    /// result as JSON text.
+    pub fn call_json_with_items(
+        &self,
+        method: &str,
+        arguments: &str,
+        items: impl Stream<Item = String> + Send + 'static,
+    ) -> Call<String, MethodError<String>> {
+        let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
+        let call = Call::new(
+            self.client.path.clone(),
+            self.prepare_call(method, MethodKind::Unary, true, exact_arguments),
+            read_as::<String>,
+        );
+        call.with_encoded_items(items, encode_json_item)
     }
 
     /// Calls a broadcast of all workers, with arguments and results like those of
@@ -153,7 +225,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Broadcasting, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcasting, false, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -164,7 +236,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Broadcasting, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcasting, false, exact_arguments),
             read_as::<String>,
         )
     }
@@ -204,21 +276,52 @@ impl DynamicClient {
     /// of the errors of [`call`](Self::call).
     pub fn stream(&self, method: &str, arguments: impl Serialize) -> StreamingCall<Value, MethodError> {
         let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
-        self.stream_as(method, exact_arguments)
+        self.stream_as(method, false, exact_arguments)
     }
 
     /// Calls a method like [`stream`](Self::stream), with arguments and items as JSON text.
     pub fn stream_json(&self, method: &str, arguments: &str) -> StreamingCall<String, MethodError<String>> {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
-        self.stream_as(method, exact_arguments)
+        self.stream_as(method, false, exact_arguments)
+    }
+
+    /// Calls a method that receives a stream and replies with another one, and sends it these
+    /// items. Otherwise this is like [`stream`](Self::stream).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`call_with_items`](Self::call_with_items) and [`stream`](Self::stream).
+    pub fn stream_with_items<T: Serialize + 'static>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+        items: impl Stream<Item = T> + Send + 'static,
+    ) -> StreamingCall<Value, MethodError> {
+        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let call = self.stream_as(method, true, exact_arguments);
+        call.with_encoded_items(items, encode_item)
+    }
+
+    /// Calls a method like [`stream_with_items`](Self::stream_with_items), with arguments and all
+    /// items as JSON text.
+    pub fn stream_json_with_items(
+        &self,
+        method: &str,
+        arguments: &str,
+        items: impl Stream<Item = String> + Send + 'static,
+    ) -> StreamingCall<String, MethodError<String>> {
+        let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
+        let call = self.stream_as(method, true, exact_arguments);
+        call.with_encoded_items(items, encode_json_item)
     }
 
     fn stream_as<T: FromExactValue>(
         &self,
         method: &str,
+        sends_items: bool,
         exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> StreamingCall<T, MethodError<T>> {
-        let call = self.prepare_call(method, MethodKind::Streaming, exact_arguments);
+        let call = self.prepare_call(method, MethodKind::Streaming, sends_items, exact_arguments);
         let (call, inbox) = with_inbox(call);
         let read = ReadItems {
             item: value_of::<T>,
@@ -233,6 +336,7 @@ impl DynamicClient {
         &self,
         method: &str,
         kind: MethodKind,
+        sends_items: bool,
         exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
@@ -242,10 +346,16 @@ impl DynamicClient {
         };
         let right_kind = kind_of(described);
         // Without credit, the worker sends all items of a stream in one reply.
-        if kind != right_kind && (kind, right_kind) != (MethodKind::Unary, MethodKind::Streaming) {
+        let is_right = kind == right_kind || (kind, right_kind) == (MethodKind::Unary, MethodKind::Streaming);
+        let receives_items = described.incoming.is_some();
+        if !is_right || sends_items != receives_items {
             return Err(InvalidCall::WrongKind {
                 method: method.to_owned(),
-                kind: right_kind,
+                kind: if receives_items {
+                    MethodKind::Receiving
+                } else {
+                    right_kind
+                },
             });
         }
         self.client
@@ -316,11 +426,36 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
     match (method.arguments.len(), arguments.into_iter().next()) {
         (0, _) => Ok(Bytes::new()),
         (1, None) => Err(ArgumentsError::Missing.into()),
-        (1, Some((_, ExactValue::Null))) => Err(ArgumentsError::Null.into()),
-        (1, Some((_, ExactValue::Number(number)))) => Ok(Bytes::from(number)),
-        (1, Some((_, argument))) => Ok(codec.encode(&argument)?),
+        (1, Some((_, argument))) => encode_value(argument, codec),
         (count, _) => Err(ArgumentsError::TooManyForText(count).into()),
     }
+}
+
+/// Encodes one value, which has no name.
+fn encode_value(value: ExactValue, codec: Codec) -> Result<Bytes, BoxError> {
+    match (codec, value) {
+        (Codec::Json, value) => Ok(value.to_json()),
+        (Codec::Text, ExactValue::Null) => Err(ArgumentsError::Null.into()),
+        (Codec::Text, ExactValue::Number(number)) => Ok(Bytes::from(number)),
+        (codec, value) => Ok(codec.encode(&value)?),
+    }
+}
+
+/// Encodes an item that the caller sends.
+fn encode_item<T: Serialize>(codec: Codec, item: T) -> Result<Bytes, EncodeError> {
+    let value = Codec::Json.encode(&item)?;
+    encode_json(codec, &value)
+}
+
+/// Encodes an item from its JSON text.
+fn encode_json_item(codec: Codec, item: String) -> Result<Bytes, EncodeError> {
+    encode_json(codec, item.as_bytes())
+}
+
+fn encode_json(codec: Codec, json: &[u8]) -> Result<Bytes, EncodeError> {
+    let value = ExactValue::from_json(json).map_err(BoxError::from);
+    let encoded = value.and_then(|value| encode_value(value, codec));
+    encoded.map_err(|source| EncodeError::new(codec, source))
 }
 
 /// Returns the arguments with their names. Checks that the method has them, but not that none is

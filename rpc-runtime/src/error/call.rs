@@ -416,6 +416,9 @@ pub enum MethodKind {
     Broadcasting,
     /// With [`stream`](crate::DynamicClient::stream): a worker sends items.
     Streaming,
+    /// With [`call_with_items`](crate::DynamicClient::call_with_items) or
+    /// [`stream_with_items`](crate::DynamicClient::stream_with_items): the caller sends items.
+    Receiving,
 }
 
 impl fmt::Display for MethodKind {
@@ -424,6 +427,9 @@ impl fmt::Display for MethodKind {
             Self::Unary => "answered by one worker, with one reply: call it with `call`",
             Self::Broadcasting => "a broadcast, which all workers answer: call it with `broadcast`",
             Self::Streaming => "answered with a stream of items: call it with `stream`",
+            Self::Receiving => {
+                "given a stream of items: call it with `call_with_items` or `stream_with_items`"
+            }
         })
     }
 }

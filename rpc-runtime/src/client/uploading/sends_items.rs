@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 
@@ -9,22 +10,39 @@ use super::upload::Upload;
 use crate::client::call::Call;
 use crate::client::plan::CallPlan;
 use crate::client::streaming::{ItemInbox, StreamingCall};
+use crate::codec::{Codec, EncodeError};
 use crate::protocol::Volume;
 
 /// A call that can send items: [`Call`] or [`StreamingCall`].
-pub trait SendsItems {
+pub trait SendsItems: Sized {
     /// Adds the items that the call sends while its method runs.
     #[must_use]
-    fn with_items<T: Serialize + 'static>(self, items: impl Stream<Item = T> + Send + 'static) -> Self;
+    fn with_items<T: Serialize + 'static>(self, items: impl Stream<Item = T> + Send + 'static) -> Self {
+        self.with_encoded_items(items, |codec, item| codec.encode_result(&item))
+    }
+
+    /// Adds items that are encoded by this function.
+    #[must_use]
+    fn with_encoded_items<T: 'static>(
+        self,
+        items: impl Stream<Item = T> + Send + 'static,
+        encode: EncodeItem<T>,
+    ) -> Self;
 }
 
+type EncodeItem<T> = fn(Codec, T) -> Result<Bytes, EncodeError>;
+
 impl<T, E> SendsItems for Call<T, E> {
-    fn with_items<I: Serialize + 'static>(mut self, items: impl Stream<Item = I> + Send + 'static) -> Self {
+    fn with_encoded_items<I: 'static>(
+        mut self,
+        items: impl Stream<Item = I> + Send + 'static,
+        encode: EncodeItem<I>,
+    ) -> Self {
         self.change_plan(|plan| {
             let inbox = ItemInbox::new();
             // No items precede the reply.
             inbox.change_window(|window| *window = Volume::default());
-            add_items(plan, items, Arc::new(inbox), false);
+            add_items(plan, items, encode, Arc::new(inbox), false);
             Ok(())
         });
         self
@@ -32,10 +50,14 @@ impl<T, E> SendsItems for Call<T, E> {
 }
 
 impl<T, E> SendsItems for StreamingCall<T, E> {
-    fn with_items<I: Serialize + 'static>(mut self, items: impl Stream<Item = I> + Send + 'static) -> Self {
+    fn with_encoded_items<I: 'static>(
+        mut self,
+        items: impl Stream<Item = I> + Send + 'static,
+        encode: EncodeItem<I>,
+    ) -> Self {
         self.change_plan(|plan| {
             if let Some(inbox) = plan.destination.items.clone() {
-                add_items(plan, items, inbox, true);
+                add_items(plan, items, encode, inbox, true);
             }
             Ok(())
         });
@@ -44,14 +66,15 @@ impl<T, E> SendsItems for StreamingCall<T, E> {
 }
 
 /// Adds items to a call. The worker's messages go to `inbox`.
-fn add_items<T: Serialize + 'static>(
+fn add_items<T: 'static>(
     plan: &mut CallPlan,
     items: impl Stream<Item = T> + Send + 'static,
+    encode: EncodeItem<T>,
     inbox: Arc<ItemInbox>,
     replies_with_items: bool,
 ) {
     let codec = plan.codec;
-    let items = items.map(move |item| codec.encode_result(&item)).boxed();
+    let items = items.map(move |item| encode(codec, item)).boxed();
     let upload = Upload::new(items, Arc::clone(&inbox), replies_with_items);
     plan.destination = Arc::new(plan.destination.with_upload(Arc::new(upload), inbox));
 }

@@ -1,0 +1,132 @@
+//! Reads the items that a call sends from standard input: JSON, an item a line.
+
+use std::future::pending;
+use std::io::{BufRead, Read as _};
+
+use futures_util::{Stream, stream};
+use serde::de::IgnoredAny;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::failure::Failure;
+
+/// The longest line, in bytes: the default message limit of RabbitMQ 4.
+const MAX_LINE: u64 = 16 * 1024 * 1024;
+
+/// How many items are read before they are wanted.
+const MAX_AHEAD: usize = 16;
+
+/// Returns the items. They end where standard input does. If a line is no item, `failed` gets the
+/// reason, and the stream neither continues nor ends: what breaks off must not look complete.
+pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = String> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(MAX_AHEAD);
+    // Not a thread of the runtime, which would wait at its end for the next line.
+    std::thread::spawn(move || {
+        let mut lines = Lines::new(std::io::stdin().lock());
+        while let Some(item) = lines.next_item().transpose() {
+            let is_last = item.is_err();
+            if sender.blocking_send(item).is_err() || is_last {
+                break;
+            }
+        }
+    });
+    stream::unfold(
+        (receiver, failed),
+        async |(mut receiver, failed)| match receiver.recv().await? {
+            Ok(item) => Some((item, (receiver, failed))),
+            Err(failure) => {
+                let _ = failed.send(failure);
+                pending().await
+            }
+        },
+    )
+}
+
+struct Lines<R> {
+    reader: R,
+    /// The number of the last line, from 1.
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, number: 0 }
+    }
+
+    /// Returns the text of the next item; `None` at the end. It stays text, so that its numbers
+    /// stay exact.
+    fn next_item(&mut self) -> Result<Option<String>, Failure> {
+        loop {
+            let mut line = Vec::new();
+            let read = self
+                .reader
+                .by_ref()
+                .take(MAX_LINE + 1)
+                .read_until(b'\n', &mut line);
+            self.number += 1;
+            let bad_line = |reason: String| {
+                let number = self.number;
+                Failure::BadItems(format!("line {number} of standard input {reason}"))
+            };
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(_) if line.len() as u64 > MAX_LINE => {
+                    return Err(bad_line("has more than 16 MiB".to_owned()));
+                }
+                Ok(_) if line.trim_ascii().is_empty() => continue,
+                Ok(_) => {}
+                Err(error) => return Err(bad_line(format!("cannot be read: {error}"))),
+            }
+            let text = String::from_utf8(line).map_err(|_| bad_line("is not UTF-8".to_owned()))?;
+            return match serde_json::from_str::<IgnoredAny>(&text) {
+                Ok(_) => Ok(Some(text)),
+                // An item has one line, whose number differs.
+                Err(error) => {
+                    let reason = error.to_string().replace(" at line 1 column ", " at column ");
+                    Err(bad_line(format!("is not JSON: {reason}")))
+                }
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(input: &[u8]) -> Vec<Result<String, String>> {
+        let mut lines = Lines::new(input);
+        let mut items = Vec::new();
+        while let Some(item) = lines.next_item().transpose() {
+            let item = item.map(|item| item.trim().to_owned());
+            items.push(item.map_err(|failure| failure.message()));
+            if items.last().is_some_and(Result::is_err) {
+                break;
+            }
+        }
+        items
+    }
+
+    #[test]
+    fn each_line_is_an_item() {
+        let ok = |item: &str| Ok(item.to_owned());
+        assert_eq!(
+            items(b"1\n\n  {\"a\": [2]} \r\n\t\n\"x\""),
+            [ok("1"), ok("{\"a\": [2]}"), ok("\"x\"")]
+        );
+        assert_eq!(items(b""), []);
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let bad = |reason: &str| Err(format!("line 3 of standard input {reason}"));
+        for (line, reason) in [
+            (&b"{a: 1}"[..], "is not JSON: key must be a string at column 2"),
+            (b"1 2", "is not JSON: trailing characters at column 3"),
+            (b"\"\xff\"", "is not UTF-8"),
+            (&[b' '; MAX_LINE as usize + 1], "has more than 16 MiB"),
+        ] {
+            let input = [b"7\n\n", line, b"\n8\n"].concat();
+            assert_eq!(items(&input), [Ok("7".to_owned()), bad(reason)]);
+        }
+    }
+}
