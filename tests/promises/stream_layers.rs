@@ -1,6 +1,7 @@
 //! Layers of a caller and of a worker see a stream from its begin to its end, with each item.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt, stream};
@@ -30,6 +31,9 @@ trait Feed {
     fn panic(&self) -> impl Stream<Item = u8>;
     /// Waits at the gate before each number.
     fn wait(&self) -> impl Stream<Item = u8>;
+    /// The numbers below 10 after this one. Waits at the gate before each.
+    #[rpc(idempotent)]
+    fn rest(&self, #[rpc(resume)] after: Option<u8>) -> impl Stream<Item = u8>;
     async fn sum(&self, numbers: Incoming<u8>) -> Result<u64, String>;
     fn echo(&self, numbers: Incoming<u8>) -> impl Stream<Item = u8>;
     async fn one(&self) -> u8;
@@ -64,6 +68,14 @@ impl Feed for Numbers {
         })
     }
 
+    fn rest(&self, after: Option<u8>) -> impl Stream<Item = u8> {
+        let first = after.map_or(0, |number| number + 1);
+        stream::iter(first..10).then(async |number| {
+            self.0.pass().await;
+            number
+        })
+    }
+
     async fn sum(&self, mut numbers: Incoming<u8>) -> Result<u64, String> {
         let mut sum = 0;
         while let Some(number) = numbers.next().await {
@@ -87,6 +99,7 @@ on_both_brokers! {
     layers_see_a_stream_that_its_reader_drops,
     a_layer_inside_another_that_repeats_calls_sees_each_item_once,
     layers_of_a_worker_see_the_items_of_an_array,
+    layers_see_each_call_of_a_stream_that_is_resumed,
 }
 
 /// What a layer sees.
@@ -220,10 +233,7 @@ struct Scene {
 impl Scene {
     async fn open(world: &World, gate: Gate) -> Self {
         let (queue, of_server, of_client) = (unique("feed"), Notes::default(), Notes::default());
-        let server = Server::new(&world.broker().await)
-            .layer(server_layer(&of_server))
-            .serve_on(RequestQueue::new(&queue), FeedServer::new(Numbers(gate)));
-        let server = soon("it starts", server.start()).await.unwrap();
+        let server = serve(world, &queue, &of_server, gate).await;
         let feed = FeedClient::builder(&world.broker().await)
             .queue(&queue)
             .timeout(SOON)
@@ -244,6 +254,15 @@ impl Scene {
             notes.assert_saw(method, is_ok, by_caller, by_method);
         }
     }
+}
+
+/// A worker that does not wait for its streams when it stops.
+async fn serve(world: &World, queue: &str, notes: &Notes, gate: Gate) -> RunningServer {
+    let server = Server::new(&world.broker().await)
+        .drain_timeout(Duration::ZERO)
+        .layer(server_layer(notes))
+        .serve_on(RequestQueue::new(queue), FeedServer::new(Numbers(gate)));
+    soon("it starts", server.start()).await.unwrap()
 }
 
 async fn layers_see_each_item_between_begin_and_end(world: World) {
@@ -369,4 +388,34 @@ async fn layers_of_a_worker_see_the_items_of_an_array(world: World) {
     assert_eq!(array.unwrap(), json!([0, 1, 2]));
     scene.of_server.assert_saw("count", true, 0, 3);
     scene.server.stop().await.unwrap();
+}
+
+async fn layers_see_each_call_of_a_stream_that_is_resumed(world: World) {
+    let gate = Gate::closed();
+    let scene = Scene::open(&world, gate.clone()).await;
+    gate.let_go(2);
+    let mut rest = scene.feed.rest(None);
+    for number in 0..2 {
+        assert_eq!(soon("it arrives", rest.next()).await.unwrap().unwrap(), number);
+    }
+    let next = serve(&world, &scene.queue, &Notes::default(), gate.clone()).await;
+    // The stream does not end before it does.
+    let _ = soon("it stops", scene.server.stop()).await;
+    gate.let_all_go();
+    assert_eq!(soon("it ends", rest.count()).await, 8);
+    let seen = scene.of_client.take();
+    let (first, second) = seen.split_at(4);
+    let item = |number| Seen::Item(SentBy::Method, number, 1);
+    assert_eq!(
+        first,
+        [
+            Seen::Begin("rest".into()),
+            item(0),
+            item(1),
+            Seen::End(false, 0, 2)
+        ]
+    );
+    assert_eq!(second.last(), Some(&Seen::End(true, 0, 8)), "{second:?}");
+    assert_eq!(second.len(), 10);
+    next.stop().await.unwrap();
 }

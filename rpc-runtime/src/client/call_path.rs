@@ -41,12 +41,6 @@ impl CallPath {
     /// Makes a call and waits for its reply, until its deadline.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         let plan = call.plan();
-        if let Some(items) = &plan.destination.items {
-            items.begin(ItemFlow::of_call(Method {
-                service: plan.destination.service.label(),
-                method: plan.method.label(),
-            }));
-        }
         if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.items) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
             items.set_end(ends_at);
@@ -60,6 +54,13 @@ impl CallPath {
 
     /// Like [`call`](Self::call), within a time limit that may have begun earlier.
     pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
+        let plan = call.plan();
+        if let Some(items) = &plan.destination.items {
+            items.begin(ItemFlow::of_call(Method {
+                service: plan.destination.service.label(),
+                method: plan.method.label(),
+            }));
+        }
         match self {
             Self::Direct(backend) => observed(CallKind::Direct, call, |call| backend.call(call, time_limit)),
             Self::Layered(caller) => observed(CallKind::Layered, call, |call| {
