@@ -386,6 +386,11 @@ fn method_tags(method: &MethodDescription) -> Vec<Value> {
             "incoming",
             "Receives a stream of items, which its caller sends while it runs. Others cannot call it.",
         ),
+        (
+            method.resumed_by.is_some(),
+            "resume",
+            "After an interruption, a caller may call it again for the items after the last one.",
+        ),
     ];
     let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);
     let mut tags: Vec<_> = tags

@@ -120,6 +120,10 @@ pub struct MethodDescription {
     /// The Rust type of the items that its caller sends while it runs, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incoming: Option<String>,
+    /// The argument that gets the last item if its stream is interrupted, and the caller calls it
+    /// again.
+    #[serde(rename = "resume", skip_serializing_if = "Option::is_none")]
+    pub resumed_by: Option<String>,
     /// How a failed job is retried, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryDescription>,
@@ -394,7 +398,7 @@ pub(crate) mod tests {
             timeout_ms in any::<Option<u64>>(),
             retry in any::<Option<(u16, u64, u64)>>(),
             (result_schema, error_schema, incoming_schema) in (schema(), schema(), schema()),
-            incoming in prop::option::of(text()),
+            (incoming, resumed_by) in (prop::option::of(text()), prop::option::of(text())),
         ) -> MethodDescription {
             MethodDescription {
                 name,
@@ -409,6 +413,7 @@ pub(crate) mod tests {
                 is_cancellable,
                 is_streaming,
                 incoming,
+                resumed_by,
                 timeout_ms,
                 retry: retry.map(|(times, min, max)| RetryDescription::new(times, min, max)),
                 result_schema,

@@ -96,7 +96,7 @@ pub mod __private {
     pub use serde;
 
     pub use crate::__needs_feature_schema as needs_feature_schema;
-    pub use crate::client::{Client, SendsItems, resumable};
+    pub use crate::client::{Client, SendsItems};
     pub use crate::codec::{ArgumentConversion, ByteSlice, CowBytes, CowStr, NoConversion, bytes};
     pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{DecodeArguments, Derived, EncodeArguments};

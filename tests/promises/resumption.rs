@@ -1,12 +1,14 @@
 //! A stream with `#[rpc(resume)]` goes on after an interruption, without gaps or duplicates, for as
 //! long as its reader waits for an item.
 
+use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use rpc_runtime::middleware::{CallReply, OutgoingCall};
 use rpc_runtime::{
-    Broker, CallError, Codec, Executed, ReplyQueue, RequestQueue, RunningServer, Server, service,
+    Broker, CallError, Codec, Executed, FaultCode, ReplyQueue, RequestQueue, RunningServer, Server, service,
 };
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::on_both_brokers;
@@ -14,6 +16,7 @@ use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::world::World;
 use serde::{Deserialize, Serialize};
+use tower::retry::{Policy, RetryLayer};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
@@ -68,6 +71,7 @@ impl Export for Tables {
             let table = table.to_owned();
             match table.as_str() {
                 "none" => Err(NoTable),
+                "damaged" if number == first + 1 => panic!("injected by the test"),
                 _ => Ok(Row { table, number }),
             }
         })
@@ -88,6 +92,7 @@ on_both_brokers! {
     bytes_are_resumed_in_their_own_form,
     the_reader_gets_what_interrupted_the_stream_if_it_cannot_go_on,
     other_errors_are_final,
+    a_layer_that_repeats_calls_does_not_hide_a_final_error,
 }
 
 /// A worker with a handle of its own, which does not wait for its streams when it stops.
@@ -208,6 +213,46 @@ async fn other_errors_are_final(world: World) {
         matches!(outcome[..], [Err(CallError::TimedOut { .. })]),
         "{outcome:?}"
     );
+    stop(worker).await;
+}
+
+/// Repeats each call that fails, once.
+#[derive(Clone)]
+struct Once(bool);
+
+impl Policy<OutgoingCall, CallReply, CallError> for Once {
+    type Future = Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut OutgoingCall,
+        outcome: &mut Result<CallReply, CallError>,
+    ) -> Option<Self::Future> {
+        let repeats = outcome.is_err() && !self.0;
+        self.0 = true;
+        repeats.then(|| ready(()))
+    }
+
+    fn clone_request(&mut self, call: &OutgoingCall) -> Option<OutgoingCall> {
+        Some(call.clone())
+    }
+}
+
+async fn a_layer_that_repeats_calls_does_not_hide_a_final_error(world: World) {
+    let queue = unique("export");
+    let broker = world.broker().await;
+    let client = ExportClient::builder(&broker).queue(&queue).timeout(SOON);
+    let export = client.layer(RetryLayer::new(Once(false))).build();
+    let tables = Tables::behind(Gate::closed());
+    let worker = serve(&world, &queue, &tables).await;
+    let mut rows = export.rows("damaged", None, 5);
+    tables.gate.let_go(1);
+    soon("it arrives", rows.next()).await.unwrap().unwrap();
+    tables.gate.let_all_go();
+    let error = soon("it ends", rows.next()).await.unwrap().unwrap_err();
+    let is_panic = matches!(&error, CallError::Fault(fault) if fault.code == FaultCode::Panicked);
+    assert!(is_panic, "{error:?}");
+    assert_eq!(tables.runs(), [0], "it was resumed");
     stop(worker).await;
 }
 

@@ -274,6 +274,20 @@ fn compare_methods(
             changes.add(verdict, place(), message);
         }
     }
+    match (&old.resumed_by, &new.resumed_by) {
+        (_, Some(now)) if old.resumed_by != new.resumed_by => {
+            let message = format!(
+                "callers resume its stream with {now}, which old workers do not heed: they begin it anew; update them before callers"
+            );
+            changes.add(Verdict::BreaksWorkers, place(), message);
+        }
+        (Some(before), None) => {
+            let message =
+                format!("old callers resume its stream with {before}: it has to have the same effect");
+            changes.add(Verdict::MayBreakCallers, place(), message);
+        }
+        _ => {}
+    }
     match (old.is_oneway, new.is_oneway) {
         (false, true) => changes.add(
             Verdict::Safe,

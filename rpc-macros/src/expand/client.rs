@@ -116,23 +116,24 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
     let call = quote_spanned! {at_output=>
         #runtime::__private::Client::#call::<#answer>(&self.client, &#constant, #arguments)
     };
-    let call = match (method.incoming(), method.resumed_by()) {
-        (None, None) => call,
-        (None, Some(argument)) => resumable(service, method, argument, &call),
-        (Some((name, item)), _) => {
+    let checked = method
+        .resumed_by()
+        .map(|argument| type_of_resumption(service, method, argument));
+    let call = match method.incoming() {
+        None => call,
+        Some((name, item)) => {
             let runtime = located_at(&service.runtime, item);
             quote_spanned! {item.span()=>
                 #runtime::__private::SendsItems::with_items::<#item>(#call, #name)
             }
         }
     };
-    quote!(#header { #call })
+    quote!(#header { #checked #call })
 }
 
-/// Makes a call resume its stream, with its last item as the argument. The argument must have the
-/// type of an item.
-fn resumable(service: &Service, method: &Method, argument: &Argument, call: &TokenStream) -> TokenStream {
-    let Argument { ty, wire_name, .. } = argument;
+/// Checks that the argument that resumes a stream has the type of an item.
+fn type_of_resumption(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
+    let ty = &argument.ty;
     let runtime = located_at(&service.runtime, ty);
     let answer = method.answer();
     let item = match method.is_fallible {
@@ -144,7 +145,6 @@ fn resumable(service: &Service, method: &Method, argument: &Argument, call: &Tok
     quote_spanned! {ty.span()=>
         let #last: &::core::option::Option<#item> = &#value;
         let _ = #last;
-        #runtime::__private::resumable(#call, #wire_name)
     }
 }
 

@@ -68,6 +68,10 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         let type_name = spelling::of(item);
         quote!(.incoming(#type_name))
     });
+    let resumed_by = method.resumed_by().map(|argument| {
+        let name = &argument.wire_name;
+        quote!(.resumed_by(#name))
+    });
     let cancellable = method.is_cancellable.then(|| quote!(.cancellable()));
     let retry = method.retry.as_ref().map(|Retry { times, min, max }| {
         let (times, min, max) = (Literal::u16_unsuffixed(*times), duration(*min), duration(*max));
@@ -83,7 +87,7 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
     quote! {
         #(#cfg)*
         const #constant: #runtime::MethodDescriptor =
-            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #incoming #cancellable #retry #timeout #docs #details #returns;
+            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #incoming #resumed_by #cancellable #retry #timeout #docs #details #returns;
     }
 }
 

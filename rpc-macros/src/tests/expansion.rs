@@ -149,9 +149,8 @@ fn streams_that_are_resumed() {
         "fntrades(&self,after:Option<Trade>)->implStream<Item=Trade>+::core::marker::Send;",
         "let__last:&::core::option::Option<Trade>=&after;",
         "let__last:&::core::option::Option<<Result<u64,MarketError>as::rpc_runtime::__private::ResultType>::Ok>=&after;",
-        "::rpc_runtime::__private::resumable(",
-        r#","since")"#,
-        r#","after")"#,
+        r#"("trades",&["since"]).streaming().idempotent().resumed_by("since")"#,
+        r#"("prices",&["after"]).streaming().idempotent().resumed_by("after")"#,
     ] {
         assert!(flat.contains(part), "{part}: {formatted}");
     }

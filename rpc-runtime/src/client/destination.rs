@@ -102,7 +102,7 @@ impl Destination {
     }
 
     /// Returns the destination of a call that is sent on its own.
-    fn of_one_call(&self) -> Self {
+    pub(super) fn of_one_call(&self) -> Self {
         Self {
             service: self.service.clone(),
             queue: self.queue.clone(),

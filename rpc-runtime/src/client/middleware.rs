@@ -17,7 +17,7 @@ use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Fault, FaultCode, Headers, Reply, ReplyKind, insert_user_header};
+use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
 use crate::service::middleware::{Attempts, BoxError, LayerList, SharedService, Stack};
 use crate::telemetry::{ItemCounts, ItemObservers, StreamItem};
 
@@ -299,15 +299,15 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             observers,
             ..
         } = call;
-        let outcome = if plan.has_stream_begun() {
+        let items = plan.destination.items.clone();
+        let outcome = if let Some(begun) = items.as_ref().filter(|items| items.has_begun()) {
             // Another attempt would begin the stream again.
-            let reason = "the stream had begun, so the call was not made again";
-            Err(CallError::Fault(Fault::new(FaultCode::Interrupted, reason)))
+            begun.outcome_again().map_err(CallError::Fault)
         } else if time_limit.is_over() {
             // A layer took too long.
             Err(time_limit.timeout_error(Executed::No))
         } else {
-            if let Some(items) = &plan.destination.items {
+            if let Some(items) = &items {
                 items.set_observers(observers);
             }
             backend
@@ -319,6 +319,13 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             Ok(reply) => Ok(CallReply(reply)),
             Err(error) => Err(error),
         };
+        if let Some(items) = items {
+            match &outcome {
+                Ok(CallReply(reply)) => items.set_outcome(Ok(reply.clone())),
+                Err(CallError::Fault(fault)) => items.set_outcome(Err(fault.clone())),
+                Err(_) => {}
+            }
+        }
         if let Err(error) = &outcome {
             attempt.failed(error.executed());
         }

@@ -60,6 +60,6 @@ pub use gather::{Broadcast, FallibleBroadcast, Gather, GatherEnd, Gathered};
 pub use limiter::WhenFull;
 pub use method_error::MethodError;
 pub(crate) use options::CallerOptions;
-pub use streaming::{FallibleStreamingCall, StreamingCall, resumable};
+pub use streaming::{FallibleStreamingCall, StreamingCall};
 pub use stub::Client;
 pub use uploading::SendsItems;

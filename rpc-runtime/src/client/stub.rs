@@ -17,7 +17,7 @@ use super::gather::{Broadcast, FallibleBroadcast};
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::{Arguments, CallPlan};
-use super::streaming::{FallibleStreamingCall, ItemInbox, ReadItems, StreamingCall};
+use super::streaming::{FallibleStreamingCall, ItemInbox, ReadItems, ResumeArgument, StreamingCall};
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::MethodDescriptor;
 use crate::error::CallError;
@@ -103,7 +103,8 @@ impl Client {
             array: |codec, items| codec.decode_reply(items),
             end: read_plain::<()>,
         };
-        StreamingCall::new(self.path.clone(), call, inbox, read)
+        let resume = method.resumed_by.map(ResumeArgument::new::<T>);
+        StreamingCall::new(self.path.clone(), call, inbox, read).resumed_by(resume)
     }
 
     /// Calls a method that returns a stream of `Result`s.
@@ -121,7 +122,8 @@ impl Client {
             array: |codec, items| codec.decode_reply(items),
             end: read_fallible::<Result<(), R::Err>>,
         };
-        StreamingCall::new(self.path.clone(), call, inbox, read)
+        let resume = method.resumed_by.map(ResumeArgument::new::<R::Ok>);
+        StreamingCall::new(self.path.clone(), call, inbox, read).resumed_by(resume)
     }
 
     /// Encodes the arguments and prepares a call whose items go to the returned inbox.

@@ -1,6 +1,6 @@
 //! Encodes and decodes values with a [`Codec`].
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -74,6 +74,17 @@ impl Codec {
             Err(error) if body.is_empty() => empty_body::decode().map_err(|_| error),
             decoded => decoded,
         }
+    }
+
+    /// Encodes an encoded result of this type as an argument, which has no special form for bytes.
+    /// `None` if it is damaged.
+    pub(crate) fn argument_of_result<T: 'static>(self, result: &Bytes) -> Option<Bytes> {
+        let is_bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
+        if !is_bytes.contains(&TypeId::of::<T>()) {
+            return Some(result.clone());
+        }
+        let bytes = self.decode_bytes(result).ok()?;
+        self.encode(&bytes).ok()
     }
 
     /// Decodes bytes, an array of numbers, or a string as its UTF-8 bytes.

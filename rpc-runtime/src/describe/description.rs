@@ -47,6 +47,7 @@ impl From<&MethodDescriptor> for MethodDescription {
         description.is_cancellable = method.is_cancellable;
         description.is_streaming = method.is_streaming;
         description.incoming = method.incoming.map(str::to_owned);
+        description.resumed_by = method.resumed_by.map(str::to_owned);
         description.timeout_ms = method.timeout.map(milliseconds);
         description.retry = method.retry.map(|policy| {
             let (min, max) = (policy.min_delay, policy.max_delay);

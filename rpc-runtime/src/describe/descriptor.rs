@@ -79,6 +79,9 @@ pub struct MethodDescriptor {
     pub is_streaming: bool,
     /// The Rust type of the items that its caller sends while it runs. `None` if it receives none.
     pub incoming: Option<&'static str>,
+    /// The argument that gets the last item if its stream is interrupted. `None` if the stream is not
+    /// resumed.
+    pub resumed_by: Option<&'static str>,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the call sets another limit. `None` for the client's timeout.
@@ -116,6 +119,7 @@ impl MethodDescriptor {
             is_cancellable: false,
             is_streaming: false,
             incoming: None,
+            resumed_by: None,
             retry: None,
             timeout: None,
             docs: "",
@@ -185,6 +189,14 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn incoming(mut self, type_name: &'static str) -> Self {
         self.incoming = Some(type_name);
+        self
+    }
+
+    /// Makes callers resume the method's stream if it is interrupted: they call the method again with
+    /// the last item as this argument.
+    #[must_use]
+    pub const fn resumed_by(mut self, argument: &'static str) -> Self {
+        self.resumed_by = Some(argument);
         self
     }
 

@@ -141,6 +141,7 @@ impl fmt::Display for Services<'_> {
                     (method.is_cancellable, "cancel"),
                     (method.is_streaming, "stream"),
                     (method.incoming.is_some(), "incoming"),
+                    (method.resumed_by.is_some(), "resume"),
                 ] {
                     if is_so {
                         write!(f, " [{what}]")?;

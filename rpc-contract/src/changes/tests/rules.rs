@@ -143,6 +143,26 @@ fn a_method_may_not_begin_to_receive_a_stream_nor_stop() {
 }
 
 #[test]
+fn old_workers_begin_a_stream_anew_that_is_to_be_resumed() {
+    let of = |resumed_by: Option<&str>| {
+        json!({
+            "stream": true,
+            "idempotent": true,
+            "resume": resumed_by,
+            "arguments": [
+                {"name": "after", "type": "Option<u8>", "optional": true},
+                {"name": "since", "type": "Option<u8>", "optional": true},
+            ],
+        })
+    };
+    let (never, after, since) = (of(None), of(Some("after")), of(Some("since")));
+    assert_method(never.clone(), after.clone(), &[(BreaksWorkers, "get")]);
+    assert_method(after.clone(), since, &[(BreaksWorkers, "get")]);
+    assert_method(after.clone(), after.clone(), &[]);
+    assert_method(after, never, &[(MayBreakCallers, "get")]);
+}
+
+#[test]
 fn items_for_a_method_change_as_arguments_do() {
     let of =
         |maximum: u32| json!({"incoming": "u8", "incoming_schema": {"type": "integer", "maximum": maximum}});

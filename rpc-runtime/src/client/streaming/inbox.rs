@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::receiver::{BadStream, Received, Receiver};
 use crate::client::received_reply::ReceivedReply;
 use crate::describe::Worker;
-use crate::protocol::{BadReply, Grant, Items, MAX_CREDIT, ShortStr, Volume};
+use crate::protocol::{BadReply, Fault, FaultCode, Grant, Items, MAX_CREDIT, Reply, ShortStr, Volume};
 use crate::service::Credit;
 use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, SentBy};
 
@@ -53,6 +53,8 @@ struct State {
     down_since: Option<Instant>,
     /// When the handler that makes the call has to end.
     ends_at: Option<Instant>,
+    /// How the stream ended, unless the worker said nothing of it.
+    outcome: Option<Result<Reply, Fault>>,
     reader: Option<Waker>,
 }
 
@@ -102,6 +104,7 @@ impl ItemInbox {
                 waiting_since: None,
                 down_since: None,
                 ends_at: None,
+                outcome: None,
                 reader: None,
             }),
             tally: Mutex::new(ItemTally::new(SentBy::Method, None, ItemObservers::default())),
@@ -178,6 +181,20 @@ impl ItemInbox {
     /// Lets a method in this process send items.
     pub(in crate::client) fn set_credit(&self, credit: Arc<Credit>) {
         self.lock().credit = Some(credit);
+    }
+
+    /// Remembers how the worker ended the stream, for layers that make the call again.
+    pub(in crate::client) fn set_outcome(&self, outcome: Result<Reply, Fault>) {
+        self.lock().outcome = Some(outcome);
+    }
+
+    /// Returns the outcome of a call whose stream has begun, and cannot begin again.
+    pub(in crate::client) fn outcome_again(&self) -> Result<Reply, Fault> {
+        let outcome = self.lock().outcome.clone();
+        outcome.unwrap_or_else(|| {
+            let reason = "the stream had begun, so the call was not made again";
+            Err(Fault::new(FaultCode::Interrupted, reason))
+        })
     }
 
     /// Whether a message has arrived. Then the request must not be sent again.

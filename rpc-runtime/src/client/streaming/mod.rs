@@ -9,5 +9,6 @@ mod resumption;
 mod streaming_call;
 
 pub(super) use inbox::{Arrival, ItemInbox, MAX_SILENCE, Overdue, worker_key};
+pub(super) use resumption::ResumeArgument;
 pub(super) use streaming_call::ReadItems;
-pub use streaming_call::{FallibleStreamingCall, StreamingCall, resumable};
+pub use streaming_call::{FallibleStreamingCall, StreamingCall};

@@ -3,11 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::inbox::ItemInbox;
@@ -17,31 +14,34 @@ use crate::client::observed::ReplyFuture;
 use crate::client::plan::{Arguments, CallPlan};
 use crate::client::time_limit::TimeLimit;
 use crate::codec::Codec;
-use crate::error::CallError;
-use crate::protocol::{Executed, Fault, FaultCode, MAX_TIME_TO_LIVE};
+use crate::error::{BrokerError, CallError};
+use crate::protocol::{FaultCode, MAX_TIME_TO_LIVE, detach};
 use crate::transport::Backoff;
 
 /// The argument that gets the last item of an interrupted stream.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ResumeArgument {
+pub(in crate::client) struct ResumeArgument {
     name: &'static str,
     /// Encodes an item as the argument.
-    encode: fn(Codec, &[u8]) -> Option<Bytes>,
+    encode: fn(Codec, &Bytes) -> Option<Bytes>,
 }
 
 impl ResumeArgument {
-    /// An argument of the type `Option<T>`.
-    pub(super) fn new<T: Serialize + DeserializeOwned + 'static>(name: &'static str) -> Self {
-        let encode = |codec: Codec, item: &[u8]| {
-            // An item may be encoded in another form than an argument: bytes are.
-            let item = codec.decode_result::<T>(item).ok()?;
-            let argument = codec.encode(&Some(item)).ok()?;
-            // It would begin the stream anew.
-            let is_none = argument == codec.encode(&None::<T>).ok()?;
-            (!is_none).then_some(argument)
-        };
-        Self { name, encode }
+    /// An argument of the type `Option<T>`, for items of the type `T`.
+    pub(in crate::client) fn new<T: 'static>(name: &'static str) -> Self {
+        Self {
+            name,
+            encode: encode_argument::<T>,
+        }
     }
+}
+
+/// Encodes an item as an argument: the item itself, so that the worker gets what it has sent.
+fn encode_argument<T: 'static>(codec: Codec, item: &Bytes) -> Option<Bytes> {
+    let argument = codec.argument_of_result::<T>(item)?;
+    // It would begin the stream anew.
+    let is_none = argument == codec.encode(&()).ok()?;
+    (!is_none).then_some(argument)
 }
 
 /// How a stream that is interrupted begins again, and how often.
@@ -53,10 +53,14 @@ pub(super) struct Resumption {
     ends_at: Option<Instant>,
     /// The last item that the reader got. `None` if the arguments name it.
     last: Option<Bytes>,
+    /// Whether the last item may keep its message in memory.
+    keeps_message: bool,
     /// Whether the stream was interrupted after the last item.
     is_interrupted: bool,
+    /// When the last call began.
+    began_at: Instant,
     backoff: Backoff,
-    /// The pause before the next attempt.
+    /// The pause before the next call.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -70,16 +74,20 @@ impl Resumption {
     pub(super) fn new(
         argument: ResumeArgument,
         path: CallPath,
-        plan: CallPlan,
+        mut plan: CallPlan,
         ends_at: Option<Instant>,
     ) -> Self {
+        // Each call has an inbox of its own.
+        plan.destination = Arc::new(plan.destination.of_one_call());
         Self {
             argument,
             path,
             plan,
             ends_at,
             last: None,
+            keeps_message: false,
             is_interrupted: false,
+            began_at: Instant::now(),
             backoff: Backoff::new(),
             pause: None,
         }
@@ -88,28 +96,36 @@ impl Resumption {
     /// Records that the reader gets this item.
     pub(super) fn received(&mut self, item: Bytes) {
         self.last = Some(item);
-        if std::mem::take(&mut self.is_interrupted) {
-            self.backoff = Backoff::new();
+        self.keeps_message = true;
+        self.is_interrupted = false;
+    }
+
+    /// Records that the reader waits for the next item, perhaps for long.
+    pub(super) fn reader_waits(&mut self) {
+        if std::mem::take(&mut self.keeps_message)
+            && let Some(last) = &mut self.last
+        {
+            detach(last);
         }
     }
 
-    /// Decides whether the stream is resumed after this error: unless it is final, or the reader
-    /// has waited for too long. `waiting_since` is since when it waits for the next item.
+    /// Decides whether the stream is resumed after this error: if it is no final one, and the reader
+    /// waits for less than the call's timeout. `inbox` is that of the call that failed.
     ///
     /// # Errors
     ///
     /// The error of the stream.
-    pub(super) fn interrupt(&mut self, error: CallError, waiting_since: Instant) -> Result<(), CallError> {
-        if !is_interruption(&error, self.is_interrupted) || self.name_last_item().is_none() {
-            return Err(self.final_error(error));
+    pub(super) fn interrupt(&mut self, error: CallError, inbox: &ItemInbox) -> Result<(), CallError> {
+        let is_interruption = is_interruption(&error, inbox.has_begun(), self.is_interrupted);
+        if !is_interruption || self.name_last_item().is_none() {
+            return Err(error);
         }
-        let pause = match self.is_interrupted {
-            true => self.backoff.next_delay(),
-            false => Duration::ZERO,
-        };
-        let next = Instant::now() + pause.max(error.retry_after().unwrap_or_default());
-        if self.time_limit(waiting_since).deadline <= next {
-            return Err(self.final_error(error));
+        let now = Instant::now();
+        self.backoff.worked_for(now - self.began_at);
+        let pause = self.backoff.next_delay();
+        let next = now + pause.max(error.retry_after().unwrap_or_default());
+        if self.time_limit(inbox.waiting_since()).deadline <= next {
+            return Err(error);
         }
         self.is_interrupted = true;
         self.pause = Some(Box::pin(sleep_until(next)));
@@ -128,6 +144,7 @@ impl Resumption {
         };
         ready!(pause.as_mut().poll(cx));
         self.pause = None;
+        self.began_at = Instant::now();
         let inbox = Arc::new(inbox.for_next_call());
         let mut plan = self.plan.clone();
         plan.destination = Arc::new(plan.destination.with_items(Arc::clone(&inbox)));
@@ -161,35 +178,32 @@ impl Resumption {
             deadline: self.ends_at.map_or(deadline, |end| end.min(deadline)),
         }
     }
-
-    /// The error that the reader gets. It must not say that the method did not run if only the
-    /// attempt to resume failed.
-    fn final_error(&self, error: CallError) -> CallError {
-        if !self.is_interrupted || error.executed() != Executed::No {
-            return error;
-        }
-        let reason = format!("the stream was interrupted, and could not be resumed: {error}");
-        CallError::Fault(Fault::new(FaultCode::Interrupted, reason))
-    }
 }
 
-/// Whether a stream that ends with this error is to be resumed. `is_resuming` is whether the call
-/// that failed was to resume it.
-fn is_interruption(error: &CallError, is_resuming: bool) -> bool {
+/// Whether a stream that ends with this error is to be resumed. `has_begun` is whether the worker
+/// had sent a message, and `is_resuming` whether the call was to resume the stream. Before either,
+/// this is the error of a call like any other.
+fn is_interruption(error: &CallError, has_begun: bool, is_resuming: bool) -> bool {
     match error {
-        // A worker sends `abandoned` if it has not heard of the caller for a while.
-        CallError::Fault(fault) if matches!(fault.code, FaultCode::Interrupted | FaultCode::Abandoned) => {
-            true
-        }
-        CallError::Broker { source, .. } => source.is_transient(),
+        CallError::Fault(fault) if fault.code == FaultCode::Interrupted => has_begun || is_resuming,
+        // The request itself may be why the broker closes channels.
+        CallError::Broker {
+            source: BrokerError::ChannelClosed { .. },
+            ..
+        } => has_begun,
+        CallError::Broker { source, .. } => source.is_transient() && (has_begun || is_resuming),
+        // The node of the queue may be down.
+        CallError::Refused { .. } => is_resuming,
         error => is_resuming && error.is_retryable(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::error::BrokerError;
+    use crate::protocol::{Executed, Fault};
 
     fn fault(code: FaultCode) -> CallError {
         CallError::Fault(Fault::new(code, "x"))
@@ -207,39 +221,48 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_has_not_begun_is_no_stream_to_resume() {
+        for error in [fault(FaultCode::Interrupted), lost(), no_server()] {
+            assert!(!is_interruption(&error, false, false), "{error:?}");
+        }
+    }
+
+    #[test]
     fn a_stream_is_resumed_after_what_another_worker_or_session_may_mend() {
-        for error in [fault(FaultCode::Interrupted), fault(FaultCode::Abandoned), lost()] {
-            assert!(is_interruption(&error, false), "{error:?}");
+        for error in [fault(FaultCode::Interrupted), lost()] {
+            assert!(is_interruption(&error, true, false), "{error:?}");
+            assert!(is_interruption(&error, false, true), "{error:?}");
         }
         // These are the errors of a call that cannot begin.
-        for error in [no_server(), fault(FaultCode::Rejected), fault(FaultCode::Expired)] {
-            assert!(
-                !is_interruption(&error, false) && is_interruption(&error, true),
-                "{error:?}"
-            );
+        let refused = CallError::Refused { queue: "q".into() };
+        for error in [
+            no_server(),
+            refused,
+            fault(FaultCode::Rejected),
+            fault(FaultCode::Expired),
+        ] {
+            assert!(!is_interruption(&error, true, false), "{error:?}");
+            assert!(is_interruption(&error, false, true), "{error:?}");
         }
         let timed_out = CallError::TimedOut {
             limit: Duration::ZERO,
             executed: Executed::Maybe,
             source: None,
         };
-        for error in [
-            timed_out,
-            fault(FaultCode::Panicked),
-            fault(FaultCode::Unauthorized),
-        ] {
-            assert!(!is_interruption(&error, true), "{error:?}");
+        let final_faults = [FaultCode::Panicked, FaultCode::Unauthorized, FaultCode::Abandoned].map(fault);
+        for error in final_faults.into_iter().chain([timed_out]) {
+            assert!(!is_interruption(&error, true, true), "{error:?}");
         }
     }
 
     #[test]
     fn an_item_becomes_the_argument() {
-        let of =
-            |codec: Codec, item: &[u8]| (ResumeArgument::new::<Option<Vec<u8>>>("a").encode)(codec, item);
-        let json = of(Codec::Json, b"[1,2]").unwrap();
-        assert_eq!(&json[..], b"[1,2]");
+        let of = |codec, item: &'static [u8]| encode_argument::<u8>(codec, &Bytes::from_static(item));
+        assert_eq!(of(Codec::Json, b"7").unwrap(), "7");
         assert_eq!(of(Codec::Json, b"null"), None, "it would begin the stream anew");
         assert_eq!(of(Codec::MessagePack, b"\xc0"), None);
-        assert_eq!(of(Codec::Json, b"7"), None);
+        let bytes = Bytes::from_static(b"\xc4\x01\x07");
+        let argument = encode_argument::<Vec<u8>>(Codec::MessagePack, &bytes);
+        assert_eq!(argument.unwrap(), &b"\x91\x07"[..]);
     }
 }

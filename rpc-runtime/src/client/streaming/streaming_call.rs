@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::inbox::{Granter, ItemInbox};
 use super::resumption::{ResumeArgument, Resumption};
@@ -135,18 +133,6 @@ struct Running<T, E> {
     resumption: Option<Resumption>,
 }
 
-/// Makes the call resume its stream: if it is interrupted, the method is called again with the last
-/// item as this argument, which has the type `Option<T>`.
-pub fn resumable<T: Serialize + DeserializeOwned + 'static, E>(
-    mut call: StreamingCall<T, E>,
-    argument: &'static str,
-) -> StreamingCall<T, E> {
-    if let State::Planned(planned) = &mut call.state {
-        planned.resume = Some(ResumeArgument::new::<T>(argument));
-    }
-    call
-}
-
 impl<T, E> StreamingCall<T, E> {
     pub(crate) fn new(
         path: CallPath,
@@ -163,6 +149,14 @@ impl<T, E> StreamingCall<T, E> {
                 resume: None,
             }),
         }
+    }
+
+    /// Makes the call resume its stream if it is interrupted.
+    pub(in crate::client) fn resumed_by(mut self, argument: Option<ResumeArgument>) -> Self {
+        if let State::Planned(planned) = &mut self.state {
+            planned.resume = argument;
+        }
+        self
     }
 
     /// Creates a stream that sends nothing and yields these items. It ends after the first error.
@@ -348,7 +342,12 @@ impl<T, E> Running<T, E> {
                     }
                     // A method in this process may have sent items.
                     Poll::Pending if self.inbox.poll_items(cx, &mut self.items).is_ready() => {}
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        if let Some(resumption) = &mut self.resumption {
+                            resumption.reader_waits();
+                        }
+                        return Poll::Pending;
+                    }
                 }
                 // Further items may have arrived before the reply.
                 continue;
@@ -368,7 +367,7 @@ impl<T, E> Running<T, E> {
     /// Resumes the stream after an interruption, unless its error is final.
     fn interrupt(&mut self, error: CallError) -> Result<(), CallError> {
         match &mut self.resumption {
-            Some(resumption) => resumption.interrupt(error, self.inbox.waiting_since()),
+            Some(resumption) => resumption.interrupt(error, &self.inbox),
             None => Err(error),
         }
     }
