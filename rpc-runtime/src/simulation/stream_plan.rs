@@ -15,7 +15,7 @@ pub(super) struct PlannedStream {
     pub(super) caller: usize,
     /// `None` for a stream that begins after all faults are over.
     pub(super) at: Option<Duration>,
-    pub(super) is_idempotent: bool,
+    pub(super) method: Method,
     pub(super) timeout: Duration,
     pub(super) credit: u32,
     /// How many items the method yields.
@@ -31,6 +31,17 @@ pub(super) struct PlannedStream {
     pub(super) cancelled_after: Option<Duration>,
     /// Whether the method waits after the first item until all such streams have begun.
     pub(super) waits_for_others: bool,
+}
+
+/// The method that yields a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// It is not idempotent.
+    Watch,
+    /// It is idempotent.
+    List,
+    /// It is idempotent, and its stream is resumed.
+    Replay,
 }
 
 /// How a method ends its stream.
@@ -91,7 +102,9 @@ impl PlannedStream {
         Self {
             caller: rng.usize(..callers),
             at: Some(time_near_a_fault(rng, faults)),
-            is_idempotent: rng.bool(),
+            method: *rng
+                .choice(&[Method::Watch, Method::List, Method::Replay])
+                .unwrap(),
             timeout: match rng.u8(..10) {
                 0 => millis(rng, 1_000),
                 1 => Duration::from_secs(1) + millis(rng, 10_000),
@@ -164,7 +177,7 @@ pub(super) fn random_streams(
         let held = (0..2 * concurrency).map(|_| PlannedStream {
             caller: rng.usize(..callers),
             at: None,
-            is_idempotent: false,
+            method: Method::Watch,
             timeout: LONG_TIMEOUT,
             credit: 1,
             items: 2,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::check::{Check, TICK, fail_if, longest_cancellation};
 use super::faults::{InjectedFault, Peer};
 use super::scenario::{Profile, Scenario};
-use super::stream_plan::{Ending, PlannedStream};
+use super::stream_plan::{Ending, Method, PlannedStream};
 use super::times::LONG_TIMEOUT;
 use crate::error::{CallError, Chain};
 use crate::protocol::{Executed, FaultCode};
@@ -24,13 +24,20 @@ const MAX_SILENCE: Duration = Duration::from_secs(16);
 /// How long a method may go on whose caller is gone and could not tell.
 pub(super) const LONGEST_ABANDONED: Duration = Duration::from_secs(11 * 60);
 
-/// A service on the workers' queue. Both methods get the id of their stream.
+/// A service on the workers' queue. The methods get the id of their stream.
 #[service(queue = "work")]
 pub(super) trait Streams {
     #[rpc(idempotent)]
     fn list(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>>;
 
     fn watch(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>>;
+
+    #[rpc(idempotent)]
+    fn replay(
+        &self,
+        id: u64,
+        #[rpc(resume)] after: Option<Item>,
+    ) -> impl Stream<Item = Result<Item, PlannedError>>;
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -61,7 +68,7 @@ struct Read {
     received: u64,
     /// When the reader took the last item.
     last_item: Option<Duration>,
-    /// The run that yielded the first item.
+    /// The run that yielded the first item, or the last one of a stream that is resumed.
     run: Option<usize>,
     /// The first item, or end, that should not have been there.
     disorder: Option<String>,
@@ -102,6 +109,8 @@ struct Run {
     stream: u64,
     worker: usize,
     begun: Duration,
+    /// The number of its first item.
+    first: u64,
     yielded: u64,
     /// The largest number of items that were yielded and not yet read.
     most_unread: u64,
@@ -144,10 +153,14 @@ impl StreamRecorder {
         change(&mut self.lock().reads[id])
     }
 
-    /// Records that the reader took an item. Returns how many it has.
-    fn received(&self, id: usize, item: Item) -> u64 {
+    /// Records that the reader took an item. Returns how many it has. If the stream `is_resumed`, the
+    /// item may be of another run than the one before.
+    fn received(&self, id: usize, item: Item, is_resumed: bool) -> u64 {
         let now = self.begun.elapsed();
         self.change_read(id, |read| {
+            if is_resumed {
+                read.run = Some(item.run);
+            }
             let expected = (id as u64, *read.run.get_or_insert(item.run), read.received);
             if (item.stream, item.run, item.number) != expected {
                 let disorder = format!("{item:?} instead of {expected:?}");
@@ -189,9 +202,10 @@ async fn read_to_end(
     recorder: &StreamRecorder,
 ) -> Outcome {
     let number = id as u64;
-    let stream = match planned.is_idempotent {
-        true => client.list(number),
-        false => client.watch(number),
+    let stream = match planned.method {
+        Method::List => client.list(number),
+        Method::Watch => client.watch(number),
+        Method::Replay => client.replay(number, None),
     };
     // A clone of the client would keep its process alive.
     drop(client);
@@ -211,7 +225,7 @@ async fn read_to_end(
             }
         });
         match next {
-            Some(Ok(item)) => received = recorder.received(id, item),
+            Some(Ok(item)) => received = recorder.received(id, item, planned.method == Method::Replay),
             Some(Err(error)) => break Outcome::from(error),
             None => break Outcome::End,
         }
@@ -260,12 +274,13 @@ struct Running {
 }
 
 impl Running {
-    fn begin(recorder: &Arc<StreamRecorder>, stream: u64, worker: usize) -> Self {
+    fn begin(recorder: &Arc<StreamRecorder>, stream: u64, worker: usize, first: u64) -> Self {
         let runs = &mut recorder.lock().runs;
         runs.push(Run {
             stream,
             worker,
             begun: recorder.begun.elapsed(),
+            first,
             yielded: 0,
             most_unread: 0,
             ended: None,
@@ -280,12 +295,12 @@ impl Running {
     fn item(&self) -> Item {
         let StreamHistory { reads, runs } = &mut *self.recorder.lock();
         let run = &mut runs[self.run];
-        let number = run.yielded;
+        let number = run.first + run.yielded;
         run.yielded += 1;
         let read = &reads[usize::try_from(run.stream).unwrap()];
         let has_reader = read.run == Some(self.run);
-        let received = if has_reader { read.received } else { 0 };
-        run.most_unread = run.most_unread.max(run.yielded - received);
+        let received = if has_reader { read.received } else { run.first };
+        run.most_unread = run.most_unread.max(number + 1 - received);
         Item {
             stream: run.stream,
             run: self.run,
@@ -293,8 +308,10 @@ impl Running {
         }
     }
 
-    fn yielded(&self) -> u64 {
-        self.recorder.lock().runs[self.run].yielded
+    /// The number of the next item.
+    fn next_number(&self) -> u64 {
+        let run = &self.recorder.lock().runs[self.run];
+        run.first + run.yielded
     }
 
     /// Waits until as many streams have begun.
@@ -313,21 +330,22 @@ impl Drop for Running {
 }
 
 impl RecordingStreams {
-    fn run(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>> + use<> {
+    /// Yields the items of a stream from this one on.
+    fn run(&self, id: u64, first: u64) -> impl Stream<Item = Result<Item, PlannedError>> + use<> {
         let planned = self.scenario.streams[usize::try_from(id).unwrap()];
         let streams = self.scenario.streams.iter();
         let others = streams.filter(|stream| stream.waits_for_others).count();
-        let running = Running::begin(&self.recorder, id, self.worker);
+        let running = Running::begin(&self.recorder, id, self.worker, first);
         stream::unfold(Some(running), move |running| async move {
             let running = running?;
-            let yielded = running.yielded();
-            if let Some(pause) = planned.yields.pause_at(yielded) {
+            let next = running.next_number();
+            if let Some(pause) = planned.yields.pause_at(next) {
                 sleep(pause).await;
             }
-            if planned.waits_for_others && yielded == 1 {
+            if planned.waits_for_others && next == 1 {
                 running.wait_for_others(others).await;
             }
-            if yielded < planned.items {
+            if next < planned.items {
                 return Some((Ok(running.item()), Some(running)));
             }
             match planned.ending {
@@ -342,11 +360,15 @@ impl RecordingStreams {
 
 impl Streams for RecordingStreams {
     fn list(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>> {
-        self.run(id)
+        self.run(id, 0)
     }
 
     fn watch(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>> {
-        self.run(id)
+        self.run(id, 0)
+    }
+
+    fn replay(&self, id: u64, after: Option<Item>) -> impl Stream<Item = Result<Item, PlannedError>> {
+        self.run(id, after.map_or(0, |item| item.number + 1))
     }
 }
 
@@ -469,8 +491,9 @@ impl Judge<'_> {
             has_timed_out && read.longest_wait < planned.timeout,
             "timed out before its time",
         )?;
-        // The method of one that waits for others yields nothing until they have begun.
-        let has_begun = read.received > 0 && !planned.waits_for_others;
+        // The method of one that waits for others yields nothing until they have begun. One that is
+        // resumed may wait for another worker.
+        let has_begun = read.received > 0 && !planned.waits_for_others && !self.is_resumed();
         fail_if(
             has_timed_out && has_begun && planned.timeout >= LONG_TIMEOUT,
             "waited for its timeout, although it had begun",
@@ -489,6 +512,10 @@ impl Judge<'_> {
             has_begun && !self.is_caller_disturbed() && read.longest_gap > longest,
             "waited for too long after it had begun",
         )
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.planned.method == Method::Replay
     }
 
     fn is_caller_disturbed(&self) -> bool {
@@ -517,7 +544,11 @@ impl Judge<'_> {
         };
         let has_run = !self.runs.is_empty();
         match executed {
-            Executed::No => fail_if(has_run, "ran, but its error says that it did not"),
+            // The error of a stream that is resumed tells of the last attempt.
+            Executed::No => fail_if(
+                has_run && !self.is_resumed(),
+                "ran, but its error says that it did not",
+            ),
             Executed::Yes => fail_if(!has_run, "never ran, but its error says that it did"),
             Executed::Maybe => Ok(()),
         }
@@ -525,7 +556,7 @@ impl Judge<'_> {
 
     fn runs_at_most_once(&self) -> Check {
         fail_if(
-            !self.planned.is_idempotent && self.runs.len() > 1,
+            self.planned.method == Method::Watch && self.runs.len() > 1,
             "is not idempotent, but ran twice",
         )
     }
@@ -591,10 +622,13 @@ impl Judge<'_> {
                 )
             }
             Profile::CutWorker => {
-                fail_if(self.runs.len() > 1, "ran twice on the same worker")?;
-                let is_gone = self.failure() == Some(Failure::Interrupted);
                 fail_if(
-                    self.runs.len() == 1 && !self.succeeded() && !is_gone,
+                    self.runs.len() > 1 && !self.is_resumed(),
+                    "ran twice on the same worker",
+                )?;
+                let is_gone = self.failure() == Some(Failure::Interrupted) && !self.is_resumed();
+                fail_if(
+                    !self.runs.is_empty() && !self.succeeded() && !is_gone,
                     "ran, but was lost with a connection of its worker",
                 )
             }
