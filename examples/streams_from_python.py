@@ -4,6 +4,11 @@
     streams_from_python.py caller QUEUE    calls `readings`, and sends a stream to `store`
 
 Values are JSON. The messages of streams are MessagePack: see docs/protocol.md. Needs `pika` and `msgpack`.
+
+To keep it short, neither side reconnects: the process ends with its connection, so run it under a supervisor.
+A worker that stops does not answer requests that it has received and not begun: the next one answers `interrupted`.
+Its queue must not be shared with workers in Rust, because it does not answer their probes. A request to a queue that
+does not exist times out.
 """
 
 import collections
@@ -28,6 +33,13 @@ END = object()
 # Limits of a message with items.
 MAX_ITEMS = 4096
 MAX_ITEMS_BYTES = 64 * 1024
+
+
+def connect(url):
+    parameters = pika.URLParameters(url)
+    # While an alarm of the broker lasts, `basic_publish` would wait without a limit.
+    parameters.blocked_connection_timeout = 30
+    return pika.BlockingConnection(parameters)
 
 
 def batches(items):
@@ -58,6 +70,14 @@ class Ended(Exception):
     """The caller reads no more items."""
 
 
+def number(value):
+    """Reads an unsigned integer of at most 64 bits."""
+    value = int(value)
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{value} is no unsigned integer of 64 bits")
+    return value
+
+
 class Stream:
     """A stream that answers one request. The method runs in a thread, and another one has the connection."""
 
@@ -68,9 +88,9 @@ class Stream:
         self.properties = properties
         headers = properties.headers
         # How many items, and how many bytes of them, may be sent in total. Bytes may be unlimited.
-        self.credit = [int(headers["rpc-credit"])]
+        self.credit = [number(headers["rpc-credit"])]
         if "rpc-credit-bytes" in headers:
-            self.credit.append(int(headers["rpc-credit-bytes"]))
+            self.credit.append(number(headers["rpc-credit-bytes"]))
         self.made, self.made_bytes = 0, 0
         self.ready = []
         self.sent = 0
@@ -85,7 +105,7 @@ class Stream:
     def run(self, items):
         try:
             for item in items:
-                self.send(json.dumps(item).encode())
+                self.send(json.dumps(item, allow_nan=False).encode())
             kind, body = "result", b""
         except Ended:
             return
@@ -96,12 +116,13 @@ class Stream:
         finally:
             # Ends the method.
             items.close()
+            self.worker.soon(self.worker.thread_ended)
         self.worker.soon(lambda: self.end(kind, body))
 
     def send(self, item):
         with self.changed:
             # The method makes no further item before this one may be sent.
-            self.changed.wait_for(lambda: self.has_ended or self.has_credit())
+            self.changed.wait_for(lambda: self.has_ended or self.has_credit() and len(self.ready) < MAX_ITEMS)
             if self.has_ended:
                 raise Ended
             self.ready.append(item)
@@ -118,6 +139,7 @@ class Stream:
     def flush(self):
         with self.changed:
             ready, self.ready = self.ready, []
+            self.changed.notify()
         for batch in batches(ready):
             self.publish_items(batch)
 
@@ -178,20 +200,30 @@ class Stream:
 class Worker:
     """Serves methods that return streams."""
 
-    REPLY_ADDRESSES = ("amq.rabbitmq.reply-to.", "amq.gen-", "rpc.reply.")
+    # Not direct reply-to: the broker closes the connection of a worker that replies to a malformed address.
+    REPLY_ADDRESSES = ("amq.gen-", "rpc.reply.")
     MAX_STREAMS = 100
 
     def __init__(self, url, queue, methods):
         self.id = str(uuid.uuid4())
         self.methods = methods
         self.streams = {}
+        # How many methods run.
+        self.threads = 0
         self.is_stopping = False
-        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.connection = connect(url)
         self.channel = self.connection.channel()
         # `basic_publish` waits until the broker has the message.
         self.channel.confirm_delivery()
+        # For example because the queue was deleted. Whoever runs the worker starts it again.
+        self.channel.add_on_cancel_callback(lambda _: setattr(self, "is_stopping", True))
         self.channel.exchange_declare(CONTROL_EXCHANGE, exchange_type="direct", durable=True)
-        limits = {"x-message-ttl": 60_000, "x-max-length": 1024, "x-max-length-bytes": 8 * 1024 * 1024}
+        limits = {
+            "x-queue-type": "classic",
+            "x-message-ttl": 60_000,
+            "x-max-length": 1024,
+            "x-max-length-bytes": 8 * 1024 * 1024,
+        }
         control = f"rpc.control.{uuid.uuid4()}"
         self.channel.queue_declare(control, exclusive=True, auto_delete=True, arguments=limits)
         # Credit is sent to the worker's id, and cancellations to the queue or to the id.
@@ -203,10 +235,12 @@ class Worker:
         self.channel.basic_consume(queue, self.on_request)
 
     def run(self):
-        while not self.is_stopping:
+        while not self.is_stopping and self.channel.is_open:
             self.connection.process_data_events(time_limit=1)
             for stream in list(self.streams.values()):
                 stream.keep_alive()
+        if not self.channel.is_open:
+            raise ConnectionError("the broker closed the channel")
         fault = {"code": "interrupted", "message": "the worker stops"}
         for stream in list(self.streams.values()):
             stream.end("fault", json.dumps(fault).encode())
@@ -220,22 +254,25 @@ class Worker:
             # The worker has stopped.
             pass
 
+    def thread_ended(self):
+        self.threads -= 1
+
     def on_request(self, channel, frame, properties, body):
         # Anybody can send a request. Never publish to a queue that is not for replies.
-        if not (properties.reply_to or "").startswith(self.REPLY_ADDRESSES):
+        if not str(properties.reply_to or "").startswith(self.REPLY_ADDRESSES):
             return channel.basic_reject(frame.delivery_tag, requeue=False)
         try:
             if frame.redelivered:
                 raise Fault("interrupted", "another worker may have run the method")
             if properties.type not in self.methods:
                 raise Fault("unknown_method", f"there is no method {properties.type}")
-            if len(self.streams) >= self.MAX_STREAMS:
+            if self.threads >= self.MAX_STREAMS:
                 raise Fault("rejected", "the worker runs as many streams as it can")
             self.begin(frame.delivery_tag, properties, body)
-        except (ValueError, TypeError, KeyError) as error:
-            self.refuse(frame, properties, Fault("bad_request", repr(error)))
         except Fault as fault:
             self.refuse(frame, properties, fault)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            self.refuse(frame, properties, Fault("bad_request", repr(error)))
 
     def begin(self, delivery_tag, properties, body):
         if properties.content_type != "application/json":
@@ -250,13 +287,16 @@ class Worker:
         items = self.methods[properties.type](**json.loads(body or b"{}"))
         stream = Stream(self, request_id, delivery_tag, properties)
         self.streams[request_id] = stream
+        self.threads += 1
         threading.Thread(target=stream.run, args=[items], daemon=True).start()
 
     def refuse(self, frame, properties, fault):
         code, message = fault.args
-        body = json.dumps({"code": code, "message": message}).encode()
+        is_json = properties.content_type == "application/json"
+        body = json.dumps({"code": code, "message": message}) if is_json else f"{code}: {message}"
+        properties.content_type = "application/json" if is_json else "text/plain"
         try:
-            self.reply(properties, "fault", body, {})
+            self.reply(properties, "fault", body.encode(), {})
         except (pika.exceptions.UnroutableError, pika.exceptions.NackError):
             pass
         self.channel.basic_ack(frame.delivery_tag)
@@ -265,8 +305,7 @@ class Worker:
         self.channel.basic_publish(
             exchange="",
             routing_key=request.reply_to,
-            # A direct reply-to address is no queue.
-            mandatory=not request.reply_to.startswith("amq.rabbitmq.reply-to."),
+            mandatory=True,
             properties=pika.BasicProperties(
                 type=kind,
                 content_type=request.content_type,
@@ -282,13 +321,13 @@ class Worker:
             return
         try:
             # Skip further elements: later versions may add some.
-            for request_id, number, *rest in msgpack.unpackb(body):
+            for request_id, count, *rest in msgpack.unpackb(body):
                 stream = self.streams.get(request_id)
                 if stream and properties.type == "rpc.credit":
-                    stream.grant([int(number), *map(int, rest[:1])])
+                    stream.grant([number(n) for n in (count, *rest[:1])])
                 elif stream:
                     stream.stop()
-        except (ValueError, TypeError, msgpack.UnpackException):
+        except (ValueError, TypeError, OverflowError, msgpack.UnpackException):
             # Whoever may publish to the exchange can send anything.
             pass
 
@@ -317,7 +356,7 @@ class Client:
     MAX_UNTAKEN_BYTES = 4 * 1024 * 1024
 
     def __init__(self, url, queue):
-        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.connection = connect(url)
         self.channel = self.connection.channel()
         self.queue = queue
         self.replies = self.channel.queue_declare(queue="", exclusive=True).method.queue
@@ -374,9 +413,9 @@ class Client:
                 if properties and properties.type != "rpc.credit":
                     request_id = None
                     return self.read(properties.type, body)
-                if is_done or worker is None:
+                if worker is None:
                     continue
-                if properties:
+                if properties and not is_done:
                     new_credit, new_taken, asks = msgpack.unpackb(body)[:3]
                     credit = max(credit, new_credit)
                     # Items that the method has taken need not be kept.
@@ -389,20 +428,21 @@ class Client:
                     is_done = asks == 2
                 if is_done:
                     kept.clear()
-                    continue
-                size = sum(map(len, kept))
-                while not has_ended and taken + len(kept) < credit and size < self.MAX_UNTAKEN_BYTES:
-                    item = next(items, END)
-                    has_ended = item is END
-                    if not has_ended:
-                        kept.append(json.dumps(item).encode())
-                        size += len(kept[-1])
-                for batch in batches(list(itertools.islice(kept, sent - taken, None))):
-                    self.send_items(worker, request_id, sent, batch)
-                    sent += len(batch)
-                    sent_at = time.monotonic()
-                # The end, or a message that shows that the caller is there.
-                if has_ended and properties or time.monotonic() - sent_at >= KEEP_ALIVE:
+                else:
+                    size = sum(map(len, kept))
+                    while not has_ended and taken + len(kept) < credit and size < self.MAX_UNTAKEN_BYTES:
+                        item = next(items, END)
+                        has_ended = item is END
+                        if not has_ended:
+                            kept.append(json.dumps(item, allow_nan=False).encode())
+                            size += len(kept[-1])
+                    for batch in batches(list(itertools.islice(kept, sent - taken, None))):
+                        self.send_items(worker, request_id, sent, batch)
+                        sent += len(batch)
+                        sent_at = time.monotonic()
+                # The end, or a message that shows that the caller is there: until the reply.
+                is_end = has_ended and properties and not is_done
+                if is_end or time.monotonic() - sent_at >= KEEP_ALIVE:
                     self.send_items(worker, request_id, sent, [], has_ended)
                     sent_at = time.monotonic()
         finally:
@@ -440,6 +480,7 @@ class Client:
                 raise TimeoutError(f"no message from the worker within {limit} s")
             elif wakes:
                 yield worker, None, None
+        raise ConnectionError("the broker cancelled the consumer of the replies")
 
     def grant(self, worker, request_id, items):
         # If it is lost, the worker's next message without items is answered with another one.
