@@ -10,57 +10,10 @@ use tracing::Span;
 
 use super::metrics::{Event, Method, count};
 use super::span::{Side, millis};
+use super::stream_item::{SentBy, StreamItem};
 
 /// How many items are counted together at most.
 const MAX_UNCOUNTED: u64 = 1024;
-
-/// Which side of a call sends an item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SentBy {
-    /// The caller: the method receives the items as an [`Incoming`](crate::Incoming).
-    Caller,
-    /// The method, which replies with a stream.
-    Method,
-}
-
-impl SentBy {
-    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Method => "method",
-        }
-    }
-}
-
-/// An item of a stream, as layers see it. See
-/// [`OutgoingCall::observe_items`](crate::middleware::OutgoingCall::observe_items).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamItem {
-    sent_by: SentBy,
-    number: u64,
-    bytes: usize,
-}
-
-impl StreamItem {
-    /// Returns which side of the call sends the item.
-    #[must_use]
-    pub fn sent_by(&self) -> SentBy {
-        self.sent_by
-    }
-
-    /// Returns the number of the item in its stream, from 0.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Returns the size of the encoded item, in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
 
 /// The layers that observe the items of a call.
 #[derive(Clone, Default)]
@@ -196,10 +149,6 @@ impl ItemTally {
         self.flow = Some(flow);
     }
 
-    pub(crate) fn flow(&self) -> Option<&Arc<ItemFlow>> {
-        self.flow.as_ref()
-    }
-
     /// Sets who observes the items from now on.
     pub(crate) fn set_observers(&mut self, observers: ItemObservers) {
         self.observers = observers;
@@ -231,13 +180,12 @@ impl ItemTally {
         if self.uncounted.0 >= MAX_UNCOUNTED {
             self.count();
         }
-        let item = StreamItem {
-            sent_by,
-            number,
-            bytes,
-        };
         for observer in &self.observers.0 {
-            observer(item);
+            observer(StreamItem {
+                sent_by,
+                number,
+                bytes,
+            });
         }
     }
 

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::items::SentBy;
 use super::name::Name;
 use super::outcome::Outcome;
 use super::span::Side;
+use super::stream_item::SentBy;
 
 /// Whether metrics are counted.
 pub(super) const ARE_ON: bool = cfg!(feature = "metrics");

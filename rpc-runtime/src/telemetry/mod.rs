@@ -13,9 +13,10 @@ mod outcome;
 mod propagation;
 mod request_span;
 mod span;
+mod stream_item;
 
 pub(crate) use call_span::{CallInfo, CallKind, CallSpan, record_client_wait};
-pub use items::{ItemCounts, SentBy, StreamItem};
+pub use items::ItemCounts;
 pub(crate) use items::{ItemFlow, ItemObservers, ItemTally};
 pub(crate) use log_limit::{LogLimit, Suppressed};
 #[cfg(feature = "metrics")]
@@ -24,3 +25,4 @@ pub(crate) use metrics::{Event, Method, count};
 pub(crate) use name::Name;
 pub(crate) use outcome::Outcome;
 pub(crate) use request_span::{RequestEnd, RequestInfo, RequestSpan};
+pub use stream_item::{SentBy, StreamItem};
