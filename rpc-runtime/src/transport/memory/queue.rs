@@ -205,9 +205,22 @@ impl Queue {
         self.control.as_ref().is_some_and(is_bound) && self.consumer_count() > 0
     }
 
-    /// Drops the oldest control messages beyond the limits, like RabbitMQ.
+    /// Whether the queue is full, and refuses further messages.
+    pub(super) fn refuses_more(&self) -> bool {
+        self.control.as_ref().is_some_and(|limits| {
+            let bytes: usize = self.messages.iter().map(|stored| stored.message.body.len()).sum();
+            let is_full =
+                self.messages.len() >= limits.max_messages.into() || bytes >= limits.max_bytes as usize;
+            limits.refuses_excess && is_full
+        })
+    }
+
+    /// Drops the oldest control messages beyond the limits, like RabbitMQ. A queue that refuses
+    /// messages may exceed its limit of bytes by one.
     fn drop_excess(&mut self) {
-        let Some(limits) = &self.control else { return };
+        let Some(limits) = self.control.as_ref().filter(|control| !control.refuses_excess) else {
+            return;
+        };
         let exceeds_limits = |messages: &VecDeque<Stored>| {
             let bytes: usize = messages.iter().map(|stored| stored.message.body.len()).sum();
             messages.len() > limits.max_messages.into() || bytes > limits.max_bytes as usize
@@ -628,6 +641,24 @@ mod tests {
         queue.push(message("e"), now + Duration::from_secs(1));
         let mut receiver = consumer(&mut queue, 1, AckMode::Unlimited, now + Duration::from_secs(5));
         assert_eq!(bodies(&mut receiver), [("e".into(), false)]);
+    }
+
+    #[test]
+    fn a_full_queue_may_refuse_control_messages() {
+        let now = Instant::now();
+        let mut queue = Queue::for_control(&ControlQueue {
+            keys: Arc::new([]),
+            prefetch: 1,
+            time_to_live: Duration::from_secs(5),
+            max_messages: 2,
+            max_bytes: 10,
+            refuses_excess: true,
+        });
+        queue.push(message("a"), now);
+        assert!(!queue.refuses_more());
+        queue.push(message("b"), now);
+        assert!(queue.refuses_more());
+        assert_eq!(queue.depth(), 2);
     }
 
     #[test]

@@ -14,6 +14,16 @@ use crate::transport::{Delivery, Depth, RequestQueue};
 
 pub(super) use super::queue::AckMode;
 
+/// What has become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Routing {
+    Queued,
+    /// A queue is full, and refuses further messages.
+    Refused,
+    /// It fits no queue.
+    Unroutable,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     queues: HashMap<String, Queue>,
@@ -93,16 +103,25 @@ impl Queues {
 
     /// Puts a control message into all queues that are bound with its key. Returns whether any
     /// queue is.
-    pub(super) fn publish_control(&mut self, key: &ShortStr, message: &Message, now: Instant) -> bool {
+    pub(super) fn publish_control(&mut self, key: &ShortStr, message: &Message, now: Instant) -> Routing {
         let mut bound: Vec<_> = (self.queues.values_mut())
             .filter(|queue| queue.is_bound(key))
             .collect();
         // In an order that does not depend on the hash map.
         bound.sort_unstable_by_key(|queue| queue.first_consumer());
+        let mut is_refused = false;
         for queue in &mut bound {
-            queue.push_with_key(message.clone(), Some(key.clone()), now);
+            if queue.refuses_more() {
+                is_refused = true;
+            } else {
+                queue.push_with_key(message.clone(), Some(key.clone()), now);
+            }
         }
-        !bound.is_empty()
+        match (bound.is_empty(), is_refused) {
+            (true, _) => Routing::Unroutable,
+            (false, true) => Routing::Refused,
+            (false, false) => Routing::Queued,
+        }
     }
 
     /// How many messages and consumers a queue has. `None` if no queue of that name exists.
@@ -330,7 +349,8 @@ mod tests {
             refuses_excess: false,
         };
         let (mut queues, now) = (Queues::default(), Instant::now());
-        assert!(!queues.publish_control(&x, &Message::default(), now));
+        let publish = |queues: &mut Queues| queues.publish_control(&x, &Message::default(), now);
+        assert_eq!(publish(&mut queues), Routing::Unroutable);
         let mut listen = |name, keys: &[&ShortStr]| {
             queues.declare_for_control(name, &control(keys));
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -338,7 +358,7 @@ mod tests {
             (consumer, receiver)
         };
         let [mut a, mut b, mut other] = [listen("a", &[&x]), listen("b", &[&x, &y]), listen("c", &[&y])];
-        assert!(queues.publish_control(&x, &Message::default(), now));
+        assert_eq!(publish(&mut queues), Routing::Queued);
         for received in [a.1.try_recv().unwrap(), b.1.try_recv().unwrap()] {
             assert_eq!(received.control_key.as_ref(), Some(&x));
         }
@@ -347,7 +367,7 @@ mod tests {
         assert_eq!(queues.len(), 2);
         // RabbitMQ deletes such a queue with its consumer, although its deliveries are pending.
         queues.cancel(&b.0);
-        assert!(!queues.publish_control(&x, &Message::default(), now));
+        assert_eq!(publish(&mut queues), Routing::Unroutable);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::broker::InProcessBroker;
 use super::connection::{Connection, OpenConnection};
-use super::queues::{AckMode, ConsumerId, Queues};
+use super::queues::{AckMode, ConsumerId, Queues, Routing};
 use crate::error::BrokerError;
 use crate::protocol::{CONTROL_EXCHANGE, DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::transport::topology::{ControlQueue, DeclareMode, ReplyQueue, RequestQueue};
@@ -320,8 +320,9 @@ impl Transport for MemoryTransport {
         let (broker, key) = (self.broker.clone(), key.clone());
         let sending = connection.ask(move || broker.queues().publish_control(&key, &message, Instant::now()));
         match sending.await {
-            Ok(true) => Published::Confirmed,
-            Ok(false) => Published::Returned,
+            Ok(Routing::Queued) => Published::Confirmed,
+            Ok(Routing::Refused) => Published::Refused,
+            Ok(Routing::Unroutable) => Published::Returned,
             Err(source) => failed(source, true),
         }
     }
@@ -373,9 +374,9 @@ enum Exchange {
 }
 
 impl MemoryPublisher {
-    /// Returns a function that publishes a message at the broker. The function returns whether a
-    /// queue has this name, or is bound to the control exchange with this key.
-    fn publish_fn(&self, key: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
+    /// Returns a function that publishes a message at the broker, to the queue of this name, or to
+    /// those that are bound to the control exchange with this key.
+    fn publish_fn(&self, key: &ShortStr, mut message: Message) -> impl FnOnce() -> Routing + Send + use<> {
         let is_control = match &self.exchange {
             Exchange::Control => true,
             Exchange::Default { direct_address } => {
@@ -394,15 +395,18 @@ impl MemoryPublisher {
             }
             let has_queue = broker.queues().publish(key.as_str(), message, Instant::now());
             expire_later(&broker, &key, &runtime);
-            has_queue
+            match has_queue {
+                true => Routing::Queued,
+                false => Routing::Unroutable,
+            }
         }
     }
 
-    fn outcome(has_queue: bool, mandatory: bool) -> Published {
-        if has_queue || !mandatory {
-            Published::Confirmed
-        } else {
-            Published::Returned
+    fn outcome(routing: Routing, mandatory: bool) -> Published {
+        match routing {
+            Routing::Refused => Published::Refused,
+            Routing::Unroutable if mandatory => Published::Returned,
+            Routing::Queued | Routing::Unroutable => Published::Confirmed,
         }
     }
 }
@@ -470,7 +474,7 @@ impl Publisher for MemoryPublisher {
             return Published::Withdrawn;
         }
         match self.connection.ask(self.publish_fn(&queue, message)).await {
-            Ok(has_queue) => Self::outcome(has_queue, mandatory),
+            Ok(routing) => Self::outcome(routing, mandatory),
             Err(source) => failed(source, true),
         }
     }
