@@ -60,6 +60,9 @@ struct State {
     span: Span,
 }
 
+/// How long items are taken for one message. A stream may take long for each without waiting.
+const MAX_FILLING: Duration = Duration::from_millis(10);
+
 type EncodedStream = BoxStream<'static, Result<Bytes, EncodeError>>;
 
 impl Upload {
@@ -228,7 +231,13 @@ impl<L: ItemLink> Sending<'_, L> {
                 biased;
                 Some((first, published)) = unconfirmed.next() => match self.on_published(first, published) {
                     Ok(true) => {}
-                    Ok(false) => unconfirmed.clear(),
+                    Ok(false) => {
+                        unconfirmed.clear();
+                        // The message may have been a keep-alive, which is not kept.
+                        if let Some(failing) = &self.failing {
+                            keep_alive_at = failing.retry_at;
+                        }
+                    }
                     // The reply needs no items.
                     Err(_) if is_done => {}
                     Err(error) => return error,
@@ -260,12 +269,14 @@ impl<L: ItemLink> Sending<'_, L> {
         sending.map(move |published| (first, published))
     }
 
-    /// Takes items until there are enough for a message, or none is ready after the first.
+    /// Takes items until there are enough for a message, or none is ready after the first, or it has
+    /// taken long.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Pending;
         };
         let (mut count, mut bytes) = (0, 0);
+        let begun = Instant::now();
         while count < MAX_ITEMS && bytes < MAX_ITEMS_BYTES && self.upload.lock().sender.may_pull() {
             match stream.poll_next_unpin(cx) {
                 Poll::Ready(Some(item)) => {
@@ -278,6 +289,10 @@ impl<L: ItemLink> Sending<'_, L> {
                     (count, bytes) = (count + 1, bytes + item.len());
                     self.tally.add(item.len());
                     self.upload.lock().sender.push(item);
+                    // Reading the clock takes a tenth of the time of an item.
+                    if count.is_multiple_of(4) && begun.elapsed() >= MAX_FILLING {
+                        break;
+                    }
                 }
                 Poll::Ready(None) => {
                     self.upload.lock().sender.end();
@@ -365,6 +380,8 @@ impl fmt::Debug for Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures_util::future::{BoxFuture, ready};
     use futures_util::stream;
     use tokio::time::advance;
@@ -470,5 +487,58 @@ mod tests {
         }
         let ended = sending.on_published(0, Published::Returned).unwrap_err();
         assert!(matches!(ended, CallError::Fault(fault) if fault.code == FaultCode::Interrupted));
+    }
+
+    /// Refuses the first message of a call, and confirms the others.
+    #[derive(Default)]
+    struct RefusesFirst(Arc<AtomicUsize>);
+
+    impl ItemLink for RefusesFirst {
+        fn send(&self, _: &ShortStr, _: ItemMessage) -> BoxFuture<'static, Published> {
+            Box::pin(ready(match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 => Published::Refused,
+                _ => Published::Confirmed,
+            }))
+        }
+    }
+
+    /// Otherwise the worker hears nothing meanwhile, and the call waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_of_life_that_is_refused_is_sent_again_soon() {
+        let upload = Arc::new(upload(stream::pending().boxed()));
+        let (id, sent) = (Uuid::new_v4(), Arc::<AtomicUsize>::default());
+        let sending = Arc::clone(&upload).send_all(id, RefusesFirst(Arc::clone(&sent)), usize::MAX);
+        let _sending = AbortOnDropHandle::new(tokio::spawn(sending));
+        let grant = IncomingGrant {
+            credit: 1,
+            taken: 0,
+            asks: Asks::Nothing,
+        };
+        let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
+        upload.grant(id, worker, grant).unwrap();
+        tokio::time::sleep(KEEP_ALIVE + Duration::from_secs(1)).await;
+        assert_eq!(sent.load(Ordering::Relaxed), 2);
+        tokio::time::sleep(KEEP_ALIVE).await;
+        assert_eq!(sent.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_slow_and_always_ready_leaves_time_for_other_messages() {
+        let slow = stream::repeat_with(|| {
+            std::thread::sleep(MAX_FILLING / 4);
+            Ok(Bytes::new())
+        });
+        let upload = upload(stream::empty().boxed());
+        let mut sending = sending(&upload);
+        sending.stream = Some(slow.boxed());
+        let grant = IncomingGrant {
+            credit: 1024,
+            taken: 0,
+            asks: Asks::Nothing,
+        };
+        upload.lock().sender.grant(grant).unwrap();
+        poll_fn(|cx| sending.poll_fill(cx)).await.unwrap();
+        let pulled = upload.lock().sender.next_message().unwrap().items.items.len();
+        assert!((1..=8).contains(&pulled), "{pulled}");
     }
 }
