@@ -17,7 +17,7 @@ use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
+use crate::protocol::{Executed, Fault, FaultCode, Headers, Reply, ReplyKind, insert_user_header};
 use crate::service::middleware::{Attempts, BoxError, LayerList, SharedService, Stack};
 use crate::telemetry::{ItemCounts, ItemObservers, StreamItem};
 
@@ -115,7 +115,9 @@ impl OutgoingCall {
     /// no stream.
     ///
     /// The observer gets the items of a stream in order and once. It is called by the tasks that
-    /// send and read the items, perhaps by both at the same time, so it must return quickly.
+    /// send and read the items, perhaps by both at the same time, so it must return quickly. It must
+    /// not hold the call, which keeps its observers. If several attempts of the call run at the same
+    /// time, the observers of the last one get the items.
     ///
     /// ```
     /// # use futures_util::stream::{self, Stream};
@@ -323,6 +325,10 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             match &outcome {
                 Ok(CallReply(reply)) => items.set_outcome(Ok(reply.clone())),
                 Err(CallError::Fault(fault)) => items.set_outcome(Err(fault.clone())),
+                Err(error) if items.has_begun() => {
+                    let reason = format!("the stream had begun, so the call was not made again: {error}");
+                    items.set_outcome(Err(Fault::new(FaultCode::Interrupted, reason)));
+                }
                 Err(_) => {}
             }
         }

@@ -55,6 +55,8 @@ struct State {
     ends_at: Option<Instant>,
     /// How the stream ended, unless the worker said nothing of it.
     outcome: Option<Result<Reply, Fault>>,
+    /// What is known of the items. `None` before the call begins.
+    flow: Option<Arc<ItemFlow>>,
     reader: Option<Waker>,
 }
 
@@ -105,6 +107,7 @@ impl ItemInbox {
                 down_since: None,
                 ends_at: None,
                 outcome: None,
+                flow: None,
                 reader: None,
             }),
             tally: Mutex::new(ItemTally::new(SentBy::Method, None, ItemObservers::default())),
@@ -113,12 +116,14 @@ impl ItemInbox {
 
     /// Records that the call begins, whose items are those of `flow`.
     pub(in crate::client) fn begin(&self, flow: Arc<ItemFlow>) {
-        self.tally().set_flow(flow);
+        self.tally().set_flow(Arc::clone(&flow));
+        self.lock().flow = Some(flow);
     }
 
     /// The items of the call. `None` before it begins.
     pub(in crate::client) fn flow(&self) -> Option<Arc<ItemFlow>> {
-        self.tally().flow().cloned()
+        // Not that of the tally, which is locked while observers run.
+        self.lock().flow.clone()
     }
 
     /// Sets the layers that observe the items, because an attempt has passed through them.
