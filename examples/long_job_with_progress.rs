@@ -27,7 +27,7 @@ struct Report {
     pages: u32,
 }
 
-#[service(queue = "example.reports")]
+#[service(queue = "example.yearly_reports")]
 trait Reports {
     /// Writes the report of a year, or the rest of it.
     #[rpc(idempotent)]

@@ -56,6 +56,7 @@ impl Store for Disk {
     }
 
     fn chat(&self, room: &str, lines: Incoming<String>) -> impl Stream<Item = String> {
+        // The chat also ends if the caller is gone: nobody would read an error.
         let lines = lines.filter_map(async |line| line.ok());
         lines.map(move |line| format!("{room}: {line}"))
     }
