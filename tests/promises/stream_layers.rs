@@ -265,6 +265,11 @@ async fn serve(world: &World, queue: &str, notes: &Notes, gate: Gate) -> Running
     soon("it starts", server.start()).await.unwrap()
 }
 
+/// Stops a worker, whether or not its streams have ended.
+async fn stop(server: RunningServer) {
+    let _ = soon("it stops", server.stop()).await;
+}
+
 async fn layers_see_each_item_between_begin_and_end(world: World) {
     let scene = Scene::open(&world, Gate::open()).await;
     let counted = soon("it ends", scene.feed.count(100).collect::<Vec<_>>()).await;
@@ -282,7 +287,7 @@ async fn layers_see_each_item_between_begin_and_end(world: World) {
     scene.assert_saw("echo", true, 100, 100);
     assert_eq!(soon("it returns", scene.feed.one()).await.unwrap(), 1);
     scene.assert_saw("one", true, 0, 0);
-    scene.server.stop().await.unwrap();
+    stop(scene.server).await;
 }
 
 #[tokio::test]
@@ -311,7 +316,7 @@ async fn layers_see_how_a_stream_fails(world: World) {
     let panicked = soon("it ends", panicking.next()).await.unwrap();
     assert!(matches!(panicked, Err(CallError::Fault(fault)) if fault.code == FaultCode::Panicked));
     scene.assert_saw("panic", false, 0, 1);
-    scene.server.stop().await.unwrap();
+    stop(scene.server).await;
 }
 
 async fn layers_see_a_stream_that_its_reader_drops(world: World) {
@@ -327,7 +332,7 @@ async fn layers_see_a_stream_that_its_reader_drops(world: World) {
         .await
         .unwrap();
     scene.of_server.assert_saw("wait", false, 0, 1);
-    scene.server.stop().await.unwrap();
+    stop(scene.server).await;
 }
 
 /// The first request is refused, and the layers pass a second one on.
@@ -387,7 +392,7 @@ async fn layers_of_a_worker_see_the_items_of_an_array(world: World) {
     let array = soon("it returns", dynamic.call("count", json!({"to": 3}))).await;
     assert_eq!(array.unwrap(), json!([0, 1, 2]));
     scene.of_server.assert_saw("count", true, 0, 3);
-    scene.server.stop().await.unwrap();
+    stop(scene.server).await;
 }
 
 async fn layers_see_each_call_of_a_stream_that_is_resumed(world: World) {
@@ -399,8 +404,7 @@ async fn layers_see_each_call_of_a_stream_that_is_resumed(world: World) {
         assert_eq!(soon("it arrives", rest.next()).await.unwrap().unwrap(), number);
     }
     let next = serve(&world, &scene.queue, &Notes::default(), gate.clone()).await;
-    // The stream does not end before it does.
-    let _ = soon("it stops", scene.server.stop()).await;
+    stop(scene.server).await;
     gate.let_all_go();
     assert_eq!(soon("it ends", rest.count()).await, 8);
     let seen = scene.of_client.take();
@@ -417,5 +421,5 @@ async fn layers_see_each_call_of_a_stream_that_is_resumed(world: World) {
     );
     assert_eq!(second.last(), Some(&Seen::End(true, 0, 8)), "{second:?}");
     assert_eq!(second.len(), 10);
-    next.stop().await.unwrap();
+    stop(next).await;
 }
