@@ -112,6 +112,8 @@ struct Run {
     /// The number of its first item.
     first: u64,
     yielded: u64,
+    /// How many of its items the reader took.
+    received: u64,
     /// The largest number of items that were yielded and not yet read.
     most_unread: u64,
     /// When the method's stream was dropped.
@@ -157,6 +159,9 @@ impl StreamRecorder {
     /// item may be of another run than the one before.
     fn received(&self, id: usize, item: Item, is_resumed: bool) -> u64 {
         let now = self.begun.elapsed();
+        if let Some(run) = self.lock().runs.get_mut(item.run) {
+            run.received += 1;
+        }
         self.change_read(id, |read| {
             if is_resumed {
                 read.run = Some(item.run);
@@ -282,6 +287,7 @@ impl Running {
             begun: recorder.begun.elapsed(),
             first,
             yielded: 0,
+            received: 0,
             most_unread: 0,
             ended: None,
         });
@@ -293,14 +299,10 @@ impl Running {
 
     /// Records that the method yields its next item.
     fn item(&self) -> Item {
-        let StreamHistory { reads, runs } = &mut *self.recorder.lock();
-        let run = &mut runs[self.run];
+        let run = &mut self.recorder.lock().runs[self.run];
         let number = run.first + run.yielded;
         run.yielded += 1;
-        let read = &reads[usize::try_from(run.stream).unwrap()];
-        let has_reader = read.run == Some(self.run);
-        let received = if has_reader { read.received } else { run.first };
-        run.most_unread = run.most_unread.max(number + 1 - received);
+        run.most_unread = run.most_unread.max(run.yielded - run.received);
         Item {
             stream: run.stream,
             run: self.run,
