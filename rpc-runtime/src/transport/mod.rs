@@ -134,7 +134,7 @@ pub(crate) struct Depth {
 /// A consumer of one queue.
 pub(crate) struct Subscription {
     /// Ends once the consumer is cancelled, by [`Control::cancel`] or by the broker, and all
-    /// earlier deliveries are read. Nothing follows an error.
+    /// earlier deliveries are read. Nothing follows an error. It may be polled after its end.
     pub(crate) deliveries: BoxStream<'static, Result<Delivery, BrokerError>>,
     pub(crate) control: Arc<dyn Control>,
 }

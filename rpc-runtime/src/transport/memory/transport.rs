@@ -187,6 +187,7 @@ fn deliveries(
             }
         }
     })
+    .fuse()
 }
 
 #[async_trait]
@@ -587,6 +588,22 @@ mod tests {
         assert!(matches!(subscribed.map(drop), Err(BrokerError::Closed)));
         let depth = broker.queues().depth("q").unwrap();
         assert_eq!(depth.consumers, 0);
+    }
+
+    /// A worker that stops may have read the end before.
+    #[tokio::test]
+    async fn deliveries_have_ended_for_good() {
+        let transport = MemoryTransport::new(&InProcessBroker::new());
+        transport.declare_requests(&RequestQueue::new("q")).await.unwrap();
+        let open = transport.wait_ready(&transport.consuming).await.unwrap();
+        let consuming = &transport.consuming;
+        let subscribed = transport.subscribe(consuming, &open, "q", AckMode::Unlimited, false);
+        let mut subscription = subscribed.unwrap();
+        transport.end();
+        assert!(subscription.deliveries.next().await.unwrap().is_err());
+        for _ in 0..2 {
+            assert!(subscription.deliveries.next().await.is_none());
+        }
     }
 
     #[test]

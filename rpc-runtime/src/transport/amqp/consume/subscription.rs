@@ -98,7 +98,7 @@ pub(crate) fn subscription(
             message: convert::from_lapin(&delivery.properties, delivery.data),
         });
     Subscription {
-        deliveries: deliveries.boxed(),
+        deliveries: deliveries.fuse().boxed(),
         control: Arc::new(control),
     }
 }
