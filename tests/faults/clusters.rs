@@ -222,8 +222,8 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     }
 }
 
-/// RabbitMQ does not answer the `basic.consume` of a quorum queue without a majority, and closes the
-/// connection later.
+/// RabbitMQ does not answer the `basic.consume` of a quorum queue without a majority, and closes
+/// the connection later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quorum_queue_without_a_majority_interrupts_other_queues_once() {
     // RabbitMQ closes the connection this long and five seconds after the question.

@@ -303,7 +303,8 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
 }
 
 /// Refuses the options that a method cannot have whose caller sends a stream. Those that no method
-/// with a reply can have are refused elsewhere if it returns a stream too. `read_retry` refuses `retry`.
+/// with a reply can have are refused elsewhere if it returns a stream too. `read_retry` refuses
+/// `retry`.
 fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Errors) {
     let of_replies = [
         (
@@ -327,7 +328,8 @@ fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Erro
     }
 }
 
-/// Refuses `resume` on an argument of a method that cannot be called again for the rest of its items.
+/// Refuses `resume` on an argument of a method that cannot be called again for the rest of its
+/// items.
 fn refuse_unresumable(kind: &Kind, output: &Type, parameters: &[Parameter], errors: &mut Errors) {
     let item = types::success_and_error(output).map_or(output, |(success, _)| success);
     let fault = match kind {

@@ -185,7 +185,8 @@ impl<C> ClientBuilder<C> {
 
     /// Sets how long a call may take if neither its method nor the call itself has a timeout. The
     /// default is 30 seconds. For calls with streams, see
-    /// [`StreamingCall::timeout`](crate::StreamingCall::timeout) and [`Call::timeout`](crate::Call::timeout).
+    /// [`StreamingCall::timeout`](crate::StreamingCall::timeout) and
+    /// [`Call::timeout`](crate::Call::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

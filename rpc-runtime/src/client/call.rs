@@ -45,13 +45,13 @@ use crate::service::ResultType;
 /// # Cancel safety
 ///
 /// Dropping a call stops waiting for its reply; a late reply is discarded. A request that was not
-/// sent is withdrawn. A request that was sent is cancelled: it does not run if it has not begun, and
-/// if its method is `idempotent`, receives a stream or is marked `#[rpc(cancel)]`, the worker drops
-/// the method's future. Any other method runs to its end. The same happens if the call times out. A
-/// stream that the call sends is dropped with it.
+/// sent is withdrawn. A request that was sent is cancelled: it does not run if it has not begun,
+/// and if its method is `idempotent`, receives a stream or is marked `#[rpc(cancel)]`, the worker
+/// drops the method's future. Any other method runs to its end. The same happens if the call times
+/// out. A stream that the call sends is dropped with it.
 ///
-/// The caller does not learn whether the method ran. To let a method run, keep the call, for example
-/// in a task.
+/// The caller does not learn whether the method ran. To let a method run, keep the call, for
+/// example in a task.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Call<T, E = Infallible> {
     state: State<T, E>,

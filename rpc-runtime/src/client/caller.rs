@@ -121,8 +121,8 @@ impl Caller {
         };
         let max_bytes = options.max_sent_bytes.saturating_sub(MAX_ITEM_FRAME_BYTES);
         let sending = Arc::clone(upload).send_all(call.id(), link, max_bytes);
-        // A task, because the worker counts a caller as gone that sends nothing for a while, even if
-        // nobody polls the call.
+        // A task, because the worker counts a caller as gone that sends nothing for a while, even
+        // if nobody polls the call.
         let mut sending = AbortOnDropHandle::new(self.transport().runtime().spawn(sending));
         let outcome = tokio::select! {
             biased;

@@ -115,9 +115,9 @@ impl OutgoingCall {
     /// no stream.
     ///
     /// The observer gets the items of a stream in order and once. It is called by the tasks that
-    /// send and read the items, perhaps by both at the same time, so it must return quickly. It must
-    /// not hold the call, which keeps its observers. If several attempts of the call run at the same
-    /// time, the observers of the last one get the items.
+    /// send and read the items, perhaps by both at the same time, so it must return quickly. It
+    /// must not hold the call, which keeps its observers. If several attempts of the call run at
+    /// the same time, the observers of the last one get the items.
     ///
     /// ```
     /// # use futures_util::stream::{self, Stream};

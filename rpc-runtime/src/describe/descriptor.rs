@@ -79,8 +79,8 @@ pub struct MethodDescriptor {
     pub is_streaming: bool,
     /// The Rust type of the items that its caller sends while it runs. `None` if it receives none.
     pub incoming: Option<&'static str>,
-    /// The argument that gets the last item if its stream is interrupted. `None` if the stream is not
-    /// resumed.
+    /// The argument that gets the last item if its stream is interrupted. `None` if the stream is
+    /// not resumed.
     pub resumed_by: Option<&'static str>,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
@@ -192,8 +192,8 @@ impl MethodDescriptor {
         self
     }
 
-    /// Makes callers resume the method's stream if it is interrupted: they call the method again with
-    /// the last item as this argument.
+    /// Makes callers resume the method's stream if it is interrupted: they call the method again
+    /// with the last item as this argument.
     #[must_use]
     pub const fn resumed_by(mut self, argument: &'static str) -> Self {
         self.resumed_by = Some(argument);

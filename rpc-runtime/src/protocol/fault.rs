@@ -152,8 +152,8 @@ pub enum FaultCode {
     /// `interrupted`: the request was delivered before, and not acknowledged, because its worker or
     /// the broker was lost. The method may have run. It may also not have begun, for example behind
     /// other calls of its batch. It is not run now, because it is not `idempotent`, or because this
-    /// worker refuses the request for another reason. A stream also ends with it if its worker stops
-    /// or is silent.
+    /// worker refuses the request for another reason. A stream also ends with it if its worker
+    /// stops or is silent.
     Interrupted,
     /// `expired`: the request arrived with no time left, or with less time than its method recently
     /// took; see [`Server::admission`](crate::Server::admission).

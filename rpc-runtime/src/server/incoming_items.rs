@@ -107,8 +107,8 @@ impl IncomingItems {
         }
     }
 
-    /// Ends the method of the call with this id, and waits for that. Returns `false` if it takes too
-    /// long.
+    /// Ends the method of the call with this id, and waits for that. Returns `false` if it takes
+    /// too long.
     pub(super) async fn end(&self, id: Uuid, cancellations: &Cancellations) -> bool {
         cancellations.cancel_running(&[id]);
         let ended = async {
@@ -123,8 +123,8 @@ impl IncomingItems {
         timeout(MAX_ENDING, ended).await.is_ok()
     }
 
-    /// Returns a task that receives the items of all calls, and what resolves once its first attempt
-    /// to subscribe has succeeded or failed.
+    /// Returns a task that receives the items of all calls, and what resolves once its first
+    /// attempt to subscribe has succeeded or failed.
     pub(super) fn receive_all(
         self: &Arc<Self>,
         transport: &Arc<dyn Transport>,

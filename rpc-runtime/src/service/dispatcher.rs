@@ -346,7 +346,8 @@ impl Dispatcher {
         methods.any(|method| method.is_oneway && !method.is_broadcast)
     }
 
-    /// Whether a method has a reply that goes to one caller, so that the caller can cancel the call.
+    /// Whether a method has a reply that goes to one caller, so that the caller can cancel the
+    /// call.
     pub(crate) fn has_replies(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.any(|method| !method.is_oneway && !method.is_broadcast)

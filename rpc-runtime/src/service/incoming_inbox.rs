@@ -53,8 +53,8 @@ struct State {
 }
 
 impl IncomingInbox {
-    /// Creates the inbox of a call that begins. `may_be_silent` is whether messages cannot arrive at
-    /// present.
+    /// Creates the inbox of a call that begins. `may_be_silent` is whether messages cannot arrive
+    /// at present.
     pub(crate) fn new(may_be_silent: bool) -> Self {
         Self {
             state: Mutex::new(State {
@@ -131,8 +131,8 @@ impl IncomingInbox {
     }
 
     /// Waits until the caller has to be told something, or has not been told anything for a few
-    /// seconds. Meanwhile, ends the stream if the caller is silent for too long. Returns `None` once
-    /// the caller is gone, and nobody waits for the method.
+    /// seconds. Meanwhile, ends the stream if the caller is silent for too long. Returns `None`
+    /// once the caller is gone, and nobody waits for the method.
     ///
     /// The caller is told nothing before the method has its stream: a layer may still refuse the
     /// request, and then the caller may send it again, with all items.
@@ -169,8 +169,8 @@ impl IncomingInbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Unlocks the inbox, and wakes the reader if there is something to read, and those who tell the
-    /// caller if there is something to tell.
+    /// Unlocks the inbox, and wakes the reader if there is something to read, and those who tell
+    /// the caller if there is something to tell.
     fn unlock_and_wake(&self, mut state: MutexGuard<'_, State>) {
         let is_readable = state.receiver.is_readable();
         let reader = state.reader.take_if(|_| is_readable);

@@ -155,8 +155,8 @@ impl StreamRecorder {
         change(&mut self.lock().reads[id])
     }
 
-    /// Records that the reader took an item. Returns how many it has. If the stream `is_resumed`, the
-    /// item may be of another run than the one before.
+    /// Records that the reader took an item. Returns how many it has. If the stream `is_resumed`,
+    /// the item may be of another run than the one before.
     fn received(&self, id: usize, item: Item, is_resumed: bool) -> u64 {
         let now = self.begun.elapsed();
         if let Some(run) = self.lock().runs.get_mut(item.run) {

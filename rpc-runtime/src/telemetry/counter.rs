@@ -1,4 +1,5 @@
-//! Records the end of a call or a request in its span and in metrics, even if its future is dropped.
+//! Records the end of a call or a request in its span and in metrics, even if its future is
+//! dropped.
 
 use std::sync::Arc;
 

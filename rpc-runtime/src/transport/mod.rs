@@ -94,8 +94,8 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published;
 
     /// Opens a publisher whose messages go to the control exchange. Their `queue` is the routing
-    /// key. If the exchange does not exist, or the user may not publish to it, the broker closes the
-    /// publisher when it gets a message.
+    /// key. If the exchange does not exist, or the user may not publish to it, the broker closes
+    /// the publisher when it gets a message.
     async fn open_control_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError>;
 
     /// The state of the connections.
@@ -274,9 +274,9 @@ pub(crate) trait Publisher: Debug + Send + Sync {
     /// messages are unconfirmed. Also returns once the publisher is closed. Cancel safe.
     async fn wait_ready(&self);
 
-    /// Publishes a message once the broker does not block and not too many messages are unconfirmed,
-    /// and waits for its confirm. The message may be sent even if the future is dropped. Its
-    /// [`SendToken`] withdraws the message until it is claimed for writing.
+    /// Publishes a message once the broker does not block and not too many messages are
+    /// unconfirmed, and waits for its confirm. The message may be sent even if the future is
+    /// dropped. Its [`SendToken`] withdraws the message until it is claimed for writing.
     async fn publish(&self, outgoing: Outgoing) -> Published;
 
     /// Waits until nothing can be published any more, and returns the reason.

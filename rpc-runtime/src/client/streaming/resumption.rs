@@ -109,8 +109,8 @@ impl Resumption {
         }
     }
 
-    /// Decides whether the stream is resumed after this error: if it is no final one, and the reader
-    /// waits for less than the call's timeout. `inbox` is that of the call that failed.
+    /// Decides whether the stream is resumed after this error: if it is no final one, and the
+    /// reader waits for less than the call's timeout. `inbox` is that of the call that failed.
     ///
     /// # Errors
     ///

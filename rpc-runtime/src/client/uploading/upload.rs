@@ -221,8 +221,8 @@ impl<L: ItemLink> Sending<'_, L> {
                     .inbox
                     .set_waiting(has_ended || !may_pull || self.failing.is_some());
             }
-            // The items are no longer wanted. The worker waits for signs of the caller until the call
-            // ends.
+            // The items are no longer wanted. The worker waits for signs of the caller until the
+            // call ends.
             if is_done && !std::mem::replace(&mut was_done, true) {
                 unconfirmed.clear();
             }
@@ -269,8 +269,8 @@ impl<L: ItemLink> Sending<'_, L> {
         sending.map(move |published| (first, published))
     }
 
-    /// Takes items until there are enough for a message, or none is ready after the first, or it has
-    /// taken long.
+    /// Takes items until there are enough for a message, or none is ready after the first, or it
+    /// has taken long.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Pending;

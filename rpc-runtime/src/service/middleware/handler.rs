@@ -114,8 +114,8 @@ impl IncomingCall {
     /// that it sends. Nothing happens if the method has no stream.
     ///
     /// The observer gets the items of a stream in order and once, unless another layer runs the
-    /// method again. It is called by the task that runs the method, or by the one to which the method
-    /// has moved its `Incoming`, so it must return quickly.
+    /// method again. It is called by the task that runs the method, or by the one to which the
+    /// method has moved its `Incoming`, so it must return quickly.
     ///
     /// ```
     /// # use futures_util::stream::{self, Stream};

@@ -29,10 +29,10 @@ use crate::protocol::ShortStr;
 use crate::transport::Published;
 
 /// Identifies the message of a return: its queue, and the token that a worker gives to a copy of a
-/// request, and a caller to a message with items, or else the correlation id. The id is unique among
-/// the requests of this process, and a request is sent again only after the outcome of its last
-/// message. The messages of a stream that answers a request share an id: a return counts for the last
-/// of them.
+/// request, and a caller to a message with items, or else the correlation id. The id is unique
+/// among the requests of this process, and a request is sent again only after the outcome of its
+/// last message. The messages of a stream that answers a request share an id: a return counts for
+/// the last of them.
 pub(super) type ReturnKey = (ShortStr, ShortStr);
 
 /// The messages that were published and whose outcome is not decided yet.
