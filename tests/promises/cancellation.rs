@@ -319,7 +319,10 @@ async fn batched_calls_are_cancelled_one_by_one(world: World) {
     assert_eq!(fates.ended.len(), 25, "{fates:?}");
     assert!(!fates.ended.iter().any(|name| is_dropped(name)), "{fates:?}");
     let counted = stats(&world, &queue, "read").await;
-    assert_eq!((counted.cancelled, counted.in_flight), (25, 0));
+    // Calls that had not left the caller when they were dropped never reach a worker.
+    let cancelled = dropped.len() as u64..=25;
+    assert!(cancelled.contains(&counted.cancelled), "{counted:?} {cancelled:?}");
+    assert_eq!(counted.in_flight, 0);
     stop(server).await;
 }
 
