@@ -321,7 +321,10 @@ async fn batched_calls_are_cancelled_one_by_one(world: World) {
     let counted = stats(&world, &queue, "read").await;
     // Calls that had not left the caller when they were dropped never reach a worker.
     let cancelled = dropped.len() as u64..=25;
-    assert!(cancelled.contains(&counted.cancelled), "{counted:?} {cancelled:?}");
+    assert!(
+        cancelled.contains(&counted.cancelled),
+        "{counted:?} {cancelled:?}"
+    );
     assert_eq!(counted.in_flight, 0);
     stop(server).await;
 }
