@@ -426,7 +426,9 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::protocol::{Headers, ITEMS_TYPE, Items, Message, Properties, ShortStr, Volume, WORKER_HEADER};
+    use crate::protocol::{
+        Headers, ITEMS_TYPE, ItemList, Items, Message, Properties, ShortStr, Volume, WORKER_HEADER,
+    };
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
     use crate::transport::{ReplyQueue, RequestQueue, Role, Transport};
     use crate::{Broker, service};
@@ -455,7 +457,7 @@ mod tests {
         headers.insert(ShortStr::from_static(WORKER_HEADER), worker.to_owned());
         let items = Items {
             first: 0,
-            items: Vec::new(),
+            items: ItemList::default(),
             credit: Volume::MAX,
         };
         let message = Message {

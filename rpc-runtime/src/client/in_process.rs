@@ -19,7 +19,7 @@ use super::streaming::ItemInbox;
 use super::time_limit::TimeLimit;
 use super::uploading::{InProcessLink, Upload};
 use crate::error::CallError;
-use crate::protocol::{Executed, Fault, Items, Reply, ReplyAddresses, Request, ShortStr, Volume};
+use crate::protocol::{Executed, Fault, ItemWriter, Items, Reply, ReplyAddresses, Request, ShortStr, Volume};
 use crate::service::{
     Credit, Decision, Dispatcher, Executor, IncomingError, IncomingInbox, ItemSink, Received, RequestLabel,
     RequestLog, RequestSource, Response, Rules, Service, end_of_stream,
@@ -243,15 +243,17 @@ impl ItemSink for InProcessItems {
         Box::pin(ready(Ok(())))
     }
 
-    fn send(&self, items: Items) {
-        let sent = items.first + items.items.len() as u64;
+    fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
+        let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
-        if items.items.is_empty() {
+        if items.is_empty() {
             // The reader is in this process.
             self.credit.raise(Volume::default());
         }
         // A stream in this process continues until its reply.
-        self.items.receive(self.call, IN_PROCESS, items);
+        let items = items.finish();
+        let message = Items { first, items, credit };
+        self.items.receive(self.call, IN_PROCESS, message);
     }
 }
 

@@ -14,12 +14,23 @@ use super::{empty_body, json, message_pack, scratch, text};
 
 impl Codec {
     pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, EncodeError> {
-        let encoded = match self {
-            Self::MessagePack => scratch::write_body(|body| message_pack::encode(value, body)),
-            Self::Json => scratch::write_body(|body| json::encode(value, body)),
-            Self::Text => text::encode(value).map(Bytes::from),
-        };
-        encoded.map_err(|source| EncodeError::new(self, source))
+        match self {
+            Self::MessagePack | Self::Json => scratch::write_body(|body| self.append(value, body)),
+            Self::Text => match text::encode(value) {
+                Ok(text) => Ok(Bytes::from(text)),
+                Err(source) => Err(EncodeError::new(self, source)),
+            },
+        }
+    }
+
+    /// Appends an encoded value to what `body` has. If that fails, a part of it may be there.
+    fn append<T: Serialize + ?Sized>(self, value: &T, body: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self {
+            Self::MessagePack => message_pack::encode(value, body),
+            Self::Json => json::encode(value, body),
+            Self::Text => text::encode(value).map(|text| body.extend_from_slice(&text)),
+        }
+        .map_err(|source| EncodeError::new(self, source))
     }
 
     /// Encodes a method's result as [`encode`](Self::encode) does, except that a `Vec<u8>` or a
@@ -29,6 +40,19 @@ impl Codec {
         match bytes_of(value) {
             Some(bytes) => self.encode(&ByteSlice(bytes)),
             None => self.encode(value),
+        }
+    }
+
+    /// Appends what [`encode_result`](Self::encode_result) returns to what `body` has. If that
+    /// fails, a part of it may be there.
+    pub(crate) fn append_result<T: Serialize + 'static>(
+        self,
+        value: &T,
+        body: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        match bytes_of(value) {
+            Some(bytes) => self.append(&ByteSlice(bytes), body),
+            None => self.append(value, body),
         }
     }
 

@@ -23,6 +23,9 @@ pub(crate) const INCOMING_VERSION: &str = "1";
 /// What follows a worker's id in the routing key of messages with items.
 pub(crate) const INCOMING_SUFFIX: &str = ".items";
 
+/// The largest size of the items of a message to a worker, in bytes. A single item may be larger.
+pub(crate) const MAX_INCOMING_BYTES: usize = 64 * 1024;
+
 /// If the items that the method has not taken have this size together, in bytes, the caller sends
 /// no further one.
 pub(crate) const MAX_UNTAKEN_BYTES: usize = 4 * 1024 * 1024;

@@ -13,6 +13,7 @@ mod fault;
 mod headers;
 mod incoming;
 mod invalid_name;
+mod item_list;
 mod job;
 mod malformed;
 mod message;
@@ -27,6 +28,7 @@ mod short_str;
 mod stored;
 mod stream;
 mod user_header;
+mod volume;
 
 pub(crate) use arguments::{ArgumentsSeed, NamedArguments, decode_empty_body};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
@@ -42,8 +44,9 @@ pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_D
 pub use executed::Executed;
 pub use fault::{Fault, FaultCode};
 pub use headers::{Headers, HeadersIntoIter, HeadersIter};
-pub(crate) use incoming::{Asks, INCOMING_SUFFIX, IncomingGrant, MAX_UNTAKEN_BYTES};
+pub(crate) use incoming::{Asks, INCOMING_SUFFIX, IncomingGrant, MAX_INCOMING_BYTES, MAX_UNTAKEN_BYTES};
 pub use invalid_name::InvalidName;
+pub(crate) use item_list::{ItemList, ItemWriter, detach};
 #[cfg(feature = "opentelemetry")]
 pub(crate) use job::TRACEPARENT;
 pub(crate) use job::{
@@ -70,6 +73,7 @@ pub use stored::StoredFormatError;
 pub(crate) use stored::{read_stored, write_stored};
 pub(crate) use stream::{
     CREDIT_TYPE, Grant, ITEMS_HEADER, ITEMS_TYPE, Items, MAX_CREDIT, MAX_GRANTS, MAX_ITEM_FRAME_BYTES,
-    MAX_ITEM_HEADER_BYTES, MAX_ITEMS, MAX_ITEMS_BYTES, Volume, detach, read_grants, write_grants,
+    MAX_ITEMS, MAX_ITEMS_BYTES, read_grants, write_grants,
 };
 pub(crate) use user_header::{InvalidHeader, insert_user_header};
+pub(crate) use volume::Volume;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::batch::BATCH_HEADER;
 use super::headers::Headers;
 use super::incoming::{INCOMING_HEADER, INCOMING_VERSION};
-use super::stream::{CREDIT_BYTES_HEADER, CREDIT_HEADER, Volume};
+use super::stream::{CREDIT_BYTES_HEADER, CREDIT_HEADER};
+use super::volume::Volume;
 use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
 

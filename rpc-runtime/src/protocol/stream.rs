@@ -15,7 +15,9 @@ use bytes::Bytes;
 use rmp::encode;
 use uuid::Uuid;
 
-use super::batch::{Reader, UnreadableBatch};
+use super::batch::{Reader, UnreadableBatch, assert_ok, to_u32};
+use super::item_list::{ItemList, ItemWriter};
+use super::volume::{Volume, elements_of, read_volume, write_volume};
 
 /// The header of a request with the number of items that the caller accepts at first. Without it,
 /// the worker replies with an array of all items.
@@ -40,86 +42,22 @@ pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 /// The largest number of items in a message.
 pub(crate) const MAX_ITEMS: usize = 4096;
 
-/// The largest size of the items of a message, in bytes. A single item may be larger.
-pub(crate) const MAX_ITEMS_BYTES: usize = 64 * 1024;
-
-/// The largest number of bytes before an item in a message.
-pub(crate) const MAX_ITEM_HEADER_BYTES: usize = 5;
+/// The largest size of the items of a message, in bytes. A single item may be larger. Four items of
+/// 64 KiB fit, with what is before each of them.
+pub(crate) const MAX_ITEMS_BYTES: usize = 257 * 1024;
 
 /// The largest number of bytes of a message of one item beside the item.
 pub(crate) const MAX_ITEM_FRAME_BYTES: usize = 40;
 
-/// How many bytes an item counts beside its length, for what it takes to keep it in memory. HPACK
-/// counts its entries like this too (RFC 7541, section 4.1).
-const ITEM_OVERHEAD: u64 = 32;
-
 /// The largest number of grants in a control message.
 pub(crate) const MAX_GRANTS: usize = 1024;
-
-/// Items, and their bytes, counted from the begin of a stream: those that were sent or consumed, or
-/// that may be sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Volume {
-    pub(crate) items: u64,
-    /// The lengths of the items, and [`ITEM_OVERHEAD`] for each.
-    pub(crate) bytes: u64,
-}
-
-impl Volume {
-    pub(crate) const MAX: Self = Self {
-        items: u64::MAX,
-        bytes: u64::MAX,
-    };
-
-    /// The volume of one item.
-    pub(crate) fn of(item: &[u8]) -> Self {
-        Self {
-            items: 1,
-            bytes: item.len() as u64 + ITEM_OVERHEAD,
-        }
-    }
-
-    /// Whether a sender with this credit may send another item after these.
-    pub(crate) fn allows_more_than(self, sent: Self) -> bool {
-        self.items > sent.items && self.bytes > sent.bytes
-    }
-
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            items: self.items.saturating_add(other.items),
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
-    }
-
-    pub(crate) fn minus(self, other: Self) -> Self {
-        Self {
-            items: self.items.saturating_sub(other.items),
-            bytes: self.bytes.saturating_sub(other.bytes),
-        }
-    }
-
-    /// The larger number of items, and the larger number of bytes.
-    pub(crate) fn max(self, other: Self) -> Self {
-        Self {
-            items: self.items.max(other.items),
-            bytes: self.bytes.max(other.bytes),
-        }
-    }
-
-    pub(crate) fn half(self) -> Self {
-        Self {
-            items: self.items / 2,
-            bytes: self.bytes / 2,
-        }
-    }
-}
 
 /// A message of a stream. Without items, it says that the worker is still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Items {
     /// The number of the first item.
     pub(crate) first: u64,
-    pub(crate) items: Vec<Bytes>,
+    pub(crate) items: ItemList,
     /// What the sender may send in total, as far as it knows.
     pub(crate) credit: Volume,
 }
@@ -136,30 +74,16 @@ impl Items {
     pub(crate) fn keep_alive() -> Self {
         Self {
             first: 0,
-            items: Vec::new(),
+            items: ItemList::default(),
             credit: Volume::MAX,
         }
     }
 
     pub(crate) fn write(&self) -> Bytes {
-        let size = self
-            .items
-            .iter()
-            .map(|item| MAX_ITEM_HEADER_BYTES + item.len())
-            .sum::<usize>();
-        let mut body = Vec::with_capacity(MAX_ITEM_FRAME_BYTES + size);
-        write(encode::write_array_len(&mut body, 2 + elements_of(self.credit)));
-        write(encode::write_uint(&mut body, self.first));
-        write(encode::write_array_len(&mut body, length(self.items.len())));
-        for item in &self.items {
-            write(encode::write_bin(&mut body, item));
-        }
-        write_volume(&mut body, self.credit);
-        Bytes::from(body)
+        ItemWriter::from(&self.items).write(self.first, self.credit)
     }
 
-    /// Decodes a message. The items are slices of `body` and keep it in memory, unless they are
-    /// only a small part of it.
+    /// Decodes a message. The items keep `body` in memory, unless they are only a small part of it.
     ///
     /// # Errors
     ///
@@ -172,35 +96,22 @@ impl Items {
         if count > MAX_ITEMS {
             return Err(UnreadableBatch("it has too many items"));
         }
-        // A peer announces `count`. An item has at least two bytes.
-        let mut items = Vec::with_capacity(count.min(body.len() / 2));
-        for _ in 0..count {
-            items.push(reader.bin()?);
-        }
+        let mut items = ItemList::read(&mut reader, count)?;
         let credit = read_volume(&mut reader, elements.saturating_sub(2))?;
         reader.end()?;
-        let size = items
-            .iter()
-            .map(|item| item.len() + MAX_ITEM_HEADER_BYTES)
-            .sum::<usize>();
-        if body.len() > 2 * size + MAX_ITEM_FRAME_BYTES {
-            items.iter_mut().for_each(detach);
+        if body.len() > 2 * items.encoded_len() + MAX_ITEM_FRAME_BYTES {
+            items.detach();
         }
         Ok(Self { first, items, credit })
     }
 }
 
-/// Copies an item out of its message, so that it does not keep the message in memory.
-pub(crate) fn detach(item: &mut Bytes) {
-    *item = Bytes::copy_from_slice(item);
-}
-
 pub(crate) fn write_grants(grants: &[Grant]) -> Bytes {
     let mut body = Vec::with_capacity(5 + 37 * grants.len());
-    write(encode::write_array_len(&mut body, length(grants.len())));
+    assert_ok(encode::write_array_len(&mut body, to_u32(grants.len())));
     for Grant { id, credit } in grants {
-        write(encode::write_array_len(&mut body, 1 + elements_of(*credit)));
-        write(encode::write_bin(&mut body, id.as_bytes()));
+        assert_ok(encode::write_array_len(&mut body, 1 + elements_of(*credit)));
+        assert_ok(encode::write_bin(&mut body, id.as_bytes()));
         write_volume(&mut body, *credit);
     }
     Bytes::from(body)
@@ -228,37 +139,6 @@ pub(crate) fn read_grants(body: &Bytes) -> Result<Vec<Grant>, UnreadableBatch> {
     Ok(grants)
 }
 
-/// How many elements [`write_volume`] writes.
-fn elements_of(credit: Volume) -> u32 {
-    if credit.bytes == u64::MAX { 1 } else { 2 }
-}
-
-/// Writes a credit. Bytes that are not limited are left out.
-fn write_volume(body: &mut Vec<u8>, credit: Volume) {
-    write(encode::write_uint(body, credit.items));
-    if credit.bytes < u64::MAX {
-        write(encode::write_uint(body, credit.bytes));
-    }
-}
-
-/// Reads a credit from the last elements of an array, and skips those after it. What is missing is
-/// not limited.
-fn read_volume(reader: &mut Reader<'_>, elements: usize) -> Result<Volume, UnreadableBatch> {
-    let items = if elements > 0 { reader.uint()? } else { u64::MAX };
-    let bytes = if elements > 1 { reader.uint()? } else { u64::MAX };
-    reader.skip(elements.saturating_sub(2))?;
-    Ok(Volume { items, bytes })
-}
-
-/// Writing to a vector does not fail.
-fn write<T, E>(written: Result<T, E>) {
-    debug_assert!(written.is_ok());
-}
-
-fn length(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -276,7 +156,7 @@ mod tests {
             credit in volume(),
             items in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
         ) {
-            let items = items.into_iter().map(Bytes::from).collect();
+            let items = items.iter().collect();
             let message = Items { first, items, credit };
             prop_assert_eq!(Items::read(&message.write()).unwrap(), message);
         }
@@ -300,7 +180,7 @@ mod tests {
     fn later_elements_are_skipped_and_the_credit_is_optional() {
         let items = |items, bytes| Items {
             first: 7,
-            items: vec![Bytes::from_static(&[0xff])],
+            items: [[0xff]].iter().collect(),
             credit: Volume { items, bytes },
         };
         let with_more = Bytes::from_static(&[0x95, 7, 0x91, 0xc4, 1, 0xff, 9, 8, 0xa1, b'x']);
@@ -315,7 +195,7 @@ mod tests {
     fn a_message_of_one_item_has_a_frame_of_limited_size() {
         let items = Items {
             first: u64::MAX,
-            items: vec![vec![0; MAX_ITEMS_BYTES].into()],
+            items: [[0; MAX_ITEMS_BYTES]].iter().collect(),
             credit: Volume {
                 items: u64::MAX,
                 bytes: u64::MAX - 1,
@@ -325,21 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn a_credit_limits_items_and_bytes() {
-        let credit = Volume { items: 2, bytes: 100 };
-        let one = Volume::of(&[0; 60]);
-        assert_eq!(one, Volume { items: 1, bytes: 92 });
-        assert!(credit.allows_more_than(Volume::default()) && credit.allows_more_than(one));
-        assert!(!credit.allows_more_than(one.plus(Volume::of(&[]))));
-        assert!(!credit.allows_more_than(Volume { items: 1, bytes: 100 }));
-    }
-
-    #[test]
     fn an_item_does_not_keep_a_large_message_in_memory() {
-        let is_in = |item: &Bytes, body: &Bytes| body.as_ptr_range().contains(&item.as_ptr());
+        let is_in = |item: &[u8], body: &Bytes| body.as_ptr_range().contains(&item.as_ptr());
         let message = |items: &[&[u8]]| Items {
             first: 0,
-            items: items.iter().map(|item| Bytes::copy_from_slice(item)).collect(),
+            items: items.iter().collect(),
             credit: Volume::MAX,
         };
         let body = message(&[&[7; 100], b"8"]).write();
@@ -352,14 +222,14 @@ mod tests {
         padded.extend([0; 256]);
         let padded = Bytes::from(padded);
         let read = Items::read(&padded).unwrap();
-        assert!(!is_in(&read.items[0], &padded));
+        assert!(read.items.iter().all(|item| !is_in(item, &padded)));
     }
 
     /// The worked example of `docs/protocol.md`.
     #[test]
     fn the_documented_messages_are_what_is_written() {
         let message = |first, items: &[&'static [u8]], credit| {
-            let items = items.iter().copied().map(Bytes::from_static).collect();
+            let items = items.iter().collect();
             let credit = Volume {
                 items: credit,
                 bytes: u64::MAX,

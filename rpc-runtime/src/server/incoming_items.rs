@@ -8,7 +8,6 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot};
@@ -178,7 +177,7 @@ impl IncomingItems {
             Some(Ok(count)) => Some(count),
             Some(Err(_)) => return self.log_ignored("unreadable", &"the header rpc-items is no number"),
         };
-        let size = items.items.iter().map(Bytes::len).max().unwrap_or(0);
+        let size = items.items.iter().map(<[u8]>::len).max().unwrap_or(0);
         if size > self.max_bytes {
             let limit = self.max_bytes;
             return inbox.fail(IncomingError::TooLarge { size, limit });

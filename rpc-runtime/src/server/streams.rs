@@ -21,8 +21,8 @@ use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, Items, Reply,
-    ReplyKind, ShortStr, WORKER_HEADER,
+    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter, Reply,
+    ReplyKind, ShortStr, Volume, WORKER_HEADER,
 };
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
@@ -252,11 +252,12 @@ impl ItemSink for StreamSender {
         })
     }
 
-    fn send(&self, items: Items) {
-        let sent = items.first + items.items.len() as u64;
+    fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
+        let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
         let slot = Arc::clone(&self.progress.slots).try_acquire_owned();
-        self.publish(self.message(ITEMS_TYPE, items.write()), slot.ok(), false);
+        let body = items.write(first, credit);
+        self.publish(self.message(ITEMS_TYPE, body), slot.ok(), false);
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
 
-use crate::protocol::{Fault, Items, Volume};
+use crate::protocol::{Fault, ItemWriter, Volume};
 use crate::sync::watch;
 
 /// What the sender of a stream may send in total.
@@ -64,6 +64,6 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     /// If the caller is gone.
     fn ready(&self) -> BoxFuture<'_, Result<(), Fault>>;
 
-    /// Sends a message.
-    fn send(&self, items: Items);
+    /// Sends a message. `first` is the number of its first item, and `credit` what the sender knows.
+    fn send(&self, first: u64, items: ItemWriter, credit: Volume);
 }

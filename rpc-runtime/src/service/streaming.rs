@@ -1,7 +1,6 @@
 //! Sends the items of a method's stream, or collects them for a caller that expects one reply.
 
 use std::future::poll_fn;
-use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,8 +17,8 @@ use super::item_sink::ItemSink;
 use crate::codec::Codec;
 use crate::error::Chain;
 use crate::protocol::{
-    Fault, FaultCode, ITEMS_HEADER, Items, MAX_ITEM_FRAME_BYTES, MAX_ITEM_HEADER_BYTES, MAX_ITEMS,
-    MAX_ITEMS_BYTES, Reply, ReplyKind, ShortStr, Volume,
+    Fault, FaultCode, ITEMS_HEADER, ItemWriter, MAX_ITEM_FRAME_BYTES, MAX_ITEMS, MAX_ITEMS_BYTES, Reply,
+    ReplyKind, ShortStr, Volume,
 };
 use crate::telemetry::SentBy;
 
@@ -42,7 +41,7 @@ impl Invocation {
         &self,
         stream: impl Stream<Item = T> + Send,
     ) -> Result<Answer, Fault> {
-        send_stream(self, stream, |item| self.encode_item(&item)).await
+        send_stream(self, stream, |item, body| self.encode_item(&item, body)).await
     }
 
     /// Sends the items of a method's stream of `Result`s, like [`send_items`](Self::send_items).
@@ -62,31 +61,39 @@ impl Invocation {
         T: Serialize + 'static,
         E: Serialize,
     {
-        send_stream(self, stream, |item| match result(item) {
-            Ok(item) => self.encode_item(&item),
-            Err(error) => ControlFlow::Break(self.answer_result(Err::<(), E>(error), &text)),
+        send_stream(self, stream, |item, body| match result(item) {
+            Ok(item) => self.encode_item(&item, body),
+            Err(error) => Err(self.answer_result(Err::<(), E>(error), &text)),
         })
         .await
     }
 
-    /// Encodes an item of a stream, or returns the fault that ends the stream.
-    fn encode_item<T: Serialize + 'static>(&self, item: &T) -> Encoded {
-        let limit = self.max_reply_bytes().saturating_sub(MAX_ITEM_FRAME_BYTES);
-        let fault = match self.codec().encode_result(item) {
-            Ok(encoded) if encoded.len() <= limit => return ControlFlow::Continue(encoded),
-            Ok(encoded) => {
-                let size = encoded.len();
+    /// Appends an encoded item of a stream, or returns the fault that ends the stream.
+    fn encode_item<T: Serialize + 'static>(&self, item: &T, body: &mut Vec<u8>) -> Encoded {
+        let limit = item_limit(self.max_reply_bytes());
+        let begin = body.len();
+        let fault = match self.codec().append_result(item, body) {
+            Ok(()) if body.len() - begin <= limit => return Ok(()),
+            Ok(()) => {
+                let size = body.len() - begin;
                 let message = format!("an item has {size} bytes, and at most {limit} may be sent");
                 Fault::new(FaultCode::ReplyTooLarge, message)
             }
             Err(error) => Fault::new(FaultCode::Unanswerable, Chain(&error).to_string()),
         };
-        ControlFlow::Break(Err(fault))
+        Err(Err(fault))
     }
 }
 
-/// An encoded item, or the answer that ends the stream in its place.
-type Encoded = ControlFlow<Result<Answer, Fault>, Bytes>;
+/// Returns how large an item may be if a message may have so many bytes.
+fn item_limit(max_bytes: usize) -> usize {
+    max_bytes
+        .min(u32::MAX as usize)
+        .saturating_sub(MAX_ITEM_FRAME_BYTES)
+}
+
+/// Whether an item was encoded, or the answer that ends the stream in its place.
+type Encoded = Result<(), Result<Answer, Fault>>;
 
 /// The end of a stream, with the answer if it is not the regular end.
 struct End(Option<Result<Answer, Fault>>);
@@ -95,13 +102,14 @@ struct End(Option<Result<Answer, Fault>>);
 async fn send_stream<S: Stream>(
     invocation: &Invocation,
     stream: S,
-    encode: impl FnMut(S::Item) -> Encoded,
+    encode: impl FnMut(S::Item, &mut Vec<u8>) -> Encoded,
 ) -> Result<Answer, Fault> {
     let items = EncodedItems {
         stream: pin!(stream),
         encode,
+        message: ItemWriter::default(),
         held: None,
-        max_bytes: MAX_ITEMS_BYTES.min(invocation.max_reply_bytes().saturating_sub(MAX_ITEM_FRAME_BYTES)),
+        max_bytes: MAX_ITEMS_BYTES.min(item_limit(invocation.max_reply_bytes())),
     };
     match invocation.item_sink() {
         Some(sink) => send(invocation, sink, items).await,
@@ -113,7 +121,7 @@ async fn send_stream<S: Stream>(
 async fn send<S: Stream>(
     invocation: &Invocation,
     sink: &dyn ItemSink,
-    mut stream: EncodedItems<'_, S, impl FnMut(S::Item) -> Encoded>,
+    mut stream: EncodedItems<'_, S, impl FnMut(S::Item, &mut Vec<u8>) -> Encoded>,
 ) -> Result<Answer, Fault> {
     let credit = sink.credit();
     let mut sent = Volume::default();
@@ -125,17 +133,16 @@ async fn send<S: Stream>(
     let mut keep_alive = KeepAlive::new(sink);
     loop {
         sink.ready().await?;
-        let mut items = Vec::new();
         let left = credit.get().minus(sent);
-        let filling = poll_fn(|cx| stream.poll_fill(cx, &mut items, left));
+        let filling = poll_fn(|cx| stream.poll_fill(cx, left));
         let end = keep_alive.during(sent.items, filling).await?;
+        let items = stream.take_message();
         if !items.is_empty() {
             keep_alive.during(sent.items, credit.more_than(sent)).await?;
-            let (first, credit) = (sent.items, credit.get());
-            sent = items.iter().map(|item| Volume::of(item)).fold(sent, Volume::plus);
-            items.iter().for_each(|item| tally.add(item.len()));
-            tally.count();
-            sink.send(Items { first, items, credit });
+            let first = sent.items;
+            sent = sent.plus(items.volume());
+            tally.add_all(items.iter().map(<[u8]>::len));
+            sink.send(first, items, credit.get());
             keep_alive.send_if_due(sent.items).await?;
         }
         match end {
@@ -202,11 +209,7 @@ impl<'a> KeepAlive<'a> {
             return Err(Fault::new(FaultCode::Abandoned, reason));
         }
         self.sink.ready().await?;
-        self.sink.send(Items {
-            first,
-            items: Vec::new(),
-            credit: credit.get(),
-        });
+        self.sink.send(first, ItemWriter::default(), credit.get());
         self.unanswered += 1;
         self.due_at = Instant::now() + KEEP_ALIVE;
         Ok(())
@@ -236,18 +239,16 @@ pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
 /// Collects all items into an array, for a caller that expects one reply.
 async fn collect<S: Stream>(
     invocation: &Invocation,
-    mut stream: EncodedItems<'_, S, impl FnMut(S::Item) -> Encoded>,
+    mut stream: EncodedItems<'_, S, impl FnMut(S::Item, &mut Vec<u8>) -> Encoded>,
 ) -> Result<Answer, Fault> {
     let limit = invocation.max_reply_bytes();
     let mut tally = invocation.item_tally(SentBy::Method);
     let mut array = Array::new(invocation.codec());
     loop {
-        let mut items = Vec::new();
-        let end = poll_fn(|cx| stream.poll_fill(cx, &mut items, Volume::MAX)).await;
-        for item in &items {
-            tally.add(item.len());
-            array.push(item);
-        }
+        let end = poll_fn(|cx| stream.poll_fill(cx, Volume::MAX)).await;
+        let items = stream.take_message();
+        tally.add_all(items.iter().map(<[u8]>::len));
+        items.iter().for_each(|item| array.push(item));
         if array.len() > limit {
             let message = format!(
                 "the method ran, and its items are larger than the {limit} bytes that may be sent in one reply"
@@ -266,8 +267,10 @@ async fn collect<S: Stream>(
 struct EncodedItems<'a, S, F> {
     stream: Pin<&'a mut S>,
     encode: F,
-    /// An item that the last message had no room for.
-    held: Option<Bytes>,
+    /// The items that were taken for the next message.
+    message: ItemWriter,
+    /// An item for which it has no room.
+    held: Option<ItemWriter>,
     /// How many bytes a message holds, unless it has a single item.
     max_bytes: usize,
 }
@@ -275,44 +278,45 @@ struct EncodedItems<'a, S, F> {
 /// How long items are taken for one message. A method may take long for each without waiting.
 const MAX_FILLING: Duration = Duration::from_millis(10);
 
-impl<S: Stream, F: FnMut(S::Item) -> Encoded> EncodedItems<'_, S, F> {
+impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Encoded> EncodedItems<'_, S, F> {
     /// Takes items until they fill a message, or none is ready after the first, or `left` is used,
     /// or it has taken long. Returns the end if it is reached.
     ///
     /// One item is taken in any case: the stream may end instead, which needs no credit.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, items: &mut Vec<Bytes>, left: Volume) -> Poll<Option<End>> {
-        let (mut taken, mut bytes) = (Volume::default(), 0);
+    fn poll_fill(&mut self, cx: &mut Context<'_>, left: Volume) -> Poll<Option<End>> {
+        let Self { message, encode, .. } = self;
         let begun = Instant::now();
-        while items.is_empty() || (items.len() < MAX_ITEMS && left.allows_more_than(taken)) {
-            let item = match self.poll_next(cx) {
-                Poll::Ready(ControlFlow::Continue(item)) => item,
-                Poll::Ready(ControlFlow::Break(end)) => return Poll::Ready(Some(end)),
-                Poll::Pending if items.is_empty() => return Poll::Pending,
+        while message.is_empty() || (message.len() < MAX_ITEMS && left.allows_more_than(message.volume())) {
+            let item = match self.stream.as_mut().poll_next(cx) {
+                Poll::Ready(Some(item)) => item,
+                Poll::Ready(None) => return Poll::Ready(Some(End(None))),
+                Poll::Pending if message.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             };
-            bytes += item.len() + MAX_ITEM_HEADER_BYTES;
-            if !items.is_empty() && bytes > self.max_bytes {
-                self.held = Some(item);
+            if let Err(answer) = message.push_with(|body| encode(item, body)) {
+                return Poll::Ready(Some(End(Some(answer))));
+            }
+            if message.len() > 1 && message.encoded_len() > self.max_bytes {
+                self.held = Some(message.split_last());
                 break;
             }
-            taken = taken.plus(Volume::of(&item));
-            items.push(item);
+            // The next item is likely to be as large, and would only be moved to the next message.
+            if message.encoded_len() + message.last_len() > self.max_bytes {
+                break;
+            }
             // Reading the clock takes a tenth of the time of an item.
-            if items.len().is_multiple_of(4) && begun.elapsed() >= MAX_FILLING {
+            if message.len().is_multiple_of(4) && begun.elapsed() >= MAX_FILLING {
                 break;
             }
         }
         Poll::Ready(None)
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<ControlFlow<End, Bytes>> {
-        if let Some(held) = self.held.take() {
-            return Poll::Ready(ControlFlow::Continue(held));
-        }
-        self.stream.as_mut().poll_next(cx).map(|item| match item {
-            Some(item) => (self.encode)(item).map_break(|answer| End(Some(answer))),
-            None => ControlFlow::Break(End(None)),
-        })
+    /// Returns the items that were taken.
+    fn take_message(&mut self) -> ItemWriter {
+        let next = self.held.take();
+        let next = next.unwrap_or_else(|| ItemWriter::after(&self.message));
+        std::mem::replace(&mut self.message, next)
     }
 }
 
@@ -382,7 +386,7 @@ mod tests {
     use super::super::context::Context as RequestContext;
     use super::super::item_sink::Credit;
     use super::*;
-    use crate::protocol::{Message, Request};
+    use crate::protocol::{Items, Message, Request};
 
     fn items(items: u64) -> Volume {
         Volume { items, ..Volume::MAX }
@@ -425,8 +429,9 @@ mod tests {
             Box::pin(ready(Ok(())))
         }
 
-        fn send(&self, items: Items) {
-            self.sent.lock().unwrap().push(items);
+        fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
+            let items = items.finish();
+            self.sent.lock().unwrap().push(Items { first, items, credit });
         }
     }
 
@@ -537,10 +542,10 @@ mod tests {
         assert_eq!(sink.messages(), [(0, 4096), (4096, 4096), (8192, 2)]);
         let sink = Sink::new(u64::MAX);
         let invocation = self::invocation(Codec::Json, Some(&sink)).with_max_reply_bytes(usize::MAX);
-        let large = stream::iter(0..100).map(|_| "x".repeat(900));
+        let large = stream::iter(0..300).map(|_| "x".repeat(900));
         invocation.send_items(large).await.unwrap();
         let messages = sink.messages();
-        assert_eq!(messages, [(0, MAX_ITEMS_BYTES / 902), (72, 28)]);
+        assert_eq!(messages, [(0, MAX_ITEMS_BYTES / 905), (290, 10)]);
         let failed = invocation.send_items(stream::iter(["y"])).await.unwrap_err();
         assert_eq!(failed.code, FaultCode::Abandoned, "a layer runs it again");
     }

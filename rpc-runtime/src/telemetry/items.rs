@@ -167,16 +167,7 @@ impl ItemTally {
     /// Adds the next item, which has this size.
     pub(crate) fn add(&mut self, bytes: usize) {
         let (sent_by, number) = (self.sent_by, self.next);
-        self.next += 1;
-        if let Some(flow) = &self.flow {
-            // No other tally counts this stream.
-            flow.passed(sent_by).store(self.next, Ordering::Relaxed);
-            if number == 0 && sent_by == SentBy::Method {
-                let _ = flow.first_item.set(flow.begun.elapsed());
-            }
-        }
-        self.uncounted.0 += 1;
-        self.uncounted.1 = self.uncounted.1.saturating_add(bytes as u64);
+        self.pass(1, bytes as u64);
         if self.uncounted.0 >= MAX_UNCOUNTED {
             self.count();
         }
@@ -187,6 +178,33 @@ impl ItemTally {
                 bytes,
             });
         }
+    }
+
+    /// Adds the next items, which have these sizes, and counts them.
+    pub(crate) fn add_all(&mut self, sizes: impl Iterator<Item = usize>) {
+        if self.observers.0.is_empty() {
+            let add = |(items, bytes): (u64, u64), size| (items + 1, bytes.saturating_add(size as u64));
+            let (items, bytes) = sizes.fold((0, 0), add);
+            self.pass(items, bytes);
+        } else {
+            sizes.for_each(|bytes| self.add(bytes));
+        }
+        self.count();
+    }
+
+    /// Records that further items, with so many bytes together, have passed.
+    fn pass(&mut self, items: u64, bytes: u64) {
+        let is_first = self.next == 0 && items > 0;
+        self.next += items;
+        if let Some(flow) = &self.flow {
+            // No other tally counts this stream.
+            flow.passed(self.sent_by).store(self.next, Ordering::Relaxed);
+            if is_first && self.sent_by == SentBy::Method {
+                let _ = flow.first_item.set(flow.begun.elapsed());
+            }
+        }
+        self.uncounted.0 += items;
+        self.uncounted.1 = self.uncounted.1.saturating_add(bytes);
     }
 
     /// Counts the items that were added.

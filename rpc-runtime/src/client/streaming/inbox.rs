@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::receiver::{BadStream, Received, Receiver};
 use crate::client::received_reply::ReceivedReply;
 use crate::describe::Worker;
-use crate::protocol::{BadReply, Fault, FaultCode, Grant, Items, MAX_CREDIT, Reply, ShortStr, Volume};
+use crate::protocol::{
+    BadReply, Fault, FaultCode, Grant, ItemList, Items, MAX_CREDIT, Reply, ShortStr, Volume,
+};
 use crate::service::Credit;
 use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, SentBy};
 
@@ -142,10 +143,9 @@ impl ItemInbox {
         let sizes: Vec<_> = {
             let receiver = &self.lock().receiver;
             let shown = receiver.ready_before(tally.next());
-            receiver.ready().skip(shown).map(Bytes::len).collect()
+            receiver.ready().skip(shown).map(<[u8]>::len).collect()
         };
-        sizes.into_iter().for_each(|bytes| tally.add(bytes));
-        tally.count();
+        tally.add_all(sizes.into_iter());
     }
 
     /// What the worker may send at first.
@@ -216,7 +216,7 @@ impl ItemInbox {
         }
         let is_first = !state.receiver.has_begun();
         let is_keep_alive = items.items.is_empty();
-        let after_last = items.first.saturating_add(items.items.len() as u64);
+        let after_last = items.first.saturating_add(items.items.volume().items);
         let received = state.receiver.receive(worker, items);
         if matches!(received, Ok(Received::Foreign)) {
             return Arrival::Foreign;
@@ -290,7 +290,7 @@ impl ItemInbox {
     }
 
     /// Takes the items that have arrived. Pending if there are none.
-    pub(super) fn poll_items(&self, cx: &mut Context<'_>, items: &mut VecDeque<Bytes>) -> Poll<()> {
+    pub(super) fn poll_items(&self, cx: &mut Context<'_>, items: &mut VecDeque<ItemList>) -> Poll<()> {
         let mut tally = self.tally();
         let mut state = self.lock();
         let shown = state.receiver.ready_before(tally.next());
@@ -298,8 +298,8 @@ impl ItemInbox {
         if !items.is_empty() {
             state.waiting_since = None;
             drop(state);
-            items.iter().skip(shown).for_each(|item| tally.add(item.len()));
-            tally.count();
+            let sizes = items.iter().flat_map(ItemList::iter).map(<[u8]>::len);
+            tally.add_all(sizes.skip(shown));
             return Poll::Ready(());
         }
         state.waiting_since.get_or_insert_with(Instant::now);
@@ -412,7 +412,7 @@ mod tests {
     fn items(first: u64, count: usize, credit: u64) -> Items {
         Items {
             first,
-            items: vec![Bytes::from_static(b"1"); count],
+            items: (0..count).map(|_| b"1").collect(),
             credit: volume(credit),
         }
     }
@@ -436,7 +436,7 @@ mod tests {
     fn poll(inbox: &ItemInbox) -> usize {
         let mut taken = VecDeque::new();
         let _ = inbox.poll_items(&mut Context::from_waker(noop_waker_ref()), &mut taken);
-        taken.len()
+        taken.iter().map(ItemList::len).sum()
     }
 
     #[tokio::test(start_paused = true)]

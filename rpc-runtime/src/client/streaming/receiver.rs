@@ -1,20 +1,21 @@
 //! Puts the items of a stream into order, and decides how many more may be sent. Pure: no I/O.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
-
-use crate::protocol::{Items, Volume, detach};
+use crate::protocol::{ItemList, Items, Volume};
 
 /// The receiver of one stream. `R` is the reply that ends the stream.
 #[derive(Debug)]
 pub(super) struct Receiver<R> {
     /// The items in order that the reader has not taken.
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<ItemList>,
+    /// The number of the first of them.
+    taken: u64,
     /// The number of the item after them.
     next: u64,
-    /// Items that arrived before those between `next` and them.
-    early: BTreeMap<u64, Bytes>,
+    /// Lists of one item each that arrived before those between `next` and them.
+    early: BTreeMap<u64, ItemList>,
     /// What may be on its way or wait for the reader.
     window: Volume,
     /// What the worker may send in total.
@@ -48,6 +49,7 @@ impl<R> Receiver<R> {
     pub(super) fn new(window: Volume) -> Self {
         Self {
             ready: VecDeque::new(),
+            taken: 0,
             next: 0,
             early: BTreeMap::new(),
             window,
@@ -92,40 +94,19 @@ impl<R> Receiver<R> {
         if !self.is_from(worker) {
             return Ok(Received::Foreign);
         }
-        let last = self.end.as_ref().map_or(u64::MAX, |(count, _)| *count);
-        let size: u64 = items.items.iter().map(|item| Volume::of(item).bytes).sum();
-        self.largest = self.largest.max(size);
-        let is_new = |offset: usize| {
-            let number = items.first.saturating_add(offset as u64);
-            number >= self.next && !self.early.contains_key(&number)
-        };
-        let new_items = items.items.iter().enumerate();
-        let new_items = new_items.filter(|(offset, _)| is_new(*offset));
-        let new_size: u64 = new_items.map(|(_, item)| Volume::of(item).bytes).sum();
-        // Those that arrived before must not stay in memory with the others.
-        let detaches = new_size < size / 2;
-        for (offset, mut item) in (0..).zip(items.items) {
-            let number = items.first.saturating_add(offset);
-            if number >= self.granted.items {
-                return Err(BadStream("the worker sent more items than it was granted"));
-            }
-            if number >= last {
-                return Err(BadStream("the worker sent an item after the end"));
-            }
-            let bytes = Volume::of(&item).bytes;
-            if detaches && number >= self.next {
-                detach(&mut item);
-            }
-            if number == self.next {
-                self.ready.push_back(item);
-                self.next += 1;
-                self.add_early();
-            } else if number > self.next && !self.early.contains_key(&number) {
-                self.early.insert(number, item);
-            } else {
-                continue;
-            }
-            self.arrived = self.arrived.saturating_add(bytes);
+        let Items { first, items, .. } = items;
+        let after_last = first.saturating_add(items.volume().items);
+        if !items.is_empty() && after_last > self.granted.items {
+            return Err(BadStream("the worker sent more items than it was granted"));
+        }
+        if !items.is_empty() && self.end.as_ref().is_some_and(|(count, _)| after_last > *count) {
+            return Err(BadStream("the worker sent an item after the end"));
+        }
+        self.largest = self.largest.max(items.volume().bytes);
+        if first > self.next {
+            self.receive_early(first, items);
+        } else if after_last > self.next {
+            self.receive_next(items, after_last);
         }
         if self.arrived > self.granted.bytes.saturating_add(self.largest) {
             return Err(BadStream("the worker sent more bytes than it was granted"));
@@ -178,17 +159,17 @@ impl<R> Receiver<R> {
 
     /// How many of the items that the reader has not taken have a number below this one.
     pub(super) fn ready_before(&self, number: u64) -> usize {
-        let first = self.next - self.ready.len() as u64;
-        usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX)
+        usize::try_from(number.saturating_sub(self.taken)).unwrap_or(usize::MAX)
     }
 
     /// The items in order that have arrived and that the reader has not taken.
-    pub(super) fn ready(&self) -> impl Iterator<Item = &Bytes> {
-        self.ready.iter()
+    pub(super) fn ready(&self) -> impl Iterator<Item = &[u8]> {
+        self.ready.iter().flat_map(ItemList::iter)
     }
 
-    /// Takes the items in order that have arrived, for the reader.
-    pub(super) fn take(&mut self, items: &mut VecDeque<Bytes>) {
+    /// Takes the items in order that have arrived, for the reader. No list is empty.
+    pub(super) fn take(&mut self, items: &mut VecDeque<ItemList>) {
+        self.taken = self.next;
         if items.is_empty() {
             std::mem::swap(items, &mut self.ready);
         } else {
@@ -220,10 +201,42 @@ impl<R> Receiver<R> {
         self.worker.get_or_insert_with(|| worker.to_owned()) == worker
     }
 
-    fn add_early(&mut self) {
-        while let Some(item) = self.early.remove(&self.next) {
-            self.ready.push_back(item);
-            self.next += 1;
+    /// Receives items of which the first comes next, or comes earlier.
+    fn receive_next(&mut self, mut items: ItemList, after_last: u64) {
+        let size = items.volume().bytes;
+        let known = items.volume().items - (after_last - self.next);
+        for _ in 0..known {
+            items.split_first();
+        }
+        self.arrived = self.arrived.saturating_add(items.volume().bytes);
+        // Those that arrived before must not stay in memory with the others.
+        if items.volume().bytes < size / 2 {
+            items.detach();
+        }
+        self.ready.push_back(items);
+        self.next = after_last;
+        while let Some(early) = self.early.first_entry().filter(|early| *early.key() <= self.next) {
+            let (number, item) = early.remove_entry();
+            if number == self.next {
+                self.ready.push_back(item);
+                self.next += 1;
+            } else {
+                // It has arrived twice.
+                self.arrived = self.arrived.saturating_sub(item.volume().bytes);
+            }
+        }
+    }
+
+    /// Receives items before which others are missing. That is rare, so they are copied, one by
+    /// one.
+    fn receive_early(&mut self, first: u64, mut items: ItemList) {
+        let lists = std::iter::from_fn(|| items.split_first());
+        for (mut item, number) in lists.zip(first..) {
+            if let Entry::Vacant(place) = self.early.entry(number) {
+                item.detach();
+                self.arrived = self.arrived.saturating_add(item.volume().bytes);
+                place.insert(item);
+            }
         }
     }
 
@@ -242,7 +255,7 @@ mod tests {
     use super::*;
 
     fn items(first: u64, numbers: impl IntoIterator<Item = u64>) -> Items {
-        let item = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
+        let item = |number: u64| number.to_be_bytes();
         Items {
             first,
             items: numbers.into_iter().map(item).collect(),
@@ -265,8 +278,8 @@ mod tests {
     fn taken(receiver: &mut Receiver<()>) -> Vec<u64> {
         let mut taken = VecDeque::new();
         receiver.take(&mut taken);
-        let number = |item: Bytes| u64::from_be_bytes(item[..].try_into().unwrap());
-        taken.into_iter().map(number).collect()
+        let number = |item: &[u8]| u64::from_be_bytes(item.try_into().unwrap());
+        taken.iter().flat_map(ItemList::iter).map(number).collect()
     }
 
     proptest! {
@@ -323,7 +336,7 @@ mod tests {
                 if receiver.receive("a", message(first, count)).is_err() {
                     break;
                 }
-                prop_assert!((receiver.ready.len() + receiver.early.len()) as u64 <= max_items);
+                prop_assert!((receiver.ready().count() + receiver.early.len()) as u64 <= max_items);
                 if reads {
                     let read = taken(&mut receiver);
                     prop_assert!(read.into_iter().eq(read_items..receiver.next));
@@ -371,6 +384,10 @@ mod tests {
         let refused = |receiver: &mut Receiver<()>, items| receiver.receive("a", items).unwrap_err().0;
         assert!(refused(&mut receiver, message(8, 1)).contains("granted"));
         assert!(refused(&mut receiver, items(u64::MAX, [1, 2])).contains("granted"));
+        assert_eq!(
+            receiver.receive("a", items(u64::MAX, [])),
+            Ok(Received::Continues)
+        );
         assert!(
             receiver
                 .end(Some("a"), Some(2), ())
@@ -423,7 +440,7 @@ mod tests {
     #[test]
     fn a_worker_may_exceed_the_credit_for_bytes_by_one_message() {
         let large = |first, size| Items {
-            items: vec![Bytes::from(vec![0; size])],
+            items: [vec![0; size]].iter().collect(),
             ..items(first, [])
         };
         let mut receiver = Receiver::<()>::new(Volume {
@@ -442,18 +459,17 @@ mod tests {
 
     #[test]
     fn a_new_item_does_not_keep_those_that_came_before_in_memory() {
-        let body = Bytes::from(vec![7; 1000]);
+        let body: ItemList = [&[7; 999][..], &[7]].iter().collect();
         let mut receiver = Receiver::<()>::new(window(8));
         let both = |first| Items {
-            items: vec![body.slice(..999), body.slice(999..)],
+            items: body.clone(),
             ..items(first, [])
         };
-        let is_in = |item: &Bytes| body.as_ptr_range().contains(&item.as_ptr());
         receiver.receive("a", both(0)).unwrap();
         receiver.receive("a", both(1)).unwrap();
-        let mut taken = VecDeque::new();
-        receiver.take(&mut taken);
-        let in_body: Vec<_> = taken.iter().map(is_in).collect();
-        assert_eq!(in_body, [true, true, false]);
+        receiver.receive("a", both(4)).unwrap();
+        receiver.receive("a", both(2)).unwrap();
+        let in_body: Vec<_> = receiver.ready().map(|item| body.holds(item)).collect();
+        assert_eq!(in_body, [true, true, false, false, false, false]);
     }
 }

@@ -23,7 +23,9 @@ use crate::client::observed::ReplyFuture;
 use crate::client::plan::CallPlan;
 use crate::codec::{Codec, DecodeError};
 use crate::error::CallError;
-use crate::protocol::{Executed, ITEMS_HEADER, MAX_CREDIT, Reply, ReplyKind, Volume, insert_user_header};
+use crate::protocol::{
+    Executed, ITEMS_HEADER, ItemList, MAX_CREDIT, Reply, ReplyKind, Volume, insert_user_header,
+};
 use crate::service::{ResultType, ambient_deadline};
 
 /// A call of a method that returns a stream, and the stream of its items.
@@ -123,7 +125,7 @@ struct Running<T, E> {
     /// The outcome of the call, until all items are taken.
     outcome: Option<Result<Reply, CallError>>,
     /// Items that arrived.
-    items: VecDeque<Bytes>,
+    items: VecDeque<ItemList>,
     /// The items of a worker that sent them as an array.
     array: VecDeque<T>,
     consumed: Volume,
@@ -324,7 +326,7 @@ impl<T, E> Running<T, E> {
             if let Some(item) = self.array.pop_front() {
                 return Poll::Ready(Some(Ok(item)));
             }
-            if let Some(item) = self.items.pop_front() {
+            if let Some(item) = self.next_item() {
                 return Poll::Ready(Some(self.read_item(item)));
             }
             ready!(self.poll_resumption(cx));
@@ -382,6 +384,15 @@ impl<T, E> Running<T, E> {
             self.grant_at = self.inbox.window().minus(self.inbox.window().half());
         }
         Poll::Ready(())
+    }
+
+    fn next_item(&mut self) -> Option<Bytes> {
+        let items = self.items.front_mut()?;
+        let item = items.next();
+        if items.is_empty() {
+            self.items.pop_front();
+        }
+        item
     }
 
     fn read_item(&mut self, item: Bytes) -> Result<T, CallError<E>> {

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::protocol::{
-    Asks, IncomingGrant, Items, MAX_CREDIT, MAX_ITEMS, MAX_ITEMS_BYTES, MAX_UNTAKEN_BYTES, Volume,
+    Asks, IncomingGrant, ItemList, ItemWriter, Items, MAX_CREDIT, MAX_INCOMING_BYTES, MAX_ITEMS,
+    MAX_UNTAKEN_BYTES, Volume,
 };
 
 /// The items of one call that its method has not taken. They are kept, to be sent again.
@@ -114,28 +115,28 @@ impl ItemSender {
             return None;
         }
         let first = self.next;
-        let (mut items, mut bytes) = (Vec::new(), 0);
+        let (mut items, mut bytes) = (ItemWriter::default(), 0);
         let sent = usize::try_from(first - self.taken).unwrap_or(usize::MAX);
         for item in self.kept.iter().skip(sent) {
             bytes += item.len();
             // A single item may be larger.
-            if items.len() >= MAX_ITEMS || (bytes > MAX_ITEMS_BYTES && !items.is_empty()) {
+            if items.len() >= MAX_ITEMS || (bytes > MAX_INCOMING_BYTES && !items.is_empty()) {
                 break;
             }
-            items.push(item.clone());
+            items.push(item);
         }
-        self.next += items.len() as u64;
+        self.next += items.volume().items;
         let is_end = items.is_empty() && self.has_ended && !self.is_end_sent;
         self.is_end_sent |= is_end;
-        (is_end || !items.is_empty()).then(|| self.message(first, items))
+        (is_end || !items.is_empty()).then(|| self.message(first, items.finish()))
     }
 
     /// Returns a message that shows that the caller is still there, and how much it has sent.
     pub(super) fn keep_alive(&self) -> ItemMessage {
-        self.message(self.next, Vec::new())
+        self.message(self.next, ItemList::default())
     }
 
-    fn message(&self, first: u64, items: Vec<Bytes>) -> ItemMessage {
+    fn message(&self, first: u64, items: ItemList) -> ItemMessage {
         let end = (items.is_empty() && self.is_end_sent).then_some(self.count);
         let credit = Volume {
             items: self.credit,
@@ -168,8 +169,8 @@ mod tests {
     /// The number of the first item, how many there are, and the end.
     fn next(sender: &mut ItemSender) -> Option<(u64, usize, Option<u64>)> {
         let ItemMessage { items, end } = sender.next_message()?;
-        for (number, item) in (items.first..).zip(&items.items) {
-            assert_eq!(item[..], number.to_be_bytes());
+        for (number, item) in (items.first..).zip(items.items.iter()) {
+            assert_eq!(item, number.to_be_bytes());
         }
         Some((items.first, items.items.len(), end))
     }

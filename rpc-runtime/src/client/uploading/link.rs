@@ -117,8 +117,8 @@ pub(in crate::client) struct InProcessLink(pub(in crate::client) Arc<IncomingInb
 
 impl ItemLink for InProcessLink {
     fn send(&self, _: &ShortStr, ItemMessage { items, end }: ItemMessage) -> BoxFuture<'static, Published> {
-        // Each item has memory of its own.
-        self.0.receive(items, end, 0);
+        let size = items.items.encoded_len();
+        self.0.receive(items, end, size);
         Box::pin(ready(Published::Confirmed))
     }
 }

@@ -22,7 +22,7 @@ use crate::codec::EncodeError;
 use crate::describe::Worker;
 use crate::error::{BrokerError, CallError};
 use crate::protocol::{
-    Fault, FaultCode, INCOMING_SUFFIX, IncomingGrant, MAX_ITEMS, MAX_ITEMS_BYTES, ShortStr,
+    Fault, FaultCode, INCOMING_SUFFIX, IncomingGrant, MAX_INCOMING_BYTES, MAX_ITEMS, ShortStr,
 };
 use crate::service::with_ambient_deadline;
 use crate::telemetry::ItemTally;
@@ -277,7 +277,7 @@ impl<L: ItemLink> Sending<'_, L> {
         };
         let (mut count, mut bytes) = (0, 0);
         let begun = Instant::now();
-        while count < MAX_ITEMS && bytes < MAX_ITEMS_BYTES && self.upload.lock().sender.may_pull() {
+        while count < MAX_ITEMS && bytes < MAX_INCOMING_BYTES && self.upload.lock().sender.may_pull() {
             match stream.poll_next_unpin(cx) {
                 Poll::Ready(Some(item)) => {
                     let item = item.map_err(bad_item)?;

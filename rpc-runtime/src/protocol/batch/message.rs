@@ -193,7 +193,7 @@ impl ReadPart for BatchedCall {
             id: reader.id()?,
             method: reader.short_str()?,
             time_to_live: reader.optional_uint()?.map(Duration::from_millis),
-            arguments: reader.bin()?,
+            arguments: reader.shared_bin()?,
             headers: reader.headers()?,
         };
         reader.skip(unknown)?;
@@ -229,7 +229,7 @@ impl ReadPart for BatchedReply {
             id: reader.id()?,
             kind: ReplyKind::from_number(reader.uint()?)
                 .ok_or(UnreadableBatch("a reply's kind is unknown"))?,
-            body: reader.bin()?,
+            body: reader.shared_bin()?,
             batch_size: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
             // The first optional element. The others are unknown.
             headers: match optional {
@@ -266,12 +266,12 @@ fn borrowed(call: &BatchedCall) -> BatchedCallRef<'_> {
 }
 
 /// Checks, in debug builds only, a write to a `Vec`, which never fails.
-pub(super) fn assert_ok<T, E: std::fmt::Debug>(result: Result<T, E>) {
+pub(in crate::protocol) fn assert_ok<T, E: std::fmt::Debug>(result: Result<T, E>) {
     debug_assert!(result.is_ok(), "{:?}", result.err());
 }
 
-/// Converts a length to the 32 bits of MessagePack. A batch is far smaller.
-fn to_u32(length: usize) -> u32 {
+/// Converts a length to the 32 bits of MessagePack. A message is far smaller.
+pub(in crate::protocol) fn to_u32(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
@@ -323,7 +323,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes the next `length` bytes.
-    fn take(&mut self, length: u32) -> Result<&[u8], UnreadableBatch> {
+    fn take(&mut self, length: u32) -> Result<&'a [u8], UnreadableBatch> {
         let (taken, rest) = self
             .rest
             .split_at_checked(length as usize)
@@ -332,11 +332,26 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    pub(in crate::protocol) fn bin(&mut self) -> Result<Bytes, UnreadableBatch> {
+    pub(in crate::protocol) fn bin(&mut self) -> Result<&'a [u8], UnreadableBatch> {
         let length =
             decode::read_bin_len(&mut self.rest).map_err(|_| UnreadableBatch("bytes are missing"))?;
-        let whole = self.whole;
-        Ok(whole.slice_ref(self.take(length)?))
+        self.take(length)
+    }
+
+    /// Reads bytes, which share the memory of the body.
+    fn shared_bin(&mut self) -> Result<Bytes, UnreadableBatch> {
+        let bytes = self.bin()?;
+        Ok(self.whole.slice_ref(bytes))
+    }
+
+    /// Returns the part of the body that `read` reads.
+    pub(in crate::protocol) fn part(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<(), UnreadableBatch>,
+    ) -> Result<Bytes, UnreadableBatch> {
+        let begin = self.rest;
+        read(self)?;
+        Ok(self.whole.slice_ref(&begin[..begin.len() - self.rest.len()]))
     }
 
     pub(in crate::protocol) fn id(&mut self) -> Result<Uuid, UnreadableBatch> {

@@ -12,4 +12,4 @@ pub(crate) use message::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, MAX_BATCH_BYTES,
     MAX_BATCH_CALLS, MAX_PART_BYTES, headers_size, read_batch, write_batch,
 };
-pub(in crate::protocol) use message::{Reader, UnreadableBatch};
+pub(in crate::protocol) use message::{Reader, UnreadableBatch, assert_ok, to_u32};

@@ -13,8 +13,8 @@ use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
     Asks, BatchedCall, COPY_HEADER, DeadLettered, DeathReason, Fault, FaultCode, Headers, IncomingGrant,
-    Items, Malformed, Message, Properties, Reply, ReplyAddresses, ReplyKind, ShortStr, failed_attempts,
-    write_batch,
+    ItemWriter, Malformed, Message, Properties, Reply, ReplyAddresses, ReplyKind, ShortStr, Volume,
+    failed_attempts, write_batch,
 };
 use crate::server::worker_identity::WorkerIdentity;
 use crate::service::{Answer, Invocation, ReplyTo, Service, StreamRequest};
@@ -1071,7 +1071,7 @@ async fn grants_take_no_place_of_items() {
     for _ in 0..16 {
         sender.grant(GRANT).now_or_never().expect("there is a place");
         sender.ready().now_or_never().expect("there is a place").unwrap();
-        sender.send(Items::keep_alive());
+        sender.send(0, ItemWriter::default(), Volume::MAX);
     }
     assert!(sender.grant(GRANT).now_or_never().is_none());
     assert!(sender.ready().now_or_never().is_none());

@@ -1,0 +1,385 @@
+//! Encoded items, one after the other as in a message: each is a MessagePack binary.
+
+use std::fmt;
+
+use bytes::{Buf, Bytes};
+use rmp::encode::{write_array_len, write_uint};
+
+use super::batch::{Reader, UnreadableBatch, assert_ok, to_u32};
+use super::volume::{Volume, elements_of, write_volume};
+
+/// The number of bytes that may come before the items of a message.
+const MAX_HEAD: usize = 1 + 9 + 5;
+
+/// The number of bytes that may come after them: the credit.
+const MAX_TAIL: usize = 2 * 9;
+
+/// Items that follow one another. They share the memory of their message.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct ItemList {
+    encoded: Bytes,
+    volume: Volume,
+}
+
+impl ItemList {
+    /// Reads this many items of a message.
+    pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, UnreadableBatch> {
+        let mut volume = Volume::default();
+        let encoded = reader.part(|reader| {
+            for _ in 0..count {
+                volume = volume.plus(Volume::of(reader.bin()?));
+            }
+            Ok(())
+        })?;
+        Ok(Self { encoded, volume })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        usize::try_from(self.volume.items).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.volume.items == 0
+    }
+
+    pub(crate) fn volume(&self) -> Volume {
+        self.volume
+    }
+
+    /// The length of the items with what is before each of them.
+    pub(crate) fn encoded_len(&self) -> usize {
+        self.encoded.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        iter(&self.encoded)
+    }
+
+    /// Removes the first item, and returns it as a list of its own.
+    pub(crate) fn split_first(&mut self) -> Option<Self> {
+        let (header, length) = header_of(&self.encoded)?;
+        let encoded = self.encoded.split_to(header + length);
+        let volume = Volume::of(&encoded[header..]);
+        self.volume = self.volume.minus(volume);
+        Some(Self { encoded, volume })
+    }
+
+    /// Copies the items out of their message, so that they do not keep the rest of it in memory.
+    pub(crate) fn detach(&mut self) {
+        detach(&mut self.encoded);
+    }
+
+    /// Whether an item shares the memory of these.
+    #[cfg(test)]
+    pub(crate) fn holds(&self, item: &[u8]) -> bool {
+        self.encoded.as_ptr_range().contains(&item.as_ptr())
+    }
+}
+
+/// Takes the items.
+impl Iterator for ItemList {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut first = self.split_first()?.encoded;
+        let (header, _) = header_of(&first)?;
+        first.advance(header);
+        Some(first)
+    }
+}
+
+impl<B: AsRef<[u8]>> FromIterator<B> for ItemList {
+    fn from_iter<I: IntoIterator<Item = B>>(items: I) -> Self {
+        let mut writer = ItemWriter::default();
+        items.into_iter().for_each(|item| writer.push(item.as_ref()));
+        writer.finish()
+    }
+}
+
+impl fmt::Debug for ItemList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} items, {} bytes", self.volume.items, self.encoded.len())
+    }
+}
+
+/// Copies bytes out of their message, so that they do not keep it in memory.
+pub(crate) fn detach(bytes: &mut Bytes) {
+    *bytes = Bytes::copy_from_slice(bytes);
+}
+
+/// Writes items where their message will have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ItemWriter {
+    /// The items, after [`MAX_HEAD`] bytes. Empty if there is no item.
+    body: Vec<u8>,
+    volume: Volume,
+    /// How long the body is likely to become.
+    expected: usize,
+    /// Where the last item begins.
+    last: usize,
+    /// How many bytes were before the last item. The next one is likely to have about its size.
+    header: usize,
+}
+
+impl ItemWriter {
+    /// Returns a writer for items that are about as long as those of another one.
+    pub(crate) fn after(other: &Self) -> Self {
+        Self {
+            expected: other.body.len(),
+            header: other.header,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::try_from(self.volume.items).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.volume.items == 0
+    }
+
+    pub(crate) fn volume(&self) -> Volume {
+        self.volume
+    }
+
+    /// The length of the items with what is before each of them.
+    pub(crate) fn encoded_len(&self) -> usize {
+        self.body.len().saturating_sub(MAX_HEAD)
+    }
+
+    /// The length of the last item with what is before it.
+    pub(crate) fn last_len(&self) -> usize {
+        self.body.len().saturating_sub(self.last)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        iter(self.body.get(MAX_HEAD..).unwrap_or_default())
+    }
+
+    pub(crate) fn push(&mut self, item: &[u8]) {
+        let _ = self.push_with(|body| {
+            body.extend_from_slice(item);
+            Ok::<_, ()>(())
+        });
+    }
+
+    /// Adds the item that `write_item` appends. If that fails, nothing is added.
+    pub(crate) fn push_with<E>(
+        &mut self,
+        write_item: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.begin();
+        let start = self.body.len();
+        let expected = start + self.header;
+        self.body.resize(expected, 0);
+        if let Err(error) = write_item(&mut self.body) {
+            self.body.truncate(start);
+            return Err(error);
+        }
+        let item = Volume::of(&self.body[expected..]);
+        let header = Header::of(self.body.len() - expected);
+        self.header = header.bytes().len();
+        if start + self.header != expected {
+            self.body.splice(start..expected, header.bytes().iter().copied());
+        } else {
+            self.body[start..expected].copy_from_slice(header.bytes());
+        }
+        self.last = start;
+        self.volume = self.volume.plus(item);
+        Ok(())
+    }
+
+    /// Moves the last item to a writer of its own.
+    pub(crate) fn split_last(&mut self) -> Self {
+        let mut split = Self::after(self);
+        if !self.is_empty() {
+            split.begin();
+            split.body.extend(self.body.drain(self.last..));
+        }
+        let item = split.iter().map(Volume::of).fold(Volume::default(), Volume::plus);
+        self.volume = self.volume.minus(item);
+        split.volume = item;
+        split
+    }
+
+    pub(crate) fn finish(self) -> ItemList {
+        ItemList {
+            encoded: match self.body.is_empty() {
+                true => Bytes::new(),
+                false => Bytes::from(self.body).slice(MAX_HEAD..),
+            },
+            volume: self.volume,
+        }
+    }
+
+    /// Returns the body of a message with these items.
+    pub(crate) fn write(mut self, first: u64, credit: Volume) -> Bytes {
+        self.begin();
+        let mut head = Vec::with_capacity(MAX_HEAD);
+        assert_ok(write_array_len(&mut head, 2 + elements_of(credit)));
+        assert_ok(write_uint(&mut head, first));
+        assert_ok(write_array_len(&mut head, to_u32(self.len())));
+        let start = MAX_HEAD - head.len();
+        self.body[start..MAX_HEAD].copy_from_slice(&head);
+        write_volume(&mut self.body, credit);
+        // The message must not keep much more memory than it has bytes.
+        if self.body.capacity() > 2 * self.body.len() {
+            self.body.shrink_to_fit();
+        }
+        Bytes::from(self.body).slice(start..)
+    }
+
+    /// Reserves the memory of the message, unless it is reserved.
+    fn begin(&mut self) {
+        if self.body.is_empty() {
+            self.body.reserve((self.expected + MAX_TAIL).max(128));
+            self.body.resize(MAX_HEAD, 0);
+        }
+    }
+}
+
+impl Default for ItemWriter {
+    fn default() -> Self {
+        Self {
+            body: Vec::new(),
+            volume: Volume::default(),
+            expected: 0,
+            last: MAX_HEAD,
+            header: 2,
+        }
+    }
+}
+
+impl From<&ItemList> for ItemWriter {
+    fn from(items: &ItemList) -> Self {
+        let mut writer = Self {
+            volume: items.volume,
+            expected: MAX_HEAD + items.encoded.len(),
+            ..Self::default()
+        };
+        if !items.is_empty() {
+            writer.begin();
+            writer.body.extend_from_slice(&items.encoded);
+        }
+        writer
+    }
+}
+
+/// What is before an item: the marker of a binary, and its length.
+enum Header {
+    Short([u8; 2]),
+    Medium([u8; 3]),
+    Long([u8; 5]),
+}
+
+impl Header {
+    fn of(length: usize) -> Self {
+        if let Ok(length) = u8::try_from(length) {
+            return Self::Short([0xc4, length]);
+        }
+        if let Ok(length) = u16::try_from(length) {
+            let [a, b] = length.to_be_bytes();
+            return Self::Medium([0xc5, a, b]);
+        }
+        let [a, b, c, d] = to_u32(length).to_be_bytes();
+        Self::Long([0xc6, a, b, c, d])
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Medium(bytes) => bytes,
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// Returns how long the header of the first item is, and how long the item. `None` if there is no
+/// item.
+fn header_of(encoded: &[u8]) -> Option<(usize, usize)> {
+    Some(match encoded {
+        [0xc4, length, ..] => (2, usize::from(*length)),
+        [0xc5, a, b, ..] => (3, usize::from(u16::from_be_bytes([*a, *b]))),
+        [0xc6, a, b, c, d, ..] => (5, usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?),
+        _ => return None,
+    })
+}
+
+fn iter(mut encoded: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (header, length) = header_of(encoded)?;
+        let (item, rest) = encoded.get(header..)?.split_at_checked(length)?;
+        encoded = rest;
+        Some(item)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(items: &ItemList) -> Vec<Vec<u8>> {
+        items.iter().map(<[u8]>::to_vec).collect()
+    }
+
+    fn item() -> impl Strategy<Value = Vec<u8>> {
+        let length = prop_oneof![0..300usize, 65_530..65_545usize];
+        (any::<u8>(), length).prop_map(|(byte, length)| vec![byte; length])
+    }
+
+    proptest! {
+        #[test]
+        fn items_are_read_as_they_were_written(items in prop::collection::vec(item(), 0..8)) {
+            let list: ItemList = items.iter().collect();
+            prop_assert_eq!(list.len(), items.len());
+            let volume = items.iter().map(|item| Volume::of(item)).fold(Volume::default(), Volume::plus);
+            prop_assert_eq!(list.volume(), volume);
+            prop_assert_eq!(&all(&list), &items);
+            let mut split = list.clone();
+            let firsts: Vec<_> = std::iter::from_fn(|| split.split_first()).map(|first| all(&first)).collect();
+            prop_assert_eq!(firsts.concat(), &*items);
+            prop_assert!(split.is_empty() && split.volume() == Volume::default());
+            prop_assert_eq!(list.map(Vec::from).collect::<Vec<_>>(), items);
+        }
+
+        #[test]
+        fn the_last_item_is_moved(items in prop::collection::vec(item(), 1..8)) {
+            let mut writer = ItemWriter::default();
+            items.iter().for_each(|item| writer.push(item));
+            let last = writer.split_last().finish();
+            let (expected, before) = items.split_last().unwrap();
+            prop_assert_eq!(all(&last), [expected.clone()]);
+            prop_assert_eq!(last.volume(), Volume::of(expected));
+            let rest = writer.finish();
+            prop_assert_eq!(all(&rest), before);
+            prop_assert_eq!(rest.len(), before.len());
+        }
+    }
+
+    #[test]
+    fn an_item_that_cannot_be_written_leaves_nothing() {
+        let mut writer = ItemWriter::default();
+        writer.push(b"before");
+        let failed = writer.push_with(|body| {
+            body.extend(b"half an item");
+            Err("it fails")
+        });
+        assert_eq!(failed, Err("it fails"));
+        writer.push(&[7; 300]);
+        assert_eq!(all(&writer.finish()), [b"before".to_vec(), vec![7; 300]]);
+    }
+
+    #[test]
+    fn a_message_does_not_keep_room_for_a_larger_one() {
+        let mut large = ItemWriter::default();
+        large.push(&[0; 10_000]);
+        let mut small = ItemWriter::after(&large);
+        small.push(b"1");
+        let body = small.write(0, Volume::MAX).try_into_mut().unwrap();
+        assert!(body.capacity() < 100);
+    }
+}
