@@ -41,14 +41,19 @@ impl CallPath {
     /// Makes a call and waits for its reply, until its deadline.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         let plan = call.plan();
+        let upload = plan.destination.upload.clone();
         if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.items) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
             items.set_end(ends_at);
             upload.begin(ends_at);
         }
-        match plan.time_limit() {
+        let reply = match plan.time_limit() {
             Ok(time_limit) => self.call_within(call, time_limit),
             Err(too_late) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
+        };
+        match upload {
+            Some(upload) => Box::pin(upload.during(reply)),
+            None => reply,
         }
     }
 

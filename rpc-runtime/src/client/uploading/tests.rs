@@ -119,6 +119,21 @@ async fn the_stream_of_the_caller_has_time() {
     }
 }
 
+/// The broker has yet to confirm the request, which refers to the call.
+#[tokio::test(start_paused = true)]
+async fn the_stream_of_the_caller_is_dropped_with_the_call() {
+    let memory = InProcessBroker::new();
+    let _server = serve(&open(&memory).1, Slow::default()).await;
+    let (transport, caller) = open(&memory);
+    transport.block(true);
+    let kept = Arc::new(());
+    let owner = Arc::clone(&kept);
+    let numbers = endless().inspect(move |_| drop(Arc::clone(&owner)));
+    let outcome = SinkClient::new(&caller).count(numbers).timeout(SECOND).await;
+    assert!(matches!(outcome, Err(CallError::TimedOut { .. })), "{outcome:?}");
+    assert_eq!(Arc::strong_count(&kept), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_loses_its_broker_times_out() {
     let memory = InProcessBroker::new();

@@ -88,6 +88,19 @@ impl Upload {
         state.span = Span::current();
     }
 
+    /// Makes the call, and drops the caller's stream with it. A request that is on its way keeps the
+    /// rest.
+    pub(in crate::client) fn during<T>(
+        self: Arc<Self>,
+        call: impl Future<Output = T>,
+    ) -> impl Future<Output = T> {
+        let ends_with_call = DropsStream(self);
+        async move {
+            let _ends_with_call = ends_with_call;
+            call.await
+        }
+    }
+
     /// Receives what the worker says about the items, in answer to the request with this id.
     ///
     /// # Errors
@@ -161,6 +174,17 @@ impl Upload {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is a single step, so a panic leaves no inconsistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops the stream of a call that has not begun to send it.
+struct DropsStream(Arc<Upload>);
+
+impl Drop for DropsStream {
+    fn drop(&mut self) {
+        let stream = self.0.lock().stream.take();
+        // Not under the lock: it is the user's code.
+        drop(stream);
     }
 }
 
