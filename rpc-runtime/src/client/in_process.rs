@@ -130,7 +130,7 @@ impl InProcess {
         let upload = plan.destination.upload.as_ref();
         let inbox = match (&mut decision, upload) {
             (Decision::Run(admitted), Some(upload)) => {
-                let inbox = Arc::new(IncomingInbox::new(true));
+                let inbox = Arc::new(IncomingInbox::new(0, true));
                 admitted.invocation.set_incoming_inbox(Arc::clone(&inbox));
                 Some((upload, inbox))
             }

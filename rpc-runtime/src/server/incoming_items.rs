@@ -64,6 +64,8 @@ pub(super) struct IncomingItems {
 struct Calls {
     /// By the correlation ids of their requests.
     inboxes: HashMap<Uuid, Arc<IncomingInbox>, RandomState>,
+    /// How many inboxes were opened so far.
+    opened: u64,
     /// Whether no messages can arrive at present.
     is_lost: bool,
 }
@@ -95,7 +97,8 @@ impl IncomingItems {
     pub(super) fn open(&self, id: Uuid, cancellations: &Arc<Cancellations>) -> IncomingCall<'_> {
         let watch = cancellations.watch(id);
         let mut calls = self.lock();
-        let inbox = Arc::new(IncomingInbox::new(calls.is_lost));
+        let inbox = Arc::new(IncomingInbox::new(calls.opened, calls.is_lost));
+        calls.opened += 1;
         calls.inboxes.insert(id, Arc::clone(&inbox));
         drop(calls);
         IncomingCall {
@@ -196,7 +199,10 @@ impl IncomingItems {
     fn resume(&self) {
         let mut calls = self.lock();
         calls.is_lost = false;
-        calls.inboxes.values().for_each(|inbox| inbox.resume());
+        // In a fixed order, so that a simulation has one history.
+        let mut inboxes: Vec<_> = calls.inboxes.values().collect();
+        inboxes.sort_unstable_by_key(|inbox| inbox.number());
+        inboxes.into_iter().for_each(|inbox| inbox.resume());
     }
 
     fn log_ignored(&self, kind: &'static str, reason: &dyn std::fmt::Display) {

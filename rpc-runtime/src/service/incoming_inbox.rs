@@ -34,6 +34,8 @@ const GONE_AFTER: Duration = Duration::from_secs(32);
 /// The items of one call. Those who receive messages add to it, and the method takes.
 #[derive(Debug)]
 pub(crate) struct IncomingInbox {
+    /// How many inboxes of the worker were opened before.
+    number: u64,
     state: Mutex<State>,
     /// Notified when the caller may have to be told something.
     changed: Notify,
@@ -55,8 +57,9 @@ struct State {
 impl IncomingInbox {
     /// Creates the inbox of a call that begins. `may_be_silent` is whether messages cannot arrive
     /// at present.
-    pub(crate) fn new(may_be_silent: bool) -> Self {
+    pub(crate) fn new(number: u64, may_be_silent: bool) -> Self {
         Self {
+            number,
             state: Mutex::new(State {
                 receiver: ItemReceiver::default(),
                 is_read: false,
@@ -66,6 +69,10 @@ impl IncomingInbox {
             }),
             changed: Notify::new(),
         }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Receives a message with items. `end` is the number of all items if the message is the end.
@@ -561,7 +568,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_granted_before_the_method_has_its_stream() {
-        let inbox = IncomingInbox::new(false);
+        let inbox = IncomingInbox::new(0, false);
         let begun = Instant::now();
         let later = async {
             tokio::time::sleep(2 * MAX_SILENCE).await;
@@ -577,7 +584,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_is_silent_is_gone_unless_nothing_can_arrive() {
         let begun = Instant::now();
-        let inbox = Arc::new(IncomingInbox::new(false));
+        let inbox = Arc::new(IncomingInbox::new(0, false));
         assert!(inbox.begin_reading());
         let telling = tokio::spawn({
             let inbox = Arc::clone(&inbox);
