@@ -58,6 +58,8 @@ impl IncomingInbox {
     /// Creates the inbox of a call that begins. `may_be_silent` is whether messages cannot arrive
     /// at present.
     pub(crate) fn new(number: u64, may_be_silent: bool) -> Self {
+        #[cfg(test)]
+        counted::add(1);
         Self {
             number,
             state: Mutex::new(State {
@@ -188,6 +190,30 @@ impl IncomingInbox {
         }
         if has_news {
             self.changed.notify_one();
+        }
+    }
+}
+
+/// How many inboxes exist on this thread, for tests that look for leaks.
+#[cfg(test)]
+pub(crate) mod counted {
+    use std::cell::Cell;
+
+    thread_local! {
+        static COUNT: Cell<isize> = const { Cell::new(0) };
+    }
+
+    pub(crate) fn count() -> isize {
+        COUNT.get()
+    }
+
+    pub(super) fn add(count: isize) {
+        COUNT.set(COUNT.get() + count);
+    }
+
+    impl Drop for super::IncomingInbox {
+        fn drop(&mut self) {
+            add(-1);
         }
     }
 }

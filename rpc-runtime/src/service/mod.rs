@@ -43,6 +43,8 @@ pub use extensions::Extensions;
 pub use incoming::Incoming;
 pub use incoming_error::IncomingError;
 pub(crate) use incoming_inbox::IncomingInbox;
+#[cfg(test)]
+pub(crate) use incoming_inbox::counted as counted_inboxes;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 pub(crate) use item_sink::{Credit, ItemSink};
 pub(crate) use job::{

@@ -20,11 +20,13 @@ use super::streams::{
     self, LONGEST_ABANDONED, RecordingStreams, StreamRecorder, StreamsClient, StreamsServer,
 };
 use super::times::{FAULTS_END, LONG_TIMEOUT};
+use super::uploads::{self, RecordingUploads, UploadRecorder, UploadsClient, UploadsServer};
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
 use crate::error::{Chain, ServerError};
 use crate::server::Server;
 use crate::service;
+use crate::service::counted_inboxes;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 use crate::transport::{ReplyQueue, Role, injected};
 
@@ -68,6 +70,7 @@ pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
         let jobs = JobRecorder::new(&scenario.jobs);
         let broadcasts = BroadcastRecorder::new(&scenario.broadcasts);
         let streams = StreamRecorder::new(&scenario.streams);
+        let uploads = UploadRecorder::new(&scenario.uploads);
         let cluster = Cluster::new(
             seed,
             Arc::clone(scenario),
@@ -75,11 +78,17 @@ pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
             Arc::clone(&jobs),
             Arc::clone(&broadcasts),
             Arc::clone(&streams),
+            Arc::clone(&uploads),
         );
         if timeout(MAX_DURATION, cluster.run()).await.is_err() {
             recorder.problem("the simulation did not end");
         }
-        recorder.history(jobs.history(), broadcasts.history(), streams.history())
+        recorder.history(
+            jobs.history(),
+            broadcasts.history(),
+            streams.history(),
+            uploads.history(),
+        )
     })
 }
 
@@ -90,11 +99,12 @@ struct Cluster {
     job_recorder: Arc<JobRecorder>,
     broadcast_recorder: Arc<BroadcastRecorder>,
     stream_recorder: Arc<StreamRecorder>,
+    upload_recorder: Arc<UploadRecorder>,
     network: Arc<Network>,
     broker: InProcessBroker,
     broker_is_up: bool,
     callers: Vec<Process>,
-    /// Sends jobs until it is killed.
+    /// Sends jobs and items until it is killed.
     sender: Option<Process>,
     /// Cancelled when the sender is killed.
     sender_killed: CancellationToken,
@@ -111,6 +121,7 @@ struct Process {
     jobs: JobsClient,
     broadcasts: BroadcastsClient,
     streams: StreamsClient,
+    uploads: UploadsClient,
 }
 
 struct Worker {
@@ -127,6 +138,7 @@ impl Cluster {
         job_recorder: Arc<JobRecorder>,
         broadcast_recorder: Arc<BroadcastRecorder>,
         stream_recorder: Arc<StreamRecorder>,
+        upload_recorder: Arc<UploadRecorder>,
     ) -> Self {
         let mut cluster = Self {
             network: Network::new(seed, scenario.latency),
@@ -142,6 +154,7 @@ impl Cluster {
             job_recorder,
             broadcast_recorder,
             stream_recorder,
+            upload_recorder,
         };
         let scenario = Arc::clone(&cluster.scenario);
         cluster.callers = (scenario.callers.iter())
@@ -150,7 +163,7 @@ impl Cluster {
         cluster.workers = (0..scenario.workers)
             .map(|number| Some(cluster.start(number)))
             .collect();
-        if !scenario.jobs.is_empty() {
+        if !(scenario.jobs.is_empty() && scenario.uploads.is_empty()) {
             cluster.sender = Some(cluster.connect(&scenario.callers[0]));
         }
         cluster
@@ -172,6 +185,9 @@ impl Cluster {
         for (id, planned) in scenario.streams.iter().enumerate() {
             calls.extend(spawn_at(planned.at, self.stream(id)));
         }
+        for (id, planned) in scenario.uploads.iter().enumerate() {
+            calls.extend(spawn_at(planned.at, self.upload(id)));
+        }
         for (at, fault) in &scenario.faults {
             sleep_until(begun + *at).await;
             self.inject(fault);
@@ -187,11 +203,13 @@ impl Cluster {
         let is_last = |id: &usize| scenario.broadcasts[*id].at.is_none();
         let last_broadcasts = (0..scenario.broadcasts.len()).filter(is_last);
         let last_streams = (0..scenario.streams.len()).filter(|id| scenario.streams[*id].at.is_none());
+        let last_uploads = (0..scenario.uploads.len()).filter(|id| scenario.uploads[*id].at.is_none());
         tokio::join!(
             join_all(last.map(|id| self.call(id))),
             join_all(last_jobs.map(|id| self.send_job(id))),
             join_all(last_broadcasts.map(|id| self.broadcast(id))),
-            join_all(last_streams.map(|id| self.stream(id)))
+            join_all(last_streams.map(|id| self.stream(id))),
+            join_all(last_uploads.map(|id| self.upload(id)))
         );
         self.settle().await;
         self.check_idle();
@@ -251,6 +269,7 @@ impl Cluster {
                 self.broker_is_up = true;
                 self.processes().for_each(Process::restore);
             }
+            InjectedFault::LoseItems { messages } => self.broker.lose_items(messages),
             InjectedFault::DeleteRequestQueues => {
                 self.broker.delete(QUEUE);
                 self.broker.delete(BATCH_QUEUE);
@@ -269,6 +288,7 @@ impl Cluster {
     fn heal(&mut self) {
         self.broker_is_up = true;
         injected::clear();
+        self.broker.lose_items(0);
         for process in self.processes() {
             process.restore();
             process.transport.block(false);
@@ -289,7 +309,8 @@ impl Cluster {
             sleep(SETTLE_TIME).await;
         }
         let limit = Instant::now() + LONGEST_ABANDONED;
-        while self.stream_recorder.running() > 0 && Instant::now() < limit {
+        let running = || self.stream_recorder.running() + self.upload_recorder.running();
+        while running() > 0 && Instant::now() < limit {
             sleep(SETTLE_TIME).await;
         }
     }
@@ -326,6 +347,17 @@ impl Cluster {
         if streams > 0 {
             self.recorder
                 .problem(format!("{streams} methods go on whose streams have ended"));
+        }
+        let (methods, sources) = (self.upload_recorder.running(), self.upload_recorder.sources());
+        if methods + sources > 0 {
+            self.recorder.problem(format!(
+                "{methods} methods that receive items go on, and {sources} streams of callers are left"
+            ));
+        }
+        let inboxes = counted_inboxes::count();
+        if inboxes > 0 {
+            self.recorder
+                .problem(format!("{inboxes} inboxes of methods are left"));
         }
         for caller in &self.callers {
             let waiting = caller.broker.caller().in_flight();
@@ -400,13 +432,18 @@ impl Cluster {
         }
     }
 
+    /// Returns the process of a sender, unless it was killed, and what is cancelled when it is.
+    fn sender(&self, sender: Sender) -> (Option<&Process>, CancellationToken) {
+        match sender {
+            Sender::Caller(number) => (Some(&self.callers[number]), CancellationToken::new()),
+            Sender::Killed => (self.sender.as_ref(), self.sender_killed.clone()),
+        }
+    }
+
     /// Sends a job and records whether it was confirmed.
     fn send_job(&self, id: usize) -> impl Future<Output = ()> + use<> {
         let planned = self.scenario.jobs.jobs[id];
-        let (process, killed) = match planned.sender {
-            Sender::Caller(number) => (Some(&self.callers[number]), CancellationToken::new()),
-            Sender::Killed => (self.sender.as_ref(), self.sender_killed.clone()),
-        };
+        let (process, killed) = self.sender(planned.sender);
         let client = process.map(|process| process.jobs.clone());
         let recorder = Arc::clone(&self.job_recorder);
         async move {
@@ -453,6 +490,20 @@ impl Cluster {
         streams::read(id, planned, client, Arc::clone(&self.stream_recorder))
     }
 
+    /// Makes a call that sends items and records its outcome.
+    fn upload(&self, id: usize) -> impl Future<Output = ()> + use<> {
+        let planned = self.scenario.uploads[id];
+        let (process, killed) = self.sender(planned.sender);
+        let client = process.map(|process| process.uploads.clone());
+        let recorder = Arc::clone(&self.upload_recorder);
+        async move {
+            // The sender may have been killed before.
+            if let Some(client) = client.filter(|_| !killed.is_cancelled()) {
+                uploads::send(id, planned, client, killed, recorder).await;
+            }
+        }
+    }
+
     /// Returns the names of the retry queues, in order.
     fn retry_queues(&self) -> Vec<String> {
         let mut queues = self.broker.queue_names();
@@ -481,6 +532,9 @@ impl Cluster {
         let streams = ClientBuilder::new(&broker)
             .wait_for_server(caller.wait_for_server)
             .build();
+        let uploads = ClientBuilder::new(&broker)
+            .wait_for_server(caller.wait_for_server)
+            .build();
         let process = Process {
             transport,
             broker,
@@ -488,6 +542,7 @@ impl Cluster {
             jobs,
             broadcasts,
             streams,
+            uploads,
         };
         if !self.broker_is_up {
             process.cut(Duration::ZERO);
@@ -538,7 +593,15 @@ impl Cluster {
                 scenario: Arc::clone(&self.scenario),
                 recorder: Arc::clone(&self.stream_recorder),
             };
-            server = server.serve_on(queue, StreamsServer::new(streams));
+            server = server.serve_on(queue.clone(), StreamsServer::new(streams));
+        }
+        if !self.scenario.uploads.is_empty() {
+            let uploads = RecordingUploads {
+                worker: number,
+                scenario: Arc::clone(&self.scenario),
+                recorder: Arc::clone(&self.upload_recorder),
+            };
+            server = server.serve_on(queue, UploadsServer::new(uploads));
         }
         let server = server.run_until(stop.clone().cancelled_owned());
         Worker {

@@ -38,7 +38,7 @@ pub(super) enum InjectedFault {
         worker: usize,
         notice: Duration,
     },
-    /// The process that sends some of the jobs is killed. The broker notices after `notice`.
+    /// The process that makes some of the calls is killed. The broker notices after `notice`.
     KillSender {
         notice: Duration,
     },
@@ -52,6 +52,10 @@ pub(super) enum InjectedFault {
     /// The broker goes down and loses its transient state.
     BrokerDown,
     BrokerUp,
+    /// The broker loses so many messages with items that callers send, after it has confirmed them.
+    LoseItems {
+        messages: usize,
+    },
     DeleteRequestQueues,
     DeleteReplyQueues {
         caller: usize,

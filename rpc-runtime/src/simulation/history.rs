@@ -10,6 +10,7 @@ use super::broadcasts::BroadcastHistory;
 use super::jobs::JobHistory;
 use super::scenario::{PlannedCall, Scenario};
 use super::streams::StreamHistory;
+use super::uploads::UploadHistory;
 use crate::error::{CallError, Chain};
 use crate::protocol::{Executed, FaultCode};
 
@@ -22,6 +23,7 @@ pub(super) struct History {
     pub(super) jobs: JobHistory,
     pub(super) broadcasts: BroadcastHistory,
     pub(super) streams: StreamHistory,
+    pub(super) uploads: UploadHistory,
     /// Problems of the whole cluster, which belong to no single call.
     pub(super) problems: Vec<String>,
 }
@@ -85,6 +87,7 @@ impl Recorder {
                 jobs: JobHistory::default(),
                 broadcasts: BroadcastHistory::default(),
                 streams: StreamHistory::default(),
+                uploads: UploadHistory::default(),
                 problems: Vec::new(),
             }),
         })
@@ -126,11 +129,13 @@ impl Recorder {
         jobs: JobHistory,
         broadcasts: BroadcastHistory,
         streams: StreamHistory,
+        uploads: UploadHistory,
     ) -> History {
         History {
             jobs,
             broadcasts,
             streams,
+            uploads,
             ..self.lock().clone()
         }
     }

@@ -4,7 +4,7 @@ use super::check::{Check, TICK, fail_if, longest_cancellation};
 use super::history::{CallOutcome, CallRecord, Failure, History, Run};
 use super::scenario::{Method, Profile, Scenario};
 use super::times::LONG_TIMEOUT;
-use super::{broadcasts, jobs, streams};
+use super::{broadcasts, jobs, streams, uploads};
 use crate::protocol::Executed;
 
 /// Describes all broken promises.
@@ -30,6 +30,7 @@ pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> 
     broken.extend(jobs::violations(scenario, &history.jobs));
     broken.extend(broadcasts::violations(scenario, &history.broadcasts));
     broken.extend(streams::violations(scenario, &history.streams));
+    broken.extend(uploads::violations(scenario, &history.uploads));
     broken
 }
 

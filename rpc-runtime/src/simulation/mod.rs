@@ -27,6 +27,8 @@ mod scenario;
 mod stream_plan;
 mod streams;
 mod times;
+mod upload_plan;
+mod uploads;
 
 use invariants::violations;
 use scenario::Scenario;

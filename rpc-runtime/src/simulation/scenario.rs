@@ -11,6 +11,7 @@ use super::hostile::HostileMessage;
 use super::job_plan::JobPlan;
 use super::stream_plan::{PlannedStream, random_streams};
 use super::times::{FAULTS_END, LONG_TIMEOUT, START, millis, random_time, whole_millis};
+use super::upload_plan::{PlannedUpload, random_item_faults, random_uploads};
 use crate::transport::{ReplyQueue, Role};
 
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Scenario {
     pub(super) broadcasts: Vec<PlannedBroadcast>,
     /// Indexed by id. Empty if the workers serve no streams.
     pub(super) streams: Vec<PlannedStream>,
+    /// Indexed by id. Empty if no method of the workers receives items.
+    pub(super) uploads: Vec<PlannedUpload>,
     /// In order of time.
     pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
@@ -152,6 +155,7 @@ impl Scenario {
             jobs: JobPlan::default(),
             broadcasts: Vec::new(),
             streams: Vec::new(),
+            uploads: Vec::new(),
             faults: Vec::new(),
         };
         scenario.draw_faults(&mut rng);
@@ -174,6 +178,7 @@ impl Scenario {
             ),
             &scenario.faults,
         );
+        scenario.draw_uploads(&mut Rng::with_seed(seed.rotate_left(24)));
         scenario.draw_jobs(&mut Rng::with_seed(seed.rotate_left(32)));
         scenario
     }
@@ -258,12 +263,34 @@ impl Scenario {
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
+    /// Adds calls that send items to half of the scenarios.
+    fn draw_uploads(&mut self, rng: &mut Rng) {
+        if rng.bool() {
+            return;
+        }
+        self.kill_sender(rng);
+        self.uploads = random_uploads(
+            rng,
+            self.callers.len(),
+            (self.profile, self.latency),
+            &self.faults,
+        );
+        if self.profile == Profile::Storm {
+            self.faults.extend(random_item_faults(rng));
+            self.faults.sort_by_key(|(at, _)| *at);
+        }
+    }
+
     /// Adds jobs to half of the scenarios.
     fn draw_jobs(&mut self, rng: &mut Rng) {
         self.jobs = JobPlan::random(rng, self.callers.len(), &self.faults);
         if self.jobs.is_empty() {
             return;
         }
+        self.kill_sender(rng);
+    }
+
+    fn kill_sender(&mut self, rng: &mut Rng) {
         let notice = millis(rng, 2_000);
         self.faults
             .push((random_time(rng), InjectedFault::KillSender { notice }));

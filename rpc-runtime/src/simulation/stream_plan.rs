@@ -8,7 +8,7 @@ use super::faults::{InjectedFault, time_near_a_fault};
 use super::times::{LONG_TIMEOUT, millis};
 
 /// A stream that lasts longer than this may outlive the drain of its worker.
-const LONGEST_DRAINED: Duration = Duration::from_secs(4);
+pub(super) const LONGEST_DRAINED: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PlannedStream {
@@ -60,19 +60,24 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    const FAST: Self = Self {
+    pub(super) const FAST: Self = Self {
         items: u64::MAX,
         pause: Duration::ZERO,
     };
 
     /// Returns a pace with few long pauses.
-    fn random(rng: &mut Rng, items: u64) -> Self {
+    pub(super) fn random(rng: &mut Rng, items: u64) -> Self {
         let (pauses, pause) = match rng.u8(..10) {
             ..5 => return Self::FAST,
             5..8 => (40, millis(rng, 50)),
             8 => (10, millis(rng, 500)),
             _ => (4, millis(rng, 4_000)),
         };
+        Self::with_pauses(rng, items, pauses, pause)
+    }
+
+    /// Returns a pace with about so many pauses.
+    pub(super) fn with_pauses(rng: &mut Rng, items: u64, pauses: u64, pause: Duration) -> Self {
         Self {
             items: rng.u64(items / pauses + 1..=items + 1),
             pause,
@@ -86,7 +91,7 @@ impl Pace {
     }
 
     /// How long all pauses take.
-    fn total(&self, items: u64) -> Duration {
+    pub(super) fn total(&self, items: u64) -> Duration {
         let pauses = items / self.items + 1;
         self.pause * u32::try_from(pauses).unwrap_or(u32::MAX)
     }

@@ -90,6 +90,11 @@ impl InProcessBroker {
         self.queues().echo_replies = echoes;
     }
 
+    /// Loses the next messages with items that callers send, although their queues exist.
+    pub(crate) fn lose_items(&self, messages: usize) {
+        self.queues().lost_items = messages;
+    }
+
     /// Restarts the broker. All connections must be cut before.
     pub(crate) fn restart(&self) {
         self.queues().restart(Instant::now());

@@ -32,6 +32,9 @@ pub(super) struct Queues {
     /// Whether each reply is delivered twice.
     #[cfg(test)]
     pub(super) echo_replies: bool,
+    /// How many of the next messages with items for methods are lost.
+    #[cfg(test)]
+    pub(super) lost_items: usize,
 }
 
 /// Identifies a consumer and its queue.
@@ -109,6 +112,14 @@ impl Queues {
             .collect();
         // In an order that does not depend on the hash map.
         bound.sort_unstable_by_key(|queue| queue.first_consumer());
+        #[cfg(test)]
+        if !bound.is_empty()
+            && self.lost_items > 0
+            && key.as_str().ends_with(crate::protocol::INCOMING_SUFFIX)
+        {
+            self.lost_items -= 1;
+            return Routing::Queued;
+        }
         let mut is_refused = false;
         for queue in &mut bound {
             if queue.refuses_more() {
