@@ -22,6 +22,7 @@ use crate::protocol::{
     Message, NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr, read_batch,
     read_grants, write_batch, write_grants,
 };
+use crate::server::check_any_messages;
 use crate::service;
 use crate::service::{
     Context, Decision, Dispatcher, ForbiddenReplyAddress, Invocation, Received, Rules, Service,
@@ -169,6 +170,19 @@ pub fn grants(data: &[u8]) {
     if let Ok(grants) = read_grants(&Bytes::copy_from_slice(data)) {
         assert_eq!(read_grants(&write_grants(&grants)).as_ref(), Ok(&grants));
     }
+}
+
+/// Messages to a worker's queue for items. Each begins with a byte that says how many items the
+/// method takes after it, and two bytes for its length. The rest is as for [`request`].
+pub fn incoming(data: &[u8]) {
+    let mut rest = data;
+    check_any_messages(std::iter::from_fn(|| {
+        let (&[takes, high, low], after) = rest.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes([high, low])).min(after.len());
+        let (message, after) = after.split_at(length);
+        rest = after;
+        Some((takes, delivery(message)?))
+    }));
 }
 
 /// Arguments and answers in MessagePack.
@@ -440,7 +454,7 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// The functions and the names of their targets.
-    const TARGETS: [(&str, Target); 11] = [
+    const TARGETS: [(&str, Target); 12] = [
         ("guard", guard),
         ("request", request),
         ("reply", reply),
@@ -448,6 +462,7 @@ mod tests {
         ("batched", batched),
         ("items", items),
         ("grants", grants),
+        ("incoming", incoming),
         ("reply_address", reply_address),
         ("message_pack", message_pack),
         ("json", json),

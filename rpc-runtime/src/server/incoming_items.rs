@@ -342,6 +342,46 @@ impl KeepOpen for Receiving<'_> {
     }
 }
 
+/// Hands messages of a peer to a call, whose method takes some items after each. Panics if the items
+/// are not what a method can expect.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_any_messages(messages: impl Iterator<Item = (u8, Message)>) {
+    use std::task::{Context, Poll};
+
+    const MAX_BYTES: usize = 1024;
+    let identity = WorkerIdentity::new(None, None, None);
+    let items = IncomingItems::new(&identity, MAX_BYTES).expect("the routing key is short");
+    let id = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
+    let call = items.open(id, &Arc::default());
+    let inbox = call.inbox();
+    assert!(inbox.begin_reading());
+    let (mut taken, mut granted, mut has_ended) = (0, 0, false);
+    let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
+    for (takes, message) in messages {
+        if let Some(grant) = inbox.news() {
+            assert!(grant.taken == taken && grant.credit >= granted);
+            granted = grant.credit;
+        }
+        items.receive(Delivery {
+            message,
+            redelivered: false,
+            tag: 0,
+            malformed: None,
+            control_key: Some(items.key.clone()),
+        });
+        for _ in 0..takes {
+            match inbox.poll_item(&mut cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(item))) => {
+                    taken += 1;
+                    assert!(!has_ended && taken <= granted && item.len() <= MAX_BYTES);
+                }
+                Poll::Ready(_) => has_ended = true,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;

@@ -23,4 +23,6 @@ mod worker_identity;
 pub use builder::Server;
 pub(crate) use config::BrokerParts;
 pub(crate) use control::DISCOVERY_TIMEOUT;
+#[cfg(any(test, fuzzing))]
+pub(crate) use incoming_items::check_any_messages;
 pub use running_server::RunningServer;

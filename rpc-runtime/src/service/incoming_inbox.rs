@@ -107,7 +107,7 @@ impl IncomingInbox {
     }
 
     /// Returns `false` if the method already has its stream.
-    pub(super) fn begin_reading(&self) -> bool {
+    pub(crate) fn begin_reading(&self) -> bool {
         let mut state = self.lock();
         // Until now, the caller had no credit to send anything.
         state.hear();
@@ -118,7 +118,7 @@ impl IncomingInbox {
     }
 
     /// Takes the next item; `None` at the end.
-    pub(super) fn poll_item(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>> {
+    pub(crate) fn poll_item(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>> {
         let mut state = self.lock();
         let item = state.receiver.take();
         if item.is_pending() {
@@ -171,6 +171,13 @@ impl IncomingInbox {
             };
             let _ = timeout_at(wake_at, changed).await;
         }
+    }
+
+    /// Returns what the caller is to be told, without a clock.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn news(&self) -> Option<IncomingGrant> {
+        let receiver = &mut self.lock().receiver;
+        receiver.has_news().then(|| receiver.grant())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
