@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes};
 use rmp::encode::{write_array_len, write_uint};
 
 use super::batch::{Reader, UnreadableBatch, assert_ok, to_u32};
+use super::message::body_of;
 use super::volume::{Volume, elements_of, write_volume};
 
 /// The number of bytes that may come before the items of a message.
@@ -224,11 +225,7 @@ impl ItemWriter {
         let start = MAX_HEAD - head.len();
         self.body[start..MAX_HEAD].copy_from_slice(&head);
         write_volume(&mut self.body, credit);
-        // The message must not keep much more memory than it has bytes.
-        if self.body.capacity() > 2 * self.body.len() {
-            self.body.shrink_to_fit();
-        }
-        Bytes::from(self.body).slice(start..)
+        body_of(self.body).slice(start..)
     }
 
     /// Reserves the memory of the message, unless it is reserved.

@@ -37,6 +37,15 @@ pub(crate) struct Properties {
     pub(crate) dead_lettered: Option<DeadLettered>,
 }
 
+/// Makes a body of bytes. It keeps little more memory than it has bytes: a large body comes in
+/// several frames, and a `Vec` that grows doubles its capacity.
+pub(crate) fn body_of(mut bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() - bytes.len() > bytes.len() / 4 {
+        bytes.shrink_to_fit();
+    }
+    Bytes::from(bytes)
+}
+
 impl Properties {
     /// Subtracts the time that the message has waited to be sent from its expiration. It stays at
     /// least a millisecond: with zero, the broker drops a message that no consumer takes at once,
@@ -52,6 +61,16 @@ impl Properties {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_keeps_little_more_memory_than_it_has_bytes() {
+        for (capacity, kept) in [(1000, 1000), (1200, 1200), (2000, 1000)] {
+            let mut bytes = Vec::with_capacity(capacity);
+            bytes.resize(1000, 7);
+            let body = body_of(bytes).try_into_mut().unwrap();
+            assert_eq!((body.capacity(), body.len()), (kept, 1000));
+        }
+    }
 
     #[test]
     fn an_expiration_is_shortened_to_a_millisecond_at_least() {

@@ -55,7 +55,7 @@ pub(crate) use job::{
     set_remaining_delay, since_last_failure,
 };
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
-pub(crate) use message::{Message, Properties};
+pub(crate) use message::{Message, Properties, body_of};
 pub(crate) use overload::{PROBE_TYPE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
 pub(crate) use queue_name::{check_destination_name, check_queue_name};
 pub(crate) use reply::{BadReply, Reply, ReplyKind};

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -11,7 +10,7 @@ use super::guard::mark;
 use crate::error::BrokerError;
 use crate::protocol::{
     DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Headers, Message, Properties,
-    ShortStr,
+    ShortStr, body_of,
 };
 
 /// AMQP's `delivery_mode` of a message that the broker keeps on disk.
@@ -92,7 +91,7 @@ pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message
             headers: properties.headers().as_ref().map(headers_of).unwrap_or_default(),
             dead_lettered: properties.headers().as_ref().and_then(dead_lettered),
         },
-        body: Bytes::from(body),
+        body: body_of(body),
     }
 }
 
@@ -208,6 +207,8 @@ fn value_as_count(value: &AMQPValue) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
