@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::broadcast_plan::PlannedBroadcast;
 use super::check::{Check, TICK, fail_if};
-use super::faults::InjectedFault;
-use super::scenario::{Profile, Scenario};
+use super::faults::{InjectedFault, Profile};
+use super::scenario::Scenario;
 use super::times::LONG_TIMEOUT;
 use crate::client::{GatherEnd, Gathered};
 use crate::error::{CallError, Chain};

@@ -9,13 +9,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::broadcasts::{self, BroadcastRecorder, BroadcastsClient, BroadcastsServer, RecordingBroadcasts};
-use super::faults::{InjectedFault, Peer};
+use super::faults::{InjectedFault, Peer, Profile};
 use super::history::{CallOutcome, History, Recorder};
 use super::hostile::{BATCH_QUEUE, QUEUE};
 use super::job_plan::Sender;
 use super::jobs::{JobRecorder, JobsClient, JobsServer, RecordingJobs};
 use super::network::Network;
-use super::scenario::{CallerConfig, Method, Profile, Scenario};
+use super::scenario::{CallerConfig, Method, Scenario};
 use super::streams::{
     self, LONGEST_ABANDONED, RecordingStreams, StreamRecorder, StreamsClient, StreamsServer,
 };

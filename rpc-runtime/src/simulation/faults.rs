@@ -8,6 +8,18 @@ use super::hostile::HostileMessage;
 use super::times::{millis, random_time, whole_millis};
 use crate::transport::Role;
 
+/// Which faults are injected. With fewer kinds of faults, calls must keep more promises. Every
+/// profile may have hostile messages and duplicate replies too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// Workers are stopped and started.
+    Calm,
+    /// The only worker loses its connections.
+    CutWorker,
+    /// Some or all kinds of faults.
+    Storm,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     Caller(usize),

@@ -1,8 +1,9 @@
 //! Checks a history against the promises of the reliability guide.
 
 use super::check::{Check, TICK, fail_if, longest_cancellation};
+use super::faults::Profile;
 use super::history::{CallOutcome, CallRecord, Failure, History, Run};
-use super::scenario::{Method, Profile, Scenario};
+use super::scenario::{Method, Scenario};
 use super::times::LONG_TIMEOUT;
 use super::{broadcasts, jobs, streams, uploads};
 use crate::protocol::Executed;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::check::{Check, fail_if};
+use super::faults::Profile;
 use super::job_plan::{Fate, JobPlan, PlannedJob};
-use super::scenario::{Profile, Scenario};
+use super::scenario::Scenario;
 use crate::codec::Codec;
 use crate::protocol::{Message, Properties, ShortStr, failed_attempts};
 use crate::service;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::broadcast_plan::{PlannedBroadcast, random_broadcasts};
-use super::faults::{InjectedFault, Peer};
+use super::faults::{InjectedFault, Peer, Profile};
 use super::hostile::HostileMessage;
 use super::job_plan::JobPlan;
 use super::stream_plan::{PlannedStream, random_streams};
@@ -36,18 +36,6 @@ pub(super) struct Scenario {
     pub(super) uploads: Vec<PlannedUpload>,
     /// In order of time.
     pub(super) faults: Vec<(Duration, InjectedFault)>,
-}
-
-/// Which faults are injected. With fewer kinds of faults, calls must keep more promises. Every
-/// profile may have hostile messages and duplicate replies too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Profile {
-    /// Workers are stopped and started.
-    Calm,
-    /// The only worker loses its connections.
-    CutWorker,
-    /// Some or all kinds of faults.
-    Storm,
 }
 
 #[derive(Debug, Clone, Copy)]

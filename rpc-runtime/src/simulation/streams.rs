@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Check, TICK, fail_if, longest_cancellation};
-use super::faults::{InjectedFault, Peer};
-use super::scenario::{Profile, Scenario};
+use super::faults::{InjectedFault, Peer, Profile};
+use super::scenario::Scenario;
 use super::stream_plan::{Ending, Method, PlannedStream};
 use super::times::LONG_TIMEOUT;
 use crate::error::{CallError, Chain};

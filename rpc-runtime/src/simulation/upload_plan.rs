@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::faults::{InjectedFault, time_near_a_fault};
+use super::faults::{InjectedFault, Profile, time_near_a_fault};
 use super::job_plan::Sender;
-use super::scenario::Profile;
 use super::stream_plan::{LONGEST_DRAINED, Pace};
 use super::times::{LONG_TIMEOUT, START, millis, random_time, whole_millis};
 

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Check, TICK, fail_if, longest_cancellation};
-use super::faults::{InjectedFault, Peer};
+use super::faults::{InjectedFault, Peer, Profile};
 use super::job_plan::Sender;
-use super::scenario::{Profile, Scenario};
+use super::scenario::Scenario;
 use super::times::{FAULTS_END, LONG_TIMEOUT};
 use super::upload_plan::{Answer, Method, PlannedUpload, Sending};
 use crate::error::{CallError, Chain};
