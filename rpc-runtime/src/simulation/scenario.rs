@@ -278,7 +278,12 @@ impl Scenario {
         self.kill_sender(rng);
     }
 
+    /// Kills the sender of jobs and of items once.
     fn kill_sender(&mut self, rng: &mut Rng) {
+        let is_kill = |fault: &InjectedFault| matches!(fault, InjectedFault::KillSender { .. });
+        if self.faults.iter().any(|(_, fault)| is_kill(fault)) {
+            return;
+        }
         let notice = millis(rng, 2_000);
         self.faults
             .push((random_time(rng), InjectedFault::KillSender { notice }));
