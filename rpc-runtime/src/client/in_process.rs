@@ -171,7 +171,8 @@ async fn receiving(
         }
         pending().await
     };
-    let sending = Arc::clone(upload).send_all(call.id(), InProcessLink(Arc::clone(&inbox)), usize::MAX);
+    let sending =
+        Arc::clone(upload).send_all(call.id(), InProcessLink(Arc::clone(&inbox)), u32::MAX as usize);
     tokio::select! {
         biased;
         response = executing => Ok(response),
