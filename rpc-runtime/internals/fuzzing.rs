@@ -162,6 +162,9 @@ pub fn batched(data: &[u8]) {
 pub fn items(data: &[u8]) {
     if let Ok(items) = Items::read(&Bytes::copy_from_slice(data)) {
         assert_eq!(Items::read(&items.write()).as_ref(), Ok(&items));
+        let count = items.items.volume().items;
+        assert_eq!(items.items.iter().count() as u64, count);
+        assert_eq!(items.items.count() as u64, count);
     }
 }
 

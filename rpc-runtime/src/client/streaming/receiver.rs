@@ -89,7 +89,7 @@ impl<R> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// If there cannot be such an item.
+    /// If there cannot be such an item. None of the message is received then.
     pub(super) fn receive(&mut self, worker: &str, items: Items) -> Result<Received<R>, BadStream> {
         if !self.is_from(worker) {
             return Ok(Received::Foreign);
@@ -455,6 +455,24 @@ mod tests {
         );
         let refused = receiver.receive("a", large(2, 100)).unwrap_err();
         assert!(refused.0.contains("bytes"));
+    }
+
+    #[test]
+    fn an_item_that_arrives_twice_counts_once() {
+        let large = |first, count| Items {
+            items: vec![vec![0; 300]; count].iter().collect(),
+            ..items(first, [])
+        };
+        let mut receiver = Receiver::<()>::new(Volume {
+            items: 100,
+            bytes: 2000,
+        });
+        receiver.receive("a", large(1, 2)).unwrap();
+        receiver.receive("a", large(2, 1)).unwrap();
+        receiver.receive("a", large(0, 3)).unwrap();
+        receiver.receive("a", large(1, 2)).unwrap();
+        assert_eq!(receiver.arrived, 3 * Volume::of(&[0; 300]).bytes);
+        assert_eq!(receiver.ready().count(), 3);
     }
 
     #[test]
