@@ -124,6 +124,19 @@ pub(crate) struct ItemWriter {
 }
 
 impl ItemWriter {
+    /// Returns a writer for items that have about so many bytes together.
+    pub(crate) fn expecting(bytes: usize) -> Self {
+        Self {
+            expected: MAX_HEAD + bytes,
+            ..Self::default()
+        }
+    }
+
+    /// Gives back memory that is reserved for further items.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        self.body.shrink_to_fit();
+    }
+
     /// Returns a writer for items that are about as long as those of another one.
     pub(crate) fn after(other: &Self) -> Self {
         Self {
@@ -160,6 +173,7 @@ impl ItemWriter {
     }
 
     pub(crate) fn push(&mut self, item: &[u8]) {
+        self.header = Header::of(item.len()).bytes().len();
         let _ = self.push_with(|body| {
             body.extend_from_slice(item);
             Ok::<_, ()>(())
@@ -192,7 +206,7 @@ impl ItemWriter {
         Ok(())
     }
 
-    /// Moves the last item to a writer of its own.
+    /// Moves the item that was added last to a writer of its own.
     pub(crate) fn split_last(&mut self) -> Self {
         let mut split = Self::after(self);
         if !self.is_empty() {
@@ -209,7 +223,7 @@ impl ItemWriter {
         ItemList {
             encoded: match self.body.is_empty() {
                 true => Bytes::new(),
-                false => Bytes::from(self.body).slice(MAX_HEAD..),
+                false => body_of(self.body).slice(MAX_HEAD..),
             },
             volume: self.volume,
         }
@@ -376,7 +390,21 @@ mod tests {
         large.push(&[0; 10_000]);
         let mut small = ItemWriter::after(&large);
         small.push(b"1");
-        let body = small.write(0, Volume::MAX).try_into_mut().unwrap();
+        let list = small.clone().finish().encoded.try_into_mut().unwrap();
+        assert!(list.capacity() < 100);
+        let body = small.clone().write(0, Volume::MAX).try_into_mut().unwrap();
         assert!(body.capacity() < 100);
+        assert!(small.body.capacity() > 10_000);
+        small.shrink_to_fit();
+        assert!(small.body.capacity() < 100);
+    }
+
+    /// A peer need not use the shortest form.
+    #[test]
+    fn each_form_of_a_binary_is_an_item() {
+        let body = Bytes::from_static(b"\xc6\0\0\0\x01\x07\xc5\0\0\xc4\x01\x08");
+        let items = ItemList::read(&mut Reader::new(&body), 3).unwrap();
+        assert_eq!(all(&items), [&b"\x07"[..], b"", b"\x08"]);
+        assert!(items.eq([&b"\x07"[..], b"", b"\x08"]));
     }
 }

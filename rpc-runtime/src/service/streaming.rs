@@ -136,8 +136,12 @@ async fn send<S: Stream>(
         let left = credit.get().minus(sent);
         let filling = poll_fn(|cx| stream.poll_fill(cx, left));
         let end = keep_alive.during(sent.items, filling).await?;
-        let items = stream.take_message();
+        let mut items = stream.take_message();
         if !items.is_empty() {
+            if !credit.get().allows_more_than(sent) {
+                // It may wait for long.
+                items.shrink_to_fit();
+            }
             keep_alive.during(sent.items, credit.more_than(sent)).await?;
             let first = sent.items;
             sent = sent.plus(items.volume());

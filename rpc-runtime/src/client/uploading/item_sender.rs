@@ -115,7 +115,8 @@ impl ItemSender {
             return None;
         }
         let first = self.next;
-        let (mut items, mut bytes) = (ItemWriter::default(), 0);
+        let mut items = ItemWriter::expecting(self.kept_bytes.min(MAX_INCOMING_BYTES));
+        let mut bytes = 0;
         let sent = usize::try_from(first - self.taken).unwrap_or(usize::MAX);
         for item in self.kept.iter().skip(sent) {
             bytes += item.len();
