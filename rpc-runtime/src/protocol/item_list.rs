@@ -90,6 +90,7 @@ impl Iterator for ItemList {
     }
 }
 
+#[cfg(test)]
 impl<B: AsRef<[u8]>> FromIterator<B> for ItemList {
     fn from_iter<I: IntoIterator<Item = B>>(items: I) -> Self {
         let mut writer = ItemWriter::default();
@@ -263,6 +264,7 @@ impl Default for ItemWriter {
     }
 }
 
+#[cfg(any(test, fuzzing))]
 impl From<&ItemList> for ItemWriter {
     fn from(items: &ItemList) -> Self {
         let mut writer = Self {

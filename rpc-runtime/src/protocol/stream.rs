@@ -16,7 +16,7 @@ use rmp::encode;
 use uuid::Uuid;
 
 use super::batch::{Reader, UnreadableBatch, assert_ok, to_u32};
-use super::item_list::{ItemList, ItemWriter};
+use super::item_list::ItemList;
 use super::volume::{Volume, elements_of, read_volume, write_volume};
 
 /// The header of a request with the number of items that the caller accepts at first. Without it,
@@ -79,8 +79,9 @@ impl Items {
         }
     }
 
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn write(&self) -> Bytes {
-        ItemWriter::from(&self.items).write(self.first, self.credit)
+        super::item_list::ItemWriter::from(&self.items).write(self.first, self.credit)
     }
 
     /// Decodes a message. The items keep `body` in memory, unless they are only a small part of it.

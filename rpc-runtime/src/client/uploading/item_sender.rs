@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::protocol::{
-    Asks, IncomingGrant, ItemList, ItemWriter, Items, MAX_CREDIT, MAX_INCOMING_BYTES, MAX_ITEMS,
-    MAX_UNTAKEN_BYTES, Volume,
+    Asks, IncomingGrant, ItemWriter, MAX_CREDIT, MAX_INCOMING_BYTES, MAX_ITEMS, MAX_UNTAKEN_BYTES, Volume,
 };
 
 /// The items of one call that its method has not taken. They are kept, to be sent again.
@@ -34,7 +33,11 @@ pub(super) struct ItemSender {
 /// A message to the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::client) struct ItemMessage {
-    pub(in crate::client) items: Items,
+    /// The number of the first item.
+    pub(in crate::client) first: u64,
+    pub(in crate::client) items: ItemWriter,
+    /// What may be sent in total.
+    pub(in crate::client) credit: Volume,
     /// The number of all items if the message is the end.
     pub(in crate::client) end: Option<u64>,
 }
@@ -129,22 +132,24 @@ impl ItemSender {
         self.next += items.volume().items;
         let is_end = items.is_empty() && self.has_ended && !self.is_end_sent;
         self.is_end_sent |= is_end;
-        (is_end || !items.is_empty()).then(|| self.message(first, items.finish()))
+        (is_end || !items.is_empty()).then(|| self.message(first, items))
     }
 
     /// Returns a message that shows that the caller is still there, and how much it has sent.
     pub(super) fn keep_alive(&self) -> ItemMessage {
-        self.message(self.next, ItemList::default())
+        self.message(self.next, ItemWriter::default())
     }
 
-    fn message(&self, first: u64, items: ItemList) -> ItemMessage {
+    fn message(&self, first: u64, items: ItemWriter) -> ItemMessage {
         let end = (items.is_empty() && self.is_end_sent).then_some(self.count);
         let credit = Volume {
             items: self.credit,
             bytes: u64::MAX,
         };
         ItemMessage {
-            items: Items { first, items, credit },
+            first,
+            items,
+            credit,
             end,
         }
     }
@@ -169,11 +174,13 @@ mod tests {
 
     /// The number of the first item, how many there are, and the end.
     fn next(sender: &mut ItemSender) -> Option<(u64, usize, Option<u64>)> {
-        let ItemMessage { items, end } = sender.next_message()?;
-        for (number, item) in (items.first..).zip(items.items.iter()) {
+        let ItemMessage {
+            first, items, end, ..
+        } = sender.next_message()?;
+        for (number, item) in (first..).zip(items.iter()) {
             assert_eq!(item, number.to_be_bytes());
         }
-        Some((items.first, items.items.len(), end))
+        Some((first, items.len(), end))
     }
 
     #[test]
@@ -238,7 +245,7 @@ mod tests {
     }
 
     fn next_len(sender: &mut ItemSender) -> usize {
-        sender.next_message().unwrap().items.items.len()
+        sender.next_message().unwrap().items.len()
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::item_sender::ItemMessage;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{COPY_HEADER, ITEMS_HEADER, ITEMS_TYPE, Message, Properties, ShortStr};
+use crate::protocol::{COPY_HEADER, ITEMS_HEADER, ITEMS_TYPE, Items, Message, Properties, ShortStr};
 use crate::service::IncomingInbox;
 use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
 
@@ -73,7 +73,13 @@ pub(in crate::client) struct BrokerLink {
 }
 
 impl BrokerLink {
-    fn outgoing(&self, worker: &ShortStr, ItemMessage { items, end }: ItemMessage) -> Outgoing {
+    fn outgoing(&self, worker: &ShortStr, message: ItemMessage) -> Outgoing {
+        let ItemMessage {
+            first,
+            items,
+            credit,
+            end,
+        } = message;
         let mut properties = Properties {
             kind: Some(ShortStr::from_static(ITEMS_TYPE)),
             content_type: Some(ShortStr::from_static(self.codec.content_type())),
@@ -93,7 +99,7 @@ impl BrokerLink {
             mandatory: true,
             message: Message {
                 properties,
-                body: items.write(),
+                body: items.write(first, credit),
             },
             send_token: SendToken::default(),
         }
@@ -116,9 +122,14 @@ impl ItemLink for BrokerLink {
 pub(in crate::client) struct InProcessLink(pub(in crate::client) Arc<IncomingInbox>);
 
 impl ItemLink for InProcessLink {
-    fn send(&self, _: &ShortStr, ItemMessage { items, end }: ItemMessage) -> BoxFuture<'static, Published> {
-        let size = items.items.encoded_len();
-        self.0.receive(items, end, size);
+    fn send(&self, _: &ShortStr, message: ItemMessage) -> BoxFuture<'static, Published> {
+        let size = message.items.encoded_len();
+        let items = Items {
+            first: message.first,
+            items: message.items.finish(),
+            credit: message.credit,
+        };
+        self.0.receive(items, message.end, size);
         Box::pin(ready(Published::Confirmed))
     }
 }
@@ -126,7 +137,7 @@ impl ItemLink for InProcessLink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Items;
+    use crate::protocol::{ItemWriter, Volume};
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
     /// The transport tells returned messages apart by it.
@@ -141,8 +152,13 @@ mod tests {
         };
         let links = [link(Uuid::new_v4()), link(Uuid::new_v4())];
         let tokens = links.iter().chain(&links).map(|link| {
-            let (items, end) = (Items::keep_alive(), None);
-            let outgoing = link.outgoing(&ShortStr::from_static("w.items"), ItemMessage { items, end });
+            let message = ItemMessage {
+                first: 0,
+                items: ItemWriter::default(),
+                credit: Volume::MAX,
+                end: None,
+            };
+            let outgoing = link.outgoing(&ShortStr::from_static("w.items"), message);
             outgoing
                 .message
                 .properties

@@ -288,7 +288,7 @@ impl<L: ItemLink> Sending<'_, L> {
 
     /// Returns the number of the message's first item, and what has become of the message.
     fn send(&self, message: ItemMessage) -> impl Future<Output = (u64, Published)> + use<L> {
-        let first = message.items.first;
+        let first = message.first;
         let sending = self.link.send(&self.worker, message);
         sending.map(move |published| (first, published))
     }
@@ -462,7 +462,7 @@ mod tests {
                 .grant(ids[1], worker, IncomingGrant { credit, taken, asks })
                 .unwrap();
             tokio::time::sleep(Duration::from_millis(1)).await;
-            let sent = upload.lock().sender.keep_alive().items.first;
+            let sent = upload.lock().sender.keep_alive().first;
             assert_eq!(sent, credit);
         }
     }
@@ -562,7 +562,7 @@ mod tests {
         };
         upload.lock().sender.grant(grant).unwrap();
         poll_fn(|cx| sending.poll_fill(cx)).await.unwrap();
-        let pulled = upload.lock().sender.next_message().unwrap().items.items.len();
+        let pulled = upload.lock().sender.next_message().unwrap().items.len();
         assert!((1..=8).contains(&pulled), "{pulled}");
     }
 }
