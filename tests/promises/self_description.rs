@@ -235,7 +235,7 @@ async fn a_worker_tells_of_overload(world: World) {
         .queue(&queue)
         .batching(false)
         .build();
-    let held = Duration::from_millis(1300);
+    let held = Duration::from_millis(2600);
     let first = tokio::spawn(ledger.write("a"));
     gate.began(1).await;
     let second = tokio::spawn(ledger.write("b"));
@@ -243,7 +243,7 @@ async fn a_worker_tells_of_overload(world: World) {
     gate.let_go(1);
     outcome(first).await.unwrap();
     gate.began(1).await;
-    let late = tokio::spawn(ledger.write("c").timeout(Duration::from_secs(2)));
+    let late = tokio::spawn(ledger.write("c").timeout(held + Duration::from_millis(1300)));
     tokio::time::sleep(held).await;
     gate.let_go(1);
     outcome(second).await.unwrap();
