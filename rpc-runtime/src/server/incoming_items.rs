@@ -342,8 +342,8 @@ impl KeepOpen for Receiving<'_> {
     }
 }
 
-/// Hands messages of a peer to a call, whose method takes some items after each. Panics if the items
-/// are not what a method can expect.
+/// Hands messages of a peer to a call, whose method takes some items after each. Panics if the
+/// items are not what a method can expect.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_any_messages(messages: impl Iterator<Item = (u8, Message)>) {
     use std::task::{Context, Poll};

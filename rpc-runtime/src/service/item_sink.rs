@@ -64,6 +64,7 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     /// If the caller is gone.
     fn ready(&self) -> BoxFuture<'_, Result<(), Fault>>;
 
-    /// Sends a message. `first` is the number of its first item, and `credit` what the sender knows.
+    /// Sends a message. `first` is the number of its first item, and `credit` what the sender
+    /// knows.
     fn send(&self, first: u64, items: ItemWriter, credit: Volume);
 }

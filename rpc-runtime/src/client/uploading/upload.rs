@@ -88,8 +88,8 @@ impl Upload {
         state.span = Span::current();
     }
 
-    /// Makes the call, and drops the caller's stream with it. A request that is on its way keeps the
-    /// rest.
+    /// Makes the call, and drops the caller's stream with it. A request that is on its way keeps
+    /// the rest.
     pub(in crate::client) fn during<T>(
         self: Arc<Self>,
         call: impl Future<Output = T>,
