@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use rpc_runtime::{Broker, GatherEnd, RequestQueue, Server};
 use rpc_tests::gate::{Gate, SOON, soon};
@@ -196,6 +197,36 @@ async fn a_caller_that_loses_its_connection_learns_that_answers_are_lost() {
     server.stop().await.unwrap();
     // It ran once: a broadcast is not repeated.
     assert_eq!(part.runs(), 1);
+}
+
+/// Each broadcast closes a channel, whose owners may drop it at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn broadcasts_that_end_cost_no_other_broadcast_its_answers() {
+    let queue = unique("cache");
+    let gate = Gate::closed();
+    let part = Part::behind("slow", gate.clone());
+    let server = serve(&World::RabbitMq, &queue, &part).await;
+    let cache = client(&World::RabbitMq.broker().await, &queue);
+    let waits = cache.count("a").expect_workers(1).limit(SOON * 10);
+    let waits = waits.send().await.unwrap();
+    gate.began(1).await;
+    let others = (0..16).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                let sent = cache.observe().expect_workers(1).limit(SOON).send().await;
+                let gathered = sent.unwrap().collect().await;
+                assert!(matches!(gathered.end, GatherEnd::Expected), "{:?}", gathered.end);
+            }
+        })
+    });
+    for other in join_all(others).await {
+        other.unwrap();
+    }
+    gate.let_all_go();
+    let gathered = soon("it ends", waits.collect()).await;
+    assert!(matches!(gathered.end, GatherEnd::Expected), "{:?}", gathered.end);
+    server.stop().await.unwrap();
 }
 
 /// How many queues for answers there are, and how many deliveries are not acknowledged.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) struct OpenChannel {
     tasks: TaskGroup,
     /// How many calls of [`request`](Self::request) are not answered yet.
     pending: Arc<watch::Sender<usize>>,
+    /// Whether `channel.close` was sent.
+    is_closed: Arc<AtomicBool>,
 }
 
 impl OpenChannel {
@@ -40,6 +43,7 @@ impl OpenChannel {
             connection,
             tasks: tasks.clone(),
             pending: Arc::default(),
+            is_closed: Arc::default(),
         }
     }
 
@@ -86,7 +90,16 @@ impl OpenChannel {
 
     /// Closes the channel, within a limit. Unacknowledged deliveries go back to their queue.
     pub(super) async fn close(&self) {
-        close(&self.channel, self.connection(), self.pending.subscribe()).await;
+        self.closing().close().await;
+    }
+
+    fn closing(&self) -> Closing {
+        Closing {
+            channel: self.channel.clone(),
+            connection: self.connection(),
+            pending: self.pending.subscribe(),
+            is_closed: Arc::clone(&self.is_closed),
+        }
     }
 
     /// Closes the channel in the background, and keeps `kept` until that is done.
@@ -95,16 +108,15 @@ impl OpenChannel {
             return;
         }
         // If the runtime has ended, the connection ends too and takes the channel along.
-        let (channel, connection) = (self.channel.clone(), self.connection());
-        let (pending, ending) = (self.pending.subscribe(), self.tasks.ending.clone());
+        let (closing, ending) = (self.closing(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
             // An answer may take longer than the time limit of `close`.
             tokio::select! {
-                () = wait_all_answered(pending.clone()) => {}
-                _ = wait_lost(connection.clone()) => {}
+                () = wait_all_answered(closing.pending.clone()) => {}
+                _ = wait_lost(closing.connection.clone()) => {}
                 () = ending.cancelled() => {}
             }
-            close(&channel, connection, pending).await;
+            closing.close().await;
             drop(kept);
         });
     }
@@ -132,27 +144,44 @@ async fn wait_all_answered(mut pending: watch::Receiver<usize>) {
     let _ = pending.wait_for(|pending| *pending == 0).await;
 }
 
-async fn close(
-    channel: &Channel,
+/// What closing a channel needs, for a task that may outlive its [`OpenChannel`].
+struct Closing {
+    channel: Channel,
     connection: watch::Receiver<ConnectionState>,
     pending: watch::Receiver<usize>,
-) {
-    if !channel.status().connected() {
-        return;
-    }
-    let closing = async {
-        let closing_when_answered = async {
-            wait_all_answered(pending).await;
-            // An error means that the channel was closed in the meantime.
-            let _ = channel.close(200, "closed by its user".into()).await;
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Closing {
+    /// Closes the channel, within a limit.
+    async fn close(self) {
+        let connection = self.connection.clone();
+        let closing = async {
+            tokio::select! {
+                () = self.close_when_answered() => {}
+                _ = wait_lost(connection) => {}
+            }
         };
-        tokio::select! {
-            () = closing_when_answered => {}
-            _ = wait_lost(connection) => {}
+        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+            tracing::debug!("the broker did not close a channel in time");
         }
-    };
-    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
-        tracing::debug!("the broker did not close a channel in time");
+    }
+
+    /// Sends `channel.close` unless that was done, and waits for the answer.
+    ///
+    /// The owners of a channel may close it at the same time, and lapin then sends `channel.close`
+    /// twice. RabbitMQ closes the connection because of the second one, which names a channel that
+    /// is no longer open.
+    async fn close_when_answered(self) {
+        if !self.channel.status().connected() {
+            return;
+        }
+        wait_all_answered(self.pending).await;
+        // lapin sends at the first poll, so whoever sets this also sends.
+        if !self.is_closed.swap(true, Ordering::Relaxed) {
+            // An error means that the channel was closed in the meantime.
+            let _ = self.channel.close(200, "closed by its user".into()).await;
+        }
     }
 }
 
