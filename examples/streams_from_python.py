@@ -31,7 +31,7 @@ MAX_SILENCE = 16
 # What the iterator of a caller does not yield.
 END = object()
 # Limits of a message with items.
-MAX_ITEMS = 4096
+MAX_ITEMS = 16 * 1024
 MAX_ITEMS_BYTES = 64 * 1024
 
 
@@ -127,7 +127,7 @@ class Stream:
                 raise Ended
             self.ready.append(item)
             self.made += 1
-            self.made_bytes += len(item) + 32
+            self.made_bytes += len(item) + 8
         self.worker.soon(self.flush)
 
     def has_credit(self):

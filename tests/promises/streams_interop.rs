@@ -158,7 +158,7 @@ async fn a_worker_in_python_streams_at_the_pace_of_its_readers() {
     let made = worker.made("endless").await;
     assert!(made <= 5, "{made}");
 
-    // Credit for bytes is credit too: each reading counts more than 32 bytes.
+    // Credit for bytes is credit too: each reading counts more than 8 bytes.
     let mut few_bytes = sensors.readings("bytes", None).credit_bytes(1);
     for number in 1..=10 {
         assert_eq!(next(&mut few_bytes).await.unwrap().unwrap().number, number);

@@ -40,7 +40,7 @@ pub(crate) const CREDIT_TYPE: &str = "rpc.credit";
 pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 
 /// The largest number of items in a message.
-pub(crate) const MAX_ITEMS: usize = 4096;
+pub(crate) const MAX_ITEMS: usize = 16 * 1024;
 
 /// The largest size of the items of a message, in bytes. A single item may be larger. Four items of
 /// 64 KiB fit, with what is before each of them.

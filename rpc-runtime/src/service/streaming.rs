@@ -542,8 +542,8 @@ mod tests {
     async fn messages_have_a_size() {
         let sink = Sink::new(u64::MAX);
         let invocation = invocation(Codec::Json, Some(&sink)).with_max_reply_bytes(usize::MAX);
-        invocation.send_items(stream::iter(0..8194)).await.unwrap();
-        assert_eq!(sink.messages(), [(0, 4096), (4096, 4096), (8192, 2)]);
+        invocation.send_items(stream::iter(0..32_770)).await.unwrap();
+        assert_eq!(sink.messages(), [(0, 16_384), (16_384, 16_384), (32_768, 2)]);
         let sink = Sink::new(u64::MAX);
         let invocation = self::invocation(Codec::Json, Some(&sink)).with_max_reply_bytes(usize::MAX);
         let large = stream::iter(0..300).map(|_| "x".repeat(900));
@@ -593,15 +593,15 @@ mod tests {
     async fn no_more_bytes_than_the_credit_are_sent_but_for_one_item() {
         let bytes = |bytes| Volume { bytes, ..Volume::MAX };
         let sink = Arc::new(Sink {
-            credit: Credit::new(bytes(99)),
+            credit: Credit::new(bytes(27)),
             sent: Mutex::default(),
         });
         let invocation = invocation(Codec::Json, Some(&sink));
-        // Each counts 33.
+        // Each counts 9.
         let mut sending = Box::pin(invocation.send_items(stream::repeat(1).take(10)));
         assert!(timeout(KEEP_ALIVE / 2, &mut sending).await.is_err());
         assert_eq!(sink.messages(), [(0, 3)]);
-        sink.credit.raise(bytes(100));
+        sink.credit.raise(bytes(28));
         assert!(timeout(KEEP_ALIVE / 2, &mut sending).await.is_err());
         assert_eq!(sink.sent(), 4);
         sink.credit.raise(bytes(1000));

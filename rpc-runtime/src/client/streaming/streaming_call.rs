@@ -210,7 +210,7 @@ impl<T, E> StreamingCall<T, E> {
     /// Sets how many bytes of items may be on their way or wait for the reader. The default is
     /// 1 MiB.
     ///
-    /// An item counts its encoded length and 32 bytes. The items may exceed the number by one item.
+    /// An item counts its encoded length and 8 bytes. The items may exceed the number by one item.
     /// More bytes make a stream of large items faster, and fewer save memory if many readers are
     /// slow. With fewer than some items have, the worker waits for the reader after each of them.
     pub fn credit_bytes(self, bytes: u32) -> Self {
