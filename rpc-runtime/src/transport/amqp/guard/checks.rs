@@ -143,9 +143,10 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::channels::{CLOSE, CLOSE_OK, OPEN_OK};
     use super::super::samples::{
-        EncodedProperties, content_header, deliver, frame, frames, message, mutated, nested, short_string,
-        table,
+        EncodedProperties, content_header, deliver, frame, frames, message, method, mutated, nested,
+        short_string, table,
     };
     use super::*;
     use crate::protocol::{MAX_HEADER_DEPTH, Malformed};
@@ -268,6 +269,21 @@ mod tests {
         for part in [2, 3, 40, 41, 10_000] {
             let parts = std::iter::repeat(part);
             assert_eq!(filter_in_parts(&input, 4096, parts), Ok(expected.clone()));
+        }
+    }
+
+    #[test]
+    fn a_close_ok_that_crosses_the_brokers_close_is_left_out() {
+        let sent = |channel, id, arguments: &[u8]| frame(METHOD, channel, &method(id, arguments));
+        let close = sent(1, CLOSE, &[1, 148, 0, 0, 0, 0, 0]);
+        let (close_ok, open_ok) = (sent(1, CLOSE_OK, &[]), sent(1, OPEN_OK, &[0; 4]));
+        let other = sent(2, CLOSE_OK, &[]);
+        let input = [&close_ok, &close, &other, &close_ok, &open_ok, &close_ok].map(Vec::as_slice);
+        let expected = [&close_ok, &close, &other, &open_ok, &close_ok].map(Vec::as_slice);
+        for part in [2, 3, 20, 21, 500] {
+            let parts = std::iter::repeat(part);
+            let output = filter_in_parts(&input.concat(), MAX_FRAME, parts);
+            assert_eq!(output, Ok(expected.concat()));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Checks the frames of a connection, and repairs or replaces invalid ones. Pure: no I/O.
 
+use super::channels::ChannelSet;
 use super::content::{self, LargeHeaderReader};
 use super::frames::{FRAME_END, HEADER, PREFIX_LEN, Piece, Scanner};
 use super::methods::{self, MethodInfo};
@@ -14,6 +15,9 @@ use crate::protocol::Malformed;
 #[derive(Debug)]
 pub(crate) struct Filter {
     scanner: Scanner,
+    /// The channels that the broker has closed. A `channel.close-ok` on one of them answers a
+    /// `channel.close` that crossed the broker's own. lapin expects no answer any more.
+    closed: ChannelSet,
     large_header: Option<LargeHeader>,
     /// The front of a frame that is incomplete and not checked yet.
     held: Vec<u8>,
@@ -43,6 +47,7 @@ impl Filter {
     pub(crate) fn new(max_frame: usize) -> Self {
         Self {
             scanner: Scanner::new(max_frame),
+            closed: ChannelSet::default(),
             large_header: None,
             held: Vec::new(),
             ready: Vec::new(),
@@ -130,8 +135,16 @@ impl Filter {
             Piece::Opaque { len } | Piece::Unknown { len } => Step::Pass(len),
             Piece::Incomplete => Step::Hold,
             Piece::Method { len } => {
-                if let MethodInfo::MaxFrame(max) = methods::repair(&mut input[PREFIX_LEN..len - 1])? {
-                    self.scanner.lower_max_frame(max);
+                let channel = u16::from_be_bytes([input[1], input[2]]);
+                match methods::repair(&mut input[PREFIX_LEN..len - 1])? {
+                    MethodInfo::Nothing => {}
+                    MethodInfo::MaxFrame(max) => self.scanner.lower_max_frame(max),
+                    MethodInfo::ChannelOpened => self.closed.remove(channel),
+                    MethodInfo::ChannelClosed => self.closed.insert(channel),
+                    MethodInfo::CloseConfirmed if self.closed.contains(channel) => {
+                        return Ok(Step::Replaced(len));
+                    }
+                    MethodInfo::CloseConfirmed => {}
                 }
                 Step::Pass(len)
             }

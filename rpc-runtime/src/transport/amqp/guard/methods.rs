@@ -5,9 +5,9 @@
 //! cut off after 255 bytes, even within a character. lapin closes the connection because of a
 //! string that is not UTF-8.
 
-use super::content;
 use super::cursor::Cursor;
 use super::violation::ProtocolViolation;
+use super::{channels, content};
 
 /// A field of a method's arguments.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,10 @@ pub(super) enum MethodInfo {
     Nothing,
     /// The negotiated maximum size of a frame in bytes.
     MaxFrame(usize),
+    ChannelOpened,
+    ChannelClosed,
+    /// An answer to `channel.close`.
+    CloseConfirmed,
 }
 
 const CONNECTION_START: (u16, u16) = (10, 10);
@@ -110,6 +114,9 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
             0 => MethodInfo::Nothing,
             max => MethodInfo::MaxFrame(usize::try_from(max).unwrap_or(usize::MAX)),
         },
+        (channels::OPEN_OK, _) => MethodInfo::ChannelOpened,
+        (channels::CLOSE, _) => MethodInfo::ChannelClosed,
+        (channels::CLOSE_OK, _) => MethodInfo::CloseConfirmed,
         _ => MethodInfo::Nothing,
     })
 }

@@ -11,11 +11,15 @@
 //!   properties and a [`mark`], which tells the layers above the reason.
 //! - Anything that no broker sends ends the connection with an error.
 //!
-//! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored.
+//! - A `channel.close-ok` that lapin does not expect is left out; see [`channels`].
+//!
+//! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored, and
+//! frames of closed [`channels`], which are left out.
 //!
 //! [`frames`] finds the frames, and [`filter`] combines the parts. Both are pure. [`stream`] is the
 //! stream that lapin gets.
 
+mod channels;
 #[cfg(any(test, fuzzing))]
 mod checks;
 mod content;

@@ -1,18 +1,20 @@
-//! Passes on the bytes that lapin writes, and [restores](super::ids) escaped correlation ids. Pure:
-//! no I/O.
+//! Passes on the bytes that lapin writes, without the frames of [closed](super::channels) channels,
+//! and [restores](super::ids) escaped correlation ids. Pure: no I/O.
 
-use super::frames::{FRAME_END, HEADER, OVERHEAD, PREFIX_LEN};
+use super::channels::{ClosedChannels, FrameStart};
+use super::frames::{FRAME_END, HEADER, PREFIX_LEN};
 use super::ids;
 
 /// The size of the protocol header, which a client sends before its first frame.
 const PROTOCOL_HEADER: usize = 8;
 
-/// Finds the frames in the bytes that lapin writes, and stores the content headers that may have to
-/// be changed.
+/// Finds the frames in the bytes that lapin writes. Stores the content headers that may have to be
+/// changed, and leaves out frames of closed channels.
 #[derive(Debug)]
 pub(super) struct OutgoingFilter {
     position: FramePosition,
-    /// An incomplete content header.
+    closed: ClosedChannels,
+    /// The front of a frame about which nothing can be decided before it is complete.
     held: Vec<u8>,
     /// Bytes to write before any others. The first `written` of them were written.
     pending: Vec<u8>,
@@ -24,56 +26,37 @@ pub(super) struct OutgoingFilter {
 pub(super) enum Next {
     /// Write this many bytes at the front, in one step or in several.
     Write(usize),
-    /// Treat this many bytes at the front as written. The filter stores them.
+    /// Treat this many bytes at the front as written. The filter has stored or left them out.
     Consumed(usize),
 }
 
 /// A position in a stream of frames.
 #[derive(Debug, Clone, Copy)]
 struct FramePosition {
-    /// How many bytes of the current frame are to come.
+    /// How many bytes of the current frame follow its start.
     left: usize,
-    /// The first `prefix_len` bytes of a frame whose size is not known yet.
-    prefix: [u8; PREFIX_LEN],
-    prefix_len: usize,
+    /// The start of the current frame while it is incomplete.
+    start: FrameStart,
 }
 
 impl FramePosition {
-    /// Advances to the end of the current frame, or of `bytes` if they end first. Returns the
-    /// number of bytes advanced, which is zero between two frames.
-    fn finish_frame(&mut self, bytes: &[u8]) -> usize {
-        let mut done = 0;
-        if self.prefix_len > 0 {
-            done = (PREFIX_LEN - self.prefix_len).min(bytes.len());
-            self.prefix[self.prefix_len..self.prefix_len + done].copy_from_slice(&bytes[..done]);
-            self.prefix_len += done;
-            if self.prefix_len == PREFIX_LEN {
-                self.prefix_len = 0;
-                // With the end marker.
-                self.left = payload_len(&self.prefix) + 1;
+    /// Advances by these bytes, and shows each start of a frame that is complete with them.
+    fn advance(&mut self, mut bytes: &[u8], mut show: impl FnMut(&FrameStart)) {
+        loop {
+            let rest = self.left.min(bytes.len());
+            self.left -= rest;
+            bytes = &bytes[rest..];
+            if bytes.is_empty() {
+                return;
+            }
+            bytes = &bytes[self.start.take(bytes)..];
+            if self.start.is_complete() {
+                let start = std::mem::take(&mut self.start);
+                show(&start);
+                self.left = start.left();
             }
         }
-        let rest = self.left.min(bytes.len() - done);
-        self.left -= rest;
-        done + rest
     }
-
-    /// Advances by all these bytes.
-    fn advance(&mut self, mut bytes: &[u8]) {
-        loop {
-            bytes = &bytes[self.finish_frame(bytes)..];
-            let Some(first) = bytes.first() else { return };
-            self.prefix[0] = *first;
-            self.prefix_len = 1;
-            bytes = &bytes[1..];
-        }
-    }
-}
-
-/// The size of a frame's payload.
-fn payload_len(prefix: &[u8; PREFIX_LEN]) -> usize {
-    let [_, _, _, a, b, c, d] = *prefix;
-    usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX - OVERHEAD)
 }
 
 impl OutgoingFilter {
@@ -81,9 +64,9 @@ impl OutgoingFilter {
         Self {
             position: FramePosition {
                 left: PROTOCOL_HEADER,
-                prefix: [0; PREFIX_LEN],
-                prefix_len: 0,
+                start: FrameStart::default(),
             },
+            closed: ClosedChannels::default(),
             held: Vec::new(),
             pending: Vec::new(),
             written: 0,
@@ -106,7 +89,20 @@ impl OutgoingFilter {
 
     /// Records that these bytes were written unchanged.
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        self.position.advance(bytes);
+        let closed = &mut self.closed;
+        self.position.advance(bytes, |start| closed.record(start));
+    }
+
+    /// Whether all of these bytes, which follow one another, can be written unchanged in one step if
+    /// no id is escaped.
+    pub(super) fn passes<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
+        let (mut position, mut passes) = (self.position, self.held.is_empty());
+        for part in parts {
+            position.advance(part, |start| {
+                passes &= self.closed.allow(start) && !start.closes_channel();
+            });
+        }
+        passes && position.start.is_empty()
     }
 
     /// Returns what to do with the front of these bytes. No bytes may be pending.
@@ -117,44 +113,68 @@ impl OutgoingFilter {
                 return Next::Write(passable);
             }
         }
-        let missing = match self.held.first_chunk() {
-            Some(prefix) => payload_len(prefix).saturating_add(OVERHEAD) - self.held.len(),
-            None => PREFIX_LEN - self.held.len(),
-        };
+        let mut start = FrameStart::default();
+        let mut missing = PREFIX_LEN.saturating_sub(self.held.len());
+        if missing == 0 {
+            missing = start.take(&self.held) + start.left() - self.held.len();
+        }
         let taken = missing.min(bytes.len());
         self.held.extend_from_slice(&bytes[..taken]);
-        if let Some(prefix) = self.held.first_chunk()
-            && self.held.len() == payload_len(prefix).saturating_add(OVERHEAD)
-        {
-            let restored = ids::restore(&self.held[PREFIX_LEN..self.held.len() - 1]);
-            let size = u32::try_from(restored.len()).unwrap_or(u32::MAX).to_be_bytes();
-            self.pending.extend_from_slice(&self.held[..3]);
-            self.pending.extend_from_slice(&size);
-            self.pending.extend_from_slice(&restored);
-            self.pending.push(FRAME_END);
-            self.held.clear();
+        let mut start = FrameStart::default();
+        start.take(&self.held);
+        if start.is_complete() && self.held.len() == start.len() + start.left() {
+            self.release(&start);
         }
         Next::Consumed(taken)
     }
 
-    /// How many bytes can be written unchanged: up to a content header that is incomplete or has an
-    /// escaped id.
+    /// Makes the held frame pending, unless it must not be sent.
+    fn release(&mut self, start: &FrameStart) {
+        let held = std::mem::take(&mut self.held);
+        if !self.closed.allow(start) {
+            return;
+        }
+        self.closed.record(start);
+        if start.kind() != HEADER {
+            return self.pending.extend(held);
+        }
+        let restored = ids::restore(&held[PREFIX_LEN..held.len() - 1]);
+        let size = u32::try_from(restored.len()).unwrap_or(u32::MAX).to_be_bytes();
+        self.pending.extend_from_slice(&held[..3]);
+        self.pending.extend_from_slice(&size);
+        self.pending.extend_from_slice(&restored);
+        self.pending.push(FRAME_END);
+    }
+
+    /// How many bytes can be written unchanged: up to the end of a frame that closes its channel, or
+    /// to a frame that is not to be sent, or has an escaped id, or is too incomplete to know.
     fn passable_len(&self, bytes: &[u8]) -> usize {
-        let mut position = self.position;
-        let mut at = position.finish_frame(bytes);
+        let restores_ids = ids::has_escaped_any();
+        let mut start = self.position.start;
+        let mut at = self.position.left.min(bytes.len());
         loop {
             let rest = &bytes[at..];
-            let whole = match rest.first_chunk() {
-                Some(prefix) => payload_len(prefix).saturating_add(OVERHEAD),
-                None => usize::MAX,
-            };
-            match (rest.first(), rest.get(..whole)) {
-                (None, _) => return at,
-                (Some(&HEADER), None) => return at,
-                (Some(&HEADER), Some(frame)) if ids::is_escaped(&frame[PREFIX_LEN..whole - 1]) => return at,
-                (Some(_), Some(_)) => at += whole,
-                (Some(_), None) => return bytes.len(),
+            let is_begun = !start.is_empty();
+            let taken = start.take(rest);
+            if !start.is_complete() {
+                // What has begun was allowed.
+                return if is_begun { bytes.len() } else { at };
             }
+            let whole = taken.saturating_add(start.left());
+            if !is_begun {
+                if !self.closed.allow(&start) {
+                    return at;
+                }
+                let is_escaped = |frame: &[u8]| ids::is_escaped(&frame[PREFIX_LEN..whole - 1]);
+                if restores_ids && start.kind() == HEADER && rest.get(..whole).is_none_or(is_escaped) {
+                    return at;
+                }
+            }
+            at = at.saturating_add(whole).min(bytes.len());
+            if start.closes_channel() || at == bytes.len() {
+                return at;
+            }
+            start = FrameStart::default();
         }
     }
 }
@@ -163,7 +183,9 @@ impl OutgoingFilter {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::samples::{EncodedProperties, content_header, frame, message, short_string};
+    use super::super::channels::{CLOSE, CLOSE_OK, OPEN};
+    use super::super::frames::{BODY, METHOD};
+    use super::super::samples::{EncodedProperties, content_header, frame, message, method, short_string};
     use super::*;
     use crate::protocol::Property;
 
@@ -227,5 +249,59 @@ mod tests {
             }
             prop_assert_eq!(written(&input, &parts, at_once), expected);
         }
+
+        #[test]
+        fn frames_of_closed_channels_are_left_out_in_any_parts(
+            sent in prop::collection::vec((1..4_u16, 0..8_u8, 0..30_usize), 0..40),
+            parts in prop::collection::vec(1..60_usize, 0..30),
+            at_once in 1..100_usize,
+        ) {
+            let (mut input, mut expected) = (PROTOCOL.to_vec(), PROTOCOL.to_vec());
+            let mut is_closed = [false; 4];
+            for (channel, what, len) in sent {
+                let is_closed = &mut is_closed[usize::from(channel)];
+                let (payload, passes) = match what {
+                    0 => (method(OPEN, &[0]), true),
+                    1 => (method(CLOSE, &[0; 7]), !*is_closed),
+                    2 => (method(CLOSE_OK, &[]), true),
+                    3..6 => (vec![7; len], !*is_closed),
+                    _ => (method((60, 40), &vec![0; len]), !*is_closed),
+                };
+                let kind = if (3..6).contains(&what) { BODY } else { METHOD };
+                *is_closed = (*is_closed || matches!(what, 1 | 2)) && what != 0;
+                let frame = frame(kind, channel, &payload);
+                input.extend(&frame);
+                if passes {
+                    expected.extend(frame);
+                }
+            }
+            prop_assert_eq!(written(&input, &parts, at_once), expected);
+        }
+    }
+
+    #[test]
+    fn only_what_passes_unchanged_is_written_in_one_step() {
+        let publish = frame(METHOD, 1, &method((60, 40), &[0; 5]));
+        let body = frame(BODY, 1, &[7; 20]);
+        let close = frame(METHOD, 1, &method(CLOSE_OK, &[]));
+        let mut outgoing = OutgoingFilter::new();
+        let passes = |outgoing: &OutgoingFilter, parts: &[&[u8]]| outgoing.passes(parts.iter().copied());
+        assert!(passes(
+            &outgoing,
+            &[PROTOCOL, &publish[..9], &publish[9..], &body]
+        ));
+        outgoing.wrote(PROTOCOL);
+        assert!(
+            !passes(&outgoing, &[&publish[..9]]),
+            "it may turn out to be another method"
+        );
+        assert!(!passes(&outgoing, &[&close, &publish]));
+        assert_eq!(outgoing.next(&close), Next::Write(close.len()));
+        outgoing.wrote(&close);
+        assert!(!passes(&outgoing, &[&publish]));
+        assert!(passes(
+            &outgoing,
+            &[&frame(METHOD, 2, &method((60, 40), &[0; 5]))]
+        ));
     }
 }

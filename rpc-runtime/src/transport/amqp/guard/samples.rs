@@ -12,6 +12,11 @@ pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     [&[kind][..], &channel.to_be_bytes(), &size, payload, &[FRAME_END]].concat()
 }
 
+/// The payload of a method.
+pub(super) fn method((class, method): (u16, u16), arguments: &[u8]) -> Vec<u8> {
+    [&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat()
+}
+
 /// A short string as it is sent.
 pub(super) fn short_string(bytes: &[u8]) -> Vec<u8> {
     [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()

@@ -14,8 +14,8 @@ use super::outgoing::{Next, OutgoingFilter};
 /// The smallest buffer that is read into directly. Bytes for a smaller buffer are copied.
 const MIN_BUFFER: usize = 4096;
 
-/// A connection's stream. It checks everything that the peer sends, and restores escaped
-/// [`ids`] in what lapin writes.
+/// A connection's stream. It checks everything that the peer sends, and filters what lapin
+/// writes.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
@@ -99,13 +99,9 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
-        let passable = if ids::has_escaped_any() {
-            match this.outgoing.next(bytes) {
-                Next::Write(passable) => passable,
-                Next::Consumed(consumed) => return Poll::Ready(Ok(consumed)),
-            }
-        } else {
-            bytes.len()
+        let passable = match this.outgoing.next(bytes) {
+            Next::Write(passable) => passable,
+            Next::Consumed(consumed) => return Poll::Ready(Ok(consumed)),
         };
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &bytes[..passable]))?;
         this.outgoing.wrote(&bytes[..written]);
@@ -117,15 +113,13 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // Only escaped correlation ids are changed on their way out; see `ids`.
-        if ids::has_escaped_any() {
+        if ids::has_escaped_any() || !self.outgoing.passes(parts.iter().map(|part| &**part)) {
             let first = parts.iter().find(|part| !part.is_empty());
             return self.poll_write(cx, first.map_or(&[], |part| part));
         }
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, parts))?;
-        // The filter must know where each frame begins in case that an id is escaped later.
         let mut left = written;
         for part in parts {
             let from_part = left.min(part.len());
