@@ -13,7 +13,7 @@ use rpc_runtime::{
     Broker, BrokerError, CallError, Executed, ReplyQueue, RequestQueue, RunningServer, Server, ServerError,
     service,
 };
-use rpc_tests::rabbit::{self, Vhost, unique};
+use rpc_tests::rabbit::{self, Vhost, shared, unique};
 use rpc_tests::raw::{self, RawPeer};
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
@@ -224,6 +224,25 @@ async fn an_existing_queue_is_served_whatever_its_properties(world: World) {
         assert_served(&broker, queue.name()).await;
         server.stop().await.unwrap();
     }
+}
+
+/// lapin does not use the number of a channel again that the broker has closed.
+#[tokio::test]
+async fn a_handle_can_be_refused_more_often_than_its_connection_has_channels() {
+    let (queue, url) = (unique("refused"), format!("{}?channel_max=16", shared().await));
+    let server = serve(
+        &Broker::connect(shared().await).await.unwrap(),
+        RequestQueue::new(&queue),
+    )
+    .await;
+    let broker = Broker::connect(&url).await.unwrap();
+    for attempt in 0..50 {
+        let refused = try_to_serve(&broker, RequestQueue::new(&queue).transient()).await;
+        let reason = refusal(refused, &queue);
+        assert!(reason.contains("PRECONDITION_FAILED"), "{attempt}: {reason}");
+    }
+    assert_served(&broker, &queue).await;
+    server.stop().await.unwrap();
 }
 
 async fn a_queue_that_exists_with_other_properties_is_refused_and_left_alone(world: World) {

@@ -131,6 +131,11 @@ impl Opener {
     }
 
     /// Opens a channel. Tries again for a moment if lapin has no free channel number.
+    ///
+    /// lapin keeps the error with which the broker closed a channel, and fails with it when a later
+    /// channel gets the same number. From then on it counts that number as in use (lapin 4.12). The
+    /// numbers are only given again after all others, so a connection that has run out of them for
+    /// this reason has served for long, and is replaced.
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
         let give_up = Instant::now() + CHANNEL_FREED_WITHIN;
         loop {
@@ -141,10 +146,18 @@ impl Opener {
             };
             let opened = self.request_ok("opening a channel", opening).await;
             match opened.map_err(channel_error) {
-                Err(BrokerError::TooManyChannels { source })
-                    if is_refused_by_lapin(&source) && Instant::now() < give_up =>
-                {
-                    sleep(CHANNEL_RETRY_DELAY).await;
+                // The error of another channel: the broker never answers `channel.open` like this.
+                Err(BrokerError::ChannelClosed { .. }) => self.connection.lose_channel_number(),
+                Err(BrokerError::TooManyChannels { source }) if is_refused_by_lapin(&source) => {
+                    if Instant::now() < give_up {
+                        sleep(CHANNEL_RETRY_DELAY).await;
+                    } else if self.connection.has_lost_channel_numbers() {
+                        let reason = BrokerError::Lost { source: Some(source) };
+                        self.connection.abandon(reason.clone());
+                        return Err(reason);
+                    } else {
+                        return Err(BrokerError::TooManyChannels { source });
+                    }
                 }
                 opened => return opened,
             }

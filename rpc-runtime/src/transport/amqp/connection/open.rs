@@ -36,6 +36,7 @@ pub(crate) struct OpenConnection {
     state: watch::Sender<ConnectionState>,
     /// Wakes the task that watches the connection, after a caller found it lost.
     check: Notify,
+    has_lost_channel_numbers: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,6 +76,7 @@ impl OpenConnection {
                 socket,
                 state: watch::Sender::default(),
                 check: Notify::new(),
+                has_lost_channel_numbers: AtomicBool::new(false),
             }),
             Err(_) => Err(BrokerError::Unresponsive {
                 step: "connecting",
@@ -109,6 +111,15 @@ impl OpenConnection {
             Ok(state) => state.lost.clone().map_or(Ok(()), Err),
             Err(_) => Err(BrokerError::Lost { source: None }),
         }
+    }
+
+    /// Records that lapin cannot use the number of a closed channel again.
+    pub(crate) fn lose_channel_number(&self) {
+        self.has_lost_channel_numbers.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_lost_channel_numbers(&self) -> bool {
+        self.has_lost_channel_numbers.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -168,8 +179,8 @@ impl OpenConnection {
         }))
     }
 
-    /// Gives the connection up, because no task watches it any more.
-    pub(super) fn abandon(&self, reason: BrokerError) {
+    /// Gives the connection up, because no task watches it any more, or no channel can be opened.
+    pub(crate) fn abandon(&self, reason: BrokerError) {
         self.state.send_modify(|state| {
             state.lost.get_or_insert(reason);
         });
