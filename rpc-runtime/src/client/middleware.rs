@@ -303,14 +303,15 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
         } = call;
         let items = plan.destination.items.clone();
         let outcome = if let Some(begun) = items.as_ref().filter(|items| items.has_begun()) {
-            // Another attempt would begin the stream again.
+            // The worker has sent a message about a stream in one of the two directions, so the
+            // streams cannot begin again.
             begun.outcome_again().map_err(CallError::Fault)
         } else if time_limit.is_over() {
             // A layer took too long.
             Err(time_limit.timeout_error(Executed::No))
         } else {
             if let Some(items) = &items {
-                items.set_observers(observers);
+                items.begin_attempt(observers);
             }
             backend
                 .attempt(Arc::new(InFlightCall::new(plan)), time_limit)

@@ -44,17 +44,18 @@ struct State {
     worker_key: Option<ShortStr>,
     /// The credit of a method in this process.
     credit: Option<Arc<Credit>>,
-    /// When the last message arrived before which no item was missing, or when messages could
-    /// arrive again.
+    /// When the last message arrived that left no gap in the items, or when messages could arrive
+    /// again.
     heard_at: Instant,
     /// Since when the reader waits for the next item. `None` while it does not. If there is no
     /// reader, since when the call waits for its worker.
     waiting_since: Option<Instant>,
-    /// Since when no message can arrive, if the call has no reader.
+    /// Since when no message can arrive, if the call has no reader. A reader's own wait includes
+    /// that time.
     down_since: Option<Instant>,
     /// When the handler that makes the call has to end.
     ends_at: Option<Instant>,
-    /// How the stream ended, unless the worker said nothing of it.
+    /// The outcome of the last attempt. `None` if it was dropped, or before its end.
     outcome: Option<Result<Reply, Fault>>,
     /// What is known of the items. `None` before the call begins.
     flow: Option<Arc<ItemFlow>>,
@@ -127,9 +128,10 @@ impl ItemInbox {
         self.lock().flow.clone()
     }
 
-    /// Sets the layers that observe the items, because an attempt has passed through them.
-    pub(in crate::client) fn set_observers(&self, observers: ItemObservers) {
+    /// Begins an attempt, which has passed through the layers that observe the items.
+    pub(in crate::client) fn begin_attempt(&self, observers: ItemObservers) {
         self.tally().set_observers(observers);
+        self.lock().outcome = None;
     }
 
     /// Returns the tally of the items that the caller sends.
@@ -188,7 +190,7 @@ impl ItemInbox {
         self.lock().credit = Some(credit);
     }
 
-    /// Remembers how the worker ended the stream, for layers that make the call again.
+    /// Remembers the outcome of an attempt, for layers that make the call again.
     pub(in crate::client) fn set_outcome(&self, outcome: Result<Reply, Fault>) {
         self.lock().outcome = Some(outcome);
     }
@@ -328,7 +330,8 @@ impl ItemInbox {
     }
 
     /// Returns when the call may be [overdue](Self::overdue). `limit` is how long the reader waits
-    /// for an item. `may_be_silent` is whether no message can arrive at present.
+    /// for an item, or the call for its worker if there is no reader. `may_be_silent` is whether the
+    /// silence of the worker says nothing: no message can arrive at present, or it is in this process.
     pub(in crate::client) fn overdue_at(&self, limit: Duration, may_be_silent: bool) -> Instant {
         let state = self.lock();
         let silent = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);
@@ -363,6 +366,7 @@ impl ItemInbox {
 }
 
 impl State {
+    /// Since when the reader or the call waits, or would if messages could arrive.
     fn waits_since(&self) -> Option<Instant> {
         [self.waiting_since, self.down_since].into_iter().flatten().min()
     }
@@ -466,7 +470,7 @@ mod tests {
         let mut observers = ItemObservers::default();
         let numbers = Arc::clone(&shown);
         observers.push(move |item| numbers.lock().unwrap().push(item.number()));
-        inbox.set_observers(observers);
+        inbox.begin_attempt(observers);
         let is_shown = |items: u64| shown.lock().unwrap().iter().copied().eq(0..items);
         inbox.receive(id, WORKER, items(0, 2, 9));
         inbox.receive(id, WORKER, items(3, 1, 9));
@@ -481,6 +485,17 @@ mod tests {
         assert_eq!(poll(&inbox), 3);
         inbox.show_arrived();
         assert!(is_shown(5));
+    }
+
+    #[test]
+    fn an_attempt_that_is_dropped_leaves_no_outcome_of_an_earlier_one() {
+        let inbox = ItemInbox::new();
+        inbox.begin_attempt(ItemObservers::default());
+        let refused = Fault::new(FaultCode::Rejected, "the worker has too much to do");
+        inbox.set_outcome(Err(refused.clone()));
+        assert_eq!(inbox.outcome_again().unwrap_err(), refused);
+        inbox.begin_attempt(ItemObservers::default());
+        assert_eq!(inbox.outcome_again().unwrap_err().code, FaultCode::Interrupted);
     }
 
     #[tokio::test(start_paused = true)]

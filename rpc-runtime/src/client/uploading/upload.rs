@@ -34,7 +34,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How many messages may be unconfirmed.
 const MAX_UNCONFIRMED: usize = 16;
 
-/// How many times in a row the broker may close the channel on which items are sent.
+/// The call ends when the broker closes the channel on which its items are sent for this many times
+/// in a row.
 const MAX_CLOSED: u32 = 3;
 
 /// The items that one call sends.
@@ -88,8 +89,8 @@ impl Upload {
         state.span = Span::current();
     }
 
-    /// Makes the call, and drops the caller's stream with it. A request that is on its way keeps
-    /// the rest.
+    /// Makes the call, and drops the caller's stream with it. The request, which may be on its way
+    /// for longer, keeps the upload without the stream.
     pub(in crate::client) fn during<T>(
         self: Arc<Self>,
         call: impl Future<Output = T>,
@@ -275,7 +276,7 @@ impl<L: ItemLink> Sending<'_, L> {
                 () = sleep_until(wake_at) => {
                     if may_send {
                         keep_alive_at = Instant::now() + KEEP_ALIVE;
-                        // Otherwise messages wait for the broker.
+                        // An unconfirmed message will show as well that the caller is there.
                         if unconfirmed.is_empty() {
                             let message = upload.lock().sender.keep_alive();
                             unconfirmed.push(self.send(message));
@@ -358,7 +359,9 @@ impl<L: ItemLink> Sending<'_, L> {
                 }
                 closed + 1
             }
-            Published::Failed { source, .. } if !source.is_waited_out() || closed + 1 >= MAX_CLOSED => {
+            Published::Failed { source, .. }
+                if matches!(source, BrokerError::ChannelClosed { .. }) || !source.is_waited_out() =>
+            {
                 return Err(broker_error(source, true));
             }
             Published::Failed { .. } | Published::Returned | Published::Refused | Published::Withdrawn => 0,
@@ -478,9 +481,20 @@ mod tests {
         };
         let upload = upload(stream::empty().boxed());
         let mut sending = sending(&upload);
-        for is_separate in [false, true] {
+        let lost = || Published::Failed {
+            source: BrokerError::Lost { source: None },
+            written: true,
+        };
+        // A lost connection interrupts the row.
+        for _ in 0..2 {
+            for is_separate in [sending.link.is_separate, true] {
+                assert!(!sending.on_published(0, closed()).unwrap());
+                assert_eq!(sending.link.is_separate, is_separate);
+            }
+            assert!(!sending.on_published(0, lost()).unwrap());
+        }
+        for _ in 0..2 {
             assert!(!sending.on_published(0, closed()).unwrap());
-            assert_eq!(sending.link.is_separate, is_separate);
         }
         let ended = sending.on_published(0, closed()).unwrap_err();
         assert!(matches!(ended, CallError::Broker { .. }), "{ended:?}");
