@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::input;
 
-/// Reads the descriptions in a file: one, or an array of them.
+/// Reads the descriptions in a file, or from standard input if the path is `-`: one, or an array of
+/// them.
 pub(crate) fn read(file: &Path) -> Result<Vec<ServiceDescription>, Failure> {
     let text = input::read(file)?;
     parse(&text).map_err(|reason| {

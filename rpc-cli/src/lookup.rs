@@ -69,8 +69,9 @@ pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     }
 }
 
-/// Returns the most common description of the service with this name; without a name, that of the
-/// first service on the queue that has the method; without a method, that of the only one there.
+/// Returns the most common description of the service with this name, or the one that a worker on
+/// `--queue` tells. Without a name, that of the first service on the queue that has the method;
+/// without a method, that of the only one there.
 pub(crate) async fn service(
     broker: &Broker,
     location: &Location,
@@ -130,6 +131,7 @@ pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<Service
         .build();
     let described = client.describe().await;
     let described = described.map_err(|error| cannot_describe(queue, error))?;
+    // A worker that is asked through a queue tells of this queue only.
     let services = described.queues.into_iter().flat_map(|queue| queue.services);
     Ok(services.collect())
 }
@@ -194,8 +196,10 @@ fn choose<'a>(found: &'a Discovered<WorkerDescription>, name: &str) -> Result<Fo
 fn not_found(found: &Discovered<WorkerDescription>, name: &str) -> Failure {
     let services = found.services();
     let message = format!("no service {name} was found");
-    let hint = if services.is_empty() {
-        "no worker answered: is one running, and on this virtual host? `--window` waits longer, and `--queue` names the queue".to_owned()
+    let hint = if services.is_empty() && found.refusals.is_empty() {
+        "no worker answered: is one running, and on this virtual host? `--window` waits longer".to_owned()
+    } else if services.is_empty() {
+        "all workers that answered refused to describe themselves to this user".to_owned()
     } else {
         let suggestion = did_you_mean(name, services.iter().map(|service| service.name));
         let names = services

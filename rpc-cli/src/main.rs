@@ -1,7 +1,8 @@
 //! `rpc`: finds, describes, calls and measures services over RabbitMQ, and manages dead letters.
 //!
 //! Each command is a file in [`commands`]. A command connects, collects data, and passes it to
-//! plain functions that make text or JSON of it. Everything is printed through [`output`].
+//! plain functions that make text or JSON of it. Results, notes and failures are printed
+//! through [`output`].
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

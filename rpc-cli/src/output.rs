@@ -41,7 +41,7 @@ impl Output {
     /// Prints JSON that is given in compact form, like [`value`](Self::value), with exact numbers.
     pub(crate) fn json_text(&self, json: &str) -> Result<(), Failure> {
         if self.is_terminal && !self.json {
-            self.raw(&format!("{}\n", escape_controls(&indent(json))))
+            self.raw(&format!("{}\n", escape_controls(&pretty(json))))
         } else {
             self.json_line(json)
         }
@@ -98,8 +98,8 @@ fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, Failure> {
         .map_err(|error| Failure::Output(error.into()))
 }
 
-/// Indents compact JSON as `serde_json` does. Parsing it would round large numbers.
-pub(crate) fn indent(json: &str) -> String {
+/// Puts compact JSON on several lines as `serde_json` does. Parsing it would round large numbers.
+pub(crate) fn pretty(json: &str) -> String {
     let mut pretty = String::with_capacity(2 * json.len());
     let (mut depth, mut in_text, mut is_escaped) = (0usize, false, false);
     let mut characters = json.chars().peekable();
@@ -157,8 +157,8 @@ mod tests {
             "text": "a{\"b\\\",:[]}", "none": [{}, []], "deep": [[1, {"x": null}], "\\", true], "float": 1.5e-7
         });
         let expected = serde_json::to_string_pretty(&value).unwrap();
-        assert_eq!(indent(&value.to_string()), expected);
-        assert_eq!(indent(&u128::MAX.to_string()), u128::MAX.to_string());
+        assert_eq!(pretty(&value.to_string()), expected);
+        assert_eq!(pretty(&u128::MAX.to_string()), u128::MAX.to_string());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Shows JSON Schemas of types in a short form that reads like Rust.
+//! Shows JSON Schemas (draft 7, as descriptions have them) of types in a short form that reads like
+//! Rust.
 
 use rpc_contract::definition_name;
 use serde_json::{Map, Value};

@@ -86,7 +86,8 @@ impl Check {
         Ok(if breaks { Outcome::Negative } else { Outcome::Done })
     }
 
-    /// Reads the descriptions of `service:NAME` or `queue:NAME`. Any other `source` is a path.
+    /// Reads the descriptions of `service:NAME` or `queue:NAME`. Any other `source` is a path, or
+    /// `-` for standard input.
     async fn descriptions(
         &self,
         source: &str,

@@ -149,6 +149,7 @@ fn rpc_attribute(method: &MethodDescription) -> Option<String> {
 fn retry_text(retry: RetryDescription) -> String {
     let [min, max] = [retry.min_delay_ms, retry.max_delay_ms].map(|millis| {
         let text = humantime::format_duration(Duration::from_millis(millis)).to_string();
+        // `1m30s` reads better than `1m 30s` beside `to`.
         text.replace(' ', "")
     });
     let delays = if min == max {

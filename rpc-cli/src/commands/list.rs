@@ -60,7 +60,7 @@ impl List {
             output.value(&json_of(&found, &depths))?;
             return Ok(Outcome::Done);
         }
-        if found.workers.is_empty() {
+        if found.workers.is_empty() && found.refusals.is_empty() {
             output.note(
                 "no worker answered: is one running, and on this virtual host? `--window` waits longer",
             );

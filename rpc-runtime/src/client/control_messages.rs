@@ -45,7 +45,8 @@ pub(super) struct ControlMessages {
     credit_granted: Notify,
 }
 
-/// A call whose request was sent, and whose caller no longer waits.
+/// A call whose request was sent, and whose caller no longer waits, or a stream for a call that
+/// this client has not made or no longer knows.
 #[derive(Debug)]
 pub(super) struct AbandonedCall {
     /// The routing key of those that are told: the queue, or the id of one worker.
@@ -268,8 +269,8 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
             .or_default()
             .push(CancelledCall { id, time_left });
     }
-    // Those that somebody waits for come first: any peer can send items that nobody reads, and the
-    // calls that are cancelled for that reason have no time left.
+    // The calls of this client come first. The other cancellations are for streams that it does not
+    // read, of which a peer can send any number; they have no time left.
     let mut by_key: Vec<_> = by_key.into_iter().collect();
     let longest = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
     by_key.sort_by_cached_key(|(key, calls)| (Reverse(longest(calls)), key.as_str().to_owned()));

@@ -26,10 +26,10 @@ pub(crate) struct Destination {
     batch_sizes: Box<[LearnedBatchSize]>,
     /// Where the answers to a broadcast go. `None` for all other calls.
     pub(super) gather_target: Option<Arc<GatherTarget>>,
-    /// Where the items of a stream go. `None` for all other calls.
+    /// Where a worker's messages about streams arrive: the items of its reply, or only what it says
+    /// about the items that the call sends. `None` for all other calls.
     pub(super) items: Option<Arc<ItemInbox>>,
-    /// The items that the call sends. `None` for all other calls. If there is one, so are `items`,
-    /// where the worker's messages arrive.
+    /// The items that the call sends. `None` for all other calls. Then there are `items`, too.
     pub(super) upload: Option<Arc<Upload>>,
 }
 

@@ -109,17 +109,16 @@ impl DynamicClient {
     /// description. If a required argument is missing, the worker refuses the call, or the call
     /// fails with `CallError::Encode` if the codec is plain text.
     ///
-    /// The result is `null` if the method returns nothing, and an empty string in plain text.
+    /// The result is `null` if the method returns nothing, and an empty string in plain text. If the
+    /// method replies with a stream, it is an array of all items; see [`stream`](Self::stream).
     ///
     /// # Errors
     ///
     /// The call fails with
     ///
     /// - [`CallError::NotDescribed`] if the description has no such method,
-    /// - [`CallError::WrongKind`] if the method is a broadcast with answers; see
-    ///   [`broadcast`](Self::broadcast). If it replies with a stream, the result is an array of all
-    ///   items; see [`stream`](Self::stream). Also if it receives a stream; see
-    ///   [`call_with_items`](Self::call_with_items),
+    /// - [`CallError::WrongKind`] if the method is a broadcast with answers, or receives a stream;
+    ///   see [`broadcast`](Self::broadcast) and [`call_with_items`](Self::call_with_items),
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
     ///   [`CallError::ServiceText`] if it does so in plain text,

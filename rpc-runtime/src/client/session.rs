@@ -44,8 +44,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct SessionState {
     pub(super) phase: SessionPhase,
-    /// The epoch of the current session. While there is none, that of the last one, raised by what
-    /// is already lost or opened again.
+    /// The epoch of the current session. While there is none, that of the last session; its numbers
+    /// rise once the address is known to be lost, and when a new consumer is open.
     pub(super) epoch: ReplyEpoch,
     /// Why the last session was lost.
     pub(super) loss_reason: Option<BrokerError>,

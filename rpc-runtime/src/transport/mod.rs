@@ -136,6 +136,7 @@ pub(crate) struct Subscription {
     /// Ends once the consumer is cancelled, by [`Control::cancel`] or by the broker, and all
     /// earlier deliveries are read. Nothing follows an error. It may be polled after its end.
     pub(crate) deliveries: BoxStream<'static, Result<Delivery, BrokerError>>,
+    /// Acknowledges deliveries, and ends the subscription.
     pub(crate) control: Arc<dyn Control>,
 }
 
@@ -215,8 +216,8 @@ pub(crate) enum Published {
     Confirmed,
     /// The broker returned it: the queue does not exist.
     Returned,
-    /// The broker refused it with a negative confirm, or closed each connection on which a direct
-    /// reply was sent.
+    /// The broker refused it with a negative confirm. Or it is a direct reply that was sent on
+    /// several connections in turn, and the broker closed each of them.
     Refused,
     /// It was withdrawn before it was sent, or is a direct reply for which there was no connection.
     Withdrawn,

@@ -32,6 +32,8 @@ pub(super) struct Facts {
     pub(super) last_failure: Option<u64>,
     /// The queue that the job was sent to, or the one in which RabbitMQ dead-lettered it.
     pub(super) origin: Option<String>,
+    /// The RabbitMQ user that sent the job, as the header `rpc-user` tells. The broker has checked
+    /// it when the job was sent, and not since.
     pub(super) user: Option<String>,
     /// The size of the body in bytes.
     pub(super) size: usize,

@@ -21,7 +21,7 @@ pub(super) struct Report {
     pub(super) done: u64,
     /// The ids of the first of them.
     ids: Vec<String>,
-    /// How many letters stayed in the queue.
+    /// How many of the selected letters could not be retried or dropped, and stayed in the queue.
     stayed: u64,
     /// The ids of the first of them, and why they stayed.
     reasons: Vec<(String, String)>,

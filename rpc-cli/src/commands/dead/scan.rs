@@ -51,10 +51,10 @@ pub(super) struct Scan {
     interrupted: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     /// Why the rest is left out. `None` if it is not.
     pub(super) stop: Option<Stop>,
-    /// The largest number of times that a letter came back.
+    /// The largest number of times that a letter was delivered and returned to the queue.
     most_returns: u64,
-    /// Whether the last letter had come back to a quorum queue. If the next one has, too, it would
-    /// overtake those that are held.
+    /// Whether the last letter was returned to a quorum queue before. If the next one was, too, it
+    /// would overtake those that are held.
     next_may_overtake: bool,
 }
 
@@ -81,7 +81,7 @@ impl Scan {
         let Some((reader, left)) = connection::open_queue(options, &dead).await? else {
             let hint = match queue.strip_suffix(".dead") {
                 Some(name) => format!("name the queue that the jobs are sent to: `rpc dead {name} ...`"),
-                None => "a worker with jobs declares it".to_owned(),
+                None => "a worker whose service has jobs declares it when it starts".to_owned(),
             };
             return Err(Failure::NotFound {
                 message: format!("there is no queue {dead}"),
@@ -143,9 +143,9 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes all letters that came back to a quorum queue before. It delivers them before all
-    /// others and in the order in which they came back, so those that were not held would overtake
-    /// the others. Does nothing once the scan has to stop. Gives up after [`ORDER_LIMIT`], because
+    /// Takes all letters that were returned to the queue at an earlier time, if it is a quorum
+    /// queue. Such a queue delivers returned letters first, in the order of their return. So those
+    /// that this scan does not take would come before those that it returns. Does nothing once the scan has to stop. Gives up after [`ORDER_LIMIT`], because
     /// a quorum queue takes the longer for a letter the more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
         let give_up = Instant::now() + ORDER_LIMIT;
@@ -214,7 +214,7 @@ impl Scan {
 
     fn limit_note(&self) -> String {
         format!(
-            "letters of {} have come back up to {} times: if it is a quorum queue without an `x-delivery-limit`, RabbitMQ 4 drops \
+            "letters of {} were returned to it up to {} times: if it is a quorum queue without an `x-delivery-limit`, RabbitMQ 4 drops \
              a letter after {DEFAULT_DELIVERY_LIMIT}; see docs/jobs.md",
             dead_queue(&self.queue),
             self.most_returns

@@ -14,7 +14,7 @@ use super::selection::find;
 use super::wanted::parse_id;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
-use crate::output::{Output, indent};
+use crate::output::{Output, pretty};
 use crate::text::{escape_controls, one_line};
 use crate::units;
 
@@ -88,7 +88,7 @@ fn text(letter: &Letter, now: SystemTime) -> String {
         ("origin", facts.origin.clone()),
         ("user", facts.user.clone()),
         ("size", Some(units::show_size(facts.size))),
-        ("malformed", message.malformed.clone()),
+        ("unreadable", message.malformed.clone()),
     ];
     let fields = fields
         .into_iter()
@@ -103,7 +103,7 @@ fn text(letter: &Letter, now: SystemTime) -> String {
     section("properties", &entries(&properties_json(&message.properties)));
     section("headers", &entries(&headers(letter)));
     match arguments(letter) {
-        Some(json) => section("arguments", &indent(&json)),
+        Some(json) => section("arguments", &pretty(&json)),
         None => section("body", &dump(&message.body)),
     }
     text

@@ -6,8 +6,8 @@
 //! calls that were sent long before it have left the queue.
 //!
 //! Each call therefore belongs to a generation. Once a call of the current generation is answered
-//! and the generation has lasted for [`MIN_LENGTH`], the next one begins, and calls of earlier
-//! generations stop counting.
+//! and the generation has lasted for [`MIN_LENGTH`], the next one begins. Then the calls of the one
+//! that has ended still count, and those of earlier ones no longer do.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// than that.
 const MIN_LENGTH: Duration = Duration::from_secs(1);
 
-/// A number of calls, and how many of them are important.
+/// A number of calls, and how many of them are important: their priority is above 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Count {
     pub(super) all: usize,
@@ -77,6 +77,7 @@ impl Generations {
         } else {
             return;
         };
+        // A call may finish while a generation begins, before it is counted there.
         count.all = count.all.saturating_sub(1);
         count.important = count.important.saturating_sub(usize::from(is_important));
     }

@@ -104,6 +104,7 @@ impl OpenChannel {
 
     /// Closes the channel in the background, and keeps `kept` until that is done.
     fn close_then_drop(&self, kept: impl Send + 'static) {
+        // lapin cancels no consumer of a channel that is closed or being closed.
         if !self.channel.status().connected() {
             return;
         }
@@ -167,7 +168,7 @@ impl Closing {
         }
     }
 
-    /// Sends `channel.close` unless that was done, and waits for the answer.
+    /// Sends `channel.close` and waits for the answer. Does nothing if it was sent before.
     ///
     /// The owners of a channel may close it at the same time, and lapin then sends `channel.close`
     /// twice. RabbitMQ closes the connection because of the second one, which names a channel that
@@ -208,8 +209,8 @@ impl fmt::Debug for OpenChannel {
 /// A request to the broker that is not answered yet, with the channel that it was sent through.
 ///
 /// A channel must not be closed while an answer is pending. If the broker then refuses the request,
-/// both sides close the channel, and lapin treats the second answer as a failure of the whole
-/// connection. The answer may take long: RabbitMQ 4 reports only after more than a minute that the
+/// both sides close the channel, and lapin treats the broker's `channel.close-ok` as a failure of the
+/// whole connection. The answer may take long: RabbitMQ 4 reports only after more than a minute that the
 /// node of a classic queue is down. So if this future is dropped early, a task of the transport
 /// waits for the answer, and keeps the channel until then.
 pub(super) struct BrokerRequest<T: Send + 'static> {

@@ -85,11 +85,12 @@ fn is_not_allowed(cause: &Cause) -> bool {
     matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }
 
-/// Returns the broker's reason if it closed the connection because of an operation on it.
+/// Returns the reason if the connection was closed because of a violation of the protocol, as
+/// RabbitMQ does because of some operations that it refuses.
 ///
 /// Returns `None` for any other error, also if an operator closed the connection or shut the broker
 /// down.
-pub(super) fn closed_by_broker(error: &BrokerError) -> Option<Cause> {
+pub(super) fn violation(error: &BrokerError) -> Option<Cause> {
     let BrokerError::Lost { source: Some(source) } = error else {
         return None;
     };

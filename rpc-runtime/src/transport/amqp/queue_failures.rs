@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::errors::closed_by_broker;
+use super::errors::violation;
 use super::opener::NoAnswer;
 use crate::error::BrokerError;
 
@@ -55,7 +55,7 @@ impl QueueFailures {
         if is_unanswered(&error) {
             self.unanswered.insert(queue.to_owned());
         }
-        let Some(source) = closed_by_broker(&error) else {
+        let Some(source) = violation(&error) else {
             return error;
         };
         let closed = self.closed.entry(queue.to_owned()).or_default();

@@ -18,7 +18,7 @@ use super::connection::{
 use super::consume::{AckMode, SubscriptionOptions};
 use super::depths::DepthLookup;
 use super::direct_replies::{DirectReplies, RoutingPublisher};
-use super::errors::{closed_by_broker, short};
+use super::errors::{short, violation};
 use super::opener::{self, Opener, QueueLookup};
 use super::queue_failures::QueueFailures;
 use super::task_group::TaskGroup;
@@ -163,7 +163,7 @@ impl AmqpTransport {
                 Err(error) => self.record(queue.name(), Err(error)),
             }
         };
-        retry(declare, |error| closed_by_broker(error).is_some()).await
+        retry(declare, |error| violation(error).is_some()).await
     }
 
     async fn declare_on_own_connection(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
@@ -209,7 +209,7 @@ impl AmqpTransport {
                 .consume_requests(&channel, queue, prefetch, Some(own))
                 .await
         };
-        opening.await.map_err(|error| match closed_by_broker(&error) {
+        opening.await.map_err(|error| match violation(&error) {
             Some(source) => BrokerError::Queue {
                 queue: queue.name().to_owned(),
                 source,

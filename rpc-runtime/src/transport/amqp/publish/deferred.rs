@@ -28,12 +28,12 @@ const MAX_PAUSE: Duration = Duration::from_millis(32);
 /// How many messages a poll checks.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PollDepth {
-    /// An early poll: the task was woken before the scheduled time.
+    /// An early poll: the task was woken before the scheduled time, and the pause is the shortest.
     Short,
     /// A scheduled poll.
     Normal,
-    /// Checks all messages: in some scheduled polls, before overdue messages are decided, and at
-    /// the end. Finds confirms behind many messages to a queue that confirms nothing.
+    /// Checks all messages: in some scheduled polls, at the end, and before the publisher decides
+    /// about messages whose confirm has arrived and whose return has not. Finds confirms behind many messages to a queue that confirms nothing.
     Full,
 }
 
@@ -92,8 +92,9 @@ impl DeferredConfirms {
     }
 
     /// Polls, and returns the reports that have arrived. Sets the time of the next poll, unless
-    /// this poll is an early one.
+    /// this poll is an [early one](PollDepth::Short).
     pub(super) fn poll_now(&mut self, now: Instant) -> Vec<ConfirmReport> {
+        // A message that was sent has ended a longer pause.
         let is_time = self.next_poll.is_none_or(|time| time <= now) || self.pause > MIN_PAUSE;
         // The poll resets `sent`.
         let is_idle = self.sent == 0;
@@ -142,8 +143,8 @@ impl DeferredConfirms {
         reports
     }
 
-    /// The time of the next poll. `None` if the task has to be woken for the next message. That
-    /// message may have been sent already.
+    /// The time of the next poll. `None` if nothing was left to poll after the last one: whoever
+    /// sends a message wakes the task, and may have sent it by now.
     pub(super) fn next_poll(&self) -> Option<Instant> {
         self.next_poll
     }

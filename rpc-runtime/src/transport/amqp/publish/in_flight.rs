@@ -202,7 +202,7 @@ impl InFlightMessages {
     }
 
     /// Whether nothing more will be sent, and nobody waits for the outcome of any message.
-    pub(super) fn is_abandoned(&self) -> bool {
+    pub(super) fn has_no_listener(&self) -> bool {
         let mut messages = self.messages.values();
         self.is_publisher_dropped && messages.all(|message| message.listener.is_abandoned())
     }

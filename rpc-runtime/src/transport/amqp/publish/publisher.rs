@@ -68,7 +68,8 @@ impl Default for Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, InFlightMessages> {
-        // A panic in lapin leaves a message that is never confirmed, as a lost connection does.
+        // A panic in lapin leaves a message without a confirm. It fails when the task ends, like
+        // those of a lost connection.
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,11 +82,12 @@ impl Shared {
         }
     }
 
-    /// Fails all messages, without polling for more confirms.
+    /// Fails all messages. Does not poll for more confirms, which is what may have panicked.
     fn abandon(&self, reason: BrokerError) {
         self.permits.close();
         let outcomes = {
             let mut in_flight = self.lock();
+            // An earlier reason is kept.
             let (outcomes, reason) = in_flight.abandon(reason);
             self.lost.send_replace(Some(reason));
             outcomes
@@ -114,7 +116,8 @@ impl AmqpPublisher {
         let (used, ending) = (Arc::clone(&channel), tasks.ending.clone());
         tasks.spawn(async move {
             if task.run_to_end(ending).await.is_err() {
-                // The outcome of a message may have been lost, so the channel cannot be used again.
+                // Some of the outcomes may be lost, and a consumer of replies may share the channel.
+                // Without it, the session begins anew.
                 used.close().await;
             }
         });
@@ -277,7 +280,8 @@ impl ConfirmTask {
         }
     }
 
-    /// Runs, and reports the outcome of all messages, however the task ends.
+    /// Runs, and reports the outcome of all messages, however the task ends. A panic loses those
+    /// that were being reported.
     ///
     /// # Errors
     ///
@@ -318,7 +322,7 @@ impl ConfirmTask {
                     in_flight.next_overdue(),
                     in_flight.next_poll(),
                     is_idle,
-                    in_flight.is_publisher_dropped && is_idle || in_flight.is_abandoned(),
+                    in_flight.is_publisher_dropped && is_idle || in_flight.has_no_listener(),
                 )
             };
             shared.report(outcomes);
