@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt as _, stream};
 use rpc_runtime::{Broker, BrokerError, CallError, Executed, GatherEnd, Gathered, ReplyQueue, StreamingCall};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Seat;
 use crate::child;
-use crate::history::{Journal, Method, Outcome, Ran, Record, now};
+use crate::history::{End, Journal, Method, Outcome, Ran, Received, Record, now};
 use crate::random::Random;
-use crate::service::{Done, Ending, Job, Refused, Row, TRAP, TortureClient, checksum};
+use crate::service::{Done, Ending, Job, Part, Refused, Row, Stored, TRAP, TortureClient, checksum};
 
 /// How long a process may need after the last fault: heartbeats must detect dead connections, and
 /// reconnects wait for their backoff.
@@ -35,10 +37,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 const BROADCASTS: u64 = 4;
 
 /// The percentage of single calls that are streams.
-const STREAMS: u64 = 8;
+const STREAMS: u64 = 12;
 
 /// The largest number of items of a stream.
-const MAX_ROWS: u64 = 3000;
+const MAX_ITEMS: u64 = 2000;
+
+/// A caller pauses before this many parts, and again before each further such number.
+const STEP: usize = 1000;
+
+/// How much longer the reader of a stream that is resumed waits: a lost worker is noticed after 16
+/// seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a caller's stream may exist after its call has ended.
+const DROP_LIMIT: Duration = Duration::from_secs(5);
+
+/// The largest number of milliseconds that a method works before each step of a stream.
+const MAX_STEP_MS: u64 = 1_500;
 
 /// How many items of a stream may wait for the caller.
 const CREDIT: u32 = 200;
@@ -106,6 +121,8 @@ struct Plan {
     ending: Ending,
     sent: usize,
     wanted: usize,
+    /// How long the caller pauses before each step of the parts.
+    pause_ms: u64,
     /// How many workers should answer, if it is a broadcast.
     expected: Option<usize>,
     fresh: bool,
@@ -119,15 +136,20 @@ impl Plan {
         };
         let method = match random.between(0..=99) {
             _ if random.percent(BROADCASTS) => random.pick(&[Method::Survey, Method::Announce]),
-            _ if random.percent(STREAMS) => Method::List,
+            _ if random.percent(STREAMS) => random.pick(&[Method::List, Method::Follow, Method::Store]),
             0..=44 => Method::Read,
             45..=89 => Method::Write,
             _ => Method::Note,
         };
         Self {
             method,
-            limit: Duration::from_millis(random.between(2_000..=20_000)),
+            limit: match method {
+                Method::Follow => PATIENCE,
+                _ => Duration::ZERO,
+            } + Duration::from_millis(random.between(2_000..=20_000)),
             work_ms: match random.between(0..=99) {
+                // So that faults meet streams whose items wait.
+                _ if method.is_stream() => random.between(0..=MAX_STEP_MS),
                 0..=59 => random.between(0..=20),
                 60..=94 => random.between(20..=400),
                 _ => random.between(400..=3_000),
@@ -137,10 +159,20 @@ impl Plan {
                 94..=98 => Ending::Refuse,
                 _ => Ending::Panic,
             },
-            sent: size(random),
-            wanted: match method {
-                Method::List => random.between(0..=MAX_ROWS) as usize,
+            sent: match method {
+                Method::Store => random.between(0..=MAX_ITEMS) as usize,
                 _ => size(random),
+            },
+            wanted: match method {
+                Method::Store if random.percent(80) => usize::MAX,
+                _ if method.is_stream() => random.between(0..=MAX_ITEMS) as usize,
+                _ => size(random),
+            },
+            pause_ms: match random.between(0..=99) {
+                0..=79 => random.between(0..=50),
+                80..=94 => random.between(50..=3_000),
+                // Longer than a caller may send nothing.
+                _ => random.between(5_000..=7_000),
             },
             expected: random.percent(50).then_some(workers),
             fresh: false,
@@ -163,6 +195,7 @@ impl Plan {
                 },
                 sent: SMALL,
                 wanted: SMALL,
+                pause_ms: 0,
                 expected: None,
                 fresh: false,
             })
@@ -185,7 +218,11 @@ impl Plan {
             work_ms: 5,
             ending: Ending::Answer,
             sent: SMALL,
-            wanted: SMALL,
+            wanted: match method {
+                Method::Store => usize::MAX,
+                _ => SMALL,
+            },
+            pause_ms: 0,
             expected: None,
             fresh: true,
         }
@@ -226,7 +263,9 @@ impl Handle {
         for _ in 0..LAST_WRITES {
             self.call(Plan::fresh(Method::Write)).await;
             self.call_at_once(Plan::fresh_burst(Method::Write)).await;
-            self.call(Plan::fresh(Method::List)).await;
+            for method in [Method::List, Method::Follow, Method::Store] {
+                self.call(Plan::fresh(method)).await;
+            }
             for method in [Method::Announce, Method::Survey] {
                 self.call(Plan::fresh_broadcast(method, self.workers)).await;
             }
@@ -257,7 +296,11 @@ impl Handle {
             call: call.clone(),
             work_ms: plan.work_ms,
             ending: plan.ending,
-            payload: vec![3; plan.sent].into(),
+            payload: match plan.method {
+                Method::Store => Vec::new(),
+                _ => vec![3; plan.sent],
+            }
+            .into(),
             wanted: plan.wanted,
         };
         self.journal.write(&Record::Called {
@@ -285,7 +328,23 @@ impl Handle {
             Method::Announce => sent(self.client.announce(&job).timeout(plan.limit).await),
             Method::List => {
                 let stream = self.client.list(&job).timeout(plan.limit).credit(CREDIT);
-                streamed(stream, &job).await
+                streamed(stream, &job, plan.method).await
+            }
+            Method::Follow => {
+                let stream = self.client.follow(&job, None).timeout(plan.limit).credit(CREDIT);
+                streamed(stream, &job, plan.method).await
+            }
+            Method::Store => {
+                let (parts, dropped) = parts(&plan, &call);
+                let outcome = stored(
+                    self.client.store(&job, parts).timeout(plan.limit).await,
+                    &job,
+                    plan.sent,
+                );
+                match timeout(DROP_LIMIT, dropped).await {
+                    Ok(_) => outcome,
+                    Err(_) => Outcome::named("not dropped", outcome.executed),
+                }
             }
             Method::Survey => {
                 let mut survey = self.client.survey(&job).limit(plan.limit);
@@ -314,13 +373,60 @@ fn sent(result: Result<(), CallError>) -> Outcome {
     }
 }
 
+/// Returns the parts that a plan sends. Receiving fails once they are dropped.
+fn parts(plan: &Plan, call: &str) -> (impl Stream<Item = Part> + Send + 'static, oneshot::Receiver<()>) {
+    let (owned, dropped) = oneshot::channel::<()>();
+    let (call, pause) = (call.to_owned(), Duration::from_millis(plan.pause_ms));
+    let parts = stream::iter(0..plan.sent).then(move |number| {
+        let _ = &owned;
+        let call = call.clone();
+        async move {
+            if number.is_multiple_of(STEP) {
+                sleep(pause).await;
+            }
+            Part { call, number }
+        }
+    });
+    (parts, dropped)
+}
+
+/// The outcome of a call that sends this many parts.
+fn stored(result: Result<Stored, CallError<Refused>>, job: &Job, sent: usize) -> Outcome {
+    let Stored { call, run, received } = match result {
+        Ok(stored) => stored,
+        Err(CallError::Service(refused)) => return outcome(Err(CallError::Service(refused)), job),
+        Err(error) => return failure(&error),
+    };
+    let all = Received {
+        items: sent.min(job.wanted),
+        in_order: true,
+        end: Some(if sent < job.wanted {
+            End::Regular
+        } else {
+            End::Enough
+        }),
+    };
+    let kind = match received.end {
+        _ if call != job.call => "mismatch",
+        Some(End::Interrupted) if received.in_order => "broken off",
+        _ if received == all && job.ending == Ending::Answer => "ok",
+        _ => "mismatch",
+    };
+    Outcome {
+        run: Some(run),
+        ..Outcome::named(kind, Ran::Yes)
+    }
+}
+
 /// Reads a stream to its end.
-async fn streamed(mut stream: StreamingCall<Row, Refused>, job: &Job) -> Outcome {
+async fn streamed(mut stream: StreamingCall<Row, Refused>, job: &Job, method: Method) -> Outcome {
+    let is_resumed = method == Method::Follow;
     let (mut rows, mut of_run) = (0, None);
     let error = loop {
         match stream.next().await {
             Some(Ok(Row { call, run, number })) => {
-                let fits = call == job.call && number == rows && *of_run.get_or_insert(run.clone()) == run;
+                let same_run = *of_run.get_or_insert_with(|| run.clone()) == run;
+                let fits = call == job.call && number == rows && (same_run || is_resumed);
                 if !fits {
                     return Outcome::named("mismatch", Ran::Yes);
                 }
@@ -341,7 +447,8 @@ async fn streamed(mut stream: StreamingCall<Row, Refused>, job: &Job) -> Outcome
                 "mismatch"
             }
             .to_owned(),
-            run: of_run,
+            // The first of its runs may not have ended.
+            run: of_run.filter(|_| !is_resumed),
             ..Outcome::named("", Ran::Yes)
         },
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::history::{Call, History, Method, Micros, Outcome, Ran};
+use crate::history::{Call, End, History, Method, Micros, Outcome, Ran, Received, Run};
 use crate::inject::Incident;
 
 /// How late a call may end on a busy machine.
@@ -10,6 +10,13 @@ const SLACK: Micros = 2_000_000;
 
 /// How long a stream may last beyond the limit of each of its waits.
 const LONGEST_STREAM: Micros = 60_000_000;
+
+/// How long a run may last after its caller has gone: it notices after 32 seconds without a
+/// message, which may be on their way, and a worker may first need to connect again.
+const LONGEST_LEFT: Micros = 47_000_000;
+
+/// How much earlier than its limit a stream may be given up: a pause would end after it.
+const LONGEST_PAUSE: Micros = 3_000_000;
 
 /// A call with this much time left when all faults were healed had enough time: for heartbeats to
 /// detect dead connections, for the backoff, and for the method.
@@ -31,6 +38,7 @@ pub(crate) fn violations(history: &History, incidents: &[Incident], healed: Micr
     for (name, call) in &history.calls {
         let judge = Judge {
             call,
+            history,
             incidents,
             healed,
         };
@@ -44,6 +52,7 @@ pub(crate) fn violations(history: &History, incidents: &[Incident], healed: Micr
 
 struct Judge<'a> {
     call: &'a Call,
+    history: &'a History,
     incidents: &'a [Incident],
     healed: Micros,
 }
@@ -62,10 +71,11 @@ impl Judge<'_> {
             }
         };
         let kind = outcome.kind.as_str();
-        let repeats = call.method == Method::Read;
-        let longest = match call.method {
-            Method::List => call.limit_us + LONGEST_STREAM,
-            _ => call.limit_us,
+        let is_resumed = call.method == Method::Follow;
+        let repeats = call.method == Method::Read || is_resumed;
+        let longest = match call.method.is_stream() {
+            true => call.limit_us + LONGEST_STREAM,
+            false => call.limit_us,
         };
         must(*took <= longest + SLACK, "it ended long after its deadline");
         // Calls wait for a place, and both have used up their time.
@@ -84,13 +94,26 @@ impl Judge<'_> {
             kind != "mismatch",
             "its reply is another call's, or its items are not those of the stream",
         );
-        let workers: BTreeSet<_> = runs.iter().map(super::history::Run::worker).collect();
+        must(
+            kind != "not dropped",
+            "it ended, and the stream that it sends was not dropped",
+        );
+        must(
+            runs.iter().all(|run| self.items_are_right(run)),
+            "a run received other items than those that were sent",
+        );
+        must(
+            call.method != Method::Store || runs.iter().all(|run| self.left_in_time(run)),
+            "a run went on long after its call had ended",
+        );
+        let workers: BTreeSet<_> = runs.iter().map(Run::worker).collect();
         must(
             repeats || runs.len() <= 1 || (call.method.is_broadcast() && workers.len() == runs.len()),
             "it ran more than once, or more than once on a worker",
         );
         must(
-            outcome.executed != Ran::No || runs.is_empty(),
+            // The error of a stream that is resumed describes its last run.
+            outcome.executed != Ran::No || runs.is_empty() || is_resumed,
             "it says that it did not run, and it ran",
         );
         must(
@@ -137,14 +160,22 @@ impl Judge<'_> {
             kind != "no_server" || !queue_was_there,
             "it was told that there is no queue, and there was",
         );
-        let final_kinds = ["ok", "service", "panicked", "no_server", "expired", "interrupted"];
+        // Once a stream has begun, its limit is that of its last wait.
+        let is_final = match is_resumed && !runs.is_empty() {
+            true => ["ok", "service", "panicked"].contains(&kind) || *took + LONGEST_PAUSE >= call.limit_us,
+            false => {
+                let final_kinds = ["ok", "service", "panicked", "no_server", "expired", "interrupted"];
+                has_timed_out || final_kinds.contains(&kind)
+            }
+        };
         must(
-            !repeats || has_timed_out || final_kinds.contains(&kind) || !queue_was_there,
+            !repeats || is_final || !queue_was_there,
             "it is idempotent, had time left, and was given up",
         );
         let had_enough = call.until() > self.healed && call.deadline() > self.healed + ENOUGH;
         must(
-            !(repeats && had_enough && (has_timed_out || is_refused) && queue_was_there),
+            // Its limit is that of each wait, and a lost worker is noticed late.
+            is_resumed || !(repeats && had_enough && (has_timed_out || is_refused) && queue_was_there),
             "it is idempotent, had enough time when all was healed, and did not succeed",
         );
         let succeeded = match call.method {
@@ -163,6 +194,27 @@ impl Judge<'_> {
             "it was made when all was healed, and did not run on all workers",
         );
         broken
+    }
+
+    /// Returns whether a run got the items of its call, and took the end for it only after all.
+    fn items_are_right(&self, run: &Run) -> bool {
+        let Some((_, Received { items, in_order, end })) = &run.left else {
+            return true;
+        };
+        let is_true = match end {
+            None | Some(End::Enough | End::Interrupted) => *items <= self.call.sent,
+            Some(End::Regular) => *items == self.call.sent,
+            Some(End::Wrong(_)) => false,
+        };
+        is_true && *in_order
+    }
+
+    /// Returns whether a run that receives items ended soon after its call, or with its worker.
+    fn left_in_time(&self, run: &Run) -> bool {
+        let left = run.left.as_ref().map(|(at, _)| *at);
+        let last_seen = self.history.last_seen.get(run.worker()).copied();
+        let lasted_until = left.or(last_seen).unwrap_or_default();
+        lasted_until <= self.call.until().max(run.started) + LONGEST_LEFT
     }
 
     /// Returns whether the request queue was deleted, with its requests, during the call.
@@ -356,6 +408,82 @@ mod tests {
             *expected = Some(3);
         }
         assert_broken(fresh, Some("did not run on all workers"));
+    }
+
+    #[test]
+    fn each_broken_promise_of_a_call_that_sends_a_stream_is_found() {
+        let store = || {
+            let mut called = called(Method::Store);
+            if let Record::Called { sent, .. } = &mut called {
+                *sent = 3;
+            }
+            called
+        };
+        let left = |at, items, in_order, end| Record::RunLeft {
+            at,
+            call: "a".into(),
+            run: "w0.1/1".into(),
+            received: Received { items, in_order, end },
+        };
+        let lost = || ended(9, Outcome::named("broker: lost", Ran::Maybe));
+        let [started, done] = run("w0.1/1");
+        let judge = |left: Record, what| assert_broken([store(), started.clone(), left, lost()], what);
+        for (items, end) in [
+            (3, End::Regular),
+            (3, End::Enough),
+            (2, End::Enough),
+            (1, End::Interrupted),
+        ] {
+            judge(left(5, items, true, Some(end)), None);
+        }
+        judge(left(5, 2, true, None), None);
+        judge(left(5, 2, true, Some(End::Regular)), Some("other items"));
+        judge(left(5, 4, true, Some(End::Regular)), Some("other items"));
+        judge(left(5, 4, true, None), Some("other items"));
+        judge(left(5, 3, false, Some(End::Regular)), Some("other items"));
+        judge(
+            left(5, 3, true, Some(End::Wrong("bad".into()))),
+            Some("other items"),
+        );
+        judge(left(47 * SECOND, 2, true, None), None);
+        judge(left(48 * SECOND, 2, true, None), Some("went on"));
+        let later = |at, run: &str| Record::RunStarted {
+            at,
+            call: "b".into(),
+            run: run.into(),
+            method: "read".into(),
+            redelivered: false,
+        };
+        let records = [store(), started.clone(), lost(), later(48 * SECOND, "w0.1/2")];
+        let history = History::from_records(records.to_vec());
+        let found = violations(&history, &[], 100 * SECOND);
+        assert!(found.iter().any(|it| it.contains("went on")), "{found:?}");
+        // The worker was replaced.
+        let records = [store(), started.clone(), lost(), later(48 * SECOND, "w0.2/1")];
+        let history = History::from_records(records.to_vec());
+        let found = violations(&history, &[], 100 * SECOND);
+        assert!(!found.iter().any(|it| it.contains("went on")), "{found:?}");
+        let outcome = Outcome::named("not dropped", Ran::Yes);
+        assert_broken([store(), started, done, ended(9, outcome)], Some("not dropped"));
+    }
+
+    #[test]
+    fn a_stream_that_is_resumed_is_not_given_up_before_its_limit() {
+        let follow = || called(Method::Follow);
+        let runs = || run("w0.1/1").into_iter().chain(run("w1.1/1"));
+        let interrupted = Outcome::named("interrupted", Ran::Maybe);
+        assert_broken(
+            runs().chain([follow(), ended(2 * SECOND, interrupted.clone())]),
+            None,
+        );
+        assert_broken(
+            runs().chain([follow(), ended(SECOND, interrupted)]),
+            Some("given up"),
+        );
+        let absent = ended(LIMIT, Outcome::named("expired", Ran::No));
+        assert_broken(runs().chain([follow(), absent]), None);
+        let whole = ended(9, Outcome::named("ok", Ran::Yes));
+        assert_broken(runs().chain([follow(), whole]), None);
     }
 
     #[test]

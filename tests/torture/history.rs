@@ -37,12 +37,21 @@ pub(crate) enum Method {
     Announce,
     /// A stream, not idempotent.
     List,
+    /// A stream that is resumed.
+    Follow,
+    /// Receives a stream, not idempotent.
+    Store,
 }
 
 impl Method {
     /// Whether every worker runs it.
     pub(crate) fn is_broadcast(self) -> bool {
         matches!(self, Self::Survey | Self::Announce)
+    }
+
+    /// Whether items are sent while it runs.
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Self::List | Self::Follow | Self::Store)
     }
 }
 
@@ -52,6 +61,37 @@ pub(crate) enum Ran {
     No,
     Maybe,
     Yes,
+}
+
+/// The parts that a run has received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Received {
+    pub(crate) items: usize,
+    /// Whether they are those of the call, without gaps or duplicates.
+    pub(crate) in_order: bool,
+    /// `None` while the run takes more.
+    pub(crate) end: Option<End>,
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self {
+            items: 0,
+            in_order: true,
+            end: None,
+        }
+    }
+}
+
+/// Why a run takes no more parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum End {
+    Regular,
+    /// It has as many as the job wants.
+    Enough,
+    Interrupted,
+    /// Another error.
+    Wrong(String),
 }
 
 /// How a call ended.
@@ -87,6 +127,7 @@ pub(crate) enum Record {
         method: Method,
         limit_us: u64,
         work_ms: u64,
+        /// The size of the arguments, or the number of parts.
         sent: usize,
         /// How many workers should answer, if it is a broadcast.
         expected: Option<usize>,
@@ -112,6 +153,13 @@ pub(crate) enum Record {
         call: String,
         run: String,
     },
+    /// A run that receives parts has ended or was dropped.
+    RunLeft {
+        at: Micros,
+        call: String,
+        run: String,
+        received: Received,
+    },
 }
 
 impl Record {
@@ -120,7 +168,8 @@ impl Record {
             Self::Called { at, .. }
             | Self::Ended { at, .. }
             | Self::RunStarted { at, .. }
-            | Self::RunEnded { at, .. } => *at,
+            | Self::RunEnded { at, .. }
+            | Self::RunLeft { at, .. } => *at,
         }
     }
 
@@ -129,7 +178,18 @@ impl Record {
             Self::Called { call, .. }
             | Self::Ended { call, .. }
             | Self::RunStarted { call, .. }
-            | Self::RunEnded { call, .. } => call,
+            | Self::RunEnded { call, .. }
+            | Self::RunLeft { call, .. } => call,
+        }
+    }
+
+    /// The run, if it is a worker's record.
+    fn run(&self) -> Option<&str> {
+        match self {
+            Self::Called { .. } | Self::Ended { .. } => None,
+            Self::RunStarted { run, .. } | Self::RunEnded { run, .. } | Self::RunLeft { run, .. } => {
+                Some(run)
+            }
         }
     }
 }
@@ -188,13 +248,19 @@ pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) started: Micros,
     pub(crate) ended: Option<Micros>,
+    /// When it ended or was dropped, and what it had received, if it receives parts.
+    pub(crate) left: Option<(Micros, Received)>,
 }
 
 impl Run {
     /// The worker process, such as `w1.2`: the second process in place 1.
     pub(crate) fn worker(&self) -> &str {
-        self.name.split('/').next().unwrap_or_default()
+        worker_of(&self.name)
     }
+}
+
+fn worker_of(run: &str) -> &str {
+    run.split('/').next().unwrap_or_default()
 }
 
 /// Everything about one call.
@@ -204,6 +270,7 @@ pub(crate) struct Call {
     pub(crate) handle: String,
     pub(crate) method: Method,
     pub(crate) limit_us: u64,
+    pub(crate) sent: usize,
     pub(crate) expected: Option<usize>,
     pub(crate) fresh: bool,
     /// And how long it took.
@@ -233,6 +300,8 @@ impl Call {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pub(crate) calls: BTreeMap<String, Call>,
+    /// When each worker process wrote its last record.
+    pub(crate) last_seen: BTreeMap<String, Micros>,
     /// Runs of unknown calls.
     pub(crate) strays: Vec<Record>,
 }
@@ -254,6 +323,7 @@ impl History {
                 handle,
                 method,
                 limit_us,
+                sent,
                 expected,
                 fresh,
                 ..
@@ -264,6 +334,7 @@ impl History {
                     handle: handle.clone(),
                     method: *method,
                     limit_us: *limit_us,
+                    sent: *sent,
                     expected: *expected,
                     fresh: *fresh,
                     ended: None,
@@ -274,6 +345,9 @@ impl History {
             }
         }
         for record in records {
+            if let Some(run) = record.run() {
+                history.last_seen.insert(worker_of(run).to_owned(), record.at());
+            }
             match history.calls.get_mut(record.call()) {
                 Some(call) => call.add(record),
                 None => history.strays.push(record),
@@ -296,10 +370,18 @@ impl Call {
                 name: run.clone(),
                 started: *at,
                 ended: None,
+                left: None,
             }),
             Record::RunEnded { at, run, .. } => {
                 if let Some(run) = self.runs.iter_mut().find(|it| it.name == *run) {
                     run.ended = Some(*at);
+                }
+            }
+            Record::RunLeft {
+                at, run, received, ..
+            } => {
+                if let Some(run) = self.runs.iter_mut().find(|it| it.name == *run) {
+                    run.left = Some((*at, received.clone()));
                 }
             }
         }

@@ -68,6 +68,8 @@ fn print_outcomes(history: &History) {
             Method::Survey => "survey (all workers)",
             Method::Announce => "announce (one-way)",
             Method::List => "list (stream)",
+            Method::Follow => "follow (resumed)",
+            Method::Store => "store (upload)",
         };
         let kind = (method, outcome.kind.as_str(), outcome.executed);
         outcomes.entry(kind).or_default().push(*took);
@@ -83,6 +85,9 @@ fn print_outcomes(history: &History) {
         println!("{method:21}{outcome:26}{:>8}{p50:>11}{p99:>11}", took.len());
     }
     println!("latest end after a deadline: {}", seconds(latest));
+    let went_on = |call: &&Call| call.method == Method::Follow && call.is("ok") && call.runs.len() > 1;
+    let resumed = history.calls.values().filter(went_on).count();
+    println!("streams that were resumed and are whole: {resumed}");
 }
 
 fn print_faults(history: &History, incidents: &[Incident]) {

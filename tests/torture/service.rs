@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use rpc_runtime::{Context, service};
+use rpc_runtime::{Context, Incoming, IncomingError, service};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use crate::history::{Journal, Record, now};
+use crate::history::{End, Journal, Received, Record, now};
 
 pub(crate) const QUEUE: &str = "torture";
 
@@ -17,6 +17,9 @@ pub(crate) const TRAP: &str = "torture-trap";
 
 /// The queue of batched calls.
 pub(crate) const BATCHED: &str = "torture.batch";
+
+/// A method works before this many items of a stream, and again before each further such number.
+const STEP: usize = 500;
 
 #[service(queue = "torture")]
 pub(crate) trait Torture {
@@ -36,25 +39,46 @@ pub(crate) trait Torture {
     async fn announce(&self, #[rpc(context)] cx: &Context, job: &Job);
     /// Yields as many rows as the job wants.
     fn list(&self, job: &Job) -> impl Stream<Item = Result<Row, Refused>>;
+    /// Like `list`, but goes on at another worker.
+    #[rpc(idempotent)]
+    fn follow(
+        &self,
+        job: &Job,
+        #[rpc(resume)] after: Option<Row>,
+    ) -> impl Stream<Item = Result<Row, Refused>>;
+    /// Takes as many parts as the job wants.
+    async fn store(
+        &self,
+        #[rpc(context)] cx: &Context,
+        job: &Job,
+        parts: Incoming<Part>,
+    ) -> Result<Stored, Refused>;
 }
 
 /// The arguments of a call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) call: String,
-    /// How long the method runs.
+    /// How long the method runs, or works before each step of a stream.
     pub(crate) work_ms: u64,
     pub(crate) ending: Ending,
     pub(crate) payload: Bytes,
-    /// The size of the result, or the number of rows.
+    /// The size of the result, the number of rows, or the largest number of parts to take.
     pub(crate) wanted: usize,
 }
 
-/// An item of a stream.
+/// An item of a stream that a method returns.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) call: String,
     pub(crate) run: String,
+    pub(crate) number: usize,
+}
+
+/// An item of a stream that a method receives.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) call: String,
     pub(crate) number: usize,
 }
 
@@ -72,6 +96,13 @@ pub(crate) struct Done {
     /// The checksum of the payload that arrived.
     pub(crate) checksum: u64,
     pub(crate) payload: Bytes,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) call: String,
+    pub(crate) run: String,
+    pub(crate) received: Received,
 }
 
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
@@ -104,14 +135,8 @@ impl Worker {
     async fn work(&self, method: &str, cx: &Context, job: &Job) -> Result<Done, Refused> {
         let run = self.begin(method, cx.redelivered(), job);
         let call = job.call.clone();
-        if job.work_ms > 0 {
-            sleep(Duration::from_millis(job.work_ms)).await;
-        }
-        self.journal.write(&Record::RunEnded {
-            at: now(),
-            call: call.clone(),
-            run: run.clone(),
-        });
+        spend(job).await;
+        self.end(job, &run);
         match job.ending {
             Ending::Answer => Ok(Done {
                 call,
@@ -122,6 +147,85 @@ impl Worker {
             Ending::Refuse => Err(Refused { call, run }),
             Ending::Panic => panic!("as asked, in run {run} of {call}"),
         }
+    }
+
+    /// Records the end of a run.
+    fn end(&self, job: &Job, run: &str) {
+        self.journal.write(&Record::RunEnded {
+            at: now(),
+            call: job.call.clone(),
+            run: run.to_owned(),
+        });
+    }
+
+    /// Yields the rows of a job from this number on.
+    fn rows(&self, method: &str, job: &Job, first: usize) -> impl Stream<Item = Result<Row, Refused>> {
+        let run = self.begin(method, false, job);
+        stream::unfold(Some(first), move |number| {
+            let (call, run) = (job.call.clone(), run.clone());
+            async move {
+                let number = number?;
+                if number.is_multiple_of(STEP) {
+                    spend(job).await;
+                }
+                if number < job.wanted {
+                    return Some((Ok(Row { call, run, number }), Some(number + 1)));
+                }
+                self.end(job, &run);
+                match job.ending {
+                    Ending::Answer => None,
+                    Ending::Refuse => Some((Err(Refused { call, run }), None)),
+                    Ending::Panic => panic!("as asked, in run {run} of {call}"),
+                }
+            }
+        })
+    }
+}
+
+/// Works for as long as a job says.
+async fn spend(job: &Job) {
+    if job.work_ms > 0 {
+        sleep(Duration::from_millis(job.work_ms)).await;
+    }
+}
+
+/// Records what a run has received, when it ends or is dropped.
+struct Receiving<'a> {
+    journal: &'a Journal,
+    call: &'a str,
+    run: &'a str,
+    received: Received,
+}
+
+impl Receiving<'_> {
+    /// Takes parts until the end, an error, or as many as the job wants.
+    async fn take(&mut self, job: &Job, mut parts: Incoming<Part>) -> End {
+        while self.received.items < job.wanted {
+            if self.received.items.is_multiple_of(STEP) {
+                spend(job).await;
+            }
+            match parts.next().await {
+                Some(Ok(Part { call, number })) => {
+                    self.received.in_order &= call == job.call && number == self.received.items;
+                    self.received.items += 1;
+                }
+                Some(Err(IncomingError::Interrupted)) => return End::Interrupted,
+                Some(Err(error)) => return End::Wrong(error.to_string()),
+                None => return End::Regular,
+            }
+        }
+        End::Enough
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.journal.write(&Record::RunLeft {
+            at: now(),
+            call: self.call.to_owned(),
+            run: self.run.to_owned(),
+            received: self.received.clone(),
+        });
     }
 }
 
@@ -155,29 +259,31 @@ impl Torture for Worker {
     }
 
     fn list(&self, job: &Job) -> impl Stream<Item = Result<Row, Refused>> {
-        let run = self.begin("list", false, job);
-        stream::unfold(Some(0), move |number| {
-            let (call, run) = (job.call.clone(), run.clone());
-            async move {
-                let number = number?;
-                if number == job.wanted / 2 && job.work_ms > 0 {
-                    sleep(Duration::from_millis(job.work_ms)).await;
-                }
-                if number < job.wanted {
-                    return Some((Ok(Row { call, run, number }), Some(number + 1)));
-                }
-                self.journal.write(&Record::RunEnded {
-                    at: now(),
-                    call: call.clone(),
-                    run: run.clone(),
-                });
-                match job.ending {
-                    Ending::Answer => None,
-                    Ending::Refuse => Some((Err(Refused { call, run }), None)),
-                    Ending::Panic => panic!("as asked, in run {run} of {call}"),
-                }
-            }
-        })
+        self.rows("list", job, 0)
+    }
+
+    fn follow(&self, job: &Job, after: Option<Row>) -> impl Stream<Item = Result<Row, Refused>> {
+        self.rows("follow", job, after.map_or(0, |row| row.number + 1))
+    }
+
+    async fn store(&self, cx: &Context, job: &Job, parts: Incoming<Part>) -> Result<Stored, Refused> {
+        let run = self.begin("store", cx.redelivered(), job);
+        let mut receiving = Receiving {
+            journal: &self.journal,
+            call: &job.call,
+            run: &run,
+            received: Received::default(),
+        };
+        let end = receiving.take(job, parts).await;
+        receiving.received.end = Some(end.clone());
+        self.end(job, &run);
+        let (call, received) = (job.call.clone(), receiving.received.clone());
+        drop(receiving);
+        match job.ending {
+            Ending::Refuse if end != End::Interrupted => Err(Refused { call, run }),
+            Ending::Panic => panic!("as asked, in run {run} of {call}"),
+            _ => Ok(Stored { call, run, received }),
+        }
     }
 }
 
