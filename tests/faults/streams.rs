@@ -12,7 +12,6 @@ use rpc_runtime::{
 use rpc_tests::flow::{FlowClient, FlowServer, Reading, Source};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::rabbit::{Node, shared, unique};
-use rpc_tests::until;
 use tokio::time::{Instant, sleep};
 
 use crate::children::{self, ChildProcess};
@@ -52,12 +51,6 @@ async fn is_exact(client: &FlowClient, items: u64) {
     let reading = Reading::of(client.list("exact", items).credit(CREDIT));
     let (read, end) = reading.ended().await;
     assert!(end.is_ok() && read == items, "{end:?} after {read}");
-}
-
-async fn no_method_goes_on(source: &Source, limit: Duration) {
-    until("no method goes on", limit, async || Ok(source.running() == 0))
-        .await
-        .unwrap();
 }
 
 fn assert_interrupted(end: &Result<(), CallError>) {
@@ -123,7 +116,7 @@ async fn the_streams_of_a_killed_worker_are_interrupted() {
     let took = killed.elapsed();
     assert!(took < MAX_SILENCE + SLACK, "that took {took:?}");
     for entry in ["list", "watch"] {
-        assert_eq!(source.runs(entry), 0, "a stream does not begin anew");
+        assert_eq!(source.runs.of(entry), 0, "a stream does not begin anew");
     }
     for (_, client) in &callers {
         is_exact(client, 2 * BEFORE).await;
@@ -148,8 +141,8 @@ async fn a_worker_gives_up_the_streams_of_killed_callers() {
         let mut victim = ChildProcess::start("streams::is_a_caller", variables).await;
         victim.process.kill().await.unwrap();
     }
-    assert_eq!(source.runs("endless"), reply_queues.len());
-    no_method_goes_on(&source, LONGEST_ABANDONED).await;
+    assert_eq!(source.runs.of("endless"), reply_queues.len());
+    source.runs.end(LONGEST_ABANDONED).await;
     let caller = Broker::connect(shared().await).await.unwrap();
     is_exact(&client(&caller, &queue), 2 * BEFORE).await;
     soon("the worker stops", server.stop()).await.unwrap();
@@ -197,7 +190,7 @@ async fn a_stream_may_last_longer_than_the_broker_waits_for_acknowledgements() {
         assert!(end.is_ok() && read == 2 * BEFORE, "{end:?} after {read}");
     }
     for entry in ["list", "watch"] {
-        assert_eq!(source.runs(entry), 1, "{entry}");
+        assert_eq!(source.runs.of(entry), 1, "{entry}");
     }
     soon("the worker stops", server.stop()).await.unwrap();
 }
@@ -238,5 +231,5 @@ async fn a_worker_that_stops_lets_streams_end_and_interrupts_the_others_at_its_l
     let stopped = soon("the worker stops", stopping).await.unwrap();
     let is_cut_short = matches!(stopped, Err(ServerError::DrainTimedOut { unfinished: 2, .. }));
     assert!(is_cut_short, "{stopped:?}");
-    assert_eq!(source.running(), 0);
+    assert_eq!(source.runs.running(), 0);
 }

@@ -6,7 +6,7 @@
 //! through a proxy. How long the cells took to recover is left in `target/recovery.csv`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
 use std::sync::Mutex;
@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, CallError, ReplyQueue, RequestQueue, RunningServer};
+use rpc_runtime::{Broker, CallError, Executed, ReplyQueue, RequestQueue, RunningServer};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::hostile::Hostile;
 use rpc_tests::ledger::{Book, LedgerClient, client, serve};
 use rpc_tests::proxy::{Cut, Direction, Fault, Proxy, Sight, Target};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::RawPeer;
+use rpc_tests::runs::Runs;
 use rpc_tests::until;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep};
 mod broadcasts;
 mod jobs;
 mod streams;
+mod uploads;
 
 /// How long a fault lasts that heals by itself.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -427,8 +429,8 @@ async fn play(cell: Cell) -> Duration {
     recovery
 }
 
-/// Plays all cells of one fault at once, and notes how long they took to recover.
-async fn play_all(name: &'static str, trouble: Trouble) {
+/// Plays all cells of one fault at once.
+async fn play_cells<T>(trouble: Trouble, play: impl AsyncFn(Cell) -> T) -> Vec<(Cell, T)> {
     let cells = PLACES.iter().flat_map(|&place| {
         REPLY_QUEUES.map(|replies| Cell {
             trouble,
@@ -438,14 +440,65 @@ async fn play_all(name: &'static str, trouble: Trouble) {
     });
     let plays = cells.map(
         async |cell| match AssertUnwindSafe(play(cell)).catch_unwind().await {
-            Ok(recovery) => (cell, recovery),
+            Ok(played) => (cell, played),
             Err(panic) => {
                 eprintln!("that was in {cell:?}");
                 resume_unwind(panic)
             }
         },
     );
-    note(name, join_all(plays).await);
+    join_all(plays).await
+}
+
+/// Plays all cells of one fault at once, and notes how long they took to recover.
+async fn play_all(name: &'static str, trouble: Trouble) {
+    note(name, play_cells(trouble, play).await);
+}
+
+/// The fault befalls calls that wait at a gate, and others that begin. Then the gate opens, and the
+/// fault heals if it does by itself. Returns the calls that began, the faults that last, and since
+/// when the network recovers.
+async fn befall<T>(
+    cell: Cell,
+    proxy: &Proxy,
+    gate: &Gate,
+    begin: impl FnOnce() -> T,
+) -> (T, Vec<Fault>, Instant) {
+    let struck = proxy.open(cell.target());
+    assert!(!struck.is_empty());
+    let cut = (cell.trouble == Trouble::CutInFrame).then(|| proxy.cut_before(cell.target(), cell.in_frame()));
+    let mut since = Instant::now();
+    let mut faults = cell.trouble.strike(proxy, cell.target(), &struck).await;
+    let began = begin();
+    if let Some(cut) = cut {
+        if matches!(cell.place, CallerReceiving | WorkerReplying) {
+            gate.let_all_go();
+        }
+        cut.happened(SOON).await.unwrap();
+        since = Instant::now();
+    }
+    gate.let_all_go();
+    if cell.trouble.heals() && !faults.is_empty() {
+        sleep(MOMENT).await;
+        since = Instant::now();
+        for fault in faults.drain(..) {
+            fault.heal().await;
+        }
+    }
+    (began, faults, since)
+}
+
+/// Checks that an error does not lie about whether its method ran, and that all replies were read.
+fn assert_is_true<E: Debug>(error: &CallError<E>, entry: &str, runs: &Runs) {
+    let ran = runs.of(entry);
+    let is_told = match error.executed() {
+        Executed::No => ran == 0,
+        Executed::Maybe => true,
+        Executed::Yes => ran > 0,
+    };
+    assert!(is_told, "{entry} ran {ran} times: {error:?}");
+    let is_unread = matches!(error, CallError::BadReply { .. });
+    assert!(!is_unread, "{entry} cannot be read: {error:?}");
 }
 
 /// Adds how long the cells of one fault took to recover to `target/recovery.csv`, which has those

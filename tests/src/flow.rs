@@ -1,8 +1,6 @@
 //! A service whose streams wait at a gate in their middle, and a reader that checks what arrives.
 
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use futures_util::{Stream, StreamExt, stream};
 use rpc_runtime::{CallError, StreamingCall, service};
@@ -10,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::gate::{Gate, soon};
+use crate::runs::Runs;
 
 /// The number of the run that yields the item, and the number of the item.
 pub type Item = (u64, u64);
@@ -31,17 +30,8 @@ pub struct Source {
     pub gate: Gate,
     /// Before which item they wait.
     waits_before: u64,
-    runs: Arc<Mutex<Vec<String>>>,
-    running: Arc<AtomicUsize>,
-}
-
-/// A run that goes on.
-struct Running(Arc<AtomicUsize>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
+    /// The runs in all workers with this source.
+    pub runs: Runs,
 }
 
 impl Source {
@@ -50,32 +40,14 @@ impl Source {
         Self {
             gate,
             waits_before,
-            runs: Arc::default(),
-            running: Arc::default(),
+            runs: Runs::default(),
         }
     }
 
-    /// Returns how often an entry ran in all workers with this source.
-    pub fn runs(&self, entry: &str) -> usize {
-        let runs = self.runs.lock().unwrap();
-        runs.iter().filter(|run| *run == entry).count()
-    }
-
-    /// Returns how many streams go on.
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::SeqCst)
-    }
-
     fn run(&self, entry: &str, items: u64) -> impl Stream<Item = Item> + use<> {
-        let number = {
-            let mut runs = self.runs.lock().unwrap();
-            runs.push(entry.to_owned());
-            runs.len() as u64
-        };
+        let running = self.runs.begin(entry);
         // Another worker may be another process.
-        let run = (u64::from(process::id()) << 32) | number;
-        self.running.fetch_add(1, Ordering::SeqCst);
-        let running = Running(Arc::clone(&self.running));
+        let run = (u64::from(process::id()) << 32) | running.number;
         let Self {
             gate, waits_before, ..
         } = self.clone();

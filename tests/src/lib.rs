@@ -1,8 +1,9 @@
 //! The harness of the integration tests: private RabbitMQ nodes ([`rabbit`]), a plain AMQP peer
 //! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs
-//! ([`ledger`]) behind a gate ([`gate`]), one whose methods return streams ([`flow`]), captured
-//! logs ([`log`]), certificates for TLS ([`certificates`]), Python clients ([`python`]), the
-//! examples as [`programs`], and polling with a limit ([`until`]).
+//! ([`ledger`]) behind a gate ([`gate`]), one whose methods return streams ([`flow`]), one whose
+//! methods receive them ([`upload`]), captured logs ([`log`]), certificates for TLS
+//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], and polling with a
+//! limit ([`until`]).
 
 use std::time::Duration;
 
@@ -20,8 +21,10 @@ pub mod proxy;
 pub mod python;
 pub mod rabbit;
 pub mod raw;
+pub mod runs;
 pub mod stranger;
 pub mod trace;
+pub mod upload;
 pub mod world;
 
 /// How long [`until`] sleeps between two checks.

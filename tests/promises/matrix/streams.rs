@@ -2,22 +2,16 @@
 //! come, in the middle of streams and while they begin: a stream is exact, or ends with an error
 //! where its items go with a connection. None ends in silence, and no method goes on.
 
-use std::panic::{AssertUnwindSafe, resume_unwind};
-
-use futures_util::FutureExt;
-use futures_util::future::join_all;
-use rpc_runtime::{Broker, CallError, Executed, ReplyQueue, RequestQueue, RunningServer, Server};
+use rpc_runtime::{Broker, CallError, ReplyQueue, RequestQueue, RunningServer, Server};
 use rpc_tests::flow::{FlowClient, FlowServer, Reading, Source};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Direction, Proxy};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
-use tokio::time::{Instant, sleep};
 
 use super::{
-    CallerReceiving, Cell, MOMENT, Outcome, PLACES, REPLY_QUEUES, Trouble, WorkerReplying, longest_recovery,
-    network_troubles, proxied,
+    Cell, Outcome, Trouble, assert_is_true, befall, longest_recovery, network_troubles, play_cells, proxied,
 };
 
 /// How many items a stream has.
@@ -109,15 +103,7 @@ impl Scene {
             assert_eq!(read, ITEMS, "{entry} ended in silence");
             return true;
         };
-        let ran = self.source.runs(entry);
-        assert!(
-            error.executed() != Executed::No || ran == 0,
-            "{entry} ran: {error}"
-        );
-        assert!(
-            !matches!(error, CallError::BadReply { .. }),
-            "{entry} cannot be read: {error}"
-        );
+        assert_is_true(error, entry, &self.source.runs);
         false
     }
 
@@ -151,28 +137,8 @@ async fn play(cell: Cell) {
     let mut before = scene.begin("before");
     before.list.reached(BEFORE).await;
     before.watch.reached(BEFORE).await;
-    let struck = scene.proxy.open(cell.target());
-    assert!(!struck.is_empty());
-    let cut =
-        (cell.trouble == Trouble::CutInFrame).then(|| scene.proxy.cut_before(cell.target(), cell.in_frame()));
-    let mut since = Instant::now();
-    let mut faults = cell.trouble.strike(&scene.proxy, cell.target(), &struck).await;
-    let during = scene.begin("during");
-    if let Some(cut) = cut {
-        if matches!(cell.place, CallerReceiving | WorkerReplying) {
-            scene.source.gate.let_all_go();
-        }
-        cut.happened(SOON).await.unwrap();
-        since = Instant::now();
-    }
-    scene.source.gate.let_all_go();
-    if cell.trouble.heals() && !faults.is_empty() {
-        sleep(MOMENT).await;
-        since = Instant::now();
-        for fault in faults.drain(..) {
-            fault.heal().await;
-        }
-    }
+    let begin = || scene.begin("during");
+    let (during, faults, since) = befall(cell, &scene.proxy, &scene.source.gate, begin).await;
     scene.gets_through().await;
     let recovery = since.elapsed();
 
@@ -199,32 +165,16 @@ async fn assert_nothing_is_left(scene: Scene) {
     } = scene;
     let peer = RawPeer::connect(shared().await).await.unwrap();
     peer.wait_until_empty(&queue, SOON).await.unwrap();
-    until("no method goes on", SOON, async || Ok(source.running() == 0))
-        .await
-        .unwrap();
+    source.runs.end(SOON).await;
     soon("the worker stops", server.stop()).await.unwrap();
     for began in ["before", "during"] {
-        assert!(source.runs(&format!("watch {began}")) <= 1);
-        assert!(source.runs(&format!("list {began}")) <= 2);
+        assert!(source.runs.of(&format!("watch {began}")) <= 1);
+        assert!(source.runs.of(&format!("list {began}")) <= 2);
     }
 }
 
-/// Plays all cells of one fault at once.
 async fn play_all(_: &'static str, trouble: Trouble) {
-    let cells = PLACES.iter().flat_map(|&place| {
-        REPLY_QUEUES.map(|replies| Cell {
-            trouble,
-            place,
-            replies,
-        })
-    });
-    let plays = cells.map(async |cell| {
-        if let Err(panic) = AssertUnwindSafe(play(cell)).catch_unwind().await {
-            eprintln!("that was in {cell:?}");
-            resume_unwind(panic)
-        }
-    });
-    join_all(plays).await;
+    play_cells(trouble, play).await;
 }
 
 network_troubles!(play_all);
