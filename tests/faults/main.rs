@@ -17,3 +17,4 @@ mod queues;
 mod resumption;
 mod rollouts;
 mod streams;
+mod uploads;

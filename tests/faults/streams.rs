@@ -1,6 +1,7 @@
-//! A stream whose worker or caller is killed ends in time, on both sides; one that lasts
-//! longer than the broker waits for acknowledgements is exact; and a worker that stops ends its
-//! streams within its limit.
+//! A stream whose worker or caller is killed ends in time, on both sides; one whose broker is killed
+//! goes on if its reply queue is resumable, or ends with an error; one that lasts longer than the
+//! broker waits for acknowledgements is exact; and a worker that stops ends its streams within its
+//! limit.
 
 use std::env;
 use std::time::Duration;
@@ -23,6 +24,9 @@ const REPLIES: &str = "RPC_TESTS_STREAMS_REPLIES";
 
 /// After how long without messages a stream ends.
 const MAX_SILENCE: Duration = Duration::from_secs(16);
+
+/// How long a worker tries to send a message of a stream.
+const SEND_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a worker may go on with a stream whose caller is gone.
 const LONGEST_ABANDONED: Duration = Duration::from_secs(90);
@@ -145,6 +149,57 @@ async fn a_worker_gives_up_the_streams_of_killed_callers() {
     source.runs.end(LONGEST_ABANDONED).await;
     let caller = Broker::connect(shared().await).await.unwrap();
     is_exact(&client(&caller, &queue), 2 * BEFORE).await;
+    soon("the worker stops", server.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_with_a_resumable_reply_queue_go_on_after_their_broker_was_killed() {
+    let node = Node::start().await.unwrap();
+    // It serves clients a moment before it obeys every command.
+    node.ctl(&["await_startup"]).await.unwrap();
+    let (queue, source) = (unique("streams"), Source::behind(Gate::closed(), BEFORE));
+    let worker = Broker::connect(node.url()).await.unwrap();
+    let server = serve(&worker, &queue, &source).await;
+    let mut callers = Vec::new();
+    for replies in REPLY_QUEUES {
+        let options = Broker::builder().reply_queue(replies).address(node.url());
+        let caller = options.connect().await.unwrap();
+        let client = client(&caller, &queue);
+        let mut readings = Vec::new();
+        for stream in [client.list("list", 2 * BEFORE), client.watch("watch", 2 * BEFORE)] {
+            let mut reading = Reading::of(stream.credit(CREDIT));
+            reading.reached(BEFORE).await;
+            readings.push(reading);
+        }
+        callers.push((replies, caller, client, readings));
+    }
+    // Else it may forget the queues with the power.
+    node.flush().await.unwrap();
+    let killed = Instant::now();
+    node.kill().await.unwrap();
+    source.gate.let_all_go();
+    node.restart().await.unwrap();
+    for (replies, _caller, client, readings) in callers {
+        for reading in readings {
+            let (read, end) = reading.ended().await;
+            match (replies, &end) {
+                (ReplyQueue::Resumable, Ok(())) => assert_eq!(read, 2 * BEFORE),
+                // The broker was away for longer than the worker waits.
+                (ReplyQueue::Resumable, Err(CallError::Fault(fault))) => {
+                    assert_eq!(fault.code, FaultCode::Abandoned);
+                    assert!(killed.elapsed() > SEND_LIMIT, "{fault}");
+                }
+                // The reply queue was lost with its connection.
+                (ReplyQueue::Exclusive | ReplyQueue::Direct, Err(CallError::Broker { .. })) => {}
+                _ => panic!("{replies:?}: {end:?} after {read}"),
+            }
+        }
+        is_exact(&client, 2 * BEFORE).await;
+    }
+    source.runs.end(LONGEST_ABANDONED).await;
+    for entry in ["list", "watch"] {
+        assert_eq!(source.runs.of(entry), REPLY_QUEUES.len(), "{entry}");
+    }
     soon("the worker stops", server.stop()).await.unwrap();
 }
 
