@@ -85,6 +85,9 @@ impl<'a> BrokerCall<'a> {
                 if let Some(reply) = self.call().forget_events() {
                     return self.on_reply(reply);
                 }
+                if self.waits_for_end() {
+                    return self.await_end().await;
+                }
                 let session = if let Some(session) = self.session_handle.current(self.lost_session()) {
                     session
                 } else {
@@ -101,7 +104,7 @@ impl<'a> BrokerCall<'a> {
                 let mut is_confirmed = false;
                 let failure = loop {
                     let Some(event) = self.call().next_event(deadline.as_mut()).await else {
-                        return Err(self.give_up());
+                        return self.on_deadline().await;
                     };
                     match self.on_event(event, &mut is_confirmed) {
                         ControlFlow::Continue(Next::Wait) => {}
@@ -347,8 +350,21 @@ impl<'a> BrokerCall<'a> {
         };
         ControlFlow::Break(match reply {
             Some(reply) => self.on_reply(reply),
-            None => Err(self.give_up()),
+            None => self.on_deadline().await,
         })
+    }
+
+    /// Whether a stream answers a request of this call, so that none is sent again.
+    fn waits_for_end(&self) -> bool {
+        self.plan().has_stream_begun() && self.last_session.is_some()
+    }
+
+    /// The deadline is that of the first message of a stream.
+    fn on_deadline(&mut self) -> BoxFuture<'_, Outcome> {
+        if self.waits_for_end() {
+            return self.await_end();
+        }
+        Box::pin(std::future::ready(Err(self.give_up())))
     }
 
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
