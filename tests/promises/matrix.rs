@@ -36,7 +36,7 @@ const MOMENT: Duration = Duration::from_millis(300);
 
 /// How long recovery may take, after the fault has passed or the connection was lost: many times
 /// what it takes on an idle machine.
-const RECOVERY: Duration = Duration::from_secs(10);
+const RECOVERY: Duration = Duration::from_secs(20);
 
 /// How often the peers of a connection must hear from each other where a fault never heals, in
 /// seconds. The loss is known after twice that time. Shorter would do, but not on a machine that is

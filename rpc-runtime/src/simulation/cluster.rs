@@ -20,6 +20,7 @@ use super::streams::{
     self, LONGEST_ABANDONED, RecordingStreams, StreamRecorder, StreamsClient, StreamsServer,
 };
 use super::times::{FAULTS_END, LONG_TIMEOUT};
+use super::upload_plan::PlannedUpload;
 use super::uploads::{self, RecordingUploads, UploadRecorder, UploadsClient, UploadsServer};
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
@@ -374,8 +375,12 @@ impl Cluster {
             let stopped = worker.task.await;
             let in_time = match &stopped {
                 Ok(Ok(())) => true,
-                // A worker that cannot publish its replies drains until its timeout.
-                Ok(Err(ServerError::DrainTimedOut { .. })) => self.scenario.profile != Profile::Calm,
+                // A worker that cannot publish its replies drains until its timeout, as does one
+                // with a method that receives items of a process that was killed.
+                Ok(Err(ServerError::DrainTimedOut { .. })) => {
+                    let is_killed = |upload: &PlannedUpload| upload.sender == Sender::Killed;
+                    self.scenario.profile != Profile::Calm || self.scenario.uploads.iter().any(is_killed)
+                }
                 _ => false,
             };
             if !in_time {

@@ -179,12 +179,18 @@ impl Scenario {
     }
 
     /// Whether a worker starts after the first of these times and until the second. A worker that
-    /// is just starting does not yet hear of cancellations.
+    /// is just starting does not yet hear of cancellations. Those that are stopped when the faults
+    /// end start then.
     pub(super) fn starts_worker_between(&self, after: Duration, until: Duration) -> bool {
         const START_TIME: Duration = Duration::from_secs(2);
-        self.faults.iter().any(|(at, fault)| {
-            matches!(fault, InjectedFault::Start { .. }) && *at + START_TIME >= after && *at <= until
-        })
+        let is_stop = |fault: &InjectedFault| matches!(fault, InjectedFault::Stop { .. });
+        let has_stop = self.faults.iter().any(|(_, fault)| is_stop(fault));
+        let starts = self.faults.iter().filter_map(|(at, fault)| match fault {
+            InjectedFault::Start { .. } => Some(*at),
+            _ => None,
+        });
+        let mut starts = starts.chain(has_stop.then_some(FAULTS_END));
+        starts.any(|at| at + START_TIME >= after && at <= until)
     }
 
     /// Returns when the request queues are first deleted.
