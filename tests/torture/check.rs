@@ -12,8 +12,8 @@ const SLACK: Micros = 2_000_000;
 const LONGEST_STREAM: Micros = 60_000_000;
 
 /// How long a run may last after its caller has gone: it notices after 32 seconds without a
-/// message, which may be on their way, and a worker may first need to connect again.
-const LONGEST_LEFT: Micros = 47_000_000;
+/// message, which begin anew each time that the worker has lost its connection.
+const LONGEST_LEFT: Micros = 120_000_000;
 
 /// How much earlier than its limit a stream may be given up: a pause would end after it.
 const LONGEST_PAUSE: Micros = 3_000_000;
@@ -445,8 +445,8 @@ mod tests {
             left(5, 3, true, Some(End::Wrong("bad".into()))),
             Some("other items"),
         );
-        judge(left(47 * SECOND, 2, true, None), None);
-        judge(left(48 * SECOND, 2, true, None), Some("went on"));
+        judge(left(120 * SECOND, 2, true, None), None);
+        judge(left(121 * SECOND, 2, true, None), Some("went on"));
         let later = |at, run: &str| Record::RunStarted {
             at,
             call: "b".into(),
