@@ -48,6 +48,34 @@ fn assert_too_many_channels(ended: Result<(), ServerError>) {
     }
 }
 
+/// One number of a closed channel that cannot be used again is not the reason for the limit.
+#[tokio::test]
+async fn a_limit_of_channels_costs_no_connection_after_a_refusal() {
+    let node = Node::start().await.unwrap();
+    let proxy = Proxy::start(node.url()).await.unwrap();
+    let broker = Broker::connect(&format!("{}?channel_max=8", proxy.url()))
+        .await
+        .unwrap();
+    let (queue, book) = (unique("limits"), Book::behind(Gate::open()));
+    let server = serve(&broker, RequestQueue::new(&queue), &book).await;
+    let connections = proxy.counts(Target::All).accepted;
+    let refused = Server::new(&broker)
+        .serve_on(
+            RequestQueue::new(&queue).transient(),
+            LedgerServer::new(book.clone()),
+        )
+        .start();
+    assert!(soon("the server does not start", refused).await.is_err());
+    for _ in 0..3 {
+        let started = soon("the server does not start", server_of(&broker, 9).start()).await;
+        assert_too_many_channels(started.map(drop));
+    }
+    let caller = Broker::connect(node.url()).await.unwrap();
+    client(&caller, &queue).read("served").await.unwrap();
+    assert_eq!(proxy.counts(Target::All).accepted, connections);
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_server_that_needs_more_channels_than_its_address_allows_does_not_start() {
     let node = Node::start().await.unwrap();

@@ -190,6 +190,8 @@ impl<'a> BrokerCall<'a> {
     fn await_end(&mut self) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             self.progress.may_have_run = true;
+            // A request that waits to be sent again must not run beside the one that has begun.
+            self.progress.withdraw();
             let (limit, call) = (self.time.limit, self.call());
             let sent = self.last_session.take().map(|session| session.epoch);
             let (Some(sent), Some(items)) = (sent, &self.plan().destination.items) else {
@@ -222,7 +224,13 @@ impl<'a> BrokerCall<'a> {
                     // The session may have been lost since. No event tells of that.
                     None => match items.overdue(limit, !self.is_session_open()) {
                         Some(Overdue::Silent) => return Err(silent_error()),
-                        Some(Overdue::TimedOut) => return Err(self.time.timeout_error(Executed::Maybe)),
+                        Some(Overdue::TimedOut) => {
+                            return Err(CallError::TimedOut {
+                                limit,
+                                executed: Executed::Maybe,
+                                source: self.session_handle.obstacle(),
+                            });
+                        }
                         None => {}
                     },
                 }
@@ -442,57 +450,98 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::protocol::{
-        Headers, ITEMS_TYPE, ItemList, Items, Message, Properties, ShortStr, Volume, WORKER_HEADER,
-    };
+    use crate::protocol::{Headers, ITEMS_TYPE, Items, Message, Properties, ShortStr, Volume, WORKER_HEADER};
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
     use crate::transport::{ReplyQueue, RequestQueue, Role, Transport};
-    use crate::{Broker, service};
+    use crate::{Broker, StreamingCall, service};
 
     #[service(queue = "feed")]
     trait Feed {
         fn numbers(&self) -> impl Stream<Item = u64>;
     }
 
+    /// A stream with an exclusive reply queue, and who may answer it.
+    struct Scene {
+        memory: InProcessBroker,
+        transport: Arc<MemoryTransport>,
+        stream: StreamingCall<u64>,
+        request: Properties,
+    }
+
+    impl Scene {
+        /// Begins a stream, which is polled until its request has arrived.
+        async fn new() -> Self {
+            let memory = InProcessBroker::new();
+            let transport = Arc::new(MemoryTransport::new(&memory));
+            let options = Broker::builder().reply_queue(ReplyQueue::Exclusive);
+            let broker = options.with_transport(Arc::clone(&transport) as Arc<dyn Transport>);
+            let queue = RequestQueue::new("feed");
+            let mut requests = transport.open_requests(&queue, 1).await.unwrap();
+            let mut stream = FeedClient::new(&broker).numbers();
+            let request = tokio::select! {
+                item = stream.next() => panic!("{item:?}"),
+                request = requests.deliveries.next() => request.unwrap().unwrap().message.properties,
+            };
+            Self {
+                memory,
+                transport,
+                stream,
+                request,
+            }
+        }
+
+        /// Answers with these items in MessagePack, the first of which has the number `first`.
+        fn send(&self, first: u64, items: &[u8]) {
+            let mut headers = Headers::default();
+            let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
+            headers.insert(ShortStr::from_static(WORKER_HEADER), worker.to_owned());
+            let items = Items {
+                first,
+                items: items.iter().map(|item| [*item]).collect(),
+                credit: Volume::MAX,
+            };
+            let message = Message {
+                properties: Properties {
+                    kind: Some(ShortStr::from_static(ITEMS_TYPE)),
+                    correlation_id: self.request.correlation_id.clone(),
+                    headers,
+                    ..Properties::default()
+                },
+                body: items.write(),
+            };
+            let address = self.request.reply_to.as_ref().unwrap();
+            self.memory.inject(address.as_str(), message);
+        }
+    }
+
     /// Its reader does not poll the call between the request and the loss.
     #[tokio::test(start_paused = true)]
     async fn a_session_that_is_lost_as_a_stream_begins_ends_it_at_once() {
-        let memory = InProcessBroker::new();
-        let transport = Arc::new(MemoryTransport::new(&memory));
-        let options = Broker::builder().reply_queue(ReplyQueue::Exclusive);
-        let broker = options.with_transport(Arc::clone(&transport) as Arc<dyn Transport>);
-        let queue = RequestQueue::new("feed");
-        let mut requests = transport.open_requests(&queue, 1).await.unwrap();
-        let mut stream = FeedClient::new(&broker).numbers();
-        let request = tokio::select! {
-            item = stream.next() => panic!("{item:?}"),
-            request = requests.deliveries.next() => request.unwrap().unwrap().message.properties,
-        };
-        let mut headers = Headers::default();
-        let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
-        headers.insert(ShortStr::from_static(WORKER_HEADER), worker.to_owned());
-        let items = Items {
-            first: 0,
-            items: ItemList::default(),
-            credit: Volume::MAX,
-        };
-        let message = Message {
-            properties: Properties {
-                kind: Some(ShortStr::from_static(ITEMS_TYPE)),
-                correlation_id: request.correlation_id,
-                headers,
-                ..Properties::default()
-            },
-            body: items.write(),
-        };
-        memory.inject(request.reply_to.unwrap().as_str(), message);
+        let mut scene = Scene::new().await;
+        scene.send(0, &[]);
         sleep(Duration::from_secs(1)).await;
-        transport.cut(Role::Consuming, Duration::ZERO);
-        transport.restore(Role::Consuming);
+        scene.transport.cut(Role::Consuming, Duration::ZERO);
+        scene.transport.restore(Role::Consuming);
         sleep(Duration::from_secs(5)).await;
         let polled = Instant::now();
-        let lost = stream.next().await.unwrap().unwrap_err();
+        let lost = scene.stream.next().await.unwrap().unwrap_err();
         assert!(matches!(lost, CallError::Broker { .. }), "{lost:?}");
         assert!(polled.elapsed() < Duration::from_secs(1));
+    }
+
+    /// The time limit of the first message is over by then.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_begun_outlasts_a_lost_connection_for_requests() {
+        let mut scene = Scene::new().await;
+        scene.send(0, &[7]);
+        sleep(Duration::from_secs(1)).await;
+        scene.transport.cut(Role::Publishing, Duration::ZERO);
+        sleep(Duration::from_secs(24)).await;
+        assert_eq!(scene.stream.next().await.unwrap().unwrap(), 7);
+        let waits = tokio::time::timeout(Duration::from_secs(7), scene.stream.next());
+        assert!(waits.await.is_err());
+        scene.send(1, &[8]);
+        scene.transport.restore(Role::Publishing);
+        assert_eq!(scene.stream.next().await.unwrap().unwrap(), 8);
     }
 }

@@ -134,10 +134,10 @@ impl Opener {
     ///
     /// lapin keeps the error with which the broker closed a channel, and fails with it when a later
     /// channel gets the same number. From then on it counts that number as in use (lapin 4.12). The
-    /// numbers are only given again after all others, so a connection that has run out of them for
-    /// this reason has served for long, and is replaced.
+    /// numbers are only given again after all others, so a connection that has lost most of them has
+    /// served for long, and is replaced when it has none left.
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
-        let give_up = Instant::now() + CHANNEL_FREED_WITHIN;
+        let mut give_up = None;
         loop {
             let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
             let opening = async move {
@@ -149,9 +149,10 @@ impl Opener {
                 // The error of another channel: the broker never answers `channel.open` like this.
                 Err(BrokerError::ChannelClosed { .. }) => self.connection.lose_channel_number(),
                 Err(BrokerError::TooManyChannels { source }) if is_refused_by_lapin(&source) => {
-                    if Instant::now() < give_up {
+                    let now = Instant::now();
+                    if now < *give_up.get_or_insert(now + CHANNEL_FREED_WITHIN) {
                         sleep(CHANNEL_RETRY_DELAY).await;
-                    } else if self.connection.has_lost_channel_numbers() {
+                    } else if self.connection.has_lost_most_channel_numbers() {
                         let reason = BrokerError::Lost { source: Some(source) };
                         self.connection.abandon(reason.clone());
                         return Err(reason);

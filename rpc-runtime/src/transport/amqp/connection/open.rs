@@ -1,7 +1,7 @@
 //! One connection, from its handshake to its end.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{fmt, io};
@@ -36,7 +36,8 @@ pub(crate) struct OpenConnection {
     state: watch::Sender<ConnectionState>,
     /// Wakes the task that watches the connection, after a caller found it lost.
     check: Notify,
-    has_lost_channel_numbers: AtomicBool,
+    /// How many channel numbers lapin cannot use again.
+    lost_channel_numbers: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -76,7 +77,7 @@ impl OpenConnection {
                 socket,
                 state: watch::Sender::default(),
                 check: Notify::new(),
-                has_lost_channel_numbers: AtomicBool::new(false),
+                lost_channel_numbers: AtomicUsize::new(0),
             }),
             Err(_) => Err(BrokerError::Unresponsive {
                 step: "connecting",
@@ -115,11 +116,13 @@ impl OpenConnection {
 
     /// Records that lapin cannot use the number of a closed channel again.
     pub(crate) fn lose_channel_number(&self) {
-        self.has_lost_channel_numbers.store(true, Ordering::Relaxed);
+        self.lost_channel_numbers.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn has_lost_channel_numbers(&self) -> bool {
-        self.has_lost_channel_numbers.load(Ordering::Relaxed)
+    /// Whether that is the main reason if no channel can be opened.
+    pub(crate) fn has_lost_most_channel_numbers(&self) -> bool {
+        let all = usize::from(self.connection.configuration().channel_max());
+        2 * self.lost_channel_numbers.load(Ordering::Relaxed) > all
     }
 
     pub(crate) fn is_open(&self) -> bool {

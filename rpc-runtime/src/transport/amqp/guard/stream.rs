@@ -14,6 +14,9 @@ use super::outgoing::{Next, OutgoingFilter};
 /// The smallest buffer that is read into directly. Bytes for a smaller buffer are copied.
 const MIN_BUFFER: usize = 4096;
 
+/// The most bytes to check before a part of them is written. A socket takes no more at once.
+const MAX_CHECKED: usize = 256 * 1024;
+
 /// A connection's stream. It checks everything that the peer sends, and filters what lapin
 /// writes.
 #[derive(Debug)]
@@ -99,6 +102,7 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
+        let bytes = &bytes[..bytes.len().min(MAX_CHECKED)];
         let passable = match this.outgoing.next(bytes) {
             Next::Write(passable) => passable,
             Next::Consumed(consumed) => return Poll::Ready(Ok(consumed)),
@@ -113,7 +117,8 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if ids::has_escaped_any() || !self.outgoing.passes(parts.iter().map(|part| &**part)) {
+        let is_long = parts.iter().map(|part| part.len()).sum::<usize>() > MAX_CHECKED;
+        if is_long || ids::has_escaped_any() || !self.outgoing.passes(parts.iter().map(|part| &**part)) {
             let first = parts.iter().find(|part| !part.is_empty());
             return self.poll_write(cx, first.map_or(&[], |part| part));
         }
