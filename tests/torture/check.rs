@@ -300,7 +300,7 @@ mod tests {
     #[track_caller]
     fn assert_broken(records: impl IntoIterator<Item = Record>, what: Option<&str>) {
         let history = History::from_records(records.into_iter().collect());
-        let found = violations(&history, &[], 100 * SECOND);
+        let found = violations(&history, &[], 200 * SECOND);
         match what {
             None => assert_eq!(found, [""; 0]),
             Some(what) => assert!(found.len() == 1 && found[0].contains(what), "{found:?}"),
@@ -454,14 +454,14 @@ mod tests {
             method: "read".into(),
             redelivered: false,
         };
-        let records = [store(), started.clone(), lost(), later(48 * SECOND, "w0.1/2")];
+        let records = [store(), started.clone(), lost(), later(121 * SECOND, "w0.1/2")];
         let history = History::from_records(records.to_vec());
-        let found = violations(&history, &[], 100 * SECOND);
+        let found = violations(&history, &[], 200 * SECOND);
         assert!(found.iter().any(|it| it.contains("went on")), "{found:?}");
         // The worker was replaced.
-        let records = [store(), started.clone(), lost(), later(48 * SECOND, "w0.2/1")];
+        let records = [store(), started.clone(), lost(), later(121 * SECOND, "w0.2/1")];
         let history = History::from_records(records.to_vec());
-        let found = violations(&history, &[], 100 * SECOND);
+        let found = violations(&history, &[], 200 * SECOND);
         assert!(!found.iter().any(|it| it.contains("went on")), "{found:?}");
         let outcome = Outcome::named("not dropped", Ran::Yes);
         assert_broken([store(), started, done, ended(9, outcome)], Some("not dropped"));
