@@ -37,10 +37,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const BROADCASTS: u64 = 4;
 
 /// The percentage of single calls that are streams.
-const STREAMS: u64 = 12;
+const STREAMS: u64 = 4;
 
 /// The largest number of items of a stream.
-const MAX_ITEMS: u64 = 2000;
+const MAX_ITEMS: u64 = 1500;
 
 /// A caller pauses before this many parts, and again before each further such number.
 const STEP: usize = 1000;
@@ -53,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const DROP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The largest number of milliseconds that a method works before each step of a stream.
-const MAX_STEP_MS: u64 = 1_500;
+const MAX_STEP_MS: u64 = 500;
 
 /// How many items of a stream may wait for the caller.
 const CREDIT: u32 = 200;
@@ -136,7 +136,9 @@ impl Plan {
         };
         let method = match random.between(0..=99) {
             _ if random.percent(BROADCASTS) => random.pick(&[Method::Survey, Method::Announce]),
-            _ if random.percent(STREAMS) => random.pick(&[Method::List, Method::Follow, Method::Store]),
+            _ if random.percent(STREAMS) => {
+                random.pick(&[Method::List, Method::List, Method::Follow, Method::Store])
+            }
             0..=44 => Method::Read,
             45..=89 => Method::Write,
             _ => Method::Note,

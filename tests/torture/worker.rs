@@ -14,7 +14,7 @@ use crate::service::{TortureServer, Worker};
 
 /// How many requests a worker runs at once: few, so that some wait in the queue when workers are
 /// lost.
-const CONCURRENCY: u16 = 16;
+const CONCURRENCY: u16 = 32;
 
 pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     child::log();
