@@ -567,9 +567,9 @@ impl Judge<'_> {
     /// run of a request that was sent again gets the credit for what the reader takes of the first.
     fn keeps_to_its_credit(&self) -> Check {
         let credit = u64::from(self.planned.credit);
-        let exceeds = |run: &Run| match run.received {
-            0 => run.yielded > self.read.received + credit + 1,
-            _ => run.most_unread > credit + 1,
+        let exceeds = |run: &Run| {
+            let of_other_runs = self.read.received.saturating_sub(run.received);
+            run.most_unread > credit + 1 + of_other_runs
         };
         fail_if(
             self.runs.iter().any(|(_, run)| exceeds(run)),
