@@ -145,8 +145,9 @@ impl Scan {
 
     /// Takes all letters that were returned to the queue at an earlier time, if it is a quorum
     /// queue. Such a queue delivers returned letters first, in the order of their return. So those
-    /// that this scan does not take would come before those that it returns. Does nothing once the scan has to stop. Gives up after [`ORDER_LIMIT`], because
-    /// a quorum queue takes the longer for a letter the more are held.
+    /// that this scan does not take would come before those that it returns. Does nothing once the
+    /// scan has to stop. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the longer
+    /// for a letter the more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
         let give_up = Instant::now() + ORDER_LIMIT;
         while self.next_may_overtake

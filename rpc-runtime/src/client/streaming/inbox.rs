@@ -330,8 +330,9 @@ impl ItemInbox {
     }
 
     /// Returns when the call may be [overdue](Self::overdue). `limit` is how long the reader waits
-    /// for an item, or the call for its worker if there is no reader. `may_be_silent` is whether the
-    /// silence of the worker says nothing: no message can arrive at present, or it is in this process.
+    /// for an item, or the call for its worker if there is no reader. `may_be_silent` is whether
+    /// the silence of the worker says nothing: no message can arrive at present, or the worker is in
+    /// this process.
     pub(in crate::client) fn overdue_at(&self, limit: Duration, may_be_silent: bool) -> Instant {
         let state = self.lock();
         let silent = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);

@@ -209,10 +209,10 @@ impl fmt::Debug for OpenChannel {
 /// A request to the broker that is not answered yet, with the channel that it was sent through.
 ///
 /// A channel must not be closed while an answer is pending. If the broker then refuses the request,
-/// both sides close the channel, and lapin treats the broker's `channel.close-ok` as a failure of the
-/// whole connection. The answer may take long: RabbitMQ 4 reports only after more than a minute that the
-/// node of a classic queue is down. So if this future is dropped early, a task of the transport
-/// waits for the answer, and keeps the channel until then.
+/// both sides close the channel, and lapin treats the broker's `channel.close-ok` as a failure of
+/// the whole connection. The answer may take long: RabbitMQ 4 reports only after more than a minute
+/// that the node of a classic queue is down. So if this future is dropped early, a task of the
+/// transport waits for the answer, and keeps the channel until then.
 pub(super) struct BrokerRequest<T: Send + 'static> {
     /// `None` once the request is answered.
     answer: Option<BoxFuture<'static, lapin::Result<T>>>,
