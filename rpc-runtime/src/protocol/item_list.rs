@@ -57,6 +57,21 @@ impl ItemList {
         iter(&self.encoded)
     }
 
+    /// Returns the first item.
+    pub(crate) fn first(&self) -> Option<&[u8]> {
+        iter(&self.encoded).next()
+    }
+
+    /// Removes the first item. Unlike [`split_first`](Self::split_first), it does not count another
+    /// owner of the message.
+    pub(crate) fn drop_first(&mut self) {
+        if let Some((header, length)) = header_of(&self.encoded) {
+            let item = Volume::of(&self.encoded[header..header + length]);
+            self.volume = self.volume.minus(item);
+            self.encoded.advance(header + length);
+        }
+    }
+
     /// Removes the first item, and returns it as a list of its own.
     pub(crate) fn split_first(&mut self) -> Option<Self> {
         let (header, length) = header_of(&self.encoded)?;
@@ -356,6 +371,12 @@ mod tests {
             let firsts: Vec<_> = std::iter::from_fn(|| split.split_first()).map(|first| all(&first)).collect();
             prop_assert_eq!(firsts.concat(), &*items);
             prop_assert!(split.is_empty() && split.volume() == Volume::default());
+            let mut read = list.clone();
+            for item in &items {
+                prop_assert_eq!(read.first(), Some(&item[..]));
+                read.drop_first();
+            }
+            prop_assert!(read.first().is_none() && read == split);
             prop_assert_eq!(list.map(Vec::from).collect::<Vec<_>>(), items);
         }
 

@@ -206,7 +206,7 @@ impl<R> Receiver<R> {
         let size = items.volume().bytes;
         let known = items.volume().items - (after_last - self.next);
         for _ in 0..known {
-            items.split_first();
+            items.drop_first();
         }
         self.arrived = self.arrived.saturating_add(items.volume().bytes);
         // Those that arrived before must not stay in memory with the others.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::Stream;
 
 use super::inbox::{Granter, ItemInbox};
@@ -326,8 +325,8 @@ impl<T, E> Running<T, E> {
             if let Some(item) = self.array.pop_front() {
                 return Poll::Ready(Some(Ok(item)));
             }
-            if let Some(item) = self.next_item() {
-                return Poll::Ready(Some(self.read_item(item)));
+            if let Some(item) = self.read_next() {
+                return Poll::Ready(Some(item));
             }
             ready!(self.poll_resumption(cx));
             let arrived = self.inbox.poll_items(cx, &mut self.items);
@@ -386,36 +385,30 @@ impl<T, E> Running<T, E> {
         Poll::Ready(())
     }
 
-    fn next_item(&mut self) -> Option<Bytes> {
+    /// Reads the next item that has arrived.
+    fn read_next(&mut self) -> Option<Result<T, CallError<E>>> {
         let items = self.items.front_mut()?;
-        let item = items.next();
+        let item = items.first()?;
+        let limit = self.backend.max_accepted_bytes();
+        let read = match item.len() {
+            size if size > limit => Err(CallError::BadReply {
+                source: format!("an item has {size} bytes, and at most {limit} are accepted").into(),
+                executed: Executed::Maybe,
+            }),
+            _ => (self.read.item)(self.codec, item).map_err(bad_item),
+        };
+        self.consumed = self.consumed.plus(Volume::of(item));
+        match &mut self.resumption {
+            Some(resumption) => resumption.received(items.next()?),
+            None => items.drop_first(),
+        }
         if items.is_empty() {
             self.items.pop_front();
         }
-        item
-    }
-
-    fn read_item(&mut self, item: Bytes) -> Result<T, CallError<E>> {
-        self.consumed = self.consumed.plus(Volume::of(&item));
         if !self.grant_at.allows_more_than(self.consumed) {
             self.grant();
         }
-        if item.len() > self.backend.max_accepted_bytes() {
-            return Err(CallError::BadReply {
-                source: format!(
-                    "an item has {} bytes, and at most {} are accepted",
-                    item.len(),
-                    self.backend.max_accepted_bytes()
-                )
-                .into(),
-                executed: Executed::Maybe,
-            });
-        }
-        let read = (self.read.item)(self.codec, &item).map_err(bad_item);
-        if let Some(resumption) = &mut self.resumption {
-            resumption.received(item);
-        }
-        read
+        Some(read)
     }
 
     /// Lets the worker send more items, if the reader has consumed enough.
