@@ -42,9 +42,9 @@ pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 /// The largest number of items in a message.
 pub(crate) const MAX_ITEMS: usize = 16 * 1024;
 
-/// The largest size of the items of a message, in bytes. A single item may be larger. Four items of
+/// The largest size of the items of a message, in bytes. A single item may be larger. Eight items of
 /// 64 KiB fit, with what is before each of them.
-pub(crate) const MAX_ITEMS_BYTES: usize = 257 * 1024;
+pub(crate) const MAX_ITEMS_BYTES: usize = 513 * 1024;
 
 /// The largest number of bytes of a message of one item beside the item.
 pub(crate) const MAX_ITEM_FRAME_BYTES: usize = 40;

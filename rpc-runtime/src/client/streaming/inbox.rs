@@ -20,7 +20,7 @@ use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, SentBy};
 /// What a stream may send that its reader has not consumed, unless the call sets something else.
 pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
     items: MAX_CREDIT,
-    bytes: 1024 * 1024,
+    bytes: 2 * 1024 * 1024,
 };
 
 /// How long a worker may send nothing. It sends a message every few seconds.

@@ -207,7 +207,7 @@ impl<T, E> StreamingCall<T, E> {
     }
 
     /// Sets how many bytes of items may be on their way or wait for the reader. The default is
-    /// 1 MiB.
+    /// 2 MiB.
     ///
     /// An item counts its encoded length and 8 bytes. The items may exceed the number by one item.
     /// More bytes make a stream of large items faster, and fewer save memory if many readers are
