@@ -555,6 +555,21 @@ async fn a_worker_that_may_not_bind_its_discovery_queue_leaves_none_behind() {
 }
 
 #[tokio::test]
+async fn a_worker_that_finds_the_exchange_is_not_told_to_declare_it() {
+    let (log, _guard) = Log::start(Level::INFO);
+    let vhost = Vhost::new().await;
+    let first = open_shop(&handle_of(&vhost, SEEN).await, "shop").await;
+    let may = Permissions {
+        read: UNSEEN.read,
+        ..SEEN_ONCE_DECLARED
+    };
+    let server = open_shop(&handle_of(&vhost, may).await, "shop").await;
+    assert_lacks(&log, "read permission on the exchange rpc.control");
+    server.stop().await.unwrap();
+    first.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_least_permissions_are_enough_to_find_and_to_be_found() {
     let vhost = Vhost::new().await;
     let seeker = handle_of(&vhost, SEEKER).await;

@@ -175,7 +175,7 @@ impl KeepOpen for ResponderRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+        if !error.is_transient() && !std::mem::replace(&mut self.is_refusal_logged, true) {
             let missing = missing_permission(error);
             let error = Logged(Chain(error));
             tracing::info!(

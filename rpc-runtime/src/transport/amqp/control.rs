@@ -41,7 +41,7 @@ impl Opener {
                 // If the exchange is missing, report why it could not be declared.
                 Err(declared
                     .err()
-                    .filter(|_| is_exchange_error(&error))
+                    .filter(|_| is_missing_exchange(&error))
                     .unwrap_or(error))
             }
         }
@@ -189,4 +189,12 @@ impl Opener {
 
 fn is_exchange_error(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Exchange { .. })
+}
+
+/// Whether the exchange does not exist.
+fn is_missing_exchange(error: &BrokerError) -> bool {
+    let BrokerError::Exchange { source, .. } = error else {
+        return false;
+    };
+    source.downcast_ref().is_some_and(is_not_found)
 }
