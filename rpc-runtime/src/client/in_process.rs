@@ -244,6 +244,10 @@ impl ItemSink for InProcessItems {
         Box::pin(ready(Ok(())))
     }
 
+    fn survives_connection(&self) -> bool {
+        true
+    }
+
     fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);

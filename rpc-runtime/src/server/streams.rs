@@ -219,6 +219,11 @@ impl StreamSender {
         self.progress.gone.clone()
     }
 
+    /// Whether the replies go to a direct reply-to address, which ends with its connection.
+    fn is_direct(&self) -> bool {
+        self.to.address.as_str().starts_with(DIRECT_REPLY_TO)
+    }
+
     fn message(&self, kind: &str, body: Bytes) -> Outgoing {
         let mut reply = Reply {
             unknown_type: Some(kind.into()),
@@ -228,7 +233,7 @@ impl StreamSender {
         Outgoing {
             queue: self.to.address.clone(),
             // A direct reply-to address is no queue.
-            mandatory: !self.to.address.as_str().starts_with(DIRECT_REPLY_TO),
+            mandatory: !self.is_direct(),
             message: self.to.message(reply),
             send_token: SendToken::default(),
         }
@@ -250,6 +255,10 @@ impl ItemSink for StreamSender {
             let _ = self.progress.slots.acquire().await;
             self.progress.failure.get().cloned().map_or(Ok(()), Err)
         })
+    }
+
+    fn survives_connection(&self) -> bool {
+        !self.is_direct()
     }
 
     fn send(&self, first: u64, items: ItemWriter, credit: Volume) {

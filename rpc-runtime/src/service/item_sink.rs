@@ -64,6 +64,9 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     /// If the caller is gone.
     fn ready(&self) -> BoxFuture<'_, Result<(), Fault>>;
 
+    /// Whether the caller can get further items after it has lost its connection.
+    fn survives_connection(&self) -> bool;
+
     /// Sends a message. `first` is the number of its first item, and `credit` what the sender
     /// knows.
     fn send(&self, first: u64, items: ItemWriter, credit: Volume);

@@ -30,6 +30,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// that crashed may not be known to be, and its stream must not occupy the worker for ever.
 const MAX_UNANSWERED: u32 = 12;
 
+/// The same for a caller that gets no further items once it has lost its connection.
+const MAX_UNANSWERED_DIRECT: u32 = 4;
+
 impl Invocation {
     /// Sends the items of a method's stream. Returns the answer that ends it, or an array of all
     /// items if the caller expects one reply.
@@ -207,8 +210,12 @@ impl<'a> KeepAlive<'a> {
         if std::mem::replace(&mut self.grants, credit.grants()) != self.grants {
             self.unanswered = 0;
         }
-        if self.unanswered >= MAX_UNANSWERED {
-            let silence = KEEP_ALIVE * MAX_UNANSWERED;
+        let limit = match self.sink.survives_connection() {
+            true => MAX_UNANSWERED,
+            false => MAX_UNANSWERED_DIRECT,
+        };
+        if self.unanswered >= limit {
+            let silence = KEEP_ALIVE * limit;
             let reason = format!("the caller has granted nothing for {silence:?}");
             return Err(Fault::new(FaultCode::Abandoned, reason));
         }
@@ -253,7 +260,8 @@ async fn collect<S: Stream>(
         let items = stream.take_message();
         tally.add_all(items.iter().map(<[u8]>::len));
         items.iter().for_each(|item| array.push(item));
-        if array.len() > limit {
+        // The whole reply is measured once more before it is sent.
+        if array.items_len() > limit {
             let message = format!(
                 "the method ran, and its items are larger than the {limit} bytes that may be sent in one reply"
             );
@@ -354,9 +362,9 @@ impl Array {
         self.count = self.count.saturating_add(1);
     }
 
-    /// An upper bound of the length of the array.
-    fn len(&self) -> usize {
-        self.body.len()
+    /// The length of the items, without what the array adds.
+    fn items_len(&self) -> usize {
+        self.body.len() - Self::MAX_HEADER
     }
 
     fn finish(mut self) -> Bytes {
@@ -401,6 +409,7 @@ mod tests {
     struct Sink {
         credit: Credit,
         sent: Mutex<Vec<Items>>,
+        survives_connection: bool,
     }
 
     impl Sink {
@@ -408,6 +417,7 @@ mod tests {
             Arc::new(Self {
                 credit: Credit::new(items(credit)),
                 sent: Mutex::default(),
+                survives_connection: true,
             })
         }
 
@@ -431,6 +441,10 @@ mod tests {
 
         fn ready(&self) -> BoxFuture<'_, Result<(), Fault>> {
             Box::pin(ready(Ok(())))
+        }
+
+        fn survives_connection(&self) -> bool {
+            self.survives_connection
         }
 
         fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
@@ -501,6 +515,17 @@ mod tests {
             assert_eq!((failed.code, sink.sent()), (FaultCode::Abandoned, sent));
             assert_eq!(begun.elapsed(), limit);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_cannot_come_back_is_given_up_sooner() {
+        let mut sink = Sink::new(2);
+        Arc::get_mut(&mut sink).unwrap().survives_connection = false;
+        let invocation = invocation(Codec::Json, Some(&sink));
+        let begun = Instant::now();
+        let failed = invocation.send_items(stream::iter(0..10)).await.unwrap_err();
+        assert_eq!(failed.code, FaultCode::Abandoned);
+        assert_eq!(begun.elapsed(), KEEP_ALIVE * (MAX_UNANSWERED_DIRECT + 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -595,6 +620,7 @@ mod tests {
         let sink = Arc::new(Sink {
             credit: Credit::new(bytes(27)),
             sent: Mutex::default(),
+            survives_connection: true,
         });
         let invocation = invocation(Codec::Json, Some(&sink));
         // Each counts 9.
