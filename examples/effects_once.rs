@@ -93,7 +93,7 @@ struct Outcomes {
 }
 
 impl IdempotencyStore for Outcomes {
-    async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
+    async fn load(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
         let statement = move |connection: &mut rusqlite::Connection| {
             let query = "SELECT outcome FROM outcomes WHERE request_id = ?1";
             let row = connection.query_row(query, [id.to_string()], |row| row.get::<_, Vec<u8>>(0));
@@ -103,7 +103,7 @@ impl IdempotencyStore for Outcomes {
         Ok(bytes.map(|bytes| StoredOutcome::from_bytes(&bytes)).transpose()?)
     }
 
-    async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
+    async fn save(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
         let statement = move |connection: &mut rusqlite::Connection| {
             connection.execute(
                 "INSERT INTO outcomes (request_id, outcome) VALUES (?1, ?2) ON CONFLICT DO NOTHING",

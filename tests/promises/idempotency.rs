@@ -116,22 +116,22 @@ impl Store {
 }
 
 impl IdempotencyStore for Store {
-    async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
+    async fn load(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
         if self.fails_before.load(Ordering::SeqCst) {
             return Err(self.failure());
         }
         self.before_seen.pass().await;
         // As a database keeps it.
-        let outcome = self.outcomes.seen(id).await?;
+        let outcome = self.outcomes.load(id).await?;
         let bytes = outcome.map(|outcome| outcome.to_bytes());
         Ok(bytes.map(|bytes| StoredOutcome::from_bytes(&bytes)).transpose()?)
     }
 
-    async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
+    async fn save(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
         if self.fails_after.load(Ordering::SeqCst) {
             return Err(self.failure());
         }
-        self.outcomes.done(id, outcome).await?;
+        self.outcomes.save(id, outcome).await?;
         self.after_done.pass().await;
         Ok(())
     }
@@ -374,7 +374,7 @@ async fn a_job_that_failed_is_retried_with_the_same_id(world: World) {
         .await
         .unwrap();
     until("the last attempt is stored", SOON, async || {
-        Ok(store.outcomes.seen(call.request_id()).await.unwrap().is_some())
+        Ok(store.outcomes.load(call.request_id()).await.unwrap().is_some())
     })
     .await
     .unwrap();

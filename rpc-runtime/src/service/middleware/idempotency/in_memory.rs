@@ -43,11 +43,11 @@ impl InMemoryStore {
 }
 
 impl IdempotencyStore for InMemoryStore {
-    async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
+    async fn load(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
         Ok(self.with(|outcomes, _| outcomes.by_id.get(&id).cloned()))
     }
 
-    async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
+    async fn save(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
         self.with(|outcomes, now| outcomes.add(id, outcome, now));
         Ok(())
     }
@@ -102,16 +102,16 @@ mod tests {
     use super::*;
 
     async fn keeps(store: &InMemoryStore, id: RequestId) -> bool {
-        store.seen(id).await.unwrap().is_some()
+        store.load(id).await.unwrap().is_some()
     }
 
     #[tokio::test]
     async fn the_first_outcome_is_kept() {
         let (store, id) = (InMemoryStore::new(2, Duration::from_secs(1)), RequestId::random());
         assert!(!keeps(&store, id).await);
-        store.done(id, outcome("1")).await.unwrap();
-        store.done(id, outcome("2")).await.unwrap();
-        assert_eq!(store.seen(id).await.unwrap(), Some(outcome("1")));
+        store.save(id, outcome("1")).await.unwrap();
+        store.save(id, outcome("2")).await.unwrap();
+        assert_eq!(store.load(id).await.unwrap(), Some(outcome("1")));
     }
 
     #[tokio::test]
@@ -119,7 +119,7 @@ mod tests {
         let store = InMemoryStore::new(2, Duration::from_secs(1));
         let ids = [(); 3].map(|()| RequestId::random());
         for id in ids {
-            store.done(id, outcome("1")).await.unwrap();
+            store.save(id, outcome("1")).await.unwrap();
         }
         assert!(!keeps(&store, ids[0]).await);
         assert!(keeps(&store, ids[1]).await && keeps(&store, ids[2]).await);
@@ -128,7 +128,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_outcome_is_forgotten_after_its_time_to_live() {
         let (store, id) = (InMemoryStore::new(2, Duration::from_secs(9)), RequestId::random());
-        store.done(id, outcome("1")).await.unwrap();
+        store.save(id, outcome("1")).await.unwrap();
         tokio::time::advance(Duration::from_secs(8)).await;
         assert!(keeps(&store, id).await);
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -245,7 +245,7 @@ impl<S: IdempotencyStore> Shared<S> {
         let _turn = self.wait_turn(id, &call).await?;
         let seen = tokio::select! {
             biased;
-            seen = self.seen(id) => seen?,
+            seen = self.load(id) => seen?,
             () = deadline_of(&call) => return Err(too_late().into()),
         };
         if let Some(outcome) = seen {
@@ -258,7 +258,7 @@ impl<S: IdempotencyStore> Shared<S> {
         if is_oneway && answer.is_error() {
             return Ok(answer);
         }
-        match self.done(id, StoredOutcome::new(method, &answer)).await {
+        match self.save(id, StoredOutcome::new(method, &answer)).await {
             Err(fault) if !is_oneway => Err(fault.into()),
             // Nobody waits for the outcome. A retry would run the method again.
             Ok(()) | Err(_) => Ok(answer),
@@ -274,10 +274,10 @@ impl<S: IdempotencyStore> Shared<S> {
         }
     }
 
-    async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, Fault> {
-        let seen = in_time(async { self.store.seen(id).await }).await;
-        seen.map_err(|error| {
-            self.log_error("seen", &error);
+    async fn load(&self, id: RequestId) -> Result<Option<StoredOutcome>, Fault> {
+        let loaded = in_time(async { self.store.load(id).await }).await;
+        loaded.map_err(|error| {
+            self.log_error("load", &error);
             Fault::new(
                 FaultCode::Rejected,
                 "the worker does not know whether this request ran before: its store of outcomes failed",
@@ -285,10 +285,10 @@ impl<S: IdempotencyStore> Shared<S> {
         })
     }
 
-    async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), Fault> {
-        let done = in_time(async { self.store.done(id, outcome).await }).await;
-        done.map_err(|error| {
-            self.log_error("done", &error);
+    async fn save(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), Fault> {
+        let saved = in_time(async { self.store.save(id, outcome).await }).await;
+        saved.map_err(|error| {
+            self.log_error("save", &error);
             Fault::new(
                 FaultCode::Abandoned,
                 "the method ran, but the worker could not store its outcome",

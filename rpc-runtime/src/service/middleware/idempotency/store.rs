@@ -24,13 +24,13 @@ use crate::service::middleware::BoxError;
 /// # }
 ///
 /// impl IdempotencyStore for Database {
-///     async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
+///     async fn load(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
 ///         // SELECT outcome FROM outcomes WHERE request_id = ?
 ///         let bytes = self.outcome(id.to_string()).await?;
 ///         Ok(bytes.map(|bytes| StoredOutcome::from_bytes(&bytes)).transpose()?)
 ///     }
 ///
-///     async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
+///     async fn save(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
 ///         // INSERT INTO outcomes (request_id, outcome) VALUES (?, ?) ON CONFLICT DO NOTHING
 ///         self.insert(id.to_string(), outcome.to_bytes()).await
 ///     }
@@ -42,7 +42,7 @@ pub trait IdempotencyStore: Send + Sync + 'static {
     /// # Errors
     ///
     /// The method does not run, and the caller gets a fault without this error's text.
-    fn seen(&self, id: RequestId) -> impl Future<Output = Result<Option<StoredOutcome>, BoxError>> + Send;
+    fn load(&self, id: RequestId) -> impl Future<Output = Result<Option<StoredOutcome>, BoxError>> + Send;
 
     /// Stores the outcome of a request. Keeps the first one if there is one: two workers may have
     /// run a method that is `idempotent`.
@@ -50,7 +50,7 @@ pub trait IdempotencyStore: Send + Sync + 'static {
     /// # Errors
     ///
     /// The caller gets a fault that says that the method may have run, without this error's text.
-    fn done(
+    fn save(
         &self,
         id: RequestId,
         outcome: StoredOutcome,
@@ -58,11 +58,11 @@ pub trait IdempotencyStore: Send + Sync + 'static {
 }
 
 impl<S: IdempotencyStore> IdempotencyStore for Arc<S> {
-    async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
-        S::seen(self, id).await
+    async fn load(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
+        S::load(self, id).await
     }
 
-    async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
-        S::done(self, id, outcome).await
+    async fn save(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
+        S::save(self, id, outcome).await
     }
 }
