@@ -128,14 +128,14 @@ pub(crate) fn detach(bytes: &mut Bytes) {
 /// Writes items where their message will have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ItemWriter {
-    /// The items, after [`MAX_HEAD`] bytes. Empty if there is no item.
+    /// The items, after [`MAX_HEAD`] bytes. Empty until the first item is added.
     body: Vec<u8>,
     volume: Volume,
     /// How long the body is likely to become.
     expected: usize,
-    /// Where the last item begins.
+    /// Where the header of the last item begins.
     last: usize,
-    /// How many bytes were before the last item. The next one is likely to have about its size.
+    /// The length of the last item's header. That of the next item is likely to be as long.
     header: usize,
 }
 

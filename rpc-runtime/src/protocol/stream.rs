@@ -27,7 +27,8 @@ pub(crate) const CREDIT_HEADER: &str = "rpc-credit";
 /// Without it, they are not limited.
 pub(crate) const CREDIT_BYTES_HEADER: &str = "rpc-credit-bytes";
 
-/// The header of the reply that ends a stream, with the number of items before it.
+/// The header of the message that ends a stream, with the number of all its items: of the reply, or
+/// of the last message of a caller that sends items.
 pub(crate) const ITEMS_HEADER: &str = "rpc-items";
 
 /// The `type` of a message with items.

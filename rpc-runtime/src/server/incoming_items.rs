@@ -159,9 +159,12 @@ impl IncomingItems {
             .kind
             .as_ref()
             .is_some_and(|kind| kind.as_str() == ITEMS_TYPE);
-        // A message that was sent directly to the queue has no key.
-        if !is_items || delivery.control_key.is_none() {
-            return self.log_ignored("foreign", &"it has no items for a method");
+        if !is_items {
+            return self.log_ignored("foreign", &"it has no items");
+        }
+        // Only those who may write to the control exchange may send items.
+        if delivery.control_key.is_none() {
+            return self.log_ignored("foreign", &"it did not come through the control exchange");
         }
         let id = properties
             .correlation_id
@@ -222,21 +225,24 @@ impl IncomingCall<'_> {
         Arc::clone(&self.inbox)
     }
 
-    /// Returns a task that tells the caller how many items it may send. Cancels the call once its
-    /// caller is gone. A method that does not yield to other tasks does not delay it.
-    pub(super) fn grant_to(&self, caller: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
-        let (inbox, gone) = (self.inbox(), caller.gone());
+    /// Returns a task that tells the caller, through `sender`, how many items it may send. Cancels
+    /// the call once its caller is gone. A method that does not yield to other tasks does not delay
+    /// it.
+    pub(super) fn grant_through(&self, sender: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
+        let (inbox, gone) = (self.inbox(), sender.gone());
         let cancellation = self.watch.as_ref().map(CancellationWatch::token);
-        // The task ends later than the handler, which tells the caller of its end by dropping this.
-        let caller = Arc::downgrade(caller);
+        // The handler drops the sender when it ends, and that tells the caller if the method was
+        // aborted. This task may end later, so it must not keep the sender.
+        let sender = Arc::downgrade(sender);
         AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 tokio::select! {
                     biased;
                     () = gone.cancelled() => break,
-                    grant = inbox.next_grant() => match (grant, caller.upgrade()) {
-                        (Some(grant), Some(caller)) => caller.grant(grant).await,
+                    grant = inbox.next_grant() => match (grant, sender.upgrade()) {
+                        (Some(grant), Some(sender)) => sender.grant(grant).await,
                         (None, _) => break,
+                        // The handler has ended.
                         (_, None) => return,
                     }
                 }
@@ -321,7 +327,7 @@ impl KeepOpen for Receiving<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+        if !error.is_transient() && !std::mem::replace(&mut self.is_refusal_logged, true) {
             let error = Logged(Chain(error));
             tracing::warn!(
                 %error,

@@ -67,7 +67,7 @@ pub(super) struct ConsumerEnd {
     /// How many requests did not end in time.
     pub(super) unfinished: usize,
     /// Why the consumer could not continue, even if it was told to stop too: the handle ended, or
-    /// the consumer panicked. `None` if it was only told to stop.
+    /// its task panicked outside of what is restarted. `None` if it was only told to stop.
     pub(super) reason: Option<BrokerError>,
 }
 

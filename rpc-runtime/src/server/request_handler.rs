@@ -444,7 +444,7 @@ impl RequestHandler {
         if let Some(incoming) = &incoming {
             admitted.invocation.set_incoming_inbox(incoming.inbox());
         }
-        let granting = incoming.as_ref().map(|incoming| incoming.grant_to(&sender));
+        let granting = incoming.as_ref().map(|incoming| incoming.grant_through(&sender));
         let executing = self
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);

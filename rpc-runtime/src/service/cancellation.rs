@@ -61,8 +61,8 @@ impl Cancellations {
         }
     }
 
-    /// Tells the requests of these calls that run here. Forgets the calls: another request may
-    /// answer them.
+    /// Cancels the requests of these calls that run here. Does not remember the calls: another
+    /// request may answer them.
     pub(crate) fn cancel_running(&self, ids: &[Uuid]) {
         let tokens: Vec<_> = {
             let state = self.lock();

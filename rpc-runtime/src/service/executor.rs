@@ -17,7 +17,7 @@ use super::cancellation::Cancellations;
 use super::context::{CallerGone, Context, with_ambient_deadline};
 use super::decision::{AdmittedRequest, Decision, Refusal, ReplyTo, replace_if_may_have_run};
 use super::dispatcher::Dispatcher;
-use super::invocation::{Answer, Invocation};
+use super::invocation::Invocation;
 use super::method_record::MethodRecord;
 use super::request_log::{RequestLabel, RequestLog};
 use super::rules::{ForbiddenReplyAddress, Rules};
@@ -147,8 +147,8 @@ impl Executor {
         decided.map(|decision| self.unless_cancelled(decision, now))
     }
 
-    /// Decides whether a request without a `reply_to` of its own runs; see
-    /// [`Dispatcher::decide_request`].
+    /// Decides whether a request runs whose reply is no message of its own: it leaves in a batch, or
+    /// stays in the process. See [`Dispatcher::decide_request`].
     pub(crate) fn decide_request(
         &self,
         request: Request,
@@ -163,7 +163,7 @@ impl Executor {
     }
 
     /// Cancels a request that was to run if its caller has cancelled the call. Otherwise, lets the
-    /// caller do so later.
+    /// caller do so later. Only requests from a queue are cancelled by messages.
     fn unless_cancelled<'a>(&self, decision: Decision<'a>, now: Instant) -> Decision<'a> {
         match decision {
             Decision::Run(mut admitted) if admitted.caller_waits && self.is_counted() => {
@@ -351,25 +351,29 @@ impl Executor {
                 Ok(handling.await)
             }
         };
-        let mut may_have_run = true;
+        let (mut may_have_run, mut is_from_layer) = (true, false);
         let fault = match AssertUnwindSafe(running).catch_unwind().await {
             Ok(Err(gone)) => return RunResult::of_dropped(invocation, gone),
-            Ok(Ok(Ok(Answer { reply, is_from_layer }))) => match self.rules.check_reply_size(&reply) {
-                Ok(()) => {
-                    let outcome = Outcome::of_answer(&reply);
-                    return RunResult {
-                        reply,
-                        outcome,
-                        may_have_run,
-                        is_from_layer,
-                        is_cancelled: false,
-                    };
+            Ok(Ok(Ok(answer))) => {
+                let reply = answer.reply;
+                is_from_layer = answer.is_from_layer;
+                match self.rules.check_reply_size(&reply) {
+                    Ok(()) => {
+                        let outcome = Outcome::of_answer(&reply);
+                        return RunResult {
+                            reply,
+                            outcome,
+                            may_have_run,
+                            is_from_layer,
+                            is_cancelled: false,
+                        };
+                    }
+                    Err(too_large) => {
+                        self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
+                        too_large
+                    }
                 }
-                Err(too_large) => {
-                    self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
-                    too_large
-                }
-            },
+            }
             Ok(Ok(Err(fault))) => {
                 may_have_run = invocation.may_run() && fault.code.executed() != Executed::No;
                 // A job is tried again, whether or not an earlier delivery of it ran.
@@ -390,7 +394,7 @@ impl Executor {
             reply: Reply::fault(invocation.codec(), &fault),
             outcome: Outcome::of_fault(&fault.code),
             may_have_run,
-            is_from_layer: false,
+            is_from_layer,
             is_cancelled: false,
         }
     }
@@ -428,6 +432,7 @@ mod tests {
     use tower::{Service as _, service_fn};
 
     use super::super::fixtures::{Store, message, request, rules, store};
+    use super::super::invocation::Answer;
     use super::super::middleware::{Handler, HandlerLayers, IncomingCall};
     use super::*;
     use crate::codec::Codec;

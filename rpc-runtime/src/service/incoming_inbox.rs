@@ -141,7 +141,7 @@ impl IncomingInbox {
 
     /// Waits until the caller has to be told something, or has not been told anything for a few
     /// seconds. Meanwhile, ends the stream if the caller is silent for too long. Returns `None`
-    /// once the caller is gone, and nobody waits for the method.
+    /// once it has been silent for so long that nobody waits for the method any more.
     ///
     /// The caller is told nothing before the method has its stream: a layer may still refuse the
     /// request, and then the caller may send it again, with all items.

@@ -27,8 +27,9 @@ pub(crate) const BATCH_TYPE: &str = "rpc.batch";
 /// The suffix of a worker's queue for batched requests. It follows the name of the request queue.
 pub(crate) const BATCH_SUFFIX: &str = ".batch";
 
-/// In a request, the header with which the caller says that it can send and read batches. In a
-/// reply, the header with the number of calls of this method that the worker asks for in one batch.
+/// In a request, the header with which the caller says that it can send and read batches. It is
+/// empty, or the address for the answer if the request has no `reply_to`. In a reply or such an
+/// answer, the number of calls of this method that the worker asks for in one batch.
 pub(crate) const BATCH_HEADER: &str = "rpc-batch";
 
 /// The maximum number of calls or replies in a batch.

@@ -83,7 +83,7 @@ impl Answers {
 
     /// Sends a reply, and gives it up at `until`. Its loss does no harm beyond a missing answer.
     pub(super) async fn reply(&self, reply: ControlReply, until: Instant) {
-        let send = |part| self.channel.send(reply.message(part), Some(until), false);
+        let send = |to_send| self.channel.send(reply.message(to_send), Some(until), false);
         let reason = match send(reply.reply.clone()).await {
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) | Err(_) => return,
             Ok(SendOutcome::Refused(Some(error))) => {
