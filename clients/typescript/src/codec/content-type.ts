@@ -1,0 +1,41 @@
+/** How a body is encoded. */
+export type Codec = "msgpack" | "json" | "text";
+
+/** The content type of each codec. */
+export const CONTENT_TYPES: Readonly<Record<Codec, string>> = {
+  msgpack: "application/msgpack",
+  json: "application/json",
+  text: "text/plain",
+};
+
+const NAMES: Readonly<Record<string, Codec | "none">> = {
+  "application/msgpack": "msgpack",
+  "application/x-msgpack": "msgpack",
+  "application/vnd.msgpack": "msgpack",
+  "application/json": "json",
+  "application/x-json": "json",
+  "text/json": "json",
+  "text/plain": "text",
+  "application/octet-stream": "none",
+  "": "none",
+};
+
+const CHARSETS = new Set(["utf-8", "utf8", "ascii", "us-ascii"]);
+const ENCODINGS = new Set(["", "identity", "binary", "7bit", "8bit", ...CHARSETS]);
+
+/** What a `content_type` says. `none`: it names no codec. `unknown`: a codec that is unknown. */
+export function codecOf(contentType: string | undefined): Codec | "none" | "unknown" {
+  const [name = "", ...parameters] = (contentType ?? "").toLowerCase().split(";");
+  const trimmed = name.trim();
+  const codec = Object.hasOwn(NAMES, trimmed) ? NAMES[trimmed]! : "unknown";
+  const isReadable = parameters.every((parameter) => {
+    const [key = "", value = ""] = parameter.split("=");
+    return key.trim() !== "charset" || CHARSETS.has(value.trim().replaceAll('"', ""));
+  });
+  return isReadable ? codec : "unknown";
+}
+
+/** Whether a `content_encoding` leaves the body as it is. */
+export function isPlainEncoding(contentEncoding: string | undefined): boolean {
+  return ENCODINGS.has((contentEncoding ?? "").trim().toLowerCase());
+}

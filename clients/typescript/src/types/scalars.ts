@@ -1,0 +1,189 @@
+import { mismatch, ValueError, type Type } from "./type.js";
+import { Wide } from "./wide.js";
+
+function checkBoolean(value: unknown): boolean {
+  if (typeof value !== "boolean") throw mismatch("a boolean", value);
+  return value;
+}
+
+/** `bool` */
+export const bool: Type<boolean> = {
+  toPlain: checkBoolean,
+  fromPlain: checkBoolean,
+  text: {
+    parse: (text) => {
+      if (text === "true" || text === "false") return text === "true";
+      throw new ValueError("expected `true` or `false`");
+    },
+    format: String,
+  },
+};
+
+function checkString(value: unknown): string {
+  if (typeof value !== "string") throw mismatch("a string", value);
+  return value;
+}
+
+/** `String`, and types that serde writes as text. */
+export const string: Type<string> = {
+  toPlain: checkString,
+  fromPlain: checkString,
+  text: { parse: (text) => text, format: checkString },
+};
+
+function checkChar(value: unknown): string {
+  const text = checkString(value);
+  if ([...text].length !== 1) throw new ValueError("expected a single character");
+  return text;
+}
+
+/** `char` */
+export const char: Type<string> = {
+  toPlain: checkChar,
+  fromPlain: checkChar,
+  text: { parse: checkChar, format: checkChar },
+};
+
+function checkFloat(value: unknown): number {
+  if (typeof value === "bigint") return Number(value);
+  if (typeof value !== "number") throw mismatch("a number", value);
+  return value;
+}
+
+function float(): Type<number> {
+  return {
+    toPlain: checkFloat,
+    fromPlain: checkFloat,
+    text: {
+      parse: (text) => {
+        const special = { inf: Infinity, "-inf": -Infinity, NaN: NaN }[text];
+        if (special !== undefined) return special;
+        if (!/^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/.test(text)) {
+          throw new ValueError("expected a number");
+        }
+        return Number(text);
+      },
+      format: String,
+    },
+  };
+}
+
+/** `f32` */
+export const f32: Type<number> = float();
+/** `f64` */
+export const f64: Type<number> = float();
+
+function small(min: number, max: number): Type<number> {
+  const expected = `an integer from ${min} to ${max}`;
+  const check = (value: unknown): number => {
+    const number = typeof value === "bigint" ? Number(value) : value;
+    if (typeof number !== "number") throw mismatch(expected, value);
+    if (!Number.isInteger(number) || number < min || number > max) {
+      throw new ValueError(`expected ${expected}`);
+    }
+    return number;
+  };
+  const parse = (text: string): number => {
+    if (!/^[+-]?\d+$/.test(text)) throw new ValueError(`expected ${expected}`);
+    return check(Number(text));
+  };
+  return { toPlain: check, fromPlain: check, text: { parse, format: String } };
+}
+
+/** `i8` */
+export const i8: Type<number> = small(-(2 ** 7), 2 ** 7 - 1);
+/** `i16` */
+export const i16: Type<number> = small(-(2 ** 15), 2 ** 15 - 1);
+/** `i32` */
+export const i32: Type<number> = small(-(2 ** 31), 2 ** 31 - 1);
+/** `u8` */
+export const u8: Type<number> = small(0, 2 ** 8 - 1);
+/** `u16` */
+export const u16: Type<number> = small(0, 2 ** 16 - 1);
+/** `u32` */
+export const u32: Type<number> = small(0, 2 ** 32 - 1);
+
+const INTEGER = /^[+-]?\d{1,40}$/;
+
+function large(min: bigint, max: bigint): Type<bigint> {
+  const expected = `an integer from ${min} to ${max}`;
+  const limit = (value: bigint): bigint => {
+    if (value < min || value > max) throw new ValueError(`expected ${expected}`);
+    return value;
+  };
+  const toPlain = (value: bigint): unknown => {
+    if (typeof value !== "bigint") throw mismatch(`a bigint: ${expected}`, value);
+    return limit(value);
+  };
+  const fromPlain = (plain: unknown): bigint => {
+    if (typeof plain === "bigint") return limit(plain);
+    if (typeof plain !== "number") throw mismatch(expected, plain);
+    if (!Number.isInteger(plain)) throw new ValueError(`expected ${expected}`);
+    return limit(BigInt(plain));
+  };
+  const parse = (text: string): bigint => {
+    if (!INTEGER.test(text)) throw new ValueError(`expected ${expected}`);
+    return limit(BigInt(text.replace("+", "")));
+  };
+  return { toPlain, fromPlain, text: { parse, format: String } };
+}
+
+/** Integers of 128 bits are decimal text in MessagePack; their 16 bytes are accepted too. */
+function wide(bits: bigint, isSigned: boolean): Type<bigint> {
+  const inner = isSigned
+    ? large(-(1n << (bits - 1n)), (1n << (bits - 1n)) - 1n)
+    : large(0n, (1n << bits) - 1n);
+  const fromPlain = (plain: unknown): bigint => {
+    if (typeof plain === "string") return inner.text!.parse(plain);
+    if (plain instanceof Uint8Array && plain.length === 16) {
+      const unsigned = BigInt(`0x${Buffer.from(plain).toString("hex")}`);
+      return isSigned ? BigInt.asIntN(128, unsigned) : unsigned;
+    }
+    return inner.fromPlain(plain);
+  };
+  const toPlain = (value: bigint): unknown => new Wide(inner.toPlain(value) as bigint);
+  return { toPlain, fromPlain, text: inner.text! };
+}
+
+/** `i64` and `isize` */
+export const i64: Type<bigint> = large(-(2n ** 63n), 2n ** 63n - 1n);
+/** `u64` and `usize` */
+export const u64: Type<bigint> = large(0n, 2n ** 64n - 1n);
+/** `i128` */
+export const i128: Type<bigint> = wide(128n, true);
+/** `u128` */
+export const u128: Type<bigint> = wide(128n, false);
+
+/** `Vec<u8>` and `&[u8]`: MessagePack's `bin`, an array of numbers in JSON. */
+export const bytes: Type<Uint8Array> = {
+  toPlain: (value) => {
+    if (!(value instanceof Uint8Array)) throw mismatch("bytes", value);
+    return value;
+  },
+  fromPlain: (plain) => {
+    if (plain instanceof Uint8Array) return plain;
+    if (!Array.isArray(plain)) throw mismatch("bytes", plain);
+    const isByte = (value: unknown) =>
+      typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= 255;
+    const bad = plain.findIndex((value) => !isByte(value));
+    if (bad >= 0) throw new ValueError("expected an integer from 0 to 255", `[${bad}]`);
+    return Uint8Array.from(plain as number[]);
+  },
+};
+
+/** `()` */
+export const unit: Type<void> = {
+  toPlain: () => null,
+  fromPlain: (plain) => {
+    const isEmpty = plain === null || (Array.isArray(plain) && plain.length === 0);
+    if (!isEmpty) throw mismatch("nothing", plain);
+  },
+  missing: () => undefined,
+};
+
+/** A type that the service's description does not explain. Values pass unchecked. */
+export const any: Type<unknown> = {
+  toPlain: (value) => value,
+  fromPlain: (plain) => plain,
+  missing: () => undefined,
+};
