@@ -1,0 +1,56 @@
+import { encodeCancellations, MAX_ELEMENTS, type CancelledCall } from "../protocol/control.js";
+import { CANCEL_TYPE, CONTROL_EXCHANGE } from "../protocol/names.js";
+import type { Publisher } from "../transport/publisher.js";
+
+const MAX_WAITING = 16_384;
+const LIMIT_MS = 5_000;
+
+/** Tells workers which calls nobody waits for any more. Calls that end together share a message. */
+export class Cancellations {
+  readonly #publisher: Publisher;
+  readonly #waiting = new Map<string, CancelledCall[]>();
+  #count = 0;
+  #isScheduled = false;
+
+  constructor(publisher: Publisher) {
+    this.#publisher = publisher;
+  }
+
+  /** The key is a queue, for all its workers, or the id of a worker, for its streams. */
+  cancel(key: string, call: CancelledCall): void {
+    if (this.#count >= MAX_WAITING) return;
+    this.#count++;
+    const calls = this.#waiting.get(key);
+    if (calls === undefined) this.#waiting.set(key, [call]);
+    else calls.push(call);
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    setImmediate(() => void this.#flush());
+  }
+
+  async #flush(): Promise<void> {
+    this.#isScheduled = false;
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    const sent = waiting.map(async ([key, calls]) => {
+      for (let i = 0; i < calls.length; i += MAX_ELEMENTS) {
+        await this.#send(key, calls.slice(i, i + MAX_ELEMENTS));
+      }
+      this.#count -= calls.length;
+    });
+    await Promise.all(sent);
+  }
+
+  async #send(key: string, calls: readonly CancelledCall[]): Promise<void> {
+    // Cancelling is best effort: what becomes of the message does not matter.
+    await this.#publisher.send(
+      {
+        exchange: CONTROL_EXCHANGE,
+        routingKey: key,
+        properties: { type: CANCEL_TYPE, expiration: String(LIMIT_MS), headers: {} },
+        body: encodeCancellations(calls),
+      },
+      LIMIT_MS,
+    );
+  }
+}

@@ -1,0 +1,219 @@
+import { randomUUID } from "node:crypto";
+
+import { CONTENT_TYPES } from "../codec/content-type.js";
+import { decodeValue } from "../codec/values.js";
+import type { Connection } from "../connection.js";
+import { BrokerFailed, Cancelled, EncodeFailed, NoWorkers, Refused, TooLarge } from "../errors.js";
+import type { AnyMethod, Method } from "../method.js";
+import { CONTROL_EXCHANGE } from "../protocol/names.js";
+import type { Items, Methods, Service } from "../service.js";
+import { Gathering, type Gather } from "./gather.js";
+import { limitOf, planCall, readResult, replyOf } from "./method-call.js";
+import { delayHeader, sendOneway } from "./oneway.js";
+import type {
+  BroadcastOptions,
+  CallOptions,
+  ClientOptions,
+  SendOptions,
+  StreamOptions,
+} from "./options.js";
+import { resuming } from "./resuming.js";
+import { creditHeaders, StreamingCall, windowOf, type ItemStream } from "./stream.js";
+import { callUnary } from "./unary.js";
+import { callUpload, INCOMING_HEADERS, Upload } from "./upload.js";
+
+/** The arguments of a broadcast have at most 1 MiB. */
+const MAX_BROADCAST_BYTES = 1024 * 1024;
+
+/** The base of generated clients. */
+export abstract class Client {
+  /** What generated methods call. */
+  protected readonly $: MethodCaller;
+  readonly #connection: Connection;
+  readonly #options: ClientOptions;
+
+  protected constructor(
+    connection: Connection,
+    service: Service<Methods>,
+    options: ClientOptions = {},
+  ) {
+    this.#connection = connection;
+    this.#options = options;
+    this.$ = new MethodCaller(connection, options.queue ?? service.queue, options);
+  }
+
+  /** A copy of this client with other options. Those that are not named stay. */
+  withOptions(options: ClientOptions): this {
+    const headers = { ...this.#options.headers, ...options.headers };
+    const merged = { ...this.#options, ...options, headers };
+    const Class = this.constructor as new (connection: Connection, options: ClientOptions) => this;
+    return new Class(this.#connection, merged);
+  }
+}
+
+/** Calls the methods of one service, with the options of one client. */
+export class MethodCaller {
+  readonly #connection: Connection;
+  readonly #queue: string;
+  readonly #options: ClientOptions;
+
+  constructor(connection: Connection, queue: string, options: ClientOptions) {
+    if (queue === "" || Buffer.byteLength(queue) > 255) {
+      throw new EncodeFailed("a name has 1 to 255 bytes", "the queue is invalid");
+    }
+    this.#connection = connection;
+    this.#queue = queue;
+    this.#options = options;
+  }
+
+  /** Calls a method that replies once. */
+  async call<A, R>(
+    method: Method<A, R, null, "unary">,
+    args: A,
+    options: CallOptions = {},
+  ): Promise<R> {
+    const plan = this.#plan(method, args, options);
+    return (await callUnary(this.#parts.caller, method, plan)) as R;
+  }
+
+  /** Sends a one-way request. Returns once the broker has it on disk. */
+  async send<A>(
+    method: Method<A, any, null, "oneway">,
+    args: A,
+    options: SendOptions = {},
+  ): Promise<void> {
+    const merged = this.#merge(options);
+    const delay = delayHeader(method, merged.delayMs);
+    const plan = planCall(method, this.#queue, args, merged, delay);
+    await sendOneway(this.#connection.internals.requests, plan, this.#parts.caller.maxBytes);
+  }
+
+  /** Calls a method that returns a stream. Nothing is sent before it is first read. */
+  stream<A, R>(
+    method: Method<A, R, null, "stream">,
+    args: A,
+    options: StreamOptions = {},
+  ): ItemStream<R> {
+    const merged = this.#merge(options);
+    const window = windowOf(merged);
+    const begin = (current: unknown) =>
+      new StreamingCall(
+        this.#parts,
+        method,
+        () => planCall(method, this.#queue, current, merged, creditHeaders(window)),
+        window,
+      );
+    if (method.resume === null || !method.idempotent) return begin(args) as ItemStream<R>;
+    const named = args as Readonly<Record<string, unknown>>;
+    const limitMs = limitOf(method, merged);
+    return resuming(method.resume, named, limitMs, merged.signal, begin) as ItemStream<R>;
+  }
+
+  /** Calls a method that receives a stream and replies once. */
+  async upload<A, R, I>(
+    method: Method<A, R, I, "upload">,
+    args: A,
+    items: Items<I>,
+    options: CallOptions = {},
+  ): Promise<R> {
+    const plan = this.#plan(method, args, options, INCOMING_HEADERS);
+    return (await callUpload(this.#parts, method, plan, items)) as R;
+  }
+
+  /** Calls a method that receives a stream and returns one. */
+  duplex<A, R, I>(
+    method: Method<A, R, I, "duplex">,
+    args: A,
+    items: Items<I>,
+    options: StreamOptions = {},
+  ): ItemStream<R> {
+    const merged = this.#merge(options);
+    const window = windowOf(merged);
+    const headers = { ...creditHeaders(window), ...INCOMING_HEADERS };
+    const upload = new Upload(this.#parts, method, items, merged.codec ?? "msgpack");
+    const plan = () => planCall(method, this.#queue, args, merged, headers);
+    return new StreamingCall(this.#parts, method, plan, window, upload) as ItemStream<R>;
+  }
+
+  /** Calls a method on all workers, and gathers their answers. */
+  broadcast<A, R>(
+    method: Method<A, R, null, "broadcast">,
+    args: A,
+    options: BroadcastOptions = {},
+  ): Gather<R> {
+    const merged = this.#merge(options);
+    const codec = merged.codec ?? "msgpack";
+    return new Gathering<R>(
+      this.#connection.internals,
+      () => this.#planBroadcast(method, args, options),
+      { expectWorkers: merged.expectWorkers, quietMs: merged.quietMs },
+      (message) =>
+        readResult(replyOf(message, codec), method, null, (reply) =>
+          decodeValue(reply.codec, method.result, reply.body),
+        ),
+    );
+  }
+
+  /** Calls a method on all workers. Nobody answers. */
+  async broadcastOneway<A>(
+    method: Method<A, any, null, "broadcastOneway">,
+    args: A,
+    options: CallOptions = {},
+  ): Promise<void> {
+    const plan = this.#planBroadcast(method, args, options);
+    if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
+    const outgoing = {
+      exchange: CONTROL_EXCHANGE,
+      routingKey: this.#queue,
+      mandatory: true,
+      properties: {
+        type: method.name,
+        contentType: CONTENT_TYPES[plan.codec],
+        correlationId: randomUUID(),
+        deliveryMode: 1,
+        headers: plan.headers,
+      },
+      body: plan.body,
+    };
+    const outcome = await this.#parts.control.send(outgoing, plan.limitMs);
+    switch (outcome.kind) {
+      case "confirmed":
+        return;
+      case "returned":
+        throw new NoWorkers(this.#queue);
+      case "refused":
+        throw new Refused(this.#queue);
+      case "unsent":
+        throw new BrokerFailed(outcome.reason, "no");
+      case "lost":
+        if (/404|NOT.FOUND/i.test(outcome.reason)) throw new NoWorkers(this.#queue);
+        throw new BrokerFailed(outcome.reason, "maybe");
+    }
+  }
+
+  get #parts() {
+    return this.#connection.internals;
+  }
+
+  #merge(options: ClientOptions): ClientOptions {
+    const headers = { ...this.#options.headers, ...options.headers };
+    return { ...this.#options, ...options, headers };
+  }
+
+  #plan(
+    method: AnyMethod,
+    args: unknown,
+    options: ClientOptions,
+    headers: Readonly<Record<string, string>> = {},
+  ) {
+    return planCall(method, this.#queue, args, this.#merge(options), headers);
+  }
+
+  #planBroadcast(method: AnyMethod, args: unknown, options: ClientOptions) {
+    const plan = this.#plan(method, args, options);
+    if (plan.body.length > MAX_BROADCAST_BYTES) {
+      throw new TooLarge(plan.body.length, MAX_BROADCAST_BYTES);
+    }
+    return plan;
+  }
+}

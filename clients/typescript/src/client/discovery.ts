@@ -1,0 +1,72 @@
+import { decodePlain } from "../codec/values.js";
+import { NoWorkers } from "../errors.js";
+import { DISCOVERY_KEY } from "../protocol/names.js";
+import { readFault, readReply, readWorker, type WorkerInfo } from "../protocol/reply.js";
+import { isMap, valueOf } from "../types/maps.js";
+import { Gathering, type GatherParts } from "./gather.js";
+
+/** A worker, and what it serves. */
+export interface FoundWorker {
+  readonly worker: WorkerInfo;
+  /** The services of each queue, as their descriptions. */
+  readonly queues: readonly { readonly queue: string; readonly services: readonly unknown[] }[];
+}
+
+const LIMIT_MS = 5_000;
+const QUIET_MS = 500;
+
+/** Asks all workers that describe themselves. Returns none if there are none. */
+export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
+  const plan = () => ({
+    queue: DISCOVERY_KEY,
+    method: "rpc.describe",
+    codec: "json" as const,
+    body: Buffer.alloc(0),
+    headers: {},
+    priority: undefined,
+    isIdempotent: true,
+    waitsForServer: false,
+    limitMs: LIMIT_MS,
+    signal: undefined,
+  });
+  const end = { expectWorkers: undefined, quietMs: QUIET_MS };
+  const gathering = new Gathering(parts, plan, end, (message) => {
+    const reply = readReply(message, "json");
+    if (reply.kind === "fault") throw readFault(reply);
+    return decodePlain("json", reply.body);
+  });
+  const found = new Map<string, FoundWorker>();
+  try {
+    for await (const answer of gathering) {
+      const worker = readFound(answer.result);
+      // If an id comes twice, the first reply counts.
+      if (worker !== null && !found.has(worker.worker.id)) found.set(worker.worker.id, worker);
+    }
+  } catch (error) {
+    if (!(error instanceof NoWorkers)) throw error;
+  }
+  return [...found.values()];
+}
+
+/** Reads a description, or returns `null` for a worker that does not let the sender ask. */
+function readFound(result: () => unknown): FoundWorker | null {
+  let plain: unknown;
+  try {
+    plain = result();
+  } catch {
+    return null;
+  }
+  if (!isMap(plain)) return null;
+  const worker = readWorker(valueOf(plain, "worker"));
+  if (worker === null) return null;
+  const queues = list(valueOf(plain, "queues")).flatMap((entry) => {
+    if (!isMap(entry)) return [];
+    const queue = valueOf(entry, "queue");
+    return typeof queue === "string" ? [{ queue, services: list(valueOf(entry, "services")) }] : [];
+  });
+  return { worker, queues };
+}
+
+function list(plain: unknown): readonly unknown[] {
+  return Array.isArray(plain) ? plain : [];
+}

@@ -1,0 +1,269 @@
+import { randomUUID } from "node:crypto";
+
+import type { ConfirmChannel } from "amqplib";
+
+import { CONTENT_TYPES } from "../codec/content-type.js";
+import { BadReply, BrokerFailed, Cancelled, NoWorkers, RpcError, TimedOut } from "../errors.js";
+import type { Log } from "../log.js";
+import { CONTROL_EXCHANGE } from "../protocol/names.js";
+import { workerOf, type WorkerInfo } from "../protocol/reply.js";
+import { consume } from "../transport/consumer.js";
+import { KeptChannel } from "../transport/kept-channel.js";
+import type { Link } from "../transport/link.js";
+import type { Incoming } from "../transport/message.js";
+import type { Publisher } from "../transport/publisher.js";
+import type { CallPlan } from "./caller.js";
+
+/** The answer of one worker. */
+export interface Answer<T> {
+  readonly worker: WorkerInfo;
+  /** The method's result. Throws the error that the worker answered with. */
+  result(): T;
+}
+
+/** The answers of the workers, as they arrive. Sent when it is first read. */
+export interface Gather<T> extends AsyncIterableIterator<Answer<T>> {
+  /** How many of the expected workers have not answered, if a number is expected. */
+  readonly missing: number | null;
+}
+
+/** When gathering ends. */
+export interface GatherEnd {
+  readonly expectWorkers: number | undefined;
+  readonly quietMs: number | undefined;
+}
+
+/** What a broadcast, or a question to all workers, is sent with. */
+export interface GatherParts {
+  readonly link: Link;
+  readonly log: Log;
+  readonly control: Publisher;
+}
+
+const MAX_WAITING_ANSWERS = 64;
+const DEFAULT_QUIET_MS = 500;
+const RETRY_MS = 500;
+
+/** Sends one request to all workers, and collects their answers in a queue of its own. */
+export class Gathering<T> implements Gather<T> {
+  readonly #parts: GatherParts;
+  readonly #plan: () => CallPlan;
+  readonly #end: GatherEnd;
+  readonly #read: (message: Incoming) => T;
+  readonly #id = randomUUID();
+  readonly #answers: { readonly answer: Answer<T>; readonly ack: () => void }[] = [];
+  readonly #known = new Set<string>();
+  #begun: Promise<void> | null = null;
+  #channel: KeptChannel | null = null;
+  #queue = "";
+  #raw: ConfirmChannel | null = null;
+  #waiting: (() => void) | null = null;
+  #timer: NodeJS.Timeout | undefined;
+  #quiet: NodeJS.Timeout | undefined;
+  #hasEnded = false;
+  #signal: AbortSignal | undefined;
+  #failure: RpcError | null = null;
+
+  constructor(
+    parts: GatherParts,
+    plan: () => CallPlan,
+    end: GatherEnd,
+    read: (message: Incoming) => T,
+  ) {
+    this.#parts = parts;
+    this.#plan = plan;
+    this.#end = end;
+    this.#read = read;
+  }
+
+  get missing(): number | null {
+    const expected = this.#end.expectWorkers;
+    return expected === undefined ? null : Math.max(0, expected - this.#known.size);
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<Answer<T>>> {
+    this.#begun ??= this.#begin();
+    try {
+      await this.#begun;
+    } catch (error) {
+      await this.#close();
+      throw error;
+    }
+    for (;;) {
+      const next = this.#answers.shift();
+      if (next !== undefined) {
+        next.ack();
+        return { done: false, value: next.answer };
+      }
+      if (this.#failure !== null) {
+        const failure = this.#failure;
+        this.#failure = null;
+        throw failure;
+      }
+      if (this.#hasEnded) return { done: true, value: undefined };
+      await new Promise<void>((resolve) => (this.#waiting = resolve));
+    }
+  }
+
+  async return(): Promise<IteratorResult<Answer<T>>> {
+    this.#answers.length = 0;
+    await this.#close();
+    return { done: true, value: undefined };
+  }
+
+  async #begin(): Promise<void> {
+    const plan = this.#plan();
+    const endsAt = performance.now() + plan.limitMs;
+    this.#signal = plan.signal;
+    if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
+    plan.signal?.addEventListener("abort", this.#aborted);
+    let sent = false;
+    const limit = new Promise<never>((_, reject) => {
+      this.#timer = setTimeout(() => {
+        if (sent) this.#finish();
+        else reject(new TimedOut(plan.limitMs, "no", this.#parts.link.lastError ?? undefined));
+      }, plan.limitMs);
+    });
+    limit.catch(() => {});
+    this.#channel = new KeptChannel(this.#parts.link, this.#parts.log, {
+      what: "answers",
+      setup: (channel) => this.#prepare(channel),
+      // The queue is lost with its channel's connection, and so are answers that were to come.
+      lost: () => this.#finish(),
+    });
+    await Promise.race([this.#channel.open(), limit]).catch((error: unknown) => {
+      throw error instanceof RpcError ? error : new BrokerFailed(String(error), "no", error);
+    });
+    for (;;) {
+      const outcome = await Promise.race([this.#publish(plan, endsAt), limit]);
+      if (this.#hasEnded) return;
+      sent = true;
+      const isMissing =
+        outcome.kind === "returned" ||
+        (outcome.kind === "lost" && /404|NOT.FOUND/i.test(outcome.reason));
+      // If one of the workers' queues does not take the request, the others may have it.
+      if (!isMissing && outcome.kind !== "unsent") return;
+      sent = false;
+      if (outcome.kind === "unsent") throw new BrokerFailed(outcome.reason, "no");
+      if (!plan.waitsForServer) throw new NoWorkers(plan.queue);
+      await Promise.race([new Promise((resolve) => setTimeout(resolve, RETRY_MS)), limit]);
+    }
+  }
+
+  #publish(plan: CallPlan, endsAt: number) {
+    const left = Math.max(1, Math.floor(endsAt - performance.now()));
+    return this.#parts.control.send(
+      {
+        exchange: CONTROL_EXCHANGE,
+        routingKey: plan.queue,
+        mandatory: true,
+        properties: {
+          type: plan.method,
+          contentType: CONTENT_TYPES[plan.codec],
+          correlationId: this.#id,
+          replyTo: this.#queue,
+          expiration: String(left),
+          deliveryMode: 1,
+          headers: plan.headers,
+        },
+        body: plan.body,
+      },
+      left,
+    );
+  }
+
+  async #prepare(channel: ConfirmChannel): Promise<void> {
+    const { queue } = await channel.assertQueue("", {
+      exclusive: true,
+      autoDelete: true,
+      arguments: { "x-queue-type": "classic" },
+    });
+    this.#queue = queue;
+    this.#raw = channel;
+    await channel.prefetch(MAX_WAITING_ANSWERS);
+    await consume(channel, queue, { noAck: false }, (delivery) => {
+      // Those that are not read wait at the broker.
+      if (!this.#receive(delivery, () => delivery.ack())) delivery.ack();
+    });
+  }
+
+  /** Returns whether the message is an answer, which is acknowledged once it is read. */
+  #receive(message: Incoming, ack: () => void): boolean {
+    if (this.#hasEnded || message.properties.correlationId !== this.#id) return false;
+    const worker = workerOf(message);
+    // If a worker replies twice, the first reply counts.
+    if (worker !== null && this.#known.has(worker.id)) return false;
+    const read = this.#read;
+    let outcome: { readonly value: T } | { readonly error: unknown };
+    try {
+      if (message.malformed !== null) throw new Error(message.malformed);
+      outcome = { value: read(message) };
+    } catch (error) {
+      outcome = { error: error instanceof RpcError ? error : new BadReply(error, "maybe") };
+    }
+    const named = worker ?? unnamed(this.#known.size);
+    this.#known.add(named.id);
+    const result = (): T => {
+      if ("error" in outcome) throw outcome.error;
+      return outcome.value;
+    };
+    this.#answers.push({ answer: { worker: named, result }, ack });
+    const { expectWorkers, quietMs } = this.#end;
+    if (expectWorkers !== undefined && this.#known.size >= expectWorkers) {
+      this.#finish();
+      return true;
+    }
+    const quiet = quietMs ?? (expectWorkers === undefined ? DEFAULT_QUIET_MS : undefined);
+    if (quiet !== undefined) {
+      clearTimeout(this.#quiet);
+      this.#quiet = setTimeout(() => this.#finish(), quiet);
+    }
+    this.#wake();
+    return true;
+  }
+
+  readonly #aborted = () => {
+    this.#failure = new Cancelled("maybe", this.#signal?.reason);
+    this.#finish();
+  };
+
+  #finish(): void {
+    void this.#close();
+  }
+
+  async #close(): Promise<void> {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#quiet);
+    this.#signal?.removeEventListener("abort", this.#aborted);
+    this.#wake();
+    const channel = this.#raw;
+    this.#raw = null;
+    if (channel !== null) await channel.deleteQueue(this.#queue).catch(() => {});
+    await this.#channel?.close();
+  }
+
+  #wake(): void {
+    this.#waiting?.();
+    this.#waiting = null;
+  }
+}
+
+function unnamed(number: number): WorkerInfo {
+  const id = `unknown ${number + 1}`;
+  return {
+    id,
+    name: "",
+    host: "",
+    pid: 0,
+    appId: "",
+    version: "",
+    runtimeVersion: "",
+    uptimeMs: 0,
+  };
+}

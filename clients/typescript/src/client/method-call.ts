@@ -1,0 +1,122 @@
+import { encodePlain, decodeValue } from "../codec/values.js";
+import { BadReply, EncodeFailed, MethodError, RpcError, type Executed } from "../errors.js";
+import type { AnyMethod } from "../method.js";
+import { readFault, readReply, type Reply } from "../protocol/reply.js";
+import type { Incoming } from "../transport/message.js";
+import { MAX_TIMER_MS } from "../transport/time.js";
+import { currentContext } from "../worker/context.js";
+import type { CallPlan, RunningCall } from "./caller.js";
+import type { ClientOptions, CodecName } from "./options.js";
+
+const DEFAULT_LIMIT_MS = 30_000;
+const MAX_HEADERS = 4096;
+
+/** What a call asks for, from its method and its options. */
+export function planCall(
+  method: AnyMethod,
+  queue: string,
+  args: unknown,
+  options: ClientOptions,
+  headers: Readonly<Record<string, string>> = {},
+): CallPlan & { readonly codec: CodecName } {
+  const codec = options.codec ?? "msgpack";
+  return {
+    queue,
+    method: method.name,
+    codec,
+    body: encodeArguments(method, args, codec),
+    headers: { ...checkHeaders(options.headers ?? {}), ...headers },
+    priority: checkPriority(options.priority),
+    isIdempotent: method.idempotent,
+    waitsForServer: options.waitForServer ?? false,
+    limitMs: limitOf(method, options),
+    signal: options.signal,
+  };
+}
+
+/** Encodes the arguments of a method. */
+export function encodeArguments(method: AnyMethod, args: unknown, codec: CodecName): Buffer {
+  try {
+    return encodePlain(codec, method.args.toPlain(args));
+  } catch (error) {
+    throw new EncodeFailed(error);
+  }
+}
+
+/** How long a call may take: in a handler, no longer than its own request. */
+export function limitOf(method: AnyMethod, options: ClientOptions): number {
+  const limit = options.timeoutMs ?? method.timeoutMs ?? DEFAULT_LIMIT_MS;
+  if (!(limit > 0)) throw new EncodeFailed("it must be above 0", "the timeout is invalid");
+  return Math.min(limit, currentContext()?.timeLeftMs ?? Infinity, MAX_TIMER_MS);
+}
+
+function checkPriority(priority: number | undefined): number | undefined {
+  const isValid =
+    priority === undefined || (Number.isInteger(priority) && priority >= 0 && priority <= 255);
+  if (!isValid) throw new EncodeFailed("expected 0 to 255", "the priority is invalid");
+  return priority;
+}
+
+const RESERVED =
+  /^(rpc-|x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$|cc$|bcc$)/i;
+
+function checkHeaders(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  let size = 0;
+  for (const [name, value] of Object.entries(headers)) {
+    const fail = (problem: string): never => {
+      throw new EncodeFailed(problem, `the header ${JSON.stringify(name)} is invalid`);
+    };
+    if (typeof value !== "string") fail("its value is no string");
+    if (RESERVED.test(name)) fail("the name is reserved");
+    const length = Buffer.byteLength(name);
+    if (length === 0 || length > 255) fail("a name has 1 to 255 bytes");
+    size += length + Buffer.byteLength(value);
+  }
+  if (size > MAX_HEADERS) {
+    throw new EncodeFailed(
+      `they have ${size} bytes, and at most ${MAX_HEADERS} may be sent`,
+      "the headers are invalid",
+    );
+  }
+  return headers;
+}
+
+/** Reads a reply as a result, or throws what it says. */
+export function readResult<T>(
+  reply: Reply,
+  method: AnyMethod,
+  call: RunningCall | null,
+  read: (reply: Reply) => T,
+): T {
+  if (reply.kind === "fault") {
+    const fault = reading("maybe", () => readFault(reply));
+    throw call === null ? fault : call.fault(fault);
+  }
+  if (reply.kind === "error") throw readError(reply, method);
+  return reading("yes", () => read(reply));
+}
+
+function readError(reply: Reply, method: AnyMethod): RpcError {
+  const ErrorType = method.error;
+  if (ErrorType === null) {
+    return new BadReply(new Error("the method has no error of its own"), "yes");
+  }
+  return reading(
+    "yes",
+    (): MethodError => new ErrorType(decodeValue(reply.codec, ErrorType.type, reply.body)),
+  );
+}
+
+/** Reads a message as a reply. */
+export function replyOf(message: Incoming, codec: CodecName): Reply {
+  return reading("maybe", () => readReply(message, codec));
+}
+
+/** Runs what reads a reply. What it throws is a `BadReply`. */
+export function reading<T>(executed: Executed, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw error instanceof RpcError ? error : new BadReply(error, executed);
+  }
+}

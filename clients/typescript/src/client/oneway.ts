@@ -1,0 +1,138 @@
+import { randomUUID } from "node:crypto";
+
+import { CONTENT_TYPES } from "../codec/content-type.js";
+import {
+  BrokerFailed,
+  Cancelled,
+  EncodeFailed,
+  NoServer,
+  Refused,
+  TimedOut,
+  TooLarge,
+  type RpcError,
+} from "../errors.js";
+import type { AnyMethod } from "../method.js";
+import { MAX_DELAY_MS } from "../protocol/jobs.js";
+import { CallState } from "../protocol/call-state.js";
+import { RESENT_HEADER } from "../protocol/names.js";
+import type { Outcome, Publication, Publisher } from "../transport/publisher.js";
+import type { CallPlan } from "./caller.js";
+
+const RESEND_PAUSE_MS = 200;
+const EPOCH = { address: 0, consumer: 0 };
+
+/** The header that delays a job. */
+export function delayHeader(
+  method: AnyMethod,
+  delayMs: number | undefined,
+): Readonly<Record<string, string>> {
+  if (delayMs === undefined || delayMs === 0) return {};
+  const isJob = method.oneway && method.idempotent;
+  if (!isJob || !(delayMs > 0 && delayMs <= MAX_DELAY_MS)) {
+    throw new EncodeFailed("only a job can be delayed, by at most 30 days", "the delay is invalid");
+  }
+  return { "rpc-delay": String(Math.ceil(delayMs)) };
+}
+
+/** Sends a request that wants no reply. Returns once the broker has it on disk. */
+export function sendOneway(publisher: Publisher, plan: CallPlan, maxBytes: number): Promise<void> {
+  if (plan.body.length > maxBytes) throw new TooLarge(plan.body.length, maxBytes);
+  if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
+  return new Promise((resolve, reject) => new Sending(publisher, plan, resolve, reject).send());
+}
+
+class Sending {
+  readonly #id = randomUUID();
+  readonly #publisher: Publisher;
+  readonly #plan: CallPlan;
+  readonly #resolve: () => void;
+  readonly #reject: (error: RpcError) => void;
+  readonly #state: CallState;
+  readonly #timer: NodeJS.Timeout;
+  #publication: Publication | null = null;
+  #pause: NodeJS.Timeout | undefined;
+  #hasEnded = false;
+
+  constructor(
+    publisher: Publisher,
+    plan: CallPlan,
+    resolve: () => void,
+    reject: (error: RpcError) => void,
+  ) {
+    this.#publisher = publisher;
+    this.#plan = plan;
+    this.#resolve = resolve;
+    this.#reject = reject;
+    this.#state = new CallState(plan.isIdempotent, plan.waitsForServer);
+    this.#timer = setTimeout(() => {
+      this.#fail(new TimedOut(plan.limitMs, this.#state.executed));
+    }, plan.limitMs);
+    plan.signal?.addEventListener("abort", this.#aborted);
+  }
+
+  send(): void {
+    if (this.#hasEnded) return;
+    const plan = this.#plan;
+    this.#publication = this.#publisher.publish(
+      () => {
+        if (this.#hasEnded) return null;
+        return {
+          routingKey: plan.queue,
+          mandatory: true,
+          properties: {
+            type: plan.method,
+            contentType: CONTENT_TYPES[plan.codec],
+            correlationId: this.#id,
+            deliveryMode: 2,
+            priority: plan.priority,
+            headers: this.#state.isResent ? { ...plan.headers, [RESENT_HEADER]: "" } : plan.headers,
+          },
+          body: plan.body,
+        };
+      },
+      (outcome) => this.#published(outcome),
+      () => {
+        this.#publication = null;
+        this.#state.written(EPOCH);
+      },
+    );
+  }
+
+  #published(outcome: Outcome): void {
+    if (this.#hasEnded) return;
+    if (outcome.kind === "confirmed") {
+      this.#end();
+      this.#resolve();
+      return;
+    }
+    const decision = this.#state.published(outcome, EPOCH);
+    if (decision.next === "send") return this.send();
+    if (decision.next === "sendLater") {
+      this.#pause = setTimeout(() => this.send(), RESEND_PAUSE_MS);
+      return;
+    }
+    if (decision.next === "wait") return;
+    const { why, reason } = decision;
+    if (why === "noServer") this.#fail(new NoServer(this.#plan.queue));
+    else if (why === "refused") this.#fail(new Refused(this.#plan.queue));
+    else this.#fail(new BrokerFailed(reason, this.#state.executed));
+  }
+
+  readonly #aborted = () => {
+    this.#fail(new Cancelled(this.#state.executed, this.#plan.signal?.reason));
+  };
+
+  #fail(error: RpcError): void {
+    if (this.#hasEnded) return;
+    this.#end();
+    this.#reject(error);
+  }
+
+  #end(): void {
+    this.#hasEnded = true;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#pause);
+    this.#publication?.withdraw();
+    this.#plan.signal?.removeEventListener("abort", this.#aborted);
+  }
+}

@@ -1,0 +1,44 @@
+import { Backoff } from "../transport/backoff.js";
+import { sleep } from "../transport/time.js";
+import { isInterruption, type ItemStream, type StreamingCall } from "./stream.js";
+
+const MAX_PAUSE_MS = 2_000;
+
+/**
+ * A stream that outlives its worker: after an interruption, the method is called again with the
+ * last item that the reader got.
+ */
+export async function* resuming(
+  argument: string,
+  args: Readonly<Record<string, unknown>>,
+  limitMs: number,
+  signal: AbortSignal | undefined,
+  begin: (args: Readonly<Record<string, unknown>>) => StreamingCall,
+): ItemStream<unknown> {
+  let current = args;
+  const backoff = new Backoff();
+  let waitingSince = performance.now();
+  let isResuming = false;
+  for (;;) {
+    const stream = begin(current);
+    const begun = performance.now();
+    try {
+      for await (const item of stream) {
+        isResuming = false;
+        yield item;
+        current = { ...current, [argument]: item };
+        waitingSince = performance.now();
+      }
+      return;
+    } catch (error) {
+      if (!isInterruption(error, stream.hasBegun, isResuming)) throw error;
+      backoff.workedFor(performance.now() - begun);
+      const pause = Math.min(backoff.next(), MAX_PAUSE_MS);
+      if (performance.now() + pause >= waitingSince + limitMs) {
+        throw error;
+      }
+      isResuming = true;
+      await sleep(pause, signal);
+    }
+  }
+}

@@ -1,0 +1,306 @@
+import { decodePlain, decodeValue } from "../codec/values.js";
+import { BadReply, BrokerFailed, Cancelled, Fault, RpcError, TimedOut } from "../errors.js";
+import type { AnyMethod } from "../method.js";
+import { decodeItems, encodeGrant, type Credit } from "../protocol/control.js";
+import {
+  CONTROL_EXCHANGE,
+  CREDIT_BYTES_HEADER,
+  CREDIT_HEADER,
+  CREDIT_TYPE,
+  ITEMS_HEADER,
+  ITEMS_TYPE,
+  MAX_CREDIT,
+  MAX_SILENCE_MS,
+} from "../protocol/names.js";
+import type { Reply } from "../protocol/reply.js";
+import { workerIdOf } from "../protocol/reply.js";
+import { StreamReceiver, type Received, type Window } from "../protocol/stream-receiver.js";
+import type { Incoming } from "../transport/message.js";
+import type { Publisher } from "../transport/publisher.js";
+import { currentContext } from "../worker/context.js";
+import type { Caller, CallPlan, RunningCall } from "./caller.js";
+import type { Cancellations } from "./cancellations.js";
+import { readResult, replyOf } from "./method-call.js";
+import type { CodecName, StreamOptions } from "./options.js";
+import type { Upload } from "./upload.js";
+
+/** The items of a stream. Leaving the loop, or `return()`, cancels the stream on the worker. */
+export type ItemStream<T> = AsyncIterableIterator<T>;
+
+/** What calls share. */
+export interface CallParts {
+  readonly caller: Caller;
+  readonly control: Publisher;
+  readonly cancellations: Cancellations;
+}
+
+const DEFAULT_CREDIT_BYTES = 1024 * 1024;
+
+/** How much may be on its way or wait for the reader. */
+export function windowOf(options: StreamOptions): Window {
+  return {
+    items: Math.min(Math.max(1, Math.floor(options.credit ?? MAX_CREDIT)), MAX_CREDIT),
+    bytes: Math.max(1, Math.floor(options.creditBytes ?? DEFAULT_CREDIT_BYTES)),
+  };
+}
+
+/** The headers of a request that accepts a stream. */
+export function creditHeaders(window: Window): Readonly<Record<string, string>> {
+  return {
+    [CREDIT_HEADER]: String(window.items),
+    [CREDIT_BYTES_HEADER]: String(window.bytes),
+  };
+}
+
+/** A call whose reply is a stream. Nothing is sent before it is first read. */
+export class StreamingCall implements ItemStream<unknown> {
+  readonly #parts: CallParts;
+  readonly #method: AnyMethod;
+  readonly #plan: () => CallPlan & { readonly codec: CodecName };
+  readonly #upload: Upload | null;
+  readonly #receiver: StreamReceiver<Reply>;
+  readonly #contextEndsAt: number;
+  #codec: CodecName = "msgpack";
+  #limitMs = 0;
+  #call: RunningCall | null = null;
+  #array: unknown[] | null = null;
+  #end: { readonly error: RpcError | null } | null = null;
+  #waiting: { resolve: () => void; since: number } | null = null;
+  #heardAt = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #isFinished = false;
+
+  constructor(
+    parts: CallParts,
+    method: AnyMethod,
+    plan: () => CallPlan & { readonly codec: CodecName },
+    window: Window,
+    upload: Upload | null = null,
+  ) {
+    this.#parts = parts;
+    this.#method = method;
+    this.#plan = plan;
+    this.#upload = upload;
+    this.#receiver = new StreamReceiver(window);
+    // In a handler, the stream ends at the handler's deadline.
+    this.#contextEndsAt = performance.now() + (currentContext()?.timeLeftMs ?? Infinity);
+  }
+
+  /** Whether a worker has begun the stream. */
+  get hasBegun(): boolean {
+    return this.#receiver.worker !== null;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<unknown>> {
+    if (this.#call === null && this.#end === null) this.#begin();
+    for (;;) {
+      if (this.#isFinished) return { done: true, value: undefined };
+      const item = this.#take();
+      if (item !== undefined) return { done: false, value: item.value };
+      if (this.#end !== null) {
+        this.#isFinished = true;
+        if (this.#end.error !== null) throw this.#end.error;
+        return { done: true, value: undefined };
+      }
+      await this.#arrival();
+    }
+  }
+
+  async return(): Promise<IteratorResult<unknown>> {
+    this.#isFinished = true;
+    this.#call?.abandon();
+    this.#stop({ error: null });
+    return { done: true, value: undefined };
+  }
+
+  async throw(error: unknown): Promise<IteratorResult<unknown>> {
+    await this.return();
+    throw error;
+  }
+
+  #begin(): void {
+    const plan = this.#plan();
+    this.#codec = plan.codec;
+    this.#limitMs = plan.limitMs;
+    this.#call = this.#parts.caller.start(plan, {
+      message: (message) => this.#receive(message),
+      failed: (error) => this.#stop({ error }),
+    });
+  }
+
+  /** The next item that has arrived. */
+  #take(): { readonly value: unknown } | undefined {
+    if (this.#array !== null) {
+      return this.#array.length > 0 ? { value: this.#array.shift() } : undefined;
+    }
+    const bytes = this.#receiver.take();
+    if (bytes === undefined) return undefined;
+    const granted = this.#receiver.grant();
+    if (granted !== null && this.#end === null) this.#grant(granted);
+    try {
+      return { value: decodeValue(this.#codec, this.#method.result, bytes) };
+    } catch (error) {
+      this.#isFinished = true;
+      this.#call?.abandon();
+      this.#stop({ error: null });
+      throw new BadReply(error, "yes");
+    }
+  }
+
+  #arrival(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting = { resolve, since: performance.now() };
+      this.#watch();
+    });
+  }
+
+  #receive(message: Incoming): void {
+    const call = this.#call!;
+    try {
+      const received = this.#read(message);
+      if (received.kind === "foreign") {
+        this.#endForeign(message);
+        return;
+      }
+      if (!call.hasEnded && this.hasBegun) call.begin();
+      if (received.kind === "ends") this.#finish(received.end);
+    } catch (error) {
+      call.abandon();
+      this.#stop({ error: error instanceof RpcError ? error : new BadReply(error, "maybe") });
+      return;
+    }
+    this.#watch();
+    this.#wake();
+  }
+
+  #read(message: Incoming): Received<Reply> {
+    const worker = workerIdOf(message);
+    const upload = this.#upload;
+    if (upload !== null && upload.isGrant(message)) {
+      if (!upload.mayBeFrom(worker) || !this.#receiver.mayBeFrom(worker))
+        return { kind: "foreign" };
+      upload.grant(this.#call!, worker, message);
+      return { kind: "continues" };
+    }
+    if (message.properties.type === ITEMS_TYPE) {
+      if (worker === null) throw new Error("the message does not name its worker");
+      const { first, items } = decodeItems(message.body);
+      const received = this.#receiver.receive(worker, first, items);
+      // Items that were lost with the broker do not come any more, although the worker goes on.
+      if (!this.#receiver.missesBefore(first + items.length)) this.#heardAt = performance.now();
+      if (received.kind === "continues" && items.length === 0) this.#grant(this.#receiver.granted);
+      return received;
+    }
+    const count = message.properties.headers[ITEMS_HEADER];
+    const reply = replyOf(message, this.#codec);
+    const number =
+      typeof count === "string" && /^\d{1,15}$/.test(count) ? Number(count) : undefined;
+    this.#heardAt = performance.now();
+    return this.#receiver.receiveEnd(worker, number, reply);
+  }
+
+  /** The end has arrived, with all items before it. */
+  #finish(reply: Reply): void {
+    const call = this.#call!;
+    call.finish();
+    try {
+      const isArray =
+        reply.kind === "result" && reply.message.properties.headers[ITEMS_HEADER] === undefined;
+      readResult(reply, this.#method, this.hasBegun ? null : call, () => {
+        // A worker that knows no streams sends all items at once.
+        if (isArray) this.#array = this.#readArray(reply);
+      });
+      this.#stop({ error: null });
+    } catch (error) {
+      this.#stop({ error: error as RpcError });
+    }
+  }
+
+  #readArray(reply: Reply): unknown[] {
+    if (reply.codec === "text") throw new Error("the items are text");
+    const items = decodePlain(reply.codec, reply.body);
+    if (!Array.isArray(items)) throw new Error("the items are no array");
+    return items.map((item) => this.#method.result.fromPlain(item));
+  }
+
+  #grant(credit: Credit): void {
+    const worker = this.#receiver.worker;
+    if (worker === null) return;
+    const call = this.#call!;
+    const outgoing = {
+      exchange: CONTROL_EXCHANGE,
+      routingKey: worker,
+      mandatory: true,
+      properties: { type: CREDIT_TYPE, headers: { "rpc-copy": nextToken() } },
+      body: encodeGrant(call.id, credit),
+    };
+    void this.#parts.control.send(outgoing, MAX_SILENCE_MS).then(({ kind }) => {
+      // A worker that is just connecting again has no queue. Credit never shrinks.
+      if (kind === "confirmed" || call.hasEnded) return;
+      setTimeout(() => {
+        if (!call.hasEnded && this.#receiver.granted === credit) this.#grant(credit);
+      }, 500).unref();
+    });
+  }
+
+  /** Ends a second run of the request. */
+  #endForeign(message: Incoming): void {
+    const worker = workerIdOf(message);
+    const isStream =
+      message.properties.type === ITEMS_TYPE || message.properties.type === CREDIT_TYPE;
+    if (worker !== null && isStream) {
+      this.#parts.cancellations.cancel(worker, { id: this.#call!.id, leftMs: 0 });
+    }
+  }
+
+  #stop(end: { readonly error: RpcError | null }): void {
+    this.#end ??= end;
+    clearTimeout(this.#timer);
+    this.#upload?.stop();
+    this.#wake();
+  }
+
+  #wake(): void {
+    this.#waiting?.resolve();
+    this.#waiting = null;
+  }
+
+  /** Watches how long the worker is silent, and how long the reader waits for an item. */
+  #watch(): void {
+    clearTimeout(this.#timer);
+    if (this.#end !== null || !this.hasBegun) return;
+    const silentAt = this.#heardAt + MAX_SILENCE_MS;
+    const waitedAt = (this.#waiting?.since ?? Infinity) + this.#limitMs;
+    const at = Math.min(silentAt, waitedAt, this.#contextEndsAt);
+    this.#timer = setTimeout(() => this.#overdue(), Math.max(0, at - performance.now()));
+  }
+
+  #overdue(): void {
+    const now = performance.now();
+    const call = this.#call!;
+    const hasWaited = this.#waiting !== null && this.#waiting.since + this.#limitMs <= now;
+    if (hasWaited || this.#contextEndsAt <= now) call.fail(new TimedOut(this.#limitMs, "maybe"));
+    else if (this.#heardAt + MAX_SILENCE_MS <= now) {
+      call.fail(new Fault("interrupted", "the worker of the stream is gone"));
+    } else this.#watch();
+  }
+}
+
+/** Whether a stream that ended with this error may go on at another worker. */
+export function isInterruption(error: unknown, hasBegun: boolean, isResuming: boolean): boolean {
+  if (error instanceof Cancelled) return false;
+  if (error instanceof Fault && error.code === "interrupted") return hasBegun || isResuming;
+  if (error instanceof BrokerFailed) return hasBegun || isResuming;
+  return isResuming && error instanceof RpcError && error.isRetryable;
+}
+
+let tokens = 0;
+
+/** Tells the messages apart that a broker returns. */
+export function nextToken(): string {
+  return (++tokens).toString(16);
+}

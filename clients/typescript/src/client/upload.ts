@@ -1,0 +1,295 @@
+import { CONTENT_TYPES } from "../codec/content-type.js";
+import { decodeValue, encodeValue } from "../codec/values.js";
+import { BadItem, BadReply, BrokerFailed, Fault, RpcError, TimedOut } from "../errors.js";
+import type { AnyMethod } from "../method.js";
+import { decodeIncomingGrant, encodeItems } from "../protocol/control.js";
+import { ItemSender, type ItemMessage } from "../protocol/item-sender.js";
+import {
+  CONTROL_EXCHANGE,
+  CREDIT_TYPE,
+  INCOMING_HEADER,
+  ITEMS_HEADER,
+  ITEMS_TYPE,
+  KEEP_ALIVE_MS,
+  MAX_SILENCE_MS,
+} from "../protocol/names.js";
+import { workerIdOf } from "../protocol/reply.js";
+import type { Items } from "../service.js";
+import type { Incoming } from "../transport/message.js";
+import { COPY_HEADER, type Outcome } from "../transport/publisher.js";
+import type { CallPlan, RunningCall } from "./caller.js";
+import { readResult, replyOf } from "./method-call.js";
+import type { CodecName } from "./options.js";
+import { nextToken, type CallParts } from "./stream.js";
+
+/** The header of a request whose caller sends items. */
+export const INCOMING_HEADERS: Readonly<Record<string, string>> = { [INCOMING_HEADER]: "1" };
+
+const MAX_UNCONFIRMED = 16;
+const RETRY_MS = 200;
+const MAX_FAILURES = 3;
+
+/** Reads the caller's stream and sends its items, once a worker grants credit. */
+export class Upload {
+  readonly #parts: CallParts;
+  readonly #method: AnyMethod;
+  readonly #items: Items<unknown>;
+  readonly #codec: CodecName;
+  readonly #sender = new ItemSender();
+  readonly #goesOn: () => void;
+  #iterator: AsyncIterator<unknown> | Iterator<unknown> | null = null;
+  #worker: string | null = null;
+  #call: RunningCall | null = null;
+  #isPulling = false;
+  #unconfirmed = 0;
+  #pausedUntil = 0;
+  #failures = 0;
+  #sentAt = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #isStopped = false;
+
+  constructor(
+    parts: CallParts,
+    method: AnyMethod,
+    items: Items<unknown>,
+    codec: CodecName,
+    goesOn: () => void = () => {},
+  ) {
+    this.#parts = parts;
+    this.#method = method;
+    this.#items = items;
+    this.#codec = codec;
+    this.#goesOn = goesOn;
+  }
+
+  /** Whether a worker has begun the method. */
+  get hasBegun(): boolean {
+    return this.#worker !== null;
+  }
+
+  /** Whether the call waits for the worker, and not for its own stream. */
+  get waitsForWorker(): boolean {
+    return !this.#isPulling;
+  }
+
+  isGrant(message: Incoming): boolean {
+    return message.properties.type === CREDIT_TYPE;
+  }
+
+  mayBeFrom(worker: string | null): boolean {
+    return worker !== null && (this.#worker === null || this.#worker === worker);
+  }
+
+  /** The worker grants credit. */
+  grant(call: RunningCall, worker: string | null, message: Incoming): void {
+    if (this.#worker === null) {
+      this.#worker = worker;
+      this.#call = call;
+      call.begin();
+      this.#timer = setInterval(() => this.#keepAlive(), 1000);
+    }
+    if (this.#sender.grant(decodeIncomingGrant(message.body))) this.#goesOn();
+    if (this.#sender.isDone) this.#closeStream();
+    this.#go();
+  }
+
+  /** The call has ended. */
+  stop(): void {
+    if (this.#isStopped) return;
+    this.#isStopped = true;
+    clearInterval(this.#timer);
+    this.#closeStream();
+  }
+
+  #closeStream(): void {
+    const iterator = this.#iterator;
+    this.#iterator = null;
+    if (iterator === null) return;
+    // Without waiting: an iterator may be busy for as long as it likes.
+    void Promise.resolve()
+      .then(() => iterator.return?.())
+      .catch(() => {});
+  }
+
+  #go(): void {
+    while (!this.#isStopped && this.#unconfirmed < MAX_UNCONFIRMED && this.#maySend) {
+      const message = this.#sender.next();
+      if (message === null) break;
+      this.#send(message);
+    }
+    const mayPull = this.#sender.mayPull && this.#unconfirmed < MAX_UNCONFIRMED && this.#maySend;
+    if (mayPull && !this.#isPulling && !this.#isStopped) void this.#pull();
+  }
+
+  get #maySend(): boolean {
+    return this.#pausedUntil <= performance.now();
+  }
+
+  /** Takes items from the caller's stream for as long as they may be sent. */
+  async #pull(): Promise<void> {
+    this.#isPulling = true;
+    try {
+      this.#iterator ??= iteratorOf(this.#items);
+      let pulled = 0;
+      while (this.#sender.mayPull && !this.#isStopped && this.#iterator !== null) {
+        const iterator = this.#iterator;
+        const step = await iterator.next();
+        if (this.#isStopped || this.#sender.isDone) return;
+        if (step.done) {
+          this.#iterator = null;
+          this.#sender.end();
+          break;
+        }
+        this.#sender.push(this.#encode(step.value));
+        // Items that are ready at the same time share a message.
+        if (++pulled % 256 === 0) {
+          this.#go();
+          await new Promise(setImmediate);
+          if (this.#unconfirmed >= MAX_UNCONFIRMED) break;
+        } else if (pulled === 1) setImmediate(() => this.#go());
+      }
+    } catch (error) {
+      this.#fail(error instanceof RpcError ? error : new BadItem(error));
+      return;
+    } finally {
+      this.#isPulling = false;
+      this.#goesOn();
+    }
+    this.#go();
+  }
+
+  #encode(item: unknown): Buffer {
+    const encoded = encodeValue(this.#codec, this.#method.incoming!, item);
+    const limit = this.#parts.caller.maxBytes - 40;
+    if (encoded.length > limit) {
+      throw new Error(`it has ${encoded.length} bytes, and at most ${limit} may be sent`);
+    }
+    return encoded;
+  }
+
+  #send(message: ItemMessage): void {
+    this.#unconfirmed++;
+    this.#sentAt = performance.now();
+    const end = message.end === null ? {} : { [ITEMS_HEADER]: String(message.end) };
+    const outgoing = {
+      exchange: CONTROL_EXCHANGE,
+      routingKey: `${this.#worker}.items`,
+      mandatory: true,
+      properties: {
+        type: ITEMS_TYPE,
+        contentType: CONTENT_TYPES[this.#codec],
+        correlationId: this.#call!.id,
+        headers: { ...end, [COPY_HEADER]: nextToken() },
+      },
+      body: encodeItems({ ...message, credit: { items: 0, bytes: null } }),
+    };
+    void this.#parts.control.send(outgoing, MAX_SILENCE_MS).then((outcome) => {
+      this.#unconfirmed--;
+      this.#published(message, outcome);
+    });
+  }
+
+  #published(message: ItemMessage, outcome: Outcome): void {
+    if (this.#isStopped) return;
+    if (outcome.kind === "confirmed") {
+      this.#failures = 0;
+      this.#go();
+      return;
+    }
+    if (outcome.kind === "lost" && outcome.byBroker && ++this.#failures >= MAX_FAILURES) {
+      this.#fail(new BrokerFailed(outcome.reason, "maybe"));
+      return;
+    }
+    // The worker may be just connecting again, or its queue may be full. It misses what follows
+    // too, and the items are kept.
+    this.#sender.goBack(message.first);
+    this.#pausedUntil = performance.now() + RETRY_MS;
+    setTimeout(() => this.#go(), RETRY_MS + 1);
+  }
+
+  #keepAlive(): void {
+    if (this.#isStopped || performance.now() - this.#sentAt < KEEP_ALIVE_MS) return;
+    if (this.#unconfirmed < MAX_UNCONFIRMED) this.#send(this.#sender.keepAlive());
+  }
+
+  #fail(error: RpcError): void {
+    if (this.#isStopped) return;
+    const call = this.#call;
+    this.stop();
+    call?.fail(error);
+  }
+}
+
+/** Calls a method that receives a stream and replies once. */
+export function callUpload(
+  parts: CallParts,
+  method: AnyMethod,
+  plan: CallPlan & { readonly codec: CodecName },
+  items: Items<unknown>,
+): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    let heardAt = performance.now();
+    let waitsSince = performance.now();
+    const upload = new Upload(parts, method, items, plan.codec, () => {
+      waitsSince = performance.now();
+    });
+    const end = () => {
+      clearInterval(timer);
+      upload.stop();
+    };
+    const call = parts.caller.start(plan, {
+      failed: (error) => {
+        end();
+        reject(error);
+      },
+      message: (message) => {
+        const worker = workerIdOf(message);
+        const isForeign = upload.hasBegun && !upload.mayBeFrom(worker);
+        if (isForeign) {
+          if (worker !== null && upload.isGrant(message)) {
+            parts.cancellations.cancel(worker, { id: call.id, leftMs: 0 });
+          }
+          return;
+        }
+        heardAt = performance.now();
+        try {
+          if (upload.isGrant(message)) {
+            if (worker === null) throw new Error("the message does not name its worker");
+            upload.grant(call, worker, message);
+            return;
+          }
+          const hadBegun = upload.hasBegun;
+          end();
+          call.finish();
+          const reply = replyOf(message, plan.codec);
+          const read = ({ codec, body }: { codec: typeof reply.codec; body: Buffer }) =>
+            decodeValue(codec, method.result, body);
+          resolve(readResult(reply, method, hadBegun ? null : call, read));
+        } catch (error) {
+          end();
+          call.abandon();
+          reject(error instanceof RpcError ? error : new BadReply(error, "maybe"));
+        }
+      },
+    });
+    // The limit counts while the call waits for the worker, and not for its own stream.
+    const timer = setInterval(
+      () => {
+        if (!upload.hasBegun || call.hasEnded) return;
+        const now = performance.now();
+        if (!upload.waitsForWorker) waitsSince = now;
+        if (heardAt + MAX_SILENCE_MS <= now) {
+          call.fail(new Fault("interrupted", "the worker is gone"));
+        } else if (waitsSince + plan.limitMs <= now) {
+          call.fail(new TimedOut(plan.limitMs, "maybe"));
+        }
+      },
+      Math.min(500, plan.limitMs),
+    );
+    if (call.hasEnded) clearInterval(timer);
+  });
+}
+
+function iteratorOf(items: Items<unknown>): AsyncIterator<unknown> | Iterator<unknown> {
+  return Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
+}

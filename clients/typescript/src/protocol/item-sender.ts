@@ -1,0 +1,97 @@
+import { ASKS, type IncomingGrant } from "./control.js";
+import { MAX_CREDIT, MAX_ITEMS, MAX_UNTAKEN_BYTES } from "./names.js";
+
+/** Items of a message that a caller sends have at most so many bytes, unless there is only one. */
+const MAX_MESSAGE_BYTES = 256 * 1024;
+
+/** A message with items, or without. */
+export interface ItemMessage {
+  readonly first: number;
+  readonly items: readonly Buffer[];
+  /** The number of all items, if the stream has ended. */
+  readonly end: number | null;
+}
+
+/** Decides which items a call sends. Items are kept until the method has taken them. Pure. */
+export class ItemSender {
+  /** The items from the number `taken` on. */
+  #kept: Buffer[] = [];
+  #keptBytes = 0;
+  #count = 0;
+  #taken = 0;
+  /** The number of the next item to send. */
+  #next = 0;
+  #credit = 0;
+  #hasEnded = false;
+  #isEndSent = false;
+  #isDone = false;
+
+  /** Whether one more item may be made. */
+  get mayPull(): boolean {
+    const hasRoom = this.#count < this.#credit && this.#keptBytes < MAX_UNTAKEN_BYTES;
+    return hasRoom && !this.#hasEnded && !this.#isDone;
+  }
+
+  /** Whether the worker wants no more items. */
+  get isDone(): boolean {
+    return this.#isDone;
+  }
+
+  push(item: Buffer): void {
+    this.#kept.push(item);
+    this.#keptBytes += item.length;
+    this.#count++;
+  }
+
+  /** There are no further items. */
+  end(): void {
+    this.#hasEnded = true;
+  }
+
+  /** The worker grants credit. Returns whether the method has taken items since the last time. */
+  grant({ credit, taken, asks }: IncomingGrant): boolean {
+    if (taken > this.#count) throw new Error("the method took items that were not sent");
+    const goesOn = taken > this.#taken;
+    const freed = this.#kept.splice(0, Math.max(0, taken - this.#taken));
+    for (const item of freed) this.#keptBytes -= item.length;
+    this.#taken = Math.max(this.#taken, taken);
+    this.#next = Math.max(this.#next, this.#taken);
+    this.#credit = Math.max(this.#credit, Math.min(credit, this.#taken + MAX_CREDIT));
+    if (asks === ASKS.again) this.goBack(0);
+    if (asks === ASKS.enough) {
+      this.#isDone = true;
+      this.#kept = [];
+    }
+    return goesOn;
+  }
+
+  /** Items from this number on did not reach the worker: they are sent again. */
+  goBack(first: number): void {
+    this.#next = Math.max(Math.min(this.#next, first), this.#taken);
+    this.#isEndSent = false;
+  }
+
+  /** The next message with items, or with the end. */
+  next(): ItemMessage | null {
+    if (this.#isDone) return null;
+    const first = this.#next;
+    const items: Buffer[] = [];
+    let bytes = 0;
+    for (let i = first - this.#taken; i < this.#kept.length; i++) {
+      const item = this.#kept[i]!;
+      bytes += item.length;
+      if (items.length >= MAX_ITEMS || (bytes > MAX_MESSAGE_BYTES && items.length > 0)) break;
+      items.push(item);
+    }
+    this.#next += items.length;
+    if (items.length > 0) return { first, items, end: null };
+    if (!this.#hasEnded || this.#isEndSent) return null;
+    this.#isEndSent = true;
+    return this.keepAlive();
+  }
+
+  /** A message that says only that the caller is there. */
+  keepAlive(): ItemMessage {
+    return { first: this.#next, items: [], end: this.#isEndSent ? this.#count : null };
+  }
+}

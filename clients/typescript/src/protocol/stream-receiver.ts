@@ -1,0 +1,145 @@
+import { sizeOf, type Credit } from "./control.js";
+import { MAX_CREDIT } from "./names.js";
+
+/** Messages that cannot be a stream. */
+export class BadStream extends Error {
+  override readonly name = "BadStream";
+}
+
+/** What a message of a stream is. */
+export type Received<R> =
+  /** It belongs to another run of the same request. */
+  | { readonly kind: "foreign" }
+  | { readonly kind: "continues" }
+  /** All items before the end are there. */
+  | { readonly kind: "ends"; readonly end: R };
+
+/** How many items and bytes may be on their way or wait for their reader. */
+export interface Window {
+  readonly items: number;
+  readonly bytes: number;
+}
+
+/** Puts the items of a stream into order, and decides how many more may be sent. Pure: no I/O. */
+export class StreamReceiver<R> {
+  readonly #window: Window;
+  readonly #ready: Uint8Array[] = [];
+  #read = 0;
+  /** The number of the next item that is missing. */
+  #next = 0;
+  readonly #early = new Map<number, Uint8Array>();
+  #granted: Credit & { readonly bytes: number };
+  #arrivedBytes = 0;
+  #consumed = { items: 0, bytes: 0 };
+  #largest = 0;
+  #worker: string | null = null;
+  #end: { readonly count: number; readonly end: R } | null = null;
+
+  constructor(window: Window) {
+    const items = Math.min(Math.max(1, window.items), MAX_CREDIT);
+    this.#window = { items, bytes: Math.max(1, window.bytes) };
+    this.#granted = { ...this.#window };
+  }
+
+  /** The credit that the worker has got. */
+  get granted(): Credit & { readonly bytes: number } {
+    return this.#granted;
+  }
+
+  /** The worker of the stream, once its first message is there. */
+  get worker(): string | null {
+    return this.#worker;
+  }
+
+  /** Whether items before this number are missing. */
+  missesBefore(number: number): boolean {
+    return this.#next < number;
+  }
+
+  /** Whether a message of this worker can belong to the stream. */
+  mayBeFrom(worker: string | null): boolean {
+    return this.#worker === null || this.#worker === worker;
+  }
+
+  /** Items arrived. They may have arrived before, or before others that are still missing. */
+  receive(worker: string, first: number, items: readonly Uint8Array[]): Received<R> {
+    if (!this.mayBeFrom(worker)) return { kind: "foreign" };
+    this.#worker = worker;
+    const afterLast = first + items.length;
+    if (items.length > 0 && afterLast > this.#granted.items) {
+      throw new BadStream("the worker sent more items than it was granted");
+    }
+    if (items.length > 0 && this.#end !== null && afterLast > this.#end.count) {
+      throw new BadStream("the worker sent an item after the end");
+    }
+    let size = 0;
+    for (const [i, item] of items.entries()) {
+      size += sizeOf(item);
+      const number = first + i;
+      if (number < this.#next || this.#early.has(number)) continue;
+      this.#arrivedBytes += sizeOf(item);
+      this.#early.set(number, item);
+    }
+    this.#largest = Math.max(this.#largest, size);
+    this.#order();
+    if (this.#arrivedBytes > this.#granted.bytes + this.#largest) {
+      throw new BadStream("the worker sent more bytes than it was granted");
+    }
+    return this.#ended();
+  }
+
+  /** The reply arrived. Without a count, it ends the stream at once. */
+  receiveEnd(worker: string | null, count: number | undefined, end: R): Received<R> {
+    if (!this.mayBeFrom(worker)) return { kind: "foreign" };
+    if (count === undefined) return { kind: "ends", end };
+    const highest = Math.max(this.#next, ...[...this.#early.keys()].map((number) => number + 1));
+    if (count < highest) throw new BadStream("the worker sent more items than it counted");
+    if (count > this.#granted.items) {
+      throw new BadStream("the worker counted more items than it was granted");
+    }
+    this.#end ??= { count, end };
+    const received = this.#ended();
+    if (received.kind === "continues") this.#worker ??= worker;
+    return received;
+  }
+
+  /** The next item for the reader, or `undefined`. */
+  take(): Uint8Array | undefined {
+    const item = this.#ready[this.#read];
+    if (item === undefined) return undefined;
+    this.#read++;
+    if (this.#read === this.#ready.length || this.#read >= 1024) {
+      this.#ready.splice(0, this.#read);
+      this.#read = 0;
+    }
+    this.#consumed.items++;
+    this.#consumed.bytes += sizeOf(item);
+    return item;
+  }
+
+  /** The credit to grant now: when half of it is used. `null`: none. */
+  grant(): Credit | null {
+    const { items, bytes } = this.#consumed;
+    const isHalfUsed =
+      this.#granted.items - items <= this.#window.items / 2 ||
+      this.#granted.bytes - bytes <= this.#window.bytes / 2;
+    if (!isHalfUsed) return null;
+    this.#granted = { items: items + this.#window.items, bytes: bytes + this.#window.bytes };
+    return this.#granted;
+  }
+
+  #order(): void {
+    for (;;) {
+      const item = this.#early.get(this.#next);
+      if (item === undefined) return;
+      this.#early.delete(this.#next);
+      this.#ready.push(item);
+      this.#next++;
+    }
+  }
+
+  #ended(): Received<R> {
+    if (this.#end === null || this.#end.count !== this.#next) return { kind: "continues" };
+    return { kind: "ends", end: this.#end.end };
+  }
+}

@@ -1,0 +1,73 @@
+import type { Channel, ConsumeMessage } from "amqplib";
+
+import { MALFORMED_HEADER } from "./guard.js";
+import type { Incoming, Properties } from "./message.js";
+import { header } from "./message.js";
+
+/** A message that was delivered, and how it is settled. */
+export class Delivery implements Incoming {
+  readonly exchange: string;
+  readonly redelivered: boolean;
+  readonly properties: Properties;
+  readonly body: Buffer;
+  readonly malformed: string | null;
+  readonly #channel: Channel;
+  readonly #message: ConsumeMessage;
+  #isSettled = false;
+  #isLost = false;
+
+  constructor(channel: Channel, message: ConsumeMessage) {
+    this.#channel = channel;
+    this.#message = message;
+    this.exchange = message.fields.exchange;
+    this.redelivered = message.fields.redelivered;
+    this.properties = { ...message.properties, headers: message.properties.headers ?? {} };
+    this.body = message.content;
+    this.malformed = header(this.properties.headers, MALFORMED_HEADER) ?? null;
+  }
+
+  /** Whether the broker has taken the message back, because the channel was lost. */
+  get isLost(): boolean {
+    return this.#isLost;
+  }
+
+  ack(): void {
+    this.#settle(() => this.#channel.ack(this.#message));
+  }
+
+  reject(): void {
+    this.#settle(() => this.#channel.reject(this.#message, false));
+  }
+
+  #settle(settle: () => void): void {
+    if (this.#isSettled) return;
+    this.#isSettled = true;
+    try {
+      settle();
+    } catch {
+      // The channel is lost: the broker delivers the message again.
+      this.#isLost = true;
+    }
+  }
+}
+
+/** Begins to consume. If the broker cancels the consumer, the channel is closed and opened again. */
+export async function consume(
+  channel: Channel,
+  queue: string,
+  options: { readonly noAck: boolean },
+  receive: (delivery: Delivery) => void,
+): Promise<string> {
+  const { consumerTag } = await channel.consume(
+    queue,
+    (message) => {
+      if (message === null) {
+        void channel.close().catch(() => {});
+        return;
+      }
+      receive(new Delivery(channel, message));
+    },
+    options,
+  );
+  return consumerTag;
+}

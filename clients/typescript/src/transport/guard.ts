@@ -1,0 +1,187 @@
+// RabbitMQ does not check everything that a publisher writes into the properties of a message, and
+// amqplib closes the connection over what it cannot read: the message would come back forever. This
+// filter replaces malformed properties before amqplib reads them.
+
+/** The header that the guard puts into replaced properties. Its value says what is wrong. */
+export const MALFORMED_HEADER = "rpc-malformed";
+
+const FRAME_HEADER = 2;
+const FRAME_END = 0xce;
+const BASIC_CLASS = 60;
+const MAX_NESTING = 32;
+
+/**
+ * Repairs the first frame of the bytes that were received, if it is complete and has malformed
+ * properties. Otherwise returns the bytes as they are.
+ */
+export function repairFirstFrame(received: Buffer): Buffer {
+  if (received.length < 7 || received[0] !== FRAME_HEADER) return received;
+  const size = received.readUInt32BE(3);
+  if (received.length < 7 + size + 1 || size < 14) return received;
+  const payload = received.subarray(7, 7 + size);
+  if (payload.readUInt16BE(0) !== BASIC_CLASS) return received;
+  const properties = new PropertyReader(payload.subarray(12));
+  const problem = properties.check();
+  if (problem === null) return received;
+  const repaired = Buffer.concat([payload.subarray(0, 12), properties.readable(problem)]);
+  const head = Buffer.from(received.subarray(0, 7));
+  head.writeUInt32BE(repaired.length, 3);
+  return Buffer.concat([head, repaired, Buffer.of(FRAME_END), received.subarray(7 + size + 1)]);
+}
+
+class Malformed extends Error {}
+
+/** The properties in their order on the wire, with their bits. */
+const SHORT_STRINGS: Readonly<Record<number, string>> = {
+  15: "content_type",
+  14: "content_encoding",
+  10: "correlation_id",
+  9: "reply_to",
+  8: "expiration",
+  7: "message_id",
+  5: "type",
+  4: "user_id",
+  3: "app_id",
+  2: "cluster_id",
+};
+
+class PropertyReader {
+  private readonly found = new Map<number, Buffer>();
+  private offset = 2;
+
+  constructor(private readonly bytes: Buffer) {}
+
+  /** Says what is wrong, or returns `null`. */
+  check(): string | null {
+    let problem: string | null = null;
+    try {
+      const flags = this.bytes.readUInt16BE(0);
+      for (let bit = 15; bit >= 2; bit--) {
+        if ((flags & (1 << bit)) === 0) continue;
+        const name = SHORT_STRINGS[bit];
+        if (name !== undefined) {
+          const text = this.shortString();
+          if (isUtf8(text)) this.found.set(bit, text);
+          else problem ??= `${name} is not UTF-8`;
+        } else if (bit === 13) {
+          problem ??= this.headers();
+        } else {
+          // The delivery mode, the priority, or the timestamp.
+          this.skip(bit === 6 ? 8 : 1);
+        }
+      }
+    } catch {
+      problem ??= "the properties are not complete";
+    }
+    return problem;
+  }
+
+  /** Properties with what can be read: the codec, the addresses and what is wrong. */
+  readable(problem: string): Buffer {
+    const key = Buffer.from(MALFORMED_HEADER);
+    const value = Buffer.from(problem);
+    const table = Buffer.alloc(4 + 1 + key.length + 1 + 4 + value.length);
+    let end = table.writeUInt32BE(table.length - 4, 0);
+    end = table.writeUInt8(key.length, end);
+    end += key.copy(table, end);
+    end += table.write("S", end);
+    end = table.writeUInt32BE(value.length, end);
+    value.copy(table, end);
+    let flags = 1 << 13;
+    const parts: Buffer[] = [];
+    for (const bit of [15, 13, 10, 9, 5]) {
+      const text = this.found.get(bit);
+      if (bit === 13) parts.push(table);
+      else if (text !== undefined) {
+        flags |= 1 << bit;
+        parts.push(Buffer.of(text.length), text);
+      }
+    }
+    return Buffer.concat([Buffer.of(flags >> 8, flags & 0xff), ...parts]);
+  }
+
+  private headers(): string | null {
+    const table = this.take(this.bytes.readUInt32BE(this.take4()));
+    try {
+      checkTable(table, 1);
+      return null;
+    } catch (error) {
+      return error instanceof Malformed ? error.message : "the headers are not a valid table";
+    }
+  }
+
+  private take4(): number {
+    this.take(4);
+    return this.offset - 4;
+  }
+
+  private shortString(): Buffer {
+    return this.take(this.take(1)[0]!);
+  }
+
+  private take(size: number): Buffer {
+    if (this.offset + size > this.bytes.length) throw new Malformed("the properties are cut off");
+    this.offset += size;
+    return this.bytes.subarray(this.offset - size, this.offset);
+  }
+
+  private skip(size: number): void {
+    this.take(size);
+  }
+}
+
+function isUtf8(bytes: Buffer): boolean {
+  // Most texts are ASCII.
+  if (bytes.every((byte) => byte < 0x80)) return true;
+  return Buffer.from(bytes.toString("utf8")).equals(bytes);
+}
+
+function checkTable(table: Buffer, depth: number): void {
+  let offset = 0;
+  while (offset < table.length) {
+    const size = table.readUInt8(offset);
+    const name = table.subarray(offset + 1, offset + 1 + size);
+    if (name.length < size) throw new Malformed("the headers are not a valid table");
+    if (!isUtf8(name)) throw new Malformed("the name of a header is not UTF-8");
+    offset = checkField(table, offset + 1 + size, depth);
+  }
+}
+
+const FIXED_SIZES: Readonly<Record<string, number>> = {
+  b: 1,
+  B: 1,
+  t: 1,
+  s: 2,
+  u: 2,
+  I: 4,
+  i: 4,
+  f: 4,
+  D: 5,
+  l: 8,
+  d: 8,
+  T: 8,
+  V: 0,
+};
+
+/** Checks one value, and returns where it ends. */
+function checkField(table: Buffer, offset: number, depth: number): number {
+  const tag = String.fromCharCode(table.readUInt8(offset));
+  const fixed = FIXED_SIZES[tag];
+  if (fixed !== undefined) return checkEnd(table, offset + 1 + fixed);
+  if (!"SxFA".includes(tag)) throw new Malformed("a header has an unknown type");
+  const size = table.readUInt32BE(offset + 1);
+  const start = offset + 5;
+  const end = checkEnd(table, start + size);
+  if (tag === "F" || tag === "A") {
+    if (depth >= MAX_NESTING) throw new Malformed("the headers are nested too deeply");
+    const inner = table.subarray(start, end);
+    if (tag === "F") checkTable(inner, depth + 1);
+    else for (let at = 0; at < inner.length;) at = checkField(inner, at, depth + 1);
+  }
+  return end;
+}
+
+function checkEnd(table: Buffer, end: number): number {
+  if (end > table.length) throw new Malformed("the headers are not a valid table");
+  return end;
+}

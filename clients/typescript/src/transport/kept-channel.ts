@@ -1,0 +1,134 @@
+import type { Channel, ChannelModel, ConfirmChannel } from "amqplib";
+
+import { messageOf } from "../errors.js";
+import type { Log } from "../log.js";
+import { Backoff } from "./backoff.js";
+import type { Link, LinkUser } from "./link.js";
+import { LimitExceeded, within } from "./time.js";
+
+/** How long the broker may take to open a channel and declare what belongs to it. */
+const OPEN_LIMIT_MS = 20_000;
+
+/** Declares queues and begins to consume, whenever a channel is new. */
+export type Setup = (channel: ConfirmChannel, model: ChannelModel) => Promise<void>;
+
+/** A channel that is opened again whenever it, or its connection, is lost. */
+export class KeptChannel implements LinkUser {
+  readonly #link: Link;
+  readonly #what: string;
+  readonly #setup: Setup;
+  readonly #lost: (reason: Error) => void;
+  readonly #log: Log;
+  readonly #backoff = new Backoff();
+  #channel: ConfirmChannel | null = null;
+  #isStopped = false;
+  #model: ChannelModel | null = null;
+  #timer: NodeJS.Timeout | undefined;
+  #first: { resolve: () => void; reject: (error: unknown) => void } | null = null;
+
+  constructor(
+    link: Link,
+    log: Log,
+    options: { what: string; setup: Setup; lost?: (reason: Error) => void },
+  ) {
+    this.#link = link;
+    this.#log = log;
+    this.#what = options.what;
+    this.#setup = options.setup;
+    this.#lost = options.lost ?? (() => {});
+  }
+
+  /** The open channel, or `null`. */
+  get current(): ConfirmChannel | null {
+    return this.#channel;
+  }
+
+  /** Opens the channel. Fails if the broker refuses what is declared; then nothing is kept. */
+  async open(): Promise<void> {
+    const opened = new Promise<void>((resolve, reject) => (this.#first = { resolve, reject }));
+    this.#link.add(this);
+    await opened;
+  }
+
+  /** Opens the channel as soon as there is a connection. */
+  start(): void {
+    this.#link.add(this);
+  }
+
+  connected(model: ChannelModel): void {
+    this.#model = model;
+    void this.#open(model);
+  }
+
+  async close(): Promise<void> {
+    this.#isStopped = true;
+    this.#link.remove(this);
+    clearTimeout(this.#timer);
+    const channel = this.#channel;
+    this.#channel = null;
+    if (channel !== null) await within(2_000, channel.close()).catch(() => {});
+  }
+
+  async #open(model: ChannelModel): Promise<void> {
+    const begun = Date.now();
+    let channel: ConfirmChannel;
+    let reason: Error = new Error("the connection to the broker was lost");
+    let isClosed = false;
+    try {
+      channel = await within(OPEN_LIMIT_MS, model.createConfirmChannel());
+      channel.on("error", (error: Error) => (reason = error));
+      channel.on("close", () => {
+        isClosed = true;
+        if (this.#channel !== channel) return;
+        this.#channel = null;
+        this.#backoff.workedFor(Date.now() - begun);
+        this.#lost(reason);
+        this.#again(model, reason);
+      });
+      // The setup sees the channel's events before anybody uses it.
+      await within(OPEN_LIMIT_MS, this.#setup(channel, model));
+      if (isClosed) throw reason;
+    } catch (error) {
+      if (error instanceof LimitExceeded) this.#link.replace(model);
+      else await within(1_000, channel!?.close() ?? Promise.resolve()).catch(() => {});
+      const isRefusal = "code" in Object(error) && this.#model === model;
+      if (this.#first !== null && isRefusal) {
+        this.#isStopped = true;
+        this.#link.remove(this);
+        this.#first.reject(error);
+        this.#first = null;
+        return;
+      }
+      this.#again(model, error);
+      return;
+    }
+    if (this.#isStopped || this.#model !== model) {
+      await within(1_000, channel.close()).catch(() => {});
+      return;
+    }
+    this.#channel = channel;
+    this.#first?.resolve();
+    this.#first = null;
+    this.#opened(channel);
+  }
+
+  /** Tries again on the same connection. A new connection makes its own attempt. */
+  #again(model: ChannelModel, error: unknown): void {
+    if (this.#isStopped || this.#model !== model || !this.#link.isConnected) return;
+    this.#log.line("warn", "a channel is opened again", {
+      channel: this.#what,
+      reason: messageOf(error),
+    });
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (!this.#isStopped && this.#model === model) void this.#open(model);
+    }, this.#backoff.next());
+  }
+
+  #opened: (channel: Channel) => void = () => {};
+
+  /** Calls this whenever the channel has been opened. */
+  onOpen(opened: (channel: Channel) => void): void {
+    this.#opened = opened;
+  }
+}

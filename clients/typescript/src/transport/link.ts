@@ -1,0 +1,185 @@
+import { connect, type ChannelModel } from "amqplib";
+
+import { messageOf } from "../errors.js";
+import type { Log } from "../log.js";
+import { hostOf, withHeartbeat } from "./address.js";
+import { Backoff } from "./backoff.js";
+import { repairFirstFrame } from "./guard.js";
+import { sleep, within } from "./time.js";
+
+/** How long one attempt to connect, and each answer of the broker, may take. */
+const CONNECT_LIMIT_MS = 10_000;
+
+/** What uses a connection to the broker. */
+export interface LinkUser {
+  /** There is a connection. Called again for each new one. */
+  connected(model: ChannelModel): void;
+  /** The broker stopped or began to take messages again. */
+  blockedChanged?(isBlocked: boolean): void;
+}
+
+/** A connection to RabbitMQ that is opened again whenever it is lost. */
+export class Link {
+  readonly #addresses: readonly string[];
+  readonly #name: string;
+  readonly #log: Log;
+  readonly #users = new Set<LinkUser>();
+  readonly #stopped = new AbortController();
+  #model: ChannelModel | null = null;
+  #isBlocked = false;
+  #lastError: unknown = null;
+  #running: Promise<void> | null = null;
+  #next = 0;
+
+  constructor(addresses: readonly string[], name: string, log: Log) {
+    for (const address of addresses) hostOf(address);
+    this.#addresses = addresses;
+    this.#name = name;
+    this.#log = log;
+  }
+
+  /** Why there is no connection, if there is none. */
+  get lastError(): unknown {
+    return this.#lastError;
+  }
+
+  get isConnected(): boolean {
+    return this.#model !== null;
+  }
+
+  get isBlocked(): boolean {
+    return this.#isBlocked;
+  }
+
+  get isClosed(): boolean {
+    return this.#stopped.signal.aborted;
+  }
+
+  /** Tries once to connect. If that fails, the attempts go on unless the link is closed. */
+  async open(): Promise<void> {
+    let failure: unknown = null;
+    await new Promise<void>((resolve) => {
+      this.#running = this.#run((error) => {
+        failure = error;
+        resolve();
+      });
+    });
+    if (failure !== null) throw failure;
+  }
+
+  add(user: LinkUser): void {
+    this.#users.add(user);
+    if (this.#model !== null) user.connected(this.#model);
+  }
+
+  remove(user: LinkUser): void {
+    this.#users.delete(user);
+  }
+
+  /** Closes this connection, because the broker does not answer in it. Another one is opened. */
+  replace(model: ChannelModel): void {
+    if (this.#model === model) destroy(model);
+  }
+
+  async close(): Promise<void> {
+    this.#stopped.abort();
+    const model = this.#model;
+    if (model !== null) {
+      await within(2_000, model.close()).catch(() => {});
+      destroy(model);
+    }
+    await this.#running;
+  }
+
+  async #run(first: (error: unknown) => void): Promise<void> {
+    const backoff = new Backoff();
+    let reported: string | null = null;
+    while (!this.isClosed) {
+      const address = this.#addresses[this.#next++ % this.#addresses.length]!;
+      const host = hostOf(address);
+      const begun = Date.now();
+      try {
+        await this.#serve(address, () => {
+          this.#log.line("info", "connected to the broker", { host });
+          reported = null;
+          first(null);
+        });
+      } catch (error) {
+        this.#lastError = error;
+        const reason = messageOf(error);
+        // Each new reason is logged once.
+        if (!this.isClosed && reason !== reported) {
+          this.#log.line("warn", "no connection to the broker", { host, reason });
+        }
+        reported = reason;
+        first(new Error(`cannot connect to the broker at ${host}: ${reason}`, { cause: error }));
+      }
+      backoff.workedFor(Date.now() - begun);
+      if (!this.isClosed) await sleep(backoff.next(), this.#stopped.signal);
+    }
+    first(new Error("the connection is closed"));
+  }
+
+  /** Connects, and returns or throws once the connection is lost. */
+  async #serve(address: string, connected: () => void): Promise<void> {
+    const model = await within(
+      CONNECT_LIMIT_MS,
+      connect(withHeartbeat(address), {
+        noDelay: true,
+        timeout: CONNECT_LIMIT_MS,
+        clientProperties: { connection_name: this.#name },
+      }),
+    );
+    let reason: unknown = new Error("the connection to the broker was lost");
+    const closed = new Promise<void>((resolve) => model.once("close", () => resolve()));
+    model.on("error", (error) => (reason = error));
+    model.on("blocked", (why) => {
+      this.#log.line("warn", "the broker blocks publishers", { why });
+      this.#setBlocked(true);
+    });
+    model.on("unblocked", () => this.#setBlocked(false));
+    guard(model);
+    if (this.isClosed) {
+      destroy(model);
+      return;
+    }
+    this.#model = model;
+    this.#lastError = null;
+    connected();
+    for (const user of [...this.#users]) user.connected(model);
+    await closed;
+    this.#model = null;
+    this.#setBlocked(false);
+    if (!this.isClosed) throw reason;
+  }
+
+  #setBlocked(isBlocked: boolean): void {
+    if (this.#isBlocked === isBlocked) return;
+    this.#isBlocked = isBlocked;
+    for (const user of [...this.#users]) user.blockedChanged?.(isBlocked);
+  }
+}
+
+/** What this library uses of amqplib's own connection. */
+interface RawConnection {
+  rest: Buffer;
+  recvFrame(): unknown;
+  stream: { destroy(error: Error): void };
+}
+
+function guard(model: ChannelModel): void {
+  const raw = model.connection as unknown as RawConnection;
+  const receive = raw.recvFrame.bind(raw);
+  // amqplib calls this for each frame, and once more for each read from the socket.
+  raw.recvFrame = () => {
+    raw.rest = repairFirstFrame(raw.rest);
+    return receive();
+  };
+}
+
+/** Ends a connection without waiting for the broker. */
+function destroy(model: ChannelModel): void {
+  // Without an error, amqplib would not notice.
+  const error = new Error("the connection was given up");
+  (model.connection as unknown as RawConnection).stream.destroy(error);
+}

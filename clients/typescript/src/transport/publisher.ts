@@ -1,0 +1,216 @@
+import { IllegalOperationError, type ConfirmChannel, type Message, type Options } from "amqplib";
+
+import { messageOf } from "../errors.js";
+import type { Log } from "../log.js";
+import { KeptChannel, type Setup } from "./kept-channel.js";
+import type { Link, LinkUser } from "./link.js";
+import { header, type Outgoing } from "./message.js";
+
+/** What became of a message. */
+export type Outcome =
+  | { readonly kind: "confirmed" }
+  /** The queue does not exist. */
+  | { readonly kind: "returned" }
+  /** A negative confirm: a queue did not take it. */
+  | { readonly kind: "refused" }
+  /** The channel or the connection was lost before the confirm. */
+  | { readonly kind: "lost"; readonly reason: string; readonly byBroker: boolean }
+  /** The message was not written, and will not be. */
+  | { readonly kind: "unsent"; readonly reason: string };
+
+/** The header by which a returned message is recognized, if its id does not identify it. */
+export const COPY_HEADER = "rpc-copy";
+
+/** How many messages may wait for their confirms. */
+const MAX_UNCONFIRMED = 4096;
+
+interface Waiting {
+  /** Makes the message when it is written, or `null` if it is no longer wanted. */
+  readonly make: () => Outgoing | null;
+  readonly written: () => void;
+  readonly done: (outcome: Outcome) => void;
+}
+
+/** A published message that is not settled yet. */
+export interface Publication {
+  /** Takes the message back. Returns whether it was not written. */
+  withdraw(): boolean;
+}
+
+/** What else belongs to the channel of a publisher. */
+export interface PublisherOptions {
+  /** Prepares each new channel before messages are published to it. */
+  readonly prepare?: Setup;
+  /** A new channel is prepared. */
+  readonly opened?: () => void;
+}
+
+/**
+ * Publishes messages and tells what became of each one. While there is no connection, or the broker
+ * blocks it, messages wait.
+ */
+export class Publisher implements LinkUser {
+  readonly #link: Link;
+  readonly #channel: KeptChannel;
+  readonly #waiting = new Set<Waiting>();
+  #unconfirmed = 0;
+  #mandatory = new Map<string, { isReturned: boolean }>();
+  #reason: Error | null = null;
+  #isClosed = false;
+
+  constructor(link: Link, log: Log, what: string, options: PublisherOptions = {}) {
+    this.#link = link;
+    const setup: Setup = async (channel, model) => {
+      channel.on("return", (message: Message) => this.#returned(message));
+      // Before the callbacks of the messages, which the channel calls when it is closed.
+      channel.prependListener("error", (error: Error) => (this.#reason = error));
+      await options.prepare?.(channel, model);
+    };
+    this.#channel = new KeptChannel(link, log, { what, setup });
+    this.#channel.onOpen(() => {
+      this.#reason = null;
+      options.opened?.();
+      this.#flush();
+    });
+  }
+
+  async open(): Promise<void> {
+    this.#link.add(this);
+    await this.#channel.open();
+  }
+
+  start(): void {
+    this.#link.add(this);
+    this.#channel.start();
+  }
+
+  connected(): void {}
+
+  blockedChanged(): void {
+    this.#flush();
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#link.remove(this);
+    await this.#channel.close();
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const { done } of waiting) done({ kind: "unsent", reason: "the connection is closed" });
+  }
+
+  /** Publishes a message as soon as that is possible. */
+  publish(
+    make: () => Outgoing | null,
+    done: (outcome: Outcome) => void,
+    written: () => void = () => {},
+  ): Publication {
+    const waiting: Waiting = { make, written, done };
+    if (this.#isClosed) {
+      queueMicrotask(() => done({ kind: "unsent", reason: "the connection is closed" }));
+    } else {
+      this.#waiting.add(waiting);
+      this.#flush();
+    }
+    return { withdraw: () => this.#waiting.delete(waiting) };
+  }
+
+  /** Publishes a message, and waits for what becomes of it; unsent messages for at most `limitMs`. */
+  send(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
+    return new Promise((resolve) => {
+      const publication = this.publish(
+        () => outgoing,
+        (outcome) => {
+          clearTimeout(timer);
+          resolve(outcome);
+        },
+      );
+      const timer = setTimeout(() => {
+        if (publication.withdraw())
+          resolve({ kind: "unsent", reason: "the broker cannot be reached" });
+      }, limitMs);
+      timer.unref();
+    });
+  }
+
+  #flush(): void {
+    for (const waiting of this.#waiting) {
+      const channel = this.#channel.current;
+      const mayWrite = channel !== null && !this.#link.isBlocked && !this.#isClosed;
+      if (!mayWrite || this.#unconfirmed >= MAX_UNCONFIRMED) return;
+      this.#waiting.delete(waiting);
+      const outgoing = waiting.make();
+      if (outgoing !== null && !this.#write(channel, outgoing, waiting)) {
+        // The channel is just closing. It is opened again, and then this is published.
+        this.#waiting.add(waiting);
+        return;
+      }
+    }
+  }
+
+  #write(channel: ConfirmChannel, outgoing: Outgoing, { written, done }: Waiting): boolean {
+    const token = outgoing.mandatory ? tokenOf(outgoing.properties) : undefined;
+    const state = { isReturned: false };
+    if (token !== undefined) this.#mandatory.set(token, state);
+    let isSettled = false;
+    const settle = (outcome: Outcome) => {
+      if (isSettled) return;
+      isSettled = true;
+      this.#unconfirmed--;
+      if (token !== undefined && this.#mandatory.get(token) === state)
+        this.#mandatory.delete(token);
+      done(outcome);
+      this.#flush();
+    };
+    const confirmed = (error: unknown) => {
+      if (error === null || error === undefined) {
+        settle({ kind: state.isReturned ? "returned" : "confirmed" });
+      } else if (messageOf(error) === "message nacked") {
+        settle({ kind: "refused" });
+      } else {
+        const byBroker = this.#reason !== null && "code" in this.#reason;
+        const reason = this.#reason?.message ?? "the connection to the broker was lost";
+        settle({ kind: "lost", reason, byBroker });
+      }
+    };
+    this.#unconfirmed++;
+    try {
+      const { exchange = "", routingKey, body } = outgoing;
+      channel.publish(exchange, routingKey, body, optionsOf(outgoing), confirmed);
+    } catch (error) {
+      if (error instanceof IllegalOperationError) {
+        this.#unconfirmed--;
+        if (token !== undefined) this.#mandatory.delete(token);
+        return false;
+      }
+      // A property cannot be written, because it is too long.
+      queueMicrotask(() => settle({ kind: "unsent", reason: messageOf(error) }));
+      return true;
+    }
+    written();
+    return true;
+  }
+
+  #returned(message: Message): void {
+    const token = tokenOf({
+      correlationId: message.properties.correlationId as string | undefined,
+      headers: message.properties.headers ?? {},
+    });
+    const state = token === undefined ? undefined : this.#mandatory.get(token);
+    if (state !== undefined) state.isReturned = true;
+  }
+}
+
+function tokenOf(properties: {
+  readonly correlationId?: string | undefined;
+  readonly headers: Readonly<Record<string, unknown>>;
+}): string | undefined {
+  return header(properties.headers, COPY_HEADER) ?? properties.correlationId;
+}
+
+function optionsOf({ properties, mandatory = false }: Outgoing): Options.Publish {
+  const { headers, ...others } = properties;
+  const defined = Object.entries(others).filter(([, value]) => value !== undefined);
+  const hasHeaders = Object.keys(headers).length > 0;
+  return { ...Object.fromEntries(defined), ...(hasHeaders ? { headers } : {}), mandatory };
+}
