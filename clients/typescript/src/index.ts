@@ -47,3 +47,5 @@ export {
   type Service,
 } from "./service.js";
 export { context, type Context } from "./worker/context.js";
+export type { QueueOptions } from "./worker/queues.js";
+export { serve, Server, type ServeOptions } from "./worker/server.js";

@@ -7,6 +7,7 @@ import { header } from "./message.js";
 /** A message that was delivered, and how it is settled. */
 export class Delivery implements Incoming {
   readonly exchange: string;
+  readonly routingKey: string;
   readonly redelivered: boolean;
   readonly properties: Properties;
   readonly body: Buffer;
@@ -20,6 +21,7 @@ export class Delivery implements Incoming {
     this.#channel = channel;
     this.#message = message;
     this.exchange = message.fields.exchange;
+    this.routingKey = message.fields.routingKey;
     this.redelivered = message.fields.redelivered;
     this.properties = { ...message.properties, headers: message.properties.headers ?? {} };
     this.body = message.content;

@@ -76,6 +76,11 @@ export class Link {
     this.#users.delete(user);
   }
 
+  /** Ends the connection as a failure of the network does. Another one is opened. For tests. */
+  cut(): void {
+    if (this.#model !== null) destroy(this.#model);
+  }
+
   /** Closes this connection, because the broker does not answer in it. Another one is opened. */
   replace(model: ChannelModel): void {
     if (this.#model === model) destroy(model);

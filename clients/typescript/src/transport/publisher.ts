@@ -5,6 +5,7 @@ import type { Log } from "../log.js";
 import { KeptChannel, type Setup } from "./kept-channel.js";
 import type { Link, LinkUser } from "./link.js";
 import { header, type Outgoing } from "./message.js";
+import { MAX_TIMER_MS } from "./time.js";
 
 /** What became of a message. */
 export type Outcome =
@@ -115,7 +116,7 @@ export class Publisher implements LinkUser {
     return { withdraw: () => this.#waiting.delete(waiting) };
   }
 
-  /** Publishes a message, and waits for what becomes of it; unsent messages for at most `limitMs`. */
+  /** Publishes a message, and waits for at most `limitMs` for what becomes of it. */
   send(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
     return new Promise((resolve) => {
       const publication = this.publish(
@@ -125,11 +126,14 @@ export class Publisher implements LinkUser {
           resolve(outcome);
         },
       );
-      const timer = setTimeout(() => {
-        if (publication.withdraw())
-          resolve({ kind: "unsent", reason: "the broker cannot be reached" });
-      }, limitMs);
-      timer.unref();
+      const timer = setTimeout(
+        () => {
+          const reason = "the broker does not take the message";
+          if (publication.withdraw()) resolve({ kind: "unsent", reason });
+          else resolve({ kind: "lost", reason, byBroker: false });
+        },
+        Math.min(Math.max(0, limitMs), MAX_TIMER_MS),
+      );
     });
   }
 

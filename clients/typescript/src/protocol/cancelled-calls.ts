@@ -1,0 +1,23 @@
+import type { CancelledCall } from "./control.js";
+
+const MAX_REMEMBERED = 16_384;
+const GRACE_MS = 10_000;
+const MAX_LEFT_MS = 24 * 60 * 60 * 1000;
+
+/** The calls of a queue that were cancelled, until their requests cannot arrive any more. Pure. */
+export class CancelledCalls {
+  readonly #until = new Map<string, number>();
+
+  add({ id, leftMs }: CancelledCall, now: number): void {
+    for (const [oldest, until] of this.#until) {
+      if (until > now && this.#until.size < MAX_REMEMBERED) break;
+      this.#until.delete(oldest);
+    }
+    this.#until.delete(id);
+    this.#until.set(id, now + Math.min(leftMs, MAX_LEFT_MS) + GRACE_MS);
+  }
+
+  has(id: string, now: number): boolean {
+    return (this.#until.get(id) ?? 0) > now;
+  }
+}

@@ -1,0 +1,32 @@
+import { header, type Headers } from "../transport/message.js";
+
+/** The history of a message that a queue dead-lettered. */
+export interface Deaths {
+  readonly hasExpired: boolean;
+  /** How often it was dead-lettered for another reason than its expiration. */
+  readonly others: number;
+  readonly rejections: number;
+  readonly hadExpiration: boolean;
+}
+
+/** Reads the history of a message, or returns `null` if it has none. */
+export function deathsOf(headers: Headers): Deaths | null {
+  const first = header(headers, "x-first-death-reason");
+  const list = Object.hasOwn(headers, "x-death") ? headers["x-death"] : undefined;
+  if (first === undefined && list === undefined) return null;
+  let [hasExpired, others, rejections, hadExpiration] = [first === "expired", 0, 0, false];
+  const entries = Array.isArray(list) ? (list as unknown[]) : [];
+  for (const entry of entries) {
+    if (typeof entry !== "object" || entry === null) continue;
+    const { reason, count, ...rest } = entry as Record<string, unknown>;
+    // Any peer can send these headers. A count that makes no sense is the largest.
+    const isCount = typeof count === "number" && Number.isInteger(count) && count >= 0;
+    const times = isCount ? count : Number.MAX_SAFE_INTEGER;
+    hadExpiration ||= rest["original-expiration"] !== undefined;
+    if (reason === "expired") hasExpired = true;
+    else others += times;
+    if (reason === "rejected") rejections += times;
+  }
+  if (entries.length === 0 && first !== "expired") others = 1;
+  return { hasExpired, others, rejections, hadExpiration };
+}

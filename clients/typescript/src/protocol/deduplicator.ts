@@ -1,0 +1,110 @@
+import { header, type Headers } from "../transport/message.js";
+import { COPY_HEADER } from "../transport/publisher.js";
+import { RESENT_HEADER } from "./names.js";
+
+/** How many requests that have ended are remembered. */
+const MAX_ENDED = 16_384;
+
+/** Where a request comes from. */
+export interface Origin {
+  /** The broker delivers it again, or it came back from another queue. */
+  readonly isRedelivered: boolean;
+  /** Its caller sent it again. */
+  readonly isResent: boolean;
+  /** A worker sent a copy of it: `rpc-resent` is not empty, or there is a token. */
+  readonly copy: string | null;
+  readonly isForwarded: boolean;
+}
+
+/** Reads where a request comes from. */
+export function originOf(headers: Headers, redelivered: boolean, wasDead: boolean): Origin {
+  const resent = header(headers, RESENT_HEADER);
+  const isForwarded = resent === "worker" || resent === "caller, worker";
+  const copy = header(headers, COPY_HEADER) ?? null;
+  return {
+    isRedelivered: resent === undefined && redelivered,
+    isResent:
+      resent === "caller, worker" ||
+      (resent !== undefined && !isForwarded) ||
+      (resent === undefined && copy === null && !redelivered && wasDead),
+    copy,
+    isForwarded,
+  };
+}
+
+/** What to do with a delivery. */
+export type DeliveryAction =
+  | "run"
+  /** Another delivery of the request runs: settle both together. */
+  | "join"
+  /** The request was answered. */
+  | "ack"
+  /** The request was rejected. */
+  | "reject";
+
+/** Recognizes requests that are running or were answered. Pure. */
+export class Deduplicator<D> {
+  readonly #running = new Map<string, { deliveries: D[]; isRejected: boolean }>();
+  /** In the order in which they ended. `true`: rejected. */
+  readonly #ended = new Map<string, boolean>();
+
+  /** A request without `reply_to` is recognized by its id alone. */
+  static keyOf(replyTo: string | undefined, id: string | undefined): string | null {
+    return id === undefined || id === "" ? null : `${replyTo ?? ""}\n${id}`;
+  }
+
+  add(key: string, origin: Origin, delivery: D): { action: DeliveryAction; key: string } {
+    const own = origin.copy === null ? key : `${key}\n${origin.copy}`;
+    if (origin.isForwarded) {
+      const first = this.#running.get(key);
+      if (first !== undefined) {
+        first.deliveries.push(delivery);
+        return { action: "join", key };
+      }
+      if (!origin.isResent && this.#ended.get(key) === false) return { action: "ack", key };
+    }
+    const running = this.#running.get(own);
+    const mayBeKnown = origin.isRedelivered || origin.isResent || origin.copy !== null;
+    if (running !== undefined && mayBeKnown) {
+      running.deliveries.push(delivery);
+      return { action: "join", key: own };
+    }
+    // A caller sends a request again because its reply may be lost: it runs again.
+    const mayHaveEnded = origin.isRedelivered || (origin.copy !== null && !origin.isResent);
+    const ended = mayHaveEnded ? this.#ended.get(own) : undefined;
+    if (ended !== undefined) return { action: ended ? "reject" : "ack", key: own };
+    if (running === undefined)
+      this.#running.set(own, { deliveries: [delivery], isRejected: false });
+    return { action: "run", key: own };
+  }
+
+  /** The request has ended: its deliveries are settled now. */
+  finish(key: string, isRejected = false): D[] {
+    const running = this.#running.get(key);
+    if (running === undefined) return [];
+    this.#running.delete(key);
+    this.#ended.delete(key);
+    if (this.#ended.size >= MAX_ENDED) this.#ended.delete(this.#ended.keys().next().value!);
+    this.#ended.set(key, isRejected);
+    return running.deliveries;
+  }
+
+  /** The request ended in a way that must not be remembered. */
+  forget(key: string): D[] {
+    const running = this.#running.get(key);
+    this.#running.delete(key);
+    return running?.deliveries ?? [];
+  }
+
+  /** Whether the request runs. */
+  isRunning(key: string): boolean {
+    return this.#running.has(key);
+  }
+
+  /** The broker has taken deliveries back. */
+  forgetDeliveries(isLost: (delivery: D) => boolean): void {
+    for (const running of this.#running.values()) {
+      running.deliveries = running.deliveries.filter((delivery) => !isLost(delivery));
+    }
+  }
+}

@@ -1,0 +1,122 @@
+import { ASKS, type IncomingGrant } from "./control.js";
+import { MAX_UNTAKEN_BYTES } from "./names.js";
+
+/** How many items a caller may send beyond those that the method has taken. */
+const WINDOW = 1024;
+
+/** How a stream from a caller ended. */
+export type IncomingEnd = { readonly error: string | null };
+
+/** The items of a caller that have arrived and that the method has not taken. Pure. */
+export class IncomingInbox {
+  #ready: Uint8Array[] = [];
+  #readyBytes = 0;
+  #taken = 0;
+  #takenBytes = 0;
+  #granted = 0;
+  #toldTaken = 0;
+  #end: IncomingEnd | null = null;
+  #isClosed = false;
+  #asks: number | null = null;
+  #askedFrom: number | null = null;
+
+  /** The number of the next item that is missing. */
+  get #next(): number {
+    return this.#taken + this.#ready.length;
+  }
+
+  get #isOver(): boolean {
+    return this.#isClosed || this.#end !== null;
+  }
+
+  /** Items arrived, or a message without items. `count`: the number of all items, at the end. */
+  receive(first: number, items: readonly Uint8Array[], count: number | null): void {
+    if (this.#isOver) {
+      // The caller may not know. What it sent before it was told asks for no answer.
+      if (items.length === 0) this.#asks = ASKS.enough;
+      return;
+    }
+    const last = first + items.length;
+    if (last > this.#granted || (count !== null && count !== last)) {
+      this.fail("there are more items than were granted, or than their end counts");
+      return;
+    }
+    if (first > this.#next) {
+      // Each message after a gap shows it. One request is enough until the next silence.
+      if (items.length === 0 || this.#askedFrom !== this.#next) this.askAgain();
+      return;
+    }
+    for (const item of items.slice(this.#next - first)) {
+      if (this.#readyBytes >= MAX_UNTAKEN_BYTES) {
+        this.fail("there are more bytes than the method has room for");
+        return;
+      }
+      this.#ready.push(item);
+      this.#readyBytes += item.length;
+    }
+    if (count === null) return;
+    if (count === this.#next) this.#endWith({ error: null });
+    else this.fail("there are items after the end");
+  }
+
+  /** The stream breaks off. */
+  fail(error: string): void {
+    this.#endWith({ error });
+  }
+
+  /** Items may have been lost, because the worker's queue was. */
+  askAgain(): void {
+    if (this.#isOver) return;
+    this.#asks = ASKS.again;
+    this.#askedFrom = this.#next;
+  }
+
+  /** The method wants no more items. */
+  close(): void {
+    this.#isClosed = true;
+    this.#ready = [];
+    this.#readyBytes = 0;
+    this.#asks = ASKS.enough;
+  }
+
+  /** The next item, the end, or `null` if there is nothing yet. */
+  take(): { readonly item: Uint8Array } | IncomingEnd | null {
+    const item = this.#ready.shift();
+    if (item !== undefined) {
+      this.#taken++;
+      this.#readyBytes -= item.length;
+      this.#takenBytes += item.length;
+      return { item };
+    }
+    if (this.#isClosed) return { error: null };
+    return this.#end;
+  }
+
+  /** Whether the caller should be told at once: it needs credit, or is asked for something. */
+  get hasNews(): boolean {
+    const isUsed =
+      this.#granted - this.#taken <= WINDOW / 2 || this.#takenBytes >= MAX_UNTAKEN_BYTES / 2;
+    return this.#asks !== null || (isUsed && !this.#isOver);
+  }
+
+  /** Whether the caller was not told of items that were taken. */
+  get hasProgress(): boolean {
+    return this.#taken > this.#toldTaken;
+  }
+
+  /** What to tell the caller now. */
+  grant(): IncomingGrant {
+    this.#granted = this.#taken + WINDOW;
+    this.#toldTaken = this.#taken;
+    this.#takenBytes = 0;
+    const asks = this.#isOver ? ASKS.enough : (this.#asks ?? ASKS.nothing);
+    this.#asks = null;
+    return { credit: this.#granted, taken: this.#taken, asks };
+  }
+
+  #endWith(end: IncomingEnd): void {
+    if (this.#isOver) return;
+    this.#end = end;
+    this.#asks = ASKS.enough;
+  }
+}

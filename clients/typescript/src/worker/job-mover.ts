@@ -1,0 +1,151 @@
+import { randomBytes } from "node:crypto";
+
+import type { Log } from "../log.js";
+import {
+  DEAD_LETTER_WAIT_MS,
+  markMoved,
+  nextWait,
+  RETRY_WAITS,
+  roundedUp,
+  type JobHeaders,
+} from "../protocol/jobs.js";
+import type { Delivery } from "../transport/consumer.js";
+import type { Outgoing } from "../transport/message.js";
+import type { Outcome, Publisher } from "../transport/publisher.js";
+
+const FIRST_PAUSE_MS = 1_000;
+const LONGEST_PAUSE_MS = 30_000;
+/** A queue that confirms nothing for so long is reported. */
+const CONFIRM_LIMIT_MS = 30_000;
+const STUCK_FOR_LONG_MS = 5 * 60_000;
+
+/** One way of a job, and what is left of its delay then. */
+interface Hop {
+  readonly to: "requests" | "dead" | number;
+  readonly rest: number;
+}
+
+/** Publishes copies of jobs to other queues. The original is settled once a copy is confirmed. */
+export class JobMover {
+  readonly #queue: string;
+  readonly #publisher: Publisher;
+  readonly #declare: (queue: "dead" | number) => Promise<void>;
+  readonly #isStopped: () => boolean;
+  readonly #log: Log;
+
+  constructor(
+    queue: string,
+    publisher: Publisher,
+    declare: (queue: "dead" | number) => Promise<void>,
+    isStopped: () => boolean,
+    log: Log,
+  ) {
+    this.#queue = queue;
+    this.#publisher = publisher;
+    this.#declare = declare;
+    this.#isStopped = isStopped;
+    this.#log = log;
+  }
+
+  /** The job waits, and comes back. */
+  async toRetry(
+    delivery: Delivery,
+    headers: JobHeaders,
+    delayMs: number,
+    done: () => void,
+  ): Promise<void> {
+    const { wait, rest } = nextWait(roundedUp(delayMs));
+    await this.#move(delivery, headers, { to: wait, rest }, null, done);
+  }
+
+  /** The job is given up. If the dead-letter queue does not take it, it comes back. */
+  async toDeadLetters(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
+    const fallback = { to: DEAD_LETTER_WAIT_MS, rest: 0 };
+    await this.#move(delivery, headers, { to: "dead", rest: 0 }, fallback, done);
+  }
+
+  /** The job goes back to its queue, as a copy that counts how often it came back. */
+  async back(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
+    const fallback = { to: RETRY_WAITS[0]!, rest: 0 };
+    await this.#move(delivery, headers, { to: "requests", rest: 0 }, fallback, done);
+  }
+
+  /** Tries until a queue takes the job, or its delivery is lost or the worker stops. */
+  async #move(
+    delivery: Delivery,
+    headers: JobHeaders,
+    wanted: Hop,
+    fallback: Hop | null,
+    done: () => void,
+  ): Promise<void> {
+    const begun = performance.now();
+    let pause = FIRST_PAUSE_MS;
+    while (!this.#isStopped()) {
+      for (const hop of fallback === null ? [wanted] : [wanted, fallback]) {
+        const isGivenUp = wanted.to === "dead" && hop !== wanted;
+        const copy = this.#copy(delivery, headers, hop, isGivenUp, wanted.to === "dead");
+        const outcome = await this.#publish(copy, hop);
+        if (outcome.kind === "confirmed") {
+          done();
+          return;
+        }
+        const stuckMs = performance.now() - begun;
+        this.#log.line(
+          stuckMs < STUCK_FOR_LONG_MS ? "warn" : "error",
+          "a queue does not take a job, so the job waits: check that it exists and is not full",
+          { queue: copy.routingKey, outcome: outcome.kind },
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
+    }
+    // The broker gives the job to another worker.
+  }
+
+  async #publish(copy: Outgoing, { to }: Hop): Promise<Outcome> {
+    const outcome = await this.#publisher.send(copy, CONFIRM_LIMIT_MS);
+    if (outcome.kind !== "returned" || to === "requests") return outcome;
+    try {
+      await this.#declare(to);
+    } catch {
+      // The next attempt declares the queue again.
+      return outcome;
+    }
+    return this.#publisher.send(copy, CONFIRM_LIMIT_MS);
+  }
+
+  #copy(
+    { properties, body }: Delivery,
+    headers: JobHeaders,
+    hop: Hop,
+    isGivenUp: boolean,
+    isDead: boolean,
+  ): Outgoing {
+    return {
+      routingKey: this.#nameOf(hop.to),
+      mandatory: true,
+      properties: {
+        type: properties.type,
+        contentType: properties.contentType,
+        contentEncoding: properties.contentEncoding,
+        correlationId: properties.correlationId,
+        priority: properties.priority,
+        appId: properties.appId,
+        deliveryMode: 2,
+        headers: markMoved(headers, {
+          ...(isDead ? { origin: this.#queue } : {}),
+          rest: hop.rest,
+          isGivenUp,
+          user: properties.userId,
+          token: randomBytes(8).toString("hex"),
+        }),
+      },
+      body,
+    };
+  }
+
+  #nameOf(to: Hop["to"]): string {
+    if (to === "requests") return this.#queue;
+    return to === "dead" ? `${this.#queue}.dead` : `${this.#queue}.retry.${to}`;
+  }
+}

@@ -1,0 +1,266 @@
+import { encodeValue } from "../codec/values.js";
+import type { Codec } from "../codec/content-type.js";
+import { messageOf } from "../errors.js";
+import type { AnyMethod } from "../method.js";
+import { encodeItems, type Credit, type ItemsBody } from "../protocol/control.js";
+import type { ReplyTo } from "../protocol/dispatch.js";
+import { ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
+import { StreamSender } from "../protocol/stream-sender.js";
+import type { Items } from "../service.js";
+import { COPY_HEADER } from "../transport/publisher.js";
+import { fault, faultReply, resultReply, thrownReply, type MethodReply } from "./invocation.js";
+import type { ReplySender } from "./reply-sender.js";
+import type { RunningMethod } from "./running.js";
+
+const MAX_UNCONFIRMED = 16;
+/** A message that the broker does not take for so long ends the stream. */
+const SEND_LIMIT_MS = 60_000;
+const RESEND_PAUSE_MS = 100;
+/** So many items are taken from a method before others have their turn. */
+const MAX_TURN = 256;
+
+/** What a stream is sent with. */
+export interface StreamParts {
+  readonly replies: ReplySender;
+  readonly replyTo: ReplyTo;
+  readonly codec: Codec;
+  readonly method: AnyMethod;
+  readonly workerHeader: string;
+  readonly maxBytes: number;
+  /** The broker has confirmed the first message. */
+  readonly begun: () => void;
+}
+
+/** The stream of items that a method returns, on its way to the caller. */
+export class OutgoingStream {
+  readonly #parts: StreamParts;
+  readonly #running: RunningMethod;
+  readonly #sender: StreamSender;
+  #unconfirmed = 0;
+  #sentAt = performance.now();
+  #changed: (() => void) | null = null;
+  #isFlushing = false;
+  #lost: string | null = null;
+
+  constructor(parts: StreamParts, running: RunningMethod, credit: Credit) {
+    this.#parts = parts;
+    this.#running = running;
+    this.#sender = new StreamSender(credit);
+  }
+
+  /** How many items the stream has. */
+  get count(): number {
+    return this.#sender.count;
+  }
+
+  /** The caller grants credit. */
+  grant(credit: Credit): void {
+    this.#sender.grant(credit);
+    this.#wake();
+  }
+
+  /** Sends all items. Returns the end of the stream, or `null` if nobody reads it. */
+  async send(items: Items<unknown>): Promise<MethodReply | null> {
+    const { method, codec, maxBytes } = this.#parts;
+    const timer = setInterval(() => this.#keepAlive(), 1_000);
+    const iterator = iteratorOf(items);
+    let isDone = false;
+    try {
+      for (let turn = 1; ; turn++) {
+        await this.#until(() => this.#sender.mayMake && this.#unconfirmed < MAX_UNCONFIRMED);
+        if (this.#hasEnded) break;
+        const step = await this.#running.race(Promise.resolve(iterator.next()));
+        if (typeof step === "string" || this.#lost !== null) break;
+        if (step.value.done) {
+          isDone = true;
+          break;
+        }
+        const problem = this.#push(step.value.value);
+        if (problem !== null) return await this.#endWith(faultReply(codec, problem));
+        if (this.#sender.isFull) this.#flush();
+        else this.#flushSoon();
+        if (turn % MAX_TURN === 0) await new Promise(setImmediate);
+      }
+    } catch (error) {
+      isDone = true;
+      return await this.#endWith(thrownReply(method, codec, error, maxBytes));
+    } finally {
+      clearInterval(timer);
+      if (!isDone) closeIterator(iterator);
+    }
+    if (this.#lost !== null) return this.#lostEnd();
+    switch (this.#running.ended) {
+      case null:
+        return await this.#endWith({ kind: "result", body: Buffer.alloc(0), fault: null });
+      case "cancelled":
+        return null;
+      case "abandoned":
+        return faultReply(codec, fault("abandoned", "the worker gave up on the method"));
+      case "stopped":
+        return faultReply(codec, fault("interrupted", "the worker stops"));
+    }
+  }
+
+  get #hasEnded(): boolean {
+    return this.#running.ended !== null || this.#lost !== null;
+  }
+
+  #lostEnd(): MethodReply | null {
+    if (this.#lost !== "abandoned") return null;
+    return faultReply(this.#parts.codec, fault("abandoned", "the caller grants no credit"));
+  }
+
+  /** Encodes an item. Returns what is wrong with it. */
+  #push(item: unknown) {
+    const { codec, method, maxBytes } = this.#parts;
+    let encoded: Buffer;
+    try {
+      encoded = encodeValue(codec, method.result, item);
+    } catch (error) {
+      return fault("unanswerable", `an item cannot be sent: ${messageOf(error)}`);
+    }
+    if (encoded.length > maxBytes - 40) {
+      return fault("reply_too_large", `an item has ${encoded.length} bytes`);
+    }
+    this.#sender.push(encoded);
+    return null;
+  }
+
+  /** The end follows once all items before it are with the broker. */
+  async #endWith(reply: MethodReply): Promise<MethodReply | null> {
+    this.#flush();
+    await this.#until(() => this.#unconfirmed === 0);
+    if (this.#lost !== null) return this.#lostEnd();
+    return this.#running.ended === "cancelled" ? null : reply;
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition() && !this.#hasEnded) {
+      const changed = new Promise<void>((resolve) => (this.#changed = resolve));
+      await this.#running.race(changed);
+    }
+  }
+
+  #wake(): void {
+    this.#changed?.();
+    this.#changed = null;
+  }
+
+  #flushSoon(): void {
+    if (this.#isFlushing) return;
+    this.#isFlushing = true;
+    setImmediate(() => {
+      this.#isFlushing = false;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    for (;;) {
+      const message = this.#sender.next();
+      if (message === null) return;
+      void this.#publish(message);
+    }
+  }
+
+  async #publish(message: ItemsBody): Promise<void> {
+    const { replies, replyTo, workerHeader, begun } = this.#parts;
+    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: nextToken() };
+    const reply = { type: ITEMS_TYPE, headers, body: encodeItems(message) };
+    const outgoing = replies.outgoing(replyTo, reply, true);
+    const until = performance.now() + SEND_LIMIT_MS;
+    this.#sentAt = performance.now();
+    this.#unconfirmed++;
+    try {
+      while (!this.#hasEnded) {
+        const { kind } = await replies.send(outgoing, until - performance.now());
+        if (kind === "confirmed") {
+          begun();
+          return;
+        }
+        if (kind === "returned" || performance.now() >= until) {
+          this.#lost ??= "gone";
+          return;
+        }
+        // The caller discards what it has got before.
+        await new Promise((resolve) => setTimeout(resolve, RESEND_PAUSE_MS));
+      }
+    } finally {
+      this.#unconfirmed--;
+      this.#wake();
+      if (this.#lost !== null) this.#running.end("cancelled");
+    }
+  }
+
+  #keepAlive(): void {
+    if (performance.now() - this.#sentAt < KEEP_ALIVE_MS || this.#hasEnded) return;
+    const message = this.#sender.keepAlive();
+    if (message === null) {
+      this.#lost = "abandoned";
+      this.#running.end("abandoned");
+      this.#wake();
+    } else void this.#publish(message);
+  }
+}
+
+/** All items in one reply, for callers that grant no credit. */
+export async function collect(
+  items: Items<unknown>,
+  { method, codec, maxBytes }: Pick<StreamParts, "method" | "codec" | "maxBytes">,
+  running: RunningMethod,
+): Promise<MethodReply | null> {
+  const iterator = iteratorOf(items);
+  const values: unknown[] = [];
+  let size = 0;
+  let isDone = false;
+  try {
+    for (;;) {
+      const step = await running.race(Promise.resolve(iterator.next()));
+      if (typeof step === "string") {
+        if (step === "cancelled") return null;
+        const code = step === "stopped" ? "interrupted" : "abandoned";
+        return faultReply(codec, fault(code, "the worker gave up on the method"));
+      }
+      if (step.value.done) break;
+      size += encodeValue(codec, method.result, step.value.value).length + 1;
+      if (size > maxBytes) {
+        return faultReply(codec, fault("reply_too_large", `the items have over ${maxBytes} bytes`));
+      }
+      values.push(step.value.value);
+    }
+    isDone = true;
+  } catch (error) {
+    isDone = true;
+    return thrownReply(method, codec, error, maxBytes);
+  } finally {
+    if (!isDone) closeIterator(iterator);
+  }
+  if (codec !== "text")
+    return resultReply({ ...method, result: listOf(method) }, codec, values, maxBytes);
+  const lines = values.map((value) => encodeValue(codec, method.result, value).toString());
+  return { kind: "result", body: Buffer.from(lines.join("\n")), fault: null };
+}
+
+function listOf({ result }: AnyMethod) {
+  return {
+    toPlain: (values: unknown[]) => values.map((value) => result.toPlain(value)),
+    fromPlain: (plain: unknown) => plain,
+  };
+}
+
+function iteratorOf(items: Items<unknown>): AsyncIterator<unknown> | Iterator<unknown> {
+  return Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
+}
+
+/** Without waiting: the method may be busy for as long as it likes. */
+function closeIterator(iterator: AsyncIterator<unknown> | Iterator<unknown>): void {
+  void Promise.resolve()
+    .then(() => iterator.return?.())
+    .catch(() => {});
+}
+
+let tokens = 0;
+
+function nextToken(): string {
+  return (++tokens).toString(16);
+}

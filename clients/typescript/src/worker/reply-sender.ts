@@ -1,0 +1,94 @@
+import type { Log } from "../log.js";
+import type { ReplyTo } from "../protocol/dispatch.js";
+import { DIRECT_REPLY_TO } from "../protocol/reply-address.js";
+import { Link } from "../transport/link.js";
+import type { Headers, Outgoing } from "../transport/message.js";
+import { Publisher, type Outcome } from "../transport/publisher.js";
+
+/** A reply without an address. */
+export interface OutgoingReply {
+  readonly type: string;
+  readonly headers: Headers;
+  readonly body: Buffer;
+}
+
+/** A message that closes its channel this often is given up. */
+const MAX_CLOSED = 2;
+
+/** Publishes the replies of a worker. */
+export class ReplySender {
+  readonly #publisher: Publisher;
+  readonly #openDirect: () => Link;
+  readonly #log: Log;
+  #direct: { readonly link: Link; readonly publisher: Publisher } | null = null;
+
+  constructor(link: Link, log: Log, openDirect: () => Link) {
+    this.#publisher = new Publisher(link, log, "replies");
+    this.#openDirect = openDirect;
+    this.#log = log;
+  }
+
+  start(): void {
+    this.#publisher.start();
+  }
+
+  /** Sends a reply until the broker has confirmed or refused it, for at most `limitMs`. */
+  async reply(replyTo: ReplyTo, reply: OutgoingReply, limitMs: number): Promise<Outcome["kind"]> {
+    const outgoing = this.outgoing(replyTo, reply, false);
+    const until = performance.now() + limitMs;
+    let closed = 0;
+    for (;;) {
+      const left = until - performance.now();
+      if (left <= 0) return "unsent";
+      const outcome = await this.send(outgoing, left);
+      if (outcome.kind !== "lost") return outcome.kind;
+      if (outcome.byBroker && ++closed >= MAX_CLOSED) return "refused";
+    }
+  }
+
+  /** A message to a caller. */
+  outgoing(replyTo: ReplyTo, { type, headers, body }: OutgoingReply, mandatory: boolean): Outgoing {
+    const isDirect = replyTo.address.startsWith(DIRECT_REPLY_TO);
+    return {
+      routingKey: replyTo.address,
+      mandatory: mandatory && !isDirect,
+      properties: {
+        type,
+        contentType: replyTo.contentType,
+        correlationId: replyTo.correlationId,
+        deliveryMode: 1,
+        headers,
+      },
+      body,
+    };
+  }
+
+  /** Publishes a message once. */
+  send(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
+    return this.#publisherFor(outgoing.routingKey).send(outgoing, limitMs);
+  }
+
+  async close(): Promise<void> {
+    await this.#publisher.close();
+    await this.#direct?.publisher.close();
+    await this.#direct?.link.close();
+  }
+
+  /**
+   * The broker closes the connection of a worker that replies to a malformed direct address. So
+   * these replies have a connection of their own.
+   */
+  #publisherFor(address: string): Publisher {
+    if (!address.startsWith(DIRECT_REPLY_TO)) return this.#publisher;
+    if (this.#direct === null) {
+      const link = this.#openDirect();
+      const publisher = new Publisher(link, this.#log, "direct replies");
+      publisher.start();
+      link.open().catch(() => {
+        // The link has logged the reason, and goes on trying.
+      });
+      this.#direct = { link, publisher };
+    }
+    return this.#direct.publisher;
+  }
+}

@@ -1,0 +1,482 @@
+import type { Codec } from "../codec/content-type.js";
+import { decodePlain, readText } from "../codec/values.js";
+import type { Log } from "../log.js";
+import { escaped } from "../log.js";
+import type { AnyMethod } from "../method.js";
+import { deathsOf } from "../protocol/deaths.js";
+import { Deduplicator, originOf } from "../protocol/deduplicator.js";
+import {
+  decide,
+  encodeFault,
+  find,
+  isJobMethod,
+  unlessRun,
+  type Decision,
+  type MethodTable,
+  type ReplyTo,
+  type Rules,
+} from "../protocol/dispatch.js";
+import {
+  copiedHeaders,
+  failedAttempts,
+  isGivenUp,
+  recordFailure,
+  remainingDelay,
+  RETURNED_PAUSE_MS,
+  type JobFailure,
+} from "../protocol/jobs.js";
+import { ITEMS_HEADER, PROBE_TYPE, REDELIVERIES_HEADER, WORKER_HEADER } from "../protocol/names.js";
+import { isReplyAddress } from "../protocol/reply-address.js";
+import { isUuid } from "../protocol/uuid.js";
+import * as json from "../codec/json.js";
+import type { Items } from "../service.js";
+import type { Delivery } from "../transport/consumer.js";
+import { header, numberHeader, textOf, type Headers } from "../transport/message.js";
+import { runInContext, type Context } from "./context.js";
+import { IncomingStream } from "./incoming-stream.js";
+import {
+  faultReply,
+  fault,
+  readArguments,
+  resultReply,
+  thrownReply,
+  type MethodReply,
+} from "./invocation.js";
+import type { JobMover } from "./job-mover.js";
+import { collect, OutgoingStream, type StreamParts } from "./outgoing-stream.js";
+import type { ReplySender } from "./reply-sender.js";
+import { RunningMethod } from "./running.js";
+import type { Running } from "./running-methods.js";
+import type { MethodStats } from "./stats.js";
+
+/** A method and what runs it. */
+export interface ServedMethod {
+  readonly service: string;
+  readonly method: AnyMethod;
+  readonly run: (...args: any[]) => unknown;
+  readonly stats: MethodStats;
+}
+
+/** A rejected request that comes back is acknowledged after this. */
+const MAX_REJECTIONS = 20;
+/** A reply is given up so long after the caller's time limit. */
+const GIVE_UP_MS = 30_000;
+/** The same, for requests without a limit. */
+const NO_LIMIT_MS = 60 * 60 * 1000;
+const MAX_ATTEMPT = 2 ** 31;
+
+/** What a queue's requests are handled with. */
+export interface HandlerParts {
+  readonly queue: string;
+  readonly table: MethodTable<ServedMethod>;
+  readonly rules: Rules;
+  readonly replies: ReplySender;
+  readonly running: Running;
+  readonly log: Log;
+  readonly workerId: string;
+  readonly idHeader: string;
+  readonly maxSentBytes: number;
+  readonly maxStreams: number;
+  /** Moves jobs, if the queue has any. */
+  readonly jobs: JobMover | null;
+  /** Whether the dead-letter exchange of the queue keeps what is rejected. */
+  readonly keepsRejected: boolean;
+  readonly onThrown: (error: unknown, context: Context) => void;
+}
+
+type Run = Extract<Decision<ServedMethod>, { kind: "run" }>;
+
+/** Handles the requests of one queue. */
+export class RequestHandler {
+  readonly #parts: HandlerParts;
+  readonly #known = new Deduplicator<Delivery>();
+  #streams = 0;
+
+  constructor(parts: HandlerParts) {
+    this.#parts = parts;
+  }
+
+  /** The channel was lost: the broker has taken its deliveries back. */
+  forget(isLost: (delivery: Delivery) => boolean): void {
+    this.#known.forgetDeliveries(isLost);
+  }
+
+  /** Handles a request of the queue. Never throws. */
+  async handle(delivery: Delivery): Promise<void> {
+    try {
+      if (delivery.properties.type === PROBE_TYPE) this.#probe(delivery);
+      else await this.#deduplicate(delivery);
+    } catch (error) {
+      // A defect of this library must not take the worker down.
+      this.#parts.log.line("error", "a request was given up", { reason: escaped(String(error)) });
+      delivery.ack();
+    }
+  }
+
+  /** Runs a method without streams. Returns its reply, or `null` if nobody waits for it. */
+  async invoke(
+    decision: Run,
+    delivery: Delivery,
+    running: RunningMethod,
+  ): Promise<MethodReply | null> {
+    const { entry, codec, mayHaveRun } = decision;
+    const begunAt = performance.now();
+    entry.stats.begin();
+    let reply: MethodReply | null;
+    try {
+      const args = readArguments(entry.method, codec, delivery.body);
+      const context = running.context(contextOf(entry.method, delivery));
+      reply = await this.#invoke(decision, args, context, running, null, null);
+    } catch (error) {
+      reply = faultReply(codec, unlessRun(fault("bad_request", error), mayHaveRun));
+    }
+    entry.stats.end(performance.now() - begunAt, reply);
+    return reply;
+  }
+
+  #probe(delivery: Delivery): void {
+    const { replyTo, correlationId } = delivery.properties;
+    const { replies, rules } = this.#parts;
+    if (replyTo !== undefined && isReplyAddress(replyTo, rules.allowedReplyPrefixes)) {
+      const to: ReplyTo = { address: replyTo, correlationId, contentType: "" };
+      const empty = { type: "", headers: {}, body: Buffer.alloc(0) };
+      void replies.send(replies.outgoing(to, empty, false), 5_000);
+    }
+    delivery.ack();
+  }
+
+  async #deduplicate(delivery: Delivery): Promise<void> {
+    const { replyTo, correlationId } = delivery.properties;
+    const { headers } = delivery.properties;
+    const isKnown = Boolean(replyTo) || isUuid(correlationId);
+    const id =
+      isKnown && delivery.malformed === null ? Deduplicator.keyOf(replyTo, correlationId) : null;
+    if (id === null)
+      return this.#process(delivery, {
+        ack: () => delivery.ack(),
+        reject: () => this.#reject(delivery),
+      });
+    const origin = originOf(headers, delivery.redelivered, deathsOf(headers) !== null);
+    const { action, key } = this.#known.add(id, origin, delivery);
+    switch (action) {
+      case "join":
+        return;
+      case "ack":
+        return delivery.ack();
+      case "reject":
+        return this.#reject(delivery);
+      case "run":
+        await this.#process(delivery, {
+          ack: () => this.#known.finish(key).forEach((each) => each.ack()),
+          reject: () => this.#known.finish(key, true).forEach((each) => this.#reject(each)),
+          forward: () => this.#known.forget(key).forEach((each) => each.ack()),
+        });
+    }
+  }
+
+  /** Nothing is requeued. A dead-letter queue keeps the request. */
+  #reject(delivery: Delivery): void {
+    const deaths = deathsOf(delivery.properties.headers);
+    if ((deaths?.rejections ?? 0) >= MAX_REJECTIONS) delivery.ack();
+    else delivery.reject();
+  }
+
+  async #process(delivery: Delivery, settle: Settlement): Promise<void> {
+    const { table, rules, running, log } = this.#parts;
+    const moved = await this.#moveJob(delivery, settle);
+    if (moved) return;
+    const decision = decide(delivery, table, rules);
+    switch (decision.kind) {
+      case "forbidden":
+        log.line("warn", "a request was rejected: its reply_to is no reply address", {
+          queue: this.#parts.queue,
+          reply_to: escaped(delivery.properties.replyTo ?? ""),
+        });
+        return settle.reject();
+      case "refuse":
+        return this.#refuse(decision, delivery, settle);
+      case "run": {
+        const id = delivery.properties.correlationId;
+        if (decision.replyTo !== null && running.isCancelled(id)) {
+          decision.entry.stats.cancelled++;
+          return settle.ack();
+        }
+        return this.#run(decision, delivery, settle);
+      }
+    }
+  }
+
+  /** Moves a job that must still wait, or that comes back. Returns whether it was moved. */
+  async #moveJob(delivery: Delivery, settle: Settlement): Promise<boolean> {
+    const { jobs, table, rules } = this.#parts;
+    const { headers, type, replyTo, expiration } = delivery.properties;
+    const entry = find(type, table);
+    const isJob = entry !== null && isJobMethod(entry.method) && !replyTo;
+    if (jobs === null || !isJob || delivery.malformed !== null) return false;
+    const forward = settle.forward ?? settle.ack;
+    if (isGivenUp(headers)) {
+      await jobs.toDeadLetters(delivery, copiedHeaders(headers), forward);
+      return true;
+    }
+    if (delivery.redelivered && !rules.isQuorum && expiration === undefined) {
+      // The queue does not count how often the job comes back, so its workers do.
+      const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) + 1;
+      if (returned + (deathsOf(headers)?.others ?? 0) < rules.maxDeliveries) {
+        const copied = { ...copiedHeaders(headers), [REDELIVERIES_HEADER]: String(returned) };
+        await jobs.back(delivery, copied, forward);
+        return true;
+      }
+    }
+    const delay = remainingDelay(headers);
+    if (delay === 0) return false;
+    const waitsHere =
+      delay <= RETURNED_PAUSE_MS &&
+      header(headers, REDELIVERIES_HEADER) !== undefined &&
+      deathsOf(headers) === null;
+    if (waitsHere) {
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      return false;
+    }
+    await jobs.toRetry(delivery, copiedHeaders(headers), delay, forward);
+    return true;
+  }
+
+  async #refuse(
+    { fault: refusal, codec, replyTo }: Extract<Decision<ServedMethod>, { kind: "refuse" }>,
+    delivery: Delivery,
+    settle: Settlement,
+  ): Promise<void> {
+    const { replies, jobs, log, queue, keepsRejected } = this.#parts;
+    if (replyTo !== null) {
+      const reply = { type: "fault", headers: {}, body: encodeFault(codec, refusal) };
+      await replies.reply(replyTo, reply, GIVE_UP_MS);
+      return settle.ack();
+    }
+    const isKept = jobs !== null && !(delivery.malformed !== null && keepsRejected);
+    if (isKept) {
+      await this.#failJob(delivery, null, { reason: refusal.code, text: refusal.message }, settle);
+      return;
+    }
+    log.line("warn", "a one-way request was refused", { queue, code: refusal.code });
+    settle.reject();
+  }
+
+  async #run(decision: Run, delivery: Delivery, settle: Settlement): Promise<void> {
+    const { entry, codec, replyTo, stream } = decision;
+    const { running: all, maxStreams } = this.#parts;
+    const { method, stats } = entry;
+    const isStream = method.stream || method.incoming !== null;
+    const canBeCancelled = replyTo !== null && (method.idempotent || isStream || method.cancel);
+    const running = new RunningMethod(canBeCancelled, stream === null ? decision.limitMs : null);
+    const id = delivery.properties.correlationId;
+    const tracked =
+      replyTo !== null && isUuid(id) ? all.track(id, running) : all.track(null, running);
+    const begunAt = performance.now();
+    stats.begin();
+    // A stream's request is settled with its first message. Beyond as many streams as requests,
+    // streams count as requests.
+    const settlesEarly = stream !== null && this.#streams < maxStreams;
+    if (stream !== null) this.#streams++;
+    let isSettled = false;
+    const begun = () => {
+      if (isSettled || !settlesEarly) return;
+      isSettled = true;
+      settle.ack();
+    };
+    let incoming: IncomingStream | null = null;
+    let outgoing: OutgoingStream | null = null;
+    let reply: MethodReply | null;
+    try {
+      const context = running.context(contextOf(method, delivery));
+      const parts = replyTo === null ? null : this.#streamParts(decision, replyTo, begun);
+      const args = readArguments(method, codec, delivery.body);
+      if (stream?.sendsItems && parts !== null) {
+        incoming = new IncomingStream({ ...parts, isDeaf: () => all.isDeaf }, running);
+        tracked.incoming = incoming;
+      }
+      if (stream?.credit && parts !== null) {
+        outgoing = new OutgoingStream(parts, running, stream.credit);
+        tracked.outgoing = outgoing;
+      }
+      reply = await this.#invoke(decision, args, context, running, incoming, outgoing);
+    } catch (error) {
+      reply = faultReply(codec, unlessRun(fault("bad_request", error), decision.mayHaveRun));
+    }
+    running.finish();
+    incoming?.end();
+    tracked.release();
+    if (stream !== null) this.#streams--;
+    stats.end(performance.now() - begunAt, reply);
+    await this.#answer(decision, delivery, reply, outgoing, running, {
+      ...settle,
+      ack: () => {
+        if (!isSettled) settle.ack();
+      },
+    });
+  }
+
+  /** Runs the method. Returns its reply, or `null` if nobody waits for it. */
+  async #invoke(
+    { entry, codec }: Run,
+    args: unknown,
+    context: Context,
+    running: RunningMethod,
+    incoming: IncomingStream | null,
+    outgoing: OutgoingStream | null,
+  ): Promise<MethodReply | null> {
+    const { method } = entry;
+    const { maxSentBytes, onThrown } = this.#parts;
+    const given = method.incoming === null ? [args, context] : [args, incoming, context];
+    try {
+      if (method.stream) {
+        const items = runInContext(context, () => entry.run(...given)) as Items<unknown>;
+        const inContext = { [Symbol.asyncIterator]: () => iterateInContext(items, context) };
+        const parts = { method, codec, maxBytes: maxSentBytes };
+        return outgoing === null
+          ? await collect(inContext, parts, running)
+          : await outgoing.send(inContext);
+      }
+      const returned = await running.race(
+        runInContext(context, async () => await entry.run(...given)),
+      );
+      if (typeof returned !== "string") {
+        return resultReply(method, codec, returned.value, maxSentBytes);
+      }
+      switch (returned) {
+        case "cancelled":
+          return null;
+        case "abandoned":
+          return faultReply(codec, fault("abandoned", "the caller's time was up a second ago"));
+        case "stopped":
+          return faultReply(codec, fault("interrupted", "the worker stops"));
+      }
+    } catch (error) {
+      const reply = thrownReply(method, codec, error, maxSentBytes);
+      if (reply.kind === "fault") {
+        try {
+          onThrown(error, context);
+        } catch {
+          // The user's function must not change the reply.
+        }
+      }
+      return reply;
+    }
+  }
+
+  async #answer(
+    { codec, replyTo, entry }: Run,
+    delivery: Delivery,
+    reply: MethodReply | null,
+    outgoing: OutgoingStream | null,
+    running: RunningMethod,
+    settle: Settlement,
+  ): Promise<void> {
+    if (reply === null) return settle.ack();
+    if (replyTo === null) {
+      const failure = isJobMethod(entry.method) ? failureOf(reply, codec) : null;
+      if (failure === null || this.#parts.jobs === null) return settle.ack();
+      return this.#failJob(delivery, entry.method, failure, settle);
+    }
+    const isStream = entry.method.stream || entry.method.incoming !== null;
+    const headers: Record<string, string> = {};
+    if (isStream) headers[WORKER_HEADER] = this.#parts.idHeader;
+    const isCounted = outgoing !== null && running.ended === null;
+    if (isCounted) headers[ITEMS_HEADER] = String(outgoing.count);
+    const limit = (running.timeLeftMs ?? (isStream ? 0 : NO_LIMIT_MS)) + GIVE_UP_MS;
+    const sent = { type: reply.kind, headers, body: reply.body };
+    const kind = await this.#parts.replies.reply(replyTo, sent, limit);
+    if (kind !== "confirmed") {
+      this.#parts.log.line("warn", "a reply was not taken", { queue: this.#parts.queue, kind });
+    }
+    settle.ack();
+  }
+
+  /** A job failed, or a one-way request of a queue with jobs was refused. */
+  async #failJob(
+    delivery: Delivery,
+    method: AnyMethod | null,
+    failure: JobFailure,
+    settle: Settlement,
+  ): Promise<void> {
+    const jobs = this.#parts.jobs!;
+    const headers = copiedHeaders(delivery.properties.headers);
+    const retry = method?.retry ?? null;
+    const next = recordFailure(headers, failure, retry, Date.now(), Math.random());
+    const forward = settle.forward ?? settle.ack;
+    if (next === "dead") await jobs.toDeadLetters(delivery, headers, forward);
+    else await jobs.toRetry(delivery, headers, next.retryMs, forward);
+  }
+
+  #streamParts({ codec, entry }: Run, replyTo: ReplyTo, begun: () => void): StreamParts {
+    const { replies, idHeader, maxSentBytes } = this.#parts;
+    return {
+      replies,
+      replyTo,
+      codec,
+      method: entry.method,
+      workerHeader: idHeader,
+      maxBytes: maxSentBytes,
+      begun,
+    };
+  }
+}
+
+/** How all deliveries of a request are settled. */
+interface Settlement {
+  readonly ack: () => void;
+  readonly reject: () => void;
+  /** The request goes on as a copy, whose deliveries are other ones. */
+  readonly forward?: () => void;
+}
+
+function contextOf(
+  method: AnyMethod,
+  { properties, redelivered }: Delivery,
+): Omit<Context, "timeLeftMs" | "signal"> {
+  return {
+    method: method.name,
+    requestId: properties.correlationId ?? "",
+    headers: ownHeaders(properties.headers),
+    appId: properties.appId ?? null,
+    userId: properties.userId ?? null,
+    isRedelivered: redelivered,
+    attempt: Math.min(failedAttempts(properties.headers), MAX_ATTEMPT) + 1,
+  };
+}
+
+/** The caller's own headers, without those of this protocol and of RabbitMQ. */
+function ownHeaders(headers: Headers): Readonly<Record<string, string>> {
+  const isOthers =
+    /^(rpc-|x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;
+  const own = Object.entries(headers).flatMap(([name, value]): [string, string][] => {
+    const text = textOf(value);
+    return text === undefined || isOthers.test(name) ? [] : [[name, text]];
+  });
+  return Object.fromEntries(own);
+}
+
+function failureOf(reply: MethodReply, codec: Codec): JobFailure | null {
+  if (reply.kind === "result") return null;
+  if (reply.fault !== null) return { reason: reply.fault.code, text: reply.fault.message };
+  return { reason: "error", text: errorText(codec, reply.body) };
+}
+
+function errorText(codec: Codec, body: Buffer): string {
+  if (codec === "text") return readText(body);
+  const plain = decodePlain(codec, body);
+  return typeof plain === "string" ? plain : json.encode(plain);
+}
+
+/** Runs each step of a method's iterator in the method's context. */
+function iterateInContext(items: Items<unknown>, context: Context): AsyncIterator<unknown> {
+  const iterator: AsyncIterator<unknown> | Iterator<unknown> = runInContext(context, () =>
+    Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator](),
+  );
+  return {
+    next: async () => await runInContext(context, () => iterator.next()),
+    return: async () => {
+      await runInContext(context, () => iterator.return?.());
+      return { done: true, value: undefined };
+    },
+  };
+}

@@ -1,0 +1,91 @@
+import { CancelledCalls } from "../protocol/cancelled-calls.js";
+import type { CancelledCall, Credit } from "../protocol/control.js";
+import type { IncomingStream } from "./incoming-stream.js";
+import type { OutgoingStream } from "./outgoing-stream.js";
+import type { RunningMethod } from "./running.js";
+
+/** A method that runs, with its streams. */
+export interface Tracked {
+  readonly running: RunningMethod;
+  incoming: IncomingStream | null;
+  outgoing: OutgoingStream | null;
+  /** The method has ended. */
+  release(): void;
+}
+
+/** The methods that run, by the ids of their requests, and the calls that were cancelled. */
+export class Running {
+  readonly #byId = new Map<string, Tracked>();
+  readonly #all = new Set<Tracked>();
+  readonly #cancelled = new CancelledCalls();
+  #idle: (() => void)[] = [];
+  /** Whether the queue for the items of callers is lost at this moment. */
+  isDeaf = false;
+
+  get size(): number {
+    return this.#all.size;
+  }
+
+  /** Without an id, a method cannot be cancelled by its caller. */
+  track(id: string | null, running: RunningMethod): Tracked {
+    const tracked: Tracked = {
+      running,
+      incoming: null,
+      outgoing: null,
+      release: () => {
+        this.#all.delete(tracked);
+        if (id !== null && this.#byId.get(id) === tracked) this.#byId.delete(id);
+        if (this.#all.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+      },
+    };
+    this.#all.add(tracked);
+    if (id !== null) this.#byId.set(id, tracked);
+    return tracked;
+  }
+
+  /** Whether the call was cancelled before its request arrived. */
+  isCancelled(id: string | undefined): boolean {
+    return id !== undefined && this.#cancelled.has(id, performance.now());
+  }
+
+  /** Nobody waits for these calls. Requests that arrive later are not run. */
+  cancel(calls: readonly CancelledCall[]): void {
+    for (const call of calls) {
+      this.#cancelled.add(call, performance.now());
+      this.#byId.get(call.id)?.running.end("cancelled");
+    }
+  }
+
+  /** Nobody reads or sends these streams. */
+  cancelStreams(calls: readonly CancelledCall[]): void {
+    for (const { id } of calls) {
+      const tracked = this.#byId.get(id);
+      const isStream = tracked !== undefined && (tracked.incoming ?? tracked.outgoing) !== null;
+      if (isStream) tracked.running.end("cancelled");
+    }
+  }
+
+  grant(id: string, credit: Credit): void {
+    this.#byId.get(id)?.outgoing?.grant(credit);
+  }
+
+  incoming(id: string): IncomingStream | null {
+    return this.#byId.get(id)?.incoming ?? null;
+  }
+
+  /** The queue for items is there again. */
+  resume(): void {
+    this.isDeaf = false;
+    for (const { incoming } of this.#all) incoming?.resume();
+  }
+
+  /** The worker stops: methods that still run are ended. */
+  stop(): void {
+    for (const { running } of this.#all) running.end("stopped");
+  }
+
+  /** Waits until no method runs. */
+  async idle(): Promise<void> {
+    if (this.#all.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+}

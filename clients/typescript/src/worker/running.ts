@@ -1,0 +1,93 @@
+import type { Context } from "./context.js";
+
+/** Why a method ended before it returned. */
+export type EndReason =
+  /** Its caller no longer waits, and gets no reply. */
+  | "cancelled"
+  /** The worker gave up on it. */
+  | "abandoned"
+  /** The worker stops. */
+  | "stopped";
+
+const MAX_TIMER_MS = 2 ** 31 - 1;
+/** A method that can be cancelled stops this long after its deadline. */
+const GRACE_MS = 1_000;
+
+/** A method that runs, and what ends it. */
+export class RunningMethod {
+  /** Whether the method's result is ignored once nobody waits for it. */
+  readonly canBeCancelled: boolean;
+  readonly #controller = new AbortController();
+  readonly #endsAt: number | null;
+  #timer: NodeJS.Timeout | undefined;
+  #ended: EndReason | null = null;
+  #onEnd: (reason: EndReason) => void = () => {};
+
+  constructor(canBeCancelled: boolean, limitMs: number | null) {
+    this.canBeCancelled = canBeCancelled;
+    this.#endsAt = limitMs === null ? null : performance.now() + limitMs;
+    if (limitMs !== null) {
+      this.#timer = setTimeout(
+        () => this.end("abandoned"),
+        Math.min(limitMs + GRACE_MS, MAX_TIMER_MS),
+      );
+    }
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** How long the caller still waits. */
+  get timeLeftMs(): number | null {
+    return this.#endsAt === null ? null : Math.max(0, this.#endsAt - performance.now());
+  }
+
+  /** Why the method was ended, if it was. */
+  get ended(): EndReason | null {
+    return this.#ended;
+  }
+
+  /** Nobody waits for the method any more. */
+  end(reason: EndReason): void {
+    if (reason === "abandoned" && !this.canBeCancelled) {
+      this.#controller.abort(new Error("the caller's time is up"));
+      return;
+    }
+    this.#controller.abort(new Error(`the method was ${reason}`));
+    const isFinal = this.canBeCancelled || reason === "stopped";
+    if (!isFinal || this.#ended !== null) return;
+    this.#ended = reason;
+    this.#onEnd(reason);
+  }
+
+  /** Waits for the method, or for what ends it. */
+  async race<T>(promise: PromiseLike<T>): Promise<{ readonly value: T } | EndReason> {
+    if (this.#ended !== null) return this.#ended;
+    const ended = new Promise<EndReason>((resolve) => (this.#onEnd = resolve));
+    try {
+      return await Promise.race([Promise.resolve(promise).then((value) => ({ value })), ended]);
+    } finally {
+      this.#onEnd = () => {};
+    }
+  }
+
+  /** The method has returned. */
+  finish(): void {
+    clearTimeout(this.#timer);
+  }
+
+  /** The context that the method sees. */
+  context(about: Omit<Context, "timeLeftMs" | "signal">): Context {
+    const running = this;
+    return {
+      ...about,
+      get timeLeftMs() {
+        return running.timeLeftMs;
+      },
+      get signal() {
+        return running.signal;
+      },
+    };
+  }
+}

@@ -1,0 +1,387 @@
+import { setTimeout as delay } from "node:timers/promises";
+
+import type { Connection } from "../connection.js";
+import { messageOf, ServerFailed } from "../errors.js";
+import type { MethodTable, Rules } from "../protocol/dispatch.js";
+import { isJobMethod } from "../protocol/dispatch.js";
+import { waitsOf } from "../protocol/jobs.js";
+import type { Implementation } from "../service.js";
+import { consume, type Delivery } from "../transport/consumer.js";
+import { KeptChannel } from "../transport/kept-channel.js";
+import { Link } from "../transport/link.js";
+import { Publisher } from "../transport/publisher.js";
+import { within } from "../transport/time.js";
+import { Broadcasts } from "./broadcasts.js";
+import { builtInMethods, type ServedQueue } from "./built-in.js";
+import type { Context } from "./context.js";
+import { Control } from "./control.js";
+import { Identity } from "./identity.js";
+import { JobMover } from "./job-mover.js";
+import {
+  declareDead,
+  declareRequests,
+  declareRetry,
+  maxDeliveriesOf,
+  type QueueOptions,
+} from "./queues.js";
+import { ReplySender } from "./reply-sender.js";
+import { RequestHandler, type ServedMethod } from "./request-handler.js";
+import { Running } from "./running-methods.js";
+import { MethodStats } from "./stats.js";
+
+/** Options of a server. */
+export interface ServeOptions {
+  /** How many requests of each queue run at a time. By default 16. */
+  readonly concurrency?: number;
+  /** The request queue of all services, if it is not their own. */
+  readonly queue?: string;
+  /** How the request queues are declared. */
+  readonly queues?: QueueOptions;
+  /** Whether the worker answers discovery and `rpc.describe`. By default it does. */
+  readonly describesItself?: boolean;
+  /** The worker's name, application and version, as discovery shows them. */
+  readonly name?: string;
+  readonly appId?: string;
+  readonly version?: string;
+  /** How many bytes the body of a request may have. By default 16 MiB. */
+  readonly maxAcceptedBytes?: number;
+  /** Other beginnings of reply addresses that are answered. */
+  readonly allowedReplyPrefixes?: readonly string[];
+  /** Receives what methods throw that is not their own error. The caller learns only that they did. */
+  readonly onThrown?: (error: unknown, context: Context) => void;
+}
+
+const DEFAULT_CONCURRENCY = 16;
+const DEFAULT_MAX_BYTES = 16 * 1024 * 1024;
+const DEFAULT_DRAIN_MS = 30_000;
+/** How long ended methods may take to send their replies when the server stops. */
+const LAST_REPLIES_MS = 2_000;
+const LONGEST_QUEUE_OF_JOBS = 255 - ".retry.1000000000".length;
+
+interface QueueServer {
+  readonly handler: RequestHandler;
+  readonly channel: KeptChannel;
+  readonly served: ServedQueue;
+  consumerTag: string;
+  readonly unsettled: Set<Delivery>;
+}
+
+/** Serves services until it is stopped. */
+export class Server implements AsyncDisposable {
+  readonly #connection: Connection;
+  readonly #options: ServeOptions;
+  readonly #identity: Identity;
+  readonly #replies: ReplySender;
+  readonly #moves: Publisher;
+  readonly #running = new Running();
+  readonly #queues: QueueServer[] = [];
+  readonly #broadcasts: Broadcasts;
+  readonly #handlers = new Map<string, RequestHandler>();
+  #control: Control | null = null;
+  #inProgress = 0;
+  #settled: (() => void)[] = [];
+  #isStopping = false;
+  #stopped: Promise<void> | null = null;
+  #hasStopped!: () => void;
+  readonly #end = new Promise<void>((resolve) => (this.#hasStopped = resolve));
+
+  private constructor(connection: Connection, options: ServeOptions) {
+    const { link, log, addresses, name } = connection.internals;
+    this.#connection = connection;
+    this.#options = options;
+    this.#identity = new Identity(options);
+    this.#replies = new ReplySender(link, log, () => new Link(addresses, `${name} (replies)`, log));
+    this.#moves = new Publisher(link, log, "jobs");
+    this.#broadcasts = new Broadcasts({
+      identity: this.#identity,
+      describesItself: options.describesItself ?? true,
+      replies: this.#replies,
+      invoke: (decision, delivery, running) =>
+        this.#handlers.get(delivery.routingKey)!.invoke(decision, delivery, running),
+    });
+  }
+
+  /** @internal */
+  static async start(
+    connection: Connection,
+    implementations: readonly Implementation[],
+    options: ServeOptions,
+  ): Promise<Server> {
+    const server = new Server(connection, options);
+    try {
+      await server.#start(implementations);
+    } catch (error) {
+      await server.stop(0);
+      throw error instanceof ServerFailed
+        ? error
+        : new ServerFailed(`the server cannot start: ${messageOf(error)}`, { cause: error });
+    }
+    return server;
+  }
+
+  /** The random id of this worker, new at each start. */
+  get id(): string {
+    return this.#identity.id;
+  }
+
+  /** Waits until the server is stopped. */
+  async wait(): Promise<void> {
+    await this.#end;
+  }
+
+  /**
+   * Takes no more requests, and lets those that it has end and be answered, for at most
+   * `timeoutMs`. Methods that still run then are ended with the fault `interrupted`.
+   */
+  stop(timeoutMs: number = DEFAULT_DRAIN_MS): Promise<void> {
+    this.#stopped ??= this.#stop(timeoutMs);
+    return this.#stopped;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  async #start(implementations: readonly Implementation[]): Promise<void> {
+    const concurrency = this.#options.concurrency ?? DEFAULT_CONCURRENCY;
+    if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > 65_535) {
+      throw new ServerFailed("the concurrency is invalid: expected an integer from 1 to 65535");
+    }
+    if (implementations.length === 0) throw new ServerFailed("expected at least one service");
+    const byQueue = new Map<string, Implementation[]>();
+    for (const implementation of implementations) {
+      const queue = this.#options.queue ?? implementation.service.queue;
+      byQueue.set(queue, [...(byQueue.get(queue) ?? []), implementation]);
+    }
+    this.#replies.start();
+    this.#moves.start();
+    const broadcasts = new Map<string, MethodTable<ServedMethod>>();
+    for (const [queue, services] of byQueue) {
+      const server = this.#serveQueue(queue, services, concurrency, broadcasts);
+      this.#queues.push(server);
+    }
+    await this.#openControl(broadcasts);
+    for (const { channel } of this.#queues) await channel.open();
+  }
+
+  #serveQueue(
+    queue: string,
+    services: readonly Implementation[],
+    concurrency: number,
+    broadcasts: Map<string, MethodTable<ServedMethod>>,
+  ): QueueServer {
+    const { link, log, maxSentBytes } = this.#connection.internals;
+    const options = this.#options.queues ?? {};
+    const all = services.flatMap(methodsOf);
+    const { onQueue, onControl } = tablesOf(queue, all);
+    broadcasts.set(queue, onControl);
+    const served: ServedQueue = {
+      queue,
+      services: services.map((each) => describe(each, queue)),
+      methods: all,
+    };
+    if (this.#options.describesItself ?? true) {
+      for (const built of builtInMethods(this.#identity, () => served)) {
+        onQueue.byName.set(built.method.name, built);
+      }
+    }
+    const hasJobs = all.some(({ method }) => isJobMethod(method));
+    if (hasJobs && Buffer.byteLength(queue) > LONGEST_QUEUE_OF_JOBS) {
+      throw new ServerFailed(
+        `the queue's name is too long for jobs: ${LONGEST_QUEUE_OF_JOBS} bytes at most`,
+      );
+    }
+    const rules: Rules = {
+      ...this.#rules,
+      isQuorum: options.quorum ?? false,
+      maxDeliveries: maxDeliveriesOf(options),
+    };
+    const handler = new RequestHandler({
+      queue,
+      table: onQueue,
+      rules,
+      replies: this.#replies,
+      running: this.#running,
+      log,
+      workerId: this.#identity.id,
+      idHeader: this.#identity.idHeader,
+      maxSentBytes,
+      maxStreams: concurrency,
+      jobs: hasJobs ? this.#mover(queue) : null,
+      keepsRejected: options.arguments?.["x-dead-letter-exchange"] !== undefined,
+      onThrown: this.#options.onThrown ?? (() => {}),
+    });
+    this.#handlers.set(queue, handler);
+    const policies = all.flatMap(({ method }) => (isJobMethod(method) && method.retry) || []);
+    const server: QueueServer = {
+      handler,
+      served,
+      consumerTag: "",
+      unsettled: new Set(),
+      channel: new KeptChannel(link, log, {
+        what: `queue ${queue}`,
+        setup: async (channel) => {
+          // Deliveries of an earlier channel come again.
+          const lost = new Set(server.unsettled);
+          server.unsettled.clear();
+          handler.forget((delivery) => lost.has(delivery));
+          await declareRequests(channel, queue, options);
+          if (hasJobs) {
+            await declareDead(channel, queue, options);
+            for (const wait of waitsOf(policies)) await declareRetry(channel, queue, wait, options);
+          }
+          await channel.prefetch(concurrency);
+          server.consumerTag = await consume(channel, queue, { noAck: false }, (delivery) =>
+            this.#handle(server, delivery),
+          );
+        },
+      }),
+    };
+    return server;
+  }
+
+  #handle(server: QueueServer, delivery: Delivery): void {
+    this.#inProgress++;
+    server.unsettled.add(delivery);
+    void server.handler.handle(delivery).finally(() => {
+      server.unsettled.delete(delivery);
+      if (--this.#inProgress === 0) for (const resolve of this.#settled.splice(0)) resolve();
+    });
+  }
+
+  get #rules() {
+    return {
+      maxAcceptedBytes: this.#options.maxAcceptedBytes ?? DEFAULT_MAX_BYTES,
+      allowedReplyPrefixes: this.#options.allowedReplyPrefixes ?? [],
+    };
+  }
+
+  #mover(queue: string): JobMover {
+    const options = this.#options.queues ?? {};
+    const { log } = this.#connection.internals;
+    const declare = async (which: "dead" | number) => {
+      const channel = this.#queues.find(({ served }) => served.queue === queue)?.channel.current;
+      if (channel == null) throw new Error("the connection to the broker was lost");
+      if (which === "dead") await declareDead(channel, queue, options);
+      else await declareRetry(channel, queue, which, options);
+    };
+    return new JobMover(queue, this.#moves, declare, () => this.#isStopping, log);
+  }
+
+  async #openControl(broadcasts: Map<string, MethodTable<ServedMethod>>): Promise<void> {
+    const { link, log } = this.#connection.internals;
+    const methods = this.#queues.flatMap(({ served }) =>
+      served.methods.map(({ method }) => method),
+    );
+    const describesItself = this.#options.describesItself ?? true;
+    const isNeeded =
+      describesItself || methods.some((method) => !method.oneway || method.broadcast);
+    if (!isNeeded) return;
+    this.#control = new Control({
+      link,
+      log,
+      identity: this.#identity,
+      describesItself,
+      queues: this.#queues.map(({ served }) => served),
+      broadcasts,
+      rules: { ...this.#rules, isQuorum: false, maxDeliveries: Infinity },
+      replies: this.#replies,
+      running: this.#running,
+      broadcastRuns: this.#broadcasts,
+      hasStreams: methods.some((method) => method.stream || method.incoming !== null),
+      receivesStreams: methods.some((method) => method.incoming !== null),
+    });
+    await this.#control.open();
+  }
+
+  async #stop(timeoutMs: number): Promise<void> {
+    const until = performance.now() + timeoutMs;
+    for (const { channel, consumerTag } of this.#queues) {
+      const current = channel.current;
+      if (current !== null) await within(2_000, current.cancel(consumerTag)).catch(() => {});
+    }
+    await this.#wait(this.#allSettled(), until - performance.now());
+    await this.#wait(this.#broadcasts.stop(), until - performance.now());
+    // What still runs is ended, and answered.
+    this.#isStopping = true;
+    this.#running.stop();
+    await this.#wait(this.#allSettled(), LAST_REPLIES_MS);
+    await this.#control?.close();
+    for (const { channel } of this.#queues) await channel.close();
+    await this.#moves.close();
+    await this.#replies.close();
+    this.#hasStopped();
+  }
+
+  async #allSettled(): Promise<void> {
+    if (this.#inProgress > 0) await new Promise<void>((resolve) => this.#settled.push(resolve));
+  }
+
+  async #wait(promise: Promise<void>, ms: number): Promise<void> {
+    const timeout = new AbortController();
+    const limit = delay(Math.max(0, ms), undefined, { signal: timeout.signal }).catch(() => {});
+    await Promise.race([promise, limit]);
+    timeout.abort();
+  }
+}
+
+/** Serves services. Returns once all queues are consumed. */
+export function serve(
+  connection: Connection,
+  implementations: Implementation | readonly Implementation[],
+  options: ServeOptions = {},
+): Promise<Server> {
+  const all = "service" in implementations ? [implementations] : implementations;
+  return Server.start(connection, all, options);
+}
+
+function methodsOf({ service, handlers }: Implementation): ServedMethod[] {
+  return Object.values(service.methods).map((method) => ({
+    service: service.name,
+    method,
+    run: handlers.get(method.name)!,
+    stats: new MethodStats(),
+  }));
+}
+
+interface MutableTable {
+  readonly byName: Map<string, ServedMethod>;
+  byDefault: ServedMethod | null;
+}
+
+function tablesOf(
+  queue: string,
+  methods: readonly ServedMethod[],
+): { readonly onQueue: MutableTable; readonly onControl: MutableTable } {
+  const onQueue: MutableTable = { byName: new Map(), byDefault: null };
+  const onControl: MutableTable = { byName: new Map(), byDefault: null };
+  for (const served of methods) {
+    const { name, broadcast, isDefault } = served.method;
+    if (name.startsWith("rpc."))
+      throw new ServerFailed(`the method's name ${JSON.stringify(name)} is reserved`);
+    if (onQueue.byName.has(name) || onControl.byName.has(name)) {
+      throw new ServerFailed(
+        `two services on queue ${JSON.stringify(queue)} have a method ${JSON.stringify(name)}`,
+      );
+    }
+    (broadcast ? onControl : onQueue).byName.set(name, served);
+    if (!isDefault) continue;
+    if (onQueue.byDefault !== null) {
+      throw new ServerFailed(
+        `two services on queue ${JSON.stringify(queue)} have a default method`,
+      );
+    }
+    onQueue.byDefault = served;
+  }
+  return { onQueue, onControl };
+}
+
+function describe({ service }: Implementation, queue: string): Record<string, unknown> {
+  try {
+    return { ...(JSON.parse(service.description) as Record<string, unknown>), queue };
+  } catch (error) {
+    throw new ServerFailed(`the description of ${JSON.stringify(service.name)} is no JSON`, {
+      cause: error,
+    });
+  }
+}
