@@ -79,6 +79,11 @@ export class Caller {
     });
   }
 
+  /** The queue that replies go to at this moment. */
+  get replyQueue(): string {
+    return this.#replies.name;
+  }
+
   get maxBytes(): number {
     return this.#maxBytes;
   }
