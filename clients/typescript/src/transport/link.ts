@@ -28,6 +28,7 @@ export class Link {
   #model: ChannelModel | null = null;
   #isBlocked = false;
   #lastError: unknown = null;
+  #closedBecause: Error | null = null;
   #running: Promise<void> | null = null;
   #next = 0;
 
@@ -41,6 +42,11 @@ export class Link {
   /** Why there is no connection, if there is none. */
   get lastError(): unknown {
     return this.#lastError;
+  }
+
+  /** Why the broker closed the last connection, if it did so because of what it was sent. */
+  get closedBecause(): Error | null {
+    return this.#closedBecause;
   }
 
   get isConnected(): boolean {
@@ -137,7 +143,10 @@ export class Link {
     );
     let reason: unknown = new Error("the connection to the broker was lost");
     const closed = new Promise<void>((resolve) => model.once("close", () => resolve()));
-    model.on("error", (error) => (reason = error));
+    model.on("error", (error) => {
+      reason = error;
+      if ("code" in error && typeof error.code === "number") this.#closedBecause = error;
+    });
     model.on("blocked", (why) => {
       this.#log.line("warn", "the broker blocks publishers", { why });
       this.#setBlocked(true);
@@ -150,6 +159,7 @@ export class Link {
     }
     this.#model = model;
     this.#lastError = null;
+    this.#closedBecause = null;
     connected();
     for (const user of [...this.#users]) user.connected(model);
     await closed;

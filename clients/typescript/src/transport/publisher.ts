@@ -172,8 +172,9 @@ export class Publisher implements LinkUser {
       } else if (messageOf(error) === "message nacked") {
         settle({ kind: "refused" });
       } else {
-        const byBroker = this.#reason !== null && "code" in this.#reason;
-        const reason = this.#reason?.message ?? "the connection to the broker was lost";
+        const cause = this.#reason ?? this.#link.closedBecause;
+        const byBroker = cause !== null && "code" in cause;
+        const reason = cause?.message ?? "the connection to the broker was lost";
         settle({ kind: "lost", reason, byBroker });
       }
     };

@@ -12,14 +12,16 @@ export interface OutgoingReply {
   readonly body: Buffer;
 }
 
-/** A message that closes its channel this often is given up. */
-const MAX_CLOSED = 2;
+/** A message that closes its channel this often is given up: once among others, twice alone. */
+const MAX_CLOSED = 3;
 
 /** Publishes the replies of a worker. */
 export class ReplySender {
   readonly #publisher: Publisher;
   readonly #openDirect: () => Link;
   readonly #log: Log;
+  /** Messages that may have closed their channel are sent one by one. */
+  #suspects: Promise<unknown> = Promise.resolve();
   #direct: { readonly link: Link; readonly publisher: Publisher } | null = null;
 
   constructor(link: Link, log: Log, openDirect: () => Link) {
@@ -40,7 +42,9 @@ export class ReplySender {
     for (;;) {
       const left = until - performance.now();
       if (left <= 0) return "unsent";
-      const outcome = await this.send(outgoing, left);
+      const outcome = await (closed > 0
+        ? this.#sendAlone(outgoing, left)
+        : this.send(outgoing, left));
       if (outcome.kind !== "lost") return outcome.kind;
       if (outcome.byBroker && ++closed >= MAX_CLOSED) return "refused";
     }
@@ -66,6 +70,13 @@ export class ReplySender {
   /** Publishes a message once. */
   send(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
     return this.#publisherFor(outgoing.routingKey).send(outgoing, limitMs);
+  }
+
+  #sendAlone(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
+    const until = performance.now() + limitMs;
+    const sent = this.#suspects.then(() => this.send(outgoing, until - performance.now()));
+    this.#suspects = sent;
+    return sent;
   }
 
   async close(): Promise<void> {
