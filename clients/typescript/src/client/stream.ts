@@ -65,7 +65,9 @@ export class StreamingCall implements ItemStream<unknown> {
   #call: RunningCall | null = null;
   #array: unknown[] | null = null;
   #end: { readonly error: RpcError | null } | null = null;
-  #waiting: { resolve: () => void; since: number } | null = null;
+  #arrived: (() => void) | null = null;
+  /** Since when the reader has waited for an item. */
+  #waitsSince: number | null = null;
   #heardAt = 0;
   #timer: NodeJS.Timeout | undefined;
   #isFinished = false;
@@ -100,7 +102,10 @@ export class StreamingCall implements ItemStream<unknown> {
     for (;;) {
       if (this.#isFinished) return { done: true, value: undefined };
       const item = this.#take();
-      if (item !== undefined) return { done: false, value: item.value };
+      if (item !== undefined) {
+        this.#waitsSince = null;
+        return { done: false, value: item.value };
+      }
       if (this.#end !== null) {
         this.#isFinished = true;
         if (this.#end.error !== null) throw this.#end.error;
@@ -153,7 +158,8 @@ export class StreamingCall implements ItemStream<unknown> {
 
   #arrival(): Promise<void> {
     return new Promise((resolve) => {
-      this.#waiting = { resolve, since: performance.now() };
+      this.#arrived = resolve;
+      this.#waitsSince ??= performance.now();
       this.#watch();
     });
   }
@@ -265,8 +271,8 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 
   #wake(): void {
-    this.#waiting?.resolve();
-    this.#waiting = null;
+    this.#arrived?.();
+    this.#arrived = null;
   }
 
   /** Watches how long the worker is silent, and how long the reader waits for an item. */
@@ -274,7 +280,7 @@ export class StreamingCall implements ItemStream<unknown> {
     clearTimeout(this.#timer);
     if (this.#end !== null || !this.hasBegun) return;
     const silentAt = this.#heardAt + MAX_SILENCE_MS;
-    const waitedAt = (this.#waiting?.since ?? Infinity) + this.#limitMs;
+    const waitedAt = (this.#waitsSince ?? Infinity) + this.#limitMs;
     const at = Math.min(silentAt, waitedAt, this.#contextEndsAt);
     this.#timer = setTimeout(() => this.#overdue(), Math.max(0, at - performance.now()));
   }
@@ -282,7 +288,7 @@ export class StreamingCall implements ItemStream<unknown> {
   #overdue(): void {
     const now = performance.now();
     const call = this.#call!;
-    const hasWaited = this.#waiting !== null && this.#waiting.since + this.#limitMs <= now;
+    const hasWaited = this.#waitsSince !== null && this.#waitsSince + this.#limitMs <= now;
     if (hasWaited || this.#contextEndsAt <= now) call.fail(new TimedOut(this.#limitMs, "maybe"));
     else if (this.#heardAt + MAX_SILENCE_MS <= now) {
       call.fail(new Fault("interrupted", "the worker of the stream is gone"));

@@ -115,7 +115,7 @@ export class Directory implements DirectoryWorker {
     this.ran.push(`send ${from} ${to} ${context.attempt}`);
   }
 
-  async *trades(symbol: string): AsyncGenerator<bigint> {
+  async *trades(symbol: string, _context: rpc.Context): AsyncGenerator<bigint> {
     try {
       for (let i = 0n; symbol === "ENDLESS" || i < BigInt(symbol); i++) yield i;
     } finally {
@@ -123,7 +123,7 @@ export class Directory implements DirectoryWorker {
     }
   }
 
-  *entries(_account: string, after: bigint | null): Generator<bigint> {
+  async *entries(_account: string, after: bigint | null): AsyncGenerator<bigint> {
     for (let i = (after ?? -1n) + 1n; i < 10n; i++) yield i;
   }
 
