@@ -64,6 +64,16 @@ export class IncomingInbox {
     this.#endWith({ error });
   }
 
+  /** The method has ended. What it has not taken is dropped, and never looks complete. */
+  breakOff(error: string): void {
+    const isComplete = this.#isClosed || (this.#end?.error === null && this.#ready.length === 0);
+    if (!isComplete) this.#end = { error };
+    this.#ready = [];
+    this.#readyBytes = 0;
+    this.#isClosed = true;
+    this.#asks = ASKS.enough;
+  }
+
   /** Items may have been lost, because the worker's queue was. */
   askAgain(): void {
     if (this.#isOver) return;
@@ -88,8 +98,7 @@ export class IncomingInbox {
       this.#takenBytes += item.length;
       return { item };
     }
-    if (this.#isClosed) return { error: null };
-    return this.#end;
+    return this.#end ?? (this.#isClosed ? { error: null } : null);
   }
 
   /** Whether the caller should be told at once: it needs credit, or is asked for something. */

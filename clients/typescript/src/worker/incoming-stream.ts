@@ -100,8 +100,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   end(): void {
     this.#isOver = true;
     clearInterval(this.#timer);
-    this.#inbox.fail("the method has ended");
-    this.#inbox.close();
+    this.#inbox.breakOff("the method has ended");
     this.#wake();
   }
 

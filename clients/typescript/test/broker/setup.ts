@@ -127,7 +127,11 @@ export class Directory implements DirectoryWorker {
     for (let i = (after ?? -1n) + 1n; i < 10n; i++) yield i;
   }
 
-  async upload(name: string, parts: AsyncIterableIterator<Uint8Array>): Promise<bigint> {
+  async upload(
+    name: string,
+    parts: AsyncIterableIterator<Uint8Array>,
+    _context: rpc.Context,
+  ): Promise<bigint> {
     let size = 0n;
     for await (const part of parts) {
       size += BigInt(part.length);
@@ -141,7 +145,7 @@ export class Directory implements DirectoryWorker {
     for await (const line of lines) yield `${room}: ${line}`;
   }
 
-  drop(key: string): number {
+  drop(key: string): rpc.Awaitable<number> {
     this.ran.push(`drop ${key}`);
     return key.length;
   }
