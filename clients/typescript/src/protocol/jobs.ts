@@ -62,7 +62,7 @@ export function retryDelay({ times, minDelayMs, maxDelayMs }: Retry, number: num
 
 /** Rounds up to a tenth of a second and to two digits. */
 export function roundedUp(ms: number): number {
-  const millis = Math.max(1, Math.ceil(ms));
+  const millis = Math.max(1, Math.floor(ms));
   const unit = Math.max(100, 10 ** (String(millis).length - 2));
   return Math.ceil(millis / unit) * unit;
 }

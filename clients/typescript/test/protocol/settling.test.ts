@@ -1,0 +1,211 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import * as rpc from "rpc-runtime";
+
+import { CancelledCalls } from "../../src/protocol/cancelled-calls.js";
+import { deathsOf } from "../../src/protocol/deaths.js";
+import { Deduplicator, originOf } from "../../src/protocol/deduplicator.js";
+import { decide, type Rules } from "../../src/protocol/dispatch.js";
+import * as jobs from "../../src/protocol/jobs.js";
+import { isReplyAddress } from "../../src/protocol/reply-address.js";
+import { uuidBytes, uuidOf } from "../../src/protocol/uuid.js";
+import type { Incoming, Properties } from "../../src/transport/message.js";
+
+const table = (() => {
+  const methods = [
+    rpc.method({ name: "unmarked", isDefault: true }),
+    rpc.method({ name: "idempotent", idempotent: true }),
+    rpc.method({ name: "job", oneway: true, idempotent: true }),
+  ].map((method) => ({ method }));
+  const byName = new Map(methods.map((entry) => [entry.method.name, entry]));
+  return { byName, byDefault: methods[0]! };
+})();
+
+const rules: Rules = {
+  maxAcceptedBytes: 100,
+  maxDeliveries: 20,
+  isQuorum: false,
+  allowedReplyPrefixes: [],
+};
+
+function decided(
+  properties: Partial<Properties>,
+  { redelivered = false, ...changed }: Partial<Rules> & { redelivered?: boolean } = {},
+): string {
+  const message: Incoming = {
+    exchange: "",
+    redelivered,
+    malformed: null,
+    body: Buffer.alloc(0),
+    properties: { replyTo: "amq.gen-x", correlationId: "1", headers: {}, ...properties },
+  };
+  const decision = decide(message, table, { ...rules, ...changed });
+  return decision.kind === "refuse" ? decision.fault.code : decision.kind;
+}
+
+const died = (reason: string, count: unknown = 1) => ({
+  "x-first-death-reason": reason,
+  "x-death": [{ reason, count, queue: "q" }],
+});
+
+test("only idempotent requests run again", () => {
+  for (const type of ["unmarked", "idempotent"]) assert.equal(decided({ type }), "run");
+  const again = { redelivered: true };
+  assert.equal(decided({ type: "unmarked", expiration: "100" }, again), "interrupted");
+  assert.equal(decided({ type: "idempotent", expiration: "100" }, again), "run");
+  assert.equal(decided({ type: "unmarked", headers: died("rejected") }), "interrupted");
+  assert.equal(decided({ type: "idempotent", headers: died("rejected") }), "run");
+});
+
+test("requests that could come back forever do not run", () => {
+  const again = { redelivered: true };
+  assert.equal(decided({ type: "idempotent" }, again), "interrupted");
+  const counted = (count: number) => ({
+    type: "idempotent",
+    headers: { "x-delivery-count": count },
+  });
+  assert.equal(decided(counted(19), { ...again, isQuorum: true }), "run");
+  assert.equal(decided(counted(20), { ...again, isQuorum: true }), "interrupted");
+  // Anybody can send the header to a classic queue.
+  assert.equal(decided(counted(1), again), "interrupted");
+  assert.equal(decided({ type: "idempotent", headers: died("rejected", 20) }), "interrupted");
+  assert.equal(decided({ type: "idempotent", headers: died("rejected", "x") }), "interrupted");
+  const job = { type: "job", replyTo: undefined, headers: { "x-delivery-count": 10 } };
+  assert.equal(decided(job, { ...again, isQuorum: true }), "interrupted");
+});
+
+test("a job that waited in a retry queue has not died", () => {
+  const headers = { ...died("expired", 30), "rpc-copy": "1" };
+  assert.equal(decided({ type: "job", replyTo: undefined, headers }), "run");
+  assert.equal(decided({ type: "job", headers }), "interrupted");
+});
+
+test("a refusal of what may have run does not claim that it did not", () => {
+  assert.equal(decided({ type: "nope" }), "unknown_method");
+  assert.equal(decided({ type: "nope" }, { redelivered: true }), "interrupted");
+  assert.equal(decided({ type: "nope", headers: { "rpc-resent": "" } }), "interrupted");
+  assert.equal(decided({ type: "unmarked", expiration: "0" }), "expired");
+});
+
+test("replies go to reply addresses only", () => {
+  assert.equal(decided({ replyTo: "orders" }), "forbidden");
+  assert.equal(decided({ replyTo: "" }), "run");
+  assert.equal(decided({ replyTo: "reply-1" }, { allowedReplyPrefixes: ["reply-"] }), "run");
+  for (const address of ["amq.gen-x", "rpc.reply.x", `amq_${"0".repeat(32)}`]) {
+    assert.ok(isReplyAddress(address), address);
+  }
+  for (const address of ["amq_0", "amq.rabbitmq.trace", "rpc.reply", `amq_${"g".repeat(32)}`]) {
+    assert.ok(!isReplyAddress(address), address);
+  }
+});
+
+test("the history of a dead-lettered message is read with care", () => {
+  assert.equal(deathsOf({}), null);
+  assert.deepEqual(deathsOf({ "x-death": "nonsense" }), {
+    hasExpired: false,
+    others: 1,
+    rejections: 0,
+    hadExpiration: false,
+  });
+  const entry = { reason: "expired", count: 1, "original-expiration": "5" };
+  assert.equal(deathsOf({ "x-death": [entry, null, 7] })!.hadExpiration, true);
+});
+
+test("requests that run or were answered are recognized", () => {
+  const known = new Deduplicator<string>();
+  const fresh = originOf({}, false, false);
+  const again = originOf({}, true, false);
+  const resent = originOf({ "rpc-resent": "" }, false, false);
+  const key = Deduplicator.keyOf("reply", "1")!;
+  const add = (origin: ReturnType<typeof originOf>, delivery: string) =>
+    known.add(key, origin, delivery).action;
+  assert.equal(add(fresh, "a"), "run");
+  assert.equal(add(again, "b"), "join");
+  assert.equal(add(resent, "c"), "join");
+  assert.deepEqual(known.finish(key), ["a", "b", "c"]);
+  assert.equal(add(again, "d"), "ack");
+  // Its caller sends a request again because the reply may be lost.
+  assert.equal(add(resent, "e"), "run");
+  assert.deepEqual(known.finish(key, true), ["e"]);
+  assert.equal(add(again, "f"), "reject");
+  assert.equal(Deduplicator.keyOf("reply", ""), null);
+  known.add(key, fresh, "g");
+  known.forgetDeliveries((delivery) => delivery === "g");
+  assert.deepEqual(known.finish(key), []);
+});
+
+test("a copy that a worker sent is recognized by its token", () => {
+  const known = new Deduplicator<string>();
+  const key = Deduplicator.keyOf("reply", "1")!;
+  const copy = (token: string) =>
+    originOf({ "rpc-resent": "worker", "rpc-copy": token }, false, false);
+  assert.equal(known.add(key, originOf({}, false, false), "a").action, "run");
+  assert.equal(known.add(key, copy("1"), "b").action, "join");
+  known.finish(key);
+  assert.equal(known.add(key, copy("1"), "c").action, "ack");
+});
+
+test("the memory of answered requests is bounded", () => {
+  const known = new Deduplicator<number>();
+  const [fresh, again] = [originOf({}, false, false), originOf({}, true, false)];
+  for (let i = 0; i <= 16_384; i++) {
+    known.add(`${i}`, fresh, i);
+    known.finish(`${i}`);
+  }
+  assert.equal(known.add("0", again, 0).action, "run");
+  assert.equal(known.add("1", again, 1).action, "ack");
+});
+
+test("cancelled calls are remembered for as long as their requests can wait", () => {
+  const cancelled = new CancelledCalls();
+  cancelled.add({ id: "a", leftMs: 1_000 }, 0);
+  assert.ok(cancelled.has("a", 10_999) && !cancelled.has("a", 11_000));
+  for (let i = 0; i < 16_384; i++) cancelled.add({ id: String(i), leftMs: 1_000 }, 0);
+  assert.ok(!cancelled.has("a", 0) && cancelled.has("0", 0));
+});
+
+test("retries wait as their policy says", () => {
+  const policy = { times: 5, minDelayMs: 1_000, maxDelayMs: 300_000 };
+  assert.equal(jobs.retryDelay(policy, 1), 1_000);
+  assert.equal(Math.round(jobs.retryDelay(policy, 5)), 300_000);
+  assert.equal(jobs.retryDelay({ ...policy, times: 1 }, 1), 1_000);
+  assert.equal(jobs.roundedUp(12_345), 13_000);
+  assert.equal(jobs.roundedUp(1), 100);
+  assert.deepEqual(jobs.nextWait(13_000), { wait: 10_000, rest: 3_000 });
+  assert.deepEqual(jobs.nextWait(50), { wait: 100, rest: 0 });
+  assert.equal(jobs.RETRY_WAITS.length, 22);
+  assert.equal(jobs.waitsOf([policy]).length, 11);
+  assert.deepEqual(jobs.waitsOf([]), [100, 10_000]);
+});
+
+test("a failure is recorded, and decides about a retry", () => {
+  const headers: jobs.JobHeaders = { tenant: "a", "rpc-delay": "5" };
+  const retry = { times: 1, minDelayMs: 1_000, maxDelayMs: 1_000 };
+  const error = { reason: "error", text: "é".repeat(1000) };
+  assert.deepEqual(jobs.recordFailure(headers, error, retry, 7, 1), { retryMs: 1_200 });
+  assert.equal(headers["rpc-attempts"], "1");
+  assert.equal(Buffer.byteLength(String(headers["rpc-error"])), 1024);
+  assert.equal(headers["rpc-delay"], undefined);
+  assert.equal(jobs.recordFailure(headers, error, retry, 9, 1), "dead");
+  assert.deepEqual([headers["rpc-first-failure"], headers["rpc-last-failure"]], ["7", "9"]);
+  const bad = { reason: "bad_request", text: "" };
+  assert.equal(jobs.recordFailure({}, bad, retry, 7, 1), "dead");
+});
+
+test("a copy of a job keeps its own headers, unless they are too large", () => {
+  const move = { rest: 0, isGivenUp: false, user: undefined, token: "t" };
+  const moved = jobs.markMoved({ tenant: "a", "rpc-resent": "", "rpc-given-up": "" }, move);
+  assert.deepEqual(moved, { tenant: "a", "rpc-copy": "t" });
+  const large = jobs.markMoved(
+    { tenant: "a".repeat(7000), "rpc-reason": "error" },
+    { ...move, rest: 5 },
+  );
+  assert.deepEqual(large, { "rpc-reason": "error", "rpc-copy": "t", "rpc-delay": "5" });
+});
+
+test("UUIDs are 16 bytes", () => {
+  const id = "00112233-4455-4677-8899-aabbccddeeff";
+  assert.equal(uuidOf(uuidBytes(id)), id);
+  assert.equal(uuidOf(Buffer.alloc(15)), null);
+});
