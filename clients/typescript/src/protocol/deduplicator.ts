@@ -35,6 +35,8 @@ export function originOf(headers: Headers, redelivered: boolean, wasDead: boolea
 /** What to do with a delivery. */
 export type DeliveryAction =
   | "run"
+  /** The same, although a request with its id runs: its caller uses the id twice. */
+  | "runUntracked"
   /** Another delivery of the request runs: settle both together. */
   | "join"
   /** The request was answered. */
@@ -44,7 +46,7 @@ export type DeliveryAction =
 
 /** Recognizes requests that are running or were answered. Pure. */
 export class Deduplicator<D> {
-  readonly #running = new Map<string, { deliveries: D[]; isRejected: boolean }>();
+  readonly #running = new Map<string, { deliveries: D[] }>();
   /** In the order in which they ended. `true`: rejected. */
   readonly #ended = new Map<string, boolean>();
 
@@ -73,8 +75,8 @@ export class Deduplicator<D> {
     const mayHaveEnded = origin.isRedelivered || (origin.copy !== null && !origin.isResent);
     const ended = mayHaveEnded ? this.#ended.get(own) : undefined;
     if (ended !== undefined) return { action: ended ? "reject" : "ack", key: own };
-    if (running === undefined)
-      this.#running.set(own, { deliveries: [delivery], isRejected: false });
+    if (running !== undefined) return { action: "runUntracked", key: own };
+    this.#running.set(own, { deliveries: [delivery] });
     return { action: "run", key: own };
   }
 
@@ -87,18 +89,6 @@ export class Deduplicator<D> {
     if (this.#ended.size >= MAX_ENDED) this.#ended.delete(this.#ended.keys().next().value!);
     this.#ended.set(key, isRejected);
     return running.deliveries;
-  }
-
-  /** The request ended in a way that must not be remembered. */
-  forget(key: string): D[] {
-    const running = this.#running.get(key);
-    this.#running.delete(key);
-    return running?.deliveries ?? [];
-  }
-
-  /** Whether the request runs. */
-  isRunning(key: string): boolean {
-    return this.#running.has(key);
   }
 
   /** The broker has taken deliveries back. */

@@ -25,7 +25,13 @@ import {
   RETURNED_PAUSE_MS,
   type JobFailure,
 } from "../protocol/jobs.js";
-import { ITEMS_HEADER, PROBE_TYPE, REDELIVERIES_HEADER, WORKER_HEADER } from "../protocol/names.js";
+import {
+  ITEMS_HEADER,
+  PROBE_TYPE,
+  REDELIVERIES_HEADER,
+  RESENT_HEADER,
+  WORKER_HEADER,
+} from "../protocol/names.js";
 import { isReplyAddress } from "../protocol/reply-address.js";
 import { isUuid } from "../protocol/uuid.js";
 import * as json from "../codec/json.js";
@@ -151,11 +157,8 @@ export class RequestHandler {
     const isKnown = Boolean(replyTo) || isUuid(correlationId);
     const id =
       isKnown && delivery.malformed === null ? Deduplicator.keyOf(replyTo, correlationId) : null;
-    if (id === null)
-      return this.#process(delivery, {
-        ack: () => delivery.ack(),
-        reject: () => this.#reject(delivery),
-      });
+    const alone = { ack: () => delivery.ack(), reject: () => this.#reject(delivery) };
+    if (id === null) return this.#process(delivery, alone);
     const origin = originOf(headers, delivery.redelivered, deathsOf(headers) !== null);
     const { action, key } = this.#known.add(id, origin, delivery);
     switch (action) {
@@ -165,11 +168,12 @@ export class RequestHandler {
         return delivery.ack();
       case "reject":
         return this.#reject(delivery);
+      case "runUntracked":
+        return this.#process(delivery, alone);
       case "run":
         await this.#process(delivery, {
           ack: () => this.#known.finish(key).forEach((each) => each.ack()),
           reject: () => this.#known.finish(key, true).forEach((each) => this.#reject(each)),
-          forward: () => this.#known.forget(key).forEach((each) => each.ack()),
         });
     }
   }
@@ -213,9 +217,8 @@ export class RequestHandler {
     const entry = find(type, table);
     const isJob = entry !== null && isJobMethod(entry.method) && !replyTo;
     if (jobs === null || !isJob || delivery.malformed !== null) return false;
-    const forward = settle.forward ?? settle.ack;
     if (isGivenUp(headers)) {
-      await jobs.toDeadLetters(delivery, copiedHeaders(headers), forward);
+      await jobs.toDeadLetters(delivery, copiedHeaders(headers), settle.ack);
       return true;
     }
     if (delivery.redelivered && !rules.isQuorum && expiration === undefined) {
@@ -223,7 +226,7 @@ export class RequestHandler {
       const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) + 1;
       if (returned + (deathsOf(headers)?.others ?? 0) < rules.maxDeliveries) {
         const copied = { ...copiedHeaders(headers), [REDELIVERIES_HEADER]: String(returned) };
-        await jobs.back(delivery, copied, forward);
+        await jobs.back(delivery, copied, settle.ack);
         return true;
       }
     }
@@ -237,7 +240,7 @@ export class RequestHandler {
       await new Promise((resolve) => setTimeout(resolve, delay));
       return false;
     }
-    await jobs.toRetry(delivery, copiedHeaders(headers), delay, forward);
+    await jobs.toRetry(delivery, copiedHeaders(headers), delay, settle.ack);
     return true;
   }
 
@@ -265,12 +268,15 @@ export class RequestHandler {
     const { entry, codec, replyTo, stream } = decision;
     const { running: all, maxStreams } = this.#parts;
     const { method, stats } = entry;
+    if (stream !== null && !(await this.#freeId(decision, delivery, settle))) return;
     const isStream = method.stream || method.incoming !== null;
     const canBeCancelled = replyTo !== null && (method.idempotent || isStream || method.cancel);
     const running = new RunningMethod(canBeCancelled, stream === null ? decision.limitMs : null);
     const id = delivery.properties.correlationId;
     const tracked =
-      replyTo !== null && isUuid(id) ? all.track(id, running) : all.track(null, running);
+      replyTo !== null && isUuid(id)
+        ? all.track(id, replyTo.address, running)
+        : all.track(null, "", running);
     const begunAt = performance.now();
     stats.begin();
     // A stream's request is settled with its first message. Beyond as many streams as requests,
@@ -313,6 +319,30 @@ export class RequestHandler {
         if (!isSettled) settle.ack();
       },
     });
+  }
+
+  /**
+   * Makes room for a stream whose id another stream here has. A caller whose reply address has
+   * changed may send its request again. Returns whether the method may run.
+   */
+  async #freeId(decision: Run, delivery: Delivery, settle: Settlement): Promise<boolean> {
+    const { correlationId, headers } = delivery.properties;
+    const other = this.#parts.running.find(correlationId ?? "");
+    if (other === null) return true;
+    if (other.address === decision.replyTo?.address) {
+      // The request arrived again, and its stream goes on.
+      settle.ack();
+      return false;
+    }
+    if (header(headers, RESENT_HEADER) !== undefined) {
+      other.running.end("cancelled");
+      return true;
+    }
+    const { codec, replyTo, mayHaveRun } = decision;
+    const reason = "another request with this correlation_id has a stream here";
+    const refusal = unlessRun({ code: "bad_request", message: reason }, mayHaveRun);
+    await this.#refuse({ kind: "refuse", fault: refusal, codec, replyTo }, delivery, settle);
+    return false;
   }
 
   /** Runs the method. Returns its reply, or `null` if nobody waits for it. */
@@ -402,9 +432,8 @@ export class RequestHandler {
     const headers = copiedHeaders(delivery.properties.headers);
     const retry = method?.retry ?? null;
     const next = recordFailure(headers, failure, retry, Date.now(), Math.random());
-    const forward = settle.forward ?? settle.ack;
-    if (next === "dead") await jobs.toDeadLetters(delivery, headers, forward);
-    else await jobs.toRetry(delivery, headers, next.retryMs, forward);
+    if (next === "dead") await jobs.toDeadLetters(delivery, headers, settle.ack);
+    else await jobs.toRetry(delivery, headers, next.retryMs, settle.ack);
   }
 
   #streamParts({ codec, entry }: Run, replyTo: ReplyTo, begun: () => void): StreamParts {
@@ -425,8 +454,6 @@ export class RequestHandler {
 interface Settlement {
   readonly ack: () => void;
   readonly reject: () => void;
-  /** The request goes on as a copy, whose deliveries are other ones. */
-  readonly forward?: () => void;
 }
 
 function contextOf(

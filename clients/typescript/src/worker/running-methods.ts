@@ -7,6 +7,8 @@ import type { RunningMethod } from "./running.js";
 /** A method that runs, with its streams. */
 export interface Tracked {
   readonly running: RunningMethod;
+  /** Where its reply goes. */
+  readonly address: string;
   incoming: IncomingStream | null;
   outgoing: OutgoingStream | null;
   /** The method has ended. */
@@ -27,9 +29,10 @@ export class Running {
   }
 
   /** Without an id, a method cannot be cancelled by its caller. */
-  track(id: string | null, running: RunningMethod): Tracked {
+  track(id: string | null, address: string, running: RunningMethod): Tracked {
     const tracked: Tracked = {
       running,
+      address,
       incoming: null,
       outgoing: null,
       release: () => {
@@ -41,6 +44,11 @@ export class Running {
     this.#all.add(tracked);
     if (id !== null) this.#byId.set(id, tracked);
     return tracked;
+  }
+
+  /** The method that runs for the request with this id, or `null`. */
+  find(id: string): Tracked | null {
+    return this.#byId.get(id) ?? null;
   }
 
   /** Whether the call was cancelled before its request arrived. */

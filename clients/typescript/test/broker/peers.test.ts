@@ -107,6 +107,43 @@ test("a stream without credit is one array", async () => {
   assert.equal((await ask(queue, "3", trades)).content.toString(), "0\n1\n2");
 });
 
+test("a stream whose request arrives twice runs once, and an id is used for one stream", async () => {
+  const { queue, worker } = await serve();
+  let runs = 0;
+  worker.trades = async function* () {
+    runs++;
+    yield 1n;
+    await new Promise(() => {});
+  };
+  const channel = await rawChannel();
+  const { ask } = await peer();
+  const { queue: replyTo } = await channel.assertQueue("", { exclusive: true });
+  const correlationId = randomUUID();
+  const stream = { ...json, type: "trades", correlationId, headers: { "rpc-credit": "9" } };
+  const again = { ...stream, headers: { ...stream.headers, "rpc-resent": "" } };
+  channel.sendToQueue(queue, Buffer.from('{"symbol":"x"}'), { ...stream, replyTo });
+  await until(async () => (await channel.checkQueue(replyTo)).messageCount === 1, "it has begun");
+  channel.sendToQueue(queue, Buffer.from('{"symbol":"x"}'), { ...again, replyTo });
+  const refused = await ask(queue, '{"symbol":"x"}', stream);
+  assert.match(refused.content.toString(), /bad_request.*another request/);
+  assert.equal(runs, 1);
+  assert.equal((await channel.checkQueue(replyTo)).messageCount, 1);
+  // Its caller has another reply address now.
+  const items = await ask(queue, '{"symbol":"x"}', again);
+  assert.equal(items.properties.type, "rpc.items");
+  assert.equal(runs, 2);
+});
+
+test("a caller that uses an id twice gets both answers", async () => {
+  const { queue } = await serve();
+  const channel = await rawChannel();
+  const { queue: replyTo } = await channel.assertQueue("", { exclusive: true });
+  const request = { ...json, type: "wait", replyTo, correlationId: "the same" };
+  for (let i = 0; i < 2; i++) channel.sendToQueue(queue, Buffer.from('{"ms":200}'), request);
+  await until(async () => (await channel.checkQueue(replyTo)).messageCount === 2, "both are there");
+  await until(async () => (await channel.checkQueue(queue)).messageCount === 0, "none is left");
+});
+
 test("a reply goes to reply addresses only", async () => {
   const { queue, worker, client } = await serve();
   const { channel } = await peer();

@@ -122,6 +122,7 @@ test("requests that run or were answered are recognized", () => {
     known.add(key, origin, delivery).action;
   assert.equal(add(fresh, "a"), "run");
   assert.equal(add(again, "b"), "join");
+  assert.equal(add(fresh, "another request with its id"), "runUntracked");
   assert.equal(add(resent, "c"), "join");
   assert.deepEqual(known.finish(key), ["a", "b", "c"]);
   assert.equal(add(again, "d"), "ack");
