@@ -1,3 +1,5 @@
+import { setMaxListeners } from "node:events";
+
 import { encodePlain, decodeValue } from "../codec/values.js";
 import { BadReply, EncodeFailed, MethodError, RpcError, type Executed } from "../errors.js";
 import type { AnyMethod } from "../method.js";
@@ -20,6 +22,8 @@ export function planCall(
   headers: Readonly<Record<string, string>> = {},
 ): CallPlan & { readonly codec: CodecName } {
   const codec = options.codec ?? "msgpack";
+  // Many calls may share a signal.
+  if (options.signal !== undefined) setMaxListeners(0, options.signal);
   return {
     queue,
     method: method.name,

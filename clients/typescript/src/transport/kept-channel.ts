@@ -45,6 +45,7 @@ export class KeptChannel implements LinkUser {
 
   /** Opens the channel. Fails if the broker refuses what is declared; then nothing is kept. */
   async open(): Promise<void> {
+    if (this.#link.isClosed) throw new Error("the connection is closed");
     const opened = new Promise<void>((resolve, reject) => (this.#first = { resolve, reject }));
     this.#link.add(this);
     await opened;
@@ -77,6 +78,9 @@ export class KeptChannel implements LinkUser {
     try {
       channel = await within(OPEN_LIMIT_MS, model.createConfirmChannel());
       channel.on("error", (error: Error) => (reason = error));
+      channel.on("handler-error", (error) =>
+        this.#log.line("error", "a defect", { error: error.name }),
+      );
       channel.on("close", () => {
         isClosed = true;
         if (this.#channel !== channel) return;

@@ -147,6 +147,9 @@ export class Link {
       reason = error;
       if ("code" in error && typeof error.code === "number") this.#closedBecause = error;
     });
+    model.on("handler-error", (defect) => {
+      this.#log.line("error", "a defect", { error: defect.name });
+    });
     model.on("blocked", (why) => {
       this.#log.line("warn", "the broker blocks publishers", { why });
       this.#setBlocked(true);

@@ -1,3 +1,5 @@
+import { setMaxListeners } from "node:events";
+
 import type { Context } from "./context.js";
 
 /** Why a method ended before it returned. */
@@ -25,6 +27,8 @@ export class RunningMethod {
 
   constructor(canBeCancelled: boolean, limitMs: number | null) {
     this.canBeCancelled = canBeCancelled;
+    // A method may pass it to many calls.
+    setMaxListeners(0, this.#controller.signal);
     this.#endsAt = limitMs === null ? null : performance.now() + limitMs;
     if (limitMs !== null) {
       this.#timer = setTimeout(

@@ -53,6 +53,7 @@ export interface ServeOptions {
 
 const DEFAULT_CONCURRENCY = 16;
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024;
+const START_LIMIT_MS = 30_000;
 const DEFAULT_DRAIN_MS = 30_000;
 /** How long ended methods may take to send their replies when the server stops. */
 const LAST_REPLIES_MS = 2_000;
@@ -109,7 +110,7 @@ export class Server implements AsyncDisposable {
   ): Promise<Server> {
     const server = new Server(connection, options);
     try {
-      await server.#start(implementations);
+      await within(START_LIMIT_MS, server.#start(implementations));
     } catch (error) {
       await server.stop(0);
       throw error instanceof ServerFailed

@@ -111,6 +111,17 @@ test("an aborted signal ends a call and its method", async () => {
   await assert.rejects(client.wait(1, { signal: controller.signal }), rpc.Cancelled);
 });
 
+test("many calls share a signal without a warning", async () => {
+  const { client } = await serve();
+  const warnings: Error[] = [];
+  const warned = (warning: Error) => warnings.push(warning);
+  process.on("warning", warned);
+  const { signal } = new AbortController();
+  await Promise.all(Array.from({ length: 20 }, () => client.wait(50, { signal })));
+  process.off("warning", warned);
+  assert.deepEqual(warnings, []);
+});
+
 test("a request that waits in the queue is not run once its call is cancelled", async () => {
   const { client, worker } = await serve({ serve: { concurrency: 1 } });
   const first = client.wait(700);

@@ -101,6 +101,13 @@ test("another address is used if one fails", async () => {
   assert.ok(lines.includes("no connection to the broker"));
 });
 
+test("a server does not start on a closed connection", async () => {
+  const { served, server } = await serve();
+  await server.stop();
+  await served.close();
+  await assert.rejects(rpc.serve(served, implementDirectory(new Directory())), /is closed/);
+});
+
 test("closing a connection fails what is in flight", async () => {
   const { client, calling } = await serve();
   const call = client.wait(10_000);
