@@ -25,7 +25,7 @@ export interface CallOptions {
 export interface StreamOptions extends CallOptions {
   /** How many items may be on their way or wait here. By default 1,048,576. */
   readonly credit?: number;
-  /** How many bytes of items may be on their way or wait here. By default 1 MiB. */
+  /** How many bytes of items may be on their way or wait here. By default 2 MiB. */
   readonly creditBytes?: number;
 }
 

@@ -34,7 +34,7 @@ export interface CallParts {
   readonly cancellations: Cancellations;
 }
 
-const DEFAULT_CREDIT_BYTES = 1024 * 1024;
+const DEFAULT_CREDIT_BYTES = 2 * 1024 * 1024;
 
 /** How much may be on its way or wait for the reader. */
 export function windowOf(options: StreamOptions): Window {
