@@ -99,7 +99,7 @@ test("a call times out, and its method is cancelled", async () => {
 test("an aborted signal ends a call and its method", async () => {
   const { client, worker } = await serve();
   const controller = new AbortController();
-  const call = client.wait(20_000, { signal: controller.signal });
+  const call = client.wait(60_000, { signal: controller.signal, timeoutMs: 60_000 });
   await until(() => worker.ran.includes("wait"), "the method runs");
   controller.abort(new Error("enough"));
   await assert.rejects(call, (error) => {

@@ -28,6 +28,18 @@ test("a method runs to its end although its worker's connection is lost", async 
   assert.equal(await client.getEmail("x"), "x@example.com");
 });
 
+test("a reply that is lost with its connection is sent again", async () => {
+  const { client, served, worker } = await serve();
+  worker.getEmail = (id) => {
+    worker.ran.push(id);
+    // The reply is written to a connection that is just lost.
+    cut(served);
+    return id;
+  };
+  assert.equal(await client.getEmail("x"), "x");
+  assert.deepEqual(worker.ran, ["x"]);
+});
+
 test("another worker refuses what may have run, unless it is idempotent", async () => {
   const queue = newQueue();
   const first = await serve({ queue });
@@ -124,10 +136,12 @@ test("a server that stops finishes what it has, and loses nothing", async () => 
   const calls = Array.from({ length: 10 }, (_, i) => client.wait(300 + i));
   await until(() => worker.ran.length === 10, "all run");
   const stopped = server.stop();
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const next = client.getEmail("next");
   await Promise.all(calls);
   await stopped;
   await server.wait();
-  const next = client.getEmail("next");
+  assert.ok(!worker.ran.includes("getEmail next"), "it takes no more requests");
   const other = await serve({ queue });
   assert.equal(await next, "next@example.com");
   assert.deepEqual(other.worker.ran, ["getEmail next"]);

@@ -84,6 +84,15 @@ test("a stream that breaks its promises is an error", () => {
   assert.throws(() => large.receive("a", 1, [Buffer.alloc(100)]), /more bytes/);
 });
 
+test("items that arrive twice do not count twice", () => {
+  const receiver = new StreamReceiver<string>({ items: 10, bytes: 30 });
+  for (let i = 0; i < 100; i++) {
+    receiver.receive("a", 0, items(0, 1));
+    receiver.receive("a", 2, items(2, 1));
+  }
+  assert.deepEqual(read(receiver), ["0"]);
+});
+
 test("credit is granted once half of it is used", () => {
   const receiver = new StreamReceiver<string>({ items: 4, bytes: 1000 });
   receiver.receive("a", 0, items(0, 4));
