@@ -79,7 +79,6 @@ export interface HandlerParts {
   readonly replies: ReplySender;
   readonly running: Running;
   readonly log: Log;
-  readonly workerId: string;
   readonly idHeader: string;
   readonly maxSentBytes: number;
   readonly maxStreams: number;

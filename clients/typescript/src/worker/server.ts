@@ -204,7 +204,6 @@ export class Server implements AsyncDisposable {
       replies: this.#replies,
       running: this.#running,
       log,
-      workerId: this.#identity.id,
       idHeader: this.#identity.idHeader,
       maxSentBytes,
       maxStreams: concurrency,
