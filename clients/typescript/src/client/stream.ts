@@ -98,7 +98,15 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 
   async next(): Promise<IteratorResult<unknown>> {
-    if (this.#call === null && this.#end === null) this.#begin();
+    if (this.#call === null && this.#end === null) {
+      try {
+        this.#begin();
+      } catch (error) {
+        this.#isFinished = true;
+        this.#stop({ error: null });
+        throw error;
+      }
+    }
     for (;;) {
       if (this.#isFinished) return { done: true, value: undefined };
       const item = this.#take();

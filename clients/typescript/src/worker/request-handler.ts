@@ -1,5 +1,3 @@
-import type { Codec } from "../codec/content-type.js";
-import { decodePlain, readText } from "../codec/values.js";
 import type { Log } from "../log.js";
 import { escaped } from "../log.js";
 import type { AnyMethod } from "../method.js";
@@ -16,28 +14,12 @@ import {
   type ReplyTo,
   type Rules,
 } from "../protocol/dispatch.js";
-import {
-  copiedHeaders,
-  failedAttempts,
-  isGivenUp,
-  recordFailure,
-  remainingDelay,
-  RETURNED_PAUSE_MS,
-  type JobFailure,
-} from "../protocol/jobs.js";
-import {
-  ITEMS_HEADER,
-  PROBE_TYPE,
-  REDELIVERIES_HEADER,
-  RESENT_HEADER,
-  WORKER_HEADER,
-} from "../protocol/names.js";
+import { ITEMS_HEADER, PROBE_TYPE, RESENT_HEADER, WORKER_HEADER } from "../protocol/names.js";
 import { isReplyAddress } from "../protocol/reply-address.js";
 import { isUuid } from "../protocol/uuid.js";
-import * as json from "../codec/json.js";
 import type { Items } from "../service.js";
 import type { Delivery } from "../transport/consumer.js";
-import { header, numberHeader, textOf, type Headers } from "../transport/message.js";
+import { header } from "../transport/message.js";
 import { runInContext, type Context } from "./context.js";
 import { IncomingStream } from "./incoming-stream.js";
 import {
@@ -48,9 +30,10 @@ import {
   thrownReply,
   type MethodReply,
 } from "./invocation.js";
-import type { JobMover } from "./job-mover.js";
+import { failureOf, type JobHandler } from "./job-handler.js";
 import { collect, OutgoingStream, type StreamParts } from "./outgoing-stream.js";
 import type { ReplySender } from "./reply-sender.js";
+import { contextOf, iterateInContext } from "./request-context.js";
 import { RunningMethod } from "./running.js";
 import type { Running } from "./running-methods.js";
 import type { MethodStats } from "./stats.js";
@@ -69,7 +52,6 @@ const MAX_REJECTIONS = 20;
 const GIVE_UP_MS = 30_000;
 /** The same, for requests without a limit. */
 const NO_LIMIT_MS = 60 * 60 * 1000;
-const MAX_ATTEMPT = 2 ** 31;
 
 /** What a queue's requests are handled with. */
 export interface HandlerParts {
@@ -82,8 +64,8 @@ export interface HandlerParts {
   readonly idHeader: string;
   readonly maxSentBytes: number;
   readonly maxStreams: number;
-  /** Moves jobs, if the queue has any. */
-  readonly jobs: JobMover | null;
+  /** Handles jobs, if the queue has any. */
+  readonly jobs: JobHandler | null;
   /** Whether the dead-letter exchange of the queue keeps what is rejected. */
   readonly keepsRejected: boolean;
   readonly onThrown: (error: unknown, context: Context) => void;
@@ -185,9 +167,12 @@ export class RequestHandler {
   }
 
   async #process(delivery: Delivery, settle: Settlement): Promise<void> {
-    const { table, rules, running, log } = this.#parts;
-    const moved = await this.#moveJob(delivery, settle);
-    if (moved) return;
+    const { table, rules, running, log, jobs } = this.#parts;
+    const entry = find(delivery.properties.type, table);
+    const isJob = entry !== null && isJobMethod(entry.method) && !delivery.properties.replyTo;
+    if (jobs !== null && isJob && delivery.malformed === null) {
+      if (!(await jobs.arrive(delivery, settle.ack))) return;
+    }
     const decision = decide(delivery, table, rules);
     switch (decision.kind) {
       case "forbidden":
@@ -209,40 +194,6 @@ export class RequestHandler {
     }
   }
 
-  /** Moves a job that must still wait, or that comes back. Returns whether it was moved. */
-  async #moveJob(delivery: Delivery, settle: Settlement): Promise<boolean> {
-    const { jobs, table, rules } = this.#parts;
-    const { headers, type, replyTo, expiration } = delivery.properties;
-    const entry = find(type, table);
-    const isJob = entry !== null && isJobMethod(entry.method) && !replyTo;
-    if (jobs === null || !isJob || delivery.malformed !== null) return false;
-    if (isGivenUp(headers)) {
-      await jobs.toDeadLetters(delivery, copiedHeaders(headers), settle.ack);
-      return true;
-    }
-    if (delivery.redelivered && !rules.isQuorum && expiration === undefined) {
-      // The queue does not count how often the job comes back, so its workers do.
-      const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) + 1;
-      if (returned + (deathsOf(headers)?.others ?? 0) < rules.maxDeliveries) {
-        const copied = { ...copiedHeaders(headers), [REDELIVERIES_HEADER]: String(returned) };
-        await jobs.back(delivery, copied, settle.ack);
-        return true;
-      }
-    }
-    const delay = remainingDelay(headers);
-    if (delay === 0) return false;
-    const waitsHere =
-      delay <= RETURNED_PAUSE_MS &&
-      header(headers, REDELIVERIES_HEADER) !== undefined &&
-      deathsOf(headers) === null;
-    if (waitsHere) {
-      await new Promise((resolve) => setTimeout(resolve, delay));
-      return false;
-    }
-    await jobs.toRetry(delivery, copiedHeaders(headers), delay, settle.ack);
-    return true;
-  }
-
   async #refuse(
     { fault: refusal, codec, replyTo }: Extract<Decision<ServedMethod>, { kind: "refuse" }>,
     delivery: Delivery,
@@ -256,7 +207,8 @@ export class RequestHandler {
     }
     const isKept = jobs !== null && !(delivery.malformed !== null && keepsRejected);
     if (isKept) {
-      await this.#failJob(delivery, null, { reason: refusal.code, text: refusal.message }, settle);
+      const failure = { reason: refusal.code, text: refusal.message };
+      await jobs.fail(delivery, null, failure, settle.ack);
       return;
     }
     log.line("warn", "a one-way request was refused", { queue, code: refusal.code });
@@ -404,7 +356,7 @@ export class RequestHandler {
     if (replyTo === null) {
       const failure = isJobMethod(entry.method) ? failureOf(reply, codec) : null;
       if (failure === null || this.#parts.jobs === null) return settle.ack();
-      return this.#failJob(delivery, entry.method, failure, settle);
+      return this.#parts.jobs.fail(delivery, entry.method, failure, settle.ack);
     }
     const isStream = entry.method.stream || entry.method.incoming !== null;
     const headers: Record<string, string> = {};
@@ -418,21 +370,6 @@ export class RequestHandler {
       this.#parts.log.line("warn", "a reply was not taken", { queue: this.#parts.queue, kind });
     }
     settle.ack();
-  }
-
-  /** A job failed, or a one-way request of a queue with jobs was refused. */
-  async #failJob(
-    delivery: Delivery,
-    method: AnyMethod | null,
-    failure: JobFailure,
-    settle: Settlement,
-  ): Promise<void> {
-    const jobs = this.#parts.jobs!;
-    const headers = copiedHeaders(delivery.properties.headers);
-    const retry = method?.retry ?? null;
-    const next = recordFailure(headers, failure, retry, Date.now(), Math.random());
-    if (next === "dead") await jobs.toDeadLetters(delivery, headers, settle.ack);
-    else await jobs.toRetry(delivery, headers, next.retryMs, settle.ack);
   }
 
   #streamParts({ codec, entry }: Run, replyTo: ReplyTo, begun: () => void): StreamParts {
@@ -453,56 +390,4 @@ export class RequestHandler {
 interface Settlement {
   readonly ack: () => void;
   readonly reject: () => void;
-}
-
-function contextOf(
-  method: AnyMethod,
-  { properties, redelivered }: Delivery,
-): Omit<Context, "timeLeftMs" | "signal"> {
-  return {
-    method: method.name,
-    requestId: properties.correlationId ?? "",
-    headers: ownHeaders(properties.headers),
-    appId: properties.appId ?? null,
-    userId: properties.userId ?? null,
-    isRedelivered: redelivered,
-    attempt: Math.min(failedAttempts(properties.headers), MAX_ATTEMPT) + 1,
-  };
-}
-
-/** The caller's own headers, without those of this protocol and of RabbitMQ. */
-function ownHeaders(headers: Headers): Readonly<Record<string, string>> {
-  const isOthers =
-    /^(rpc-|x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;
-  const own = Object.entries(headers).flatMap(([name, value]): [string, string][] => {
-    const text = textOf(value);
-    return text === undefined || isOthers.test(name) ? [] : [[name, text]];
-  });
-  return Object.fromEntries(own);
-}
-
-function failureOf(reply: MethodReply, codec: Codec): JobFailure | null {
-  if (reply.kind === "result") return null;
-  if (reply.fault !== null) return { reason: reply.fault.code, text: reply.fault.message };
-  return { reason: "error", text: errorText(codec, reply.body) };
-}
-
-function errorText(codec: Codec, body: Buffer): string {
-  if (codec === "text") return readText(body);
-  const plain = decodePlain(codec, body);
-  return typeof plain === "string" ? plain : json.encode(plain);
-}
-
-/** Runs each step of a method's iterator in the method's context. */
-function iterateInContext(items: Items<unknown>, context: Context): AsyncIterator<unknown> {
-  const iterator: AsyncIterator<unknown> | Iterator<unknown> = runInContext(context, () =>
-    Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator](),
-  );
-  return {
-    next: async () => await runInContext(context, () => iterator.next()),
-    return: async () => {
-      await runInContext(context, () => iterator.return?.());
-      return { done: true, value: undefined };
-    },
-  };
 }

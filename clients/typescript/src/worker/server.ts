@@ -16,6 +16,7 @@ import { builtInMethods, type ServedQueue } from "./built-in.js";
 import type { Context } from "./context.js";
 import { Control } from "./control.js";
 import { Identity } from "./identity.js";
+import { JobHandler } from "./job-handler.js";
 import { JobMover } from "./job-mover.js";
 import {
   declareDead,
@@ -207,7 +208,7 @@ export class Server implements AsyncDisposable {
       idHeader: this.#identity.idHeader,
       maxSentBytes,
       maxStreams: concurrency,
-      jobs: hasJobs ? this.#mover(queue) : null,
+      jobs: hasJobs ? new JobHandler(this.#mover(queue), rules) : null,
       keepsRejected: options.arguments?.["x-dead-letter-exchange"] !== undefined,
       onThrown: this.#options.onThrown ?? (() => {}),
     });

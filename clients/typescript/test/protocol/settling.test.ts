@@ -7,6 +7,7 @@ import { CancelledCalls } from "../../src/protocol/cancelled-calls.js";
 import { deathsOf } from "../../src/protocol/deaths.js";
 import { Deduplicator, originOf } from "../../src/protocol/deduplicator.js";
 import { decide, type Rules } from "../../src/protocol/dispatch.js";
+import { arriveJob } from "../../src/protocol/job-arrival.js";
 import * as jobs from "../../src/protocol/jobs.js";
 import { isReplyAddress } from "../../src/protocol/reply-address.js";
 import { uuidBytes, uuidOf } from "../../src/protocol/uuid.js";
@@ -164,6 +165,32 @@ test("cancelled calls are remembered for as long as their requests can wait", ()
   assert.ok(cancelled.has("a", 10_999) && !cancelled.has("a", 11_000));
   for (let i = 0; i < 16_384; i++) cancelled.add({ id: String(i), leftMs: 1_000 }, 0);
   assert.ok(!cancelled.has("a", 0) && cancelled.has("0", 0));
+});
+
+test("a job that arrives runs, waits or moves on", () => {
+  const arrive = (headers: object, redelivered = false, isQuorum = false) => {
+    const message: Incoming = {
+      exchange: "",
+      redelivered,
+      malformed: null,
+      body: Buffer.alloc(0),
+      properties: { headers: { ...headers } },
+    };
+    const arrival = arriveJob(message, { isQuorum, maxDeliveries: 20 });
+    return Object.values(arrival).join(" ");
+  };
+  assert.equal(arrive({}), "run");
+  assert.equal(arrive({}, true, true), "run");
+  assert.equal(arrive({}, true), "back 1");
+  assert.equal(arrive({ "rpc-redeliveries": "18" }, true), "back 19");
+  // It is refused as delivered too often.
+  assert.equal(arrive({ "rpc-redeliveries": "19" }, true), "run");
+  assert.equal(arrive({ "rpc-given-up": "" }, true), "dead");
+  assert.equal(arrive({ "rpc-delay": "1500" }), "retry 1500");
+  assert.equal(arrive({ "rpc-delay": "1500", "rpc-redeliveries": "1" }), "waitHere 1500");
+  assert.equal(arrive({ "rpc-delay": "2500", "rpc-redeliveries": "1" }), "retry 2500");
+  const waited = { "rpc-delay": "1500", "rpc-redeliveries": "1", ...died("expired") };
+  assert.equal(arrive(waited), "retry 1500");
 });
 
 test("retries wait as their policy says", () => {
