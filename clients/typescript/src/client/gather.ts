@@ -12,7 +12,7 @@ import { KeptChannel } from "../transport/kept-channel.js";
 import type { Link } from "../transport/link.js";
 import type { Incoming } from "../transport/message.js";
 import type { Publisher } from "../transport/publisher.js";
-import type { CallPlan } from "./caller.js";
+import type { CallPlan } from "./call-plan.js";
 
 /** The answer of one worker. */
 export interface Answer<T> {

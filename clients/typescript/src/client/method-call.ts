@@ -7,7 +7,8 @@ import { readFault, readReply, type Reply } from "../protocol/reply.js";
 import type { Incoming } from "../transport/message.js";
 import { MAX_TIMER_MS } from "../transport/time.js";
 import { currentContext } from "../worker/context.js";
-import type { CallPlan, RunningCall } from "./caller.js";
+import type { CallPlan } from "./call-plan.js";
+import type { RunningCall } from "./running-call.js";
 import type { ClientOptions, CodecName } from "./options.js";
 
 const DEFAULT_LIMIT_MS = 30_000;

@@ -16,7 +16,7 @@ import { MAX_DELAY_MS } from "../protocol/jobs.js";
 import { CallState } from "../protocol/call-state.js";
 import { RESENT_HEADER } from "../protocol/names.js";
 import type { Outcome, Publication, Publisher } from "../transport/publisher.js";
-import type { CallPlan } from "./caller.js";
+import type { CallPlan } from "./call-plan.js";
 
 const RESEND_PAUSE_MS = 200;
 const EPOCH = { address: 0, consumer: 0 };

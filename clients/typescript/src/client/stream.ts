@@ -18,7 +18,9 @@ import { StreamReceiver, type Received, type Window } from "../protocol/stream-r
 import type { Incoming } from "../transport/message.js";
 import type { Publisher } from "../transport/publisher.js";
 import { currentContext } from "../worker/context.js";
-import type { Caller, CallPlan, RunningCall } from "./caller.js";
+import type { Caller } from "./caller.js";
+import type { CallPlan } from "./call-plan.js";
+import type { RunningCall } from "./running-call.js";
 import type { Cancellations } from "./cancellations.js";
 import { readResult, replyOf } from "./method-call.js";
 import type { CodecName, StreamOptions } from "./options.js";

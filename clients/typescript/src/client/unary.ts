@@ -1,7 +1,8 @@
 import { decodeValue } from "../codec/values.js";
 import { messageOf, RpcError, BadReply } from "../errors.js";
 import type { AnyMethod } from "../method.js";
-import type { Caller, CallPlan } from "./caller.js";
+import type { Caller } from "./caller.js";
+import type { CallPlan } from "./call-plan.js";
 import { readResult, replyOf } from "./method-call.js";
 import type { CodecName } from "./options.js";
 

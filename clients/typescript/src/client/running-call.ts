@@ -1,0 +1,208 @@
+import { randomUUID } from "node:crypto";
+
+import { CONTENT_TYPES } from "../codec/content-type.js";
+import {
+  BrokerFailed,
+  Cancelled,
+  Fault,
+  NoServer,
+  Refused,
+  TimedOut,
+  type Executed,
+  type RpcError,
+} from "../errors.js";
+import { CallState, type CallDecision } from "../protocol/call-state.js";
+import { RESENT_HEADER } from "../protocol/names.js";
+import type { Incoming, Outgoing } from "../transport/message.js";
+import type { Publication, Publisher } from "../transport/publisher.js";
+import { MAX_TIMER_MS } from "../transport/time.js";
+import type { CallEvents, CallPlan } from "./call-plan.js";
+import type { ReplyQueue } from "./replies.js";
+
+const RESEND_PAUSE_MS = 200;
+
+/** What a call in flight uses. */
+export interface Surroundings {
+  readonly publisher: Publisher;
+  readonly replies: ReplyQueue;
+  lastError(): unknown;
+  ended(call: RunningCall): void;
+}
+
+/** A call in flight. */
+export class RunningCall {
+  readonly id = randomUUID();
+  readonly plan: CallPlan;
+  readonly #around: Surroundings;
+  readonly #events: CallEvents;
+  readonly #state: CallState;
+  readonly #endsAt: number;
+  #publication: Publication | null = null;
+  #timer: NodeJS.Timeout | undefined;
+  #pause: NodeJS.Timeout | undefined;
+  #hasBegun = false;
+  #hasEnded = false;
+  #hasReply = false;
+
+  constructor(around: Surroundings, plan: CallPlan, events: CallEvents) {
+    this.#around = around;
+    this.plan = plan;
+    this.#events = events;
+    this.#state = new CallState(plan.isIdempotent, plan.waitsForServer);
+    this.#endsAt = performance.now() + plan.limitMs;
+    this.#timer = setTimeout(() => this.#timedOut(), Math.min(plan.limitMs, MAX_TIMER_MS));
+    plan.signal?.addEventListener("abort", this.#aborted);
+  }
+
+  /** What a caller that gives up knows. */
+  get executed(): Executed {
+    return this.#hasBegun ? "maybe" : this.#state.executed;
+  }
+
+  get hasEnded(): boolean {
+    return this.#hasEnded;
+  }
+
+  /** Whether the call ended without an answer to a request that a worker may have. */
+  get isAbandoned(): boolean {
+    return !this.#hasReply && this.executed !== "no";
+  }
+
+  /** How long the request can still wait in a queue. */
+  get leftMs(): number {
+    return Math.max(0, this.#endsAt - performance.now());
+  }
+
+  /**
+   * A worker has begun: the request is never sent again, and the limit no longer applies. From now
+   * on, whoever reads the worker's messages watches the time.
+   */
+  begin(): void {
+    this.#hasBegun = true;
+    clearTimeout(this.#timer);
+  }
+
+  /** The call ends with its reply. */
+  finish(): void {
+    this.#hasReply = true;
+    this.#end();
+  }
+
+  /** The call ends with an error. */
+  fail(error: RpcError): void {
+    if (this.#hasEnded) return;
+    this.#end();
+    this.#events.failed(error);
+  }
+
+  /** The caller no longer waits. */
+  abandon(): void {
+    this.#end();
+  }
+
+  receive(message: Incoming): void {
+    if (!this.#hasEnded) this.#events.message(message);
+  }
+
+  /** Fails because of a fault; an earlier request of the call may run, whatever the fault says. */
+  fault(fault: Fault): RpcError {
+    if (fault.executed !== "no" || !this.#wasSentTwice) return fault;
+    return new Fault(
+      "interrupted",
+      `an earlier request may run, and a later one got ${fault.code}`,
+    );
+  }
+
+  send(): void {
+    if (this.#hasEnded) return;
+    this.#publication = this.#around.publisher.publish(
+      () => this.#outgoing(),
+      (outcome) => {
+        if (!this.#hasEnded && !this.#hasBegun) {
+          this.#decide(this.#state.published(outcome, this.#around.replies.epoch));
+        }
+      },
+      () => {
+        this.#publication = null;
+        this.#wasSentTwice = this.#state.isResent;
+        this.#state.written(this.#around.replies.epoch);
+      },
+    );
+  }
+
+  consumed(): void {
+    if (!this.#hasEnded && !this.#hasBegun) {
+      this.#decide(this.#state.consumed(this.#around.replies.epoch));
+    }
+  }
+
+  #wasSentTwice = false;
+
+  #outgoing(): Outgoing | null {
+    const left = Math.floor(this.leftMs);
+    if (this.#hasEnded || left <= 0) return null;
+    const { plan } = this;
+    const resent = this.#state.isResent ? { [RESENT_HEADER]: "" } : {};
+    return {
+      routingKey: plan.queue,
+      mandatory: true,
+      properties: {
+        type: plan.method,
+        contentType: CONTENT_TYPES[plan.codec],
+        correlationId: this.id,
+        replyTo: this.#around.replies.name,
+        expiration: String(left),
+        deliveryMode: 1,
+        priority: plan.priority,
+        headers: { ...plan.headers, ...resent },
+      },
+      body: plan.body,
+    };
+  }
+
+  #decide(decision: CallDecision): void {
+    switch (decision.next) {
+      case "wait":
+        return;
+      case "send":
+        return this.send();
+      case "sendLater":
+        this.#pause = setTimeout(() => this.send(), RESEND_PAUSE_MS);
+        return;
+      case "fail":
+        return this.fail(this.#failure(decision.why, decision.reason));
+    }
+  }
+
+  #failure(why: "noServer" | "refused" | "broker" | "interrupted", reason: string): RpcError {
+    switch (why) {
+      case "noServer":
+        return new NoServer(this.plan.queue);
+      case "refused":
+        return new Refused(this.plan.queue);
+      case "interrupted":
+        return new Fault("interrupted", reason);
+      case "broker":
+        return new BrokerFailed(reason, this.executed);
+    }
+  }
+
+  #timedOut(): void {
+    const cause = this.#around.lastError();
+    this.fail(new TimedOut(this.plan.limitMs, this.executed, cause ?? undefined));
+  }
+
+  readonly #aborted = () => {
+    this.fail(new Cancelled(this.executed, this.plan.signal?.reason));
+  };
+
+  #end(): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#pause);
+    this.#publication?.withdraw();
+    this.plan.signal?.removeEventListener("abort", this.#aborted);
+    this.#around.ended(this);
+  }
+}
