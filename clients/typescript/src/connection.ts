@@ -17,7 +17,7 @@ export interface ConnectOptions {
   readonly maxCalls?: number;
   /** How many bytes the body of a request or a reply may have. By default 16 MiB. */
   readonly maxSentBytes?: number;
-  /** Receives log lines, which carry no payloads and no credentials. By default nothing is logged. */
+  /** Receives log lines, without payloads and credentials. By default nothing is logged. */
   readonly log?: LogSink;
 }
 

@@ -39,7 +39,10 @@ export interface SendOptions extends CallOptions {
 export interface BroadcastOptions extends CallOptions {
   /** Ends with this many answers. */
   readonly expectWorkers?: number;
-  /** Ends this many milliseconds after the last answer. Half a second, unless a number is expected. */
+  /**
+   * Ends this many milliseconds after the last answer: by default half a second, unless a number of
+   * workers is expected.
+   */
   readonly quietMs?: number;
 }
 

@@ -116,7 +116,7 @@ export function decide<E extends Entry>(
   }
   const size = message.body.length;
   if (size > rules.maxAcceptedBytes) {
-    const reason = `the request has ${size} bytes, and at most ${rules.maxAcceptedBytes} are accepted`;
+    const reason = tooLarge(size, rules.maxAcceptedBytes);
     return refuse("too_large", reason);
   }
   const entry = find(properties.type, table);
@@ -147,6 +147,11 @@ function replyToOf({ properties }: Incoming): ReplyTo | null {
 export function find<E extends Entry>(name: string | undefined, table: MethodTable<E>): E | null {
   if (name === undefined || name === "") return table.byDefault;
   return table.byName.get(name) ?? null;
+}
+
+/** The message of `too_large`. */
+export function tooLarge(size: number, limit: number): string {
+  return `the request has ${size} bytes, and at most ${limit} are accepted`;
 }
 
 /** The message of `unknown_method`. */
@@ -199,7 +204,8 @@ function streamOf(message: Incoming, method: AnyMethod): StreamRequest | null | 
   const { headers, correlationId } = message.properties;
   const sendsItems = header(headers, INCOMING_HEADER) === "1";
   if (sendsItems && method.incoming === null) {
-    return "the method receives no stream, and its caller sends one: their versions of the service differ";
+    const reason = "the method receives no stream, and its caller sends one";
+    return `${reason}: their versions of the service differ`;
   }
   if (!sendsItems && method.incoming !== null) {
     return "the method receives a stream, and its caller sends none";

@@ -53,7 +53,7 @@ export class Delivery implements Incoming {
   }
 }
 
-/** Begins to consume. If the broker cancels the consumer, the channel is closed and opened again. */
+/** Begins to consume. If the broker cancels the consumer, the channel is closed. */
 export async function consume(
   channel: Channel,
   queue: string,

@@ -1,5 +1,5 @@
 import type { Codec } from "../codec/content-type.js";
-import { type Decision, type FaultReply, type ReplyTo } from "../protocol/dispatch.js";
+import { tooLarge, type Decision, type FaultReply, type ReplyTo } from "../protocol/dispatch.js";
 import { WORKER_HEADER } from "../protocol/names.js";
 import type { Delivery } from "../transport/consumer.js";
 import type { Identity } from "./identity.js";
@@ -47,7 +47,7 @@ export class Broadcasts {
     const { replyTo, codec } = decision;
     if (decision.kind === "refuse") return this.#refuse(replyTo, codec, decision.fault);
     if (delivery.body.length > MAX_BYTES) {
-      const reason = `the request has ${delivery.body.length} bytes, and at most ${MAX_BYTES} are accepted`;
+      const reason = tooLarge(delivery.body.length, MAX_BYTES);
       return this.#refuse(replyTo, codec, fault("too_large", reason));
     }
     if (this.#waiting.length >= MAX_WAITING || this.#isStopped) {

@@ -93,6 +93,6 @@ export function thrownReply(
 function limited(reply: MethodReply, codec: Codec, maxBytes: number): MethodReply {
   const size = reply.body.length;
   if (size <= maxBytes) return reply;
-  const reason = `the method ran, and its reply of ${size} bytes is larger than the ${maxBytes} that may be sent`;
-  return faultReply(codec, fault("reply_too_large", reason));
+  const problem = `its reply of ${size} bytes is larger than the ${maxBytes} that may be sent`;
+  return faultReply(codec, fault("reply_too_large", `the method ran, and ${problem}`));
 }

@@ -48,7 +48,7 @@ export interface ServeOptions {
   readonly maxAcceptedBytes?: number;
   /** Other beginnings of reply addresses that are answered. */
   readonly allowedReplyPrefixes?: readonly string[];
-  /** Receives what methods throw that is not their own error. The caller learns only that they did. */
+  /** Receives what methods throw that is not their own error. Callers learn only that they did. */
   readonly onThrown?: (error: unknown, context: Context) => void;
 }
 

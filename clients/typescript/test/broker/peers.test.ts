@@ -107,7 +107,7 @@ test("a stream without credit is one array", async () => {
   assert.equal((await ask(queue, "3", trades)).content.toString(), "0\n1\n2");
 });
 
-test("a stream whose request arrives twice runs once, and an id is used for one stream", async () => {
+test("a stream whose request arrives twice runs once, and an id has one stream", async () => {
   const { queue, worker } = await serve();
   let runs = 0;
   worker.trades = async function* () {
@@ -194,7 +194,7 @@ test("a probe is answered at once", async () => {
   assert.equal(reply.properties.correlationId, "the probe");
 });
 
-test("the deadline of a request is that of the context, and an idempotent method is abandoned", async () => {
+test("an idempotent method is abandoned a second after the deadline", async () => {
   const { queue, worker } = await serve();
   const { ask } = await peer();
   worker.find = () => new Promise(() => {});

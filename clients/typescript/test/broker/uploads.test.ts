@@ -60,7 +60,7 @@ test("a method may have enough, or fail, before the end", async () => {
   });
 });
 
-test("a caller's stream that fails ends the call, and the method's stream with an error", async () => {
+test("a caller's stream that fails ends the call, and cancels the method", async () => {
   const { client, worker } = await serve();
   let seen: unknown;
   worker.upload = async (_name, incoming, context) => {
