@@ -96,6 +96,7 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
+                // A message of the stream has arrived meanwhile, so no other request may be sent.
                 if self.plan().has_stream_begun() {
                     self.last_session.get_or_insert(session);
                     return self.await_end().await;
@@ -139,6 +140,7 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
+    /// Returns the session of the last request, if the next request must not use it.
     fn lost_session(&self) -> Option<&Arc<Session>> {
         self.last_session
             .as_ref()
@@ -212,7 +214,7 @@ impl<'a> BrokerCall<'a> {
                         return Err(broker_error(reason, true));
                     }
                     if std::mem::replace(&mut consumer, state.epoch.consumer) != state.epoch.consumer {
-                        items.heard();
+                        items.record_reconnected();
                     }
                     state.phase.is_open()
                 };
@@ -251,7 +253,7 @@ impl<'a> BrokerCall<'a> {
             let may_have_run = self.progress.withdraw();
             return ControlFlow::Break(Err(broker_error(reason, may_have_run)));
         }
-        // What became of the request is another event, which follows.
+        // What becomes of a request that is not confirmed yet is another event, which follows.
         let Some(session) = self.last_session.as_ref().filter(|_| is_confirmed) else {
             return ControlFlow::Continue(Next::Wait);
         };
@@ -282,7 +284,8 @@ impl<'a> BrokerCall<'a> {
                     self.on_failed(source, written)?;
                     return ControlFlow::Continue(true);
                 }
-                // Only the call itself withdraws its request, and then it does not wait.
+                // Neither gets here: a call that withdraws its request does not wait for the
+                // outcome, and a confirm is no failure.
                 Published::Withdrawn | Published::Confirmed => {}
             }
             ControlFlow::Continue(false)
@@ -293,6 +296,8 @@ impl<'a> BrokerCall<'a> {
     async fn on_returned(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let (plan, may_have_run) = (self.plan(), self.progress.may_have_run);
         let queue = &plan.destination.queue;
+        // An idempotent call that may have run goes on: its queue existed before, and a worker may
+        // declare it again.
         let retries = plan.wait_for_server || (may_have_run && plan.method.is_idempotent());
         if !retries {
             return ControlFlow::Break(Err(if may_have_run {
@@ -367,7 +372,8 @@ impl<'a> BrokerCall<'a> {
         self.plan().has_stream_begun() && self.last_session.is_some()
     }
 
-    /// The deadline is that of the first message of a stream.
+    /// Ends the call at its deadline, unless its stream has begun: the deadline limits only the
+    /// wait for the first message of a stream.
     fn on_deadline(&mut self) -> BoxFuture<'_, Outcome> {
         if self.waits_for_end() {
             return self.await_end();
@@ -412,11 +418,14 @@ impl<'a> BrokerCall<'a> {
     fn abandon(&self) {
         let plan = self.plan();
         if !plan.method.is_oneway() && self.progress.withdraw() {
-            self.session_handle.in_flight.control.cancel(AbandonedCall {
-                key: plan.destination.queue.clone(),
-                id: self.call().id(),
-                deadline: self.time.deadline,
-            });
+            self.session_handle
+                .in_flight
+                .control_messages
+                .cancel(AbandonedCall {
+                    key: plan.destination.queue.clone(),
+                    id: self.call().id(),
+                    deadline: self.time.deadline,
+                });
         }
     }
 

@@ -260,7 +260,7 @@ impl<C> ClientBuilder<C> {
         let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = check_destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.batching, limiter));
-        let path = match self.layers.caller(&self.backend) {
+        let path = match self.layers.layered_caller(&self.backend) {
             Some(caller) => CallPath::Layered(Arc::new(caller)),
             None => CallPath::Direct(self.backend),
         };

@@ -206,7 +206,10 @@ impl Caller {
     /// Tells a worker how many items it may send in answer to the request with this id.
     pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: Volume) {
         let grant = Grant { id, credit };
-        self.session_handle.in_flight.control.grant(worker, grant);
+        self.session_handle
+            .in_flight
+            .control_messages
+            .grant(worker, grant);
     }
 
     pub(super) fn transport(&self) -> &Arc<dyn Transport> {
@@ -229,7 +232,8 @@ impl Caller {
     }
 }
 
-/// Returns the message of a broadcast.
+/// Returns the message of a broadcast. Without a target for answers, the broadcast is one-way: its
+/// request does not expire.
 fn broadcast_request(call: &InFlightCall, options: &CallerOptions, deadline: Instant) -> Message {
     let plan = call.plan();
     let target = plan.destination.gather_target.as_ref();

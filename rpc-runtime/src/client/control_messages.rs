@@ -21,14 +21,15 @@ use crate::transport::{Outgoing, SendToken};
 /// How many abandoned calls may wait until workers are told. Further ones are not cancelled.
 const MAX_ABANDONED: usize = 16 * 1024;
 
-/// How long messages may wait for a connection and for their confirms.
+/// How long messages may wait for a connection and for their confirms, and how long a cancellation
+/// may then wait in the queue of a worker.
 pub(super) const SEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long grants are sent again to a worker that no queue is bound for: it may be connecting
 /// again.
 const RETURNED_LIMIT: Duration = Duration::from_secs(10);
 
-/// The shortest and the longest time until they are sent again.
+/// The shortest and the longest time until returned grants are sent again.
 const RETURNED_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// How long a stream that nobody reads is not ended again.
@@ -52,6 +53,7 @@ pub(super) struct AbandonedCall {
     /// The routing key of those that are told: the queue, or the id of one worker.
     pub(super) key: ShortStr,
     pub(super) id: Uuid,
+    /// The deadline of the call. For a stream without a call, the present time.
     pub(super) deadline: Instant,
 }
 
@@ -59,7 +61,8 @@ pub(super) struct AbandonedCall {
 #[derive(Debug)]
 pub(super) struct ControlMessage {
     pub(super) outgoing: Outgoing,
-    /// Since when the broker returns grants to this worker.
+    /// Since when the broker returns grants to this worker. `None` if it did not return the last
+    /// ones, or if the message cancels calls.
     returned_since: Option<Instant>,
 }
 
@@ -163,7 +166,8 @@ struct UnreadStreams {
 }
 
 impl UnreadStreams {
-    /// Whether to end a stream now.
+    /// Records that a stream is to be ended. Returns `false` if it was ended recently, or if too
+    /// many streams were: then it must not be ended now.
     fn admit(&mut self, stream: (ShortStr, Uuid), now: Instant) -> bool {
         while let Some((ended_at, oldest)) = self.order.front()
             && now - *ended_at >= UNREAD_PAUSE
@@ -184,8 +188,9 @@ impl UnreadStreams {
 struct Granted {
     /// By the ids of requests.
     credits: HashMap<Uuid, Volume, RandomState>,
+    /// See [`ControlMessage::returned_since`].
     returned_since: Option<Instant>,
-    /// When to send it, if it is to wait.
+    /// When to send the credit. `None` if it is to be sent at once.
     due_at: Option<Instant>,
 }
 
@@ -196,7 +201,7 @@ impl Waiting {
         }
     }
 
-    /// A later grant of a stream replaces an earlier one.
+    /// Adds a grant, which is sent at once. A later grant of a stream replaces an earlier one.
     fn grant(&mut self, worker: ShortStr, Grant { id, credit }: Grant) {
         if !self.is_paused {
             let granted = self.granted.entry(worker).or_default();
@@ -219,7 +224,7 @@ impl Waiting {
             messages.extend(grants.chunks(MAX_GRANTS).map(|grants| {
                 let mut outgoing = outgoing(&worker, CREDIT_TYPE, None, write_grants(grants));
                 outgoing.mandatory = true;
-                // It identifies a message that is returned.
+                // The id identifies the message if the broker returns it.
                 outgoing.message.properties.correlation_id = Some(ShortStr::from_uuid(Uuid::new_v4()));
                 ControlMessage {
                     outgoing,

@@ -16,7 +16,8 @@ use crate::protocol::MAX_TIME_TO_LIVE;
 use crate::transport::{Backoff, Published, Publisher, Transport};
 
 /// How long nothing is published after the broker refused a message: the exchange does not exist,
-/// or the user may not publish to it. The broker logs each refusal. Workers wait longer for credit.
+/// or the user may not publish to it. The broker logs each refusal. A worker waits longer for
+/// credit, unless its caller uses direct reply-to.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long closing a handle waits until workers are told.
@@ -53,13 +54,14 @@ impl<'a> ControlSender<'a> {
 
     /// Publishes until the shutdown, and then cancels all calls in flight.
     pub(super) async fn run(&self) {
-        self.in_flight.control.resume();
+        self.in_flight.control_messages.resume();
         let cancelling = async {
-            self.send_each(|| self.in_flight.control.next_cancellations())
+            self.send_each(|| self.in_flight.control_messages.next_cancellations())
                 .await;
-            // Before those that were added, so that no call is missed which is just being dropped.
+            // Read before the abandoned calls, so that a call that is dropped meanwhile is not
+            // missed.
             let in_flight = self.in_flight.sent();
-            let mut calls = self.in_flight.control.take_abandoned();
+            let mut calls = self.in_flight.control_messages.take_abandoned();
             let now = Instant::now();
             calls.extend(in_flight.iter().map(|call| AbandonedCall {
                 key: call.plan().destination.queue.clone(),
@@ -68,7 +70,7 @@ impl<'a> ControlSender<'a> {
             }));
             let _ = self.send(cancellations(calls, now)).await;
         };
-        let granting = self.send_each(|| self.in_flight.control.next_grants());
+        let granting = self.send_each(|| self.in_flight.control_messages.next_grants());
         let closing_takes_too_long = async {
             self.shutdown.cancelled().await;
             sleep(CLOSE_LIMIT).await;
@@ -79,23 +81,27 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    /// While the broker confirms messages, what else is to be told waits, and shares the next ones.
+    /// Sends the messages that `next` returns, until the shutdown. While the broker confirms them,
+    /// what else is to be told waits, and shares the next messages.
     async fn send_each<F: Future<Output = Vec<ControlMessage>>>(&self, next: impl Fn() -> F) {
         while let Some(messages) = self.shutdown.run_until_cancelled(next()).await {
             match timeout(SEND_LIMIT, self.send(messages)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Refused)) => {
-                    self.in_flight.control.pause();
+                    self.in_flight.control_messages.pause();
                     self.shutdown.run_until_cancelled(sleep(REFUSED_PAUSE)).await;
-                    self.in_flight.control.resume();
+                    self.in_flight.control_messages.resume();
                 }
-                // The others are old by now. A worker that gets no credit asks for it, and methods
-                // whose cancellations are lost run until their deadlines.
+                // The messages that are left are old by now. A worker that gets no credit asks for
+                // it, and methods whose cancellations are lost run until their deadlines. The next
+                // messages get another publisher.
                 Err(_) => *self.publisher.lock().await = None,
             }
         }
     }
 
+    /// Publishes the messages one after another. Waits while there is no connection, and stops once
+    /// the handle has ended.
     async fn send(&self, messages: Vec<ControlMessage>) -> Result<(), Refused> {
         for message in messages {
             let mut backoff = Backoff::new();
@@ -113,6 +119,8 @@ impl<'a> ControlSender<'a> {
         Ok(())
     }
 
+    /// Publishes a message. If that fails, the next attempt opens another publisher. If the broker
+    /// returns the message, its grants are sent again later.
     async fn publish(&self, message: &ControlMessage) -> Result<(), BrokerError> {
         let publisher = self.publisher().await?;
         match publisher.publish(message.outgoing.clone()).await {
@@ -123,13 +131,14 @@ impl<'a> ControlSender<'a> {
             }
             Published::Returned => {
                 let is_over = |id| !self.in_flight.contains(id);
-                self.in_flight.control.returned(message, is_over);
+                self.in_flight.control_messages.returned(message, is_over);
                 Ok(())
             }
             Published::Confirmed | Published::Refused | Published::Withdrawn => Ok(()),
         }
     }
 
+    /// Returns the publisher. Opens one if there is none.
     async fn publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut publisher = self.publisher.lock().await;
         let publisher = match &*publisher {
@@ -169,7 +178,9 @@ mod tests {
         let _guard = in_flight.insert(&call);
         let worker = ShortStr::from_uuid(Uuid::new_v4());
         let (id, credit) = (call.id(), Volume::MAX);
-        in_flight.control.grant(worker.clone(), Grant { id, credit });
+        in_flight
+            .control_messages
+            .grant(worker.clone(), Grant { id, credit });
         let sender = ControlSender::new(&transport, &in_flight, &shutdown);
         let connecting = async {
             sleep(Duration::from_secs(1)).await;

@@ -20,7 +20,7 @@ pub(crate) struct Destination {
     pub(super) batch_queue: Option<ShortStr>,
     /// Limits the calls in flight.
     pub(super) limiter: Arc<Limiter>,
-    /// Calls that wait for workers share it.
+    /// Finds out for calls whose requests were refused whether the queue exists.
     pub(super) queue_check: Arc<QueueCheck>,
     /// The batch size of each method; empty if there is no queue for batches.
     batch_sizes: Box<[LearnedBatchSize]>,

@@ -109,8 +109,9 @@ impl DynamicClient {
     /// description. If a required argument is missing, the worker refuses the call, or the call
     /// fails with `CallError::Encode` if the codec is plain text.
     ///
-    /// The result is `null` if the method returns nothing, and an empty string in plain text. If the
-    /// method replies with a stream, it is an array of all items; see [`stream`](Self::stream).
+    /// If the method returns nothing, the result is `null`, or an empty string if the codec is
+    /// plain text. If the method replies with a stream, the result is an array of all items; see
+    /// [`stream`](Self::stream).
     ///
     /// # Errors
     ///
@@ -330,7 +331,8 @@ impl DynamicClient {
         StreamingCall::new(self.client.path.clone(), call, inbox, read)
     }
 
-    /// Encodes the arguments and prepares the call.
+    /// Encodes the arguments and prepares the call. `kind` and `sends_items` say how the program
+    /// makes the call. If the method must be called in another way, the call is invalid.
     fn prepare_call(
         &self,
         method: &str,
@@ -344,7 +346,7 @@ impl DynamicClient {
             return Err(InvalidCall::NotDescribed { method });
         };
         let right_kind = kind_of(described);
-        // Without credit, the worker sends all items of a stream in one reply.
+        // A unary call grants no credit, so the worker sends all items of a stream in its reply.
         let is_right = kind == right_kind || (kind, right_kind) == (MethodKind::Unary, MethodKind::Streaming);
         let receives_items = described.incoming.is_some();
         if !is_right || sends_items != receives_items {
@@ -374,6 +376,8 @@ impl fmt::Debug for DynamicClient {
     }
 }
 
+/// Returns the kind of a method, apart from whether it receives a stream. A one-way broadcast
+/// counts as unary: it is called like a method without a result.
 fn kind_of(method: &MethodDescription) -> MethodKind {
     if method.is_streaming {
         MethodKind::Streaming
@@ -422,6 +426,7 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
         Codec::MessagePack => return Ok(codec.encode(&ExactValue::Object(arguments))?),
         Codec::Text => {}
     }
+    // Plain text carries the one argument without its name.
     match (method.arguments.len(), arguments.into_iter().next()) {
         (0, _) => Ok(Bytes::new()),
         (1, None) => Err(ArgumentsError::Missing.into()),
@@ -490,7 +495,7 @@ fn by_name(
     }
 }
 
-/// A type of results: a JSON value, or its text.
+/// A type of results, errors and items: a JSON value, or its text.
 trait FromExactValue: Sized {
     fn from_exact_value(value: ExactValue) -> Result<Self, BoxError>;
 }

@@ -170,11 +170,12 @@ impl EncodedCall {
         let stored: Stored = read_stored(bytes)?;
         let short_str = |text: &str| ShortStr::new(text).map_err(StoredFormatError::damaged);
         let mut headers = Headers::default();
-        let (delay, of_caller): (Vec<_>, Vec<_>) = stored
+        // The library sets the header of the delay itself; users may not.
+        let (delay, of_user): (Vec<_>, Vec<_>) = stored
             .headers
             .into_iter()
             .partition(|(name, _)| name == DELAY_HEADER);
-        for (name, value) in of_caller {
+        for (name, value) in of_user {
             insert_user_header(&mut headers, name, value)
                 .map_err(|invalid| StoredFormatError::damaged(invalid.source))?;
         }

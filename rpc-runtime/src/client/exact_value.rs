@@ -30,6 +30,7 @@ impl ExactValue {
             .map_err(|error| DecodeError::new(Codec::Json, error.into()))
     }
 
+    /// Decodes a result, an error or an item that a worker sent.
     pub(super) fn from_reply(codec: Codec, body: &[u8]) -> Result<Self, DecodeError> {
         match codec {
             Codec::Json if !body.is_empty() => Self::from_json(body),
@@ -150,6 +151,7 @@ impl Serialize for ExactValue {
     }
 }
 
+/// Serializes an integer exactly, and a float as `f64`. Fails if the number is out of range.
 fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let float = || text.parse().ok().filter(|float: &f64| float.is_finite());
     match (text.parse(), text.parse(), float()) {
@@ -352,6 +354,7 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Takes this many bytes, or all if fewer are left.
     fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
         self.rest = rest;

@@ -26,7 +26,8 @@ pub(super) enum CallEvent {
     /// The broker returned the batch that holds the request, because the batch queue no longer
     /// exists. Send the request on its own.
     BatchReturned,
-    /// The session has another [epoch](super::resend::ReplyEpoch), or is closed.
+    /// The session has another [epoch](super::resend::ReplyEpoch), is open again, or is closed. Or
+    /// the call's stream has begun.
     SessionChanged,
 }
 
@@ -55,7 +56,7 @@ struct Inbox {
     publish_outcome: Option<PublishOutcome>,
     /// Whether the current request was sent in a batch.
     is_batched: bool,
-    /// Whether the session has changed and the call has not handled that event.
+    /// Whether there is a [`CallEvent::SessionChanged`] that the call has not handled.
     unhandled_session_change: bool,
     /// Whether the session has changed since the current request began. Stays set when the call
     /// handles the event.
@@ -224,7 +225,7 @@ impl InFlightCall {
         unlock_and_wake(inbox, true);
     }
 
-    /// Tells the call that its stream has begun.
+    /// Tells the call that its stream has begun, by the event of a session change.
     pub(super) fn on_begun(&self) {
         let mut inbox = self.lock();
         inbox.unhandled_session_change = true;

@@ -41,7 +41,7 @@ pub(super) struct InFlightCalls {
     /// One-way requests that asked workers for a batch size.
     pub(super) batch_size_asks: BatchSizeAsks,
     /// What workers are to be told about calls.
-    pub(super) control: ControlMessages,
+    pub(super) control_messages: ControlMessages,
     log: ReplyLog,
 }
 
@@ -127,9 +127,10 @@ impl InFlightCalls {
         false
     }
 
-    /// Hands a reply to its call. `batch_size` is how many calls of the method the worker asks for
-    /// in one message. Returns `false` if neither a call nor a one-way request that waits for the
-    /// batch size has this id.
+    /// Hands a reply, or another message of a stream, to its call. `batch_size` is how many calls
+    /// of the method the worker asks for in one message; `None` if it does not say. Returns `false`
+    /// if no call with this id can use the message, and no one-way request with this id waits for
+    /// the batch size.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
         let Some(call) = self.remove_answered(id) else {
             return match self.streaming_call(id) {
@@ -169,10 +170,12 @@ impl InFlightCalls {
         } else {
             let count = header(ITEMS_HEADER).and_then(|count| count.parse().ok());
             let reply = Reply::from_message(message, call.plan().codec);
-            // Only a failure may leave items out.
+            // A result without the header follows no items. If the method replies with a stream, it
+            // is an array of all items. Only a failure may leave items out.
             let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
             let count = count.or(is_result.then_some(0));
-            // A worker that knows no streams from callers runs the method without the items.
+            // A worker that knows no streams from callers runs the method without the items. It
+            // does not say who it is.
             if is_result && worker.is_none() && call.plan().destination.upload.is_some() {
                 let reason = "the worker has run the method without the items: it receives no stream";
                 inbox.receive_unreadable(call.id(), None, reason)
@@ -190,7 +193,7 @@ impl InFlightCalls {
             }
             Arrival::Continues { is_first, answer } => {
                 if let Some((worker, grant)) = answer {
-                    self.control.grant(worker, grant);
+                    self.control_messages.grant(worker, grant);
                 }
                 if is_first {
                     call.on_begun();
@@ -208,17 +211,17 @@ impl InFlightCalls {
     /// Ends the stream of a worker whose items nobody reads.
     fn end_unread(&self, id: Uuid, worker: Option<&str>) {
         if let Some(worker) = worker.and_then(worker_key) {
-            self.control.end_unread(worker, id);
+            self.control_messages.end_unread(worker, id);
         }
     }
 
     /// Fails the call that a malformed reply answers. Returns `false` if no call waits for it.
     pub(super) fn fail(&self, id: Uuid, malformed: Malformed) -> bool {
-        let streaming_call = || {
+        let remove_streaming_call = || {
             let call = self.streaming_call(id)?;
             self.lock().remove(&key(&call))
         };
-        let Some(call) = self.remove_answered(id).or_else(streaming_call) else {
+        let Some(call) = self.remove_answered(id).or_else(remove_streaming_call) else {
             return false;
         };
         self.learn_batch_size(&call, 0);
@@ -308,7 +311,8 @@ impl InFlightCalls {
         }
     }
 
-    /// Whether the call with this id is in flight.
+    /// Whether the call with this id is in flight. Always `false` for a one-way call, which is not
+    /// found by its id.
     pub(super) fn contains(&self, id: Uuid) -> bool {
         self.lock().contains_key(&id.as_u128())
     }
@@ -318,7 +322,7 @@ impl InFlightCalls {
         self.lock().len()
     }
 
-    /// Returns the call with this id, if it is answered with a stream.
+    /// Returns the call with this id, if its method has a stream in one of the two directions.
     fn streaming_call(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
         let calls = self.lock();
         let call = calls.get(&id.as_u128())?;
@@ -339,7 +343,7 @@ impl InFlightCalls {
     }
 }
 
-/// Hands what a worker says about the items of a call to the call.
+/// Hands a worker's credit for the items that a call sends to the call.
 fn receive_grant(
     call: &InFlightCall,
     inbox: &ItemInbox,
@@ -351,7 +355,8 @@ fn receive_grant(
     let (Some(worker), Ok(grant)) = (worker, IncomingGrant::read(body)) else {
         return inbox.receive_unreadable(id, worker, "its credit is malformed");
     };
-    // If the worker also sends items, its messages with items show that it goes on with them.
+    // If the worker also sends items, only its messages with items show that it goes on with them.
+    // With this number, the inbox takes the message for one after a gap, which shows nothing.
     let sends_items = call.plan().destination.credit().is_some();
     let first = if sends_items { u64::MAX } else { 0 };
     let keep_alive = Items {
@@ -359,7 +364,7 @@ fn receive_grant(
         ..Items::keep_alive()
     };
     match inbox.receive(id, worker, keep_alive) {
-        // The items that follow answer the grant.
+        // The grant needs no `answer`: the items that the call sends next answer it.
         Arrival::Continues { is_first, .. } => match upload.grant(id, worker, grant) {
             Ok(()) => Arrival::Continues {
                 is_first,
@@ -626,7 +631,7 @@ pub(super) mod tests {
             let header = format!(r#"{{"id":"{worker}"}}"#);
             message.properties.headers.insert(name, header);
             assert!(!calls_in_flight.complete(Uuid::new_v4(), message, None));
-            let told = calls_in_flight.control.take_abandoned();
+            let told = calls_in_flight.control_messages.take_abandoned();
             assert_eq!(told.len(), usize::from(is_told), "{kind}");
             assert!(told.iter().all(|call| call.key == ShortStr::from_uuid(worker)));
         }

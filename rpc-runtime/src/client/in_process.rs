@@ -92,6 +92,7 @@ impl InProcess {
         Ok(reply)
     }
 
+    /// Runs the method, as a worker does.
     async fn serve(&self, call: &InFlightCall, deadline: Instant) -> Result<Reply, CallError> {
         let (plan, now) = (call.plan(), Instant::now());
         let request = Request {
@@ -163,10 +164,10 @@ async fn receiving(
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
             if let Some(items) = &call.plan().destination.items {
-                // From now on, another attempt would begin the streams again.
+                // The streams begin. From now on, no layer may make another attempt of the call.
                 items.receive(call.id(), IN_PROCESS, Items::keep_alive());
             }
-            // The items that the method took were sent.
+            // This does not fail: the items that the method took were sent.
             let _ = upload.grant(call.id(), IN_PROCESS, grant);
         }
         pending().await
@@ -190,7 +191,8 @@ impl Drop for EndsItems {
     }
 }
 
-/// Runs a method that replies with a stream until it ends, or the reader has waited for too long.
+/// Runs a method with a stream, in either direction, until it ends, or until its reader has waited
+/// for too long. If it replies with no stream, the call itself waits.
 async fn while_items_arrive(
     items: &ItemInbox,
     serving: impl Future<Output = Result<Reply, CallError>>,
@@ -252,12 +254,13 @@ impl ItemSink for InProcessItems {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
         if items.is_empty() {
-            // The reader is in this process.
+            // A message without items asks whether the caller is there. It is in this process: it
+            // answers with a grant, which raises nothing.
             self.credit.raise(Volume::default());
         }
-        // A stream in this process continues until its reply.
         let items = items.finish();
         let message = Items { first, items, credit };
+        // The result is not used: a stream in this process continues until its reply.
         self.items.receive(self.call, IN_PROCESS, message);
     }
 }

@@ -352,7 +352,7 @@ impl CallLayers {
     }
 
     /// Returns what makes calls through the layers, or `None` without layers.
-    pub(super) fn caller(&self, backend: &Backend) -> Option<LayeredCaller> {
+    pub(super) fn layered_caller(&self, backend: &Backend) -> Option<LayeredCaller> {
         let service = self.0.wrap(CallService(Inner::Backend(backend.clone())))?;
         Some(LayeredCaller {
             stack: Stack::new(service),
@@ -402,8 +402,9 @@ impl LayeredCaller {
     }
 }
 
-/// Returns the call's error. It is an error of a layer, or one of the call that all layers have let
-/// pass. It must not say that the method did not run if an earlier attempt may have run it.
+/// Returns the call's error. `error` is an error of a layer, or an attempt's error that all layers
+/// have let pass. `executed` says whether any attempt may have run the method: then the call's
+/// error must not say that the method did not run.
 fn layer_error(error: BoxError, executed: Executed) -> CallError {
     match error.downcast::<CallError>() {
         Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,

@@ -29,6 +29,7 @@ pub(super) fn observed(
             bytes: plan.arguments.0.len(),
         },
     );
+    // The request carries the span of its attempt, not that of the layered call.
     if kind != CallKind::Layered
         // A call that has not begun has no other owner.
         && let Some(call) = Arc::get_mut(&mut call)

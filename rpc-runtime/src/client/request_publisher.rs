@@ -166,7 +166,8 @@ impl RequestPublisher {
     }
 
     /// Returns the headers of a request. Adds a header to a request that is sent again. Adds
-    /// another to a one-way request that asks for the batch size, and records that it asks.
+    /// another, with the address for the answer, to a one-way request that asks for the batch size,
+    /// and records that it asks.
     fn headers<'a>(&self, request: &'a QueuedRequest, now: Instant) -> Cow<'a, Headers> {
         let mut headers = Cow::Borrowed(&request.plan().headers);
         if request.is_resent {

@@ -32,7 +32,8 @@ pub(super) enum ResendDecision {
 /// be the reason why the broker closes them.
 const MAX_CHANNELS_CLOSED: u32 = 2;
 
-/// Decides after the request could not be sent, or the broker's confirm was lost.
+/// Decides after the request could not be sent, or the broker's confirm was lost. `written` is
+/// whether the broker may have got the request.
 pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_closed: u32) -> ResendDecision {
     if !written || (idempotent && channels_closed < MAX_CHANNELS_CLOSED) {
         ResendDecision::Resend

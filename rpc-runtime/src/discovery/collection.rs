@@ -22,7 +22,7 @@ const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 /// The maximum number of refusals that are kept.
 const MAX_REFUSALS: usize = 100;
 
-/// The number of dropped messages at which the collection ends: workers do not send so many.
+/// The collection ends once this many messages were not kept: workers do not send so many.
 const MAX_IGNORED: usize = 10_000;
 
 /// An answer that names the worker it comes from.
@@ -54,6 +54,7 @@ pub(super) struct Collection<T> {
     max_workers: usize,
     worker_ids: HashSet<String>,
     total_bytes: usize,
+    /// How many messages were not kept.
     ignored: usize,
     is_ended: bool,
     log_limit: LogLimit,
@@ -102,7 +103,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.found.is_complete = false;
     }
 
-    /// Records that a worker's answer is dropped. Returns `false`, as it is not kept.
+    /// Records that a worker's answer is dropped. Returns `false`, as the answer is not kept.
     fn mark_dropped(&mut self) -> bool {
         self.mark_incomplete();
         false
@@ -118,7 +119,8 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         is_kept
     }
 
-    /// Counts and drops a message with malformed properties. Returns `false`, as it is not kept.
+    /// Counts and drops a message with malformed properties. Returns `false`, as the message is not
+    /// kept.
     pub(super) fn drop_malformed(&mut self, message: &Message) -> bool {
         if message.properties.correlation_id.as_ref() == Some(&self.id) {
             self.log_dropped("answer_malformed", format_args!("its properties are malformed"));
@@ -135,6 +137,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
     }
 
+    /// Keeps an answer or a refusal. Returns `false` if the message is not kept.
     fn keep(&mut self, message: Message) -> bool {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
             return false;
@@ -165,6 +168,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
                 self.found.refusals.push(reply.read_fault());
                 return true;
             }
+            // More refusals are not kept. No answer is missing.
             ReplyKind::Fault => return false,
             // The built-in methods have no errors of their own.
             ReplyKind::Error => return self.mark_dropped(),
@@ -177,6 +181,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
             }
         };
         if !self.worker_ids.insert(answer.worker().id.clone()) {
+            // The worker has answered already.
             return false;
         }
         if self.found.workers.len() >= self.max_workers {

@@ -252,6 +252,8 @@ impl Discover {
         .into_message()
     }
 
+    /// Collects answers until none has arrived for the window, or the collection ends. If the
+    /// deadline comes before that, the result is incomplete.
     async fn collect<T: WorkerAnswer + DeserializeOwned>(
         &self,
         mut collection: Collection<T>,

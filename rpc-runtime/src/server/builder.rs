@@ -41,11 +41,11 @@ use crate::transport::RequestQueue;
 /// request is lost, the broker redelivers the request: an `idempotent` method runs again, within
 /// limits; a request for any other method is answered with the fault `interrupted`. A panic becomes
 /// the fault `panicked` of that call. A request is not acked before the broker has confirmed its
-/// reply, or the reply is given up. A one-way request is acked once its method has ended, or, if it
-/// is a job that failed, once the broker has it in another queue. A request that cannot be handled
-/// is answered with a [`Fault`](crate::Fault) and acked, so it does not come back. A one-way
-/// request that cannot be handled is rejected; on a queue with jobs, it is moved to another queue
-/// instead.
+/// reply or the first message of its stream, or the reply is given up. A one-way request is acked
+/// once its method has ended, or, if it is a job that failed, once the broker has it in another
+/// queue. A request that cannot be handled is answered with a [`Fault`](crate::Fault) and acked, so
+/// it does not come back. A one-way request that cannot be handled is rejected; on a queue with
+/// jobs, it is moved to another queue instead.
 ///
 /// # When the connection is lost
 ///

@@ -69,7 +69,7 @@ type AllCancellations = HashMap<String, Arc<Cancellations>>;
 struct Shared {
     rules: Rules,
     channel: Arc<ReplyChannel>,
-    /// By the names of the request queues that have jobs.
+    /// The channels on which copies of jobs are published, by the names of the request queues.
     job_channels: HashMap<String, Arc<ReplyChannel>>,
     reply_sender: ReplySender,
     probes: Arc<Probes>,
@@ -243,8 +243,9 @@ impl ServerConfig {
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
         let batch_queue = queue.batch_queue().filter(|_| self.batching);
-        // One-way requests may be in the queue for batches of other workers, and callers that have
-        // not heard from this worker may send more.
+        // If this worker takes no batches, one-way requests may be in the queue for batches of
+        // other workers nevertheless, and callers that have not heard from this worker may send
+        // more.
         let earlier_batch_queue = queue.earlier_batch_queue().filter(|_| has_oneway);
         let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {

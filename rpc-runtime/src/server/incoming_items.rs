@@ -34,7 +34,8 @@ const PREFETCH: u16 = 64;
 const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 
 /// How many messages can wait in the queue. The broker refuses further ones, and their callers send
-/// them again, after a pause. Without the oldest, the worker could use none of the others.
+/// them again, after a pause. It must not drop the oldest ones instead: without them, the worker
+/// could use none of the others.
 const MAX_WAITING: u16 = 16 * 1024;
 
 /// The maximum total length of the messages that wait in the queue, in bytes.
@@ -70,14 +71,15 @@ struct Calls {
     is_lost: bool,
 }
 
-/// The items of a call whose method runs. Dropping it forgets them, and ends the stream of whoever
-/// still reads it.
+/// The items of a call whose method runs. Dropping it forgets them, and ends the stream for
+/// whatever still reads it.
 #[derive(Debug)]
 pub(super) struct IncomingCall<'a> {
     items: &'a IncomingItems,
     id: Uuid,
     inbox: Arc<IncomingInbox>,
-    /// From before the method runs, so that a cancellation during its first poll is not lost.
+    /// Begins before the method runs, so that a cancellation during its first poll is not lost.
+    /// `None` only while this is dropped.
     watch: Option<CancellationWatch>,
 }
 
@@ -93,7 +95,8 @@ impl IncomingItems {
         })
     }
 
-    /// Receives the items of a call from now on. If another one has the same id, it gets no more.
+    /// Receives the items of a call from now on. If an earlier call has the same id, that call gets
+    /// no more.
     pub(super) fn open(&self, id: Uuid, cancellations: &Arc<Cancellations>) -> IncomingCall<'_> {
         let watch = cancellations.watch(id);
         let mut calls = self.lock();
@@ -226,8 +229,8 @@ impl IncomingCall<'_> {
     }
 
     /// Returns a task that tells the caller, through `sender`, how many items it may send. Cancels
-    /// the call once its caller is gone. A method that does not yield to other tasks does not delay
-    /// it.
+    /// the call once its caller is gone. It is a task of its own, so that a method that does not
+    /// yield to other tasks does not delay it.
     pub(super) fn grant_through(&self, sender: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
         let (inbox, gone) = (self.inbox(), sender.gone());
         let cancellation = self.watch.as_ref().map(CancellationWatch::token);
@@ -258,7 +261,7 @@ impl IncomingCall<'_> {
 impl Drop for IncomingCall<'_> {
     fn drop(&mut self) {
         self.inbox.fail(IncomingError::Interrupted);
-        // The next request with this id is not cancelled.
+        // Before `ended` is notified: the next request with this id would get the cancelled token.
         drop(self.watch.take());
         let mut calls = self.items.lock();
         // Another request may have the same id.
@@ -280,6 +283,7 @@ struct Receiving<'a> {
     transport: &'a Arc<dyn Transport>,
     /// Dropping the sender resolves the receiver.
     first_attempt_done: Option<oneshot::Sender<()>>,
+    /// Whether a refusal was logged since the queue was last open.
     is_refusal_logged: bool,
 }
 

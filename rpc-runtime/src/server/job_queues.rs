@@ -41,14 +41,16 @@ pub(super) struct JobQueues {
 pub(super) enum Destination {
     /// The retry queue with this time to live, in milliseconds.
     Retry(u64),
+    /// The dead-letter queue.
     Dead,
     /// The end of the request queue, for the copy of a job that was redelivered from there.
     Requests,
 }
 
 /// How many copies of requests may be unconfirmed in one queue. A queue that confirms nothing keeps
-/// as many. RabbitMQ 4 may keep the channel waiting for each of them while a quorum queue has no
-/// leader, and it no longer reads the connection once 400 messages of a channel wait for that.
+/// that many unconfirmed. RabbitMQ 4 may keep the channel waiting for each of them while a quorum
+/// queue has no leader, and it no longer reads the connection once 400 messages of a channel wait
+/// for that.
 pub(super) const MAX_UNCONFIRMED: usize = 64;
 
 /// A queue to which jobs are moved. Each has limits of its own, so that one that takes no jobs does
@@ -65,6 +67,7 @@ struct Target {
 struct LastDeclare {
     /// How many attempts there were.
     number: u64,
+    /// `None` if the last one succeeded.
     error: Option<BrokerError>,
 }
 
@@ -149,8 +152,8 @@ impl JobQueues {
     /// Publishes a job. `may_have_closed_channel` is whether a channel on which it was published
     /// was closed.
     ///
-    /// Declares a retry queue or dead-letter queue that does not exist: no `delay` has used it yet,
-    /// or somebody has deleted it.
+    /// Declares a retry queue or dead-letter queue that does not exist: no caller's delay has used
+    /// it yet, or somebody has deleted it.
     pub(super) async fn publish(
         &self,
         destination: Destination,
@@ -183,8 +186,8 @@ impl JobQueues {
         self.channel.send(outgoing, None, may_have_closed_channel).await
     }
 
-    /// Declares a queue, unless somebody has tried that since there were this many attempts: then
-    /// returns the outcome. So jobs that wait for one queue do not declare it one after another.
+    /// Declares a queue, unless there were more attempts than `number` meanwhile: then returns the
+    /// outcome of the last. So jobs that wait for one queue do not declare it one after another.
     async fn declare(
         &self,
         last: &AsyncMutex<LastDeclare>,
@@ -200,7 +203,7 @@ impl JobQueues {
         last.error.clone().map_or(Ok(()), Err)
     }
 
-    /// Logs that a queue did not take a job. `stuck_for` is since when the job should be there.
+    /// Logs that a queue did not take a job. `stuck_for` is how long the job has been due there.
     pub(super) fn log_not_taken(
         &self,
         destination: Destination,

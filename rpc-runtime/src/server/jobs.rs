@@ -54,6 +54,7 @@ impl Hop {
 }
 
 impl RequestHandler {
+    /// Whether a request without a reply address is a job.
     pub(super) fn is_job(&self, message: &Message) -> bool {
         let method = message.properties.kind.as_ref();
         self.executor.dispatcher.job(method).is_some()
@@ -87,6 +88,7 @@ impl RequestHandler {
     ) {
         let properties = &mut message.properties;
         let method = self.executor.dispatcher.job(properties.kind.as_ref());
+        // A one-way request that is no job is acked even if its method has failed.
         let failure = JobFailure::of(reply).filter(|_| method.is_some() || is_refused);
         let Some(failure) = failure else {
             return acks.ack();
@@ -102,8 +104,8 @@ impl RequestHandler {
         }
     }
 
-    /// Moves a job that was given up to the dead-letter queue. If that takes no jobs now, moves it
-    /// to a retry queue, from which it comes back to this.
+    /// Moves a job that was given up to the dead-letter queue. If that takes no jobs now, moves the
+    /// job to a retry queue. It comes back from there, and this is called again.
     pub(super) async fn dead_letter_job(&self, jobs: &JobQueues, mut message: Message, acks: PendingAcks) {
         let (headers, queue) = (&mut message.properties.headers, &*self.queue);
         record_origin(headers, queue);
@@ -156,7 +158,8 @@ impl RequestHandler {
     }
 
     /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
-    /// Returns where the copy is: there, or in the fallback if that queue takes no jobs now.
+    /// Returns where the copy is: in `wanted`, or in `fallback` if the wanted queue takes no jobs
+    /// now.
     ///
     /// Tries until that succeeds, the original can no longer be acked, or the handle is closed. In
     /// the last two cases, it returns `None`, and the broker delivers the original again.
@@ -214,7 +217,8 @@ impl RequestHandler {
                 if acks.forget_lost() {
                     return None;
                 }
-                // The broker may deliver both copies later.
+                // Only the job of a batch goes elsewhere, so that the batch can be acked. The
+                // broker may deliver both copies later.
                 if let Some(fallback) = fallback
                     && !is_fallback
                     && fallback.to == Destination::Requests

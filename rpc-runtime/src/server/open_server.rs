@@ -19,9 +19,11 @@ pub(super) struct OpenServer {
     pub(super) consumers: Vec<(QueueConsumer, Option<Subscription>)>,
     /// `None` if nothing is handled through the control exchange.
     pub(super) responder: Option<ControlResponder>,
+    /// The names of the request queues.
     pub(super) queues: Vec<String>,
     pub(super) drain_timeout: Duration,
-    /// The tasks that keep the channels for replies and jobs open, and send replies.
+    /// The tasks that keep the channels for replies and jobs open, send replies, and receive the
+    /// items of callers.
     pub(super) reply_tasks: Vec<AbortOnDropHandle<()>>,
     pub(super) probe_task: AbortOnDropHandle<()>,
     /// Keeps the connection open if the user drops every handle.

@@ -61,7 +61,7 @@ impl OutgoingReply {
         let message = "the method ran, and the broker refuses its reply, which may be too large";
         let fault = Fault::new(FaultCode::ReplyTooLarge, message);
         let mut fault = Reply::fault(self.reply.codec, &fault);
-        // It ends a stream only if it says who sends it.
+        // The fault ends a stream only if it says which worker sends it.
         if let Some(worker) = self.reply.headers.get(WORKER_HEADER) {
             let name = ShortStr::from_static(WORKER_HEADER);
             fault.headers.insert(name, worker.to_owned());

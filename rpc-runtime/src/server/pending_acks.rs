@@ -1,5 +1,5 @@
 //! The acks that a worker owes. The deliveries of a request are not acked before the broker has its
-//! reply, if the request gets one.
+//! reply, or the first message of its stream, if the request gets one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -212,6 +212,7 @@ impl PendingAcks {
         self.acks.push(ack);
     }
 
+    /// Adds the requests of `other`, none of which may have been acked early.
     pub(super) fn append(&mut self, mut other: Self) {
         self.acks.append(&mut other.acks);
     }
@@ -228,7 +229,7 @@ impl PendingAcks {
         acks.into_iter().map(move |ack| self.with(vec![ack]))
     }
 
-    /// Other acks of the same consumer.
+    /// Returns pending acks of the same consumer for these requests.
     fn with(&self, acks: Vec<PendingAck>) -> Self {
         Self {
             acks,
@@ -287,9 +288,8 @@ impl PendingAcks {
         self.finish(RequestShare::reject);
     }
 
-    /// Acks all deliveries of the requests, which stay in progress until the others are acked or
-    /// rejected, or this is dropped. Must not be called before the broker has a part of the
-    /// replies.
+    /// Acks all deliveries of the requests. The requests stay in progress until this is acked,
+    /// rejected or dropped. Must not be called before the broker has a part of the replies.
     pub(super) fn ack_early(&mut self) {
         self.acked_early += self.acks.len();
         let acked_early = &self.in_progress.0.acked_early;
@@ -304,6 +304,7 @@ impl PendingAcks {
         self.end_acked_early();
     }
 
+    /// Ends the requests whose deliveries were acked early.
     fn end_acked_early(&mut self) {
         let requests = std::mem::take(&mut self.acked_early);
         let acked_early = &self.in_progress.0.acked_early;
@@ -311,6 +312,7 @@ impl PendingAcks {
         self.in_progress.remove(requests);
     }
 
+    /// Takes the requests out, and acks or rejects all their deliveries.
     fn end_deliveries(&mut self, ack_or_reject: fn(RequestShare)) {
         let acks = std::mem::take(&mut self.acks);
         let shares = {

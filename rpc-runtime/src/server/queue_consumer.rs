@@ -52,6 +52,7 @@ pub(super) struct QueueConsumer {
     is_batch_queue: bool,
     /// Whether the queue is deleted when its last worker stops.
     deletes_queue: bool,
+    /// When the last delivery arrived.
     last_arrival: Option<Instant>,
     handler: Arc<RequestHandler>,
     /// `None` if requests are admitted no matter how long they have waited.
@@ -82,7 +83,7 @@ struct ConsumerRun<'a> {
     consumer: &'a mut QueueConsumer,
     /// The first subscription. `None` once it is in use.
     first: Option<Subscription>,
-    /// The control of the current subscription. `None` before the first one.
+    /// The control of the current or last subscription. `None` before the first one.
     control: &'a mut Option<Arc<dyn Control>>,
     stop: &'a CancellationToken,
 }
@@ -230,7 +231,7 @@ impl QueueConsumer {
     ///
     /// While there is a connection, it waits for the broker's answer even if it is told to stop,
     /// for [`ANSWER_LIMIT`]. The broker may have begun to deliver. Messages that are requeued
-    /// unseen count as delivered, so some of them would never run.
+    /// unseen count as delivered, so those for methods that are not `idempotent` would never run.
     async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
         let stopped = async {
             stop.cancelled().await;
@@ -344,7 +345,7 @@ impl QueueConsumer {
         }
     }
 
-    /// Forgets what belongs to a subscription that has ended.
+    /// Forgets what belongs to the subscription with this control, which has ended.
     fn forget(&self, control: &Arc<dyn Control>) {
         self.handler.forget_deliveries(control);
         if let Some(estimates) = &self.estimates {
@@ -410,6 +411,7 @@ impl QueueConsumer {
         let properties = &delivery.message.properties;
         let priority = properties.priority.unwrap_or(0);
         let received = estimates.estimate(priority, at);
+        // A probe is acked at once.
         if is_probe(properties) {
             return (received, None);
         }
@@ -428,7 +430,8 @@ impl QueueConsumer {
     }
 
     /// Cancels the consumer and waits until its requests end, at most for the limit. Then aborts
-    /// the remaining tasks and closes the subscription.
+    /// the remaining tasks and closes the subscription. `reason` is why the consumer could not
+    /// continue; see [`ConsumerEnd::reason`].
     async fn drain(
         mut self,
         mut subscription: Option<Subscription>,

@@ -113,7 +113,7 @@ impl ConfirmListener for InFlightReply {
             Published::Refused => reply.give_up(&self.sender.channel),
             // The handle was closed, so the broker delivers the request again.
             Published::Failed { source, .. } if source.is_handle_ended() => {}
-            // The task sends it again, until the broker confirms it.
+            // The task sends the reply again, until the broker confirms it.
             Published::Failed { .. } | Published::Withdrawn => {
                 reply.may_have_closed_channel = published.is_channel_closed();
                 self.sender.enqueue(QueuedReply::Single(reply));
@@ -121,8 +121,8 @@ impl ConfirmListener for InFlightReply {
         }
     }
 
-    /// Its queue may never confirm it: a quorum queue without a majority does not. The request must
-    /// not take up the prefetch until then.
+    /// Gives up the reply if its time is over. Its queue may never confirm it: a quorum queue
+    /// without a majority does not. The request must not take up the prefetch for so long.
     fn still_unconfirmed(&self) {
         if self.give_up_at <= Instant::now()
             && let Some(reply) = self.take()
@@ -156,6 +156,7 @@ impl SenderTask {
                 count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(|reply| matches!(reply, QueuedReply::Group(_))) {
+                        // Other batches may be about to have replies to the same callers.
                         receive_more(&mut queued, &mut received).await;
                     }
                 }

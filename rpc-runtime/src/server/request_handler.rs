@@ -56,7 +56,8 @@ pub(super) struct RequestHandler {
     /// As many permits as requests may run at once. Single and batched requests share them.
     permits: Semaphore,
     concurrency: usize,
-    /// As many permits as streams may go on after their first message, beside these requests.
+    /// For streams that go on after their first message, as many as `permits`. Such a permit
+    /// replaces that of the stream's request.
     stream_permits: Semaphore,
     /// The items that callers send. `None` if no method receives any.
     incoming: Option<Arc<IncomingItems>>,
@@ -65,9 +66,11 @@ pub(super) struct RequestHandler {
     /// A permit for each forwarded copy that may be unconfirmed.
     forwards: Arc<Semaphore>,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
-    /// Whether this worker also serves the queue for batches.
-    has_batch_queue: AtomicBool,
-    /// Whether callers should send single requests for now.
+    /// Whether replies advise callers how many calls to put into one batch, unless batches are
+    /// paused. `false` if batching is turned off, or this worker does not serve the queue for
+    /// batches.
+    advises_batches: AtomicBool,
+    /// Whether replies advise callers to send single requests for now.
     batches_paused: AtomicBool,
     probes: Arc<Probes>,
     /// `None` if no job is served on the queue.
@@ -97,7 +100,7 @@ impl RequestHandler {
             streams: None,
             forwards: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
             deduplicator: Arc::default(),
-            has_batch_queue: AtomicBool::new(false),
+            advises_batches: AtomicBool::new(false),
             batches_paused: AtomicBool::new(false),
             probes,
             jobs: None,
@@ -130,7 +133,7 @@ impl RequestHandler {
 
     /// From now on, replies advise callers how many calls to put into one batch.
     pub(super) fn advise_batches(&self) {
-        self.has_batch_queue.store(true, Ordering::Relaxed);
+        self.advises_batches.store(true, Ordering::Relaxed);
     }
 
     /// From now on, replies advise callers to send single requests.
@@ -140,12 +143,12 @@ impl RequestHandler {
 
     /// Undoes [`pause_batches`](Self::pause_batches), unless batching is turned off.
     pub(super) fn resume_batches(&self) {
-        let is_advised = self.has_batch_queue.load(Ordering::Relaxed);
-        self.batches_paused.store(!is_advised, Ordering::Relaxed);
+        let advises_batches = self.advises_batches.load(Ordering::Relaxed);
+        self.batches_paused.store(!advises_batches, Ordering::Relaxed);
     }
 
-    /// Forgets the deliveries of a subscription that has ended. They can no longer be acked, and
-    /// the broker delivers them again.
+    /// Forgets the deliveries of the subscription with this control, which has ended. They can no
+    /// longer be acked, and the broker delivers them again.
     pub(super) fn forget_deliveries(&self, control: &Arc<dyn Control>) {
         self.deduplicator
             .lock()
@@ -194,6 +197,7 @@ impl RequestHandler {
         }
     }
 
+    /// Handles a single request, or a malformed batch.
     async fn handle_single(
         self: &Arc<Self>,
         mut delivery: Delivery,
@@ -203,7 +207,7 @@ impl RequestHandler {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
-        // A copy from a retry queue has waited there.
+        // A copy that a retry queue has dead-lettered has waited there.
         let is_counted_copy = redelivery_count(&properties.headers) > 0 && !is_dead_lettered;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
         let share = RequestShare::new(control, delivery.tag, 1, in_progress);
@@ -279,6 +283,7 @@ impl RequestHandler {
             && let Some(jobs) = jobs
             && is_given_up(&message.properties.headers)
         {
+            // The dead-letter queue did not take it before.
             drop(permit);
             return self.dead_letter_job(jobs, message, acks).await;
         }
@@ -293,6 +298,7 @@ impl RequestHandler {
         if malformed.is_none()
             && let Some(redeliveries) = dispatcher.worker_counted_redeliveries(&message, redelivered, rules)
         {
+            // A copy runs instead of this delivery, because only a copy can carry the count.
             set_redelivery_count(&mut message.properties.headers, redeliveries);
             drop(permit);
             match jobs.filter(|_| self.is_job(&message)) {
@@ -306,8 +312,8 @@ impl RequestHandler {
         } else {
             BatchSizeAsk::of_message(&message)
         };
-        // A malformed message is rejected if that dead-letters it: the broker keeps more of it than
-        // a copy could.
+        // A malformed message is rejected if the broker dead-letters it then: the broker keeps more
+        // of it than a copy could.
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
         let job = jobs
             .filter(|jobs| !is_rejected(jobs))
@@ -322,7 +328,7 @@ impl RequestHandler {
             Some(malformed) => Dispatcher::refuse_malformed(&message, malformed, redelivered, rules),
         };
         if let Ok(decision) = &mut decided
-            && let Some((stream, incoming)) = self.taken_id(decision)
+            && let Some((stream, incoming)) = self.stream_with_taken_id(decision)
         {
             Box::pin(self.free_id(decision, stream, incoming, redelivered)).await;
         }
@@ -376,9 +382,9 @@ impl RequestHandler {
         }
     }
 
-    /// Returns the stream of a request that sends items if another request with the same id and
-    /// another reply address has a stream here.
-    fn taken_id(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
+    /// Returns the stream of a request whose caller sends items if another request with the same id
+    /// and another reply address has a stream here. `None` if the id is free.
+    fn stream_with_taken_id(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
         let Decision::Run(AdmittedRequest {
             stream: Some(stream),
             reply_to: Some(to),
@@ -392,8 +398,9 @@ impl RequestHandler {
     }
 
     /// Ends the method of an earlier request with the same id if the caller has sent the request
-    /// again, because its reply address has changed. Otherwise refuses the request: items belong to
-    /// an id, and neither method may get those of the other.
+    /// again, because its reply address has changed. Otherwise, or if that method does not end in
+    /// time, refuses the request: items belong to an id, and neither method may get those of the
+    /// other.
     async fn free_id(
         &self,
         decision: &mut Decision<'_>,
@@ -412,7 +419,8 @@ impl RequestHandler {
         }
     }
 
-    /// Runs a method that replies with a stream, and sends its items and the reply that ends it.
+    /// Runs a method whose caller reads a stream, sends one, or both. Sends the method's items, and
+    /// the reply that ends the stream.
     ///
     /// Once the broker has the first message, the stream no longer needs its delivery, nor the
     /// permit of a request, unless too many streams go on.
@@ -426,10 +434,12 @@ impl RequestHandler {
         let (Some(stream), Some(to), Some(streams)) =
             (admitted.stream.take(), admitted.reply_to.clone(), &self.streams)
         else {
+            // Never: `process` has checked the first two, and a server always sets its streams.
             return;
         };
         let (codec, channel) = (admitted.invocation.codec(), &self.channel);
         let Some(sender) = StreamSender::begin(streams, *stream, to, codec, channel) else {
+            // The stream of an earlier delivery of the request answers it.
             return acks.ack();
         };
         let sender = Arc::new(sender);
@@ -505,6 +515,7 @@ impl RequestHandler {
     /// expiration of the original.
     pub(super) async fn forward(&self, mut message: Message, deadline: Option<Instant>, acks: PendingAcks) {
         let Ok(queue) = ShortStr::new(&self.queue) else {
+            // Never: the server has checked the name.
             return;
         };
         let permit = before(deadline, Arc::clone(&self.forwards).acquire_owned()).await;
@@ -535,6 +546,7 @@ impl RequestHandler {
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable | SendOutcome::Expired) => acks.ack(),
             Ok(SendOutcome::Refused(_)) => {
                 self.executor.log.not_forwarded(is_oneway);
+                // Only one-way requests are rejected. The caller of any other one times out.
                 if is_oneway {
                     acks.reject();
                 } else {
@@ -569,12 +581,13 @@ impl RequestHandler {
         self.permits.acquire().await.ok()
     }
 
-    /// Returns how many calls the caller should put into one batch. 0 gives no advice.
+    /// Returns how many calls the caller should put into one batch. 0 gives no advice. `batch_size`
+    /// is [`Response::batch_size`].
     pub(super) fn advised_batch_size(&self, batch_size: Option<u16>) -> u16 {
         match batch_size {
             None => 0,
             Some(_) if self.batches_paused.load(Ordering::Relaxed) => 1,
-            Some(_) if !self.has_batch_queue.load(Ordering::Relaxed) => 0,
+            Some(_) if !self.advises_batches.load(Ordering::Relaxed) => 0,
             Some(batch_size) => batch_size,
         }
     }
@@ -608,7 +621,7 @@ impl RequestHandler {
     }
 }
 
-/// A method that is about to run, and whose stream a caller reads.
+/// A method that is about to run, and whose caller reads a stream, sends one, or both.
 struct StreamRun<'a> {
     admitted: AdmittedRequest<'a>,
     label: RequestLabel,
@@ -633,6 +646,7 @@ fn request_key(delivery: &Delivery) -> Option<RequestKey> {
     is_unique.then(|| RequestKey::new(properties.reply_to.clone(), id))
 }
 
+/// Whether the sender of a request expects a reply: its `reply_to` is set and not empty.
 pub(super) fn expects_reply(properties: &Properties) -> bool {
     let address = properties.reply_to.as_ref();
     address.is_some_and(|address| !address.as_str().is_empty())

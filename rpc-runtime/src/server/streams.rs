@@ -34,7 +34,8 @@ const MAX_UNCONFIRMED: usize = 16;
 /// the broker was down for both.
 pub(super) const SEND_LIMIT: Duration = Duration::from_secs(60);
 
-/// The streams that a worker sends, and their credit.
+/// The streams that a worker sends, and their credit. If a caller only sends a stream, the grants
+/// that it gets count as a stream without items.
 #[derive(Debug)]
 pub(super) struct Streams {
     /// The header that identifies the worker.
@@ -96,8 +97,10 @@ pub(super) struct StreamSender {
     /// Whether the caller reads items. Otherwise it only sends some.
     has_items: bool,
     credit: Arc<Credit>,
+    /// How many items were sent.
     sent: AtomicU64,
-    /// Whether a worker that gets the request again cannot answer it: its delivery was acked.
+    /// Whether only this worker can tell the caller how the stream ends: the delivery of the
+    /// request was acked.
     owes_end: AtomicBool,
     progress: Arc<Progress>,
     /// A task for each unconfirmed message.
@@ -162,13 +165,13 @@ impl StreamSender {
         })
     }
 
-    /// Waits until the broker has confirmed a message. Cancel safe.
+    /// Waits until the stream has begun: the broker has confirmed its first message. Cancel safe.
     pub(super) async fn begun(&self) {
         self.progress.confirmed.notified().await;
     }
 
-    /// Sets whether only this worker can tell the caller how the stream ends: the delivery of the
-    /// request was acked.
+    /// Sets whether this must tell the caller how the stream ends, even if it is dropped: once the
+    /// delivery of the request was acked, no other worker can.
     pub(super) fn set_owes_end(&self, owes_end: bool) {
         self.owes_end.store(owes_end, Ordering::Relaxed);
     }
@@ -194,6 +197,8 @@ impl StreamSender {
         }
     }
 
+    /// Adds the headers of the reply that ends a stream: the worker, and the number of items if the
+    /// caller reads any.
     fn mark_end(&self, reply: Reply) -> Reply {
         let mut reply = match self.has_items {
             true => end_of_stream(reply, self.sent()),
@@ -224,6 +229,7 @@ impl StreamSender {
         self.to.address.as_str().starts_with(DIRECT_REPLY_TO)
     }
 
+    /// Returns a message to the caller that is not the reply: `kind` is its `type`.
     fn message(&self, kind: &str, body: Bytes) -> Outgoing {
         let mut reply = Reply {
             unknown_type: Some(kind.into()),
@@ -271,7 +277,7 @@ impl ItemSink for StreamSender {
 }
 
 impl StreamSender {
-    /// Publishes a message, again until it is confirmed.
+    /// Publishes a message, again until it is confirmed. `slot` is its permit; see [`Progress`].
     fn publish(&self, outgoing: Outgoing, slot: Option<OwnedSemaphorePermit>, is_grant: bool) {
         let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
         let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);

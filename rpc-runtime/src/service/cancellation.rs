@@ -35,7 +35,8 @@ struct State {
     cancelled: CancelledCalls,
 }
 
-/// A call whose cancellation somebody waits for: the executor, or the method itself, several times.
+/// A call whose cancellation is waited for, in one or several places: by the executor, by the
+/// method, or for the items that its caller sends.
 #[derive(Debug, Default)]
 struct Watched {
     token: CancellationToken,
@@ -43,8 +44,8 @@ struct Watched {
 }
 
 impl Cancellations {
-    /// Tells the requests of these calls that run here. Remembers all of them: a request may be
-    /// delivered later, or again, and may begin to watch later.
+    /// Cancels these calls: tells their requests that run here. Remembers all these calls, because
+    /// a request may be delivered later, or again, and may begin to watch later.
     pub(crate) fn cancel(&self, calls: impl IntoIterator<Item = CancelledCall>, now: Instant) {
         let mut tokens = Vec::new();
         {
@@ -87,6 +88,7 @@ impl Cancellations {
         id().is_some_and(|id| state.cancelled.contains(id, now))
     }
 
+    /// Updates `remembered`, under the lock.
     fn count_remembered(&self, state: &State) {
         self.remembered
             .store(state.cancelled.until.len(), Ordering::Relaxed);

@@ -43,6 +43,7 @@ pub struct Context {
     deadline: Option<Instant>,
     queue_time: Duration,
     redelivered: bool,
+    /// Whether its caller has sent it before, or a worker forwarded it.
     is_resent: bool,
     attempt: u32,
     first_attempt_trace: Option<Box<str>>,
@@ -303,8 +304,9 @@ impl Context {
     /// Completes once the caller no longer waits: it dropped the call, its program closed the
     /// broker handle, or the [`deadline`](Self::deadline) has passed.
     ///
-    /// A method that is `idempotent` or marked `#[rpc(cancel)]` does not need this: the worker drops
-    /// its future then, at the next `.await`. Any other method continues unless it stops by itself:
+    /// A method that is `idempotent`, is marked `#[rpc(cancel)]` or has a stream does not need
+    /// this: the worker drops its future then, at the next `.await`. Any other method continues
+    /// unless it stops by itself:
     ///
     /// ```
     /// # use rpc_runtime::{Context, service};

@@ -41,7 +41,7 @@ pub(crate) struct AdmittedRequest<'a> {
     pub(crate) reply_to: Option<ReplyTo>,
 }
 
-/// What a caller asks for that reads a stream, or sends one.
+/// What the caller of a stream asks for. It reads a stream, sends one, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamRequest {
     /// The correlation id. Credit is granted to it.

@@ -103,7 +103,7 @@ impl Origin {
 
     /// Marks the headers of a copy of a redelivered request that is about to be forwarded.
     pub(crate) fn mark_forwarded(headers: &mut Headers) {
-        // The copy of a job that was moved stays one: it has no `RESENT_HEADER`.
+        // A copy of a job that was moved before stays a moved copy: it gets no `RESENT_HEADER`.
         let was_moved = headers.get(COPY_HEADER).is_some() && headers.get(RESENT_HEADER).is_none();
         if !was_moved {
             let resent_by = match headers.get(RESENT_HEADER) {
@@ -131,6 +131,7 @@ impl CopyToken {
     /// The request itself.
     const NONE: Self = Self(0);
 
+    /// Returns which copy a request with these headers is.
     fn of(headers: &Headers) -> Self {
         match headers.get(COPY_HEADER) {
             None => Self::NONE,
@@ -139,6 +140,7 @@ impl CopyToken {
         }
     }
 
+    /// Marks the headers of a new copy.
     fn mark_new(headers: &mut Headers) {
         let token = format!("{:016x}", fastrand::u64(1..));
         headers.insert(ShortStr::from_static(COPY_HEADER), token);
@@ -217,8 +219,9 @@ impl<D> Deduplicator<D> {
             Origin::Resent => self.add_with(key, true, false, delivery),
             Origin::Moved { copy } => self.add_with(key.of_copy(copy), true, true, delivery),
             Origin::Forwarded { was_resent, copy } => {
-                // Another worker may have forwarded it while the original runs here, or after that
-                // was answered. `key` is still that of the original.
+                // Another worker may have forwarded it while the original runs here, or after the
+                // original was answered. `key` is still that of the original. If this worker
+                // forwards or rejects the original itself, the copy runs apart from it.
                 if let Some(request) = self.in_progress.get_mut(&key)
                     && request.end == End::Answered
                 {

@@ -74,7 +74,7 @@ impl Dispatcher {
                 service: Arc::clone(&service),
                 method,
                 record: Arc::new(MethodRecord {
-                    is_streaming: method.has_stream(),
+                    has_stream: method.has_stream(),
                     ..MethodRecord::new(descriptor.name, method.name)
                 }),
                 may_batch: !method.has_stream(),
@@ -118,7 +118,7 @@ impl Dispatcher {
         Self {
             methods: broadcasts.collect(),
             default: None,
-            // Its faults say where the other methods are; see `unknown_method`.
+            // The faults for other methods say where those are; see `unknown_method`.
             served: self.served.clone(),
         }
     }
@@ -168,7 +168,8 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
         // A worker with larger frames, or of another library, may have been able to read it. The
-        // largest count stands for an unreadable one, which does not show that a worker had it.
+        // largest count stands for a count that cannot be read, which does not show that a worker
+        // had the request.
         let dead_lettered = message.properties.dead_lettered;
         let may_have_run = redelivered || dead_lettered.is_some_and(|dead| dead.non_expiry_deaths < u32::MAX);
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
@@ -261,7 +262,7 @@ impl Dispatcher {
         let stream = match request_uuid(&request) {
             _ if credit.is_none() && !sends_items => None,
             Some(id) => {
-                // It limits the time until the first message.
+                // The time to live of such a request limits the time until the first message only.
                 request.time_to_live = None;
                 let is_resent = request.headers.get(RESENT_HEADER).is_some();
                 Some(Box::new(StreamRequest {

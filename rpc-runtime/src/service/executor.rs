@@ -85,6 +85,7 @@ pub(crate) struct RunResult {
 impl RunResult {
     /// The result of a method that was dropped because its caller no longer waits.
     fn of_dropped(invocation: &Invocation, gone: CallerGone) -> Self {
+        // If the caller has cancelled the call, this is not sent.
         let reason = "its deadline passed before the method ended";
         let fault = Fault::new(FaultCode::Abandoned, reason);
         Self {
@@ -147,8 +148,8 @@ impl Executor {
         decided.map(|decision| self.unless_cancelled(decision, now))
     }
 
-    /// Decides whether a request runs whose reply is no message of its own: it leaves in a batch, or
-    /// stays in the process. See [`Dispatcher::decide_request`].
+    /// Decides whether a request runs whose reply is no message of its own: it leaves in a batch,
+    /// or stays in the process. See [`Dispatcher::decide_request`].
     pub(crate) fn decide_request(
         &self,
         request: Request,
@@ -163,10 +164,10 @@ impl Executor {
     }
 
     /// Cancels a request that was to run if its caller has cancelled the call. Otherwise, lets the
-    /// caller do so later. Only requests from a queue are cancelled by messages.
+    /// caller do so later.
     fn unless_cancelled<'a>(&self, decision: Decision<'a>, now: Instant) -> Decision<'a> {
         match decision {
-            Decision::Run(mut admitted) if admitted.caller_waits && self.is_counted() => {
+            Decision::Run(mut admitted) if admitted.caller_waits && self.serves_queue() => {
                 let context = admitted.invocation.context_mut();
                 let id = || context.request_id().map(RequestId::uuid);
                 if self.cancellations.is_cancelled(id, now) {
@@ -195,7 +196,7 @@ impl Executor {
             Decision::Refuse(refusal) => return self.finish_refused(queue, refusal, label),
             Decision::Cancelled(record) => return self.finish_cancelled(queue, record),
         };
-        let in_flight = self.is_counted().then(|| admitted.record.stats.begin());
+        let in_flight = self.serves_queue().then(|| admitted.record.stats.begin());
         let result = self.run(queue, &admitted).await;
         // The request must not count as in flight and as ended at the same time.
         drop(in_flight);
@@ -302,14 +303,14 @@ impl Executor {
             is_from_layer,
             is_cancelled,
         } = result;
-        if self.is_counted() {
+        if self.serves_queue() {
             // A refusal, or a layer's answer, says nothing about the duration of the method. Many
             // of them would make it look instant, and callers would send more calls than this
             // worker can run.
             if may_have_run {
                 tally.add(&record.stats, took, outcome);
-                // A stream lasts as long as its caller reads.
-                if !is_from_layer && !record.is_streaming && is_telling(outcome, took, record) {
+                // A stream lasts as long as its caller reads or sends.
+                if !is_from_layer && !record.has_stream && is_telling(outcome, took, record) {
                     record.recent_duration.record(took);
                 }
             } else {
@@ -326,7 +327,10 @@ impl Executor {
         }
     }
 
-    fn is_counted(&self) -> bool {
+    /// Whether the requests come from a queue or are its broadcasts. Only these are counted, and
+    /// only these can be cancelled by messages: a client in the same process drops the method
+    /// itself, and nobody cancels discovery.
+    fn serves_queue(&self) -> bool {
         self.source == RequestSource::Queue
     }
 
@@ -345,7 +349,7 @@ impl Executor {
             service.handle(invocation).await
         });
         let running = async {
-            if *can_be_cancelled && self.is_counted() {
+            if *can_be_cancelled && self.serves_queue() {
                 unless_caller_gone(handling, context).await
             } else {
                 Ok(handling.await)
@@ -410,8 +414,8 @@ fn is_telling(outcome: Outcome, took: Duration, record: &MethodRecord) -> bool {
 /// Runs a method until it ends or its caller no longer waits. Then the method is dropped.
 async fn unless_caller_gone<T>(method: impl Future<Output = T>, context: &Context) -> Result<T, CallerGone> {
     let mut method = pin!(method);
-    // Most methods end at their first poll. For the others it is boxed, so that the future of a
-    // method stays small.
+    // Most methods end at their first poll. For the others, the wait for the caller is boxed, so
+    // that this future stays small.
     let mut gone = None;
     poll_fn(|cx| {
         if let Poll::Ready(output) = method.as_mut().poll(cx) {

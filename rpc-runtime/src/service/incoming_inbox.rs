@@ -19,19 +19,19 @@ const WINDOW: u64 = 1024;
 /// worker is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After how long the caller is told that the method has taken items. It limits how long it waits
-/// for that.
+/// After how long the caller is told that the method has taken items. The timeout of a caller that
+/// waits for the method to take items begins again then.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// How long a caller may send nothing before its items end. It sends a message every few seconds,
-/// until its call ends.
+/// How long a caller may send nothing before its items end with an error. A caller sends a message
+/// every few seconds, until its call ends.
 const MAX_SILENCE: Duration = Duration::from_secs(16);
 
-/// How long a caller may send nothing before its method is cancelled, which can handle the end of
-/// the items until then.
+/// How long a caller may send nothing before its method is cancelled. Until then, the method can
+/// handle the error.
 const GONE_AFTER: Duration = Duration::from_secs(32);
 
-/// The items of one call. Those who receive messages add to it, and the method takes.
+/// The items of one call. Messages add items, and the method takes them.
 #[derive(Debug)]
 pub(crate) struct IncomingInbox {
     /// How many inboxes of the worker were opened before.
@@ -46,6 +46,7 @@ struct State {
     receiver: ItemReceiver,
     /// Whether the method has its stream.
     is_read: bool,
+    /// Wakes the task that waits for an item.
     reader: Option<Waker>,
     /// When the caller was last told its credit.
     told_at: Option<Instant>,
@@ -106,10 +107,11 @@ impl IncomingInbox {
         self.unlock_and_wake(state);
     }
 
-    /// Returns `false` if the method already has its stream.
+    /// Records that the method has its stream, so that the caller gets credit. Returns `false` if
+    /// the method already had it.
     pub(crate) fn begin_reading(&self) -> bool {
         let mut state = self.lock();
-        // Until now, the caller had no credit to send anything.
+        // Until now, the caller had no credit to send anything, so its silence begins now.
         state.hear();
         let is_read = std::mem::replace(&mut state.is_read, true);
         drop(state);
@@ -226,23 +228,27 @@ pub(crate) mod counted {
 }
 
 impl State {
+    /// Records that the caller has sent something, unless its silence is not measured now.
     fn hear(&mut self) {
         if let Some(heard_at) = &mut self.heard_at {
             *heard_at = Instant::now();
         }
     }
 
-    /// Whether the caller is silent for so long. It may be while nothing can arrive.
+    /// Whether the caller has been silent for this long. `false` while no messages can arrive.
     fn is_silent_for(&self, time: Duration, now: Instant) -> bool {
         self.heard_at.is_some_and(|heard_at| heard_at + time <= now)
     }
 
-    /// When the caller is told its credit, even if there is no news. `None` if it was not told.
+    /// When the caller is told its credit, even if there is no news. `None` means now: it was never
+    /// told.
     fn tell_at(&self) -> Option<Instant> {
         let has_taken = self.receiver.taken > self.receiver.told_taken;
         Some(self.told_at? + if has_taken { PROGRESS } else { KEEP_ALIVE })
     }
 
+    /// When to look again for what is due: telling the caller its credit, or a limit of its
+    /// silence.
     fn wake_at(&self, now: Instant) -> Instant {
         let tell_at = self.tell_at().unwrap_or(now);
         let limit = if self.receiver.is_over() {
@@ -266,7 +272,7 @@ struct ItemReceiver {
     ready_bytes: usize,
     /// How many items the method has taken.
     taken: u64,
-    /// How many of them the caller was told.
+    /// How many of them the caller was told of.
     told_taken: u64,
     /// How many items the caller may send in total. 0 before it was told.
     granted: u64,
@@ -278,6 +284,7 @@ struct ItemReceiver {
     asked_from: Option<u64>,
     /// How the stream ends after the items, once that is known.
     end: Option<Result<(), IncomingError>>,
+    /// Whether the method takes no more items.
     is_closed: bool,
 }
 
@@ -299,7 +306,8 @@ impl ItemReceiver {
     /// Receives items, which may arrive twice. They are parts of a message of this size.
     fn receive(&mut self, Items { first, items, .. }: Items, end: Option<u64>, size: usize) {
         if self.is_over() {
-            // The caller may not know. What it sent before it was told asks for no answer.
+            // The caller may not know that. It sends items only until it is told, so only a message
+            // without items needs an answer.
             if items.is_empty() {
                 self.asks = Some(Asks::Enough);
             }
@@ -312,7 +320,9 @@ impl ItemReceiver {
             return self.end_with(Err(IncomingError::Protocol(reason)));
         }
         if first > self.next() {
-            // Each message after a gap shows it. One request is enough until the next silence.
+            // Each message after a gap shows it. One request is enough until a message without
+            // items: the caller sends one after the last item, or if it has had none to send for a
+            // while.
             if is_empty || self.asked_from != Some(self.next()) {
                 self.ask_again();
             }
@@ -359,12 +369,14 @@ impl ItemReceiver {
         }
     }
 
+    /// Drops the items that the method has not taken, and lets the caller know that it takes none.
     fn close(&mut self) {
         self.is_closed = true;
         self.ready.clear();
         self.asks = Some(Asks::Enough);
     }
 
+    /// Takes the next item. After the last one, takes the end: an error, or `None`.
     fn take(&mut self) -> Poll<Option<Result<Bytes, IncomingError>>> {
         if let Some(item) = self.ready.pop_front() {
             self.taken += 1;
@@ -381,15 +393,16 @@ impl ItemReceiver {
         }
     }
 
-    /// Whether the caller should be told its credit: half of it is used, or it is asked for
-    /// something.
+    /// Whether the caller should be told its credit: half of it is used, or there is something to
+    /// ask the caller for.
     fn has_news(&self) -> bool {
         let left = self.granted.saturating_sub(self.taken);
         let is_used = left <= WINDOW / 2 || self.taken_bytes >= MAX_UNTAKEN_BYTES / 2;
         self.asks.is_some() || (is_used && !self.is_over())
     }
 
-    /// Whether the method has taken the first item that the caller was not told.
+    /// Whether the method has just taken the first item that the caller was not told of. From then
+    /// on, the caller is told after [`PROGRESS`].
     fn is_first_since_told(&self) -> bool {
         self.taken == self.told_taken + 1
     }

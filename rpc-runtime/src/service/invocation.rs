@@ -45,9 +45,9 @@ pub struct Invocation {
     context: Context,
     codec: Codec,
     arguments: Bytes,
-    /// Why the method must not run. `None` if it may.
+    /// Why the method must not run again. `None` if it may run.
     rerun_refusal: Option<&'static str>,
-    /// `None` if the caller neither reads nor sends a stream.
+    /// `None` if the method neither replies with a stream nor receives one.
     streams: Option<Arc<RequestStreams>>,
     /// The size of the largest reply, in bytes.
     max_reply_bytes: usize,
@@ -60,7 +60,7 @@ struct RequestStreams {
     item_sink: Option<Arc<dyn ItemSink>>,
     /// The items that the caller sends. `None` if it sends none.
     incoming_inbox: Option<Arc<IncomingInbox>>,
-    /// The numbers of items. `None` if the method has no stream.
+    /// Counts the items. `None` if the method has no stream.
     flow: Option<Arc<ItemFlow>>,
     /// The layers that observe the items.
     observers: ItemObservers,
@@ -78,7 +78,7 @@ impl Invocation {
         }
     }
 
-    /// Sets why the method must not run, although layers may answer the request.
+    /// Sets why the method must not run again, although layers may answer the request.
     pub(super) fn with_rerun_refusal(self, rerun_refusal: Option<&'static str>) -> Self {
         Self {
             rerun_refusal,
@@ -99,7 +99,7 @@ impl Invocation {
         self.streams_mut().flow = Some(ItemFlow::of_request(method));
     }
 
-    /// The items of the request. `None` if the method has no stream.
+    /// Returns what counts the items of the request. `None` if the method has no stream.
     pub(super) fn item_flow(&self) -> Option<Arc<ItemFlow>> {
         self.streams.as_ref()?.flow.clone()
     }
@@ -150,6 +150,7 @@ impl Invocation {
         self.rerun_refusal
     }
 
+    /// Whether the method may run. If not, only layers may answer the request.
     pub(super) fn may_run(&self) -> bool {
         self.rerun_refusal.is_none()
     }

@@ -61,13 +61,13 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the caller is gone.
+    /// Returns why no more messages can be sent: the caller is gone, for example.
     fn ready(&self) -> BoxFuture<'_, Result<(), Fault>>;
 
     /// Whether the caller can get further items after it has lost its connection.
     fn survives_connection(&self) -> bool;
 
-    /// Sends a message. `first` is the number of its first item, and `credit` what the sender
-    /// knows.
+    /// Sends a message. Must be called after [`ready`](Self::ready). `first` is the number of its
+    /// first item, and `credit` the latest credit that has arrived.
     fn send(&self, first: u64, items: ItemWriter, credit: Volume);
 }

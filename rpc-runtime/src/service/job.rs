@@ -61,7 +61,7 @@ pub(crate) const RETURNED_PAUSE: Duration = Duration::from_secs(2);
 pub(crate) const DEAD_LETTER_WAIT: u64 = 10_000;
 
 /// Returns the names of the queues in which jobs of a request queue wait for a retry, or until the
-/// time that their caller set. A worker declares most of them at its start.
+/// time that their caller set. At its start, a worker declares those that its methods may need.
 ///
 /// ```
 /// use rpc_runtime::discovery::retry_queues;
@@ -220,7 +220,8 @@ pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
 }
 
 /// Returns how long a counted copy waits with this worker because no retry queue took it, and
-/// removes this delay. Zero if there is none.
+/// removes this delay. Zero if there is none. A longer delay stays: the copy waits for it in a
+/// retry queue.
 pub(crate) fn take_returned_pause(headers: &mut Headers) -> Duration {
     let delay = remaining_delay(headers);
     if delay > RETURNED_PAUSE {

@@ -8,7 +8,8 @@ use super::stats::MethodCounters;
 pub(crate) struct MethodRecord {
     pub(crate) service: &'static str,
     pub(crate) method: &'static str,
-    pub(crate) is_streaming: bool,
+    /// Whether the method replies with a stream, or receives one.
+    pub(crate) has_stream: bool,
     pub(crate) recent_duration: RecentDuration,
     pub(crate) stats: MethodCounters,
 }
@@ -18,7 +19,7 @@ impl MethodRecord {
         Self {
             service,
             method,
-            is_streaming: false,
+            has_stream: false,
             recent_duration: RecentDuration::default(),
             stats: MethodCounters::default(),
         }

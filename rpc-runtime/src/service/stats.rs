@@ -18,6 +18,7 @@ pub(crate) struct MethodCounters {
     /// Those of `failures` that ended with the method's own error.
     errors: AtomicU64,
     in_flight: AtomicU64,
+    /// The requests that were refused because their method would not end in time.
     shed: AtomicU64,
     /// The requests whose method did not run, or was dropped, because the caller no longer waited.
     /// Those that ran are in `calls`.

@@ -22,15 +22,16 @@ use crate::protocol::{
 };
 use crate::telemetry::SentBy;
 
-/// How often a message without items is sent while a stream waits for an item or for credit. Its
-/// caller answers it with a grant.
+/// How often a message without items is sent, whether or not items flow. The caller answers it with
+/// a grant.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After how many such messages without any grant the caller counts as gone: a minute. A caller
-/// that crashed may not be known to be, and its stream must not occupy the worker for ever.
+/// After how many such messages without any grant the caller counts as gone: a minute. The worker
+/// may not learn that a caller has crashed, and its stream must not occupy the worker for ever.
 const MAX_UNANSWERED: u32 = 12;
 
-/// The same for a caller that gets no further items once it has lost its connection.
+/// The same for a caller that uses direct reply-to: it gets no further items once it has lost its
+/// connection.
 const MAX_UNANSWERED_DIRECT: u32 = 4;
 
 impl Invocation {
@@ -48,8 +49,8 @@ impl Invocation {
     }
 
     /// Sends the items of a method's stream of `Result`s, like [`send_items`](Self::send_items).
-    /// The stream ends with the first error. `result` returns an item, and `text` renders an error
-    /// for a caller that uses plain text.
+    /// The stream ends with the first error. `result` turns an item of the stream into a `Result`,
+    /// and `text` renders an error for a caller that uses plain text.
     ///
     /// # Errors
     ///
@@ -95,7 +96,8 @@ fn item_limit(max_bytes: usize) -> usize {
         .saturating_sub(MAX_ITEM_FRAME_BYTES)
 }
 
-/// Whether an item was encoded, or the answer that ends the stream in its place.
+/// `Ok` if an item was encoded. Otherwise the answer that ends the stream in its place: the
+/// method's error, or a fault.
 type Encoded = Result<(), Result<Answer, Fault>>;
 
 /// The end of a stream, with the answer if it is not the regular end.
@@ -142,7 +144,7 @@ async fn send<S: Stream>(
         let mut items = stream.take_message();
         if !items.is_empty() {
             if !credit.get().allows_more_than(sent) {
-                // It may wait for long.
+                // The items may wait for credit for long.
                 items.shrink_to_fit();
             }
             keep_alive.during(sent.items, credit.more_than(sent)).await?;
@@ -186,7 +188,12 @@ impl<'a> KeepAlive<'a> {
         }
     }
 
-    /// Waits for a future. `first` is the number of the next item.
+    /// Waits for a future, and sends messages without items meanwhile. `first` is the number of the
+    /// next item.
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault that ends the stream if the caller is gone.
     async fn during<T>(&mut self, first: u64, waiting: impl Future<Output = T>) -> Result<T, Fault> {
         let mut waiting = pin!(waiting);
         loop {
@@ -197,7 +204,8 @@ impl<'a> KeepAlive<'a> {
         }
     }
 
-    /// Sends a message also while items flow: a caller that is gone may have granted much credit.
+    /// Sends a message without items if one is due. Called while items flow: a caller that is gone
+    /// may have granted much credit.
     async fn send_if_due(&mut self, first: u64) -> Result<(), Fault> {
         if self.due_at <= Instant::now() {
             self.send(first).await?;
@@ -205,6 +213,7 @@ impl<'a> KeepAlive<'a> {
         Ok(())
     }
 
+    /// Sends a message without items, unless the caller is gone.
     async fn send(&mut self, first: u64) -> Result<(), Fault> {
         let credit = self.sink.credit();
         if std::mem::replace(&mut self.grants, credit.grants()) != self.grants {
@@ -229,8 +238,9 @@ impl<'a> KeepAlive<'a> {
 
 /// Returns the reply that ends a stream of `sent` items, with their number.
 ///
-/// A layer may have answered for the method. Then a result is an array of all items, as for a
-/// caller that expects one reply.
+/// If a layer has answered for the method, a result has no number: it is an array of all items, as
+/// for a caller that expects one reply. A fault replaces it if items were sent before, or if it is
+/// empty.
 pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
     let name = ShortStr::from_static(ITEMS_HEADER);
     let sent_text = sent.to_string();
@@ -281,20 +291,23 @@ struct EncodedItems<'a, S, F> {
     encode: F,
     /// The items that were taken for the next message.
     message: ItemWriter,
-    /// An item for which it has no room.
+    /// An item that was taken, and for which `message` has no room.
     held: Option<ItemWriter>,
     /// How many bytes a message holds, unless it has a single item.
     max_bytes: usize,
 }
 
-/// How long items are taken for one message. A method may take long for each without waiting.
+/// How long items are taken for one message. A method may compute each item for long, without
+/// returning `Pending`.
 const MAX_FILLING: Duration = Duration::from_millis(10);
 
 impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Encoded> EncodedItems<'_, S, F> {
-    /// Takes items until they fill a message, or none is ready after the first, or `left` is used,
-    /// or it has taken long. Returns the end if it is reached.
+    /// Takes items until they fill a message, or none is ready after the first, or they use up
+    /// `left`, the rest of the credit, or [`MAX_FILLING`] has passed. Returns the end if it is
+    /// reached.
     ///
-    /// One item is taken in any case: the stream may end instead, which needs no credit.
+    /// If no item was taken yet, the stream is polled even without credit: it may end, which needs
+    /// none.
     fn poll_fill(&mut self, cx: &mut Context<'_>, left: Volume) -> Poll<Option<End>> {
         let Self { message, encode, .. } = self;
         let begun = Instant::now();
@@ -324,7 +337,7 @@ impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Encoded> EncodedItems<'_, S, 
         Poll::Ready(None)
     }
 
-    /// Returns the items that were taken.
+    /// Returns the items that were taken. The held one, if any, begins the next message.
     fn take_message(&mut self) -> ItemWriter {
         let next = self.held.take();
         let next = next.unwrap_or_else(|| ItemWriter::after(&self.message));

@@ -187,8 +187,8 @@ pub(crate) trait Control: Debug + Send + Sync {
     async fn cancel(&self) -> Result<(), BrokerError>;
 
     /// Ends the subscription. Pending acknowledgements are sent first, and unacknowledged
-    /// deliveries go back to the queue. Takes no longer than a time limit. Errors are ignored, as a
-    /// caller could do nothing about them.
+    /// deliveries go back to the queue. Takes no longer than a time limit. Errors are ignored,
+    /// because nothing can be done about them.
     async fn close(&self);
 
     /// Like [`close`](Self::close). Also deletes the queue if it belongs to this subscription.

@@ -75,7 +75,7 @@ impl LatestSend {
     }
 }
 
-/// Sends messages one after another.
+/// The owner of messages that are sent one after another.
 pub(crate) trait HasLatestSend: Debug + Send + Sync {
     fn latest_send(&self) -> &LatestSend;
 }

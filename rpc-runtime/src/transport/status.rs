@@ -106,7 +106,7 @@ impl StatusChanges {
     fn new(receiver: watch::Receiver<BoardState>) -> Self {
         struct Reader {
             receiver: watch::Receiver<BoardState>,
-            /// The version that was returned last.
+            /// The version of the status that was returned last.
             seen: Option<u64>,
         }
 
@@ -186,6 +186,7 @@ impl Connectivity {
     }
 }
 
+/// Why a handle has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed,

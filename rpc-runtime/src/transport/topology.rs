@@ -25,13 +25,13 @@ const QUORUM: &str = "quorum";
 
 const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
-/// RabbitMQ 3.10 knows no `-1` for no limit.
+/// Stands for no limit: RabbitMQ 3.10 does not know `-1`.
 const UNREACHED_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
 
 /// Arguments that limit one queue, or route its messages elsewhere. They would not hold across a
-/// queue and its batch queue, so such a queue has no batch queue.
+/// queue and its batch queue, so a queue with one of them has no batch queue.
 const RULES_OUT_BATCH_QUEUE: [&str; 3] = [DEAD_LETTER_EXCHANGE, "x-max-length", "x-max-length-bytes"];
 
 /// The default delivery limit of RabbitMQ 4.
@@ -312,8 +312,8 @@ impl RequestQueue {
         (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
-    /// The queue for batches of other workers, if this worker has batching turned off. It is not
-    /// declared.
+    /// For a worker that has batching turned off: the queue for batches that other workers of this
+    /// queue may have declared. This worker does not declare it. `None` if no worker can have one.
     pub(crate) fn earlier_batch_queue(&self) -> Option<Self> {
         self.clone().batching(true).batch_queue().map(Self::existing)
     }

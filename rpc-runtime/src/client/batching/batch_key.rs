@@ -92,6 +92,8 @@ pub(in crate::client) fn fits_in_batch(plan: &CallPlan) -> bool {
     plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 
+/// Returns the bytes of a call's arguments and headers, with ten for the two lengths of each
+/// header.
 fn size(plan: &CallPlan) -> usize {
     plan.arguments.0.len() + plan.headers.wire_bytes() + 10 * plan.headers.len()
 }

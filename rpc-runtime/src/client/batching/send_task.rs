@@ -174,8 +174,8 @@ impl SendTask {
     }
 
     /// Publishes a request on its own. The transport checks with the request's send token whether
-    /// its call has withdrawn it. `key` frees the request's place among the batcher's unconfirmed
-    /// messages.
+    /// its call has withdrawn it. Once the outcome is known, `key` frees the request's place among
+    /// the batcher's unconfirmed messages; `None` if it did not come from the batcher.
     fn publish_single(&mut self, mut request: QueuedRequest, key: Option<BatchKey>) {
         let message = self.publisher.single(&mut request);
         count_sent(&request.plan().destination, 1);

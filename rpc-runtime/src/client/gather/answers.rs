@@ -26,7 +26,8 @@ pub(super) struct Answers {
     _closing: AbortOnDropHandle<()>,
 }
 
-/// The reply queue, and the caller that keeps its connection open. `None` once gathering has ended.
+/// The reply queue, and our own [`Caller`], which keeps the connection open. `None` once gathering
+/// has ended.
 #[derive(Debug)]
 struct OpenReplies(Mutex<Option<(Subscription, Arc<Caller>)>>);
 

@@ -157,6 +157,8 @@ impl Gathering {
         answer
     }
 
+    /// Returns the answer in a message. `None` if the message is no answer to this request, or if
+    /// its worker has answered before.
     fn read(&mut self, message: Message, malformed: Option<Malformed>) -> Option<Answer> {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
             return None;

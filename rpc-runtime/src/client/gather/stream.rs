@@ -73,7 +73,7 @@ impl<T, E> Gather<T, E> {
         expected: Option<usize>,
         read: ReadReply<T, E>,
     ) -> Self {
-        // With a broker, gathering ends before the first answer.
+        // If no worker is expected, gathering ends before the first answer, as with a broker.
         let answer = answer.filter(|_| expected != Some(0));
         let source = Source::InProcess {
             has_answered: answer.is_some(),

@@ -13,9 +13,9 @@
 //!   many reasons. Workers cannot report that their replies arrive too late, so timeouts must
 //!   count.
 //! - If a request waited for no longer than the target, and the limit is reached, its reply raises
-//!   the limit by a fraction, so that it grows by one with each round trip. If almost nothing waits
-//!   and the last reduction was at least a second ago, each reply raises the limit by a quarter of
-//!   a call.
+//!   the limit by a fraction, so that it grows by one with each round trip. If the request hardly
+//!   waited at all, and the last reduction was at least a second ago, its reply raises the limit
+//!   by a quarter of a call instead.
 //!
 //! With AIMD, clients that share workers converge to equal limits.
 
@@ -40,15 +40,16 @@ const MAX_TARGET: Duration = Duration::from_secs(1);
 const SILENT_TIMEOUTS: u32 = 8;
 
 /// A single reduction leaves at least this fraction of the limit, or of the calls that counted
-/// towards it when the call was sent, if those were fewer.
+/// towards it when the call that caused the reduction was sent, if those were fewer.
 const MIN_FRACTION: f64 = 0.1;
 
 /// A reduction after a refusal or a timeout leaves at most this fraction, likewise.
 const FRACTION_AFTER_FAILURE: f64 = 0.5;
 
 /// If no call was sent for this time plus the time that requests wait in the queue, one extra call
-/// may be sent. The calls in flight may be slow, and slow calls must not hold up quick ones. The
-/// time doubles with each extra call until a call is answered.
+/// may be sent, beyond the limit. The calls in flight may be slow, and slow calls must not hold up
+/// quick ones. The time doubles with each extra call, until a call of the current generation is
+/// answered or a call is sent within the limit.
 const MIN_EXTRA_CALL_DELAY: Duration = Duration::from_secs(1);
 
 /// The time between extra calls does not grow beyond this.
@@ -75,8 +76,8 @@ pub(super) enum Signal {
 }
 
 impl Signal {
-    /// Returns whether the signal may mean overload: all but an answer after a short wait. Only
-    /// such a signal can start a reduction.
+    /// Returns whether the signal may mean overload: all but an answer after a short wait. Only a
+    /// warning can start a reduction.
     pub(super) fn is_warning(self) -> bool {
         !matches!(self, Self::Answered { queued } if queued <= MIN_TARGET)
     }
@@ -93,7 +94,9 @@ pub(super) struct CallEnd {
     pub(super) now: Instant,
     /// How many calls counted towards the limit when it was sent, including itself.
     pub(super) counted: usize,
+    /// The generation to which it belongs; see [`Generations`].
     pub(super) generation: u32,
+    /// Whether its priority is above 0.
     pub(super) is_important: bool,
     /// How many calls are in flight now, including itself.
     pub(super) in_flight_now: Count,
@@ -123,6 +126,7 @@ struct Silence {
 /// A limit below the maximum.
 #[derive(Debug)]
 struct Reduced {
+    /// Replies raise it by fractions of a call. Rounded down, it is a number of calls.
     limit: f64,
     /// When the limit was last reduced. Calls that were sent earlier do not show its effect.
     reduced_at: Instant,
@@ -196,9 +200,11 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Returns whether another call may be sent. Only important calls count towards the limit of
-    /// important calls, because workers serve them first: ordinary calls may hold all permits of an
-    /// overloaded service.
+    /// Returns whether another call may be sent. Always `true` while the limit is not reduced: the
+    /// [`Limiter`](super::Limiter) checks the maximum.
+    ///
+    /// Only important calls count towards the limit of important calls, because workers serve them
+    /// first: ordinary calls may hold all permits of an overloaded service.
     pub(super) fn has_permit(&self, is_important: bool, now: Instant) -> bool {
         let Some(reduced) = &self.reduced else {
             return true;
@@ -230,14 +236,15 @@ impl AdaptiveLimit {
             Some(pause) => now + pause,
             None => {
                 let extra_call_at = reduced.stall_timer.next_extra_call_at();
-                // It may have passed, if the fixed limit is reached. Then calls must not spin.
+                // This time may have passed, if the fixed limit is reached. Waiting calls must not
+                // wake again and again then.
                 extra_call_at.max(now + MIN_EXTRA_CALL_DELAY / 10)
             }
         })
     }
 
-    /// Records that a call was sent. Returns how many calls in flight count towards the limit,
-    /// including this one, and its generation.
+    /// Records that a call was sent; `in_flight` includes it. Returns how many calls in flight
+    /// count towards the limit, including this one, and its generation.
     pub(super) fn record_sent(&mut self, in_flight: usize, is_important: bool, now: Instant) -> (usize, u32) {
         let limit = self.limit(now);
         let Some(reduced) = &mut self.reduced else {
@@ -279,7 +286,7 @@ impl AdaptiveLimit {
                 self.reduce(end, fraction_for_target(end, queued, target));
             }
             Signal::Refused { retry_after } => {
-                // An overloaded worker sets it to how long requests wait in its queue.
+                // An overloaded worker sets `retry_after` to how long requests wait in its queue.
                 let queued = retry_after.unwrap_or_default();
                 let fraction = fraction_for_target(end, queued, target);
                 if self.reduce(end, fraction.min(FRACTION_AFTER_FAILURE)) {
@@ -315,6 +322,7 @@ impl AdaptiveLimit {
         match end.signal {
             Signal::Answered { queued } => {
                 reduced.stall_timer.queued = queued.min(took);
+                // The answer to an earlier call does not show that calls are answered now.
                 if end.generation == self.generation {
                     reduced.stall_timer.extra_call_delay = MIN_EXTRA_CALL_DELAY;
                 }
@@ -330,8 +338,8 @@ impl AdaptiveLimit {
     }
 
     /// Reduces the limit to a fraction of itself, or of the calls that counted towards it when this
-    /// call was sent, if those were fewer. Returns `false` if the call was sent before the last
-    /// reduction, so that it does not show the effect of that.
+    /// call was sent, if those were fewer. Returns `false` and changes nothing if the call was sent
+    /// before the last reduction: it does not show the effect of that reduction.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn reduce(&mut self, end: &CallEnd, fraction: f64) -> bool {
         let counted = end.counted as f64;

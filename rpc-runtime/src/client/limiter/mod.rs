@@ -5,7 +5,7 @@
 //! for one until its deadline, or fails at once (see [`WhenFull`]).
 //!
 //! If a worker refuses the only call in flight, the client pauses for as long as the worker says.
-//! The limit is zero until then: only one important call may be in flight.
+//! During the pause the limit is zero: only one important call may be in flight.
 
 mod adaptive;
 mod generations;
@@ -406,8 +406,8 @@ fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
                 // A layer of the worker rejects calls for its own reasons. It sets `retry_after` if
                 // there are too many calls.
                 FaultCode::Rejected => retry_after.is_some(),
-                // It replaces another fault if the request may have run before, and keeps the
-                // `retry_after` of that fault. Only overload sets one.
+                // This code replaces another one if an earlier request may have run. The fault
+                // keeps its `retry_after`, which only overload sets.
                 FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };
@@ -418,7 +418,8 @@ fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
             })
         }
         Ok(reply) => Some(answered(reply)),
-        // The request was sent, and no worker answered.
+        // The request was sent, and no worker answered, although no known obstacle (`source`)
+        // prevented a reply.
         Err(CallError::TimedOut {
             executed: Executed::Maybe,
             source: None,

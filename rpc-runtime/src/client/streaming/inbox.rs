@@ -27,6 +27,9 @@ pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
 pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
 
 /// The items of one stream. The tasks that receive messages add to it, and its reader takes.
+///
+/// A call that only sends items has an inbox without a reader, which shows whether the worker is
+/// still there.
 #[derive(Debug)]
 pub(crate) struct ItemInbox {
     state: Mutex<State>,
@@ -40,9 +43,10 @@ struct State {
     receiver: Receiver<ReceivedReply>,
     /// The correlation id of the request that the worker answers. `None` before the first message.
     id: Option<Uuid>,
-    /// The routing key through which the worker gets credit.
+    /// The routing key through which the worker gets credit. `None` before the first message, or if
+    /// the worker's id is no UUID.
     worker_key: Option<ShortStr>,
-    /// The credit of a method in this process.
+    /// The credit of a method in this process. `None` if there is a broker.
     credit: Option<Arc<Credit>>,
     /// When the last message arrived that left no gap in the items, or when messages could arrive
     /// again.
@@ -57,8 +61,9 @@ struct State {
     ends_at: Option<Instant>,
     /// The outcome of the last attempt. `None` if it was dropped, or before its end.
     outcome: Option<Result<Reply, Fault>>,
-    /// What is known of the items. `None` before the call begins.
+    /// How many items the call's streams have had. `None` before the call begins.
     flow: Option<Arc<ItemFlow>>,
+    /// Wakes the reader, which waits for items.
     reader: Option<Waker>,
 }
 
@@ -71,16 +76,17 @@ pub(in crate::client) enum Arrival {
     Continues {
         /// Whether this is its first message.
         is_first: bool,
-        /// The answer to a message without items, and the routing key of its worker.
+        /// The answer to a message without items, and the routing key of its worker. `None` if the
+        /// message has items, or the key is not known.
         answer: Option<(ShortStr, Grant)>,
     },
     /// The call ends with this reply.
     Ends(ReceivedReply),
 }
 
-/// Who gets credit.
+/// Who is granted credit.
 #[derive(Debug, Clone)]
-pub(in crate::client) enum Granter {
+pub(in crate::client) enum Grantee {
     /// A worker, through the control exchange. Has its routing key and the id of the request.
     Worker(ShortStr, Uuid),
     /// A method in this process.
@@ -116,13 +122,13 @@ impl ItemInbox {
         }
     }
 
-    /// Records that the call begins, whose items are those of `flow`.
+    /// Records that the call begins. `flow` counts the items of its streams.
     pub(in crate::client) fn begin(&self, flow: Arc<ItemFlow>) {
         self.tally().set_flow(Arc::clone(&flow));
         self.lock().flow = Some(flow);
     }
 
-    /// The items of the call. `None` before it begins.
+    /// Returns what counts the items of the call's streams. `None` before the call begins.
     pub(in crate::client) fn flow(&self) -> Option<Arc<ItemFlow>> {
         // Not that of the tally, which is locked while observers run.
         self.lock().flow.clone()
@@ -139,7 +145,8 @@ impl ItemInbox {
         self.tally().of_other_stream(SentBy::Caller)
     }
 
-    /// Shows layers the items that have arrived and that the reader has not taken. The call ends.
+    /// Shows layers the items that have arrived and that the reader has not taken, as the call
+    /// ends.
     pub(in crate::client) fn show_arrived(&self) {
         let mut tally = self.tally();
         let sizes: Vec<_> = {
@@ -185,7 +192,8 @@ impl ItemInbox {
         self.lock().ends_at = ends_at;
     }
 
-    /// Lets a method in this process send items.
+    /// Sets the credit of a method in this process, which [`grant`](Self::grant) returns from now
+    /// on.
     pub(in crate::client) fn set_credit(&self, credit: Arc<Credit>) {
         self.lock().credit = Some(credit);
     }
@@ -204,7 +212,8 @@ impl ItemInbox {
         })
     }
 
-    /// Whether a message has arrived. Then the request must not be sent again.
+    /// Whether the stream has begun: a message has arrived, and it was not just a reply that ended
+    /// the stream at once. Then the request must not be sent again.
     pub(in crate::client) fn has_begun(&self) -> bool {
         self.lock().receiver.has_begun()
     }
@@ -227,11 +236,12 @@ impl ItemInbox {
             state.id = Some(id);
             state.worker_key = worker_key(worker);
         }
-        // The worker may go on although items were lost with the broker. They do not come any more.
+        // A worker goes on although items were lost with the broker, which do not come any more. So
+        // a message after such a gap does not show that the stream can go on.
         if is_first || !state.receiver.misses_before(after_last) {
             state.heard_at = Instant::now();
         }
-        // The worker learns that its caller is there, and credit that was lost.
+        // The answer shows the worker that its caller is there, and repeats credit that was lost.
         let credit = state.receiver.granted();
         let key = state.worker_key.as_ref().filter(|_| is_keep_alive);
         let answer = key.map(|key| (key.clone(), Grant { id, credit }));
@@ -241,8 +251,8 @@ impl ItemInbox {
         arrival(received, is_first, answer)
     }
 
-    /// Receives a message that cannot be read. It ends the stream, if it is of the worker that
-    /// sends it, or there is none yet.
+    /// Receives a message that cannot be read. It ends the stream if it comes from the worker that
+    /// sends the stream, or if no worker has begun to.
     pub(in crate::client) fn receive_unreadable(
         &self,
         id: Uuid,
@@ -257,7 +267,8 @@ impl ItemInbox {
         Arrival::Ends(Err(BadReply::Stream(reason)))
     }
 
-    /// Receives the reply that ends the stream after `count` items, or at once if it is `None`.
+    /// Receives the reply that ends the stream after `count` items, or at once if `count` is
+    /// `None`.
     pub(in crate::client) fn end(
         &self,
         id: Uuid,
@@ -285,7 +296,7 @@ impl ItemInbox {
     }
 
     /// Records that the method goes on, so that the wait of a call without a reader begins again.
-    pub(in crate::client) fn goes_on(&self) {
+    pub(in crate::client) fn record_progress(&self) {
         if let Some(since) = &mut self.lock().waiting_since {
             *since = Instant::now();
         }
@@ -312,27 +323,28 @@ impl ItemInbox {
         Poll::Pending
     }
 
-    /// Returns the credit to grant, and who gets it, if the reader has consumed `consumed`.
-    pub(super) fn grant(&self, consumed: Volume) -> Option<(Granter, Volume)> {
+    /// Returns who is granted further credit, and how much in total, now that the reader has
+    /// consumed `consumed`. `None` if enough credit is left, or nobody is known who could get it.
+    pub(super) fn grant(&self, consumed: Volume) -> Option<(Grantee, Volume)> {
         let mut state = self.lock();
         let granted = state.receiver.grant(consumed)?;
-        let granter = match (&state.credit, &state.worker_key, state.id) {
-            (Some(credit), ..) => Granter::InProcess(Arc::clone(credit)),
-            (None, Some(key), Some(id)) => Granter::Worker(key.clone(), id),
+        let grantee = match (&state.credit, &state.worker_key, state.id) {
+            (Some(credit), ..) => Grantee::InProcess(Arc::clone(credit)),
+            (None, Some(key), Some(id)) => Grantee::Worker(key.clone(), id),
             _ => return None,
         };
-        Some((granter, granted))
+        Some((grantee, granted))
     }
 
     /// Records that messages can arrive again.
-    pub(in crate::client) fn heard(&self) {
+    pub(in crate::client) fn record_reconnected(&self) {
         self.lock().heard_at = Instant::now();
     }
 
     /// Returns when the call may be [overdue](Self::overdue). `limit` is how long the reader waits
     /// for an item, or the call for its worker if there is no reader. `may_be_silent` is whether
-    /// the silence of the worker says nothing: no message can arrive at present, or the worker is in
-    /// this process.
+    /// the silence of the worker says nothing: no message can arrive at present, or the worker is
+    /// in this process.
     pub(in crate::client) fn overdue_at(&self, limit: Duration, may_be_silent: bool) -> Instant {
         let state = self.lock();
         let silent = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);
@@ -367,17 +379,20 @@ impl ItemInbox {
 }
 
 impl State {
-    /// Since when the reader or the call waits, or would if messages could arrive.
+    /// Since when the reader waits. Without a reader: since when the call waits for its worker, or
+    /// since when no message can arrive, whichever began earlier. `None` if neither is so.
     fn waits_since(&self) -> Option<Instant> {
         [self.waiting_since, self.down_since].into_iter().flatten().min()
     }
 }
 
+/// Sets since when a state lasts, which is now if it has just begun. `None` if it does not last.
 fn set_since(since: &mut Option<Instant>, is_so: bool) {
     *since = is_so.then(|| since.unwrap_or_else(Instant::now));
 }
 
-/// Returns the routing key of the worker that a header identifies: its id.
+/// Returns the routing key of the worker that a header identifies: its id. `None` if that is no
+/// UUID.
 pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     let worker: Worker = serde_json::from_str(header).ok()?;
     // Other keys reach several workers.
@@ -432,10 +447,10 @@ mod tests {
         inbox
     }
 
-    fn grant(inbox: &ItemInbox, items: u64) -> Option<(Granter, u64)> {
+    fn grant(inbox: &ItemInbox, items: u64) -> Option<(Grantee, u64)> {
         let consumed = Volume { items, bytes: 0 };
-        let (granter, credit) = inbox.grant(consumed)?;
-        Some((granter, credit.items))
+        let (grantee, credit) = inbox.grant(consumed)?;
+        Some((grantee, credit.items))
     }
 
     fn poll(inbox: &ItemInbox) -> usize {
@@ -449,8 +464,8 @@ mod tests {
         let (inbox, id) = (inbox(4), Uuid::new_v4());
         inbox.receive(id, WORKER, items(0, 4, 4));
         assert_eq!(poll(&inbox), 4);
-        let (granter, credit) = grant(&inbox, 2).unwrap();
-        assert!(matches!(granter, Granter::Worker(_, of) if of == id));
+        let (grantee, credit) = grant(&inbox, 2).unwrap();
+        assert!(matches!(grantee, Grantee::Worker(_, of) if of == id));
         assert_eq!((credit, grant(&inbox, 2).is_none()), (6, true));
         // Whether or not the worker knows of all of it.
         for known in [4, 6] {
@@ -530,7 +545,7 @@ mod tests {
         tokio::time::advance(MAX_SILENCE).await;
         assert_eq!(inbox.overdue(limit, false), Some(Overdue::Silent));
         assert_eq!(inbox.overdue(limit, true), None, "nothing can arrive now");
-        inbox.heard();
+        inbox.record_reconnected();
         assert_eq!(inbox.overdue(limit, false), None);
     }
 

@@ -10,11 +10,11 @@ use crate::protocol::{ItemList, Items, Volume};
 pub(super) struct Receiver<R> {
     /// The items in order that the reader has not taken.
     ready: VecDeque<ItemList>,
-    /// The number of the first of them.
+    /// How many items the reader has taken: the number of the first item in `ready`.
     taken: u64,
-    /// The number of the item after them.
+    /// The number of the item that follows those in `ready`. It has not arrived.
     next: u64,
-    /// Lists of one item each that arrived before those between `next` and them.
+    /// Items that arrived although items before them are missing, by number. Each list has one.
     early: BTreeMap<u64, ItemList>,
     /// What may be on its way or wait for the reader.
     window: Volume,
@@ -22,11 +22,12 @@ pub(super) struct Receiver<R> {
     granted: Volume,
     /// The bytes of the items that have arrived.
     arrived: u64,
-    /// The bytes of the largest message. The worker may exceed the credit for bytes by one.
+    /// The bytes of the largest message. The worker may exceed the credit for bytes by one message.
     largest: u64,
     /// Who sends the stream, as its messages say. `None` before the first message.
     worker: Option<String>,
-    /// The end, and the number of items before it, while some of them are missing.
+    /// How many items the stream has, and the reply that ends it. `None` until that reply arrives.
+    /// The reply waits here while items are missing.
     end: Option<(u64, R)>,
 }
 
@@ -70,7 +71,7 @@ impl<R> Receiver<R> {
         (self.window, self.granted) = (window, window);
     }
 
-    /// Whether a message has arrived.
+    /// Whether a message has arrived, other than a reply that ended the stream at once.
     pub(super) fn has_begun(&self) -> bool {
         self.worker.is_some()
     }
@@ -89,7 +90,7 @@ impl<R> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// If there cannot be such an item. None of the message is received then.
+    /// If the worker sent more than it was granted, or an item after the end.
     pub(super) fn receive(&mut self, worker: &str, items: Items) -> Result<Received<R>, BadStream> {
         if !self.is_from(worker) {
             return Ok(Received::Foreign);
@@ -124,7 +125,8 @@ impl<R> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// If there cannot be so few or so many items.
+    /// If `count` is less than the number of items that the worker has sent, or more than it was
+    /// granted.
     pub(super) fn end(
         &mut self,
         worker: Option<&str>,
@@ -147,7 +149,7 @@ impl<R> Receiver<R> {
         if count > self.granted.items {
             return Err(BadStream("the worker counted more items than it was granted"));
         }
-        // A second end is that of the first one, sent again.
+        // A second end is the first one, sent again.
         self.end.get_or_insert((count, reply));
         let ended = self.ended();
         // A refusal, or an empty stream, has not begun: the call may be made again.
@@ -167,7 +169,7 @@ impl<R> Receiver<R> {
         self.ready.iter().flat_map(ItemList::iter)
     }
 
-    /// Takes the items in order that have arrived, for the reader. No list is empty.
+    /// Takes the items in order that have arrived, for the reader. None of the lists is empty.
     pub(super) fn take(&mut self, items: &mut VecDeque<ItemList>) {
         self.taken = self.next;
         if items.is_empty() {
@@ -177,8 +179,8 @@ impl<R> Receiver<R> {
         }
     }
 
-    /// Returns what the worker may send in total, if it is to be told: the reader has consumed
-    /// `consumed`, and half of the window is used.
+    /// Raises the credit, now that the reader has consumed `consumed`. Returns what the worker may
+    /// send in total, or `None` if more than half of the window is left, and it need not be told.
     pub(super) fn grant(&mut self, consumed: Volume) -> Option<Volume> {
         let left = self.granted.minus(consumed);
         if left.allows_more_than(self.window.half()) {
@@ -188,20 +190,21 @@ impl<R> Receiver<R> {
         Some(self.granted)
     }
 
-    /// Whether a message may be from the worker that sends the stream: no other one has begun.
-    /// `worker` is `None` if it does not say who sent it.
+    /// Whether a message may be from the worker that sends the stream: no other worker has begun.
+    /// `worker` is `None` if the message does not say who sent it.
     pub(super) fn may_be_from(&self, worker: Option<&str>) -> bool {
         let begun = self.worker.as_deref();
         begun.is_none_or(|begun| worker == Some(begun))
     }
 
-    /// Whether a message is from the worker that sends the stream: the one whose message came
-    /// first.
+    /// Whether a message is from the worker that sends the stream. The first message decides which
+    /// worker that is.
     fn is_from(&mut self, worker: &str) -> bool {
         self.worker.get_or_insert_with(|| worker.to_owned()) == worker
     }
 
-    /// Receives items of which the first comes next, or comes earlier.
+    /// Receives items of which the first has the number `next` or a lower one. Those with lower
+    /// numbers have arrived before.
     fn receive_next(&mut self, mut items: ItemList, after_last: u64) {
         let size = items.volume().bytes;
         let known = items.volume().items - (after_last - self.next);
@@ -240,6 +243,7 @@ impl<R> Receiver<R> {
         }
     }
 
+    /// Takes the reply that ends the stream, if all items have arrived.
     fn ended(&mut self) -> Received<R> {
         match self.end.take_if(|(count, _)| *count == self.next) {
             Some((_, reply)) => Received::Ends(reply),

@@ -37,9 +37,10 @@ impl ResumeArgument {
 }
 
 /// Encodes an item as an argument: the item itself, so that the worker gets what it has sent.
+/// `None` if the item cannot be the argument.
 fn encode_argument<T: 'static>(codec: Codec, item: &Bytes) -> Option<Bytes> {
     let argument = codec.argument_of_result::<T>(item)?;
-    // It would begin the stream anew.
+    // An argument that is `None` would begin the stream anew.
     let is_none = argument == codec.encode(&()).ok()?;
     (!is_none).then_some(argument)
 }
@@ -51,7 +52,8 @@ pub(super) struct Resumption {
     plan: CallPlan,
     /// When the handler that reads the stream has to end.
     ends_at: Option<Instant>,
-    /// The last item that the reader got. `None` if the arguments name it.
+    /// The last item that the reader got. `None` if there was none since the arguments were last
+    /// set.
     last: Option<Bytes>,
     /// Whether the last item may keep its message in memory.
     keeps_message: bool,
@@ -100,8 +102,9 @@ impl Resumption {
         self.is_interrupted = false;
     }
 
-    /// Records that the reader waits for the next item, perhaps for long.
-    pub(super) fn reader_waits(&mut self) {
+    /// Records that the reader waits for the next item, perhaps for long. From now on, the last
+    /// item does not keep its message in memory.
+    pub(super) fn record_waiting(&mut self) {
         if std::mem::take(&mut self.keeps_message)
             && let Some(last) = &mut self.last
         {
@@ -109,8 +112,9 @@ impl Resumption {
         }
     }
 
-    /// Decides whether the stream is resumed after this error: if it is no final one, and the
-    /// reader waits for less than the call's timeout. `inbox` is that of the call that failed.
+    /// Decides whether the stream is resumed after this error: if the error is not final, and the
+    /// next call can begin before the reader has waited for the call's timeout. `inbox` is that of
+    /// the call that failed.
     ///
     /// # Errors
     ///
@@ -154,7 +158,7 @@ impl Resumption {
         Poll::Ready(Some(ResumingCall { inbox, reply }))
     }
 
-    /// Puts the last item into the arguments. `None` if that is impossible.
+    /// Puts the last item, if there is one, into the arguments. `None` if that is impossible.
     fn name_last_item(&mut self) -> Option<()> {
         if let Some(item) = &self.last {
             let value = (self.argument.encode)(self.plan.codec, item)?;

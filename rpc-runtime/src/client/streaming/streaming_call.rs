@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 
-use super::inbox::{Granter, ItemInbox};
+use super::inbox::{Grantee, ItemInbox};
 use super::resumption::{ResumeArgument, Resumption};
 use crate::client::backend::Backend;
 use crate::client::call::{ReadReply, change_plan};
@@ -127,6 +127,7 @@ struct Running<T, E> {
     items: VecDeque<ItemList>,
     /// The items of a worker that sent them as an array.
     array: VecDeque<T>,
+    /// What the reader has consumed since the call began, or since it was resumed.
     consumed: Volume,
     /// Once this is consumed, more credit is granted.
     grant_at: Volume,
@@ -152,7 +153,8 @@ impl<T, E> StreamingCall<T, E> {
         }
     }
 
-    /// Makes the call resume its stream if it is interrupted.
+    /// Makes the call resume its stream if it is interrupted and the method has an argument for
+    /// that.
     pub(in crate::client) fn resumed_by(mut self, argument: Option<ResumeArgument>) -> Self {
         if let State::Planned(planned) = &mut self.state {
             planned.resume = argument;
@@ -344,7 +346,7 @@ impl<T, E> Running<T, E> {
                     Poll::Pending if self.inbox.poll_items(cx, &mut self.items).is_ready() => {}
                     Poll::Pending => {
                         if let Some(resumption) = &mut self.resumption {
-                            resumption.reader_waits();
+                            resumption.record_waiting();
                         }
                         return Poll::Pending;
                     }
@@ -395,7 +397,7 @@ impl<T, E> Running<T, E> {
                 source: format!("an item has {size} bytes, and at most {limit} are accepted").into(),
                 executed: Executed::Maybe,
             }),
-            _ => (self.read.item)(self.codec, item).map_err(bad_item),
+            _ => (self.read.item)(self.codec, item).map_err(undecodable_item_error),
         };
         self.consumed = self.consumed.plus(Volume::of(item));
         match &mut self.resumption {
@@ -413,14 +415,14 @@ impl<T, E> Running<T, E> {
 
     /// Lets the worker send more items, if the reader has consumed enough.
     fn grant(&mut self) {
-        let Some((granter, credit)) = self.inbox.grant(self.consumed) else {
+        let Some((grantee, credit)) = self.inbox.grant(self.consumed) else {
             return;
         };
         self.grant_at = credit.minus(self.inbox.window().half());
-        match (granter, &self.backend) {
-            (Granter::InProcess(sender), _) => sender.raise(credit),
-            (Granter::Worker(key, id), Backend::Broker(caller)) => caller.grant(key, id, credit),
-            (Granter::Worker(..), Backend::InProcess(_)) => {}
+        match (grantee, &self.backend) {
+            (Grantee::InProcess(current), _) => current.raise(credit),
+            (Grantee::Worker(key, id), Backend::Broker(caller)) => caller.grant(key, id, credit),
+            (Grantee::Worker(..), Backend::InProcess(_)) => {}
         }
     }
 
@@ -428,13 +430,13 @@ impl<T, E> Running<T, E> {
     /// `None` at the end.
     fn end(&mut self, reply: Reply) -> Option<Result<T, CallError<E>>> {
         if reply.kind == ReplyKind::Result && reply.headers.get(ITEMS_HEADER).is_none() {
-            // A worker of another library may not send streams.
+            // A worker of another library may send no stream, but an array of all items.
             return match (self.read.array)(reply.codec, &reply.body) {
                 Ok(items) => {
                     self.array = items.into();
                     self.array.pop_front().map(Ok)
                 }
-                Err(error) => Some(Err(bad_item(error))),
+                Err(error) => Some(Err(undecodable_item_error(error))),
             };
         }
         let count = reply
@@ -455,7 +457,7 @@ impl<T, E> Running<T, E> {
 }
 
 /// Builds the error for an item that cannot be decoded.
-fn bad_item<E>(source: DecodeError) -> CallError<E> {
+fn undecodable_item_error<E>(source: DecodeError) -> CallError<E> {
     CallError::BadReply {
         source: source.into(),
         executed: Executed::Maybe,

@@ -52,8 +52,8 @@ impl ItemSender {
         self.is_done
     }
 
-    /// Whether the caller's stream has ended, or no more of it is wanted.
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether the caller's stream is over: it has ended, or the worker wants no more items.
+    pub(super) fn is_stream_over(&self) -> bool {
         self.has_ended || self.is_done
     }
 
@@ -73,7 +73,7 @@ impl ItemSender {
     ///
     /// # Errors
     ///
-    /// If that cannot be.
+    /// If the method took items that the caller's stream has not yielded.
     pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<bool, &'static str> {
         let IncomingGrant { credit, taken, asks } = grant;
         let goes_on = taken > self.taken;
@@ -81,8 +81,8 @@ impl ItemSender {
             return Err("the method took items that were not sent");
         }
         if self.is_done {
-            // No item is kept. The method takes the last ones after the worker has told that all
-            // have arrived.
+            // No item is kept. The method may take the last ones only after the worker has said
+            // that all have arrived.
             self.taken = self.taken.max(taken);
             return Ok(goes_on);
         }
@@ -106,7 +106,7 @@ impl ItemSender {
         Ok(goes_on)
     }
 
-    /// Sends the kept items from this number on again: some may be lost.
+    /// Lets the kept items from this number on, and the end, be sent again: some may be lost.
     pub(super) fn go_back(&mut self, first: u64) {
         self.next = self.next.min(first).max(self.taken);
         self.is_end_sent = false;

@@ -16,10 +16,12 @@ use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
 
 /// The way of the items of one call to its method.
 pub(in crate::client) trait ItemLink: Send + Sync + 'static {
-    /// Sends a message to the worker with this routing key, if a broker is between.
+    /// Sends a message to the worker with this routing key. Without a broker, the key has no
+    /// meaning.
     fn send(&self, worker: &ShortStr, message: ItemMessage) -> BoxFuture<'static, Published>;
 
-    /// Sends further messages apart from those of other calls.
+    /// Lets further messages be sent apart from those of other calls. Does nothing without a
+    /// broker.
     fn separate(&mut self) {}
 }
 
@@ -27,7 +29,7 @@ pub(in crate::client) trait ItemLink: Send + Sync + 'static {
 #[derive(Debug, Default)]
 pub(in crate::client) struct ItemPublisher {
     current: Mutex<Option<Arc<dyn Publisher>>>,
-    /// How many messages were made.
+    /// How many messages were made, to give each another token.
     messages: AtomicU64,
 }
 
@@ -53,6 +55,7 @@ impl ItemPublisher {
         published
     }
 
+    /// Returns the publisher. Opens one if there is none.
     async fn get(&self, transport: &Arc<dyn Transport>) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut publisher = self.current.lock().await;
         let publisher = match &mut *publisher {
@@ -90,10 +93,11 @@ impl BrokerLink {
             let name = ShortStr::from_static(ITEMS_HEADER);
             properties.headers.insert(name, count.to_string());
         }
-        // The messages of a call have the same id, and the broker may return some of them.
-        let copy = self.publisher.messages.fetch_add(1, Ordering::Relaxed);
+        // The messages of a call have the same id. By this token, the transport knows which of them
+        // the broker returns.
+        let token = self.publisher.messages.fetch_add(1, Ordering::Relaxed);
         let name = ShortStr::from_static(COPY_HEADER);
-        properties.headers.insert(name, copy.to_string());
+        properties.headers.insert(name, token.to_string());
         Outgoing {
             queue: worker.clone(),
             mandatory: true,

@@ -56,7 +56,7 @@ impl<T, E> SendsItems for StreamingCall<T, E> {
         encode: EncodeItem<I>,
     ) -> Self {
         self.change_plan(|plan| {
-            // Each call whose method replies with a stream has one.
+            // Each call whose method replies with a stream has an inbox.
             if let Some(inbox) = plan.destination.items.clone() {
                 add_items(plan, items, encode, inbox, true);
             }

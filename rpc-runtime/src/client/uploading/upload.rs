@@ -28,7 +28,7 @@ use crate::service::with_ambient_deadline;
 use crate::telemetry::ItemTally;
 use crate::transport::{Backoff, Published};
 
-/// After how long without items a message without any is sent.
+/// If no message is sent for this long, one without items is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// How many messages may be unconfirmed.
@@ -50,18 +50,20 @@ pub(in crate::client) struct Upload {
 }
 
 struct State {
-    /// `None` once it is being sent.
+    /// The caller's stream. `None` once it is being sent, or the call has ended.
     stream: Option<EncodedStream>,
     sender: ItemSender,
-    /// The worker that runs the method, and the id of the request that it got. `None` before its
-    /// first message.
+    /// The routing key for items to the worker that runs the method, and the id of the request that
+    /// the worker got. `None` before the worker's first message.
     worker: Option<(ShortStr, Uuid)>,
     /// When the handler that makes the call has to end.
     ends_at: Option<Instant>,
+    /// The span in which the call was begun.
     span: Span,
 }
 
-/// How long items are taken for one message. A stream may take long for each without waiting.
+/// How long items are taken for one message. A stream may compute for long before each item, and
+/// yet never be pending.
 const MAX_FILLING: Duration = Duration::from_millis(10);
 
 type EncodedStream = BoxStream<'static, Result<Bytes, EncodeError>>;
@@ -82,15 +84,16 @@ impl Upload {
         }
     }
 
-    /// Records where the call begins: calls that the stream makes belong there too.
+    /// Records the deadline of the handler that makes the call, and the current span. Calls that
+    /// the stream itself makes get both.
     pub(in crate::client) fn begin(&self, ends_at: Option<Instant>) {
         let mut state = self.lock();
         state.ends_at = ends_at;
         state.span = Span::current();
     }
 
-    /// Makes the call, and drops the caller's stream with it. The request, which may be on its way
-    /// for longer, keeps the upload without the stream.
+    /// Makes the call. Drops the caller's stream once the call has ended, or is dropped. The
+    /// request, which may be on its way for longer, keeps the upload without the stream.
     pub(in crate::client) fn during<T>(
         self: Arc<Self>,
         call: impl Future<Output = T>,
@@ -106,7 +109,7 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// If that cannot be.
+    /// If the worker's id is no UUID, or the method took items that the stream has not yielded.
     pub(in crate::client) fn grant(
         &self,
         id: Uuid,
@@ -122,7 +125,7 @@ impl Upload {
         drop(state);
         self.changed.notify_waiters();
         if granted? && !self.replies_with_items {
-            self.inbox.goes_on();
+            self.inbox.record_progress();
         }
         Ok(())
     }
@@ -135,7 +138,7 @@ impl Upload {
         link: impl ItemLink,
         max_bytes: usize,
     ) -> CallError {
-        let (worker, stream) = self.begun(id).await;
+        let (worker, stream) = self.wait_begun(id).await;
         let (ends_at, span) = {
             let mut state = self.lock();
             (state.ends_at, std::mem::replace(&mut state.span, Span::none()))
@@ -154,8 +157,10 @@ impl Upload {
             .await
     }
 
-    /// Waits for the first message of the worker. Cancel safe.
-    async fn begun(&self, id: Uuid) -> (ShortStr, EncodedStream) {
+    /// Waits for the first message of the worker that got the request with this id. Returns the
+    /// routing key for its items, and the caller's stream. Waits forever if another attempt has the
+    /// stream. Cancel safe.
+    async fn wait_begun(&self, id: Uuid) -> (ShortStr, EncodedStream) {
         loop {
             let changed = self.changed.notified();
             if let State {
@@ -201,10 +206,11 @@ struct Sending<'a, L> {
     stream: Option<EncodedStream>,
     /// What layers and metrics know of the items.
     tally: ItemTally,
+    /// `None` if the last message arrived.
     failing: Option<Failing>,
 }
 
-/// Messages do not arrive at present.
+/// How to go on while messages do not arrive.
 struct Failing {
     /// Since when the broker does not deliver them, although it can be reached.
     undelivered_since: Option<Instant>,
@@ -215,6 +221,7 @@ struct Failing {
 }
 
 impl<L: ItemLink> Sending<'_, L> {
+    /// Sends the items until that fails. Returns the error of the call.
     async fn run(mut self) -> CallError {
         let upload = self.upload;
         let mut unconfirmed = FuturesUnordered::new();
@@ -224,8 +231,8 @@ impl<L: ItemLink> Sending<'_, L> {
             let changed = upload.changed.notified();
             let retry_at = self.failing.as_ref().map(|failing| failing.retry_at);
             let may_send = retry_at.is_none_or(|retry_at| retry_at <= Instant::now());
-            // Under one lock: what the worker asks for may arrive at any time.
-            let (may_pull, has_ended, is_done) = {
+            // Under one lock: a grant of the worker may arrive at any time.
+            let (may_pull, is_stream_over, is_done) = {
                 let sender = &mut upload.lock().sender;
                 while may_send
                     && unconfirmed.len() < MAX_UNCONFIRMED
@@ -235,16 +242,17 @@ impl<L: ItemLink> Sending<'_, L> {
                     keep_alive_at = Instant::now() + KEEP_ALIVE;
                 }
                 let may_pull = may_send && unconfirmed.len() < MAX_UNCONFIRMED && sender.may_pull();
-                (may_pull, sender.has_ended(), sender.is_done())
+                (may_pull, sender.is_stream_over(), sender.is_done())
             };
-            if has_ended {
+            if is_stream_over {
                 self.stream = None;
             }
+            // If the method replies with items, only the wait of their reader is limited.
             if !upload.replies_with_items {
-                // Otherwise the call waits for the caller's stream.
+                // The call waits for its worker, unless it waits for the caller's stream.
                 upload
                     .inbox
-                    .set_waiting(has_ended || !may_pull || self.failing.is_some());
+                    .set_waiting(is_stream_over || !may_pull || self.failing.is_some());
             }
             // The items are no longer wanted. The worker waits for signs of the caller until the
             // call ends.
@@ -263,7 +271,7 @@ impl<L: ItemLink> Sending<'_, L> {
                             keep_alive_at = failing.retry_at;
                         }
                     }
-                    // The reply needs no items.
+                    // The worker wants no more items, so the call needs only its reply.
                     Err(_) if is_done => {}
                     Err(error) => return error,
                 },
@@ -287,15 +295,15 @@ impl<L: ItemLink> Sending<'_, L> {
         }
     }
 
-    /// Returns the number of the message's first item, and what has become of the message.
+    /// Sends a message. Returns the number of its first item, and what has become of the message.
     fn send(&self, message: ItemMessage) -> impl Future<Output = (u64, Published)> + use<L> {
         let first = message.first;
         let sending = self.link.send(&self.worker, message);
         sending.map(move |published| (first, published))
     }
 
-    /// Takes items until there are enough for a message, or none is ready after the first, or it
-    /// has taken long.
+    /// Takes items until there are enough for a message, or none is ready after the first, or
+    /// [`MAX_FILLING`] has passed.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Pending;
@@ -305,11 +313,11 @@ impl<L: ItemLink> Sending<'_, L> {
         while count < MAX_ITEMS && bytes < MAX_INCOMING_BYTES && self.upload.lock().sender.may_pull() {
             match stream.poll_next_unpin(cx) {
                 Poll::Ready(Some(item)) => {
-                    let item = item.map_err(bad_item)?;
+                    let item = item.map_err(bad_item_error)?;
                     if item.len() > self.max_bytes {
                         let (size, limit) = (item.len(), self.max_bytes);
                         let reason = format!("it has {size} bytes, and at most {limit} may be sent");
-                        return Poll::Ready(Err(bad_item(reason)));
+                        return Poll::Ready(Err(bad_item_error(reason)));
                     }
                     (count, bytes) = (count + 1, bytes + item.len());
                     self.tally.add(item.len());
@@ -385,7 +393,8 @@ impl<L: ItemLink> Sending<'_, L> {
     }
 }
 
-/// Returns the routing key for the items of the worker that a header identifies.
+/// Returns the routing key for items to the worker that a header identifies. `None` if the worker's
+/// id is no UUID.
 fn items_key(header: &str) -> Option<ShortStr> {
     let worker: Worker = serde_json::from_str(header).ok()?;
     // Other keys reach several workers.
@@ -393,7 +402,8 @@ fn items_key(header: &str) -> Option<ShortStr> {
     ShortStr::new(format!("{id}{INCOMING_SUFFIX}")).ok()
 }
 
-fn bad_item(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
+/// Builds the error for an item that cannot be sent.
+fn bad_item_error(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
     CallError::BadItem {
         source: source.into(),
     }

@@ -13,7 +13,8 @@ pub(in crate::server) struct BatchSizeAsk {
 }
 
 impl BatchSizeAsk {
-    /// Reads it from a message without a `reply_to`. `None` if the sender does not ask.
+    /// Reads it from a message without a `reply_to`, in whose header `rpc-batch` the sender names
+    /// the address for the answer. `None` if the sender does not ask.
     pub(in crate::server) fn of_message(message: &Message) -> Option<Self> {
         let properties = &message.properties;
         let method = properties.kind.as_ref();
@@ -54,6 +55,7 @@ impl BatchSizeAsk {
     }
 }
 
+/// Returns the address that a header names. `None` if it is empty or too long.
 fn address(header: &str) -> Option<ShortStr> {
     ShortStr::new(header)
         .ok()

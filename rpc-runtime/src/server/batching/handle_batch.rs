@@ -48,6 +48,7 @@ impl RequestHandler {
             ..
         } = delivery;
         let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
+        // What is moved to the dead-letter queue if the batch cannot be read and gets no reply.
         let if_refused = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
         let Batch {
             codec,
@@ -106,6 +107,7 @@ impl RequestHandler {
                 continue;
             };
             let deadline = request.time_to_live.and_then(|time| received.deadline(time));
+            // A job that was redelivered, or must still wait, does not run here: a copy is moved.
             let mut job = self.may_be_job(&request, reply_to);
             let moved = match (&self.jobs, &mut job) {
                 (Some(jobs), Some(message)) if self.is_job(message) => {
@@ -239,7 +241,7 @@ impl RequestHandler {
         let mut decision = self.executor.decide_request(request, redelivered, received, now);
         if let Decision::Run(admitted) = &mut decision {
             // The dispatcher clears this for built-in methods. Their replies too must be able to
-            // advise against batches while these are paused; see `advised_batch_size`.
+            // advise against batches while batches are paused; see `advised_batch_size`.
             admitted.asks_batch_size = true;
         }
         decision
@@ -269,8 +271,9 @@ impl RequestHandler {
     ///
     /// # Errors
     ///
-    /// Returns the refusal to send if the batch cannot be read, or has a forbidden `reply_to`. It
-    /// is `None` if the sender expects no reply, must not get one, or sent no correlation id.
+    /// Returns the refusal to send if the batch cannot be read. Returns `None` if it gets no
+    /// refusal: its sender expects no reply or sent no correlation id, or its `reply_to` is
+    /// forbidden.
     fn read(&self, message: Message) -> Result<Batch, Option<Box<BatchRefusal>>> {
         let Message { properties, body } = message;
         if let Some(address) = &properties.reply_to
@@ -299,6 +302,7 @@ impl RequestHandler {
         }
     }
 
+    /// Logs a batch that cannot be read. Returns the refusal to send, if it can reach its caller.
     fn refuse_batch(
         &self,
         error: &(dyn std::error::Error + 'static),

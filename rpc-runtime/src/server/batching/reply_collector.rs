@@ -20,8 +20,8 @@ use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{ReplyTo, Response};
 
-/// Once this time has passed since replies were last sent, the collected ones no longer wait for
-/// later requests of the same batch.
+/// Once this time has passed since replies were last sent for this reason, the collected ones no
+/// longer wait for later requests of the same batch.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
 /// A request that had to wait.
@@ -47,6 +47,8 @@ pub(super) struct ReplyCollector<'a> {
     address: Option<&'a ShortStr>,
     /// The replies that are not sent yet.
     group: ReplyGroup,
+    /// When [`send_if_due`](Self::send_if_due) last sent replies. At first, when the collecting
+    /// began.
     last_sent: Instant,
     /// How many times the batch was rejected before.
     rejections: u32,

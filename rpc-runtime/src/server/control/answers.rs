@@ -15,6 +15,7 @@ use crate::transport::{Outgoing, SendToken};
 pub(super) struct Answers {
     pub(super) channel: Arc<ReplyChannel>,
     pub(super) identity: Arc<WorkerIdentity>,
+    /// Whether replies say more about the worker than its id.
     pub(super) describes_itself: bool,
 }
 

@@ -100,8 +100,9 @@ impl Broadcasts {
                 return self.end(answers, &broadcast, refused, (), ack).await;
             }
         };
-        // It runs at most once in any case, and the permits bound how many there are. So a method
-        // may run for longer than the broker waits for an acknowledgement.
+        // Acked before it runs, so that a method may run for longer than the broker waits for an
+        // acknowledgement. It runs at most once in any case, and the permits bound how many there
+        // are.
         ack();
         let turn = timeout(broadcast.wait.min(TIME_TO_LIVE), self.running.acquire()).await;
         let decided = if turn.is_ok() {

@@ -23,7 +23,8 @@ use crate::transport::{
     restart_on_panic,
 };
 
-/// The prefetch. It leaves room for discovery requests and refusals beside the broadcasts.
+/// The prefetch. It bounds how many discovery requests and refused broadcasts are answered at once.
+/// Other broadcasts are acked before they run.
 const PREFETCH: u16 = 64;
 
 /// How many control messages can wait in the queue. If there are more, the oldest are dropped.
@@ -123,7 +124,8 @@ impl ControlResponder {
     }
 
     /// Deletes the queue, waits for the answers in progress and ends the task. Returns the number
-    /// of requests that did not end in time, which began with [`drain`](Self::drain).
+    /// of requests that did not end within the drain timeout, which counts from
+    /// [`drain`](Self::drain).
     pub(in crate::server) async fn stop(self) -> usize {
         self.stop.cancel();
         // The task limits its own waits. If it panicked, the server ends as usual.
@@ -139,6 +141,7 @@ struct ResponderRun<'a> {
     stop: &'a CancellationToken,
     /// Dropping the sender wakes [`ControlResponder::started`].
     first_attempt_done: Option<oneshot::Sender<()>>,
+    /// Whether a refusal was logged since the queue was last open.
     is_refusal_logged: bool,
     drain_timeout: Duration,
     draining_since: &'a OnceLock<Instant>,

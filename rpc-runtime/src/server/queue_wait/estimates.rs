@@ -44,6 +44,7 @@ pub(crate) struct QueueWaitEstimates {
 
 #[derive(Debug)]
 struct State {
+    /// Empty while no messages may wait.
     by_priority: BTreeMap<u8, WaitEstimator>,
     /// The time to live of the outstanding probes. It follows `probe_ttl_seconds`, but changes
     /// under the lock, together with the probes.
@@ -119,7 +120,10 @@ impl QueueWaitEstimates {
         }
     }
 
+    /// Records that the prefetch is full, so that messages of any priority may wait, and lets
+    /// measuring begin.
     fn record_full(&self, state: &mut State, priority: u8, now: Instant) {
+        // Adds the estimator of a new priority.
         state.estimator(priority, now);
         state.on_prefetch_full(now);
         if !self.is_active.swap(true, Ordering::AcqRel) {
@@ -226,7 +230,8 @@ impl QueueWaitEstimates {
         });
     }
 
-    /// Records the result of a measurement. If no messages of any priority wait, measuring ends.
+    /// Records the result of a measurement by calling `record`, with whether the prefetch is full.
+    /// If no messages of any priority wait, measuring ends.
     fn update(&self, now: Instant, record: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_full = self.full_deliveries.load(Ordering::SeqCst) > 0;
@@ -279,8 +284,8 @@ impl Drop for PrefetchFullGuard {
                 .record_full(&mut state, self.priority, Instant::now());
         }
         drop(state);
-        // At the end, so that a measurement that ends before the record does not find an empty
-        // queue.
+        // At the end, so that a measurement that ends before the call of `record_full` still counts
+        // the prefetch as full.
         self.estimates.full_deliveries.fetch_sub(1, Ordering::SeqCst);
     }
 }

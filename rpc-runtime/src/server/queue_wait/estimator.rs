@@ -143,6 +143,7 @@ impl WaitEstimator {
         Some((due.max(self.not_before).unwrap_or(now), Step::Depth))
     }
 
+    /// Returns the pause between two measurements.
     fn interval(&self, now: Instant) -> Duration {
         let interval = if self.others_keep_up {
             MAX_INTERVAL
@@ -251,13 +252,15 @@ impl WaitEstimator {
         self.record_published_after(probe.sent, is_full, now);
     }
 
-    /// Records that messages delivered from now on were published after `then`.
+    /// Records that messages delivered from now on were published after `then`, and what follows:
+    /// whether other workers keep up, or no message waits any more.
     fn record_published_after(&mut self, then: Instant, is_full: bool, now: Instant) {
         self.published_after = self.published_after.max(Some(then));
         if self.last_full.is_some_and(|full| full >= then) {
             self.others_keep_up = false;
         } else if is_full {
-            // Another worker gets the messages. Its prefetch may be full next.
+            // This worker's prefetch has been full since before `then`, so another worker gets the
+            // messages. Its prefetch may be full next.
             self.others_keep_up = true;
         } else {
             // The worker has had room for more messages since then, so none waited.

@@ -253,6 +253,7 @@ impl TowerService<IncomingCall> for Handler {
     }
 }
 
+/// Runs the method, unless it must not run again.
 fn run_method(call: IncomingCall) -> BoxFuture<'static, Result<Answer, Fault>> {
     if let Some(reason) = call.invocation.rerun_refusal() {
         return Box::pin(ready(Err(interrupted(reason))));

@@ -104,7 +104,8 @@ impl OpenChannel {
 
     /// Closes the channel in the background, and keeps `kept` until that is done.
     fn close_then_drop(&self, kept: impl Send + 'static) {
-        // lapin cancels no consumer of a channel that is closed or being closed.
+        // lapin cancels no consumer of a channel that is closed or being closed, so `kept` may be
+        // dropped here.
         if !self.channel.status().connected() {
             return;
         }
@@ -178,7 +179,7 @@ impl Closing {
             return;
         }
         wait_all_answered(self.pending).await;
-        // lapin sends at the first poll, so whoever sets this also sends.
+        // lapin sends at the first poll, so the task that sets this flag also sends.
         if !self.is_closed.swap(true, Ordering::Relaxed) {
             // An error means that the channel was closed in the meantime.
             let _ = self.channel.close(200, "closed by its user".into()).await;

@@ -124,7 +124,8 @@ impl Opener {
         self.declare(channel, &name, options, arguments).await
     }
 
-    /// Publishes a message to all queues that are bound with the key. It has waited `since` then.
+    /// Publishes a message to all queues that are bound with the key. The message has waited since
+    /// `since`.
     pub(super) async fn publish_control(
         &self,
         key: &ShortStr,

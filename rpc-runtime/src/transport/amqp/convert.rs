@@ -173,7 +173,8 @@ fn add_death(dead: &mut DeadLettered, death: &FieldTable) {
     let Some(reason) = value("reason").and_then(value_as_str) else {
         return;
     };
-    // A count that cannot be read may be forged, and the broker increments it as it is.
+    // A count that cannot be read, such as a negative one, may be forged. The broker only
+    // increments it, so it is taken as the maximum.
     let count = value("count").map_or(1, |count| value_as_count(count).unwrap_or(u32::MAX));
     let expiration = value("original-expiration")
         .and_then(value_as_str)

@@ -47,7 +47,7 @@ impl DepthLookup {
     fn keep(&self, queue: &ShortStr, channel: Arc<OpenChannel>) {
         let mut channels = self.lock();
         if channels.len() >= MAX_CHANNELS {
-            // Some belong to servers that have stopped.
+            // Some belong to servers that have stopped. The others are opened again when needed.
             channels.clear();
         }
         channels.insert(queue.clone(), channel);

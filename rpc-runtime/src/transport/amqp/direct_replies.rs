@@ -132,7 +132,7 @@ struct DirectConnection {
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Like [`CONNECT_LIMIT`], if the handle's other connections are open. The broker is then assumed
-/// to refuse this one.
+/// to refuse one more connection.
 const CONNECT_LIMIT_IF_REFUSED: Duration = Duration::from_secs(2);
 
 /// The pause after a refused connection.

@@ -225,8 +225,8 @@ impl Opener {
     ) -> Result<Subscription, BrokerError> {
         self.set_prefetch(channel, prefetch).await?;
         let limit = match own_connection {
-            // If this gave up before the broker, the broker might start the consumer later, and
-            // would deliver messages to it that come back as redelivered.
+            // If the request gave up before the broker does, the broker might start the consumer
+            // later, and would deliver messages to it that come back as redelivered.
             Some(_) => self.limit.max(UNANSWERED_LIMIT),
             None => self.limit,
         };
@@ -235,12 +235,12 @@ impl Opener {
             own_connection,
             ..self.subscription_options(AckMode::Manual)
         };
-        let consuming = Self {
+        let with_limit = Self {
             connection: Arc::clone(&self.connection),
             limit,
             tasks: self.tasks.clone(),
         };
-        consuming.subscribe(channel, queue.name(), options).await
+        with_limit.subscribe(channel, queue.name(), options).await
     }
 
     /// The options of a subscription without a prefetch and without a private queue.

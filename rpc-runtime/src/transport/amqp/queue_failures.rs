@@ -4,7 +4,7 @@
 //! RabbitMQ closes the whole connection because of some operations on a queue. For instance,
 //! RabbitMQ 4.3 answers the declaration of a transient queue with `INTERNAL_ERROR`. The error does
 //! not name the queue, and operations on other queues may have been pending at the same time. So a
-//! close counts for each queue that had one pending, until an operation on that queue succeeds.
+//! close counts for each queue with a pending operation, until an operation on that queue succeeds.
 //!
 //! RabbitMQ does not answer the `basic.consume` of a quorum queue without a leader. After 65
 //! seconds it closes the connection, with all its other consumers.
@@ -28,13 +28,14 @@ pub(super) struct QueueFailures {
 }
 
 impl QueueFailures {
-    /// Whether the broker has closed a connection during an operation on the queue, and none has
-    /// succeeded since.
+    /// Whether the broker has closed a connection during an operation on the queue, and no
+    /// operation on the queue has succeeded since.
     pub(super) fn has_closes(&self, queue: &str) -> bool {
         self.closed.contains_key(queue)
     }
 
-    /// Whether the broker did not answer an operation on the queue, and none has succeeded since.
+    /// Whether the broker did not answer an operation on the queue, and no operation on the queue
+    /// has succeeded since.
     pub(super) fn is_unanswered(&self, queue: &str) -> bool {
         self.unanswered.contains(queue)
     }

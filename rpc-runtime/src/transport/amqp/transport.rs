@@ -158,7 +158,7 @@ impl AmqpTransport {
         }
         let declare = || async {
             match self.declare_on_own_connection(queue).await {
-                // The caller records a success.
+                // `declare_requests` or `open_requests` records a success.
                 Ok(()) => Ok(()),
                 Err(error) => self.record(queue.name(), Err(error)),
             }
@@ -210,6 +210,7 @@ impl AmqpTransport {
                 .await
         };
         opening.await.map_err(|error| match violation(&error) {
+            // The broker gave up waiting for the queue's leader.
             Some(source) => BrokerError::Queue {
                 queue: queue.name().to_owned(),
                 source,
@@ -365,7 +366,7 @@ impl Transport for AmqpTransport {
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
     ) -> Result<ReplySubscription, BrokerError> {
-        // All reply queues of a kind are counted together.
+        // The failures of all reply queues of a kind are counted together.
         let (kind, opened) = match replies {
             ReplyQueue::Direct => (DIRECT_REPLY_TO, self.open_direct().await),
             ReplyQueue::Exclusive => (GENERATED_PREFIX, self.open_exclusive(None).await),
@@ -432,7 +433,7 @@ impl Transport for AmqpTransport {
             // RabbitMQ closes a connection that deletes a quorum queue with `if-unused`.
             return false;
         }
-        let asking = async {
+        let is_kept = async {
             let opener = self.opener(&self.consuming.wait_ready().await?);
             let scratch = opener.channel().await?;
             let (channel, name) = (Arc::clone(&scratch), short(queue.name())?);
@@ -462,7 +463,7 @@ impl Transport for AmqpTransport {
                 error = %Logged(Chain(&error)),
                 "the queue is not deleted"
             );
-            return matches!(tokio::time::timeout(CLOSE_LIMIT, asking).await, Ok(Ok(true)));
+            return matches!(tokio::time::timeout(CLOSE_LIMIT, is_kept).await, Ok(Ok(true)));
         }
         false
     }

@@ -55,6 +55,7 @@ impl Connection {
         Ok(open)
     }
 
+    /// Waits until the connection is up. Cancel safe.
     async fn wait_open(&self) -> Result<OpenConnection, BrokerError> {
         let mut state = self.state.subscribe();
         let ready = state.wait_for(|state| state.is_up || state.is_closed).await;
@@ -149,6 +150,7 @@ impl Connection {
 /// A connection that was up. It may have been lost since then.
 #[derive(Debug, Clone)]
 pub(super) struct OpenConnection {
+    /// How many times the connection had been lost when this was made.
     losses: u64,
     state: watch::Receiver<State>,
     #[cfg(test)]
@@ -227,8 +229,8 @@ impl OpenConnection {
         Ok(act())
     }
 
-    /// Runs `act` at the broker, without waiting for it, unless the connection is lost before. It
-    /// waits for nothing: a broker that blocks publishers still takes acknowledgements.
+    /// Runs `act` at the broker, without waiting for it, unless the connection is lost before. Also
+    /// runs it while the connection is blocked: the broker then still takes acknowledgements.
     pub(super) fn tell(&self, act: impl FnOnce() + Send + 'static) {
         #[cfg(test)]
         if let Some(link) = self.link() {

@@ -67,7 +67,7 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 #[cfg(test)]
 pub(crate) const MALFORMED_HEADER: &str = "x-simulated-malformed";
 
-/// Only the simulation sends malformed messages.
+/// Why the properties of a message cannot be read. Only the simulation sends such messages.
 #[cfg(test)]
 fn malformed(message: &Message) -> Option<Malformed> {
     message
@@ -100,7 +100,7 @@ impl Queue {
     pub(super) fn new(properties: &QueueProperties) -> Result<Self, &'static str> {
         let mut queue = Self {
             properties: Some(properties.clone()),
-            // Such a queue has no limits either.
+            // A resumable reply queue has no limits. The arguments below set them.
             ..Self::resumable()
         };
         let mut has_dead_letters = false;
@@ -198,14 +198,14 @@ impl Queue {
         self.is_auto_delete
     }
 
-    /// Whether the queue takes the control messages with this key. RabbitMQ deletes the queue when
-    /// its last consumer is cancelled.
+    /// Whether the queue takes the control messages with this key. A queue whose consumer was
+    /// cancelled takes none, because RabbitMQ would have deleted the queue.
     pub(super) fn is_bound(&self, key: &ShortStr) -> bool {
         let is_bound = |control: &ControlQueue| control.keys.contains(key);
         self.control.as_ref().is_some_and(is_bound) && self.consumer_count() > 0
     }
 
-    /// Whether the queue is full, and refuses further messages.
+    /// Whether the queue is full, and refuses further messages instead of dropping the oldest.
     pub(super) fn refuses_more(&self) -> bool {
         self.control.as_ref().is_some_and(|limits| {
             let bytes: usize = self.messages.iter().map(|stored| stored.message.body.len()).sum();
@@ -216,7 +216,7 @@ impl Queue {
     }
 
     /// Drops the oldest control messages beyond the limits, like RabbitMQ. A queue that refuses
-    /// messages may exceed its limit of bytes by one.
+    /// messages drops none, and may exceed its limit of bytes by one message.
     fn drop_excess(&mut self) {
         let Some(limits) = self.control.as_ref().filter(|control| !control.refuses_excess) else {
             return;
@@ -241,7 +241,7 @@ impl Queue {
 
     /// Dead-letters or drops the messages at the front that have expired.
     pub(super) fn expire(&mut self, now: Instant) {
-        // This delivers nothing: messages wait only while no consumer is ready.
+        // `deliver` delivers nothing here: messages wait only while no consumer is ready.
         self.deliver(now);
     }
 
@@ -259,7 +259,7 @@ impl Queue {
         let of_control = self.control.as_ref().map(|control| control.time_to_live);
         let of_queue = self.message_ttl.or(of_control);
         let of_message = message.properties.expiration;
-        // The shorter of the two, if both are set.
+        // The shorter time of the queue's and the message's, if both are set.
         let time = of_message.into_iter().chain(of_queue).min();
         let expires = time.and_then(|time| now.checked_add(time));
         let priority = self.priority(&message);
@@ -479,11 +479,11 @@ impl Consumer {
             }
     }
 
-    /// Sends a message to the consumer. If the receiver was dropped, cancels the consumer and
-    /// returns the message.
-    fn offer(&mut self, stored: Stored, tag: u64, is_counted: bool) -> Option<Stored> {
+    /// Sends a message to the consumer, with [`DELIVERY_COUNT`] if it comes from a quorum queue. If
+    /// the receiver was dropped, cancels the consumer and returns the message.
+    fn offer(&mut self, stored: Stored, tag: u64, is_from_quorum: bool) -> Option<Stored> {
         let mut message = stored.message.clone();
-        if is_counted && stored.returns > 0 {
+        if is_from_quorum && stored.returns > 0 {
             let name = ShortStr::from_static(DELIVERY_COUNT);
             message
                 .properties

@@ -20,7 +20,7 @@ pub(super) enum Routing {
     Queued,
     /// A queue is full, and refuses further messages.
     Refused,
-    /// It fits no queue.
+    /// No queue has this name, or none is bound to the control exchange with this key.
     Unroutable,
 }
 
@@ -104,8 +104,8 @@ impl Queues {
         self.queues.insert(name.to_owned(), Queue::for_control(control));
     }
 
-    /// Puts a control message into all queues that are bound with its key. Returns whether any
-    /// queue is.
+    /// Puts a control message into all queues that are bound with its key. Returns
+    /// [`Routing::Refused`] if one of several refuses it.
     pub(super) fn publish_control(&mut self, key: &ShortStr, message: &Message, now: Instant) -> Routing {
         let mut bound: Vec<_> = (self.queues.values_mut())
             .filter(|queue| queue.is_bound(key))
@@ -202,9 +202,9 @@ impl Queues {
         true
     }
 
-    /// Moves the dead letters of a queue to their next queues. A dead letter may cause others to
-    /// expire in its next queue. It has no expiration of its own, and none expires at once, so this
-    /// ends.
+    /// Moves the dead letters of a queue to their next queues. There, a dead letter may cause other
+    /// messages to expire. A dead letter itself does not expire at once: it has no expiration of
+    /// its own, and no queue has an `x-message-ttl` of 0. So this ends.
     fn move_dead_letters(&mut self, name: &str, now: Instant) {
         let mut sources = vec![name.to_owned()];
         while let Some(source) = sources.pop() {

@@ -33,6 +33,7 @@ pub(crate) struct MemoryTransport {
     reply_queues: Mutex<Vec<String>>,
     /// The runtime that the handle was made in, or else the first one in which it was used.
     runtime: OnceLock<Handle>,
+    /// Cancelled when the handle ends.
     ended: CancellationToken,
 }
 
@@ -85,6 +86,8 @@ impl MemoryTransport {
         }
     }
 
+    /// Starts a consumer. It ends with `open`, which was opened on `connection`. If `is_private`,
+    /// [`Control::close_and_delete`] deletes the queue.
     fn subscribe(
         &self,
         connection: &Connection,
@@ -193,7 +196,8 @@ fn deliveries(
 #[async_trait]
 impl Transport for MemoryTransport {
     async fn queue_exists(&self, _: &ShortStr) -> Option<bool> {
-        // Calls need this only for a queue that nacks requests. No queue of this broker does.
+        // Calls need this only for a queue that nacks requests, and no request queue of this broker
+        // does.
         None
     }
 
@@ -277,7 +281,7 @@ impl Transport for MemoryTransport {
             .declare_as_configured(queue, Instant::now())?;
         let ack_mode = AckMode::Prefetch(prefetch.into());
         let subscription = self.subscribe(&self.consuming, &open, queue.name(), ack_mode, false)?;
-        // The broker may deliver before it confirms the consumer.
+        // Simulates the delay of the broker's confirm. Deliveries may arrive before it.
         open.delay_from_broker().await?;
         Ok(subscription)
     }
@@ -359,7 +363,7 @@ struct MemoryPublisher {
     broker: InProcessBroker,
     connection: OpenConnection,
     exchange: Exchange,
-    /// The handle's runtime. A caller's own may end earlier.
+    /// The handle's runtime. The runtime on which a message is published may end earlier.
     runtime: Handle,
 }
 
@@ -368,7 +372,8 @@ struct MemoryPublisher {
 #[cfg_attr(test, derive(Clone))]
 enum Exchange {
     Default {
-        /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
+        /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ. `None`
+        /// unless the publisher belongs to direct replies.
         direct_address: Option<ShortStr>,
     },
     Control,
@@ -437,6 +442,7 @@ impl Publisher for MemoryPublisher {
         }
         #[cfg(test)]
         if self.connection.link().is_some() {
+            // A task waits for the delays of the simulated link.
             let publisher = self.clone();
             tokio::spawn(async move { listener.published(publisher.publish(outgoing).await) });
             return Ok(());

@@ -243,12 +243,12 @@ impl<S: IdempotencyStore> Shared<S> {
         I: Service<IncomingCall, Response = Answer, Error: Into<BoxError>>,
     {
         let _turn = self.wait_turn(id, &call).await?;
-        let seen = tokio::select! {
+        let stored = tokio::select! {
             biased;
-            seen = self.load(id) => seen?,
+            stored = self.load(id) => stored?,
             () = deadline_of(&call) => return Err(too_late().into()),
         };
-        if let Some(outcome) = seen {
+        if let Some(outcome) = stored {
             let answer = outcome.answer(&method, call.codec());
             return Ok(answer.ok_or_else(other_request)?);
         }

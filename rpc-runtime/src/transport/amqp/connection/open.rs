@@ -34,7 +34,7 @@ pub(crate) struct OpenConnection {
     connection: Connection,
     socket: SocketGuard,
     state: watch::Sender<ConnectionState>,
-    /// Wakes the task that watches the connection, after a caller found it lost.
+    /// Wakes the task that watches the connection, after another task found the connection lost.
     check: Notify,
     /// How many channel numbers lapin cannot use again.
     lost_channel_numbers: AtomicUsize,
@@ -119,7 +119,8 @@ impl OpenConnection {
         self.lost_channel_numbers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether that is the main reason if no channel can be opened.
+    /// Whether lapin has lost most channel numbers. If no channel can be opened then, that loss is
+    /// the main reason.
     pub(crate) fn has_lost_most_channel_numbers(&self) -> bool {
         let all = usize::from(self.connection.configuration().channel_max());
         2 * self.lost_channel_numbers.load(Ordering::Relaxed) > all
@@ -134,8 +135,9 @@ impl OpenConnection {
         self.check.notify_one();
     }
 
-    /// Watches the connection until it is lost and returns why. Reports when the broker blocks the
-    /// connection, with its reason, and when it unblocks it. Must be called once, by the owner.
+    /// Watches the connection until it is lost and returns why. Calls `report_blocked` with the
+    /// broker's reason when the broker blocks the connection, and with `None` when it unblocks the
+    /// connection. Must be called once, by the owner.
     pub(super) async fn watch(&self, mut report_blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
         // The only listener: two would take events from each other.
         let mut events = std::pin::pin!(self.connection.events_listener());
@@ -190,8 +192,8 @@ impl OpenConnection {
         self.socket.shut_down();
     }
 
-    /// Closes the connection, and reports it as closed to those who wait for its loss. If that fails
-    /// or takes too long, shuts the socket down.
+    /// Closes the connection, and reports it as closed to the tasks that wait for its loss. If the
+    /// close fails or takes too long, shuts the socket down.
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
@@ -224,13 +226,13 @@ impl OwnConnection {
     pub(crate) fn new(connection: OpenConnection, tasks: &TaskGroup) -> Self {
         let connection = Arc::new(connection);
         let dropped = tasks.ending.child_token();
-        let (closing, unused, watch) = (
+        let (closing, ended, watch) = (
             Arc::clone(&connection),
             dropped.clone(),
             connection.watch_in(tasks),
         );
         tasks.spawn(async move {
-            unused.cancelled().await;
+            ended.cancelled().await;
             closing.close().await;
             drop(watch);
         });
@@ -248,6 +250,7 @@ pub(crate) enum ConnectionPurpose {
     /// For a queue that did not answer on the shared connection.
     ConsumingOne,
     DirectReplies,
+    /// For a queue because of which the broker may have closed a connection.
     Declaring,
     #[cfg(feature = "__tools")]
     DeadLetters,

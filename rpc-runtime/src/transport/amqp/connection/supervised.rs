@@ -94,7 +94,7 @@ impl Supervisor {
             };
             async move { keep_open(&mut run).await }
         });
-        // `None`: the connection is kept open until the transport ends.
+        // Always `None`, because the connection is kept open until the transport ends.
         let _: Option<Infallible> = ending.run_until_cancelled(keeping).await;
         if let CurrentConnection::Up(connection) = self.current.send_replace(CurrentConnection::Closed) {
             connection.close().await;
@@ -128,7 +128,7 @@ impl Supervisor {
 /// One run of the supervisor, until it panics or the transport ends.
 struct SupervisedRun<'a> {
     supervisor: &'a Supervisor,
-    /// A connection that was made before.
+    /// The connection to begin with, if one was made before the supervisor started.
     first: Option<OpenConnection>,
 }
 

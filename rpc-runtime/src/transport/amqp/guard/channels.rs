@@ -51,7 +51,7 @@ pub(super) struct FrameStart {
 }
 
 impl FrameStart {
-    /// Takes what is missing from the front of `bytes`. Returns how many bytes that were.
+    /// Takes what is missing from the front of `bytes`. Returns how many bytes it took.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while !self.is_complete()

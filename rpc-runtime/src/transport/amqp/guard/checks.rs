@@ -12,7 +12,7 @@ use crate::protocol::Property;
 /// Passes an input through a filter and returns the output.
 ///
 /// Half of each number in `parts` is the size of the next part. If the number is even, the part is
-/// scanned in place, otherwise it is copied.
+/// scanned in place, otherwise it is copied. After the last number, the size of the rest is used.
 pub(super) fn filter_in_parts(
     input: &[u8],
     max_frame: usize,
@@ -23,10 +23,10 @@ pub(super) fn filter_in_parts(
     let mut rest = input;
     let mut parts = parts.into_iter();
     while !rest.is_empty() {
-        let part = parts.next().unwrap_or(rest.len());
-        let (now, later) = rest.split_at((part / 2).clamp(1, rest.len()));
+        let number = parts.next().unwrap_or(rest.len());
+        let (now, later) = rest.split_at((number / 2).clamp(1, rest.len()));
         rest = later;
-        if part.is_multiple_of(2) {
+        if number.is_multiple_of(2) {
             let mut buffer = vec![0; filter.held()];
             buffer.extend_from_slice(now);
             let passed = filter.scan(&mut buffer)?;

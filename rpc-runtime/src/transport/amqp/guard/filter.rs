@@ -11,7 +11,7 @@ use crate::protocol::Malformed;
 ///
 /// Most bytes stay where they are. The filter stores the front of a frame that has not arrived
 /// completely. Once a frame has to be replaced, it also stores the replacement and the bytes after
-/// that frame in the same buffer. That is at most two frames and one buffer.
+/// that frame in the same buffer. So it stores at most two frames and one buffer.
 #[derive(Debug)]
 pub(crate) struct Filter {
     scanner: Scanner,

@@ -20,6 +20,7 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// The types of frames.
 pub(super) const METHOD: u8 = 1;
+/// A content header: the properties of a message, among them its headers.
 pub(super) const HEADER: u8 = 2;
 pub(super) const BODY: u8 = 3;
 pub(super) const HEARTBEAT: u8 = 8;
@@ -114,7 +115,7 @@ impl Scanner {
         }
     }
 
-    /// Sets the position after a part of a frame of which `left` bytes are to come.
+    /// Sets the position after a part of a frame. `left` bytes of the frame are still to come.
     fn advance(&mut self, left: usize, position: impl FnOnce(usize) -> Position) {
         self.position = match left {
             0 => Position::FrameStart,

@@ -41,7 +41,7 @@ pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     Some([&[size], escaped.as_bytes()].concat())
 }
 
-/// The bytes of an escaped id. `None` if this is not the result of [`escape`].
+/// The bytes of an escaped id. `None` if the id is not a result of [`escape`].
 fn unescape(id: &[u8]) -> Option<Vec<u8>> {
     let digits = id.strip_prefix(PREFIX.as_bytes())?;
     if !digits.len().is_multiple_of(2) {

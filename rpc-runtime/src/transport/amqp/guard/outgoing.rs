@@ -33,7 +33,7 @@ pub(super) enum Next {
 /// A position in a stream of frames.
 #[derive(Debug, Clone, Copy)]
 struct FramePosition {
-    /// How many bytes of the current frame follow its start.
+    /// How many more bytes of the current frame, or of the protocol header, follow.
     left: usize,
     /// The start of the current frame while it is incomplete.
     start: FrameStart,
@@ -93,8 +93,8 @@ impl OutgoingFilter {
         self.position.advance(bytes, |start| closed.record(start));
     }
 
-    /// Whether all of these bytes, which follow one another, can be written unchanged in one step if
-    /// no id is escaped.
+    /// Whether all of these parts, which follow one another, can be written unchanged in one step,
+    /// provided that no id is escaped.
     pub(super) fn passes<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
         let (mut position, mut passes) = (self.position, self.held.is_empty());
         for part in parts {
@@ -113,6 +113,7 @@ impl OutgoingFilter {
                 return Next::Write(passable);
             }
         }
+        // Takes the prefix first, which has the frame's size, and then the rest of the frame.
         let mut start = FrameStart::default();
         let mut missing = PREFIX_LEN.saturating_sub(self.held.len());
         if missing == 0 {
@@ -157,7 +158,7 @@ impl OutgoingFilter {
             let is_begun = !start.is_empty();
             let taken = start.take(rest);
             if !start.is_complete() {
-                // What has begun was allowed.
+                // A frame whose front was written before was allowed.
                 return if is_begun { bytes.len() } else { at };
             }
             let whole = taken.saturating_add(start.left());

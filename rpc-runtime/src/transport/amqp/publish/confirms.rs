@@ -28,11 +28,11 @@ use tokio::time::Instant;
 use crate::protocol::ShortStr;
 use crate::transport::Published;
 
-/// Identifies the message of a return: its queue, and the token that a worker gives to a copy of a
-/// request, and a caller to a message with items, or else the correlation id. The id is unique
-/// among the requests of this process, and a request is sent again only after the outcome of its
-/// last message. The messages of a stream that answers a request share an id: a return counts for
-/// the last of them.
+/// Identifies the message of a return by its queue and an id. The id is the token in the
+/// [`COPY_HEADER`](crate::protocol::COPY_HEADER), which copies of requests and messages with a
+/// caller's items have, or else the correlation id. It is unique among the requests of this
+/// process, and a request is sent again only after the outcome of its last message. The messages
+/// of a stream that answers a request share an id: a return counts for the last of them.
 pub(super) type ReturnKey = (ShortStr, ShortStr);
 
 /// The messages that were published and whose outcome is not decided yet.
@@ -82,7 +82,7 @@ pub(super) enum Confirm {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     pub(super) count: u64,
-    /// Those before the first one that is unconfirmed.
+    /// How many of them precede the first message that is unconfirmed.
     pub(super) confirmed: u64,
 }
 

@@ -33,7 +33,8 @@ pub(super) enum PollDepth {
     /// A scheduled poll.
     Normal,
     /// Checks all messages: in some scheduled polls, at the end, and before the publisher decides
-    /// about messages whose confirm has arrived and whose return has not. Finds confirms behind many messages to a queue that confirms nothing.
+    /// about messages whose confirm has arrived and whose return has not. Finds confirms behind
+    /// many messages to a queue that confirms nothing.
     Full,
 }
 
@@ -143,8 +144,8 @@ impl DeferredConfirms {
         reports
     }
 
-    /// The time of the next poll. `None` if nothing was left to poll after the last one: whoever
-    /// sends a message wakes the task, and may have sent it by now.
+    /// The time of the next poll. `None` if nothing was left to poll after the last poll. The next
+    /// message then wakes the task, and may have been sent since.
     pub(super) fn next_poll(&self) -> Option<Instant> {
         self.next_poll
     }

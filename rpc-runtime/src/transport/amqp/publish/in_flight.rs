@@ -70,9 +70,9 @@ pub(super) struct InFlightMessages {
     refusals: Refusals,
     /// The sequence number of the next message.
     next: u64,
-    /// The one at the last call of [`old_messages`](Self::old_messages).
+    /// The value of `next` at the last call of [`old_messages`](Self::old_messages).
     old_before: u64,
-    /// When to close the channel. Set once a queue has nacked everything on it for 10 s.
+    /// When to close the channel. Set once a queue has nacked everything from it for 10 s.
     close_deadline: Option<Instant>,
     /// Why nothing can be sent any more.
     lost: Option<BrokerError>,
@@ -118,11 +118,11 @@ impl InFlightMessages {
             return Err(unsent(listener, Published::Withdrawn));
         }
         let properties = &message.properties;
-        let copy = properties
+        let token = properties
             .headers
             .get(COPY_HEADER)
-            .and_then(|copy| ShortStr::new(copy).ok());
-        let id = copy.or_else(|| properties.correlation_id.clone());
+            .and_then(|token| ShortStr::new(token).ok());
+        let id = token.or_else(|| properties.correlation_id.clone());
         let key = id.filter(|_| mandatory).map(|id| (queue.clone(), id));
         let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
             (Ok(routing_key), Ok(properties)) => (routing_key, properties),
@@ -146,6 +146,7 @@ impl InFlightMessages {
                     Ok(confirm) => confirm.await,
                     Err(error) => Err(error),
                 };
+                // Kept until here: it may hold a permit.
                 drop(send_token);
                 ConfirmReport {
                     sequence,
@@ -350,9 +351,9 @@ impl fmt::Debug for InFlightMessages {
 fn return_key(returned: &Delivery) -> Option<ReturnKey> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
     let headers = returned.properties.headers().as_ref();
-    let copy = headers.and_then(|headers| headers.inner().get(COPY_HEADER));
-    let id = match copy {
-        Some(AMQPValue::LongString(copy)) => ShortStr::new(std::str::from_utf8(copy.as_bytes()).ok()?),
+    let token = headers.and_then(|headers| headers.inner().get(COPY_HEADER));
+    let id = match token {
+        Some(AMQPValue::LongString(token)) => ShortStr::new(std::str::from_utf8(token.as_bytes()).ok()?),
         _ => ShortStr::new(returned.properties.correlation_id().as_ref()?.as_str()),
     };
     Some((queue, id.ok()?))

@@ -117,7 +117,7 @@ impl AmqpPublisher {
         tasks.spawn(async move {
             if task.run_to_end(ending).await.is_err() {
                 // Some of the outcomes may be lost, and a consumer of replies may share the channel.
-                // Without it, the session begins anew.
+                // Once the channel is closed, the owner opens another publisher and consumer.
                 used.close().await;
             }
         });

@@ -5,11 +5,11 @@
 //! this queue until that node is back (`rabbit_fifo_client:enqueue`). A new channel finds the new
 //! leader.
 //!
-//! A full queue nacks messages too, and so does a quorum queue without a leader, on RabbitMQ 4 one
-//! message each 65 seconds. A new channel does not help then, and costs something: what the old one
-//! has not confirmed within five seconds is published again, while the broker may keep it. So a
-//! channel is kept while it has messages that were unconfirmed all the time. Otherwise it is
-//! replaced every ten to twenty seconds, for as long as the queue is full.
+//! A full queue nacks messages too. So does a quorum queue without a leader: RabbitMQ 4 then nacks
+//! one message each 65 seconds. A new channel does not help then, and costs something: a message
+//! that is not confirmed on the old channel within five seconds is published again, while the
+//! broker may keep it. So a channel is kept while it has messages that were unconfirmed all the
+//! time. Otherwise it is replaced every ten to twenty seconds, for as long as the queue is full.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) struct Refusals {
 #[derive(Debug, Clone, Copy)]
 struct FirstNack {
     at: Instant,
-    /// How many messages were sent before it.
+    /// How many messages were sent before it arrived.
     sent: u64,
 }
 
@@ -68,6 +68,7 @@ impl Refusals {
                     at: now,
                     sent: sent.count,
                 });
+                // No message has been unconfirmed since before the first nack.
                 now.saturating_duration_since(first.at) >= MAX_REFUSAL && sent.confirmed >= first.sent
             }
         }
