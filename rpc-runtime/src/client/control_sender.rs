@@ -16,8 +16,7 @@ use crate::protocol::MAX_TIME_TO_LIVE;
 use crate::transport::{Backoff, Published, Publisher, Transport};
 
 /// How long nothing is published after the broker refused a message: the exchange does not exist,
-/// or the user may not publish to it. The broker logs each refusal. A worker waits longer for
-/// credit, unless its caller uses direct reply-to.
+/// or the user may not publish to it. The broker logs each refusal. Workers wait longer for credit.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long closing a handle waits until workers are told.

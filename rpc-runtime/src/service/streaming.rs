@@ -32,7 +32,7 @@ const MAX_UNANSWERED: u32 = 12;
 
 /// The same for a caller that uses direct reply-to: it gets no further items once it has lost its
 /// connection.
-const MAX_UNANSWERED_DIRECT: u32 = 4;
+const MAX_UNANSWERED_DIRECT: u32 = 8;
 
 impl Invocation {
     /// Sends the items of a method's stream. Returns the answer that ends it, or an array of all

@@ -280,8 +280,10 @@ impl ItemInbox {
         if state.id.is_some_and(|begun| begun != id) {
             return Arrival::Foreign;
         }
-        state.heard_at = Instant::now();
         let ended = state.receiver.end(worker, count, reply);
+        if !matches!(ended, Ok(Received::Foreign)) {
+            state.heard_at = Instant::now();
+        }
         arrival(ended, false, None)
     }
 
@@ -547,6 +549,19 @@ mod tests {
         assert_eq!(inbox.overdue(limit, true), None, "nothing can arrive now");
         inbox.record_reconnected();
         assert_eq!(inbox.overdue(limit, false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_another_stream_does_not_hide_silence() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        inbox.receive(id, WORKER, items(0, 1, 9));
+        assert_eq!(poll(&inbox), 1);
+        tokio::time::advance(MAX_SILENCE).await;
+        let reply = ReceivedReply::from(Reply::new(ReplyKind::Result, Codec::Json, Bytes::new()));
+        let end = inbox.end(id, Some("another one"), Some(1), reply);
+        assert!(matches!(end, Arrival::Foreign));
+        let limit = Duration::from_secs(60);
+        assert_eq!(inbox.overdue(limit, false), Some(Overdue::Silent));
     }
 
     #[tokio::test(start_paused = true)]
