@@ -1,0 +1,176 @@
+"""Why a call fails."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .executed import Executed
+from .protocol.fault_code import executed_of_fault
+
+_RETRYABLE_FAULTS = ("expired", "rejected")
+
+
+class RpcError(Exception):
+    """A call failed. `executed` tells whether its method ran."""
+
+    executed: Executed = Executed.MAYBE
+
+    @property
+    def retryable(self) -> bool:
+        """Whether it is safe to make the same call again, and another attempt may help.
+
+        The method is not considered: a failed call of an idempotent one is always safe to make
+        again.
+        """
+        return self._may_pass and self.executed is Executed.NO
+
+    _may_pass: ClassVar[bool] = False
+
+
+class MethodError(RpcError):
+    """The method ran and returned its own error. Base of the generated exceptions."""
+
+    executed = Executed.YES
+
+    def __str__(self) -> str:
+        return f"the method failed: {self!r}"
+
+
+class MethodErrorText(MethodError):
+    """The method's own error arrived as text, which cannot carry a typed error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"the method failed: {self.text}"
+
+
+class NoServer(RpcError):
+    """The request queue does not exist."""
+
+    executed = Executed.NO
+    _may_pass = True
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f'no server: there is no queue "{queue}"')
+        self.queue = queue
+
+
+class NoWorkers(RpcError):
+    """A broadcast reached no worker."""
+
+    executed = Executed.NO
+    _may_pass = True
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f'no server: no worker of queue "{queue}" can be reached')
+        self.queue = queue
+
+
+class TimedOut(RpcError):
+    """No reply arrived in time or, for a one-way call or a broadcast, no confirm."""
+
+    _may_pass = True
+
+    def __init__(self, limit: float, executed: Executed, reason: str = "") -> None:
+        because = f": {reason}" if reason else ""
+        super().__init__(f"no reply within {limit:g} s{because}")
+        self.limit = limit
+        self.executed = executed
+
+
+class TooManyCalls(RpcError):
+    """As many calls as allowed are in flight. The request was not sent."""
+
+    executed = Executed.NO
+    _may_pass = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} calls are in flight, which is the client's limit")
+        self.limit = limit
+
+
+class Fault(RpcError):
+    """The worker's runtime refused the call or could not finish it.
+
+    A method may raise one itself, for example `Fault("rejected", "too busy")`.
+    """
+
+    def __init__(self, code: str, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+        self.executed = executed_of_fault(code)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt is safe and may help."""
+        return self.code in _RETRYABLE_FAULTS and self.executed is Executed.NO
+
+
+class TooLarge(RpcError):
+    """The request is larger than the connection may send. It was not sent."""
+
+    executed = Executed.NO
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the request has {size} bytes, and at most {limit} may be sent")
+        self.size = size
+        self.limit = limit
+
+
+class EncodeFailed(RpcError):
+    """The arguments or the options of the call cannot be sent. Nothing was sent."""
+
+    executed = Executed.NO
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the call cannot be sent: {reason}")
+        self.reason = reason
+
+
+class BadReply(RpcError):
+    """A reply arrived, but cannot be read as the method's answer."""
+
+    def __init__(self, reason: str, executed: Executed) -> None:
+        super().__init__(f"the reply cannot be read: {reason}")
+        self.reason = reason
+        self.executed = executed
+
+
+class BadItem(RpcError):
+    """An item that the call sends to its method cannot be sent. The method had begun."""
+
+    executed = Executed.MAYBE
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"an item cannot be sent: {reason}")
+        self.reason = reason
+
+
+class Refused(RpcError):
+    """The broker refused the request, for example because its queue is full."""
+
+    executed = Executed.MAYBE
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f'the broker refused the request for queue "{queue}"')
+        self.queue = queue
+
+
+class BrokerFailed(RpcError):
+    """The broker could not be reached, or the connection was lost during the call."""
+
+    _may_pass = True
+
+    def __init__(self, reason: str, executed: Executed = Executed.NO) -> None:
+        super().__init__(f"the broker failed the call: {reason}")
+        self.reason = reason
+        self.executed = executed
+
+
+class IncomingError(Exception):
+    """The stream that a method receives broke off: its caller is gone, or an item is invalid."""

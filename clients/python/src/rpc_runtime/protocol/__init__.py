@@ -1,0 +1,1 @@
+"""Decisions and formats, as plain code over data."""
