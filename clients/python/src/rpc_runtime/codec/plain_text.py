@@ -1,0 +1,43 @@
+"""Plain text: a single scalar without quotes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+from .bodies import CodecError
+
+
+def encode(value: Any) -> bytes:
+    """Writes a plain value as text. Values with structure become JSON."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    if value is None:
+        return b""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def candidates(body: bytes) -> list[Any]:
+    """Returns the plain values that a text may stand for, the most likely first."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return [body]
+    values: list[Any] = [text]
+    stripped = text.strip()
+    if stripped in ("true", "false"):
+        values.append(stripped == "true")
+    with contextlib.suppress(ValueError, RecursionError):
+        values.append(json.loads(stripped, parse_constant=float))
+    values.append(body)
+    if not text:
+        values.insert(0, None)
+    return values
+
+
+def not_text() -> CodecError:
+    """The error of a text that does not have the type of its value."""
+    return CodecError("the text cannot be read as a value of this type")

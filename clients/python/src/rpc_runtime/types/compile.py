@@ -1,0 +1,170 @@
+"""Turns type hints into converters."""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from . import containers, scalars, structs, unions
+from .conversion import ConversionError, Converter, Form
+from .declarations import is_transparent, variant_of
+from .markers import IntegerRange, SinglePrecision, Unset
+
+_TOO_DEEP = "the value is nested too deeply"
+
+
+def converter_of(hint: Any, form: Form) -> Converter:
+    """Makes the converter of a type. That takes a while, so keep it.
+
+    Raises `TypeError` if the type cannot be converted.
+    """
+    return _guarded(_Compiler(form).compile(hint))
+
+
+def _guarded(converter: Converter) -> Converter:
+    """Turns the recursion limit into an error of the value."""
+
+    def guard(convert: Any) -> Any:
+        def guarded(value: Any) -> Any:
+            try:
+                return convert(value)
+            except RecursionError:
+                raise ConversionError(_TOO_DEEP) from None
+
+        return guarded
+
+    return Converter(guard(converter.encode), guard(converter.decode))
+
+
+class _Compiler:
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        # Types that contain themselves find their converter here. The key of a union is the tuple
+        # of its members, because their order matters.
+        self._known: dict[Any, Converter] = {}
+
+    def compile(self, hint: Any) -> Converter:
+        origin = get_origin(hint)
+        if origin is Annotated:
+            return self._annotated(hint)
+        if origin is Union or origin is types.UnionType:
+            members = get_args(hint)
+            return self._once(members, lambda: self._union(members))
+        if origin is None:
+            return self._plain(hint)
+        arguments = get_args(hint)
+        if origin is list:
+            return containers.sequence(self.compile(arguments[0]))
+        if origin in (set, frozenset):
+            return containers.sequence(self.compile(arguments[0]), origin)
+        if origin is tuple:
+            if len(arguments) == 2 and arguments[1] is Ellipsis:
+                return containers.sequence(self.compile(arguments[0]), tuple)
+            return containers.fixed([self.compile(argument) for argument in arguments])
+        if origin is dict:
+            return self._map(*arguments)
+        raise _unsupported(hint)
+
+    def _annotated(self, hint: Any) -> Converter:
+        kind, *marks = get_args(hint)
+        for mark in marks:
+            if isinstance(mark, IntegerRange):
+                return scalars.integer(self._form, mark)
+            if isinstance(mark, SinglePrecision):
+                return scalars.floating(self._form, is_single=True)
+        return self.compile(kind)
+
+    def _plain(self, hint: Any) -> Converter:
+        if hint is Any or hint is object:
+            return scalars.anything()
+        if hint is None or hint is type(None):
+            return scalars.unit()
+        if hint is bool:
+            return scalars.boolean()
+        if hint is str:
+            return scalars.text()
+        if hint is int:
+            return scalars.integer(self._form, None)
+        if hint is float:
+            return scalars.floating(self._form, is_single=False)
+        if hint is bytes:
+            return scalars.binary(self._form)
+        if isinstance(hint, type):
+            return self._once(hint, lambda: self._class(hint))
+        raise _unsupported(hint)
+
+    def _once(self, key: Any, compile_it: Callable[[], Converter]) -> Converter:
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        # Until it is compiled, a type that contains itself looks its converter up.
+        self._known[key] = Converter(
+            lambda value: self._known[key].encode(value),  # noqa: PLW0108
+            lambda value: self._known[key].decode(value),  # noqa: PLW0108
+        )
+        compiled = compile_it()
+        self._known[key] = compiled
+        return compiled
+
+    def _class(self, cls: type) -> Converter:
+        if issubclass(cls, enum.Enum):
+            return scalars.names(cls)
+        if variant_of(cls) is not None:
+            return self._tagged([cls])
+        if hasattr(cls, "__dataclass_fields__"):
+            return self._content(cls, is_single=is_transparent(cls))
+        variants = [child for child in cls.__subclasses__() if variant_of(child) is not None]
+        if variants:
+            # The base class of the variants of an error.
+            return self._tagged(variants)
+        raise _unsupported(cls)
+
+    def _content(self, cls: type, is_single: bool) -> Converter:
+        fields = structs.fields_of(cls, self._resolve)
+        return structs.only_field(cls, fields[0]) if is_single else structs.struct(cls, fields)
+
+    def _resolve(self, hint: Any) -> tuple[Converter, bool]:
+        is_union = get_origin(hint) in (Union, types.UnionType)
+        has_none = hint is Any or (is_union and type(None) in get_args(hint))
+        return self.compile(hint), has_none
+
+    def _union(self, members: tuple[Any, ...]) -> Converter:
+        kinds = [kind for kind in members if kind is not type(None) and kind is not Unset]
+        if not kinds:
+            return scalars.unit()
+        variants = [kind for kind in kinds if variant_of(kind) is not None]
+        if len(kinds) == 1:
+            converter = self.compile(kinds[0])
+        elif len(variants) == len(kinds) and self._are_of_one_enum(variants):
+            converter = self._tagged(variants)
+        else:
+            converter = unions.untagged([self.compile(kind) for kind in kinds])
+        return containers.optional(converter) if type(None) in members else converter
+
+    @staticmethod
+    def _are_of_one_enum(variants: list[Any]) -> bool:
+        known = [variant_of(cls) for cls in variants]
+        return len({(variant.tag, variant.content) for variant in known if variant}) == 1
+
+    def _tagged(self, variants: list[Any]) -> Converter:
+        cases = []
+        for cls in variants:
+            variant = variant_of(cls)
+            if variant is not None:
+                is_single = variant.shape == "newtype"
+                cases.append(unions.Case(cls, variant, self._content(cls, is_single)))
+        return unions.tagged(cases)
+
+    def _map(self, key: Any, value: Any) -> Converter:
+        kind = get_args(key)[0] if get_origin(key) is Annotated else key
+        is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)
+        if kind not in (str, int, bool) and not is_enum:
+            raise TypeError(f"a map cannot have keys of the type {key!r}")
+        converter = containers.key_in(self._form, kind, self.compile(key))
+        return containers.mapping(converter, self.compile(value))
+
+
+def _unsupported(hint: Any) -> TypeError:
+    return TypeError(f"values of the type {hint!r} cannot be converted")

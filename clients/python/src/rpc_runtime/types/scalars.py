@@ -1,0 +1,167 @@
+"""Booleans, numbers, text, bytes and unit-only enums."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Any
+
+from .conversion import ConversionError, Converter, Form, mismatch
+from .markers import IntegerRange
+
+_GREATEST_SINGLE = 3.4028235677973366e38
+# What MessagePack can hold as an integer.
+_NATIVE = range(-(1 << 63), 1 << 64)
+_WIDE_BYTES = 16
+# An integer of 128 bits has at most 39 digits and a sign.
+_MAX_DIGITS = 40
+
+
+def boolean() -> Converter:
+    """Converts `bool`."""
+
+    def check(value: Any) -> bool:
+        if value is True or value is False:
+            return bool(value)
+        raise mismatch("a boolean", value)
+
+    return Converter(check, check)
+
+
+def text() -> Converter:
+    """Converts `str`."""
+
+    def encode(value: Any) -> str:
+        if not isinstance(value, str):
+            raise mismatch("text", value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConversionError("the text has surrogates, which are not valid UTF-8") from None
+        return str(value)
+
+    def decode(value: Any) -> str:
+        if type(value) is str:
+            return value
+        raise mismatch("text", value)
+
+    return Converter(encode, decode)
+
+
+def unit() -> Converter:
+    """Converts `None`."""
+
+    def check(value: Any) -> None:
+        if value is not None:
+            raise mismatch("null", value)
+
+    return Converter(check, check)
+
+
+def anything() -> Converter:
+    """Passes plain values through."""
+
+    def same(value: Any) -> Any:
+        return value
+
+    return Converter(same, same)
+
+
+def floating(form: Form, is_single: bool) -> Converter:
+    """Converts `float`. Integers are accepted, as serde accepts them."""
+
+    def check(value: Any) -> float:
+        if type(value) is not float:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise mismatch("a number", value)
+            try:
+                value = float(value)
+            except OverflowError:
+                raise ConversionError("the number is too large") from None
+        if form is Form.JSON and not math.isfinite(value):
+            raise ConversionError("JSON has no such number: it is infinite or not a number")
+        if is_single and math.isfinite(value) and abs(value) > _GREATEST_SINGLE:
+            raise ConversionError("the number is too large for 32 bits")
+        return float(value)
+
+    return Converter(check, check)
+
+
+def integer(form: Form, limits: IntegerRange | None) -> Converter:
+    """Converts `int` within its limits. Without any, they are those of MessagePack."""
+    if limits is None:
+        least, greatest = _NATIVE.start, _NATIVE.stop - 1
+    else:
+        least, greatest = limits.least, limits.greatest
+    expected = f"an integer from {least} to {greatest}"
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise mismatch(expected, value)
+        if not least <= value <= greatest:
+            raise ConversionError(f"expected {expected}")
+        return int(value)
+
+    if limits is None or limits.bits <= 64 or form is Form.JSON:
+        return Converter(check, check)
+
+    def encode(value: Any) -> str:
+        return str(check(value))
+
+    def decode(value: Any) -> int:
+        if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isascii():
+            digits = value[1:] if value.startswith("-") else value
+            if digits.isdigit():
+                return check(int(value))
+        if isinstance(value, bytes) and len(value) == _WIDE_BYTES:
+            return check(int.from_bytes(value, "big", signed=least < 0))
+        return check(value)
+
+    return Converter(encode, decode)
+
+
+def binary(form: Form) -> Converter:
+    """Converts `bytes`: bytes in MessagePack, an array of numbers in JSON."""
+
+    def check(value: Any) -> bytes:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value)
+        raise mismatch("bytes", value)
+
+    def encode(value: Any) -> list[int]:
+        return list(check(value))
+
+    def decode(value: Any) -> bytes:
+        if not isinstance(value, list):
+            return check(value)
+        for index, number in enumerate(value):
+            if type(number) is not int or not 0 <= number <= 255:
+                raise ConversionError("expected an integer from 0 to 255").within(index)
+        return bytes(value)
+
+    return Converter(encode if form is Form.JSON else check, decode)
+
+
+def names(kind: type[enum.Enum]) -> Converter:
+    """Converts an enum of text: a value is the name of its variant."""
+    members = {member.value: member for member in kind}
+    known = ", ".join(f'"{name}"' for name in members)
+
+    def encode(value: Any) -> str:
+        if isinstance(value, kind):
+            return str(value.value)
+        raise mismatch(f"a {kind.__name__}", value)
+
+    def decode(value: Any) -> enum.Enum:
+        if isinstance(value, str) and (member := members.get(value)) is not None:
+            return member
+        # Externally tagged variants without content may also be written as a map.
+        if isinstance(value, dict) and len(value) == 1:
+            ((name, content),) = value.items()
+            if content is None and isinstance(name, str) and name in members:
+                return members[name]
+        if isinstance(value, str):
+            raise ConversionError(f"unknown variant, expected one of {known}")
+        raise mismatch(f"one of {known}", value)
+
+    return Converter(encode, decode)

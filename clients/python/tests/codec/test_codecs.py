@@ -1,0 +1,123 @@
+"""Content types, and the bodies of a method's messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgpack
+import pytest
+
+import sample
+from rpc_runtime import U8, U128, UNSET, Codec
+from rpc_runtime.codec import CodecError, UnsupportedContent, codec_of, decode, encode
+from rpc_runtime.codec.method_bodies import decode_arguments, decode_value, encode_arguments
+from rpc_runtime.types import Form, converter_of
+
+_FIND = sample._FIND
+_GET_EMAIL = sample._GET_EMAIL
+
+
+@pytest.mark.parametrize(
+    ("content_type", "codec"),
+    [
+        ("application/msgpack", Codec.MESSAGE_PACK),
+        ("Application/X-MsgPack", Codec.MESSAGE_PACK),
+        ("application/json; charset=UTF-8", Codec.JSON),
+        ('text/plain; charset="us-ascii"', Codec.TEXT),
+        ("", None),
+        (None, None),
+        ("application/octet-stream", None),
+    ],
+)
+def test_content_types(content_type: str | None, codec: Codec | None) -> None:
+    assert codec_of(content_type, None) is codec
+    assert codec_of(content_type, "Identity") is codec
+
+
+def test_unsupported_content() -> None:
+    for content_type in ("application/xml", "application/json; charset=latin-1"):
+        with pytest.raises(UnsupportedContent) as caught:
+            codec_of(content_type, None)
+        assert caught.value.codec is Codec.TEXT
+    with pytest.raises(UnsupportedContent) as caught:
+        codec_of("application/json", "gzip")
+    assert caught.value.codec is Codec.JSON
+
+
+def test_arguments_are_a_map() -> None:
+    body = encode_arguments(_FIND, (sample.KeyById(id=1), None, UNSET), Codec.JSON)
+    assert json.loads(body) == {"key": {"id": 1}, "from": None}
+    assert decode_arguments(_FIND, body, Codec.JSON) == (sample.KeyById(id=1), None, UNSET)
+
+
+def test_arguments_may_be_missing_or_in_order() -> None:
+    def read(value: Any) -> tuple[Any, ...]:
+        return decode_arguments(_FIND, msgpack.packb(value), Codec.MESSAGE_PACK)
+
+    assert read({"key": "a", "unknown": 1}) == ("a", None, UNSET)
+    assert read({"key": "a", "max": 3}) == ("a", None, 3)
+    assert read(["a", 1, 2, "further"]) == ("a", 1, 2)
+    for value, reason in [
+        ({}, 'the argument "key" is missing'),
+        ({"key": "a", "from": -1}, "from: expected an integer from 0"),
+        (3, "the arguments must be a map or an array"),
+    ]:
+        with pytest.raises(CodecError, match=reason):
+            read(value)
+    with pytest.raises(CodecError, match='"key" is missing'):
+        decode_arguments(_FIND, b"", Codec.JSON)
+
+
+def test_plain_text_holds_one_argument() -> None:
+    assert encode_arguments(_GET_EMAIL, ("user:1",), Codec.TEXT) == b"user:1"
+    assert decode_arguments(_GET_EMAIL, b"12", Codec.TEXT) == ("12",)
+    assert decode_arguments(sample._IMPORT, b"whatever", Codec.TEXT) == ()
+    with pytest.raises(CodecError, match="one argument only"):
+        decode_arguments(_FIND, b"a", Codec.TEXT)
+
+
+@pytest.mark.parametrize(
+    ("hint", "body", "value"),
+    [
+        (bool, b"true", True),
+        (U8, b" 7 ", 7),
+        (float, b"1.5", 1.5),
+        (sample.Color, b"dark-green", sample.Color.DARK_GREEN),
+        (bytes, b"\xff\x00", b"\xff\x00"),
+        (None, b"", None),
+        (U128, b"340282366920938463463374607431768211455", 2**128 - 1),
+    ],
+)
+def test_plain_text_of_scalars(hint: Any, body: bytes, value: Any) -> None:
+    converter = converter_of(hint, Form.MESSAGE_PACK)
+    assert decode_value(converter, body, Codec.TEXT) == value
+
+
+def test_an_empty_body_is_an_empty_value() -> None:
+    unit, number = converter_of(None, Form.JSON), converter_of(U8, Form.JSON)
+    assert decode_value(unit, b"", Codec.JSON) is None
+    with pytest.raises(CodecError):
+        decode_value(number, b"", Codec.JSON)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[NaN]", b"Infinity", b"\xff", b"[1", b"1 2", b"[" * 100_000]
+)
+def test_invalid_json_is_refused(body: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode(Codec.JSON, body)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x01\x02", b"\x91" * 100_000, b"\xa1\xff"])
+def test_invalid_message_pack_is_refused(body: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode(Codec.MESSAGE_PACK, body)
+
+
+def test_values_that_no_codec_can_write() -> None:
+    for value in (float("nan"), {"x": object()}):
+        with pytest.raises(CodecError):
+            encode(Codec.JSON, value)
+    with pytest.raises(CodecError):
+        encode(Codec.MESSAGE_PACK, 2**64)
