@@ -1,0 +1,52 @@
+"""What RabbitMQ's headers say about a message that was dead-lettered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_MAX_COUNT = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """The history of a message that came from another queue, or again from this one."""
+
+    has_expired: bool = False
+    # For a reason other than expiry.
+    deaths: int = 0
+    rejections: int = 0
+    # The shortest of its times to live, in seconds.
+    original_expiration: float | None = None
+
+
+def read_dead_lettered(headers: Mapping[str, Any]) -> DeadLettered | None:
+    """Reads the history. `None` if the message was not dead-lettered.
+
+    Anybody can send these headers, so values that make no sense are ignored, except for a count:
+    it is taken as the largest one.
+    """
+    entries = headers.get("x-death")
+    if entries is None and "x-first-death-reason" not in headers:
+        return None
+    has_expired, deaths, rejections = False, 0, 0
+    expirations = []
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        reason, count = entry.get("reason"), entry.get("count")
+        number = count if isinstance(count, int) and 0 <= count <= _MAX_COUNT else _MAX_COUNT
+        if reason == "expired":
+            has_expired = True
+        else:
+            deaths = min(_MAX_COUNT, deaths + number)
+        if reason == "rejected":
+            rejections = min(_MAX_COUNT, rejections + number)
+        expiration = entry.get("original-expiration")
+        if isinstance(expiration, str) and expiration.isascii() and expiration.isdigit():
+            expirations.append(int(expiration[:12]) / 1000)
+    if not isinstance(entries, list):
+        has_expired = headers.get("x-first-death-reason") == "expired"
+        deaths = 0 if has_expired else 1
+    return DeadLettered(has_expired, deaths, rejections, min(expirations, default=None))

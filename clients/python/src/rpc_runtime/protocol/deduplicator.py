@@ -1,0 +1,133 @@
+"""Recognizes requests that are delivered again while they run here, or after they have ended."""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from .dead_letter import read_dead_lettered
+from .message import Message
+from .names import COPY_HEADER, RESENT_HEADER
+from .request_id import uuid_of
+
+D = TypeVar("D")
+
+_MAX_ENDED = 16_384
+
+
+class RequestKey(NamedTuple):
+    """What identifies a request, and its copy if a worker has made one."""
+
+    reply_to: str
+    correlation_id: str
+    copy: str = ""
+
+
+class Origin(enum.Enum):
+    """Why a request is delivered."""
+
+    NEW = "new"
+    RESENT = "resent"
+    REDELIVERED = "redelivered"
+    FORWARDED = "forwarded"
+    FORWARDED_RESENT = "forwarded_resent"
+    MOVED = "moved"
+
+
+class Seen(enum.Enum):
+    """What to do with a delivery."""
+
+    RUN = "run"
+    # Settle it with the one that runs.
+    JOIN = "join"
+    # It was answered.
+    ACK = "ack"
+    # It was rejected.
+    REJECT = "reject"
+
+
+class End(enum.Enum):
+    """How a request ended here."""
+
+    ANSWERED = "answered"
+    MOVED = "moved"
+    REJECTED = "rejected"
+
+
+@dataclass(slots=True)
+class _Running(Generic[D]):
+    joined: list[D] = field(default_factory=list)
+
+
+def key_of(message: Message) -> RequestKey | None:
+    """Returns the key of a request, or `None` if it has no unique id.
+
+    Without a reply address, only a UUID counts as unique: some senders use an order number, for
+    example, for all messages about that order.
+    """
+    identity = message.correlation_id
+    if not identity or (not message.expects_reply and uuid_of(identity) is None):
+        return None
+    return RequestKey(message.reply_to or "", identity)
+
+
+def origin_of(message: Message, is_redelivered: bool) -> Origin:
+    """Reads why a request is delivered."""
+    resent = message.headers.get(RESENT_HEADER)
+    if resent == "worker":
+        return Origin.FORWARDED
+    if resent == "caller, worker":
+        return Origin.FORWARDED_RESENT
+    if resent is not None:
+        return Origin.RESENT
+    if COPY_HEADER in message.headers:
+        return Origin.MOVED
+    if is_redelivered:
+        return Origin.REDELIVERED
+    return Origin.RESENT if read_dead_lettered(message.headers) is not None else Origin.NEW
+
+
+class Deduplicator(Generic[D]):
+    """The requests that run, and those that ended. `D` is a delivery."""
+
+    def __init__(self) -> None:
+        self._running: dict[RequestKey, _Running[D]] = {}
+        self._ended: OrderedDict[RequestKey, End] = OrderedDict()
+
+    def add(
+        self, key: RequestKey, origin: Origin, copy: str, delivery: D
+    ) -> tuple[Seen, RequestKey]:
+        """Decides about a delivery. Returns the key under which it runs."""
+        if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT):
+            # `key` is still that of the original.
+            if (running := self._running.get(key)) is not None:
+                running.joined.append(delivery)
+                return Seen.JOIN, key
+            was_answered = self._ended.get(key) is End.ANSWERED
+            if origin is Origin.FORWARDED and was_answered:
+                return Seen.ACK, key
+        if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT, Origin.MOVED):
+            key = key._replace(copy=copy)
+        if origin is not Origin.NEW and (running := self._running.get(key)) is not None:
+            running.joined.append(delivery)
+            return Seen.JOIN, key
+        # A request that its caller has sent again runs again: the caller may have lost the reply.
+        if origin not in (Origin.NEW, Origin.RESENT, Origin.FORWARDED_RESENT):
+            end = self._ended.get(key)
+            if end is not None:
+                return Seen.REJECT if end is End.REJECTED else Seen.ACK, key
+        if key not in self._running:
+            self._running[key] = _Running()
+        return Seen.RUN, key
+
+    def end(self, key: RequestKey, end: End | None) -> list[D]:
+        """Ends a request. Returns the deliveries that joined it. `None` forgets it."""
+        running = self._running.pop(key, None)
+        if end is not None:
+            self._ended[key] = end
+            self._ended.move_to_end(key)
+            if len(self._ended) > _MAX_ENDED:
+                self._ended.popitem(last=False)
+        return running.joined if running is not None else []

@@ -1,0 +1,133 @@
+"""The items that a caller sends and that its method has not taken, and what to tell the caller."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .item_messages import IncomingGrant, Items
+from .item_sender import MAX_UNTAKEN_BYTES
+
+WINDOW = 1024
+
+
+class IncomingReceiver:
+    """Puts the items into order, and says what the worker wants next."""
+
+    def __init__(self) -> None:
+        self._ready: deque[bytes] = deque()
+        self._ready_bytes = 0
+        self._taken = 0
+        self._told_taken = 0
+        self._granted = 0
+        self._taken_bytes = 0
+        self._asks = IncomingGrant.NOTHING
+        self._asked_from: int | None = None
+        self._has_ended = False
+        self._failure: str | None = None
+        self._is_closed = False
+
+    @property
+    def next(self) -> int:
+        """The number of the item that is expected."""
+        return self._taken + len(self._ready)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further items are wanted."""
+        return self._is_closed or self._has_ended
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether the method has taken items that the caller does not know of."""
+        return self._taken > self._told_taken
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the caller must be told something at once."""
+        left = self._granted - self._taken
+        is_used = left <= WINDOW // 2 or self._taken_bytes >= MAX_UNTAKEN_BYTES // 2
+        return self._asks != IncomingGrant.NOTHING or (is_used and not self.is_over)
+
+    def receive(self, items: Items, end: int | None) -> None:
+        """Adds a message of items. `end` is the number of all items if it is the end."""
+        if self.is_over:
+            if not items.items:
+                # The caller has not heard that no more is wanted.
+                self._asks = IncomingGrant.ENOUGH
+            return
+        last = items.after_last
+        if last > self._granted or (end is not None and end != last):
+            self.fail("there are more items than were granted, or than their end counts")
+            return
+        if items.first > self.next:
+            if not items.items or self._asked_from != self.next:
+                self.ask_again()
+            return
+        for item in items.items[self.next - items.first :]:
+            if self._ready_bytes >= MAX_UNTAKEN_BYTES:
+                self.fail("there are more bytes than the method has room for")
+                return
+            self._ready.append(item)
+            self._ready_bytes += len(item)
+        if end is None:
+            return
+        if end == self.next:
+            self._finish()
+        else:
+            self.fail("there are items after the end")
+
+    def fail(self, reason: str) -> None:
+        """Ends the stream with an error, after the items that are there."""
+        if not self.is_over:
+            self._failure = reason
+            self._finish()
+
+    def _finish(self) -> None:
+        self._has_ended = True
+        self._asks = IncomingGrant.ENOUGH
+
+    def ask_again(self) -> None:
+        """Asks for all items that are missing."""
+        if not self.is_over:
+            self._asks = IncomingGrant.AGAIN
+            self._asked_from = self.next
+
+    def close(self) -> None:
+        """Takes no more items."""
+        self._is_closed = True
+        self._ready.clear()
+        self._ready_bytes = 0
+        self._asks = IncomingGrant.ENOUGH
+
+    def take(self) -> bytes | None:
+        """Takes the next item if it is there."""
+        if not self._ready:
+            return None
+        item = self._ready.popleft()
+        self._taken += 1
+        self._ready_bytes -= len(item)
+        self._taken_bytes += len(item)
+        return item
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the method has taken everything, and nothing will follow."""
+        return self.is_over and not self._ready
+
+    @property
+    def failure(self) -> str | None:
+        """Why the stream broke off, if it did."""
+        return self._failure
+
+    def grant(self) -> IncomingGrant:
+        """Returns what to tell the caller. It then counts as told."""
+        if not self.is_over:
+            self._granted = max(self._granted, self._taken + WINDOW)
+        grant = IncomingGrant(self._granted, self._taken, self._asks)
+        self._told_taken = self._taken
+        self._taken_bytes = 0
+        self._asks = IncomingGrant.NOTHING
+        if self.is_over:
+            # Until the reply: an earlier message may be lost.
+            grant = IncomingGrant(self._granted, self._taken, IncomingGrant.ENOUGH)
+        return grant

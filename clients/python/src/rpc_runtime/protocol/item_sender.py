@@ -1,0 +1,118 @@
+"""Decides which items a call sends to its method."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from .item_messages import IncomingGrant, Items
+from .volume import MAX_CREDIT, MAX_ITEMS, UNLIMITED, Volume
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_UNTAKEN_BYTES = 4 * 1024 * 1024
+
+
+class BadGrant(ValueError):
+    """What a worker says about the items cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMessage:
+    """A message to the worker. `end` is the number of all items if it is the end."""
+
+    items: Items
+    end: int | None
+
+
+class ItemSender:
+    """The items that the method has not taken. They are kept, to be sent again."""
+
+    def __init__(self) -> None:
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._count = 0
+        self._taken = 0
+        self._next = 0
+        self._credit = 0
+        self._has_ended = False
+        self._is_end_sent = False
+        self.is_done = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no further items are needed from the caller."""
+        return self._has_ended or self.is_done
+
+    def may_pull(self) -> bool:
+        """Whether the caller's stream may be asked for an item."""
+        return (
+            not self.has_ended
+            and self._count < self._credit
+            and self._kept_bytes < MAX_UNTAKEN_BYTES
+        )
+
+    def push(self, item: bytes) -> None:
+        """Adds an item of the caller's stream."""
+        self._kept.append(item)
+        self._kept_bytes += len(item)
+        self._count += 1
+
+    def end(self) -> None:
+        """Records that the caller's stream has ended."""
+        self._has_ended = True
+
+    def grant(self, grant: IncomingGrant) -> bool:
+        """Learns what the worker says. Returns whether the method has taken further items.
+
+        Raises `BadGrant`.
+        """
+        if grant.taken > self._count:
+            raise BadGrant("the method took items that were not sent")
+        goes_on = grant.taken > self._taken
+        while not self.is_done and self._taken < grant.taken:
+            self._kept_bytes -= len(self._kept.popleft())
+            self._taken += 1
+        self._taken = max(self._taken, grant.taken)
+        self._next = max(self._next, self._taken)
+        self._credit = max(self._credit, min(grant.credit, self._taken + MAX_CREDIT))
+        if grant.asks == IncomingGrant.AGAIN:
+            self.go_back(0)
+        elif grant.asks == IncomingGrant.ENOUGH:
+            self.is_done = True
+            self._kept.clear()
+            self._kept_bytes = 0
+        return goes_on
+
+    def go_back(self, first: int) -> None:
+        """Sends the kept items from this number on again: some may be lost."""
+        self._next = max(self._taken, min(self._next, first))
+        self._is_end_sent = False
+
+    def next_message(self) -> ItemMessage | None:
+        """Returns the next message, if there is anything to send."""
+        if self.is_done:
+            return None
+        items: list[bytes] = []
+        first, size = self._next, 0
+        for index in range(first - self._taken, len(self._kept)):
+            item = self._kept[index]
+            size += len(item)
+            # A single item may be larger.
+            if items and (len(items) >= MAX_ITEMS or size > MAX_MESSAGE_BYTES):
+                break
+            items.append(item)
+        if items:
+            self._next += len(items)
+            return self._message(first, items)
+        if self._has_ended and not self._is_end_sent:
+            self._is_end_sent = True
+            return self._message(first, items)
+        return None
+
+    def keep_alive(self) -> ItemMessage:
+        """Returns a message that shows that the caller is there, and how much it has sent."""
+        return self._message(self._next, [])
+
+    def _message(self, first: int, items: list[bytes]) -> ItemMessage:
+        end = self._count if self._is_end_sent and not items else None
+        return ItemMessage(Items(first, items, Volume(self._credit, UNLIMITED)), end)

@@ -1,0 +1,34 @@
+"""Names on the wire."""
+
+from typing import Final
+
+CONTROL_EXCHANGE: Final = "rpc.control"
+DISCOVERY_KEY: Final = "rpc.discovery"
+
+PROBE: Final = "rpc.probe"
+BATCH: Final = "rpc.batch"
+CANCEL: Final = "rpc.cancel"
+ITEMS: Final = "rpc.items"
+CREDIT: Final = "rpc.credit"
+PING: Final = "rpc.ping"
+DESCRIBE: Final = "rpc.describe"
+STATS: Final = "rpc.stats"
+
+RESENT_HEADER: Final = "rpc-resent"
+COPY_HEADER: Final = "rpc-copy"
+REDELIVERIES_HEADER: Final = "rpc-redeliveries"
+WORKER_HEADER: Final = "rpc-worker"
+ITEMS_HEADER: Final = "rpc-items"
+CREDIT_HEADER: Final = "rpc-credit"
+CREDIT_BYTES_HEADER: Final = "rpc-credit-bytes"
+INCOMING_HEADER: Final = "rpc-incoming"
+RETRY_AFTER_HEADER: Final = "rpc-retry-after"
+BATCH_HEADER: Final = "rpc-batch"
+
+REPLY_QUEUE_PREFIX: Final = "rpc.reply."
+ITEMS_SUFFIX: Final = ".items"
+
+MAX_SHORT_STRING: Final = 255
+# About 34 years: RabbitMQ's own limit is 2^32 - 1 milliseconds.
+MAX_TIME_TO_LIVE: Final = 4_294_967.0
+MAX_BROADCAST_BYTES: Final = 1024 * 1024

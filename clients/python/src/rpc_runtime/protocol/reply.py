@@ -1,0 +1,85 @@
+"""Replies: the value, the error or the fault that answers a request."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..codec import Codec, CodecError, decode, encode
+from .fault_code import is_known
+from .message import Message
+
+_MAX_REASON = 1024
+
+
+class ReplyKind(enum.Enum):
+    """The `type` of a reply."""
+
+    RESULT = "result"
+    ERROR = "error"
+    FAULT = "fault"
+
+
+@dataclass(slots=True)
+class Reply:
+    """A reply before it is addressed."""
+
+    kind: ReplyKind
+    codec: Codec
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def message(self, correlation_id: str | None) -> Message:
+        """Makes the message for a request with this id."""
+        return Message(
+            body=self.body,
+            type=self.kind.value,
+            content_type=self.codec.value,
+            correlation_id=correlation_id,
+            headers=dict(self.headers),
+        )
+
+
+def kind_of(type_name: str | None) -> ReplyKind:
+    """Reads the `type` of a reply. Some workers set their own for a result."""
+    if type_name == "error":
+        return ReplyKind.ERROR
+    return ReplyKind.FAULT if type_name == "fault" else ReplyKind.RESULT
+
+
+def shortened(text: str, limit: int = _MAX_REASON) -> str:
+    """Cuts a text that may quote a peer, so that a large request causes no large reply."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= limit:
+        return encoded.decode()
+    return encoded[:limit].decode(errors="ignore") + "…"
+
+
+def fault_reply(codec: Codec, code: str, message: str) -> Reply:
+    """Makes the reply with a fault."""
+    message = shortened(message)
+    if codec is Codec.TEXT:
+        body = f"{code}: {message}".encode() if message else code.encode()
+    else:
+        body = encode(codec, {"code": code, "message": message})
+    return Reply(ReplyKind.FAULT, codec, body)
+
+
+def read_fault(codec: Codec, body: bytes) -> tuple[str, str]:
+    """Reads the code and the message of a fault. Raises `CodecError`."""
+    if codec is Codec.TEXT:
+        return _fault_of_text(body.decode(errors="replace"))
+    fault: Any = decode(codec, body)
+    if not isinstance(fault, dict) or not isinstance(fault.get("code"), str):
+        raise CodecError("a fault must be a map with a code")
+    message = fault.get("message")
+    return fault["code"], message if isinstance(message, str) else ""
+
+
+def _fault_of_text(text: str) -> tuple[str, str]:
+    code, colon, message = text.partition(": ")
+    if colon:
+        return code, message
+    code = text.strip().rstrip(":")
+    return (code, "") if is_known(code) else ("fault", text)

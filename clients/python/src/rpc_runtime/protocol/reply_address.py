@@ -1,0 +1,33 @@
+"""The addresses to which a worker replies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .names import REPLY_QUEUE_PREFIX
+
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
+_BUILT_IN = (DIRECT_REPLY_TO, "amq.gen-", REPLY_QUEUE_PREFIX)
+_AIO_PIKA = re.compile(r"amq_[0-9a-f]{32}", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyAddresses:
+    """The reply addresses that a worker answers, beside those that are always allowed."""
+
+    prefixes: Collection[str] = ()
+    names: Collection[str] = ()
+    uuids: bool = False
+
+    def allows(self, name: str) -> bool:
+        """Whether a worker may send a reply there."""
+        return (
+            name.startswith(_BUILT_IN)
+            or _AIO_PIKA.fullmatch(name) is not None
+            or (self.uuids and _UUID.fullmatch(name) is not None)
+            or name in self.names
+            or any(name.startswith(prefix) for prefix in self.prefixes)
+        )
