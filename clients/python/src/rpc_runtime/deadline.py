@@ -1,0 +1,40 @@
+"""Time limits: of a call, and of the method that makes it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from .protocol.names import MAX_TIME_TO_LIVE
+
+ambient_deadline: ContextVar[float | None] = ContextVar("rpc_deadline", default=None)
+"""When the method that runs here has to end, in the time of the event loop."""
+
+
+def now() -> float:
+    """Returns the time of the event loop."""
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """When a wait ends, and how long it was meant to take."""
+
+    seconds: float
+    deadline: float
+
+    @staticmethod
+    def of(seconds: float) -> TimeLimit:
+        """Begins a wait. It ends no later than the method that waits."""
+        seconds = min(seconds, MAX_TIME_TO_LIVE)
+        begun = now()
+        ends_at = ambient_deadline.get()
+        if ends_at is not None and ends_at < begun + seconds:
+            return TimeLimit(max(0.0, ends_at - begun), ends_at)
+        return TimeLimit(seconds, begun + seconds)
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left."""
+        return max(0.0, self.deadline - now())

@@ -1,0 +1,33 @@
+"""Limits the log lines that peers can cause."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+_log = logging.getLogger("rpc_runtime")
+
+_PAUSE = 10.0
+
+
+class LimitedLog:
+    """Writes each kind of line once in a while, and says how many it has left out."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def report(self, kind: str, text: str) -> None:
+        """Writes a warning. `kind` is from a fixed set."""
+        now = time.monotonic()
+        next_at, omitted = self._kinds.get(kind, (0.0, 0))
+        if now < next_at:
+            self._kinds[kind] = (next_at, omitted + 1)
+            return
+        self._kinds[kind] = (now + _PAUSE, 0)
+        suffix = f" ({omitted} more since the last line)" if omitted else ""
+        _log.warning("%s%s", text, suffix)
+
+
+def printable(text: str | None, limit: int = 64) -> str:
+    """Makes text of a peer safe to log."""
+    return ascii((text or "")[:limit])

@@ -1,0 +1,263 @@
+"""A channel: declarations, publishing with confirms, consuming."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import aiormq
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import DeliveryError, PublishError
+from pamqp import commands
+
+from ..protocol.message import Message
+from .blocking import Blocking
+from .delivery import Delivery, properties_of, read_delivery
+from .errors import ChannelLost, Forbidden, NotFound, check_cancelled
+
+STEP_TIMEOUT = 10.0
+
+_T = TypeVar("_T")
+
+
+class Published(enum.Enum):
+    """What became of a message."""
+
+    CONFIRMED = "confirmed"
+    # It is `mandatory`, and there is no such queue.
+    RETURNED = "returned"
+    # The broker did not take it, for example because its queue is full.
+    REFUSED = "refused"
+
+
+class Channel:
+    """A channel, until it or its connection is closed."""
+
+    def __init__(self, raw: AbstractChannel, blocking: Blocking) -> None:
+        self._raw = raw
+        self._blocking = blocking
+        self._acks: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[Any]] = set()
+        self._steps: set[asyncio.Task[Any]] = set()
+        self.closed = asyncio.Event()
+        # A lost connection, or a consumer that the broker has cancelled.
+        self.reason = "the channel was closed"
+        raw.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
+        closing = raw.closing
+        closing.add_done_callback(self._on_closed)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel can be used."""
+        return not self.closed.is_set() and not self._raw.is_closed
+
+    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            self.reason = text_of(error)
+        self._close()
+
+    def _close(self) -> None:
+        self.closed.set()
+        # Some may wait for a writer that has ended.
+        for task in (*self._publishing, *self._acks, *self._steps):
+            task.cancel()
+
+    def lose(self, reason: str) -> None:
+        """Learns that the connection is lost. aiormq may say so to its channels much later."""
+        if not self.closed.is_set():
+            self.reason = reason
+            self._close()
+
+    def _on_consumer_cancelled(self, _: commands.Basic.Cancel) -> None:
+        self.reason = "the broker cancelled the consumer: its queue was deleted or has moved"
+        self._close()
+
+    async def publish(
+        self,
+        message: Message,
+        *,
+        queue: str = "",
+        exchange: str = "",
+        is_mandatory: bool = False,
+    ) -> Published:
+        """Publishes a message, and waits until the broker has confirmed or refused it.
+
+        Raises `ChannelLost` if the broker does not say that. There is no time limit here.
+        """
+        await self.unblocked()
+        if not self.is_open:
+            raise ChannelLost(self.reason)
+        publishing = asyncio.get_running_loop().create_task(
+            self._raw.basic_publish(
+                message.body,
+                exchange=exchange,
+                routing_key=queue,
+                properties=properties_of(message),
+                mandatory=is_mandatory,
+            )
+        )
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._published)
+        try:
+            # If the broker returned a message whose publisher was cancelled, the reader of aiormq
+            # would fail, and with it the connection.
+            await asyncio.shield(publishing)
+        except PublishError:
+            return Published.RETURNED
+        except DeliveryError:
+            return Published.REFUSED
+        except aiormq.exceptions.ChannelInvalidStateError as error:
+            check_cancelled(error)
+            self._close()
+            raise ChannelLost(self.reason) from error
+        except (Exception, asyncio.CancelledError) as error:
+            check_cancelled(error)
+            # aiormq hands the reason for which a channel is closed to all its publishers, a while
+            # before it says that the channel is closed.
+            self._close()
+            raise self._lost(error, is_written=True) from error
+        return Published.CONFIRMED
+
+    def _published(self, publishing: asyncio.Task[Any]) -> None:
+        self._publishing.discard(publishing)
+        if not publishing.cancelled():
+            # It may have no other reader.
+            publishing.exception()
+
+    async def unblocked(self) -> None:
+        """Waits until the broker takes messages, or the channel is closed."""
+        if not self._blocking.is_blocked:
+            return
+        waits = [
+            asyncio.ensure_future(self._blocking.unblocked.wait()),
+            asyncio.ensure_future(self.closed.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def ack(self, tag: int, is_multiple: bool = False) -> None:
+        """Acknowledges a delivery. Does nothing if the channel is closed."""
+        self._settle(lambda: self._raw.basic_ack(tag, multiple=is_multiple, wait=False))
+
+    def reject(self, tag: int) -> None:
+        """Rejects a delivery without requeue. Does nothing if the channel is closed."""
+        self._settle(lambda: self._raw.basic_reject(tag, requeue=False, wait=False))
+
+    def _settle(self, settle: Callable[[], Awaitable[None]]) -> None:
+        if not self.is_open:
+            return
+
+        async def settling() -> None:
+            with contextlib.suppress(aiormq.AMQPError, OSError, RuntimeError):
+                await settle()
+
+        task = asyncio.get_running_loop().create_task(settling())
+        self._acks.add(task)
+        task.add_done_callback(self._acks.discard)
+
+    async def settled(self) -> None:
+        """Waits until all acknowledgements are written."""
+        if self._acks:
+            await asyncio.wait(set(self._acks), timeout=STEP_TIMEOUT)
+
+    async def prefetch(self, count: int) -> None:
+        """Limits the deliveries that are not acknowledged."""
+        await self._step(self._raw.basic_qos(prefetch_count=count, timeout=STEP_TIMEOUT))
+
+    async def consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool = False
+    ) -> str:
+        """Begins to consume a queue. The function must not wait or fail."""
+
+        def on_message(delivered: DeliveredMessage) -> Any:
+            on_delivery(read_delivery(delivered, self))
+
+        consuming = self._raw.basic_consume(queue, on_message, no_ack=no_ack, timeout=STEP_TIMEOUT)
+        return (await self._step(consuming)).consumer_tag or ""
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """Stops to consume. What was delivered before still arrives."""
+        await self._step(self._raw.basic_cancel(consumer_tag, timeout=STEP_TIMEOUT))
+
+    async def declare_queue(
+        self,
+        name: str,
+        *,
+        arguments: dict[str, Any] | None = None,
+        is_durable: bool = True,
+        is_exclusive: bool = False,
+        is_auto_delete: bool = False,
+        is_passive: bool = False,
+    ) -> tuple[str, int]:
+        """Declares a queue. Returns its name and the number of messages in it."""
+        declaring = self._raw.queue_declare(
+            name,
+            passive=is_passive,
+            durable=is_durable,
+            exclusive=is_exclusive,
+            auto_delete=is_auto_delete,
+            arguments=arguments,
+            timeout=STEP_TIMEOUT,
+        )
+        declared = await self._step(declaring)
+        return declared.queue or name, declared.message_count or 0
+
+    async def declare_exchange(self, name: str) -> None:
+        """Declares a durable direct exchange."""
+        declaring = self._raw.exchange_declare(
+            name, exchange_type="direct", durable=True, timeout=STEP_TIMEOUT
+        )
+        await self._step(declaring)
+
+    async def bind(self, queue: str, exchange: str, key: str) -> None:
+        """Binds a queue to an exchange."""
+        await self._step(self._raw.queue_bind(queue, exchange, key, timeout=STEP_TIMEOUT))
+
+    async def delete_queue(self, name: str) -> None:
+        """Deletes a queue."""
+        await self._step(self._raw.queue_delete(name, timeout=STEP_TIMEOUT))
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        if self._raw.is_closed:
+            return
+        with contextlib.suppress(aiormq.AMQPError, OSError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(STEP_TIMEOUT):
+                await self._raw.close()
+        self._close()
+
+    async def _step(self, step: Coroutine[Any, Any, _T]) -> _T:
+        task = asyncio.get_running_loop().create_task(step)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        try:
+            return await task
+        except TimeoutError as error:
+            check_cancelled(error)
+            reason = f"the broker did not answer within {STEP_TIMEOUT:g} s"
+            raise ChannelLost(reason) from error
+        except (aiormq.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
+            check_cancelled(error)
+            raise self._lost(error, is_written=False) from error
+
+    def _lost(self, error: BaseException, is_written: bool) -> ChannelLost:
+        reason = text_of(error)
+        if isinstance(error, aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError):
+            reason = self.reason
+        if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
+            return NotFound(reason, is_written)
+        if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
+            return Forbidden(reason, is_written)
+        return ChannelLost(reason, is_written)
+
+
+def text_of(error: BaseException) -> str:
+    """Describes an error of the connection, without the addresses and what is in them."""
+    text = " ".join(str(part) for part in error.args if isinstance(part, str | int)).strip()
+    return text[:256] or type(error).__name__

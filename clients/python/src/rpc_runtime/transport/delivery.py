@@ -1,0 +1,94 @@
+"""Messages to and from AMQP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiormq.abc import DeliveredMessage
+from pamqp import commands
+
+from ..protocol.message import Message
+from .guard import HEADERS_LOST_HEADER, MALFORMED_HEADER, unescaped
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message that the broker has delivered."""
+
+    message: Message
+    tag: int
+    is_redelivered: bool
+    exchange: str
+    routing_key: str
+    channel: Channel
+    # Why the message cannot be read.
+    malformed: str | None = None
+    # Nothing is known of earlier rejections.
+    are_headers_lost: bool = False
+    is_settled: bool = False
+
+    def ack(self) -> None:
+        """Acknowledges the message, unless it is settled or its channel is lost."""
+        if not self.is_settled:
+            self.is_settled = True
+            self.channel.ack(self.tag)
+
+    def reject(self) -> None:
+        """Rejects the message, so that a dead-letter queue keeps it."""
+        if not self.is_settled:
+            self.is_settled = True
+            self.channel.reject(self.tag)
+
+
+def read_delivery(delivered: DeliveredMessage, channel: Channel) -> Delivery:
+    """Reads a delivery of aiormq."""
+    properties = delivered.header.properties
+    headers = dict(properties.headers or {})
+    malformed = headers.pop(MALFORMED_HEADER, None)
+    are_headers_lost = bool(headers.pop(HEADERS_LOST_HEADER, False))
+    correlation_id = properties.correlation_id
+    message = Message(
+        body=delivered.body,
+        type=properties.message_type,
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        correlation_id=None if correlation_id is None else unescaped(correlation_id),
+        reply_to=properties.reply_to,
+        expiration=properties.expiration,
+        is_persistent=properties.delivery_mode == 2,
+        priority=properties.priority,
+        app_id=properties.app_id,
+        user_id=properties.user_id,
+        headers=headers,
+    )
+    return Delivery(
+        message,
+        delivered.delivery_tag or 0,
+        bool(delivered.redelivered),
+        delivered.exchange or "",
+        delivered.routing_key or "",
+        channel,
+        None if malformed is None else str(malformed),
+        are_headers_lost,
+    )
+
+
+def properties_of(message: Message) -> commands.Basic.Properties:
+    """Writes the properties of a message."""
+    return commands.Basic.Properties(
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        headers=message.headers or None,
+        delivery_mode=2 if message.is_persistent else 1,
+        priority=message.priority,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        expiration=message.expiration,
+        message_type=message.type,
+        user_id=message.user_id,
+        app_id=message.app_id,
+    )

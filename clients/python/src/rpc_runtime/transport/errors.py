@@ -1,0 +1,40 @@
+"""How channels fail."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class ChannelLost(Exception):
+    """The channel or its connection is closed.
+
+    `is_written` tells whether the message may have reached the broker.
+    """
+
+    def __init__(self, reason: str, is_written: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_written = is_written
+
+
+class NotFound(ChannelLost):
+    """The channel was closed because a queue or an exchange does not exist."""
+
+
+class Forbidden(ChannelLost):
+    """The channel was closed because a permission is missing."""
+
+
+class ConnectFailed(Exception):
+    """A connection could not be opened."""
+
+
+def check_cancelled(error: BaseException) -> None:
+    """Raises `CancelledError` if the task that runs is being cancelled.
+
+    aiormq raises `CancelledError` in tasks that wait for a channel that is closed, and the reason
+    for which a channel is closed in tasks that are cancelled at that moment.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > 0:
+        raise asyncio.CancelledError from error

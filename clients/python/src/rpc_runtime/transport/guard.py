@@ -1,0 +1,218 @@
+"""Repairs what a peer has put into a message and the AMQP client cannot read.
+
+RabbitMQ does not validate everything that publishers send. aiormq closes the connection if it
+cannot read a frame, and the broker would deliver the message again to the next connection, without
+end. So the guard reads each frame first. If properties cannot be read, it replaces them with those
+that can, and marks the message as malformed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from pamqp import commands, decode, header
+
+_FRAME_HEADER = struct.Struct(">BHI")
+_CONTENT_HEADER = struct.Struct(">HHQ")
+_METHOD_FRAME = 1
+_HEADER_FRAME = 2
+_MAX_PROPERTIES = 128 * 1024
+_MAX_RAW_ID = 100
+
+# The short strings in methods of the broker: "s" is one, a number counts other bytes.
+_LAYOUTS: dict[tuple[int, int], tuple[str | int, ...]] = {
+    (10, 50): (2, "s"),
+    (10, 60): ("s",),
+    (20, 40): (2, "s"),
+    (50, 11): ("s",),
+    (60, 30): ("s",),
+    (60, 50): (2, "s", "s", "s"),
+    (60, 60): ("s", 9, "s", "s"),
+    (60, 71): (9, "s", "s"),
+}
+_BLOCKED = (10, 60)
+_UNBLOCKED = (10, 61)
+
+# A peer cannot guess the name of the header that marks a message.
+MALFORMED_HEADER = f"malformed-{secrets.token_hex(8)}"
+# Set in addition if the headers could not be read, so that nothing is known of earlier rejections.
+HEADERS_LOST_HEADER = f"headers-lost-{secrets.token_hex(8)}"
+
+
+class RawText(str):
+    """A short string that is not UTF-8, to be sent as it came."""
+
+    raw: bytes
+
+    @classmethod
+    def of(cls, raw: bytes) -> RawText:
+        """Keeps these bytes."""
+        text = cls(raw.decode("latin-1"))
+        text.raw = raw
+        return text
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Returns the bytes as they came."""
+        return self.raw
+
+
+class GuardedReader:
+    """Reads frames for aiormq, in place of an `asyncio.StreamReader`."""
+
+    def __init__(self, reader: asyncio.StreamReader, on_blocked: Callable[[bool], None]) -> None:
+        self._reader = reader
+        self._on_blocked = on_blocked
+        self._frame = b""
+        self._position = 0
+
+    def at_eof(self) -> bool:
+        """Whether nothing is left."""
+        return self._position >= len(self._frame) and self._reader.at_eof()
+
+    async def read(self, limit: int = -1) -> bytes:
+        """Reads what there is."""
+        return await self._reader.read(limit)
+
+    async def readexactly(self, count: int) -> bytes:
+        """Reads a part of a frame."""
+        if self._position >= len(self._frame):
+            self._frame = await self._next_frame()
+            self._position = 0
+        part = self._frame[self._position : self._position + count]
+        self._position += count
+        return part
+
+    async def _next_frame(self) -> bytes:
+        start = await self._reader.readexactly(_FRAME_HEADER.size)
+        if start.startswith(b"AMQP"):
+            # The broker speaks another version of the protocol.
+            return start + await self._reader.readexactly(1)
+        kind, channel, size = _FRAME_HEADER.unpack(start)
+        payload = await self._reader.readexactly(size + 1)
+        if kind == _METHOD_FRAME:
+            body = self._method(payload[:-1])
+        elif kind == _HEADER_FRAME:
+            body = readable_header(payload[:-1])
+        else:
+            return start + payload
+        return _FRAME_HEADER.pack(kind, channel, len(body)) + body + payload[-1:]
+
+    def _method(self, body: bytes) -> bytes:
+        method = struct.unpack_from(">HH", body) if len(body) >= 4 else (0, 0)
+        if method in (_BLOCKED, _UNBLOCKED):
+            self._on_blocked(method == _BLOCKED)
+        return readable_method(method, body)
+
+
+def readable_method(method: tuple[Any, ...], body: bytes) -> bytes:
+    """Replaces bytes in names and reasons that are not UTF-8 by question marks."""
+    offset, end = 4, len(body)
+    for part in _LAYOUTS.get((method[0], method[1]), ()):
+        if isinstance(part, int):
+            offset += part
+            continue
+        if offset >= end:
+            break
+        length = body[offset]
+        text = body[offset + 1 : offset + 1 + length]
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            body = body[: offset + 1] + _replaced(text) + body[offset + 1 + length :]
+        offset += 1 + length
+    return body
+
+
+def _replaced(text: bytes) -> bytes:
+    characters = text.decode(errors="surrogateescape")
+    return "".join("?" if "\udc80" <= char <= "\udcff" else char for char in characters).encode()
+
+
+def readable_header(body: bytes) -> bytes:
+    """Returns a content header that aiormq can read."""
+    reason = f"its properties have more than {_MAX_PROPERTIES} bytes"
+    if len(body) <= _MAX_PROPERTIES:
+        try:
+            header.ContentHeader().unmarshal(body)
+            return body
+        except Exception as error:
+            # Whatever it is: the frame would end the connection.
+            reason = f"its properties cannot be read ({type(error).__name__})"
+    properties = _salvaged(body, reason)
+    return body[: _CONTENT_HEADER.size] + properties.marshal()
+
+
+def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
+    """Reads as many properties as possible."""
+    properties = commands.Basic.Properties()
+    headers: dict[str, Any] = {}
+    is_malformed = False
+    is_lost = len(body) > _MAX_PROPERTIES
+    try:
+        offset, flags = header.ContentHeader._get_flags(body[_CONTENT_HEADER.size :])
+        offset += _CONTENT_HEADER.size
+        for name in properties.__slots__:
+            if not flags & properties.flags[name]:
+                continue
+            kind = properties.amqp_type(name)
+            size = _size_of(kind, body, offset)
+            value = body[offset : offset + size]
+            offset += size
+            if len(value) < size:
+                raise ValueError("truncated")
+            if name == "headers":
+                try:
+                    headers = {} if is_lost else decode.field_table(value)[1]
+                except Exception:
+                    is_malformed = is_lost = True
+            elif name != "timestamp":
+                is_malformed |= _set(properties, name, kind, value)
+    except Exception:
+        is_malformed = is_lost = True
+    if is_malformed or is_lost:
+        headers[MALFORMED_HEADER] = reason
+    if is_lost:
+        headers[HEADERS_LOST_HEADER] = True
+    properties.headers = headers
+    return properties
+
+
+def _size_of(kind: str, body: bytes, offset: int) -> int:
+    if kind == "shortstr":
+        return 1 + body[offset]
+    if kind == "table":
+        return 4 + int(struct.unpack_from(">I", body, offset)[0])
+    return {"octet": 1, "timestamp": 8}[kind]
+
+
+def _set(properties: commands.Basic.Properties, name: str, kind: str, value: bytes) -> bool:
+    """Sets a property. Returns whether it is malformed."""
+    if kind != "shortstr":
+        setattr(properties, name, value[0])
+        return False
+    try:
+        setattr(properties, name, value[1:].decode())
+        return False
+    except UnicodeDecodeError:
+        if name == "correlation_id" and len(value) <= _MAX_RAW_ID:
+            # The guard's own frame is read again: bytes survive as text of the same length.
+            setattr(properties, name, _escaped(value[1:]))
+        return True
+
+
+_ESCAPE = f"raw-{secrets.token_hex(4)}-"
+
+
+def _escaped(raw: bytes) -> str:
+    return _ESCAPE + raw.hex()
+
+
+def unescaped(correlation_id: str) -> str:
+    """Returns a correlation id as its sender wrote it."""
+    if not correlation_id.startswith(_ESCAPE):
+        return correlation_id
+    return RawText.of(bytes.fromhex(correlation_id.removeprefix(_ESCAPE)))

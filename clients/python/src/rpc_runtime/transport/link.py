@@ -1,0 +1,128 @@
+"""One connection to the broker, until it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import Any, cast
+from weakref import WeakSet
+
+import aiormq
+from aiormq.abc import AbstractChannel
+from aiormq.connection import (
+    Connection,
+    TCPTransportFactory,
+    TLSTransportFactory,
+    TransportFactory,
+)
+from yarl import URL
+
+from .blocking import Blocking
+from .channel import Channel, text_of
+from .errors import ChannelLost, ConnectFailed, check_cancelled
+from .guard import GuardedReader
+
+CONNECT_TIMEOUT = 10.0
+_CLOSE_TIMEOUT = 5.0
+# A silent peer counts as lost after twice this, and two seconds.
+_HEARTBEAT = "9"
+
+
+class _Connection(Connection):
+    HEARTBEAT_GRACE_MULTIPLIER = 2
+
+
+class _Guarded(TransportFactory):
+    def __init__(self, blocking: Blocking) -> None:
+        self._blocking = blocking
+
+    async def create(
+        self, url: URL, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **options)
+        # aiormq only reads from it.
+        guarded = GuardedReader(reader, self._blocking.set)
+        return cast(asyncio.StreamReader, guarded), writer
+
+
+class Link:
+    """An open connection."""
+
+    def __init__(self, raw: Connection, blocking: Blocking) -> None:
+        self._raw = raw
+        self.blocking = blocking
+        self.closed = asyncio.Event()
+        self.reason = "the connection was closed"
+        self._channels: WeakSet[Channel] = WeakSet()
+        self._opening: set[asyncio.Task[AbstractChannel]] = set()
+        raw.closing.add_done_callback(self._on_closed)
+
+    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            self.reason = text_of(error)
+        self._end()
+
+    def _end(self) -> None:
+        self.closed.set()
+        for channel in self._channels:
+            channel.lose(self.reason)
+        for opening in self._opening:
+            opening.cancel()
+
+    async def channel(self, *, has_confirms: bool = True) -> Channel:
+        """Opens a channel. Raises `ChannelLost`."""
+        if self.closed.is_set():
+            raise ChannelLost(self.reason)
+        opening = asyncio.get_running_loop().create_task(
+            self._raw.channel(publisher_confirms=has_confirms)
+        )
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                raw = await opening
+        except TimeoutError:
+            raise ChannelLost("the broker did not open a channel in time") from None
+        except (aiormq.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
+            check_cancelled(error)
+            reason = self.reason if self.closed.is_set() else text_of(error)
+            raise ChannelLost(reason) from error
+        channel = Channel(raw, self.blocking)
+        self._channels.add(channel)
+        return channel
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        with contextlib.suppress(aiormq.AMQPError, OSError, RuntimeError, TimeoutError):
+            await self._raw.close(
+                aiormq.exceptions.ConnectionClosed(0, "the connection was closed"),
+                timeout=_CLOSE_TIMEOUT,
+            )
+        self._end()
+
+
+async def open_link(url: URL, name: str, ssl_context: ssl.SSLContext | None = None) -> Link:
+    """Connects. Raises `ConnectFailed`."""
+    query = {"name": name, "heartbeat": _HEARTBEAT, **url.query}
+    blocking = Blocking()
+    raw = _Connection(
+        url.with_query(query), context=ssl_context, transport_factory=_Guarded(blocking)
+    )
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await raw.connect()
+    except TimeoutError:
+        raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT:g} s") from None
+    except (
+        aiormq.AMQPError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        asyncio.CancelledError,
+    ) as error:
+        check_cancelled(error)
+        raise ConnectFailed(text_of(error)) from error
+    return Link(raw, blocking)

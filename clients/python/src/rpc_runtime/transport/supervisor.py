@@ -1,0 +1,116 @@
+"""Keeps a connection open: connects again whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Sequence
+
+from yarl import URL
+
+from ..protocol.backoff import Backoff
+from ..tasks import cancelled
+from .errors import ConnectFailed
+from .link import Link, open_link
+
+_log = logging.getLogger("rpc_runtime")
+
+_STABLE_AFTER = 2.0
+
+
+class Supervisor:
+    """Owns the connection and the task that opens it."""
+
+    def __init__(
+        self, addresses: Sequence[URL], name: str, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        self._addresses = addresses
+        self._name = name
+        self._ssl_context = ssl_context
+        self._link: Link | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self.problem = "it is not connected yet"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no connection will be opened any more."""
+        return self._is_closing
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker blocks publishers."""
+        return self._link is not None and self._link.blocking.is_blocked
+
+    def start(self) -> None:
+        """Begins to connect."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="rpc supervisor")
+
+    async def link(self) -> Link:
+        """Waits for an open connection. Raises `ConnectFailed` if it was closed for good."""
+        while True:
+            if self._is_closing:
+                raise ConnectFailed("the connection was closed by this program")
+            if self._link is not None and not self._link.closed.is_set():
+                return self._link
+            # A link that was just lost is still there until its owner has run.
+            await asyncio.sleep(0)
+            await self._changed.wait()
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        logged = ""
+        attempt = 0
+        while True:
+            address = self._addresses[attempt % len(self._addresses)]
+            attempt += 1
+            try:
+                link = await open_link(address, self._name, self._ssl_context)
+            except ConnectFailed as error:
+                self.problem = str(error)
+                # Each new reason is logged once.
+                if self.problem != logged:
+                    _log.warning("cannot connect to %s: %s", _place(address), self.problem)
+                    logged = self.problem
+                await asyncio.sleep(backoff.next_pause())
+                continue
+            _log.info("connected to %s", _place(address))
+            logged = ""
+            began = time.monotonic()
+            self._set(link)
+            try:
+                await link.closed.wait()
+            finally:
+                self._set(None)
+                if self._is_closing:
+                    await link.close()
+            self.problem = link.reason
+            _log.warning("the connection to %s was lost: %s", _place(address), link.reason)
+            if time.monotonic() - began >= _STABLE_AFTER:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_pause())
+
+    def _set(self, link: Link | None) -> None:
+        self._link = link
+        if link is None:
+            self._changed.clear()
+        else:
+            self._changed.set()
+
+    async def close(self) -> None:
+        """Closes the connection for good."""
+        self._is_closing = True
+        # Those who wait learn of it.
+        self._changed.set()
+        if self._task is not None:
+            await cancelled(self._task)
+        self._changed.set()
+
+
+def _place(address: URL) -> str:
+    """Names an address without its credentials."""
+    return f"{address.host}:{address.port}"
