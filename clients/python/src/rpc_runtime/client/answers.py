@@ -1,0 +1,309 @@
+"""The answers to a broadcast."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from ..deadline import TimeLimit, now
+from ..errors import BrokerFailed, NoWorkers, Refused, TimedOut, TooLarge
+from ..executed import Executed
+from ..protocol.message import Message
+from ..protocol.names import CONTROL_EXCHANGE, MAX_BROADCAST_BYTES, WORKER_HEADER
+from ..transport.channel import Channel, Published
+from ..transport.delivery import Delivery
+from ..transport.errors import ChannelLost, ConnectFailed, NotFound
+from .options import CallOptions
+from .reply_reader import ReplyReader
+from .request import Request
+
+if TYPE_CHECKING:
+    from ..connection import Connection
+
+R = TypeVar("R")
+
+_QUIET = 0.5
+_PREFETCH = 64
+_MAX_ANSWERS = 10_000
+_MAX_WORKER_BYTES = 1024
+_NO_WORKERS_PAUSE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker, as far as it describes itself."""
+
+    id: str
+    name: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    app_id: str | None = None
+    version: str | None = None
+
+    @staticmethod
+    def read(text: object) -> WorkerInfo | None:
+        """Reads the header of a reply. `None` if it does not say which worker sent it."""
+        if not isinstance(text, str) or len(text.encode()) > _MAX_WORKER_BYTES:
+            return None
+        try:
+            entries = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        return WorkerInfo.of(entries)
+
+    @staticmethod
+    def of(entries: Any) -> WorkerInfo | None:
+        """Reads a worker from a plain value."""
+        if not isinstance(entries, dict) or not isinstance(entries.get("id"), str):
+            return None
+
+        def text_of(name: str) -> str | None:
+            value = entries.get(name)
+            return value if isinstance(value, str) else None
+
+        pid = entries.get("pid")
+        return WorkerInfo(
+            entries["id"],
+            text_of("name"),
+            text_of("host"),
+            pid if isinstance(pid, int) else None,
+            text_of("app_id"),
+            text_of("version"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name or self.id}" + (f" on {self.host}" if self.host else "")
+
+
+class Answer(Generic[R]):
+    """The answer of one worker."""
+
+    def __init__(self, worker: WorkerInfo, reader: ReplyReader, reply: Delivery) -> None:
+        self.worker = worker
+        self._reader = reader
+        self._reply = reply
+
+    def result(self) -> R:
+        """Returns what the method returned, or raises its error."""
+        result: R = self._reader.result(self._reply)
+        return result
+
+
+class Answers(Generic[R]):
+    """The answers of all workers of a queue, as they arrive.
+
+    Nothing is sent before the first one is awaited. Without `expect_workers`, gathering ends half
+    a second after the last answer, and at the timeout at the latest.
+    """
+
+    def __init__(
+        self, connection: Connection, request: Request, options: CallOptions, timeout: float
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._options = options
+        self._timeout = timeout
+        self._reader = ReplyReader(request.method, request.codec, connection.max_accepted_bytes)
+        self._limit: TimeLimit | None = None
+        self._arrived: deque[Delivery] = deque()
+        self._changed = asyncio.Event()
+        self._consumer: Channel | None = None
+        self._seen: set[str] = set()
+        self._last_at: float | None = None
+        self._is_over = False
+        self.is_confirmed = False
+        """Whether the broker has confirmed that all workers' queues have the request."""
+
+    @property
+    def missing(self) -> int | None:
+        """How many of the expected workers have not answered. `None` if no number is expected."""
+        expected = self._options.expect_workers
+        return None if expected is None else max(0, expected - len(self._seen))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Answer[R]:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            if self._limit is None:
+                self._limit = TimeLimit.of(self._timeout)
+                await self._begin(self._limit)
+            answer = await self._next(self._limit)
+        except BaseException:
+            await self.aclose()
+            raise
+        if answer is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return answer
+
+    async def collect(self) -> list[Answer[R]]:
+        """Waits for all answers."""
+        return [answer async for answer in self]
+
+    async def _begin(self, limit: TimeLimit) -> None:
+        _check_size(self._request)
+        while True:
+            try:
+                async with asyncio.timeout_at(limit.deadline):
+                    consumer, name = await self._open()
+                    self._consumer = consumer
+                    message = self._request.message(name, limit.left)
+                    published = await _publish(self._connection, self._request, message)
+            except TimeoutError:
+                reason = self._connection.supervisor.problem
+                raise TimedOut(limit.seconds, _executed(self._request), reason) from None
+            except ChannelLost as error:
+                if error.is_written:
+                    # Workers may have got it, but their answers are lost.
+                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
+                self._request.times_sent = 0
+                await asyncio.sleep(0.05)
+                continue
+            if published is Published.RETURNED:
+                if not self._request.waits_for_server or limit.left <= _NO_WORKERS_PAUSE:
+                    raise NoWorkers(self._request.queue)
+                await self._close_consumer()
+                await asyncio.sleep(_NO_WORKERS_PAUSE)
+                continue
+            self.is_confirmed = published is Published.CONFIRMED
+            return
+
+    async def _open(self) -> tuple[Channel, str]:
+        await self._close_consumer()
+        try:
+            link = await self._connection.supervisor.link()
+        except ConnectFailed as error:
+            raise BrokerFailed(str(error)) from None
+        channel = await link.channel(has_confirms=False)
+        await channel.prefetch(_PREFETCH)
+        name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
+
+        def on_delivery(delivery: Delivery) -> None:
+            self._arrived.append(delivery)
+            self._changed.set()
+
+        await channel.consume(name, on_delivery)
+        return channel, name
+
+    async def _next(self, limit: TimeLimit) -> Answer[R] | None:
+        while True:
+            while self._arrived:
+                answer = self._read(self._arrived.popleft())
+                if answer is not None:
+                    self._last_at = now()
+                    return answer
+            expected = self._options.expect_workers
+            enough = _MAX_ANSWERS if expected is None else expected
+            consumer = self._consumer
+            if len(self._seen) >= enough or consumer is None or not consumer.is_open:
+                return None
+            ends_at = min(limit.deadline, self._quiet_at())
+            if ends_at <= now():
+                return None
+            with contextlib.suppress(TimeoutError):
+                # The connection may be lost without a message.
+                async with asyncio.timeout_at(min(ends_at, now() + 1.0)):
+                    await self._changed.wait()
+            self._changed.clear()
+
+    def _quiet_at(self) -> float:
+        window = self._options.quiet_for
+        if window is None and self._options.expect_workers is None:
+            window = _QUIET
+        # Nobody knows how long the first answer takes.
+        if window is None or self._last_at is None:
+            return float("inf")
+        return self._last_at + window
+
+    def _read(self, delivery: Delivery) -> Answer[R] | None:
+        delivery.ack()
+        if delivery.message.correlation_id != self._request.correlation_id:
+            return None
+        worker = WorkerInfo.read(delivery.message.headers.get(WORKER_HEADER))
+        if worker is None or worker.id in self._seen:
+            return None
+        self._seen.add(worker.id)
+        return Answer(worker, self._reader, delivery)
+
+    async def _close_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.close()
+
+    async def aclose(self) -> None:
+        """Ends gathering. The queue for answers is deleted."""
+        self._is_over = True
+        self._arrived.clear()
+        await self._close_consumer()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @staticmethod
+    async def tell(connection: Connection, request: Request, limit: TimeLimit) -> None:
+        """Sends a broadcast that nobody answers."""
+        _check_size(request)
+        while True:
+            try:
+                async with asyncio.timeout_at(limit.deadline):
+                    published = await _publish(connection, request, request.message(None, None))
+            except TimeoutError:
+                reason = connection.supervisor.problem
+                raise TimedOut(limit.seconds, _executed(request), reason) from None
+            except ChannelLost as error:
+                if error.is_written:
+                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
+                request.times_sent = 0
+                await asyncio.sleep(0.05)
+                continue
+            if published is Published.CONFIRMED:
+                return
+            if published is Published.REFUSED:
+                raise Refused(request.queue)
+            if not request.waits_for_server or limit.left <= _NO_WORKERS_PAUSE:
+                raise NoWorkers(request.queue)
+            await asyncio.sleep(_NO_WORKERS_PAUSE)
+
+
+async def _publish(connection: Connection, request: Request, message: Message) -> Published:
+    """Publishes a broadcast. A missing exchange means that there are no workers."""
+    try:
+        link = await connection.supervisor.link()
+    except ConnectFailed as error:
+        raise BrokerFailed(str(error)) from None
+    channel = await link.channel()
+    try:
+        await channel.unblocked()
+        request.times_sent += 1
+        return await channel.publish(
+            message, queue=request.queue, exchange=CONTROL_EXCHANGE, is_mandatory=True
+        )
+    except NotFound:
+        return Published.RETURNED
+    finally:
+        await channel.close()
+
+
+def _check_size(request: Request) -> None:
+    if len(request.body) > MAX_BROADCAST_BYTES:
+        raise TooLarge(len(request.body), MAX_BROADCAST_BYTES)
+
+
+def _executed(request: Request) -> Executed:
+    return Executed.MAYBE if request.times_sent else Executed.NO

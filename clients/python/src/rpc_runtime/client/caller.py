@@ -1,0 +1,285 @@
+"""Makes calls over one connection: owns the reply queue and the calls that wait for replies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from ..deadline import TimeLimit
+from ..errors import BrokerFailed, NoServer, Refused, TimedOut, TooManyCalls
+from ..executed import Executed
+from ..log_limit import LimitedLog
+from ..protocol.backoff import Backoff
+from ..protocol.names import CREDIT, ITEMS
+from ..protocol.request_id import uuid_of
+from ..protocol.resend import Resend, after_confirm, after_failed_publish, after_refusal
+from ..tasks import cancelled, supervised
+from ..transport.channel import Published
+from ..transport.delivery import Delivery
+from ..transport.errors import ChannelLost, ConnectFailed
+from ..transport.supervisor import Supervisor
+from .control_sender import ControlSender
+from .inbox import Inbox
+from .request import Request
+from .session import ReplyQueue, ReplyQueueKind, Session
+from .worker_header import worker_of
+
+_CATCH_UP: Final = 1.0
+_NO_SERVER_PAUSE: Final = 0.2
+_LOST_PAUSE: Final = 0.02
+
+
+class Caller:
+    """The calls of one connection."""
+
+    def __init__(
+        self, supervisor: Supervisor, reply_queue: ReplyQueueKind, max_in_flight: int
+    ) -> None:
+        self._supervisor = supervisor
+        self._replies = ReplyQueue(reply_queue)
+        self._max_in_flight = max_in_flight
+        self._log = LimitedLog()
+        self._calls: dict[str, Inbox] = {}
+        self._session: Session | None = None
+        self._session_began = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._problem = ""
+        self.control = ControlSender(supervisor, self._log)
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """The connection."""
+        return self._supervisor
+
+    @property
+    def current_session(self) -> Session | None:
+        """The session, unless the connection is lost."""
+        return self._session
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls wait for a reply."""
+        return len(self._calls)
+
+    @contextlib.contextmanager
+    def registered(self, correlation_id: str, inbox: Inbox) -> Iterator[None]:
+        """Lets an inbox receive the messages for a call. Raises `TooManyCalls`."""
+        self.register(correlation_id, inbox)
+        try:
+            yield
+        finally:
+            self.forget(correlation_id)
+
+    def register(self, correlation_id: str, inbox: Inbox) -> None:
+        """Lets an inbox receive the messages for a call. Raises `TooManyCalls`."""
+        if len(self._calls) >= self._max_in_flight:
+            raise TooManyCalls(self._max_in_flight)
+        self._calls[correlation_id] = inbox
+        self._start()
+
+    def forget(self, correlation_id: str) -> None:
+        """Discards further messages for a call."""
+        self._calls.pop(correlation_id, None)
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                link = await self._supervisor.link()
+                session = await self._replies.open(link, self._on_reply)
+            except ConnectFailed:
+                return
+            except ChannelLost as error:
+                self._problem = error.reason
+                self._log.report("replies", f"cannot receive replies: {error.reason}")
+                await asyncio.sleep(backoff.next_pause())
+                continue
+            backoff.reset()
+            self._problem = ""
+            self._session = session
+            self._session_began.set()
+            for inbox in self._calls.values():
+                inbox.reconnected()
+            try:
+                self._problem = await session.lost()
+            finally:
+                self._session = None
+                self._session_began.clear()
+                session.is_lost = True
+                for inbox in self._calls.values():
+                    inbox.wake()
+                await session.close()
+            await asyncio.sleep(0)
+
+    def _on_reply(self, delivery: Delivery) -> None:
+        message = delivery.message
+        inbox = self._calls.get(message.correlation_id or "")
+        if inbox is not None:
+            inbox.receive(delivery)
+            return
+        # The call has ended. A worker does not know that nobody reads its stream.
+        if message.type in (ITEMS, CREDIT):
+            self.end_unread(delivery)
+
+    def end_unread(self, delivery: Delivery) -> None:
+        """Ends the stream of a message that belongs to no call, or to another worker's."""
+        worker, identity = worker_of(delivery), uuid_of(delivery.message.correlation_id)
+        if worker is not None and identity is not None:
+            self.control.end_unread(worker, identity)
+
+    async def session(self, limit: TimeLimit, executed: Executed) -> Session:
+        """Waits for a session. Raises `TimedOut` or `BrokerFailed`."""
+        while self._session is None:
+            if self._supervisor.is_closed:
+                raise BrokerFailed("the connection was closed by this program", executed)
+            try:
+                async with asyncio.timeout_at(limit.deadline):
+                    await self._session_began.wait()
+            except TimeoutError:
+                reason = self._problem or self._supervisor.problem
+                raise TimedOut(limit.seconds, executed, reason) from None
+        return self._session
+
+    async def send(self, request: Request, inbox: Inbox, limit: TimeLimit) -> None:
+        """Sends a request until its inbox has begun, or there is no hope of that."""
+        is_idempotent = request.method.is_idempotent
+        refusals = Backoff(0.05, 1.0)
+        while not inbox.has_begun:
+            session = await self.session(limit, _executed(request))
+            try:
+                published = await self._publish(request, session, limit)
+            except ChannelLost as error:
+                if inbox.has_begun:
+                    return
+                if after_failed_publish(is_idempotent, error.is_written) is Resend.FAIL:
+                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
+                request.may_have_run |= error.is_written
+                # Its session is being replaced.
+                await asyncio.sleep(_LOST_PAUSE)
+                continue
+            if published is Published.RETURNED:
+                await self._returned(request, limit)
+            elif published is Published.REFUSED:
+                request.may_have_run = True
+                if after_refusal(is_idempotent) is Resend.FAIL:
+                    raise Refused(request.queue)
+                await self._pause(refusals.next_pause(), limit)
+            else:
+                request.may_have_run = True
+                await self._wait(request, inbox, session, limit)
+
+    async def _publish(self, request: Request, session: Session, limit: TimeLimit) -> Published:
+        try:
+            async with asyncio.timeout_at(limit.deadline):
+                await session.publisher.unblocked()
+        except TimeoutError:
+            reason = "the broker blocks publishers"
+            raise TimedOut(limit.seconds, _executed(request), reason) from None
+        if request.method.is_oneway:
+            message = request.message(None, None)
+        else:
+            message = request.message(session.reply_to, limit.left)
+        request.times_sent += 1
+        try:
+            async with asyncio.timeout_at(limit.deadline):
+                return await session.publisher.publish(
+                    message, queue=request.queue, is_mandatory=True
+                )
+        except TimeoutError:
+            request.may_have_run = True
+            raise TimedOut(limit.seconds, Executed.MAYBE, "it is not confirmed") from None
+        except ChannelLost as error:
+            if not error.is_written:
+                request.times_sent -= 1
+            raise
+
+    async def _returned(self, request: Request, limit: TimeLimit) -> None:
+        request.times_sent -= 1
+        if not request.waits_for_server or limit.left <= _NO_SERVER_PAUSE:
+            error = NoServer(request.queue)
+            error.executed = _executed(request)
+            raise error
+        await asyncio.sleep(_NO_SERVER_PAUSE)
+
+    async def _wait(
+        self, request: Request, inbox: Inbox, session: Session, limit: TimeLimit
+    ) -> None:
+        """Waits for a reply to a confirmed request, until it must be sent again."""
+        is_idempotent, sent = request.method.is_idempotent, session.epoch
+        while True:
+            while not inbox.has_begun and not session.is_lost:
+                if limit.left <= 0:
+                    raise TimedOut(limit.seconds, Executed.MAYBE)
+                await inbox.changed(limit.deadline)
+            if inbox.has_begun:
+                return
+            session = await self.session(limit, Executed.MAYBE)
+            # The reply may be among those that arrived meanwhile.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CATCH_UP):
+                    await session.caught_up.wait()
+            if inbox.has_begun:
+                return
+            decision = after_confirm(is_idempotent, sent, session.epoch)
+            if decision is Resend.SEND:
+                return
+            if decision is Resend.FAIL:
+                raise BrokerFailed("the reply queue was lost", Executed.MAYBE)
+
+    @staticmethod
+    async def _pause(seconds: float, limit: TimeLimit) -> None:
+        if limit.left <= seconds:
+            await asyncio.sleep(limit.left)
+            raise TimedOut(limit.seconds, Executed.MAYBE, "the broker refuses the request")
+        await asyncio.sleep(seconds)
+
+    async def send_oneway(self, request: Request, limit: TimeLimit) -> None:
+        """Sends a request that has no reply, until the broker has confirmed it."""
+        is_idempotent = request.method.is_idempotent
+        refusals = Backoff(0.05, 1.0)
+        self._start()
+        while True:
+            session = await self.session(limit, _executed(request))
+            try:
+                published = await self._publish(request, session, limit)
+            except ChannelLost as error:
+                if after_failed_publish(is_idempotent, error.is_written) is Resend.FAIL:
+                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
+                request.may_have_run |= error.is_written
+                # Its session is being replaced.
+                await asyncio.sleep(_LOST_PAUSE)
+                continue
+            if published is Published.CONFIRMED:
+                return
+            if published is Published.RETURNED:
+                await self._returned(request, limit)
+                continue
+            request.may_have_run = True
+            if after_refusal(is_idempotent) is Resend.FAIL:
+                raise Refused(request.queue)
+            await self._pause(refusals.next_pause(), limit)
+
+    def _start(self) -> None:
+        if self._task is None:
+            run = supervised("replies", self._run)
+            self._task = asyncio.get_running_loop().create_task(run, name="rpc replies")
+
+    async def close(self) -> None:
+        """Ends all calls."""
+        await self.control.close()
+        is_connected = self._session is not None
+        await cancelled(self._task)
+        if is_connected:
+            # Nobody will read it any more.
+            with contextlib.suppress(ChannelLost, ConnectFailed, TimeoutError):
+                async with asyncio.timeout(_CATCH_UP):
+                    await self._replies.delete(await self._supervisor.link())
+        self._session_began.set()
+        for inbox in list(self._calls.values()):
+            inbox.wake()
+
+
+def _executed(request: Request) -> Executed:
+    return Executed.MAYBE if request.may_have_run else Executed.NO

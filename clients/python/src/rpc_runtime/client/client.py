@@ -1,0 +1,143 @@
+"""The base class of generated clients."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, Unpack
+
+from ..codec import CodecError
+from ..codec.method_bodies import encode_arguments
+from ..deadline import TimeLimit
+from ..describe import Method, Service
+from ..errors import EncodeFailed, TooLarge
+from ..protocol.jobs import DELAY_HEADER
+from .answers import Answers
+from .calls import call, call_with_items
+from .options import CallOptions, Options, check_queue
+from .request import Request
+from .result_stream import ResultStream
+
+if TYPE_CHECKING:
+    from ..connection import Connection
+
+_R = TypeVar("_R")
+_T = TypeVar("_T")
+
+Items: TypeAlias = AsyncIterable[_T] | Iterable[_T]
+"""A stream that a caller sends."""
+
+
+class Client:
+    """Calls the methods of a service."""
+
+    _service: ClassVar[Service]
+
+    def __init__(self, connection: Connection, queue: str | None = None) -> None:
+        """Makes a client of the workers that serve this queue, by default that of the service."""
+        self._connection = connection
+        self._queue = self._service.queue if queue is None else queue
+        self._options = CallOptions(codec=connection.codec)
+        check_queue(self._queue)
+
+    @property
+    def queue(self) -> str:
+        """The request queue."""
+        return self._queue
+
+    def with_options(self, **options: Unpack[Options]) -> Self:
+        """Returns a client whose calls have these options. Times are in seconds.
+
+        `timeout`: how long a call waits. `headers`: headers of its requests, which replace earlier
+        ones. `priority`: for queues with priorities. `codec`: how values are written.
+        `credit`, `credit_bytes`: how many items of a result stream, and how many bytes of them, may
+        be on their way or wait for the reader. `delay`: runs jobs later. `expect_workers`: how many
+        workers answer a broadcast. `quiet_for`: a broadcast ends this long after the last answer.
+        `wait_for_server`: calls wait for the queue if it does not exist.
+        """
+        changed = copy.copy(self)
+        try:
+            changed._options = self._options.changed(**options)
+        except (TypeError, ValueError) as error:
+            raise EncodeFailed(f"an option is invalid: {error}") from None
+        return changed
+
+    async def _call(self, method: Method[_R], *arguments: Any) -> _R:
+        result: _R = await call(
+            self._connection, self._request(method, arguments), self._limit(method)
+        )
+        return result
+
+    async def _send(self, method: Method[None], *arguments: Any) -> None:
+        request = self._request(method, arguments)
+        if self._options.delay > 0:
+            if not method.is_job:
+                raise EncodeFailed("only a job can be delayed")
+            request.headers[DELAY_HEADER] = str(round(self._options.delay * 1000))
+        await self._connection.caller.send_oneway(request, self._limit(method))
+
+    def _stream(self, method: Method[_R], *arguments: Any) -> ResultStream[_R]:
+        def restart(values: tuple[Any, ...]) -> Request:
+            return self._request(method, values)
+
+        return ResultStream(
+            self._connection, method, arguments, restart, self._options, self._timeout(method)
+        )
+
+    async def _call_with_items(self, method: Method[_R], items: Items[Any], *arguments: Any) -> _R:
+        result: _R = await call_with_items(
+            self._connection, self._request(method, arguments), items, self._limit(method)
+        )
+        return result
+
+    def _stream_with_items(
+        self, method: Method[_R], items: Items[Any], *arguments: Any
+    ) -> ResultStream[_R]:
+        def restart(values: tuple[Any, ...]) -> Request:
+            return self._request(method, values)
+
+        return ResultStream(
+            self._connection,
+            method,
+            arguments,
+            restart,
+            self._options,
+            self._timeout(method),
+            items=items,
+        )
+
+    def _broadcast(self, method: Method[_R], *arguments: Any) -> Answers[_R]:
+        request = self._request(method, arguments)
+        return Answers(self._connection, request, self._options, self._timeout(method))
+
+    async def _tell(self, method: Method[None], *arguments: Any) -> None:
+        request = self._request(method, arguments)
+        await Answers.tell(self._connection, request, self._limit(method))
+
+    def _timeout(self, method: Method[Any]) -> float:
+        return self._options.timeout or method.timeout or self._connection.timeout
+
+    def _limit(self, method: Method[Any]) -> TimeLimit:
+        return TimeLimit.of(self._timeout(method))
+
+    def _request(self, method: Method[Any], arguments: tuple[Any, ...]) -> Request:
+        options = self._options
+        try:
+            body = encode_arguments(method, arguments, options.codec)
+        except CodecError as error:
+            raise EncodeFailed(str(error)) from None
+        limit = self._connection.max_sent_bytes
+        if len(body) > limit:
+            raise TooLarge(len(body), limit)
+        return Request(
+            queue=self._queue,
+            method=method,
+            codec=options.codec,
+            body=body,
+            correlation_id=str(uuid.uuid4()),
+            headers=dict(options.headers),
+            priority=options.priority,
+            app_id=self._connection.app_id,
+            waits_for_server=options.wait_for_server,
+        )

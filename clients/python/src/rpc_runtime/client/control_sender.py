@@ -1,0 +1,150 @@
+"""Sends what a caller tells workers through the control exchange: cancellations and credit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+
+from ..deadline import now
+from ..log_limit import LimitedLog
+from ..protocol.item_messages import write_cancellations, write_grant
+from ..protocol.message import Message
+from ..protocol.names import CANCEL, CONTROL_EXCHANGE, CREDIT
+from ..protocol.volume import Volume
+from ..tasks import TaskSet, cancelled, supervised
+from ..transport.channel import Published
+from ..transport.errors import ChannelLost, ConnectFailed, Forbidden, NotFound
+from ..transport.lazy_channel import LazyChannel
+from ..transport.supervisor import Supervisor
+
+_MAX_WAITING = 16_384
+_MAX_CALLS = 1024
+_EXPIRATION = "5000"
+_SEND_TIMEOUT = 5.0
+_REFUSED_PAUSE = 30.0
+_LAST_WORDS = 1.0
+_GRANT_TIMEOUT = 10.0
+_FIRST_GRANT_PAUSE = 0.05
+_MAX_GRANTS = 4096
+_UNREAD_PAUSE = 3.0
+_MAX_UNREAD = 1024
+
+
+class ControlSender:
+    """Owns the channel for control messages and the task that cancels calls."""
+
+    def __init__(self, supervisor: Supervisor, log: LimitedLog) -> None:
+        self._supervisor = supervisor
+        self._log = log
+        # Routing keys, ids, and how many milliseconds the requests can still wait.
+        self._waiting: deque[tuple[str, bytes, int]] = deque(maxlen=_MAX_WAITING)
+        self._has_work = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._channel = LazyChannel(supervisor)
+        self._grants = TaskSet("grant")
+        # The latest credit that each stream waits to hear of.
+        self._granting: dict[tuple[str, bytes], Volume] = {}
+        self._refused_until = 0.0
+        self._unread: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+
+    def cancel(self, key: str, identity: bytes, time_left: float) -> None:
+        """Tells the workers of a queue, or one worker, that nobody waits for a call."""
+        if self._supervisor.is_closed:
+            return
+        self._waiting.append((key, identity, int(time_left * 1000)))
+        self._has_work.set()
+        self._is_idle.clear()
+        if self._task is None:
+            run = supervised("cancellations", self._run)
+            self._task = asyncio.get_running_loop().create_task(run, name="rpc cancellations")
+
+    def end_unread(self, worker: str, identity: bytes) -> None:
+        """Ends a stream that nobody reads, unless that was done in the last seconds."""
+        key, current = (worker, identity), now()
+        while self._unread and next(iter(self._unread.values())) <= current:
+            self._unread.popitem(last=False)
+        if key in self._unread or len(self._unread) >= _MAX_UNREAD:
+            return
+        self._unread[key] = current + _UNREAD_PAUSE
+        self.cancel(worker, identity, 0)
+
+    def grant(self, worker: str, identity: bytes, credit: Volume) -> None:
+        """Tells a worker how many items of a stream it may send."""
+        key = (worker, identity)
+        is_waiting = key in self._granting
+        if self._supervisor.is_closed or (not is_waiting and len(self._granting) >= _MAX_GRANTS):
+            # The worker's next message asks for the grant.
+            return
+        self._granting[key] = credit
+        if not is_waiting:
+            self._grants.spawn(self._send_grant(key))
+
+    async def _send_grant(self, key: tuple[str, bytes]) -> None:
+        worker, identity = key
+        pause, deadline = _FIRST_GRANT_PAUSE, now() + _GRANT_TIMEOUT
+        try:
+            while now() < deadline:
+                credit = self._granting[key]
+                message = Message(write_grant(identity, credit), type=CREDIT)
+                published = await self._publish(worker, message, is_mandatory=True)
+                if published is Published.CONFIRMED and self._granting[key] == credit:
+                    return
+                if published is not Published.CONFIRMED:
+                    # The worker may be connecting again.
+                    await asyncio.sleep(pause)
+                    pause = min(1.0, 2 * pause)
+        finally:
+            self._granting.pop(key, None)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._has_work.is_set():
+                self._is_idle.set()
+            await self._has_work.wait()
+            # Calls that end together share a message.
+            await asyncio.sleep(0)
+            self._has_work.clear()
+            by_key: dict[str, list[tuple[bytes, int]]] = {}
+            while self._waiting:
+                key, identity, millis = self._waiting.popleft()
+                by_key.setdefault(key, []).append((identity, millis))
+            for key, calls in by_key.items():
+                for first in range(0, len(calls), _MAX_CALLS):
+                    body = write_cancellations(calls[first : first + _MAX_CALLS])
+                    message = Message(body, type=CANCEL, expiration=_EXPIRATION)
+                    await self._publish(key, message, is_mandatory=False)
+
+    async def _publish(self, key: str, message: Message, *, is_mandatory: bool) -> Published | None:
+        """Publishes a message. `None` if that is not possible at present."""
+        if now() < self._refused_until:
+            return None
+        try:
+            async with asyncio.timeout(_SEND_TIMEOUT):
+                return await self._channel.publish(
+                    message, queue=key, exchange=CONTROL_EXCHANGE, is_mandatory=is_mandatory
+                )
+        except NotFound:
+            # No worker has declared the exchange: nobody runs a call.
+            return None
+        except Forbidden:
+            self._refused_until = now() + _REFUSED_PAUSE
+            text = (
+                "calls cannot be cancelled, and streams get no credit: "
+                "the user may not write to the exchange rpc.control"
+            )
+            self._log.report("control", text)
+            return None
+        except (ChannelLost, ConnectFailed, TimeoutError):
+            return None
+
+    async def close(self) -> None:
+        """Sends the last cancellations, and stops."""
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._is_idle.wait()
+        await self._grants.cancel()
+        await cancelled(self._task)
+        await self._channel.close()

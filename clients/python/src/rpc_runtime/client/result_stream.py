@@ -1,0 +1,272 @@
+"""A stream that a method returns, as its caller reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from ..codec import Codec
+from ..deadline import TimeLimit
+from ..describe import Method
+from ..errors import BrokerFailed, Fault, Refused, RpcError, TimedOut
+from ..executed import Executed
+from ..protocol.backoff import Backoff
+from ..protocol.fault_code import INTERRUPTED
+from ..protocol.item_sender import ItemSender
+from ..protocol.names import (
+    CREDIT_BYTES_HEADER,
+    CREDIT_HEADER,
+    INCOMING_HEADER,
+    ITEMS_HEADER,
+)
+from ..protocol.request_id import uuid_of
+from ..protocol.volume import Volume
+from ..tasks import cancelled
+from ..transport.delivery import Delivery
+from .calls import cancel_call
+from .options import CallOptions
+from .reply_reader import ReplyReader
+from .request import Request
+from .stream_inbox import StreamInbox
+from .stream_wait import StreamWatch
+from .upload import Upload
+
+if TYPE_CHECKING:
+    from ..connection import Connection
+
+R = TypeVar("R")
+
+
+class _Run:
+    """One call, from its request to the end of its stream."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: Request,
+        options: CallOptions,
+        items: AsyncIterable[Any] | Iterable[Any] | None,
+    ) -> None:
+        self._connection = connection
+        self._caller = connection.caller
+        self.request = request
+        self._window = Volume(options.credit, options.credit_bytes)
+        request.headers[CREDIT_HEADER] = str(options.credit)
+        request.headers[CREDIT_BYTES_HEADER] = str(options.credit_bytes)
+        sender = None
+        if items is not None:
+            sender = ItemSender()
+            request.headers[INCOMING_HEADER] = "1"
+        self.inbox = StreamInbox(connection.caller, request.correlation_id, self._window, sender)
+        self.reader = ReplyReader(request.method, request.codec, connection.max_accepted_bytes)
+        self._upload = None if items is None else Upload(connection, request, items, self.inbox)
+        self._task: asyncio.Task[None] | None = None
+        self._watch: StreamWatch | None = None
+        self._codec: Codec | None = None
+        self._is_over = False
+        self._caller.register(request.correlation_id, self.inbox)
+
+    async def begin(self, limit: TimeLimit) -> None:
+        """Sends the request, and waits for the first message."""
+        await self._caller.send(self.request, self.inbox, limit)
+        self._watch = StreamWatch(self._caller, self.inbox)
+        if self._upload is not None and self.inbox.receiver.ended is None:
+            run = self._upload.run()
+            self._task = asyncio.get_running_loop().create_task(run, name="rpc upload")
+
+    async def next(self, limit: TimeLimit) -> bytes | Delivery:
+        """Waits for the next item, or for the reply that ends the stream."""
+        inbox, receiver = self.inbox, self.inbox.receiver
+        while True:
+            item = receiver.take()
+            if item is not None:
+                self._grant()
+                return item
+            if inbox.failure is not None:
+                raise inbox.failure
+            if receiver.ended is not None:
+                return receiver.ended
+            if self._watch is None:
+                raise RuntimeError("the stream has not begun")
+            gone_at = self._watch.check()
+            if limit.left <= 0:
+                raise TimedOut(limit.seconds, Executed.MAYBE)
+            await inbox.changed(limit.deadline if gone_at is None else min(limit.deadline, gone_at))
+
+    def _grant(self) -> None:
+        credit = self.inbox.receiver.next_grant()
+        worker, identity = self.inbox.worker, uuid_of(self.request.correlation_id)
+        if credit is not None and worker is not None and identity is not None:
+            self._caller.control.grant(worker, identity, credit)
+
+    def codec(self) -> Codec:
+        """Returns the codec of the items."""
+        if self._codec is None:
+            message = self.inbox.first_message
+            self._codec = self.request.codec if message is None else self.reader.codec_of(message)
+        return self._codec
+
+    def abandon(self, is_ended: bool) -> None:
+        """Forgets the call, and cancels it unless it has ended."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._caller.forget(self.request.correlation_id)
+        if self._task is not None:
+            self._task.cancel()
+        if not is_ended:
+            cancel_call(self._connection, self.request, 0)
+
+    async def close(self, is_ended: bool) -> None:
+        """Ends the call."""
+        self.abandon(is_ended)
+        await cancelled(self._task)
+        if self._upload is not None:
+            await self._upload.close()
+
+
+class ResultStream(Generic[R]):
+    """The items of a stream. Nothing is sent before the first one is awaited.
+
+    `aclose` ends the stream early. So does `async with`, and leaving the last reference to it.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: Method[R],
+        arguments: tuple[Any, ...],
+        make_request: Callable[[tuple[Any, ...]], Request],
+        options: CallOptions,
+        timeout: float,
+        *,
+        items: AsyncIterable[Any] | Iterable[Any] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._method = method
+        self._arguments = arguments
+        self._make_request = make_request
+        self._options = options
+        self._timeout = timeout
+        self._items = items
+        self._run: _Run | None = None
+        self._is_over = False
+        # Items that a worker has sent in one reply.
+        self._rest: deque[R] = deque()
+        self._last: Any = None
+        self._has_last = False
+        self._is_resuming = False
+        self._backoff = Backoff(0.025, 2.0)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        if self._rest:
+            return self._rest.popleft()
+        if self._is_over:
+            raise StopAsyncIteration
+        limit = TimeLimit.of(self._timeout)
+        try:
+            while True:
+                try:
+                    item = await self._next(limit)
+                    self._is_resuming = False
+                    self._backoff.reset()
+                    return item
+                except RpcError as error:
+                    await self._interrupted(error, limit)
+        except BaseException as error:
+            self._is_over = True
+            run, self._run = self._run, None
+            if run is not None:
+                await run.close(is_ended=isinstance(error, StopAsyncIteration))
+            raise
+
+    async def _next(self, limit: TimeLimit) -> R:
+        if self._run is None:
+            request = self._make_request(self._arguments)
+            self._run = _Run(self._connection, request, self._options, self._items)
+            await self._run.begin(limit)
+        run = self._run
+        arrived = await run.next(limit)
+        if isinstance(arrived, bytes):
+            item: R = run.reader.item(arrived, run.codec())
+            self._last, self._has_last = item, True
+            return item
+        return self._end(run, arrived)
+
+    def _end(self, run: _Run, reply: Delivery) -> R:
+        run.abandon(is_ended=True)
+        if ITEMS_HEADER in reply.message.headers or not reply.message.body:
+            codec = run.reader.codec_of(reply)
+            run.reader.raise_failure(reply, codec, run.request.times_sent)
+            raise StopAsyncIteration
+        # A worker that does not stream.
+        self._rest.extend(run.reader.items(reply))
+        self._is_over = True
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.popleft()
+
+    async def _interrupted(self, error: RpcError, limit: TimeLimit) -> None:
+        """Prepares the next call of a stream that can be resumed, or raises the error."""
+        resume, run = self._method.resume, self._run
+        has_begun = run is not None and run.inbox.worker is not None
+        if resume is None or self._items is not None:
+            raise error
+        if not _is_interruption(error, has_begun, self._is_resuming):
+            raise error
+        pause = max(self._backoff.next_pause(), getattr(error, "retry_after", None) or 0.0)
+        if limit.left <= pause or (self._has_last and self._last is None):
+            raise error
+        self._is_resuming = True
+        self._run = None
+        if run is not None:
+            await run.close(is_ended=False)
+        if self._has_last:
+            self._arguments = tuple(
+                self._last if argument.name == resume else value
+                for argument, value in zip(self._method.arguments, self._arguments, strict=True)
+            )
+        await asyncio.sleep(pause)
+
+    async def aclose(self) -> None:
+        """Ends the stream, and its method if that still runs."""
+        self._is_over = True
+        self._rest.clear()
+        run, self._run = self._run, None
+        if run is not None:
+            await run.close(is_ended=run.inbox.receiver.ended is not None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        run = getattr(self, "_run", None)
+        # Fails if the event loop has ended.
+        with contextlib.suppress(RuntimeError):
+            if run is not None and not self._connection.is_closed:
+                run.abandon(is_ended=run.inbox.receiver.ended is not None)
+
+
+def _is_interruption(error: RpcError, has_begun: bool, is_resuming: bool) -> bool:
+    if isinstance(error, Fault) and error.code == INTERRUPTED:
+        return has_begun or is_resuming
+    if isinstance(error, BrokerFailed):
+        return has_begun or is_resuming
+    if isinstance(error, Refused):
+        return is_resuming
+    return is_resuming and error.retryable

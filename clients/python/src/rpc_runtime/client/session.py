@@ -1,0 +1,131 @@
+"""The channels of a caller on one connection, and its reply queue."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..protocol.names import REPLY_QUEUE_PREFIX
+from ..protocol.resend import ReplyEpoch
+from ..tasks import any_set
+from ..transport.channel import Channel
+from ..transport.delivery import Delivery
+from ..transport.errors import NotFound
+from ..transport.link import Link
+
+ReplyQueueKind = Literal["resumable", "exclusive"]
+
+_PREFETCH = 2000
+_EXPIRES = 60_000
+_ACK_PAUSE = 0.001
+
+
+@dataclass(slots=True)
+class Session:
+    """A publisher and the consumer of replies. If one of them is lost, so is the session."""
+
+    publisher: Channel
+    consumer: Channel
+    reply_to: str
+    epoch: ReplyEpoch
+    # Replies that had arrived before the session began.
+    backlog: int
+    is_lost: bool = False
+    # Set once these were received.
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+    _unacked: int = 0
+
+    def received(self, delivery: Delivery) -> None:
+        """Acknowledges a reply: soon, together with others."""
+        self.backlog -= 1
+        if self.backlog <= 0:
+            self.caught_up.set()
+        if not self._unacked:
+            asyncio.get_running_loop().call_later(_ACK_PAUSE, self._ack)
+        self._unacked = delivery.tag
+
+    def _ack(self) -> None:
+        tag, self._unacked = self._unacked, 0
+        self.consumer.ack(tag, is_multiple=True)
+
+    async def lost(self) -> str:
+        """Waits until the session is lost. Returns the reason."""
+        await any_set(self.publisher.closed, self.consumer.closed)
+        closed = self.publisher if self.publisher.closed.is_set() else self.consumer
+        return closed.reason
+
+    async def close(self) -> None:
+        """Closes what is left of it."""
+        self.caught_up.set()
+        if self._unacked:
+            self._ack()
+        await self.consumer.settled()
+        await self.publisher.close()
+        await self.consumer.close()
+
+
+class ReplyQueue:
+    """The queue at which replies arrive. A resumable one outlives its connection by a minute."""
+
+    def __init__(self, kind: ReplyQueueKind) -> None:
+        self._kind = kind
+        self._name: str | None = None
+        self._address = 0
+        self._consumer = 0
+
+    async def open(self, link: Link, on_reply: Callable[[Delivery], None]) -> Session:
+        """Opens a session. Raises `ChannelLost`."""
+        consumer = await self._consumer_channel(link)
+        publisher = await link.channel()
+        await consumer.prefetch(_PREFETCH)
+        name, backlog = self._name, 0
+        if name is not None and self._kind == "resumable":
+            # It was found a moment ago.
+            _, backlog = await consumer.declare_queue(name, is_passive=True)
+        else:
+            name = await self._declare(consumer)
+        self._consumer += 1
+        epoch = ReplyEpoch(self._address, self._consumer)
+        session = Session(publisher, consumer, name, epoch, backlog)
+        if backlog <= 0:
+            session.caught_up.set()
+
+        def on_delivery(delivery: Delivery) -> None:
+            on_reply(delivery)
+            session.received(delivery)
+
+        await consumer.consume(name, on_delivery)
+        return session
+
+    async def _consumer_channel(self, link: Link) -> Channel:
+        channel = await link.channel(has_confirms=False)
+        if self._name is None:
+            return channel
+        try:
+            await channel.declare_queue(self._name, is_passive=True)
+            return channel
+        except NotFound:
+            # It has expired, or was deleted. Its replies are lost.
+            self._name = None
+            return await link.channel(has_confirms=False)
+
+    async def _declare(self, channel: Channel) -> str:
+        self._address += 1
+        if self._kind == "exclusive":
+            name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
+            return name
+        name = f"{REPLY_QUEUE_PREFIX}{uuid.uuid4()}"
+        arguments = {"x-expires": _EXPIRES, "x-queue-type": "classic"}
+        await channel.declare_queue(name, arguments=arguments)
+        self._name = name
+        return name
+
+    async def delete(self, link: Link) -> None:
+        """Deletes the queue. Raises `ChannelLost`."""
+        if self._name is not None:
+            channel = await link.channel(has_confirms=False)
+            await channel.delete_queue(self._name)
+            await channel.close()

@@ -1,0 +1,116 @@
+"""Where the messages for a call with items arrive, in either direction."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..codec import CodecError
+from ..deadline import now
+from ..errors import BadReply, RpcError
+from ..executed import Executed
+from ..protocol.item_messages import read_incoming_grant, read_items
+from ..protocol.item_sender import BadGrant, ItemSender
+from ..protocol.message import header_number
+from ..protocol.names import CREDIT, ITEMS, ITEMS_HEADER
+from ..protocol.request_id import uuid_of
+from ..protocol.stream_receiver import BadStream, StreamReceiver
+from ..protocol.volume import Volume
+from ..transport.delivery import Delivery
+from .inbox import Inbox
+from .worker_header import worker_of
+
+if TYPE_CHECKING:
+    from .caller import Caller
+
+
+class StreamInbox(Inbox):
+    """The items that have arrived, and what the worker says about those that it gets."""
+
+    def __init__(
+        self, caller: Caller, correlation_id: str, window: Volume, sender: ItemSender | None
+    ) -> None:
+        super().__init__()
+        self._caller = caller
+        self._identity = uuid_of(correlation_id) or b""
+        self.receiver: StreamReceiver[Delivery] = StreamReceiver(window)
+        self.sender = sender
+        self.granted = asyncio.Event()
+        self.failure: RpcError | None = None
+        self.heard_at = now()
+        # When the method last took an item of the caller.
+        self.went_on_at = now()
+        # The first message of the worker says how its items are written.
+        self.first_message: Delivery | None = None
+
+    @property
+    def worker(self) -> str | None:
+        """The id of the worker, once it is known."""
+        return self.receiver.worker
+
+    def fail(self, error: RpcError) -> None:
+        """Ends the call with an error."""
+        if self.failure is None:
+            self.failure = error
+            self.has_begun = True
+            self.wake()
+
+    def reconnected(self) -> None:
+        """Begins to listen again: nothing could be heard before."""
+        self.heard_at = now()
+        self.wake()
+
+    def receive(self, delivery: Delivery) -> None:
+        """Takes a message of a worker."""
+        worker = worker_of(delivery)
+        kind = delivery.message.type
+        if self.receiver.is_foreign(worker):
+            if kind in (ITEMS, CREDIT):
+                self._caller.end_unread(delivery)
+            return
+        try:
+            if delivery.malformed is not None:
+                raise BadStream(delivery.malformed)
+            if kind == ITEMS:
+                self._receive_items(worker, delivery)
+            elif kind == CREDIT:
+                self._receive_credit(worker, delivery)
+            else:
+                self._receive_end(worker, delivery)
+        except (BadStream, BadGrant, CodecError) as error:
+            self.fail(BadReply(str(error), Executed.MAYBE))
+
+    def _receive_items(self, worker: str | None, delivery: Delivery) -> None:
+        if worker is None:
+            raise BadStream("a message of items does not say which worker sent it")
+        items = read_items(delivery.message.body)
+        is_first = self.receiver.worker is None
+        self.receiver.receive(worker, items)
+        self.first_message = self.first_message or delivery
+        # The worker may go on although items were lost with the broker. They do not come any more.
+        if is_first or not self.receiver.misses_before(items.after_last):
+            self.heard_at = now()
+        if not items.items:
+            # The worker learns that its caller is there, and credit that was lost.
+            self._caller.control.grant(worker, self._identity, self.receiver.granted)
+        self.has_begun = True
+        self.wake()
+
+    def _receive_credit(self, worker: str | None, delivery: Delivery) -> None:
+        if worker is None or self.sender is None:
+            raise BadStream("the worker grants credit for items that nobody sends")
+        grant = read_incoming_grant(delivery.message.body)
+        self.receiver.worker = worker
+        if self.sender.grant(grant):
+            self.went_on_at = now()
+        self.heard_at = now()
+        self.has_begun = True
+        self.granted.set()
+        self.wake()
+
+    def _receive_end(self, worker: str | None, delivery: Delivery) -> None:
+        count = header_number(delivery.message.headers, ITEMS_HEADER, -1)
+        self.heard_at = now()
+        self.receiver.end(worker, count if count >= 0 else None, delivery)
+        self.has_begun = True
+        self.wake()

@@ -1,0 +1,69 @@
+"""How long a call with items waits for its worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..deadline import ambient_deadline, now
+from ..errors import BrokerFailed, Fault, TimedOut
+from ..executed import Executed
+from ..protocol.fault_code import INTERRUPTED
+from ..transport.delivery import Delivery
+from .stream_inbox import StreamInbox
+
+if TYPE_CHECKING:
+    from .caller import Caller
+    from .upload import Upload
+
+MAX_SILENCE = 16.0
+
+
+class StreamWatch:
+    """Notices that the worker of a stream is gone, or that the reply queue is lost."""
+
+    def __init__(self, caller: Caller, inbox: StreamInbox) -> None:
+        self._caller = caller
+        self._inbox = inbox
+        session = caller.current_session
+        self._address = session.epoch.address if session is not None else None
+
+    def check(self) -> float | None:
+        """Returns when the worker counts as gone, or `None` while nothing can be heard.
+
+        Raises an error if the stream cannot go on.
+        """
+        if self._caller.supervisor.is_closed:
+            raise BrokerFailed("the connection was closed by this program", Executed.MAYBE)
+        session = self._caller.current_session
+        if session is None:
+            return None
+        if self._address is None:
+            self._address = session.epoch.address
+        if session.epoch.address != self._address:
+            raise BrokerFailed("the reply queue was lost", Executed.MAYBE)
+        gone_at = self._inbox.heard_at + MAX_SILENCE
+        if gone_at <= now():
+            reason = f"the worker of the stream has sent nothing for {MAX_SILENCE:g} s"
+            raise Fault(INTERRUPTED, reason)
+        return gone_at
+
+
+async def wait_for_end(
+    caller: Caller, inbox: StreamInbox, seconds: float, upload: Upload
+) -> Delivery:
+    """Waits for the reply to a call that sends items. Its time counts only while it waits."""
+    watch = StreamWatch(caller, inbox)
+    while True:
+        if inbox.failure is not None:
+            raise inbox.failure
+        if inbox.receiver.ended is not None:
+            return inbox.receiver.ended
+        wakes = [at for at in (watch.check(), ambient_deadline.get()) if at is not None]
+        waits_since = upload.waits_since
+        if waits_since is not None:
+            wakes.append(max(waits_since, inbox.went_on_at) + seconds)
+        wake_at = min(wakes, default=now() + 1.0)
+        if wake_at <= now():
+            raise TimedOut(seconds, Executed.MAYBE)
+        # `waits_since` may change without a message.
+        await inbox.changed(min(wake_at, now() + 1.0))

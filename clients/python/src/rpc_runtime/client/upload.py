@@ -1,0 +1,236 @@
+"""Takes the items of a caller's stream, and sends them to the worker that runs the method."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..codec import CodecError, form_of
+from ..codec.method_bodies import encode_value
+from ..deadline import now
+from ..errors import BadItem, Fault, RpcError
+from ..protocol.backoff import Backoff
+from ..protocol.fault_code import INTERRUPTED
+from ..protocol.item_messages import write_items
+from ..protocol.item_sender import ItemMessage, ItemSender
+from ..protocol.message import Message
+from ..protocol.names import CONTROL_EXCHANGE, ITEMS, ITEMS_HEADER, ITEMS_SUFFIX
+from ..tasks import cancelled
+from ..transport.channel import Published
+from ..transport.errors import ChannelLost, ConnectFailed
+from ..transport.lazy_channel import LazyChannel
+from .request import Request
+from .stream_inbox import StreamInbox
+from .stream_wait import MAX_SILENCE
+
+if TYPE_CHECKING:
+    from ..connection import Connection
+
+_KEEP_ALIVE = 5.0
+_MAX_UNCONFIRMED = 16
+# How many items are taken at most before other tasks may run.
+_MAX_BURST = 64
+# The bytes around an item in a message.
+_ITEM_FRAME = 40
+_END = object()
+
+
+class Upload:
+    """The items that one call sends. Owns the caller's stream and the channel for the items."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: Request,
+        items: AsyncIterable[Any] | Iterable[Any],
+        inbox: StreamInbox,
+    ) -> None:
+        self._request = request
+        self._items = items
+        self._inbox = inbox
+        self._sender = inbox.sender or ItemSender()
+        self._max_item = connection.max_sent_bytes - _ITEM_FRAME
+        self._channel = LazyChannel(connection.supervisor)
+        self._publishing: dict[asyncio.Task[Published], int] = {}
+        # Wakes the task that sends: that of the worker's news, too.
+        self._changed = inbox.granted
+        # Wakes the task that takes items from the caller's stream.
+        self._has_room = asyncio.Event()
+        self._keep_alive_at = 0.0
+        self._retry_at = 0.0
+        self._backoff = Backoff(0.025, 2.0)
+        self._undelivered_since: float | None = None
+        # Since when the call waits for its worker instead of the caller's stream.
+        self.waits_since: float | None = now()
+
+    async def run(self) -> None:
+        """Sends the items until the call ends. A failure ends the call."""
+        pulling = asyncio.get_running_loop().create_task(self._pull_all(), name="rpc items")
+        pulling.add_done_callback(lambda _: self._changed.set())
+        try:
+            await self._send_all(pulling)
+        except RpcError as error:
+            self._inbox.fail(error)
+        finally:
+            await cancelled(pulling)
+            await self.close()
+
+    async def _send_all(self, pulling: asyncio.Task[None]) -> None:
+        self._keep_alive_at = now() + _KEEP_ALIVE
+        while True:
+            self._changed.clear()
+            self._check_published()
+            if pulling.done() and not pulling.cancelled():
+                pulling.result()
+            if self._sender.is_done:
+                # No more is wanted, so the caller's stream is dropped.
+                pulling.cancel()
+            may_send = self._retry_at <= now()
+            if may_send:
+                self._send_ready()
+            self._has_room.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._keep_alive_at if may_send else self._retry_at):
+                    await self._changed.wait()
+
+    async def _pull_all(self) -> None:
+        """Takes items while they may be sent. Closes the stream at its end."""
+        iterator = _iterate(self._items)
+        burst = 0
+        try:
+            while True:
+                while not self._sender.may_pull():
+                    self._has_room.clear()
+                    self.waits_since = now()
+                    await self._has_room.wait()
+                self.waits_since = None
+                item = await _next_of(iterator)
+                if item is _END:
+                    break
+                self._add(item)
+                self._changed.set()
+                burst += 1
+                if burst >= _MAX_BURST:
+                    burst = 0
+                    await asyncio.sleep(0)
+            self._sender.end()
+        except RpcError:
+            raise
+        except Exception as error:
+            failure = BadItem(f"the stream of items failed: {type(error).__name__}")
+            raise failure from error
+        finally:
+            self.waits_since = now()
+            await _close(iterator)
+
+    def _send_ready(self) -> None:
+        while len(self._publishing) < _MAX_UNCONFIRMED:
+            message = self._sender.next_message()
+            if message is None:
+                break
+            self._publish(message)
+        if self._keep_alive_at <= now():
+            self._keep_alive_at = now() + _KEEP_ALIVE
+            # An unconfirmed message will show as well that the caller is there.
+            if not self._publishing:
+                self._publish(self._sender.keep_alive())
+
+    def _publish(self, message: ItemMessage) -> None:
+        self._keep_alive_at = now() + _KEEP_ALIVE
+        task = asyncio.get_running_loop().create_task(self._published(message))
+        self._publishing[task] = message.items.first
+        task.add_done_callback(lambda _: self._changed.set())
+
+    async def _published(self, message: ItemMessage) -> Published:
+        headers = {} if message.end is None else {ITEMS_HEADER: str(message.end)}
+        return await self._channel.publish(
+            Message(
+                write_items(message.items),
+                type=ITEMS,
+                content_type=self._request.codec.value,
+                correlation_id=self._request.correlation_id,
+                headers=dict(headers),
+            ),
+            queue=f"{self._inbox.worker}{ITEMS_SUFFIX}",
+            exchange=CONTROL_EXCHANGE,
+            is_mandatory=True,
+        )
+
+    def _check_published(self) -> None:
+        for task in [task for task in self._publishing if task.done()]:
+            first = self._publishing.pop(task, None)
+            if first is not None:
+                self._check(first, task)
+
+    def _check(self, first: int, task: asyncio.Task[Published]) -> None:
+        """Learns what became of a message."""
+        try:
+            published = task.result()
+        except (ChannelLost, ConnectFailed):
+            # The call's own limits apply while the connection is lost.
+            self._undelivered_since = None
+        else:
+            if published is Published.CONFIRMED:
+                self._undelivered_since = None
+                self._backoff.reset()
+                return
+            if self._undelivered_since is None:
+                self._undelivered_since = now()
+            if now() - self._undelivered_since >= MAX_SILENCE and not self._sender.is_done:
+                raise Fault(INTERRUPTED, "the worker that received the items is gone")
+        for other in self._publishing:
+            other.cancel()
+        first = min([first, *self._publishing.values()])
+        self._publishing.clear()
+        self._sender.go_back(first)
+        self._retry_at = now() + self._backoff.next_pause()
+        # The message may have been one that shows that the caller is there.
+        self._keep_alive_at = self._retry_at
+
+    def _add(self, item: Any) -> None:
+        types = self._request.method.types_in(form_of(self._request.codec))
+        if types.incoming is None:
+            raise BadItem("the method receives no stream")
+        try:
+            body = encode_value(types.incoming, item, self._request.codec)
+        except CodecError as error:
+            raise BadItem(str(error)) from None
+        if len(body) > self._max_item:
+            reason = f"it has {len(body)} bytes, and at most {self._max_item} may be sent"
+            raise BadItem(reason)
+        self._sender.push(body)
+
+    async def close(self) -> None:
+        """Drops what is not confirmed."""
+        for task in self._publishing:
+            task.cancel()
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+        self._publishing.clear()
+        await self._channel.close()
+
+
+def _iterate(items: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any] | Iterator[Any]:
+    if isinstance(items, AsyncIterable):
+        return aiter(items)
+    return iter(items)
+
+
+async def _next_of(iterator: AsyncIterator[Any] | Iterator[Any]) -> Any:
+    if not isinstance(iterator, AsyncIterator):
+        return next(iterator, _END)
+    try:
+        return await anext(iterator)
+    except StopAsyncIteration:
+        return _END
+
+
+async def _close(iterator: AsyncIterator[Any] | Iterator[Any]) -> None:
+    with contextlib.suppress(Exception):
+        if isinstance(iterator, AsyncIterator):
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+        elif (close := getattr(iterator, "close", None)) is not None:
+            close()

@@ -1,0 +1,25 @@
+"""Reads which worker sent a message of a stream."""
+
+from __future__ import annotations
+
+import json
+
+from ..protocol.names import WORKER_HEADER
+from ..protocol.request_id import uuid_of
+from ..transport.delivery import Delivery
+
+_MAX_BYTES = 4096
+
+
+def worker_of(delivery: Delivery) -> str | None:
+    """Returns the id of the worker, which is also its routing key."""
+    text = delivery.message.headers.get(WORKER_HEADER)
+    if not isinstance(text, str) or len(text) > _MAX_BYTES:
+        return None
+    try:
+        worker = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    identity = worker.get("id") if isinstance(worker, dict) else None
+    # Other keys would reach several workers.
+    return identity if isinstance(identity, str) and uuid_of(identity) is not None else None

@@ -1,0 +1,133 @@
+"""A connection to the broker, as users hold it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from yarl import URL
+
+from .client.caller import Caller
+from .client.options import DEFAULT_TIMEOUT
+from .client.session import ReplyQueueKind
+from .codec import Codec
+from .errors import BrokerFailed
+from .transport.errors import ConnectFailed
+from .transport.link import CONNECT_TIMEOUT
+from .transport.supervisor import Supervisor
+
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_IN_FLIGHT = 10_000
+
+
+class Connection:
+    """A connection that heals itself, and what clients and servers share on it."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        name: str,
+        app_id: str | None,
+        codec: Codec,
+        reply_queue: ReplyQueueKind,
+        timeout: float,
+        max_in_flight: int,
+        max_sent_bytes: int,
+        max_accepted_bytes: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        if not addresses:
+            raise ValueError("at least one address is needed, such as amqp://localhost")
+        if reply_queue not in ("resumable", "exclusive"):
+            raise ValueError('the reply queue must be "resumable" or "exclusive"')
+        if max_in_flight < 1:
+            raise ValueError("at least one call must be allowed in flight")
+        self.codec = codec
+        self.app_id = app_id
+        self.timeout = timeout
+        self.max_sent_bytes = max_sent_bytes
+        self.max_accepted_bytes = max_accepted_bytes
+        self.supervisor = Supervisor([_parse(url) for url in addresses], name, ssl_context)
+        self.caller = Caller(self.supervisor, reply_queue, max_in_flight)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection was closed by this program."""
+        return self.supervisor.is_closed
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker blocks publishers, for example during a memory alarm."""
+        return self.supervisor.is_blocked
+
+    async def open(self) -> None:
+        """Connects. Raises `BrokerFailed` if the broker cannot be reached in time."""
+        self.supervisor.start()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT + 1.0):
+                await self.supervisor.link()
+        except (TimeoutError, ConnectFailed):
+            problem = self.supervisor.problem
+            await self.supervisor.close()
+            raise BrokerFailed(f"cannot connect: {problem}") from None
+
+    async def close(self) -> None:
+        """Closes the connection. Calls that still wait fail."""
+        await self.caller.close()
+        await self.supervisor.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def connect(
+    url: str | Sequence[str] = "amqp://localhost",
+    *,
+    name: str = "rpc_runtime",
+    app_id: str | None = None,
+    codec: Codec = Codec.MESSAGE_PACK,
+    reply_queue: ReplyQueueKind = "resumable",
+    timeout: float = DEFAULT_TIMEOUT,
+    max_in_flight: int = _MAX_IN_FLIGHT,
+    max_sent_bytes: int = _MAX_BYTES,
+    max_accepted_bytes: int = _MAX_BYTES,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Connection:
+    """Prepares a connection: `async with connect("amqp://localhost") as connection`.
+
+    Several addresses are tried in turn. A `resumable` reply queue outlives its connection by a
+    minute, so that calls go on after it was lost; an `exclusive` one ends with it.
+    """
+    return Connection(
+        [url] if isinstance(url, str) else list(url),
+        name=name,
+        app_id=app_id,
+        codec=codec,
+        reply_queue=reply_queue,
+        timeout=timeout,
+        max_in_flight=max_in_flight,
+        max_sent_bytes=max_sent_bytes,
+        max_accepted_bytes=max_accepted_bytes,
+        ssl_context=ssl_context,
+    )
+
+
+def _parse(address: str) -> URL:
+    url = URL(address)
+    if url.scheme not in ("amqp", "amqps") or not url.host:
+        raise ValueError("an address must begin with amqp:// or amqps:// and name a host")
+    # aiormq names no user by default.
+    return url if url.user else url.with_user("guest").with_password("guest")
