@@ -1,0 +1,44 @@
+"""What a method can learn about its request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from ..deadline import now
+
+
+@dataclass(slots=True)
+class Context:
+    """The request that a method serves."""
+
+    method: str
+    request_id: str | None
+    headers: Mapping[str, str]
+    # In the time of the event loop.
+    deadline: float | None
+    is_redelivered: bool
+    # The number of the attempt of a job, from 1.
+    attempt: int = 1
+    app_id: str | None = None
+    user_id: str | None = None
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the caller no longer waits."""
+
+    @property
+    def time_left(self) -> float | None:
+        """How many seconds are left until the caller gives up. `None` if it waits for ever."""
+        return None if self.deadline is None else max(0.0, self.deadline - now())
+
+
+current: ContextVar[Context] = ContextVar("rpc_context")
+
+
+def context() -> Context:
+    """Returns the context of the method that runs here. Raises `LookupError` outside of one."""
+    try:
+        return current.get()
+    except LookupError:
+        raise LookupError("there is no request here: call this within a method") from None

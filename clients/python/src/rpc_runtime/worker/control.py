@@ -1,0 +1,260 @@
+"""Answers what arrives through the control exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..codec import Codec, CodecError, UnsupportedContent, codec_of
+from ..deadline import now
+from ..protocol import fault_code
+from ..protocol.item_messages import read_cancellations, read_grants, read_items
+from ..protocol.message import Message, header_number
+from ..protocol.names import (
+    CANCEL,
+    CONTROL_EXCHANGE,
+    CREDIT,
+    DISCOVERY_KEY,
+    ITEMS,
+    ITEMS_HEADER,
+    ITEMS_SUFFIX,
+    WORKER_HEADER,
+)
+from ..protocol.reply import Reply, fault_reply
+from ..protocol.request_id import uuid_of
+from ..protocol.request_rules import (
+    Methods,
+    Refuse,
+    Run,
+    decide_broadcast,
+    refuse_malformed,
+)
+from ..tasks import TaskSet
+from ..transport.channel import Channel
+from ..transport.delivery import Delivery
+from ..transport.link import Link
+from .built_in import BUILT_IN, answer
+from .executor import Execution
+from .invocation import invocation_of
+from .request_handler import RequestHandler
+from .served import ServedQueue
+from .shared import Shared
+
+_PREFETCH: Final = 64
+_MAX_RUNNING: Final = 16
+_MAX_WAITING: Final = 32
+_LIMITS: Final = {"x-message-ttl": 60_000, "x-queue-type": "classic"}
+_CONTROL_LIMITS: Final = {**_LIMITS, "x-max-length": 1024, "x-max-length-bytes": 8_388_608}
+_ITEM_LIMITS: Final = {
+    **_LIMITS,
+    "x-max-length": 16_384,
+    "x-max-length-bytes": 268_435_456,
+    "x-overflow": "reject-publish",
+}
+_REPLY_LIMIT: Final = 5.0
+
+
+class _ServedHere:
+    """A queue whose workers are reached through the exchange."""
+
+    def __init__(self, served: ServedQueue, handler: RequestHandler) -> None:
+        self.served = served
+        self.handler = handler
+        all_methods = {name: served.method for name, served in served.methods.items()}
+        self.broadcasts = Methods(all_methods, is_broadcast=True)
+
+
+class ControlServer:
+    """Owns the broadcasts that run, and answers discovery, cancellations and credit."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        served: Mapping[str, ServedQueue],
+        handlers: Mapping[str, RequestHandler],
+    ) -> None:
+        self._shared = shared
+        self._served = served
+        self._queues = {name: _ServedHere(served[name], handlers[name]) for name in served}
+        self._broadcasts = TaskSet("broadcast")
+        self._answers = TaskSet("discovery")
+        self._running = asyncio.Semaphore(_MAX_RUNNING)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything can arrive."""
+        needed = any(served.needs_control for served in self._served.values())
+        return self._shared.describes_itself or needed
+
+    @property
+    def _has_streams(self) -> bool:
+        return any(served.has_streams for served in self._served.values())
+
+    async def open(self, link: Link) -> list[Channel]:
+        """Declares and consumes the queues. Raises `ChannelLost`."""
+        keys = list(self._served)
+        identity = self._shared.identity.id
+        if self._shared.describes_itself or self._has_streams:
+            keys.append(identity)
+        if self._shared.describes_itself:
+            keys.append(DISCOVERY_KEY)
+        channels = [await self._consume(link, keys, _CONTROL_LIMITS, self._on_control)]
+        for stream in self._shared.streams.values():
+            stream.reconnected()
+        if any(served.has_incoming for served in self._served.values()):
+            items_key = f"{identity}{ITEMS_SUFFIX}"
+            channels.append(await self._consume(link, [items_key], _ITEM_LIMITS, self._on_items))
+            for inbox in self._shared.incoming.values():
+                inbox.resume()
+        return channels
+
+    async def _consume(
+        self, link: Link, keys: list[str], limits: Mapping[str, Any], on_delivery: Any
+    ) -> Channel:
+        channel = await link.channel(has_confirms=False)
+        await channel.declare_exchange(CONTROL_EXCHANGE)
+        name = f"rpc.control.{uuid.uuid4()}"
+        await channel.declare_queue(
+            name,
+            arguments=dict(limits),
+            is_durable=False,
+            is_exclusive=True,
+            is_auto_delete=True,
+        )
+        for key in keys:
+            await channel.bind(name, CONTROL_EXCHANGE, key)
+        await channel.prefetch(_PREFETCH)
+        await channel.consume(name, on_delivery)
+        return channel
+
+    def lost(self) -> None:
+        """Learns that nothing arrives at present."""
+        for inbox in self._shared.incoming.values():
+            inbox.lose()
+
+    def _on_items(self, delivery: Delivery) -> None:
+        delivery.ack()
+        message = delivery.message
+        inbox = self._shared.incoming.get(uuid_of(message.correlation_id) or b"")
+        if inbox is None or delivery.exchange != CONTROL_EXCHANGE or message.type != ITEMS:
+            return
+        try:
+            if delivery.malformed is not None:
+                raise CodecError(delivery.malformed)
+            end = header_number(message.headers, ITEMS_HEADER, -1)
+            inbox.receive(read_items(message.body), end if end >= 0 else None)
+        except CodecError as error:
+            inbox.fail(f"the caller does not keep to the protocol: {error}")
+
+    def _on_control(self, delivery: Delivery) -> None:
+        delivery.ack()
+        if delivery.exchange != CONTROL_EXCHANGE:
+            return
+        message, key = delivery.message, delivery.routing_key
+        is_own = key == self._shared.identity.id
+        if delivery.malformed is None and message.type in (CANCEL, CREDIT):
+            # What cannot be read is ignored.
+            with contextlib.suppress(CodecError):
+                self._on_news(message, key, is_own)
+        elif is_own or key == DISCOVERY_KEY:
+            if delivery.malformed is None and message.expects_reply:
+                self._answers.spawn(self._discover(message))
+        elif (here := self._queues.get(key)) is not None and not delivery.is_redelivered:
+            self._broadcasts.spawn(self._broadcast(here, delivery))
+
+    def _on_news(self, message: Message, key: str, is_own: bool) -> None:
+        shared = self._shared
+        if message.type == CREDIT:
+            for identity, credit in read_grants(message.body) if is_own else ():
+                if (stream := shared.streams.get(identity)) is not None:
+                    stream.grant(credit)
+            return
+        for identity, time_left in read_cancellations(message.body):
+            if is_own:
+                if (cancel := shared.stream_cancels.get(identity)) is not None:
+                    cancel()
+            elif (here := self._queues.get(key)) is not None:
+                here.handler.cancellations.cancel(identity, time_left)
+
+    async def _discover(self, message: Message) -> None:
+        shared = self._shared
+        if not shared.reply_addresses.allows(message.reply_to or ""):
+            return
+        try:
+            codec = codec_of(message.content_type, message.content_encoding) or Codec.TEXT
+        except UnsupportedContent as error:
+            reply = fault_reply(error.codec, fault_code.UNSUPPORTED_CONTENT_TYPE, str(error))
+        else:
+            name = message.type or ""
+            if name in BUILT_IN and shared.describes_itself:
+                reply = answer(name, codec, shared.identity, self._served)
+            else:
+                reason = "the service has no such method: only discovery is answered here"
+                reply = fault_reply(codec, fault_code.UNKNOWN_METHOD, reason)
+        await self._send(message, reply)
+
+    async def _broadcast(self, here: _ServedHere, delivery: Delivery) -> None:
+        message = delivery.message
+        arrived = now()
+        if delivery.malformed is None:
+            decision = decide_broadcast(message, here.broadcasts, here.handler.rules)
+        else:
+            rules = here.handler.rules
+            decision = refuse_malformed(message, delivery.malformed, False, rules)
+        if isinstance(decision, Refuse):
+            reply = fault_reply(decision.codec, decision.code, decision.message)
+            await self._answer(message, reply, is_full=False)
+            return
+        if not isinstance(decision, Run):
+            return
+        if len(self._broadcasts) > _MAX_RUNNING + _MAX_WAITING:
+            reason = "the worker runs as many broadcasts as it can"
+            reply = fault_reply(decision.codec, fault_code.REJECTED, reason)
+            await self._answer(message, reply, is_full=False)
+            return
+        async with self._running:
+            if decision.time_to_live is not None and now() - arrived >= decision.time_to_live:
+                return
+            reply_or_none = await self._run(here, message, decision)
+        if reply_or_none is not None:
+            await self._answer(message, reply_or_none, is_full=True)
+
+    async def _run(self, here: _ServedHere, message: Message, run: Run) -> Reply | None:
+        served = here.served.methods[run.method.name]
+        max_bytes = self._shared.connection.max_sent_bytes
+        execution = Execution(run, message, max_bytes)
+        began = served.stats.begin()
+        reply: Reply | None = None
+        try:
+            reply = await execution.reply(invocation_of(served, run, None, None, max_bytes))
+        finally:
+            served.stats.end(began, reply)
+        return reply
+
+    async def _answer(self, message: Message, reply: Reply, *, is_full: bool) -> None:
+        if not message.expects_reply:
+            return
+        identity = self._shared.identity
+        is_full = is_full and self._shared.describes_itself
+        reply.headers[WORKER_HEADER] = identity.header(is_full=is_full)
+        await self._send(message, reply)
+
+    async def _send(self, message: Message, reply: Reply) -> None:
+        await self._shared.sender.publish(
+            reply.message(message.correlation_id),
+            message.reply_to or "",
+            now() + _REPLY_LIMIT,
+            is_mandatory=False,
+        )
+
+    async def ended(self, timeout: float) -> bool:
+        """Waits until no broadcast runs. Returns whether none does."""
+        return await self._broadcasts.ended(timeout)
+
+    async def close(self) -> None:
+        """Stops what is in progress."""
+        await self._broadcasts.cancel()
+        await self._answers.cancel()

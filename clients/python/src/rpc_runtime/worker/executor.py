@@ -1,0 +1,151 @@
+"""Runs a method, and turns its end into a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..codec import Codec, CodecError, form_of
+from ..codec.method_bodies import decode_arguments, encode_value
+from ..deadline import ambient_deadline, now
+from ..describe import Method
+from ..errors import Fault, MethodError
+from ..protocol import fault_code
+from ..protocol.headers import visible
+from ..protocol.jobs import attempts_of
+from ..protocol.message import Message, text_headers
+from ..protocol.names import RETRY_AFTER_HEADER
+from ..protocol.reply import Reply, ReplyKind, fault_reply
+from ..protocol.request_rules import Run
+from .context import Context, current
+
+_log = logging.getLogger("rpc_runtime")
+
+_ABANDONED_AFTER = 1.0
+
+
+class Execution:
+    """One run of a method."""
+
+    def __init__(self, run: Run, message: Message, max_reply_bytes: int) -> None:
+        self._run = run
+        self._message = message
+        self._max_reply_bytes = max_reply_bytes
+        self._is_cancelled = False
+        self._task: asyncio.Task[Reply] | None = None
+        has_deadline = run.time_to_live is not None and run.stream is None
+        self.context = Context(
+            method=run.method.name,
+            request_id=message.correlation_id,
+            headers=visible(text_headers(message.headers)),
+            deadline=now() + run.time_to_live if has_deadline and run.time_to_live else None,
+            is_redelivered=run.is_redelivered,
+            attempt=attempts_of(message.headers) + 1,
+            app_id=message.app_id,
+            user_id=message.user_id,
+        )
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the method was stopped because nobody waits."""
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        """Learns that nobody waits. Stops the method if it allows that."""
+        self.context.cancelled.set()
+        if self._run.method.is_cancellable and self._task is not None:
+            self._is_cancelled = True
+            self._task.cancel()
+
+    async def reply(self, invoke: Callable[[tuple[Any, ...]], Awaitable[Reply]]) -> Reply | None:
+        """Runs the method. Returns `None` if it was cancelled."""
+        try:
+            body = self._message.body
+            arguments = decode_arguments(self._run.method, body, self._run.codec)
+        except CodecError as error:
+            return fault_reply(self._run.codec, fault_code.BAD_REQUEST, str(error))
+        self._task = asyncio.get_running_loop().create_task(
+            self._invoke(invoke, arguments), name=f"rpc {self._run.method.name}"
+        )
+        deadline = self.context.deadline
+        try:
+            limit = None
+            if deadline is not None and self._run.method.is_cancellable:
+                limit = max(0.0, deadline - now()) + _ABANDONED_AFTER
+            done, _ = await asyncio.wait({self._task}, timeout=limit)
+            if not done:
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=_ABANDONED_AFTER)
+                _keep_until_done(self._task)
+                reason = "the method did not end within a second after its deadline"
+                return fault_reply(self._run.codec, fault_code.ABANDONED, reason)
+            if self._task.cancelled():
+                if self._is_cancelled:
+                    return None
+                return fault_reply(
+                    self._run.codec, fault_code.PANICKED, "the method cancelled itself"
+                )
+            return self._limited(self._task.result())
+        finally:
+            # If this task is cancelled, so is the method.
+            self._task.cancel()
+
+    async def _invoke(
+        self, invoke: Callable[[tuple[Any, ...]], Awaitable[Reply]], arguments: tuple[Any, ...]
+    ) -> Reply:
+        current.set(self.context)
+        ambient_deadline.set(self.context.deadline)
+        try:
+            return await invoke(arguments)
+        except Exception as error:
+            return error_reply(self._run.method, self._run.codec, error)
+
+    def _limited(self, reply: Reply) -> Reply:
+        size, limit = len(reply.body), self._max_reply_bytes
+        if size <= limit:
+            return reply
+        reason = (
+            f"the method ran, and its reply of {size} bytes is larger than the {limit} "
+            "that may be sent"
+        )
+        return fault_reply(reply.codec, fault_code.REPLY_TOO_LARGE, reason)
+
+
+_unstoppable: set[asyncio.Task[Reply]] = set()
+
+
+def _keep_until_done(task: asyncio.Task[Reply]) -> None:
+    """Keeps a task that ignores its cancellation: the event loop would forget it."""
+    if not task.done():
+        _unstoppable.add(task)
+        task.add_done_callback(_unstoppable.discard)
+
+
+def result_reply(method: Method[Any], codec: Codec, value: Any) -> Reply:
+    """Makes the reply with a result."""
+    try:
+        body = encode_value(method.types_in(form_of(codec)).returns, value, codec)
+    except CodecError as error:
+        return fault_reply(codec, fault_code.UNANSWERABLE, str(error))
+    return Reply(ReplyKind.RESULT, codec, body)
+
+
+def error_reply(method: Method[Any], codec: Codec, error: Exception) -> Reply:
+    """Makes the reply for an exception: the method's own error, or a fault."""
+    if isinstance(error, Fault):
+        reply = fault_reply(codec, error.code, error.message)
+        if error.retry_after is not None:
+            reply.headers[RETRY_AFTER_HEADER] = str(max(0, int(error.retry_after * 1000)))
+        return reply
+    converter = method.types_in(form_of(codec)).error
+    if isinstance(error, MethodError) and converter is not None and isinstance(error, method.error):
+        try:
+            return Reply(ReplyKind.ERROR, codec, encode_value(converter, error, codec))
+        except CodecError as reason:
+            return fault_reply(codec, fault_code.UNANSWERABLE, str(reason))
+    _log.error("the method %s raised an exception", method.name, exc_info=error)
+    # Its text may hold what the caller must not see.
+    name = type(error).__name__
+    return fault_reply(codec, fault_code.PANICKED, f"the method raised {name}")

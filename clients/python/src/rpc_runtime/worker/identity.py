@@ -1,0 +1,56 @@
+"""Who a worker is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from typing import Any
+
+from .. import version
+
+_MAX_HEADER = 1024
+
+
+class Identity:
+    """The identity of one server, new at each start."""
+
+    def __init__(self, name: str | None, app_id: str | None, app_version: str | None) -> None:
+        self.id = str(uuid.uuid4())
+        self._began = time.monotonic()
+        self._known = {
+            "id": self.id,
+            "name": name,
+            "host": socket.gethostname() or None,
+            "pid": os.getpid(),
+            "app_id": app_id,
+            "version": app_version,
+            "runtime_version": version.__version__,
+        }
+        # Messages of streams name the worker by its id alone.
+        self.stream_header = json.dumps({"id": self.id})
+
+    def describe(self) -> dict[str, Any]:
+        """Describes the worker as a plain value."""
+        uptime = int((time.monotonic() - self._began) * 1000)
+        known = {name: value for name, value in self._known.items() if value is not None}
+        return {**known, "uptime_ms": uptime}
+
+    def header(self, *, is_full: bool) -> str:
+        """Writes the header of an answer to a broadcast."""
+        text = json.dumps(self.describe(), separators=(",", ":")) if is_full else ""
+        return text if 0 < len(text) <= _MAX_HEADER else self.stream_header
+
+    def line(self) -> str:
+        """Describes the worker in a line of text."""
+        known = self.describe()
+        name = f" {json.dumps(known['name'])}" if "name" in known else ""
+        app = f" of {known['app_id']}" if "app_id" in known else ""
+        app += f" {known['version']}" if "version" in known else ""
+        host = f" on {known['host']}" if "host" in known else ""
+        return (
+            f"worker {self.id}{name}{app}{host}, process {known['pid']}, "
+            f"rpc-runtime {known['runtime_version']}, up {known['uptime_ms'] // 1000}s"
+        )

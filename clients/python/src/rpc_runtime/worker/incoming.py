@@ -1,0 +1,135 @@
+"""The items that a caller sends while its method runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Self
+
+from ..codec import Codec, CodecError
+from ..codec.method_bodies import decode_value
+from ..deadline import now
+from ..errors import IncomingError
+from ..protocol.incoming_receiver import IncomingReceiver
+from ..protocol.item_messages import Items, write_incoming_grant
+from ..protocol.names import CREDIT
+from ..types import Converter
+from .stream_sender import StreamSender
+
+_KEEP_ALIVE = 5.0
+_PROGRESS = 1.0
+_MAX_SILENCE = 16.0
+_GONE_AFTER = 32.0
+
+
+class IncomingInbox:
+    """The state of one such stream, and the task that tells the caller about it."""
+
+    def __init__(self, max_item_bytes: int) -> None:
+        self.receiver = IncomingReceiver()
+        self.max_item_bytes = max_item_bytes
+        # Wakes the task that tells the caller, and the method.
+        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
+        # `None` while the connection is lost: nothing can be heard.
+        self._heard_at: float | None = now()
+
+    def receive(self, items: Items, end: int | None) -> None:
+        """Takes a message of items."""
+        if self._heard_at is not None:
+            self._heard_at = now()
+        self.receiver.receive(items, end)
+        self._wake()
+
+    def fail(self, reason: str) -> None:
+        """Ends the stream with an error."""
+        self.receiver.fail(reason)
+        self._wake()
+
+    def lose(self) -> None:
+        """Learns that items cannot arrive at present."""
+        self._heard_at = None
+
+    def resume(self) -> None:
+        """Learns that items can arrive again. Some may be lost."""
+        self._heard_at = now()
+        self.receiver.ask_again()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._arrived.set()
+        self._news.set()
+
+    async def next(self) -> bytes | None:
+        """Waits for the next item. `None` at the end. Raises `IncomingError`."""
+        receiver = self.receiver
+        while True:
+            item = receiver.take()
+            if item is not None:
+                if receiver.has_news or receiver.has_progress:
+                    self._news.set()
+                return item
+            if receiver.is_over:
+                if receiver.failure is not None:
+                    raise IncomingError(receiver.failure)
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def close(self) -> None:
+        """Takes no more items."""
+        self.receiver.close()
+        self._wake()
+
+    async def tell(self, sender: StreamSender, on_gone: Callable[[], None]) -> None:
+        """Grants credit and shows that the worker is there, until the task is cancelled."""
+        told_at: float | None = None
+        while True:
+            self._news.clear()
+            silence = 0.0 if self._heard_at is None else now() - self._heard_at
+            if silence >= _GONE_AFTER:
+                on_gone()
+                return
+            if silence >= _MAX_SILENCE:
+                self.fail(f"the caller has sent nothing for {_MAX_SILENCE:g} s")
+            pause = _PROGRESS if self.receiver.has_progress else _KEEP_ALIVE
+            if told_at is None or self.receiver.has_news or told_at + pause <= now():
+                told_at = now()
+                await sender.tell(CREDIT, write_incoming_grant(self.receiver.grant()))
+                continue
+            wake_at = told_at + pause
+            if self._heard_at is not None:
+                limit = _GONE_AFTER if self.receiver.is_over else _MAX_SILENCE
+                wake_at = min(wake_at, self._heard_at + limit)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(wake_at):
+                    await self._news.wait()
+
+
+class IncomingItems:
+    """The stream as the method reads it."""
+
+    def __init__(self, inbox: IncomingInbox, converter: Converter, codec: Codec) -> None:
+        self._inbox = inbox
+        self._converter = converter
+        self._codec = codec
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        body = await self._inbox.next()
+        if body is None:
+            raise StopAsyncIteration
+        try:
+            if len(body) > self._inbox.max_item_bytes:
+                raise CodecError(f"it has {len(body)} bytes")
+            return decode_value(self._converter, body, self._codec)
+        except CodecError as error:
+            self._inbox.close()
+            raise IncomingError(f"an item cannot be read: {error}") from None
+
+    async def aclose(self) -> None:
+        """Takes no more items: the caller stops sending."""
+        self._inbox.close()

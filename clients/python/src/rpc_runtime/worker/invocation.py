@@ -1,0 +1,51 @@
+"""Calls the function of a method: with a value as its result, or with items."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from ..codec import form_of
+from ..protocol.reply import Reply
+from ..protocol.request_rules import Run
+from .executor import result_reply
+from .incoming import IncomingInbox, IncomingItems
+from .served import ServedMethod
+from .stream_sender import StreamSender, collect
+
+Invoke = Callable[[tuple[Any, ...]], Awaitable[Reply]]
+
+
+def invocation_of(
+    served: ServedMethod,
+    run: Run,
+    sender: StreamSender | None,
+    inbox: IncomingInbox | None,
+    max_reply_bytes: int,
+) -> Invoke:
+    """Returns how to run a method with its arguments."""
+    method, codec = run.method, run.codec
+
+    async def invoke(arguments: tuple[Any, ...]) -> Reply:
+        items = _incoming(run, inbox)
+        if items is not None:
+            arguments = (*arguments, items)
+        returned = served.function(*arguments)
+        if not method.is_stream:
+            value = await returned if inspect.isawaitable(returned) else returned
+            # A one-way method that is called with a `reply_to` answers with the empty value.
+            return result_reply(method, codec, None if method.is_oneway else value)
+        stream: AsyncIterator[Any] = aiter(returned)
+        if sender is not None and run.stream is not None and run.stream.credit is not None:
+            return await sender.send_items(method, stream)
+        return await collect(method, codec, stream, max_reply_bytes)
+
+    return invoke
+
+
+def _incoming(run: Run, inbox: IncomingInbox | None) -> IncomingItems | None:
+    converter = run.method.types_in(form_of(run.codec)).incoming
+    if inbox is None or converter is None:
+        return None
+    return IncomingItems(inbox, converter, run.codec)

@@ -1,0 +1,186 @@
+"""Moves jobs to retry queues, to the dead-letter queue, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ..deadline import now
+from ..describe import Method, Retry
+from ..log_limit import LimitedLog
+from ..protocol.jobs import (
+    DEAD_LETTER_WAIT,
+    GIVEN_UP_HEADER,
+    ORIGIN_HEADER,
+    Failure,
+    after_failure,
+    copy_of,
+    next_wait,
+    rounded_up,
+    set_remaining_delay,
+    waits_of,
+)
+from ..protocol.message import Message
+from ..transport.channel import Channel, Published
+from ..transport.delivery import Delivery
+from ..transport.errors import ChannelLost, ConnectFailed
+from ..transport.lazy_channel import LazyChannel
+from ..transport.supervisor import Supervisor
+from .request_queue import RequestQueue
+
+_PAUSE = 1.0
+_MAX_PAUSE = 30.0
+_UNCONFIRMED_FOR_LONG = 30.0
+_SHORTEST_WAIT = 100
+# For each queue to which jobs are moved.
+_MAX_UNCONFIRMED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    queue: RequestQueue
+    rest: int = 0
+    is_mandatory: bool = True
+
+
+class JobMover:
+    """Owns the channel on which the jobs of one queue leave."""
+
+    def __init__(self, supervisor: Supervisor, queue: RequestQueue, log: LimitedLog) -> None:
+        self._supervisor = supervisor
+        self._queue = queue
+        self._log = log
+        self._channel = LazyChannel(supervisor)
+        self._slots: dict[str, asyncio.Semaphore] = {}
+
+    async def declare(self, channel: Channel, retries: list[Retry]) -> None:
+        """Declares the queues that jobs need. Raises `ChannelLost`."""
+        queues = [self._queue.dead(), *(self._queue.retry(wait) for wait in waits_of(retries))]
+        for queue in queues:
+            await declare(channel, queue)
+
+    async def fail(
+        self, delivery: Delivery, message: Message, method: Method[Any] | None, failure: Failure
+    ) -> bool:
+        """Moves a job that has failed. Returns whether a copy of it is in another queue."""
+        copy = copy_of(message)
+        millis = int(time.time() * 1000)
+        delay = after_failure(copy.headers, failure, method, millis, random.random())
+        if delay is not None:
+            return await self._move(delivery, copy, self._delayed(delay), None)
+        return await self._to_dead_letters(delivery, copy)
+
+    async def give_up(self, delivery: Delivery, message: Message) -> bool:
+        """Moves a job to the dead-letter queue, which did not take it before."""
+        return await self._to_dead_letters(delivery, copy_of(message))
+
+    async def delay(self, delivery: Delivery, message: Message, millis: int) -> bool:
+        """Moves a job to a retry queue, where it waits."""
+        return await self._move(delivery, copy_of(message), self._delayed(millis), None)
+
+    async def return_to_queue(self, delivery: Delivery, message: Message) -> bool:
+        """Moves a job to the end of its queue, from which it was redelivered."""
+        # This worker would not empty a full queue by keeping jobs.
+        fallback = _Hop(self._queue.retry(_SHORTEST_WAIT))
+        wanted = _Hop(self._queue, is_mandatory=False)
+        return await self._move(delivery, copy_of(message), wanted, fallback)
+
+    async def _to_dead_letters(self, delivery: Delivery, copy: Message) -> bool:
+        copy.headers[ORIGIN_HEADER] = self._queue.name
+        wanted = _Hop(self._queue.dead())
+        # A dead-letter queue may be full for days.
+        fallback = _Hop(self._queue.retry(DEAD_LETTER_WAIT))
+        return await self._move(delivery, copy, wanted, fallback, is_dead=True)
+
+    def _delayed(self, millis: int) -> _Hop:
+        wait, rest = next_wait(rounded_up(millis))
+        return _Hop(self._queue.retry(wait), rest)
+
+    async def _move(
+        self,
+        delivery: Delivery,
+        copy: Message,
+        wanted: _Hop,
+        fallback: _Hop | None,
+        *,
+        is_dead: bool = False,
+    ) -> bool:
+        """Publishes the copy until the broker has it, or the original can no longer be acked."""
+        pause, hop = _PAUSE, wanted
+        while delivery.channel.is_open:
+            copy.headers.pop(GIVEN_UP_HEADER, None)
+            if is_dead and hop is not wanted:
+                copy.headers[GIVEN_UP_HEADER] = ""
+            set_remaining_delay(copy.headers, hop.rest)
+            reason = await self._publish(delivery, copy, hop)
+            if reason is None:
+                return True
+            text = f'the queue "{hop.queue.name}" does not take a job, which waits: {reason}'
+            self._log.report("stuck", text)
+            if fallback is not None and hop is wanted:
+                hop = fallback
+                continue
+            hop = wanted
+            await asyncio.sleep(pause)
+            pause = min(_MAX_PAUSE, 2 * pause)
+        return False
+
+    async def _publish(self, delivery: Delivery, copy: Message, hop: _Hop) -> str | None:
+        """Returns why the queue does not take the copy, or `None` if it has it."""
+        slots = self._slots.setdefault(hop.queue.name, asyncio.Semaphore(_MAX_UNCONFIRMED))
+        async with slots:
+            for is_last in (False, True):
+                try:
+                    published = await self._confirmed(delivery, copy, hop)
+                    if published is Published.CONFIRMED:
+                        return None
+                    if published is not Published.RETURNED or is_last:
+                        return "the broker refuses it"
+                    # Somebody has deleted the queue, or a delay needs it for the first time.
+                    await self._declare(hop.queue)
+                except (ChannelLost, ConnectFailed) as error:
+                    return str(error)
+        return "the queue does not exist"
+
+    async def _confirmed(self, delivery: Delivery, copy: Message, hop: _Hop) -> Published:
+        publishing = asyncio.ensure_future(
+            self._channel.publish(copy, queue=hop.queue.name, is_mandatory=hop.is_mandatory)
+        )
+        began = now()
+        try:
+            while True:
+                done, _ = await asyncio.wait({publishing}, timeout=_UNCONFIRMED_FOR_LONG)
+                if done:
+                    return publishing.result()
+                if not delivery.channel.is_open:
+                    raise ChannelLost("the connection was lost")
+                text = (
+                    f'the broker has not confirmed a job for "{hop.queue.name}" '
+                    f"for {now() - began:.0f} s"
+                )
+                self._log.report("unconfirmed", text)
+        finally:
+            publishing.cancel()
+
+    async def _declare(self, queue: RequestQueue) -> None:
+        link = await self._supervisor.link()
+        # A refused declaration closes the channel.
+        channel = await link.channel(has_confirms=False)
+        try:
+            await declare(channel, queue)
+        finally:
+            await channel.close()
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+
+async def declare(channel: Channel, queue: RequestQueue) -> None:
+    """Declares a queue as it is described. Raises `ChannelLost`."""
+    await channel.declare_queue(
+        queue.name, arguments=queue.all_arguments, is_passive=queue.existing
+    )

@@ -1,0 +1,412 @@
+"""Handles the requests of one queue: decides, runs, replies and settles."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import Any
+
+from ..deadline import now
+from ..describe import Method
+from ..log_limit import printable
+from ..protocol import fault_code
+from ..protocol.dead_letter import read_dead_lettered
+from ..protocol.deduplicator import Deduplicator, End, Seen, key_of, origin_of
+from ..protocol.jobs import (
+    RETURNED_PAUSE,
+    Failure,
+    copy_of,
+    is_given_up,
+    remaining_delay,
+    set_remaining_delay,
+)
+from ..protocol.message import Message
+from ..protocol.names import (
+    COPY_HEADER,
+    ITEMS_HEADER,
+    PROBE,
+    REDELIVERIES_HEADER,
+    RESENT_HEADER,
+)
+from ..protocol.reply import Reply, ReplyKind, fault_reply, read_fault
+from ..protocol.request_id import uuid_of
+from ..protocol.request_rules import (
+    MAX_REJECTIONS,
+    Decision,
+    ForbiddenAddress,
+    Methods,
+    Refuse,
+    Rules,
+    Run,
+    decide,
+    redeliveries_if_only_workers_count,
+    refuse_malformed,
+    rejections_of,
+)
+from ..tasks import TaskSet, cancelled
+from ..transport.channel import Published
+from ..transport.delivery import Delivery
+from .built_in import BUILT_IN, answer
+from .cancellation import Cancellations
+from .error_text import error_text
+from .executor import Execution
+from .incoming import IncomingInbox
+from .invocation import invocation_of
+from .job_mover import JobMover
+from .request_queue import RequestQueue
+from .served import ServedQueue
+from .shared import Shared
+from .stream_sender import StreamSender
+
+_PROBE_TIMEOUT = 1.0
+# The original's acknowledgement must reach the broker before its copy can crash this process.
+_COPY_PAUSE = 0.1
+_STREAM_REPLY_LIMIT = 30.0
+
+
+class Settle(enum.Enum):
+    """What becomes of a delivery."""
+
+    ACK = "ack"
+    # A copy of it is in another queue.
+    MOVED = "moved"
+    REJECT = "reject"
+    # The broker delivers it again.
+    LEAVE = "leave"
+
+
+class RequestHandler:
+    """Owns the requests of one queue that are in progress."""
+
+    def __init__(self, shared: Shared, queue: RequestQueue, served: ServedQueue) -> None:
+        self._shared = shared
+        self._queue = queue
+        self._served = served
+        methods = {served.method.name: served.method for served in served.methods.values()}
+        if shared.describes_itself:
+            methods.update(BUILT_IN)
+        self._methods = Methods(methods)
+        self._rules = Rules(
+            shared.reply_addresses,
+            shared.connection.max_accepted_bytes,
+            queue.max_deliveries,
+            queue.type == "classic",
+        )
+        self._requests: Deduplicator[Delivery] = Deduplicator()
+        self._tasks = TaskSet("request")
+        self._streams = asyncio.Semaphore(shared.concurrency)
+        self.cancellations = Cancellations()
+        supervisor = shared.connection.supervisor
+        has_jobs = served.has_jobs
+        self.jobs = JobMover(supervisor, queue, shared.log) if has_jobs else None
+
+    @property
+    def rules(self) -> Rules:
+        """The settings that decide about requests."""
+        return self._rules
+
+    def receive(self, delivery: Delivery) -> None:
+        """Takes a delivery of the queue."""
+        if delivery.malformed is None and delivery.message.type == PROBE:
+            self._tasks.spawn(self._answer_probe(delivery))
+            return
+        self._tasks.spawn(self._handle(delivery))
+
+    async def _answer_probe(self, delivery: Delivery) -> None:
+        """Another worker measures how long requests wait."""
+        delivery.ack()
+        message = delivery.message
+        address = message.reply_to or ""
+        if address and self._rules.reply_addresses.allows(address):
+            reply = Message(correlation_id=message.correlation_id)
+            give_up_at = now() + _PROBE_TIMEOUT
+            await self._shared.sender.publish(reply, address, give_up_at, is_mandatory=False)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        message = delivery.message
+        key = key_of(message) if delivery.malformed is None else None
+        if key is None:
+            _settle(delivery, await self._process(delivery))
+            return
+        origin = origin_of(message, delivery.is_redelivered)
+        copy = str(message.headers.get(COPY_HEADER, ""))
+        seen, key = self._requests.add(key, origin, copy, delivery)
+        if seen is Seen.ACK:
+            delivery.ack()
+        elif seen is Seen.REJECT:
+            delivery.reject()
+        if seen is not Seen.RUN:
+            return
+        settle = Settle.LEAVE
+        try:
+            settle = await self._process(delivery)
+        finally:
+            end = {
+                Settle.ACK: End.ANSWERED,
+                Settle.MOVED: End.MOVED,
+                Settle.REJECT: End.REJECTED,
+            }.get(settle)
+            for each in (delivery, *self._requests.end(key, end)):
+                _settle(each, settle)
+
+    async def _process(self, delivery: Delivery) -> Settle:
+        message, malformed = delivery.message, delivery.malformed
+        if malformed is not None:
+            decision = refuse_malformed(message, malformed, delivery.is_redelivered, self._rules)
+            return await self._refused(delivery, message, decision)
+        moved = await self._moved(delivery, message)
+        if moved is not None:
+            return moved
+        if self.cancellations.is_cancelled(message.correlation_id) and message.expects_reply:
+            return Settle.ACK
+        if REDELIVERIES_HEADER in message.headers:
+            await asyncio.sleep(_COPY_PAUSE)
+        decision = decide(message, delivery.is_redelivered, self._methods, self._rules)
+        if not isinstance(decision, Run):
+            return await self._refused(delivery, message, decision)
+        if decision.method.name in BUILT_IN and decision.method.name not in self._served.methods:
+            queues = {self._queue.name: self._served}
+            reply = answer(decision.method.name, decision.codec, self._shared.identity, queues)
+            return await self._replied(delivery, message, decision.method, reply, None)
+        if decision.stream is not None:
+            return await self._stream(delivery, message, decision)
+        return await self._run(delivery, message, decision)
+
+    async def _moved(self, delivery: Delivery, message: Message) -> Settle | None:
+        """Moves a request that does not run here and now. Returns `None` for any other."""
+        if message.expects_reply:
+            return None
+        found = self._methods.find(message.type)
+        method = found if isinstance(found, Method) else None
+        if self.jobs is not None and is_given_up(message.headers):
+            return _moved_if(await self.jobs.give_up(delivery, message))
+        if self.jobs is not None and method is not None and method.is_job:
+            has_returned = REDELIVERIES_HEADER in message.headers
+            dead = read_dead_lettered(message.headers)
+            if COPY_HEADER in message.headers and dead is not None and dead.deaths == 0:
+                # It has only waited in a retry queue.
+                message.headers.pop("x-death", None)
+                message.headers.pop("x-first-death-reason", None)
+            delay = remaining_delay(message.headers)
+            if 0 < delay <= RETURNED_PAUSE and has_returned and dead is None:
+                set_remaining_delay(message.headers, 0)
+                await asyncio.sleep(delay / 1000)
+            elif delay > 0:
+                return _moved_if(await self.jobs.delay(delivery, message, delay))
+        redeliveries = redeliveries_if_only_workers_count(
+            message, delivery.is_redelivered, method, self._rules
+        )
+        if redeliveries is None or method is None:
+            return None
+        message.headers[REDELIVERIES_HEADER] = str(redeliveries)
+        if self.jobs is not None and method.is_job:
+            return _moved_if(await self.jobs.return_to_queue(delivery, message))
+        return await self._forward(message)
+
+    async def _forward(self, message: Message) -> Settle:
+        """Publishes a copy of a request to its queue, which does not count deliveries."""
+        resent = message.headers.get(RESENT_HEADER)
+        copy = copy_of(message)
+        copy.headers[RESENT_HEADER] = "worker" if resent in (None, "worker") else "caller, worker"
+        give_up_at = now() + _STREAM_REPLY_LIMIT
+        published = await self._shared.sender.publish(
+            copy, self._queue.name, give_up_at, is_mandatory=False
+        )
+        if published is None:
+            return Settle.LEAVE
+        return Settle.MOVED if published is Published.CONFIRMED else Settle.REJECT
+
+    async def _refused(self, delivery: Delivery, message: Message, decision: Decision) -> Settle:
+        if isinstance(decision, ForbiddenAddress):
+            text = (
+                f"a request was rejected: its reply_to {printable(message.reply_to)} "
+                "is no reply address; see ReplyAddresses"
+            )
+            self._shared.log.report("reply_address", text)
+            return self._reject(delivery)
+        if not isinstance(decision, Refuse):
+            raise TypeError("a request that runs is not refused")
+        text = f"a request was refused: {decision.code}: {printable(decision.message, 200)}"
+        self._shared.log.report(decision.code, text)
+        reply = fault_reply(decision.codec, decision.code, decision.message)
+        if message.expects_reply:
+            await self._send(message, reply, message.time_to_live)
+            return Settle.ACK
+        is_rejected = delivery.malformed is not None and self._queue.has_dead_letter_exchange
+        if self.jobs is not None and not is_rejected:
+            failure = Failure(decision.code, decision.message)
+            method = self._methods.job(message.type)
+            return _moved_if(await self.jobs.fail(delivery, message, method, failure))
+        return self._reject(delivery)
+
+    def _reject(self, delivery: Delivery) -> Settle:
+        """Rejects a request, unless it comes back each time."""
+        is_endless = rejections_of(delivery.message) >= MAX_REJECTIONS
+        return Settle.ACK if delivery.are_headers_lost or is_endless else Settle.REJECT
+
+    async def _run(self, delivery: Delivery, message: Message, run: Run) -> Settle:
+        served = self._served.methods[run.method.name]
+        max_bytes = self._shared.connection.max_sent_bytes
+        execution = Execution(run, message, max_bytes)
+        began = served.stats.begin()
+        stop = self.cancellations.watch(message.correlation_id, execution.cancel)
+        reply: Reply | None = None
+        try:
+            reply = await execution.reply(invocation_of(served, run, None, None, max_bytes))
+        finally:
+            stop()
+            served.stats.end(began, reply)
+        if reply is None:
+            return Settle.ACK
+        return await self._replied(delivery, message, run.method, reply, execution.context.deadline)
+
+    async def _replied(
+        self,
+        delivery: Delivery,
+        message: Message,
+        method: Method[Any],
+        reply: Reply,
+        deadline: float | None,
+    ) -> Settle:
+        if message.expects_reply:
+            sent = reply.message(message.correlation_id)
+            await self._shared.sender.send(sent, message.reply_to or "", deadline)
+            return Settle.ACK
+        if reply.kind is ReplyKind.RESULT:
+            return Settle.ACK
+        failure = _failure_of(reply)
+        if self.jobs is not None and method.is_job:
+            return _moved_if(await self.jobs.fail(delivery, message, method, failure))
+        if failure.reason == fault_code.BAD_REQUEST:
+            # It did not run.
+            if self.jobs is not None:
+                return _moved_if(await self.jobs.fail(delivery, message, None, failure))
+            return self._reject(delivery)
+        return Settle.ACK
+
+    async def _send(self, message: Message, reply: Reply, time_left: float | None) -> None:
+        deadline = None if time_left is None else now() + time_left
+        sent = reply.message(message.correlation_id)
+        await self._shared.sender.send(sent, message.reply_to or "", deadline)
+
+    async def _stream(self, delivery: Delivery, message: Message, run: Run) -> Settle:
+        stream = run.stream
+        if stream is None:
+            raise TypeError("a request without a stream is run otherwise")
+        shared, address = self._shared, message.reply_to or ""
+        running = shared.streams.get(stream.id)
+        if running is not None:
+            if running.address == address:
+                # The caller has sent the request again.
+                return Settle.ACK
+            reason = "another request with this correlation_id has a stream here"
+            reply = fault_reply(run.codec, fault_code.BAD_REQUEST, reason)
+            await self._send(message, reply, run.time_to_live)
+            return Settle.ACK
+        sender = StreamSender(
+            shared.sender,
+            address=address,
+            correlation_id=message.correlation_id or "",
+            codec=run.codec,
+            worker_header=shared.identity.stream_header,
+            credit=stream.credit,
+            max_bytes=shared.connection.max_sent_bytes,
+        )
+        shared.streams[stream.id] = sender
+        inbox = None
+        if stream.sends_items:
+            inbox = IncomingInbox(shared.connection.max_accepted_bytes)
+            shared.incoming[stream.id] = inbox
+        try:
+            return await self._run_stream(delivery, message, run, sender, inbox)
+        finally:
+            shared.streams.pop(stream.id, None)
+            shared.incoming.pop(stream.id, None)
+            await sender.close()
+
+    async def _run_stream(
+        self,
+        delivery: Delivery,
+        message: Message,
+        run: Run,
+        sender: StreamSender,
+        inbox: IncomingInbox | None,
+    ) -> Settle:
+        served = self._served.methods[run.method.name]
+        max_bytes = self._shared.connection.max_sent_bytes
+        execution = Execution(run, message, max_bytes)
+        sender.on_gone = execution.cancel
+        loop = asyncio.get_running_loop()
+        acking = loop.create_task(self._ack_once_begun(delivery, sender))
+        telling = None
+        if inbox is not None:
+            telling = loop.create_task(inbox.tell(sender, execution.cancel))
+        began = served.stats.begin()
+        stop = self.cancellations.watch(message.correlation_id, execution.cancel)
+        identity = uuid_of(message.correlation_id) or b""
+        self._shared.stream_cancels[identity] = execution.cancel
+        reply: Reply | None = None
+        try:
+            invoke = invocation_of(served, run, sender, inbox, max_bytes)
+            reply = await execution.reply(invoke)
+        except asyncio.CancelledError:
+            # The worker stops. Its callers need not wait for the silence.
+            reason = "the worker of the stream stops"
+            fault = fault_reply(run.codec, fault_code.INTERRUPTED, reason)
+            self._shared.farewells.spawn(self._interrupt(message, sender, fault))
+            raise
+        finally:
+            stop()
+            self._shared.stream_cancels.pop(identity, None)
+            served.stats.end(began, reply)
+            if inbox is not None:
+                inbox.close()
+            await cancelled(telling)
+            await cancelled(acking)
+        if reply is None:
+            return Settle.ACK
+        reply = await sender.end(reply)
+        await self._send(message, reply, _STREAM_REPLY_LIMIT)
+        return Settle.ACK
+
+    async def _interrupt(self, message: Message, sender: StreamSender, fault: Reply) -> None:
+        reply = await sender.end(fault)
+        if sender.failure is not None:
+            reply.headers.pop(ITEMS_HEADER, None)
+        await self._send(message, reply, 0.0)
+
+    async def _ack_once_begun(self, delivery: Delivery, sender: StreamSender) -> None:
+        """A stream may run for longer than the broker waits for an acknowledgement."""
+        await sender.begun.wait()
+        # If too many streams go on, this one counts as a request.
+        async with self._streams:
+            delivery.ack()
+            await asyncio.get_running_loop().create_future()
+
+    async def ended(self, timeout: float) -> bool:
+        """Waits until no request is in progress. Returns whether none is."""
+        return await self._tasks.ended(timeout)
+
+    async def close(self) -> None:
+        """Stops what is in progress."""
+        await self._tasks.cancel()
+        if self.jobs is not None:
+            await self.jobs.close()
+
+
+def _settle(delivery: Delivery, settle: Settle) -> None:
+    if settle in (Settle.ACK, Settle.MOVED):
+        delivery.ack()
+    elif settle is Settle.REJECT:
+        delivery.reject()
+
+
+def _moved_if(is_moved: bool) -> Settle:
+    return Settle.MOVED if is_moved else Settle.LEAVE
+
+
+def _failure_of(reply: Reply) -> Failure:
+    if reply.kind is ReplyKind.FAULT:
+        code, text = read_fault(reply.codec, reply.body)
+        return Failure(code, text)
+    return Failure("error", error_text(reply.codec, reply.body))

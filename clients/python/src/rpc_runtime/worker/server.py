@@ -1,0 +1,257 @@
+"""Serves queues: owns their consumers, and opens them again after each loss."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from types import TracebackType
+from typing import Self
+
+from ..connection import Connection
+from ..deadline import now
+from ..errors import BrokerFailed
+from ..log_limit import LimitedLog
+from ..protocol.backoff import Backoff
+from ..protocol.reply_address import ReplyAddresses
+from ..tasks import any_set, cancelled, supervised
+from ..transport.channel import Channel
+from ..transport.errors import ChannelLost, ConnectFailed, Forbidden
+from ..transport.link import Link
+from .control import ControlServer
+from .identity import Identity
+from .job_mover import declare
+from .reply_sender import ReplySender
+from .request_handler import RequestHandler
+from .request_queue import RequestQueue
+from .served import ServedQueue
+from .shared import Shared
+from .worker import Worker
+
+_log = logging.getLogger("rpc_runtime")
+
+_MAX_CONCURRENCY = 65_535
+_FAREWELL = 2.0
+
+
+class Server:
+    """The worker's side of one or more services."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        concurrency: int = 16,
+        name: str | None = None,
+        version: str | None = None,
+        reply_addresses: ReplyAddresses | None = None,
+        self_description: bool = True,
+        drain_timeout: float = 30.0,
+    ) -> None:
+        """Prepares a server.
+
+        `concurrency` is how many requests of each queue run at once. `name` and `version` are those
+        of this program, for discovery. `drain_timeout` is how long requests may go on when the
+        server stops.
+        """
+        if not 1 <= concurrency <= _MAX_CONCURRENCY:
+            raise ValueError(f"the concurrency must be from 1 to {_MAX_CONCURRENCY}")
+        log = LimitedLog()
+        self._shared = Shared(
+            connection=connection,
+            identity=Identity(name, connection.app_id, version),
+            reply_addresses=reply_addresses or ReplyAddresses(),
+            concurrency=concurrency,
+            describes_itself=self_description,
+            log=log,
+            sender=ReplySender(connection.supervisor, log),
+        )
+        self._drain_timeout = drain_timeout
+        self._served: dict[str, ServedQueue] = {}
+        self._queues: dict[str, RequestQueue] = {}
+        self._handlers: dict[str, RequestHandler] = {}
+        self._control: ControlServer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._failure: str | None = None
+        # Channels and tags of the consumers of request queues.
+        self._consumers: list[tuple[Channel, str]] = []
+        self._channels: list[Channel] = []
+
+    @property
+    def id(self) -> str:
+        """The id of this worker, for discovery and broadcasts."""
+        return self._shared.identity.id
+
+    def add(self, worker: Worker, queue: str | RequestQueue | None = None) -> Self:
+        """Serves an implementation, by default on the queue of its service."""
+        if self._task is not None:
+            raise RuntimeError("the server has started")
+        if not isinstance(queue, RequestQueue):
+            queue = RequestQueue(queue or worker._service.queue)
+        known = self._queues.setdefault(queue.name, queue)
+        if known != queue:
+            raise ValueError(f'the queue "{queue.name}" is declared in two ways')
+        served = self._served.setdefault(queue.name, ServedQueue())
+        served.add(worker)
+        queue.check(has_jobs=served.has_jobs)
+        return self
+
+    async def start(self) -> Self:
+        """Begins to serve. Raises `BrokerFailed` if that is refused."""
+        if not self._served:
+            raise ValueError("the server has nothing to serve: add a worker")
+        for name, served in self._served.items():
+            self._handlers[name] = RequestHandler(self._shared, self._queues[name], served)
+        self._control = ControlServer(self._shared, self._served, self._handlers)
+        run = supervised("server", self._run)
+        self._task = asyncio.get_running_loop().create_task(run, name="rpc server")
+        failed = asyncio.ensure_future(asyncio.wait({self._task}))
+        ready = asyncio.ensure_future(self._ready.wait())
+        try:
+            await asyncio.wait({failed, ready}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failed.cancel()
+            ready.cancel()
+        if not self._ready.is_set():
+            await self.stop(0)
+            raise BrokerFailed(f"cannot serve: {self._failure}")
+        return self
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            try:
+                link = await self._shared.connection.supervisor.link()
+                await self._open(link)
+            except ConnectFailed as error:
+                self._failure = str(error)
+                return
+            except ChannelLost as error:
+                await self._close_channels()
+                if not self._ready.is_set():
+                    self._failure = error.reason
+                    return
+                self._shared.log.report("serve", f"cannot serve: {error.reason}")
+                await asyncio.sleep(backoff.next_pause())
+                continue
+            backoff.reset()
+            self._ready.set()
+            try:
+                await any_set(self._stopping, *(channel.closed for channel in self._channels))
+            finally:
+                if not self._stopping.is_set():
+                    self._lost()
+                    await self._close_channels()
+
+    def _lost(self) -> None:
+        reason = next((each.reason for each in self._channels if each.closed.is_set()), "")
+        self._shared.log.report("lost", f"the queues are not served at present: {reason}")
+        if self._control is not None:
+            self._control.lost()
+
+    async def _open(self, link: Link) -> None:
+        control = self._control
+        if control is not None and control.is_needed:
+            try:
+                self._channels += await control.open(link)
+            except Forbidden as error:
+                text = (
+                    "this worker is not found by discovery, and its calls cannot be cancelled: "
+                    f"a permission for rpc.control is missing: {error.reason}"
+                )
+                self._shared.log.report("control", text)
+        for name, handler in self._handlers.items():
+            channel = await link.channel(has_confirms=False)
+            self._channels.append(channel)
+            await declare(channel, self._queues[name])
+            if handler.jobs is not None:
+                served = self._served[name]
+                retries = [each.method.retry for each in served.methods.values()]
+                await handler.jobs.declare(channel, [each for each in retries if each])
+            await channel.prefetch(self._shared.concurrency)
+        # Only now: a queue that cannot be served must not make the others' requests come back.
+        request_channels = self._channels[-len(self._handlers) :]
+        for channel, (name, handler) in zip(request_channels, self._handlers.items(), strict=True):
+            self._consumers.append((channel, await channel.consume(name, handler.receive)))
+
+    async def _close_channels(self) -> None:
+        channels, self._channels, self._consumers = self._channels, [], []
+        for channel in channels:
+            await channel.settled()
+            await channel.close()
+
+    async def wait(self) -> None:
+        """Waits until the server has stopped."""
+        await self._stopped.wait()
+
+    async def stop(self, timeout: float | None = None) -> bool:
+        """Takes no more requests, and lets those that run end in time.
+
+        Returns whether all of them have ended. The others are cancelled, and the broker delivers
+        their requests again.
+        """
+        if self._stopping.is_set():
+            await self._stopped.wait()
+            return True
+        self._stopping.set()
+        ends_at = now() + (self._drain_timeout if timeout is None else timeout)
+        for channel, tag in self._consumers:
+            with contextlib.suppress(ChannelLost):
+                await channel.cancel(tag)
+        have_ended = True
+        for handler in self._handlers.values():
+            have_ended &= await handler.ended(max(0.0, ends_at - now()))
+        if self._control is not None:
+            have_ended &= await self._control.ended(max(0.0, ends_at - now()))
+        if not have_ended:
+            _log.warning("the server stops although methods still run")
+        for handler in self._handlers.values():
+            await handler.close()
+        if self._control is not None:
+            await self._control.close()
+        await self._shared.farewells.ended(_FAREWELL)
+        await self._shared.farewells.cancel()
+        await cancelled(self._task)
+        await self._close_channels()
+        await self._shared.sender.close()
+        self._stopped.set()
+        return have_ended
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+def serve(
+    connection: Connection,
+    *workers: Worker,
+    concurrency: int = 16,
+    name: str | None = None,
+    version: str | None = None,
+    reply_addresses: ReplyAddresses | None = None,
+    self_description: bool = True,
+    drain_timeout: float = 30.0,
+) -> Server:
+    """Prepares a server: `async with serve(connection, Directory()) as server`."""
+    server = Server(
+        connection,
+        concurrency=concurrency,
+        name=name,
+        version=version,
+        reply_addresses=reply_addresses,
+        self_description=self_description,
+        drain_timeout=drain_timeout,
+    )
+    for worker in workers:
+        server.add(worker)
+    return server

@@ -1,0 +1,263 @@
+"""Sends the items of a method's stream to the caller that reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ..codec import Codec, CodecError, encode, form_of
+from ..codec.method_bodies import encode_value
+from ..deadline import now
+from ..describe import Method
+from ..errors import Fault
+from ..protocol import fault_code
+from ..protocol.item_messages import Items, write_items
+from ..protocol.message import Message
+from ..protocol.names import ITEMS, ITEMS_HEADER, WORKER_HEADER
+from ..protocol.reply import Reply, ReplyKind, fault_reply
+from ..protocol.reply_address import DIRECT_REPLY_TO
+from ..protocol.volume import MAX_ITEMS, Volume
+from ..tasks import TaskSet, cancelled
+from ..transport.channel import Published
+from .reply_sender import ReplySender
+
+_KEEP_ALIVE = 5.0
+_MAX_UNANSWERED = 12
+# Its caller gets no further items once it has lost its connection.
+_MAX_UNANSWERED_DIRECT = 4
+_MAX_MESSAGE_BYTES = 513 * 1024
+_MAX_UNCONFIRMED = 16
+_SEND_LIMIT = 30.0
+_ITEM_FRAME = 40
+# Items that are made but not sent.
+_MAX_BUFFERED = 1024 * 1024
+# How many items are taken at most before other tasks may run.
+_MAX_BURST = 64
+
+
+class StreamSender:
+    """The messages of one stream. `begun` is set once the broker has confirmed the first one."""
+
+    def __init__(
+        self,
+        sender: ReplySender,
+        *,
+        address: str,
+        correlation_id: str,
+        codec: Codec,
+        worker_header: str,
+        credit: Volume | None,
+        max_bytes: int,
+    ) -> None:
+        self._sender = sender
+        self._address = address
+        self._correlation_id = correlation_id
+        self._codec = codec
+        self._worker_header = worker_header
+        self._has_items = credit is not None
+        self._credit = credit or Volume()
+        self._max_item = max_bytes - _ITEM_FRAME
+        # Wakes the task that sends, and the one that takes items from the method.
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._publishing = TaskSet("stream")
+        self._slots = asyncio.Semaphore(_MAX_UNCONFIRMED)
+        self._buffer: deque[bytes] = deque()
+        self._buffered = 0
+        self._produced = Volume()
+        self._sent = 0
+        self._unanswered = 0
+        is_direct = address.startswith(DIRECT_REPLY_TO)
+        self._max_unanswered = _MAX_UNANSWERED_DIRECT if is_direct else _MAX_UNANSWERED
+        self._keep_alive_at = now() + _KEEP_ALIVE
+        self.begun = asyncio.Event()
+        self.failure: Fault | None = None
+        # What to do if the caller's reply queue does not exist.
+        self.on_gone: Callable[[], None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the messages go."""
+        return self._address
+
+    def grant(self, credit: Volume) -> None:
+        """Learns how much may be sent in total."""
+        self._unanswered = 0
+        self._credit = self._credit.largest(credit)
+        self._has_room.set()
+
+    def reconnected(self) -> None:
+        """Asks for credit that may have been lost."""
+        self._keep_alive_at = now()
+        self._changed.set()
+
+    async def send_items(self, method: Method[Any], items: AsyncIterator[Any]) -> Reply:
+        """Sends all items. Returns the reply that ends the stream."""
+        producing = asyncio.get_running_loop().create_task(self._produce(method, items))
+        producing.add_done_callback(lambda _: self._changed.set())
+        try:
+            while True:
+                self._changed.clear()
+                if self.failure is not None:
+                    raise self.failure
+                if self._buffer:
+                    await self._send_buffered()
+                elif producing.done():
+                    producing.result()
+                    return Reply(ReplyKind.RESULT, self._codec)
+                else:
+                    await self._wait()
+        finally:
+            await cancelled(producing)
+            with contextlib.suppress(Exception):
+                close = getattr(items, "aclose", None)
+                if close is not None:
+                    await close()
+
+    async def _produce(self, method: Method[Any], items: AsyncIterator[Any]) -> None:
+        converter = method.types_in(form_of(self._codec)).returns
+        burst = 0
+        async for item in items:
+            try:
+                body = encode_value(converter, item, self._codec)
+            except CodecError as error:
+                raise Fault(fault_code.UNANSWERABLE, str(error)) from None
+            if len(body) > self._max_item:
+                reason = f"an item has {len(body)} bytes, and at most {self._max_item} may be sent"
+                raise Fault(fault_code.REPLY_TOO_LARGE, reason)
+            # One item is made in advance.
+            while not self._may_add():
+                self._has_room.clear()
+                await self._has_room.wait()
+            self._produced = self._produced.plus(Volume.of(body))
+            self._buffer.append(body)
+            self._buffered += len(body)
+            self._changed.set()
+            burst += 1
+            if burst >= _MAX_BURST:
+                burst = 0
+                await asyncio.sleep(0)
+
+    def _may_add(self) -> bool:
+        return self._credit.allows_more_than(self._produced) and self._buffered < _MAX_BUFFERED
+
+    async def _send_buffered(self) -> None:
+        items: list[bytes] = []
+        size = 0
+        while self._buffer and len(items) < MAX_ITEMS:
+            size += len(self._buffer[0])
+            if items and size > _MAX_MESSAGE_BYTES:
+                break
+            items.append(self._buffer.popleft())
+            self._buffered -= len(items[-1])
+        self._has_room.set()
+        await self._send_message(items)
+
+    async def _wait(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._keep_alive_at):
+                await self._changed.wait()
+        if now() >= self._keep_alive_at:
+            await self._keep_alive()
+
+    async def _keep_alive(self) -> None:
+        if self._unanswered >= self._max_unanswered:
+            silence = _KEEP_ALIVE * self._max_unanswered
+            reason = f"the caller has granted nothing for {silence:g} s"
+            raise Fault(fault_code.ABANDONED, reason)
+        self._unanswered += 1
+        await self._send_message([])
+
+    async def _send_message(self, items: list[bytes]) -> None:
+        first, self._sent = self._sent, self._sent + len(items)
+        self._keep_alive_at = now() + _KEEP_ALIVE
+        await self._slots.acquire()
+        body = write_items(Items(first, items, self._credit))
+        self._publishing.spawn(self._publish(self.message(ITEMS, body)))
+
+    async def tell(self, kind: str, body: bytes) -> None:
+        """Sends the caller a message about its own items."""
+        published = await self._sender.publish(
+            self.message(kind, body), self._address, now() + _KEEP_ALIVE, is_mandatory=True
+        )
+        if published is Published.CONFIRMED:
+            self.begun.set()
+        elif published is Published.RETURNED and self.on_gone is not None:
+            self.on_gone()
+
+    async def _publish(self, message: Message) -> None:
+        try:
+            published = await self._sender.publish(
+                message, self._address, now() + _SEND_LIMIT, is_mandatory=True
+            )
+        finally:
+            self._slots.release()
+        if published is Published.CONFIRMED:
+            self.begun.set()
+            return
+        reason = {
+            Published.RETURNED: "the caller is gone",
+            Published.REFUSED: "the broker refused a message of the stream",
+        }.get(published or Published.CONFIRMED, "a message of the stream could not be sent")
+        self.failure = Fault(fault_code.ABANDONED, reason)
+        self._changed.set()
+
+    def message(self, kind: str, body: bytes) -> Message:
+        """Makes a message of the stream."""
+        return Message(
+            body,
+            type=kind,
+            content_type=self._codec.value,
+            correlation_id=self._correlation_id,
+            headers={WORKER_HEADER: self._worker_header},
+        )
+
+    async def end(self, reply: Reply) -> Reply:
+        """Waits until all messages are confirmed. Returns the reply that ends the stream."""
+        await self._publishing.ended(_SEND_LIMIT)
+        if self.failure is not None:
+            # Without the number of items, because some may be missing.
+            reply = fault_reply(self._codec, self.failure.code, self.failure.message)
+        elif self._has_items:
+            reply.headers[ITEMS_HEADER] = str(self._sent)
+        reply.headers[WORKER_HEADER] = self._worker_header
+        return reply
+
+    async def close(self) -> None:
+        """Stops sending."""
+        await self._publishing.cancel()
+
+
+async def collect(
+    method: Method[Any], codec: Codec, items: AsyncIterator[Any], max_bytes: int
+) -> Reply:
+    """Collects all items into one reply, for a caller that does not stream."""
+    converter = method.types_in(form_of(codec)).returns
+    collected: list[Any] = []
+    size = 0
+    async for item in items:
+        try:
+            body = encode_value(converter, item, codec)
+            collected.append(body if codec is Codec.TEXT else converter.encode(item))
+        except ValueError as error:
+            raise Fault(fault_code.UNANSWERABLE, str(error)) from None
+        size += len(body)
+        if size > max_bytes:
+            reason = (
+                f"the method ran, and its items are larger than the {max_bytes} bytes "
+                "that may be sent in one reply"
+            )
+            raise Fault(fault_code.REPLY_TOO_LARGE, reason)
+    if codec is Codec.TEXT:
+        return Reply(ReplyKind.RESULT, codec, b"".join(line + b"\n" for line in collected))
+    return Reply(ReplyKind.RESULT, codec, _array(codec, collected))
+
+
+def _array(codec: Codec, items: list[Any]) -> bytes:
+    try:
+        return encode(codec, items)
+    except CodecError as error:
+        raise Fault(fault_code.UNANSWERABLE, str(error)) from None
