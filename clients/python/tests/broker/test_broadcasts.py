@@ -1,0 +1,132 @@
+"""Broadcasts and discovery."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import sample
+from rpc_runtime import Connection, NoWorkers, Server, connect
+from support.raw import RawPeer
+from support.service import Implementation
+from support.waiting import until
+
+
+@pytest.fixture
+async def workers(url: str, queue: str) -> AsyncIterator[list[tuple[str, Implementation]]]:
+    async with connect(url) as connection:
+        implementations = [Implementation() for _ in range(3)]
+        servers = [
+            await Server(connection, name=f"worker {number}").add(each, queue).start()
+            for number, each in enumerate(implementations)
+        ]
+        yield [(server.id, each) for server, each in zip(servers, implementations, strict=True)]
+        for server in servers:
+            await server.stop()
+
+
+@pytest.fixture
+def client(connection: Connection, queue: str) -> sample.SampleClient:
+    return sample.SampleClient(connection, queue)
+
+
+Workers = list[tuple[str, Implementation]]
+
+
+async def test_every_worker_answers_once(client: sample.SampleClient, workers: Workers) -> None:
+    answers = client.with_options(expect_workers=3).reload("now")
+    results = {answer.worker.id: answer.result() async for answer in answers}
+    assert results == {identity: 7 for identity, _ in workers}
+    assert (answers.missing, answers.is_confirmed) == (0, True)
+    assert all(each.runs["reload"] == 1 for _, each in workers)
+
+
+async def test_gathering_ends_half_a_second_after_the_last_answer(
+    client: sample.SampleClient, workers: Workers
+) -> None:
+    began = time.monotonic()
+    answers = await client.reload("now").collect()
+    assert sorted(answer.worker.name or "" for answer in answers) == [
+        f"worker {number}" for number in range(3)
+    ]
+    assert 0.5 <= time.monotonic() - began < 2.0
+
+
+async def test_gathering_ends_at_the_limit(client: sample.SampleClient, workers: Workers) -> None:
+    began = time.monotonic()
+    answers = client.with_options(expect_workers=4, timeout=1.0).reload("now")
+    assert len(await answers.collect()) == 3
+    assert answers.missing == 1
+    assert 1.0 <= time.monotonic() - began < 2.0
+
+
+async def test_errors_belong_to_their_worker(client: sample.SampleClient, workers: Workers) -> None:
+    async for answer in client.with_options(expect_workers=3).reload("bad"):
+        with pytest.raises(sample.QueryErrorNoRoute):
+            answer.result()
+
+
+async def test_a_one_way_broadcast(client: sample.SampleClient, workers: Workers) -> None:
+    await client.clear()
+    await until(lambda: all(each.runs["clear"] == 1 for _, each in workers))
+
+
+async def test_nobody_is_reached(client: sample.SampleClient) -> None:
+    with pytest.raises(NoWorkers):
+        await client.reload("now").collect()
+    with pytest.raises(NoWorkers):
+        await client.clear()
+
+
+async def test_a_broadcast_does_not_come_through_the_queue(
+    workers: Workers, peer: RawPeer, queue: str
+) -> None:
+    properties: dict[str, Any] = {"reply_to": peer.replies, "correlation_id": "1"}
+    await peer.publish(queue, message_type="reload", **properties)
+    assert (await peer.reply()).body.startswith(b"unknown_method: cannot run")
+    await peer.publish(
+        queue, exchange="rpc.control", message_type="get_email", expiration="1000", **properties
+    )
+    for _ in workers:
+        reply = await peer.reply()
+        assert reply.body.startswith(b"unknown_method: cannot run")
+        worker = json.loads(str((reply.header.properties.headers or {})["rpc-worker"]))
+        assert set(worker) == {"id"}
+
+
+async def test_all_workers_are_discovered(workers: Workers, peer: RawPeer, queue: str) -> None:
+    await peer.publish(
+        "rpc.discovery",
+        exchange="rpc.control",
+        message_type="rpc.describe",
+        content_type="application/json",
+        reply_to=peer.replies,
+        correlation_id="1",
+        expiration="5000",
+    )
+    found: set[str] = set()
+    while len(found) < 3:
+        reply = json.loads((await peer.reply()).body)
+        if reply["queues"][0]["queue"] == queue:
+            found.add(reply["worker"]["id"])
+    assert found == {identity for identity, _ in workers}
+
+
+async def test_one_worker_is_asked(workers: Workers, peer: RawPeer) -> None:
+    identity = workers[1][0]
+    await peer.publish(
+        identity,
+        exchange="rpc.control",
+        message_type="rpc.ping",
+        reply_to=peer.replies,
+        correlation_id="1",
+    )
+    assert (await peer.reply()).body.startswith(f'worker {identity} "worker 1"'.encode())
+    await peer.publish(
+        identity, exchange="rpc.control", message_type="get_email", reply_to=peer.replies
+    )
+    assert (await peer.reply()).body.startswith(b"unknown_method")

@@ -1,0 +1,273 @@
+"""Streams in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+import sample
+from rpc_runtime import BadItem, Codec, Connection, Fault, NoServer, Server, TimedOut, connect
+from rpc_runtime.client.stream_inbox import StreamInbox
+from support.raw import RawPeer
+from support.service import Implementation
+from support.waiting import until
+
+codecs = pytest.mark.parametrize("codec", [Codec.MESSAGE_PACK, Codec.JSON])
+
+
+@pytest.fixture
+def client(connection: Connection, server: Server, queue: str) -> sample.SampleClient:
+    return sample.SampleClient(connection, queue)
+
+
+@codecs
+async def test_items_arrive_in_order(client: sample.SampleClient, codec: Codec) -> None:
+    client = client.with_options(codec=codec)
+    trades = [trade async for trade in client.trades("ACME")]
+    assert trades == [sample.EventDeleted(id=number) for number in range(3)]
+    assert [number async for number in client.entries("20000")] == list(range(20_000))
+    assert [number async for number in client.entries("0")] == []
+
+
+async def test_little_credit_is_enough(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    client = client.with_options(credit=2, credit_bytes=30)
+    assert [number async for number in client.entries("500")] == list(range(500))
+
+
+@codecs
+async def test_an_error_is_the_last_item(client: sample.SampleClient, codec: Codec) -> None:
+    arrived = []
+    with pytest.raises(sample.QueryErrorNoRoute):
+        async for trade in client.with_options(codec=codec).trades("bad"):
+            arrived.append(trade)  # noqa: PERF401
+    assert len(arrived) == 3
+    with pytest.raises(Fault, match="panicked"):
+        async for _ in client.trades("crash"):
+            pass
+
+
+async def test_a_stream_without_a_worker_fails(connection: Connection) -> None:
+    with pytest.raises(NoServer):
+        await anext(sample.SampleClient(connection, "test.python.missing").trades("a"))
+
+
+async def test_a_reader_that_leaves_ends_the_method(
+    client: sample.SampleClient, implementation: Implementation, connection: Connection
+) -> None:
+    async for number in client.entries("endless"):
+        if number == 10:
+            break
+    await until(lambda: implementation.ended["entries"] == 1)
+    stream = client.entries("endless")
+    assert await anext(stream) == 0
+    await stream.aclose()
+    await until(lambda: implementation.ended["entries"] == 2)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    assert connection.caller.in_flight == 0
+
+
+async def test_a_cancelled_reader_ends_the_method(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    async def read() -> None:
+        async for _ in client.trades("idle"):
+            pass
+
+    task = asyncio.create_task(read())
+    await until(lambda: implementation.runs["idle"] == 1)
+    task.cancel()
+    await until(lambda: implementation.ended["trades"] == 1)
+
+
+async def test_a_slow_reader_slows_the_method_down(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    stream = client.with_options(credit=10).entries("endless")
+    assert await anext(stream) == 0
+    await asyncio.sleep(0.3)
+    # One item was read, and ten may be on their way or wait.
+    (inbox,) = client._connection.caller._calls.values()
+    assert isinstance(inbox, StreamInbox)
+    assert not inbox.receiver.misses_before(10)
+    assert inbox.receiver.misses_before(11)
+    await stream.aclose()
+
+
+async def test_each_wait_is_limited(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    stream = client.with_options(timeout=0.4).trades("idle")
+    for number in range(3):
+        assert await anext(stream) == sample.EventDeleted(id=number)
+    with pytest.raises(TimedOut):
+        await anext(stream)
+    await until(lambda: implementation.ended["trades"] == 1)
+
+
+async def test_a_caller_without_credit_gets_an_array(
+    server: Server, peer: RawPeer, queue: str
+) -> None:
+    await peer.publish(
+        queue,
+        b'{"account":"3","after":null}',
+        message_type="entries",
+        content_type="application/json",
+        reply_to=peer.replies,
+        correlation_id="1",
+    )
+    assert (await peer.reply()).body == b"[0,1,2]"
+
+
+async def test_items_that_are_sent_in_one_reply_are_read(
+    connection: Connection, peer: RawPeer, queue: str
+) -> None:
+    """A worker of another library may ignore the credit."""
+    await peer.channel.queue_declare(queue)
+    stream = sample.SampleClient(connection, queue).with_options(codec=Codec.JSON).entries("2")
+    first = asyncio.ensure_future(anext(stream))
+    await until(lambda: peer.depth(queue))
+    request = await peer.get(queue)
+    assert request is not None
+    properties = request.header.properties
+    assert (properties.headers or {})["rpc-credit"] == "1048576"
+    await peer.publish(
+        properties.reply_to or "", b"[7,8]", correlation_id=properties.correlation_id
+    )
+    assert [await first, *[number async for number in stream]] == [7, 8]
+
+
+async def test_streams_do_not_occupy_the_places_of_requests(
+    connection: Connection, implementation: Implementation, queue: str
+) -> None:
+    async with Server(connection, concurrency=2).add(implementation, queue):
+        client = sample.SampleClient(connection, queue)
+        streams = [client.with_options(credit=1).entries("endless") for _ in range(2)]
+        for stream in streams:
+            await anext(stream)
+        assert await client.get_email("a") == "a@example.com"
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_a_stream_is_resumed_after_the_last_item(
+    connection: Connection, url: str, queue: str
+) -> None:
+    first, second = Implementation(), Implementation()
+    client = sample.SampleClient(connection, queue).with_options(timeout=20.0, credit=16)
+    async with connect(url) as other:
+        server = Server(other, drain_timeout=0.0).add(first, queue)
+        await server.start()
+        stream = client.entries("400")
+        arrived = [await anext(stream) for _ in range(50)]
+        await server.stop()
+    async with Server(connection).add(second, queue):
+        arrived += [number async for number in stream]
+    assert arrived == list(range(400))
+    assert second.runs["entries"] == 1
+
+
+@codecs
+async def test_a_method_receives_items(client: sample.SampleClient, codec: Codec) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for number in range(3000):
+            yield b"x" * (number % 7)
+            if number % 500 == 0:
+                await asyncio.sleep(0)
+
+    client = client.with_options(codec=codec)
+    assert await client.upload("a", parts()) == sum(number % 7 for number in range(3000))
+    assert await client.upload("a", [b"x" * 1000] * 500) == 500_000
+    assert await client.upload("a", []) == 0
+
+
+async def test_more_than_fits_at_once(client: sample.SampleClient) -> None:
+    assert await client.upload("slow", [b"x" * 1024 * 1024] * 12) == 12 * 1024 * 1024
+
+
+async def test_a_method_that_has_enough_ends_the_upload(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closed.set()
+
+    assert await client.upload("enough", endless()) == 11
+    await asyncio.wait_for(closed.wait(), 5)
+    with pytest.raises(sample.StoreError) as caught:
+        await client.upload("full", endless())
+    assert (caught.value.part, caught.value.reason) == (1, "full")
+
+
+async def test_an_item_that_cannot_be_sent_ends_the_call(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    with pytest.raises(BadItem, match="expected bytes, found an integer"):
+        await client.upload("a", [b"x", 7])  # type: ignore[list-item]
+    await until(lambda: implementation.ended["upload"] == 1)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError("no disk")
+
+    with pytest.raises(BadItem, match="OSError") as caught:
+        await client.upload("a", broken())
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_an_upload_may_take_longer_than_its_timeout(client: sample.SampleClient) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            await asyncio.sleep(0.4)
+            yield b"x"
+
+    assert await client.with_options(timeout=1.0).upload("a", slowly()) == 4
+
+
+async def test_the_caller_does_not_wait_for_a_method_that_takes_nothing(
+    client: sample.SampleClient, implementation: Implementation
+) -> None:
+    with pytest.raises(TimedOut):
+        await client.with_options(timeout=1.0).upload("hang", [b"x"])
+    await until(lambda: implementation.ended["hang"] == 1)
+
+
+async def test_streams_in_both_directions(client: sample.SampleClient) -> None:
+    lines = asyncio.Queue[str]()
+
+    async def typed() -> AsyncIterator[str]:
+        while (line := await lines.get()) != "bye":
+            yield line
+
+    chat = client.chat("lobby", typed())
+    lines.put_nowait("hello")
+    assert await anext(chat) == "lobby: hello"
+    lines.put_nowait("again")
+    assert await anext(chat) == "lobby: again"
+    lines.put_nowait("bye")
+    with pytest.raises(StopAsyncIteration):
+        await anext(chat)
+
+
+async def test_a_request_without_items_is_refused(
+    server: Server, peer: RawPeer, queue: str
+) -> None:
+    await peer.publish(
+        queue,
+        b'{"name":"a"}',
+        message_type="upload",
+        content_type="application/json",
+        reply_to=peer.replies,
+        correlation_id="1",
+    )
+    reply = await peer.reply()
+    assert b"bad_request" in reply.body
