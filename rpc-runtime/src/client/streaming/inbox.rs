@@ -425,9 +425,12 @@ fn wake_reader(mut state: MutexGuard<'_, State>) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures_util::task::noop_waker_ref;
 
     use super::*;
+    use crate::codec::Codec;
+    use crate::protocol::ReplyKind;
 
     const WORKER: &str = r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8"}"#;
 
@@ -557,7 +560,7 @@ mod tests {
         inbox.receive(id, WORKER, items(0, 1, 9));
         assert_eq!(poll(&inbox), 1);
         tokio::time::advance(MAX_SILENCE).await;
-        let reply = ReceivedReply::from(Reply::new(ReplyKind::Result, Codec::Json, Bytes::new()));
+        let reply = Ok(Reply::new(ReplyKind::Result, Codec::Json, Bytes::new()));
         let end = inbox.end(id, Some("another one"), Some(1), reply);
         assert!(matches!(end, Arrival::Foreign));
         let limit = Duration::from_secs(60);

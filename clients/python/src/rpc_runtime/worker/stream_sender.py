@@ -27,7 +27,7 @@ from .reply_sender import ReplySender
 _KEEP_ALIVE = 5.0
 _MAX_UNANSWERED = 12
 # Its caller gets no further items once it has lost its connection.
-_MAX_UNANSWERED_DIRECT = 4
+_MAX_UNANSWERED_DIRECT = 8
 _MAX_MESSAGE_BYTES = 513 * 1024
 _MAX_UNCONFIRMED = 16
 _SEND_LIMIT = 30.0
