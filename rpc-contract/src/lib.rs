@@ -18,6 +18,7 @@
 //!
 //! - `asyncapi` makes an AsyncAPI 3.0 document of a description,
 //! - `changes` compares two versions of a service and says whom each change breaks,
+//! - `generate` writes clients and workers in other languages,
 //! - `definition_name` reads the name of a definition from a reference to it.
 
 #[cfg(feature = "tools")]
@@ -25,6 +26,8 @@ pub mod asyncapi;
 #[cfg(feature = "tools")]
 pub mod changes;
 mod description;
+#[cfg(feature = "tools")]
+pub mod generate;
 #[cfg(feature = "tools")]
 mod references;
 

@@ -1,0 +1,89 @@
+//! Documentation, made safe to write into comments.
+
+/// The limit on the characters of a name in documentation.
+const MAX_QUOTED: usize = 80;
+
+/// Returns the lines of documentation, without blank lines at its ends. Lines that are longer than
+/// `width` are broken between words.
+///
+/// A formatter would not change them: they have no tabs, no spaces at their ends, and, after the
+/// first one, no indentation that all share.
+pub(super) fn lines(docs: &str, width: usize) -> Vec<String> {
+    let cleaned: Vec<_> = docs.trim().lines().map(clean).collect();
+    let indentation = |line: &String| line.len() - line.trim_start().len();
+    let further = cleaned.iter().skip(1).filter(|line| !line.is_empty());
+    let shared = further.map(indentation).min().unwrap_or(0);
+    let mut lines = Vec::new();
+    for (line, index) in cleaned.iter().zip(0..) {
+        let line = match index {
+            0 => line.trim_start(),
+            _ => line.get(shared..).unwrap_or_default(),
+        };
+        wrap(line, width, &mut lines);
+    }
+    lines
+}
+
+/// Returns a name of the wire as a part of documentation. A long one is cut.
+pub(super) fn quoted(name: &str) -> String {
+    let is_shown = |c: char| !is_invisible(c) && c != '`';
+    let name: String = name.chars().filter(|c| is_shown(*c)).take(MAX_QUOTED).collect();
+    format!("`{}`", name.trim())
+}
+
+/// Returns the line without what could end it or hide a part of it.
+fn clean(line: &str) -> String {
+    let mut cleaned = String::with_capacity(line.len());
+    for character in line.chars() {
+        match character {
+            '\t' => cleaned.push_str("    "),
+            character if is_invisible(character) => {}
+            // Other spaces look like this one, and formatters treat them differently.
+            character if character.is_whitespace() => cleaned.push(' '),
+            character => cleaned.push(character),
+        }
+    }
+    cleaned.truncate(cleaned.trim_end().len());
+    cleaned
+}
+
+/// Whether a character is not shown, or changes how others are shown.
+pub(super) fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+fn wrap(mut line: &str, width: usize, lines: &mut Vec<String>) {
+    while let Some((beyond, next)) = line.char_indices().nth(width) {
+        let indentation = line.len() - line.trim_start().len();
+        let space = line[..beyond + next.len_utf8()].rfind(' ');
+        let Some(space) = space.filter(|space| *space > indentation) else {
+            break;
+        };
+        lines.push(line[..space].trim_end().to_owned());
+        line = line[space..].trim_start();
+    }
+    lines.push(line.to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_clean() {
+        let docs = "\n\n  One.\t\r\n\n    Two\u{202e}\u{85}\u{b}\u{2028}.  \n      Three.\n\n";
+        assert_eq!(lines(docs, 80), ["One.", "", "Two.", "  Three."]);
+        assert!(lines("", 80).is_empty() && lines(" \n\u{a0}\t", 80).is_empty());
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(lines("one two three", 7), ["one two", "three"]);
+        assert_eq!(lines("one two three", 6), ["one", "two", "three"]);
+        assert_eq!(
+            lines("one\n   twotwotwo three\n   x", 6),
+            ["one", "twotwotwo three", "x"]
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! A service and its types, independent of any language.
+//!
+//! Everything that a description may have and a program may not, such as two methods with the same
+//! name, is gone here. Names are still those on the wire.
+
+/// The limit on aliases to follow.
+const MAX_ALIASES: usize = 100;
+
+/// A service whose methods can be called by their names.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: String,
+    pub(super) queue: String,
+    pub(super) docs: String,
+    pub(super) methods: Vec<Method>,
+    pub(super) types: Types,
+    /// The description, as compact JSON.
+    pub(super) description: String,
+}
+
+/// A method. Its flags are those of the description.
+#[derive(Debug)]
+pub(super) struct Method {
+    pub(super) name: String,
+    pub(super) docs: String,
+    pub(super) arguments: Vec<Argument>,
+    pub(super) returns: Type,
+    pub(super) error: Option<Type>,
+    pub(super) incoming: Option<Type>,
+    pub(super) is_default: bool,
+    pub(super) is_idempotent: bool,
+    pub(super) is_oneway: bool,
+    pub(super) is_broadcast: bool,
+    pub(super) is_cancellable: bool,
+    pub(super) is_streaming: bool,
+    pub(super) timeout_ms: Option<u64>,
+    /// The name of an argument.
+    pub(super) resumed_by: Option<String>,
+    pub(super) retry: Option<Retry>,
+}
+
+/// How a job is retried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retry {
+    pub(super) times: u16,
+    pub(super) min_delay_ms: u64,
+    pub(super) max_delay_ms: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Argument {
+    pub(super) name: String,
+    pub(super) ty: Type,
+    /// Whether a caller may leave it out. That of an [`Option`](Type::Option) is then nothing, any
+    /// other has a default.
+    pub(super) is_optional: bool,
+    pub(super) aliases: Vec<String>,
+}
+
+/// The type of a value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Type {
+    Bool,
+    Int(Int),
+    F32,
+    F64,
+    Text,
+    Bytes,
+    /// Nothing: `()`, `null`.
+    Unit,
+    Option(Box<Type>),
+    List(Box<Type>),
+    /// At least one type.
+    Tuple(Vec<Type>),
+    Map(Box<Key>, Box<Type>),
+    Named(TypeId),
+    /// Any value.
+    Any,
+}
+
+/// An integer of 8 to 128 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Int {
+    pub(super) bits: u8,
+    pub(super) is_signed: bool,
+}
+
+/// The type of a map's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    Text,
+    Bool,
+    Int(Int),
+    /// An enum of units.
+    Named(TypeId),
+}
+
+/// The place of a type in [`Types`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TypeId(pub(super) usize);
+
+/// A type with a name.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// The name in the description, or a name for a type that has none there.
+    pub(super) name: String,
+    pub(super) docs: String,
+    pub(super) shape: Shape,
+}
+
+#[derive(Debug)]
+pub(super) enum Shape {
+    Struct(Vec<Field>),
+    /// Another name for a type, such as a struct without names of fields.
+    Alias(Type),
+    /// A value is the name of one of these.
+    Units(Vec<Unit>),
+    Enum(Tagging, Vec<Variant>),
+    /// A value is one of these types: the first that fits.
+    Untagged(Vec<Alternative>),
+    /// A type that is known by its name in Rust only.
+    Unknown,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) docs: String,
+    pub(super) ty: Type,
+    pub(super) is_required: bool,
+}
+
+/// A variant of an enum of units.
+#[derive(Debug, Clone)]
+pub(super) struct Unit {
+    pub(super) name: String,
+    pub(super) docs: String,
+}
+
+/// Where the variant's name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Tagging {
+    /// Outside: `{"Circle": content}`.
+    External,
+    /// In a field among those of the content.
+    Internal { tag: String },
+    /// In a field beside that of the content.
+    Adjacent { tag: String, content: String },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Variant {
+    pub(super) name: String,
+    pub(super) docs: String,
+    pub(super) content: Content,
+}
+
+/// What a variant holds.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    Unit,
+    /// One value: several values are a tuple. Not if the tag is internal.
+    Value(Type),
+    Fields(Vec<Field>),
+}
+
+/// One type of an untagged enum.
+#[derive(Debug, Clone)]
+pub(super) struct Alternative {
+    /// A name for it, if it has fields.
+    pub(super) name: String,
+    pub(super) docs: String,
+    pub(super) content: Content,
+}
+
+/// The types with names, each under its [`TypeId`].
+#[derive(Debug, Default)]
+pub(super) struct Types(pub(super) Vec<Named>);
+
+impl Method {
+    /// Whether the method can fail with a type that is not one of [`Types::only_errors`].
+    pub(super) fn has_other_error(&self, is_error: &[bool]) -> bool {
+        match &self.error {
+            Some(Type::Named(id)) => !is_error[id.0],
+            Some(_) => true,
+            None => false,
+        }
+    }
+}
+
+impl Types {
+    pub(super) fn get(&self, TypeId(index): TypeId) -> &Named {
+        &self.0[index]
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = TypeId> + use<> {
+        (0..self.0.len()).map(TypeId)
+    }
+
+    /// Whether a value of the type is always nothing.
+    pub(super) fn is_nothing(&self, ty: &Type) -> bool {
+        self.is_nothing_within(ty, MAX_ALIASES)
+    }
+
+    fn is_nothing_within(&self, ty: &Type, depth: usize) -> bool {
+        let Some(depth) = depth.checked_sub(1) else {
+            return false;
+        };
+        match ty {
+            Type::Unit => true,
+            Type::Option(inner) => self.is_nothing_within(inner, depth),
+            Type::Named(id) => match &self.get(*id).shape {
+                Shape::Alias(ty) => self.is_nothing_within(ty, depth),
+                Shape::Untagged(alternatives) => match alternatives.as_slice() {
+                    [only] => match &only.content {
+                        Content::Unit => true,
+                        Content::Value(ty) => self.is_nothing_within(ty, depth),
+                        Content::Fields(_) => false,
+                    },
+                    _ => false,
+                },
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Calls `visit` with each type that a value of this one directly holds.
+    pub(super) fn parts<'a>(&'a self, id: TypeId, visit: &mut dyn FnMut(&'a Type)) {
+        match &self.get(id).shape {
+            Shape::Struct(fields) => fields.iter().for_each(|field| visit(&field.ty)),
+            Shape::Alias(ty) => visit(ty),
+            Shape::Units(_) | Shape::Unknown => {}
+            Shape::Enum(_, variants) => variants.iter().for_each(|it| it.content.parts(visit)),
+            Shape::Untagged(alternatives) => alternatives.iter().for_each(|it| it.content.parts(visit)),
+        }
+    }
+
+    /// Returns the types that are used as errors of methods and nowhere else, and whose values have
+    /// names of fields or variants. A method's error of any other type has a class of its own.
+    pub(super) fn only_errors(&self, methods: &[Method]) -> Vec<bool> {
+        let mut is_value = vec![false; self.0.len()];
+        let mut pending = Vec::new();
+        let mut find = |ty: &Type| ty.each_name(&mut |id| pending.push(id));
+        for method in methods {
+            method.arguments.iter().for_each(|argument| find(&argument.ty));
+            find(&method.returns);
+            method.incoming.iter().for_each(&mut find);
+            match &method.error {
+                Some(Type::Named(error)) => self.parts(*error, &mut find),
+                Some(error) => find(error),
+                None => {}
+            }
+        }
+        while let Some(id) = pending.pop() {
+            if !std::mem::replace(&mut is_value[id.0], true) {
+                self.parts(id, &mut |ty| ty.each_name(&mut |id| pending.push(id)));
+            }
+        }
+        let mut is_error = vec![false; self.0.len()];
+        for method in methods {
+            if let Some(Type::Named(id)) = method.error
+                && !is_value[id.0]
+            {
+                let shape = &self.get(id).shape;
+                is_error[id.0] = matches!(shape, Shape::Struct(_) | Shape::Units(_) | Shape::Enum(..));
+            }
+        }
+        is_error
+    }
+}
+
+impl Content {
+    /// Returns the type of a variant that holds one value.
+    pub(super) fn value(&self) -> Option<&Type> {
+        match self {
+            Self::Value(ty) => Some(ty),
+            Self::Unit | Self::Fields(_) => None,
+        }
+    }
+
+    pub(super) fn parts<'a>(&'a self, visit: &mut dyn FnMut(&'a Type)) {
+        match self {
+            Self::Unit => {}
+            Self::Value(ty) => visit(ty),
+            Self::Fields(fields) => fields.iter().for_each(|field| visit(&field.ty)),
+        }
+    }
+}
+
+impl Type {
+    pub(super) fn option(self) -> Self {
+        match self {
+            // Nothing within nothing looks like nothing.
+            Self::Option(_) | Self::Unit | Self::Any => self,
+            other => Self::Option(Box::new(other)),
+        }
+    }
+
+    pub(super) fn list(self) -> Self {
+        Self::List(Box::new(self))
+    }
+
+    /// Calls `visit` with each name in the type.
+    pub(super) fn each_name(&self, visit: &mut dyn FnMut(TypeId)) {
+        match self {
+            Self::Named(id) => visit(*id),
+            Self::Option(inner) | Self::List(inner) => inner.each_name(visit),
+            Self::Tuple(types) => types.iter().for_each(|ty| ty.each_name(visit)),
+            Self::Map(key, value) => {
+                if let Key::Named(id) = **key {
+                    visit(id);
+                }
+                value.each_name(visit);
+            }
+            Self::Bool
+            | Self::Int(_)
+            | Self::F32
+            | Self::F64
+            | Self::Text
+            | Self::Bytes
+            | Self::Unit
+            | Self::Any => {}
+        }
+    }
+}

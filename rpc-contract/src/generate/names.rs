@@ -1,0 +1,173 @@
+//! Names for programs, made of names on the wire.
+
+use std::collections::HashMap;
+
+/// The limit on the length of a name. Longer ones are cut.
+const MAX_LENGTH: usize = 60;
+
+/// The names of one scope of a program: each once, and none that means something else there.
+#[derive(Debug)]
+pub(super) struct Scope {
+    /// Lists of words.
+    reserved: &'static [&'static str],
+    /// For each name that is taken, the last number that was appended to it, or 1.
+    taken: HashMap<String, usize>,
+}
+
+impl Scope {
+    /// Creates a scope in which the names in these lists of words have another meaning.
+    pub(super) fn new(reserved: &'static [&'static str]) -> Self {
+        Self {
+            reserved,
+            taken: HashMap::new(),
+        }
+    }
+
+    /// Takes a name. A reserved one gets an underscore, and one that is taken a number.
+    pub(super) fn add(&mut self, name: String) -> String {
+        let reserved = self.reserved;
+        let is_reserved = |name: &str| {
+            let mut words = reserved.iter().flat_map(|list| list.split_ascii_whitespace());
+            words.any(|word| word == name)
+        };
+        let name = if is_reserved(&name) {
+            format!("{name}_")
+        } else {
+            name
+        };
+        let mut candidate = name.clone();
+        while is_reserved(&candidate) || self.taken.contains_key(&candidate) {
+            let number = self.taken.entry(name.clone()).or_insert(1);
+            *number += 1;
+            candidate = match name.ends_with(|last: char| last.is_ascii_digit()) {
+                true => format!("{name}_{number}"),
+                false => format!("{name}{number}"),
+            };
+        }
+        self.taken.insert(candidate.clone(), 1);
+        candidate
+    }
+}
+
+/// Returns `get_email` for `get_email`, `getEmail` and `get-email`.
+pub(super) fn snake(name: &str, fallback: &str) -> String {
+    let words: Vec<_> = words(name).iter().map(|word| word.to_ascii_lowercase()).collect();
+    identifier(words.join("_"), 'n', fallback)
+}
+
+/// Returns `GET_EMAIL` for `get_email`.
+pub(super) fn screaming(name: &str, fallback: &str) -> String {
+    snake(name, fallback).to_ascii_uppercase()
+}
+
+/// Returns `getEmail` for `get_email`.
+pub(super) fn camel(name: &str, fallback: &str) -> String {
+    let words = words(name);
+    let mut words = words.iter();
+    let first = words.next().map(|word| word.to_ascii_lowercase());
+    let joined = first
+        .into_iter()
+        .chain(words.map(|word| capitalized(word)))
+        .collect();
+    identifier(joined, 'n', fallback)
+}
+
+/// Returns `GetEmail` for `get_email`. Capital letters within a word stay.
+pub(super) fn pascal(name: &str, fallback: &str) -> String {
+    let parts = name.split(|c: char| !c.is_ascii_alphanumeric());
+    identifier(parts.map(capitalized).collect(), 'N', fallback)
+}
+
+/// Splits a name at everything that is no letter or digit, and before capital letters.
+fn words(name: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    for part in name.split(|c: char| !c.is_ascii_alphanumeric()) {
+        let (bytes, mut start) = (part.as_bytes(), 0);
+        for at in 1..bytes.len() {
+            let is_next_lower = bytes.get(at + 1).is_some_and(u8::is_ascii_lowercase);
+            let begins_word =
+                bytes[at].is_ascii_uppercase() && (!bytes[at - 1].is_ascii_uppercase() || is_next_lower);
+            if begins_word {
+                words.push(&part[start..at]);
+                start = at;
+            }
+        }
+        if start < part.len() {
+            words.push(&part[start..]);
+        }
+    }
+    words
+}
+
+fn capitalized(word: &str) -> String {
+    let mut characters = word.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
+}
+
+/// Returns the name, cut if it is too long, and with a letter before a digit.
+fn identifier(mut name: String, letter: char, fallback: &str) -> String {
+    if name.is_empty() {
+        return fallback.to_owned();
+    }
+    if name.starts_with(|first: char| first.is_ascii_digit()) {
+        name.insert(0, letter);
+    }
+    name.truncate(MAX_LENGTH);
+    name.truncate(name.trim_end_matches('_').len());
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_their_kind() {
+        for (name, snake_case, camel_case, pascal_case) in [
+            ("get_email", "get_email", "getEmail", "GetEmail"),
+            ("getEmail", "get_email", "getEmail", "GetEmail"),
+            ("HTTPServer", "http_server", "httpServer", "HTTPServer"),
+            ("words.join", "words_join", "wordsJoin", "WordsJoin"),
+            ("ZIP-code", "zip_code", "zipCode", "ZIPCode"),
+            ("u128", "u128", "u128", "U128"),
+            ("2nd", "n2nd", "n2nd", "N2nd"),
+            ("_x_", "x", "x", "X"),
+            ("größe", "gr_e", "grE", "GrE"),
+            ("*/ \"\n", "value", "value", "value"),
+            ("", "value", "value", "value"),
+        ] {
+            assert_eq!(snake(name, "value"), snake_case, "{name}");
+            assert_eq!(camel(name, "value"), camel_case, "{name}");
+            assert_eq!(pascal(name, "value"), pascal_case, "{name}");
+        }
+        assert_eq!(screaming("darkBlue", ""), "DARK_BLUE");
+        assert_eq!(snake(&"x".repeat(1000), "").len(), MAX_LENGTH);
+        assert_eq!(
+            snake(&format!("{}_y", "x".repeat(MAX_LENGTH - 1)), "").len(),
+            MAX_LENGTH - 1
+        );
+    }
+
+    #[test]
+    fn names_of_a_scope_differ() {
+        let mut scope = Scope::new(&["class a4", "self"]);
+        let mut add = |name: &str| scope.add(name.to_owned());
+        assert_eq!(
+            (add("a"), add("a"), add("a")),
+            ("a".into(), "a2".into(), "a3".into())
+        );
+        assert_eq!((add("a2"), add("a")), ("a2_2".into(), "a5".into()));
+        assert_eq!(
+            (add("class"), add("class_"), add("class")),
+            ("class_".into(), "class_2".into(), "class_3".into())
+        );
+    }
+
+    #[test]
+    fn many_equal_names_take_no_long_time() {
+        let mut scope = Scope::new(&[]);
+        let names: std::collections::HashSet<_> = (0..100_000).map(|_| scope.add("x".to_owned())).collect();
+        assert_eq!(names.len(), 100_000);
+    }
+}

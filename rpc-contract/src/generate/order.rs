@@ -1,0 +1,93 @@
+//! In which order types are declared.
+
+use std::collections::BTreeMap;
+
+use super::model::TypeId;
+
+/// An order of types in which a type comes after those that it needs, and the needs that no order
+/// can meet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) types: Vec<TypeId>,
+    /// For each type, those that it needs and that come after it.
+    pub(super) unmet: BTreeMap<TypeId, Vec<TypeId>>,
+}
+
+impl Order {
+    /// Orders types by their needs: `needs[n]` are those of the `n`th type. Of several orders, it is
+    /// the one nearest to that of the numbers.
+    pub(super) fn new(mut needs: Vec<Vec<usize>>) -> Self {
+        let mut order = Self {
+            types: Vec::new(),
+            unmet: BTreeMap::new(),
+        };
+        let mut is_placed = vec![false; needs.len()];
+        let mut first = 0;
+        while order.types.len() < needs.len() {
+            while is_placed[first] {
+                first += 1;
+            }
+            // Follows needs until one has no needs itself, or is needed by one that it needs.
+            let (mut path, mut is_on_path) = (vec![first], vec![false; needs.len()]);
+            is_on_path[first] = true;
+            while let Some(&last) = path.last() {
+                match needs[last].pop() {
+                    None => {
+                        is_placed[last] = true;
+                        order.types.push(TypeId(last));
+                        path.pop();
+                    }
+                    Some(next) if is_placed[next] => {}
+                    Some(next) if is_on_path[next] => {
+                        order.unmet.entry(TypeId(last)).or_default().push(TypeId(next));
+                    }
+                    Some(next) => {
+                        is_on_path[next] = true;
+                        path.push(next);
+                    }
+                }
+            }
+        }
+        order
+    }
+
+    /// Whether `id` needs `other`, which comes after it.
+    pub(super) fn is_unmet(&self, id: TypeId, other: TypeId) -> bool {
+        self.unmet.get(&id).is_some_and(|types| types.contains(&other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(needs: &[&[usize]]) -> (Vec<usize>, Vec<(usize, usize)>) {
+        let order = Order::new(needs.iter().map(|needs| needs.to_vec()).collect());
+        let unmet = order.unmet.iter();
+        let unmet = unmet.flat_map(|(id, others)| others.iter().map(|other| (id.0, other.0)));
+        (order.types.iter().map(|id| id.0).collect(), unmet.collect())
+    }
+
+    #[test]
+    fn types_come_after_those_that_they_need() {
+        assert_eq!(order(&[&[], &[], &[]]), (vec![0, 1, 2], vec![]));
+        assert_eq!(order(&[&[2], &[0], &[]]), (vec![2, 0, 1], vec![]));
+    }
+
+    #[test]
+    fn a_cycle_is_cut_once() {
+        assert_eq!(order(&[&[0]]), (vec![0], vec![(0, 0)]));
+        assert_eq!(
+            order(&[&[1], &[2], &[0, 1]]),
+            (vec![2, 1, 0], vec![(2, 1), (2, 0)])
+        );
+        // The first is not part of the cycle.
+        assert_eq!(order(&[&[1], &[2], &[1]]), (vec![2, 1, 0], vec![(2, 1)]));
+    }
+
+    #[test]
+    fn long_chains_are_ordered() {
+        let needs = (0..100_000).map(|n| if n == 99_999 { vec![] } else { vec![n + 1] });
+        assert_eq!(Order::new(needs.collect()).types[0], TypeId(99_999));
+    }
+}

@@ -1,0 +1,194 @@
+//! The client and the base of a worker.
+
+use super::super::WIDTH;
+use super::super::docs::quoted;
+use super::super::layout::Doc;
+use super::super::model::{Method, Service, Type};
+use super::STEP;
+use super::declarations::{absent, class, documented};
+use super::naming::{MethodNames, Names};
+use super::text::docstring;
+use super::types::{TypeWriter, only};
+
+/// How a method is called.
+struct Call {
+    is_async: bool,
+    /// The function of the client's base that does it.
+    function: &'static str,
+    /// The generic type of the package that it returns, if it does not return the result.
+    returns: Option<&'static str>,
+}
+
+impl Call {
+    fn of(method: &Method) -> Self {
+        let (is_async, function, returns) = match method {
+            Method {
+                is_broadcast: true,
+                is_oneway: true,
+                ..
+            } => (true, "_tell", None),
+            Method {
+                is_broadcast: true, ..
+            } => (false, "_broadcast", Some("rpc_runtime.Answers[")),
+            Method { is_oneway: true, .. } => (true, "_send", None),
+            Method {
+                is_streaming: true,
+                incoming: Some(_),
+                ..
+            } => (false, "_stream_with_items", Some("rpc_runtime.ResultStream[")),
+            Method {
+                is_streaming: true, ..
+            } => (false, "_stream", Some("rpc_runtime.ResultStream[")),
+            Method {
+                incoming: Some(_), ..
+            } => (true, "_call_with_items", None),
+            _ => (true, "_call", None),
+        };
+        Self {
+            is_async,
+            function,
+            returns,
+        }
+    }
+}
+
+/// Returns the client, after two blank lines.
+pub(super) fn client(service: &Service, names: &Names) -> String {
+    let types = TypeWriter::new(service, names);
+    let mut body = "    _service = _SERVICE\n".to_owned();
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        let call = Call::of(method);
+        let result = match call.returns {
+            Some(generic) => only(generic, types.ty(&method.returns)),
+            None => result(method, &types),
+        };
+        let items = |item: &Type| only("rpc_runtime.Items[", types.ty(item));
+        let parameters = parameters(method, names, &types, true, items);
+        body.push('\n');
+        body.push_str(&signature(call.is_async, &names.function, parameters, result));
+        let docs = documented(&method.docs, || format!("Calls {}.", quoted(&method.name)));
+        body.push_str(&docstring(&docs, 2 * STEP));
+        body.push_str(&call_of(&call, method, names));
+    }
+    let docs = format!("Calls the service {}.", quoted(&service.name));
+    format!(
+        "\n\n# Callers.\n{}",
+        class("", &names.client, Some("rpc_runtime.Client"), &docs, &body)
+    )
+}
+
+/// Returns the base of a worker, after two blank lines.
+pub(super) fn worker(service: &Service, names: &Names) -> String {
+    let types = TypeWriter::new(service, names);
+    let mut body = "    _service = _SERVICE\n".to_owned();
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        let result = match method.is_streaming {
+            true => only("AsyncIterator[", types.ty(&method.returns)),
+            false => result(method, &types),
+        };
+        let items = |item: &Type| only("AsyncIterator[", types.ty(item));
+        let parameters = parameters(method, names, &types, false, items);
+        body.push_str("\n    @abc.abstractmethod\n");
+        body.push_str(&signature(
+            !method.is_streaming,
+            &names.function,
+            parameters,
+            result,
+        ));
+        let docs = documented(&method.docs, || format!("Answers {}.", quoted(&method.name)));
+        body.push_str(&docstring(&docs, 2 * STEP));
+    }
+    let docs = format!("Serves the service {}.", quoted(&service.name));
+    format!(
+        "\n\n# Workers.\n{}",
+        class("", &names.worker, Some("rpc_runtime.Worker"), &docs, &body)
+    )
+}
+
+fn result(method: &Method, types: &TypeWriter<'_>) -> Doc {
+    match method.is_oneway {
+        true => Doc::text("None"),
+        false => types.annotation(&method.returns),
+    }
+}
+
+/// Returns the parameters. Those at the end that may be left out have a default, if `has_defaults`.
+fn parameters(
+    method: &Method,
+    names: &MethodNames,
+    types: &TypeWriter<'_>,
+    has_defaults: bool,
+    items: impl Fn(&Type) -> Doc,
+) -> Vec<Doc> {
+    let required = method
+        .arguments
+        .iter()
+        .rposition(|argument| !argument.is_optional);
+    let first_optional = match method.incoming {
+        // It is the last parameter, and always there.
+        Some(_) => method.arguments.len(),
+        None => required.map_or(0, |last| last + 1),
+    };
+    let mut parameters = vec![Doc::text("self")];
+    for ((argument, name), index) in method.arguments.iter().zip(&names.arguments).zip(0..) {
+        let (absent, default) = absent(&argument.ty, !argument.is_optional);
+        let mut ty = vec![types.ty(&argument.ty)];
+        ty.extend(absent.map(Doc::text));
+        let mut parameter = vec![Doc::text(format!("{name}: "))];
+        parameter.push(Doc::Group(Doc::joined(
+            ty,
+            &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
+        )));
+        if has_defaults && index >= first_optional {
+            parameter.extend(default.map(|default| Doc::text(format!(" = {default}"))));
+        }
+        parameters.push(Doc::Concat(parameter));
+    }
+    if let Some(item) = &method.incoming {
+        parameters.push(Doc::Concat(vec![
+            Doc::text(format!("{}: ", names.items)),
+            items(item),
+        ]));
+    }
+    parameters
+}
+
+/// Returns the first lines of a function.
+fn signature(is_async: bool, name: &str, parameters: Vec<Doc>, result: Doc) -> String {
+    let keyword = if is_async { "async def" } else { "def" };
+    let mut within = vec![Doc::SoftLine];
+    within.extend(Doc::joined(
+        parameters,
+        &Doc::Concat(vec![Doc::text(","), Doc::Line]),
+    ));
+    within.push(Doc::IfBroken(","));
+    // If the result does not fit, the parameters are broken too.
+    let signature = Doc::Group(vec![
+        Doc::text(format!("{keyword} {name}(")),
+        Doc::Indent(within),
+        Doc::SoftLine,
+        Doc::text(") -> "),
+        result,
+        Doc::text(":"),
+    ]);
+    format!("    {}\n", signature.render(WIDTH, STEP, STEP))
+}
+
+fn call_of(call: &Call, method: &Method, names: &MethodNames) -> String {
+    let mut arguments = vec![Doc::text(&names.constant)];
+    if method.incoming.is_some() {
+        arguments.push(Doc::text(&names.items));
+    }
+    arguments.extend(names.arguments.iter().map(Doc::text));
+    let has_result = !method.is_oneway && method.returns != Type::Unit;
+    let keywords = match call.is_async {
+        true if has_result => "return await",
+        true => "await",
+        false => "return",
+    };
+    let call = Doc::Concat(vec![
+        Doc::text(format!("{keywords} self.{}", call.function)),
+        Doc::list("(", arguments, ")", Doc::SoftLine),
+    ]);
+    format!("        {}\n", call.render(WIDTH, 2 * STEP, STEP))
+}

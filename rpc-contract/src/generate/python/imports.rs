@@ -1,0 +1,179 @@
+//! What a module imports: only what it uses.
+
+use std::collections::BTreeSet;
+
+use super::super::WIDTH;
+use super::super::layout::Doc;
+use super::super::model::{Content, Field, Key, Service, Shape, Type};
+use super::STEP;
+use super::naming::{self, Names};
+use super::types::{TypeWriter, integer};
+
+/// The names that a module imports from the package, in the order of `ruff check --select I`.
+const OF_PACKAGE: [&str; 17] = [
+    "F32", "I8", "I16", "I32", "I64", "I128", "U8", "U16", "U32", "U64", "U128", "UNSET", "Argument",
+    "Method", "Retry", "Unset", "wire",
+];
+
+/// What the declarations of a module use.
+#[derive(Debug, Default)]
+struct Uses(BTreeSet<String>);
+
+impl Uses {
+    fn add(&mut self, name: &str) {
+        self.0.insert(name.to_owned());
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
+    fn ty(&mut self, ty: &Type) {
+        match ty {
+            Type::Int(int) => self.add(&integer(*int)),
+            Type::F32 => self.add("F32"),
+            Type::Any => self.add("Any"),
+            Type::Option(inner) | Type::List(inner) => self.ty(inner),
+            Type::Tuple(types) => types.iter().for_each(|ty| self.ty(ty)),
+            Type::Map(key, value) => {
+                if let Key::Int(int) = **key {
+                    self.add(&integer(int));
+                }
+                self.ty(value);
+            }
+            Type::Bool | Type::F64 | Type::Text | Type::Bytes | Type::Unit | Type::Named(_) => {}
+        }
+    }
+
+    fn fields(&mut self, fields: &[Field], is_error: bool) {
+        for (field, name) in fields.iter().zip(naming::fields(fields, is_error)) {
+            self.ty(&field.ty);
+            if field.name != name {
+                self.add("Annotated");
+                self.add("wire");
+            }
+            if !field.is_required {
+                self.absent(&field.ty);
+            }
+        }
+    }
+
+    /// Adds what the type of a value uses that may be left out.
+    fn absent(&mut self, ty: &Type) {
+        match ty {
+            Type::Option(_) | Type::Unit => {}
+            Type::Any => self.add("UNSET"),
+            _ => ["UNSET", "Unset"].iter().for_each(|name| self.add(name)),
+        }
+    }
+
+    fn content(&mut self, content: &Content, is_error: bool) {
+        match content {
+            Content::Unit => {}
+            Content::Value(ty) => self.ty(ty),
+            Content::Fields(fields) => self.fields(fields, is_error),
+        }
+    }
+}
+
+/// Returns the imports, and the blank line before them.
+pub(super) fn imports(service: &Service, names: &Names) -> String {
+    let uses = uses(service, names);
+    let mut imports = "\nfrom __future__ import annotations\n".to_owned();
+    let mut standard = String::new();
+    if !service.methods.is_empty() {
+        standard.push_str("import abc\n");
+    }
+    if uses.has("enum") {
+        standard.push_str("import enum\n");
+    }
+    if uses.has("AsyncIterator") {
+        standard.push_str("from collections.abc import AsyncIterator\n");
+    }
+    let typing = ["Annotated", "Any", "TypeAlias"]
+        .iter()
+        .filter(|name| uses.has(name));
+    let typing: Vec<_> = typing.copied().collect();
+    if !typing.is_empty() {
+        standard.push_str(&format!("from typing import {}\n", typing.join(", ")));
+    }
+    if !standard.is_empty() {
+        imports.push('\n');
+        imports.push_str(&standard);
+    }
+    imports.push_str("\nimport rpc_runtime\n");
+    let package = OF_PACKAGE.iter().filter(|name| uses.has(name));
+    let package: Vec<_> = package.map(|name| Doc::text(*name)).collect();
+    if !package.is_empty() {
+        imports.push_str(&import_from(package));
+    }
+    imports
+}
+
+fn import_from(names: Vec<Doc>) -> String {
+    let within = Doc::joined(names, &Doc::Concat(vec![Doc::text(","), Doc::Line]));
+    let import = Doc::Group(vec![
+        Doc::text("from rpc_runtime import "),
+        Doc::IfBroken("("),
+        Doc::Indent(vec![Doc::SoftLine, Doc::Concat(within), Doc::IfBroken(",")]),
+        Doc::SoftLine,
+        Doc::IfBroken(")"),
+    ]);
+    format!("{}\n", import.render(WIDTH, 0, STEP))
+}
+
+fn uses(service: &Service, names: &Names) -> Uses {
+    let mut uses = Uses::default();
+    let writer = TypeWriter::new(service, names);
+    if !writer.order.unmet.is_empty() {
+        uses.add("Any");
+    }
+    for id in service.types.ids() {
+        let is_error = names.is_error[id.0];
+        match &service.types.get(id).shape {
+            Shape::Struct(fields) => uses.fields(fields, is_error),
+            Shape::Alias(ty) => {
+                uses.add("TypeAlias");
+                uses.ty(ty);
+            }
+            Shape::Units(_) if is_error => {}
+            Shape::Units(_) => uses.add("enum"),
+            Shape::Enum(_, variants) => {
+                if !is_error {
+                    uses.add("TypeAlias");
+                }
+                variants
+                    .iter()
+                    .for_each(|variant| uses.content(&variant.content, is_error));
+            }
+            Shape::Untagged(alternatives) => {
+                uses.add("TypeAlias");
+                let contents = alternatives.iter().map(|alternative| &alternative.content);
+                contents.for_each(|content| uses.content(content, is_error));
+            }
+            Shape::Unknown => ["Any", "TypeAlias"].iter().for_each(|name| uses.add(name)),
+        }
+    }
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        uses.add("Method");
+        for argument in &method.arguments {
+            uses.add("Argument");
+            uses.ty(&argument.ty);
+            if argument.is_optional {
+                uses.absent(&argument.ty);
+            }
+        }
+        uses.ty(&method.returns);
+        method.incoming.iter().for_each(|item| uses.ty(item));
+        if let (Some(error), Some(_)) = (&method.error, &names.failure) {
+            uses.ty(error);
+        }
+        if method.retry.is_some() {
+            uses.add("Retry");
+        }
+        if method.is_streaming || method.incoming.is_some() {
+            uses.add("AsyncIterator");
+        }
+    }
+    uses
+}

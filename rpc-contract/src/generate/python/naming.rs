@@ -1,0 +1,157 @@
+//! The names in a module.
+
+use super::super::model::{Content, Field, Method, Service, Shape, TypeId};
+use super::super::names::{Scope, pascal, screaming, snake};
+
+/// Words of the language.
+const WORDS: &str = "\
+    False None True and as assert async await break class continue def del elif else except finally \
+    for from global if import in is lambda nonlocal not or pass raise return try while with yield";
+
+/// Types of the language, and modules, that annotations mention.
+const IN_ANNOTATIONS: &str = "abc bool bytes dict enum float int list rpc_runtime str tuple wire";
+
+/// What the module imports.
+const IMPORTED: &str = "\
+    Annotated Any Argument AsyncIterator F32 I128 I16 I32 I64 I8 Method Retry TypeAlias U128 U16 \
+    U32 U64 U8 UNSET Unset";
+
+/// Classes of the language.
+const BUILTIN: &str = "\
+    ArithmeticError AssertionError AttributeError BaseException BaseExceptionGroup BlockingIOError \
+    BrokenPipeError BufferError BytesWarning ChildProcessError ConnectionAbortedError \
+    ConnectionError ConnectionRefusedError ConnectionResetError DeprecationWarning EOFError \
+    Ellipsis EncodingWarning EnvironmentError Exception ExceptionGroup FileExistsError \
+    FileNotFoundError FloatingPointError FutureWarning GeneratorExit IOError ImportError \
+    ImportWarning IndentationError IndexError InterruptedError IsADirectoryError KeyError \
+    KeyboardInterrupt LookupError MemoryError ModuleNotFoundError NameError NotADirectoryError \
+    NotImplemented NotImplementedError OSError OverflowError PendingDeprecationWarning \
+    PermissionError ProcessLookupError PythonFinalizationError RecursionError ReferenceError \
+    ResourceWarning RuntimeError RuntimeWarning StopAsyncIteration StopIteration SyntaxError \
+    SyntaxWarning SystemError SystemExit TabError TimeoutError TypeError UnboundLocalError \
+    UnicodeDecodeError UnicodeEncodeError UnicodeError UnicodeTranslateError UnicodeWarning \
+    UserWarning ValueError Warning ZeroDivisionError";
+
+/// What the base classes of clients and workers have.
+const OF_BASES: &str = "queue with_options";
+
+/// What exceptions have.
+const OF_EXCEPTIONS: &str = "add_note args executed retryable with_traceback";
+
+/// The names in a module, by the places of what they name in the [`Service`].
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) client: String,
+    pub(super) worker: String,
+    pub(super) types: Vec<String>,
+    /// The classes of the variants or alternatives of each type. Empty for those without a class.
+    pub(super) variants: Vec<Vec<String>>,
+    pub(super) methods: Vec<MethodNames>,
+    /// Whether a type is an exception.
+    pub(super) is_error: Vec<bool>,
+}
+
+#[derive(Debug)]
+pub(super) struct MethodNames {
+    pub(super) function: String,
+    pub(super) constant: String,
+    pub(super) arguments: Vec<String>,
+    /// The parameter for the items that the method receives.
+    pub(super) items: String,
+    /// The class of its error, if the error's type is none.
+    pub(super) failure: Option<String>,
+}
+
+impl Names {
+    pub(super) fn new(service: &Service) -> Self {
+        let mut classes = Scope::new(&[WORDS, IMPORTED, BUILTIN]);
+        let base = pascal(&service.name, "Service");
+        let client = classes.add(format!("{base}Client"));
+        let worker = classes.add(format!("{base}Worker"));
+        let types = service.types.0.iter();
+        let types: Vec<_> = types
+            .map(|named| classes.add(pascal(&named.name, "Type")))
+            .collect();
+        let is_error = service.types.only_errors(&service.methods);
+        let variants = service.types.ids().map(|id| {
+            let names = variant_names(service, id, &types[id.0], is_error[id.0]);
+            names
+                .into_iter()
+                .map(|name| if name.is_empty() { name } else { classes.add(name) })
+                .collect()
+        });
+        let variants = variants.collect();
+        let mut functions = Scope::new(&[WORDS, IN_ANNOTATIONS, OF_BASES]);
+        let mut constants = Scope::new(&["_SERVICE"]);
+        let methods = service.methods.iter().map(|method| {
+            let failure = method
+                .has_other_error(&is_error)
+                .then(|| classes.add(format!("{}Failed", pascal(&method.name, "Method"))));
+            MethodNames::new(method, &mut functions, &mut constants, failure)
+        });
+        let methods = methods.collect();
+        Self {
+            client,
+            worker,
+            types,
+            variants,
+            methods,
+            is_error,
+        }
+    }
+
+    pub(super) fn ty(&self, id: TypeId) -> &str {
+        &self.types[id.0]
+    }
+}
+
+impl MethodNames {
+    fn new(method: &Method, functions: &mut Scope, constants: &mut Scope, failure: Option<String>) -> Self {
+        let mut parameters = Scope::new(&[WORDS, "self"]);
+        let arguments = method.arguments.iter();
+        let arguments = arguments.map(|argument| parameters.add(snake(&argument.name, "argument")));
+        Self {
+            arguments: arguments.collect(),
+            items: parameters.add("items".to_owned()),
+            function: functions.add(snake(&method.name, "method")),
+            constant: constants.add(format!("_{}", screaming(&method.name, "METHOD"))),
+            failure,
+        }
+    }
+}
+
+/// Returns the names of a type's variants that have classes, with an empty one for each other.
+fn variant_names(service: &Service, id: TypeId, name: &str, is_error: bool) -> Vec<String> {
+    let of = |variant: &str| format!("{name}{}", pascal(variant, "Variant"));
+    match &service.types.get(id).shape {
+        Shape::Enum(_, variants) => variants.iter().map(|variant| of(&variant.name)).collect(),
+        Shape::Units(units) if is_error => units.iter().map(|unit| of(&unit.name)).collect(),
+        Shape::Untagged(alternatives) => {
+            let alternatives = alternatives.iter();
+            let names = alternatives.map(|alternative| match alternative.content {
+                Content::Fields(_) => of(&alternative.name),
+                Content::Unit | Content::Value(_) => String::new(),
+            });
+            names.collect()
+        }
+        Shape::Struct(_) | Shape::Alias(_) | Shape::Units(_) | Shape::Unknown => Vec::new(),
+    }
+}
+
+/// Returns the names of fields in their class.
+pub(super) fn fields(fields: &[Field], is_error: bool) -> Vec<String> {
+    let mut scope = match is_error {
+        true => Scope::new(&[WORDS, IN_ANNOTATIONS, OF_EXCEPTIONS]),
+        false => Scope::new(&[WORDS, IN_ANNOTATIONS]),
+    };
+    fields
+        .iter()
+        .map(|field| scope.add(snake(&field.name, "field")))
+        .collect()
+}
+
+/// Returns the names of an enum's members.
+pub(super) fn members<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut scope = Scope::new(&[WORDS]);
+    names.map(|name| scope.add(screaming(name, "EMPTY"))).collect()
+}

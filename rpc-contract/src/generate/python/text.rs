@@ -1,0 +1,63 @@
+//! Text in Python: literals and docstrings.
+
+use super::super::{WIDTH, docs, literals};
+
+/// Returns a string literal.
+pub(super) fn literal(text: &str) -> String {
+    literals::literal(text, |wide| format!("\\U{wide:08x}"))
+}
+
+/// Returns a docstring with this indentation, and the end of its last line. Empty if there is no
+/// documentation.
+pub(super) fn docstring(docs: &str, indent: usize) -> String {
+    // Its quotes are on the first line too.
+    let lines = docs::lines(docs, WIDTH - indent - 6);
+    let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
+    let margin = " ".repeat(indent);
+    match lines.as_slice() {
+        [] => String::new(),
+        [only] => {
+            let (before, after) = (space_if(only.starts_with('"')), space_if(only.ends_with('"')));
+            format!("{margin}\"\"\"{before}{only}{after}\"\"\"\n")
+        }
+        [first, ..] => {
+            let mut docstring = format!("{margin}\"\"\"{}", space_if(first.starts_with('"')));
+            for (line, index) in lines.iter().zip(0..) {
+                if index > 0 && !line.is_empty() {
+                    docstring.push_str(&margin);
+                }
+                docstring.push_str(line);
+                docstring.push('\n');
+            }
+            docstring.push_str(&format!("{margin}\"\"\"\n"));
+            docstring
+        }
+    }
+}
+
+/// Returns a space that keeps a quote of the text from those around it.
+fn space_if(is_quote: bool) -> &'static str {
+    if is_quote { " " } else { "" }
+}
+
+fn escaped(line: &str) -> String {
+    line.replace('\\', "\\\\").replace("\"\"\"", "'''")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docstrings_end_where_they_should() {
+        assert_eq!(docstring("", 4), "");
+        assert_eq!(docstring("One.", 4), "    \"\"\"One.\"\"\"\n");
+        assert_eq!(docstring("One.\n\nTwo\\", 0), "\"\"\"One.\n\nTwo\\\\\n\"\"\"\n");
+        assert_eq!(docstring("\"One\"", 0), "\"\"\" \"One\" \"\"\"\n");
+        assert_eq!(
+            docstring("\"One\"\n\"Two\"", 0),
+            "\"\"\" \"One\"\n\"Two\"\n\"\"\"\n"
+        );
+        assert_eq!(docstring("a \"\"\" b", 0), "\"\"\"a ''' b\"\"\"\n");
+    }
+}

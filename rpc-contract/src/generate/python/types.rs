@@ -1,0 +1,157 @@
+//! Types as Python writes them.
+
+use super::super::layout::Doc;
+use super::super::model::{Int, Key, Service, Shape, Type, TypeId};
+use super::super::order::Order;
+use super::naming::Names;
+
+/// Writes types.
+#[derive(Debug)]
+pub(super) struct TypeWriter<'a> {
+    service: &'a Service,
+    names: &'a Names,
+    /// In which order the types are declared.
+    pub(super) order: Order,
+}
+
+impl<'a> TypeWriter<'a> {
+    pub(super) fn new(service: &'a Service, names: &'a Names) -> Self {
+        Self {
+            service,
+            names,
+            order: order(service),
+        }
+    }
+
+    /// Writes a type within other code.
+    pub(super) fn ty(&self, ty: &Type) -> Doc {
+        Doc::Group(self.union(ty, None))
+    }
+
+    /// Writes a type as an annotation, or as what an alias stands for. A union that does not fit is
+    /// in parentheses there.
+    pub(super) fn annotation(&self, ty: &Type) -> Doc {
+        operands(self.union(ty, None))
+    }
+
+    /// Writes the type that an alias stands for.
+    pub(super) fn alias_of(&self, id: TypeId, ty: &Type) -> Doc {
+        operands(self.union(ty, Some(id)))
+    }
+
+    /// Writes a type as a part of the declaration of the alias `within`. A type that is not declared
+    /// before may be any value there.
+    pub(super) fn member(&self, within: TypeId, ty: &Type) -> Doc {
+        self.single(ty, Some(within))
+    }
+
+    fn union(&self, ty: &Type, within: Option<TypeId>) -> Vec<Doc> {
+        match ty {
+            // Python refuses the union of nothing and nothing.
+            Type::Option(inner) if self.service.types.is_nothing(inner) => vec![self.single(inner, within)],
+            Type::Option(inner) => vec![self.single(inner, within), Doc::Line, Doc::text("| None")],
+            ty => vec![self.single(ty, within)],
+        }
+    }
+
+    fn single(&self, ty: &Type, within: Option<TypeId>) -> Doc {
+        let nested = |ty: &Type| Doc::Group(self.union(ty, within));
+        match ty {
+            Type::Bool => Doc::text("bool"),
+            Type::Int(int) => Doc::text(integer(*int)),
+            Type::F32 => Doc::text("F32"),
+            Type::F64 => Doc::text("float"),
+            Type::Text => Doc::text("str"),
+            Type::Bytes => Doc::text("bytes"),
+            Type::Unit => Doc::text("None"),
+            Type::Any => Doc::text("Any"),
+            Type::Named(id) => match within {
+                Some(within) if self.order.is_unmet(within, *id) => Doc::text("Any"),
+                _ => Doc::text(self.names.ty(*id)),
+            },
+            Type::Option(_) => nested(ty),
+            Type::List(item) => only("list[", nested(item)),
+            Type::Tuple(types) => match types.as_slice() {
+                [single] => only("tuple[", nested(single)),
+                types => Doc::list("tuple[", types.iter().map(nested).collect(), "]", Doc::SoftLine),
+            },
+            Type::Map(key, value) => {
+                let key = match **key {
+                    Key::Text => Doc::text("str"),
+                    Key::Bool => Doc::text("bool"),
+                    Key::Int(int) => Doc::text(integer(int)),
+                    Key::Named(id) => Doc::text(self.names.ty(id)),
+                };
+                Doc::list("dict[", vec![key, nested(value)], "]", Doc::SoftLine)
+            }
+        }
+    }
+}
+
+/// Returns the union of types as an annotation.
+pub(super) fn union(members: Vec<Doc>) -> Doc {
+    operands(Doc::joined(
+        members,
+        &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
+    ))
+}
+
+/// Returns the operands of a union. A single one breaks within its own brackets.
+fn operands(mut operands: Vec<Doc>) -> Doc {
+    match operands.len() {
+        1 => operands.remove(0),
+        _ => parenthesized(operands),
+    }
+}
+
+/// Returns an expression that is in parentheses if it does not fit.
+pub(super) fn parenthesized(operands: Vec<Doc>) -> Doc {
+    Doc::Group(vec![
+        Doc::IfBroken("("),
+        Doc::Indent(vec![Doc::SoftLine, Doc::Group(operands)]),
+        Doc::SoftLine,
+        Doc::IfBroken(")"),
+    ])
+}
+
+/// Returns a generic type with one parameter. A comma after that would make a tuple of it.
+pub(super) fn only(open: &str, parameter: Doc) -> Doc {
+    Doc::Group(vec![
+        Doc::text(open),
+        Doc::Indent(vec![Doc::SoftLine, parameter]),
+        Doc::SoftLine,
+        Doc::text("]"),
+    ])
+}
+
+pub(super) fn integer(int: Int) -> String {
+    format!("{}{}", if int.is_signed { 'I' } else { 'U' }, int.bits)
+}
+
+/// Returns the order in which types are declared: an alias is an expression, whose parts must exist.
+/// The fields of classes are looked at later.
+fn order(service: &Service) -> Order {
+    let types = &service.types;
+    let needs = types.ids().map(|id| match types.get(id).shape {
+        Shape::Alias(_) | Shape::Untagged(_) => {
+            let mut needs = Vec::new();
+            let mut add = |ty: &Type| {
+                ty.each_name(&mut |id| needs.push(id.0));
+            };
+            match &types.get(id).shape {
+                Shape::Untagged(alternatives) => {
+                    let values = alternatives
+                        .iter()
+                        .filter_map(|alternative| alternative.content.value());
+                    values.for_each(&mut add);
+                }
+                _ => types.parts(id, &mut add),
+            }
+            // The last one is followed first.
+            needs.reverse();
+            needs
+        }
+        Shape::Struct(_) | Shape::Units(_) | Shape::Enum(..) | Shape::Unknown => Vec::new(),
+    });
+    Order::new(needs.collect())
+}

@@ -1,0 +1,444 @@
+//! Reads the schemas of enums, and recognizes which of serde's representations they have.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::super::model::{Alternative, Content, Field, Shape, Tagging, Unit, Variant};
+use super::keywords::{self, Keywords};
+use super::named::Reader;
+use crate::definition_name;
+
+/// Names of fields that hold a variant's content rather than being one of its fields.
+const CONTENT: [&str; 9] = [
+    "args", "c", "content", "contents", "data", "params", "payload", "v", "value",
+];
+
+/// The limit on references to follow to one struct.
+const MAX_REFERENCES: usize = 16;
+
+/// Returns the shape of an enum of units, given their names and documentation.
+pub(super) fn units(texts: &[(&str, &str)]) -> Shape {
+    let mut names = BTreeSet::new();
+    let texts = texts.iter().filter(|(name, _)| names.insert(*name));
+    Shape::Units(texts.map(|&(name, docs)| unit(name, docs)).collect())
+}
+
+fn unit(name: &str, docs: &str) -> Unit {
+    Unit {
+        name: name.to_owned(),
+        docs: docs.to_owned(),
+    }
+}
+
+/// A variant with the part of its schema that is its content.
+struct Found<'a> {
+    name: &'a str,
+    docs: &'a str,
+    content: Option<&'a Value>,
+}
+
+impl Reader<'_> {
+    /// Reads the shape of an enum with these alternatives. Returns `None` if they only say whether a
+    /// value may be missing.
+    pub(super) fn enumeration(&mut self, alternatives: &[Value], name: &str, depth: usize) -> Option<Shape> {
+        let is_nothing = alternatives.iter().all(keywords::is_null);
+        let is_optional = alternatives.len() == 2 && alternatives.iter().any(keywords::is_null);
+        if is_nothing || is_optional || alternatives.len() == 1 && alternatives[0].get("$ref").is_some() {
+            return None;
+        }
+        let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
+        if let Some(texts) = texts {
+            return Some(units(&texts.concat()));
+        }
+        if let Some(found) = external(alternatives) {
+            return Some(self.tagged(Tagging::External, &found, name, depth));
+        }
+        if let Some((tag, found)) = tagged(alternatives) {
+            if let Some(content) = adjacent(tag, alternatives) {
+                let (tag, content) = (tag.to_owned(), content.to_owned());
+                let found: Vec<_> = found
+                    .into_iter()
+                    .map(|found| Found {
+                        content: found.content.and_then(|it| it.get("properties")?.get(&content)),
+                        ..found
+                    })
+                    .collect();
+                return Some(self.tagged(Tagging::Adjacent { tag, content }, &found, name, depth));
+            }
+            if let Some(shape) = self.internal(tag, &found, name, depth) {
+                return Some(shape);
+            }
+        }
+        Some(self.untagged(alternatives, name, depth))
+    }
+
+    fn tagged(&mut self, tagging: Tagging, found: &[Found<'_>], name: &str, depth: usize) -> Shape {
+        let mut names = BTreeSet::new();
+        let found = found.iter().filter(|found| names.insert(found.name));
+        let variants = found.map(|found| Variant {
+            name: found.name.to_owned(),
+            docs: found.docs.to_owned(),
+            content: match found.content {
+                None => Content::Unit,
+                Some(content) => self.content(content, &format!("{name} {}", found.name), depth),
+            },
+        });
+        Shape::Enum(tagging, variants.collect())
+    }
+
+    /// Reads the content of a variant whose fields have no name of their own.
+    fn content(&mut self, schema: &Value, context: &str, depth: usize) -> Content {
+        match schema.as_object() {
+            Some(object) if is_struct(object) => Content::Fields(self.fields(object, context, depth)),
+            _ => Content::Value(self.ty(schema, context, depth.saturating_sub(1))),
+        }
+    }
+
+    /// Reads an enum whose tag is among the fields. Returns `None` if the fields of a variant are
+    /// not known.
+    fn internal(&mut self, tag: &str, found: &[Found<'_>], name: &str, depth: usize) -> Option<Shape> {
+        let mut names = BTreeSet::new();
+        let mut variants = Vec::new();
+        for found in found.iter().filter(|found| names.insert(found.name)) {
+            let context = format!("{name} {}", found.name);
+            let fields = self.all_fields_but(tag, found.content?, &context, depth)?;
+            variants.push(Variant {
+                name: found.name.to_owned(),
+                docs: found.docs.to_owned(),
+                content: match fields.is_empty() {
+                    true => Content::Unit,
+                    false => Content::Fields(fields),
+                },
+            });
+        }
+        let tag = tag.to_owned();
+        Some(Shape::Enum(Tagging::Internal { tag }, variants))
+    }
+
+    /// Returns the fields of a schema, with those of the structs that it contains, but not the tag.
+    /// `None` if it contains anything else.
+    fn all_fields_but(
+        &mut self,
+        tag: &str,
+        schema: &Value,
+        context: &str,
+        depth: usize,
+    ) -> Option<Vec<Field>> {
+        let object = schema.as_object().filter(|_| self.step())?;
+        let depth = depth.checked_sub(1)?;
+        let mut fields = self.fields_but(Some(tag), object, context, depth);
+        let parts = object.get("allOf").map(|parts| parts.as_array());
+        for part in parts.unwrap_or(Some(&Vec::new()))? {
+            let part = self.resolved(part)?;
+            fields.extend(self.all_fields_but(tag, part, context, depth)?);
+        }
+        let is_known = !object.contains_key("oneOf") && !object.contains_key("anyOf");
+        let mut names = BTreeSet::new();
+        fields.retain(|field| names.insert(field.name.clone()));
+        is_known.then_some(fields)
+    }
+
+    /// Follows references.
+    fn resolved<'v>(&self, mut schema: &'v Value) -> Option<&'v Value>
+    where
+        Self: 'v,
+    {
+        for _ in 0..MAX_REFERENCES {
+            let Some(reference) = schema.get("$ref") else {
+                return Some(schema);
+            };
+            schema = self.definitions.get(&definition_name(reference.as_str()?)?)?;
+        }
+        None
+    }
+
+    fn untagged(&mut self, alternatives: &[Value], name: &str, depth: usize) -> Shape {
+        let alternative = |(schema, index): (&Value, usize)| {
+            let own = alternative_name(schema).unwrap_or_else(|| index.to_string());
+            let context = format!("{name} {own}");
+            Alternative {
+                name: own,
+                docs: keywords::docs(schema),
+                content: match schema.as_object() {
+                    _ if keywords::is_null(schema) => Content::Unit,
+                    Some(object) if is_struct(object) => {
+                        Content::Fields(self.fields(object, &context, depth))
+                    }
+                    _ => Content::Value(self.ty(schema, &context, depth.saturating_sub(1))),
+                },
+            }
+        };
+        Shape::Untagged(alternatives.iter().zip(1..).map(alternative).collect())
+    }
+}
+
+/// Returns a name for an alternative: its title, or that of its first field.
+fn alternative_name(schema: &Value) -> Option<String> {
+    let title = keywords::text(schema.get("title"));
+    let first = || Some(keywords::fields(schema.as_object()?)?.first()?.0);
+    title.or_else(first).map(str::to_owned)
+}
+
+/// Whether a schema has fields, all of which it lists.
+fn is_struct(object: &Keywords) -> bool {
+    let others = ["$ref", "allOf", "anyOf", "oneOf"];
+    object.get("properties").is_some_and(Value::is_object)
+        && !others.iter().any(|it| object.contains_key(*it))
+}
+
+/// Returns the variants of an enum with the variant's name outside.
+fn external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
+    let mut found = Vec::new();
+    for alternative in alternatives {
+        if let Some(texts) = keywords::texts(alternative) {
+            let units = texts.into_iter().map(|(name, docs)| Found {
+                name,
+                docs,
+                content: None,
+            });
+            found.extend(units);
+            continue;
+        }
+        let object = alternative.as_object()?;
+        let mut properties = object.get("properties")?.as_object()?.iter();
+        let (name, content) = properties.next()?;
+        let is_only =
+            properties.next().is_none() && object.get("additionalProperties") == Some(&Value::Bool(false));
+        if !is_only || !keywords::required(object).eq([name.as_str()]) {
+            return None;
+        }
+        found.push(Found {
+            name,
+            docs: keywords::text(object.get("description")).unwrap_or_default(),
+            content: Some(content),
+        });
+    }
+    Some(found)
+}
+
+/// Returns the field that all alternatives have with a text of its own, and the alternatives as
+/// variants.
+fn tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
+    let constant = |alternative: &'_ Value, name: &str| {
+        let object = alternative.as_object()?;
+        let is_required = keywords::is_required(object, name);
+        let property = object.get("properties")?.get(name).filter(|_| is_required)?;
+        keywords::constant(property).map(str::to_owned)
+    };
+    let first = alternatives.first()?.get("properties")?.as_object()?;
+    let tag = first.keys().find(|name| {
+        let names: Option<BTreeSet<_>> = alternatives.iter().map(|it| constant(it, name)).collect();
+        names.is_some_and(|names| names.len() == alternatives.len())
+    })?;
+    let found = alternatives.iter().filter_map(|alternative| {
+        Some(Found {
+            name: keywords::constant(alternative.get("properties")?.get(tag)?)?,
+            docs: keywords::text(alternative.get("description")).unwrap_or_default(),
+            content: Some(alternative),
+        })
+    });
+    Some((tag, found.collect()))
+}
+
+/// Returns the name of the field beside the tag that holds the content of all variants, if there is
+/// one.
+///
+/// If only few variants have a field, it may as well be one of their own. Both look the same.
+fn adjacent<'a>(tag: &str, alternatives: &'a [Value]) -> Option<&'a str> {
+    let mut content = None;
+    let mut schemas = BTreeSet::new();
+    for alternative in alternatives {
+        let object = alternative.as_object()?;
+        if ["allOf", "anyOf", "oneOf"]
+            .iter()
+            .any(|it| object.contains_key(*it))
+        {
+            return None;
+        }
+        let mut others = object
+            .get("properties")?
+            .as_object()?
+            .iter()
+            .filter(|(name, _)| *name != tag);
+        let Some((name, schema)) = others.next() else {
+            continue;
+        };
+        if others.next().is_some() || content.is_some_and(|content| content != name) {
+            return None;
+        }
+        content = Some(name);
+        schemas.insert(without_docs(schema));
+    }
+    let content = content?;
+    (schemas.len() > 1 || CONTENT.contains(&content.as_str())).then_some(content)
+}
+
+fn without_docs(schema: &Value) -> String {
+    match schema {
+        Value::Object(object) => {
+            let mut object = object.clone();
+            object.remove("description");
+            Value::Object(object).to_string()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::model::{Int, Type, Types};
+    use super::*;
+    use crate::ServiceDescription;
+
+    fn read_with(schema: Value, definitions: Value) -> (Shape, Types) {
+        let description = ServiceDescription {
+            definitions: serde_json::from_value(definitions).unwrap(),
+            ..ServiceDescription::default()
+        };
+        let mut reader = Reader::new(&description);
+        let shape = reader.shape(&schema, "It");
+        (shape, reader.finish())
+    }
+
+    fn read(schema: Value) -> Shape {
+        read_with(schema, json!({})).0
+    }
+
+    /// Returns the tagging, and each variant: `name`, `name=` for a value, `name{fields}`.
+    fn variants(shape: &Shape) -> (&Tagging, Vec<String>) {
+        let Shape::Enum(tagging, variants) = shape else {
+            panic!("{shape:?}");
+        };
+        let variants = variants.iter().map(|variant| match &variant.content {
+            Content::Unit => variant.name.clone(),
+            Content::Value(_) => format!("{}=", variant.name),
+            Content::Fields(fields) => {
+                let fields: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
+                format!("{}{{{}}}", variant.name, fields.join(" "))
+            }
+        });
+        (tagging, variants.collect())
+    }
+
+    fn outside(name: &str, content: Value) -> Value {
+        json!({"type": "object", "properties": {name: content}, "required": [name], "additionalProperties": false})
+    }
+
+    fn fields(names: &[(&str, Value)]) -> Value {
+        let properties: serde_json::Map<_, _> = names
+            .iter()
+            .map(|(name, it)| ((*name).to_owned(), it.clone()))
+            .collect();
+        let required: Vec<_> = names.iter().map(|(name, _)| name).collect();
+        json!({"type": "object", "properties": properties, "required": required})
+    }
+
+    #[test]
+    fn the_variants_name_may_be_outside() {
+        let shape = read(json!({"oneOf": [
+            {"type": "string", "enum": ["a", "b"]},
+            {"const": "c", "description": "C."},
+            outside("d", json!({"type": "string"})),
+            outside("e", fields(&[("x", json!({"type": "string"}))])),
+            outside("f", json!({"type": "null"})),
+        ]}));
+        let (tagging, variants) = variants(&shape);
+        assert_eq!(*tagging, Tagging::External);
+        assert_eq!(variants, ["a", "b", "c", "d=", "e{x}", "f="]);
+    }
+
+    #[test]
+    fn the_variants_name_may_be_a_field() {
+        let tag = |name: &str| ("kind", json!({"const": name}));
+        let mut joined = fields(&[tag("joined")]);
+        joined["allOf"] = json!([{"$ref": "#/definitions/Position"}]);
+        let position = fields(&[
+            ("x", json!({"type": "integer"})),
+            ("y", json!({"type": "integer"})),
+        ]);
+        let schema = json!({"oneOf": [
+            fields(&[tag("started")]), joined, fields(&[("by", json!({"type": "string"})), tag("moved")]),
+        ]});
+        let (shape, types) = read_with(schema, json!({"Position": position}));
+        let (tagging, variants) = variants(&shape);
+        assert_eq!(
+            *tagging,
+            Tagging::Internal {
+                tag: "kind".to_owned()
+            }
+        );
+        assert_eq!(variants, ["started", "joined{x y}", "moved{by}"]);
+        // Neither the tag nor the struct are types of their own.
+        assert!(types.0.is_empty(), "{types:?}");
+    }
+
+    #[test]
+    fn the_content_may_be_a_field_too() {
+        let tag = |name: &str| ("t", json!({"const": name}));
+        let adjacent = |name: &str, contents: &[Value]| {
+            let content = |(content, index): (&Value, usize)| {
+                fields(&[tag(&index.to_string()), (name, content.clone())])
+            };
+            let mut alternatives: Vec<_> = contents.iter().zip(1..).map(content).collect();
+            alternatives.push(fields(&[tag("none")]));
+            read(json!({"oneOf": alternatives}))
+        };
+        let shape = adjacent("x", &[json!({"type": "string"}), fields(&[("y", json!(true))])]);
+        let (tagging, found) = variants(&shape);
+        let (tag, content) = ("t".to_owned(), "x".to_owned());
+        assert_eq!(*tagging, Tagging::Adjacent { tag, content });
+        assert_eq!(found, ["1=", "2{y}", "none"]);
+        // A single field is taken for a content if it is named like one.
+        let text = json!({"type": "string"});
+        assert!(matches!(
+            variants(&adjacent("c", std::slice::from_ref(&text))).0,
+            Tagging::Adjacent { .. }
+        ));
+        assert!(matches!(
+            variants(&adjacent("x", &[text])).0,
+            Tagging::Internal { .. }
+        ));
+    }
+
+    #[test]
+    fn other_alternatives_have_no_tag() {
+        let shape = read(json!({"anyOf": [
+            {"type": "integer"}, {"type": "null"}, {"properties": {"a": true, "b": true}}, {"title": "Named", "properties": {"a": true}},
+        ]}));
+        let Shape::Untagged(alternatives) = shape else {
+            panic!("{shape:?}");
+        };
+        let names: Vec<_> = alternatives.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["1", "2", "a", "Named"]);
+        let integer = Type::Int(Int {
+            bits: 64,
+            is_signed: true,
+        });
+        assert_eq!(alternatives[0].content.value(), Some(&integer));
+        assert!(matches!(alternatives[1].content, Content::Unit));
+        assert!(matches!(&alternatives[2].content, Content::Fields(fields) if fields.len() == 2));
+    }
+
+    #[test]
+    fn an_enum_of_texts_has_units() {
+        for schema in [
+            json!({"enum": ["a", "b", "a"]}),
+            json!({"oneOf": [{"const": "a"}, {"enum": ["b"]}, {"const": "b"}]}),
+        ] {
+            let shape = read(schema);
+            assert!(
+                matches!(&shape, Shape::Units(units) if units.len() == 2),
+                "{shape:?}"
+            );
+        }
+        // With any other value, it is something else.
+        assert!(matches!(read(json!({"enum": ["a", 7]})), Shape::Alias(Type::Any)));
+        assert!(matches!(
+            read(json!({"oneOf": [{"type": "null"}, {"type": "null"}]})),
+            Shape::Alias(Type::Any)
+        ));
+    }
+}

@@ -1,0 +1,96 @@
+//! Collects the types with names, each once.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use serde_json::Value;
+
+use super::super::model::{Named, Shape, TypeId, Types};
+use super::rust_type::RustType;
+use crate::ServiceDescription;
+
+/// The limit on the types with names. Further ones may be any value.
+const MAX_TYPES: usize = 10_000;
+
+/// The limit on schemas that are looked at. Types that are read later may be any value.
+const MAX_STEPS: usize = 1_000_000;
+
+/// Reads types, and collects those that have names.
+pub(super) struct Reader<'a> {
+    pub(super) definitions: &'a BTreeMap<String, Value>,
+    types: Vec<Named>,
+    by_definition: HashMap<String, TypeId>,
+    by_spelling: HashMap<String, TypeId>,
+    /// Definitions that something refers to and that are still to be read.
+    pending: VecDeque<(TypeId, &'a Value)>,
+    steps: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(description: &'a ServiceDescription) -> Self {
+        Self {
+            definitions: &description.definitions,
+            types: Vec::new(),
+            by_definition: HashMap::new(),
+            by_spelling: HashMap::new(),
+            pending: VecDeque::new(),
+            steps: MAX_STEPS,
+        }
+    }
+
+    /// Returns the types, once all that others refer to are read.
+    pub(super) fn finish(mut self) -> Types {
+        while let Some((id, schema)) = self.pending.pop_front() {
+            let name = self.types[id.0].name.clone();
+            self.types[id.0].shape = self.shape(schema, &name);
+        }
+        Types(self.types)
+    }
+
+    /// Whether another schema may be looked at.
+    pub(super) fn step(&mut self) -> bool {
+        self.steps = self.steps.saturating_sub(1);
+        self.steps > 0
+    }
+
+    /// Returns the type of a definition, or `None` if there is none with this name.
+    pub(super) fn definition(&mut self, name: &str) -> Option<TypeId> {
+        if let Some(&id) = self.by_definition.get(name) {
+            return Some(id);
+        }
+        let schema = self.definitions.get(name)?;
+        let id = self.add(Named {
+            name: name.to_owned(),
+            docs: super::keywords::docs(schema),
+            shape: Shape::Unknown,
+        })?;
+        self.by_definition.insert(name.to_owned(), id);
+        self.pending.push_back((id, schema));
+        Some(id)
+    }
+
+    /// Returns the type that is known by its name in Rust only. Two with the same words are one.
+    pub(super) fn unknown(&mut self, rust: &RustType) -> Option<TypeId> {
+        let docs = || format!("The type `{rust}` of Rust. Its form is not described.");
+        self.spelled(&rust.words(), || (Shape::Unknown, docs()))
+    }
+
+    /// Returns the type with this name in Rust.
+    pub(super) fn spelled(&mut self, words: &str, make: impl FnOnce() -> (Shape, String)) -> Option<TypeId> {
+        if let Some(&id) = self.by_spelling.get(words) {
+            return Some(id);
+        }
+        let (shape, docs) = make();
+        let name = words.to_owned();
+        let id = self.add(Named { name, docs, shape })?;
+        self.by_spelling.insert(words.to_owned(), id);
+        Some(id)
+    }
+
+    /// Adds a type. Returns `None` if there are too many.
+    pub(super) fn add(&mut self, named: Named) -> Option<TypeId> {
+        (self.types.len() < MAX_TYPES).then(|| {
+            self.types.push(named);
+            TypeId(self.types.len() - 1)
+        })
+    }
+}

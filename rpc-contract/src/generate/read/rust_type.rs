@@ -1,0 +1,259 @@
+//! Reads a type as Rust spells it, such as `Option<Vec<User>>`.
+
+use std::fmt;
+
+/// The limit on the nesting of types.
+const MAX_DEPTH: usize = 16;
+
+/// The limit on the length of a type's text. Longer ones are not read.
+const MAX_LENGTH: usize = 4096;
+
+/// A type in Rust, without its references, lifetimes and the modules of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RustType {
+    /// A name with its parameters: `Vec<u8>`.
+    Path(String, Vec<RustType>),
+    /// At least one type, or `()`.
+    Tuple(Vec<RustType>),
+    Slice(Box<RustType>),
+    Array(Box<RustType>),
+}
+
+impl RustType {
+    /// Returns `None` if the text is not a type that this reader knows the form of.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text.len() > MAX_LENGTH {
+            return None;
+        }
+        let mut reader = Reader { rest: text };
+        let ty = reader.ty(MAX_DEPTH)?;
+        reader.rest.trim().is_empty().then_some(ty)
+    }
+
+    /// Returns the name and the parameters of a [`Path`](Self::Path).
+    pub(super) fn path(&self) -> Option<(&str, &[RustType])> {
+        match self {
+            Self::Path(name, parameters) => Some((name, parameters)),
+            Self::Tuple(_) | Self::Slice(_) | Self::Array(_) => None,
+        }
+    }
+
+    pub(super) fn is_path(&self, name: &str) -> bool {
+        self.path() == Some((name, &[]))
+    }
+
+    /// Returns the words of the type, for a name: `PageUser` for `Page<User>`.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Path(name, parameters) => {
+                let parameters = parameters.iter().map(|parameter| capitalized(&parameter.words()));
+                format!("{name}{}", parameters.collect::<String>())
+            }
+            Self::Tuple(types) => types.iter().map(|ty| capitalized(&ty.words())).collect(),
+            Self::Slice(item) | Self::Array(item) => item.words(),
+        }
+    }
+}
+
+impl fmt::Display for RustType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, types: &[Self]| {
+            for (ty, index) in types.iter().zip(0..) {
+                let comma = if index > 0 { ", " } else { "" };
+                write!(f, "{comma}{ty}")?;
+            }
+            Ok(())
+        };
+        match self {
+            Self::Path(name, parameters) if parameters.is_empty() => f.write_str(name),
+            Self::Path(name, parameters) => {
+                write!(f, "{name}<")?;
+                list(f, parameters)?;
+                f.write_str(">")
+            }
+            Self::Tuple(types) => {
+                f.write_str("(")?;
+                list(f, types)?;
+                f.write_str(")")
+            }
+            Self::Slice(item) | Self::Array(item) => write!(f, "[{item}]"),
+        }
+    }
+}
+
+fn capitalized(word: &str) -> String {
+    let mut characters = word.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
+}
+
+/// What is left of the text.
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn ty(&mut self, depth: usize) -> Option<RustType> {
+        let depth = depth.checked_sub(1)?;
+        while self.skip("&") {
+            self.lifetime();
+            self.word("mut");
+        }
+        if self.skip("(") {
+            let types = self.types(")", depth)?;
+            return Some(match (types.0.as_slice(), types.1) {
+                // Parentheses around a type.
+                ([only], false) => only.clone(),
+                _ => RustType::Tuple(types.0),
+            });
+        }
+        if self.skip("[") {
+            let item = Box::new(self.ty(depth)?);
+            if self.skip("]") {
+                return Some(RustType::Slice(item));
+            }
+            // The length may be any expression.
+            let has_length = self.skip(";");
+            let end = self.rest.find(']').filter(|_| has_length)?;
+            self.rest = &self.rest[end..];
+            return self.skip("]").then_some(RustType::Array(item));
+        }
+        self.skip("::");
+        let mut name = self.name()?;
+        let mut parameters = Vec::new();
+        loop {
+            if self.skip("<") {
+                parameters = self.types(">", depth)?.0;
+            }
+            if !self.skip("::") {
+                return Some(RustType::Path(name.to_owned(), parameters));
+            }
+            // A module, or the parameters after `::<`.
+            if !self.rest.trim_start().starts_with('<') {
+                (name, parameters) = (self.name()?, Vec::new());
+            }
+        }
+    }
+
+    /// Reads types up to this bracket. Lifetimes are left out. Also returns whether a comma was
+    /// before the bracket.
+    fn types(&mut self, close: &str, depth: usize) -> Option<(Vec<RustType>, bool)> {
+        let (mut types, mut has_comma) = (Vec::new(), false);
+        while !self.skip(close) {
+            if !self.lifetime() {
+                types.push(self.ty(depth)?);
+            }
+            has_comma = self.skip(",");
+            if !has_comma {
+                return self.skip(close).then_some((types, false));
+            }
+        }
+        Some((types, has_comma))
+    }
+
+    fn skip(&mut self, token: &str) -> bool {
+        match self.rest.trim_start().strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn lifetime(&mut self) -> bool {
+        self.skip("'") && self.name().is_some()
+    }
+
+    /// Skips a word of the language.
+    fn word(&mut self, word: &str) {
+        let before = self.rest;
+        if self.name() != Some(word) {
+            self.rest = before;
+        }
+    }
+
+    fn name(&mut self) -> Option<&'a str> {
+        let rest = self.rest.trim_start();
+        let rest = rest.strip_prefix("r#").unwrap_or(rest);
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+        let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        self.rest = rest;
+        (!name.is_empty()).then_some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(name: &str, parameters: &[RustType]) -> RustType {
+        RustType::Path(name.to_owned(), parameters.to_vec())
+    }
+
+    #[test]
+    fn types_are_read() {
+        let text = || path("str", &[]);
+        let user = || path("User", &[]);
+        for (rust, expected) in [
+            ("u64", path("u64", &[])),
+            ("&str", text()),
+            ("&'a mut  str", text()),
+            ("&mutable", path("mutable", &[])),
+            ("Cow<'_, str>", path("Cow", &[text()])),
+            ("Option<Vec<User>>", path("Option", &[path("Vec", &[user()])])),
+            (
+                "std::collections::HashMap<String, model::User,>",
+                path("HashMap", &[path("String", &[]), user()]),
+            ),
+            ("::a::Page::<User>", path("Page", &[user()])),
+            ("Result<u64>::Err", path("Err", &[])),
+            ("()", RustType::Tuple(vec![])),
+            ("(User)", user()),
+            ("(User,)", RustType::Tuple(vec![user()])),
+            ("(User, &str)", RustType::Tuple(vec![user(), text()])),
+            ("&[User]", RustType::Slice(Box::new(user()))),
+            ("[User; 2 * N]", RustType::Array(Box::new(user()))),
+            ("r#type", path("type", &[])),
+        ] {
+            assert_eq!(RustType::parse(rust), Some(expected), "{rust}");
+        }
+    }
+
+    #[test]
+    fn other_text_is_refused() {
+        for text in [
+            "",
+            "a b",
+            "Vec<",
+            "Vec<u8",
+            "(a",
+            "[u8",
+            "impl Into<u8>",
+            "fn(u8) -> u8",
+            "dyn Any",
+            "a,",
+            "*/",
+        ] {
+            assert_eq!(RustType::parse(text), None, "{text}");
+        }
+        assert_eq!(RustType::parse(&"Vec<".repeat(1000)), None);
+        assert_eq!(RustType::parse(&"&".repeat(MAX_LENGTH + 1)), None);
+    }
+
+    #[test]
+    fn words_make_a_name() {
+        let page = RustType::parse("&model::Page<(User, [u8])>").unwrap();
+        assert_eq!(page.words(), "PageUserU8");
+        assert_eq!(page.to_string(), "Page<(User, [u8])>");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in r"[a-z<>()\[\];:&', é]{0,24}") {
+            let _ = RustType::parse(&text);
+        }
+    }
+}

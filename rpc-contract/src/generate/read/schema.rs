@@ -1,0 +1,427 @@
+//! Reads JSON Schemas, as schemars makes them of Rust types.
+
+use serde_json::Value;
+
+use super::super::model::{Field, Int, Key, Named, Shape, Type, TypeId};
+use super::keywords::{self, Keywords};
+use super::named::Reader;
+use super::rust_type::RustType;
+use crate::definition_name;
+
+/// The limit on the nesting of schemas.
+const MAX_DEPTH: usize = 24;
+
+/// The limit on the types of a tuple.
+const MAX_TUPLE: usize = 64;
+
+impl Reader<'_> {
+    /// Reads the type of a value. `rust` is its type in Rust, if that is known: it tells more about
+    /// the keys of maps. `context` is a name for a type that has none.
+    pub(super) fn schema(&mut self, schema: &Value, rust: Option<&RustType>, context: &str) -> Type {
+        let ty = self.ty(schema, context, MAX_DEPTH);
+        match rust {
+            Some(rust) => self.with_keys(ty, rust),
+            None => ty,
+        }
+    }
+
+    /// Reads the shape of a type with a name.
+    pub(super) fn shape(&mut self, schema: &Value, name: &str) -> Shape {
+        let Some(object) = schema.as_object() else {
+            return Shape::Alias(Type::Any);
+        };
+        let shape = self.named_shape(schema, object, name, MAX_DEPTH);
+        shape.unwrap_or_else(|| Shape::Alias(self.ty(schema, name, MAX_DEPTH)))
+    }
+
+    /// Reads the shape of a schema that needs a name.
+    fn named_shape(&mut self, schema: &Value, object: &Keywords, name: &str, depth: usize) -> Option<Shape> {
+        if object.contains_key("$ref") {
+            return None;
+        }
+        if let Some(texts) = keywords::texts(schema) {
+            return Some(super::enums::units(&texts));
+        }
+        if let Some(alternatives) = keywords::alternatives(object) {
+            return self.enumeration(alternatives, name, depth);
+        }
+        if has_flattened(object) {
+            return None;
+        }
+        keywords::fields(object).map(|_| Shape::Struct(self.fields(object, name, depth)))
+    }
+
+    /// Reads the fields of a struct.
+    pub(super) fn fields(&mut self, object: &Keywords, context: &str, depth: usize) -> Vec<Field> {
+        self.fields_but(None, object, context, depth)
+    }
+
+    /// Reads the fields of a struct, but not the one with this name.
+    pub(super) fn fields_but(
+        &mut self,
+        left_out: Option<&str>,
+        object: &Keywords,
+        context: &str,
+        depth: usize,
+    ) -> Vec<Field> {
+        let fields = keywords::fields(object).unwrap_or_default().into_iter();
+        let fields = fields.filter(|(name, _)| left_out != Some(*name));
+        let fields = fields.map(|(name, schema)| Field {
+            name: name.to_owned(),
+            docs: keywords::docs(schema),
+            ty: self.ty(schema, &format!("{context} {name}"), depth.saturating_sub(1)),
+            is_required: keywords::is_required(object, name),
+        });
+        fields.collect()
+    }
+
+    pub(super) fn ty(&mut self, schema: &Value, context: &str, depth: usize) -> Type {
+        let Some(object) = schema.as_object().filter(|_| depth > 0 && self.step()) else {
+            return Type::Any;
+        };
+        if let Some(reference) = object.get("$ref") {
+            let name = reference.as_str().and_then(definition_name);
+            let id = name.and_then(|name| self.definition(&name));
+            return id.map_or(Type::Any, Type::Named);
+        }
+        // A reference with a description beside it.
+        if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
+            && !object.contains_key("properties")
+        {
+            return self.ty(only, context, depth - 1);
+        }
+        if let Some(alternatives) = keywords::alternatives(object)
+            && let Some(ty) = self.optional(alternatives, context, depth)
+        {
+            return ty;
+        }
+        if let Some(shape) = self.named_shape(schema, object, context, depth) {
+            let docs = keywords::docs(schema);
+            let name = context.to_owned();
+            return self
+                .add(Named { name, docs, shape })
+                .map_or(Type::Any, Type::Named);
+        }
+        match object.get("type") {
+            Some(Value::String(name)) => self.of_type(name, object, context, depth),
+            Some(Value::Array(names)) => self.of_types(names, object, context, depth),
+            _ => Type::Any,
+        }
+    }
+
+    /// Reads alternatives of which one is nothing, and the only other one is a type.
+    fn optional(&mut self, alternatives: &[Value], context: &str, depth: usize) -> Option<Type> {
+        let others: Vec<_> = alternatives.iter().filter(|it| !keywords::is_null(it)).collect();
+        match others.as_slice() {
+            [only] if alternatives.len() == 2 => Some(self.ty(only, context, depth - 1).option()),
+            _ => None,
+        }
+    }
+
+    fn of_types(&mut self, names: &[Value], object: &Keywords, context: &str, depth: usize) -> Type {
+        let others: Vec<_> = names.iter().filter(|name| *name != "null").collect();
+        match others.as_slice() {
+            [Value::String(name)] if names.len() == 2 => self.of_type(name, object, context, depth).option(),
+            [Value::String(name)] if names.len() == 1 => self.of_type(name, object, context, depth),
+            _ => Type::Any,
+        }
+    }
+
+    fn of_type(&mut self, name: &str, object: &Keywords, context: &str, depth: usize) -> Type {
+        let format = keywords::text(object.get("format"));
+        match (name, format) {
+            ("boolean", _) => Type::Bool,
+            ("null", _) => Type::Unit,
+            ("integer", _) => Type::Int(integer(object, format)),
+            ("number", Some("float")) => Type::F32,
+            ("number", _) => Type::F64,
+            ("string", _) => Type::Text,
+            // The runtime's own format.
+            ("array", Some("bytes")) => Type::Bytes,
+            ("array", _) => self.array(object, context, depth),
+            ("object", _) => self.map(object, context, depth),
+            _ => Type::Any,
+        }
+    }
+
+    fn array(&mut self, object: &Keywords, context: &str, depth: usize) -> Type {
+        match object.get("items") {
+            Some(Value::Array(items)) if (1..=MAX_TUPLE).contains(&items.len()) => {
+                let item =
+                    |(item, index): (&Value, usize)| self.ty(item, &format!("{context} {index}"), depth - 1);
+                Type::Tuple(items.iter().zip(1..).map(item).collect())
+            }
+            Some(item @ Value::Object(_)) => self.ty(item, &format!("{context} item"), depth - 1).list(),
+            _ => Type::Any.list(),
+        }
+    }
+
+    fn map(&mut self, object: &Keywords, context: &str, depth: usize) -> Type {
+        if has_flattened(object) {
+            return Type::Any;
+        }
+        let patterns = object.get("patternProperties").and_then(Value::as_object);
+        let numbered = patterns.and_then(|patterns| {
+            let mut patterns = patterns.iter();
+            let (pattern, value) = patterns.next()?;
+            patterns.next().is_none().then_some((is_signed(pattern)?, value))
+        });
+        let values = object.get("additionalProperties").filter(|it| it.is_object());
+        let (key, value) = match (numbered, values) {
+            (Some((is_signed, value)), None) => (Key::Int(Int { bits: 64, is_signed }), Some(value)),
+            (_, values) => (Key::Text, values),
+        };
+        let value = value.map_or(Type::Any, |value| {
+            self.ty(value, &format!("{context} value"), depth - 1)
+        });
+        Type::Map(Box::new(key), Box::new(value))
+    }
+
+    /// Returns the type with the keys of its maps as Rust spells them. A schema says less about
+    /// them.
+    fn with_keys(&mut self, ty: Type, rust: &RustType) -> Type {
+        let inner = |rust: &RustType| match rust {
+            RustType::Path(_, parameters) => parameters.last().cloned(),
+            RustType::Slice(item) | RustType::Array(item) => Some((**item).clone()),
+            RustType::Tuple(_) => None,
+        };
+        match (ty, rust) {
+            (ty, RustType::Path(name, _)) if super::spelled::is_transparent(name) => match inner(rust) {
+                Some(rust) => self.with_keys(ty, &rust),
+                None => ty,
+            },
+            (Type::Option(ty), RustType::Path(name, _)) if name == "Option" => match inner(rust) {
+                Some(rust) => self.with_keys(*ty, &rust).option(),
+                None => Type::Option(ty),
+            },
+            (Type::List(ty), rust) => match inner(rust) {
+                Some(rust) => self.with_keys(*ty, &rust).list(),
+                None => Type::List(ty),
+            },
+            (Type::Tuple(types), RustType::Tuple(rust)) if types.len() == rust.len() => {
+                let types = types.into_iter().zip(rust);
+                Type::Tuple(types.map(|(ty, rust)| self.with_keys(ty, rust)).collect())
+            }
+            (Type::Map(key, value), rust) => match rust.path() {
+                Some((name, [key_in_rust, value_in_rust])) if super::spelled::is_map(name) => {
+                    let key = self.key_in_rust(*key, key_in_rust);
+                    Type::Map(Box::new(key), Box::new(self.with_keys(*value, value_in_rust)))
+                }
+                _ => Type::Map(key, value),
+            },
+            (ty, _) => ty,
+        }
+    }
+
+    fn key_in_rust(&mut self, key: Key, rust: &RustType) -> Key {
+        match (key, super::spelled::key(rust)) {
+            (Key::Int(_), Some(Key::Int(int))) => Key::Int(int),
+            (Key::Text, Some(Key::Bool)) => Key::Bool,
+            (Key::Text, None) => self.units_in_rust(rust).map_or(key, Key::Named),
+            _ => key,
+        }
+    }
+
+    /// Returns the definition with this name in Rust, if it is an enum of units.
+    fn units_in_rust(&mut self, rust: &RustType) -> Option<TypeId> {
+        let (name, _) = rust.path()?;
+        let schema = self.definitions.get(name)?;
+        let is_units = match keywords::alternatives(schema.as_object()?) {
+            Some(alternatives) => alternatives.iter().all(|it| keywords::texts(it).is_some()),
+            None => keywords::texts(schema).is_some(),
+        };
+        is_units.then(|| self.definition(name))?
+    }
+}
+
+/// Whether a struct has fields of a type that the schema lists beside its own, and that may be
+/// missing.
+fn has_flattened(object: &Keywords) -> bool {
+    let combined = ["allOf", "anyOf", "oneOf"];
+    object.contains_key("properties") && combined.iter().any(|keyword| object.contains_key(*keyword))
+}
+
+/// Returns the width of an integer, which is in its format: `uint8`.
+fn integer(object: &Keywords, format: Option<&str>) -> Int {
+    let is_negative = |keyword: &str| {
+        let limit = object.get(keyword).and_then(Value::as_f64);
+        limit.is_none_or(|limit| limit < 0.0)
+    };
+    let known = format.and_then(|format| {
+        let (is_signed, bits) = match format.strip_prefix('u') {
+            Some(rest) => (false, rest.strip_prefix("int")?),
+            None => (true, format.strip_prefix("int")?),
+        };
+        let bits = match bits {
+            "" => 64,
+            bits => bits
+                .parse()
+                .ok()
+                .filter(|bits| [8, 16, 32, 64, 128].contains(bits))?,
+        };
+        Some(Int { bits, is_signed })
+    });
+    known.unwrap_or_else(|| Int {
+        bits: 64,
+        is_signed: is_negative("minimum") && is_negative("exclusiveMinimum"),
+    })
+}
+
+/// Whether keys that match the pattern may be negative. `None` if they are not integers.
+fn is_signed(pattern: &str) -> Option<bool> {
+    match pattern {
+        r"^\d+$" => Some(false),
+        r"^-?\d+$" => Some(true),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::model::Types;
+    use super::*;
+    use crate::ServiceDescription;
+
+    fn read_with(schema: &Value, rust: &str, definitions: Value) -> (Type, Types) {
+        let description = ServiceDescription {
+            definitions: serde_json::from_value(definitions).unwrap(),
+            ..ServiceDescription::default()
+        };
+        let mut reader = Reader::new(&description);
+        let ty = reader.schema(schema, RustType::parse(rust).as_ref(), "context");
+        (ty, reader.finish())
+    }
+
+    fn read(schema: Value) -> Type {
+        read_with(&schema, "", json!({})).0
+    }
+
+    fn int(bits: u8, is_signed: bool) -> Type {
+        Type::Int(Int { bits, is_signed })
+    }
+
+    #[test]
+    fn types_without_names_are_read() {
+        let map = |key, value| Type::Map(Box::new(key), Box::new(value));
+        let signed = Key::Int(Int {
+            bits: 64,
+            is_signed: true,
+        });
+        for (schema, expected) in [
+            (json!({"type": "boolean"}), Type::Bool),
+            (json!({"type": "integer", "format": "uint128"}), int(128, false)),
+            (json!({"type": "integer", "format": "int"}), int(64, true)),
+            (json!({"type": "integer", "minimum": 0}), int(64, false)),
+            (json!({"type": "integer", "format": "int7"}), int(64, true)),
+            (json!({"type": "number", "format": "float"}), Type::F32),
+            (json!({"type": "number"}), Type::F64),
+            (json!({"type": "string", "format": "uuid"}), Type::Text),
+            (json!({"type": ["string", "null"]}), Type::Text.option()),
+            (json!({"type": ["string"]}), Type::Text),
+            (json!({"type": ["string", "integer"]}), Type::Any),
+            (
+                json!({"anyOf": [{"type": "null"}, {"type": "boolean"}]}),
+                Type::Bool.option(),
+            ),
+            (
+                json!({"allOf": [{"type": "boolean"}], "description": "x"}),
+                Type::Bool,
+            ),
+            (json!({"type": "array", "format": "bytes"}), Type::Bytes),
+            (
+                json!({"type": "array", "items": {"type": "boolean"}}),
+                Type::Bool.list(),
+            ),
+            (
+                json!({"type": "array", "items": [{"type": "boolean"}, true]}),
+                Type::Tuple(vec![Type::Bool, Type::Any]),
+            ),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "null"}}),
+                map(Key::Text, Type::Unit),
+            ),
+            (
+                json!({"type": "object", "patternProperties": {"^-?\\d+$": {"type": "null"}}}),
+                map(signed, Type::Unit),
+            ),
+            (json!({"type": "object"}), map(Key::Text, Type::Any)),
+            (json!({"$ref": "#/definitions/Nobody"}), Type::Any),
+            (json!({"$ref": 7}), Type::Any),
+            (json!(true), Type::Any),
+            (json!(7), Type::Any),
+        ] {
+            assert_eq!(read(schema.clone()), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn rust_tells_the_keys_of_maps() {
+        let number = json!({"type": "object", "patternProperties": {"^\\d+$": {"type": "boolean"}}});
+        let text = json!({"type": "object", "additionalProperties": {"type": "boolean"}});
+        let color =
+            json!({"Color": {"oneOf": [{"const": "red"}, {"const": "green"}]}, "User": {"type": "object"}});
+        let key = |schema: &Value, rust: &str| match read_with(schema, rust, color.clone()).0 {
+            Type::Map(key, _) => *key,
+            other => panic!("{other:?}"),
+        };
+        let unsigned = |bits| {
+            Key::Int(Int {
+                bits,
+                is_signed: false,
+            })
+        };
+        assert_eq!(key(&number, ""), unsigned(64));
+        assert_eq!(key(&number, "BTreeMap<u8, bool>"), unsigned(8));
+        assert_eq!(key(&number, "&Arc<HashMap<u16, bool>>"), unsigned(16));
+        assert_eq!(key(&number, "Vec<u8>"), unsigned(64));
+        assert_eq!(key(&text, "HashMap<bool, bool>"), Key::Bool);
+        assert_eq!(key(&text, "HashMap<Color, bool>"), Key::Named(TypeId(0)));
+        assert_eq!(key(&text, "HashMap<User, bool>"), Key::Text);
+        let lists = json!({"type": ["array", "null"], "items": number});
+        let (ty, _) = read_with(&lists, "Option<Vec<HashMap<u8, bool>>>", json!({}));
+        let map = Type::Map(Box::new(unsigned(8)), Box::new(Type::Bool));
+        assert_eq!(ty, map.list().option());
+    }
+
+    #[test]
+    fn structs_have_fields_in_the_order_in_which_they_are_required() {
+        let user = json!({
+            "type": "object",
+            "properties": {"a": {"type": "string"}, "b": {"$ref": "#/definitions/User"}, "c": {"enum": ["x"]}},
+            "required": ["c", "a"],
+        });
+        let (ty, types) = read_with(&json!({"$ref": "#/definitions/User"}), "", json!({"User": user}));
+        assert_eq!(ty, Type::Named(TypeId(0)));
+        let Shape::Struct(fields) = &types.0[0].shape else {
+            panic!("{types:?}");
+        };
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|it| (it.name.as_str(), &it.ty, it.is_required))
+            .collect();
+        let (own, other) = (Type::Named(TypeId(0)), Type::Named(TypeId(1)));
+        assert_eq!(
+            fields,
+            [("c", &other, true), ("a", &Type::Text, true), ("b", &own, false)]
+        );
+        assert_eq!(types.0[1].name, "User c");
+    }
+
+    #[test]
+    fn deep_schemas_end() {
+        let mut deep = json!({"type": "string"});
+        for _ in 0..100 {
+            deep = json!({"type": "array", "items": deep});
+        }
+        let mut ty = read(deep);
+        for _ in 0..MAX_DEPTH {
+            ty = match ty {
+                Type::List(item) => *item,
+                other => panic!("{other:?}"),
+            };
+        }
+        assert_eq!(ty, Type::Any);
+    }
+}

@@ -1,0 +1,209 @@
+//! The client, and what a worker implements.
+
+use super::super::docs::quoted;
+use super::super::layout::Doc;
+use super::super::model::{Method, Service, Type};
+use super::STEP;
+use super::methods::{is_nothing, is_optional};
+use super::naming::{MethodNames, Names};
+use super::text::{jsdoc, key, lines, literal};
+use super::types::TypeWriter;
+
+/// How a method is called: the function of the package, the type of its options, and the generic
+/// type that it returns.
+fn call_of(method: &Method) -> (&'static str, &'static str, &'static str) {
+    match method {
+        Method {
+            is_broadcast: true,
+            is_oneway: true,
+            ..
+        } => ("broadcastOneway", "CallOptions", "Promise"),
+        Method {
+            is_broadcast: true, ..
+        } => ("broadcast", "BroadcastOptions", "rpc.Gather"),
+        Method { is_oneway: true, .. } => ("send", "SendOptions", "Promise"),
+        Method {
+            is_streaming: true,
+            incoming: Some(_),
+            ..
+        } => ("duplex", "StreamOptions", "rpc.ItemStream"),
+        Method {
+            is_streaming: true, ..
+        } => ("stream", "StreamOptions", "rpc.ItemStream"),
+        Method {
+            incoming: Some(_), ..
+        } => ("upload", "CallOptions", "Promise"),
+        _ => ("call", "CallOptions", "Promise"),
+    }
+}
+
+/// Returns the client, after a blank line.
+pub(super) fn client(service: &Service, names: &Names) -> String {
+    let types = TypeWriter::new(service, names);
+    let docs = format!("Calls the service {}.", quoted(&service.name));
+    let mut written = format!("\n{}", jsdoc(&docs, 0));
+    written.push_str(&lines(
+        &Doc::text(format!("export class {} extends rpc.Client {{", names.client)),
+        0,
+    ));
+    written.push_str(&format!(
+        "  constructor(connection: rpc.Connection, options: rpc.ClientOptions = {{}}) {{\n    super(connection, {}, options);\n  }}\n",
+        names.service
+    ));
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        let (function, options, generic) = call_of(method);
+        let mut parameters = parameters(method, names, &types);
+        parameters.extend(
+            method
+                .incoming
+                .iter()
+                .map(|item| Doc::text(format!("{}: rpc.Items<{}>", names.items, types.ty(item)))),
+        );
+        parameters.push(Doc::text(format!("options?: rpc.{options}")));
+        let result = format!("{generic}<{}>", result(method, &types));
+        let signature = function_of(&names.function, parameters, &result, " {");
+        written.push('\n');
+        written.push_str(&jsdoc(&method.docs, STEP));
+        let mut arguments = vec![
+            Doc::text(format!("methods.{}", names.function)),
+            arguments_of(method, names),
+        ];
+        arguments.extend(method.incoming.iter().map(|_| Doc::text(&names.items)));
+        arguments.push(Doc::text("options"));
+        let body = Doc::Concat(vec![
+            Doc::text(format!("return this.$.{function}")),
+            Doc::list("(", arguments, ")", Doc::SoftLine),
+            Doc::text(";"),
+        ]);
+        written.push_str(&lines(&signature, STEP));
+        written.push_str(&lines(&body, 2 * STEP));
+        written.push_str("  }\n");
+    }
+    written.push_str("}\n");
+    written
+}
+
+/// Returns the interface of a worker, and what makes it ready to be served, after a blank line.
+pub(super) fn worker(service: &Service, names: &Names) -> String {
+    let types = TypeWriter::new(service, names);
+    let docs = format!("What serves the service {}.", quoted(&service.name));
+    let mut written = format!("\n{}export interface {} {{", jsdoc(&docs, 0), names.worker);
+    written.push_str(if service.methods.is_empty() { "}\n" } else { "\n" });
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        let mut parameters = parameters(method, names, &types);
+        parameters.extend(method.incoming.iter().map(|item| {
+            Doc::text(format!(
+                "{}: AsyncIterableIterator<{}>",
+                names.items,
+                types.ty(item)
+            ))
+        }));
+        parameters.push(Doc::text("context: rpc.Context"));
+        let generic = if method.is_streaming {
+            "rpc.Items"
+        } else {
+            "rpc.Awaitable"
+        };
+        let result = format!("{generic}<{}>", result(method, &types));
+        written.push_str(&jsdoc(&method.docs, STEP));
+        written.push_str(&lines(
+            &function_of(&names.function, parameters, &result, ";"),
+            STEP,
+        ));
+    }
+    if !service.methods.is_empty() {
+        written.push_str("}\n");
+    }
+    written.push_str(&implement(service, names));
+    written
+}
+
+fn result(method: &Method, types: &TypeWriter<'_>) -> String {
+    match is_nothing(method) {
+        true => "void".to_owned(),
+        false => types.ty(&method.returns),
+    }
+}
+
+fn parameters(method: &Method, names: &MethodNames, types: &TypeWriter<'_>) -> Vec<Doc> {
+    let arguments = method.arguments.iter().zip(&names.arguments);
+    let parameters = arguments.map(|(argument, name)| {
+        let absent = match (is_optional(argument), &argument.ty) {
+            // It includes what is absent.
+            (false, _) | (true, Type::Any) => "",
+            (true, _) => " | undefined",
+        };
+        Doc::text(format!("{name}: {}{absent}", types.ty(&argument.ty)))
+    });
+    parameters.collect()
+}
+
+/// Returns the first lines of a function.
+fn function_of(name: &str, parameters: Vec<Doc>, result: &str, end: &str) -> Doc {
+    Doc::Concat(vec![
+        Doc::text(name),
+        Doc::list("(", parameters, ")", Doc::SoftLine),
+        Doc::text(format!(": {result}{end}")),
+    ])
+}
+
+/// Returns the object with the arguments of a call.
+fn arguments_of(method: &Method, names: &MethodNames) -> Doc {
+    let arguments = method.arguments.iter().zip(&names.arguments);
+    let arguments = arguments.map(|(argument, name)| match argument.name == *name {
+        true => Doc::text(name),
+        false => super::descriptors::property(&argument.name, Doc::text(name)),
+    });
+    Doc::list("{", arguments.collect(), "}", Doc::Line)
+}
+
+fn implement(service: &Service, names: &Names) -> String {
+    let docs = "Makes an implementation ready for `rpc.serve`.";
+    let head = Doc::text(format!(
+        "export function {}(worker: {}): rpc.Implementation {{",
+        names.implement, names.worker
+    ));
+    let mut written = format!("\n{}{}", jsdoc(docs, 0), lines(&head, 0));
+    if service.methods.is_empty() {
+        // The worker has nothing to implement.
+        written.push_str(&format!(
+            "  void worker;\n  return rpc.implement({}, {{}});\n}}\n",
+            names.service
+        ));
+        return written;
+    }
+    written.push_str(&format!("  return rpc.implement({}, {{\n", names.service));
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        written.push_str(&lines(&handler(method, names), 2 * STEP));
+    }
+    written.push_str("  });\n}\n");
+    written
+}
+
+/// Returns the function that calls the worker's method.
+fn handler(method: &Method, names: &MethodNames) -> Doc {
+    let access = |name: &str| match key(name) == name {
+        true => format!("args.{name}"),
+        false => format!("args[{}]", literal(name)),
+    };
+    let mut arguments: Vec<_> = method
+        .arguments
+        .iter()
+        .map(|it| Doc::text(access(&it.name)))
+        .collect();
+    let args = if arguments.is_empty() { "_" } else { "args" };
+    let items = if method.incoming.is_some() { "items, " } else { "" };
+    arguments.extend(method.incoming.iter().map(|_| Doc::text("items")));
+    arguments.push(Doc::text("context"));
+    let call = Doc::Concat(vec![
+        Doc::text(format!("worker.{}", names.function)),
+        Doc::list("(", arguments, ")", Doc::SoftLine),
+    ]);
+    Doc::Concat(vec![
+        Doc::Group(vec![
+            Doc::text(format!("{}: ({args}, {items}context) =>", names.function)),
+            Doc::Indent(vec![Doc::Line, call]),
+        ]),
+        Doc::text(","),
+    ])
+}

@@ -1,0 +1,206 @@
+//! The types of a service, their descriptors, and the errors of its methods.
+
+use super::super::WIDTH;
+use super::super::docs::quoted;
+use super::super::layout::Doc;
+use super::super::model::{Content, Field, Named, Service, Shape, Type, TypeId};
+use super::STEP;
+use super::descriptors::{DescriptorWriter, with_arguments_on_lines};
+use super::naming::Names;
+use super::text::{jsdoc, jsdoc_lines, lines, literal};
+use super::types::TypeWriter;
+
+/// Returns the declarations, each after a blank line.
+pub(super) fn declarations(service: &Service, names: &Names) -> String {
+    let writer = Writer {
+        service,
+        names,
+        types: TypeWriter::new(service, names),
+        descriptors: DescriptorWriter::new(service, names),
+    };
+    let order = &writer.descriptors.order.types;
+    let mut written: String = order.iter().map(|id| writer.declaration(*id)).collect();
+    for (method, names) in service.methods.iter().zip(&names.methods) {
+        if let (Some(error), Some(class)) = (&method.error, &names.failure) {
+            let docs = format!("The error of {}.", quoted(&method.name));
+            let ty = writer.types.ty(error);
+            written.push_str(&error_class(&docs, class, &ty, writer.descriptors.ty(error)));
+        }
+    }
+    written
+}
+
+struct Writer<'a> {
+    service: &'a Service,
+    names: &'a Names,
+    types: TypeWriter<'a>,
+    descriptors: DescriptorWriter<'a>,
+}
+
+impl Writer<'_> {
+    fn declaration(&self, id: TypeId) -> String {
+        let named = self.service.types.get(id);
+        let name = self.names.ty(id);
+        let descriptor = self.descriptors.shape(id, &named.shape, &self.types);
+        let mut written = format!("\n{}{}", jsdoc(&named.docs, 0), self.ty(id, named));
+        match &self.names.errors[id.0] {
+            None => written.push_str(&constant("export const", name, name, descriptor, 0)),
+            Some(class) => written.push_str(&error_class(&named.docs, class, name, descriptor)),
+        }
+        written
+    }
+
+    /// Writes the type itself.
+    fn ty(&self, id: TypeId, named: &Named) -> String {
+        let name = self.names.ty(id);
+        match &named.shape {
+            Shape::Struct(fields) => self.interface(name, fields),
+            Shape::Alias(ty) => alias(name, vec![(String::new(), Doc::text(self.types.member(id, ty)))]),
+            Shape::Unknown => alias(name, vec![(String::new(), Doc::text("unknown"))]),
+            Shape::Units(units) => {
+                let units = units
+                    .iter()
+                    .map(|unit| (unit.docs.clone(), Doc::text(literal(&unit.name))));
+                alias(name, units.collect())
+            }
+            Shape::Enum(tagging, variants) => {
+                let variants = variants.iter();
+                let variants = variants.map(|it| (it.docs.clone(), self.types.variant(tagging, it)));
+                alias(name, variants.collect())
+            }
+            Shape::Untagged(alternatives) => {
+                let alternatives = alternatives.iter().flat_map(|alternative| {
+                    let docs = &alternative.docs;
+                    match &alternative.content {
+                        Content::Unit => vec![(docs.clone(), Doc::text("null"))],
+                        Content::Value(ty) => members(docs, ty, |ty| self.types.member(id, ty)),
+                        Content::Fields(fields) => vec![(docs.clone(), self.types.alternative(fields))],
+                    }
+                });
+                alias(name, alternatives.collect())
+            }
+        }
+    }
+
+    fn interface(&self, name: &str, fields: &[Field]) -> String {
+        if fields.is_empty() {
+            return format!("export interface {name} {{}}\n");
+        }
+        let mut written = format!("export interface {name} {{\n");
+        for field in fields {
+            written.push_str(&jsdoc(&field.docs, STEP));
+            written.push_str(&lines(&Doc::text(self.types.property(field)), STEP));
+        }
+        written.push_str("}\n");
+        written
+    }
+}
+
+/// Returns an alias for a union of types, each with its documentation.
+fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
+    let head = Doc::text(format!("export type {name} ="));
+    let docs = |(docs, _): &(String, Doc)| jsdoc_lines(docs, STEP);
+    let (first, further) = members.split_at(1.min(members.len()));
+    let comment: Vec<_> = first.iter().flat_map(docs).collect();
+    let is_documented = further.iter().any(|member| !docs(member).is_empty());
+    let is_union = !further.is_empty();
+    let mut union = Vec::new();
+    for (member, index) in members.iter().zip(0..) {
+        if is_documented {
+            let comment = docs(member).into_iter();
+            union.extend(comment.flat_map(|line| [Doc::HardLine, Doc::Text(line)]));
+            union.extend([Doc::HardLine, Doc::text("| ")]);
+        } else if index > 0 {
+            union.extend([Doc::Line, Doc::text("| ")]);
+        } else if is_union {
+            union.push(Doc::IfBroken("| "));
+        }
+        let member = member.1.clone();
+        union.push(if is_union {
+            Doc::Indent(vec![member])
+        } else {
+            member
+        });
+    }
+    let alias = if is_documented {
+        vec![head, Doc::Indent(union)]
+    } else if !comment.is_empty() {
+        let comment = comment
+            .into_iter()
+            .flat_map(|line| [Doc::HardLine, Doc::Text(line)]);
+        let mut within: Vec<_> = comment.collect();
+        within.extend([Doc::HardLine, Doc::Group(union)]);
+        vec![head, Doc::Indent(within)]
+    } else if is_union {
+        let union = Doc::Indent(vec![Doc::Line, Doc::Group(union)]);
+        vec![Doc::Group(vec![head, union])]
+    } else {
+        let members = members.into_iter().map(|(_, member)| member);
+        vec![head, Doc::text(" "), Doc::Concat(members.collect())]
+    };
+    lines(&Doc::Concat(vec![Doc::Concat(alias), Doc::text(";")]), 0)
+}
+
+/// Returns a type as the members of a union.
+fn members(docs: &str, ty: &Type, write: impl Fn(&Type) -> String) -> Vec<(String, Doc)> {
+    match ty {
+        Type::Option(inner) => vec![
+            (docs.to_owned(), Doc::text(write(inner))),
+            (String::new(), Doc::text("null")),
+        ],
+        ty => vec![(docs.to_owned(), Doc::text(write(ty)))],
+    }
+}
+
+/// Returns a constant with a descriptor.
+fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize) -> String {
+    let head = format!("{keyword} {name}: rpc.Type<{ty}> =");
+    let after_head = |descriptor: Doc| {
+        let head = Doc::text(format!("{head} "));
+        Doc::Concat(vec![head, descriptor, Doc::text(";")])
+    };
+    // Prettier begins another line if the head is too long, or rather than to put a short argument
+    // on a line of its own.
+    let is_usual = |constant: &Doc| {
+        let rendered = constant.render(WIDTH, indent, STEP);
+        let first = rendered.lines().next().unwrap_or_default();
+        indent + first.chars().count() <= WIDTH && !has_short_argument(&rendered)
+    };
+    let on_lines = with_arguments_on_lines(&descriptor).map(after_head);
+    let mut layouts = std::iter::once(after_head(descriptor.clone())).chain(on_lines);
+    if let Some(constant) = layouts.find(is_usual) {
+        return lines(&constant, indent);
+    }
+    let descriptor = Doc::Concat(vec![Doc::HardLine, descriptor, Doc::text(";")]);
+    let constant = Doc::Concat(vec![Doc::text(head), Doc::Indent(vec![descriptor])]);
+    lines(&constant, indent)
+}
+
+/// Whether a call is on three lines because of its only, short argument.
+fn has_short_argument(rendered: &str) -> bool {
+    let mut lines = rendered.lines().skip(1);
+    let argument = lines.next().unwrap_or_default().trim().trim_end_matches(',');
+    let is_name = !argument.contains(['.', '(', '{', '[']) || argument.starts_with(['"', '\'']);
+    is_name && argument.len() <= WIDTH / 4 && lines.next().is_some_and(|line| line.trim() == ");")
+}
+
+/// Returns the class of an error, after a blank line.
+fn error_class(docs: &str, name: &str, ty: &str, descriptor: Doc) -> String {
+    let head = Doc::text(format!("export class {name} extends rpc.MethodError<{ty}> {{"));
+    let head = lines(&head, 0);
+    let field = constant("static readonly", "type", ty, descriptor, STEP);
+    format!("\n{}{head}{field}}}\n", jsdoc(docs, 0))
+}
+
+/// Returns the class of a method's error, if the method can fail.
+pub(super) fn error_name<'a>(
+    error: Option<&Type>,
+    failure: Option<&'a str>,
+    names: &'a Names,
+) -> Option<&'a str> {
+    match (error, failure) {
+        (_, Some(failure)) => Some(failure),
+        (Some(Type::Named(id)), None) => names.errors[id.0].as_deref(),
+        _ => None,
+    }
+}

@@ -1,0 +1,226 @@
+//! The constants by which the package converts values.
+
+use super::super::layout::Doc;
+use super::super::model::{
+    Alternative, Content, Field, Int, Key, Service, Shape, Tagging, Type, TypeId, Unit, Variant,
+};
+use super::super::order::Order;
+use super::naming::Names;
+use super::text::{key_of_value, literal};
+use super::types::{TypeWriter, is_optional};
+
+/// Writes descriptors.
+#[derive(Debug)]
+pub(super) struct DescriptorWriter<'a> {
+    names: &'a Names,
+    /// In which order the types are declared. A reference to a later one is lazy.
+    pub(super) order: Order,
+}
+
+impl<'a> DescriptorWriter<'a> {
+    pub(super) fn new(service: &Service, names: &'a Names) -> Self {
+        let needs = service.types.ids().map(|id| {
+            let mut needs = Vec::new();
+            service
+                .types
+                .parts(id, &mut |ty| ty.each_name(&mut |id| needs.push(id.0)));
+            // The last one is followed first.
+            needs.reverse();
+            needs
+        });
+        let order = Order::new(needs.collect());
+        Self { names, order }
+    }
+
+    /// Writes the descriptor of a type that is used after all types.
+    pub(super) fn ty(&self, ty: &Type) -> Doc {
+        self.part(ty, None)
+    }
+
+    /// Writes the descriptor of the type with this name.
+    pub(super) fn shape(&self, id: TypeId, shape: &Shape, types: &TypeWriter<'_>) -> Doc {
+        match shape {
+            Shape::Struct(fields) => {
+                call_with_object("t.struct", vec![], self.fields(fields, Some(id)), true)
+            }
+            Shape::Alias(Type::Named(other)) if types.is_unmet(id, *other) => Doc::text("t.any"),
+            Shape::Alias(ty) => self.alias_part(ty, id, types),
+            Shape::Unknown => Doc::text("t.any"),
+            Shape::Units(units) => enumeration(units),
+            Shape::Enum(tagging, variants) => self.variants(id, tagging, variants),
+            Shape::Untagged(alternatives) => self.untagged(id, alternatives, types),
+        }
+    }
+
+    /// Returns the descriptor of an enum with contents.
+    fn variants(&self, id: TypeId, tagging: &Tagging, variants: &[Variant]) -> Doc {
+        let entries = variants.iter().map(|variant| {
+            let content = match &variant.content {
+                Content::Unit => Doc::text("null"),
+                Content::Value(ty) => self.part(ty, Some(id)),
+                Content::Fields(fields) => {
+                    call_with_object("t.struct", vec![], self.fields(fields, Some(id)), false)
+                }
+            };
+            property(&variant.name, content)
+        });
+        let entries = entries.collect();
+        let (function, first) = tagged(tagging);
+        call_with_object(function, first, entries, true)
+    }
+
+    fn untagged(&self, id: TypeId, alternatives: &[Alternative], types: &TypeWriter<'_>) -> Doc {
+        let alternatives = alternatives.iter().map(|alternative| match &alternative.content {
+            Content::Unit => Doc::text("t.unit"),
+            Content::Value(ty) => self.alias_part(ty, id, types),
+            Content::Fields(fields) => {
+                call_with_object("t.struct", vec![], self.fields(fields, Some(id)), false)
+            }
+        });
+        call("t.untagged", alternatives.collect())
+    }
+
+    /// Writes a part of an alias. A type that the alias cannot have may be any value.
+    fn alias_part(&self, ty: &Type, id: TypeId, types: &TypeWriter<'_>) -> Doc {
+        match ty {
+            Type::Named(other) if types.is_unmet(id, *other) => Doc::text("t.any"),
+            Type::Option(inner) => call("t.option", vec![self.alias_part(inner, id, types)]),
+            Type::Map(key, value) if **key == Key::Text => {
+                call("t.record", vec![self.alias_part(value, id, types)])
+            }
+            ty => self.part(ty, Some(id)),
+        }
+    }
+
+    /// Returns the properties of an object with the descriptors of fields.
+    fn fields(&self, fields: &[Field], id: Option<TypeId>) -> Vec<Doc> {
+        let field = |field: &Field| {
+            let ty = self.part(&field.ty, id);
+            let ty = if is_optional(field) {
+                call("t.optional", vec![ty])
+            } else {
+                ty
+            };
+            property(&field.name, ty)
+        };
+        fields.iter().map(field).collect()
+    }
+
+    fn part(&self, ty: &Type, within: Option<TypeId>) -> Doc {
+        let nested = |ty: &Type| self.part(ty, within);
+        match ty {
+            Type::Bool => Doc::text("t.bool"),
+            Type::Int(int) => Doc::text(integer(*int)),
+            Type::F32 => Doc::text("t.f32"),
+            Type::F64 => Doc::text("t.f64"),
+            Type::Text => Doc::text("t.string"),
+            Type::Bytes => Doc::text("t.bytes"),
+            Type::Unit => Doc::text("t.unit"),
+            Type::Any => Doc::text("t.any"),
+            Type::Named(id) => self.reference(*id, within),
+            Type::Option(inner) => call("t.option", vec![nested(inner)]),
+            Type::List(item) => call("t.list", vec![nested(item)]),
+            Type::Tuple(types) => call("t.tuple", types.iter().map(nested).collect()),
+            Type::Map(key, value) => match **key {
+                Key::Text => call("t.record", vec![nested(value)]),
+                Key::Bool => call("t.map", vec![Doc::text("t.bool"), nested(value)]),
+                Key::Int(int) => call("t.map", vec![Doc::text(integer(int)), nested(value)]),
+                Key::Named(id) => call("t.map", vec![self.reference(id, within), nested(value)]),
+            },
+        }
+    }
+
+    fn reference(&self, id: TypeId, within: Option<TypeId>) -> Doc {
+        let name = self.names.ty(id);
+        match within {
+            Some(within) if self.order.is_unmet(within, id) => {
+                call(LAZY, vec![Doc::text(format!("() => {name}"))])
+            }
+            _ => Doc::text(name),
+        }
+    }
+}
+
+/// Returns the function for an enum, and its arguments before the variants.
+fn tagged(tagging: &Tagging) -> (&'static str, Vec<String>) {
+    match tagging {
+        Tagging::External => ("t.variants", vec![]),
+        Tagging::Internal { tag } => ("t.tagged", vec![literal(tag)]),
+        Tagging::Adjacent { tag, content } => ("t.adjacent", vec![literal(tag), literal(content)]),
+    }
+}
+
+/// The function for a reference to a type that is declared later.
+const LAZY: &str = "t.lazy";
+
+/// Returns the descriptor of an enum of units.
+fn enumeration(units: &[Unit]) -> Doc {
+    call(
+        "t.enumeration",
+        units.iter().map(|unit| Doc::text(literal(&unit.name))).collect(),
+    )
+}
+
+/// Returns a property of an object that is made.
+pub(super) fn property(name: &str, value: Doc) -> Doc {
+    Doc::Concat(vec![Doc::text(format!("{}: ", key_of_value(name))), value])
+}
+
+pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
+    let is_lazy = |argument: &Doc| match argument {
+        Doc::Concat(parts) => matches!(parts.first(), Some(Doc::Text(function)) if function == LAZY),
+        _ => false,
+    };
+    // Prettier puts functions among several arguments on lines of their own.
+    let has_lazy = arguments.len() > 1 && arguments.iter().any(is_lazy);
+    if let Some(first) = arguments.first_mut().filter(|_| has_lazy) {
+        *first = Doc::Concat(vec![Doc::Broken, first.clone()]);
+    }
+    Doc::Concat(vec![
+        Doc::text(function),
+        Doc::list("(", arguments, ")", Doc::SoftLine),
+    ])
+}
+
+/// Returns a call whose last argument is an object. It is on several lines if it does not fit, or
+/// `is_broken`.
+pub(super) fn call_with_object(
+    function: &str,
+    first: Vec<String>,
+    properties: Vec<Doc>,
+    is_broken: bool,
+) -> Doc {
+    let mut properties = properties;
+    if is_broken && let Some(first) = properties.first_mut() {
+        *first = Doc::Concat(vec![Doc::Broken, first.clone()]);
+    }
+    let mut call = vec![Doc::text(format!("{function}("))];
+    for argument in first {
+        call.extend([Doc::Text(argument), Doc::text(SEPARATOR)]);
+    }
+    call.push(Doc::list("{", properties, "}", Doc::Line));
+    call.push(Doc::text(")"));
+    Doc::Concat(call)
+}
+
+/// What is between two arguments on one line.
+const SEPARATOR: &str = ", ";
+
+/// Returns a call whose last argument is an object, with each argument on a line of its own. `None`
+/// if it is another descriptor, or has no other argument.
+pub(super) fn with_arguments_on_lines(descriptor: &Doc) -> Option<Doc> {
+    let Doc::Concat(parts) = descriptor else {
+        return None;
+    };
+    let [Doc::Text(open), arguments @ .., Doc::Text(_)] = parts.as_slice() else {
+        return None;
+    };
+    let arguments = arguments.iter();
+    let arguments = arguments.filter(|part| !matches!(part, Doc::Text(text) if text == SEPARATOR));
+    let arguments: Vec<_> = arguments.cloned().collect();
+    (arguments.len() > 1).then(|| Doc::list(open, arguments, ")", Doc::SoftLine))
+}
+
+fn integer(int: Int) -> String {
+    format!("t.{}{}", if int.is_signed { 'i' } else { 'u' }, int.bits)
+}

@@ -1,0 +1,117 @@
+//! Text in TypeScript: literals, keys and comments.
+
+use super::super::layout::Doc;
+use super::super::{WIDTH, docs, literals};
+use super::STEP;
+
+/// Before a part that prettier would lay out in another way, because it is too long for a line.
+const IGNORE: &str = "// prettier-ignore\n";
+
+/// Returns a string literal.
+pub(super) fn literal(text: &str) -> String {
+    literals::literal(text, |wide| format!("\\u{{{wide:x}}}"))
+}
+
+/// Returns the key of a property.
+pub(super) fn key(name: &str) -> String {
+    match is_identifier(name) {
+        true => name.to_owned(),
+        false => literal(name),
+    }
+}
+
+/// Whether a name needs no quotes as a key. Of the letters that the language allows, only those of
+/// ASCII are considered.
+fn is_identifier(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
+    !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.chars().all(is_part)
+}
+
+/// Returns the key of a property of an object that is made. A plain `__proto__` would be no
+/// property there.
+pub(super) fn key_of_value(name: &str) -> String {
+    match name {
+        "__proto__" => "[\"__proto__\"]".to_owned(),
+        name => key(name),
+    }
+}
+
+/// Returns a comment of the module.
+pub(super) fn comment(docs: &str) -> String {
+    let lines = docs::lines(docs, WIDTH - 3);
+    let lines = lines
+        .iter()
+        .map(|line| format!("// {line}").trim_end().to_owned() + "\n");
+    lines.collect()
+}
+
+/// Returns a documentation comment with this indentation, and the end of its last line. Empty if
+/// there is no documentation.
+pub(super) fn jsdoc(docs: &str, indent: usize) -> String {
+    let margin = " ".repeat(indent);
+    let lines = jsdoc_lines(docs, indent).into_iter();
+    lines.map(|line| format!("{margin}{line}\n")).collect()
+}
+
+/// Returns the lines of a documentation comment, without their indentation.
+pub(super) fn jsdoc_lines(docs: &str, indent: usize) -> Vec<String> {
+    let lines = docs::lines(docs, WIDTH - indent - 7);
+    let lines: Vec<_> = lines.iter().map(|line| line.replace("*/", "*\\/")).collect();
+    match lines.as_slice() {
+        [] => Vec::new(),
+        [only] => vec![format!("/** {only} */")],
+        lines => {
+            let within = lines
+                .iter()
+                .map(|line| format!(" * {line}").trim_end().to_owned());
+            let mut comment = vec!["/**".to_owned()];
+            comment.extend(within);
+            comment.push(" */".to_owned());
+            comment
+        }
+    }
+}
+
+/// Returns lines of the module with this indentation. If one is too long, prettier leaves all of
+/// them as they are.
+pub(super) fn lines(doc: &Doc, indent: usize) -> String {
+    let margin = " ".repeat(indent);
+    let text = doc.render(WIDTH, indent, STEP);
+    let is_too_long = format!("{margin}{text}")
+        .lines()
+        .any(|line| line.chars().count() > WIDTH);
+    let ignore = if is_too_long {
+        format!("{margin}{IGNORE}")
+    } else {
+        String::new()
+    };
+    format!("{ignore}{margin}{text}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_quoted_if_they_must_be() {
+        assert_eq!(
+            (key("a_b1"), key("a-b"), key("1")),
+            ("a_b1".into(), "\"a-b\"".into(), "\"1\"".into())
+        );
+        assert_eq!(
+            (key(""), key_of_value("__proto__")),
+            ("\"\"".into(), "[\"__proto__\"]".into())
+        );
+    }
+
+    #[test]
+    fn comments_end_where_they_should() {
+        assert_eq!(jsdoc("", 2), "");
+        assert_eq!(jsdoc("One.", 2), "  /** One. */\n");
+        assert_eq!(
+            jsdoc("One.\n\nTwo. */ x", 0),
+            "/**\n * One.\n *\n * Two. *\\/ x\n */\n"
+        );
+        assert_eq!(comment("One.\n\nTwo."), "// One.\n//\n// Two.\n");
+    }
+}

@@ -1,0 +1,178 @@
+//! Types as TypeScript writes them.
+
+use super::super::layout::Doc;
+use super::super::model::{Content, Field, Int, Key, Service, Shape, Tagging, Type, TypeId, Variant};
+use super::super::order::Order;
+use super::STEP;
+use super::naming::Names;
+use super::text::{jsdoc_lines, key, literal};
+
+/// Writes types.
+#[derive(Debug)]
+pub(super) struct TypeWriter<'a> {
+    names: &'a Names,
+    /// The compiler refuses an alias that needs itself, other than within an array or an object.
+    cycles: Order,
+}
+
+impl<'a> TypeWriter<'a> {
+    pub(super) fn new(service: &Service, names: &'a Names) -> Self {
+        let needs = service.types.ids().map(|id| {
+            let mut needs = Vec::new();
+            let mut add = |ty: &Type| needs_at_once(ty, &mut needs);
+            match &service.types.get(id).shape {
+                Shape::Alias(ty) => add(ty),
+                Shape::Untagged(alternatives) => {
+                    let values = alternatives
+                        .iter()
+                        .filter_map(|alternative| alternative.content.value());
+                    values.for_each(add);
+                }
+                Shape::Struct(_) | Shape::Units(_) | Shape::Enum(..) | Shape::Unknown => {}
+            }
+            needs
+        });
+        let cycles = Order::new(needs.collect());
+        Self { names, cycles }
+    }
+
+    pub(super) fn ty(&self, ty: &Type) -> String {
+        self.within(ty, None)
+    }
+
+    /// Writes a type as a part of the alias `within`.
+    pub(super) fn member(&self, within: TypeId, ty: &Type) -> String {
+        self.within(ty, Some(within))
+    }
+
+    /// Whether the alias `id` cannot have this type: another one may be any value there.
+    pub(super) fn is_unmet(&self, id: TypeId, other: TypeId) -> bool {
+        self.cycles.is_unmet(id, other)
+    }
+
+    fn within(&self, ty: &Type, within: Option<TypeId>) -> String {
+        match ty {
+            Type::Bool => "boolean".to_owned(),
+            Type::Int(int) => integer(*int).to_owned(),
+            Type::F32 | Type::F64 => "number".to_owned(),
+            Type::Text => "string".to_owned(),
+            Type::Bytes => "Uint8Array".to_owned(),
+            Type::Unit => "null".to_owned(),
+            Type::Any => "unknown".to_owned(),
+            Type::Named(id) => match within {
+                Some(within) if self.is_unmet(within, *id) => "unknown".to_owned(),
+                _ => self.names.ty(*id).to_owned(),
+            },
+            Type::Option(inner) => format!("{} | null", self.within(inner, within)),
+            // The compiler looks at what follows later.
+            Type::List(item) => match **item {
+                Type::Option(_) => format!("({})[]", self.ty(item)),
+                _ => format!("{}[]", self.ty(item)),
+            },
+            Type::Tuple(types) => {
+                let types: Vec<_> = types.iter().map(|ty| self.ty(ty)).collect();
+                format!("[{}]", types.join(", "))
+            }
+            Type::Map(key, value) => match **key {
+                Key::Text => format!("Record<string, {}>", self.within(value, within)),
+                Key::Bool => format!("Map<boolean, {}>", self.ty(value)),
+                Key::Int(int) => format!("Map<{}, {}>", integer(int), self.ty(value)),
+                Key::Named(id) => format!("Map<{}, {}>", self.names.ty(id), self.ty(value)),
+            },
+        }
+    }
+
+    /// Returns the declaration of a field.
+    pub(super) fn property(&self, field: &Field) -> String {
+        let optional = if is_optional(field) { "?" } else { "" };
+        format!("{}{optional}: {};", key(&field.name), self.ty(&field.ty))
+    }
+
+    /// Returns the type of a variant's values, as a member of a union.
+    pub(super) fn variant(&self, tagging: &Tagging, variant: &Variant) -> Doc {
+        let (tag, content) = match tagging {
+            Tagging::External => ("kind", "value"),
+            Tagging::Internal { tag } => (tag.as_str(), ""),
+            Tagging::Adjacent { tag, content } => (tag.as_str(), content.as_str()),
+        };
+        let mut properties = vec![Doc::text(format!("{}: {}", key(tag), literal(&variant.name)))];
+        let is_internal = matches!(tagging, Tagging::Internal { .. });
+        match &variant.content {
+            Content::Unit => {}
+            Content::Value(ty) => {
+                properties.push(Doc::text(format!("{}: {}", key(content), self.ty(ty))));
+            }
+            Content::Fields(fields) if is_internal => properties.extend(self.properties(fields)),
+            Content::Fields(fields) => {
+                let object = object(self.properties(fields), has_docs(fields));
+                properties.push(Doc::Concat(vec![
+                    Doc::text(format!("{}: ", key(content))),
+                    object,
+                ]));
+            }
+        }
+        let has_docs = match &variant.content {
+            Content::Fields(fields) => has_docs(fields),
+            Content::Unit | Content::Value(_) => false,
+        };
+        object(properties, has_docs)
+    }
+
+    /// Returns the type of an alternative with fields, as a member of a union.
+    pub(super) fn alternative(&self, fields: &[Field]) -> Doc {
+        object(self.properties(fields), has_docs(fields))
+    }
+
+    fn properties(&self, fields: &[Field]) -> Vec<Doc> {
+        let property = |field: &Field| {
+            let docs = jsdoc_lines(&field.docs, 4 * STEP).into_iter();
+            let mut property: Vec<_> = docs.flat_map(|line| [Doc::Text(line), Doc::HardLine]).collect();
+            let written = self.property(field);
+            property.push(Doc::text(written.trim_end_matches(';')));
+            Doc::Concat(property)
+        };
+        fields.iter().map(property).collect()
+    }
+}
+
+/// Returns the type of an object. With documentation, it is on several lines.
+fn object(properties: Vec<Doc>, has_docs: bool) -> Doc {
+    if properties.is_empty() {
+        return Doc::text("{}");
+    }
+    let line = || if has_docs { Doc::HardLine } else { Doc::Line };
+    let mut within = vec![line()];
+    within.extend(Doc::joined(
+        properties,
+        &Doc::Concat(vec![Doc::text(";"), line()]),
+    ));
+    within.push(if has_docs {
+        Doc::text(";")
+    } else {
+        Doc::IfBroken(";")
+    });
+    Doc::Group(vec![Doc::text("{"), Doc::Indent(within), line(), Doc::text("}")])
+}
+
+fn has_docs(fields: &[Field]) -> bool {
+    fields.iter().any(|field| !jsdoc_lines(&field.docs, 0).is_empty())
+}
+
+/// Whether a field may be absent. That of an option is nothing then.
+pub(super) fn is_optional(field: &Field) -> bool {
+    !field.is_required && !matches!(field.ty, Type::Option(_) | Type::Unit)
+}
+
+fn integer(int: Int) -> &'static str {
+    if int.bits <= 32 { "number" } else { "bigint" }
+}
+
+/// Collects the types that the compiler needs to know what a type is.
+fn needs_at_once(ty: &Type, needs: &mut Vec<usize>) {
+    match ty {
+        Type::Named(id) => needs.push(id.0),
+        Type::Option(inner) => needs_at_once(inner, needs),
+        Type::Map(key, value) if **key == Key::Text => needs_at_once(value, needs),
+        _ => {}
+    }
+}
