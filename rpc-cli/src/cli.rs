@@ -9,6 +9,7 @@ use crate::commands::check::Check;
 use crate::commands::completions::Completions;
 use crate::commands::dead::Dead;
 use crate::commands::describe::Describe;
+use crate::commands::generate::Generate;
 use crate::commands::list::List;
 use crate::commands::ping::Ping;
 use crate::commands::stats::Stats;
@@ -63,6 +64,7 @@ pub(crate) enum Command {
     Bench(Bench),
     Dead(Dead),
     Asyncapi(Asyncapi),
+    Generate(Generate),
     Check(Check),
     Completions(Completions),
 }
@@ -78,6 +80,7 @@ impl Command {
             Self::Bench(command) => command.run(options, output).await,
             Self::Dead(command) => command.run(options, output).await,
             Self::Asyncapi(command) => command.run(options, output).await,
+            Self::Generate(command) => command.run(options, output).await,
             Self::Check(command) => command.run(options, output).await,
             Self::Completions(command) => command.run(&mut Cli::command(), output),
         }

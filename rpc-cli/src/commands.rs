@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod dead;
 pub(crate) mod describe;
+pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod ping;
 pub(crate) mod stats;

@@ -24,6 +24,29 @@ pub(crate) fn read(file: &Path) -> Result<Vec<ServiceDescription>, Failure> {
     })
 }
 
+/// Returns the only service, or the only one with this name if one is given.
+pub(crate) fn only(
+    services: Vec<ServiceDescription>,
+    name: Option<&str>,
+) -> Result<ServiceDescription, Failure> {
+    let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
+    let matches = |service: &ServiceDescription| name.is_none_or(|name| service.name == name);
+    let mut matching: Vec<_> = services.into_iter().filter(matches).collect();
+    match (matching.pop(), matching.len()) {
+        (Some(service), 0) => Ok(service),
+        _ => Err(Failure::usage(
+            match name {
+                Some(name) => format!(
+                    "not exactly one of the services is called {name}: {}",
+                    names.join(", ")
+                ),
+                None => format!("there are several services: {}", names.join(", ")),
+            },
+            "name one of them",
+        )),
+    }
+}
+
 fn parse(text: &str) -> Result<Vec<ServiceDescription>, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let values = match value {

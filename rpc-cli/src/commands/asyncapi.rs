@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use rpc_contract::{ServiceDescription, asyncapi};
+use rpc_contract::asyncapi;
 
 use crate::connection::{close, connect};
 use crate::description_file;
@@ -44,7 +44,7 @@ pub(crate) struct Asyncapi {
 impl Asyncapi {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         let service = match &self.from {
-            Some(file) => only(description_file::read(file)?, self.service.as_deref())?,
+            Some(file) => description_file::only(description_file::read(file)?, self.service.as_deref())?,
             None => {
                 let broker = connect(options).await?;
                 let service = self.service.as_deref();
@@ -55,25 +55,5 @@ impl Asyncapi {
         };
         output.document(&asyncapi::document(&service, &self.api_version))?;
         Ok(Outcome::Done)
-    }
-}
-
-/// Returns the only service, or the only one with this name if one is given.
-fn only(services: Vec<ServiceDescription>, name: Option<&str>) -> Result<ServiceDescription, Failure> {
-    let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
-    let matches = |service: &ServiceDescription| name.is_none_or(|name| service.name == name);
-    let mut matching: Vec<_> = services.into_iter().filter(matches).collect();
-    match (matching.pop(), matching.len()) {
-        (Some(service), 0) => Ok(service),
-        _ => Err(Failure::usage(
-            match name {
-                Some(name) => format!(
-                    "not exactly one of the services is called {name}: {}",
-                    names.join(", ")
-                ),
-                None => format!("there are several services: {}", names.join(", ")),
-            },
-            "name one of them",
-        )),
     }
 }

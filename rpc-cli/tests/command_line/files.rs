@@ -1,4 +1,4 @@
-//! What needs no broker: `check`, `completions`, and help.
+//! What needs no broker: `check`, `generate`, `completions`, and help.
 
 use std::io::Write as _;
 
@@ -105,6 +105,41 @@ async fn check_refuses_other_files() {
     );
     let failed = rpc_at(NOWHERE, &["check", "-", "-"]).await;
     assert!(failed.failure(2).contains("can only be read once"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn generate_prints_a_module_in_each_language() {
+    let description = file(&search(&["text"]));
+    let path = description.path().to_str().unwrap();
+    for (language, class) in [
+        ("python", "class SearchClient(rpc_runtime.Client):"),
+        ("typescript", "export class SearchClient extends rpc.Client {"),
+    ] {
+        let module = rpc_at(NOWHERE, &["generate", language, "--from", path]).await;
+        assert!(module.result().contains(class), "{module:?}");
+        assert!(module.stdout.ends_with('\n') && !module.stdout.ends_with("\n\n"));
+    }
+}
+
+#[tokio::test]
+async fn generate_needs_one_service_and_a_known_language() {
+    let both = file(&[search(&["text"]), ServiceDescription::new("Log", "log")]);
+    let path = both.path().to_str().unwrap();
+    let failed = rpc_at(NOWHERE, &["generate", "python", "--from", path]).await;
+    assert!(
+        failed
+            .failure(2)
+            .contains("there are several services: Search, Log"),
+        "{failed:?}"
+    );
+    let failed = rpc_at(NOWHERE, &["generate", "python", "--from", path, "Nobody"]).await;
+    assert!(failed.failure(2).contains("is called Nobody"), "{failed:?}");
+    let module = rpc_at(NOWHERE, &["generate", "python", "--from", path, "Log"]).await;
+    assert!(module.result().contains("class LogClient("), "{module:?}");
+    let failed = rpc_at(NOWHERE, &["generate", "cobol", "Search"]).await;
+    assert!(failed.failure(2).contains("cobol"), "{failed:?}");
+    let failed = rpc_at(NOWHERE, &["generate", "python"]).await;
+    assert!(failed.failure(2).contains("<SERVICE>"), "{failed:?}");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! `list`, `describe`, `asyncapi` and `check` of running services.
+//! `list`, `describe`, `asyncapi`, `generate` and `check` of running services.
 
 use std::time::Duration;
 
+use rpc_contract::generate::{Language, module};
 use rpc_contract::{ServiceDescription, asyncapi};
 use rpc_examples::UserDirectoryClient;
 use rpc_runtime::{Broker, Server, ServiceClient as _};
@@ -189,6 +190,21 @@ async fn asyncapi_prints_the_document_of_a_running_service_and_of_a_file() {
     )
     .await;
     assert_eq!(printed.json(), expected("1.0.0"));
+}
+
+#[tokio::test]
+async fn generate_prints_the_module_of_a_running_service_and_of_its_description() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_on(&vhost, "rpc_queue").await;
+    let expected = module(&UserDirectoryClient::SERVICE.description(), Language::Python);
+    for source in [&["UserDirectory"][..], &["--queue", "rpc_queue"]] {
+        let printed = rpc(&vhost, &[&["generate", "python"], source].concat()).await;
+        assert_eq!(printed.result(), expected);
+    }
+    let description = rpc(&vhost, &["describe", "UserDirectory", "--json"]).await;
+    let generate = &["generate", "python", "--from", "-"];
+    let printed = rpc_with_input(&vhost, generate, description.result()).await;
+    assert_eq!(printed.result(), expected);
 }
 
 #[tokio::test]
