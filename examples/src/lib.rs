@@ -6,12 +6,13 @@ mod database;
 use std::collections::HashMap;
 
 use rpc_runtime::{Broker, BrokerError, service};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use database::{Database, crash_point};
 
 /// Why the directory could not answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize, JsonSchema)]
 pub enum DirectoryError {
     /// No user has this id.
     #[error("no user {id}")]
@@ -22,7 +23,7 @@ pub enum DirectoryError {
 }
 
 /// Looks users up.
-#[service(queue = "rpc_queue")]
+#[service(queue = "rpc_queue", schema)]
 pub trait UserDirectory {
     /// Returns the e-mail address of one user.
     #[rpc(default, idempotent)]
