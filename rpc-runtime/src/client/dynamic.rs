@@ -1,5 +1,6 @@
 //! A client of a service that the program knows only by its description.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use super::streaming::{ReadItems, StreamingCall};
 use super::stub::{Client, undecodable_reply_error, with_inbox};
 use super::uploading::SendsItems as _;
 use crate::codec::{Codec, DecodeError, EncodeError};
-use crate::describe::{MethodDescription, ServiceDescription};
+use crate::describe::{ArgumentDescription, MethodDescription, ServiceDescription};
 use crate::error::{CallError, MethodKind};
 use crate::protocol::{Reply, ReplyKind};
 use crate::service::middleware::BoxError;
@@ -395,6 +396,8 @@ enum ArgumentsError {
     NotArguments,
     #[error("the method has no argument {name:?}: it has {}", Names(.known))]
     Unknown { name: String, known: Vec<String> },
+    #[error("the argument {0:?} is given twice")]
+    Twice(String),
     #[error("{given} arguments are too many: the method has {}", Names(.known))]
     TooMany { given: usize, known: Vec<String> },
     #[error("text/plain carries one argument, which is missing")]
@@ -462,8 +465,8 @@ fn encode_json(codec: Codec, json: &[u8]) -> Result<Bytes, EncodeError> {
     encoded.map_err(|source| EncodeError::new(codec, source))
 }
 
-/// Returns the arguments with their names. Checks that the method has them, but not that none is
-/// missing.
+/// Returns the arguments with their names. Checks that the method has them and that each is given
+/// once, but not that none is missing.
 fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
@@ -477,17 +480,23 @@ fn by_name(
         }),
         ExactValue::Array(values) => Ok(names().zip(values).collect()),
         ExactValue::Object(values) => {
-            let is_known = |name: &String| {
+            let mut given = HashSet::new();
+            for (name, _) in &values {
                 let mut all = method.arguments.iter();
-                all.any(|argument| argument.name == *name || argument.aliases.contains(name))
-            };
-            match values.iter().map(|(name, _)| name).find(|name| !is_known(name)) {
-                Some(name) => Err(ArgumentsError::Unknown {
-                    name: name.clone(),
-                    known: names().collect(),
-                }),
-                None => Ok(values),
+                let is_called = |argument: &&ArgumentDescription| {
+                    argument.name == *name || argument.aliases.contains(name)
+                };
+                let Some(argument) = all.find(is_called) else {
+                    return Err(ArgumentsError::Unknown {
+                        name: name.clone(),
+                        known: names().collect(),
+                    });
+                };
+                if !given.insert(&argument.name) {
+                    return Err(ArgumentsError::Twice(argument.name.clone()));
+                }
             }
+            Ok(values)
         }
         ExactValue::Bool(_) | ExactValue::Number(_) | ExactValue::String(_) => {
             Err(ArgumentsError::NotArguments)
@@ -607,6 +616,10 @@ mod tests {
         assert_eq!(
             refused(json!({"name": 7})),
             "the method has no argument \"name\": it has id, limit"
+        );
+        assert_eq!(
+            refused(json!({"id": 7, "key": 8})),
+            "the argument \"id\" is given twice"
         );
         assert_eq!(
             refused(json!([1, 2, 3])),

@@ -203,7 +203,8 @@ impl JobQueues {
         last.error.clone().map_or(Ok(()), Err)
     }
 
-    /// Logs that a queue did not take a job. `stuck_for` is how long the job has been due there.
+    /// Logs that a queue did not take a job. `stuck_for` is how long the job has not been moved
+    /// where it belongs, which may be another queue.
     pub(super) fn log_not_taken(
         &self,
         destination: Destination,

@@ -75,6 +75,8 @@ pub(super) struct ConsumerEnd {
 /// Why a consumer stopped reading its subscription.
 enum Interruption {
     Stopped,
+    /// The subscription has ended, or it has to end, because only then an abandoned request comes
+    /// back.
     Lost(BrokerError),
 }
 
@@ -345,7 +347,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Forgets what belongs to the subscription with this control, which has ended.
+    /// Forgets what belongs to the subscription with this control, which has ended or is about to
+    /// be closed.
     fn forget(&self, control: &Arc<dyn Control>) {
         self.handler.forget_deliveries(control);
         if let Some(estimates) = &self.estimates {

@@ -147,8 +147,8 @@ impl RequestHandler {
         self.batches_paused.store(!advises_batches, Ordering::Relaxed);
     }
 
-    /// Forgets the deliveries of the subscription with this control, which has ended. They can no
-    /// longer be acked, and the broker delivers them again.
+    /// Forgets the deliveries of the subscription with this control, which has ended or is about to
+    /// be closed. They are not acked any more, and the broker delivers them again.
     pub(super) fn forget_deliveries(&self, control: &Arc<dyn Control>) {
         self.deduplicator
             .lock()
@@ -609,7 +609,8 @@ impl RequestHandler {
                     MAX_CONFIRM_INTERVAL,
                 );
             }
-            Err(forbidden) => self.reply_address_forbidden(&forbidden),
+            // The request itself was handled.
+            Err(forbidden) => self.executor.log.batch_size_not_sent(&forbidden),
         }
     }
 

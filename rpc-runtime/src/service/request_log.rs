@@ -94,6 +94,21 @@ impl RequestLog {
         );
     }
 
+    /// Logs that the sender of a one-way request is not told a batch size, because its address must
+    /// not get messages.
+    pub(crate) fn batch_size_not_sent(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
+        let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "batch_size") else {
+            return;
+        };
+        let (queue, address) = (&self.queue, address.as_str());
+        tracing::debug!(
+            queue,
+            address,
+            suppressed,
+            "the header rpc-batch of a one-way request is no reply address"
+        );
+    }
+
     /// Logs a rejected message that gets no reply: a refused one-way request, a request with a
     /// forbidden `reply_to`, or a batch that cannot be read.
     pub(crate) fn rejected(&self) {

@@ -126,7 +126,7 @@ impl<R> Receiver<R> {
     /// # Errors
     ///
     /// If `count` is less than the number of items that the worker has sent, or more than it was
-    /// granted.
+    /// granted. If items are still to come, and the reply does not say of which worker.
     pub(super) fn end(
         &mut self,
         worker: Option<&str>,
@@ -148,6 +148,11 @@ impl<R> Receiver<R> {
         }
         if count > self.granted.items {
             return Err(BadStream("the worker counted more items than it was granted"));
+        }
+        if worker.is_none() && count > self.next {
+            return Err(BadStream(
+                "the end of the stream does not say which worker sent it",
+            ));
         }
         // A second end is the first one, sent again.
         self.end.get_or_insert((count, reply));
@@ -374,6 +379,8 @@ mod tests {
         assert_eq!(failed.receive("a", message(1, 1)), Ok(Received::Continues));
         assert_eq!(failed.end(Some("b"), None, ()), Ok(Received::Foreign));
         assert_eq!(failed.end(Some("a"), None, ()), Ok(Received::Ends(())));
+        let anonymous = Receiver::new(window(8)).end(None, Some(2), ()).unwrap_err();
+        assert!(anonymous.0.contains("which worker"));
         // Before the first item, any worker may refuse the request.
         assert_eq!(
             Receiver::new(window(8)).end(None, Some(0), ()),

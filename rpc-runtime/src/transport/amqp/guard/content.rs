@@ -106,8 +106,9 @@ fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     deaths.map_or(UNKNOWN, Cow::Owned)
 }
 
-/// The entries about dead-lettering in a table. `None` if the table or the entries cannot be read,
-/// or if the entries are too long.
+/// The entries about dead-lettering in a table, whose other entries may be malformed. `None` if the
+/// size or the type of an entry is not valid, so that the entries cannot be told apart, or if those
+/// about dead-lettering are malformed or too long.
 fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
     let mut deaths = Vec::new();
     let mut cursor = Cursor::new(table);
