@@ -288,6 +288,7 @@ impl<'a> Parser<'a> {
             _ => match self.word() {
                 "true" => ExactValue::Bool(true),
                 "false" => ExactValue::Bool(false),
+                // Valid JSON has no empty word. Anything will do for other text.
                 "null" | "" => ExactValue::Null,
                 number => ExactValue::Number(number.to_owned()),
             },

@@ -115,7 +115,8 @@ impl ConfirmListener for InFlightReply {
             Published::Failed { source, .. } if source.is_handle_ended() => {}
             // The task sends the reply again, until the broker confirms it.
             Published::Failed { .. } | Published::Withdrawn => {
-                reply.may_have_closed_channel = published.is_channel_closed();
+                let is_written = matches!(published, Published::Failed { written: true, .. });
+                reply.may_have_closed_channel = is_written && published.is_channel_closed();
                 self.sender.enqueue(QueuedReply::Single(reply));
             }
         }

@@ -221,6 +221,7 @@ impl RequestHandler {
         if let Some(ack) = ack {
             let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
             if is_counted_copy {
+                // It has a longer pause if no retry queue took it when its batch was redelivered.
                 let headers = &mut delivery.message.properties.headers;
                 tokio::time::sleep(take_returned_pause(headers).max(COPY_PAUSE)).await;
             }

@@ -127,10 +127,12 @@ impl Resumption {
         let now = Instant::now();
         self.backoff.worked_for(now - self.began_at);
         let pause = self.backoff.next_delay();
-        let next = now + pause.max(error.retry_after().unwrap_or_default());
-        if self.time_limit(inbox.waiting_since()).deadline <= next {
+        // A layer's fault may have any duration.
+        let next = now.checked_add(pause.max(error.retry_after().unwrap_or_default()));
+        let deadline = self.time_limit(inbox.waiting_since()).deadline;
+        let Some(next) = next.filter(|next| *next < deadline) else {
             return Err(error);
-        }
+        };
         self.is_interrupted = true;
         self.pause = Some(Box::pin(sleep_until(next)));
         Ok(())

@@ -102,7 +102,8 @@ impl RequestHandler {
                 asks.extend(BatchSizeAsk::take(&mut request));
             }
             let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
-            let key = RequestKey::new(reply_to.cloned(), CorrelationId::Uuid(id));
+            // The same key as that of a copy that is forwarded by itself.
+            let key = RequestKey::new(request.reply_to.clone(), CorrelationId::Uuid(id));
             let Some(ack) = self.deduplicate(key, origin, share.clone()) else {
                 continue;
             };
@@ -392,7 +393,8 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         arguments,
         mut headers,
     } = call;
-    // RabbitMQ does not write its headers into the body, so any that are there are forged.
+    // RabbitMQ does not write its headers into the body, so any that are there are forged. Those of
+    // this library stay.
     headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
     // The headers of the message are RabbitMQ's own, such as the delivery count.
     for (name, value) in shared.headers.iter() {

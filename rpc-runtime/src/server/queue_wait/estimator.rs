@@ -83,7 +83,8 @@ pub(super) struct WaitEstimator {
     /// How long the last probe that came back was in the queue. Zero if the queue was found empty
     /// after that.
     last_trip: Duration,
-    /// The latest moment at which the prefetch may have been full.
+    /// When a delivery last filled the prefetch, or one of those that had filled it last ended. It
+    /// stands still while the prefetch stays full.
     last_full: Option<Instant>,
     /// Whether messages may wait.
     is_active: bool,
