@@ -1,6 +1,7 @@
 import type { Codec } from "../codec/content-type.js";
 import * as json from "../codec/json.js";
 import { decodePlain, readText } from "../codec/values.js";
+import { messageOf } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import type { Rules } from "../protocol/dispatch.js";
 import { arriveJob } from "../protocol/job-arrival.js";
@@ -66,7 +67,12 @@ export function failureOf(reply: MethodReply, codec: Codec): JobFailure | null {
 }
 
 function errorText(codec: Codec, body: Buffer): string {
-  if (codec === "text") return readText(body);
-  const plain = decodePlain(codec, body);
-  return typeof plain === "string" ? plain : json.encode(plain);
+  try {
+    if (codec === "text") return readText(body);
+    const plain = decodePlain(codec, body);
+    return typeof plain === "string" ? plain : json.encode(plain);
+  } catch (error) {
+    // Such as NaN, which JSON does not have. The job must not be lost for that.
+    return `the error cannot be shown as text: ${messageOf(error)}`;
+  }
 }

@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import * as rpc from "rpc-runtime";
 
+import * as messagePack from "../../src/codec/message-pack.js";
 import { CancelledCalls } from "../../src/protocol/cancelled-calls.js";
 import { deathsOf } from "../../src/protocol/deaths.js";
 import { Deduplicator, originOf } from "../../src/protocol/deduplicator.js";
@@ -12,6 +13,7 @@ import * as jobs from "../../src/protocol/jobs.js";
 import { isReplyAddress } from "../../src/protocol/reply-address.js";
 import { uuidBytes, uuidOf } from "../../src/protocol/uuid.js";
 import type { Incoming, Properties } from "../../src/transport/message.js";
+import { failureOf } from "../../src/worker/job-handler.js";
 
 const table = (() => {
   const methods = [
@@ -236,4 +238,17 @@ test("UUIDs are 16 bytes", () => {
   const id = "00112233-4455-4677-8899-aabbccddeeff";
   assert.equal(uuidOf(uuidBytes(id)), id);
   assert.equal(uuidOf(Buffer.alloc(15)), null);
+});
+
+test("an error that is no JSON still fails its job", () => {
+  const failed = (codec: "msgpack" | "text", body: Buffer) =>
+    failureOf({ kind: "error", body, fault: null }, codec);
+  assert.deepEqual(failed("msgpack", messagePack.encode("no route")), {
+    reason: "error",
+    text: "no route",
+  });
+  for (const plain of [NaN, { at: Infinity }, new Map([[[1], 2]])]) {
+    assert.match(failed("msgpack", messagePack.encode(plain))!.text, /cannot be shown/);
+  }
+  assert.match(failed("text", Buffer.of(0xff))!.text, /cannot be shown/);
 });
