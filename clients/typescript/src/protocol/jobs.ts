@@ -30,6 +30,11 @@ const ORIGIN = "rpc-origin";
 const GIVEN_UP = "rpc-given-up";
 const USER = "rpc-user";
 
+const OWN = new Set([
+  ...[ATTEMPTS, FIRST_FAILURE, LAST_FAILURE, DELAY, REASON, ERROR, ORIGIN, USER],
+  REDELIVERIES_HEADER,
+]);
+
 const MAX_ERROR = 1024;
 const MAX_HEADERS = 6 * 1024;
 
@@ -131,10 +136,15 @@ export function copiedHeaders(headers: Headers): JobHeaders {
   for (const [name, value] of Object.entries(headers)) {
     const isOfBroker =
       /^(x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i.test(name);
-    if (textOf(value) !== undefined && !isOfBroker)
+    if (textOf(value) !== undefined && isWritable(value) && !isOfBroker)
       copied[name] = value as string | number | boolean;
   }
   return copied;
+}
+
+/** Whether amqplib can write a header: it has integers of 64 bits, and no NaN. */
+function isWritable(value: unknown): boolean {
+  return typeof value !== "number" || Math.abs(value) < 2 ** 63;
 }
 
 /** Where a copy of a job goes, and what it says about that. */
@@ -157,7 +167,10 @@ export function markMoved(headers: JobHeaders, move: Move): JobHeaders {
   delete marked[RESENT_HEADER];
   if (move.origin !== undefined) marked[ORIGIN] = move.origin;
   if (sizeOfHeaders(marked) > MAX_HEADERS) {
-    marked = Object.fromEntries(Object.entries(marked).filter(([name]) => name.startsWith("rpc-")));
+    // Any peer can send headers with names of this protocol.
+    const isOwn = ([name, value]: [string, unknown]) =>
+      OWN.has(name) && Buffer.byteLength(String(value)) <= MAX_ERROR;
+    marked = Object.fromEntries(Object.entries(marked).filter(isOwn));
   }
   marked[COPY_HEADER] = move.token;
   if (move.isGivenUp) marked[GIVEN_UP] = "";

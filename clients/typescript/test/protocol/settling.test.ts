@@ -252,3 +252,22 @@ test("an error that is no JSON still fails its job", () => {
   }
   assert.match(failed("text", Buffer.of(0xff))!.text, /cannot be shown/);
 });
+
+test("whatever headers a job has, its copy can be published", () => {
+  const move = { rest: 0, isGivenUp: true, user: undefined, token: "t", origin: "q" };
+  const forged = "x".repeat(100_000);
+  const headers = jobs.copiedHeaders({
+    ...{ "rpc-x": forged, "rpc-user": forged, "rpc-origin": forged, tenant: "a" },
+    ...{ nan: NaN, low: -Infinity, large: -1e300, "rpc-attempts": "2", "rpc-copy": "1" },
+  });
+  const copy = jobs.markMoved(headers, move);
+  assert.deepEqual(copy, {
+    "rpc-attempts": "2",
+    "rpc-origin": "q",
+    "rpc-copy": "t",
+    "rpc-given-up": "",
+  });
+  assert.deepEqual(jobs.copiedHeaders({ nan: NaN, low: -Infinity, large: -1e300, one: 1 }), {
+    one: 1,
+  });
+});
