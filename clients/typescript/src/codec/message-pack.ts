@@ -143,22 +143,27 @@ class Writer {
 
 /**
  * Reads one plain value, and nothing after it. Maps are objects, or `Map`s if a key is not text.
- * Integers that a number cannot hold are bigints. Throws a {@link ValueError}.
+ * Integers that a number cannot hold are bigints. A value takes more memory than its bytes, so
+ * whoever expects few values says how many. Throws a {@link ValueError}.
  */
-export function decode(bytes: Uint8Array): unknown {
-  const reader = new Reader(bytes);
+export function decode(bytes: Uint8Array, maxValues = Infinity): unknown {
+  const reader = new Reader(bytes, maxValues);
   const value = reader.value(0);
   reader.expectEnd();
   return value;
 }
+
+const ORDINARY = { enumerable: true, configurable: true, writable: true };
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 class Reader {
   private readonly buffer: Buffer;
   private offset = 0;
+  private valuesLeft: number;
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, maxValues: number) {
+    this.valuesLeft = maxValues;
     this.buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
@@ -168,6 +173,7 @@ class Reader {
 
   value(depth: number): unknown {
     if (depth >= MAX_DEPTH) throw new ValueError("is nested too deeply");
+    if (--this.valuesLeft < 0) throw new ValueError("there are too many values");
     const marker = this.unsigned(1);
     if (marker < 0x80) return marker;
     if (marker < 0x90) return this.map(marker & 0x0f, depth);
@@ -233,14 +239,18 @@ class Reader {
   }
 
   private map(size: number, depth: number): unknown {
-    const entries: [unknown, unknown][] = [];
-    let isObject = true;
+    const object: Record<string, unknown> = {};
+    let map: Map<unknown, unknown> | null = null;
     for (let i = 0; i < size; i++) {
       const key = this.value(depth + 1);
-      isObject &&= typeof key === "string";
-      entries.push([key, this.value(depth + 1)]);
+      if (typeof key !== "string") map ??= new Map(Object.entries(object));
+      const value = this.value(depth + 1);
+      if (map !== null) map.set(key, value);
+      else if (key !== "__proto__") object[key as string] = value;
+      // An assignment would not make a property.
+      else Object.defineProperty(object, key, { value, ...ORDINARY });
     }
-    return isObject ? Object.fromEntries(entries as [string, unknown][]) : new Map(entries);
+    return map ?? object;
   }
 
   private string(size: number): string {
@@ -253,15 +263,20 @@ class Reader {
   }
 
   private unsigned(size: number): number {
-    return this.take(size).readUIntBE(0, size);
+    const offset = this.advance(size);
+    return size === 1 ? this.buffer[offset]! : this.buffer.readUIntBE(offset, size);
   }
 
   private take(size: number): Buffer {
-    const end = this.offset + size;
-    if (end > this.buffer.length) throw new ValueError("the value is not complete");
-    const bytes = this.buffer.subarray(this.offset, end);
-    this.offset = end;
-    return bytes;
+    const offset = this.advance(size);
+    return this.buffer.subarray(offset, offset + size);
+  }
+
+  private advance(size: number): number {
+    const offset = this.offset;
+    if (offset + size > this.buffer.length) throw new ValueError("the value is not complete");
+    this.offset = offset + size;
+    return offset;
   }
 }
 

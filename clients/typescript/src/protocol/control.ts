@@ -31,7 +31,7 @@ export function encodeItems({ first, items, credit }: ItemsBody): Buffer {
 }
 
 export function decodeItems(body: Uint8Array): ItemsBody {
-  const [first, items, creditItems = 0, creditBytes = null] = array(messagePack.decode(body));
+  const [first, items, creditItems = 0, creditBytes = null] = read(body, MAX_ITEMS);
   const list = array(items);
   if (list.length > MAX_ITEMS) throw new ValueError("a message has too many items");
   for (const item of list) {
@@ -93,7 +93,7 @@ export function encodeIncomingGrant({ credit, taken, asks }: IncomingGrant): Buf
 }
 
 export function decodeIncomingGrant(body: Uint8Array): IncomingGrant {
-  const [credit, taken, asks] = array(messagePack.decode(body));
+  const [credit, taken, asks] = read(body, 0);
   return { credit: count(credit), taken: count(taken), asks: count(asks) };
 }
 
@@ -101,9 +101,17 @@ export function decodeIncomingGrant(body: Uint8Array): IncomingGrant {
 export const MAX_ELEMENTS = 1024;
 
 function elements(body: Uint8Array): unknown[][] {
-  const all = array(messagePack.decode(body));
+  const all = read(body, 4 * MAX_ELEMENTS);
   if (all.length > MAX_ELEMENTS) throw new ValueError("a control message has too many elements");
   return all.map(array);
+}
+
+/** Further elements are skipped, but not any number of them. */
+const MAX_FURTHER = 8 * MAX_ELEMENTS;
+
+/** Reads the array of a body that has about so many values. */
+function read(body: Uint8Array, values: number): unknown[] {
+  return array(messagePack.decode(body, values + MAX_FURTHER));
 }
 
 function array(plain: unknown): unknown[] {

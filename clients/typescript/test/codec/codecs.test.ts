@@ -110,3 +110,14 @@ test("content types have several names", () => {
   assert.equal(codecOf("constructor"), "unknown");
   assert.ok(isPlainEncoding("identity") && isPlainEncoding(undefined) && !isPlainEncoding("gzip"));
 });
+
+test("any text may be a key of a map", () => {
+  const map = messagePack.decode(messagePack.encode(new Map([["__proto__", 1]])));
+  assert.deepEqual(Object.entries(map as object), [["__proto__", 1]]);
+  assert.equal(Object.getPrototypeOf(map), Object.prototype);
+  const mixed = new Map<unknown, unknown>([
+    ["__proto__", 1],
+    [2, 3],
+  ]);
+  assert.deepEqual(messagePack.decode(messagePack.encode(mixed)), mixed);
+});

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import * as messagePack from "../../src/codec/message-pack.js";
 import * as control from "../../src/protocol/control.js";
+import { uuidBytes } from "../../src/protocol/uuid.js";
 
 const id = "00112233-4455-4677-8899-aabbccddeeff";
 const hex = (bytes: Buffer) => bytes.toString("hex");
@@ -43,4 +45,29 @@ test("messages that cannot be read are errors", () => {
     assert.throws(() => control.decodeItems(Buffer.from(body.replace(" ", ""), "hex")), body);
   }
   assert.throws(() => control.decodeGrants(Buffer.from("dd00000401", "hex")));
+});
+
+test("a message with millions of values is not read", () => {
+  // An array of 2^22 elements, each of them an empty map.
+  const body = Buffer.alloc(5 + 2 ** 22, 0x80);
+  body[0] = 0xdd;
+  body.writeUInt32BE(2 ** 22, 1);
+  const items = Buffer.concat([Buffer.of(0x92, 0), body]);
+  for (const decode of [
+    control.decodeGrants,
+    control.decodeCancellations,
+    control.decodeIncomingGrant,
+  ]) {
+    assert.throws(() => decode(body), /too many values/);
+  }
+  assert.throws(() => control.decodeItems(items), /too many values/);
+  // As many elements as there may be, each with further ones, are fine.
+  const grant = [uuidBytes(id), 1, 2, 3, 4, 5];
+  assert.equal(control.decodeGrants(messagePack.encode(new Array(1024).fill(grant))).length, 1024);
+  const all = {
+    first: 0,
+    items: new Array(16_384).fill(Buffer.alloc(0)),
+    credit: { items: 0, bytes: null },
+  };
+  assert.equal(control.decodeItems(control.encodeItems(all)).items.length, 16_384);
 });
