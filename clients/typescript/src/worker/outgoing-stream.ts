@@ -8,7 +8,7 @@ import { ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
 import { StreamSender } from "../protocol/stream-sender.js";
 import type { Items } from "../service.js";
 import { COPY_HEADER } from "../transport/publisher.js";
-import { fault, faultReply, resultReply, thrownReply, type MethodReply } from "./invocation.js";
+import { fault, faultReply, resultReply, type MethodReply } from "./invocation.js";
 import type { ReplySender } from "./reply-sender.js";
 import type { RunningMethod } from "./running.js";
 
@@ -29,6 +29,8 @@ export interface StreamParts {
   readonly maxBytes: number;
   /** The broker has confirmed the first message. */
   readonly begun: () => void;
+  /** What the caller is answered if the method throws. */
+  readonly thrown: (error: unknown) => MethodReply;
 }
 
 /** The stream of items that a method returns, on its way to the caller. */
@@ -61,9 +63,9 @@ export class OutgoingStream {
 
   /** Sends all items. Returns the end of the stream, or `null` if nobody reads it. */
   async send(items: Items<unknown>): Promise<MethodReply | null> {
-    const { method, codec, maxBytes } = this.#parts;
-    const timer = setInterval(() => this.#keepAlive(), 1_000);
+    const { codec, thrown } = this.#parts;
     const iterator = iteratorOf(items);
+    const timer = setInterval(() => this.#keepAlive(), 1_000);
     let isDone = false;
     try {
       for (let turn = 1; ; turn++) {
@@ -83,7 +85,7 @@ export class OutgoingStream {
       }
     } catch (error) {
       isDone = true;
-      return await this.#endWith(thrownReply(method, codec, error, maxBytes));
+      return await this.#endWith(thrown(error));
     } finally {
       clearInterval(timer);
       if (!isDone) closeIterator(iterator);
@@ -203,10 +205,13 @@ export class OutgoingStream {
   }
 }
 
+/** What the items of a stream are collected with. */
+export type CollectParts = Pick<StreamParts, "method" | "codec" | "maxBytes" | "thrown">;
+
 /** All items in one reply, for callers that grant no credit. */
 export async function collect(
   items: Items<unknown>,
-  { method, codec, maxBytes }: Pick<StreamParts, "method" | "codec" | "maxBytes">,
+  { method, codec, maxBytes, thrown }: CollectParts,
   running: RunningMethod,
 ): Promise<MethodReply | null> {
   const iterator = iteratorOf(items);
@@ -214,7 +219,8 @@ export async function collect(
   let size = 0;
   let isDone = false;
   try {
-    for (;;) {
+    for (let turn = 1; ; turn++) {
+      if (turn % MAX_TURN === 0) await new Promise(setImmediate);
       const step = await running.race(Promise.resolve(iterator.next()));
       if (typeof step === "string") {
         if (step === "cancelled") return null;
@@ -231,7 +237,7 @@ export async function collect(
     isDone = true;
   } catch (error) {
     isDone = true;
-    return thrownReply(method, codec, error, maxBytes);
+    return thrown(error);
   } finally {
     if (!isDone) closeIterator(iterator);
   }

@@ -245,7 +245,8 @@ export class RequestHandler {
     let reply: MethodReply | null;
     try {
       const context = running.context(contextOf(method, delivery));
-      const parts = replyTo === null ? null : this.#streamParts(decision, replyTo, begun);
+      const thrown = this.#thrown(decision, context);
+      const parts = replyTo === null ? null : this.#streamParts(decision, replyTo, begun, thrown);
       const args = readArguments(method, codec, delivery.body);
       if (stream?.sendsItems && parts !== null) {
         incoming = new IncomingStream({ ...parts, isDeaf: () => all.isDeaf }, running);
@@ -298,21 +299,23 @@ export class RequestHandler {
 
   /** Runs the method. Returns its reply, or `null` if nobody waits for it. */
   async #invoke(
-    { entry, codec }: Run,
+    decision: Run,
     args: unknown,
     context: Context,
     running: RunningMethod,
     incoming: IncomingStream | null,
     outgoing: OutgoingStream | null,
   ): Promise<MethodReply | null> {
+    const { entry, codec } = decision;
     const { method } = entry;
-    const { maxSentBytes, onThrown } = this.#parts;
+    const { maxSentBytes } = this.#parts;
+    const thrown = this.#thrown(decision, context);
     const given = method.incoming === null ? [args, context] : [args, incoming, context];
     try {
       if (method.stream) {
         const items = runInContext(context, () => entry.run(...given)) as Items<unknown>;
         const inContext = { [Symbol.asyncIterator]: () => iterateInContext(items, context) };
-        const parts = { method, codec, maxBytes: maxSentBytes };
+        const parts = { method, codec, maxBytes: maxSentBytes, thrown };
         return outgoing === null
           ? await collect(inContext, parts, running)
           : await outgoing.send(inContext);
@@ -332,16 +335,23 @@ export class RequestHandler {
           return faultReply(codec, fault("interrupted", "the worker stops"));
       }
     } catch (error) {
-      const reply = thrownReply(method, codec, error, maxSentBytes);
-      if (reply.kind === "fault") {
-        try {
-          onThrown(error, context);
-        } catch {
-          // The user's function must not change the reply.
-        }
+      return thrown(error);
+    }
+  }
+
+  /** What the caller is answered if the method throws. Errors that are not its own are reported. */
+  #thrown({ entry, codec }: Run, context: Context): (error: unknown) => MethodReply {
+    const { maxSentBytes, onThrown } = this.#parts;
+    return (error) => {
+      const reply = thrownReply(entry.method, codec, error, maxSentBytes);
+      if (reply.kind !== "fault") return reply;
+      try {
+        onThrown(error, context);
+      } catch {
+        // The user's function must not change the reply.
       }
       return reply;
-    }
+    };
   }
 
   async #answer(
@@ -372,7 +382,12 @@ export class RequestHandler {
     settle.ack();
   }
 
-  #streamParts({ codec, entry }: Run, replyTo: ReplyTo, begun: () => void): StreamParts {
+  #streamParts(
+    { codec, entry }: Run,
+    replyTo: ReplyTo,
+    begun: () => void,
+    thrown: (error: unknown) => MethodReply,
+  ): StreamParts {
     const { replies, idHeader, maxSentBytes } = this.#parts;
     return {
       replies,
@@ -382,6 +397,7 @@ export class RequestHandler {
       workerHeader: idHeader,
       maxBytes: maxSentBytes,
       begun,
+      thrown,
     };
   }
 }

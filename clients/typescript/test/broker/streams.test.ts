@@ -4,7 +4,7 @@ import { test } from "node:test";
 import * as rpc from "rpc-runtime";
 
 import { DirectoryError } from "../service.js";
-import { cut, Directory, newQueue, serve, until } from "./setup.js";
+import { cut, Directory, newQueue, rawChannel, serve, until } from "./setup.js";
 
 async function all<T>(stream: AsyncIterable<T>): Promise<T[]> {
   const items: T[] = [];
@@ -191,4 +191,25 @@ test("a stream that was never read is never sent", async () => {
   assert.deepEqual(await all(stream), []);
   await new Promise((resolve) => setTimeout(resolve, 100));
   assert.deepEqual(worker.ran, []);
+});
+
+test("what a stream throws is reported, however its caller reads it", async () => {
+  const thrown: string[] = [];
+  const onThrown = (error: unknown) => thrown.push((error as Error).message);
+  const { client, worker, queue } = await serve({ serve: { onThrown } });
+  worker.trades = async function* () {
+    yield 1n;
+    throw new Error("a bug");
+  };
+  await assert.rejects(all(client.trades("x")), { code: "panicked" });
+  assert.deepEqual(thrown, ["a bug"]);
+  // A caller that grants no credit.
+  const channel = await rawChannel();
+  const replyTo = (await channel.assertQueue("", { exclusive: true })).queue;
+  const request = { type: "trades", contentType: "application/json", replyTo };
+  channel.sendToQueue(queue, Buffer.from('{"symbol":"x"}'), request);
+  await until(() => thrown.length === 2, "the other caller's stream is reported");
+  worker.trades = () => 5 as never;
+  await assert.rejects(all(client.trades("x")), { code: "panicked" });
+  assert.match(thrown[2]!, /'in' operator/);
 });
