@@ -42,6 +42,7 @@ export class Upload {
   #worker: string | null = null;
   #call: RunningCall | null = null;
   #isPulling = false;
+  #isGoing = false;
   #unconfirmed = 0;
   #pausedUntil = 0;
   #failures = 0;
@@ -122,6 +123,15 @@ export class Upload {
     if (mayPull && !this.#isPulling && !this.#isStopped) void this.#pull();
   }
 
+  #goSoon(): void {
+    if (this.#isGoing) return;
+    this.#isGoing = true;
+    setImmediate(() => {
+      this.#isGoing = false;
+      this.#go();
+    });
+  }
+
   get #maySend(): boolean {
     return this.#pausedUntil <= performance.now();
   }
@@ -147,7 +157,7 @@ export class Upload {
           this.#go();
           await new Promise(setImmediate);
           if (this.#unconfirmed >= MAX_UNCONFIRMED) break;
-        } else if (pulled === 1) setImmediate(() => this.#go());
+        } else this.#goSoon();
       }
     } catch (error) {
       this.#fail(error instanceof RpcError ? error : new BadItem(error));

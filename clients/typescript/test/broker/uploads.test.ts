@@ -176,3 +176,20 @@ test("a caller that is gone breaks the method's stream off", { timeout: 60_000 }
   assert.ok(failure instanceof rpc.IncomingFailed, String(failure));
   assert.ok(Date.now() - begun > 10_000);
 });
+
+test("each item is sent as soon as it is there", async () => {
+  const { client } = await serve();
+  const yieldedAt: number[] = [];
+  async function* lines() {
+    for (const line of ["a", "b", "c"]) {
+      await new Promise((resolve) => setTimeout(resolve, 1_300));
+      yieldedAt.push(performance.now());
+      yield line;
+    }
+  }
+  const waits: number[] = [];
+  for await (const _ of client.chat("lobby", lines())) {
+    waits.push(performance.now() - yieldedAt[waits.length]!);
+  }
+  assert.ok(Math.max(...waits) < 300, String(waits));
+});
