@@ -12,6 +12,7 @@ import { KeptChannel } from "../transport/kept-channel.js";
 import type { Link } from "../transport/link.js";
 import type { Incoming } from "../transport/message.js";
 import type { Publisher } from "../transport/publisher.js";
+import { MAX_TIMER_MS, sleep } from "../transport/time.js";
 import type { CallPlan } from "./call-plan.js";
 
 /** The answer of one worker. */
@@ -41,6 +42,7 @@ export interface GatherParts {
 }
 
 const MAX_WAITING_ANSWERS = 64;
+const MAX_ANSWERS = 10_000;
 const DEFAULT_QUIET_MS = 500;
 const RETRY_MS = 500;
 
@@ -61,6 +63,8 @@ export class Gathering<T> implements Gather<T> {
   #timer: NodeJS.Timeout | undefined;
   #quiet: NodeJS.Timeout | undefined;
   #hasEnded = false;
+  #over!: () => void;
+  readonly #isOver = new Promise<void>((resolve) => (this.#over = resolve));
   #signal: AbortSignal | undefined;
   #failure: RpcError | null = null;
 
@@ -105,7 +109,11 @@ export class Gathering<T> implements Gather<T> {
         throw failure;
       }
       if (this.#hasEnded) return { done: true, value: undefined };
-      await new Promise<void>((resolve) => (this.#waiting = resolve));
+      await new Promise<void>((resolve) => {
+        // Whoever asks for several answers at once waits for each of them.
+        const earlier = this.#waiting;
+        this.#waiting = () => (earlier?.(), resolve());
+      });
     }
   }
 
@@ -133,14 +141,19 @@ export class Gathering<T> implements Gather<T> {
       what: "answers",
       setup: (channel) => this.#prepare(channel),
       // The queue is lost with its channel's connection, and so are answers that were to come.
-      lost: () => this.#finish(),
+      lost: (reason) => {
+        if (!sent) this.#failure ??= new BrokerFailed(reason.message, "maybe", reason);
+        this.#finish();
+      },
     });
-    await Promise.race([this.#channel.open(), limit]).catch((error: unknown) => {
+    const opened = this.#channel.open();
+    await Promise.race([opened, limit, this.#isOver]).catch((error: unknown) => {
       throw error instanceof RpcError ? error : new BrokerFailed(String(error), "no", error);
     });
     for (;;) {
-      const outcome = await Promise.race([this.#publish(plan, endsAt), limit]);
       if (this.#hasEnded) return;
+      const outcome = await Promise.race([this.#publish(plan, endsAt), limit, this.#isOver]);
+      if (this.#hasEnded || outcome === undefined) return;
       sent = true;
       const isMissing =
         outcome.kind === "returned" ||
@@ -150,7 +163,7 @@ export class Gathering<T> implements Gather<T> {
       sent = false;
       if (outcome.kind === "unsent") throw new BrokerFailed(outcome.reason, "no");
       if (!plan.waitsForServer) throw new NoWorkers(plan.queue);
-      await Promise.race([new Promise((resolve) => setTimeout(resolve, RETRY_MS)), limit]);
+      await Promise.race([sleep(RETRY_MS), limit, this.#isOver]);
     }
   }
 
@@ -213,14 +226,14 @@ export class Gathering<T> implements Gather<T> {
     };
     this.#answers.push({ answer: { worker: named, result }, ack });
     const { expectWorkers, quietMs } = this.#end;
-    if (expectWorkers !== undefined && this.#known.size >= expectWorkers) {
+    if (this.#known.size >= Math.min(expectWorkers ?? MAX_ANSWERS, MAX_ANSWERS)) {
       this.#finish();
       return true;
     }
     const quiet = quietMs ?? (expectWorkers === undefined ? DEFAULT_QUIET_MS : undefined);
     if (quiet !== undefined) {
       clearTimeout(this.#quiet);
-      this.#quiet = setTimeout(() => this.#finish(), quiet);
+      this.#quiet = setTimeout(() => this.#finish(), Math.min(quiet, MAX_TIMER_MS));
     }
     this.#wake();
     return true;
@@ -238,6 +251,7 @@ export class Gathering<T> implements Gather<T> {
   async #close(): Promise<void> {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
+    this.#over();
     clearTimeout(this.#timer);
     clearTimeout(this.#quiet);
     this.#signal?.removeEventListener("abort", this.#aborted);

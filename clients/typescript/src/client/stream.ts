@@ -168,7 +168,9 @@ export class StreamingCall implements ItemStream<unknown> {
 
   #arrival(): Promise<void> {
     return new Promise((resolve) => {
-      this.#arrived = resolve;
+      // Whoever asks for several items at once waits for each of them.
+      const earlier = this.#arrived;
+      this.#arrived = () => (earlier?.(), resolve());
       this.#waitsSince ??= performance.now();
       this.#watch();
     });

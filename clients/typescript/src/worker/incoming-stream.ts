@@ -55,7 +55,11 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     for (;;) {
       const taken = this.#inbox.take();
       if (taken === null) {
-        await new Promise<void>((resolve) => (this.#reader = resolve));
+        await new Promise<void>((resolve) => {
+          // Whoever asks for several items at once waits for each of them.
+          const earlier = this.#reader;
+          this.#reader = () => (earlier?.(), resolve());
+        });
         continue;
       }
       this.#tellIfNews();

@@ -213,3 +213,13 @@ test("what a stream throws is reported, however its caller reads it", async () =
   await assert.rejects(all(client.trades("x")), { code: "panicked" });
   assert.match(thrown[2]!, /'in' operator/);
 });
+
+test("whoever asks for several items at once gets each of them", async () => {
+  const { client } = await serve();
+  const stream = client.trades("2");
+  const asked = await Promise.all([stream.next(), stream.next(), stream.next(), stream.next()]);
+  assert.deepEqual(
+    asked.map(({ value }) => value),
+    [0n, 1n, undefined, undefined],
+  );
+});
