@@ -10,7 +10,7 @@ import { consume, type Delivery } from "../transport/consumer.js";
 import { KeptChannel } from "../transport/kept-channel.js";
 import { Link } from "../transport/link.js";
 import { Publisher } from "../transport/publisher.js";
-import { within } from "../transport/time.js";
+import { MAX_TIMER_MS, within } from "../transport/time.js";
 import { Broadcasts } from "./broadcasts.js";
 import { builtInMethods, type ServedQueue } from "./built-in.js";
 import type { Context } from "./context.js";
@@ -231,10 +231,13 @@ export class Server implements AsyncDisposable {
             await declareDead(channel, queue, options);
             for (const wait of waitsOf(policies)) await declareRetry(channel, queue, wait, options);
           }
+          // A worker that stops takes no more, also from a new connection.
+          if (this.#stopped !== null) return;
           await channel.prefetch(concurrency);
           server.consumerTag = await consume(channel, queue, { noAck: false }, (delivery) =>
             this.#handle(server, delivery),
           );
+          if (this.#stopped !== null) await channel.cancel(server.consumerTag);
         },
       }),
     };
@@ -320,7 +323,8 @@ export class Server implements AsyncDisposable {
 
   async #wait(promise: Promise<void>, ms: number): Promise<void> {
     const timeout = new AbortController();
-    const limit = delay(Math.max(0, ms), undefined, { signal: timeout.signal }).catch(() => {});
+    const limitMs = Math.min(Math.max(0, ms), MAX_TIMER_MS);
+    const limit = delay(limitMs, undefined, { signal: timeout.signal }).catch(() => {});
     await Promise.race([promise, limit]);
     timeout.abort();
   }

@@ -173,3 +173,18 @@ test("a server that may not start says why", async () => {
   await (await rawChannel()).deleteQueue(`${queue}2`);
   assert.equal(await new DirectoryClient(served, { queue }).getEmail("x"), "x@example.com");
 });
+
+test("a worker that stops takes nothing from a new connection", async () => {
+  const { client, served, server, worker } = await serve();
+  const running = client.wait(1_500);
+  await until(() => worker.ran.includes("wait"), "the method runs");
+  cut(served);
+  await until(() => !served.isConnected, "the loss is known");
+  const stopped = server.stop(Infinity);
+  await until(() => served.isConnected, "there is a new connection");
+  const late = client.getEmail("late", { timeoutMs: 1_000 });
+  await assert.rejects(late, rpc.TimedOut);
+  await running;
+  await stopped;
+  assert.deepEqual(worker.ran, ["wait"]);
+});
