@@ -15,7 +15,7 @@ import {
 import type { Reply } from "../protocol/reply.js";
 import { workerIdOf } from "../protocol/reply.js";
 import { StreamReceiver, type Received, type Window } from "../protocol/stream-receiver.js";
-import type { Incoming } from "../transport/message.js";
+import { numberHeader, type Incoming } from "../transport/message.js";
 import type { Publisher } from "../transport/publisher.js";
 import { currentContext } from "../worker/context.js";
 import type { Caller } from "./caller.js";
@@ -37,12 +37,16 @@ export interface CallParts {
 }
 
 const DEFAULT_CREDIT_BYTES = 2 * 1024 * 1024;
+const MAX_CREDIT_BYTES = 2 ** 40;
 
 /** How much may be on its way or wait for the reader. */
 export function windowOf(options: StreamOptions): Window {
   return {
     items: Math.min(Math.max(1, Math.floor(options.credit ?? MAX_CREDIT)), MAX_CREDIT),
-    bytes: Math.max(1, Math.floor(options.creditBytes ?? DEFAULT_CREDIT_BYTES)),
+    bytes: Math.min(
+      Math.max(1, Math.floor(options.creditBytes ?? DEFAULT_CREDIT_BYTES)),
+      MAX_CREDIT_BYTES,
+    ),
   };
 }
 
@@ -213,12 +217,15 @@ export class StreamingCall implements ItemStream<unknown> {
       if (received.kind === "continues" && items.length === 0) this.#grant(this.#receiver.granted);
       return received;
     }
-    const count = message.properties.headers[ITEMS_HEADER];
+    const { headers } = message.properties;
     const reply = replyOf(message, this.#codec);
-    const number =
-      typeof count === "string" && /^\d{1,15}$/.test(count) ? Number(count) : undefined;
+    const count = numberHeader(headers, ITEMS_HEADER);
+    // Only a fault may end a stream that has begun without saying how many items it has.
+    const isExact =
+      count !== undefined || (!Object.hasOwn(headers, ITEMS_HEADER) && !this.hasBegun);
+    if (!isExact && reply.kind !== "fault") throw new Error("the end does not count the items");
     this.#heardAt = performance.now();
-    return this.#receiver.receiveEnd(worker, number, reply);
+    return this.#receiver.receiveEnd(worker, count, reply);
   }
 
   /** The end has arrived, with all items before it. */

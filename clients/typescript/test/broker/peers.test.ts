@@ -4,9 +4,12 @@ import { randomUUID } from "node:crypto";
 import { connect } from "node:net";
 import { test } from "node:test";
 
-import type { Channel, ConsumeMessage, Options } from "amqplib";
+import type { Channel, ConsumeMessage, MessageProperties, Options } from "amqplib";
+import * as rpc from "rpc-runtime";
 
-import { newQueue, rawChannel, serve, until, url } from "./setup.js";
+import { encodeItems } from "../../src/protocol/control.js";
+import { DirectoryClient } from "../service.js";
+import { connection, newQueue, rawChannel, serve, until, url } from "./setup.js";
 
 interface Peer {
   readonly channel: Channel;
@@ -339,3 +342,34 @@ async function publishRaw(queue: string, properties: Buffer): Promise<void> {
   }
   socket.destroy();
 }
+
+test("a stream of another worker ends only with a count of its items", async () => {
+  const channel = await rawChannel();
+  const queue = newQueue();
+  await channel.assertQueue(queue);
+  const worker = JSON.stringify({ id: randomUUID() });
+  let count: unknown;
+  await channel.consume(
+    queue,
+    (message) => {
+      const { replyTo, correlationId, contentType } = message!.properties as MessageProperties;
+      const reply = (type: string, body: Buffer, headers: object) =>
+        channel.publish("", String(replyTo), body, {
+          ...{ type, correlationId, contentType },
+          headers: { "rpc-worker": worker, ...headers },
+        });
+      const items = [Buffer.from("1"), Buffer.from("2")];
+      reply("rpc.items", encodeItems({ first: 0, items, credit: { items: 2, bytes: null } }), {});
+      reply("result", Buffer.from("[]"), count === undefined ? {} : { "rpc-items": count });
+    },
+    { noAck: true },
+  );
+  const client = new DirectoryClient(await connection(), { queue, codec: "json" });
+  const read = async () => {
+    const items: bigint[] = [];
+    for await (const item of client.trades("x")) items.push(item);
+    return items;
+  };
+  for (count of ["2", 2]) assert.deepEqual(await read(), [1n, 2n]);
+  for (count of [undefined, "many", { a: 1 }]) await assert.rejects(read(), rpc.BadReply);
+});
