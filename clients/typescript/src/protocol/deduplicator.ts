@@ -1,6 +1,10 @@
+import { createHash } from "node:crypto";
+
 import { header, type Headers } from "../transport/message.js";
 import { COPY_HEADER } from "../transport/publisher.js";
 import { RESENT_HEADER } from "./names.js";
+
+const MAX_TOKEN = 64;
 
 /** How many requests that have ended are remembered. */
 const MAX_ENDED = 16_384;
@@ -20,7 +24,7 @@ export interface Origin {
 export function originOf(headers: Headers, redelivered: boolean, wasDead: boolean): Origin {
   const resent = header(headers, RESENT_HEADER);
   const isForwarded = resent === "worker" || resent === "caller, worker";
-  const copy = header(headers, COPY_HEADER) ?? null;
+  const copy = shortToken(header(headers, COPY_HEADER) ?? null);
   return {
     isRedelivered: resent === undefined && redelivered,
     isResent:
@@ -30,6 +34,12 @@ export function originOf(headers: Headers, redelivered: boolean, wasDead: boolea
     copy,
     isForwarded,
   };
+}
+
+/** Tokens are remembered, and a peer may send one of any length. */
+function shortToken(token: string | null): string | null {
+  if (token === null || token.length <= MAX_TOKEN) return token;
+  return createHash("sha256").update(token).digest("hex");
 }
 
 /** What to do with a delivery. */

@@ -271,3 +271,10 @@ test("whatever headers a job has, its copy can be published", () => {
     one: 1,
   });
 });
+
+test("a long token of a copy is not remembered as it is", () => {
+  const token = (text: string) => originOf({ "rpc-copy": text }, false, false).copy!;
+  assert.equal(token("abc"), "abc");
+  assert.equal(token("a".repeat(100_000)).length, 64);
+  assert.notEqual(token("a".repeat(100)), token("a".repeat(101)));
+});
