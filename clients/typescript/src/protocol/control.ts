@@ -25,6 +25,14 @@ export function sizeOf(item: Uint8Array): number {
   return item.length + 8;
 }
 
+/**
+ * An item that is kept without the message in which it came. A message, and what was read from the
+ * socket with it, may be much larger.
+ */
+export function detached(item: Uint8Array): Uint8Array {
+  return 2 * item.length >= item.buffer.byteLength ? item : new Uint8Array(item);
+}
+
 export function encodeItems({ first, items, credit }: ItemsBody): Buffer {
   const known = credit.bytes === null ? [credit.items] : [credit.items, credit.bytes];
   return messagePack.encode([first, items, ...known]);

@@ -1,4 +1,4 @@
-import { ASKS, type IncomingGrant } from "./control.js";
+import { ASKS, detached, type IncomingGrant } from "./control.js";
 import { MAX_UNTAKEN_BYTES } from "./names.js";
 
 /** How many items a caller may send beyond those that the method has taken. */
@@ -51,7 +51,7 @@ export class IncomingInbox {
         this.fail("there are more bytes than the method has room for");
         return;
       }
-      this.#ready.push(item);
+      this.#ready.push(detached(item));
       this.#readyBytes += item.length;
     }
     if (count === null) return;

@@ -1,4 +1,4 @@
-import { sizeOf, type Credit } from "./control.js";
+import { detached, sizeOf, type Credit } from "./control.js";
 import { MAX_CREDIT } from "./names.js";
 
 /** Messages that cannot be a stream. */
@@ -78,7 +78,7 @@ export class StreamReceiver<R> {
       const number = first + i;
       if (number < this.#next || this.#early.has(number)) continue;
       this.#arrivedBytes += sizeOf(item);
-      this.#early.set(number, item);
+      this.#early.set(number, detached(item));
     }
     this.#largest = Math.max(this.#largest, size);
     this.#order();
@@ -92,7 +92,8 @@ export class StreamReceiver<R> {
   receiveEnd(worker: string | null, count: number | undefined, end: R): Received<R> {
     if (!this.mayBeFrom(worker)) return { kind: "foreign" };
     if (count === undefined) return { kind: "ends", end };
-    const highest = Math.max(this.#next, ...[...this.#early.keys()].map((number) => number + 1));
+    let highest = this.#next;
+    for (const number of this.#early.keys()) highest = Math.max(highest, number + 1);
     if (count < highest) throw new BadStream("the worker sent more items than it counted");
     if (count > this.#granted.items) {
       throw new BadStream("the worker counted more items than it was granted");

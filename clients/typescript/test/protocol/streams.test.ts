@@ -228,3 +228,27 @@ test("a gap is asked for once, and the items are sent again from what was taken"
   assert.deepEqual(sender.next(), { first: 0, items: items(0, 4), end: null });
   assert.throws(() => sender.grant({ credit: 9, taken: 5, asks: 0 }), /not sent/);
 });
+
+test("an end may come before very many items", () => {
+  const receiver = new StreamReceiver<string>({ items: 500_000, bytes: 1e9 });
+  for (let first = 1; first < 300_000; first += 10_000) {
+    receiver.receive("w", first, new Array(10_000).fill(item(1)));
+  }
+  assert.equal(receiver.receiveEnd("w", 300_001, "end").kind, "continues");
+  assert.equal(receiver.receive("w", 0, items(0, 1)).kind, "ends");
+});
+
+test("an item does not keep the message that it came in", () => {
+  const inbox = new IncomingInbox();
+  inbox.grant();
+  const receiver = new StreamReceiver<string>({ items: 10, bytes: 100 });
+  const message = Buffer.alloc(1024 * 1024, 7);
+  inbox.receive(0, [message.subarray(5, 8)], null);
+  receiver.receive("w", 0, [message.subarray(5, 8)]);
+  const taken = inbox.take();
+  assert.ok(taken !== null && "item" in taken);
+  for (const kept of [taken.item, receiver.take()!]) {
+    assert.deepEqual([...kept], [7, 7, 7]);
+    assert.ok(kept.buffer.byteLength < 10_000);
+  }
+});
