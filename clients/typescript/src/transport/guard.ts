@@ -5,6 +5,12 @@
 /** The header that the guard puts into replaced properties. Its value says what is wrong. */
 export const MALFORMED_HEADER = "rpc-malformed";
 
+/** The header that the guard adds if it cannot tell how often the message was rejected. */
+export const UNKNOWN_DEATHS_HEADER = "rpc-unknown-deaths";
+
+const DEATHS = Buffer.from("x-death");
+/** A longer history is not looked at. */
+const MAX_DEATHS = 1024;
 const FRAME_HEADER = 2;
 const FRAME_END = 0xce;
 const BASIC_CLASS = 60;
@@ -48,6 +54,8 @@ const SHORT_STRINGS: Readonly<Record<number, string>> = {
 class PropertyReader {
   private readonly found = new Map<number, Buffer>();
   private offset = 2;
+  /** The field `x-death` of the headers, if there is one. */
+  private deaths: Buffer | "unknown" | null = null;
 
   constructor(private readonly bytes: Buffer) {}
 
@@ -56,6 +64,7 @@ class PropertyReader {
     let problem: string | null = null;
     try {
       const flags = this.bytes.readUInt16BE(0);
+      if ((flags & (1 << 13)) !== 0) this.deaths = "unknown";
       for (let bit = 15; bit >= 2; bit--) {
         if ((flags & (1 << bit)) === 0) continue;
         const name = SHORT_STRINGS[bit];
@@ -78,15 +87,10 @@ class PropertyReader {
 
   /** Properties with what can be read: the codec, the addresses and what is wrong. */
   readable(problem: string): Buffer {
-    const key = Buffer.from(MALFORMED_HEADER);
-    const value = Buffer.from(problem);
-    const table = Buffer.alloc(4 + 1 + key.length + 1 + 4 + value.length);
-    let end = table.writeUInt32BE(table.length - 4, 0);
-    end = table.writeUInt8(key.length, end);
-    end += key.copy(table, end);
-    end += table.write("S", end);
-    end = table.writeUInt32BE(value.length, end);
-    value.copy(table, end);
+    const fields = [textField(MALFORMED_HEADER, problem)];
+    if (this.deaths === "unknown") fields.push(textField(UNKNOWN_DEATHS_HEADER, ""));
+    else if (this.deaths !== null) fields.push(this.deaths);
+    const table = longString(Buffer.concat(fields));
     let flags = 1 << 13;
     const parts: Buffer[] = [];
     for (const bit of [15, 13, 10, 9, 5]) {
@@ -102,6 +106,7 @@ class PropertyReader {
 
   private headers(): string | null {
     const table = this.take(this.bytes.readUInt32BE(this.take4()));
+    this.deaths = findDeaths(table);
     try {
       checkTable(table, 1);
       return null;
@@ -128,6 +133,40 @@ class PropertyReader {
   private skip(size: number): void {
     this.take(size);
   }
+}
+
+function longString(bytes: Buffer): Buffer {
+  const size = Buffer.alloc(4);
+  size.writeUInt32BE(bytes.length);
+  return Buffer.concat([size, bytes]);
+}
+
+function textField(name: string, text: string): Buffer {
+  const key = Buffer.from(name);
+  return Buffer.concat([
+    Buffer.of(key.length),
+    key,
+    Buffer.from("S"),
+    longString(Buffer.from(text)),
+  ]);
+}
+
+/** The history of a message whose headers may be malformed. */
+function findDeaths(table: Buffer): Buffer | "unknown" | null {
+  let found: Buffer | null = null;
+  try {
+    for (let start = 0, end = 0; start < table.length; start = end) {
+      const value = start + 1 + table.readUInt8(start);
+      end = endOfField(table, value);
+      if (!table.subarray(start + 1, value).equals(DEATHS)) continue;
+      if (found !== null || end - start > MAX_DEATHS) return "unknown";
+      checkField(table, value, 1);
+      found = table.subarray(start, end);
+    }
+  } catch {
+    return "unknown";
+  }
+  return found;
 }
 
 function isUtf8(bytes: Buffer): boolean {
@@ -162,6 +201,15 @@ const FIXED_SIZES: Readonly<Record<string, number>> = {
   T: 8,
   V: 0,
 };
+
+/** Where a value ends, whatever is in it. */
+function endOfField(table: Buffer, offset: number): number {
+  const tag = String.fromCharCode(table.readUInt8(offset));
+  const fixed = FIXED_SIZES[tag];
+  if (fixed !== undefined) return checkEnd(table, offset + 1 + fixed);
+  if (!"SxFA".includes(tag)) throw new Malformed("a header has an unknown type");
+  return checkEnd(table, offset + 5 + table.readUInt32BE(offset + 1));
+}
 
 /** Checks one value, and returns where it ends. */
 function checkField(table: Buffer, offset: number, depth: number): number {

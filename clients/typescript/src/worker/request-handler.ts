@@ -19,6 +19,7 @@ import { isReplyAddress } from "../protocol/reply-address.js";
 import { isUuid } from "../protocol/uuid.js";
 import type { Items } from "../service.js";
 import type { Delivery } from "../transport/consumer.js";
+import { UNKNOWN_DEATHS_HEADER } from "../transport/guard.js";
 import { header } from "../transport/message.js";
 import { runInContext, type Context } from "./context.js";
 import { IncomingStream } from "./incoming-stream.js";
@@ -161,8 +162,10 @@ export class RequestHandler {
 
   /** Nothing is requeued. A dead-letter queue keeps the request. */
   #reject(delivery: Delivery): void {
-    const deaths = deathsOf(delivery.properties.headers);
-    if ((deaths?.rejections ?? 0) >= MAX_REJECTIONS) delivery.ack();
+    const { headers } = delivery.properties;
+    const isUnknown = delivery.malformed !== null && Object.hasOwn(headers, UNKNOWN_DEATHS_HEADER);
+    // A dead-letter queue that returns what it gets would do so forever.
+    if (isUnknown || (deathsOf(headers)?.rejections ?? 0) >= MAX_REJECTIONS) delivery.ack();
     else delivery.reject();
   }
 

@@ -73,3 +73,30 @@ test("no bytes make the guard throw", () => {
     assert.equal(repairFirstFrame(repaired), repaired);
   }
 });
+
+test("the history of a malformed message is kept, or said to be unknown", () => {
+  const long = (bytes: Buffer) => {
+    const size = Buffer.alloc(4);
+    size.writeUInt32BE(bytes.length);
+    return Buffer.concat([size, bytes]);
+  };
+  const bad = Buffer.concat([short(Buffer.of(0xff)), Buffer.from("t"), Buffer.of(1)]);
+  const history = (size: number) =>
+    Buffer.concat([short("x-death"), Buffer.from("A"), long(Buffer.alloc(size, "V"))]);
+  const repaired = (...fields: Buffer[]) =>
+    repairFirstFrame(withFlags(1 << 13, long(Buffer.concat(fields))));
+  const unknown = "rpc-unknown-deaths";
+  for (const kept of [repaired(bad, history(9)), repaired(history(9), bad)]) {
+    assert.ok(kept.includes(history(9)) && !kept.includes(unknown));
+  }
+  assert.ok(!repaired(bad).includes(unknown));
+  for (const fields of [
+    [bad, history(2000)],
+    [bad, history(9), history(9)],
+    [history(9), bad, short("y"), Buffer.from("?")],
+    [bad, short("x-death"), Buffer.from("A"), long(Buffer.from("?"))],
+  ]) {
+    assert.ok(repaired(...fields).includes(unknown));
+    assert.equal(repairFirstFrame(repaired(...fields)).includes("x-death"), false);
+  }
+});
