@@ -133,14 +133,16 @@ export class Link {
 
   /** Connects, and returns or throws once the connection is lost. */
   async #serve(address: string, connected: () => void): Promise<void> {
-    const model = await within(
-      CONNECT_LIMIT_MS,
-      connect(withHeartbeat(address), {
-        noDelay: true,
-        timeout: CONNECT_LIMIT_MS,
-        clientProperties: { connection_name: this.#name },
-      }),
-    );
+    const connecting = connect(withHeartbeat(address), {
+      noDelay: true,
+      timeout: CONNECT_LIMIT_MS,
+      clientProperties: { connection_name: this.#name },
+    });
+    const model = await within(CONNECT_LIMIT_MS, connecting).catch((error: unknown) => {
+      // It may still succeed, and nobody would use it.
+      connecting.then(giveUp, () => {});
+      throw error;
+    });
     let reason: unknown = new Error("the connection to the broker was lost");
     const closed = new Promise<void>((resolve) => model.once("close", () => resolve()));
     model.on("error", (error) => {
@@ -193,6 +195,11 @@ function guard(model: ChannelModel): void {
     raw.rest = repairFirstFrame(raw.rest);
     return receive();
   };
+}
+
+function giveUp(model: ChannelModel): void {
+  model.on("error", () => {});
+  destroy(model);
 }
 
 /** Ends a connection without waiting for the broker. */
