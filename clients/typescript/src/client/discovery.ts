@@ -14,6 +14,8 @@ export interface FoundWorker {
 
 const LIMIT_MS = 5_000;
 const QUIET_MS = 500;
+const MAX_WORKERS = 1_000;
+const MAX_BYTES = 1024 * 1024;
 
 /** Asks all workers that describe themselves. Returns none if there are none. */
 export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
@@ -29,10 +31,11 @@ export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
     limitMs: LIMIT_MS,
     signal: undefined,
   });
-  const end = { expectWorkers: undefined, quietMs: QUIET_MS };
+  const end = { expectWorkers: MAX_WORKERS, quietMs: QUIET_MS };
   const gathering = new Gathering(parts, plan, end, (message) => {
     const reply = readReply(message, "json");
     if (reply.kind === "fault") throw readFault(reply);
+    if (reply.body.length > MAX_BYTES) throw new Error("the description is too large");
     return decodePlain("json", reply.body);
   });
   const found = new Map<string, FoundWorker>();

@@ -91,13 +91,13 @@ export class Broadcasts {
     const headers = { [WORKER_HEADER]: header };
     const sent = { type: reply.kind, headers, body: reply.body };
     // A reply that cannot be sent does not keep others from running.
-    void replies.reply(decision.replyTo, sent, (running.timeLeftMs ?? 0) + GIVE_UP_MS);
+    replies.offer(decision.replyTo, sent, (running.timeLeftMs ?? 0) + GIVE_UP_MS);
   }
 
   #refuse(replyTo: ReplyTo | null, codec: Codec, refusal: FaultReply): void {
     if (replyTo === null) return;
     const headers = { [WORKER_HEADER]: this.#parts.identity.idHeader };
     const { kind, body } = faultReply(codec, refusal);
-    void this.#parts.replies.reply(replyTo, { type: kind, headers, body }, GIVE_UP_MS);
+    this.#parts.replies.offer(replyTo, { type: kind, headers, body }, GIVE_UP_MS);
   }
 }

@@ -188,6 +188,6 @@ export class Control {
           }),
         };
     const headers = { [WORKER_HEADER]: identity.idHeader };
-    void replies.reply(to, { ...reply, headers }, ANSWER_LIMIT_MS);
+    replies.offer(to, { ...reply, headers }, ANSWER_LIMIT_MS);
   }
 }

@@ -15,6 +15,10 @@ export interface OutgoingReply {
 /** A message that closes its channel this often is given up: once among others, twice alone. */
 const MAX_CLOSED = 3;
 
+/** Replies to what no prefetch limits: further ones are dropped. */
+const MAX_OFFERED = 1024;
+const MAX_OFFERED_BYTES = 64 * 1024 * 1024;
+
 /** Publishes the replies of a worker. */
 export class ReplySender {
   readonly #publisher: Publisher;
@@ -22,6 +26,8 @@ export class ReplySender {
   readonly #log: Log;
   /** Messages that may have closed their channel are sent one by one. */
   #suspects: Promise<unknown> = Promise.resolve();
+  #offered = 0;
+  #offeredBytes = 0;
   #direct: { readonly link: Link; readonly publisher: Publisher } | null = null;
 
   constructor(link: Link, log: Log, openDirect: () => Link) {
@@ -48,6 +54,30 @@ export class ReplySender {
       if (outcome.kind !== "lost") return outcome.kind;
       if (outcome.byBroker && ++closed >= MAX_CLOSED) return "refused";
     }
+  }
+
+  /** Sends a reply to a broadcast or a question, if there is room for it. */
+  offer(replyTo: ReplyTo, reply: OutgoingReply, limitMs: number): void {
+    this.#offer(reply, () => this.reply(replyTo, reply, limitMs));
+  }
+
+  /** Publishes a reply once, if there is room for it. */
+  offerOnce(replyTo: ReplyTo, reply: OutgoingReply, limitMs: number): void {
+    this.#offer(reply, () => this.send(this.outgoing(replyTo, reply, false), limitMs));
+  }
+
+  #offer({ body }: OutgoingReply, send: () => Promise<unknown>): void {
+    const hasRoom = this.#offered === 0 || this.#offeredBytes + body.length <= MAX_OFFERED_BYTES;
+    if (this.#offered >= MAX_OFFERED || !hasRoom) {
+      this.#log.line("warn", "a reply was dropped: too many replies wait for the broker");
+      return;
+    }
+    this.#offered++;
+    this.#offeredBytes += body.length;
+    void send().then(() => {
+      this.#offered--;
+      this.#offeredBytes -= body.length;
+    });
   }
 
   /** A message to a caller. */

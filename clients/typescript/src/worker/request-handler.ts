@@ -128,7 +128,7 @@ export class RequestHandler {
     if (replyTo !== undefined && isReplyAddress(replyTo, rules.allowedReplyPrefixes)) {
       const to: ReplyTo = { address: replyTo, correlationId, contentType: "" };
       const empty = { type: "", headers: {}, body: Buffer.alloc(0) };
-      void replies.send(replies.outgoing(to, empty, false), 5_000);
+      replies.offerOnce(to, empty, 5_000);
     }
     delivery.ack();
   }
