@@ -3,7 +3,9 @@ import { ValueError } from "../types/type.js";
 import { Wide } from "../types/wide.js";
 
 // Not `@msgpack/msgpack`: it cannot write maps whose keys are no strings, and refuses the key
-// `__proto__`. The tests compare the bytes with it.
+// `__proto__`. The tests compare the bytes with it. Not `msgpackr`: it accepts text that is not
+// UTF-8 and any nesting, makes objects of extensions, loses the sign of zero, and repeats payloads
+// in its errors.
 
 /** Values must be nested less deeply than this. */
 export const MAX_DEPTH = 128;
