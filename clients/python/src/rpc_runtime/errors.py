@@ -95,8 +95,12 @@ class TooManyCalls(RpcError):
 class Fault(RpcError):
     """The worker's runtime refused the call or could not finish it.
 
-    A method may raise one itself, for example `Fault("rejected", "too busy")`.
+    A method may raise one itself, for example `Fault("rejected", "too busy")`. One that it got from
+    a call of its own says nothing about the method, so it counts as any other exception.
     """
+
+    is_received: bool = False
+    """Whether a call got it."""
 
     def __init__(self, code: str, message: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}" if message else code)
@@ -109,6 +113,13 @@ class Fault(RpcError):
     def retryable(self) -> bool:
         """Whether another attempt is safe and may help."""
         return self.code in _RETRYABLE_FAULTS and self.executed is Executed.NO
+
+
+def received_fault(code: str, message: str, retry_after: float | None = None) -> Fault:
+    """Makes the error of a call that got a fault."""
+    fault = Fault(code, message, retry_after)
+    fault.is_received = True
+    return fault
 
 
 class TooLarge(RpcError):

@@ -7,7 +7,7 @@ from typing import Any
 from ..codec import Codec, CodecError, UnsupportedContent, codec_of, decode, form_of
 from ..codec.method_bodies import decode_value
 from ..describe import Method
-from ..errors import BadReply, Fault, MethodErrorText, RpcError
+from ..errors import BadReply, MethodErrorText, RpcError, received_fault
 from ..executed import Executed
 from ..protocol.fault_code import INTERRUPTED
 from ..protocol.message import header_number
@@ -84,11 +84,11 @@ class ReplyReader:
         except CodecError as error:
             return BadReply(f"a fault: {error}", Executed.MAYBE)
         millis = header_number(message.headers, RETRY_AFTER_HEADER, -1)
-        fault = Fault(code, text, millis / 1000 if 0 <= millis < 1 << 32 else None)
+        fault = received_fault(code, text, millis / 1000 if 0 <= millis < 1 << 32 else None)
         if times_sent > 1 and fault.executed is Executed.NO:
             # Another one of the requests may run.
             reason = f"the request was sent {times_sent} times, and one was refused: {fault}"
-            return Fault(INTERRUPTED, reason)
+            return received_fault(INTERRUPTED, reason)
         return fault
 
     def _method_error(self, body: bytes, codec: Codec) -> RpcError:

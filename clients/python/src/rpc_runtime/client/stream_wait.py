@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..deadline import ambient_deadline, now
-from ..errors import BrokerFailed, Fault, TimedOut
+from ..errors import BrokerFailed, TimedOut, received_fault
 from ..executed import Executed
 from ..protocol.fault_code import INTERRUPTED
 from ..transport.delivery import Delivery
@@ -44,7 +44,7 @@ class StreamWatch:
         gone_at = self._inbox.heard_at + MAX_SILENCE
         if gone_at <= now():
             reason = f"the worker of the stream has sent nothing for {MAX_SILENCE:g} s"
-            raise Fault(INTERRUPTED, reason)
+            raise received_fault(INTERRUPTED, reason)
         return gone_at
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..codec import CodecError, form_of
 from ..codec.method_bodies import encode_value
 from ..deadline import now
-from ..errors import BadItem, Fault, RpcError
+from ..errors import BadItem, RpcError, received_fault
 from ..protocol.backoff import Backoff
 from ..protocol.fault_code import INTERRUPTED
 from ..protocol.item_messages import write_items
@@ -179,7 +179,8 @@ class Upload:
             if self._undelivered_since is None:
                 self._undelivered_since = now()
             if now() - self._undelivered_since >= MAX_SILENCE and not self._sender.is_done:
-                raise Fault(INTERRUPTED, "the worker that received the items is gone")
+                reason = "the worker that received the items is gone"
+                raise received_fault(INTERRUPTED, reason)
         for other in self._publishing:
             other.cancel()
         first = min([first, *self._publishing.values()])

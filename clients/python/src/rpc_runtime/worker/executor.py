@@ -134,7 +134,7 @@ def result_reply(method: Method[Any], codec: Codec, value: Any) -> Reply:
 
 def error_reply(method: Method[Any], codec: Codec, error: Exception) -> Reply:
     """Makes the reply for an exception: the method's own error, or a fault."""
-    if isinstance(error, Fault):
+    if isinstance(error, Fault) and not error.is_received:
         reply = fault_reply(codec, error.code, error.message)
         if error.retry_after is not None:
             reply.headers[RETRY_AFTER_HEADER] = str(max(0, int(error.retry_after * 1000)))

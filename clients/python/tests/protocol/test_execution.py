@@ -1,0 +1,46 @@
+"""What a worker answers when a method ends in an unusual way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rpc_runtime import Codec, Fault, Method
+from rpc_runtime.errors import received_fault
+from rpc_runtime.protocol.message import Message
+from rpc_runtime.protocol.reply import Reply, read_fault
+from rpc_runtime.protocol.request_rules import Run
+from rpc_runtime.worker.executor import Execution, result_reply
+
+METHOD: Method[str] = Method("get", returns=str)
+
+
+async def fault_of(raise_it: Callable[[], Any], codec: Codec = Codec.JSON) -> tuple[str, str]:
+    """Returns the fault with which a run of this function ends."""
+    run = Run(METHOD, codec, None, False, None)
+
+    async def invoke(_: tuple[Any, ...]) -> Reply:
+        return result_reply(METHOD, codec, raise_it())
+
+    reply = await Execution(run, Message(b"{}"), 1000).reply(invoke)
+    assert reply is not None
+    return read_fault(codec, reply.body)
+
+
+def failing(error: BaseException) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail
+
+
+async def test_a_method_answers_with_its_own_fault() -> None:
+    assert await fault_of(failing(Fault("rejected", "too busy"))) == ("rejected", "too busy")
+
+
+@pytest.mark.parametrize("code", ["rejected", "unknown_method", "interrupted"])
+async def test_the_fault_of_another_call_does_not_deny_that_the_method_ran(code: str) -> None:
+    got, text = await fault_of(failing(received_fault(code, "elsewhere")))
+    assert (got, text) == ("panicked", "the method raised Fault")
