@@ -44,3 +44,22 @@ async def test_a_method_answers_with_its_own_fault() -> None:
 async def test_the_fault_of_another_call_does_not_deny_that_the_method_ran(code: str) -> None:
     got, text = await fault_of(failing(received_fault(code, "elsewhere")))
     assert (got, text) == ("panicked", "the method raised Fault")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Fault("rejected", None),  # type: ignore[arg-type]
+        Fault("rejected", retry_after=float("nan")),
+        Fault("rejected", retry_after=float("inf")),
+        GeneratorExit(),
+    ],
+)
+async def test_no_exception_ends_the_task_that_settles_the_request(error: BaseException) -> None:
+    code, _ = await fault_of(failing(error))
+    assert code == "panicked"
+
+
+async def test_text_that_is_not_utf_8_is_an_error_of_the_method() -> None:
+    assert (await fault_of(failing(Fault("\ud800", ""))))[0] == "panicked"
+    assert (await fault_of(lambda: "\ud800"))[0] == "unanswerable"

@@ -87,6 +87,9 @@ class Execution:
                 return fault_reply(
                     self._run.codec, fault_code.PANICKED, "the method cancelled itself"
                 )
+            failure = self._task.exception()
+            if failure is not None:
+                return panicked_reply(self._run.method, self._run.codec, failure)
             return self._limited(self._task.result())
         finally:
             # If this task is cancelled, so is the method.
@@ -100,7 +103,11 @@ class Execution:
         try:
             return await invoke(arguments)
         except Exception as error:
-            return error_reply(self._run.method, self._run.codec, error)
+            try:
+                return error_reply(self._run.method, self._run.codec, error)
+            except Exception as failure:
+                # The exception holds what cannot be written, such as a code that is no text.
+                return panicked_reply(self._run.method, self._run.codec, failure)
 
     def _limited(self, reply: Reply) -> Reply:
         size, limit = len(reply.body), self._max_reply_bytes
@@ -145,6 +152,11 @@ def error_reply(method: Method[Any], codec: Codec, error: Exception) -> Reply:
             return Reply(ReplyKind.ERROR, codec, encode_value(converter, error, codec))
         except CodecError as reason:
             return fault_reply(codec, fault_code.UNANSWERABLE, str(reason))
+    return panicked_reply(method, codec, error)
+
+
+def panicked_reply(method: Method[Any], codec: Codec, error: BaseException) -> Reply:
+    """Makes the reply for an exception that the method does not declare, and logs it."""
     _log.error("the method %s raised an exception", method.name, exc_info=error)
     # Its text may hold what the caller must not see.
     name = type(error).__name__

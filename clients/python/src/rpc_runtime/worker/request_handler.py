@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from typing import Any
 
+from ..codec import Codec
 from ..deadline import now
 from ..describe import Method
 from ..log_limit import printable
@@ -57,6 +59,8 @@ from .request_queue import RequestQueue
 from .served import ServedQueue
 from .shared import Shared
 from .stream_sender import StreamSender
+
+_log = logging.getLogger("rpc_runtime")
 
 _PROBE_TIMEOUT = 1.0
 # The original's acknowledgement must reach the broker before its copy can crash this process.
@@ -126,7 +130,7 @@ class RequestHandler:
         message = delivery.message
         key = key_of(message) if delivery.malformed is None else None
         if key is None:
-            _settle(delivery, await self._process(delivery))
+            _settle(delivery, await self._processed(delivery))
             return
         origin = origin_of(message, delivery.is_redelivered)
         copy = str(message.headers.get(COPY_HEADER, ""))
@@ -139,7 +143,7 @@ class RequestHandler:
             return
         settle = Settle.LEAVE
         try:
-            settle = await self._process(delivery)
+            settle = await self._processed(delivery)
         finally:
             end = {
                 Settle.ACK: End.ANSWERED,
@@ -148,6 +152,16 @@ class RequestHandler:
             }.get(settle)
             for each in (delivery, *self._requests.end(key, end)):
                 _settle(each, settle)
+
+    async def _processed(self, delivery: Delivery) -> Settle:
+        """Settles a request even if this library fails: it would occupy its place for good."""
+        try:
+            return await self._process(delivery)
+        except Exception:
+            _log.exception("a request failed, which is a bug")
+            reason = "the worker failed"
+            decision = Refuse(Codec.TEXT, fault_code.ABANDONED, reason)
+            return await self._refused(delivery, delivery.message, decision)
 
     async def _process(self, delivery: Delivery) -> Settle:
         message, malformed = delivery.message, delivery.malformed
