@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import rpc_runtime
 import sample
 from rpc_runtime import Connection, Server
 from rpc_runtime.worker import request_handler
+from support.proxy import Proxy
 from support.service import Implementation
+from support.waiting import until
 
 
 async def test_a_bug_occupies_no_place(
@@ -28,3 +31,28 @@ async def test_a_bug_occupies_no_place(
                 await client._call(ping)
             assert caught.value.code == "abandoned"
         assert await client.get_email("alice") == "alice@example.com"
+
+
+class _Failing(Implementation):
+    async def send_mail(self, to: str) -> None:
+        await super().send_mail(to)
+        if self.runs["send_mail"] == 1:
+            raise RuntimeError("broken")
+
+
+async def test_a_job_that_fails_after_its_connection_was_lost_is_not_kept_back(
+    connection: Connection, proxy: Proxy, queue: str
+) -> None:
+    """The broker delivers it again while it runs. That delivery must be settled too."""
+    implementation = _Failing()
+    async with rpc_runtime.connect(proxy.url) as far:
+        server = Server(far, concurrency=1, drain_timeout=0.5)
+        async with server.add(implementation, queue):
+            await sample.SampleClient(connection, queue).send_mail("slow")
+            await until(implementation.began.is_set)
+            proxy.cut()
+            await until(lambda: proxy.connections > 1)
+            await asyncio.sleep(0.5)
+            implementation.release.set()
+            await until(lambda: implementation.ended["mail"] == 2)
+            assert await sample.SampleClient(connection, queue).get_email("a") == "a@example.com"

@@ -66,6 +66,7 @@ _PROBE_TIMEOUT = 1.0
 # The original's acknowledgement must reach the broker before its copy can crash this process.
 _COPY_PAUSE = 0.1
 _STREAM_REPLY_LIMIT = 30.0
+_FORWARD_LIMIT = 30.0
 
 
 class Settle(enum.Enum):
@@ -142,6 +143,7 @@ class RequestHandler:
         if seen is not Seen.RUN:
             return
         settle = Settle.LEAVE
+        joined: list[Delivery] = []
         try:
             settle = await self._processed(delivery)
         finally:
@@ -150,8 +152,14 @@ class RequestHandler:
                 Settle.MOVED: End.MOVED,
                 Settle.REJECT: End.REJECTED,
             }.get(settle)
-            for each in (delivery, *self._requests.end(key, end)):
+            joined = self._requests.end(key, end)
+            for each in (delivery, *joined):
                 _settle(each, settle)
+        if settle is Settle.LEAVE:
+            # The broker has already delivered it again, and does not do so once more.
+            for each in joined:
+                if each.channel.is_open:
+                    self.receive(each)
 
     async def _processed(self, delivery: Delivery) -> Settle:
         """Settles a request even if this library fails: it would occupy its place for good."""
@@ -215,20 +223,21 @@ class RequestHandler:
         message.headers[REDELIVERIES_HEADER] = str(redeliveries)
         if self.jobs is not None and method.is_job:
             return _moved_if(await self.jobs.return_to_queue(delivery, message))
-        return await self._forward(message)
+        return await self._forward(delivery, message)
 
-    async def _forward(self, message: Message) -> Settle:
+    async def _forward(self, delivery: Delivery, message: Message) -> Settle:
         """Publishes a copy of a request to its queue, which does not count deliveries."""
         resent = message.headers.get(RESENT_HEADER)
         copy = copy_of(message)
         copy.headers[RESENT_HEADER] = "worker" if resent in (None, "worker") else "caller, worker"
-        give_up_at = now() + _STREAM_REPLY_LIMIT
-        published = await self._shared.sender.publish(
-            copy, self._queue.name, give_up_at, is_mandatory=False
-        )
-        if published is None:
-            return Settle.LEAVE
-        return Settle.MOVED if published is Published.CONFIRMED else Settle.REJECT
+        while delivery.channel.is_open:
+            published = await self._shared.sender.publish(
+                copy, self._queue.name, now() + _FORWARD_LIMIT, is_mandatory=False
+            )
+            if published is not None:
+                return Settle.MOVED if published is Published.CONFIRMED else Settle.REJECT
+            await asyncio.sleep(_COPY_PAUSE)
+        return Settle.LEAVE
 
     async def _refused(self, delivery: Delivery, message: Message, decision: Decision) -> Settle:
         if isinstance(decision, ForbiddenAddress):
