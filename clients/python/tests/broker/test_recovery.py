@@ -334,3 +334,23 @@ async def test_a_server_stops_although_a_method_runs(
 
 async def _all(stream: Any) -> Any:
     return [item async for item in stream]
+
+
+async def test_calls_to_a_broker_that_confirms_nothing_take_bounded_memory(
+    proxy: Proxy, peer: RawPeer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpc_runtime.transport.channel._MAX_UNCONFIRMED", 3)
+    await peer.channel.queue_declare(queue)
+    async with connect(proxy.url, timeout=0.3) as connection:
+        client = sample.SampleClient(connection, queue)
+        await client.log("hello")
+        proxy.from_broker.clear()
+        for _ in range(3):
+            calls = [client.get_email("a") for _ in range(4)]
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, TimedOut)
+        session = connection.caller.current_session
+        assert session is not None
+        assert len(session.publisher._publishing) == 3
+        proxy.from_broker.set()
+        await client.log("hello")

@@ -17,8 +17,11 @@ from ..protocol.message import Message
 from .blocking import Blocking
 from .delivery import Delivery, properties_of, read_delivery
 from .errors import ChannelLost, Forbidden, NotFound, check_cancelled
+from .room import Room
 
 STEP_TIMEOUT = 10.0
+_MAX_UNCONFIRMED = 4096
+_MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 
 _T = TypeVar("_T")
 
@@ -42,6 +45,8 @@ class Channel:
         self._acks: set[asyncio.Task[None]] = set()
         self._publishing: set[asyncio.Task[Any]] = set()
         self._steps: set[asyncio.Task[Any]] = set()
+        # A message stays in memory until it is confirmed, even if nobody waits for that.
+        self._room = Room(_MAX_UNCONFIRMED, _MAX_UNCONFIRMED_BYTES)
         self.closed = asyncio.Event()
         # A lost connection, or a consumer that the broker has cancelled.
         self.reason = "the channel was closed"
@@ -61,6 +66,7 @@ class Channel:
 
     def _close(self) -> None:
         self.closed.set()
+        self._room.close()
         # Some may wait for a writer that has ended.
         for task in (*self._publishing, *self._acks, *self._steps):
             task.cancel()
@@ -88,7 +94,10 @@ class Channel:
         Raises `ChannelLost` if the broker does not say that. There is no time limit here.
         """
         await self.unblocked()
+        size = len(message.body)
+        await self._room.enter(size)
         if not self.is_open:
+            self._room.leave(size)
             raise ChannelLost(self.reason)
         publishing = asyncio.get_running_loop().create_task(
             self._raw.basic_publish(
@@ -100,7 +109,7 @@ class Channel:
             )
         )
         self._publishing.add(publishing)
-        publishing.add_done_callback(self._published)
+        publishing.add_done_callback(lambda task: self._published(task, size))
         try:
             # If the broker returned a message whose publisher was cancelled, the reader of aiormq
             # would fail, and with it the connection.
@@ -121,8 +130,9 @@ class Channel:
             raise self._lost(error, is_written=True) from error
         return Published.CONFIRMED
 
-    def _published(self, publishing: asyncio.Task[Any]) -> None:
+    def _published(self, publishing: asyncio.Task[Any], size: int) -> None:
         self._publishing.discard(publishing)
+        self._room.leave(size)
         if not publishing.cancelled():
             # It may have no other reader.
             publishing.exception()
