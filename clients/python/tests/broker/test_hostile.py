@@ -278,3 +278,41 @@ async def test_a_request_that_comes_back_is_recognized(
         await asyncio.sleep(0.2)
         assert peer.arrived.empty()
         assert implementation.runs["slow"] == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [({}, b""), ({}, b"\x91\x07"), ({"rpc-items": "x"}, b""), ({"rpc-items": "1"}, b"\x07")],
+)
+async def test_no_result_ends_a_stream_silently(
+    connection: Connection, peer: RawPeer, queue: str, headers: dict[str, str], body: bytes
+) -> None:
+    """The reader could not tell it from a stream that is complete."""
+    worker = {"rpc-worker": json.dumps({"id": new_id()})}
+    await peer.channel.queue_declare(queue)
+    stream = sample.SampleClient(connection, queue).entries("a")
+    first = asyncio.ensure_future(anext(stream))
+    properties = await _request(peer, queue)
+    address, identity = properties.reply_to or "", properties.correlation_id
+    item = msgpack.packb([0, [b"\x05"]])
+    await peer.publish(
+        address, item, correlation_id=identity, message_type="rpc.items", headers=worker
+    )
+    await peer.publish(
+        address, body, correlation_id=identity, message_type="result", headers=worker | headers
+    )
+    with pytest.raises(BadReply):
+        assert await first == 5
+        await anext(stream)
+
+
+async def test_a_worker_that_ignores_the_items_has_not_received_them(
+    connection: Connection, peer: RawPeer, queue: str
+) -> None:
+    await peer.channel.queue_declare(queue)
+    upload = sample.SampleClient(connection, queue).upload("a", [b"1"])
+    call = asyncio.ensure_future(upload)
+    properties = await _request(peer, queue)
+    await peer.publish(properties.reply_to or "", b"\x07", correlation_id=properties.correlation_id)
+    with pytest.raises(BadReply, match="without the items"):
+        await call

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from ..codec import Codec
 from ..deadline import TimeLimit
 from ..describe import Method
-from ..errors import BrokerFailed, Fault, Refused, RpcError, TimedOut
+from ..errors import BadReply, BrokerFailed, Fault, Refused, RpcError, TimedOut
 from ..executed import Executed
 from ..protocol.backoff import Backoff
 from ..protocol.fault_code import INTERRUPTED
 from ..protocol.item_sender import ItemSender
+from ..protocol.message import header_number
 from ..protocol.names import (
     CREDIT_BYTES_HEADER,
     CREDIT_HEADER,
@@ -202,9 +203,12 @@ class ResultStream(Generic[R]):
 
     def _end(self, run: _Run, reply: Delivery) -> R:
         run.abandon(is_ended=True)
-        if ITEMS_HEADER in reply.message.headers or not reply.message.body:
-            codec = run.reader.codec_of(reply)
-            run.reader.raise_failure(reply, codec, run.request.times_sent)
+        codec = run.reader.codec_of(reply)
+        run.reader.raise_failure(reply, codec, run.request.times_sent)
+        message = reply.message
+        if ITEMS_HEADER in message.headers:
+            if header_number(message.headers, ITEMS_HEADER, -1) < 0 or message.body:
+                raise BadReply("the reply is not the end of the stream", Executed.MAYBE)
             raise StopAsyncIteration
         # A worker that does not stream.
         self._rest.extend(run.reader.items(reply))

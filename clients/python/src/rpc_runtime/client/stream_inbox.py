@@ -13,6 +13,7 @@ from ..protocol.item_messages import read_incoming_grant, read_items
 from ..protocol.item_sender import BadGrant, ItemSender
 from ..protocol.message import header_number
 from ..protocol.names import CREDIT, ITEMS, ITEMS_HEADER
+from ..protocol.reply import ReplyKind, kind_of
 from ..protocol.request_id import uuid_of
 from ..protocol.stream_receiver import BadStream, StreamReceiver
 from ..protocol.volume import Volume
@@ -110,6 +111,12 @@ class StreamInbox(Inbox):
 
     def _receive_end(self, worker: str | None, delivery: Delivery) -> None:
         count = header_number(delivery.message.headers, ITEMS_HEADER, -1)
+        if kind_of(delivery.message.type) is ReplyKind.RESULT:
+            if worker is None and self.sender is not None:
+                # It does not know streams from callers.
+                raise BadStream("the worker has run the method without the items")
+            # A result that counts no items follows none. Only a failure may leave items out.
+            count = max(0, count)
         self.heard_at = now()
         self.receiver.end(worker, count if count >= 0 else None, delivery)
         self.has_begun = True
