@@ -8,6 +8,7 @@ from rpc_runtime.protocol.deduplicator import (
     Origin,
     RequestKey,
     Seen,
+    copy_token,
     key_of,
     origin_of,
 )
@@ -87,3 +88,13 @@ def test_origins() -> None:
     assert origin(rpc_resent="caller, worker") is Origin.FORWARDED_RESENT
     assert origin(rpc_copy="1") is Origin.MOVED
     assert origin(x_death=[]) is Origin.RESENT
+
+
+def test_what_is_remembered_of_a_copy_is_short() -> None:
+    def token(value: object) -> str:
+        return copy_token(Message(headers={"rpc-copy": value}))
+
+    assert (token("00ff"), token("")) == ("00ff", "")
+    assert token("x" * 100_000) != token("x" * 100_001)
+    for value in ("x" * 100_000, {"a": "x" * 100_000}, ["\udcff"], 7):
+        assert len(token(value)) == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from .request_id import uuid_of
 D = TypeVar("D")
 
 _MAX_ENDED = 16_384
+_MAX_TOKEN = 64
 
 
 class RequestKey(NamedTuple):
@@ -71,6 +73,14 @@ def key_of(message: Message) -> RequestKey | None:
     if not identity or (not message.expects_reply and uuid_of(identity) is None):
         return None
     return RequestKey(message.reply_to or "", identity)
+
+
+def copy_token(message: Message) -> str:
+    """Returns the token of a copy. A long one is shortened, because it is remembered."""
+    token = message.headers.get(COPY_HEADER, "")
+    if isinstance(token, str) and len(token) <= _MAX_TOKEN:
+        return token
+    return hashlib.sha256(repr(token).encode()).hexdigest()
 
 
 def origin_of(message: Message, is_redelivered: bool) -> Origin:

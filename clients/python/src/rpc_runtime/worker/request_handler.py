@@ -13,7 +13,7 @@ from ..describe import Method
 from ..log_limit import printable
 from ..protocol import fault_code
 from ..protocol.dead_letter import read_dead_lettered
-from ..protocol.deduplicator import Deduplicator, End, Seen, key_of, origin_of
+from ..protocol.deduplicator import Deduplicator, End, Seen, copy_token, key_of, origin_of
 from ..protocol.jobs import (
     RETURNED_PAUSE,
     Failure,
@@ -134,8 +134,7 @@ class RequestHandler:
             _settle(delivery, await self._processed(delivery))
             return
         origin = origin_of(message, delivery.is_redelivered)
-        copy = str(message.headers.get(COPY_HEADER, ""))
-        seen, key = self._requests.add(key, origin, copy, delivery)
+        seen, key = self._requests.add(key, origin, copy_token(message), delivery)
         if seen is Seen.ACK:
             delivery.ack()
         elif seen is Seen.REJECT:
