@@ -217,3 +217,9 @@ def test_a_service_may_have_a_default_method() -> None:
         run = decide(request(name), False, methods, RULES)
         assert isinstance(run, Run)
         assert run.method is usual
+
+
+@pytest.mark.parametrize("settings", [{"prefixes": "reply-"}, {"names": "a"}, {"prefixes": [""]}])
+def test_reply_addresses_do_not_allow_more_than_was_meant(settings: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        ReplyAddresses(**settings)

@@ -22,6 +22,13 @@ class ReplyAddresses:
     names: Collection[str] = ()
     uuids: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.prefixes, str) or isinstance(self.names, str):
+            # Each of its characters would count.
+            raise TypeError('prefixes and names are collections of text, such as ["reply-"]')
+        if "" in self.prefixes:
+            raise ValueError("an empty prefix would allow any address")
+
     def allows(self, name: str) -> bool:
         """Whether a worker may send a reply there."""
         return (
