@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 import sample
-from rpc_runtime import U8, U128, UNSET, Codec
+from rpc_runtime import U8, U128, UNSET, Argument, Codec, Method
 from rpc_runtime.codec import CodecError, UnsupportedContent, codec_of, decode, encode
 from rpc_runtime.codec.method_bodies import decode_arguments, decode_value, encode_arguments
 from rpc_runtime.types import Form, converter_of
@@ -121,3 +121,16 @@ def test_values_that_no_codec_can_write() -> None:
             encode(Codec.JSON, value)
     with pytest.raises(CodecError):
         encode(Codec.MESSAGE_PACK, 2**64)
+
+
+@pytest.mark.parametrize("body", [b"[1,2]", b"12", b"null", b'"x"', b"\xff", b""])
+def test_bytes_in_plain_text_are_taken_as_they_are(body: bytes) -> None:
+    method: Method[Any] = Method("put", (Argument("data", bytes),), returns=None)
+    assert decode_arguments(method, body, Codec.TEXT) == (body,)
+
+
+@pytest.mark.parametrize("value", ["\ud800", object(), [b"x"]])
+def test_what_plain_text_cannot_hold_is_an_error_of_the_call(value: object) -> None:
+    method: Method[Any] = Method("put", (Argument("data", Any),), returns=None)
+    with pytest.raises(CodecError):
+        encode_arguments(method, (value,), Codec.TEXT)

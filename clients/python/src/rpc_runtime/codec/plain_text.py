@@ -13,11 +13,16 @@ def encode(value: Any) -> bytes:
     """Writes a plain value as text. Values with structure become JSON."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
-    if isinstance(value, str):
-        return value.encode()
     if value is None:
         return b""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise CodecError("the value is nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"the value cannot be written: {error}") from None
 
 
 def candidates(body: bytes) -> list[Any]:
@@ -30,9 +35,10 @@ def candidates(body: bytes) -> list[Any]:
     stripped = text.strip()
     if stripped in ("true", "false"):
         values.append(stripped == "true")
+    # Before the JSON: bytes are taken as they are, even if they look like an array of numbers.
+    values.append(body)
     with contextlib.suppress(ValueError, RecursionError):
         values.append(json.loads(stripped, parse_constant=float))
-    values.append(body)
     if not text:
         values.insert(0, None)
     return values
