@@ -130,3 +130,33 @@ async def test_one_worker_is_asked(workers: Workers, peer: RawPeer) -> None:
         identity, exchange="rpc.control", message_type="get_email", reply_to=peer.replies
     )
     assert (await peer.reply()).body.startswith(b"unknown_method")
+
+
+async def test_a_flood_takes_bounded_memory(
+    connection: Connection, server: Server, peer: RawPeer, queue: str
+) -> None:
+    """The broker does not take answers while it blocks publishers."""
+    assert server._control is not None
+    control = server._control
+    link = await connection.supervisor.link()
+    link.blocking.set(True)
+    try:
+        for number in range(200):
+            await peer.publish(
+                queue,
+                b"{}",
+                exchange="rpc.control",
+                message_type="clear" if number % 2 else "missing",
+                reply_to=peer.replies,
+            )
+            await peer.publish(
+                "rpc.discovery",
+                exchange="rpc.control",
+                message_type="rpc.ping",
+                reply_to=peer.replies,
+            )
+        await until(lambda: len(control._broadcasts) >= 48)
+        assert len(control._broadcasts) + len(control._answers) <= 48 + 64
+    finally:
+        link.blocking.set(False)
+    await until(lambda: not control._broadcasts and not control._answers)

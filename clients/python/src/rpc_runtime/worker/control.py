@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from ..codec import Codec, CodecError, UnsupportedContent, codec_of
@@ -46,6 +46,8 @@ from .shared import Shared
 _PREFETCH: Final = 64
 _MAX_RUNNING: Final = 16
 _MAX_WAITING: Final = 32
+# Answers to discovery, and to broadcasts for which there is no room.
+_MAX_ANSWERS: Final = 64
 _LIMITS: Final = {"x-message-ttl": 60_000, "x-queue-type": "classic"}
 _CONTROL_LIMITS: Final = {**_LIMITS, "x-max-length": 1024, "x-max-length-bytes": 8_388_608}
 _ITEM_LIMITS: Final = {
@@ -161,9 +163,21 @@ class ControlServer:
                 self._on_news(message, key, is_own)
         elif is_own or key == DISCOVERY_KEY:
             if delivery.malformed is None and message.expects_reply:
-                self._answers.spawn(self._discover(message))
+                self._answer_soon(self._discover(message))
         elif (here := self._queues.get(key)) is not None and not delivery.is_redelivered:
-            self._broadcasts.spawn(self._broadcast(here, delivery))
+            is_full = len(self._broadcasts) >= _MAX_RUNNING + _MAX_WAITING
+            if is_full:
+                self._answer_soon(self._broadcast(here, delivery, is_full=True))
+            else:
+                self._broadcasts.spawn(self._broadcast(here, delivery, is_full=False))
+
+    def _answer_soon(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Answers without a promise: peers can send faster than the broker takes answers."""
+        if len(self._answers) < _MAX_ANSWERS:
+            self._answers.spawn(answering)
+            return
+        answering.close()
+        self._shared.log.report("answers", "a message through rpc.control was not answered")
 
     def _on_news(self, message: Message, key: str, is_own: bool) -> None:
         shared = self._shared
@@ -196,7 +210,7 @@ class ControlServer:
                 reply = fault_reply(codec, fault_code.UNKNOWN_METHOD, reason)
         await self._send(message, reply)
 
-    async def _broadcast(self, here: _ServedHere, delivery: Delivery) -> None:
+    async def _broadcast(self, here: _ServedHere, delivery: Delivery, *, is_full: bool) -> None:
         message = delivery.message
         arrived = now()
         if delivery.malformed is None:
@@ -210,7 +224,7 @@ class ControlServer:
             return
         if not isinstance(decision, Run):
             return
-        if len(self._broadcasts) > _MAX_RUNNING + _MAX_WAITING:
+        if is_full:
             reason = "the worker runs as many broadcasts as it can"
             reply = fault_reply(decision.codec, fault_code.REJECTED, reason)
             await self._answer(message, reply, is_full=False)
