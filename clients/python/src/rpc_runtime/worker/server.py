@@ -72,6 +72,7 @@ class Server:
         self._handlers: dict[str, RequestHandler] = {}
         self._control: ControlServer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stop_task: asyncio.Task[bool] | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._ready = asyncio.Event()
@@ -101,6 +102,8 @@ class Server:
 
     async def start(self) -> Self:
         """Begins to serve. Raises `BrokerFailed` if that is refused."""
+        if self._task is not None or self._stopping.is_set():
+            raise RuntimeError("the server has started before")
         if not self._served:
             raise ValueError("the server has nothing to serve: add a worker")
         for name, served in self._served.items():
@@ -112,6 +115,10 @@ class Server:
         ready = asyncio.ensure_future(self._ready.wait())
         try:
             await asyncio.wait({failed, ready}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # Nobody would stop it.
+            await self.stop(0)
+            raise
         finally:
             failed.cancel()
             ready.cancel()
@@ -137,6 +144,13 @@ class Server:
                 self._shared.log.report("serve", f"cannot serve: {error.reason}")
                 await asyncio.sleep(backoff.next_pause())
                 continue
+            except Exception as error:
+                # For example an argument of a queue that AMQP cannot hold.
+                await self._close_channels()
+                if self._ready.is_set():
+                    raise
+                self._failure = str(error)
+                return
             backoff.reset()
             self._ready.set()
             try:
@@ -178,10 +192,12 @@ class Server:
             self._consumers.append((channel, await channel.consume(name, handler.receive)))
 
     async def _close_channels(self) -> None:
-        channels, self._channels, self._consumers = self._channels, [], []
-        for channel in channels:
-            await channel.settled()
-            await channel.close()
+        # If this is cancelled, `stop` closes the others.
+        while self._channels:
+            await self._channels[-1].settled()
+            await self._channels[-1].close()
+            self._channels.pop()
+        self._consumers = []
 
     async def wait(self) -> None:
         """Waits until the server has stopped."""
@@ -193,10 +209,16 @@ class Server:
         Returns whether all of them have ended. The others are cancelled, and the broker delivers
         their requests again.
         """
-        if self._stopping.is_set():
-            await self._stopped.wait()
-            return True
-        self._stopping.set()
+        if self._stop_task is None:
+            self._stopping.set()
+            stop = self._stop(timeout)
+            self._stop_task = asyncio.get_running_loop().create_task(stop, name="rpc stop")
+        # It goes on if this task is cancelled: others wait for it too.
+        return await asyncio.shield(self._stop_task)
+
+    async def _stop(self, timeout: float | None) -> bool:
+        # First, so that a server that is connecting again does not begin to consume.
+        await cancelled(self._task)
         ends_at = now() + (self._drain_timeout if timeout is None else timeout)
         for channel, tag in self._consumers:
             with contextlib.suppress(ChannelLost):
@@ -214,7 +236,6 @@ class Server:
             await self._control.close()
         await self._shared.farewells.ended(_FAREWELL)
         await self._shared.farewells.cancel()
-        await cancelled(self._task)
         await self._close_channels()
         await self._shared.sender.close()
         self._stopped.set()
