@@ -16,6 +16,7 @@ from ..protocol.names import CREDIT, ITEMS
 from ..protocol.request_id import uuid_of
 from ..protocol.resend import Resend, after_confirm, after_failed_publish, after_refusal
 from ..tasks import cancelled, supervised
+from ..transport.apart import Apart
 from ..transport.channel import Published
 from ..transport.delivery import Delivery
 from ..transport.errors import ChannelLost, ConnectFailed
@@ -46,6 +47,7 @@ class Caller:
         self._session_began = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._problem = ""
+        self._apart = Apart(supervisor)
         self.control = ControlSender(supervisor, self._log)
 
     @property
@@ -153,7 +155,7 @@ class Caller:
             except ChannelLost as error:
                 if inbox.has_begun:
                     return
-                if after_failed_publish(is_idempotent, error.is_written) is Resend.FAIL:
+                if _after_failed(request, error) is Resend.FAIL:
                     raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.may_have_run |= error.is_written
                 # Its session is being replaced.
@@ -184,6 +186,8 @@ class Caller:
         request.times_sent += 1
         try:
             async with asyncio.timeout_at(limit.deadline):
+                if request.closed:
+                    return await self._apart.publish(message, request.queue, is_mandatory=True)
                 return await session.publisher.publish(
                     message, queue=request.queue, is_mandatory=True
                 )
@@ -245,7 +249,7 @@ class Caller:
             try:
                 published = await self._publish(request, session, limit)
             except ChannelLost as error:
-                if after_failed_publish(is_idempotent, error.is_written) is Resend.FAIL:
+                if _after_failed(request, error) is Resend.FAIL:
                     raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.may_have_run |= error.is_written
                 # Its session is being replaced.
@@ -279,6 +283,11 @@ class Caller:
         self._session_began.set()
         for inbox in list(self._calls.values()):
             inbox.wake()
+
+
+def _after_failed(request: Request, error: ChannelLost) -> Resend:
+    request.closed += error.is_alone
+    return after_failed_publish(request.method.is_idempotent, error.is_written, request.closed)
 
 
 def _executed(request: Request) -> Executed:

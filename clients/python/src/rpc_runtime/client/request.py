@@ -27,6 +27,8 @@ class Request:
     # Whether the request may have reached a worker.
     may_have_run: bool = field(default=False, init=False)
     times_sent: int = field(default=0, init=False)
+    # How many channels the broker has closed, maybe over this request.
+    closed: int = field(default=0, init=False)
 
     def message(self, reply_to: str | None, time_left: float | None) -> Message:
         """Makes the message. `time_left` is in seconds."""

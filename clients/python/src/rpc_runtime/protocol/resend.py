@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
+
+# The second one has no other message.
+MAX_CLOSED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +26,13 @@ class Resend(enum.Enum):
     FAIL = "fail"
 
 
-def after_failed_publish(is_idempotent: bool, is_written: bool) -> Resend:
-    """Decides after a request was not confirmed because its channel was lost."""
+def after_failed_publish(is_idempotent: bool, is_written: bool, closed: int = 0) -> Resend:
+    """Decides after a request was not confirmed because its channel was lost.
+
+    `closed` is how many channels the broker has closed over this request or another one.
+    """
+    if closed >= MAX_CLOSED:
+        return Resend.FAIL
     return Resend.SEND if is_idempotent or not is_written else Resend.FAIL
 
 

@@ -34,6 +34,8 @@ class Published(enum.Enum):
     RETURNED = "returned"
     # The broker did not take it, for example because its queue is full.
     REFUSED = "refused"
+    # The broker has closed two channels instead, for example because it is too large.
+    CLOSED = "closed"
 
 
 class Channel:
@@ -260,11 +262,12 @@ class Channel:
         reason = text_of(error)
         if isinstance(error, aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError):
             reason = self.reason
+        is_alone = isinstance(error, aiormq.exceptions.ChannelClosed)
         if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
-            return NotFound(reason, is_written)
+            return NotFound(reason, is_written, is_alone)
         if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
-            return Forbidden(reason, is_written)
-        return ChannelLost(reason, is_written)
+            return Forbidden(reason, is_written, is_alone)
+        return ChannelLost(reason, is_written, is_alone)
 
 
 def text_of(error: BaseException) -> str:

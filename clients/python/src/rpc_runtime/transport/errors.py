@@ -8,13 +8,16 @@ import asyncio
 class ChannelLost(Exception):
     """The channel or its connection is closed.
 
-    `is_written` tells whether the message may have reached the broker.
+    `is_written` tells whether the message may have reached the broker. `is_alone` tells that the
+    broker has closed the channel and not its connection: it does that over a message which it does
+    not accept.
     """
 
-    def __init__(self, reason: str, is_written: bool = False) -> None:
+    def __init__(self, reason: str, is_written: bool = False, is_alone: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_written = is_written
+        self.is_alone = is_alone
 
 
 class NotFound(ChannelLost):

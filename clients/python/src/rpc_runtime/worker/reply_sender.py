@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from ..codec import Codec
 from ..deadline import now
 from ..log_limit import LimitedLog
+from ..protocol import fault_code
 from ..protocol.message import Message
+from ..protocol.reply import fault_reply
 from ..protocol.reply_address import DIRECT_REPLY_TO
+from ..protocol.resend import MAX_CLOSED
+from ..transport.apart import Apart
 from ..transport.channel import Published
 from ..transport.errors import ChannelLost, ConnectFailed
 from ..transport.lazy_channel import LazyChannel
@@ -17,7 +22,7 @@ from ..transport.supervisor import Supervisor
 _GIVE_UP_AFTER = 30.0
 _GIVE_UP_WITHOUT_LIMIT = 3600.0
 _PAUSE = 0.05
-_MAX_CLOSED = 2
+_NOT_ACCEPTED = "the method ran, and the broker does not accept its reply"
 
 
 class ReplySender:
@@ -28,6 +33,7 @@ class ReplySender:
         self._replies = LazyChannel(supervisor)
         # The broker closes a channel because of an address of direct reply-to that is wrong.
         self._direct = LazyChannel(supervisor)
+        self._apart = Apart(supervisor)
         self._log = log
 
     async def send(self, message: Message, address: str, deadline: float | None) -> None:
@@ -37,6 +43,11 @@ class ReplySender:
         if deadline is not None:
             give_up_at = max(began, deadline) + _GIVE_UP_AFTER
         published = await self.publish(message, address, give_up_at, is_mandatory=False)
+        if published is Published.CLOSED and not address.startswith(DIRECT_REPLY_TO):
+            codec = Codec(message.content_type)
+            fault = fault_reply(codec, fault_code.REPLY_TOO_LARGE, _NOT_ACCEPTED)
+            refused = fault.message(message.correlation_id)
+            published = await self.publish(refused, address, give_up_at, is_mandatory=False)
         if published is None:
             self._log.report("reply", "a reply could not be sent in time, and was given up")
 
@@ -55,6 +66,10 @@ class ReplySender:
         while now() < give_up_at:
             try:
                 async with asyncio.timeout_at(give_up_at):
+                    if closed and not is_direct:
+                        return await self._apart.publish(
+                            message, address, is_mandatory=is_mandatory
+                        )
                     return await channel.publish(
                         message, queue=address, is_mandatory=is_mandatory and not is_direct
                     )
@@ -63,10 +78,10 @@ class ReplySender:
             except ConnectFailed:
                 return None
             except ChannelLost as error:
-                if error.is_written and is_direct:
-                    closed += 1
-                    if closed >= _MAX_CLOSED:
-                        return Published.REFUSED
+                # Over a wrong address of direct reply-to, it closes the connection.
+                closed += error.is_alone or (error.is_written and is_direct)
+                if closed >= MAX_CLOSED:
+                    return Published.CLOSED
                 await asyncio.sleep(_PAUSE)
         return None
 

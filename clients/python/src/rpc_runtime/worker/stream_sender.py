@@ -201,6 +201,7 @@ class StreamSender:
         reason = {
             Published.RETURNED: "the caller is gone",
             Published.REFUSED: "the broker refused a message of the stream",
+            Published.CLOSED: "the broker does not accept a message of the stream",
         }.get(published or Published.CONFIRMED, "a message of the stream could not be sent")
         self.failure = Fault(fault_code.ABANDONED, reason)
         self._changed.set()

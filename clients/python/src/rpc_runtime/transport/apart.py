@@ -1,0 +1,33 @@
+"""Publishes a message on a channel of its own: the broker has closed another one, maybe over it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..protocol.message import Message
+from .channel import Published
+from .errors import ChannelLost, ConnectFailed
+from .supervisor import Supervisor
+
+_MAX_CHANNELS = 4
+
+
+class Apart:
+    """A few channels with one message each."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._slots = asyncio.Semaphore(_MAX_CHANNELS)
+
+    async def publish(self, message: Message, queue: str, *, is_mandatory: bool) -> Published:
+        """Publishes a message. Raises `ChannelLost`."""
+        async with self._slots:
+            try:
+                link = await self._supervisor.link()
+            except ConnectFailed as error:
+                raise ChannelLost(str(error)) from None
+            channel = await link.channel()
+            try:
+                return await channel.publish(message, queue=queue, is_mandatory=is_mandatory)
+            finally:
+                await channel.close()

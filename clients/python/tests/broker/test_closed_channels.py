@@ -1,0 +1,67 @@
+"""The broker closes a channel over a message that it does not accept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+import sample
+from rpc_runtime import BrokerFailed, Connection, Executed, Fault, Server
+from rpc_runtime.client.request import Request
+from rpc_runtime.protocol.message import Message
+from rpc_runtime.protocol.reply import Reply, ReplyKind
+from support.service import Implementation
+
+
+@pytest.fixture
+def client(connection: Connection, server: Server, queue: str) -> sample.SampleClient:
+    return sample.SampleClient(connection, queue)
+
+
+async def test_an_idempotent_request_closes_two_channels_at_most(
+    client: sample.SampleClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, sent = Request.message, 0
+
+    def make_wrong(request: Request, reply_to: str | None, time_left: float | None) -> Message:
+        nonlocal sent
+        message = make(request, reply_to, time_left)
+        if b"wrong" in message.body:
+            # Only the user itself may send a message with its name.
+            message.user_id = "somebody"
+            sent += 1
+        return message
+
+    monkeypatch.setattr(Request, "message", make_wrong)
+    began = time.monotonic()
+    others = [client.get_email("a") for _ in range(20)]
+    wrong: asyncio.Future[Any] = asyncio.ensure_future(client.get_email("wrong"))
+    assert await asyncio.gather(*others) == ["a@example.com"] * 20
+    with pytest.raises(BrokerFailed, match="user_id") as caught:
+        await wrong
+    assert caught.value.executed is Executed.MAYBE
+    # aiormq may lose the connection together with a channel that has other publishers.
+    assert 2 <= sent <= 3
+    assert time.monotonic() - began < 3.0
+
+
+async def test_a_reply_that_the_broker_does_not_accept_is_a_fault(
+    client: sample.SampleClient, implementation: Implementation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Reply.message
+
+    def make_wrong(reply: Reply, correlation_id: str | None) -> Message:
+        message = make(reply, correlation_id)
+        if reply.kind is ReplyKind.RESULT and b"wrong" in message.body:
+            message.user_id = "somebody"
+        return message
+
+    monkeypatch.setattr(Reply, "message", make_wrong)
+    with pytest.raises(Fault) as caught:
+        await client.get_email("wrong")
+    assert (caught.value.code, caught.value.executed) == ("reply_too_large", Executed.YES)
+    assert implementation.runs["get_email"] == 1
+    assert await client.get_email("a") == "a@example.com"
