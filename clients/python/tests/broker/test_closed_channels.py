@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 import sample
-from rpc_runtime import BrokerFailed, Connection, Executed, Fault, Server
+from rpc_runtime import BrokerFailed, Connection, Executed, Fault, Server, TimedOut, connect
 from rpc_runtime.client.request import Request
 from rpc_runtime.protocol.message import Message
 from rpc_runtime.protocol.reply import Reply, ReplyKind
+from rpc_runtime.transport.channel import Channel
+from rpc_runtime.transport.errors import ChannelLost
 from support.service import Implementation
+from support.waiting import until
 
 
 @pytest.fixture
@@ -65,3 +68,24 @@ async def test_a_reply_that_the_broker_does_not_accept_is_a_fault(
     assert (caught.value.code, caught.value.executed) == ("reply_too_large", Executed.YES)
     assert implementation.runs["get_email"] == 1
     assert await client.get_email("a") == "a@example.com"
+
+
+async def test_no_channel_is_left_if_others_cannot_be_opened(
+    url: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection has a limited number of them, and they are opened again and again."""
+    consume = Channel.consume
+
+    async def refuse(channel: Channel, name: str, *arguments: Any, **options: Any) -> str:
+        if name.startswith(("rpc.reply.", "rpc.control.")):
+            raise ChannelLost("a permission is missing")
+        return await consume(channel, name, *arguments, **options)
+
+    monkeypatch.setattr(Channel, "consume", refuse)
+    async with connect(url, timeout=1.5) as connection:
+        link = await connection.supervisor.link()
+        with pytest.raises(TimedOut, match="a permission is missing"):
+            await sample.SampleClient(connection, queue).get_email("a")
+        with pytest.raises(BrokerFailed):
+            await Server(connection).add(Implementation(), queue).start()
+        await until(lambda: len(link._raw.channels) <= 3)

@@ -153,8 +153,7 @@ class Answers(Generic[R]):
         while True:
             try:
                 async with asyncio.timeout_at(limit.deadline):
-                    consumer, name = await self._open()
-                    self._consumer = consumer
+                    name = await self._open()
                     message = self._request.message(name, limit.left)
                     published = await _publish(self._connection, self._request, message)
             except TimeoutError:
@@ -176,13 +175,15 @@ class Answers(Generic[R]):
             self.is_confirmed = published is Published.CONFIRMED
             return
 
-    async def _open(self) -> tuple[Channel, str]:
+    async def _open(self) -> str:
         await self._close_consumer()
         try:
             link = await self._connection.supervisor.link()
         except ConnectFailed as error:
             raise BrokerFailed(str(error)) from None
         channel = await link.channel(has_confirms=False)
+        # From now on, `aclose` closes it.
+        self._consumer = channel
         await channel.prefetch(_PREFETCH)
         name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
 
@@ -191,7 +192,7 @@ class Answers(Generic[R]):
             self._changed.set()
 
         await channel.consume(name, on_delivery)
-        return channel, name
+        return name
 
     async def _next(self, limit: TimeLimit) -> Answer[R] | None:
         while True:

@@ -79,7 +79,19 @@ class ReplyQueue:
     async def open(self, link: Link, on_reply: Callable[[Delivery], None]) -> Session:
         """Opens a session. Raises `ChannelLost`."""
         consumer = await self._consumer_channel(link)
-        publisher = await link.channel()
+        publisher: Channel | None = None
+        try:
+            publisher = await link.channel()
+            return await self._open(consumer, publisher, on_reply)
+        except BaseException:
+            await consumer.close()
+            if publisher is not None:
+                await publisher.close()
+            raise
+
+    async def _open(
+        self, consumer: Channel, publisher: Channel, on_reply: Callable[[Delivery], None]
+    ) -> Session:
         await consumer.prefetch(_PREFETCH)
         name, backlog = self._name, 0
         if name is not None and self._kind == "resumable":

@@ -103,20 +103,27 @@ class ControlServer:
             keys.append(identity)
         if self._shared.describes_itself:
             keys.append(DISCOVERY_KEY)
-        channels = [await self._consume(link, keys, _CONTROL_LIMITS, self._on_control)]
-        for stream in self._shared.streams.values():
-            stream.reconnected()
-        if any(served.has_incoming for served in self._served.values()):
-            items_key = f"{identity}{ITEMS_SUFFIX}"
-            channels.append(await self._consume(link, [items_key], _ITEM_LIMITS, self._on_items))
-            for inbox in self._shared.incoming.values():
-                inbox.resume()
+        channels: list[Channel] = []
+        try:
+            channels.append(await link.channel(has_confirms=False))
+            await self._consume(channels[-1], keys, _CONTROL_LIMITS, self._on_control)
+            for stream in self._shared.streams.values():
+                stream.reconnected()
+            if any(served.has_incoming for served in self._served.values()):
+                items_key = f"{identity}{ITEMS_SUFFIX}"
+                channels.append(await link.channel(has_confirms=False))
+                await self._consume(channels[-1], [items_key], _ITEM_LIMITS, self._on_items)
+                for inbox in self._shared.incoming.values():
+                    inbox.resume()
+        except BaseException:
+            for channel in channels:
+                await channel.close()
+            raise
         return channels
 
     async def _consume(
-        self, link: Link, keys: list[str], limits: Mapping[str, Any], on_delivery: Any
-    ) -> Channel:
-        channel = await link.channel(has_confirms=False)
+        self, channel: Channel, keys: list[str], limits: Mapping[str, Any], on_delivery: Any
+    ) -> None:
         await channel.declare_exchange(CONTROL_EXCHANGE)
         name = f"rpc.control.{uuid.uuid4()}"
         await channel.declare_queue(
@@ -130,7 +137,6 @@ class ControlServer:
             await channel.bind(name, CONTROL_EXCHANGE, key)
         await channel.prefetch(_PREFETCH)
         await channel.consume(name, on_delivery)
-        return channel
 
     def lost(self) -> None:
         """Learns that nothing arrives at present."""
