@@ -89,3 +89,14 @@ async def test_no_channel_is_left_if_others_cannot_be_opened(
         with pytest.raises(BrokerFailed):
             await Server(connection).add(Implementation(), queue).start()
         await until(lambda: len(link._raw.channels) <= 3)
+
+
+async def test_too_many_channels_do_not_cost_the_connection(connection: Connection) -> None:
+    link = await connection.supervisor.link()
+    channels = []
+    with pytest.raises(ChannelLost, match="which is its limit"):
+        for _ in range(3000):
+            channels.append(await link.channel(has_confirms=False))  # noqa: PERF401
+    assert not link.closed.is_set()
+    await channels[5].close()
+    assert (await link.channel()).is_open

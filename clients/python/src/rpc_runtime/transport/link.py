@@ -25,6 +25,7 @@ from .guard import GuardedReader
 
 CONNECT_TIMEOUT = 10.0
 _CLOSE_TIMEOUT = 5.0
+_MAX_CHANNELS = 65_535
 # A silent peer counts as lost after twice this, and two seconds.
 _HEARTBEAT = "9"
 
@@ -57,6 +58,8 @@ class Link:
         self.reason = "the connection was closed"
         self._channels: WeakSet[Channel] = WeakSet()
         self._opening: set[asyncio.Task[AbstractChannel]] = set()
+        # The broker's 0 is no limit.
+        self._max_channels = raw.connection_tune.channel_max or _MAX_CHANNELS
         raw.closing.add_done_callback(self._on_closed)
 
     def _on_closed(self, closing: asyncio.Future[Any]) -> None:
@@ -75,9 +78,7 @@ class Link:
         """Opens a channel. Raises `ChannelLost`."""
         if self.closed.is_set():
             raise ChannelLost(self.reason)
-        opening = asyncio.get_running_loop().create_task(
-            self._raw.channel(publisher_confirms=has_confirms)
-        )
+        opening = asyncio.get_running_loop().create_task(self._open(has_confirms))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         try:
@@ -92,6 +93,17 @@ class Link:
         channel = Channel(raw, self.blocking)
         self._channels.add(channel)
         return channel
+
+    async def _open(self, has_confirms: bool) -> AbstractChannel:
+        numbers, limit = self._raw.channels, self._max_channels
+        if len(numbers) >= limit:
+            # The broker would close the connection.
+            raise ChannelLost(f"the connection has {limit} channels, which is its limit")
+        number = None
+        if max(numbers, default=0) >= limit:
+            # aiormq would take the next one.
+            number = next(free for free in range(1, limit + 1) if free not in numbers)
+        return await self._raw.channel(number, publisher_confirms=has_confirms)
 
     async def close(self) -> None:
         """Closes the connection."""
