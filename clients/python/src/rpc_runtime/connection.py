@@ -74,11 +74,17 @@ class Connection:
             problem = self.supervisor.problem
             await self.supervisor.close()
             raise BrokerFailed(f"cannot connect: {problem}") from None
+        except asyncio.CancelledError:
+            # Nobody would close it.
+            await self.supervisor.close()
+            raise
 
     async def close(self) -> None:
         """Closes the connection. Calls that still wait fail."""
-        await self.caller.close()
-        await self.supervisor.close()
+        try:
+            await self.caller.close()
+        finally:
+            await self.supervisor.close()
 
     async def __aenter__(self) -> Self:
         await self.open()

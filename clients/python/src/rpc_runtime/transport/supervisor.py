@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from yarl import URL
 
 from ..protocol.backoff import Backoff
-from ..tasks import cancelled
+from ..tasks import cancelled, supervised
 from .errors import ConnectFailed
 from .link import Link, open_link
 
@@ -48,7 +48,9 @@ class Supervisor:
     def start(self) -> None:
         """Begins to connect."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="rpc supervisor")
+            self._task = asyncio.get_running_loop().create_task(
+                supervised("connection", self._run), name="rpc supervisor"
+            )
 
     async def link(self) -> Link:
         """Waits for an open connection. Raises `ConnectFailed` if it was closed for good."""
