@@ -136,3 +136,36 @@ async def test_the_reader_serves_whole_frames() -> None:
     assert MALFORMED_HEADER in frames[1].properties.headers
     with pytest.raises(asyncio.IncompleteReadError):
         await guarded.readexactly(1)
+
+
+NOT_UTF8 = b"S" + table(b"\xff")
+HUGE = b"d" + struct.pack(">d", 1e300)
+VALUES = st.recursive(
+    st.sampled_from([NOT_UTF8, HUGE, b"V", b"i\xff\xff\xff\xff", b"L" + b"\xff" * 8, b"tx"])
+    | st.binary(min_size=8, max_size=8).map(lambda raw: b"d" + raw)
+    | st.binary(min_size=8, max_size=8).map(lambda raw: b"T" + raw)
+    | st.binary(min_size=5, max_size=5).map(lambda raw: b"D" + raw)
+    | st.binary(max_size=3).map(lambda raw: b"x" + table(raw)),
+    lambda values: (
+        st.lists(values, max_size=2).map(lambda items: b"A" + table(b"".join(items)))
+        | values.map(lambda value: b"F" + table(short(b"a") + value))
+    ),
+    max_leaves=4,
+)
+
+
+@given(VALUES)
+def test_headers_that_cannot_be_written_again_do_not_end_the_connection(value: bytes) -> None:
+    headers = table(short(b"a") + value)
+    flags = FLAGS["headers"] | FLAGS["correlation_id"]
+    properties = read(header_of(flags, headers + short(b"\xff"))).properties
+    assert MALFORMED_HEADER in (properties.headers or {})
+    assert unescaped(properties.correlation_id or "").encode() == b"\xff"
+
+
+@pytest.mark.parametrize("value", [NOT_UTF8, HUGE])
+def test_nothing_is_known_of_rejections_that_cannot_be_written_again(value: bytes) -> None:
+    headers = table(short(b"x-death") + b"A" + table(value))
+    flags = FLAGS["headers"] | FLAGS["correlation_id"]
+    properties = read(header_of(flags, headers + short(b"\xff"))).properties
+    assert HEADERS_LOST_HEADER in (properties.headers or {})

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from pamqp import commands, decode, header
+from pamqp import commands, decode, encode, header
 
 _FRAME_HEADER = struct.Struct(">BHI")
 _CONTENT_HEADER = struct.Struct(">HHQ")
@@ -173,12 +173,27 @@ def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
                 is_malformed |= _set(properties, name, kind, value)
     except Exception:
         is_malformed = is_lost = True
+    written = _writable(headers)
+    is_lost |= "x-death" in headers and "x-death" not in written
+    headers = written
     if is_malformed or is_lost:
         headers[MALFORMED_HEADER] = reason
     if is_lost:
         headers[HEADERS_LOST_HEADER] = True
     properties.headers = headers
     return properties
+
+
+def _writable(headers: dict[str, Any]) -> dict[str, Any]:
+    """Returns the headers that can be written too: pamqp reads more than it writes."""
+    writable = {}
+    for name, value in headers.items():
+        try:
+            decode.field_table(encode.field_table({name: value}))
+        except Exception:
+            continue
+        writable[name] = value
+    return writable
 
 
 def _size_of(kind: str, body: bytes, offset: int) -> int:
