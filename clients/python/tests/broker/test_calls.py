@@ -25,6 +25,7 @@ from rpc_runtime import (
     connect,
     serve,
 )
+from rpc_runtime.deadline import ambient_deadline, now
 from support.raw import RawPeer
 from support.service import Implementation, account
 from support.waiting import until
@@ -317,3 +318,17 @@ async def test_two_services_on_a_queue_must_differ(connection: Connection) -> No
 
 def _slow() -> sample.Account:
     return account(0)
+
+
+async def test_nothing_is_sent_after_the_deadline(
+    connection: Connection, peer: RawPeer, queue: str
+) -> None:
+    await peer.channel.queue_declare(queue)
+    client = sample.SampleClient(connection, queue)
+    await client.log("hello")
+    ambient_deadline.set(now())
+    for call in (client.get_email, client.send_mail):
+        with pytest.raises(TimedOut) as caught:
+            await call("a")
+        assert caught.value.executed is Executed.NO
+    assert await peer.depth(queue) == 1

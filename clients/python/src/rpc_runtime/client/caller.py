@@ -179,6 +179,9 @@ class Caller:
         except TimeoutError:
             reason = "the broker blocks publishers"
             raise TimedOut(limit.seconds, _executed(request), reason) from None
+        if limit.left <= 0:
+            # For example that of the method which makes this call.
+            raise TimedOut(limit.seconds, _executed(request), "the deadline has passed")
         if request.method.is_oneway:
             message = request.message(None, None)
         else:
