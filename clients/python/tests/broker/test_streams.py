@@ -271,3 +271,14 @@ async def test_a_request_without_items_is_refused(
     )
     reply = await peer.reply()
     assert b"bad_request" in reply.body
+
+
+async def test_news_of_the_worker_does_not_extend_the_time_of_a_call_that_sends_items(
+    client: sample.SampleClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a method that takes items goes on."""
+    monkeypatch.setattr("rpc_runtime.client.upload._KEEP_ALIVE", 0.1)
+    parts = [b"x" * 1024 * 1024] * 12
+    async with asyncio.timeout(5.0):
+        with pytest.raises(TimedOut):
+            await client.with_options(timeout=0.5).upload("hang", parts)

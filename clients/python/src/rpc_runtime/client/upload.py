@@ -103,7 +103,8 @@ class Upload:
             while True:
                 while not self._sender.may_pull():
                     self._has_room.clear()
-                    self.waits_since = now()
+                    if self.waits_since is None:
+                        self.waits_since = now()
                     await self._has_room.wait()
                 self.waits_since = None
                 item = await _next_of(iterator)
