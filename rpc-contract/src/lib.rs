@@ -29,6 +29,10 @@ mod description;
 #[cfg(feature = "tools")]
 pub mod generate;
 #[cfg(feature = "tools")]
+mod keywords;
+#[cfg(feature = "tools")]
+mod names;
+#[cfg(feature = "tools")]
 mod references;
 
 pub use description::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};

@@ -12,7 +12,6 @@ mod json;
 mod layout;
 mod literals;
 mod model;
-mod names;
 mod order;
 #[cfg(test)]
 mod properties;

@@ -1,7 +1,7 @@
 //! The names in a module.
 
 use super::super::model::{Content, Field, Method, Service, Shape, TypeId};
-use super::super::names::{Scope, pascal, screaming, snake};
+use crate::names::{Scope, pascal, screaming, snake};
 
 /// Words of the language.
 const WORDS: &str = "\

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::super::model::{Alternative, Content, Field, Shape, Tagging, Unit, Variant};
-use super::keywords::{self, Keywords};
 use super::named::Reader;
 use crate::definition_name;
+use crate::keywords::{self, Keywords};
 
 /// Names of fields that hold a variant's content rather than being one of its fields.
 const CONTENT: [&str; 9] = [

@@ -4,7 +4,6 @@
 //! [`Type::Any`].
 
 mod enums;
-mod keywords;
 mod named;
 mod rust_type;
 mod schema;

@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
         let schema = self.definitions.get(name)?;
         let id = self.add(Named {
             name: name.to_owned(),
-            docs: super::keywords::docs(schema),
+            docs: crate::keywords::docs(schema),
             shape: Shape::Unknown,
         })?;
         self.by_definition.insert(name.to_owned(), id);

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::super::model::{Field, Int, Key, Named, Shape, Type, TypeId};
-use super::keywords::{self, Keywords};
 use super::named::Reader;
 use super::rust_type::RustType;
 use crate::definition_name;
+use crate::keywords::{self, Keywords};
 
 /// The limit on the nesting of schemas.
 const MAX_DEPTH: usize = 24;

@@ -1,7 +1,7 @@
 //! The names in a module.
 
 use super::super::model::{Method, Service, TypeId};
-use super::super::names::{Scope, camel, pascal};
+use crate::names::{Scope, camel, pascal};
 
 /// Words of the language, and values that a module must not hide.
 const WORDS: &str = "\

@@ -7,7 +7,7 @@ const MAX_LENGTH: usize = 60;
 
 /// The names of one scope of a program: each once, and none that means something else there.
 #[derive(Debug)]
-pub(super) struct Scope {
+pub(crate) struct Scope {
     /// Lists of words.
     reserved: &'static [&'static str],
     /// For each name that is taken, the last number that was appended to it, or 1.
@@ -16,7 +16,7 @@ pub(super) struct Scope {
 
 impl Scope {
     /// Creates a scope in which the names in these lists of words have another meaning.
-    pub(super) fn new(reserved: &'static [&'static str]) -> Self {
+    pub(crate) fn new(reserved: &'static [&'static str]) -> Self {
         Self {
             reserved,
             taken: HashMap::new(),
@@ -24,7 +24,7 @@ impl Scope {
     }
 
     /// Takes a name. A reserved one gets an underscore, and one that is taken a number.
-    pub(super) fn add(&mut self, name: String) -> String {
+    pub(crate) fn add(&mut self, name: String) -> String {
         let reserved = self.reserved;
         let is_reserved = |name: &str| {
             let mut words = reserved.iter().flat_map(|list| list.split_ascii_whitespace());
@@ -50,18 +50,18 @@ impl Scope {
 }
 
 /// Returns `get_email` for `get_email`, `getEmail` and `get-email`.
-pub(super) fn snake(name: &str, fallback: &str) -> String {
+pub(crate) fn snake(name: &str, fallback: &str) -> String {
     let words: Vec<_> = words(name).iter().map(|word| word.to_ascii_lowercase()).collect();
     identifier(words.join("_"), 'n', fallback)
 }
 
 /// Returns `GET_EMAIL` for `get_email`.
-pub(super) fn screaming(name: &str, fallback: &str) -> String {
+pub(crate) fn screaming(name: &str, fallback: &str) -> String {
     snake(name, fallback).to_ascii_uppercase()
 }
 
 /// Returns `getEmail` for `get_email`.
-pub(super) fn camel(name: &str, fallback: &str) -> String {
+pub(crate) fn camel(name: &str, fallback: &str) -> String {
     let words = words(name);
     let mut words = words.iter();
     let first = words.next().map(|word| word.to_ascii_lowercase());
@@ -73,7 +73,7 @@ pub(super) fn camel(name: &str, fallback: &str) -> String {
 }
 
 /// Returns `GetEmail` for `get_email`. Capital letters within a word stay.
-pub(super) fn pascal(name: &str, fallback: &str) -> String {
+pub(crate) fn pascal(name: &str, fallback: &str) -> String {
     let parts = name.split(|c: char| !c.is_ascii_alphanumeric());
     identifier(parts.map(capitalized).collect(), 'N', fallback)
 }

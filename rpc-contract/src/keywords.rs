@@ -3,25 +3,25 @@
 use serde_json::{Map, Value};
 
 /// A schema's keywords.
-pub(super) type Keywords = Map<String, Value>;
+pub(crate) type Keywords = Map<String, Value>;
 
-pub(super) fn docs(schema: &Value) -> String {
+pub(crate) fn docs(schema: &Value) -> String {
     text(schema.get("description")).unwrap_or_default().to_owned()
 }
 
-pub(super) fn text(value: Option<&Value>) -> Option<&str> {
+pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str)
 }
 
 /// Returns the alternatives of a schema without fields of its own.
-pub(super) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
+pub(crate) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
     let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"))?;
     let alternatives = alternatives.as_array().filter(|it| !it.is_empty())?;
     (!schema.contains_key("properties")).then_some(alternatives)
 }
 
 /// Returns the fields of a schema, in the order in which it requires them, and then the others.
-pub(super) fn fields(schema: &Keywords) -> Option<Vec<(&str, &Value)>> {
+pub(crate) fn fields(schema: &Keywords) -> Option<Vec<(&str, &Value)>> {
     let properties = schema.get("properties").and_then(Value::as_object)?;
     let mut fields: Vec<_> = properties.iter().map(|(name, it)| (name.as_str(), it)).collect();
     let required: Vec<_> = required(schema).collect();
@@ -31,17 +31,17 @@ pub(super) fn fields(schema: &Keywords) -> Option<Vec<(&str, &Value)>> {
     Some(fields)
 }
 
-pub(super) fn required(schema: &Keywords) -> impl Iterator<Item = &str> {
+pub(crate) fn required(schema: &Keywords) -> impl Iterator<Item = &str> {
     let names = schema.get("required").and_then(Value::as_array);
     names.into_iter().flatten().filter_map(Value::as_str)
 }
 
-pub(super) fn is_required(schema: &Keywords, field: &str) -> bool {
+pub(crate) fn is_required(schema: &Keywords, field: &str) -> bool {
     required(schema).any(|name| name == field)
 }
 
 /// Returns the only text that a schema allows.
-pub(super) fn constant(schema: &Value) -> Option<&str> {
+pub(crate) fn constant(schema: &Value) -> Option<&str> {
     match (schema.get("const"), schema.get("enum").and_then(Value::as_array)) {
         (Some(only), _) => only.as_str(),
         (None, Some(values)) if values.len() == 1 => values[0].as_str(),
@@ -51,7 +51,7 @@ pub(super) fn constant(schema: &Value) -> Option<&str> {
 
 /// Returns the texts that a schema allows, if it allows nothing else: each with the description of
 /// its own, if it has one.
-pub(super) fn texts(schema: &Value) -> Option<Vec<(&str, &str)>> {
+pub(crate) fn texts(schema: &Value) -> Option<Vec<(&str, &str)>> {
     if let Some(only) = schema.get("const") {
         let docs = text(schema.get("description")).unwrap_or_default();
         return Some(vec![(only.as_str()?, docs)]);
@@ -60,6 +60,6 @@ pub(super) fn texts(schema: &Value) -> Option<Vec<(&str, &str)>> {
     values.iter().map(|value| Some((value.as_str()?, ""))).collect()
 }
 
-pub(super) fn is_null(schema: &Value) -> bool {
+pub(crate) fn is_null(schema: &Value) -> bool {
     text(schema.get("type")) == Some("null")
 }
