@@ -16,7 +16,7 @@
 //!
 //! The cargo feature `tools`, which is on by default, adds what only tools need:
 //!
-//! - `asyncapi` makes an AsyncAPI 3.0 document of a description,
+//! - `asyncapi` makes an AsyncAPI document of a description,
 //! - `changes` compares two versions of a service and says whom each change breaks,
 //! - `generate` writes clients and workers in other languages,
 //! - `definition_name` reads the name of a definition from a reference to it.

@@ -50,7 +50,8 @@ impl DocumentKeys {
     }
 }
 
-/// Replaces the characters that a key cannot have. An empty name becomes `_`.
+/// Replaces the characters that a key cannot have. An empty name becomes `_`. No key is the one that
+/// JavaScript takes for the prototype of an object: the tools of AsyncAPI are written in it.
 fn sanitized(name: &str) -> String {
     let sanitize = |c: char| match c {
         c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,
@@ -58,6 +59,7 @@ fn sanitized(name: &str) -> String {
     };
     match name {
         "" => "_".to_owned(),
+        "__proto__" => "_proto_".to_owned(),
         name => name.chars().map(sanitize).collect(),
     }
 }
@@ -100,7 +102,7 @@ pub fn definition_name(reference: &str) -> Option<String> {
 
 /// Decodes the characters that a URI writes as `%` and two hexadecimal digits. A `%` without them
 /// stays.
-fn percent_decoded(text: &str) -> String {
+pub(super) fn percent_decoded(text: &str) -> String {
     let digit = |byte: &u8| {
         char::from(*byte)
             .to_digit(16)
@@ -256,9 +258,12 @@ mod tests {
 
     #[test]
     fn keys_are_unique() {
-        let keys = DocumentKeys::new(["get", "a b", "a/b", "a_b", "", "ü", "get"].into_iter());
+        let keys = DocumentKeys::new(["get", "a b", "a/b", "a_b", "", "ü", "get", "__proto__"].into_iter());
         let keys: Vec<_> = keys.in_order().collect();
-        assert_eq!(keys, ["get", "a_b", "a_b_2", "a_b_3", "_", "__2", "get_2"]);
+        assert_eq!(
+            keys,
+            ["get", "a_b", "a_b_2", "a_b_3", "_", "__2", "get_2", "_proto_"]
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //
 //   NODE_PATH=target/asyncapi/node_modules node tests/asyncapi/conform.cjs CONVERSATION.json
 //
-// The file is `{"document": {..}, "messages": [{"name": "get.request", "body": ..}, ..]}`. The names are
-// keys in the document's `components.messages`.
+// The file is `{"document": {..}, "messages": [{"name": "GetRequest", "body": ..}, ..]}`. The names
+// are keys in the document's `components.messages`.
 
 const { readFileSync } = require('node:fs');
 const Ajv = require('ajv').default;

@@ -17,9 +17,11 @@ mod order;
 mod properties;
 mod python;
 mod read;
+mod schemas;
 mod typescript;
 
 use crate::ServiceDescription;
+pub(crate) use schemas::with_schemas;
 
 /// A language in which [`module`] writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

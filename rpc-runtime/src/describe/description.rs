@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn asyncapi_documents_have_all_codes_of_faults() {
         let document = rpc_contract::asyncapi::document(&STORE.description(), "1.0.0");
-        let code = &document["components"]["messages"]["fault"]["payload"]["properties"]["code"];
+        let code = &document["components"]["messages"]["Fault"]["payload"]["properties"]["code"];
         let codes: Vec<_> = FaultCode::KNOWN.iter().map(FaultCode::as_str).collect();
         assert_eq!(code["examples"], json!(codes));
         assert_eq!(document["defaultContentType"], Codec::Json.content_type());

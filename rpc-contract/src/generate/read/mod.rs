@@ -11,7 +11,7 @@ mod spelled;
 
 use std::collections::BTreeSet;
 
-use super::model::{Argument, Method, Retry, Service, Type};
+use super::model::{Argument, Method, Retry, Service, Type, Types};
 use crate::{ArgumentDescription, MethodDescription, ServiceDescription};
 use named::Reader;
 use rust_type::RustType;
@@ -50,9 +50,25 @@ fn callable(methods: &[MethodDescription]) -> impl Iterator<Item = &MethodDescri
     })
 }
 
+/// Reads types as Rust spells them, each that of an argument, a result or an item.
+pub(super) fn spelled(rust: &[String]) -> (Vec<Type>, Types) {
+    let without_definitions = ServiceDescription::default();
+    let mut reader = Reader::new(&without_definitions);
+    let types = rust.iter().map(|rust| spelled_type(rust, &mut reader)).collect();
+    (types, reader.finish())
+}
+
+fn spelled_type(rust: &str, reader: &mut Reader<'_>) -> Type {
+    // A part of an alias of `Result`.
+    if rust.ends_with("::Ok") || rust.ends_with("::Err") {
+        return Type::Any;
+    }
+    RustType::parse(rust).map_or(Type::Any, |rust| reader.outermost(&rust))
+}
+
 /// Whether the description has the schema of any type. A value without one then has a form of its
 /// own, which its type does not tell.
-fn has_schemas(description: &ServiceDescription) -> bool {
+pub(super) fn has_schemas(description: &ServiceDescription) -> bool {
     description.methods.iter().any(|method| {
         let mut arguments = method.arguments.iter();
         method.result_schema.is_some()
@@ -148,12 +164,9 @@ impl MethodReader<'_> {
     }
 
     fn value(&self, rust: &str, schema: Option<&Value>, context: &str, reader: &mut Reader<'_>) -> Type {
-        let spelled = RustType::parse(rust);
         match schema {
-            Some(schema) => reader.schema(schema, spelled.as_ref(), context),
-            // A part of an alias of `Result`.
-            None if rust.ends_with("::Ok") || rust.ends_with("::Err") => Type::Any,
-            None => spelled.map_or(Type::Any, |spelled| reader.outermost(&spelled)),
+            Some(schema) => reader.schema(schema, RustType::parse(rust).as_ref(), context),
+            None => spelled_type(rust, reader),
         }
     }
 

@@ -1,0 +1,155 @@
+//! The operations of a document.
+
+use serde_json::{Map, Value, json};
+
+use super::channels::Channel;
+use super::messages::MethodMessages;
+use super::{BINDING_VERSION, View, add_description};
+use crate::references::DocumentKeys;
+use crate::{MethodDescription, RetryDescription};
+
+// AMQP's delivery modes.
+const TRANSIENT: u8 = 1;
+const PERSISTENT: u8 = 2;
+
+/// Returns the operations of all methods, in the view of a program. `fault` is the name of a
+/// message.
+pub(super) fn all(
+    methods: &[(&MethodDescription, MethodMessages)],
+    fault: &str,
+    view: View,
+) -> Map<String, Value> {
+    let names = methods.iter().map(|(method, _)| method.name.clone());
+    let receiving = methods.iter().filter(|(_, messages)| messages.items.is_some());
+    let names: Vec<_> = names
+        .chain(receiving.map(|(method, _)| format!("{}.items", method.name)))
+        .collect();
+    let keys = DocumentKeys::new(names.iter().map(String::as_str));
+    let of_methods = methods
+        .iter()
+        .map(|(method, messages)| of_method(method, messages, fault, view));
+    let of_items = methods
+        .iter()
+        .filter_map(|(method, messages)| of_items(method, messages, view));
+    keys.in_order()
+        .map(str::to_owned)
+        .zip(of_methods.chain(of_items))
+        .collect()
+}
+
+fn of_method(method: &MethodDescription, messages: &MethodMessages, fault: &str, view: View) -> Value {
+    let channel = Channel::of_requests(method);
+    let mut operation = json!({
+        "action": action(view),
+        "title": method.name,
+        "channel": channel.reference(),
+        "messages": [channel.message(&messages.request)],
+        "bindings": {"amqp": binding(method)},
+    });
+    if !method.is_oneway {
+        let replies = messages.replies.iter().map(String::as_str).chain([fault]);
+        operation["reply"] = json!({
+            "address": {
+                "description": "The property `reply_to`.",
+                "location": "$message.header#/reply_to",
+            },
+            "channel": Channel::Replies.reference(),
+            "messages": replies.map(|name| Channel::Replies.message(name)).collect::<Vec<_>>(),
+        });
+    }
+    let tags = tags(method);
+    if !tags.is_empty() {
+        operation["tags"] = json!(tags);
+    }
+    if let Some(summary) = method.docs.lines().next().filter(|line| !line.is_empty()) {
+        operation["summary"] = json!(summary);
+    }
+    add_description(&mut operation, &method.docs);
+    operation
+}
+
+/// Returns the operation of the items that a method's caller sends while it runs.
+fn of_items(method: &MethodDescription, messages: &MethodMessages, view: View) -> Option<Value> {
+    let items = messages.items.as_ref()?;
+    Some(json!({
+        "action": action(view),
+        "title": format!("Items for {}", method.name),
+        "channel": Channel::Items.reference(),
+        "messages": [Channel::Items.message(items)],
+        "bindings": {"amqp": {"deliveryMode": TRANSIENT, "bindingVersion": BINDING_VERSION}},
+    }))
+}
+
+/// What the program does with requests, and with the items that follow them.
+fn action(view: View) -> &'static str {
+    match view {
+        View::Caller => "send",
+        View::Worker => "receive",
+    }
+}
+
+fn binding(method: &MethodDescription) -> Value {
+    let is_job = method.is_oneway && !method.is_broadcast;
+    let mut binding = json!({
+        "ack": true,
+        "mandatory": true,
+        "deliveryMode": if is_job { PERSISTENT } else { TRANSIENT },
+        "bindingVersion": BINDING_VERSION,
+    });
+    if let Some(timeout) = method.timeout_ms.filter(|_| !method.is_oneway) {
+        binding["expiration"] = json!(timeout);
+    }
+    binding
+}
+
+fn tags(method: &MethodDescription) -> Vec<Value> {
+    let known = [
+        (method.is_default, "default", "Serves requests without a `type`."),
+        (
+            method.is_idempotent,
+            "idempotent",
+            "May run more than once: a request may be sent again or redelivered.",
+        ),
+        (method.is_oneway, "oneway", "Has no reply."),
+        (
+            method.is_broadcast,
+            "broadcast",
+            "All workers of the queue run it, instead of one of them.",
+        ),
+        (
+            method.is_cancellable,
+            "cancel",
+            "Workers stop it once its caller no longer waits.",
+        ),
+        (
+            method.is_streaming,
+            "stream",
+            "Replies with a stream of items to a caller that grants credit, and with an array to any other.",
+        ),
+        (
+            method.incoming.is_some(),
+            "incoming",
+            "Receives a stream of items, which its caller sends while it runs. Others cannot call it.",
+        ),
+        (
+            method.resumed_by.is_some(),
+            "resume",
+            "After an interruption, a caller may call it again for the items after the last one.",
+        ),
+    ];
+    let set = known.into_iter().filter(|(is_set, _, _)| *is_set);
+    let mut tags: Vec<_> = set
+        .map(|(_, name, description)| json!({"name": name, "description": description}))
+        .collect();
+    tags.extend(method.retry.map(|retry| {
+        let RetryDescription {
+            times,
+            min_delay_ms: min,
+            max_delay_ms: max,
+        } = retry;
+        let description =
+            format!("A failed job is retried {times} times, after {min} ms at first and {max} ms at last.");
+        json!({"name": "retry", "description": description})
+    }));
+    tags
+}

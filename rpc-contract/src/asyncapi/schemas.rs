@@ -1,0 +1,423 @@
+//! The schemas of a document: with titles, and in the forms that other tools understand best.
+//!
+//! Generators of code name classes by titles. Those that know no title name a class by its place,
+//! if at all, so every type with fields or texts of its own has a unique one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use crate::keywords::{self, Keywords};
+use crate::names::{Scope, pascal};
+use crate::references::{DocumentKeys, convert_schema};
+
+/// Keywords whose value is a list of alternatives or parts.
+const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+
+/// Makes the schemas of a document.
+pub(super) struct Schemas<'a> {
+    definitions: &'a BTreeMap<String, Value>,
+    keys: DocumentKeys,
+    titles: Scope,
+}
+
+impl<'a> Schemas<'a> {
+    pub(super) fn new(definitions: &'a BTreeMap<String, Value>) -> Self {
+        Self {
+            definitions,
+            keys: DocumentKeys::new(definitions.keys().map(String::as_str)),
+            titles: Scope::new(&[]),
+        }
+    }
+
+    /// Takes the name of a class.
+    pub(super) fn take(&mut self, name: &str) -> String {
+        self.titles.add(pascal(name, "Type"))
+    }
+
+    /// Returns the document's schemas of named types. They take their names first.
+    pub(super) fn definitions(&mut self) -> Map<String, Value> {
+        let keys: Vec<_> = self.keys.in_order().map(str::to_owned).collect();
+        let mut schemas: Vec<_> = self
+            .definitions
+            .iter()
+            .map(|(_, schema)| self.convert(schema))
+            .collect();
+        for (name, schema) in self.definitions.keys().zip(&mut schemas) {
+            if let Some(object) = schema
+                .as_object_mut()
+                .filter(|object| !object.contains_key("$ref"))
+            {
+                self.title(object, name);
+            }
+        }
+        schemas.iter_mut().for_each(|schema| self.title_parts(schema, ""));
+        keys.into_iter().zip(schemas).collect()
+    }
+
+    /// Returns the document's schema of a value. `name` is one for the types within it.
+    pub(super) fn value(&mut self, schema: &Value, name: &str) -> Value {
+        let mut schema = self.convert(schema);
+        self.title_all(&mut schema, name);
+        schema
+    }
+
+    /// Returns the document's schema of a body, given that of its value. Its title is `name`,
+    /// unless its type has a name.
+    pub(super) fn body(&mut self, schema: &Value, name: &str) -> Value {
+        let mut schema = self.convert(schema);
+        if let Some(object) = schema
+            .as_object_mut()
+            .filter(|object| !object.contains_key("$ref"))
+        {
+            object.insert("title".to_owned(), json!(name));
+        }
+        self.title_parts(&mut schema, name);
+        schema
+    }
+
+    fn convert(&self, schema: &Value) -> Value {
+        let mut schema = convert_schema(schema, &self.keys);
+        simplify(&mut schema);
+        schema
+    }
+
+    /// Gives a schema a unique title: its own if that is one.
+    fn title(&mut self, object: &mut Keywords, name: &str) {
+        let own = keywords::text(object.get("title"));
+        let wanted = pascal(own.unwrap_or(name), "Type");
+        let title = self.titles.add(wanted.clone());
+        if own.is_none() || title != wanted {
+            object.insert("title".to_owned(), json!(title));
+        }
+    }
+
+    /// Gives titles to a schema and those within it, if generators make classes of them.
+    fn title_all(&mut self, schema: &mut Value, name: &str) {
+        if let Some(object) = schema.as_object_mut().filter(|object| is_class(object)) {
+            self.title(object, name);
+        }
+        self.title_parts(schema, name);
+    }
+
+    /// Gives titles to the schemas within one. Their names begin with its title, or with `name`.
+    fn title_parts(&mut self, schema: &mut Value, name: &str) {
+        let Some(object) = schema.as_object_mut() else {
+            return;
+        };
+        let name = keywords::text(object.get("title")).unwrap_or(name).to_owned();
+        for (part, place) in parts(object) {
+            match place {
+                // It is no class of its own.
+                Place::Part => self.title_parts(part, &name),
+                Place::Within(place) => self.title_all(part, &format!("{name} {place}")),
+                Place::Variant(place) => self.title_variant(part, &format!("{name} {place}")),
+            }
+        }
+    }
+
+    /// Gives titles to a variant of an enum, and to its content.
+    fn title_variant(&mut self, schema: &mut Value, name: &str) {
+        let fields = schema.get("properties").and_then(Value::as_object);
+        if fields.is_none_or(|fields| fields.len() != 1) {
+            return self.title_all(schema, name);
+        }
+        if let Some(object) = schema.as_object_mut() {
+            self.title(object, name);
+        }
+        if let Some(Value::Object(fields)) = schema.get_mut("properties") {
+            let content = format!("{name} content");
+            fields
+                .values_mut()
+                .for_each(|field| self.title_all(field, &content));
+        }
+    }
+}
+
+/// Whether generators make a class of a schema.
+fn is_class(schema: &Keywords) -> bool {
+    let has_fields = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .is_some_and(|it| !it.is_empty());
+    has_fields || schema.contains_key("enum")
+}
+
+/// Where a schema is within another.
+enum Place {
+    /// Its keywords are those of the other.
+    Part,
+    /// It is one of several.
+    Variant(String),
+    Within(String),
+}
+
+/// Returns the schemas directly within one.
+fn parts(object: &mut Keywords) -> Vec<(&mut Value, Place)> {
+    let mut parts = Vec::new();
+    for (keyword, value) in object {
+        match (keyword.as_str(), value) {
+            ("properties", Value::Object(fields)) => {
+                parts.extend(
+                    fields
+                        .iter_mut()
+                        .map(|(name, field)| (field, Place::Within(name.clone()))),
+                );
+            }
+            ("allOf", Value::Array(schemas)) => {
+                parts.extend(schemas.iter_mut().map(|schema| (schema, Place::Part)));
+            }
+            ("anyOf" | "oneOf", Value::Array(schemas)) => {
+                let is_several = schemas.iter().filter(|schema| !keywords::is_null(schema)).count() > 1;
+                let numbered = schemas.iter_mut().zip(1..);
+                parts.extend(numbered.map(|(schema, number)| {
+                    if !is_several {
+                        return (schema, Place::Within(String::new()));
+                    }
+                    let name = variant_name(schema).unwrap_or_else(|| number.to_string());
+                    (schema, Place::Variant(name))
+                }));
+            }
+            ("items", Value::Array(schemas)) => {
+                let numbered = schemas.iter_mut().zip(1..);
+                parts.extend(numbered.map(|(schema, number)| (schema, Place::Within(number.to_string()))));
+            }
+            ("items", schema) => parts.push((schema, Place::Within("item".to_owned()))),
+            ("additionalProperties", schema) => parts.push((schema, Place::Within("value".to_owned()))),
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// Returns the name of a variant: the text of its tag, or the name of its only field.
+fn variant_name(schema: &Value) -> Option<String> {
+    let fields = schema.get("properties")?.as_object()?;
+    let tag = fields.values().find_map(keywords::constant);
+    let only = || {
+        (fields.len() == 1)
+            .then(|| fields.keys().next().map(String::as_str))
+            .flatten()
+    };
+    tag.or_else(only).map(str::to_owned)
+}
+
+/// Writes a schema in an equivalent form from which generators make better types.
+fn simplify(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    join_texts(object);
+    close_tuple(object);
+    open_map(object);
+    name_only_part(object);
+    parts(object).into_iter().for_each(|(part, _)| simplify(part));
+}
+
+/// Replaces alternatives, each of which is one text, by an `enum` of them.
+fn join_texts(object: &mut Keywords) {
+    let keyword = ["oneOf", "anyOf"]
+        .into_iter()
+        .find(|keyword| object.contains_key(*keyword));
+    let alternatives = keyword.and_then(|keyword| object.get(keyword)?.as_array());
+    let others = LISTS
+        .iter()
+        .filter(|keyword| object.contains_key(**keyword))
+        .count();
+    let (Some(keyword), Some(alternatives), 1) = (keyword, alternatives, others) else {
+        return;
+    };
+    if object.contains_key("enum") || !alternatives.iter().all(is_text) {
+        return;
+    }
+    let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
+    let texts = texts.unwrap_or_default().concat();
+    let different: BTreeSet<_> = texts.iter().map(|(text, _)| text).collect();
+    if texts.is_empty() || different.len() != texts.len() {
+        return;
+    }
+    let documented = texts.iter().filter(|(_, docs)| !docs.is_empty());
+    let documented: Vec<_> = documented
+        .map(|(text, docs)| format!("- `{text}`: {docs}"))
+        .collect();
+    let own = keywords::text(object.get("description")).unwrap_or_default();
+    let docs: Vec<_> = [own.to_owned(), documented.join("\n")]
+        .into_iter()
+        .filter(|docs| !docs.is_empty())
+        .collect();
+    let texts: Vec<_> = texts.iter().map(|(text, _)| json!(text)).collect();
+    object.remove(keyword);
+    object.insert("type".to_owned(), json!("string"));
+    object.insert("enum".to_owned(), json!(texts));
+    if !docs.is_empty() {
+        object.insert("description".to_owned(), json!(docs.join("\n\n")));
+    }
+}
+
+/// Whether a schema says nothing but which texts it allows.
+fn is_text(schema: &Value) -> bool {
+    let known = ["const", "description", "enum", "title", "type"];
+    schema.as_object().is_some_and(|object| {
+        object.keys().all(|keyword| known.contains(&keyword.as_str()))
+            && object.get("type").is_none_or(|it| it == "string")
+    })
+}
+
+/// Says that an array has no items but those that have a schema each, if its length says so.
+fn close_tuple(object: &mut Keywords) {
+    let length = object.get("items").and_then(Value::as_array).map(Vec::len);
+    let max = object.get("maxItems").and_then(Value::as_u64);
+    if length.is_some() && length.and_then(|length| u64::try_from(length).ok()) >= max && max.is_some() {
+        object.entry("additionalItems").or_insert(json!(false));
+    }
+}
+
+/// Writes `anyOf` for an `allOf` of one schema, which mean the same. Generators copy the parts of
+/// `allOf` into a new type. They should, if the schema has more to add than documentation.
+fn name_only_part(object: &mut Keywords) {
+    let known = [
+        "allOf",
+        "default",
+        "deprecated",
+        "description",
+        "examples",
+        "title",
+    ];
+    let is_only = object
+        .get("allOf")
+        .and_then(Value::as_array)
+        .is_some_and(|parts| parts.len() == 1);
+    if is_only
+        && object.keys().all(|keyword| known.contains(&keyword.as_str()))
+        && let Some(only) = object.remove("allOf")
+    {
+        object.insert("anyOf".to_owned(), only);
+    }
+}
+
+/// Writes a map whose keys have a pattern as one with names of a pattern. Generators know maps by
+/// `additionalProperties`.
+fn open_map(object: &mut Keywords) {
+    let values = object.get("patternProperties").and_then(Value::as_object);
+    let Some((pattern, value)) = values.filter(|it| it.len() == 1).and_then(|it| it.iter().next()) else {
+        return;
+    };
+    let (pattern, value) = (pattern.clone(), value.clone());
+    let is_closed = object.get("additionalProperties") == Some(&Value::Bool(false));
+    if is_closed && !object.contains_key("properties") && !object.contains_key("propertyNames") {
+        object.remove("patternProperties");
+        object.insert("additionalProperties".to_owned(), value);
+        object.insert("propertyNames".to_owned(), json!({"pattern": pattern}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn simplified(mut schema: Value) -> Value {
+        simplify(&mut schema);
+        schema
+    }
+
+    #[test]
+    fn alternatives_that_are_texts_are_an_enum() {
+        let schema = json!({"description": "A color.", "oneOf": [
+            {"const": "red", "type": "string", "description": "Warm."}, {"enum": ["green", "blue"], "type": "string"},
+        ]});
+        let expected = json!({"description": "A color.\n\n- `red`: Warm.", "type": "string", "enum": ["red", "green", "blue"]});
+        assert_eq!(simplified(schema), expected);
+        for others in [
+            json!({"oneOf": [{"const": "a"}, {"type": "string"}]}),
+            json!({"oneOf": [{"const": "a"}, {"const": 1}]}),
+            json!({"oneOf": [{"const": "a"}, {"const": "a"}]}),
+            json!({"oneOf": [{"const": "a", "minLength": 1}]}),
+            json!({"oneOf": [{"const": "a"}], "anyOf": [{}]}),
+            json!({"oneOf": [{"const": "a"}], "enum": ["a"]}),
+        ] {
+            assert_eq!(simplified(others.clone()), others);
+        }
+    }
+
+    #[test]
+    fn a_tuple_has_no_other_items() {
+        let tuple = |max: u64| json!({"items": [{}, {}], "minItems": 1, "maxItems": max});
+        assert_eq!(simplified(tuple(2))["additionalItems"], false);
+        assert_eq!(simplified(tuple(3)), tuple(3));
+        let list = json!({"items": {}, "maxItems": 2});
+        assert_eq!(simplified(list.clone()), list);
+    }
+
+    #[test]
+    fn the_only_part_of_a_documented_schema_is_an_alternative() {
+        let part = json!({"$ref": "#/components/schemas/Role"});
+        assert_eq!(
+            simplified(json!({"allOf": [part], "default": "guest"})),
+            json!({"anyOf": [part], "default": "guest"})
+        );
+        for others in [
+            json!({"allOf": [part, part]}),
+            json!({"allOf": [part], "properties": {}}),
+            json!({"allOf": [part], "anyOf": [{}]}),
+        ] {
+            assert_eq!(simplified(others.clone()), others);
+        }
+    }
+
+    #[test]
+    fn a_map_with_a_pattern_for_its_keys_has_additional_properties() {
+        let map =
+            json!({"patternProperties": {"^[0-9]+$": {"type": "string"}}, "additionalProperties": false});
+        let expected =
+            json!({"additionalProperties": {"type": "string"}, "propertyNames": {"pattern": "^[0-9]+$"}});
+        assert_eq!(simplified(map), expected);
+        for others in [
+            json!({"patternProperties": {"a": {}}}),
+            json!({"patternProperties": {"a": {}, "b": {}}, "additionalProperties": false}),
+            json!({"patternProperties": {"a": {}}, "additionalProperties": false, "properties": {"b": {}}}),
+        ] {
+            assert_eq!(simplified(others.clone()), others);
+        }
+    }
+
+    #[test]
+    fn types_with_fields_or_texts_have_unique_titles() {
+        let fields = || json!({"properties": {"x": {"enum": ["a"]}}});
+        let definitions = BTreeMap::from([
+            ("Page<User>".to_owned(), fields()),
+            (
+                "PageUser".to_owned(),
+                json!({"title": "A page", "type": "string"}),
+            ),
+            (
+                "Shape".to_owned(),
+                json!({"oneOf": [
+                    {"properties": {"round": fields()}},
+                    {"properties": {"type": {"const": "flat"}, "y": {"items": fields()}}},
+                    {"type": "null"},
+                    {"items": [fields()]},
+                ]}),
+            ),
+        ]);
+        let mut schemas = Schemas::new(&definitions);
+        let found = schemas.definitions();
+        assert_eq!(found["Page_User_"]["title"], "PageUser");
+        assert_eq!(found["Page_User_"]["properties"]["x"]["title"], "PageUserX");
+        // Its own.
+        assert_eq!(found["PageUser"]["title"], "A page");
+        let variants = &found["Shape"]["oneOf"];
+        assert_eq!(variants[0]["title"], "ShapeRound");
+        assert_eq!(variants[0]["properties"]["round"]["title"], "ShapeRoundContent");
+        assert_eq!(variants[1]["title"], "ShapeFlat");
+        assert_eq!(variants[1]["properties"]["y"]["items"]["title"], "ShapeFlatYItem");
+        assert_eq!(variants[2], json!({"type": "null"}));
+        assert_eq!(variants[3]["items"][0]["title"], "Shape41");
+
+        let name = schemas.take("get_result");
+        let body = schemas.body(&json!({"anyOf": [fields(), {"type": "null"}]}), &name);
+        assert_eq!(body["title"], "GetResult");
+        assert_eq!(body["anyOf"][0]["title"], "GetResult2");
+        let named = schemas.body(&json!({"$ref": "#/definitions/PageUser"}), "GetError");
+        assert_eq!(named, json!({"$ref": "#/components/schemas/PageUser"}));
+    }
+}
