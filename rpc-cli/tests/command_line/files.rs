@@ -143,6 +143,43 @@ async fn generate_needs_one_service_and_a_known_language() {
 }
 
 #[tokio::test]
+async fn asyncapi_takes_the_view_the_broker_and_the_version() {
+    let description = file(&search(&["text"]));
+    let asyncapi = |more: &'static [&'static str]| {
+        let path = description.path().to_str().unwrap().to_owned();
+        async move {
+            rpc_at(
+                NOWHERE,
+                &[&["asyncapi", "--json", "--from", &path], more].concat(),
+            )
+            .await
+        }
+    };
+    let options = &[
+        "--view",
+        "caller",
+        "--server",
+        "amqps://broker:5671/%2f",
+        "--asyncapi",
+        "3.1",
+    ];
+    let document = asyncapi(options).await.json();
+    assert_eq!(document["asyncapi"], "3.1.0");
+    assert_eq!(document["operations"]["find"]["action"], "send");
+    assert_eq!(document["servers"]["broker"]["host"], "broker:5671");
+    let document = asyncapi(&[]).await.json();
+    assert_eq!(document["asyncapi"], "3.0.0");
+    assert_eq!(document["operations"]["find"]["action"], "receive");
+
+    let failed = asyncapi(&["--server", "amqp://alice:s3cret@broker"]).await;
+    assert!(
+        failed.failure(2).contains("remove the user and the password"),
+        "{failed:?}"
+    );
+    assert!(!format!("{failed:?}").contains("s3cret"), "{failed:?}");
+}
+
+#[tokio::test]
 async fn completions_are_generated_for_each_shell() {
     for (shell, part) in [
         ("bash", "_rpc()"),
