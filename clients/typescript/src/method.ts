@@ -1,9 +1,15 @@
 import type { ErrorClass } from "./errors.js";
-import { struct, type Aliases, type StructOf } from "./types/structs.js";
-import type { Type } from "./types/type.js";
+import { struct, type Aliases, type Fields, type OptionalField } from "./types/structs.js";
+import type { Simplify, Type } from "./types/type.js";
 
-/** The arguments of a method, by their names on the wire. */
-export type ArgumentTypes = Readonly<Record<string, Type<any>>>;
+/** The values of arguments. One that may be left out may also be `undefined`. */
+export type ArgumentsOf<F extends Fields> = Simplify<{
+  [K in keyof F]: F[K] extends OptionalField<infer T>
+    ? T | undefined
+    : F[K] extends Type<infer T>
+      ? T
+      : never;
+}>;
 
 /** When failed jobs are retried. */
 export interface Retry {
@@ -16,7 +22,8 @@ export interface Retry {
 export interface MethodSpec {
   /** The name on the wire. */
   readonly name: string;
-  readonly args?: ArgumentTypes;
+  /** The arguments, by their names on the wire. */
+  readonly args?: Fields;
   /** Other names of arguments that workers accept. */
   readonly aliases?: Aliases;
   /** The type of the result, or of the items of a stream. By default nothing. */
@@ -44,7 +51,7 @@ export interface Method<A, R, I, Kind extends MethodKind> {
   readonly name: string;
   readonly args: Type<A>;
   readonly argNames: readonly string[];
-  readonly argTypes: ArgumentTypes;
+  readonly argTypes: Readonly<Record<string, Type<any>>>;
   readonly result: Type<R>;
   readonly error: ErrorClass<unknown> | null;
   readonly incoming: Type<I> | null;
@@ -66,7 +73,7 @@ export type MethodKind =
 /** Any method, where its types do not matter. */
 export type AnyMethod = Method<any, any, any, MethodKind>;
 
-type ArgsOf<S extends MethodSpec> = S["args"] extends ArgumentTypes ? StructOf<S["args"]> : {};
+type ArgsOf<S extends MethodSpec> = S["args"] extends Fields ? ArgumentsOf<S["args"]> : {};
 type ResultOf<S extends MethodSpec> = S["result"] extends Type<infer T> ? T : void;
 type IncomingOf<S extends MethodSpec> = S["incoming"] extends Type<infer T> ? T : null;
 type KindOf<S extends MethodSpec> = S["broadcast"] extends true
@@ -93,13 +100,17 @@ const nothing: Type<void> = {
 export function method<const S extends MethodSpec>(
   spec: S,
 ): Method<ArgsOf<S>, ResultOf<S>, IncomingOf<S>, KindOf<S>> {
-  const argTypes = spec.args ?? {};
+  const args = spec.args ?? {};
+  const types = Object.entries(args).map(([name, field]): [string, Type<any>] => [
+    name,
+    "optional" in field ? field.optional : field,
+  ]);
   const declared: AnyMethod = {
     kind: kindOf(spec),
     name: spec.name,
-    args: struct(argTypes, spec.aliases),
-    argNames: Object.keys(argTypes),
-    argTypes,
+    args: struct(args, spec.aliases),
+    argNames: Object.keys(args),
+    argTypes: Object.fromEntries(types),
     result: spec.result ?? nothing,
     error: spec.error ?? null,
     incoming: spec.incoming ?? null,

@@ -50,10 +50,13 @@ function checkFloat(value: unknown): number {
   return value;
 }
 
-function float(): Type<number> {
+/** JSON may have the shortest text of a number of 32 bits. */
+const roundSingle = (value: unknown): number => Math.fround(checkFloat(value));
+
+function float(fromPlain: (plain: unknown) => number): Type<number> {
   return {
     toPlain: checkFloat,
-    fromPlain: checkFloat,
+    fromPlain,
     text: {
       parse: (text) => {
         const special = { inf: Infinity, "-inf": -Infinity, NaN: NaN }[text];
@@ -69,9 +72,9 @@ function float(): Type<number> {
 }
 
 /** `f32` */
-export const f32: Type<number> = float();
+export const f32: Type<number> = float(roundSingle);
 /** `f64` */
-export const f64: Type<number> = float();
+export const f64: Type<number> = float(checkFloat);
 
 function small(min: number, max: number): Type<number> {
   const expected = `an integer from ${min} to ${max}`;
@@ -171,14 +174,17 @@ export const bytes: Type<Uint8Array> = {
   },
 };
 
-/** `()` */
-export const unit: Type<void> = {
-  toPlain: () => null,
+/** `()`, and a struct without fields. */
+export const unit: Type<null> = {
+  toPlain: (value) => {
+    if (value !== null) throw mismatch("nothing", value);
+    return null;
+  },
   fromPlain: (plain) => {
     const isEmpty = plain === null || (Array.isArray(plain) && plain.length === 0);
     if (!isEmpty) throw mismatch("nothing", plain);
+    return null;
   },
-  missing: () => undefined,
 };
 
 /** A type that the service's description does not explain. Values pass unchecked. */

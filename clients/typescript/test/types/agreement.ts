@@ -1,5 +1,5 @@
 // Compiled, not run: tsc proves that a type and its descriptor agree.
-import { t, type Type } from "rpc-runtime";
+import { method, t, type Method, type Type } from "rpc-runtime";
 
 interface Named {
   x: number;
@@ -25,3 +25,20 @@ export const fewer: Type<Variant> = t.variants({ A: t.u8 });
 export const fuller: Type<Variant> = t.variants({ A: t.u8, B: t.u8 });
 // @ts-expect-error A name is missing.
 export const names: Type<"x" | "y"> = t.enumeration("x");
+
+/** `()` within other values. */
+export const nothing: Type<null> = t.unit;
+
+interface Arguments {
+  one: string;
+  two: string | null;
+  three: string | undefined;
+}
+
+export const call: Method<Arguments, number, null, "unary"> = method({
+  name: "call",
+  args: { one: t.string, two: t.option(t.string), three: t.optional(t.string) },
+  result: t.u8,
+});
+// @ts-expect-error An argument may be left out.
+export const complete: Method<Record<keyof Arguments, string>, number, null, "unary"> = call;

@@ -78,7 +78,19 @@ test("JSON is what serde writes", () => {
   assert.equal(json(t.u128, 2n ** 100n), "1267650600228229401496703205376");
   assert.equal(json(t.bytes, Uint8Array.of(1, 2)), "[1,2]");
   assert.equal(json(t.map(t.bool, t.u8), new Map([[true, 1]])), '{"true":1}');
-  assert.equal(json(t.unit, undefined), "null");
+  assert.equal(json(t.unit, null), "null");
+});
+
+test("floats of 32 bits are rounded to them", () => {
+  assert.equal(t.f32.fromPlain(0.1), Math.fround(0.1));
+  assert.equal(t.f64.fromPlain(0.1), 0.1);
+  assert.equal(t.f32.fromPlain(Infinity), Infinity);
+});
+
+test("a struct without fields is an empty array or null", () => {
+  assert.equal(t.unit.fromPlain([]), null);
+  assert.equal(t.unit.fromPlain(null), null);
+  assert.throws(() => t.unit.fromPlain([1]), /expected nothing/);
 });
 
 test("integers have limits", () => {
@@ -228,7 +240,7 @@ test("plain text is a value without quotes", () => {
   assert.equal(text(t.string, 'a"b'), 'a"b');
   assert.equal(text(t.u64, 5n), "5");
   assert.equal(text(Color, "Red"), "Red");
-  assert.equal(text(t.unit, undefined), "");
+  assert.equal(text(t.unit, null), "");
   assert.equal(read(t.bool, "true"), true);
   assert.equal(read(t.i64, "-7"), -7n);
   assert.equal(read(t.f64, "inf"), Infinity);
