@@ -67,6 +67,19 @@ def test_floats_accept_integers_but_no_text() -> None:
     assert refusal(F32, 1e39) == "the number is too large for 32 bits"
 
 
+def test_floats_of_32_bits_are_rounded_to_them() -> None:
+    assert decode(F32, 0.1, JSON) == 0.10000000149011612
+    assert decode(float, 0.1, JSON) == 0.1
+    assert decode(F32, float("inf")) == float("inf")
+
+
+def test_a_struct_without_fields_is_an_empty_list_or_null() -> None:
+    decode(None, [])
+    decode(None, None)
+    assert refusal(None, [1]) == "expected null, found an array"
+    assert encode(None, None) is None
+
+
 def test_json_has_no_infinity() -> None:
     assert encode(float, float("inf")) == float("inf")
     for value in (float("inf"), float("nan")):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import math
+import struct
 from typing import Any
 
 from .conversion import ConversionError, Converter, Form, mismatch
 from .markers import IntegerRange
 
+_SINGLE = struct.Struct("f")
 _GREATEST_SINGLE = 3.4028235677973366e38
 # What MessagePack can hold as an integer.
 _NATIVE = range(-(1 << 63), 1 << 64)
@@ -55,7 +57,12 @@ def unit() -> Converter:
         if value is not None:
             raise mismatch("null", value)
 
-    return Converter(check, check)
+    def decode(value: Any) -> None:
+        # The form of a struct without fields in MessagePack.
+        if value != []:
+            check(value)
+
+    return Converter(check, decode)
 
 
 def anything() -> Converter:
@@ -84,7 +91,12 @@ def floating(form: Form, is_single: bool) -> Converter:
             raise ConversionError("the number is too large for 32 bits")
         return float(value)
 
-    return Converter(check, check)
+    def decode_single(value: Any) -> float:
+        # JSON may have the shortest text of a number of 32 bits.
+        checked = check(value)
+        return float(_SINGLE.unpack(_SINGLE.pack(checked))[0])
+
+    return Converter(check, decode_single if is_single else check)
 
 
 def integer(form: Form, limits: IntegerRange | None) -> Converter:
