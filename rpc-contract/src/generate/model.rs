@@ -64,6 +64,8 @@ pub(super) enum Type {
     Int(Int),
     F32,
     F64,
+    /// One character.
+    Char,
     Text,
     Bytes,
     /// Nothing: `()`, `null`.
@@ -317,6 +319,7 @@ impl Type {
             | Self::Int(_)
             | Self::F32
             | Self::F64
+            | Self::Char
             | Self::Text
             | Self::Bytes
             | Self::Unit

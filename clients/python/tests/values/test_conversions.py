@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sample
-from rpc_runtime import F32, I8, I64, I128, U8, U64, U128, Unset, record, variant, wire
+from rpc_runtime import F32, I8, I64, I128, U8, U64, U128, Char, Unset, record, variant, wire
 from rpc_runtime.types import ConversionError, Form, converter_of
 
 MSGPACK, JSON = Form.MESSAGE_PACK, Form.JSON
@@ -65,6 +65,15 @@ def test_floats_accept_integers_but_no_text() -> None:
     assert type(decode(float, 3)) is float
     assert refusal(float, "3") == "expected a number, found text"
     assert refusal(F32, 1e39) == "the number is too large for 32 bits"
+
+
+def test_a_character_is_one() -> None:
+    assert encode(Char, "\U0001f980") == "\U0001f980"
+    for text in ("", "ab"):
+        assert refusal(Char, text) == "expected one character"
+        with pytest.raises(ConversionError):
+            encode(Char, text)
+    assert refusal(Char, 7) == "expected text, found an integer"
 
 
 def test_floats_of_32_bits_are_rounded_to_them() -> None:

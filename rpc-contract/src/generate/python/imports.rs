@@ -10,8 +10,8 @@ use super::naming::{self, Names};
 use super::types::{TypeWriter, integer};
 
 /// The names that a module imports from the package, in the order of `ruff check --select I`.
-const OF_PACKAGE: [&str; 17] = [
-    "F32", "I8", "I16", "I32", "I64", "I128", "U8", "U16", "U32", "U64", "U128", "UNSET", "Argument",
+const OF_PACKAGE: [&str; 18] = [
+    "F32", "I8", "I16", "I32", "I64", "I128", "U8", "U16", "U32", "U64", "U128", "UNSET", "Argument", "Char",
     "Method", "Retry", "Unset", "wire",
 ];
 
@@ -32,6 +32,7 @@ impl Uses {
         match ty {
             Type::Int(int) => self.add(&integer(*int)),
             Type::F32 => self.add("F32"),
+            Type::Char => self.add("Char"),
             Type::Any => self.add("Any"),
             Type::Option(inner) | Type::List(inner) => self.ty(inner),
             Type::Tuple(types) => types.iter().for_each(|ty| self.ty(ty)),

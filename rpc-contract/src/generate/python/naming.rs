@@ -13,7 +13,7 @@ const IN_ANNOTATIONS: &str = "abc bool bytes dict enum float int list rpc_runtim
 
 /// What the module imports.
 const IMPORTED: &str = "\
-    Annotated Any Argument AsyncIterator F32 I128 I16 I32 I64 I8 Method Retry TypeAlias U128 U16 \
+    Annotated Any Argument AsyncIterator Char F32 I128 I16 I32 I64 I8 Method Retry TypeAlias U128 U16 \
     U32 U64 U8 UNSET Unset";
 
 /// Classes of the language.

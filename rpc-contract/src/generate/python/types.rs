@@ -61,6 +61,7 @@ impl<'a> TypeWriter<'a> {
             Type::Int(int) => Doc::text(integer(*int)),
             Type::F32 => Doc::text("F32"),
             Type::F64 => Doc::text("float"),
+            Type::Char => Doc::text("Char"),
             Type::Text => Doc::text("str"),
             Type::Bytes => Doc::text("bytes"),
             Type::Unit => Doc::text("None"),

@@ -135,6 +135,7 @@ impl Reader<'_> {
             ("integer", _) => Type::Int(integer(object, format)),
             ("number", Some("float")) => Type::F32,
             ("number", _) => Type::F64,
+            ("string", _) if is_character(object) => Type::Char,
             ("string", _) => Type::Text,
             // The runtime's own format.
             ("array", Some("bytes")) => Type::Bytes,
@@ -234,6 +235,14 @@ impl Reader<'_> {
     }
 }
 
+/// Whether text has exactly one character.
+fn is_character(schema: &Keywords) -> bool {
+    let limits = [schema.get("minLength"), schema.get("maxLength")];
+    limits
+        .iter()
+        .all(|limit| limit.and_then(Value::as_u64) == Some(1))
+}
+
 /// Whether a struct has fields of a type that the schema lists beside its own, and that may be
 /// missing.
 fn has_flattened(object: &Keywords) -> bool {
@@ -320,6 +329,14 @@ mod tests {
             (json!({"type": "string", "format": "uuid"}), Type::Text),
             (json!({"type": ["string", "null"]}), Type::Text.option()),
             (json!({"type": ["string"]}), Type::Text),
+            (
+                json!({"type": "string", "minLength": 1, "maxLength": 1}),
+                Type::Char,
+            ),
+            (
+                json!({"type": "string", "minLength": 1, "maxLength": 2}),
+                Type::Text,
+            ),
             (json!({"type": ["string", "integer"]}), Type::Any),
             (
                 json!({"anyOf": [{"type": "null"}, {"type": "boolean"}]}),

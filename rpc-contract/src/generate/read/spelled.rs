@@ -91,7 +91,7 @@ pub(super) fn key(rust: &RustType) -> Option<Key> {
     let (name, parameters) = rust.path()?;
     match (parameters, scalar(name)) {
         ([inner], _) if is_transparent(name) => key(inner),
-        ([], Some(Type::Text)) => Some(Key::Text),
+        ([], Some(Type::Char | Type::Text)) => Some(Key::Text),
         ([], Some(Type::Bool)) => Some(Key::Bool),
         ([], Some(Type::Int(int))) => Some(Key::Int(int)),
         _ => None,
@@ -138,7 +138,8 @@ fn scalar(name: &str) -> Option<Type> {
         "bool" => Type::Bool,
         "f32" => Type::F32,
         "f64" => Type::F64,
-        "char" | "str" | "String" => Type::Text,
+        "char" => Type::Char,
+        "str" | "String" => Type::Text,
         // Types with two serde forms are text.
         "IpAddr" | "Ipv4Addr" | "Ipv6Addr" | "SocketAddr" | "SocketAddrV4" | "SocketAddrV6" => Type::Text,
         "Uuid" | "Path" | "PathBuf" | "Url" | "NaiveDate" | "NaiveDateTime" | "NaiveTime" => Type::Text,
@@ -191,7 +192,8 @@ mod tests {
             ("Option<Option<()>>", Type::Unit),
             ("Option<Option<f64>>", Type::F64.option()),
             ("&[u16]", int(16, false).list()),
-            ("[char; 3]", Type::Text.list()),
+            ("[char; 3]", Type::Char.list()),
+            ("HashMap<char, bool>", map(Key::Text, Type::Bool)),
             ("HashSet<Uuid>", Type::Text.list()),
             (
                 "(u8, DateTime<Utc>)",

@@ -113,6 +113,7 @@ impl<'a> DescriptorWriter<'a> {
             Type::Int(int) => Doc::text(integer(*int)),
             Type::F32 => Doc::text("t.f32"),
             Type::F64 => Doc::text("t.f64"),
+            Type::Char => Doc::text("t.char"),
             Type::Text => Doc::text("t.string"),
             Type::Bytes => Doc::text("t.bytes"),
             Type::Unit => Doc::text("t.unit"),

@@ -55,7 +55,7 @@ impl<'a> TypeWriter<'a> {
             Type::Bool => "boolean".to_owned(),
             Type::Int(int) => integer(*int).to_owned(),
             Type::F32 | Type::F64 => "number".to_owned(),
-            Type::Text => "string".to_owned(),
+            Type::Char | Type::Text => "string".to_owned(),
             Type::Bytes => "Uint8Array".to_owned(),
             Type::Unit => "null".to_owned(),
             Type::Any => "unknown".to_owned(),

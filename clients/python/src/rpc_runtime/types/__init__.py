@@ -20,6 +20,7 @@ from .markers import (
     U64,
     U128,
     UNSET,
+    Char,
     Unset,
     wire,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "U64",
     "U128",
     "UNSET",
+    "Char",
     "ConversionError",
     "Converter",
     "Form",

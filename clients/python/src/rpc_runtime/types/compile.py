@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from . import containers, scalars, structs, unions
 from .conversion import ConversionError, Converter, Form
 from .declarations import is_transparent, variant_of
-from .markers import IntegerRange, SinglePrecision, Unset
+from .markers import IntegerRange, SingleCharacter, SinglePrecision, Unset
 
 _TOO_DEEP = "the value is nested too deeply"
 
@@ -74,6 +74,8 @@ class _Compiler:
                 return scalars.integer(self._form, mark)
             if isinstance(mark, SinglePrecision):
                 return scalars.floating(self._form, is_single=True)
+            if isinstance(mark, SingleCharacter):
+                return scalars.character()
         return self.compile(kind)
 
     def _plain(self, hint: Any) -> Converter:

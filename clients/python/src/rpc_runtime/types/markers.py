@@ -31,6 +31,11 @@ class SinglePrecision:
 
 
 @dataclass(frozen=True, slots=True)
+class SingleCharacter:
+    """Marks text of one character."""
+
+
+@dataclass(frozen=True, slots=True)
 class WireName:
     """The name of a field on the wire."""
 
@@ -53,6 +58,7 @@ U32: TypeAlias = Annotated[int, IntegerRange(32, False)]
 U64: TypeAlias = Annotated[int, IntegerRange(64, False)]
 U128: TypeAlias = Annotated[int, IntegerRange(128, False)]
 F32: TypeAlias = Annotated[float, SinglePrecision()]
+Char: TypeAlias = Annotated[str, SingleCharacter()]
 
 
 class Unset(enum.Enum):

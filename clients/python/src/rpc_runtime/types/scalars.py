@@ -50,6 +50,20 @@ def text() -> Converter:
     return Converter(encode, decode)
 
 
+def character() -> Converter:
+    """Converts text of one character."""
+    encode_text, decode_text = text()
+
+    def check(value: str) -> str:
+        if len(value) != 1:
+            raise ConversionError("expected one character")
+        return value
+
+    return Converter(
+        lambda value: check(encode_text(value)), lambda value: check(decode_text(value))
+    )
+
+
 def unit() -> Converter:
     """Converts `None`."""
 
