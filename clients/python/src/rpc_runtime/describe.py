@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from .types import Form, Unset, converter_of
 from .types.conversion import Converter
@@ -22,12 +23,22 @@ class Argument:
     aliases: tuple[str, ...] = ()
 
     @property
+    def is_scalar(self) -> bool:
+        """Whether plain text can hold it."""
+        members = [each for each in get_args(self.type) if each is not Unset]
+        is_union = Unset in get_args(self.type)
+        hint = members[0] if is_union and len(members) == 1 else self.type
+        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)
+        return is_enum or kind in (Any, None, bool, bytes, float, int, str)
+
+    @property
     def absent(self) -> Any:
         """The value if it is missing. Raises `LookupError` if it must not be."""
         members = get_args(self.type)
         if Unset in members:
             return Unset.UNSET
-        if type(None) in members or self.type in (None, Any):
+        if type(None) in members or self.type is Any:
             return None
         raise LookupError(self.name)
 

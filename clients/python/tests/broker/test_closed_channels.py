@@ -56,8 +56,8 @@ async def test_a_reply_that_the_broker_does_not_accept_is_a_fault(
 ) -> None:
     make = Reply.message
 
-    def make_wrong(reply: Reply, correlation_id: str | None) -> Message:
-        message = make(reply, correlation_id)
+    def make_wrong(reply: Reply, request: Message) -> Message:
+        message = make(reply, request)
         if reply.kind is ReplyKind.RESULT and b"wrong" in message.body:
             message.user_id = "somebody"
         return message

@@ -9,8 +9,8 @@ import msgpack
 import pytest
 
 import sample
-from rpc_runtime import U8, U128, UNSET, Argument, Codec, Method
-from rpc_runtime.codec import CodecError, UnsupportedContent, codec_of, decode, encode
+from rpc_runtime import U8, U128, UNSET, Argument, Codec, Method, Unset
+from rpc_runtime.codec import CodecError, UnsupportedContent, codec_of, decode, encode, repeated
 from rpc_runtime.codec.method_bodies import decode_arguments, decode_value, encode_arguments
 from rpc_runtime.types import Form, converter_of
 
@@ -33,6 +33,13 @@ _GET_EMAIL = sample._GET_EMAIL
 def test_content_types(content_type: str | None, codec: Codec | None) -> None:
     assert codec_of(content_type, None) is codec
     assert codec_of(content_type, "Identity") is codec
+
+
+def test_answers_repeat_the_content_type() -> None:
+    assert repeated("Application/X-MsgPack", Codec.MESSAGE_PACK) == "Application/X-MsgPack"
+    # An answer in another codec says so.
+    for content_type in (None, "", "text/json", "application/xml"):
+        assert repeated(content_type, Codec.TEXT) == "text/plain"
 
 
 def test_unsupported_content() -> None:
@@ -75,6 +82,12 @@ def test_plain_text_holds_one_argument() -> None:
     assert decode_arguments(sample._IMPORT, b"whatever", Codec.TEXT) == ()
     with pytest.raises(CodecError, match="one argument only"):
         decode_arguments(_FIND, b"a", Codec.TEXT)
+    for hint in (U8 | None, tuple[U8, str], list[str], sample.Account):
+        method: Method[None] = Method("method", (Argument("value", hint),), returns=None)
+        with pytest.raises(CodecError, match="no structured argument"):
+            decode_arguments(method, b"1", Codec.TEXT)
+    method = Method("method", (Argument("value", U8 | Unset),), returns=None)
+    assert decode_arguments(method, b"1", Codec.TEXT) == (1,)
 
 
 @pytest.mark.parametrize(

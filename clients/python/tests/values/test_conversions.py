@@ -174,9 +174,10 @@ def test_a_type_may_contain_itself() -> None:
     assert refusal(sample.Tree, deep) == "the value is nested too deeply"
 
 
-def test_surrogates_cannot_be_sent() -> None:
+def test_surrogates_are_no_text() -> None:
     with pytest.raises(ConversionError, match="not valid UTF-8"):
         encode(str, "\ud800")
+    assert "not valid UTF-8" in refusal(str, "\ud800", JSON)
 
 
 def test_names_of_variants() -> None:

@@ -21,6 +21,7 @@ export const bool: Type<boolean> = {
 
 function checkString(value: unknown): string {
   if (typeof value !== "string") throw mismatch("a string", value);
+  if (!value.isWellFormed()) throw new ValueError("the text has lone surrogates");
   return value;
 }
 

@@ -81,6 +81,14 @@ test("JSON is what serde writes", () => {
   assert.equal(json(t.unit, null), "null");
 });
 
+test("text is valid Unicode", () => {
+  for (const type of [t.string, t.char]) {
+    assert.throws(() => type.toPlain("\ud800"), /lone surrogates/);
+    assert.throws(() => type.fromPlain("\ud800"), /lone surrogates/);
+  }
+  assert.equal(t.string.fromPlain("\ud83e\udd80"), "\u{1f980}");
+});
+
 test("floats of 32 bits are rounded to them", () => {
   assert.equal(t.f32.fromPlain(0.1), Math.fround(0.1));
   assert.equal(t.f64.fromPlain(0.1), 0.1);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 
 
@@ -49,6 +50,14 @@ def codec_of(content_type: str | None, content_encoding: str | None) -> Codec | 
         reason = f"the content_encoding {_quoted(encoding)} is not supported"
         raise UnsupportedContent(reason, codec or Codec.TEXT)
     return codec
+
+
+def repeated(content_type: str | None, codec: Codec) -> str:
+    """Returns the content type of an answer in this codec: that of its request, if it can be."""
+    with contextlib.suppress(UnsupportedContent):
+        if content_type and _codec_named(content_type) is codec:
+            return content_type
+    return codec.value
 
 
 def _codec_named(content_type: str) -> Codec | None:

@@ -64,6 +64,8 @@ def _arguments_of_text(
         return ()
     if len(converters) > 1:
         raise CodecError("plain text holds one argument only, and the method has more")
+    if not method.arguments[0].is_scalar:
+        raise CodecError("plain text holds no structured argument: use JSON or MessagePack")
     return (_of_text(converters[0], body),)
 
 

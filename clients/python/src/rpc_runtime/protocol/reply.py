@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..codec import Codec, CodecError, decode, encode
+from ..codec import Codec, CodecError, decode, encode, repeated
 from .fault_code import is_known
 from .message import Message
 
@@ -30,13 +30,13 @@ class Reply:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
 
-    def message(self, correlation_id: str | None) -> Message:
-        """Makes the message for a request with this id."""
+    def message(self, request: Message) -> Message:
+        """Makes the message that answers a request."""
         return Message(
             body=self.body,
             type=self.kind.value,
-            content_type=self.codec.value,
-            correlation_id=correlation_id,
+            content_type=repeated(request.content_type, self.codec),
+            correlation_id=request.correlation_id,
             headers=dict(self.headers),
         )
 

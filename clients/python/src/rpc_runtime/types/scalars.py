@@ -33,21 +33,18 @@ def boolean() -> Converter:
 def text() -> Converter:
     """Converts `str`."""
 
-    def encode(value: Any) -> str:
+    def check(value: Any) -> str:
         if not isinstance(value, str):
             raise mismatch("text", value)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ConversionError("the text has surrogates, which are not valid UTF-8") from None
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                reason = "the text has surrogates, which are not valid UTF-8"
+                raise ConversionError(reason) from None
         return str(value)
 
-    def decode(value: Any) -> str:
-        if type(value) is str:
-            return value
-        raise mismatch("text", value)
-
-    return Converter(encode, decode)
+    return Converter(check, check)
 
 
 def character() -> Converter:

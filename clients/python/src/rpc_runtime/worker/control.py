@@ -264,7 +264,7 @@ class ControlServer:
 
     async def _send(self, message: Message, reply: Reply) -> None:
         await self._shared.sender.publish(
-            reply.message(message.correlation_id),
+            reply.message(message),
             message.reply_to or "",
             now() + _REPLY_LIMIT,
             is_mandatory=False,

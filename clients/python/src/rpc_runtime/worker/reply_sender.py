@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..codec import Codec
+from ..codec import Codec, codec_of
 from ..deadline import now
 from ..log_limit import LimitedLog
 from ..protocol import fault_code
@@ -44,9 +44,9 @@ class ReplySender:
             give_up_at = max(began, deadline) + _GIVE_UP_AFTER
         published = await self.publish(message, address, give_up_at, is_mandatory=False)
         if published is Published.CLOSED and not address.startswith(DIRECT_REPLY_TO):
-            codec = Codec(message.content_type)
+            codec = codec_of(message.content_type, None) or Codec.TEXT
             fault = fault_reply(codec, fault_code.REPLY_TOO_LARGE, _NOT_ACCEPTED)
-            refused = fault.message(message.correlation_id)
+            refused = fault.message(message)
             published = await self.publish(refused, address, give_up_at, is_mandatory=False)
         if published is None:
             self._log.report("reply", "a reply could not be sent in time, and was given up")

@@ -291,7 +291,7 @@ class RequestHandler:
         deadline: float | None,
     ) -> Settle:
         if message.expects_reply:
-            sent = reply.message(message.correlation_id)
+            sent = reply.message(message)
             await self._shared.sender.send(sent, message.reply_to or "", deadline)
             return Settle.ACK
         if reply.kind is ReplyKind.RESULT:
@@ -308,7 +308,7 @@ class RequestHandler:
 
     async def _send(self, message: Message, reply: Reply, time_left: float | None) -> None:
         deadline = None if time_left is None else now() + time_left
-        sent = reply.message(message.correlation_id)
+        sent = reply.message(message)
         await self._shared.sender.send(sent, message.reply_to or "", deadline)
 
     async def _stream(self, delivery: Delivery, message: Message, run: Run) -> Settle:
@@ -328,7 +328,7 @@ class RequestHandler:
         sender = StreamSender(
             shared.sender,
             address=address,
-            correlation_id=message.correlation_id or "",
+            request=message,
             codec=run.codec,
             worker_header=shared.identity.stream_header,
             credit=stream.credit,

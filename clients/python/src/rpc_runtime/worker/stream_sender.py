@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ..codec import Codec, CodecError, encode, form_of
+from ..codec import Codec, CodecError, encode, form_of, repeated
 from ..codec.method_bodies import encode_value
 from ..deadline import now
 from ..describe import Method
@@ -46,7 +46,7 @@ class StreamSender:
         sender: ReplySender,
         *,
         address: str,
-        correlation_id: str,
+        request: Message,
         codec: Codec,
         worker_header: str,
         credit: Volume | None,
@@ -54,7 +54,8 @@ class StreamSender:
     ) -> None:
         self._sender = sender
         self._address = address
-        self._correlation_id = correlation_id
+        self._correlation_id = request.correlation_id
+        self._content_type = repeated(request.content_type, codec)
         self._codec = codec
         self._worker_header = worker_header
         self._has_items = credit is not None
@@ -211,7 +212,7 @@ class StreamSender:
         return Message(
             body,
             type=kind,
-            content_type=self._codec.value,
+            content_type=self._content_type,
             correlation_id=self._correlation_id,
             headers={WORKER_HEADER: self._worker_header},
         )
