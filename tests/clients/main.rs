@@ -9,4 +9,5 @@ mod generated;
 mod packages;
 mod programs;
 mod project;
+mod raw_requests;
 mod workers;
