@@ -62,7 +62,7 @@ function float(fromPlain: (plain: unknown) => number): Type<number> {
       parse: (text) => {
         const special = { inf: Infinity, "-inf": -Infinity, NaN: NaN }[text];
         if (special !== undefined) return special;
-        if (!/^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/.test(text)) {
+        if (!/^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$/.test(text)) {
           throw new ValueError("expected a number");
         }
         return Number(text);
