@@ -40,8 +40,8 @@ impl<'a> Schemas<'a> {
         let keys: Vec<_> = self.keys.in_order().map(str::to_owned).collect();
         let mut schemas: Vec<_> = self
             .definitions
-            .iter()
-            .map(|(_, schema)| self.convert(schema))
+            .values()
+            .map(|schema| self.convert(schema))
             .collect();
         for (name, schema) in self.definitions.keys().zip(&mut schemas) {
             if let Some(object) = schema

@@ -53,6 +53,7 @@ fn schema(ty: &Type, types: &Types) -> Option<Value> {
         Type::Int(int) => integer(*int),
         Type::F32 => json!({"type": "number", "format": "float"}),
         Type::F64 => json!({"type": "number", "format": "double"}),
+        Type::Char => json!({"type": "string", "minLength": 1, "maxLength": 1}),
         Type::Text => json!({"type": "string"}),
         Type::Bytes => json!({
             "type": "array",
