@@ -12,12 +12,11 @@ use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdout};
-use tokio::sync::Barrier;
 use tokio::time::{sleep, timeout};
 
 use crate::callers::{self, Outcome};
 use crate::programs::ErrorOutput;
-use crate::survivor;
+use crate::survivor::{self, Steps};
 use crate::workers::{Language, Worker};
 
 /// How long callers may take until they have noticed everything.
@@ -78,21 +77,11 @@ impl Survivor {
     }
 }
 
-/// What callers and the test wait for: streams have begun, the worker is paused, calls are sent.
-pub(crate) struct Steps(Barrier);
-
-impl Steps {
-    pub(crate) async fn next(&self) {
-        let waiting = timeout(LIMIT, self.0.wait()).await;
-        waiting.expect("all callers get so far");
-    }
-}
-
 /// Kills a worker that callers in all languages use.
 async fn kill(worker_in: Language) {
     let (queue, everyone) = (unique("killed"), unique("everyone"));
     let worker = Worker::start(worker_in, &queue, &everyone).await;
-    let steps = Steps(Barrier::new(Language::ALL.len() + 1));
+    let steps = Steps::new(Language::ALL.len() + 1);
     let callers = Language::ALL
         .into_iter()
         .zip([Codec::Json, Codec::MessagePack, Codec::Json]);

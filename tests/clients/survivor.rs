@@ -6,16 +6,32 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rpc_conformance::ConformanceClient;
 use rpc_runtime::{Broker, CallError, Codec, Executed, FaultCode, StreamingCall};
 use rpc_tests::rabbit::{shared, unique};
-use tokio::time::{Instant, sleep};
+use tokio::sync::Barrier;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::callers::{Outcome, Report};
-use crate::kills::Steps;
 
 const LIMIT: Duration = Duration::from_secs(60);
+
 /// How long a stream may seem to go on after its worker's end.
 const NOTICED: Duration = Duration::from_secs(20);
 const SENT: Duration = Duration::from_secs(1);
 const ITEMS: u64 = 2000;
+
+/// What callers and the test wait for: streams have begun, the worker is paused, calls are sent.
+pub(crate) struct Steps(Barrier);
+
+impl Steps {
+    /// For this many callers and tests.
+    pub(crate) fn new(parties: usize) -> Self {
+        Self(Barrier::new(parties))
+    }
+
+    pub(crate) async fn next(&self) {
+        let waiting = timeout(LIMIT, self.0.wait()).await;
+        waiting.expect("all callers get so far");
+    }
+}
 
 /// Plays the part of a caller in Rust.
 pub(crate) async fn run(queue: &str, codec: Codec, worker_is: &Steps) -> Result<Vec<Report>, String> {

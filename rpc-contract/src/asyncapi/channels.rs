@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::messages::MethodMessages;
-use super::{BINDING_VERSION, Options, View, reference};
+use super::options::{Options, View};
+use super::parts::{BINDING_VERSION, reference};
 use crate::MethodDescription;
 
 /// A channel.

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::messages::{self, CONTENT_TYPE, Messages};
+use super::options::{AsyncApi, Options, View};
 use super::schemas::Schemas;
-use super::{AsyncApi, Options, View, channels, operations};
+use super::{channels, operations};
 use crate::ServiceDescription;
 use crate::generate::with_schemas;
 
@@ -13,50 +14,53 @@ const ABOUT: &str = "Requests and replies go through the default exchange: the r
     `text/plain` a request is its only argument as text, and a reply is its value as text. A reply is in the content \
     type of its request.";
 
-/// Makes the document of a service.
-pub(super) fn make(service: &ServiceDescription, options: &Options) -> Value {
-    let service = with_schemas(service);
-    let mut schemas = Schemas::new(&service.definitions);
-    let definitions = schemas.definitions();
-    let mut messages = Messages::new(schemas);
-    let methods = service.methods.iter();
-    let methods: Vec<_> = methods
-        .map(|method| (method, messages.add_method(method)))
-        .collect();
-    let channels = channels::all(&service.queue, &methods, messages.fault(), options);
-    let operations = operations::all(&methods, messages.fault(), options.view);
-    let is_answered = methods.iter().any(|(method, _)| !method.is_oneway);
-    let mut document = json!({
-        "asyncapi": match options.version {
-            AsyncApi::V3_0 => "3.0.0",
-            AsyncApi::V3_1 => "3.1.0",
-        },
-        "info": {
-            "title": service.name,
-            "version": options.api_version,
-            "description": about(&service.docs, options.view),
-        },
-        "defaultContentType": CONTENT_TYPE,
-        "channels": channels,
-        "operations": operations,
-        "components": {
-            "schemas": definitions,
-            "messages": messages.finish(is_answered),
-            "messageTraits": messages::traits(),
-            "correlationIds": {
-                "correlation_id": {
-                    "description": "The property `correlation_id`: a reply has the one of its request.",
-                    "location": "$message.header#/correlation_id",
+impl Options {
+    /// Makes the document of a service.
+    #[must_use]
+    pub fn document(&self, service: &ServiceDescription) -> Value {
+        let service = with_schemas(service);
+        let mut schemas = Schemas::new(&service.definitions);
+        let definitions = schemas.definitions();
+        let mut messages = Messages::new(schemas);
+        let methods = service.methods.iter();
+        let methods: Vec<_> = methods
+            .map(|method| (method, messages.add_method(method)))
+            .collect();
+        let channels = channels::all(&service.queue, &methods, messages.fault(), self);
+        let operations = operations::all(&methods, messages.fault(), self.view);
+        let is_answered = methods.iter().any(|(method, _)| !method.is_oneway);
+        let mut document = json!({
+            "asyncapi": match self.version {
+                AsyncApi::V3_0 => "3.0.0",
+                AsyncApi::V3_1 => "3.1.0",
+            },
+            "info": {
+                "title": service.name,
+                "version": self.api_version,
+                "description": about(&service.docs, self.view),
+            },
+            "defaultContentType": CONTENT_TYPE,
+            "channels": channels,
+            "operations": operations,
+            "components": {
+                "schemas": definitions,
+                "messages": messages.finish(is_answered),
+                "messageTraits": messages::traits(),
+                "correlationIds": {
+                    "correlation_id": {
+                        "description": "The property `correlation_id`: a reply has the one of its request.",
+                        "location": "$message.header#/correlation_id",
+                    },
                 },
             },
-        },
-    });
-    if let Some(server) = &options.server {
-        document["servers"] = json!({"broker": server.object()});
-        document["components"]["securitySchemes"] = json!(server.schemes());
+        });
+        if let Some(server) = &self.server {
+            document["servers"] = json!({"broker": server.object()});
+            document["components"]["securitySchemes"] = json!(server.schemes());
+        }
+        remove_prototypes(&mut document);
+        document
     }
-    remove_prototypes(&mut document);
-    document
 }
 
 /// Removes everything with the name that JavaScript takes for the prototype of an object, such as a

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::parts::{BINDING_VERSION, add_description, reference};
 use super::schemas::Schemas;
-use super::{BINDING_VERSION, add_description, reference};
 use crate::{ArgumentDescription, MethodDescription};
 
 pub(super) const CONTENT_TYPE: &str = "application/json";

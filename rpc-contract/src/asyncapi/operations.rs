@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::channels::Channel;
 use super::messages::MethodMessages;
-use super::{BINDING_VERSION, View, add_description};
+use super::options::View;
+use super::parts::{BINDING_VERSION, add_description};
 use crate::references::DocumentKeys;
 use crate::{MethodDescription, RetryDescription};
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-use super::reference;
+use super::parts::reference;
 use crate::references::percent_decoded;
 
 /// The broker of a service, for documents: where it is, and the virtual host, without credentials.
