@@ -30,7 +30,7 @@ class DirectoryErrorUnknownUser(DirectoryError):
 
 # Methods.
 
-_GET_EMAIL: Method[str] = Method(
+_GET_EMAIL = Method[str](
     "get_email",
     (Argument("id", str),),
     returns=str,
@@ -38,7 +38,7 @@ _GET_EMAIL: Method[str] = Method(
     default=True,
     idempotent=True,
 )
-_COUNT: Method[U64] = Method("count", returns=U64, idempotent=True)
+_COUNT = Method[U64]("count", returns=U64, idempotent=True)
 
 _SERVICE = rpc_runtime.Service(
     "UserDirectory",

@@ -11,12 +11,12 @@ import { t } from "rpc-runtime";
 export type DirectoryErrorValue =
   /** No user has this id. */
   {
-      kind: "UnknownUser";
-      value: {
-        /** The requested id. */
-        id: string;
-      };
+    kind: "UnknownUser";
+    value: {
+      /** The requested id. */
+      id: string;
     };
+  };
 
 /** Why the directory could not answer. */
 export class DirectoryError extends rpc.MethodError<DirectoryErrorValue> {
