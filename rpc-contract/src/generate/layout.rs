@@ -3,6 +3,9 @@
 //! A [`Doc`] is laid out like Wadler's prettier printer does it: a group is on one line if it fits
 //! there, else each of its own line breaks is taken.
 
+/// The columns of a line.
+pub(super) const WIDTH: usize = 100;
+
 /// A piece of text and its possible line breaks.
 #[derive(Debug, Clone)]
 pub(super) enum Doc {

@@ -33,9 +33,6 @@ pub enum Language {
     TypeScript,
 }
 
-/// The columns of a line.
-const WIDTH: usize = 100;
-
 /// Writes the module of a service.
 ///
 /// The types are exact if the service has `#[service(schema)]`. Otherwise only those of the standard

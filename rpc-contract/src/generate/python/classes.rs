@@ -1,12 +1,12 @@
 //! The client and the base of a worker.
 
-use super::super::WIDTH;
 use super::super::docs::quoted;
 use super::super::layout::Doc;
+use super::super::layout::WIDTH;
 use super::super::model::{Method, Service, Type};
-use super::STEP;
 use super::declarations::{absent, class, documented};
 use super::naming::{MethodNames, Names};
+use super::text::STEP;
 use super::text::docstring;
 use super::types::{TypeWriter, only};
 

@@ -1,13 +1,13 @@
 //! The classes and aliases of a service's types, and of the errors of its methods.
 
-use super::super::WIDTH;
 use super::super::docs::quoted;
 use super::super::layout::Doc;
+use super::super::layout::WIDTH;
 use super::super::model::{
     Alternative, Content, Field, Named, Service, Shape, Tagging, Type, TypeId, Unit, Variant,
 };
-use super::STEP;
 use super::naming::{self, Names};
+use super::text::STEP;
 use super::text::{docstring, literal};
 use super::types::{self, TypeWriter};
 

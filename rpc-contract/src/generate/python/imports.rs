@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::WIDTH;
 use super::super::layout::Doc;
+use super::super::layout::WIDTH;
 use super::super::model::{Content, Field, Key, Service, Shape, Type};
-use super::STEP;
 use super::naming::{self, Names};
+use super::text::STEP;
 use super::types::{TypeWriter, integer};
 
 /// The names that a module imports from the package, in the order of `ruff check --select I`.

@@ -1,12 +1,12 @@
 //! The constants that describe the methods and the service.
 
-use super::super::WIDTH;
 use super::super::json::chunks;
 use super::super::layout::Doc;
+use super::super::layout::WIDTH;
 use super::super::model::{Argument, Method, Retry, Service, Type};
-use super::STEP;
 use super::declarations::absent;
 use super::naming::{MethodNames, Names};
+use super::text::STEP;
 use super::text::literal;
 use super::types::{TypeWriter, only};
 

@@ -1,6 +1,10 @@
 //! Text in Python: literals and docstrings.
 
-use super::super::{WIDTH, docs, literals};
+use super::super::layout::WIDTH;
+use super::super::{docs, literals};
+
+/// The columns by which a block is indented.
+pub(super) const STEP: usize = 4;
 
 /// Returns a string literal.
 pub(super) fn literal(text: &str) -> String {

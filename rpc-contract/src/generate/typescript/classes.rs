@@ -3,9 +3,9 @@
 use super::super::docs::quoted;
 use super::super::layout::Doc;
 use super::super::model::{Method, Service, Type};
-use super::STEP;
 use super::methods::{is_nothing, is_optional};
 use super::naming::{MethodNames, Names};
+use super::text::STEP;
 use super::text::{jsdoc, key, lines, literal};
 use super::types::TypeWriter;
 

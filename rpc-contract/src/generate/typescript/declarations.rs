@@ -1,12 +1,12 @@
 //! The types of a service, their descriptors, and the errors of its methods.
 
-use super::super::WIDTH;
 use super::super::docs::quoted;
 use super::super::layout::Doc;
+use super::super::layout::WIDTH;
 use super::super::model::{Content, Field, Named, Service, Shape, Type, TypeId};
-use super::STEP;
 use super::descriptors::{DescriptorWriter, with_arguments_on_lines};
 use super::naming::Names;
+use super::text::STEP;
 use super::text::{jsdoc, jsdoc_lines, lines, literal};
 use super::types::TypeWriter;
 

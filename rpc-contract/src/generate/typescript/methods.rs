@@ -1,14 +1,14 @@
 //! The constants that describe the methods and the service.
 
-use super::super::WIDTH;
 use super::super::docs::quoted;
 use super::super::json::chunks;
 use super::super::layout::Doc;
+use super::super::layout::WIDTH;
 use super::super::model::{Argument, Method, Service, Type};
-use super::STEP;
 use super::declarations::error_name;
 use super::descriptors::{DescriptorWriter, call, call_with_object, property};
 use super::naming::{MethodNames, Names};
+use super::text::STEP;
 use super::text::{jsdoc, lines, literal};
 
 /// The columns of a part of the description.

@@ -12,9 +12,6 @@ use super::docs;
 use super::model::Service;
 use naming::Names;
 
-/// The columns by which a block is indented.
-const STEP: usize = 2;
-
 /// Writes the module of a service.
 pub(super) fn module(service: &Service) -> String {
     let names = Names::new(service);

@@ -1,8 +1,11 @@
 //! Text in TypeScript: literals, keys and comments.
 
 use super::super::layout::Doc;
-use super::super::{WIDTH, docs, literals};
-use super::STEP;
+use super::super::layout::WIDTH;
+use super::super::{docs, literals};
+
+/// The columns by which a block is indented.
+pub(super) const STEP: usize = 2;
 
 /// Before a part that prettier would lay out in another way, because it is too long for a line.
 const IGNORE: &str = "// prettier-ignore\n";

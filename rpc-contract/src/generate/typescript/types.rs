@@ -3,8 +3,8 @@
 use super::super::layout::Doc;
 use super::super::model::{Content, Field, Int, Key, Service, Shape, Tagging, Type, TypeId, Variant};
 use super::super::order::Order;
-use super::STEP;
 use super::naming::Names;
+use super::text::STEP;
 use super::text::{jsdoc_lines, key, literal};
 
 /// Writes types.
