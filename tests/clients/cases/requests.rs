@@ -119,12 +119,17 @@ async fn stops(caller: &Caller, give_up: impl AsyncFn(&str, Duration) -> Result<
     bail!("the method does not stop")
 }
 
+fn is_late(code: &FaultCode) -> bool {
+    matches!(code, FaultCode::Abandoned | FaultCode::Expired)
+}
+
 pub(super) async fn deadline_stops_the_method(caller: &Caller) -> Result<()> {
     let give_up = async |entry: &str, patience| {
-        // A second later, the worker says so itself. A busy caller may read that first.
+        // A second later, the worker says so itself. A busy caller may read that first. A busy worker
+        // may not begin the method.
         match caller.client.wait(entry, 60_000).timeout(patience).await {
             Err(CallError::TimedOut { .. }) => {}
-            Err(CallError::Fault(fault)) if fault.code == FaultCode::Abandoned => {}
+            Err(CallError::Fault(fault)) if is_late(&fault.code) => {}
             outcome => bail!("expected a timeout: {outcome:?}"),
         }
         Ok(())

@@ -103,10 +103,11 @@ async def _stops(caller: Caller, give_up: Callable[[str, float], Awaitable[None]
 async def deadline_stops_the_method(caller: Caller) -> None:
     async def give_up(name: str, patience: float) -> None:
         client = caller.client.with_options(timeout=patience)
-        # A second later, the worker says so itself. A busy caller may read that first.
+        # A second later, the worker says so itself. A busy caller may read that first. A busy
+        # worker may not begin the method.
         error = await fails(client.wait(name, 60_000), RpcError)
-        is_abandoned = isinstance(error, Fault) and error.code == "abandoned"
-        ensure(is_abandoned or isinstance(error, TimedOut), error)
+        is_late = isinstance(error, Fault) and error.code in ("abandoned", "expired")
+        ensure(is_late or isinstance(error, TimedOut), error)
 
     await _stops(caller, give_up)
 
