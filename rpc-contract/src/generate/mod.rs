@@ -4,8 +4,8 @@
 //! base of a worker, and imports the package `rpc-runtime` of its language, which does the rest.
 //!
 //! `read` makes the `model` of a service, independent of any language. `python` and `typescript`
-//! give its parts names that the language allows, and write it. They break lines with `layout` where
-//! `ruff format` and prettier break them, so that these change nothing.
+//! give its parts names that the language allows, and write it. They break lines with `layout`
+//! where `ruff format` and prettier break them, so that these change nothing.
 
 mod docs;
 mod json;
@@ -35,9 +35,9 @@ pub enum Language {
 
 /// Writes the module of a service.
 ///
-/// The types are exact if the service has `#[service(schema)]`. Otherwise only those of the standard
-/// library are known, and a value of any other type may be anything. The same description always
-/// gives the same module.
+/// The types are exact if the service has `#[service(schema)]`. Otherwise only those of the
+/// standard library are known, and a value of any other type may be anything. The same description
+/// always gives the same module.
 ///
 /// The description may come from a peer: whatever is in it, the module is valid, and contains
 /// nothing but declarations. Names that the language does not allow are changed; on the wire they
