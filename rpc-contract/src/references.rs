@@ -50,8 +50,8 @@ impl DocumentKeys {
     }
 }
 
-/// Replaces the characters that a key cannot have. An empty name becomes `_`. No key is the one that
-/// JavaScript takes for the prototype of an object: the tools of AsyncAPI are written in it.
+/// Replaces the characters that a key cannot have. An empty name becomes `_`. No key is the one
+/// that JavaScript takes for the prototype of an object: the tools of AsyncAPI are written in it.
 fn sanitized(name: &str) -> String {
     let sanitize = |c: char| match c {
         c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,

@@ -1,4 +1,5 @@
-//! Each language calls each: all cases, with three callers and three workers, in MessagePack and JSON.
+//! Each language calls each: all cases, with three callers and three workers, in MessagePack and
+//! JSON.
 
 use std::time::Duration;
 

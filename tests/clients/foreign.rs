@@ -1,5 +1,5 @@
-//! What a peer sends that knows the service `Conformance` differently: methods and arguments that do
-//! not exist, others that are missing, and other names.
+//! What a peer sends that knows the service `Conformance` differently: methods and arguments that
+//! do not exist, others that are missing, and other names.
 
 use rpc_runtime::service;
 

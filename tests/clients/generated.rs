@@ -1,5 +1,5 @@
-//! What `rpc generate` writes is what the tools of its language would write and accept, and so are the
-//! programs of these tests.
+//! What `rpc generate` writes is what the tools of its language would write and accept, and so are
+//! the programs of these tests.
 
 use crate::project::{Python, TypeScript};
 

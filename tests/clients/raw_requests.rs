@@ -272,7 +272,8 @@ async fn content_types(caller: &mut Caller) {
     }
 }
 
-/// A method with a stream sends no more than is accepted, and all of it to a caller that knows none.
+/// A method with a stream sends no more than is accepted, and all of it to a caller that knows
+/// none.
 async fn streams(caller: &mut Caller) {
     let reply = caller.json("count", "[3]").await;
     caller.same("a stream in one reply", reply.json(), json!([0, 1, 2]));

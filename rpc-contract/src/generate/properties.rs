@@ -177,8 +177,8 @@ fn modules(language: Language) -> Vec<String> {
     (0..500).map(|_| module_of_any()).collect()
 }
 
-/// Passes the modules, as an array in JSON, to a program that reads them. Returns what it says about
-/// a wrong one. Returns `None` if there is no such program.
+/// Passes the modules, as an array in JSON, to a program that reads them. Returns what it says
+/// about a wrong one. Returns `None` if there is no such program.
 fn check(program: &str, arguments: &[&str], modules: &[String]) -> Option<String> {
     let mut command = Command::new(program);
     command
@@ -208,7 +208,8 @@ fn python_reads_any_module() {
     }
 }
 
-/// `RPC_TESTS_PRETTIER` is the folder of the package `prettier`, whose parser is that of TypeScript.
+/// `RPC_TESTS_PRETTIER` is the folder of the package `prettier`, whose parser is that of
+/// TypeScript.
 #[test]
 fn typescript_reads_any_module() {
     let Ok(prettier) = std::env::var("RPC_TESTS_PRETTIER") else {

@@ -164,9 +164,9 @@ async fn receiving(
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
             if let Some(items) = &call.plan().destination.items {
-                // The first grant begins the streams: from now on, no layer may make another attempt
-                // of the call. For the inbox, a message without items does that. Later ones change
-                // nothing.
+                // The first grant begins the streams: from now on, no layer may make another
+                // attempt of the call. For the inbox, a message without items does that. Later ones
+                // change nothing.
                 items.receive(call.id(), IN_PROCESS, Items::keep_alive());
             }
             // This does not fail: the items that the method took were sent.

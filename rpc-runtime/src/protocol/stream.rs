@@ -43,8 +43,8 @@ pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 /// The largest number of items in a message.
 pub(crate) const MAX_ITEMS: usize = 16 * 1024;
 
-/// The largest size of the items of a message, in bytes. A single item may be larger. Eight items of
-/// 64 KiB fit, with what is before each of them.
+/// The largest size of the items of a message, in bytes. A single item may be larger. Eight items
+/// of 64 KiB fit, with what is before each of them.
 pub(crate) const MAX_ITEMS_BYTES: usize = 513 * 1024;
 
 /// The largest number of bytes of a message of one item beside the item.

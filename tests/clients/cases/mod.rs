@@ -1,5 +1,5 @@
-//! The cases, as a caller in Rust runs them. Callers in other languages run cases of the same names:
-//! see `python/cases` and `typescript/cases.ts`.
+//! The cases, as a caller in Rust runs them. Callers in other languages run cases of the same
+//! names: see `python/cases` and `typescript/cases.ts`.
 
 mod errors;
 mod requests;

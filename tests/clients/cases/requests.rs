@@ -125,8 +125,8 @@ fn is_late(code: &FaultCode) -> bool {
 
 pub(super) async fn deadline_stops_the_method(caller: &Caller) -> Result<()> {
     let give_up = async |entry: &str, patience| {
-        // A second later, the worker says so itself. A busy caller may read that first. A busy worker
-        // may not begin the method.
+        // A second later, the worker says so itself. A busy caller may read that first. A busy
+        // worker may not begin the method.
         match caller.client.wait(entry, 60_000).timeout(patience).await {
             Err(CallError::TimedOut { .. }) => {}
             Err(CallError::Fault(fault)) if is_late(&fault.code) => {}

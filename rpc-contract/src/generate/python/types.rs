@@ -39,8 +39,8 @@ impl<'a> TypeWriter<'a> {
         operands(self.union(ty, Some(id)))
     }
 
-    /// Writes a type as a part of the declaration of the alias `within`. A type that is not declared
-    /// before may be any value there.
+    /// Writes a type as a part of the declaration of the alias `within`. A type that is not
+    /// declared before may be any value there.
     pub(super) fn member(&self, within: TypeId, ty: &Type) -> Doc {
         self.single(ty, Some(within))
     }
@@ -129,8 +129,8 @@ pub(super) fn integer(int: Int) -> String {
     format!("{}{}", if int.is_signed { 'I' } else { 'U' }, int.bits)
 }
 
-/// Returns the order in which types are declared: an alias is an expression, whose parts must exist.
-/// The fields of classes are looked at later.
+/// Returns the order in which types are declared: an alias is an expression, whose parts must
+/// exist. The fields of classes are looked at later.
 fn order(service: &Service) -> Order {
     let types = &service.types;
     let needs = types.ids().map(|id| match types.get(id).shape {

@@ -39,8 +39,8 @@ struct Found<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the shape of an enum with these alternatives. Returns `None` if they only say whether a
-    /// value may be missing.
+    /// Reads the shape of an enum with these alternatives. Returns `None` if they only say whether
+    /// a value may be missing.
     pub(super) fn enumeration(&mut self, alternatives: &[Value], name: &str, depth: usize) -> Option<Shape> {
         let is_nothing = alternatives.iter().all(keywords::is_null);
         let is_optional = alternatives.len() == 2 && alternatives.iter().any(keywords::is_null);

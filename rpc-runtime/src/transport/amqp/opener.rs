@@ -134,8 +134,8 @@ impl Opener {
     ///
     /// lapin keeps the error with which the broker closed a channel, and fails with it when a later
     /// channel gets the same number. From then on it counts that number as in use (lapin 4.12). The
-    /// numbers are only given again after all others, so a connection that has lost most of them has
-    /// served for long, and is replaced when it has none left.
+    /// numbers are only given again after all others, so a connection that has lost most of them
+    /// has served for long, and is replaced when it has none left.
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
         let mut give_up = None;
         loop {

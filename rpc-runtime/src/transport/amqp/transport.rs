@@ -257,8 +257,8 @@ impl AmqpTransport {
         })
     }
 
-    /// Opens an exclusive reply queue, which ends with the connection. With a prefetch, replies have
-    /// to be acknowledged.
+    /// Opens an exclusive reply queue, which ends with the connection. With a prefetch, replies
+    /// have to be acknowledged.
     async fn open_exclusive(&self, prefetch: Option<u16>) -> Result<ReplySubscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let opening = async move {

@@ -1,8 +1,8 @@
 //! The channels of a connection that are closed, and the frames that must not follow.
 //!
-//! Both sides may close a channel at the same time, and lapin sends what it had queued for a channel
-//! after it has closed the channel or confirmed that the broker has. RabbitMQ closes the whole
-//! connection because of a frame of a channel that is not open, and lapin because of a
+//! Both sides may close a channel at the same time, and lapin sends what it had queued for a
+//! channel after it has closed the channel or confirmed that the broker has. RabbitMQ closes the
+//! whole connection because of a frame of a channel that is not open, and lapin because of a
 //! `channel.close-ok` that it does not expect (lapin 4.12).
 
 use super::frames::{METHOD, OVERHEAD, PREFIX_LEN};

@@ -147,8 +147,8 @@ impl OutgoingFilter {
         self.pending.push(FRAME_END);
     }
 
-    /// How many bytes can be written unchanged: up to the end of a frame that closes its channel, or
-    /// to a frame that is not to be sent, or has an escaped id, or is too incomplete to know.
+    /// How many bytes can be written unchanged: up to the end of a frame that closes its channel,
+    /// or to a frame that is not to be sent, or has an escaped id, or is too incomplete to know.
     fn passable_len(&self, bytes: &[u8]) -> usize {
         let restores_ids = ids::has_escaped_any();
         let mut start = self.position.start;

@@ -116,8 +116,9 @@ impl AmqpPublisher {
         let (used, ending) = (Arc::clone(&channel), tasks.ending.clone());
         tasks.spawn(async move {
             if task.run_to_end(ending).await.is_err() {
-                // Some of the outcomes may be lost, and a consumer of replies may share the channel.
-                // Once the channel is closed, the owner opens another publisher and consumer.
+                // Some of the outcomes may be lost, and a consumer of replies may share the
+                // channel. Once the channel is closed, the owner opens another publisher and
+                // consumer.
                 used.close().await;
             }
         });
