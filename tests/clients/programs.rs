@@ -14,9 +14,10 @@ const SHOWN: usize = 16 << 10;
 
 /// Returns the folder of the repository.
 pub(crate) fn root() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests
-        .parent()
+    let conformance = Path::new(env!("CARGO_MANIFEST_DIR"));
+    conformance
+        .ancestors()
+        .nth(3)
         .expect("the folder is in the repository")
         .to_owned()
 }
