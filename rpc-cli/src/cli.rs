@@ -11,6 +11,7 @@ use crate::commands::dead::Dead;
 use crate::commands::describe::Describe;
 use crate::commands::generate::Generate;
 use crate::commands::list::List;
+use crate::commands::new::New;
 use crate::commands::ping::Ping;
 use crate::commands::stats::Stats;
 use crate::failure::{Failure, Outcome};
@@ -52,7 +53,8 @@ Examples:
   rpc list
   rpc describe UserDirectory
   rpc call UserDirectory get_email '{\"id\": \"user:12345\"}'
-  rpc check old.json new.json";
+  rpc check old.json new.json
+  rpc new user-directory";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -66,6 +68,7 @@ pub(crate) enum Command {
     Asyncapi(Asyncapi),
     Generate(Generate),
     Check(Check),
+    New(New),
     Completions(Completions),
 }
 
@@ -82,6 +85,7 @@ impl Command {
             Self::Asyncapi(command) => command.run(options, output).await,
             Self::Generate(command) => command.run(options, output).await,
             Self::Check(command) => command.run(options, output).await,
+            Self::New(command) => command.run(output),
             Self::Completions(command) => command.run(&mut Cli::command(), output),
         }
     }

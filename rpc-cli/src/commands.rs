@@ -9,5 +9,6 @@ pub(crate) mod dead;
 pub(crate) mod describe;
 pub(crate) mod generate;
 pub(crate) mod list;
+pub(crate) mod new;
 pub(crate) mod ping;
 pub(crate) mod stats;

@@ -47,6 +47,14 @@ pub(crate) enum Failure {
         source: io::Error,
     },
 
+    /// The folder of a project. Nothing is left of it.
+    #[error("cannot create {}", .path.display())]
+    Create {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
     #[error("{what} is not JSON")]
     InvalidJson {
         what: String,
@@ -120,6 +128,8 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
             // A method may have run to get what should be printed.
             Self::Output(_) | Self::Interrupted | Self::BadItems(_) => Outcome::MayHaveRun,
+            // The folder is the output.
+            Self::Create { .. } => Outcome::MayHaveRun,
             Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } => Outcome::InvalidInput,
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Stay { .. } => Outcome::Negative,
@@ -177,7 +187,11 @@ impl Failure {
             }
             Self::Call(error) => hint_of_call(error).map(str::to_owned),
             Self::Broker(error) => hint_of_broker(error).map(str::to_owned),
-            Self::File { .. } | Self::Description(_) | Self::Interrupted | Self::Output(_) => None,
+            Self::File { .. }
+            | Self::Create { .. }
+            | Self::Description(_)
+            | Self::Interrupted
+            | Self::Output(_) => None,
         }
     }
 

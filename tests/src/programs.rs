@@ -33,15 +33,31 @@ pub async fn example(name: &str) -> Command {
     }
 }
 
+/// Returns the target folder in which cargo has built this test.
+///
+/// # Panics
+///
+/// Panics if the test has no path.
+#[must_use]
+pub fn target_folder() -> PathBuf {
+    let profile_folder = profile_folder();
+    profile_folder.parent().expect("a folder of cargo's").to_owned()
+}
+
+/// Returns the folder of this test's profile in the target folder.
+fn profile_folder() -> PathBuf {
+    // <target folder>/<profile>/deps/promises-…
+    let test = env::current_exe().expect("this test has a path");
+    test.ancestors().nth(2).expect("a folder of cargo's").to_owned()
+}
+
 /// Builds the examples in the profile of this test, and returns their folder.
 async fn build_examples() -> Result<PathBuf, String> {
-    // <target directory>/<profile>/deps/promises-…
-    let test = env::current_exe().expect("this test has a path");
-    let [profile_folder, target] = [2, 3].map(|up| test.ancestors().nth(up).expect("a folder of cargo's"));
+    let profile_folder = profile_folder();
     let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(profile) => profile,
-        None => panic!("{} is in no folder of cargo's", test.display()),
+        None => panic!("{} is in no folder of cargo's", profile_folder.display()),
     };
     let mut command = Command::new(env!("CARGO"));
     command
@@ -49,7 +65,7 @@ async fn build_examples() -> Result<PathBuf, String> {
         // With the features of the workspace, like the tests, so that nothing is built twice.
         .args(["build", "--quiet", "--workspace", "--examples"])
         .args(["--profile", profile, "--target-dir"])
-        .arg(target)
+        .arg(target_folder())
         .kill_on_drop(true);
     let built = match timeout(BUILD_LIMIT, command.output()).await {
         Ok(built) => built.expect("cargo starts"),

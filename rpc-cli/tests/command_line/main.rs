@@ -6,5 +6,6 @@ mod dead;
 mod failures;
 mod files;
 mod measuring;
+mod new;
 mod program;
 mod services;

@@ -99,10 +99,19 @@ pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &st
 
 /// Interrupts a process like Ctrl-C.
 pub(crate) async fn interrupt(pid: u32) {
+    signal("INT", pid).await;
+}
+
+/// Asks a process to end, as Docker does.
+pub(crate) async fn terminate(pid: u32) {
+    signal("TERM", pid).await;
+}
+
+async fn signal(name: &str, pid: u32) {
     // The shell's own `kill`: not every machine has the program.
     let mut kill = Command::new("/bin/sh");
     assert!(
-        run(kill.args(["-c", &format!("kill -INT {pid}")]))
+        run(kill.args(["-c", &format!("kill -{name} {pid}")]))
             .await
             .status
             .success()
