@@ -58,6 +58,7 @@ impl New {
         NewFolder::at(path)?.create(&files)?;
         if output.json {
             let files: Vec<_> = files.iter().map(|file| file.path).collect();
+            let path = path.display().to_string();
             output.value(&json!({"name": self.name.as_str(), "path": path, "files": files}))?;
         } else {
             output.text(&first_commands(&self.name, path))?;

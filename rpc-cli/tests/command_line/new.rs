@@ -3,11 +3,11 @@
 mod container_files;
 mod project;
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use rpc_tests::programs::{LIMIT, run, text};
 use rpc_tests::rabbit::Vhost;
-use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use serde_json::json;
 use tokio::time::timeout;
@@ -44,6 +44,7 @@ async fn a_new_project_is_built_tested_and_run() {
     }
     check_compose_file(&project);
     check_dockerfile(&project).await;
+    project.cargo(&["build", "--offline"]).await;
     serves_and_calls(&project).await;
 }
 
@@ -61,9 +62,9 @@ async fn serves_and_calls(project: &Project) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
-    until("the worker declares its queue", LIMIT, async || {
-        Ok(peer.queue_depth("user-directory").await?.is_some())
+    let ping = ["ping", "--queue", "user-directory", "--count", "1"];
+    until("the worker answers", LIMIT, async || {
+        Ok(rpc(&vhost, &ping).await.code == 0)
     })
     .await
     .unwrap();
@@ -100,11 +101,11 @@ async fn a_new_project_uses_the_release_of_the_program_unless_told_otherwise() {
         .await;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let names: Vec<_> = packages
+    let names: BTreeSet<_> = packages
         .iter()
         .map(|package| package["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["shop-api", "shop-caller", "shop-worker"]);
+    assert_eq!(names, ["shop-api", "shop-caller", "shop-worker"].into());
     for package in packages {
         assert_eq!(package["rust_version"], env!("CARGO_PKG_RUST_VERSION"));
         let dependencies = package["dependencies"].as_array().unwrap();
