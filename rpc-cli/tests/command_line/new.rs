@@ -45,7 +45,31 @@ async fn a_new_project_is_built_tested_and_run() {
     check_compose_file(&project);
     check_dockerfile(&project).await;
     project.cargo(&["build", "--offline"]).await;
+    nothing_is_built_twice(&project).await;
     serves_and_calls(&project).await;
+}
+
+/// Checks that `cargo run --package` finds everything built by `cargo build`. It does not if the
+/// packages use a dependency with different features.
+async fn nothing_is_built_twice(project: &Project) {
+    for package in ["user-directory-worker", "user-directory-caller"] {
+        let build = [
+            "build",
+            "--offline",
+            "--message-format",
+            "json",
+            "--package",
+            package,
+        ];
+        let artifacts = project.cargo(&build).await;
+        assert!(artifacts.contains(r#""fresh":true"#), "{artifacts}");
+        let mut lines = artifacts.lines();
+        assert_eq!(
+            lines.find(|line| line.contains(r#""fresh":false"#)),
+            None,
+            "{package}"
+        );
+    }
 }
 
 /// Runs the worker, calls it, and stops it as Docker does.

@@ -2,6 +2,7 @@
 //!
 //! `AMQP_URL` is the address of RabbitMQ, and `RUST_LOG` selects what is logged to stderr.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 }
 

@@ -3,6 +3,7 @@
 //! `AMQP_URL` is the address of RabbitMQ, and `RUST_LOG` selects what is logged to stderr.
 
 use std::future::Future;
+use std::io::IsTerminal as _;
 
 use rpc_runtime::{Broker, Server};
 use tracing_subscriber::EnvFilter;
@@ -32,6 +33,7 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 }
 
