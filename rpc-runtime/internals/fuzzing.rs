@@ -22,7 +22,7 @@ use crate::protocol::{
     Message, NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr, read_batch,
     read_grants, write_batch, write_grants,
 };
-use crate::server::check_any_messages;
+use crate::server::receive_fuzzed;
 use crate::service;
 use crate::service::{
     Context, Decision, Dispatcher, ForbiddenReplyAddress, Invocation, Received, Rules, Service,
@@ -179,7 +179,7 @@ pub fn grants(data: &[u8]) {
 /// method takes after it, and two bytes for its length. The rest is as for [`request`].
 pub fn incoming(data: &[u8]) {
     let mut rest = data;
-    check_any_messages(std::iter::from_fn(|| {
+    receive_fuzzed(std::iter::from_fn(|| {
         let (&[takes, high, low], after) = rest.split_first_chunk()?;
         let length = usize::from(u16::from_be_bytes([high, low])).min(after.len());
         let (message, after) = after.split_at(length);

@@ -352,17 +352,25 @@ impl KeepOpen for Receiving<'_> {
     }
 }
 
-/// Hands messages of a peer to a call, whose method takes some items after each. Panics if the
-/// items are not what a method can expect.
+/// The correlation id of the request whose items [`receive_fuzzed`] receives. The corpus of the fuzz
+/// target `incoming` and `fuzz/dictionary` contain it, because no input would guess it.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn check_any_messages(messages: impl Iterator<Item = (u8, Message)>) {
+const FUZZED_REQUEST: Uuid = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
+
+/// For fuzzing: receives messages, as a peer may send them, while the method of
+/// [`FUZZED_REQUEST`] runs. The method takes as many items after each message as the number beside
+/// it, at most.
+///
+/// Panics if the method gets items that it cannot expect: after the end, beyond its credit, or too
+/// large ones.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn receive_fuzzed(messages: impl Iterator<Item = (u8, Message)>) {
     use std::task::{Context, Poll};
 
     const MAX_BYTES: usize = 1024;
     let identity = WorkerIdentity::new(None, None, None);
     let items = IncomingItems::new(&identity, MAX_BYTES).expect("the routing key is short");
-    let id = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
-    let call = items.open(id, &Arc::default());
+    let call = items.open(FUZZED_REQUEST, &Arc::default());
     let inbox = call.inbox();
     assert!(inbox.begin_reading());
     let (mut taken, mut granted, mut has_ended) = (0, 0, false);

@@ -24,5 +24,5 @@ pub use builder::Server;
 pub(crate) use config::BrokerParts;
 pub(crate) use control::DISCOVERY_TIMEOUT;
 #[cfg(any(test, fuzzing))]
-pub(crate) use incoming_items::check_any_messages;
+pub(crate) use incoming_items::receive_fuzzed;
 pub use running_server::RunningServer;

@@ -24,9 +24,9 @@ struct DeliveryState {
     remaining: AtomicUsize,
     /// Whether one of its requests was rejected.
     is_rejected: AtomicBool,
-    /// Counts the delivery as unacknowledged for as long as this exists; see
-    /// [`Counters::deliveries`].
-    _counted: Arc<()>,
+    /// Notifies its consumer if it is abandoned. Counts it as unacknowledged for as long as this
+    /// exists; see [`Counters::abandoned`].
+    abandoned: Arc<Notify>,
 }
 
 impl RequestShare {
@@ -43,7 +43,7 @@ impl RequestShare {
             tag,
             remaining: AtomicUsize::new(requests),
             is_rejected: AtomicBool::new(false),
-            _counted: Arc::clone(&in_progress.0.deliveries),
+            abandoned: Arc::clone(&in_progress.0.abandoned),
         }))
     }
 
@@ -58,6 +58,12 @@ impl RequestShare {
         // Relaxed is enough: the AcqRel decrement of `remaining` publishes it.
         self.0.is_rejected.store(true, Ordering::Relaxed);
         self.finish_one();
+    }
+
+    /// Abandons one request. The delivery is neither acked nor rejected, so its consumer ends the
+    /// subscription.
+    fn abandon(self) {
+        self.0.abandoned.notify_one();
     }
 
     /// Acks or rejects the delivery if this is its last request.
@@ -94,13 +100,11 @@ struct Counters {
     requests: AtomicUsize,
     /// How many of them no longer have deliveries to ack.
     acked_early: AtomicUsize,
-    /// Each unacknowledged delivery has a clone. Its strong count, minus one, is the number of
-    /// unacked deliveries.
-    deliveries: Arc<()>,
     /// Notified when the last request in progress ends.
     idle: Notify,
-    /// Notified when a request is abandoned.
-    abandoned: Notify,
+    /// Notified when a delivery is abandoned. Each unacknowledged delivery has a clone: the strong
+    /// count, minus one, is their number.
+    abandoned: Arc<Notify>,
 }
 
 impl RequestsInProgress {
@@ -115,7 +119,7 @@ impl RequestsInProgress {
 
     /// Returns how many deliveries are unacknowledged.
     pub(super) fn deliveries(&self) -> usize {
-        Arc::strong_count(&self.0.deliveries) - 1
+        Arc::strong_count(&self.0.abandoned) - 1
     }
 
     /// Waits until no request is in progress. Cancel safe.
@@ -129,8 +133,8 @@ impl RequestsInProgress {
         }
     }
 
-    /// Waits until a request is abandoned. Its subscription must end then, so that the broker
-    /// delivers it again. Cancel safe.
+    /// Waits until a delivery of this consumer is abandoned. Its subscription must end then, so that
+    /// the broker delivers it again. Cancel safe.
     pub(super) async fn abandoned(&self) {
         self.0.abandoned.notified().await;
     }
@@ -169,7 +173,8 @@ pub(super) enum PendingAck {
 /// The acks of requests in progress.
 ///
 /// If this is dropped before they are acked or rejected, the requests are abandoned: the
-/// deduplicator forgets them, and their consumer makes the broker deliver them again.
+/// deduplicator forgets them, and each consumer with a delivery of one of them makes the broker
+/// deliver it again. That may be another consumer than the one that runs the request.
 pub(super) struct PendingAcks {
     deduplicator: Arc<SharedDeduplicator>,
     in_progress: RequestsInProgress,
@@ -261,7 +266,8 @@ impl PendingAcks {
         let requests = self.acks.len();
         for ack in self.acks.drain(..) {
             if let PendingAck::Tracked(key) = ack {
-                deduplicator.abandon(&key);
+                // There are no deliveries to abandon.
+                let _ = deduplicator.abandon(&key);
             }
         }
         self.in_progress.remove(requests);
@@ -314,19 +320,29 @@ impl PendingAcks {
 
     /// Takes the requests out, and acks or rejects all their deliveries.
     fn end_deliveries(&mut self, ack_or_reject: fn(RequestShare)) {
-        let acks = std::mem::take(&mut self.acks);
-        let shares = {
-            let mut deduplicator = self.deduplicator.lock();
-            let mut shares = Vec::with_capacity(acks.len());
-            for ack in acks {
-                match ack {
-                    PendingAck::Tracked(key) => shares.extend(deduplicator.finish(key)),
-                    PendingAck::Untracked(share) => shares.push(share),
-                }
-            }
-            shares
-        };
+        let shares = self.take_deliveries(Deduplicator::finish);
         shares.into_iter().for_each(ack_or_reject);
+    }
+
+    /// Takes the requests out, and returns all their deliveries. `end` removes one from the
+    /// deduplicator and returns its deliveries.
+    fn take_deliveries<D>(
+        &mut self,
+        end: impl Fn(&mut Deduplicator<RequestShare>, RequestKey) -> D,
+    ) -> Vec<RequestShare>
+    where
+        D: Iterator<Item = RequestShare>,
+    {
+        let acks = std::mem::take(&mut self.acks);
+        let mut deduplicator = self.deduplicator.lock();
+        let mut shares = Vec::with_capacity(acks.len());
+        for ack in acks {
+            match ack {
+                PendingAck::Tracked(key) => shares.extend(end(&mut deduplicator, key)),
+                PendingAck::Untracked(share) => shares.push(share),
+            }
+        }
+        shares
     }
 }
 
@@ -336,9 +352,10 @@ impl Drop for PendingAcks {
         if self.acks.is_empty() {
             return;
         }
-        self.for_each_tracked(Deduplicator::abandon);
-        self.in_progress.remove(self.acks.len());
-        self.in_progress.0.abandoned.notify_one();
+        let requests = self.acks.len();
+        let shares = self.take_deliveries(|deduplicator, key| deduplicator.abandon(&key));
+        self.in_progress.remove(requests);
+        shares.into_iter().for_each(RequestShare::abandon);
     }
 }
 

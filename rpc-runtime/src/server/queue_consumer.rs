@@ -507,10 +507,12 @@ impl QueueConsumer {
         }
     }
 
-    /// Handles requests until none is in progress and none has arrived for [`QUIET_PERIOD`], while
-    /// this is still the single active consumer.
+    /// Handles requests until none is in progress and none has arrived for [`QUIET_PERIOD`].
     ///
-    /// Acks are held back until the subscription is closed, so at most the prefetch is delivered.
+    /// Must be called before the consumer is cancelled: from then on the broker gives requests to
+    /// the next worker, and those that run here must have ended by then. Acks are held back from
+    /// now on, so that no more than the prefetch arrives and this ends on a busy queue too. Closing
+    /// the subscription sends them.
     async fn finish_as_single_active(&mut self, subscription: &mut Subscription) {
         subscription.control.hold();
         let in_progress = self.in_progress.clone();

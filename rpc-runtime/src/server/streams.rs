@@ -238,7 +238,8 @@ impl StreamSender {
         self.add_worker(&mut reply);
         Outgoing {
             queue: self.to.address.clone(),
-            // A direct reply-to address is no queue.
+            // A direct reply-to address is no queue: RabbitMQ before 4.2 may return a message that
+            // it delivers.
             mandatory: !self.is_direct(),
             message: self.to.message(reply),
             send_token: SendToken::default(),

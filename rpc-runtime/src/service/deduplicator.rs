@@ -182,11 +182,28 @@ struct TrackedRequest<D> {
     end: End,
 }
 
+impl<D> TrackedRequest<D> {
+    fn into_deliveries(self) -> impl Iterator<Item = D> + use<D> {
+        self.first.into_iter().chain(self.redelivered)
+    }
+}
+
 /// A request that ended, identified by a randomly seeded 64-bit hash of its key.
 #[derive(Debug, Clone, Copy)]
 struct EndedRequest {
     hash: u64,
     end: End,
+}
+
+/// Which requests with the same key a delivery may repeat, so that it does not run as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RepeatOf {
+    /// None: it is another request.
+    None,
+    /// Only one in progress.
+    InProgress,
+    /// One in progress, or one that has ended.
+    InProgressOrEnded,
 }
 
 /// How a request ends.
@@ -213,11 +230,11 @@ impl<D> Deduplicator<D> {
     /// Adds a delivery, and returns how to handle it.
     pub(crate) fn add(&mut self, key: RequestKey, origin: Origin, delivery: D) -> DeliveryAction {
         match origin {
-            Origin::New => self.add_with(key, false, false, delivery),
-            Origin::Redelivered => self.add_with(key, true, true, delivery),
+            Origin::New => self.add_with(key, RepeatOf::None, delivery),
+            Origin::Redelivered => self.add_with(key, RepeatOf::InProgressOrEnded, delivery),
             // Runs again even if it was answered, because its caller may have lost the reply.
-            Origin::Resent => self.add_with(key, true, false, delivery),
-            Origin::Moved { copy } => self.add_with(key.of_copy(copy), true, true, delivery),
+            Origin::Resent => self.add_with(key, RepeatOf::InProgress, delivery),
+            Origin::Moved { copy } => self.add_with(key.of_copy(copy), RepeatOf::InProgressOrEnded, delivery),
             Origin::Forwarded { was_resent, copy } => {
                 // Another worker may have forwarded it while the original runs here, or after the
                 // original was answered. `key` is still that of the original. If this worker
@@ -228,32 +245,35 @@ impl<D> Deduplicator<D> {
                     request.redelivered.push(delivery);
                     return DeliveryAction::Join;
                 }
+                // The caller of a resent request may have lost that answer.
                 if !was_resent && self.last_end(&key) == Some(End::Answered) {
                     return DeliveryAction::Ack;
                 }
-                self.add_with(key.of_copy(copy), true, !was_resent, delivery)
+                // The token identifies the copy. A caller that lost the answer to it has sent the
+                // request again, without a token.
+                let repeat_of = if was_resent && copy == CopyToken::NONE {
+                    RepeatOf::InProgress
+                } else {
+                    RepeatOf::InProgressOrEnded
+                };
+                self.add_with(key.of_copy(copy), repeat_of, delivery)
             }
         }
     }
 
-    /// Adds a delivery. `may_join` is whether it may belong to a request in progress.
-    /// `may_have_ended` is whether it may belong to one that has ended.
-    fn add_with(
-        &mut self,
-        key: RequestKey,
-        may_join: bool,
-        may_have_ended: bool,
-        delivery: D,
-    ) -> DeliveryAction {
+    /// Adds a delivery, which may repeat an earlier one with the same key.
+    fn add_with(&mut self, key: RequestKey, repeat_of: RepeatOf, delivery: D) -> DeliveryAction {
         if let Some(request) = self.in_progress.get_mut(&key) {
-            if !may_join {
+            if repeat_of == RepeatOf::None {
                 return DeliveryAction::RunUntracked;
             }
             request.redelivered.push(delivery);
             return DeliveryAction::Join;
         }
         // New requests skip this, because it searches all requests that have ended.
-        if may_have_ended && let Some(end) = self.last_end(&key) {
+        if repeat_of == RepeatOf::InProgressOrEnded
+            && let Some(end) = self.last_end(&key)
+        {
             return match end {
                 End::Rejected => DeliveryAction::Reject,
                 End::Answered | End::Forwarded => DeliveryAction::Ack,
@@ -296,9 +316,7 @@ impl<D> Deduplicator<D> {
                 end: request.end,
             });
         }
-        request
-            .into_iter()
-            .flat_map(|request| request.first.into_iter().chain(request.redelivered))
+        request.into_iter().flat_map(TrackedRequest::into_deliveries)
     }
 
     /// Records that a request is about to be rejected.
@@ -314,10 +332,11 @@ impl<D> Deduplicator<D> {
         request.is_some_and(|request| request.first.is_some() || !request.redelivered.is_empty())
     }
 
-    /// Forgets a request that is neither acked nor rejected. The broker delivers it again once its
-    /// subscription has ended.
-    pub(crate) fn abandon(&mut self, key: &RequestKey) {
-        self.in_progress.remove(key);
+    /// Forgets a request that is neither acked nor rejected. Returns its deliveries. The broker
+    /// delivers each again once its subscription has ended.
+    pub(crate) fn abandon(&mut self, key: &RequestKey) -> impl Iterator<Item = D> + use<D> {
+        let request = self.in_progress.remove(key);
+        request.into_iter().flat_map(TrackedRequest::into_deliveries)
     }
 
     /// Forgets the deliveries of a lost subscription. They can no longer be acked.
@@ -395,7 +414,7 @@ mod tests {
     fn a_request_that_never_ran_here_runs() {
         let mut deduplicator = Deduplicator::default();
         assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 1), run("a"));
-        deduplicator.abandon(&key("a"));
+        let _ = deduplicator.abandon(&key("a"));
         assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 2), run("a"));
     }
 
@@ -511,6 +530,25 @@ mod tests {
         }
     }
 
+    /// Its ack was lost. Its caller, which had sent the original again, has the answer to it, or
+    /// sends the request once more.
+    #[test]
+    fn a_redelivered_copy_of_a_resent_request_is_acked_once_it_was_answered() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.add(key("a"), forwarded(true, 1), 1), copy("a"));
+        assert_eq!(ended(&mut deduplicator, key("a").of_copy(CopyToken(1))), [1]);
+        assert_eq!(deduplicator.add(key("a"), forwarded(true, 1), 2), Ack);
+        let another = key("a").of_copy(CopyToken(2));
+        assert_eq!(
+            deduplicator.add(key("a"), forwarded(true, 2), 3),
+            DeliveryAction::Run(another)
+        );
+        assert_eq!(deduplicator.add(key("a"), Origin::Resent, 4), run("a"));
+        assert_eq!(ended(&mut deduplicator, key("a")), [4]);
+        // Without a token, it may be any of the requests.
+        assert_eq!(deduplicator.add(key("a"), forwarded(true, 0), 5), run("a"));
+    }
+
     #[test]
     fn a_copy_of_a_copy_runs() {
         let mut deduplicator = Deduplicator::default();
@@ -575,7 +613,7 @@ mod tests {
             (deduplicator.ended.len(), deduplicator.in_progress.len()),
             (MAX_ENDED, 1)
         );
-        deduplicator.abandon(&numbered(0));
+        let _ = deduplicator.abandon(&numbered(0));
         assert!(deduplicator.in_progress.is_empty());
     }
 

@@ -200,6 +200,7 @@ impl Executor {
         let result = self.run(queue, &admitted).await;
         // The request must not count as in flight and as ended at the same time.
         drop(in_flight);
+        // A tally counts its requests when it is dropped, here at the end of the statement.
         let mut response = self.finish(
             queue,
             &mut Tally::default(),

@@ -94,7 +94,7 @@ impl<T> Reader<T> {
         if let Poll::Ready(Some(Ok(item))) = &item {
             self.tally.add(item.len());
         } else {
-            self.tally.count();
+            self.tally.flush();
         }
         let decode = |item: Bytes| (self.decode)(self.codec, &item).map_err(IncomingError::Decode);
         item.map(|item| item.map(|item| item.and_then(decode)))

@@ -1,7 +1,8 @@
 //! What a worker logs about the requests of one queue.
 //!
 //! A peer can cause any of these events as often as it likes, with any text. The text is therefore
-//! escaped, and at most one event of each kind is logged per second.
+//! escaped: subscribers escape the fields that are a `&str`, and what is formatted with `%` is
+//! wrapped in [`Logged`]. At most one event of each kind is logged per second.
 
 use tracing::Level;
 

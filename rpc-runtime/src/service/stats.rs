@@ -129,9 +129,10 @@ fn upper_end(bucket: usize) -> u64 {
 
 /// Counts requests that run one after another.
 ///
-/// Consecutive requests of one method and one bucket are added up and counted together. Several
-/// threads count the same method, and the cache line of its counts would move between them with
-/// each request.
+/// Consecutive requests of one method and one bucket are added up here, and reach the counts of the
+/// method together: at the first request that differs, at a [`flush`](Self::flush), or when this is
+/// dropped. Several threads count the same method, and the cache line of its counts would move
+/// between them with each request.
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
     /// The method of the requests that are added up. `None` if there are none.
@@ -152,7 +153,7 @@ impl<'a> Tally<'a> {
         let bucket = bucket_of(nanos);
         let is_alike = self.bucket == bucket && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
         if !is_alike {
-            self.count();
+            self.flush();
             (self.stats, self.bucket) = (Some(stats), bucket);
         }
         self.calls += 1;
@@ -162,8 +163,8 @@ impl<'a> Tally<'a> {
         self.nanos = self.nanos.saturating_add(nanos);
     }
 
-    /// Counts the requests that were added up.
-    pub(crate) fn count(&mut self) {
+    /// Adds what was added up to the counts of its method.
+    pub(crate) fn flush(&mut self) {
         let Some(stats) = self.stats.take() else { return };
         let counts = [
             &mut self.calls,
@@ -188,7 +189,7 @@ impl<'a> Tally<'a> {
 
 impl Drop for Tally<'_> {
     fn drop(&mut self) {
-        self.count();
+        self.flush();
     }
 }
 

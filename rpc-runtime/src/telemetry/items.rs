@@ -169,7 +169,7 @@ impl ItemTally {
         let (sent_by, number) = (self.sent_by, self.next);
         self.pass(1, bytes as u64);
         if self.uncounted.0 >= MAX_UNCOUNTED {
-            self.count();
+            self.flush();
         }
         for observer in &self.observers.0 {
             observer(StreamItem {
@@ -189,7 +189,7 @@ impl ItemTally {
         } else {
             sizes.for_each(|bytes| self.add(bytes));
         }
-        self.count();
+        self.flush();
     }
 
     /// Records that further items, with so many bytes together, have passed.
@@ -207,8 +207,8 @@ impl ItemTally {
         self.uncounted.1 = self.uncounted.1.saturating_add(bytes);
     }
 
-    /// Counts the items that were added.
-    pub(crate) fn count(&mut self) {
+    /// Adds the items that the metrics do not count yet to them.
+    pub(crate) fn flush(&mut self) {
         let (items, bytes) = std::mem::take(&mut self.uncounted);
         if items > 0
             && let Some(flow) = &self.flow
@@ -226,7 +226,7 @@ impl ItemTally {
 
 impl Drop for ItemTally {
     fn drop(&mut self) {
-        self.count();
+        self.flush();
     }
 }
 
@@ -279,8 +279,8 @@ mod tests {
         metrics::with_local_recorder(&increments, || {
             let mut tally = ItemTally::new(SentBy::Caller, Some(flow()), ItemObservers::default());
             (0..3).for_each(|_| tally.add(5));
-            tally.count();
-            tally.count();
+            tally.flush();
+            tally.flush();
             // A stream that is always ready.
             (0..=MAX_UNCOUNTED).for_each(|_| tally.add(1));
         });

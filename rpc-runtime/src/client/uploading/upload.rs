@@ -335,7 +335,7 @@ impl<L: ItemLink> Sending<'_, L> {
                 Poll::Pending => break,
             }
         }
-        self.tally.count();
+        self.tally.flush();
         Poll::Ready(Ok(()))
     }
 

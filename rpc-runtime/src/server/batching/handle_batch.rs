@@ -177,7 +177,7 @@ impl RequestHandler {
         drop(shared_permit);
         // The requests are counted before the last reply is sent, so that its caller finds them in
         // the stats.
-        tally.count();
+        tally.flush();
         replies.send();
         for ask in asks {
             self.answer_batch_size(ask);
@@ -197,7 +197,9 @@ impl RequestHandler {
         }
     }
 
-    /// Waits for the end of a request that did not end at its first poll, and counts it.
+    /// Waits for the end of a request that did not end at its first poll, and counts it. Always
+    /// returns `Some`: an `Option`, because [`run_when_permitted`](Self::run_when_permitted) returns
+    /// one.
     async fn finish_deferred(
         &self,
         deferral: Deferral,
@@ -210,6 +212,7 @@ impl RequestHandler {
         let (result, _permit) = running.await;
         drop(in_flight);
         let took = begun.elapsed();
+        // A tally counts its requests when it is dropped, here at the end of the statement.
         let response = self
             .executor
             .finish(&self.queue, &mut Tally::default(), record, took, result);

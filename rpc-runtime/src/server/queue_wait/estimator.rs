@@ -83,8 +83,8 @@ pub(super) struct WaitEstimator {
     /// How long the last probe that came back was in the queue. Zero if the queue was found empty
     /// after that.
     last_trip: Duration,
-    /// When a delivery last filled the prefetch, or one of those that had filled it last ended. It
-    /// stands still while the prefetch stays full.
+    /// The latest time at which a delivery filled the prefetch, or at which the handling of such a
+    /// delivery ended. It does not change while the prefetch stays full.
     last_full: Option<Instant>,
     /// Whether messages may wait.
     is_active: bool,
@@ -253,15 +253,18 @@ impl WaitEstimator {
         self.record_published_after(probe.sent, is_full, now);
     }
 
-    /// Records that messages delivered from now on were published after `then`, and what follows:
-    /// whether other workers keep up, or no message waits any more.
+    /// Records that messages delivered from now on were published after `then`. Also records what
+    /// follows from that: whether other workers keep up, or that no message waits any more, which
+    /// ends the measurement and resets this.
     fn record_published_after(&mut self, then: Instant, is_full: bool, now: Instant) {
         self.published_after = self.published_after.max(Some(then));
         if self.last_full.is_some_and(|full| full >= then) {
+            // The prefetch became full, or was full until, after `then`: messages may wait for this
+            // worker.
             self.others_keep_up = false;
         } else if is_full {
             // This worker's prefetch has been full since before `then`, so another worker gets the
-            // messages. Its prefetch may be full next.
+            // messages. The measurement goes on, because that worker's prefetch may become full too.
             self.others_keep_up = true;
         } else {
             // The worker has had room for more messages since then, so none waited.

@@ -1076,3 +1076,33 @@ async fn grants_take_no_place_of_items() {
     assert!(sender.grant(GRANT).now_or_never().is_none());
     assert!(sender.ready().now_or_never().is_none());
 }
+
+/// A request of a batch and the copy of it that another worker forwarded come from two
+/// subscriptions. Each must end: no ack of their deliveries will follow.
+#[tokio::test]
+async fn an_abandoned_request_ends_all_subscriptions_that_delivered_it() {
+    let control: Arc<dyn Control> = Arc::new(broker(Vec::new(), false));
+    let deduplicator = Arc::<SharedDeduplicator>::default();
+    let (batches, singles, others) =
+        <(RequestsInProgress, RequestsInProgress, RequestsInProgress)>::default();
+    let key = || RequestKey::new(None, CorrelationId::Text(ShortStr::from_static("1")));
+    let share = |consumer| RequestShare::new(Arc::clone(&control), 1, 1, consumer);
+    let mut headers = Headers::default();
+    let add = |origin, consumer| deduplicator.lock().add(key(), origin, share(consumer));
+
+    let DeliveryAction::Run(tracked) = add(Origin::New, &batches) else {
+        panic!("a new request runs");
+    };
+    Origin::mark_forwarded(&mut headers);
+    let copy = Origin::new(false, false, &headers);
+    assert_eq!(add(copy, &singles), DeliveryAction::Join);
+    let acks = PendingAcks::of_one(&deduplicator, &batches, PendingAck::Tracked(tracked));
+    assert_eq!((batches.deliveries(), singles.deliveries()), (1, 1));
+    drop(acks);
+
+    assert_eq!((batches.deliveries(), singles.deliveries()), (0, 0));
+    let has_ended = |consumer: &RequestsInProgress| consumer.abandoned().now_or_never().is_some();
+    assert!(has_ended(&batches));
+    assert!(has_ended(&singles));
+    assert!(!has_ended(&others));
+}
