@@ -7,8 +7,36 @@ use serde_json::{Map, Value};
 /// A range of integers. Both ends are included; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
-    least: Option<i128>,
-    most: Option<i128>,
+    least: Option<Limit>,
+    most: Option<Limit>,
+}
+
+/// An integer that is the limit of a range: of type `i128` or `u128`. The order of the variants is
+/// that of the integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Limit {
+    Negative(i128),
+    /// Zero or more.
+    Positive(u128),
+}
+
+impl Limit {
+    const fn of(integer: i128) -> Self {
+        if integer < 0 {
+            Self::Negative(integer)
+        } else {
+            Self::Positive(integer.unsigned_abs())
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Negative(integer) => integer.fmt(f),
+            Self::Positive(integer) => integer.fmt(f),
+        }
+    }
 }
 
 impl Range {
@@ -45,15 +73,19 @@ pub(super) fn range(schema: &Map<String, Value>) -> Range {
     let limit = |keyword: &str| schema.get(keyword).and_then(integer);
     let above = limit("exclusiveMinimum").map(|limit| limit.saturating_add(1));
     let below = limit("exclusiveMaximum").map(|limit| limit.saturating_sub(1));
+    let (minimum, maximum) = (
+        limit("minimum").max(above),
+        limit("maximum").into_iter().chain(below).min(),
+    );
     Range {
-        least: [least, limit("minimum"), above].into_iter().flatten().max(),
-        most: [most, limit("maximum"), below].into_iter().flatten().min(),
+        least: least.max(minimum.map(Limit::of)),
+        most: most.into_iter().chain(maximum.map(Limit::of)).min(),
     }
 }
 
 /// Returns the range that holds only this value. `None` if it is no integer.
 pub(super) fn range_of_value(value: &Value) -> Option<Range> {
-    let value = integer(value)?;
+    let value = Limit::of(integer(value)?);
     Some(Range {
         least: Some(value),
         most: Some(value),
@@ -61,16 +93,20 @@ pub(super) fn range_of_value(value: &Value) -> Option<Range> {
 }
 
 /// Returns the range of a Rust type. `isize` and `usize` are taken to have 64 bits.
-fn range_of_format(format: &str) -> Option<(i128, i128)> {
+fn range_of_format(format: &str) -> Option<(Limit, Limit)> {
+    let signed = |least, most| (Limit::of(least), Limit::of(most));
+    let unsigned = |most| (Limit::Positive(0), Limit::Positive(most));
     Some(match format {
-        "int8" => (i8::MIN.into(), i8::MAX.into()),
-        "int16" => (i16::MIN.into(), i16::MAX.into()),
-        "int32" => (i32::MIN.into(), i32::MAX.into()),
-        "int64" | "int" => (i64::MIN.into(), i64::MAX.into()),
-        "uint8" => (0, u8::MAX.into()),
-        "uint16" => (0, u16::MAX.into()),
-        "uint32" => (0, u32::MAX.into()),
-        "uint64" | "uint" => (0, u64::MAX.into()),
+        "int8" => signed(i8::MIN.into(), i8::MAX.into()),
+        "int16" => signed(i16::MIN.into(), i16::MAX.into()),
+        "int32" => signed(i32::MIN.into(), i32::MAX.into()),
+        "int64" | "int" => signed(i64::MIN.into(), i64::MAX.into()),
+        "int128" => signed(i128::MIN, i128::MAX),
+        "uint8" => unsigned(u8::MAX.into()),
+        "uint16" => unsigned(u16::MAX.into()),
+        "uint32" => unsigned(u32::MAX.into()),
+        "uint64" | "uint" => unsigned(u64::MAX.into()),
+        "uint128" => unsigned(u128::MAX),
         _ => return None,
     })
 }
@@ -120,6 +156,9 @@ mod tests {
     fn a_range_contains_narrower_ones() {
         let contains =
             |one: &str, other: &str| of(json!({"format": one})).contains(&of(json!({"format": other})));
+        assert!(contains("int128", "int64") && contains("uint128", "uint64"));
+        assert!(!contains("int128", "uint128") && !contains("uint128", "int8"));
+        assert!(contains("", "uint128") && !contains("uint128", ""));
         assert!(contains("uint64", "uint8") && contains("int64", "uint32") && contains("int", "int64"));
         assert!(!contains("uint8", "uint64") && !contains("int64", "uint64") && !contains("uint64", "int8"));
         assert!(contains("", "uint8") && !contains("uint8", ""));

@@ -65,6 +65,12 @@ fn wider_and_narrower_integers() {
         integer("uint64"),
         &[BreaksCallers, BreaksWorkers],
     );
+    assert_types(integer("int64"), integer("int128"), &[BreaksWorkers]);
+    assert_types(
+        integer("int128"),
+        integer("uint128"),
+        &[BreaksCallers, BreaksWorkers],
+    );
     assert_eq!(
         message(integer("uint16"), integer("uint8")),
         "new workers cannot read what old callers send: integers from 0 to 65535 are written, and from 0 to 255 are read"
