@@ -17,6 +17,22 @@ const CONTENT: [&str; 9] = [
 /// The limit on references to follow to one struct.
 const MAX_REFERENCES: usize = 16;
 
+/// Returns the names and the documentation of an enum's variants, if the schema is that of an enum
+/// of units.
+pub(super) fn texts_of_units(schema: &Value) -> Option<Vec<(&str, &str)>> {
+    let object = schema.as_object().filter(|object| !object.contains_key("$ref"))?;
+    if let Some(texts) = keywords::texts(schema) {
+        return Some(texts);
+    }
+    let alternatives = keywords::alternatives(object)?;
+    let texts: Option<Vec<_>> = alternatives.iter().map(texts_of_alternative).collect();
+    Some(texts?.concat())
+}
+
+fn texts_of_alternative(alternative: &Value) -> Option<Vec<(&str, &str)>> {
+    keywords::texts(alternative).filter(|_| alternative.get("$ref").is_none())
+}
+
 /// Returns the shape of an enum of units, given their names and documentation.
 pub(super) fn units(texts: &[(&str, &str)]) -> Shape {
     let mut names = BTreeSet::new();
@@ -46,10 +62,6 @@ impl Reader<'_> {
         let is_optional = alternatives.len() == 2 && alternatives.iter().any(keywords::is_null);
         if is_nothing || is_optional || alternatives.len() == 1 && alternatives[0].get("$ref").is_some() {
             return None;
-        }
-        let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
-        if let Some(texts) = texts {
-            return Some(units(&texts.concat()));
         }
         if let Some(found) = external(alternatives) {
             return Some(self.tagged(Tagging::External, &found, name, depth));
@@ -91,7 +103,7 @@ impl Reader<'_> {
     fn content(&mut self, schema: &Value, context: &str, depth: usize) -> Content {
         match schema.as_object() {
             Some(object) if is_struct(object) => Content::Fields(self.fields(object, context, depth)),
-            _ => Content::Value(self.ty(schema, context, depth.saturating_sub(1))),
+            _ => Content::Value(self.ty(schema, None, context, depth.saturating_sub(1))),
         }
     }
 
@@ -165,7 +177,7 @@ impl Reader<'_> {
                     Some(object) if is_struct(object) => {
                         Content::Fields(self.fields(object, &context, depth))
                     }
-                    _ => Content::Value(self.ty(schema, &context, depth.saturating_sub(1))),
+                    _ => Content::Value(self.ty(schema, None, &context, depth.saturating_sub(1))),
                 },
             }
         };
@@ -191,7 +203,7 @@ fn is_struct(object: &Keywords) -> bool {
 fn external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
     let mut found = Vec::new();
     for alternative in alternatives {
-        if let Some(texts) = keywords::texts(alternative) {
+        if let Some(texts) = texts_of_alternative(alternative) {
             let units = texts.into_iter().map(|(name, docs)| Found {
                 name,
                 docs,

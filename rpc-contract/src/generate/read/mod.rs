@@ -181,7 +181,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::generate::model::{Int, Shape};
+    use crate::generate::model::{Int, Named, Shape};
 
     fn read(description: serde_json::Value) -> Service {
         service(&serde_json::from_value(description).unwrap())
@@ -228,6 +228,19 @@ mod tests {
         // Its name leads to a definition.
         assert!(matches!(service.methods[1].error, Some(Type::Named(_))));
         assert!(matches!(service.types.0[0].shape, Shape::Struct(_)));
+
+        let refusal = json!({"type": "object", "properties": {}});
+        let service = read(json!({"methods": [
+            {"name": "job", "oneway": true, "returns": "()", "error": "b::Refusal"},
+        ], "definitions": {"Refusal": refusal, "Refusal2": refusal}}));
+        // It may be either.
+        assert!(matches!(
+            service.types.0.as_slice(),
+            [Named {
+                shape: Shape::Unknown,
+                ..
+            }]
+        ));
     }
 
     #[test]

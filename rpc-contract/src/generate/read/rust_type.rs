@@ -38,6 +38,43 @@ impl RustType {
         }
     }
 
+    /// Returns the type within options, and within pointers and wrappers that add nothing to a
+    /// value.
+    pub(super) fn unwrapped(&self) -> &Self {
+        let mut ty = self;
+        while let Some((name, [inner])) = ty.path()
+            && (name == "Option" || is_transparent(name))
+        {
+            ty = inner;
+        }
+        ty
+    }
+
+    /// Returns the types of the keys and values of a map.
+    pub(super) fn map(&self) -> Option<(&Self, &Self)> {
+        match self.path()? {
+            (name, [key, value, ..]) if is_map(name) => Some((key, value)),
+            _ => None,
+        }
+    }
+
+    /// Returns the type of the items, given that this is a list.
+    pub(super) fn item(&self) -> Option<&Self> {
+        match self {
+            Self::Path(_, parameters) => parameters.first(),
+            Self::Slice(item) | Self::Array(item) => Some(item),
+            Self::Tuple(_) => None,
+        }
+    }
+
+    /// Returns the types of a tuple with this length.
+    pub(super) fn tuple_of(&self, length: usize) -> Option<&[Self]> {
+        match self {
+            Self::Tuple(types) if types.len() == length => Some(types),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_path(&self, name: &str) -> bool {
         self.path() == Some((name, &[]))
     }
@@ -79,6 +116,28 @@ impl fmt::Display for RustType {
             Self::Slice(item) | Self::Array(item) => write!(f, "[{item}]"),
         }
     }
+}
+
+/// Whether a value of the type looks like the one within it.
+pub(super) fn is_transparent(name: &str) -> bool {
+    let names = [
+        "Arc",
+        "Box",
+        "Cell",
+        "Cow",
+        "Mutex",
+        "Rc",
+        "RefCell",
+        "Reverse",
+        "RwLock",
+        "Saturating",
+        "Wrapping",
+    ];
+    names.contains(&name)
+}
+
+pub(super) fn is_map(name: &str) -> bool {
+    ["BTreeMap", "HashMap", "IndexMap"].contains(&name)
 }
 
 fn capitalized(word: &str) -> String {

@@ -1,5 +1,7 @@
 //! Reads JSON Schemas, as schemars makes them of Rust types.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::super::model::{Field, Int, Key, Named, Shape, Type, TypeId};
@@ -18,11 +20,7 @@ impl Reader<'_> {
     /// Reads the type of a value. `rust` is its type in Rust, if that is known: it tells more about
     /// the keys of maps. `context` is a name for a type that has none.
     pub(super) fn schema(&mut self, schema: &Value, rust: Option<&RustType>, context: &str) -> Type {
-        let ty = self.ty(schema, context, MAX_DEPTH);
-        match rust {
-            Some(rust) => self.with_keys(ty, rust),
-            None => ty,
-        }
+        self.ty(schema, rust, context, MAX_DEPTH)
     }
 
     /// Reads the shape of a type with a name.
@@ -31,7 +29,7 @@ impl Reader<'_> {
             return Shape::Alias(Type::Any);
         };
         let shape = self.named_shape(schema, object, name, MAX_DEPTH);
-        shape.unwrap_or_else(|| Shape::Alias(self.ty(schema, name, MAX_DEPTH)))
+        shape.unwrap_or_else(|| Shape::Alias(self.ty(schema, None, name, MAX_DEPTH)))
     }
 
     /// Reads the shape of a schema that needs a name.
@@ -39,7 +37,7 @@ impl Reader<'_> {
         if object.contains_key("$ref") {
             return None;
         }
-        if let Some(texts) = keywords::texts(schema) {
+        if let Some(texts) = super::enums::texts_of_units(schema) {
             return Some(super::enums::units(&texts));
         }
         if let Some(alternatives) = keywords::alternatives(object) {
@@ -69,13 +67,26 @@ impl Reader<'_> {
         let fields = fields.map(|(name, schema)| Field {
             name: name.to_owned(),
             docs: keywords::docs(schema),
-            ty: self.ty(schema, &format!("{context} {name}"), depth.saturating_sub(1)),
+            ty: self.ty(
+                schema,
+                None,
+                &format!("{context} {name}"),
+                depth.saturating_sub(1),
+            ),
             is_required: keywords::is_required(object, name),
         });
         fields.collect()
     }
 
-    pub(super) fn ty(&mut self, schema: &Value, context: &str, depth: usize) -> Type {
+    pub(super) fn ty(
+        &mut self,
+        schema: &Value,
+        rust: Option<&RustType>,
+        context: &str,
+        depth: usize,
+    ) -> Type {
+        // The schema tells whether the value may be missing.
+        let rust = rust.map(RustType::unwrapped);
         let Some(object) = schema.as_object().filter(|_| depth > 0 && self.step()) else {
             return Type::Any;
         };
@@ -88,14 +99,15 @@ impl Reader<'_> {
         if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
             && !object.contains_key("properties")
         {
-            return self.ty(only, context, depth - 1);
+            return self.ty(only, rust, context, depth - 1);
         }
         if let Some(alternatives) = keywords::alternatives(object)
-            && let Some(ty) = self.optional(alternatives, context, depth)
+            && let Some(ty) = self.optional(alternatives, rust, context, depth)
         {
             return ty;
         }
-        if let Some(shape) = self.named_shape(schema, object, context, depth) {
+        let is_map = rust.and_then(RustType::map).is_some() && value_of_listed_keys(object).is_some();
+        if !is_map && let Some(shape) = self.named_shape(schema, object, context, depth) {
             let docs = keywords::docs(schema);
             let name = context.to_owned();
             return self
@@ -103,31 +115,53 @@ impl Reader<'_> {
                 .map_or(Type::Any, Type::Named);
         }
         match object.get("type") {
-            Some(Value::String(name)) => self.of_type(name, object, context, depth),
-            Some(Value::Array(names)) => self.of_types(names, object, context, depth),
+            Some(Value::String(name)) => self.of_type(name, object, rust, context, depth),
+            Some(Value::Array(names)) => self.of_types(names, object, rust, context, depth),
             _ => Type::Any,
         }
     }
 
     /// Reads alternatives of which one is nothing, and the only other one is a type.
-    fn optional(&mut self, alternatives: &[Value], context: &str, depth: usize) -> Option<Type> {
+    fn optional(
+        &mut self,
+        alternatives: &[Value],
+        rust: Option<&RustType>,
+        context: &str,
+        depth: usize,
+    ) -> Option<Type> {
         let others: Vec<_> = alternatives.iter().filter(|it| !keywords::is_null(it)).collect();
         match others.as_slice() {
-            [only] if alternatives.len() == 2 => Some(self.ty(only, context, depth - 1).option()),
+            [only] if alternatives.len() == 2 => Some(self.ty(only, rust, context, depth - 1).option()),
             _ => None,
         }
     }
 
-    fn of_types(&mut self, names: &[Value], object: &Keywords, context: &str, depth: usize) -> Type {
+    fn of_types(
+        &mut self,
+        names: &[Value],
+        object: &Keywords,
+        rust: Option<&RustType>,
+        context: &str,
+        depth: usize,
+    ) -> Type {
         let others: Vec<_> = names.iter().filter(|name| *name != "null").collect();
         match others.as_slice() {
-            [Value::String(name)] if names.len() == 2 => self.of_type(name, object, context, depth).option(),
-            [Value::String(name)] if names.len() == 1 => self.of_type(name, object, context, depth),
+            [Value::String(name)] if names.len() == 2 => {
+                self.of_type(name, object, rust, context, depth).option()
+            }
+            [Value::String(name)] if names.len() == 1 => self.of_type(name, object, rust, context, depth),
             _ => Type::Any,
         }
     }
 
-    fn of_type(&mut self, name: &str, object: &Keywords, context: &str, depth: usize) -> Type {
+    fn of_type(
+        &mut self,
+        name: &str,
+        object: &Keywords,
+        rust: Option<&RustType>,
+        context: &str,
+        depth: usize,
+    ) -> Type {
         let format = keywords::text(object.get("format"));
         match (name, format) {
             ("boolean", _) => Type::Bool,
@@ -139,25 +173,31 @@ impl Reader<'_> {
             ("string", _) => Type::Text,
             // The runtime's own format.
             ("array", Some("bytes")) => Type::Bytes,
-            ("array", _) => self.array(object, context, depth),
-            ("object", _) => self.map(object, context, depth),
+            ("array", _) => self.array(object, rust, context, depth),
+            ("object", _) => self.map(object, rust, context, depth),
             _ => Type::Any,
         }
     }
 
-    fn array(&mut self, object: &Keywords, context: &str, depth: usize) -> Type {
+    fn array(&mut self, object: &Keywords, rust: Option<&RustType>, context: &str, depth: usize) -> Type {
         match object.get("items") {
             Some(Value::Array(items)) if (1..=MAX_TUPLE).contains(&items.len()) => {
-                let item =
-                    |(item, index): (&Value, usize)| self.ty(item, &format!("{context} {index}"), depth - 1);
-                Type::Tuple(items.iter().zip(1..).map(item).collect())
+                let rust = rust.and_then(|rust| rust.tuple_of(items.len()));
+                let item = |(item, index): (&Value, usize)| {
+                    let rust = rust.map(|types| &types[index]);
+                    self.ty(item, rust, &format!("{context} {}", index + 1), depth - 1)
+                };
+                Type::Tuple(items.iter().zip(0..).map(item).collect())
             }
-            Some(item @ Value::Object(_)) => self.ty(item, &format!("{context} item"), depth - 1).list(),
+            Some(item @ Value::Object(_)) => {
+                let rust = rust.and_then(RustType::item);
+                self.ty(item, rust, &format!("{context} item"), depth - 1).list()
+            }
             _ => Type::Any.list(),
         }
     }
 
-    fn map(&mut self, object: &Keywords, context: &str, depth: usize) -> Type {
+    fn map(&mut self, object: &Keywords, rust: Option<&RustType>, context: &str, depth: usize) -> Type {
         if has_flattened(object) {
             return Type::Any;
         }
@@ -168,71 +208,58 @@ impl Reader<'_> {
             patterns.next().is_none().then_some((is_signed(pattern)?, value))
         });
         let values = object.get("additionalProperties").filter(|it| it.is_object());
+        let values = values.or_else(|| value_of_listed_keys(object));
         let (key, value) = match (numbered, values) {
             (Some((is_signed, value)), None) => (Key::Int(Int { bits: 64, is_signed }), Some(value)),
             (_, values) => (Key::Text, values),
         };
+        let in_rust = rust.and_then(RustType::map);
+        let key = match in_rust {
+            Some((rust, _)) => self.key_in_rust(key, object, rust),
+            None => key,
+        };
         let value = value.map_or(Type::Any, |value| {
-            self.ty(value, &format!("{context} value"), depth - 1)
+            let rust = in_rust.map(|(_, value)| value);
+            self.ty(value, rust, &format!("{context} value"), depth - 1)
         });
         Type::Map(Box::new(key), Box::new(value))
     }
 
-    /// Returns the type with the keys of its maps as Rust spells them. A schema says less about
-    /// them.
-    fn with_keys(&mut self, ty: Type, rust: &RustType) -> Type {
-        let inner = |rust: &RustType| match rust {
-            RustType::Path(_, parameters) => parameters.last().cloned(),
-            RustType::Slice(item) | RustType::Array(item) => Some((**item).clone()),
-            RustType::Tuple(_) => None,
-        };
-        match (ty, rust) {
-            (ty, RustType::Path(name, _)) if super::spelled::is_transparent(name) => match inner(rust) {
-                Some(rust) => self.with_keys(ty, &rust),
-                None => ty,
-            },
-            (Type::Option(ty), RustType::Path(name, _)) if name == "Option" => match inner(rust) {
-                Some(rust) => self.with_keys(*ty, &rust).option(),
-                None => Type::Option(ty),
-            },
-            (Type::List(ty), rust) => match inner(rust) {
-                Some(rust) => self.with_keys(*ty, &rust).list(),
-                None => Type::List(ty),
-            },
-            (Type::Tuple(types), RustType::Tuple(rust)) if types.len() == rust.len() => {
-                let types = types.into_iter().zip(rust);
-                Type::Tuple(types.map(|(ty, rust)| self.with_keys(ty, rust)).collect())
-            }
-            (Type::Map(key, value), rust) => match rust.path() {
-                Some((name, [key_in_rust, value_in_rust])) if super::spelled::is_map(name) => {
-                    let key = self.key_in_rust(*key, key_in_rust);
-                    Type::Map(Box::new(key), Box::new(self.with_keys(*value, value_in_rust)))
-                }
-                _ => Type::Map(key, value),
-            },
-            (ty, _) => ty,
-        }
-    }
-
-    fn key_in_rust(&mut self, key: Key, rust: &RustType) -> Key {
+    /// Returns the type of a map's keys, given how Rust spells it. A schema says less about them.
+    fn key_in_rust(&mut self, key: Key, map: &Keywords, rust: &RustType) -> Key {
         match (key, super::spelled::key(rust)) {
             (Key::Int(_), Some(Key::Int(int))) => Key::Int(int),
             (Key::Text, Some(Key::Bool)) => Key::Bool,
-            (Key::Text, None) => self.units_in_rust(rust).map_or(key, Key::Named),
+            (Key::Text, None) => self.enum_of_units(map, rust).map_or(key, Key::Named),
             _ => key,
         }
     }
 
-    /// Returns the definition with this name in Rust, if it is an enum of units.
-    fn units_in_rust(&mut self, rust: &RustType) -> Option<TypeId> {
+    /// Returns the definition of the type of a map's keys, if it is an enum of units. Only such an
+    /// enum can be the key of a map.
+    fn enum_of_units(&mut self, map: &Keywords, rust: &RustType) -> Option<TypeId> {
         let (name, _) = rust.path()?;
-        let schema = self.definitions.get(name)?;
-        let is_units = match keywords::alternatives(schema.as_object()?) {
-            Some(alternatives) => alternatives.iter().all(|it| keywords::texts(it).is_some()),
-            None => keywords::texts(schema).is_some(),
-        };
-        is_units.then(|| self.definition(name))?
+        let name = self.definition_in_rust(name)?;
+        let texts = super::enums::texts_of_units(&self.definitions[name])?;
+        // Another type may have this name, and no definition.
+        let is_other = keywords::fields(map).is_some_and(|keys| {
+            let names: BTreeSet<_> = texts.iter().map(|(name, _)| *name).collect();
+            !keys
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect::<BTreeSet<_>>()
+                .eq(&names)
+        });
+        if is_other { None } else { self.definition(name) }
     }
+}
+
+/// Returns the schema of a map's values if the map lists its keys: schemars does so if they are an
+/// enum of units, none of which has documentation. Otherwise such a schema is that of a struct.
+fn value_of_listed_keys(map: &Keywords) -> Option<&Value> {
+    let fields = keywords::fields(map)?;
+    let (_, first) = fields.first()?;
+    fields.iter().all(|(_, value)| value == first).then_some(*first)
 }
 
 /// Whether text has exactly one character.
@@ -396,10 +423,80 @@ mod tests {
         assert_eq!(key(&text, "HashMap<bool, bool>"), Key::Bool);
         assert_eq!(key(&text, "HashMap<Color, bool>"), Key::Named(TypeId(0)));
         assert_eq!(key(&text, "HashMap<User, bool>"), Key::Text);
+        let map = Type::Map(Box::new(unsigned(8)), Box::new(Type::Bool));
         let lists = json!({"type": ["array", "null"], "items": number});
         let (ty, _) = read_with(&lists, "Option<Vec<HashMap<u8, bool>>>", json!({}));
-        let map = Type::Map(Box::new(unsigned(8)), Box::new(Type::Bool));
-        assert_eq!(ty, map.list().option());
+        assert_eq!(ty, map.clone().list().option());
+        let pair = json!({"type": "array", "items": [{"type": "boolean"}, number]});
+        let (ty, _) = read_with(&pair, "(bool, &BTreeMap<u8, bool>)", json!({}));
+        assert_eq!(ty, Type::Tuple(vec![Type::Bool, map.clone()]));
+        let nested = json!({"type": "object", "additionalProperties": number});
+        let (ty, _) = read_with(&nested, "HashMap<bool, HashMap<u8, bool>>", json!({}));
+        assert_eq!(ty, Type::Map(Box::new(Key::Bool), Box::new(map)));
+    }
+
+    /// So do maps whose keys have documentation. Their schemas do not list the keys.
+    #[test]
+    fn a_map_that_lists_its_keys_is_a_map_where_rust_has_one() {
+        let listed = |schema: Value| {
+            json!({
+                "type": "object", "properties": {"red": schema, "green": schema}, "additionalProperties": false,
+            })
+        };
+        let (schema, colors) = (
+            listed(json!({"type": "boolean"})),
+            json!({"enum": ["green", "red"]}),
+        );
+        let map = |key| Type::Map(Box::new(key), Box::new(Type::Bool));
+        let read = |rust: &str, definitions: &Value| read_with(&schema, rust, definitions.clone()).0;
+        for rust in ["HashMap<Color, bool>", "&Arc<BTreeMap<Color, bool>>"] {
+            assert_eq!(read(rust, &json!({})), map(Key::Text), "{rust}");
+            let definitions = json!({"Color": colors});
+            assert_eq!(read(rust, &definitions), map(Key::Named(TypeId(0))), "{rust}");
+            // Another type with this name.
+            let definitions = json!({"Color": {"enum": ["green", "red", "blue"]}});
+            assert_eq!(read(rust, &definitions), map(Key::Text), "{rust}");
+        }
+        for rust in ["Limits", "Page<Color, bool>", ""] {
+            let (ty, types) = read_with(&schema, rust, json!({}));
+            assert_eq!(ty, Type::Named(TypeId(0)));
+            assert!(matches!(&types.0[0].shape, Shape::Struct(fields) if fields.len() == 2));
+        }
+
+        let mut optional = schema.clone();
+        optional["type"] = json!(["object", "null"]);
+        let (ty, _) = read_with(&optional, "Option<HashMap<Color, bool>>", json!({}));
+        assert_eq!(ty, map(Key::Text).option());
+        let nested = json!({"type": "array", "items": listed(schema)});
+        let (ty, types) = read_with(&nested, "Vec<HashMap<Color, HashMap<Color, bool>>>", json!({}));
+        let outer = Type::Map(Box::new(Key::Text), Box::new(map(Key::Text)));
+        assert_eq!(ty, outer.list());
+        assert!(types.0.is_empty());
+    }
+
+    #[test]
+    fn a_key_is_text_unless_its_enum_is_known_for_sure() {
+        let map = json!({"type": "object", "additionalProperties": {"type": "boolean"}});
+        let key = |definitions: Value| match read_with(&map, "HashMap<b::Color, bool>", definitions).0 {
+            Type::Map(key, _) => *key,
+            other => panic!("{other:?}"),
+        };
+        let units = json!([{"const": "red", "description": "Stop."}, {"const": "green"}]);
+        let (known, color) = (Key::Named(TypeId(0)), json!({"oneOf": units}));
+        assert_eq!(key(json!({"Color": color})), known);
+        assert_eq!(key(json!({"Color": color, "Color2d": color})), known);
+        // schemars numbers types with the same name.
+        assert_eq!(key(json!({"Color": color, "Color2": color})), Key::Text);
+        assert_eq!(key(json!({"Color": {"const": "red"}})), known);
+        // The type is the one that it refers to.
+        let other = json!({"type": "object", "properties": {}});
+        for color in [
+            json!({"$ref": "#/definitions/Other", "oneOf": units}),
+            json!({"$ref": "#/definitions/Other", "enum": ["red"]}),
+            json!({"oneOf": [{"$ref": "#/definitions/Other", "const": "red"}]}),
+        ] {
+            assert_eq!(key(json!({"Color": color, "Other": other})), Key::Text, "{color}");
+        }
     }
 
     #[test]

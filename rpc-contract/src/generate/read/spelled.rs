@@ -2,7 +2,7 @@
 
 use super::super::model::{Field, Int, Key, Shape, Type};
 use super::named::Reader;
-use super::rust_type::RustType;
+use super::rust_type::{RustType, is_map, is_transparent};
 
 impl Reader<'_> {
     /// Reads the type of an argument, a result or an item. Only there, a list of bytes is bytes.
@@ -41,10 +41,12 @@ impl Reader<'_> {
             }
             [] if name == "Duration" => self.duration(name, ["secs", "nanos"]),
             [] if name == "SystemTime" => self.duration(name, ["secs_since_epoch", "nanos_since_epoch"]),
-            [] => match self.definition(name).or_else(|| self.unknown(rust)) {
-                Some(id) => Type::Named(id),
-                None => Type::Any,
-            },
+            [] => {
+                let definition = self.definition_in_rust(name);
+                let definition = definition.and_then(|name| self.definition(name));
+                let id = definition.or_else(|| self.unknown(rust));
+                id.map_or(Type::Any, Type::Named)
+            }
             _ => self.unknown(rust).map_or(Type::Any, Type::Named),
         }
     }
@@ -96,28 +98,6 @@ pub(super) fn key(rust: &RustType) -> Option<Key> {
         ([], Some(Type::Int(int))) => Some(Key::Int(int)),
         _ => None,
     }
-}
-
-/// Whether a value of the type looks like the one within it.
-pub(super) fn is_transparent(name: &str) -> bool {
-    let names = [
-        "Arc",
-        "Box",
-        "Cell",
-        "Cow",
-        "Mutex",
-        "Rc",
-        "RefCell",
-        "Reverse",
-        "RwLock",
-        "Saturating",
-        "Wrapping",
-    ];
-    names.contains(&name)
-}
-
-pub(super) fn is_map(name: &str) -> bool {
-    ["BTreeMap", "HashMap", "IndexMap"].contains(&name)
 }
 
 fn is_list(name: &str) -> bool {
