@@ -8,14 +8,16 @@ const MAX_LENGTH: usize = 60;
 /// The names of one scope of a program: each once, and none that means something else there.
 #[derive(Debug)]
 pub(crate) struct Scope {
-    /// Lists of words.
+    /// The names that mean something else in the scope. Each text is a list of words, separated by
+    /// white space.
     reserved: &'static [&'static str],
     /// For each name that is taken, the last number that was appended to it, or 1.
     taken: HashMap<String, usize>,
 }
 
 impl Scope {
-    /// Creates a scope in which the names in these lists of words have another meaning.
+    /// Creates an empty scope with these reserved names. Each text is a list of words, separated by
+    /// white space.
     pub(crate) fn new(reserved: &'static [&'static str]) -> Self {
         Self {
             reserved,

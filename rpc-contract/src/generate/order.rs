@@ -14,9 +14,11 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Orders types by their needs: `needs[n]` are those of the `n`th type. Of several orders, it
-    /// is the one nearest to that of the numbers.
+    /// Orders types by their needs: `needs[n]` are those of the `n`th type, and come in the order in
+    /// which they are listed. Of several orders, it is the one nearest to that of the numbers.
     pub(super) fn new(mut needs: Vec<Vec<usize>>) -> Self {
+        // The first is followed first, and taken from the end.
+        needs.iter_mut().for_each(|needs| needs.reverse());
         let mut order = Self {
             types: Vec::new(),
             unmet: BTreeMap::new(),
@@ -72,6 +74,8 @@ mod tests {
     fn types_come_after_those_that_they_need() {
         assert_eq!(order(&[&[], &[], &[]]), (vec![0, 1, 2], vec![]));
         assert_eq!(order(&[&[2], &[0], &[]]), (vec![2, 0, 1], vec![]));
+        assert_eq!(order(&[&[1, 2], &[], &[]]), (vec![1, 2, 0], vec![]));
+        assert_eq!(order(&[&[2, 1], &[], &[]]), (vec![2, 1, 0], vec![]));
     }
 
     #[test]
@@ -79,7 +83,7 @@ mod tests {
         assert_eq!(order(&[&[0]]), (vec![0], vec![(0, 0)]));
         assert_eq!(
             order(&[&[1], &[2], &[0, 1]]),
-            (vec![2, 1, 0], vec![(2, 1), (2, 0)])
+            (vec![2, 1, 0], vec![(2, 0), (2, 1)])
         );
         // The first is not part of the cycle.
         assert_eq!(order(&[&[1], &[2], &[1]]), (vec![2, 1, 0], vec![(2, 1)]));

@@ -153,7 +153,7 @@ fn parameters(
     parameters
 }
 
-/// Returns the first lines of a function.
+/// Returns the signature of a method: from `def` to the colon, on as many lines as it takes.
 fn signature(is_async: bool, name: &str, parameters: Vec<Doc>, result: Doc) -> String {
     let keyword = if is_async { "async def" } else { "def" };
     let mut within = vec![Doc::SoftLine];
@@ -162,7 +162,8 @@ fn signature(is_async: bool, name: &str, parameters: Vec<Doc>, result: Doc) -> S
         &Doc::Concat(vec![Doc::text(","), Doc::Line]),
     ));
     within.push(Doc::IfBroken(","));
-    // If the result does not fit, the parameters are broken too.
+    // Not a `Doc::list`, which would be a group of its own: if only the result does not fit, the
+    // formatters of Python break the parameters rather than the brackets of the result.
     let signature = Doc::Group(vec![
         Doc::text(format!("{keyword} {name}(")),
         Doc::Indent(within),

@@ -129,30 +129,30 @@ pub(super) fn integer(int: Int) -> String {
     format!("{}{}", if int.is_signed { 'I' } else { 'U' }, int.bits)
 }
 
-/// Returns the order in which types are declared: an alias is an expression, whose parts must
-/// exist. The fields of classes are looked at later.
+/// Returns the order in which types are declared. An alias is an expression, whose parts must be
+/// declared before it. A class needs nothing before it: the annotations of its fields are evaluated
+/// after the module is loaded.
 fn order(service: &Service) -> Order {
     let types = &service.types;
-    let needs = types.ids().map(|id| match types.get(id).shape {
-        Shape::Alias(_) | Shape::Untagged(_) => {
-            let mut needs = Vec::new();
-            let mut add = |ty: &Type| {
-                ty.each_name(&mut |id| needs.push(id.0));
-            };
-            match &types.get(id).shape {
-                Shape::Untagged(alternatives) => {
-                    let values = alternatives
-                        .iter()
-                        .filter_map(|alternative| alternative.content.value());
-                    values.for_each(&mut add);
-                }
-                _ => types.parts(id, &mut add),
-            }
-            // The last one is followed first.
-            needs.reverse();
-            needs
-        }
+    let needs = types.ids().map(|id| match &types.get(id).shape {
+        Shape::Alias(ty) => names_in([ty]),
+        // An alias of a union. An alternative with fields is a class.
+        Shape::Untagged(alternatives) => names_in(
+            alternatives
+                .iter()
+                .filter_map(|alternative| alternative.content.value()),
+        ),
+        // Classes, aliases of `Any`, and for an enum an alias of the union of its variants, whose
+        // classes are declared with it.
         Shape::Struct(_) | Shape::Units(_) | Shape::Enum(..) | Shape::Unknown => Vec::new(),
     });
     Order::new(needs.collect())
+}
+
+fn names_in<'a>(types: impl IntoIterator<Item = &'a Type>) -> Vec<usize> {
+    let mut names = Vec::new();
+    for ty in types {
+        ty.each_name(&mut |id| names.push(id.0));
+    }
+    names
 }

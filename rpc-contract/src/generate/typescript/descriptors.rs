@@ -24,8 +24,6 @@ impl<'a> DescriptorWriter<'a> {
             service
                 .types
                 .parts(id, &mut |ty| ty.each_name(&mut |id| needs.push(id.0)));
-            // The last one is followed first.
-            needs.reverse();
             needs
         });
         let order = Order::new(needs.collect());
