@@ -64,7 +64,8 @@ pub(super) fn pattern(service: &Service, method: &Method) -> TokenStream {
     quote!(#runtime::__private::Derived(#received_struct { #(#names,)* #rest }))
 }
 
-/// The expression that reads a method's arguments.
+/// The expression that reads a method's arguments. It evaluates to a `Result`, with what
+/// [`pattern`] destructures or the fault to reply.
 pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let constant = method_constant(method);
@@ -79,6 +80,8 @@ pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
         .arguments()
         .map(|argument| received_type(service, argument))
         .collect();
+    // There is a function for each number of arguments, with a bound on each type. If a type does
+    // not meet it, the compiler's error points at that type, not at a tuple.
     let reader = format_ident!("arguments_{}", types.len());
     let types = (!types.is_empty()).then(|| quote!(::<#(#types),*>));
     quote!(#runtime::__private::#reader #types(#invocation, &#constant))
@@ -97,7 +100,9 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
             let runtime = located_at(runtime, element);
             quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
         }
-        // If it is the context, naming the type here would be a second error.
+        // `OtherContext::received`, in `passed`, determines a type that is named `Context`. If it is
+        // the worker's own context, the compiler reports that there, and would report it again if
+        // the type were named here.
         Shape::Reference(ty) if is_named_context(service, ty) => quote!(_),
         Shape::Reference(ty) => ty.to_token_stream(),
         Shape::Owned => argument.ty.to_token_stream(),

@@ -177,11 +177,11 @@ pub(super) fn marker_value(service: &Service) -> Option<TokenStream> {
     marker_field(service).map(|_| quote!(generics: ::core::marker::PhantomData,))
 }
 
-/// How a struct gets `Clone` and `Debug`.
+/// How a struct gets `Clone` and `Debug`. Exactly one of the fields is `Some`.
 pub(super) struct CloneAndDebug {
-    /// An attribute of the struct.
+    /// An attribute of the struct, if the service has no parameters.
     pub(super) derive: Option<TokenStream>,
-    /// Implementations, if a derive would add bounds to the user's parameters.
+    /// Implementations, if it has: a derive would add bounds to the parameters.
     pub(super) implementations: Option<TokenStream>,
 }
 

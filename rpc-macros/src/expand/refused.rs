@@ -50,16 +50,20 @@ fn without_rpc(tokens: TokenStream) -> TokenStream {
     kept.into_iter().collect()
 }
 
+/// The trait, as far as the compiler accepts it, with stubs of its client and server. They have the
+/// items that other code can name, so that such code is not reported too.
 fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStream {
     let own_generics = syntax.methods().map(|method| &method.signature.generics);
     let methods: Vec<_> = service.methods.iter().zip(own_generics).collect();
     let lifetimes = Lifetimes::of_trait(&service.generics);
     let stub = Service {
-        // The user's options may be faulty.
+        // Those that the user wrote may be faulty, and nothing uses the stubs at run time.
         queue: LitStr::new(&service.unraw_name(), service.name.span()),
+        // The types may be faulty too, and would be reported again for having no schema.
         schema: None,
         generics: stub_generics(&service.generics, &lifetimes),
-        // The server has none, and the client has those of `calls`.
+        // The stub of the server dispatches to no method, and needs no descriptors of methods. The
+        // client gets the functions in `client_methods` instead.
         methods: Vec::new(),
         runtime: service.runtime.clone(),
         attributes: service.attributes.clone(),
@@ -67,7 +71,7 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
         name: service.name.clone(),
         supertraits: service.supertraits.clone(),
     };
-    let calls: Vec<_> = methods
+    let client_methods: Vec<_> = methods
         .iter()
         .enumerate()
         .filter(|(index, (method, _))| has_stub(method, methods[..*index].iter().map(|(other, _)| *other)))
@@ -77,10 +81,12 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
     let definition = refused_trait::definition(&syntax);
     let (client, server) = (client::definition(&stub), server::definition(&stub));
     let runtime = &stub.runtime;
+    // Other code may serve or call an implementation in an `Arc`.
     let arc = refused_trait::implementation_for_arc(&syntax, &quote!(#runtime::__private::Arc));
     let descriptors = descriptor::constants(&stub);
-    let client_impls = client::implementations(&stub, &calls);
+    let client_impls = client::implementations(&stub, &client_methods);
     let server_impls = server::implementations(&stub);
+    // Not of the stub: the attributes of the methods decide which lints are allowed.
     let implementations = in_unnamed_constant(
         &service,
         &quote! {
