@@ -35,6 +35,20 @@ def test_a_request_that_was_answered_is_only_acknowledged() -> None:
     assert requests.add(KEY, Origin.RESENT, "", "x")[0] is Seen.RUN
 
 
+def test_a_copy_of_a_resent_request_runs_once() -> None:
+    requests: Deduplicator[str] = Deduplicator()
+    requests.add(KEY, Origin.NEW, "", "first")
+    requests.end(KEY, End.ANSWERED)
+    copy = KEY._replace(copy="c")
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "c", "x") == (Seen.RUN, copy)
+    requests.end(copy, End.ANSWERED)
+    # The acknowledgement was lost.
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "c", "x")[0] is Seen.ACK
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "d", "x")[0] is Seen.RUN
+    # Without a token, it may be any of the requests.
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "", "x")[0] is Seen.RUN
+
+
 def test_a_rejected_request_is_rejected_again() -> None:
     requests: Deduplicator[str] = Deduplicator()
     requests.add(KEY, Origin.NEW, "", "first")

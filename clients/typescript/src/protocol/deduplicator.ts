@@ -81,8 +81,10 @@ export class Deduplicator<D> {
       running.deliveries.push(delivery);
       return { action: "join", key: own };
     }
-    // A caller sends a request again because its reply may be lost: it runs again.
-    const mayHaveEnded = origin.isRedelivered || (origin.copy !== null && !origin.isResent);
+    // A caller sends a request again because its reply may be lost: it runs again. A token
+    // identifies a copy: a caller that lost the reply to it has sent the request again.
+    const isKnownCopy = origin.copy !== null && (origin.isForwarded || !origin.isResent);
+    const mayHaveEnded = origin.isRedelivered || isKnownCopy;
     const ended = mayHaveEnded ? this.#ended.get(own) : undefined;
     if (ended !== undefined) return { action: ended ? "reject" : "ack", key: own };
     if (running !== undefined) return { action: "runUntracked", key: own };
@@ -90,11 +92,12 @@ export class Deduplicator<D> {
     return { action: "run", key: own };
   }
 
-  /** The request has ended: its deliveries are settled now. */
+  /** Remembers that a request has ended. Returns its deliveries, which the caller must settle. */
   finish(key: string, isRejected = false): D[] {
     const running = this.#running.get(key);
     if (running === undefined) return [];
     this.#running.delete(key);
+    // A key that ended before moves to the end.
     this.#ended.delete(key);
     if (this.#ended.size >= MAX_ENDED) this.#ended.delete(this.#ended.keys().next().value!);
     this.#ended.set(key, isRejected);

@@ -150,6 +150,23 @@ test("a copy that a worker sent is recognized by its token", () => {
   assert.equal(known.add(key, copy("1"), "c").action, "ack");
 });
 
+test("a copy of a request that its caller sent again runs once", () => {
+  const known = new Deduplicator<string>();
+  const key = Deduplicator.keyOf("reply", "1")!;
+  const add = (headers: Record<string, string>) =>
+    known.add(key, originOf({ "rpc-resent": "caller, worker", ...headers }, false, false), "x");
+  known.add(key, originOf({}, false, false), "x");
+  known.finish(key);
+  const first = add({ "rpc-copy": "1" });
+  assert.equal(first.action, "run");
+  known.finish(first.key);
+  // The acknowledgement was lost.
+  assert.equal(add({ "rpc-copy": "1" }).action, "ack");
+  assert.equal(add({ "rpc-copy": "2" }).action, "run");
+  // Without a token, it may be any of the requests.
+  assert.equal(add({}).action, "run");
+});
+
 test("the memory of answered requests is bounded", () => {
   const known = new Deduplicator<number>();
   const [fresh, again] = [originOf({}, false, false), originOf({}, true, false)];

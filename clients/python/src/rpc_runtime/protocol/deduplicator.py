@@ -124,7 +124,9 @@ class Deduplicator(Generic[D]):
             running.joined.append(delivery)
             return Seen.JOIN, key
         # A request that its caller has sent again runs again: the caller may have lost the reply.
-        if origin not in (Origin.NEW, Origin.RESENT, Origin.FORWARDED_RESENT):
+        # A token identifies a copy. A caller that lost the reply to it has sent the request again.
+        is_resent = origin is Origin.RESENT or (origin is Origin.FORWARDED_RESENT and not copy)
+        if origin is not Origin.NEW and not is_resent:
             end = self._ended.get(key)
             if end is not None:
                 return Seen.REJECT if end is End.REJECTED else Seen.ACK, key
