@@ -34,22 +34,31 @@ class Session:
     # Replies that had arrived before the session began.
     backlog: int
     is_lost: bool = False
-    # Set once these were received.
+    # Set once these were received, or the session ended.
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+    # The tag of the last reply that is not acknowledged. Zero if there is none.
     _unacked: int = 0
+    _ack_timer: asyncio.TimerHandle | None = None
+    _is_closing: bool = False
 
     def received(self, delivery: Delivery) -> None:
         """Acknowledges a reply: soon, together with others."""
         self.backlog -= 1
         if self.backlog <= 0:
             self.caught_up.set()
-        if not self._unacked:
-            asyncio.get_running_loop().call_later(_ACK_PAUSE, self._ack)
         self._unacked = delivery.tag
+        # An acknowledgement behind the Channel.Close would close the connection.
+        if self._ack_timer is None and not self._is_closing:
+            self._ack_timer = asyncio.get_running_loop().call_later(_ACK_PAUSE, self._ack)
 
     def _ack(self) -> None:
-        tag, self._unacked = self._unacked, 0
-        self.consumer.ack(tag, is_multiple=True)
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        # The tag 0 would acknowledge all replies that were delivered so far.
+        if self._unacked:
+            tag, self._unacked = self._unacked, 0
+            self.consumer.ack(tag, is_multiple=True)
 
     async def lost(self) -> str:
         """Waits until the session is lost. Returns the reason."""
@@ -58,10 +67,11 @@ class Session:
         return closed.reason
 
     async def close(self) -> None:
-        """Closes what is left of it."""
+        """Acknowledges what was received, and closes the channels that are still open."""
+        self._is_closing = True
+        # Nobody must wait for the rest of the backlog.
         self.caught_up.set()
-        if self._unacked:
-            self._ack()
+        self._ack()
         await self.consumer.settled()
         await self.publisher.close()
         await self.consumer.close()
