@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from .types import Form, Unset, converter_of
 from .types.conversion import Converter
+from .types.hints import members_of
 
 R = TypeVar("R")
 
@@ -25,17 +26,21 @@ class Argument:
     @property
     def is_scalar(self) -> bool:
         """Whether plain text can hold it."""
-        members = [each for each in get_args(self.type) if each is not Unset]
-        is_union = Unset in get_args(self.type)
-        hint = members[0] if is_union and len(members) == 1 else self.type
+        members = members_of(self.type)
+        others = [each for each in members if each is not Unset]
+        hint = others[0] if Unset in members and len(others) == 1 else self.type
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)
         return is_enum or kind in (Any, None, bool, bytes, float, int, str)
 
     @property
-    def absent(self) -> Any:
-        """The value if it is missing. Raises `LookupError` if it must not be."""
-        members = get_args(self.type)
+    def value_if_missing(self) -> Any:
+        """The value that a worker passes to the method if a request leaves the argument out.
+
+        `UNSET` if the method has a default, `None` if the value is optional. Raises `LookupError`
+        if the argument must not be missing.
+        """
+        members = members_of(self.type)
         if Unset in members:
             return Unset.UNSET
         if type(None) in members or self.type is Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import GenericAlias
 from typing import Any
 
 import msgpack
@@ -10,7 +11,14 @@ import pytest
 
 import sample
 from rpc_runtime import U8, U128, UNSET, Argument, Codec, Method, Unset
-from rpc_runtime.codec import CodecError, UnsupportedContent, codec_of, decode, encode, repeated
+from rpc_runtime.codec import (
+    CodecError,
+    UnsupportedContent,
+    answering_content_type,
+    codec_of,
+    decode,
+    encode,
+)
 from rpc_runtime.codec.method_bodies import decode_arguments, decode_value, encode_arguments
 from rpc_runtime.types import Form, converter_of
 
@@ -36,10 +44,13 @@ def test_content_types(content_type: str | None, codec: Codec | None) -> None:
 
 
 def test_answers_repeat_the_content_type() -> None:
-    assert repeated("Application/X-MsgPack", Codec.MESSAGE_PACK) == "Application/X-MsgPack"
+    assert (
+        answering_content_type("Application/X-MsgPack", Codec.MESSAGE_PACK)
+        == "Application/X-MsgPack"
+    )
     # An answer in another codec says so.
     for content_type in (None, "", "text/json", "application/xml"):
-        assert repeated(content_type, Codec.TEXT) == "text/plain"
+        assert answering_content_type(content_type, Codec.TEXT) == "text/plain"
 
 
 def test_unsupported_content() -> None:
@@ -50,6 +61,15 @@ def test_unsupported_content() -> None:
     with pytest.raises(UnsupportedContent) as caught:
         codec_of("application/json", "gzip")
     assert caught.value.codec is Codec.JSON
+
+
+@pytest.mark.parametrize(
+    "hint", [GenericAlias(dict, (str, type(None))), GenericAlias(list, type(None))]
+)
+def test_an_argument_that_holds_nothing_may_not_be_missing(hint: Any) -> None:
+    method = Method[None]("f", (Argument("a", hint),), returns=None)
+    with pytest.raises(CodecError, match='the argument "a" is missing'):
+        decode_arguments(method, b"{}", Codec.JSON)
 
 
 def test_arguments_are_a_map() -> None:

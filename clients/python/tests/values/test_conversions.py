@@ -228,6 +228,32 @@ def test_a_unit_variant_may_have_an_empty_content() -> None:
     assert decode(sample.Shape, {"Point": None}) == sample.ShapePoint()
 
 
+def test_enums_of_a_union_may_share_the_name_of_a_variant() -> None:
+    @variant("Id", shape="newtype")
+    class NumberId:
+        value: U8
+
+    @variant("Any")
+    class NumberAny:
+        pass
+
+    @variant("Id", shape="newtype")
+    class TextId:
+        value: str
+
+    globals().update(NumberId=NumberId, TextId=TextId)
+    hint = NumberId | NumberAny | TextId | None
+    for value, plain in [
+        (NumberId(value=1), {"Id": 1}),
+        (TextId(value="a"), {"Id": "a"}),
+        (NumberAny(), "Any"),
+        (None, None),
+    ]:
+        assert encode(hint, value) == plain
+        assert decode(hint, plain) == value
+    assert refusal(hint, {"Id": True}).startswith("no variant fits: ")
+
+
 def test_errors_are_variants_too() -> None:
     plain = {"UnknownUser": {"id": "user:1"}}
     error = decode(sample.QueryError, plain)

@@ -52,8 +52,12 @@ def codec_of(content_type: str | None, content_encoding: str | None) -> Codec | 
     return codec
 
 
-def repeated(content_type: str | None, codec: Codec) -> str:
-    """Returns the content type of an answer in this codec: that of its request, if it can be."""
+def answering_content_type(content_type: str | None, codec: Codec) -> str:
+    """Returns the content type of an answer in this codec, given that of its request.
+
+    If the request has the same codec, its content type is repeated, with its parameters. Otherwise
+    it is the codec's own.
+    """
     with contextlib.suppress(UnsupportedContent):
         if content_type and _codec_named(content_type) is codec:
             return content_type

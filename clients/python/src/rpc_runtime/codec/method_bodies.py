@@ -52,7 +52,7 @@ def _argument(argument: Argument, converter: Converter, plain: dict[Any, Any]) -
         if name in plain:
             return _convert(converter.decode, plain[name], argument.name)
     try:
-        return argument.absent
+        return argument.value_if_missing
     except LookupError:
         raise CodecError(f'the argument "{argument.name}" is missing') from None
 

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..codec import Codec, CodecError, decode, encode, repeated
+from ..codec import Codec, CodecError, answering_content_type, decode, encode
 from .fault_code import is_known
 from .message import Message
 
@@ -31,11 +31,11 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
     def message(self, request: Message) -> Message:
-        """Makes the message that answers a request."""
+        """Makes the message that answers a request. Its address is the `reply_to` of that."""
         return Message(
             body=self.body,
             type=self.kind.value,
-            content_type=repeated(request.content_type, self.codec),
+            content_type=answering_content_type(request.content_type, self.codec),
             correlation_id=request.correlation_id,
             headers=dict(self.headers),
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import types
 from collections.abc import Callable
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from . import containers, scalars, structs, unions
 from .conversion import ConversionError, Converter, Form
-from .declarations import is_transparent, variant_of
+from .declarations import Variant, is_transparent, variant_of
+from .hints import members_of
 from .markers import IntegerRange, SingleCharacter, SinglePrecision, Unset
 
 _TOO_DEEP = "the value is nested too deeply"
@@ -49,8 +49,7 @@ class _Compiler:
         origin = get_origin(hint)
         if origin is Annotated:
             return self._annotated(hint)
-        if origin is Union or origin is types.UnionType:
-            members = get_args(hint)
+        if members := members_of(hint):
             return self._once(members, lambda: self._union(members))
         if origin is None:
             return self._plain(hint)
@@ -113,12 +112,11 @@ class _Compiler:
     def _class(self, cls: type) -> Converter:
         if issubclass(cls, enum.Enum):
             return scalars.names(cls)
-        if variant_of(cls) is not None:
-            return self._tagged([cls])
+        if variants := _variants_of([cls]):
+            return self._tagged(variants)
         if hasattr(cls, "__dataclass_fields__"):
             return self._content(cls, is_single=is_transparent(cls))
-        variants = [child for child in cls.__subclasses__() if variant_of(child) is not None]
-        if variants:
+        if variants := _variants_of(cls.__subclasses__()):
             # The base class of the variants of an error.
             return self._tagged(variants)
         raise _unsupported(cls)
@@ -128,35 +126,27 @@ class _Compiler:
         return structs.only_field(cls, fields[0]) if is_single else structs.struct(cls, fields)
 
     def _resolve(self, hint: Any) -> tuple[Converter, bool]:
-        is_union = get_origin(hint) in (Union, types.UnionType)
-        has_none = hint is Any or (is_union and type(None) in get_args(hint))
+        has_none = hint is Any or type(None) in members_of(hint)
         return self.compile(hint), has_none
 
     def _union(self, members: tuple[Any, ...]) -> Converter:
         kinds = [kind for kind in members if kind is not type(None) and kind is not Unset]
         if not kinds:
             return scalars.unit()
-        variants = [kind for kind in kinds if variant_of(kind) is not None]
+        variants = _variants_of(kinds)
         if len(kinds) == 1:
             converter = self.compile(kinds[0])
-        elif len(variants) == len(kinds) and self._are_of_one_enum(variants):
+        elif len(variants) == len(kinds) and _are_like_one_enum(variants):
             converter = self._tagged(variants)
         else:
             converter = unions.untagged([self.compile(kind) for kind in kinds])
         return containers.optional(converter) if type(None) in members else converter
 
-    @staticmethod
-    def _are_of_one_enum(variants: list[Any]) -> bool:
-        known = [variant_of(cls) for cls in variants]
-        return len({(variant.tag, variant.content) for variant in known if variant}) == 1
-
-    def _tagged(self, variants: list[Any]) -> Converter:
+    def _tagged(self, variants: list[tuple[type, Variant]]) -> Converter:
         cases = []
-        for cls in variants:
-            variant = variant_of(cls)
-            if variant is not None:
-                is_single = variant.shape == "newtype"
-                cases.append(unions.Case(cls, variant, self._content(cls, is_single)))
+        for cls, variant in variants:
+            content = self._content(cls, is_single=variant.shape == "newtype")
+            cases.append(unions.Case(cls, variant, content))
         return unions.tagged(cases)
 
     def _map(self, key: Any, value: Any) -> Converter:
@@ -166,6 +156,22 @@ class _Compiler:
             raise TypeError(f"a map cannot have keys of the type {key!r}")
         converter = containers.key_in(self._form, kind, self.compile(key))
         return containers.mapping(converter, self.compile(value))
+
+
+def _variants_of(kinds: list[Any]) -> list[tuple[type, Variant]]:
+    """Returns those of the types that are variants."""
+    return [(kind, variant) for kind in kinds if (variant := variant_of(kind)) is not None]
+
+
+def _are_like_one_enum(variants: list[tuple[type, Variant]]) -> bool:
+    """Tells whether the name of a variant decides which one a value is.
+
+    Python flattens a union of enums, so they may be of several. If two have one name, each variant
+    must be tried, as a union of several types is.
+    """
+    taggings = {(variant.tag, variant.content) for _, variant in variants}
+    names = {variant.name for _, variant in variants}
+    return len(taggings) == 1 and len(names) == len(variants)
 
 
 def _unsupported(hint: Any) -> TypeError:

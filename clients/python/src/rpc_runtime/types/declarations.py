@@ -17,10 +17,12 @@ TRANSPARENT = "__rpc_transparent__"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How a variant of an enum looks on the wire."""
+    """How a variant of an enum looks on the wire; see `variant`."""
 
     name: str
+    # The key of the name. `None` if the enum is externally tagged.
     tag: str | None
+    # The key of the value. `None` unless the enum is adjacently tagged.
     content: str | None
     shape: Shape
 
@@ -59,8 +61,8 @@ def variant(
     """Declares a variant of an enum.
 
     Without `tag`, the enum is externally tagged: `{"Circle": {"radius": 1.0}}`. With `tag`, it is
-    internally tagged: `{"type": "circle", "radius": 1.0}`. With `content` too, it is adjacently
-    tagged: `{"type": "circle", "content": {"radius": 1.0}}`.
+    internally tagged: `{"type": "circle", "radius": 1.0}`. With `content` too, which is the key of
+    the variant's value, it is adjacently tagged: `{"type": "circle", "content": {"radius": 1.0}}`.
 
     A variant with the shape `newtype` has one field, whose value is the content. By default, a
     variant without fields is a `unit`, and any other one a `struct`.

@@ -12,7 +12,10 @@ from .declarations import Variant
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A variant, and the converter of its content. A unit has none."""
+    """A variant, and the converter of its content.
+
+    A unit has no content, so its converter is not used.
+    """
 
     cls: type
     variant: Variant

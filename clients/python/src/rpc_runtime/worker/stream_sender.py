@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ..codec import Codec, CodecError, encode, form_of, repeated
+from ..codec import Codec, CodecError, answering_content_type, encode, form_of
 from ..codec.method_bodies import encode_value
 from ..deadline import now
 from ..describe import Method
@@ -55,7 +55,7 @@ class StreamSender:
         self._sender = sender
         self._address = address
         self._correlation_id = request.correlation_id
-        self._content_type = repeated(request.content_type, codec)
+        self._content_type = answering_content_type(request.content_type, codec)
         self._codec = codec
         self._worker_header = worker_header
         self._has_items = credit is not None
