@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 import sample
-from rpc_runtime import U8, U128, UNSET, Argument, Codec, Method, Unset
+from rpc_runtime import F32, U8, U128, UNSET, Argument, Codec, Method, Unset
 from rpc_runtime.codec import (
     CodecError,
     UnsupportedContent,
@@ -19,7 +19,12 @@ from rpc_runtime.codec import (
     decode,
     encode,
 )
-from rpc_runtime.codec.method_bodies import decode_arguments, decode_value, encode_arguments
+from rpc_runtime.codec.method_bodies import (
+    decode_arguments,
+    decode_value,
+    encode_arguments,
+    encode_value,
+)
 from rpc_runtime.types import Form, converter_of
 
 _FIND = sample._FIND
@@ -125,6 +130,25 @@ def test_plain_text_holds_one_argument() -> None:
 def test_plain_text_of_scalars(hint: Any, body: bytes, value: Any) -> None:
     converter = converter_of(hint, Form.MESSAGE_PACK)
     assert decode_value(converter, body, Codec.TEXT) == value
+
+
+@pytest.mark.parametrize("hint", [float, F32])
+def test_floats_in_plain_text_are_those_of_rust(hint: Any) -> None:
+    converter = converter_of(hint, Form.MESSAGE_PACK)
+    for value, text in [
+        (1.5, b"1.5"),
+        (-0.0, b"-0.0"),
+        (float("inf"), b"inf"),
+        (float("-inf"), b"-inf"),
+        (float("nan"), b"NaN"),
+    ]:
+        assert encode_value(converter, value, Codec.TEXT) == text
+        assert repr(decode_value(converter, text, Codec.TEXT)) == repr(value)
+    for text in (b"+infinity", b" INF "):
+        assert decode_value(converter, text, Codec.TEXT) == float("inf")
+    for text in (b"infinit", b"1_0", b"toString"):
+        with pytest.raises(CodecError):
+            decode_value(converter, text, Codec.TEXT)
 
 
 def test_an_empty_body_is_an_empty_value() -> None:

@@ -6,15 +6,20 @@ function checkBoolean(value: unknown): boolean {
   return value;
 }
 
+/** Reads a number or a boolean in plain text. As in Rust, white space around it is ignored. */
+function trimmed<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => parse(text.trim());
+}
+
 /** `bool` */
 export const bool: Type<boolean> = {
   toPlain: checkBoolean,
   fromPlain: checkBoolean,
   text: {
-    parse: (text) => {
+    parse: trimmed((text) => {
       if (text === "true" || text === "false") return text === "true";
       throw new ValueError("expected `true` or `false`");
-    },
+    }),
     format: String,
   },
 };
@@ -51,31 +56,39 @@ function checkFloat(value: unknown): number {
   return value;
 }
 
-/** JSON may have the shortest text of a number of 32 bits. */
-const roundSingle = (value: unknown): number => Math.fround(checkFloat(value));
+const FINITE = /^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$/;
 
-function float(fromPlain: (plain: unknown) => number): Type<number> {
+/** Reads a float as Rust does. */
+function parseFloating(text: string): number {
+  if (FINITE.test(text)) return Number(text);
+  const [, sign, name] = /^([+-]?)(inf|infinity|nan)$/i.exec(text) ?? [];
+  if (name === undefined) throw new ValueError("expected a number");
+  if (name.toLowerCase() === "nan") return NaN;
+  return sign === "-" ? -Infinity : Infinity;
+}
+
+/** Writes a float as Rust does. */
+function formatFloating(value: number): string {
+  if (Object.is(value, -0)) return "-0";
+  return String(value).replace("Infinity", "inf");
+}
+
+/** `round` returns the nearest value of the type. */
+function float(round: (value: number) => number): Type<number> {
   return {
     toPlain: checkFloat,
-    fromPlain,
-    text: {
-      parse: (text) => {
-        const special = { inf: Infinity, "-inf": -Infinity, NaN: NaN }[text];
-        if (special !== undefined) return special;
-        if (!/^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$/.test(text)) {
-          throw new ValueError("expected a number");
-        }
-        return Number(text);
-      },
-      format: String,
-    },
+    fromPlain: (plain) => round(checkFloat(plain)),
+    text: { parse: trimmed((text) => round(parseFloating(text))), format: formatFloating },
   };
 }
 
-/** `f32` */
-export const f32: Type<number> = float(roundSingle);
+/**
+ * `f32`. In JSON and plain text, peers write the shortest decimal number that is nearest to the
+ * value in 32 bits. In 64 bits, that number is another one, so it is rounded.
+ */
+export const f32: Type<number> = float(Math.fround);
 /** `f64` */
-export const f64: Type<number> = float(checkFloat);
+export const f64: Type<number> = float((value) => value);
 
 function small(min: number, max: number): Type<number> {
   const expected = `an integer from ${min} to ${max}`;
@@ -85,13 +98,14 @@ function small(min: number, max: number): Type<number> {
     if (!Number.isInteger(number) || number < min || number > max) {
       throw new ValueError(`expected ${expected}`);
     }
-    return number;
+    // Not -0, which would be written as a float.
+    return number === 0 ? 0 : number;
   };
   const parse = (text: string): number => {
     if (!/^[+-]?\d+$/.test(text)) throw new ValueError(`expected ${expected}`);
     return check(Number(text));
   };
-  return { toPlain: check, fromPlain: check, text: { parse, format: String } };
+  return { toPlain: check, fromPlain: check, text: { parse: trimmed(parse), format: String } };
 }
 
 /** `i8` */
@@ -129,7 +143,7 @@ function large(min: bigint, max: bigint): Type<bigint> {
     if (!INTEGER.test(text)) throw new ValueError(`expected ${expected}`);
     return limit(BigInt(text.replace("+", "")));
   };
-  return { toPlain, fromPlain, text: { parse, format: String } };
+  return { toPlain, fromPlain, text: { parse: trimmed(parse), format: String } };
 }
 
 /** Integers of 128 bits are decimal text in MessagePack; their 16 bytes are accepted too. */

@@ -95,6 +95,49 @@ test("floats of 32 bits are rounded to them", () => {
   assert.equal(t.f32.fromPlain(Infinity), Infinity);
 });
 
+test("floats in plain text are those of Rust", () => {
+  for (const type of [t.f32, t.f64]) {
+    for (const [value, text] of [
+      [1.5, "1.5"],
+      [0, "0"],
+      [-0, "-0"],
+      [Infinity, "inf"],
+      [-Infinity, "-inf"],
+      [NaN, "NaN"],
+      [2 ** 70, "1.1805916207174113e+21"],
+    ] as const) {
+      assert.equal(encodeValue("text", type, value).toString(), text);
+      assert.equal(decodeValue("text", type, Buffer.from(text)), value);
+    }
+    for (const text of ["+infinity", " INF\n"]) assert.equal(type.text!.parse(text), Infinity);
+    assert.equal(type.text!.parse("nan"), NaN);
+    const names = ["toString", "constructor", "__proto__", "hasOwnProperty", "", "+", "1_0", "1 0"];
+    for (const text of names) assert.throws(() => type.text!.parse(text), /expected a number/);
+  }
+  assert.equal(t.f32.text!.parse("0.1"), Math.fround(0.1));
+  assert.equal(t.f64.text!.parse("0.1"), 0.1);
+});
+
+test("white space around numbers and booleans in plain text is ignored", () => {
+  const types: [Type<any>, unknown][] = [
+    [t.u8, 7],
+    [t.i64, 7n],
+    [t.u128, 7n],
+    [t.f64, 7],
+  ];
+  for (const [type, value] of types) assert.equal(type.text!.parse(" 7\n"), value);
+  assert.equal(t.bool.text!.parse(" true\n"), true);
+  assert.equal(t.string.text!.parse(" 7\n"), " 7\n");
+});
+
+test("an integer is never a negative zero", () => {
+  for (const type of [t.i32, t.u8]) {
+    assert.equal(type.toPlain(-0), 0);
+    assert.equal(type.fromPlain(-0), 0);
+    assert.equal(encodeValue("json", type, -0).toString(), "0");
+  }
+});
+
 test("a struct without fields is an empty array or null", () => {
   assert.equal(t.unit.fromPlain([]), null);
   assert.equal(t.unit.fromPlain(null), null);

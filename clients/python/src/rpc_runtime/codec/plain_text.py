@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 from typing import Any
 
 from .bodies import CodecError
+
+# The floats that JSON does not have, as Rust reads them.
+_NOT_FINITE = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
 def encode(value: Any) -> bytes:
@@ -15,6 +20,8 @@ def encode(value: Any) -> bytes:
         return bytes(value)
     if value is None:
         return b""
+    if isinstance(value, float) and not math.isfinite(value):
+        return b"NaN" if math.isnan(value) else f"{value}".encode()
     try:
         if isinstance(value, str):
             return value.encode()
@@ -37,6 +44,8 @@ def candidates(body: bytes) -> list[Any]:
         values.append(stripped == "true")
     # Before the JSON: bytes are taken as they are, even if they look like an array of numbers.
     values.append(body)
+    if _NOT_FINITE.fullmatch(stripped):
+        values.append(float(stripped))
     with contextlib.suppress(ValueError, RecursionError):
         values.append(json.loads(stripped, parse_constant=float))
     if not text:
