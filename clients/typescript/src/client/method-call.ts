@@ -95,7 +95,7 @@ export function readResult<T>(
 ): T {
   if (reply.kind === "fault") {
     const fault = reading("maybe", () => readFault(reply));
-    throw call === null ? fault : call.fault(fault);
+    throw call === null ? fault : call.errorOf(fault);
   }
   if (reply.kind === "error") throw readError(reply, method);
   return reading("yes", () => read(reply));

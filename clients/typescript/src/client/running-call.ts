@@ -43,6 +43,8 @@ export class RunningCall {
   #hasBegun = false;
   #hasEnded = false;
   #hasReply = false;
+  /** Whether the last request was sent although a worker may have an earlier one. */
+  #wasSentTwice = false;
 
   constructor(around: Surroundings, plan: CallPlan, events: CallEvents) {
     this.#around = around;
@@ -104,12 +106,17 @@ export class RunningCall {
     if (!this.#hasEnded) this.#events.message(message);
   }
 
-  /** Fails because of a fault; an earlier request of the call may run, whatever the fault says. */
-  fault(fault: Fault): RpcError {
+  /**
+   * The error for a fault. If the request was sent twice, a fault of the later one does not prove
+   * that the earlier one did not run.
+   */
+  errorOf(fault: Fault): RpcError {
     if (fault.executed !== "no" || !this.#wasSentTwice) return fault;
+    const reason = fault.detail === "" ? fault.code : `${fault.code}: ${fault.detail}`;
     return new Fault(
       "interrupted",
-      `an earlier request may run, and a later one got ${fault.code}`,
+      `the request was sent several times and may have run; one of them was refused: ${reason}`,
+      fault.retryAfterMs,
     );
   }
 
@@ -135,8 +142,6 @@ export class RunningCall {
       this.#decide(this.#state.consumed(this.#around.replies.epoch));
     }
   }
-
-  #wasSentTwice = false;
 
   #outgoing(): Outgoing | null {
     const left = Math.floor(this.leftMs);

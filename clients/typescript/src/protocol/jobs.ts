@@ -132,14 +132,11 @@ export function recordFailure(
 
 /** The headers of a message that a copy of it may have. */
 export function copiedHeaders(headers: Headers): JobHeaders {
-  const copied: JobHeaders = {};
-  for (const [name, value] of Object.entries(headers)) {
-    const isOfBroker =
-      /^(x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i.test(name);
-    if (textOf(value) !== undefined && isWritable(value) && !isOfBroker)
-      copied[name] = value as string | number | boolean;
-  }
-  return copied;
+  const isOfBroker = /^(x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;
+  const copied = Object.entries(headers).filter(
+    ([name, value]) => textOf(value) !== undefined && isWritable(value) && !isOfBroker.test(name),
+  );
+  return Object.fromEntries(copied) as JobHeaders;
 }
 
 /** Whether amqplib can write a header: it has integers of 64 bits, and no NaN. */

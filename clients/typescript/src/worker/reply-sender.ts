@@ -80,7 +80,11 @@ export class ReplySender {
     });
   }
 
-  /** A message to a caller. */
+  /**
+   * The message that carries a reply to its address. If `mandatory`, the broker returns it once the
+   * caller's queue is gone. It is never mandatory if the address is one of direct reply-to: that is
+   * no queue, and RabbitMQ before 4.2 may return a message that it delivers.
+   */
   outgoing(replyTo: ReplyTo, { type, headers, body }: OutgoingReply, mandatory: boolean): Outgoing {
     const isDirect = replyTo.address.startsWith(DIRECT_REPLY_TO);
     return {

@@ -270,6 +270,11 @@ test("an error that is no JSON still fails its job", () => {
   assert.match(failed("text", Buffer.of(0xff))!.text, /cannot be shown/);
 });
 
+test("a copy of a job keeps headers with the names of an object's own parts", () => {
+  const headers = JSON.parse('{"__proto__": "a", "constructor": "b"}') as Record<string, unknown>;
+  assert.deepEqual(Object.entries(jobs.copiedHeaders(headers)), Object.entries(headers));
+});
+
 test("whatever headers a job has, its copy can be published", () => {
   const move = { rest: 0, isGivenUp: true, user: undefined, token: "t", origin: "q" };
   const forged = "x".repeat(100_000);

@@ -88,7 +88,7 @@ class ReplyReader:
         if times_sent > 1 and fault.executed is Executed.NO:
             # Another one of the requests may run.
             reason = f"the request was sent {times_sent} times, and one was refused: {fault}"
-            return received_fault(INTERRUPTED, reason)
+            return received_fault(INTERRUPTED, reason, fault.retry_after)
         return fault
 
     def _method_error(self, body: bytes, codec: Codec) -> RpcError:

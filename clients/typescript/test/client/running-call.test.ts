@@ -1,0 +1,48 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import * as rpc from "rpc-runtime";
+
+import { planCall } from "../../src/client/method-call.js";
+import type { ReplyQueue } from "../../src/client/replies.js";
+import { RunningCall, type Surroundings } from "../../src/client/running-call.js";
+import type { Publisher } from "../../src/transport/publisher.js";
+
+const find = rpc.method({ name: "find", idempotent: true });
+
+/** A call whose requests are written at once, and are neither confirmed nor answered. */
+function callWrittenAtOnce(): RunningCall {
+  const publisher = {
+    publish: (_make: unknown, _done: unknown, written: () => void) => {
+      written();
+      return { withdraw: () => false };
+    },
+  };
+  const around: Surroundings = {
+    publisher: publisher as unknown as Publisher,
+    replies: { name: "replies", epoch: { address: 1, consumer: 1 } } as unknown as ReplyQueue,
+    lastError: () => undefined,
+    ended: () => {},
+  };
+  return new RunningCall(around, planCall(find, "q", {}, {}), { message() {}, failed() {} });
+}
+
+test("a fault of one of several requests does not say that the method did not run", () => {
+  const call = callWrittenAtOnce();
+  const busy = new rpc.Fault("rejected", "too busy", 70);
+  call.send();
+  assert.equal(call.errorOf(busy), busy);
+  call.send();
+  const error = call.errorOf(busy);
+  assert.ok(error instanceof rpc.Fault);
+  assert.equal(error.code, "interrupted");
+  assert.equal(error.executed, "maybe");
+  assert.match(error.detail, /refused: rejected: too busy$/);
+  assert.equal(error.retryAfterMs, 70);
+  // These say by themselves that a method may have run.
+  for (const code of ["panicked", "abandoned"]) {
+    const fault = new rpc.Fault(code, "");
+    assert.equal(call.errorOf(fault), fault);
+  }
+  call.abandon();
+});
