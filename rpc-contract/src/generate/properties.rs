@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
@@ -177,44 +178,50 @@ fn modules(language: Language) -> Vec<String> {
     (0..500).map(|_| module_of_any()).collect()
 }
 
-/// Passes the modules, as an array in JSON, to a program that reads them. Returns what it says
-/// about a wrong one. Returns `None` if there is no such program.
-fn check(program: &str, arguments: &[&str], modules: &[String]) -> Option<String> {
+/// Passes the modules, as an array in JSON, to a program that must read them.
+///
+/// # Panics
+///
+/// Panics if there is no such program, and with what it says about a module that it cannot read.
+fn check(program: &str, arguments: &[&str], modules: &[String]) {
     let mut command = Command::new(program);
     command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command.spawn().ok()?;
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} does not start ({error}): run tests/run once"));
     let json = serde_json::to_vec(modules).unwrap();
     // It reads all of them before it writes. If it has ended before, its output says why.
     let _ = child.stdin.take().unwrap().write_all(&json);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    Some(if output.status.success() {
-        String::new()
-    } else {
-        text.into_owned()
-    })
+    assert!(output.status.success(), "{program}: {}\n{text}", output.status);
 }
 
 #[test]
 fn python_reads_any_module() {
     let script = "import ast, json, sys\nfor module in json.load(sys.stdin): ast.parse(module)";
-    match check("python3", &["-c", script], &modules(Language::Python)) {
-        Some(complaint) => assert_eq!(complaint, ""),
-        None => eprintln!("there is no python3: nothing was checked"),
-    }
+    check("python3", &["-c", script], &modules(Language::Python));
 }
 
-/// `RPC_TESTS_PRETTIER` is the folder of the package `prettier`, whose parser is that of
-/// TypeScript.
+/// `prettier` has the parser of TypeScript. `RPC_TESTS_PRETTIER` is its folder, by default the one
+/// that an earlier `tests/run` prepared.
 #[test]
 fn typescript_reads_any_module() {
-    let Ok(prettier) = std::env::var("RPC_TESTS_PRETTIER") else {
-        return eprintln!("RPC_TESTS_PRETTIER is not set: nothing was checked");
-    };
+    let prepared = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/peers/node_modules/prettier"
+    );
+    let prettier = std::env::var("RPC_TESTS_PRETTIER").unwrap_or_else(|_| prepared.to_owned());
+    let parser = Path::new(&prettier).join("index.mjs");
+    assert!(
+        parser.is_file(),
+        "{} does not exist: run tests/run once, it prepares target/peers",
+        parser.display()
+    );
     let script = "
         const prettier = await import(process.argv[1] + '/index.mjs');
         const { text } = await import('node:stream/consumers');
@@ -222,8 +229,7 @@ fn typescript_reads_any_module() {
         for (const module of modules) await prettier.format(module, { parser: 'typescript' });
     ";
     let arguments = ["--input-type=module", "--eval", script, "--", &prettier];
-    let complaint = check("node", &arguments, &modules(Language::TypeScript));
-    assert_eq!(complaint.as_deref(), Some(""));
+    check("node", &arguments, &modules(Language::TypeScript));
 }
 
 /// What a peer may send that is too large to be read as a whole.
