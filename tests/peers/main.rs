@@ -1,10 +1,12 @@
-//! The pages in `docs/peers`: their programs call a service in Rust, and are called by one.
+//! What authors of peers read: the programs on the pages in `docs/peers` call a service in Rust, and
+//! are called by one; and tables of `docs/protocol.md`.
 
 mod calls;
 mod directory;
 mod go;
 mod node;
 mod pages;
+mod protocol;
 mod python;
 mod spring;
 

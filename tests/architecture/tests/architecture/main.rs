@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 mod imports;
+mod limits;
 
 use imports::{Crate, ModulePath};
 
