@@ -177,6 +177,8 @@ async fn a_worker_counts_the_methods_it_ran(world: World) {
     assert_eq!(counts(&stats, "Ledger", "write"), (0, 0, 2));
     let buy = stats.method("Shop", "buy").unwrap();
     assert!(buy.mean() > Duration::ZERO && buy.p99() >= buy.mean(), "{buy:?}");
+    let counted: u64 = buy.durations.iter().map(|(_, count)| count).sum();
+    assert_eq!((counted, buy.durations.last().unwrap().0), (3, buy.p99_ns));
     assert_eq!(stats.worker.id, asked.ping().await.unwrap().id);
 
     gate.let_all_go();

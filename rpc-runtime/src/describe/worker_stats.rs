@@ -93,6 +93,13 @@ pub struct MethodStats {
     /// The duration that 99 of 100 requests did not exceed, in nanoseconds. It is at most an eighth
     /// too long, and never more than 137 seconds.
     pub p99_ns: u64,
+    /// How many requests ended within which time: pairs of a duration in nanoseconds, and the number
+    /// of requests that took at most that long and longer than the duration of the pair before, in
+    /// ascending order. Pairs without requests are left out. Two readings, or those of several
+    /// workers, give the percentiles of the requests between or of them. Empty if the worker does
+    /// not tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub durations: Vec<(u64, u64)>,
 }
 
 impl MethodStats {
@@ -175,6 +182,7 @@ mod tests {
             mean_ns: 1_500_000,
             total_ns: 4_500_000,
             p99_ns: 2_000_000,
+            durations: vec![(1_000_000, 2), (2_000_000, 1)],
         };
         let stats = WorkerStats {
             worker: Worker::default(),

@@ -73,6 +73,7 @@ impl MethodCounters {
     pub(crate) fn snapshot(&self, service: &str, method: &str) -> MethodStats {
         let calls = self.calls.load(Ordering::Relaxed);
         let total_ns = self.total.load(Ordering::Relaxed);
+        let durations = self.durations();
         MethodStats {
             service: service.to_owned(),
             method: method.to_owned(),
@@ -84,26 +85,32 @@ impl MethodCounters {
             cancelled: self.cancelled.load(Ordering::Relaxed),
             mean_ns: total_ns.checked_div(calls).unwrap_or(0),
             total_ns,
-            p99_ns: self.percentile(99),
+            p99_ns: percentile(&durations, 99),
+            durations,
         }
     }
 
-    /// Returns the duration within which this percentage of the requests ended, in nanoseconds,
-    /// rounded up to the end of its bucket. Zero if there were none.
-    fn percentile(&self, percent: u64) -> u64 {
-        let histogram: Vec<_> = self
-            .histogram
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .collect();
-        let wanted = (histogram.iter().sum::<u64>() * percent).div_ceil(100);
-        let mut counted = 0;
-        let bucket = histogram.iter().position(|count| {
-            counted += count;
-            counted > 0 && counted >= wanted
-        });
-        bucket.map_or(0, upper_end)
+    /// Returns the upper end of each bucket that has requests, and their number.
+    fn durations(&self) -> Vec<(u64, u64)> {
+        let counts = self.histogram.iter().map(|count| count.load(Ordering::Relaxed));
+        let buckets = counts.enumerate().filter(|(_, count)| *count > 0);
+        buckets
+            .map(|(bucket, count)| (upper_end(bucket), count))
+            .collect()
     }
+}
+
+/// Returns the duration within which this percentage of the requests ended, in nanoseconds, rounded
+/// up to the end of its bucket. Zero if there were none.
+fn percentile(durations: &[(u64, u64)], percent: u64) -> u64 {
+    let all: u64 = durations.iter().map(|(_, count)| count).sum();
+    let wanted = (all * percent).div_ceil(100);
+    let mut counted = 0;
+    let bucket = durations.iter().find(|(_, count)| {
+        counted += count;
+        counted >= wanted
+    });
+    bucket.map_or(0, |(longest, _)| *longest)
 }
 
 /// Returns the bucket of a duration in nanoseconds. The position of its highest bit and the three
@@ -240,6 +247,11 @@ mod tests {
         let p99 = counted.p99();
         let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
         assert!(least <= p99 && p99 <= most, "{p99:?}");
+        let [(fast, 98), (slow, 2)] = counted.durations[..] else {
+            panic!("{:?}", counted.durations)
+        };
+        assert!((100_000..=112_500).contains(&fast), "{fast}");
+        assert_eq!(slow, counted.p99_ns);
     }
 
     #[test]
