@@ -16,6 +16,7 @@ mod failure;
 mod input;
 mod items;
 mod lookup;
+mod method_stats;
 mod options;
 mod output;
 mod progress;

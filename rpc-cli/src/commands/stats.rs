@@ -1,10 +1,9 @@
 //! `rpc stats`.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rpc_runtime::discovery::{MethodStats, WorkerClient, WorkerStats};
+use rpc_runtime::discovery::{WorkerClient, WorkerStats};
 use rpc_runtime::{Broker, BrokerError, CallError, Chain};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
@@ -13,11 +12,13 @@ use crate::connection::{close, connect};
 use crate::depths::{self, Depths};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::{Location, note_missing};
+use crate::method_stats::history::History;
+use crate::method_stats::rows::{Recent, Rows, rows};
 use crate::options::Options;
 use crate::output::Output;
 use crate::suggestion::did_you_mean;
 use crate::table::{Column, Table};
-use crate::units::{self, nanos};
+use crate::units;
 use crate::worker::short_id;
 
 /// Clears the terminal.
@@ -209,184 +210,6 @@ fn not_found(message: String, service: Option<&str>, all: &Rows) -> Failure {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct RowKey {
-    service: String,
-    queue: String,
-    method: String,
-    /// `None` if the row is the sum over all workers.
-    worker: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Row {
-    workers: usize,
-    counted: Counts,
-    in_flight: u64,
-    /// How long requests wait in the queue: the longest time that a worker reports.
-    queue_time: Duration,
-    /// The longest that a worker reports.
-    p99: Duration,
-    /// What was counted since the last update. `None` if there is nothing to compare with.
-    recent: Option<Recent>,
-}
-
-type Rows = BTreeMap<RowKey, Row>;
-
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Counts {
-    /// Requests that ended.
-    calls: u64,
-    /// Those of them that ended with the method's own error.
-    errors: u64,
-    /// Those of them that ended with a fault.
-    failures: u64,
-    /// Requests that were refused because the reply would have been late. They do not count as
-    /// `calls`.
-    shed: u64,
-    /// Requests that did not run, or not to their end, because the caller no longer waited.
-    cancelled: u64,
-    /// The duration of all requests together, in nanoseconds.
-    spent: u128,
-}
-
-impl Counts {
-    fn of(stats: &MethodStats) -> Self {
-        let spent = match stats.total_ns {
-            // An older worker does not report it.
-            0 => u128::from(stats.mean_ns) * u128::from(stats.calls),
-            total => u128::from(total),
-        };
-        Self {
-            calls: stats.calls,
-            errors: stats.errors,
-            // The worker's failures include the errors.
-            failures: stats.failures.saturating_sub(stats.errors),
-            shed: stats.shed,
-            cancelled: stats.cancelled,
-            spent,
-        }
-    }
-
-    fn add(&mut self, more: Self) {
-        self.calls = self.calls.saturating_add(more.calls);
-        self.errors = self.errors.saturating_add(more.errors);
-        self.failures = self.failures.saturating_add(more.failures);
-        self.shed = self.shed.saturating_add(more.shed);
-        self.cancelled = self.cancelled.saturating_add(more.cancelled);
-        self.spent = self.spent.saturating_add(more.spent);
-    }
-
-    fn since(self, earlier: Self) -> Self {
-        Self {
-            calls: self.calls.saturating_sub(earlier.calls),
-            errors: self.errors.saturating_sub(earlier.errors),
-            failures: self.failures.saturating_sub(earlier.failures),
-            shed: self.shed.saturating_sub(earlier.shed),
-            cancelled: self.cancelled.saturating_sub(earlier.cancelled),
-            spent: self.spent.saturating_sub(earlier.spent),
-        }
-    }
-
-    /// Returns the mean duration of a request, or `None` if none ended.
-    fn mean(self) -> Option<Duration> {
-        let mean = self.spent.checked_div(u128::from(self.calls))?;
-        Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
-    }
-}
-
-/// What was counted since the last update. The time since then may differ between workers.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Recent {
-    counted: Counts,
-    calls_per_second: f64,
-    errors_per_second: f64,
-    failures_per_second: f64,
-    shed_per_second: f64,
-}
-
-impl Recent {
-    fn add(&mut self, more: Counts, time: Duration) {
-        self.counted.add(more);
-        self.calls_per_second += units::per_second(more.calls, time);
-        self.errors_per_second += units::per_second(more.errors, time);
-        self.failures_per_second += units::per_second(more.failures, time);
-        self.shed_per_second += units::per_second(more.shed, time);
-    }
-}
-
-/// The last counts of each worker. A worker may be missing from an update.
-#[derive(Debug, Default)]
-struct History {
-    updates: u64,
-    last_update: Option<Instant>,
-    workers: HashMap<String, LastCounts>,
-}
-
-#[derive(Debug)]
-struct LastCounts {
-    /// The number of the update that they are from.
-    update: u64,
-    at: Instant,
-    /// By queue, service and method.
-    methods: HashMap<(String, String, String), Counts>,
-}
-
-/// The number of updates in a row after which a missing worker is forgotten.
-const MAX_MISSED: u64 = 10;
-
-impl History {
-    fn has_updates(&self) -> bool {
-        self.last_update.is_some()
-    }
-
-    /// Returns what a method counted since the last counts of its worker, and the time since then.
-    /// If the worker started after the last update, both are since its start. Returns `None` if
-    /// this is the first update, or if the worker ran at the last update but has no last counts.
-    fn recent(
-        &self,
-        stats: &WorkerStats,
-        queue: &str,
-        method: &MethodStats,
-        now: Instant,
-    ) -> Option<(Counts, Duration)> {
-        let last_update = self.last_update?;
-        let counted = Counts::of(method);
-        match self.workers.get(&stats.worker.id) {
-            Some(last) => {
-                let key = (queue.to_owned(), method.service.clone(), method.method.clone());
-                let earlier = last.methods.get(&key).copied().unwrap_or_default();
-                Some((counted.since(earlier), now.saturating_duration_since(last.at)))
-            }
-            None => {
-                let is_new = stats.worker.uptime() <= now.saturating_duration_since(last_update);
-                is_new.then(|| (counted, stats.worker.uptime()))
-            }
-        }
-    }
-
-    fn remember(&mut self, stats: &[WorkerStats], now: Instant) {
-        self.updates += 1;
-        self.last_update = Some(now);
-        for stats in stats {
-            let methods = stats.queues.iter().flat_map(|queue| {
-                queue.methods.iter().map(|method| {
-                    let key = (queue.queue.clone(), method.service.clone(), method.method.clone());
-                    (key, Counts::of(method))
-                })
-            });
-            let last = LastCounts {
-                update: self.updates,
-                at: now,
-                methods: methods.collect(),
-            };
-            self.workers.insert(stats.worker.id.clone(), last);
-        }
-        self.workers
-            .retain(|_, last| self.updates - last.update < MAX_MISSED);
-    }
-}
-
 /// Whether a later update may succeed.
 fn is_transient(failure: &Failure) -> bool {
     match failure {
@@ -396,33 +219,6 @@ fn is_transient(failure: &Failure) -> bool {
         }
         _ => false,
     }
-}
-
-/// Returns the rows of all methods, with the sums over all workers or for each of them.
-fn rows(stats: &[WorkerStats], by_worker: bool, history: &History, now: Instant) -> Rows {
-    let mut rows = Rows::new();
-    for worker in stats {
-        for queue in &worker.queues {
-            for method in &queue.methods {
-                let key = RowKey {
-                    service: method.service.clone(),
-                    queue: queue.queue.clone(),
-                    method: method.method.clone(),
-                    worker: by_worker.then(|| worker.worker.id.clone()),
-                };
-                let row = rows.entry(key).or_default();
-                row.workers += 1;
-                row.counted.add(Counts::of(method));
-                row.in_flight = row.in_flight.saturating_add(method.in_flight);
-                row.queue_time = row.queue_time.max(queue.queue_time());
-                row.p99 = row.p99.max(method.p99());
-                if let Some((counted, time)) = history.recent(worker, &queue.queue, method, now) {
-                    row.recent.get_or_insert_default().add(counted, time);
-                }
-            }
-        }
-    }
-    rows
 }
 
 /// Returns the table. With `is_watched`, it also has rates since the last update.
@@ -468,7 +264,7 @@ fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> Stri
             (true, Some(recent)) => format!("{:.1}", rate(recent)),
         };
         let mean = if is_watched {
-            row.recent.and_then(|recent| recent.counted.mean())
+            row.recent.as_ref().and_then(|recent| recent.counted.mean())
         } else {
             row.counted.mean()
         };
@@ -504,34 +300,8 @@ fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> Stri
 
 fn json_of(rows: &Rows, depths: &Depths) -> Value {
     let methods = rows.iter().map(|(key, row)| {
-        let mut json = json!({
-            "service": key.service,
-            "queue": key.queue,
-            "method": key.method,
-            "workers": row.workers,
-            "calls": row.counted.calls,
-            "errors": row.counted.errors,
-            "failures": row.counted.failures,
-            "shed": row.counted.shed,
-            "cancelled": row.counted.cancelled,
-            "in_flight": row.in_flight,
-            "queue_time_ns": nanos(row.queue_time),
-            "mean_ns": nanos(row.counted.mean().unwrap_or_default()),
-            "p99_ns": nanos(row.p99),
-        });
+        let mut json = row.json(key);
         depths::add_to_json(&mut json, depths, &key.queue);
-        if let Some(worker) = &key.worker {
-            json["worker"] = json!(worker);
-        }
-        if let Some(recent) = &row.recent {
-            json["calls_per_second"] = json!(recent.calls_per_second);
-            json["errors_per_second"] = json!(recent.errors_per_second);
-            json["failures_per_second"] = json!(recent.failures_per_second);
-            json["shed_per_second"] = json!(recent.shed_per_second);
-            if let Some(mean) = recent.counted.mean() {
-                json["recent_mean_ns"] = json!(nanos(mean));
-            }
-        }
         json
     });
     json!({"methods": methods.collect::<Vec<_>>()})
@@ -543,6 +313,7 @@ mod tests {
     use serde_json::from_value;
 
     use super::*;
+    use crate::method_stats::rows::Row;
 
     /// Returns the statistics of a worker that started an hour ago.
     fn worker(id: &str, calls: u64, mean_ms: u64, p99_ms: u64) -> WorkerStats {
@@ -608,7 +379,7 @@ Store    q          -          -  get           2     40       4       4    20  
     fn watching_shows_what_happened_since_the_last_update() {
         let (before, now) = (worker("1", 10, 1, 1), worker("1", 30, 3, 4));
         let row = last(&[&[before], std::slice::from_ref(&now)]);
-        let recent = row.recent.unwrap();
+        let recent = row.recent.clone().unwrap();
         assert_eq!((recent.calls_per_second, recent.failures_per_second), (10.0, 1.0));
         assert_eq!(recent.shed_per_second, 5.0);
         assert_eq!(recent.counted.mean(), Some(Duration::from_millis(4)));
@@ -624,6 +395,11 @@ Store    q          -          -  get           1     30       3       3    15  
         assert_eq!(
             (&json["calls_per_second"], &json["recent_mean_ns"]),
             (&json!(10.0), &json!(4_000_000))
+        );
+        // The worker does not tell how long its requests took.
+        assert_eq!(
+            (&json["p50_ns"], &json["recent_p99_ns"]),
+            (&json!(null), &json!(null))
         );
         // The first update has no rates.
         let first = once(&[worker("1", 10, 1, 1)], false);
@@ -653,15 +429,6 @@ Store    q          -          -  get           1     30       3       3    15  
         let mut young = other(7);
         young.worker.uptime_ms = 1000;
         assert_eq!(rate(&[&[one(10)], &[one(30), young]]), Some(17.0));
-    }
-
-    #[test]
-    fn workers_that_are_gone_are_forgotten() {
-        let mut history = History::default();
-        for number in 0..100 {
-            history.remember(&[worker(&number.to_string(), 1, 1, 1)], Instant::now());
-        }
-        assert_eq!(history.workers.len(), 10);
     }
 
     #[test]

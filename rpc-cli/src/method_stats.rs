@@ -1,0 +1,6 @@
+//! The statistics of methods: adds up what workers count, and compares two readings.
+
+pub(crate) mod counts;
+pub(crate) mod durations;
+pub(crate) mod history;
+pub(crate) mod rows;
