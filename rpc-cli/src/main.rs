@@ -10,6 +10,7 @@ mod call_args;
 mod cli;
 mod commands;
 mod connection;
+mod dead_letters;
 mod depths;
 mod description_file;
 mod failure;

@@ -75,6 +75,12 @@ impl Output {
         });
     }
 
+    pub(crate) fn notes(&self, notes: &[String]) {
+        for note in notes {
+            self.note(note);
+        }
+    }
+
     /// Prints a failure to stderr, unless it is only that nobody reads stdout any more.
     pub(crate) fn failure(&self, failure: &Failure) {
         if failure.is_reported() {

@@ -13,15 +13,12 @@ use crate::output::Output;
 
 mod drop;
 mod filter;
-mod headers;
-mod letter;
+mod hold;
 mod list;
 mod report;
 mod retry;
-mod scan;
 mod selection;
 mod show;
-mod wanted;
 
 /// Shows, retries and drops dead letters.
 ///

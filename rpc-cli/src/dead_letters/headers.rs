@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 const PERSISTENT: u8 = 2;
 
 /// Returns a header's value as text. `None` if it is missing, or is no text, number or boolean.
-pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
+pub(crate) fn text(headers: &FieldTable, name: &str) -> Option<String> {
     match json_of(headers.inner().get(name)?) {
         Value::String(text) => Some(text),
         value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
@@ -17,12 +17,12 @@ pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
 }
 
 /// Returns a header's value if it is an integer that is not negative, or the digits of one.
-pub(super) fn number(headers: &FieldTable, name: &str) -> Option<u64> {
+pub(crate) fn number(headers: &FieldTable, name: &str) -> Option<u64> {
     text(headers, name)?.parse().ok()
 }
 
 /// Returns the entry of `x-death` for the last time that a broker dead-lettered the message.
-pub(super) fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
+pub(crate) fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else {
         return None;
     };
@@ -34,7 +34,7 @@ pub(super) fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
 }
 
 /// Whether the broker adds this header at a delivery, to count how often the message came back.
-pub(super) fn is_delivery_count(name: &str) -> bool {
+pub(crate) fn is_delivery_count(name: &str) -> bool {
     matches!(name, "x-delivery-count" | "x-acquired-count")
 }
 
@@ -57,7 +57,7 @@ fn is_removed(name: &str) -> bool {
 /// Returns the properties of the retry of a dead letter: those of the request as it was sent first,
 /// but persistent. Leaves out the `user_id`, which only that user may send, and the `expiration`,
 /// which has passed.
-pub(super) fn of_retry(dead: &BasicProperties) -> BasicProperties {
+pub(crate) fn of_retry(dead: &BasicProperties) -> BasicProperties {
     let mut retry = BasicProperties::default().with_delivery_mode(PERSISTENT);
     if let Some(headers) = dead.headers() {
         let mut kept = FieldTable::default();
@@ -91,7 +91,7 @@ pub(super) fn of_retry(dead: &BasicProperties) -> BasicProperties {
 }
 
 /// Returns all properties except the headers as JSON.
-pub(super) fn properties_json(properties: &BasicProperties) -> Value {
+pub(crate) fn properties_json(properties: &BasicProperties) -> Value {
     let texts = [
         ("type", properties.kind()),
         ("content_type", properties.content_type()),
@@ -119,7 +119,7 @@ pub(super) fn properties_json(properties: &BasicProperties) -> Value {
     Value::Object(all.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-pub(super) fn table_json(table: &FieldTable) -> Value {
+pub(crate) fn table_json(table: &FieldTable) -> Value {
     let entries = table.inner().iter();
     let entries = entries.map(|(name, value)| (name.to_string(), json_of(value)));
     Value::Object(entries.collect::<Map<_, _>>())

@@ -4,43 +4,56 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
-use rpc_runtime::__tools::TakenMessage;
 use rpc_runtime::__tools::lapin::types::FieldTable;
+use rpc_runtime::__tools::{TakenMessage, body_as_json};
 use serde_json::{Value, json};
 
-use super::headers::{self, is_delivery_count, last_death, number, text};
+use super::headers::{self, is_delivery_count, last_death, number, table_json, text};
 
 /// A dead letter that is held.
 #[derive(Debug)]
-pub(super) struct Letter {
-    pub(super) id: String,
-    pub(super) message: TakenMessage,
-    pub(super) facts: Facts,
+pub(crate) struct Letter {
+    pub(crate) id: String,
+    pub(crate) message: TakenMessage,
+    pub(crate) facts: Facts,
+}
+
+impl Letter {
+    /// Returns the arguments as JSON, or `None` if they cannot be read.
+    pub(crate) fn arguments(&self) -> Option<String> {
+        let content_type = self.message.properties.content_type().as_ref();
+        body_as_json(content_type.map_or("", |name| name.as_str()), &self.message.body)
+    }
+
+    pub(crate) fn headers(&self) -> Value {
+        let none = FieldTable::default();
+        table_json(self.message.properties.headers().as_ref().unwrap_or(&none))
+    }
 }
 
 /// What the properties and headers of a dead letter say.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// The `type` of the message.
-    pub(super) method: Option<String>,
+    pub(crate) method: Option<String>,
     /// Why it was given up: `error`, a fault's code, or RabbitMQ's reason.
-    pub(super) reason: Option<String>,
-    pub(super) error: Option<String>,
-    pub(super) attempts: Option<u64>,
+    pub(crate) reason: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) attempts: Option<u64>,
     /// In milliseconds since 1970.
-    pub(super) first_failure: Option<u64>,
-    pub(super) last_failure: Option<u64>,
+    pub(crate) first_failure: Option<u64>,
+    pub(crate) last_failure: Option<u64>,
     /// The queue that the job was sent to, or the one in which RabbitMQ dead-lettered it.
-    pub(super) origin: Option<String>,
+    pub(crate) origin: Option<String>,
     /// The RabbitMQ user that sent the job, as the header `rpc-user` tells. The broker has checked
     /// it when the job was sent, and not since.
-    pub(super) user: Option<String>,
+    pub(crate) user: Option<String>,
     /// The size of the body in bytes.
-    pub(super) size: usize,
+    pub(crate) size: usize,
 }
 
 impl Facts {
-    pub(super) fn read(message: &TakenMessage) -> Self {
+    pub(crate) fn read(message: &TakenMessage) -> Self {
         let empty = FieldTable::default();
         let headers = message.properties.headers().as_ref().unwrap_or(&empty);
         let death = last_death(headers).unwrap_or(&empty);
@@ -62,14 +75,14 @@ impl Facts {
     }
 
     /// How long ago it failed last: zero for a time in the future, `None` if it is not known.
-    pub(super) fn age(&self, now: SystemTime) -> Option<Duration> {
+    pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
         let failed = time_at(self.last_failure?)?;
         Some(now.duration_since(failed).unwrap_or_default())
     }
 
     /// The queue to which it is sent again. A batch that could not be read can only be read in the
     /// queue for batches.
-    pub(super) fn target(&self, queue: &str) -> String {
+    pub(crate) fn target(&self, queue: &str) -> String {
         if self.method.as_deref() == Some("rpc.batch") {
             format!("{queue}.batch")
         } else {
@@ -79,7 +92,7 @@ impl Facts {
 
     /// Whether it came from this queue, directly or through one of its retry queues, or from its
     /// queue for batches. Also `true` if its origin is not known.
-    pub(super) fn is_from(&self, queue: &str) -> bool {
+    pub(crate) fn is_from(&self, queue: &str) -> bool {
         let Some(origin) = &self.origin else {
             return true;
         };
@@ -87,7 +100,7 @@ impl Facts {
         rest.is_some_and(|rest| matches!(rest, "" | ".batch") || rest.starts_with(".retry."))
     }
 
-    pub(super) fn json(&self, id: &str) -> Value {
+    pub(crate) fn json(&self, id: &str) -> Value {
         json!({
             "id": id,
             "method": self.method,
@@ -104,12 +117,12 @@ impl Facts {
 }
 
 /// The time that is this many milliseconds after 1970.
-pub(super) fn time_at(millis: u64) -> Option<SystemTime> {
+pub(crate) fn time_at(millis: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
 /// How often the letter came back, as counted by a quorum queue. Zero for a classic queue.
-pub(super) fn return_count(message: &TakenMessage) -> u64 {
+pub(crate) fn return_count(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     headers
         .and_then(|headers| number(headers, "x-delivery-count"))
@@ -118,7 +131,7 @@ pub(super) fn return_count(message: &TakenMessage) -> u64 {
 
 /// Whether the letter is among those that came back to a quorum queue. These are delivered before
 /// all others, and in the order in which they came back.
-pub(super) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
+pub(crate) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
     let headers = message.properties.headers().as_ref();
     let is_counted = headers.is_some_and(|headers| {
         let mut names = headers.inner().keys();
@@ -129,7 +142,7 @@ pub(super) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
 
 /// Returns the number that identifies a letter: the token that its worker gave it, or a hash of its
 /// properties and its body. Several letters may have the same number.
-pub(super) fn number_of(message: &TakenMessage) -> u64 {
+pub(crate) fn number_of(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     let token = headers.and_then(|headers| text(headers, "rpc-copy"));
     match token.filter(|token| token.len() == 16) {
@@ -157,14 +170,14 @@ fn hash_of(message: &TakenMessage) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use rpc_runtime::__tools::lapin::BasicProperties;
     use rpc_runtime::__tools::lapin::types::{AMQPValue, FieldArray};
 
     use super::*;
 
     /// A message with these headers.
-    pub(in super::super) fn message(headers: &[(&'static str, AMQPValue)], body: &[u8]) -> TakenMessage {
+    pub(crate) fn message(headers: &[(&'static str, AMQPValue)], body: &[u8]) -> TakenMessage {
         let mut table = FieldTable::default();
         for (name, value) in headers {
             table.insert((*name).into(), value.clone());
@@ -178,7 +191,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn long(text: &str) -> AMQPValue {
+    pub(crate) fn long(text: &str) -> AMQPValue {
         AMQPValue::LongString(text.into())
     }
 

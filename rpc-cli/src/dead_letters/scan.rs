@@ -6,7 +6,6 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use clap::Args;
 use futures_util::FutureExt as _;
 use rpc_runtime::__tools::{QueueReader, TakenMessage};
 use rpc_runtime::BrokerError;
@@ -18,7 +17,6 @@ use super::wanted::Ids;
 use crate::connection;
 use crate::failure::Failure;
 use crate::options::Options;
-use crate::output::Output;
 use crate::units;
 
 /// A quorum queue with the default limit drops a letter that came back more often.
@@ -27,30 +25,22 @@ const DEFAULT_DELIVERY_LIMIT: u64 = 20;
 /// How long to take letters only to keep the order of a quorum queue.
 const ORDER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long letters are held.
-#[derive(Debug, Clone, Copy, Args)]
-pub(super) struct Hold {
-    /// How long to hold letters. Those that were not looked at by then are left out.
-    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = units::parse_time)]
-    pub(super) timeout: Duration,
-}
-
 /// The letters that were in the queue at the start, in their order. Letters that arrive later are
 /// left out: retried jobs may fail again at once.
-pub(super) struct Scan {
-    pub(super) reader: QueueReader,
+pub(crate) struct Scan {
+    pub(crate) reader: QueueReader,
     /// The queue that the jobs were sent to.
     queue: String,
     ids: Ids,
     /// How many of these letters were not looked at, as far as is known.
-    pub(super) left: u32,
+    pub(crate) left: u32,
     timeout: Duration,
     /// `None` while no letter is held.
     deadline: Option<Instant>,
     /// Completes at Ctrl-C.
     interrupted: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     /// Why the rest is left out. `None` if it is not.
-    pub(super) stop: Option<Stop>,
+    pub(crate) stop: Option<Stop>,
     /// The largest number of times that a letter was delivered and returned to the queue.
     most_returns: u64,
     /// Whether the last letter was returned to a quorum queue before. If the next one was, too, it
@@ -59,7 +49,7 @@ pub(super) struct Scan {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// By Ctrl-C.
     Interrupted,
     TimeUp,
@@ -75,8 +65,9 @@ impl fmt::Display for Stop {
 }
 
 impl Scan {
-    /// Connects, and opens the dead-letter queue of a queue.
-    pub(super) async fn open(queue: &str, hold: Hold, options: &Options) -> Result<Self, Failure> {
+    /// Connects, and opens the dead-letter queue of a queue. `timeout` limits how long letters are
+    /// held: those that were not looked at by then are left out.
+    pub(crate) async fn open(queue: &str, timeout: Duration, options: &Options) -> Result<Self, Failure> {
         let dead = dead_queue(queue);
         let Some((reader, left)) = connection::open_queue(options, &dead).await? else {
             let hint = match queue.strip_suffix(".dead") {
@@ -93,7 +84,7 @@ impl Scan {
             queue: queue.to_owned(),
             ids: Ids::default(),
             left,
-            timeout: hold.timeout,
+            timeout,
             deadline: None,
             interrupted: Box::pin(tokio::signal::ctrl_c()),
             stop: None,
@@ -102,12 +93,12 @@ impl Scan {
         })
     }
 
-    pub(super) fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         matches!(self.stop, Some(Stop::Interrupted))
     }
 
     /// Takes the next letter. Returns `None` at the end, or once the scan has to stop.
-    pub(super) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
         if self.left == 0 || self.check_stop().is_some() {
             return Ok(None);
         }
@@ -135,7 +126,7 @@ impl Scan {
     }
 
     /// Acknowledges a letter, which removes it.
-    pub(super) async fn ack(&mut self, tag: u64) -> Result<(), BrokerError> {
+    pub(crate) async fn ack(&mut self, tag: u64) -> Result<(), BrokerError> {
         self.reader.ack(tag).await?;
         if !self.reader.holds_any() {
             self.deadline = None;
@@ -162,7 +153,7 @@ impl Scan {
     }
 
     /// Waits for Ctrl-C; returns at once if it was pressed before. Cancel safe.
-    pub(super) async fn wait_interrupted(&mut self) {
+    pub(crate) async fn wait_interrupted(&mut self) {
         if self.stop != Some(Stop::Interrupted) {
             // If the system cannot report Ctrl-C, it counts as pressed.
             let _ = self.interrupted.as_mut().await;
@@ -171,7 +162,7 @@ impl Scan {
     }
 
     /// Returns why the scan has to stop. `None` if it may go on. A scan that has stopped stays so.
-    pub(super) fn check_stop(&mut self) -> Option<Stop> {
+    pub(crate) fn check_stop(&mut self) -> Option<Stop> {
         if self.stop.is_none() {
             if self.interrupted.as_mut().now_or_never().is_some() {
                 self.stop = Some(Stop::Interrupted);
@@ -182,12 +173,10 @@ impl Scan {
         self.stop
     }
 
-    /// Puts the held letters back and closes the connection. Prints notes about what the user
-    /// should know.
-    pub(super) async fn finish(mut self, output: &Output) -> Result<(), Failure> {
-        if let Some(stop) = self.stop {
-            output.note(&self.stop_note(stop));
-        }
+    /// Puts the held letters back and closes the connection. Returns notes about what the user
+    /// should know beside the result.
+    pub(crate) async fn finish(mut self) -> (Vec<String>, Result<(), Failure>) {
+        let mut notes: Vec<_> = self.stop.map(|stop| self.stop_note(stop)).into_iter().collect();
         let ordered = self.keep_order().await;
         let released = self.reader.release().await;
         // If a letter came back more often than that, the queue does not have the default limit.
@@ -195,11 +184,10 @@ impl Scan {
             (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
         // A worker declares its dead-letter queue with a limit that is never reached.
         if may_be_limited && !matches!(self.reader.is_dead_queue_of(&self.queue).await, Ok(Some(true))) {
-            output.note(&self.limit_note());
+            notes.push(self.limit_note());
         }
         self.reader.close().await;
-        ordered?;
-        Ok(released?)
+        (notes, ordered.and(released.map_err(Failure::from)))
     }
 
     fn stop_note(&self, stop: Stop) -> String {

@@ -11,14 +11,14 @@ const MAX_LISTED: usize = 5;
 /// Gives ids to letters in their order. An id is 16 hexadecimal digits. If several letters have the
 /// same number, the second one's id ends with `-2`, and so on.
 #[derive(Debug, Default)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     /// How many letters have had each number. An entry has sixteen bytes.
     seen: HashMap<u64, u32>,
 }
 
 impl Ids {
     /// Returns the id of the next letter, which has this number.
-    pub(super) fn assign(&mut self, number: u64) -> String {
+    pub(crate) fn assign(&mut self, number: u64) -> String {
         let seen = self.seen.entry(number).or_default();
         *seen += 1;
         match *seen {
@@ -29,7 +29,7 @@ impl Ids {
 }
 
 /// Parses an id, or the beginning of one.
-pub(super) fn parse_id(text: &str) -> Result<String, String> {
+pub(crate) fn parse_id(text: &str) -> Result<String, String> {
     let text = text.to_ascii_lowercase();
     let (digits, rest) = text.split_once('-').unwrap_or((&text, ""));
     let is_id = (1..=16).contains(&digits.len())
@@ -44,7 +44,7 @@ pub(super) fn parse_id(text: &str) -> Result<String, String> {
 
 /// The letters that are searched for.
 #[derive(Debug)]
-pub(super) struct Wanted<T> {
+pub(crate) struct Wanted<T> {
     wanted_ids: Vec<WantedId>,
     /// What was kept of the letters that may be meant: at most two for each wanted id.
     kept: Vec<(String, T)>,
@@ -63,7 +63,7 @@ struct WantedId {
 }
 
 impl<T> Wanted<T> {
-    pub(super) fn new(ids: &[String]) -> Self {
+    pub(crate) fn new(ids: &[String]) -> Self {
         let wanted_ids = ids.iter().map(|text| WantedId {
             text: text.clone(),
             matches: Vec::new(),
@@ -77,12 +77,12 @@ impl<T> Wanted<T> {
     }
 
     /// Whether no other letter can be meant.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.wanted_ids.iter().all(|wanted| wanted.is_exact)
     }
 
     /// Looks at the next letter. Keeps it if it may be meant, and returns whether it was kept.
-    pub(super) fn offer(&mut self, id: &str, letter: T) -> bool {
+    pub(crate) fn offer(&mut self, id: &str, letter: T) -> bool {
         let mut is_kept = false;
         for wanted in &mut self.wanted_ids {
             is_kept |= wanted.offer(id);
@@ -98,7 +98,7 @@ impl<T> Wanted<T> {
     /// # Errors
     ///
     /// Fails if a wanted id matches no letter or several.
-    pub(super) fn found(self, queue: &str) -> Result<Vec<(String, T)>, Failure> {
+    pub(crate) fn found(self, queue: &str) -> Result<Vec<(String, T)>, Failure> {
         let mut found_ids = Vec::new();
         for wanted in &self.wanted_ids {
             found_ids.push(wanted.found(queue)?);

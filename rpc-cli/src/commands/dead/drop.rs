@@ -8,8 +8,9 @@ use rpc_runtime::discovery::dead_queue;
 use tokio::sync::oneshot;
 
 use super::report::{MAX_LISTED, Report};
-use super::scan::Scan;
-use super::selection::{Selection, find};
+use super::selection::Selection;
+use crate::dead_letters::find::find;
+use crate::dead_letters::scan::Scan;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -46,7 +47,7 @@ impl DropLetters {
                 "confirm it with `--yes`, or see with `--dry-run` what would be deleted",
             ));
         }
-        let mut scan = Scan::open(queue, self.selection.hold, options).await?;
+        let mut scan = Scan::open(queue, self.selection.hold.timeout, options).await?;
         let mut report = Report::new("dropped", self.selection.dry_run);
         let dropped = self
             .drop_selected(queue, asks, &mut scan, &mut report, output)

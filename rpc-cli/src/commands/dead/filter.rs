@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
-use super::letter::Facts;
+use crate::dead_letters::letter::Facts;
 use crate::units;
 
 /// Selects letters by their properties and headers. A letter has to match all options.
@@ -60,8 +60,8 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::letter::time_at;
     use super::*;
+    use crate::dead_letters::letter::time_at;
 
     #[test]
     fn a_letter_has_to_match_all_options() {

@@ -7,8 +7,9 @@ use rpc_runtime::discovery::dead_queue;
 use serde_json::{Value, json};
 
 use super::filter::Filter;
-use super::letter::Facts;
-use super::scan::{Hold, Scan};
+use super::hold::Hold;
+use crate::dead_letters::letter::Facts;
+use crate::dead_letters::scan::Scan;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -44,10 +45,11 @@ impl ListLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         let now = SystemTime::now();
-        let mut scan = Scan::open(queue, self.hold, options).await?;
+        let mut scan = Scan::open(queue, self.hold.timeout, options).await?;
         let letters = self.letters(&mut scan, now).await;
         let (left, stop) = (scan.left, scan.stop);
-        let finished = scan.finish(output).await;
+        let (notes, finished) = scan.finish().await;
+        output.notes(&notes);
         let letters = letters?;
         finished?;
         if output.json {
@@ -128,8 +130,8 @@ fn json_of(queue: &str, letters: &[(String, Facts)], left: u32) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::letter::time_at;
     use super::*;
+    use crate::dead_letters::letter::time_at;
 
     #[test]
     fn a_letter_is_a_line() {

@@ -3,7 +3,7 @@
 use rpc_runtime::discovery::dead_queue;
 use serde_json::{Value, json};
 
-use super::scan::Scan;
+use crate::dead_letters::scan::Scan;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::text::one_line;
@@ -63,7 +63,9 @@ impl Report {
         scan: Scan,
         output: &Output,
     ) -> Result<Outcome, Failure> {
-        let (stop, finished) = (scan.stop, scan.finish(output).await);
+        let stop = scan.stop;
+        let (notes, finished) = scan.finish().await;
+        output.notes(&notes);
         let is_empty = self.done + self.stayed == 0;
         // A closed output must not hide that something failed, so errors of printing come last.
         let printed = if is_empty && acted.is_err() {

@@ -2,14 +2,13 @@
 
 use clap::Args;
 use indicatif::ProgressBar;
-use rpc_runtime::__tools::CopyOutcome;
-use rpc_runtime::BrokerError;
 
-use super::headers::of_retry;
-use super::letter::{Facts, Letter};
 use super::report::Report;
-use super::scan::Scan;
-use super::selection::{Selection, find};
+use super::selection::Selection;
+use crate::dead_letters::find::find;
+use crate::dead_letters::letter::Letter;
+use crate::dead_letters::retry::{Retried, obstacle, retry};
+use crate::dead_letters::scan::Scan;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -34,7 +33,7 @@ impl RetryLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         self.selection.check()?;
-        let mut scan = Scan::open(queue, self.selection.hold, options).await?;
+        let mut scan = Scan::open(queue, self.selection.hold.timeout, options).await?;
         let mut run = Retry {
             queue,
             report: Report::new("retried", self.selection.dry_run),
@@ -78,57 +77,16 @@ impl Retry<'_> {
 
     /// Retries a letter, or reports why it stays. An error ends the command.
     async fn retry_one(&mut self, letter: Letter, is_dry_run: bool, scan: &mut Scan) -> Result<(), Failure> {
-        let Letter { id, message, facts } = letter;
-        if let Some(reason) = self.obstacle(&facts, message.malformed.as_deref()) {
-            self.report.add_stayed(&id, reason);
-            return Ok(());
+        let id = letter.id.clone();
+        let retried = match (obstacle(&letter, self.queue), is_dry_run) {
+            (Some(reason), _) => Retried::Stays(reason),
+            (None, true) => Retried::Sent,
+            (None, false) => retry(letter, self.queue, scan).await?,
+        };
+        match retried {
+            Retried::Sent => self.report.add_done(&id),
+            Retried::Stays(reason) => self.report.add_stayed(&id, reason),
         }
-        if is_dry_run {
-            self.report.add_done(&id);
-            return Ok(());
-        }
-        let copy = of_retry(&message.properties);
-        let target = facts.target(self.queue);
-        match scan.reader.publish(&target, copy, message.body).await {
-            Ok(CopyOutcome::Confirmed) => {
-                let acked = scan.ack(message.tag).await;
-                acked.map_err(|error| maybe_retried(&id, error))?;
-                self.report.add_done(&id);
-                Ok(())
-            }
-            Ok(CopyOutcome::Invalid(cause)) => {
-                self.report.add_stayed(&id, cause.to_string());
-                Ok(())
-            }
-            Ok(CopyOutcome::Unroutable) => Err(Failure::NotFound {
-                message: format!("there is no queue {target}: the other letters stay"),
-                hint: "start a worker, which declares it".to_owned(),
-            }),
-            Ok(CopyOutcome::Refused) => Err(Failure::Stay {
-                message: format!("the queue {target} refuses messages: the other letters stay"),
-                hint: "it may be full: try again later".to_owned(),
-            }),
-            Err(error @ (BrokerError::Unresponsive { .. } | BrokerError::Lost { .. })) => {
-                Err(maybe_retried(&id, error))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Why a letter cannot be retried. `None` if it can.
-    fn obstacle(&self, facts: &Facts, malformed: Option<&str>) -> Option<String> {
-        if let Some(reason) = malformed {
-            return Some(format!("it cannot be copied: {reason}"));
-        }
-        let origin = facts.origin.as_ref().filter(|_| !facts.is_from(self.queue))?;
-        Some(format!("it comes from the queue {origin:?}"))
-    }
-}
-
-/// The failure of a retry whose outcome is not known.
-fn maybe_retried(id: &str, source: BrokerError) -> Failure {
-    Failure::MaybeRetried {
-        id: id.to_owned(),
-        source,
+        Ok(())
     }
 }

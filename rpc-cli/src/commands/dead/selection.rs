@@ -3,18 +3,15 @@
 use std::time::SystemTime;
 
 use clap::Args;
-use rpc_runtime::__tools::TakenMessage;
 
 use super::filter::Filter;
-use super::letter::Letter;
-use super::scan::{Hold, Scan};
-use super::wanted::{Wanted, parse_id};
+use super::hold::Hold;
+use crate::dead_letters::letter::Letter;
+use crate::dead_letters::scan::Scan;
+use crate::dead_letters::wanted::parse_id;
 use crate::failure::Failure;
 
 const MAX_IDS: usize = 1000;
-
-/// The limit on the size of letters that are kept while others are searched, in bytes.
-const MAX_KEPT: usize = 256 * 1024 * 1024;
 
 /// The letters to act on.
 #[derive(Debug, Clone, Args)]
@@ -78,45 +75,4 @@ impl Selection {
         }
         Ok(None)
     }
-}
-
-/// Searches for letters by their ids. Drops their bodies unless `needs_bodies`.
-pub(super) async fn find(
-    scan: &mut Scan,
-    queue: &str,
-    ids: &[String],
-    needs_bodies: bool,
-) -> Result<Vec<Letter>, Failure> {
-    let mut wanted = Wanted::new(ids);
-    let mut kept = 0;
-    while !wanted.is_complete()
-        && let Some(mut letter) = scan.next().await?
-    {
-        if !needs_bodies {
-            letter.message.body = Vec::new();
-        }
-        let (id, size) = (letter.id.clone(), size_of(&letter.message));
-        if wanted.offer(&id, letter) {
-            kept += size;
-        }
-        if kept > MAX_KEPT {
-            return Err(Failure::usage(
-                format!("these letters have more than {} MiB together", MAX_KEPT >> 20),
-                "name fewer in one command, or write more digits of their ids, so that fewer letters fit them",
-            ));
-        }
-    }
-    if scan.stop.is_some() && !wanted.is_complete() {
-        return Err(Failure::Stay {
-            message: "not all letters were looked at, so the ids may fit further ones".to_owned(),
-            hint: "write whole ids, or use a longer `--timeout`".to_owned(),
-        });
-    }
-    let found = wanted.found(queue)?;
-    Ok(found.into_iter().map(|(_, letter)| letter).collect())
-}
-
-fn size_of(message: &TakenMessage) -> usize {
-    // An allowance for the properties, which fit into a frame.
-    message.body.len() + 4096
 }

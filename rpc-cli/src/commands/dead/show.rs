@@ -3,15 +3,14 @@
 use std::time::SystemTime;
 
 use clap::Args;
-use rpc_runtime::__tools::body_as_json;
-use rpc_runtime::__tools::lapin::types::FieldTable;
 use serde_json::Value;
 
-use super::headers::{properties_json, table_json};
-use super::letter::{Letter, time_at};
-use super::scan::{Hold, Scan};
-use super::selection::find;
-use super::wanted::parse_id;
+use super::hold::Hold;
+use crate::dead_letters::find::find;
+use crate::dead_letters::headers::properties_json;
+use crate::dead_letters::letter::{Letter, time_at};
+use crate::dead_letters::scan::Scan;
+use crate::dead_letters::wanted::parse_id;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::{Output, pretty};
@@ -42,10 +41,11 @@ impl ShowLetter {
         options: &Options,
         output: &Output,
     ) -> Result<Outcome, Failure> {
-        let mut scan = Scan::open(queue, self.hold, options).await?;
+        let mut scan = Scan::open(queue, self.hold.timeout, options).await?;
         let needs_bodies = true;
         let found = find(&mut scan, queue, std::slice::from_ref(&self.id), needs_bodies).await;
-        let finished = scan.finish(output).await;
+        let (notes, finished) = scan.finish().await;
+        output.notes(&notes);
         let found = found?;
         finished?;
         for letter in found {
@@ -57,20 +57,6 @@ impl ShowLetter {
         }
         Ok(Outcome::Done)
     }
-}
-
-/// The arguments as JSON, or `None` if they cannot be read.
-fn arguments(letter: &Letter) -> Option<String> {
-    let content_type = letter.message.properties.content_type().as_ref();
-    body_as_json(
-        content_type.map_or("", |name| name.as_str()),
-        &letter.message.body,
-    )
-}
-
-fn headers(letter: &Letter) -> Value {
-    let none = FieldTable::default();
-    table_json(letter.message.properties.headers().as_ref().unwrap_or(&none))
 }
 
 fn text(letter: &Letter, now: SystemTime) -> String {
@@ -101,8 +87,8 @@ fn text(letter: &Letter, now: SystemTime) -> String {
     };
     section("error", facts.error.as_deref().unwrap_or_default());
     section("properties", &entries(&properties_json(&message.properties)));
-    section("headers", &entries(&headers(letter)));
-    match arguments(letter) {
+    section("headers", &entries(&letter.headers()));
+    match letter.arguments() {
         Some(json) => section("arguments", &pretty(&json)),
         None => section("body", &dump(&message.body)),
     }
@@ -158,9 +144,9 @@ fn hex(bytes: &[u8]) -> String {
 fn json(letter: &Letter) -> String {
     let mut json = letter.facts.json(&letter.id);
     json["properties"] = properties_json(&letter.message.properties);
-    json["headers"] = headers(letter);
+    json["headers"] = letter.headers();
     json["malformed"] = letter.message.malformed.clone().into();
-    let arguments = arguments(letter);
+    let arguments = letter.arguments();
     if arguments.is_none() {
         json["body_hex"] = hex(&letter.message.body).into();
     }
@@ -177,9 +163,9 @@ fn json(letter: &Letter) -> String {
 mod tests {
     use rpc_runtime::__tools::lapin::types::AMQPValue;
 
-    use super::super::letter::Facts;
-    use super::super::letter::tests::{long, message};
     use super::*;
+    use crate::dead_letters::letter::Facts;
+    use crate::dead_letters::letter::tests::{long, message};
 
     fn letter(headers: &[(&'static str, AMQPValue)], content_type: &str, body: &[u8]) -> Letter {
         let mut message = message(headers, body);

@@ -1,0 +1,52 @@
+//! Searches a dead-letter queue for letters by their ids.
+
+use rpc_runtime::__tools::TakenMessage;
+
+use super::letter::Letter;
+use super::scan::Scan;
+use super::wanted::Wanted;
+use crate::failure::Failure;
+
+/// The limit on the size of letters that are kept while others are searched, in bytes.
+const MAX_KEPT: usize = 256 * 1024 * 1024;
+
+/// Searches for letters by their ids. Drops their bodies unless `needs_bodies`.
+pub(crate) async fn find(
+    scan: &mut Scan,
+    queue: &str,
+    ids: &[String],
+    needs_bodies: bool,
+) -> Result<Vec<Letter>, Failure> {
+    let mut wanted = Wanted::new(ids);
+    let mut kept = 0;
+    while !wanted.is_complete()
+        && let Some(mut letter) = scan.next().await?
+    {
+        if !needs_bodies {
+            letter.message.body = Vec::new();
+        }
+        let (id, size) = (letter.id.clone(), size_of(&letter.message));
+        if wanted.offer(&id, letter) {
+            kept += size;
+        }
+        if kept > MAX_KEPT {
+            return Err(Failure::usage(
+                format!("these letters have more than {} MiB together", MAX_KEPT >> 20),
+                "name fewer in one command, or write more digits of their ids, so that fewer letters fit them",
+            ));
+        }
+    }
+    if scan.stop.is_some() && !wanted.is_complete() {
+        return Err(Failure::Stay {
+            message: "not all letters were looked at, so the ids may fit further ones".to_owned(),
+            hint: "write whole ids, or use a longer `--timeout`".to_owned(),
+        });
+    }
+    let found = wanted.found(queue)?;
+    Ok(found.into_iter().map(|(_, letter)| letter).collect())
+}
+
+fn size_of(message: &TakenMessage) -> usize {
+    // An allowance for the properties, which fit into a frame.
+    message.body.len() + 4096
+}
