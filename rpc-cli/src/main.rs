@@ -7,6 +7,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod call_args;
+mod calling;
 mod cli;
 mod commands;
 mod connection;

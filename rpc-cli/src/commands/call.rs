@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
-use rpc_runtime::discovery::Worker;
-use rpc_runtime::{Broadcast, Broker, CallError, DynamicClient, GatherEnd, MethodError, StreamingCall};
+use rpc_runtime::{Broadcast, Broker, DynamicClient, GatherEnd, MethodError, StreamingCall};
 use serde::de::IgnoredAny;
-use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::call_args::{CallArgs, CallOptions, Target};
+use crate::calling::{self, Prepared, Settings};
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::input;
@@ -118,34 +117,25 @@ impl Call {
         let Some(method) = service.method(target.method) else {
             return Err(lookup::no_method(&[&service], target.method));
         };
-        let (is_oneway, is_broadcast, is_streaming) =
-            (method.is_oneway, method.is_broadcast, method.is_streaming);
-        let receives_items = method.incoming.is_some();
-        let client = DynamicClient::builder(broker, service)?
+        let client = DynamicClient::builder(broker, service.clone())?
             .codec(self.call_options.codec.into())
             .build();
-        if is_broadcast && self.priority.is_some() {
+        if method.is_broadcast && self.priority.is_some() {
             let message = "the requests of a broadcast have no priority";
             return Err(Failure::usage(message, "leave out `--priority`"));
         }
-        // A one-way broadcast has no answers to gather, so it is sent like a call.
-        if is_broadcast && !is_oneway {
-            return self
-                .broadcast(client.broadcast_json(target.method, &arguments), output)
-                .await;
-        }
-        if self.workers.is_some() {
-            let method = target.method;
-            let message = match is_oneway {
-                true => format!("no worker answers a request of {method:?}"),
-                false => format!("one worker answers a call of {method:?}"),
+        if self.workers.is_some() && (!method.is_broadcast || method.is_oneway) {
+            let method_name = target.method;
+            let message = match method.is_oneway {
+                true => format!("no worker answers a request of {method_name:?}"),
+                false => format!("one worker answers a call of {method_name:?}"),
             };
             return Err(Failure::usage(
                 message,
                 "leave out `--workers`: it is for broadcasts with answers",
             ));
         }
-        if receives_items && target.reads_stdin() {
+        if method.incoming.is_some() && target.reads_stdin() {
             let message = format!(
                 "{:?} receives a stream, whose items are read from standard input",
                 target.method
@@ -155,61 +145,22 @@ impl Call {
                 "give the arguments on the command line or in a file",
             ));
         }
-        if is_streaming {
-            let stream = match receives_items {
-                true => {
-                    client.stream_json_with_items(target.method, &arguments, items::of_stdin(items_failed))
-                }
-                false => client.stream_json(target.method, &arguments),
-            };
-            return self.stream(stream, output).await;
-        }
-        let mut call = match receives_items {
-            true => client.call_json_with_items(target.method, &arguments, items::of_stdin(items_failed)),
-            false => client.call_json(target.method, &arguments),
+        let items = method.incoming.is_some().then(|| items::of_stdin(items_failed));
+        let settings = Settings {
+            timeout: self.call_options.timeout,
+            priority: self.priority,
+            headers: self.headers.clone(),
         };
-        if let Some(timeout) = self.call_options.timeout {
-            call = call.timeout(timeout);
-        }
-        if let Some(priority) = self.priority {
-            call = call.priority(priority);
-        }
-        for (name, value) in &self.headers {
-            call = call.header(name, value);
-        }
-        let result = call.await?;
-        if !is_oneway {
-            output.json_text(&result)?;
-        }
-        Ok(Outcome::Done)
-    }
-
-    /// Prints each item as it arrives, until the end or Ctrl-C.
-    async fn stream(
-        &self,
-        mut stream: StreamingCall<String, MethodError<String>>,
-        output: &Output,
-    ) -> Result<Outcome, Failure> {
-        if let Some(timeout) = self.call_options.timeout {
-            stream = stream.timeout(timeout);
-        }
-        if let Some(priority) = self.priority {
-            stream = stream.priority(priority);
-        }
-        for (name, value) in &self.headers {
-            stream = stream.header(name, value);
-        }
-        let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
-        loop {
-            tokio::select! {
-                biased;
-                _ = &mut interrupted => return Ok(Outcome::Done),
-                item = stream.next() => match item {
-                    Some(item) => output.json_line(&item?)?,
-                    None => return Ok(Outcome::Done),
-                },
+        match calling::prepare(&client, method, &arguments, items, &settings) {
+            Prepared::Single(call) => {
+                let result = call.await?;
+                if !method.is_oneway {
+                    output.json_text(&result)?;
+                }
+                Ok(Outcome::Done)
             }
+            Prepared::Streaming(stream) => stream_items(stream, output).await,
+            Prepared::Broadcast(broadcast) => self.broadcast(broadcast, output).await,
         }
     }
 
@@ -219,14 +170,8 @@ impl Call {
         mut broadcast: Broadcast<String, MethodError<String>>,
         output: &Output,
     ) -> Result<Outcome, Failure> {
-        if let Some(timeout) = self.call_options.timeout {
-            broadcast = broadcast.limit(timeout);
-        }
         if let Some(workers) = self.workers {
             broadcast = broadcast.expect_workers(workers);
-        }
-        for (name, value) in &self.headers {
-            broadcast = broadcast.header(name, value);
         }
         let mut answers = broadcast.send().await?;
         let mut outcome = Outcome::Done;
@@ -234,7 +179,7 @@ impl Call {
             if answer.is_err() {
                 outcome = Outcome::Negative;
             }
-            output.json_text(&json_of(&worker, answer))?;
+            output.json_text(&calling::answer_json(&worker, answer))?;
         }
         // If all expected workers answered, it does not matter.
         if !answers.is_confirmed() && answers.missing() != Some(0) {
@@ -256,16 +201,21 @@ impl Call {
     }
 }
 
-/// Returns the answer of a worker as JSON. Numbers keep all their digits.
-fn json_of(worker: &Worker, answer: Result<String, CallError<MethodError<String>>>) -> String {
-    let worker = json!(worker);
-    match answer {
-        Ok(result) => format!(r#"{{"worker":{worker},"result":{result}}}"#),
-        Err(error) => {
-            let failure = Failure::Call(Box::new(error)).json();
-            // It always begins with a brace.
-            let members = failure.strip_prefix('{').unwrap_or("}");
-            format!(r#"{{"worker":{worker},{members}"#)
+/// Prints each item as it arrives, until the end or Ctrl-C.
+async fn stream_items(
+    mut stream: StreamingCall<String, MethodError<String>>,
+    output: &Output,
+) -> Result<Outcome, Failure> {
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut interrupted => return Ok(Outcome::Done),
+            item = stream.next() => match item {
+                Some(item) => output.json_line(&item?)?,
+                None => return Ok(Outcome::Done),
+            },
         }
     }
 }
