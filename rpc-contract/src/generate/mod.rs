@@ -21,7 +21,7 @@ mod schemas;
 mod typescript;
 
 use crate::ServiceDescription;
-pub(crate) use schemas::with_schemas;
+pub use schemas::with_schemas;
 
 /// A language in which [`module`] writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use crate::ServiceDescription;
 /// Returns the description with schemas, made of the spelling of its types if it has none.
 ///
 /// A type that is not of the standard library refers to a definition that allows any value.
-pub(crate) fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescription> {
+#[must_use]
+pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescription> {
     if read::has_schemas(description) {
         return Cow::Borrowed(description);
     }
