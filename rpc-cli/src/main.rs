@@ -19,6 +19,7 @@ mod input;
 mod items;
 mod lookup;
 mod method_stats;
+mod method_text;
 mod options;
 mod output;
 mod progress;

@@ -1,15 +1,14 @@
 //! `rpc describe`.
 
-use std::time::Duration;
-
 use clap::Args;
-use rpc_contract::{MethodDescription, RetryDescription, ServiceDescription};
+use rpc_contract::{MethodDescription, ServiceDescription};
 use rpc_runtime::Broker;
 use serde_json::Value;
 
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::{self, Location};
+use crate::method_text::rpc_attribute;
 use crate::options::Options;
 use crate::output::Output;
 use crate::schema_text;
@@ -119,45 +118,6 @@ fn docs(docs: &str, indent: &str) -> Vec<String> {
         .lines()
         .map(|line| format!("{indent}/// {line}").trim_end().to_owned());
     lines.collect()
-}
-
-/// Returns the attribute with the method's options, if it has any.
-fn rpc_attribute(method: &MethodDescription) -> Option<String> {
-    let flags = [
-        (method.is_default, "default"),
-        (method.is_idempotent, "idempotent"),
-        (method.is_oneway, "oneway"),
-        (method.is_broadcast, "broadcast"),
-        (method.is_cancellable, "cancel"),
-    ];
-    let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
-    let mut options: Vec<_> = flags.map(|(_, name)| name.to_owned()).collect();
-    options.extend(
-        method
-            .timeout()
-            .map(|timeout| format!("timeout = \"{}\"", humantime::format_duration(timeout))),
-    );
-    options.extend(
-        method
-            .retry
-            .map(|retry| format!("retry = \"{}\"", retry_text(retry))),
-    );
-    (!options.is_empty()).then(|| format!("#[rpc({})]", options.join(", ")))
-}
-
-/// Returns a retry policy as the trait's attribute spells it.
-fn retry_text(retry: RetryDescription) -> String {
-    let [min, max] = [retry.min_delay_ms, retry.max_delay_ms].map(|millis| {
-        let text = humantime::format_duration(Duration::from_millis(millis)).to_string();
-        // `1m30s` reads better than `1m 30s` beside `to`.
-        text.replace(' ', "")
-    });
-    let delays = if min == max {
-        min
-    } else {
-        format!("{min} to {max}")
-    };
-    format!("{} times, {delays}", retry.times)
 }
 
 /// Returns a line for each argument about which the signature does not show everything.

@@ -1,14 +1,14 @@
 //! `rpc list`.
 
 use clap::Args;
-use rpc_contract::MethodDescription;
-use rpc_runtime::discovery::{Discovered, FoundService, WorkerDescription};
+use rpc_runtime::discovery::{Discovered, WorkerDescription};
 use serde_json::{Value, json};
 
 use crate::connection::{close, connect};
 use crate::depths::{self, Depths, JobDepths};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::Search;
+use crate::method_text::has_jobs;
 use crate::options::Options;
 use crate::output::Output;
 use crate::table::{Column, Table};
@@ -72,19 +72,6 @@ impl List {
         })?;
         Ok(Outcome::Done)
     }
-}
-
-/// Whether a method of the service, in any version, is a job.
-fn has_jobs(service: &FoundService<'_>) -> bool {
-    let mut methods = service
-        .descriptions
-        .iter()
-        .flat_map(|description| &description.methods);
-    methods.any(is_job)
-}
-
-fn is_job(method: &MethodDescription) -> bool {
-    method.is_oneway && method.is_idempotent && !method.is_broadcast
 }
 
 fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
@@ -201,19 +188,4 @@ fn json_of(found: &Discovered<WorkerDescription>, depths: &Depths) -> Value {
         "complete": found.is_complete,
         "refused": found.refusals.len(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// No worker of this library serves such a broadcast, but anyone can describe one.
-    #[test]
-    fn a_broadcast_is_no_job() {
-        let mut method = MethodDescription::new("clear");
-        (method.is_oneway, method.is_idempotent) = (true, true);
-        assert!(is_job(&method));
-        method.is_broadcast = true;
-        assert!(!is_job(&method));
-    }
 }
