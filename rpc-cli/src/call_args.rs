@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rpc_runtime::Codec;
+use serde::Deserialize;
 
 use crate::failure::Failure;
 use crate::input;
@@ -122,7 +123,8 @@ pub(crate) struct CallOptions {
     pub(crate) codec: CodecName,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum CodecName {
     /// application/json
     #[default]

@@ -7,6 +7,7 @@ use crate::commands::bench::Bench;
 use crate::commands::call::Call;
 use crate::commands::check::Check;
 use crate::commands::completions::Completions;
+use crate::commands::console::Console;
 use crate::commands::dead::Dead;
 use crate::commands::describe::Describe;
 use crate::commands::generate::Generate;
@@ -65,6 +66,7 @@ pub(crate) enum Command {
     Stats(Stats),
     Bench(Bench),
     Dead(Dead),
+    Console(Console),
     Asyncapi(Asyncapi),
     Generate(Generate),
     Check(Check),
@@ -82,6 +84,7 @@ impl Command {
             Self::Stats(command) => command.run(options, output).await,
             Self::Bench(command) => command.run(options, output).await,
             Self::Dead(command) => command.run(options, output).await,
+            Self::Console(command) => command.run(options, output).await,
             Self::Asyncapi(command) => command.run(options, output).await,
             Self::Generate(command) => command.run(options, output).await,
             Self::Check(command) => command.run(options, output).await,

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod console;
 pub(crate) mod dead;
 pub(crate) mod describe;
 pub(crate) mod generate;

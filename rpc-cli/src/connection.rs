@@ -31,6 +31,20 @@ pub(crate) async fn open_queue(
     Ok(builder.open_queue(queue).await?)
 }
 
+/// Returns the address without what only this program needs to know: the login and the options.
+pub(crate) fn shown_address(options: &Options) -> Result<String, Failure> {
+    let settings = Settings::new(options.url.as_deref(), variables()?);
+    Ok(settings.urls().map(without_login).collect::<Vec<_>>().join(", "))
+}
+
+fn without_login(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("amqp", url));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    // A password may have any character, also an unescaped `@`.
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
 pub(crate) async fn close(broker: &Broker) {
     // If this takes too long, the end of the process closes them.
     let _ = tokio::time::timeout(CLOSE_LIMIT, broker.close()).await;
@@ -137,6 +151,18 @@ mod tests {
         );
         for nothing in [&[][..], &[(AMQP_URL, "")]] {
             assert_eq!(settings(None, nothing).urls().collect::<Vec<_>>(), [DEFAULT_URL]);
+        }
+    }
+
+    #[test]
+    fn a_shown_address_has_no_login() {
+        for (url, shown) in [
+            ("amqp://localhost", "amqp://localhost"),
+            ("amqps://alice:p@ss/w:rd@box:5671/sales", "amqps://box:5671/sales"),
+            ("amqp://bob@box/?password=secret", "amqp://box/"),
+            ("alice:secret@box", "amqp://box"),
+        ] {
+            assert_eq!(without_login(url), shown, "{url}");
         }
     }
 

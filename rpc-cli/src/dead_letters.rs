@@ -7,3 +7,14 @@ pub(crate) mod letter;
 pub(crate) mod retry;
 pub(crate) mod scan;
 pub(crate) mod wanted;
+
+use rpc_runtime::discovery::dead_queue;
+
+/// Parses the name of a queue that may have a dead-letter queue.
+pub(crate) fn parse_queue(name: &str) -> Result<String, String> {
+    match name {
+        "" => Err("the name is empty".to_owned()),
+        _ if dead_queue(name).len() > 255 => Err("the name is longer than a queue's can be".to_owned()),
+        _ => Ok(name.to_owned()),
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,6 +97,13 @@ pub(crate) enum Failure {
     #[error("the command was interrupted, and the method may have run")]
     Interrupted,
 
+    #[error("cannot listen at {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+
     #[error("cannot write the output")]
     Output(#[source] io::Error),
 }
@@ -122,6 +130,10 @@ impl Failure {
         }
     }
 
+    pub(crate) fn listen(address: SocketAddr, source: io::Error) -> Self {
+        Self::Listen { address, source }
+    }
+
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             // The reader of the pipe has read enough.
@@ -130,7 +142,9 @@ impl Failure {
             Self::Output(_) | Self::Interrupted | Self::BadItems(_) => Outcome::MayHaveRun,
             // The folder is the output.
             Self::Create { .. } => Outcome::MayHaveRun,
-            Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } => Outcome::InvalidInput,
+            Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } | Self::Listen { .. } => {
+                Outcome::InvalidInput
+            }
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Stay { .. } => Outcome::Negative,
             Self::Call(error) => outcome_of_call(error),
@@ -150,7 +164,7 @@ impl Failure {
     }
 
     /// Returns the method's own error as JSON. `None` if there is none, or if it is only text.
-    fn method_error(&self) -> Option<&str> {
+    pub(crate) fn method_error(&self) -> Option<&str> {
         match self {
             Self::Call(error) => match &**error {
                 CallError::Service(error) => Some(error.value()),
@@ -170,8 +184,28 @@ impl Failure {
         }
     }
 
+    /// Returns whether the method ran: `no`, `maybe` or `yes`. `None` if the failure is not about a
+    /// call.
+    pub(crate) fn executed(&self) -> Option<&'static str> {
+        match self {
+            Self::Call(error) => Some(executed_text(error.executed())),
+            _ => None,
+        }
+    }
+
+    /// Returns the code of the fault with which a worker answered a call.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        match self {
+            Self::Call(error) => match &**error {
+                CallError::Fault(fault) => Some(fault.code.as_str()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Returns what to do about it.
-    fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
             Self::NotFound { hint, .. } | Self::Stay { hint, .. } => Some(hint.clone()),
@@ -187,6 +221,7 @@ impl Failure {
             }
             Self::Call(error) => hint_of_call(error).map(str::to_owned),
             Self::Broker(error) => hint_of_broker(error).map(str::to_owned),
+            Self::Listen { .. } => Some("choose another one with `--listen`".to_owned()),
             Self::File { .. }
             | Self::Create { .. }
             | Self::Description(_)
@@ -209,11 +244,11 @@ impl Failure {
 
     pub(crate) fn json(&self) -> String {
         let mut json = json!({"failure": self.message(), "exit_code": self.outcome() as u8});
-        if let Self::Call(error) = self {
-            json["executed"] = executed_text(error.executed()).into();
-            if let CallError::Fault(fault) = &**error {
-                json["fault"] = fault.code.as_str().into();
-            }
+        if let Some(executed) = self.executed() {
+            json["executed"] = executed.into();
+        }
+        if let Some(fault) = self.fault() {
+            json["fault"] = fault.into();
         }
         if let Some(hint) = self.hint() {
             json["hint"] = hint.into();

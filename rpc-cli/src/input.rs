@@ -49,7 +49,13 @@ pub(crate) fn arguments(given: Option<&str>) -> Result<String, Failure> {
             None => (format!("the argument {given}"), given.to_owned()),
         },
     };
+    check_arguments(&what, text)
+}
+
+/// Returns the text of `what` if it is a JSON object or array.
+pub(crate) fn check_arguments(what: &str, text: String) -> Result<String, Failure> {
     if let Err(source) = serde_json::from_str::<IgnoredAny>(&text) {
+        let what = what.to_owned();
         return Err(Failure::InvalidJson { what, source });
     }
     if !text.trim_start().starts_with(['{', '[']) {

@@ -1,4 +1,4 @@
-//! Reads the items that a call sends from standard input: JSON, an item a line.
+//! Reads the items that a call sends: JSON, an item a line.
 
 use std::future::pending;
 use std::io::{BufRead, Read as _};
@@ -21,7 +21,7 @@ pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = S
     let (sender, receiver) = mpsc::channel(MAX_AHEAD);
     // Not a thread of the runtime, which would wait at its end for the next line.
     std::thread::spawn(move || {
-        let mut lines = Lines::new(std::io::stdin().lock());
+        let mut lines = Lines::new(std::io::stdin().lock(), "standard input");
         while let Some(item) = lines.next_item().transpose() {
             let is_last = item.is_err();
             if sender.blocking_send(item).is_err() || is_last {
@@ -41,15 +41,27 @@ pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = S
     )
 }
 
+/// Returns the items in a text.
+pub(crate) fn of_text(text: &str) -> Result<Vec<String>, Failure> {
+    let mut lines = Lines::new(text.as_bytes(), "the items");
+    std::iter::from_fn(|| lines.next_item().transpose()).collect()
+}
+
 struct Lines<R> {
     reader: R,
+    /// What is read.
+    what: &'static str,
     /// The number of the last line, from 1.
     number: u64,
 }
 
 impl<R: BufRead> Lines<R> {
-    fn new(reader: R) -> Self {
-        Self { reader, number: 0 }
+    fn new(reader: R, what: &'static str) -> Self {
+        Self {
+            reader,
+            what,
+            number: 0,
+        }
     }
 
     /// Returns the text of the next item; `None` at the end. It stays text, so that its numbers
@@ -64,8 +76,8 @@ impl<R: BufRead> Lines<R> {
                 .read_until(b'\n', &mut line);
             self.number += 1;
             let bad_line = |reason: String| {
-                let number = self.number;
-                Failure::BadItems(format!("line {number} of standard input {reason}"))
+                let (number, what) = (self.number, self.what);
+                Failure::BadItems(format!("line {number} of {what} {reason}"))
             };
             match read {
                 Ok(0) => return Ok(None),
@@ -94,7 +106,7 @@ mod tests {
     use super::*;
 
     fn items(input: &[u8]) -> Vec<Result<String, String>> {
-        let mut lines = Lines::new(input);
+        let mut lines = Lines::new(input, "standard input");
         let mut items = Vec::new();
         while let Some(item) = lines.next_item().transpose() {
             let item = item.map(|item| item.trim().to_owned());
@@ -114,6 +126,12 @@ mod tests {
             [ok("1"), ok("{\"a\": [2]}"), ok("\"x\"")]
         );
         assert_eq!(items(b""), []);
+        assert_eq!(of_text("1\n\n[2]").unwrap().len(), 2);
+        let failure = of_text("1\n[2").unwrap_err().message();
+        assert!(
+            failure.starts_with("line 2 of the items is not JSON"),
+            "{failure}"
+        );
     }
 
     #[test]

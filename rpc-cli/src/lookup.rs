@@ -252,6 +252,15 @@ fn choose_on_queue(
     })
 }
 
+/// Chooses a service on a queue by its name.
+pub(crate) fn named_on_queue(
+    queue: &str,
+    described: Vec<ServiceDescription>,
+    name: &str,
+) -> Result<ServiceDescription, Failure> {
+    choose_on_queue(queue, described, Some(name), None)
+}
+
 /// Returns the failure of a call of a method that none of these services has.
 pub(crate) fn no_method(services: &[&ServiceDescription], method: &str) -> Failure {
     let names = || {

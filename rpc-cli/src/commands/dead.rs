@@ -1,12 +1,12 @@
 //! `rpc dead`.
 
 use clap::{Args, Subcommand};
-use rpc_runtime::discovery::dead_queue;
 
 use self::drop::DropLetters;
 use self::list::ListLetters;
 use self::retry::RetryLetters;
 use self::show::ShowLetter;
+use crate::dead_letters::parse_queue;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -60,14 +60,5 @@ impl Dead {
             Action::Retry(action) => action.run(queue, options, output).await,
             Action::Drop(action) => action.run(queue, options, output).await,
         }
-    }
-}
-
-/// Parses the name of a queue that may have a dead-letter queue.
-fn parse_queue(name: &str) -> Result<String, String> {
-    match name {
-        "" => Err("the name is empty".to_owned()),
-        _ if dead_queue(name).len() > 255 => Err("the name is longer than a queue's can be".to_owned()),
-        _ => Ok(name.to_owned()),
     }
 }

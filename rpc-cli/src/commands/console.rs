@@ -1,0 +1,159 @@
+//! `rpc console`.
+
+mod access;
+mod assets;
+mod calls;
+mod collector;
+mod connections;
+mod fleet;
+mod letters;
+mod live;
+mod messages;
+mod server;
+mod trace;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+use self::access::Access;
+use self::connections::LimitedListener;
+use self::server::ConsoleState;
+use crate::connection::{self, close, connect};
+use crate::failure::{Failure, Outcome};
+use crate::lookup::Search;
+use crate::options::Options;
+use crate::output::Output;
+use crate::units;
+
+/// How many connections of browsers are served.
+const MAX_CONNECTIONS: usize = 128;
+
+/// Shows services, workers and queues on a web page, and calls methods from there.
+///
+/// Prints the address of the page, and serves it until Ctrl-C. The address has a token: whoever has
+/// it can call every method that your RabbitMQ user can. Other machines cannot connect. From one,
+/// use a tunnel, such as `ssh -L 7700:127.0.0.1:7700 HOST` with --listen 7700.
+///
+/// The page shows each method with a form for its arguments, and live charts. It lists dead letters,
+/// and retries and drops them. Nothing that is sent or answered is kept or logged.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rpc console
+  rpc console --read-only
+  rpc console --listen 7700")]
+pub(crate) struct Console {
+    /// The address and port to listen at, or only the port. Port 0 is any free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", value_parser = parse_listen)]
+    listen: SocketAddr,
+
+    /// Allow an address that other machines can reach. Requests and answers are not encrypted.
+    #[arg(long)]
+    allow_remote: bool,
+
+    /// A name under which browsers may open the page, beside localhost and IP addresses. Repeat it
+    /// for several.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+
+    /// Only show: refuse calls, and retries and drops of dead letters.
+    #[arg(long)]
+    read_only: bool,
+
+    /// How often to ask the workers while a page is open.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_time)]
+    interval: Duration,
+
+    #[command(flatten)]
+    search: Search,
+}
+
+impl Console {
+    pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
+        let is_remote = !self.listen.ip().is_loopback();
+        if is_remote && !self.allow_remote {
+            return Err(Failure::usage(
+                format!("other machines can reach {}", self.listen.ip()),
+                "allow it with `--allow-remote`: nothing is encrypted, and the token in the address is all that keeps others out",
+            ));
+        }
+        let shown_broker = connection::shown_address(options)?;
+        let listener = TcpListener::bind(self.listen).await;
+        let listener = listener.map_err(|source| Failure::listen(self.listen, source))?;
+        let listening = listener.local_addr();
+        let listening = listening.map_err(|source| Failure::listen(self.listen, source))?;
+        let broker = connect(options).await?;
+
+        let access = Access {
+            token: Uuid::new_v4().simple().to_string(),
+            names: self.hosts.clone(),
+            is_remote,
+        };
+        let address = self.page_address(listening, &access.token);
+        let hello = messages::hello(&shown_broker, self.read_only, self.interval.as_millis());
+        let console = ConsoleState::new(access, self.read_only, broker.clone(), options.clone(), hello);
+        let console = Arc::new(console);
+        let listener = LimitedListener::new(listener, MAX_CONNECTIONS);
+        let served = axum::serve(listener, server::router(Arc::clone(&console)));
+        if output.json {
+            output.value(&json!({"address": address}))?;
+        } else {
+            output.text(&address)?;
+        }
+        tokio::select! {
+            _ = served.into_future() => {}
+            () = console.collector.run(&broker, self.search, self.interval) => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        console.finish_letters().await;
+        // Cancels the calls that still run.
+        close(&broker).await;
+        Ok(Outcome::Done)
+    }
+
+    /// Returns the address of the page. The token is behind a `#`, which browsers do not send.
+    fn page_address(&self, listening: SocketAddr, token: &str) -> String {
+        let port = listening.port();
+        let host = match (self.hosts.first(), listening.ip()) {
+            (Some(name), _) => format!("{name}:{port}"),
+            (None, ip) if ip.is_unspecified() => format!("localhost:{port}"),
+            (None, _) => listening.to_string(),
+        };
+        format!("http://{host}/#token={token}")
+    }
+}
+
+/// Parses an address with a port, or a port of this machine.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    let write = "write it as 127.0.0.1:7700, [::1]:7700 or 7700";
+    text.parse().map_err(|_| write.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_to_listen_at_may_be_a_port() {
+        for (text, address) in [
+            ("7700", "127.0.0.1:7700"),
+            ("0", "127.0.0.1:0"),
+            ("[::1]:80", "[::1]:80"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+        ] {
+            assert_eq!(parse_listen(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for bad in ["", "localhost:80", "127.0.0.1", "65536", ":80"] {
+            assert!(parse_listen(bad).is_err(), "{bad}");
+        }
+    }
+}

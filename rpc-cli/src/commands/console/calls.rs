@@ -1,0 +1,188 @@
+//! Calls a method for the page, and tells it what happens in lines of JSON.
+//!
+//! Arguments, results and items stay JSON text, which is put into JSON as text: reading it would
+//! round large numbers. Nothing of it is kept or logged.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{Stream, stream};
+use rpc_contract::ServiceDescription;
+use rpc_runtime::discovery::Worker;
+use rpc_runtime::{Broker, DynamicClient, Gather, GatherEnd, MethodError, StreamingCall};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::trace::{self, Trace};
+use crate::call_args::CodecName;
+use crate::calling::{self, Prepared, Settings};
+use crate::failure::Failure;
+use crate::input;
+use crate::items;
+use crate::lookup;
+
+/// The longest time that a call may wait.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// What the page wants to call.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CallRequest {
+    pub(super) service: String,
+    pub(super) queue: String,
+    method: String,
+    /// A JSON object or array, as text.
+    arguments: String,
+    /// The items that the method receives: JSON, an item a line.
+    #[serde(default)]
+    items: String,
+    timeout_ms: Option<u64>,
+    #[serde(default)]
+    codec: CodecName,
+}
+
+/// Prepares a call of a service. Returns its lines: nothing is sent before they are read, and the
+/// call is cancelled when they are dropped.
+pub(super) fn lines(
+    broker: &Broker,
+    service: &ServiceDescription,
+    request: CallRequest,
+    permit: OwnedSemaphorePermit,
+) -> Result<impl Stream<Item = String> + Send + use<>, Failure> {
+    let arguments = input::check_arguments("the text of the arguments", request.arguments)?;
+    let Some(method) = service.method(&request.method) else {
+        return Err(lookup::no_method(&[service], &request.method));
+    };
+    let items = match method.incoming {
+        Some(_) => Some(stream::iter(items::of_text(&request.items)?)),
+        None => None,
+    };
+    let timeout = match request.timeout_ms.map(Duration::from_millis) {
+        Some(timeout) if timeout.is_zero() || timeout > MAX_TIMEOUT => {
+            return Err(Failure::usage(
+                "a time is above zero and at most 24h",
+                "write it in milliseconds",
+            ));
+        }
+        timeout => timeout,
+    };
+    let client = DynamicClient::builder(broker, service.clone())?
+        .codec(request.codec.into())
+        .build();
+    let trace = Trace::new();
+    let settings = Settings {
+        timeout,
+        priority: None,
+        headers: vec![(trace::HEADER.to_owned(), trace.parent)],
+    };
+    let prepared = calling::prepare(&client, method, &arguments, items, &settings);
+    let running = Running {
+        step: Step::Begin {
+            prepared,
+            trace: trace.id,
+        },
+        is_oneway: method.is_oneway,
+        begun: Instant::now(),
+        _permit: permit,
+    };
+    Ok(stream::unfold(running, async |mut running| {
+        let line = running.next().await?;
+        Some((format!("{line}\n"), running))
+    }))
+}
+
+struct Running {
+    step: Step,
+    is_oneway: bool,
+    begun: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Step {
+    Begin { prepared: Prepared, trace: String },
+    Call(Prepared),
+    Items(StreamingCall<String, MethodError<String>>),
+    Answers(Gather<String, MethodError<String>>),
+    End,
+}
+
+impl Running {
+    /// Returns the next line, or `None` at the end.
+    async fn next(&mut self) -> Option<Value> {
+        match std::mem::replace(&mut self.step, Step::End) {
+            Step::Begin { prepared, trace } => {
+                self.begun = Instant::now();
+                self.step = Step::Call(prepared);
+                Some(json!({"event": "begin", "trace": trace}))
+            }
+            Step::Call(Prepared::Single(call)) => {
+                let result = call.await;
+                Some(match result {
+                    Ok(_) if self.is_oneway => self.end("sent", json!({})),
+                    Ok(result) => self.end("result", json!({"value": result})),
+                    Err(error) => self.failure(&error.into()),
+                })
+            }
+            Step::Call(Prepared::Streaming(stream)) | Step::Items(stream) => Some(self.item(stream).await),
+            Step::Call(Prepared::Broadcast(broadcast)) => match broadcast.send().await {
+                Ok(answers) => Some(self.answer(answers).await),
+                Err(error) => Some(self.failure(&error.into())),
+            },
+            Step::Answers(answers) => Some(self.answer(answers).await),
+            Step::End => None,
+        }
+    }
+
+    async fn item(&mut self, mut stream: StreamingCall<String, MethodError<String>>) -> Value {
+        match stream.next().await {
+            Some(Ok(item)) => {
+                self.step = Step::Items(stream);
+                json!({"event": "item", "value": item})
+            }
+            Some(Err(error)) => self.failure(&error.into()),
+            None => self.end("end", json!({})),
+        }
+    }
+
+    async fn answer(&mut self, mut answers: Gather<String, MethodError<String>>) -> Value {
+        if let Some((worker, answer)) = answers.next().await {
+            self.step = Step::Answers(answers);
+            return answer_json(&worker, answer.map_err(Failure::from));
+        }
+        match answers.end() {
+            Some(GatherEnd::Lost(reason)) => self.failure(&reason.into()),
+            _ => {
+                let answered = answers.answered();
+                let is_confirmed = answers.is_confirmed();
+                self.end("end", json!({"answered": answered, "confirmed": is_confirmed}))
+            }
+        }
+    }
+
+    fn end(&self, event: &str, mut line: Value) -> Value {
+        line["event"] = event.into();
+        line["ms"] = (self.begun.elapsed().as_secs_f64() * 1000.0).into();
+        line
+    }
+
+    fn failure(&self, failure: &Failure) -> Value {
+        self.end("failure", failure_json(failure))
+    }
+}
+
+fn answer_json(worker: &Worker, answer: Result<String, Failure>) -> Value {
+    match answer {
+        Ok(result) => json!({"event": "answer", "worker": worker, "value": result}),
+        Err(failure) => json!({"event": "answer", "worker": worker, "failed": failure_json(&failure)}),
+    }
+}
+
+/// Returns everything that is known of a failure. The method's own error is JSON text.
+pub(super) fn failure_json(failure: &Failure) -> Value {
+    json!({
+        "message": failure.message(),
+        "error": failure.method_error(),
+        "executed": failure.executed(),
+        "fault": failure.fault(),
+    })
+}

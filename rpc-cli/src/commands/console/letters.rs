@@ -1,0 +1,193 @@
+//! Looks at dead letters for the page, and retries and drops them.
+
+use std::time::Duration;
+
+use rpc_runtime::discovery::dead_queue;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::dead_letters::find::find;
+use crate::dead_letters::headers::properties_json;
+use crate::dead_letters::letter::Letter;
+use crate::dead_letters::retry::{Retried, retry};
+use crate::dead_letters::scan::Scan;
+use crate::dead_letters::{parse_queue, wanted};
+use crate::failure::Failure;
+use crate::options::Options;
+
+/// How many letters a page shows.
+const MAX_SHOWN: usize = 200;
+
+/// How many ids a request may have.
+const MAX_IDS: usize = 1000;
+
+/// How many letters that stayed are told.
+const MAX_STAYED: usize = 100;
+
+/// How long letters are held.
+const HOLD: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListRequest {
+    queue: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShowRequest {
+    queue: String,
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangeRequest {
+    queue: String,
+    action: Action,
+    letters: Selected,
+}
+
+/// Which letters to change. There is no default: forgetting to select some must not select all.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Selected {
+    /// All that are in the queue at the start.
+    All,
+    Ids(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Retry,
+    Drop,
+}
+
+/// Returns the first letters of a queue.
+pub(super) async fn list(request: ListRequest, options: &Options) -> Result<Value, Failure> {
+    let mut scan = open(&request.queue, options).await?;
+    let mut letters = Vec::new();
+    let looked = async {
+        while letters.len() < MAX_SHOWN
+            && let Some(letter) = scan.next().await?
+        {
+            letters.push(letter.facts.json(&letter.id));
+        }
+        Ok::<_, Failure>(())
+    };
+    let looked = looked.await;
+    let more = scan.left;
+    let (notes, finished) = scan.finish().await;
+    looked.and(finished)?;
+    Ok(json!({"letters": letters, "more": more, "notes": notes}))
+}
+
+/// Returns everything that is in a letter. Its arguments are JSON text.
+pub(super) async fn show(request: ShowRequest, options: &Options) -> Result<Value, Failure> {
+    let ids = parse_ids(vec![request.id])?;
+    let mut scan = open(&request.queue, options).await?;
+    let needs_bodies = true;
+    let found = find(&mut scan, &request.queue, &ids, needs_bodies).await;
+    let (_, finished) = scan.finish().await;
+    let found = found?;
+    finished?;
+    Ok(found.first().map(letter_json).unwrap_or_default())
+}
+
+fn letter_json(letter: &Letter) -> Value {
+    let mut json = letter.facts.json(&letter.id);
+    json["arguments"] = letter.arguments().into();
+    json["properties"] = properties_json(&letter.message.properties);
+    json["headers"] = letter.headers();
+    json
+}
+
+/// Retries or drops letters. Returns how many, and which of them stay.
+pub(super) async fn change(request: ChangeRequest, options: &Options) -> Result<Value, Failure> {
+    let ids = match request.letters {
+        Selected::All => None,
+        Selected::Ids(ids) => Some(parse_ids(ids)?),
+    };
+    let mut change = Change {
+        queue: request.queue,
+        action: request.action,
+        done: 0,
+        stayed: 0,
+        reasons: Vec::new(),
+    };
+    let mut scan = open(&change.queue, options).await?;
+    let changed = change.apply(ids.as_deref(), &mut scan).await;
+    let (notes, finished) = scan.finish().await;
+    changed.and(finished)?;
+    Ok(json!({
+        "done": change.done,
+        "stayed": change.stayed,
+        "reasons": change.reasons,
+        "notes": notes,
+    }))
+}
+
+struct Change {
+    queue: String,
+    action: Action,
+    done: u64,
+    stayed: u64,
+    /// The first letters that stayed, and why.
+    reasons: Vec<Value>,
+}
+
+impl Change {
+    /// Changes the letters with these ids, or all if there is no list of ids.
+    async fn apply(&mut self, ids: Option<&[String]>, scan: &mut Scan) -> Result<(), Failure> {
+        let Some(ids) = ids else {
+            while let Some(letter) = scan.next().await? {
+                self.apply_to(letter, scan).await?;
+            }
+            return Ok(());
+        };
+        let needs_bodies = self.action == Action::Retry;
+        for letter in find(scan, &self.queue, ids, needs_bodies).await? {
+            self.apply_to(letter, scan).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_to(&mut self, letter: Letter, scan: &mut Scan) -> Result<(), Failure> {
+        let id = letter.id.clone();
+        let retried = match self.action {
+            Action::Retry => retry(letter, &self.queue, scan).await?,
+            Action::Drop => {
+                scan.ack(letter.message.tag).await?;
+                Retried::Sent
+            }
+        };
+        match retried {
+            Retried::Sent => self.done += 1,
+            Retried::Stays(reason) => {
+                self.stayed += 1;
+                if self.reasons.len() < MAX_STAYED {
+                    self.reasons.push(json!({"id": id, "reason": reason}));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn open(queue: &str, options: &Options) -> Result<Scan, Failure> {
+    let queue = parse_queue(queue).map_err(|reason| {
+        let message = format!("{:?} has no dead letters: {reason}", dead_queue(queue));
+        Failure::Usage { message, hint: None }
+    })?;
+    Scan::open(&queue, HOLD, options).await
+}
+
+fn parse_ids(ids: Vec<String>) -> Result<Vec<String>, Failure> {
+    let refused = |message: String| Failure::Usage { message, hint: None };
+    if ids.len() > MAX_IDS {
+        return Err(refused(format!("more than {MAX_IDS} ids are given")));
+    }
+    let ids = ids.iter().map(|id| wanted::parse_id(id).map_err(refused));
+    ids.collect()
+}

@@ -1,0 +1,59 @@
+//! The stream from which a page learns what runs.
+
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::collector::{Collector, Latest};
+
+/// Returns lines: what does not change, the services, the samples of the last minutes, and then each
+/// new round. A page that reads slowly misses rounds, but not the last one.
+pub(super) fn lines(
+    hello: Arc<str>,
+    collector: &Collector,
+    permit: OwnedSemaphorePermit,
+) -> impl Stream<Item = String> + Send + use<> {
+    let mut latest = collector.subscribe();
+    let known = latest.borrow_and_update().clone();
+    let mut first = vec![hello, Arc::clone(&known.catalog)];
+    first.extend(collector.samples());
+    let first = first.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let state = Rest {
+        first: Some(first),
+        catalog: known.catalog,
+        latest,
+        _permit: permit,
+    };
+    stream::unfold(state, async |mut rest| {
+        let lines = rest.next().await?;
+        Some((lines, rest))
+    })
+}
+
+struct Rest {
+    first: Option<String>,
+    /// The services that the page knows.
+    catalog: Arc<str>,
+    latest: watch::Receiver<Latest>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Rest {
+    /// Returns the next lines, or `None` if there will be none.
+    async fn next(&mut self) -> Option<String> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        self.latest.changed().await.ok()?;
+        let latest = self.latest.borrow_and_update().clone();
+        let mut lines = String::new();
+        if latest.catalog != self.catalog {
+            lines = format!("{}\n", latest.catalog);
+            self.catalog = latest.catalog;
+        }
+        lines.push_str(&latest.line);
+        lines.push('\n');
+        Some(lines)
+    }
+}

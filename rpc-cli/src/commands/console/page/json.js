@@ -1,0 +1,137 @@
+// Reads and shows JSON text with all its digits: JSON.parse would round large numbers.
+
+import { h } from "./dom.js";
+
+const TOKEN =
+  /\s*(?:([{}[\],:])|("(?:[^"\\]|\\.)*")|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null))/y;
+
+/** How deep values may be nested. */
+const MAX_DEPTH = 200;
+
+/** How long a text may be to be shown in colors. */
+const MAX_COLORED = 100_000;
+
+/** How much of a text is shown. */
+const MAX_SHOWN = 1_000_000;
+
+function* tokens(text) {
+  TOKEN.lastIndex = 0;
+  let at = 0;
+  while (at < text.length) {
+    TOKEN.lastIndex = at;
+    const match = TOKEN.exec(text);
+    if (!match) {
+      if (text.slice(at).trim() === "") return;
+      throw new SyntaxError(`not JSON from character ${at + 1} on`);
+    }
+    at = TOKEN.lastIndex;
+    const [, mark, string, number, word] = match;
+    yield mark
+      ? { kind: mark, text: mark }
+      : string
+        ? { kind: "string", text: string }
+        : number
+          ? { kind: "number", text: number }
+          : { kind: "word", text: word };
+  }
+}
+
+/**
+ * Parses a text. Values are `{ kind: "object", entries: [[name, value]] }`,
+ * `{ kind: "array", items }`, or `{ kind: "string" | "number" | "word", text }`.
+ */
+export function parse(text) {
+  // The browser's parser names what is wrong.
+  JSON.parse(text);
+  const all = [...tokens(text)];
+  let next = 0;
+  const value = (depth) => {
+    if (depth > MAX_DEPTH) throw new SyntaxError(`values are nested more than ${MAX_DEPTH} times`);
+    const token = all[next++];
+    if (token.kind === "[") {
+      const items = [];
+      while (all[next].kind !== "]") {
+        items.push(value(depth + 1));
+        if (all[next].kind === ",") next++;
+      }
+      next++;
+      return { kind: "array", items };
+    }
+    if (token.kind === "{") {
+      const entries = [];
+      while (all[next].kind !== "}") {
+        const name = JSON.parse(all[next].text);
+        next += 2;
+        entries.push([name, value(depth + 1)]);
+        if (all[next].kind === ",") next++;
+      }
+      next++;
+      return { kind: "object", entries };
+    }
+    return token;
+  };
+  return value(0);
+}
+
+/** Writes a parsed value on one line. */
+export function write(value) {
+  if (value.kind === "array") return `[${value.items.map(write).join(", ")}]`;
+  if (value.kind === "object") {
+    return `{${value.entries.map(([name, of]) => `${JSON.stringify(name)}: ${write(of)}`).join(", ")}}`;
+  }
+  return value.text;
+}
+
+/** Puts JSON text on several lines. Text that is no JSON stays as it is. */
+export function pretty(text) {
+  return [...prettyTokens(text)].map((token) => token.text).join("");
+}
+
+function* prettyTokens(text) {
+  let depth = 0;
+  let last = "";
+  const newLine = () => ({ kind: "space", text: `\n${"  ".repeat(depth)}` });
+  const all = [...tokens(text)];
+  for (const [index, token] of all.entries()) {
+    const closes = token.kind === "}" || token.kind === "]";
+    if (closes) {
+      depth -= 1;
+      if (last !== "{" && last !== "[") yield newLine();
+    } else if (last === "{" || last === "[" || last === ",") {
+      yield newLine();
+    }
+    if (token.kind === "{" || token.kind === "[") depth += 1;
+    const isName = token.kind === "string" && all[index + 1]?.kind === ":";
+    yield isName ? { kind: "name", text: token.text } : token;
+    if (token.kind === ":") yield { kind: "space", text: " " };
+    last = token.kind;
+  }
+}
+
+function* lineTokens(text) {
+  const all = [...tokens(text)];
+  for (const [index, token] of all.entries()) {
+    const isName = token.kind === "string" && all[index + 1]?.kind === ":";
+    yield isName ? { kind: "name", text: token.text } : token;
+    if (token.kind === ":" || token.kind === ",") yield { kind: "space", text: " " };
+  }
+}
+
+/** Shows JSON text in colors, on several lines or on one. */
+export function show(text, onOneLine = false) {
+  if (text.length > MAX_SHOWN) {
+    return [
+      `${text.slice(0, MAX_SHOWN)}`,
+      h("span", { class: "muted" }, ` … ${text.length - MAX_SHOWN} more characters`),
+    ];
+  }
+  try {
+    if (text.length > MAX_COLORED) return [onOneLine ? text : pretty(text)];
+    const shown = onOneLine ? lineTokens(text) : prettyTokens(text);
+    return [...shown].map(({ kind, text: part }) =>
+      /^[a-z]/.test(kind) && kind !== "space" ? h("span", { class: `json-${kind}` }, part) : part,
+    );
+  } catch {
+    return [text];
+  }
+}

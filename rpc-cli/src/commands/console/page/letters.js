@@ -1,0 +1,201 @@
+// The dead letters of a queue, and what can be done with them.
+
+import { ask } from "./api.js";
+import { h, plural, setText, showAge, showCount, showSize } from "./dom.js";
+import { show } from "./json.js";
+import { state } from "./state.js";
+
+/** Makes the panel with the dead letters of a queue. */
+export function lettersPanel(queue) {
+  const isReadOnly = state.hello?.read_only ?? false;
+  const rows = h("tbody");
+  const status = h("p", { class: "muted", role: "status" });
+  const head = h("div", { class: "actions" });
+  const element = h(
+    "section",
+    { class: "panel letters", "aria-label": `Dead letters of ${queue}` },
+    h("div", { class: "panel-head" }, h("h2", {}, "Dead letters of ", h("code", {}, queue)), head),
+    status,
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "cards" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            [
+              ["Letter"],
+              ["Method"],
+              ["Reason"],
+              ["Attempts", 1],
+              ["Failed", 1],
+              ["Size", 1],
+              ["Error"],
+              [""],
+            ].map(([name, right]) => h("th", { scope: "col", class: right ? "right" : "" }, name)),
+          ),
+        ),
+        rows,
+      ),
+    ),
+  );
+
+  let isBusy = false;
+  const work = async (doing, what) => {
+    if (isBusy) return;
+    isBusy = true;
+    element.classList.add("is-busy");
+    setText(status, doing);
+    try {
+      await what();
+    } catch (error) {
+      setText(status, [error.message, error.details?.hint].filter(Boolean).join(": "));
+    }
+    isBusy = false;
+    element.classList.remove("is-busy");
+  };
+
+  const load = () => work("Looking at the letters…", async () => setText(status, await list()));
+  const list = async () => {
+    const { letters, more, notes } = await ask("/api/letters/list", { queue });
+    rows.replaceChildren(...letters.map(letterRow));
+    for (const button of head.querySelectorAll(".all")) button.disabled = letters.length === 0;
+    const found =
+      letters.length === 0 ? "There are no dead letters." : plural(letters.length, "letter");
+    return [found + (more > 0 ? `, and ${more} more that are not shown` : ""), ...notes].join(". ");
+  };
+
+  const change = (action, letters) =>
+    work(action === "retry" ? "Sending again…" : "Dropping…", async () => {
+      const done = await ask("/api/letters/change", { queue, action, letters });
+      const parts = [
+        `${plural(done.done, "letter")} ${action === "retry" ? "sent to the queue again" : "dropped"}`,
+      ];
+      if (done.stayed > 0)
+        parts.push(`${plural(done.stayed, "letter")} stayed: ${done.reasons[0]?.reason ?? ""}`);
+      const shown = await list();
+      setText(status, [...parts, ...done.notes, shown].join(". "));
+    });
+
+  const confirmed = async (question, action, letters) => {
+    if (await confirm(question, action === "retry" ? "Retry" : "Drop")) change(action, letters);
+  };
+
+  const letterRow = (letter) => {
+    const cell = (label, content, className) =>
+      h("td", { "data-label": label, class: className }, content);
+    const age =
+      letter.last_failure_ms === null
+        ? "–"
+        : `${showAge((Date.now() - letter.last_failure_ms) / 1000)} ago`;
+    const ids = { ids: [letter.id] };
+    const question = `Drop the letter ${letter.id}? It is deleted for good.`;
+    const buttons = isReadOnly
+      ? []
+      : [
+          button("Retry", "retry", () => change("retry", ids)),
+          button("Drop", "quiet danger", () => confirmed(question, "drop", ids)),
+        ];
+    const details = h(
+      "button",
+      { type: "button", class: "link", "aria-expanded": "false", title: "Show everything in it" },
+      h("code", {}, letter.id.slice(0, 8)),
+    );
+    const element = h(
+      "tr",
+      {},
+      cell("Letter", details),
+      cell("Method", letter.method ?? "–"),
+      cell("Reason", letter.reason ? h("span", { class: "badge bad" }, letter.reason) : "–"),
+      cell("Attempts", showCount(letter.attempts), "right"),
+      cell("Failed", age, "right"),
+      cell("Size", showSize(letter.bytes), "right"),
+      cell("Error", h("span", { class: "error-text", title: letter.error }, letter.error ?? "–")),
+      cell("", h("span", { class: "row-actions" }, buttons)),
+    );
+    let open = null;
+    const close = () => {
+      open.remove();
+      open = null;
+      details.setAttribute("aria-expanded", "false");
+    };
+    const unfold = async () => {
+      const whole = await ask("/api/letters/show", { queue, id: letter.id });
+      open = h("tr", { class: "letter-details" }, h("td", { colspan: 8 }, letterDetails(whole)));
+      element.after(open);
+      details.setAttribute("aria-expanded", "true");
+      setText(status, "");
+    };
+    details.addEventListener("click", () => {
+      if (open) close();
+      else work("Looking at the letter…", unfold);
+    });
+    return element;
+  };
+
+  head.append(button("Look again", "quiet", load));
+  if (!isReadOnly) {
+    const retryAll = `Send all dead letters of ${queue} to the queue again?`;
+    const dropAll = `Drop all dead letters of ${queue}? They are deleted for good.`;
+    head.append(
+      button("Retry all", "all", () => confirmed(retryAll, "retry", "all")),
+      button("Drop all", "all quiet danger", () => confirmed(dropAll, "drop", "all")),
+    );
+  }
+  return { element, load };
+}
+
+function button(text, className, onclick) {
+  return h("button", { type: "button", class: className, onclick }, text);
+}
+
+function letterDetails(letter) {
+  const section = (name, content) => (content ? [h("h3", {}, name), content] : []);
+  const json = (value) =>
+    h("pre", { class: "json" }, ...show(typeof value === "string" ? value : JSON.stringify(value)));
+  return h(
+    "div",
+    {},
+    section("Error", letter.error ? h("pre", {}, letter.error) : null),
+    section(
+      "Arguments",
+      letter.arguments === null
+        ? h("p", { class: "muted" }, "They cannot be read.")
+        : json(letter.arguments),
+    ),
+    section("Headers", Object.keys(letter.headers).length > 0 ? json(letter.headers) : null),
+    section("Properties", json(letter.properties)),
+  );
+}
+
+/** Asks the user, and returns whether the answer is yes. */
+function confirm(question, yes) {
+  return new Promise((resolve) => {
+    const dialog = h(
+      "dialog",
+      { "aria-label": question },
+      h(
+        "form",
+        { method: "dialog" },
+        h("p", {}, question),
+        h(
+          "div",
+          { class: "actions" },
+          h("button", { value: "no", autofocus: true }, "Cancel"),
+          h("button", { value: "yes", class: yes === "Drop" ? "danger" : "primary" }, yes),
+        ),
+      ),
+    );
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

@@ -1,0 +1,250 @@
+//! The HTTP server: which requests there are, who may send them, and how many at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{Stream, StreamExt as _};
+use rpc_runtime::Broker;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::access::{Access, Refusal};
+use super::assets;
+use super::calls::{self, CallRequest, failure_json};
+use super::collector::Collector;
+use super::letters::{self, ChangeRequest, ListRequest, ShowRequest};
+use super::live;
+use crate::failure::Failure;
+use crate::lookup;
+use crate::options::Options;
+
+/// How many pages may be open.
+const MAX_PAGES: usize = 16;
+
+/// How many calls may run.
+const MAX_CALLS: usize = 32;
+
+/// The limit on a request, in bytes: arguments may be as large as RabbitMQ's default message limit,
+/// and are escaped.
+const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// How long a look at dead letters waits for another one to end.
+const LETTERS_LIMIT: Duration = Duration::from_secs(15);
+
+/// What the requests share.
+pub(super) struct ConsoleState {
+    pub(super) access: Access,
+    pub(super) is_read_only: bool,
+    pub(super) broker: Broker,
+    pub(super) options: Options,
+    /// The first line of each page.
+    pub(super) hello: Arc<str>,
+    pub(super) collector: Arc<Collector>,
+    pages: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    /// Held while dead letters are looked at: a letter that is held is hidden from others.
+    letters: Arc<Mutex<()>>,
+}
+
+impl ConsoleState {
+    pub(super) fn new(
+        access: Access,
+        is_read_only: bool,
+        broker: Broker,
+        options: Options,
+        hello: String,
+    ) -> Self {
+        Self {
+            access,
+            is_read_only,
+            broker,
+            options,
+            hello: hello.into(),
+            collector: Arc::new(Collector::new()),
+            pages: Arc::new(Semaphore::new(MAX_PAGES)),
+            calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            letters: Arc::default(),
+        }
+    }
+
+    /// Waits until no dead letter is held, so that none is in two queues.
+    pub(super) async fn finish_letters(&self) {
+        // If this takes too long, the broker puts the letters back when the process ends.
+        let _ = timeout(LETTERS_LIMIT, self.letters.lock()).await;
+    }
+
+    /// Refuses what changes something if the console may only look.
+    fn check_may_change(&self) -> Result<(), Refused> {
+        match self.is_read_only {
+            true => Err(Refused::new(StatusCode::FORBIDDEN, "the console is read-only")),
+            false => Ok(()),
+        }
+    }
+}
+
+type Shared = State<Arc<ConsoleState>>;
+
+pub(super) fn router(console: Arc<ConsoleState>) -> Router {
+    let api = Router::new()
+        .route("/api/live", get(live))
+        .route("/api/call", post(call))
+        .route("/api/letters/list", post(list_letters))
+        .route("/api/letters/show", post(show_letter))
+        .route("/api/letters/change", post(change_letters))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&console),
+            require_token,
+        ));
+    let router = api.merge(assets::router());
+    router
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&console),
+            require_own_site,
+        ))
+        .layer(middleware::map_response(assets::add_headers))
+        .with_state(console)
+}
+
+async fn require_own_site(State(console): Shared, request: Request, next: Next) -> Response {
+    match console.access.check_site(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => Refused::from(refusal).into_response(),
+    }
+}
+
+async fn require_token(State(console): Shared, request: Request, next: Next) -> Response {
+    match console.access.check_token(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => Refused::from(refusal).into_response(),
+    }
+}
+
+async fn live(State(console): Shared) -> Result<Response, Refused> {
+    let permit = permit_of(&console.pages, "too many pages of this console are open")?;
+    let lines = live::lines(Arc::clone(&console.hello), &console.collector, permit);
+    Ok(stream_of(lines))
+}
+
+/// The call is dropped with the response if the page no longer reads it.
+async fn call(State(console): Shared, Json(request): Json<CallRequest>) -> Result<Response, Refused> {
+    console.check_may_change()?;
+    let permit = permit_of(&console.calls, "too many calls of this console are running")?;
+    let known = console.collector.service(&request.queue, &request.service);
+    let service = match known {
+        Some(service) => service,
+        None => {
+            let on_queue = lookup::on_queue(&console.broker, &request.queue).await?;
+            lookup::named_on_queue(&request.queue, on_queue, &request.service)?
+        }
+    };
+    let lines = calls::lines(&console.broker, &service, request, permit)?;
+    Ok(stream_of(lines))
+}
+
+async fn list_letters(
+    State(console): Shared,
+    Json(request): Json<ListRequest>,
+) -> Result<Json<Value>, Refused> {
+    let options = console.options.clone();
+    with_letters(&console, async move { letters::list(request, &options).await }).await
+}
+
+async fn show_letter(
+    State(console): Shared,
+    Json(request): Json<ShowRequest>,
+) -> Result<Json<Value>, Refused> {
+    let options = console.options.clone();
+    with_letters(&console, async move { letters::show(request, &options).await }).await
+}
+
+async fn change_letters(
+    State(console): Shared,
+    Json(request): Json<ChangeRequest>,
+) -> Result<Json<Value>, Refused> {
+    console.check_may_change()?;
+    let options = console.options.clone();
+    with_letters(&console, async move { letters::change(request, &options).await }).await
+}
+
+/// Runs what holds dead letters, one at a time, and to its end even if the page is closed meanwhile.
+async fn with_letters(
+    console: &ConsoleState,
+    looking: impl Future<Output = Result<Value, Failure>> + Send + 'static,
+) -> Result<Json<Value>, Refused> {
+    let Ok(lock) = timeout(LETTERS_LIMIT, Arc::clone(&console.letters).lock_owned()).await else {
+        let message = "another look at dead letters has not ended yet";
+        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    };
+    let looking = tokio::spawn(async move {
+        let looked = looking.await;
+        drop(lock);
+        looked
+    });
+    match looking.await {
+        Ok(looked) => Ok(Json(looked?)),
+        Err(_) => Err(Refused::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the look at dead letters broke off",
+        )),
+    }
+}
+
+fn permit_of(permits: &Arc<Semaphore>, refusal: &str) -> Result<OwnedSemaphorePermit, Refused> {
+    let permit = Arc::clone(permits).try_acquire_owned();
+    permit.map_err(|_| Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal))
+}
+
+/// Returns a response that has lines of JSON as they come.
+fn stream_of(lines: impl Stream<Item = String> + Send + 'static) -> Response {
+    let body = Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// A request that is not served, and why.
+struct Refused {
+    status: StatusCode,
+    reason: Value,
+}
+
+impl Refused {
+    fn new(status: StatusCode, message: &str) -> Self {
+        let reason = json!({"message": message, "executed": "no"});
+        Self { status, reason }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.status(), &refusal.to_string())
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        let mut reason = failure_json(&failure);
+        reason["hint"] = failure.hint().into();
+        let status = match failure {
+            Failure::Usage { .. } | Failure::InvalidJson { .. } | Failure::BadItems(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Failure::NotFound { .. } => StatusCode::NOT_FOUND,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self { status, reason }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.reason)).into_response()
+    }
+}
