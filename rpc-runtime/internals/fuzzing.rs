@@ -27,7 +27,8 @@ use crate::service;
 use crate::service::{
     Context, Decision, Dispatcher, ForbiddenReplyAddress, Invocation, Received, Rules, Service,
 };
-use crate::transport::amqp::{convert, guard as amqp_guard};
+use crate::transport::amqp::guard as amqp_guard;
+use crate::transport::amqp::wire::{self, sent_and_received};
 
 /// A delivery from a request queue: AMQP properties as on the wire, then the body.
 pub fn request(data: &[u8]) {
@@ -36,7 +37,7 @@ pub fn request(data: &[u8]) {
         let mut read = request.clone();
         read.time_to_live = read.time_to_live.map(|time| time.min(MAX_TIME_TO_LIVE));
         assert_eq!(
-            Request::from_message(over_the_wire(request.into_message())),
+            Request::from_message(sent_and_received(&request.into_message())),
             Ok(read)
         );
     }
@@ -72,18 +73,21 @@ pub fn reply(data: &[u8]) {
             }
         }
     }
-    let message = over_the_wire(reply.clone().into_message(correlation_id.clone()));
+    let message = sent_and_received(&reply.clone().into_message(correlation_id.clone()));
     assert_eq!(message.properties.correlation_id, correlation_id);
     assert_eq!(Reply::from_message(message, asked_in).ok(), Some(reply));
 }
 
 /// The table of a message's headers, as on the wire.
 pub fn headers(data: &[u8]) {
-    let Ok((_, table)) = parse_field_table(data) else {
+    let Ok((rest, _)) = parse_field_table(data) else {
         return;
     };
-    let properties = lapin::BasicProperties::default().with_headers(table);
-    let headers = convert::from_lapin(&properties, Vec::new()).properties.headers;
+    let table = &data[..data.len() - rest.len()];
+    let headers = wire::received_headers(table)
+        .expect("it is complete")
+        .properties
+        .headers;
 
     let (mut count, mut bytes) = (0, 0);
     for (name, value) in headers.iter() {
@@ -103,7 +107,7 @@ pub fn headers(data: &[u8]) {
         body: Bytes::new(),
     };
     // The header `x-death` marks a message as dead-lettered, whatever it contains.
-    assert_eq!(over_the_wire(message).properties.headers, headers);
+    assert_eq!(sent_and_received(&message).properties.headers, headers);
 }
 
 /// Frames from a broker's socket. The first byte says how they are split.
@@ -312,19 +316,13 @@ fn handle(service: &dyn Service, invocation: &Invocation) {
         Ok(answer) => answer.reply,
         Err(fault) => Reply::fault(invocation.codec(), &fault),
     };
-    let read = Reply::from_message(over_the_wire(reply.clone().into_message(None)), Codec::Text);
+    let read = Reply::from_message(sent_and_received(&reply.clone().into_message(None)), Codec::Text);
     assert_eq!(read.ok(), Some(reply));
 }
 
 fn delivery(data: &[u8]) -> Option<Message> {
-    let (body, properties) = parse_properties(data).ok()?;
-    Some(convert::from_lapin(&properties, body.to_vec()))
-}
-
-fn over_the_wire(message: Message) -> Message {
-    let properties =
-        convert::to_lapin(message.properties).expect("its names came from the wire, so they fit");
-    convert::from_lapin(&properties, message.body.to_vec())
+    let (body, _) = parse_properties(data).ok()?;
+    wire::received(&data[..data.len() - body.len()], body)
 }
 
 static SERVICE: LazyLock<Arc<dyn Service>> = LazyLock::new(|| Arc::new(EchoServer::new(Echoing)));

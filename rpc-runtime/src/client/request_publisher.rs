@@ -64,9 +64,7 @@ impl RequestPublisher {
         self.publisher.publish(message)
     }
 
-    /// Publishes a message without waiting. The transport reports the confirm to the call later. It
-    /// looks for confirms after every `confirm_interval` messages, and every millisecond or so. If
-    /// `confirm_interval` is 1, it reports the confirm as soon as it arrives.
+    /// Publishes a message without waiting. The transport reports the confirm to the call later.
     ///
     /// # Errors
     ///
@@ -75,9 +73,8 @@ impl RequestPublisher {
         &self,
         message: Outgoing,
         call: Arc<InFlightCall>,
-        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
-        self.publisher.try_publish(message, call, confirm_interval)
+        self.publisher.try_publish(message, call)
     }
 
     /// Returns the message of one request.

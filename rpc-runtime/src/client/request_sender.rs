@@ -21,10 +21,6 @@ pub(super) struct RequestSender {
     to_send_task: UnboundedSender<QueuedRequest>,
 }
 
-/// The transport reports confirms to calls after at most this many requests. Reporting several at
-/// once costs less, but a call learns a little later that its queue does not exist.
-const CONFIRM_INTERVAL: usize = 32;
-
 impl RequestSender {
     /// Returns a sender, and the task that publishes the requests that the sender passes to it. The
     /// task ends once the sender is dropped and all requests are confirmed.
@@ -67,15 +63,9 @@ impl RequestSender {
     }
 
     fn try_publish(&self, request: &mut QueuedRequest) -> Result<(), Box<Outgoing>> {
-        // A one-way call waits for the confirm, any other call for its reply.
-        let confirm_interval = if request.plan().method.is_oneway() {
-            1
-        } else {
-            CONFIRM_INTERVAL
-        };
         let message = self.publisher.single(request);
         let call = Arc::clone(request.confirm.call());
-        self.publisher.try_publish(message, call, confirm_interval)?;
+        self.publisher.try_publish(message, call)?;
         count_sent(&request.plan().destination, 1);
         Ok(())
     }

@@ -30,8 +30,6 @@ pub(super) struct OutgoingReply {
     pub(super) acks: PendingAcks,
     /// Whether a channel on which it was sent was closed, perhaps because of this reply.
     pub(super) may_have_closed_channel: bool,
-    /// How many replies may be sent before their confirms are processed.
-    pub(super) confirm_interval: usize,
 }
 
 impl OutgoingReply {

@@ -204,13 +204,6 @@ impl PendingAcks {
         acks
     }
 
-    /// Returns how many requests of the same consumer are in progress and have deliveries to ack.
-    pub(super) fn requests_in_progress(&self) -> usize {
-        self.in_progress
-            .count()
-            .saturating_sub(self.in_progress.acked_early())
-    }
-
     /// Adds a request, which is in progress from now on.
     pub(super) fn push(&mut self, ack: PendingAck) {
         self.in_progress.add(1);

@@ -141,8 +141,7 @@ impl ReplyChannel {
         })
     }
 
-    /// Sends a message without waiting. `confirm_interval` is how many messages may be sent before
-    /// their confirms are processed; see [`Publisher::try_publish`].
+    /// Sends a message without waiting.
     ///
     /// # Errors
     ///
@@ -151,10 +150,9 @@ impl ReplyChannel {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         match &*self.state.borrow() {
-            ChannelState::Open(publisher) => publisher.try_publish(outgoing, listener, confirm_interval),
+            ChannelState::Open(publisher) => publisher.try_publish(outgoing, listener),
             ChannelState::Opening | ChannelState::Refused(_) | ChannelState::Closed => {
                 Err(Box::new(outgoing))
             }

@@ -59,17 +59,14 @@ impl ReplySender {
 
     /// Sends a reply in a message of its own, at once if possible.
     pub(super) fn send(&self, reply: OutgoingReply) {
-        let (message, confirm_interval) = (reply.message(), reply.confirm_interval);
+        let message = reply.message();
         let in_flight = Arc::new(InFlightReply {
             give_up_at: give_up_at(reply.deadline) + CONFIRM_GRACE,
             reply: std::sync::Mutex::new(Some(Box::new(reply))),
             sender: self.clone(),
         });
         let listener = Arc::clone(&in_flight) as Arc<dyn ConfirmListener>;
-        if self
-            .channel
-            .try_send(message, listener, confirm_interval)
-            .is_err()
+        if self.channel.try_send(message, listener).is_err()
             && let Some(reply) = in_flight.take()
         {
             self.enqueue(QueuedReply::Single(reply));

@@ -41,9 +41,6 @@ const MAX_REJECTIONS: u32 = 20;
 /// redelivered are counted, so few wait.
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The largest number of messages that may be sent before their confirms are processed.
-const MAX_CONFIRM_INTERVAL: usize = 32;
-
 /// How long a reply to another server's probe may wait for a connection.
 const PROBE_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -55,7 +52,6 @@ pub(super) struct RequestHandler {
     pub(super) reply_sender: ReplySender,
     /// As many permits as requests may run at once. Single and batched requests share them.
     permits: Semaphore,
-    concurrency: usize,
     /// For streams that go on after their first message, as many as `permits`. Such a permit
     /// replaces that of the stream's request.
     stream_permits: Semaphore,
@@ -94,7 +90,6 @@ impl RequestHandler {
             channel,
             reply_sender,
             permits: Semaphore::new(concurrency.into()),
-            concurrency: concurrency.into(),
             stream_permits: Semaphore::new(concurrency.into()),
             incoming: None,
             streams: None,
@@ -371,7 +366,6 @@ impl RequestHandler {
                 reply,
                 batch_size,
                 deadline,
-                confirm_interval: self.confirm_interval(&acks),
                 acks,
                 may_have_closed_channel: false,
             }),
@@ -492,7 +486,6 @@ impl RequestHandler {
                 reply,
                 batch_size: 0,
                 deadline: Some(Instant::now() + SEND_LIMIT),
-                confirm_interval: self.confirm_interval(&acks),
                 acks,
                 may_have_closed_channel: false,
             });
@@ -559,18 +552,6 @@ impl RequestHandler {
         }
     }
 
-    /// Returns how many replies may be sent before their confirms are processed.
-    ///
-    /// Until their confirms are processed, their requests occupy the prefetch. So if more than half
-    /// of it is in use, each confirm is processed at once.
-    pub(super) fn confirm_interval(&self, acks: &PendingAcks) -> usize {
-        if 2 * acks.requests_in_progress() > self.concurrency {
-            1
-        } else {
-            (self.concurrency / 4).clamp(1, MAX_CONFIRM_INTERVAL)
-        }
-    }
-
     /// Returns a permit to run a request, if one is free.
     pub(super) fn try_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.permits.try_acquire().ok()
@@ -604,11 +585,9 @@ impl RequestHandler {
         let batch_size = self.advised_batch_size(known).max(1);
         match self.executor.rules.check_reply_address(&ask.address) {
             Ok(()) => {
-                let _ = self.channel.try_send(
-                    ask.answer(batch_size),
-                    Arc::new(Unconfirmed),
-                    MAX_CONFIRM_INTERVAL,
-                );
+                let _ = self
+                    .channel
+                    .try_send(ask.answer(batch_size), Arc::new(Unconfirmed));
             }
             // The request itself was handled.
             Err(forbidden) => self.executor.log.batch_size_not_sent(&forbidden),

@@ -313,7 +313,7 @@ impl Drop for StreamSender {
                 message: self.to.message(reply),
                 send_token: SendToken::default(),
             };
-            if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(Unconfirmed), 1) {
+            if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(Unconfirmed)) {
                 // A direct reply is sent by its own connection, which is open in most cases.
                 let _ = self.channel.send(*outgoing, None, false).now_or_never();
             }

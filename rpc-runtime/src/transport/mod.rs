@@ -260,15 +260,10 @@ pub(crate) trait ConfirmListener: Send + Sync {
 pub(crate) trait Publisher: Debug + Send + Sync {
     /// Publishes a message if that is possible without waiting. Otherwise returns it. The listener
     /// may be called before this returns.
-    ///
-    /// Confirms are polled in batches: as soon as `confirm_interval` messages were sent since the
-    /// last poll, and at least about every millisecond while messages flow. If `confirm_interval`
-    /// is 1, the listener is called as soon as the confirm arrives.
     fn try_publish(
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>>;
 
     /// Waits until a small message can be published: the broker does not block, and not too many

@@ -78,7 +78,6 @@ impl Publisher for TestPublisher {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        _: usize,
     ) -> Result<(), Box<Outgoing>> {
         if !*self.is_free.borrow() {
             return Err(Box::new(outgoing));

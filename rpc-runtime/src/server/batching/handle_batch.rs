@@ -350,7 +350,6 @@ impl BatchRefusal {
             deadline: self.time_to_live.and_then(|time| received.deadline(time)),
             acks,
             may_have_closed_channel: false,
-            confirm_interval: 1,
         }
     }
 }

@@ -97,7 +97,6 @@ impl ReplyGroup {
                 deadline,
                 acks,
                 may_have_closed_channel: false,
-                confirm_interval: 1,
             })
     }
 }

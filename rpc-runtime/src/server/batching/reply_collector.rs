@@ -152,7 +152,6 @@ impl<'a> ReplyCollector<'a> {
                 deadline,
                 acks: self.group.acks.split_last(),
                 may_have_closed_channel: false,
-                confirm_interval: 1,
             });
         }
         let reply = BatchedReply {

@@ -119,7 +119,6 @@ impl Publisher for RecordingBroker {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        _: usize,
     ) -> Result<(), Box<Outgoing>> {
         if !self.sends_at_once {
             return Err(Box::new(outgoing));

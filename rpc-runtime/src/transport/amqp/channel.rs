@@ -7,23 +7,30 @@
 use std::fmt;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use lapin::{Channel, Consumer};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::connection::{CLOSE_LIMIT, ConnectionState, wait_lost};
+use super::connection::{CLOSE_LIMIT, ConnectionState, OpenConnection, wait_lost};
 use super::errors::broker_error;
 use super::task_group::TaskGroup;
+use super::wire::{Content, Wire};
 use crate::error::BrokerError;
+use crate::transport::Delivery;
 
 pub(super) struct OpenChannel {
     channel: Channel,
+    /// The channel's content, once it is ours: see [`content`](Self::content).
+    content: OnceLock<Arc<Content>>,
+    wire: Arc<Wire>,
+    /// The maximum size of a frame, in bytes.
+    max_frame: usize,
     connection: watch::Receiver<ConnectionState>,
     tasks: TaskGroup,
     /// How many calls of [`request`](Self::request) are not answered yet.
@@ -33,18 +40,26 @@ pub(super) struct OpenChannel {
 }
 
 impl OpenChannel {
-    pub(super) fn new(
-        channel: Channel,
-        connection: watch::Receiver<ConnectionState>,
-        tasks: &TaskGroup,
-    ) -> Self {
+    pub(super) fn new(channel: Channel, connection: &OpenConnection, tasks: &TaskGroup) -> Self {
         Self {
             channel,
-            connection,
+            content: OnceLock::new(),
+            wire: Arc::clone(connection.wire()),
+            max_frame: connection.max_frame(),
+            connection: connection.state(),
             tasks: tasks.clone(),
             pending: Arc::default(),
             is_closed: Arc::default(),
         }
+    }
+
+    /// The channel's content. From the first call on, lapin gets none of it any more, so the
+    /// channel must not publish, consume or acknowledge through lapin.
+    pub(super) fn content(&self) -> &Arc<Content> {
+        self.content.get_or_init(|| {
+            let is_open = self.channel.status().connected();
+            self.wire.attach(self.channel.id(), self.max_frame, is_open)
+        })
     }
 
     /// The state of the channel's connection.
@@ -269,32 +284,60 @@ impl<T: Send + 'static> Drop for BrokerRequest<T> {
 /// The deliveries of a consumer. Dropping this before they end closes the consumer's channel. After
 /// they end the channel stays open, because some deliveries may still have to be acknowledged.
 pub(super) struct Deliveries {
-    /// `None` after the last delivery.
+    received: mpsc::UnboundedReceiver<Delivery>,
+    /// lapin's consumer, which tells when and why the deliveries end. `None` once it was cancelled.
     consumer: Option<Consumer>,
+    /// Whether no more deliveries are received.
+    has_ended: bool,
+    /// Why they ended, to be returned after the last delivery.
+    error: Option<BrokerError>,
     channel: Arc<OpenChannel>,
 }
 
 impl Deliveries {
-    pub(super) fn new(consumer: Consumer, channel: &Arc<OpenChannel>) -> Self {
+    pub(super) fn new(
+        received: mpsc::UnboundedReceiver<Delivery>,
+        consumer: Consumer,
+        channel: &Arc<OpenChannel>,
+    ) -> Self {
         Self {
+            received,
             consumer: Some(consumer),
+            has_ended: false,
+            error: None,
             channel: Arc::clone(channel),
         }
     }
 }
 
 impl Stream for Deliveries {
-    type Item = <Consumer as Stream>::Item;
+    type Item = Result<Delivery, BrokerError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(consumer) = &mut self.consumer else {
-            return Poll::Ready(None);
-        };
-        let next = std::task::ready!(Pin::new(consumer).poll_next(cx));
-        if next.is_none() {
-            self.consumer = None;
+        let this = &mut *self;
+        if let Poll::Ready(Some(delivery)) = this.received.poll_recv(cx) {
+            return Poll::Ready(Some(Ok(delivery)));
         }
-        Poll::Ready(next)
+        if !this.has_ended {
+            // The task has used up its share of this poll, and is woken again.
+            if !this.received.is_empty() {
+                return Poll::Pending;
+            }
+            let Some(consumer) = &mut this.consumer else {
+                return Poll::Ready(None);
+            };
+            match std::task::ready!(Pin::new(consumer).poll_next(cx)) {
+                Some(Err(error)) => this.error = Some(broker_error(error)),
+                // A delivery cannot be: lapin gets no content.
+                Some(Ok(_)) | None => this.consumer = None,
+            }
+            this.has_ended = true;
+        }
+        // lapin hears of the end after the last delivery was received.
+        match this.received.try_recv() {
+            Ok(delivery) => Poll::Ready(Some(Ok(delivery))),
+            Err(_) => Poll::Ready(this.error.take().map(Err)),
+        }
     }
 }
 

@@ -5,21 +5,20 @@
 
 use std::sync::Arc;
 
-use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Confirmation, ExchangeKind};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::channel::OpenChannel;
 use super::consume::{AckMode, SubscriptionOptions};
-use super::convert;
 use super::errors::{exchange_error, is_not_found, short};
 use super::opener::{self, Opener};
 use crate::error::BrokerError;
 use crate::protocol::{CONTROL_EXCHANGE, Message, ShortStr};
 use crate::transport::topology::ControlQueue;
-use crate::transport::{Published, SendToken, Subscription};
+use crate::transport::{Outgoing, Published, Publisher, SendToken, Subscription};
 
 impl Opener {
     /// Consumes control messages from now on. The queue is deleted with its consumer.
@@ -151,37 +150,41 @@ impl Opener {
         send_token: &SendToken,
         since: Instant,
     ) -> Result<Published, BrokerError> {
-        let key = short(key.as_str())?;
         // The broker reads nothing from a blocked connection. What is written then arrives once the
         // broker unblocks it, however late that is.
         self.connection.wait_unblocked().await?;
         let scratch = self.channel().await?;
-        self.select_confirms(&scratch).await?;
+        let publisher = self.publisher_to(CONTROL_EXCHANGE, Arc::clone(&scratch)).await?;
         // The broker may have blocked the connection meanwhile.
         self.connection.wait_unblocked().await?;
         message.properties.shorten_expiration(since.elapsed());
-        let properties = convert::to_lapin(message.properties)?;
-        if !send_token.claim() {
-            return Ok(Published::Withdrawn);
-        }
-        let options = BasicPublishOptions {
+        let publishing = publisher.publish(Outgoing {
+            queue: key.clone(),
             mandatory: true,
-            ..BasicPublishOptions::default()
+            message,
+            send_token: send_token.clone(),
+        });
+        let (step, limit) = ("publishing a control message", self.limit);
+        let Ok(published) = tokio::time::timeout(limit, publishing).await else {
+            return Err(BrokerError::Unresponsive { step, limit });
         };
-        let channel = Arc::clone(&scratch);
-        let publishing = async move {
-            channel
-                .basic_publish(CONTROL_EXCHANGE.into(), key, options, &message.body, properties)
-                .await?
-                .await
-        };
-        let published = match self.request("publishing a control message", publishing).await? {
-            Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Published::Confirmed,
-            Ok(Confirmation::Ack(Some(_))) => Published::Returned,
-            Ok(Confirmation::Nack(_)) => Published::Refused,
-            // The exchange does not exist.
-            Err(error) if is_not_found(&error) => return Ok(Published::Returned),
-            Err(error) => return Err(exchange_error(CONTROL_EXCHANGE, "publish to", error)),
+        let published = match published {
+            Published::Failed {
+                source: BrokerError::ChannelClosed { source },
+                ..
+            } => {
+                let error = source.downcast_ref();
+                if error.is_some_and(is_not_found) {
+                    // The exchange does not exist.
+                    return Ok(Published::Returned);
+                }
+                return Err(BrokerError::Exchange {
+                    exchange: CONTROL_EXCHANGE.to_owned(),
+                    action: "publish to",
+                    source,
+                });
+            }
+            published => published,
         };
         scratch.close().await;
         Ok(published)

@@ -40,13 +40,12 @@ impl Publisher for RoutingPublisher {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             // `publish` waits for the separate connection.
             Err(Box::new(outgoing))
         } else {
-            self.default.try_publish(outgoing, listener, confirm_interval)
+            self.default.try_publish(outgoing, listener)
         }
     }
 

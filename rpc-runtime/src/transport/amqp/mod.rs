@@ -5,7 +5,9 @@
 //!
 //! From the bottom up:
 //!
-//! - [`guard`] checks every frame of the broker before lapin reads it.
+//! - [`guard`] checks every frame of the broker before anything else reads it.
+//! - [`wire`] owns the socket. It sends and receives the content of our channels, and passes
+//!   everything else to lapin.
 //! - [`connection`] connects, over TLS if asked to, and connects again whenever a connection is
 //!   lost.
 //! - [`channel`] closes channels before they are dropped.
@@ -18,7 +20,6 @@ mod channel;
 mod connection;
 mod consume;
 mod control;
-pub(crate) mod convert;
 mod depths;
 mod direct_replies;
 mod errors;
@@ -30,6 +31,7 @@ mod queue_failures;
 mod queue_reader;
 mod task_group;
 mod transport;
+pub(crate) mod wire;
 
 pub(crate) use connection::Address;
 #[cfg(feature = "tls")]

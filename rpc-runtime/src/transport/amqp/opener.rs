@@ -142,7 +142,7 @@ impl Opener {
             let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
             let opening = async move {
                 let channel = connection.lapin().create_channel().await?;
-                Ok(Arc::new(OpenChannel::new(channel, connection.state(), &tasks)))
+                Ok(Arc::new(OpenChannel::new(channel, &connection, &tasks)))
             };
             let opened = self.request_ok("opening a channel", opening).await;
             match opened.map_err(channel_error) {

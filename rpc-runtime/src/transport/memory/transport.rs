@@ -435,7 +435,6 @@ impl Publisher for MemoryPublisher {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        _confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         if !self.connection.can_publish() {
             return Err(Box::new(outgoing));

@@ -16,7 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::errors::broker_error;
 use super::super::guard::ProtocolViolation;
 use super::super::task_group::TaskGroup;
-use super::address::Address;
+use super::super::wire::Wire;
+use super::address::{Address, MAX_FRAME};
 use super::socket::{self, Socket};
 use super::tls;
 use crate::error::{BrokerError, Cause, TlsFailure};
@@ -32,6 +33,7 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 /// A connection that was opened. It may have been lost since then.
 pub(crate) struct OpenConnection {
     connection: Connection,
+    wire: Arc<Wire>,
     socket: SocketGuard,
     state: watch::Sender<ConnectionState>,
     /// Wakes the task that watches the connection, after another task found the connection lost.
@@ -67,18 +69,22 @@ impl OpenConnection {
         let tls = address.tls()?;
         let connecting = async {
             match socket::connect(address, tls, properties, &socket.socket, limit).await {
-                Ok(connection) => Ok(connection),
+                Ok(connected) => Ok(connected),
                 Err(error) => Err(connect_error(address, error).await),
             }
         };
         match timeout(limit, connecting).await {
-            Ok(connection) => Ok(Self {
-                connection: connection?,
-                socket,
-                state: watch::Sender::default(),
-                check: Notify::new(),
-                lost_channel_numbers: AtomicUsize::new(0),
-            }),
+            Ok(connected) => {
+                let (connection, wire) = connected?;
+                Ok(Self {
+                    connection,
+                    wire,
+                    socket,
+                    state: watch::Sender::default(),
+                    check: Notify::new(),
+                    lost_channel_numbers: AtomicUsize::new(0),
+                })
+            }
             Err(_) => Err(BrokerError::Unresponsive {
                 step: "connecting",
                 limit,
@@ -88,6 +94,22 @@ impl OpenConnection {
 
     pub(crate) fn lapin(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The content of the connection's channels.
+    pub(in super::super) fn wire(&self) -> &Arc<Wire> {
+        &self.wire
+    }
+
+    /// The maximum size of a frame, in bytes, as negotiated.
+    pub(in super::super) fn max_frame(&self) -> usize {
+        match self.connection.configuration().frame_max() {
+            // No limit.
+            0 => MAX_FRAME,
+            max => max,
+        }
+        .try_into()
+        .unwrap_or(usize::MAX)
     }
 
     /// The state of the connection, from now on.

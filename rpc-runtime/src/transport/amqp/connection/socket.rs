@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lapin::tcp::AsyncTcpStream;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::super::guard::Guarded;
+use super::super::wire::{self, Wire};
 use super::address::{Address, MAX_FRAME};
 use super::lapin_runtime::runtime;
 use super::tls::TlsClient;
@@ -35,13 +35,15 @@ impl Socket {
 
 /// Connects, over TLS if `client` is given. Sets `socket` as soon as the TCP connection is open, so
 /// that a caller that gives up can shut it down. `limit` applies only to the TCP connection.
+///
+/// Returns lapin's connection, and the one of our channels' content.
 pub(super) async fn connect(
     address: &Address,
     client: Option<&TlsClient>,
     properties: ConnectionProperties,
     socket: &OnceLock<Socket>,
     limit: Duration,
-) -> lapin::Result<Connection> {
+) -> lapin::Result<(Connection, Arc<Wire>)> {
     let mut outcome = Err(io::Error::other("the host has no address"));
     let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
     // Each resolved address gets an equal share of the limit.
@@ -60,22 +62,33 @@ pub(super) async fn connect(
         Some(client) => {
             let (host, _) = address.host_and_port();
             let stream = client.handshake(host, stream).await?;
-            open(stream, address.uri(), properties).await
+            open(stream, true, address.uri(), properties).await
         }
-        None => open(stream, address.uri(), properties).await,
+        None => open(stream, false, address.uri(), properties).await,
     }
 }
 
-/// Opens an AMQP connection over a stream, with the guard between the stream and lapin.
-async fn open<S>(stream: S, uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection>
+/// Opens an AMQP connection over a stream.
+async fn open<S>(
+    stream: S,
+    is_encrypted: bool,
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+) -> lapin::Result<(Connection, Arc<Wire>)>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let max_frame = uri.query.frame_max.unwrap_or(MAX_FRAME);
-    let stream = SingleUse::new(Guarded::new(stream, max_frame));
+    let (wire, stream) = wire::start(
+        stream,
+        is_encrypted,
+        usize::try_from(max_frame).unwrap_or(usize::MAX),
+    );
+    let stream = SingleUse::new(stream);
     // lapin gets a plain stream, even if that is a TLS stream inside.
     let connect = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
-    Connection::connector(uri, runtime(), connect, properties).await
+    let connection = Connection::connector(uri, runtime(), connect, properties).await?;
+    Ok((connection, wire))
 }
 
 /// A stream for lapin. lapin asks for it once, because its own recovery is not enabled.

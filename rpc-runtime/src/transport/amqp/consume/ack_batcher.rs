@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use super::super::wire::Acknowledgement;
+
 /// The deliveries of a channel that were acknowledged or rejected.
 ///
 /// A subscription uses either [`ack`](Self::ack) and [`reject`](Self::reject), or
@@ -25,15 +27,6 @@ pub(super) struct AckBatcher {
     acked_up_to: u64,
     /// The acknowledgement of all deliveries up to this one was sent.
     sent_up_to: u64,
-}
-
-/// What to send to the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Acknowledgement {
-    /// Acknowledges this delivery or, with `multiple`, all deliveries up to it.
-    Ack { tag: u64, multiple: bool },
-    /// Rejects this delivery. It does not return to its queue.
-    Reject { tag: u64 },
 }
 
 impl AckBatcher {

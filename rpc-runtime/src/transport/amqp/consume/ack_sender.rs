@@ -7,18 +7,15 @@
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::channel::OpenChannel;
 use super::super::task_group::TaskGroup;
-use super::ack_batcher::{AckBatcher, Acknowledgement};
+use super::ack_batcher::AckBatcher;
 use crate::transport::{Panicked, catch_panic};
 
 /// How long an acknowledgement may wait for others. The timer may add up to its resolution.
@@ -88,12 +85,11 @@ impl AckSender {
         self.shared.is_held.store(true, Ordering::Release);
     }
 
-    /// Stops holding acknowledgements back, and hands all that wait to lapin. lapin sends them
-    /// before anything that is sent through this channel later.
+    /// Stops holding acknowledgements back, and sends all that wait. They precede everything that
+    /// is sent through this channel later.
     pub(super) fn flush(&self) {
         self.shared.is_held.store(false, Ordering::Release);
-        // lapin has queued them. Nothing has to wait until they are written.
-        drop(self.shared.enqueue());
+        self.shared.send();
     }
 }
 
@@ -115,43 +111,18 @@ impl Shared {
         loop {
             self.first_waiting.notified().await;
             let _ = timeout(MAX_DELAY, self.threshold_reached.notified()).await;
-            for sending in self.enqueue() {
-                // If the channel is lost, the consumer's stream reports it.
-                let _ = self.channel.wait_answer(sending).await;
-            }
+            self.send();
         }
     }
 
-    /// Hands acknowledgements to lapin in order, unless they are held back. Returns those that lapin
-    /// has yet to send. lapin queues a frame at the first poll.
-    fn enqueue(&self) -> Vec<BoxFuture<'static, lapin::Result<()>>> {
-        let mut pending = Vec::new();
+    /// Sends what waits, unless it is held back. If the channel is lost, the consumer's stream
+    /// reports it.
+    fn send(&self) {
         if self.is_held.load(Ordering::Acquire) {
-            return pending;
+            return;
         }
+        // Locked until the frames are queued, so that their order is that of the batches.
         let mut batcher = self.lock();
-        for acknowledgement in batcher.take() {
-            let mut sending = send(Arc::clone(&self.channel), acknowledgement);
-            let polled = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            if polled.is_pending() {
-                pending.push(sending);
-            }
-        }
-        pending
-    }
-}
-
-fn send(
-    channel: Arc<OpenChannel>,
-    acknowledgement: Acknowledgement,
-) -> BoxFuture<'static, lapin::Result<()>> {
-    match acknowledgement {
-        Acknowledgement::Ack { tag, multiple } => {
-            Box::pin(async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await })
-        }
-        Acknowledgement::Reject { tag } => {
-            let options = BasicRejectOptions { requeue: false };
-            Box::pin(async move { channel.basic_reject(tag, options).await })
-        }
+        self.channel.content().acknowledge(batcher.take());
     }
 }

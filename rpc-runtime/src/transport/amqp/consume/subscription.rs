@@ -4,19 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 
 use super::super::channel::{Deliveries, OpenChannel};
 use super::super::connection::{CLOSE_LIMIT, OwnConnection};
-use super::super::errors::{broker_error, short};
+use super::super::errors::short;
 use super::super::task_group::TaskGroup;
-use super::super::{convert, guard};
 use super::ack_sender::AckSender;
 use crate::error::BrokerError;
-use crate::protocol::{CONTROL_EXCHANGE, ShortStr};
-use crate::transport::{Control, Delivery, Subscription};
+use crate::protocol::ShortStr;
+use crate::transport::{Control, Subscription};
 
 /// Whether deliveries have to be acknowledged. See RabbitMQ's
 /// [acknowledgement modes](https://www.rabbitmq.com/docs/confirms#acknowledgement-modes).
@@ -44,6 +43,7 @@ pub(crate) fn consume(
         ..Default::default()
     };
     let (channel, queue) = (Arc::clone(channel), short(queue)?);
+    let received = channel.content().deliveries();
     Ok(async move {
         // The broker replaces an empty consumer tag with a generated one.
         let consumer = channel
@@ -51,7 +51,7 @@ pub(crate) fn consume(
             .await?;
         Ok(StartedConsumer {
             consumer_tag: consumer.tag(),
-            deliveries: Deliveries::new(consumer, &channel),
+            deliveries: Deliveries::new(received, consumer, &channel),
         })
     })
 }
@@ -87,28 +87,10 @@ pub(crate) fn subscription(
         _own_connection: options.own_connection,
         limit: options.limit,
     };
-    let deliveries = started
-        .deliveries
-        .map_err(broker_error)
-        .map_ok(|delivery| Delivery {
-            control_key: control_key(&delivery),
-            redelivered: delivery.redelivered,
-            tag: delivery.delivery_tag,
-            malformed: guard::mark::read(&delivery.properties),
-            message: convert::from_lapin(&delivery.properties, delivery.data),
-        });
     Subscription {
-        deliveries: deliveries.fuse().boxed(),
+        deliveries: started.deliveries.boxed(),
         control: Arc::new(control),
     }
-}
-
-/// Returns the routing key of a message that came through the control exchange.
-fn control_key(delivery: &lapin::message::Delivery) -> Option<ShortStr> {
-    let is_control = delivery.exchange.as_str() == CONTROL_EXCHANGE;
-    is_control
-        .then(|| ShortStr::new(delivery.routing_key.as_str()).ok())
-        .flatten()
 }
 
 #[derive(Debug)]
@@ -163,7 +145,7 @@ impl Control for ChannelControl {
         if let Some(acks) = &self.acks {
             acks.flush();
         }
-        // lapin sends the acknowledgements before it closes the channel.
+        // The acknowledgements are sent before lapin closes the channel.
         self.channel.close().await;
     }
 

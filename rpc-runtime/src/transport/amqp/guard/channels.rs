@@ -10,25 +10,25 @@ use super::frames::{METHOD, OVERHEAD, PREFIX_LEN};
 /// A method as class and number.
 type Method = (u16, u16);
 
-pub(super) const OPEN: Method = (20, 10);
-pub(super) const OPEN_OK: Method = (20, 11);
-pub(super) const CLOSE: Method = (20, 40);
-pub(super) const CLOSE_OK: Method = (20, 41);
+pub(in super::super) const OPEN: Method = (20, 10);
+pub(in super::super) const OPEN_OK: Method = (20, 11);
+pub(in super::super) const CLOSE: Method = (20, 40);
+pub(in super::super) const CLOSE_OK: Method = (20, 41);
 
 /// A set of channels.
 #[derive(Debug, Default)]
-pub(super) struct ChannelSet {
+pub(in super::super) struct ChannelSet {
     /// A bit for each channel, up to the largest one that was ever in the set.
     bits: Vec<u64>,
 }
 
 impl ChannelSet {
-    pub(super) fn contains(&self, channel: u16) -> bool {
+    pub(in super::super) fn contains(&self, channel: u16) -> bool {
         let bits = self.bits.get(usize::from(channel / 64)).copied();
         bits.unwrap_or_default() & (1 << (channel % 64)) != 0
     }
 
-    pub(super) fn insert(&mut self, channel: u16) {
+    pub(in super::super) fn insert(&mut self, channel: u16) {
         let index = usize::from(channel / 64);
         if self.bits.len() <= index {
             self.bits.resize(index + 1, 0);
@@ -36,7 +36,7 @@ impl ChannelSet {
         self.bits[index] |= 1 << (channel % 64);
     }
 
-    pub(super) fn remove(&mut self, channel: u16) {
+    pub(in super::super) fn remove(&mut self, channel: u16) {
         if let Some(bits) = self.bits.get_mut(usize::from(channel / 64)) {
             *bits &= !(1 << (channel % 64));
         }
@@ -45,14 +45,14 @@ impl ChannelSet {
 
 /// The first bytes of a frame: its prefix, and if it has a method, which one.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct FrameStart {
+pub(in super::super) struct FrameStart {
     bytes: [u8; PREFIX_LEN + 4],
     len: usize,
 }
 
 impl FrameStart {
     /// Takes what is missing from the front of `bytes`. Returns how many bytes it took.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+    pub(in super::super) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while !self.is_complete()
             && let Some(byte) = bytes.get(taken)
@@ -64,15 +64,15 @@ impl FrameStart {
         taken
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in super::super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in super::super) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in super::super) fn is_complete(&self) -> bool {
         let needed = if self.kind() == METHOD {
             PREFIX_LEN + 4
         } else {
@@ -81,18 +81,18 @@ impl FrameStart {
         self.len >= needed
     }
 
-    pub(super) fn kind(&self) -> u8 {
+    pub(in super::super) fn kind(&self) -> u8 {
         self.bytes[0]
     }
 
     /// How many bytes of the frame follow.
-    pub(super) fn left(&self) -> usize {
+    pub(in super::super) fn left(&self) -> usize {
         let [_, _, _, a, b, c, d, ..] = self.bytes;
         let payload = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         payload.saturating_add(OVERHEAD).saturating_sub(self.len)
     }
 
-    fn channel(&self) -> u16 {
+    pub(in super::super) fn channel(&self) -> u16 {
         u16::from_be_bytes([self.bytes[1], self.bytes[2]])
     }
 
@@ -103,24 +103,24 @@ impl FrameStart {
     }
 
     /// Whether no frame but `channel.close-ok` may follow on its channel.
-    pub(super) fn closes_channel(&self) -> bool {
+    pub(in super::super) fn closes_channel(&self) -> bool {
         matches!(self.method(), Some(CLOSE | CLOSE_OK))
     }
 }
 
 /// The channels that lapin has closed, and not opened again since then.
 #[derive(Debug, Default)]
-pub(super) struct ClosedChannels(ChannelSet);
+pub(in super::super) struct ClosedChannels(ChannelSet);
 
 impl ClosedChannels {
     /// Whether the frame that starts like this may be sent.
-    pub(super) fn allow(&self, start: &FrameStart) -> bool {
+    pub(in super::super) fn allow(&self, start: &FrameStart) -> bool {
         // The broker may wait for a `channel.close-ok` although lapin has closed the channel, too.
         !self.0.contains(start.channel()) || matches!(start.method(), Some(OPEN | CLOSE_OK))
     }
 
     /// Records that a frame is sent that starts like this.
-    pub(super) fn record(&mut self, start: &FrameStart) {
+    pub(in super::super) fn record(&mut self, start: &FrameStart) {
         match start.method() {
             Some(OPEN) => self.0.remove(start.channel()),
             Some(CLOSE | CLOSE_OK) => self.0.insert(start.channel()),

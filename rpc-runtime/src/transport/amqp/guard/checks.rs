@@ -36,14 +36,7 @@ pub(super) fn filter_in_parts(
         }
         // Only an incomplete frame is held.
         assert!(filter.held() <= max_frame);
-        let mut buffer = [0; 100];
-        loop {
-            let taken = filter.take_ready(&mut buffer);
-            if taken == 0 {
-                break;
-            }
-            output.extend_from_slice(&buffer[..taken]);
-        }
+        output.extend(filter.take_ready());
     }
     Ok(output)
 }

@@ -17,7 +17,7 @@ use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH
 /// # Errors
 ///
 /// The first reason why it cannot.
-pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
+pub(in super::super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     let mut found = Ok(());
     for_each_property(payload, |_, _, read| {
         found = read;
@@ -34,7 +34,7 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
 /// cannot be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
 ///
 /// The result has less than 4 KiB, so it fits into any frame.
-pub(super) fn append_replacement(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
+pub(in super::super) fn append_replacement(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     let mut kept: Vec<Cow<'_, [u8]>> = Vec::new();
     let mut flags = flag(Property::Headers);
     let mark = mark::table(malformed, &death_entries(payload, malformed));
@@ -78,7 +78,7 @@ const MAX_DEATH_BYTES: usize = 1024;
 /// An `x-death` entry with the maximum count of rejections. It replaces entries that cannot be
 /// read: the true count is unknown, and a message that is rejected again and again must not
 /// circulate forever.
-pub(super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F\0\0\0\x23\
+pub(in super::super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F\0\0\0\x23\
     \x06reasonS\0\0\0\x08rejected\
     \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
 
@@ -180,7 +180,7 @@ struct Level {
 
 /// Checks that lapin can read the content of a table: all sizes fit, all types are known, all names
 /// are UTF-8, and nothing is nested too deep. Does not recurse.
-pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
+pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     const INVALID: Malformed = Malformed::InvalidHeaders;
     let mut levels = [Level::default(); MAX_HEADER_DEPTH + 1];
     levels[0] = Level {
@@ -226,7 +226,7 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
 
 /// Reads a value of a table or an array. Returns its type and its content, or `None` if the value
 /// does not end or its type is unknown.
-fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
+pub(in super::super) fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
     let content = match kind {
         b't' | b'b' | b'B' => cursor.take(1),
@@ -247,7 +247,7 @@ fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
 /// with this connection, but not the properties. Those were sent on another connection, which may
 /// allow larger frames, and RabbitMQ adds headers of its own.
 #[derive(Debug)]
-pub(super) struct LargeHeaderReader {
+pub(in super::super) struct LargeHeaderReader {
     /// The kept payload, with its headers emptied.
     kept: Vec<u8>,
     /// How many of the next bytes to skip.
@@ -261,7 +261,7 @@ impl LargeHeaderReader {
     const MAX_KEPT: usize = 4096;
 
     /// Makes a reader that skips a prefix of this length before the payload.
-    pub(super) fn new(prefix_len: usize) -> Self {
+    pub(in super::super) fn new(prefix_len: usize) -> Self {
         Self {
             kept: Vec::new(),
             skip: prefix_len,
@@ -270,7 +270,7 @@ impl LargeHeaderReader {
     }
 
     /// Reads the next bytes.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+    pub(in super::super) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -299,7 +299,7 @@ impl LargeHeaderReader {
     }
 
     /// The payload with its headers emptied.
-    pub(super) fn into_payload(self) -> Vec<u8> {
+    pub(in super::super) fn into_payload(self) -> Vec<u8> {
         self.kept
     }
 }
@@ -325,10 +325,8 @@ fn table_size_at_end(payload: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use lapin::protocol::basic::parse_properties;
     use proptest::prelude::*;
 
-    use super::super::super::convert::from_lapin;
     use super::super::samples::{EncodedProperties, content_header, nested, props, short_string, table};
     use super::*;
 
@@ -434,47 +432,6 @@ mod tests {
         expected.unset(Property::MessageId);
         assert_eq!(replaced, content_header(9, &expected));
         assert_eq!(check(&replaced), Ok(()));
-    }
-
-    /// How often a message with these malformed headers was rejected, as read from its replacement.
-    fn rejections(entries: &[u8]) -> Option<u32> {
-        let mut properties = EncodedProperties::default();
-        properties.set(Property::Headers, table(entries));
-        let malformed = error(&properties).unwrap();
-        let replaced = replaced(&properties, malformed);
-        let (rest, read) = parse_properties(&replaced[12..]).unwrap();
-        assert!(rest.is_empty());
-        assert_eq!(mark::read(&read), Some(malformed));
-        let dead = from_lapin(&read, Vec::new()).properties.dead_lettered;
-        dead.map(|dead| dead.rejections)
-    }
-
-    #[test]
-    fn the_brokers_count_of_rejections_is_kept_with_a_mark() {
-        let deaths =
-            |entry: &[u8]| [b"\x07x-deathA", &table(&[b"F", &table(entry)[..]].concat())[..]].concat();
-        let rejected_twice = deaths(b"\x06reasonS\0\0\0\x08rejected\x05countl\0\0\0\0\0\0\0\x02");
-        let first_reason = b"\x14x-first-death-reasonS\0\0\0\x08rejected";
-        let odd_name = [&short_string(b"\xff")[..], b"V"].concat();
-        let deep = nested(b'F', 1200, b"");
-        for invalid in [&odd_name, &deep] {
-            assert_eq!(rejections(invalid), None);
-            assert_eq!(rejections(&[&rejected_twice[..], invalid].concat()), Some(2));
-            assert_eq!(rejections(&[&invalid[..], &rejected_twice].concat()), Some(2));
-            assert_eq!(rejections(&[&first_reason[..], invalid].concat()), Some(1));
-            // An entry within another table does not count.
-            let within = [&b"\x01aF"[..], &table(&rejected_twice)].concat();
-            assert_eq!(rejections(&[&within[..], invalid].concat()), None);
-        }
-        let too_long = deaths(&[b"\x01xS", &table(&[b'x'; MAX_DEATH_BYTES])[..]].concat());
-        for unreadable in [
-            deaths(&odd_name),
-            [b"\x07x-deathA", &table(&nested(b'A', 1200, b""))[..]].concat(),
-            [&too_long[..], &odd_name].concat(),
-            [&rejected_twice[..], b"\x01aS"].concat(),
-        ] {
-            assert_eq!(rejections(&unreadable), Some(u32::MAX));
-        }
     }
 
     #[test]

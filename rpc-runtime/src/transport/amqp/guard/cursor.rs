@@ -4,36 +4,36 @@ use crate::protocol::Property;
 
 /// The number of bytes before the properties in a content header: class, weight, body size and
 /// property flags.
-pub(super) const FIXED_LEN: usize = 14;
+pub(in super::super) const FIXED_LEN: usize = 14;
 
 /// Reads the fields of a frame in order.
 #[derive(Debug, Clone)]
-pub(super) struct Cursor<'a> {
+pub(in super::super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in super::super) fn new(bytes: &'a [u8]) -> Self {
         Self::at(bytes, 0)
     }
 
     /// Begins at a position in the bytes.
-    pub(super) fn at(bytes: &'a [u8], at: usize) -> Self {
+    pub(in super::super) fn at(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
 
     /// The position of the next byte.
-    pub(super) fn position(&self) -> usize {
+    pub(in super::super) fn position(&self) -> usize {
         self.at
     }
 
-    pub(super) fn is_at_end(&self) -> bool {
+    pub(in super::super) fn is_at_end(&self) -> bool {
         self.at == self.bytes.len()
     }
 
     /// Takes the next `len` bytes. `None` if there are fewer.
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(in super::super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let end = self.at.checked_add(len)?;
         let taken = self.bytes.get(self.at..end)?;
         self.at = end;
@@ -41,24 +41,24 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes the next `N` bytes. `None` if there are fewer.
-    pub(super) fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(in super::super) fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
     /// Reads a short string and returns its bytes.
-    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
+    pub(in super::super) fn short(&mut self) -> Option<&'a [u8]> {
         let [len] = self.chunk()?;
         self.take(len.into())
     }
 
     /// Reads a long string or a table and returns its bytes.
-    pub(super) fn long(&mut self) -> Option<&'a [u8]> {
+    pub(in super::super) fn long(&mut self) -> Option<&'a [u8]> {
         let len = u32::from_be_bytes(self.chunk()?);
         self.take(usize::try_from(len).ok()?)
     }
 }
 
 /// The flag of a property in a content header.
-pub(super) const fn flag(property: Property) -> u16 {
+pub(in super::super) const fn flag(property: Property) -> u16 {
     1 << (15 - property as u16)
 }

@@ -21,9 +21,8 @@ pub(crate) struct Filter {
     large_header: Option<LargeHeader>,
     /// The front of a frame that is incomplete and not checked yet.
     held: Vec<u8>,
-    /// Checked bytes, to be read before any others. The first `read` of them were read.
+    /// Checked bytes that follow those that passed.
     ready: Vec<u8>,
-    read: usize,
 }
 
 #[derive(Debug)]
@@ -51,31 +50,18 @@ impl Filter {
             large_header: None,
             held: Vec::new(),
             ready: Vec::new(),
-            read: 0,
         }
-    }
-
-    /// The maximum size of a frame in bytes.
-    pub(super) fn max_frame(&self) -> usize {
-        self.scanner.max_frame()
     }
 
     /// How many bytes [`scan`](Self::scan) needs at the front of its buffer, before the new ones.
-    pub(super) fn held(&self) -> usize {
+    pub(in super::super) fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Moves bytes that are ready to the buffer, and returns how many.
-    pub(super) fn take_ready(&mut self, buffer: &mut [u8]) -> usize {
-        let ready = &self.ready[self.read..];
-        let taken = ready.len().min(buffer.len());
-        buffer[..taken].copy_from_slice(&ready[..taken]);
-        self.read += taken;
-        if self.read == self.ready.len() {
-            self.ready.clear();
-            self.read = 0;
-        }
-        taken
+    /// Takes the frames that follow those that passed. Methods, content headers and the prefixes of
+    /// bodies are whole.
+    pub(in super::super) fn take_ready(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.ready)
     }
 
     /// Checks new bytes in place. The buffer has room for the [held](Self::held) bytes at its
@@ -110,7 +96,7 @@ impl Filter {
     /// # Errors
     ///
     /// Like [`scan`](Self::scan).
-    pub(super) fn scan_copied(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
+    pub(in super::super) fn scan_copied(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
         let mut input = std::mem::take(&mut self.held);
         input.extend_from_slice(bytes);
         let mut done = 0;

@@ -7,27 +7,27 @@
 use super::violation::ProtocolViolation;
 
 /// The length of what precedes a frame's payload: type, channel and size.
-pub(super) const PREFIX_LEN: usize = 7;
+pub(in super::super) const PREFIX_LEN: usize = 7;
 
 /// The number of bytes of a frame without its payload.
-pub(super) const OVERHEAD: usize = PREFIX_LEN + 1;
+pub(in super::super) const OVERHEAD: usize = PREFIX_LEN + 1;
 
-pub(super) const FRAME_END: u8 = 0xCE;
+pub(in super::super) const FRAME_END: u8 = 0xCE;
 
 /// The first bytes of a TLS alert: its type, and the first byte of its version. A TLS server
 /// answers AMQP's protocol header with an alert.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// The types of frames.
-pub(super) const METHOD: u8 = 1;
+pub(in super::super) const METHOD: u8 = 1;
 /// A content header: the properties of a message, among them its headers.
-pub(super) const HEADER: u8 = 2;
-pub(super) const BODY: u8 = 3;
-pub(super) const HEARTBEAT: u8 = 8;
+pub(in super::super) const HEADER: u8 = 2;
+pub(in super::super) const BODY: u8 = 3;
+pub(in super::super) const HEARTBEAT: u8 = 8;
 
 /// What the front of the input is. It has `len` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(in super::super) enum Piece {
     /// A complete frame with a method.
     Method { len: usize },
     /// A complete frame with a content header.
@@ -61,27 +61,22 @@ enum Position {
 
 /// Finds where frames begin and end.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(in super::super) struct Scanner {
     max_frame: usize,
     position: Position,
 }
 
 impl Scanner {
     /// Makes a scanner for a connection whose frames have at most `max_frame` bytes.
-    pub(super) fn new(max_frame: usize) -> Self {
+    pub(in super::super) fn new(max_frame: usize) -> Self {
         Self {
             max_frame,
             position: Position::ConnectionStart,
         }
     }
 
-    /// The maximum size of a frame in bytes.
-    pub(super) fn max_frame(&self) -> usize {
-        self.max_frame
-    }
-
     /// Lowers the maximum size of a frame.
-    pub(super) fn lower_max_frame(&mut self, max_frame: usize) {
+    pub(in super::super) fn lower_max_frame(&mut self, max_frame: usize) {
         self.max_frame = self.max_frame.min(max_frame);
     }
 
@@ -92,7 +87,7 @@ impl Scanner {
     /// [`ProtocolViolation::TooLarge`] for a frame that is larger than the maximum and has no
     /// content header. [`ProtocolViolation::TlsAlert`] for a TLS alert at the start of the
     /// connection.
-    pub(super) fn next(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
+    pub(in super::super) fn next(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let available = input.len();
         match self.position {
             Position::ConnectionStart if input.starts_with(&TLS_ALERT) => Err(ProtocolViolation::TlsAlert),

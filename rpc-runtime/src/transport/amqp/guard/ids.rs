@@ -23,13 +23,13 @@ static PREFIX: LazyLock<String> = LazyLock::new(|| {
 static HAS_ESCAPED_ANY: AtomicBool = AtomicBool::new(false);
 
 /// Whether the bytes that lapin writes may have an escaped id.
-pub(super) fn has_escaped_any() -> bool {
+pub(in super::super) fn has_escaped_any() -> bool {
     HAS_ESCAPED_ANY.load(Ordering::Relaxed)
 }
 
 /// Escapes an id. Returns the escaped id as a short string as it is sent, with its size, or `None`
 /// if the id is too long.
-pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
+pub(in super::super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     let mut escaped = PREFIX.clone();
     for byte in id {
         escaped.push(char::from_digit(u32::from(byte >> 4), 16)?);
@@ -58,13 +58,18 @@ fn unescape(id: &[u8]) -> Option<Vec<u8>> {
         .collect()
 }
 
+/// The bytes of an escaped id. `None` if the id is another one.
+pub(in super::super) fn restore_id(id: &str) -> Option<Vec<u8>> {
+    has_escaped_any().then(|| unescape(id.as_bytes()))?
+}
+
 /// Whether the id in a content header has the prefix of escaped ids.
-pub(super) fn is_escaped(payload: &[u8]) -> bool {
+pub(in super::super) fn is_escaped(payload: &[u8]) -> bool {
     id_range(payload).is_some_and(|range| payload[range].starts_with(PREFIX.as_bytes()))
 }
 
 /// Restores the id in a content header. Returns the payload unchanged if it has no escaped id.
-pub(super) fn restore(payload: &[u8]) -> Vec<u8> {
+pub(in super::super) fn restore(payload: &[u8]) -> Vec<u8> {
     let restored = id_range(payload).and_then(|range| Some((unescape(&payload[range.clone()])?, range)));
     let Some((id, range)) = restored else {
         return payload.to_vec();

@@ -6,8 +6,6 @@
 
 use std::sync::LazyLock;
 
-use lapin::BasicProperties;
-use lapin::types::AMQPValue;
 use uuid::Uuid;
 
 use crate::protocol::{Malformed, Property};
@@ -58,19 +56,28 @@ pub(super) fn table(malformed: Malformed, others: &[u8]) -> Vec<u8> {
 }
 
 /// Why the properties of a message were replaced. `None` if they were not.
-pub(crate) fn read(properties: &BasicProperties) -> Option<Malformed> {
+#[cfg(any(test, fuzzing, feature = "__tools"))]
+pub(crate) fn read(properties: &lapin::BasicProperties) -> Option<Malformed> {
+    use lapin::types::AMQPValue;
+
     let headers = properties.headers().as_ref()?;
-    let AMQPValue::LongString(value) = headers.inner().get(NAME)? else {
-        return None;
-    };
-    let code = value.as_bytes().strip_prefix(&TOKEN[..])?;
+    match headers.inner().get(NAME)? {
+        AMQPValue::LongString(value) => read_value(value.as_bytes()),
+        _ => None,
+    }
+}
+
+/// The reason in the value of a header with this [`NAME`]. `None` if the header is a peer's own.
+pub(crate) fn read_value(value: &[u8]) -> Option<Malformed> {
+    let code = value.strip_prefix(&TOKEN[..])?;
     from_code(code.try_into().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
-    use lapin::types::FieldTable;
+    use lapin::BasicProperties;
     use lapin::types::parsing::parse_field_table;
+    use lapin::types::{AMQPValue, FieldTable};
 
     use super::*;
 

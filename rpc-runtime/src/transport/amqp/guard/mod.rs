@@ -1,11 +1,11 @@
-//! A guard between the socket and lapin's reader.
+//! A guard between the socket and what reads from it.
 //!
 //! A peer that can publish to a queue chooses the properties and the routing key of the messages
 //! that its consumers get, and RabbitMQ does not validate all of them. Some make lapin close the
 //! connection or overflow its stack. The broker then delivers the message again, with the same
-//! effect. So every frame that a broker sends is checked before lapin reads it:
+//! effect. So every frame that a broker sends is checked first:
 //!
-//! - Bodies and heartbeats pass unchanged, usually in lapin's own buffer.
+//! - Bodies and heartbeats pass unchanged.
 //! - [`methods`]: short strings that are not UTF-8 are repaired in place.
 //! - [`content`]: a content header that cannot be read is replaced by one with the readable
 //!   properties and a [`mark`], which tells the layers above the reason.
@@ -16,8 +16,7 @@
 //! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored, and
 //! frames of closed [`channels`], which are left out.
 //!
-//! [`frames`] finds the frames, and [`filter`] combines the parts. Both are pure. [`stream`] is the
-//! stream that lapin gets.
+//! [`frames`] finds the frames, and [`filter`] combines the parts. Everything here is pure.
 
 mod channels;
 #[cfg(any(test, fuzzing))]
@@ -31,13 +30,16 @@ pub(super) mod mark;
 mod methods;
 mod outgoing;
 #[cfg(test)]
-mod samples;
-mod stream;
+pub(super) mod samples;
 mod violation;
 
+pub(super) use channels::FrameStart;
 #[cfg(any(test, fuzzing))]
 pub(crate) use checks::check_any_bytes;
-#[cfg(feature = "__bench")]
+pub(super) use content::read_value;
+pub(super) use cursor::{Cursor, flag as property_flag};
 pub(crate) use filter::Filter;
-pub(super) use stream::Guarded;
+pub(super) use frames::{BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD, PREFIX_LEN};
+pub(super) use ids::restore_id;
+pub(super) use outgoing::{Next, OutgoingFilter};
 pub(super) use violation::ProtocolViolation;

@@ -11,7 +11,7 @@ const PROTOCOL_HEADER: usize = 8;
 /// Finds the frames in the bytes that lapin writes. Stores the content headers that may have to be
 /// changed, and leaves out frames of closed channels.
 #[derive(Debug)]
-pub(super) struct OutgoingFilter {
+pub(in super::super) struct OutgoingFilter {
     position: FramePosition,
     closed: ClosedChannels,
     /// The front of a frame about which nothing can be decided before it is complete.
@@ -23,7 +23,7 @@ pub(super) struct OutgoingFilter {
 
 /// What to do with the bytes that lapin writes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(in super::super) enum Next {
     /// Write this many bytes at the front, in one step or in several.
     Write(usize),
     /// Treat this many bytes at the front as written. The filter has stored or left them out.
@@ -60,7 +60,7 @@ impl FramePosition {
 }
 
 impl OutgoingFilter {
-    pub(super) fn new() -> Self {
+    pub(in super::super) fn new() -> Self {
         Self {
             position: FramePosition {
                 left: PROTOCOL_HEADER,
@@ -74,12 +74,12 @@ impl OutgoingFilter {
     }
 
     /// The bytes to write before any others.
-    pub(super) fn pending(&self) -> &[u8] {
+    pub(in super::super) fn pending(&self) -> &[u8] {
         &self.pending[self.written..]
     }
 
     /// Records that this many pending bytes were written.
-    pub(super) fn wrote_pending(&mut self, bytes: usize) {
+    pub(in super::super) fn wrote_pending(&mut self, bytes: usize) {
         self.written += bytes;
         if self.written == self.pending.len() {
             self.pending.clear();
@@ -88,25 +88,13 @@ impl OutgoingFilter {
     }
 
     /// Records that these bytes were written unchanged.
-    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+    pub(in super::super) fn wrote(&mut self, bytes: &[u8]) {
         let closed = &mut self.closed;
         self.position.advance(bytes, |start| closed.record(start));
     }
 
-    /// Whether all of these parts, which follow one another, can be written unchanged in one step,
-    /// provided that no id is escaped.
-    pub(super) fn passes<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> bool {
-        let (mut position, mut passes) = (self.position, self.held.is_empty());
-        for part in parts {
-            position.advance(part, |start| {
-                passes &= self.closed.allow(start) && !start.closes_channel();
-            });
-        }
-        passes && position.start.is_empty()
-    }
-
     /// Returns what to do with the front of these bytes. No bytes may be pending.
-    pub(super) fn next(&mut self, bytes: &[u8]) -> Next {
+    pub(in super::super) fn next(&mut self, bytes: &[u8]) -> Next {
         if self.held.is_empty() {
             let passable = self.passable_len(bytes);
             if passable > 0 || bytes.is_empty() {
@@ -278,31 +266,5 @@ mod tests {
             }
             prop_assert_eq!(written(&input, &parts, at_once), expected);
         }
-    }
-
-    #[test]
-    fn only_what_passes_unchanged_is_written_in_one_step() {
-        let publish = frame(METHOD, 1, &method((60, 40), &[0; 5]));
-        let body = frame(BODY, 1, &[7; 20]);
-        let close = frame(METHOD, 1, &method(CLOSE_OK, &[]));
-        let mut outgoing = OutgoingFilter::new();
-        let passes = |outgoing: &OutgoingFilter, parts: &[&[u8]]| outgoing.passes(parts.iter().copied());
-        assert!(passes(
-            &outgoing,
-            &[PROTOCOL, &publish[..9], &publish[9..], &body]
-        ));
-        outgoing.wrote(PROTOCOL);
-        assert!(
-            !passes(&outgoing, &[&publish[..9]]),
-            "it may turn out to be another method"
-        );
-        assert!(!passes(&outgoing, &[&close, &publish]));
-        assert_eq!(outgoing.next(&close), Next::Write(close.len()));
-        outgoing.wrote(&close);
-        assert!(!passes(&outgoing, &[&publish]));
-        assert!(passes(
-            &outgoing,
-            &[&frame(METHOD, 2, &method((60, 40), &[0; 5]))]
-        ));
     }
 }

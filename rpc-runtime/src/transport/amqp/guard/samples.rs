@@ -7,30 +7,30 @@ use super::frames::{BODY, FRAME_END, HEADER, HEARTBEAT, METHOD};
 use crate::protocol::Property;
 
 /// A complete frame.
-pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+pub(in super::super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&[kind][..], &channel.to_be_bytes(), &size, payload, &[FRAME_END]].concat()
 }
 
 /// The payload of a method.
-pub(super) fn method((class, method): (u16, u16), arguments: &[u8]) -> Vec<u8> {
+pub(in super::super) fn method((class, method): (u16, u16), arguments: &[u8]) -> Vec<u8> {
     [&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat()
 }
 
 /// A short string as it is sent.
-pub(super) fn short_string(bytes: &[u8]) -> Vec<u8> {
+pub(in super::super) fn short_string(bytes: &[u8]) -> Vec<u8> {
     [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
 /// A table, an array, a long string or a byte array as it is sent: its size, and its content.
-pub(super) fn table(entries: &[u8]) -> Vec<u8> {
+pub(in super::super) fn table(entries: &[u8]) -> Vec<u8> {
     let size = u32::try_from(entries.len()).unwrap().to_be_bytes();
     [&size[..], entries].concat()
 }
 
 /// A table's entries with `levels` tables (`F`) or arrays (`A`) nested inside. The innermost holds
 /// `innermost`.
-pub(super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
+pub(in super::super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
     (1..=levels).rev().fold(innermost.to_vec(), |inner, level| {
         let value = [&[kind][..], &table(&inner)].concat();
         // The values in an array have no names.
@@ -42,7 +42,7 @@ pub(super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
 }
 
 /// The payload of `basic.deliver`.
-pub(super) fn deliver(consumer_tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
+pub(in super::super) fn deliver(consumer_tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
     let strings = [short_string(exchange), short_string(routing_key)].concat();
     [
         &[0, 60, 0, 60],
@@ -55,20 +55,23 @@ pub(super) fn deliver(consumer_tag: &[u8], exchange: &[u8], routing_key: &[u8]) 
 
 /// Properties as they are sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct EncodedProperties([Option<Vec<u8>>; 14]);
+pub(in super::super) struct EncodedProperties([Option<Vec<u8>>; 14]);
 
 impl EncodedProperties {
-    pub(super) fn set(&mut self, property: Property, bytes: Vec<u8>) {
+    pub(in super::super) fn set(&mut self, property: Property, bytes: Vec<u8>) {
         self.0[property as usize] = Some(bytes);
     }
 
-    pub(super) fn unset(&mut self, property: Property) {
+    pub(in super::super) fn unset(&mut self, property: Property) {
         self.0[property as usize] = None;
     }
 }
 
 /// The payload of a content header.
-pub(super) fn content_header(body_size: u64, EncodedProperties(properties): &EncodedProperties) -> Vec<u8> {
+pub(in super::super) fn content_header(
+    body_size: u64,
+    EncodedProperties(properties): &EncodedProperties,
+) -> Vec<u8> {
     let mut flags = 0_u16;
     for (n, property) in properties.iter().enumerate() {
         if property.is_some() {
@@ -118,7 +121,7 @@ fn table_entries() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Generates valid properties.
-pub(super) fn props() -> impl Strategy<Value = EncodedProperties> {
+pub(in super::super) fn props() -> impl Strategy<Value = EncodedProperties> {
     let all: Vec<BoxedStrategy<Option<Vec<u8>>>> = Property::ALL
         .into_iter()
         .map(|property| {
@@ -143,7 +146,7 @@ pub(super) fn props() -> impl Strategy<Value = EncodedProperties> {
 }
 
 /// Generates a message as a broker delivers it: two frames or more.
-pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
+pub(in super::super) fn message() -> impl Strategy<Value = Vec<u8>> {
     (1..5_u16, "[a-zé]{0,20}", props(), vec(any::<u8>(), 0..300)).prop_map(
         |(channel, key, properties, body)| {
             let deliver = frame(METHOD, channel, &deliver(b"ctag", b"", key.as_bytes()));
@@ -159,7 +162,7 @@ pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Generates valid frames.
-pub(super) fn frames() -> impl Strategy<Value = Vec<u8>> {
+pub(in super::super) fn frames() -> impl Strategy<Value = Vec<u8>> {
     let other = prop_oneof![
         Just(frame(HEARTBEAT, 0, b"")),
         // basic.ack
@@ -169,7 +172,7 @@ pub(super) fn frames() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Generates frames with some bytes changed.
-pub(super) fn mutated() -> impl Strategy<Value = Vec<u8>> {
+pub(in super::super) fn mutated() -> impl Strategy<Value = Vec<u8>> {
     (frames(), vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)).prop_map(|(mut bytes, changes)| {
         for (at, byte) in changes {
             if !bytes.is_empty() {

@@ -13,6 +13,8 @@ pub(crate) enum ProtocolViolation {
     UnknownMethod { class: u16, method: u16 },
     #[error("the broker's server properties cannot be read: {0}")]
     Table(Malformed),
+    #[error("the broker sent frames of content that belong to no message")]
+    UnexpectedContent,
     #[error("the peer answered with a TLS alert")]
     TlsAlert,
 }

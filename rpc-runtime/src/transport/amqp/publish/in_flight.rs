@@ -1,30 +1,27 @@
-//! The messages of one channel that were sent and whose outcome is not decided yet.
+//! The messages of one channel that were sent and are not confirmed yet. Pure: no I/O.
+//!
+//! The broker counts the messages that a channel publishes, and confirms them by number. It returns
+//! a message that it cannot route before it confirms it. A return has no number, so it is matched by
+//! the message's routing key and its id.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-use lapin::Confirmation;
-use lapin::message::Delivery;
-use lapin::options::BasicPublishOptions;
-use lapin::types::AMQPValue;
 use tokio::time::Instant;
 
-use super::super::channel::OpenChannel;
-use super::super::convert;
-use super::super::errors::{broker_error, short};
-use super::confirms::{Confirm, Confirms, Decided, ReturnKey};
-use super::deferred::{ConfirmFuture, ConfirmReport, DeferredConfirms, PollDepth};
-use super::refusals::Refusals;
+use super::super::wire::Confirm;
+use super::refusals::{Refusals, Sent};
 use crate::error::BrokerError;
-use crate::protocol::{COPY_HEADER, ShortStr};
-use crate::transport::{ConfirmListener, Outgoing, Published};
+use crate::protocol::ShortStr;
+use crate::transport::{ConfirmListener, Published, SendToken};
 
 /// How long a channel that is given up waits for the last confirms.
 const LAST_CONFIRMS_LIMIT: Duration = Duration::from_secs(5);
+
+/// The number of the first message of a channel.
+const FIRST: u64 = 1;
 
 /// The outcome of a message that is no longer in flight.
 pub(super) struct Outcome {
@@ -34,19 +31,18 @@ pub(super) struct Outcome {
     pub(super) permits: u32,
 }
 
-/// When the task that waits for confirms has to handle a message that was just sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wake {
-    Now,
-    /// At the next poll of [`DeferredConfirms`].
-    Later,
-}
-
-/// A message that was sent and whose outcome is not decided yet. It may be confirmed already.
-struct InFlight {
-    queue: ShortStr,
-    listener: Arc<dyn ConfirmListener>,
-    permits: u32,
+/// A message that was sent and is not confirmed yet.
+pub(super) struct InFlight {
+    pub(super) queue: ShortStr,
+    /// Identifies the message in a return. `None` if the message is not returned.
+    pub(super) id: Option<ShortStr>,
+    pub(super) listener: Arc<dyn ConfirmListener>,
+    pub(super) permits: u32,
+    /// Where the message ends in what is written. `None` if it will not be written.
+    pub(super) position: Option<u64>,
+    /// Kept until the outcome: it may hold a permit.
+    pub(super) _send_token: SendToken,
+    pub(super) is_returned: bool,
 }
 
 impl InFlight {
@@ -59,18 +55,13 @@ impl InFlight {
     }
 }
 
-#[derive(Default)]
 pub(super) struct InFlightMessages {
-    confirms: Confirms,
-    messages: HashMap<u64, InFlight, RandomState>,
-    deferred: DeferredConfirms,
-    /// Confirms that the task will wait for instead of polling them. They stay here until it takes
-    /// them.
-    awaited: Vec<ConfirmFuture>,
-    refusals: Refusals,
-    /// The sequence number of the next message.
+    /// By their numbers.
+    messages: BTreeMap<u64, InFlight>,
+    /// The number of the next message.
     next: u64,
-    /// The value of `next` at the last call of [`old_messages`](Self::old_messages).
+    refusals: Refusals,
+    /// The number of the next message at the last call of [`old_messages`](Self::old_messages).
     old_before: u64,
     /// When to close the channel. Set once a queue has nacked everything from it for 10 s.
     close_deadline: Option<Instant>,
@@ -80,125 +71,35 @@ pub(super) struct InFlightMessages {
     pub(super) is_publisher_dropped: bool,
 }
 
+impl Default for InFlightMessages {
+    fn default() -> Self {
+        Self {
+            messages: BTreeMap::new(),
+            next: FIRST,
+            refusals: Refusals::default(),
+            old_before: FIRST,
+            close_deadline: None,
+            lost: None,
+            is_publisher_dropped: false,
+        }
+    }
+}
+
 impl InFlightMessages {
-    /// Hands a message to lapin. Returns whether the task that waits for confirms must be woken
-    /// now.
-    ///
-    /// # Errors
-    ///
-    /// The outcome of a message that was not sent.
-    pub(super) fn send(
-        &mut self,
-        channel: &Arc<OpenChannel>,
-        exchange: &'static str,
-        outgoing: Outgoing,
-        listener: Arc<dyn ConfirmListener>,
-        permits: u32,
-        confirm_interval: usize,
-    ) -> Result<Wake, Outcome> {
-        let Outgoing {
-            queue,
-            mandatory,
-            message,
-            send_token,
-        } = outgoing;
-        let unsent = |listener, published| Outcome {
-            listener,
-            published,
-            permits,
-        };
-        let unwritten = |source| Published::Failed {
-            source,
-            written: false,
-        };
-        if let Some(reason) = &self.lost {
-            return Err(unsent(listener, unwritten(reason.clone())));
-        }
-        if !send_token.claim() {
-            return Err(unsent(listener, Published::Withdrawn));
-        }
-        let properties = &message.properties;
-        let token = properties
-            .headers
-            .get(COPY_HEADER)
-            .and_then(|token| ShortStr::new(token).ok());
-        let id = token.or_else(|| properties.correlation_id.clone());
-        let key = id.filter(|_| mandatory).map(|id| (queue.clone(), id));
-        let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
-            (Ok(routing_key), Ok(properties)) => (routing_key, properties),
-            (Err(source), _) | (_, Err(source)) => return Err(unsent(listener, unwritten(source))),
-        };
-        let channel = Arc::clone(channel);
-        let body = message.body;
-        let publish = |sequence| -> ConfirmFuture {
-            Box::pin(async move {
-                let options = BasicPublishOptions {
-                    mandatory,
-                    ..BasicPublishOptions::default()
-                };
-                let published = channel
-                    .basic_publish(exchange.into(), routing_key, options, &body, properties)
-                    .await;
-                // lapin does not need the body any more.
-                drop(body);
-                let written = published.is_ok();
-                let confirmation = match published {
-                    Ok(confirm) => confirm.await,
-                    Err(error) => Err(error),
-                };
-                // Kept until here: it may hold a permit.
-                drop(send_token);
-                ConfirmReport {
-                    sequence,
-                    written,
-                    confirmation,
-                }
-            })
-        };
-        Ok(self.add(queue, key, listener, permits, confirm_interval, publish))
+    /// Adds a message. Must be called in the order in which messages are sent.
+    pub(super) fn add(&mut self, message: InFlight) {
+        self.messages.insert(self.next, message);
+        self.next += 1;
     }
 
-    /// Adds a message that `publish` hands to lapin. Returns whether the task that waits for
-    /// confirms must be woken now.
-    pub(super) fn add(
-        &mut self,
-        queue: ShortStr,
-        key: Option<ReturnKey>,
-        listener: Arc<dyn ConfirmListener>,
-        permits: u32,
-        confirm_interval: usize,
-        publish: impl FnOnce(u64) -> ConfirmFuture,
-    ) -> Wake {
-        let sequence = self.confirms.add(key);
-        let in_flight = InFlight {
-            queue,
-            listener,
-            permits,
-        };
-        self.messages.insert(sequence, in_flight);
-        self.next = sequence + 1;
-        let mut publishing = publish(sequence);
-        // lapin queues the message at the first poll. A future must not be polled after it is
-        // ready.
-        if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            publishing = Box::pin(std::future::ready(confirmed));
-        }
-        if confirm_interval <= 1 {
-            self.awaited.push(publishing);
-            return Wake::Now;
-        }
-        self.deferred.push(publishing);
-        if self.deferred.is_poll_due(confirm_interval) {
-            Wake::Now
-        } else {
-            Wake::Later
-        }
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     /// Returns the listeners of the messages that were in flight at the previous call already.
     pub(super) fn old_messages(&mut self) -> Vec<Arc<dyn ConfirmListener>> {
         let before = std::mem::replace(&mut self.old_before, self.next);
-        let old = self.messages.iter().filter(|(sequence, _)| **sequence < before);
+        let old = self.messages.range(..before);
         old.map(|(_, message)| Arc::clone(&message.listener)).collect()
     }
 
@@ -206,34 +107,6 @@ impl InFlightMessages {
     pub(super) fn has_no_listener(&self) -> bool {
         let mut messages = self.messages.values();
         self.is_publisher_dropped && messages.all(|message| message.listener.is_abandoned())
-    }
-
-    /// Takes the confirms that the task waits for from now on.
-    pub(super) fn take_awaited(&mut self) -> Vec<ConfirmFuture> {
-        std::mem::take(&mut self.awaited)
-    }
-
-    /// Polls the deferred confirms, which the task does not wait for.
-    pub(super) fn poll_deferred(&mut self, now: Instant) -> Vec<Outcome> {
-        let confirmed = self.deferred.poll_now(now);
-        self.process_all(confirmed, now)
-    }
-
-    /// Processes several reports, each a confirm or an error.
-    pub(super) fn process_all(&mut self, reports: Vec<ConfirmReport>, now: Instant) -> Vec<Outcome> {
-        let outcomes = reports.into_iter().flat_map(|report| self.process(report, now));
-        outcomes.collect()
-    }
-
-    /// When to call [`poll_deferred`](Self::poll_deferred). `None` if the task is woken for the
-    /// next message.
-    pub(super) fn next_poll(&self) -> Option<Instant> {
-        self.deferred.next_poll()
-    }
-
-    /// Whether no deferred confirm is outstanding.
-    pub(super) fn has_no_deferred(&self) -> bool {
-        self.deferred.is_empty()
     }
 
     pub(super) fn close_deadline(&self) -> Option<Instant> {
@@ -244,99 +117,79 @@ impl InFlightMessages {
         self.lost.as_ref()
     }
 
-    /// Processes a confirm or an error.
-    fn process(&mut self, report: ConfirmReport, now: Instant) -> Vec<Outcome> {
-        let ConfirmReport {
-            sequence,
-            written,
-            confirmation,
-        } = report;
-        let (confirm, returned) = match confirmation {
-            Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
-            Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
-            // Cannot happen: this channel is in confirm mode.
-            Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
-            Err(error) => return self.process_failure(sequence, error, written),
+    /// Records that a message was returned. Its confirm follows. Of several messages with this id,
+    /// it is the one that was sent first.
+    pub(super) fn record_return(&mut self, queue: &ShortStr, id: Option<&ShortStr>) {
+        let mut messages = self.messages.values_mut();
+        let returned = messages.find(|message| {
+            !message.is_returned
+                && message.id.is_some()
+                && message.id.as_ref() == id
+                && message.queue == *queue
+        });
+        // Another message is not ours: a mandatory message has an id.
+        if let Some(returned) = returned {
+            returned.is_returned = true;
+        }
+    }
+
+    /// Processes a confirm. Passes the outcomes to `decided`.
+    pub(super) fn confirm(&mut self, confirm: Confirm, now: Instant, decided: &mut Vec<Outcome>) {
+        let Confirm {
+            tag,
+            multiple,
+            is_ack,
+        } = confirm;
+        if multiple {
+            while let Some(first) = self.messages.first_entry().filter(|first| *first.key() <= tag) {
+                let message = first.remove();
+                decided.push(self.confirm_one(message, is_ack, now));
+            }
+        } else if let Some(message) = self.messages.remove(&tag) {
+            decided.push(self.confirm_one(message, is_ack, now));
+        }
+    }
+
+    /// Decides about a message that is no longer among the others.
+    fn confirm_one(&mut self, message: InFlight, is_ack: bool, now: Instant) -> Outcome {
+        let first = self.messages.first_key_value();
+        let sent = Sent {
+            count: self.next - FIRST,
+            confirmed: first.map_or(self.next, |(number, _)| *number) - FIRST,
         };
-        let returned = returned.as_deref().and_then(return_key);
-        let decided = self.confirms.confirm(sequence, confirm, returned, now);
-        if let Some(InFlight { queue, .. }) = self.messages.get(&sequence)
-            && self
-                .refusals
-                .record_and_should_give_up(queue, confirm, self.confirms.sent(), now)
+        if self
+            .refusals
+            .record_and_should_give_up(&message.queue, is_ack, sent, now)
         {
             self.close_deadline.get_or_insert(now + LAST_CONFIRMS_LIMIT);
         }
-        self.finish(decided)
-    }
-
-    /// A publish fails only with its channel, which can send nothing more.
-    fn process_failure(&mut self, sequence: u64, error: lapin::Error, written: bool) -> Vec<Outcome> {
-        let reason = broker_error(error);
-        // Keep the broker's own reason. Errors before and after it only say that the channel is
-        // closed.
-        let source = match (&self.lost, reason) {
-            (None | Some(BrokerError::Lost { .. }), reason @ BrokerError::ChannelClosed { .. })
-            | (None, reason) => self.lost.insert(reason).clone(),
-            (Some(known), _) => known.clone(),
+        let published = match (is_ack, message.is_returned) {
+            (false, _) => Published::Refused,
+            (true, true) => Published::Returned,
+            (true, false) => Published::Confirmed,
         };
-        let failed = self.messages.remove(&sequence);
-        let failed = failed.map(|message| message.finish(Published::Failed { source, written }));
-        let decided = self.confirms.forget(sequence);
-        failed.into_iter().chain(self.finish(decided)).collect()
+        message.finish(published)
     }
 
-    pub(super) fn next_overdue(&self) -> Option<Instant> {
-        self.confirms.next_overdue()
-    }
-
-    /// Decides about messages that were confirmed long ago, but whose outcome depends on a return
-    /// that has not arrived. Before that, processes all confirms that have arrived.
-    pub(super) fn decide_overdue(&mut self, confirmed: Vec<ConfirmReport>, now: Instant) -> Vec<Outcome> {
-        let mut outcomes = self.process_all(confirmed, now);
-        let confirmed = self.deferred.poll(PollDepth::Full);
-        outcomes.extend(self.process_all(confirmed, now));
-        let decided = self.confirms.decide_overdue(now);
-        outcomes.extend(self.finish(decided));
-        outcomes
-    }
-
-    /// Ends all messages, because nothing can be sent any more and no more confirms will arrive.
-    /// Returns their outcomes and the reason: the known one, or else the given one.
-    pub(super) fn end(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
-        let confirmed = self.deferred.poll(PollDepth::Full);
-        let mut outcomes = self.process_all(confirmed, Instant::now());
-        let reason = self.lost.get_or_insert(reason).clone();
-        let decided = self.confirms.end();
-        outcomes.extend(self.finish(decided));
-        outcomes.extend(self.fail_all(&reason));
-        (outcomes, reason)
-    }
-
-    /// Fails all messages, without polling lapin for more confirms. In contrast to
-    /// [`end`](Self::end), also fails those that were confirmed but wait for a return.
-    pub(super) fn abandon(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
-        let reason = self.lost.get_or_insert(reason).clone();
-        self.awaited.clear();
-        self.deferred = DeferredConfirms::default();
-        (self.fail_all(&reason), reason)
-    }
-
-    fn fail_all(&mut self, reason: &BrokerError) -> Vec<Outcome> {
-        let failed = self.messages.drain().map(|(_, message)| {
-            message.finish(Published::Failed {
-                source: reason.clone(),
-                written: true,
-            })
+    /// Fails all messages, because no more confirms will arrive. Returns their outcomes and the
+    /// reason: the known one, or else the given one. `is_written` tells whether the broker may have
+    /// got everything up to a position.
+    pub(super) fn end(
+        &mut self,
+        reason: BrokerError,
+        is_written: impl Fn(u64) -> bool,
+    ) -> (Vec<Outcome>, BrokerError) {
+        // Keep the broker's own reason. Others only say that the channel is closed.
+        if matches!(self.lost, None | Some(BrokerError::Lost { source: None })) {
+            self.lost = Some(reason.clone());
+        }
+        let reason = self.lost.clone().unwrap_or(reason);
+        let failed = std::mem::take(&mut self.messages).into_values().map(|message| {
+            let written = message.position.is_some_and(&is_written);
+            let source = reason.clone();
+            message.finish(Published::Failed { source, written })
         });
-        failed.collect()
-    }
-
-    fn finish(&mut self, decided: Decided) -> Vec<Outcome> {
-        decided
-            .into_iter()
-            .filter_map(|(sequence, published)| Some(self.messages.remove(&sequence)?.finish(published)))
-            .collect()
+        (failed.collect(), reason)
     }
 }
 
@@ -348,13 +201,195 @@ impl fmt::Debug for InFlightMessages {
     }
 }
 
-fn return_key(returned: &Delivery) -> Option<ReturnKey> {
-    let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
-    let headers = returned.properties.headers().as_ref();
-    let token = headers.and_then(|headers| headers.inner().get(COPY_HEADER));
-    let id = match token {
-        Some(AMQPValue::LongString(token)) => ShortStr::new(std::str::from_utf8(token.as_bytes()).ok()?),
-        _ => ShortStr::new(returned.properties.correlation_id().as_ref()?.as_str()),
-    };
-    Some((queue, id.ok()?))
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Ignores;
+
+    impl ConfirmListener for Ignores {
+        fn published(self: Arc<Self>, _: Published) {}
+    }
+
+    /// A message whose id is this number.
+    fn message(id: Option<u64>) -> InFlight {
+        InFlight {
+            queue: ShortStr::from_static("q"),
+            id: id.map(|id| ShortStr::new(id.to_string()).unwrap()),
+            listener: Arc::new(Ignores),
+            // Tells the messages of a test apart.
+            permits: id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0),
+            position: id,
+            _send_token: SendToken::default(),
+            is_returned: false,
+        }
+    }
+
+    fn with(messages: u64) -> InFlightMessages {
+        let mut in_flight = InFlightMessages::default();
+        for id in 1..=messages {
+            in_flight.add(message(Some(id)));
+        }
+        in_flight
+    }
+
+    fn kind(published: &Published) -> &'static str {
+        match published {
+            Published::Confirmed => "routed",
+            Published::Returned => "returned",
+            Published::Refused => "refused",
+            Published::Failed { written: true, .. } => "written",
+            Published::Failed { .. } | Published::Withdrawn => "unwritten",
+        }
+    }
+
+    fn kinds(outcomes: &[Outcome]) -> Vec<(u32, &'static str)> {
+        let kinds = outcomes.iter();
+        kinds
+            .map(|outcome| (outcome.permits, kind(&outcome.published)))
+            .collect()
+    }
+
+    fn confirm(
+        in_flight: &mut InFlightMessages,
+        tag: u64,
+        multiple: bool,
+        is_ack: bool,
+    ) -> Vec<(u32, &'static str)> {
+        let mut outcomes = Vec::new();
+        let confirm = Confirm {
+            tag,
+            multiple,
+            is_ack,
+        };
+        in_flight.confirm(confirm, Instant::now(), &mut outcomes);
+        kinds(&outcomes)
+    }
+
+    fn returned(in_flight: &mut InFlightMessages, id: u64) {
+        let id = ShortStr::new(id.to_string()).unwrap();
+        in_flight.record_return(&ShortStr::from_static("q"), Some(&id));
+    }
+
+    #[test]
+    fn a_confirm_may_be_for_many_messages_and_for_each_only_once() {
+        let mut in_flight = with(5);
+        assert_eq!(confirm(&mut in_flight, 2, false, true), [(2, "routed")]);
+        assert_eq!(
+            confirm(&mut in_flight, 4, true, false),
+            [(1, "refused"), (3, "refused"), (4, "refused")]
+        );
+        for tag in [0, 1, 4, 6, u64::MAX] {
+            assert_eq!(confirm(&mut in_flight, tag, false, true), []);
+        }
+        assert_eq!(confirm(&mut in_flight, u64::MAX, true, true), [(5, "routed")]);
+        assert!(in_flight.is_empty());
+    }
+
+    #[test]
+    fn a_return_counts_for_the_first_message_with_its_key() {
+        let mut in_flight = InFlightMessages::default();
+        for _ in 0..3 {
+            in_flight.add(message(Some(7)));
+        }
+        // It is not mandatory, so it is not returned.
+        in_flight.add(message(None));
+        returned(&mut in_flight, 7);
+        returned(&mut in_flight, 7);
+        returned(&mut in_flight, 8);
+        in_flight.record_return(&ShortStr::from_static("other"), None);
+        in_flight.record_return(&ShortStr::from_static("q"), None);
+        assert_eq!(
+            confirm(&mut in_flight, 4, true, true),
+            [(7, "returned"), (7, "returned"), (7, "routed"), (0, "routed")]
+        );
+    }
+
+    #[test]
+    fn a_negative_confirm_counts_more_than_a_return() {
+        let mut in_flight = with(1);
+        returned(&mut in_flight, 1);
+        assert_eq!(confirm(&mut in_flight, 1, false, false), [(1, "refused")]);
+    }
+
+    #[test]
+    fn what_the_socket_took_may_have_arrived() {
+        let mut in_flight = with(3);
+        in_flight.add(InFlight {
+            position: None,
+            ..message(Some(4))
+        });
+        let (outcomes, reason) = in_flight.end(BrokerError::Closed, |position| position <= 2);
+        assert_eq!(
+            kinds(&outcomes),
+            [(1, "written"), (2, "written"), (3, "unwritten"), (4, "unwritten")]
+        );
+        assert!(matches!(reason, BrokerError::Closed));
+        assert!(in_flight.is_empty());
+    }
+
+    #[test]
+    fn the_first_reason_is_kept_unless_it_is_unknown() {
+        let mut in_flight = with(0);
+        let unknown = BrokerError::Lost { source: None };
+        let (_, reason) = in_flight.end(unknown, |_| true);
+        assert!(matches!(reason, BrokerError::Lost { .. }));
+        let (_, reason) = in_flight.end(BrokerError::RuntimeEnded, |_| true);
+        assert!(matches!(reason, BrokerError::RuntimeEnded));
+        let (_, reason) = in_flight.end(BrokerError::Closed, |_| true);
+        assert!(matches!(reason, BrokerError::RuntimeEnded));
+    }
+
+    #[test]
+    fn old_messages_are_those_of_the_previous_call() {
+        let mut in_flight = with(2);
+        assert_eq!(in_flight.old_messages().len(), 0);
+        in_flight.add(message(Some(3)));
+        assert_eq!(in_flight.old_messages().len(), 2);
+        confirm(&mut in_flight, 1, false, true);
+        assert_eq!(in_flight.old_messages().len(), 2);
+    }
+
+    proptest! {
+        /// Each message gets its own outcome, however the broker groups its confirms.
+        #[test]
+        fn every_message_gets_its_own_outcome(
+            fates in prop::collection::vec((any::<bool>(), any::<bool>()), 1..60),
+            confirms in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 60),
+        ) {
+            let mut in_flight = with(fates.len() as u64);
+            let mut open: Vec<u64> = (1..=fates.len() as u64).collect();
+            let mut outcomes = Vec::new();
+            let fate = |number: u64| fates[number as usize - 1];
+            let picks = confirms.into_iter().map(Some).chain(std::iter::repeat(None));
+            for pick in picks {
+                let Some(first) = open.first() else { break };
+                let (tag, multiple) = pick.map_or((*first, false), |(pick, multiple)| {
+                    (open[pick.index(open.len())], multiple)
+                });
+                let covered = open.iter().copied().filter(|number| *number == tag || multiple && *number < tag);
+                // One confirm is the same for all that it covers.
+                let covered: Vec<u64> = covered.collect();
+                let is_ack = fate(tag).0;
+                let multiple = multiple && covered.iter().all(|number| fate(*number).0 == is_ack);
+                for number in covered.into_iter().filter(|number| *number == tag || multiple) {
+                    if fate(number).1 {
+                        returned(&mut in_flight, number);
+                    }
+                    open.retain(|other| *other != number);
+                }
+                outcomes.extend(confirm(&mut in_flight, tag, multiple, is_ack));
+            }
+            outcomes.sort_unstable();
+            let expected = (1..).zip(&fates).map(|(number, fate)| (number, match fate {
+                (false, _) => "refused",
+                (true, true) => "returned",
+                (true, false) => "routed",
+            }));
+            prop_assert_eq!(outcomes, expected.collect::<Vec<_>>());
+            prop_assert!(in_flight.is_empty());
+        }
+    }
 }

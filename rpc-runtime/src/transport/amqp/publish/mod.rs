@@ -1,7 +1,5 @@
 //! Publishing through one channel, with confirms.
 
-mod confirms;
-mod deferred;
 mod in_flight;
 mod publisher;
 mod refusals;

@@ -1,18 +1,12 @@
-//! Publishes through one channel. Any task hands messages to lapin, and one task waits for all
-//! confirms.
-//!
-//! lapin takes a confirm's number and queues the message's frames under two separate locks, so two
-//! tasks that publish at once could swap their confirms. Both happen at the first poll of a
-//! publish, which is done here under one lock. The frames of concurrent publishes still leave in
-//! one write.
+//! Publishes through one channel. Any task sends messages, and the task that owns the socket reports
+//! their confirms. The frames of concurrent publishes leave in one write.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -20,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::channel::OpenChannel;
 use super::super::connection::ConnectionState;
 use super::super::task_group::TaskGroup;
-use super::deferred::{ConfirmFuture, ConfirmReport};
-use super::in_flight::{InFlightMessages, Outcome, Wake};
+use super::super::wire::{Confirm, ConfirmSink, Content, NotSent, returned_id};
+use super::in_flight::{InFlight, InFlightMessages, Outcome};
 use crate::error::{BrokerError, Cause};
+use crate::protocol::ShortStr;
 use crate::transport::{ConfirmListener, Outgoing, Panicked, Published, Publisher, catch_panic};
 
 /// How many KiB of messages may be in flight. With a slow broker, each publisher stores up to
@@ -38,61 +33,160 @@ const UNCONFIRMED_INTERVAL: Duration = Duration::from_secs(5);
 /// Publishes through one channel.
 #[derive(Debug)]
 pub(crate) struct AmqpPublisher {
-    channel: Arc<OpenChannel>,
-    exchange: &'static str,
     shared: Arc<Shared>,
+    exchange: &'static str,
     connection: watch::Receiver<ConnectionState>,
+    /// Closed when this is dropped.
+    _channel: Arc<OpenChannel>,
 }
 
-/// The state that senders and the task share.
+/// What senders, the task of the socket and the publisher's own task share.
 #[derive(Debug)]
 struct Shared {
+    /// `None` in tests.
+    content: Option<Arc<Content>>,
     in_flight: Mutex<InFlightMessages>,
     /// Permits for messages in flight. Closed once nothing can be sent any more.
     permits: Semaphore,
     /// Why nothing can be sent any more. `None` until all outcomes are decided.
     lost: watch::Sender<Option<BrokerError>>,
+    /// Wakes the publisher's task.
     wake: Notify,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
+impl Shared {
+    fn new(content: Option<Arc<Content>>) -> Self {
         Self {
+            content,
             in_flight: Mutex::default(),
             permits: Semaphore::new(MAX_PERMITS as usize),
             lost: watch::Sender::new(None),
             wake: Notify::new(),
         }
     }
-}
 
-impl Shared {
+    /// Sends a message, or returns the outcome of one that was not sent.
+    fn send(
+        &self,
+        exchange: &'static str,
+        outgoing: Outgoing,
+        listener: Arc<dyn ConfirmListener>,
+        permits: u32,
+    ) -> Result<(), Outcome> {
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            send_token,
+        } = outgoing;
+        // Locked until the message is added: the broker confirms messages in the order in which
+        // they are sent.
+        let mut in_flight = self.lock();
+        let unsent = |listener, published| Outcome {
+            listener,
+            published,
+            permits,
+        };
+        let unwritten = |source| Published::Failed {
+            source,
+            written: false,
+        };
+        if let Some(reason) = in_flight.lost() {
+            return Err(unsent(listener, unwritten(reason.clone())));
+        }
+        if !send_token.claim() {
+            return Err(unsent(listener, Published::Withdrawn));
+        }
+        let content = self.content.as_ref();
+        let sent = content.map(|content| content.publish(exchange, &queue, mandatory, &message));
+        let position = match sent {
+            Some(Ok(position)) => Some(position),
+            Some(Err(NotSent::Unsendable(source))) => return Err(unsent(listener, unwritten(source))),
+            Some(Err(NotSent::ChannelClosed)) => {
+                return Err(unsent(listener, unwritten(BrokerError::Lost { source: None })));
+            }
+            // The reason is about to be known. The message fails then.
+            Some(Err(NotSent::ConnectionLost)) | None => None,
+        };
+        let id = mandatory.then(|| returned_id(&message.properties)).flatten();
+        in_flight.add(InFlight {
+            queue,
+            id,
+            listener,
+            permits,
+            position,
+            _send_token: send_token,
+            is_returned: false,
+        });
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, InFlightMessages> {
-        // A panic in lapin leaves a message without a confirm. It fails when the task ends, like
-        // those of a lost connection.
+        // Each operation leaves the messages consistent, so a panic elsewhere has broken nothing.
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports outcomes. Must be called without the lock, because a listener may send the next
-    /// message.
+    /// message. If a listener panics, ends the publisher.
     fn report(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        let mut has_panicked = false;
         for outcome in outcomes {
             self.permits.add_permits(outcome.permits as usize);
-            outcome.listener.published(outcome.published);
+            let report = AssertUnwindSafe(|| outcome.listener.published(outcome.published));
+            has_panicked |= std::panic::catch_unwind(report).is_err();
+        }
+        if has_panicked {
+            let task = "publisher";
+            tracing::error!(task, "a listener of confirms panicked");
+            self.end(Panicked { task }.into());
         }
     }
 
-    /// Fails all messages. Does not poll for more confirms, which is what may have panicked.
-    fn abandon(&self, reason: BrokerError) {
+    /// Fails all messages, because nothing can be sent any more and no more confirms will arrive.
+    /// The connection may still write messages that were sent before.
+    fn end(&self, reason: BrokerError) {
+        self.end_with(reason, Content::may_be_written);
+    }
+
+    fn end_with(&self, reason: BrokerError, is_written: impl Fn(&Content, u64) -> bool) {
         self.permits.close();
+        let is_written = |position| {
+            let content = self.content.as_ref();
+            content.is_some_and(|content| is_written(content, position))
+        };
         let outcomes = {
             let mut in_flight = self.lock();
             // An earlier reason is kept.
-            let (outcomes, reason) = in_flight.abandon(reason);
+            let (outcomes, reason) = in_flight.end(reason, is_written);
             self.lost.send_replace(Some(reason));
             outcomes
         };
+        self.wake.notify_one();
         self.report(outcomes);
+    }
+}
+
+impl ConfirmSink for Shared {
+    fn returned(&self, routing_key: &ShortStr, id: Option<&ShortStr>) {
+        self.lock().record_return(routing_key, id);
+    }
+
+    fn confirmed(&self, confirm: Confirm) {
+        let mut outcomes = Vec::new();
+        let is_task_due = {
+            let mut in_flight = self.lock();
+            in_flight.confirm(confirm, Instant::now(), &mut outcomes);
+            in_flight.is_publisher_dropped || in_flight.close_deadline().is_some()
+        };
+        self.report(outcomes);
+        if is_task_due {
+            self.wake.notify_one();
+        }
+    }
+
+    fn closed(&self, reason: BrokerError) {
+        // What the socket has not taken yet is not written any more, or the broker ignores it.
+        self.end_with(reason, Content::is_written);
     }
 }
 
@@ -111,11 +205,15 @@ impl AmqpPublisher {
     /// still be withdrawn.
     pub(crate) fn start(channel: Arc<OpenChannel>, exchange: &'static str, tasks: &TaskGroup) -> Self {
         let connection = channel.connection();
-        let shared = Arc::<Shared>::default();
+        let content = Arc::clone(channel.content());
+        let shared = Arc::new(Shared::new(Some(Arc::clone(&content))));
+        let sink = Arc::downgrade(&shared);
+        content.report_confirms(sink as Weak<dyn ConfirmSink>);
         let task = ConfirmTask::new(Arc::clone(&shared), connection.clone());
         let (used, ending) = (Arc::clone(&channel), tasks.ending.clone());
         tasks.spawn(async move {
-            if task.run_to_end(ending).await.is_err() {
+            let ended = task.run_to_end(ending).await;
+            if matches!(ended, Err(Panicked { .. }) | Ok(BrokerError::Panicked { .. })) {
                 // Some of the outcomes may be lost, and a consumer of replies may share the
                 // channel. Once the channel is closed, the owner opens another publisher and
                 // consumer.
@@ -123,28 +221,18 @@ impl AmqpPublisher {
             }
         });
         Self {
-            channel,
-            exchange,
             shared,
+            exchange,
             connection,
+            _channel: channel,
         }
     }
 
-    /// Hands a message to lapin. Its permits must have been taken.
-    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_interval: usize) {
+    /// Sends a message. Its permits must have been taken.
+    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>) {
         let permits = permits_for(&outgoing);
-        let sent = self.shared.lock().send(
-            &self.channel,
-            self.exchange,
-            outgoing,
-            listener,
-            permits,
-            confirm_interval,
-        );
-        match sent {
-            Ok(Wake::Now) => self.shared.wake.notify_one(),
-            Ok(Wake::Later) => {}
-            Err(outcome) => self.shared.report([outcome]),
+        if let Err(outcome) = self.shared.send(self.exchange, outgoing, listener, permits) {
+            self.shared.report([outcome]);
         }
     }
 
@@ -168,7 +256,6 @@ impl Publisher for AmqpPublisher {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         if self.is_blocked() {
             return Err(Box::new(outgoing));
@@ -177,7 +264,7 @@ impl Publisher for AmqpPublisher {
             Ok(permits) => permits.forget(),
             Err(_) => return Err(Box::new(outgoing)),
         }
-        self.send(outgoing, listener, confirm_interval);
+        self.send(outgoing, listener);
         Ok(())
     }
 
@@ -208,7 +295,7 @@ impl Publisher for AmqpPublisher {
         }
         let send_token = outgoing.send_token.clone();
         let (listener, outcome) = OneshotListener::new();
-        self.send(outgoing, listener, 1);
+        self.send(outgoing, listener);
         match outcome.await {
             Ok(published) => published,
             // Each listener is used, unless a panic loses it.
@@ -262,11 +349,11 @@ impl ConfirmListener for OneshotListener {
     }
 }
 
-/// Waits for the confirms of all messages in flight.
+/// Ends the publisher once nothing can be sent any more, and reminds the listeners of messages that
+/// stay unconfirmed.
 struct ConfirmTask {
     shared: Arc<Shared>,
     connection: watch::Receiver<ConnectionState>,
-    confirms: FuturesUnordered<ConfirmFuture>,
     /// Whether all outcomes were reported.
     has_ended: bool,
 }
@@ -276,57 +363,43 @@ impl ConfirmTask {
         Self {
             shared,
             connection,
-            confirms: FuturesUnordered::new(),
             has_ended: false,
         }
     }
 
-    /// Runs, and reports the outcome of all messages, however the task ends. A panic loses those
-    /// that were being reported.
+    /// Runs, and reports the outcome of all messages, however the task ends. Returns why it ended.
     ///
     /// # Errors
     ///
-    /// Fails if the task panicked.
-    async fn run_to_end(mut self, ending: CancellationToken) -> Result<(), Panicked> {
+    /// Fails if the task panicked. That loses the outcomes that were being reported.
+    async fn run_to_end(mut self, ending: CancellationToken) -> Result<BrokerError, Panicked> {
         let running = async {
             let reason = self.run(ending).await;
-            self.end(reason);
+            self.shared.end(reason.clone());
+            reason
         };
         let ended = catch_panic("publisher", running).await;
-        if let Err(panicked) = ended {
-            self.shared.abandon(panicked.into());
+        if let Err(panicked) = &ended {
+            self.shared.end((*panicked).into());
         }
         self.has_ended = true;
         ended
     }
 
-    /// Processes confirms until nothing can be sent any more, or nobody will send anything more.
-    /// Returns why.
+    /// Waits until nothing can be sent any more, or nobody will send anything more. Returns why.
     async fn run(&mut self, ending: CancellationToken) -> BrokerError {
         let shared = Arc::clone(&self.shared);
         let mut ended = pin!(ending.cancelled());
-        let mut is_poll_due = false;
         let mut reminder = pin!(sleep(UNCONFIRMED_INTERVAL));
         loop {
-            let (outcomes, close_deadline, overdue, next_poll, is_idle, is_unused) = {
-                let mut in_flight = shared.lock();
-                self.confirms.extend(in_flight.take_awaited());
-                let outcomes = if std::mem::take(&mut is_poll_due) {
-                    in_flight.poll_deferred(Instant::now())
-                } else {
-                    Vec::new()
-                };
-                let is_idle = self.confirms.is_empty() && in_flight.has_no_deferred();
+            let (close_deadline, is_idle, is_unused) = {
+                let in_flight = shared.lock();
                 (
-                    outcomes,
                     in_flight.close_deadline(),
-                    in_flight.next_overdue(),
-                    in_flight.next_poll(),
-                    is_idle,
-                    in_flight.is_publisher_dropped && is_idle || in_flight.has_no_listener(),
+                    in_flight.is_empty(),
+                    in_flight.has_no_listener(),
                 )
             };
-            shared.report(outcomes);
             if let Some(reason) = self.lost() {
                 return reason;
             }
@@ -342,19 +415,7 @@ impl ConfirmTask {
             }
             tokio::select! {
                 () = &mut ended => return BrokerError::Closed,
-                Some(confirmed) = self.confirms.next() => {
-                    let mut all = vec![confirmed];
-                    all.extend(take_ready(&mut self.confirms));
-                    let outcomes = shared.lock().process_all(all, Instant::now());
-                    shared.report(outcomes);
-                }
-                () = shared.wake.notified() => is_poll_due = true,
-                () = until(next_poll) => is_poll_due = true,
-                () = until(overdue) => {
-                    let confirmed = take_ready(&mut self.confirms);
-                    let outcomes = shared.lock().decide_overdue(confirmed, Instant::now());
-                    shared.report(outcomes);
-                }
+                () = shared.wake.notified() => {}
                 () = &mut reminder => {
                     reminder.as_mut().reset(Instant::now() + UNCONFIRMED_INTERVAL);
                     let unconfirmed = shared.lock().old_messages();
@@ -373,36 +434,15 @@ impl ConfirmTask {
         let of_channel = self.shared.lock().lost().cloned();
         of_channel.or_else(|| self.connection.borrow().lost.clone())
     }
-
-    /// Reports the outcome of all messages, because no more confirms will arrive.
-    fn end(&mut self, reason: BrokerError) {
-        self.shared.permits.close();
-        let outcomes = {
-            let mut in_flight = self.shared.lock();
-            self.confirms.extend(in_flight.take_awaited());
-            let confirmed = take_ready(&mut self.confirms);
-            let mut outcomes = in_flight.process_all(confirmed, Instant::now());
-            let (others, reason) = in_flight.end(reason);
-            outcomes.extend(others);
-            self.shared.lost.send_replace(Some(reason));
-            outcomes
-        };
-        self.shared.report(outcomes);
-    }
 }
 
 impl Drop for ConfirmTask {
     /// Unless the task has reported all outcomes, its runtime has ended.
     fn drop(&mut self) {
         if !self.has_ended {
-            self.shared.abandon(BrokerError::RuntimeEnded);
+            self.shared.end(BrokerError::RuntimeEnded);
         }
     }
-}
-
-/// Takes the reports that have arrived.
-fn take_ready(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<ConfirmReport> {
-    std::iter::from_fn(|| confirms.next().now_or_never().flatten()).collect()
 }
 
 /// Why a channel is given up although the broker has not closed it: see
@@ -428,11 +468,11 @@ mod tests {
     use std::panic::resume_unwind;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use lapin::Confirmation;
+    use futures_util::FutureExt;
     use tokio::time::timeout;
 
     use super::*;
-    use crate::protocol::ShortStr;
+    use crate::transport::SendToken;
 
     /// Records the outcome of one message, and how often it was still unconfirmed.
     #[derive(Default)]
@@ -458,59 +498,57 @@ mod tests {
         }
     }
 
-    /// Adds a message that is confirmed once `confirmed` ends.
-    fn add(
-        shared: &Shared,
-        confirm_interval: usize,
-        confirmed: impl Future<Output = ()> + Send + 'static,
-    ) -> Arc<Recorder> {
-        let recorder = Arc::<Recorder>::default();
-        let (queue, listener) = (ShortStr::from_static("q"), Arc::clone(&recorder));
-        shared
-            .lock()
-            .add(queue, None, listener, 0, confirm_interval, |sequence| {
-                Box::pin(confirmed.map(move |()| ConfirmReport {
-                    sequence,
-                    written: true,
-                    confirmation: Ok(Confirmation::Ack(None)),
-                }))
-            });
-        recorder
+    /// Adds a message.
+    fn add(shared: &Shared, listener: Arc<dyn ConfirmListener>) {
+        shared.lock().add(InFlight {
+            queue: ShortStr::from_static("q"),
+            id: None,
+            listener,
+            permits: 0,
+            position: None,
+            _send_token: SendToken::default(),
+            is_returned: false,
+        });
+    }
+
+    fn confirm(shared: &Shared, tag: u64) {
+        shared.confirmed(Confirm {
+            tag,
+            multiple: false,
+            is_ack: true,
+        });
+    }
+
+    fn drop_publisher(shared: &Shared) {
+        shared.lock().is_publisher_dropped = true;
+        shared.wake.notify_one();
     }
 
     #[tokio::test]
-    async fn a_deferred_message_that_was_never_polled_keeps_the_task_running() {
-        let shared = Arc::<Shared>::default();
-        let (confirm, confirmed) = oneshot::channel();
-        let awaited = add(&shared, 1, async {});
-        let deferred = add(&shared, 64, async { confirmed.await.unwrap() });
-        shared.lock().is_publisher_dropped = true;
+    async fn the_task_of_a_dropped_publisher_ends_with_its_last_confirm() {
+        let shared = Arc::new(Shared::new(None));
+        let recorder = Arc::<Recorder>::default();
+        add(&shared, Arc::clone(&recorder) as _);
         let (_connection, state) = watch::channel(ConnectionState::default());
         let task = ConfirmTask::new(Arc::clone(&shared), state);
         let mut running = pin!(task.run_to_end(CancellationToken::new()));
-        // The task sees the confirm before it is woken for the deferred message.
+        drop_publisher(&shared);
         assert!(running.as_mut().now_or_never().is_none());
-        assert!(matches!(awaited.outcome(), Some(Published::Confirmed)));
-        assert!(deferred.outcome().is_none());
-        confirm.send(()).unwrap();
-        shared.wake.notify_one();
+        confirm(&shared, 1);
+        assert!(matches!(recorder.outcome(), Some(Published::Confirmed)));
         running.await.unwrap();
-        assert!(matches!(deferred.outcome(), Some(Published::Confirmed)));
     }
 
     /// Its channel would stay open for as long as a queue confirms nothing.
     #[tokio::test(start_paused = true)]
     async fn a_dropped_publisher_ends_once_nobody_waits_for_its_messages() {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::new(None));
         let (listener, outcome) = OneshotListener::new();
-        let queue = ShortStr::from_static("q");
-        shared
-            .lock()
-            .add(queue, None, listener, 0, 1, |_| Box::pin(std::future::pending()));
+        add(&shared, listener);
         let (_connection, state) = watch::channel(ConnectionState::default());
         let task = ConfirmTask::new(Arc::clone(&shared), state);
         let mut running = pin!(task.run_to_end(CancellationToken::new()));
-        shared.lock().is_publisher_dropped = true;
+        drop_publisher(&shared);
         assert!(running.as_mut().now_or_never().is_none());
         drop(outcome);
         shared.wake.notify_one();
@@ -520,56 +558,67 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn listeners_hear_that_their_messages_stay_unconfirmed() {
-        let shared = Arc::<Shared>::default();
-        let confirmed = add(&shared, 1, async {});
-        let old = [1, 64].map(|interval| add(&shared, interval, std::future::pending()));
+        let shared = Arc::new(Shared::new(None));
+        let [confirmed, old, new] = [(); 3].map(|()| Arc::<Recorder>::default());
+        add(&shared, Arc::clone(&confirmed) as _);
+        add(&shared, Arc::clone(&old) as _);
+        confirm(&shared, 1);
         let (_connection, state) = watch::channel(ConnectionState::default());
         let task = ConfirmTask::new(Arc::clone(&shared), state);
         let running = tokio::spawn(task.run_to_end(CancellationToken::new()));
         sleep(UNCONFIRMED_INTERVAL + Duration::from_secs(1)).await;
-        let new = add(&shared, 1, std::future::pending());
-        shared.wake.notify_one();
+        add(&shared, Arc::clone(&new) as _);
         let mut seen = Vec::new();
         for _ in 0..2 {
             sleep(UNCONFIRMED_INTERVAL).await;
-            seen.push([&confirmed, &old[0], &old[1], &new].map(|listener| listener.reminders()));
+            seen.push([&confirmed, &old, &new].map(|listener| listener.reminders()));
         }
-        assert_eq!(seen, [[0, 1, 1, 0], [0, 2, 2, 1]]);
+        assert_eq!(seen, [[0, 1, 0], [0, 2, 1]]);
         running.abort();
     }
 
+    /// The task of the socket reports confirms, and must survive.
     #[tokio::test]
-    async fn a_panic_while_the_task_ends_fails_all_messages() {
-        let shared = Arc::<Shared>::default();
-        let mut polls = 0;
-        let panics = add(
-            &shared,
-            64,
-            std::future::poll_fn(move |_| {
-                polls += 1;
-                match polls {
-                    1 => std::task::Poll::Pending,
-                    _ => resume_unwind(Box::new("injected")),
-                }
-            }),
-        );
-        let other = add(&shared, 1, std::future::pending());
-        let (_connection, state) = watch::channel(ConnectionState::default());
-        let ending = CancellationToken::new();
-        ending.cancel();
-        let ended = ConfirmTask::new(Arc::clone(&shared), state)
-            .run_to_end(ending)
-            .await;
-        assert!(ended.is_err());
-        for recorder in [panics, other] {
-            let Some(Published::Failed { source, .. }) = recorder.outcome() else {
-                panic!("the message did not fail");
-            };
-            assert!(matches!(source, BrokerError::Panicked { .. }));
+    async fn a_listener_that_panics_fails_the_others_and_nothing_else() {
+        struct Panics;
+
+        impl ConfirmListener for Panics {
+            fn published(self: Arc<Self>, _: Published) {
+                resume_unwind(Box::new("injected"));
+            }
         }
+
+        let shared = Arc::new(Shared::new(None));
+        add(&shared, Arc::new(Panics));
+        let other = Arc::<Recorder>::default();
+        add(&shared, Arc::clone(&other) as _);
+        let (_connection, state) = watch::channel(ConnectionState::default());
+        let task = ConfirmTask::new(Arc::clone(&shared), state);
+        confirm(&shared, 1);
+        let ended = task.run_to_end(CancellationToken::new()).await;
+        assert!(matches!(ended, Ok(BrokerError::Panicked { .. })));
+        let Some(Published::Failed { source, .. }) = other.outcome() else {
+            panic!("the message did not fail");
+        };
+        assert!(matches!(source, BrokerError::Panicked { .. }));
         assert!(matches!(
             *shared.lost.borrow(),
             Some(BrokerError::Panicked { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_closed_channel_fails_its_messages() {
+        let shared = Arc::new(Shared::new(None));
+        let recorder = Arc::<Recorder>::default();
+        add(&shared, Arc::clone(&recorder) as _);
+        shared.closed(BrokerError::Lost { source: None });
+        let outcome = recorder.outcome();
+        assert!(matches!(outcome, Some(Published::Failed { written: false, .. })));
+        assert!(shared.permits.try_acquire().is_err());
+        let (_connection, state) = watch::channel(ConnectionState::default());
+        let task = ConfirmTask::new(Arc::clone(&shared), state);
+        let ended = task.run_to_end(CancellationToken::new()).await;
+        assert!(matches!(ended, Ok(BrokerError::Lost { .. })));
     }
 }

@@ -16,8 +16,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::confirms::{Confirm, Sent};
 use crate::protocol::ShortStr;
+
+/// How many messages a channel has published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) count: u64,
+    /// How many of them precede the first message that is unconfirmed.
+    pub(super) confirmed: u64,
+}
 
 /// If a queue nacks everything for this long, the channel is assumed to be the reason.
 const MAX_REFUSAL: Duration = Duration::from_secs(10);
@@ -45,16 +52,16 @@ impl Refusals {
     pub(super) fn record_and_should_give_up(
         &mut self,
         queue: &ShortStr,
-        confirm: Confirm,
+        is_ack: bool,
         sent: Sent,
         now: Instant,
     ) -> bool {
-        match confirm {
-            Confirm::Ack => {
+        match is_ack {
+            true => {
                 self.since.remove(queue);
                 false
             }
-            Confirm::Nack => {
+            false => {
                 if self.since.len() >= MAX_QUEUES && !self.since.contains_key(queue) {
                     // If the channel were the reason, it would have been closed by now.
                     let is_recent =
@@ -88,39 +95,19 @@ mod tests {
         confirmed: 7,
     };
 
-    fn ends_channel(refusals: &mut Refusals, queue: &ShortStr, confirm: Confirm, now: Instant) -> bool {
-        refusals.record_and_should_give_up(queue, confirm, NONE_UNCONFIRMED, now)
+    fn ends_channel(refusals: &mut Refusals, queue: &ShortStr, is_ack: bool, now: Instant) -> bool {
+        refusals.record_and_should_give_up(queue, is_ack, NONE_UNCONFIRMED, now)
     }
 
     #[test]
     fn a_queue_that_nacks_everything_for_long_ends_the_channel() {
         let mut refusals = Refusals::default();
         let begun = Instant::now();
-        assert!(!ends_channel(&mut refusals, &A, Confirm::Nack, begun));
-        assert!(!ends_channel(
-            &mut refusals,
-            &A,
-            Confirm::Nack,
-            begun + MAX_REFUSAL / 2
-        ));
-        assert!(!ends_channel(
-            &mut refusals,
-            &B,
-            Confirm::Nack,
-            begun + MAX_REFUSAL
-        ));
-        assert!(!ends_channel(
-            &mut refusals,
-            &B,
-            Confirm::Ack,
-            begun + MAX_REFUSAL
-        ));
-        assert!(ends_channel(
-            &mut refusals,
-            &A,
-            Confirm::Nack,
-            begun + MAX_REFUSAL
-        ));
+        assert!(!ends_channel(&mut refusals, &A, false, begun));
+        assert!(!ends_channel(&mut refusals, &A, false, begun + MAX_REFUSAL / 2));
+        assert!(!ends_channel(&mut refusals, &B, false, begun + MAX_REFUSAL));
+        assert!(!ends_channel(&mut refusals, &B, true, begun + MAX_REFUSAL));
+        assert!(ends_channel(&mut refusals, &A, false, begun + MAX_REFUSAL));
     }
 
     /// They would be published again each time.
@@ -129,7 +116,7 @@ mod tests {
         let mut refusals = Refusals::default();
         let mut nack = |confirmed, count, now| {
             let sent = Sent { count, confirmed };
-            refusals.record_and_should_give_up(&A, Confirm::Nack, sent, now)
+            refusals.record_and_should_give_up(&A, false, sent, now)
         };
         let begun = Instant::now();
         assert!(!nack(3, 7, begun));
@@ -142,11 +129,11 @@ mod tests {
         let mut refusals = Refusals::default();
         for n in 0..10 * MAX_QUEUES {
             let queue = ShortStr::new(format!("rpc.reply.{n}")).unwrap();
-            ends_channel(&mut refusals, &queue, Confirm::Nack, Instant::now());
+            ends_channel(&mut refusals, &queue, false, Instant::now());
         }
         assert_eq!(refusals.since.len(), MAX_QUEUES);
         let later = Instant::now() + 3 * MAX_REFUSAL;
-        ends_channel(&mut refusals, &A, Confirm::Nack, later);
+        ends_channel(&mut refusals, &A, false, later);
         assert_eq!(refusals.since.len(), 1);
     }
 
@@ -154,19 +141,9 @@ mod tests {
     fn an_ack_restarts_the_time() {
         let mut refusals = Refusals::default();
         let begun = Instant::now();
-        ends_channel(&mut refusals, &A, Confirm::Nack, begun);
-        ends_channel(&mut refusals, &A, Confirm::Ack, begun + MAX_REFUSAL / 2);
-        assert!(!ends_channel(
-            &mut refusals,
-            &A,
-            Confirm::Nack,
-            begun + MAX_REFUSAL
-        ));
-        assert!(ends_channel(
-            &mut refusals,
-            &A,
-            Confirm::Nack,
-            begun + 2 * MAX_REFUSAL
-        ));
+        ends_channel(&mut refusals, &A, false, begun);
+        ends_channel(&mut refusals, &A, true, begun + MAX_REFUSAL / 2);
+        assert!(!ends_channel(&mut refusals, &A, false, begun + MAX_REFUSAL));
+        assert!(ends_channel(&mut refusals, &A, false, begun + 2 * MAX_REFUSAL));
     }
 }

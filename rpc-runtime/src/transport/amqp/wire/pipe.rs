@@ -1,0 +1,192 @@
+//! The stream that lapin reads from and writes to.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_util::{AsyncRead, AsyncWrite};
+
+use super::super::guard::{FrameStart, PREFIX_LEN};
+use super::shared::Wire;
+
+/// How many bytes may wait for lapin before the driver reads no more from the socket, and how many
+/// bytes of lapin before lapin waits, unless a frame is larger.
+const MAX_WAITING: usize = 1024 * 1024;
+
+/// The size of the header with which a connection begins: `AMQP` and a version.
+const PROTOCOL_HEADER: usize = 8;
+
+/// Bytes on their way between lapin and the driver.
+#[derive(Default)]
+pub(super) struct Pipe {
+    /// For lapin to read.
+    incoming: Vec<u8>,
+    /// How many bytes of `incoming` were read.
+    read: usize,
+    /// Written by lapin. The last frame may be incomplete.
+    outgoing: Vec<u8>,
+    /// Whether lapin's protocol header was taken.
+    has_begun: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// Set once the connection has ended. The error is taken by the first read of it.
+    end: Option<Option<io::Error>>,
+    is_lapin_done: bool,
+    /// How many bytes of lapin may wait: more than a frame.
+    max_outgoing: usize,
+}
+
+impl Pipe {
+    /// A pipe of a connection with frames of at most this many bytes.
+    pub(super) fn new(max_frame: usize) -> Self {
+        Self {
+            max_outgoing: max_frame.max(MAX_WAITING),
+            ..Self::default()
+        }
+    }
+
+    /// Appends lapin's whole frames to `frames`. Calls `closed` with each channel that they close.
+    pub(super) fn take_frames(&mut self, frames: &mut Vec<u8>, mut closed: impl FnMut(u16)) {
+        let mut whole = 0;
+        if !self.has_begun {
+            if self.outgoing.len() < PROTOCOL_HEADER {
+                return;
+            }
+            self.has_begun = true;
+            whole = PROTOCOL_HEADER;
+        }
+        loop {
+            let rest = &self.outgoing[whole..];
+            let mut start = FrameStart::default();
+            let taken = start.take(rest);
+            if rest.len() < PREFIX_LEN || !start.is_complete() || rest.len() - taken < start.left() {
+                break;
+            }
+            if start.closes_channel() {
+                closed(start.channel());
+            }
+            whole += taken + start.left();
+        }
+        frames.extend(self.outgoing.drain(..whole));
+        if self.outgoing.len() < self.max_outgoing
+            && let Some(writer) = self.writer.take()
+        {
+            writer.wake();
+        }
+    }
+
+    /// Gives bytes to lapin.
+    pub(super) fn give(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Whether so much waits for lapin that nothing more should be read from the socket. The driver
+    /// is woken when that changes.
+    pub(super) fn is_full(&self) -> bool {
+        self.incoming.len() - self.read >= MAX_WAITING
+    }
+
+    /// Whether lapin neither reads nor writes any more.
+    pub(super) fn is_lapin_done(&self) -> bool {
+        self.is_lapin_done
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    pub(super) fn end(&mut self, error: Option<io::Error>) {
+        self.end.get_or_insert(error);
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let unread = &self.incoming[self.read..];
+        let taken = unread.len().min(buffer.len());
+        if taken > 0 {
+            buffer[..taken].copy_from_slice(&unread[..taken]);
+            self.read += taken;
+            if self.read == self.incoming.len() {
+                self.incoming.clear();
+                self.read = 0;
+            }
+            return Poll::Ready(Ok(taken));
+        }
+        match &mut self.end {
+            Some(error) => Poll::Ready(error.take().map_or(Ok(0), Err)),
+            None => {
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.end.is_some() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if self.outgoing.len() >= self.max_outgoing {
+            self.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.outgoing.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+}
+
+/// lapin's end of a connection.
+pub(in super::super) struct LapinStream(Arc<Wire>);
+
+impl LapinStream {
+    pub(super) fn new(wire: Arc<Wire>) -> Self {
+        Self(wire)
+    }
+
+    fn close(&self) {
+        self.0.lock().pipe.is_lapin_done = true;
+        self.0.driver.wake();
+    }
+}
+
+impl AsyncRead for LapinStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let (was_full, read) = {
+            let mut shared = self.0.lock();
+            (shared.pipe.is_full(), shared.pipe.poll_read(cx, buffer))
+        };
+        if was_full {
+            self.0.driver.wake();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for LapinStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.0.lock().pipe.poll_write(cx, bytes);
+        self.0.driver.wake();
+        written
+    }
+
+    /// The driver flushes what it writes.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for LapinStream {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,297 @@
+//! What the tasks that publish, lapin and the [driver](super::driver) of a connection share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use foldhash::fast::RandomState;
+use futures_util::task::AtomicWaker;
+use tokio::sync::mpsc;
+
+use super::decode::Confirm;
+use super::demux::Receiver;
+use super::encode::{self, Acknowledgement};
+use super::pipe::Pipe;
+use crate::error::BrokerError;
+use crate::protocol::{Message, ShortStr};
+use crate::transport::Delivery;
+
+/// One connection, as the channels see it.
+pub(in super::super) struct Wire {
+    shared: Mutex<Shared>,
+    /// Wakes the driver.
+    pub(super) driver: AtomicWaker,
+    /// How many bytes of our frames the socket has taken.
+    pub(super) written: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Our frames that the driver has not taken yet.
+    ours: Vec<u8>,
+    /// How many bytes were ever added to `ours`.
+    appended: u64,
+    /// The channels that were opened since the driver last looked.
+    attached: Vec<Arc<Content>>,
+    /// The channels that lapin has not closed. No frame may follow on a closed one.
+    open: HashMap<u16, Arc<Content>, RandomState>,
+    pub(super) pipe: Pipe,
+}
+
+/// What the driver has to know before it reads more.
+pub(super) struct Look {
+    /// The channels that were opened since the last look.
+    pub(super) attached: Vec<Arc<Content>>,
+    /// Whether so much waits for lapin that nothing more should be read.
+    pub(super) is_full: bool,
+    /// Whether lapin has closed its end.
+    pub(super) is_lapin_done: bool,
+}
+
+impl Wire {
+    pub(super) fn new(max_frame: usize) -> Arc<Self> {
+        let shared = Shared {
+            pipe: Pipe::new(max_frame),
+            ..Shared::default()
+        };
+        Arc::new(Self {
+            shared: Mutex::new(shared),
+            driver: AtomicWaker::new(),
+            written: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Only an allocation can panic while the lock is held, and that ends the process.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the content of a channel that lapin has opened. If it is closed already, nothing
+    /// can be sent through it.
+    pub(in super::super) fn attach(
+        self: &Arc<Self>,
+        number: u16,
+        max_frame: usize,
+        is_open: bool,
+    ) -> Arc<Content> {
+        let content = Arc::new(Content {
+            number,
+            max_frame,
+            wire: Arc::clone(self),
+            deliveries: OnceLock::new(),
+            confirms: OnceLock::new(),
+            closed: OnceLock::new(),
+        });
+        let mut shared = self.lock();
+        if is_open && !shared.pipe.has_ended() {
+            shared.open.insert(number, Arc::clone(&content));
+            shared.attached.push(Arc::clone(&content));
+        }
+        content
+    }
+
+    /// Takes the frames to write: ours into `ours`, which must be empty, and lapin's whole frames
+    /// into `lapin`. Ours are written first. Returns how many bytes of ours were ever taken before.
+    pub(super) fn take(&self, ours: &mut Vec<u8>, lapin: &mut Vec<u8>) -> u64 {
+        let mut shared = self.lock();
+        std::mem::swap(&mut shared.ours, ours);
+        let shared = &mut *shared;
+        shared.pipe.take_frames(lapin, |closed| {
+            shared.open.remove(&closed);
+        });
+        shared.appended - ours.len() as u64
+    }
+
+    /// What matters before more is read.
+    pub(super) fn look(&self) -> Look {
+        let mut shared = self.lock();
+        Look {
+            attached: std::mem::take(&mut shared.attached),
+            is_full: shared.pipe.is_full(),
+            is_lapin_done: shared.pipe.is_lapin_done(),
+        }
+    }
+
+    /// Ends the connection: nothing more is written or read.
+    pub(super) fn end(&self, error: Option<io::Error>) {
+        let mut shared = self.lock();
+        shared.open.clear();
+        shared.attached.clear();
+        shared.ours = Vec::new();
+        shared.pipe.end(error);
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+/// Receives the broker's reports about the messages that a channel has published.
+pub(in super::super) trait ConfirmSink: Send + Sync {
+    /// A published message could not be routed. Its confirm follows. `id` is the token of a copy, or
+    /// else the correlation id.
+    fn returned(&self, routing_key: &ShortStr, id: Option<&ShortStr>);
+
+    fn confirmed(&self, confirm: Confirm);
+
+    /// The channel is closed: nothing more is confirmed.
+    fn closed(&self, reason: BrokerError);
+}
+
+/// The content of one channel: publishes and acknowledges, and receives deliveries and confirms.
+pub(in super::super) struct Content {
+    number: u16,
+    /// The maximum size of a frame, in bytes.
+    max_frame: usize,
+    wire: Arc<Wire>,
+    deliveries: OnceLock<mpsc::UnboundedSender<Delivery>>,
+    confirms: OnceLock<Weak<dyn ConfirmSink>>,
+    /// Why the channel is closed.
+    closed: OnceLock<BrokerError>,
+}
+
+/// Why a message was not sent.
+#[derive(Debug)]
+pub(in super::super) enum NotSent {
+    ChannelClosed,
+    ConnectionLost,
+    Unsendable(BrokerError),
+}
+
+impl Content {
+    /// The deliveries to the channel from now on. Must be called once, before the channel consumes.
+    /// They are bounded by the prefetch.
+    pub(in super::super) fn deliveries(&self) -> mpsc::UnboundedReceiver<Delivery> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // A second consumer of the channel would get no deliveries, as there never is.
+        let _ = self.deliveries.set(sender);
+        receiver
+    }
+
+    /// Sends the confirms of the channel to this sink from now on. Must be called once, before the
+    /// channel publishes.
+    pub(in super::super) fn report_confirms(self: &Arc<Self>, sink: Weak<dyn ConfirmSink>) {
+        let _ = self.confirms.set(sink);
+        // The channel may have been closed before there was a sink.
+        if let Some(reason) = self.closed.get() {
+            Receiver::closed(self, reason.clone());
+        }
+    }
+
+    /// Publishes a message. Returns a position for [`is_written`](Self::is_written).
+    pub(in super::super) fn publish(
+        self: &Arc<Self>,
+        exchange: &str,
+        routing_key: &ShortStr,
+        mandatory: bool,
+        message: &Message,
+    ) -> Result<u64, NotSent> {
+        self.append(|out| {
+            encode::publish(
+                out,
+                self.number,
+                self.max_frame,
+                (exchange, routing_key),
+                mandatory,
+                message,
+            )
+            .map_err(NotSent::Unsendable)
+        })
+    }
+
+    /// Sends acknowledgements. Does nothing if the channel is closed.
+    pub(in super::super) fn acknowledge(self: &Arc<Self>, all: impl IntoIterator<Item = Acknowledgement>) {
+        // If the channel is closed, the broker delivers the messages again.
+        let _ = self.append(|out| {
+            for each in all {
+                encode::acknowledge(out, self.number, each);
+            }
+            Ok(())
+        });
+    }
+
+    /// Whether the socket has taken everything up to this position.
+    pub(in super::super) fn is_written(&self, position: u64) -> bool {
+        self.wire.written.load(Ordering::Acquire) >= position
+    }
+
+    /// Whether the socket has taken everything up to this position, or may still take it.
+    pub(in super::super) fn may_be_written(&self, position: u64) -> bool {
+        // In this order: what the connection writes last is counted before it ends.
+        !self.wire.lock().pipe.has_ended() || self.is_written(position)
+    }
+
+    fn append(
+        self: &Arc<Self>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), NotSent>,
+    ) -> Result<u64, NotSent> {
+        let (was_empty, position) = {
+            let mut shared = self.wire.lock();
+            if !shared
+                .open
+                .get(&self.number)
+                .is_some_and(|open| Arc::ptr_eq(open, self))
+            {
+                return Err(match shared.pipe.has_ended() {
+                    true => NotSent::ConnectionLost,
+                    false => NotSent::ChannelClosed,
+                });
+            }
+            let before = shared.ours.len();
+            encode(&mut shared.ours)?;
+            shared.appended += (shared.ours.len() - before) as u64;
+            (before == 0, shared.appended)
+        };
+        if was_empty {
+            self.wire.driver.wake();
+        }
+        Ok(position)
+    }
+
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    fn confirms(&self) -> Option<Arc<dyn ConfirmSink>> {
+        self.confirms.get()?.upgrade()
+    }
+}
+
+impl Receiver for Arc<Content> {
+    fn delivered(&self, delivery: Delivery) {
+        if let Some(deliveries) = self.deliveries.get() {
+            // If the receiver is gone, its channel is about to be closed, and the broker delivers
+            // the message again.
+            let _ = deliveries.send(delivery);
+        }
+    }
+
+    fn returned(&self, routing_key: &ShortStr, id: Option<&ShortStr>) {
+        if let Some(confirms) = self.confirms() {
+            confirms.returned(routing_key, id);
+        }
+    }
+
+    fn confirmed(&self, confirm: Confirm) {
+        if let Some(confirms) = self.confirms() {
+            confirms.confirmed(confirm);
+        }
+    }
+
+    fn closed(&self, reason: BrokerError) {
+        let reason = self.closed.get_or_init(|| reason).clone();
+        if let Some(confirms) = self.confirms() {
+            confirms.closed(reason);
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "content of channel {}", self.number)
+    }
+}
