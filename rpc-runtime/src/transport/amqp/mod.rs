@@ -1,4 +1,4 @@
-//! RabbitMQ, through lapin.
+//! RabbitMQ, through lapin and past it.
 //!
 //! A handle has two supervised connections, one to publish and one to consume. So a broker that
 //! blocks publishing because of a memory or disk alarm still delivers messages.

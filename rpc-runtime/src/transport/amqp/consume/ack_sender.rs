@@ -1,8 +1,8 @@
 //! Batches acknowledgements for up to 1 ms.
 //!
-//! An acknowledgement costs the broker and lapin about as much as a small message. If the
-//! connection is lost before an acknowledgement is sent, the broker delivers the message again. The
-//! layers above recognise a message that they have answered already.
+//! An acknowledgement costs the broker about as much as a small message. If the connection is lost
+//! before an acknowledgement is sent, the broker delivers the message again. The layers above
+//! recognise a message that they have answered already.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
