@@ -23,6 +23,10 @@ pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
     bytes: 2 * 1024 * 1024,
 };
 
+/// How many bytes of items the worker may send ahead if both it and the reader have to wait, unless
+/// the call sets something else.
+const MAX_CREDIT_BYTES: u64 = 4 * DEFAULT_CREDIT.bytes;
+
 /// How long a worker may send nothing. It sends a message every few seconds.
 pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
 
@@ -106,7 +110,7 @@ impl ItemInbox {
     pub(in crate::client) fn new() -> Self {
         Self {
             state: Mutex::new(State {
-                receiver: Receiver::new(DEFAULT_CREDIT),
+                receiver: Receiver::growing(DEFAULT_CREDIT, MAX_CREDIT_BYTES),
                 id: None,
                 worker_key: None,
                 credit: None,
@@ -176,7 +180,7 @@ impl ItemInbox {
         let next = Self::new();
         {
             let mut state = next.lock();
-            state.receiver.set_window(before.receiver.window());
+            state.receiver.continue_window(&before.receiver);
             (state.waiting_since, state.ends_at) = (before.waiting_since, before.ends_at);
         }
         next
@@ -318,6 +322,7 @@ impl ItemInbox {
             return Poll::Ready(());
         }
         state.waiting_since.get_or_insert_with(Instant::now);
+        state.receiver.record_wait();
         match &mut state.reader {
             Some(waker) => waker.clone_from(cx.waker()),
             waker => *waker = Some(cx.waker().clone()),

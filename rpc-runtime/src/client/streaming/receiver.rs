@@ -18,6 +18,12 @@ pub(super) struct Receiver<R> {
     early: BTreeMap<u64, ItemList>,
     /// What may be on its way or wait for the reader.
     window: Volume,
+    /// How many bytes the window may grow to.
+    max_window_bytes: u64,
+    /// Whether, since the last grant, the worker has used up the credit that it knew.
+    is_worker_short: bool,
+    /// Whether, since the last grant, the reader has waited for an item.
+    has_reader_waited: bool,
     /// What the worker may send in total.
     granted: Volume,
     /// The bytes of the items that have arrived.
@@ -47,8 +53,19 @@ pub(super) enum Received<R> {
 pub(super) struct BadStream(pub(super) &'static str);
 
 impl<R> Receiver<R> {
-    pub(super) fn new(window: Volume) -> Self {
+    /// A receiver whose window has this size.
+    #[cfg(test)]
+    fn new(window: Volume) -> Self {
+        Self::growing(window, window.bytes)
+    }
+
+    /// A receiver whose window has this size at first. While the worker waits for credit and the
+    /// reader for items, it grows to as many bytes.
+    pub(super) fn growing(window: Volume, max_window_bytes: u64) -> Self {
         Self {
+            max_window_bytes,
+            is_worker_short: false,
+            has_reader_waited: false,
             ready: VecDeque::new(),
             taken: 0,
             next: 0,
@@ -66,9 +83,16 @@ impl<R> Receiver<R> {
         self.window
     }
 
-    /// Sets the window, before the call begins.
+    /// Sets the window, before the call begins. It does not grow.
     pub(super) fn set_window(&mut self, window: Volume) {
         (self.window, self.granted) = (window, window);
+        self.max_window_bytes = window.bytes;
+    }
+
+    /// Begins with the window that another receiver has now, before the call begins.
+    pub(super) fn continue_window(&mut self, before: &Self) {
+        self.set_window(before.window);
+        self.max_window_bytes = before.max_window_bytes;
     }
 
     /// Whether a message has arrived, other than a reply that ended the stream at once.
@@ -95,7 +119,7 @@ impl<R> Receiver<R> {
         if !self.is_from(worker) {
             return Ok(Received::Foreign);
         }
-        let Items { first, items, .. } = items;
+        let Items { first, items, credit } = items;
         let after_last = first.saturating_add(items.volume().items);
         if !items.is_empty() && after_last > self.granted.items {
             return Err(BadStream("the worker sent more items than it was granted"));
@@ -112,7 +136,16 @@ impl<R> Receiver<R> {
         if self.arrived > self.granted.bytes.saturating_add(self.largest) {
             return Err(BadStream("the worker sent more bytes than it was granted"));
         }
+        self.is_worker_short |= !credit.allows_more_than(Volume {
+            items: after_last,
+            bytes: self.arrived,
+        });
         Ok(self.ended())
+    }
+
+    /// Records that the reader waits for an item.
+    pub(super) fn record_wait(&mut self) {
+        self.has_reader_waited = true;
     }
 
     /// Receives the reply that ends the stream after `count` items, or at once if it is `None`: the
@@ -190,6 +223,12 @@ impl<R> Receiver<R> {
         let left = self.granted.minus(consumed);
         if left.allows_more_than(self.window.half()) {
             return None;
+        }
+        let is_short = std::mem::take(&mut self.is_worker_short);
+        let has_waited = std::mem::take(&mut self.has_reader_waited);
+        if is_short && has_waited && self.window.bytes < self.max_window_bytes {
+            let grown = self.window.bytes.saturating_mul(2);
+            self.window.bytes = grown.min(self.max_window_bytes);
         }
         self.granted = self.granted.max(consumed.plus(self.window));
         Some(self.granted)
@@ -289,6 +328,52 @@ mod tests {
         receiver.take(&mut taken);
         let number = |item: &[u8]| u64::from_be_bytes(item.try_into().unwrap());
         taken.iter().flat_map(ItemList::iter).map(number).collect()
+    }
+
+    #[test]
+    fn the_window_grows_while_the_worker_waits_for_credit_and_the_reader_for_items() {
+        const BYTES: u64 = 80;
+        let first = Volume {
+            bytes: BYTES,
+            ..Volume::MAX
+        };
+        let mut receiver = Receiver::<()>::growing(first, 3 * BYTES);
+        // A message that uses up the credit, and its reader.
+        let mut exchange = |uses_up: bool, waits: bool| {
+            let granted = receiver.granted();
+            let sent = receiver.next;
+            let count = (granted.bytes / 8).saturating_sub(sent);
+            let mut message = message(sent, count);
+            message.credit = if uses_up { granted } else { Volume::MAX };
+            receiver.receive("a", message).unwrap();
+            taken(&mut receiver);
+            if waits {
+                receiver.record_wait();
+            }
+            let consumed = Volume {
+                items: receiver.next,
+                bytes: receiver.arrived,
+            };
+            let granted = receiver.grant(consumed).unwrap();
+            granted.bytes - consumed.bytes
+        };
+        // A worker that computes its items slowly, and a slow reader.
+        assert_eq!(exchange(false, true), BYTES);
+        assert_eq!(exchange(true, false), BYTES);
+        assert_eq!(
+            exchange(false, true),
+            BYTES,
+            "it did not wait since the last grant"
+        );
+        assert_eq!(exchange(true, true), 2 * BYTES);
+        assert_eq!(exchange(true, true), 3 * BYTES);
+        assert_eq!(exchange(true, true), 3 * BYTES);
+        let mut next = Receiver::<()>::growing(first, 3 * BYTES);
+        next.continue_window(&receiver);
+        assert_eq!(next.granted().bytes, 3 * BYTES);
+        // A window that was chosen does not grow.
+        receiver.set_window(first);
+        assert_eq!(receiver.max_window_bytes, BYTES);
     }
 
     proptest! {

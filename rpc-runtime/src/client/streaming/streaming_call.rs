@@ -198,7 +198,7 @@ impl<T, E> StreamingCall<T, E> {
     }
 
     /// Sets how many items may be on their way or wait for the reader: at least 1, and at most
-    /// 1,048,576, which is the default.
+    /// 1,048,576, which is the default. The number of their bytes does not grow then.
     ///
     /// The method runs ahead of its reader by as many items, unless they have more bytes than
     /// [`credit_bytes`](Self::credit_bytes) allows. Set a small number if each item costs the
@@ -208,8 +208,9 @@ impl<T, E> StreamingCall<T, E> {
         self
     }
 
-    /// Sets how many bytes of items may be on their way or wait for the reader. The default is
-    /// 2 MiB.
+    /// Sets how many bytes of items may be on their way or wait for the reader. By default, these
+    /// are 2 MiB, and grow to up to 8 MiB while the worker has to wait for credit and the reader
+    /// for items.
     ///
     /// An item counts its encoded length and 8 bytes. The items may exceed the number by one item.
     /// More bytes make a stream of large items faster, and fewer save memory if many readers are
