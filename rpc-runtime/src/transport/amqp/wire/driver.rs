@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::super::guard::{FRAME_END, Filter, HEARTBEAT, Next, OutgoingFilter};
 use super::demux::Demux;
-use super::pipe::LapinStream;
+use super::lapin_stream::LapinStream;
 use super::shared::{Content, Wire};
 use crate::transport::catch_panic;
 

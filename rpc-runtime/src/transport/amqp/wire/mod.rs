@@ -4,8 +4,8 @@
 //! heartbeats. The content of our channels goes past it: what callers and workers publish, deliver
 //! and acknowledge is most of the traffic, and costs less without lapin's thread and its copies.
 //!
-//! One task owns the socket ([`driver`]). It passes lapin's frames through a [`pipe`], and writes
-//! ours between them.
+//! One task owns the socket ([`driver`]). It passes lapin's frames through a [`pipe`], whose other end
+//! is a [stream](lapin_stream) for lapin, and writes ours between them.
 //!
 //! From the bottom up:
 //!
@@ -21,6 +21,7 @@ mod decode;
 mod demux;
 mod driver;
 mod encode;
+mod lapin_stream;
 mod pipe;
 mod properties;
 mod shared;

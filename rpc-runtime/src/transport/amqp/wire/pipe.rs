@@ -1,14 +1,9 @@
-//! The stream that lapin reads from and writes to.
+//! Bytes on their way between lapin and the task that owns the socket. Does no I/O.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use futures_util::{AsyncRead, AsyncWrite};
-
 use super::super::guard::{FrameStart, PREFIX_LEN};
-use super::shared::Wire;
 
 /// How many bytes may wait for lapin before the driver reads no more from the socket, and how many
 /// bytes of lapin before lapin waits, unless a frame is larger.
@@ -32,7 +27,8 @@ pub(super) struct Pipe {
     writer: Option<Waker>,
     /// Set once the connection has ended. The error is taken by the first read of it.
     end: Option<Option<io::Error>>,
-    is_lapin_done: bool,
+    /// Whether lapin neither reads nor writes any more.
+    pub(super) is_lapin_done: bool,
     /// How many bytes of lapin may wait: more than a frame.
     max_outgoing: usize,
 }
@@ -90,11 +86,6 @@ impl Pipe {
         self.incoming.len() - self.read >= MAX_WAITING
     }
 
-    /// Whether lapin neither reads nor writes any more.
-    pub(super) fn is_lapin_done(&self) -> bool {
-        self.is_lapin_done
-    }
-
     pub(super) fn has_ended(&self) -> bool {
         self.end.is_some()
     }
@@ -106,7 +97,7 @@ impl Pipe {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let unread = &self.incoming[self.read..];
         let taken = unread.len().min(buffer.len());
         if taken > 0 {
@@ -127,7 +118,7 @@ impl Pipe {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.end.is_some() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
@@ -137,56 +128,5 @@ impl Pipe {
         }
         self.outgoing.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
-    }
-}
-
-/// lapin's end of a connection.
-pub(in super::super) struct LapinStream(Arc<Wire>);
-
-impl LapinStream {
-    pub(super) fn new(wire: Arc<Wire>) -> Self {
-        Self(wire)
-    }
-
-    fn close(&self) {
-        self.0.lock().pipe.is_lapin_done = true;
-        self.0.driver.wake();
-    }
-}
-
-impl AsyncRead for LapinStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let (was_full, read) = {
-            let mut shared = self.0.lock();
-            (shared.pipe.is_full(), shared.pipe.poll_read(cx, buffer))
-        };
-        if was_full {
-            self.0.driver.wake();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for LapinStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.0.lock().pipe.poll_write(cx, bytes);
-        self.0.driver.wake();
-        written
-    }
-
-    /// The driver flushes what it writes.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.close();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for LapinStream {
-    fn drop(&mut self) {
-        self.close();
     }
 }

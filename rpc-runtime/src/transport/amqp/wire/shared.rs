@@ -110,7 +110,7 @@ impl Wire {
         Look {
             attached: std::mem::take(&mut shared.attached),
             is_full: shared.pipe.is_full(),
-            is_lapin_done: shared.pipe.is_lapin_done(),
+            is_lapin_done: shared.pipe.is_lapin_done,
         }
     }
 
