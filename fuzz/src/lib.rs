@@ -10,13 +10,14 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 /// How much a run may allocate for any input.
 const BASE: usize = 64 * 1024;
 
-/// How much a run may allocate for each byte of input: a nil of one byte may become an element of 100
-/// bytes, in a `Vec` that has doubled its capacity.
+/// How much a run may allocate for each byte of input: a nil of one byte may become an element of
+/// 100 bytes, in a `Vec` that has doubled its capacity.
 const PER_BYTE: usize = 256;
 
 /// Runs a target. Allocating more than the limit ends the process, which the fuzzer reports.
 ///
-/// For instance, a header of five bytes that announces 2^32 elements must not allocate space for them.
+/// For instance, a header of five bytes that announces 2^32 elements must not allocate space for
+/// them.
 pub fn within_limits(target: fn(&[u8]), data: &[u8]) {
     let limit = ALLOCATOR.allocated() + BASE + PER_BYTE * data.len();
     ALLOCATOR

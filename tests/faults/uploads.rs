@@ -1,5 +1,5 @@
-//! A stream from a caller ends in time, on both sides, if its worker or its caller is killed. If the
-//! broker is killed, it goes on once the broker is back and the reply queue is resumable.
+//! A stream from a caller ends in time, on both sides, if its worker or its caller is killed. If
+//! the broker is killed, it goes on once the broker is back and the reply queue is resumable.
 
 use std::env;
 use std::sync::Arc;

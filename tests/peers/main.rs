@@ -1,5 +1,5 @@
-//! What authors of peers read: the programs on the pages in `docs/peers` call a service in Rust, and
-//! are called by one; and tables of `docs/protocol.md`.
+//! What authors of peers read: the programs on the pages in `docs/peers` call a service in Rust,
+//! and are called by one; and tables of `docs/protocol.md`.
 
 mod calls;
 mod directory;

@@ -2,8 +2,8 @@
 //! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs
 //! ([`ledger`]) behind a gate ([`gate`]), one whose methods return streams ([`flow`]), one whose
 //! methods receive them ([`upload`]), captured logs ([`log`]), certificates for TLS
-//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], and polling with a
-//! limit ([`until`]).
+//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], and polling with
+//! a limit ([`until`]).
 
 use std::time::Duration;
 

@@ -40,8 +40,8 @@ const MAX_CONNECTIONS: usize = 128;
 /// it can call every method that your RabbitMQ user can. Other machines cannot connect. From one,
 /// use a tunnel, such as `ssh -L 7700:127.0.0.1:7700 HOST` with --listen 7700.
 ///
-/// The page shows each method with a form for its arguments, and live charts. It lists dead letters,
-/// and retries and drops them. Nothing that is sent or answered is kept or logged.
+/// The page shows each method with a form for its arguments, and live charts. It lists dead
+/// letters, and retries and drops them. Nothing that is sent or answered is kept or logged.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

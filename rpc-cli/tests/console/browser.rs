@@ -1,6 +1,7 @@
 //! The page in headless Chromium, which a script of `tests/console` drives.
 //!
-//! `RPC_TESTS_SCREENSHOTS=docs/images` also makes the pictures of the documentation, in this folder.
+//! `RPC_TESTS_SCREENSHOTS=docs/images` also makes the pictures of the documentation, in this
+//! folder.
 
 use std::env;
 use std::path::{Path, PathBuf};

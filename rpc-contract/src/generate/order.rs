@@ -14,8 +14,8 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Orders types by their needs: `needs[n]` are those of the `n`th type, and come in the order in
-    /// which they are listed. Of several orders, it is the one nearest to that of the numbers.
+    /// Orders types by their needs: `needs[n]` are those of the `n`th type, and come in the order
+    /// in which they are listed. Of several orders, it is the one nearest to that of the numbers.
     pub(super) fn new(mut needs: Vec<Vec<usize>>) -> Self {
         // The first is followed first, and taken from the end.
         needs.iter_mut().for_each(|needs| needs.reverse());

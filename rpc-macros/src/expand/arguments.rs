@@ -100,9 +100,9 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
             let runtime = located_at(runtime, element);
             quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
         }
-        // `OtherContext::received`, in `passed`, determines a type that is named `Context`. If it is
-        // the worker's own context, the compiler reports that there, and would report it again if
-        // the type were named here.
+        // `OtherContext::received`, in `passed`, determines a type that is named `Context`. If it
+        // is the worker's own context, the compiler reports that there, and would report it again
+        // if the type were named here.
         Shape::Reference(ty) if is_named_context(service, ty) => quote!(_),
         Shape::Reference(ty) => ty.to_token_stream(),
         Shape::Owned => argument.ty.to_token_stream(),

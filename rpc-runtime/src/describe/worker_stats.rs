@@ -82,8 +82,8 @@ pub struct MethodStats {
     pub in_flight: u64,
     /// Requests that were refused because the reply would have been late.
     pub shed: u64,
-    /// Requests that were not run, or not to their end, because the caller no longer waited. They are
-    /// no failures.
+    /// Requests that were not run, or not to their end, because the caller no longer waited. They
+    /// are no failures.
     pub cancelled: u64,
     /// The mean duration of a request, in nanoseconds. It includes the server's layers.
     pub mean_ns: u64,
@@ -93,11 +93,11 @@ pub struct MethodStats {
     /// The duration that 99 of 100 requests did not exceed, in nanoseconds. It is at most an eighth
     /// too long, and never more than 137 seconds.
     pub p99_ns: u64,
-    /// How many requests ended within which time: pairs of a duration in nanoseconds, and the number
-    /// of requests that took at most that long and longer than the duration of the pair before, in
-    /// ascending order. Pairs without requests are left out. Two readings, or those of several
-    /// workers, give the percentiles of the requests between or of them. Empty if the worker does
-    /// not tell.
+    /// How many requests ended within which time: pairs of a duration in nanoseconds, and the
+    /// number of requests that took at most that long and longer than the duration of the pair
+    /// before, in ascending order. Pairs without requests are left out. Two readings, or those of
+    /// several workers, give the percentiles of the requests between or of them. Empty if the
+    /// worker does not tell.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<(u64, u64)>,
 }

@@ -352,8 +352,8 @@ impl KeepOpen for Receiving<'_> {
     }
 }
 
-/// The correlation id of the request whose items [`receive_fuzzed`] receives. The corpus of the fuzz
-/// target `incoming` and `fuzz/dictionary` contain it, because no input would guess it.
+/// The correlation id of the request whose items [`receive_fuzzed`] receives. The corpus of the
+/// fuzz target `incoming` and `fuzz/dictionary` contain it, because no input would guess it.
 #[cfg(any(test, fuzzing))]
 const FUZZED_REQUEST: Uuid = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
 

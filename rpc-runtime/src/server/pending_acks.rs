@@ -133,8 +133,8 @@ impl RequestsInProgress {
         }
     }
 
-    /// Waits until a delivery of this consumer is abandoned. Its subscription must end then, so that
-    /// the broker delivers it again. Cancel safe.
+    /// Waits until a delivery of this consumer is abandoned. Its subscription must end then, so
+    /// that the broker delivers it again. Cancel safe.
     pub(super) async fn abandoned(&self) {
         self.0.abandoned.notified().await;
     }

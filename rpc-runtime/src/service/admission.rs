@@ -29,8 +29,8 @@ impl Received {
     }
 
     /// Returns when the caller of a request with this time to live gives up, as far as the wait in
-    /// the queue is known; never before the request arrived. `None` if that is too far in the future
-    /// for the clock.
+    /// the queue is known; never before the request arrived. `None` if that is too far in the
+    /// future for the clock.
     pub(crate) fn deadline(&self, time_to_live: Duration) -> Option<Instant> {
         self.at.checked_add(time_to_live.saturating_sub(self.waited))
     }

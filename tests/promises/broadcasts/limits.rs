@@ -70,7 +70,8 @@ async fn a_broadcast_that_waits_in_vain_did_not_run(world: World) {
     let did_not_run = |failed: CallError| match failed {
         CallError::TimedOut { executed, limit, .. } => {
             assert_eq!(limit, Duration::from_millis(300));
-            // `Maybe` if the limit passes between sending the broadcast again and the broker's answer.
+            // `Maybe` if the limit passes between sending the broadcast again and the broker's
+            // answer.
             Ok(executed == Executed::No)
         }
         other => bail!("{other:?}"),

@@ -1,5 +1,5 @@
-//! Each fault that a network has, at each connection that a stream from a caller takes, for each way
-//! that replies come, in the middle of streams and while they begin: a method gets all items in
+//! Each fault that a network has, at each connection that a stream from a caller takes, for each
+//! way that replies come, in the middle of streams and while they begin: a method gets all items in
 //! order, or those before an interruption where its reply goes with a connection. No call ends in
 //! silence, and no method goes on.
 

@@ -30,11 +30,12 @@ pub(crate) use service::{JobsServer, Worker, queue};
 /// How long callers may take after the last fault until all their calls have ended.
 const ENDING_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long it may take after that until all jobs have ended, or fewer are left. A worker that could
-/// not move a job tries again after at most half a minute.
+/// How long it may take after that until all jobs have ended, or fewer are left. A worker that
+/// could not move a job tries again after at most half a minute.
 const DRAINING_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long no job may be seen: what the broker says about a quorum queue is up to five seconds old.
+/// How long no job may be seen: what the broker says about a quorum queue is up to five seconds
+/// old.
 const QUIET: Duration = Duration::from_secs(12);
 
 /// How long the broker may take to deliver the next dead letter.

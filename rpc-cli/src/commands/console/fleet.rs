@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rpc_runtime::discovery::{Discovered, Worker, WorkerDescription, WorkerStats};
 
-/// The number of rounds in a row after which a worker that did not answer counts as gone. One answer
-/// may be late.
+/// The number of rounds in a row after which a worker that did not answer counts as gone. One
+/// answer may be late.
 const MAX_MISSED: u64 = 2;
 
 /// How often workers are asked again what they serve although none came or went: some may not have
@@ -18,7 +18,8 @@ pub(super) struct Fleet {
     round: u64,
     /// By id.
     workers: BTreeMap<String, Seen>,
-    /// The last answers about services, with those of all workers that run. `None` before the first.
+    /// The last answers about services, with those of all workers that run. `None` before the
+    /// first.
     found: Option<Discovered<WorkerDescription>>,
     /// The workers that ran when they were asked last what they serve, and when that was.
     asked: Option<(BTreeSet<String>, Instant)>,

@@ -7,8 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::collector::{Collector, Latest};
 
-/// Returns lines: what does not change, the services, the samples of the last minutes, and then each
-/// new round. A page that reads slowly misses rounds, but not the last one.
+/// Returns lines: what does not change, the services, the samples of the last minutes, and then
+/// each new round. A page that reads slowly misses rounds, but not the last one.
 pub(super) fn lines(
     hello: Arc<str>,
     collector: &Collector,

@@ -175,7 +175,8 @@ async fn change_letters(
     with_letters(&console, async move { letters::change(request, &options).await }).await
 }
 
-/// Runs what holds dead letters, one at a time, and to its end even if the page is closed meanwhile.
+/// Runs what holds dead letters, one at a time, and to its end even if the page is closed
+/// meanwhile.
 async fn with_letters(
     console: &ConsoleState,
     looking: impl Future<Output = Result<Value, Failure>> + Send + 'static,

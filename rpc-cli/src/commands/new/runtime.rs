@@ -49,7 +49,8 @@ impl Runtime {
         }
     }
 
-    /// Returns the lines of the Dockerfile that copy the checkout to the path that Cargo.toml names.
+    /// Returns the lines of the Dockerfile that copy the checkout to the path that Cargo.toml
+    /// names.
     pub(super) fn in_image(&self) -> String {
         match self {
             Self::Released => String::new(),

@@ -68,9 +68,9 @@ impl<'a> Reader<'a> {
         Some(id)
     }
 
-    /// Returns the name of the definition of a type in Rust, given the last part of the type's path.
-    /// `None` if there is none, or if it may be that of another type: of several types with the same
-    /// name, schemars numbers all but the first.
+    /// Returns the name of the definition of a type in Rust, given the last part of the type's
+    /// path. `None` if there is none, or if it may be that of another type: of several types with
+    /// the same name, schemars numbers all but the first.
     pub(super) fn definition_in_rust(&self, name: &str) -> Option<&'a str> {
         let (name, _) = self.definitions.get_key_value(name)?;
         let is_ambiguous = self.definitions.contains_key(&format!("{name}2"));

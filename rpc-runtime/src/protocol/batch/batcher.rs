@@ -72,8 +72,8 @@ struct Lane<T> {
 }
 
 impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
-    /// A batcher for messages of at most `max_sent_bytes` bytes. Only an item that is larger makes a
-    /// larger message.
+    /// A batcher for messages of at most `max_sent_bytes` bytes. Only an item that is larger makes
+    /// a larger message.
     pub(crate) fn new(max_sent_bytes: usize) -> Self {
         Self {
             max_bytes: max_sent_bytes.min(MAX_BATCH_BYTES).saturating_sub(COUNT_BYTES),
@@ -172,8 +172,8 @@ impl<T> Lane<T> {
         is_newly_ready
     }
 
-    /// Takes the first items, as many as fit into one message of `max_bytes` bytes, and at least one
-    /// if any wait.
+    /// Takes the first items, as many as fit into one message of `max_bytes` bytes, and at least
+    /// one if any wait.
     fn take_items(&mut self, max_bytes: usize) -> Vec<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {

@@ -264,7 +264,8 @@ impl WaitEstimator {
             self.others_keep_up = false;
         } else if is_full {
             // This worker's prefetch has been full since before `then`, so another worker gets the
-            // messages. The measurement goes on, because that worker's prefetch may become full too.
+            // messages. The measurement goes on, because that worker's prefetch may become full
+            // too.
             self.others_keep_up = true;
         } else {
             // The worker has had room for more messages since then, so none waited.

@@ -1,8 +1,8 @@
 //! The messages of one channel that were sent and are not confirmed yet. Pure: no I/O.
 //!
 //! The broker counts the messages that a channel publishes, and confirms them by number. It returns
-//! a message that it cannot route before it confirms it. A return has no number, so it is matched by
-//! the message's routing key and its id.
+//! a message that it cannot route before it confirms it. A return has no number, so it is matched
+//! by the message's routing key and its id.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Publishes through one channel. Any task sends messages, and the task that owns the socket reports
-//! their confirms. The frames of concurrent publishes leave in one write.
+//! Publishes through one channel. Any task sends messages, and the task that owns the socket
+//! reports their confirms. The frames of concurrent publishes leave in one write.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;

@@ -337,8 +337,8 @@ mod tests {
         }
     }
 
-    /// Passes bytes in parts through the guard and a demux to which channels 1 and 2 belong. Returns
-    /// what these received and what lapin gets.
+    /// Passes bytes in parts through the guard and a demux to which channels 1 and 2 belong.
+    /// Returns what these received and what lapin gets.
     fn demux(bytes: &[u8], parts: &[usize]) -> Result<([Received; 2], Vec<u8>), ProtocolViolation> {
         let mut filter = Filter::new(4096);
         let mut demux = Demux::new();

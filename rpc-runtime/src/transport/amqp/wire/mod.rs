@@ -1,11 +1,11 @@
 //! Content on the wire: messages, their confirms and their acknowledgements.
 //!
-//! lapin connects, authenticates, opens and closes channels, declares and consumes queues, and sends
-//! heartbeats. The content of our channels goes past it: what callers and workers publish, deliver
+//! lapin connects, authenticates, opens and closes channels, declares and consumes queues, and
+//! sends heartbeats. The content of our channels goes past it: what callers and workers publish, deliver
 //! and acknowledge is most of the traffic, and costs less without lapin's thread and its copies.
 //!
-//! One task owns the socket ([`driver`]). It passes lapin's frames through a [`pipe`], whose other end
-//! is a [stream](lapin_stream) for lapin, and writes ours between them.
+//! One task owns the socket ([`driver`]). It passes lapin's frames through a [`pipe`], whose other
+//! end is a [stream](lapin_stream) for lapin, and writes ours between them.
 //!
 //! From the bottom up:
 //!

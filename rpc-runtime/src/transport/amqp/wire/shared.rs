@@ -132,8 +132,8 @@ impl fmt::Debug for Wire {
 
 /// Receives the broker's reports about the messages that a channel has published.
 pub(in super::super) trait ConfirmSink: Send + Sync {
-    /// A published message could not be routed. Its confirm follows. `id` is the token of a copy, or
-    /// else the correlation id.
+    /// A published message could not be routed. Its confirm follows. `id` is the token of a copy,
+    /// or else the correlation id.
     fn returned(&self, routing_key: &ShortStr, id: Option<&ShortStr>);
 
     fn confirmed(&self, confirm: Confirm);
