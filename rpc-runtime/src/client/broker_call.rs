@@ -74,8 +74,9 @@ impl<'a> BrokerCall<'a> {
     }
 
     /// Sends the request, again if necessary, until the call ends.
-    // Not an `async fn`, and not split into several: each would hold its arguments twice. Nothing
-    // large is alive while the call waits for its next event.
+    // Not an `async fn`, and not split into several: the future of each would have room for its
+    // arguments twice, as they were passed and as variables of its body. Nothing large is alive
+    // while the call waits for its next event.
     #[allow(clippy::manual_async_fn)]
     pub(super) fn run(mut self) -> impl Future<Output = Outcome> + Send + 'a {
         async move {
@@ -96,7 +97,9 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
-                // A message of the stream has arrived meanwhile, so no other request may be sent.
+                // The stream began while the call waited for a session, or by another attempt that a
+                // layer made. No other request may be sent. If this attempt sent none, it watches
+                // this session.
                 if self.plan().has_stream_begun() {
                     self.last_session.get_or_insert(session);
                     return self.await_end().await;
@@ -109,6 +112,7 @@ impl<'a> BrokerCall<'a> {
                     };
                     match self.on_event(event, &mut is_confirmed) {
                         ControlFlow::Continue(Next::Wait) => {}
+                        // The head of the loop sends the request, or awaits the end.
                         ControlFlow::Continue(Next::Resend | Next::AwaitEnd) => continue 'requests,
                         ControlFlow::Continue(Next::ResendInNewSession) => {
                             self.progress.is_session_lost = true;

@@ -57,7 +57,8 @@ impl Caller {
     }
 
     /// Makes a call and waits for its reply, until its deadline.
-    // Not an `async fn`, which would hold its arguments twice.
+    // Not an `async fn`, whose future would have room for its arguments twice: as they were passed,
+    // and as variables of its body.
     #[allow(clippy::manual_async_fn)]
     pub(super) fn call(
         self: Arc<Self>,
@@ -120,7 +121,7 @@ impl Caller {
             codec: call.plan().codec,
         };
         let max_bytes = options.max_sent_bytes.saturating_sub(MAX_ITEM_FRAME_BYTES);
-        let sending = Arc::clone(upload).send_all(call.id(), link, max_bytes);
+        let sending = Arc::clone(upload).send_until_failure(call.id(), link, max_bytes);
         // A task, because the worker counts a caller as gone that sends nothing for a while, even
         // if nobody polls the call.
         let mut sending = AbortOnDropHandle::new(self.transport().runtime().spawn(sending));

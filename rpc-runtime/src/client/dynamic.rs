@@ -377,8 +377,8 @@ impl fmt::Debug for DynamicClient {
     }
 }
 
-/// Returns the kind of a method, apart from whether it receives a stream. A one-way broadcast
-/// counts as unary: it is called like a method without a result.
+/// Returns how to call a method that receives no stream. A one-way broadcast counts as unary: it is
+/// called like a method without a result.
 fn kind_of(method: &MethodDescription) -> MethodKind {
     if method.is_streaming {
         MethodKind::Streaming

@@ -190,7 +190,8 @@ impl InFlightCall {
         self.wait(deadline, |inbox| inbox.reply.take())
     }
 
-    // Not an `async fn`, which would hold its arguments twice.
+    // Not an `async fn`, whose future would have room for its arguments twice: as they were passed,
+    // and as variables of its body.
     fn wait<'a, T>(
         &'a self,
         mut deadline: Pin<&'a mut Sleep>,

@@ -175,8 +175,11 @@ async fn receiving(
         pending().await
     };
     // An item has at most as many bytes as a MessagePack binary, also here.
-    let sending =
-        Arc::clone(upload).send_all(call.id(), InProcessLink(Arc::clone(&inbox)), u32::MAX as usize);
+    let sending = Arc::clone(upload).send_until_failure(
+        call.id(),
+        InProcessLink(Arc::clone(&inbox)),
+        u32::MAX as usize,
+    );
     tokio::select! {
         biased;
         response = executing => Ok(response),

@@ -135,9 +135,11 @@ struct SessionTask {
 }
 
 impl Drop for SessionTask {
-    /// The task's runtime has ended: calls that run on another runtime fail.
+    /// If the task has not reached its end, its runtime has dropped it. Calls on other runtimes
+    /// still wait, and fail.
     fn drop(&mut self) {
         if !self.is_closed {
+            // First: calls that wake read the reason there.
             self.transport.status().runtime_ended();
             self.update(|state| state.phase = SessionPhase::Closed);
         }

@@ -410,7 +410,7 @@ impl<E> CallError<E> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MethodKind {
-    /// With [`call`](crate::DynamicClient::call): one worker runs it.
+    /// With [`call`](crate::DynamicClient::call): there is one reply, or none.
     Unary,
     /// With [`broadcast`](crate::DynamicClient::broadcast): all workers answer.
     Broadcasting,
@@ -424,7 +424,7 @@ pub enum MethodKind {
 impl fmt::Display for MethodKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unary => "answered by one worker, with one reply: call it with `call`",
+            Self::Unary => "answered with one reply, or not at all: call it with `call`",
             Self::Broadcasting => "a broadcast, which all workers answer: call it with `broadcast`",
             Self::Streaming => "answered with a stream of items: call it with `stream`",
             Self::Receiving => {

@@ -191,7 +191,8 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// because nothing can be done about them.
     async fn close(&self);
 
-    /// Like [`close`](Self::close). Also deletes the queue if it belongs to this subscription.
+    /// Deletes the queue if it belongs to this subscription, and then does what
+    /// [`close`](Self::close) does. Each of them takes no longer than a time limit.
     async fn close_and_delete(&self);
 }
 

@@ -90,8 +90,9 @@ impl SendTask {
         !self.backlog.is_empty() || !self.unconfirmed.is_empty() || self.held.is_active()
     }
 
-    /// Drops withdrawn requests from a long backlog, so that only calls that still wait take
-    /// memory.
+    /// Drops withdrawn requests once the backlog is long, so that they take at most about as much
+    /// memory as those that wait. The next time is when the backlog has doubled, so each request is
+    /// looked at only a few times.
     fn drop_withdrawn(&mut self) {
         if self.backlog.len() > self.prune_above {
             self.backlog.retain(|request| !request.is_withdrawn());

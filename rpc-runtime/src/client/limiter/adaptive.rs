@@ -293,16 +293,17 @@ impl AdaptiveLimit {
                     self.begin_pause(end, retry_after);
                 }
             }
-            // Timeouts are counted only while the limit is at its maximum.
-            Signal::TimedOut if self.is_reduced() || self.record_timeout(end) => {
-                self.reduce(end, FRACTION_AFTER_FAILURE);
+            Signal::TimedOut => {
+                // Timeouts are counted only while the limit is at its maximum.
+                if self.is_reduced() || self.record_timeout(end) {
+                    self.reduce(end, FRACTION_AFTER_FAILURE);
+                }
             }
-            Signal::TimedOut => {}
         }
     }
 
-    /// Counts a timeout. Returns whether there have been [enough](SILENT_TIMEOUTS) timeouts, and
-    /// nothing else, for a full time limit.
+    /// Counts a timeout. Returns whether it means overload: at least [`SILENT_TIMEOUTS`] calls have
+    /// timed out since the last reply, the first of them at least this call's time limit ago.
     fn record_timeout(&mut self, end: &CallEnd) -> bool {
         let silence = self.silence.get_or_insert(Silence {
             since: end.now,

@@ -130,24 +130,25 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends the items once a worker grants credit for the request with this id. Ends only if that
-    /// fails, with the error of the call.
-    pub(in crate::client) async fn send_all(
+    /// Sends the items once a worker grants credit for the request with this id, and then signs of
+    /// life, until the future is dropped. Returns only if sending fails: the error of the call.
+    pub(in crate::client) async fn send_until_failure(
         self: Arc<Self>,
         id: Uuid,
         link: impl ItemLink,
-        max_bytes: usize,
+        max_item_bytes: usize,
     ) -> CallError {
         let (worker, stream) = self.wait_begun(id).await;
         let (ends_at, span) = {
             let mut state = self.lock();
+            // Taken, so that the span does not stay open for as long as the upload exists.
             (state.ends_at, std::mem::replace(&mut state.span, Span::none()))
         };
         let sending = Sending {
             upload: &self,
             link,
             worker,
-            max_bytes,
+            max_item_bytes,
             stream: Some(stream),
             tally: self.inbox.tally_of_sent(),
             failing: None,
@@ -201,7 +202,7 @@ struct Sending<'a, L> {
     /// The routing key for the items.
     worker: ShortStr,
     /// The largest item, in bytes.
-    max_bytes: usize,
+    max_item_bytes: usize,
     /// `None` once it has ended, or is no longer wanted.
     stream: Option<EncodedStream>,
     /// What layers and metrics know of the items.
@@ -314,8 +315,8 @@ impl<L: ItemLink> Sending<'_, L> {
             match stream.poll_next_unpin(cx) {
                 Poll::Ready(Some(item)) => {
                     let item = item.map_err(bad_item_error)?;
-                    if item.len() > self.max_bytes {
-                        let (size, limit) = (item.len(), self.max_bytes);
+                    if item.len() > self.max_item_bytes {
+                        let (size, limit) = (item.len(), self.max_item_bytes);
                         let reason = format!("it has {size} bytes, and at most {limit} may be sent");
                         return Poll::Ready(Err(bad_item_error(reason)));
                     }
@@ -453,7 +454,7 @@ mod tests {
             upload,
             link: Nowhere::default(),
             worker: ShortStr::from_static("w.items"),
-            max_bytes: usize::MAX,
+            max_item_bytes: usize::MAX,
             stream: None,
             tally: upload.inbox.tally_of_sent(),
             failing: None,
@@ -465,7 +466,8 @@ mod tests {
     async fn an_attempt_that_waits_does_not_take_the_news_of_the_other() {
         let upload = Arc::new(upload(stream::iter(0..2).map(|_| Ok(Bytes::new())).boxed()));
         let ids = [Uuid::new_v4(), Uuid::new_v4()];
-        let attempts = ids.map(|id| Arc::clone(&upload).send_all(id, Nowhere::default(), usize::MAX));
+        let attempts =
+            ids.map(|id| Arc::clone(&upload).send_until_failure(id, Nowhere::default(), usize::MAX));
         let _attempts = attempts.map(|attempt| AbortOnDropHandle::new(tokio::spawn(attempt)));
         let worker = r#"{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10"}"#;
         for credit in 1..=2 {
@@ -555,7 +557,7 @@ mod tests {
     async fn a_sign_of_life_that_is_refused_is_sent_again_soon() {
         let upload = Arc::new(upload(stream::pending().boxed()));
         let (id, sent) = (Uuid::new_v4(), Arc::<AtomicUsize>::default());
-        let sending = Arc::clone(&upload).send_all(id, RefusesFirst(Arc::clone(&sent)), usize::MAX);
+        let sending = Arc::clone(&upload).send_until_failure(id, RefusesFirst(Arc::clone(&sent)), usize::MAX);
         let _sending = AbortOnDropHandle::new(tokio::spawn(sending));
         let grant = IncomingGrant {
             credit: 1,

@@ -20,14 +20,14 @@ use tokio::sync::{mpsc, watch};
 use super::connection::{CLOSE_LIMIT, ConnectionState, OpenConnection, wait_lost};
 use super::errors::broker_error;
 use super::task_group::TaskGroup;
-use super::wire::{Content, Wire};
+use super::wire::{ContentChannel, Wire};
 use crate::error::BrokerError;
 use crate::transport::Delivery;
 
 pub(super) struct OpenChannel {
     channel: Channel,
     /// The channel's content, once it is ours: see [`content`](Self::content).
-    content: OnceLock<Arc<Content>>,
+    content: OnceLock<Arc<ContentChannel>>,
     wire: Arc<Wire>,
     /// The maximum size of a frame, in bytes.
     max_frame: usize,
@@ -55,7 +55,7 @@ impl OpenChannel {
 
     /// The channel's content. From the first call on, lapin gets none of it any more, so the
     /// channel must not publish, consume or acknowledge through lapin.
-    pub(super) fn content(&self) -> &Arc<Content> {
+    pub(super) fn content(&self) -> &Arc<ContentChannel> {
         self.content.get_or_init(|| {
             let is_open = self.channel.status().connected();
             self.wire.attach(self.channel.id(), self.max_frame, is_open)
@@ -80,23 +80,24 @@ impl OpenChannel {
         }
     }
 
-    /// Sends a request to the broker through this channel and waits for the answer, within a limit.
+    /// Runs an operation of lapin, which sends a request when it is first polled, and waits for the
+    /// answer, within a limit. The operation must own the channel. `step` names it in errors.
     ///
-    /// Dropping the future does not withdraw the request. The channel is not closed before the
-    /// request is answered.
+    /// Dropping the future does not withdraw the request: a task waits for the answer then. Closing
+    /// the channel waits for it, too.
     pub(super) async fn request<T: Send + 'static>(
         &self,
         limit: Duration,
         step: &'static str,
-        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
+        operation: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
         let pending = PendingRequest::new(&self.pending);
-        let answer = async move {
-            let answer = answer.await;
+        let counted = async move {
+            let answer = operation.await;
             drop(pending);
             answer
         };
-        let request = BrokerRequest::new(answer, self.connection(), &self.tasks);
+        let request = BrokerRequest::new(counted, self.connection(), &self.tasks);
         match tokio::time::timeout(limit, self.wait_answer(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(BrokerError::Unresponsive { step, limit }),

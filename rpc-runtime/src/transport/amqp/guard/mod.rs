@@ -33,7 +33,7 @@ mod outgoing;
 pub(super) mod samples;
 mod violation;
 
-pub(super) use channels::FrameStart;
+pub(super) use channels::{CLOSE, CLOSE_OK, FrameStart};
 #[cfg(any(test, fuzzing))]
 pub(crate) use checks::check_any_bytes;
 pub(super) use content::read_value;

@@ -40,7 +40,7 @@ pub(super) struct InFlight {
     pub(super) permits: u32,
     /// Where the message ends in what is written. `None` if it will not be written.
     pub(super) position: Option<u64>,
-    /// Kept until the outcome: it may hold a permit.
+    /// Kept until the outcome: it may hold a permit of the sender.
     pub(super) _send_token: SendToken,
     pub(super) is_returned: bool,
 }
@@ -63,7 +63,7 @@ pub(super) struct InFlightMessages {
     refusals: Refusals,
     /// The number of the next message at the last call of [`old_messages`](Self::old_messages).
     old_before: u64,
-    /// When to close the channel. Set once a queue has nacked everything from it for 10 s.
+    /// The latest time to close the channel. Set once a queue has nacked everything from it for 10 s.
     close_deadline: Option<Instant>,
     /// Why nothing can be sent any more.
     lost: Option<BrokerError>,
@@ -127,7 +127,7 @@ impl InFlightMessages {
                 && message.id.as_ref() == id
                 && message.queue == *queue
         });
-        // Another message is not ours: a mandatory message has an id.
+        // No match means that it was not sent here: each mandatory message has an id.
         if let Some(returned) = returned {
             returned.is_returned = true;
         }
@@ -155,7 +155,7 @@ impl InFlightMessages {
         let first = self.messages.first_key_value();
         let sent = Sent {
             count: self.next - FIRST,
-            confirmed: first.map_or(self.next, |(number, _)| *number) - FIRST,
+            confirmed_up_to: first.map_or(self.next, |(number, _)| *number) - FIRST,
         };
         if self
             .refusals

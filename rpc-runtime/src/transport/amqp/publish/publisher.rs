@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::channel::OpenChannel;
 use super::super::connection::ConnectionState;
 use super::super::task_group::TaskGroup;
-use super::super::wire::{Confirm, ConfirmSink, Content, NotSent, returned_id};
+use super::super::wire::{Confirm, ConfirmSink, ContentChannel, NotSent, return_id};
 use super::in_flight::{InFlight, InFlightMessages, Outcome};
 use crate::error::{BrokerError, Cause};
 use crate::protocol::ShortStr;
@@ -44,7 +44,7 @@ pub(crate) struct AmqpPublisher {
 #[derive(Debug)]
 struct Shared {
     /// `None` in tests.
-    content: Option<Arc<Content>>,
+    content: Option<Arc<ContentChannel>>,
     in_flight: Mutex<InFlightMessages>,
     /// Permits for messages in flight. Closed once nothing can be sent any more.
     permits: Semaphore,
@@ -55,7 +55,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(content: Option<Arc<Content>>) -> Self {
+    fn new(content: Option<Arc<ContentChannel>>) -> Self {
         Self {
             content,
             in_flight: Mutex::default(),
@@ -105,10 +105,10 @@ impl Shared {
             Some(Err(NotSent::ChannelClosed)) => {
                 return Err(unsent(listener, unwritten(BrokerError::Lost { source: None })));
             }
-            // The reason is about to be known. The message fails then.
+            // The publisher's task fails this message once it knows why the connection is lost.
             Some(Err(NotSent::ConnectionLost)) | None => None,
         };
-        let id = mandatory.then(|| returned_id(&message.properties)).flatten();
+        let id = mandatory.then(|| return_id(&message.properties)).flatten();
         in_flight.add(InFlight {
             queue,
             id,
@@ -145,10 +145,10 @@ impl Shared {
     /// Fails all messages, because nothing can be sent any more and no more confirms will arrive.
     /// The connection may still write messages that were sent before.
     fn end(&self, reason: BrokerError) {
-        self.end_with(reason, Content::may_be_written);
+        self.end_with(reason, ContentChannel::may_be_written);
     }
 
-    fn end_with(&self, reason: BrokerError, is_written: impl Fn(&Content, u64) -> bool) {
+    fn end_with(&self, reason: BrokerError, is_written: impl Fn(&ContentChannel, u64) -> bool) {
         self.permits.close();
         let is_written = |position| {
             let content = self.content.as_ref();
@@ -186,7 +186,7 @@ impl ConfirmSink for Shared {
 
     fn closed(&self, reason: BrokerError) {
         // What the socket has not taken yet is not written any more, or the broker ignores it.
-        self.end_with(reason, Content::is_written);
+        self.end_with(reason, ContentChannel::is_written);
     }
 }
 

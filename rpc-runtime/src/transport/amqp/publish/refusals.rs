@@ -9,7 +9,7 @@
 //! one message each 65 seconds. A new channel does not help then, and costs something: a message
 //! that is not confirmed on the old channel within five seconds is published again, while the
 //! broker may keep it. So a channel is kept while it has messages that were unconfirmed all the
-//! time. Otherwise it is replaced every ten to twenty seconds, for as long as the queue is full.
+//! time. Otherwise it is replaced every ten to fifteen seconds, for as long as the queue is full.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use crate::protocol::ShortStr;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     pub(super) count: u64,
-    /// How many of them precede the first message that is unconfirmed.
-    pub(super) confirmed: u64,
+    /// How many of them precede the first one that is unconfirmed.
+    pub(super) confirmed_up_to: u64,
 }
 
 /// If a queue nacks everything for this long, the channel is assumed to be the reason.
@@ -63,11 +63,13 @@ impl Refusals {
             }
             false => {
                 if self.since.len() >= MAX_QUEUES && !self.since.contains_key(queue) {
-                    // If the channel were the reason, it would have been closed by now.
+                    // Nothing was sent to that queue since, or the channel is kept for its
+                    // unconfirmed messages. The time begins anew then, which does no harm.
                     let is_recent =
                         |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
                     self.since.retain(|_, since| is_recent(since));
                     if self.since.len() >= MAX_QUEUES {
+                        // Not tracked.
                         return false;
                     }
                 }
@@ -75,8 +77,8 @@ impl Refusals {
                     at: now,
                     sent: sent.count,
                 });
-                // No message has been unconfirmed since before the first nack.
-                now.saturating_duration_since(first.at) >= MAX_REFUSAL && sent.confirmed >= first.sent
+                // And everything that was sent before the first nack is confirmed.
+                now.saturating_duration_since(first.at) >= MAX_REFUSAL && sent.confirmed_up_to >= first.sent
             }
         }
     }
@@ -92,7 +94,7 @@ mod tests {
     /// Everything is confirmed.
     const NONE_UNCONFIRMED: Sent = Sent {
         count: 7,
-        confirmed: 7,
+        confirmed_up_to: 7,
     };
 
     fn ends_channel(refusals: &mut Refusals, queue: &ShortStr, is_ack: bool, now: Instant) -> bool {
@@ -114,8 +116,11 @@ mod tests {
     #[test]
     fn a_channel_with_messages_that_stay_unconfirmed_is_kept() {
         let mut refusals = Refusals::default();
-        let mut nack = |confirmed, count, now| {
-            let sent = Sent { count, confirmed };
+        let mut nack = |confirmed_up_to, count, now| {
+            let sent = Sent {
+                count,
+                confirmed_up_to,
+            };
             refusals.record_and_should_give_up(&A, false, sent, now)
         };
         let begun = Instant::now();

@@ -5,9 +5,14 @@ use lapin::protocol::channel::AMQPMethod;
 use lapin::protocol::{AMQPClass, AMQPError, parse_class};
 
 use super::super::errors::broker_error;
-use super::super::guard::Cursor;
+use super::super::guard::{CLOSE, CLOSE_OK, Cursor};
 use crate::error::BrokerError;
 use crate::protocol::{CONTROL_EXCHANGE, ShortStr};
+
+const RETURN: (u16, u16) = (60, 50);
+const DELIVER: (u16, u16) = (60, 60);
+const ACK: (u16, u16) = (60, 80);
+const NACK: (u16, u16) = (60, 120);
 
 /// A method of a broker that concerns the content of a channel.
 #[derive(Debug)]
@@ -44,9 +49,10 @@ pub(in super::super) struct Confirm {
 /// Decodes the payload of a method. `None` if it ends too early.
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut cursor = Cursor::new(payload);
-    let [_, class, _, method] = cursor.chunk()?;
-    Some(match (class, method) {
-        (60, 60) => {
+    let [a, b, c, d] = cursor.chunk()?;
+    let number = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Some(match number {
+        DELIVER => {
             cursor.short()?; // The consumer tag.
             let tag = u64::from_be_bytes(cursor.chunk()?);
             let [redelivered] = cursor.chunk()?;
@@ -59,24 +65,25 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
                 control_key: is_control.then_some(routing_key),
             })
         }
-        (60, 50) => {
+        RETURN => {
             cursor.take(2)?; // The reason, as a code.
             cursor.short()?; // The same as text.
             cursor.short()?; // The exchange.
             let routing_key = text(cursor.short()?)?;
             Method::Return { routing_key }
         }
-        (60, 80 | 120) => {
+        ACK | NACK => {
             let tag = u64::from_be_bytes(cursor.chunk()?);
             let [multiple] = cursor.chunk()?;
             Method::Confirm(Confirm {
                 tag,
                 multiple: multiple & 1 != 0,
-                is_ack: method == 80,
+                is_ack: number == ACK,
             })
         }
-        (20, 40) => Method::Closed(closed(payload)),
-        (20, 41) => Method::Closed(BrokerError::Lost { source: None }),
+        CLOSE => Method::Closed(closed(payload)),
+        // This side has closed the channel. What it sent has the same fate as on a lost connection.
+        CLOSE_OK => Method::Closed(BrokerError::Lost { source: None }),
         _ => Method::Other,
     })
 }

@@ -18,7 +18,7 @@ pub(super) trait Receiver {
     fn delivered(&self, delivery: Delivery);
 
     /// A published message could not be routed. Its confirm follows. The id is that of
-    /// [`returned_id`].
+    /// [`return_id`].
     fn returned(&self, routing_key: &ShortStr, id: Option<&ShortStr>);
 
     fn confirmed(&self, confirm: Confirm);
@@ -30,7 +30,7 @@ pub(super) trait Receiver {
 /// The largest body for which memory is reserved before it arrives.
 const MAX_RESERVED: u64 = 1024 * 1024;
 
-/// The bytes of a connection, after they passed the guard, as they arrive.
+/// Reads the frames of a connection behind the guard, and knows which channels are ours.
 #[derive(Debug)]
 pub(super) struct Demux<R> {
     channels: HashMap<u16, Channel<R>, RandomState>,
@@ -62,11 +62,11 @@ enum ContentMethod {
 #[derive(Debug, Clone, Copy)]
 enum Position {
     FrameStart,
-    /// In a frame for lapin, of which this many bytes are left.
+    /// In a frame for lapin, of which this many bytes are left, with its prefix and end marker.
     Lapin {
         left: usize,
     },
-    /// In a body of ours, of which this many bytes and the end of the frame are left.
+    /// In a body of ours, of which this many bytes and the end marker of the frame are left.
     Body {
         channel: u16,
         left: usize,
@@ -282,7 +282,7 @@ impl<R: Receiver> Demux<R> {
                 control_key: deliver.control_key,
             }),
             ContentMethod::Return { routing_key } => {
-                let id = returned_id(&header.properties);
+                let id = return_id(&header.properties);
                 channel.receiver.returned(&routing_key, id.as_ref());
             }
         }
@@ -291,7 +291,7 @@ impl<R: Receiver> Demux<R> {
 
 /// Identifies a message among those with the same routing key: the token in the [`COPY_HEADER`],
 /// which copies of requests and messages with a caller's items have, or else the correlation id.
-pub(in super::super) fn returned_id(properties: &crate::protocol::Properties) -> Option<ShortStr> {
+pub(in super::super) fn return_id(properties: &crate::protocol::Properties) -> Option<ShortStr> {
     let token = properties.headers.get(COPY_HEADER);
     let token = token.and_then(|token| ShortStr::new(token).ok());
     token.or_else(|| properties.correlation_id.clone())

@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use super::super::guard::{FRAME_END, Filter, HEARTBEAT, Next, OutgoingFilter};
 use super::demux::Demux;
 use super::lapin_stream::LapinStream;
-use super::shared::{Content, Wire};
+use super::shared::{ContentChannel, Wire};
 use crate::transport::catch_panic;
 
 /// How many bytes to read at once, beside a frame that has arrived in part.
@@ -48,7 +48,7 @@ where
         demux: Demux::new(),
         buffer: Vec::new(),
         to_lapin: Vec::new(),
-        alive_at: Instant::now(),
+        lapin_fed_at: Instant::now(),
         outgoing: OutgoingFilter::new(),
         from_lapin: Vec::new(),
         out: Vec::new(),
@@ -69,13 +69,13 @@ struct Driver<S> {
     wire: Arc<Wire>,
 
     filter: Filter,
-    demux: Demux<Arc<Content>>,
+    demux: Demux<Arc<ContentChannel>>,
     /// The bytes that were read last.
     buffer: Vec<u8>,
     /// What lapin gets of them.
     to_lapin: Vec<u8>,
     /// When lapin last got something.
-    alive_at: Instant,
+    lapin_fed_at: Instant,
 
     outgoing: OutgoingFilter,
     /// Frames of lapin that have yet to pass the filter. Empty between polls.
@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.wire.driver.register(cx.waker());
+        this.wire.driver_waker.register(cx.waker());
         let ended = ready!(this.drive(cx));
         this.wire.end(ended.err());
         Poll::Ready(())
@@ -108,6 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Writes and reads until both have to wait, or the connection ends.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            // If lapin was done before this write, its last frames were in it.
             let was_lapin_done = self.close_limit.is_some();
             let written = match self.write(cx) {
                 Poll::Ready(Err(error)) => {
@@ -117,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 }
                 written => written,
             };
-            let is_full = self.look();
+            let is_full = self.take_news();
             if let Some(limit) = &mut self.close_limit {
                 if limit.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -138,16 +139,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    /// Takes over channels that were opened. Returns whether nothing more should be read.
-    fn look(&mut self) -> bool {
-        let look = self.wire.look();
-        for content in look.attached {
+    /// Takes what happened outside of this task: takes over channels, and starts the time limit
+    /// once lapin has closed its end. Returns whether reading has to pause until lapin has read.
+    fn take_news(&mut self) -> bool {
+        let news = self.wire.take_news();
+        for content in news.attached {
             self.demux.attach(content.number(), content);
         }
-        if look.is_lapin_done && self.close_limit.is_none() {
+        if news.is_lapin_done && self.close_limit.is_none() {
             self.close_limit = Some(Box::pin(tokio::time::sleep(CLOSE_LIMIT)));
         }
-        look.is_full
+        news.is_full
     }
 
     /// Writes everything that is to be written.
@@ -208,12 +210,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.from_lapin.clear();
     }
 
-    /// Reads once, and passes on what has arrived. Returns how many bytes that were.
+    /// Reads once, unless lapin's pipe is full, and passes on what has arrived. Returns how many
+    /// bytes that were: zero at the end of the connection.
     fn read(&mut self, is_full: bool, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if is_full {
-            // lapin wakes this task when it has read.
+            // lapin's next read wakes this task.
             return Poll::Pending;
         }
+        // The filter fills the front with the bytes that it has held back.
         let held = self.filter.held();
         self.buffer.resize(held + READ_SIZE, 0);
         let mut into = ReadBuf::new(&mut self.buffer[held..]);
@@ -224,15 +228,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let passed = self.filter.scan(&mut self.buffer[..held + read])?;
         self.demux.process(&self.buffer[..passed], &mut self.to_lapin)?;
-        let replaced = self.filter.take_ready();
-        self.demux.process(&replaced, &mut self.to_lapin)?;
+        // A replaced frame, and the rest of the buffer.
+        let rest = self.filter.take_ready();
+        self.demux.process(&rest, &mut self.to_lapin)?;
         self.give_to_lapin();
         Poll::Ready(Ok(read))
     }
 
     fn give_to_lapin(&mut self) {
         // lapin ends a connection on which nothing arrives.
-        let is_due = self.demux.has_channels() && self.alive_at.elapsed() >= ALIVE_INTERVAL;
+        let is_due = self.demux.has_channels() && self.lapin_fed_at.elapsed() >= ALIVE_INTERVAL;
         if self.to_lapin.is_empty() && is_due {
             self.to_lapin
                 .extend_from_slice(&[HEARTBEAT, 0, 0, 0, 0, 0, 0, FRAME_END]);
@@ -240,13 +245,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !self.to_lapin.is_empty() {
             self.wire.lock().pipe.give(&self.to_lapin);
             self.to_lapin.clear();
-            self.alive_at = Instant::now();
+            self.lapin_fed_at = Instant::now();
         }
     }
 }
 
 impl<S> Drop for Driver<S> {
-    /// Unless the connection has ended, the task panicked or its runtime has ended.
+    /// If the connection has not ended by itself, the task has panicked or its runtime has ended.
     fn drop(&mut self) {
         let error = io::Error::other("the task of the connection has ended");
         self.wire.end(Some(error));
@@ -294,7 +299,7 @@ mod tests {
     }
 
     impl Connection {
-        fn attach(&self, number: u16) -> Arc<Content> {
+        fn attach(&self, number: u16) -> Arc<ContentChannel> {
             self.wire.attach(number, 4096, true)
         }
 
@@ -324,7 +329,7 @@ mod tests {
         }
     }
 
-    fn publish(content: &Arc<Content>, body: &[u8]) -> Result<u64, NotSent> {
+    fn publish(content: &Arc<ContentChannel>, body: &[u8]) -> Result<u64, NotSent> {
         let message = Message {
             body: Bytes::copy_from_slice(body),
             ..Message::default()

@@ -78,7 +78,7 @@ pub(super) fn acknowledge(out: &mut Vec<u8>, channel: u16, acknowledgement: Ackn
         Acknowledgement::Reject { tag } => {
             method(out, REJECT);
             out.extend_from_slice(&tag.to_be_bytes());
-            // Does not return to its queue.
+            // `requeue`: no.
             out.push(0);
         }
     });
@@ -92,8 +92,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Ve
     out.extend_from_slice(&[0; 4]);
     payload(out);
     let size = out.len() - begin - PREFIX_LEN;
-    // A larger payload would not fit into memory: bodies are split, and the headers of a message
-    // are limited.
+    // It is never larger: bodies are split, and the limits of messages bound their headers.
     let size = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();
     out[begin + 3..begin + PREFIX_LEN].copy_from_slice(&size);
     out.push(FRAME_END);
@@ -113,7 +112,7 @@ fn short(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn long(out: &mut Vec<u8>, bytes: &[u8]) {
-    // Headers are limited to far less.
+    // The limits of messages bound their headers.
     out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     out.extend_from_slice(bytes);
 }
@@ -185,7 +184,8 @@ impl PropertyEncoder<'_> {
         }
     }
 
-    /// An id that the guard has escaped is restored.
+    /// Writes the id. The guard has escaped one that is not UTF-8: its bytes are
+    /// [restored](guard::restore_id) here, because our frames do not pass the guard's filter.
     fn correlation_id(&mut self, id: Option<&ShortStr>) {
         match id.and_then(|id| guard::restore_id(id.as_str())) {
             Some(id) => self.bytes(Property::CorrelationId, &id),

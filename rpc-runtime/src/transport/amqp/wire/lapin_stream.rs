@@ -19,7 +19,7 @@ impl LapinStream {
 
     fn close(&self) {
         self.0.lock().pipe.is_lapin_done = true;
-        self.0.driver.wake();
+        self.0.driver_waker.wake();
     }
 }
 
@@ -30,7 +30,7 @@ impl AsyncRead for LapinStream {
             (shared.pipe.is_full(), shared.pipe.poll_read(cx, buffer))
         };
         if was_full {
-            self.0.driver.wake();
+            self.0.driver_waker.wake();
         }
         read
     }
@@ -39,7 +39,7 @@ impl AsyncRead for LapinStream {
 impl AsyncWrite for LapinStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.0.lock().pipe.poll_write(cx, bytes);
-        self.0.driver.wake();
+        self.0.driver_waker.wake();
         written
     }
 

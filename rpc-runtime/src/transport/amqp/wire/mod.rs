@@ -1,19 +1,25 @@
-//! Content on the wire: messages, their confirms and their acknowledgements.
+//! Messages, their confirms and their acknowledgements on the wire: the *content* of channels.
 //!
 //! lapin connects, authenticates, opens and closes channels, declares and consumes queues, and
-//! sends heartbeats. The content of our channels goes past it: what callers and workers publish, deliver
-//! and acknowledge is most of the traffic, and costs less without lapin's thread and its copies.
+//! sends heartbeats. The content of our channels goes past it: it is most of the traffic, and costs
+//! less without lapin's thread and its copies.
 //!
 //! One task owns the socket ([`driver`]). It passes lapin's frames through a [`pipe`], whose other
 //! end is a [stream](lapin_stream) for lapin, and writes ours between them.
 //!
 //! From the bottom up:
 //!
-//! - [`encode`] and [`decode`] convert frames and messages, and [`properties`] reads a content
+//! - [`encode`] and [`decode`] convert methods and messages, and [`properties`] reads a content
 //!   header. Pure.
 //! - [`demux`] separates the content of our channels from everything else that the broker sends.
 //!   Pure, except that it hands deliveries and confirms to their channels.
-//! - [`shared`] is what the tasks that publish, lapin and the driver share.
+//! - [`pipe`] holds the bytes on their way between lapin and the driver. Pure.
+//! - [`shared`] is the state that three parties share: the tasks that publish, lapin, and the
+//!   driver.
+//! - [`lapin_stream`] and [`driver`] do the work.
+//!
+//! A confirm passes from the demux through its [`ContentChannel`] to the channel's publisher, which
+//! is its [`ConfirmSink`], and from there to the listener of the message.
 
 #[cfg(any(test, fuzzing))]
 mod checks;
@@ -29,7 +35,7 @@ mod shared;
 #[cfg(any(test, fuzzing))]
 pub(crate) use checks::{received, received_headers, sent_and_received};
 pub(super) use decode::Confirm;
-pub(super) use demux::returned_id;
+pub(super) use demux::return_id;
 pub(super) use driver::start;
 pub(super) use encode::Acknowledgement;
-pub(super) use shared::{ConfirmSink, Content, NotSent, Wire};
+pub(super) use shared::{ConfirmSink, ContentChannel, NotSent, Wire};

@@ -3,10 +3,9 @@
 use std::io;
 use std::task::{Context, Poll, Waker};
 
-use super::super::guard::{FrameStart, PREFIX_LEN};
+use super::super::guard::FrameStart;
 
-/// How many bytes may wait for lapin before the driver reads no more from the socket, and how many
-/// bytes of lapin before lapin waits, unless a frame is larger.
+/// How many bytes may wait in each direction, in addition to the last part that was given.
 const MAX_WAITING: usize = 1024 * 1024;
 
 /// The size of the header with which a connection begins: `AMQP` and a version.
@@ -29,7 +28,7 @@ pub(super) struct Pipe {
     end: Option<Option<io::Error>>,
     /// Whether lapin neither reads nor writes any more.
     pub(super) is_lapin_done: bool,
-    /// How many bytes of lapin may wait: more than a frame.
+    /// How many bytes of lapin may wait. At least a frame, so that the driver can take one.
     max_outgoing: usize,
 }
 
@@ -56,7 +55,7 @@ impl Pipe {
             let rest = &self.outgoing[whole..];
             let mut start = FrameStart::default();
             let taken = start.take(rest);
-            if rest.len() < PREFIX_LEN || !start.is_complete() || rest.len() - taken < start.left() {
+            if !start.is_complete() || rest.len() - taken < start.left() {
                 break;
             }
             if start.closes_channel() {
@@ -74,6 +73,8 @@ impl Pipe {
 
     /// Gives bytes to lapin.
     pub(super) fn give(&mut self, bytes: &[u8]) {
+        // lapin may be slow to read all that waits.
+        self.incoming.drain(..std::mem::take(&mut self.read));
         self.incoming.extend_from_slice(bytes);
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -105,6 +106,7 @@ impl Pipe {
             self.read += taken;
             if self.read == self.incoming.len() {
                 self.incoming.clear();
+                self.incoming.shrink_to(MAX_WAITING);
                 self.read = 0;
             }
             return Poll::Ready(Ok(taken));

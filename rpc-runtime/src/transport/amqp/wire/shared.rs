@@ -1,4 +1,5 @@
-//! What the tasks that publish, lapin and the [driver](super::driver) of a connection share.
+//! The state of a connection that three parties share: the tasks that publish, lapin, and the
+//! [driver](super::driver).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,7 +23,7 @@ use crate::transport::Delivery;
 pub(in super::super) struct Wire {
     shared: Mutex<Shared>,
     /// Wakes the driver.
-    pub(super) driver: AtomicWaker,
+    pub(super) driver_waker: AtomicWaker,
     /// How many bytes of our frames the socket has taken.
     pub(super) written: AtomicU64,
 }
@@ -33,18 +34,18 @@ pub(super) struct Shared {
     ours: Vec<u8>,
     /// How many bytes were ever added to `ours`.
     appended: u64,
-    /// The channels that were opened since the driver last looked.
-    attached: Vec<Arc<Content>>,
+    /// The channels that were attached since the driver last took them.
+    attached: Vec<Arc<ContentChannel>>,
     /// The channels that lapin has not closed. No frame may follow on a closed one.
-    open: HashMap<u16, Arc<Content>, RandomState>,
+    open: HashMap<u16, Arc<ContentChannel>, RandomState>,
     pub(super) pipe: Pipe,
 }
 
-/// What the driver has to know before it reads more.
-pub(super) struct Look {
-    /// The channels that were opened since the last look.
-    pub(super) attached: Vec<Arc<Content>>,
-    /// Whether so much waits for lapin that nothing more should be read.
+/// What happened outside of the driver.
+pub(super) struct News {
+    /// The channels that were attached since the last call.
+    pub(super) attached: Vec<Arc<ContentChannel>>,
+    /// Whether so much waits for lapin that reading has to pause.
     pub(super) is_full: bool,
     /// Whether lapin has closed its end.
     pub(super) is_lapin_done: bool,
@@ -58,7 +59,7 @@ impl Wire {
         };
         Arc::new(Self {
             shared: Mutex::new(shared),
-            driver: AtomicWaker::new(),
+            driver_waker: AtomicWaker::new(),
             written: AtomicU64::new(0),
         })
     }
@@ -75,8 +76,8 @@ impl Wire {
         number: u16,
         max_frame: usize,
         is_open: bool,
-    ) -> Arc<Content> {
-        let content = Arc::new(Content {
+    ) -> Arc<ContentChannel> {
+        let content = Arc::new(ContentChannel {
             number,
             max_frame,
             wire: Arc::clone(self),
@@ -85,7 +86,9 @@ impl Wire {
             closed: OnceLock::new(),
         });
         let mut shared = self.lock();
-        if is_open && !shared.pipe.has_ended() {
+        if !is_open {
+            let _ = content.closed.set(BrokerError::Lost { source: None });
+        } else if !shared.pipe.has_ended() {
             shared.open.insert(number, Arc::clone(&content));
             shared.attached.push(Arc::clone(&content));
         }
@@ -104,10 +107,10 @@ impl Wire {
         shared.appended - ours.len() as u64
     }
 
-    /// What matters before more is read.
-    pub(super) fn look(&self) -> Look {
+    /// Takes what the driver has to know before it reads more.
+    pub(super) fn take_news(&self) -> News {
         let mut shared = self.lock();
-        Look {
+        News {
             attached: std::mem::take(&mut shared.attached),
             is_full: shared.pipe.is_full(),
             is_lapin_done: shared.pipe.is_lapin_done,
@@ -143,7 +146,7 @@ pub(in super::super) trait ConfirmSink: Send + Sync {
 }
 
 /// The content of one channel: publishes and acknowledges, and receives deliveries and confirms.
-pub(in super::super) struct Content {
+pub(in super::super) struct ContentChannel {
     number: u16,
     /// The maximum size of a frame, in bytes.
     max_frame: usize,
@@ -162,12 +165,12 @@ pub(in super::super) enum NotSent {
     Unsendable(BrokerError),
 }
 
-impl Content {
+impl ContentChannel {
     /// The deliveries to the channel from now on. Must be called once, before the channel consumes.
-    /// They are bounded by the prefetch.
+    /// They are bounded by the prefetch, if the consumer acknowledges them.
     pub(in super::super) fn deliveries(&self) -> mpsc::UnboundedReceiver<Delivery> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        // A second consumer of the channel would get no deliveries, as there never is.
+        // Each channel has one consumer. A second one would get no deliveries.
         let _ = self.deliveries.set(sender);
         receiver
     }
@@ -182,7 +185,8 @@ impl Content {
         }
     }
 
-    /// Publishes a message. Returns a position for [`is_written`](Self::is_written).
+    /// Publishes a message. Returns the position of its end: how many bytes of our frames the
+    /// connection has then been given.
     pub(in super::super) fn publish(
         self: &Arc<Self>,
         exchange: &str,
@@ -247,7 +251,7 @@ impl Content {
             (before == 0, shared.appended)
         };
         if was_empty {
-            self.wire.driver.wake();
+            self.wire.driver_waker.wake();
         }
         Ok(position)
     }
@@ -261,7 +265,7 @@ impl Content {
     }
 }
 
-impl Receiver for Arc<Content> {
+impl Receiver for Arc<ContentChannel> {
     fn delivered(&self, delivery: Delivery) {
         if let Some(deliveries) = self.deliveries.get() {
             // If the receiver is gone, its channel is about to be closed, and the broker delivers
@@ -290,7 +294,7 @@ impl Receiver for Arc<Content> {
     }
 }
 
-impl fmt::Debug for Content {
+impl fmt::Debug for ContentChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "content of channel {}", self.number)
     }
