@@ -10,8 +10,9 @@ use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::until;
 
 /// Every task that a handle or a server has, and the reply queue with which it has it.
-const TASKS: [(&str, ReplyQueue); 13] = [
+const TASKS: [(&str, ReplyQueue); 14] = [
     ("connection", ReplyQueue::Resumable),
+    ("socket", ReplyQueue::Resumable),
     ("publisher", ReplyQueue::Resumable),
     ("acknowledgements", ReplyQueue::Resumable),
     ("reply consumer", ReplyQueue::Resumable),
