@@ -174,10 +174,11 @@ impl Failure {
         }
     }
 
-    /// Returns what happened, on one line.
+    /// Returns what happened, with the causes. May contain line feeds and control characters from a
+    /// worker.
     pub(crate) fn message(&self) -> String {
         match self {
-            // The error itself is shown as JSON.
+            // `text` and `json` show the error itself.
             _ if self.method_error().is_some() => "the method failed with its own error".to_owned(),
             Self::Call(error) => with_causes(error.to_string(), error.source()),
             other => with_causes(other.to_string(), other.source()),
@@ -189,6 +190,7 @@ impl Failure {
     pub(crate) fn executed(&self) -> Option<&'static str> {
         match self {
             Self::Call(error) => Some(executed_text(error.executed())),
+            Self::Interrupted | Self::BadItems(_) => Some(executed_text(Executed::Maybe)),
             _ => None,
         }
     }
@@ -353,7 +355,7 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
             "RPC_RUNTIME_TLS_CA_FILE, RPC_RUNTIME_TLS_CERTIFICATE_FILE and RPC_RUNTIME_TLS_KEY_FILE set the files with certificates"
         }
         BrokerError::Exchange { .. } => {
-            "broadcasts and searching for workers need permission to write to rpc.control; calls with `--queue` do not"
+            "broadcasts and searching for workers need permission to write to rpc.control; `rpc call --queue` does not"
         }
         BrokerError::Queue { queue, .. } if queue.ends_with(".dead") => {
             "`rpc dead` needs permission to read this queue"
@@ -438,6 +440,22 @@ mod tests {
                 "fault": "bad_request",
                 "hint": "`rpc describe` shows its arguments",
             })
+        );
+    }
+
+    #[test]
+    fn a_call_that_the_command_breaks_off_may_have_run() {
+        for failure in [Failure::Interrupted, Failure::BadItems("line 1".to_owned())] {
+            let json = json_of(&failure);
+            assert_eq!(
+                (&json["executed"], &json["exit_code"]),
+                (&json!("maybe"), &json!(4))
+            );
+        }
+        // It is not about a call.
+        assert_eq!(
+            json_of(&Failure::Broker(BrokerError::Closed))["executed"],
+            Value::Null
         );
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = S
         let mut lines = Lines::new(std::io::stdin().lock(), "standard input");
         while let Some(item) = lines.next_item().transpose() {
             let is_last = item.is_err();
-            if sender.blocking_send(item).is_err() || is_last {
+            if sender.blocking_send(item.map_err(Failure::BadItems)).is_err() || is_last {
                 break;
             }
         }
@@ -41,10 +41,11 @@ pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = S
     )
 }
 
-/// Returns the items in a text.
+/// Returns the items in a text. Fails if a line is no item.
 pub(crate) fn of_text(text: &str) -> Result<Vec<String>, Failure> {
     let mut lines = Lines::new(text.as_bytes(), "the items");
-    std::iter::from_fn(|| lines.next_item().transpose()).collect()
+    let items: Result<_, _> = std::iter::from_fn(|| lines.next_item().transpose()).collect();
+    items.map_err(|reason| Failure::usage(reason, "write each item as JSON on a line of its own"))
 }
 
 struct Lines<R> {
@@ -65,8 +66,8 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// Returns the text of the next item; `None` at the end. It stays text, so that its numbers
-    /// stay exact.
-    fn next_item(&mut self) -> Result<Option<String>, Failure> {
+    /// stay exact. An error says which line is no item, and why.
+    fn next_item(&mut self) -> Result<Option<String>, String> {
         loop {
             let mut line = Vec::new();
             let read = self
@@ -77,7 +78,7 @@ impl<R: BufRead> Lines<R> {
             self.number += 1;
             let bad_line = |reason: String| {
                 let (number, what) = (self.number, self.what);
-                Failure::BadItems(format!("line {number} of {what} {reason}"))
+                format!("line {number} of {what} {reason}")
             };
             match read {
                 Ok(0) => return Ok(None),
@@ -110,7 +111,7 @@ mod tests {
         let mut items = Vec::new();
         while let Some(item) = lines.next_item().transpose() {
             let item = item.map(|item| item.trim().to_owned());
-            items.push(item.map_err(|failure| failure.message()));
+            items.push(item);
             if items.last().is_some_and(Result::is_err) {
                 break;
             }
