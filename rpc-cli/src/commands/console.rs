@@ -22,7 +22,6 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use self::access::Access;
-use self::connections::LimitedListener;
 use self::server::ConsoleState;
 use crate::connection::{self, close, connect};
 use crate::failure::{Failure, Outcome};
@@ -99,15 +98,14 @@ impl Console {
         let hello = messages::hello(&shown_broker, self.read_only, self.interval.as_millis());
         let console = ConsoleState::new(access, self.read_only, broker.clone(), options.clone(), hello);
         let console = Arc::new(console);
-        let listener = LimitedListener::new(listener, MAX_CONNECTIONS);
-        let served = axum::serve(listener, server::router(Arc::clone(&console)));
+        let router = server::router(Arc::clone(&console));
         if output.json {
             output.value(&json!({"address": address}))?;
         } else {
             output.text(&address)?;
         }
         tokio::select! {
-            _ = served.into_future() => {}
+            never = connections::serve(listener, MAX_CONNECTIONS, router) => match never {},
             () = console.collector.run(&broker, self.search, self.interval) => {}
             _ = tokio::signal::ctrl_c() => {}
         }
