@@ -32,14 +32,14 @@ pub(crate) async fn find(
         if kept > MAX_KEPT {
             return Err(Failure::usage(
                 format!("these letters have more than {} MiB together", MAX_KEPT >> 20),
-                "name fewer in one command, or write more digits of their ids, so that fewer letters fit them",
+                "name fewer at a time, or write more digits of their ids, so that fewer letters fit them",
             ));
         }
     }
     if scan.stop.is_some() && !wanted.is_complete() {
         return Err(Failure::Stay {
             message: "not all letters were looked at, so the ids may fit further ones".to_owned(),
-            hint: "write whole ids, or use a longer `--timeout`".to_owned(),
+            hint: format!("write whole ids; {}", scan.advice()),
         });
     }
     let found = wanted.found(queue)?;

@@ -34,7 +34,7 @@ pub(crate) struct Scan {
     ids: Ids,
     /// How many of these letters were not looked at, as far as is known.
     pub(crate) left: u32,
-    timeout: Duration,
+    limit: HoldLimit,
     /// `None` while no letter is held.
     deadline: Option<Instant>,
     /// Completes at Ctrl-C.
@@ -48,6 +48,14 @@ pub(crate) struct Scan {
     next_may_overtake: bool,
 }
 
+/// How long letters may be held. Those that were not looked at by then are left out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HoldLimit {
+    pub(crate) time: Duration,
+    /// Tells the user how to hold letters longer.
+    pub(crate) advice: &'static str,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// By Ctrl-C.
@@ -59,15 +67,14 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Interrupted => "the command was interrupted",
-            Self::TimeUp => "the time of `--timeout` was up",
+            Self::TimeUp => "the time limit for holding letters was up",
         })
     }
 }
 
 impl Scan {
-    /// Connects, and opens the dead-letter queue of a queue. `timeout` limits how long letters are
-    /// held: those that were not looked at by then are left out.
-    pub(crate) async fn open(queue: &str, timeout: Duration, options: &Options) -> Result<Self, Failure> {
+    /// Connects, and opens the dead-letter queue of a queue.
+    pub(crate) async fn open(queue: &str, limit: HoldLimit, options: &Options) -> Result<Self, Failure> {
         let dead = dead_queue(queue);
         let Some((reader, left)) = connection::open_queue(options, &dead).await? else {
             let hint = match queue.strip_suffix(".dead") {
@@ -84,7 +91,7 @@ impl Scan {
             queue: queue.to_owned(),
             ids: Ids::default(),
             left,
-            timeout,
+            limit,
             deadline: None,
             interrupted: Box::pin(tokio::signal::ctrl_c()),
             stop: None,
@@ -117,8 +124,8 @@ impl Scan {
     async fn take(&mut self) -> Result<Option<TakenMessage>, Failure> {
         let taken = self.reader.take().await?;
         if let Some(message) = &taken {
-            let timeout = self.timeout;
-            self.deadline.get_or_insert_with(|| Instant::now() + timeout);
+            let time = self.limit.time;
+            self.deadline.get_or_insert_with(|| Instant::now() + time);
             self.most_returns = self.most_returns.max(return_count(message));
         }
         self.next_may_overtake = taken.as_ref().is_some_and(came_back_to_quorum_queue);
@@ -150,6 +157,11 @@ impl Scan {
             self.take().await?;
         }
         Ok(())
+    }
+
+    /// Returns how the user can hold letters longer.
+    pub(crate) fn advice(&self) -> &'static str {
+        self.limit.advice
     }
 
     /// Waits for Ctrl-C; returns at once if it was pressed before. Cancel safe.
@@ -195,8 +207,9 @@ impl Scan {
         match stop {
             Stop::Interrupted => format!("interrupted: {left} not looked at"),
             Stop::TimeUp => format!(
-                "the letters were held for {}: {left} not looked at; `--timeout` holds them longer",
-                humantime::format_duration(self.timeout)
+                "the letters were held for {}: {left} not looked at; {}",
+                humantime::format_duration(self.limit.time),
+                self.limit.advice
             ),
         }
     }

@@ -200,6 +200,16 @@ async fn every_schema_has_a_form() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_retry_tells_what_was_done_and_looks_again() {
+    let vhost = Vhost::new().await;
+    let console = Console::start(&vhost.url(), &[]).await;
+    let mut script = Script::start("letters.mjs", &console);
+    script.has_done("failures").await;
+    script.go_on().await;
+    script.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_page_has_no_buttons_that_change_something() {
     let vhost = Vhost::new().await;
     let shop = Shop::new();

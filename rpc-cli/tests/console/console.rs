@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::Context as _;
-use rpc_tests::programs::LIMIT;
+use rpc_tests::programs::{LIMIT, printed};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ pub(crate) struct Console {
     pub(crate) address: String,
     pub(crate) host: String,
     pub(crate) token: String,
-    _process: Child,
+    process: Child,
 }
 
 impl Console {
@@ -40,8 +40,17 @@ impl Console {
             host: host.to_owned(),
             token: token.to_owned(),
             address,
-            _process: process,
+            process,
         }
+    }
+
+    /// Interrupts the process like Ctrl-C, and waits for its end.
+    pub(crate) async fn interrupt(&mut self) {
+        let pid = self.process.id().expect("it runs");
+        // The shell's own `kill`: not every machine has the program.
+        printed(Command::new("/bin/sh").args(["-c", &format!("kill -INT {pid}")])).await;
+        let ended = timeout(LIMIT, self.process.wait()).await;
+        assert!(ended.expect("it ends").expect("a status").success());
     }
 
     /// Sends a request of a page of this console.

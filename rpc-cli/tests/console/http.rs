@@ -2,9 +2,13 @@
 
 use std::process::Stdio;
 
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use rpc_tests::gate::SOON;
 use rpc_tests::programs::{LIMIT, run, text};
 use rpc_tests::rabbit::Vhost;
+use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -311,4 +315,91 @@ async fn dead_letters_are_retried_and_dropped() {
     })
     .await
     .unwrap();
+}
+
+/// Declares the queues `mail` and `mail.dead`, and puts dead letters with these bodies there.
+async fn dead_letters(vhost: &Vhost, mail: FieldTable, bodies: &[String]) -> RawPeer {
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    for (queue, arguments) in [("mail", mail), ("mail.dead", FieldTable::default())] {
+        let declaring = peer.channel().queue_declare(queue.into(), options, arguments);
+        declaring.await.unwrap();
+    }
+    for body in bodies {
+        let properties = BasicProperties::default()
+            .with_type("send".into())
+            .with_delivery_mode(2);
+        peer.publish("mail.dead", properties, body.as_bytes())
+            .await
+            .unwrap();
+    }
+    peer
+}
+
+fn text_value(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+#[tokio::test]
+async fn a_retry_that_breaks_off_tells_what_it_has_done() {
+    let vhost = Vhost::new().await;
+    let mut mail = FieldTable::default();
+    mail.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    mail.insert("x-overflow".into(), text_value("reject-publish"));
+    let bodies = ["1", "2", "3"].map(str::to_owned);
+    let _peer = dead_letters(&vhost, mail, &bodies).await;
+    let console = Console::start(&vhost.url(), &[]).await;
+
+    // The second one does not fit into the queue.
+    let change = json!({"queue": "mail", "action": "retry", "letters": "all"});
+    let answer = console.ask("/api/letters/change", Some(&change)).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    let told = &answer.lines()[0];
+    assert_eq!(
+        told["changed"],
+        json!({"done": 1, "stayed": 0, "reasons": [], "notes": []})
+    );
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("the queue mail refuses messages"), "{message}");
+    let listed = console
+        .ask("/api/letters/list", Some(&json!({"queue": "mail"})))
+        .await;
+    assert_eq!(listed.lines()[0]["letters"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_a_retry_between_two_letters() {
+    const LETTERS: u32 = 200;
+    let vhost = Vhost::new().await;
+    let mut mail = FieldTable::default();
+    // Such a queue takes a while to confirm a letter of this size.
+    mail.insert("x-queue-type".into(), text_value("quorum"));
+    let bodies: Vec<_> = (0..LETTERS).map(|number| format!("{number:060000}")).collect();
+    let peer = dead_letters(&vhost, mail, &bodies).await;
+    let depth = async |queue| peer.queue_depth(queue).await.unwrap().unwrap();
+    let mut console = Console::start(&vhost.url(), &[]).await;
+    let listed = console
+        .ask("/api/letters/list", Some(&json!({"queue": "mail"})))
+        .await;
+    let letters = listed.lines()[0]["letters"].as_array().unwrap().clone();
+    let ids: Vec<_> = letters.iter().map(|letter| letter["id"].clone()).collect();
+    assert_eq!(ids.len(), LETTERS as usize);
+
+    let change = json!({"queue": "mail", "action": "retry", "letters": {"ids": ids}});
+    let _connection = console.open("/api/letters/change", &change).await;
+    until("a letter is retried", SOON, async || Ok(depth("mail").await > 0))
+        .await
+        .unwrap();
+    console.interrupt().await;
+    until("the others are back", SOON, async || {
+        Ok(depth("mail").await + depth("mail.dead").await >= LETTERS)
+    })
+    .await
+    .unwrap();
+    let (retried, left) = (depth("mail").await, depth("mail.dead").await);
+    assert!(left > 0, "none is left");
+    assert_eq!(retried + left, LETTERS, "none is in both queues");
 }

@@ -10,7 +10,7 @@ use crate::dead_letters::find::find;
 use crate::dead_letters::headers::properties_json;
 use crate::dead_letters::letter::Letter;
 use crate::dead_letters::retry::{Retried, retry};
-use crate::dead_letters::scan::Scan;
+use crate::dead_letters::scan::{HoldLimit, Scan};
 use crate::dead_letters::{parse_queue, wanted};
 use crate::failure::Failure;
 use crate::options::Options;
@@ -21,11 +21,14 @@ const MAX_SHOWN: usize = 200;
 /// How many ids a request may have.
 const MAX_IDS: usize = 1000;
 
-/// How many letters that stayed are told.
+/// How many of the letters that stayed are listed, with the reason.
 const MAX_STAYED: usize = 100;
 
-/// How long letters are held.
-const HOLD: Duration = Duration::from_secs(60);
+/// How long letters stay unacknowledged, and so hidden from other consumers.
+const HOLD: HoldLimit = HoldLimit {
+    time: Duration::from_secs(60),
+    advice: "`rpc dead` with `--timeout` holds letters longer",
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,8 +106,15 @@ fn letter_json(letter: &Letter) -> Value {
     json
 }
 
-/// Retries or drops letters. Returns how many, and which of them stay.
-pub(super) async fn change(request: ChangeRequest, options: &Options) -> Result<Value, Failure> {
+/// What became of the letters of a request.
+pub(super) struct Changed {
+    pub(super) report: Value,
+    /// Why the work ended early. The report has what was done before.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Retries or drops letters. Fails if nothing was begun.
+pub(super) async fn change(request: ChangeRequest, options: &Options) -> Result<Changed, Failure> {
     let ids = match request.letters {
         Selected::All => None,
         Selected::Ids(ids) => Some(parse_ids(ids)?),
@@ -119,26 +129,31 @@ pub(super) async fn change(request: ChangeRequest, options: &Options) -> Result<
     let mut scan = open(&change.queue, options).await?;
     let changed = change.apply(ids.as_deref(), &mut scan).await;
     let (notes, finished) = scan.finish().await;
-    changed.and(finished)?;
-    Ok(json!({
+    let report = json!({
         "done": change.done,
         "stayed": change.stayed,
         "reasons": change.reasons,
         "notes": notes,
-    }))
+    });
+    let failure = changed.and(finished).err();
+    Ok(Changed { report, failure })
 }
 
+/// The retry or drop of letters, and what became of them so far.
 struct Change {
     queue: String,
     action: Action,
+    /// How many letters were retried or dropped.
     done: u64,
+    /// How many letters could not be, and stay in the queue.
     stayed: u64,
     /// The first letters that stayed, and why.
     reasons: Vec<Value>,
 }
 
 impl Change {
-    /// Changes the letters with these ids, or all if there is no list of ids.
+    /// Retries or drops the letters with these ids, or all if `ids` is `None`. Counts what became of
+    /// them. If an id matches no letter, or several, none is changed.
     async fn apply(&mut self, ids: Option<&[String]>, scan: &mut Scan) -> Result<(), Failure> {
         let Some(ids) = ids else {
             while let Some(letter) = scan.next().await? {
@@ -148,30 +163,39 @@ impl Change {
         };
         let needs_bodies = self.action == Action::Retry;
         for letter in find(scan, &self.queue, ids, needs_bodies).await? {
-            self.apply_to(letter, scan).await?;
+            match scan.check_stop() {
+                Some(stop) => self.add_stayed(&letter.id, &stop.to_string()),
+                None => self.apply_to(letter, scan).await?,
+            }
         }
         Ok(())
     }
 
     async fn apply_to(&mut self, letter: Letter, scan: &mut Scan) -> Result<(), Failure> {
-        let id = letter.id.clone();
-        let retried = match self.action {
-            Action::Retry => retry(letter, &self.queue, scan).await?,
+        match self.action {
+            Action::Retry => self.retry(letter, scan).await,
             Action::Drop => {
                 scan.ack(letter.message.tag).await?;
-                Retried::Sent
-            }
-        };
-        match retried {
-            Retried::Sent => self.done += 1,
-            Retried::Stays(reason) => {
-                self.stayed += 1;
-                if self.reasons.len() < MAX_STAYED {
-                    self.reasons.push(json!({"id": id, "reason": reason}));
-                }
+                self.done += 1;
+                Ok(())
             }
         }
+    }
+
+    async fn retry(&mut self, letter: Letter, scan: &mut Scan) -> Result<(), Failure> {
+        let id = letter.id.clone();
+        match retry(letter, &self.queue, scan).await? {
+            Retried::Sent => self.done += 1,
+            Retried::Stays(reason) => self.add_stayed(&id, &reason),
+        }
         Ok(())
+    }
+
+    fn add_stayed(&mut self, id: &str, reason: &str) {
+        self.stayed += 1;
+        if self.reasons.len() < MAX_STAYED {
+            self.reasons.push(json!({"id": id, "reason": reason}));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The HTTP server: which requests there are, who may send them, and how many at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,7 +21,7 @@ use super::access::{Access, Refusal};
 use super::assets;
 use super::calls::{self, CallRequest, failure_json};
 use super::collector::Collector;
-use super::letters::{self, ChangeRequest, ListRequest, ShowRequest};
+use super::letters::{self, ChangeRequest, Changed, ListRequest, ShowRequest};
 use super::live;
 use crate::failure::Failure;
 use crate::lookup;
@@ -52,6 +53,8 @@ pub(super) struct ConsoleState {
     calls: Arc<Semaphore>,
     /// Held while dead letters are looked at: a letter that is held is hidden from others.
     letters: Arc<Mutex<()>>,
+    /// Whether the process is about to end. Then no other look at dead letters begins.
+    is_ending: AtomicBool,
 }
 
 impl ConsoleState {
@@ -72,16 +75,19 @@ impl ConsoleState {
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             letters: Arc::default(),
+            is_ending: AtomicBool::new(false),
         }
     }
 
-    /// Waits until no dead letter is held, so that none is in two queues.
+    /// Refuses looks at dead letters from now on, and waits for the end of one that is under way: a
+    /// letter whose retry breaks off may be in two queues.
     pub(super) async fn finish_letters(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
         // If this takes too long, the broker puts the letters back when the process ends.
         let _ = timeout(LETTERS_LIMIT, self.letters.lock()).await;
     }
 
-    /// Refuses what changes something if the console may only look.
+    /// Fails if the console is read-only. Called before calls, and before retries and drops.
     fn check_may_change(&self) -> Result<(), Refused> {
         match self.is_read_only {
             true => Err(Refused::new(StatusCode::FORBIDDEN, "the console is read-only")),
@@ -155,7 +161,8 @@ async fn list_letters(
     Json(request): Json<ListRequest>,
 ) -> Result<Json<Value>, Refused> {
     let options = console.options.clone();
-    with_letters(&console, async move { letters::list(request, &options).await }).await
+    let listed = with_letters(&console, async move { letters::list(request, &options).await });
+    Ok(Json(listed.await??))
 }
 
 async fn show_letter(
@@ -163,7 +170,8 @@ async fn show_letter(
     Json(request): Json<ShowRequest>,
 ) -> Result<Json<Value>, Refused> {
     let options = console.options.clone();
-    with_letters(&console, async move { letters::show(request, &options).await }).await
+    let shown = with_letters(&console, async move { letters::show(request, &options).await });
+    Ok(Json(shown.await??))
 }
 
 async fn change_letters(
@@ -172,31 +180,41 @@ async fn change_letters(
 ) -> Result<Json<Value>, Refused> {
     console.check_may_change()?;
     let options = console.options.clone();
-    with_letters(&console, async move { letters::change(request, &options).await }).await
+    let changed = with_letters(&console, async move { letters::change(request, &options).await });
+    let Changed { report, failure } = changed.await??;
+    match failure {
+        None => Ok(Json(report)),
+        Some(failure) => {
+            let mut refused = Refused::from(failure);
+            refused.reason["changed"] = report;
+            Err(refused)
+        }
+    }
 }
 
-/// Runs what holds dead letters, one at a time, and to its end even if the page is closed
-/// meanwhile.
-async fn with_letters(
+/// Runs what holds dead letters, one at a time, and to its end even if the page is closed meanwhile.
+async fn with_letters<T: Send + 'static>(
     console: &ConsoleState,
-    looking: impl Future<Output = Result<Value, Failure>> + Send + 'static,
-) -> Result<Json<Value>, Refused> {
+    looking: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Refused> {
     let Ok(lock) = timeout(LETTERS_LIMIT, Arc::clone(&console.letters).lock_owned()).await else {
         let message = "another look at dead letters has not ended yet";
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
     };
+    // Checked with the lock: either `finish_letters` has said so before, or it waits for the lock.
+    if console.is_ending.load(Ordering::SeqCst) {
+        let message = "the console is ending";
+        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    }
     let looking = tokio::spawn(async move {
         let looked = looking.await;
         drop(lock);
         looked
     });
-    match looking.await {
-        Ok(looked) => Ok(Json(looked?)),
-        Err(_) => Err(Refused::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the look at dead letters broke off",
-        )),
-    }
+    looking.await.map_err(|_| {
+        let message = "the look at dead letters broke off";
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })
 }
 
 fn permit_of(permits: &Arc<Semaphore>, refusal: &str) -> Result<OwnedSemaphorePermit, Refused> {
@@ -210,7 +228,8 @@ fn stream_of(lines: impl Stream<Item = String> + Send + 'static) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
-/// A request that is not served, and why.
+/// A request that is not served, or whose work failed, and why.
+#[derive(Debug)]
 struct Refused {
     status: StatusCode,
     reason: Value,
@@ -232,11 +251,9 @@ impl From<Refusal> for Refused {
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
         let mut reason = failure_json(&failure);
-        reason["hint"] = failure.hint().into();
+        reason["hint"] = page_hint(&failure).into();
         let status = match failure {
-            Failure::Usage { .. } | Failure::InvalidJson { .. } | Failure::BadItems(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Failure::Usage { .. } | Failure::InvalidJson { .. } => StatusCode::BAD_REQUEST,
             Failure::NotFound { .. } => StatusCode::NOT_FOUND,
             _ => StatusCode::BAD_GATEWAY,
         };
@@ -244,8 +261,61 @@ impl From<Failure> for Refused {
     }
 }
 
+/// Returns what to do about a failure. Its own hint is about quotes for the shell if JSON is invalid.
+fn page_hint(failure: &Failure) -> Option<String> {
+    match failure {
+        Failure::InvalidJson { .. } => Some("write it like {\"id\": \"user:12345\"}".to_owned()),
+        other => other.hint(),
+    }
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.status, Json(self.reason)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn console() -> ConsoleState {
+        let access = Access {
+            token: String::new(),
+            names: Vec::new(),
+            is_remote: false,
+        };
+        let options = Options {
+            url: None,
+            json: false,
+            verbose: 0,
+        };
+        ConsoleState::new(access, false, Broker::in_process(), options, String::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_look_at_dead_letters_begins_once_the_console_is_ending() {
+        let console = console();
+        let (end, ended) = oneshot::channel::<()>();
+        let running = with_letters(&console, async { ended.await.is_ok() });
+        let waiting = with_letters(&console, async { unreachable!("it was refused") });
+        let ending = async {
+            console.finish_letters().await;
+            // The process may take a while to end.
+            let late = with_letters(&console, async { unreachable!("it was refused") });
+            late.await.unwrap_err().status
+        };
+        let ends = async {
+            // The others wait for it.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            end.send(())
+        };
+        let (ran, refused, late, sent) = tokio::join!(running, waiting, ending, ends);
+        assert!(ran.unwrap() && sent.is_ok());
+        let refused: Refused = refused.unwrap_err();
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!((refused.status, late), (unavailable, unavailable));
     }
 }

@@ -47,7 +47,7 @@ impl DropLetters {
                 "confirm it with `--yes`, or see with `--dry-run` what would be deleted",
             ));
         }
-        let mut scan = Scan::open(queue, self.selection.hold.timeout, options).await?;
+        let mut scan = Scan::open(queue, self.selection.hold.limit(), options).await?;
         let mut report = Report::new("dropped", self.selection.dry_run);
         let dropped = self
             .drop_selected(queue, asks, &mut scan, &mut report, output)

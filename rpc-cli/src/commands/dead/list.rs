@@ -45,7 +45,7 @@ impl ListLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         let now = SystemTime::now();
-        let mut scan = Scan::open(queue, self.hold.timeout, options).await?;
+        let mut scan = Scan::open(queue, self.hold.limit(), options).await?;
         let letters = self.letters(&mut scan, now).await;
         let (left, stop) = (scan.left, scan.stop);
         let (notes, finished) = scan.finish().await;

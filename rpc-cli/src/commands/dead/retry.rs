@@ -33,7 +33,7 @@ impl RetryLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         self.selection.check()?;
-        let mut scan = Scan::open(queue, self.selection.hold.timeout, options).await?;
+        let mut scan = Scan::open(queue, self.selection.hold.limit(), options).await?;
         let mut run = Retry {
             queue,
             report: Report::new("retried", self.selection.dry_run),

@@ -41,7 +41,7 @@ impl ShowLetter {
         options: &Options,
         output: &Output,
     ) -> Result<Outcome, Failure> {
-        let mut scan = Scan::open(queue, self.hold.timeout, options).await?;
+        let mut scan = Scan::open(queue, self.hold.limit(), options).await?;
         let needs_bodies = true;
         let found = find(&mut scan, queue, std::slice::from_ref(&self.id), needs_bodies).await;
         let (notes, finished) = scan.finish().await;

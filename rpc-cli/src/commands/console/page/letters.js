@@ -54,7 +54,7 @@ export function lettersPanel(queue) {
     try {
       await what();
     } catch (error) {
-      setText(status, [error.message, error.details?.hint].filter(Boolean).join(": "));
+      setText(status, failureText(error));
     }
     isBusy = false;
     element.classList.remove("is-busy");
@@ -72,14 +72,13 @@ export function lettersPanel(queue) {
 
   const change = (action, letters) =>
     work(action === "retry" ? "Sending again…" : "Dropping…", async () => {
-      const done = await ask("/api/letters/change", { queue, action, letters });
-      const parts = [
-        `${plural(done.done, "letter")} ${action === "retry" ? "sent to the queue again" : "dropped"}`,
-      ];
-      if (done.stayed > 0)
-        parts.push(`${plural(done.stayed, "letter")} stayed: ${done.reasons[0]?.reason ?? ""}`);
-      const shown = await list();
-      setText(status, [...parts, ...done.notes, shown].join(". "));
+      const parts = await ask("/api/letters/change", { queue, action, letters }).then(
+        (changed) => changedTexts(action, changed),
+        (error) => [failureText(error), ...changedTexts(action, error.details?.changed)],
+      );
+      // Also after a failure: letters before it were changed.
+      const shown = await list().catch(failureText);
+      setText(status, [...parts, shown].join(". "));
     });
 
   const confirmed = async (question, action, letters) => {
@@ -171,6 +170,21 @@ function letterDetails(letter) {
     section("Headers", Object.keys(letter.headers).length > 0 ? json(letter.headers) : null),
     section("Properties", json(letter.properties)),
   );
+}
+
+function failureText(error) {
+  return [error.message, error.details?.hint].filter(Boolean).join(": ");
+}
+
+/** Tells what became of letters. Nothing if the server has not begun to change them. */
+function changedTexts(action, changed) {
+  if (!changed) return [];
+  const texts = [
+    `${plural(changed.done, "letter")} ${action === "retry" ? "sent to the queue again" : "dropped"}`,
+  ];
+  if (changed.stayed > 0)
+    texts.push(`${plural(changed.stayed, "letter")} stayed: ${changed.reasons[0]?.reason ?? ""}`);
+  return [...texts, ...changed.notes];
 }
 
 /** Asks the user, and returns whether the answer is yes. */
