@@ -1,7 +1,8 @@
 //! The files of a new project, made from the files in `templates/new`.
 //!
 //! The templates of manifests have another name, because cargo would take their folder for a
-//! package of its own and leave it out of ours. Those of ignore files would take effect here.
+//! package of its own and leave it out of ours. Those of ignore files would take effect here. That of
+//! the README is no page of this repository, for which checks of `*.md` files would take it.
 
 use super::name::ProjectName;
 use super::runtime::{RUST_VERSION, Runtime};
@@ -55,17 +56,36 @@ pub(super) fn files(name: &ProjectName, runtime: &Runtime) -> Vec<NewFile> {
     filled.collect()
 }
 
-/// Replaces the placeholders. A line that consists of a placeholder disappears if its value is
-/// empty.
+/// Replaces the placeholders. A placeholder whose value may be empty must be alone on its line: the
+/// line disappears then.
 fn fill(template: &str, values: &[(&str, String)]) -> String {
-    let mut text = template.to_owned();
-    for (placeholder, value) in values {
-        if value.is_empty() {
-            text = text.replace(&format!("{placeholder}\n"), "");
-        }
-        text = text.replace(placeholder, value);
+    let is_empty = |line: &str| {
+        let mut empty = values.iter().filter(|(_, value)| value.is_empty());
+        empty.any(|(placeholder, _)| line.trim() == *placeholder)
+    };
+    let lines = template.split_inclusive('\n');
+    let kept = lines.filter(|line| !is_empty(line));
+    kept.map(|line| fill_line(line, values)).collect()
+}
+
+/// Replaces the placeholders in one pass, so that a value which has a placeholder stays as it is.
+fn fill_line(line: &str, values: &[(&str, String)]) -> String {
+    let mut filled = String::new();
+    let mut rest = line;
+    while let Some((start, placeholder, value)) = first_placeholder(rest, values) {
+        filled.push_str(&rest[..start]);
+        filled.push_str(value);
+        rest = &rest[start + placeholder.len()..];
     }
-    text
+    filled + rest
+}
+
+/// Returns where the first placeholder begins, and its value.
+fn first_placeholder<'a>(text: &str, values: &'a [(&str, String)]) -> Option<(usize, &'a str, &'a str)> {
+    let found = values
+        .iter()
+        .filter_map(|(placeholder, value)| Some((text.find(placeholder)?, *placeholder, value.as_str())));
+    found.min_by_key(|(start, ..)| *start)
 }
 
 #[cfg(test)]
@@ -92,6 +112,29 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_line_of_an_empty_value_disappears() {
+        let values = [("{{empty}}", String::new()), ("{{full}}", "x".to_owned())];
+        for (template, filled) in [
+            ("a\n{{empty}}\n{{full}}\n", "a\nx\n"),
+            ("a\r\n{{empty}}\r\n{{full}}\r\n", "a\r\nx\r\n"),
+            ("a\n  {{empty}}", "a\n"),
+            ("a {{empty}}\nb\n", "a \nb\n"),
+            ("{{empty}}{{full}}\n", "x\n"),
+        ] {
+            assert_eq!(fill(template, &values), filled, "{template:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_have_placeholders() {
+        let values = [("{{a}}", "{{b}}".to_owned()), ("{{b}}", "<{{a}}>".to_owned())];
+        assert_eq!(
+            fill("{{b}} {{a}}{{a}} {{c}}", &values),
+            "<{{a}}> {{b}}{{b}} {{c}}"
+        );
     }
 
     #[test]
