@@ -1,4 +1,4 @@
-//! The statistics of methods: adds up what workers count, and compares two readings.
+//! The statistics of methods: adds up what workers count, and compares two updates.
 
 pub(crate) mod counts;
 pub(crate) mod durations;

@@ -90,17 +90,17 @@ impl Stats {
         let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut history = History::default();
-        let mut round = 0;
-        while self.count.is_none_or(|rounds| round < rounds) {
-            round += 1;
+        let mut updates = 0;
+        while self.count.is_none_or(|count| updates < count) {
+            updates += 1;
             ticks.tick().await;
             let updated = self.update(broker, &mut history, output).await;
             let (rows, depths) = match updated {
                 Ok(update) => update,
-                // Workers start again, and the connection is opened again. The last round fails if
+                // Workers start again, and the connection is opened again. The last update fails if
                 // none before it had anything to show.
                 Err(failure)
-                    if is_transient(&failure) && (history.has_updates() || self.count != Some(round)) =>
+                    if is_transient(&failure) && (history.has_updates() || self.count != Some(updates)) =>
                 {
                     output.note(&format!("nothing to show now: {}", failure.message()));
                     continue;
@@ -110,7 +110,7 @@ impl Stats {
             if !output.json {
                 if output.is_terminal {
                     output.raw(CLEAR)?;
-                } else if round > 1 {
+                } else if updates > 1 {
                     output.raw("\n")?;
                 }
             }

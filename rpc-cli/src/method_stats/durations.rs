@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_requests_since_a_reading_count() {
+    fn only_the_requests_since_an_update_count() {
         let earlier = durations(&[(10, 1000), (20, 5)]);
         let later = durations(&[(10, 1000), (20, 4), (50, 1)]);
         assert_eq!(later.since(&earlier), durations(&[(50, 1)]));

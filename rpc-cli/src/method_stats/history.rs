@@ -1,4 +1,4 @@
-//! What was counted between two readings.
+//! What was counted between two updates.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -58,6 +58,8 @@ impl History {
         }
     }
 
+    /// Ends an update: keeps these counts for the next comparison, and forgets workers that were
+    /// missing from the last [`MAX_MISSED`] updates.
     pub(crate) fn remember(&mut self, stats: &[WorkerStats], now: Instant) {
         self.updates += 1;
         self.last_update = Some(now);
