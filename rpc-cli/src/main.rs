@@ -40,7 +40,7 @@ use crate::output::Output;
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    cli.options.log_to_stderr();
+    cli.options.start_logging_if_asked();
     let output = Output::of_process(cli.options.json);
     match cli.command.run(&cli.options, &output).await {
         Ok(outcome) => outcome.into(),

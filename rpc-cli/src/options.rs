@@ -26,8 +26,8 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Starts logging, if `-v` or a valid `RUST_LOG` that is not empty asks for it.
-    pub(crate) fn log_to_stderr(&self) {
+    /// Starts logging to stderr if `-v` or a valid `RUST_LOG` that is not empty asks for it.
+    pub(crate) fn start_logging_if_asked(&self) {
         let is_set = std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty());
         let filter = match (EnvFilter::try_from_default_env(), self.verbose) {
             (Ok(filter), _) if is_set => filter,
