@@ -73,7 +73,7 @@ pub(super) fn lines(
     let settings = Settings {
         timeout,
         priority: None,
-        headers: vec![(trace::HEADER.to_owned(), trace.parent)],
+        headers: vec![(trace::HEADER.to_owned(), trace.traceparent)],
     };
     let prepared = calling::prepare(&client, method, &arguments, items, &settings);
     let running = Running {

@@ -34,10 +34,13 @@ pub(super) fn catalog(found: Option<&Discovered<WorkerDescription>>) -> String {
 
 fn service(found: &FoundService<'_>) -> Option<Value> {
     let described = found.descriptions.first()?;
-    // Types of the standard library have forms too if the service has no schemas.
+    // Without schemas of its own, the service gets some that are made from the spelling of its types,
+    // so that the page can show input fields for arguments such as `Vec<u64>`.
     let service = with_schemas(described);
-    let types = service.definitions.iter();
-    let types = types.flat_map(|(name, schema)| schema_text::definition(name, schema));
+    // Only the service's own schemas tell what its types are: those made from the spelling allow any
+    // value for them.
+    let type_lines = described.definitions.iter();
+    let type_lines = type_lines.flat_map(|(name, schema)| schema_text::definition(name, schema));
     Some(json!({
         "name": found.name,
         "queue": found.queue,
@@ -45,10 +48,7 @@ fn service(found: &FoundService<'_>) -> Option<Value> {
         "workers": found.workers.iter().map(|worker| &worker.id).collect::<Vec<_>>(),
         "versions": found.descriptions.len(),
         "jobs": has_jobs(found),
-        "types": match described.definitions.is_empty() {
-            true => Vec::new(),
-            false => types.collect::<Vec<_>>(),
-        },
+        "type_lines": type_lines.collect::<Vec<_>>(),
         "definitions": service.definitions,
         "methods": service.methods.iter().map(method).collect::<Vec<_>>(),
     }))

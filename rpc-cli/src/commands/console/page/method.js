@@ -126,12 +126,12 @@ export function methodView(service, method) {
           h("div", { class: "panel-head" }, h("h2", {}, "Since the workers started")),
           totals,
         ),
-        service.types.length > 0
+        service.type_lines.length > 0
           ? h(
               "details",
               { class: "panel types", open: true },
               h("summary", {}, "Types"),
-              h("pre", {}, service.types.map((line) => line.replace(/^ {4}/, "")).join("\n")),
+              h("pre", {}, service.type_lines.map((line) => line.replace(/^ {4}/, "")).join("\n")),
             )
           : null,
         service.docs
