@@ -95,9 +95,11 @@ pub(crate) async fn service(
                 ));
             }
             let described = chosen.descriptions.first();
-            described
+            let mut description = described
                 .map(|&description| description.clone())
-                .ok_or_else(|| not_found(&found, name))
+                .ok_or_else(|| not_found(&found, name))?;
+            chosen.queue.clone_into(&mut description.queue);
+            Ok(description)
         }
         (None, None) => Err(Failure::usage(
             "no service is given",
@@ -131,9 +133,18 @@ pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<Service
         .build();
     let described = client.describe().await;
     let described = described.map_err(|error| cannot_describe(queue, error))?;
-    // A worker that is asked through a queue tells of this queue only.
+    Ok(services_on(queue, described))
+}
+
+/// Returns the services of a worker that was asked through this queue. It tells of this queue only,
+/// and calls go there, whatever queue it names.
+fn services_on(queue: &str, described: WorkerDescription) -> Vec<ServiceDescription> {
     let services = described.queues.into_iter().flat_map(|queue| queue.services);
-    Ok(services.collect())
+    let here = services.map(|mut service| {
+        queue.clone_into(&mut service.queue);
+        service
+    });
+    here.collect()
 }
 
 /// Returns the failure of asking a worker on this queue for its description.
@@ -323,6 +334,16 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(async { Broker::in_process().discover().services().await.unwrap() })
+    }
+
+    #[test]
+    fn a_worker_cannot_send_calls_to_another_queue() {
+        let described = from_value(json!({
+            "worker": {"id": "1"},
+            "queues": [{"queue": "other", "services": [{"name": "Store", "queue": "other"}]}],
+        }));
+        let services = services_on("mine", described.unwrap());
+        assert_eq!((services.len(), services[0].queue.as_str()), (1, "mine"));
     }
 
     fn refusal<T: std::fmt::Debug>(chosen: Result<T, Failure>) -> (u8, String) {
