@@ -42,7 +42,11 @@ impl Discovered<WorkerDescription> {
             for queue in queues {
                 for service in &queue.services {
                     let found = services.entry((service.name.as_str(), queue.queue.as_str()));
-                    found.or_default().push((worker, service));
+                    let found: &mut Vec<(&Worker, _)> = found.or_default();
+                    // A worker counts once, however often it lists the service.
+                    if found.last().is_none_or(|(last, _)| !std::ptr::eq(*last, worker)) {
+                        found.push((worker, service));
+                    }
                 }
             }
         }
@@ -95,6 +99,22 @@ mod tests {
             },
             queues: queues.collect(),
         }
+    }
+
+    #[test]
+    fn a_worker_counts_once_for_each_service() {
+        let mut other = ServiceDescription::new("Store", "q");
+        other.methods.push(MethodDescription::new("get"));
+        let same = ServiceDescription::new("Store", "q");
+        let listed = [("q", same.clone()), ("q", other.clone()), ("q", other.clone())];
+        let found = Discovered {
+            workers: vec![worker("a", &listed), worker("b", &listed[..1])],
+            refusals: Vec::new(),
+            is_complete: true,
+        };
+        let services = found.services();
+        assert_eq!((services.len(), services[0].workers.len()), (1, 2));
+        assert_eq!(services[0].descriptions, [&same]);
     }
 
     #[test]
