@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::fleet::Fleet;
-use super::messages::{self, Sample};
+use super::messages::{self, MAX_SERVICES, Sample};
 use crate::depths;
 use crate::failure::Failure;
 use crate::lookup::Search;
@@ -186,7 +186,8 @@ impl Rounds {
     }
 
     async fn sample(&self, broker: &Broker, stats: &Discovered<WorkerStats>, now: Instant) -> String {
-        let services = self.fleet.found().map(Discovered::services).unwrap_or_default();
+        let mut services = self.fleet.found().map(Discovered::services).unwrap_or_default();
+        services.truncate(MAX_SERVICES);
         let queues: BTreeSet<_> = services.iter().map(|service| service.queue).collect();
         let job_queues = job_queues(&services);
         let all = queues

@@ -12,6 +12,19 @@ use crate::method_stats::rows::Rows;
 use crate::method_text::{has_jobs, rpc_attribute};
 use crate::schema_text;
 
+/// How many services and queues the page shows. Anyone can describe a service: what is made of a
+/// description for the page is much larger than the description.
+pub(super) const MAX_SERVICES: usize = 200;
+
+/// How many methods all services together show.
+const MAX_METHODS: usize = 2000;
+
+/// Methods with more arguments are not shown.
+const MAX_ARGUMENTS: usize = 100;
+
+/// How many workers are shown, and how many of a service.
+const MAX_WORKERS: usize = 1000;
+
 /// What does not change while the console runs.
 pub(super) fn hello(broker: &str, is_read_only: bool, interval_ms: u128) -> String {
     let version = env!("CARGO_PKG_VERSION");
@@ -27,13 +40,50 @@ pub(super) fn hello(broker: &str, is_read_only: bool, interval_ms: u128) -> Stri
 
 /// The services, with everything that the page needs to show and call them.
 pub(super) fn catalog(found: Option<&Discovered<WorkerDescription>>) -> String {
-    let services = found.map(Discovered::services).unwrap_or_default();
-    let services: Vec<_> = services.iter().filter_map(service).collect();
-    json!({"kind": "catalog", "services": services}).to_string()
+    let all = found.map(Discovered::services).unwrap_or_default();
+    let mut limits = Limits {
+        methods: MAX_METHODS,
+        hidden: 0,
+    };
+    let shown = all.iter().take(MAX_SERVICES);
+    let services: Vec<_> = shown.filter_map(|found| service(found, &mut limits)).collect();
+    json!({
+        "kind": "catalog",
+        "services": services,
+        "hidden_services": all.len().saturating_sub(MAX_SERVICES),
+        "hidden_methods": limits.hidden,
+    })
+    .to_string()
 }
 
-fn service(found: &FoundService<'_>) -> Option<Value> {
-    let described = found.descriptions.first()?;
+/// How much of the services is shown.
+struct Limits {
+    /// How many further methods may be shown.
+    methods: usize,
+    /// How many methods of the shown services are not.
+    hidden: usize,
+}
+
+impl Limits {
+    /// Returns the description with those of its methods that are shown.
+    fn limited(&mut self, described: &ServiceDescription) -> ServiceDescription {
+        let methods = described.methods.iter();
+        let shown = methods
+            .filter(|method| method.arguments.len() <= MAX_ARGUMENTS)
+            .take(self.methods);
+        let shown: Vec<_> = shown.cloned().collect();
+        self.methods -= shown.len();
+        self.hidden += described.methods.len() - shown.len();
+        let mut limited = ServiceDescription::new(&described.name, &described.queue);
+        limited.docs.clone_from(&described.docs);
+        limited.definitions.clone_from(&described.definitions);
+        limited.methods = shown;
+        limited
+    }
+}
+
+fn service(found: &FoundService<'_>, limits: &mut Limits) -> Option<Value> {
+    let described = &limits.limited(found.descriptions.first()?);
     // Without schemas of its own, the service gets some that are made from the spelling of its types,
     // so that the page can show input fields for arguments such as `Vec<u64>`.
     let service = with_schemas(described);
@@ -45,7 +95,7 @@ fn service(found: &FoundService<'_>) -> Option<Value> {
         "name": found.name,
         "queue": found.queue,
         "docs": service.docs,
-        "workers": found.workers.iter().map(|worker| &worker.id).collect::<Vec<_>>(),
+        "workers": found.workers.iter().take(MAX_WORKERS).map(|worker| &worker.id).collect::<Vec<_>>(),
         "versions": found.descriptions.len(),
         "jobs": has_jobs(found),
         "type_lines": type_lines.collect::<Vec<_>>(),
@@ -105,13 +155,17 @@ pub(super) fn sample(sample: &Sample<'_>) -> String {
         depths::add_to_json(&mut json, sample.depths, queue);
         json
     });
-    let methods = sample.rows.iter().map(|(key, row)| row.json(key));
+    let methods = sample
+        .rows
+        .iter()
+        .take(MAX_METHODS)
+        .map(|(key, row)| row.json(key));
     json!({
         "kind": "sample",
         "at": sample.at,
         "complete": sample.is_complete,
         "refused": sample.refused,
-        "workers": sample.workers,
+        "workers": sample.workers.iter().take(MAX_WORKERS).collect::<Vec<_>>(),
         "queues": queues.collect::<Vec<_>>(),
         "methods": methods.collect::<Vec<_>>(),
     })
@@ -132,4 +186,41 @@ pub(super) fn callable(found: Option<&Discovered<WorkerDescription>>) -> Vec<Ser
         Some(description)
     });
     described.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::from_value;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_anyone_describes_is_shown_within_limits() {
+        // Only discovery makes such an answer.
+        let discover = rpc_runtime::Broker::in_process().discover();
+        let mut found = discover.services().await.unwrap();
+        let many = |count: usize, name: &str| -> Vec<_> {
+            let names = (0..count).map(|number| json!({"name": format!("{name}{number}")}));
+            names.collect()
+        };
+        let mut methods = many(3 * MAX_METHODS, "m");
+        methods[0]["arguments"] = many(MAX_ARGUMENTS + 1, "a").into();
+        let mut services = many(2 * MAX_SERVICES, "s");
+        services[0]["methods"] = methods.into();
+        services[1]["methods"] = many(1, "n").into();
+        let queues = json!([{"queue": "q", "services": services}]);
+        found.workers = vec![from_value(json!({"worker": {"id": "1"}, "queues": queues})).unwrap()];
+
+        let catalog: Value = serde_json::from_str(&catalog(Some(&found))).unwrap();
+        let shown = catalog["services"].as_array().unwrap();
+        assert_eq!(shown.len(), MAX_SERVICES);
+        let methods = shown
+            .iter()
+            .map(|service| service["methods"].as_array().unwrap().len());
+        assert_eq!(methods.sum::<usize>(), MAX_METHODS);
+        // The one with many arguments is not the first.
+        assert_eq!(shown[0]["methods"][0]["name"], "m1");
+        assert_eq!(catalog["hidden_services"], MAX_SERVICES);
+        assert_eq!(catalog["hidden_methods"], 2 * MAX_METHODS + 1);
+    }
 }

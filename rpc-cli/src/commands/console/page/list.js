@@ -1,7 +1,7 @@
 // The list of all methods, with a search and their rates.
 
 import { sparkline } from "./charts.js";
-import { h, setText, showRate } from "./dom.js";
+import { h, plural, setText, showRate } from "./dom.js";
 import { badges, isRunning } from "./method.js";
 import { methodKey, serviceKey, state } from "./state.js";
 
@@ -35,7 +35,7 @@ export function fillList() {
   entries = [];
   const groups = [...state.services.values()].map((service) => {
     const items = service.methods.map((method) => entryOf(service, method));
-    entries.push(...items);
+    entries = entries.concat(items);
     return h(
       "section",
       { class: `service ${service.isGone ? "is-gone" : ""}`, "aria-label": service.name },
@@ -52,7 +52,12 @@ export function fillList() {
       ),
     );
   });
-  list.replaceChildren(...groups);
+  const hidden = [
+    state.hidden.services > 0 ? `${plural(state.hidden.services, "service")}` : null,
+    state.hidden.methods > 0 ? `${plural(state.hidden.methods, "method")}` : null,
+  ].filter(Boolean);
+  const more = h("p", { class: "muted" }, `${hidden.join(" and ")} more are not shown.`);
+  list.replaceChildren(...groups, ...(hidden.length > 0 ? [more] : []));
   filter();
   updateRates();
   markCurrent();

@@ -15,6 +15,8 @@ export const state = {
   hello: null,
   /** Services by their key, in the order of their names. */
   services: new Map(),
+  /** How many services and methods the server does not tell, because there are too many. */
+  hidden: { services: 0, methods: 0 },
   workers: new Map(),
   queues: new Map(),
   /** The last statistics of methods, by key. */
@@ -78,7 +80,8 @@ const apply = (line) => {
   changed(line.kind);
 };
 
-function applyCatalog({ services }) {
+function applyCatalog({ services, hidden_services, hidden_methods }) {
+  state.hidden = { services: hidden_services, methods: hidden_methods };
   const running = new Map(
     services.map((service) => [serviceKey(service), { ...service, isGone: false }]),
   );
