@@ -59,6 +59,9 @@ const CASES = [
   [{ type: "object", properties: { a: null } }, ["{}"], 0],
   [{ type: "array", items: null }, ["[]"], 0],
   [{ enum: [] }, [], 0],
+  // The page has rounded it.
+  [{ enum: [1, 9007199254740993] }, ["9007199254740993"], 1],
+  [{ enum: [1, Number.MAX_SAFE_INTEGER, 0.5] }, ["9007199254740991"], 0],
 ];
 
 await withPage(async (page) => {
@@ -118,5 +121,43 @@ await withPage(async (page) => {
     fills: [false, false, false, false],
     reads: Array(5).fill("mistake"),
   });
+  // Schemas of a hostile service have forms of limited size, in limited time.
+  const hostile = await page.evaluate(async () => {
+    const [{ argumentsForm }, { parse }] = await Promise.all([
+      import("/form.js"),
+      import("/json.js"),
+    ]);
+    const ref = (name) => ({ $ref: `#/definitions/${name}` });
+    const names = (count, of) =>
+      Object.fromEntries(Array.from({ length: count }, (_, index) => [`p${index}`, of]));
+    const definitions = {
+      Wide: { type: "object", properties: names(8, ref("Wide")), required: Object.keys(names(8)) },
+    };
+    for (let index = 0; index < 60; index++) {
+      definitions[`Twice${index}`] = {
+        oneOf: [ref(`Twice${index + 1}`), ref(`Twice${index + 1}`)],
+      };
+    }
+    definitions.Twice60 = { const: 1 };
+    const schemas = [
+      ref("Wide"),
+      ref("Twice0"),
+      { type: "object", properties: names(50_000, ref("Twice0")) },
+      { oneOf: Array(50_000).fill(ref("Wide")) },
+      { enum: Array.from({ length: 50_000 }, (_, index) => index) },
+    ];
+    return schemas.map((schema) => {
+      const begun = performance.now();
+      const method = { arguments: [{ name: "a", type: "T", optional: false, schema }] };
+      const form = argumentsForm(method, definitions);
+      const isFilled = form.fill(parse('{"a": {"p0": {"p0": 1}}}'));
+      return {
+        isSmall: form.element.querySelectorAll("*").length < 10_000,
+        isFast: performance.now() - begun < 10_000,
+        isFilled: typeof isFilled,
+      };
+    });
+  });
+  assert.deepEqual(hostile, Array(5).fill({ isSmall: true, isFast: true, isFilled: "boolean" }));
   await done("forms");
 });

@@ -7,7 +7,13 @@ import { address, done, withPage } from "./browser.mjs";
 await withPage(async (page) => {
   await page.goto(address());
   const shown = await page.evaluate(async () => {
-    const letter = { method: "send", reason: "error", attempts: 1, last_failure_ms: null, bytes: 9 };
+    const letter = {
+      method: "send",
+      reason: "error",
+      attempts: 1,
+      last_failure_ms: null,
+      bytes: 9,
+    };
     const answers = {
       list: [200, { letters: [{ ...letter, id: "b" }], more: 0, notes: [] }],
       change: [

@@ -18,6 +18,33 @@ export class Mistake extends Error {
   }
 }
 
+/**
+ * The definitions of a service, and how much may still be made of them. Anyone can describe a
+ * service, and a short schema may have a form without end: what is beyond the limits gets a field
+ * for JSON. Each action of the user begins with new limits.
+ */
+class Context {
+  constructor(definitions) {
+    this.definitions = definitions;
+    this.renew();
+  }
+
+  renew(steps = 20_000, fields = 300) {
+    this.steps = steps;
+    this.fields = fields;
+  }
+
+  spend(steps = 1) {
+    this.steps -= steps;
+    if (!(this.steps >= 0)) throw new RangeError("the schema is too large for a form");
+  }
+
+  spendFields(fields) {
+    this.fields -= fields;
+    if (!(this.fields >= 0)) throw new RangeError("the form has too many fields");
+  }
+}
+
 /** Makes a form for the arguments of a method. */
 export function argumentsForm(method, definitions) {
   const members = method.arguments.map((argument) => ({
@@ -26,15 +53,27 @@ export function argumentsForm(method, definitions) {
     isOptional: argument.optional,
     schema: argument.schema ?? true,
   }));
-  return membersField(members, definitions, 0);
+  const context = new Context(definitions);
+  const form = membersField(members, context, 0);
+  return {
+    ...form,
+    fill(value) {
+      context.renew(100_000, 5000);
+      try {
+        return form.fill(value);
+      } catch {
+        // The value has more fields than are made.
+        return false;
+      }
+    },
+  };
 }
 
-function fieldOf(schema, definitions, depth, labelledBy) {
+function fieldOf(schema, context, depth, labelledBy) {
   return orJson(labelledBy, () => {
-    const { resolved, isNullable } = resolve(schema, definitions);
-    const make = () =>
-      orJson(labelledBy, () => fieldOfKind(resolved, definitions, depth, labelledBy));
-    return isNullable ? optionalField(make, "null", labelledBy) : make();
+    const { resolved, isNullable } = resolve(schema, context);
+    const make = () => orJson(labelledBy, () => fieldOfKind(resolved, context, depth, labelledBy));
+    return isNullable ? optionalField(make, "null", labelledBy, context) : make();
   });
 }
 
@@ -50,13 +89,13 @@ function orJson(labelledBy, make) {
   }
 }
 
-function fieldOfKind(schema, definitions, depth, labelledBy) {
+function fieldOfKind(schema, context, depth, labelledBy) {
   if (depth >= MAX_DEPTH || typeof schema !== "object" || schema === null)
     return jsonField(labelledBy);
-  const constants = constantsOf(schema, definitions);
+  const constants = constantsOf(schema, context);
   if (constants) return choiceField(constants, labelledBy);
   const variants = schema.properties ? null : (schema.oneOf ?? schema.anyOf);
-  if (variants) return variantsField(variants, definitions, depth, labelledBy);
+  if (variants) return variantsField(variants, context, depth, labelledBy);
   switch (schema.type) {
     case "string":
       return schema.contentEncoding ? jsonField(labelledBy) : textField(labelledBy);
@@ -68,29 +107,32 @@ function fieldOfKind(schema, definitions, depth, labelledBy) {
     case "array":
       return Array.isArray(schema.items) || schema.items === undefined
         ? jsonField(labelledBy)
-        : listField(schema.items, definitions, depth, labelledBy);
+        : listField(schema.items, context, depth, labelledBy);
     case "object":
       if (!schema.properties || schema.oneOf || schema.anyOf) return jsonField(labelledBy);
-      return membersField(membersOf(schema), definitions, depth + 1, labelledBy);
+      return membersField(membersOf(schema), context, depth + 1, labelledBy);
     default:
       return jsonField(labelledBy);
   }
 }
 
 /** Follows references, and takes `null` out of the alternatives. */
-function resolve(schema, definitions) {
+function resolve(schema, context) {
   let resolved = schema;
   let isNullable = false;
   for (let step = 0; step < 20; step++) {
+    context.spend();
     if (typeof resolved !== "object" || resolved === null) break;
     const alternatives = resolved.anyOf ?? resolved.oneOf;
+    context.spend(alternatives?.length);
     const rest = alternatives?.filter((one) => one?.type !== "null");
     if (resolved.$ref) {
-      resolved = definitions[decodeURIComponent(resolved.$ref.split("/").at(-1))] ?? true;
+      resolved = context.definitions[decodeURIComponent(resolved.$ref.split("/").at(-1))] ?? true;
     } else if (resolved.allOf?.length === 1) {
       [resolved] = resolved.allOf;
     } else if (Array.isArray(resolved.type) && resolved.type.includes("null")) {
       isNullable = true;
+      context.spend(Object.keys(resolved).length);
       const types = resolved.type.filter((type) => type !== "null");
       resolved = { ...resolved, type: types.length === 1 ? types[0] : types };
     } else if (rest?.length === 1 && rest.length < alternatives.length) {
@@ -104,13 +146,22 @@ function resolve(schema, definitions) {
 }
 
 /** Returns the values of a type that has only a few, as JSON text. */
-function constantsOf(schema, definitions) {
-  if (schema.enum) return schema.enum.map((value) => JSON.stringify(value));
-  if (schema.const !== undefined) return [JSON.stringify(schema.const)];
+function constantsOf(schema, context) {
+  context.spend(1 + (schema.enum?.length ?? 0));
+  if (schema.enum) return schema.enum.map(exactText);
+  if (schema.const !== undefined) return [exactText(schema.const)];
   const all = (schema.oneOf ?? schema.anyOf)?.map((one) =>
-    constantsOf(resolve(one, definitions).resolved ?? {}, definitions),
+    constantsOf(resolve(one, context).resolved ?? {}, context),
   );
   return all?.length && all.every(Boolean) ? all.flat() : null;
+}
+
+/** Returns a value as JSON text. Throws if the page may have rounded a number in it. */
+function exactText(value) {
+  return JSON.stringify(value, (_, part) => {
+    if (Number.isInteger(part) && !Number.isSafeInteger(part)) throw new RangeError("rounded");
+    return part;
+  });
 }
 
 function membersOf(schema) {
@@ -124,12 +175,13 @@ function membersOf(schema) {
 }
 
 /** Fields by name: an object, or the arguments of a method. */
-function membersField(members, definitions, depth, labelledBy) {
+function membersField(members, context, depth, labelledBy) {
+  context.spendFields(members.length);
   const fields = members.map(({ name, hint, isOptional, schema }) => {
     const id = newId();
-    const make = () => fieldOf(schema, definitions, depth, id);
+    const make = () => fieldOf(schema, context, depth, id);
     const field = isOptional
-      ? optionalField(() => makeWithoutNull(schema, definitions, depth, id), "left out", id)
+      ? optionalField(() => makeWithoutNull(schema, context, depth, id), "left out", id, context)
       : make();
     const label = h(
       "div",
@@ -171,14 +223,12 @@ function membersField(members, definitions, depth, labelledBy) {
 }
 
 /** The field of a value that may be left out: it needs no second way to give nothing. */
-function makeWithoutNull(schema, definitions, depth, id) {
-  return orJson(id, () =>
-    fieldOfKind(resolve(schema, definitions).resolved, definitions, depth, id),
-  );
+function makeWithoutNull(schema, context, depth, id) {
+  return orJson(id, () => fieldOfKind(resolve(schema, context).resolved, context, depth, id));
 }
 
 /** A field that is only there if its box is checked. Otherwise the value is `null` or left out. */
-function optionalField(make, without, labelledBy) {
+function optionalField(make, without, labelledBy, context) {
   const body = h("div", { class: "optional-body" });
   const box = h("input", { type: "checkbox", id: newId(), "aria-labelledby": labelledBy });
   const text = h("span", { class: "muted" }, without);
@@ -189,6 +239,7 @@ function optionalField(make, without, labelledBy) {
     body.replaceChildren(...(box.checked ? [field.element] : [text]));
   };
   box.addEventListener("change", () => {
+    context.renew();
     update();
     if (box.checked) body.querySelector("input, select, textarea")?.focus();
   });
@@ -291,28 +342,32 @@ function choiceField(values, labelledBy) {
 }
 
 /** A choice between types, such as the variants of an enum with contents. */
-function variantsField(variants, definitions, depth, labelledBy) {
+function variantsField(variants, context, depth, labelledBy) {
+  context.spendFields(1);
   const body = h("div", { class: "variant" });
   const select = h(
     "select",
     { id: newId(), "aria-labelledby": labelledBy },
     variants.map((variant, index) =>
-      h("option", { value: index }, nameOf(variant, definitions) ?? `variant ${index + 1}`),
+      h("option", { value: index }, nameOf(variant, context) ?? `variant ${index + 1}`),
     ),
   );
   const fields = new Map();
   const current = () => {
     const index = Number(select.value);
     if (!fields.has(index))
-      fields.set(index, variantField(variants[index], definitions, depth + 1, labelledBy));
+      fields.set(index, variantField(variants[index], context, depth + 1, labelledBy));
     return fields.get(index);
   };
   const update = () => {
-    const { resolved } = resolve(variants[Number(select.value)], definitions);
-    const isConstant = constantsOf(resolved ?? {}, definitions)?.length === 1;
+    const { resolved } = resolve(variants[Number(select.value)], context);
+    const isConstant = constantsOf(resolved ?? {}, context)?.length === 1;
     body.replaceChildren(...(isConstant ? [] : [current().element]));
   };
-  select.addEventListener("change", update);
+  select.addEventListener("change", () => {
+    context.renew();
+    update();
+  });
   update();
   return {
     inputId: select.id,
@@ -333,16 +388,16 @@ function variantsField(variants, definitions, depth, labelledBy) {
  * The field of a variant. The name of one like `{"Paid": ..}` is already chosen, so its field is
  * only the content.
  */
-function variantField(variant, definitions, depth, labelledBy) {
-  const { resolved } = resolve(variant, definitions);
+function variantField(variant, context, depth, labelledBy) {
+  const { resolved } = resolve(variant, context);
   const names = Object.keys(resolved?.properties ?? {});
   const isNamed =
     names.length === 1 &&
     resolved.required?.includes(names[0]) &&
-    !constantsOf(resolved.properties[names[0]] ?? {}, definitions);
-  if (!isNamed) return fieldOf(variant, definitions, depth, labelledBy);
+    !constantsOf(resolved.properties[names[0]] ?? {}, context);
+  if (!isNamed) return fieldOf(variant, context, depth, labelledBy);
   const [name] = names;
-  const content = fieldOf(resolved.properties[name], definitions, depth, labelledBy);
+  const content = fieldOf(resolved.properties[name], context, depth, labelledBy);
   return {
     element: content.element,
     read: () => `{${JSON.stringify(name)}: ${content.read()}}`,
@@ -354,15 +409,16 @@ function variantField(variant, definitions, depth, labelledBy) {
   };
 }
 
-function nameOf(variant, definitions) {
+function nameOf(variant, context) {
   const reference = variant.$ref?.split("/").at(-1);
-  const { resolved } = resolve(variant, definitions);
-  const constants = constantsOf(resolved ?? {}, definitions);
+  const { resolved } = resolve(variant, context);
+  const constants = constantsOf(resolved ?? {}, context);
+  const names = Object.keys(resolved?.properties ?? {});
+  context.spend(names.length);
   if (constants?.length === 1) return JSON.parse(constants[0]);
   const tag = Object.values(resolved?.properties ?? {}).find(
     (of) => of?.const !== undefined || of?.enum?.length === 1,
   );
-  const names = Object.keys(resolved?.properties ?? {});
   return (
     variant.title ??
     tag?.const ??
@@ -373,11 +429,12 @@ function nameOf(variant, definitions) {
   );
 }
 
-function listField(items, definitions, depth, labelledBy) {
+function listField(items, context, depth, labelledBy) {
   const list = h("ol", { class: "list" });
   const fields = [];
   const add = () => {
-    const field = fieldOf(items, definitions, depth + 1, labelledBy);
+    context.spendFields(1);
+    const field = fieldOf(items, context, depth + 1, labelledBy);
     const remove = h(
       "button",
       { type: "button", class: "quiet", "aria-label": "Remove this item" },
@@ -399,6 +456,7 @@ function listField(items, definitions, depth, labelledBy) {
       type: "button",
       class: "quiet",
       onclick: () => {
+        context.renew();
         add().element.querySelector?.("input, select, textarea")?.focus();
       },
     },
