@@ -20,15 +20,16 @@ pub(crate) type Depths = BTreeMap<String, QueueDepth>;
 
 pub(crate) async fn ask(broker: &Broker, queues: impl IntoIterator<Item = &str>) -> Depths {
     // Several services and workers may be on one queue.
-    let queues: BTreeSet<_> = queues.into_iter().collect();
-    let asking = queues
-        .into_iter()
-        .map(|queue| async move { (queue, broker.queue_depth(queue).await) });
+    let queues: BTreeSet<_> = queues.into_iter().map(str::to_owned).collect();
+    let asking = queues.into_iter().map(|queue| async move {
+        let depth = broker.queue_depth(&queue).await;
+        (queue, depth)
+    });
     let mut answers = stream::iter(asking).buffer_unordered(CONCURRENCY);
     let mut depths = Depths::new();
     let collecting = async {
         while let Some((queue, depth)) = answers.next().await {
-            depths.extend(depth.map(|depth| (queue.to_owned(), depth)));
+            depths.extend(depth.map(|depth| (queue, depth)));
         }
     };
     // The depths that arrived in time are shown.

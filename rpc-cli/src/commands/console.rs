@@ -13,12 +13,14 @@ mod server;
 mod trace;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use self::access::Access;
@@ -104,14 +106,19 @@ impl Console {
         } else {
             output.text(&address)?;
         }
+        // Tasks of their own: however much workers tell, the console ends when it should.
+        let mut serving = tokio::spawn(connections::serve(listener, MAX_CONNECTIONS, router));
+        let mut collecting = collect(Arc::clone(&console), self.search, self.interval);
         tokio::select! {
-            never = connections::serve(listener, MAX_CONNECTIONS, router) => match never {},
-            () = console.collector.run(&broker, self.search, self.interval) => {}
-            _ = tokio::signal::ctrl_c() => {}
+            () = asked_to_end() => {}
+            // Both only end by a panic.
+            Err(panicked) = &mut serving => resume_unwind(panicked.into_panic()),
+            Err(panicked) = &mut collecting => resume_unwind(panicked.into_panic()),
         }
-        console.finish_letters().await;
-        // Cancels the calls that still run.
-        close(&broker).await;
+        serving.abort();
+        collecting.abort();
+        // Closing the connection cancels the calls that still run. Dead letters have their own.
+        tokio::join!(console.finish_letters(), close(&broker));
         Ok(Outcome::Done)
     }
 
@@ -120,11 +127,41 @@ impl Console {
         let port = listening.port();
         let host = match (self.hosts.first(), listening.ip()) {
             (Some(name), _) => format!("{name}:{port}"),
-            (None, ip) if ip.is_unspecified() => format!("localhost:{port}"),
+            // A page opens it on this machine. `localhost` may be another address, with another server.
+            (None, IpAddr::V4(ip)) if ip.is_unspecified() => format!("127.0.0.1:{port}"),
+            (None, IpAddr::V6(ip)) if ip.is_unspecified() => format!("[::1]:{port}"),
             (None, _) => listening.to_string(),
         };
         format!("http://{host}/#token={token}")
     }
+}
+
+/// Collects what the pages show, until the task is aborted.
+fn collect(console: Arc<ConsoleState>, search: Search, interval: Duration) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let (collector, broker) = (&console.collector, &console.broker);
+        collector.run(broker, search, interval).await;
+    })
+}
+
+/// Waits for Ctrl-C, or on Unix for another signal that ends a process: that of a service manager,
+/// or of a terminal that is closed.
+async fn asked_to_end() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+        if let (Ok(mut terminated), Ok(mut hung_up)) = signals {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+                _ = hung_up.recv() => {}
+            }
+            return;
+        }
+    }
+    // If the system cannot report Ctrl-C, it counts as pressed.
+    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// Parses an address with a port, or a port of this machine.

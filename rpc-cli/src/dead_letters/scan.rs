@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -37,8 +36,7 @@ pub(crate) struct Scan {
     limit: HoldLimit,
     /// `None` while no letter is held.
     deadline: Option<Instant>,
-    /// Completes at Ctrl-C.
-    interrupted: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    interrupted: Interrupted,
     /// Why the rest is left out. `None` if it is not.
     pub(crate) stop: Option<Stop>,
     /// The largest number of times that a letter was delivered and returned to the queue.
@@ -46,6 +44,17 @@ pub(crate) struct Scan {
     /// Whether the last letter was returned to a quorum queue before. If the next one was, too, it
     /// would overtake those that are held.
     next_may_overtake: bool,
+}
+
+/// Completes when the user wants the process to end.
+pub(crate) type Interrupted = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Returns a future that completes at Ctrl-C, from its first poll on.
+pub(crate) fn ctrl_c() -> Interrupted {
+    Box::pin(async {
+        // If the system cannot report Ctrl-C, it counts as pressed.
+        let _ = tokio::signal::ctrl_c().await;
+    })
 }
 
 /// How long letters may be held. Those that were not looked at by then are left out.
@@ -58,7 +67,7 @@ pub(crate) struct HoldLimit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// By Ctrl-C.
+    /// By the user, for instance with Ctrl-C.
     Interrupted,
     TimeUp,
 }
@@ -74,7 +83,12 @@ impl fmt::Display for Stop {
 
 impl Scan {
     /// Connects, and opens the dead-letter queue of a queue.
-    pub(crate) async fn open(queue: &str, limit: HoldLimit, options: &Options) -> Result<Self, Failure> {
+    pub(crate) async fn open(
+        queue: &str,
+        limit: HoldLimit,
+        interrupted: Interrupted,
+        options: &Options,
+    ) -> Result<Self, Failure> {
         let dead = dead_queue(queue);
         let Some((reader, left)) = connection::open_queue(options, &dead).await? else {
             let hint = match queue.strip_suffix(".dead") {
@@ -93,7 +107,7 @@ impl Scan {
             left,
             limit,
             deadline: None,
-            interrupted: Box::pin(tokio::signal::ctrl_c()),
+            interrupted,
             stop: None,
             most_returns: 0,
             next_may_overtake: false,
@@ -164,11 +178,10 @@ impl Scan {
         self.limit.advice
     }
 
-    /// Waits for Ctrl-C; returns at once if it was pressed before. Cancel safe.
+    /// Waits for an interruption; returns at once if there was one before. Cancel safe.
     pub(crate) async fn wait_interrupted(&mut self) {
         if self.stop != Some(Stop::Interrupted) {
-            // If the system cannot report Ctrl-C, it counts as pressed.
-            let _ = self.interrupted.as_mut().await;
+            self.interrupted.as_mut().await;
             self.stop = Some(Stop::Interrupted);
         }
     }

@@ -44,11 +44,11 @@ impl Console {
         }
     }
 
-    /// Interrupts the process like Ctrl-C, and waits for its end.
-    pub(crate) async fn interrupt(&mut self) {
+    /// Sends the process a signal, such as `INT` for Ctrl-C, and waits for its end.
+    pub(crate) async fn end(&mut self, signal: &str) {
         let pid = self.process.id().expect("it runs");
         // The shell's own `kill`: not every machine has the program.
-        printed(Command::new("/bin/sh").args(["-c", &format!("kill -INT {pid}")])).await;
+        printed(Command::new("/bin/sh").args(["-c", &format!("kill -{signal} {pid}")])).await;
         let ended = timeout(LIMIT, self.process.wait()).await;
         assert!(ended.expect("it ends").expect("a status").success());
     }

@@ -291,6 +291,14 @@ async fn dead_letters_are_retried_and_dropped() {
         .await;
     let arguments = shown.lines()[0]["arguments"].clone();
     assert!(arguments.as_str().unwrap().contains("\"hello\""), "{arguments}");
+    // Text, because the page would round large numbers.
+    for part in ["headers", "properties"] {
+        let text = shown.lines()[0][part].as_str().expect("text").to_owned();
+        assert!(
+            serde_json::from_str::<Value>(&text).unwrap().is_object(),
+            "{text}"
+        );
+    }
 
     shop.has_route.send_replace(true);
     // Without a selection, nothing is selected.
@@ -371,6 +379,14 @@ async fn a_retry_that_breaks_off_tells_what_it_has_done() {
 }
 
 #[tokio::test]
+async fn signals_end_the_console() {
+    let vhost = Vhost::new().await;
+    for signal in ["INT", "TERM", "HUP"] {
+        Console::start(&vhost.url(), &[]).await.end(signal).await;
+    }
+}
+
+#[tokio::test]
 async fn ctrl_c_stops_a_retry_between_two_letters() {
     const LETTERS: u32 = 200;
     let vhost = Vhost::new().await;
@@ -393,7 +409,7 @@ async fn ctrl_c_stops_a_retry_between_two_letters() {
     until("a letter is retried", SOON, async || Ok(depth("mail").await > 0))
         .await
         .unwrap();
-    console.interrupt().await;
+    console.end("INT").await;
     until("the others are back", SOON, async || {
         Ok(depth("mail").await + depth("mail.dead").await >= LETTERS)
     })

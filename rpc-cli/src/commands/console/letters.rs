@@ -10,7 +10,7 @@ use crate::dead_letters::find::find;
 use crate::dead_letters::headers::properties_json;
 use crate::dead_letters::letter::Letter;
 use crate::dead_letters::retry::{Retried, retry};
-use crate::dead_letters::scan::{HoldLimit, Scan};
+use crate::dead_letters::scan::{HoldLimit, Interrupted, Scan};
 use crate::dead_letters::{parse_queue, wanted};
 use crate::failure::Failure;
 use crate::options::Options;
@@ -68,8 +68,12 @@ enum Action {
 }
 
 /// Returns the first letters of a queue.
-pub(super) async fn list(request: ListRequest, options: &Options) -> Result<Value, Failure> {
-    let mut scan = open(&request.queue, options).await?;
+pub(super) async fn list(
+    request: ListRequest,
+    interrupted: Interrupted,
+    options: &Options,
+) -> Result<Value, Failure> {
+    let mut scan = open(&request.queue, interrupted, options).await?;
     let mut letters = Vec::new();
     let looked = async {
         while letters.len() < MAX_SHOWN
@@ -86,10 +90,14 @@ pub(super) async fn list(request: ListRequest, options: &Options) -> Result<Valu
     Ok(json!({"letters": letters, "more": more, "notes": notes}))
 }
 
-/// Returns everything that is in a letter. Its arguments are JSON text.
-pub(super) async fn show(request: ShowRequest, options: &Options) -> Result<Value, Failure> {
+/// Returns everything that is in a letter. Its arguments, properties and headers are JSON text.
+pub(super) async fn show(
+    request: ShowRequest,
+    interrupted: Interrupted,
+    options: &Options,
+) -> Result<Value, Failure> {
     let ids = parse_ids(vec![request.id])?;
-    let mut scan = open(&request.queue, options).await?;
+    let mut scan = open(&request.queue, interrupted, options).await?;
     let needs_bodies = true;
     let found = find(&mut scan, &request.queue, &ids, needs_bodies).await;
     let (_, finished) = scan.finish().await;
@@ -101,8 +109,9 @@ pub(super) async fn show(request: ShowRequest, options: &Options) -> Result<Valu
 fn letter_json(letter: &Letter) -> Value {
     let mut json = letter.facts.json(&letter.id);
     json["arguments"] = letter.arguments().into();
-    json["properties"] = properties_json(&letter.message.properties);
-    json["headers"] = letter.headers();
+    // As text, because the page would round large numbers.
+    json["properties"] = properties_json(&letter.message.properties).to_string().into();
+    json["headers"] = letter.headers().to_string().into();
     json
 }
 
@@ -114,7 +123,11 @@ pub(super) struct Changed {
 }
 
 /// Retries or drops letters. Fails if nothing was begun.
-pub(super) async fn change(request: ChangeRequest, options: &Options) -> Result<Changed, Failure> {
+pub(super) async fn change(
+    request: ChangeRequest,
+    interrupted: Interrupted,
+    options: &Options,
+) -> Result<Changed, Failure> {
     let ids = match request.letters {
         Selected::All => None,
         Selected::Ids(ids) => Some(parse_ids(ids)?),
@@ -126,7 +139,7 @@ pub(super) async fn change(request: ChangeRequest, options: &Options) -> Result<
         stayed: 0,
         reasons: Vec::new(),
     };
-    let mut scan = open(&change.queue, options).await?;
+    let mut scan = open(&change.queue, interrupted, options).await?;
     let changed = change.apply(ids.as_deref(), &mut scan).await;
     let (notes, finished) = scan.finish().await;
     let report = json!({
@@ -199,12 +212,12 @@ impl Change {
     }
 }
 
-async fn open(queue: &str, options: &Options) -> Result<Scan, Failure> {
+async fn open(queue: &str, interrupted: Interrupted, options: &Options) -> Result<Scan, Failure> {
     let queue = parse_queue(queue).map_err(|reason| {
         let message = format!("{:?} has no dead letters: {reason}", dead_queue(queue));
         Failure::Usage { message, hint: None }
     })?;
-    Scan::open(&queue, HOLD, options).await
+    Scan::open(&queue, HOLD, interrupted, options).await
 }
 
 fn parse_ids(ids: Vec<String>) -> Result<Vec<String>, Failure> {

@@ -1,7 +1,6 @@
 //! The HTTP server: which requests there are, who may send them, and how many at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,7 +13,7 @@ use axum::{Json, Router};
 use futures_util::{Stream, StreamExt as _};
 use rpc_runtime::Broker;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::access::{Access, Refusal};
@@ -23,6 +22,7 @@ use super::calls::{self, CallRequest, failure_json};
 use super::collector::Collector;
 use super::letters::{self, ChangeRequest, Changed, ListRequest, ShowRequest};
 use super::live;
+use crate::dead_letters::scan::Interrupted;
 use crate::failure::Failure;
 use crate::lookup;
 use crate::options::Options;
@@ -54,7 +54,7 @@ pub(super) struct ConsoleState {
     /// Held while dead letters are looked at: a letter that is held is hidden from others.
     letters: Arc<Mutex<()>>,
     /// Whether the process is about to end. Then no other look at dead letters begins.
-    is_ending: AtomicBool,
+    is_ending: watch::Sender<bool>,
 }
 
 impl ConsoleState {
@@ -75,16 +75,25 @@ impl ConsoleState {
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             letters: Arc::default(),
-            is_ending: AtomicBool::new(false),
+            is_ending: watch::Sender::new(false),
         }
     }
 
     /// Refuses looks at dead letters from now on, and waits for the end of one that is under way: a
     /// letter whose retry breaks off may be in two queues.
     pub(super) async fn finish_letters(&self) {
-        self.is_ending.store(true, Ordering::SeqCst);
+        self.is_ending.send_replace(true);
         // If this takes too long, the broker puts the letters back when the process ends.
         let _ = timeout(LETTERS_LIMIT, self.letters.lock()).await;
+    }
+
+    /// Returns a future that completes when the console is ending.
+    fn interrupted(&self) -> Interrupted {
+        let mut is_ending = self.is_ending.subscribe();
+        Box::pin(async move {
+            // An error means that the console has ended.
+            let _ = is_ending.wait_for(|is_ending| *is_ending).await;
+        })
     }
 
     /// Fails if the console is read-only. Called before calls, and before retries and drops.
@@ -160,8 +169,10 @@ async fn list_letters(
     State(console): Shared,
     Json(request): Json<ListRequest>,
 ) -> Result<Json<Value>, Refused> {
-    let options = console.options.clone();
-    let listed = with_letters(&console, async move { letters::list(request, &options).await });
+    let (options, interrupted) = (console.options.clone(), console.interrupted());
+    let listed = with_letters(&console, async move {
+        letters::list(request, interrupted, &options).await
+    });
     Ok(Json(listed.await??))
 }
 
@@ -169,8 +180,10 @@ async fn show_letter(
     State(console): Shared,
     Json(request): Json<ShowRequest>,
 ) -> Result<Json<Value>, Refused> {
-    let options = console.options.clone();
-    let shown = with_letters(&console, async move { letters::show(request, &options).await });
+    let (options, interrupted) = (console.options.clone(), console.interrupted());
+    let shown = with_letters(&console, async move {
+        letters::show(request, interrupted, &options).await
+    });
     Ok(Json(shown.await??))
 }
 
@@ -179,8 +192,10 @@ async fn change_letters(
     Json(request): Json<ChangeRequest>,
 ) -> Result<Json<Value>, Refused> {
     console.check_may_change()?;
-    let options = console.options.clone();
-    let changed = with_letters(&console, async move { letters::change(request, &options).await });
+    let (options, interrupted) = (console.options.clone(), console.interrupted());
+    let changed = with_letters(&console, async move {
+        letters::change(request, interrupted, &options).await
+    });
     let Changed { report, failure } = changed.await??;
     match failure {
         None => Ok(Json(report)),
@@ -202,7 +217,7 @@ async fn with_letters<T: Send + 'static>(
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
     };
     // Checked with the lock: either `finish_letters` has said so before, or it waits for the lock.
-    if console.is_ending.load(Ordering::SeqCst) {
+    if *console.is_ending.borrow() {
         let message = "the console is ending";
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::report::{MAX_LISTED, Report};
 use super::selection::Selection;
 use crate::dead_letters::find::find;
-use crate::dead_letters::scan::Scan;
+use crate::dead_letters::scan::{Scan, ctrl_c};
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -47,7 +47,7 @@ impl DropLetters {
                 "confirm it with `--yes`, or see with `--dry-run` what would be deleted",
             ));
         }
-        let mut scan = Scan::open(queue, self.selection.hold.limit(), options).await?;
+        let mut scan = Scan::open(queue, self.selection.hold.limit(), ctrl_c(), options).await?;
         let mut report = Report::new("dropped", self.selection.dry_run);
         let dropped = self
             .drop_selected(queue, asks, &mut scan, &mut report, output)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::filter::Filter;
 use super::hold::Hold;
 use crate::dead_letters::letter::Facts;
-use crate::dead_letters::scan::Scan;
+use crate::dead_letters::scan::{Scan, ctrl_c};
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -45,7 +45,7 @@ impl ListLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         let now = SystemTime::now();
-        let mut scan = Scan::open(queue, self.hold.limit(), options).await?;
+        let mut scan = Scan::open(queue, self.hold.limit(), ctrl_c(), options).await?;
         let letters = self.letters(&mut scan, now).await;
         let (left, stop) = (scan.left, scan.stop);
         let (notes, finished) = scan.finish().await;

@@ -8,7 +8,7 @@ use super::selection::Selection;
 use crate::dead_letters::find::find;
 use crate::dead_letters::letter::Letter;
 use crate::dead_letters::retry::{Retried, obstacle, retry};
-use crate::dead_letters::scan::Scan;
+use crate::dead_letters::scan::{Scan, ctrl_c};
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
@@ -33,7 +33,7 @@ impl RetryLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         self.selection.check()?;
-        let mut scan = Scan::open(queue, self.selection.hold.limit(), options).await?;
+        let mut scan = Scan::open(queue, self.selection.hold.limit(), ctrl_c(), options).await?;
         let mut run = Retry {
             queue,
             report: Report::new("retried", self.selection.dry_run),

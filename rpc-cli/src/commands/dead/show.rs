@@ -9,7 +9,7 @@ use super::hold::Hold;
 use crate::dead_letters::find::find;
 use crate::dead_letters::headers::properties_json;
 use crate::dead_letters::letter::{Letter, time_at};
-use crate::dead_letters::scan::Scan;
+use crate::dead_letters::scan::{Scan, ctrl_c};
 use crate::dead_letters::wanted::parse_id;
 use crate::failure::{Failure, Outcome};
 use crate::options::Options;
@@ -41,7 +41,7 @@ impl ShowLetter {
         options: &Options,
         output: &Output,
     ) -> Result<Outcome, Failure> {
-        let mut scan = Scan::open(queue, self.hold.limit(), options).await?;
+        let mut scan = Scan::open(queue, self.hold.limit(), ctrl_c(), options).await?;
         let needs_bodies = true;
         let found = find(&mut scan, queue, std::slice::from_ref(&self.id), needs_bodies).await;
         let (notes, finished) = scan.finish().await;

@@ -155,8 +155,7 @@ function button(text, className, onclick) {
 
 function letterDetails(letter) {
   const section = (name, content) => (content ? [h("h3", {}, name), content] : []);
-  const json = (value) =>
-    h("pre", { class: "json" }, ...show(typeof value === "string" ? value : JSON.stringify(value)));
+  const json = (text) => h("pre", { class: "json" }, ...show(text));
   return h(
     "div",
     {},
@@ -167,7 +166,7 @@ function letterDetails(letter) {
         ? h("p", { class: "muted" }, "They cannot be read.")
         : json(letter.arguments),
     ),
-    section("Headers", Object.keys(letter.headers).length > 0 ? json(letter.headers) : null),
+    section("Headers", letter.headers !== "{}" ? json(letter.headers) : null),
     section("Properties", json(letter.properties)),
   );
 }
