@@ -67,4 +67,15 @@ await withPage(async (page) => {
     ],
   });
   await done("failures");
+
+  // Text cannot change the direction of what follows it.
+  const texts = await page.evaluate(async () => {
+    const { h, setText } = await import("/dom.js");
+    const element = h("p", { title: "a\u202eb" }, "c\u2066d\n", ["e\u001b\u009b"]);
+    const later = h("p");
+    setText(later, "f\u202e");
+    return [element.title, element.textContent, later.textContent];
+  });
+  assert.deepEqual(texts, ["a\\u202eb", "c\\u2066d\ne\\u001b\\u009b", "f\\u202e"]);
+  await done("controls");
 });

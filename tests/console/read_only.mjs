@@ -13,5 +13,10 @@ await withPage(async (page) => {
   await page.getByRole("link", { name: "1 · open" }).click();
   await page.locator(".letters tbody tr").first().waitFor();
   assert.equal(await page.getByRole("button", { name: /Retry|Drop/ }).count(), 0);
+  // Also if the page begins there, before it knows that it may only look.
+  await page.reload();
+  await page.locator(".badge", { hasText: "read-only" }).waitFor();
+  await page.locator(".letters tbody tr").first().waitFor();
+  assert.equal(await page.getByRole("button", { name: /Retry|Drop/ }).count(), 0);
   await done("only looks");
 });

@@ -200,11 +200,13 @@ async fn every_schema_has_a_form() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_retry_tells_what_was_done_and_looks_again() {
+async fn a_failed_retry_is_told_and_controls_are_escaped() {
     let vhost = Vhost::new().await;
     let console = Console::start(&vhost.url(), &[]).await;
     let mut script = Script::start("letters.mjs", &console);
     script.has_done("failures").await;
+    script.go_on().await;
+    script.has_done("controls").await;
     script.go_on().await;
     script.end().await;
 }

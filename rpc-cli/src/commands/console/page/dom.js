@@ -2,6 +2,9 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** The attributes whose text people read. */
+const READ_BY_PEOPLE = new Set(["title", "aria-label", "placeholder", "data-label"]);
+
 /** Makes an element: `h("a", { href: "#", onclick: f, class: "x" }, "text", child)`. */
 export function h(tag, properties, ...children) {
   return fill(document.createElement(tag), properties, children);
@@ -16,17 +19,32 @@ function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else if (value === true) element.setAttribute(name, "");
+    else
+      element.setAttribute(name, READ_BY_PEOPLE.has(name) ? visible(String(value)) : String(value));
   }
-  element.append(
-    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
-  );
+  const shown = children
+    .flat()
+    .filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...shown.map((child) => (typeof child === "string" ? visible(child) : child)));
   return element;
+}
+
+/**
+ * Escapes control characters, among them those that change the direction of text: a name must not
+ * look like another one.
+ */
+export function visible(text) {
+  return text.replace(
+    /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /** Sets the text of an element, if it is another one. A selection in unchanged text stays. */
 export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /** Shows documentation. What is in backticks is code; all other markup stays text. */

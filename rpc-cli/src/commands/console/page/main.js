@@ -183,7 +183,11 @@ function update(what) {
   if (what === "hello") {
     setText(broker, state.hello.broker);
     broker.title = `rpc ${state.hello.version}`;
-    readOnly.hidden = !state.hello.read_only;
+    if (readOnly.hidden === state.hello.read_only) {
+      readOnly.hidden = !state.hello.read_only;
+      // The view may have buttons that are not for this console.
+      showView();
+    }
   }
   if (what === "catalog") {
     fillList();
