@@ -1,7 +1,10 @@
 //! Serves HTTP on a limited number of connections.
 
 use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,12 +12,18 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{Sleep, sleep};
 
 /// How long the head of a request may take, from the accept of its connection or the end of the
 /// request before. Connections that send nothing must not keep others out.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a browser may read nothing of an answer. One that has stopped reading must not keep its
+/// call or its place.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Serves up to `max_connections` at a time. Further ones wait until another one ends.
 pub(super) async fn serve(mut listener: TcpListener, max_connections: usize, router: Router) -> Infallible {
@@ -27,7 +36,11 @@ pub(super) async fn serve(mut listener: TcpListener, max_connections: usize, rou
         // Retries after errors.
         let (stream, _) = Listener::accept(&mut listener).await;
         let service = TowerToHyperService::new(router.clone());
-        let served = http.serve_connection(TokioIo::new(stream), service);
+        let connection = Connection {
+            stream,
+            stalled: None,
+        };
+        let served = http.serve_connection(TokioIo::new(connection), service);
         tokio::spawn(async move {
             // An error only ends this connection: the browser may have gone away.
             let _ = served.await;
@@ -36,14 +49,93 @@ pub(super) async fn serve(mut listener: TcpListener, max_connections: usize, rou
     }
 }
 
+/// A connection whose writes fail once one of them has waited for [`STALL_LIMIT`].
+struct Connection {
+    stream: TcpStream,
+    /// Completes at the limit. `None` if no write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    fn limit<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.limit(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.limit(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::timeout;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_not_read_makes_room() {
+        // More than the buffers of sockets hold.
+        let large = get(async || vec![b'x'; 64 * 1024 * 1024]);
+        let router = Router::new()
+            .route("/large", large)
+            .route("/", get(async || "done"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, 1, router));
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        first.write_all(request).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        second.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let read = timeout(STALL_LIMIT * 100, second.read_to_string(&mut answer)).await;
+        read.expect("the first connection is closed").unwrap();
+        assert!(answer.ends_with("done"), "{answer}");
+        serving.abort();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_makes_room() {
