@@ -33,6 +33,10 @@ for (const value of values) {
   assert.deepEqual(JSON.parse(write(parse(JSON.stringify(value, null, 7)))), value);
 }
 
+// Lines do not begin with more spaces than a page can show.
+const deep = `${"[".repeat(150)}${"1,".repeat(20_000)}1${"]".repeat(150)}`;
+assert.equal(pretty(deep), deep);
+
 // What is no JSON is refused.
 for (const text of ["", "{", "[1,]", "{a:1}", "1 2", "01", "'a'", '"\n"', "nul", "[1}"]) {
   assert.throws(() => parse(text), SyntaxError, text);

@@ -11,6 +11,9 @@ const MAX_DEPTH = 200;
 /** How long a text may be to be shown in colors. */
 const MAX_COLORED = 100_000;
 
+/** How many spaces are put at the beginnings of lines. */
+const MAX_SPACES = 2_000_000;
+
 /** How much of a text is shown. */
 const MAX_SHOWN = 1_000_000;
 
@@ -82,15 +85,26 @@ export function write(value) {
   return value.text;
 }
 
-/** Puts JSON text on several lines. Text that is no JSON stays as it is. */
+/** Puts JSON text on several lines. Text that would have too many spaces then stays as it is. */
 export function pretty(text) {
-  return [...prettyTokens(text)].map((token) => token.text).join("");
+  try {
+    return [...prettyTokens(text)].map((token) => token.text).join("");
+  } catch (error) {
+    if (error instanceof RangeError) return text;
+    throw error;
+  }
 }
 
 function* prettyTokens(text) {
   let depth = 0;
   let last = "";
-  const newLine = () => ({ kind: "space", text: `\n${"  ".repeat(depth)}` });
+  let spaces = 0;
+  const newLine = () => {
+    // Deeply nested values would have much more of them than text.
+    spaces += 2 * depth;
+    if (spaces > MAX_SPACES) throw new RangeError("the lines have too many spaces");
+    return { kind: "space", text: `\n${"  ".repeat(depth)}` };
+  };
   const all = [...tokens(text)];
   for (const [index, token] of all.entries()) {
     const closes = token.kind === "}" || token.kind === "]";
