@@ -102,11 +102,15 @@ fn first_commands(name: &ProjectName, path: &Path) -> String {
     )
 }
 
-/// Returns the text as a POSIX shell reads it as one word.
-fn shell_word(text: &str) -> String {
+/// Returns the path as a POSIX shell and its `cd` read it as one word, which is no option.
+fn shell_word(path: &str) -> String {
+    let text = match path.starts_with('-') {
+        true => format!("./{path}"),
+        false => path.to_owned(),
+    };
     let is_plain = |character: char| character.is_alphanumeric() || "/._-+,@%".contains(character);
     match text.chars().all(is_plain) {
-        true => text.to_owned(),
+        true => text,
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
@@ -141,6 +145,8 @@ README.md says more."
             ("my shop", "'my shop'"),
             ("it's", r"'it'\''s'"),
             ("$HOME", "'$HOME'"),
+            ("-", "./-"),
+            ("-my shop", "'./-my shop'"),
         ] {
             assert_eq!(shell_word(path), word);
         }

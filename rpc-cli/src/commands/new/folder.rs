@@ -69,6 +69,10 @@ impl NewFolder {
             }
             fs::write(path, &file.text)?;
         }
+        // An empty folder that is replaced may be private.
+        if let Ok(replaced) = fs::metadata(&self.path) {
+            fs::set_permissions(&project, replaced.permissions())?;
+        }
         fs::rename(&project, &self.path)
     }
 }
@@ -216,6 +220,12 @@ mod tests {
         create(&new, &[file("a")]).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
         assert_eq!(mode(&new), mode(&made));
+        // One that is replaced stays private.
+        let private = parent.path().join("private");
+        fs::create_dir(&private).unwrap();
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+        create(&private, &[file("a")]).unwrap();
+        assert_eq!(mode(&private) & 0o777, 0o700);
     }
 
     #[test]
