@@ -77,5 +77,17 @@ await withPage(async (page) => {
     return [element.title, element.textContent, later.textContent];
   });
   assert.deepEqual(texts, ["a\\u202eb", "c\\u2066d\ne\\u001b\\u009b", "f\\u202e"]);
+
+  // Keys of services differ, whatever their names.
+  const keys = await page.evaluate(async () => {
+    const { methodKey, serviceKey } = await import("/state.js");
+    const plain = { name: "Orders", queue: "orders" };
+    const [one, other] = [
+      { name: "a", queue: "b@c" },
+      { name: "a@b", queue: "c" },
+    ];
+    return [methodKey(plain, "get"), serviceKey(one) === serviceKey(other)];
+  });
+  assert.deepEqual(keys, ["Orders@orders/get", false]);
   await done("controls");
 });

@@ -168,6 +168,7 @@ async fn a_call_is_answered_in_lines_with_all_digits() {
     // Nothing was sent, and the reason is told.
     for (request, status) in [
         (call("gte", &json!({})), 404),
+        (json!({"service": "Orders"}), 422),
         (
             json!({"service": "Orders", "queue": "orders", "method": "get", "arguments": "@/etc/passwd"}),
             400,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -150,9 +150,12 @@ async fn live(State(console): Shared) -> Result<Response, Refused> {
 }
 
 /// The call is dropped with the response if the page no longer reads it.
-async fn call(State(console): Shared, Json(request): Json<CallRequest>) -> Result<Response, Refused> {
+async fn call(State(console): Shared, request: Request) -> Result<Response, Refused> {
     console.check_may_change()?;
     let permit = permit_of(&console.calls, "too many calls of this console are running")?;
+    // The body is read with the permit, so few of them are kept at a time.
+    let read = Json::<CallRequest>::from_request(request, &()).await;
+    let Json(request) = read.map_err(|rejection| Refused::new(rejection.status(), &rejection.body_text()))?;
     let known = console.collector.service(&request.queue, &request.service);
     let service = match known {
         Some(service) => service,

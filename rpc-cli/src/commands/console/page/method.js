@@ -4,7 +4,7 @@ import { callPanel } from "./call.js";
 import { callsTable } from "./calls.js";
 import { charts } from "./charts.js";
 import { docs, h, plural, setText, showCount, showRate, showTime } from "./dom.js";
-import { methodKey, state } from "./state.js";
+import { methodKey, serviceKey, state } from "./state.js";
 
 /** How many panels keep what was entered and answered. */
 const MAX_PANELS = 40;
@@ -147,7 +147,7 @@ export function methodView(service, method) {
   );
 
   const update = () => {
-    const known = state.services.get(`${service.name}@${service.queue}`) ?? service;
+    const known = state.services.get(serviceKey(service)) ?? service;
     const queue = state.queues.get(service.queue);
     const row = state.methods.get(key);
     gone.hidden = !known.isGone;

@@ -8,6 +8,9 @@ const MAX_POINTS = 150;
 /** How many comings and goings of workers are kept. */
 const MAX_CHANGES = 100;
 
+/** How many services without workers are kept. */
+const MAX_GONE = 50;
+
 /** How many calls of this page are kept, without what was sent and answered. */
 const MAX_CALLS = 50;
 
@@ -47,8 +50,10 @@ export function changed(what) {
   for (const listener of listeners) listener(what);
 }
 
-export const serviceKey = (service) => `${service.name}@${service.queue}`;
-export const methodKey = (service, method) => `${service.name}@${service.queue}/${method}`;
+/** Encoded, because a name may have an `@` or a `/`. */
+export const serviceKey = ({ name, queue }) =>
+  `${encodeURIComponent(name)}@${encodeURIComponent(queue)}`;
+export const methodKey = (service, method) => `${serviceKey(service)}/${method}`;
 
 /** Learns what runs, for as long as the page is open. */
 export async function follow() {
@@ -86,8 +91,10 @@ function applyCatalog({ services, hidden_services, hidden_methods }) {
     services.map((service) => [serviceKey(service), { ...service, isGone: false }]),
   );
   // A service without workers stays, so that what is open of it does not disappear.
+  let gone = 0;
   for (const [key, known] of state.services) {
-    if (!running.has(key)) running.set(key, { ...known, isGone: true, workers: [] });
+    if (!running.has(key) && gone++ < MAX_GONE)
+      running.set(key, { ...known, isGone: true, workers: [] });
   }
   const byName = (a, b) => a[0].localeCompare(b[0], "en");
   state.services = new Map([...running].sort(byName));
