@@ -355,7 +355,7 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
             "RPC_RUNTIME_TLS_CA_FILE, RPC_RUNTIME_TLS_CERTIFICATE_FILE and RPC_RUNTIME_TLS_KEY_FILE set the files with certificates"
         }
         BrokerError::Exchange { .. } => {
-            "broadcasts and searching for workers need permission to write to rpc.control; `rpc call --queue` does not"
+            "broadcasts and searching for workers need permission to write to rpc.control; calls with `--queue` do not"
         }
         BrokerError::Queue { queue, .. } if queue.ends_with(".dead") => {
             "`rpc dead` needs permission to read this queue"
