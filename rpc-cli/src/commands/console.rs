@@ -127,7 +127,8 @@ impl Console {
         let port = listening.port();
         let host = match (self.hosts.first(), listening.ip()) {
             (Some(name), _) => format!("{name}:{port}"),
-            // A page opens it on this machine. `localhost` may be another address, with another server.
+            // A page opens it on this machine. `localhost` may be another address, with another
+            // server.
             (None, IpAddr::V4(ip)) if ip.is_unspecified() => format!("127.0.0.1:{port}"),
             (None, IpAddr::V6(ip)) if ip.is_unspecified() => format!("[::1]:{port}"),
             (None, _) => listening.to_string(),

@@ -155,8 +155,8 @@ fn workers(found: &Discovered<WorkerDescription>) -> String {
 }
 
 /// Returns services and workers as JSON. `methods` are those of the service's most common
-/// description, `versions` is how many descriptions differ, and `refused` is how many workers refused
-/// to answer.
+/// description, `versions` is how many descriptions differ, and `refused` is how many workers
+/// refused to answer.
 fn json_of(found: &Discovered<WorkerDescription>, depths: &Depths) -> Value {
     let services = found.services();
     let services = services.iter().map(|service| {

@@ -97,8 +97,8 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
-                // The stream began while the call waited for a session, or by another attempt that a
-                // layer made. No other request may be sent. If this attempt sent none, it watches
+                // The stream began while the call waited for a session, or by another attempt that
+                // a layer made. No other request may be sent. If this attempt sent none, it watches
                 // this session.
                 if self.plan().has_stream_begun() {
                     self.last_session.get_or_insert(session);

@@ -165,8 +165,8 @@ struct Change {
 }
 
 impl Change {
-    /// Retries or drops the letters with these ids, or all if `ids` is `None`. Counts what became of
-    /// them. If an id matches no letter, or several, none is changed.
+    /// Retries or drops the letters with these ids, or all if `ids` is `None`. Counts what became
+    /// of them. If an id matches no letter, or several, none is changed.
     async fn apply(&mut self, ids: Option<&[String]>, scan: &mut Scan) -> Result<(), Failure> {
         let Some(ids) = ids else {
             while let Some(letter) = scan.next().await? {

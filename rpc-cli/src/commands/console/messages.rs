@@ -84,11 +84,11 @@ impl Limits {
 
 fn service(found: &FoundService<'_>, limits: &mut Limits) -> Option<Value> {
     let described = &limits.limited(found.descriptions.first()?);
-    // Without schemas of its own, the service gets some that are made from the spelling of its types,
-    // so that the page can show input fields for arguments such as `Vec<u64>`.
+    // Without schemas of its own, the service gets some that are made from the spelling of its
+    // types, so that the page can show input fields for arguments such as `Vec<u64>`.
     let service = with_schemas(described);
-    // Only the service's own schemas tell what its types are: those made from the spelling allow any
-    // value for them.
+    // Only the service's own schemas tell what its types are: those made from the spelling allow
+    // any value for them.
     let type_lines = described.definitions.iter();
     let type_lines = type_lines.flat_map(|(name, schema)| schema_text::definition(name, schema));
     Some(json!({

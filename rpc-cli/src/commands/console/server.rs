@@ -210,7 +210,8 @@ async fn change_letters(
     }
 }
 
-/// Runs what holds dead letters, one at a time, and to its end even if the page is closed meanwhile.
+/// Runs what holds dead letters, one at a time, and to its end even if the page is closed
+/// meanwhile.
 async fn with_letters<T: Send + 'static>(
     console: &ConsoleState,
     looking: impl Future<Output = T> + Send + 'static,
@@ -279,7 +280,8 @@ impl From<Failure> for Refused {
     }
 }
 
-/// Returns what to do about a failure. Its own hint is about quotes for the shell if JSON is invalid.
+/// Returns what to do about a failure. Its own hint is about quotes for the shell if JSON is
+/// invalid.
 fn page_hint(failure: &Failure) -> Option<String> {
     match failure {
         Failure::InvalidJson { .. } => Some("write it like {\"id\": \"user:12345\"}".to_owned()),

@@ -1,8 +1,8 @@
 //! The files of a new project, made from the files in `templates/new`.
 //!
 //! The templates of manifests have another name, because cargo would take their folder for a
-//! package of its own and leave it out of ours. Those of ignore files would take effect here. That of
-//! the README is no page of this repository, for which checks of `*.md` files would take it.
+//! package of its own and leave it out of ours. Those of ignore files would take effect here. That
+//! of the README is no page of this repository, for which checks of `*.md` files would take it.
 
 use super::name::ProjectName;
 use super::runtime::{RUST_VERSION, Runtime};

@@ -63,7 +63,8 @@ pub(super) struct InFlightMessages {
     refusals: Refusals,
     /// The number of the next message at the last call of [`old_messages`](Self::old_messages).
     old_before: u64,
-    /// The latest time to close the channel. Set once a queue has nacked everything from it for 10 s.
+    /// The latest time to close the channel. Set once a queue has nacked everything from it for 10
+    /// s.
     close_deadline: Option<Instant>,
     /// Why nothing can be sent any more.
     lost: Option<BrokerError>,
