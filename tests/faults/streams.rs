@@ -1,7 +1,7 @@
 //! A stream whose worker or caller is killed ends in time, on both sides; one whose broker is
-//! killed goes on if its reply queue is resumable, or ends with an error; one that lasts longer than the
-//! broker waits for acknowledgements is exact; and a worker that stops ends its streams within its
-//! limit.
+//! killed goes on if its reply queue is resumable, or ends with an error; one that lasts longer
+//! than the broker waits for acknowledgements is exact; and a worker that stops ends its streams
+//! within its limit.
 
 use std::env;
 use std::time::Duration;

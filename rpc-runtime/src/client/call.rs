@@ -203,7 +203,8 @@ impl<T, E> Call<T, E> {
     /// The job waits in retry queues at the broker. The delay is rounded up to a tenth of a second
     /// and to two significant digits: 3,660 s become 3,700 s. A long delay consists of several
     /// waits, of which a worker starts the next. If none is connected when a wait ends, the rest of
-    /// the delay begins once one connects. A client [without a broker](crate::ClientBuilder::in_process) ignores the delay.
+    /// the delay begins once one connects. A client
+    /// [without a broker](crate::ClientBuilder::in_process) ignores the delay.
     ///
     /// The call fails with [`CallError::CannotDelay`] if the method is not a job (`#[rpc(oneway,
     /// idempotent)]`), or if the delay is longer than 30 days.
