@@ -191,6 +191,7 @@ impl InFlightCalls {
                 }
                 return false;
             }
+            Arrival::Late => return false,
             Arrival::Continues { is_first, answer } => {
                 if let Some((worker, grant)) = answer {
                     self.control_messages.grant(worker, grant);

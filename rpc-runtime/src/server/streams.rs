@@ -38,8 +38,9 @@ pub(super) const SEND_LIMIT: Duration = Duration::from_secs(60);
 /// that it gets count as a stream without items.
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// The header that identifies the worker.
-    worker: String,
+    worker: WorkerIdentity,
+    /// The number of the stream that began last. No two streams of the worker have the same.
+    last_run: AtomicU64,
     /// By the ids of requests.
     running: Mutex<HashMap<Uuid, RunningStream, RandomState>>,
 }
@@ -54,7 +55,8 @@ struct RunningStream {
 impl Streams {
     pub(super) fn new(identity: &WorkerIdentity) -> Self {
         Self {
-            worker: identity.header(false),
+            worker: identity.clone(),
+            last_run: AtomicU64::new(0),
             running: Mutex::default(),
         }
     }
@@ -80,6 +82,12 @@ impl Streams {
         self.lock().contains_key(&id)
     }
 
+    /// Returns the header of the next stream's messages.
+    fn next_run(&self) -> String {
+        let last = self.last_run.fetch_add(1, Ordering::Relaxed);
+        self.worker.header_of_run(last + 1)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, RunningStream, RandomState>> {
         // Each change is a single step, so a panic leaves no inconsistent state.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -91,6 +99,8 @@ impl Streams {
 pub(super) struct StreamSender {
     streams: Arc<Streams>,
     id: Uuid,
+    /// The header that identifies the worker and this run of the method.
+    run: String,
     to: ReplyTo,
     codec: Codec,
     channel: Arc<ReplyChannel>,
@@ -145,6 +155,7 @@ impl StreamSender {
             Entry::Vacant(place) => _ = place.insert(stream),
         }
         Some(Self {
+            run: streams.next_run(),
             streams: Arc::clone(streams),
             id,
             to,
@@ -191,7 +202,7 @@ impl StreamSender {
             // for them.
             Some(failure) => {
                 let mut reply = Reply::fault(self.codec, failure);
-                self.add_worker(&mut reply);
+                self.add_run(&mut reply);
                 reply
             }
         }
@@ -204,13 +215,13 @@ impl StreamSender {
             true => end_of_stream(reply, self.sent()),
             false => reply,
         };
-        self.add_worker(&mut reply);
+        self.add_run(&mut reply);
         reply
     }
 
-    fn add_worker(&self, reply: &mut Reply) {
-        let worker = self.streams.worker.clone();
-        reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
+    fn add_run(&self, reply: &mut Reply) {
+        let header = ShortStr::from_static(WORKER_HEADER);
+        reply.headers.insert(header, self.run.clone());
     }
 
     /// Tells the caller how many items it may send. Waits until another grant may be sent.
@@ -235,7 +246,7 @@ impl StreamSender {
             unknown_type: Some(kind.into()),
             ..Reply::new(ReplyKind::Result, self.codec, body)
         };
-        self.add_worker(&mut reply);
+        self.add_run(&mut reply);
         Outgoing {
             queue: self.to.address.clone(),
             // A direct reply-to address is no queue: RabbitMQ before 4.2 may return a message that

@@ -43,6 +43,11 @@ impl WorkerIdentity {
         }
     }
 
+    /// Returns the value of the header that identifies the worker and one of its runs of methods.
+    pub(super) fn header_of_run(&self, run: u64) -> String {
+        format!(r#"{{"id":"{}","run":{run}}}"#, self.id)
+    }
+
     pub(super) fn worker(&self) -> Worker {
         Worker {
             id: self.id.to_string(),

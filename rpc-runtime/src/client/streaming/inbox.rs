@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::receiver::{BadStream, Received, Receiver};
 use crate::client::received_reply::ReceivedReply;
+use crate::codec::Codec;
 use crate::describe::Worker;
 use crate::protocol::{
     BadReply, Fault, FaultCode, Grant, ItemList, Items, MAX_CREDIT, Reply, ShortStr, Volume,
@@ -76,6 +77,8 @@ struct State {
 pub(in crate::client) enum Arrival {
     /// Nothing: another worker sent it.
     Foreign,
+    /// Nothing: it is late, from a run that has ended.
+    Late,
     /// The stream goes on.
     Continues {
         /// Whether this is its first message.
@@ -166,6 +169,11 @@ impl ItemInbox {
         self.lock().receiver.window()
     }
 
+    /// Records that the call sends items. They are sent to one run of the method only.
+    pub(in crate::client) fn set_sends_items(&self) {
+        self.lock().receiver.forbid_new_beginning();
+    }
+
     /// Changes what the worker may send at first, before the call begins.
     pub(in crate::client) fn change_window(&self, change: impl FnOnce(&mut Volume)) {
         let mut state = self.lock();
@@ -233,8 +241,8 @@ impl ItemInbox {
         let is_keep_alive = items.items.is_empty();
         let after_last = items.first.saturating_add(items.items.volume().items);
         let received = state.receiver.receive(worker, items);
-        if matches!(received, Ok(Received::Foreign)) {
-            return Arrival::Foreign;
+        if is_unread(&received) {
+            return arrival(received, false, None);
         }
         if is_first {
             state.id = Some(id);
@@ -285,7 +293,7 @@ impl ItemInbox {
             return Arrival::Foreign;
         }
         let ended = state.receiver.end(worker, count, reply);
-        if !matches!(ended, Ok(Received::Foreign)) {
+        if !is_unread(&ended) {
             state.heard_at = Instant::now();
         }
         arrival(ended, false, None)
@@ -406,6 +414,14 @@ pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)
 }
 
+/// Whether a message was not from the run that sends the stream.
+fn is_unread(received: &Result<Received<ReceivedReply>, BadStream>) -> bool {
+    matches!(
+        received,
+        Ok(Received::Foreign | Received::Late | Received::Interrupted)
+    )
+}
+
 fn arrival(
     received: Result<Received<ReceivedReply>, BadStream>,
     is_first: bool,
@@ -413,6 +429,12 @@ fn arrival(
 ) -> Arrival {
     match received {
         Ok(Received::Foreign) => Arrival::Foreign,
+        Ok(Received::Late) => Arrival::Late,
+        Ok(Received::Interrupted) => {
+            let reason = "its worker lost the connection, and began the stream again";
+            let fault = Fault::new(FaultCode::Interrupted, reason);
+            Arrival::Ends(Ok(Reply::fault(Codec::Json, &fault)))
+        }
         Ok(Received::Continues) => Arrival::Continues { is_first, answer },
         Ok(Received::Ends(reply)) => Arrival::Ends(reply),
         Err(BadStream(reason)) => Arrival::Ends(Err(BadReply::Stream(reason))),
@@ -601,6 +623,20 @@ mod tests {
         ));
         let other = inbox.receive(Uuid::new_v4(), WORKER, items(1, 1, 9));
         assert!(matches!(other, Arrival::Foreign));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_method_runs_again_is_interrupted() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let run = |run: u64| WORKER.replace('}', &format!(r#","run":{run}}}"#));
+        inbox.receive(id, &run(7), items(0, 1, 9));
+        assert_eq!(poll(&inbox), 1);
+        let late = inbox.receive(id, &run(6), items(1, 1, 9));
+        assert!(matches!(late, Arrival::Late));
+        let Arrival::Ends(Ok(reply)) = inbox.receive(id, &run(8), items(0, 1, 9)) else {
+            panic!("it ends");
+        };
+        assert_eq!(reply.read_fault().code, FaultCode::Interrupted);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 mod inbox;
 mod receiver;
 mod resumption;
+mod run;
 mod streaming_call;
 
 pub(super) use inbox::{Arrival, ItemInbox, MAX_SILENCE, Overdue, worker_key};

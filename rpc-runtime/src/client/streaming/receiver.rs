@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
+use super::run::{Origin, origin};
 use crate::protocol::{ItemList, Items, Volume};
 
 /// The receiver of one stream. `R` is the reply that ends the stream.
@@ -30,8 +31,11 @@ pub(super) struct Receiver<R> {
     arrived: u64,
     /// The bytes of the largest message. The worker may exceed the credit for bytes by one message.
     largest: u64,
-    /// Who sends the stream, as its messages say. `None` before the first message.
-    worker: Option<String>,
+    /// The run of the method that sends the stream, as its messages identify it. `None` before the
+    /// first message.
+    run: Option<String>,
+    /// Whether the stream may begin anew, as long as the reader has not taken an item.
+    may_begin_anew: bool,
     /// How many items the stream has, and the reply that ends it. `None` until that reply arrives.
     /// The reply waits here while items are missing.
     end: Option<(u64, R)>,
@@ -42,6 +46,10 @@ pub(super) struct Receiver<R> {
 pub(super) enum Received<R> {
     /// Nothing: it is another worker's, which no one reads.
     Foreign,
+    /// Nothing: it is late, from a run that has ended.
+    Late,
+    /// The stream cannot go on: its worker runs the method again.
+    Interrupted,
     /// The stream goes on.
     Continues,
     /// All items have arrived, and this reply ends the stream.
@@ -74,7 +82,8 @@ impl<R> Receiver<R> {
             granted: window,
             arrived: 0,
             largest: 0,
-            worker: None,
+            run: None,
+            may_begin_anew: true,
             end: None,
         }
     }
@@ -89,6 +98,11 @@ impl<R> Receiver<R> {
         self.max_window_bytes = window.bytes;
     }
 
+    /// Keeps the stream from beginning anew: the worker gets items too, which are sent only once.
+    pub(super) fn forbid_new_beginning(&mut self) {
+        self.may_begin_anew = false;
+    }
+
     /// Begins with the window that another receiver has now, before the call begins.
     pub(super) fn continue_window(&mut self, before: &Self) {
         self.set_window(before.window);
@@ -97,7 +111,7 @@ impl<R> Receiver<R> {
 
     /// Whether a message has arrived, other than a reply that ended the stream at once.
     pub(super) fn has_begun(&self) -> bool {
-        self.worker.is_some()
+        self.run.is_some()
     }
 
     /// What the worker may send in total.
@@ -110,15 +124,17 @@ impl<R> Receiver<R> {
         self.next < number
     }
 
-    /// Receives items, which may arrive twice and in any order.
+    /// Receives items, which may arrive twice and in any order. `run` is the header that identifies
+    /// the worker and its run of the method.
     ///
     /// # Errors
     ///
     /// If the worker sent more than it was granted, or an item after the end.
-    pub(super) fn receive(&mut self, worker: &str, items: Items) -> Result<Received<R>, BadStream> {
-        if !self.is_from(worker) {
-            return Ok(Received::Foreign);
+    pub(super) fn receive(&mut self, run: &str, items: Items) -> Result<Received<R>, BadStream> {
+        if let Some(unread) = self.choose_run(Some(run)) {
+            return Ok(unread);
         }
+        self.run.get_or_insert_with(|| run.to_owned());
         let Items { first, items, credit } = items;
         let after_last = first.saturating_add(items.volume().items);
         if !items.is_empty() && after_last > self.granted.items {
@@ -149,11 +165,11 @@ impl<R> Receiver<R> {
     }
 
     /// Receives the reply that ends the stream after `count` items, or at once if it is `None`: the
-    /// reply is a failure then, and items before it may be missing. `worker` is `None` if the reply
-    /// does not say who sent it.
+    /// reply is a failure then, and items before it may be missing. `run` is `None` if the reply does
+    /// not say who sent it.
     ///
     /// Before the first message, any reply ends the stream: its sender may have refused the
-    /// request. Later, only a reply of the worker that sends the stream does. Another worker that
+    /// request. Later, only a reply of the run that sends the stream does. Another worker that
     /// gets the same request cannot know that the stream goes on.
     ///
     /// # Errors
@@ -162,12 +178,12 @@ impl<R> Receiver<R> {
     /// granted. If items are still to come, and the reply does not say of which worker.
     pub(super) fn end(
         &mut self,
-        worker: Option<&str>,
+        run: Option<&str>,
         count: Option<u64>,
         reply: R,
     ) -> Result<Received<R>, BadStream> {
-        if !self.may_be_from(worker) {
-            return Ok(Received::Foreign);
+        if let Some(unread) = self.choose_run(run) {
+            return Ok(unread);
         }
         let Some(count) = count else {
             return Ok(Received::Ends(reply));
@@ -182,7 +198,7 @@ impl<R> Receiver<R> {
         if count > self.granted.items {
             return Err(BadStream("the worker counted more items than it was granted"));
         }
-        if worker.is_none() && count > self.next {
+        if run.is_none() && count > self.next {
             return Err(BadStream(
                 "the end of the stream does not say which worker sent it",
             ));
@@ -191,8 +207,8 @@ impl<R> Receiver<R> {
         self.end.get_or_insert((count, reply));
         let ended = self.ended();
         // A refusal, or an empty stream, has not begun: the call may be made again.
-        if self.worker.is_none() && matches!(ended, Received::Continues) {
-            self.worker = worker.map(str::to_owned);
+        if self.run.is_none() && matches!(ended, Received::Continues) {
+            self.run = run.map(str::to_owned);
         }
         Ok(ended)
     }
@@ -234,17 +250,37 @@ impl<R> Receiver<R> {
         Some(self.granted)
     }
 
-    /// Whether a message may be from the worker that sends the stream: no other worker has begun.
-    /// `worker` is `None` if the message does not say who sent it.
-    pub(super) fn may_be_from(&self, worker: Option<&str>) -> bool {
-        let begun = self.worker.as_deref();
-        begun.is_none_or(|begun| worker == Some(begun))
+    /// Whether a message may be from the run that sends the stream: no other run has begun. `run`
+    /// is `None` if the message does not say who sent it.
+    pub(super) fn may_be_from(&self, run: Option<&str>) -> bool {
+        let begun = self.run.as_deref();
+        begun.is_none_or(|begun| run == Some(begun))
     }
 
-    /// Whether a message is from the worker that sends the stream. The first message decides which
-    /// worker that is.
-    fn is_from(&mut self, worker: &str) -> bool {
-        self.worker.get_or_insert_with(|| worker.to_owned()) == worker
+    /// Decides whether a message of this run is read, which is so if this returns `None`.
+    ///
+    /// The first message decides which run sends the stream. If its worker runs the method again,
+    /// that run has ended. Then the stream begins anew, unless its reader has items of that run.
+    fn choose_run(&mut self, run: Option<&str>) -> Option<Received<R>> {
+        let begun = self.run.as_deref()?;
+        match run.map_or(Origin::OtherWorker, |run| origin(run, begun)) {
+            Origin::SameRun => None,
+            Origin::OtherWorker => Some(Received::Foreign),
+            Origin::EarlierRun => Some(Received::Late),
+            Origin::LaterRun if self.taken == 0 && self.may_begin_anew => {
+                self.begin_anew(run);
+                None
+            }
+            Origin::LaterRun => Some(Received::Interrupted),
+        }
+    }
+
+    /// Forgets the items that have arrived, and begins with those of another run. The reader has
+    /// taken none, so the credit is still that of the request.
+    fn begin_anew(&mut self, run: Option<&str>) {
+        let mut receiver = Self::growing(self.window, self.max_window_bytes);
+        receiver.run = run.map(str::to_owned);
+        *self = receiver;
     }
 
     /// Receives items of which the first has the number `next` or a lower one. Those with lower
@@ -471,6 +507,45 @@ mod tests {
             Receiver::new(window(8)).end(None, Some(0), ()),
             Ok(Received::Ends(()))
         );
+    }
+
+    #[test]
+    fn a_stream_has_the_items_of_one_run() {
+        let run = |run: u64| format!(r#"{{"id":"a","run":{run}}}"#);
+        let [first, second, third] = [1, 2, 3].map(run);
+        let mut receiver = Receiver::<()>::new(window(8));
+        // The first message of the first run was lost.
+        assert_eq!(receiver.receive(&first, items(1, [101])), Ok(Received::Continues));
+        assert_eq!(
+            receiver.receive(&second, items(0, [200])),
+            Ok(Received::Continues)
+        );
+        assert_eq!(receiver.receive(&first, items(0, [100])), Ok(Received::Late));
+        assert_eq!(receiver.end(Some(&first), Some(2), ()), Ok(Received::Late));
+        assert_eq!(taken(&mut receiver), [200]);
+        // The reader has an item of the second one.
+        assert_eq!(
+            receiver.receive(&third, items(0, [300])),
+            Ok(Received::Interrupted)
+        );
+        assert_eq!(receiver.end(Some(&third), Some(0), ()), Ok(Received::Interrupted));
+        assert_eq!(receiver.end(Some(&second), Some(1), ()), Ok(Received::Ends(())));
+    }
+
+    #[test]
+    fn a_stream_that_begins_anew_has_the_credit_of_its_request() {
+        let [first, second] = [r#"{"id":"a","run":1}"#, r#"{"id":"a","run":2}"#];
+        let mut receiver = Receiver::<()>::new(window(2));
+        assert_eq!(receiver.receive(first, message(0, 2)), Ok(Received::Continues));
+        assert_eq!(receiver.end(Some(second), Some(2), ()), Ok(Received::Continues));
+        assert_eq!(receiver.receive(second, message(0, 2)), Ok(Received::Ends(())));
+        assert!(receiver.receive(second, message(2, 1)).is_err());
+        assert_eq!(taken(&mut receiver), [0, 1]);
+        // Items that the caller sends go to one run only.
+        let mut sending = Receiver::<()>::new(window(2));
+        sending.forbid_new_beginning();
+        assert_eq!(sending.receive(first, message(0, 0)), Ok(Received::Continues));
+        assert_eq!(sending.receive(second, message(0, 0)), Ok(Received::Interrupted));
     }
 
     #[test]

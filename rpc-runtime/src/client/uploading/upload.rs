@@ -70,6 +70,7 @@ type EncodedStream = BoxStream<'static, Result<Bytes, EncodeError>>;
 
 impl Upload {
     pub(super) fn new(stream: EncodedStream, inbox: Arc<ItemInbox>, replies_with_items: bool) -> Self {
+        inbox.set_sends_items();
         Self {
             state: Mutex::new(State {
                 stream: Some(stream),
