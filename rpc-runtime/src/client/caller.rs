@@ -10,13 +10,14 @@ use uuid::Uuid;
 use super::broker_call::BrokerCall;
 use super::failures::{broker_error, no_workers_error, refused_error};
 use super::in_flight_call::InFlightCall;
+use super::limiter::Permit;
 use super::options::CallerOptions;
 use super::plan::CallPlan;
 use super::queued_request::time_to_live;
 use super::received_reply::empty_reply;
 use super::session_handle::SessionHandle;
 use super::time_limit::TimeLimit;
-use super::uploading::BrokerLink;
+use super::uploading::{BrokerLink, Upload};
 use crate::error::{BrokerError, CallError};
 use crate::protocol::{
     Executed, Grant, MAX_BROADCAST_BYTES, MAX_ITEM_FRAME_BYTES, Message, Reply, Request, ShortStr, Volume,
@@ -77,10 +78,11 @@ impl Caller {
             if call.plan().method.is_broadcast() {
                 return Box::pin(self.broadcast(call, time_limit)).await;
             }
+            if call.plan().destination.items.is_some() {
+                return Box::pin(self.call_with_items(&call, &time_limit, permit)).await;
+            }
             let outcome = if let Err(too_large) = self.check_size(call.plan()) {
                 Err(too_large)
-            } else if call.plan().destination.upload.is_some() {
-                Box::pin(self.call_with_upload(&call, &time_limit)).await
             } else {
                 BrokerCall::new(
                     &self.session_handle,
@@ -90,30 +92,50 @@ impl Caller {
                 .run()
                 .await
             };
-            if let Some(items) = &call.plan().destination.items {
-                items.show_arrived();
-            }
-            // How long a stream takes is up to its reader.
-            if !call.plan().method.is_oneway() && !call.plan().has_stream_begun() {
+            if !call.plan().method.is_oneway() {
                 permit.record_outcome(&outcome, time_limit);
             }
             outcome
         }
     }
 
-    /// Makes a call that sends items while its method runs.
-    async fn call_with_upload(
+    /// Makes a call with a stream, in either direction.
+    async fn call_with_items(
         &self,
         call: &Arc<InFlightCall>,
         time_limit: &TimeLimit,
+        permit: Permit,
     ) -> Result<Reply, CallError> {
-        let SessionHandle {
-            in_flight, options, ..
-        } = &self.session_handle;
-        let running = BrokerCall::new(&self.session_handle, in_flight.insert(call), time_limit).run();
-        let Some(upload) = &call.plan().destination.upload else {
-            return running.await;
+        self.check_size(call.plan())?;
+        let permit = Arc::new(permit);
+        let destination = &call.plan().destination;
+        if let Some(items) = &destination.items {
+            items.set_permit(Arc::downgrade(&permit), *time_limit);
+        }
+        let in_flight = self.session_handle.in_flight.insert(call);
+        let running = BrokerCall::new(&self.session_handle, in_flight, time_limit).run();
+        let outcome = match &destination.upload {
+            Some(upload) => self.while_items_are_sent(call, upload, running).await,
+            None => running.await,
         };
+        if let Some(items) = &destination.items {
+            items.show_arrived();
+        }
+        // How long a stream takes is up to its reader.
+        if !call.plan().has_stream_begun() {
+            permit.record_outcome(&outcome, *time_limit);
+        }
+        outcome
+    }
+
+    /// Sends the items of a call while its method runs.
+    async fn while_items_are_sent(
+        &self,
+        call: &InFlightCall,
+        upload: &Arc<Upload>,
+        running: impl Future<Output = Result<Reply, CallError>>,
+    ) -> Result<Reply, CallError> {
+        let options = &self.session_handle.options;
         let link = BrokerLink {
             transport: Arc::clone(self.transport()),
             publisher: Arc::clone(&self.session_handle.item_publisher),

@@ -19,7 +19,7 @@ use super::uploading::Upload;
 use crate::codec::Codec;
 use crate::protocol::{
     BadReply, BatchedReply, CREDIT_TYPE, ITEMS_HEADER, ITEMS_TYPE, IncomingGrant, Items, Malformed, Message,
-    Reply, ReplyKind, ShortStr, WORKER_HEADER,
+    QUEUE_TIME_HEADER, Reply, ReplyKind, ShortStr, WORKER_HEADER, read_millis,
 };
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::HasLatestSend;
@@ -153,6 +153,7 @@ impl InFlightCalls {
         let Some(inbox) = &call.plan().destination.items else {
             return false;
         };
+        let queued = read_millis(&message.properties.headers, QUEUE_TIME_HEADER).unwrap_or_default();
         let header = |name| message.properties.headers.get(name).map(str::to_owned);
         let worker = header(WORKER_HEADER);
         let kind = message.properties.kind.as_ref().map(ShortStr::as_str);
@@ -197,6 +198,7 @@ impl InFlightCalls {
                     self.control_messages.grant(worker, grant);
                 }
                 if is_first {
+                    inbox.record_begun(queued);
                     call.on_begun();
                 }
             }

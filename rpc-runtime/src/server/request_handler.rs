@@ -433,7 +433,7 @@ impl RequestHandler {
             return;
         };
         let (codec, channel) = (admitted.invocation.codec(), &self.channel);
-        let Some(sender) = StreamSender::begin(streams, *stream, to, codec, channel) else {
+        let Some(sender) = StreamSender::begin(streams, *stream, to, codec, queue_time, channel) else {
             // The stream of an earlier delivery of the request answers it.
             return acks.ack();
         };

@@ -21,8 +21,8 @@ use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter, Reply,
-    ReplyKind, ShortStr, Volume, WORKER_HEADER,
+    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter,
+    QUEUE_TIME_HEADER, Reply, ReplyKind, ShortStr, Volume, WORKER_HEADER, write_millis,
 };
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
@@ -103,6 +103,8 @@ pub(super) struct StreamSender {
     run: String,
     to: ReplyTo,
     codec: Codec,
+    /// How long the request waited in the queue, for the first message.
+    queue_time: Mutex<Option<Duration>>,
     channel: Arc<ReplyChannel>,
     /// Whether the caller reads items. Otherwise it only sends some.
     has_items: bool,
@@ -140,6 +142,7 @@ impl StreamSender {
         StreamRequest { id, credit, .. }: StreamRequest,
         to: ReplyTo,
         codec: Codec,
+        queue_time: Duration,
         channel: &Arc<ReplyChannel>,
     ) -> Option<Self> {
         let has_items = credit.is_some();
@@ -160,6 +163,7 @@ impl StreamSender {
             id,
             to,
             codec,
+            queue_time: Mutex::new(Some(queue_time)),
             channel: Arc::clone(channel),
             has_items,
             credit,
@@ -247,6 +251,10 @@ impl StreamSender {
             ..Reply::new(ReplyKind::Result, self.codec, body)
         };
         self.add_run(&mut reply);
+        let mut queue_time = self.queue_time.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue_time) = queue_time.take() {
+            write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queue_time);
+        }
         Outgoing {
             queue: self.to.address.clone(),
             // A direct reply-to address is no queue: RabbitMQ before 4.2 may return a message that

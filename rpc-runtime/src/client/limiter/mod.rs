@@ -4,6 +4,9 @@
 //! the reports of overloaded workers (see [`AdaptiveLimit`]). If no permit is free, a call waits
 //! for one until its deadline, or fails at once (see [`WhenFull`]).
 //!
+//! A call with a stream counts towards the adaptive limit until its stream begins: then its request
+//! no longer waits in the queue, and how long it takes is up to its reader.
+//!
 //! If a worker refuses the only call in flight, the client pauses for as long as the worker says.
 //! During the pause the limit is zero: only one important call may be in flight.
 
@@ -50,7 +53,10 @@ pub(crate) struct Limiter {
     /// Name of the RabbitMQ queue, for metrics.
     queue: Box<str>,
     in_flight: AtomicUsize,
-    /// How many calls in flight have a priority above 0.
+    /// How many calls in flight no longer count towards the adaptive limit: their streams have
+    /// begun.
+    streaming: AtomicUsize,
+    /// How many of the calls that count towards the adaptive limit have a priority above 0.
     important: AtomicUsize,
     /// How many calls may be in flight, as last reported to the metrics.
     limit: AtomicUsize,
@@ -87,6 +93,8 @@ pub(super) struct Permit {
     counted: u32,
     generation: u32,
     is_important: bool,
+    /// Whether the call still counts towards the adaptive limit.
+    counts: AtomicBool,
 }
 
 impl Limiter {
@@ -96,6 +104,7 @@ impl Limiter {
         Arc::new(Self {
             queue: queue.into(),
             in_flight: AtomicUsize::new(0),
+            streaming: AtomicUsize::new(0),
             important: AtomicUsize::new(0),
             limit: AtomicUsize::new(max),
             is_reduced: AtomicBool::new(false),
@@ -127,7 +136,7 @@ impl Limiter {
         let generation = self.generation.load(Ordering::Relaxed);
         Some(Permit::new(
             self,
-            (in_flight, generation),
+            (self.counted(in_flight), generation),
             is_important,
             Instant::now(),
         ))
@@ -140,8 +149,8 @@ impl Limiter {
         if !state.adaptive.has_permit(is_important, now) {
             return None;
         }
-        let in_flight = self.try_add_in_flight()?;
-        let sent = state.adaptive.record_sent(in_flight, is_important, now);
+        let counted = self.counted(self.try_add_in_flight()?);
+        let sent = state.adaptive.record_sent(counted, is_important, now);
         Some(Permit::new(self, sent, is_important, now))
     }
 
@@ -221,6 +230,11 @@ impl Limiter {
         others.ok().map(|others| others + 1)
     }
 
+    /// How many of these calls in flight count towards the adaptive limit.
+    fn counted(&self, in_flight: usize) -> usize {
+        in_flight.saturating_sub(self.streaming.load(Ordering::SeqCst))
+    }
+
     /// Grants free permits to waiting calls.
     fn grant(self: &Arc<Self>) {
         loop {
@@ -248,7 +262,7 @@ impl Limiter {
         } else {
             Order::OldestFirst
         };
-        let in_flight = self.try_add_in_flight()?;
+        let counted = self.counted(self.try_add_in_flight()?);
         let next = state.waiting.take_next(min_priority, order, now);
         self.store_waiting(state);
         let Some((priority, waiter)) = next else {
@@ -256,7 +270,7 @@ impl Limiter {
             return None;
         };
         let is_important = is_important(priority);
-        let sent = state.adaptive.record_sent(in_flight, is_important, now);
+        let sent = state.adaptive.record_sent(counted, is_important, now);
         Some((waiter, Permit::new(self, sent, is_important, now)))
     }
 
@@ -268,6 +282,17 @@ impl Limiter {
     /// Takes back the permit of a call that is no longer in flight, and grants free permits to
     /// waiting calls.
     fn release(self: &Arc<Self>, permit: &Permit) {
+        if permit.counts.load(Ordering::SeqCst) {
+            self.stop_counting(permit);
+        } else {
+            self.streaming.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.grant_to_waiting();
+    }
+
+    /// Takes the call that holds this permit out of those that count towards the adaptive limit.
+    fn stop_counting(&self, permit: &Permit) {
         if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();
             state
@@ -277,7 +302,10 @@ impl Limiter {
         if permit.is_important {
             self.important.fetch_sub(1, Ordering::Relaxed);
         }
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Grants free permits if calls wait for any.
+    fn grant_to_waiting(self: &Arc<Self>) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.grant();
         }
@@ -300,7 +328,7 @@ impl Limiter {
             generation: permit.generation,
             is_important: permit.is_important,
             in_flight_now: Count {
-                all: self.in_flight.load(Ordering::SeqCst),
+                all: self.counted(self.in_flight.load(Ordering::SeqCst)),
                 important: self.important.load(Ordering::SeqCst),
             },
             has_waiting_calls: self.waiting.load(Ordering::Relaxed) > 0,
@@ -364,18 +392,33 @@ impl Permit {
             counted: u32::try_from(counted).unwrap_or(u32::MAX),
             generation,
             is_important,
+            counts: AtomicBool::new(true),
         }
     }
 
     /// Reports the outcome of the call that holds the permit, which may adapt the limit.
     pub(super) fn record_outcome(&self, outcome: &Result<Reply, CallError>, time_limit: TimeLimit) {
+        if let Some(signal) = signal_of(outcome) {
+            self.record_signal(signal, time_limit);
+        }
+    }
+
+    /// Records that the stream of the call that holds the permit has begun, after its request had
+    /// waited in the queue for `queued`.
+    pub(super) fn record_begun(&self, queued: Duration, time_limit: TimeLimit) {
+        self.record_signal(Signal::Answered { queued }, time_limit);
+        if self.counts.swap(false, Ordering::SeqCst) {
+            self.limiter.stop_counting(self);
+            self.limiter.streaming.fetch_add(1, Ordering::SeqCst);
+            self.limiter.grant_to_waiting();
+        }
+    }
+
+    fn record_signal(&self, signal: Signal, time_limit: TimeLimit) {
         let limiter = &self.limiter;
         if !limiter.is_adaptive {
             return;
         }
-        let Some(signal) = signal_of(outcome) else {
-            return;
-        };
         // Ordinary answers do not need the lock.
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
         if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
@@ -660,6 +703,50 @@ mod tests {
         );
         drop(polls);
         assert_eq!(limiter.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_have_begun_do_not_keep_others_from_the_workers() {
+        let limiter = limiter(10);
+        let time = in_time(60_000);
+        let mut permits: Vec<_> = (0..4).map(|_| limiter.try_acquire(1).unwrap()).collect();
+        permits.pop().unwrap().record_outcome(&refusal(0), time);
+        assert_eq!(limiter.limit.load(Ordering::SeqCst), 2);
+        assert!(limiter.try_acquire(1).is_none());
+        let mut waiting = limiter.acquire(in_time(1000), 1);
+        assert!(poll!(&mut waiting).is_pending());
+        for permit in &permits {
+            permit.record_begun(Duration::ZERO, time);
+        }
+        let Poll::Ready(Ok(waiting)) = poll!(&mut waiting) else {
+            panic!("no call waits in the queue");
+        };
+        // All of them are in flight, but only one counts if the limit is reduced again.
+        assert_eq!(limiter.in_flight.load(Ordering::SeqCst), 4);
+        assert_eq!(limiter.important.load(Ordering::SeqCst), 1);
+        sleep(Duration::from_secs(2)).await;
+        waiting.record_outcome(&refusal(0), time);
+        assert_eq!(limiter.limit.load(Ordering::SeqCst), 1);
+        permits.push(waiting);
+        drop(permits);
+        let counts = [&limiter.in_flight, &limiter.important, &limiter.streaming];
+        assert_eq!(counts.map(|count| count.load(Ordering::SeqCst)), [0; 3]);
+        drop(std::iter::from_fn(|| limiter.try_acquire(0)).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_reduced_while_streams_go_on_does_not_count_them() {
+        let limiter = limiter(10);
+        let time = in_time(60_000);
+        let streams: Vec<_> = (0..8).map(|_| limiter.try_acquire(0).unwrap()).collect();
+        for stream in &streams {
+            stream.record_begun(Duration::ZERO, time);
+        }
+        limiter.try_acquire(0).unwrap().record_outcome(&refusal(0), time);
+        assert_eq!(limiter.limit.load(Ordering::SeqCst), 1);
+        assert!(limiter.try_acquire(0).is_some(), "no other call counts");
+        drop(streams);
+        assert!(limiter.try_acquire(0).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! The items of a stream that have arrived and that its reader has not taken.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::receiver::{BadStream, Received, Receiver};
+use crate::client::limiter::Permit;
 use crate::client::received_reply::ReceivedReply;
+use crate::client::time_limit::TimeLimit;
 use crate::codec::Codec;
 use crate::describe::Worker;
 use crate::protocol::{
@@ -66,6 +68,8 @@ struct State {
     ends_at: Option<Instant>,
     /// The outcome of the last attempt. `None` if it was dropped, or before its end.
     outcome: Option<Result<Reply, Fault>>,
+    /// The permit of the present attempt, and its time limit. `None` once the stream has begun.
+    permit: Option<(Weak<Permit>, TimeLimit)>,
     /// How many items the call's streams have had. `None` before the call begins.
     flow: Option<Arc<ItemFlow>>,
     /// Wakes the reader, which waits for items.
@@ -122,6 +126,7 @@ impl ItemInbox {
                 down_since: None,
                 ends_at: None,
                 outcome: None,
+                permit: None,
                 flow: None,
                 reader: None,
             }),
@@ -202,6 +207,21 @@ impl ItemInbox {
     /// Sets when the handler that makes the call has to end.
     pub(in crate::client) fn set_end(&self, ends_at: Option<Instant>) {
         self.lock().ends_at = ends_at;
+    }
+
+    /// Sets the permit of the attempt that begins, which has this time limit.
+    pub(in crate::client) fn set_permit(&self, permit: Weak<Permit>, time_limit: TimeLimit) {
+        self.lock().permit = Some((permit, time_limit));
+    }
+
+    /// Records that the stream has begun, after its request had waited in the queue for `queued`.
+    pub(in crate::client) fn record_begun(&self, queued: Duration) {
+        let permit = self.lock().permit.take();
+        if let Some((permit, time_limit)) = permit
+            && let Some(permit) = permit.upgrade()
+        {
+            permit.record_begun(queued, time_limit);
+        }
     }
 
     /// Sets the credit of a method in this process, which [`grant`](Self::grant) returns from now

@@ -1036,7 +1036,7 @@ async fn stream_sender(broker: &RecordingBroker) -> (StreamSender, [AbortOnDropH
         content_type: None,
     };
     let streams = Arc::new(Streams::new(&identity));
-    let sender = StreamSender::begin(&streams, request, to, Codec::Json, &channel);
+    let sender = StreamSender::begin(&streams, request, to, Codec::Json, Duration::ZERO, &channel);
     (sender.unwrap(), tasks)
 }
 
