@@ -302,7 +302,7 @@ mod tests {
             deadline: Instant::now(),
         };
         let waiting = caller.call(new_call(), time);
-        assert!(size_of_val(&waiting) <= 320, "{}", size_of_val(&waiting));
-        assert!(size_of::<InFlightCall>() <= 232, "{}", size_of::<InFlightCall>());
+        assert!(size_of_val(&waiting) <= 304, "{}", size_of_val(&waiting));
+        assert!(size_of::<InFlightCall>() <= 216, "{}", size_of::<InFlightCall>());
     }
 }

@@ -577,6 +577,7 @@ mod tests {
     use crate::describe::ArgumentDescription;
     use crate::error::Chain;
     use crate::protocol::Executed;
+    use crate::protocol::ShortStr;
 
     fn method(arguments: &[&str]) -> MethodDescription {
         let mut method = MethodDescription::new("get");
@@ -638,7 +639,7 @@ mod tests {
     #[test]
     fn an_unreadable_reply_of_an_unknown_type_may_be_a_refusal() {
         let reply = |codec, body: &'static [u8], unknown_type: Option<&str>| Reply {
-            unknown_type: unknown_type.map(Box::from),
+            unknown_type: unknown_type.map(|kind| Box::new(ShortStr::new(kind).unwrap())),
             ..Reply::new(ReplyKind::Result, codec, Bytes::from_static(body))
         };
         for (codec, body) in [(Codec::Text, &b"\xff"[..]), (Codec::Json, b"{")] {

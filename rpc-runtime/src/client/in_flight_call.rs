@@ -53,7 +53,10 @@ pub(crate) struct InFlightCall {
 #[derive(Debug, Default)]
 struct Inbox {
     reply: Option<ReceivedReply>,
-    publish_outcome: Option<PublishOutcome>,
+    /// Whether the current request was confirmed.
+    is_confirmed: bool,
+    /// What became of the current request if it was not confirmed. That is rare, so it is boxed.
+    failure: Option<Box<Published>>,
     /// Whether the current request was sent in a batch.
     is_batched: bool,
     /// Whether there is a [`CallEvent::SessionChanged`] that the call has not handled.
@@ -64,37 +67,19 @@ struct Inbox {
     waker: Option<Waker>,
 }
 
-/// What became of a published request. Nearly every request is confirmed, so the other outcomes are
-/// boxed and take no memory in most calls.
-#[derive(Debug)]
-enum PublishOutcome {
-    Confirmed,
-    NotConfirmed(Box<Published>),
-}
-
-impl From<Published> for PublishOutcome {
-    fn from(published: Published) -> Self {
-        match published {
-            Published::Confirmed => Self::Confirmed,
-            other => Self::NotConfirmed(Box::new(other)),
-        }
-    }
-}
-
 impl Inbox {
     fn next(&mut self) -> Option<CallEvent> {
         if let Some(reply) = self.reply.take() {
             return Some(CallEvent::Reply(reply));
         }
-        if let Some(outcome) = self.publish_outcome.take() {
-            return Some(match outcome {
-                PublishOutcome::Confirmed => CallEvent::Confirmed,
-                PublishOutcome::NotConfirmed(published)
-                    if self.is_batched && matches!(*published, Published::Returned) =>
-                {
-                    CallEvent::BatchReturned
-                }
-                PublishOutcome::NotConfirmed(published) => CallEvent::NotConfirmed(published),
+        if std::mem::take(&mut self.is_confirmed) {
+            return Some(CallEvent::Confirmed);
+        }
+        if let Some(failure) = self.failure.take() {
+            let is_returned = matches!(*failure, Published::Returned);
+            return Some(match self.is_batched && is_returned {
+                true => CallEvent::BatchReturned,
+                false => CallEvent::NotConfirmed(failure),
             });
         }
         std::mem::take(&mut self.unhandled_session_change).then_some(CallEvent::SessionChanged)
@@ -166,7 +151,8 @@ impl InFlightCall {
     /// missed.
     pub(super) fn forget_events(&self) -> Option<ReceivedReply> {
         let mut inbox = self.lock();
-        inbox.publish_outcome = None;
+        inbox.is_confirmed = false;
+        inbox.failure = None;
         inbox.is_batched = false;
         inbox.unhandled_session_change = false;
         inbox.session_changed_since_request = false;
@@ -250,7 +236,8 @@ impl InFlightCall {
             }),
             _ => {}
         }
-        inbox.publish_outcome = Some(published.into());
+        inbox.is_confirmed = matches!(published, Published::Confirmed);
+        inbox.failure = (!inbox.is_confirmed).then(|| Box::new(published));
         unlock_and_wake(inbox, should_wake);
     }
 

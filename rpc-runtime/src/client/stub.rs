@@ -244,7 +244,7 @@ pub(super) fn undecodable_reply_error<E>(reply: &Reply, error: DecodeError) -> C
         None => unreadable_answer_error(error),
         // A worker without this library may have sent a refusal in its own format.
         Some(kind) => CallError::BadReply {
-            source: BadReply::UnknownType(kind.clone(), error).into(),
+            source: BadReply::UnknownType(kind.as_str().into(), error).into(),
             executed: Executed::Maybe,
         },
     }

@@ -57,8 +57,8 @@ pub(crate) struct Reply {
     /// For example a trace context.
     pub(crate) headers: Headers,
     /// The received `type`, if it is not one of [`ReplyKind`]: some workers echo the request's type
-    /// or set their own. Such a reply counts as a result.
-    pub(crate) unknown_type: Option<Box<str>>,
+    /// or set their own. Such a reply counts as a result. Boxed, because few replies have one.
+    pub(crate) unknown_type: Option<Box<ShortStr>>,
 }
 
 impl Reply {
@@ -88,7 +88,7 @@ impl Reply {
     /// Converts the reply to the message that answers a request with this correlation id.
     pub(crate) fn into_message(self, correlation_id: Option<ShortStr>) -> Message {
         let kind = match &self.unknown_type {
-            Some(kind) => ShortStr::new(kind).ok(),
+            Some(kind) => Some(ShortStr::clone(kind)),
             None => Some(ShortStr::from_static(self.kind.as_str())),
         };
         Message {
@@ -116,7 +116,7 @@ impl Reply {
             None | Some("" | "result") => (ReplyKind::Result, None),
             Some("error") => (ReplyKind::Error, None),
             Some("fault") => (ReplyKind::Fault, None),
-            Some(other) => (ReplyKind::Result, Some(Box::from(other))),
+            Some(_) => (ReplyKind::Result, properties.kind.map(Box::new)),
         };
         Ok(Self {
             kind,
@@ -229,7 +229,10 @@ mod tests {
         });
         let reply = reply.unwrap();
         assert_eq!(reply.kind, ReplyKind::Result);
-        assert_eq!(reply.unknown_type.as_deref(), Some("get_email"));
+        assert_eq!(
+            reply.unknown_type.as_deref(),
+            Some(&ShortStr::from_static("get_email"))
+        );
     }
 
     #[test]

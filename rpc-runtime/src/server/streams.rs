@@ -245,9 +245,9 @@ impl StreamSender {
     }
 
     /// Returns a message to the caller that is not the reply: `kind` is its `type`.
-    fn message(&self, kind: &str, body: Bytes) -> Outgoing {
+    fn message(&self, kind: &'static str, body: Bytes) -> Outgoing {
         let mut reply = Reply {
-            unknown_type: Some(kind.into()),
+            unknown_type: Some(Box::new(ShortStr::from_static(kind))),
             ..Reply::new(ReplyKind::Result, self.codec, body)
         };
         self.add_run(&mut reply);

@@ -72,6 +72,7 @@ pub(crate) struct Limiter {
     max: usize,
     when_full: WhenFull,
     is_adaptive: bool,
+    created_at: Instant,
     state: Mutex<State>,
     /// Wakes waiting calls so that they recompute how long to sleep.
     limit_changed: Notify,
@@ -87,8 +88,9 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Permit {
     limiter: Arc<Limiter>,
-    /// When it was taken. A call that layers make again takes another permit each time.
-    taken_at: Instant,
+    /// When it was taken, in nanoseconds after the limiter was created: an `Instant` takes twice the
+    /// memory. A call that layers make again takes another permit each time.
+    taken_after: u64,
     /// How many calls counted towards the limit when it was taken, including this one.
     counted: u32,
     generation: u32,
@@ -114,6 +116,7 @@ impl Limiter {
             max,
             when_full,
             is_adaptive,
+            created_at: Instant::now(),
             state: Mutex::new(State {
                 adaptive: AdaptiveLimit::new(max),
                 waiting: WaitingCalls::default(),
@@ -322,7 +325,7 @@ impl Limiter {
         state.adaptive.record_end(&CallEnd {
             signal,
             time_limit,
-            sent_at: permit.taken_at,
+            sent_at: self.created_at + Duration::from_nanos(permit.taken_after),
             now,
             counted: usize::try_from(permit.counted).unwrap_or(usize::MAX),
             generation: permit.generation,
@@ -386,9 +389,10 @@ impl Permit {
         if is_important {
             limiter.important.fetch_add(1, Ordering::Relaxed);
         }
+        let taken_after = taken_at.saturating_duration_since(limiter.created_at);
         Self {
             limiter: Arc::clone(limiter),
-            taken_at,
+            taken_after: u64::try_from(taken_after.as_nanos()).unwrap_or(u64::MAX),
             counted: u32::try_from(counted).unwrap_or(u32::MAX),
             generation,
             is_important,
