@@ -46,12 +46,13 @@ pub(in super::super) struct Confirm {
     pub(in super::super) is_ack: bool,
 }
 
-/// Decodes the payload of a method. `None` if it ends too early.
+/// Decodes the payload of a method. `None` if it ends too early, or if bytes follow the arguments of
+/// a method that has content or confirms: lapin does not accept these either.
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut cursor = Cursor::new(payload);
     let [a, b, c, d] = cursor.chunk()?;
     let number = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    Some(match number {
+    let method = match number {
         DELIVER => {
             cursor.short()?; // The consumer tag.
             let tag = u64::from_be_bytes(cursor.chunk()?);
@@ -81,11 +82,12 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
                 is_ack: number == ACK,
             })
         }
-        CLOSE => Method::Closed(closed(payload)),
+        CLOSE => return Some(Method::Closed(closed(payload))),
         // This side has closed the channel. What it sent has the same fate as on a lost connection.
-        CLOSE_OK => Method::Closed(BrokerError::Lost { source: None }),
-        _ => Method::Other,
-    })
+        CLOSE_OK => return Some(Method::Closed(BrokerError::Lost { source: None })),
+        _ => return Some(Method::Other),
+    };
+    cursor.is_at_end().then_some(method)
 }
 
 /// The broker's reason for closing a channel, as lapin reports it.
@@ -193,5 +195,15 @@ mod tests {
             assert!(method(&whole[..len]).is_none(), "{len} bytes");
         }
         assert!(matches!(method(&[0, 50, 0, 11, 0]), Some(Method::Other)));
+    }
+
+    #[test]
+    fn a_method_with_bytes_after_its_arguments_is_none() {
+        let returned = samples::method((60, 50), b"\x01\x38\x08NO_ROUTE\0\x01q");
+        let confirm = samples::method((60, 80), &[0; 9]);
+        for whole in [deliver(b"ctag", b"", b"key"), returned, confirm] {
+            assert!(method(&whole).is_some(), "{whole:?}");
+            assert!(method(&[&whole[..], b"x"].concat()).is_none(), "{whole:?}");
+        }
     }
 }

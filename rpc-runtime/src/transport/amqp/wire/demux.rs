@@ -154,6 +154,8 @@ impl<R: Receiver> Demux<R> {
         let left = size.saturating_add(OVERHEAD);
         match kind {
             BODY if self.channels.contains_key(&number) => {
+                // Also an empty part must belong to a message.
+                self.append_body(number, &[])?;
                 self.position = Position::Body {
                     channel: number,
                     left: size,
@@ -457,7 +459,11 @@ mod tests {
         let start = || frame(METHOD, 1, &deliver(b"", b"", b""));
         let header = || frame(HEADER, 1, &encoded_header(5, &EncodedProperties::default()));
         let body = |len| frame(BODY, 1, &vec![7; len]);
+        let mut of_another_class = encoded_header(5, &EncodedProperties::default());
+        of_another_class[1] = 50;
+        let of_another_class = frame(HEADER, 1, &of_another_class);
         for frames in [
+            vec![body(0)],
             vec![body(1)],
             vec![header()],
             vec![start(), start()],
@@ -465,11 +471,13 @@ mod tests {
             vec![start(), header(), header()],
             vec![start(), header(), body(6)],
             vec![start(), frame(HEADER, 1, &[0; 3])],
+            vec![start(), of_another_class],
         ] {
             let ended = demux(&frames.concat(), &[]);
             assert_eq!(ended, Err(ProtocolViolation::UnexpectedContent), "{frames:?}");
         }
-        let ([first, _], _) = demux(&[start(), header(), body(2), body(3)].concat(), &[]).unwrap();
+        let parts = [start(), header(), body(0), body(2), body(3)];
+        let ([first, _], _) = demux(&parts.concat(), &[]).unwrap();
         assert_eq!(first.bodies, [[7; 5]]);
     }
 

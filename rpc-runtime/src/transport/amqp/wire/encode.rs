@@ -10,7 +10,7 @@ use crate::error::BrokerError;
 use crate::protocol::{Headers, Message, Properties, Property, ShortStr};
 
 /// The class of all methods that carry content.
-const BASIC: u16 = 60;
+pub(super) const BASIC: u16 = 60;
 
 const PUBLISH: u16 = 40;
 const ACK: u16 = 80;

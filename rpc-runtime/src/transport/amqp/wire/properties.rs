@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::super::guard::{self, Cursor, property_flag};
-use super::encode::PERSISTENT;
+use super::encode::{BASIC, PERSISTENT};
 use crate::protocol::{
     DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Headers, Malformed, Properties,
     Property, ShortStr,
@@ -19,11 +19,15 @@ pub(super) struct ContentHeader {
     pub(super) malformed: Option<Malformed>,
 }
 
-/// Reads the payload of a content header that passed the guard. `None` if it is too short.
+/// Reads the payload of a content header that passed the guard. `None` if it is too short, or of a
+/// class whose methods have no content.
 pub(super) fn content_header(payload: &[u8]) -> Option<ContentHeader> {
     let mut cursor = Cursor::new(payload);
-    // The class and the weight.
-    cursor.take(4)?;
+    if u16::from_be_bytes(cursor.chunk()?) != BASIC {
+        return None;
+    }
+    // The weight, which is not used.
+    cursor.take(2)?;
     let mut read = ContentHeader {
         body_size: u64::from_be_bytes(cursor.chunk()?),
         ..ContentHeader::default()
