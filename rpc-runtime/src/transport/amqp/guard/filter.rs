@@ -64,6 +64,18 @@ impl Filter {
         std::mem::take(&mut self.ready)
     }
 
+    /// How many of the next bytes pass unchanged, whatever they are: the rest of a frame with a
+    /// part of a body, and its end marker. They need not be [scanned](Self::scan).
+    pub(in super::super) fn unchecked(&self) -> usize {
+        // Between scans, nothing is held or ready within such a frame.
+        self.scanner.opaque_left()
+    }
+
+    /// Passes as many [unchecked](Self::unchecked) bytes.
+    pub(in super::super) fn skip(&mut self, len: usize) {
+        self.scanner.skip_opaque(len);
+    }
+
     /// Checks new bytes in place. The buffer has room for the [held](Self::held) bytes at its
     /// front, and then the new bytes. Returns how many bytes at the front of the buffer can be read
     /// now. No bytes may be ready when this is called.

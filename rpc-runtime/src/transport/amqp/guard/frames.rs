@@ -80,6 +80,20 @@ impl Scanner {
         self.max_frame = self.max_frame.min(max_frame);
     }
 
+    /// How many of the next bytes are opaque for certain, whatever they are.
+    pub(in super::super) fn opaque_left(&self) -> usize {
+        match self.position {
+            Position::Opaque { left } => left,
+            _ => 0,
+        }
+    }
+
+    /// Passes as many [opaque](Self::opaque_left) bytes.
+    pub(in super::super) fn skip_opaque(&mut self, len: usize) {
+        let left = self.opaque_left().saturating_sub(len);
+        self.advance(left, |left| Position::Opaque { left });
+    }
+
     /// Reports what the front of the input is. The next input must begin after it.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::super::guard::{BODY, HEADER, METHOD, OVERHEAD, PREFIX_LEN, property_flag};
 use super::encode;
+use super::outbox::Outbox;
 use super::properties::content_header;
 use crate::protocol::{Message, Property, ShortStr, body_of};
 
@@ -29,10 +30,11 @@ pub(crate) fn received_headers(table: &[u8]) -> Option<Message> {
 /// Panics if it cannot be sent.
 pub(crate) fn sent_and_received(message: &Message) -> Message {
     const MAX_FRAME: usize = 1 << 20;
-    let mut sent = Vec::new();
+    let mut sent = Outbox::default();
     let to = ("", &ShortStr::from_static("q"));
     encode::publish(&mut sent, 1, MAX_FRAME, to, true, message).expect("its properties fit into a frame");
     let (mut properties, mut body) = (Vec::new(), Vec::new());
+    let sent = sent.to_vec();
     let mut rest = &sent[..];
     while let Some(&[kind, _, _, a, b, c, d]) = rest.first_chunk::<PREFIX_LEN>() {
         let len = u32::from_be_bytes([a, b, c, d]) as usize + OVERHEAD;

@@ -1,29 +1,36 @@
 //! The task that owns the socket of a connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tokio_util::io::poll_read_buf;
 
 use super::super::guard::{FRAME_END, Filter, HEARTBEAT, Next, OutgoingFilter};
 use super::demux::Demux;
 use super::lapin_stream::LapinStream;
+use super::outbox::{MAX_PIECES, Outbox};
 use super::shared::{ContentChannel, Wire};
 use crate::transport::catch_panic;
 
 /// How many bytes to read at once, beside a frame that has arrived in part.
 const READ_SIZE: usize = 64 * 1024;
 
+/// How many bytes to read at once while bodies are large: what precedes a body. The rest of the
+/// body is read into its own buffer.
+const SHORT_READ_SIZE: usize = 4 * 1024;
+
+/// The smallest body that is large.
+const LARGE_BODY: u64 = 16 * 1024;
+
 /// How many bytes to write at once.
 const WRITE_SIZE: usize = 128 * 1024;
-
-/// The largest buffer to keep while it is empty.
-const MAX_KEPT: usize = 1024 * 1024;
 
 /// How long the last bytes may take after lapin has closed its end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -51,10 +58,9 @@ where
         lapin_fed_at: Instant::now(),
         outgoing: OutgoingFilter::new(),
         from_lapin: Vec::new(),
-        out: Vec::new(),
-        out_written: 0,
-        out_ours: 0,
-        ours_before: 0,
+        out: Outbox::default(),
+        ours_left: 0,
+        ours_written: 0,
         close_limit: None,
         is_flush_due: false,
     };
@@ -81,12 +87,11 @@ struct Driver<S> {
     /// Frames of lapin that have yet to pass the filter. Empty between polls.
     from_lapin: Vec<u8>,
     /// The frames that are being written: ours, then lapin's.
-    out: Vec<u8>,
-    out_written: usize,
+    out: Outbox,
     /// How many bytes of `out` are ours.
-    out_ours: usize,
-    /// How many bytes of ours were written before `out`.
-    ours_before: u64,
+    ours_left: usize,
+    /// How many bytes of ours were written so far.
+    ours_written: u64,
     is_flush_due: bool,
     /// Set once lapin has closed its end: when to give up what is left to write.
     close_limit: Option<Pin<Box<Sleep>>>,
@@ -155,21 +160,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Writes everything that is to be written.
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while self.out_written < self.out.len() {
-                let end = self.out.len().min(self.out_written + WRITE_SIZE);
-                let unwritten = &self.out[self.out_written..end];
-                let written = match ready!(Pin::new(&mut self.stream).poll_write(cx, unwritten)) {
+            while !self.out.is_empty() {
+                let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
+                let (count, offered) = self.out.pieces(&mut pieces, WRITE_SIZE);
+                let stream = Pin::new(&mut self.stream);
+                let written = match ready!(stream.poll_write_vectored(cx, &pieces[..count])) {
                     Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                     written => written,
                 };
-                self.out_written = match &written {
-                    Ok(written) => self.out_written + written,
+                self.record_written(match &written {
+                    Ok(written) => *written,
                     // TLS may have sent a part before it failed.
-                    Err(_) if self.is_encrypted => end,
-                    Err(_) => self.out_written,
-                };
-                let ours = self.ours_before + self.out_written.min(self.out_ours) as u64;
-                self.wire.written.store(ours, Ordering::Release);
+                    Err(_) if self.is_encrypted => offered,
+                    Err(_) => 0,
+                });
                 written?;
                 self.is_flush_due = true;
             }
@@ -185,23 +189,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Records that the socket has taken so many bytes.
+    fn record_written(&mut self, len: usize) {
+        self.out.advance(len);
+        let ours = len.min(self.ours_left);
+        self.ours_left -= ours;
+        self.ours_written += ours as u64;
+        self.wire.written.store(self.ours_written, Ordering::Release);
+    }
+
     /// Takes what is to be written next.
     fn take(&mut self) {
         self.out.clear();
-        self.out.shrink_to(MAX_KEPT);
-        self.ours_before = self.wire.take(&mut self.out, &mut self.from_lapin);
-        self.out_ours = self.out.len();
-        self.out_written = 0;
+        self.wire.take(&mut self.out, &mut self.from_lapin);
+        self.ours_left = self.out.len();
         let mut rest = &self.from_lapin[..];
         while !rest.is_empty() {
             match self.outgoing.next(rest) {
                 Next::Write(len) => {
                     self.outgoing.wrote(&rest[..len]);
-                    self.out.extend_from_slice(&rest[..len]);
+                    self.out.end().extend_from_slice(&rest[..len]);
                     rest = &rest[len..];
                 }
                 Next::Consumed(len) => {
-                    self.out.extend_from_slice(self.outgoing.pending());
+                    self.out.end().extend_from_slice(self.outgoing.pending());
                     self.outgoing.wrote_pending(self.outgoing.pending().len());
                     rest = &rest[len..];
                 }
@@ -217,10 +228,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             // lapin's next read wakes this task.
             return Poll::Pending;
         }
+        if let Some(read) = self.read_body(cx) {
+            return read;
+        }
+        let size = match self.demux.last_body_size() {
+            0..LARGE_BODY => READ_SIZE,
+            _ => SHORT_READ_SIZE,
+        };
         // The filter fills the front with the bytes that it has held back.
         let held = self.filter.held();
-        self.buffer.resize(held + READ_SIZE, 0);
-        let mut into = ReadBuf::new(&mut self.buffer[held..]);
+        if self.buffer.len() < held + size {
+            self.buffer.resize(held + size, 0);
+        }
+        let mut into = ReadBuf::new(&mut self.buffer[held..held + size]);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
         let read = into.filled().len();
         if read == 0 {
@@ -233,6 +253,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.demux.process(&rest, &mut self.to_lapin)?;
         self.give_to_lapin();
         Poll::Ready(Ok(read))
+    }
+
+    /// Reads the rest of a large frame with a part of a body into the buffer of that body. `None` if the next
+    /// bytes are something else.
+    fn read_body(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        let (body, left) = self.demux.arriving_body()?;
+        // The filter waits for the end marker too.
+        if left < SHORT_READ_SIZE || self.filter.unchecked() != left + 1 {
+            return None;
+        }
+        body.reserve(left);
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut body.limit(left));
+        if let Poll::Ready(Ok(len)) = read {
+            self.demux.record_body(len);
+            self.filter.skip(len);
+            self.give_to_lapin();
+        }
+        Some(read)
     }
 
     fn give_to_lapin(&mut self) {

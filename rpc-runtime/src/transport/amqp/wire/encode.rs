@@ -6,6 +6,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::super::guard::{self, BODY, FRAME_END, HEADER, METHOD, OVERHEAD, PREFIX_LEN, property_flag};
+use super::outbox::Outbox;
 use crate::error::BrokerError;
 use crate::protocol::{Headers, Message, Properties, Property, ShortStr};
 
@@ -36,13 +37,14 @@ pub(in super::super) enum Acknowledgement {
 ///
 /// Fails if the properties do not fit into a frame. Nothing is appended then.
 pub(super) fn publish(
-    out: &mut Vec<u8>,
+    outbox: &mut Outbox,
     channel: u16,
     max_frame: usize,
     (exchange, routing_key): (&str, &ShortStr),
     mandatory: bool,
     message: &Message,
 ) -> Result<(), BrokerError> {
+    let out = outbox.end();
     let begin = out.len();
     frame(out, METHOD, channel, |out| {
         method(out, PUBLISH);
@@ -61,8 +63,12 @@ pub(super) fn publish(
             reason: "the headers do not fit into a frame",
         });
     }
-    for part in message.body.chunks(max_frame - OVERHEAD) {
-        frame(out, BODY, channel, |out| out.extend_from_slice(part));
+    let max_part = max_frame - OVERHEAD;
+    for begin in (0..message.body.len()).step_by(max_part) {
+        let part = begin..message.body.len().min(begin + max_part);
+        prefix(outbox.end(), BODY, channel, part.len());
+        outbox.append_body(&message.body, part);
+        outbox.end().push(FRAME_END);
     }
     Ok(())
 }
@@ -87,16 +93,25 @@ pub(super) fn acknowledge(out: &mut Vec<u8>, channel: u16, acknowledgement: Ackn
 /// Appends a frame with the payload that `payload` appends. Returns the size of the frame.
 fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) -> usize {
     let begin = out.len();
-    out.push(kind);
-    out.extend_from_slice(&channel.to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
+    prefix(out, kind, channel, 0);
     payload(out);
-    let size = out.len() - begin - PREFIX_LEN;
-    // It is never larger: bodies are split, and the limits of messages bound their headers.
-    let size = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();
+    let size = size(out.len() - begin - PREFIX_LEN);
     out[begin + 3..begin + PREFIX_LEN].copy_from_slice(&size);
     out.push(FRAME_END);
     out.len() - begin
+}
+
+/// Appends what precedes the payload of a frame, which has `len` bytes.
+fn prefix(out: &mut Vec<u8>, kind: u8, channel: u16, len: usize) {
+    out.push(kind);
+    out.extend_from_slice(&channel.to_be_bytes());
+    out.extend_from_slice(&size(len));
+}
+
+/// The size of a payload in the prefix of its frame.
+fn size(len: usize) -> [u8; 4] {
+    // It is never larger: bodies are split, and the limits of messages bound their headers.
+    u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 fn method(out: &mut Vec<u8>, method: u16) {
@@ -299,8 +314,10 @@ mod tests {
         ) {
             const MAX_FRAME: usize = 4096;
             let message = Message { properties, body: Bytes::from(body) };
-            let mut out = b"before".to_vec();
+            let mut out = Outbox::default();
+            out.end().extend(b"before");
             publish(&mut out, 7, MAX_FRAME, ("events", &key), mandatory, &message).unwrap();
+            let out = out.to_vec();
             let frames = frames(out.strip_prefix(b"before").unwrap());
             prop_assert!(frames.iter().all(|(_, channel, _)| *channel == 7));
 
@@ -332,9 +349,12 @@ mod tests {
             body: Bytes::from(vec![7; 100]),
             ..Message::default()
         };
-        let mut out = Vec::new();
+        let mut out = Outbox::default();
         publish(&mut out, 1, 50, ("", &ShortStr::from_static("q")), true, &message).unwrap();
-        let sizes: Vec<_> = frames(&out)[2..].iter().map(|(_, _, part)| part.len()).collect();
+        let sizes: Vec<_> = frames(&out.to_vec())[2..]
+            .iter()
+            .map(|(_, _, part)| part.len())
+            .collect();
         assert_eq!(sizes, [42, 42, 16]);
     }
 
@@ -343,7 +363,8 @@ mod tests {
         let mut message = Message::default();
         let header = ShortStr::from_static("long");
         message.properties.headers.insert(header, "x".repeat(5000));
-        let mut out = b"before".to_vec();
+        let mut out = Outbox::default();
+        out.end().extend(b"before");
         let refused = publish(
             &mut out,
             1,
@@ -353,7 +374,7 @@ mod tests {
             &message,
         );
         assert!(matches!(refused, Err(BrokerError::Unsendable { .. })));
-        assert_eq!(out, b"before");
+        assert_eq!(out.to_vec(), b"before");
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod demux;
 mod driver;
 mod encode;
 mod lapin_stream;
+mod outbox;
 mod pipe;
 mod properties;
 mod shared;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::decode::Confirm;
 use super::demux::Receiver;
 use super::encode::{self, Acknowledgement};
+use super::outbox::Outbox;
 use super::pipe::Pipe;
 use crate::error::BrokerError;
 use crate::protocol::{Message, ShortStr};
@@ -31,7 +32,7 @@ pub(in super::super) struct Wire {
 #[derive(Default)]
 pub(super) struct Shared {
     /// Our frames that the driver has not taken yet.
-    ours: Vec<u8>,
+    ours: Outbox,
     /// How many bytes were ever added to `ours`.
     appended: u64,
     /// The channels that were attached since the driver last took them.
@@ -96,15 +97,14 @@ impl Wire {
     }
 
     /// Takes the frames to write: ours into `ours`, which must be empty, and lapin's whole frames
-    /// into `lapin`. Ours are written first. Returns how many bytes of ours were ever taken before.
-    pub(super) fn take(&self, ours: &mut Vec<u8>, lapin: &mut Vec<u8>) -> u64 {
+    /// into `lapin`. Ours are written first.
+    pub(super) fn take(&self, ours: &mut Outbox, lapin: &mut Vec<u8>) {
         let mut shared = self.lock();
         std::mem::swap(&mut shared.ours, ours);
         let shared = &mut *shared;
         shared.pipe.take_frames(lapin, |closed| {
             shared.open.remove(&closed);
         });
-        shared.appended - ours.len() as u64
     }
 
     /// Takes what the driver has to know before it reads more.
@@ -122,7 +122,7 @@ impl Wire {
         let mut shared = self.lock();
         shared.open.clear();
         shared.attached.clear();
-        shared.ours = Vec::new();
+        shared.ours = Outbox::default();
         shared.pipe.end(error);
     }
 }
@@ -212,7 +212,7 @@ impl ContentChannel {
         // If the channel is closed, the broker delivers the messages again.
         let _ = self.append(|out| {
             for each in all {
-                encode::acknowledge(out, self.number, each);
+                encode::acknowledge(out.end(), self.number, each);
             }
             Ok(())
         });
@@ -231,7 +231,7 @@ impl ContentChannel {
 
     fn append(
         self: &Arc<Self>,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), NotSent>,
+        encode: impl FnOnce(&mut Outbox) -> Result<(), NotSent>,
     ) -> Result<u64, NotSent> {
         let (was_empty, position) = {
             let mut shared = self.wire.lock();

@@ -21,6 +21,9 @@ use crate::protocol::{Malformed, Message, Property, ShortStr};
 const PROTOCOL: &[u8] = b"AMQP\0\0\x09\x01";
 const CLOSE: (u16, u16) = (20, 40);
 
+/// The largest frame that a broker may send. The channels send smaller ones.
+const MAX_FRAME: usize = 128 * 1024;
+
 /// More than anything takes if the driver works.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -51,7 +54,7 @@ async fn connect_through<S>(stream: S, is_encrypted: bool, mut broker: DuplexStr
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (wire, mut lapin) = start(stream, is_encrypted, 4096);
+    let (wire, mut lapin) = start(stream, is_encrypted, MAX_FRAME);
     lapin.write_all(PROTOCOL).await.unwrap();
     let mut header = [0; 8];
     soon(broker.read_exact(&mut header)).await.unwrap();
@@ -188,6 +191,66 @@ async fn frames_of_lapin_and_of_channels_leave_whole() {
     assert_eq!(kinds, [METHOD, HEADER, BODY]);
     connection.lapin.write_all(&lapins[20..]).await.unwrap();
     assert_eq!(connection.read_frame().await.1, method((50, 10), &[7; 30]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_bodies_arrive_whole_whatever_is_between_them() {
+    let mut connection = connect(10_000).await;
+    let mut deliveries = connection.attach(1).deliveries();
+    let body = |byte: u8| [vec![byte; 50_000], vec![!byte; 50_000]].concat();
+    let lapins = frame(METHOD, 1, &method((60, 21), &short_string(b"tag")));
+    let messages = [
+        delivery(1, &body(1)),
+        lapins.clone(),
+        delivery(1, b"small"),
+        delivery(1, &body(2)),
+    ];
+    // A body in frames of 60,000 bytes and less.
+    let header = content_header(100_000, &EncodedProperties::default());
+    let in_parts = [
+        frame(METHOD, 1, &deliver(b"", b"", b"q")),
+        frame(HEADER, 1, &header),
+        frame(BODY, 1, &body(3)[..60_000]),
+        frame(BODY, 1, &body(3)[60_000..99_990]),
+        frame(BODY, 1, &body(3)[99_990..]),
+    ];
+    let bytes = [messages.concat(), in_parts.concat()].concat();
+    let mut broker = connection.broker;
+    let sending = tokio::spawn(async move {
+        for part in bytes.chunks(7_001) {
+            broker.write_all(part).await.unwrap();
+        }
+        broker
+    });
+    for expected in [body(1), b"small".to_vec(), body(2), body(3)] {
+        let delivery = soon(deliveries.recv()).await.unwrap();
+        assert!(delivery.message.body == expected);
+    }
+    connection.broker = soon(sending).await.unwrap();
+    assert_eq!(without_heartbeats(&connection.read_lapin().await), lapins);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_not_copied_leaves_between_its_frames() {
+    let mut connection = connect(1000).await;
+    let content = connection.wire.attach(1, MAX_FRAME, true);
+    let body = [vec![1; 100_000], vec![2; 100_000]].concat();
+    let end = publish(&content, &body).unwrap();
+    publish(&content, b"next").unwrap();
+    let mut parts = Vec::new();
+    for kind in [METHOD, HEADER, BODY, BODY] {
+        let frame = connection.read_frame().await;
+        assert_eq!(frame.0, kind);
+        if kind == BODY {
+            parts.push(frame.1);
+        }
+    }
+    assert_eq!(parts[0].len(), MAX_FRAME - OVERHEAD);
+    assert!(parts.concat() == body);
+    connection.read_frame().await;
+    assert!(content.is_written(end));
+    connection.read_frame().await;
+    assert_eq!(connection.read_frame().await.1, b"next");
 }
 
 #[tokio::test(start_paused = true)]
