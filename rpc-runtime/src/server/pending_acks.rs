@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::Notify;
 
 use crate::service::{Deduplicator, RequestKey};
@@ -178,7 +179,8 @@ pub(super) enum PendingAck {
 pub(super) struct PendingAcks {
     deduplicator: Arc<SharedDeduplicator>,
     in_progress: RequestsInProgress,
-    acks: Vec<PendingAck>,
+    /// In most cases a single one.
+    acks: SmallVec<[PendingAck; 1]>,
     /// How many further requests are in progress, whose deliveries were acked early.
     acked_early: usize,
 }
@@ -188,7 +190,7 @@ impl PendingAcks {
         Self {
             deduplicator: Arc::clone(deduplicator),
             in_progress: in_progress.clone(),
-            acks: Vec::new(),
+            acks: SmallVec::new(),
             acked_early: 0,
         }
     }
@@ -224,11 +226,11 @@ impl PendingAcks {
     /// Splits into single requests, in the order in which they were added.
     pub(super) fn split(mut self) -> impl Iterator<Item = Self> {
         let acks = std::mem::take(&mut self.acks);
-        acks.into_iter().map(move |ack| self.with(vec![ack]))
+        acks.into_iter().map(move |ack| self.with(smallvec![ack]))
     }
 
     /// Returns pending acks of the same consumer for these requests.
-    fn with(&self, acks: Vec<PendingAck>) -> Self {
+    fn with(&self, acks: SmallVec<[PendingAck; 1]>) -> Self {
         Self {
             acks,
             acked_early: 0,
@@ -322,13 +324,13 @@ impl PendingAcks {
     fn take_deliveries<D>(
         &mut self,
         end: impl Fn(&mut Deduplicator<RequestShare>, RequestKey) -> D,
-    ) -> Vec<RequestShare>
+    ) -> SmallVec<[RequestShare; 1]>
     where
         D: Iterator<Item = RequestShare>,
     {
         let acks = std::mem::take(&mut self.acks);
         let mut deduplicator = self.deduplicator.lock();
-        let mut shares = Vec::with_capacity(acks.len());
+        let mut shares = SmallVec::with_capacity(acks.len());
         for ack in acks {
             match ack {
                 PendingAck::Tracked(key) => shares.extend(end(&mut deduplicator, key)),

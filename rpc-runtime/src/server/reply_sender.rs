@@ -28,7 +28,7 @@ pub(super) struct ReplySender {
 
 #[derive(Debug)]
 enum QueuedReply {
-    Single(Box<OutgoingReply>),
+    Single(OutgoingReply),
     Group(ReplyGroup),
 }
 
@@ -62,7 +62,7 @@ impl ReplySender {
         let message = reply.message();
         let in_flight = Arc::new(InFlightReply {
             give_up_at: give_up_at(reply.deadline) + CONFIRM_GRACE,
-            reply: std::sync::Mutex::new(Some(Box::new(reply))),
+            reply: std::sync::Mutex::new(Some(reply)),
             sender: self.clone(),
         });
         let listener = Arc::clone(&in_flight) as Arc<dyn ConfirmListener>;
@@ -89,14 +89,14 @@ impl ReplySender {
 
 /// A single reply that waits for its confirm.
 struct InFlightReply {
-    reply: std::sync::Mutex<Option<Box<OutgoingReply>>>,
+    reply: std::sync::Mutex<Option<OutgoingReply>>,
     /// When its request is acked although the reply is not confirmed.
     give_up_at: Instant,
     sender: ReplySender,
 }
 
 impl InFlightReply {
-    fn take(&self) -> Option<Box<OutgoingReply>> {
+    fn take(&self) -> Option<OutgoingReply> {
         self.reply.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::super::wire::Acknowledgement;
 
 /// The deliveries of a channel that were acknowledged or rejected.
@@ -67,9 +69,9 @@ impl AckBatcher {
     }
 
     /// Takes what is to be sent: the rejects, and then the acknowledgements.
-    pub(super) fn take(&mut self) -> Vec<Acknowledgement> {
+    pub(super) fn take(&mut self) -> SmallVec<[Acknowledgement; 2]> {
         let rejects = self.unsent_rejects.drain(..);
-        let mut taken: Vec<_> = rejects.map(|tag| Acknowledgement::Reject { tag }).collect();
+        let mut taken: SmallVec<_> = rejects.map(|tag| Acknowledgement::Reject { tag }).collect();
         if self.acked_up_to > self.sent_up_to {
             self.sent_up_to = self.acked_up_to;
             taken.push(Acknowledgement::Ack {
@@ -80,19 +82,14 @@ impl AckBatcher {
         }
         // The range that begins with the channel's first delivery.
         let done_up_to = self.ranges.get(&1).copied().unwrap_or(0);
-        let (together, singly): (Vec<_>, Vec<_>) =
-            self.unsent_acks.drain(..).partition(|tag| *tag <= done_up_to);
+        let unsent = self.unsent_acks.iter().copied();
         // RabbitMQ closes the channel because of a tag that was already acknowledged. So the tag of
         // the last unsent one is used, and not `done_up_to`.
-        let together = together
-            .into_iter()
-            .max()
-            .map(|tag| Acknowledgement::Ack { tag, multiple: true });
-        let singly = singly
-            .into_iter()
-            .map(|tag| Acknowledgement::Ack { tag, multiple: false });
-        taken.extend(together);
-        taken.extend(singly);
+        let together = unsent.clone().filter(|tag| *tag <= done_up_to).max();
+        let singly = unsent.filter(|tag| *tag > done_up_to);
+        taken.extend(together.map(|tag| Acknowledgement::Ack { tag, multiple: true }));
+        taken.extend(singly.map(|tag| Acknowledgement::Ack { tag, multiple: false }));
+        self.unsent_acks.clear();
         taken
     }
 }
@@ -115,8 +112,8 @@ mod tests {
         for tag in [3, 1, 2] {
             batcher.ack(tag);
         }
-        assert_eq!(batcher.take(), [up_to(3)]);
-        assert_eq!(batcher.take(), []);
+        assert_eq!(batcher.take().to_vec(), [up_to(3)]);
+        assert_eq!(batcher.take().to_vec(), []);
     }
 
     #[test]
@@ -125,8 +122,8 @@ mod tests {
         batcher.ack_up_to(3);
         batcher.ack_up_to(7);
         assert_eq!(batcher.unsent(), 7);
-        assert_eq!(batcher.take(), [up_to(7)]);
-        assert_eq!((batcher.take(), batcher.unsent()), (vec![], 0));
+        assert_eq!(batcher.take().to_vec(), [up_to(7)]);
+        assert_eq!((batcher.take().to_vec(), batcher.unsent()), (vec![], 0));
     }
 
     #[test]
@@ -135,10 +132,10 @@ mod tests {
         batcher.ack(2);
         batcher.ack(4);
         let alone = |tag| Acknowledgement::Ack { tag, multiple: false };
-        assert_eq!(batcher.take(), [alone(2), alone(4)]);
+        assert_eq!(batcher.take().to_vec(), [alone(2), alone(4)]);
         batcher.ack(1);
         // Not 2, which was already acknowledged.
-        assert_eq!(batcher.take(), [up_to(1)]);
+        assert_eq!(batcher.take().to_vec(), [up_to(1)]);
     }
 
     #[test]
@@ -148,11 +145,14 @@ mod tests {
         batcher.reject(2);
         batcher.ack(3);
         assert_eq!(batcher.unsent(), 3);
-        assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 2 }, up_to(3)]);
+        assert_eq!(
+            batcher.take().to_vec(),
+            [Acknowledgement::Reject { tag: 2 }, up_to(3)]
+        );
         // The broker closes the channel because of an unknown tag.
         batcher.reject(4);
-        assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 4 }]);
-        assert_eq!((batcher.take(), batcher.unsent()), (vec![], 0));
+        assert_eq!(batcher.take().to_vec(), [Acknowledgement::Reject { tag: 4 }]);
+        assert_eq!((batcher.take().to_vec(), batcher.unsent()), (vec![], 0));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::super::wire::Confirm;
@@ -135,7 +136,8 @@ impl InFlightMessages {
     }
 
     /// Processes a confirm. Passes the outcomes to `decided`.
-    pub(super) fn confirm(&mut self, confirm: Confirm, now: Instant, decided: &mut Vec<Outcome>) {
+    pub(super) fn confirm(&mut self, confirm: Confirm, now: Instant) -> SmallVec<[Outcome; 1]> {
+        let mut decided = SmallVec::new();
         let Confirm {
             tag,
             multiple,
@@ -149,6 +151,7 @@ impl InFlightMessages {
         } else if let Some(message) = self.messages.remove(&tag) {
             decided.push(self.confirm_one(message, is_ack, now));
         }
+        decided
     }
 
     /// Decides about a message that is no longer among the others.
@@ -259,13 +262,12 @@ mod tests {
         multiple: bool,
         is_ack: bool,
     ) -> Vec<(u32, &'static str)> {
-        let mut outcomes = Vec::new();
         let confirm = Confirm {
             tag,
             multiple,
             is_ack,
         };
-        in_flight.confirm(confirm, Instant::now(), &mut outcomes);
+        let outcomes = in_flight.confirm(confirm, Instant::now());
         kinds(&outcomes)
     }
 

@@ -172,11 +172,11 @@ impl ConfirmSink for Shared {
     }
 
     fn confirmed(&self, confirm: Confirm) {
-        let mut outcomes = Vec::new();
-        let is_task_due = {
+        let (outcomes, is_task_due) = {
             let mut in_flight = self.lock();
-            in_flight.confirm(confirm, Instant::now(), &mut outcomes);
-            in_flight.is_publisher_dropped || in_flight.close_deadline().is_some()
+            let outcomes = in_flight.confirm(confirm, Instant::now());
+            let is_task_due = in_flight.is_publisher_dropped || in_flight.close_deadline().is_some();
+            (outcomes, is_task_due)
         };
         self.report(outcomes);
         if is_task_due {

@@ -58,12 +58,12 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
             let tag = u64::from_be_bytes(cursor.chunk()?);
             let [redelivered] = cursor.chunk()?;
             let exchange = cursor.short()?;
-            let routing_key = text(cursor.short()?)?;
+            let routing_key = cursor.short()?;
             let is_control = exchange == CONTROL_EXCHANGE.as_bytes();
             Method::Deliver(Deliver {
                 tag,
                 redelivered: redelivered & 1 != 0,
-                control_key: is_control.then_some(routing_key),
+                control_key: is_control.then(|| text(routing_key)).flatten(),
             })
         }
         RETURN => {

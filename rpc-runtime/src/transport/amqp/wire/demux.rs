@@ -389,7 +389,7 @@ mod tests {
                 .next()
                 .map_or(rest.len(), |part| (*part).clamp(1, rest.len()));
             // As the driver does with large parts of bodies.
-            if part % 2 == 0
+            if part.is_multiple_of(2)
                 && let Some((body, left)) = demux.arriving_body()
                 && filter.unchecked() == left + 1
             {
