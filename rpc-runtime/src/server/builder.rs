@@ -252,6 +252,7 @@ impl Server {
             opened = &mut opening => return opened?.run(shutdown).await,
             () = &mut shutdown => stop.cancel(),
         }
+        // The queues to which it has subscribed may have begun to deliver, so it drains.
         opening.await?.run(std::future::ready(())).await
     }
 

@@ -62,7 +62,7 @@ pub(super) struct ServerConfig {
 /// A queue, its methods, and the estimated waits in it.
 type QueueConfig = (RequestQueue, Dispatcher, Estimates);
 
-/// The cancelled calls of each queue that has methods with a reply, by the queue's name.
+/// The cancelled calls of each queue that has methods with a reply, by the name of the queue.
 type AllCancellations = HashMap<String, Arc<Cancellations>>;
 
 /// What the queues of a server share once it is open.
@@ -96,8 +96,8 @@ impl ServerConfig {
         }
     }
 
-    /// Declares the queues and subscribes to them. Once it is told to stop, it subscribes to no
-    /// further queue.
+    /// Declares the queues and subscribes to them, and starts all tasks except those of the
+    /// consumers. Once it is told to stop, it waits for nothing and subscribes to no further queue.
     pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut probes = Probes::new();
         let with_estimates = |(queue, dispatcher)| {
@@ -142,11 +142,11 @@ impl ServerConfig {
         stop.run_until_cancelled(channel.wait_ready()).await.transpose()?;
         // All queues are declared before the first subscription, so that a queue that the broker
         // refuses causes no redeliveries either.
-        let of_jobs = queues.iter().filter(has_jobs).flat_map(|(queue, dispatcher, _)| {
-            JobQueues::needed(queue, dispatcher.jobs().filter_map(|job| job.retry))
+        let job_queues = queues.iter().filter(has_jobs).flat_map(|(queue, dispatcher, _)| {
+            JobQueues::to_declare_at_start(queue, dispatcher.jobs().filter_map(|job| job.retry))
         });
-        let of_jobs: Vec<_> = of_jobs.collect();
-        for queue in queues.iter().map(|(queue, ..)| queue).chain(&of_jobs) {
+        let job_queues: Vec<_> = job_queues.collect();
+        for queue in queues.iter().map(|(queue, ..)| queue).chain(&job_queues) {
             let declaring = with_retries(queue.name(), || transport.declare_requests(queue));
             stop.run_until_cancelled(declaring).await.transpose()?;
         }
@@ -163,17 +163,17 @@ impl ServerConfig {
         // The responder starts after the queues are declared, because the queues of a worker that
         // can be reached must exist. It starts before the first subscription, so that no request
         // waits for it.
-        let start = |methods| {
+        let mut responder = control.map(|methods| {
             let (rules, channel) = (&shared.rules, &shared.channel);
             ControlResponder::start(transport, methods, rules, channel, self.drain_timeout)
-        };
-        let mut responder = control.map(start);
+        });
         if let Some(responder) = &mut responder {
             stop.run_until_cancelled(responder.started()).await;
         }
         if let Some(incoming) = &shared.incoming {
             let (receiving, first_attempt) = incoming.receive_all(transport);
             reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(receiving)));
+            // The server starts even if no items can be received. Their callers time out then.
             let started = timeout(START_TIMEOUT, first_attempt);
             let _ = stop.run_until_cancelled(started).await;
         }
@@ -205,8 +205,8 @@ impl ServerConfig {
         })
     }
 
-    /// Subscribes to a queue and to its queue for batches. Returns `None` if it is told to stop
-    /// before it has subscribed to both.
+    /// Subscribes to a queue and to its queue for batches, and adds their consumers to `consumers`.
+    /// Returns `None` if it is told to stop before it has subscribed to both.
     async fn subscribe(
         &self,
         (queue, dispatcher, estimates): QueueConfig,
@@ -243,9 +243,9 @@ impl ServerConfig {
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
         let batch_queue = queue.batch_queue().filter(|_| self.batching);
-        // If this worker takes no batches, one-way requests may be in the queue for batches of
-        // other workers nevertheless, and callers that have not heard from this worker may send
-        // more.
+        // Even if this worker takes no batches, earlier or other workers may have declared a queue
+        // for batches. One-way requests may be left in it, and callers that have not heard from
+        // this worker may send more.
         let earlier_batch_queue = queue.earlier_batch_queue().filter(|_| has_oneway);
         let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {
@@ -253,16 +253,16 @@ impl ServerConfig {
         };
         consumers.push((single, Some(subscription)));
         let prefetch = self.concurrency.min(BATCH_PREFETCH);
-        let batches = |queue| consumer(queue, prefetch, estimates.batches).for_batches(!has_oneway);
+        let batch_consumer = |queue| consumer(queue, prefetch, estimates.batches).for_batches(!has_oneway);
         let Some(batch_queue) = batch_queue else {
             if let Some(earlier) = earlier_batch_queue {
                 // The queue may not exist yet. The consumer waits for it.
                 handler.pause_batches();
-                consumers.push((batches(earlier), None));
+                consumers.push((batch_consumer(earlier), None));
             }
             return Ok(Some(()));
         };
-        let batches = batches(batch_queue);
+        let batches = batch_consumer(batch_queue);
         let subscription = match batches.open(stop).await {
             Ok(Some(subscription)) => Some(subscription),
             Ok(None) => return Ok(None),
@@ -296,7 +296,8 @@ impl ServerConfig {
             reply_addresses: self.reply_addresses.clone(),
             max_accepted_bytes: self.broker.max_accepted_bytes,
             max_sent_bytes: self.broker.max_sent_bytes,
-            // Each queue sets its own. A control message that is redelivered is refused.
+            // Each request queue sets its own. With 0, a control message that is redelivered is
+            // refused.
             max_deliveries: 0,
             is_classic: false,
             admission: self.admission,
@@ -389,8 +390,8 @@ impl ServerConfig {
 
     /// Adds the built-in methods to each queue. Returns the ones that describe all queues.
     fn add_built_in(&self, identity: &Arc<WorkerIdentity>, queues: &mut [QueueConfig]) -> Arc<dyn Service> {
-        // A separate instance of the layers: a worker that describes itself must not wait for a
-        // limit that its other methods have reached.
+        // A separate instance of the layers: the built-in methods must not wait for a limit that
+        // the other methods have reached.
         let behind_layers = self.layers.service_wrapper();
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher, estimates) in queues {

@@ -24,7 +24,7 @@ const STUCK_FOR_LONG: Duration = Duration::from_secs(5 * 60);
 #[derive(Debug)]
 pub(super) struct JobQueues {
     queue: RequestQueue,
-    /// Weak, like that of the reply channel.
+    /// Weak, for the same reason as that of the [`ReplyChannel`].
     transport: Weak<dyn Transport>,
     /// Separate from the channel of replies, so that a queue that takes no jobs does not delay
     /// replies.
@@ -47,10 +47,9 @@ pub(super) enum Destination {
     Requests,
 }
 
-/// How many copies of requests may be unconfirmed in one queue. A queue that confirms nothing keeps
-/// that many unconfirmed. RabbitMQ 4 may keep the channel waiting for each of them while a quorum
-/// queue has no leader, and it no longer reads the connection once 400 messages of a channel wait
-/// for that.
+/// How many copies of requests to one queue may be unconfirmed. While a quorum queue has no leader,
+/// it confirms nothing, and RabbitMQ 4 may keep the messages to it waiting in their channel. Once
+/// 400 messages wait in one channel, it no longer reads the connection.
 pub(super) const MAX_UNCONFIRMED: usize = 64;
 
 /// A queue to which jobs are moved. Each has limits of its own, so that one that takes no jobs does
@@ -100,7 +99,7 @@ impl JobQueues {
     /// start without permission for them: the dead-letter queue, and all retry queues that these
     /// jobs may need. They are declared long before a job needs them: up to RabbitMQ 4.2, a quorum
     /// queue that is declared moments before its node crashes does not work afterwards.
-    pub(super) fn needed(
+    pub(super) fn to_declare_at_start(
         queue: &RequestQueue,
         policies: impl Iterator<Item = RetryPolicy>,
     ) -> Vec<RequestQueue> {
@@ -126,10 +125,11 @@ impl JobQueues {
         Ok(())
     }
 
-    /// Moves the jobs of a redelivered batch, once no other batch is moved. Each of them waits for
-    /// ten seconds in its retry queue. So all of them are moved, and the batch is acked, before the
-    /// first one returns, unless the broker confirms so slowly that moving them takes that long. A
-    /// job that then crashes its worker brings back the batch, and all jobs are moved once more.
+    /// Runs `moving`, which moves the jobs of a redelivered batch, once no other batch is moved.
+    ///
+    /// The jobs wait for ten seconds in a retry queue. All of them should be moved, and the batch
+    /// acked, before the first one returns: if it then crashes its worker, the batch is redelivered
+    /// too, and all its jobs are moved once more. Two batches at the same time would take longer.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;
         moving.await;
@@ -176,35 +176,37 @@ impl JobQueues {
             // The broker may keep the copy although nobody waits for its confirm any more.
             send_token: SendToken::holding(permit),
         };
-        let declares = target.last_declare.lock().await.number;
+        let declares_before = target.last_declare.lock().await.number;
         let sending = self.channel.send(outgoing.clone(), None, may_have_closed_channel);
         let outcome = sending.await?;
         if !matches!(outcome, SendOutcome::Unroutable) {
             return Ok(outcome);
         }
-        self.declare(&target.last_declare, declares, &queue).await?;
+        self.declare(&target.last_declare, declares_before, &queue)
+            .await?;
         self.channel.send(outgoing, None, may_have_closed_channel).await
     }
 
-    /// Declares a queue, unless there were more attempts than `number` meanwhile: then returns the
-    /// outcome of the last. So jobs that wait for one queue do not declare it one after another.
+    /// Declares a queue, unless another job has done so since there were `declares_before` attempts:
+    /// then returns the outcome of the last one. So jobs that wait for one queue do not declare it
+    /// one after another.
     async fn declare(
         &self,
         last: &AsyncMutex<LastDeclare>,
-        number: u64,
+        declares_before: u64,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
         let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
         let mut last = last.lock().await;
-        if last.number == number {
+        if last.number == declares_before {
             last.error = transport.declare_requests(queue).await.err();
             last.number += 1;
         }
         last.error.clone().map_or(Ok(()), Err)
     }
 
-    /// Logs that a queue did not take a job. `stuck_for` is how long the job has not been moved
-    /// where it belongs, which may be another queue.
+    /// Logs that a queue did not take a job. `stuck_for` is how long the job has waited to be moved,
+    /// perhaps to another queue.
     pub(super) fn log_not_taken(
         &self,
         destination: Destination,

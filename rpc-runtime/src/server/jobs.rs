@@ -13,9 +13,9 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, mark_given_up,
-    record_origin, record_trace, record_user, remaining_delay, reserved_header, set_remaining_delay,
-    since_last_failure,
+    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Properties, Reply, limit_headers,
+    mark_given_up, record_origin, record_trace, record_user, remaining_delay, reserved_header,
+    set_remaining_delay, since_last_failure,
 };
 use crate::service::{
     AfterFailure, DEAD_LETTER_WAIT, JobFailure, Origin, REDELIVERED_BATCH_WAIT, RETURNED_PAUSE,
@@ -32,52 +32,60 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// never confirm it: a quorum queue without a leader confirms nothing.
 const UNCONFIRMED_FOR_LONG: Duration = Duration::from_secs(30);
 
-/// Where a job goes, and the delay that it must wait afterwards.
+/// The queue to which a job is moved, and the part of its delay that is left when it leaves that
+/// queue.
 #[derive(Debug, Clone, Copy)]
-struct Hop {
-    to: Destination,
-    rest: Duration,
+struct NextQueue {
+    destination: Destination,
+    delay_left: Duration,
 }
 
-impl Hop {
-    fn to(to: Destination) -> Self {
-        let rest = Duration::ZERO;
-        Self { to, rest }
+impl NextQueue {
+    fn without_delay(destination: Destination) -> Self {
+        Self {
+            destination,
+            delay_left: Duration::ZERO,
+        }
     }
 
-    /// To the retry queue in which a job waits first.
-    fn to_retry(delay: Duration) -> Self {
-        let (millis, rest) = next_wait(rounded_up(delay));
-        let to = Destination::Retry(millis);
-        Self { to, rest }
+    /// The first of the retry queues in which a job waits for the delay.
+    fn first_retry(delay: Duration) -> Self {
+        let (millis, delay_left) = next_wait(rounded_up(delay));
+        Self {
+            destination: Destination::Retry(millis),
+            delay_left,
+        }
     }
 }
 
 impl RequestHandler {
-    /// Whether a request without a reply address is a job.
+    /// Whether a request without a reply address is a job: its method is one-way and `idempotent`.
     pub(super) fn is_job(&self, message: &Message) -> bool {
         let method = message.properties.kind.as_ref();
         self.executor.dispatcher.job(method).is_some()
     }
 
-    /// Prepares a request without a reply address that arrived on a queue with jobs: a job that a
-    /// retry queue dead-lettered does not count as a dead letter. Returns how long it must still
-    /// wait before it runs. `None` if it may run, or is no job.
+    /// Returns how long a job must still wait before it runs. `None` if it may run now, or is no
+    /// job. Must be called before a job runs: a job that comes from a retry queue does not count as
+    /// a dead letter from then on.
+    ///
+    /// `message` is a request without a reply address that arrived on a queue with jobs.
     pub(super) fn prepare_job(&self, message: &mut Message) -> Option<Duration> {
         let properties = &mut message.properties;
         self.executor.dispatcher.job(properties.kind.as_ref())?;
         let was_moved = properties.headers.get(COPY_HEADER).is_some();
-        let has_only_waited = |dead: &DeadLettered| dead.non_expiry_deaths == 0;
-        if was_moved && properties.dead_lettered.as_ref().is_some_and(has_only_waited) {
-            // It comes from a retry queue, where no worker has seen it.
+        let has_only_expired = |dead: &DeadLettered| dead.non_expiry_deaths == 0;
+        if was_moved && properties.dead_lettered.as_ref().is_some_and(has_only_expired) {
+            // A retry queue dead-letters a job once it has waited. No worker has seen it there.
             properties.dead_lettered = None;
         }
         let delay = remaining_delay(&properties.headers);
         (!delay.is_zero()).then_some(delay)
     }
 
-    /// Ends a request without a reply address: acknowledges it, or moves it to a retry queue or to
-    /// the dead-letter queue.
+    /// Ends a request without a reply address that arrived on a queue with jobs: acknowledges it,
+    /// or, if it failed, moves it to a retry queue or to the dead-letter queue. `reply` says whether
+    /// it failed, and `is_refused` whether it was refused, so that its method did not run.
     pub(super) async fn end_job(
         &self,
         jobs: &JobQueues,
@@ -88,7 +96,8 @@ impl RequestHandler {
     ) {
         let properties = &mut message.properties;
         let method = self.executor.dispatcher.job(properties.kind.as_ref());
-        // A one-way request that is no job is acked even if its method has failed.
+        // A one-way request that is no job is acked even if its method has failed. If it was refused,
+        // the dead-letter queue keeps it.
         let failure = JobFailure::of(reply).filter(|_| method.is_some() || is_refused);
         let Some(failure) = failure else {
             return acks.ack();
@@ -111,8 +120,9 @@ impl RequestHandler {
         record_origin(headers, queue);
         let reason = outcome_of(headers).as_str();
         // A dead-letter queue may be full for days.
-        let fallback = Hop::to(Destination::Retry(DEAD_LETTER_WAIT));
-        let moving = self.move_job(jobs, Hop::to(Destination::Dead), Some(fallback), message, acks);
+        let fallback = NextQueue::without_delay(Destination::Retry(DEAD_LETTER_WAIT));
+        let wanted = NextQueue::without_delay(Destination::Dead);
+        let moving = self.move_job(jobs, wanted, Some(fallback), message, acks);
         match moving.await {
             Some(Destination::Dead) => count(Event::JobDied { queue, reason }),
             Some(_) => count(Event::DeadLetterRefused { queue }),
@@ -128,12 +138,12 @@ impl RequestHandler {
         delay: Duration,
         acks: PendingAcks,
     ) -> bool {
-        let moving = self.move_job(jobs, Hop::to_retry(delay), None, message, acks);
+        let moving = self.move_job(jobs, NextQueue::first_retry(delay), None, message, acks);
         moving.await.is_some()
     }
 
     /// Moves a job that was redelivered in a batch to a retry queue. If that does not take it,
-    /// moves it to the request queue. If it stayed here, so would its batch.
+    /// moves it to the request queue, so that the batch can be acked.
     pub(super) async fn unbatch_job(
         &self,
         jobs: &JobQueues,
@@ -141,72 +151,58 @@ impl RequestHandler {
         delay: Duration,
         acks: PendingAcks,
     ) {
-        let wanted = Hop::to_retry(delay.max(Duration::from_millis(REDELIVERED_BATCH_WAIT)));
-        let fallback = Hop {
-            to: Destination::Requests,
-            rest: delay.max(RETURNED_PAUSE),
+        let wanted = NextQueue::first_retry(delay.max(Duration::from_millis(REDELIVERED_BATCH_WAIT)));
+        let fallback = NextQueue {
+            destination: Destination::Requests,
+            delay_left: delay.max(RETURNED_PAUSE),
         };
         self.move_job(jobs, wanted, Some(fallback), message, acks).await;
     }
 
     /// Moves a job to the end of the request queue, from which it was redelivered.
     pub(super) async fn return_job(&self, jobs: &JobQueues, message: Message, acks: PendingAcks) {
-        // This worker would not empty a full queue by keeping jobs.
-        let fallback = Hop::to(Destination::Retry(SHORTEST_WAIT));
-        let wanted = Hop::to(Destination::Requests);
+        // If the request queue is full, this worker must let go of the job to take others from it.
+        let fallback = NextQueue::without_delay(Destination::Retry(SHORTEST_WAIT));
+        let wanted = NextQueue::without_delay(Destination::Requests);
         self.move_job(jobs, wanted, Some(fallback), message, acks).await;
     }
 
     /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
-    /// Returns where the copy is: in `wanted`, or in `fallback` if the wanted queue takes no jobs
-    /// now.
+    /// Tries both queues in turn: `wanted`, and `fallback` if the wanted one does not take the copy.
+    /// Returns the one that has it.
     ///
-    /// Tries until that succeeds, the original can no longer be acked, or the handle is closed. In
-    /// the last two cases, it returns `None`, and the broker delivers the original again.
+    /// Returns `None` if the original can no longer be acked, or if the handle is closed. The broker
+    /// then delivers the original again.
     async fn move_job(
         &self,
         jobs: &JobQueues,
-        wanted: Hop,
-        fallback: Option<Hop>,
+        wanted: NextQueue,
+        fallback: Option<NextQueue>,
         mut message: Message,
         mut acks: PendingAcks,
     ) -> Option<Destination> {
         acks.mark_forwarded();
-        let properties = &mut message.properties;
-        let headers = &mut properties.headers;
-        // A sender may have forged the header `rpc-user`, and also that of a copy. A message with a
-        // user id is not a copy, because workers publish copies without one.
-        if headers.get(COPY_HEADER).is_none() || properties.user_id.is_some() {
-            record_user(headers, properties.user_id.as_ref());
-        }
-        // RabbitMQ's own headers describe the original, not the copy.
-        headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
-        // The copy must not ask again for the batch size.
-        headers.remove(BATCH_HEADER);
-        limit_headers(headers);
-        Origin::mark_moved(headers);
-        properties.expiration = None;
-        properties.persistent = true;
-        // Only the user itself can publish a message with its user id.
-        properties.user_id = None;
-        let given_up_for = match wanted.to {
-            Destination::Dead => since_last_failure(headers, unix_millis()),
+        make_copy(&mut message.properties);
+        // A job that the dead-letter queue did not take before has been stuck since it failed.
+        let stuck_before = match wanted.destination {
+            Destination::Dead => since_last_failure(&message.properties.headers, unix_millis()),
             Destination::Retry(_) | Destination::Requests => Duration::ZERO,
         };
         let (begun, mut pause) = (Instant::now(), RETRY_PAUSE);
-        let stuck_for = || given_up_for + begun.elapsed();
-        let mut hop = wanted;
+        let stuck_for = || stuck_before + begun.elapsed();
+        let mut next = wanted;
         let mut may_have_closed_channel = false;
         let mut stuck = None;
         'moving: loop {
             if acks.forget_lost() {
                 return None;
             }
-            let destination = hop.to;
-            let is_fallback = destination != wanted.to;
+            let destination = next.destination;
+            let is_fallback = destination != wanted.destination;
             let headers = &mut message.properties.headers;
-            mark_given_up(headers, wanted.to == Destination::Dead && is_fallback);
-            set_remaining_delay(headers, hop.rest);
+            // A job that waits for the dead-letter queue must not run when it comes back.
+            mark_given_up(headers, wanted.destination == Destination::Dead && is_fallback);
+            set_remaining_delay(headers, next.delay_left);
             let mut publishing = pin!(jobs.publish(destination, &message, may_have_closed_channel));
             let published = loop {
                 if let Ok(published) = timeout(UNCONFIRMED_FOR_LONG, &mut publishing).await {
@@ -217,13 +213,13 @@ impl RequestHandler {
                 if acks.forget_lost() {
                     return None;
                 }
-                // Only the job of a batch goes elsewhere, so that the batch can be acked. The
-                // broker may deliver both copies later.
+                // The job may run twice if the broker delivers this copy nevertheless. Only a job
+                // that holds up the ack of its batch takes that risk; see `unbatch_job`.
                 if let Some(fallback) = fallback
                     && !is_fallback
-                    && fallback.to == Destination::Requests
+                    && fallback.destination == Destination::Requests
                 {
-                    hop = fallback;
+                    next = fallback;
                     continue 'moving;
                 }
             };
@@ -233,7 +229,7 @@ impl RequestHandler {
                     acks.ack();
                     return Some(destination);
                 }
-                // It never expires, because it has no deadline.
+                // `Expired` cannot happen, because `publish` sets no deadline.
                 Ok(SendOutcome::Unroutable | SendOutcome::Refused(None) | SendOutcome::Expired) => None,
                 Ok(SendOutcome::Refused(Some(error))) => {
                     may_have_closed_channel = true;
@@ -242,17 +238,17 @@ impl RequestHandler {
                 Err(error) if error.is_handle_ended() => return None,
                 Err(error) => Some(error),
             };
-            // That the request queue is full is no fault.
+            // A full request queue is no fault.
             if destination != Destination::Requests || error.is_some() {
                 jobs.log_not_taken(destination, stuck_for(), error.as_ref());
             }
             if let Some(fallback) = fallback
                 && !is_fallback
             {
-                hop = fallback;
+                next = fallback;
                 continue;
             }
-            hop = wanted;
+            next = wanted;
             stuck.get_or_insert_with(|| Stuck::new(&self.queue));
             tokio::time::sleep(pause).await;
             pause = MAX_RETRY_PAUSE.min(2 * pause);
@@ -260,12 +256,32 @@ impl RequestHandler {
     }
 }
 
+/// Turns the properties of a job into those of the copy that a worker publishes.
+fn make_copy(properties: &mut Properties) {
+    let headers = &mut properties.headers;
+    // A sender may have forged the header `rpc-user`, and also that of a copy. A message with a
+    // user id is not a copy, because workers publish copies without one.
+    if headers.get(COPY_HEADER).is_none() || properties.user_id.is_some() {
+        record_user(headers, properties.user_id.as_ref());
+    }
+    // RabbitMQ's own headers describe the original, not the copy.
+    headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
+    // The copy must not ask again for the batch size.
+    headers.remove(BATCH_HEADER);
+    limit_headers(headers);
+    Origin::mark_moved(headers);
+    properties.expiration = None;
+    properties.persistent = true;
+    // Only the user itself can publish a message with its user id.
+    properties.user_id = None;
+}
+
 fn unix_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Counts a job that cannot be moved for as long as this exists.
+/// For as long as this exists, a metric counts one more job that cannot be moved.
 struct Stuck<'a> {
     queue: &'a str,
 }

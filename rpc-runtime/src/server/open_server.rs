@@ -35,7 +35,8 @@ impl OpenServer {
     pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
             queues,
-            drain_timeout: limit,
+            drain_timeout,
+            // They must run until the end.
             reply_tasks: _reply_tasks,
             transport,
             ..
@@ -44,7 +45,7 @@ impl OpenServer {
         let runtime = transport.runtime();
         let mut consumers = JoinSet::new();
         for (consumer, subscription) in self.consumers {
-            consumers.spawn_on(consumer.run(subscription, stop.clone(), limit), &runtime);
+            consumers.spawn_on(consumer.run(subscription, stop.clone(), drain_timeout), &runtime);
         }
         // A consumer that is not told to stop ends only if the handle was closed, if its runtime
         // has ended, or if the consumer cannot recover from a panic. Then all others end too.
@@ -58,7 +59,7 @@ impl OpenServer {
         // expire.
         drop(self.probe_task);
         if let Some(responder) = &self.responder {
-            responder.drain();
+            responder.begin_drain_timeout();
         }
         let mut end = ConsumerEnd {
             unfinished: 0,
@@ -70,7 +71,7 @@ impl OpenServer {
         while let Some(ended) = consumers.join_next().await {
             end.add(ended);
         }
-        // Until now, callers could cancel the requests that were in progress.
+        // Stopped last, so that callers can cancel the requests that are still in progress.
         if let Some(responder) = self.responder {
             end.unfinished += responder.stop().await;
         }
@@ -79,7 +80,10 @@ impl OpenServer {
                 reason: Some(reason), ..
             } => Err(ServerError::Broker(reason)),
             ConsumerEnd { unfinished: 0, .. } => Ok(()),
-            ConsumerEnd { unfinished, .. } => Err(ServerError::DrainTimedOut { unfinished, limit }),
+            ConsumerEnd { unfinished, .. } => Err(ServerError::DrainTimedOut {
+                unfinished,
+                limit: drain_timeout,
+            }),
         };
         match &outcome {
             Ok(()) => tracing::info!(?queues, "stopped"),

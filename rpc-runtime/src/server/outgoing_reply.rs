@@ -15,7 +15,7 @@ use crate::transport::{Outgoing, SendToken};
 /// callers wait for longer than the expiration of their request.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
-/// How long a reply may take if it is not known when its caller gives up.
+/// How long a reply may wait if it is not known when its caller gives up.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// A reply, and the ack of its request.
@@ -37,8 +37,8 @@ impl OutgoingReply {
         outgoing(self.reply.clone(), self.batch_size, &self.to)
     }
 
-    /// Sends the reply until the broker confirms it, then acks its request. If the reply cannot be
-    /// sent, or closes its channels, sends a fault instead.
+    /// Sends the reply until the broker confirms it or its time is over, then acks its request. If
+    /// the reply cannot be sent, or closes its channels, sends a fault instead.
     pub(super) async fn send(self, channel: &ReplyChannel) {
         let deadline = Some(give_up_at(self.deadline));
         match channel
@@ -59,26 +59,28 @@ impl OutgoingReply {
         let message = "the method ran, and the broker refuses its reply, which may be too large";
         let fault = Fault::new(FaultCode::ReplyTooLarge, message);
         let mut fault = Reply::fault(self.reply.codec, &fault);
-        // The fault ends a stream only if it says which worker sends it.
+        // If this ends a stream, its caller ignores a fault that does not name the worker.
         if let Some(worker) = self.reply.headers.get(WORKER_HEADER) {
             let name = ShortStr::from_static(WORKER_HEADER);
             fault.headers.insert(name, worker.to_owned());
         }
         let fault = outgoing(fault, self.batch_size, &self.to);
+        // If the fault is not confirmed either, nothing is left to send.
         if channel.send(fault, deadline, false).await.is_ok() {
             self.acks.ack();
         }
     }
 
-    /// Counts and logs that the reply was not sent or not confirmed in time, and acks its request.
+    /// Acks the request of a reply that was not sent or not confirmed in time. Counts and logs that.
     pub(super) fn expire(self, channel: &ReplyChannel) {
-        let reason = "no_connection";
-        count(Event::ReplyLost { reason });
+        count(Event::ReplyLost {
+            reason: "no_connection",
+        });
         channel.log.expired();
         self.acks.ack();
     }
 
-    /// Counts and logs that the broker refused the reply, and acks its request.
+    /// Acks the request of a reply that the broker refused. Counts and logs that.
     pub(super) fn give_up(self, channel: &ReplyChannel) {
         count(Event::ReplyLost { reason: "refused" });
         channel.log.refused();

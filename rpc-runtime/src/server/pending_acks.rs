@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use crate::service::{Deduplicator, RequestKey};
 use crate::transport::Control;
 
-/// One request's share in a delivery that is neither acked nor rejected. The delivery can be acked
-/// only on the subscription that delivered it.
+/// One request's share in a delivery that is neither acked nor rejected yet: a batch is one delivery
+/// of several requests. The delivery can be acked only on the subscription that delivered it.
 #[derive(Debug, Clone)]
 pub(super) struct RequestShare(Arc<DeliveryState>);
 
@@ -99,7 +99,7 @@ pub(super) struct RequestsInProgress(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicUsize,
-    /// How many of them no longer have deliveries to ack.
+    /// How many of them no longer have deliveries to ack: those of streams that go on.
     acked_early: AtomicUsize,
     /// Notified when the last request in progress ends.
     idle: Notify,
@@ -220,17 +220,17 @@ impl PendingAcks {
     /// Splits off the request that was added last.
     pub(super) fn split_last(&mut self) -> Self {
         let last = self.acks.pop();
-        self.with(last.into_iter().collect())
+        self.of_same_consumer(last.into_iter().collect())
     }
 
     /// Splits into single requests, in the order in which they were added.
     pub(super) fn split(mut self) -> impl Iterator<Item = Self> {
         let acks = std::mem::take(&mut self.acks);
-        acks.into_iter().map(move |ack| self.with(smallvec![ack]))
+        acks.into_iter().map(move |ack| self.of_same_consumer(smallvec![ack]))
     }
 
-    /// Returns pending acks of the same consumer for these requests.
-    fn with(&self, acks: SmallVec<[PendingAck; 1]>) -> Self {
+    /// Returns these acks, of requests that are in progress already, separately.
+    fn of_same_consumer(&self, acks: SmallVec<[PendingAck; 1]>) -> Self {
         Self {
             acks,
             acked_early: 0,
@@ -247,12 +247,13 @@ impl PendingAcks {
 
     /// Forgets the requests if no delivery of any of them can be acked any more: their subscription
     /// was lost, so the broker delivers them again. The next delivery is handled as if they had not
-    /// been in progress. Returns `false`, and changes nothing, if that is not so or not known.
+    /// been in progress. Returns whether they were forgotten.
     pub(super) fn forget_lost(&mut self) -> bool {
         // Under one lock: a delivery that joins in between would never be acked.
         let mut deduplicator = self.deduplicator.lock();
         let is_lost = |ack: &PendingAck| match ack {
             PendingAck::Tracked(key) => !deduplicator.has_delivery(key),
+            // Whether its subscription was lost is not known.
             PendingAck::Untracked(_) => false,
         };
         if !self.acks.iter().all(is_lost) {
@@ -289,8 +290,8 @@ impl PendingAcks {
         self.finish(RequestShare::reject);
     }
 
-    /// Acks all deliveries of the requests. The requests stay in progress until this is acked,
-    /// rejected or dropped. Must not be called before the broker has a part of the replies.
+    /// Acks all deliveries of the requests, which stay in progress until this is acked, rejected or
+    /// dropped. Must not be called before the broker has a part of the replies.
     pub(super) fn ack_early(&mut self) {
         self.acked_early += self.acks.len();
         let acked_early = &self.in_progress.0.acked_early;

@@ -22,8 +22,9 @@ use crate::transport::{
     keep_open, retry,
 };
 
-/// If no delivery arrives for this long, a stopping consumer expects no more. Its callers were
-/// advised to send single requests, or it is a single active consumer that holds its acks back.
+/// If no delivery arrives for this long, a stopping consumer expects no more. Callers no longer send
+/// batches, because they were advised not to, or it is a single active consumer that holds its acks
+/// back, so that its prefetch stays full.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The longest time that a stopping worker waits for callers to stop sending batches.
@@ -36,11 +37,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait after the broker refused a queue for batches for good: it does not exist, for
-/// example. Requests are served without it, and the broker logs each refusal.
+/// example. There is no hurry, because callers send single requests, and the broker logs each
+/// refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(300);
 
-/// The time to live that the requests in a batch are assumed to have. The properties of the message
-/// do not contain it.
+/// The time to live that the requests in a batch are assumed to have. The true ones are in the body
+/// of the message, which is not read yet.
 const BATCHED_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// The consumer of one queue of a server.
@@ -85,7 +87,8 @@ struct ConsumerRun<'a> {
     consumer: &'a mut QueueConsumer,
     /// The first subscription. `None` once it is in use.
     first: Option<Subscription>,
-    /// The control of the current or last subscription. `None` before the first one.
+    /// The control of the current or last subscription. `None` before the first one. It outlives a
+    /// panic, after which its subscription must be closed.
     control: &'a mut Option<Arc<dyn Control>>,
     stop: &'a CancellationToken,
 }
@@ -197,8 +200,8 @@ impl QueueConsumer {
     }
 
     /// Makes this the consumer of a queue for batches. `deletes_queue` is whether the queue is
-    /// deleted when its last worker stops. It must not be if one-way requests may be in it, or on
-    /// their way: nobody would send them again.
+    /// deleted when its last worker stops. Must be `false` if one-way requests may be in the queue,
+    /// or on their way to it: nobody would send them again.
     pub(super) fn for_batches(self, deletes_queue: bool) -> Self {
         Self {
             is_batch_queue: true,
@@ -247,7 +250,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Returns a consumer of the same queue that takes over after a panic of this one.
+    /// Returns a consumer of the same queue that takes over after a panic of this one, without its
+    /// tasks.
     fn successor(&self) -> Self {
         Self {
             is_batch_queue: self.is_batch_queue,
@@ -291,6 +295,7 @@ impl QueueConsumer {
             let panicked = panicked.into();
             let waiting = backoff.wait_after(&panicked);
             if stop.run_until_cancelled(waiting).await.is_none() {
+                // It has no subscription, and it can continue.
                 return successor.drain(None, drain_timeout, None).await;
             }
             consumer = successor;
@@ -333,8 +338,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Called after a subscription was opened that is not the given first one. `was_open` is
-    /// whether there was an earlier one.
+    /// Called after the consumer has opened a subscription by itself. `was_open` is whether there
+    /// was an earlier one.
     fn opened(&self, was_open: bool) {
         let queue = self.queue.name();
         if was_open {
@@ -418,13 +423,14 @@ impl QueueConsumer {
         if is_probe(properties) {
             return (received, None);
         }
-        // The requests in a batch have times to live of their own, unless they are one-way.
-        let has_times = self.is_batch_queue && expects_reply(properties);
-        let in_batch = has_times.then_some(BATCHED_TIME_TO_LIVE);
-        if let Some(time) = properties.expiration.max(in_batch) {
+        // One-way requests in a batch have no time to live.
+        let is_batch_with_ttl = self.is_batch_queue && expects_reply(properties);
+        let batched_ttl = is_batch_with_ttl.then_some(BATCHED_TIME_TO_LIVE);
+        if let Some(time) = properties.expiration.max(batched_ttl) {
             estimates.raise_probe_ttl(time);
         }
-        // A task may end just before its delivery is acked, and the other way round.
+        // A task may end just before its delivery is acked, and a delivery may be acked just before
+        // its task ends, so the larger number counts. This delivery is in neither.
         let unacked_tasks = self.tasks.len().saturating_sub(self.in_progress.acked_early());
         let unacked = 1 + unacked_tasks.max(self.in_progress.deliveries());
         let is_full = unacked >= self.prefetch.into();
@@ -493,8 +499,8 @@ impl QueueConsumer {
 
     /// Deletes the queue for batches if this is its last worker, so that callers notice.
     ///
-    /// If the queue is not empty, this subscribes again first, because no other worker would handle
-    /// its batches.
+    /// If batches are left in the queue, no other worker would handle them. This then subscribes
+    /// again, handles them, and tries once more.
     async fn delete_queue_if_unused(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {
             ended.control.close().await;
@@ -509,9 +515,9 @@ impl QueueConsumer {
 
     /// Handles requests until none is in progress and none has arrived for [`QUIET_PERIOD`].
     ///
-    /// Must be called before the consumer is cancelled: from then on the broker gives requests to
-    /// the next worker, and those that run here must have ended by then. Acks are held back from
-    /// now on, so that no more than the prefetch arrives and this ends on a busy queue too. Closing
+    /// Must be called before the consumer is cancelled: from then on, the broker gives requests to
+    /// the next worker, and those that run here must have ended by then. Meanwhile, acks are held
+    /// back, so that no more than the prefetch arrives and this ends on a busy queue too. Closing
     /// the subscription sends them.
     async fn finish_as_single_active(&mut self, subscription: &mut Subscription) {
         subscription.control.hold();
@@ -562,7 +568,7 @@ impl QueueConsumer {
 ///
 /// # Errors
 ///
-/// Returns an error if the broker refuses the queue or the handle was closed.
+/// Returns the first other error: the broker refuses the queue, or the handle was closed.
 pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
     queue: &str,
     operation: impl FnMut() -> F,

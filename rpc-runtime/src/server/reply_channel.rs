@@ -26,8 +26,9 @@ pub(super) const CONFIRM_GRACE: Duration = Duration::from_secs(30);
 /// channel that the broker closes, and a connection has a limit of channels.
 const MAX_DEDICATED: usize = 4;
 
-/// How long a message may have a channel of its own. If it has left by then, the broker does not
-/// close a channel because of it. Its queue may never confirm it, and others wait for the channel.
+/// How long a message may have a channel of its own, for which others wait. A message that has left
+/// by then is harmless: the broker would have closed the channel at once. Only its confirm is
+/// missing, and its queue may never confirm it.
 const DEDICATED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Publishes the replies of a server, and copies of requests that it forwards or moves, until the
@@ -162,7 +163,8 @@ impl ReplyChannel {
     /// Sends a message until the broker confirms it or the deadline has passed. A caller that gets
     /// a reply twice ignores the second one.
     ///
-    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed.
+    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed. It
+    /// is then sent on a channel of its own, which no other message loses if it is closed too.
     ///
     /// # Errors
     ///
@@ -197,7 +199,8 @@ impl ReplyChannel {
             let limit = dedicated.as_ref().map(|_| Instant::now() + DEDICATED_LIMIT);
             let publishing = publish(&*publisher, outgoing, deadline);
             let Some(published) = before(limit, publishing).await else {
-                // If it has left, it did not close its channel, so it may share one.
+                // If it has left, it can no longer be withdrawn, and it did not close its channel,
+                // so it may share one.
                 may_have_closed_channel = send_token.withdraw();
                 continue;
             };
@@ -259,9 +262,9 @@ impl ReplyChannel {
 }
 
 /// Ignores whether the broker confirms a message.
-pub(super) struct Unconfirmed;
+pub(super) struct IgnoreConfirm;
 
-impl ConfirmListener for Unconfirmed {
+impl ConfirmListener for IgnoreConfirm {
     fn published(self: Arc<Self>, _: Published) {}
 }
 

@@ -89,6 +89,7 @@ impl ReplySender {
 
 /// A single reply that waits for its confirm.
 struct InFlightReply {
+    /// `None` once its outcome is known, or it was given up.
     reply: std::sync::Mutex<Option<OutgoingReply>>,
     /// When its request is acked although the reply is not confirmed.
     give_up_at: Instant,
@@ -119,8 +120,8 @@ impl ConfirmListener for InFlightReply {
         }
     }
 
-    /// Gives up the reply if its time is over. Its queue may never confirm it: a quorum queue
-    /// without a majority does not. The request must not take up the prefetch for so long.
+    /// Gives up the reply if its time is over, and acks its request, which must not take up the
+    /// prefetch forever. A quorum queue without a majority never confirms a reply.
     fn still_unconfirmed(&self) {
         if self.give_up_at <= Instant::now()
             && let Some(reply) = self.take()
@@ -154,7 +155,8 @@ impl SenderTask {
                 count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(|reply| matches!(reply, QueuedReply::Group(_))) {
-                        // Other batches may be about to have replies to the same callers.
+                        // Other batches may be about to have replies to the same callers, which
+                        // can share the message.
                         receive_more(&mut queued, &mut received).await;
                     }
                 }

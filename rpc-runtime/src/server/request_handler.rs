@@ -15,7 +15,7 @@ use super::job_queues::{JobQueues, MAX_UNCONFIRMED};
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
 use super::queue_wait::{Probes, is_probe, probe_reply};
-use super::reply_channel::{ReplyChannel, SendOutcome, Unconfirmed, before};
+use super::reply_channel::{IgnoreConfirm, ReplyChannel, SendOutcome, before};
 use super::reply_sender::ReplySender;
 use super::streams::{SEND_LIMIT, StreamSender, Streams};
 use crate::protocol::{
@@ -35,10 +35,10 @@ use crate::transport::{Control, Delivery, Outgoing, SendToken};
 /// time, without end.
 const MAX_REJECTIONS: u32 = 20;
 
-/// How long the copy of a redelivered request waits before it runs, if workers count its
-/// redeliveries. Running the copy may crash this process. The original's ack must reach the broker
-/// first; otherwise both are delivered again, and the copies multiply. Only requests that were
-/// redelivered are counted, so few wait.
+/// How long the copy of a redelivered request waits before it runs. There is a copy if only workers
+/// can count the redeliveries, which they do in a header of the copy. Running the copy may crash
+/// this process. The original's ack must reach the broker first; otherwise both are delivered
+/// again, and the copies multiply. Few requests are redelivered, so few wait.
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a reply to another server's probe may wait for a connection.
@@ -136,10 +136,12 @@ impl RequestHandler {
         self.batches_paused.store(true, Ordering::Relaxed);
     }
 
-    /// Undoes [`pause_batches`](Self::pause_batches), unless batching is turned off.
+    /// Undoes [`pause_batches`](Self::pause_batches), unless batching is turned off: callers must
+    /// then go on sending single requests.
     pub(super) fn resume_batches(&self) {
-        let advises_batches = self.advises_batches.load(Ordering::Relaxed);
-        self.batches_paused.store(!advises_batches, Ordering::Relaxed);
+        if self.advises_batches.load(Ordering::Relaxed) {
+            self.batches_paused.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Forgets the deliveries of the subscription with this control, which has ended or is about to
@@ -150,8 +152,8 @@ impl RequestHandler {
             .forget_deliveries(|delivery| delivery.was_delivered_on(control));
     }
 
-    /// Handles a delivery: a probe, a batch, or a single request. A malformed batch is refused as
-    /// if it were one request.
+    /// Handles a delivery: a probe, a batch, or a single request. `is_batch` is whether it comes
+    /// from the queue for batches. A malformed batch is refused as if it were one request.
     ///
     /// The requests stay in progress until the broker has their replies, which may be after this
     /// returns. A request that can be neither answered nor acked is delivered again, to this worker
@@ -202,8 +204,8 @@ impl RequestHandler {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
-        // A copy that a retry queue has dead-lettered has waited there.
-        let is_counted_copy = redelivery_count(&properties.headers) > 0 && !is_dead_lettered;
+        // See `COPY_PAUSE`. A copy that comes from a retry queue has waited there.
+        let must_pause = redelivery_count(&properties.headers) > 0 && !is_dead_lettered;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
         let share = RequestShare::new(control, delivery.tag, 1, in_progress);
         let ack = match request_key(&delivery) {
@@ -215,8 +217,9 @@ impl RequestHandler {
         };
         if let Some(ack) = ack {
             let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-            if is_counted_copy {
-                // It has a longer pause if no retry queue took it when its batch was redelivered.
+            if must_pause {
+                // Its headers name a longer pause if its batch was redelivered and no retry queue
+                // took it.
                 let headers = &mut delivery.message.properties.headers;
                 tokio::time::sleep(take_returned_pause(headers).max(COPY_PAUSE)).await;
             }
@@ -233,8 +236,9 @@ impl RequestHandler {
         });
     }
 
-    /// Returns the ack owed if the request must run. Otherwise deals with the delivery itself
-    /// (joins, acks or rejects it) and returns `None`.
+    /// Returns the ack that is owed for a request that must run. Returns `None` if its delivery
+    /// needs nothing more: it was acked or rejected like an earlier delivery of the request, or it
+    /// waits for the outcome of one that runs here.
     pub(super) fn deduplicate(
         &self,
         key: RequestKey,
@@ -271,45 +275,17 @@ impl RequestHandler {
             malformed,
             ..
         } = delivery;
-        let Executor {
-            dispatcher, rules, ..
-        } = &self.executor;
-        let jobs = self.jobs.as_ref().filter(|_| !expects_reply(&message.properties));
+        let is_oneway = !expects_reply(&message.properties);
+        let jobs = self.jobs.as_ref().filter(|_| is_oneway);
         if malformed.is_none()
-            && let Some(jobs) = jobs
-            && is_given_up(&message.properties.headers)
-        {
-            // The dead-letter queue did not take it before.
-            drop(permit);
-            return self.dead_letter_job(jobs, message, acks).await;
-        }
-        if malformed.is_none()
-            && let Some(jobs) = jobs
-            && let Some(delay) = self.prepare_job(&mut message)
+            && let Some(relocation) = self.relocation(&mut message, redelivered, jobs)
         {
             drop(permit);
-            self.delay_job(jobs, message, delay, acks).await;
-            return;
+            return self.relocate(relocation, message, acks).await;
         }
-        if malformed.is_none()
-            && let Some(redeliveries) = dispatcher.worker_counted_redeliveries(&message, redelivered, rules)
-        {
-            // A copy runs instead of this delivery, because only a copy can carry the count.
-            set_redelivery_count(&mut message.properties.headers, redeliveries);
-            drop(permit);
-            match jobs.filter(|_| self.is_job(&message)) {
-                Some(jobs) => self.return_job(jobs, message, acks).await,
-                None => self.forward(message, None, acks).await,
-            }
-            return;
-        }
-        let ask = if expects_reply(&message.properties) {
-            None
-        } else {
-            BatchSizeAsk::of_message(&message)
-        };
-        // A malformed message is rejected if the broker dead-letters it then: the broker keeps more
-        // of it than a copy could.
+        let ask = is_oneway.then(|| BatchSizeAsk::of_message(&message)).flatten();
+        // What is moved if the request fails. A malformed message is rejected instead if the broker
+        // dead-letters it then: the broker keeps more of it than a copy could.
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
         let job = jobs
             .filter(|jobs| !is_rejected(jobs))
@@ -321,7 +297,9 @@ impl RequestHandler {
         let now = Instant::now();
         let mut decided = match malformed {
             None => self.executor.decide(message, redelivered, received, now),
-            Some(malformed) => Dispatcher::refuse_malformed(&message, malformed, redelivered, rules),
+            Some(malformed) => {
+                Dispatcher::refuse_malformed(&message, malformed, redelivered, &self.executor.rules)
+            }
         };
         if let Ok(decision) = &mut decided
             && let Some((stream, incoming)) = self.stream_with_taken_id(decision)
@@ -374,6 +352,44 @@ impl RequestHandler {
                 None if is_refused => self.reject(acks, rejections),
                 None => acks.ack(),
             },
+        }
+    }
+
+    /// Decides whether a request is moved to another queue instead of running here and now, and
+    /// sets its headers for that. `jobs` is `None` if the request cannot be a job.
+    fn relocation<'a>(
+        &self,
+        message: &mut Message,
+        redelivered: bool,
+        jobs: Option<&'a JobQueues>,
+    ) -> Option<Relocation<'a>> {
+        if let Some(jobs) = jobs {
+            if is_given_up(&message.properties.headers) {
+                return Some(Relocation::DeadLetter(jobs));
+            }
+            if let Some(delay) = self.prepare_job(message) {
+                return Some(Relocation::Delay(jobs, delay));
+            }
+        }
+        let Executor {
+            dispatcher, rules, ..
+        } = &self.executor;
+        let redeliveries = dispatcher.worker_counted_redeliveries(message, redelivered, rules)?;
+        // Only a copy can carry the count.
+        set_redelivery_count(&mut message.properties.headers, redeliveries);
+        let jobs = jobs.filter(|_| self.is_job(message));
+        Some(jobs.map_or(Relocation::Forward, Relocation::Return))
+    }
+
+    /// Moves a request to another queue, and acks it.
+    async fn relocate(&self, relocation: Relocation<'_>, message: Message, acks: PendingAcks) {
+        match relocation {
+            Relocation::DeadLetter(jobs) => self.dead_letter_job(jobs, message, acks).await,
+            Relocation::Delay(jobs, delay) => {
+                self.delay_job(jobs, message, delay, acks).await;
+            }
+            Relocation::Return(jobs) => self.return_job(jobs, message, acks).await,
+            Relocation::Forward => self.forward(message, None, acks).await,
         }
     }
 
@@ -563,8 +579,8 @@ impl RequestHandler {
         self.permits.acquire().await.ok()
     }
 
-    /// Returns how many calls the caller should put into one batch. 0 gives no advice. `batch_size`
-    /// is [`Response::batch_size`].
+    /// Returns how many calls the caller should put into one batch: 1 if it should send single
+    /// requests, and 0 for no advice. `batch_size` is [`Response::batch_size`].
     pub(super) fn advised_batch_size(&self, batch_size: Option<u16>) -> u16 {
         match batch_size {
             None => 0,
@@ -574,22 +590,23 @@ impl RequestHandler {
         }
     }
 
-    /// Sends the batch size of a method if it is known. It is 1 if this worker takes no batches,
-    /// because the sender may have learned another one from an earlier worker. Nobody waits for the
-    /// answer, so it is sent now or not at all. The sender asks again.
+    /// Answers a one-way request that asks for the batch size of its method. Does not answer if the
+    /// size is unknown. Nobody waits for the answer, so it is sent now or not at all. The sender
+    /// asks again.
     pub(super) fn answer_batch_size(&self, ask: BatchSizeAsk) {
         let known = self.executor.dispatcher.batch_size(ask.method.as_ref());
         if known.is_none() {
             return;
         }
+        // If this worker takes no batches, the answer is 1 instead of no advice: the sender may
+        // have learned another size from an earlier worker.
         let batch_size = self.advised_batch_size(known).max(1);
         match self.executor.rules.check_reply_address(&ask.address) {
             Ok(()) => {
                 let _ = self
                     .channel
-                    .try_send(ask.answer(batch_size), Arc::new(Unconfirmed));
+                    .try_send(ask.answer(batch_size), Arc::new(IgnoreConfirm));
             }
-            // The request itself was handled.
             Err(forbidden) => self.executor.log.batch_size_not_sent(&forbidden),
         }
     }
@@ -600,6 +617,18 @@ impl RequestHandler {
         count(Event::RequestRefused { queue, code });
         self.executor.log.reply_address_forbidden(forbidden);
     }
+}
+
+/// Where a request is moved instead of running.
+enum Relocation<'a> {
+    /// To the dead-letter queue, which did not take the job when it was given up.
+    DeadLetter(&'a JobQueues),
+    /// To a retry queue, in which the job waits for this time.
+    Delay(&'a JobQueues, Duration),
+    /// To the end of the request queue, as a job.
+    Return(&'a JobQueues),
+    /// To the end of the request queue.
+    Forward,
 }
 
 /// A method that is about to run, and whose caller reads a stream, sends one, or both.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::reply_channel::{ReplyChannel, SendOutcome, Unconfirmed};
+use super::reply_channel::{IgnoreConfirm, ReplyChannel, SendOutcome};
 use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
@@ -332,7 +332,7 @@ impl Drop for StreamSender {
                 message: self.to.message(reply),
                 send_token: SendToken::default(),
             };
-            if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(Unconfirmed)) {
+            if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(IgnoreConfirm)) {
                 // A direct reply is sent by its own connection, which is open in most cases.
                 let _ = self.channel.send(*outgoing, None, false).now_or_never();
             }

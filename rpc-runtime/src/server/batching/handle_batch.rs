@@ -49,26 +49,28 @@ impl RequestHandler {
         } = delivery;
         let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
         // What is moved to the dead-letter queue if the batch cannot be read and gets no reply.
-        let if_refused = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
+        let unread = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
         let Batch {
             codec,
             properties,
             calls,
         } = match self.read(message) {
             Ok(batch) if !batch.calls.is_empty() => batch,
+            // There is nothing to do.
             Ok(_) => return RequestShare::new(control, tag, 1, in_progress).ack(),
             Err(refusal) => {
                 let share = RequestShare::new(control, tag, 1, in_progress);
                 let ack = PendingAck::Untracked(share);
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-                return match (refusal, if_refused) {
+                return match (refusal, unread) {
                     (Some(refusal), _) => self.reply_sender.send(refusal.reply(received, acks)),
                     (None, Some((jobs, message))) => {
                         let fault = Fault::bad_request(
                             "this message cannot be read as a batch, or its reply_to is not a reply address",
                         );
                         let reply = Reply::fault(Codec::Text, &fault);
-                        self.end_job(jobs, message, &reply, true, acks).await;
+                        let is_refused = true;
+                        self.end_job(jobs, message, &reply, is_refused, acks).await;
                     }
                     (None, None) => self.reject(acks, rejections),
                 };
@@ -108,20 +110,17 @@ impl RequestHandler {
                 continue;
             };
             let deadline = request.time_to_live.and_then(|time| received.deadline(time));
-            // A job that was redelivered, or must still wait, does not run here: a copy is moved.
-            let mut job = self.may_be_job(&request, reply_to);
-            let moved = match (&self.jobs, &mut job) {
-                (Some(jobs), Some(message)) if self.is_job(message) => {
-                    let delay = self.prepare_job(message);
-                    if redelivered {
-                        count_redelivery(message);
-                    }
-                    let is_moved = redelivered || delay.is_some();
-                    is_moved.then(|| (jobs, message.clone(), delay.unwrap_or_default()))
-                }
-                _ => None,
+            let mut job = if expects_replies {
+                None
+            } else {
+                self.message_of_possible_job(&request)
             };
-            if let Some((jobs, message, delay)) = moved {
+            let delay = job
+                .as_mut()
+                .and_then(|message| self.prepare_batched_job(message, redelivered));
+            if let (Some(jobs), Some(delay)) = (&self.jobs, delay)
+                && let Some(message) = job
+            {
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
                 moving.push(if redelivered {
                     self.unbatch_job(jobs, message, delay, acks).boxed()
@@ -251,18 +250,31 @@ impl RequestHandler {
         decision
     }
 
-    /// Returns the message of a request if it may be a job: its sender expects no reply, and jobs
-    /// are served on the queue.
-    fn may_be_job(&self, request: &Request, reply_to: Option<&ShortStr>) -> Option<Message> {
-        (self.jobs.is_some() && !expects_reply(reply_to)).then(|| {
+    /// Returns the message of a one-way request if it may be a job: `None` unless jobs are served on
+    /// the queue.
+    fn message_of_possible_job(&self, request: &Request) -> Option<Message> {
+        self.jobs.is_some().then(|| {
             let mut request = request.clone();
             request.asks_batch_size = false;
             request.into_message()
         })
     }
 
+    /// Returns how long a job must still wait if it is moved to another queue instead of running
+    /// with its batch: it must wait, or it was redelivered and might crash a worker, with all other
+    /// requests of the batch. `None` if it may run now, or is no job.
+    fn prepare_batched_job(&self, message: &mut Message, redelivered: bool) -> Option<Duration> {
+        let delay = self.prepare_job(message);
+        if redelivered && self.is_job(message) {
+            count_redelivery(message);
+            return Some(delay.unwrap_or_default());
+        }
+        delay
+    }
+
     /// Whether a request of a redelivered batch may be forwarded, so that it is delivered
-    /// separately. Another request of the batch may have crashed a worker, and would do so again.
+    /// separately. Otherwise, another request of the batch that crashes its worker would take this
+    /// one with it each time.
     fn may_forward(&self, request: &Request, deadline: Option<Instant>) -> bool {
         let has_time = deadline.is_none_or(|deadline| deadline > Instant::now());
         // Only the user itself can publish a message with its user id.
@@ -357,7 +369,7 @@ impl BatchRefusal {
 /// A running request with its permit.
 type Running<'a> = ReusableBoxFuture<'a, (RunResult, SemaphorePermit<'a>)>;
 
-/// A box in which no request runs.
+/// A box in which no request runs, and to which one can be added.
 fn empty_box<'a>() -> Running<'a> {
     ReusableBoxFuture::new(std::future::pending())
 }

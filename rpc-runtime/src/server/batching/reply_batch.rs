@@ -57,7 +57,7 @@ impl ReplyGroup {
     /// Adds a reply. Its ack must already be the last of `acks`.
     pub(super) fn push(&mut self, reply: BatchedReply, deadline: Option<Instant>) {
         self.bytes += reply.body.len() + headers_size(&reply.headers) + OVERHEAD;
-        self.deadline = self.deadline.zip(deadline).map(|(one, other)| one.max(other));
+        self.deadline = later(self.deadline, deadline);
         self.replies.push(reply);
     }
 
@@ -101,9 +101,9 @@ impl ReplyGroup {
     }
 }
 
-/// Sends groups with the same key in one batch, then acks their requests. A single reply is sent in
-/// a message of its own, and so is each reply of a batch that the broker refuses. Returns the key,
-/// so that the next groups with it can be sent.
+/// Sends groups with this key in one batch, then acks their requests. A single reply is sent in a
+/// message of its own, and so is each reply of a batch that the broker refuses. Returns the key, so
+/// that the next groups with it can be sent.
 pub(in crate::server) async fn send_together(
     channel: Arc<ReplyChannel>,
     key: BatchKey,
@@ -113,7 +113,7 @@ pub(in crate::server) async fn send_together(
     if replies > 1 {
         // The batch is worth sending for as long as the caller waits for one of its replies.
         let deadlines = groups.iter().map(|group| group.deadline);
-        let deadline = deadlines.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let deadline = deadlines.reduce(later).flatten();
         let outgoing = Outgoing {
             queue: key.address.clone(),
             mandatory: false,
@@ -148,6 +148,11 @@ pub(in crate::server) async fn send_together(
     let singles = groups.into_iter().flat_map(ReplyGroup::split);
     join_all(singles.map(async |reply| reply.send(&channel).await)).await;
     key
+}
+
+/// Returns the later of two deadlines. `None` is later than any.
+fn later(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    Some(one?.max(other?))
 }
 
 fn message(groups: &[ReplyGroup], codec: Codec) -> Message {

@@ -20,8 +20,8 @@ use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{ReplyTo, Response};
 
-/// Once this time has passed since replies were last sent for this reason, the collected ones no
-/// longer wait for later requests of the same batch.
+/// How long the first of the collected replies waits, at most, while later requests of the same
+/// batch run.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
 /// A request that had to wait.
@@ -47,8 +47,7 @@ pub(super) struct ReplyCollector<'a> {
     address: Option<&'a ShortStr>,
     /// The replies that are not sent yet.
     group: ReplyGroup,
-    /// When [`send_if_due`](Self::send_if_due) last sent replies. At first, when the collecting
-    /// began.
+    /// When [`send_if_due`](Self::send_if_due) last sent replies, or when the collecting began.
     last_sent: Instant,
     /// How many times the batch was rejected before.
     rejections: u32,
@@ -106,8 +105,9 @@ impl<'a> ReplyCollector<'a> {
         }
     }
 
-    /// Adds the response to the request whose ack was added last. `job` is the request, if it may
-    /// be a job.
+    /// Adds the response to the request whose ack was added last. A request that gets no reply ends
+    /// here: it is acked, rejected, or moved to another queue. `job` is the request, if it may be a
+    /// job.
     pub(super) fn push(
         &mut self,
         id: Uuid,
@@ -140,6 +140,7 @@ impl<'a> ReplyCollector<'a> {
             return;
         };
         write_millis(&mut reply.headers, QUEUE_TIME_HEADER, self.queue_time);
+        // A large reply gains nothing from sharing a message.
         if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.handler.reply_sender.send(OutgoingReply {
                 to: ReplyTo {
@@ -167,7 +168,7 @@ impl<'a> ReplyCollector<'a> {
         }
     }
 
-    /// Sends the collected replies if they have waited long enough.
+    /// Sends the collected replies if one of them may have waited for [`MAX_WAIT`].
     pub(super) fn send_if_due(&mut self, now: Instant) {
         if now.saturating_duration_since(self.last_sent) >= MAX_WAIT {
             self.send();

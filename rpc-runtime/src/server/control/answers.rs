@@ -25,7 +25,7 @@ pub(super) struct ControlReply {
     to: ReplyTo,
     /// The header that identifies the worker.
     worker: String,
-    /// Whether its loss is counted.
+    /// Whether a metric counts it if it is lost.
     is_counted: bool,
 }
 
@@ -82,7 +82,8 @@ impl Answers {
         })
     }
 
-    /// Sends a reply, and gives it up at `until`. Its loss does no harm beyond a missing answer.
+    /// Sends a reply, and gives it up at `until`. If it is lost, its caller misses one answer of
+    /// many, so the method does not run again for that.
     pub(super) async fn reply(&self, reply: ControlReply, until: Instant) {
         let send = |to_send| self.channel.send(reply.message(to_send), Some(until), false);
         let reason = match send(reply.reply.clone()).await {

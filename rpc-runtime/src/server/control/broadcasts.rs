@@ -20,7 +20,8 @@ const MAX_BROADCASTS: usize = 48;
 /// their confirms.
 pub(super) const MAX_REPLIES: usize = 64;
 
-/// How long a reply to a broadcast waits if there are so many. Then it is dropped.
+/// How long a reply to a broadcast waits until there are fewer than [`MAX_REPLIES`]. Then it is
+/// dropped.
 pub(super) const MAX_REPLY_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a control message can wait in the queue, and a broadcast for its turn.
@@ -56,7 +57,7 @@ pub(super) struct ReceivedBroadcast<'a> {
     pub(super) executor: &'a Executor,
     pub(super) arrived: Instant,
     pub(super) label: RequestLabel,
-    /// How long its sender waits.
+    /// How long its sender waits for answers.
     pub(super) wait: Duration,
     pub(super) redelivered: bool,
 }
@@ -97,7 +98,10 @@ impl Broadcasts {
             Ok(permit) => permit,
             Err(refused) => {
                 drop(message);
-                return self.end(answers, &broadcast, refused, (), ack).await;
+                // It takes no turn, because no method runs. It is acked late, so that the prefetch
+                // bounds how many refusals wait.
+                let no_turn = ();
+                return self.end(answers, &broadcast, refused, no_turn, ack).await;
             }
         };
         // Acked before it runs, so that a method may run for longer than the broker waits for an

@@ -15,11 +15,11 @@ use crate::service::Cancellations;
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::Delivery;
 
-/// The calls that this worker answers.
+/// Handles what callers tell about the calls that this worker answers.
 pub(super) struct Calls {
     /// The routing key of this worker.
     pub(super) worker: ShortStr,
-    /// By queue.
+    /// By the routing key of the queue.
     pub(super) cancellations: HashMap<ShortStr, Arc<Cancellations>>,
     pub(super) streams: Option<Arc<Streams>>,
     pub(super) log: ControlLog,
@@ -44,7 +44,7 @@ impl ControlLog {
 }
 
 impl Calls {
-    /// Handles a message about calls. Returns `false` if it is another one.
+    /// Handles a message about calls. Returns `false` if it is another kind of message.
     pub(super) fn handle(&self, delivery: &Delivery) -> bool {
         let kind = delivery.message.properties.kind.as_ref();
         match (kind.map(ShortStr::as_str), &self.streams, &delivery.control_key) {
@@ -66,8 +66,8 @@ impl Calls {
         }
     }
 
-    /// Cancels the calls that a message lists: of the queue that it names, or of the streams that
-    /// this worker sends.
+    /// Cancels the calls that a message lists. Its routing key is that of a queue, or that of this
+    /// worker: then it ends streams that this worker sends.
     fn cancel(&self, delivery: &Delivery) {
         let calls = match (
             delivery.malformed,

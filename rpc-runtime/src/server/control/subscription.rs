@@ -45,7 +45,7 @@ pub(in crate::server) struct ControlResponder {
     stop: CancellationToken,
     /// When the server began to drain.
     draining_since: Arc<OnceLock<Instant>>,
-    /// Returns the number of requests that did not end in time after it was told to stop.
+    /// Ends once it is told to stop, and returns the number of requests that did not end in time.
     task: AbortOnDropHandle<usize>,
     /// Resolves once the first attempt to subscribe has succeeded or failed.
     first_attempt: oneshot::Receiver<()>,
@@ -117,15 +117,15 @@ impl ControlResponder {
         let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
     }
 
-    /// The drain timeout begins now. Until [`stop`](Self::stop), callers can cancel their calls,
+    /// Begins the drain timeout. Until [`stop`](Self::stop), callers can still cancel their calls,
     /// and broadcasts are answered.
-    pub(in crate::server) fn drain(&self) {
+    pub(in crate::server) fn begin_drain_timeout(&self) {
         self.draining_since.get_or_init(Instant::now);
     }
 
     /// Deletes the queue, waits for the answers in progress and ends the task. Returns the number
-    /// of requests that did not end within the drain timeout, which counts from
-    /// [`drain`](Self::drain).
+    /// of requests that did not end within the drain timeout; see
+    /// [`begin_drain_timeout`](Self::begin_drain_timeout).
     pub(in crate::server) async fn stop(self) -> usize {
         self.stop.cancel();
         // The task limits its own waits. If it panicked, the server ends as usual.

@@ -51,7 +51,7 @@ struct State {
     probe_ttl: Duration,
     /// Whether the last measurement found no waiting messages.
     last_found_empty: bool,
-    /// How many subscriptions have ended.
+    /// How many subscriptions have ended. A guard of an earlier one no longer counts.
     epoch: u64,
 }
 
@@ -267,7 +267,8 @@ impl QueueWaitEstimates {
     }
 }
 
-/// Exists while a delivery that filled the prefetch is being handled. Must be dropped after that.
+/// Exists while a delivery that filled the prefetch is being handled: messages may wait in the queue
+/// until it is dropped.
 #[derive(Debug)]
 pub(crate) struct PrefetchFullGuard {
     estimates: Arc<QueueWaitEstimates>,

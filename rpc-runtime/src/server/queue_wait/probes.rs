@@ -26,7 +26,7 @@ use crate::transport::{
 /// How long to wait after the broker refused the reply queue for probes.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Identifies a probe by its server, the queue that it measures, and a number.
+/// Identifies a probe by its server, the index of the queue that it measures, and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeId {
     server: Uuid,
@@ -130,9 +130,10 @@ impl Probes {
         true
     }
 
-    /// Measures the queues whenever a measurement is due, until the broker handle is closed.
+    /// Measures the waits in the queues whenever a measurement is due, until the broker handle is
+    /// closed.
     pub(crate) async fn run(&self, transport: &Arc<dyn Transport>) {
-        // This runs again after a panic.
+        // If this runs again after a panic, the replies to earlier probes no longer arrive.
         self.forget_probes();
         let probes = self;
         keep_open(&mut ProbeRun { probes, transport }).await;
@@ -205,7 +206,7 @@ impl Probes {
         }
     }
 
-    /// Begins the steps of measurements that are due. After that, the next ones are due only later.
+    /// Begins the steps of measurements that are due. Their results come from `results`.
     fn begin_due<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
@@ -349,7 +350,8 @@ async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing
     StepResult::Probe { id, published }
 }
 
-/// Returns the message of a probe.
+/// Returns the message of a probe. `None` if the name of the queue is too long, which the server
+/// has checked.
 fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortStr) -> Option<Outgoing> {
     Some(Outgoing {
         queue: ShortStr::new(queue).ok()?,
