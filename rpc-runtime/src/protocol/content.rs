@@ -15,13 +15,13 @@ pub(crate) fn codec_of(properties: &Properties) -> Result<Option<Codec>, Unsuppo
     let codec = Codec::from_content_type(as_str(&properties.content_type))?;
     let encoding = as_str(&properties.content_encoding).trim();
     let is_identity = IDENTITY.iter().any(|name| name.eq_ignore_ascii_case(encoding));
-    match encoding.is_empty() || is_identity {
-        true => Ok(codec),
-        false => Err(UnsupportedContent::Encoding {
-            encoding: encoding.to_owned(),
-            codec,
-        }),
+    if encoding.is_empty() || is_identity {
+        return Ok(codec);
     }
+    Err(UnsupportedContent::Encoding {
+        encoding: encoding.to_owned(),
+        codec,
+    })
 }
 
 /// Returns the `content_type` for the reply to a request with these properties, or `None` if the

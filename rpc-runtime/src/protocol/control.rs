@@ -7,7 +7,8 @@ pub(crate) const CONTROL_EXCHANGE: &str = "rpc.control";
 /// The routing key of discovery requests. No request queue has this name.
 pub(crate) const DISCOVERY_KEY: &str = "rpc.discovery";
 
-/// The header of a reply to a broadcast that says which worker sent it: a [`Worker`] in JSON.
+/// The header that says which worker sent a reply to a broadcast or a message of a stream: a
+/// [`Worker`] in JSON.
 ///
 /// [`Worker`]: crate::describe::Worker
 pub(crate) const WORKER_HEADER: &str = "rpc-worker";

@@ -21,7 +21,8 @@ use super::executed::Executed;
 ///
 /// use rpc_runtime::{Fault, FaultCode};
 ///
-/// let fault = Fault::new(FaultCode::Rejected, "too busy").with_retry_after(Duration::from_secs(1));
+/// let fault = Fault::new(FaultCode::Rejected, "too busy");
+/// let fault = fault.with_retry_after(Duration::from_secs(1));
 /// assert_eq!(fault.to_string(), "rejected: too busy");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +95,7 @@ impl Fault {
         if let Some((code, message)) = text.split_once(": ") {
             return Self::new(FaultCode::from_wire(code), message);
         }
+        // A code without a message, perhaps with the colon that would be before one.
         let code = FaultCode::from_wire(text.trim().trim_end_matches(':'));
         match code.known_str() {
             Some(_) => Self::new(code, ""),

@@ -62,8 +62,8 @@ impl ItemList {
         iter(&self.encoded).next()
     }
 
-    /// Removes the first item. Unlike [`split_first`](Self::split_first), it does not count another
-    /// owner of the message.
+    /// Removes the first item. Cheaper than [`split_first`](Self::split_first), which makes a
+    /// second owner of the message's memory.
     pub(crate) fn drop_first(&mut self) {
         if let Some((header, length)) = header_of(&self.encoded) {
             let item = Volume::of(&self.encoded[header..header + length]);
@@ -125,7 +125,7 @@ pub(crate) fn detach(bytes: &mut Bytes) {
     *bytes = Bytes::copy_from_slice(bytes);
 }
 
-/// Writes items where their message will have them.
+/// Writes items into the body of their message, after room for what comes before them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ItemWriter {
     /// The items, after [`MAX_HEAD`] bytes. Empty until the first item is added.
@@ -135,7 +135,7 @@ pub(crate) struct ItemWriter {
     expected: usize,
     /// Where the header of the last item begins.
     last: usize,
-    /// The length of the last item's header. That of the next item is likely to be as long.
+    /// The length of the last item's header. The next one is expected to be as long.
     header: usize,
 }
 
@@ -197,25 +197,29 @@ impl ItemWriter {
     }
 
     /// Adds the item that `write_item` appends. If that fails, nothing is added.
+    ///
+    /// The header comes before the item and depends on its length, which is known only afterwards.
+    /// This leaves room for a header of the expected length, and moves the item if that was wrong.
     pub(crate) fn push_with<E>(
         &mut self,
         write_item: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.begin();
         let start = self.body.len();
-        let expected = start + self.header;
-        self.body.resize(expected, 0);
+        let item_start = start + self.header;
+        self.body.resize(item_start, 0);
         if let Err(error) = write_item(&mut self.body) {
             self.body.truncate(start);
             return Err(error);
         }
-        let item = Volume::of(&self.body[expected..]);
-        let header = Header::of(self.body.len() - expected);
+        let item = Volume::of(&self.body[item_start..]);
+        let header = Header::of(self.body.len() - item_start);
         self.header = header.bytes().len();
-        if start + self.header != expected {
-            self.body.splice(start..expected, header.bytes().iter().copied());
+        if start + self.header == item_start {
+            self.body[start..item_start].copy_from_slice(header.bytes());
         } else {
-            self.body[start..expected].copy_from_slice(header.bytes());
+            self.body
+                .splice(start..item_start, header.bytes().iter().copied());
         }
         self.last = start;
         self.volume = self.volume.plus(item);
@@ -236,11 +240,13 @@ impl ItemWriter {
     }
 
     pub(crate) fn finish(self) -> ItemList {
+        let encoded = if self.body.is_empty() {
+            Bytes::new()
+        } else {
+            body_of(self.body).slice(MAX_HEAD..)
+        };
         ItemList {
-            encoded: match self.body.is_empty() {
-                true => Bytes::new(),
-                false => body_of(self.body).slice(MAX_HEAD..),
-            },
+            encoded,
             volume: self.volume,
         }
     }
@@ -252,13 +258,14 @@ impl ItemWriter {
         assert_ok(write_array_len(&mut head, 2 + elements_of(credit)));
         assert_ok(write_uint(&mut head, first));
         assert_ok(write_array_len(&mut head, to_u32(self.len())));
+        // The head ends where the items begin. What is before it is not sent.
         let start = MAX_HEAD - head.len();
         self.body[start..MAX_HEAD].copy_from_slice(&head);
         write_volume(&mut self.body, credit);
         body_of(self.body).slice(start..)
     }
 
-    /// Reserves the memory of the message, unless it is reserved.
+    /// Reserves the memory of the message and leaves room for its head, before the first item.
     fn begin(&mut self) {
         if self.body.is_empty() {
             self.body.reserve((self.expected + MAX_TAIL).max(128));

@@ -44,6 +44,7 @@ const MAX_VALUE: usize = 255;
 /// send at most 4 KiB.
 const MAX_HEADERS: usize = 6 * 1024;
 
+/// The longest delay of a job. A longer one is cut to it.
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The headers of jobs, which [`limit_headers`] keeps unless they are too long to be a worker's
@@ -90,7 +91,7 @@ pub(crate) fn set_remaining_delay(headers: &mut Headers, delay: Duration) {
 pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, now: u64) {
     let attempts = failed_attempts(headers).saturating_add(1);
     set(headers, ATTEMPTS_HEADER, attempts.to_string());
-    // It was the delay of the attempt that failed.
+    // The delay was that of the failed attempt. The next attempt has one of its own.
     headers.remove(DELAY_HEADER);
     // The maximum number of redeliveries holds for each attempt, so the count starts again.
     headers.remove(REDELIVERIES_HEADER);

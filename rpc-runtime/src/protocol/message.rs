@@ -49,7 +49,7 @@ pub(crate) fn body_of(mut bytes: Vec<u8>) -> Bytes {
 impl Properties {
     /// Subtracts the time that the message has waited to be sent from its expiration. It stays at
     /// least a millisecond: with zero, the broker drops a message that no consumer takes at once,
-    /// also if it was sent in time (RabbitMQ, "Time-To-Live and Expiration").
+    /// even if it was sent in time (RabbitMQ, "Time-To-Live and Expiration").
     pub(crate) fn shorten_expiration(&mut self, waited: Duration) {
         if let Some(expiration) = &mut self.expiration {
             let left = expiration.saturating_sub(waited).as_millis();

@@ -56,8 +56,9 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
     /// For example a trace context.
     pub(crate) headers: Headers,
-    /// The received `type`, if it is not one of [`ReplyKind`]: some workers echo the request's type
-    /// or set their own. Such a reply counts as a result. Boxed, because few replies have one.
+    /// The `type`, if it is not one of [`ReplyKind`]: that of a message of a stream, or what
+    /// another library's worker sends, which may echo the request's type. Such a reply counts as a
+    /// result. Boxed, because few replies have one.
     pub(crate) unknown_type: Option<Box<ShortStr>>,
 }
 

@@ -78,7 +78,9 @@ impl Server {
     /// # #[service]
     /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
     /// # struct Users;
-    /// # impl Directory for Users { async fn get_email(&self, _: &str) -> String { String::new() } }
+    /// # impl Directory for Users {
+    /// #     async fn get_email(&self, _: &str) -> String { String::new() }
+    /// # }
     /// # async fn example(broker: Broker) -> Result<(), rpc_runtime::ServerError> {
     /// let server = Server::new(&broker)
     ///     .layer(tower::limit::ConcurrencyLimitLayer::new(8))

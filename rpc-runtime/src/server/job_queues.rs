@@ -187,9 +187,9 @@ impl JobQueues {
         self.channel.send(outgoing, None, may_have_closed_channel).await
     }
 
-    /// Declares a queue, unless another job has done so since there were `declares_before` attempts:
-    /// then returns the outcome of the last one. So jobs that wait for one queue do not declare it
-    /// one after another.
+    /// Declares a queue, unless another job has done so since there were `declares_before`
+    /// attempts: then returns the outcome of the last one. So jobs that wait for one queue do not
+    /// declare it one after another.
     async fn declare(
         &self,
         last: &AsyncMutex<LastDeclare>,
@@ -205,8 +205,8 @@ impl JobQueues {
         last.error.clone().map_or(Ok(()), Err)
     }
 
-    /// Logs that a queue did not take a job. `stuck_for` is how long the job has waited to be moved,
-    /// perhaps to another queue.
+    /// Logs that a queue did not take a job. `stuck_for` is how long the job has waited to be
+    /// moved, perhaps to another queue.
     pub(super) fn log_not_taken(
         &self,
         destination: Destination,

@@ -84,8 +84,8 @@ impl RequestHandler {
     }
 
     /// Ends a request without a reply address that arrived on a queue with jobs: acknowledges it,
-    /// or, if it failed, moves it to a retry queue or to the dead-letter queue. `reply` says whether
-    /// it failed, and `is_refused` whether it was refused, so that its method did not run.
+    /// or, if it failed, moves it to a retry queue or to the dead-letter queue. `reply` says
+    /// whether it failed, and `is_refused` whether it was refused, so that its method did not run.
     pub(super) async fn end_job(
         &self,
         jobs: &JobQueues,
@@ -96,8 +96,8 @@ impl RequestHandler {
     ) {
         let properties = &mut message.properties;
         let method = self.executor.dispatcher.job(properties.kind.as_ref());
-        // A one-way request that is no job is acked even if its method has failed. If it was refused,
-        // the dead-letter queue keeps it.
+        // A one-way request that is no job is acked even if its method has failed. If it was
+        // refused, the dead-letter queue keeps it.
         let failure = JobFailure::of(reply).filter(|_| method.is_some() || is_refused);
         let Some(failure) = failure else {
             return acks.ack();
@@ -168,11 +168,11 @@ impl RequestHandler {
     }
 
     /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
-    /// Tries both queues in turn: `wanted`, and `fallback` if the wanted one does not take the copy.
-    /// Returns the one that has it.
+    /// Tries both queues in turn: `wanted`, and `fallback` if the wanted one does not take the
+    /// copy. Returns the one that has it.
     ///
-    /// Returns `None` if the original can no longer be acked, or if the handle is closed. The broker
-    /// then delivers the original again.
+    /// Returns `None` if the original can no longer be acked, or if the handle is closed. The
+    /// broker then delivers the original again.
     async fn move_job(
         &self,
         jobs: &JobQueues,

@@ -71,7 +71,8 @@ impl OutgoingReply {
         }
     }
 
-    /// Acks the request of a reply that was not sent or not confirmed in time. Counts and logs that.
+    /// Acks the request of a reply that was not sent or not confirmed in time. Counts and logs
+    /// that.
     pub(super) fn expire(self, channel: &ReplyChannel) {
         count(Event::ReplyLost {
             reason: "no_connection",

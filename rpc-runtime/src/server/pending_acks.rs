@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use crate::service::{Deduplicator, RequestKey};
 use crate::transport::Control;
 
-/// One request's share in a delivery that is neither acked nor rejected yet: a batch is one delivery
-/// of several requests. The delivery can be acked only on the subscription that delivered it.
+/// One request's share in a delivery that is neither acked nor rejected yet: a batch is one
+/// delivery of several requests. The delivery can be acked only on the subscription that delivered
+/// it.
 #[derive(Debug, Clone)]
 pub(super) struct RequestShare(Arc<DeliveryState>);
 

@@ -22,9 +22,9 @@ use crate::transport::{
     keep_open, retry,
 };
 
-/// If no delivery arrives for this long, a stopping consumer expects no more. Callers no longer send
-/// batches, because they were advised not to, or it is a single active consumer that holds its acks
-/// back, so that its prefetch stays full.
+/// If no delivery arrives for this long, a stopping consumer expects no more. Callers no longer
+/// send batches, because they were advised not to, or it is a single active consumer that holds its
+/// acks back, so that its prefetch stays full.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The longest time that a stopping worker waits for callers to stop sending batches.

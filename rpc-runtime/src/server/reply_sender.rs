@@ -155,8 +155,8 @@ impl SenderTask {
                 count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(|reply| matches!(reply, QueuedReply::Group(_))) {
-                        // Other batches may be about to have replies to the same callers, which
-                        // can share the message.
+                        // Other batches may be about to have replies to the same callers, which can
+                        // share the message.
                         receive_more(&mut queued, &mut received).await;
                     }
                 }

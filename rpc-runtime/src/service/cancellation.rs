@@ -44,8 +44,8 @@ struct Watched {
 }
 
 impl Cancellations {
-    /// Cancels these calls: tells their requests that run here. Remembers all these calls, because
-    /// a request may be delivered later, or again, and may begin to watch later.
+    /// Cancels these calls: tells those of their requests that run here, and remembers all of them.
+    /// A request may be delivered later, or again, or may begin to watch later.
     pub(crate) fn cancel(&self, calls: impl IntoIterator<Item = CancelledCall>, now: Instant) {
         let mut tokens = Vec::new();
         {
@@ -62,8 +62,8 @@ impl Cancellations {
         }
     }
 
-    /// Cancels the requests of these calls that run here. Does not remember the calls: another
-    /// request may answer them.
+    /// Cancels those requests of these calls that run here. Does not remember the calls, because a
+    /// further request of such a call may run.
     pub(crate) fn cancel_running(&self, ids: &[Uuid]) {
         let tokens: Vec<_> = {
             let state = self.lock();
@@ -76,9 +76,9 @@ impl Cancellations {
         }
     }
 
-    /// Whether the caller has cancelled the call with this correlation id.
+    /// Whether the caller has cancelled the call with this correlation id. `id` is called only if
+    /// any call was cancelled, so that most requests need not parse theirs.
     pub(crate) fn is_cancelled(&self, id: impl FnOnce() -> Option<Uuid>, now: Instant) -> bool {
-        // If no call is remembered, the id need not be read.
         if self.remembered.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -133,7 +133,7 @@ impl CancellationWatch {
         self.token.cancelled().await;
     }
 
-    /// Returns what cancels the call, for all who watch.
+    /// Returns a token that cancels the call for all its watches.
     pub(crate) fn token(&self) -> CancellationToken {
         self.token.clone()
     }
@@ -156,7 +156,7 @@ impl Drop for CancellationWatch {
 struct CancelledCalls {
     /// Until when each is remembered.
     until: HashMap<Uuid, Instant, RandomState>,
-    /// Each once, in the order of insertion.
+    /// The keys of `until`, in the order of insertion.
     order: VecDeque<Uuid>,
 }
 

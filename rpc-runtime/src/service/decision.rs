@@ -60,7 +60,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) fault: Fault,
     /// See [`AdmittedRequest::reply_to`].
     pub(crate) reply_to: Option<ReplyTo>,
-    /// The record of the method, if the reason is that the method would not end in time.
+    /// The record of the method, if the request was refused because the method would not end in
+    /// time.
     pub(crate) shed_method: Option<&'a MethodRecord>,
 }
 

@@ -233,6 +233,8 @@ impl Dispatcher {
             Err(fault) => return Decision::refuse(codec, fault, reply_to, may_have_run),
         };
         if expired_before(&request) {
+            // Expiry alone does not show that a worker had the request, so `may_have_run` says too
+            // much.
             let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
             return Decision::refuse(codec, fault, reply_to, may_have_begun(&request, redelivered));
         }
@@ -405,7 +407,8 @@ fn request_uuid(request: &Request) -> Option<Uuid> {
     Some(id.uuid())
 }
 
-/// Some of RabbitMQ's clients send an empty string for a property that is not set.
+/// Returns `None` for an empty name too: some of RabbitMQ's clients send an empty string for a
+/// property that is not set.
 fn unless_empty(name: Option<&ShortStr>) -> Option<&ShortStr> {
     name.filter(|name| !name.as_str().is_empty())
 }

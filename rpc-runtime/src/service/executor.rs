@@ -266,7 +266,7 @@ impl Executor {
         let AdmittedRequest {
             service, invocation, ..
         } = request;
-        let running = self.run_caught(request);
+        let running = self.run_without_span(request);
         let context = invocation.context();
         let span = RequestSpan::new(RequestInfo {
             service: service.descriptor().name,
@@ -288,7 +288,8 @@ impl Executor {
     }
 
     /// Counts a request whose method, or a layer around it, ended after `took`. Returns what to
-    /// send, without the `reply_to`. `tally` may be shared by the requests of one batch.
+    /// send; the response has no `reply_to` yet. `tally` may be shared by the requests of one
+    /// batch.
     pub(crate) fn finish<'a>(
         &self,
         queue: &str,
@@ -335,8 +336,9 @@ impl Executor {
         self.source == RequestSource::Queue
     }
 
-    /// Like [`run`](Self::run), without a span.
-    async fn run_caught(&self, request: &AdmittedRequest<'_>) -> RunResult {
+    /// Like [`run`](Self::run), without a span. If the caller is gone and the method can be
+    /// cancelled, drops the method.
+    async fn run_without_span(&self, request: &AdmittedRequest<'_>) -> RunResult {
         let AdmittedRequest {
             service,
             invocation,
@@ -357,6 +359,8 @@ impl Executor {
             }
         };
         let (mut may_have_run, mut is_from_layer) = (true, false);
+        // From the outside in: whether it panicked, whether its caller is gone, and whether it
+        // ended with a fault.
         let fault = match AssertUnwindSafe(running).catch_unwind().await {
             Ok(Err(gone)) => return RunResult::of_dropped(invocation, gone),
             Ok(Ok(Ok(answer))) => {
@@ -405,8 +409,8 @@ impl Executor {
     }
 }
 
-/// Whether the duration of a run says how long the method takes. One that was dropped would have
-/// taken longer, so its duration is telling only if the method has recently been faster.
+/// Whether a run that took this long says how long the method takes. A method that was dropped
+/// would have taken longer still, so that says something only if it has recently been faster.
 fn is_telling(outcome: Outcome, took: Duration, record: &MethodRecord) -> bool {
     let is_longer = |mean| took >= mean;
     outcome != Outcome::Cancelled || record.recent_duration.mean().is_none_or(is_longer)

@@ -34,7 +34,7 @@ const GONE_AFTER: Duration = Duration::from_secs(32);
 /// The items of one call. Messages add items, and the method takes them.
 #[derive(Debug)]
 pub(crate) struct IncomingInbox {
-    /// How many inboxes of the worker were opened before.
+    /// How many inboxes of the worker were opened before. It gives them an order.
     number: u64,
     state: Mutex<State>,
     /// Notified when the caller may have to be told something.
@@ -56,8 +56,8 @@ struct State {
 }
 
 impl IncomingInbox {
-    /// Creates the inbox of a call that begins. `may_be_silent` is whether messages cannot arrive
-    /// at present.
+    /// Creates the inbox of a call that begins. `may_be_silent` is whether the silence of the
+    /// caller means nothing: messages cannot arrive at present, or the caller is in this process.
     pub(crate) fn new(number: u64, may_be_silent: bool) -> Self {
         #[cfg(test)]
         counted::add(1);
@@ -111,7 +111,7 @@ impl IncomingInbox {
     /// the method already had it.
     pub(crate) fn begin_reading(&self) -> bool {
         let mut state = self.lock();
-        // Until now, the caller had no credit to send anything, so its silence begins now.
+        // The caller had no credit until now, so its silence is counted from now on.
         state.hear();
         let is_read = std::mem::replace(&mut state.is_read, true);
         drop(state);
@@ -228,7 +228,7 @@ pub(crate) mod counted {
 }
 
 impl State {
-    /// Records that the caller has sent something, unless its silence is not measured now.
+    /// Records that the caller has sent something. Does nothing while its silence is not measured.
     fn hear(&mut self) {
         if let Some(heard_at) = &mut self.heard_at {
             *heard_at = Instant::now();
@@ -306,8 +306,8 @@ impl ItemReceiver {
     /// Receives items, which may arrive twice. They are parts of a message of this size.
     fn receive(&mut self, Items { first, items, .. }: Items, end: Option<u64>, size: usize) {
         if self.is_over() {
-            // The caller may not know that. It sends items only until it is told, so only a message
-            // without items needs an answer.
+            // The caller may not know that. It also sends a message without items every few
+            // seconds, and it is enough to answer those.
             if items.is_empty() {
                 self.asks = Some(Asks::Enough);
             }
@@ -320,9 +320,9 @@ impl ItemReceiver {
             return self.end_with(Err(IncomingError::Protocol(reason)));
         }
         if first > self.next() {
-            // Each message after a gap shows it. One request is enough until a message without
-            // items: the caller sends one after the last item, or if it has had none to send for a
-            // while.
+            // Items are missing. All messages until they arrive show that, and the caller is asked
+            // once. It is asked again after a message without items, which it sends after its last
+            // item, or if it has had none to send for a while: the first question may be lost.
             if is_empty || self.asked_from != Some(self.next()) {
                 self.ask_again();
             }
@@ -330,7 +330,7 @@ impl ItemReceiver {
         }
         let known = usize::try_from(self.next() - first).unwrap_or(usize::MAX);
         let new = items.iter().skip(known).map(|item| Volume::of(item).bytes);
-        // A part keeps the whole message in memory.
+        // An item keeps its whole message in memory, which is too much if most of it is not kept.
         let is_copied = size as u64 > 2 * new.sum::<u64>();
         for item in items.skip(known) {
             if self.ready_bytes >= MAX_UNTAKEN_BYTES {
@@ -346,7 +346,7 @@ impl ItemReceiver {
         }
         match end {
             Some(count) if count == self.next() => self.end_with(Ok(())),
-            // Items after the end were received before.
+            // There are more items than `end` counts: they were received before.
             Some(_) => self.end_with(Err(IncomingError::Protocol("there are items after the end"))),
             None => {}
         }

@@ -35,7 +35,7 @@ impl Credit {
         self.0.subscribe().borrow().credit
     }
 
-    /// How many grants have arrived, also if they did not raise the credit.
+    /// How many grants have arrived, including those that did not raise the credit.
     pub(super) fn grants(&self) -> u64 {
         self.0.subscribe().borrow().grants
     }

@@ -51,9 +51,9 @@ pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 /// jobs takes a moment, but up to a second for each 64 of them while another copy is unconfirmed.
 pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 10_000;
 
-/// How long a job of a redelivered batch waits with the worker that gets it from the request queue,
-/// where it went because no retry queue took it. It may crash that worker, and must not do so
-/// before its batch is acked.
+/// How long a job of a redelivered batch waits if no retry queue took it. It went to the end of the
+/// request queue instead, and the worker that gets it from there holds it back: it may crash that
+/// worker, and must not do so before its batch is acked.
 pub(crate) const RETURNED_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a job that was given up waits in a retry queue if the dead-letter queue does not take
@@ -176,7 +176,7 @@ pub(crate) fn outcome_of(headers: &Headers) -> Outcome {
     }
 }
 
-/// The error in a reply, for people.
+/// Returns the error in a reply as text for people.
 fn text_of(reply: &Reply) -> String {
     if reply.codec == Codec::Text {
         return String::from_utf8_lossy(&reply.body).into_owned();
@@ -188,7 +188,8 @@ fn text_of(reply: &Reply) -> String {
     }
 }
 
-/// Limits a delay to [`MAX_DELAY`], and then makes it up to a fifth shorter or longer.
+/// Limits a delay to [`MAX_DELAY`], and then makes it up to a fifth shorter (with a jitter of 0) or
+/// longer (with a jitter of 1).
 fn spread(delay: Duration, jitter: f64) -> Duration {
     delay.min(MAX_DELAY).mul_f64(0.8 + 0.4 * jitter)
 }
@@ -204,7 +205,9 @@ pub(crate) fn waits_of_all(policies: impl Iterator<Item = RetryPolicy>) -> BTree
 /// Returns the times to live of all retry queues that the delays of a policy may use, in
 /// milliseconds: those up to the longest.
 fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<> {
-    let (longest, _) = next_wait(rounded_up(spread(policy.max_delay.max(policy.min_delay), 1.0)));
+    let max_jitter = 1.0;
+    let longest = spread(policy.max_delay.max(policy.min_delay), max_jitter);
+    let (longest, _) = next_wait(rounded_up(longest));
     RETRY_QUEUES
         .into_iter()
         .take_while(move |millis| *millis <= longest)
@@ -219,9 +222,9 @@ pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
     (wait, Duration::from_millis(millis.saturating_sub(wait)))
 }
 
-/// Returns how long a counted copy waits with this worker because no retry queue took it, and
-/// removes this delay. Zero if there is none. A longer delay stays: the copy waits for it in a
-/// retry queue.
+/// Returns how long a copy of a redelivered job waits with this worker because no retry queue took
+/// it, and removes this delay from its headers. Zero if there is none. A delay longer than
+/// [`RETURNED_PAUSE`] stays: the copy waits for it in a retry queue.
 pub(crate) fn take_returned_pause(headers: &mut Headers) -> Duration {
     let delay = remaining_delay(headers);
     if delay > RETURNED_PAUSE {

@@ -19,7 +19,7 @@ pub(crate) struct Rules {
     /// The largest body that is sent, in bytes.
     pub(crate) max_sent_bytes: usize,
     /// How many times a request may be delivered; see [`rerun`](Self::rerun). A first delivery is
-    /// always allowed.
+    /// always allowed, even if this is 0.
     pub(crate) max_deliveries: u32,
     /// Whether the queue is known to be classic, so that only workers count deliveries.
     pub(crate) is_classic: bool,

@@ -65,7 +65,7 @@ pub(crate) struct Batcher<K, T> {
 struct Lane<T> {
     waiting: VecDeque<(T, Load)>,
     /// If more items than this wait, the `keep` of [`Batcher::push_all`] decides which of them
-    /// stay.
+    /// stay. At least twice as many as stayed the last time, so that items are rarely checked.
     prune_above: usize,
     in_flight: usize,
     is_ready: bool,
@@ -87,8 +87,8 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         self.push_all(key, [(item, load)], |_| true);
     }
 
-    /// Adds several items to the lane `key`. If many items then wait in the lane, drops those for
-    /// which `keep` is `false`.
+    /// Adds several items to the lane `key`. `keep` says whether an item is still wanted: its
+    /// caller may have given up. If many items then wait in the lane, drops those that are not.
     pub(crate) fn push_all(
         &mut self,
         key: K,
@@ -114,8 +114,8 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         }
     }
 
-    /// Whether [`take_message`](Self::take_message) may return a message now. It does not if `keep`
-    /// has dropped the items.
+    /// Whether [`take_message`](Self::take_message) may return a message now. It may return `None`
+    /// nevertheless, if `keep` has dropped the items.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -182,6 +182,7 @@ impl<T> Lane<T> {
             bytes <= max_bytes && share <= FULL
         };
         let count = self.waiting.iter().take(MAX_BATCH_CALLS).take_while(fits).count();
+        // An item that is too large for a batch is sent alone.
         let count = count.max(1).min(self.waiting.len());
         self.waiting.drain(..count).map(|(item, _)| item).collect()
     }

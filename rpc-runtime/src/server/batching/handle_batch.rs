@@ -250,8 +250,8 @@ impl RequestHandler {
         decision
     }
 
-    /// Returns the message of a one-way request if it may be a job: `None` unless jobs are served on
-    /// the queue.
+    /// Returns the message of a one-way request if it may be a job: `None` unless jobs are served
+    /// on the queue.
     fn message_of_possible_job(&self, request: &Request) -> Option<Message> {
         self.jobs.is_some().then(|| {
             let mut request = request.clone();

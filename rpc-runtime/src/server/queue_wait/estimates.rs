@@ -267,8 +267,8 @@ impl QueueWaitEstimates {
     }
 }
 
-/// Exists while a delivery that filled the prefetch is being handled: messages may wait in the queue
-/// until it is dropped.
+/// Exists while a delivery that filled the prefetch is being handled: messages may wait in the
+/// queue until it is dropped.
 #[derive(Debug)]
 pub(crate) struct PrefetchFullGuard {
     estimates: Arc<QueueWaitEstimates>,

@@ -125,7 +125,7 @@ where
     }
 
     fn poll_ready(&self, clone: CloneId, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // Before the service is asked, so that no wake-up is lost.
+        // Added before the service is asked, so that no wake-up is lost.
         self.waiting.add(clone, cx.waker());
         let mut state = self.state();
         if state.reserved_by.is_some_and(|other| other != clone) {

@@ -182,8 +182,8 @@ where
         let inner = self.inner.clone();
         let method = call.full_name();
         let id = call.context().request_id();
-        // Each worker runs a broadcast, and all get it with the same id.
-        // The answer of a method with a stream does not hold the items.
+        // All workers get a broadcast with the same id, and each runs it. The answer of a method
+        // with a stream does not hold the items.
         let is_stored = !call.method_descriptor().is_broadcast && !call.method_descriptor().has_stream();
         match id.filter(|_| is_stored && self.layer.applies_to(&method)) {
             None => Box::pin(run(inner, call)),
@@ -254,7 +254,7 @@ impl<S: IdempotencyStore> Shared<S> {
         }
         let is_oneway = call.is_oneway();
         let answer = run(inner, call).await?;
-        // If it is a job, it is retried with the same id, and must run again.
+        // A failed job is retried with the same id, and must run again.
         if is_oneway && answer.is_error() {
             return Ok(answer);
         }
