@@ -291,6 +291,7 @@ impl ServerConfig {
         Ok(Some(()))
     }
 
+    /// The rules for control messages, and those that all request queues have in common.
     fn rules(&self) -> Rules {
         Rules {
             reply_addresses: self.reply_addresses.clone(),
@@ -413,6 +414,7 @@ struct Estimates {
 }
 
 impl Estimates {
+    /// Adds the queue and its queue for batches to those that are measured, if any are.
     fn of(queue: &RequestQueue, is_measured: bool, probes: &mut Probes) -> Self {
         if !is_measured {
             return Self::default();

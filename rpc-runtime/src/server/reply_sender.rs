@@ -141,6 +141,8 @@ struct SenderTask {
 }
 
 impl SenderTask {
+    /// Sends replies until none is queued any more, because the last sender was dropped, and none
+    /// is in flight.
     async fn run(mut self, queued: Arc<Mutex<UnboundedReceiver<QueuedReply>>>) {
         // Never waits, because only one task runs at a time.
         let mut queued = queued.lock().await;
@@ -173,6 +175,7 @@ impl SenderTask {
         }
     }
 
+    /// Begins to send a single reply, or adds a group to those that wait for the same caller.
     fn accept(&mut self, reply: QueuedReply) {
         match reply {
             QueuedReply::Single(reply) => {

@@ -302,11 +302,12 @@ impl RequestHandler {
             }
         };
         if let Ok(decision) = &mut decided
-            && let Some((stream, incoming)) = self.stream_with_taken_id(decision)
+            && let Some((stream, incoming)) = self.stream_with_id_in_use(decision)
         {
-            Box::pin(self.free_id(decision, stream, incoming, redelivered)).await;
+            Box::pin(self.free_id_or_refuse(decision, stream, incoming, redelivered)).await;
         }
         let response = match decided {
+            // Boxed, like the above, so that the future of a request without a stream stays small.
             Ok(Decision::Run(admitted)) if admitted.stream.is_some() && admitted.reply_to.is_some() => {
                 let run = StreamRun {
                     admitted,
@@ -394,8 +395,9 @@ impl RequestHandler {
     }
 
     /// Returns the stream of a request whose caller sends items if another request with the same id
-    /// and another reply address has a stream here. `None` if the id is free.
-    fn stream_with_taken_id(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
+    /// and another reply address has a stream here, and the items that callers send. `None` if the
+    /// id is free.
+    fn stream_with_id_in_use(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
         let Decision::Run(AdmittedRequest {
             stream: Some(stream),
             reply_to: Some(to),
@@ -404,15 +406,15 @@ impl RequestHandler {
         else {
             return None;
         };
-        let is_taken = stream.sends_items && self.streams.as_ref()?.is_of_another(stream.id, &to.address);
-        is_taken.then_some((**stream, self.incoming.as_deref()?))
+        let is_in_use = stream.sends_items && self.streams.as_ref()?.is_of_another(stream.id, &to.address);
+        is_in_use.then_some((**stream, self.incoming.as_deref()?))
     }
 
     /// Ends the method of an earlier request with the same id if the caller has sent the request
     /// again, because its reply address has changed. Otherwise, or if that method does not end in
     /// time, refuses the request: items belong to an id, and neither method may get those of the
     /// other.
-    async fn free_id(
+    async fn free_id_or_refuse(
         &self,
         decision: &mut Decision<'_>,
         stream: StreamRequest,
@@ -481,8 +483,10 @@ impl RequestHandler {
         let response = tokio::select! {
             biased;
             response = &mut executing => response,
+            // Held until the method ends.
             _stream_permit = beginning => executing.await,
         };
+        // Sends no further grants. `finish` waits until the last ones are confirmed.
         drop(granting);
         let Response {
             reply,

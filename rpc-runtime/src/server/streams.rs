@@ -194,6 +194,7 @@ impl StreamSender {
     /// Waits until the broker has confirmed all messages. Returns the reply that ends the stream,
     /// with its headers.
     pub(super) async fn finish(&self, reply: Reply) -> Reply {
+        // All permits are free once no message is unconfirmed.
         let all = u32::try_from(MAX_UNCONFIRMED).unwrap_or(u32::MAX);
         for slots in [&self.progress.slots, &self.progress.grant_slots] {
             // Fails only if the semaphore is closed, which it never is.
@@ -231,7 +232,8 @@ impl StreamSender {
     /// Tells the caller how many items it may send. Waits until another grant may be sent.
     pub(super) async fn grant(&self, grant: IncomingGrant) {
         let slot = Arc::clone(&self.progress.grant_slots).acquire_owned().await;
-        self.publish(self.message(CREDIT_TYPE, grant.write()), slot.ok(), true);
+        let is_grant = true;
+        self.publish(self.message(CREDIT_TYPE, grant.write()), slot.ok(), is_grant);
     }
 
     /// Returns what is cancelled when the broker returns a grant.
@@ -292,7 +294,8 @@ impl ItemSink for StreamSender {
         self.sent.store(sent, Ordering::Relaxed);
         let slot = Arc::clone(&self.progress.slots).try_acquire_owned();
         let body = items.write(first, credit);
-        self.publish(self.message(ITEMS_TYPE, body), slot.ok(), false);
+        let is_grant = false;
+        self.publish(self.message(ITEMS_TYPE, body), slot.ok(), is_grant);
     }
 }
 
@@ -333,7 +336,8 @@ impl Drop for StreamSender {
                 send_token: SendToken::default(),
             };
             if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(IgnoreConfirm)) {
-                // A direct reply is sent by its own connection, which is open in most cases.
+                // `try_send` takes no direct replies, which have a connection of their own. If that
+                // is open, as in most cases, one poll sends the reply.
                 let _ = self.channel.send(*outgoing, None, false).now_or_never();
             }
         }

@@ -161,6 +161,7 @@ struct CancelledCalls {
 }
 
 impl CancelledCalls {
+    /// Remembers a call, and forgets the oldest one if there are too many.
     fn insert(&mut self, call: CancelledCall, now: Instant) {
         let until = now + call.time_left.min(MAX_TIME_TO_LIVE) + GRACE_PERIOD;
         if let Some(known) = self.until.get_mut(&call.id) {

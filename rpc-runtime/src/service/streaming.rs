@@ -26,12 +26,13 @@ use crate::telemetry::SentBy;
 /// a grant.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After how many such messages without any grant the caller counts as gone: a minute. The worker
-/// may not learn that a caller has crashed, and its stream must not occupy the worker for ever.
+/// After how many messages without items, in a minute, and without any grant the caller counts as
+/// gone. The worker may not learn that a caller has crashed, and its stream must not occupy the
+/// worker forever.
 const MAX_UNANSWERED: u32 = 12;
 
-/// The same for a caller that uses direct reply-to: it gets no further items once it has lost its
-/// connection.
+/// The same for a caller that uses direct reply-to. Such a caller may count as gone sooner, because
+/// it gets no further items once it has lost its connection.
 const MAX_UNANSWERED_DIRECT: u32 = 8;
 
 impl Invocation {
@@ -100,8 +101,13 @@ fn item_limit(max_bytes: usize) -> usize {
 /// method's error, or a fault.
 type Encoded = Result<(), Result<Answer, Fault>>;
 
-/// The end of a stream, with the answer if it is not the regular end.
-struct End(Option<Result<Answer, Fault>>);
+/// How a stream ends.
+enum End {
+    /// After its last item.
+    Regular,
+    /// With the method's error or a fault, in place of an item.
+    With(Result<Answer, Fault>),
+}
 
 /// Drives a stream, and returns the answer that ends it.
 async fn send_stream<S: Stream>(
@@ -155,8 +161,8 @@ async fn send<S: Stream>(
             keep_alive.send_if_due(sent.items).await?;
         }
         match end {
-            Some(End(Some(answer))) => return answer,
-            Some(End(None)) => {
+            Some(End::With(answer)) => return answer,
+            Some(End::Regular) => {
                 let mut answer = invocation.new_answer(ReplyKind::Result, Bytes::new());
                 let name = ShortStr::from_static(ITEMS_HEADER);
                 answer.reply.headers.insert(name, sent.items.to_string());
@@ -216,12 +222,15 @@ impl<'a> KeepAlive<'a> {
     /// Sends a message without items, unless the caller is gone.
     async fn send(&mut self, first: u64) -> Result<(), Fault> {
         let credit = self.sink.credit();
-        if std::mem::replace(&mut self.grants, credit.grants()) != self.grants {
+        let grants = credit.grants();
+        if grants != self.grants {
+            self.grants = grants;
             self.unanswered = 0;
         }
-        let limit = match self.sink.survives_connection() {
-            true => MAX_UNANSWERED,
-            false => MAX_UNANSWERED_DIRECT,
+        let limit = if self.sink.survives_connection() {
+            MAX_UNANSWERED
+        } else {
+            MAX_UNANSWERED_DIRECT
         };
         if self.unanswered >= limit {
             let silence = KEEP_ALIVE * limit;
@@ -247,6 +256,7 @@ pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
     if reply.kind != ReplyKind::Result {
         reply.headers.insert(name, sent_text);
     } else if reply.headers.get(ITEMS_HEADER) != Some(sent_text.as_str()) {
+        // The method sets the number at the end of its stream, so this is the result of a layer.
         reply.headers.remove(ITEMS_HEADER);
         if sent > 0 || reply.body.is_empty() {
             let reason = "a layer answered for a method that replies with a stream";
@@ -278,8 +288,8 @@ async fn collect<S: Stream>(
             return Err(Fault::new(FaultCode::ReplyTooLarge, message));
         }
         match end {
-            Some(End(Some(answer))) => return answer,
-            Some(End(None)) => return Ok(invocation.new_answer(ReplyKind::Result, array.finish())),
+            Some(End::With(answer)) => return answer,
+            Some(End::Regular) => return Ok(invocation.new_answer(ReplyKind::Result, array.finish())),
             None => yield_now().await,
         }
     }
@@ -314,12 +324,12 @@ impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Encoded> EncodedItems<'_, S, 
         while message.is_empty() || (message.len() < MAX_ITEMS && left.allows_more_than(message.volume())) {
             let item = match self.stream.as_mut().poll_next(cx) {
                 Poll::Ready(Some(item)) => item,
-                Poll::Ready(None) => return Poll::Ready(Some(End(None))),
+                Poll::Ready(None) => return Poll::Ready(Some(End::Regular)),
                 Poll::Pending if message.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             };
             if let Err(answer) = message.push_with(|body| encode(item, body)) {
-                return Poll::Ready(Some(End(Some(answer))));
+                return Poll::Ready(Some(End::With(answer)));
             }
             if message.len() > 1 && message.encoded_len() > self.max_bytes {
                 self.held = Some(message.split_last());

@@ -234,6 +234,7 @@ impl RequestHandler {
         Some(DeferredResponse { deferral, response })
     }
 
+    /// Decides whether a request of a batch runs.
     fn decide_batched(
         &self,
         request: Request,

@@ -91,10 +91,11 @@ impl Responder {
         }
     }
 
+    /// Runs a built-in method for a discovery request, and replies.
     async fn answer_discovery(&self, executor: &Executor, message: Message, redelivered: bool) {
         let now = Instant::now();
         let decided = executor.decide(message, redelivered, Received::at(now), now);
-        // Without a reply, the built-in methods do nothing.
+        // The built-in methods do nothing but reply.
         if decided
             .as_ref()
             .is_ok_and(|decision| decision.reply_to().is_none())

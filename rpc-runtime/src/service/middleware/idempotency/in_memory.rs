@@ -70,6 +70,7 @@ struct Outcomes {
 }
 
 impl Outcomes {
+    /// Adds the outcome of a request, unless there is one: the first one stays.
     fn add(&mut self, id: RequestId, outcome: StoredOutcome, now: Instant) {
         if self.capacity == 0 || self.by_id.contains_key(&id) {
             return;
