@@ -9,7 +9,8 @@ use super::batch::{Reader, UnreadableBatch, assert_ok, to_u32};
 use super::message::body_of;
 use super::volume::{Volume, elements_of, write_volume};
 
-/// The number of bytes that may come before the items of a message.
+/// The number of bytes that may come before the items of a message: the length of an array, the
+/// number of the first item, and the length of the array of items.
 const MAX_HEAD: usize = 1 + 9 + 5;
 
 /// The number of bytes that may come after them: the credit.
@@ -140,7 +141,7 @@ pub(crate) struct ItemWriter {
 }
 
 impl ItemWriter {
-    /// Returns a writer for items that have about so many bytes together.
+    /// Returns a writer for items that have about this many bytes together.
     pub(crate) fn expecting(bytes: usize) -> Self {
         Self {
             expected: MAX_HEAD + bytes,
@@ -268,6 +269,7 @@ impl ItemWriter {
     /// Reserves the memory of the message and leaves room for its head, before the first item.
     fn begin(&mut self) {
         if self.body.is_empty() {
+            // At least so much that a few small items need no second allocation.
             self.body.reserve((self.expected + MAX_TAIL).max(128));
             self.body.resize(MAX_HEAD, 0);
         }

@@ -109,7 +109,8 @@ impl Items {
 }
 
 pub(crate) fn write_grants(grants: &[Grant]) -> Bytes {
-    let mut body = Vec::with_capacity(5 + 37 * grants.len());
+    // A grant is an array of an id and two numbers.
+    let mut body = Vec::with_capacity(5 + (1 + 18 + 2 * 9) * grants.len());
     assert_ok(encode::write_array_len(&mut body, to_u32(grants.len())));
     for Grant { id, credit } in grants {
         assert_ok(encode::write_array_len(&mut body, 1 + elements_of(*credit)));
@@ -134,6 +135,7 @@ pub(crate) fn read_grants(body: &Bytes) -> Result<Vec<Grant>, UnreadableBatch> {
     for _ in 0..count {
         let elements = reader.array_len()?;
         let id = reader.id()?;
+        // At least one element: a grant without a credit is malformed.
         let credit = read_volume(&mut reader, elements.saturating_sub(1).max(1))?;
         grants.push(Grant { id, credit });
     }

@@ -7,8 +7,8 @@ use super::batch::{Reader, UnreadableBatch, assert_ok};
 /// How many bytes an item counts beside its length. Before each item, a message has up to five.
 const ITEM_OVERHEAD: u64 = 8;
 
-/// Items, and their bytes, counted from the begin of a stream: those that were sent or consumed, or
-/// that may be sent.
+/// Items, and their bytes, counted from the beginning of a stream: those that were sent or
+/// consumed, or that may be sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Volume {
     pub(crate) items: u64,
@@ -78,8 +78,8 @@ pub(super) fn write_volume(body: &mut Vec<u8>, credit: Volume) {
     }
 }
 
-/// Reads a credit from the last elements of an array, and skips those after it. What is missing is
-/// not limited.
+/// Reads a credit from the last elements of an array, of which `elements` are left, and skips those
+/// after it. What is missing is not limited.
 pub(super) fn read_volume(reader: &mut Reader<'_>, elements: usize) -> Result<Volume, UnreadableBatch> {
     let items = if elements > 0 { reader.uint()? } else { u64::MAX };
     let bytes = if elements > 1 { reader.uint()? } else { u64::MAX };

@@ -127,6 +127,7 @@ impl RequestsInProgress {
     /// Waits until no request is in progress. Cancel safe.
     pub(super) async fn idle(&self) {
         loop {
+            // Before the check, so that no notification is lost.
             let idle = self.0.idle.notified();
             if self.count() == 0 {
                 return;

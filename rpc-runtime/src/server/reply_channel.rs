@@ -199,8 +199,9 @@ impl ReplyChannel {
             let limit = dedicated.as_ref().map(|_| Instant::now() + DEDICATED_LIMIT);
             let publishing = publish(&*publisher, outgoing, deadline);
             let Some(published) = before(limit, publishing).await else {
-                // If it has left, it can no longer be withdrawn, and it did not close its channel,
-                // so it may share one.
+                // Its time on a channel of its own is over. If it has not left, it is withdrawn and
+                // tried there again. If it has left, it did not close that channel, so it may share
+                // one.
                 may_have_closed_channel = send_token.withdraw();
                 continue;
             };
@@ -289,7 +290,8 @@ async fn publish(
     }
 }
 
-/// Waits for a future until the deadline. A future that is ready immediately is never too late.
+/// Waits for a future. `None` if the deadline passes first. A future that is ready immediately is
+/// never too late.
 pub(super) async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         None => Some(future.await),

@@ -262,7 +262,8 @@ impl RequestHandler {
         None
     }
 
-    /// Decides what to do with a request, runs its method and sends its reply.
+    /// Moves a request to another queue if it must not run now. Otherwise decides whether it runs,
+    /// runs its method, and replies or acks.
     async fn process(&self, delivery: Delivery, received: Received, acks: PendingAcks) {
         // The prefetch equals the number of permits. Nevertheless, none may be free: batched
         // requests use them too, and so do requests of a lost subscription that are still running.
@@ -281,7 +282,9 @@ impl RequestHandler {
             && let Some(relocation) = self.relocation(&mut message, redelivered, jobs)
         {
             drop(permit);
-            return self.relocate(relocation, message, acks).await;
+            // Boxed, as are the two futures below: few requests need them, and the task of any
+            // other stays small.
+            return Box::pin(self.relocate(relocation, message, acks)).await;
         }
         let ask = is_oneway.then(|| BatchSizeAsk::of_message(&message)).flatten();
         // What is moved if the request fails. A malformed message is rejected instead if the broker
@@ -307,7 +310,6 @@ impl RequestHandler {
             Box::pin(self.free_id_or_refuse(decision, stream, incoming, redelivered)).await;
         }
         let response = match decided {
-            // Boxed, like the above, so that the future of a request without a stream stays small.
             Ok(Decision::Run(admitted)) if admitted.stream.is_some() && admitted.reply_to.is_some() => {
                 let run = StreamRun {
                     admitted,
@@ -512,8 +514,8 @@ impl RequestHandler {
         }
     }
 
-    /// Rejects a refused request that gets no reply. Acks it instead if it was rejected too often:
-    /// each time, it has come back to this queue as a dead letter.
+    /// Rejects a refused request that gets no reply. Acks it instead if it was rejected too often
+    /// before: each time, it has come back to this queue as a dead letter.
     pub(super) fn reject(&self, acks: PendingAcks, rejections: u32) {
         if rejections >= MAX_REJECTIONS {
             self.executor.log.rejected_too_often(rejections);

@@ -95,7 +95,7 @@ impl Origin {
             Some(_) => Self::Resent,
             None if copy != CopyToken::NONE => Self::Moved { copy },
             None if is_redelivered => Self::Redelivered,
-            // It may return to the queue that dead-lettered it, after it was handled there.
+            // A dead letter may come back to the queue where it ended before, and must run then.
             None if is_dead_lettered => Self::Resent,
             None => Self::New,
         }

@@ -167,9 +167,9 @@ impl Dispatcher {
         redelivered: bool,
         rules: &Rules,
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
-        // A worker with larger frames, or of another library, may have been able to read it. The
-        // largest count stands for a count that cannot be read, which does not show that a worker
-        // had the request.
+        // An earlier delivery may have reached a worker that could read it: one with larger frames,
+        // or of another library. A count that cannot be read is taken as the largest number, and
+        // does not show that there was such a delivery.
         let dead_lettered = message.properties.dead_lettered;
         let may_have_run = redelivered || dead_lettered.is_some_and(|dead| dead.non_expiry_deaths < u32::MAX);
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));

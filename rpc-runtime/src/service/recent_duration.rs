@@ -26,8 +26,9 @@ impl RecentDuration {
         // If two runs end at the same time, one of them may be lost. That does no harm.
         let mean = match self.0.load(Ordering::Relaxed) {
             0 => time,
-            // A run that is far slower than the others was probably preempted, so it is capped. If
-            // the method has become slower, more such runs follow.
+            // Each run has the weight of an eighth. One that is far slower than the others was
+            // probably preempted, so it is capped. If the method has become slower, more such runs
+            // follow.
             previous => (7 * previous + time.min(8 * previous)).div_ceil(8),
         };
         self.0.store(mean, Ordering::Relaxed);

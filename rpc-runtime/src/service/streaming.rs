@@ -90,7 +90,7 @@ impl Invocation {
     }
 }
 
-/// Returns how large an item may be if a message may have so many bytes.
+/// Returns how large an item may be if a message may have at most `max_bytes`.
 fn item_limit(max_bytes: usize) -> usize {
     max_bytes
         .min(u32::MAX as usize)

@@ -34,7 +34,7 @@ impl Part for CancelledCall {
         let millis = u64::try_from(self.time_left.as_millis()).unwrap_or(u64::MAX);
         assert_ok(encode::write_array_len(body, 2));
         assert_ok(encode::write_bin(body, self.id.as_bytes()));
-        assert_ok(encode::write_uint(body, millis).map(drop));
+        assert_ok(encode::write_uint(body, millis));
     }
 }
 

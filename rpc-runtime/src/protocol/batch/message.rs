@@ -145,9 +145,9 @@ impl Part for BatchedCallRef<'_> {
         match self.time_to_live {
             Some(time) => {
                 let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                assert_ok(encode::write_uint(body, millis).map(drop));
+                assert_ok(encode::write_uint(body, millis));
             }
-            None => assert_ok(encode::write_nil(body).map_err(encode::ValueWriteError::InvalidMarkerWrite)),
+            None => assert_ok(encode::write_nil(body)),
         }
         assert_ok(encode::write_bin(body, self.arguments));
         write_headers(body, &self.headers);
@@ -211,9 +211,9 @@ impl Part for BatchedReply {
         let length = 4 + u32::from(!self.headers.is_empty());
         assert_ok(encode::write_array_len(body, length));
         assert_ok(encode::write_bin(body, self.id.as_bytes()));
-        assert_ok(encode::write_uint(body, u64::from(self.kind.number())).map(drop));
+        assert_ok(encode::write_uint(body, u64::from(self.kind.number())));
         assert_ok(encode::write_bin(body, &self.body));
-        assert_ok(encode::write_uint(body, u64::from(self.batch_size)).map(drop));
+        assert_ok(encode::write_uint(body, u64::from(self.batch_size)));
         if !self.headers.is_empty() {
             write_headers(body, &self.headers);
         }

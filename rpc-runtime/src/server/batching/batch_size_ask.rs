@@ -13,8 +13,8 @@ pub(in crate::server) struct BatchSizeAsk {
 }
 
 impl BatchSizeAsk {
-    /// Reads it from a message without a `reply_to`, in whose header `rpc-batch` the sender names
-    /// the address for the answer. `None` if the sender does not ask.
+    /// Reads what a message without a `reply_to` asks. The sender names the address for the answer
+    /// in the header `rpc-batch`. `None` if the sender does not ask.
     pub(in crate::server) fn of_message(message: &Message) -> Option<Self> {
         let properties = &message.properties;
         let method = properties.kind.as_ref();
@@ -25,7 +25,8 @@ impl BatchSizeAsk {
         })
     }
 
-    /// Takes it from a request of a batch without a `reply_to`. `None` if the sender does not ask.
+    /// Like [`of_message`](Self::of_message), for a request of a batch. Removes the header, so that
+    /// a copy of the request does not ask again.
     pub(super) fn take(request: &mut Request) -> Option<Self> {
         let address = address(&request.headers.remove(BATCH_HEADER)?)?;
         Some(Self {

@@ -48,8 +48,8 @@ impl Calls {
     pub(super) fn handle(&self, delivery: &Delivery) -> bool {
         let kind = delivery.message.properties.kind.as_ref();
         match (kind.map(ShortStr::as_str), &self.streams, &delivery.control_key) {
-            // Without a key, a message did not come through the control exchange: it cancels
-            // nothing and grants nothing.
+            // Without a key, a message did not come through the control exchange. It must neither
+            // grant nor cancel anything; `cancel` checks that itself.
             (Some(CANCEL_TYPE), ..) => self.cancel(delivery),
             (Some(CREDIT_TYPE), Some(streams), Some(_)) => self.grant(streams, delivery),
             _ => return false,

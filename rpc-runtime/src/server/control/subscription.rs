@@ -97,6 +97,7 @@ impl ControlResponder {
                 };
                 async move {
                     keep_open(&mut run).await;
+                    // Ends at once if the answers were drained before the queue was closed.
                     run.drain(ready(())).await;
                     run.answers.len()
                 }
@@ -237,7 +238,7 @@ impl ResponderRun<'_> {
 
     /// Starts the task that answers a delivery. A message about calls needs none.
     fn start(&self, delivery: Delivery, subscription: &Subscription) {
-        // In the order of these messages, and without a task, which would take longer.
+        // Handled without a task of their own, so in their order and at once.
         if self.responder.calls.handle(&delivery) {
             return subscription.control.ack(delivery.tag);
         }

@@ -150,6 +150,7 @@ impl QueueWaitEstimates {
             waited: estimator.waited(now).min(probe_ttl),
             queue_time: estimator.queue_time(now).min(probe_ttl),
         };
+        // The measurement of a new priority is due now.
         if state.by_priority.len() > known {
             self.wake.notify_one();
         }

@@ -149,7 +149,7 @@ impl IncomingCall {
     }
 
     /// Returns how many items the request's streams have had, for a layer that reads the numbers
-    /// later: when the method ends, also if it fails, or when it is dropped.
+    /// later: when the method ends, even if it fails, or when it is dropped.
     #[must_use]
     pub fn item_counts(&self) -> ItemCounts {
         ItemCounts::new(self.invocation.item_flow())
