@@ -8,7 +8,8 @@ pub(crate) const CONTROL_EXCHANGE: &str = "rpc.control";
 pub(crate) const DISCOVERY_KEY: &str = "rpc.discovery";
 
 /// The header that says which worker sent a reply to a broadcast or a message of a stream: a
-/// [`Worker`] in JSON.
+/// [`Worker`] in JSON. For a stream, it has the id of the worker, and `run`, the number of the
+/// stream.
 ///
 /// [`Worker`]: crate::describe::Worker
 pub(crate) const WORKER_HEADER: &str = "rpc-worker";

@@ -59,7 +59,7 @@ impl OutgoingReply {
         let message = "the method ran, and the broker refuses its reply, which may be too large";
         let fault = Fault::new(FaultCode::ReplyTooLarge, message);
         let mut fault = Reply::fault(self.reply.codec, &fault);
-        // If this ends a stream, its caller ignores a fault that does not name the worker.
+        // If this ends a stream, its caller ignores a fault that does not say who sends it.
         if let Some(worker) = self.reply.headers.get(WORKER_HEADER) {
             let name = ShortStr::from_static(WORKER_HEADER);
             fault.headers.insert(name, worker.to_owned());

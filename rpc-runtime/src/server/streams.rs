@@ -82,8 +82,8 @@ impl Streams {
         self.lock().contains_key(&id)
     }
 
-    /// Returns the header of the next stream's messages.
-    fn next_run(&self) -> String {
+    /// Returns the header by which callers recognize the messages of the next stream.
+    fn next_run_header(&self) -> String {
         let last = self.last_run.fetch_add(1, Ordering::Relaxed);
         self.worker.header_of_run(last + 1)
     }
@@ -103,7 +103,7 @@ pub(super) struct StreamSender {
     run: String,
     to: ReplyTo,
     codec: Codec,
-    /// How long the request waited in the queue, for the first message.
+    /// How long the request waited in the queue. `None` once the first message says so.
     queue_time: Mutex<Option<Duration>>,
     channel: Arc<ReplyChannel>,
     /// Whether the caller reads items. Otherwise it only sends some.
@@ -158,7 +158,7 @@ impl StreamSender {
             Entry::Vacant(place) => _ = place.insert(stream),
         }
         Some(Self {
-            run: streams.next_run(),
+            run: streams.next_run_header(),
             streams: Arc::clone(streams),
             id,
             to,
@@ -213,12 +213,13 @@ impl StreamSender {
         }
     }
 
-    /// Adds the headers of the reply that ends a stream: the worker, and the number of items if the
-    /// caller reads any.
+    /// Adds the headers of the reply that ends a stream: the run that it ends, and the number of
+    /// items if the caller reads any.
     fn mark_end(&self, reply: Reply) -> Reply {
-        let mut reply = match self.has_items {
-            true => end_of_stream(reply, self.sent()),
-            false => reply,
+        let mut reply = if self.has_items {
+            end_of_stream(reply, self.sent())
+        } else {
+            reply
         };
         self.add_run(&mut reply);
         reply
