@@ -97,7 +97,8 @@ impl ServerConfig {
     }
 
     /// Declares the queues and subscribes to them, and starts all tasks except those of the
-    /// consumers. Once it is told to stop, it waits for nothing and subscribes to no further queue.
+    /// consumers. Once it is told to stop, it subscribes to no further queue, and waits for nothing
+    /// but the answer to a subscription that has begun.
     pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut probes = Probes::new();
         let with_estimates = |(queue, dispatcher)| {
@@ -173,7 +174,7 @@ impl ServerConfig {
         if let Some(incoming) = &shared.incoming {
             let (receiving, first_attempt) = incoming.receive_all(transport);
             reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(receiving)));
-            // The server starts even if no items can be received. Their callers time out then.
+            // The server starts even if it cannot receive items yet.
             let started = timeout(START_TIMEOUT, first_attempt);
             let _ = stop.run_until_cancelled(started).await;
         }

@@ -228,10 +228,10 @@ impl IncomingCall<'_> {
         Arc::clone(&self.inbox)
     }
 
-    /// Returns a task that tells the caller, through `sender`, how many items it may send. Cancels
-    /// the call once its caller is gone. It is a task of its own, so that a method that does not
-    /// yield to other tasks does not delay it.
-    pub(super) fn grant_through(&self, sender: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
+    /// Starts a task that tells the caller, through `sender`, how many items it may send. It
+    /// cancels the call once its caller is gone. A task of its own is not delayed by a method that
+    /// does not yield.
+    pub(super) fn start_granting(&self, sender: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
         let (inbox, gone) = (self.inbox(), sender.gone());
         let cancellation = self.watch.as_ref().map(CancellationWatch::token);
         // The handler drops the sender when it ends, and that tells the caller if the method was
@@ -244,6 +244,7 @@ impl IncomingCall<'_> {
                     () = gone.cancelled() => break,
                     grant = inbox.next_grant() => match (grant, sender.upgrade()) {
                         (Some(grant), Some(sender)) => sender.grant(grant).await,
+                        // The caller was silent for too long.
                         (None, _) => break,
                         // The handler has ended.
                         (_, None) => return,

@@ -128,8 +128,9 @@ impl JobQueues {
     /// Runs `moving`, which moves the jobs of a redelivered batch, once no other batch is moved.
     ///
     /// The jobs wait for ten seconds in a retry queue. All of them should be moved, and the batch
-    /// acked, before the first one returns: if it then crashes its worker, the batch is redelivered
-    /// too, and all its jobs are moved once more. Two batches at the same time would take longer.
+    /// acked, before the first one returns. Otherwise, a job that crashes its worker also brings
+    /// back the batch, and all its jobs are moved once more. Two batches at a time would take
+    /// longer.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;
         moving.await;

@@ -295,7 +295,7 @@ impl QueueConsumer {
             let panicked = panicked.into();
             let waiting = backoff.wait_after(&panicked);
             if stop.run_until_cancelled(waiting).await.is_none() {
-                // It has no subscription, and it can continue.
+                // It has no subscription, and was only told to stop.
                 return successor.drain(None, drain_timeout, None).await;
             }
             consumer = successor;

@@ -469,7 +469,7 @@ impl RequestHandler {
         if let Some(incoming) = &incoming {
             admitted.invocation.set_incoming_inbox(incoming.inbox());
         }
-        let granting = incoming.as_ref().map(|incoming| incoming.grant_through(&sender));
+        let granting = incoming.as_ref().map(|incoming| incoming.start_granting(&sender));
         let executing = self
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);

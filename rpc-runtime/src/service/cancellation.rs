@@ -62,8 +62,8 @@ impl Cancellations {
         }
     }
 
-    /// Cancels those requests of these calls that run here. Does not remember the calls, because a
-    /// further request of such a call may run.
+    /// Cancels those requests of these calls that run here. Does not remember the calls: another
+    /// run of the method may be the one that answers.
     pub(crate) fn cancel_running(&self, ids: &[Uuid]) {
         let tokens: Vec<_> = {
             let state = self.lock();

@@ -330,7 +330,8 @@ impl ItemReceiver {
         }
         let known = usize::try_from(self.next() - first).unwrap_or(usize::MAX);
         let new = items.iter().skip(known).map(|item| Volume::of(item).bytes);
-        // An item keeps its whole message in memory, which is too much if most of it is not kept.
+        // An item keeps its whole message in memory. If most of the message is not new, the new
+        // items are copied out of it.
         let is_copied = size as u64 > 2 * new.sum::<u64>();
         for item in items.skip(known) {
             if self.ready_bytes >= MAX_UNTAKEN_BYTES {

@@ -26,9 +26,9 @@ use crate::telemetry::SentBy;
 /// a grant.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After how many messages without items, in a minute, and without any grant the caller counts as
-/// gone. The worker may not learn that a caller has crashed, and its stream must not occupy the
-/// worker forever.
+/// How many messages without items, sent in a minute, may stay without any grant before the caller
+/// counts as gone. The worker may not learn that a caller has crashed, and its stream must not
+/// occupy the worker forever.
 const MAX_UNANSWERED: u32 = 12;
 
 /// The same for a caller that uses direct reply-to. Such a caller may count as gone sooner, because

@@ -20,8 +20,8 @@ use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{ReplyTo, Response};
 
-/// How long the first of the collected replies waits, at most, while later requests of the same
-/// batch run.
+/// How long collected replies wait for later requests of the same batch, counted from when replies
+/// were last sent for this reason.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
 /// A request that had to wait.
@@ -168,7 +168,7 @@ impl<'a> ReplyCollector<'a> {
         }
     }
 
-    /// Sends the collected replies if one of them may have waited for [`MAX_WAIT`].
+    /// Sends the collected replies if [`MAX_WAIT`] has passed.
     pub(super) fn send_if_due(&mut self, now: Instant) {
         if now.saturating_duration_since(self.last_sent) >= MAX_WAIT {
             self.send();

@@ -97,7 +97,7 @@ impl ControlResponder {
                 };
                 async move {
                     keep_open(&mut run).await;
-                    // Ends at once if the answers were drained before the queue was closed.
+                    // Ends at once if `answer_until_lost` has drained the answers.
                     run.drain(ready(())).await;
                     run.answers.len()
                 }
