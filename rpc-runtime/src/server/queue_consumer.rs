@@ -24,7 +24,7 @@ use crate::transport::{
 
 /// If no delivery arrives for this long, a stopping consumer expects no more. Callers no longer
 /// send batches, because they were advised not to, or it is a single active consumer that holds its
-/// acks back, so that its prefetch stays full.
+/// acks back, so that no more than its prefetch arrives.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The longest time that a stopping worker waits for callers to stop sending batches.

@@ -410,7 +410,8 @@ impl Executor {
 }
 
 /// Whether a run that took this long says how long the method takes. A method that was dropped
-/// would have taken longer still, so that says something only if it has recently been faster.
+/// would have taken longer still, so its run says something only if it took at least the recent
+/// mean.
 fn is_telling(outcome: Outcome, took: Duration, record: &MethodRecord) -> bool {
     let is_longer = |mean| took >= mean;
     outcome != Outcome::Cancelled || record.recent_duration.mean().is_none_or(is_longer)
