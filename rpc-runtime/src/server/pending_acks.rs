@@ -228,7 +228,8 @@ impl PendingAcks {
     /// Splits into single requests, in the order in which they were added.
     pub(super) fn split(mut self) -> impl Iterator<Item = Self> {
         let acks = std::mem::take(&mut self.acks);
-        acks.into_iter().map(move |ack| self.of_same_consumer(smallvec![ack]))
+        acks.into_iter()
+            .map(move |ack| self.of_same_consumer(smallvec![ack]))
     }
 
     /// Returns these acks, of requests that are in progress already, separately.
