@@ -19,7 +19,7 @@ use super::uploading::Upload;
 use crate::codec::Codec;
 use crate::protocol::{
     BadReply, BatchedReply, CREDIT_TYPE, ITEMS_HEADER, ITEMS_TYPE, IncomingGrant, Items, Malformed, Message,
-    QUEUE_TIME_HEADER, Reply, ReplyKind, ShortStr, WORKER_HEADER, read_millis,
+    QueueTime, Reply, ReplyKind, ShortStr, WORKER_HEADER,
 };
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::HasLatestSend;
@@ -153,7 +153,7 @@ impl InFlightCalls {
         let Some(inbox) = &call.plan().destination.items else {
             return false;
         };
-        let queued = read_millis(&message.properties.headers, QUEUE_TIME_HEADER).unwrap_or_default();
+        let queue_time = QueueTime::read(&message.properties.headers);
         let header = |name| message.properties.headers.get(name).map(str::to_owned);
         let worker = header(WORKER_HEADER);
         let kind = message.properties.kind.as_ref().map(ShortStr::as_str);
@@ -198,7 +198,7 @@ impl InFlightCalls {
                     self.control_messages.grant(worker, grant);
                 }
                 if is_first {
-                    inbox.record_begun(queued);
+                    inbox.record_begun(queue_time.as_duration());
                     call.on_begun();
                 }
             }
@@ -255,6 +255,7 @@ impl InFlightCalls {
                     body: reply.body,
                     headers: reply.headers,
                     unknown_type: None,
+                    queue_time: reply.queue_time,
                 }));
             }
         }
@@ -531,6 +532,7 @@ pub(super) mod tests {
             body: text.into(),
             batch_size: 7,
             headers: Headers::default(),
+            queue_time: QueueTime::default(),
         };
         let replies = vec![
             batched(calls[1].id(), "second"),
@@ -570,6 +572,7 @@ pub(super) mod tests {
             body: "1".into(),
             batch_size: 0,
             headers: Headers::default(),
+            queue_time: QueueTime::default(),
         };
         let replies = [
             batched(calls[0].id()),

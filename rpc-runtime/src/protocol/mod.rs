@@ -56,7 +56,7 @@ pub(crate) use job::{
 };
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties, body_of};
-pub(crate) use overload::{PROBE_TYPE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
+pub(crate) use overload::{PROBE_TYPE, QueueTime, RETRY_AFTER_HEADER, read_millis, write_millis};
 pub(crate) use queue_name::{check_destination_name, check_queue_name};
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;

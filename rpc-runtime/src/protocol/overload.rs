@@ -11,25 +11,68 @@ pub(crate) const PROBE_TYPE: &str = "rpc.probe";
 
 /// The header of a reply with the time that requests waited in the queue when this one arrived, in
 /// milliseconds. It is absent if that time is unknown or zero.
-pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
+const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 
 /// The header of a fault with the time to wait before the next attempt, in milliseconds.
 pub(crate) const RETRY_AFTER_HEADER: &str = "rpc-retry-after";
+
+/// About how long a request waited in its queue, in whole milliseconds. Zero if that is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct QueueTime(u32);
+
+impl QueueTime {
+    pub(crate) fn from_millis(millis: u64) -> Self {
+        Self(u32::try_from(millis).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn as_millis(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) fn as_duration(self) -> Duration {
+        Duration::from_millis(self.0.into())
+    }
+
+    /// Reads the header of a message.
+    pub(crate) fn read(headers: &Headers) -> Self {
+        Self(read_number(headers, QUEUE_TIME_HEADER).unwrap_or(0))
+    }
+
+    /// Inserts the header of a message, unless it would be zero.
+    pub(crate) fn write(self, headers: &mut Headers) {
+        if self != Self::default() {
+            headers.insert(ShortStr::from_static(QUEUE_TIME_HEADER), self.0.to_string());
+        }
+    }
+}
+
+impl From<Duration> for QueueTime {
+    fn from(time: Duration) -> Self {
+        Self(round_up(time))
+    }
+}
 
 /// Inserts a header with a time in whole milliseconds, rounded up, but at most the largest number
 /// that [`read_millis`] reads. Does nothing if the time is zero.
 pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Duration) {
     if !time.is_zero() {
-        let millis = time.as_nanos().div_ceil(1_000_000).min(u32::MAX.into());
-        headers.insert(ShortStr::from_static(name), millis.to_string());
+        headers.insert(ShortStr::from_static(name), round_up(time).to_string());
     }
+}
+
+/// Returns a time in whole milliseconds, rounded up.
+fn round_up(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 /// Reads a header with a time in whole milliseconds. Returns `None` if the header is missing, or
 /// its value is not a whole number of up to 32 bits.
 pub(crate) fn read_millis(headers: &Headers, name: &str) -> Option<Duration> {
-    let millis = headers.get(name)?.parse::<u32>().ok()?;
-    Some(Duration::from_millis(millis.into()))
+    Some(Duration::from_millis(read_number(headers, name)?.into()))
+}
+
+fn read_number(headers: &Headers, name: &str) -> Option<u32> {
+    headers.get(name)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -47,17 +90,21 @@ mod tests {
             (nanos(2_500_000_000), 2500),
             (Duration::MAX, u32::MAX.into()),
         ] {
-            write_millis(&mut headers, QUEUE_TIME_HEADER, time);
-            let expected = Some(Duration::from_millis(read));
-            assert_eq!(read_millis(&headers, QUEUE_TIME_HEADER), expected);
+            write_millis(&mut headers, RETRY_AFTER_HEADER, time);
+            let expected = Duration::from_millis(read);
+            assert_eq!(read_millis(&headers, RETRY_AFTER_HEADER), Some(expected));
+            QueueTime::from(time).write(&mut headers);
+            assert_eq!(QueueTime::read(&headers).as_duration(), expected);
         }
     }
 
     #[test]
     fn invalid_times_are_ignored() {
         let mut headers = Headers::default();
-        write_millis(&mut headers, QUEUE_TIME_HEADER, Duration::ZERO);
-        assert_eq!(headers.get(QUEUE_TIME_HEADER), None);
+        QueueTime::from(Duration::ZERO).write(&mut headers);
+        write_millis(&mut headers, RETRY_AFTER_HEADER, Duration::ZERO);
+        assert!(headers.is_empty());
+        assert_eq!(QueueTime::read(&headers), QueueTime::default());
         for text in ["", "-1", "1.5", "99999999999", "soon"] {
             headers.insert(ShortStr::from_static(RETRY_AFTER_HEADER), text.to_owned());
             assert_eq!(read_millis(&headers, RETRY_AFTER_HEADER), None, "{text:?}");

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::content::{self, UnsupportedContent};
 use super::headers::Headers;
+use super::overload::QueueTime;
 use super::{
     Fault, FaultCode, Malformed, Message, Properties, RETRY_AFTER_HEADER, ShortStr, read_millis, write_millis,
 };
@@ -60,6 +61,7 @@ pub(crate) struct Reply {
     /// another library's worker sends, which may echo the request's type. Such a reply counts as a
     /// result. Boxed, because few replies have one.
     pub(crate) unknown_type: Option<Box<ShortStr>>,
+    pub(crate) queue_time: QueueTime,
 }
 
 impl Reply {
@@ -70,6 +72,7 @@ impl Reply {
             body,
             headers: Headers::default(),
             unknown_type: None,
+            queue_time: QueueTime::default(),
         }
     }
 
@@ -92,12 +95,14 @@ impl Reply {
             Some(kind) => Some(ShortStr::clone(kind)),
             None => Some(ShortStr::from_static(self.kind.as_str())),
         };
+        let mut headers = self.headers;
+        self.queue_time.write(&mut headers);
         Message {
             properties: Properties {
                 kind,
                 content_type: Some(ShortStr::from_static(self.codec.content_type())),
                 correlation_id,
-                headers: self.headers,
+                headers,
                 ..Properties::default()
             },
             body: self.body,
@@ -123,6 +128,7 @@ impl Reply {
             kind,
             codec,
             body: message.body,
+            queue_time: QueueTime::read(&properties.headers),
             headers: properties.headers,
             unknown_type,
         })

@@ -19,8 +19,7 @@ use super::reply_channel::{IgnoreConfirm, ReplyChannel, SendOutcome, before};
 use super::reply_sender::ReplySender;
 use super::streams::{SEND_LIMIT, StreamSender, Streams};
 use crate::protocol::{
-    Fault, InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, is_given_up, limit_headers,
-    reserved_header, write_millis,
+    Fault, InvalidName, Message, Properties, ShortStr, is_given_up, limit_headers, reserved_header,
 };
 use crate::service::{
     AdmittedRequest, Cancellations, CorrelationId, Decision, DeliveryAction, Dispatcher, Executor,
@@ -340,7 +339,7 @@ impl RequestHandler {
         if let Some(ask) = ask {
             self.answer_batch_size(ask);
         }
-        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.queue_time);
+        reply.queue_time = received.queue_time.into();
         match reply_to {
             Some(to) => self.reply_sender.send(OutgoingReply {
                 to,
@@ -501,7 +500,7 @@ impl RequestHandler {
             return acks.ack();
         }
         let mut reply = sender.finish(reply).await;
-        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queue_time);
+        reply.queue_time = queue_time.into();
         if let Some(to) = reply_to {
             self.reply_sender.send(OutgoingReply {
                 to,

@@ -21,8 +21,8 @@ use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter,
-    QUEUE_TIME_HEADER, Reply, ReplyKind, ShortStr, Volume, WORKER_HEADER, write_millis,
+    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter, Reply,
+    ReplyKind, ShortStr, Volume, WORKER_HEADER,
 };
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
@@ -256,7 +256,7 @@ impl StreamSender {
         self.add_run(&mut reply);
         let mut queue_time = self.queue_time.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue_time) = queue_time.take() {
-            write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queue_time);
+            reply.queue_time = queue_time.into();
         }
         Outgoing {
             queue: self.to.address.clone(),

@@ -16,7 +16,7 @@ use super::propagation;
 use super::span::{SYSTEM, millis};
 use crate::error::CallError;
 use crate::escape::OneLine;
-use crate::protocol::{Headers, QUEUE_TIME_HEADER, Reply, read_millis};
+use crate::protocol::{Headers, QueueTime, Reply};
 
 /// How a call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +143,8 @@ fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
         return;
     }
     if let Ok(reply) = result
-        && let Some(time) = read_millis(&reply.headers, QUEUE_TIME_HEADER)
+        && reply.queue_time != QueueTime::default()
     {
-        span.record("rpc.queue_time_ms", millis(time));
+        span.record("rpc.queue_time_ms", reply.queue_time.as_millis());
     }
 }

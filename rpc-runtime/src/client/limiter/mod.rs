@@ -28,7 +28,7 @@ use waiting_calls::{Order, WaitingCalls, WaitingKey};
 
 use crate::client::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
+use crate::protocol::{Executed, FaultCode, Reply, ReplyKind};
 use crate::telemetry::{self, Event, count};
 
 /// What a call does if the limit of calls in flight is reached; see
@@ -478,7 +478,7 @@ fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
 
 fn answered(reply: &Reply) -> Signal {
     Signal::Answered {
-        queued: read_millis(&reply.headers, QUEUE_TIME_HEADER).unwrap_or_default(),
+        queued: reply.queue_time.as_duration(),
     }
 }
 
@@ -520,7 +520,7 @@ mod tests {
 
     use super::*;
     use crate::codec::Codec;
-    use crate::protocol::{Fault, write_millis};
+    use crate::protocol::{Fault, QueueTime};
 
     fn in_time(millis: u64) -> TimeLimit {
         let limit = Duration::from_millis(millis);
@@ -536,8 +536,7 @@ mod tests {
 
     fn reply(queued: u64) -> Result<Reply, CallError> {
         let mut reply = Reply::new(ReplyKind::Result, Codec::Json, bytes::Bytes::new());
-        let queued = Duration::from_millis(queued);
-        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queued);
+        reply.queue_time = QueueTime::from_millis(queued);
         Ok(reply)
     }
 

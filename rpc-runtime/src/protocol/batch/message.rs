@@ -18,6 +18,7 @@ use rmp::{Marker, encode};
 use uuid::Uuid;
 
 use crate::protocol::headers::Headers;
+use crate::protocol::overload::QueueTime;
 use crate::protocol::reply::ReplyKind;
 use crate::protocol::short_str::ShortStr;
 
@@ -71,6 +72,7 @@ pub(crate) struct BatchedReply {
     /// How many calls of this method the worker wants in one batch.
     pub(crate) batch_size: u16,
     pub(crate) headers: Headers,
+    pub(crate) queue_time: QueueTime,
 }
 
 /// An outgoing call in a batch. Like [`BatchedCall`], but borrowed.
@@ -208,14 +210,19 @@ impl Part for BatchedReply {
     }
 
     fn write(&self, body: &mut Vec<u8>) {
-        let length = 4 + u32::from(!self.headers.is_empty());
+        let has_queue_time = self.queue_time != QueueTime::default();
+        let has_headers = has_queue_time || !self.headers.is_empty();
+        let length = 4 + u32::from(has_headers) + u32::from(has_queue_time);
         assert_ok(encode::write_array_len(body, length));
         assert_ok(encode::write_bin(body, self.id.as_bytes()));
         assert_ok(encode::write_uint(body, u64::from(self.kind.number())));
         assert_ok(encode::write_bin(body, &self.body));
         assert_ok(encode::write_uint(body, u64::from(self.batch_size)));
-        if !self.headers.is_empty() {
+        if has_headers {
             write_headers(body, &self.headers);
+        }
+        if has_queue_time {
+            assert_ok(encode::write_uint(body, self.queue_time.as_millis().into()));
         }
     }
 }
@@ -232,13 +239,17 @@ impl ReadPart for BatchedReply {
                 .ok_or(UnreadableBatch("a reply's kind is unknown"))?,
             body: reader.shared_bin()?,
             batch_size: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
-            // The first optional element. The others are unknown.
+            // The first two optional elements. The others are unknown.
             headers: match optional {
                 0 => Headers::default(),
                 _ => reader.headers()?,
             },
+            queue_time: match optional {
+                0 | 1 => QueueTime::default(),
+                _ => QueueTime::from_millis(reader.uint()?),
+            },
         };
-        reader.skip(optional.saturating_sub(1))?;
+        reader.skip(optional.saturating_sub(2))?;
         Ok(reply)
     }
 }
@@ -472,12 +483,20 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..300),
             batch_size: u16,
             header: Option<String>,
+            queue_time in 0..1000_u64,
         ) -> BatchedReply {
             let mut headers = Headers::default();
             if let Some(value) = header {
                 headers.insert(ShortStr::from_static("traceparent"), value);
             }
-            BatchedReply { id: Uuid::from_u128(id), kind, body: body.into(), batch_size, headers }
+            BatchedReply {
+                id: Uuid::from_u128(id),
+                kind,
+                body: body.into(),
+                batch_size,
+                headers,
+                queue_time: QueueTime::from_millis(queue_time),
+            }
         }
     }
 
@@ -522,13 +541,14 @@ mod tests {
 
     #[test]
     fn unknown_elements_are_skipped() {
-        // [[id, 0, "x", 7, {}, [{"later": nil}, 1.5, ext], "end"]]
-        let mut body = b"\x91\x97\xc4\x10".to_vec();
+        // [[id, 0, "x", 7, {}, 9, [{"later": nil}, 1.5, ext], "end"]]
+        let mut body = b"\x91\x98\xc4\x10".to_vec();
         body.extend([9; 16]);
-        body.extend(b"\x00\xc4\x01x\x07\x80\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
+        body.extend(b"\x00\xc4\x01x\x07\x80\x09\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
         let replies = read_batch::<BatchedReply>(&Bytes::from(body)).unwrap();
         assert_eq!(replies.len(), 1);
         assert_eq!((&replies[0].body[..], replies[0].batch_size), (&b"x"[..], 7));
+        assert_eq!(replies[0].queue_time, QueueTime::from_millis(9));
     }
 
     #[test]
@@ -567,9 +587,9 @@ mod tests {
             assert!(read_batch::<BatchedReply>(&Bytes::from_static(body)).is_err());
             assert!(read_batch::<BatchedCall>(&Bytes::from_static(body)).is_err());
         }
-        let mut nested = b"\x91\x96\xc4\x10".to_vec();
+        let mut nested = b"\x91\x97\xc4\x10".to_vec();
         nested.extend([9; 16]);
-        nested.extend(b"\x00\xc4\x01x\x07\x80");
+        nested.extend(b"\x00\xc4\x01x\x07\x80\x00");
         nested.extend([0x91; 100_000]);
         assert!(read_batch::<BatchedReply>(&Bytes::from(nested)).is_err());
     }

@@ -92,6 +92,7 @@ impl ReplyGroup {
                     body: reply.body,
                     headers: reply.headers,
                     unknown_type: None,
+                    queue_time: reply.queue_time,
                 },
                 batch_size: reply.batch_size,
                 deadline,

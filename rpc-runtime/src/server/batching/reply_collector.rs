@@ -12,8 +12,7 @@ use uuid::Uuid;
 use super::reply_batch::{BatchKey, ReplyGroup};
 use crate::codec::Codec;
 use crate::protocol::{
-    BatchedReply, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, QUEUE_TIME_HEADER, ReplyKind, ShortStr,
-    headers_size, write_millis,
+    BatchedReply, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, ReplyKind, ShortStr, headers_size,
 };
 use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
@@ -139,7 +138,7 @@ impl<'a> ReplyCollector<'a> {
             }
             return;
         };
-        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, self.queue_time);
+        reply.queue_time = self.queue_time.into();
         // A large reply gains nothing from sharing a message.
         if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.handler.reply_sender.send(OutgoingReply {
@@ -161,6 +160,7 @@ impl<'a> ReplyCollector<'a> {
             body: reply.body,
             batch_size,
             headers: reply.headers,
+            queue_time: reply.queue_time,
         };
         self.group.push(reply, deadline);
         if self.group.is_full(self.handler.executor.rules.max_sent_bytes) {
