@@ -26,6 +26,7 @@ impl<T: fmt::Display> fmt::Display for Logged<T> {
             is_full: false,
         };
         let written = write!(Escaping(&mut truncating), "{}", self.0);
+        // An error of a full writer only means that the text is too long.
         if truncating.is_full {
             f.write_char('…')
         } else {
@@ -34,6 +35,7 @@ impl<T: fmt::Display> fmt::Display for Logged<T> {
     }
 }
 
+/// Passes text on to a writer, escaped as [`OneLine`] says.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
@@ -51,7 +53,9 @@ impl<W: Write> Write for Escaping<W> {
 /// A writer that fails once its input exceeds the limit.
 struct Truncating<W> {
     out: W,
+    /// How many more bytes may be written.
     room: usize,
+    /// Whether some of the input did not fit.
     is_full: bool,
 }
 
@@ -61,6 +65,7 @@ impl<W: Write> Write for Truncating<W> {
             // A `Display` may ignore the error, and go on.
             return Err(fmt::Error);
         }
+        // The end of the last character that fits.
         let end = (0..=self.room.min(text.len()))
             .rev()
             .find(|end| text.is_char_boundary(*end))

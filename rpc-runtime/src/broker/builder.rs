@@ -192,7 +192,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// Connects to RabbitMQ, and returns once both connections are open.
+    /// Connects to RabbitMQ, and returns once the handle's two connections are open.
     ///
     /// # Errors
     ///
@@ -247,23 +247,13 @@ impl BrokerBuilder {
     /// options of all calls.
     fn check_options(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
         let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
-        let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         let Some(first) = addresses.first() else {
             return Err(BrokerError::NoAddress);
         };
-        let user_id = match first.user() {
-            _ if !self.send_user_id => None,
-            user if addresses.iter().any(|address| address.user() != user) => {
-                return invalid("all must name the same user, as each request carries it");
-            }
-            Some(user) => Some(ShortStr::new(user).map_err(|_| BrokerError::Unsendable {
-                reason: "the user's name is longer than 255 bytes",
-            })?),
-            None => {
-                return invalid(
-                    "send_user_id needs a user, and only the broker knows the user of the certificate: write amqps://USER@host",
-                );
-            }
+        let user_id = if self.send_user_id {
+            Some(user_of_all(addresses, first)?)
+        } else {
+            None
         };
         let caller_options = self.caller_options(self.checked_app_id()?, user_id);
         let addresses = addresses.iter().cloned();
@@ -298,6 +288,7 @@ impl BrokerBuilder {
         Ok(with_tls.collect())
     }
 
+    /// Does nothing: without the feature, `amqps://` addresses are refused when they are parsed.
     #[cfg(not(feature = "tls"))]
     fn with_tls(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
         Ok(addresses)
@@ -317,13 +308,14 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller_options))
     }
 
+    /// Makes a handle on another transport. Ignores `app_id` and `send_user_id`.
     #[cfg(test)]
     pub(crate) fn with_transport(self, transport: Arc<dyn Transport>) -> Broker {
         let caller_options = self.caller_options(None, None);
         self.assemble(transport, caller_options)
     }
 
-    /// Returns the application's name for messages.
+    /// Returns the `app_id` of messages, or an error if it is too long for AMQP.
     fn checked_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
         let app_id = self.app_id.as_ref().map(ShortStr::new).transpose();
         app_id.map_err(|_| BrokerError::Unsendable {
@@ -341,10 +333,27 @@ impl BrokerBuilder {
         }
     }
 
+    /// Makes the handle. Every constructor ends with this.
     fn assemble(&self, transport: Arc<dyn Transport>, caller_options: CallerOptions) -> Broker {
         let caller = Arc::new(Caller::new(Arc::clone(&transport), caller_options));
         Broker::new(transport, caller, self.limits)
     }
+}
+
+/// Returns the user that all addresses name, as the `user_id` of messages.
+fn user_of_all(addresses: &[Address], first: &Address) -> Result<ShortStr, BrokerError> {
+    let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
+    if addresses.iter().any(|address| address.user() != first.user()) {
+        return invalid("all must name the same user, as each request carries it");
+    }
+    let Some(user) = first.user() else {
+        return invalid(
+            "send_user_id needs a user, and only the broker knows the user of the certificate: write amqps://USER@host",
+        );
+    };
+    ShortStr::new(user).map_err(|_| BrokerError::Unsendable {
+        reason: "the user's name is longer than 255 bytes",
+    })
 }
 
 impl InProcessBroker {
@@ -353,6 +362,7 @@ impl InProcessBroker {
     #[must_use]
     pub fn connect(&self) -> Broker {
         let options = BrokerBuilder::default();
+        // Default options have neither an `app_id` nor a `user_id`.
         let caller_options = options.caller_options(None, None);
         options.assemble(Arc::new(MemoryTransport::new(self)), caller_options)
     }

@@ -66,6 +66,20 @@ pub(super) struct NamedFile {
     pub(super) path: PathBuf,
 }
 
+impl NamedFile {
+    /// Fails if this build has no TLS, because all files are certificates and keys.
+    fn new(variable: &'static str, path: &str) -> Result<Self, BrokerError> {
+        if cfg!(feature = "tls") {
+            let path = PathBuf::from(path);
+            return Ok(Self { variable, path });
+        }
+        Err(error(
+            variable,
+            "needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime",
+        ))
+    }
+}
+
 /// Whether a variable is an option, or looks like a misspelt one.
 pub(super) fn may_be_option(name: &str) -> bool {
     name == AMQP_URL || name.starts_with(PREFIX)
@@ -89,26 +103,16 @@ impl Settings {
             if !may_be_option(&name) {
                 continue;
             }
+            // A misspelt name is an error even if its value is empty.
             let is_known = name == AMQP_URL || VARIABLES.contains(&name.as_str());
             if is_known && value.is_empty() {
                 continue;
             }
-            let file = |variable| {
-                if cfg!(feature = "tls") {
-                    let path = PathBuf::from(&value);
-                    Ok(Some(NamedFile { variable, path }))
-                } else {
-                    Err(error(
-                        variable,
-                        "needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime",
-                    ))
-                }
-            };
             match name.as_str() {
                 AMQP_URL => settings.builder.addresses = Ok(parse_addresses(&value)?),
                 APP_ID => settings.builder.app_id = Some(parse_app_id(&value)?),
                 CONNECTION_NAME => settings.builder.connection_name = Some(value),
-                CONNECT_TIMEOUT => settings.builder.connect_timeout = parse_timeout(CONNECT_TIMEOUT, &value)?,
+                CONNECT_TIMEOUT => settings.builder.connect_timeout = parse_connect_timeout(&value)?,
                 HEARTBEAT => settings.builder.heartbeat = Some(parse_heartbeat(&value)?),
                 MAX_ACCEPTED_BYTES => {
                     settings.builder.limits.accepted = parse_bytes(MAX_ACCEPTED_BYTES, &value)?;
@@ -116,9 +120,9 @@ impl Settings {
                 MAX_SENT_BYTES => settings.builder.limits.sent = parse_bytes(MAX_SENT_BYTES, &value)?,
                 REPLY_QUEUE => settings.builder.reply_queue = parse_reply_queue(&value)?,
                 SEND_USER_ID => settings.builder.send_user_id = parse_flag(SEND_USER_ID, &value)?,
-                TLS_CA_FILE => settings.tls.authority = file(TLS_CA_FILE)?,
-                TLS_CERTIFICATE_FILE => certificate = file(TLS_CERTIFICATE_FILE)?,
-                TLS_KEY_FILE => key = file(TLS_KEY_FILE)?,
+                TLS_CA_FILE => settings.tls.authority = Some(NamedFile::new(TLS_CA_FILE, &value)?),
+                TLS_CERTIFICATE_FILE => certificate = Some(NamedFile::new(TLS_CERTIFICATE_FILE, &value)?),
+                TLS_KEY_FILE => key = Some(NamedFile::new(TLS_KEY_FILE, &value)?),
                 _ => {
                     let problem = format!("is unknown: use one of {AMQP_URL}, {}", VARIABLES.join(", "));
                     return Err(error(&name, problem));
@@ -139,6 +143,7 @@ fn missing_beside(other: &str) -> String {
     format!("is not set, but {other} is: set both, the certificate and its key")
 }
 
+/// Parses addresses that are separated by commas. The error tells which of them is invalid.
 fn parse_addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
     let urls: Vec<_> = list.split(',').map(str::trim).collect();
     let mut addresses = Vec::new();
@@ -178,20 +183,21 @@ fn parse_flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
     text.parse().map_err(|_| error(variable, "must be true or false"))
 }
 
-/// Parses a whole number with a unit. Returns it multiplied by the size of the unit.
+/// Parses a whole number with a unit. Returns it multiplied by the size of the unit. `None` if the
+/// text has no number, the unit is not one of `units`, or the result is too large.
 fn parse_with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let (_, size) = units.iter().find(|(name, _)| *name == unit)?;
     digits.parse::<u64>().ok()?.checked_mul(*size)
 }
 
-fn parse_timeout(variable: &str, text: &str) -> Result<Duration, BrokerError> {
+fn parse_connect_timeout(text: &str) -> Result<Duration, BrokerError> {
     const MIN: Duration = Duration::from_millis(1);
     const MAX: Duration = Duration::from_secs(60 * 60);
     match parse_time(text) {
         Some(time) if (MIN..=MAX).contains(&time) => Ok(time),
         _ => Err(error(
-            variable,
+            CONNECT_TIMEOUT,
             "is not a time of 1ms to 60m in at most 24 characters: numbers with units, such as 10s or 1m 30s",
         )),
     }

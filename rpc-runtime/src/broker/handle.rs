@@ -91,6 +91,7 @@ impl Broker {
     /// closed closes its connections in the background once the last of its clones, clients and
     /// servers is dropped.
     pub async fn close(&self) {
+        // The caller first: it deletes its reply queue, which needs a connection.
         self.inner.caller.close().await;
         self.inner.transport.close().await;
     }
