@@ -154,7 +154,8 @@ impl<'a> ArgumentConversion<Cow<'a, [u8]>> {
         bytes.0
     }
 
-    /// Converts a deserialized value to an argument that may outlive the request.
+    /// Converts a deserialized value to an argument of type `Cow<'static, [u8]>`, which must not
+    /// borrow from the request.
     #[must_use]
     pub fn received_owned(bytes: CowBytes<'_>) -> Cow<'a, [u8]> {
         Cow::Owned(bytes.0.into_owned())
@@ -194,7 +195,8 @@ pub trait NoConversion {
         argument
     }
 
-    /// Returns the deserialized value, which is an argument of a `'static` type.
+    /// Returns the deserialized value, which is the method's argument. Called for a user's own type
+    /// that is named like `Cow<'static, [u8]>`.
     fn received_owned(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,

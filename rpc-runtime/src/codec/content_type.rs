@@ -42,6 +42,7 @@ impl Codec {
     /// Case is ignored, and so are parameters, except for a charset, which must be UTF-8 or
     /// US-ASCII.
     pub(crate) fn from_content_type(content_type: &str) -> Result<Option<Self>, UnsupportedContentType> {
+        // Most peers send exactly these, which need no parsing.
         let all = [Self::MessagePack, Self::Json, Self::Text];
         if let Some(codec) = all.iter().find(|codec| codec.content_type() == content_type) {
             return Ok(Some(*codec));

@@ -23,7 +23,8 @@ impl Codec {
         }
     }
 
-    /// Appends an encoded value to what `body` has. If that fails, a part of it may be there.
+    /// Appends an encoded value to what `body` has. If that fails, a part of the value may have
+    /// been appended.
     fn append<T: Serialize + ?Sized>(self, value: &T, body: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Self::MessagePack => message_pack::encode(value, body),
@@ -44,7 +45,7 @@ impl Codec {
     }
 
     /// Appends what [`encode_result`](Self::encode_result) returns to what `body` has. If that
-    /// fails, a part of it may be there.
+    /// fails, a part of the value may have been appended.
     pub(crate) fn append_result<T: Serialize + 'static>(
         self,
         value: &T,
@@ -100,8 +101,10 @@ impl Codec {
         }
     }
 
-    /// Encodes an encoded result of this type as an argument, which has no special form for bytes.
-    /// `None` if it is damaged.
+    /// Converts a result of this type, which is encoded, to an encoded argument: results have a
+    /// special form for bytes, and arguments do not. `None` if the result cannot be decoded.
+    ///
+    /// Used to call a method again with the last item of its stream as an argument.
     pub(crate) fn argument_of_result<T: 'static>(self, result: &Bytes) -> Option<Bytes> {
         let is_bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
         if !is_bytes.contains(&TypeId::of::<T>()) {
@@ -123,7 +126,7 @@ impl Codec {
     }
 }
 
-/// The bytes of a value that is a `Vec<u8>` or a `Cow<[u8]>`.
+/// The bytes of a value that is a `Vec<u8>` or a `Cow<[u8]>`. `None` for all other types.
 fn bytes_of(value: &dyn Any) -> Option<&[u8]> {
     let vec = value.downcast_ref::<Vec<u8>>().map(Vec::as_slice);
     vec.or_else(|| value.downcast_ref::<Cow<'static, [u8]>>().map(AsRef::as_ref))

@@ -15,7 +15,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Re
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, BoxError> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    // Without the feature, `serde_json` reads all numbers correctly.
+    // Without its feature `arbitrary_precision`, `serde_json` reads all numbers correctly.
     let value = match ARBITRARY_PRECISION {
         true => seed.deserialize(ReadNumbers::<_, Json>::new(&mut deserializer))?,
         false => seed.deserialize(&mut deserializer)?,
@@ -24,7 +24,8 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
     Ok(value)
 }
 
-/// Returns where the value under this key is in a map that [`encode`] has written.
+/// Returns where the value under this key is in a map that [`encode`] has written, so that there is
+/// no whitespace. `None` if the map has no such key.
 pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
     let mut at = 0;
     loop {
@@ -41,7 +42,7 @@ pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
     }
 }
 
-/// Reads the value that begins at `at`, which becomes its end.
+/// Reads the value that begins at `at`, and moves `at` to the end of the value.
 fn read<'de, T: Deserialize<'de>>(json: &'de [u8], at: &mut usize) -> Option<T> {
     let mut values = serde_json::Deserializer::from_slice(json.get(*at..)?).into_iter();
     let value = values.next()?.ok()?;

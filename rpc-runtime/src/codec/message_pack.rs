@@ -29,7 +29,8 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
     Ok(seed.deserialize(ReadNumbers::<_, numbers::MessagePack>::new(&mut deserializer))?)
 }
 
-/// Returns the content of a body that is one binary.
+/// Returns the content of a body that is one binary: `bin 8`, `bin 16` or `bin 32`. `None` for any
+/// other body.
 pub(super) fn binary(body: &[u8]) -> Option<&[u8]> {
     let (length, content) = match body {
         [0xc4, length, content @ ..] => (u32::from(*length), content),
@@ -40,7 +41,8 @@ pub(super) fn binary(body: &[u8]) -> Option<&[u8]> {
     (usize::try_from(length) == Ok(content.len())).then_some(content)
 }
 
-/// Returns where the value under this key is in a map that [`encode`] has written.
+/// Returns where the value under this key is in a map that [`encode`] has written. `None` if the
+/// map has no such key.
 pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
     let mut rest = map;
     for _ in 0..rmp::decode::read_map_len(&mut rest).ok()? {

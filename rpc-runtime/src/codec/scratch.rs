@@ -15,7 +15,7 @@ const MAX_COPIED: usize = 4096;
 /// The maximum capacity of the buffer that a thread keeps.
 const MAX_KEPT: usize = 1024 * 1024;
 
-/// Returns the body that `write` writes into a buffer.
+/// Returns the body that `write` writes into this thread's buffer.
 pub(super) fn write_body<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
     // Takes the buffer, because a `Serialize` implementation may write another body meanwhile. A
     // thread that is ending has no buffer.

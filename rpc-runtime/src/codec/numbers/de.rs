@@ -42,6 +42,7 @@ impl<'de, S: DeserializeSeed<'de>, F: NumberFormat> DeserializeSeed<'de> for Rea
     }
 }
 
+/// Methods for values that may contain other values. Their visitor is wrapped too.
 macro_rules! forward_wrapped {
     ($($method:ident($($argument:ident: $type:ty),*);)*) => {$(
         #[inline]
@@ -51,6 +52,7 @@ macro_rules! forward_wrapped {
     )*};
 }
 
+/// Methods for values that contain no others, and that the format reads correctly.
 macro_rules! forward {
     ($($method:ident)*) => {$(
         #[inline]
@@ -175,9 +177,10 @@ impl<'de, V: Visitor<'de>, F: NumberFormat> Visitor<'de> for ReadNumbers<V, F> {
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        match F::MAPS_MAY_BE_NUMBERS && self.may_be_number {
-            true => visit_map_or_number::<V, A, F>(self.inner, map),
-            false => self.inner.visit_map(ReadNumbers::<A, F>::new(map)),
+        if F::MAPS_MAY_BE_NUMBERS && self.may_be_number {
+            visit_map_or_number::<V, A, F>(self.inner, map)
+        } else {
+            self.inner.visit_map(ReadNumbers::<A, F>::new(map))
         }
     }
 
@@ -216,6 +219,7 @@ where
 
 /// A map whose first key has already been read.
 struct MapWithFirstKey<A, F> {
+    /// `None` if the map is empty, or once this key was passed on.
     first: Option<String>,
     rest: ReadNumbers<A, F>,
 }

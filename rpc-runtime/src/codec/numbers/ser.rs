@@ -337,6 +337,7 @@ pub(in crate::codec) enum NumberWriter<S: Serializer> {
 }
 
 impl<S: Serializer> NumberWriter<S> {
+    /// Writes the number, which is the field's text.
     fn write<F: NumberFormat, T: Serialize + ?Sized>(&mut self, number: &T) -> Result<(), S::Error> {
         let Self::Begun(serializer) = std::mem::replace(self, Self::Failed) else {
             return Err(S::Error::custom("a private number must have exactly one field"));

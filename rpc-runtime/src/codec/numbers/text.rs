@@ -18,10 +18,10 @@ pub(super) enum Number {
 }
 
 impl Number {
-    /// Parses the text of a number. The result is the same as that of `serde_json` without its
-    /// feature `arbitrary_precision`, except for [`Precise`](Self::Precise).
+    /// Parses the text of a number, with the same result as `serde_json` without its feature
+    /// `arbitrary_precision`, except for [`Precise`](Self::Precise).
     pub(super) fn new(text: &str) -> Self {
-        // There is no negative zero among the integers.
+        // `-0` is a float, because no integer is a negative zero.
         let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
         match (text.parse(), text.parse(), text.parse::<f64>()) {
             (Ok(unsigned), _, _) if is_integer => Self::Unsigned(unsigned),

@@ -37,6 +37,7 @@ macro_rules! parsed {
     )*};
 }
 
+/// Types that are no scalars.
 macro_rules! refused {
     ($($method:ident($($argument:ty),*) $what:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, $(_: $argument,)* _visitor: V) -> Result<V::Value, TextError> {

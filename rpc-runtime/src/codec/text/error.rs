@@ -1,4 +1,4 @@
-//! The errors of the plain-text codec.
+//! What both directions of the plain-text codec share: its errors, and the name of arguments.
 
 /// The name of the struct that arguments are serialized as. It distinguishes arguments from a
 /// user's own struct.

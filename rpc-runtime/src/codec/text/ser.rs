@@ -10,6 +10,7 @@ pub(super) struct ScalarSerializer;
 
 type Refused = Impossible<Vec<u8>, TextError>;
 
+/// Writes a scalar with its `Display`.
 macro_rules! written {
     ($($method:ident $type:ty;)*) => {$(
         fn $method(self, value: $type) -> Result<Vec<u8>, TextError> {
@@ -18,6 +19,7 @@ macro_rules! written {
     )*};
 }
 
+/// Types that are no scalars.
 macro_rules! refused {
     ($($method:ident($($argument:ty),*) -> $output:ty, $what:literal;)*) => {$(
         fn $method(self, $(_: $argument),*) -> Result<$output, TextError> {
