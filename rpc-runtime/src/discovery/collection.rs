@@ -48,6 +48,15 @@ impl WorkerAnswer for WorkerStats {
     }
 }
 
+/// Why a message is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotKept {
+    /// It is unrelated, repeats an answer, or is one refusal too many.
+    NothingIsMissing,
+    /// It is, or may be, a worker's only answer.
+    AnswerIsMissing,
+}
+
 /// The answers to one discovery request.
 pub(super) struct Collection<T> {
     id: ShortStr,
@@ -103,31 +112,27 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.found.is_complete = false;
     }
 
-    /// Records that a worker's answer is dropped. Returns `false`, as the answer is not kept.
-    fn mark_dropped(&mut self) -> bool {
-        self.mark_incomplete();
-        false
-    }
-
     /// Adds a message from the reply queue. Returns whether it is kept. Once there are
     /// `max_workers` answers, that of another worker ends the collection.
     pub(super) fn add(&mut self, message: Message) -> bool {
-        let is_kept = self.keep(message);
-        if !is_kept {
-            self.count_ignored();
+        let Err(not_kept) = self.keep(message) else {
+            return true;
+        };
+        if not_kept == NotKept::AnswerIsMissing {
+            self.mark_incomplete();
         }
-        is_kept
+        self.count_ignored();
+        false
     }
 
-    /// Counts and drops a message with malformed properties. Returns `false`, as the message is not
-    /// kept.
-    pub(super) fn drop_malformed(&mut self, message: &Message) -> bool {
+    /// Counts a message whose properties are malformed, and which is dropped. If it is an answer to
+    /// the request, the answer is missing.
+    pub(super) fn drop_malformed(&mut self, message: &Message) {
         if message.properties.correlation_id.as_ref() == Some(&self.id) {
             self.log_dropped("answer_malformed", format_args!("its properties are malformed"));
             self.mark_incomplete();
         }
         self.count_ignored();
-        false
     }
 
     fn count_ignored(&mut self) {
@@ -137,10 +142,10 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
     }
 
-    /// Keeps an answer or a refusal. Returns `false` if the message is not kept.
-    fn keep(&mut self, message: Message) -> bool {
+    /// Keeps an answer or a refusal.
+    fn keep(&mut self, message: Message) -> Result<(), NotKept> {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
-            return false;
+            return Err(NotKept::NothingIsMissing);
         }
         let size = message.body.len();
         let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
@@ -148,61 +153,57 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
                 "answer_unknown",
                 format_args!("its content type or encoding is unknown"),
             );
-            return self.mark_dropped();
+            return Err(NotKept::AnswerIsMissing);
         };
         if size > MAX_BYTES {
             self.log_dropped(
                 "answer_size",
                 format_args!("it has {size} bytes, and at most {MAX_BYTES} are accepted"),
             );
-            return self.mark_dropped();
+            return Err(NotKept::AnswerIsMissing);
         }
         self.total_bytes += size;
         if self.total_bytes > MAX_TOTAL_BYTES {
-            self.end_incomplete();
-            return false;
+            self.is_ended = true;
+            return Err(NotKept::AnswerIsMissing);
         }
         match reply.kind {
             ReplyKind::Result => {}
             ReplyKind::Fault if self.found.refusals.len() < MAX_REFUSALS => {
                 self.found.refusals.push(reply.read_fault());
-                return true;
+                return Ok(());
             }
-            // More refusals are not kept. No answer is missing.
-            ReplyKind::Fault => return false,
+            ReplyKind::Fault => return Err(NotKept::NothingIsMissing),
             // The built-in methods have no errors of their own.
-            ReplyKind::Error => return self.mark_dropped(),
+            ReplyKind::Error => return Err(NotKept::AnswerIsMissing),
         }
         let answer = match reply.codec.decode::<T>(&reply.body) {
             Ok(answer) => answer,
             Err(error) => {
                 self.log_dropped("answer_unreadable", Chain(&error));
-                return self.mark_dropped();
+                return Err(NotKept::AnswerIsMissing);
             }
         };
-        if !self.worker_ids.insert(answer.worker().id.clone()) {
-            // The worker has answered already.
-            return false;
+        let is_first_answer = self.worker_ids.insert(answer.worker().id.clone());
+        if !is_first_answer {
+            return Err(NotKept::NothingIsMissing);
         }
         if self.found.workers.len() >= self.max_workers {
-            self.end_incomplete();
-            return false;
+            self.is_ended = true;
+            return Err(NotKept::AnswerIsMissing);
         }
         self.found.workers.push(answer);
-        true
+        Ok(())
     }
 
     /// Returns what was found, in an order that does not depend on when the answers arrived.
     pub(super) fn into_found(self) -> Discovered<T> {
         let mut found = self.found;
-        found.workers.sort_by(|one, other| {
-            let key = |worker: &T| {
-                let Worker {
-                    host, name, pid, id, ..
-                } = worker.worker().clone();
-                (host, name, pid, id)
-            };
-            key(one).cmp(&key(other))
+        found.workers.sort_by_cached_key(|answer| {
+            let Worker {
+                host, name, pid, id, ..
+            } = answer.worker().clone();
+            (host, name, pid, id)
         });
         found
     }

@@ -138,6 +138,8 @@ impl Discover {
         self.ask(&PING).await
     }
 
+    /// Sends a request for a built-in method to all workers, and collects their answers in a reply
+    /// queue that only this request uses.
     async fn ask<T: WorkerAnswer + DeserializeOwned>(
         self,
         method: &'static MethodDescriptor,
@@ -155,11 +157,11 @@ impl Discover {
                 self.collect(collection, &mut subscription.replies, deadline)
                     .await
             }
-            // No worker is subscribed.
-            Ok(Published::Returned) => Ok(Collection::new(id, 0).into_found()),
+            // No worker is subscribed, so nothing is missing.
+            Ok(Published::Returned) => Ok(Collection::new(id, self.max_workers).into_found()),
             Ok(Published::Failed { source, .. }) => Err(source),
             Ok(Published::Refused) => {
-                // The other queues got the request.
+                // One queue refused the request, but the others may have it.
                 let mut collection = Collection::new(id, self.max_workers);
                 collection.mark_incomplete();
                 let collecting = self.collect(collection, &mut subscription.replies, deadline);
@@ -168,7 +170,7 @@ impl Discover {
                     collected => collected,
                 }
             }
-            // Nothing withdraws this request.
+            // Cannot happen: nobody else has the token that could withdraw this request.
             Ok(Published::Withdrawn) => Err(refused()),
             Err(error) => Err(error),
         };
@@ -177,11 +179,11 @@ impl Discover {
     }
 
     /// Publishes the request, and again while the broker refuses it, for up to
-    /// [`REFUSED_RETRY_TIMEOUT`]. Returns the id of the last request.
+    /// [`REFUSED_RETRY_TIMEOUT`]. Returns the id and the outcome of the last request.
     ///
     /// The broker refuses a request if one of the bound queues cannot take it, although the other
-    /// queues get it. RabbitMQ 4.3 does that for a moment after a worker's connection is lost.
-    /// Answers to an earlier request are ignored, as they would count twice.
+    /// queues get it. RabbitMQ 4.3 does that for a moment after a worker's connection is lost. Each
+    /// attempt has a new id, so that a worker that answers two of them does not count twice.
     async fn send(
         &self,
         method: &'static MethodDescriptor,
@@ -230,6 +232,7 @@ impl Discover {
         }
     }
 
+    /// Makes the message that asks for this method.
     fn request(&self, method: &MethodDescriptor, id: ShortStr, reply_to: ShortStr) -> Message {
         let (app_id, user_id) = self.app_and_user_id.clone();
         Request {
@@ -265,16 +268,15 @@ impl Discover {
             match timeout_at(deadline.min(quiet_at), replies.deliveries.next()).await {
                 Ok(Some(Ok(delivery))) => {
                     replies.control.ack(delivery.tag);
-                    let is_kept = match delivery.malformed {
-                        None => collection.add(delivery.message),
-                        Some(_) => collection.drop_malformed(&delivery.message),
-                    };
-                    if is_kept {
+                    if delivery.malformed.is_some() {
+                        collection.drop_malformed(&delivery.message);
+                    } else if collection.add(delivery.message) {
                         quiet_at = Instant::now() + self.window;
                     }
                 }
                 Ok(Some(Err(lost))) => return Err(lost),
                 Ok(None) => return Err(BrokerError::Lost { source: None }),
+                // The window has passed, or the deadline has come before that.
                 Err(_) => {
                     if deadline < quiet_at {
                         collection.end_incomplete();
@@ -287,6 +289,7 @@ impl Discover {
     }
 }
 
+/// The error if no queue is known to have the request.
 fn refused() -> BrokerError {
     BrokerError::Exchange {
         exchange: CONTROL_EXCHANGE.to_owned(),
