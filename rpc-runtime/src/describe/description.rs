@@ -33,8 +33,8 @@ impl From<&MethodDescriptor> for MethodDescription {
     fn from(method: &MethodDescriptor) -> Self {
         let mut description = Self::new(method.name);
         method.docs.clone_into(&mut description.docs);
-        let details = method.argument_details.iter().map(Some);
         // The descriptor has details of all arguments or of none.
+        let details = method.argument_details.iter().map(Some);
         let details = details.chain(std::iter::repeat(None));
         let arguments = method.arguments.iter().zip(details);
         description.arguments = arguments.map(|(name, details)| argument(name, details)).collect();

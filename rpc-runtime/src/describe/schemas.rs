@@ -106,6 +106,7 @@ impl Schemas {
 /// Adds the schemas of one method.
 #[derive(Debug)]
 pub struct MethodSchemas<'a> {
+    /// `None` if the service has no such method. Then nothing is added.
     method: Option<&'a mut MethodDescription>,
     generator: &'a mut Generator,
 }
@@ -210,6 +211,9 @@ mod with_feature {
             Self(SchemaSettings::draft07().into_generator())
         }
 
+        /// Returns the schema of a type. Types that it refers to become
+        /// [`definitions`](Self::definitions). `Some`, as the generator without the feature has
+        /// none.
         pub(super) fn schema<T: JsonSchema + ?Sized>(&mut self) -> Option<Value> {
             let mut schema: Schema = self.0.subschema_for::<T>();
             // The generator itself transforms root schemas and definitions only.
@@ -219,7 +223,8 @@ mod with_feature {
             Some(schema.to_value())
         }
 
-        /// Returns the schema of a result. The codecs write exactly these types as bytes.
+        /// Returns the schema of a result or an item. It is that of bytes for the two types that
+        /// the codecs write as bytes.
         pub(super) fn result<T: JsonSchema + 'static>(&mut self) -> Option<Value> {
             let bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
             if bytes.contains(&TypeId::of::<T>()) {
@@ -254,7 +259,7 @@ use without_feature::Generator;
 mod without_feature {
     use serde_json::Value;
 
-    /// Makes no schemas.
+    /// Stands in for the generator with the feature. Makes no schemas.
     #[derive(Debug)]
     pub(super) struct Generator;
 

@@ -87,17 +87,17 @@ pub struct MethodStats {
     pub cancelled: u64,
     /// The mean duration of a request, in nanoseconds. It includes the server's layers.
     pub mean_ns: u64,
-    /// The duration of all requests together, in nanoseconds. Two readings give the mean between
-    /// them.
+    /// The duration of all requests together, in nanoseconds. Two readings give the mean of the
+    /// requests between them.
     pub total_ns: u64,
     /// The duration that 99 of 100 requests did not exceed, in nanoseconds. It is at most an eighth
     /// too long, and never more than 137 seconds.
     pub p99_ns: u64,
-    /// How many requests ended within which time: pairs of a duration in nanoseconds, and the
-    /// number of requests that took at most that long and longer than the duration of the pair
-    /// before, in ascending order. Pairs without requests are left out. Two readings, or those of
-    /// several workers, give the percentiles of the requests between or of them. Empty if the
-    /// worker does not tell.
+    /// A histogram: pairs of a duration in nanoseconds and the number of requests that took at most
+    /// that long, but longer than the duration of the pair before. In ascending order, without
+    /// pairs that have no requests. The difference of two readings gives the percentiles of the
+    /// requests between them, and the sum of several workers those of all their requests. Empty if
+    /// the worker does not tell.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<(u64, u64)>,
 }

@@ -275,9 +275,9 @@ impl BrokerError {
         }
     }
 
-    /// Whether a failure to open something is expected to pass, so that a server that starts waits
-    /// for that. If not, the start fails with it. It fails with every [`Queue`](Self::Queue) error,
-    /// even a temporary one.
+    /// Whether a server that starts tries again after this error, instead of failing with it: the
+    /// error is transient, and is no [`Queue`](Self::Queue) error. Even a temporary one of those
+    /// ends the start.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }

@@ -330,6 +330,8 @@ impl<E> CallError<E> {
             | Self::TimedOut { .. }
             | Self::Middleware { .. } => true,
             Self::Broker { source, .. } => source.is_transient(),
+            // The request came too late, or a layer of the worker refused it. Of all other faults,
+            // another attempt would get the same one.
             Self::Fault(fault) => matches!(fault.code, FaultCode::Expired | FaultCode::Rejected),
             _ => false,
         };
@@ -406,6 +408,7 @@ impl<E> CallError<E> {
         }
     }
 }
+
 /// How a [`DynamicClient`](crate::DynamicClient) calls a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -80,7 +80,8 @@ impl<T> Receiver<T> {
         Ref(self.0.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until the value meets a condition. Returns at once if it does already. Cancel safe.
+    /// Waits until the value meets a condition. Returns at once if it does already, even if the
+    /// sender was dropped. Cancel safe.
     ///
     /// # Errors
     ///
@@ -113,7 +114,8 @@ impl<T> Clone for Receiver<T> {
     }
 }
 
-/// The value. It cannot change while this exists.
+/// The value. It holds a lock, so the value cannot change while this exists. Must not be held
+/// across an `await`.
 #[derive(Debug)]
 pub(crate) struct Ref<'a, T>(RwLockReadGuard<'a, State<T>>);
 
