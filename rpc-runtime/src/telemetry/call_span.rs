@@ -38,6 +38,7 @@ impl CallKind {
         }
     }
 
+    /// A layered call and its attempts are counted by different metrics, so that none counts twice.
     fn counted_as(self) -> Counted {
         match self {
             Self::Direct | Self::Layered => Counted::Calls,
@@ -56,6 +57,7 @@ pub(crate) struct CallInfo<'a> {
     pub(crate) bytes: usize,
 }
 
+/// The span of a call that is not made yet.
 #[derive(Debug)]
 pub(crate) struct CallSpan {
     span: Span,

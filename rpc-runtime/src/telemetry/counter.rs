@@ -36,10 +36,12 @@ pub(super) struct Counter {
     /// The streams of the call or request. `None` if it has none.
     items: Option<Arc<ItemFlow>>,
     began: Instant,
+    /// What `drop` counts. [`Ending::Dropped`] until the end is known.
     ending: Ending,
 }
 
 impl Counter {
+    /// Counts the start, except of an attempt, which is only counted when it ends.
     pub(super) fn begin(counted: Counted, method: Method, span: Span, items: Option<Arc<ItemFlow>>) -> Self {
         match counted {
             Counted::Calls => count(Event::CallBegan(&method)),
@@ -56,7 +58,7 @@ impl Counter {
         }
     }
 
-    /// Ends a call or a request that completed. Like every end, `drop` counts it.
+    /// Ends a call or a request that completed. `drop`, which follows at once, counts it.
     pub(super) fn ended(mut self, outcome: Outcome) {
         record_outcome(&self.span, self.counted.side(), outcome);
         self.ending = Ending::Completed(outcome, self.began.elapsed());

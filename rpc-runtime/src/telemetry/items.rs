@@ -12,7 +12,8 @@ use super::metrics::{Event, Method, count};
 use super::span::{Side, millis};
 use super::stream_item::{SentBy, StreamItem};
 
-/// How many items are counted together at most.
+/// Items are added to the metrics once so many have passed, because adding each by itself costs too
+/// much.
 const MAX_UNCOUNTED: u64 = 1024;
 
 /// The layers that observe the items of a call.
@@ -67,6 +68,7 @@ impl ItemFlow {
         })
     }
 
+    /// How many items this side of the call has sent.
     fn passed(&self, sent_by: SentBy) -> &AtomicU64 {
         match sent_by {
             SentBy::Caller => &self.by_caller,
@@ -74,8 +76,8 @@ impl ItemFlow {
         }
     }
 
-    /// Records the numbers of items in the span of the call or request. A stream that the method
-    /// does not have has none.
+    /// Records in the span of the call or request how many items each side sent. Leaves out zero,
+    /// because a method need not have both streams.
     pub(super) fn record(&self, span: &Span) {
         for (sent_by, name) in [
             (SentBy::Caller, "rpc.request.items"),
@@ -180,7 +182,8 @@ impl ItemTally {
         }
     }
 
-    /// Adds the next items, which have these sizes, and counts them.
+    /// Adds the next items, which have these sizes, and flushes. Only observers need them one by
+    /// one.
     pub(crate) fn add_all(&mut self, sizes: impl Iterator<Item = usize>) {
         if self.observers.0.is_empty() {
             let add = |(items, bytes): (u64, u64), size| (items + 1, bytes.saturating_add(size as u64));
@@ -192,12 +195,13 @@ impl ItemTally {
         self.flush();
     }
 
-    /// Records that further items, with so many bytes together, have passed.
+    /// Records that so many further items have passed, with so many bytes together. Does not tell
+    /// the observers.
     fn pass(&mut self, items: u64, bytes: u64) {
         let is_first = self.next == 0 && items > 0;
         self.next += items;
         if let Some(flow) = &self.flow {
-            // No other tally counts this stream.
+            // Not added to, because no other tally counts this stream.
             flow.passed(self.sent_by).store(self.next, Ordering::Relaxed);
             if is_first && self.sent_by == SentBy::Method {
                 let _ = flow.first_item.set(flow.begun.elapsed());

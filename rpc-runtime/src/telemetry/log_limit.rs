@@ -36,7 +36,8 @@ struct Kind {
     window: Window,
 }
 
-/// How many events of the kind were suppressed before this one, or `None` if none were.
+/// How many events of the kind were suppressed before this one. `None` instead of zero, because
+/// `tracing` leaves a field out that is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Suppressed(pub(crate) Option<u64>);
 
@@ -55,6 +56,7 @@ impl LogLimit {
         let mut kinds = self.0.kinds();
         let window = &mut find_or_insert(&mut kinds, level, kind).window;
         let admitted = window.admit(now);
+        // Without a runtime, the next event or the end of the source reports what was suppressed.
         if admitted.is_none()
             && !window.has_task
             && let Ok(runtime) = Handle::try_current()
@@ -71,6 +73,7 @@ impl LogLimit {
     }
 }
 
+/// Returns the kind with this name, and adds it first if it is new.
 fn find_or_insert<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str) -> &'a mut Kind {
     let position = kinds.iter().position(|kind| kind.name == name);
     let position = position.unwrap_or_else(|| {
@@ -84,7 +87,8 @@ fn find_or_insert<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str
     &mut kinds[position]
 }
 
-/// Logs the number of suppressed events, unless the next event of their kind does.
+/// Logs the number of suppressed events when they are overdue, unless the next event of their kind
+/// reports them first. Ends once none is suppressed, or the source is gone.
 async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: &'static str, mut overdue_at: Instant) {
     loop {
         sleep_until(overdue_at).await;
@@ -94,6 +98,7 @@ async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: &'static str
             let mut kinds = shared.kinds();
             let window = &mut find_or_insert(&mut kinds, level, kind).window;
             let overdue = window.take_overdue(now);
+            // An admitted event may have restarted the interval, and others were suppressed since.
             window.has_task = window.suppressed > 0;
             (overdue, window.has_task.then(|| window.overdue_at(now)))
         };
@@ -144,6 +149,7 @@ struct Window {
 }
 
 impl Window {
+    /// See [`LogLimit::admit`].
     fn admit(&mut self, now: Instant) -> Option<Suppressed> {
         if self.is_interval_over(now) {
             let suppressed = self.mark_logged(now);
@@ -168,6 +174,7 @@ impl Window {
             .is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
     }
 
+    /// Starts the next interval. Returns the number of events that were suppressed in this one.
     fn mark_logged(&mut self, now: Instant) -> u64 {
         self.last = Some(now);
         std::mem::take(&mut self.suppressed)

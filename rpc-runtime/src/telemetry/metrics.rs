@@ -119,6 +119,7 @@ pub(crate) struct Method {
     pub(crate) method: Name,
 }
 
+/// Counts an event. Does nothing without the feature `metrics`.
 #[inline]
 pub(crate) fn count(event: Event<'_>) {
     #[cfg(feature = "metrics")]
@@ -139,8 +140,9 @@ mod on {
     const CANCELLED: &str = "cancelled";
 
     impl Ending {
-        /// Returns the outcome's label, or `None` if `rpc_server_refused_total` counts it.
-        fn name(self) -> Option<&'static str> {
+        /// Returns the label of the outcome. `None` for a request that was refused, which
+        /// `rpc_server_refused_total` counts.
+        fn outcome_label(self) -> Option<&'static str> {
             match self {
                 Self::Completed(outcome, _) => Some(outcome.as_str()),
                 Self::NotRun => None,
@@ -170,7 +172,7 @@ mod on {
         }
     }
 
-    #[allow(clippy::cast_precision_loss)] // a message holds at most 1024, and a limit is no larger than 2^52
+    #[allow(clippy::cast_precision_loss)] // a message holds at most 1024 calls, and a limit is no larger than 2^52
     pub(super) fn count(event: Event<'_>) {
         match event {
             Event::CallBegan(method) => gauge!("rpc_client_in_flight", method.labels()).increment(1),
@@ -180,7 +182,7 @@ mod on {
                     let labels = method.labels_with(outcome.as_str());
                     histogram!("rpc_client_call_duration_seconds", labels).record(took);
                 }
-                if let Some(outcome) = ending.name() {
+                if let Some(outcome) = ending.outcome_label() {
                     counter!("rpc_client_calls_total", method.labels_with(outcome)).increment(1);
                 }
             }
@@ -204,7 +206,7 @@ mod on {
                     let labels = method.labels_with(outcome.as_str());
                     histogram!("rpc_server_request_duration_seconds", labels).record(took);
                 }
-                if let Some(outcome) = ending.name() {
+                if let Some(outcome) = ending.outcome_label() {
                     counter!("rpc_server_requests_total", method.labels_with(outcome)).increment(1);
                 }
             }
@@ -285,7 +287,7 @@ mod on {
         }
     }
 
-    /// Counts one more or one less.
+    /// Raises a gauge by one, or lowers it by one.
     fn step(gauge: &Gauge, is_more: bool) {
         if is_more {
             gauge.increment(1);

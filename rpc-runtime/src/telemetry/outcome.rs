@@ -23,7 +23,7 @@ impl Outcome {
     pub(crate) fn of_answer(reply: &Reply) -> Self {
         match reply.kind {
             ReplyKind::Error => Self::Error,
-            // A method does not answer with a fault. It fails with one; see `of_fault`.
+            // Never a fault: a method that fails with one is an outcome `of_fault`.
             ReplyKind::Result | ReplyKind::Fault => Self::Ok,
         }
     }
@@ -32,6 +32,7 @@ impl Outcome {
         Self::Fault(code.known_str().unwrap_or("other"))
     }
 
+    /// Returns the outcome of a call. Its reply may be an error or a fault.
     pub(crate) fn of_call(result: &Result<Reply, CallError>) -> Self {
         match result {
             Ok(reply) if reply.kind == ReplyKind::Fault => Self::of_fault(&reply.read_fault().code),

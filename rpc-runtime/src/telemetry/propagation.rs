@@ -33,7 +33,7 @@ mod on {
     }
 
     /// Returns `context` with this span as its active span, or unchanged if the span is in no
-    /// trace. The baggage of `context` takes precedence over the span's.
+    /// trace. The result has the baggage of `context`, or the span's if that has none.
     fn with_span_of(span: &Span, context: Context) -> Context {
         let of_span = span.context();
         if !of_span.span().span_context().is_valid() {
@@ -80,7 +80,7 @@ mod on {
 
     impl Injector for HeaderInjector<'_> {
         fn set(&mut self, name: &str, value: String) {
-            // Baggage may exceed the limit of headers. The call is made without it.
+            // Fails for baggage that exceeds the limit of headers. The call is made without it.
             let _ = insert_user_header(self.0, name, value);
         }
     }
@@ -114,6 +114,7 @@ mod on {
     }
 }
 
+/// Stands in for `on`. Propagates nothing.
 #[cfg(not(feature = "opentelemetry"))]
 mod off {
     use tracing::Span;

@@ -37,6 +37,7 @@ pub(crate) struct RequestInfo<'a> {
 /// How a request ended.
 pub(crate) struct RequestEnd<'a> {
     pub(crate) outcome: Outcome,
+    /// `false` if the request was refused, so that other metrics count it.
     pub(crate) may_have_run: bool,
     /// The headers of the reply.
     pub(crate) headers: &'a mut Headers,

@@ -25,6 +25,7 @@ pub(crate) enum Side {
     Worker,
 }
 
+/// Records how the call or request of a span ended, and whether that counts as an error.
 pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
     span.record("rpc.response.status_code", outcome.as_str());
     if outcome == Outcome::Ok {
