@@ -212,8 +212,8 @@ mod with_feature {
         }
 
         /// Returns the schema of a type. Types that it refers to become
-        /// [`definitions`](Self::definitions). `Some`, as the generator without the feature has
-        /// none.
+        /// [`definitions`](Self::definitions). Never `None`, which the generator without the
+        /// feature returns.
         pub(super) fn schema<T: JsonSchema + ?Sized>(&mut self) -> Option<Value> {
             let mut schema: Schema = self.0.subschema_for::<T>();
             // The generator itself transforms root schemas and definitions only.

@@ -133,7 +133,7 @@ impl fmt::Display for Services<'_> {
             write!(f, "{} on {}", OneLine(&service.name), OneLine(&service.queue))?;
             for method in &service.methods {
                 write!(f, "\n  {}", OneLine(method.signature()))?;
-                for (is_so, what) in [
+                for (is_set, option) in [
                     (method.is_default, "default"),
                     (method.is_idempotent, "idempotent"),
                     (method.is_oneway, "oneway"),
@@ -143,8 +143,8 @@ impl fmt::Display for Services<'_> {
                     (method.incoming.is_some(), "incoming"),
                     (method.resumed_by.is_some(), "resume"),
                 ] {
-                    if is_so {
-                        write!(f, " [{what}]")?;
+                    if is_set {
+                        write!(f, " [{option}]")?;
                     }
                 }
             }

@@ -166,6 +166,7 @@ impl Discover {
                 collection.mark_incomplete();
                 let collecting = self.collect(collection, &mut subscription.replies, deadline);
                 match collecting.await {
+                    // Without an answer, no worker is known to have it.
                     Ok(found) if found.workers.is_empty() && found.refusals.is_empty() => Err(refused()),
                     collected => collected,
                 }

@@ -23,10 +23,16 @@ impl Number {
     pub(super) fn new(text: &str) -> Self {
         // `-0` is a float, because no integer is a negative zero.
         let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
-        match (text.parse(), text.parse(), text.parse::<f64>()) {
-            (Ok(unsigned), _, _) if is_integer => Self::Unsigned(unsigned),
-            (_, Ok(signed), _) if is_integer => Self::Signed(signed),
-            (_, _, Ok(float)) if is_written_as(float, text) => Self::Float(float),
+        if is_integer {
+            if let Ok(unsigned) = text.parse() {
+                return Self::Unsigned(unsigned);
+            }
+            if let Ok(signed) = text.parse() {
+                return Self::Signed(signed);
+            }
+        }
+        match text.parse() {
+            Ok(float) if is_written_as(float, text) => Self::Float(float),
             _ => Self::Precise,
         }
     }
@@ -95,6 +101,7 @@ impl<V, N> IntegerVisitor<V, N> {
 
 /// An integer of 128 bits.
 pub(super) trait Wide: FromStr {
+    /// Decodes big-endian bytes, as `rmp-serde` writes them.
     fn from_bytes(bytes: [u8; 16]) -> Self;
 
     fn visit<'de, V: Visitor<'de>, E: Error>(self, visitor: V) -> Result<V::Value, E>;
