@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 
-use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use lapin::uri::{AMQPQueryString, AMQPScheme, AMQPUri, SASLMechanism};
 
 use super::tls::TlsClient;
 use crate::error::BrokerError;
@@ -42,20 +42,8 @@ impl Address {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         // Files that hold secrets often end in a line break.
         let url = url.trim();
-        let rest = match url.split_once("://") {
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") && !cfg!(feature = "tls") => {
-                return Err(BrokerError::TlsUnsupported);
-            }
-            Some((scheme, rest))
-                if ["amqp", "amqps"]
-                    .iter()
-                    .any(|known| scheme.eq_ignore_ascii_case(known)) =>
-            {
-                rest
-            }
-            _ => return invalid("it does not begin with amqp:// or amqps://"),
-        };
-        // Otherwise the parser could take a part of the password for the host or the port, and
+        let rest = after_scheme(url)?;
+        // lapin's parser could take a part of an ambiguous password for the host or the port, and
         // messages show those.
         if !is_unambiguous(rest) {
             return invalid(NOT_ENCODED);
@@ -71,28 +59,13 @@ impl Address {
                 "its virtual host is empty: omit the final slash, or write /%2f for the default one",
             );
         }
-        // lapin would then use the broker's own heartbeat, which is 60 seconds by default.
-        if uri.query.heartbeat == Some(0) {
-            return invalid(
-                "heartbeat=0 would not switch heartbeats off, because the broker's own period would apply: set 1 to 65535 seconds, or omit it for the default",
-            );
-        }
-        let query = rest.split_once('?').map_or("", |(_, query)| query);
-        let names = query.split('&').filter(|pair| !pair.is_empty()).map(name_in);
-        if names.into_iter().any(|name| !PARAMETERS.contains(&name)) {
-            return invalid(
-                "only auth_mechanism, channel_max, frame_max and heartbeat may be in its query string; set everything else on the builder",
-            );
-        }
-        // Without a value, lapin uses the broker's maximum, which may be unlimited.
-        if !MAX_FRAME_RANGE.contains(uri.query.frame_max.get_or_insert(MAX_FRAME)) {
-            return invalid("its frame_max is not between 8192 and 1048576 bytes");
-        }
+        check_query(rest, &mut uri.query)?;
 
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
         // The parser would log in as `guest` with that password.
-        if user_info.len() > 1 && user_info.starts_with(':') {
+        if user.is_empty() && !password.is_empty() {
             return invalid("it has a password and no user: write amqp://user:password@host");
         }
         // The parser replaces any IPv6 address with localhost.
@@ -103,7 +76,7 @@ impl Address {
             uri.authority.host = host.to_string();
         }
         let address = Self {
-            names_user: !user_info.is_empty() && !user_info.starts_with(':'),
+            names_user: !user.is_empty(),
             tls: None,
             uri,
         };
@@ -164,6 +137,43 @@ impl Address {
     }
 }
 
+/// Returns what follows `amqp://` or `amqps://`.
+fn after_scheme(url: &str) -> Result<&str, BrokerError> {
+    const UNKNOWN: BrokerError = BrokerError::InvalidAddress {
+        reason: "it does not begin with amqp:// or amqps://",
+    };
+    let (scheme, rest) = url.split_once("://").ok_or(UNKNOWN)?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "amqps" if cfg!(not(feature = "tls")) => Err(BrokerError::TlsUnsupported),
+        "amqp" | "amqps" => Ok(rest),
+        _ => Err(UNKNOWN),
+    }
+}
+
+/// Checks the query string of an address without its scheme, and sets the default `frame_max`.
+/// lapin ignores parameters that it does not know.
+fn check_query(rest: &str, parsed: &mut AMQPQueryString) -> Result<(), BrokerError> {
+    let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
+    // For 0, lapin uses the broker's own heartbeat, which is 60 seconds by default.
+    if parsed.heartbeat == Some(0) {
+        return invalid(
+            "heartbeat=0 would not switch heartbeats off, because the broker's own period would apply: set 1 to 65535 seconds, or omit it for the default",
+        );
+    }
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let mut names = query.split('&').filter(|pair| !pair.is_empty()).map(name_in);
+    if names.any(|name| !PARAMETERS.contains(&name)) {
+        return invalid(
+            "only auth_mechanism, channel_max, frame_max and heartbeat may be in its query string; set everything else on the builder",
+        );
+    }
+    // Without a value, lapin uses the broker's maximum, which may be unlimited.
+    if !MAX_FRAME_RANGE.contains(parsed.frame_max.get_or_insert(MAX_FRAME)) {
+        return invalid("its frame_max is not between 8192 and 1048576 bytes");
+    }
+    Ok(())
+}
+
 /// The error for an address that could be split in more than one way.
 const NOT_ENCODED: &str = "a user, password or virtual host in it holds characters that must be percent-encoded, such as %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %";
 
@@ -195,6 +205,7 @@ fn is_user_info(text: &str) -> bool {
     str::from_utf8(&decoded).is_ok()
 }
 
+/// The value of a hexadecimal digit.
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit)
         .to_digit(16)

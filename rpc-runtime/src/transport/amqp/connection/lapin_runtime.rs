@@ -30,7 +30,8 @@ where
     Runtime::new(RuntimeParts::new(tokio, reactor))
 }
 
-/// Tokio's reactor with another type of streams. It opens no streams: lapin gets a connected one.
+/// Tokio's reactor with another type of streams. It cannot open any: lapin is given a stream that
+/// is connected already.
 pub(super) struct StreamReactor<S> {
     tokio: Tokio,
     stream: PhantomData<fn() -> S>,

@@ -136,7 +136,8 @@ impl OpenConnection {
         }
     }
 
-    /// Records that lapin cannot use the number of a closed channel again.
+    /// Records that lapin cannot use the number of a closed channel again. See
+    /// [`Opener::channel`](super::super::opener::Opener::channel).
     pub(crate) fn lose_channel_number(&self) {
         self.lost_channel_numbers.fetch_add(1, Ordering::Relaxed);
     }
@@ -183,7 +184,7 @@ impl OpenConnection {
                     report_blocked(None);
                     self.state.send_modify(|state| state.blocked = None);
                 }
-                // Errors of channels arrive here as well.
+                // Errors of channels arrive here as well, while the connection stays open.
                 Some(Event::Error(error)) if !self.is_open() => break broker_error(error),
                 _ if !self.is_open() => break BrokerError::Lost { source: None },
                 _ => {}
@@ -245,17 +246,16 @@ pub(crate) struct OwnConnection {
 }
 
 impl OwnConnection {
+    /// Starts the tasks that watch the connection and close it.
     pub(crate) fn new(connection: OpenConnection, tasks: &TaskGroup) -> Self {
         let connection = Arc::new(connection);
         let dropped = tasks.ending.child_token();
-        let (closing, ended, watch) = (
-            Arc::clone(&connection),
-            dropped.clone(),
-            connection.watch_in(tasks),
-        );
+        let (closing, ended) = (Arc::clone(&connection), dropped.clone());
+        let watch = connection.watch_in(tasks);
         tasks.spawn(async move {
             ended.cancelled().await;
             closing.close().await;
+            // Only now, as a connection is watched until its end.
             drop(watch);
         });
         Self {
@@ -308,7 +308,7 @@ pub(super) struct ClientProperties {
     name: String,
 }
 
-/// The longest name of an application, in characters. Longer names are truncated.
+/// The longest name of an application or a program, in characters. Longer names are truncated.
 const MAX_NAME: usize = 200;
 
 impl ClientProperties {
@@ -320,6 +320,7 @@ impl ClientProperties {
         }
     }
 
+    /// The properties of one connection, whose name tells its purpose.
     fn for_connection(&self, purpose: ConnectionPurpose) -> ConnectionProperties {
         let name = format!("{}: {}", self.name, purpose.as_str());
         let mut properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
@@ -369,7 +370,7 @@ async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailu
     }
     let failure = tls::failure_of(error);
     match address.tls() {
-        // The reason may have been lost with the connection.
+        // The broker may have sent its reason, which was lost with the connection.
         Ok(Some(client)) if is_closed_by_peer(error) => {
             let asking = client.find_refusal(address.host_and_port());
             timeout(REFUSAL_LIMIT, asking).await.unwrap_or(None).or(failure)

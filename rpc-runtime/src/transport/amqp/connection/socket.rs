@@ -36,7 +36,7 @@ impl Socket {
 /// Connects, over TLS if `client` is given. Sets `socket` as soon as the TCP connection is open, so
 /// that a caller that gives up can shut it down. `limit` applies only to the TCP connection.
 ///
-/// Returns lapin's connection, and the one of our channels' content.
+/// Returns lapin's connection, and the wire, which carries the content of our channels past lapin.
 pub(super) async fn connect(
     address: &Address,
     client: Option<&TlsClient>,
@@ -58,13 +58,14 @@ pub(super) async fn connect(
     let stream = outcome?;
     stream.set_nodelay(true)?;
     let _ = socket.set(Socket(duplicate(&stream)?));
+    let (uri, is_encrypted) = (address.uri(), client.is_some());
     match client {
         Some(client) => {
             let (host, _) = address.host_and_port();
             let stream = client.handshake(host, stream).await?;
-            open(stream, true, address.uri(), properties).await
+            open(stream, is_encrypted, uri, properties).await
         }
-        None => open(stream, false, address.uri(), properties).await,
+        None => open(stream, is_encrypted, uri, properties).await,
     }
 }
 
@@ -85,7 +86,7 @@ where
         usize::try_from(max_frame).unwrap_or(usize::MAX),
     );
     let stream = SingleUse::new(stream);
-    // lapin gets a plain stream, even if that is a TLS stream inside.
+    // lapin must not add TLS: if the address asks for it, the wire's own stream is encrypted.
     let connect = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
     let connection = Connection::connector(uri, runtime(), connect, properties).await?;
     Ok((connection, wire))

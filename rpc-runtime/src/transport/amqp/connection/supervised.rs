@@ -14,6 +14,9 @@ use super::open::OpenConnection;
 use crate::error::BrokerError;
 use crate::transport::{Backoff, Connectivity, KeepOpen, Role, StatusBoard, keep_open, restart_on_panic};
 
+/// The name of the task that keeps the connection open.
+const TASK: &str = "connection";
+
 /// A connection that a task keeps open.
 #[derive(Debug)]
 pub(crate) struct SupervisedConnection {
@@ -85,9 +88,10 @@ struct Supervisor {
 }
 
 impl Supervisor {
+    /// Keeps the connection open until `ending` is cancelled, and then closes it.
     async fn run(self, mut first: Option<OpenConnection>, ending: CancellationToken) {
-        let keeping = restart_on_panic("connection", || {
-            self.abandon("connection");
+        let keeping = restart_on_panic(TASK, || {
+            self.abandon_unwatched();
             let mut run = SupervisedRun {
                 supervisor: &self,
                 first: first.take(),
@@ -101,10 +105,11 @@ impl Supervisor {
         }
     }
 
-    /// Gives up the connection of an earlier run that panicked, if any. Nothing watches it.
-    fn abandon(&self, task: &'static str) {
+    /// Gives up the connection of an earlier run that panicked, if there was one. Nothing watches
+    /// it.
+    fn abandon_unwatched(&self) {
         if let CurrentConnection::Up(unwatched) = self.current.send_replace(CurrentConnection::Down) {
-            let reason = BrokerError::Panicked { task };
+            let reason = BrokerError::Panicked { task: TASK };
             unwatched.abandon(reason.clone());
             self.report_down(reason);
         }

@@ -37,6 +37,7 @@ impl From<HandshakeClosed> for io::Error {
 /// What failed in TLS. `None` if something else failed, such as the network.
 pub(crate) fn of(error: &io::Error) -> Option<TlsFailure> {
     let error: &(dyn Error + 'static) = error.get_ref()?;
+    // One `io::Error` may wrap another.
     if let Some(inner) = error.downcast_ref::<io::Error>() {
         return of(inner);
     }
@@ -46,6 +47,7 @@ pub(crate) fn of(error: &io::Error) -> Option<TlsFailure> {
     Some(classify(error.downcast_ref::<RustlsError>()?))
 }
 
+/// The failure whose text tells the user what to do about an error of rustls.
 fn classify(error: &RustlsError) -> TlsFailure {
     match error {
         RustlsError::InvalidCertificate(problem) => match problem {

@@ -112,6 +112,7 @@ impl Tls {
         })
     }
 
+    /// The certificate authorities to trust: the user's, or else those of this system.
     fn roots(&self) -> Result<RootCertStore, BrokerError> {
         const NO_CA: &str =
             "no CA certificate was found: give PEM that begins with -----BEGIN CERTIFICATE-----";
@@ -138,6 +139,7 @@ impl Tls {
 }
 
 impl Identity {
+    /// Parses the certificates and the private key.
     fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BrokerError> {
         let chain = certificates(&self.chain).filter(|chain| !chain.is_empty());
         let chain = chain.ok_or_else(|| {
