@@ -43,10 +43,15 @@ impl ChannelSet {
     }
 }
 
-/// The first bytes of a frame: its prefix, and if it has a method, which one.
+/// The number of bytes that identify a method: its class and its number.
+const METHOD_ID_LEN: usize = 4;
+
+/// The first bytes of a frame: its prefix, and if it has a method, which one. They may not all be
+/// known yet.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in super::super) struct FrameStart {
-    bytes: [u8; PREFIX_LEN + 4],
+    bytes: [u8; PREFIX_LEN + METHOD_ID_LEN],
+    /// How many of the bytes are known.
     len: usize,
 }
 
@@ -68,13 +73,9 @@ impl FrameStart {
         self.len == 0
     }
 
-    pub(in super::super) fn len(&self) -> usize {
-        self.len
-    }
-
     pub(in super::super) fn is_complete(&self) -> bool {
         let needed = if self.kind() == METHOD {
-            PREFIX_LEN + 4
+            PREFIX_LEN + METHOD_ID_LEN
         } else {
             PREFIX_LEN
         };
@@ -85,17 +86,23 @@ impl FrameStart {
         self.bytes[0]
     }
 
-    /// How many bytes of the frame follow.
-    pub(in super::super) fn left(&self) -> usize {
+    /// How many bytes the whole frame has. The prefix must be known.
+    pub(in super::super) fn frame_len(&self) -> usize {
         let [_, _, _, a, b, c, d, ..] = self.bytes;
         let payload = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        payload.saturating_add(OVERHEAD).saturating_sub(self.len)
+        payload.saturating_add(OVERHEAD)
+    }
+
+    /// How many bytes of the frame follow these. The prefix must be known.
+    pub(in super::super) fn left(&self) -> usize {
+        self.frame_len().saturating_sub(self.len)
     }
 
     pub(in super::super) fn channel(&self) -> u16 {
         u16::from_be_bytes([self.bytes[1], self.bytes[2]])
     }
 
+    /// The method of a complete start. `None` if the frame has another type.
     fn method(&self) -> Option<Method> {
         let [.., a, b, c, d] = self.bytes;
         let method = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));

@@ -47,6 +47,7 @@ pub(in super::super) fn append_replacement(payload: &[u8], malformed: Malformed,
             is_marked = true;
         }
         let kept_as = match (property, read) {
+            // The mark replaces the headers. The others have no bytes of their own.
             (Property::Headers, _) | (_, Err(Malformed::Truncated(_) | Malformed::TrailingBytes)) => None,
             (_, Ok(())) => Some(Cow::Borrowed(bytes)),
             // The first byte is the size.
@@ -88,10 +89,11 @@ fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
     let flags = payload.get(FIXED_LEN - 2..FIXED_LEN).unwrap_or_default();
     let flags = flags.try_into().map_or(0, u16::from_be_bytes);
-    if flags & flag(Property::Headers) == 0 {
+    let has_headers = flags & flag(Property::Headers) != 0;
+    if !has_headers {
         return Cow::Borrowed(b"");
     }
-    // The headers were skipped, so their entries are unknown.
+    // `LargeHeaderReader` has skipped the headers, so their entries are unknown.
     if malformed == Malformed::TooLarge {
         return UNKNOWN;
     }
@@ -128,9 +130,9 @@ fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Calls `each` for the properties of a content header in their order, until it returns `false`.
-/// Its arguments are the property, its bytes, and whether they can be read. A property that does
-/// not end within its frame is the last. Bytes after the last property are reported as an
-/// unreadable `ClusterId`.
+/// Its arguments are the property, its bytes, and whether they can be read. After a property that
+/// does not end within the frame, no more can be found. Bytes after the last property are reported
+/// as an unreadable `ClusterId`, which is the last one that there can be.
 fn for_each_property<'a>(
     payload: &'a [u8],
     mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool,
@@ -182,6 +184,7 @@ struct Level {
 /// are UTF-8, and nothing is nested too deep. Does not recurse.
 pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     const INVALID: Malformed = Malformed::InvalidHeaders;
+    // The table itself, and what is nested at the current position.
     let mut levels = [Level::default(); MAX_HEADER_DEPTH + 1];
     levels[0] = Level {
         end: table.len(),
@@ -218,14 +221,15 @@ pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
                 end: at,
                 is_table: kind == b'F',
             };
-            // Its content comes next.
+            // Goes back to the start of the content, which is read as the next level.
             at -= content.len();
         }
     }
 }
 
 /// Reads a value of a table or an array. Returns its type and its content, or `None` if the value
-/// does not end or its type is unknown.
+/// does not end or its type is unknown. The types are the letters of RabbitMQ's
+/// [list](https://www.rabbitmq.com/amqp-0-9-1-errata).
 pub(in super::super) fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
     let content = match kind {
@@ -235,6 +239,7 @@ pub(in super::super) fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &
         b'D' => cursor.take(5),
         b'L' | b'l' | b'd' | b'T' => cursor.take(8),
         b'V' => cursor.take(0),
+        // Long string, byte array, table and array begin with their size.
         b'S' | b'x' | b'F' | b'A' => cursor.long(),
         _ => None,
     };
@@ -275,7 +280,7 @@ impl LargeHeaderReader {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            // Read byte by byte until the size of the headers is known. The headers begin within
+            // Reads byte by byte until the size of the headers is known. The headers begin within
             // the first 600 bytes.
             let len = if self.has_table_size {
                 bytes.len()
@@ -285,13 +290,14 @@ impl LargeHeaderReader {
             let (taken, rest) = bytes.split_at(len);
             let room = Self::MAX_KEPT - self.kept.len();
             self.kept.extend_from_slice(&taken[..len.min(room)]);
+            // No properties are this long, so the rest is not needed.
             bytes = if room == 0 { &[] } else { rest };
             if !self.has_table_size
                 && let Some(size) = table_size_at_end(&self.kept)
             {
                 self.has_table_size = true;
                 self.skip = size;
-                // The size of empty headers.
+                // Overwrites the size by that of empty headers.
                 let from = self.kept.len() - 4;
                 self.kept[from..].fill(0);
             }
@@ -304,7 +310,8 @@ impl LargeHeaderReader {
     }
 }
 
-/// The size of a content header's headers, if the payload ends directly after that size.
+/// The size of a content header's headers, if the payload ends directly after that size. `None` if
+/// it ends elsewhere, or has no headers.
 fn table_size_at_end(payload: &[u8]) -> Option<usize> {
     let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
     let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);

@@ -35,9 +35,9 @@ struct LargeHeader {
 enum Step {
     /// This many bytes pass in place. The strings of a method may have been repaired.
     Pass(usize),
-    /// This many bytes were replaced or skipped. A replacement is in `ready`.
+    /// This many bytes do not pass. If something replaces them, it is in `ready`.
     Replaced(usize),
-    /// More bytes are needed.
+    /// Nothing can be decided before the rest of the frame arrives.
     Hold,
 }
 
@@ -90,6 +90,7 @@ impl Filter {
         while passed < buffer.len() {
             match self.step(&mut buffer[passed..])? {
                 Step::Pass(len) => passed += len,
+                // All later bytes follow those in `ready`, so they have to go there, too.
                 Step::Replaced(len) => {
                     self.scan_copied(&buffer[passed + len..])?;
                     break;
@@ -103,7 +104,8 @@ impl Filter {
         Ok(passed)
     }
 
-    /// Checks a copy of new bytes and makes them ready.
+    /// Checks a copy of new bytes, and appends those that pass to the [ready](Self::take_ready)
+    /// ones.
     ///
     /// # Errors
     ///
@@ -174,9 +176,12 @@ impl Filter {
     }
 
     /// Makes a frame ready that replaces a malformed content header.
-    fn replace(&mut self, [high, low]: [u8; 2], payload: &[u8], malformed: Malformed) {
+    fn replace(&mut self, channel: [u8; 2], payload: &[u8], malformed: Malformed) {
         let start = self.ready.len();
-        self.ready.extend_from_slice(&[HEADER, high, low, 0, 0, 0, 0]);
+        self.ready.push(HEADER);
+        self.ready.extend_from_slice(&channel);
+        // The payload's size, which is set once it is known.
+        self.ready.extend_from_slice(&[0; 4]);
         content::append_replacement(payload, malformed, &mut self.ready);
         let size = self.ready.len() - start - PREFIX_LEN;
         let size = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();

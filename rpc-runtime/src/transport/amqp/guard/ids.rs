@@ -41,7 +41,7 @@ pub(in super::super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     Some([&[size], escaped.as_bytes()].concat())
 }
 
-/// The bytes of an escaped id. `None` if the id is not a result of [`escape`].
+/// The original bytes of an escaped id. `None` if the id is not a result of [`escape`].
 fn unescape(id: &[u8]) -> Option<Vec<u8>> {
     let digits = id.strip_prefix(PREFIX.as_bytes())?;
     if !digits.len().is_multiple_of(2) {
@@ -58,7 +58,7 @@ fn unescape(id: &[u8]) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// The bytes of an escaped id. `None` if the id is another one.
+/// The original bytes of an escaped id. `None` if the id is not escaped. Cheap while no id was.
 pub(in super::super) fn restore_id(id: &str) -> Option<Vec<u8>> {
     has_escaped_any().then(|| unescape(id.as_bytes()))?
 }
@@ -97,6 +97,7 @@ fn id_range(payload: &[u8]) -> Option<Range<usize>> {
             }
             Property::Headers => drop(cursor.long()?),
             Property::DeliveryMode | Property::Priority => drop(cursor.take(1)?),
+            // The content type and the content encoding.
             _ => drop(cursor.short()?),
         }
     }

@@ -28,6 +28,7 @@ fn code(malformed: Malformed) -> [u8; 2] {
     }
 }
 
+/// Decodes what [`code`] encodes.
 fn from_code([kind, property]: [u8; 2]) -> Option<Malformed> {
     let property = || Property::ALL.get(usize::from(property)).copied();
     Some(match kind {

@@ -134,6 +134,7 @@ fn content_range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::
     Some(end - content.len()..end)
 }
 
+/// Replaces each byte that makes the text invalid by a question mark.
 fn repair_text(mut text: &mut [u8]) {
     while let Err(error) = std::str::from_utf8(text) {
         let from = error.valid_up_to();

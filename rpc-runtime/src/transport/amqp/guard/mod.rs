@@ -9,9 +9,8 @@
 //! - [`methods`]: short strings that are not UTF-8 are repaired in place.
 //! - [`content`]: a content header that cannot be read is replaced by one with the readable
 //!   properties and a [`mark`], which tells the layers above the reason.
-//! - Anything that no broker sends ends the connection with an error.
-//!
 //! - A `channel.close-ok` that lapin does not expect is left out; see [`channels`].
+//! - Anything that no broker sends ends the connection with an error.
 //!
 //! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored, and
 //! frames of closed [`channels`], which are left out.

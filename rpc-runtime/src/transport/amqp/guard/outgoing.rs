@@ -40,7 +40,7 @@ struct FramePosition {
 }
 
 impl FramePosition {
-    /// Advances by these bytes, and shows each start of a frame that is complete with them.
+    /// Advances by these bytes, and calls `show` for each start of a frame that they complete.
     fn advance(&mut self, mut bytes: &[u8], mut show: impl FnMut(&FrameStart)) {
         loop {
             let rest = self.left.min(bytes.len());
@@ -101,20 +101,26 @@ impl OutgoingFilter {
                 return Next::Write(passable);
             }
         }
-        // Takes the prefix first, which has the frame's size, and then the rest of the frame.
-        let mut start = FrameStart::default();
-        let mut missing = PREFIX_LEN.saturating_sub(self.held.len());
-        if missing == 0 {
-            missing = start.take(&self.held) + start.left() - self.held.len();
-        }
+        let missing = match self.held_start() {
+            Some(start) => start.frame_len() - self.held.len(),
+            // The prefix, which tells the frame's size.
+            None => PREFIX_LEN - self.held.len(),
+        };
         let taken = missing.min(bytes.len());
         self.held.extend_from_slice(&bytes[..taken]);
-        let mut start = FrameStart::default();
-        start.take(&self.held);
-        if start.is_complete() && self.held.len() == start.len() + start.left() {
+        if let Some(start) = self.held_start()
+            && self.held.len() == start.frame_len()
+        {
             self.release(&start);
         }
         Next::Consumed(taken)
+    }
+
+    /// The start of the held frame. `None` if not even its prefix is complete.
+    fn held_start(&self) -> Option<FrameStart> {
+        let mut start = FrameStart::default();
+        start.take(&self.held);
+        (self.held.len() >= PREFIX_LEN).then_some(start)
     }
 
     /// Makes the held frame pending, unless it must not be sent.
@@ -146,20 +152,24 @@ impl OutgoingFilter {
             let is_begun = !start.is_empty();
             let taken = start.take(rest);
             if !start.is_complete() {
-                // A frame whose front was written before was allowed.
+                // The front of a frame is written only if the frame is allowed, so its rest is,
+                // too.
                 return if is_begun { bytes.len() } else { at };
             }
-            let whole = taken.saturating_add(start.left());
             if !is_begun {
                 if !self.closed.allow(&start) {
                     return at;
                 }
-                let is_escaped = |frame: &[u8]| ids::is_escaped(&frame[PREFIX_LEN..whole - 1]);
-                if restores_ids && start.kind() == HEADER && rest.get(..whole).is_none_or(is_escaped) {
+                // A content header that is incomplete may have an escaped id.
+                let len = start.frame_len();
+                let is_escaped = |frame: &[u8]| ids::is_escaped(&frame[PREFIX_LEN..len - 1]);
+                if restores_ids && start.kind() == HEADER && rest.get(..len).is_none_or(is_escaped) {
                     return at;
                 }
             }
-            at = at.saturating_add(whole).min(bytes.len());
+            at = at
+                .saturating_add(taken.saturating_add(start.left()))
+                .min(bytes.len());
             if start.closes_channel() || at == bytes.len() {
                 return at;
             }
