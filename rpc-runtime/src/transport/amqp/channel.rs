@@ -24,6 +24,7 @@ use super::wire::{ContentChannel, Wire};
 use crate::error::BrokerError;
 use crate::transport::Delivery;
 
+/// A channel that was opened. The broker may have closed it since then.
 pub(super) struct OpenChannel {
     channel: Channel,
     /// The channel's content, once it is ours: see [`content`](Self::content).
@@ -320,7 +321,8 @@ impl Stream for Deliveries {
             return Poll::Ready(Some(Ok(delivery)));
         }
         if !this.has_ended {
-            // The task has used up its share of this poll, and is woken again.
+            // Nothing is lost: tokio's budget for this poll is used up, and it wakes the task
+            // again.
             if !this.received.is_empty() {
                 return Poll::Pending;
             }
@@ -329,7 +331,7 @@ impl Stream for Deliveries {
             };
             match std::task::ready!(Pin::new(consumer).poll_next(cx)) {
                 Some(Err(error)) => this.error = Some(broker_error(error)),
-                // A delivery cannot be: lapin gets no content.
+                // Never a delivery, because lapin gets no content.
                 Some(Ok(_)) | None => this.consumer = None,
             }
             this.has_ended = true;

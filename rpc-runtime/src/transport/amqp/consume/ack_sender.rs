@@ -32,7 +32,7 @@ pub(super) struct AckSender {
 struct Shared {
     channel: Arc<OpenChannel>,
     batcher: Mutex<AckBatcher>,
-    /// Notified when the first acknowledgement of a batch waits.
+    /// Notified when the first acknowledgement of a batch begins to wait.
     first_waiting: Notify,
     /// Notified when `threshold` acknowledgements wait.
     threshold_reached: Notify,
@@ -44,6 +44,7 @@ struct Shared {
 }
 
 impl AckSender {
+    /// Starts the task that sends the acknowledgements of a channel with this prefetch.
     pub(super) fn start(channel: &Arc<OpenChannel>, prefetch: Option<u16>, tasks: &TaskGroup) -> Self {
         let shared = Arc::new(Shared {
             channel: Arc::clone(channel),

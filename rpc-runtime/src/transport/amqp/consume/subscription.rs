@@ -32,7 +32,7 @@ pub(crate) struct StartedConsumer {
     deliveries: Deliveries,
 }
 
-/// Returns a future that starts to consume a queue.
+/// Returns a future that asks the broker to start a consumer, and waits for the answer.
 pub(crate) fn consume(
     channel: &Arc<OpenChannel>,
     queue: &str,
@@ -56,6 +56,7 @@ pub(crate) fn consume(
     })
 }
 
+/// The options of a subscription on a channel.
 pub(crate) struct SubscriptionOptions {
     pub(crate) ack_mode: AckMode,
     /// How many unacknowledged deliveries there may be. `None` if there is no limit.
@@ -100,6 +101,7 @@ struct ChannelControl {
     /// `None` in automatic mode.
     acks: Option<AckSender>,
     private_queue: Option<ShortStr>,
+    /// Closed when this is dropped.
     _own_connection: Option<OwnConnection>,
     limit: Duration,
 }

@@ -43,10 +43,12 @@ pub(super) struct InFlight {
     pub(super) position: Option<u64>,
     /// Kept until the outcome: it may hold a permit of the sender.
     pub(super) _send_token: SendToken,
+    /// Whether the broker has returned the message. Its confirm follows.
     pub(super) is_returned: bool,
 }
 
 impl InFlight {
+    /// Returns the message's outcome, to be reported to its listener.
     fn finish(self, published: Published) -> Outcome {
         Outcome {
             listener: self.listener,
@@ -154,7 +156,7 @@ impl InFlightMessages {
         decided
     }
 
-    /// Decides about a message that is no longer among the others.
+    /// Returns the outcome of a message that was confirmed, and was removed from the others.
     fn confirm_one(&mut self, message: InFlight, is_ack: bool, now: Instant) -> Outcome {
         let first = self.messages.first_key_value();
         let sent = Sent {
@@ -176,14 +178,15 @@ impl InFlightMessages {
     }
 
     /// Fails all messages, because no more confirms will arrive. Returns their outcomes and the
-    /// reason: the known one, or else the given one. `is_written` tells whether the broker may have
-    /// got everything up to a position.
+    /// reason: that of an earlier call if it says more than that the connection is lost, or else
+    /// the given one. `is_written` tells whether the broker may have got everything up to a
+    /// position.
     pub(super) fn end(
         &mut self,
         reason: BrokerError,
         is_written: impl Fn(u64) -> bool,
     ) -> (Vec<Outcome>, BrokerError) {
-        // Keep the broker's own reason. Others only say that the channel is closed.
+        // Keeps the broker's own reason. A later one only says that the channel is closed.
         if matches!(self.lost, None | Some(BrokerError::Lost { source: None })) {
             self.lost = Some(reason.clone());
         }

@@ -148,6 +148,8 @@ impl Shared {
         self.end_with(reason, ContentChannel::may_be_written);
     }
 
+    /// Like [`end`](Self::end). `is_written` tells whether the broker may have got what ends at a
+    /// position of the content.
     fn end_with(&self, reason: BrokerError, is_written: impl Fn(&ContentChannel, u64) -> bool) {
         self.permits.close();
         let is_written = |position| {
@@ -190,6 +192,7 @@ impl ConfirmSink for Shared {
     }
 }
 
+/// The permits that a message takes: one for each KiB.
 fn permits_for(outgoing: &Outgoing) -> u32 {
     let size = outgoing.message.body.len().div_ceil(1024);
     u32::try_from(size)
@@ -236,6 +239,7 @@ impl AmqpPublisher {
         }
     }
 
+    /// Whether the broker blocks the connection.
     fn is_blocked(&self) -> bool {
         self.connection.borrow().blocked.is_some()
     }
@@ -279,7 +283,8 @@ impl Publisher for AmqpPublisher {
         loop {
             self.wait_unblocked().await;
             match self.shared.permits.acquire_many(permits_for(&outgoing)).await {
-                // The broker may have blocked the connection while the message waited.
+                // The broker has blocked the connection while the message waited for its permits.
+                // Gives them back, and waits again.
                 Ok(_) if self.is_blocked() && !self.connection.borrow().is_lost() => {}
                 Ok(permits) => {
                     permits.forget();
@@ -298,7 +303,7 @@ impl Publisher for AmqpPublisher {
         self.send(outgoing, listener);
         match outcome.await {
             Ok(published) => published,
-            // Each listener is used, unless a panic loses it.
+            // A panic has lost the listener. A message that can still be withdrawn was not written.
             Err(_) => Published::Failed {
                 source: self.wait_closed().await,
                 written: !send_token.withdraw(),
@@ -410,7 +415,8 @@ impl ConfirmTask {
             if is_unused {
                 return BrokerError::Closed;
             }
-            if is_idle && close_deadline.is_some() {
+            let has_last_confirms = close_deadline.is_some() && is_idle;
+            if has_last_confirms {
                 return everything_refused();
             }
             tokio::select! {

@@ -42,13 +42,13 @@ pub(super) struct Refusals {
 #[derive(Debug, Clone, Copy)]
 struct FirstNack {
     at: Instant,
-    /// How many messages were sent before it arrived.
+    /// How many messages the channel had sent before the nack arrived, to any queue.
     sent: u64,
 }
 
 impl Refusals {
-    /// Records a confirm. Returns whether the channel should be given up, as it is no longer of use
-    /// for this queue.
+    /// Records the confirm of a message to this queue. Returns whether the channel should be given
+    /// up, because the queue nacks everything from it.
     pub(super) fn record_and_should_give_up(
         &mut self,
         queue: &ShortStr,
@@ -56,31 +56,31 @@ impl Refusals {
         sent: Sent,
         now: Instant,
     ) -> bool {
-        match is_ack {
-            true => {
-                self.since.remove(queue);
-                false
-            }
-            false => {
-                if self.since.len() >= MAX_QUEUES && !self.since.contains_key(queue) {
-                    // Nothing was sent to that queue since, or the channel is kept for its
-                    // unconfirmed messages. The time begins anew then, which does no harm.
-                    let is_recent =
-                        |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
-                    self.since.retain(|_, since| is_recent(since));
-                    if self.since.len() >= MAX_QUEUES {
-                        // Not tracked.
-                        return false;
-                    }
-                }
-                let first = *self.since.entry(queue.clone()).or_insert(FirstNack {
-                    at: now,
-                    sent: sent.count,
-                });
-                // And everything that was sent before the first nack is confirmed.
-                now.saturating_duration_since(first.at) >= MAX_REFUSAL && sent.confirmed_up_to >= first.sent
-            }
+        if is_ack {
+            self.since.remove(queue);
+            return false;
         }
+        if !self.since.contains_key(queue) && !self.make_room(now) {
+            // The queue is not tracked.
+            return false;
+        }
+        let first = *self.since.entry(queue.clone()).or_insert(FirstNack {
+            at: now,
+            sent: sent.count,
+        });
+        let are_earlier_confirmed = sent.confirmed_up_to >= first.sent;
+        now.saturating_duration_since(first.at) >= MAX_REFUSAL && are_earlier_confirmed
+    }
+
+    /// Makes room for another queue, if there is none. Returns whether there is room then.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.since.len() >= MAX_QUEUES {
+            // A queue with an older nack got nothing since then, or the channel is kept for its
+            // unconfirmed messages. The time of such a queue begins anew, which does no harm.
+            let is_recent = |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
+            self.since.retain(|_, first| is_recent(first));
+        }
+        self.since.len() < MAX_QUEUES
     }
 }
 
