@@ -25,9 +25,10 @@ impl Opener {
     pub(super) async fn consume_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
         let declared = self.declare_control_exchange().await;
         match &declared {
-            Err(error) if !is_exchange_error(error) => return Err(error.clone()),
+            Ok(()) => {}
             // A user that may not declare the exchange can still listen if it exists.
-            Ok(()) | Err(_) => {}
+            Err(refused) if is_exchange_error(refused) => {}
+            Err(error) => return Err(error.clone()),
         }
         let channel = self.channel().await?;
         let queue = self.declare_control_queue(&channel, control).await?;
@@ -46,6 +47,7 @@ impl Opener {
         }
     }
 
+    /// Binds the queue to the control exchange with each of its keys, and consumes from it.
     async fn bind_and_subscribe(
         &self,
         channel: &Arc<OpenChannel>,
@@ -73,6 +75,7 @@ impl Opener {
         self.subscribe(channel, queue.as_str(), options).await
     }
 
+    /// Declares the control exchange, or checks that it exists with the same properties.
     async fn declare_control_exchange(&self) -> Result<(), BrokerError> {
         let scratch = self.channel().await?;
         let options = ExchangeDeclareOptions {
@@ -135,14 +138,16 @@ impl Opener {
         match self.try_publish_control(key, message, send_token, since).await {
             Ok(published) => published,
             Err(source) => Published::Failed {
-                // A message that the exchange refuses reaches no queue, and one that can still be
-                // withdrawn was not claimed for writing.
+                // A message that the exchange refuses reaches no queue. One that can still be
+                // withdrawn was not claimed for writing, so it cannot be written any more.
                 written: !is_exchange_error(&source) && !send_token.withdraw(),
                 source,
             },
         }
     }
 
+    /// Like [`publish_control`](Self::publish_control), but an error does not say whether the
+    /// message was written.
     async fn try_publish_control(
         &self,
         key: &ShortStr,
@@ -175,7 +180,7 @@ impl Opener {
             } => {
                 let error = source.downcast_ref();
                 if error.is_some_and(is_not_found) {
-                    // The exchange does not exist.
+                    // Without the exchange, no queue is bound to it.
                     return Ok(Published::Returned);
                 }
                 return Err(BrokerError::Exchange {
@@ -191,6 +196,7 @@ impl Opener {
     }
 }
 
+/// Whether the broker refused an operation on the exchange.
 fn is_exchange_error(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Exchange { .. })
 }

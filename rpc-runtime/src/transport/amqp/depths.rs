@@ -21,9 +21,11 @@ const MAX_CHANNELS: usize = 32;
 pub(super) struct DepthLookup(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
 
 impl DepthLookup {
+    /// Returns how many messages and consumers a queue has. Fails if the queue does not exist, or
+    /// if its node does not answer in time.
     pub(super) async fn look_up(&self, opener: &Opener, queue: &ShortStr) -> Result<Depth, BrokerError> {
         let name = short(queue.as_str())?;
-        // The channel is kept only after a successful lookup.
+        // Taken out, so that two lookups never share a channel, and put back only after success.
         let kept = self.lock().remove(queue);
         let channel = match kept.filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
@@ -47,7 +49,7 @@ impl DepthLookup {
     fn keep(&self, queue: &ShortStr, channel: Arc<OpenChannel>) {
         let mut channels = self.lock();
         if channels.len() >= MAX_CHANNELS {
-            // Some belong to servers that have stopped. The others are opened again when needed.
+            // Some are of queues whose servers have stopped. The others are opened again if needed.
             channels.clear();
         }
         channels.insert(queue.clone(), channel);

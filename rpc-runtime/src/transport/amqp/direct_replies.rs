@@ -77,8 +77,8 @@ pub(super) struct DirectReplies {
     tasks: TaskGroup,
     board: Arc<StatusBoard>,
     shared: watch::Sender<SharedConnection>,
-    /// Locked while a reply is sent alone. The value is the last time at which no connection could
-    /// be opened for that.
+    /// When no connection could be opened to send a reply alone, the last time. Locked while a
+    /// reply is sent alone, so that there is one such connection at a time.
     alone_refused_at: Mutex<Option<Instant>>,
     /// Limits logs that callers can cause.
     log: LogLimit,
@@ -153,10 +153,12 @@ impl DirectReplies {
         }
     }
 
+    /// Sends a reply, unless the handle ends first.
     async fn publish(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let publishing = self.tasks.ending.run_until_cancelled(self.send(outgoing));
         publishing.await.unwrap_or_else(|| Published::Failed {
             source: self.board.end_reason_or_closed(),
+            // It is not known how far the reply has come.
             written: true,
         })
     }
@@ -225,7 +227,7 @@ impl DirectReplies {
                 return false;
             };
             limit = Some(match next {
-                // One attempt.
+                // A single attempt: a reply after the next pause makes another one.
                 SharedConnection::Retrying => Duration::ZERO,
                 _ => CONNECT_LIMIT_IF_REFUSED,
             });
@@ -237,6 +239,7 @@ impl DirectReplies {
         }
     }
 
+    /// Opens the shared connection, and tells all replies that wait for it how that went.
     async fn connect_for_all(self: Arc<Self>, limit: Duration) {
         let connecting = restart_on_panic("direct replies", || self.connect_within(limit));
         let made = self.tasks.ending.run_until_cancelled(connecting).await;
@@ -259,8 +262,8 @@ impl DirectReplies {
                 let error = Logged(Chain(error));
                 tracing::warn!(%error, suppressed, "no connection for direct replies");
             }
-            // If the handle's other connections are lost too, no requests arrive that the prefetch
-            // could hold back.
+            // Waiting is harmless while the handle's other connections are down too: no requests
+            // arrive, so none is held back by a prefetch that is used up.
             let limit = match self.board.status() {
                 Status::Ready | Status::Blocked { .. } => limit_if_refused,
                 _ => CONNECT_LIMIT,
@@ -270,6 +273,7 @@ impl DirectReplies {
         retry(|| self.connect(), is_retried).await.ok()
     }
 
+    /// Opens a connection with a publisher, once.
     async fn connect(&self) -> Result<DirectConnection, BrokerError> {
         let connection = Arc::new(self.connector.connect(ConnectionPurpose::DirectReplies).await?);
         let watch = connection.watch_in(&self.tasks);
@@ -300,6 +304,7 @@ impl DirectReplies {
         });
     }
 
+    /// Closes the shared connection.
     pub(super) async fn close(&self) {
         if let SharedConnection::Up(direct) = self.shared.send_replace(SharedConnection::None) {
             direct.connection.close().await;

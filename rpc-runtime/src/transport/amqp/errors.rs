@@ -65,7 +65,7 @@ pub(super) fn is_not_found(error: &lapin::Error) -> bool {
     matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
-/// Like [`is_channel_limit`], for a cause.
+/// Whether the cause is that lapin itself refused to open a channel; see [`is_channel_limit`].
 pub(super) fn is_refused_by_lapin(cause: &Cause) -> bool {
     cause.downcast_ref().is_some_and(is_channel_limit)
 }

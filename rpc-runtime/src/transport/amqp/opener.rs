@@ -137,6 +137,7 @@ impl Opener {
     /// numbers are only given again after all others, so a connection that has lost most of them
     /// has served for long, and is replaced when it has none left.
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
+        // Set when lapin refuses a channel for the first time.
         let mut give_up = None;
         loop {
             let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
@@ -202,7 +203,7 @@ impl Opener {
         self.request_ok("setting the prefetch", setting).await
     }
 
-    /// Starts a consumer.
+    /// Starts a consumer of a queue that exists.
     pub(super) async fn subscribe(
         &self,
         channel: &Arc<OpenChannel>,
@@ -235,12 +236,12 @@ impl Opener {
             own_connection,
             ..self.subscription_options(AckMode::Manual)
         };
-        let with_limit = Self {
+        let patient = Self {
             connection: Arc::clone(&self.connection),
             limit,
             tasks: self.tasks.clone(),
         };
-        with_limit.subscribe(channel, queue.name(), options).await
+        patient.subscribe(channel, queue.name(), options).await
     }
 
     /// The options of a subscription without a prefetch and without a private queue.
@@ -345,6 +346,7 @@ impl Opener {
         }
     }
 
+    /// Deletes a queue on a channel of its own.
     pub(super) async fn delete(
         &self,
         queue: ShortString,
@@ -360,6 +362,7 @@ impl Opener {
     }
 }
 
+/// Checks that a queue exists, whatever its properties, and asks for its depth.
 pub(super) fn passive_declare() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,
@@ -367,6 +370,7 @@ pub(super) fn passive_declare() -> QueueDeclareOptions {
     }
 }
 
+/// The arguments of a classic queue; see [`QUEUE_TYPE`].
 pub(super) fn classic_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert(QUEUE_TYPE.into(), AMQPValue::LongString(CLASSIC.into()));

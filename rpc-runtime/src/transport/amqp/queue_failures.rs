@@ -40,6 +40,7 @@ impl QueueFailures {
         self.unanswered.contains(queue)
     }
 
+    /// Makes the next operation on the queue count as if the broker had answered the last one.
     pub(super) fn forget_unanswered(&mut self, queue: &str) {
         self.unanswered.remove(queue);
     }

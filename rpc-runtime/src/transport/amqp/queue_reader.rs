@@ -153,7 +153,7 @@ impl QueueReader {
         {
             // RabbitMQ 4 tells the count of a quorum queue only once a message has come back, so
             // this puts the message back and takes it again.
-            self.put_back(first.delivery.delivery_tag, false).await?;
+            self.put_back(Some(first.delivery.delivery_tag)).await?;
             taken = self.get().await?;
         }
         let Some(message) = taken else {
@@ -173,6 +173,7 @@ impl QueueReader {
         }))
     }
 
+    /// Asks for the next message.
     async fn get(&self) -> Result<Option<BasicGetMessage>, BrokerError> {
         let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
         let getting = async move { channel.basic_get(queue, BasicGetOptions::default()).await };
@@ -208,8 +209,7 @@ impl QueueReader {
     /// Fails if the broker does not answer in time, or the connection is lost.
     pub async fn release(&mut self) -> Result<(), BrokerError> {
         if self.counts_deliveries {
-            // Tag 0 means all.
-            self.put_back(0, true).await?;
+            self.put_back(None).await?;
         } else {
             // A classic queue puts the messages of a closed channel back at once. It puts rejected
             // ones back one by one, which takes minutes for ten thousand. A quorum queue would
@@ -228,15 +228,16 @@ impl QueueReader {
         Ok(())
     }
 
-    /// Puts a message back, or all up to it, with a negative acknowledgement. RabbitMQ 4.3 does not
-    /// count this against the delivery limit, in contrast to a closed channel.
-    async fn put_back(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
+    /// Puts a message back, or all if there is no tag, with a negative acknowledgement. RabbitMQ
+    /// 4.3 does not count this against the delivery limit, in contrast to a closed channel.
+    async fn put_back(&self, tag: Option<u64>) -> Result<(), BrokerError> {
         let channel = Arc::clone(&self.taking);
         let options = BasicNackOptions {
-            multiple,
+            multiple: tag.is_none(),
             requeue: true,
         };
-        let releasing = async move { channel.basic_nack(tag, options).await };
+        // In AMQP, the tag 0 means all messages.
+        let releasing = async move { channel.basic_nack(tag.unwrap_or(0), options).await };
         self.opener.request_ok("releasing messages", releasing).await
     }
 
@@ -270,6 +271,7 @@ impl QueueReader {
             .await
         {
             Ok(Confirmation::Ack(None)) => Ok(CopyOutcome::Confirmed),
+            // With a message: the broker has returned it.
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(CopyOutcome::Unroutable),
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Ok(CopyOutcome::Refused),
             Err(BrokerError::ChannelClosed { source }) if is_precondition_failed(&source) => {
@@ -280,6 +282,7 @@ impl QueueReader {
         }
     }
 
+    /// Returns the channel for copies, and opens it first if there is none.
     async fn publishing_channel(&mut self) -> Result<Arc<OpenChannel>, BrokerError> {
         if let Some(channel) = &self.publishing {
             return Ok(Arc::clone(channel));

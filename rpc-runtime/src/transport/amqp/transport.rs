@@ -59,6 +59,7 @@ pub(crate) struct AmqpTransport {
     limit: Duration,
     /// The runtime of all tasks.
     runtime: Handle,
+    /// Ends both groups of tasks.
     _end_when_dropped: [DropGuard; 2],
 }
 
@@ -87,6 +88,8 @@ impl AmqpTransport {
         Self::start(Connector::new(addresses, name, limit), None)
     }
 
+    /// Starts the tasks that keep the connections open, beginning with those that were made, if
+    /// any.
     fn start(connector: Connector, made: Option<(OpenConnection, OpenConnection)>) -> Self {
         let (publishing, consuming) = made.unzip();
         let connectivity = match publishing {
@@ -146,7 +149,8 @@ impl AmqpTransport {
     }
 
     /// Declares a request queue on this channel. If the broker may have closed a connection because
-    /// of this queue, uses a separate connection instead, to spare the shared one.
+    /// of this queue, uses a separate connection instead, to spare the shared one. Tries again
+    /// while the broker closes that one, until the queue counts as refused.
     async fn declare_request_queue(
         &self,
         opener: &Opener,
@@ -166,8 +170,9 @@ impl AmqpTransport {
         retry(declare, |error| violation(error).is_some()).await
     }
 
+    /// Declares a request queue on a connection of its own, and closes that again.
     async fn declare_on_own_connection(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
-        // The caller waits this out, like a loss of the shared connection.
+        // Reported as a loss of the shared connection would be: a server that starts waits it out.
         let lost = |error| BrokerError::Lost {
             source: Some(Cause::new(error)),
         };
@@ -218,6 +223,33 @@ impl AmqpTransport {
             },
             None => error,
         })
+    }
+
+    /// Deletes a queue. Fails if it has a consumer or messages.
+    async fn try_delete_unused(&self, queue: &str) -> Result<(), BrokerError> {
+        let opener = self.opener(&self.consuming.wait_ready().await?);
+        let options = QueueDeleteOptions {
+            if_unused: true,
+            if_empty: true,
+            ..QueueDeleteOptions::default()
+        };
+        opener.delete(short(queue)?, options).await
+    }
+
+    /// Whether a queue has messages and no consumer.
+    async fn has_only_messages(&self, queue: &str) -> Result<bool, BrokerError> {
+        let opener = self.opener(&self.consuming.wait_ready().await?);
+        let scratch = opener.channel().await?;
+        let (channel, name) = (Arc::clone(&scratch), short(queue)?);
+        let looking = async move {
+            let arguments = FieldTable::default();
+            channel
+                .queue_declare(name, opener::passive_declare(), arguments)
+                .await
+        };
+        let found = opener.request_ok("looking for a queue", looking).await?;
+        scratch.close().await;
+        Ok(found.consumer_count() == 0 && found.message_count() > 0)
     }
 
     /// Opens something in a task of the transport, so that it completes even if the caller stops
@@ -307,12 +339,12 @@ impl AmqpTransport {
     async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplySubscription, BrokerError> {
         let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
-        let found = match earlier {
+        let waiting = match earlier {
             Some(name) => opener.message_count(name).await?,
             None => None,
         };
         let channel = opener.channel().await?;
-        let (address, resumed) = match (earlier, found) {
+        let (address, resumed) = match (earlier, waiting) {
             (Some(name), Some(waiting)) => (name.clone(), Some(waiting)),
             // A new name: the earlier queue may be on a cluster node that is down.
             _ => {
@@ -334,6 +366,7 @@ impl AmqpTransport {
         let replies = match opener.subscribe(&channel, address.as_str(), options).await {
             Ok(replies) => replies,
             Err(error) => {
+                // An earlier queue may have replies. The next attempt finds it again.
                 if resumed.is_none() {
                     opener.discard_queue(&address).await;
                 }
@@ -392,6 +425,7 @@ impl Transport for AmqpTransport {
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
+        // In any case, because an open connection shows that the broker can be reached.
         let connection = self.consuming.wait_ready().await?;
         let is_unanswered = self.queue_failures().is_unanswered(queue.name());
         let opened = if is_unanswered {
@@ -429,43 +463,24 @@ impl Transport for AmqpTransport {
     }
 
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool {
+        // A queue that somebody else declares is not ours to delete. RabbitMQ closes a connection
+        // that deletes a quorum queue with `if-unused`.
         if queue.declare_mode() != DeclareMode::Active || !queue.is_classic() {
-            // RabbitMQ closes a connection that deletes a quorum queue with `if-unused`.
             return false;
         }
-        let is_kept = async {
-            let opener = self.opener(&self.consuming.wait_ready().await?);
-            let scratch = opener.channel().await?;
-            let (channel, name) = (Arc::clone(&scratch), short(queue.name())?);
-            let looking = async move {
-                let arguments = FieldTable::default();
-                channel
-                    .queue_declare(name, opener::passive_declare(), arguments)
-                    .await
-            };
-            let found = opener.request_ok("looking for a queue", looking).await?;
-            scratch.close().await;
-            Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
+        let name = queue.name();
+        let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, self.try_delete_unused(name)).await else {
+            // The queue is deleted, or the broker does not answer.
+            return false;
         };
-        let deleting = async {
-            let opener = self.opener(&self.consuming.wait_ready().await?);
-            let options = QueueDeleteOptions {
-                if_unused: true,
-                if_empty: true,
-                ..QueueDeleteOptions::default()
-            };
-            opener.delete(short(queue.name())?, options).await
-        };
-        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, deleting).await {
-            let name = queue.name();
-            tracing::debug!(
-                queue = name,
-                error = %Logged(Chain(&error)),
-                "the queue is not deleted"
-            );
-            return matches!(tokio::time::timeout(CLOSE_LIMIT, is_kept).await, Ok(Ok(true)));
-        }
-        false
+        tracing::debug!(
+            queue = name,
+            error = %Logged(Chain(&error)),
+            "the queue is not deleted"
+        );
+        // The broker does not say what the queue has: messages, a consumer, or both.
+        let looking = tokio::time::timeout(CLOSE_LIMIT, self.has_only_messages(name));
+        matches!(looking.await, Ok(Ok(true)))
     }
 
     async fn open_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
@@ -510,7 +525,7 @@ impl Transport for AmqpTransport {
             self.tasks.end().await;
             tokio::join!(self.supervisors.end(), self.direct_replies.close());
         };
-        // Once for the channels, which apply the limit themselves, and once for the connections.
+        // The limit once for the channels, which apply it themselves, and once for the connections.
         if tokio::time::timeout(2 * CLOSE_LIMIT, closing).await.is_err() {
             tracing::debug!("the broker did not close the connections in time");
         }
