@@ -85,13 +85,15 @@ impl Connection {
         consumer: &ConsumerId,
         broker: &InProcessBroker,
     ) -> Result<(), BrokerError> {
-        // Locked before the state is read: if the connection ends later, it removes this consumer.
+        // Locked before the state is read: if the connection ends after that, its end waits for
+        // this lock, and then removes this consumer as well.
         let mut consumers = self.lock();
         let mut queues = broker.queues();
         if let Some(reason) = open.end_reason() {
             queues.close_consumer(consumer, Instant::now());
             return Err(reason);
         }
+        // Forgets the consumers that have ended.
         consumers.retain(|earlier| queues.has_consumer(earlier));
         consumers.push(consumer.clone());
         Ok(())
@@ -103,6 +105,7 @@ impl Connection {
         self.end_consumers(broker);
     }
 
+    /// Removes the consumers of the open connection.
     fn end_consumers(&self, broker: &InProcessBroker) {
         let consumers = std::mem::take(&mut *self.lock());
         for consumer in consumers {
@@ -253,6 +256,7 @@ impl OpenConnection {
     }
 }
 
+/// The ways to the broker and back over a simulated link.
 #[cfg(test)]
 mod simulated {
     use std::time::Duration;
@@ -261,6 +265,7 @@ mod simulated {
 
     use super::*;
 
+    /// Like [`OpenConnection::ask`].
     pub(super) async fn ask<T: Send + 'static>(
         connection: &OpenConnection,
         link: Arc<dyn Link>,
@@ -273,6 +278,7 @@ mod simulated {
         let asked = tokio::spawn(async move {
             pause(to_broker).await;
             if open.wait_unblocked().await.is_err() && !link.delivers_despite_loss(sent) {
+                // The request is lost with the connection.
                 return None;
             }
             let answer = act();
@@ -287,6 +293,7 @@ mod simulated {
         answer.ok_or(BrokerError::Lost { source: None })
     }
 
+    /// Like [`OpenConnection::tell`].
     pub(super) fn tell(connection: &OpenConnection, link: &dyn Link, act: impl FnOnce() + Send + 'static) {
         // Without a runtime, the message is lost.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -300,6 +307,7 @@ mod simulated {
         });
     }
 
+    /// Waits until a message has arrived, or fails if the connection is lost before.
     pub(super) async fn travel(connection: &OpenConnection, delay: Duration) -> Result<(), BrokerError> {
         tokio::select! {
             biased;

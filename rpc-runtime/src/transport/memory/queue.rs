@@ -84,6 +84,7 @@ fn malformed(_: &Message) -> Option<Malformed> {
 
 #[derive(Debug)]
 struct Consumer {
+    /// Unique among the consumers of all queues.
     number: u64,
     ack_mode: AckMode,
     /// `None` once it was cancelled.
@@ -132,7 +133,7 @@ impl Queue {
                 ("x-dead-letter-strategy", QueueArgument::Text(strategy)) => {
                     queue.keeps_dead_letters = strategy == "at-least-once";
                 }
-                // No queue is ever full.
+                // A declared queue is never full, so it needs no rule for that.
                 ("x-overflow", QueueArgument::Text(_)) => {}
                 // Queues that dead-letter to each other at once would do so without end.
                 ("x-message-ttl", QueueArgument::Number(0)) => {
@@ -250,18 +251,19 @@ impl Queue {
         self.messages.len()
     }
 
+    /// Adds a message from the default exchange.
     pub(super) fn push(&mut self, message: Message, now: Instant) {
         self.push_with_key(message, None, now);
     }
 
-    /// Adds a message. `control_key` is the routing key of a control message.
+    /// Adds a message, and delivers it if a consumer is ready. `control_key` is the routing key of
+    /// a control message.
     pub(super) fn push_with_key(&mut self, message: Message, control_key: Option<ShortStr>, now: Instant) {
         let of_control = self.control.as_ref().map(|control| control.time_to_live);
         let of_queue = self.message_ttl.or(of_control);
         let of_message = message.properties.expiration;
-        // The shorter time of the queue's and the message's, if both are set.
-        let time = of_message.into_iter().chain(of_queue).min();
-        let expires = time.and_then(|time| now.checked_add(time));
+        let shortest = of_message.into_iter().chain(of_queue).min();
+        let expires = shortest.and_then(|time| now.checked_add(time));
         let priority = self.priority(&message);
         // After all messages of the same or a higher priority.
         let position = self
@@ -283,6 +285,7 @@ impl Queue {
         self.drop_excess();
     }
 
+    /// Adds a consumer.
     pub(super) fn consume(
         &mut self,
         number: u64,
@@ -299,6 +302,7 @@ impl Queue {
         self.deliver(now);
     }
 
+    /// Acknowledges those of a consumer's deliveries that have these tags.
     pub(super) fn ack(&mut self, consumer: u64, tags: RangeInclusive<u64>, now: Instant) {
         if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
             consumer.unacked.retain(|tag, _| !tags.contains(tag));
@@ -322,6 +326,7 @@ impl Queue {
         };
         let mut message = stored.message;
         let properties = &mut message.properties;
+        // The entry about the death keeps the expiration, so that the dead letter does not expire.
         let expiration = properties.expiration.take();
         if properties.dead_lettered.is_none() {
             let name = ShortStr::from_static(FIRST_DEATH_REASON_HEADER);
@@ -349,13 +354,14 @@ impl Queue {
         }
     }
 
+    /// Stops deliveries to a consumer. Its deliveries stay unacknowledged.
     pub(super) fn cancel(&mut self, consumer: u64) {
         if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
             consumer.sender = None;
         }
     }
 
-    /// How many consumers have not been cancelled.
+    /// How many consumers there are, without those that were cancelled.
     pub(super) fn consumer_count(&self) -> usize {
         let is_active = |consumer: &&Consumer| consumer.sender.is_some();
         self.consumers.iter().filter(is_active).count()
@@ -379,6 +385,8 @@ impl Queue {
         self.consumers.iter().any(|other| other.number == consumer)
     }
 
+    /// Removes a consumer. Its unacknowledged messages return to the queue, unless they have
+    /// returned too often.
     pub(super) fn close_consumer(&mut self, consumer: u64, now: Instant) {
         let Some(position) = self.consumers.iter().position(|other| other.number == consumer) else {
             return;
@@ -386,7 +394,8 @@ impl Queue {
         let Some(consumer) = self.consumers.remove(position) else {
             return;
         };
-        // Each returns to the front of its priority, in the original order.
+        // Each returns to the front of its priority. The last one returns first, so that they keep
+        // their order.
         for (_, stored) in consumer.unacked.into_iter().rev() {
             let returns = stored.returns + 1;
             if self.delivery_limit.is_some_and(|limit| returns > limit) {
@@ -435,6 +444,7 @@ impl Queue {
         }
     }
 
+    /// The priority of a message in this queue.
     fn priority(&self, message: &Message) -> u8 {
         message
             .properties

@@ -112,6 +112,7 @@ impl Queues {
             .collect();
         // In an order that does not depend on the hash map.
         bound.sort_unstable_by_key(|queue| queue.first_consumer());
+        // A simulated loss: the message counts as queued.
         #[cfg(test)]
         if !bound.is_empty()
             && self.lost_items > 0
@@ -171,6 +172,7 @@ impl Queues {
 
     /// Puts a message into a queue. Returns whether a queue of that name exists.
     pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
+        // A simulated duplicate.
         #[cfg(test)]
         if self.echo_replies && crate::protocol::ReplyAddresses::default().allows(queue) {
             let echo = message.clone();

@@ -45,6 +45,8 @@ impl MemoryTransport {
         Self::with_connections(broker, Connection::new(), Connection::new())
     }
 
+    /// Makes a handle with these connections. If this is called within a runtime, that becomes the
+    /// handle's runtime.
     pub(super) fn with_connections(
         broker: &InProcessBroker,
         publishing: Connection,
@@ -86,15 +88,14 @@ impl MemoryTransport {
         }
     }
 
-    /// Starts a consumer. It ends with `open`, which was opened on `connection`. If `is_private`,
-    /// [`Control::close_and_delete`] deletes the queue.
+    /// Starts a consumer. It ends with `open`, which was opened on `connection`.
     fn subscribe(
         &self,
         connection: &Connection,
         open: &OpenConnection,
         queue: &str,
         ack_mode: AckMode,
-        is_private: bool,
+        ownership: Ownership,
     ) -> Result<Subscription, BrokerError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let consumer = self
@@ -106,7 +107,7 @@ impl MemoryTransport {
             broker: self.broker.clone(),
             connection: open.clone(),
             consumer,
-            private_queue: is_private.then(|| queue.to_owned()),
+            private_queue: (ownership == Ownership::Private).then(|| queue.to_owned()),
         };
         Ok(Subscription {
             deliveries: deliveries(receiver, open.clone()).boxed(),
@@ -114,6 +115,7 @@ impl MemoryTransport {
         })
     }
 
+    /// Makes a publisher for the default exchange; see [`Exchange::Default`].
     fn publisher(&self, connection: OpenConnection, direct_address: Option<ShortStr>) -> Arc<dyn Publisher> {
         Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
@@ -124,28 +126,26 @@ impl MemoryTransport {
     }
 
     /// Declares a reply queue, which is deleted when the handle ends, or with its consumer if it is
-    /// not resumable. Returns its name, also as an address.
-    fn declare_reply_queue(
-        &self,
-        prefix: &str,
-        is_resumable: bool,
-    ) -> Result<(String, ShortStr), BrokerError> {
-        let queue = format!("{prefix}{}", Uuid::new_v4());
-        let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
+    /// not resumable. Returns its name.
+    fn declare_reply_queue(&self, kind: ReplyQueue) -> Result<ShortStr, BrokerError> {
+        let id = Uuid::new_v4();
+        let queue = match kind {
+            ReplyQueue::Resumable => format!("{REPLY_QUEUE_PREFIX}{id}"),
+            ReplyQueue::Exclusive => format!("amq.gen-{id}"),
+            ReplyQueue::Direct => format!("{DIRECT_REPLY_TO}.{id}"),
+        };
+        let name = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
             reason: "the queue's name is longer than 255 bytes",
         })?;
-        {
-            let (mut reply_queues, mut queues) = (self.lock_reply_queues(), self.broker.queues());
-            if is_resumable {
-                queues.declare_resumable(&queue);
-            } else {
-                queues.declare_exclusive(&queue);
-            }
-            // Remove the names of queues that were deleted since.
-            reply_queues.retain(|earlier| queues.depth(earlier).is_some());
-            reply_queues.push(queue.clone());
+        let (mut reply_queues, mut queues) = (self.lock_reply_queues(), self.broker.queues());
+        match kind {
+            ReplyQueue::Resumable => queues.declare_resumable(&queue),
+            ReplyQueue::Exclusive | ReplyQueue::Direct => queues.declare_exclusive(&queue),
         }
-        Ok((queue, address))
+        // Removes the names of queues that were deleted since.
+        reply_queues.retain(|earlier| queues.depth(earlier).is_some());
+        reply_queues.push(queue);
+        Ok(name)
     }
 
     pub(super) fn lock_reply_queues(&self) -> MutexGuard<'_, Vec<String>> {
@@ -153,6 +153,7 @@ impl MemoryTransport {
         self.reply_queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Closes the connections for good, and deletes the reply queues.
     fn end(&self) {
         self.board.close();
         self.ended.cancel();
@@ -168,6 +169,15 @@ impl Drop for MemoryTransport {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether [`Control::close_and_delete`] deletes the queue of a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ownership {
+    /// It does: nobody else uses the queue.
+    Private,
+    /// It does not.
+    Shared,
 }
 
 /// A stream of deliveries, until the consumer is cancelled or the connection is lost.
@@ -224,44 +234,43 @@ impl Transport for MemoryTransport {
             ReplyQueue::Direct => (&self.publishing, AckMode::Automatic),
         };
         let open = self.wait_ready(connection).await?;
-        let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
-        let found = found.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?.messages)));
-        let (queue, address, resumed) = match (replies, found) {
-            (_, Some((name, waiting))) => (name.to_string(), name.clone(), Some(waiting)),
-            (ReplyQueue::Resumable, None) => {
-                let (queue, address) = self.declare_reply_queue(REPLY_QUEUE_PREFIX, true)?;
-                (queue, address, None)
-            }
-            (ReplyQueue::Exclusive, None) => {
-                let (queue, address) = self.declare_reply_queue("amq.gen-", false)?;
-                (queue, address, None)
-            }
-            (ReplyQueue::Direct, None) => {
-                let (queue, address) = self.declare_reply_queue(&format!("{DIRECT_REPLY_TO}."), false)?;
-                (queue, address, None)
-            }
+        let earlier = earlier.filter(|_| replies == ReplyQueue::Resumable);
+        let found =
+            earlier.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?.messages)));
+        let (queue, resumed) = match found {
+            Some((name, waiting)) => (name.clone(), Some(waiting)),
+            None => (self.declare_reply_queue(replies)?, None),
         };
-        let subscription = self.subscribe(connection, &open, &queue, ack_mode, true)?;
-        let is_direct = replies == ReplyQueue::Direct;
+        let subscription = self.subscribe(connection, &open, queue.as_str(), ack_mode, Ownership::Private)?;
+        let (address, publisher) = match replies {
+            ReplyQueue::Resumable | ReplyQueue::Exclusive => (queue, None),
+            // Requests name the pseudo-queue. Their publisher puts the queue in its place.
+            ReplyQueue::Direct => (
+                ShortStr::from_static(DIRECT_REPLY_TO),
+                Some(self.publisher(open, Some(queue))),
+            ),
+        };
         Ok(ReplySubscription {
-            publisher: is_direct.then(|| self.publisher(open, Some(address.clone()))),
-            address: if is_direct {
-                ShortStr::from_static(DIRECT_REPLY_TO)
-            } else {
-                address
-            },
+            address,
             replies: subscription,
             resumed,
+            publisher,
         })
     }
 
     async fn open_answers(&self) -> Result<ReplySubscription, BrokerError> {
         let open = self.wait_ready(&self.consuming).await?;
-        let (queue, address) = self.declare_reply_queue("amq.gen-", false)?;
+        let address = self.declare_reply_queue(ReplyQueue::Exclusive)?;
         let ack_mode = AckMode::Prefetch(ANSWER_PREFETCH.into());
         Ok(ReplySubscription {
+            replies: self.subscribe(
+                &self.consuming,
+                &open,
+                address.as_str(),
+                ack_mode,
+                Ownership::Private,
+            )?,
             address,
-            replies: self.subscribe(&self.consuming, &open, &queue, ack_mode, true)?,
             resumed: None,
             publisher: None,
         })
@@ -280,7 +289,8 @@ impl Transport for MemoryTransport {
             .queues()
             .declare_as_configured(queue, Instant::now())?;
         let ack_mode = AckMode::Prefetch(prefetch.into());
-        let subscription = self.subscribe(&self.consuming, &open, queue.name(), ack_mode, false)?;
+        let subscription =
+            self.subscribe(&self.consuming, &open, queue.name(), ack_mode, Ownership::Shared)?;
         // Simulates the delay of the broker's confirm. Deliveries may arrive before it.
         open.delay_from_broker().await?;
         Ok(subscription)
@@ -298,7 +308,8 @@ impl Transport for MemoryTransport {
         let queue = format!("{CONTROL_EXCHANGE}.{}", Uuid::new_v4());
         self.broker.queues().declare_for_control(&queue, control);
         let ack_mode = AckMode::Prefetch(control.prefetch.into());
-        let subscription = self.subscribe(&self.consuming, &open, &queue, ack_mode, false)?;
+        // It is deleted with its consumer in any case.
+        let subscription = self.subscribe(&self.consuming, &open, &queue, ack_mode, Ownership::Shared)?;
         open.delay_from_broker().await?;
         Ok(subscription)
     }
@@ -310,14 +321,20 @@ impl Transport for MemoryTransport {
         send_token: SendToken,
     ) -> Published {
         let since = Instant::now();
-        let failed = |source, written| Published::Failed { source, written };
-        let connection = match self.wait_ready(&self.publishing).await {
-            Ok(connection) => connection,
-            Err(source) => return failed(source, false),
+        let connecting = async {
+            let connection = self.wait_ready(&self.publishing).await?;
+            connection.wait_unblocked().await?;
+            Ok(connection)
         };
-        if let Err(source) = connection.wait_unblocked().await {
-            return failed(source, false);
-        }
+        let connection = match connecting.await {
+            Ok(connection) => connection,
+            Err(source) => {
+                return Published::Failed {
+                    source,
+                    written: false,
+                };
+            }
+        };
         message.properties.shorten_expiration(since.elapsed());
         if !send_token.claim() {
             return Published::Withdrawn;
@@ -328,7 +345,10 @@ impl Transport for MemoryTransport {
             Ok(Routing::Queued) => Published::Confirmed,
             Ok(Routing::Refused) => Published::Refused,
             Ok(Routing::Unroutable) => Published::Returned,
-            Err(source) => failed(source, true),
+            Err(source) => Published::Failed {
+                source,
+                written: true,
+            },
         }
     }
 
@@ -408,6 +428,7 @@ impl MemoryPublisher {
         }
     }
 
+    /// Only the sender of a mandatory message learns that no queue took it.
     fn outcome(routing: Routing, mandatory: bool) -> Published {
         match routing {
             Routing::Refused => Published::Refused,
@@ -417,8 +438,8 @@ impl MemoryPublisher {
     }
 }
 
-/// Dead-letters or drops a message that was published to a queue with a message TTL, once the TTL
-/// has passed. In other queues, an expired message stays until the queue is next used.
+/// If a queue has a message TTL, makes it dead-letter or drop what was just published to it once
+/// that time has passed. In other queues, an expired message stays until the queue is next used.
 fn expire_later(broker: &InProcessBroker, queue: &ShortStr, runtime: &Handle) {
     if let Some(ttl) = broker.queues().message_ttl(queue.as_str()) {
         let (broker, queue) = (broker.clone(), queue.clone());
@@ -472,16 +493,21 @@ impl Publisher for MemoryPublisher {
             message,
             send_token,
         } = outgoing;
-        let failed = |source, written| Published::Failed { source, written };
         if let Err(source) = self.connection.wait_unblocked().await {
-            return failed(source, false);
+            return Published::Failed {
+                source,
+                written: false,
+            };
         }
         if !send_token.claim() {
             return Published::Withdrawn;
         }
         match self.connection.ask(self.publish_fn(&queue, message)).await {
             Ok(routing) => Self::outcome(routing, mandatory),
-            Err(source) => failed(source, true),
+            Err(source) => Published::Failed {
+                source,
+                written: true,
+            },
         }
     }
 
@@ -500,7 +526,7 @@ struct MemoryControl {
 }
 
 impl MemoryControl {
-    /// Runs `act` at the broker, without waiting for it, unless the connection is lost.
+    /// Runs `act` at the broker, without waiting for it. Fails if the connection is lost already.
     fn with_queues(
         &self,
         act: impl FnOnce(&mut Queues, &ConsumerId) + Send + 'static,
@@ -589,7 +615,7 @@ mod tests {
         let open = transport.wait_ready(&transport.consuming).await.unwrap();
         transport.end();
         let consuming = &transport.consuming;
-        let subscribed = transport.subscribe(consuming, &open, "q", AckMode::Unlimited, false);
+        let subscribed = transport.subscribe(consuming, &open, "q", AckMode::Unlimited, Ownership::Shared);
         assert!(matches!(subscribed.map(drop), Err(BrokerError::Closed)));
         let depth = broker.queues().depth("q").unwrap();
         assert_eq!(depth.consumers, 0);
@@ -602,7 +628,7 @@ mod tests {
         transport.declare_requests(&RequestQueue::new("q")).await.unwrap();
         let open = transport.wait_ready(&transport.consuming).await.unwrap();
         let consuming = &transport.consuming;
-        let subscribed = transport.subscribe(consuming, &open, "q", AckMode::Unlimited, false);
+        let subscribed = transport.subscribe(consuming, &open, "q", AckMode::Unlimited, Ownership::Shared);
         let mut subscription = subscribed.unwrap();
         transport.end();
         assert!(subscription.deliveries.next().await.unwrap().is_err());
