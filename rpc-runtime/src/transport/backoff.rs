@@ -13,9 +13,9 @@ const MIN_DELAY: Duration = Duration::from_millis(25);
 /// broker that is back.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// A failure after working for this long is assumed to have a new reason, and the backoff restarts.
-/// With a shorter time, a broker that accepts connections only to drop them would be tried too
-/// often.
+/// If something has worked for this long before it fails, the failure is assumed to have a new
+/// reason, and the backoff restarts. With a shorter time, a broker that accepts connections only to
+/// drop them would be tried too often.
 const STABLE: Duration = Duration::from_secs(2);
 
 /// Delays that double from 25 milliseconds to a second. Each is lengthened by up to its own length
@@ -23,7 +23,7 @@ const STABLE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Backoff {
     delays: ExponentialBackoff,
-    /// How many losses had the shortest delay since the backoff restarted.
+    /// How many losses of the connection had the shortest delay since the backoff restarted.
     losses: u32,
 }
 
@@ -56,8 +56,8 @@ impl Backoff {
 
     /// The delay before something is opened again on a connection.
     ///
-    /// After the first [`MAX_LOSSES`] losses of the connection, this is the shortest delay: the
-    /// connection has its own backoff, and everything that is opened on it waits for the
+    /// For each of the first [`MAX_LOSSES`] losses of the connection, this is the shortest delay:
+    /// the connection has its own backoff, and everything that is opened on it waits for the
     /// connection. A longer delay would only keep calls waiting once the connection is back.
     pub(crate) fn delay_after(&mut self, error: &BrokerError) -> Duration {
         match error {

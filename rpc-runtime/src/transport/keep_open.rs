@@ -12,35 +12,37 @@ use tokio::time::{Instant, sleep};
 use super::backoff::Backoff;
 use crate::error::BrokerError;
 
-/// Something that is opened again whenever it is lost. Each function except
-/// [`delay`](Self::delay) may return [`Break`](ControlFlow::Break) to end the loop.
+/// How to open a value, and what to do with it. The loop opens another one whenever it is lost.
+/// Each function except [`delay`](Self::delay) may return [`Break`](ControlFlow::Break) to end the
+/// loop.
 pub(crate) trait KeepOpen: Send {
+    /// The value, such as a connection or a consumer.
     type Opened: Send;
 
     /// What the loop returns. [`Infallible`] if it never ends.
     type End: Send;
 
-    /// Tries to open it once.
+    /// Tries once to open a value.
     fn open(
         &mut self,
     ) -> impl Future<Output = ControlFlow<Self::End, Result<Self::Opened, BrokerError>>> + Send;
 
-    /// Uses it until it is lost, and returns why.
+    /// Uses the open value until it is lost, and returns why.
     fn run(
         &mut self,
         opened: Self::Opened,
     ) -> impl Future<Output = ControlFlow<Self::End, BrokerError>> + Send;
 
-    /// Called after each failure to open it.
+    /// Called after each failure to open a value.
     fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<Self::End>;
 
-    /// How long to wait after a loss or a failure to open. The default is meant for something that
-    /// is opened on a connection.
+    /// How long to wait after a loss or a failure to open. The default is meant for a value that is
+    /// opened on a connection.
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
         backoff.delay_after(error)
     }
 
-    /// Waits before the next attempt to open it.
+    /// Waits before the next attempt to open a value.
     fn pause(&mut self, delay: Duration) -> impl Future<Output = ControlFlow<Self::End>> + Send {
         async move {
             sleep(delay).await;
@@ -49,13 +51,14 @@ pub(crate) trait KeepOpen: Send {
     }
 }
 
-/// Keeps something open until one of its functions ends the loop. Cancel safe if these functions
-/// are: an open value is dropped with the future.
+/// Keeps a value open until one of the functions of `kept` ends the loop. Cancel safe if these
+/// functions are: an open value is dropped with the future.
 pub(crate) async fn keep_open<K: KeepOpen>(kept: &mut K) -> K::End {
     let ControlFlow::Break(end) = run_loop(kept).await;
     end
 }
 
+/// The loop of [`keep_open`]. Separate, so that `?` ends it.
 async fn run_loop<K: KeepOpen>(kept: &mut K) -> ControlFlow<K::End, Infallible> {
     let mut backoff = Backoff::new();
     loop {

@@ -21,8 +21,8 @@ const WITHDRAWN: u32 = 2;
 const STATE_BITS: u32 = 2;
 
 impl LatestSend {
-    /// Begins another message, and returns its number. Withdraws the previous message if it still
-    /// waits. Must not be called by two tasks at once.
+    /// Begins another message, and returns its number. The previous message counts as withdrawn
+    /// from now on. Must not be called by two tasks at once: both could get the same number.
     pub(crate) fn begin(&self) -> u32 {
         let latest = self.0.load(Ordering::Acquire) >> STATE_BITS;
         // The shifts clear the upper bits, so that the number wraps around.
@@ -48,6 +48,7 @@ impl LatestSend {
         Self::state_of(latest >> STATE_BITS, latest) == CLAIMED
     }
 
+    /// Whether a message was withdrawn, or is not the latest one.
     pub(crate) fn is_withdrawn(&self, number: u32) -> bool {
         Self::state_of(number, self.0.load(Ordering::Acquire)) == WITHDRAWN
     }
@@ -86,6 +87,7 @@ impl HasLatestSend for LatestSend {
     }
 }
 
+/// The owner of a token that also holds a permit.
 #[derive(Debug)]
 struct PermitHolder {
     latest_send: LatestSend,
@@ -120,8 +122,7 @@ impl SendToken {
         Self::new(Arc::new(holder), 0)
     }
 
-    /// A token of the same owner for its next message. Withdraws the previous message if it still
-    /// waits.
+    /// A token of the same owner for its next message; see [`LatestSend::begin`].
     pub(crate) fn next(&self) -> Self {
         Self::new(Arc::clone(&self.owner), self.owner.latest_send().begin())
     }

@@ -52,7 +52,8 @@ impl Status {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 
-    /// The error or the alarm because of which the handle is not ready. `None` if there is none.
+    /// The text of the error or the alarm because of which the handle is not ready. `None` if there
+    /// is none, as for a handle that has ended.
     fn reason(&self) -> Option<String> {
         match self {
             Self::Connecting {
@@ -63,7 +64,7 @@ impl Status {
         }
     }
 
-    /// Why messages cannot be published. `None` if they can.
+    /// The error that says why messages cannot be published. `None` if they can.
     pub(crate) fn obstacle(&self) -> Option<BrokerError> {
         match self {
             Self::Ready => None,
@@ -238,6 +239,7 @@ impl BoardState {
         }
     }
 
+    /// What both connections together mean to the user.
     fn status(&self) -> Status {
         match self.end {
             Some(End::Closed) => return Status::Closed,
@@ -287,6 +289,7 @@ impl BoardState {
 pub(crate) struct StatusBoard(watch::Sender<BoardState>);
 
 impl StatusBoard {
+    /// Makes a board with this state of both connections.
     pub(crate) fn new(connectivity: &Connectivity) -> Self {
         let down = || Connectivity::Down { last_error: None };
         let mut state = BoardState {
@@ -357,6 +360,7 @@ impl StatusBoard {
         self.end_reason().unwrap_or(BrokerError::Closed)
     }
 
+    /// Changes the state, and logs the status if that is new.
     fn change(&self, change: impl FnOnce(&mut BoardState)) {
         let mut reported = None;
         self.0.send_modify(|state| {

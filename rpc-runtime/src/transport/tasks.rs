@@ -68,7 +68,8 @@ pub(crate) async fn restart_on_panic<T, F: Future<Output = T>>(
     }
 }
 
-/// Makes the board report that the runtime ended, if that happens before the handle ends.
+/// Makes the board report that the runtime ended, if that happens before the handle ends. The
+/// runtime cannot be asked, but it drops its tasks when it ends.
 pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_ends: CancellationToken) {
     let reporter = RuntimeEndReporter(board);
     runtime.spawn(async move {
@@ -83,6 +84,7 @@ pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_e
 struct RuntimeEndReporter(Weak<StatusBoard>);
 
 impl RuntimeEndReporter {
+    /// Drops the reporter without a report.
     fn disarm(mut self) {
         self.0 = Weak::new();
     }

@@ -313,7 +313,8 @@ impl RequestQueue {
     }
 
     /// For a worker that has batching turned off: the queue for batches that other workers of this
-    /// queue may have declared. This worker does not declare it. `None` if no worker can have one.
+    /// queue, or earlier versions of this one, may have declared. This worker does not declare it.
+    /// `None` if no worker can have one.
     pub(crate) fn earlier_batch_queue(&self) -> Option<Self> {
         self.clone().batching(true).batch_queue().map(Self::existing)
     }
@@ -344,7 +345,7 @@ impl RequestQueue {
             .argument("x-overflow", "reject-publish")
     }
 
-    /// A durable queue of the same type, declared in the same way, without the other arguments.
+    /// A durable queue that is declared in the same way. Of the arguments, it has only the type.
     fn beside(&self, name: String) -> Self {
         let mut queue = Self::new(name);
         queue.declare_mode = self.declare_mode;
