@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::broadcast_plan::PlannedBroadcast;
-use super::check::{Check, TICK, fail_if};
+use super::check::{Check, TICK, fail_if, panic_as_planned};
 use super::faults::{InjectedFault, Profile};
 use super::scenario::Scenario;
 use super::times::{LONG_TIMEOUT, START};
@@ -117,7 +117,7 @@ impl BroadcastRecorder {
     }
 }
 
-/// Sends a broadcast and records its outcome.
+/// Sends a broadcast, gathers its answers, and records its outcome.
 pub(super) async fn send(
     id: usize,
     planned: PlannedBroadcast,
@@ -183,6 +183,7 @@ pub(super) struct RecordingBroadcasts {
 }
 
 impl RecordingBroadcasts {
+    /// Runs a broadcast as planned. Returns the number of the run.
     async fn run(&self, id: u64) -> usize {
         let recorder = &self.recorder;
         let number = {
@@ -198,8 +199,7 @@ impl RecordingBroadcasts {
         let planned = &self.scenario.broadcasts[usize::try_from(id).unwrap()];
         sleep(planned.work).await;
         if planned.panics {
-            // Panics without printing a message.
-            std::panic::resume_unwind(Box::new("planned"));
+            panic_as_planned();
         }
         recorder.lock().runs[number].ended = Some(recorder.begun.elapsed());
         number
@@ -276,11 +276,12 @@ impl Judge<'_> {
         matches!(self.outcome, Outcome::Gathered { end, .. } if *end == what)
     }
 
+    /// Whether the caller waits for the end and has time for it.
     fn has_time(&self) -> bool {
         self.planned.limit >= LONG_TIMEOUT && self.planned.cancelled_after.is_none()
     }
 
-    /// The workers that ran it.
+    /// The workers that ran it, whichever of their processes did.
     fn workers(&self) -> BTreeSet<usize> {
         let workers = self.runs.iter().map(|run| self.history.processes[run.process]);
         workers.collect()
@@ -339,6 +340,7 @@ impl Judge<'_> {
         Ok(())
     }
 
+    /// The number of missing workers is right, and fits how gathering ended.
     fn counts_the_missing(&self) -> Check {
         let Outcome::Gathered { answers, missing, .. } = self.outcome else {
             return Ok(());
@@ -358,6 +360,7 @@ impl Judge<'_> {
         )
     }
 
+    /// An error tells correctly whether the method ran.
     fn reports_executed_correctly(&self) -> Check {
         let Outcome::Failed { executed, .. } = self.outcome else {
             return Ok(());
@@ -409,6 +412,7 @@ impl Judge<'_> {
     /// If workers are only stopped, the others get every broadcast. A worker that starts serves
     /// requests before it can be reached if its control queue takes long to open.
     fn reaches_undisturbed_workers(&self) -> Check {
+        // Opening a queue takes several round trips.
         let may_be_starting = self.begun < START + Duration::from_millis(25 * self.scenario.latency);
         if self.scenario.profile != Profile::Calm || !self.has_time() || may_be_starting {
             return Ok(());
@@ -425,6 +429,7 @@ impl Judge<'_> {
         )
     }
 
+    /// Describes what happened, and begins a sentence about it.
     fn describe(&self) -> String {
         let Self {
             id,

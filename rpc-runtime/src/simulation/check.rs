@@ -1,15 +1,20 @@
-//! What checks of a history have in common.
+//! What the services of a simulation and the checks of its history have in common.
 
 use std::time::Duration;
 
 /// A timer may fire one tick late.
 pub(super) const TICK: Duration = Duration::from_millis(2);
 
-/// `Err` says what is wrong.
+/// Whether a promise was kept. `Err` says what is wrong.
 pub(super) type Check = Result<(), &'static str>;
 
 pub(super) fn fail_if(is_broken: bool, reason: &'static str) -> Check {
     if is_broken { Err(reason) } else { Ok(()) }
+}
+
+/// Panics without printing a message, because the panic hook is not called.
+pub(super) fn panic_as_planned() -> ! {
+    std::panic::resume_unwind(Box::new("planned"))
 }
 
 /// Returns how long it takes until all workers know of a cancellation. A message may have to wait

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::broadcasts::{self, BroadcastRecorder, BroadcastsClient, BroadcastsServer, RecordingBroadcasts};
+use super::check::panic_as_planned;
 use super::faults::{InjectedFault, Peer, Profile};
 use super::history::{CallOutcome, History, Recorder};
 use super::hostile::{BATCH_QUEUE, QUEUE};
@@ -46,7 +47,8 @@ trait Work {
 /// The queue that keeps jobs that failed for good.
 const DEAD_QUEUE: &str = "work.dead";
 
-/// After this time without calls, nothing is in flight any more.
+/// This long after the last call has ended, nothing is in flight any more, except what a backlog
+/// holds up.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
 
 /// How much longer jobs may take: those that fail run several times, and a worker may run only one
@@ -165,14 +167,18 @@ impl Cluster {
             .map(|number| Some(cluster.start(number)))
             .collect();
         if !(scenario.jobs.is_empty() && scenario.uploads.is_empty()) {
+            // It has the same options as one of the callers.
             cluster.sender = Some(cluster.connect(&scenario.callers[0]));
         }
         cluster
     }
 
+    /// Makes all calls while the faults are injected, then the last ones, and checks after both
+    /// that nothing is left over.
     async fn run(mut self) {
         let scenario = Arc::clone(&self.scenario);
         let begun = Instant::now();
+        // Everything that has a time. What has none is started further below.
         let mut calls = Vec::new();
         for (id, planned) in scenario.calls.iter().enumerate() {
             calls.extend(spawn_at(planned.at, self.call(id)));
@@ -217,6 +223,7 @@ impl Cluster {
         self.shut_down().await;
     }
 
+    /// Injects a fault or its repair. Does nothing if it needs a worker that does not run.
     fn inject(&mut self, fault: &InjectedFault) {
         match *fault {
             InjectedFault::Cut { peer, role, notice } => {
@@ -229,14 +236,10 @@ impl Cluster {
                     process.transport.restore(role);
                 }
             }
+            // All connections are restored with the broker.
             InjectedFault::Restore { .. } => {}
-            InjectedFault::Block { peer } | InjectedFault::Unblock { peer } => {
-                if let Some(process) = self.peer(peer) {
-                    process
-                        .transport
-                        .block(matches!(fault, InjectedFault::Block { .. }));
-                }
-            }
+            InjectedFault::Block { peer } => self.set_blocked(peer, true),
+            InjectedFault::Unblock { peer } => self.set_blocked(peer, false),
             InjectedFault::Crash { worker, notice } => {
                 if let Some(worker) = self.workers[worker].take() {
                     worker.process.cut(notice);
@@ -285,6 +288,12 @@ impl Cluster {
         }
     }
 
+    fn set_blocked(&self, peer: Peer, is_blocked: bool) {
+        if let Some(process) = self.peer(peer) {
+            process.transport.block(is_blocked);
+        }
+    }
+
     /// Ends all faults and starts all workers.
     fn heal(&mut self) {
         self.broker_is_up = true;
@@ -309,6 +318,7 @@ impl Cluster {
         while queues.iter().any(has_backlog) && Instant::now() < limit {
             sleep(SETTLE_TIME).await;
         }
+        // Methods whose callers could not tell that they are gone.
         let limit = Instant::now() + LONGEST_ABANDONED;
         let running = || self.stream_recorder.running() + self.upload_recorder.running();
         while running() > 0 && Instant::now() < limit {
@@ -401,6 +411,7 @@ impl Cluster {
         }
         self.job_recorder.dead_letters(&self.broker.messages(DEAD_QUEUE));
         let queues = self.broker.queue_count() - self.retry_queues().len();
+        // The request queue, the queue for batches, and the dead-letter queue.
         let expected = 1
             + usize::from(self.scenario.worker_batching.contains(&true))
             + usize::from(!self.scenario.jobs.is_empty());
@@ -437,7 +448,8 @@ impl Cluster {
         }
     }
 
-    /// Returns the process of a sender, unless it was killed, and what is cancelled when it is.
+    /// Returns the process of a sender, or `None` if it was killed before, and a token that is
+    /// cancelled when it is killed.
     fn sender(&self, sender: Sender) -> (Option<&Process>, CancellationToken) {
         match sender {
             Sender::Caller(number) => (Some(&self.callers[number]), CancellationToken::new()),
@@ -452,7 +464,7 @@ impl Cluster {
         let client = process.map(|process| process.jobs.clone());
         let recorder = Arc::clone(&self.job_recorder);
         async move {
-            // The sender may have been killed before.
+            // The sender may have been killed before this runs.
             let Some(client) = client.filter(|_| !killed.is_cancelled()) else {
                 return;
             };
@@ -502,7 +514,7 @@ impl Cluster {
         let client = process.map(|process| process.uploads.clone());
         let recorder = Arc::clone(&self.upload_recorder);
         async move {
-            // The sender may have been killed before.
+            // The sender may have been killed before this runs.
             if let Some(client) = client.filter(|_| !killed.is_cancelled()) {
                 uploads::send(id, planned, client, killed, recorder).await;
             }
@@ -517,6 +529,7 @@ impl Cluster {
         queues
     }
 
+    /// Makes a process with connections of its own, which are down if the broker is.
     fn connect(&self, caller: &CallerConfig) -> Process {
         let (publishing, consuming) = (self.network.link(), self.network.link());
         let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
@@ -555,6 +568,7 @@ impl Cluster {
         process
     }
 
+    /// Starts a process of a worker. It serves only the services that the scenario uses.
     fn start(&self, number: usize) -> Worker {
         // A worker makes no calls.
         let process = self.connect(&CallerConfig {
@@ -616,6 +630,7 @@ impl Cluster {
         }
     }
 
+    /// Returns the process of a peer. `None` if it is a worker that does not run.
     fn peer(&self, peer: Peer) -> Option<&Process> {
         match peer {
             Peer::Caller(number) => Some(&self.callers[number]),
@@ -630,7 +645,8 @@ impl Cluster {
     }
 }
 
-/// Starts a call at this time, counted from now. `None` if it is made later, after all faults.
+/// Starts a call after this time. If there is none, the call is made after all faults, and this
+/// does nothing.
 fn spawn_at(
     after: Option<Duration>,
     call: impl Future<Output = ()> + Send + 'static,
@@ -662,13 +678,13 @@ struct RecordingService {
 }
 
 impl RecordingService {
+    /// Runs a call as planned. Returns its id.
     async fn work(&self, id: u64) -> u64 {
         let run = self.recorder.run_started(id, self.number);
         let call = &self.scenario.calls[usize::try_from(id).unwrap()];
         sleep(call.work).await;
         if call.panics {
-            // Panics without printing a message.
-            std::panic::resume_unwind(Box::new("planned"));
+            panic_as_planned();
         }
         self.recorder.run_finished(run);
         id

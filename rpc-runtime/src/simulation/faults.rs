@@ -64,7 +64,8 @@ pub(super) enum InjectedFault {
     /// The broker goes down and loses its transient state.
     BrokerDown,
     BrokerUp,
-    /// The broker loses so many messages with items that callers send, after it has confirmed them.
+    /// The broker loses this many messages with items that callers send, after it has confirmed
+    /// them.
     LoseItems {
         messages: usize,
     },

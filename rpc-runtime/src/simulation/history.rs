@@ -102,7 +102,7 @@ impl Recorder {
         self.lock().calls[id].ended = Some((begun, now, outcome));
     }
 
-    /// Records the start of a run and returns its index.
+    /// Records the start of a run. Returns its index, for [`run_finished`](Self::run_finished).
     pub(super) fn run_started(&self, call: u64, worker: usize) -> usize {
         let begun = self.now();
         let runs = &mut self.lock().runs;

@@ -80,6 +80,8 @@ impl HostileMessage {
         }
     }
 
+    /// Makes the message. `kind` is the type that messages of its target have, unless the content
+    /// needs another one.
     fn message(self, kind: &'static str) -> Message {
         let (kind, content_type) = match self.content {
             Content::Garbage => (kind, "application/json"),

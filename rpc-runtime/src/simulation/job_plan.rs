@@ -67,8 +67,10 @@ impl JobPlan {
             };
             let job = PlannedJob::random(rng, sender, faults);
             jobs.push(job);
-            // Some are sent at once.
-            for _ in 0..rng.u8(..4) / 3 * rng.u8(1..=6) {
+            // A quarter of them is sent with up to six others at the same time.
+            let has_others = rng.u8(..4) == 3;
+            let others = rng.u8(1..=6);
+            for _ in 0..if has_others { others } else { 0 } {
                 jobs.push(PlannedJob {
                     at: job.at,
                     ..PlannedJob::random(rng, sender, faults)
@@ -135,6 +137,7 @@ impl PlannedJob {
         }
     }
 
+    /// How many attempts a job has that fails each time.
     pub(super) fn max_attempts(&self) -> u32 {
         if self.is_retried { 1 + RETRIES } else { 1 }
     }

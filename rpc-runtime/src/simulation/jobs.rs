@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::check::{Check, fail_if};
+use super::check::{Check, fail_if, panic_as_planned};
 use super::faults::Profile;
 use super::job_plan::{Fate, JobPlan, PlannedJob};
 use super::scenario::Scenario;
@@ -112,10 +112,11 @@ impl JobRecorder {
     pub(super) fn dead_letters(&self, letters: &[Message]) {
         let letters = letters.iter().map(|letter| {
             let Properties { kind, headers, .. } = &letter.properties;
-            let is_job = |kind: &ShortStr| matches!(kind.as_str(), "retried" | "tried_once");
+            let kind = kind.as_ref().map(ShortStr::as_str);
+            let is_job = matches!(kind, Some("retried" | "tried_once"));
             let arguments = Codec::MessagePack.decode::<Arguments>(&letter.body);
             Letter {
-                job: (kind.as_ref().filter(|kind| is_job(kind))).and_then(|_| Some(arguments.ok()?.id)),
+                job: arguments.ok().filter(|_| is_job).map(|arguments| arguments.id),
                 reason: headers.get("rpc-reason").unwrap_or_default().to_owned(),
                 error: headers.get("rpc-error").unwrap_or_default().to_owned(),
                 attempts: failed_attempts(headers),
@@ -137,6 +138,7 @@ pub(super) struct RecordingJobs {
 }
 
 impl RecordingJobs {
+    /// Runs an attempt of a job, which fails as often as planned.
     async fn attempt(&self, cx: &Context, id: u64) -> Result<(), PlannedError> {
         let JobRecorder { begun, history } = &*self.recorder;
         let run = {
@@ -161,8 +163,7 @@ impl RecordingJobs {
             return Ok(());
         }
         if planned.panics {
-            // Panics without printing a message.
-            std::panic::resume_unwind(Box::new("planned"));
+            panic_as_planned();
         }
         Err(PlannedError)
     }
@@ -236,6 +237,7 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Whether its method has returned `Ok`.
     fn is_done(&self) -> bool {
         self.runs.iter().any(|run| matches!(run.ended, Some((_, true))))
     }
@@ -319,6 +321,7 @@ impl<'a> Judge<'a> {
         )
     }
 
+    /// Each attempt of an undisturbed job runs once.
     fn runs_once_without_faults(&self) -> Check {
         if !self.is_undisturbed {
             return Ok(());
@@ -339,6 +342,7 @@ impl<'a> Judge<'a> {
         )
     }
 
+    /// Describes what happened, and begins a sentence about it.
     fn describe(&self) -> String {
         let mut text = format!("job {} ({:?})\n    {:?}", self.id, self.planned, self.call);
         for run in &self.runs {

@@ -55,11 +55,12 @@ impl Network {
 impl Link for NetworkLink {
     fn delay(&self, direction: Direction) -> Duration {
         let State { rng, latency, .. } = &mut *self.network.0.lock().unwrap();
-        let delay = if rng.u8(..20) == 0 { 10 } else { 1 };
-        let time = Duration::from_millis(delay * rng.u64(..=*latency));
+        let factor = if rng.u8(..20) == 0 { 10 } else { 1 };
+        let time = Duration::from_millis(factor * rng.u64(..=*latency));
         if direction == Direction::FromBroker {
             return time;
         }
+        // Not before the message that was sent last.
         let mut last = self.last_arrival.lock().unwrap();
         *last = (*last).max(Instant::now() + time);
         last.duration_since(Instant::now())

@@ -31,9 +31,11 @@ const MOST_REPLIES: f64 = 600.0;
 
 #[service(queue = "work")]
 trait Work {
+    /// Returns its argument, which is when the call was due.
     async fn work(&self, due_ms: u64) -> u64;
 }
 
+/// A cluster, the load that is offered to it, and when its calls are counted.
 #[derive(Debug)]
 struct Scenario {
     workers: usize,
@@ -78,6 +80,7 @@ impl Scenario {
         };
         let most =
             MOST_CALLS / (scenario.nominal_capacity() * (scenario.warm_up + scenario.measured).as_secs_f64());
+        // Still an overload, if it was one.
         scenario.load = scenario.load.min(most.max(1.2));
         if scenario.latency > 0 {
             // Replies arrive at a caller one after another. More callers keep this from being the
@@ -110,6 +113,8 @@ struct Counts {
     wasted: AtomicU32,
 }
 
+/// The calls that are counted together: those that are due from `from` until `until`, counted from
+/// the start.
 #[derive(Debug, Clone)]
 struct MeasuredWindow {
     start_time: Instant,
@@ -158,12 +163,14 @@ struct Simulation {
 }
 
 impl Simulation {
+    /// Connects another process to the broker.
     fn handle(&self) -> Broker {
         let (publishing, consuming) = (self.network.link(), self.network.link());
         let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
         BrokerBuilder::default().with_transport(transport)
     }
 
+    /// Starts a worker that counts what it runs in the window.
     async fn start(&self, window: &MeasuredWindow) -> RunningServer {
         let worker = Worker {
             work: self.scenario.work,
@@ -204,6 +211,7 @@ impl Simulation {
         let start_time = windows[0].start_time;
         let mut due = start_time.elapsed();
         loop {
+            // The times between independent calls are exponentially distributed.
             due += Duration::from_secs_f64(-(1.0 - self.rng.f64()).ln() / calls_per_second);
             if due >= until {
                 return sleep_until(start_time + until).await;
@@ -366,6 +374,7 @@ fn measure(seed: u64, scenario: Scenario) -> Measured {
     run(seed, scenario, Simulation::run)
 }
 
+/// Runs a simulation in paused time. `course` says what happens in it.
 fn run<T>(seed: u64, scenario: Scenario, course: impl AsyncFnOnce(Simulation) -> T) -> T {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -408,6 +417,7 @@ fn report(seed: u64) -> Option<String> {
     explain(seed, &broken, &measured)
 }
 
+/// Returns a report of what is broken, or `None` if nothing is.
 fn explain(seed: u64, broken: &[String], measured: &Measured) -> Option<String> {
     let broken = (!broken.is_empty()).then(|| broken.join(", "))?;
     Some(format!("OVERLOAD={seed}: {broken}\n{measured:#?}"))
@@ -421,6 +431,7 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
     }
 }
 
+/// Fails with all reports, if there are any.
 fn assert_none(reports: impl Iterator<Item = String>) {
     let reports: Vec<_> = reports.collect();
     let failures = reports.len();

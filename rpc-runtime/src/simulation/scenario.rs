@@ -147,7 +147,7 @@ impl Scenario {
             faults: Vec::new(),
         };
         scenario.draw_faults(&mut rng);
-        // From generators of their own, so that they do not change the seed's other faults.
+        // Each from a generator of its own, so that a change of one does not change the others.
         scenario.draw_hostile_messages(&mut Rng::with_seed(!seed));
         scenario.broadcasts = random_broadcasts(
             &mut Rng::with_seed(seed.rotate_left(16)),
@@ -203,6 +203,7 @@ impl Scenario {
         self.deletions().next_back()
     }
 
+    /// Adds the faults of the profile, in order of time.
     fn draw_faults(&mut self, rng: &mut Rng) {
         // Few scenarios have all kinds, because one kind of fault may hide a bug that another
         // shows.
@@ -307,6 +308,7 @@ impl Scenario {
         begun + call.work.mul_f32(done) + millis(rng, 6 * self.latency + 2)
     }
 
+    /// Adds the faults of an incident that begins at this time, and their repair.
     fn draw_incident(&mut self, rng: &mut Rng, incident: Incident, at: Duration) {
         let mut fault = |at: Duration, fault| self.faults.push((whole_millis(at), fault));
         let peer = match self.profile {
@@ -411,12 +413,13 @@ impl CallerConfig {
 /// Generates calls at random times, and for each caller one call of each method after all faults
 /// are over.
 fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
-    // Quick calls that are made at the same time are sent in batches.
-    let quick = rng.u8(..3);
+    // In two thirds of the scenarios, most calls are quick, and several are made at the same time,
+    // so that they are sent in batches.
+    let is_quick = rng.u8(..3) > 0;
     let mut calls: Vec<PlannedCall> = Vec::new();
     for _ in 0..rng.u8(5..=40) {
         let (caller, at) = match calls.last() {
-            Some(last) if rng.u8(..4) < 3 * quick.min(1) => (last.caller, last.at),
+            Some(last) if rng.u8(..4) < 3 && is_quick => (last.caller, last.at),
             _ => (rng.usize(..callers), Some(random_time(rng))),
         };
         calls.push(PlannedCall {
@@ -435,7 +438,7 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
             },
             cancelled_after: (rng.u8(..20) == 0).then(|| millis(rng, 500)),
             work: match rng.u8(..10) {
-                _ if quick > 0 && rng.u8(..10) < 8 => Duration::ZERO,
+                _ if is_quick && rng.u8(..10) < 8 => Duration::ZERO,
                 ..3 => Duration::ZERO,
                 3..7 => millis(rng, 50),
                 7..9 => millis(rng, 500),
@@ -445,7 +448,7 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
         });
     }
     // From these first calls the callers learn which workers accept batches.
-    if quick > 0 {
+    if is_quick {
         for caller in 0..callers {
             calls.extend([Method::Read, Method::Write].map(|method| PlannedCall {
                 caller,

@@ -52,7 +52,7 @@ pub(super) enum Ending {
     Panic,
 }
 
-/// A pause after every so many items.
+/// A pause before or after every `items` items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pace {
     pub(super) items: u64,
@@ -76,7 +76,7 @@ impl Pace {
         Self::with_pauses(rng, items, pauses, pause)
     }
 
-    /// Returns a pace with about so many pauses.
+    /// Returns a pace with about `pauses` pauses in a stream of `items`.
     pub(super) fn with_pauses(rng: &mut Rng, items: u64, pauses: u64, pause: Duration) -> Self {
         Self {
             items: rng.u64(items / pauses + 1..=items + 1),
@@ -84,7 +84,7 @@ impl Pace {
         }
     }
 
-    /// Returns the pause at this number of items, if there is one.
+    /// Returns the pause at the item with this number, if there is one.
     pub(super) fn pause_at(&self, items: u64) -> Option<Duration> {
         let pause = items.is_multiple_of(self.items).then_some(self.pause);
         pause.filter(|pause| !pause.is_zero())

@@ -8,7 +8,7 @@ use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::check::{Check, TICK, fail_if, longest_cancellation};
+use super::check::{Check, TICK, fail_if, longest_cancellation, panic_as_planned};
 use super::faults::{InjectedFault, Peer, Profile};
 use super::scenario::Scenario;
 use super::stream_plan::{Ending, Method, PlannedStream};
@@ -200,6 +200,7 @@ pub(super) async fn read(
     recorder.change_read(id, |read| read.ended = Some((ended, outcome)));
 }
 
+/// Reads until the stream ends, or the plan drops it. Returns how it ended.
 async fn read_to_end(
     id: usize,
     planned: &PlannedStream,
@@ -279,6 +280,7 @@ struct Running {
 }
 
 impl Running {
+    /// Records a new run, whose first item has the number `first`.
     fn begin(recorder: &Arc<StreamRecorder>, stream: u64, worker: usize, first: u64) -> Self {
         let runs = &mut recorder.lock().runs;
         runs.push(Run {
@@ -316,11 +318,11 @@ impl Running {
         run.first + run.yielded
     }
 
-    /// Waits until as many streams have begun.
-    async fn wait_for_others(&self, others: usize) {
+    /// Waits until `all` streams that wait for one another have begun, this one included.
+    async fn wait_for_others(&self, all: usize) {
         self.recorder.waiting.send_modify(|begun| *begun += 1);
         let mut begun = self.recorder.waiting.subscribe();
-        let _ = begun.wait_for(|begun| *begun >= others).await;
+        let _ = begun.wait_for(|begun| *begun >= all).await;
     }
 }
 
@@ -336,7 +338,7 @@ impl RecordingStreams {
     fn run(&self, id: u64, first: u64) -> impl Stream<Item = Result<Item, PlannedError>> + use<> {
         let planned = self.scenario.streams[usize::try_from(id).unwrap()];
         let streams = self.scenario.streams.iter();
-        let others = streams.filter(|stream| stream.waits_for_others).count();
+        let waiting = streams.filter(|stream| stream.waits_for_others).count();
         let running = Running::begin(&self.recorder, id, self.worker, first);
         stream::unfold(Some(running), move |running| async move {
             let running = running?;
@@ -345,7 +347,7 @@ impl RecordingStreams {
                 sleep(pause).await;
             }
             if planned.waits_for_others && next == 1 {
-                running.wait_for_others(others).await;
+                running.wait_for_others(waiting).await;
             }
             if next < planned.items {
                 return Some((Ok(running.item()), Some(running)));
@@ -353,8 +355,7 @@ impl RecordingStreams {
             match planned.ending {
                 Ending::End => None,
                 Ending::Error => Some((Err(PlannedError), None)),
-                // Panics without printing a message.
-                Ending::Panic => std::panic::resume_unwind(Box::new("planned")),
+                Ending::Panic => panic_as_planned(),
             }
         })
     }
@@ -480,8 +481,8 @@ impl Judge<'_> {
         }
     }
 
-    /// No wait is longer than the timeout. One that has begun does not need it: its worker sends
-    /// messages, or is gone.
+    /// No wait is longer than the timeout. A stream that has begun never waits for so long: its
+    /// worker sends messages, or counts as gone.
     fn ends_in_time(&self) -> Check {
         let Self { planned, read, .. } = self;
         fail_if(
@@ -493,7 +494,7 @@ impl Judge<'_> {
             has_timed_out && read.longest_wait < planned.timeout,
             "timed out before its time",
         )?;
-        // The method of one that waits for others yields nothing until they have begun. One that is
+        // A method that waits for others yields nothing until they have begun. A stream that is
         // resumed may wait for another worker.
         let has_begun = read.received > 0 && !planned.waits_for_others && !self.is_resumed();
         fail_if(
@@ -520,6 +521,7 @@ impl Judge<'_> {
         self.planned.method == Method::Replay
     }
 
+    /// Whether a fault may keep messages from the caller.
     fn is_caller_disturbed(&self) -> bool {
         let own = Peer::Caller(self.planned.caller);
         let mut faults = self.scenario.faults.iter();
@@ -540,6 +542,7 @@ impl Judge<'_> {
         )
     }
 
+    /// An error tells correctly whether the method ran.
     fn reports_executed_correctly(&self) -> Check {
         let Outcome::Failed { executed, .. } = self.outcome else {
             return Ok(());
@@ -650,6 +653,7 @@ impl Judge<'_> {
         )
     }
 
+    /// Describes what happened, and begins a sentence about it.
     fn describe(&self) -> String {
         let Self {
             id, planned, read, ..

@@ -1,7 +1,8 @@
 //! Calls of a simulation that send items, and what must become of them.
 
 use std::fmt::Write;
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{Check, TICK, fail_if, longest_cancellation};
+use super::check::{Check, TICK, fail_if, longest_cancellation, panic_as_planned};
 use super::faults::{InjectedFault, Peer, Profile};
 use super::job_plan::Sender;
 use super::scenario::Scenario;
@@ -53,6 +54,7 @@ pub(super) struct Part {
     is_bad: bool,
 }
 
+/// Serializes `false`, and fails for `true`.
 fn unless_bad<S: Serializer>(is_bad: &bool, serializer: S) -> Result<S::Ok, S::Error> {
     if *is_bad {
         return Err(serde::ser::Error::custom("planned"));
@@ -74,7 +76,7 @@ impl Summary {
     fn plus(self, number: u64) -> Self {
         Self {
             count: self.count + 1,
-            // It depends on the order.
+            // Depends on the order of the items, so that a summary shows their order too.
             sum: self.sum.wrapping_mul(31).wrapping_add(number + 1),
             ..self
         }
@@ -240,6 +242,7 @@ struct Source {
 }
 
 impl Source {
+    /// Yields the next item, or ends as planned.
     async fn next(mut self) -> Option<(Part, Self)> {
         let Self {
             id, planned, next, ..
@@ -247,6 +250,7 @@ impl Source {
         if let Some(pause) = planned.sends.pause_at(next) {
             sleep(pause).await;
         }
+        // Beyond the planned items, only an item that cannot be encoded is yielded.
         let is_bad = next >= planned.items;
         if is_bad {
             self.recorder
@@ -255,8 +259,7 @@ impl Source {
                 Sending::BadItem => {}
                 Sending::End => return None,
                 Sending::Never => std::future::pending().await,
-                // Panics without printing a message.
-                Sending::Panic => resume_unwind(Box::new("planned")),
+                Sending::Panic => panic_as_planned(),
             }
         } else {
             self.record_yield();
@@ -271,6 +274,7 @@ impl Source {
         Some((part, self))
     }
 
+    /// Records an item, and how many items the run that has taken most of them has not taken yet.
     fn record_yield(&self) {
         let now = self.recorder.begun.elapsed();
         let UploadHistory { calls, runs } = &mut *self.recorder.lock();
@@ -309,6 +313,7 @@ pub(super) async fn send(
     recorder.change_call(id, |call, now| call.ended = Some((now, outcome)));
 }
 
+/// Makes a call, and reads the stream that its method may return.
 async fn call(
     id: usize,
     planned: PlannedUpload,
@@ -396,15 +401,15 @@ struct Running {
 }
 
 impl Running {
-    /// Takes the next item. Returns the summary with it, or the method's answer.
-    async fn next(&mut self) -> Result<Summary, Result<Summary, MethodError>> {
+    /// Takes the next item. Returns the summary with it, or breaks with the method's answer.
+    async fn next(&mut self) -> ControlFlow<Result<Summary, MethodError>, Summary> {
         let (planned, taken) = (self.planned, self.taken());
         let Some(parts) = self.parts.as_mut() else {
-            return Err(Ok(taken));
+            return ControlFlow::Break(Ok(taken));
         };
         if planned.stops_after == Some(taken.count) {
             self.change(|run, now| run.stopped = Some(now));
-            return Err(self.answer().await);
+            return ControlFlow::Break(self.answer().await);
         }
         match parts.next().await {
             Some(Ok(part)) => {
@@ -412,7 +417,7 @@ impl Running {
                 if let Some(pause) = planned.takes.pause_at(taken.count) {
                     sleep(pause).await;
                 }
-                Ok(taken)
+                ControlFlow::Continue(taken)
             }
             Some(Err(error)) => {
                 let end = match error {
@@ -420,11 +425,11 @@ impl Running {
                     error => End::Bad(Chain(&error).to_string()),
                 };
                 self.change(|run, now| run.end = Some((now, end)));
-                Err(Err(MethodError::Broken(taken)))
+                ControlFlow::Break(Err(MethodError::Broken(taken)))
             }
             None => {
                 self.change(|run, now| run.end = Some((now, End::Regular)));
-                Err(self.answer().await)
+                ControlFlow::Break(self.answer().await)
             }
         }
     }
@@ -438,8 +443,7 @@ impl Running {
         match self.planned.answer {
             Answer::Result => Ok(self.taken()),
             Answer::Error => Err(MethodError::Planned(self.taken())),
-            // Panics without printing a message.
-            Answer::Panic => resume_unwind(Box::new("planned")),
+            Answer::Panic => panic_as_planned(),
             Answer::Never => std::future::pending().await,
         }
     }
@@ -460,6 +464,7 @@ impl Drop for Running {
 }
 
 impl Run {
+    /// Records an item that the method took. Returns the summary with it.
     fn take(&mut self, part: &Part, now: Duration) -> Summary {
         let expected = (self.upload, self.taken.count);
         if (part.upload, part.number) != expected {
@@ -473,6 +478,7 @@ impl Run {
 }
 
 impl RecordingUploads {
+    /// Records a new run.
     fn begin(&self, id: u64, parts: Incoming<Part>) -> Running {
         let begun = self.recorder.begun.elapsed();
         let runs = &mut self.recorder.lock().runs;
@@ -498,7 +504,7 @@ impl RecordingUploads {
     async fn take_all(&self, id: u64, parts: Incoming<Part>) -> Result<Summary, MethodError> {
         let mut running = self.begin(id, parts);
         loop {
-            if let Err(answer) = running.next().await {
+            if let ControlFlow::Break(answer) = running.next().await {
                 return answer;
             }
         }
@@ -518,9 +524,9 @@ impl Uploads for RecordingUploads {
         stream::unfold(Some(self.begin(id, parts)), |running| async {
             let mut running = running?;
             match running.next().await {
-                Ok(taken) => Some((Ok(taken), Some(running))),
-                Err(Ok(_)) => None,
-                Err(Err(error)) => Some((Err(error), None)),
+                ControlFlow::Continue(taken) => Some((Ok(taken), Some(running))),
+                ControlFlow::Break(Ok(_)) => None,
+                ControlFlow::Break(Err(error)) => Some((Err(error), None)),
             }
         })
     }
@@ -531,6 +537,7 @@ pub(super) fn violations(scenario: &Scenario, history: &UploadHistory) -> Vec<St
     let mut broken = Vec::new();
     for (id, planned) in scenario.uploads.iter().enumerate() {
         let call = &history.calls[id];
+        // Its sender was killed before the call.
         if call.begun.is_none() && planned.sender == Sender::Killed {
             continue;
         }
@@ -599,7 +606,8 @@ impl Judge<'_> {
     /// Whether the caller got what the plan says.
     fn succeeded(&self) -> bool {
         let planned = self.planned;
-        // The caller's stream is polled for items that the method does not take.
+        // The caller's stream is also polled for items that the method does not take. So it may
+        // fail although the method wants no more.
         let stops = planned.stops_after.is_some();
         let answer = match self.outcome {
             Outcome::Returned(_) => Answer::Result,
@@ -786,6 +794,7 @@ impl Judge<'_> {
                 .flatten()
                 .max()
         };
+        // When something last went on, on either side.
         let last = [Some(self.begun), call.last_yield, call.last_read];
         let last = last
             .into_iter()
@@ -807,6 +816,7 @@ impl Judge<'_> {
         )
     }
 
+    /// Whether a fault may keep messages from the caller, or those of the caller from the method.
     fn is_caller_disturbed(&self) -> bool {
         let Sender::Caller(number) = self.planned.sender else {
             return true;
@@ -828,6 +838,7 @@ impl Judge<'_> {
         self.planned.at.is_none() || self.scenario.profile == Profile::Calm
     }
 
+    /// An error tells correctly whether the method ran.
     fn reports_executed_correctly(&self) -> Check {
         let Outcome::Failed { executed, .. } = self.outcome else {
             return Ok(());
@@ -916,6 +927,7 @@ impl Judge<'_> {
         )
     }
 
+    /// Describes what happened, and begins a sentence about it.
     fn describe(&self) -> String {
         let Self {
             id, planned, call, ..
