@@ -164,9 +164,10 @@ impl DirectReplies {
     }
 
     /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
-    /// reply again, alone. If only the channel was closed, returns that failure. A reply for which
-    /// there is no connection counts as [withdrawn](Published::Withdrawn), so that the worker gives
-    /// it up and acknowledges its request.
+    /// reply again, alone. If only the channel was closed, returns that failure, which the worker
+    /// handles as for any other reply. A reply for which there is no connection counts as
+    /// [withdrawn](Published::Withdrawn), so that the worker gives it up and acknowledges its
+    /// request.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(direct) = self.shared_connection().await else {
             return Published::Withdrawn;
