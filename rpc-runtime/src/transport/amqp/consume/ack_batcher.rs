@@ -44,17 +44,15 @@ impl AckBatcher {
         self.unsent_rejects.push(tag);
     }
 
+    /// Adds a delivery to the ranges, and merges it with the range that ends before it and with the
+    /// one that begins after it.
     fn add_to_ranges(&mut self, tag: u64) {
-        let before = self
-            .ranges
-            .range(..tag)
-            .next_back()
-            .map(|(first, last)| (*first, *last));
-        let last = self.ranges.remove(&(tag + 1)).unwrap_or(tag);
+        let before = self.ranges.range(..tag).next_back();
         let first = match before {
-            Some((first, end)) if end + 1 == tag => first,
+            Some((first, last)) if last + 1 == tag => *first,
             _ => tag,
         };
+        let last = self.ranges.remove(&(tag + 1)).unwrap_or(tag);
         self.ranges.insert(first, last);
     }
 
@@ -72,6 +70,7 @@ impl AckBatcher {
     pub(super) fn take(&mut self) -> SmallVec<[Acknowledgement; 2]> {
         let rejects = self.unsent_rejects.drain(..);
         let mut taken: SmallVec<_> = rejects.map(|tag| Acknowledgement::Reject { tag }).collect();
+        // A subscription that uses `ack_up_to` has no other acknowledgements.
         if self.acked_up_to > self.sent_up_to {
             self.sent_up_to = self.acked_up_to;
             taken.push(Acknowledgement::Ack {
@@ -80,7 +79,7 @@ impl AckBatcher {
             });
             return taken;
         }
-        // The range that begins with the channel's first delivery.
+        // The end of the range that begins with the channel's first delivery.
         let done_up_to = self.ranges.get(&1).copied().unwrap_or(0);
         let unsent = self.unsent_acks.iter().copied();
         // RabbitMQ closes the channel because of a tag that was already acknowledged. So the tag of
