@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::bench::Bench;
-use crate::report::ratios::Ratio;
+use crate::report::ratios::{Ratio, Ratios};
 
 /// How many calls of each kind a round makes.
 const CALLS: usize = 200;
@@ -53,15 +53,15 @@ impl Tasks for Worker {
     }
 }
 
-/// Measures the ratio of cancellation and prints it.
-pub(crate) async fn run_quick(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
+/// Measures the ratio of cancellation.
+pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let (sender, mut events) = unbounded_channel();
     let worker = Broker::connect(bench.broker()).await?;
     let server = Server::new(&worker).serve(TasksServer::new(Worker(sender)));
     let server = server.start().await?;
     let caller = Broker::connect(bench.broker()).await?;
     let client = TasksClient::new(&caller);
-    let mut ratios = Vec::new();
+    let mut of_rounds = Vec::new();
     for _ in 0..rounds {
         let (mut calls, mut stops) = (Vec::new(), Vec::new());
         for _ in 0..CALLS {
@@ -72,9 +72,9 @@ pub(crate) async fn run_quick(bench: &Bench, rounds: usize) -> anyhow::Result<()
         }
         let (call, stop) = (median(&mut calls), median(&mut stops));
         eprintln!("a call takes {call:.0?}, and a method stops {stop:.0?} after its call was dropped");
-        ratios.push(stop.div_duration_f64(call));
+        of_rounds.push(stop.div_duration_f64(call));
     }
-    println!("{}", Ratio::of(&ratios).line("cancel-stop"));
+    ratios.add("cancel-stop", Ratio::of(&of_rounds));
     server.stop().await?;
     caller.close().await;
     worker.close().await;

@@ -67,7 +67,7 @@ pub(crate) struct Cli {
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
-    /// The folder for results (results.json, overload.json, streams.json) and charts
+    /// The folder for results (results.json, ratios.json, overload.json, streams.json) and charts
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub(crate) out: PathBuf,
 
@@ -90,9 +90,36 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The chosen contenders in the chosen scenarios.
+    Compare,
+    Quick,
+    Jobs,
+    Cancel,
+    Streams,
+    Overload,
+    OverloadQuick,
+}
+
 impl Cli {
+    pub(crate) fn mode(&self) -> Mode {
+        let modes = [
+            (self.quick && self.overload.is_on(), Mode::OverloadQuick),
+            (self.overload.is_on(), Mode::Overload),
+            (self.quick, Mode::Quick),
+            (self.jobs, Mode::Jobs),
+            (self.cancel, Mode::Cancel),
+            (self.streams, Mode::Streams),
+        ];
+        let chosen = modes.into_iter().find(|(is_chosen, _)| *is_chosen);
+        chosen.map_or(Mode::Compare, |(_, mode)| mode)
+    }
+
     pub(crate) fn window(&self) -> Duration {
-        let millis = match (self.overload.is_on(), self.quick || self.streams) {
+        let is_short = self.quick || self.streams;
+        let millis = match (self.overload.is_on(), is_short) {
             (true, _) => 3000,
             (false, true) => 350,
             (false, false) => 1500,
@@ -178,6 +205,18 @@ mod tests {
     #[test]
     fn the_command_line_makes_sense() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_choose_what_is_measured() {
+        let mode = |arguments: &[&str]| {
+            Cli::try_parse_from([&["rpc-bench"], arguments].concat()).map(|cli| cli.mode())
+        };
+        assert_eq!(mode(&[]).unwrap(), Mode::Compare);
+        assert_eq!(mode(&["--quick"]).unwrap(), Mode::Quick);
+        assert_eq!(mode(&["--quick", "--overload"]).unwrap(), Mode::OverloadQuick);
+        assert_eq!(mode(&["--overload"]).unwrap(), Mode::Overload);
+        assert!(mode(&["--jobs", "--cancel"]).is_err());
     }
 
     #[test]

@@ -34,44 +34,42 @@ use std::fs;
 use clap::Parser as _;
 
 use crate::bench::Bench;
-use crate::cli::Cli;
+use crate::cli::{Cli, Mode};
+use crate::report::ratios::Ratios;
 use crate::report::{json, svg, table};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let bench = Bench::start(cli.window()).await?;
-    let run = run(&bench, &cli).await;
+    let run = measure(&bench, &cli).await;
     bench.stop().await?;
     run
 }
 
-async fn run(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
-    if cli.jobs {
-        return jobs::run_quick(bench, cli.rounds).await;
-    }
-    if cli.cancel {
-        return cancel::run_quick(bench, cli.rounds).await;
-    }
-    if cli.streams {
-        return streams::run(bench, cli.rounds, &cli.out).await;
-    }
-    match (cli.quick, cli.overload.is_on()) {
-        (true, false) => {
-            quick::run(bench, cli.rounds).await?;
-            jobs::run_quick(bench, cli.rounds).await?;
-            cancel::run_quick(bench, cli.rounds).await?;
-            streams::run_quick(bench, cli.rounds).await?;
-            overload::run_quick(bench.broker()).await
+async fn measure(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
+    let mut ratios = Ratios::default();
+    let (rounds, out) = (cli.rounds, &cli.out);
+    match cli.mode() {
+        Mode::Compare => compare(bench, cli).await?,
+        Mode::Overload => {
+            let overload = &cli.overload;
+            let (workers, window) = (&cli.workers, cli.window());
+            overload.run(bench.broker(), workers, window, out).await?;
         }
-        (true, true) => overload::run_quick(bench.broker()).await,
-        (false, true) => {
-            cli.overload
-                .run(bench.broker(), &cli.workers, cli.window(), &cli.out)
-                .await
+        Mode::Streams => streams::run(bench, rounds, out, &mut ratios).await?,
+        Mode::Jobs => jobs::run_quick(bench, rounds, &mut ratios).await?,
+        Mode::Cancel => cancel::run_quick(bench, rounds, &mut ratios).await?,
+        Mode::OverloadQuick => overload::run_quick(bench.broker(), &mut ratios).await?,
+        Mode::Quick => {
+            quick::run(bench, rounds, &mut ratios).await?;
+            jobs::run_quick(bench, rounds, &mut ratios).await?;
+            cancel::run_quick(bench, rounds, &mut ratios).await?;
+            streams::run_quick(bench, rounds, &mut ratios).await?;
+            overload::run_quick(bench.broker(), &mut ratios).await?;
         }
-        (false, false) => compare(bench, cli).await,
     }
+    ratios.report(out)
 }
 
 async fn compare(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {

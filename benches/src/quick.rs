@@ -1,4 +1,4 @@
-//! The tracked ratios, in less than a minute.
+//! The tracked ratios of calls, in one or two minutes.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::bench::Bench;
 use crate::contenders::{Kind, framework};
 use crate::measure::{Figure, Measured};
-use crate::report::ratios::{Ratio, order};
+use crate::report::ratios::{Ratio, Ratios, order};
 use crate::scenario::{BASE, Scenario};
 
 /// Two contenders at two scenarios, and the figure to compare.
@@ -109,8 +109,8 @@ fn pairs() -> Vec<Pair> {
 /// slow machine, fewer rounds are better than a longer wait.
 const TIME: Duration = Duration::from_secs(42);
 
-/// Runs all pairs and prints their ratios.
-pub(crate) async fn run(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
+/// Runs all pairs and adds their ratios.
+pub(crate) async fn run(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let pairs = pairs();
     let mut measured = vec![Vec::new(); pairs.len()];
     let begun = Instant::now();
@@ -127,14 +127,14 @@ pub(crate) async fn run(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
 
     for (pair, measured) in pairs.iter().zip(&measured) {
         for (name, ratio) in pair.ratios(measured) {
-            println!("{}", ratio.line(name));
+            ratios.add(name, ratio);
         }
     }
     // Once: bytes are counted, not timed.
     let bytes = framework::bytes_per_waiting_call(bench.broker(), WAITING)
         .await
         .context("calls that wait")?;
-    println!("{}", Ratio::of(&[bytes]).line("memory-100k"));
+    ratios.add("memory-100k", Ratio::of(&[bytes]));
     Ok(())
 }
 
@@ -159,6 +159,7 @@ impl Pair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::ratios::target;
 
     fn measured(calls_per_second: f64, p99_us: f64) -> Measured {
         Measured {
@@ -171,6 +172,13 @@ mod tests {
             allocations_per_call: 1.0,
             resident_mib: 1.0,
         }
+    }
+
+    #[test]
+    fn each_ratio_has_a_target() {
+        let pairs = pairs();
+        let names = pairs.iter().flat_map(|pair| pair.ratios);
+        assert!(names.map(|(name, _)| *name).all(|name| target(name).is_some()));
     }
 
     #[test]

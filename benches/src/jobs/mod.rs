@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::bench::Bench;
 use crate::load::{Caller, Load};
-use crate::report::ratios::{Ratio, order};
+use crate::report::ratios::{Ratio, Ratios, order};
 use crate::scenario::BASE;
 
 mod by_hand;
@@ -30,8 +30,8 @@ struct Rates {
     done: f64,
 }
 
-/// Measures the ratios of jobs and prints them.
-pub(crate) async fn run_quick(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
+/// Measures the ratios of jobs.
+pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let mut publish = Vec::new();
     let mut done = Vec::new();
     for round in 0..rounds {
@@ -48,8 +48,8 @@ pub(crate) async fn run_quick(bench: &Bench, rounds: usize) -> anyhow::Result<()
         publish.push(of.confirmed / to.confirmed);
         done.push(of.done / to.done);
     }
-    println!("{}", Ratio::of(&publish).line("jobs-publish"));
-    println!("{}", Ratio::of(&done).line("jobs-done"));
+    ratios.add("jobs-publish", Ratio::of(&publish));
+    ratios.add("jobs-done", Ratio::of(&done));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use super::plan::{BASE, DEADLINE, Setting};
 use super::record::Quantiles;
 use super::runner::{Load, Runner, StepTimes};
 use super::table;
-use crate::report::ratios::Ratio;
+use crate::report::ratios::{Ratio, Ratios};
 
 const WINDOW: Duration = Duration::from_secs(2);
 
@@ -53,8 +53,8 @@ struct Measured {
     capacity: f64,
 }
 
-/// Runs everything that the ratios need, and prints them.
-pub(crate) async fn run(broker: &str) -> anyhow::Result<()> {
+/// Runs everything that the ratios need, and adds them.
+pub(crate) async fn run(broker: &str, all_ratios: &mut Ratios) -> anyhow::Result<()> {
     let mut runner = Runner::new(broker, WINDOW);
     let mut measured = Vec::new();
     for factor in FACTORS {
@@ -67,15 +67,12 @@ pub(crate) async fn run(broker: &str) -> anyhow::Result<()> {
     let step = runner.step(&BASE, STEP_TIMES, capacity).await?;
     eprintln!("{}", table::step(&step, capacity));
 
-    for line in ratios(&measured) {
-        println!("{line}");
+    for (name, ratio) in ratios(&measured) {
+        all_ratios.add(name, ratio);
     }
-    let once = |name, figure| println!("{}", Ratio::of(&[figure]).line(name));
-    once("overload-important-3", important);
-    once(
-        "overload-recovery",
-        step.recovery.map_or(f64::INFINITY, |time| time.as_secs_f64()),
-    );
+    let recovery = step.recovery.map_or(f64::INFINITY, |time| time.as_secs_f64());
+    all_ratios.add("overload-important-3", Ratio::of(&[important]));
+    all_ratios.add("overload-recovery", Ratio::of(&[recovery]));
     Ok(())
 }
 
@@ -138,9 +135,9 @@ fn seconds(latency: Option<Duration>) -> f64 {
     latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64())
 }
 
-/// The lines of the ratios of constant loads. Where other ratios have the median of their rounds,
+/// The ratios of constant loads, by name. Where other ratios have the median of their rounds,
 /// these have the worst of the settings, and then the least and the greatest of them.
-fn ratios(measured: &[Measured]) -> Vec<String> {
+fn ratios(measured: &[Measured]) -> Vec<(String, Ratio)> {
     let of = |factor: f64, figure: &dyn Fn(&Measured) -> f64| -> Vec<f64> {
         let at_factor = measured
             .iter()
@@ -151,14 +148,14 @@ fn ratios(measured: &[Measured]) -> Vec<String> {
     let latency = |it: &Measured, quantile: fn(Quantiles) -> Duration| {
         seconds(it.load.summary.latency.map(quantile)) / DEADLINE.as_secs_f64()
     };
-    let mut lines = Vec::new();
+    let mut ratios = Vec::new();
     for factor in FACTORS {
         let ratio = Ratio::of(&of(factor, &goodput));
         let worst = Ratio {
             median: ratio.min,
             ..ratio
         };
-        lines.push(worst.line(&format!("overload-goodput-{factor}")));
+        ratios.push((format!("overload-goodput-{factor}"), worst));
     }
     for (name, figures) in [
         ("overload-wasted-3", of(3.0, &|it| it.load.summary.wasted)),
@@ -170,9 +167,9 @@ fn ratios(measured: &[Measured]) -> Vec<String> {
             median: ratio.max,
             ..ratio
         };
-        lines.push(worst.line(name));
+        ratios.push((name.to_owned(), worst));
     }
-    lines
+    ratios
 }
 
 #[cfg(test)]
@@ -207,12 +204,13 @@ mod tests {
     #[test]
     fn a_ratio_begins_with_the_worst_setting() {
         let p99 = Some(Duration::from_millis(800));
-        let lines = ratios(&[
+        let ratios = ratios(&[
             measured(1.5, 99.0, 0.0, p99),
             measured(3.0, 95.0, 0.01, p99),
             measured(3.0, 90.0, 0.25, p99),
             measured(10.0, 0.0, 1.0, None),
         ]);
+        let lines: Vec<_> = ratios.iter().map(|(name, ratio)| ratio.line(name)).collect();
         assert_eq!(
             lines,
             [

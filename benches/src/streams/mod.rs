@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::bench::Bench;
 use crate::measure::Cost;
 use crate::report::json;
-use crate::report::ratios::{Ratio, order};
+use crate::report::ratios::{Ratio, Ratios, order};
 
 mod by_hand;
 mod first_item;
@@ -77,18 +77,28 @@ fn against(name: &'static str, of: Scenario, system: Kind) -> Pair {
     Pair { name, of, to }
 }
 
-/// Measures the tracked ratios and prints them.
-pub(crate) async fn run_quick(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
+/// Measures the tracked ratios.
+pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let mut cells = Vec::new();
-    compare(bench, rounds, &tracked(), &mut cells).await?;
+    for (name, ratio) in compare(bench, rounds, &tracked(), &mut cells).await? {
+        ratios.add(name, ratio);
+    }
     Ok(())
 }
 
 /// Measures everything about streams and prints it.
-pub(crate) async fn run(bench: &Bench, rounds: usize, out: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    bench: &Bench,
+    rounds: usize,
+    out: &Path,
+    all_ratios: &mut Ratios,
+) -> anyhow::Result<()> {
     let mut cells = Vec::new();
     let pairs: Vec<_> = tracked().into_iter().chain(others()).collect();
     let ratios = compare(bench, rounds, &pairs, &mut cells).await?;
+    for (name, ratio) in &ratios {
+        all_ratios.add(*name, *ratio);
+    }
     println!("{}", table(&cells));
     let unread = unread::measure(bench).await?;
     println!("{}", unread.line());
@@ -106,7 +116,7 @@ pub(crate) async fn run(bench: &Bench, rounds: usize, out: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// Runs the pairs and prints their ratios, and that of the first item.
+/// Runs the pairs and returns their ratios, and that of the first item.
 async fn compare(
     bench: &Bench,
     rounds: usize,
@@ -130,11 +140,7 @@ async fn compare(
     }
     let names = pairs.iter().map(|pair| pair.name).chain(["stream-first"]);
     let ratios = of_rounds.iter().chain([&firsts]).map(|rounds| Ratio::of(rounds));
-    let ratios: Vec<_> = names.zip(ratios).collect();
-    for (name, ratio) in &ratios {
-        println!("{}", ratio.line(name));
-    }
-    Ok(ratios)
+    Ok(names.zip(ratios).collect())
 }
 
 fn add(cells: &mut Vec<Cell>, scenario: Scenario, cost: Cost) {
