@@ -1,6 +1,7 @@
 //! What a contender is.
 
 use async_trait::async_trait;
+use rpc_tests::rabbit::unique;
 
 use crate::load::Load;
 use crate::measure::Measured;
@@ -13,12 +14,68 @@ pub(crate) trait Contender: Send + Sync {
     async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>>;
 }
 
-/// Connected workers and a caller.
+/// Connected workers and a caller, or a caller alone.
 #[async_trait]
-pub(crate) trait Running: Send + Sync {
+pub(crate) trait Running: Stop {
     /// Runs the load.
     async fn run(&self, load: &Load) -> anyhow::Result<Measured>;
+}
 
+/// Something that was started.
+#[async_trait]
+pub(crate) trait Stop: Send + Sync {
     /// Removes everything that could affect the next contender.
     async fn stop(self: Box<Self>) -> anyhow::Result<()>;
+}
+
+/// A contender whose caller and workers can run in different processes. They share only the name of
+/// the request queue.
+#[async_trait]
+pub(crate) trait Sides: Send + Sync {
+    async fn start_workers(
+        &self,
+        broker: &str,
+        queue: &str,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Stop>>;
+
+    /// Starts the caller. Its workers run already.
+    async fn start_caller(
+        &self,
+        broker: &str,
+        queue: &str,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Running>>;
+}
+
+/// Both sides in this process.
+struct Both {
+    caller: Box<dyn Running>,
+    workers: Box<dyn Stop>,
+}
+
+#[async_trait]
+impl<S: Sides> Contender for S {
+    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>> {
+        let queue = unique("bench");
+        let workers = self.start_workers(broker, &queue, scenario).await?;
+        let caller = self.start_caller(broker, &queue, scenario).await?;
+        Ok(Box::new(Both { caller, workers }))
+    }
+}
+
+#[async_trait]
+impl Running for Both {
+    async fn run(&self, load: &Load) -> anyhow::Result<Measured> {
+        self.caller.run(load).await
+    }
+}
+
+#[async_trait]
+impl Stop for Both {
+    async fn stop(self: Box<Self>) -> anyhow::Result<()> {
+        // The caller first, because its calls lose their workers next.
+        self.caller.stop().await?;
+        self.workers.stop().await
+    }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
-use rpc_runtime::{Broker, ClientBuilder, InProcessBroker, RequestQueue, RunningServer, Server, service};
+use rpc_runtime::{Broker, BrokerError, InProcessBroker, RequestQueue, RunningServer, Server, service};
 use rpc_tests::rabbit::unique;
 use tokio::task::JoinSet;
 
-use super::{Contender, Running};
+use super::{Running, Sides, Stop};
 use crate::load::{Caller, Load};
 use crate::measure::Measured;
 use crate::memory::{live_bytes, settled_bytes};
@@ -40,85 +40,85 @@ impl Echo for Repeat {
 }
 
 /// The broker that calls use.
-#[derive(Debug, Clone, Copy)]
 pub(super) enum Road {
     RabbitMq { batched: bool },
-    InProcess,
+    InProcess(InProcessBroker),
+}
+
+impl Road {
+    async fn connect(&self, broker: &str) -> Result<Broker, BrokerError> {
+        match self {
+            Self::RabbitMq { .. } => Broker::connect(broker).await,
+            Self::InProcess(broker) => Ok(broker.connect()),
+        }
+    }
+
+    /// Whether both sides batch.
+    fn is_batched(&self) -> bool {
+        match self {
+            Self::RabbitMq { batched } => *batched,
+            Self::InProcess(_) => true,
+        }
+    }
+
+    fn request_queue(&self, name: &str) -> RequestQueue {
+        match self {
+            Self::RabbitMq { .. } => passing_queue(name),
+            // The in-process broker disappears with its handles.
+            Self::InProcess(_) => RequestQueue::new(name),
+        }
+    }
 }
 
 /// A caller and workers, each with a broker handle of its own as in separate programs.
 pub(super) struct Framework(pub(super) Road);
 
-struct RunningFramework {
+struct FrameworkCaller {
     client: EchoClient,
-    caller: Broker,
-    workers: Vec<(Broker, RunningServer)>,
+    broker: Broker,
 }
 
-/// Batches on both sides, or on neither.
-fn batching(
-    client: ClientBuilder<EchoClient>,
-    servers: Vec<Server>,
-    batched: bool,
-) -> (ClientBuilder<EchoClient>, Vec<Server>) {
-    let servers = servers.into_iter().map(|server| server.batching(batched));
-    (client.batching(batched), servers.collect())
-}
+struct FrameworkWorkers(Vec<(Broker, RunningServer)>);
 
 #[async_trait]
-impl Contender for Framework {
-    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>> {
-        let in_process = InProcessBroker::new();
-        let handle = async || match self.0 {
-            Road::RabbitMq { .. } => Broker::connect(broker).await,
-            Road::InProcess => Ok(in_process.connect()),
-        };
-        let batched = match self.0 {
-            Road::RabbitMq { batched } => batched,
-            Road::InProcess => true,
-        };
-
-        let queue = unique("framework");
-        let caller = handle().await?;
-        let client = EchoClient::builder(&caller)
-            .queue(&queue)
-            .timeout(CALL_LIMIT)
-            .max_in_flight(scenario.in_flight.max(100_000));
-        let mut brokers = Vec::new();
-        let mut servers = Vec::new();
+impl Sides for Framework {
+    async fn start_workers(
+        &self,
+        broker: &str,
+        queue: &str,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Stop>> {
+        let mut workers = Vec::new();
         for _ in 0..scenario.workers {
-            let broker = handle().await?;
+            let broker = self.0.connect(broker).await?;
             let echo = EchoServer::new(Repeat {
                 handler: scenario.handler,
             });
             let server = Server::new(&broker)
                 .concurrency(scenario.prefetch())
                 .drain_timeout(DRAIN_LIMIT)
-                .serve_on(self.request_queue(&queue), echo);
-            servers.push(server);
-            brokers.push(broker);
+                .batching(self.0.is_batched())
+                .serve_on(self.0.request_queue(queue), echo);
+            let server = server.start().await?;
+            workers.push((broker, server));
         }
-
-        let (client, servers) = batching(client, servers, batched);
-        let mut workers = Vec::new();
-        for (broker, server) in brokers.into_iter().zip(servers) {
-            workers.push((broker, server.start().await?));
-        }
-        Ok(Box::new(RunningFramework {
-            client: client.build(),
-            caller,
-            workers,
-        }))
+        Ok(Box::new(FrameworkWorkers(workers)))
     }
-}
 
-impl Framework {
-    fn request_queue(&self, name: &str) -> RequestQueue {
-        match self.0 {
-            Road::RabbitMq { .. } => passing_queue(name),
-            // The in-process broker disappears with its handles.
-            Road::InProcess => RequestQueue::new(name),
-        }
+    async fn start_caller(
+        &self,
+        broker: &str,
+        queue: &str,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Running>> {
+        let broker = self.0.connect(broker).await?;
+        let client = EchoClient::builder(&broker)
+            .queue(queue)
+            .timeout(CALL_LIMIT)
+            .max_in_flight(scenario.in_flight.max(100_000))
+            .batching(self.0.is_batched())
+            .build();
+        Ok(Box::new(FrameworkCaller { client, broker }))
     }
 }
 
@@ -134,15 +134,24 @@ impl Caller for EchoClient {
 }
 
 #[async_trait]
-impl Running for RunningFramework {
+impl Running for FrameworkCaller {
     async fn run(&self, load: &Load) -> anyhow::Result<Measured> {
         load.run(&self.client).await
     }
+}
 
+#[async_trait]
+impl Stop for FrameworkCaller {
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
-        // The caller first, because its calls lose their worker next.
-        self.caller.close().await;
-        for (broker, server) in self.workers {
+        self.broker.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Stop for FrameworkWorkers {
+    async fn stop(self: Box<Self>) -> anyhow::Result<()> {
+        for (broker, server) in self.0 {
             server.stop().await.context("the worker did not drain")?;
             broker.close().await;
         }

@@ -1,6 +1,7 @@
 //! Hand-written RPC with lapin, in the form that proved fastest: one connection to publish and one
 //! to consume on each side, an exclusive reply queue without acknowledgements, and as many
-//! concurrent publishes as calls, so that few writes carry their frames.
+//! concurrent publishes as calls, so that few writes carry their frames. On request, the same with
+//! the guarantees of this library.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,13 +18,13 @@ use lapin::options::{
     QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, PublisherConfirm};
 use rpc_tests::rabbit::unique;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Contender, Running};
+use super::{Running, Sides, Stop};
 use crate::load::{Caller, Load};
 use crate::measure::Measured;
 use crate::scenario::{self, Scenario};
@@ -42,8 +43,8 @@ pub(super) struct LapinByHand {
     pub(super) guarantees: bool,
 }
 
-struct RunningLapin {
-    caller: LapinCaller,
+/// The connections of one side, one to publish and one to consume.
+struct Open {
     connections: Vec<Connection>,
     /// Kept until their connections are closed. lapin closes a dropped channel in the background;
     /// if its connection is closed at the same time, neither close may finish.
@@ -51,30 +52,64 @@ struct RunningLapin {
     tasks: Vec<JoinHandle<()>>,
 }
 
+impl Open {
+    async fn close(self) {
+        for connection in self.connections {
+            // If a close fails, the drop at the end closes the connection.
+            let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
+        }
+        drop(self.channels);
+        for task in self.tasks {
+            task.abort();
+        }
+    }
+}
+
+struct RunningCaller {
+    caller: LapinCaller,
+    open: Open,
+}
+
+struct RunningWorkers(Open);
+
 #[async_trait]
-impl Contender for LapinByHand {
-    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>> {
-        let queue = unique("by-hand");
-        let mut running = Vec::new();
-        let mut connections = Vec::new();
-        let mut channels = Vec::new();
+impl Sides for LapinByHand {
+    async fn start_workers(
+        &self,
+        broker: &str,
+        queue: &str,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Stop>> {
+        let (mut connections, mut channels, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..scenario.workers {
             let [consuming, publishing] = connect(broker).await?;
             let worker = Worker {
                 requests: consuming.create_channel().await?,
-                replies: self.publishing_channel(&publishing).await?,
+                replies: self.publisher(&publishing).await?,
                 guarantees: self.guarantees,
                 handler: scenario.handler,
             };
-            channels.extend([worker.requests.clone(), worker.replies.clone()]);
-            running.push(worker.start(&queue, scenario.prefetch()).await?);
+            channels.extend([worker.requests.clone(), worker.replies.channel.clone()]);
+            tasks.push(worker.start(queue, scenario.prefetch()).await?);
             connections.extend([consuming, publishing]);
         }
+        Ok(Box::new(RunningWorkers(Open {
+            connections,
+            channels,
+            tasks,
+        })))
+    }
 
+    async fn start_caller(
+        &self,
+        broker: &str,
+        queue: &str,
+        _scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Running>> {
         let [consuming, publishing] = connect(broker).await?;
         let replies = consuming.create_channel().await?;
         let caller = LapinCaller(Arc::new(CallerState {
-            requests: self.publishing_channel(&publishing).await?,
+            requests: self.publisher(&publishing).await?,
             guarantees: self.guarantees,
             queue: queue.into(),
             reply_to: declare_replies(&replies, self.guarantees).await?,
@@ -82,25 +117,47 @@ impl Contender for LapinByHand {
             next_id: AtomicU64::new(0),
         }));
         let consumer = consume(&replies, caller.0.reply_to.clone(), !self.guarantees).await?;
-        running.push(tokio::spawn(route(consumer, replies.clone(), caller.clone())));
-        channels.extend([replies, caller.0.requests.clone()]);
-        connections.extend([consuming, publishing]);
-        Ok(Box::new(RunningLapin {
-            caller,
-            connections,
-            channels,
-            tasks: running,
-        }))
+        let routing = tokio::spawn(route(consumer, replies.clone(), caller.clone()));
+        let open = Open {
+            connections: vec![consuming, publishing],
+            channels: vec![replies, caller.0.requests.channel.clone()],
+            tasks: vec![routing],
+        };
+        Ok(Box::new(RunningCaller { caller, open }))
     }
 }
 
 impl LapinByHand {
-    async fn publishing_channel(&self, connection: &Connection) -> anyhow::Result<Channel> {
+    async fn publisher(&self, connection: &Connection) -> anyhow::Result<Publisher> {
         let channel = connection.create_channel().await?;
         if self.guarantees {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
         }
-        Ok(channel)
+        Ok(Publisher { channel })
+    }
+}
+
+/// Publishes through one channel, from any task.
+struct Publisher {
+    channel: Channel,
+}
+
+impl Publisher {
+    async fn publish(
+        &self,
+        queue: ShortString,
+        mandatory: bool,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> lapin::Result<PublisherConfirm> {
+        let options = BasicPublishOptions {
+            mandatory,
+            ..Default::default()
+        };
+        let publishing = self
+            .channel
+            .basic_publish("".into(), queue, options, body, properties);
+        publishing.await
     }
 }
 
@@ -147,7 +204,7 @@ async fn consume(channel: &Channel, queue: ShortString, no_ack: bool) -> anyhow:
 struct LapinCaller(Arc<CallerState>);
 
 struct CallerState {
-    requests: Channel,
+    requests: Publisher,
     guarantees: bool,
     queue: ShortString,
     reply_to: ShortString,
@@ -162,18 +219,10 @@ impl Caller for LapinCaller {
         let (sender, reply) = oneshot::channel();
         state.pending().insert(id, sender);
         let calling = async {
-            let confirming = state
-                .requests
-                .basic_publish(
-                    "".into(),
-                    state.queue.clone(),
-                    BasicPublishOptions {
-                        mandatory: state.guarantees,
-                        ..Default::default()
-                    },
-                    &payload,
-                    state.properties(id),
-                )
+            let (queue, properties) = (state.queue.clone(), state.properties(id));
+            let requests = &state.requests;
+            let confirming = requests
+                .publish(queue, state.guarantees, &payload, properties)
                 .await?;
             if !state.guarantees {
                 return Ok(reply.await?.data.len());
@@ -246,10 +295,9 @@ async fn route(mut replies: Consumer, channel: Channel, caller: LapinCaller) {
     }
 }
 
-#[derive(Clone)]
 struct Worker {
     requests: Channel,
-    replies: Channel,
+    replies: Publisher,
     guarantees: bool,
     handler: Duration,
 }
@@ -287,15 +335,10 @@ impl Worker {
             .correlation_id()
             .clone()
             .context("it has no correlation_id")?;
+        let properties = BasicProperties::default().with_correlation_id(id);
         let confirming = self
             .replies
-            .basic_publish(
-                "".into(),
-                reply_to,
-                BasicPublishOptions::default(),
-                &request.data,
-                BasicProperties::default().with_correlation_id(id),
-            )
+            .publish(reply_to, false, &request.data, properties)
             .await?;
         if self.guarantees {
             ensure!(confirming.await?.is_ack(), "the broker refused a reply");
@@ -309,20 +352,24 @@ impl Worker {
 }
 
 #[async_trait]
-impl Running for RunningLapin {
+impl Running for RunningCaller {
     async fn run(&self, load: &Load) -> anyhow::Result<Measured> {
         load.run(&self.caller).await
     }
+}
 
+#[async_trait]
+impl Stop for RunningCaller {
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
-        for connection in self.connections {
-            // If a close fails, the drop at the end closes the connection.
-            let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
-        }
-        drop(self.channels);
-        for task in self.tasks {
-            task.abort();
-        }
+        self.open.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Stop for RunningWorkers {
+    async fn stop(self: Box<Self>) -> anyhow::Result<()> {
+        self.0.close().await;
         Ok(())
     }
 }

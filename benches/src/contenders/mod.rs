@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use rpc_runtime::InProcessBroker;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -17,10 +18,17 @@ mod lapin_by_hand;
 mod raw_sockets;
 mod tarpc;
 
-use contender::{Contender, Running};
+use contender::{Contender, Running, Sides, Stop};
+use framework::{Framework, Road};
+use lapin_by_hand::LapinByHand;
 
 /// How long a contender may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(20);
+
+const BATCHED: Framework = Framework(Road::RabbitMq { batched: true });
+const UNBATCHED: Framework = Framework(Road::RabbitMq { batched: false });
+const BY_HAND: LapinByHand = LapinByHand { guarantees: false };
+const GUARANTEED_BY_HAND: LapinByHand = LapinByHand { guarantees: true };
 
 /// The contenders by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
@@ -68,35 +76,48 @@ impl Kind {
     }
 
     fn contender(self) -> Box<dyn Contender> {
-        use framework::{Framework, Road};
         match self {
-            Self::FrameworkBatched => Box::new(Framework(Road::RabbitMq { batched: true })),
-            Self::FrameworkUnbatched => Box::new(Framework(Road::RabbitMq { batched: false })),
-            Self::FrameworkInProcess => Box::new(Framework(Road::InProcess)),
-            Self::LapinByHand => Box::new(lapin_by_hand::LapinByHand { guarantees: false }),
-            Self::LapinWithGuarantees => Box::new(lapin_by_hand::LapinByHand { guarantees: true }),
+            Self::FrameworkInProcess => Box::new(Framework(Road::InProcess(InProcessBroker::new()))),
             Self::RawSockets => Box::new(raw_sockets::RawSockets),
             Self::TarpcOverTcp => Box::new(tarpc::TarpcOverTcp),
+            Self::FrameworkBatched => Box::new(BATCHED),
+            Self::FrameworkUnbatched => Box::new(UNBATCHED),
+            Self::LapinByHand => Box::new(BY_HAND),
+            Self::LapinWithGuarantees => Box::new(GUARANTEED_BY_HAND),
         }
     }
 
     /// Starts the contender, runs the load, and stops it.
     pub(crate) async fn measure(self, broker: &str, load: &Load) -> anyhow::Result<Measured> {
+        let contender = self.contender();
+        self.run(contender.start(broker, &load.scenario), load).await
+    }
+
+    async fn run(
+        self,
+        starting: impl Future<Output = anyhow::Result<Box<dyn Running>>>,
+        load: &Load,
+    ) -> anyhow::Result<Measured> {
         let running = async {
-            let running = timeout(LIMIT, self.contender().start(broker, &load.scenario))
+            let running = timeout(LIMIT, starting)
                 .await
                 .with_context(|| format!("it did not start within {LIMIT:?}"))??;
             let measured = running.run(load).await;
             // The error of the load comes first, even if stopping fails too.
-            let stopped = timeout(LIMIT, running.stop())
-                .await
-                .with_context(|| format!("it did not stop within {LIMIT:?}"));
+            let stopped = stop(running).await;
             let measured = measured?;
-            stopped??;
+            stopped?;
             Ok::<_, anyhow::Error>(measured)
         };
         running
             .await
             .with_context(|| format!("{} at {}", self.name(), load.scenario))
     }
+}
+
+/// Stops what was started.
+async fn stop<S: Stop + ?Sized>(started: Box<S>) -> anyhow::Result<()> {
+    timeout(LIMIT, started.stop())
+        .await
+        .with_context(|| format!("it did not stop within {LIMIT:?}"))?
 }

@@ -10,7 +10,7 @@ use tarpc::tokio_serde::formats::Bincode;
 use tarpc::{client, context, serde_transport, server};
 use tokio::task::JoinHandle;
 
-use super::{Contender, Running};
+use super::{Contender, Running, Stop};
 use crate::load::{Caller, Load};
 use crate::measure::Measured;
 use crate::scenario::{self, Scenario};
@@ -93,7 +93,10 @@ impl Running for RunningTarpc {
     async fn run(&self, load: &Load) -> anyhow::Result<Measured> {
         load.run(&self.client).await
     }
+}
 
+#[async_trait]
+impl Stop for RunningTarpc {
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
         self.worker.abort();
         Ok(())

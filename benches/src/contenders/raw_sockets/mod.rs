@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::frames::{Scanner, ack_up_to, message};
 use self::socket::Socket;
-use super::{Contender, Running};
+use super::{Contender, Running, Stop};
 use crate::load::Load;
 use crate::measure::{Measured, Recorder};
 use crate::scenario::Scenario;
@@ -178,7 +178,10 @@ impl Running for RunningSockets {
         recorder.end();
         measured
     }
+}
 
+#[async_trait]
+impl Stop for RunningSockets {
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers {
