@@ -4,6 +4,8 @@
 //! the guarantees of this library.
 
 use std::collections::HashMap;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -133,13 +135,19 @@ impl LapinByHand {
         if self.guarantees {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
         }
-        Ok(Publisher { channel })
+        Ok(Publisher {
+            channel,
+            order: Mutex::default(),
+            guarantees: self.guarantees,
+        })
     }
 }
 
 /// Publishes through one channel, from any task.
 struct Publisher {
     channel: Channel,
+    order: Mutex<()>,
+    guarantees: bool,
 }
 
 impl Publisher {
@@ -157,7 +165,18 @@ impl Publisher {
         let publishing = self
             .channel
             .basic_publish("".into(), queue, options, body, properties);
-        publishing.await
+        if !self.guarantees {
+            return publishing.await;
+        }
+        // When it is first polled, lapin takes the number of the confirm under one lock, and the
+        // place of the frames under another. Between them, another task could take both places,
+        // and each would get the other's confirm.
+        let mut publishing = pin!(publishing);
+        poll_fn(|context| {
+            let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+            publishing.as_mut().poll(context)
+        })
+        .await
     }
 }
 
@@ -235,10 +254,12 @@ impl Caller for LapinCaller {
                 confirmation = confirming => {
                     let confirmation = confirmation?;
                     ensure!(confirmation.is_ack(), "the broker refused a request");
-                    ensure!(confirmation.take_message().is_none(), "nobody serves the queue");
+                    if let Some(returned) = confirmation.take_message() {
+                        state.end(&returned.delivery);
+                    }
                 }
             }
-            Ok(reply.await?.data.len())
+            Ok(reply.await.context("nobody serves the queue")?.data.len())
         };
         let called = timeout(CALL_LIMIT, calling).await;
         if !matches!(called, Ok(Ok(_))) {
@@ -261,13 +282,17 @@ impl CallerState {
     }
 
     fn complete(&self, reply: Delivery) {
-        let id = reply.properties.correlation_id().as_ref();
-        let waiting = id
-            .and_then(|id| id.as_str().parse().ok())
-            .and_then(|id: u64| self.pending().remove(&id));
-        if let Some(call) = waiting {
+        if let Some(call) = self.end(&reply) {
             let _ = call.send(reply);
         }
+    }
+
+    /// Removes the call whose id the message has. lapin reports a returned request with the next
+    /// confirm, which may be that of another one.
+    fn end(&self, message: &Delivery) -> Option<oneshot::Sender<Delivery>> {
+        let id = message.properties.correlation_id().as_ref()?;
+        let id: u64 = id.as_str().parse().ok()?;
+        self.pending().remove(&id)
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Delivery>>> {
