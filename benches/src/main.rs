@@ -18,6 +18,7 @@ mod bench;
 mod cancel;
 mod cli;
 mod contenders;
+mod grpc;
 mod jobs;
 mod load;
 mod measure;
@@ -27,7 +28,6 @@ mod quick;
 mod report;
 mod scenario;
 mod streams;
-mod verbatim;
 
 use std::fs;
 

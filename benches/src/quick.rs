@@ -23,6 +23,7 @@ const WAITING: usize = 100_000;
 fn pairs() -> Vec<Pair> {
     use Kind::{
         FrameworkBatched, FrameworkUnbatched, LapinByHand, LapinWithGuarantees, RawSockets, TarpcOverTcp,
+        TonicOverTcp,
     };
     let against = |of, to, scenario, ratios| Pair {
         of: (of, scenario),
@@ -67,8 +68,26 @@ fn pairs() -> Vec<Pair> {
         against(
             FrameworkBatched,
             TarpcOverTcp,
+            in_flight(64),
+            &[("vs-tcp-64", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkBatched,
+            TarpcOverTcp,
             in_flight(1000),
             &[("vs-tcp-1000", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkBatched,
+            TonicOverTcp,
+            in_flight(64),
+            &[("vs-grpc-64", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkBatched,
+            TonicOverTcp,
+            in_flight(1000),
+            &[("vs-grpc-1000", |it| it.calls_per_second)],
         ),
         against(
             FrameworkUnbatched,
@@ -107,7 +126,7 @@ fn pairs() -> Vec<Pair> {
 
 /// From the third round on, a round starts only if it ends within this time from the first. On a
 /// slow machine, fewer rounds are better than a longer wait.
-const TIME: Duration = Duration::from_secs(42);
+const TIME: Duration = Duration::from_secs(75);
 
 /// Runs all pairs and adds their ratios.
 pub(crate) async fn run(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {

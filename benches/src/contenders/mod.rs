@@ -17,6 +17,7 @@ pub(crate) mod framework;
 mod lapin_by_hand;
 mod raw_sockets;
 mod tarpc;
+mod tonic;
 
 use contender::{Contender, Running, Sides, Stop};
 use framework::{Framework, Road};
@@ -49,6 +50,8 @@ pub(crate) enum Kind {
     RawSockets,
     /// tarpc over TCP, without a broker.
     TarpcOverTcp,
+    /// Unary calls with tonic over TCP, without a broker.
+    TonicOverTcp,
 }
 
 impl Kind {
@@ -61,6 +64,7 @@ impl Kind {
             Self::LapinWithGuarantees => "lapin with guarantees",
             Self::RawSockets => "raw sockets",
             Self::TarpcOverTcp => "tarpc over TCP",
+            Self::TonicOverTcp => "tonic over TCP",
         }
     }
 
@@ -70,7 +74,7 @@ impl Kind {
             // It has no handler and its own window.
             Self::RawSockets => scenario.handler.is_zero() && scenario.open_loop.is_none(),
             // Without a broker, nothing distributes the calls.
-            Self::TarpcOverTcp => scenario.workers == 1,
+            Self::TarpcOverTcp | Self::TonicOverTcp => scenario.workers == 1,
             _ => true,
         }
     }
@@ -80,6 +84,7 @@ impl Kind {
             Self::FrameworkInProcess => Box::new(Framework(Road::InProcess(InProcessBroker::new()))),
             Self::RawSockets => Box::new(raw_sockets::RawSockets),
             Self::TarpcOverTcp => Box::new(tarpc::TarpcOverTcp),
+            Self::TonicOverTcp => Box::new(tonic::TonicOverTcp),
             Self::FrameworkBatched => Box::new(BATCHED),
             Self::FrameworkUnbatched => Box::new(UNBATCHED),
             Self::LapinByHand => Box::new(BY_HAND),

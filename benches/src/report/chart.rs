@@ -13,14 +13,16 @@ const FONT: (&str, i32) = ("sans-serif", 15);
 /// Where the plot ends and the legend begins.
 const LEGEND: i32 = 580;
 
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 9] = [
     RGBColor(214, 39, 40),
     RGBColor(255, 152, 150),
     RGBColor(148, 103, 189),
     RGBColor(31, 119, 180),
     RGBColor(23, 190, 207),
     RGBColor(127, 127, 127),
+    RGBColor(199, 199, 199),
     RGBColor(44, 160, 44),
+    RGBColor(188, 189, 34),
 ];
 
 /// Draws lines over two axes, and a legend beside them.

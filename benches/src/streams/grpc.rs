@@ -8,12 +8,12 @@ use http::uri::PathAndQuery;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 use tower::service_fn;
 
 use super::system::{Ask, Reader, System};
-use crate::verbatim::Verbatim;
+use crate::grpc::{self, Verbatim};
 
 const PATH: &str = "/streams.Source/Items";
 
@@ -26,8 +26,7 @@ impl System for Grpc {
     type Reader = Streaming<Bytes>;
 
     async fn start(_broker: &str) -> anyhow::Result<Self> {
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?.with_nodelay(Some(true));
-        let endpoint = Endpoint::from_shared(format!("http://{}", incoming.local_addr()?))?;
+        let (incoming, endpoint) = grpc::listen()?;
         let worker = tokio::spawn(serve(incoming));
         Ok(Self {
             channel: endpoint.connect().await?,

@@ -15,16 +15,16 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::service_fn;
 
 use super::{Call, Running};
+use crate::grpc::{self, Verbatim};
 use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
-use crate::verbatim::Verbatim;
 
 const PATH: &str = "/overload.Work/Work";
 
@@ -37,11 +37,8 @@ pub(super) async fn start(setting: &Setting, method: &Method) -> anyhow::Result<
     let mut workers = Vec::new();
     let mut endpoints = Vec::new();
     for _ in 0..setting.workers {
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?.with_nodelay(Some(true));
-        endpoints.push(Endpoint::from_shared(format!(
-            "http://{}",
-            incoming.local_addr()?
-        ))?);
+        let (incoming, endpoint) = grpc::listen()?;
+        endpoints.push(endpoint);
         workers.push(tokio::spawn(serve(incoming, setting.places, method.clone())));
     }
     let mut callers = Vec::new();

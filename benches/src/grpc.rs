@@ -1,8 +1,17 @@
-//! A codec for tonic without protobuf: a message is its bytes.
+//! What all measurements of tonic share: where a worker listens, and a codec without protobuf.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Endpoint;
+use tonic::transport::server::TcpIncoming;
+
+/// Listens on a free port of this machine. Returns also how to connect to it.
+pub(crate) fn listen() -> anyhow::Result<(TcpIncoming, Endpoint)> {
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?.with_nodelay(Some(true));
+    let endpoint = Endpoint::from_shared(format!("http://{}", incoming.local_addr()?))?;
+    Ok((incoming, endpoint))
+}
 
 /// A message is its bytes.
 #[derive(Debug, Clone, Copy, Default)]
