@@ -22,8 +22,8 @@ const WAITING: usize = 100_000;
 
 fn pairs() -> Vec<Pair> {
     use Kind::{
-        FrameworkBatched, FrameworkUnbatched, LapinByHand, LapinWithGuarantees, RawSockets, TarpcOverTcp,
-        TonicOverTcp,
+        FrameworkBatched, FrameworkUnbatched, LapinByHand, LapinWithGuarantees, SocketsWithGuarantees,
+        TarpcOverTcp, TonicOverTcp,
     };
     let against = |of, to, scenario, ratios| Pair {
         of: (of, scenario),
@@ -97,7 +97,7 @@ fn pairs() -> Vec<Pair> {
         ),
         against(
             FrameworkUnbatched,
-            RawSockets,
+            SocketsWithGuarantees,
             in_flight(64),
             &[("unbatched-floor-64", |it| it.calls_per_second)],
         ),

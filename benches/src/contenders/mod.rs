@@ -15,7 +15,7 @@ use crate::scenario::Scenario;
 mod contender;
 pub(crate) mod framework;
 mod lapin_by_hand;
-mod raw_sockets;
+mod sockets;
 mod tarpc;
 mod tonic;
 
@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     LapinWithGuarantees,
     /// Pre-encoded frames on plain sockets: the broker's limit with one message for each call.
     RawSockets,
+    /// Frames on plain sockets with the guarantees of this library: the broker's limit with them.
+    SocketsWithGuarantees,
     /// tarpc over TCP, without a broker.
     TarpcOverTcp,
     /// Unary calls with tonic over TCP, without a broker.
@@ -63,6 +65,7 @@ impl Kind {
             Self::LapinByHand => "lapin by hand",
             Self::LapinWithGuarantees => "lapin with guarantees",
             Self::RawSockets => "raw sockets",
+            Self::SocketsWithGuarantees => "sockets with guarantees",
             Self::TarpcOverTcp => "tarpc over TCP",
             Self::TonicOverTcp => "tonic over TCP",
         }
@@ -71,8 +74,10 @@ impl Kind {
     /// Returns whether the scenario applies to this contender.
     pub(crate) fn can_run(self, scenario: &Scenario) -> bool {
         match self {
-            // It has no handler and its own window.
-            Self::RawSockets => scenario.handler.is_zero() && scenario.open_loop.is_none(),
+            // They have no handler and their own window.
+            Self::RawSockets | Self::SocketsWithGuarantees => {
+                scenario.handler.is_zero() && scenario.open_loop.is_none()
+            }
             // Without a broker, nothing distributes the calls.
             Self::TarpcOverTcp | Self::TonicOverTcp => scenario.workers == 1,
             _ => true,
@@ -82,7 +87,8 @@ impl Kind {
     fn contender(self) -> Box<dyn Contender> {
         match self {
             Self::FrameworkInProcess => Box::new(Framework(Road::InProcess(InProcessBroker::new()))),
-            Self::RawSockets => Box::new(raw_sockets::RawSockets),
+            Self::RawSockets => Box::new(sockets::Bare),
+            Self::SocketsWithGuarantees => Box::new(sockets::Guaranteed),
             Self::TarpcOverTcp => Box::new(tarpc::TarpcOverTcp),
             Self::TonicOverTcp => Box::new(tonic::TonicOverTcp),
             Self::FrameworkBatched => Box::new(BATCHED),

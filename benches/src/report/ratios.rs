@@ -49,7 +49,7 @@ const TARGETS: [(&str, Target); 31] = {
         ("vs-grpc-64", AtLeast(3.5)),
         ("vs-grpc-1000", AtLeast(8.0)),
         ("unbatched-64", AtLeast(1.25)),
-        ("unbatched-floor-64", AtLeast(0.7)),
+        ("unbatched-floor-64", AtLeast(0.65)),
         ("fair-throughput", AtLeast(0.98)),
         ("fair-p99", AtMost(1.05)),
         ("large-64k", AtLeast(1.2)),

@@ -6,14 +6,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use lapin::uri::AMQPUri;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::frames::{
-    Arguments, CHANNEL, CHANNEL_OPEN, CHANNEL_OPEN_OK, CONSUME, CONSUME_OK, Method, OPEN, OPEN_OK,
-    PROTOCOL_HEADER, QUEUE_DECLARE, QUEUE_DECLARE_OK, START, START_OK, Scanner, TUNE, TUNE_OK, method,
+    Arguments, CHANNEL, CHANNEL_OPEN, CHANNEL_OPEN_OK, CONFIRM_SELECT, CONFIRM_SELECT_OK, CONSUME,
+    CONSUME_OK, Method, OPEN, OPEN_OK, PROTOCOL_HEADER, QOS, QOS_OK, QUEUE_DECLARE, QUEUE_DECLARE_OK, START,
+    START_OK, Scanner, TUNE, TUNE_OK, method,
 };
 
 /// How long a read waits before its thread checks whether it must stop.
-const PATIENCE: Duration = Duration::from_millis(50);
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The greatest size of a write, unless one message is larger.
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
 /// How long the broker may take to respond to a method, or to accept written bytes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +30,8 @@ pub(super) enum Lifetime {
     /// As long as this connection.
     Exclusive,
     WithItsConsumers,
+    /// A minute longer than its consumer, so that another connection can consume it.
+    Resumable,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,16 +107,36 @@ impl Socket {
         let flags = match lifetime {
             Lifetime::Exclusive => EXCLUSIVE,
             Lifetime::WithItsConsumers => DURABLE | AUTO_DELETE,
+            Lifetime::Resumable => DURABLE,
         };
         let declare = Arguments::default()
             .bytes(&[0, 0])
             .short_string(name)
-            .bytes(&[flags])
-            .empty_table();
+            .bytes(&[flags]);
+        let declare = match lifetime {
+            Lifetime::Resumable => declare.table_of("x-expires", 60_000),
+            _ => declare.empty_table(),
+        };
         let declared = self.ask(CHANNEL, QUEUE_DECLARE, &declare, QUEUE_DECLARE_OK)?;
         let (&length, rest) = declared.split_first().context("declare-ok is empty")?;
         let name = rest.get(..length.into()).context("declare-ok is cut short")?;
         Ok(String::from_utf8(name.to_vec())?)
+    }
+
+    /// Asks the broker to confirm messages.
+    pub(super) fn confirm(&mut self) -> anyhow::Result<()> {
+        let select = Arguments::default().bytes(&[0]);
+        self.ask(CHANNEL, CONFIRM_SELECT, &select, CONFIRM_SELECT_OK)
+            .map(drop)
+    }
+
+    /// Limits the deliveries of the next consumer that may be unacknowledged.
+    pub(super) fn set_prefetch(&mut self, prefetch: u16) -> anyhow::Result<()> {
+        let qos = Arguments::default()
+            .bytes(&[0; 4])
+            .bytes(&prefetch.to_be_bytes())
+            .bytes(&[0]);
+        self.ask(CHANNEL, QOS, &qos, QOS_OK).map(drop)
     }
 
     /// Starts to consume.
@@ -141,6 +169,18 @@ impl Socket {
                 Ok(())
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for bytes of any of two sockets. Returns after `patience` if none come. Returns for
+    /// each whether it has some.
+    pub(super) fn wait(sockets: [&Self; 2], patience: Duration) -> anyhow::Result<[bool; 2]> {
+        let mut polled = sockets.map(|socket| PollFd::new(&socket.stream, PollFlags::IN));
+        let patience = Timespec::try_from(patience)?;
+        match poll(&mut polled, Some(&patience)) {
+            Ok(_) => Ok(polled.map(|socket| !socket.revents().is_empty())),
+            Err(Errno::INTR) => Ok([false; 2]),
             Err(error) => Err(error.into()),
         }
     }

@@ -23,14 +23,21 @@ pub(super) const CHANNEL_OPEN_OK: Method = (20, 11);
 const CHANNEL_CLOSE: Method = (20, 40);
 pub(super) const QUEUE_DECLARE: Method = (50, 10);
 pub(super) const QUEUE_DECLARE_OK: Method = (50, 11);
+pub(super) const QOS: Method = (60, 10);
+pub(super) const QOS_OK: Method = (60, 11);
 pub(super) const CONSUME: Method = (60, 20);
 pub(super) const CONSUME_OK: Method = (60, 21);
 const PUBLISH: Method = (60, 40);
-const ACK: Method = (60, 80);
+pub(super) const RETURN: Method = (60, 50);
+pub(super) const DELIVER: Method = (60, 60);
+pub(super) const ACK: Method = (60, 80);
+pub(super) const NACK: Method = (60, 120);
+pub(super) const CONFIRM_SELECT: Method = (85, 10);
+pub(super) const CONFIRM_SELECT_OK: Method = (85, 11);
 
-const METHOD_FRAME: u8 = 1;
-const HEADER_FRAME: u8 = 2;
-const BODY_FRAME: u8 = 3;
+pub(super) const METHOD_FRAME: u8 = 1;
+pub(super) const HEADER_FRAME: u8 = 2;
+pub(super) const BODY_FRAME: u8 = 3;
 const FRAME_END: u8 = 0xce;
 
 /// A frame has its kind, channel and size before the payload, and the end mark after it.
@@ -48,8 +55,9 @@ impl Arguments {
     }
 
     pub(super) fn short_string(self, text: &str) -> Self {
-        let length = u8::try_from(text.len()).expect("our own names are short");
-        self.bytes(&[length]).bytes(text.as_bytes())
+        let mut arguments = self;
+        write_short_string(&mut arguments.0, text);
+        arguments
     }
 
     pub(super) fn long_string(self, bytes: &[u8]) -> Self {
@@ -60,57 +68,100 @@ impl Arguments {
     pub(super) fn empty_table(self) -> Self {
         self.bytes(&[0; 4])
     }
+
+    /// A table with one signed number.
+    pub(super) fn table_of(self, name: &str, value: i32) -> Self {
+        let entry = Self::default()
+            .short_string(name)
+            .bytes(b"I")
+            .bytes(&value.to_be_bytes());
+        self.long_string(&entry.0)
+    }
 }
 
-fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(payload.len()).expect("no payload is that large");
-    let mut frame = Vec::with_capacity(payload.len() + AROUND);
-    frame.push(kind);
-    frame.extend_from_slice(&channel.to_be_bytes());
-    frame.extend_from_slice(&size.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame.push(FRAME_END);
-    frame
+fn write_short_string(to: &mut Vec<u8>, text: &str) {
+    to.push(u8::try_from(text.len()).expect("our own names are short"));
+    to.extend_from_slice(text.as_bytes());
+}
+
+fn write_method(to: &mut Vec<u8>, (class, method): Method) {
+    to.extend_from_slice(&class.to_be_bytes());
+    to.extend_from_slice(&method.to_be_bytes());
+}
+
+fn write_frame(to: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) {
+    to.push(kind);
+    to.extend_from_slice(&channel.to_be_bytes());
+    let size = to.len()..to.len() + 4;
+    to.extend_from_slice(&[0; 4]);
+    payload(to);
+    let length = u32::try_from(to.len() - size.end).expect("no payload is that large");
+    to[size].copy_from_slice(&length.to_be_bytes());
+    to.push(FRAME_END);
 }
 
 pub(super) fn method(channel: u16, method: Method, arguments: &Arguments) -> Vec<u8> {
-    let (class, method) = method;
-    let mut payload = Vec::with_capacity(4 + arguments.0.len());
-    payload.extend_from_slice(&class.to_be_bytes());
-    payload.extend_from_slice(&method.to_be_bytes());
-    payload.extend_from_slice(&arguments.0);
-    frame(METHOD_FRAME, channel, &payload)
+    let mut frame = Vec::with_capacity(AROUND + 4 + arguments.0.len());
+    write_frame(&mut frame, METHOD_FRAME, channel, |frame| {
+        write_method(frame, method);
+        frame.extend_from_slice(&arguments.0);
+    });
+    frame
 }
 
-/// Encodes a message to a queue through the default exchange: method, header and body.
-pub(super) fn message(queue: &str, reply_to: Option<&str>, body: &[u8], frame_max: usize) -> Vec<u8> {
-    let publish = Arguments::default()
-        .bytes(&[0, 0])
-        .short_string("")
-        .short_string(queue)
-        .bytes(&[0]);
-    let mut frames = method(CHANNEL, PUBLISH, &publish);
+/// The properties that messages here have, in the order of the content header.
+pub(super) const CORRELATION_ID: u16 = 1 << 10;
+pub(super) const REPLY_TO: u16 = 1 << 9;
+const EXPIRATION: u16 = 1 << 8;
 
-    const CORRELATION_ID: u16 = 1 << 10;
-    const REPLY_TO: u16 = 1 << 9;
-    let flags = CORRELATION_ID | if reply_to.is_some() { REPLY_TO } else { 0 };
-    let (class, _) = PUBLISH;
-    let size = u64::try_from(body.len()).expect("a body fits into memory");
-    // Nothing reads the id. It is there because every call has one.
-    let mut header = Arguments::default()
-        .bytes(&class.to_be_bytes())
-        .bytes(&[0, 0])
-        .bytes(&size.to_be_bytes())
-        .bytes(&flags.to_be_bytes())
-        .short_string("0000000000000000");
-    if let Some(queue) = reply_to {
-        header = header.short_string(queue);
+/// A message to a queue through the default exchange.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Outgoing<'a> {
+    pub(super) queue: &'a str,
+    pub(super) mandatory: bool,
+    pub(super) correlation_id: &'a str,
+    pub(super) reply_to: Option<&'a str>,
+    /// In milliseconds.
+    pub(super) expiration: Option<&'a str>,
+    pub(super) body: &'a [u8],
+}
+
+impl Outgoing<'_> {
+    /// Appends method, header and body.
+    pub(super) fn write(&self, to: &mut Vec<u8>, frame_max: usize) {
+        write_frame(to, METHOD_FRAME, CHANNEL, |to| {
+            write_method(to, PUBLISH);
+            to.extend_from_slice(&[0, 0]);
+            write_short_string(to, "");
+            write_short_string(to, self.queue);
+            to.push(u8::from(self.mandatory));
+        });
+        write_frame(to, HEADER_FRAME, CHANNEL, |to| self.write_header(to));
+        for part in self.body.chunks(frame_max - AROUND) {
+            write_frame(to, BODY_FRAME, CHANNEL, |to| to.extend_from_slice(part));
+        }
     }
-    frames.extend(frame(HEADER_FRAME, CHANNEL, &header.0));
-    for part in body.chunks(frame_max - AROUND) {
-        frames.extend(frame(BODY_FRAME, CHANNEL, part));
+
+    fn write_header(&self, to: &mut Vec<u8>) {
+        let (class, _) = PUBLISH;
+        let size = u64::try_from(self.body.len()).expect("a body fits into memory");
+        let properties = [
+            (Some(self.correlation_id), CORRELATION_ID),
+            (self.reply_to, REPLY_TO),
+            (self.expiration, EXPIRATION),
+        ];
+        let present = properties
+            .iter()
+            .filter_map(|(value, flag)| value.map(|value| (value, flag)));
+        let flags = present.clone().fold(0, |flags, (_, flag)| flags | flag);
+        to.extend_from_slice(&class.to_be_bytes());
+        to.extend_from_slice(&[0, 0]);
+        to.extend_from_slice(&size.to_be_bytes());
+        to.extend_from_slice(&flags.to_be_bytes());
+        for (value, _) in present {
+            write_short_string(to, value);
+        }
     }
-    frames
 }
 
 /// Acknowledges all deliveries up to this one.
@@ -152,28 +203,40 @@ impl Scanner {
 
     /// Returns how many messages were completed since the last call.
     pub(super) fn complete_messages(&mut self) -> anyhow::Result<usize> {
-        let (mut messages, mut from) = (0, 0);
-        while let Some((kind, size)) = peek(&self.unread[from..])? {
-            let payload = &self.unread[from + BEFORE..from + BEFORE + size];
+        let (mut messages, mut missing) = (0, self.missing);
+        self.complete_frames(|kind, payload| {
             match kind {
                 METHOD_FRAME => refuse_close(method_of(payload)?, payload)?,
                 HEADER_FRAME => {
-                    let size = payload.get(4..12).context("a header is cut short")?;
-                    self.missing = u64::from_be_bytes(size.try_into()?);
-                    messages += usize::from(self.missing == 0);
+                    missing = body_size(payload)?;
+                    messages += usize::from(missing == 0);
                 }
                 BODY_FRAME => {
-                    let size = u64::try_from(size)?;
-                    self.missing = self.missing.checked_sub(size).context("a body is too long")?;
-                    messages += usize::from(self.missing == 0);
+                    let size = u64::try_from(payload.len())?;
+                    missing = missing.checked_sub(size).context("a body is too long")?;
+                    messages += usize::from(missing == 0);
                 }
                 // A heartbeat.
                 _ => {}
             }
+            Ok(())
+        })?;
+        self.missing = missing;
+        Ok(messages)
+    }
+
+    /// Passes on the kind and the payload of each frame that was completed since the last call.
+    pub(super) fn complete_frames(
+        &mut self,
+        mut each: impl FnMut(u8, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut from = 0;
+        while let Some((kind, size)) = peek(&self.unread[from..])? {
+            each(kind, &self.unread[from + BEFORE..from + BEFORE + size])?;
             from += size + AROUND;
         }
         self.unread.drain(..from);
-        Ok(messages)
+        Ok(())
     }
 }
 
@@ -191,7 +254,13 @@ fn peek(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize)>> {
     }
 }
 
-fn method_of(payload: &[u8]) -> anyhow::Result<Method> {
+/// Returns the size of the body that follows a header.
+pub(super) fn body_size(header: &[u8]) -> anyhow::Result<u64> {
+    let size = header.get(4..12).context("a header is cut short")?;
+    Ok(u64::from_be_bytes(size.try_into()?))
+}
+
+pub(super) fn method_of(payload: &[u8]) -> anyhow::Result<Method> {
     let &[a, b, c, d] = payload.first_chunk().context("a method is cut short")?;
     Ok((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
@@ -199,7 +268,7 @@ fn method_of(payload: &[u8]) -> anyhow::Result<Method> {
 /// # Errors
 ///
 /// Fails with the broker's reason if the broker closes the channel or the connection.
-fn refuse_close(method: Method, payload: &[u8]) -> anyhow::Result<()> {
+pub(super) fn refuse_close(method: Method, payload: &[u8]) -> anyhow::Result<()> {
     if matches!(method, CHANNEL_CLOSE | CONNECTION_CLOSE) {
         let reason = String::from_utf8_lossy(payload.get(7..).unwrap_or_default());
         bail!("the broker closed the connection: {reason}");
@@ -211,6 +280,15 @@ fn refuse_close(method: Method, payload: &[u8]) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    const HELLO: Outgoing<'_> = Outgoing {
+        queue: "q",
+        mandatory: false,
+        correlation_id: "0000000000000000",
+        reply_to: None,
+        expiration: None,
+        body: b"hello",
+    };
+
     #[test]
     fn an_ack_is_one_frame() {
         let expected =
@@ -220,7 +298,12 @@ mod tests {
 
     #[test]
     fn a_message_is_a_method_a_header_and_bodies_that_fit() {
-        let frames = message("q", Some("r"), b"hello", AROUND + 3);
+        let mut frames = Vec::new();
+        Outgoing {
+            reply_to: Some("r"),
+            ..HELLO
+        }
+        .write(&mut frames, AROUND + 3);
         let mut expected = b"\x01\x00\x01\x00\x00\x00\x0a\x00\x3c\x00\x28\x00\x00\x00\x01q\x00\xce".to_vec();
         expected
             .extend(b"\x02\x00\x01\x00\x00\x00\x21\x00\x3c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x05\x06\x00");
@@ -231,8 +314,9 @@ mod tests {
 
     #[test]
     fn messages_are_counted_wherever_they_are_cut() {
-        let mut frames = message("q", None, b"hello", AROUND + 3);
-        frames.extend(message("q", None, b"", 100));
+        let mut frames = Vec::new();
+        HELLO.write(&mut frames, AROUND + 3);
+        Outgoing { body: b"", ..HELLO }.write(&mut frames, 100);
         for cut in 0..=frames.len() {
             let mut scanner = Scanner::default();
             scanner.push(&frames[..cut]);
