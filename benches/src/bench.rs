@@ -23,7 +23,7 @@ impl Bench {
         let node = Node::start().await?;
         let broker = node.pid().context("the broker does not say its process id")?;
         Ok(Self {
-            meter: Meter { broker },
+            meter: Meter { broker, worker: None },
             node,
             window,
         })
@@ -66,15 +66,18 @@ impl Bench {
         }
     }
 
+    /// Returns the load of a scenario whose worker is a process of its own.
+    pub(crate) fn load_with_worker(&self, scenario: Scenario, worker: i32) -> Load {
+        let mut load = self.load(scenario);
+        load.meter.worker = Some(worker);
+        load
+    }
+
     /// Runs one contender once.
     pub(crate) async fn measure(&self, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
         let load = self.load(scenario);
         let measured = contender.measure(self.node.url(), &load).await?;
-        eprintln!(
-            "{:<24}{:>9.0} calls/s   {scenario}",
-            contender.name(),
-            measured.calls_per_second
-        );
+        show(contender, scenario, &measured);
         Ok(measured)
     }
 
@@ -106,4 +109,13 @@ impl Bench {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.node.stop().await
     }
+}
+
+/// Prints the result of a run while others follow.
+pub(crate) fn show(contender: Kind, scenario: Scenario, measured: &Measured) {
+    eprintln!(
+        "{:<24}{:>9.0} calls/s   {scenario}",
+        contender.name(),
+        measured.calls_per_second
+    );
 }

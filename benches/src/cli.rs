@@ -10,14 +10,14 @@ use crate::overload::cli::Overload;
 use crate::scenario::{BASE, Scenario};
 
 /// Measures the cost of a call: this library, hand-written RPC over RabbitMQ, plain sockets, and
-/// tarpc over TCP.
+/// tarpc and tonic over TCP.
 ///
 /// Starts a private RabbitMQ node. Without options, it varies one axis at a time around a base
 /// scenario (64 calls in flight, 16 bytes, one worker, no handler time), which takes about a
 /// quarter of an hour. With values for an axis, separated by commas, it runs only these scenarios.
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
-    /// Only the tracked ratios, in three minutes: one line `ratio NAME MEDIAN MIN MAX` for each
+    /// Only the tracked ratios, in some five minutes: one line `ratio NAME MEDIAN MIN MAX` for each
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
 
@@ -32,6 +32,18 @@ pub(crate) struct Cli {
     /// Only streams: their ratios, a slow reader, and the memory of streams that nobody reads
     #[arg(long, conflicts_with_all = ["quick", "jobs", "cancel", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) streams: bool,
+
+    /// Only what metrics and traces cost, with programs of their own that this builds first
+    #[arg(long, conflicts_with_all = ["quick", "jobs", "cancel", "streams", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
+    pub(crate) observed: bool,
+
+    /// Only caller and worker in processes of their own: a table of what each of them costs
+    #[arg(long, conflicts_with_all = ["quick", "jobs", "cancel", "streams", "observed", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
+    pub(crate) processes: bool,
+
+    /// Does what the parent process asks for
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
 
     /// The contenders; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -62,12 +74,13 @@ pub(crate) struct Cli {
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) rounds: usize,
 
-    /// How long each run is measured; 1.5 by default, 0.35 with --quick and --streams, and 3 with
-    /// --overload
+    /// How long each run is measured; 1.5 by default, 0.35 with --quick, --streams and --observed,
+    /// and 3 with --overload
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
-    /// The folder for results (results.json, ratios.json, overload.json, streams.json) and charts
+    /// The folder for results (results.json, ratios.json, processes.json, overload.json,
+    /// streams.json) and charts
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub(crate) out: PathBuf,
 
@@ -99,26 +112,33 @@ pub(crate) enum Mode {
     Jobs,
     Cancel,
     Streams,
+    Observed,
+    Processes,
     Overload,
     OverloadQuick,
+    /// What the parent process asks for.
+    Child,
 }
 
 impl Cli {
     pub(crate) fn mode(&self) -> Mode {
         let modes = [
+            (self.child, Mode::Child),
             (self.quick && self.overload.is_on(), Mode::OverloadQuick),
             (self.overload.is_on(), Mode::Overload),
             (self.quick, Mode::Quick),
             (self.jobs, Mode::Jobs),
             (self.cancel, Mode::Cancel),
             (self.streams, Mode::Streams),
+            (self.observed, Mode::Observed),
+            (self.processes, Mode::Processes),
         ];
         let chosen = modes.into_iter().find(|(is_chosen, _)| *is_chosen);
         chosen.map_or(Mode::Compare, |(_, mode)| mode)
     }
 
     pub(crate) fn window(&self) -> Duration {
-        let is_short = self.quick || self.streams;
+        let is_short = self.quick || self.streams || self.observed;
         let millis = match (self.overload.is_on(), is_short) {
             (true, _) => 3000,
             (false, true) => 350,
@@ -216,7 +236,9 @@ mod tests {
         assert_eq!(mode(&["--quick"]).unwrap(), Mode::Quick);
         assert_eq!(mode(&["--quick", "--overload"]).unwrap(), Mode::OverloadQuick);
         assert_eq!(mode(&["--overload"]).unwrap(), Mode::Overload);
-        assert!(mode(&["--jobs", "--cancel"]).is_err());
+        assert_eq!(mode(&["--observed"]).unwrap(), Mode::Observed);
+        assert_eq!(mode(&["--processes"]).unwrap(), Mode::Processes);
+        assert!(mode(&["--observed", "--processes"]).is_err());
     }
 
     #[test]

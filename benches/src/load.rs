@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -26,7 +27,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 const OPEN_LOOP_LIMIT: usize = 100_000;
 
 /// A run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) scenario: Scenario,
     pub(crate) window: Duration,

@@ -8,19 +8,23 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::Process;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::memory::{Allocations, allocations};
 
 /// The results of one run of one contender.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) calls_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
-    /// CPU time of this process, which is both caller and worker.
+    /// CPU time of this process, which is the caller, and also the worker unless that has a process
+    /// of its own.
     pub(crate) own_cpu_us_per_call: f64,
+    /// CPU time of the worker's own process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) worker_cpu_us_per_call: Option<f64>,
     pub(crate) broker_cpu_us_per_call: f64,
     pub(crate) allocations_per_call: f64,
     /// Resident memory of this process at the end.
@@ -50,6 +54,12 @@ impl Measured {
             p99_us: of(|it| it.p99_us),
             p999_us: of(|it| it.p999_us),
             own_cpu_us_per_call: of(|it| it.own_cpu_us_per_call),
+            worker_cpu_us_per_call: rounds
+                .iter()
+                .map(|it| it.worker_cpu_us_per_call)
+                .collect::<Option<Vec<_>>>()
+                .filter(|rounds| !rounds.is_empty())
+                .map(median),
             broker_cpu_us_per_call: of(|it| it.broker_cpu_us_per_call),
             allocations_per_call: of(|it| it.allocations_per_call),
             resident_mib: of(|it| it.resident_mib),
@@ -58,9 +68,11 @@ impl Measured {
 }
 
 /// Reads the counters of the processes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Meter {
     pub(crate) broker: i32,
+    /// The worker's process, if it has one of its own.
+    pub(crate) worker: Option<i32>,
 }
 
 /// The counters at one moment.
@@ -68,6 +80,7 @@ pub(crate) struct Meter {
 pub(crate) struct Snapshot {
     at: Instant,
     own_cpu: Duration,
+    worker_cpu: Option<Duration>,
     broker_cpu: Duration,
     allocations: Allocations,
     pub(crate) resident: u64,
@@ -79,15 +92,17 @@ impl Meter {
         let broker = Process::new(self.broker)
             .and_then(|broker| broker.stat())
             .context("the broker is gone: look for a core dump, or for what killed it")?;
+        let worker = self
+            .worker
+            .map(|worker| Process::new(worker).and_then(|worker| worker.stat()))
+            .transpose()
+            .context("the worker is gone")?;
+        let children = broker.cutime.max(0).unsigned_abs() + broker.cstime.max(0).unsigned_abs();
         Ok(Snapshot {
             at: Instant::now(),
             own_cpu: ticks(own.utime + own.stime),
-            broker_cpu: ticks(
-                broker.utime
-                    + broker.stime
-                    + broker.cutime.max(0).unsigned_abs()
-                    + broker.cstime.max(0).unsigned_abs(),
-            ),
+            worker_cpu: worker.map(|worker| ticks(worker.utime + worker.stime)),
+            broker_cpu: ticks(broker.utime + broker.stime + children),
             allocations: allocations(),
             resident: own.rss_bytes().get(),
         })
@@ -144,12 +159,17 @@ pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram
     #[allow(clippy::cast_precision_loss)]
     let micros = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
     #[allow(clippy::cast_precision_loss)]
+    let calls = latencies.len() as f64;
+    let worker_cpu = before.worker_cpu.zip(after.worker_cpu);
+    #[allow(clippy::cast_precision_loss)]
     Measured {
         calls_per_second: cost.per_second,
         p50_us: micros(0.5),
         p99_us: micros(0.99),
         p999_us: micros(0.999),
         own_cpu_us_per_call: cost.own_cpu_us,
+        worker_cpu_us_per_call: worker_cpu
+            .map(|(before, after)| (after - before).as_secs_f64() * 1e6 / calls),
         broker_cpu_us_per_call: cost.broker_cpu_us,
         allocations_per_call: cost.allocations,
         resident_mib: after.resident as f64 / f64::from(1 << 20),
@@ -241,6 +261,7 @@ mod tests {
         Snapshot {
             at,
             own_cpu: cpu,
+            worker_cpu: Some(cpu * 3),
             broker_cpu: cpu * 2,
             allocations: Allocations {
                 count: 0,
@@ -278,6 +299,7 @@ mod tests {
         assert!(close(measured.p99_us, 99_000.0));
         assert!(close(measured.p999_us, 100_000.0));
         assert!(close(measured.own_cpu_us_per_call, 100.0));
+        assert!(close(measured.worker_cpu_us_per_call.unwrap(), 300.0));
         assert!(close(measured.broker_cpu_us_per_call, 200.0));
         assert!(close(measured.resident_mib, 3.0));
     }

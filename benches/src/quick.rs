@@ -187,6 +187,7 @@ mod tests {
             p99_us,
             p999_us: 1.0,
             own_cpu_us_per_call: 1.0,
+            worker_cpu_us_per_call: None,
             broker_cpu_us_per_call: 1.0,
             allocations_per_call: 1.0,
             resident_mib: 1.0,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use rpc_runtime::InProcessBroker;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::load::Load;
@@ -24,7 +24,7 @@ use framework::{Framework, Road};
 use lapin_by_hand::LapinByHand;
 
 /// How long a contender may take to start or to stop.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 const BATCHED: Framework = Framework(Road::RabbitMq { batched: true });
 const UNBATCHED: Framework = Framework(Road::RabbitMq { batched: false });
@@ -32,7 +32,7 @@ const BY_HAND: LapinByHand = LapinByHand { guarantees: false };
 const GUARANTEED_BY_HAND: LapinByHand = LapinByHand { guarantees: true };
 
 /// The contenders by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// This library, with batching.
@@ -98,6 +98,41 @@ impl Kind {
         }
     }
 
+    /// Returns the contender in two parts, which can run in different processes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it has no such parts.
+    fn sides(self) -> anyhow::Result<Box<dyn Sides>> {
+        match self {
+            Self::FrameworkBatched => Ok(Box::new(BATCHED)),
+            Self::FrameworkUnbatched => Ok(Box::new(UNBATCHED)),
+            Self::LapinByHand => Ok(Box::new(BY_HAND)),
+            Self::LapinWithGuarantees => Ok(Box::new(GUARANTEED_BY_HAND)),
+            other => bail!("{} runs in one process only", other.name()),
+        }
+    }
+
+    /// Starts the workers alone.
+    pub(crate) async fn start_workers(
+        self,
+        broker: &str,
+        queue: &str,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Box<dyn Stop>> {
+        let sides = self.sides()?;
+        timeout(LIMIT, sides.start_workers(broker, queue, scenario))
+            .await
+            .with_context(|| format!("the workers did not start within {LIMIT:?}"))?
+    }
+
+    /// Starts the caller, runs the load with workers of another process, and stops the caller.
+    pub(crate) async fn call(self, broker: &str, queue: &str, load: &Load) -> anyhow::Result<Measured> {
+        let sides = self.sides()?;
+        let starting = sides.start_caller(broker, queue, &load.scenario);
+        self.run(starting, load).await
+    }
+
     /// Starts the contender, runs the load, and stops it.
     pub(crate) async fn measure(self, broker: &str, load: &Load) -> anyhow::Result<Measured> {
         let contender = self.contender();
@@ -127,7 +162,7 @@ impl Kind {
 }
 
 /// Stops what was started.
-async fn stop<S: Stop + ?Sized>(started: Box<S>) -> anyhow::Result<()> {
+pub(crate) async fn stop<S: Stop + ?Sized>(started: Box<S>) -> anyhow::Result<()> {
     timeout(LIMIT, started.stop())
         .await
         .with_context(|| format!("it did not stop within {LIMIT:?}"))?

@@ -1,0 +1,113 @@
+//! Runs what `rpc-bench` orders, and observes it as programs in production do: metrics for
+//! Prometheus, and traces of which the sampler takes none. `rpc-bench` builds and starts this.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::ensure;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::trace::{Link, SpanKind, TraceId, TraceState, TracerProvider as _};
+use opentelemetry::{Context, KeyValue, global};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample};
+use rpc_runtime::describe_metrics;
+use tokio::time::interval;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+const CALLS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+
+/// How often the recorder sorts its samples into buckets. Exporters do this every few seconds; a run
+/// is shorter, and should contain its share of this work.
+const UPKEEP: Duration = Duration::from_millis(100);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let metrics = record_metrics()?;
+    let sampler = Refuse::default();
+    let provider = trace(sampler.clone());
+    let upkeep = tokio::spawn(keep_up(metrics.clone()));
+
+    rpc_bench::run_as_child().await?;
+
+    upkeep.abort();
+    provider.shutdown()?;
+    check(&metrics.render(), &sampler)
+}
+
+fn record_metrics() -> anyhow::Result<PrometheusHandle> {
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_per_message".into()), CALLS)?
+        .install_recorder()?;
+    describe_metrics();
+    Ok(metrics)
+}
+
+async fn keep_up(metrics: PrometheusHandle) {
+    let mut interval = interval(UPKEEP);
+    loop {
+        interval.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+fn trace(sampler: Refuse) -> SdkTracerProvider {
+    let provider = SdkTracerProvider::builder().with_sampler(sampler).build();
+    global::set_text_map_propagator(TraceContextPropagator::new());
+    tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
+        .with(tracing_opentelemetry::layer().with_tracer(provider.tracer("rpc-bench")))
+        .init();
+    provider
+}
+
+/// Takes no span, and counts those that it was asked about.
+#[derive(Debug, Clone, Default)]
+struct Refuse {
+    callers: Arc<AtomicU64>,
+    workers: Arc<AtomicU64>,
+}
+
+impl ShouldSample for Refuse {
+    fn should_sample(
+        &self,
+        _parent: Option<&Context>,
+        _trace_id: TraceId,
+        _name: &str,
+        kind: &SpanKind,
+        _attributes: &[KeyValue],
+        _links: &[Link],
+    ) -> SamplingResult {
+        match kind {
+            SpanKind::Client => self.callers.fetch_add(1, Ordering::Relaxed),
+            SpanKind::Server => self.workers.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        SamplingResult {
+            decision: SamplingDecision::Drop,
+            attributes: Vec::new(),
+            trace_state: TraceState::default(),
+        }
+    }
+}
+
+/// Fails unless calls and requests were observed.
+fn check(metrics: &str, sampler: &Refuse) -> anyhow::Result<()> {
+    for name in ["rpc_client_calls_total", "rpc_server_requests_total"] {
+        ensure!(metrics.contains(name), "the recorder has no metric {name}");
+    }
+    for (side, spans) in [("callers", &sampler.callers), ("workers", &sampler.workers)] {
+        ensure!(
+            spans.load(Ordering::Relaxed) > 0,
+            "the sampler saw no spans of {side}"
+        );
+    }
+    Ok(())
+}
