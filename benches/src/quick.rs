@@ -14,11 +14,16 @@ use crate::scenario::{BASE, Scenario};
 struct Pair {
     of: (Kind, Scenario),
     to: (Kind, Scenario),
-    ratios: &'static [(&'static str, Figure)],
+    ratios: Vec<(&'static str, Figure)>,
 }
 
 /// How many calls wait when memory is measured.
 const WAITING: usize = 100_000;
+
+const THROUGHPUT: Figure = |it| it.calls_per_second;
+const MEDIAN: Figure = |it| it.p50_us;
+const P99: Figure = |it| it.p99_us;
+const OWN_CPU: Figure = |it| it.own_cpu_us_per_call;
 
 fn pairs() -> Vec<Pair> {
     use Kind::{
@@ -30,6 +35,7 @@ fn pairs() -> Vec<Pair> {
         to: (to, scenario),
         ratios,
     };
+    let throughput = |name, of, to, scenario| against(of, to, scenario, vec![(name, THROUGHPUT)]);
     let in_flight = |in_flight| Scenario { in_flight, ..BASE };
     let fair = Scenario {
         workers: 4,
@@ -45,81 +51,38 @@ fn pairs() -> Vec<Pair> {
             FrameworkBatched,
             LapinByHand,
             in_flight(1),
-            &[("latency-1", |it| it.p50_us)],
+            vec![("latency-1", MEDIAN)],
         ),
-        against(
-            FrameworkBatched,
-            LapinByHand,
-            in_flight(8),
-            &[("throughput-8", |it| it.calls_per_second)],
-        ),
-        against(
-            FrameworkBatched,
-            LapinByHand,
-            in_flight(64),
-            &[("throughput-64", |it| it.calls_per_second)],
-        ),
-        against(
-            FrameworkBatched,
-            LapinByHand,
-            in_flight(1000),
-            &[("throughput-1000", |it| it.calls_per_second)],
-        ),
-        against(
-            FrameworkBatched,
-            TarpcOverTcp,
-            in_flight(64),
-            &[("vs-tcp-64", |it| it.calls_per_second)],
-        ),
-        against(
-            FrameworkBatched,
-            TarpcOverTcp,
-            in_flight(1000),
-            &[("vs-tcp-1000", |it| it.calls_per_second)],
-        ),
-        against(
-            FrameworkBatched,
-            TonicOverTcp,
-            in_flight(64),
-            &[("vs-grpc-64", |it| it.calls_per_second)],
-        ),
-        against(
-            FrameworkBatched,
-            TonicOverTcp,
-            in_flight(1000),
-            &[("vs-grpc-1000", |it| it.calls_per_second)],
-        ),
-        against(
+        throughput("throughput-8", FrameworkBatched, LapinByHand, in_flight(8)),
+        throughput("throughput-64", FrameworkBatched, LapinByHand, in_flight(64)),
+        throughput("throughput-1000", FrameworkBatched, LapinByHand, in_flight(1000)),
+        throughput("vs-tcp-64", FrameworkBatched, TarpcOverTcp, in_flight(64)),
+        throughput("vs-tcp-1000", FrameworkBatched, TarpcOverTcp, in_flight(1000)),
+        throughput("vs-grpc-64", FrameworkBatched, TonicOverTcp, in_flight(64)),
+        throughput("vs-grpc-1000", FrameworkBatched, TonicOverTcp, in_flight(1000)),
+        throughput(
+            "unbatched-64",
             FrameworkUnbatched,
             LapinWithGuarantees,
             in_flight(64),
-            &[("unbatched-64", |it| it.calls_per_second)],
         ),
-        against(
+        throughput(
+            "unbatched-floor-64",
             FrameworkUnbatched,
             SocketsWithGuarantees,
             in_flight(64),
-            &[("unbatched-floor-64", |it| it.calls_per_second)],
         ),
         against(
             FrameworkBatched,
             FrameworkUnbatched,
             fair,
-            &[
-                ("fair-throughput", |it| it.calls_per_second),
-                ("fair-p99", |it| it.p99_us),
-            ],
+            vec![("fair-throughput", THROUGHPUT), ("fair-p99", P99)],
         ),
-        against(
-            FrameworkBatched,
-            LapinByHand,
-            large,
-            &[("large-64k", |it| it.calls_per_second)],
-        ),
+        throughput("large-64k", FrameworkBatched, LapinByHand, large),
         Pair {
             of: (FrameworkBatched, in_flight(100_000)),
             to: (FrameworkBatched, in_flight(1000)),
-            ratios: &[("growth-100k", |it| it.own_cpu_us_per_call)],
+            ratios: vec![("growth-100k", OWN_CPU)],
         },
     ]
 }
@@ -197,7 +160,7 @@ mod tests {
     #[test]
     fn each_ratio_has_a_target() {
         let pairs = pairs();
-        let names = pairs.iter().flat_map(|pair| pair.ratios);
+        let names = pairs.iter().flat_map(|pair| &pair.ratios);
         assert!(names.map(|(name, _)| *name).all(|name| target(name).is_some()));
     }
 
