@@ -17,7 +17,7 @@ use crate::scenario::{BASE, Scenario};
 /// quarter of an hour. With values for an axis, separated by commas, it runs only these scenarios.
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
-    /// Only the tracked ratios, in some five minutes: one line `ratio NAME MEDIAN MIN MAX` for each
+    /// Only the tracked ratios, in four minutes: one line `ratio NAME MEDIAN MIN MAX` for each
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
 

@@ -3,12 +3,12 @@
 //!
 //! ```sh
 //! cargo run --release -p rpc-bench                 # everything, 15 minutes
-//! cargo run --release -p rpc-bench -- --quick      # the tracked ratios, 5 minutes
+//! cargo run --release -p rpc-bench -- --quick      # the tracked ratios, 4 minutes
 //! cargo run --release -p rpc-bench -- --jobs       # the ratios of jobs alone, half a minute
 //! cargo run --release -p rpc-bench -- --cancel     # the ratio of cancellation alone, seconds
 //! cargo run --release -p rpc-bench -- --streams    # streams alone, a minute and a half
 //! cargo run --release -p rpc-bench -- --observed   # the cost of metrics and traces, seconds
-//! cargo run --release -p rpc-bench -- --processes  # caller and worker in processes of their own
+//! cargo run --release -p rpc-bench -- --processes  # caller and worker in two processes, 3 minutes
 //! cargo run --release -p rpc-bench -- --overload   # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unbatched
 //! ```
