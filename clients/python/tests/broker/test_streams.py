@@ -277,7 +277,7 @@ async def test_news_of_the_worker_does_not_extend_the_time_of_a_call_that_sends_
     client: sample.SampleClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a method that takes items goes on."""
-    monkeypatch.setattr("rpc_runtime.client.upload._KEEP_ALIVE", 0.1)
+    monkeypatch.setattr("rpc_runtime.client.upload.KEEP_ALIVE", 0.1)
     parts = [b"x" * 1024 * 1024] * 12
     async with asyncio.timeout(5.0):
         with pytest.raises(TimedOut):

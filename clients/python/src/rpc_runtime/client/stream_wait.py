@@ -8,14 +8,13 @@ from ..deadline import ambient_deadline, now
 from ..errors import BrokerFailed, TimedOut, received_fault
 from ..executed import Executed
 from ..protocol.fault_code import INTERRUPTED
+from ..protocol.names import MAX_SILENCE
 from ..transport.delivery import Delivery
 from .stream_inbox import StreamInbox
+from .upload import Upload
 
 if TYPE_CHECKING:
     from .caller import Caller
-    from .upload import Upload
-
-MAX_SILENCE = 16.0
 
 
 class StreamWatch:

@@ -16,19 +16,24 @@ from ..protocol.fault_code import INTERRUPTED
 from ..protocol.item_messages import write_items
 from ..protocol.item_sender import ItemMessage, ItemSender
 from ..protocol.message import Message
-from ..protocol.names import CONTROL_EXCHANGE, ITEMS, ITEMS_HEADER, ITEMS_SUFFIX
+from ..protocol.names import (
+    CONTROL_EXCHANGE,
+    ITEMS,
+    ITEMS_HEADER,
+    ITEMS_SUFFIX,
+    KEEP_ALIVE,
+    MAX_SILENCE,
+)
 from ..tasks import cancelled
 from ..transport.channel import Published
 from ..transport.errors import ChannelLost, ConnectFailed
 from ..transport.lazy_channel import LazyChannel
 from .request import Request
 from .stream_inbox import StreamInbox
-from .stream_wait import MAX_SILENCE
 
 if TYPE_CHECKING:
     from ..connection import Connection
 
-_KEEP_ALIVE = 5.0
 _MAX_UNCONFIRMED = 16
 # How many items are taken at most before other tasks may run.
 _MAX_BURST = 64
@@ -78,7 +83,7 @@ class Upload:
             await self.close()
 
     async def _send_all(self, pulling: asyncio.Task[None]) -> None:
-        self._keep_alive_at = now() + _KEEP_ALIVE
+        self._keep_alive_at = now() + KEEP_ALIVE
         while True:
             self._changed.clear()
             self._check_published()
@@ -133,13 +138,13 @@ class Upload:
                 break
             self._publish(message)
         if self._keep_alive_at <= now():
-            self._keep_alive_at = now() + _KEEP_ALIVE
+            self._keep_alive_at = now() + KEEP_ALIVE
             # An unconfirmed message will show as well that the caller is there.
             if not self._publishing:
                 self._publish(self._sender.keep_alive())
 
     def _publish(self, message: ItemMessage) -> None:
-        self._keep_alive_at = now() + _KEEP_ALIVE
+        self._keep_alive_at = now() + KEEP_ALIVE
         task = asyncio.get_running_loop().create_task(self._published(message))
         self._publishing[task] = message.items.first
         task.add_done_callback(lambda _: self._changed.set())

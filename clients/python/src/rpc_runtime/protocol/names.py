@@ -1,4 +1,4 @@
-"""Names on the wire."""
+"""Names on the wire, and the limits that peers agree on."""
 
 from typing import Final
 
@@ -32,3 +32,7 @@ MAX_SHORT_STRING: Final = 255
 # About 34 years: RabbitMQ's own limit is 2^32 - 1 milliseconds.
 MAX_TIME_TO_LIVE: Final = 4_294_967.0
 MAX_BROADCAST_BYTES: Final = 1024 * 1024
+# In seconds. A peer of a stream that has nothing to send sends a message this often, and one that
+# sends nothing for the longer time is gone.
+KEEP_ALIVE: Final = 5.0
+MAX_SILENCE: Final = 16.0

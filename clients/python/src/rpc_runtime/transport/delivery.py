@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiormq.abc import DeliveredMessage
 from pamqp import commands
@@ -11,8 +11,19 @@ from pamqp import commands
 from ..protocol.message import Message
 from .guard import HEADERS_LOST_HEADER, MALFORMED_HEADER, unescaped
 
-if TYPE_CHECKING:
-    from .channel import Channel
+
+class DeliveryChannel(Protocol):
+    """What a delivery uses of the channel on which it arrived, and on which it is settled."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel can be used."""
+
+    def ack(self, tag: int) -> None:
+        """Acknowledges a delivery. Does nothing if the channel is closed."""
+
+    def reject(self, tag: int) -> None:
+        """Rejects a delivery without requeue. Does nothing if the channel is closed."""
 
 
 @dataclass(slots=True)
@@ -24,10 +35,11 @@ class Delivery:
     is_redelivered: bool
     exchange: str
     routing_key: str
-    channel: Channel
-    # Why the message cannot be read.
+    channel: DeliveryChannel
+    # Why its properties cannot be read. `None` if they can.
     malformed: str | None = None
-    # Nothing is known of earlier rejections.
+    # Set if the headers of a malformed message cannot be read. The number of its earlier
+    # rejections, which is in them, is unknown then.
     are_headers_lost: bool = False
     is_settled: bool = False
 
@@ -44,7 +56,7 @@ class Delivery:
             self.channel.reject(self.tag)
 
 
-def read_delivery(delivered: DeliveredMessage, channel: Channel) -> Delivery:
+def read_delivery(delivered: DeliveredMessage, channel: DeliveryChannel) -> Delivery:
     """Reads a delivery of aiormq."""
     properties = delivered.header.properties
     headers = dict(properties.headers or {})

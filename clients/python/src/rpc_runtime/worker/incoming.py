@@ -13,14 +13,12 @@ from ..deadline import now
 from ..errors import IncomingError
 from ..protocol.incoming_receiver import IncomingReceiver
 from ..protocol.item_messages import Items, write_incoming_grant
-from ..protocol.names import CREDIT
+from ..protocol.names import CREDIT, KEEP_ALIVE, MAX_SILENCE
 from ..types import Converter
 from .stream_sender import StreamSender
 
-_KEEP_ALIVE = 5.0
 _PROGRESS = 1.0
-_MAX_SILENCE = 16.0
-_GONE_AFTER = 32.0
+_GONE_AFTER = 2 * MAX_SILENCE
 
 
 class IncomingInbox:
@@ -91,16 +89,16 @@ class IncomingInbox:
             if silence >= _GONE_AFTER:
                 on_gone()
                 return
-            if silence >= _MAX_SILENCE:
-                self.fail(f"the caller has sent nothing for {_MAX_SILENCE:g} s")
-            pause = _PROGRESS if self.receiver.has_progress else _KEEP_ALIVE
+            if silence >= MAX_SILENCE:
+                self.fail(f"the caller has sent nothing for {MAX_SILENCE:g} s")
+            pause = _PROGRESS if self.receiver.has_progress else KEEP_ALIVE
             if told_at is None or self.receiver.has_news or told_at + pause <= now():
                 told_at = now()
                 await sender.tell(CREDIT, write_incoming_grant(self.receiver.grant()))
                 continue
             wake_at = told_at + pause
             if self._heard_at is not None:
-                limit = _GONE_AFTER if self.receiver.is_over else _MAX_SILENCE
+                limit = _GONE_AFTER if self.receiver.is_over else MAX_SILENCE
                 wake_at = min(wake_at, self._heard_at + limit)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(wake_at):

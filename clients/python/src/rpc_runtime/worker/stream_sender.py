@@ -16,7 +16,7 @@ from ..errors import Fault
 from ..protocol import fault_code
 from ..protocol.item_messages import Items, write_items
 from ..protocol.message import Message
-from ..protocol.names import ITEMS, ITEMS_HEADER, WORKER_HEADER
+from ..protocol.names import ITEMS, ITEMS_HEADER, KEEP_ALIVE, WORKER_HEADER
 from ..protocol.reply import Reply, ReplyKind, fault_reply
 from ..protocol.reply_address import DIRECT_REPLY_TO
 from ..protocol.volume import MAX_ITEMS, Volume
@@ -24,7 +24,6 @@ from ..tasks import TaskSet, cancelled
 from ..transport.channel import Published
 from .reply_sender import ReplySender
 
-_KEEP_ALIVE = 5.0
 _MAX_UNANSWERED = 12
 # Its caller gets no further items once it has lost its connection.
 _MAX_UNANSWERED_DIRECT = 8
@@ -73,7 +72,7 @@ class StreamSender:
         self._unanswered = 0
         is_direct = address.startswith(DIRECT_REPLY_TO)
         self._max_unanswered = _MAX_UNANSWERED_DIRECT if is_direct else _MAX_UNANSWERED
-        self._keep_alive_at = now() + _KEEP_ALIVE
+        self._keep_alive_at = now() + KEEP_ALIVE
         self.begun = asyncio.Event()
         self.failure: Fault | None = None
         # What to do if the caller's reply queue does not exist.
@@ -166,7 +165,7 @@ class StreamSender:
 
     async def _keep_alive(self) -> None:
         if self._unanswered >= self._max_unanswered:
-            silence = _KEEP_ALIVE * self._max_unanswered
+            silence = KEEP_ALIVE * self._max_unanswered
             reason = f"the caller has granted nothing for {silence:g} s"
             raise Fault(fault_code.ABANDONED, reason)
         self._unanswered += 1
@@ -174,7 +173,7 @@ class StreamSender:
 
     async def _send_message(self, items: list[bytes]) -> None:
         first, self._sent = self._sent, self._sent + len(items)
-        self._keep_alive_at = now() + _KEEP_ALIVE
+        self._keep_alive_at = now() + KEEP_ALIVE
         await self._slots.acquire()
         body = write_items(Items(first, items, self._credit))
         self._publishing.spawn(self._publish(self.message(ITEMS, body)))
@@ -182,7 +181,7 @@ class StreamSender:
     async def tell(self, kind: str, body: bytes) -> None:
         """Sends the caller a message about its own items."""
         published = await self._sender.publish(
-            self.message(kind, body), self._address, now() + _KEEP_ALIVE, is_mandatory=True
+            self.message(kind, body), self._address, now() + KEEP_ALIVE, is_mandatory=True
         )
         if published is Published.CONFIRMED:
             self.begun.set()
