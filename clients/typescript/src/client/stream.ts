@@ -16,25 +16,17 @@ import type { Reply } from "../protocol/reply.js";
 import { workerIdOf } from "../protocol/reply.js";
 import { StreamReceiver, type Received, type Window } from "../protocol/stream-receiver.js";
 import { numberHeader, type Incoming } from "../transport/message.js";
-import type { Publisher } from "../transport/publisher.js";
+import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
 import { currentContext } from "../worker/context.js";
-import type { Caller } from "./caller.js";
+import type { CallParts } from "./call-parts.js";
 import type { CallPlan } from "./call-plan.js";
 import type { RunningCall } from "./running-call.js";
-import type { Cancellations } from "./cancellations.js";
 import { readResult, replyOf } from "./method-call.js";
 import type { CodecName, StreamOptions } from "./options.js";
 import type { Upload } from "./upload.js";
 
 /** The items of a stream. Leaving the loop, or `return()`, cancels the stream on the worker. */
 export type ItemStream<T> = AsyncIterableIterator<T>;
-
-/** What calls share. */
-export interface CallParts {
-  readonly caller: Caller;
-  readonly control: Publisher;
-  readonly cancellations: Cancellations;
-}
 
 const DEFAULT_CREDIT_BYTES = 2 * 1024 * 1024;
 const MAX_CREDIT_BYTES = 2 ** 40;
@@ -260,7 +252,7 @@ export class StreamingCall implements ItemStream<unknown> {
       exchange: CONTROL_EXCHANGE,
       routingKey: worker,
       mandatory: true,
-      properties: { type: CREDIT_TYPE, headers: { "rpc-copy": nextToken() } },
+      properties: { type: CREDIT_TYPE, headers: { [COPY_HEADER]: newCopyToken() } },
       body: encodeGrant(call.id, credit),
     };
     void this.#parts.control.send(outgoing, MAX_SILENCE_MS).then(({ kind }) => {
@@ -321,11 +313,4 @@ export function isInterruption(error: unknown, hasBegun: boolean, isResuming: bo
   if (error instanceof Fault && error.code === "interrupted") return hasBegun || isResuming;
   if (error instanceof BrokerFailed) return hasBegun || isResuming;
   return isResuming && error instanceof RpcError && error.isRetryable;
-}
-
-let tokens = 0;
-
-/** Tells the messages apart that a broker returns. */
-export function nextToken(): string {
-  return (++tokens).toString(16);
 }

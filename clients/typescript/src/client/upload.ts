@@ -16,12 +16,12 @@ import {
 import { workerIdOf } from "../protocol/reply.js";
 import type { Items } from "../service.js";
 import type { Incoming } from "../transport/message.js";
-import { COPY_HEADER, type Outcome } from "../transport/publisher.js";
+import { COPY_HEADER, newCopyToken, type Outcome } from "../transport/publisher.js";
+import type { CallParts } from "./call-parts.js";
 import type { CallPlan } from "./call-plan.js";
 import type { RunningCall } from "./running-call.js";
 import { readResult, replyOf } from "./method-call.js";
 import type { CodecName } from "./options.js";
-import { nextToken, type CallParts } from "./stream.js";
 
 /** The header of a request whose caller sends items. */
 export const INCOMING_HEADERS: Readonly<Record<string, string>> = { [INCOMING_HEADER]: "1" };
@@ -190,7 +190,7 @@ export class Upload {
         type: ITEMS_TYPE,
         contentType: CONTENT_TYPES[this.#codec],
         correlationId: this.#call!.id,
-        headers: { ...end, [COPY_HEADER]: nextToken() },
+        headers: { ...end, [COPY_HEADER]: newCopyToken() },
       },
       body: encodeItems({ ...message, credit: { items: 0, bytes: null } }),
     };

@@ -22,6 +22,13 @@ export type Outcome =
 /** The header by which a returned message is recognized, if its id does not identify it. */
 export const COPY_HEADER = "rpc-copy";
 
+let copyTokens = 0;
+
+/** A value of {@link COPY_HEADER} that no other message of this process has. */
+export function newCopyToken(): string {
+  return (++copyTokens).toString(16);
+}
+
 /** How many messages may wait for their confirms. */
 const MAX_UNCONFIRMED = 4096;
 

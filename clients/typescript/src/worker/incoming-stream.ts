@@ -6,7 +6,7 @@ import { encodeIncomingGrant } from "../protocol/control.js";
 import type { ReplyTo } from "../protocol/dispatch.js";
 import { IncomingInbox } from "../protocol/incoming-inbox.js";
 import { CREDIT_TYPE, KEEP_ALIVE_MS, MAX_SILENCE_MS, WORKER_HEADER } from "../protocol/names.js";
-import { COPY_HEADER } from "../transport/publisher.js";
+import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
 import type { ReplySender } from "./reply-sender.js";
 import type { RunningMethod } from "./running.js";
 
@@ -148,7 +148,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     if (this.#isOver) return;
     const { replies, replyTo, workerHeader, begun } = this.#parts;
     this.#toldAt = performance.now();
-    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: nextToken() };
+    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: newCopyToken() };
     const body = encodeIncomingGrant(this.#inbox.grant());
     const outgoing = replies.outgoing(replyTo, { type: CREDIT_TYPE, headers, body }, true);
     void replies.send(outgoing, SEND_LIMIT_MS).then(({ kind }) => {
@@ -159,10 +159,4 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
       else if (!this.#isOver) this.#toldAt = -Infinity;
     });
   }
-}
-
-let tokens = 0;
-
-function nextToken(): string {
-  return `g${(++tokens).toString(16)}`;
 }

@@ -7,7 +7,7 @@ import type { ReplyTo } from "../protocol/dispatch.js";
 import { ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
 import { StreamSender } from "../protocol/stream-sender.js";
 import type { Items } from "../service.js";
-import { COPY_HEADER } from "../transport/publisher.js";
+import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
 import { fault, faultReply, resultReply, type MethodReply } from "./invocation.js";
 import type { ReplySender } from "./reply-sender.js";
 import type { RunningMethod } from "./running.js";
@@ -167,7 +167,7 @@ export class OutgoingStream {
 
   async #publish(message: ItemsBody): Promise<void> {
     const { replies, replyTo, workerHeader, begun } = this.#parts;
-    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: nextToken() };
+    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: newCopyToken() };
     const reply = { type: ITEMS_TYPE, headers, body: encodeItems(message) };
     const outgoing = replies.outgoing(replyTo, reply, true);
     const until = performance.now() + SEND_LIMIT_MS;
@@ -263,10 +263,4 @@ function closeIterator(iterator: AsyncIterator<unknown> | Iterator<unknown>): vo
   void Promise.resolve()
     .then(() => iterator.return?.())
     .catch(() => {});
-}
-
-let tokens = 0;
-
-function nextToken(): string {
-  return (++tokens).toString(16);
 }
