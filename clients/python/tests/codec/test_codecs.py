@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from types import GenericAlias
 from typing import Any
 
@@ -19,11 +20,18 @@ from rpc_runtime.codec import (
     decode,
     encode,
 )
+from rpc_runtime.codec.bodies import MAX_CONTAINERS
 from rpc_runtime.codec.method_bodies import (
     decode_arguments,
     decode_value,
     encode_arguments,
     encode_value,
+)
+from rpc_runtime.protocol.item_messages import (
+    read_cancellations,
+    read_grants,
+    read_incoming_grant,
+    read_items,
 )
 from rpc_runtime.types import Form, converter_of
 
@@ -170,6 +178,49 @@ def test_invalid_json_is_refused(body: bytes) -> None:
 def test_invalid_message_pack_is_refused(body: bytes) -> None:
     with pytest.raises(CodecError):
         decode(Codec.MESSAGE_PACK, body)
+
+
+def _array_of(unit: bytes, count: int) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big") + unit * count
+
+
+def _memory_to_refuse(body: bytes, reason: str) -> int:
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match=reason):
+            decode(Codec.MESSAGE_PACK, body)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_memory_of_a_body_is_bounded() -> None:
+    body = _array_of(b"\x81\x00\x00", 16 * 1024 * 1024 // 3)
+    assert _memory_to_refuse(body, "too many arrays and maps") < 400 * 1024 * 1024
+
+
+def test_arrays_that_claim_more_than_they_have_cost_nothing() -> None:
+    """The installed msgpack must not reserve memory for elements that do not follow."""
+    body = (b"\xdd\x00\x0f\xff\xff" * 500).ljust(1024 * 1024, b"\x01")
+    assert _memory_to_refuse(body, "incomplete") < 64 * 1024 * 1024
+
+
+def test_as_many_arrays_and_maps_as_allowed_are_read() -> None:
+    for unit in (b"\x90", b"\x80", b"\x81\x01\x90", b"\xd4\x01a"):
+        # The outer array counts too.
+        count = (9 - 1) // (2 if unit == b"\x81\x01\x90" else 1)
+        assert len(decode(Codec.MESSAGE_PACK, _array_of(unit, count), 9)) == count
+        with pytest.raises(CodecError, match="too many arrays and maps"):
+            decode(Codec.MESSAGE_PACK, _array_of(unit, count + 1), 9)
+    # Numbers and text do not count.
+    numbers = _array_of(b"\x01", 2 * MAX_CONTAINERS)
+    assert sum(decode(Codec.MESSAGE_PACK, numbers)) == 2 * MAX_CONTAINERS
+
+
+def test_control_messages_hold_few_arrays() -> None:
+    for read in (read_items, read_incoming_grant, read_grants, read_cancellations):
+        with pytest.raises(CodecError, match="too many arrays and maps"):
+            list(read(_array_of(b"\x90", 10_000)))  # type: ignore[arg-type]
 
 
 def test_values_that_no_codec_can_write() -> None:

@@ -15,6 +15,8 @@ from ..codec import Codec, CodecError, decode
 from .volume import MAX_ITEMS, UNLIMITED, Volume
 
 _MAX_ELEMENTS = 1024
+# The elements are arrays. Further ones are skipped, but not any number of them.
+_MAX_CONTAINERS = 8 * _MAX_ELEMENTS
 _ID_BYTES = 16
 
 
@@ -121,7 +123,7 @@ def _elements(body: bytes) -> Iterator[list[Any]]:
 
 
 def _array(body: bytes, length: int) -> list[Any]:
-    value = decode(Codec.MESSAGE_PACK, body)
+    value = decode(Codec.MESSAGE_PACK, body, _MAX_CONTAINERS)
     if not isinstance(value, list) or len(value) < length:
         raise CodecError(f"the body is no array of {length} elements")
     return value
