@@ -10,6 +10,13 @@ import { Wide } from "../types/wide.js";
 /** Values must be nested less deeply than this. */
 export const MAX_DEPTH = 128;
 
+/**
+ * How many arrays, maps and binaries a body may have. A byte of MessagePack can be one of them,
+ * which is an object of up to 250 bytes in memory, so the limit of a body's size does not bound
+ * them. All else needs less than 30 times its size.
+ */
+export const MAX_CONTAINERS = 1024 * 1024;
+
 const MIN_I64 = -(2n ** 63n);
 const MAX_U64 = 2n ** 64n - 1n;
 
@@ -145,8 +152,9 @@ class Writer {
 
 /**
  * Reads one plain value, and nothing after it. Maps are objects, or `Map`s if a key is not text.
- * Integers that a number cannot hold are bigints. A value takes more memory than its bytes, so
- * whoever expects few values says how many. Throws a {@link ValueError}.
+ * Integers that a number cannot hold are bigints. A value takes more memory than its bytes: there
+ * may be {@link MAX_CONTAINERS} arrays, maps and binaries, and `maxValues` limits all values, for
+ * bodies that have few. Throws a {@link ValueError}.
  */
 export function decode(bytes: Uint8Array, maxValues = Infinity): unknown {
   const reader = new Reader(bytes, maxValues);
@@ -163,6 +171,7 @@ class Reader {
   private readonly buffer: Buffer;
   private offset = 0;
   private valuesLeft: number;
+  private containersLeft = MAX_CONTAINERS;
 
   constructor(bytes: Uint8Array, maxValues: number) {
     this.valuesLeft = maxValues;
@@ -190,11 +199,11 @@ class Reader {
       case 0xc3:
         return true;
       case 0xc4:
-        return this.take(this.unsigned(1));
+        return this.binary(this.unsigned(1));
       case 0xc5:
-        return this.take(this.unsigned(2));
+        return this.binary(this.unsigned(2));
       case 0xc6:
-        return this.take(this.unsigned(4));
+        return this.binary(this.unsigned(4));
       case 0xca:
         return this.take(4).readFloatBE();
       case 0xcb:
@@ -234,13 +243,24 @@ class Reader {
     }
   }
 
+  private countContainer(): void {
+    if (--this.containersLeft < 0) throw new ValueError("there are too many arrays and maps");
+  }
+
+  private binary(size: number): Buffer {
+    this.countContainer();
+    return this.take(size);
+  }
+
   private array(size: number, depth: number): unknown[] {
+    this.countContainer();
     const items: unknown[] = [];
     for (let i = 0; i < size; i++) items.push(this.value(depth + 1));
     return items;
   }
 
   private map(size: number, depth: number): unknown {
+    this.countContainer();
     const object: Record<string, unknown> = {};
     let map: Map<unknown, unknown> | null = null;
     for (let i = 0; i < size; i++) {

@@ -77,6 +77,25 @@ test("bad MessagePack is an error", () => {
   }
 });
 
+test("a body has a limited number of arrays, maps and binaries", () => {
+  const arrayOf = (unit: number[], count: number) => {
+    const body = Buffer.alloc(5 + unit.length * count);
+    body[0] = 0xdd;
+    body.writeUInt32BE(count, 1);
+    return body.fill(Buffer.from(unit), 5);
+  };
+  for (const unit of [[0x90], [0x80], [0xc4, 0], [0x81, 0, 0]]) {
+    // The outer array counts too.
+    const allowed = messagePack.decode(arrayOf(unit, messagePack.MAX_CONTAINERS - 1));
+    assert.equal((allowed as unknown[]).length, messagePack.MAX_CONTAINERS - 1);
+    const more = arrayOf(unit, messagePack.MAX_CONTAINERS);
+    assert.throws(() => messagePack.decode(more), /too many arrays and maps/);
+  }
+  // Numbers and text do not count.
+  const numbers = messagePack.decode(arrayOf([1], 2 * messagePack.MAX_CONTAINERS));
+  assert.equal((numbers as unknown[]).length, 2 * messagePack.MAX_CONTAINERS);
+});
+
 test("JSON holds long integers exactly", () => {
   assert.deepEqual(json.decode("[18446744073709551615,1,1.5,1e3]"), [2n ** 64n - 1n, 1, 1.5, 1000]);
   assert.deepEqual(json.decode("[0.12345678901234567890]"), [0.12345678901234568]);
