@@ -75,7 +75,7 @@ class Connection:
             await self.supervisor.close()
             raise BrokerFailed(f"cannot connect: {problem}") from None
         except asyncio.CancelledError:
-            # Nobody would close it.
+            # The caller of `open` gets no connection that it could close.
             await self.supervisor.close()
             raise
 
@@ -135,5 +135,5 @@ def _parse(address: str) -> URL:
     url = URL(address)
     if url.scheme not in ("amqp", "amqps") or not url.host:
         raise ValueError("an address must begin with amqp:// or amqps:// and name a host")
-    # aiormq names no user by default.
+    # RabbitMQ's default user. aiormq sends none.
     return url if url.user else url.with_user("guest").with_password("guest")

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from .protocol.names import MAX_TIME_TO_LIVE
 
 ambient_deadline: ContextVar[float | None] = ContextVar("rpc_deadline", default=None)
-"""When the method that runs here has to end, in the time of the event loop."""
+"""The deadline of the request that this task runs a method for, in the time of the event loop.
+
+`None` outside of methods, and if the request has no deadline.
+"""
 
 
 def now() -> float:
@@ -26,7 +29,7 @@ class TimeLimit:
 
     @staticmethod
     def of(seconds: float) -> TimeLimit:
-        """Begins a wait. It ends no later than the method that waits."""
+        """Returns a limit that begins now. In a method, it ends at the method's own deadline."""
         seconds = min(seconds, MAX_TIME_TO_LIVE)
         begun = now()
         ends_at = ambient_deadline.get()

@@ -25,10 +25,12 @@ class Argument:
 
     @property
     def is_scalar(self) -> bool:
-        """Whether plain text can hold it."""
+        """Whether plain text can hold it: a number, a boolean, text, bytes or a unit variant."""
         members = members_of(self.type)
         others = [each for each in members if each is not Unset]
+        # `U8 | Unset` is a scalar with a default. Any other union is structured.
         hint = others[0] if Unset in members and len(others) == 1 else self.type
+        # `U8` is `Annotated[int, ...]`.
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)
         return is_enum or kind in (Any, None, bool, bytes, float, int, str)

@@ -24,6 +24,7 @@ class RpcError(Exception):
         """
         return self._may_pass and self.executed is Executed.NO
 
+    # Whether the cause may go away by itself.
     _may_pass: ClassVar[bool] = False
 
 
@@ -95,12 +96,13 @@ class TooManyCalls(RpcError):
 class Fault(RpcError):
     """The worker's runtime refused the call or could not finish it.
 
-    A method may raise one itself, for example `Fault("rejected", "too busy")`. One that it got from
-    a call of its own says nothing about the method, so it counts as any other exception.
+    A method may raise one itself, for example `Fault("rejected", "too busy")`. If it lets one pass
+    that a call of its own raised, its caller gets `panicked`, as for any other exception: that
+    fault is about another method.
     """
 
     is_received: bool = False
-    """Whether a call got it."""
+    """Whether a call raised the fault, rather than a method that answers with it."""
 
     def __init__(self, code: str, message: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}" if message else code)
@@ -116,7 +118,7 @@ class Fault(RpcError):
 
 
 def received_fault(code: str, message: str, retry_after: float | None = None) -> Fault:
-    """Makes the error of a call that got a fault."""
+    """Makes the fault that a call raises."""
     fault = Fault(code, message, retry_after)
     fault.is_received = True
     return fault

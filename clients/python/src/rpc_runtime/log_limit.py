@@ -11,13 +11,14 @@ _PAUSE = 10.0
 
 
 class LimitedLog:
-    """Writes each kind of line once in a while, and says how many it has left out."""
+    """Writes one line of each kind in ten seconds, and says how many it has left out."""
 
     def __init__(self) -> None:
+        # When the next line of a kind may be written, and how many were left out before.
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def report(self, kind: str, text: str) -> None:
-        """Writes a warning. `kind` is from a fixed set."""
+        """Writes a warning. `kind` must not come from a peer: the kinds are kept for ever."""
         now = time.monotonic()
         next_at, omitted = self._kinds.get(kind, (0.0, 0))
         if now < next_at:

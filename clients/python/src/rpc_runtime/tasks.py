@@ -9,13 +9,14 @@ from typing import Any
 
 from .protocol.backoff import Backoff
 
+# See `_end`.
 _CANCEL_AGAIN = 1.0
 
 _log = logging.getLogger("rpc_runtime")
 
 
 async def supervised(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Runs a background task, and starts it again if it fails. That would be a bug here."""
+    """Runs a background task until it returns. If it raises, which is a bug, it is run again."""
     backoff = Backoff()
     while True:
         try:
@@ -68,7 +69,8 @@ async def cancelled(task: asyncio.Task[Any] | None) -> None:
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
-    # aiormq may raise the loss of a connection in place of a cancellation, so one may not suffice.
+    # aiormq may turn a cancellation into the error of a lost connection, which our code handles and
+    # goes on. So tasks that have not ended after a while are cancelled again.
     while tasks:
         for task in tasks:
             task.cancel()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rpc_runtime.protocol.deduplicator import (
+    Action,
     Deduplicator,
     End,
     Origin,
     RequestKey,
-    Seen,
     copy_token,
     key_of,
     origin_of,
@@ -19,9 +19,9 @@ KEY = RequestKey("rpc.reply.1", "id")
 
 def test_a_request_that_runs_is_joined() -> None:
     requests: Deduplicator[str] = Deduplicator()
-    assert requests.add(KEY, Origin.NEW, "", "first") == (Seen.RUN, KEY)
+    assert requests.add(KEY, Origin.NEW, "", "first") == (Action.RUN, KEY)
     for origin in (Origin.REDELIVERED, Origin.RESENT, Origin.FORWARDED):
-        assert requests.add(KEY, origin, "c", "again")[0] is Seen.JOIN
+        assert requests.add(KEY, origin, "c", "again")[0] is Action.JOIN
     assert requests.end(KEY, End.ANSWERED) == ["again"] * 3
 
 
@@ -29,10 +29,10 @@ def test_a_request_that_was_answered_is_only_acknowledged() -> None:
     requests: Deduplicator[str] = Deduplicator()
     requests.add(KEY, Origin.NEW, "", "first")
     requests.end(KEY, End.ANSWERED)
-    assert requests.add(KEY, Origin.REDELIVERED, "", "x")[0] is Seen.ACK
-    assert requests.add(KEY, Origin.FORWARDED, "c", "x")[0] is Seen.ACK
+    assert requests.add(KEY, Origin.REDELIVERED, "", "x")[0] is Action.ACK
+    assert requests.add(KEY, Origin.FORWARDED, "c", "x")[0] is Action.ACK
     # Its caller may have lost the reply.
-    assert requests.add(KEY, Origin.RESENT, "", "x")[0] is Seen.RUN
+    assert requests.add(KEY, Origin.RESENT, "", "x")[0] is Action.RUN
 
 
 def test_a_copy_of_a_resent_request_runs_once() -> None:
@@ -40,36 +40,36 @@ def test_a_copy_of_a_resent_request_runs_once() -> None:
     requests.add(KEY, Origin.NEW, "", "first")
     requests.end(KEY, End.ANSWERED)
     copy = KEY._replace(copy="c")
-    assert requests.add(KEY, Origin.FORWARDED_RESENT, "c", "x") == (Seen.RUN, copy)
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "c", "x") == (Action.RUN, copy)
     requests.end(copy, End.ANSWERED)
     # The acknowledgement was lost.
-    assert requests.add(KEY, Origin.FORWARDED_RESENT, "c", "x")[0] is Seen.ACK
-    assert requests.add(KEY, Origin.FORWARDED_RESENT, "d", "x")[0] is Seen.RUN
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "c", "x")[0] is Action.ACK
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "d", "x")[0] is Action.RUN
     # Without a token, it may be any of the requests.
-    assert requests.add(KEY, Origin.FORWARDED_RESENT, "", "x")[0] is Seen.RUN
+    assert requests.add(KEY, Origin.FORWARDED_RESENT, "", "x")[0] is Action.RUN
 
 
 def test_a_rejected_request_is_rejected_again() -> None:
     requests: Deduplicator[str] = Deduplicator()
     requests.add(KEY, Origin.NEW, "", "first")
     requests.end(KEY, End.REJECTED)
-    assert requests.add(KEY, Origin.REDELIVERED, "", "x")[0] is Seen.REJECT
+    assert requests.add(KEY, Origin.REDELIVERED, "", "x")[0] is Action.REJECT
 
 
 def test_a_request_that_was_left_runs_again() -> None:
     requests: Deduplicator[str] = Deduplicator()
     requests.add(KEY, Origin.NEW, "", "first")
     requests.end(KEY, None)
-    assert requests.add(KEY, Origin.REDELIVERED, "", "x")[0] is Seen.RUN
+    assert requests.add(KEY, Origin.REDELIVERED, "", "x")[0] is Action.RUN
 
 
 def test_copies_of_a_job_differ_by_their_tokens() -> None:
     requests: Deduplicator[str] = Deduplicator()
     first = requests.add(KEY, Origin.MOVED, "1", "a")
-    assert first == (Seen.RUN, KEY._replace(copy="1"))
+    assert first == (Action.RUN, KEY._replace(copy="1"))
     requests.end(first[1], End.MOVED)
-    assert requests.add(KEY, Origin.MOVED, "1", "a")[0] is Seen.ACK
-    assert requests.add(KEY, Origin.MOVED, "2", "a")[0] is Seen.RUN
+    assert requests.add(KEY, Origin.MOVED, "1", "a")[0] is Action.ACK
+    assert requests.add(KEY, Origin.MOVED, "2", "a")[0] is Action.RUN
 
 
 def test_few_requests_are_remembered() -> None:
@@ -78,8 +78,8 @@ def test_few_requests_are_remembered() -> None:
         key = RequestKey("", str(number))
         requests.add(key, Origin.NEW, "", "x")
         requests.end(key, End.ANSWERED)
-    assert requests.add(RequestKey("", "0"), Origin.REDELIVERED, "", "x")[0] is Seen.RUN
-    assert requests.add(RequestKey("", "1"), Origin.REDELIVERED, "", "x")[0] is Seen.ACK
+    assert requests.add(RequestKey("", "0"), Origin.REDELIVERED, "", "x")[0] is Action.RUN
+    assert requests.add(RequestKey("", "1"), Origin.REDELIVERED, "", "x")[0] is Action.ACK
 
 
 def test_only_unique_ids_identify_a_request() -> None:

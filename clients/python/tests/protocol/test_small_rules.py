@@ -155,8 +155,8 @@ def test_only_idempotent_requests_are_sent_twice() -> None:
     assert after_failed_publish(False, is_written=False) is Resend.SEND
     assert after_failed_publish(False, is_written=True) is Resend.FAIL
     assert after_failed_publish(True, is_written=True) is Resend.SEND
-    assert after_failed_publish(True, is_written=True, closed=1) is Resend.SEND
-    assert after_failed_publish(True, is_written=True, closed=2) is Resend.FAIL
+    assert after_failed_publish(True, is_written=True, channels_closed=1) is Resend.SEND
+    assert after_failed_publish(True, is_written=True, channels_closed=2) is Resend.FAIL
     assert after_refusal(True) is Resend.SEND
     assert after_refusal(False) is Resend.FAIL
 

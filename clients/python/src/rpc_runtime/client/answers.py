@@ -8,7 +8,7 @@ import json
 from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from ..deadline import TimeLimit, now
 from ..errors import BrokerFailed, NoWorkers, Refused, TimedOut, TooLarge
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_QUIET = 0.5
+# If no number of workers is expected, gathering ends this long after the last answer.
+_DEFAULT_QUIET = 0.5
 _PREFETCH = 64
 _MAX_ANSWERS = 10_000
 _MAX_WORKER_BYTES = 1024
 _NO_WORKERS_PAUSE = 0.2
+_LOST_PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +48,14 @@ class WorkerInfo:
     version: str | None = None
 
     @staticmethod
-    def read(text: object) -> WorkerInfo | None:
-        """Reads the header of a reply. `None` if it does not say which worker sent it."""
+    def from_header(text: object) -> WorkerInfo | None:
+        """Reads the header `rpc-worker` of a reply. `None` if it does not name a worker."""
         if not isinstance(text, str) or len(text.encode()) > _MAX_WORKER_BYTES:
             return None
         try:
             entries = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        return WorkerInfo.of(entries)
-
-    @staticmethod
-    def of(entries: Any) -> WorkerInfo | None:
-        """Reads a worker from a plain value."""
         if not isinstance(entries, dict) or not isinstance(entries.get("id"), str):
             return None
 
@@ -113,8 +110,9 @@ class Answers(Generic[R]):
         self._arrived: deque[Delivery] = deque()
         self._changed = asyncio.Event()
         self._consumer: Channel | None = None
+        # The ids of the workers that have answered.
         self._seen: set[str] = set()
-        self._last_at: float | None = None
+        self._last_answer_at: float | None = None
         self._is_over = False
         self.is_confirmed = False
         """Whether the broker has confirmed that all workers' queues have the request."""
@@ -149,22 +147,23 @@ class Answers(Generic[R]):
         return [answer async for answer in self]
 
     async def _begin(self, limit: TimeLimit) -> None:
+        """Opens the queue for answers, and publishes the request until the broker has it."""
         _check_size(self._request)
         while True:
             try:
                 async with asyncio.timeout_at(limit.deadline):
-                    name = await self._open()
-                    message = self._request.message(name, limit.left)
+                    queue = await self._open_queue()
+                    message = self._request.message(queue, limit.left)
                     published = await _publish(self._connection, self._request, message)
             except TimeoutError:
                 reason = self._connection.supervisor.problem
                 raise TimedOut(limit.seconds, _executed(self._request), reason) from None
             except ChannelLost as error:
                 if error.is_written:
-                    # Workers may have got it, but their answers are lost.
+                    # Workers may have the request, but the queue for their answers is lost.
                     raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 self._request.times_sent = 0
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.RETURNED:
                 if not self._request.waits_for_server or limit.left <= _NO_WORKERS_PAUSE:
@@ -175,14 +174,15 @@ class Answers(Generic[R]):
             self.is_confirmed = published is Published.CONFIRMED
             return
 
-    async def _open(self) -> str:
+    async def _open_queue(self) -> str:
+        """Declares and consumes a queue for the answers. Returns its name."""
         await self._close_consumer()
         try:
             link = await self._connection.supervisor.link()
         except ConnectFailed as error:
             raise BrokerFailed(str(error)) from None
         channel = await link.channel(has_confirms=False)
-        # From now on, `aclose` closes it.
+        # Set before the next steps: if one of them fails, `aclose` closes the channel.
         self._consumer = channel
         await channel.prefetch(_PREFETCH)
         name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
@@ -195,11 +195,12 @@ class Answers(Generic[R]):
         return name
 
     async def _next(self, limit: TimeLimit) -> Answer[R] | None:
+        """Waits for the next answer. Returns `None` once gathering ends."""
         while True:
             while self._arrived:
                 answer = self._read(self._arrived.popleft())
                 if answer is not None:
-                    self._last_at = now()
+                    self._last_answer_at = now()
                     return answer
             expected = self._options.expect_workers
             enough = _MAX_ANSWERS if expected is None else expected
@@ -210,25 +211,27 @@ class Answers(Generic[R]):
             if ends_at <= now():
                 return None
             with contextlib.suppress(TimeoutError):
-                # The connection may be lost without a message.
+                # No event tells of a lost connection, so the loop looks at it each second.
                 async with asyncio.timeout_at(min(ends_at, now() + 1.0)):
                     await self._changed.wait()
             self._changed.clear()
 
     def _quiet_at(self) -> float:
-        window = self._options.quiet_for
-        if window is None and self._options.expect_workers is None:
-            window = _QUIET
-        # Nobody knows how long the first answer takes.
-        if window is None or self._last_at is None:
+        """Returns when gathering ends if no further answer arrives. Infinity if it goes on."""
+        quiet_for = self._options.quiet_for
+        if quiet_for is None and self._options.expect_workers is None:
+            quiet_for = _DEFAULT_QUIET
+        # The first answer may take as long as the whole call.
+        if quiet_for is None or self._last_answer_at is None:
             return float("inf")
-        return self._last_at + window
+        return self._last_answer_at + quiet_for
 
     def _read(self, delivery: Delivery) -> Answer[R] | None:
+        """Reads a message as the first answer of a worker. `None` if it is anything else."""
         delivery.ack()
         if delivery.message.correlation_id != self._request.correlation_id:
             return None
-        worker = WorkerInfo.read(delivery.message.headers.get(WORKER_HEADER))
+        worker = WorkerInfo.from_header(delivery.message.headers.get(WORKER_HEADER))
         if worker is None or worker.id in self._seen:
             return None
         self._seen.add(worker.id)
@@ -257,8 +260,8 @@ class Answers(Generic[R]):
         await self.aclose()
 
     @staticmethod
-    async def tell(connection: Connection, request: Request, limit: TimeLimit) -> None:
-        """Sends a broadcast that nobody answers."""
+    async def send_oneway(connection: Connection, request: Request, limit: TimeLimit) -> None:
+        """Sends a broadcast that nobody answers, until the broker has confirmed it."""
         _check_size(request)
         while True:
             try:
@@ -271,7 +274,7 @@ class Answers(Generic[R]):
                 if error.is_written:
                     raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.times_sent = 0
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.CONFIRMED:
                 return
@@ -283,7 +286,10 @@ class Answers(Generic[R]):
 
 
 async def _publish(connection: Connection, request: Request, message: Message) -> Published:
-    """Publishes a broadcast. A missing exchange means that there are no workers."""
+    """Publishes a broadcast on a channel of its own, which a missing exchange closes.
+
+    The exchange is missing until the first worker declares it, so that counts as `RETURNED`.
+    """
     try:
         link = await connection.supervisor.link()
     except ConnectFailed as error:
@@ -307,4 +313,5 @@ def _check_size(request: Request) -> None:
 
 
 def _executed(request: Request) -> Executed:
+    """What is known about a broadcast that ends now."""
     return Executed.MAYBE if request.times_sent else Executed.NO

@@ -16,10 +16,10 @@ from ..protocol.names import CREDIT, ITEMS
 from ..protocol.request_id import uuid_of
 from ..protocol.resend import Resend, after_confirm, after_failed_publish, after_refusal
 from ..tasks import cancelled, supervised
-from ..transport.apart import Apart
 from ..transport.channel import Published
 from ..transport.delivery import Delivery
 from ..transport.errors import ChannelLost, ConnectFailed
+from ..transport.separate_channels import SeparateChannels
 from ..transport.supervisor import Supervisor
 from .control_sender import ControlSender
 from .inbox import Inbox
@@ -27,13 +27,15 @@ from .request import Request
 from .session import ReplyQueue, ReplyQueueKind, Session
 from .worker_header import worker_of
 
+# How long replies that waited in the queue may take to arrive after the connection was lost.
 _CATCH_UP: Final = 1.0
+_DELETE_TIMEOUT: Final = 1.0
 _NO_SERVER_PAUSE: Final = 0.2
 _LOST_PAUSE: Final = 0.02
 
 
 class Caller:
-    """The calls of one connection."""
+    """Sends the requests of one connection's calls, and passes their replies to their inboxes."""
 
     def __init__(
         self, supervisor: Supervisor, reply_queue: ReplyQueueKind, max_in_flight: int
@@ -47,7 +49,7 @@ class Caller:
         self._session_began = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._problem = ""
-        self._apart = Apart(supervisor)
+        self._separate = SeparateChannels(supervisor)
         self.control = ControlSender(supervisor, self._log)
 
     @property
@@ -57,7 +59,7 @@ class Caller:
 
     @property
     def current_session(self) -> Session | None:
-        """The session, unless the connection is lost."""
+        """The session. `None` while there is no connection, and before the first call."""
         return self._session
 
     @property
@@ -86,6 +88,7 @@ class Caller:
         self._calls.pop(correlation_id, None)
 
     async def _run(self) -> None:
+        """Opens a session, and the next one whenever it is lost, until the connection is closed."""
         backoff = Backoff()
         while True:
             try:
@@ -113,23 +116,25 @@ class Caller:
                 for inbox in self._calls.values():
                     inbox.wake()
                 await session.close()
+            # The supervisor's task must learn first that the connection is lost.
             await asyncio.sleep(0)
 
     def _on_reply(self, delivery: Delivery) -> None:
+        """Passes a message of the reply queue to the inbox of its call."""
         message = delivery.message
         inbox = self._calls.get(message.correlation_id or "")
         if inbox is not None:
             inbox.receive(delivery)
             return
-        # The call has ended. A worker does not know that nobody reads its stream.
+        # The call has ended. A late reply is ignored, but a stream would go on.
         if message.type in (ITEMS, CREDIT):
-            self.end_unread(delivery)
+            self.end_unread_stream(delivery)
 
-    def end_unread(self, delivery: Delivery) -> None:
-        """Ends the stream of a message that belongs to no call, or to another worker's."""
+    def end_unread_stream(self, delivery: Delivery) -> None:
+        """Tells the worker that sent this message of a stream that nobody here reads the stream."""
         worker, identity = worker_of(delivery), uuid_of(delivery.message.correlation_id)
         if worker is not None and identity is not None:
-            self.control.end_unread(worker, identity)
+            self.control.end_unread_stream(worker, identity)
 
     async def session(self, limit: TimeLimit, executed: Executed) -> Session:
         """Waits for a session. Raises `TimedOut` or `BrokerFailed`."""
@@ -145,7 +150,11 @@ class Caller:
         return self._session
 
     async def send(self, request: Request, inbox: Inbox, limit: TimeLimit) -> None:
-        """Sends a request until its inbox has begun, or there is no hope of that."""
+        """Sends a request, and waits until a message of a worker is in its inbox.
+
+        Sends it again if it is lost, and it is certain that no worker has it or the method is
+        idempotent. Raises the error of a call that cannot go on.
+        """
         is_idempotent = request.method.is_idempotent
         refusals = Backoff(0.05, 1.0)
         while not inbox.has_begun:
@@ -155,14 +164,14 @@ class Caller:
             except ChannelLost as error:
                 if inbox.has_begun:
                     return
-                if _after_failed(request, error) is Resend.FAIL:
+                if _count_and_decide(request, error) is Resend.FAIL:
                     raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.may_have_run |= error.is_written
-                # Its session is being replaced.
+                # Another task is about to replace the session.
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.RETURNED:
-                await self._returned(request, limit)
+                await self._wait_for_queue(request, limit)
             elif published is Published.REFUSED:
                 request.may_have_run = True
                 if after_refusal(is_idempotent) is Resend.FAIL:
@@ -170,9 +179,10 @@ class Caller:
                 await self._pause(refusals.next_pause(), limit)
             else:
                 request.may_have_run = True
-                await self._wait(request, inbox, session, limit)
+                await self._wait_for_reply(request, inbox, session, limit)
 
     async def _publish(self, request: Request, session: Session, limit: TimeLimit) -> Published:
+        """Publishes a request once. Raises `ChannelLost`, or `TimedOut` if it takes too long."""
         try:
             async with asyncio.timeout_at(limit.deadline):
                 await session.publisher.unblocked()
@@ -180,7 +190,7 @@ class Caller:
             reason = "the broker blocks publishers"
             raise TimedOut(limit.seconds, _executed(request), reason) from None
         if limit.left <= 0:
-            # For example that of the method which makes this call.
+            # Within a method, it had passed before the call: the method's own is a limit too.
             raise TimedOut(limit.seconds, _executed(request), "the deadline has passed")
         if request.method.is_oneway:
             message = request.message(None, None)
@@ -189,8 +199,8 @@ class Caller:
         request.times_sent += 1
         try:
             async with asyncio.timeout_at(limit.deadline):
-                if request.closed:
-                    return await self._apart.publish(message, request.queue, is_mandatory=True)
+                if request.channels_closed:
+                    return await self._separate.publish(message, request.queue, is_mandatory=True)
                 return await session.publisher.publish(
                     message, queue=request.queue, is_mandatory=True
                 )
@@ -202,7 +212,11 @@ class Caller:
                 request.times_sent -= 1
             raise
 
-    async def _returned(self, request: Request, limit: TimeLimit) -> None:
+    async def _wait_for_queue(self, request: Request, limit: TimeLimit) -> None:
+        """Pauses after the broker has returned a request, because its queue does not exist.
+
+        Raises `NoServer` if the call does not wait for the queue, or has no time left.
+        """
         request.times_sent -= 1
         if not request.waits_for_server or limit.left <= _NO_SERVER_PAUSE:
             error = NoServer(request.queue)
@@ -210,10 +224,10 @@ class Caller:
             raise error
         await asyncio.sleep(_NO_SERVER_PAUSE)
 
-    async def _wait(
+    async def _wait_for_reply(
         self, request: Request, inbox: Inbox, session: Session, limit: TimeLimit
     ) -> None:
-        """Waits for a reply to a confirmed request, until it must be sent again."""
+        """Waits for a reply to a confirmed request, or until the request must be sent again."""
         is_idempotent, sent = request.method.is_idempotent, session.epoch
         while True:
             while not inbox.has_begun and not session.is_lost:
@@ -237,6 +251,7 @@ class Caller:
 
     @staticmethod
     async def _pause(seconds: float, limit: TimeLimit) -> None:
+        """Pauses after the broker has refused a request. Raises `TimedOut` at the limit."""
         if limit.left <= seconds:
             await asyncio.sleep(limit.left)
             raise TimedOut(limit.seconds, Executed.MAYBE, "the broker refuses the request")
@@ -252,16 +267,16 @@ class Caller:
             try:
                 published = await self._publish(request, session, limit)
             except ChannelLost as error:
-                if _after_failed(request, error) is Resend.FAIL:
+                if _count_and_decide(request, error) is Resend.FAIL:
                     raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.may_have_run |= error.is_written
-                # Its session is being replaced.
+                # Another task is about to replace the session.
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.CONFIRMED:
                 return
             if published is Published.RETURNED:
-                await self._returned(request, limit)
+                await self._wait_for_queue(request, limit)
                 continue
             request.may_have_run = True
             if after_refusal(is_idempotent) is Resend.FAIL:
@@ -274,24 +289,29 @@ class Caller:
             self._task = asyncio.get_running_loop().create_task(run, name="rpc replies")
 
     async def close(self) -> None:
-        """Ends all calls."""
+        """Deletes the reply queue, and wakes all calls, which find the connection closed."""
         await self.control.close()
         is_connected = self._session is not None
         await cancelled(self._task)
         if is_connected:
-            # Nobody will read it any more.
             with contextlib.suppress(ChannelLost, ConnectFailed, TimeoutError):
-                async with asyncio.timeout(_CATCH_UP):
+                async with asyncio.timeout(_DELETE_TIMEOUT):
                     await self._replies.delete(await self._supervisor.link())
+        # For those that wait for a session.
         self._session_began.set()
         for inbox in list(self._calls.values()):
             inbox.wake()
 
 
-def _after_failed(request: Request, error: ChannelLost) -> Resend:
-    request.closed += error.is_alone
-    return after_failed_publish(request.method.is_idempotent, error.is_written, request.closed)
+def _count_and_decide(request: Request, error: ChannelLost) -> Resend:
+    """Counts the channel if the broker has closed it. Decides whether the request is sent again."""
+    if error.is_alone:
+        request.channels_closed += 1
+    return after_failed_publish(
+        request.method.is_idempotent, error.is_written, request.channels_closed
+    )
 
 
 def _executed(request: Request) -> Executed:
+    """What is known about a call that ends now."""
     return Executed.MAYBE if request.may_have_run else Executed.NO

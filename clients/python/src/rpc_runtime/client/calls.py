@@ -57,6 +57,7 @@ async def call_with_items(
         with caller.registered(request.correlation_id, inbox):
             try:
                 await caller.send(request, inbox, limit)
+                # A worker that refuses the request sends nothing but its reply.
                 if inbox.receiver.ended is None:
                     task = asyncio.get_running_loop().create_task(upload.run(), name="rpc upload")
                 reply = await wait_for_end(caller, inbox, limit.seconds, upload)

@@ -30,7 +30,11 @@ Items: TypeAlias = AsyncIterable[_T] | Iterable[_T]
 
 
 class Client:
-    """Calls the methods of a service."""
+    """Calls the methods of a service.
+
+    A generated class adds a method for each of the service's. They call the method here whose name
+    says how they are called, such as `_call` or `_broadcast`.
+    """
 
     _service: ClassVar[Service]
 
@@ -70,6 +74,7 @@ class Client:
         return result
 
     async def _send(self, method: Method[None], *arguments: Any) -> None:
+        """Sends a one-way request, which the broker has confirmed when this returns."""
         request = self._request(method, arguments)
         if self._options.delay > 0:
             if not method.is_job:
@@ -78,11 +83,11 @@ class Client:
         await self._connection.caller.send_oneway(request, self._limit(method))
 
     def _stream(self, method: Method[_R], *arguments: Any) -> ResultStream[_R]:
-        def restart(values: tuple[Any, ...]) -> Request:
+        def make_request(values: tuple[Any, ...]) -> Request:
             return self._request(method, values)
 
         return ResultStream(
-            self._connection, method, arguments, restart, self._options, self._timeout(method)
+            self._connection, method, arguments, make_request, self._options, self._timeout(method)
         )
 
     async def _call_with_items(self, method: Method[_R], items: Items[Any], *arguments: Any) -> _R:
@@ -94,14 +99,14 @@ class Client:
     def _stream_with_items(
         self, method: Method[_R], items: Items[Any], *arguments: Any
     ) -> ResultStream[_R]:
-        def restart(values: tuple[Any, ...]) -> Request:
+        def make_request(values: tuple[Any, ...]) -> Request:
             return self._request(method, values)
 
         return ResultStream(
             self._connection,
             method,
             arguments,
-            restart,
+            make_request,
             self._options,
             self._timeout(method),
             items=items,
@@ -112,8 +117,9 @@ class Client:
         return Answers(self._connection, request, self._options, self._timeout(method))
 
     async def _tell(self, method: Method[None], *arguments: Any) -> None:
+        """Sends a one-way broadcast."""
         request = self._request(method, arguments)
-        await Answers.tell(self._connection, request, self._limit(method))
+        await Answers.send_oneway(self._connection, request, self._limit(method))
 
     def _timeout(self, method: Method[Any]) -> float:
         return self._options.timeout or method.timeout or self._connection.timeout

@@ -19,34 +19,43 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.supervisor import Supervisor
 
 _MAX_WAITING = 16_384
+# How many cancelled calls a message may name.
 _MAX_CALLS = 1024
 _EXPIRATION = "5000"
 _SEND_TIMEOUT = 5.0
-_REFUSED_PAUSE = 30.0
-_LAST_WORDS = 1.0
+# Nothing is sent for this long after the broker has refused a message for lack of permission.
+_FORBIDDEN_PAUSE = 30.0
+# How long the last cancellations may take when the connection is closed.
+_CLOSE_TIMEOUT = 1.0
 _GRANT_TIMEOUT = 10.0
 _FIRST_GRANT_PAUSE = 0.05
 _MAX_GRANTS = 4096
+# Each message of a stream that nobody reads would end it again. Once in this time is enough.
 _UNREAD_PAUSE = 3.0
 _MAX_UNREAD = 1024
 
 
 class ControlSender:
-    """Owns the channel for control messages and the task that cancels calls."""
+    """Owns the channel for control messages and the task that sends cancellations.
+
+    Nothing here is certain to arrive: it only saves work, or is sent again by those who need it.
+    """
 
     def __init__(self, supervisor: Supervisor, log: LimitedLog) -> None:
         self._supervisor = supervisor
         self._log = log
-        # Routing keys, ids, and how many milliseconds the requests can still wait.
+        # Cancellations to send: the routing key, the id of the call, and for how many milliseconds
+        # its request can still wait. If there are too many, the oldest are dropped.
         self._waiting: deque[tuple[str, bytes, int]] = deque(maxlen=_MAX_WAITING)
         self._has_work = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._channel = LazyChannel(supervisor)
         self._grants = TaskSet("grant")
-        # The latest credit that each stream waits to hear of.
+        # The latest credit of each stream, by worker and id, while it is being sent.
         self._granting: dict[tuple[str, bytes], Volume] = {}
-        self._refused_until = 0.0
+        self._forbidden_until = 0.0
+        # Streams that were ended a moment ago, and until when they are not ended again.
         self._unread: OrderedDict[tuple[str, bytes], float] = OrderedDict()
 
     def cancel(self, key: str, identity: bytes, time_left: float) -> None:
@@ -60,7 +69,7 @@ class ControlSender:
             run = supervised("cancellations", self._run)
             self._task = asyncio.get_running_loop().create_task(run, name="rpc cancellations")
 
-    def end_unread(self, worker: str, identity: bytes) -> None:
+    def end_unread_stream(self, worker: str, identity: bytes) -> None:
         """Ends a stream that nobody reads, unless that was done in the last seconds."""
         key, current = (worker, identity), now()
         while self._unread and next(iter(self._unread.values())) <= current:
@@ -75,13 +84,14 @@ class ControlSender:
         key = (worker, identity)
         is_waiting = key in self._granting
         if self._supervisor.is_closed or (not is_waiting and len(self._granting) >= _MAX_GRANTS):
-            # The worker's next message asks for the grant.
+            # Dropped. The worker's next message without items asks for it again.
             return
         self._granting[key] = credit
         if not is_waiting:
             self._grants.spawn(self._send_grant(key))
 
     async def _send_grant(self, key: tuple[str, bytes]) -> None:
+        """Sends the latest credit of a stream until the broker has confirmed it."""
         worker, identity = key
         pause, deadline = _FIRST_GRANT_PAUSE, now() + _GRANT_TIMEOUT
         try:
@@ -89,21 +99,23 @@ class ControlSender:
                 credit = self._granting[key]
                 message = Message(write_grant(identity, credit), type=CREDIT)
                 published = await self._publish(worker, message, is_mandatory=True)
+                # If more was granted meanwhile, the loop sends that.
                 if published is Published.CONFIRMED and self._granting[key] == credit:
                     return
                 if published is not Published.CONFIRMED:
-                    # The worker may be connecting again.
+                    # A worker that is connecting again has no queue for a moment.
                     await asyncio.sleep(pause)
                     pause = min(1.0, 2 * pause)
         finally:
             self._granting.pop(key, None)
 
     async def _run(self) -> None:
+        """Sends the cancellations that wait, grouped by their routing keys."""
         while True:
             if not self._has_work.is_set():
                 self._is_idle.set()
             await self._has_work.wait()
-            # Calls that end together share a message.
+            # Lets other calls that end now share the message.
             await asyncio.sleep(0)
             self._has_work.clear()
             by_key: dict[str, list[tuple[bytes, int]]] = {}
@@ -118,7 +130,7 @@ class ControlSender:
 
     async def _publish(self, key: str, message: Message, *, is_mandatory: bool) -> Published | None:
         """Publishes a message. `None` if that is not possible at present."""
-        if now() < self._refused_until:
+        if now() < self._forbidden_until:
             return None
         try:
             async with asyncio.timeout(_SEND_TIMEOUT):
@@ -126,10 +138,10 @@ class ControlSender:
                     message, queue=key, exchange=CONTROL_EXCHANGE, is_mandatory=is_mandatory
                 )
         except NotFound:
-            # No worker has declared the exchange: nobody runs a call.
+            # No worker has declared the exchange, so no worker runs anything.
             return None
         except Forbidden:
-            self._refused_until = now() + _REFUSED_PAUSE
+            self._forbidden_until = now() + _FORBIDDEN_PAUSE
             text = (
                 "calls cannot be cancelled, and streams get no credit: "
                 "the user may not write to the exchange rpc.control"
@@ -143,7 +155,7 @@ class ControlSender:
         """Sends the last cancellations, and stops."""
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_WORDS):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await self._is_idle.wait()
         await self._grants.cancel()
         await cancelled(self._task)

@@ -9,10 +9,12 @@ from ..transport.delivery import Delivery
 
 
 class Inbox:
-    """The messages for a call that was made. One task waits for changes."""
+    """The messages for one call. Only the task that makes the call may wait for changes."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
+        # Whether a message of a worker has arrived, or the call has failed. Either way, its request
+        # is not sent again.
         self.has_begun = False
 
     def receive(self, delivery: Delivery) -> None:

@@ -47,8 +47,8 @@ class ReplyReader:
         except CodecError as error:
             raise BadReply(str(error), Executed.YES) from None
 
-    def items(self, delivery: Delivery) -> list[Any]:
-        """Returns the items of a worker that sends all of them in one reply."""
+    def all_items(self, delivery: Delivery) -> list[Any]:
+        """Returns the items of a reply from a worker that knows no streams: all in an array."""
         codec = self.codec_of(delivery)
         self.raise_failure(delivery, codec)
         body = delivery.message.body
@@ -86,7 +86,7 @@ class ReplyReader:
         millis = header_number(message.headers, RETRY_AFTER_HEADER, -1)
         fault = received_fault(code, text, millis / 1000 if 0 <= millis < 1 << 32 else None)
         if times_sent > 1 and fault.executed is Executed.NO:
-            # Another one of the requests may run.
+            # Only one of the requests was refused. Another one may run.
             reason = f"the request was sent {times_sent} times, and one was refused: {fault}"
             return received_fault(INTERRUPTED, reason, fault.retry_after)
         return fault
@@ -100,9 +100,11 @@ class ReplyReader:
             return BadReply(reason, Executed.YES)
         try:
             error = decode_value(converter, body, codec)
-        except CodecError as reason_:
-            return BadReply(f"the method's error: {reason_}", Executed.YES)
-        return error if isinstance(error, RpcError) else BadReply("no error", Executed.YES)
+        except CodecError as unreadable:
+            return BadReply(f"the method's error: {unreadable}", Executed.YES)
+        if not isinstance(error, RpcError):
+            return BadReply("the method's type of error is no exception", Executed.YES)
+        return error
 
 
 def _array(codec: Codec, body: bytes) -> list[Any]:

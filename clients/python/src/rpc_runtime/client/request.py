@@ -24,11 +24,12 @@ class Request:
     priority: int | None
     app_id: str | None
     waits_for_server: bool = False
-    # Whether the request may have reached a worker.
+    # Whether a worker may have got the request.
     may_have_run: bool = field(default=False, init=False)
+    # Not counted if the broker returned it, or it was not written.
     times_sent: int = field(default=0, init=False)
-    # How many channels the broker has closed, maybe over this request.
-    closed: int = field(default=0, init=False)
+    # How many channels the broker has closed while they carried this request, maybe over it.
+    channels_closed: int = field(default=0, init=False)
 
     def message(self, reply_to: str | None, time_left: float | None) -> Message:
         """Makes the message. `time_left` is in seconds."""

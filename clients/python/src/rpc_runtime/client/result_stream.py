@@ -43,7 +43,10 @@ R = TypeVar("R")
 
 
 class _Run:
-    """One call, from its request to the end of its stream."""
+    """One call, from its request to the end of its stream.
+
+    A `ResultStream` that is resumed makes several, one after the other.
+    """
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class _Run:
             await inbox.changed(limit.deadline if gone_at is None else min(limit.deadline, gone_at))
 
     def _grant(self) -> None:
+        """Grants further credit if the reader has used half of it."""
         credit = self.inbox.receiver.next_grant()
         worker, identity = self.inbox.worker, uuid_of(self.request.correlation_id)
         if credit is not None and worker is not None and identity is not None:
@@ -112,7 +116,7 @@ class _Run:
         return self._codec
 
     def abandon(self, is_ended: bool) -> None:
-        """Forgets the call, and cancels it unless it has ended."""
+        """Ends the call without waiting for anything. Cancels it unless its reply has arrived."""
         if self._is_over:
             return
         self._is_over = True
@@ -123,7 +127,7 @@ class _Run:
             cancel_call(self._connection, self.request, 0)
 
     async def close(self, is_ended: bool) -> None:
-        """Ends the call."""
+        """Ends the call, and waits for its tasks."""
         self.abandon(is_ended)
         await cancelled(self._task)
         if self._upload is not None:
@@ -156,10 +160,12 @@ class ResultStream(Generic[R]):
         self._items = items
         self._run: _Run | None = None
         self._is_over = False
-        # Items that a worker has sent in one reply.
+        # Items that are not read of a worker that has sent all of them in one reply.
         self._rest: deque[R] = deque()
+        # The item that was last read, with which an interrupted stream is resumed.
         self._last: Any = None
         self._has_last = False
+        # Whether the stream was interrupted, and no item has arrived since.
         self._is_resuming = False
         self._backoff = Backoff(0.025, 2.0)
 
@@ -180,7 +186,7 @@ class ResultStream(Generic[R]):
                     self._backoff.reset()
                     return item
                 except RpcError as error:
-                    await self._interrupted(error, limit)
+                    await self._resume_or_raise(error, limit)
         except BaseException as error:
             self._is_over = True
             run, self._run = self._run, None
@@ -189,6 +195,10 @@ class ResultStream(Generic[R]):
             raise
 
     async def _next(self, limit: TimeLimit) -> R:
+        """Waits for the next item of the current call, which the first use makes.
+
+        Raises `StopAsyncIteration` at the end.
+        """
         if self._run is None:
             request = self._make_request(self._arguments)
             self._run = _Run(self._connection, request, self._options, self._items)
@@ -202,6 +212,10 @@ class ResultStream(Generic[R]):
         return self._end(run, arrived)
 
     def _end(self, run: _Run, reply: Delivery) -> R:
+        """Ends the stream with its reply: raises its error, or `StopAsyncIteration`.
+
+        Returns the first item of a worker that has sent all items in this reply.
+        """
         run.abandon(is_ended=True)
         codec = run.reader.codec_of(reply)
         run.reader.raise_failure(reply, codec, run.request.times_sent)
@@ -210,22 +224,23 @@ class ResultStream(Generic[R]):
             if header_number(message.headers, ITEMS_HEADER, -1) < 0 or message.body:
                 raise BadReply("the reply is not the end of the stream", Executed.MAYBE)
             raise StopAsyncIteration
-        # A worker that does not stream.
-        self._rest.extend(run.reader.items(reply))
+        self._rest.extend(run.reader.all_items(reply))
         self._is_over = True
         if not self._rest:
             raise StopAsyncIteration
         return self._rest.popleft()
 
-    async def _interrupted(self, error: RpcError, limit: TimeLimit) -> None:
+    async def _resume_or_raise(self, error: RpcError, limit: TimeLimit) -> None:
         """Prepares the next call of a stream that can be resumed, or raises the error."""
         resume, run = self._method.resume, self._run
         has_begun = run is not None and run.inbox.worker is not None
+        # The caller's items cannot be read a second time.
         if resume is None or self._items is not None:
             raise error
         if not _is_interruption(error, has_begun, self._is_resuming):
             raise error
         pause = max(self._backoff.next_pause(), getattr(error, "retry_after", None) or 0.0)
+        # As the argument, an item that is `None` would begin the stream anew.
         if limit.left <= pause or (self._has_last and self._last is None):
             raise error
         self._is_resuming = True
@@ -259,18 +274,25 @@ class ResultStream(Generic[R]):
         await self.aclose()
 
     def __del__(self) -> None:
+        # Missing if the constructor failed.
         run = getattr(self, "_run", None)
-        # Fails if the event loop has ended.
+        # Raised if the event loop has ended.
         with contextlib.suppress(RuntimeError):
             if run is not None and not self._connection.is_closed:
                 run.abandon(is_ended=run.inbox.receiver.ended is not None)
 
 
 def _is_interruption(error: RpcError, has_begun: bool, is_resuming: bool) -> bool:
+    """Whether a stream that ended with this error may go on at another worker.
+
+    A stream that never began fails like any other call. While one is resumed, also errors count
+    that may pass, such as a queue without workers.
+    """
     if isinstance(error, Fault) and error.code == INTERRUPTED:
         return has_begun or is_resuming
     if isinstance(error, BrokerFailed):
         return has_begun or is_resuming
     if isinstance(error, Refused):
+        # Not `retryable`, because the method may run. That does no harm: it is idempotent.
         return is_resuming
     return is_resuming and error.retryable

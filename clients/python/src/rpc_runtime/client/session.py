@@ -19,7 +19,9 @@ from ..transport.link import Link
 ReplyQueueKind = Literal["resumable", "exclusive"]
 
 _PREFETCH = 2000
+# In milliseconds, as RabbitMQ takes it.
 _EXPIRES = 60_000
+# In seconds: replies that arrive within it are acknowledged together.
 _ACK_PAUSE = 0.001
 
 
@@ -31,10 +33,10 @@ class Session:
     consumer: Channel
     reply_to: str
     epoch: ReplyEpoch
-    # Replies that had arrived before the session began.
+    # How many of the replies that waited in the queue when the session began are still to come.
     backlog: int
     is_lost: bool = False
-    # Set once these were received, or the session ended.
+    # Set once all of the backlog was received, or the session ended.
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
     # The tag of the last reply that is not acknowledged. Zero if there is none.
     _unacked: int = 0
@@ -42,20 +44,22 @@ class Session:
     _is_closing: bool = False
 
     def received(self, delivery: Delivery) -> None:
-        """Acknowledges a reply: soon, together with others."""
+        """Counts a reply, and acknowledges it soon, together with others."""
         self.backlog -= 1
         if self.backlog <= 0:
             self.caught_up.set()
         self._unacked = delivery.tag
-        # An acknowledgement behind the Channel.Close would close the connection.
+        # `close` has sent the last acknowledgement. One after the `channel.close` would make the
+        # broker close the connection.
         if self._ack_timer is None and not self._is_closing:
             self._ack_timer = asyncio.get_running_loop().call_later(_ACK_PAUSE, self._ack)
 
     def _ack(self) -> None:
+        """Acknowledges all replies up to the last one that was received."""
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
-        # The tag 0 would acknowledge all replies that were delivered so far.
+        # The tag 0 would also acknowledge replies that are on their way.
         if self._unacked:
             tag, self._unacked = self._unacked, 0
             self.consumer.ack(tag, is_multiple=True)
@@ -82,7 +86,9 @@ class ReplyQueue:
 
     def __init__(self, kind: ReplyQueueKind) -> None:
         self._kind = kind
+        # The queue that the next session consumes too. `None` if that needs a new one.
         self._name: str | None = None
+        # The numbers of the current queue and consumer: see `ReplyEpoch`.
         self._address = 0
         self._consumer = 0
 
@@ -105,7 +111,7 @@ class ReplyQueue:
         await consumer.prefetch(_PREFETCH)
         name, backlog = self._name, 0
         if name is not None and self._kind == "resumable":
-            # It was found a moment ago.
+            # `_consumer_channel` has just found the queue. This asks for the number of messages.
             _, backlog = await consumer.declare_queue(name, is_passive=True)
         else:
             name = await self._declare(consumer)
@@ -123,6 +129,10 @@ class ReplyQueue:
         return session
 
     async def _consumer_channel(self, link: Link) -> Channel:
+        """Opens the channel for the consumer, and forgets the queue if it does not exist any more.
+
+        The broker closes the channel that asks for a missing queue, so another one is opened.
+        """
         channel = await link.channel(has_confirms=False)
         if self._name is None:
             return channel
@@ -130,11 +140,12 @@ class ReplyQueue:
             await channel.declare_queue(self._name, is_passive=True)
             return channel
         except NotFound:
-            # It has expired, or was deleted. Its replies are lost.
+            # Expired or deleted, with the replies in it.
             self._name = None
             return await link.channel(has_confirms=False)
 
     async def _declare(self, channel: Channel) -> str:
+        """Declares a new queue. Returns its name."""
         self._address += 1
         if self._kind == "exclusive":
             name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
@@ -146,7 +157,10 @@ class ReplyQueue:
         return name
 
     async def delete(self, link: Link) -> None:
-        """Deletes the queue. Raises `ChannelLost`."""
+        """Deletes a resumable queue. An exclusive one ends with its connection.
+
+        Raises `ChannelLost`.
+        """
         if self._name is not None:
             channel = await link.channel(has_confirms=False)
             await channel.delete_queue(self._name)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class StreamInbox(Inbox):
-    """The items that have arrived, and what the worker says about those that it gets."""
+    """Takes the items that a worker sends, and its grants for the items that the caller sends."""
 
     def __init__(
         self, caller: Caller, correlation_id: str, window: Volume, sender: ItemSender | None
@@ -35,13 +35,16 @@ class StreamInbox(Inbox):
         self._caller = caller
         self._identity = uuid_of(correlation_id) or b""
         self.receiver: StreamReceiver[Delivery] = StreamReceiver(window)
+        # `None` if the caller sends no items.
         self.sender = sender
+        # Set when a grant has arrived.
         self.granted = asyncio.Event()
         self.failure: RpcError | None = None
+        # Since when the worker has been silent.
         self.heard_at = now()
         # When the method last took an item of the caller.
         self.went_on_at = now()
-        # The first message of the worker says how its items are written.
+        # The first message with items. Its content type is that of all items.
         self.first_message: Delivery | None = None
 
     @property
@@ -57,7 +60,7 @@ class StreamInbox(Inbox):
             self.wake()
 
     def reconnected(self) -> None:
-        """Begins to listen again: nothing could be heard before."""
+        """Counts the worker's silence from now on: without a connection, nothing can be heard."""
         self.heard_at = now()
         self.wake()
 
@@ -67,7 +70,7 @@ class StreamInbox(Inbox):
         kind = delivery.message.type
         if self.receiver.is_foreign(worker):
             if kind in (ITEMS, CREDIT):
-                self._caller.end_unread(delivery)
+                self._caller.end_unread_stream(delivery)
             return
         try:
             if delivery.malformed is not None:
@@ -88,11 +91,12 @@ class StreamInbox(Inbox):
         is_first = self.receiver.worker is None
         self.receiver.receive(worker, items)
         self.first_message = self.first_message or delivery
-        # The worker may go on although items were lost with the broker. They do not come any more.
+        # Items that are missing may be lost with the broker, and never come. Then the worker counts
+        # as silent, although its later messages arrive.
         if is_first or not self.receiver.misses_before(items.after_last):
             self.heard_at = now()
         if not items.items:
-            # The worker learns that its caller is there, and credit that was lost.
+            # The answer shows the worker that its caller is there, and repeats lost credit.
             self._caller.control.grant(worker, self._identity, self.receiver.granted)
         self.has_begun = True
         self.wake()
@@ -113,9 +117,10 @@ class StreamInbox(Inbox):
         count = header_number(delivery.message.headers, ITEMS_HEADER, -1)
         if kind_of(delivery.message.type) is ReplyKind.RESULT:
             if worker is None and self.sender is not None:
-                # It does not know streams from callers.
+                # A worker that knows streams from callers names itself.
                 raise BadStream("the worker has run the method without the items")
-            # A result that counts no items follows none. Only a failure may leave items out.
+            # Without a count, a result has no items before it. A failure may have some, which are
+            # given up.
             count = max(0, count)
         self.heard_at = now()
         self.receiver.end(worker, count if count >= 0 else None, delivery)

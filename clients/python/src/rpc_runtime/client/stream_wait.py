@@ -27,9 +27,9 @@ class StreamWatch:
         self._address = session.epoch.address if session is not None else None
 
     def check(self) -> float | None:
-        """Returns when the worker counts as gone, or `None` while nothing can be heard.
+        """Returns until when the worker may be silent, or `None` while there is no connection.
 
-        Raises an error if the stream cannot go on.
+        Raises the error of a stream that cannot go on.
         """
         if self._caller.supervisor.is_closed:
             raise BrokerFailed("the connection was closed by this program", Executed.MAYBE)
@@ -50,7 +50,11 @@ class StreamWatch:
 async def wait_for_end(
     caller: Caller, inbox: StreamInbox, seconds: float, upload: Upload
 ) -> Delivery:
-    """Waits for the reply to a call that sends items. Its time counts only while it waits."""
+    """Waits for the reply to a call that sends items.
+
+    The time limit `seconds` counts only while the worker keeps the call waiting, and begins anew
+    whenever the method takes an item. While the caller's own stream has no item, no time counts.
+    """
     watch = StreamWatch(caller, inbox)
     while True:
         if inbox.failure is not None:
@@ -64,5 +68,5 @@ async def wait_for_end(
         wake_at = min(wakes, default=now() + 1.0)
         if wake_at <= now():
             raise TimedOut(seconds, Executed.MAYBE)
-        # `waits_since` may change without a message.
+        # No event tells that `waits_since` has changed, so the loop looks at it each second.
         await inbox.changed(min(wake_at, now() + 1.0))

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 _MAX_UNCONFIRMED = 16
 # How many items are taken at most before other tasks may run.
 _MAX_BURST = 64
-# The bytes around an item in a message.
+# The bytes of a message around its only item.
 _ITEM_FRAME = 40
+# What `_next_of` returns at the end of the caller's stream.
 _END = object()
 
 
@@ -58,16 +59,18 @@ class Upload:
         self._sender = inbox.sender or ItemSender()
         self._max_item = connection.max_sent_bytes - _ITEM_FRAME
         self._channel = LazyChannel(connection.supervisor)
+        # The messages that the broker has not confirmed, by the number of their first item.
         self._publishing: dict[asyncio.Task[Published], int] = {}
-        # Wakes the task that sends: that of the worker's news, too.
+        # Wakes the task that sends. The inbox sets it too, when the worker grants credit.
         self._changed = inbox.granted
         # Wakes the task that takes items from the caller's stream.
         self._has_room = asyncio.Event()
         self._keep_alive_at = 0.0
+        # Nothing is sent before this: the broker did not take the last message.
         self._retry_at = 0.0
         self._backoff = Backoff(0.025, 2.0)
         self._undelivered_since: float | None = None
-        # Since when the call waits for its worker instead of the caller's stream.
+        # Since when the call waits for its worker. `None` while it waits for the caller's stream.
         self.waits_since: float | None = now()
 
     async def run(self) -> None:
@@ -83,14 +86,16 @@ class Upload:
             await self.close()
 
     async def _send_all(self, pulling: asyncio.Task[None]) -> None:
+        """Sends the items that `pulling` has taken, and keep-alives, until it is cancelled."""
         self._keep_alive_at = now() + KEEP_ALIVE
         while True:
             self._changed.clear()
             self._check_published()
             if pulling.done() and not pulling.cancelled():
+                # Raises the error with which the caller's stream failed.
                 pulling.result()
             if self._sender.is_done:
-                # No more is wanted, so the caller's stream is dropped.
+                # The method wants no more items, so the caller's stream is closed.
                 pulling.cancel()
             may_send = self._retry_at <= now()
             if may_send:
@@ -101,7 +106,7 @@ class Upload:
                     await self._changed.wait()
 
     async def _pull_all(self) -> None:
-        """Takes items while they may be sent. Closes the stream at its end."""
+        """Takes the items of the caller's stream while credit allows it, and closes the stream."""
         iterator = _iterate(self._items)
         burst = 0
         try:
@@ -139,11 +144,12 @@ class Upload:
             self._publish(message)
         if self._keep_alive_at <= now():
             self._keep_alive_at = now() + KEEP_ALIVE
-            # An unconfirmed message will show as well that the caller is there.
+            # A message that is on its way shows the same: that the caller is there.
             if not self._publishing:
                 self._publish(self._sender.keep_alive())
 
     def _publish(self, message: ItemMessage) -> None:
+        """Starts to publish a message. `_check_published` learns what became of it."""
         self._keep_alive_at = now() + KEEP_ALIVE
         task = asyncio.get_running_loop().create_task(self._published(message))
         self._publishing[task] = message.items.first
@@ -166,16 +172,21 @@ class Upload:
 
     def _check_published(self) -> None:
         for task in [task for task in self._publishing if task.done()]:
+            # `_check` may have dropped it with the others that follow a lost message.
             first = self._publishing.pop(task, None)
             if first is not None:
                 self._check(first, task)
 
     def _check(self, first: int, task: asyncio.Task[Published]) -> None:
-        """Learns what became of a message."""
+        """Learns what became of a message that begins with this item.
+
+        If it did not reach the worker, all items from it on are sent again after a pause, because
+        the worker discards what follows a gap. Raises a fault if the worker is gone.
+        """
         try:
             published = task.result()
         except (ChannelLost, ConnectFailed):
-            # The call's own limits apply while the connection is lost.
+            # Says nothing about the worker. `wait_for_end` limits how long this may last.
             self._undelivered_since = None
         else:
             if published is Published.CONFIRMED:
@@ -193,10 +204,11 @@ class Upload:
         self._publishing.clear()
         self._sender.go_back(first)
         self._retry_at = now() + self._backoff.next_pause()
-        # The message may have been one that shows that the caller is there.
+        # The lost message may have been a keep-alive, so one follows at once.
         self._keep_alive_at = self._retry_at
 
     def _add(self, item: Any) -> None:
+        """Encodes an item of the caller's stream, and keeps it for sending. Raises `BadItem`."""
         types = self._request.method.types_in(form_of(self._request.codec))
         if types.incoming is None:
             raise BadItem("the method receives no stream")
@@ -210,7 +222,7 @@ class Upload:
         self._sender.push(body)
 
     async def close(self) -> None:
-        """Drops what is not confirmed."""
+        """Gives up messages that are not confirmed, and closes the channel."""
         for task in self._publishing:
             task.cancel()
         await asyncio.gather(*self._publishing, return_exceptions=True)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from .names import MAX_TIME_TO_LIVE
 
 _MAX_REMEMBERED = 16_384
+# A request's time to live begins when the broker gets it, which is later than its caller thinks.
 _GRACE_PERIOD = 10.0
 
 
@@ -14,10 +15,11 @@ class CancelledCalls:
     """The ids of cancelled calls, each for a little longer than its request can wait."""
 
     def __init__(self) -> None:
+        # Until when each id is remembered, in the order in which they were added.
         self._until: OrderedDict[bytes, float] = OrderedDict()
 
     def add(self, identity: bytes, time_left: float, now: float) -> None:
-        """Remembers a call."""
+        """Remembers a call whose request can wait for so many seconds. Forgets the oldest ones."""
         until = now + min(time_left, MAX_TIME_TO_LIVE) + _GRACE_PERIOD
         while self._until and next(iter(self._until.values())) <= now:
             self._until.popitem(last=False)

@@ -14,10 +14,10 @@ class DeadLettered:
     """The history of a message that came from another queue, or again from this one."""
 
     has_expired: bool = False
-    # For a reason other than expiry.
+    # How often it was dead-lettered for another reason than its expiration.
     deaths: int = 0
     rejections: int = 0
-    # The shortest of its times to live, in seconds.
+    # The `expiration` that it had before it expired, in seconds. The shortest, if it had several.
     original_expiration: float | None = None
 
 

@@ -15,6 +15,7 @@ from .request_id import uuid_of
 
 D = TypeVar("D")
 
+# How many requests that have ended are remembered.
 _MAX_ENDED = 16_384
 _MAX_TOKEN = 64
 
@@ -31,22 +32,27 @@ class Origin(enum.Enum):
     """Why a request is delivered."""
 
     NEW = "new"
+    # Its caller sent it again, or a queue dead-lettered it to this one.
     RESENT = "resent"
+    # The broker delivers it again, because a worker was lost.
     REDELIVERED = "redelivered"
+    # A copy that a worker published to the request queue, of a request ...
     FORWARDED = "forwarded"
+    # ... or of one that its caller had sent again.
     FORWARDED_RESENT = "forwarded_resent"
+    # A copy of a job, which was in another queue.
     MOVED = "moved"
 
 
-class Seen(enum.Enum):
+class Action(enum.Enum):
     """What to do with a delivery."""
 
     RUN = "run"
-    # Settle it with the one that runs.
+    # Another delivery of the request runs here: settle both together.
     JOIN = "join"
-    # It was answered.
+    # The request was answered or moved before.
     ACK = "ack"
-    # It was rejected.
+    # The request was rejected before.
     REJECT = "reject"
 
 
@@ -54,12 +60,14 @@ class End(enum.Enum):
     """How a request ended here."""
 
     ANSWERED = "answered"
+    # A copy of it is in another queue.
     MOVED = "moved"
     REJECTED = "rejected"
 
 
 @dataclass(slots=True)
 class _Running(Generic[D]):
+    # The deliveries to settle together with the one that runs.
     joined: list[D] = field(default_factory=list)
 
 
@@ -108,34 +116,40 @@ class Deduplicator(Generic[D]):
 
     def add(
         self, key: RequestKey, origin: Origin, copy: str, delivery: D
-    ) -> tuple[Seen, RequestKey]:
-        """Decides about a delivery. Returns the key under which it runs."""
+    ) -> tuple[Action, RequestKey]:
+        """Decides about a delivery. Returns the key to `end` it with if it runs."""
+        # Without the token of the copy, the key is that of the original, which may be here too.
         if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT):
-            # `key` is still that of the original.
             if (running := self._running.get(key)) is not None:
                 running.joined.append(delivery)
-                return Seen.JOIN, key
+                return Action.JOIN, key
             was_answered = self._ended.get(key) is End.ANSWERED
             if origin is Origin.FORWARDED and was_answered:
-                return Seen.ACK, key
+                return Action.ACK, key
         if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT, Origin.MOVED):
             key = key._replace(copy=copy)
+        # A new request with the id of another one is no second delivery: its caller uses the id
+        # twice.
         if origin is not Origin.NEW and (running := self._running.get(key)) is not None:
             running.joined.append(delivery)
-            return Seen.JOIN, key
+            return Action.JOIN, key
         # A request that its caller has sent again runs again: the caller may have lost the reply.
-        # A token identifies a copy. A caller that lost the reply to it has sent the request again.
+        # A copy with a token does not, even of such a request: it is the same copy that comes
+        # again, because a caller that lost the reply has sent another request.
         is_resent = origin is Origin.RESENT or (origin is Origin.FORWARDED_RESENT and not copy)
         if origin is not Origin.NEW and not is_resent:
             end = self._ended.get(key)
             if end is not None:
-                return Seen.REJECT if end is End.REJECTED else Seen.ACK, key
+                return Action.REJECT if end is End.REJECTED else Action.ACK, key
         if key not in self._running:
             self._running[key] = _Running()
-        return Seen.RUN, key
+        return Action.RUN, key
 
     def end(self, key: RequestKey, end: End | None) -> list[D]:
-        """Ends a request. Returns the deliveries that joined it. `None` forgets it."""
+        """Ends a request that ran. Returns the deliveries that joined it.
+
+        With `None`, it is not remembered: it was not settled, and may run when it comes again.
+        """
         running = self._running.pop(key, None)
         if end is not None:
             self._ended[key] = end

@@ -7,6 +7,7 @@ from collections import deque
 from .item_messages import IncomingGrant, Items
 from .item_sender import MAX_UNTAKEN_BYTES
 
+# How many items a caller may send beyond those that the method has taken.
 WINDOW = 1024
 
 
@@ -17,13 +18,20 @@ class IncomingReceiver:
         self._ready: deque[bytes] = deque()
         self._ready_bytes = 0
         self._taken = 0
+        # What the last grant said about `_taken`.
         self._told_taken = 0
+        # How many items the caller may send in total.
         self._granted = 0
+        # How many bytes were taken since the last grant.
         self._taken_bytes = 0
+        # What the next grant asks for.
         self._asks = IncomingGrant.NOTHING
+        # The first item that was missing when the caller was last asked to send again.
         self._asked_from: int | None = None
+        # Whether the end, or an error in its place, has arrived.
         self._has_ended = False
         self._failure: str | None = None
+        # Whether the method wants no more.
         self._is_closed = False
 
     @property
@@ -51,8 +59,9 @@ class IncomingReceiver:
     def receive(self, items: Items, end: int | None) -> None:
         """Adds a message of items. `end` is the number of all items if it is the end."""
         if self.is_over:
+            # Items may have been on their way before the caller heard that no more is wanted. A
+            # message without items shows that it has not heard that.
             if not items.items:
-                # The caller has not heard that no more is wanted.
                 self._asks = IncomingGrant.ENOUGH
             return
         last = items.after_last
@@ -60,6 +69,8 @@ class IncomingReceiver:
             self.fail("there are more items than were granted, or than their end counts")
             return
         if items.first > self.next:
+            # Each message after a gap shows the gap. To ask once is enough until the caller, which
+            # has nothing else to send, sends a message without items.
             if not items.items or self._asked_from != self.next:
                 self.ask_again()
             return
@@ -100,7 +111,7 @@ class IncomingReceiver:
         self._asks = IncomingGrant.ENOUGH
 
     def take(self) -> bytes | None:
-        """Takes the next item if it is there."""
+        """Takes the next item. `None` if it has not arrived."""
         if not self._ready:
             return None
         item = self._ready.popleft()
@@ -128,6 +139,6 @@ class IncomingReceiver:
         self._taken_bytes = 0
         self._asks = IncomingGrant.NOTHING
         if self.is_over:
-            # Until the reply: an earlier message may be lost.
+            # Each grant says so until the reply, because an earlier one may be lost.
             grant = IncomingGrant(self._granted, self._taken, IncomingGrant.ENOUGH)
         return grant

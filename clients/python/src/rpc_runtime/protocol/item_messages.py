@@ -38,17 +38,20 @@ class Items:
 class IncomingGrant:
     """What a worker says about the items that its caller sends."""
 
+    # What it asks for: to send all items again that the method has not taken, or no more items.
     NOTHING = 0
     AGAIN = 1
     ENOUGH = 2
 
+    # How many items the caller may send in total.
     credit: int
+    # How many of them the method has taken.
     taken: int
     asks: int
 
 
 def pack(value: Any) -> bytes:
-    """Writes a value that is always valid."""
+    """Writes a value of this module as MessagePack. Unlike values of users, it always can be."""
     return bytes(msgpack.packb(value, use_bin_type=True))
 
 
@@ -112,6 +115,7 @@ def read_cancellations(body: bytes) -> Iterator[tuple[bytes, float]]:
 
 
 def _elements(body: bytes) -> Iterator[list[Any]]:
+    """Reads an array of arrays that begin with an id."""
     elements = _array(body, 0)
     if len(elements) > _MAX_ELEMENTS:
         raise CodecError("the array has too many elements")
@@ -123,6 +127,7 @@ def _elements(body: bytes) -> Iterator[list[Any]]:
 
 
 def _array(body: bytes, length: int) -> list[Any]:
+    """Reads an array of at least this many elements."""
     value = decode(Codec.MESSAGE_PACK, body, _MAX_CONTAINERS)
     if not isinstance(value, list) or len(value) < length:
         raise CodecError(f"the body is no array of {length} elements")

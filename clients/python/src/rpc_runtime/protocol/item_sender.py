@@ -9,6 +9,7 @@ from .item_messages import IncomingGrant, Items
 from .volume import MAX_CREDIT, MAX_ITEMS, UNLIMITED, Volume
 
 MAX_MESSAGE_BYTES = 64 * 1024
+# How many bytes of items the method may leave untaken before its caller sends no more.
 MAX_UNTAKEN_BYTES = 4 * 1024 * 1024
 
 
@@ -25,17 +26,21 @@ class ItemMessage:
 
 
 class ItemSender:
-    """The items that the method has not taken. They are kept, to be sent again."""
+    """Keeps the items that the method has not taken, because they may have to be sent again."""
 
     def __init__(self) -> None:
+        # The items from the number `_taken` on.
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
+        # How many items the caller's stream has yielded.
         self._count = 0
         self._taken = 0
+        # The number of the next item to send.
         self._next = 0
         self._credit = 0
         self._has_ended = False
         self._is_end_sent = False
+        # Whether the worker wants no more items.
         self.is_done = False
 
     @property
@@ -62,9 +67,9 @@ class ItemSender:
         self._has_ended = True
 
     def grant(self, grant: IncomingGrant) -> bool:
-        """Learns what the worker says. Returns whether the method has taken further items.
+        """Takes a grant of the worker. Returns whether the method has taken further items.
 
-        Raises `BadGrant`.
+        Raises `BadGrant`. An old grant that arrives late changes nothing.
         """
         if grant.taken > self._count:
             raise BadGrant("the method took items that were not sent")
@@ -76,6 +81,7 @@ class ItemSender:
         self._next = max(self._next, self._taken)
         self._credit = max(self._credit, min(grant.credit, self._taken + MAX_CREDIT))
         if grant.asks == IncomingGrant.AGAIN:
+            # As far as items are kept.
             self.go_back(0)
         elif grant.asks == IncomingGrant.ENOUGH:
             self.is_done = True
@@ -84,7 +90,7 @@ class ItemSender:
         return goes_on
 
     def go_back(self, first: int) -> None:
-        """Sends the kept items from this number on again: some may be lost."""
+        """Has the kept items from this number on sent again, because some may be lost."""
         self._next = max(self._taken, min(self._next, first))
         self._is_end_sent = False
 

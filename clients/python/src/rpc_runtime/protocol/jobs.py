@@ -25,10 +25,14 @@ ORIGIN_HEADER: Final = "rpc-origin"
 GIVEN_UP_HEADER: Final = "rpc-given-up"
 USER_HEADER: Final = "rpc-user"
 
+# All times are in milliseconds.
 MAX_DELAY: Final = 30 * 24 * 60 * 60 * 1000
+# A job that the dead-letter queue does not take waits this long before it tries again.
 DEAD_LETTER_WAIT: Final = 10_000
+# A redelivered job that goes back to its queue waits with its worker for this long at most.
 RETURNED_PAUSE: Final = 2_000
 _SHORTEST_WAIT = 100
+# 100, 200, 500, 1000 and so on. A retry queue exists for each.
 _WAITS = (*(digit * 10**power for power in range(2, 9) for digit in (1, 2, 5)), 10**9)
 _MAX_HEADERS = 6 * 1024
 _MAX_ERROR = 1024
@@ -110,7 +114,11 @@ def rounded_up(millis: int) -> int:
 
 
 def retry_delay(retry: Retry, attempt: int, jitter: float) -> int:
-    """Returns the delay before the retry after this failed attempt, in milliseconds."""
+    """Returns the delay before the retry after this failed attempt, in milliseconds.
+
+    Delays grow by the same factor, from the least to the greatest. `jitter`, from 0 to 1, makes a
+    delay up to a fifth shorter or longer.
+    """
     steps, delay = retry.times - 1, float(retry.min_delay)
     if steps > 0 and delay > 0:
         growth = retry.max_delay / delay
@@ -123,6 +131,7 @@ def waits_of(retries: Iterable[Retry]) -> list[int]:
     """Returns the waits whose retry queues a worker declares before it serves jobs."""
     waits = {_SHORTEST_WAIT, DEAD_LETTER_WAIT}
     for retry in retries:
+        # The longest delay is that of a policy with this single delay, with the most jitter.
         last = Retry(1, max(retry.min_delay, retry.max_delay), 0)
         longest, _ = next_wait(retry_delay(last, 1, 1.0))
         waits.update(wait for wait in _WAITS if wait <= longest)
@@ -154,13 +163,14 @@ def after_failure(
 
 
 def copy_of(message: Message) -> Message:
-    """Makes the copy of a job that goes to another queue."""
+    """Makes the copy of a request that goes to another queue, or to the end of its own."""
     headers = {
         name: value
         for name, value in text_headers(message.headers).items()
         if not is_rabbitmqs(name) and name not in (BATCH_HEADER, RESENT_HEADER)
     }
-    # A sender may have forged this header. A message with a user id is no copy of a worker.
+    # The header with the user is to be trusted only in a copy that a worker has made. A message
+    # with a user id is none: copies have no user id, because they have another publisher.
     if COPY_HEADER not in headers or message.user_id:
         headers.pop(USER_HEADER, None)
         if message.user_id:
@@ -181,6 +191,10 @@ def copy_of(message: Message) -> Message:
 
 
 def _limited(headers: dict[str, str]) -> dict[str, str]:
+    """Drops the sender's own headers if there are too many, so that the copy can be published.
+
+    If even those with this protocol's prefix are too many, only the headers of jobs are kept.
+    """
     if wire_bytes(headers) > _MAX_HEADERS:
         headers = {name: value for name, value in headers.items() if name.startswith("rpc-")}
     if wire_bytes(headers) > _MAX_HEADERS:

@@ -33,7 +33,7 @@ class Message:
 
     @property
     def time_to_live(self) -> float | None:
-        """The remaining time in seconds, as its sender or the broker saw it."""
+        """The `expiration` in seconds. `None` if there is none, or if it is not a number."""
         text = self.expiration or ""
         if not text.isascii() or not text.isdigit() or len(text) > 10:
             return None

@@ -36,9 +36,9 @@ class Rules:
 
     reply_addresses: ReplyAddresses = ReplyAddresses()
     max_accepted_bytes: int = 16 * 1024 * 1024
-    # How often a request may come back, as far as the queue counts that.
+    # How often a request may be delivered.
     max_deliveries: int = 20
-    # A classic queue counts nothing, whatever headers say.
+    # A classic queue does not count deliveries: in its messages, the header with a count is forged.
     is_classic: bool = True
 
 
@@ -186,8 +186,10 @@ def redeliveries_if_only_workers_count(
 ) -> int | None:
     """Returns how often a one-way request was redelivered, if only workers can count that.
 
-    `None` if the queue counts, or if the request may not run again.
+    Its worker then publishes a copy with that number, and runs nothing. `None` if the request runs
+    or is refused here: it is not redelivered, its queue counts, or it may not run again.
     """
+    # A copy has no expiration, and no user id: only the user itself could publish one with it.
     only_workers_count = (
         is_redelivered
         and method is not None
@@ -211,17 +213,26 @@ def rejections_of(message: Message) -> int:
 
 
 def _refuse(codec: Codec, code: str, message: str, may_have_run: bool) -> Refuse:
-    """Refuses a request. If an earlier delivery may have run, the fault must not deny that."""
+    """Refuses a request, with `interrupted` if an earlier delivery of it may have run.
+
+    The other faults say that the method did not run.
+    """
     if may_have_run:
         return Refuse(codec, fault_code.INTERRUPTED, _INTERRUPTED + message)
     return Refuse(codec, code, message)
 
 
 def _expired_before(message: Message, dead: DeadLettered) -> bool:
+    """Whether the caller's time was up when the message expired in another queue.
+
+    A one-way request without an expiration of its own expired because of the queue's time to live,
+    as a delayed one does on purpose.
+    """
     return dead.has_expired and (dead.original_expiration is not None or message.expects_reply)
 
 
 def _delivery_count(headers: Mapping[str, Any], rules: Rules) -> int | None:
+    """Returns the queue's own count of deliveries. `None` if it does not count."""
     if rules.is_classic:
         return None
     counts = [header_number(headers, name, -1) for name in ("x-delivery-count", "x-acquired-count")]
@@ -235,14 +246,18 @@ def _rerun_refusal(
     dead: DeadLettered | None,
     rules: Rules,
 ) -> str | None:
+    """Returns why a request that came before does not run again. `None` if it does."""
     if not method.is_idempotent:
         return "the method is not idempotent"
     count = _delivery_count(message.headers, rules)
     limit = rules.max_deliveries
     if count is not None and method.is_job:
+        # Half of it, rounded up. A quorum queue drops a message beyond its limit, so a job is given
+        # up while there are deliveries left until it is in the dead-letter queue.
         limit = -(-limit // 2)
     if (count or 0) + (dead.deaths if dead is not None else 0) >= limit:
         return "it was delivered too often"
+    # Without a count or an expiration, it would come back for ever.
     expires = message.expiration is not None and dead is None
     if is_redelivered and count is None and not expires:
         if header_number(message.headers, REDELIVERIES_HEADER) > 0:
@@ -252,6 +267,10 @@ def _rerun_refusal(
 
 
 def _stream_request(message: Message, method: Method[Any]) -> StreamRequest | str | None:
+    """Reads what a request says about items. Returns the reason if that cannot be.
+
+    `None` if it has no items, or all of them are expected in the reply.
+    """
     headers = message.headers
     sends_items = headers.get(INCOMING_HEADER) == "1"
     if sends_items and method.incoming is None:

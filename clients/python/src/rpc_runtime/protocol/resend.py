@@ -6,32 +6,37 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-# The second one has no other message.
+# A message that closes this many channels is given up. The first channel may have been closed over
+# another message. The second one carries no other: see `SeparateChannels`.
 MAX_CLOSED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyEpoch:
-    """The reply queue and the consumer with which a request was sent."""
+    """The reply queue and the consumer with which a request was sent, by their numbers."""
 
+    # Changes when the queue is lost, with the replies in it.
     address: int
+    # Changes when the queue is consumed again.
     consumer: int
 
 
 class Resend(enum.Enum):
     """What becomes of a call."""
 
+    # Wait for the reply.
     WAIT = "wait"
+    # Send the request again.
     SEND = "send"
     FAIL = "fail"
 
 
-def after_failed_publish(is_idempotent: bool, is_written: bool, closed: int = 0) -> Resend:
+def after_failed_publish(is_idempotent: bool, is_written: bool, channels_closed: int = 0) -> Resend:
     """Decides after a request was not confirmed because its channel was lost.
 
-    `closed` is how many channels the broker has closed over this request or another one.
+    `channels_closed` is how many channels the broker has closed while they carried the request.
     """
-    if closed >= MAX_CLOSED:
+    if channels_closed >= MAX_CLOSED:
         return Resend.FAIL
     return Resend.SEND if is_idempotent or not is_written else Resend.FAIL
 

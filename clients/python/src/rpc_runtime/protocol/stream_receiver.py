@@ -19,16 +19,22 @@ class StreamReceiver(Generic[E]):
     """The items that have arrived and that the reader has not taken. `E` is the end's reply."""
 
     def __init__(self, window: Volume) -> None:
+        # Items in order, without a gap before them.
         self._ready: deque[bytes] = deque()
+        # Items after a gap, by their numbers.
         self._early: dict[int, bytes] = {}
+        # The number of the next item that is missing.
         self._next = 0
         self._arrived_bytes = 0
+        # The size of the largest message: a worker may exceed its credit by one message.
         self._largest = 0
         self._window = window
         self._granted = window
         self._consumed = Volume()
+        # The number of all items, and the reply, once that has arrived.
         self._end: tuple[int, E] | None = None
         self._ended: E | None = None
+        # The worker whose messages count: the sender of the first one.
         self.worker: str | None = None
 
     @property
@@ -58,8 +64,8 @@ class StreamReceiver(Generic[E]):
             raise BadStream("the worker sent more items than it was granted")
         if self._end is not None and items.after_last > self._end[0]:
             raise BadStream("the worker sent an item after the end")
-        volumes = [Volume.of(item).size for item in items.items]
-        self._largest = max(self._largest, sum(volumes))
+        size = sum(Volume.of(item).size for item in items.items)
+        self._largest = max(self._largest, size)
         for number, item in enumerate(items.items, items.first):
             if number == self._next:
                 self._add(item)
@@ -99,7 +105,7 @@ class StreamReceiver(Generic[E]):
             self._ended = self._end[1]
 
     def take(self) -> bytes | None:
-        """Takes the next item if it is there."""
+        """Takes the next item for the reader. `None` if it has not arrived."""
         if not self._ready:
             return None
         item = self._ready.popleft()
@@ -107,7 +113,7 @@ class StreamReceiver(Generic[E]):
         return item
 
     def next_grant(self) -> Volume | None:
-        """Returns the credit to grant, once half of the window is used."""
+        """Returns the credit to grant, once half of it is used. `None` before that."""
         left = self._granted.minus(self._consumed)
         if left.allows_more_than(self._window.half()):
             return None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+# How many items may be granted beyond those that were read.
 MAX_CREDIT = 1 << 20
+# How many items a message may have.
 MAX_ITEMS = 16_384
+# How many bytes an item counts as beside its own.
 ITEM_OVERHEAD = 8
 UNLIMITED: Final = (1 << 64) - 1
 
@@ -18,7 +21,7 @@ class Volume(NamedTuple):
 
     @staticmethod
     def of(item: bytes) -> Volume:
-        """The volume of an item: its length, and a little for itself."""
+        """The volume of an item: its length and `ITEM_OVERHEAD`."""
         return Volume(1, len(item) + ITEM_OVERHEAD)
 
     def plus(self, other: Volume) -> Volume:
@@ -41,5 +44,5 @@ class Volume(NamedTuple):
         return Volume(self.items // 2, self.size // 2)
 
     def allows_more_than(self, used: Volume) -> bool:
-        """Whether both exceed what is used."""
+        """Whether both numbers exceed what is used."""
         return self.items > used.items and self.size > used.size

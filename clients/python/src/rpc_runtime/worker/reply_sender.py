@@ -12,10 +12,10 @@ from ..protocol.message import Message
 from ..protocol.reply import fault_reply
 from ..protocol.reply_address import DIRECT_REPLY_TO
 from ..protocol.resend import MAX_CLOSED
-from ..transport.apart import Apart
 from ..transport.channel import Published
 from ..transport.errors import ChannelLost, ConnectFailed
 from ..transport.lazy_channel import LazyChannel
+from ..transport.separate_channels import SeparateChannels
 from ..transport.supervisor import Supervisor
 
 # After the caller's time limit.
@@ -33,7 +33,7 @@ class ReplySender:
         self._replies = LazyChannel(supervisor)
         # The broker closes a channel because of an address of direct reply-to that is wrong.
         self._direct = LazyChannel(supervisor)
-        self._apart = Apart(supervisor)
+        self._separate = SeparateChannels(supervisor)
         self._log = log
 
     async def send(self, message: Message, address: str, deadline: float | None) -> None:
@@ -67,7 +67,7 @@ class ReplySender:
             try:
                 async with asyncio.timeout_at(give_up_at):
                     if closed and not is_direct:
-                        return await self._apart.publish(
+                        return await self._separate.publish(
                             message, address, is_mandatory=is_mandatory
                         )
                     return await channel.publish(

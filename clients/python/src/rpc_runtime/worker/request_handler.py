@@ -13,7 +13,7 @@ from ..describe import Method
 from ..log_limit import printable
 from ..protocol import fault_code
 from ..protocol.dead_letter import read_dead_lettered
-from ..protocol.deduplicator import Deduplicator, End, Seen, copy_token, key_of, origin_of
+from ..protocol.deduplicator import Action, Deduplicator, End, copy_token, key_of, origin_of
 from ..protocol.jobs import (
     RETURNED_PAUSE,
     Failure,
@@ -135,11 +135,11 @@ class RequestHandler:
             return
         origin = origin_of(message, delivery.is_redelivered)
         seen, key = self._requests.add(key, origin, copy_token(message), delivery)
-        if seen is Seen.ACK:
+        if seen is Action.ACK:
             delivery.ack()
-        elif seen is Seen.REJECT:
+        elif seen is Action.REJECT:
             delivery.reject()
-        if seen is not Seen.RUN:
+        if seen is not Action.RUN:
             return
         settle = Settle.LEAVE
         joined: list[Delivery] = []

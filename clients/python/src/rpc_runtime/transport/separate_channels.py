@@ -1,4 +1,4 @@
-"""Publishes a message on a channel of its own: the broker has closed another one, maybe over it."""
+"""Publishes messages over which the broker may close a channel, apart from all others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from .supervisor import Supervisor
 _MAX_CHANNELS = 4
 
 
-class Apart:
-    """A few channels with one message each."""
+class SeparateChannels:
+    """A few channels at a time, each for one message.
+
+    The broker has closed a channel that carried the message among others. If it closes this one
+    too, that is certainly over this message.
+    """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
