@@ -92,6 +92,7 @@ class _Containers:
 
 
 def _refuse(name: str) -> NoReturn:
+    """Is called for what only Python takes for JSON: `NaN` and `Infinity`."""
     raise ValueError(f"JSON has no {name}")
 
 

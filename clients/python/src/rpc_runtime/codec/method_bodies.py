@@ -36,6 +36,7 @@ def decode_arguments(method: Method[Any], body: bytes, codec: Codec) -> tuple[An
         return _arguments_of_text(method, types.arguments, body)
     plain = decode(codec, body) if body else {}
     if isinstance(plain, list):
+        # Positional. Values beyond the last argument are skipped.
         plain = {
             argument.name: value for argument, value in zip(method.arguments, plain, strict=False)
         }
@@ -84,6 +85,7 @@ def decode_value(converter: Converter, body: bytes, codec: Codec) -> Any:
 
 
 def _of_text(converter: Converter, body: bytes) -> Any:
+    """Reads plain text as the first plain value that has the type of the converter."""
     for plain in plain_text.candidates(body):
         try:
             return converter.decode(plain)
@@ -93,6 +95,7 @@ def _of_text(converter: Converter, body: bytes) -> Any:
 
 
 def _convert(convert: Any, value: Any, place: str) -> Any:
+    """Converts a value. The text of a `CodecError` begins with the place, unless that is empty."""
     try:
         return convert(value)
     except ConversionError as error:

@@ -49,6 +49,7 @@ def candidates(body: bytes) -> list[Any]:
     with contextlib.suppress(ValueError, RecursionError):
         values.append(json.loads(stripped, parse_constant=float))
     if not text:
+        # The value of a method that returns nothing.
         values.insert(0, None)
     return values
 

@@ -19,6 +19,7 @@ from .delivery import Delivery, properties_of, read_delivery
 from .errors import ChannelLost, Forbidden, NotFound, check_cancelled
 from .room import Room
 
+# How long the broker may take to answer a method such as a declaration.
 STEP_TIMEOUT = 10.0
 _MAX_UNCONFIRMED = 4096
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
@@ -34,7 +35,8 @@ class Published(enum.Enum):
     RETURNED = "returned"
     # The broker did not take it, for example because its queue is full.
     REFUSED = "refused"
-    # The broker has closed two channels instead, for example because it is too large.
+    # Each channel that carried it was closed by the broker, for example because it is too large.
+    # A single `publish` raises `ChannelLost` instead.
     CLOSED = "closed"
 
 
@@ -44,13 +46,14 @@ class Channel:
     def __init__(self, raw: AbstractChannel, blocking: Blocking) -> None:
         self._raw = raw
         self._blocking = blocking
+        # The tasks that write acknowledgements, publish, and wait for other answers of the broker.
         self._acks: set[asyncio.Task[None]] = set()
         self._publishing: set[asyncio.Task[Any]] = set()
         self._steps: set[asyncio.Task[Any]] = set()
         # A message stays in memory until it is confirmed, even if nobody waits for that.
         self._room = Room(_MAX_UNCONFIRMED, _MAX_UNCONFIRMED_BYTES)
         self.closed = asyncio.Event()
-        # A lost connection, or a consumer that the broker has cancelled.
+        # Why the channel is closed, once it is.
         self.reason = "the channel was closed"
         raw.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
         closing = raw.closing
@@ -67,9 +70,10 @@ class Channel:
         self._close()
 
     def _close(self) -> None:
+        """Marks the channel as closed, and ends what waits for it."""
         self.closed.set()
         self._room.close()
-        # Some may wait for a writer that has ended.
+        # aiormq leaves tasks waiting for its writer if that has ended.
         for task in (*self._publishing, *self._acks, *self._steps):
             task.cancel()
 
@@ -121,22 +125,24 @@ class Channel:
         except DeliveryError:
             return Published.REFUSED
         except aiormq.exceptions.ChannelInvalidStateError as error:
+            # The channel was closed before the message was written.
             check_cancelled(error)
             self._close()
             raise ChannelLost(self.reason) from error
         except (Exception, asyncio.CancelledError) as error:
             check_cancelled(error)
-            # aiormq hands the reason for which a channel is closed to all its publishers, a while
-            # before it says that the channel is closed.
+            # aiormq gives the error with which the broker closes a channel to all its publishers
+            # first. Only later does it mark the channel as closed, so that is done here.
             self._close()
             raise self._lost(error, is_written=True) from error
         return Published.CONFIRMED
 
     def _published(self, publishing: asyncio.Task[Any], size: int) -> None:
+        """Is called when a message is settled, or will not be."""
         self._publishing.discard(publishing)
         self._room.leave(size)
         if not publishing.cancelled():
-            # It may have no other reader.
+            # asyncio logs an exception that nobody has looked at: the publisher may be cancelled.
             publishing.exception()
 
     async def unblocked(self) -> None:
@@ -162,6 +168,7 @@ class Channel:
         self._settle(lambda: self._raw.basic_reject(tag, requeue=False, wait=False))
 
     def _settle(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """Acknowledges or rejects in a task of its own, so that consumers need not wait."""
         if not self.is_open:
             return
 
@@ -245,6 +252,7 @@ class Channel:
         self._close()
 
     async def _step(self, step: Coroutine[Any, Any, _T]) -> _T:
+        """Waits for the broker's answer to a method. Raises `ChannelLost`."""
         task = asyncio.get_running_loop().create_task(step)
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
@@ -259,7 +267,9 @@ class Channel:
             raise self._lost(error, is_written=False) from error
 
     def _lost(self, error: BaseException, is_written: bool) -> ChannelLost:
+        """Makes the error for what aiormq has raised."""
         reason = text_of(error)
+        # These do not say why the channel is closed.
         if isinstance(error, aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError):
             reason = self.reason
         is_alone = isinstance(error, aiormq.exceptions.ChannelClosed)

@@ -33,10 +33,11 @@ class ConnectFailed(Exception):
 
 
 def check_cancelled(error: BaseException) -> None:
-    """Raises `CancelledError` if the task that runs is being cancelled.
+    """Raises `CancelledError` if the current task was cancelled, whatever error it caught.
 
-    aiormq raises `CancelledError` in tasks that wait for a channel that is closed, and the reason
-    for which a channel is closed in tasks that are cancelled at that moment.
+    The type of an error of aiormq does not tell that. It raises `CancelledError` in a task that
+    waits for a channel when the channel is closed. If the task is cancelled at that moment, it may
+    raise the error of the channel.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling() > 0:

@@ -23,24 +23,27 @@ _HEADER_FRAME = 2
 _MAX_PROPERTIES = 128 * 1024
 _MAX_RAW_ID = 100
 
-# The short strings in methods of the broker: "s" is one, a number counts other bytes.
+# Where short strings are in the methods that the broker sends, by the numbers of class and method.
+# "s" is a short string, and a number is that of bytes between them. What follows does not matter.
 _LAYOUTS: dict[tuple[int, int], tuple[str | int, ...]] = {
-    (10, 50): (2, "s"),
-    (10, 60): ("s",),
-    (20, 40): (2, "s"),
-    (50, 11): ("s",),
-    (60, 30): ("s",),
-    (60, 50): (2, "s", "s", "s"),
-    (60, 60): ("s", 9, "s", "s"),
-    (60, 71): (9, "s", "s"),
+    (10, 50): (2, "s"),  # connection.close
+    (10, 60): ("s",),  # connection.blocked
+    (20, 40): (2, "s"),  # channel.close
+    (50, 11): ("s",),  # queue.declare-ok
+    (60, 30): ("s",),  # basic.cancel
+    (60, 50): (2, "s", "s", "s"),  # basic.return
+    (60, 60): ("s", 9, "s", "s"),  # basic.deliver
+    (60, 71): (9, "s", "s"),  # basic.get-ok
 }
 _BLOCKED = (10, 60)
 _UNBLOCKED = (10, 61)
 
-# A peer cannot guess the name of the header that marks a message.
+# The header that marks a message as malformed, and says why. A peer cannot guess its name.
 MALFORMED_HEADER = f"malformed-{secrets.token_hex(8)}"
 # Set in addition if the headers could not be read, so that nothing is known of earlier rejections.
 HEADERS_LOST_HEADER = f"headers-lost-{secrets.token_hex(8)}"
+# The beginning of a correlation id that is not UTF-8, which is passed on in hexadecimal digits.
+_ESCAPE = f"raw-{secrets.token_hex(4)}-"
 
 
 class RawText(str):
@@ -66,6 +69,7 @@ class GuardedReader:
     def __init__(self, reader: asyncio.StreamReader, on_blocked: Callable[[bool], None]) -> None:
         self._reader = reader
         self._on_blocked = on_blocked
+        # The repaired frame, of which aiormq has read the bytes before the position.
         self._frame = b""
         self._position = 0
 
@@ -74,7 +78,7 @@ class GuardedReader:
         return self._position >= len(self._frame) and self._reader.at_eof()
 
     async def read(self, limit: int = -1) -> bytes:
-        """Reads what there is."""
+        """Reads bytes unchanged. aiormq does that only after the last frame."""
         return await self._reader.read(limit)
 
     async def readexactly(self, count: int) -> bytes:
@@ -87,6 +91,7 @@ class GuardedReader:
         return part
 
     async def _next_frame(self) -> bytes:
+        """Reads a whole frame, and repairs it."""
         start = await self._reader.readexactly(_FRAME_HEADER.size)
         if start.startswith(b"AMQP"):
             # The broker speaks another version of the protocol.
@@ -140,14 +145,17 @@ def readable_header(body: bytes) -> bytes:
             header.ContentHeader().unmarshal(body)
             return body
         except Exception as error:
-            # Whatever it is: the frame would end the connection.
+            # Any exception of pamqp's would end the connection.
             reason = f"its properties cannot be read ({type(error).__name__})"
     properties = _salvaged(body, reason)
     return body[: _CONTENT_HEADER.size] + properties.marshal()
 
 
 def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
-    """Reads as many properties as possible."""
+    """Reads as many properties as possible, and marks them as malformed with this reason.
+
+    They are not marked if all that matters can be read: only the timestamp cannot, for example.
+    """
     properties = commands.Basic.Properties()
     headers: dict[str, Any] = {}
     is_malformed = False
@@ -174,6 +182,7 @@ def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
     except Exception:
         is_malformed = is_lost = True
     written = _writable(headers)
+    # The number of rejections is in this header.
     is_lost |= "x-death" in headers and "x-death" not in written
     headers = written
     if is_malformed or is_lost:
@@ -197,6 +206,7 @@ def _writable(headers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size_of(kind: str, body: bytes, offset: int) -> int:
+    """Returns how many bytes a property of this type takes."""
     if kind == "shortstr":
         return 1 + body[offset]
     if kind == "table":
@@ -214,12 +224,9 @@ def _set(properties: commands.Basic.Properties, name: str, kind: str, value: byt
         return False
     except UnicodeDecodeError:
         if name == "correlation_id" and len(value) <= _MAX_RAW_ID:
-            # The guard's own frame is read again: bytes survive as text of the same length.
+            # aiormq reads the repaired frame as text. `unescaped` restores the bytes.
             setattr(properties, name, _escaped(value[1:]))
         return True
-
-
-_ESCAPE = f"raw-{secrets.token_hex(4)}-"
 
 
 def _escaped(raw: bytes) -> str:

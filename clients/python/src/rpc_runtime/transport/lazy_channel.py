@@ -22,6 +22,7 @@ class LazyChannel:
         if self._channel is not None and self._channel.is_open:
             return self._channel
         async with self._opening:
+            # Another task may have opened it meanwhile.
             if self._channel is None or not self._channel.is_open:
                 self._channel = None
                 link = await self._supervisor.link()

@@ -26,7 +26,8 @@ from .guard import GuardedReader
 CONNECT_TIMEOUT = 10.0
 _CLOSE_TIMEOUT = 5.0
 _MAX_CHANNELS = 65_535
-# A silent peer counts as lost after twice this, and two seconds.
+# aiormq takes a silent connection for lost after `HEARTBEAT_GRACE_MULTIPLIER` times this, and two
+# seconds: after 20 seconds.
 _HEARTBEAT = "9"
 
 
@@ -35,6 +36,8 @@ class _Connection(Connection):
 
 
 class _Guarded(TransportFactory):
+    """Opens a socket, and puts the guard between it and aiormq."""
+
     def __init__(self, blocking: Blocking) -> None:
         self._blocking = blocking
 
@@ -43,7 +46,7 @@ class _Guarded(TransportFactory):
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **options)
-        # aiormq only reads from it.
+        # It has those methods of a `StreamReader` that aiormq uses.
         guarded = GuardedReader(reader, self._blocking.set)
         return cast(asyncio.StreamReader, guarded), writer
 
@@ -58,7 +61,7 @@ class Link:
         self.reason = "the connection was closed"
         self._channels: WeakSet[Channel] = WeakSet()
         self._opening: set[asyncio.Task[AbstractChannel]] = set()
-        # The broker's 0 is no limit.
+        # 0 means that the broker has no limit.
         self._max_channels = raw.connection_tune.channel_max or _MAX_CHANNELS
         raw.closing.add_done_callback(self._on_closed)
 
@@ -68,6 +71,7 @@ class Link:
         self._end()
 
     def _end(self) -> None:
+        """Marks the connection as closed, and ends what waits for it."""
         self.closed.set()
         for channel in self._channels:
             channel.lose(self.reason)
@@ -97,11 +101,11 @@ class Link:
     async def _open(self, has_confirms: bool) -> AbstractChannel:
         numbers, limit = self._raw.channels, self._max_channels
         if len(numbers) >= limit:
-            # The broker would close the connection.
+            # One more would make the broker close the connection.
             raise ChannelLost(f"the connection has {limit} channels, which is its limit")
         number = None
         if max(numbers, default=0) >= limit:
-            # aiormq would take the next one.
+            # By default, aiormq takes the number after the greatest one, even beyond the limit.
             number = next(free for free in range(1, limit + 1) if free not in numbers)
         return await self._raw.channel(number, publisher_confirms=has_confirms)
 

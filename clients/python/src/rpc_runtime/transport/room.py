@@ -15,6 +15,8 @@ class Room:
         self._messages = 0
         self._bytes = 0
         self._is_closed = False
+        # The sizes of messages that wait. The future of each is done once the message is in, or
+        # nobody waits for that any more.
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def enter(self, size: int) -> None:
@@ -28,8 +30,10 @@ class Room:
             await entered
         except asyncio.CancelledError:
             if entered.done() and not entered.cancelled():
+                # It was let in at the same moment.
                 self.leave(size)
             else:
+                # Those behind it may fit, although it did not.
                 entered.cancel()
                 self._let_in()
             raise
@@ -41,7 +45,7 @@ class Room:
         self._let_in()
 
     def close(self) -> None:
-        """Lets everybody in: nothing will be confirmed any more."""
+        """Lets all messages in. Their channel is closed, so publishing them fails."""
         self._is_closed = True
         self._let_in()
 

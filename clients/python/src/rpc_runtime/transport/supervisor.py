@@ -17,6 +17,7 @@ from .link import Link, open_link
 
 _log = logging.getLogger("rpc_runtime")
 
+# A connection that lasts this long was no failed attempt: the pauses begin anew after it.
 _STABLE_AFTER = 2.0
 
 
@@ -30,9 +31,11 @@ class Supervisor:
         self._name = name
         self._ssl_context = ssl_context
         self._link: Link | None = None
-        self._changed = asyncio.Event()
+        # Set while there is a link, and once there will be none any more.
+        self._has_news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
+        # Why there is no connection.
         self.problem = "it is not connected yet"
 
     @property
@@ -59,11 +62,12 @@ class Supervisor:
                 raise ConnectFailed("the connection was closed by this program")
             if self._link is not None and not self._link.closed.is_set():
                 return self._link
-            # A link that was just lost is still there until its owner has run.
+            # If the link was just lost, `_run` must first have a turn to clear the event.
             await asyncio.sleep(0)
-            await self._changed.wait()
+            await self._has_news.wait()
 
     async def _run(self) -> None:
+        """Connects again and again, to one address after the other, until it is cancelled."""
         backoff = Backoff()
         logged = ""
         attempt = 0
@@ -99,18 +103,19 @@ class Supervisor:
     def _set(self, link: Link | None) -> None:
         self._link = link
         if link is None:
-            self._changed.clear()
+            self._has_news.clear()
         else:
-            self._changed.set()
+            self._has_news.set()
 
     async def close(self) -> None:
         """Closes the connection for good."""
         self._is_closing = True
-        # Those who wait learn of it.
-        self._changed.set()
+        # Those that wait in `link` learn that there will be none.
+        self._has_news.set()
         if self._task is not None:
             await cancelled(self._task)
-        self._changed.set()
+        # Again, because the task has cleared it.
+        self._has_news.set()
 
 
 def _place(address: URL) -> str:

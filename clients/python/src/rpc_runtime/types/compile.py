@@ -24,9 +24,9 @@ def converter_of(hint: Any, form: Form) -> Converter:
 
 
 def _guarded(converter: Converter) -> Converter:
-    """Turns the recursion limit into an error of the value."""
+    """Raises a `ConversionError` instead of a `RecursionError` if a value is nested too deeply."""
 
-    def guard(convert: Any) -> Any:
+    def with_guard(convert: Any) -> Any:
         def guarded(value: Any) -> Any:
             try:
                 return convert(value)
@@ -35,10 +35,12 @@ def _guarded(converter: Converter) -> Converter:
 
         return guarded
 
-    return Converter(guard(converter.encode), guard(converter.decode))
+    return Converter(with_guard(converter.encode), with_guard(converter.decode))
 
 
 class _Compiler:
+    """Makes the converters of one type and of those in it."""
+
     def __init__(self, form: Form) -> None:
         self._form = form
         # Types that contain themselves find their converter here. The key of a union is the tuple
@@ -97,10 +99,11 @@ class _Compiler:
         raise _unsupported(hint)
 
     def _once(self, key: Any, compile_it: Callable[[], Converter]) -> Converter:
+        """Compiles a type that may contain itself, unless that was done or has begun."""
         known = self._known.get(key)
         if known is not None:
             return known
-        # Until it is compiled, a type that contains itself looks its converter up.
+        # What is found if the type contains itself: it looks the converter up when it is used.
         self._known[key] = Converter(
             lambda value: self._known[key].encode(value),  # noqa: PLW0108
             lambda value: self._known[key].decode(value),  # noqa: PLW0108
@@ -111,7 +114,7 @@ class _Compiler:
 
     def _class(self, cls: type) -> Converter:
         if issubclass(cls, enum.Enum):
-            return scalars.names(cls)
+            return scalars.unit_enum(cls)
         if variants := _variants_of([cls]):
             return self._tagged(variants)
         if hasattr(cls, "__dataclass_fields__"):
@@ -122,10 +125,12 @@ class _Compiler:
         raise _unsupported(cls)
 
     def _content(self, cls: type, is_single: bool) -> Converter:
+        """Compiles the fields of a class. If it `is_single`, its only field stands for it."""
         fields = structs.fields_of(cls, self._resolve)
         return structs.only_field(cls, fields[0]) if is_single else structs.struct(cls, fields)
 
     def _resolve(self, hint: Any) -> tuple[Converter, bool]:
+        """Compiles the type of a field. Also returns whether `None` is one of its values."""
         has_none = hint is Any or type(None) in members_of(hint)
         return self.compile(hint), has_none
 

@@ -41,7 +41,7 @@ def fixed(items: list[Converter]) -> Converter:
     """Converts a tuple: an array whose items have a type each."""
     expected = f"an array of {len(items)} items"
 
-    def convert(value: Any, converts: list[Callable[[Any], Any]]) -> list[Any]:
+    def convert_items(value: Any, converts: list[Callable[[Any], Any]]) -> list[Any]:
         if not isinstance(value, list | tuple):
             raise mismatch(expected, value)
         if len(value) != len(converts):
@@ -57,7 +57,8 @@ def fixed(items: list[Converter]) -> Converter:
     encoders = [item.encode for item in items]
     decoders = [item.decode for item in items]
     return Converter(
-        lambda value: convert(value, encoders), lambda value: tuple(convert(value, decoders))
+        lambda value: convert_items(value, encoders),
+        lambda value: tuple(convert_items(value, decoders)),
     )
 
 
@@ -84,7 +85,7 @@ def mapping(key: Converter, value: Converter) -> Converter:
 
 
 def key_in(form: Form, kind: Any, key: Converter) -> Converter:
-    """Converts the key of a map: JSON has text only."""
+    """Makes the converter of a map's key in a form: in JSON, integers and booleans are text."""
     if form is Form.MESSAGE_PACK or kind is str or _is_enum(kind):
         return key
     if kind is bool:

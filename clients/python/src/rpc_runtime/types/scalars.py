@@ -11,6 +11,7 @@ from .conversion import ConversionError, Converter, Form, mismatch
 from .markers import IntegerRange
 
 _SINGLE = struct.Struct("f")
+# The first number that is rounded to infinity in 32 bits.
 _GREATEST_SINGLE = 3.4028235677973366e38
 # What MessagePack can hold as an integer.
 _NATIVE = range(-(1 << 63), 1 << 64)
@@ -103,7 +104,7 @@ def floating(form: Form, is_single: bool) -> Converter:
         return float(value)
 
     def decode_single(value: Any) -> float:
-        # JSON may have the shortest text of a number of 32 bits.
+        # In JSON, it may be the shortest number that is nearest to one of 32 bits: `0.1`.
         checked = check(value)
         return float(_SINGLE.unpack(_SINGLE.pack(checked))[0])
 
@@ -127,6 +128,8 @@ def integer(form: Form, limits: IntegerRange | None) -> Converter:
 
     if limits is None or limits.bits <= 64 or form is Form.JSON:
         return Converter(check, check)
+
+    # In MessagePack, integers of 128 bits are decimal text. Their 16 bytes are read too.
 
     def encode(value: Any) -> str:
         return str(check(value))
@@ -165,8 +168,8 @@ def binary(form: Form) -> Converter:
     return Converter(encode if form is Form.JSON else check, decode)
 
 
-def names(kind: type[enum.Enum]) -> Converter:
-    """Converts an enum of text: a value is the name of its variant."""
+def unit_enum(kind: type[enum.Enum]) -> Converter:
+    """Converts an enum of variants without content: a value is the name of its variant."""
     members = {member.value: member for member in kind}
     known = ", ".join(f'"{name}"' for name in members)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from .conversion import ConversionError, Converter, mismatch
 from .markers import UNSET, WireName
 
+# The default of a field that must not be missing: `None` may be a default.
 _NO_DEFAULT: Any = object()
 
 
@@ -18,9 +19,10 @@ class Field:
     """A field of a struct."""
 
     attribute: str
+    # On the wire.
     name: str
     converter: Converter
-    # The value if it is missing: `_NO_DEFAULT` if it must not be.
+    # The value if the field is missing, or `_NO_DEFAULT`.
     default: Any
 
 

@@ -69,6 +69,8 @@ def _decode_content(case: Case, content: Any) -> Any:
 
 
 def _external(case_of: Any, case_named: Any) -> Converter:
+    """Converts `{"Circle": {...}}`, or `"Point"` for a unit."""
+
     def encode(value: Any) -> Any:
         case = case_of(value)
         if case.variant.shape == "unit":
@@ -90,6 +92,8 @@ def _external(case_of: Any, case_named: Any) -> Converter:
 
 
 def _internal(tag: str, case_of: Any, case_named: Any) -> Converter:
+    """Converts `{"type": "circle", ...}`, if the tag is `type`."""
+
     def encode(value: Any) -> Any:
         case = case_of(value)
         if case.variant.shape == "unit":
@@ -112,6 +116,8 @@ def _internal(tag: str, case_of: Any, case_named: Any) -> Converter:
 
 
 def _adjacent(tag: str, content: str, case_of: Any, case_named: Any) -> Converter:
+    """Converts `{"type": "circle", "content": {...}}`, if these are the tag and the content."""
+
     def encode(value: Any) -> Any:
         case = case_of(value)
         if case.variant.shape == "unit":
