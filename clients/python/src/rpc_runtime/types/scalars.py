@@ -12,7 +12,7 @@ from .markers import IntegerRange
 
 _SINGLE = struct.Struct("f")
 # The first number that is rounded to infinity in 32 bits.
-_GREATEST_SINGLE = 3.4028235677973366e38
+_TOO_LARGE_FOR_SINGLE = 3.4028235677973366e38
 # What MessagePack can hold as an integer.
 _NATIVE = range(-(1 << 63), 1 << 64)
 _WIDE_BYTES = 16
@@ -99,7 +99,7 @@ def floating(form: Form, is_single: bool) -> Converter:
                 raise ConversionError("the number is too large") from None
         if form is Form.JSON and not math.isfinite(value):
             raise ConversionError("JSON has no such number: it is infinite or not a number")
-        if is_single and math.isfinite(value) and abs(value) > _GREATEST_SINGLE:
+        if is_single and math.isfinite(value) and abs(value) >= _TOO_LARGE_FOR_SINGLE:
             raise ConversionError("the number is too large for 32 bits")
         return float(value)
 
