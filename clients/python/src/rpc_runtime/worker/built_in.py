@@ -45,7 +45,9 @@ def _value(name: str, identity: Identity, queues: Mapping[str, ServedQueue]) -> 
 
 def _lines(name: str, identity: Identity, queues: Mapping[str, ServedQueue]) -> list[str]:
     lines = [identity.line()]
-    for queue, served in queues.items() if name != PING else ():
+    if name == PING:
+        return lines
+    for queue, served in queues.items():
         if name == STATS:
             lines.append(f"queue {queue}")
             lines += [method.stats.line() for method in served.methods.values()]

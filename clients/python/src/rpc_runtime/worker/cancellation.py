@@ -10,10 +10,11 @@ from ..protocol.request_id import uuid_of
 
 
 class Cancellations:
-    """The calls to one queue that were cancelled, and what to do for those that run."""
+    """The calls to one queue that were cancelled, and the methods that run for calls to it."""
 
     def __init__(self) -> None:
         self._cancelled = CancelledCalls()
+        # What to call when a call is cancelled, by its id. An id that is used twice has several.
         self._watched: dict[bytes, list[Callable[[], None]]] = {}
 
     def cancel(self, identity: bytes, time_left: float) -> None:
@@ -23,11 +24,11 @@ class Cancellations:
             cancel()
 
     def is_cancelled(self, correlation_id: str | None) -> bool:
-        """Whether a request must not begin."""
+        """Whether a request must not begin, because its call was cancelled before."""
         return self._cancelled.contains(uuid_of(correlation_id), now())
 
     def watch(self, correlation_id: str | None, cancel: Callable[[], None]) -> Callable[[], None]:
-        """Calls a function when the call is cancelled. Returns how to stop that."""
+        """Has `cancel` called once the call is cancelled. Returns a function that ends this."""
         identity = uuid_of(correlation_id)
         if identity is None:
             return lambda: None

@@ -44,9 +44,10 @@ from .served import ServedQueue
 from .shared import Shared
 
 _PREFETCH: Final = 64
+# Broadcasts that run, and that wait for others to end.
 _MAX_RUNNING: Final = 16
 _MAX_WAITING: Final = 32
-# Answers to discovery, and to broadcasts for which there is no room.
+# Answers in progress to discovery, and to broadcasts for which there is no room.
 _MAX_ANSWERS: Final = 64
 _LIMITS: Final = {"x-message-ttl": 60_000, "x-queue-type": "classic"}
 _CONTROL_LIMITS: Final = {**_LIMITS, "x-max-length": 1024, "x-max-length-bytes": 8_388_608}
@@ -59,13 +60,13 @@ _ITEM_LIMITS: Final = {
 _REPLY_LIMIT: Final = 5.0
 
 
-class _ServedHere:
-    """A queue whose workers are reached through the exchange."""
+class _Queue:
+    """A request queue, as far as its workers are reached through the exchange."""
 
     def __init__(self, served: ServedQueue, handler: RequestHandler) -> None:
         self.served = served
         self.handler = handler
-        all_methods = {name: served.method for name, served in served.methods.items()}
+        all_methods = {name: each.method for name, each in served.methods.items()}
         self.broadcasts = Methods(all_methods, is_broadcast=True)
 
 
@@ -80,7 +81,7 @@ class ControlServer:
     ) -> None:
         self._shared = shared
         self._served = served
-        self._queues = {name: _ServedHere(served[name], handlers[name]) for name in served}
+        self._queues = {name: _Queue(served[name], handlers[name]) for name in served}
         self._broadcasts = TaskSet("broadcast")
         self._answers = TaskSet("discovery")
         self._running = asyncio.Semaphore(_MAX_RUNNING)
@@ -96,7 +97,10 @@ class ControlServer:
         return any(served.has_streams for served in self._served.values())
 
     async def open(self, link: Link) -> list[Channel]:
-        """Declares and consumes the queues. Raises `ChannelLost`."""
+        """Declares and consumes the control queue, and the one for items if a method receives any.
+
+        Returns their channels. Raises `ChannelLost`.
+        """
         keys = list(self._served)
         identity = self._shared.identity.id
         if self._shared.describes_itself or self._has_streams:
@@ -124,6 +128,7 @@ class ControlServer:
     async def _consume(
         self, channel: Channel, keys: list[str], limits: Mapping[str, Any], on_delivery: Any
     ) -> None:
+        """Declares a queue of this worker, binds it with these keys, and consumes it."""
         await channel.declare_exchange(CONTROL_EXCHANGE)
         name = f"rpc.control.{uuid.uuid4()}"
         await channel.declare_queue(
@@ -139,11 +144,12 @@ class ControlServer:
         await channel.consume(name, on_delivery)
 
     def lost(self) -> None:
-        """Learns that nothing arrives at present."""
+        """Tells the streams that nothing arrives at present: their callers are not silent."""
         for inbox in self._shared.incoming.values():
             inbox.lose()
 
     def _on_items(self, delivery: Delivery) -> None:
+        """Passes a message of the queue for items to the stream that it belongs to."""
         delivery.ack()
         message = delivery.message
         inbox = self._shared.incoming.get(uuid_of(message.correlation_id) or b"")
@@ -158,48 +164,56 @@ class ControlServer:
             inbox.fail(f"the caller does not keep to the protocol: {error}")
 
     def _on_control(self, delivery: Delivery) -> None:
+        """Handles a message of the control queue, by its type and its routing key."""
         delivery.ack()
+        # Anybody may publish to the queue itself. Only the exchange's permissions count.
         if delivery.exchange != CONTROL_EXCHANGE:
             return
         message, key = delivery.message, delivery.routing_key
-        is_own = key == self._shared.identity.id
+        is_to_this_worker = key == self._shared.identity.id
         if delivery.malformed is None and message.type in (CANCEL, CREDIT):
             # What cannot be read is ignored.
             with contextlib.suppress(CodecError):
-                self._on_news(message, key, is_own)
-        elif is_own or key == DISCOVERY_KEY:
+                if message.type == CREDIT:
+                    self._on_credit(message, is_to_this_worker)
+                else:
+                    self._on_cancel(message, key, is_to_this_worker)
+        elif is_to_this_worker or key == DISCOVERY_KEY:
             if delivery.malformed is None and message.expects_reply:
-                self._answer_soon(self._discover(message))
-        elif (here := self._queues.get(key)) is not None and not delivery.is_redelivered:
-            is_full = len(self._broadcasts) >= _MAX_RUNNING + _MAX_WAITING
-            if is_full:
-                self._answer_soon(self._broadcast(here, delivery, is_full=True))
+                self._answer_if_room(self._discover(message))
+        elif (queue := self._queues.get(key)) is not None and not delivery.is_redelivered:
+            has_room = len(self._broadcasts) < _MAX_RUNNING + _MAX_WAITING
+            if has_room:
+                self._broadcasts.spawn(self._broadcast(queue, delivery, has_room=True))
             else:
-                self._broadcasts.spawn(self._broadcast(here, delivery, is_full=False))
+                self._answer_if_room(self._broadcast(queue, delivery, has_room=False))
 
-    def _answer_soon(self, answering: Coroutine[Any, Any, None]) -> None:
-        """Answers without a promise: peers can send faster than the broker takes answers."""
+    def _answer_if_room(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Answers in a task, unless too many answers wait for the broker already."""
         if len(self._answers) < _MAX_ANSWERS:
             self._answers.spawn(answering)
             return
         answering.close()
         self._shared.log.report("answers", "a message through rpc.control was not answered")
 
-    def _on_news(self, message: Message, key: str, is_own: bool) -> None:
-        shared = self._shared
-        if message.type == CREDIT:
-            for identity, credit in read_grants(message.body) if is_own else ():
-                if (stream := shared.streams.get(identity)) is not None:
-                    stream.grant(credit)
+    def _on_credit(self, message: Message, is_to_this_worker: bool) -> None:
+        if not is_to_this_worker:
             return
+        for identity, credit in read_grants(message.body):
+            if (stream := self._shared.streams.get(identity)) is not None:
+                stream.grant(credit)
+
+    def _on_cancel(self, message: Message, key: str, is_to_this_worker: bool) -> None:
+        """Cancels calls to a queue or, with this worker's id as the key, only its streams."""
         for identity, time_left in read_cancellations(message.body):
-            if is_own:
-                if (cancel := shared.stream_cancels.get(identity)) is not None:
+            if is_to_this_worker:
+                if (cancel := self._shared.stream_cancels.get(identity)) is not None:
                     cancel()
-            elif (here := self._queues.get(key)) is not None:
-                here.handler.cancellations.cancel(identity, time_left)
+            elif (queue := self._queues.get(key)) is not None:
+                queue.handler.cancellations.cancel(identity, time_left)
 
     async def _discover(self, message: Message) -> None:
+        """Answers a question to all workers, or to this one."""
         shared = self._shared
         if not shared.reply_addresses.allows(message.reply_to or ""):
             return
@@ -216,34 +230,37 @@ class ControlServer:
                 reply = fault_reply(codec, fault_code.UNKNOWN_METHOD, reason)
         await self._send(message, reply)
 
-    async def _broadcast(self, here: _ServedHere, delivery: Delivery, *, is_full: bool) -> None:
-        message = delivery.message
+    async def _broadcast(self, queue: _Queue, delivery: Delivery, *, has_room: bool) -> None:
+        """Runs a broadcast and answers it, or refuses it."""
+        message, rules = delivery.message, queue.handler.rules
         arrived = now()
         if delivery.malformed is None:
-            decision = decide_broadcast(message, here.broadcasts, here.handler.rules)
+            decision = decide_broadcast(message, queue.broadcasts, rules)
         else:
-            rules = here.handler.rules
             decision = refuse_malformed(message, delivery.malformed, False, rules)
         if isinstance(decision, Refuse):
             reply = fault_reply(decision.codec, decision.code, decision.message)
-            await self._answer(message, reply, is_full=False)
+            await self._answer(message, reply, describes_itself=False)
             return
         if not isinstance(decision, Run):
+            # The address is forbidden, so nobody can be answered.
             return
-        if is_full:
+        if not has_room:
             reason = "the worker runs as many broadcasts as it can"
             reply = fault_reply(decision.codec, fault_code.REJECTED, reason)
-            await self._answer(message, reply, is_full=False)
+            await self._answer(message, reply, describes_itself=False)
             return
         async with self._running:
+            # It may have waited until its caller has given up.
             if decision.time_to_live is not None and now() - arrived >= decision.time_to_live:
                 return
-            reply_or_none = await self._run(here, message, decision)
+            reply_or_none = await self._run(queue, message, decision)
         if reply_or_none is not None:
-            await self._answer(message, reply_or_none, is_full=True)
+            await self._answer(message, reply_or_none, describes_itself=True)
 
-    async def _run(self, here: _ServedHere, message: Message, run: Run) -> Reply | None:
-        served = here.served.methods[run.method.name]
+    async def _run(self, queue: _Queue, message: Message, run: Run) -> Reply | None:
+        """Runs the method. Returns `None` if it was cancelled."""
+        served = queue.served.methods[run.method.name]
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
         began = served.stats.begin()
@@ -254,12 +271,14 @@ class ControlServer:
             served.stats.end(began, reply)
         return reply
 
-    async def _answer(self, message: Message, reply: Reply, *, is_full: bool) -> None:
+    async def _answer(self, message: Message, reply: Reply, *, describes_itself: bool) -> None:
+        """Replies to a broadcast. The reply names the worker by its id, or describes it as well."""
         if not message.expects_reply:
             return
         identity = self._shared.identity
-        is_full = is_full and self._shared.describes_itself
-        reply.headers[WORKER_HEADER] = identity.header(is_full=is_full)
+        describes_itself = describes_itself and self._shared.describes_itself
+        header = identity.broadcast_header() if describes_itself else identity.id_header
+        reply.headers[WORKER_HEADER] = header
         await self._send(message, reply)
 
     async def _send(self, message: Message, reply: Reply) -> None:

@@ -23,6 +23,7 @@ from .context import Context, current
 
 _log = logging.getLogger("rpc_runtime")
 
+# How long after its deadline a method may still answer, and how long its cancellation may take.
 _ABANDONED_AFTER = 1.0
 
 
@@ -35,6 +36,7 @@ class Execution:
         self._max_reply_bytes = max_reply_bytes
         self._is_cancelled = False
         self._task: asyncio.Task[Reply] | None = None
+        # The time to live of a request with a stream limits the time until the first message only.
         has_deadline = run.time_to_live is not None and run.stream is None
         self.context = Context(
             method=run.method.name,
@@ -53,14 +55,17 @@ class Execution:
         return self._is_cancelled
 
     def cancel(self) -> None:
-        """Learns that nobody waits. Stops the method if it allows that."""
+        """Tells the method that nobody waits. Stops it if it is one that may be cancelled."""
         self.context.cancelled.set()
         if self._run.method.is_cancellable and self._task is not None:
             self._is_cancelled = True
             self._task.cancel()
 
     async def reply(self, invoke: Callable[[tuple[Any, ...]], Awaitable[Reply]]) -> Reply | None:
-        """Runs the method. Returns `None` if it was cancelled."""
+        """Reads the arguments, and calls the method with them by `invoke`.
+
+        Returns `None` if the method was cancelled, because then nobody waits for its reply.
+        """
         try:
             body = self._message.body
             arguments = decode_arguments(self._run.method, body, self._run.codec)
@@ -98,6 +103,7 @@ class Execution:
     async def _invoke(
         self, invoke: Callable[[tuple[Any, ...]], Awaitable[Reply]], arguments: tuple[Any, ...]
     ) -> Reply:
+        """Calls the method in its context. An exception becomes a reply."""
         current.set(self.context)
         ambient_deadline.set(self.context.deadline)
         try:
@@ -106,10 +112,11 @@ class Execution:
             try:
                 return error_reply(self._run.method, self._run.codec, error)
             except Exception as failure:
-                # The exception holds what cannot be written, such as a code that is no text.
+                # The method's exception cannot be written, such as a fault whose code is no text.
                 return panicked_reply(self._run.method, self._run.codec, failure)
 
     def _limited(self, reply: Reply) -> Reply:
+        """Returns the reply, or a fault if it is too large to be sent."""
         size, limit = len(reply.body), self._max_reply_bytes
         if size <= limit:
             return reply
@@ -124,7 +131,10 @@ _unstoppable: set[asyncio.Task[Reply]] = set()
 
 
 def _keep_until_done(task: asyncio.Task[Reply]) -> None:
-    """Keeps a task that ignores its cancellation: the event loop would forget it."""
+    """Keeps a task that ignores its cancellation from being collected while it runs.
+
+    The event loop has only weak references to tasks.
+    """
     if not task.done():
         _unstoppable.add(task)
         task.add_done_callback(_unstoppable.discard)

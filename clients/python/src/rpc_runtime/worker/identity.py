@@ -29,8 +29,8 @@ class Identity:
             "version": app_version,
             "runtime_version": version.__version__,
         }
-        # Messages of streams name the worker by its id alone.
-        self.stream_header = json.dumps({"id": self.id})
+        # The header `rpc-worker` of streams, and of workers that do not describe themselves.
+        self.id_header = json.dumps({"id": self.id})
 
     def describe(self) -> dict[str, Any]:
         """Describes the worker as a plain value."""
@@ -38,10 +38,10 @@ class Identity:
         known = {name: value for name, value in self._known.items() if value is not None}
         return {**known, "uptime_ms": uptime}
 
-    def header(self, *, is_full: bool) -> str:
-        """Writes the header of an answer to a broadcast."""
-        text = json.dumps(self.describe(), separators=(",", ":")) if is_full else ""
-        return text if 0 < len(text) <= _MAX_HEADER else self.stream_header
+    def broadcast_header(self) -> str:
+        """Writes the header `rpc-worker` of an answer to a broadcast, unless it is too long."""
+        text = json.dumps(self.describe(), separators=(",", ":"))
+        return text if len(text) <= _MAX_HEADER else self.id_header
 
     def line(self) -> str:
         """Describes the worker in a line of text."""

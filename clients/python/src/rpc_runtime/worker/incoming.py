@@ -17,12 +17,14 @@ from ..protocol.names import CREDIT, KEEP_ALIVE, MAX_SILENCE
 from ..types import Converter
 from .stream_sender import StreamSender
 
+# The caller hears this often at most that the method has taken items, unless it needs credit.
 _PROGRESS = 1.0
+# The method of a caller that is silent for this long is cancelled. Its stream broke off before.
 _GONE_AFTER = 2 * MAX_SILENCE
 
 
 class IncomingInbox:
-    """The state of one such stream, and the task that tells the caller about it."""
+    """The items of one caller, and what the caller is told about them."""
 
     def __init__(self, max_item_bytes: int) -> None:
         self.receiver = IncomingReceiver()
@@ -30,7 +32,7 @@ class IncomingInbox:
         # Wakes the task that tells the caller, and the method.
         self._news = asyncio.Event()
         self._arrived = asyncio.Event()
-        # `None` while the connection is lost: nothing can be heard.
+        # Since when the caller is silent. `None` while the connection is lost.
         self._heard_at: float | None = now()
 
     def receive(self, items: Items, end: int | None) -> None:
@@ -46,11 +48,11 @@ class IncomingInbox:
         self._wake()
 
     def lose(self) -> None:
-        """Learns that items cannot arrive at present."""
+        """Stops to count the caller's silence, because the worker's queue for items is lost."""
         self._heard_at = None
 
     def resume(self) -> None:
-        """Learns that items can arrive again. Some may be lost."""
+        """Asks for the items that were lost with the worker's queue. There is another one now."""
         self._heard_at = now()
         self.receiver.ask_again()
         self._wake()
@@ -81,7 +83,10 @@ class IncomingInbox:
         self._wake()
 
     async def tell(self, sender: StreamSender, on_gone: Callable[[], None]) -> None:
-        """Grants credit and shows that the worker is there, until the task is cancelled."""
+        """Sends grants, whenever there is news and as keep-alives, until the task is cancelled.
+
+        Calls `on_gone` and returns if the caller is silent for too long.
+        """
         told_at: float | None = None
         while True:
             self._news.clear()

@@ -24,7 +24,10 @@ def invocation_of(
     inbox: IncomingInbox | None,
     max_reply_bytes: int,
 ) -> Invoke:
-    """Returns how to run a method with its arguments."""
+    """Returns a function that calls a method with its arguments, and makes its reply.
+
+    `sender` and `inbox` are those of a request that returns or sends a stream.
+    """
     method, codec = run.method, run.codec
 
     async def invoke(arguments: tuple[Any, ...]) -> Reply:
@@ -37,6 +40,7 @@ def invocation_of(
             # A one-way method that is called with a `reply_to` answers with the empty value.
             return result_reply(method, codec, None if method.is_oneway else value)
         stream: AsyncIterator[Any] = aiter(returned)
+        # A caller that grants no credit gets all items in the reply.
         if sender is not None and run.stream is not None and run.stream.credit is not None:
             return await sender.send_items(method, stream)
         return await collect(method, codec, stream, max_reply_bytes)

@@ -33,6 +33,7 @@ from .request_queue import RequestQueue
 
 _PAUSE = 1.0
 _MAX_PAUSE = 30.0
+# A job that the broker has not confirmed for this long is logged.
 _UNCONFIRMED_FOR_LONG = 30.0
 _SHORTEST_WAIT = 100
 # For each queue to which jobs are moved.
@@ -41,7 +42,10 @@ _MAX_UNCONFIRMED = 64
 
 @dataclass(frozen=True, slots=True)
 class _Hop:
+    """A queue to which a job is moved."""
+
     queue: RequestQueue
+    # How many milliseconds the job must still wait when it comes back from a retry queue.
     rest: int = 0
     is_mandatory: bool = True
 
@@ -83,12 +87,13 @@ class JobMover:
 
     async def return_to_queue(self, delivery: Delivery, message: Message) -> bool:
         """Moves a job to the end of its queue, from which it was redelivered."""
-        # This worker would not empty a full queue by keeping jobs.
+        # A full queue does not get emptier while its workers hold jobs, so it goes elsewhere then.
         fallback = _Hop(self._queue.retry(_SHORTEST_WAIT))
         wanted = _Hop(self._queue, is_mandatory=False)
         return await self._move(delivery, copy_of(message), wanted, fallback)
 
     async def _to_dead_letters(self, delivery: Delivery, copy: Message) -> bool:
+        """Moves the copy to the dead-letter queue, or for some seconds to a retry queue."""
         copy.headers[ORIGIN_HEADER] = self._queue.name
         wanted = _Hop(self._queue.dead())
         # A dead-letter queue may be full for days.
@@ -96,6 +101,7 @@ class JobMover:
         return await self._move(delivery, copy, wanted, fallback, is_dead=True)
 
     def _delayed(self, millis: int) -> _Hop:
+        """Returns the retry queue with the longest wait that is not longer than this delay."""
         wait, rest = next_wait(rounded_up(millis))
         return _Hop(self._queue.retry(wait), rest)
 
@@ -108,7 +114,11 @@ class JobMover:
         *,
         is_dead: bool = False,
     ) -> bool:
-        """Publishes the copy until the broker has it, or the original can no longer be acked."""
+        """Publishes the copy until a queue has taken it. Returns whether one has.
+
+        Tries the fallback after each failure. Gives up once the channel of the original is lost:
+        the broker delivers the job again then.
+        """
         pause, hop = _PAUSE, wanted
         while delivery.channel.is_open:
             copy.headers.pop(GIVEN_UP_HEADER, None)
@@ -146,6 +156,7 @@ class JobMover:
         return "the queue does not exist"
 
     async def _confirmed(self, delivery: Delivery, copy: Message, hop: _Hop) -> Published:
+        """Publishes the copy once, and waits for what becomes of it, however long that takes."""
         publishing = asyncio.ensure_future(
             self._channel.publish(copy, queue=hop.queue.name, is_mandatory=hop.is_mandatory)
         )
@@ -166,8 +177,8 @@ class JobMover:
             publishing.cancel()
 
     async def _declare(self, queue: RequestQueue) -> None:
+        """Declares a queue on a channel of its own, which the broker closes if it refuses."""
         link = await self._supervisor.link()
-        # A refused declaration closes the channel.
         channel = await link.channel(has_confirms=False)
         try:
             await declare(channel, queue)

@@ -18,7 +18,7 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.separate_channels import SeparateChannels
 from ..transport.supervisor import Supervisor
 
-# After the caller's time limit.
+# How long after the caller's deadline a reply is given up.
 _GIVE_UP_AFTER = 30.0
 _GIVE_UP_WITHOUT_LIMIT = 3600.0
 _PAUSE = 0.05
@@ -31,7 +31,7 @@ class ReplySender:
     def __init__(self, supervisor: Supervisor, log: LimitedLog) -> None:
         self._supervisor = supervisor
         self._replies = LazyChannel(supervisor)
-        # The broker closes a channel because of an address of direct reply-to that is wrong.
+        # Apart from other replies, because a wrong address of direct reply-to closes its channel.
         self._direct = LazyChannel(supervisor)
         self._separate = SeparateChannels(supervisor)
         self._log = log
@@ -43,6 +43,7 @@ class ReplySender:
         if deadline is not None:
             give_up_at = max(began, deadline) + _GIVE_UP_AFTER
         published = await self.publish(message, address, give_up_at, is_mandatory=False)
+        # Over direct reply-to, it was probably the address. Any other address takes a fault.
         if published is Published.CLOSED and not address.startswith(DIRECT_REPLY_TO):
             codec = codec_of(message.content_type, None) or Codec.TEXT
             fault = fault_reply(codec, fault_code.REPLY_TOO_LARGE, _NOT_ACCEPTED)
@@ -62,11 +63,11 @@ class ReplySender:
         """Publishes to a reply address. `None` if that does not succeed in time."""
         is_direct = address.startswith(DIRECT_REPLY_TO)
         channel = self._direct if is_direct else self._replies
-        closed = 0
+        channels_closed = 0
         while now() < give_up_at:
             try:
                 async with asyncio.timeout_at(give_up_at):
-                    if closed and not is_direct:
+                    if channels_closed and not is_direct:
                         return await self._separate.publish(
                             message, address, is_mandatory=is_mandatory
                         )
@@ -78,9 +79,10 @@ class ReplySender:
             except ConnectFailed:
                 return None
             except ChannelLost as error:
-                # Over a wrong address of direct reply-to, it closes the connection.
-                closed += error.is_alone or (error.is_written and is_direct)
-                if closed >= MAX_CLOSED:
+                # Over a wrong address of direct reply-to, the broker may close the connection too.
+                if error.is_alone or (error.is_written and is_direct):
+                    channels_closed += 1
+                if channels_closed >= MAX_CLOSED:
                     return Published.CLOSED
                 await asyncio.sleep(_PAUSE)
         return None

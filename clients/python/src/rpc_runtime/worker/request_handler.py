@@ -73,10 +73,10 @@ class Settle(enum.Enum):
     """What becomes of a delivery."""
 
     ACK = "ack"
-    # A copy of it is in another queue.
+    # Acknowledged too: a copy of it is in another queue.
     MOVED = "moved"
     REJECT = "reject"
-    # The broker delivers it again.
+    # Not settled: its channel is lost, so the broker delivers it again.
     LEAVE = "leave"
 
 
@@ -87,7 +87,7 @@ class RequestHandler:
         self._shared = shared
         self._queue = queue
         self._served = served
-        methods = {served.method.name: served.method for served in served.methods.values()}
+        methods = {name: each.method for name, each in served.methods.items()}
         if shared.describes_itself:
             methods.update(BUILT_IN)
         self._methods = Methods(methods)
@@ -99,7 +99,8 @@ class RequestHandler:
         )
         self._requests: Deduplicator[Delivery] = Deduplicator()
         self._tasks = TaskSet("request")
-        self._streams = asyncio.Semaphore(shared.concurrency)
+        # One for each stream whose request is settled while its method runs.
+        self._settled_streams = asyncio.Semaphore(shared.concurrency)
         self.cancellations = Cancellations()
         supervisor = shared.connection.supervisor
         has_jobs = served.has_jobs
@@ -118,7 +119,7 @@ class RequestHandler:
         self._tasks.spawn(self._handle(delivery))
 
     async def _answer_probe(self, delivery: Delivery) -> None:
-        """Another worker measures how long requests wait."""
+        """Answers a probe, with which another worker measures how long requests wait."""
         delivery.ack()
         message = delivery.message
         address = message.reply_to or ""
@@ -128,6 +129,7 @@ class RequestHandler:
             await self._shared.sender.publish(reply, address, give_up_at, is_mandatory=False)
 
     async def _handle(self, delivery: Delivery) -> None:
+        """Handles a request, unless it is another delivery of one that runs or has ended."""
         message = delivery.message
         key = key_of(message) if delivery.malformed is None else None
         if key is None:
@@ -155,13 +157,17 @@ class RequestHandler:
             for each in (delivery, *joined):
                 _settle(each, settle)
         if settle is Settle.LEAVE:
-            # The broker has already delivered it again, and does not do so once more.
+            # Those that joined on a new channel are what the broker has delivered again, so nobody
+            # else handles them.
             for each in joined:
                 if each.channel.is_open:
                     self.receive(each)
 
     async def _processed(self, delivery: Delivery) -> Settle:
-        """Settles a request even if this library fails: it would occupy its place for good."""
+        """Processes a request, also if this library fails: each one must be settled.
+
+        The prefetch counts a request that is not, so another one could never take its place.
+        """
         try:
             return await self._process(delivery)
         except Exception:
@@ -171,6 +177,7 @@ class RequestHandler:
             return await self._refused(delivery, delivery.message, decision)
 
     async def _process(self, delivery: Delivery) -> Settle:
+        """Moves, refuses or runs a request."""
         message, malformed = delivery.message, delivery.malformed
         if malformed is not None:
             decision = refuse_malformed(message, malformed, delivery.is_redelivered, self._rules)
@@ -194,7 +201,11 @@ class RequestHandler:
         return await self._run(delivery, message, decision)
 
     async def _moved(self, delivery: Delivery, message: Message) -> Settle | None:
-        """Moves a request that does not run here and now. Returns `None` for any other."""
+        """Moves a one-way request that does not run here and now. `None` if it is not moved.
+
+        These are jobs that must still wait or that are given up, and redelivered requests from a
+        queue that does not count deliveries.
+        """
         if message.expects_reply:
             return None
         found = self._methods.find(message.type)
@@ -205,7 +216,7 @@ class RequestHandler:
             has_returned = REDELIVERIES_HEADER in message.headers
             dead = read_dead_lettered(message.headers)
             if COPY_HEADER in message.headers and dead is not None and dead.deaths == 0:
-                # It has only waited in a retry queue.
+                # A retry queue has dead-lettered it on purpose, so it may run as if it were new.
                 message.headers.pop("x-death", None)
                 message.headers.pop("x-first-death-reason", None)
             delay = remaining_delay(message.headers)
@@ -239,6 +250,7 @@ class RequestHandler:
         return Settle.LEAVE
 
     async def _refused(self, delivery: Delivery, message: Message, decision: Decision) -> Settle:
+        """Answers a request that does not run with a fault, or rejects it if it wants no reply."""
         if isinstance(decision, ForbiddenAddress):
             text = (
                 f"a request was rejected: its reply_to {printable(message.reply_to)} "
@@ -254,19 +266,22 @@ class RequestHandler:
         if message.expects_reply:
             await self._send(message, reply, message.time_to_live)
             return Settle.ACK
-        is_rejected = delivery.malformed is not None and self._queue.has_dead_letter_exchange
-        if self.jobs is not None and not is_rejected:
+        # On a queue with jobs, it goes to `<queue>.dead`, without its malformed properties. The
+        # queue's own dead-letter exchange, if there is one, keeps it as it is.
+        keeps_malformed = delivery.malformed is not None and self._queue.has_dead_letter_exchange
+        if self.jobs is not None and not keeps_malformed:
             failure = Failure(decision.code, decision.message)
             method = self._methods.job(message.type)
             return _moved_if(await self.jobs.fail(delivery, message, method, failure))
         return self._reject(delivery)
 
     def _reject(self, delivery: Delivery) -> Settle:
-        """Rejects a request, unless it comes back each time."""
+        """Rejects a request, or acknowledges it if a dead-letter queue may return it for ever."""
         is_endless = rejections_of(delivery.message) >= MAX_REJECTIONS
         return Settle.ACK if delivery.are_headers_lost or is_endless else Settle.REJECT
 
     async def _run(self, delivery: Delivery, message: Message, run: Run) -> Settle:
+        """Runs a method without streams, and replies."""
         served = self._served.methods[run.method.name]
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
@@ -290,6 +305,7 @@ class RequestHandler:
         reply: Reply,
         deadline: float | None,
     ) -> Settle:
+        """Sends the reply of a request that ran, or retries a job that failed."""
         if message.expects_reply:
             sent = reply.message(message)
             await self._shared.sender.send(sent, message.reply_to or "", deadline)
@@ -300,7 +316,7 @@ class RequestHandler:
         if self.jobs is not None and method.is_job:
             return _moved_if(await self.jobs.fail(delivery, message, method, failure))
         if failure.reason == fault_code.BAD_REQUEST:
-            # It did not run.
+            # The arguments cannot be read, so it did not run: it is refused.
             if self.jobs is not None:
                 return _moved_if(await self.jobs.fail(delivery, message, None, failure))
             return self._reject(delivery)
@@ -312,6 +328,7 @@ class RequestHandler:
         await self._shared.sender.send(sent, message.reply_to or "", deadline)
 
     async def _stream(self, delivery: Delivery, message: Message, run: Run) -> Settle:
+        """Runs a method with streams, unless a stream with its id runs here."""
         stream = run.stream
         if stream is None:
             raise TypeError("a request without a stream is run otherwise")
@@ -330,7 +347,7 @@ class RequestHandler:
             address=address,
             request=message,
             codec=run.codec,
-            worker_header=shared.identity.stream_header,
+            worker_header=shared.identity.id_header,
             credit=stream.credit,
             max_bytes=shared.connection.max_sent_bytes,
         )
@@ -354,6 +371,7 @@ class RequestHandler:
         sender: StreamSender,
         inbox: IncomingInbox | None,
     ) -> Settle:
+        """Runs a method with streams, and sends the reply that ends them."""
         served = self._served.methods[run.method.name]
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
@@ -372,7 +390,7 @@ class RequestHandler:
             invoke = invocation_of(served, run, sender, inbox, max_bytes)
             reply = await execution.reply(invoke)
         except asyncio.CancelledError:
-            # The worker stops. Its callers need not wait for the silence.
+            # The worker stops. Without this reply, the caller would notice after 16 seconds.
             reason = "the worker of the stream stops"
             fault = fault_reply(run.codec, fault_code.INTERRUPTED, reason)
             self._shared.farewells.spawn(self._interrupt(message, sender, fault))
@@ -392,17 +410,24 @@ class RequestHandler:
         return Settle.ACK
 
     async def _interrupt(self, message: Message, sender: StreamSender, fault: Reply) -> None:
+        """Tells the caller of a stream that its worker stops."""
         reply = await sender.end(fault)
         if sender.failure is not None:
+            # The count would promise items that were not sent.
             reply.headers.pop(ITEMS_HEADER, None)
         await self._send(message, reply, 0.0)
 
     async def _ack_once_begun(self, delivery: Delivery, sender: StreamSender) -> None:
-        """A stream may run for longer than the broker waits for an acknowledgement."""
+        """Settles the request of a stream before its end: the broker does not wait that long.
+
+        Is cancelled when the stream ends.
+        """
         await sender.begun.wait()
-        # If too many streams go on, this one counts as a request.
-        async with self._streams:
+        # Beyond as many streams as requests may run, a stream is not settled. So it counts as a
+        # request for the prefetch, until another stream ends.
+        async with self._settled_streams:
             delivery.ack()
+            # Keeps its place until the task is cancelled.
             await asyncio.get_running_loop().create_future()
 
     async def ended(self, timeout: float) -> bool:

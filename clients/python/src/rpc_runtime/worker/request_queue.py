@@ -39,8 +39,9 @@ class RequestQueue:
 
     @property
     def max_deliveries(self) -> int:
-        """How often a request may come back."""
+        """How often a request may be delivered."""
         limit = self.arguments.get("x-delivery-limit", _DEFAULT_DELIVERY_LIMIT)
+        # RabbitMQ 4 takes a negative number for no limit.
         if not isinstance(limit, int) or limit < 0:
             return (1 << 32) - 1
         return max(1, limit)

@@ -30,7 +30,9 @@ from .worker import Worker
 
 _log = logging.getLogger("rpc_runtime")
 
+# The prefetch of a channel has 16 bits.
 _MAX_CONCURRENCY = 65_535
+# How long the last messages of streams may take when the server stops.
 _FAREWELL = 2.0
 
 
@@ -75,7 +77,9 @@ class Server:
         self._stop_task: asyncio.Task[bool] | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
+        # Set once the queues are consumed for the first time.
         self._ready = asyncio.Event()
+        # Why they could not be.
         self._failure: str | None = None
         # Channels and tags of the consumers of request queues.
         self._consumers: list[tuple[Channel, str]] = []
@@ -116,7 +120,7 @@ class Server:
         try:
             await asyncio.wait({failed, ready}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            # Nobody would stop it.
+            # The caller of `start` gets no server that it could stop.
             await self.stop(0)
             raise
         finally:
@@ -128,6 +132,10 @@ class Server:
         return self
 
     async def _run(self) -> None:
+        """Consumes the queues, again after each loss, until the server stops.
+
+        Returns if the first attempt fails. Later ones are repeated.
+        """
         backoff = Backoff()
         while not self._stopping.is_set():
             try:
@@ -145,7 +153,7 @@ class Server:
                 await asyncio.sleep(backoff.next_pause())
                 continue
             except Exception as error:
-                # For example an argument of a queue that AMQP cannot hold.
+                # An argument of a queue may be of a type that AMQP does not have, for example.
                 await self._close_channels()
                 if self._ready.is_set():
                     raise
@@ -167,6 +175,7 @@ class Server:
             self._control.lost()
 
     async def _open(self, link: Link) -> None:
+        """Declares and consumes all queues. Raises `ChannelLost`."""
         control = self._control
         if control is not None and control.is_needed:
             try:
@@ -186,13 +195,14 @@ class Server:
                 retries = [each.method.retry for each in served.methods.values()]
                 await handler.jobs.declare(channel, [each for each in retries if each])
             await channel.prefetch(self._shared.concurrency)
-        # Only now: a queue that cannot be served must not make the others' requests come back.
+        # Only now: if a queue could not be declared, requests of the others would be delivered for
+        # nothing, and count as redelivered later.
         request_channels = self._channels[-len(self._handlers) :]
         for channel, (name, handler) in zip(request_channels, self._handlers.items(), strict=True):
             self._consumers.append((channel, await channel.consume(name, handler.receive)))
 
     async def _close_channels(self) -> None:
-        # If this is cancelled, `stop` closes the others.
+        # Each channel stays in the list until it is closed: if this is cancelled, `stop` goes on.
         while self._channels:
             await self._channels[-1].settled()
             await self._channels[-1].close()
@@ -213,11 +223,11 @@ class Server:
             self._stopping.set()
             stop = self._stop(timeout)
             self._stop_task = asyncio.get_running_loop().create_task(stop, name="rpc stop")
-        # It goes on if this task is cancelled: others wait for it too.
+        # Several tasks may wait for it. If one of them is cancelled, stopping goes on.
         return await asyncio.shield(self._stop_task)
 
     async def _stop(self, timeout: float | None) -> bool:
-        # First, so that a server that is connecting again does not begin to consume.
+        # This comes first, so that a server that is connecting again does not begin to consume.
         await cancelled(self._task)
         ends_at = now() + (self._drain_timeout if timeout is None else timeout)
         for channel, tag in self._consumers:

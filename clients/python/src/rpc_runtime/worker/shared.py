@@ -26,9 +26,10 @@ class Shared:
     describes_itself: bool
     log: LimitedLog
     sender: ReplySender
+    # All by the ids of their requests: the streams to callers, those from callers, and functions
+    # that cancel the methods of both.
     streams: dict[bytes, StreamSender] = field(default_factory=dict)
     incoming: dict[bytes, IncomingInbox] = field(default_factory=dict)
-    # How to end the method of a stream, by its id.
     stream_cancels: dict[bytes, Callable[[], None]] = field(default_factory=dict)
     # The last messages of streams that end because the server stops.
     farewells: TaskSet = field(default_factory=lambda: TaskSet("farewell"))

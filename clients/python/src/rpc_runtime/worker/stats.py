@@ -23,7 +23,7 @@ class MethodStats:
     total_ns: int = 0
 
     def begin(self) -> int:
-        """Counts a call that begins. Returns when that was."""
+        """Counts a call that begins. Returns the time, for `end`."""
         self.in_flight += 1
         return time.monotonic_ns()
 

@@ -24,14 +24,16 @@ from ..tasks import TaskSet, cancelled
 from ..transport.channel import Published
 from .reply_sender import ReplySender
 
+# How many messages without items may stay without a grant before the caller counts as gone.
 _MAX_UNANSWERED = 12
-# Its caller gets no further items once it has lost its connection.
+# Fewer with direct reply-to: a caller that has lost its connection never gets further items.
 _MAX_UNANSWERED_DIRECT = 8
 _MAX_MESSAGE_BYTES = 513 * 1024
 _MAX_UNCONFIRMED = 16
 _SEND_LIMIT = 30.0
+# The bytes of a message around its only item.
 _ITEM_FRAME = 40
-# Items that are made but not sent.
+# How many bytes of items are made before they are sent.
 _MAX_BUFFERED = 1024 * 1024
 # How many items are taken at most before other tasks may run.
 _MAX_BURST = 64
@@ -65,9 +67,11 @@ class StreamSender:
         self._has_room = asyncio.Event()
         self._publishing = TaskSet("stream")
         self._slots = asyncio.Semaphore(_MAX_UNCONFIRMED)
+        # Items that the method has made and that are not sent, and how many bytes they have.
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
         self._produced = Volume()
+        # The number of the next item to send.
         self._sent = 0
         self._unanswered = 0
         is_direct = address.startswith(DIRECT_REPLY_TO)
@@ -84,13 +88,13 @@ class StreamSender:
         return self._address
 
     def grant(self, credit: Volume) -> None:
-        """Learns how much may be sent in total."""
+        """Takes a grant: how much may be sent in total. An old one changes nothing."""
         self._unanswered = 0
         self._credit = self._credit.largest(credit)
         self._has_room.set()
 
     def reconnected(self) -> None:
-        """Asks for credit that may have been lost."""
+        """Sends a keep-alive at once, because grants may be lost. It asks for the latest one."""
         self._keep_alive_at = now()
         self._changed.set()
 
@@ -118,6 +122,7 @@ class StreamSender:
                     await close()
 
     async def _produce(self, method: Method[Any], items: AsyncIterator[Any]) -> None:
+        """Takes items from the method, and encodes them, while credit allows it."""
         converter = method.types_in(form_of(self._codec)).returns
         burst = 0
         async for item in items:
@@ -128,7 +133,7 @@ class StreamSender:
             if len(body) > self._max_item:
                 reason = f"an item has {len(body)} bytes, and at most {self._max_item} may be sent"
                 raise Fault(fault_code.REPLY_TOO_LARGE, reason)
-            # One item is made in advance.
+            # The wait is here, so the method has made one item more than credit allows.
             while not self._may_add():
                 self._has_room.clear()
                 await self._has_room.wait()
@@ -145,6 +150,7 @@ class StreamSender:
         return self._credit.allows_more_than(self._produced) and self._buffered < _MAX_BUFFERED
 
     async def _send_buffered(self) -> None:
+        """Sends a message with as many of the items as fit into it."""
         items: list[bytes] = []
         size = 0
         while self._buffer and len(items) < MAX_ITEMS:
@@ -157,6 +163,7 @@ class StreamSender:
         await self._send_message(items)
 
     async def _wait(self) -> None:
+        """Waits for an item or the end. Sends a keep-alive if that takes too long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._keep_alive_at):
                 await self._changed.wait()
@@ -172,6 +179,7 @@ class StreamSender:
         await self._send_message([])
 
     async def _send_message(self, items: list[bytes]) -> None:
+        """Sends a message in a task of its own, once fewer than 16 are unconfirmed."""
         first, self._sent = self._sent, self._sent + len(items)
         self._keep_alive_at = now() + KEEP_ALIVE
         await self._slots.acquire()
@@ -179,7 +187,7 @@ class StreamSender:
         self._publishing.spawn(self._publish(self.message(ITEMS, body)))
 
     async def tell(self, kind: str, body: bytes) -> None:
-        """Sends the caller a message about its own items."""
+        """Sends a message about the items that the caller sends. It may be lost."""
         published = await self._sender.publish(
             self.message(kind, body), self._address, now() + KEEP_ALIVE, is_mandatory=True
         )
@@ -198,12 +206,13 @@ class StreamSender:
         if published is Published.CONFIRMED:
             self.begun.set()
             return
-        reason = {
+        reasons = {
             Published.RETURNED: "the caller is gone",
             Published.REFUSED: "the broker refused a message of the stream",
             Published.CLOSED: "the broker does not accept a message of the stream",
-        }.get(published or Published.CONFIRMED, "a message of the stream could not be sent")
-        self.failure = Fault(fault_code.ABANDONED, reason)
+            None: "a message of the stream could not be sent",
+        }
+        self.failure = Fault(fault_code.ABANDONED, reasons[published])
         self._changed.set()
 
     def message(self, kind: str, body: bytes) -> Message:
