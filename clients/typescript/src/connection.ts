@@ -26,6 +26,7 @@ const DEFAULT_MAX_BYTES = 16 * 1024 * 1024;
 /** How many streams that nobody reads are remembered, so that each is cancelled once in a while. */
 const MAX_STRAYS = 1024;
 const STRAY_PAUSE_MS = 5_000;
+const LAST_CANCELLATIONS_MS = 20;
 
 /** What clients and servers use of a connection. Not for users. */
 export interface Internals {
@@ -46,6 +47,7 @@ export interface Internals {
 export class Connection {
   /** @internal */
   readonly internals: Internals;
+  /** Streams that were cancelled because nobody reads them, and when that was. */
   readonly #strays = new Map<string, number>();
   #isClosed = false;
 
@@ -108,8 +110,8 @@ export class Connection {
     const { caller, requests, control, link } = this.internals;
     await caller.close();
     await requests.close();
-    // Calls that were just cancelled are told to their workers.
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    // The calls that were in flight are cancelled. Their cancellations are sent a moment later.
+    await new Promise((resolve) => setTimeout(resolve, LAST_CANCELLATIONS_MS));
     await control.close();
     await link.close();
   }
@@ -118,7 +120,7 @@ export class Connection {
     await this.close();
   }
 
-  /** A worker does not know that nobody reads its stream. */
+  /** Handles a message for a call that has ended. Cancels a stream that nobody reads. */
   #endStray(message: Incoming): void {
     const { type, correlationId } = message.properties;
     const worker = workerIdOf(message);
@@ -129,8 +131,9 @@ export class Connection {
     }
     const now = performance.now();
     const key = `${worker} ${correlationId}`;
-    const told = this.#strays.get(key);
-    if (told !== undefined && told + STRAY_PAUSE_MS > now) return;
+    const cancelledAt = this.#strays.get(key);
+    if (cancelledAt !== undefined && cancelledAt + STRAY_PAUSE_MS > now) return;
+    // So that the key moves to the end: the first one is that of the longest ago.
     this.#strays.delete(key);
     if (this.#strays.size >= MAX_STRAYS) this.#strays.delete(this.#strays.keys().next().value!);
     this.#strays.set(key, now);

@@ -17,9 +17,10 @@ export interface CallPlan {
   readonly signal: AbortSignal | undefined;
 }
 
-/** What becomes of a call. One of these ends it, except `message`. */
+/** What a call in flight tells the code that has begun it. */
 export interface CallEvents {
-  /** A message of the worker: the reply, or one of a stream. */
+  /** A message of a worker arrived: the reply, or one of a stream. */
   message(message: Incoming): void;
+  /** The call has ended without a reply. */
   failed(error: RpcError): void;
 }

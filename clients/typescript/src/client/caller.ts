@@ -22,6 +22,7 @@ export class Caller {
   readonly #maxCalls: number;
   readonly #maxBytes: number;
   #stray: StrayHandler = () => {};
+  /** Whether the first call was made, which opens the reply queue. */
   #isOpen = false;
 
   constructor(
@@ -40,15 +41,17 @@ export class Caller {
     });
   }
 
-  /** The queue that replies go to at this moment. */
+  /** The queue that replies go to at this moment. For tests. */
   get replyQueue(): string {
     return this.#replies.name;
   }
 
+  /** How many bytes the body of a request may have. */
   get maxBytes(): number {
     return this.#maxBytes;
   }
 
+  /** Sets what is called for replies that belong to no call. */
   onStray(handler: StrayHandler): void {
     this.#stray = handler;
   }
@@ -78,6 +81,7 @@ export class Caller {
     return call;
   }
 
+  /** Fails the calls in flight, and closes the channel. */
   async close(): Promise<void> {
     for (const call of [...this.#calls.values()]) {
       call.fail(new BrokerFailed("the connection is closed", call.executed));
@@ -85,6 +89,7 @@ export class Caller {
     await this.#publisher.close();
   }
 
+  /** Forgets a call, and tells the workers if one of them may run it for nobody. */
   #ended(call: RunningCall): void {
     this.#calls.delete(call.id);
     if (call.isAbandoned) {
@@ -98,6 +103,7 @@ export class Caller {
     else call.receive(delivery);
   }
 
+  /** The reply queue is consumed again after a loss. */
   #consumed(): void {
     for (const call of [...this.#calls.values()]) call.consumed();
   }

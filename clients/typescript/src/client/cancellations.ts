@@ -8,7 +8,9 @@ const LIMIT_MS = 5_000;
 /** Tells workers which calls nobody waits for any more. Calls that end together share a message. */
 export class Cancellations {
   readonly #publisher: Publisher;
+  /** The calls whose cancellations are sent next, by routing key. */
   readonly #waiting = new Map<string, CancelledCall[]>();
+  /** How many calls wait, or are in messages that the broker has not confirmed. */
   #count = 0;
   #isScheduled = false;
 
@@ -16,8 +18,12 @@ export class Cancellations {
     this.#publisher = publisher;
   }
 
-  /** The key is a queue, for all its workers, or the id of a worker, for its streams. */
+  /**
+   * Cancels a call. The routing key is its queue, which reaches all workers of the queue, or the id
+   * of a worker, which ends only the streams of this call there.
+   */
   cancel(key: string, call: CancelledCall): void {
+    // Dropped: it would only save work.
     if (this.#count >= MAX_WAITING) return;
     this.#count++;
     const calls = this.#waiting.get(key);

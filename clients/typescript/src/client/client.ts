@@ -5,8 +5,9 @@ import { decodeValue } from "../codec/values.js";
 import type { Connection } from "../connection.js";
 import { BrokerFailed, Cancelled, EncodeFailed, NoWorkers, Refused, TooLarge } from "../errors.js";
 import type { AnyMethod, Method } from "../method.js";
-import { CONTROL_EXCHANGE } from "../protocol/names.js";
+import { CONTROL_EXCHANGE, MAX_BROADCAST_BYTES } from "../protocol/names.js";
 import type { Items, Methods, Service } from "../service.js";
+import { isExchangeMissing } from "../transport/publisher.js";
 import { Gathering, type Gather } from "./gather.js";
 import { limitOf, planCall, readResult, replyOf } from "./method-call.js";
 import { delayHeader, sendOneway } from "./oneway.js";
@@ -22,12 +23,9 @@ import { creditHeaders, StreamingCall, windowOf, type ItemStream } from "./strea
 import { callUnary } from "./unary.js";
 import { callUpload, INCOMING_HEADERS, Upload } from "./upload.js";
 
-/** The arguments of a broadcast have at most 1 MiB. */
-const MAX_BROADCAST_BYTES = 1024 * 1024;
-
-/** The base of generated clients. */
+/** The base of generated clients, which add a method for each of the service's. */
 export abstract class Client {
-  /** What generated methods call. */
+  /** What the generated methods use. The name collides with none of them. */
   protected readonly $: MethodCaller;
   readonly #connection: Connection;
   readonly #options: ClientOptions;
@@ -186,7 +184,7 @@ export class MethodCaller {
       case "unsent":
         throw new BrokerFailed(outcome.reason, "no");
       case "lost":
-        if (/404|NOT.FOUND/i.test(outcome.reason)) throw new NoWorkers(this.#queue);
+        if (isExchangeMissing(outcome)) throw new NoWorkers(this.#queue);
         throw new BrokerFailed(outcome.reason, "maybe");
     }
   }

@@ -11,7 +11,7 @@ import { consume } from "../transport/consumer.js";
 import { KeptChannel } from "../transport/kept-channel.js";
 import type { Link } from "../transport/link.js";
 import type { Incoming } from "../transport/message.js";
-import type { Publisher } from "../transport/publisher.js";
+import { isExchangeMissing, type Publisher } from "../transport/publisher.js";
 import { MAX_TIMER_MS, sleep } from "../transport/time.js";
 import type { CallPlan } from "./call-plan.js";
 
@@ -28,9 +28,11 @@ export interface Gather<T> extends AsyncIterableIterator<Answer<T>> {
   readonly missing: number | null;
 }
 
-/** When gathering ends. */
+/** When gathering ends, beside its time limit. */
 export interface GatherEnd {
+  /** With this many answers. */
   readonly expectWorkers: number | undefined;
+  /** This long after the last answer. */
   readonly quietMs: number | undefined;
 }
 
@@ -44,6 +46,7 @@ export interface GatherParts {
 const MAX_WAITING_ANSWERS = 64;
 const MAX_ANSWERS = 10_000;
 const DEFAULT_QUIET_MS = 500;
+/** How long a call that waits for workers pauses before it asks again. */
 const RETRY_MS = 500;
 
 /** Sends one request to all workers, and collects their answers in a queue of its own. */
@@ -53,19 +56,26 @@ export class Gathering<T> implements Gather<T> {
   readonly #end: GatherEnd;
   readonly #read: (message: Incoming) => T;
   readonly #id = randomUUID();
+  /** Answers that have arrived and are not read. */
   readonly #answers: { readonly answer: Answer<T>; readonly ack: () => void }[] = [];
+  /** The ids of the workers that have answered. */
   readonly #known = new Set<string>();
   #begun: Promise<void> | null = null;
+  /** The channel of the queue for answers, and amqplib's own once the queue is declared. */
   #channel: KeptChannel | null = null;
-  #queue = "";
   #raw: ConfirmChannel | null = null;
+  #queue = "";
+  /** Wakes the reader. */
   #waiting: (() => void) | null = null;
+  /** The time limit, and the one after the last answer. */
   #timer: NodeJS.Timeout | undefined;
   #quiet: NodeJS.Timeout | undefined;
+  /** Whether nothing more is gathered. Answers that have arrived may still be read. */
   #hasEnded = false;
   #over!: () => void;
   readonly #isOver = new Promise<void>((resolve) => (this.#over = resolve));
   #signal: AbortSignal | undefined;
+  /** What the reader gets after the answers that have arrived, instead of the end. */
   #failure: RpcError | null = null;
 
   constructor(
@@ -123,6 +133,7 @@ export class Gathering<T> implements Gather<T> {
     return { done: true, value: undefined };
   }
 
+  /** Opens the queue for answers, and sends the request until workers have it. */
   async #begin(): Promise<void> {
     const plan = this.#plan();
     const endsAt = performance.now() + plan.limitMs;
@@ -130,6 +141,7 @@ export class Gathering<T> implements Gather<T> {
     if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
     plan.signal?.addEventListener("abort", this.#aborted);
     let sent = false;
+    // Before the request is sent, the time limit is an error. Then it is the end of gathering.
     const limit = new Promise<never>((_, reject) => {
       this.#timer = setTimeout(() => {
         if (sent) this.#finish();
@@ -154,14 +166,13 @@ export class Gathering<T> implements Gather<T> {
       if (this.#hasEnded) return;
       const outcome = await Promise.race([this.#publish(plan, endsAt), limit, this.#isOver]);
       if (this.#hasEnded || outcome === undefined) return;
-      sent = true;
-      const isMissing =
-        outcome.kind === "returned" ||
-        (outcome.kind === "lost" && /404|NOT.FOUND/i.test(outcome.reason));
-      // If one of the workers' queues does not take the request, the others may have it.
-      if (!isMissing && outcome.kind !== "unsent") return;
-      sent = false;
       if (outcome.kind === "unsent") throw new BrokerFailed(outcome.reason, "no");
+      const isMissing = outcome.kind === "returned" || isExchangeMissing(outcome);
+      if (!isMissing) {
+        // Also if the broker has not confirmed it: some of the workers' queues may have it.
+        sent = true;
+        return;
+      }
       if (!plan.waitsForServer) throw new NoWorkers(plan.queue);
       await Promise.race([sleep(RETRY_MS), limit, this.#isOver]);
     }
@@ -248,6 +259,7 @@ export class Gathering<T> implements Gather<T> {
     void this.#close();
   }
 
+  /** Ends gathering, and deletes the queue for answers. */
   async #close(): Promise<void> {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
@@ -268,6 +280,7 @@ export class Gathering<T> implements Gather<T> {
   }
 }
 
+/** A worker whose answer does not name it. Each such answer counts as another worker's. */
 function unnamed(number: number): WorkerInfo {
   const id = `unknown ${number + 1}`;
   return {

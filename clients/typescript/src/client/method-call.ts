@@ -86,7 +86,10 @@ function checkHeaders(headers: Readonly<Record<string, string>>): Readonly<Recor
   return headers;
 }
 
-/** Reads a reply as a result, or throws what it says. */
+/**
+ * Reads a reply as a result, or throws the method's error or the fault that it holds. `call` is
+ * given if its request may have been sent twice: it decides what a fault means then.
+ */
 export function readResult<T>(
   reply: Reply,
   method: AnyMethod,
@@ -94,11 +97,11 @@ export function readResult<T>(
   read: (reply: Reply) => T,
 ): T {
   if (reply.kind === "fault") {
-    const fault = reading("maybe", () => readFault(reply));
+    const fault = orBadReply("maybe", () => readFault(reply));
     throw call === null ? fault : call.errorOf(fault);
   }
   if (reply.kind === "error") throw readError(reply, method);
-  return reading("yes", () => read(reply));
+  return orBadReply("yes", () => read(reply));
 }
 
 function readError(reply: Reply, method: AnyMethod): RpcError {
@@ -106,19 +109,19 @@ function readError(reply: Reply, method: AnyMethod): RpcError {
   if (ErrorType === null) {
     return new BadReply(new Error("the method has no error of its own"), "yes");
   }
-  return reading(
+  return orBadReply(
     "yes",
     (): MethodError => new ErrorType(decodeValue(reply.codec, ErrorType.type, reply.body)),
   );
 }
 
-/** Reads a message as a reply. */
+/** Reads a message as a reply to a request in this codec. Throws a {@link BadReply}. */
 export function replyOf(message: Incoming, codec: CodecName): Reply {
-  return reading("maybe", () => readReply(message, codec));
+  return orBadReply("maybe", () => readReply(message, codec));
 }
 
-/** Runs what reads a reply. What it throws is a `BadReply`. */
-export function reading<T>(executed: Executed, read: () => T): T {
+/** Returns what `read` returns, or throws a {@link BadReply} if it throws. */
+function orBadReply<T>(executed: Executed, read: () => T): T {
   try {
     return read();
   } catch (error) {

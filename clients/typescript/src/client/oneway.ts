@@ -19,6 +19,7 @@ import type { Outcome, Publication, Publisher } from "../transport/publisher.js"
 import type { CallPlan } from "./call-plan.js";
 
 const RESEND_PAUSE_MS = 200;
+/** A request without a reply depends on no reply queue, so its epoch never changes. */
 const EPOCH = { address: 0, consumer: 0 };
 
 /** The header that delays a job. */
@@ -41,6 +42,7 @@ export function sendOneway(publisher: Publisher, plan: CallPlan, maxBytes: numbe
   return new Promise((resolve, reject) => new Sending(publisher, plan, resolve, reject).send());
 }
 
+/** A one-way request, until the broker has it or it fails. */
 class Sending {
   readonly #id = randomUUID();
   readonly #publisher: Publisher;

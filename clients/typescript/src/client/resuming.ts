@@ -17,7 +17,9 @@ export async function* resuming(
 ): ItemStream<unknown> {
   let current = args;
   const backoff = new Backoff();
+  /** Since when the reader has waited for an item. */
   let waitingSince = performance.now();
+  /** Whether the stream was interrupted, and no item has arrived since. */
   let isResuming = false;
   for (;;) {
     const stream = begin(current);
@@ -26,6 +28,7 @@ export async function* resuming(
       for await (const item of stream) {
         isResuming = false;
         yield item;
+        // The reader asks for the next item, so it is done with this one.
         current = { ...current, [argument]: item };
         waitingSince = performance.now();
       }

@@ -25,11 +25,16 @@ const RESEND_PAUSE_MS = 200;
 export interface Surroundings {
   readonly publisher: Publisher;
   readonly replies: ReplyQueue;
+  /** Why there is no connection, or `null` if there is one. */
   lastError(): unknown;
+  /** The call has ended. */
   ended(call: RunningCall): void;
 }
 
-/** A call in flight. */
+/**
+ * A call in flight: sends its request, decides whether that is sent again, and watches the time
+ * until a worker has begun. Its `CallEvents` read what arrives.
+ */
 export class RunningCall {
   readonly id = randomUUID();
   readonly plan: CallPlan;
@@ -39,6 +44,7 @@ export class RunningCall {
   readonly #endsAt: number;
   #publication: Publication | null = null;
   #timer: NodeJS.Timeout | undefined;
+  /** The pause before the request is sent again. */
   #pause: NodeJS.Timeout | undefined;
   #hasBegun = false;
   #hasEnded = false;
@@ -56,7 +62,7 @@ export class RunningCall {
     plan.signal?.addEventListener("abort", this.#aborted);
   }
 
-  /** What a caller that gives up knows. */
+  /** Whether the method ran, as far as is known without a reply. */
   get executed(): Executed {
     return this.#hasBegun ? "maybe" : this.#state.executed;
   }
@@ -102,6 +108,7 @@ export class RunningCall {
     this.#end();
   }
 
+  /** Takes a message of a worker. */
   receive(message: Incoming): void {
     if (!this.#hasEnded) this.#events.message(message);
   }
@@ -120,6 +127,7 @@ export class RunningCall {
     );
   }
 
+  /** Publishes the request as soon as that is possible, and learns what becomes of it. */
   send(): void {
     if (this.#hasEnded) return;
     this.#publication = this.#around.publisher.publish(
@@ -137,12 +145,14 @@ export class RunningCall {
     );
   }
 
+  /** The reply queue is consumed again: decides whether the reply can still arrive. */
   consumed(): void {
     if (!this.#hasEnded && !this.#hasBegun) {
       this.#decide(this.#state.consumed(this.#around.replies.epoch));
     }
   }
 
+  /** Makes the request, or returns `null` if there is no time left. */
   #outgoing(): Outgoing | null {
     const left = Math.floor(this.leftMs);
     if (this.#hasEnded || left <= 0) return null;

@@ -61,13 +61,18 @@ export class StreamingCall implements ItemStream<unknown> {
   #codec: CodecName = "msgpack";
   #limitMs = 0;
   #call: RunningCall | null = null;
+  /** The items that are not read of a worker that has sent all of them in its reply. */
   #array: unknown[] | null = null;
+  /** How the stream ends, once its reader has got the items that have arrived. */
   #end: { readonly error: RpcError | null } | null = null;
+  /** Wakes the reader. */
   #arrived: (() => void) | null = null;
   /** Since when the reader has waited for an item. */
   #waitsSince: number | null = null;
+  /** Since when the worker has been silent. */
   #heardAt = 0;
   #timer: NodeJS.Timeout | undefined;
+  /** Whether the reader has got the end, or has left. */
   #isFinished = false;
 
   constructor(
@@ -133,6 +138,7 @@ export class StreamingCall implements ItemStream<unknown> {
     throw error;
   }
 
+  /** Makes the call. */
   #begin(): void {
     const plan = this.#plan();
     this.#codec = plan.codec;
@@ -143,7 +149,7 @@ export class StreamingCall implements ItemStream<unknown> {
     });
   }
 
-  /** The next item that has arrived. */
+  /** Takes the next item that has arrived, and grants credit for others. */
   #take(): { readonly value: unknown } | undefined {
     if (this.#array !== null) {
       return this.#array.length > 0 ? { value: this.#array.shift() } : undefined;
@@ -162,6 +168,7 @@ export class StreamingCall implements ItemStream<unknown> {
     }
   }
 
+  /** Waits until an item or the end has arrived. */
   #arrival(): Promise<void> {
     return new Promise((resolve) => {
       // Whoever asks for several items at once waits for each of them.
@@ -172,6 +179,7 @@ export class StreamingCall implements ItemStream<unknown> {
     });
   }
 
+  /** Takes a message of a worker. */
   #receive(message: Incoming): void {
     const call = this.#call!;
     try {
@@ -191,6 +199,7 @@ export class StreamingCall implements ItemStream<unknown> {
     this.#wake();
   }
 
+  /** Reads a message: a grant for the caller's own items, items, or the end. */
   #read(message: Incoming): Received<Reply> {
     const worker = workerIdOf(message);
     const upload = this.#upload;
@@ -204,7 +213,8 @@ export class StreamingCall implements ItemStream<unknown> {
       if (worker === null) throw new Error("the message does not name its worker");
       const { first, items } = decodeItems(message.body);
       const received = this.#receiver.receive(worker, first, items);
-      // Items that were lost with the broker do not come any more, although the worker goes on.
+      // Items that are missing may be lost with the broker, and never come. Then the worker counts
+      // as silent, although its later messages arrive.
       if (!this.#receiver.missesBefore(first + items.length)) this.#heardAt = performance.now();
       if (received.kind === "continues" && items.length === 0) this.#grant(this.#receiver.granted);
       return received;
@@ -227,6 +237,7 @@ export class StreamingCall implements ItemStream<unknown> {
     try {
       const isArray =
         reply.kind === "result" && reply.message.properties.headers[ITEMS_HEADER] === undefined;
+      // A request whose stream has begun is not sent again, so a fault means what it says.
       readResult(reply, this.#method, this.hasBegun ? null : call, () => {
         // A worker that knows no streams sends all items at once.
         if (isArray) this.#array = this.#readArray(reply);
@@ -244,6 +255,7 @@ export class StreamingCall implements ItemStream<unknown> {
     return items.map((item) => this.#method.result.fromPlain(item));
   }
 
+  /** Sends the worker credit, until the broker has confirmed it or more is granted. */
   #grant(credit: Credit): void {
     const worker = this.#receiver.worker;
     if (worker === null) return;
@@ -256,7 +268,7 @@ export class StreamingCall implements ItemStream<unknown> {
       body: encodeGrant(call.id, credit),
     };
     void this.#parts.control.send(outgoing, MAX_SILENCE_MS).then(({ kind }) => {
-      // A worker that is just connecting again has no queue. Credit never shrinks.
+      // A worker that is just connecting again has no queue for a moment.
       if (kind === "confirmed" || call.hasEnded) return;
       setTimeout(() => {
         if (!call.hasEnded && this.#receiver.granted === credit) this.#grant(credit);
@@ -264,7 +276,7 @@ export class StreamingCall implements ItemStream<unknown> {
     });
   }
 
-  /** Ends a second run of the request. */
+  /** Ends the stream of another worker, which runs the same request a second time. */
   #endForeign(message: Incoming): void {
     const worker = workerIdOf(message);
     const isStream =
@@ -274,6 +286,7 @@ export class StreamingCall implements ItemStream<unknown> {
     }
   }
 
+  /** The call has ended: nothing arrives any more. */
   #stop(end: { readonly error: RpcError | null }): void {
     this.#end ??= end;
     clearTimeout(this.#timer);
@@ -296,6 +309,7 @@ export class StreamingCall implements ItemStream<unknown> {
     this.#timer = setTimeout(() => this.#overdue(), Math.max(0, at - performance.now()));
   }
 
+  /** Fails the call if one of the times that `#watch` watches has passed. */
   #overdue(): void {
     const now = performance.now();
     const call = this.#call!;
@@ -307,7 +321,10 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 }
 
-/** Whether a stream that ended with this error may go on at another worker. */
+/**
+ * Whether a stream that ended with this error may go on at another worker. A stream that never
+ * began fails like any other call. While one is resumed, errors that may pass count too.
+ */
 export function isInterruption(error: unknown, hasBegun: boolean, isResuming: boolean): boolean {
   if (error instanceof Cancelled) return false;
   if (error instanceof Fault && error.code === "interrupted") return hasBegun || isResuming;

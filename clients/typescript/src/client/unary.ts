@@ -1,5 +1,5 @@
 import { decodeValue } from "../codec/values.js";
-import { messageOf, RpcError, BadReply } from "../errors.js";
+import { BadReply, RpcError } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import type { Caller } from "./caller.js";
 import type { CallPlan } from "./call-plan.js";
@@ -25,8 +25,7 @@ export function callUnary(
             ),
           );
         } catch (error) {
-          const isKnown = error instanceof RpcError;
-          reject(isKnown ? error : new BadReply(new Error(messageOf(error)), "maybe"));
+          reject(error instanceof RpcError ? error : new BadReply(error, "maybe"));
         }
       },
     });

@@ -8,6 +8,7 @@ import {
   CONTROL_EXCHANGE,
   CREDIT_TYPE,
   INCOMING_HEADER,
+  ITEM_FRAME,
   ITEMS_HEADER,
   ITEMS_TYPE,
   KEEP_ALIVE_MS,
@@ -27,8 +28,12 @@ import type { CodecName } from "./options.js";
 export const INCOMING_HEADERS: Readonly<Record<string, string>> = { [INCOMING_HEADER]: "1" };
 
 const MAX_UNCONFIRMED = 16;
+/** The pause after a message that did not reach the worker. */
 const RETRY_MS = 200;
+/** An upload that closes this many channels in a row fails: the broker does not accept an item. */
 const MAX_FAILURES = 3;
+/** So many items are taken from the caller's stream before others have their turn. */
+const MAX_TURN = 256;
 
 /** Reads the caller's stream and sends its items, once a worker grants credit. */
 export class Upload {
@@ -37,15 +42,18 @@ export class Upload {
   readonly #items: Items<unknown>;
   readonly #codec: CodecName;
   readonly #sender = new ItemSender();
-  readonly #goesOn: () => void;
+  readonly #onProgress: () => void;
   #iterator: AsyncIterator<unknown> | Iterator<unknown> | null = null;
+  /** The worker that runs the method, and the call, once its first grant is there. */
   #worker: string | null = null;
   #call: RunningCall | null = null;
+  /** Whether an item of the caller's stream is awaited. */
   #isPulling = false;
-  #isGoing = false;
+  #isScheduled = false;
   #unconfirmed = 0;
   #pausedUntil = 0;
   #failures = 0;
+  /** When the last message was sent. */
   #sentAt = 0;
   #timer: NodeJS.Timeout | undefined;
   #isStopped = false;
@@ -55,13 +63,14 @@ export class Upload {
     method: AnyMethod,
     items: Items<unknown>,
     codec: CodecName,
-    goesOn: () => void = () => {},
+    /** Called when the method has taken an item, or the caller's stream has yielded. */
+    onProgress: () => void = () => {},
   ) {
     this.#parts = parts;
     this.#method = method;
     this.#items = items;
     this.#codec = codec;
-    this.#goesOn = goesOn;
+    this.#onProgress = onProgress;
   }
 
   /** Whether a worker has begun the method. */
@@ -74,15 +83,17 @@ export class Upload {
     return !this.#isPulling;
   }
 
+  /** Whether a message grants credit for items of a caller. */
   isGrant(message: Incoming): boolean {
     return message.properties.type === CREDIT_TYPE;
   }
 
+  /** Whether a grant of this worker belongs to the call. */
   mayBeFrom(worker: string | null): boolean {
     return worker !== null && (this.#worker === null || this.#worker === worker);
   }
 
-  /** The worker grants credit. */
+  /** Takes a grant. The first one begins the upload. */
   grant(call: RunningCall, worker: string | null, message: Incoming): void {
     if (this.#worker === null) {
       this.#worker = worker;
@@ -90,9 +101,9 @@ export class Upload {
       call.begin();
       this.#timer = setInterval(() => this.#keepAlive(), 1000);
     }
-    if (this.#sender.grant(decodeIncomingGrant(message.body))) this.#goesOn();
+    if (this.#sender.grant(decodeIncomingGrant(message.body))) this.#onProgress();
     if (this.#sender.isDone) this.#closeStream();
-    this.#go();
+    this.#sendAndPull();
   }
 
   /** The call has ended. */
@@ -113,7 +124,8 @@ export class Upload {
       .catch(() => {});
   }
 
-  #go(): void {
+  /** Sends what may be sent, and takes further items if there is room for them. */
+  #sendAndPull(): void {
     while (!this.#isStopped && this.#unconfirmed < MAX_UNCONFIRMED && this.#maySend) {
       const message = this.#sender.next();
       if (message === null) break;
@@ -123,15 +135,16 @@ export class Upload {
     if (mayPull && !this.#isPulling && !this.#isStopped) void this.#pull();
   }
 
-  #goSoon(): void {
-    if (this.#isGoing) return;
-    this.#isGoing = true;
+  #sendSoon(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
     setImmediate(() => {
-      this.#isGoing = false;
-      this.#go();
+      this.#isScheduled = false;
+      this.#sendAndPull();
     });
   }
 
+  /** Whether the pause after a lost message is over. */
   get #maySend(): boolean {
     return this.#pausedUntil <= performance.now();
   }
@@ -152,26 +165,28 @@ export class Upload {
           break;
         }
         this.#sender.push(this.#encode(step.value));
-        // Items that are ready at the same time share a message.
-        if (++pulled % 256 === 0) {
-          this.#go();
+        if (++pulled % MAX_TURN === 0) {
+          this.#sendAndPull();
           await new Promise(setImmediate);
           if (this.#unconfirmed >= MAX_UNCONFIRMED) break;
-        } else this.#goSoon();
+        } else {
+          // Later, so that items that are ready at the same time share a message.
+          this.#sendSoon();
+        }
       }
     } catch (error) {
       this.#fail(error instanceof RpcError ? error : new BadItem(error));
       return;
     } finally {
       this.#isPulling = false;
-      this.#goesOn();
+      this.#onProgress();
     }
-    this.#go();
+    this.#sendAndPull();
   }
 
   #encode(item: unknown): Buffer {
     const encoded = encodeValue(this.#codec, this.#method.incoming!, item);
-    const limit = this.#parts.caller.maxBytes - 40;
+    const limit = this.#parts.caller.maxBytes - ITEM_FRAME;
     if (encoded.length > limit) {
       throw new Error(`it has ${encoded.length} bytes, and at most ${limit} may be sent`);
     }
@@ -204,20 +219,21 @@ export class Upload {
     if (this.#isStopped) return;
     if (outcome.kind === "confirmed") {
       this.#failures = 0;
-      this.#go();
+      this.#sendAndPull();
       return;
     }
     if (outcome.kind === "lost" && outcome.byBroker && ++this.#failures >= MAX_FAILURES) {
       this.#fail(new BrokerFailed(outcome.reason, "maybe"));
       return;
     }
-    // The worker may be just connecting again, or its queue may be full. It misses what follows
-    // too, and the items are kept.
+    // The worker may be just connecting again, or its queue may be full. It discards what follows a
+    // gap, so all items from this message on are sent again.
     this.#sender.goBack(message.first);
     this.#pausedUntil = performance.now() + RETRY_MS;
-    setTimeout(() => this.#go(), RETRY_MS + 1);
+    setTimeout(() => this.#sendAndPull(), RETRY_MS + 1);
   }
 
+  /** Shows the worker that the caller is there, if no items have done so for a while. */
   #keepAlive(): void {
     if (this.#isStopped || performance.now() - this.#sentAt < KEEP_ALIVE_MS) return;
     if (this.#unconfirmed < MAX_UNCONFIRMED) this.#send(this.#sender.keepAlive());
@@ -239,7 +255,9 @@ export function callUpload(
   items: Items<unknown>,
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
+    /** Since when the worker has been silent. */
     let heardAt = performance.now();
+    /** Since when the call has waited for the worker. */
     let waitsSince = performance.now();
     const upload = new Upload(parts, method, items, plan.codec, () => {
       waitsSince = performance.now();
@@ -257,6 +275,7 @@ export function callUpload(
         const worker = workerIdOf(message);
         const isForeign = upload.hasBegun && !upload.mayBeFrom(worker);
         if (isForeign) {
+          // Another worker runs the request a second time. Its stream is ended.
           if (worker !== null && upload.isGrant(message)) {
             parts.cancellations.cancel(worker, { id: call.id, leftMs: 0 });
           }
@@ -275,6 +294,7 @@ export function callUpload(
           const reply = replyOf(message, plan.codec);
           const read = ({ codec, body }: { codec: typeof reply.codec; body: Buffer }) =>
             decodeValue(codec, method.result, body);
+          // Once a worker has begun, the request is not sent again: a fault means what it says.
           resolve(readResult(reply, method, hadBegun ? null : call, read));
         } catch (error) {
           end();

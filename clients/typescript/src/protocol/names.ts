@@ -22,7 +22,7 @@ export const RETRY_AFTER_HEADER = "rpc-retry-after";
 export const KEEP_ALIVE_MS = 5_000;
 /** A peer that is silent for this long is gone. */
 export const MAX_SILENCE_MS = 16_000;
-/** A request that waits this long for a grant has lost its caller: twelve messages unanswered. */
+/** After so many messages without items and without a grant, the caller of a stream is gone. */
 export const MAX_UNANSWERED = 12;
 /** How many items a message may have. */
 export const MAX_ITEMS = 16_384;
@@ -30,3 +30,7 @@ export const MAX_ITEMS = 16_384;
 export const MAX_CREDIT = 1_048_576;
 /** How many bytes of items a method may leave untaken. */
 export const MAX_UNTAKEN_BYTES = 4 * 1024 * 1024;
+/** How many bytes of a message are around its only item. */
+export const ITEM_FRAME = 40;
+/** How many bytes the body of a broadcast may have. */
+export const MAX_BROADCAST_BYTES = 1024 * 1024;

@@ -19,6 +19,14 @@ export type Outcome =
   /** The message was not written, and will not be. */
   | { readonly kind: "unsent"; readonly reason: string };
 
+/**
+ * Whether a message to the control exchange was lost because there is no such exchange, which the
+ * first worker declares. The broker closes the channel then.
+ */
+export function isExchangeMissing(outcome: Outcome): boolean {
+  return outcome.kind === "lost" && /404|NOT.FOUND/i.test(outcome.reason);
+}
+
 /** The header by which a returned message is recognized, if its id does not identify it. */
 export const COPY_HEADER = "rpc-copy";
 
@@ -32,8 +40,8 @@ export function newCopyToken(): string {
 /** How many messages may wait for their confirms. */
 const MAX_UNCONFIRMED = 4096;
 
+/** A message that is not written yet. See `publish`. */
 interface Waiting {
-  /** Makes the message when it is written, or `null` if it is no longer wanted. */
   readonly make: () => Outgoing | null;
   readonly written: () => void;
   readonly done: (outcome: Outcome) => void;
@@ -62,7 +70,12 @@ export class Publisher implements LinkUser {
   readonly #channel: KeptChannel;
   readonly #waiting = new Set<Waiting>();
   #unconfirmed = 0;
+  /**
+   * The mandatory messages that are not confirmed, by what identifies them. The broker returns a
+   * message before it confirms it.
+   */
   #mandatory = new Map<string, { isReturned: boolean }>();
+  /** The error with which the broker closed the channel, until the next one is open. */
   #reason: Error | null = null;
   #isClosed = false;
 
@@ -70,7 +83,7 @@ export class Publisher implements LinkUser {
     this.#link = link;
     const setup: Setup = async (channel, model) => {
       channel.on("return", (message: Message) => this.#returned(message));
-      // Before the callbacks of the messages, which the channel calls when it is closed.
+      // When a channel is closed, its unconfirmed messages fail. They ask for the reason.
       channel.prependListener("error", (error: Error) => (this.#reason = error));
       await options.prepare?.(channel, model);
     };
@@ -82,22 +95,20 @@ export class Publisher implements LinkUser {
     });
   }
 
-  async open(): Promise<void> {
-    this.#link.add(this);
-    await this.#channel.open();
-  }
-
+  /** Opens the channel as soon as there is a connection. */
   start(): void {
     this.#link.add(this);
     this.#channel.start();
   }
 
+  /** Does nothing: the channel has its own `connected`. */
   connected(): void {}
 
   blockedChanged(): void {
     this.#flush();
   }
 
+  /** Closes the channel. Messages that wait are not sent. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#link.remove(this);
@@ -107,7 +118,10 @@ export class Publisher implements LinkUser {
     for (const { done } of waiting) done({ kind: "unsent", reason: "the connection is closed" });
   }
 
-  /** Publishes a message as soon as that is possible. */
+  /**
+   * Publishes a message as soon as that is possible. `make` is called then, and returns `null` if
+   * the message is no longer wanted. `written` is called next, and at last `done`.
+   */
   publish(
     make: () => Outgoing | null,
     done: (outcome: Outcome) => void,
@@ -144,6 +158,7 @@ export class Publisher implements LinkUser {
     });
   }
 
+  /** Writes the messages that wait, while the broker takes them. */
   #flush(): void {
     for (const waiting of this.#waiting) {
       const channel = this.#channel.current;
@@ -159,6 +174,7 @@ export class Publisher implements LinkUser {
     }
   }
 
+  /** Writes a message. Returns whether it is done with: if not, the channel is just closing. */
   #write(channel: ConfirmChannel, outgoing: Outgoing, { written, done }: Waiting): boolean {
     const token = outgoing.mandatory ? tokenOf(outgoing.properties) : undefined;
     const state = { isReturned: false };
@@ -213,6 +229,7 @@ export class Publisher implements LinkUser {
   }
 }
 
+/** What identifies a mandatory message if the broker returns it. */
 function tokenOf(properties: {
   readonly correlationId?: string | undefined;
   readonly headers: Readonly<Record<string, unknown>>;
