@@ -48,10 +48,10 @@ function writeKey(key: unknown): string {
   throw new ValueError("JSON cannot have such a key in a map");
 }
 
-/** An integer that a number may not hold. */
+/** Text that may contain an integer that a number cannot hold. */
 const LONG_NUMBER = /\d{16}/;
 
-/** Reads a plain value. Integers that a number cannot hold are bigints. */
+/** Reads a plain value, or throws a {@link ValueError}. Integers beyond numbers are bigints. */
 export function decode(text: string): unknown {
   checkDepth(text);
   try {
@@ -67,17 +67,21 @@ function readNumber(text: string): number | bigint {
   return isInteger(text) && !isSafeNumber(text) ? BigInt(text) : Number(text);
 }
 
+/** Checks the nesting, because the parsers would overflow the stack. */
 function checkDepth(text: string): void {
   let depth = 0;
   let isString = false;
   for (let i = 0; i < text.length; i++) {
     const code = text.charCodeAt(i);
     if (isString) {
-      if (code === 0x5c) i++;
-      else if (code === 0x22) isString = false;
-    } else if (code === 0x22) isString = true;
-    else if (code === 0x5b || code === 0x7b) {
+      if (code === BACKSLASH) i++;
+      else if (code === QUOTE) isString = false;
+    } else if (code === QUOTE) isString = true;
+    else if (code === OPENING_BRACKET || code === OPENING_BRACE) {
       if (++depth > MAX_DEPTH) throw new ValueError("is nested too deeply");
-    } else if (code === 0x5d || code === 0x7d) depth--;
+    } else if (code === CLOSING_BRACKET || code === CLOSING_BRACE) depth--;
   }
 }
+
+const [QUOTE, BACKSLASH] = [0x22, 0x5c];
+const [OPENING_BRACKET, CLOSING_BRACKET, OPENING_BRACE, CLOSING_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];

@@ -22,7 +22,7 @@ export function encodeValue<T>(codec: Codec, type: Type<T>, value: T): Buffer {
   if (plain instanceof Uint8Array) return Buffer.from(plain);
   if (type.text !== undefined) return Buffer.from(type.text.format(value));
   if (plain === null || plain === undefined) return Buffer.alloc(0);
-  // As errors without another form of text.
+  // A structured value, such as an error, has no other form of text.
   return Buffer.from(json.encode(plain));
 }
 
@@ -35,6 +35,7 @@ export function decodeValue<T>(codec: Codec, type: Type<T>, body: Uint8Array): T
   }
   if (type.text !== undefined) return type.text.parse(readText(body));
   if (body.length === 0 && type.missing !== undefined) return type.missing();
+  // Bytes are taken as they are. Any other type refuses them.
   return type.fromPlain(body);
 }
 

@@ -33,9 +33,11 @@ export class CallState {
   #written = 0;
   /** How many of these requests the broker returned, so that no worker has them. */
   #returned = 0;
+  /** How many channels the broker has closed while they carried the request. */
   #channelsClosed = 0;
-  #confirmed: ReplyEpoch | null = null;
+  /** What the last request counts on, since it was written, and since it was confirmed. */
   #sentIn: ReplyEpoch | null = null;
+  #confirmed: ReplyEpoch | null = null;
 
   constructor(isIdempotent: boolean, waitsForServer: boolean) {
     this.#isIdempotent = isIdempotent;
@@ -47,7 +49,7 @@ export class CallState {
     return this.#written > this.#returned;
   }
 
-  /** What a caller that gives up knows. */
+  /** Whether the method ran, as far as is known without a reply. */
   get executed(): Executed {
     return this.isResent ? "maybe" : "no";
   }

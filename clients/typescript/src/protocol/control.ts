@@ -26,8 +26,8 @@ export function sizeOf(item: Uint8Array): number {
 }
 
 /**
- * An item that is kept without the message in which it came. A message, and what was read from the
- * socket with it, may be much larger.
+ * Copies an item that is kept, unless it is most of the memory that it shares: the message in which
+ * it came, and what was read from the socket with that.
  */
 export function detached(item: Uint8Array): Uint8Array {
   return 2 * item.length >= item.buffer.byteLength ? item : new Uint8Array(item);
@@ -117,7 +117,7 @@ function elements(body: Uint8Array): unknown[][] {
 /** Further elements are skipped, but not any number of them. */
 const MAX_FURTHER = 8 * MAX_ELEMENTS;
 
-/** Reads the array of a body that has about so many values. */
+/** Reads the array of a body. So many values are expected, and {@link MAX_FURTHER} may follow. */
 function read(body: Uint8Array, values: number): unknown[] {
   return array(messagePack.decode(body, values + MAX_FURTHER));
 }

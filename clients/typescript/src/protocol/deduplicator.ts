@@ -15,8 +15,9 @@ export interface Origin {
   readonly isRedelivered: boolean;
   /** Its caller sent it again. */
   readonly isResent: boolean;
-  /** A worker sent a copy of it: `rpc-resent` is not empty, or there is a token. */
+  /** The token of the copy, if a worker has made one of it: a job that was moved, or forwarded. */
   readonly copy: string | null;
+  /** A worker sent a copy of it to its request queue: `rpc-resent` is not empty. */
   readonly isForwarded: boolean;
 }
 
@@ -56,6 +57,7 @@ export type DeliveryAction =
 
 /** Recognizes requests that are running or were answered. Pure. */
 export class Deduplicator<D> {
+  /** By their keys: those of `keyOf`, followed by the token of a copy. */
   readonly #running = new Map<string, { deliveries: D[] }>();
   /** In the order in which they ended. `true`: rejected. */
   readonly #ended = new Map<string, boolean>();
@@ -65,9 +67,11 @@ export class Deduplicator<D> {
     return id === undefined || id === "" ? null : `${replyTo ?? ""}\n${id}`;
   }
 
+  /** Decides about a delivery. Returns the key to `finish` it with if it runs. */
   add(key: string, origin: Origin, delivery: D): { action: DeliveryAction; key: string } {
     const own = origin.copy === null ? key : `${key}\n${origin.copy}`;
     if (origin.isForwarded) {
+      // The original may be here too.
       const first = this.#running.get(key);
       if (first !== undefined) {
         first.deliveries.push(delivery);
@@ -81,8 +85,8 @@ export class Deduplicator<D> {
       running.deliveries.push(delivery);
       return { action: "join", key: own };
     }
-    // A caller sends a request again because its reply may be lost: it runs again. A token
-    // identifies a copy: a caller that lost the reply to it has sent the request again.
+    // A request that its caller sent again runs again, because the reply may be lost. A copy with a
+    // token does not, even of such a request: it is the same copy that comes again.
     const isKnownCopy = origin.copy !== null && (origin.isForwarded || !origin.isResent);
     const mayHaveEnded = origin.isRedelivered || isKnownCopy;
     const ended = mayHaveEnded ? this.#ended.get(own) : undefined;

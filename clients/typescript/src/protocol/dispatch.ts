@@ -36,7 +36,7 @@ export interface StreamRequest {
   readonly sendsItems: boolean;
 }
 
-/** A method and what identifies it. */
+/** An entry of a table of methods. Workers keep with it what runs the method. */
 export interface Entry {
   readonly method: AnyMethod;
 }
@@ -59,6 +59,7 @@ export type Decision<E extends Entry> =
       /** How long the caller waits from now on. */
       readonly limitMs: number | null;
       readonly stream: StreamRequest | null;
+      /** Whether an earlier delivery of the request may have run. */
       readonly mayHaveRun: boolean;
     };
 
@@ -93,6 +94,7 @@ export function decide<E extends Entry>(
   const wasDelivered = message.redelivered || deaths !== null;
   const mayHaveRun = wasDelivered || header(properties.headers, RESENT_HEADER) !== undefined;
   const named = codecOf(properties.contentType);
+  // What names no codec, or one that is unknown, is answered in plain text.
   const codec = named === "unknown" || named === "none" ? "text" : named;
   const refuse = (code: string, reason: string): Decision<E> => ({
     kind: "refuse",
@@ -121,6 +123,8 @@ export function decide<E extends Entry>(
   }
   const entry = find(properties.type, table);
   if (entry === null) return refuse("unknown_method", unknownMethod(properties.type));
+  // A one-way request without an expiration of its own has expired because of the queue's time to
+  // live, as a delayed one does on purpose.
   if (deaths?.hasExpired && (deaths.hadExpiration || replyTo !== null)) {
     return refuse("expired", "it expired in a queue and was dead-lettered");
   }
@@ -135,6 +139,7 @@ export function decide<E extends Entry>(
   return { kind: "run", entry, codec, replyTo, limitMs, stream, mayHaveRun };
 }
 
+/** Where a request is answered, or `null` if it wants no reply. */
 function replyToOf({ properties }: Incoming): ReplyTo | null {
   if (properties.replyTo === undefined || properties.replyTo === "") return null;
   const named = codecOf(properties.contentType);
@@ -180,8 +185,11 @@ function rerunRefusal(message: Incoming, method: AnyMethod, rules: Rules): strin
   const deaths = historyOf(message, method);
   const count = rules.isQuorum ? deliveryCount(message) : null;
   const isJob = isJobMethod(method);
+  // A quorum queue drops a message beyond its limit, so a job is given up at half of it: then there
+  // are deliveries left until it is in the dead-letter queue.
   const limit = count !== null && isJob ? Math.ceil(rules.maxDeliveries / 2) : rules.maxDeliveries;
   if ((count ?? 0) + (deaths?.others ?? 0) >= limit) return "it was delivered too often";
+  // Without a count or an expiration, it would come back for ever.
   const expires = expiration !== undefined && deaths === null;
   if (message.redelivered && count === null && !expires) {
     const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) > 0;
@@ -200,6 +208,7 @@ export function deliveryCount({ properties }: Incoming): number | null {
   return counts.length === 0 ? null : Math.max(...counts);
 }
 
+/** The streams of a request, `null` if it has none, or why it cannot have them. */
 function streamOf(message: Incoming, method: AnyMethod): StreamRequest | null | string {
   const { headers, correlationId } = message.properties;
   const sendsItems = header(headers, INCOMING_HEADER) === "1";
@@ -219,6 +228,7 @@ function streamOf(message: Incoming, method: AnyMethod): StreamRequest | null | 
   return { credit, sendsItems };
 }
 
+/** The credit of a request, `null` if it has none, or why it cannot be read. */
 function creditOf({ properties }: Incoming): Credit | null | string {
   const { headers } = properties;
   if (header(headers, CREDIT_HEADER) === undefined) return null;
@@ -231,6 +241,7 @@ function creditOf({ properties }: Incoming): Credit | null | string {
   return { items: Math.min(items, MAX_CREDIT), bytes: bytes ?? null };
 }
 
+/** The faults that say that the method did not run. */
 const NOT_RUN = new Set([
   "unknown_method",
   "bad_request",
@@ -241,7 +252,7 @@ const NOT_RUN = new Set([
   "rejected",
 ]);
 
-/** Does not claim that the method did not run if an earlier delivery may have run it. */
+/** The fault, or `interrupted` if it would deny that an earlier delivery may have run. */
 export function unlessRun(fault: FaultReply, mayHaveRun: boolean): FaultReply {
   if (!mayHaveRun || !NOT_RUN.has(fault.code)) return fault;
   return interrupted(`${fault.code}: ${fault.message}`);

@@ -12,12 +12,18 @@ export class IncomingInbox {
   #ready: Uint8Array[] = [];
   #readyBytes = 0;
   #taken = 0;
+  /** How many bytes were taken since the last grant. */
   #takenBytes = 0;
+  /** How many items the caller may send in total. */
   #granted = 0;
+  /** What the last grant said about `#taken`. */
   #toldTaken = 0;
   #end: IncomingEnd | null = null;
+  /** Whether the method wants no more. */
   #isClosed = false;
+  /** What the next grant asks for, if it must be sent at once. */
   #asks: number | null = null;
+  /** The first item that was missing when the caller was last asked to send again. */
   #askedFrom: number | null = null;
 
   /** The number of the next item that is missing. */
@@ -32,7 +38,8 @@ export class IncomingInbox {
   /** Items arrived, or a message without items. `count`: the number of all items, at the end. */
   receive(first: number, items: readonly Uint8Array[], count: number | null): void {
     if (this.#isOver) {
-      // The caller may not know. What it sent before it was told asks for no answer.
+      // Items may have been on their way before the caller heard that no more is wanted. A message
+      // without items shows that it has not heard that.
       if (items.length === 0) this.#asks = ASKS.enough;
       return;
     }
@@ -42,7 +49,8 @@ export class IncomingInbox {
       return;
     }
     if (first > this.#next) {
-      // Each message after a gap shows it. One request is enough until the next silence.
+      // Each message after a gap shows the gap. To ask once is enough until the caller, which has
+      // nothing else to send, sends a message without items.
       if (items.length === 0 || this.#askedFrom !== this.#next) this.askAgain();
       return;
     }
@@ -64,7 +72,10 @@ export class IncomingInbox {
     this.#endWith({ error });
   }
 
-  /** The method has ended. What it has not taken is dropped, and never looks complete. */
+  /**
+   * The method has ended. What it has not taken is dropped. Code of it that still reads the stream
+   * gets the error, unless it had read everything.
+   */
   breakOff(error: string): void {
     const isComplete = this.#isClosed || (this.#end?.error === null && this.#ready.length === 0);
     if (!isComplete) this.#end = { error };

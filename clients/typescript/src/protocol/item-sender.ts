@@ -17,6 +17,7 @@ export class ItemSender {
   /** The items from the number `taken` on. */
   #kept: Buffer[] = [];
   #keptBytes = 0;
+  /** How many items the caller's stream has yielded. */
   #count = 0;
   #taken = 0;
   /** The number of the next item to send. */
@@ -57,6 +58,7 @@ export class ItemSender {
     this.#taken = Math.max(this.#taken, taken);
     this.#next = Math.max(this.#next, this.#taken);
     this.#credit = Math.max(this.#credit, Math.min(credit, this.#taken + MAX_CREDIT));
+    // As far as items are kept.
     if (asks === ASKS.again) this.goBack(0);
     if (asks === ASKS.enough) {
       this.#isDone = true;

@@ -35,6 +35,7 @@ const OWN = new Set([
   REDELIVERIES_HEADER,
 ]);
 
+/** How many bytes of an error's text, and of all headers, a copy of a job has. */
 const MAX_ERROR = 1024;
 const MAX_HEADERS = 6 * 1024;
 
@@ -57,7 +58,7 @@ const NEVER_RETRIED = new Set([
   "interrupted",
 ]);
 
-/** The delay before a retry, from 1. The delays grow by the same factor. */
+/** The delay before the retry with this number, from 1. The delays grow by the same factor. */
 export function retryDelay({ times, minDelayMs, maxDelayMs }: Retry, number: number): number {
   const steps = Math.max(0, times - 1);
   if (steps === 0 || minDelayMs === 0) return minDelayMs;
@@ -82,6 +83,7 @@ export function nextWait(ms: number): { readonly wait: number; readonly rest: nu
 export function waitsOf(policies: readonly Retry[]): number[] {
   const waits = new Set([RETRY_WAITS[0]!, DEAD_LETTER_WAIT_MS]);
   for (const { minDelayMs, maxDelayMs } of policies) {
+    // A random fifth may be added to a delay.
     const longest = nextWait(
       roundedUp(1.2 * Math.min(Math.max(minDelayMs, maxDelayMs), MAX_DELAY_MS)),
     );
@@ -156,6 +158,8 @@ export interface Move {
 /** Completes the headers of a copy of a job. */
 export function markMoved(headers: JobHeaders, move: Move): JobHeaders {
   let marked: JobHeaders = { ...headers };
+  // The header with the user is to be trusted only in a copy that a worker has made. A message with
+  // a user id is none: copies have no user id, because they have another publisher.
   if (marked[COPY_HEADER] === undefined || move.user !== undefined) {
     if (move.user === undefined) delete marked[USER];
     else marked[USER] = move.user;

@@ -23,14 +23,17 @@ export interface Window {
 /** Puts the items of a stream into order, and decides how many more may be sent. Pure: no I/O. */
 export class StreamReceiver<R> {
   readonly #window: Window;
+  /** Items in order, of which the reader has taken the first `#read`. */
   readonly #ready: Uint8Array[] = [];
   #read = 0;
   /** The number of the next item that is missing. */
   #next = 0;
+  /** Items after a gap, by their numbers. */
   readonly #early = new Map<number, Uint8Array>();
   #granted: Credit & { readonly bytes: number };
   #arrivedBytes = 0;
   #consumed = { items: 0, bytes: 0 };
+  /** The size of the largest message: a worker may exceed its credit by one message. */
   #largest = 0;
   #worker: string | null = null;
   #end: { readonly count: number; readonly end: R } | null = null;
@@ -109,6 +112,7 @@ export class StreamReceiver<R> {
     const item = this.#ready[this.#read];
     if (item === undefined) return undefined;
     this.#read++;
+    // Many at once, because each removal moves all items after it.
     if (this.#read === this.#ready.length || this.#read >= 1024) {
       this.#ready.splice(0, this.#read);
       this.#read = 0;
@@ -129,6 +133,7 @@ export class StreamReceiver<R> {
     return this.#granted;
   }
 
+  /** Moves the items that have no gap before them any more. */
   #order(): void {
     for (;;) {
       const item = this.#early.get(this.#next);

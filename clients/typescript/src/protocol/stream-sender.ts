@@ -10,8 +10,10 @@ export class StreamSender {
   /** How many items the method has made. */
   #made = 0;
   #madeBytes = 0;
+  /** Items that are made and not sent. */
   #ready: Buffer[] = [];
   #readyBytes = 0;
+  /** The number of the next item to send. */
   #sent = 0;
   #unanswered = 0;
 
@@ -30,7 +32,7 @@ export class StreamSender {
     return this.#made < items && (bytes === null || this.#madeBytes < bytes);
   }
 
-  /** Whether the items that are ready fill a message. */
+  /** Whether a message is worth sending now, rather than together with the next items. */
   get isFull(): boolean {
     return this.#ready.length >= MAX_ITEMS || this.#readyBytes >= MAX_MESSAGE_BYTES / 2;
   }

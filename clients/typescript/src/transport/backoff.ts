@@ -12,7 +12,7 @@ export class Backoff {
     return pause;
   }
 
-  /** An attempt succeeded, and what it opened worked for this long. */
+  /** What an attempt opened worked for this long. If that was long, the pauses begin anew. */
   workedFor(ms: number): void {
     if (ms >= LONGEST_MS) this.#next = FIRST_MS;
   }

@@ -15,7 +15,6 @@ export class Delivery implements Incoming {
   readonly #channel: Channel;
   readonly #message: ConsumeMessage;
   #isSettled = false;
-  #isLost = false;
 
   constructor(channel: Channel, message: ConsumeMessage) {
     this.#channel = channel;
@@ -28,15 +27,12 @@ export class Delivery implements Incoming {
     this.malformed = header(this.properties.headers, MALFORMED_HEADER) ?? null;
   }
 
-  /** Whether the broker has taken the message back, because the channel was lost. */
-  get isLost(): boolean {
-    return this.#isLost;
-  }
-
+  /** Acknowledges the message, unless it is settled or its channel is lost. */
   ack(): void {
     this.#settle(() => this.#channel.ack(this.#message));
   }
 
+  /** Rejects the message without requeue, so that a dead-letter queue keeps it. */
   reject(): void {
     this.#settle(() => this.#channel.reject(this.#message, false));
   }
@@ -48,7 +44,6 @@ export class Delivery implements Incoming {
       settle();
     } catch {
       // The channel is lost: the broker delivers the message again.
-      this.#isLost = true;
     }
   }
 }
@@ -63,6 +58,7 @@ export async function consume(
   const { consumerTag } = await channel.consume(
     queue,
     (message) => {
+      // The broker has cancelled the consumer: its queue was deleted or has moved.
       if (message === null) {
         void channel.close().catch(() => {});
         return;

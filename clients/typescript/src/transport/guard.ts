@@ -11,6 +11,7 @@ export const UNKNOWN_DEATHS_HEADER = "rpc-unknown-deaths";
 const DEATHS = Buffer.from("x-death");
 /** A longer history is not looked at. */
 const MAX_DEATHS = 1024;
+/** The type of a frame with the properties of a message. */
 const FRAME_HEADER = 2;
 const FRAME_END = 0xce;
 const BASIC_CLASS = 60;
@@ -37,7 +38,10 @@ export function repairFirstFrame(received: Buffer): Buffer {
 
 class Malformed extends Error {}
 
-/** The properties in their order on the wire, with their bits. */
+/**
+ * The properties that are short strings, by their bits in the flags. On the wire, the properties
+ * are in the order of their bits, the highest first.
+ */
 const SHORT_STRINGS: Readonly<Record<number, string>> = {
   15: "content_type",
   14: "content_encoding",
@@ -51,20 +55,29 @@ const SHORT_STRINGS: Readonly<Record<number, string>> = {
   2: "cluster_id",
 };
 
+const HEADERS_BIT = 13;
+const TIMESTAMP_BIT = 6;
+/** What a malformed message keeps: content type, headers, correlation id, address, and type. */
+const KEPT_BITS = [15, HEADERS_BIT, 10, 9, 5];
+
+/** Reads the properties of one message, and writes those that can be read. */
 class PropertyReader {
+  /** The short strings that are UTF-8, by their bits. */
   private readonly found = new Map<number, Buffer>();
+  /** Behind the flags. */
   private offset = 2;
   /** The field `x-death` of the headers, if there is one. */
   private deaths: Buffer | "unknown" | null = null;
 
   constructor(private readonly bytes: Buffer) {}
 
-  /** Says what is wrong, or returns `null`. */
+  /** Reads all properties. Returns what is wrong with them, or `null`. */
   check(): string | null {
     let problem: string | null = null;
     try {
       const flags = this.bytes.readUInt16BE(0);
-      if ((flags & (1 << 13)) !== 0) this.deaths = "unknown";
+      // Until the headers are read.
+      if ((flags & (1 << HEADERS_BIT)) !== 0) this.deaths = "unknown";
       for (let bit = 15; bit >= 2; bit--) {
         if ((flags & (1 << bit)) === 0) continue;
         const name = SHORT_STRINGS[bit];
@@ -72,11 +85,11 @@ class PropertyReader {
           const text = this.shortString();
           if (isUtf8(text)) this.found.set(bit, text);
           else problem ??= `${name} is not UTF-8`;
-        } else if (bit === 13) {
+        } else if (bit === HEADERS_BIT) {
           problem ??= this.headers();
         } else {
-          // The delivery mode, the priority, or the timestamp.
-          this.skip(bit === 6 ? 8 : 1);
+          // The timestamp, the delivery mode or the priority.
+          this.take(bit === TIMESTAMP_BIT ? 8 : 1);
         }
       }
     } catch {
@@ -85,17 +98,17 @@ class PropertyReader {
     return problem;
   }
 
-  /** Properties with what can be read: the codec, the addresses and what is wrong. */
+  /** Writes properties that amqplib can read, with what is wrong as a header. */
   readable(problem: string): Buffer {
     const fields = [textField(MALFORMED_HEADER, problem)];
     if (this.deaths === "unknown") fields.push(textField(UNKNOWN_DEATHS_HEADER, ""));
     else if (this.deaths !== null) fields.push(this.deaths);
     const table = longString(Buffer.concat(fields));
-    let flags = 1 << 13;
+    let flags = 1 << HEADERS_BIT;
     const parts: Buffer[] = [];
-    for (const bit of [15, 13, 10, 9, 5]) {
+    for (const bit of KEPT_BITS) {
       const text = this.found.get(bit);
-      if (bit === 13) parts.push(table);
+      if (bit === HEADERS_BIT) parts.push(table);
       else if (text !== undefined) {
         flags |= 1 << bit;
         parts.push(Buffer.of(text.length), text);
@@ -104,8 +117,9 @@ class PropertyReader {
     return Buffer.concat([Buffer.of(flags >> 8, flags & 0xff), ...parts]);
   }
 
+  /** Reads the headers. Returns what is wrong with them, or `null`. */
   private headers(): string | null {
-    const table = this.take(this.bytes.readUInt32BE(this.take4()));
+    const table = this.take(this.take(4).readUInt32BE());
     this.deaths = findDeaths(table);
     try {
       checkTable(table, 1);
@@ -113,11 +127,6 @@ class PropertyReader {
     } catch (error) {
       return error instanceof Malformed ? error.message : "the headers are not a valid table";
     }
-  }
-
-  private take4(): number {
-    this.take(4);
-    return this.offset - 4;
   }
 
   private shortString(): Buffer {
@@ -128,10 +137,6 @@ class PropertyReader {
     if (this.offset + size > this.bytes.length) throw new Malformed("the properties are cut off");
     this.offset += size;
     return this.bytes.subarray(this.offset - size, this.offset);
-  }
-
-  private skip(size: number): void {
-    this.take(size);
   }
 }
 
@@ -151,7 +156,7 @@ function textField(name: string, text: string): Buffer {
   ]);
 }
 
-/** The history of a message whose headers may be malformed. */
+/** The field `x-death` of headers that may be malformed. `unknown`: it cannot be read. */
 function findDeaths(table: Buffer): Buffer | "unknown" | null {
   let found: Buffer | null = null;
   try {
@@ -186,6 +191,7 @@ function checkTable(table: Buffer, depth: number): void {
   }
 }
 
+/** The sizes of values in a table, by their types. The other types begin with their size. */
 const FIXED_SIZES: Readonly<Record<string, number>> = {
   b: 1,
   B: 1,
@@ -202,7 +208,7 @@ const FIXED_SIZES: Readonly<Record<string, number>> = {
   V: 0,
 };
 
-/** Where a value ends, whatever is in it. */
+/** Where a value ends. Does not check what is in it, so that fields behind a bad one are found. */
 function endOfField(table: Buffer, offset: number): number {
   const tag = String.fromCharCode(table.readUInt8(offset));
   const fixed = FIXED_SIZES[tag];

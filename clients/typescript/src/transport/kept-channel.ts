@@ -22,8 +22,10 @@ export class KeptChannel implements LinkUser {
   readonly #backoff = new Backoff();
   #channel: ConfirmChannel | null = null;
   #isStopped = false;
+  /** The connection on which the channel is opened, which is lost once there is another one. */
   #model: ChannelModel | null = null;
   #timer: NodeJS.Timeout | undefined;
+  /** Settles `open`, until the channel was open once. */
   #first: { resolve: () => void; reject: (error: unknown) => void } | null = null;
 
   constructor(
@@ -70,6 +72,7 @@ export class KeptChannel implements LinkUser {
     if (channel !== null) await within(2_000, channel.close()).catch(() => {});
   }
 
+  /** Tries once to open the channel on this connection. A failure leads to another attempt. */
   async #open(model: ChannelModel): Promise<void> {
     const begun = Date.now();
     let channel: ConfirmChannel;
@@ -89,12 +92,13 @@ export class KeptChannel implements LinkUser {
         this.#lost(reason);
         this.#again(model, reason);
       });
-      // The setup sees the channel's events before anybody uses it.
       await within(OPEN_LIMIT_MS, this.#setup(channel, model));
       if (isClosed) throw reason;
     } catch (error) {
+      // A broker that does not answer will not answer on this connection.
       if (error instanceof LimitExceeded) this.#link.replace(model);
       else await within(1_000, channel!?.close() ?? Promise.resolve()).catch(() => {});
+      // Only errors of the broker have a code. On a lost connection, they are no refusal.
       const isRefusal = "code" in Object(error) && this.#model === model;
       if (this.#first !== null && isRefusal) {
         this.#isStopped = true;
@@ -118,6 +122,7 @@ export class KeptChannel implements LinkUser {
 
   /** Tries again on the same connection. A new connection makes its own attempt. */
   #again(model: ChannelModel, error: unknown): void {
+    // A lost connection is replaced, and then `connected` is called.
     if (this.#isStopped || this.#model !== model || !this.#link.isConnected) return;
     this.#log.line("warn", "a channel is opened again", {
       channel: this.#what,

@@ -25,12 +25,14 @@ export class Link {
   readonly #log: Log;
   readonly #users = new Set<LinkUser>();
   readonly #stopped = new AbortController();
+  /** The connection, as amqplib has it. */
   #model: ChannelModel | null = null;
   #isBlocked = false;
   #lastError: unknown = null;
   #closedBecause: Error | null = null;
   #running: Promise<void> | null = null;
-  #next = 0;
+  /** How many attempts to connect were made. Each tries the next address. */
+  #attempts = 0;
 
   constructor(addresses: readonly string[], name: string, log: Log) {
     for (const address of addresses) hostOf(address);
@@ -73,6 +75,7 @@ export class Link {
     if (failure !== null) throw failure;
   }
 
+  /** Has a user told about this connection, if there is one, and about later ones. */
   add(user: LinkUser): void {
     this.#users.add(user);
     if (this.#model !== null) user.connected(this.#model);
@@ -82,8 +85,8 @@ export class Link {
     this.#users.delete(user);
   }
 
-  /** Ends the connection as a failure of the network does. Another one is opened. For tests. */
-  cut(): void {
+  /** Ends the connection as a failure of the network does. Another one is opened. */
+  cutForTest(): void {
     if (this.#model !== null) destroy(this.#model);
   }
 
@@ -102,11 +105,15 @@ export class Link {
     await this.#running;
   }
 
+  /**
+   * Connects again and again, until the link is closed. `first` is called with the outcome of each
+   * attempt, of which `open` takes the first.
+   */
   async #run(first: (error: unknown) => void): Promise<void> {
     const backoff = new Backoff();
     let reported: string | null = null;
     while (!this.isClosed) {
-      const address = this.#addresses[this.#next++ % this.#addresses.length]!;
+      const address = this.#addresses[this.#attempts++ % this.#addresses.length]!;
       const host = hostOf(address);
       const begun = Date.now();
       try {
@@ -139,7 +146,7 @@ export class Link {
       clientProperties: { connection_name: this.#name },
     });
     const model = await within(CONNECT_LIMIT_MS, connecting).catch((error: unknown) => {
-      // It may still succeed, and nobody would use it.
+      // The attempt goes on, and may still succeed.
       connecting.then(giveUp, () => {});
       throw error;
     });
@@ -187,16 +194,18 @@ interface RawConnection {
   stream: { destroy(error: Error): void };
 }
 
+/** Has each frame repaired before amqplib reads it. */
 function guard(model: ChannelModel): void {
   const raw = model.connection as unknown as RawConnection;
   const receive = raw.recvFrame.bind(raw);
-  // amqplib calls this for each frame, and once more for each read from the socket.
+  // amqplib calls this for each frame in `rest`, which are the bytes that it has not read.
   raw.recvFrame = () => {
     raw.rest = repairFirstFrame(raw.rest);
     return receive();
   };
 }
 
+/** Closes a connection that was opened too late. */
 function giveUp(model: ChannelModel): void {
   model.on("error", () => {});
   destroy(model);
@@ -204,7 +213,7 @@ function giveUp(model: ChannelModel): void {
 
 /** Ends a connection without waiting for the broker. */
 function destroy(model: ChannelModel): void {
-  // Without an error, amqplib would not notice.
+  // amqplib notices the end of its socket by the error.
   const error = new Error("the connection was given up");
   (model.connection as unknown as RawConnection).stream.destroy(error);
 }

@@ -26,6 +26,7 @@ export function list<T>(inner: Type<T>): Type<T[]> {
   };
 }
 
+/** Converts each value. An error names the index of its value. */
 function convert<A, B>(values: readonly A[], one: (value: A) => B): B[] {
   const converted: B[] = [];
   for (let i = 0; i < values.length; i++) {
@@ -113,6 +114,7 @@ export function map<K, V>(key: Type<K>, value: Type<V>): Type<Map<K, V>> {
   };
 }
 
+/** Converts the key or the value of an entry. An error names the key. */
 function inEntry<A, B>(key: string, item: A, convertOne: (item: A) => B): B {
   try {
     return convertOne(item);

@@ -32,7 +32,7 @@ export function enumeration<const N extends readonly string[]>(...names: N): Typ
     return value;
   };
   const fromPlain = (plain: unknown): N[number] => {
-    // The other form of a unit variant.
+    // Serde's other form of a unit variant: `{"Name": null}`.
     if (isMap(plain)) {
       const [entry, ...others] = entriesOf(plain);
       if (entry !== undefined && others.length === 0 && entry[1] === null) return check(entry[0]);
@@ -154,6 +154,7 @@ export function untagged<const D extends readonly Type<any>[]>(
   };
 }
 
+/** Returns a function that finds a variant by its name. An error has the path to the name. */
 function finder(variants: Variants) {
   const names = Object.keys(variants);
   return (kind: unknown, path: string): { name: string; type: Type<any> | null } => {
@@ -165,6 +166,7 @@ function finder(variants: Variants) {
   };
 }
 
+/** Converts the content of a variant. An error names the variant. */
 function inVariant<T>(name: string, convert: () => T): T {
   try {
     return convert();

@@ -187,5 +187,5 @@ export async function until(
 
 /** Cuts the connection of a program, as a network failure does. */
 export function cut(connection: rpc.Connection): void {
-  connection.internals.link.cut();
+  connection.internals.link.cutForTest();
 }
