@@ -1,6 +1,6 @@
 import type { Codec } from "../codec/content-type.js";
 import { tooLarge, type Decision, type FaultReply, type ReplyTo } from "../protocol/dispatch.js";
-import { WORKER_HEADER } from "../protocol/names.js";
+import { MAX_BROADCAST_BYTES, WORKER_HEADER } from "../protocol/names.js";
 import type { Delivery } from "../transport/consumer.js";
 import type { Identity } from "./identity.js";
 import { fault, faultReply, type MethodReply } from "./invocation.js";
@@ -10,7 +10,7 @@ import { RunningMethod } from "./running.js";
 
 const MAX_RUNNING = 16;
 const MAX_WAITING = 32;
-const MAX_BYTES = 1024 * 1024;
+/** A reply is given up so long after the caller's time limit. */
 const GIVE_UP_MS = 30_000;
 
 type Run = Extract<Decision<ServedMethod>, { kind: "run" }>;
@@ -35,6 +35,7 @@ export class Broadcasts {
   readonly #parts: BroadcastParts;
   readonly #waiting: (() => Promise<void>)[] = [];
   #running = 0;
+  /** What to call once no broadcast runs. */
   #idle: (() => void)[] = [];
   #isStopped = false;
 
@@ -42,12 +43,13 @@ export class Broadcasts {
     this.#parts = parts;
   }
 
+  /** Runs a broadcast as soon as there is room, or refuses it. */
   handle(delivery: Delivery, decision: Decision<ServedMethod>): void {
     if (decision.kind === "forbidden") return;
     const { replyTo, codec } = decision;
     if (decision.kind === "refuse") return this.#refuse(replyTo, codec, decision.fault);
-    if (delivery.body.length > MAX_BYTES) {
-      const reason = tooLarge(delivery.body.length, MAX_BYTES);
+    if (delivery.body.length > MAX_BROADCAST_BYTES) {
+      const reason = tooLarge(delivery.body.length, MAX_BROADCAST_BYTES);
       return this.#refuse(replyTo, codec, fault("too_large", reason));
     }
     if (this.#waiting.length >= MAX_WAITING || this.#isStopped) {
@@ -65,6 +67,7 @@ export class Broadcasts {
     if (this.#running > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
+  /** Runs those that wait, while there is room. */
   #next(): void {
     while (this.#running < MAX_RUNNING) {
       const run = this.#waiting.shift();
@@ -90,7 +93,7 @@ export class Broadcasts {
     const header = describesItself && reply.kind !== "fault" ? identity.header : identity.idHeader;
     const headers = { [WORKER_HEADER]: header };
     const sent = { type: reply.kind, headers, body: reply.body };
-    // A reply that cannot be sent does not keep others from running.
+    // Without waiting for the broker, so that the next broadcast can run.
     replies.offer(decision.replyTo, sent, (running.timeLeftMs ?? 0) + GIVE_UP_MS);
   }
 

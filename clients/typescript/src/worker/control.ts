@@ -109,8 +109,9 @@ export class Control {
     this.#parts.running.resume();
   }
 
+  /** Handles a message of the control queue. */
   #receive(delivery: Delivery): void {
-    // What arrives in another way, or again, is ignored.
+    // Anybody may publish to the queue itself, and nothing here runs twice.
     if (delivery.exchange !== CONTROL_EXCHANGE || delivery.redelivered) return;
     const { running, identity, log } = this.#parts;
     try {
@@ -130,11 +131,12 @@ export class Control {
           this.#request(delivery);
       }
     } catch (error) {
-      // Whoever may publish to the exchange can send anything.
+      // A peer may send anything to the exchange.
       log.line("debug", "a control message was ignored", { reason: escaped(String(error)) });
     }
   }
 
+  /** Passes a message with items of a caller to the method that receives them. */
   #receiveItems(delivery: Delivery): void {
     const { properties, malformed } = delivery;
     const isItems = properties.type === ITEMS_TYPE && delivery.exchange === CONTROL_EXCHANGE;
@@ -149,6 +151,7 @@ export class Control {
     }
   }
 
+  /** Answers a question to all workers or to this one, or runs a broadcast. */
   #request(delivery: Delivery): void {
     const { identity, broadcasts, rules, broadcastRuns } = this.#parts;
     const isQuestion = delivery.routingKey === DISCOVERY_KEY || delivery.routingKey === identity.id;
@@ -158,7 +161,7 @@ export class Control {
     broadcastRuns.handle(delivery, decide(delivery, table, rules));
   }
 
-  /** Answers a question to all workers, at once. */
+  /** Answers a question if it can be read and its address may be answered. */
   #answer(delivery: Delivery): void {
     const { identity, describesItself, queues, replies, rules } = this.#parts;
     const { replyTo, type, correlationId, contentType } = delivery.properties;

@@ -34,17 +34,21 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   readonly #running: RunningMethod;
   readonly #inbox = new IncomingInbox();
   readonly #timer: NodeJS.Timeout;
+  /** Since when the caller has been silent. */
   #heardAt = performance.now();
+  /** When the last grant was sent. `-Infinity`: the next check sends one. */
   #toldAt = -Infinity;
+  /** Wakes the method. */
   #reader: (() => void) | null = null;
-  #isTelling = false;
+  /** Whether a grant is about to be sent. */
+  #isScheduled = false;
   #isOver = false;
 
   constructor(parts: IncomingParts, running: RunningMethod) {
     this.#parts = parts;
     this.#running = running;
     this.#timer = setInterval(() => this.#check(), CHECK_MS);
-    this.#tell();
+    this.#grant();
   }
 
   [Symbol.asyncIterator](): this {
@@ -62,7 +66,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
         });
         continue;
       }
-      this.#tellIfNews();
+      this.#grantIfNews();
       if (!("item" in taken)) {
         if (taken.error !== null) throw new IncomingFailed(taken.error);
         return { done: true, value: undefined };
@@ -74,7 +78,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   async return(): Promise<IteratorResult<unknown>> {
     this.#inbox.close();
     this.#wake();
-    this.#tellIfNews();
+    this.#grantIfNews();
     return { done: true, value: undefined };
   }
 
@@ -83,21 +87,21 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     this.#heardAt = performance.now();
     this.#inbox.receive(first, items, count);
     this.#wake();
-    this.#tellIfNews();
+    this.#grantIfNews();
   }
 
   /** The caller broke the protocol. */
   fail(error: string): void {
     this.#inbox.fail(error);
     this.#wake();
-    this.#tellIfNews();
+    this.#grantIfNews();
   }
 
   /** The worker has declared its queue again: items may have been lost. */
   resume(): void {
     this.#heardAt = performance.now();
     this.#inbox.askAgain();
-    this.#tellIfNews();
+    this.#grantIfNews();
   }
 
   /** The method has ended. */
@@ -122,6 +126,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     this.#reader = null;
   }
 
+  /** Ends the method of a silent caller, and sends grants that are due. */
   #check(): void {
     if (this.#isOver) return;
     const now = performance.now();
@@ -131,20 +136,21 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
       return;
     }
     if (now - this.#heardAt >= MAX_SILENCE_MS) this.fail("the caller is gone");
-    if (this.#inbox.hasProgress || now - this.#toldAt >= KEEP_ALIVE_MS) this.#tell();
+    if (this.#inbox.hasProgress || now - this.#toldAt >= KEEP_ALIVE_MS) this.#grant();
   }
 
-  /** Tells the caller soon, together with other news of this moment. */
-  #tellIfNews(): void {
-    if (!this.#inbox.hasNews || this.#isTelling || this.#isOver) return;
-    this.#isTelling = true;
+  /** Sends a grant soon, with all that changes in this moment, if the caller must be told. */
+  #grantIfNews(): void {
+    if (!this.#inbox.hasNews || this.#isScheduled || this.#isOver) return;
+    this.#isScheduled = true;
     setImmediate(() => {
-      this.#isTelling = false;
-      if (this.#inbox.hasNews) this.#tell();
+      this.#isScheduled = false;
+      if (this.#inbox.hasNews) this.#grant();
     });
   }
 
-  #tell(): void {
+  /** Tells the caller how many items it may send, and how many the method has taken. */
+  #grant(): void {
     if (this.#isOver) return;
     const { replies, replyTo, workerHeader, begun } = this.#parts;
     this.#toldAt = performance.now();
@@ -155,7 +161,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
       if (kind === "confirmed") begun();
       // The caller's reply queue does not exist: nobody waits for the method.
       else if (kind === "returned") this.#running.end("cancelled");
-      // Credit is absolute: the next message says it again.
+      // Lost. The next grant says all of it again.
       else if (!this.#isOver) this.#toldAt = -Infinity;
     });
   }

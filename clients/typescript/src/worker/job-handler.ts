@@ -21,7 +21,10 @@ export class JobHandler {
     this.#rules = rules;
   }
 
-  /** Moves a job that must still wait, or that comes back. Returns whether it may run now. */
+  /**
+   * Moves a job that must still wait, or that comes back, and calls `done` once that is certain.
+   * Returns whether it may run now.
+   */
   async arrive(delivery: Delivery, done: () => void): Promise<boolean> {
     const arrival = arriveJob(delivery, this.#rules);
     const headers = copiedHeaders(delivery.properties.headers);
@@ -44,7 +47,10 @@ export class JobHandler {
     }
   }
 
-  /** A job failed, or a one-way request of its queue was refused, which has no method then. */
+  /**
+   * Moves a job that failed, and calls `done` once that is certain. Also takes a one-way request
+   * that was refused: without a method, it is not retried.
+   */
   async fail(
     delivery: Delivery,
     method: AnyMethod | null,

@@ -19,8 +19,9 @@ const LONGEST_PAUSE_MS = 30_000;
 const CONFIRM_LIMIT_MS = 30_000;
 const STUCK_FOR_LONG_MS = 5 * 60_000;
 
-/** One way of a job, and what is left of its delay then. */
+/** A queue to which a job is moved, and what is left of its delay when it comes back from there. */
 interface Hop {
+  /** The request queue, the dead-letter queue, or the retry queue with this wait. */
   readonly to: "requests" | "dead" | number;
   readonly rest: number;
 }
@@ -70,7 +71,10 @@ export class JobMover {
     await this.#move(delivery, headers, { to: "requests", rest: 0 }, fallback, done);
   }
 
-  /** Tries until a queue takes the job, or its delivery is lost or the worker stops. */
+  /**
+   * Publishes copies until a queue has taken one, and calls `done` then. Tries the fallback after
+   * each failure. Gives up once the worker stops.
+   */
   async #move(
     delivery: Delivery,
     headers: JobHeaders,
@@ -99,9 +103,10 @@ export class JobMover {
       await new Promise((resolve) => setTimeout(resolve, pause));
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
-    // The broker gives the job to another worker.
+    // The job is not settled, so the broker gives it to another worker.
   }
 
+  /** Publishes a copy, also to a queue that must be declared first. */
   async #publish(copy: Outgoing, { to }: Hop): Promise<Outcome> {
     const outcome = await this.#publisher.send(copy, CONFIRM_LIMIT_MS);
     if (outcome.kind !== "returned" || to === "requests") return outcome;

@@ -4,7 +4,7 @@ import { messageOf } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { encodeItems, type Credit, type ItemsBody } from "../protocol/control.js";
 import type { ReplyTo } from "../protocol/dispatch.js";
-import { ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
+import { ITEM_FRAME, ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
 import { StreamSender } from "../protocol/stream-sender.js";
 import type { Items } from "../service.js";
 import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
@@ -39,10 +39,13 @@ export class OutgoingStream {
   readonly #running: RunningMethod;
   readonly #sender: StreamSender;
   #unconfirmed = 0;
+  /** When the last message was sent. */
   #sentAt = performance.now();
+  /** Wakes what waits in `#until`. */
   #changed: (() => void) | null = null;
-  #isFlushing = false;
-  #lost: string | null = null;
+  #isScheduled = false;
+  /** How the caller was lost: its queue does not exist, or it grants nothing any more. */
+  #lost: "gone" | "abandoned" | null = null;
 
   constructor(parts: StreamParts, running: RunningMethod, credit: Credit) {
     this.#parts = parts;
@@ -72,6 +75,7 @@ export class OutgoingStream {
         await this.#until(() => this.#sender.mayMake && this.#unconfirmed < MAX_UNCONFIRMED);
         if (this.#hasEnded) break;
         const step = await this.#running.race(Promise.resolve(iterator.next()));
+        // A string is the reason why the method was ended.
         if (typeof step === "string" || this.#lost !== null) break;
         if (step.value.done) {
           isDone = true;
@@ -107,12 +111,13 @@ export class OutgoingStream {
     return this.#running.ended !== null || this.#lost !== null;
   }
 
+  /** The reply to a caller that was lost, which is `null` if its queue does not exist. */
   #lostEnd(): MethodReply | null {
     if (this.#lost !== "abandoned") return null;
     return faultReply(this.#parts.codec, fault("abandoned", "the caller grants no credit"));
   }
 
-  /** Encodes an item. Returns what is wrong with it. */
+  /** Encodes an item for the next message. Returns what is wrong with it, or `null`. */
   #push(item: unknown) {
     const { codec, method, maxBytes } = this.#parts;
     let encoded: Buffer;
@@ -121,14 +126,14 @@ export class OutgoingStream {
     } catch (error) {
       return fault("unanswerable", `an item cannot be sent: ${messageOf(error)}`);
     }
-    if (encoded.length > maxBytes - 40) {
+    if (encoded.length > maxBytes - ITEM_FRAME) {
       return fault("reply_too_large", `an item has ${encoded.length} bytes`);
     }
     this.#sender.push(encoded);
     return null;
   }
 
-  /** The end follows once all items before it are with the broker. */
+  /** Waits until the broker has all items. Returns the reply that ends the stream. */
   async #endWith(reply: MethodReply): Promise<MethodReply | null> {
     this.#flush();
     await this.#until(() => this.#unconfirmed === 0);
@@ -136,6 +141,7 @@ export class OutgoingStream {
     return this.#running.ended === "cancelled" ? null : reply;
   }
 
+  /** Waits until the condition holds, the method is ended, or the caller is lost. */
   async #until(condition: () => boolean): Promise<void> {
     while (!condition() && !this.#hasEnded) {
       const changed = new Promise<void>((resolve) => (this.#changed = resolve));
@@ -148,15 +154,17 @@ export class OutgoingStream {
     this.#changed = null;
   }
 
+  /** Sends later, so that items that are ready at the same time share a message. */
   #flushSoon(): void {
-    if (this.#isFlushing) return;
-    this.#isFlushing = true;
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
     setImmediate(() => {
-      this.#isFlushing = false;
+      this.#isScheduled = false;
       this.#flush();
     });
   }
 
+  /** Sends all items that are ready. */
   #flush(): void {
     for (;;) {
       const message = this.#sender.next();
@@ -165,6 +173,7 @@ export class OutgoingStream {
     }
   }
 
+  /** Publishes a message until the broker has it, or the caller counts as gone. */
   async #publish(message: ItemsBody): Promise<void> {
     const { replies, replyTo, workerHeader, begun } = this.#parts;
     const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: newCopyToken() };
@@ -184,7 +193,7 @@ export class OutgoingStream {
           this.#lost ??= "gone";
           return;
         }
-        // The caller discards what it has got before.
+        // The broker may have it. A caller discards items that come twice.
         await new Promise((resolve) => setTimeout(resolve, RESEND_PAUSE_MS));
       }
     } finally {
@@ -194,6 +203,7 @@ export class OutgoingStream {
     }
   }
 
+  /** Shows the caller that the worker is there, and asks it for a grant. */
   #keepAlive(): void {
     if (performance.now() - this.#sentAt < KEEP_ALIVE_MS || this.#hasEnded) return;
     const message = this.#sender.keepAlive();

@@ -10,7 +10,7 @@ export interface QueueOptions {
   readonly arguments?: Readonly<Record<string, string | number | boolean>>;
 }
 
-/** The largest limit: letters are looked at without end. */
+/** For dead-letter queues: each look at a letter counts as a delivery. */
 const UNREACHED_DELIVERY_LIMIT = 1_000_000_000;
 
 function typeOf(options: QueueOptions): "quorum" | "classic" {

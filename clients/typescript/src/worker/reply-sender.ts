@@ -12,10 +12,13 @@ export interface OutgoingReply {
   readonly body: Buffer;
 }
 
-/** A message that closes its channel this often is given up: once among others, twice alone. */
+/**
+ * A message that closes its channel this often is given up. The first time, others may be to blame,
+ * and the other two times it is sent while no other suspect is.
+ */
 const MAX_CLOSED = 3;
 
-/** Replies to what no prefetch limits: further ones are dropped. */
+/** How many replies to broadcasts, questions and probes may wait. No prefetch limits these. */
 const MAX_OFFERED = 1024;
 const MAX_OFFERED_BYTES = 64 * 1024 * 1024;
 
@@ -28,6 +31,7 @@ export class ReplySender {
   #suspects: Promise<unknown> = Promise.resolve();
   #offered = 0;
   #offeredBytes = 0;
+  /** For direct reply-to, once there is such a reply. */
   #direct: { readonly link: Link; readonly publisher: Publisher } | null = null;
 
   constructor(link: Link, log: Log, openDirect: () => Link) {
@@ -67,6 +71,7 @@ export class ReplySender {
   }
 
   #offer({ body }: OutgoingReply, send: () => Promise<unknown>): void {
+    // A single reply may be larger.
     const hasRoom = this.#offered === 0 || this.#offeredBytes + body.length <= MAX_OFFERED_BYTES;
     if (this.#offered >= MAX_OFFERED || !hasRoom) {
       this.#log.line("warn", "a reply was dropped: too many replies wait for the broker");
@@ -106,6 +111,7 @@ export class ReplySender {
     return this.#publisherFor(outgoing.routingKey).send(outgoing, limitMs);
   }
 
+  /** Publishes a message once, after the other suspects. */
   #sendAlone(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
     const until = performance.now() + limitMs;
     const sent = this.#suspects.then(() => this.send(outgoing, until - performance.now()));

@@ -53,6 +53,7 @@ const MAX_REJECTIONS = 20;
 const GIVE_UP_MS = 30_000;
 /** The same, for requests without a limit. */
 const NO_LIMIT_MS = 60 * 60 * 1000;
+const PROBE_LIMIT_MS = 5_000;
 
 /** What a queue's requests are handled with. */
 export interface HandlerParts {
@@ -78,6 +79,7 @@ type Run = Extract<Decision<ServedMethod>, { kind: "run" }>;
 export class RequestHandler {
   readonly #parts: HandlerParts;
   readonly #known = new Deduplicator<Delivery>();
+  /** How many methods with streams run. */
   #streams = 0;
 
   constructor(parts: HandlerParts) {
@@ -122,23 +124,26 @@ export class RequestHandler {
     return reply;
   }
 
+  /** Answers a probe, with which another worker measures how long requests wait. */
   #probe(delivery: Delivery): void {
     const { replyTo, correlationId } = delivery.properties;
     const { replies, rules } = this.#parts;
     if (replyTo !== undefined && isReplyAddress(replyTo, rules.allowedReplyPrefixes)) {
       const to: ReplyTo = { address: replyTo, correlationId, contentType: "" };
       const empty = { type: "", headers: {}, body: Buffer.alloc(0) };
-      replies.offerOnce(to, empty, 5_000);
+      replies.offerOnce(to, empty, PROBE_LIMIT_MS);
     }
     delivery.ack();
   }
 
+  /** Processes a request, unless it is another delivery of one that runs or has ended. */
   async #deduplicate(delivery: Delivery): Promise<void> {
-    const { replyTo, correlationId } = delivery.properties;
-    const { headers } = delivery.properties;
-    const isKnown = Boolean(replyTo) || isUuid(correlationId);
+    const { replyTo, correlationId, headers } = delivery.properties;
+    // Some senders of one-way requests use an order number, for example, as the id of all messages
+    // about that order.
+    const isUnique = Boolean(replyTo) || isUuid(correlationId);
     const id =
-      isKnown && delivery.malformed === null ? Deduplicator.keyOf(replyTo, correlationId) : null;
+      isUnique && delivery.malformed === null ? Deduplicator.keyOf(replyTo, correlationId) : null;
     const alone = { ack: () => delivery.ack(), reject: () => this.#reject(delivery) };
     if (id === null) return this.#process(delivery, alone);
     const origin = originOf(headers, delivery.redelivered, deathsOf(headers) !== null);
@@ -160,15 +165,15 @@ export class RequestHandler {
     }
   }
 
-  /** Nothing is requeued. A dead-letter queue keeps the request. */
+  /** Rejects a request, or acknowledges it if a dead-letter queue may return it for ever. */
   #reject(delivery: Delivery): void {
     const { headers } = delivery.properties;
     const isUnknown = delivery.malformed !== null && Object.hasOwn(headers, UNKNOWN_DEATHS_HEADER);
-    // A dead-letter queue that returns what it gets would do so forever.
     if (isUnknown || (deathsOf(headers)?.rejections ?? 0) >= MAX_REJECTIONS) delivery.ack();
     else delivery.reject();
   }
 
+  /** Moves, refuses or runs a request. */
   async #process(delivery: Delivery, settle: Settlement): Promise<void> {
     const { table, rules, running, log, jobs } = this.#parts;
     const entry = find(delivery.properties.type, table);
@@ -197,6 +202,7 @@ export class RequestHandler {
     }
   }
 
+  /** Answers a request that does not run with a fault. Without `reply_to`, moves or rejects it. */
   async #refuse(
     { fault: refusal, codec, replyTo }: Extract<Decision<ServedMethod>, { kind: "refuse" }>,
     delivery: Delivery,
@@ -208,8 +214,10 @@ export class RequestHandler {
       await replies.reply(replyTo, reply, GIVE_UP_MS);
       return settle.ack();
     }
-    const isKept = jobs !== null && !(delivery.malformed !== null && keepsRejected);
-    if (isKept) {
+    // On a queue with jobs, the request goes to the dead-letter queue, without its malformed
+    // properties. The queue's own dead-letter exchange, if there is one, keeps it as it is.
+    const isMoved = jobs !== null && !(delivery.malformed !== null && keepsRejected);
+    if (isMoved) {
       const failure = { reason: refusal.code, text: refusal.message };
       await jobs.fail(delivery, null, failure, settle.ack);
       return;
@@ -218,6 +226,7 @@ export class RequestHandler {
     settle.reject();
   }
 
+  /** Runs a method, and answers. */
   async #run(decision: Run, delivery: Delivery, settle: Settlement): Promise<void> {
     const { entry, codec, replyTo, stream } = decision;
     const { running: all, maxStreams } = this.#parts;
@@ -225,6 +234,7 @@ export class RequestHandler {
     if (stream !== null && !(await this.#freeId(decision, delivery, settle))) return;
     const isStream = method.stream || method.incoming !== null;
     const canBeCancelled = replyTo !== null && (method.idempotent || isStream || method.cancel);
+    // The time limit of a request with a stream is that of the first message only.
     const running = new RunningMethod(canBeCancelled, stream === null ? decision.limitMs : null);
     const id = delivery.properties.correlationId;
     const tracked =
@@ -233,8 +243,8 @@ export class RequestHandler {
         : all.track(null, "", running);
     const begunAt = performance.now();
     stats.begin();
-    // A stream's request is settled with its first message. Beyond as many streams as requests,
-    // streams count as requests.
+    // A stream's request is settled with its first message, because the broker does not wait for
+    // its end. Beyond as many streams as requests may run, it is not, and counts as a request.
     const settlesEarly = stream !== null && this.#streams < maxStreams;
     if (stream !== null) this.#streams++;
     let isSettled = false;
@@ -357,6 +367,7 @@ export class RequestHandler {
     };
   }
 
+  /** Sends the reply of a method, or retries a job that failed, and settles the request. */
   async #answer(
     { codec, replyTo, entry }: Run,
     delivery: Delivery,
@@ -374,6 +385,7 @@ export class RequestHandler {
     const isStream = entry.method.stream || entry.method.incoming !== null;
     const headers: Record<string, string> = {};
     if (isStream) headers[WORKER_HEADER] = this.#parts.idHeader;
+    // If the method was ended, items may be missing before the end.
     const isCounted = outgoing !== null && running.ended === null;
     if (isCounted) headers[ITEMS_HEADER] = String(outgoing.count);
     const limit = (running.timeLeftMs ?? (isStream ? 0 : NO_LIMIT_MS)) + GIVE_UP_MS;

@@ -7,7 +7,7 @@ import type { RunningMethod } from "./running.js";
 /** A method that runs, with its streams. */
 export interface Tracked {
   readonly running: RunningMethod;
-  /** Where its reply goes. */
+  /** Where its reply goes. Empty if it has none. */
   readonly address: string;
   incoming: IncomingStream | null;
   outgoing: OutgoingStream | null;
@@ -20,6 +20,7 @@ export class Running {
   readonly #byId = new Map<string, Tracked>();
   readonly #all = new Set<Tracked>();
   readonly #cancelled = new CancelledCalls();
+  /** What to call once no method runs. */
   #idle: (() => void)[] = [];
   /** Whether the queue for the items of callers is lost at this moment. */
   isDeaf = false;
@@ -28,7 +29,7 @@ export class Running {
     return this.#all.size;
   }
 
-  /** Without an id, a method cannot be cancelled by its caller. */
+  /** Remembers a method that runs. Without an id, it cannot be cancelled by its caller. */
   track(id: string | null, address: string, running: RunningMethod): Tracked {
     const tracked: Tracked = {
       running,

@@ -1,5 +1,6 @@
 import { setMaxListeners } from "node:events";
 
+import { MAX_TIMER_MS } from "../transport/time.js";
 import type { Context } from "./context.js";
 
 /** Why a method ended before it returned. */
@@ -11,7 +12,6 @@ export type EndReason =
   /** The worker stops. */
   | "stopped";
 
-const MAX_TIMER_MS = 2 ** 31 - 1;
 /** A method that can be cancelled stops this long after its deadline. */
 const GRACE_MS = 1_000;
 
@@ -52,7 +52,10 @@ export class RunningMethod {
     return this.#ended;
   }
 
-  /** Nobody waits for the method any more. */
+  /**
+   * Ends the method: aborts its signal, and ignores what it returns. One that must not be cancelled
+   * goes on to its reply, unless the worker stops.
+   */
   end(reason: EndReason): void {
     if (reason === "abandoned" && !this.canBeCancelled) {
       this.#controller.abort(new Error("the caller's time is up"));
@@ -65,7 +68,7 @@ export class RunningMethod {
     this.#onEnd(reason);
   }
 
-  /** Waits for the method, or for what ends it. */
+  /** Waits for a step of the method. Returns the reason instead if the method is ended before. */
   async race<T>(promise: PromiseLike<T>): Promise<{ readonly value: T } | EndReason> {
     if (this.#ended !== null) return this.#ended;
     const ended = new Promise<EndReason>((resolve) => (this.#onEnd = resolve));

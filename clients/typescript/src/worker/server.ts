@@ -60,11 +60,13 @@ const DEFAULT_DRAIN_MS = 30_000;
 const LAST_REPLIES_MS = 2_000;
 const LONGEST_QUEUE_OF_JOBS = 255 - ".retry.1000000000".length;
 
+/** A request queue with its consumer. */
 interface QueueServer {
   readonly handler: RequestHandler;
   readonly channel: KeptChannel;
   readonly served: ServedQueue;
   consumerTag: string;
+  /** The deliveries that are being handled. */
   readonly unsettled: Set<Delivery>;
 }
 
@@ -74,15 +76,19 @@ export class Server implements AsyncDisposable {
   readonly #options: ServeOptions;
   readonly #identity: Identity;
   readonly #replies: ReplySender;
+  /** Publishes copies of jobs. */
   readonly #moves: Publisher;
   readonly #running = new Running();
   readonly #queues: QueueServer[] = [];
   readonly #broadcasts: Broadcasts;
   readonly #handlers = new Map<string, RequestHandler>();
   #control: Control | null = null;
+  /** How many requests are being handled, and what to call once there is none. */
   #inProgress = 0;
   #settled: (() => void)[] = [];
+  /** Whether the time for requests in progress is over. */
   #isStopping = false;
+  /** What `stop` waits for, once it was called. */
   #stopped: Promise<void> | null = null;
   #hasStopped!: () => void;
   readonly #end = new Promise<void>((resolve) => (this.#hasStopped = resolve));
@@ -166,6 +172,7 @@ export class Server implements AsyncDisposable {
     for (const { channel } of this.#queues) await channel.open();
   }
 
+  /** Prepares a request queue with what handles its requests. Nothing is opened yet. */
   #serveQueue(
     queue: string,
     services: readonly Implementation[],
@@ -260,6 +267,7 @@ export class Server implements AsyncDisposable {
     };
   }
 
+  /** Makes what moves the jobs of a queue, with the declarations of the queues that it needs. */
   #mover(queue: string): JobMover {
     const options = this.#options.queues ?? {};
     const { log } = this.#connection.internals;
@@ -321,6 +329,7 @@ export class Server implements AsyncDisposable {
     if (this.#inProgress > 0) await new Promise<void>((resolve) => this.#settled.push(resolve));
   }
 
+  /** Waits for a promise, but not for longer than this. */
   async #wait(promise: Promise<void>, ms: number): Promise<void> {
     const timeout = new AbortController();
     const limitMs = Math.min(Math.max(0, ms), MAX_TIMER_MS);

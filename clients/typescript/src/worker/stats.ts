@@ -17,7 +17,7 @@ export class MethodStats {
     this.#inFlight++;
   }
 
-  /** `null`: nobody waited for the reply. */
+  /** Counts a call that has ended. `null`: it was cancelled. */
   end(ms: number, reply: MethodReply | null): void {
     this.#inFlight--;
     if (reply === null) {
