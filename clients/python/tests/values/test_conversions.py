@@ -60,6 +60,18 @@ def test_integers_of_128_bits_are_text_in_message_pack() -> None:
             decode(U128, text)
 
 
+@record
+class _WithList:
+    numbers: list[int] = dataclasses.field(default_factory=list)
+
+
+def test_values_do_not_share_a_default() -> None:
+    converter = converter_of(_WithList, MSGPACK)
+    first, second = converter.decode({}), converter.decode({})
+    first.numbers.append(1)
+    assert second.numbers == []
+
+
 def test_floats_accept_integers_but_no_text() -> None:
     assert decode(float, 3) == 3.0
     assert type(decode(float, 3)) is float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -10,8 +11,14 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from .conversion import ConversionError, Converter, mismatch
 from .markers import UNSET, WireName
 
-# The default of a field that must not be missing: `None` may be a default.
-_NO_DEFAULT: Any = object()
+
+class Missing(enum.Enum):
+    """What becomes of a struct if a field is missing."""
+
+    REFUSED = "refused"
+    NONE = "none"
+    # The class itself gives the field its default.
+    DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +29,7 @@ class Field:
     # On the wire.
     name: str
     converter: Converter
-    # The value if the field is missing, or `_NO_DEFAULT`.
-    default: Any
+    if_missing: Missing
 
 
 Resolve = Callable[[Any], tuple[Converter, bool]]
@@ -40,24 +46,27 @@ def fields_of(cls: type, resolve: Resolve) -> list[Field]:
         if get_origin(hint) is Annotated:
             hint, *marks = get_args(hint)
             name = next((mark.name for mark in marks if isinstance(mark, WireName)), name)
+            # The other marks belong to the type, as in `U8`.
             others = [mark for mark in marks if not isinstance(mark, WireName)]
             if others:
                 hint = Annotated[(hint, *others)]
         converter, has_none = resolve(hint)
-        default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if default is dataclasses.MISSING:
-            default = None if has_none else _NO_DEFAULT
-        fields.append(Field(field.name, name, converter, default))
+        fields.append(Field(field.name, name, converter, _if_missing(field, has_none)))
     return fields
+
+
+def _if_missing(field: dataclasses.Field[Any], has_none: bool) -> Missing:
+    unset = dataclasses.MISSING
+    if field.default is not unset or field.default_factory is not unset:
+        return Missing.DEFAULT
+    return Missing.NONE if has_none else Missing.REFUSED
 
 
 def struct(cls: type, fields: list[Field]) -> Converter:
     """Converts a class with these fields."""
     encoders = [(field.attribute, field.name, field.converter.encode) for field in fields]
     decoders = [
-        (field.attribute, field.name, field.converter.decode, field.default) for field in fields
+        (field.attribute, field.name, field.converter.decode, field.if_missing) for field in fields
     ]
 
     def encode(value: Any) -> dict[str, Any]:
@@ -78,16 +87,16 @@ def struct(cls: type, fields: list[Field]) -> Converter:
         if not isinstance(entries, dict):
             raise mismatch("a map", entries)
         values: dict[str, Any] = {}
-        for attribute, name, convert, default in decoders:
+        for attribute, name, convert, if_missing in decoders:
             if name in entries:
                 try:
                     values[attribute] = convert(entries[name])
                 except ConversionError as error:
                     raise error.within(name) from None
-            elif default is _NO_DEFAULT:
+            elif if_missing is Missing.REFUSED:
                 raise ConversionError(f'the field "{name}" is missing')
-            else:
-                values[attribute] = default
+            elif if_missing is Missing.NONE:
+                values[attribute] = None
         return cls(**values)
 
     return Converter(encode, decode)
