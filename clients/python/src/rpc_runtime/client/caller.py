@@ -190,7 +190,7 @@ class Caller:
             reason = "the broker blocks publishers"
             raise TimedOut(limit.seconds, _executed(request), reason) from None
         if limit.left <= 0:
-            # Within a method, it had passed before the call: the method's own is a limit too.
+            # From the start, if the method that makes this call has passed its own deadline.
             raise TimedOut(limit.seconds, _executed(request), "the deadline has passed")
         if request.method.is_oneway:
             message = request.message(None, None)
@@ -236,8 +236,9 @@ class Caller:
                 await inbox.changed(limit.deadline)
             if inbox.has_begun:
                 return
+            # The session is lost. The next one first gets the replies that arrived meanwhile, and
+            # this one may be among them.
             session = await self.session(limit, Executed.MAYBE)
-            # The reply may be among those that arrived meanwhile.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CATCH_UP):
                     await session.caught_up.wait()

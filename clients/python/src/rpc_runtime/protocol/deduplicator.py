@@ -92,7 +92,10 @@ def copy_token(message: Message) -> str:
 
 
 def origin_of(message: Message, is_redelivered: bool) -> Origin:
-    """Reads why a request is delivered."""
+    """Reads why a request is delivered.
+
+    `rpc-resent` says who has sent it again. A caller leaves the header empty.
+    """
     resent = message.headers.get(RESENT_HEADER)
     if resent == "worker":
         return Origin.FORWARDED

@@ -153,7 +153,7 @@ def record_failure(headers: Headers, failure: Failure, now_millis: int) -> None:
 def after_failure(
     headers: Headers, failure: Failure, method: Method[Any] | None, now_millis: int, jitter: float
 ) -> int | None:
-    """Notes a failed attempt. Returns the delay before the next one, or `None` if it is over."""
+    """Notes a failed attempt. Returns the delay before the next one, or `None` if there is none."""
     record_failure(headers, failure, now_millis)
     retry = method.retry if method is not None else None
     attempts = attempts_of(headers)

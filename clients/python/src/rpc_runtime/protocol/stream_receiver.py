@@ -66,6 +66,7 @@ class StreamReceiver(Generic[E]):
             raise BadStream("the worker sent an item after the end")
         size = sum(Volume.of(item).size for item in items.items)
         self._largest = max(self._largest, size)
+        # Items that have arrived before are skipped.
         for number, item in enumerate(items.items, items.first):
             if number == self._next:
                 self._add(item)

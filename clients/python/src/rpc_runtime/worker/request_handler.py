@@ -23,13 +23,7 @@ from ..protocol.jobs import (
     set_remaining_delay,
 )
 from ..protocol.message import Message
-from ..protocol.names import (
-    COPY_HEADER,
-    ITEMS_HEADER,
-    PROBE,
-    REDELIVERIES_HEADER,
-    RESENT_HEADER,
-)
+from ..protocol.names import COPY_HEADER, PROBE, REDELIVERIES_HEADER, RESENT_HEADER
 from ..protocol.reply import Reply, ReplyKind, fault_reply, read_fault
 from ..protocol.request_id import uuid_of
 from ..protocol.request_rules import (
@@ -411,11 +405,7 @@ class RequestHandler:
 
     async def _interrupt(self, message: Message, sender: StreamSender, fault: Reply) -> None:
         """Tells the caller of a stream that its worker stops."""
-        reply = await sender.end(fault)
-        if sender.failure is not None:
-            # The count would promise items that were not sent.
-            reply.headers.pop(ITEMS_HEADER, None)
-        await self._send(message, reply, 0.0)
+        await self._send(message, await sender.end(fault), 0.0)
 
     async def _ack_once_begun(self, delivery: Delivery, sender: StreamSender) -> None:
         """Settles the request of a stream before its end: the broker does not wait that long.
