@@ -21,7 +21,8 @@ import type {
 import { resuming } from "./resuming.js";
 import { creditHeaders, StreamingCall, windowOf, type ItemStream } from "./stream.js";
 import { callUnary } from "./unary.js";
-import { callUpload, INCOMING_HEADERS, Upload } from "./upload.js";
+import { INCOMING_HEADERS, Upload } from "./upload.js";
+import { callUpload } from "./upload-call.js";
 
 /** The base of generated clients, which add a method for each of the service's. */
 export abstract class Client {

@@ -1,6 +1,6 @@
 import { CONTENT_TYPES } from "../codec/content-type.js";
-import { decodeValue, encodeValue } from "../codec/values.js";
-import { BadItem, BadReply, BrokerFailed, Fault, RpcError, TimedOut } from "../errors.js";
+import { encodeValue } from "../codec/values.js";
+import { BadItem, BrokerFailed, RpcError } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { decodeIncomingGrant, encodeItems } from "../protocol/control.js";
 import { ItemSender, type ItemMessage } from "../protocol/item-sender.js";
@@ -14,14 +14,11 @@ import {
   KEEP_ALIVE_MS,
   MAX_SILENCE_MS,
 } from "../protocol/names.js";
-import { workerIdOf } from "../protocol/reply.js";
 import type { Items } from "../service.js";
 import type { Incoming } from "../transport/message.js";
 import { COPY_HEADER, newCopyToken, type Outcome } from "../transport/publisher.js";
 import type { CallParts } from "./call-parts.js";
-import type { CallPlan } from "./call-plan.js";
 import type { RunningCall } from "./running-call.js";
-import { readResult, replyOf } from "./method-call.js";
 import type { CodecName } from "./options.js";
 
 /** The header of a request whose caller sends items. */
@@ -245,80 +242,6 @@ export class Upload {
     this.stop();
     call?.fail(error);
   }
-}
-
-/** Calls a method that receives a stream and replies once. */
-export function callUpload(
-  parts: CallParts,
-  method: AnyMethod,
-  plan: CallPlan & { readonly codec: CodecName },
-  items: Items<unknown>,
-): Promise<unknown> {
-  return new Promise((resolve, reject) => {
-    /** Since when the worker has been silent. */
-    let heardAt = performance.now();
-    /** Since when the call has waited for the worker. */
-    let waitsSince = performance.now();
-    const upload = new Upload(parts, method, items, plan.codec, () => {
-      waitsSince = performance.now();
-    });
-    const end = () => {
-      clearInterval(timer);
-      upload.stop();
-    };
-    const call = parts.caller.start(plan, {
-      failed: (error) => {
-        end();
-        reject(error);
-      },
-      message: (message) => {
-        const worker = workerIdOf(message);
-        const isForeign = upload.hasBegun && !upload.mayBeFrom(worker);
-        if (isForeign) {
-          // Another worker runs the request a second time. Its stream is ended.
-          if (worker !== null && upload.isGrant(message)) {
-            parts.cancellations.cancel(worker, { id: call.id, leftMs: 0 });
-          }
-          return;
-        }
-        heardAt = performance.now();
-        try {
-          if (upload.isGrant(message)) {
-            if (worker === null) throw new Error("the message does not name its worker");
-            upload.grant(call, worker, message);
-            return;
-          }
-          const hadBegun = upload.hasBegun;
-          end();
-          call.finish();
-          const reply = replyOf(message, plan.codec);
-          const read = ({ codec, body }: { codec: typeof reply.codec; body: Buffer }) =>
-            decodeValue(codec, method.result, body);
-          // Once a worker has begun, the request is not sent again: a fault means what it says.
-          resolve(readResult(reply, method, hadBegun ? null : call, read));
-        } catch (error) {
-          end();
-          call.abandon();
-          reject(error instanceof RpcError ? error : new BadReply(error, "maybe"));
-        }
-      },
-    });
-    // The limit counts while the call waits for the worker, and not for its own stream.
-    const timer = setInterval(
-      () => {
-        if (!upload.hasBegun || call.hasEnded) return;
-        const now = performance.now();
-        if (!upload.waitsForWorker) waitsSince = now;
-        if (heardAt + MAX_SILENCE_MS <= now) {
-          call.fail(new Fault("interrupted", "the worker is gone"));
-        } else if (waitsSince + plan.limitMs <= now) {
-          call.fail(new TimedOut(plan.limitMs, "maybe"));
-        }
-      },
-      Math.min(500, plan.limitMs),
-    );
-    if (call.hasEnded) clearInterval(timer);
-  });
 }
 
 function iteratorOf(items: Items<unknown>): AsyncIterator<unknown> | Iterator<unknown> {

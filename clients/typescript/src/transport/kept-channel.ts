@@ -122,7 +122,6 @@ export class KeptChannel implements LinkUser {
 
   /** Tries again on the same connection. A new connection makes its own attempt. */
   #again(model: ChannelModel, error: unknown): void {
-    // A lost connection is replaced, and then `connected` is called.
     if (this.#isStopped || this.#model !== model || !this.#link.isConnected) return;
     this.#log.line("warn", "a channel is opened again", {
       channel: this.#what,
