@@ -34,6 +34,7 @@ export class Cancellations {
     setImmediate(() => void this.#flush());
   }
 
+  /** Sends what waits, in a message for each routing key, or more if there are many calls. */
   async #flush(): Promise<void> {
     this.#isScheduled = false;
     const waiting = [...this.#waiting];

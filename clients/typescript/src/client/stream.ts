@@ -188,6 +188,7 @@ export class StreamingCall implements ItemStream<unknown> {
         this.#endForeign(message);
         return;
       }
+      // The request is not sent again, and from now on `#watch` watches the time.
       if (!call.hasEnded && this.hasBegun) call.begin();
       if (received.kind === "ends") this.#finish(received.end);
     } catch (error) {

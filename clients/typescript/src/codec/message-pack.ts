@@ -119,6 +119,10 @@ class Writer {
     this.length += size;
   }
 
+  /**
+   * Writes the beginning of an array or a map. Below the limit, the size is part of the byte
+   * `fixed`. Otherwise it follows the marker in two bytes, or the next marker in four.
+   */
   private header(size: number, fixed: number, limit: number, marker: number): void {
     if (size < limit) this.byte(fixed | size);
     else if (size < 0x10000) this.unsigned(marker, size, 2);
@@ -139,6 +143,7 @@ class Writer {
     this.length = this.reserve(size).writeIntBE(value, this.length, size);
   }
 
+  /** Returns the buffer, with room for so many bytes more. */
   private reserve(size: number): Buffer {
     const needed = this.length + size;
     if (needed > this.buffer.length) {
@@ -182,6 +187,7 @@ class Reader {
     if (this.offset < this.buffer.length) throw new ValueError("there are bytes after the value");
   }
 
+  /** Reads a value. Its first byte says what it is, as MessagePack's specification lists it. */
   value(depth: number): unknown {
     if (depth >= MAX_DEPTH) throw new ValueError("is nested too deeply");
     if (--this.valuesLeft < 0) throw new ValueError("there are too many values");
@@ -262,6 +268,7 @@ class Reader {
   private map(size: number, depth: number): unknown {
     this.countContainer();
     const object: Record<string, unknown> = {};
+    // In place of the object, from the first key on that is not text.
     let map: Map<unknown, unknown> | null = null;
     for (let i = 0; i < size; i++) {
       const key = this.value(depth + 1);
@@ -294,6 +301,7 @@ class Reader {
     return this.buffer.subarray(offset, offset + size);
   }
 
+  /** Goes on behind so many bytes. Returns where they begin. */
   private advance(size: number): number {
     const offset = this.offset;
     if (offset + size > this.buffer.length) throw new ValueError("the value is not complete");
@@ -302,6 +310,7 @@ class Reader {
   }
 }
 
+/** Returns an integer as a number, if a number can hold it. */
 function narrow(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;

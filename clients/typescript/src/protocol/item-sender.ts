@@ -49,7 +49,7 @@ export class ItemSender {
     this.#hasEnded = true;
   }
 
-  /** The worker grants credit. Returns whether the method has taken items since the last time. */
+  /** Takes a grant, also a late one. Returns whether the method has taken further items. */
   grant({ credit, taken, asks }: IncomingGrant): boolean {
     if (taken > this.#count) throw new Error("the method took items that were not sent");
     const goesOn = taken > this.#taken;

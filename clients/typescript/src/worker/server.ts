@@ -306,6 +306,7 @@ export class Server implements AsyncDisposable {
     await this.#control.open();
   }
 
+  /** Stops in steps: no more requests, then time for those in progress, then no connection. */
   async #stop(timeoutMs: number): Promise<void> {
     const until = performance.now() + timeoutMs;
     for (const { channel, consumerTag } of this.#queues) {

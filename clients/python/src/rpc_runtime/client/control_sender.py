@@ -72,6 +72,7 @@ class ControlSender:
     def end_unread_stream(self, worker: str, identity: bytes) -> None:
         """Ends a stream that nobody reads, unless that was done in the last seconds."""
         key, current = (worker, identity), now()
+        # The times are in order, because each is as long after its stream was ended.
         while self._unread and next(iter(self._unread.values())) <= current:
             self._unread.popitem(last=False)
         if key in self._unread or len(self._unread) >= _MAX_UNREAD:

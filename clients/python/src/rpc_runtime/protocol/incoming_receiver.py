@@ -131,7 +131,7 @@ class IncomingReceiver:
         return self._failure
 
     def grant(self) -> IncomingGrant:
-        """Returns what to tell the caller. It then counts as told."""
+        """Returns what to tell the caller, and counts that as told."""
         if not self.is_over:
             self._granted = max(self._granted, self._taken + WINDOW)
         grant = IncomingGrant(self._granted, self._taken, self._asks)

@@ -76,6 +76,7 @@ class Execution:
         )
         deadline = self.context.deadline
         try:
+            # Only a method that may be cancelled is stopped after its deadline.
             limit = None
             if deadline is not None and self._run.method.is_cancellable:
                 limit = max(0.0, deadline - now()) + _ABANDONED_AFTER
@@ -87,6 +88,7 @@ class Execution:
                 reason = "the method did not end within a second after its deadline"
                 return fault_reply(self._run.codec, fault_code.ABANDONED, reason)
             if self._task.cancelled():
+                # By `cancel`, or by the method itself.
                 if self._is_cancelled:
                     return None
                 return fault_reply(
