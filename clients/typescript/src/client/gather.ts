@@ -120,7 +120,7 @@ export class Gathering<T> implements Gather<T> {
       }
       if (this.#hasEnded) return { done: true, value: undefined };
       await new Promise<void>((resolve) => {
-        // Whoever asks for several answers at once waits for each of them.
+        // Wakes an earlier `next` too, whose promise its caller has not awaited.
         const earlier = this.#waiting;
         this.#waiting = () => (earlier?.(), resolve());
       });

@@ -171,7 +171,7 @@ export class StreamingCall implements ItemStream<unknown> {
   /** Waits until an item or the end has arrived. */
   #arrival(): Promise<void> {
     return new Promise((resolve) => {
-      // Whoever asks for several items at once waits for each of them.
+      // Wakes an earlier `next` too, whose promise its caller has not awaited.
       const earlier = this.#arrived;
       this.#arrived = () => (earlier?.(), resolve());
       this.#waitsSince ??= performance.now();

@@ -110,7 +110,7 @@ class UploadCall {
   }
 
   /**
-   * Fails the call if its worker is silent for too long, or if its time is up. That counts while the
+   * Fails the call if its worker is silent for too long, or its time is up. That counts while the
    * call waits for the worker, and not for its own stream.
    */
   #checkTimes(): void {

@@ -60,7 +60,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
       const taken = this.#inbox.take();
       if (taken === null) {
         await new Promise<void>((resolve) => {
-          // Whoever asks for several items at once waits for each of them.
+          // Wakes an earlier `next` too, whose promise its caller has not awaited.
           const earlier = this.#reader;
           this.#reader = () => (earlier?.(), resolve());
         });
