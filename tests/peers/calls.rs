@@ -43,7 +43,7 @@ pub(crate) async fn calls_rust(program: &mut Command) {
         output.status
     );
 
-    // The worker has stopped it, so it knew the caller's deadline.
+    // The worker stops the report at the caller's deadline, if the request has one.
     assert_eq!(directory.reports.of("2026"), 1);
     directory.reports.end(LIMIT).await;
     server.stop().await.unwrap();
@@ -90,6 +90,7 @@ pub(crate) async fn is_called_by_rust(program: &mut Command) {
     drop(printed);
 }
 
+/// Makes calls that succeed, fail, time out, and are of other versions of the service.
 async fn call_from_rust(vhost: &Vhost) {
     let broker = Broker::connect(&vhost.url()).await.unwrap();
     let directory = UserDirectoryClient::builder(&broker).codec(Codec::Json).build();
@@ -123,6 +124,7 @@ async fn call_from_rust(vhost: &Vhost) {
     broker.close().await;
 }
 
+/// Returns the code of the fault with which a call failed.
 fn fault<T: std::fmt::Debug, E: std::fmt::Debug>(reply: Result<T, CallError<E>>) -> FaultCode {
     match reply {
         Err(CallError::Fault(fault)) => fault.code,

@@ -47,7 +47,7 @@ fn packages() -> PathBuf {
     packages
 }
 
-/// A folder in which programs find their packages.
+/// Creates a folder with the programs of a page, which find their packages there.
 fn project(name: &str, language: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     symlink(
@@ -60,6 +60,7 @@ fn project(name: &str, language: &str) -> TempDir {
     folder
 }
 
+/// Returns a command that runs a program in this folder.
 fn node(folder: &Path, program: &str) -> Command {
     let mut command = Command::new("node");
     command.arg(program).current_dir(folder).env("NO_COLOR", "1");

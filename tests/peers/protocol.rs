@@ -88,12 +88,14 @@ async fn the_queues_in_the_protocol_are_those_that_are_declared() {
     worker.close().await;
 }
 
-/// Writes a queue that RabbitMQ lists as the table does, without the column of who declares it.
+/// Writes a queue as the table does, from a line of RabbitMQ's list. The column of who declares it
+/// is left out.
 fn as_documented(line: &str) -> Vec<String> {
     let columns: Vec<_> = line.split('\t').collect();
     let [name, durable, exclusive, auto_delete, arguments] = columns[..] else {
         panic!("{line:?}");
     };
+    // The wait of a retry queue is in its name and in an argument. Other queues have none.
     let (queue, millis) = match name.strip_prefix("everything.retry.") {
         Some(millis) => ("`<queue>.retry.<milliseconds>`", millis),
         None => (name, "-"),

@@ -8,6 +8,7 @@ use tokio::process::Command;
 use crate::calls::{calls_rust, is_called_by_rust, reports_a_missing_queue};
 use crate::pages::{page, unpack};
 
+/// Returns a command that runs a program in this folder.
 fn program(folder: &Path, name: &str) -> Command {
     let mut command = Command::new(interpreter().unwrap());
     command.arg(name).current_dir(folder);
@@ -16,16 +17,16 @@ fn program(folder: &Path, name: &str) -> Command {
 
 #[tokio::test]
 async fn aio_pika() {
-    both("aio-pika.md").await;
+    calls_and_is_called("aio-pika.md").await;
 }
 
 #[tokio::test]
 async fn faststream() {
-    both("faststream.md").await;
+    calls_and_is_called("faststream.md").await;
 }
 
-/// Runs the programs on a page.
-async fn both(name: &str) {
+/// Runs the programs on a page: the caller, also without a queue, and the worker.
+async fn calls_and_is_called(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     unpack(&page(name), "python", folder.path());
     calls_rust(&mut program(folder.path(), "caller.py")).await;

@@ -103,8 +103,8 @@ async fn a_listener_is_called_by_rust() {
     let directory = UserDirectoryClient::builder(&broker).codec(Codec::Json).build();
 
     let listen = async {
-        // A message of the page, one of a converter without a `type`, and the exception of
-        // `returnExceptions`.
+        // The answers that the page describes: an error, a result of a converter that sets no
+        // `type`, and a serialized exception, as with `returnExceptions`.
         answer(
             &peer,
             requests.next().await.unwrap().unwrap(),

@@ -23,9 +23,9 @@ pub struct Authority {
 /// A certificate and its private key, both in PEM.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Returns the certificate.
+    /// The certificate.
     pub chain: String,
-    /// Returns the private key.
+    /// The private key.
     pub key: String,
 }
 
@@ -52,7 +52,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// Fails if the certificate cannot be made. The same holds for the other functions.
+    /// Fails if the certificate cannot be made. So do the functions that create the others.
     pub fn new() -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params

@@ -44,14 +44,16 @@ impl Source {
         }
     }
 
+    /// Yields this many items, and waits at the gate once. The run ends when the stream is dropped.
     fn run(&self, entry: &str, items: u64) -> impl Stream<Item = Item> + use<> {
         let running = self.runs.begin(entry);
-        // Another worker may be another process.
+        // Workers in other processes count their own runs.
         let run = (u64::from(process::id()) << 32) | running.number;
         let Self {
             gate, waits_before, ..
         } = self.clone();
         stream::iter(0..items).then(move |item| {
+            // Moves the run into the stream.
             let _ = &running;
             let gate = (item == waits_before).then(|| gate.clone());
             async move {
@@ -108,6 +110,7 @@ impl Reading {
 
     /// Waits until this many items are read, or the stream has ended.
     pub async fn reached(&mut self, items: u64) {
+        // An error: the task is gone, because the stream has ended.
         let _ = soon("items arrive", self.read.wait_for(|read| *read >= items)).await;
     }
 

@@ -25,7 +25,9 @@ pub struct Gate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// A permit for each handler that has arrived and that no test has waited for.
     began: Semaphore,
+    /// A permit for each handler that may pass.
     may_end: Semaphore,
     inside: AtomicUsize,
     most_inside: AtomicUsize,
@@ -78,6 +80,7 @@ impl Gate {
 
     /// Lets all handlers pass, now and later.
     pub fn let_all_go(&self) {
+        // More than any test uses, and few enough for others to be added.
         self.0.may_end.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 

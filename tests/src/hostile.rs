@@ -18,10 +18,10 @@ use crate::until;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// The pause before it reconnects: the broker closes its channel after some of its messages.
-const REST: Duration = Duration::from_millis(100);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many calls it remembers.
-const MEMORY: usize = 64;
+/// How many calls to the trap it remembers.
+const MAX_CALLS: usize = 64;
 
 /// A hostile peer. It attacks until it is dropped.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Hostile {
     /// Fails if it cannot start.
     pub async fn start(url: &str, victim: &str, trap: &str, seed: u64) -> anyhow::Result<Self> {
         let sent = Arc::new(AtomicUsize::new(0));
-        let mut harm = Harm {
+        let mut attack = Attack {
             url: url.to_owned(),
             victim: victim.to_owned(),
             trap: trap.to_owned(),
@@ -49,8 +49,8 @@ impl Hostile {
         };
         let task = tokio::spawn(async move {
             loop {
-                let Err(_) = harm.go_on().await;
-                sleep(REST).await;
+                let Err(_) = attack.run().await;
+                sleep(RECONNECT_PAUSE).await;
             }
         });
         let hostile = Self {
@@ -74,7 +74,7 @@ impl Hostile {
     /// Fails if that takes too long.
     pub async fn has_sent(&self, more: usize) -> anyhow::Result<()> {
         let enough = self.sent() + more;
-        until("the stranger does harm", SOON, async || Ok(self.sent() >= enough)).await
+        until("the hostile peer sends", SOON, async || Ok(self.sent() >= enough)).await
     }
 }
 
@@ -85,24 +85,27 @@ struct Call {
     reply_to: Vec<u8>,
 }
 
-struct Harm {
+struct Attack {
     url: String,
     victim: String,
     trap: String,
+    /// The state of the random numbers.
     random: u64,
+    /// The latest calls to the trap, the newest first.
     calls: VecDeque<Call>,
     sent: Arc<AtomicUsize>,
 }
 
-impl Harm {
-    async fn go_on(&mut self) -> anyhow::Result<Infallible> {
+impl Attack {
+    /// Connects, and sends hostile messages until the broker closes the connection.
+    async fn run(&mut self) -> anyhow::Result<Infallible> {
         let mut stranger = Stranger::connect(&self.url).await?;
         stranger.declare(&self.trap).await?;
         loop {
             if let Some((properties, _)) = stranger.try_get(&self.trap).await?
                 && let Some(call) = read_call(&properties)
             {
-                self.calls.truncate(MEMORY - 1);
+                self.calls.truncate(MAX_CALLS - 1);
                 self.calls.push_front(call);
             }
             match self.below(3) {
@@ -115,6 +118,7 @@ impl Harm {
         }
     }
 
+    /// Sends an invalid request to the victim.
     async fn request(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let queue = match self.below(2) {
             0 => self.victim.clone(),
@@ -130,11 +134,12 @@ impl Harm {
 
     /// Sends a reply to a caller of the trap: to no call, to another call, twice, or malformed.
     async fn reply(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
-        let (one, other) = (self.below(MEMORY), self.below(MEMORY));
+        let (one, other) = (self.below(MAX_CALLS), self.below(MAX_CALLS));
         let known = self.calls.len();
         if known == 0 {
             return Ok(());
         }
+        // Often of two calls, so that the caller gets the reply to another one.
         let Call { reply_to, .. } = self.calls[one % known].clone();
         let Call { id, .. } = self.calls[other % known].clone();
         let address = String::from_utf8(reply_to)?;
@@ -169,7 +174,7 @@ impl Harm {
             .await
     }
 
-    /// Sends one with invalid contents.
+    /// Makes one of the properties invalid, or adds an invalid one.
     fn spoiled(&mut self, properties: Properties) -> Properties {
         const NOT_UTF8: &[u8] = b"\xff\xfe";
         match self.below(12) {
@@ -188,7 +193,7 @@ impl Harm {
         }
     }
 
-    /// Returns a number below `bound`, by splitmix64.
+    /// Returns a number below `limit`, by splitmix64.
     fn below(&mut self, limit: usize) -> usize {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
@@ -204,6 +209,7 @@ const NONSENSE: &[u8] = b"\xff{[\x00";
 
 /// Reads the correlation id and the reply address from properties on the wire.
 fn read_call(wire: &[u8]) -> Option<Call> {
+    // Behind the flags are those properties whose flags are set, in the order of `Property`.
     let (flags, mut rest) = wire.split_first_chunk::<2>()?;
     let flags = u16::from_be_bytes(*flags);
     let has = |property: Property| flags & 1 << (15 - property as u16) != 0;

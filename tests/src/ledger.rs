@@ -63,6 +63,7 @@ impl Book {
         assert!(is_told, "{entry} ran {runs} times: {outcome:?}");
     }
 
+    /// Counts a run, and waits at the gate.
     async fn run(&self, entry: &str) {
         *self.runs.lock().unwrap().entry(entry.to_owned()).or_default() += 1;
         self.gate.pass().await;

@@ -30,11 +30,11 @@ impl Log {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Returns the lines that contain `needle`.
+    /// Returns the lines that contain this text.
     #[must_use]
-    pub fn lines_about(&self, what: &str) -> Vec<String> {
-        let text = self.text();
-        let lines = text.lines().filter(|line| line.contains(what));
+    pub fn lines_about(&self, text: &str) -> Vec<String> {
+        let log = self.text();
+        let lines = log.lines().filter(|line| line.contains(text));
         lines.map(str::to_owned).collect()
     }
 }

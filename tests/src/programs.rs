@@ -77,7 +77,7 @@ async fn build_examples() -> Result<PathBuf, String> {
     }
 }
 
-/// The output of a program.
+/// Returns the output of a program as text. Invalid bytes are replaced.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

@@ -13,16 +13,16 @@ pub struct Runs {
     running: Arc<AtomicUsize>,
 }
 
-/// A run that goes on.
+/// A run of a method, which goes on until this is dropped.
 #[derive(Debug)]
 pub struct Run {
-    /// How many runs there were when it began, with itself.
+    /// The number of this run, from 1.
     pub number: u64,
     running: Arc<AtomicUsize>,
 }
 
 impl Runs {
-    /// Begins a run of an entry. It ends when it is dropped.
+    /// Begins a run of an entry.
     pub fn begin(&self, entry: &str) -> Run {
         let mut began = self.began.lock().unwrap();
         began.push(entry.to_owned());
@@ -44,7 +44,11 @@ impl Runs {
         self.running.load(Ordering::SeqCst)
     }
 
-    /// Waits until no method goes on.
+    /// Waits until no run goes on.
+    ///
+    /// # Panics
+    ///
+    /// Panics if that takes longer than the limit.
     pub async fn end(&self, limit: Duration) {
         until("no method goes on", limit, async || Ok(self.running() == 0))
             .await

@@ -65,6 +65,7 @@ impl Properties {
         self
     }
 
+    /// Encodes the properties: their flags, and behind them those that are set.
     fn to_wire(&self) -> Vec<u8> {
         let mut flags = 0_u16;
         for (place, _) in self
@@ -134,6 +135,8 @@ impl Stranger {
         let stream = TcpStream::connect((authority.host.as_str(), authority.port)).await?;
         stream.set_nodelay(true)?;
         let mut stranger = Self { stream };
+        // The handshake: start, start-ok, tune, tune-ok, open and open-ok of the connection, then
+        // open and open-ok of the channel, then confirm.select and select-ok.
         stranger.stream.write_all(b"AMQP\0\0\x09\x01").await?;
         stranger.expect(0, (10, 10)).await?;
         let login = format!(
@@ -202,6 +205,7 @@ impl Stranger {
         for part in body.chunks(100_000) {
             self.write(BODY, CHANNEL, part).await?;
         }
+        // The confirm, a basic.ack.
         self.expect(CHANNEL, (60, 80)).await?;
         Ok(())
     }
@@ -212,7 +216,7 @@ impl Stranger {
     ///
     /// Fails if the broker does not declare it.
     pub async fn declare_exclusive(&mut self) -> anyhow::Result<String> {
-        // Exclusive.
+        // No name, the flag for an exclusive queue, and no arguments.
         let declare = [&[0, 0, 0, 0b0100], &long(b"")[..]].concat();
         self.send(CHANNEL, (50, 10), &declare).await?;
         let declared = self.expect(CHANNEL, (50, 11)).await?;
@@ -226,7 +230,7 @@ impl Stranger {
     ///
     /// Fails if the broker does not declare it.
     pub async fn declare(&mut self, queue: &str) -> anyhow::Result<()> {
-        // Exclusive.
+        // As above, with a name.
         let declare = [&[0, 0][..], &short(queue.as_bytes()), &[0b0100], &long(b"")].concat();
         self.send(CHANNEL, (50, 10), &declare).await?;
         self.expect(CHANNEL, (50, 11)).await.map(drop)
@@ -262,6 +266,7 @@ impl Stranger {
         self.send(CHANNEL, (60, 70), &get).await?;
         let (_, payload) = self.read().await?;
         match payload.get(..4) {
+            // basic.get-ok, or get-empty.
             Some([0, 60, 0, 71]) => {}
             Some([0, 60, 0, 72]) => return Ok(None),
             other => bail!("{queue} cannot be read: {other:?}"),
@@ -276,6 +281,7 @@ impl Stranger {
         Ok(Some((header[12..].to_vec(), body)))
     }
 
+    /// Sends a method, by the numbers of its class and itself.
     async fn send(
         &mut self,
         channel: u16,
@@ -286,6 +292,7 @@ impl Stranger {
         self.write(METHOD, channel, &payload).await
     }
 
+    /// Sends a frame.
     async fn write(&mut self, kind: u8, channel: u16, payload: &[u8]) -> anyhow::Result<()> {
         let size = u32::try_from(payload.len())?.to_be_bytes();
         let frame = [&[kind][..], &channel.to_be_bytes(), &size, payload, &[FRAME_END]].concat();

@@ -59,8 +59,8 @@ impl Trace {
         &self.peer
     }
 
-    /// Returns how many messages were published to the queue, including all whose effect is
-    /// visible.
+    /// Returns how many messages were published to the queue so far: at least those that the broker
+    /// took before this was called.
     pub async fn published(&self, queue: &str) -> anyhow::Result<usize> {
         // A marker that is published now is traced after them.
         let marker = self.peer.declare_exclusive().await?;
@@ -74,6 +74,7 @@ impl Trace {
     }
 }
 
+/// Returns the routing key of the message that a trace is about.
 fn routing_key(traced: &Delivery) -> anyhow::Result<String> {
     let headers = traced.properties.headers().clone().unwrap_or_default();
     match headers.inner().get("routing_keys") {

@@ -40,6 +40,7 @@ pub struct Sink {
     waits_before: u64,
     /// The runs in all workers with this sink.
     pub runs: Runs,
+    /// What was not as expected.
     wrong: Arc<Mutex<Vec<String>>>,
 }
 
@@ -61,6 +62,7 @@ impl Sink {
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
+    /// Takes all items, waits at the gate once, and notes what is not as expected.
     async fn take(&self, entry: &str, total: u64, mut items: Incoming<Item>) -> Result<u64, String> {
         let _run = self.runs.begin(entry);
         let mut count = 0;

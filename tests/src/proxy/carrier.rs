@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     link::Link,
-    rules::{Rules, Weather},
+    rules::{Conditions, Rules},
     shared::Shared,
     target::Way,
 };
@@ -28,7 +28,7 @@ use super::{
 const CHUNK: usize = 16 * 1024;
 
 /// How many bytes a direction buffers at most. Beyond that, the proxy stops reading.
-const HELD: usize = 1024 * 1024;
+const MAX_BUFFERED: usize = 1024 * 1024;
 
 /// How often a throttled direction forwards bytes.
 const TICKS_PER_SECOND: u64 = 20;
@@ -83,7 +83,7 @@ async fn relay(
 #[derive(Debug)]
 struct Lost;
 
-/// Makes closing the socket a reset.
+/// Has the socket send a reset when it is closed.
 fn reset_on_close(socket: &TcpStream) {
     // This fails if the peer has already reset the connection.
     let _ = socket.set_zero_linger();
@@ -94,7 +94,7 @@ struct Chunk {
     arrived: Instant,
     /// Empty at the end of the stream.
     bytes: io::Result<Bytes>,
-    /// Its share of [`HELD`].
+    /// Its share of [`MAX_BUFFERED`], until it is dropped.
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -118,7 +118,7 @@ impl Carrier {
         }
     }
 
-    /// Returns after the end of the stream was forwarded or produced.
+    /// Forwards bytes until the end of the stream, or until the proxy closes this direction.
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Lost> {
         let link = self.link.clone();
         let way = self.way;
@@ -145,11 +145,13 @@ impl Carrier {
         to: &mut WriteHalf<'_>,
     ) -> Result<(), Lost> {
         while let Some(chunk) = chunks.recv().await {
-            self.passage(self.way, chunk.arrived).await;
+            // The end of the stream, which has no bytes, waits too.
+            self.wait_to_pass(self.way, chunk.arrived).await;
             let mut bytes = chunk.bytes.map_err(|_| Lost)?;
             while !bytes.is_empty() {
-                let rate = self.passage(self.way, chunk.arrived).await.rate;
-                let piece = bytes.split_to(rate.map_or(bytes.len(), |rate| a_tick_of(rate).min(bytes.len())));
+                let rate = self.wait_to_pass(self.way, chunk.arrived).await.rate;
+                let size = rate.map_or(bytes.len(), |rate| bytes_per_tick(rate).min(bytes.len()));
+                let piece = bytes.split_to(size);
                 self.forward(&piece, to).await?;
                 if let Some(rate) = rate {
                     sleep(Duration::from_secs(piece.len() as u64) / u32::try_from(rate).unwrap_or(u32::MAX))
@@ -165,8 +167,9 @@ impl Carrier {
         let cut = self.shared.cut_within(&self.link, self.way, piece);
         let pass = &piece[..cut.unwrap_or(piece.len())];
         if to.write_all(pass).await.is_err() {
-            // The other direction reports that the receiver has closed.
-            self.passage(self.way.opposite(), Instant::now()).await;
+            // The receiver has closed. The sender learns that through the other direction, so not
+            // while a black hole or latency holds that up.
+            self.wait_to_pass(self.way.opposite(), Instant::now()).await;
             return Err(Lost);
         }
         let forwarded = &self.link.lane(self.way).forwarded;
@@ -179,32 +182,34 @@ impl Carrier {
 
     /// Waits until the conditions let a chunk with this arrival time pass. Returns the current
     /// conditions.
-    async fn passage(&mut self, way: Way, arrived: Instant) -> Weather {
+    async fn wait_to_pass(&mut self, way: Way, arrived: Instant) -> Conditions {
         loop {
-            let weather = self.rules.borrow_and_update().weather(&self.link, way);
-            let due = arrived + weather.latency;
-            if !weather.black_hole && due <= Instant::now() {
-                return weather;
+            let conditions = self.rules.borrow_and_update().conditions(&self.link, way);
+            let due = arrived + conditions.latency;
+            if !conditions.black_hole && due <= Instant::now() {
+                return conditions;
             }
             tokio::select! {
-                // `shared` keeps the sender alive.
+                // Never an error: `shared` keeps the sender alive.
                 _ = self.rules.changed() => {}
-                () = sleep_until(due), if !weather.black_hole => {}
+                () = sleep_until(due), if !conditions.black_hole => {}
             }
         }
     }
 }
 
 /// Returns how many bytes a direction with this rate forwards at a time.
-fn a_tick_of(bytes_per_second: u64) -> usize {
+fn bytes_per_tick(bytes_per_second: u64) -> usize {
     usize::try_from(bytes_per_second / TICKS_PER_SECOND)
         .unwrap_or(usize::MAX)
         .max(1)
 }
 
-/// Reads until the stream ends or is lost, which the last chunk reports.
+/// Reads until the stream ends or is lost, which the last chunk reports. Finds the connection's
+/// name in what the client sends first.
 async fn read(link: &Link, way: Way, mut from: ReadHalf<'_>, queue: mpsc::UnboundedSender<Chunk>) {
-    let room = Arc::new(Semaphore::new(HELD));
+    let room = Arc::new(Semaphore::new(MAX_BUFFERED));
+    // What was read so far, until the name is found. Nothing on the way from the broker.
     let mut beginning = (way == Way::ToBroker).then(Vec::new);
     loop {
         let mut bytes = BytesMut::with_capacity(CHUNK);

@@ -29,7 +29,7 @@ impl Fault {
     pub async fn heal(self) {
         let shared = self.shared.clone();
         drop(self);
-        shared.door_moved().await;
+        shared.port_follows_rules().await;
     }
 }
 

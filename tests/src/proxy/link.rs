@@ -12,19 +12,26 @@ use super::target::{Target, Way};
 /// What the proxy knows about a connection, also after its end.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// How many connections were accepted before it.
     number: usize,
+    /// Set once the client has sent it.
     pub(super) name: OnceLock<String>,
     to_broker: Lane,
     from_broker: Lane,
+    /// Asks for a reset.
     pub(super) reset: CancellationToken,
+    /// Reports that both sockets are closed.
     pub(super) ended: CancellationToken,
 }
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
+    /// How many bytes were forwarded.
     pub(super) forwarded: AtomicU64,
+    /// Asks for the end of this direction.
     pub(super) close: CancellationToken,
+    /// Reports that this direction has ended.
     pub(super) closed: CancellationToken,
 }
 
@@ -44,6 +51,7 @@ impl Link {
         self.number
     }
 
+    /// Whether the target includes this connection.
     pub(super) fn is(&self, target: Target) -> bool {
         match target {
             Target::All => true,
@@ -74,6 +82,7 @@ impl Link {
         self.ended.is_cancelled()
     }
 
+    /// Waits until both sockets are closed.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
     }

@@ -144,7 +144,7 @@ impl Proxy {
     /// Closes the port, so that new connections are refused. Existing ones stay open.
     pub async fn refuse_new(&self) -> Fault {
         let fault = self.inject(Target::All, Condition::Refusal);
-        self.shared.door_moved().await;
+        self.shared.port_follows_rules().await;
         fault
     }
 

@@ -26,6 +26,7 @@ pub(super) async fn accept(shared: Arc<Shared>, port: Port, first: TcpListener) 
             biased;
             Ok(()) = rules.changed() => {
                 let refused = rules.borrow_and_update().refuse();
+                // Without a listener, the port is closed.
                 listener = match listener {
                     _ if refused => None,
                     None => Some(port.listen().expect("the port is reserved for us")),
@@ -53,6 +54,7 @@ pub(super) struct Port {
 }
 
 impl Port {
+    /// Reserves a free port.
     pub(super) fn reserve() -> io::Result<Self> {
         let socket = Self::bind((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok(Self {

@@ -7,6 +7,7 @@ use super::{
     target::{Direction, Target, Way},
 };
 
+/// A fault that is switched on.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) target: Target,
@@ -31,28 +32,32 @@ pub(super) enum Condition {
 pub(super) struct Rules(pub(super) Vec<Arc<Rule>>);
 
 impl Rules {
+    /// Whether new connections are refused.
     pub(super) fn refuse(&self) -> bool {
         self.any(|condition| matches!(condition, Condition::Refusal))
     }
 
+    /// Whether new connections wait.
     pub(super) fn silence(&self) -> bool {
         self.any(|condition| matches!(condition, Condition::Silence))
     }
 
     /// Returns the combined effect of the faults on one direction of a connection.
-    pub(super) fn weather(&self, link: &Link, way: Way) -> Weather {
-        let mut weather = Weather::default();
+    pub(super) fn conditions(&self, link: &Link, way: Way) -> Conditions {
+        let mut conditions = Conditions::default();
         for rule in self.0.iter().filter(|rule| link.is(rule.target)) {
             match rule.condition {
-                Condition::Latency(direction, latency) if direction.covers(way) => weather.latency += latency,
-                Condition::Rate(direction, rate) if direction.covers(way) => {
-                    weather.rate = Some(weather.rate.map_or(rate, |other| other.min(rate)));
+                Condition::Latency(direction, latency) if direction.covers(way) => {
+                    conditions.latency += latency;
                 }
-                Condition::BlackHole(direction) if direction.covers(way) => weather.black_hole = true,
+                Condition::Rate(direction, rate) if direction.covers(way) => {
+                    conditions.rate = Some(conditions.rate.map_or(rate, |other| other.min(rate)));
+                }
+                Condition::BlackHole(direction) if direction.covers(way) => conditions.black_hole = true,
                 _ => {}
             }
         }
-        weather
+        conditions
     }
 
     fn any(&self, is: impl Fn(&Condition) -> bool) -> bool {
@@ -62,7 +67,7 @@ impl Rules {
 
 /// The conditions on one direction of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Weather {
+pub(super) struct Conditions {
     pub(super) latency: Duration,
     /// In bytes a second.
     pub(super) rate: Option<u64>,

@@ -42,6 +42,7 @@ impl Shared {
         links.iter().filter(|link| link.is(target)).cloned().collect()
     }
 
+    /// Adds a connection that was just accepted.
     pub(super) fn new_link(&self) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = Arc::new(Link::new(links.len()));
@@ -58,7 +59,7 @@ impl Shared {
     }
 
     /// Waits until the port is open or closed, as the current rules require.
-    pub(super) async fn door_moved(&self) {
+    pub(super) async fn port_follows_rules(&self) {
         let open = !self.rules.borrow().refuse();
         // This fails if the proxy was dropped. Then there is nothing to wait for.
         let _ = self.open.subscribe().wait_for(|&is_open| is_open == open).await;

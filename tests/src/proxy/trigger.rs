@@ -118,6 +118,7 @@ impl Plan {
                 (*left == 0).then_some(pass)
             }
             Self::Sight { sight, moment } => {
+                // How many bytes of this piece were searched, and where the last needle begins.
                 let mut searched = 0;
                 let mut start = 0;
                 while let Some(needle) = sight.0.front_mut() {
@@ -142,7 +143,9 @@ impl Plan {
 pub(super) struct Trigger {
     target: Target,
     plan: Plan,
+    /// What is left of the plan on each connection, by its number.
     progress: Mutex<HashMap<usize, Plan>>,
+    /// The connection that is cut, once that is decided.
     pub(super) victim: watch::Sender<Option<Arc<Link>>>,
 }
 

@@ -131,7 +131,7 @@ impl Cluster {
 
     /// Stops all nodes. Returns once all their processes have ended.
     pub async fn stop(self) -> anyhow::Result<()> {
-        // As for one node.
+        // As in `Node::stop`: it waits.
         spawn_blocking(move || drop(self))
             .await
             .context("ending the cluster panicked")

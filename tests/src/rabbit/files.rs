@@ -122,6 +122,7 @@ pub(super) struct Tls<'a> {
     pub(super) identity: &'a Identity,
 }
 
+/// Writes the files that a node reads when it starts.
 pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras<'_>) -> anyhow::Result<()> {
     // These limits keep a small machine from blocking publishers.
     let mut configuration = format!(

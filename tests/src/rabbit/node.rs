@@ -49,7 +49,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Creates a name and a port mapper for a single node.
+    /// Creates what a single node needs, which shares it with no other.
     fn none() -> anyhow::Result<Self> {
         let [epmd_port] = free_ports()?;
         let cookie = Uuid::new_v4().simple().to_string();
@@ -137,7 +137,8 @@ impl Node {
         Self::start_among(&Peers::none()?, &extras).await
     }
 
-    /// Starts a node that shares this with other nodes.
+    /// Starts a node that shares the cookie and the port mapper with its peers. Waits until it
+    /// serves clients.
     pub(super) async fn start_among(peers: &Peers, extras: &Extras<'_>) -> anyhow::Result<Self> {
         let server = files::find_server()?;
         let [amqp_port, distribution_port] = free_ports()?;
@@ -372,11 +373,13 @@ impl Node {
         })
     }
 
+    /// Sends the watchdog a command: `kill` or `start`.
     fn tell_watchdog(&self, command: &str) -> anyhow::Result<()> {
         let mut input = self.watchdog.stdin.as_ref().context("its input is a pipe")?;
         writeln!(input, "{command}").context("the watchdog is gone")
     }
 
+    /// Returns the last lines of the node's log.
     fn log_tail(&self) -> String {
         let log = fs::read(self.folder.join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);

@@ -89,8 +89,8 @@ impl Vhost {
         self.url().replace("guest:guest@", &format!("{user}:secret@"))
     }
 
-    /// Returns all queues except those for control messages, one line each: the name and then these columns
-    /// of `rabbitmqctl list_queues`, separated by tabs.
+    /// Returns all queues except those for control messages, one line each, sorted: these columns
+    /// of `rabbitmqctl list_queues`, separated by tabs. The first one must be the name.
     ///
     /// # Panics
     ///
@@ -101,7 +101,7 @@ impl Vhost {
         queues
     }
 
-    /// Returns all queues, one line each.
+    /// Like [`queues`](Self::queues), with those for control messages.
     ///
     /// # Panics
     ///
