@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::ensure;
 use rpc_tests::rabbit::unique;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::bench::{Bench, show};
@@ -15,7 +14,10 @@ use crate::report::json;
 use crate::report::ratios::order;
 use crate::scenario::{BASE, Scenario};
 
+mod cell;
 mod table;
+
+use cell::{Cell, Place};
 
 const CONTENDERS: [Kind; 4] = [
     Kind::FrameworkBatched,
@@ -25,32 +27,6 @@ const CONTENDERS: [Kind; 4] = [
 ];
 
 const IN_FLIGHT: [usize; 3] = [1, 64, 1000];
-
-/// Where caller and worker run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Place {
-    TwoProcesses,
-    OneProcess,
-}
-
-impl Place {
-    async fn measure(self, bench: &Bench, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
-        match self {
-            Self::TwoProcesses => measure_apart(bench, contender, scenario).await,
-            Self::OneProcess => bench.measure(contender, scenario).await,
-        }
-    }
-}
-
-/// The runs of a contender.
-#[derive(Debug, Serialize)]
-struct Cell {
-    scenario: Scenario,
-    contender: Kind,
-    place: Place,
-    rounds: Vec<Measured>,
-}
 
 /// Measures all contenders and prints a table.
 pub(crate) async fn run(bench: &Bench, rounds: usize, out: &Path) -> anyhow::Result<()> {
@@ -87,8 +63,11 @@ async fn compare(
     for round in 0..rounds {
         for index in order(round, [0, 1]) {
             let cell = &mut cells[index];
-            let measured = cell.place.measure(bench, contender, scenario).await?;
-            cell.rounds.push(measured);
+            let measured = match cell.place {
+                Place::TwoProcesses => measure_apart(bench, contender, scenario).await,
+                Place::OneProcess => bench.measure(contender, scenario).await,
+            };
+            cell.rounds.push(measured?);
         }
     }
     Ok(cells)

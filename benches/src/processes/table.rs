@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Cell, Place};
+use super::cell::{Cell, Place};
 use crate::measure::Measured;
 
 const COLUMNS: [&str; 7] = [
