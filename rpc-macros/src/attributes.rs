@@ -6,17 +6,17 @@ use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_quote};
 
-/// The attributes of the trait or of one method, without `#[rpc]`. `rpc` under a condition, which
-/// is refused, is kept.
+/// The attributes of the trait or of one method, without `#[rpc(..)]`.
 ///
-/// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition.
+/// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition. An `rpc` in
+/// there is kept, but the parser refuses it.
 #[derive(Clone)]
 pub(crate) struct Attributes(Vec<ConditionalAttribute>);
 
 impl Attributes {
     pub(crate) fn new(written: &[Attribute]) -> Self {
         let others = written.iter().filter(|attribute| !is_rpc(attribute));
-        Self(others.flat_map(ConditionalAttribute::all).collect())
+        Self(others.flat_map(ConditionalAttribute::flatten).collect())
     }
 
     /// All attributes, for the user's own item.
@@ -55,16 +55,16 @@ impl Attributes {
     /// Whether the item is deprecated, or allows or expects the lint `deprecated`.
     pub(crate) fn mentions_deprecation(&self) -> bool {
         let lints = self.named(&["allow", "expect"]);
-        let is_named = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
-        !self.deprecated().is_empty() || lints.iter().any(is_named)
+        let names_deprecated = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
+        !self.deprecated().is_empty() || lints.iter().any(names_deprecated)
     }
 
     pub(crate) fn must_use(&self) -> Vec<Attribute> {
         self.named(&["must_use"])
     }
 
-    /// The lints that the user allows. An `expect` becomes an `allow`: the user's own item fulfills
-    /// it, and a generated one perhaps does not.
+    /// The lints that the user allows. An `expect` becomes an `allow`: the compiler would warn of
+    /// an `expect` on a generated item that does not trigger the lint.
     pub(crate) fn lints(&self) -> Vec<Attribute> {
         let mut lints: Vec<_> = self.iter_named(&["allow", "expect"]).cloned().collect();
         for lint in &mut lints {
@@ -128,7 +128,7 @@ struct ConditionalAttribute {
 
 impl ConditionalAttribute {
     /// The attribute itself, or those inside a `#[cfg_attr(..)]` at any depth.
-    fn all(attribute: &Attribute) -> Vec<Self> {
+    fn flatten(attribute: &Attribute) -> Vec<Self> {
         let Some((condition, inner)) = read_cfg_attr(attribute) else {
             let (conditions, attribute) = (Vec::new(), attribute.clone());
             return vec![Self {
@@ -136,7 +136,7 @@ impl ConditionalAttribute {
                 attribute,
             }];
         };
-        let mut all: Vec<_> = inner.iter().flat_map(Self::all).collect();
+        let mut all: Vec<_> = inner.iter().flat_map(Self::flatten).collect();
         for conditional in &mut all {
             conditional.conditions.push(condition.clone());
         }
@@ -154,7 +154,7 @@ impl ConditionalAttribute {
     }
 }
 
-/// Whether this is an `#[rpc(..)]` attribute, which the macro reads and removes.
+/// Whether this is an `#[rpc]` or `#[rpc(..)]` attribute, which the macro reads and removes.
 pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
     attribute.path().is_ident("rpc")
 }
@@ -162,7 +162,7 @@ pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
 /// The first attribute inside `#[cfg_attr(..)]` whose path ends with one of these names. The macro
 /// runs before the condition is evaluated, so it cannot read such an attribute.
 pub(crate) fn find_in_cfg_attr(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
-    let found = ConditionalAttribute::all(attribute)
+    let found = ConditionalAttribute::flatten(attribute)
         .into_iter()
         .find(|conditional| {
             let path = conditional.attribute.path();
@@ -189,11 +189,11 @@ fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)>
         Ok((condition, attributes))
     };
     let (condition, inner) = attribute.parse_args_with(read).ok()?;
-    let plain = |meta| Attribute {
+    let with_meta = |meta| Attribute {
         meta,
         ..attribute.clone()
     };
-    Some((condition, inner.into_iter().map(plain).collect()))
+    Some((condition, inner.into_iter().map(with_meta).collect()))
 }
 
 /// The text of one doc attribute, without the space after `///`, or `None` if it is a setting.

@@ -33,7 +33,7 @@ pub(crate) enum RefusedItem {
 /// A trait with errors.
 pub(crate) struct RefusedTrait {
     pub(crate) syntax: Box<ServiceTrait>,
-    /// What could be read. It has every method of the trait, in order.
+    /// What could be read. It has every method of the trait, in their order.
     pub(crate) service: Service,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Service {
     pub(crate) attributes: Attributes,
     pub(crate) visibility: Visibility,
     pub(crate) name: Ident,
-    /// Type and constant parameters with their bounds.
+    /// The trait's parameters with their bounds. Only a refused trait has lifetimes among them.
     pub(crate) generics: Generics,
     /// Without those that the macro adds.
     pub(crate) supertraits: Punctuated<TypeParamBound, Token![+]>,
@@ -82,18 +82,19 @@ pub(crate) struct Method {
     pub(crate) wire_name: LitStr,
     pub(crate) is_default: bool,
     pub(crate) kind: Kind,
-    /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
+    /// Whether it has the option `cancel`.
     pub(crate) is_cancellable: bool,
     pub(crate) retry: Option<Retry>,
     pub(crate) timeout: Option<Duration>,
-    /// `&self` in the user's tokens: a body refers to that `self` token.
+    /// `&self` as the user wrote it: because of hygiene, `self` in a body refers only to that
+    /// token.
     pub(crate) receiver: Receiver,
     pub(crate) parameters: Vec<Parameter>,
     /// What a call returns, or the items if the method returns a stream.
     pub(crate) output: Type,
     /// The return type as the user wrote it, if it is a stream.
     pub(crate) stream: Option<TypeImplTrait>,
-    /// Whether the output is named `Result`.
+    /// Whether the output, or the type of the items, is named `Result`.
     pub(crate) is_fallible: bool,
     /// The output as text, for descriptions.
     pub(crate) returns: ReturnTypes,
@@ -109,7 +110,7 @@ impl Method {
         )
     }
 
-    /// The answers that the client's method returns.
+    /// What the client's method returns a call for.
     pub(crate) fn answers(&self) -> Answers {
         match self.kind {
             Kind::Broadcast => Answers::OfEachWorker,
@@ -118,9 +119,9 @@ impl Method {
         }
     }
 
-    /// The type that a call returns, a broadcast from each worker, or a stream as its items: `()`
-    /// without a reply, also for a job, whose error does not reach its caller.
-    pub(crate) fn answer(&self) -> Type {
+    /// The type of one answer: the result of a call or of one worker, or an item of a stream. It is
+    /// `()` if there is no reply, also for a job, whose error does not reach its caller.
+    pub(crate) fn answer_type(&self) -> Type {
         if self.has_reply() {
             self.output.clone()
         } else {
@@ -262,14 +263,14 @@ pub(crate) struct Argument {
 #[derive(Clone, Default)]
 pub(crate) struct Serde {
     pub(crate) attributes: Vec<Attribute>,
-    /// Whether they name a function that writes the value.
-    pub(crate) writes: bool,
-    /// Whether they name a function that reads the value.
-    pub(crate) reads: bool,
+    /// Whether they name a function of the user that writes the value.
+    pub(crate) has_writer: bool,
+    /// Whether they name a function of the user that reads the value.
+    pub(crate) has_reader: bool,
     /// Whether they give a default for a missing value.
     pub(crate) has_default: bool,
     /// Whether the client may leave the argument out.
-    pub(crate) is_left_out: bool,
+    pub(crate) may_be_left_out: bool,
     /// Other names under which the value is read.
     pub(crate) aliases: Vec<LitStr>,
 }
@@ -286,9 +287,11 @@ pub(crate) enum Shape {
     Slice(Box<Type>),
     /// `&T`, with its `T`.
     Reference(Box<Type>),
-    /// `Cow<str>`, unless its lifetime is `'static`.
+    /// `Cow<str>`. With the lifetime `'static` it is `Owned`, because it cannot borrow from the
+    /// request.
     CowStr,
-    /// `Cow<[u8]>`. With the lifetime `'static` it cannot borrow from the request.
+    /// `Cow<[u8]>`. With the lifetime `'static` it cannot borrow from the request, but still has to
+    /// be encoded as bytes.
     CowBytes { is_static: bool },
     /// `Vec<u8>`
     ByteVec,

@@ -12,7 +12,7 @@ pub(crate) fn of(ty: &impl ToTokens) -> String {
     text.written
 }
 
-/// The last thing printed. It decides whether a space follows.
+/// The kind of the last token printed. It decides whether the next one has a space before it.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Last {
     /// The beginning, or a token without a space after it: `<`, `&`, `::`.
@@ -73,6 +73,7 @@ impl Text {
         self.push(word, self.last != Last::NoSpace, Last::Word);
     }
 
+    /// Prints a binary operator, with spaces around it.
     fn push_operator(&mut self, operator: &str) {
         self.push(operator, true, Last::Separator);
     }

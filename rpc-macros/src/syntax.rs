@@ -138,7 +138,7 @@ impl Parse for TraitItem {
     }
 }
 
-/// Whether the next item is a function. Takes a fork, because it consumes tokens.
+/// Whether the next item is a function. Consumes what is before `fn`, so it takes a fork.
 fn is_method(input: ParseStream<'_>) -> syn::Result<bool> {
     input.call(Attribute::parse_outer)?;
     input.parse::<Visibility>()?;
@@ -237,7 +237,7 @@ fn parse_inner_attributes(input: ParseStream<'_>) -> syn::Result<Vec<Attribute>>
     Ok(attributes)
 }
 
-/// The name that a pattern consists of, or `None` if it has anything else.
+/// The name that a pattern consists of, or `None` if it is more than a name.
 pub(crate) fn plain_name(pattern: &Pat) -> Option<&Ident> {
     match pattern {
         Pat::Ident(name) if name.by_ref.is_none() && name.mutability.is_none() && name.subpat.is_none() => {

@@ -6,8 +6,8 @@ use quote::quote_spanned;
 
 use crate::model::{Method, Service};
 
-/// Makes the compiler report two methods that conflict if it compiles both. Only the compiler knows
-/// whether it does.
+/// Emits a `compile_error!` for each pair of methods that conflict. It has the conditions of both,
+/// so the compiler reports the pair only if it compiles both methods.
 pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
     let methods = service.methods.iter().enumerate();
     methods
@@ -18,8 +18,8 @@ pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
         .collect()
 }
 
-/// The error for two methods that are both compiled, or `None` if they do not conflict. The parser
-/// reports conflicts if one of the methods has no condition.
+/// The `compile_error!` for two methods, or `None` if they do not conflict. Two that do both have
+/// conditions: the parser has refused all other conflicts.
 fn both_compiled_error(one: &Method, other: &Method) -> Option<TokenStream> {
     let (span, fault) = conflict(one, other)?;
     let message = format!(

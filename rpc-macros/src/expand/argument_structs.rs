@@ -1,8 +1,8 @@
 //! The structs of arguments for a method whose parameters have `#[serde(..)]` attributes. Serde
 //! derives how they are written and read.
 //!
-//! There are two: one with the types that the client's method takes, to be written, and one with
-//! owned types, to be read.
+//! Such a method has two: the client writes the one with the types that its own method takes, and
+//! the server reads the one with owned types.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
@@ -23,9 +23,10 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
         .methods
         .iter()
         .filter(|method| method.has_derived_arguments())
-        .map(|method| structs(service, method))
+        .map(|method| structs_of_method(service, method))
         .collect();
-    // Serde takes paths as strings, and a string cannot contain `$crate`.
+    // The fields need short names for these modules: serde takes paths as strings, and a string
+    // cannot contain the `$crate` that may be in the path of the runtime.
     (!derived.is_empty()).then(|| {
         quote! {
             use #runtime::__private::{bytes as __bytes, serde as __serde};
@@ -34,13 +35,14 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
     })
 }
 
-fn structs(service: &Service, method: &Method) -> TokenStream {
+/// The two structs of a method, and the functions that the derived code of the first one calls.
+fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
     let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
     let cfg = method.attributes.cfg();
     let sent_fields = method.arguments().map(|argument| {
         let Argument { name, serde, .. } = argument;
         let attributes = serde_functions::attributes(service, method, argument);
-        let bytes = (is_bytes(argument) && !serde.writes)
+        let bytes = (is_bytes(argument) && !serde.has_writer)
             .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
         let ty = sent_type(service, argument);
         quote!(#(#attributes)* #bytes #name: #ty)
@@ -48,12 +50,12 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
     let received_fields = method.arguments().map(|argument| {
         let Argument { name, serde, .. } = argument;
         let Serde { attributes, .. } = serde;
-        let bytes = (is_bytes(argument) && !serde.reads)
+        let bytes = (is_bytes(argument) && !serde.has_reader)
             .then(|| quote!(#[serde(deserialize_with = "__bytes::deserialize")]));
         let ty = owned_type(service, argument);
         quote!(#(#attributes)* #bytes #name: #ty)
     });
-    let functions: Vec<_> = method.arguments().flat_map(serde_functions::functions).collect();
+    let functions: Vec<_> = method.arguments().flat_map(serde_functions::forwarders).collect();
     let generics = &service.generics;
     let where_clause = &generics.where_clause;
     let mut sent_generics = generics.clone();
@@ -69,7 +71,7 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
             }
         }
     });
-    // Serde would add bounds to the user's.
+    // Without this, serde would add bounds to the user's.
     let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
     let marker = generics::marker_type(service).map(|ty| {
         let name = marker_name(method);
@@ -129,18 +131,18 @@ fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
     with_lifetime(ty, "'static").into_token_stream()
 }
 
-/// A `Cow` with this lifetime.
+/// The `Cow` that the argument is, with this lifetime.
 fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
     let runtime = &service.runtime;
     let lifetime = Lifetime::new(lifetime, Span::mixed_site());
-    let lent = match argument.shape {
+    let borrowed = match argument.shape {
         Shape::CowStr => quote!(::core::primitive::str),
         _ => quote!([::core::primitive::u8]),
     };
-    quote!(#runtime::__private::Cow<#lifetime, #lent>)
+    quote!(#runtime::__private::Cow<#lifetime, #borrowed>)
 }
 
-/// Whether the field in the struct to write has a lifetime.
+/// Whether the type of the field in the struct to write has the lifetime `'sent`.
 fn borrows(argument: &Argument) -> bool {
     match argument.shape {
         Shape::ByteVec | Shape::Owned => has_anonymous_lifetime(&argument.ty),
@@ -148,6 +150,7 @@ fn borrows(argument: &Argument) -> bool {
     }
 }
 
+/// Whether the argument is sent as bytes. Serde itself would write a list of numbers.
 fn is_bytes(argument: &Argument) -> bool {
     matches!(
         argument.shape,

@@ -29,8 +29,8 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     }
     let values = method.arguments().map(|argument| {
         let value = at_type(argument);
-        // Without the wrapper, bytes would be encoded as a list of numbers.
         match &argument.shape {
+            // Without the wrapper, bytes would be encoded as a list of numbers.
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
             Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
                 let conversion = conversion_type(service, argument);
@@ -131,7 +131,7 @@ pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     is_needed.then(|| quote!(use #runtime::__private::NoConversion as _;))
 }
 
-/// Whether the type is named `Context` and is no type parameter.
+/// Whether the type is named `Context`, and is not a type parameter of that name.
 fn is_named_context(service: &Service, ty: &Type) -> bool {
     let Type::Path(TypePath {
         qself: None, path, ..
@@ -144,18 +144,21 @@ fn is_named_context(service: &Service, ty: &Type) -> bool {
         && !parameters.any(|parameter| parameter.ident == "Context")
 }
 
-/// The path of an item of the trait `OtherContext`, or `None` if the type is not named `Context`.
-/// The runtime's own context does not implement the trait, so the compiler reports a parameter that
-/// lacks `#[rpc(context)]`.
-fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream> {
+/// The path of a function of the trait `OtherContext`, or `None` if the type is not named
+/// `Context`.
+///
+/// The function returns its argument. It is only called to make the compiler report a parameter
+/// that lacks `#[rpc(context)]`: every type implements `OtherContext<false>`, and the constant is
+/// `true` for the runtime's own context.
+fn other_context(service: &Service, ty: &Type, function: &str) -> Option<TokenStream> {
     let runtime = &service.runtime;
     is_named_context(service, ty).then(|| {
-        let item = Ident::new(item, ty.span());
+        let function = Ident::new(function, ty.span());
         quote_spanned! {ty.span()=>
             <#ty as #runtime::__private::OtherContext<{
                 use #runtime::__private::NoContext as _;
                 <#runtime::__private::IsContext<#ty>>::IS_CONTEXT
-            }>>::#item
+            }>>::#function
         }
     })
 }
@@ -174,6 +177,7 @@ pub(super) fn passed(service: &Service, method: &Method, argument: &Argument) ->
             let mut lent = at_type(argument);
             lent.set_span(lent.span().located_at(ty.span()));
             let lent = match other_context(service, ty, "received") {
+                // In a derived struct, the compiler reports the context as the type of a field.
                 Some(function) if !method.has_derived_arguments() => {
                     quote_spanned!(ty.span()=> #function(&#lent))
                 }

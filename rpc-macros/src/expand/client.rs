@@ -100,25 +100,18 @@ pub(super) fn methods(service: &Service) -> Vec<TokenStream> {
 
 fn client_method(service: &Service, method: &Method) -> TokenStream {
     let header = method_header(service, method, &Generics::default());
-    let answer = &method.answer();
+    let answer = &method.answer_type();
     let runtime = located_at(&service.runtime, answer);
     let constant = method_constant(method);
     let arguments = arguments::sent(service, method);
     let at_output = at_output(method);
-    let call = match (method.answers(), method.is_fallible && method.has_reply()) {
-        (Answers::One, false) => quote_spanned!(at_output=> call),
-        (Answers::One, true) => quote_spanned!(at_output=> call_fallible),
-        (Answers::OfEachWorker, false) => quote_spanned!(at_output=> broadcast),
-        (Answers::OfEachWorker, true) => quote_spanned!(at_output=> broadcast_fallible),
-        (Answers::Stream, false) => quote_spanned!(at_output=> stream),
-        (Answers::Stream, true) => quote_spanned!(at_output=> stream_fallible),
-    };
+    let (function, _) = call_function_and_type(method);
     let call = quote_spanned! {at_output=>
-        #runtime::__private::Client::#call::<#answer>(&self.client, &#constant, #arguments)
+        #runtime::__private::Client::#function::<#answer>(&self.client, &#constant, #arguments)
     };
-    let checked = method
+    let resumption_check = method
         .resumed_by()
-        .map(|argument| type_of_resumption(service, method, argument));
+        .map(|argument| resumption_check(service, method, argument));
     let call = match method.incoming() {
         None => call,
         Some((name, item)) => {
@@ -128,17 +121,19 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
             }
         }
     };
-    quote!(#header { #checked #call })
+    quote!(#header { #resumption_check #call })
 }
 
-/// Checks that the argument that resumes a stream has the type of an item.
-fn type_of_resumption(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
+/// The statements that make the compiler check that the argument that resumes a stream is an
+/// `Option` of the items' type.
+fn resumption_check(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
     let ty = &argument.ty;
     let runtime = located_at(&service.runtime, ty);
-    let answer = method.answer();
-    let item = match method.is_fallible {
-        true => quote_spanned!(ty.span()=> <#answer as #runtime::__private::ResultType>::Ok),
-        false => quote!(#answer),
+    let answer = method.answer_type();
+    let item = if method.is_fallible {
+        quote_spanned!(ty.span()=> <#answer as #runtime::__private::ResultType>::Ok)
+    } else {
+        quote!(#answer)
     };
     let value = at_type(argument);
     let last = Ident::new("__last", Span::mixed_site());
@@ -154,10 +149,11 @@ pub(super) fn stub_method(service: &Service, method: &Method, generics: &Generic
     quote!(#[allow(unused_variables)] #header { ::core::unimplemented!() })
 }
 
-/// Everything before a method's body. `generics` are parameters of the method itself.
+/// Everything before a method's body. `generics` are parameters of the method itself, which only
+/// methods of a refused service have.
 fn method_header(service: &Service, method: &Method, generics: &Generics) -> TokenStream {
     let Method { attributes, name, .. } = method;
-    let answer = &method.answer();
+    let answer = &method.answer_type();
     let visibility = &service.visibility;
     let docs = docs(service, method);
     let cfg = attributes.cfg();
@@ -175,14 +171,7 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
     });
     let at_output = at_output(method);
     let runtime = located_at(&service.runtime, answer);
-    let call_type = match (method.answers(), method.is_fallible && method.has_reply()) {
-        (Answers::One, false) => quote_spanned!(at_output=> Call),
-        (Answers::One, true) => quote_spanned!(at_output=> FallibleCall),
-        (Answers::OfEachWorker, false) => quote_spanned!(at_output=> Broadcast),
-        (Answers::OfEachWorker, true) => quote_spanned!(at_output=> FallibleBroadcast),
-        (Answers::Stream, false) => quote_spanned!(at_output=> StreamingCall),
-        (Answers::Stream, true) => quote_spanned!(at_output=> FallibleStreamingCall),
-    };
+    let (_, call_type) = call_function_and_type(method);
     let call_type = quote_spanned!(at_output=> #runtime::#call_type<#answer>);
     quote! {
         #docs
@@ -194,13 +183,28 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
     }
 }
 
+/// The function of the runtime's `Client` that makes the call, and the type that it returns.
+fn call_function_and_type(method: &Method) -> (Ident, Ident) {
+    let (function, call_type) = match (method.answers(), method.is_fallible && method.has_reply()) {
+        (Answers::One, false) => ("call", "Call"),
+        (Answers::One, true) => ("call_fallible", "FallibleCall"),
+        (Answers::OfEachWorker, false) => ("broadcast", "Broadcast"),
+        (Answers::OfEachWorker, true) => ("broadcast_fallible", "FallibleBroadcast"),
+        (Answers::Stream, false) => ("stream", "StreamingCall"),
+        (Answers::Stream, true) => ("stream_fallible", "FallibleStreamingCall"),
+    };
+    let at_output = at_output(method);
+    (Ident::new(function, at_output), Ident::new(call_type, at_output))
+}
+
 /// The span for what depends on the output type. If that type is called `Result` but is not the
 /// standard library's, all errors have this span, and the compiler reports them as one.
 fn at_output(method: &Method) -> Span {
     Span::call_site().located_at(method.output.span())
 }
 
-/// The user's docs. If none is unconditional, a line with a link to the trait comes first.
+/// The user's docs. If all of them are under conditions, a line with a link to the trait comes
+/// first, for a build in which no condition holds.
 fn docs(service: &Service, method: &Method) -> TokenStream {
     let docs = method.attributes.docs();
     let fallback = (!method.attributes.is_documented()).then(|| {

@@ -37,8 +37,8 @@ pub(super) fn constants(service: &Service) -> TokenStream {
     }
 }
 
-/// A `&'static` reference to the service's descriptor. Schemas are added here, because they depend
-/// on the service's type parameters and the constants cannot.
+/// A `&'static` reference to the service's descriptor. Schemas are added here: they depend on the
+/// service's type parameters, and the constants cannot.
 pub(super) fn reference(service: &Service) -> TokenStream {
     let descriptors = descriptors();
     match schemas::function_path(service) {

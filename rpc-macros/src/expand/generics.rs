@@ -163,6 +163,7 @@ pub(super) fn marker_field(service: &Service) -> Option<TokenStream> {
     marker_type(service).map(|ty| quote!(generics: #ty,))
 }
 
+/// The type of the marker. A pointer to a function is `Send` and `Sync`, whatever its types are.
 pub(super) fn marker_type(service: &Service) -> Option<TokenStream> {
     let types: Vec<_> = service
         .generics
@@ -185,8 +186,8 @@ pub(super) struct CloneAndDebug {
     pub(super) implementations: Option<TokenStream>,
 }
 
-/// `Clone` and `Debug` of a struct with this field and the marker. The type parameter `bounded`, if
-/// any, has to implement them too.
+/// `Clone` and `Debug` of a struct that has this field and the marker. If `bounded` is a type
+/// parameter, its type has to implement them too.
 pub(super) fn clone_and_debug(
     service: &Service,
     name: &Ident,

@@ -12,7 +12,7 @@ pub(super) fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
 
 /// Whether the type has a `'_`.
 pub(super) fn has_anonymous_lifetime(ty: &Type) -> bool {
-    // Any name does: the clone is dropped.
+    // The name does not matter: only the number of replacements does.
     name_lifetimes(&mut ty.clone(), "'named") > 0
 }
 

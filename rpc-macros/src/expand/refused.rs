@@ -57,7 +57,7 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
     let methods: Vec<_> = service.methods.iter().zip(own_generics).collect();
     let lifetimes = Lifetimes::of_trait(&service.generics);
     let stub = Service {
-        // Those that the user wrote may be faulty, and nothing uses the stubs at run time.
+        // The user's queue name may be faulty, and nothing uses the stubs at run time.
         queue: LitStr::new(&service.unraw_name(), service.name.span()),
         // The types may be faulty too, and would be reported again for having no schema.
         schema: None,
@@ -86,7 +86,8 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
     let descriptors = descriptor::constants(&stub);
     let client_impls = client::implementations(&stub, &client_methods);
     let server_impls = server::implementations(&stub);
-    // Not of the stub: the attributes of the methods decide which lints are allowed.
+    // This takes the service, because the stub has no methods: their attributes decide which lints
+    // are allowed.
     let implementations = in_unnamed_constant(
         &service,
         &quote! {
@@ -104,8 +105,8 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
     }
 }
 
-/// Whether a method has a stub: not if its name is taken, by the client's own functions or by a
-/// method before it.
+/// Whether the client gets a stub of this method. Its name may be taken, by the client's own
+/// functions or by an earlier method. Two methods with conditions may share a name.
 fn has_stub<'a>(method: &Method, mut earlier: impl Iterator<Item = &'a Method>) -> bool {
     let is_conditional = |method: &Method| !method.attributes.cfg().is_empty();
     let is_taken =
@@ -197,7 +198,8 @@ impl VisitMut for StaticLifetimes<'_> {
     }
 }
 
-/// Replaces what the client's method cannot take.
+/// Replaces what the client's method cannot take: types that begin with `Self`, and the trait's
+/// lifetimes.
 struct ArgumentStub<'a> {
     lifetimes: &'a Lifetimes,
 }

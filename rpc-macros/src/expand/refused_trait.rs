@@ -70,6 +70,7 @@ fn signature(item: &ServiceTrait, method: &TraitMethod) -> Signature {
             FnArg::Receiver(receiver) => receiver.attrs = without_ours(&receiver.attrs),
             FnArg::Typed(parameter) => {
                 parameter.attrs.clear();
+                // Only a method with a body may have patterns.
                 if method.body.is_none() && plain_name(&parameter.pat).is_none() {
                     parameter.pat = parse_quote!(_);
                 }
@@ -99,6 +100,7 @@ fn is_future(method: &TraitMethod) -> bool {
     method.signature.asyncness.is_some() && !returns_never
 }
 
+/// The attributes without `#[rpc]`, and without `rpc` and `service` under a condition.
 fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
     let is_ours = |attribute: &Attribute| {
         is_rpc(attribute) || find_in_cfg_attr(attribute, &["rpc", "service"]).is_some()
@@ -147,7 +149,7 @@ pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> 
     })
 }
 
-/// An item of the implementation for an `Arc`, or `None` if there is no stub for it.
+/// An item of the implementation for an `Arc`, or `None` if there can be no stub for it.
 fn arc_item(item: &ServiceTrait, inner: &TraitItem) -> Option<TokenStream> {
     let implementation = implementation();
     let (name, (_, arguments, _)) = (&item.name, item.generics.split_for_impl());

@@ -9,7 +9,8 @@ use super::lifetimes::with_lifetime;
 use super::spans::located_at;
 use crate::model::{Argument, Method, Service, Shape};
 
-/// The function, and the check that the runtime has the feature for it.
+/// The function, and the check that the runtime has the feature for it. `None` if the user asks for
+/// no schemas.
 pub(super) fn function(service: &Service) -> Option<TokenStream> {
     let option = service.schema.as_ref()?;
     let runtime = &service.runtime;
@@ -26,7 +27,7 @@ pub(super) fn function(service: &Service) -> Option<TokenStream> {
 
         fn #function #parameters (__schemas: &mut #runtime::__private::Schemas) #where_clause {
             use #runtime::__private::SchemaOfOther as _;
-            // Without this, it would be unused if no method is compiled.
+            // Conditions may remove all methods, and the parameter would be unused.
             let _ = &__schemas;
             #(#methods)*
         }
@@ -47,7 +48,7 @@ fn function_name() -> Ident {
     Ident::new("__schemas_of_service", Span::mixed_site())
 }
 
-/// Adds the schemas of a method to `__schemas`. The parts add to its `__method`.
+/// The code that adds the schemas of a method, or `None` if it has none.
 fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let cfg = method.attributes.cfg();
@@ -78,7 +79,7 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
         serde,
         ..
     } = argument;
-    if serde.writes || serde.reads {
+    if serde.has_writer || serde.has_reader {
         return None;
     }
     let runtime = located_at(&service.runtime, ty);

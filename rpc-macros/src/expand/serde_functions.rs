@@ -2,7 +2,8 @@
 //! to skip it.
 //!
 //! Serde passes a reference to the field, which is a `&&T` here. A generic function that takes any
-//! `&T` would be called with the wrong type, so functions of the struct pass on the `&T`.
+//! `&T` would be called with the wrong type. So the struct to write has a forwarder for each: a
+//! function that takes the `&&T`, and calls the user's function with the `&T`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -30,8 +31,8 @@ impl Purpose {
         }
     }
 
-    /// The struct's function that calls it.
-    fn function(self, argument: &Argument) -> Ident {
+    /// The name of the forwarder that calls it.
+    fn forwarder(self, argument: &Argument) -> Ident {
         let name = argument.name.unraw();
         match self {
             Self::Write => format_ident!("write_{name}"),
@@ -40,7 +41,7 @@ impl Purpose {
     }
 }
 
-/// An argument's attributes on the field of the struct to write.
+/// An argument's attributes for its field in the struct to write.
 pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument) -> Vec<Attribute> {
     let written = &argument.serde.attributes;
     if !matches!(argument.shape, Shape::Reference(_)) {
@@ -50,7 +51,7 @@ pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument
         Some(settings) => {
             let settings = settings
                 .iter()
-                .map(|setting| of_struct(service, method, argument, setting));
+                .map(|setting| with_forwarder(service, method, argument, setting));
             parse_quote!(#[serde(#(#settings),*)])
         }
         // Serde reports what is wrong with it.
@@ -59,23 +60,23 @@ pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument
     written.iter().map(replaced).collect()
 }
 
-/// The setting with the struct's function in place of the user's, if it names one.
-fn of_struct(service: &Service, method: &Method, argument: &Argument, setting: &Meta) -> TokenStream {
+/// The setting with the forwarder in place of the user's function, if it names one.
+fn with_forwarder(service: &Service, method: &Method, argument: &Argument, setting: &Meta) -> TokenStream {
     let Some((purpose, _)) = user_function(setting) else {
         return setting.to_token_stream();
     };
     let sent_struct = sent_struct(method);
     let (_, generic_arguments, _) = service.generics.split_for_impl();
     let turbofish = generic_arguments.as_turbofish();
-    let function = purpose.function(argument);
-    let path = quote!(#sent_struct #turbofish::#function).to_string();
+    let forwarder = purpose.forwarder(argument);
+    let path = quote!(#sent_struct #turbofish::#forwarder).to_string();
     let path = LitStr::new(&path, Span::mixed_site());
     let option = purpose.option();
     quote!(#option = #path)
 }
 
-/// The struct's functions for an argument.
-pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
+/// The forwarders for an argument.
+pub(super) fn forwarders(argument: &Argument) -> Vec<TokenStream> {
     let Shape::Reference(ty) = &argument.shape else {
         return Vec::new();
     };
@@ -84,10 +85,10 @@ pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
     let functions = settings.filter_map(|setting| user_function(&setting));
     functions
         .map(|(purpose, path)| {
-            let function = purpose.function(argument);
+            let forwarder = purpose.forwarder(argument);
             match purpose {
                 Purpose::Write => quote! {
-                    fn #function<__S: __serde::Serializer>(
+                    fn #forwarder<__S: __serde::Serializer>(
                         __argument: &&#ty,
                         __serializer: __S,
                     ) -> ::core::result::Result<__S::Ok, __S::Error> {
@@ -95,7 +96,7 @@ pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
                     }
                 },
                 Purpose::Skip => quote! {
-                    fn #function(__argument: &&#ty) -> ::core::primitive::bool {
+                    fn #forwarder(__argument: &&#ty) -> ::core::primitive::bool {
                         #path(*__argument)
                     }
                 },
@@ -104,11 +105,13 @@ pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
         .collect()
 }
 
+/// The settings in a `#[serde(..)]`, or `None` if it is malformed.
 fn settings(attribute: &Attribute) -> Option<Punctuated<Meta, Token![,]>> {
     attribute.parse_args_with(Punctuated::parse_terminated).ok()
 }
 
-/// The function that a setting names, if it writes the argument or decides whether to skip it.
+/// The user's function that a setting names, if it writes the argument or decides whether to skip
+/// it. Of the module that `with` names, it is `serialize`: this struct is never read.
 fn user_function(setting: &Meta) -> Option<(Purpose, ExprPath)> {
     let Meta::NameValue(setting) = setting else {
         return None;

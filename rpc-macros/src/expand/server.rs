@@ -1,6 +1,6 @@
 //! The server. It decodes a request, runs the implementation's method and replies.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::Path;
 use syn::spanned::Spanned;
@@ -74,8 +74,8 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Imports the traits that handle types that are called `Result` but are not the standard
-/// library's, and those that print the errors of methods. Method lookup selects one for each type.
+/// Imports the traits for types that are called `Result` but are not the standard library's, and
+/// those that print the errors of methods. The compiler's method lookup selects one for each type.
 fn import_result_traits(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);
@@ -131,36 +131,14 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     });
     // A result that cannot be sent is reported at its type.
     let at_output = Span::mixed_site().located_at(method.output.span());
-    let outcome = quote_spanned! {at_output=>
+    let returned = quote_spanned! {at_output=>
         <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*)
     };
-    let outcome = match method.stream {
-        Some(_) => outcome,
-        None => quote_spanned!(at_output=> #outcome.await),
-    };
     let answer = if method.stream.is_some() {
-        send_stream(runtime, method, &outcome, at_output)
-    } else if method.is_fallible {
-        let (function, result) = if method.has_reply() {
-            let output = &method.output;
-            let result = quote_spanned! {at_output=>
-                <#runtime::__private::IsResult<#output>>::returned(#outcome)
-            };
-            ("answer_result", result)
-        } else {
-            // The client does not mention the type, so the compiler reports here if it is not
-            // `Result<(), E>`.
-            ("answer_job", outcome)
-        };
-        let function = Ident::new(function, at_output);
-        quote_spanned! {at_output=>
-            __invocation.#function(
-                #result,
-                |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
-            )
-        }
+        send_stream(runtime, method, &returned, at_output)
     } else {
-        quote_spanned!(at_output=> __invocation.answer(#outcome))
+        let output = quote_spanned!(at_output=> #returned.await);
+        send_output(runtime, method, &output, at_output)
     };
     quote_spanned! {Span::mixed_site()=>
         #(#cfg)*
@@ -172,18 +150,42 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     }
 }
 
-/// The code that sends the items of a stream, and returns the answer that ends it.
+/// The expression that makes the answer out of the output of a method without a stream.
+fn send_output(runtime: &Path, method: &Method, output: &TokenStream, at_output: Span) -> TokenStream {
+    if !method.is_fallible {
+        return quote_spanned!(at_output=> __invocation.answer(#output));
+    }
+    let error_text = error_text(runtime, at_output);
+    if !method.has_reply() {
+        // The client does not mention the type, so the compiler reports here if it is not
+        // `Result<(), E>`.
+        return quote_spanned!(at_output=> __invocation.answer_job(#output, #error_text));
+    }
+    let ty = &method.output;
+    quote_spanned! {at_output=>
+        __invocation.answer_result(<#runtime::__private::IsResult<#ty>>::returned(#output), #error_text)
+    }
+}
+
+/// The closure that turns a method's error into text, for callers that use plain text. The two
+/// references let method lookup find the best of the imported traits for the type of the error.
+fn error_text(runtime: &Path, at_output: Span) -> TokenStream {
+    quote_spanned!(at_output=> |__error| (&&#runtime::__private::Readable(__error)).__readable_text())
+}
+
+/// The expression that sends the items of a stream, and evaluates to the answer that ends it.
 fn send_stream(runtime: &Path, method: &Method, stream: &TokenStream, at_output: Span) -> TokenStream {
     if !method.is_fallible {
         return quote_spanned!(at_output=> __invocation.send_items(#stream).await);
     }
-    let output = &method.output;
+    let item = &method.output;
+    let error_text = error_text(runtime, at_output);
     quote_spanned! {at_output=>
         __invocation
             .send_results(
                 #stream,
-                |__item| <#runtime::__private::IsResult<#output>>::returned(__item),
-                |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
+                |__item| <#runtime::__private::IsResult<#item>>::returned(__item),
+                #error_text,
             )
             .await
     }

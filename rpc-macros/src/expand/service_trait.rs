@@ -40,8 +40,8 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     }
 }
 
-/// The default body of a method. Its arguments count as used: an underscore would change their
-/// names on the wire.
+/// The default body of a method. It counts its arguments as used, so the compiler does not advise
+/// an underscore, which would change their names on the wire.
 fn default_body(method: &Method, body: &Group) -> TokenStream {
     let is_sent = |parameter: &&Parameter| !parameter.is_context();
     let names = method.parameters.iter().filter(is_sent).map(Parameter::name);

@@ -17,7 +17,7 @@ use crate::syntax::TraitMethod;
 
 /// Methods of prelude traits that all types have and that take `self`. The compiler prefers them to
 /// the client's own methods, which take `&self`.
-const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
+const SHADOWING: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 
 /// Reads a method. `earlier` are those before it.
 pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) -> Method {
@@ -40,6 +40,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         Some(_) => read_kind_of_stream(&options, errors),
         None => read_kind(&options, &output, errors),
     };
+    // For a stream, `read_kind_of_stream` has refused `broadcast` itself.
     if stream.is_none() {
         refuse_broadcast_options(&options, errors);
     }
@@ -50,6 +51,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         refuse_incoming_options(&options, stream.is_some(), errors);
     }
     refuse_unresumable(&kind, &output, &parameters, errors);
+    // With `has_incoming`, `cancel` has been refused.
     let is_cancellable = !has_incoming && read_cancel(&options, &kind, errors);
     let retry = read_retry(&options, &kind, has_incoming, errors);
     let timeout = options
@@ -136,7 +138,7 @@ fn refuse_unusable_name(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw();
     let reason = if is_function_of_client(&plain) {
         format!("the client has its own function `{plain}`")
-    } else if let Some((_, prelude_trait)) = SHADOWED.iter().find(|(method, _)| plain == method) {
+    } else if let Some((_, prelude_trait)) = SHADOWING.iter().find(|(method, _)| plain == method) {
         format!("on the client, `{plain}` would be that of `{prelude_trait}`, which every type has")
     } else {
         return;
@@ -158,19 +160,23 @@ fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
     let ReturnType::Type(_, ty) = output else {
         return parse_quote!(());
     };
-    let output = match types::stream(ty).map(types::stream_item) {
+    let output = match types::stream(ty) {
         None => ty,
-        Some(Some(item)) => item,
-        Some(None) => {
-            let advice = "the items of a stream need a type; write `impl Stream<Item = T>`";
-            errors.push(ty, advice);
-            return parse_quote!(());
-        }
+        Some(stream) => match types::stream_item(stream) {
+            Some(item) => item,
+            None => {
+                let advice = "the items of a stream need a type; write `impl Stream<Item = T>`";
+                errors.push(ty, advice);
+                return parse_quote!(());
+            }
+        },
     };
     types::check_output(output, errors);
     output.clone()
 }
 
+/// The output as text. An alias of `Result` does not show its two types, so they are written as its
+/// associated types.
 fn return_types(output: &Type) -> ReturnTypes {
     let text = spelling::of(output);
     if !types::is_result(output) {
@@ -229,23 +235,10 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     let idempotent = options.flag("idempotent", errors);
     let oneway = options.flag("oneway", errors);
     let broadcast = options.flag("broadcast", errors);
-    if oneway.is_some() && !types::is_unit(output) {
-        let fault = match (types::is_result(output), idempotent) {
-            (false, _) => Some("a one-way method has no reply; remove its return type, or `oneway`"),
-            (true, None) if broadcast.is_some() => {
-                Some("nobody would see the error of a one-way broadcast; remove the return type, or `oneway`")
-            }
-            (true, None) => Some(
-                "nobody would see the error of a one-way method that runs at most once; add `idempotent` to make it a job, which is kept if it fails, or remove the return type",
-            ),
-            (true, Some(_)) if !types::may_be_result_of_unit(output) => {
-                Some("a one-way method has no reply; return `Result<(), E>`")
-            }
-            (true, Some(_)) => None,
-        };
-        if let Some(fault) = fault {
-            errors.push(output, fault);
-        }
+    if oneway.is_some()
+        && let Some(fault) = oneway_output_fault(output, idempotent.is_some(), broadcast.is_some())
+    {
+        errors.push(output, fault);
     }
     match (oneway, idempotent) {
         (Some(_), _) if broadcast.is_some() => Kind::OneWayBroadcast,
@@ -254,6 +247,24 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
         (Some(_), None) => Kind::OneWay,
         (None, Some(_)) => Kind::IdempotentCall,
         (None, None) => Kind::Call,
+    }
+}
+
+/// Why a one-way method cannot have this output, or `None` if it can.
+fn oneway_output_fault(output: &Type, is_idempotent: bool, is_broadcast: bool) -> Option<&'static str> {
+    if types::is_unit(output) {
+        None
+    } else if !types::is_result(output) {
+        Some("a one-way method has no reply; remove its return type, or `oneway`")
+    } else if is_idempotent {
+        let fault = "a one-way method has no reply; return `Result<(), E>`";
+        (!types::may_be_result_of_unit(output)).then_some(fault)
+    } else if is_broadcast {
+        Some("nobody would see the error of a one-way broadcast; remove the return type, or `oneway`")
+    } else {
+        Some(
+            "nobody would see the error of a one-way method that runs at most once; add `idempotent` to make it a job, which is kept if it fails, or remove the return type",
+        )
     }
 }
 
@@ -302,11 +313,10 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     }
 }
 
-/// Refuses the options that a method cannot have whose caller sends a stream. Those that no method
-/// with a reply can have are refused elsewhere if it returns a stream too. `read_retry` refuses
-/// `retry`.
-fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Errors) {
-    let of_replies = [
+/// Refuses options of a method whose caller sends a stream. `read_retry` refuses `retry`, and
+/// `read_kind_of_stream` most others if the method `returns_stream` too.
+fn refuse_incoming_options(options: &Options, returns_stream: bool, errors: &mut Errors) {
+    let refused_for_streams = [
         (
             "oneway",
             "a caller that sends a stream waits for the reply; remove `oneway`",
@@ -317,11 +327,12 @@ fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Erro
             "a request without a method sends no stream; remove `default`",
         ),
     ];
-    let of_all = [(
+    let others = [(
         "cancel",
         "a method that receives a stream always ends with its call; remove `cancel`",
     )];
-    for (option, fault) in of_replies.iter().filter(|_| !is_stream).chain(&of_all) {
+    let refused_here = refused_for_streams.iter().filter(|_| !returns_stream);
+    for (option, fault) in refused_here.chain(&others) {
         if let Some(flag) = options.given(option) {
             errors.push(flag, *fault);
         }
@@ -329,7 +340,8 @@ fn refuse_incoming_options(options: &Options, is_stream: bool, errors: &mut Erro
 }
 
 /// Refuses `resume` on an argument of a method that cannot be called again for the rest of its
-/// items.
+/// items. The argument is `None` at the beginning of a stream, so no item may be encoded like
+/// `None`.
 fn refuse_unresumable(kind: &Kind, output: &Type, parameters: &[Parameter], errors: &mut Errors) {
     let item = types::success_and_error(output).map_or(output, |(success, _)| success);
     let fault = match kind {

@@ -32,36 +32,14 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     let ty = (*parameter.ty).clone();
     let resume = options.flag("resume", errors).cloned();
     if let Some(context) = options.flag("context", errors) {
-        refuse_resume(
-            resume.as_ref(),
-            "the context is not sent; remove `resume`",
-            errors,
-        );
-        for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
-            errors.push(attribute, "the context is not sent; remove this attribute");
-        }
-        types::check_context_type(&ty, errors);
-        if earlier.iter().any(Parameter::is_context) {
-            errors.push(context, "a method has one context; remove the second");
-        }
+        check_context(parameter, context, resume.as_ref(), earlier, errors);
         return Parameter::Context { name, ty };
     }
     if is_probably_context(parameter) {
         return Parameter::Context { name, ty };
     }
     if let Some(item) = types::incoming_item(&ty, errors) {
-        for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
-            errors.push(
-                attribute,
-                "the items are no argument; write this on the type of the items",
-            );
-        }
-        if earlier.iter().any(Parameter::is_incoming) {
-            let message = "a caller sends one stream; remove the second, or use an enum for both";
-            errors.push(parameter, message);
-        }
-        let fault = "the caller's stream cannot be sent again; remove `resume`";
-        refuse_resume(resume.as_ref(), fault, errors);
+        check_incoming(parameter, resume.as_ref(), earlier, errors);
         let item = Box::new(item);
         return Parameter::Incoming { name, ty, item };
     }
@@ -71,7 +49,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
     let is_argument = |other: &&Parameter| matches!(other, Parameter::Argument(_));
     let arguments_before = earlier.iter().filter(is_argument).count();
-    // Only the first one that is too many is reported.
+    // Not `>=`: only the first argument that is too many is reported.
     if arguments_before == MAX_ARGUMENTS {
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");
         errors.push(parameter, message);
@@ -86,7 +64,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     if let Some(resume) = &resume {
         check_resume(resume, &ty, &serde, earlier, errors);
     }
-    let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.reads);
+    let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.has_reader);
     Parameter::Argument(Argument {
         name,
         ty,
@@ -96,6 +74,40 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         serde,
         resume,
     })
+}
+
+/// Checks a parameter with the option `context`.
+fn check_context(
+    parameter: &PatType,
+    context: &Ident,
+    resume: Option<&Ident>,
+    earlier: &[Parameter],
+    errors: &mut Errors,
+) {
+    refuse_resume(resume, "the context is not sent; remove `resume`", errors);
+    for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
+        errors.push(attribute, "the context is not sent; remove this attribute");
+    }
+    types::check_context_type(&parameter.ty, errors);
+    if earlier.iter().any(Parameter::is_context) {
+        errors.push(context, "a method has one context; remove the second");
+    }
+}
+
+/// Checks a parameter that is a stream from the caller.
+fn check_incoming(parameter: &PatType, resume: Option<&Ident>, earlier: &[Parameter], errors: &mut Errors) {
+    for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
+        errors.push(
+            attribute,
+            "the items are no argument; write this on the type of the items",
+        );
+    }
+    if earlier.iter().any(Parameter::is_incoming) {
+        let message = "a caller sends one stream; remove the second, or use an enum for both";
+        errors.push(parameter, message);
+    }
+    let fault = "the caller's stream cannot be sent again; remove `resume`";
+    refuse_resume(resume, fault, errors);
 }
 
 /// Refuses `resume` on a parameter that is no argument.
@@ -111,7 +123,7 @@ fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter],
         let message = "this is the last item that the caller got, if any; write `Option<T>`";
         errors.push(ty, message);
     }
-    if serde.writes || serde.reads || serde.is_left_out {
+    if serde.has_writer || serde.has_reader || serde.may_be_left_out {
         let message = "the last item is encoded as it is in the stream; remove what `#[serde]` changes in it";
         errors.push(resume, message);
     }
@@ -124,9 +136,9 @@ fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter],
     }
 }
 
-/// Whether a parameter without `#[rpc(context)]` is probably meant to be the context: its type is a
-/// reference to a `Context`, and it has another `#[rpc]`, such as a misspelt one, which is refused
-/// elsewhere. The client's stub does not take it.
+/// Whether a parameter without the option `context` is probably meant to have it: its type is a
+/// reference to a `Context`, and it has an `#[rpc]`. If the option is misspelt, an error says so,
+/// and the client's stub should not take the parameter as an argument.
 fn is_probably_context(parameter: &PatType) -> bool {
     let is_named_context = match bare_type(&parameter.ty) {
         Type::Reference(reference) => match bare_type(&reference.elem) {
@@ -161,9 +173,9 @@ fn attribute_fault(attribute: &Attribute) -> &'static str {
     }
 }
 
-/// Refuses a name that begins with one underscore, which says that the body does not use the
-/// argument: callers should not see that. Names that begin with two underscores are refused
-/// elsewhere.
+/// Refuses a name that begins with one underscore. It says that the default body does not use the
+/// argument, and that is no concern of callers, who see the name on the wire. `names` refuses two
+/// underscores.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     let sent = name.to_string();
     if let Some(plain) = sent.strip_prefix('_')
@@ -176,7 +188,7 @@ fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     }
 }
 
-/// Refuses a wire name or an alias that an earlier argument has.
+/// Refuses the wire name and the aliases of an argument that an earlier argument has already.
 fn refuse_taken(wire_name: &LitStr, aliases: &[LitStr], earlier: &[Parameter], errors: &mut Errors) {
     let aliases = aliases.iter().map(|alias| (alias, "remove this alias"));
     for (name, advice) in std::iter::once((wire_name, "give this argument another")).chain(aliases) {
@@ -195,6 +207,7 @@ fn refuse_taken(wire_name: &LitStr, aliases: &[LitStr], earlier: &[Parameter], e
     }
 }
 
+/// The name of a parameter, or `None` if the pattern is not just a name, which is refused.
 fn read_name(pattern: &Pat, errors: &mut Errors) -> Option<Ident> {
     if let Some(name) = plain_name(pattern) {
         return Some(name.clone());

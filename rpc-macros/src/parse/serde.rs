@@ -112,16 +112,16 @@ impl Settings {
             }
             "skip_serializing_if" => {
                 check_path(setting, usage, errors);
-                self.serde.is_left_out = true;
+                self.serde.may_be_left_out = true;
                 self.skip_serializing_if.replace(name.clone()).is_some()
             }
             function => {
                 check_path(setting, usage, errors);
-                // `with` names a module that does both.
+                // Apart from these two, there is only `with`: its module both writes and reads.
                 let (writes, reads) = (function != "deserialize_with", function != "serialize_with");
-                let is_repeated = (writes && self.serde.writes) || (reads && self.serde.reads);
-                self.serde.writes |= writes;
-                self.serde.reads |= reads;
+                let is_repeated = (writes && self.serde.has_writer) || (reads && self.serde.has_reader);
+                self.serde.has_writer |= writes;
+                self.serde.has_reader |= reads;
                 is_repeated
             }
         };
@@ -134,7 +134,7 @@ impl Settings {
     /// Refuses `skip_serializing_if` if the worker has no value for an argument that was left out.
     /// Serde has one for an `Option` that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
-        let has_fallback = self.serde.has_default || (types::reads_as_option(ty) && !self.serde.reads);
+        let has_fallback = self.serde.has_default || (types::reads_as_option(ty) && !self.serde.has_reader);
         if let Some(skips) = &self.skip_serializing_if
             && !has_fallback
         {
@@ -144,7 +144,8 @@ impl Settings {
     }
 }
 
-/// The error for parentheses. Serde has them for names that differ between writing and reading.
+/// The error for parentheses after a name. Serde allows them after `rename`, for a name that
+/// differs between writing and reading.
 fn parentheses_fault(name: &Ident) -> String {
     if name != "rename" {
         return no_parentheses(name);
@@ -165,7 +166,8 @@ fn fault(name: &Ident) -> String {
     }
 }
 
-/// Checks that a setting is the path of a function or module, which serde takes as a string.
+/// Checks that the value of a setting is the path of a function or module. Serde takes it as a
+/// string.
 fn check_path(setting: &Setting, usage: &str, errors: &mut Errors) {
     let Some(path) = setting.text(usage, errors) else {
         return;

@@ -16,6 +16,7 @@ use crate::attributes::Attributes;
 use crate::model::{Method, Refusal, RefusedItem, RefusedTrait, Service};
 use crate::syntax::{Item, ServiceTrait, TraitItem, TraitMethod, mentions_self};
 
+/// Reads the arguments of `#[service(..)]` and the item below it.
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Service, Refusal> {
     let syntax = match syn::parse2(item.clone()) {
         Ok(Item::Trait(syntax)) => syntax,
@@ -148,8 +149,8 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     }
 }
 
-/// Refuses type parameters without any bound: a type that is sent needs some, and any other has to
-/// be `'static`.
+/// Refuses type parameters without any bound. A type that is sent has to be `Serialize` and more,
+/// and any other has to be `'static`.
 fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
     for parameter in item.unbounded_parameters() {
         let name = &parameter.ident;
@@ -185,7 +186,7 @@ fn read_methods(items: &[TraitItem], errors: &mut Errors) -> Vec<Method> {
     methods
 }
 
-/// Whether a method has nothing before its signature that the compiler would refuse.
+/// Whether a method has neither a visibility nor `default`, which the compiler refuses in a trait.
 fn is_plain(method: &TraitMethod) -> bool {
     matches!(method.visibility, Visibility::Inherited) && method.defaultness.is_none()
 }

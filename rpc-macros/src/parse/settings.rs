@@ -86,7 +86,8 @@ impl KnownSettings {
         names.join(", ")
     }
 
-    /// A question with the name that was probably meant, or an empty text if none is similar.
+    /// The question whether a similar name was meant, followed by a space, or an empty text if no
+    /// name is similar.
     pub(super) fn suggestion(&self, misspelt: &str) -> String {
         let distance = |known: &str| strsim::levenshtein(&misspelt.to_lowercase(), known);
         let names = self.settings.iter().map(|(name, _)| *name);
@@ -100,14 +101,13 @@ impl KnownSettings {
     pub(super) fn read(&self, input: ParseStream<'_>, errors: &mut Errors) -> Vec<Setting> {
         let mut settings = Vec::new();
         while !input.is_empty() {
-            let setting = self.read_setting(input);
-            let is_faulty = setting.is_err();
-            settings.extend(errors.keep(setting));
-            if let Some(unexpected) = skip_entry(input)
-                && !is_faulty
-            {
+            let setting = errors.keep(self.read_setting(input));
+            let unexpected = skip_entry(input);
+            // After an error, the rest of the entry is not another one.
+            if let (Some(_), Some(unexpected)) = (&setting, unexpected) {
                 errors.push(unexpected, "expected `,`");
             }
+            settings.extend(setting);
         }
         settings
     }

@@ -56,7 +56,8 @@ pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
     refuse_borrows(ty, TypePosition::Output, errors);
 }
 
-/// Reads the type of a stream that the caller sends. `None` if it is not named `Incoming`.
+/// The type of the items if this is the type of a stream that the caller sends, which is named
+/// `Incoming`. `None` for any other type.
 pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
     let advice = "the method owns the stream that the caller sends; write `Incoming<T>`";
     let ty = match bare_type(ty) {
@@ -82,7 +83,7 @@ pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
     }
 }
 
-/// Refuses a type that has an `Incoming<T>` in it, with this advice.
+/// Refuses a type that is or contains an `Incoming<T>`, with this advice.
 pub(super) fn refuse_incoming_within(ty: &Type, advice: &str, errors: &mut Errors) {
     struct Finder(Option<Path>);
 
@@ -115,7 +116,7 @@ pub(super) fn stream(ty: &Type) -> Option<&TypeImplTrait> {
     stream_path(stream).map(|_| stream)
 }
 
-/// The type of a stream's items. `None` if it is not named.
+/// The type of a stream's items. `None` for a `Stream` without `Item = T`.
 pub(super) fn stream_item(stream: &TypeImplTrait) -> Option<&Type> {
     let PathArguments::AngleBracketed(arguments) = &stream_path(stream)?.segments.last()?.arguments else {
         return None;
@@ -126,7 +127,7 @@ pub(super) fn stream_item(stream: &TypeImplTrait) -> Option<&Type> {
     })
 }
 
-/// The path among the bounds that ends in `Stream`.
+/// The bound whose path ends in `Stream`.
 fn stream_path(stream: &TypeImplTrait) -> Option<&Path> {
     stream.bounds.iter().find_map(|bound| match bound {
         TypeParamBound::Trait(bound) => Some(&bound.path).filter(|path| {
@@ -143,8 +144,8 @@ pub(super) fn is_result(ty: &Type) -> bool {
     is_named(ty, "Result")
 }
 
-/// Whether a type named `Result` may have the success type `()`. The compiler checks that of an
-/// alias.
+/// Whether a type named `Result` may have the success type `()`. An alias may, and the compiler
+/// checks it.
 pub(super) fn may_be_result_of_unit(ty: &Type) -> bool {
     success_and_error(ty).is_none_or(|(success, _)| is_unit(success))
 }
@@ -166,7 +167,8 @@ pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
-/// Whether an argument of this type is read as a type named `Option`.
+/// Whether the worker reads an argument of this type as an `Option`: the type is one, or a
+/// reference to one.
 pub(super) fn reads_as_option(ty: &Type) -> bool {
     match bare_type(ty) {
         Type::Reference(reference) => is_named(&reference.elem, "Option"),
@@ -210,8 +212,8 @@ fn owned_shape(ty: &Type) -> Shape {
     }
 }
 
-/// For a type such as `Vec<T>` or `Cow<'_, T>`: its name, whether its lifetime is `'static`, and
-/// `T`.
+/// For a type such as `Vec<T>` or `Cow<'_, T>`: its name, whether it has the lifetime `'static`,
+/// and `T`. `None` for a type with no type argument, or several.
 fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
@@ -255,8 +257,8 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
 
 #[derive(Clone, Copy)]
 enum TypePosition {
-    /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is the verb of
-    /// the advice.
+    /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is what the
+    /// error advises to do with an owned type, such as "take a slice of".
     Argument(&'static str),
     /// An item that the caller sends.
     Item,
@@ -309,7 +311,7 @@ impl VisitMut for BorrowReplacer<'_> {
     fn visit_type_mut(&mut self, ty: &mut Type) {
         if let Type::Reference(reference) = ty {
             let owned = owned(&reference.elem);
-            // What is not concrete is refused with a message of its own.
+            // What is not concrete is refused by the methods below.
             if !is_unknown(&owned) {
                 self.references.push(reference.clone());
             }
@@ -359,7 +361,7 @@ impl VisitMut for BorrowReplacer<'_> {
     }
 }
 
-/// The reference type if this is `&Self` or `&mut Self`.
+/// The reference type if this is a reference to `Self`.
 pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     let Type::Reference(reference) = bare_type(ty) else {
         return None;

@@ -9,20 +9,20 @@ use crate::model::Retry;
 /// AMQP 0-9-1 carries method and queue names as short strings, whose length is one byte.
 const MAX_NAME: usize = 255;
 
-/// The longest text of a duration, in bytes.
+/// The longest text of a duration, in bytes. humantime panics if a sum of parts overflows, and that
+/// takes a longer text.
 const MAX_TEXT: usize = 24;
 
 /// RabbitMQ refuses a message with a longer `expiration`. It counts in milliseconds.
 const LONGEST_TIMEOUT: u128 = u32::MAX as u128;
 
-/// Reads a duration, such as `"2s"`.
+/// Reads a timeout, such as `"2s"`.
 pub(super) fn timeout(text: &LitStr) -> syn::Result<Duration> {
     timeout_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
 }
 
 fn timeout_of(text: &str) -> Result<Duration, String> {
     let out_of_range = "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`";
-    // humantime panics if a sum overflows. That takes a longer text than any timeout needs.
     if text.len() > MAX_TEXT {
         return Err(out_of_range.to_owned());
     }
@@ -30,7 +30,7 @@ fn timeout_of(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err(
             "a timeout of zero would fail every call; remove `timeout` to get the default of 30 s".to_owned(),
         ),
-        Ok(timeout) if timeout.as_millis() <= LONGEST_TIMEOUT && timeout.subsec_nanos() % 1_000_000 == 0 => {
+        Ok(timeout) if timeout.as_millis() <= LONGEST_TIMEOUT && is_whole_milliseconds(timeout) => {
             Ok(timeout)
         }
         Ok(_) | Err(humantime::DurationError::NumberOverflow) => Err(out_of_range.to_owned()),
@@ -49,26 +49,11 @@ pub(super) fn retry(text: &LitStr) -> syn::Result<Retry> {
     retry_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
 }
 
+const RETRY_USAGE: &str = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
+
 fn retry_of(text: &str) -> Result<Retry, String> {
-    let usage = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
-    let delay = |text: &str| {
-        let text = text.trim();
-        // humantime panics if a sum overflows.
-        let delay = (text.len() <= MAX_TEXT).then(|| humantime::parse_duration(text));
-        match delay {
-            Some(Ok(delay))
-                if !delay.is_zero() && delay <= LONGEST_DELAY && delay.subsec_nanos() % 1_000_000 == 0 =>
-            {
-                Ok(delay)
-            }
-            Some(Ok(_)) | None => Err(
-                "the delay before a retry is a whole number of milliseconds, from 1ms to 7days".to_owned(),
-            ),
-            Some(Err(fault)) => Err(format!("{fault}; {usage}")),
-        }
-    };
     let Some((times, delays)) = text.split_once(',') else {
-        return Err(usage.to_owned());
+        return Err(RETRY_USAGE.to_owned());
     };
     let times = times.trim();
     let times = times
@@ -76,16 +61,36 @@ fn retry_of(text: &str) -> Result<Retry, String> {
         .or_else(|| times.strip_suffix("time"))
         .and_then(|times| times.trim().parse::<u16>().ok());
     let Some(times) = times.filter(|times| (1..=1000).contains(times)) else {
-        return Err(format!("a job is retried 1 to 1000 times; {usage}"));
+        return Err(format!("a job is retried 1 to 1000 times; {RETRY_USAGE}"));
     };
     let (min, max) = match delays.split_once(" to ") {
-        Some((min, max)) => (delay(min)?, delay(max)?),
-        None => (delay(delays)?, delay(delays)?),
+        Some((min, max)) => (delay_of(min)?, delay_of(max)?),
+        None => {
+            let delay = delay_of(delays)?;
+            (delay, delay)
+        }
     };
     if min > max {
-        return Err(format!("the first delay is longer than the last; {usage}"));
+        return Err(format!("the first delay is longer than the last; {RETRY_USAGE}"));
     }
     Ok(Retry { times, min, max })
+}
+
+fn delay_of(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let out_of_range = "the delay before a retry is a whole number of milliseconds, from 1ms to 7days";
+    if text.len() > MAX_TEXT {
+        return Err(out_of_range.to_owned());
+    }
+    match humantime::parse_duration(text) {
+        Ok(delay) if !delay.is_zero() && delay <= LONGEST_DELAY && is_whole_milliseconds(delay) => Ok(delay),
+        Ok(_) => Err(out_of_range.to_owned()),
+        Err(fault) => Err(format!("{fault}; {RETRY_USAGE}")),
+    }
+}
+
+fn is_whole_milliseconds(duration: Duration) -> bool {
+    duration.subsec_nanos().is_multiple_of(1_000_000)
 }
 
 /// Why this cannot be a method's name on the wire, or `None` if it can.
@@ -103,7 +108,8 @@ pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The suffix of the queue to which the runtime sends batches.
+/// The runtime sends batches to a queue of their own, whose name is that of the service's queue
+/// with this suffix.
 const BATCH_SUFFIX: &str = ".batch";
 
 /// Why this cannot be a queue's name, or `None` if it can. The runtime checks names by the same
