@@ -20,6 +20,7 @@ fn normalize_method(method: &mut MethodDescription) {
     arguments
         .chain(&mut method.result_schema)
         .chain(&mut method.error_schema)
+        .chain(&mut method.incoming_schema)
         .for_each(normalize_value);
 }
 

@@ -21,8 +21,9 @@ fn assert_arguments(old: Value, new: Value, expected: &[(Verdict, &str)]) {
 #[test]
 fn the_form_of_a_number_does_not_count() {
     let described = |number: &str| {
+        let schema = format!(r#"{{"const": {number}, "minimum": {number}}}"#);
         let json = format!(
-            r#"{{"methods": [{{"name": "get", "result_schema": {{"const": {number}, "minimum": {number}}}}}]}}"#
+            r#"{{"methods": [{{"name": "get", "result_schema": {schema}, "incoming": "Item", "incoming_schema": {schema}}}]}}"#
         );
         serde_json::from_str::<ServiceDescription>(&json).unwrap()
     };
