@@ -7,7 +7,7 @@ use super::options::{Options, View};
 use super::parts::{BINDING_VERSION, reference};
 use crate::MethodDescription;
 
-/// A channel.
+/// A channel of a document: where messages of a kind are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Channel {
     Requests,
@@ -19,9 +19,10 @@ pub(super) enum Channel {
 impl Channel {
     /// The channel of a method's requests.
     pub(super) fn of_requests(method: &MethodDescription) -> Self {
-        match method.is_broadcast {
-            true => Self::Broadcasts,
-            false => Self::Requests,
+        if method.is_broadcast {
+            Self::Broadcasts
+        } else {
+            Self::Requests
         }
     }
 
@@ -45,7 +46,7 @@ impl Channel {
 }
 
 /// Returns the channels of a service with this queue, with the messages of its methods. `fault` is
-/// the name of a message.
+/// the name of the message that replaces a method's reply.
 pub(super) fn all(
     queue: &str,
     methods: &[(&MethodDescription, MethodMessages)],
@@ -126,6 +127,7 @@ fn references<'a>(
         .collect()
 }
 
+/// Returns the AMQP binding of a channel that is a queue, or a routing key of an exchange.
 fn binding(parts: &Value) -> Value {
     let mut binding = parts.clone();
     binding["bindingVersion"] = json!(BINDING_VERSION);
@@ -137,7 +139,8 @@ fn queue_of_requests(name: &str, options: &Options) -> Value {
     json!({"is": "queue", "queue": with_vhost(queue, options)})
 }
 
-/// The simplest queue of a caller. A worker sees any queue.
+/// The reply queue. A caller declares its own, here in the simplest way. A worker knows nothing
+/// about it but its virtual host.
 fn queue_of_replies(options: &Options) -> Value {
     match options.view {
         View::Caller => {

@@ -20,6 +20,7 @@ impl Options {
     pub fn document(&self, service: &ServiceDescription) -> Value {
         let service = with_schemas(service);
         let mut schemas = Schemas::new(&service.definitions);
+        // First, so that the named types get their own names, and what is within messages others.
         let definitions = schemas.definitions();
         let mut messages = Messages::new(schemas);
         let methods = service.methods.iter();
@@ -63,8 +64,8 @@ impl Options {
     }
 }
 
-/// Removes everything with the name that JavaScript takes for the prototype of an object, such as a
-/// field with this name. The official parser cannot read a document that has it.
+/// Removes every key `__proto__`, such as that of a field with this name. JavaScript takes it for
+/// the prototype of an object, and AsyncAPI's official parser cannot read a document that has it.
 fn remove_prototypes(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -76,6 +77,7 @@ fn remove_prototypes(value: &mut Value) {
     }
 }
 
+/// Returns the description of the service: its docs, and what the document is about.
 fn about(docs: &str, view: View) -> String {
     let program = match view {
         View::Caller => "A program that calls a service over RabbitMQ.",

@@ -31,7 +31,7 @@ pub(super) struct MethodMessages {
     pub(super) request: String,
     /// What its caller sends while it runs.
     pub(super) items: Option<String>,
-    /// What it may reply with, but for the fault. Empty if it is one-way.
+    /// What it may reply with, apart from a fault. Empty if it is one-way.
     pub(super) replies: Vec<String>,
 }
 
@@ -44,9 +44,9 @@ pub(super) struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// `schemas` have the names of all types.
+    /// `schemas` must have taken the names of the definitions already.
     pub(super) fn new(mut schemas: Schemas<'a>) -> Self {
-        let fault = schemas.take("Fault");
+        let fault = schemas.take_name("Fault");
         let by_name = Map::new();
         Self {
             schemas,
@@ -61,7 +61,7 @@ impl<'a> Messages<'a> {
 
     /// Adds the messages of a method.
     pub(super) fn add_method(&mut self, method: &MethodDescription) -> MethodMessages {
-        let request = self.schemas.take(&format!("{} request", method.name));
+        let request = self.schemas.take_name(&format!("{} request", method.name));
         let message = self.request(method, &request);
         self.by_name.insert(request.clone(), message);
         let items = method
@@ -116,7 +116,7 @@ impl<'a> Messages<'a> {
 
     /// Adds the message with items that the caller of a method sends. Returns its name.
     fn add_items(&mut self, method: &MethodDescription, type_name: &str) -> String {
-        let name = self.schemas.take(&format!("{} items", method.name));
+        let name = self.schemas.take_name(&format!("{} items", method.name));
         let item = schema_or_any(method.incoming_schema.as_ref(), type_name);
         let message = json!({
             "name": name,
@@ -138,9 +138,9 @@ impl<'a> Messages<'a> {
         type_name: &str,
         schema: Option<&Value>,
     ) -> String {
-        let name = self.schemas.take(&format!("{} {kind}", method.name));
+        let name = self.schemas.take_name(&format!("{} {kind}", method.name));
         let schema = schema_or_any(schema, type_name);
-        // The items of a stream, for a caller that grants no credit.
+        // A caller that grants no credit gets the items of a stream as one list.
         let schema = match kind {
             "result" if method.is_streaming => list_of(schema),
             _ => schema,
@@ -156,8 +156,7 @@ impl<'a> Messages<'a> {
         name
     }
 
-    /// Returns the messages. `is_answered` says whether any method replies: only then there are
-    /// faults.
+    /// Returns all messages, with that of the fault if any method `is_answered`.
     pub(super) fn finish(mut self, is_answered: bool) -> Map<String, Value> {
         if is_answered {
             let fault = fault(&self.fault);
@@ -186,8 +185,8 @@ fn fault(name: &str) -> Value {
     })
 }
 
-/// What all calls, all one-way requests and all replies share. AMQP's properties are among the
-/// headers: AsyncAPI has no other place for them.
+/// Returns what all calls, all one-way requests and all replies share. AMQP's properties are among
+/// the headers: AsyncAPI has no other place for them.
 pub(super) fn traits() -> Value {
     let correlation_id = |what: &str| {
         json!({

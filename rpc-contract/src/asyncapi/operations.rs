@@ -13,13 +13,14 @@ use crate::{MethodDescription, RetryDescription};
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 
-/// Returns the operations of all methods, in the view of a program. `fault` is the name of a
-/// message.
+/// Returns the operations of all methods, in the view of a program. `fault` is the name of the
+/// message that replaces a method's reply.
 pub(super) fn all(
     methods: &[(&MethodDescription, MethodMessages)],
     fault: &str,
     view: View,
 ) -> Map<String, Value> {
+    // The keys are in the order of these names, which is that of the operations below.
     let names = methods.iter().map(|(method, _)| method.name.clone());
     let receiving = methods.iter().filter(|(_, messages)| messages.items.is_some());
     let names: Vec<_> = names
@@ -89,12 +90,14 @@ fn action(view: View) -> &'static str {
     }
 }
 
+/// Returns the AMQP binding of a method's operation.
 fn binding(method: &MethodDescription) -> Value {
-    let is_job = method.is_oneway && !method.is_broadcast;
+    // Nobody waits for a one-way request, so it has to survive a restart of the broker.
+    let is_persistent = method.is_oneway && !method.is_broadcast;
     let mut binding = json!({
         "ack": true,
         "mandatory": true,
-        "deliveryMode": if is_job { PERSISTENT } else { TRANSIENT },
+        "deliveryMode": if is_persistent { PERSISTENT } else { TRANSIENT },
         "bindingVersion": BINDING_VERSION,
     });
     if let Some(timeout) = method.timeout_ms.filter(|_| !method.is_oneway) {

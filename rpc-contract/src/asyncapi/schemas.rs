@@ -30,12 +30,13 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    /// Takes the name of a class.
-    pub(super) fn take(&mut self, name: &str) -> String {
+    /// Returns a unique name of a class, made of `name`.
+    pub(super) fn take_name(&mut self, name: &str) -> String {
         self.titles.add(pascal(name, "Type"))
     }
 
-    /// Returns the document's schemas of named types. They take their names first.
+    /// Returns the document's schemas of named types. To be called first: all named types take
+    /// their titles before any type within them does.
     pub(super) fn definitions(&mut self) -> Map<String, Value> {
         let keys: Vec<_> = self.keys.in_order().map(str::to_owned).collect();
         let mut schemas: Vec<_> = self
@@ -44,6 +45,7 @@ impl<'a> Schemas<'a> {
             .map(|schema| self.convert(schema))
             .collect();
         for (name, schema) in self.definitions.keys().zip(&mut schemas) {
+            // A keyword beside a `$ref` has no meaning.
             if let Some(object) = schema
                 .as_object_mut()
                 .filter(|object| !object.contains_key("$ref"))
@@ -55,15 +57,15 @@ impl<'a> Schemas<'a> {
         keys.into_iter().zip(schemas).collect()
     }
 
-    /// Returns the document's schema of a value. `name` is one for the types within it.
+    /// Returns the document's schema of a value. The titles of types without one begin with `name`.
     pub(super) fn value(&mut self, schema: &Value, name: &str) -> Value {
         let mut schema = self.convert(schema);
         self.title_all(&mut schema, name);
         schema
     }
 
-    /// Returns the document's schema of a body, given that of its value. Its title is `name`,
-    /// unless its type has a name.
+    /// Returns the document's schema of a message's body. Its title is `name`, unless it is a
+    /// reference to a named type.
     pub(super) fn body(&mut self, schema: &Value, name: &str) -> Value {
         let mut schema = self.convert(schema);
         if let Some(object) = schema
@@ -82,7 +84,7 @@ impl<'a> Schemas<'a> {
         schema
     }
 
-    /// Gives a schema a unique title: its own if that is one.
+    /// Gives a schema a title: its own or `name`, with a number if another schema has that.
     fn title(&mut self, object: &mut Keywords, name: &str) {
         let own = keywords::text(object.get("title"));
         let wanted = pascal(own.unwrap_or(name), "Type");
@@ -100,23 +102,25 @@ impl<'a> Schemas<'a> {
         self.title_parts(schema, name);
     }
 
-    /// Gives titles to the schemas within one. Their names begin with its title, or with `name`.
+    /// Gives titles to the schemas within one. They begin with the title of that schema, or with
+    /// `name` if it has none.
     fn title_parts(&mut self, schema: &mut Value, name: &str) {
         let Some(object) = schema.as_object_mut() else {
             return;
         };
         let name = keywords::text(object.get("title")).unwrap_or(name).to_owned();
-        for (part, place) in parts(object) {
-            match place {
-                // It is no class of its own.
-                Place::Part => self.title_parts(part, &name),
-                Place::Within(place) => self.title_all(part, &format!("{name} {place}")),
-                Place::Variant(place) => self.title_variant(part, &format!("{name} {place}")),
+        for (part, position) in parts(object) {
+            match position {
+                // It is merged into this schema, so it is no class of its own.
+                Position::Part => self.title_parts(part, &name),
+                Position::Within(place) => self.title_all(part, &format!("{name} {place}")),
+                Position::Variant(place) => self.title_variant(part, &format!("{name} {place}")),
             }
         }
     }
 
-    /// Gives titles to a variant of an enum, and to its content.
+    /// Gives titles to a variant of an enum, and to its content. If the variant is an object with
+    /// one field, its name is that of the field, so the title of the content does not repeat it.
     fn title_variant(&mut self, schema: &mut Value, name: &str) {
         let fields = schema.get("properties").and_then(Value::as_object);
         if fields.is_none_or(|fields| fields.len() != 1) {
@@ -143,17 +147,19 @@ fn is_class(schema: &Keywords) -> bool {
     has_fields || schema.contains_key("enum")
 }
 
-/// Where a schema is within another.
-enum Place {
-    /// Its keywords are those of the other.
+/// How a schema is contained in another, with a name for it there.
+enum Position {
+    /// Its keywords add to those of the other: it is one of `allOf`.
     Part,
-    /// It is one of several.
+    /// It is one of several alternatives.
     Variant(String),
+    /// It describes a field, an item or another part of the value. The name is empty if it
+    /// describes the value itself, which may also be `null`.
     Within(String),
 }
 
 /// Returns the schemas directly within one.
-fn parts(object: &mut Keywords) -> Vec<(&mut Value, Place)> {
+fn parts(object: &mut Keywords) -> Vec<(&mut Value, Position)> {
     let mut parts = Vec::new();
     for (keyword, value) in object {
         match (keyword.as_str(), value) {
@@ -161,29 +167,29 @@ fn parts(object: &mut Keywords) -> Vec<(&mut Value, Place)> {
                 parts.extend(
                     fields
                         .iter_mut()
-                        .map(|(name, field)| (field, Place::Within(name.clone()))),
+                        .map(|(name, field)| (field, Position::Within(name.clone()))),
                 );
             }
             ("allOf", Value::Array(schemas)) => {
-                parts.extend(schemas.iter_mut().map(|schema| (schema, Place::Part)));
+                parts.extend(schemas.iter_mut().map(|schema| (schema, Position::Part)));
             }
             ("anyOf" | "oneOf", Value::Array(schemas)) => {
                 let is_several = schemas.iter().filter(|schema| !keywords::is_null(schema)).count() > 1;
                 let numbered = schemas.iter_mut().zip(1..);
                 parts.extend(numbered.map(|(schema, number)| {
                     if !is_several {
-                        return (schema, Place::Within(String::new()));
+                        return (schema, Position::Within(String::new()));
                     }
                     let name = variant_name(schema).unwrap_or_else(|| number.to_string());
-                    (schema, Place::Variant(name))
+                    (schema, Position::Variant(name))
                 }));
             }
             ("items", Value::Array(schemas)) => {
                 let numbered = schemas.iter_mut().zip(1..);
-                parts.extend(numbered.map(|(schema, number)| (schema, Place::Within(number.to_string()))));
+                parts.extend(numbered.map(|(schema, number)| (schema, Position::Within(number.to_string()))));
             }
-            ("items", schema) => parts.push((schema, Place::Within("item".to_owned()))),
-            ("additionalProperties", schema) => parts.push((schema, Place::Within("value".to_owned()))),
+            ("items", schema) => parts.push((schema, Position::Within("item".to_owned()))),
+            ("additionalProperties", schema) => parts.push((schema, Position::Within("value".to_owned()))),
             _ => {}
         }
     }
@@ -209,22 +215,20 @@ fn simplify(schema: &mut Value) {
     };
     join_texts(object);
     close_tuple(object);
-    open_map(object);
-    name_only_part(object);
+    use_additional_properties(object);
+    refer_to_only_part(object);
     parts(object).into_iter().for_each(|(part, _)| simplify(part));
 }
 
-/// Replaces alternatives, each of which is one text, by an `enum` of them.
+/// Replaces alternatives, all of which are fixed texts, by an `enum` of these texts.
 fn join_texts(object: &mut Keywords) {
     let keyword = ["oneOf", "anyOf"]
         .into_iter()
         .find(|keyword| object.contains_key(*keyword));
     let alternatives = keyword.and_then(|keyword| object.get(keyword)?.as_array());
-    let others = LISTS
-        .iter()
-        .filter(|keyword| object.contains_key(**keyword))
-        .count();
-    let (Some(keyword), Some(alternatives), 1) = (keyword, alternatives, others) else {
+    // Another list of schemas would restrict the texts further.
+    let lists = LISTS.iter().filter(|list| object.contains_key(**list));
+    let (Some(keyword), Some(alternatives), 1) = (keyword, alternatives, lists.count()) else {
         return;
     };
     if object.contains_key("enum") || !alternatives.iter().all(is_text) {
@@ -232,26 +236,31 @@ fn join_texts(object: &mut Keywords) {
     }
     let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
     let texts = texts.unwrap_or_default().concat();
+    // An `enum` may not have a text twice.
     let different: BTreeSet<_> = texts.iter().map(|(text, _)| text).collect();
     if texts.is_empty() || different.len() != texts.len() {
         return;
     }
-    let documented = texts.iter().filter(|(_, docs)| !docs.is_empty());
-    let documented: Vec<_> = documented
-        .map(|(text, docs)| format!("- `{text}`: {docs}"))
-        .collect();
-    let own = keywords::text(object.get("description")).unwrap_or_default();
-    let docs: Vec<_> = [own.to_owned(), documented.join("\n")]
-        .into_iter()
-        .filter(|docs| !docs.is_empty())
-        .collect();
+    let own_docs = keywords::text(object.get("description")).unwrap_or_default();
+    let docs = docs_with_texts(own_docs, &texts);
     let texts: Vec<_> = texts.iter().map(|(text, _)| json!(text)).collect();
     object.remove(keyword);
     object.insert("type".to_owned(), json!("string"));
     object.insert("enum".to_owned(), json!(texts));
     if !docs.is_empty() {
-        object.insert("description".to_owned(), json!(docs.join("\n\n")));
+        object.insert("description".to_owned(), json!(docs));
     }
+}
+
+/// Appends the documentation of texts, which an `enum` has no place for.
+fn docs_with_texts(own_docs: &str, texts: &[(&str, &str)]) -> String {
+    let documented = texts.iter().filter(|(_, docs)| !docs.is_empty());
+    let list: Vec<_> = documented
+        .map(|(text, docs)| format!("- `{text}`: {docs}"))
+        .collect();
+    let parts = [own_docs.to_owned(), list.join("\n")];
+    let parts: Vec<_> = parts.into_iter().filter(|docs| !docs.is_empty()).collect();
+    parts.join("\n\n")
 }
 
 /// Whether a schema says nothing but which texts it allows.
@@ -263,18 +272,22 @@ fn is_text(schema: &Value) -> bool {
     })
 }
 
-/// Says that an array has no items but those that have a schema each, if its length says so.
+/// Excludes further items from a tuple, an array with a schema for each item, if its maximal length
+/// does.
 fn close_tuple(object: &mut Keywords) {
-    let length = object.get("items").and_then(Value::as_array).map(Vec::len);
+    let items = object.get("items").and_then(Value::as_array).map(Vec::len);
     let max = object.get("maxItems").and_then(Value::as_u64);
-    if length.is_some() && length.and_then(|length| u64::try_from(length).ok()) >= max && max.is_some() {
+    if let (Some(items), Some(max)) = (items, max)
+        && items as u64 >= max
+    {
         object.entry("additionalItems").or_insert(json!(false));
     }
 }
 
-/// Writes `anyOf` for an `allOf` of one schema, which mean the same. Generators copy the parts of
-/// `allOf` into a new type. They should, if the schema has more to add than documentation.
-fn name_only_part(object: &mut Keywords) {
+/// Replaces an `allOf` of one schema by an `anyOf`, which means the same. Generators copy the parts
+/// of an `allOf` into a new type, instead of using the type of the only part. This is right only if
+/// the schema adds more than documentation.
+fn refer_to_only_part(object: &mut Keywords) {
     let known = [
         "allOf",
         "default",
@@ -295,9 +308,9 @@ fn name_only_part(object: &mut Keywords) {
     }
 }
 
-/// Writes a map whose keys have a pattern as one with names of a pattern. Generators know maps by
-/// `additionalProperties`.
-fn open_map(object: &mut Keywords) {
+/// Replaces the `patternProperties` of a map, whose keys all match one pattern, by the equivalent
+/// `additionalProperties` and `propertyNames`. Generators recognize maps by the former.
+fn use_additional_properties(object: &mut Keywords) {
     let values = object.get("patternProperties").and_then(Value::as_object);
     let Some((pattern, value)) = values.filter(|it| it.len() == 1).and_then(|it| it.iter().next()) else {
         return;
@@ -413,7 +426,7 @@ mod tests {
         assert_eq!(variants[2], json!({"type": "null"}));
         assert_eq!(variants[3]["items"][0]["title"], "Shape41");
 
-        let name = schemas.take("get_result");
+        let name = schemas.take_name("get_result");
         let body = schemas.body(&json!({"anyOf": [fields(), {"type": "null"}]}), &name);
         assert_eq!(body["title"], "GetResult");
         assert_eq!(body["anyOf"][0]["title"], "GetResult2");

@@ -84,18 +84,20 @@ impl FromStr for Server {
 
 fn is_host_and_port(text: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let (is_host, after) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        Some(Some((host, after))) => (host.parse::<Ipv6Addr>().is_ok(), after),
-        Some(None) => return false,
-        None => {
-            let (host, after) = text.split_at(text.find(':').unwrap_or(text.len()));
-            (!host.is_empty() && host.bytes().all(is_name_byte), after)
-        }
+    let (is_host, after) = if let Some(ipv6) = text.strip_prefix('[') {
+        let Some((host, after)) = ipv6.split_once(']') else {
+            return false;
+        };
+        (host.parse::<Ipv6Addr>().is_ok(), after)
+    } else {
+        let (host, after) = text.split_at(text.find(':').unwrap_or(text.len()));
+        (!host.is_empty() && host.bytes().all(is_name_byte), after)
     };
     is_host && (after.is_empty() || after.strip_prefix(':').is_some_and(is_port))
 }
 
 fn is_port(text: &str) -> bool {
+    // `parse` would accept `+5672`.
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse().is_ok_and(|port: u16| port > 0)
 }
 
@@ -105,7 +107,7 @@ fn is_path_byte(byte: u8) -> bool {
 }
 
 impl Server {
-    /// The virtual host.
+    /// Returns the name of the virtual host.
     pub(super) fn vhost(&self) -> String {
         match self.path.strip_prefix('/') {
             Some(vhost) => percent_decoded(vhost),
