@@ -15,25 +15,25 @@ pub(super) fn compare(
 ) {
     let (old_arguments, new_arguments) = (distinct_arguments(old), distinct_arguments(new));
     let matches = Matches::new(&old_arguments, &new_arguments);
-    let mut read_by_new_workers = BTreeSet::new();
+    let mut old_names_still_read = BTreeSet::new();
     for &argument in &new_arguments {
-        match matches.written_by_old.get(argument.name.as_str()) {
+        match matches.old_of_new.get(argument.name.as_str()) {
             Some(&written) => {
-                read_by_new_workers.insert(written.name.as_str());
+                old_names_still_read.insert(written.name.as_str());
                 compare_argument(old, (written, argument), types, changes);
             }
             None => add_new_argument(new, argument, &matches, changes),
         }
     }
     for &argument in &old_arguments {
-        let is_written = matches.written_by_new.contains_key(argument.name.as_str());
-        if !argument.is_optional && !is_written {
+        let is_still_sent = matches.new_of_old.contains_key(argument.name.as_str());
+        if !argument.is_optional && !is_still_sent {
             changes.add(
                 Verdict::BreaksWorkers,
                 argument_place(old, argument),
                 "new callers do not send it under this name, and old workers answer `bad_request`; update all workers first, or keep it",
             );
-        } else if !is_written && !read_by_new_workers.contains(argument.name.as_str()) {
+        } else if !is_still_sent && !old_names_still_read.contains(argument.name.as_str()) {
             changes.add(
                 Verdict::Safe,
                 argument_place(old, argument),
@@ -79,17 +79,17 @@ fn add_new_argument(
 /// The arguments of both versions that are the same, by name or alias.
 struct Matches<'a> {
     /// The old argument that new workers read as a new argument, by the name of the new one.
-    written_by_old: BTreeMap<&'a str, &'a ArgumentDescription>,
+    old_of_new: BTreeMap<&'a str, &'a ArgumentDescription>,
     /// The new argument that old workers read as an old argument, by the name of the old one.
-    written_by_new: BTreeMap<&'a str, &'a ArgumentDescription>,
+    new_of_old: BTreeMap<&'a str, &'a ArgumentDescription>,
     /// The old argument that new workers do not read, if there is exactly one.
     only_removed: Option<&'a str>,
 }
 
 impl<'a> Matches<'a> {
     fn new(old: &Arguments<'a>, new: &Arguments<'a>) -> Self {
-        let written_by_old = match_written(new, old);
-        let read: BTreeSet<_> = written_by_old
+        let old_of_new = match_written(new, old);
+        let read: BTreeSet<_> = old_of_new
             .values()
             .map(|argument| argument.name.as_str())
             .collect();
@@ -97,8 +97,8 @@ impl<'a> Matches<'a> {
         let mut removed = names.filter(|name| !read.contains(name));
         Self {
             only_removed: removed.next().filter(|_| removed.next().is_none()),
-            written_by_new: match_written(old, new),
-            written_by_old,
+            new_of_old: match_written(old, new),
+            old_of_new,
         }
     }
 }
@@ -123,7 +123,7 @@ fn match_written<'a>(
 
 type Arguments<'a> = Vec<&'a ArgumentDescription>;
 
-/// Returns the first argument of each name. No trait has two with the same name.
+/// Returns the first argument of each name. A description that no trait made may have two.
 fn distinct_arguments(method: &MethodDescription) -> Arguments<'_> {
     let mut names = BTreeSet::new();
     let arguments = method.arguments.iter();
@@ -216,20 +216,21 @@ fn compare_types(
     }
 }
 
-/// Compares positions, because callers that do not use rpc-runtime may send arguments as an array.
+/// Compares the positions of arguments: callers that do not use rpc-runtime may send an array.
+/// Arguments that are added or removed at the end move no others.
 fn compare_positions(
     (old, new): (&Arguments<'_>, &Arguments<'_>),
     matches: &Matches<'_>,
     method_place: impl Fn() -> Place,
     changes: &mut Changes,
 ) {
-    let is_another = |(before, now): (&&ArgumentDescription, &&ArgumentDescription)| {
+    let has_moved = |(before, now): (&&ArgumentDescription, &&ArgumentDescription)| {
         matches
-            .written_by_old
+            .old_of_new
             .get(now.name.as_str())
             .is_none_or(|written| written.name != before.name)
     };
-    if old.iter().zip(new).any(is_another) {
+    if old.iter().zip(new).any(has_moved) {
         changes.add(
             Verdict::MayBreakCallers,
             method_place(),

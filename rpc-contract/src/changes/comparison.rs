@@ -194,122 +194,135 @@ fn compare_methods(
     types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
-    let place = || Place::Method(old.name.clone());
+    compare_idempotency(old, new, changes);
+    compare_cancellation(old, new, changes);
+    compare_kinds(old, new, changes);
+    compare_resumption(old, new, changes);
+    compare_oneway(old, new, changes);
+    compare_timeouts(old, new, changes);
+    arguments::compare(old, new, types, changes);
+    arguments::compare_incoming(old, new, types, changes);
+    answers::compare(old, new, types, changes);
+}
+
+fn compare_idempotency(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
+    let place = Place::Method(old.name.clone());
     match (old.is_idempotent, new.is_idempotent) {
         (true, false) => changes.add(
             Verdict::BreaksCallers,
-            place(),
+            place,
             "it is no longer `idempotent`: old callers still repeat it after a lost connection, and it may run twice; update all callers first",
         ),
         (false, true) => changes.add(
             Verdict::BreaksWorkers,
-            place(),
+            place,
             "it is `idempotent` now: new callers repeat it after a lost connection, and old workers may run it twice; update all workers first",
         ),
         _ => {}
     }
+}
+
+fn compare_cancellation(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
     if old.is_cancellable != new.is_cancellable {
         let now = if new.is_cancellable {
             "new workers stop it once its caller no longer waits"
         } else {
             "new workers no longer stop it when its caller stops waiting"
         };
-        changes.add(Verdict::Safe, place(), now);
+        changes.add(Verdict::Safe, Place::Method(old.name.clone()), now);
     }
-    if old.is_broadcast != new.is_broadcast {
-        let now = if new.is_broadcast {
-            "it is a broadcast now"
-        } else {
-            "it is no longer a broadcast"
-        };
-        let breaks = [
-            (
-                Verdict::BreaksCallers,
-                "new workers refuse the requests of old callers",
-            ),
-            (
-                Verdict::BreaksWorkers,
-                "old workers refuse the requests of new callers",
-            ),
-        ];
-        for (verdict, consequence) in breaks {
+}
+
+/// Compares whether a method is a broadcast, and whether it returns or receives a stream. Peers of
+/// different versions cannot call each other if this changes.
+fn compare_kinds(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
+    let mut add_to_both = |now: &str, for_old_callers: &str, for_old_workers: &str| {
+        for (verdict, consequence) in [
+            (Verdict::BreaksCallers, for_old_callers),
+            (Verdict::BreaksWorkers, for_old_workers),
+        ] {
             let message = format!("{now}: {consequence}; give it another name instead");
-            changes.add(verdict, place(), message);
+            changes.add(verdict, Place::Method(old.name.clone()), message);
         }
+    };
+    if old.is_broadcast != new.is_broadcast {
+        add_to_both(
+            if new.is_broadcast {
+                "it is a broadcast now"
+            } else {
+                "it is no longer a broadcast"
+            },
+            "new workers refuse the requests of old callers",
+            "old workers refuse the requests of new callers",
+        );
     }
     if old.is_streaming != new.is_streaming {
-        let now = if new.is_streaming {
-            "it returns a stream now"
-        } else {
-            "it no longer returns a stream"
-        };
-        let breaks = [
-            (
-                Verdict::BreaksCallers,
-                "old callers cannot read the replies of new workers",
-            ),
-            (
-                Verdict::BreaksWorkers,
-                "new callers cannot read the replies of old workers",
-            ),
-        ];
-        for (verdict, consequence) in breaks {
-            let message = format!("{now}: {consequence}; give it another name instead");
-            changes.add(verdict, place(), message);
-        }
+        add_to_both(
+            if new.is_streaming {
+                "it returns a stream now"
+            } else {
+                "it no longer returns a stream"
+            },
+            "old callers cannot read the replies of new workers",
+            "new callers cannot read the replies of old workers",
+        );
     }
     if old.incoming.is_some() != new.incoming.is_some() {
-        let now = if new.incoming.is_some() {
-            "it receives a stream now"
-        } else {
-            "it no longer receives a stream"
-        };
-        let breaks = [
-            (Verdict::BreaksCallers, "new workers and old callers"),
-            (Verdict::BreaksWorkers, "old workers and new callers"),
-        ];
-        for (verdict, who) in breaks {
-            let message =
-                format!("{now}: {who} do not agree on who sends what; give it another name instead");
-            changes.add(verdict, place(), message);
-        }
+        add_to_both(
+            if new.incoming.is_some() {
+                "it receives a stream now"
+            } else {
+                "it no longer receives a stream"
+            },
+            "new workers and old callers do not agree on who sends what",
+            "old workers and new callers do not agree on who sends what",
+        );
     }
+}
+
+fn compare_resumption(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
+    let place = Place::Method(old.name.clone());
     match (&old.resumed_by, &new.resumed_by) {
         (_, Some(now)) if old.resumed_by != new.resumed_by => {
             let message = format!(
                 "callers resume its stream with {now}, which old workers do not heed: they begin it anew; update them before callers"
             );
-            changes.add(Verdict::BreaksWorkers, place(), message);
+            changes.add(Verdict::BreaksWorkers, place, message);
         }
         (Some(before), None) => {
             let message =
                 format!("old callers resume its stream with {before}: it has to have the same effect");
-            changes.add(Verdict::MayBreakCallers, place(), message);
+            changes.add(Verdict::MayBreakCallers, place, message);
         }
         _ => {}
     }
+}
+
+fn compare_oneway(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
+    let place = Place::Method(old.name.clone());
     match (old.is_oneway, new.is_oneway) {
         (false, true) => changes.add(
             Verdict::Safe,
-            place(),
+            place,
             "it is one-way now: old callers get an empty answer, and new callers do not wait for the answer of old workers",
         ),
         (true, false) => changes.add(
             Verdict::Safe,
-            place(),
+            place,
             "it is answered now: old callers do not wait for the answer, and new callers get an empty one from old workers",
         ),
         _ => {}
     }
-    if old.timeout_ms != new.timeout_ms {
-        let shown = |timeout: Option<u64>| {
-            timeout.map_or("as long as the client says".to_owned(), |ms| format!("{ms} ms"))
-        };
-        let (before, now) = (shown(old.timeout_ms), shown(new.timeout_ms));
-        let message = format!("new callers wait {now}, old ones {before}");
-        changes.add(Verdict::Safe, place(), message);
+}
+
+fn compare_timeouts(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
+    if old.timeout_ms == new.timeout_ms {
+        return;
     }
-    arguments::compare(old, new, types, changes);
-    arguments::compare_incoming(old, new, types, changes);
-    answers::compare(old, new, types, changes);
+    let shown = |timeout: Option<u64>| {
+        timeout.map_or("as long as the client says".to_owned(), |ms| format!("{ms} ms"))
+    };
+    let (before, now) = (shown(old.timeout_ms), shown(new.timeout_ms));
+    let message = format!("new callers wait {now}, old ones {before}");
+    changes.add(Verdict::Safe, Place::Method(old.name.clone()), message);
 }

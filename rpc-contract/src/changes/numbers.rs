@@ -11,8 +11,8 @@ pub(super) struct Range {
     most: Option<Limit>,
 }
 
-/// An integer that is the limit of a range: of type `i128` or `u128`. The order of the variants is
-/// that of the integers.
+/// An integer that is the limit of a range: any `i128` or `u128`. The derived order is that of the
+/// integers, because negative ones come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Limit {
     Negative(i128),
@@ -71,6 +71,7 @@ pub(super) fn range(schema: &Map<String, Value>) -> Range {
         .and_then(range_of_format)
         .map_or((None, None), |(least, most)| (Some(least), Some(most)));
     let limit = |keyword: &str| schema.get(keyword).and_then(integer);
+    // `None` is less than any `Some`, so `max` ignores it, and `min` would not.
     let above = limit("exclusiveMinimum").map(|limit| limit.saturating_add(1));
     let below = limit("exclusiveMaximum").map(|limit| limit.saturating_sub(1));
     let (minimum, maximum) = (
@@ -113,8 +114,8 @@ fn range_of_format(format: &str) -> Option<(Limit, Limit)> {
 
 fn integer(value: &Value) -> Option<i128> {
     let whole = value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
-    // A limit may be written as `255.0`. Fractions are no limits of Rust types, and larger floats
-    // may be rounded.
+    // A limit may be written as `255.0`. Fractions are no limits of Rust types, and large floats
+    // may have been rounded.
     whole.or_else(|| {
         value
             .as_f64()

@@ -31,6 +31,9 @@ const MAX_STEPS_PER_TYPE: usize = 10_000;
 /// The limit on the nesting of schemas.
 const MAX_DEPTH: usize = 64;
 
+/// The schema that allows any value.
+static ANYTHING: Value = Value::Bool(true);
+
 const TOO_LARGE: &str = "the types are too large to compare";
 
 /// The limit on problems that are returned for one type.
@@ -75,7 +78,8 @@ struct SchemaComparison<'a> {
 }
 
 impl SchemaComparison<'_> {
-    /// Compares a pair of schemas. `path` is where they are in the type, for messages.
+    /// Returns why the reader may fail to read what the writer writes. `path` is where the schemas
+    /// are in the type, for messages.
     fn check(&mut self, writer: &Value, reader: &Value, path: &str) -> Vec<Problem> {
         if self.steps == 0 || self.in_progress.len() >= MAX_DEPTH {
             return unsure(path, TOO_LARGE);
@@ -185,7 +189,7 @@ impl SchemaComparison<'_> {
         }
         if let Some(value) = reads.get("const") {
             let written = type_of(writes).unwrap_or("value");
-            // Every `null` is the same value.
+            // `null` is the only value of its type, so it may be any `null` that is written.
             if (written, value) != ("null", &Value::Null) {
                 problems.extend(certain(
                     path,
@@ -285,34 +289,33 @@ impl SchemaComparison<'_> {
                 "bytes are written, `bin` in MessagePack, which other libraries may not read as a list",
             ));
         }
-        let anything = Value::Bool(true);
-        let written = writes.get("items").unwrap_or(&anything);
-        let read = reads.get("items").unwrap_or(&anything);
-        // A tuple has a list of schemas, one for each position.
-        match (written, read) {
-            (Value::Array(written), Value::Array(read)) => {
-                for (index, writer) in written.iter().enumerate() {
-                    let reader = read.get(index).unwrap_or(&anything);
-                    problems.extend(self.check(writer, reader, &format!("{path}[{index}]")));
-                }
+        let written = writes.get("items").unwrap_or(&ANYTHING);
+        let read = reads.get("items").unwrap_or(&ANYTHING);
+        // A tuple has a list of schemas, one for each position. Lengths are compared above.
+        let positions = match (written, read) {
+            (Value::Array(schemas), _) | (_, Value::Array(schemas)) => schemas.len(),
+            (writer, reader) => {
+                problems.extend(self.check(writer, reader, &format!("{path}[]")));
+                return problems;
             }
-            (Value::Array(written), reader) => {
-                for (index, writer) in written.iter().enumerate() {
-                    problems.extend(self.check(writer, reader, &format!("{path}[{index}]")));
-                }
-            }
-            (writer, Value::Array(read)) => {
-                for (index, reader) in read.iter().enumerate() {
-                    problems.extend(self.check(writer, reader, &format!("{path}[{index}]")));
-                }
-            }
-            (writer, reader) => problems.extend(self.check(writer, reader, &format!("{path}[]"))),
+        };
+        for index in 0..positions {
+            let (writer, reader) = (item_schema(written, index), item_schema(read, index));
+            problems.extend(self.check(writer, reader, &format!("{path}[{index}]")));
         }
         problems
     }
 }
 
-/// Checks a single value that is written against a schema that lists no alternatives.
+/// Returns the schema of an item, given the keyword `items`.
+fn item_schema(items: &Value, index: usize) -> &Value {
+    match items {
+        Value::Array(schemas) => schemas.get(index).unwrap_or(&ANYTHING),
+        schema => schema,
+    }
+}
+
+/// Checks that a schema without alternatives reads this value, the only one that is written.
 fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Problem> {
     if let Some(read) = reads.get("const") {
         return if read == value {
@@ -383,8 +386,8 @@ fn check_integer(writes: &Map<String, Value>, reads: &Map<String, Value>, path: 
 
 fn check_number(writes: &Map<String, Value>, reads: &Map<String, Value>, path: &str) -> Vec<Problem> {
     let limits = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
-    let mut limits = limits.iter().filter(|&&limit| reads.contains_key(limit));
-    match limits.find(|&&limit| writes.get(limit) != reads.get(limit)) {
+    let is_changed = |limit: &&str| reads.contains_key(*limit) && writes.get(*limit) != reads.get(*limit);
+    match limits.into_iter().find(is_changed) {
         Some(limit) => unsure(path, format!("the {limit} of numbers differs")),
         None => Vec::new(),
     }
@@ -422,10 +425,12 @@ fn may_contain_schemas(value: &Value) -> bool {
     value.is_object() || value.is_array()
 }
 
+/// Returns one problem, because of which the reader certainly fails.
 fn certain(path: &str, what: impl Into<String>) -> Vec<Problem> {
     problem(true, path, what)
 }
 
+/// Returns one problem, because of which the reader may fail.
 fn unsure(path: &str, what: impl Into<String>) -> Vec<Problem> {
     problem(false, path, what)
 }

@@ -112,13 +112,13 @@ pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definition
     Some(all)
 }
 
-/// Adds a schema to `all`, or its alternatives if it has any.
-fn push_alternatives(schema: Value, definitions: &Definitions, depth: usize, all: &mut Vec<Value>) {
+/// Adds a schema to `all`, or its alternatives if it has any. Expands at most `levels` of nesting.
+fn push_alternatives(schema: Value, definitions: &Definitions, levels: usize, all: &mut Vec<Value>) {
     let resolved = resolve(&schema, definitions).and_then(|(schema, _)| schema.as_object());
     match resolved.and_then(direct_alternatives) {
-        Some(alternatives) if depth > 0 && all.len() < MAX_ALTERNATIVES => {
+        Some(alternatives) if levels > 0 && all.len() < MAX_ALTERNATIVES => {
             for alternative in alternatives {
-                push_alternatives(alternative, definitions, depth - 1, all);
+                push_alternatives(alternative, definitions, levels - 1, all);
             }
         }
         _ => all.push(schema),
@@ -143,7 +143,7 @@ fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     };
     let known = TYPES.into_iter().filter(|name| types.iter().any(|ty| ty == name));
     let of_type = |name: &str| match name {
-        // The other keywords do not apply to it.
+        // Other keywords, such as `maxLength`, do not apply to `null`.
         "null" => json!({"type": name}),
         name => {
             let mut schema = schema.clone();
@@ -190,7 +190,8 @@ pub(super) fn type_of(schema: &Map<String, Value>) -> Option<&str> {
     schema.get("type").and_then(Value::as_str)
 }
 
-/// Returns a value's type by its name in JSON Schema. A float is a `number`, also `1.0`.
+/// Returns the name that JSON Schema has for the type of a value. Every float is a `number`, even
+/// `1.0`.
 pub(super) fn type_of_value(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

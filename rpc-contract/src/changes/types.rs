@@ -118,8 +118,8 @@ pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> Strin
     )
 }
 
-/// Compares two types by their names, because at least one has no schema. Returns `None` if they
-/// are taken to fit.
+/// Compares two types by their names, because at least one has no schema. Returns `None` if the
+/// names let the types be taken to fit.
 fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     if writer == reader {
         return None;
@@ -141,10 +141,10 @@ fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     })
 }
 
-/// Whether a type consists only of these types of the standard library, which are the same in all
-/// versions.
+/// Whether the name of a type consists only of types of the standard library that are the same in
+/// all versions of a service.
 fn is_same_everywhere(name: &str) -> bool {
-    // With the words of references and lifetimes.
+    // `_`, `mut` and `static` occur in references and lifetimes.
     const SAME_EVERYWHERE: &[&str] = &[
         "_", "BTreeMap", "BTreeSet", "Box", "Cow", "HashMap", "HashSet", "Option", "String", "Vec", "bool",
         "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "mut", "static", "str", "u8",
