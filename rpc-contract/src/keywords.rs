@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 /// A schema's keywords.
 pub(crate) type Keywords = Map<String, Value>;
 
+/// Returns the description of a schema, or an empty text.
 pub(crate) fn docs(schema: &Value) -> String {
     text(schema.get("description")).unwrap_or_default().to_owned()
 }
@@ -13,7 +14,7 @@ pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str)
 }
 
-/// Returns the alternatives of a schema without fields of its own.
+/// Returns the alternatives of a schema, unless it has fields of its own beside them.
 pub(crate) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
     let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"))?;
     let alternatives = alternatives.as_array().filter(|it| !it.is_empty())?;
@@ -25,6 +26,7 @@ pub(crate) fn fields(schema: &Keywords) -> Option<Vec<(&str, &Value)>> {
     let properties = schema.get("properties").and_then(Value::as_object)?;
     let mut fields: Vec<_> = properties.iter().map(|(name, it)| (name.as_str(), it)).collect();
     let required: Vec<_> = required(schema).collect();
+    // Reversed, so that the first place of a name that is required twice counts.
     let places: std::collections::HashMap<_, _> =
         required.iter().rev().zip((0..required.len()).rev()).collect();
     fields.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
@@ -40,7 +42,7 @@ pub(crate) fn is_required(schema: &Keywords, field: &str) -> bool {
     required(schema).any(|name| name == field)
 }
 
-/// Returns the only text that a schema allows.
+/// Returns the text that is the only value that a schema allows, if there is one.
 pub(crate) fn constant(schema: &Value) -> Option<&str> {
     match (schema.get("const"), schema.get("enum").and_then(Value::as_array)) {
         (Some(only), _) => only.as_str(),
@@ -49,8 +51,8 @@ pub(crate) fn constant(schema: &Value) -> Option<&str> {
     }
 }
 
-/// Returns the texts that a schema allows, if it allows nothing else: each with the description of
-/// its own, if it has one.
+/// Returns the texts that a schema allows, if it allows nothing else, each with its documentation,
+/// which may be empty.
 pub(crate) fn texts(schema: &Value) -> Option<Vec<(&str, &str)>> {
     if let Some(only) = schema.get("const") {
         let docs = text(schema.get("description")).unwrap_or_default();

@@ -25,7 +25,8 @@ impl Scope {
         }
     }
 
-    /// Takes a name. A reserved one gets an underscore, and one that is taken a number.
+    /// Takes a name, and returns it. A reserved one gets an underscore, and one that is taken a
+    /// number.
     pub(crate) fn add(&mut self, name: String) -> String {
         let reserved = self.reserved;
         let is_reserved = |name: &str| {
@@ -86,6 +87,7 @@ fn words(name: &str) -> Vec<&str> {
     for part in name.split(|c: char| !c.is_ascii_alphanumeric()) {
         let (bytes, mut start) = (part.as_bytes(), 0);
         for at in 1..bytes.len() {
+            // `HTTPServer` is `HTTP` and `Server`.
             let is_next_lower = bytes.get(at + 1).is_some_and(u8::is_ascii_lowercase);
             let begins_word =
                 bytes[at].is_ascii_uppercase() && (!bytes[at - 1].is_ascii_uppercase() || is_next_lower);
@@ -107,7 +109,8 @@ fn capitalized(word: &str) -> String {
     first.into_iter().chain(characters).collect()
 }
 
-/// Returns the name, cut if it is too long, and with a letter before a digit.
+/// Returns the name, cut if it is too long, and with the letter before it if it begins with a
+/// digit. An empty one becomes the fallback.
 fn identifier(mut name: String, letter: char, fallback: &str) -> String {
     if name.is_empty() {
         return fallback.to_owned();

@@ -14,9 +14,10 @@ pub(super) fn lines(docs: &str, width: usize) -> Vec<String> {
     let further = cleaned.iter().skip(1).filter(|line| !line.is_empty());
     let shared = further.map(indentation).min().unwrap_or(0);
     let mut lines = Vec::new();
-    for (line, index) in cleaned.iter().zip(0..) {
+    for (index, line) in cleaned.iter().enumerate() {
         let line = match index {
             0 => line.trim_start(),
+            // A blank line is shorter than the indentation.
             _ => line.get(shared..).unwrap_or_default(),
         };
         wrap(line, width, &mut lines);
@@ -24,7 +25,7 @@ pub(super) fn lines(docs: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Returns a name of the wire as a part of documentation. A long one is cut.
+/// Returns a name on the wire in backticks, for documentation. A long one is cut.
 pub(super) fn quoted(name: &str) -> String {
     let is_shown = |c: char| !is_invisible(c) && c != '`';
     let name: String = name.chars().filter(|c| is_shown(*c)).take(MAX_QUOTED).collect();
@@ -53,9 +54,12 @@ pub(super) fn is_invisible(character: char) -> bool {
         || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
+/// Adds a line, broken at its last spaces within `width`. A longer word stays whole, with what
+/// follows it.
 fn wrap(mut line: &str, width: usize, lines: &mut Vec<String>) {
     while let Some((beyond, next)) = line.char_indices().nth(width) {
         let indentation = line.len() - line.trim_start().len();
+        // A space just beyond the width will not be written.
         let space = line[..beyond + next.len_utf8()].rfind(' ');
         let Some(space) = space.filter(|space| *space > indentation) else {
             break;

@@ -1,7 +1,7 @@
 //! JSON within string literals.
 
-/// Returns the parts of compact JSON, each of which has at most `width` columns in a literal of
-/// either language. Together they are the same JSON, without single quotes and with ASCII alone.
+/// Splits compact JSON into parts, each of which has at most `width` columns in a literal of either
+/// language. Joined, they are the same JSON, but only in ASCII and without single quotes.
 pub(super) fn chunks(json: &str, width: usize) -> Vec<String> {
     let (mut chunks, mut chunk, mut columns) = (Vec::new(), String::new(), 0);
     for character in ascii(json).chars() {

@@ -14,13 +14,14 @@ pub(super) enum Doc {
     SoftLine,
     /// A line break, or a space if the group is on one line.
     Line,
-    /// A line break. The groups around it are not on one line.
+    /// A line break. It breaks the groups around it too.
     HardLine,
-    /// Nothing. The groups around it are not on one line.
+    /// Writes nothing, but breaks the groups around it.
     Broken,
-    /// Only if the group is on several lines.
+    /// This text if the group is on several lines, nothing if it is on one.
     IfBroken(&'static str),
     Concat(Vec<Doc>),
+    /// On one line if that fits.
     Group(Vec<Doc>),
     Indent(Vec<Doc>),
 }
@@ -30,8 +31,9 @@ impl Doc {
         Self::Text(text.into())
     }
 
-    /// Returns the items in brackets: on one line with `pad` within the brackets, or one on each
-    /// line, each followed by a comma.
+    /// Returns the items in brackets: all on one line, or one on each line, each followed by a
+    /// comma. `pad` is what is within the brackets on one line: [`SoftLine`](Self::SoftLine) for
+    /// nothing, or [`Line`](Self::Line) for a space.
     pub(super) fn list(open: &str, items: Vec<Doc>, close: &str, pad: Doc) -> Self {
         if items.is_empty() {
             return Self::text(format!("{open}{close}"));
@@ -66,6 +68,8 @@ impl Doc {
     pub(super) fn render(&self, width: usize, indent: usize, step: usize) -> String {
         let mut rendered = String::new();
         let mut column = indent;
+        // What is still to be written, the next one last: its indentation, whether it is within a
+        // group that is on one line, and the piece itself.
         let mut pending = vec![(indent, false, self)];
         while let Some((indent, is_flat, doc)) = pending.pop() {
             match doc {
@@ -103,7 +107,8 @@ impl Doc {
     }
 }
 
-/// Whether a group and what follows it, up to the next line break, has at most this many columns.
+/// Whether a group on one line, with what follows it up to the next line break, has at most this
+/// many columns. `after` is the `pending` of [`Doc::render`].
 fn fits(width: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
     let mut left = width;
     let mut after = after.iter().rev();
@@ -118,6 +123,7 @@ fn fits(width: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
         };
         let used = match doc {
             Doc::Text(text) => text.chars().count(),
+            // It breaks the group, or ends the line after the group.
             Doc::HardLine => return !is_flat,
             Doc::Broken if is_flat => return false,
             Doc::Broken => 0,

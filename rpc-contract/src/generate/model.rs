@@ -51,8 +51,8 @@ pub(super) struct Retry {
 pub(super) struct Argument {
     pub(super) name: String,
     pub(super) ty: Type,
-    /// Whether a caller may leave it out. That of an [`Option`](Type::Option) is then nothing, any
-    /// other has a default.
+    /// Whether a caller may leave it out. The worker then reads `None` for an
+    /// [`Option`](Type::Option), and a default for any other type.
     pub(super) is_optional: bool,
     pub(super) aliases: Vec<String>,
 }
@@ -161,7 +161,8 @@ pub(super) struct Variant {
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     Unit,
-    /// One value: several values are a tuple. Not if the tag is internal.
+    /// One value, which is a tuple if there are several. A variant with an internal tag has fields
+    /// instead.
     Value(Type),
     Fields(Vec<Field>),
 }
@@ -199,7 +200,7 @@ impl Types {
         (0..self.0.len()).map(TypeId)
     }
 
-    /// Whether a value of the type is always nothing.
+    /// Whether every value of the type is `null`.
     pub(super) fn is_nothing(&self, ty: &Type) -> bool {
         self.is_nothing_within(ty, MAX_ALIASES)
     }
@@ -227,7 +228,7 @@ impl Types {
         }
     }
 
-    /// Calls `visit` with each type that a value of this one directly holds.
+    /// Calls `visit` with each type that the declaration of this one mentions.
     pub(super) fn parts<'a>(&'a self, id: TypeId, visit: &mut dyn FnMut(&'a Type)) {
         match &self.get(id).shape {
             Shape::Struct(fields) => fields.iter().for_each(|field| visit(&field.ty)),
@@ -238,19 +239,23 @@ impl Types {
         }
     }
 
-    /// Returns the types that are used as errors of methods and nowhere else, and whose values have
-    /// names of fields or variants. A method's error of any other type has a class of its own.
+    /// Returns, for each type, whether it is used as the error of methods and nowhere else, and has
+    /// fields or variants with names. Such a type becomes the class of the error itself. A method
+    /// with any other error gets a class that holds the error.
     pub(super) fn only_errors(&self, methods: &[Method]) -> Vec<bool> {
         let mut is_value = vec![false; self.0.len()];
         let mut pending = Vec::new();
-        let mut find = |ty: &Type| ty.each_name(&mut |id| pending.push(id));
+        let mut use_as_value = |ty: &Type| ty.each_name(&mut |id| pending.push(id));
         for method in methods {
-            method.arguments.iter().for_each(|argument| find(&argument.ty));
-            find(&method.returns);
-            method.incoming.iter().for_each(&mut find);
+            method
+                .arguments
+                .iter()
+                .for_each(|argument| use_as_value(&argument.ty));
+            use_as_value(&method.returns);
+            method.incoming.iter().for_each(&mut use_as_value);
             match &method.error {
-                Some(Type::Named(error)) => self.parts(*error, &mut find),
-                Some(error) => find(error),
+                Some(Type::Named(error)) => self.parts(*error, &mut use_as_value),
+                Some(error) => use_as_value(error),
                 None => {}
             }
         }
@@ -273,7 +278,7 @@ impl Types {
 }
 
 impl Content {
-    /// Returns the type of a variant that holds one value.
+    /// Returns the type of the one value that this holds, if it does.
     pub(super) fn value(&self) -> Option<&Type> {
         match self {
             Self::Value(ty) => Some(ty),
@@ -281,6 +286,7 @@ impl Content {
         }
     }
 
+    /// Calls `visit` with each type in the content.
     pub(super) fn parts<'a>(&'a self, visit: &mut dyn FnMut(&'a Type)) {
         match self {
             Self::Unit => {}
@@ -293,7 +299,7 @@ impl Content {
 impl Type {
     pub(super) fn option(self) -> Self {
         match self {
-            // Nothing within nothing looks like nothing.
+            // `None` and `Some(None)` are both `null`.
             Self::Option(_) | Self::Unit | Self::Any => self,
             other => Self::Option(Box::new(other)),
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::model::TypeId;
 
-/// An order of types in which a type comes after those that it needs, and the needs that no order
-/// can meet.
+/// An order of types in which a type comes after those that it needs, and the needs that are not
+/// met because types need each other.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) types: Vec<TypeId>,
@@ -17,7 +17,7 @@ impl Order {
     /// Orders types by their needs: `needs[n]` are those of the `n`th type, and come in the order
     /// in which they are listed. Of several orders, it is the one nearest to that of the numbers.
     pub(super) fn new(mut needs: Vec<Vec<usize>>) -> Self {
-        // The first is followed first, and taken from the end.
+        // Needs are popped from the end, and the first one is to be met first.
         needs.iter_mut().for_each(|needs| needs.reverse());
         let mut order = Self {
             types: Vec::new(),
@@ -29,7 +29,8 @@ impl Order {
             while is_placed[first] {
                 first += 1;
             }
-            // Follows needs until one has no needs itself, or is needed by one that it needs.
+            // A depth-first search: a type is placed once all its needs are. A need that leads back
+            // to a type on the path is part of a cycle.
             let (mut path, mut is_on_path) = (vec![first], vec![false; needs.len()]);
             is_on_path[first] = true;
             while let Some(&last) = path.last() {

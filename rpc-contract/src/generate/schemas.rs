@@ -21,6 +21,7 @@ pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescript
     each_schema(&mut description, |rust, _| spelled.push(rust.to_owned()));
     let (found, types) = read::spelled(&spelled);
     let mut schemas = found.iter().map(|ty| schema(ty, &types));
+    // In the same order as above.
     each_schema(&mut description, |_, schema| *schema = schemas.next().flatten());
     for named in &types.0 {
         let definitions = description.definitions.entry(named.name.clone());
@@ -29,7 +30,7 @@ pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescript
     Cow::Owned(description)
 }
 
-/// Calls `visit` with each type of a value, and its schema.
+/// Calls `visit` with the spelling and the schema of each type that a method takes or returns.
 fn each_schema(service: &mut ServiceDescription, mut visit: impl FnMut(&str, &mut Option<Value>)) {
     for method in &mut service.methods {
         for argument in &mut method.arguments {
@@ -47,7 +48,7 @@ fn each_schema(service: &mut ServiceDescription, mut visit: impl FnMut(&str, &mu
 
 /// Returns the schema of a type's JSON form, or `None` if it allows any value.
 fn schema(ty: &Type, types: &Types) -> Option<Value> {
-    let any = |ty| schema(ty, types).unwrap_or_else(|| json!({}));
+    let schema_or_any = |ty| schema(ty, types).unwrap_or_else(|| json!({}));
     Some(match ty {
         Type::Any => return None,
         Type::Bool => json!({"type": "boolean"}),
@@ -63,14 +64,14 @@ fn schema(ty: &Type, types: &Types) -> Option<Value> {
             "description": "Bytes: `bin` in MessagePack, numbers in JSON.",
         }),
         Type::Unit => json!({"type": "null"}),
-        Type::Option(inner) => optional(any(inner)),
-        Type::List(item) => json!({"type": "array", "items": any(item)}),
+        Type::Option(inner) => optional(schema_or_any(inner)),
+        Type::List(item) => json!({"type": "array", "items": schema_or_any(item)}),
         Type::Tuple(items) => {
             let length = items.len();
-            let items: Vec<_> = items.iter().map(any).collect();
+            let items: Vec<_> = items.iter().map(schema_or_any).collect();
             json!({"type": "array", "items": items, "minItems": length, "maxItems": length})
         }
-        Type::Map(key, value) => map(key, any(value)),
+        Type::Map(key, value) => map(key, schema_or_any(value)),
         Type::Named(id) => json!({"$ref": format!("#/definitions/{}", types.get(*id).name)}),
     })
 }
@@ -120,7 +121,7 @@ fn map(key: &Key, value: Value) -> Value {
 fn definition(named: &Named, types: &Types) -> Value {
     let mut definition = match &named.shape {
         Shape::Struct(fields) => structure(fields, types),
-        // Other shapes are only read from schemas.
+        // A type of which only the name is known. Other shapes are only read from schemas.
         _ => json!({}),
     };
     definition["description"] = json!(named.docs);

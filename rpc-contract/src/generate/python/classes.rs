@@ -13,9 +13,9 @@ use super::types::{TypeWriter, only};
 /// How a method is called.
 struct Call {
     is_async: bool,
-    /// The function of the client's base that does it.
+    /// The function of the client's base class that makes the call.
     function: &'static str,
-    /// The generic type of the package that it returns, if it does not return the result.
+    /// The beginning of the generic type that it returns, if it does not return the result itself.
     returns: Option<&'static str>,
 }
 
@@ -82,9 +82,10 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
     let types = TypeWriter::new(service, names);
     let mut body = "    _service = _SERVICE\n".to_owned();
     for (method, names) in service.methods.iter().zip(&names.methods) {
-        let result = match method.is_streaming {
-            true => only("AsyncIterator[", types.ty(&method.returns)),
-            false => result(method, &types),
+        let result = if method.is_streaming {
+            only("AsyncIterator[", types.ty(&method.returns))
+        } else {
+            result(method, &types)
         };
         let items = |item: &Type| only("AsyncIterator[", types.ty(item));
         let parameters = parameters(method, names, &types, false, items);
@@ -106,13 +107,15 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
 }
 
 fn result(method: &Method, types: &TypeWriter<'_>) -> Doc {
-    match method.is_oneway {
-        true => Doc::text("None"),
-        false => types.annotation(&method.returns),
+    if method.is_oneway {
+        Doc::text("None")
+    } else {
+        types.annotation(&method.returns)
     }
 }
 
-/// Returns the parameters. Those at the end that may be left out have a default, if `has_defaults`.
+/// Returns the parameters. If `has_defaults`, the last ones have defaults, as far as they may be
+/// left out. `items` makes the type of the items that the method receives.
 fn parameters(
     method: &Method,
     names: &MethodNames,
@@ -120,17 +123,17 @@ fn parameters(
     has_defaults: bool,
     items: impl Fn(&Type) -> Doc,
 ) -> Vec<Doc> {
-    let required = method
+    let last_required = method
         .arguments
         .iter()
         .rposition(|argument| !argument.is_optional);
     let first_optional = match method.incoming {
-        // It is the last parameter, and always there.
+        // The items are the last parameter, and required.
         Some(_) => method.arguments.len(),
-        None => required.map_or(0, |last| last + 1),
+        None => last_required.map_or(0, |last| last + 1),
     };
     let mut parameters = vec![Doc::text("self")];
-    for ((argument, name), index) in method.arguments.iter().zip(&names.arguments).zip(0..) {
+    for (index, (argument, name)) in method.arguments.iter().zip(&names.arguments).enumerate() {
         let (absent, default) = absent(&argument.ty, !argument.is_optional);
         let mut ty = vec![types.ty(&argument.ty)];
         ty.extend(absent.map(Doc::text));
@@ -175,6 +178,7 @@ fn signature(is_async: bool, name: &str, parameters: Vec<Doc>, result: Doc) -> S
     format!("    {}\n", signature.render(WIDTH, STEP, STEP))
 }
 
+/// Returns the body of a client's method.
 fn call_of(call: &Call, method: &Method, names: &MethodNames) -> String {
     let mut arguments = vec![Doc::text(&names.constant)];
     if method.incoming.is_some() {

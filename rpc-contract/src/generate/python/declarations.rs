@@ -131,7 +131,7 @@ impl Writer<'_> {
                 self.field("value", &only_field("value", ty))
             }
             Content::Fields(fields) => {
-                // Without fields, it would be a variant without content.
+                // Otherwise the package would take it for a variant without content.
                 if fields.is_empty() {
                     option("shape", "struct");
                 }
@@ -153,6 +153,8 @@ impl Writer<'_> {
         class(&decorator, name, base, &docs, &body)
     }
 
+    /// Writes an untagged enum: an alias of the union of its types. `null` is at the end of it,
+    /// once.
     fn untagged(&self, id: TypeId, named: &Named, alternatives: &[Alternative]) -> String {
         let (mut written, mut members, mut has_none) = (String::new(), Vec::new(), false);
         for (alternative, name) in alternatives.iter().zip(&self.names.variants[id.0]) {
@@ -180,7 +182,7 @@ impl Writer<'_> {
         written + &alias(self.names.ty(id), types::union(members), &named.docs)
     }
 
-    /// Writes the exception for an error whose type is none.
+    /// Writes the exception of a method whose error has another type. It holds the error.
     fn failure(&self, method: &str, name: &str, error: &Type) -> String {
         let docs = format!("The error of {}.", quoted(method));
         let field = self.field("error", &only_field("error", error));
@@ -193,6 +195,7 @@ impl Writer<'_> {
         )
     }
 
+    /// Writes the fields of a class.
     fn fields(&self, fields: &[Field], is_error: bool) -> String {
         let names = naming::fields(fields, is_error);
         let fields = fields.iter().zip(names);
@@ -222,7 +225,7 @@ impl Writer<'_> {
     }
 }
 
-/// Returns the field of a class that holds one value.
+/// Returns the only field of a class that holds one value.
 fn only_field(name: &str, ty: &Type) -> Field {
     Field {
         name: name.to_owned(),
@@ -232,7 +235,8 @@ fn only_field(name: &str, ty: &Type) -> Field {
     }
 }
 
-/// Returns the type that is added to that of a value that may be left out, and its default.
+/// Returns how a value may be left out, unless it is required: the type that is added to its own,
+/// if that does not include what is absent, and its default.
 pub(super) fn absent(ty: &Type, is_required: bool) -> (Option<&'static str>, Option<&'static str>) {
     match ty {
         _ if is_required => (None, None),
@@ -283,7 +287,7 @@ pub(super) fn class(decorator: &str, name: &str, base: Option<&str>, docs: &str,
 
 fn alias(name: &str, ty: Doc, docs: &str) -> String {
     let ty = match ty {
-        // A single name cannot be broken otherwise.
+        // A single name that does not fit is on a line of its own, in parentheses.
         Doc::Text(_) => types::parenthesized(vec![ty]),
         ty => ty,
     };
@@ -291,10 +295,11 @@ fn alias(name: &str, ty: Doc, docs: &str) -> String {
     format!("\n\n{}\n{}", line.render(WIDTH, 0, STEP), docstring(docs, 0))
 }
 
-/// Returns the documentation, or another one if it is empty.
+/// Returns the documentation, or what `otherwise` returns if nothing of it can be shown.
 pub(super) fn documented(docs: &str, otherwise: impl FnOnce() -> String) -> String {
-    match super::super::docs::lines(docs, WIDTH).is_empty() {
-        true => otherwise(),
-        false => docs.to_owned(),
+    if super::super::docs::lines(docs, WIDTH).is_empty() {
+        otherwise()
+    } else {
+        docs.to_owned()
     }
 }

@@ -15,7 +15,7 @@ const OF_PACKAGE: [&str; 18] = [
     "Method", "Retry", "Unset", "wire",
 ];
 
-/// What the declarations of a module use.
+/// The names that a module uses, and has to import. `enum` is the module `enum`.
 #[derive(Debug, Default)]
 struct Uses(BTreeSet<String>);
 
@@ -28,6 +28,7 @@ impl Uses {
         self.0.contains(name)
     }
 
+    /// Adds what a type uses.
     fn ty(&mut self, ty: &Type) {
         match ty {
             Type::Int(int) => self.add(&integer(*int)),
@@ -59,7 +60,7 @@ impl Uses {
         }
     }
 
-    /// Adds what the type of a value uses that may be left out.
+    /// Adds what is used because a value of the type may be left out: see `declarations::absent`.
     fn absent(&mut self, ty: &Type) {
         match ty {
             Type::Option(_) | Type::Unit => {}
@@ -123,9 +124,11 @@ fn import_from(names: Vec<Doc>) -> String {
     format!("{}\n", import.render(WIDTH, 0, STEP))
 }
 
+/// Finds the names that the module uses, with the same distinctions as those who write it.
 fn uses(service: &Service, names: &Names) -> Uses {
     let mut uses = Uses::default();
     let writer = TypeWriter::new(service, names);
+    // `TypeWriter` writes `Any` for a type that is not declared yet.
     if !writer.order.unmet.is_empty() {
         uses.add("Any");
     }

@@ -10,7 +10,7 @@ use super::text::STEP;
 use super::text::literal;
 use super::types::{TypeWriter, only};
 
-/// The columns of a part of the description.
+/// The most columns of a part of the description. With its quotes and indentation, it fits a line.
 const PART: usize = 90;
 
 /// Returns the constants, after a blank line.
@@ -30,6 +30,7 @@ pub(super) fn methods(service: &Service, names: &Names) -> String {
     written
 }
 
+/// Returns the declaration of a method's constant.
 fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWriter<'_>) -> Doc {
     let mut options = vec![Doc::text(literal(&method.name))];
     if !method.arguments.is_empty() {
@@ -143,7 +144,7 @@ fn service_constant(service: &Service, names: &Names) -> Doc {
     ])
 }
 
-/// Returns the description as a literal, in parentheses and of several parts if it is long.
+/// Returns the description as a literal. A long one is in parentheses, and has several parts.
 fn description(json: &str) -> Doc {
     let parts = chunks(json, PART);
     if let [only] = parts.as_slice() {

@@ -32,19 +32,20 @@ const BUILTIN: &str = "\
     UnicodeDecodeError UnicodeEncodeError UnicodeError UnicodeTranslateError UnicodeWarning \
     UserWarning ValueError Warning ZeroDivisionError";
 
-/// What the base classes of clients and workers have.
+/// Names of the base classes' own members in clients and workers.
 const OF_BASES: &str = "queue with_options";
 
-/// What exceptions have.
+/// Names of the members that exceptions have already.
 const OF_EXCEPTIONS: &str = "add_note args executed retryable with_traceback";
 
-/// The names in a module, by the places of what they name in the [`Service`].
+/// The names in a module. They are in the order of the [`Service`]'s types, methods and arguments.
 #[derive(Debug)]
 pub(super) struct Names {
     pub(super) client: String,
     pub(super) worker: String,
     pub(super) types: Vec<String>,
-    /// The classes of the variants or alternatives of each type. Empty for those without a class.
+    /// The classes of the variants or alternatives of each type. A name is empty if one has no
+    /// class.
     pub(super) variants: Vec<Vec<String>>,
     pub(super) methods: Vec<MethodNames>,
     /// Whether a type is an exception.
@@ -58,7 +59,7 @@ pub(super) struct MethodNames {
     pub(super) arguments: Vec<String>,
     /// The parameter for the items that the method receives.
     pub(super) items: String,
-    /// The class of its error, if the error's type is none.
+    /// The class that holds its error, if the type of the error does not become a class itself.
     pub(super) failure: Option<String>,
 }
 
@@ -120,7 +121,8 @@ impl MethodNames {
     }
 }
 
-/// Returns the names of a type's variants that have classes, with an empty one for each other.
+/// Returns the names for the classes of a type's variants, with an empty one for each that has
+/// none.
 fn variant_names(service: &Service, id: TypeId, name: &str, is_error: bool) -> Vec<String> {
     let of = |variant: &str| format!("{name}{}", pascal(variant, "Variant"));
     match &service.types.get(id).shape {
@@ -140,9 +142,10 @@ fn variant_names(service: &Service, id: TypeId, name: &str, is_error: bool) -> V
 
 /// Returns the names of fields in their class.
 pub(super) fn fields(fields: &[Field], is_error: bool) -> Vec<String> {
-    let mut scope = match is_error {
-        true => Scope::new(&[WORDS, IN_ANNOTATIONS, OF_EXCEPTIONS]),
-        false => Scope::new(&[WORDS, IN_ANNOTATIONS]),
+    let mut scope = if is_error {
+        Scope::new(&[WORDS, IN_ANNOTATIONS, OF_EXCEPTIONS])
+    } else {
+        Scope::new(&[WORDS, IN_ANNOTATIONS])
     };
     fields
         .iter()

@@ -11,10 +11,10 @@ pub(super) fn literal(text: &str) -> String {
     literals::literal(text, |wide| format!("\\U{wide:08x}"))
 }
 
-/// Returns a docstring with this indentation, and the end of its last line. Empty if there is no
-/// documentation.
+/// Returns a docstring with this indentation, up to and with the end of its last line. Empty if
+/// there is no documentation.
 pub(super) fn docstring(docs: &str, indent: usize) -> String {
-    // Its quotes are on the first line too.
+    // Six quotes are on the line of a docstring that has only one.
     let lines = docs::lines(docs, WIDTH - indent - 6);
     let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
     let margin = " ".repeat(indent);
@@ -26,7 +26,7 @@ pub(super) fn docstring(docs: &str, indent: usize) -> String {
         }
         [first, ..] => {
             let mut docstring = format!("{margin}\"\"\"{}", space_if(first.starts_with('"')));
-            for (line, index) in lines.iter().zip(0..) {
+            for (index, line) in lines.iter().enumerate() {
                 if index > 0 && !line.is_empty() {
                     docstring.push_str(&margin);
                 }
@@ -44,6 +44,7 @@ fn space_if(is_quote: bool) -> &'static str {
     if is_quote { " " } else { "" }
 }
 
+/// Escapes backslashes. Three quotes would end the docstring, so they become single ones.
 fn escaped(line: &str) -> String {
     line.replace('\\', "\\\\").replace("\"\"\"", "'''")
 }

@@ -23,31 +23,33 @@ impl<'a> TypeWriter<'a> {
         }
     }
 
-    /// Writes a type within other code.
+    /// Writes a type within other code, such as a list of parameters.
     pub(super) fn ty(&self, ty: &Type) -> Doc {
         Doc::Group(self.union(ty, None))
     }
 
-    /// Writes a type as an annotation, or as what an alias stands for. A union that does not fit is
-    /// in parentheses there.
+    /// Writes a type as the annotation of a field or of a result. A union that does not fit is in
+    /// parentheses.
     pub(super) fn annotation(&self, ty: &Type) -> Doc {
         operands(self.union(ty, None))
     }
 
-    /// Writes the type that an alias stands for.
+    /// Writes the type that the alias `id` stands for, like an annotation.
     pub(super) fn alias_of(&self, id: TypeId, ty: &Type) -> Doc {
         operands(self.union(ty, Some(id)))
     }
 
-    /// Writes a type as a part of the declaration of the alias `within`. A type that is not
-    /// declared before may be any value there.
+    /// Writes a type as a member of a union that is the alias `within`. A type that is declared
+    /// after that is written as `Any`.
     pub(super) fn member(&self, within: TypeId, ty: &Type) -> Doc {
         self.single(ty, Some(within))
     }
 
+    /// Returns the operands of the union with `None` that an option is, or one operand for any
+    /// other type. `within` is the alias in whose declaration they are, if any.
     fn union(&self, ty: &Type, within: Option<TypeId>) -> Vec<Doc> {
         match ty {
-            // Python refuses the union of nothing and nothing.
+            // Python refuses `None | None`.
             Type::Option(inner) if self.service.types.is_nothing(inner) => vec![self.single(inner, within)],
             Type::Option(inner) => vec![self.single(inner, within), Doc::Line, Doc::text("| None")],
             ty => vec![self.single(ty, within)],
@@ -70,6 +72,7 @@ impl<'a> TypeWriter<'a> {
                 Some(within) if self.order.is_unmet(within, *id) => Doc::text("Any"),
                 _ => Doc::text(self.names.ty(*id)),
             },
+            // Callers unwrap options, and no option is directly within another.
             Type::Option(_) => nested(ty),
             Type::List(item) => only("list[", nested(item)),
             Type::Tuple(types) => match types.as_slice() {
@@ -97,7 +100,8 @@ pub(super) fn union(members: Vec<Doc>) -> Doc {
     ))
 }
 
-/// Returns the operands of a union. A single one breaks within its own brackets.
+/// Returns the union of operands, in parentheses if it does not fit. A single operand has brackets
+/// of its own to break in.
 fn operands(mut operands: Vec<Doc>) -> Doc {
     match operands.len() {
         1 => operands.remove(0),
@@ -115,7 +119,8 @@ pub(super) fn parenthesized(operands: Vec<Doc>) -> Doc {
     ])
 }
 
-/// Returns a generic type with one parameter. A comma after that would make a tuple of it.
+/// Returns a generic type with one parameter, given what is before it, with `[`. Unlike in
+/// [`Doc::list`], no comma may follow the parameter: it would make a tuple of it.
 pub(super) fn only(open: &str, parameter: Doc) -> Doc {
     Doc::Group(vec![
         Doc::text(open),

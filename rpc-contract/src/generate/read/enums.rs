@@ -9,7 +9,7 @@ use super::named::Reader;
 use crate::definition_name;
 use crate::keywords::{self, Keywords};
 
-/// Names of fields that hold a variant's content rather than being one of its fields.
+/// Names that suggest that a field beside a tag holds a variant's content.
 const CONTENT: [&str; 9] = [
     "args", "c", "content", "contents", "data", "params", "payload", "v", "value",
 ];
@@ -47,7 +47,7 @@ fn unit(name: &str, docs: &str) -> Unit {
     }
 }
 
-/// A variant with the part of its schema that is its content.
+/// A variant with the schema of its content. With an internal tag, that is the whole variant.
 struct Found<'a> {
     name: &'a str,
     docs: &'a str,
@@ -55,19 +55,20 @@ struct Found<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the shape of an enum with these alternatives. Returns `None` if they only say whether
-    /// a value may be missing.
+    /// Reads the shape of an enum with these alternatives. Returns `None` if they are none: a type
+    /// that may be `null`, or only a reference to a type.
     pub(super) fn enumeration(&mut self, alternatives: &[Value], name: &str, depth: usize) -> Option<Shape> {
         let is_nothing = alternatives.iter().all(keywords::is_null);
         let is_optional = alternatives.len() == 2 && alternatives.iter().any(keywords::is_null);
-        if is_nothing || is_optional || alternatives.len() == 1 && alternatives[0].get("$ref").is_some() {
+        let is_reference = alternatives.len() == 1 && alternatives[0].get("$ref").is_some();
+        if is_nothing || is_optional || is_reference {
             return None;
         }
-        if let Some(found) = external(alternatives) {
-            return Some(self.tagged(Tagging::External, &found, name, depth));
+        if let Some(found) = find_external(alternatives) {
+            return Some(self.variants(Tagging::External, &found, name, depth));
         }
-        if let Some((tag, found)) = tagged(alternatives) {
-            if let Some(content) = adjacent(tag, alternatives) {
+        if let Some((tag, found)) = find_tagged(alternatives) {
+            if let Some(content) = find_adjacent_content(tag, alternatives) {
                 let (tag, content) = (tag.to_owned(), content.to_owned());
                 let found: Vec<_> = found
                     .into_iter()
@@ -76,7 +77,7 @@ impl Reader<'_> {
                         ..found
                     })
                     .collect();
-                return Some(self.tagged(Tagging::Adjacent { tag, content }, &found, name, depth));
+                return Some(self.variants(Tagging::Adjacent { tag, content }, &found, name, depth));
             }
             if let Some(shape) = self.internal(tag, &found, name, depth) {
                 return Some(shape);
@@ -85,7 +86,8 @@ impl Reader<'_> {
         Some(self.untagged(alternatives, name, depth))
     }
 
-    fn tagged(&mut self, tagging: Tagging, found: &[Found<'_>], name: &str, depth: usize) -> Shape {
+    /// Reads an enum whose variants have their content in one place.
+    fn variants(&mut self, tagging: Tagging, found: &[Found<'_>], name: &str, depth: usize) -> Shape {
         let mut names = BTreeSet::new();
         let found = found.iter().filter(|found| names.insert(found.name));
         let variants = found.map(|found| Variant {
@@ -140,10 +142,11 @@ impl Reader<'_> {
         let object = schema.as_object().filter(|_| self.step())?;
         let depth = depth.checked_sub(1)?;
         let mut fields = self.fields_but(Some(tag), object, context, depth);
-        let parts = object.get("allOf").map(|parts| parts.as_array());
-        for part in parts.unwrap_or(Some(&Vec::new()))? {
-            let part = self.resolved(part)?;
-            fields.extend(self.all_fields_but(tag, part, context, depth)?);
+        if let Some(parts) = object.get("allOf") {
+            for part in parts.as_array()? {
+                let part = self.resolved(part)?;
+                fields.extend(self.all_fields_but(tag, part, context, depth)?);
+            }
         }
         let is_known = !object.contains_key("oneOf") && !object.contains_key("anyOf");
         let mut names = BTreeSet::new();
@@ -151,7 +154,7 @@ impl Reader<'_> {
         is_known.then_some(fields)
     }
 
-    /// Follows references.
+    /// Follows references to a schema. `None` if one leads nowhere, or if there are too many.
     fn resolved<'v>(&self, mut schema: &'v Value) -> Option<&'v Value>
     where
         Self: 'v,
@@ -192,15 +195,15 @@ fn alternative_name(schema: &Value) -> Option<String> {
     title.or_else(first).map(str::to_owned)
 }
 
-/// Whether a schema has fields, all of which it lists.
+/// Whether a schema has fields, and lists all of them itself.
 fn is_struct(object: &Keywords) -> bool {
     let others = ["$ref", "allOf", "anyOf", "oneOf"];
     object.get("properties").is_some_and(Value::is_object)
         && !others.iter().any(|it| object.contains_key(*it))
 }
 
-/// Returns the variants of an enum with the variant's name outside.
-fn external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
+/// Returns the variants of an enum with external tags, or `None` if it is not one.
+fn find_external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
     let mut found = Vec::new();
     for alternative in alternatives {
         if let Some(texts) = texts_of_alternative(alternative) {
@@ -229,9 +232,9 @@ fn external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
     Some(found)
 }
 
-/// Returns the field that all alternatives have with a text of its own, and the alternatives as
-/// variants.
-fn tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
+/// Returns the field in which each alternative requires a different text, and the alternatives as
+/// variants with these names. `None` if there is no such field.
+fn find_tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
     let constant = |alternative: &'_ Value, name: &str| {
         let object = alternative.as_object()?;
         let is_required = keywords::is_required(object, name);
@@ -256,8 +259,9 @@ fn tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
 /// Returns the name of the field beside the tag that holds the content of all variants, if there is
 /// one.
 ///
-/// If only few variants have a field, it may as well be one of their own. Both look the same.
-fn adjacent<'a>(tag: &str, alternatives: &'a [Value]) -> Option<&'a str> {
+/// If the field has the same schema wherever it is, it may as well be a field of variants with
+/// internal tags, whose schemas look the same. Then its name decides.
+fn find_adjacent_content<'a>(tag: &str, alternatives: &'a [Value]) -> Option<&'a str> {
     let mut content = None;
     let mut schemas = BTreeSet::new();
     for alternative in alternatives {

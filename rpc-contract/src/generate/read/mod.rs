@@ -26,7 +26,7 @@ pub(super) fn service(description: &ServiceDescription) -> Service {
     let has_schemas = has_schemas(description);
     let methods = callable(&description.methods).map(|method| MethodReader { method, has_schemas });
     let mut methods: Vec<_> = methods.map(|method| method.read(&mut reader)).collect();
-    // Only the first one is.
+    // Only the first default method counts.
     let defaults = methods.iter_mut().filter(|method| method.is_default);
     defaults.skip(1).for_each(|method| method.is_default = false);
     Service {
@@ -35,7 +35,7 @@ pub(super) fn service(description: &ServiceDescription) -> Service {
         docs: description.docs.clone(),
         methods,
         types: reader.finish(),
-        // Maps with keys of text can always be written.
+        // Cannot fail: the keys of all maps are text.
         description: serde_json::to_string(description).unwrap_or_default(),
     }
 }
@@ -58,16 +58,17 @@ pub(super) fn spelled(rust: &[String]) -> (Vec<Type>, Types) {
     (types, reader.finish())
 }
 
+/// Reads a type that has no schema.
 fn spelled_type(rust: &str, reader: &mut Reader<'_>) -> Type {
-    // A part of an alias of `Result`.
+    // A type of an alias of `Result`, which the alias does not show.
     if rust.ends_with("::Ok") || rust.ends_with("::Err") {
         return Type::Any;
     }
     RustType::parse(rust).map_or(Type::Any, |rust| reader.outermost(&rust))
 }
 
-/// Whether the description has the schema of any type. A value without one then has a form of its
-/// own, which its type does not tell.
+/// Whether the description has the schema of any type. If so, the user's own functions write the
+/// arguments that have none, in a form that their types do not show.
 pub(super) fn has_schemas(description: &ServiceDescription) -> bool {
     description.methods.iter().any(|method| {
         let mut arguments = method.arguments.iter();
@@ -99,19 +100,13 @@ impl MethodReader<'_> {
         Method {
             name: method.name.clone(),
             docs: method.docs.clone(),
-            returns: match method.is_oneway {
-                true => Type::Unit,
-                false => self.answer(&method.returns, method.result_schema.as_ref(), "Result", reader),
+            returns: if method.is_oneway {
+                Type::Unit
+            } else {
+                self.value(&method.returns, method.result_schema.as_ref(), "Result", reader)
             },
-            error: error.map(|error| self.answer(error, method.error_schema.as_ref(), "Error", reader)),
-            incoming: incoming.map(|item| {
-                self.value(
-                    item,
-                    method.incoming_schema.as_ref(),
-                    &self.context("Item"),
-                    reader,
-                )
-            }),
+            error: error.map(|error| self.value(error, method.error_schema.as_ref(), "Error", reader)),
+            incoming: incoming.map(|item| self.value(item, method.incoming_schema.as_ref(), "Item", reader)),
             is_default: method.is_default && !method.is_broadcast,
             is_idempotent,
             is_oneway: method.is_oneway,
@@ -140,11 +135,10 @@ impl MethodReader<'_> {
     }
 
     fn argument(&self, argument: &ArgumentDescription, reader: &mut Reader<'_>) -> Argument {
-        let context = self.context(&argument.name);
         let ty = match &argument.schema {
-            // Only its own functions know what they write.
+            // Functions of the user write it, in a form that is not known.
             None if self.has_schemas => Type::Any,
-            schema => self.value(&argument.type_name, schema.as_ref(), &context, reader),
+            schema => self.value(&argument.type_name, schema.as_ref(), &argument.name, reader),
         };
         Argument {
             name: argument.name.clone(),
@@ -154,25 +148,14 @@ impl MethodReader<'_> {
         }
     }
 
-    /// Reads the type of a result or an error. A one-way method has no schemas of these.
-    fn answer(&self, rust: &str, schema: Option<&Value>, context: &str, reader: &mut Reader<'_>) -> Type {
-        match rust {
-            "" if schema.is_none() && !self.method.is_streaming => Type::Any,
-            "()" if schema.is_none() => Type::Unit,
-            rust => self.value(rust, schema, &self.context(context), reader),
-        }
-    }
-
-    fn value(&self, rust: &str, schema: Option<&Value>, context: &str, reader: &mut Reader<'_>) -> Type {
-        match schema {
-            Some(schema) => reader.schema(schema, RustType::parse(rust).as_ref(), context),
-            None => spelled_type(rust, reader),
-        }
-    }
-
-    /// Returns a name for a type that has none.
-    fn context(&self, part: &str) -> String {
-        format!("{} {part}", self.method.name)
+    /// Reads a type, given its spelling in Rust and its schema. A type without a name is named
+    /// after the method and the `part` of it that has this type.
+    fn value(&self, rust: &str, schema: Option<&Value>, part: &str, reader: &mut Reader<'_>) -> Type {
+        let Some(schema) = schema else {
+            return spelled_type(rust, reader);
+        };
+        let context = format!("{} {part}", self.method.name);
+        reader.schema(schema, RustType::parse(rust).as_ref(), &context)
     }
 }
 

@@ -37,7 +37,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the types, once all that others refer to are read.
+    /// Reads the definitions that types refer to, and returns all types.
     pub(super) fn finish(mut self) -> Types {
         while let Some((id, schema)) = self.pending.pop_front() {
             let name = self.types[id.0].name.clone();
@@ -46,13 +46,14 @@ impl<'a> Reader<'a> {
         Types(self.types)
     }
 
-    /// Whether another schema may be looked at.
+    /// Counts a schema that is about to be looked at. Returns whether it may be.
     pub(super) fn step(&mut self) -> bool {
         self.steps = self.steps.saturating_sub(1);
         self.steps > 0
     }
 
-    /// Returns the type of a definition, or `None` if there is none with this name.
+    /// Returns the type of the definition with this name, or `None` if there is none, or if there
+    /// are too many types.
     pub(super) fn definition(&mut self, name: &str) -> Option<TypeId> {
         if let Some(&id) = self.by_definition.get(name) {
             return Some(id);
@@ -61,6 +62,7 @@ impl<'a> Reader<'a> {
         let id = self.add(Named {
             name: name.to_owned(),
             docs: crate::keywords::docs(schema),
+            // Until `finish` reads it: types may refer to each other.
             shape: Shape::Unknown,
         })?;
         self.by_definition.insert(name.to_owned(), id);
@@ -77,13 +79,14 @@ impl<'a> Reader<'a> {
         (!is_ambiguous).then_some(name)
     }
 
-    /// Returns the type that is known by its name in Rust only. Two with the same words are one.
+    /// Returns the type of which only the name in Rust is known. Two with the same words are one.
     pub(super) fn unknown(&mut self, rust: &RustType) -> Option<TypeId> {
         let docs = || format!("The type `{rust}` of Rust. Its form is not described.");
         self.spelled(&rust.words(), || (Shape::Unknown, docs()))
     }
 
-    /// Returns the type with this name in Rust.
+    /// Returns the type with this name in Rust. A new one gets the shape and the documentation that
+    /// `make` returns. `None` if there are too many types.
     pub(super) fn spelled(&mut self, words: &str, make: impl FnOnce() -> (Shape, String)) -> Option<TypeId> {
         if let Some(&id) = self.by_spelling.get(words) {
             return Some(id);

@@ -25,9 +25,9 @@ impl RustType {
         if text.len() > MAX_LENGTH {
             return None;
         }
-        let mut reader = Reader { rest: text };
-        let ty = reader.ty(MAX_DEPTH)?;
-        reader.rest.trim().is_empty().then_some(ty)
+        let mut parser = Parser { rest: text };
+        let ty = parser.ty(MAX_DEPTH)?;
+        parser.rest.trim().is_empty().then_some(ty)
     }
 
     /// Returns the name and the parameters of a [`Path`](Self::Path).
@@ -58,7 +58,7 @@ impl RustType {
         }
     }
 
-    /// Returns the type of the items, given that this is a list.
+    /// Returns the type of the items if this is a list. A path is taken for one.
     pub(super) fn item(&self) -> Option<&Self> {
         match self {
             Self::Path(_, parameters) => parameters.first(),
@@ -95,7 +95,7 @@ impl RustType {
 impl fmt::Display for RustType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |f: &mut fmt::Formatter<'_>, types: &[Self]| {
-            for (ty, index) in types.iter().zip(0..) {
+            for (index, ty) in types.iter().enumerate() {
                 let comma = if index > 0 { ", " } else { "" };
                 write!(f, "{comma}{ty}")?;
             }
@@ -146,24 +146,25 @@ fn capitalized(word: &str) -> String {
     first.into_iter().chain(characters).collect()
 }
 
-/// What is left of the text.
-struct Reader<'a> {
+/// Parses a type.
+struct Parser<'a> {
+    /// What is left of the text.
     rest: &'a str,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Parser<'a> {
     fn ty(&mut self, depth: usize) -> Option<RustType> {
         let depth = depth.checked_sub(1)?;
         while self.skip("&") {
-            self.lifetime();
-            self.word("mut");
+            self.skip_lifetime();
+            self.skip_word("mut");
         }
         if self.skip("(") {
-            let types = self.types(")", depth)?;
-            return Some(match (types.0.as_slice(), types.1) {
-                // Parentheses around a type.
-                ([only], false) => only.clone(),
-                _ => RustType::Tuple(types.0),
+            let (types, ends_with_comma) = self.types(")", depth)?;
+            return Some(match types.as_slice() {
+                // Parentheses around a type: a tuple of one type has a comma.
+                [only] if !ends_with_comma => only.clone(),
+                _ => RustType::Tuple(types),
             });
         }
         if self.skip("[") {
@@ -182,24 +183,24 @@ impl<'a> Reader<'a> {
         let mut parameters = Vec::new();
         loop {
             if self.skip("<") {
-                parameters = self.types(">", depth)?.0;
+                (parameters, _) = self.types(">", depth)?;
             }
             if !self.skip("::") {
                 return Some(RustType::Path(name.to_owned(), parameters));
             }
-            // A module, or the parameters after `::<`.
+            // The name was that of a module, unless parameters follow, as in `Vec::<u8>`.
             if !self.rest.trim_start().starts_with('<') {
                 (name, parameters) = (self.name()?, Vec::new());
             }
         }
     }
 
-    /// Reads types up to this bracket. Lifetimes are left out. Also returns whether a comma was
-    /// before the bracket.
+    /// Reads types up to this bracket, without lifetimes. Also returns whether the last one has a
+    /// comma after it.
     fn types(&mut self, close: &str, depth: usize) -> Option<(Vec<RustType>, bool)> {
         let (mut types, mut has_comma) = (Vec::new(), false);
         while !self.skip(close) {
-            if !self.lifetime() {
+            if !self.skip_lifetime() {
                 types.push(self.ty(depth)?);
             }
             has_comma = self.skip(",");
@@ -210,6 +211,7 @@ impl<'a> Reader<'a> {
         Some((types, has_comma))
     }
 
+    /// Skips a token, and returns whether it was there.
     fn skip(&mut self, token: &str) -> bool {
         match self.rest.trim_start().strip_prefix(token) {
             Some(rest) => {
@@ -220,12 +222,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn lifetime(&mut self) -> bool {
+    fn skip_lifetime(&mut self) -> bool {
         self.skip("'") && self.name().is_some()
     }
 
-    /// Skips a word of the language.
-    fn word(&mut self, word: &str) {
+    /// Skips a word of the language, if it is there.
+    fn skip_word(&mut self, word: &str) {
         let before = self.rest;
         if self.name() != Some(word) {
             self.rest = before;

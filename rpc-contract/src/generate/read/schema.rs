@@ -32,7 +32,7 @@ impl Reader<'_> {
         shape.unwrap_or_else(|| Shape::Alias(self.ty(schema, None, name, MAX_DEPTH)))
     }
 
-    /// Reads the shape of a schema that needs a name.
+    /// Reads the shape of a type that needs a name: an enum or a struct. `None` for other types.
     fn named_shape(&mut self, schema: &Value, object: &Keywords, name: &str, depth: usize) -> Option<Shape> {
         if object.contains_key("$ref") {
             return None;
@@ -85,7 +85,7 @@ impl Reader<'_> {
         context: &str,
         depth: usize,
     ) -> Type {
-        // The schema tells whether the value may be missing.
+        // Without options, because the schema tells whether the value may be missing.
         let rust = rust.map(RustType::unwrapped);
         let Some(object) = schema.as_object().filter(|_| depth > 0 && self.step()) else {
             return Type::Any;
@@ -106,6 +106,7 @@ impl Reader<'_> {
         {
             return ty;
         }
+        // schemars lists the keys of a map like the fields of a struct if they are an enum.
         let is_map = rust.and_then(RustType::map).is_some() && value_of_listed_keys(object).is_some();
         if !is_map && let Some(shape) = self.named_shape(schema, object, context, depth) {
             let docs = keywords::docs(schema);
@@ -121,7 +122,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads alternatives of which one is nothing, and the only other one is a type.
+    /// Reads two alternatives of which one is `null`. `None` for any others.
     fn optional(
         &mut self,
         alternatives: &[Value],
@@ -201,6 +202,7 @@ impl Reader<'_> {
         if has_flattened(object) {
             return Type::Any;
         }
+        // A map with integers as keys has one pattern for them.
         let patterns = object.get("patternProperties").and_then(Value::as_object);
         let numbered = patterns.and_then(|patterns| {
             let mut patterns = patterns.iter();
@@ -225,7 +227,8 @@ impl Reader<'_> {
         Type::Map(Box::new(key), Box::new(value))
     }
 
-    /// Returns the type of a map's keys, given how Rust spells it. A schema says less about them.
+    /// Returns the type of a map's keys: `key`, which the schema says, or the narrower one that
+    /// Rust's spelling says, if they do not contradict.
     fn key_in_rust(&mut self, key: Key, map: &Keywords, rust: &RustType) -> Key {
         match (key, super::spelled::key(rust)) {
             (Key::Int(_), Some(Key::Int(int))) => Key::Int(int),
@@ -241,16 +244,15 @@ impl Reader<'_> {
         let (name, _) = rust.path()?;
         let name = self.definition_in_rust(name)?;
         let texts = super::enums::texts_of_units(&self.definitions[name])?;
-        // Another type may have this name, and no definition.
-        let is_other = keywords::fields(map).is_some_and(|keys| {
+        if let Some(keys) = keywords::fields(map) {
+            let keys: BTreeSet<_> = keys.into_iter().map(|(key, _)| key).collect();
             let names: BTreeSet<_> = texts.iter().map(|(name, _)| *name).collect();
-            !keys
-                .into_iter()
-                .map(|(key, _)| key)
-                .collect::<BTreeSet<_>>()
-                .eq(&names)
-        });
-        if is_other { None } else { self.definition(name) }
+            // The definition is that of another type with this name.
+            if keys != names {
+                return None;
+            }
+        }
+        self.definition(name)
     }
 }
 
@@ -270,16 +272,16 @@ fn is_character(schema: &Keywords) -> bool {
         .all(|limit| limit.and_then(Value::as_u64) == Some(1))
 }
 
-/// Whether a struct has fields of a type that the schema lists beside its own, and that may be
-/// missing.
+/// Whether a struct has flattened fields, whose schemas are beside its own fields.
 fn has_flattened(object: &Keywords) -> bool {
     let combined = ["allOf", "anyOf", "oneOf"];
     object.contains_key("properties") && combined.iter().any(|keyword| object.contains_key(*keyword))
 }
 
-/// Returns the width of an integer, which is in its format: `uint8`.
+/// Returns the type of an integer, which its format names, such as `uint8`. Without a known format,
+/// its limits tell the sign.
 fn integer(object: &Keywords, format: Option<&str>) -> Int {
-    let is_negative = |keyword: &str| {
+    let allows_negative = |keyword: &str| {
         let limit = object.get(keyword).and_then(Value::as_f64);
         limit.is_none_or(|limit| limit < 0.0)
     };
@@ -299,7 +301,7 @@ fn integer(object: &Keywords, format: Option<&str>) -> Int {
     });
     known.unwrap_or_else(|| Int {
         bits: 64,
-        is_signed: is_negative("minimum") && is_negative("exclusiveMinimum"),
+        is_signed: allows_negative("minimum") && allows_negative("exclusiveMinimum"),
     })
 }
 

@@ -14,6 +14,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a type that is within another one.
     fn rust(&mut self, rust: &RustType) -> Type {
         match rust {
             RustType::Tuple(types) if types.is_empty() => Type::Unit,
@@ -35,8 +36,9 @@ impl Reader<'_> {
             [inner, ..] if is_list(name) => self.rust(inner).list(),
             [_] if name == "DateTime" => Type::Text,
             [_] if name == "PhantomData" => Type::Unit,
-            [key, value, ..] if is_map(name) => {
-                let key = self.key(key);
+            [key_type, value, ..] if is_map(name) => {
+                // Any other key is text in JSON.
+                let key = key(key_type).unwrap_or(Key::Text);
                 Type::Map(Box::new(key), Box::new(self.rust(value)))
             }
             [] if name == "Duration" => self.duration(name, ["secs", "nanos"]),
@@ -51,12 +53,7 @@ impl Reader<'_> {
         }
     }
 
-    fn key(&mut self, rust: &RustType) -> Key {
-        // Any other key is text in JSON.
-        key(rust).unwrap_or(Key::Text)
-    }
-
-    /// Returns the form of a time of the standard library.
+    /// Returns the struct as which serde writes a time of the standard library.
     fn duration(&mut self, name: &str, [seconds, nanoseconds]: [&str; 2]) -> Type {
         let field = |name: &str, bits| Field {
             name: name.to_owned(),
@@ -120,7 +117,7 @@ fn scalar(name: &str) -> Option<Type> {
         "f64" => Type::F64,
         "char" => Type::Char,
         "str" | "String" => Type::Text,
-        // Types with two serde forms are text.
+        // Serde writes these as text in JSON.
         "IpAddr" | "Ipv4Addr" | "Ipv6Addr" | "SocketAddr" | "SocketAddrV4" | "SocketAddrV6" => Type::Text,
         "Uuid" | "Path" | "PathBuf" | "Url" | "NaiveDate" | "NaiveDateTime" | "NaiveTime" => Type::Text,
         "ByteBuf" | "Bytes" | "BytesMut" => Type::Bytes,

@@ -3,16 +3,24 @@
 use super::super::docs::quoted;
 use super::super::layout::Doc;
 use super::super::model::{Method, Service, Type};
-use super::methods::{is_nothing, is_optional};
+use super::methods::{is_optional, returns_nothing};
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::{jsdoc, key, lines, literal};
 use super::types::TypeWriter;
 
-/// How a method is called: the function of the package, the type of its options, and the generic
-/// type that it returns.
-fn call_of(method: &Method) -> (&'static str, &'static str, &'static str) {
-    match method {
+/// How a method is called.
+struct Call {
+    /// The function of the package that makes the call.
+    function: &'static str,
+    /// The type of its options.
+    options: &'static str,
+    /// The generic type that it returns.
+    returns: &'static str,
+}
+
+fn call_of(method: &Method) -> Call {
+    let (function, options, returns) = match method {
         Method {
             is_broadcast: true,
             is_oneway: true,
@@ -34,6 +42,11 @@ fn call_of(method: &Method) -> (&'static str, &'static str, &'static str) {
             incoming: Some(_), ..
         } => ("upload", "CallOptions", "Promise"),
         _ => ("call", "CallOptions", "Promise"),
+    };
+    Call {
+        function,
+        options,
+        returns,
     }
 }
 
@@ -51,7 +64,7 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
         names.service
     ));
     for (method, names) in service.methods.iter().zip(&names.methods) {
-        let (function, options, generic) = call_of(method);
+        let call = call_of(method);
         let mut parameters = parameters(method, names, &types);
         parameters.extend(
             method
@@ -59,8 +72,8 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
                 .iter()
                 .map(|item| Doc::text(format!("{}: rpc.Items<{}>", names.items, types.ty(item)))),
         );
-        parameters.push(Doc::text(format!("options?: rpc.{options}")));
-        let result = format!("{generic}<{}>", result(method, &types));
+        parameters.push(Doc::text(format!("options?: rpc.{}", call.options)));
+        let result = format!("{}<{}>", call.returns, result(method, &types));
         let signature = function_of(&names.function, parameters, &result, " {");
         written.push('\n');
         written.push_str(&jsdoc(&method.docs, STEP));
@@ -71,7 +84,7 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
         arguments.extend(method.incoming.iter().map(|_| Doc::text(&names.items)));
         arguments.push(Doc::text("options"));
         let body = Doc::Concat(vec![
-            Doc::text(format!("return this.$.{function}")),
+            Doc::text(format!("return this.$.{}", call.function)),
             Doc::list("(", arguments, ")", Doc::SoftLine),
             Doc::text(";"),
         ]);
@@ -83,7 +96,8 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
     written
 }
 
-/// Returns the interface of a worker, and what makes it ready to be served, after a blank line.
+/// Returns the interface of a worker, and the function that makes a worker ready to be served,
+/// after a blank line.
 pub(super) fn worker(service: &Service, names: &Names) -> String {
     let types = TypeWriter::new(service, names);
     let docs = format!("What serves the service {}.", quoted(&service.name));
@@ -119,9 +133,10 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
 }
 
 fn result(method: &Method, types: &TypeWriter<'_>) -> String {
-    match is_nothing(method) {
-        true => "void".to_owned(),
-        false => types.ty(&method.returns),
+    if returns_nothing(method) {
+        "void".to_owned()
+    } else {
+        types.ty(&method.returns)
     }
 }
 
@@ -129,7 +144,7 @@ fn parameters(method: &Method, names: &MethodNames, types: &TypeWriter<'_>) -> V
     let arguments = method.arguments.iter().zip(&names.arguments);
     let parameters = arguments.map(|(argument, name)| {
         let absent = match (is_optional(argument), &argument.ty) {
-            // It includes what is absent.
+            // `unknown` includes `undefined`.
             (false, _) | (true, Type::Any) => "",
             (true, _) => " | undefined",
         };
@@ -138,7 +153,7 @@ fn parameters(method: &Method, names: &MethodNames, types: &TypeWriter<'_>) -> V
     parameters.collect()
 }
 
-/// Returns the first lines of a function.
+/// Returns what is before the body of a function. `end` is what follows its type.
 fn function_of(name: &str, parameters: Vec<Doc>, result: &str, end: &str) -> Doc {
     Doc::Concat(vec![
         Doc::text(name),
@@ -150,9 +165,12 @@ fn function_of(name: &str, parameters: Vec<Doc>, result: &str, end: &str) -> Doc
 /// Returns the object with the arguments of a call.
 fn arguments_of(method: &Method, names: &MethodNames) -> Doc {
     let arguments = method.arguments.iter().zip(&names.arguments);
-    let arguments = arguments.map(|(argument, name)| match argument.name == *name {
-        true => Doc::text(name),
-        false => super::descriptors::property(&argument.name, Doc::text(name)),
+    let arguments = arguments.map(|(argument, name)| {
+        if argument.name == *name {
+            Doc::text(name)
+        } else {
+            super::descriptors::property(&argument.name, Doc::text(name))
+        }
     });
     Doc::list("{", arguments.collect(), "}", Doc::Line)
 }
@@ -180,11 +198,14 @@ fn implement(service: &Service, names: &Names) -> String {
     written
 }
 
-/// Returns the function that calls the worker's method.
+/// Returns the property whose function calls the worker's method with the arguments of a request.
 fn handler(method: &Method, names: &MethodNames) -> Doc {
-    let access = |name: &str| match key(name) == name {
-        true => format!("args.{name}"),
-        false => format!("args[{}]", literal(name)),
+    let access = |name: &str| {
+        if key(name) == name {
+            format!("args.{name}")
+        } else {
+            format!("args[{}]", literal(name))
+        }
     };
     let mut arguments: Vec<_> = method
         .arguments

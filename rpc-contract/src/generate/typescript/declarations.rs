@@ -89,24 +89,29 @@ impl Writer<'_> {
         let mut written = format!("export interface {name} {{\n");
         for field in fields {
             written.push_str(&jsdoc(&field.docs, STEP));
-            written.push_str(&lines(&Doc::text(self.types.property(field)), STEP));
+            written.push_str(&lines(
+                &Doc::text(format!("{};", self.types.property(field))),
+                STEP,
+            ));
         }
         written.push_str("}\n");
         written
     }
 }
 
-/// Returns an alias for a union of types, each with its documentation.
+/// Returns an alias for a union of types, each with its documentation, as prettier lays it out. If
+/// only the first member has documentation, it is above the whole union. Otherwise each member has
+/// its own above it, on lines that begin with `|`.
 fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     let head = Doc::text(format!("export type {name} ="));
     let docs = |(docs, _): &(String, Doc)| jsdoc_lines(docs, STEP);
     let (first, further) = members.split_at(1.min(members.len()));
-    let comment: Vec<_> = first.iter().flat_map(docs).collect();
-    let is_documented = further.iter().any(|member| !docs(member).is_empty());
+    let docs_of_first: Vec<_> = first.iter().flat_map(docs).collect();
+    let is_each_documented = further.iter().any(|member| !docs(member).is_empty());
     let is_union = !further.is_empty();
     let mut union = Vec::new();
-    for (member, index) in members.iter().zip(0..) {
-        if is_documented {
+    for (index, member) in members.iter().enumerate() {
+        if is_each_documented {
             let comment = docs(member).into_iter();
             union.extend(comment.flat_map(|line| [Doc::HardLine, Doc::Text(line)]));
             union.extend([Doc::HardLine, Doc::text("| ")]);
@@ -122,10 +127,10 @@ fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
             member
         });
     }
-    let alias = if is_documented {
+    let alias = if is_each_documented {
         vec![head, Doc::Indent(union)]
-    } else if !comment.is_empty() {
-        let comment = comment
+    } else if !docs_of_first.is_empty() {
+        let comment = docs_of_first
             .into_iter()
             .flat_map(|line| [Doc::HardLine, Doc::Text(line)]);
         let mut within: Vec<_> = comment.collect();
@@ -141,7 +146,7 @@ fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     lines(&Doc::Concat(vec![Doc::Concat(alias), Doc::text(";")]), 0)
 }
 
-/// Returns a type as the members of a union.
+/// Returns a type as the members of a union: an option is two.
 fn members(docs: &str, ty: &Type, write: impl Fn(&Type) -> String) -> Vec<(String, Doc)> {
     match ty {
         Type::Option(inner) => vec![
@@ -152,15 +157,15 @@ fn members(docs: &str, ty: &Type, write: impl Fn(&Type) -> String) -> Vec<(Strin
     }
 }
 
-/// Returns a constant with a descriptor.
+/// Returns a constant with the descriptor of the type `ty`.
 fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize) -> String {
     let head = format!("{keyword} {name}: rpc.Type<{ty}> =");
     let after_head = |descriptor: Doc| {
         let head = Doc::text(format!("{head} "));
         Doc::Concat(vec![head, descriptor, Doc::text(";")])
     };
-    // Prettier begins another line if the head is too long, or rather than to put a short argument
-    // on a line of its own.
+    // Prettier breaks after the `=` if the head is too long, or if a short argument would be on a
+    // line of its own otherwise.
     let is_usual = |constant: &Doc| {
         let rendered = constant.render(WIDTH, indent, STEP);
         let first = rendered.lines().next().unwrap_or_default();

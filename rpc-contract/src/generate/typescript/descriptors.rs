@@ -30,7 +30,8 @@ impl<'a> DescriptorWriter<'a> {
         Self { names, order }
     }
 
-    /// Writes the descriptor of a type that is used after all types.
+    /// Writes the descriptor of a type for code that follows all types, and needs no lazy
+    /// reference.
     pub(super) fn ty(&self, ty: &Type) -> Doc {
         self.part(ty, None)
     }
@@ -41,7 +42,6 @@ impl<'a> DescriptorWriter<'a> {
             Shape::Struct(fields) => {
                 call_with_object("t.struct", vec![], self.fields(fields, Some(id)), true)
             }
-            Shape::Alias(Type::Named(other)) if types.is_unmet(id, *other) => Doc::text("t.any"),
             Shape::Alias(ty) => self.alias_part(ty, id, types),
             Shape::Unknown => Doc::text("t.any"),
             Shape::Units(units) => enumeration(units),
@@ -78,7 +78,8 @@ impl<'a> DescriptorWriter<'a> {
         call("t.untagged", alternatives.collect())
     }
 
-    /// Writes a part of an alias. A type that the alias cannot have may be any value.
+    /// Writes a part of an alias. A type that the alias cannot mention is any value, as in the
+    /// alias.
     fn alias_part(&self, ty: &Type, id: TypeId, types: &TypeWriter<'_>) -> Doc {
         match ty {
             Type::Named(other) if types.is_unmet(id, *other) => Doc::text("t.any"),
@@ -129,6 +130,8 @@ impl<'a> DescriptorWriter<'a> {
         }
     }
 
+    /// Refers to the descriptor of a type with a name. Within the declaration of a type that comes
+    /// before it, the reference is lazy.
     fn reference(&self, id: TypeId, within: Option<TypeId>) -> Doc {
         let name = self.names.ty(id);
         match within {
@@ -160,7 +163,7 @@ fn enumeration(units: &[Unit]) -> Doc {
     )
 }
 
-/// Returns a property of an object that is made.
+/// Returns a property of an object literal.
 pub(super) fn property(name: &str, value: Doc) -> Doc {
     Doc::Concat(vec![Doc::text(format!("{}: ", key_of_value(name))), value])
 }
@@ -181,8 +184,8 @@ pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
     ])
 }
 
-/// Returns a call whose last argument is an object. It is on several lines if it does not fit, or
-/// `is_broken`.
+/// Returns a call whose last argument is an object, after those that are `first`. It is on several
+/// lines if it does not fit, and always if `is_broken`.
 pub(super) fn call_with_object(
     function: &str,
     first: Vec<String>,
@@ -202,11 +205,11 @@ pub(super) fn call_with_object(
     Doc::Concat(call)
 }
 
-/// What is between two arguments on one line.
+/// What [`call_with_object`] puts between arguments, and [`with_arguments_on_lines`] finds again.
 const SEPARATOR: &str = ", ";
 
-/// Returns a call whose last argument is an object, with each argument on a line of its own. `None`
-/// if it is another descriptor, or has no other argument.
+/// Returns what [`call_with_object`] has returned, but with each argument on a line of its own.
+/// `None` for any other descriptor, and for a call with only one argument.
 pub(super) fn with_arguments_on_lines(descriptor: &Doc) -> Option<Doc> {
     let Doc::Concat(parts) = descriptor else {
         return None;

@@ -11,29 +11,27 @@ use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::{jsdoc, lines, literal};
 
-/// The columns of a part of the description.
+/// The most columns of a part of the description. With its quotes and indentation, it fits a line.
 const PART: usize = 90;
 
-/// Whether the methods need descriptors of types.
+/// Whether the constants of the methods mention `t`, which has the descriptors of unnamed types.
 pub(super) fn uses_types(service: &Service) -> bool {
-    let is_described = |ty: &Type| !matches!(ty, Type::Named(_));
+    let is_unnamed = |ty: &Type| !matches!(ty, Type::Named(_));
     service.methods.iter().any(|method| {
-        let has_result = !is_nothing(method) && is_described(&method.returns);
-        let arguments = method.arguments.iter();
+        let has_result = !returns_nothing(method) && is_unnamed(&method.returns);
+        let mut arguments = method.arguments.iter();
         has_result
-            || method.incoming.as_ref().is_some_and(is_described)
-            || arguments
-                .into_iter()
-                .any(|argument| is_optional(argument) || is_described(&argument.ty))
+            || method.incoming.as_ref().is_some_and(is_unnamed)
+            || arguments.any(|argument| is_optional(argument) || is_unnamed(&argument.ty))
     })
 }
 
 /// Whether a method returns nothing, rather than a value or a stream of items.
-pub(super) fn is_nothing(method: &Method) -> bool {
+pub(super) fn returns_nothing(method: &Method) -> bool {
     method.is_oneway || (method.returns == Type::Unit && !method.is_streaming)
 }
 
-/// Whether an argument may be absent. That of an option is nothing then.
+/// Whether an argument may be `undefined`. One that is an option is `null` instead.
 pub(super) fn is_optional(argument: &Argument) -> bool {
     argument.is_optional && !matches!(argument.ty, Type::Option(_) | Type::Unit)
 }
@@ -57,6 +55,7 @@ pub(super) fn methods(service: &Service, names: &Names) -> String {
     written
 }
 
+/// Returns the constant of a method.
 fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &DescriptorWriter<'_>) -> Doc {
     let mut options = vec![property("name", Doc::text(literal(&method.name)))];
     if !method.arguments.is_empty() {
@@ -85,7 +84,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
     if let Some(item) = &method.incoming {
         options.push(property("incoming", types.ty(item)));
     }
-    if !is_nothing(method) {
+    if !returns_nothing(method) {
         options.push(property("result", types.ty(&method.returns)));
     }
     if let Some(error) = error_name(method.error.as_ref(), names.failure.as_deref(), all) {
@@ -118,7 +117,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
     call_with_object("rpc.method", vec![], options, false)
 }
 
-/// Returns a number. A larger one would lose digits.
+/// Returns a number of JavaScript, and the largest exact one for any that is larger.
 fn number(number: u64) -> String {
     number.min((1 << 53) - 1).to_string()
 }

@@ -26,10 +26,11 @@ const BUILTIN: &str = "\
     SharedArrayBuffer String Symbol SyntaxError TypeError URIError Uint16Array Uint32Array \
     Uint8Array Uint8ClampedArray WeakMap WeakRef WeakSet";
 
-/// What clients and all objects have. An object with a method `then` is taken for a promise.
+/// Names of members that clients and all objects have already, and `then`: an object that has this
+/// method is taken for a promise.
 const OF_BASES: &str = "hasOwnProperty then toJSON toString valueOf withOptions";
 
-/// The names in a module, by the places of what they name in the [`Service`].
+/// The names in a module. They are in the order of the [`Service`]'s types, methods and arguments.
 #[derive(Debug)]
 pub(super) struct Names {
     pub(super) client: String,
@@ -50,7 +51,7 @@ pub(super) struct MethodNames {
     pub(super) arguments: Vec<String>,
     /// The parameter for the items that the method receives.
     pub(super) items: String,
-    /// The class of its error, if the error's type has none.
+    /// The class that holds its error, if the type of the error has no class of its own.
     pub(super) failure: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use super::super::{docs, literals};
 /// The columns by which a block is indented.
 pub(super) const STEP: usize = 2;
 
-/// Before a part that prettier would lay out in another way, because it is too long for a line.
+/// Keeps prettier from changing the next statement, whose lines it would break in another way.
 const IGNORE: &str = "// prettier-ignore\n";
 
 /// Returns a string literal.
@@ -17,9 +17,10 @@ pub(super) fn literal(text: &str) -> String {
 
 /// Returns the key of a property.
 pub(super) fn key(name: &str) -> String {
-    match is_identifier(name) {
-        true => name.to_owned(),
-        false => literal(name),
+    if is_identifier(name) {
+        name.to_owned()
+    } else {
+        literal(name)
     }
 }
 
@@ -30,8 +31,8 @@ fn is_identifier(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.chars().all(is_part)
 }
 
-/// Returns the key of a property of an object that is made. A plain `__proto__` would be no
-/// property there.
+/// Returns the key of a property of an object literal. There, a plain `__proto__` would set the
+/// prototype.
 pub(super) fn key_of_value(name: &str) -> String {
     match name {
         "__proto__" => "[\"__proto__\"]".to_owned(),
@@ -48,8 +49,8 @@ pub(super) fn comment(docs: &str) -> String {
     lines.collect()
 }
 
-/// Returns a documentation comment with this indentation, and the end of its last line. Empty if
-/// there is no documentation.
+/// Returns a documentation comment with this indentation, up to and with the end of its last line.
+/// Empty if there is no documentation.
 pub(super) fn jsdoc(docs: &str, indent: usize) -> String {
     let margin = " ".repeat(indent);
     let lines = jsdoc_lines(docs, indent).into_iter();
@@ -58,6 +59,7 @@ pub(super) fn jsdoc(docs: &str, indent: usize) -> String {
 
 /// Returns the lines of a documentation comment, without their indentation.
 pub(super) fn jsdoc_lines(docs: &str, indent: usize) -> Vec<String> {
+    // `/** ` and ` */` take seven columns if the comment is on one line.
     let lines = docs::lines(docs, WIDTH - indent - 7);
     let lines: Vec<_> = lines.iter().map(|line| line.replace("*/", "*\\/")).collect();
     match lines.as_slice() {
@@ -75,8 +77,8 @@ pub(super) fn jsdoc_lines(docs: &str, indent: usize) -> Vec<String> {
     }
 }
 
-/// Returns lines of the module with this indentation. If one is too long, prettier leaves all of
-/// them as they are.
+/// Returns lines of the module with this indentation. If one is too long, a comment tells prettier
+/// to leave all of them as they are.
 pub(super) fn lines(doc: &Doc, indent: usize) -> String {
     let margin = " ".repeat(indent);
     let text = doc.render(WIDTH, indent, STEP);

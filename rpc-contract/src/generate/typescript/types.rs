@@ -11,7 +11,8 @@ use super::text::{jsdoc_lines, key, literal};
 #[derive(Debug)]
 pub(super) struct TypeWriter<'a> {
     names: &'a Names,
-    /// The compiler refuses an alias that needs itself, other than within an array or an object.
+    /// The order that aliases would need. The compiler refuses an alias that mentions itself, other
+    /// than within an array or an object, so what is unmet here is written as `unknown`.
     cycles: Order,
 }
 
@@ -37,20 +38,21 @@ impl<'a> TypeWriter<'a> {
     }
 
     pub(super) fn ty(&self, ty: &Type) -> String {
-        self.within(ty, None)
+        self.written(ty, None)
     }
 
     /// Writes a type as a part of the alias `within`.
     pub(super) fn member(&self, within: TypeId, ty: &Type) -> String {
-        self.within(ty, Some(within))
+        self.written(ty, Some(within))
     }
 
-    /// Whether the alias `id` cannot have this type: another one may be any value there.
+    /// Whether the alias `id` cannot mention this type, so that it is written as `unknown` there.
     pub(super) fn is_unmet(&self, id: TypeId, other: TypeId) -> bool {
         self.cycles.is_unmet(id, other)
     }
 
-    fn within(&self, ty: &Type, within: Option<TypeId>) -> String {
+    /// Writes a type. `within` is the alias in whose declaration it is, if any.
+    fn written(&self, ty: &Type, within: Option<TypeId>) -> String {
         match ty {
             Type::Bool => "boolean".to_owned(),
             Type::Int(int) => integer(*int).to_owned(),
@@ -63,8 +65,8 @@ impl<'a> TypeWriter<'a> {
                 Some(within) if self.is_unmet(within, *id) => "unknown".to_owned(),
                 _ => self.names.ty(*id).to_owned(),
             },
-            Type::Option(inner) => format!("{} | null", self.within(inner, within)),
-            // The compiler looks at what follows later.
+            Type::Option(inner) => format!("{} | null", self.written(inner, within)),
+            // Within lists, tuples and `Map`, an alias may mention itself.
             Type::List(item) => match **item {
                 Type::Option(_) => format!("({})[]", self.ty(item)),
                 _ => format!("{}[]", self.ty(item)),
@@ -74,7 +76,7 @@ impl<'a> TypeWriter<'a> {
                 format!("[{}]", types.join(", "))
             }
             Type::Map(key, value) => match **key {
-                Key::Text => format!("Record<string, {}>", self.within(value, within)),
+                Key::Text => format!("Record<string, {}>", self.written(value, within)),
                 Key::Bool => format!("Map<boolean, {}>", self.ty(value)),
                 Key::Int(int) => format!("Map<{}, {}>", integer(int), self.ty(value)),
                 Key::Named(id) => format!("Map<{}, {}>", self.names.ty(id), self.ty(value)),
@@ -85,7 +87,7 @@ impl<'a> TypeWriter<'a> {
     /// Returns the declaration of a field.
     pub(super) fn property(&self, field: &Field) -> String {
         let optional = if is_optional(field) { "?" } else { "" };
-        format!("{}{optional}: {};", key(&field.name), self.ty(&field.ty))
+        format!("{}{optional}: {}", key(&field.name), self.ty(&field.ty))
     }
 
     /// Returns the type of a variant's values, as a member of a union.
@@ -125,10 +127,11 @@ impl<'a> TypeWriter<'a> {
 
     fn properties(&self, fields: &[Field]) -> Vec<Doc> {
         let property = |field: &Field| {
+            // The deepest that these can be: in the content of a variant, in an alias that is
+            // broken.
             let docs = jsdoc_lines(&field.docs, 4 * STEP).into_iter();
             let mut property: Vec<_> = docs.flat_map(|line| [Doc::Text(line), Doc::HardLine]).collect();
-            let written = self.property(field);
-            property.push(Doc::text(written.trim_end_matches(';')));
+            property.push(Doc::text(self.property(field)));
             Doc::Concat(property)
         };
         fields.iter().map(property).collect()
@@ -158,7 +161,7 @@ fn has_docs(fields: &[Field]) -> bool {
     fields.iter().any(|field| !jsdoc_lines(&field.docs, 0).is_empty())
 }
 
-/// Whether a field may be absent. That of an option is nothing then.
+/// Whether a field may be absent. One that is an option is `null` instead.
 pub(super) fn is_optional(field: &Field) -> bool {
     !field.is_required && !matches!(field.ty, Type::Option(_) | Type::Unit)
 }
@@ -167,7 +170,7 @@ fn integer(int: Int) -> &'static str {
     if int.bits <= 32 { "number" } else { "bigint" }
 }
 
-/// Collects the types that the compiler needs to know what a type is.
+/// Collects the types that the compiler resolves at once when an alias stands for this type.
 fn needs_at_once(ty: &Type, needs: &mut Vec<usize>) {
     match ty {
         Type::Named(id) => needs.push(id.0),
