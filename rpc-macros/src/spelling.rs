@@ -33,6 +33,7 @@ struct Text {
 }
 
 impl Text {
+    /// Prints tokens. `->` is the only token of two characters that has spaces around it.
     fn push_all(&mut self, tokens: TokenStream) {
         let mut tokens = tokens.into_iter().peekable();
         while let Some(token) = tokens.next() {

@@ -82,6 +82,7 @@ impl<'a> Messages<'a> {
         }
     }
 
+    /// Returns the request of a method.
     fn request(&mut self, method: &MethodDescription, name: &str) -> Value {
         let arguments = method.arguments.iter();
         let properties: Map<_, _> = arguments

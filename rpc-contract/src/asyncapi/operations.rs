@@ -39,6 +39,7 @@ pub(super) fn all(
         .collect()
 }
 
+/// Returns the operation of a method.
 fn of_method(method: &MethodDescription, messages: &MethodMessages, fault: &str, view: View) -> Value {
     let channel = Channel::of_requests(method);
     let mut operation = json!({
@@ -106,6 +107,7 @@ fn binding(method: &MethodDescription) -> Value {
     binding
 }
 
+/// Returns a tag for each option of a method.
 fn tags(method: &MethodDescription) -> Vec<Value> {
     let known = [
         (method.is_default, "default", "Serves requests without a `type`."),

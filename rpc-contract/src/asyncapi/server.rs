@@ -82,6 +82,7 @@ impl FromStr for Server {
     }
 }
 
+/// Whether a text is a host, and maybe a port. An IPv6 address is in brackets.
 fn is_host_and_port(text: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let (is_host, after) = if let Some(ipv6) = text.strip_prefix('[') {

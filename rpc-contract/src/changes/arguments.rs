@@ -139,6 +139,7 @@ fn argument_place(method: &MethodDescription, argument: &ArgumentDescription) ->
     }
 }
 
+/// Compares two versions of one argument.
 fn compare_argument(
     method: &MethodDescription,
     (old, new): (&ArgumentDescription, &ArgumentDescription),

@@ -102,6 +102,7 @@ impl SchemaComparison<'_> {
         problems
     }
 
+    /// Compares two schemas that are no references.
     fn check_resolved(&mut self, writer: &Value, reader: &Value, path: &str) -> Vec<Problem> {
         if is_anything(reader) || *writer == Value::Bool(false) {
             return Vec::new();

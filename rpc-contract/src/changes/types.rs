@@ -65,6 +65,7 @@ impl<'a> TypeComparer<'a> {
         mem::take(&mut self.compared_by_name)
     }
 
+    /// Returns why the reader may fail to read what the writer writes.
     fn problems(
         &mut self,
         (writer, writer_definitions): (NamedType<'_>, &Definitions),

@@ -98,6 +98,7 @@ pub(super) fn methods(service: &Service) -> Vec<TokenStream> {
     methods.map(|method| client_method(service, method)).collect()
 }
 
+/// A method of the client, which encodes the arguments and returns the call.
 fn client_method(service: &Service, method: &Method) -> TokenStream {
     let header = method_header(service, method, &Generics::default());
     let answer = &method.answer_type();
@@ -203,8 +204,8 @@ fn at_output(method: &Method) -> Span {
     Span::call_site().located_at(method.output.span())
 }
 
-/// The user's docs. If all of them are under conditions, a line with a link to the trait comes
-/// first, for a build in which no condition holds.
+/// The user's docs. If there are none, or only ones under conditions that may not hold, a line with
+/// a link to the trait comes first.
 fn docs(service: &Service, method: &Method) -> TokenStream {
     let docs = method.attributes.docs();
     let fallback = (!method.attributes.is_documented()).then(|| {

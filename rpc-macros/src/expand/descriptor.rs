@@ -47,6 +47,7 @@ pub(super) fn reference(service: &Service) -> TokenStream {
     }
 }
 
+/// The constant that describes a method.
 fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let constant = method_constant_name(method);
@@ -117,6 +118,7 @@ fn duration(duration: Duration) -> TokenStream {
     quote!(::core::time::Duration::from_millis(#milliseconds))
 }
 
+/// The docs as one text, which the compiler joins if a macro makes a part of them.
 fn docs(attributes: &Attributes) -> Option<TokenStream> {
     let lines = attributes.doc_lines();
     let (first, others) = lines.split_first()?;

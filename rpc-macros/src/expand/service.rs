@@ -9,6 +9,7 @@ use super::{
 use crate::attributes::Attributes;
 use crate::model::Service;
 
+/// Expands a service without errors.
 pub(crate) fn service(service: &Service) -> TokenStream {
     let service_trait = service_trait::definition(service);
     let client = client::definition(service);

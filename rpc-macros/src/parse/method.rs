@@ -82,6 +82,7 @@ fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
     !one.cfg().is_empty() && !other.cfg().is_empty()
 }
 
+/// Refuses what may be written in a signature and has no meaning for a service.
 fn refuse_syntax(item: &TraitMethod, stream: Option<&TypeImplTrait>, errors: &mut Errors) {
     let Signature {
         constness,

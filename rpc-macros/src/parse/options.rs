@@ -57,6 +57,7 @@ pub(super) const PARAMETER: OptionPlace = OptionPlace {
 const PLACES: [&OptionPlace; 3] = [&SERVICE, &METHOD, &PARAMETER];
 
 impl OptionPlace {
+    /// The error for an option that this place does not have. Another place may.
     fn unknown_option_message(&self, option: &str) -> String {
         let mut places = PLACES.into_iter();
         if let Some(place) = places.find(|place| place.options.usage(option).is_some()) {

@@ -193,6 +193,7 @@ fn is_plain(method: &TraitMethod) -> bool {
 
 const NOT_A_PLAIN_METHOD: &str = "a service has plain methods only; write `async fn name(&self)`";
 
+/// Refuses an item of the trait that is no method.
 fn refuse_item(item: &syn::TraitItem, errors: &mut Errors) {
     let (attributes, message): (&[Attribute], _) = match item {
         syn::TraitItem::Const(item) => (

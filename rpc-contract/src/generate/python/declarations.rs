@@ -41,6 +41,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Writes what declares a type: a class, classes, or an alias.
     fn declaration(&self, id: TypeId) -> String {
         let named = self.service.types.get(id);
         let (name, is_error) = (self.names.ty(id), self.names.is_error[id.0]);
@@ -202,6 +203,7 @@ impl Writer<'_> {
         members(fields.map(|(field, name)| (self.field(&name, field), docstring(&field.docs, STEP))))
     }
 
+    /// Writes a field. One whose name differs on the wire has that name in its annotation.
     fn field(&self, name: &str, field: &Field) -> String {
         let (absent, default) = absent(&field.ty, field.is_required);
         let annotation = match (field.name == name, absent) {

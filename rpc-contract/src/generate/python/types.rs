@@ -56,6 +56,7 @@ impl<'a> TypeWriter<'a> {
         }
     }
 
+    /// Writes one operand of a union.
     fn single(&self, ty: &Type, within: Option<TypeId>) -> Doc {
         let nested = |ty: &Type| Doc::Group(self.union(ty, within));
         match ty {

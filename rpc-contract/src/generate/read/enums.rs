@@ -168,6 +168,7 @@ impl Reader<'_> {
         None
     }
 
+    /// Reads an enum without tags: any list of alternatives is one.
     fn untagged(&mut self, alternatives: &[Value], name: &str, depth: usize) -> Shape {
         let alternative = |(schema, index): (&Value, usize)| {
             let own = alternative_name(schema).unwrap_or_else(|| index.to_string());

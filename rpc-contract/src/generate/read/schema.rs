@@ -137,6 +137,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a schema that names several types. Only one of them, and `null`, can be expressed.
     fn of_types(
         &mut self,
         names: &[Value],
@@ -155,6 +156,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a schema that names one type, which `name` is.
     fn of_type(
         &mut self,
         name: &str,
@@ -198,6 +200,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads an object without fields of its own.
     fn map(&mut self, object: &Keywords, rust: Option<&RustType>, context: &str, depth: usize) -> Type {
         if has_flattened(object) {
             return Type::Any;

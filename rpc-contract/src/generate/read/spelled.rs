@@ -24,6 +24,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a type with a name, and maybe parameters.
     fn path(&mut self, name: &str, parameters: &[RustType], rust: &RustType) -> Type {
         if parameters.is_empty()
             && let Some(scalar) = scalar(name)
@@ -110,6 +111,7 @@ fn is_list(name: &str) -> bool {
     names.contains(&name)
 }
 
+/// Returns the type that a name without parameters always means, or `None` for any other.
 fn scalar(name: &str) -> Option<Type> {
     Some(match name {
         "bool" => Type::Bool,

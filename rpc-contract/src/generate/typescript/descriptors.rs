@@ -105,6 +105,7 @@ impl<'a> DescriptorWriter<'a> {
         fields.iter().map(field).collect()
     }
 
+    /// Writes the descriptor of a type. `within` is the type in whose declaration it is, if any.
     fn part(&self, ty: &Type, within: Option<TypeId>) -> Doc {
         let nested = |ty: &Type| self.part(ty, within);
         match ty {
