@@ -35,6 +35,23 @@ struct Entries {
     is_busy: bool,
 }
 
+impl Entries {
+    fn new(entries: impl Into<Vec<&'static str>>) -> Self {
+        Self {
+            entries: Mutex::new(entries.into()),
+            is_busy: false,
+        }
+    }
+
+    /// A cache that is being filled, so nothing can be dropped from it.
+    fn busy() -> Self {
+        Self {
+            entries: Mutex::default(),
+            is_busy: true,
+        }
+    }
+}
+
 impl Cache for Entries {
     async fn clear(&self, prefix: &str) -> Result<usize, Busy> {
         if self.is_busy {
@@ -57,9 +74,9 @@ async fn main() -> anyhow::Result<()> {
     let broker = broker().await?;
     // Each worker has its own entries.
     let workers = [
-        start(&broker, "east", vec!["users/1", "users/2", "orders/1"], false).await?,
-        start(&broker, "west", vec!["users/1"], false).await?,
-        start(&broker, "busy", vec![], true).await?,
+        start(&broker, "east", Entries::new(["users/1", "users/2", "orders/1"])).await?,
+        start(&broker, "west", Entries::new(["users/1"])).await?,
+        start(&broker, "busy", Entries::busy()).await?,
     ];
     let cache = CacheClient::new(&broker);
 
@@ -86,18 +103,9 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(
-    broker: &Broker,
-    name: &str,
-    entries: Vec<&'static str>,
-    is_busy: bool,
-) -> anyhow::Result<RunningServer> {
-    let cache = Entries {
-        entries: Mutex::new(entries),
-        is_busy,
-    };
+async fn start(broker: &Broker, name: &str, entries: Entries) -> anyhow::Result<RunningServer> {
     let server = Server::new(broker).worker_name(name);
-    Ok(server.serve(CacheServer::new(cache)).start().await?)
+    Ok(server.serve(CacheServer::new(entries)).start().await?)
 }
 
 fn print(gathered: Gathered<usize, Busy>) {
@@ -111,8 +119,9 @@ fn print(gathered: Gathered<usize, Busy>) {
     for (worker, answer) in answers {
         match answer {
             Ok(dropped) => println!("{worker}: dropped {dropped}"),
+            // The worker's own error, or why there is no answer from it.
             Err(CallError::Service(error)) => println!("{worker}: {error}"),
-            Err(error) => println!("{worker}: {error}"),
+            Err(error) => println!("{worker}: no answer: {error}"),
         }
     }
     println!("missing: {}", gathered.missing.unwrap_or_default());

@@ -39,7 +39,11 @@ impl Mail for Arc<Postman> {
         let outcome = if exists { "sent" } else { "failed" };
         let line = format!("{to}, attempt {}: {outcome}", cx.attempt());
         self.log.lock().expect("no holder panics").push(line);
-        exists.then_some(()).ok_or_else(|| NoMailbox(to.to_owned()))
+        if exists {
+            Ok(())
+        } else {
+            Err(NoMailbox(to.to_owned()))
+        }
     }
 }
 

@@ -25,9 +25,11 @@ trait Dice {
     async fn roll(&self, sides: u32) -> Result<u32, String>;
 }
 
+/// The buckets of histograms of durations.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
+/// The buckets of histograms of calls in one message.
 const CALLS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
 struct Cup;
@@ -36,7 +38,7 @@ impl Dice for Cup {
     async fn roll(&self, sides: u32) -> Result<u32, String> {
         match sides {
             0 => Err("a die has sides".into()),
-            // Chosen by a fair roll of a die.
+            // Always the same, because the example does not need chance.
             sides => Ok(4.min(sides)),
         }
     }

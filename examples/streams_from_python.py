@@ -28,11 +28,19 @@ CONTROL_EXCHANGE = "rpc.control"
 # A peer that has nothing to send sends a message every 5 seconds. One that is silent for 16 seconds is gone.
 KEEP_ALIVE = 5
 MAX_SILENCE = 16
-# What the iterator of a caller does not yield.
+# What `next` returns at the end of a caller's items, which is none of them.
 END = object()
+# A worker gives a caller up after so many messages without an answer: a minute.
+MAX_UNANSWERED = 12
+# What a worker asks of a caller that sends items, beside granting credit.
+ASKS_AGAIN, ASKS_NO_MORE = 1, 2
 # Limits of a message with items.
 MAX_ITEMS = 16 * 1024
 MAX_ITEMS_BYTES = 64 * 1024
+# MessagePack writes at most so many bytes before an item.
+ITEM_PREFIX = 5
+# So many bytes of credit are taken for an item beside its own.
+ITEM_COST = 8
 
 
 def connect(url):
@@ -46,10 +54,10 @@ def batches(items):
     """Splits items into lists that fit into one message. A single item may be larger."""
     batch, size = [], 0
     for item in items:
-        size += len(item) + 5
+        size += len(item) + ITEM_PREFIX
         if batch and (len(batch) == MAX_ITEMS or size > MAX_ITEMS_BYTES):
             yield batch
-            batch, size = [], len(item) + 5
+            batch, size = [], len(item) + ITEM_PREFIX
         batch.append(item)
     if batch:
         yield batch
@@ -84,6 +92,7 @@ class Stream:
     def __init__(self, worker, request_id, delivery_tag, properties):
         self.worker = worker
         self.request_id = request_id
+        # The delivery tag of the request, until it is acknowledged.
         self.unacked = delivery_tag
         self.properties = properties
         headers = properties.headers
@@ -91,13 +100,17 @@ class Stream:
         self.credit = [number(headers["rpc-credit"])]
         if "rpc-credit-bytes" in headers:
             self.credit.append(number(headers["rpc-credit-bytes"]))
+        # What the method has made, in items and bytes of credit.
         self.made, self.made_bytes = 0, 0
+        # Items that are made and not sent.
         self.ready = []
+        # The number of items that are sent.
         self.sent = 0
         self.has_ended = False
         # Guards what the two threads share: `credit`, `ready` and `has_ended`.
         self.changed = threading.Condition()
         self.sent_at = time.monotonic()
+        # How many messages without items the caller has not answered with credit.
         self.unanswered = 0
 
     # In the thread of the method.
@@ -127,7 +140,7 @@ class Stream:
                 raise Ended
             self.ready.append(item)
             self.made += 1
-            self.made_bytes += len(item) + 8
+            self.made_bytes += len(item) + ITEM_COST
         self.worker.soon(self.flush)
 
     def has_credit(self):
@@ -191,7 +204,7 @@ class Stream:
         if time.monotonic() - self.sent_at < KEEP_ALIVE:
             return
         self.unanswered += 1
-        if self.unanswered > 12:
+        if self.unanswered > MAX_UNANSWERED:
             fault = {"code": "abandoned", "message": "the caller grants no credit"}
             return self.end("fault", json.dumps(fault).encode())
         self.publish_items([])
@@ -423,9 +436,9 @@ class Client:
                         kept.popleft()
                         taken += 1
                     # If messages are lost, the worker asks for all items that the method has not taken.
-                    sent = taken if asks == 1 else max(sent, taken)
+                    sent = taken if asks == ASKS_AGAIN else max(sent, taken)
                     # All items have arrived, or the method takes no more.
-                    is_done = asks == 2
+                    is_done = asks == ASKS_NO_MORE
                 if is_done:
                     kept.clear()
                 else:
