@@ -10,7 +10,7 @@ const MAX_ITEMS = 500;
 /** How much of an item is shown, in characters. */
 const MAX_ITEM = 10_000;
 
-/** What each outcome says about the method. */
+/** What `executed` says about the method. */
 const EXECUTED = {
   no: "the method did not run: it is safe to call it again",
   maybe: "the method may have run",
@@ -21,11 +21,13 @@ const EXECUTED = {
 export class Answer {
   constructor(method, element) {
     this.method = method;
+    /** How many items or answers have come. */
     this.count = 0;
+    /** The rows that are not in the list yet. */
     this.waiting = [];
     this.trace = null;
     this.begun = performance.now();
-    /** What is remembered of the call. */
+    /** What the table of calls shows of this one, once it has ended. */
     this.outcome = { outcome: "stopped", kind: "stopped" };
     this.state = h("span", { class: "outcome running" }, "running");
     this.facts = h("span", { class: "facts" });
@@ -39,6 +41,7 @@ export class Answer {
     this.timer = setInterval(() => this.showFacts(), 100);
   }
 
+  /** Shows a line that the server has sent about the call. */
   add(line) {
     switch (line.event) {
       case "begin":
@@ -117,7 +120,7 @@ export class Answer {
     this.count += 1;
     this.waiting.push(h("li", { value: this.count, class: className }, children));
     if (this.waiting.length > MAX_ITEMS) this.waiting.shift();
-    // Many items may come between two pictures of the screen.
+    // Rows wait for the next frame: many items may come before the screen shows one.
     this.frame ??= requestAnimationFrame(() => this.showRows());
   }
 
@@ -133,6 +136,7 @@ export class Answer {
       this.body.prepend(this.list);
     }
     const list = this.list;
+    // The list follows its end, unless the user has scrolled up. Heights may be rounded.
     const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
     list.append(...this.waiting);
     this.waiting = [];
@@ -140,6 +144,7 @@ export class Answer {
     if (isAtEnd) list.scrollTop = list.scrollHeight;
   }
 
+  /** Shows how long the call takes, and how much has come. */
   showFacts(millis = performance.now() - this.begun) {
     const what = this.method.broadcast ? "answer" : "item";
     const parts = [showMillis(millis)];
@@ -148,6 +153,7 @@ export class Answer {
     setText(this.facts, parts.join(" · "));
   }
 
+  /** Shows that the call has ended: `word` says how, in the color of `kind`. */
   end(word, kind, executed, millis) {
     clearInterval(this.timer);
     this.showRows();
@@ -200,6 +206,7 @@ export class Answer {
     this.end("refused", "failed", details.executed);
   }
 
+  /** The lines have ended. The last one should have said how the call ended. */
   close() {
     if (this.state.classList.contains("running")) this.refused(new Error("the answer breaks off"));
   }
@@ -213,6 +220,7 @@ function workerOf(worker) {
   );
 }
 
+/** Returns what is shown of a failure. */
 function failureOf({ message, error, executed, hint }) {
   return [
     h("p", { class: "failure-text" }, message),

@@ -1,5 +1,6 @@
 // Talks to the console's server.
 
+/** Where the token is in the storage of the tab. */
 const KEY = "rpc-console-token";
 
 /** A request that the server refuses. `details` is what it says about that. */
@@ -26,6 +27,7 @@ export function hasToken() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
+/** Sends a request: `GET` without a body. Throws `Refused` if the server refuses it. */
 async function send(path, body, signal) {
   const headers = { authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}` };
   if (body !== undefined) headers["content-type"] = "application/json";

@@ -7,7 +7,7 @@ import { argumentsEditor, itemsField } from "./editor.js";
 import { Mistake } from "./form.js";
 import { changed, noteCall, state } from "./state.js";
 
-/** Makes the panel of a method. */
+/** Makes the panel of a method, with functions to call the method and to stop the call. */
 export function callPanel(service, method) {
   const message = h("p", { class: "mistake", role: "alert" });
   const showMistake = (mistake) => showIn(message, mistake);
@@ -27,7 +27,7 @@ export function callPanel(service, method) {
     h("kbd", {}, "Esc"),
   );
   const answer = h("div", { class: "answer" });
-  // For screen readers, which would read each item otherwise.
+  // Screen readers read this, rather than each item of the answer.
   const heard = h("span", { class: "only-heard", role: "status" });
   const isReadOnly = state.hello?.read_only ?? false;
   const onsubmit = (event) => {
@@ -110,7 +110,7 @@ export function callPanel(service, method) {
   return { element, run, stop: () => running?.abort(), isRunning: () => running !== null };
 }
 
-/** Tells the user what to correct, until it is. */
+/** Tells the user what to correct, until the input changes. Throws what is no mistake of theirs. */
 function showIn(message, mistake) {
   if (!(mistake instanceof Mistake)) throw mistake;
   const { input } = mistake;
@@ -130,7 +130,7 @@ function callWord(method) {
   return "Call";
 }
 
-/** How to call. */
+/** Makes the fields for how to call. `read()` returns the options for the request. */
 function optionsOf(method) {
   const placeholder = String((method.timeout_ms ?? 30_000) / 1000);
   const timeout = h("input", {

@@ -1,6 +1,6 @@
 // The table of the calls that this page has made.
 
-import { h, showClock, showMillis } from "./dom.js";
+import { h, showClock, showMillis, tableHead } from "./dom.js";
 import { state } from "./state.js";
 
 /** The table of the calls of this page. */
@@ -16,17 +16,7 @@ export function callsTable() {
       h(
         "table",
         { class: "cards" },
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            ["Time", "Method", "Outcome", "Executed", "Took", "Trace"].map((name) =>
-              h("th", { scope: "col" }, name),
-            ),
-          ),
-        ),
+        tableHead(["Time", "Method", "Outcome", "Executed", "Took", "Trace"]),
         rows,
       ),
     ),

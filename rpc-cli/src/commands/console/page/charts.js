@@ -3,12 +3,14 @@
 import { h, svg } from "./dom.js";
 import { state, windowMillis } from "./state.js";
 
+/** The height of a chart, and the space above and below its lines, in pixels. */
 const HEIGHT = 66;
 const TOP = 6;
 const BOTTOM = 4;
 
-/** A pause between two points that is longer than this many rounds is a gap. */
+/** A pause between two points that is longer than this many rounds, and this slack, is a gap. */
 const MAX_ROUNDS = 4;
+const SLACK_MILLIS = 2000;
 
 /**
  * Makes charts above one another, which show the same time. Each has a `title`, a `show` that makes
@@ -17,12 +19,12 @@ const MAX_ROUNDS = 4;
  */
 export function charts(all) {
   let points = [];
-  /** The part of the width to which the user points. `null` if to none. */
+  /** Where the user points, from 0 at the left to 1 at the right. `null` if nowhere. */
   let pointed = null;
   const draw = () => made.forEach((chart) => chart.draw(points, pointed));
   const made = all.map((one) =>
-    chart(one, (part) => {
-      pointed = part;
+    chart(one, (position) => {
+      pointed = position;
       draw();
     }),
   );
@@ -35,7 +37,8 @@ export function charts(all) {
   };
 }
 
-function chart({ title, series: all, show }, point) {
+/** Makes one chart. Calls `onPoint` with where the user points in it. */
+function chart({ title, series: all, show }, onPoint) {
   const values = h("span", { class: "chart-values" });
   const picture = svg("svg", { class: "chart-picture", role: "img", height: HEIGHT });
   const element = h(
@@ -44,6 +47,7 @@ function chart({ title, series: all, show }, point) {
     h("figcaption", {}, h("span", { class: "chart-title" }, title), values),
     picture,
   );
+  /** What was drawn last, to draw it again with another width. */
   let drawn = [[], null];
 
   const draw = (points, pointed) => {
@@ -60,7 +64,7 @@ function chart({ title, series: all, show }, point) {
     const most = Math.max(0, ...visible.flatMap((one) => series.map(({ key }) => one[key] ?? 0)));
     const top = niceMaximum(most);
     const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
-    const at =
+    const chosen =
       pointed === null ? visible.at(-1) : nearest(visible, begin + pointed * (end - begin));
     picture.replaceChildren(
       ...[0, 0.5, 1].map((part) =>
@@ -68,22 +72,22 @@ function chart({ title, series: all, show }, point) {
       ),
       ...series.flatMap(({ key, color }, index) => shapes(visible, key, color, x, y, index === 0)),
       svg("text", { class: "scale", x: 2, y: TOP + 10 }, most > 0 ? show(top) : ""),
-      ...(pointed !== null && at
+      ...(pointed !== null && chosen
         ? [
             svg("line", {
               class: "pointer",
-              x1: x(at.at),
-              x2: x(at.at),
+              x1: x(chosen.at),
+              x2: x(chosen.at),
               y1: TOP,
               y2: HEIGHT - BOTTOM,
             }),
           ]
         : []),
     );
-    showValues(series, at, pointed === null ? null : end);
+    showValues(series, chosen, pointed === null ? null : end);
   };
 
-  /** Shows the values of a point, and how old it is at `now`. */
+  /** Shows the values of a point, and how old it is at `now`, unless that is `null`. */
   const showValues = (series, point, now) => {
     const age = point && now !== null ? `${Math.round((now - point.at) / 1000)}s ago` : "";
     const texts = series.map(({ key, label, color }) => [
@@ -91,6 +95,7 @@ function chart({ title, series: all, show }, point) {
       color,
       point ? show(point[key]) : "–",
     ]);
+    // Unchanged text is left alone, because screen readers would read it again.
     const signature = JSON.stringify([texts, age]);
     if (values.dataset.shown === signature) return;
     values.dataset.shown = signature;
@@ -113,16 +118,16 @@ function chart({ title, series: all, show }, point) {
 
   picture.addEventListener("pointermove", (event) => {
     const { left, width } = picture.getBoundingClientRect();
-    point((event.clientX - left) / width);
+    onPoint((event.clientX - left) / width);
   });
-  picture.addEventListener("pointerleave", () => point(null));
+  picture.addEventListener("pointerleave", () => onPoint(null));
   new ResizeObserver(() => draw(...drawn)).observe(picture);
   return { element, draw };
 }
 
 /** Returns the lines of a series, maybe with an area below. Points without a value are gaps. */
 function shapes(points, key, color, x, y, hasArea) {
-  const longest = MAX_ROUNDS * (state.hello?.interval_ms ?? 2000) + 2000;
+  const longest = MAX_ROUNDS * (state.hello?.interval_ms ?? 2000) + SLACK_MILLIS;
   const parts = [];
   let last = null;
   for (const point of points) {
@@ -152,6 +157,7 @@ function shapes(points, key, color, x, y, hasArea) {
   });
 }
 
+/** Returns the point whose time is nearest, or nothing if there is no point. */
 function nearest(points, at) {
   let best = points[0];
   for (const point of points) if (Math.abs(point.at - at) < Math.abs(best.at - at)) best = point;
@@ -175,6 +181,7 @@ export function sparkline() {
   const line = svg("polyline", { class: "line calls" });
   const picture = svg("svg", { class: "spark", width, height, "aria-hidden": "true" }, line);
   const update = (points) => {
+    // A point has the same place whether there are 30 of them or fewer.
     const shown = points.slice(-30).map((point) => point.calls ?? 0);
     const most = Math.max(...shown, 0);
     const text = shown.map((value, index) => {

@@ -15,6 +15,7 @@ export function svg(tag, properties, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
+/** Sets the properties, and appends the children. Leaves out those that are `null` or `false`. */
 function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
     if (value === undefined || value === null || value === false) continue;
@@ -41,7 +42,7 @@ export function visible(text) {
   );
 }
 
-/** Sets the text of an element, if it is another one. A selection in unchanged text stays. */
+/** Sets the text of an element if it differs, so that a selection in unchanged text stays. */
 export function setText(element, text) {
   const shown = visible(text);
   if (element.textContent !== shown) element.textContent = shown;
@@ -63,6 +64,14 @@ let ids = 0;
 export function newId() {
   ids += 1;
   return `e${ids}`;
+}
+
+/** Makes the head of a table. The columns with `numbers` are aligned to the right. */
+export function tableHead(names, numbers = []) {
+  const cells = names.map((name) =>
+    h("th", { scope: "col", class: numbers.includes(name) ? "right" : "" }, name),
+  );
+  return h("thead", {}, h("tr", {}, cells));
 }
 
 /** Returns a button that copies a text, or nothing if the browser does not let pages copy. */

@@ -19,17 +19,15 @@ export function argumentsEditor(method, definitions, showMistake) {
     json.element,
   );
   const body = h("div", { class: "call-body" }, form.element);
-  const buttons = ["Form", "JSON"].map((name) =>
-    h("button", { type: "button", "aria-pressed": String(name === "Form") }, name),
-  );
+  const formButton = h("button", { type: "button", "aria-pressed": "true" }, "Form");
+  const jsonButton = h("button", { type: "button", "aria-pressed": "false" }, "JSON");
   let isJson = false;
 
   const show = (wantsJson) => {
     isJson = wantsJson;
     body.replaceChildren(isJson ? jsonElement : form.element);
-    buttons.forEach((button, index) =>
-      button.setAttribute("aria-pressed", String((index === 1) === isJson)),
-    );
+    formButton.setAttribute("aria-pressed", String(!isJson));
+    jsonButton.setAttribute("aria-pressed", String(isJson));
   };
   const toJson = () => {
     json.input.value = pretty(form.read());
@@ -41,18 +39,15 @@ export function argumentsEditor(method, definitions, showMistake) {
       throw new Mistake("the form cannot show this JSON: it can be sent as it is", json.input);
     show(false);
   };
-  buttons.forEach((button, index) =>
-    button.addEventListener("click", () => {
-      const wantsJson = index === 1;
-      if (wantsJson === isJson) return;
-      try {
-        if (wantsJson) toJson();
-        else toForm();
-      } catch (mistake) {
-        showMistake(mistake);
-      }
-    }),
-  );
+  const convert = (conversion) => {
+    try {
+      conversion();
+    } catch (mistake) {
+      showMistake(mistake);
+    }
+  };
+  formButton.addEventListener("click", () => isJson && convert(toForm));
+  jsonButton.addEventListener("click", () => !isJson && convert(toJson));
 
   const head =
     method.arguments.length > 0
@@ -61,7 +56,8 @@ export function argumentsEditor(method, definitions, showMistake) {
           h(
             "div",
             { class: "modes", role: "group", "aria-label": "How to write the arguments" },
-            buttons,
+            formButton,
+            jsonButton,
           ),
         ]
       : [h("h2", {}, "No arguments")];

@@ -1,14 +1,27 @@
 // Makes forms from JSON Schemas (draft 7, as descriptions of services have them). What has no form
 // gets a field for JSON.
 //
-// A field has an `element`, `read()`, which returns JSON text and throws a `Mistake`, and
-// `fill(value)`, which takes a parsed value and returns whether the field can show it.
+// A field has:
+// - `element`,
+// - `inputId`, the id of the input that its label is for, if it has only one,
+// - `read()`, which returns JSON text and throws a `Mistake`,
+// - `fill(value)`, which takes a parsed value and returns whether the field can show it,
+// - `clear()`, if it is optional: it leaves the value out, and returns whether that is possible.
+//
+// `labelledBy` is the id of a field's label.
 
 import { h, newId } from "./dom.js";
 import { parse, pretty, write } from "./json.js";
 
 /** How deep fields may be nested. */
 const MAX_DEPTH = 6;
+
+/** How many items a list shows. */
+const MAX_ITEMS = 200;
+
+/** What an optional field may be without a value. */
+const NULL = "null";
+const LEFT_OUT = "left out";
 
 /** What a user has entered and cannot be sent. */
 export class Mistake extends Error {
@@ -29,6 +42,7 @@ class Context {
     this.renew();
   }
 
+  /** Sets new limits: on schemas that are looked at, and on fields that are made. */
   renew(steps = 20_000, fields = 300) {
     this.steps = steps;
     this.fields = fields;
@@ -36,6 +50,7 @@ class Context {
 
   spend(steps = 1) {
     this.steps -= steps;
+    // Not `<`: a malformed schema may have made it `NaN`.
     if (!(this.steps >= 0)) throw new RangeError("the schema is too large for a form");
   }
 
@@ -58,6 +73,7 @@ export function argumentsForm(method, definitions) {
   return {
     ...form,
     fill(value) {
+      // What the user has written may be longer than what a schema alone should make.
       context.renew(100_000, 5000);
       try {
         return form.fill(value);
@@ -69,18 +85,16 @@ export function argumentsForm(method, definitions) {
   };
 }
 
+/** Makes the field of a schema, with a box in front of it if the value may be `null`. */
 function fieldOf(schema, context, depth, labelledBy) {
   return orJson(labelledBy, () => {
     const { resolved, isNullable } = resolve(schema, context);
     const make = () => orJson(labelledBy, () => fieldOfKind(resolved, context, depth, labelledBy));
-    return isNullable ? optionalField(make, "null", labelledBy, context) : make();
+    return isNullable ? optionalField(make, NULL, labelledBy, context) : make();
   });
 }
 
-/**
- * Makes a field. Anyone can describe a service, with anything as a schema: what cannot be read gets
- * a field for JSON.
- */
+/** Makes a field, or one for JSON if `make` throws: a schema may be too large, or malformed. */
 function orJson(labelledBy, make) {
   try {
     return make();
@@ -89,6 +103,7 @@ function orJson(labelledBy, make) {
   }
 }
 
+/** Makes the field of a schema that is no reference and does not allow `null`. */
 function fieldOfKind(schema, context, depth, labelledBy) {
   if (depth >= MAX_DEPTH || typeof schema !== "object" || schema === null)
     return jsonField(labelledBy);
@@ -145,7 +160,7 @@ function resolve(schema, context) {
   return { resolved, isNullable };
 }
 
-/** Returns the values of a type that has only a few, as JSON text. */
+/** Returns the values of a type that lists them, as JSON text, or nothing for any other type. */
 function constantsOf(schema, context) {
   context.spend(1 + (schema.enum?.length ?? 0));
   if (schema.enum) return schema.enum.map(exactText);
@@ -164,6 +179,7 @@ function exactText(value) {
   });
 }
 
+/** Returns the fields of an object as members. */
 function membersOf(schema) {
   const required = new Set(schema.required ?? []);
   return Object.entries(schema.properties).map(([name, of]) => ({
@@ -181,7 +197,7 @@ function membersField(members, context, depth, labelledBy) {
     const id = newId();
     const make = () => fieldOf(schema, context, depth, id);
     const field = isOptional
-      ? optionalField(() => makeWithoutNull(schema, context, depth, id), "left out", id, context)
+      ? optionalField(() => makeWithoutNull(schema, context, depth, id), LEFT_OUT, id, context)
       : make();
     const label = h(
       "div",
@@ -227,7 +243,7 @@ function makeWithoutNull(schema, context, depth, id) {
   return orJson(id, () => fieldOfKind(resolve(schema, context).resolved, context, depth, id));
 }
 
-/** A field that is only there if its box is checked. Otherwise the value is `null` or left out. */
+/** A field that is only there if its box is checked. Otherwise its value is `without`. */
 function optionalField(make, without, labelledBy, context) {
   const body = h("div", { class: "optional-body" });
   const box = h("input", { type: "checkbox", id: newId(), "aria-labelledby": labelledBy });
@@ -247,14 +263,14 @@ function optionalField(make, without, labelledBy, context) {
   return {
     inputId: box.id,
     element: h("div", { class: "optional" }, box, body),
-    read: () => (box.checked ? field.read() : without === "null" ? "null" : undefined),
+    read: () => (box.checked ? field.read() : without === NULL ? "null" : undefined),
     fill(value) {
       box.checked = value.text !== "null";
       update();
       return !box.checked || field.fill(value);
     },
     clear() {
-      if (without === "null") return false;
+      if (without === NULL) return false;
       box.checked = false;
       update();
       return true;
@@ -277,7 +293,7 @@ function textField(labelledBy) {
     fill(value) {
       if (value.kind !== "string") return false;
       const text = JSON.parse(value.text);
-      // It would lose its line feeds.
+      // An input of one line would lose the line feeds.
       if (/[\r\n]/.test(text)) return false;
       input.value = text;
       return true;
@@ -330,6 +346,7 @@ function choiceField(values, labelledBy) {
     element: select,
     read: () => select.value,
     fill(value) {
+      // Texts may be equal and have other escapes.
       const text = values.find(
         (known) =>
           known === value.text ||
@@ -361,6 +378,7 @@ function variantsField(variants, context, depth, labelledBy) {
   };
   const update = () => {
     const { resolved } = resolve(variants[Number(select.value)], context);
+    // A variant that is a constant needs no field: the choice says it all.
     const isConstant = constantsOf(resolved ?? {}, context)?.length === 1;
     body.replaceChildren(...(isConstant ? [] : [current().element]));
   };
@@ -409,6 +427,7 @@ function variantField(variant, context, depth, labelledBy) {
   };
 }
 
+/** Returns what a choice calls a variant, or nothing if it has no name. */
 function nameOf(variant, context) {
   const reference = variant.$ref?.split("/").at(-1);
   const { resolved } = resolve(variant, context);
@@ -466,7 +485,7 @@ function listField(items, context, depth, labelledBy) {
     element: h("div", { role: "group", "aria-labelledby": labelledBy }, list, button),
     read: () => `[${fields.map((field) => field.read()).join(", ")}]`,
     fill(value) {
-      if (value.kind !== "array" || value.items.length > 200) return false;
+      if (value.kind !== "array" || value.items.length > MAX_ITEMS) return false;
       fields.length = 0;
       list.replaceChildren();
       return value.items.every((item) => add().fill(item));

@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 
+/** A token, as one of: a mark, a string, a number, a word. */
 const TOKEN =
   /\s*(?:([{}[\],:])|("(?:[^"\\]|\\.)*")|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null))/y;
 
@@ -11,14 +12,14 @@ const MAX_DEPTH = 200;
 /** How long a text may be to be shown in colors. */
 const MAX_COLORED = 100_000;
 
-/** How many spaces are put at the beginnings of lines. */
+/** How many spaces `pretty` puts at the beginnings of lines, in all. */
 const MAX_SPACES = 2_000_000;
 
 /** How much of a text is shown. */
 const MAX_SHOWN = 1_000_000;
 
+/** Yields the tokens. The `kind` of a mark is the mark itself. */
 function* tokens(text) {
-  TOKEN.lastIndex = 0;
   let at = 0;
   while (at < text.length) {
     TOKEN.lastIndex = at;
@@ -44,7 +45,7 @@ function* tokens(text) {
  * `{ kind: "array", items }`, or `{ kind: "string" | "number" | "word", text }`.
  */
 export function parse(text) {
-  // The browser's parser names what is wrong.
+  // The browser's parser names what is wrong. What it accepts, the loops below can rely on.
   JSON.parse(text);
   const all = [...tokens(text)];
   let next = 0;
@@ -64,6 +65,7 @@ export function parse(text) {
       const entries = [];
       while (all[next].kind !== "}") {
         const name = JSON.parse(all[next].text);
+        // The name and the colon.
         next += 2;
         entries.push([name, value(depth + 1)]);
         if (all[next].kind === ",") next++;
@@ -95,12 +97,13 @@ export function pretty(text) {
   }
 }
 
+/** Yields the tokens, with line breaks and spaces between them. Names are of the kind `name`. */
 function* prettyTokens(text) {
   let depth = 0;
   let last = "";
   let spaces = 0;
   const newLine = () => {
-    // Deeply nested values would have much more of them than text.
+    // Deeply nested values would have many more spaces than text.
     spaces += 2 * depth;
     if (spaces > MAX_SPACES) throw new RangeError("the lines have too many spaces");
     return { kind: "space", text: `\n${"  ".repeat(depth)}` };
@@ -122,6 +125,7 @@ function* prettyTokens(text) {
   }
 }
 
+/** Yields the tokens, with spaces between them, for one line. */
 function* lineTokens(text) {
   const all = [...tokens(text)];
   for (const [index, token] of all.entries()) {
@@ -142,6 +146,7 @@ export function show(text, onOneLine = false) {
   try {
     if (text.length > MAX_COLORED) return [onOneLine ? text : pretty(text)];
     const shown = onOneLine ? lineTokens(text) : prettyTokens(text);
+    // Marks have no color.
     return [...shown].map(({ kind, text: part }) =>
       /^[a-z]/.test(kind) && kind !== "space" ? h("span", { class: `json-${kind}` }, part) : part,
     );

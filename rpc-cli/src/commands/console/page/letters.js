@@ -1,7 +1,7 @@
 // The dead letters of a queue, and what can be done with them.
 
 import { ask } from "./api.js";
-import { h, plural, setText, showAge, showCount, showSize } from "./dom.js";
+import { h, plural, setText, showAge, showCount, showSize, tableHead } from "./dom.js";
 import { show } from "./json.js";
 import { state } from "./state.js";
 
@@ -22,23 +22,9 @@ export function lettersPanel(queue) {
       h(
         "table",
         { class: "cards" },
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            [
-              ["Letter"],
-              ["Method"],
-              ["Reason"],
-              ["Attempts", 1],
-              ["Failed", 1],
-              ["Size", 1],
-              ["Error"],
-              [""],
-            ].map(([name, right]) => h("th", { scope: "col", class: right ? "right" : "" }, name)),
-          ),
+        tableHead(
+          ["Letter", "Method", "Reason", "Attempts", "Failed", "Size", "Error", ""],
+          ["Attempts", "Failed", "Size"],
         ),
         rows,
       ),
@@ -46,6 +32,7 @@ export function lettersPanel(queue) {
   );
 
   let isBusy = false;
+  /** Runs `what` unless something else is running, and shows `doing` meanwhile, or the failure. */
   const work = async (doing, what) => {
     if (isBusy) return;
     isBusy = true;
@@ -61,6 +48,7 @@ export function lettersPanel(queue) {
   };
 
   const load = () => work("Looking at the letters…", async () => setText(status, await list()));
+  /** Shows the letters. Returns what to say about them. */
   const list = async () => {
     const { letters, more, notes } = await ask("/api/letters/list", { queue });
     rows.replaceChildren(...letters.map(letterRow));
@@ -117,6 +105,7 @@ export function lettersPanel(queue) {
       cell("Error", h("span", { class: "error-text", title: letter.error }, letter.error ?? "–")),
       cell("", h("span", { class: "row-actions" }, buttons)),
     );
+    /** The row with everything that is in the letter. `null` if it is closed. */
     let open = null;
     const close = () => {
       open.remove();

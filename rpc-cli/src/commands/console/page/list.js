@@ -22,7 +22,7 @@ export const sidebar = h(
   list,
 );
 
-/** What the list has: `{ service, method, text, key, link, rate, spark, element }`. */
+/** The methods in the list. `text` is what the search looks at. */
 let entries = [];
 
 /** The key of the method that is shown. `null` if it is none. */
@@ -30,6 +30,7 @@ let current = null;
 
 search.addEventListener("input", filter);
 
+/** Fills the list with the methods that are known now. */
 export function fillList() {
   const focused = document.activeElement?.dataset?.key;
   entries = [];
@@ -86,6 +87,7 @@ function entryOf(service, method) {
   return { key, link, rate, spark, text, element: h("li", {}, link) };
 }
 
+/** Hides the methods that do not have all words of the search, and services without others. */
 function filter() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   for (const entry of entries)
@@ -131,8 +133,8 @@ export function markRunning() {
 export function onListKey(event) {
   const isInSearch = event.target === search;
   const isInList = Boolean(event.target.dataset?.key);
-  if (isInSearch && event.key === "Enter") openEntry(visible()[0]);
-  else if (isInSearch && event.key === "ArrowDown") visible()[0]?.link.focus();
+  if (isInSearch && event.key === "Enter") openEntry(shownEntries()[0]);
+  else if (isInSearch && event.key === "ArrowDown") shownEntries()[0]?.link.focus();
   else if (isInList && event.key === "ArrowDown") move(event.target, 1);
   else if (isInList && event.key === "ArrowUp") move(event.target, -1);
   else return false;
@@ -153,7 +155,7 @@ export function leaveSearch() {
   return true;
 }
 
-const visible = () => entries.filter(({ link }) => link.offsetParent !== null);
+const shownEntries = () => entries.filter(({ link }) => link.offsetParent !== null);
 
 /** Opens a method, and tells its view to take the focus. */
 function openEntry(entry) {
@@ -165,8 +167,9 @@ function openEntry(entry) {
   location.hash = href;
 }
 
+/** Moves the focus in the list, or from its beginning to the search. */
 function move(from, step) {
-  const shown = visible();
+  const shown = shownEntries();
   const index = shown.findIndex(({ link }) => link === from) + step;
   if (index < 0) search.focus();
   else shown[index]?.link.focus();

@@ -23,17 +23,19 @@ const status = h("span", { class: "status", role: "status" }, "connecting…");
 const broker = h("code", { class: "broker" });
 const readOnly = h("span", { class: "badge", hidden: true }, "read-only");
 const tabs = [
-  ["#/", "Methods"],
-  ["#/queues", "Queues"],
-  ["#/workers", "Workers"],
-].map(([href, name]) => {
+  ["methods", "#/", "Methods"],
+  ["queues", "#/queues", "Queues"],
+  ["workers", "#/workers", "Workers"],
+].map(([kind, href, name]) => {
   const count = h("span", { class: "count" });
-  return { name, count, element: h("a", { href }, name, count) };
+  return { kind, count, element: h("a", { href }, name, count) };
 });
 const main = h("main", { id: "main", tabindex: -1 });
 const notice = h("p", { class: "trouble", role: "alert", hidden: true });
 
+/** What is shown, with `element`, `update()`, and what else the view offers. */
 let view = null;
+/** The key of the method that is shown. */
 let shownKey = "";
 
 function start() {
@@ -115,11 +117,11 @@ function showView() {
   if (state.isRefused) return showRefusal();
   const { kind, key } = place();
   document.body.dataset.view = kind;
-  tabs.forEach(({ element }, index) => {
-    const isCurrent = index === (kind === "queues" ? 1 : kind === "workers" ? 2 : 0);
-    if (isCurrent) element.setAttribute("aria-current", "page");
-    else element.removeAttribute("aria-current");
-  });
+  const tabKind = ["queues", "workers"].includes(kind) ? kind : "methods";
+  for (const tab of tabs) {
+    if (tab.kind === tabKind) tab.element.setAttribute("aria-current", "page");
+    else tab.element.removeAttribute("aria-current");
+  }
   view = makeView(kind, key);
   shownKey = kind === "method" ? key.join("/") : "";
   main.replaceChildren(view.element);
@@ -135,19 +137,18 @@ function makeView(kind, key) {
   return method ? methodView(service, method) : emptyView(kind === "method" ? key : null);
 }
 
+function emptyText(missing) {
+  if (state.at === 0) return "Looking for workers…";
+  if (missing) return "No worker serves this method now.";
+  if (state.services.size === 0)
+    return "No worker answers. Is one running, and on this virtual host?";
+  return "Choose a method, or press / to find one.";
+}
+
+/** The view without a method. `missing` is the one that the address names, if no worker has it. */
 function emptyView(missing) {
   const text = h("p", { class: "muted" });
-  const update = () =>
-    setText(
-      text,
-      missing && state.at > 0
-        ? "No worker serves this method now."
-        : state.at === 0
-          ? "Looking for workers…"
-          : state.services.size === 0
-            ? "No worker answers. Is one running, and on this virtual host?"
-            : "Choose a method, or press / to find one.",
-    );
+  const update = () => setText(text, emptyText(missing));
   update();
   return {
     element: h(
@@ -178,14 +179,15 @@ function showRefusal() {
   );
 }
 
-/** Shows what has changed. */
+/** Shows what has changed: `what` is as in `listen`. */
 function update(what) {
   if (what === "hello") {
     setText(broker, state.hello.broker);
     broker.title = `rpc ${state.hello.version}`;
-    if (readOnly.hidden === state.hello.read_only) {
+    const wasReadOnly = !readOnly.hidden;
+    if (wasReadOnly !== state.hello.read_only) {
       readOnly.hidden = !state.hello.read_only;
-      // The view may have buttons that are not for this console.
+      // The view has other buttons then.
       showView();
     }
   }
@@ -220,12 +222,13 @@ function showStatus() {
   const running = [...state.services.values()].filter((service) => !service.isGone);
   const methods = running.reduce((sum, service) => sum + service.methods.length, 0);
   const dead = [...state.queues.values()].reduce((sum, queue) => sum + (queue.dead ?? 0), 0);
-  const counts = [methods, state.queues.size, workers];
-  tabs.forEach(({ count }, index) =>
-    setText(count, state.at === 0 ? "" : showCount(counts[index])),
-  );
-  tabs[1].element.classList.toggle("has-dead", dead > 0);
-  tabs[1].element.title = dead > 0 ? plural(dead, "dead letter") : "";
+  const counts = { methods, queues: state.queues.size, workers };
+  for (const { kind, count, element } of tabs) {
+    setText(count, state.at === 0 ? "" : showCount(counts[kind]));
+    if (kind !== "queues") continue;
+    element.classList.toggle("has-dead", dead > 0);
+    element.title = dead > 0 ? plural(dead, "dead letter") : "";
+  }
 }
 
 // The keyboard.
@@ -255,6 +258,7 @@ function onPlainKey(event) {
   }
 }
 
+/** Focuses the search. A narrow screen shows it only in the view of all methods. */
 function goToSearch() {
   if (getComputedStyle(sidebar).display !== "none") return focusSearch();
   addEventListener("hashchange", focusSearch, { once: true });

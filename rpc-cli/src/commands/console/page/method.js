@@ -9,15 +9,28 @@ import { methodKey, serviceKey, state } from "./state.js";
 /** How many panels keep what was entered and answered. */
 const MAX_PANELS = 40;
 
+/** The totals that are shown: fields of a row of statistics, and their names. */
+const TOTALS = [
+  ["calls", "calls"],
+  ["errors", "errors"],
+  ["failures", "faults"],
+  ["shed", "shed"],
+  ["cancelled", "cancelled"],
+  ["in_flight", "running"],
+  ["mean_ns", "mean"],
+  ["p50_ns", "p50"],
+  ["p99_ns", "p99"],
+];
+
 /** Panels by the key of their method, the last used at the end. */
 const panels = new Map();
 
-/** Returns the panel of a method, which goes on while another method is shown. */
+/** Returns the panel of a method: its call goes on while another method is shown. */
 function panelOf(service, method) {
   const key = methodKey(service, method.name);
   const signature = JSON.stringify([method, service.definitions]);
   let panel = panels.get(key);
-  // A new version of the service has another form.
+  // A new version of the service gets a new form, unless a call would be lost with the old one.
   if (!panel || (panel.signature !== signature && !panel.isRunning()))
     panel = { ...callPanel(service, method), signature };
   panels.delete(key);
@@ -33,6 +46,7 @@ export function isRunning(key) {
   return panels.get(key)?.isRunning() ?? false;
 }
 
+/** Makes the view of a method. Its panel may be one that was shown before. */
 export function methodView(service, method) {
   const key = methodKey(service, method.name);
   const panel = panelOf(service, method);
@@ -69,23 +83,11 @@ export function methodView(service, method) {
       ],
     },
   ]);
-  const keys = [
-    "calls",
-    "errors",
-    "failures",
-    "shed",
-    "cancelled",
-    "in_flight",
-    "mean_ns",
-    "p50_ns",
-    "p99_ns",
-  ];
-  const names = ["calls", "errors", "faults", "shed", "cancelled", "running", "mean", "p50", "p99"];
-  const cells = new Map(keys.map((name) => [name, h("dd", {}, "–")]));
+  const cells = new Map(TOTALS.map(([field]) => [field, h("dd", {}, "–")]));
   const totals = h(
     "dl",
     { class: "totals" },
-    keys.map((name, index) => h("div", {}, h("dt", {}, names[index]), cells.get(name))),
+    TOTALS.map(([field, name]) => h("div", {}, h("dt", {}, name), cells.get(field))),
   );
 
   const element = h(
@@ -157,11 +159,11 @@ export function methodView(service, method) {
     if (known.versions > 1) parts.push(`${known.versions} versions, the most common one is shown`);
     setText(facts, parts.join(" · "));
     pictures.update(state.points.get(key) ?? []);
-    for (const [name, cell] of cells) {
-      const value = row?.[name];
+    for (const [field, cell] of cells) {
+      const value = row?.[field];
       setText(
         cell,
-        name.endsWith("_ns") ? showTime(value && row.calls > 0 ? value : null) : showCount(value),
+        field.endsWith("_ns") ? showTime(value && row.calls > 0 ? value : null) : showCount(value),
       );
     }
   };
@@ -179,6 +181,7 @@ export function methodView(service, method) {
   };
 }
 
+/** Returns a badge for each thing that is special about a method. */
 export function badges(method) {
   return [
     method.stream && ["stream", "It replies with a stream of items"],

@@ -1,9 +1,10 @@
 // The view of queues.
 
-import { h, showCount, showTime } from "./dom.js";
+import { h, showCount, showTime, tableHead } from "./dom.js";
 import { lettersPanel } from "./letters.js";
 import { state } from "./state.js";
 
+/** Makes the view of queues. `selected` is the one whose dead letters are shown, or `null`. */
 export function queuesView(selected) {
   const rows = h("tbody");
   const letters = selected === null ? null : lettersPanel(selected);
@@ -20,24 +21,17 @@ export function queuesView(selected) {
         h(
           "table",
           { class: "cards" },
-          h(
-            "thead",
-            {},
-            h(
-              "tr",
-              {},
-              [
-                ["Queue"],
-                ["Services"],
-                ["Waiting", 1],
-                ["Consumers", 1],
-                ["Time in queue", 1],
-                ["For a retry", 1],
-                ["Dead letters"],
-              ].map(([name, right]) =>
-                h("th", { scope: "col", class: right ? "right" : "" }, name),
-              ),
-            ),
+          tableHead(
+            [
+              "Queue",
+              "Services",
+              "Waiting",
+              "Consumers",
+              "Time in queue",
+              "For a retry",
+              "Dead letters",
+            ],
+            ["Waiting", "Consumers", "Time in queue", "For a retry"],
           ),
           rows,
         ),
@@ -46,6 +40,7 @@ export function queuesView(selected) {
     letters?.element,
   );
 
+  /** What the rows were made of. Unchanged rows are not made again, so that they keep the focus. */
   let shown = "";
   const update = () => {
     const queues = [...state.queues.values()].map((queue) => ({

@@ -28,12 +28,15 @@ export const state = {
   points: new Map(),
   /** When workers came and went, the newest first. */
   changes: [],
+  /** The calls that this page has made, the newest first. */
   calls: [],
-  /** Why nothing new is known. `null` if it is. */
+  /** Why the page learns nothing new at the moment. `null` if it does. */
   trouble: null,
   /** Whether the server does not know the token. */
   isRefused: false,
+  /** Whether no answer of a worker is known to be missing from the last round. */
   complete: true,
+  /** How many workers refused to answer in the last round. */
   refused: 0,
   /** The time of the last round. */
   at: 0,
@@ -41,7 +44,10 @@ export const state = {
 
 const listeners = new Set();
 
-/** Calls `listener` after each change of the state. Its argument is what has changed. */
+/**
+ * Calls `listener` after each change of the state. Its argument is what has changed: the kind of a
+ * line (`hello`, `catalog`, `sample`, `trouble`), `calls`, or `running` for the calls that run.
+ */
 export function listen(listener) {
   listeners.add(listener);
 }
@@ -50,12 +56,12 @@ export function changed(what) {
   for (const listener of listeners) listener(what);
 }
 
-/** Encoded, because a name may have an `@` or a `/`. */
+/** The key of a service. Names are encoded, because they may have an `@` or a `/`. */
 export const serviceKey = ({ name, queue }) =>
   `${encodeURIComponent(name)}@${encodeURIComponent(queue)}`;
 export const methodKey = (service, method) => `${serviceKey(service)}/${method}`;
 
-/** Learns what runs, for as long as the page is open. */
+/** Learns what runs, for as long as the page is open. Pauses grow until a line arrives again. */
 export async function follow() {
   for (let pause = 500; ; pause = Math.min(2 * pause, 10_000)) {
     try {
@@ -77,13 +83,13 @@ export async function follow() {
   }
 }
 
-const apply = (line) => {
+function apply(line) {
   if (line.kind === "hello") state.hello = line;
   else if (line.kind === "catalog") applyCatalog(line);
   else if (line.kind === "sample") applySample(line);
   else if (line.kind === "trouble") state.trouble = line.message;
   changed(line.kind);
-};
+}
 
 function applyCatalog({ services, hidden_services, hidden_methods }) {
   state.hidden = { services: hidden_services, methods: hidden_methods };
@@ -119,12 +125,13 @@ function applySample(sample) {
     if (points.length > MAX_POINTS) points.shift();
     state.points.set(key, points);
   }
-  // The charts of methods that are gone for long.
+  // Charts show nothing any more of methods that are gone for so long.
   for (const [key, points] of state.points) {
     if (sample.at - points.at(-1).at > windowMillis()) state.points.delete(key);
   }
 }
 
+/** Returns the point of the charts for a row. `null` is a gap. */
 function pointOf(at, row) {
   return {
     at,

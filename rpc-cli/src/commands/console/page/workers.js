@@ -1,6 +1,6 @@
 // The view of workers, and of their comings and goings.
 
-import { h, showAge, showClock } from "./dom.js";
+import { h, showAge, showClock, tableHead } from "./dom.js";
 import { state } from "./state.js";
 
 export function workersView() {
@@ -19,25 +19,9 @@ export function workersView() {
         h(
           "table",
           { class: "cards" },
-          h(
-            "thead",
-            {},
-            h(
-              "tr",
-              {},
-              [
-                ["Worker"],
-                ["Name"],
-                ["Host"],
-                ["Process", 1],
-                ["Up", 1],
-                ["Version"],
-                ["rpc-runtime"],
-                ["Serves"],
-              ].map(([name, right]) =>
-                h("th", { scope: "col", class: right ? "right" : "" }, name),
-              ),
-            ),
+          tableHead(
+            ["Worker", "Name", "Host", "Process", "Up", "Version", "rpc-runtime", "Serves"],
+            ["Process", "Up"],
           ),
           rows,
         ),
