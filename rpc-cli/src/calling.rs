@@ -22,9 +22,9 @@ pub(crate) struct Settings {
     pub(crate) headers: Vec<(String, String)>,
 }
 
-/// A call of a method, by the kind of its answer. Nothing is sent yet.
+/// A call of a method, by the kind of its answers. Nothing is sent before it is awaited or read.
 #[derive(Debug)]
-pub(crate) enum Prepared {
+pub(crate) enum PreparedCall {
     /// Ends with a reply. If the method is one-way, it ends once the broker has the request.
     Single(Call<String, MethodError<String>>),
     Streaming(StreamingCall<String, MethodError<String>>),
@@ -39,8 +39,9 @@ pub(crate) fn prepare(
     arguments: &str,
     items: Option<impl Stream<Item = String> + Send + 'static>,
     settings: &Settings,
-) -> Prepared {
+) -> PreparedCall {
     let name = method.name.as_str();
+    // The three kinds of calls share no trait, and a broadcast calls its timeout `limit`.
     macro_rules! with_settings {
         ($call:expr, $timeout:ident) => {{
             let mut call = $call;
@@ -56,7 +57,7 @@ pub(crate) fn prepare(
     // A one-way broadcast has no answers to gather, so it is sent like a call.
     if method.is_broadcast && !method.is_oneway {
         let broadcast = client.broadcast_json(name, arguments);
-        return Prepared::Broadcast(with_settings!(broadcast, limit));
+        return PreparedCall::Broadcast(with_settings!(broadcast, limit));
     }
     if method.is_streaming {
         let stream = match items {
@@ -67,7 +68,7 @@ pub(crate) fn prepare(
         if let Some(priority) = settings.priority {
             stream = stream.priority(priority);
         }
-        return Prepared::Streaming(stream);
+        return PreparedCall::Streaming(stream);
     }
     let call = match items {
         Some(items) => client.call_json_with_items(name, arguments, items),
@@ -77,17 +78,18 @@ pub(crate) fn prepare(
     if let Some(priority) = settings.priority {
         call = call.priority(priority);
     }
-    Prepared::Single(call)
+    PreparedCall::Single(call)
 }
 
-/// Returns the answer of a worker to a broadcast as JSON. Numbers keep all their digits.
+/// Returns the answer of a worker to a broadcast as JSON. The result, or the method's error, is put
+/// into it as text, because parsing would round large numbers.
 pub(crate) fn answer_json(worker: &Worker, answer: Result<String, Error>) -> String {
     let worker = json!(worker);
     match answer {
         Ok(result) => format!(r#"{{"worker":{worker},"result":{result}}}"#),
         Err(error) => {
             let failure = Failure::Call(Box::new(error)).json();
-            // It always begins with a brace.
+            // A failure is a JSON object. Its members follow the worker.
             let members = failure.strip_prefix('{').unwrap_or("}");
             format!(r#"{{"worker":{worker},{members}"#)
         }

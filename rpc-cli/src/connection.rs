@@ -13,6 +13,7 @@ const AMQP_URL: &str = "AMQP_URL";
 /// The address if neither the option nor the variable is set.
 const DEFAULT_URL: &str = "amqp://localhost";
 
+/// How long closing may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) async fn connect(options: &Options) -> Result<Broker, Failure> {
@@ -31,7 +32,7 @@ pub(crate) async fn open_queue(
     Ok(builder.open_queue(queue).await?)
 }
 
-/// Returns the address without what only this program needs to know: the login and the options.
+/// Returns the address to show to people: without the login and the options.
 pub(crate) fn shown_address(options: &Options) -> Result<String, Failure> {
     let settings = Settings::new(options.url.as_deref(), variables()?);
     Ok(settings.urls().map(without_login).collect::<Vec<_>>().join(", "))
@@ -46,7 +47,7 @@ fn without_login(url: &str) -> String {
 }
 
 pub(crate) async fn close(broker: &Broker) {
-    // If this takes too long, the end of the process closes them.
+    // If this takes too long, the end of the process closes the connections.
     let _ = tokio::time::timeout(CLOSE_LIMIT, broker.close()).await;
 }
 

@@ -18,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// it, or the broker did not answer in time.
 pub(crate) type Depths = BTreeMap<String, QueueDepth>;
 
+/// Asks for the depths of these queues, within [`LIMIT`].
 pub(crate) async fn ask(broker: &Broker, queues: impl IntoIterator<Item = &str>) -> Depths {
     // Several services and workers may be on one queue.
     let queues: BTreeSet<_> = queues.into_iter().map(str::to_owned).collect();

@@ -31,10 +31,10 @@ pub(crate) fn only(
 ) -> Result<ServiceDescription, Failure> {
     let names: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
     let matches = |service: &ServiceDescription| name.is_none_or(|name| service.name == name);
-    let mut matching: Vec<_> = services.into_iter().filter(matches).collect();
-    match (matching.pop(), matching.len()) {
-        (Some(service), 0) => Ok(service),
-        _ => Err(Failure::usage(
+    let matching: Vec<_> = services.into_iter().filter(matches).collect();
+    match <[_; 1]>::try_from(matching) {
+        Ok([service]) => Ok(service),
+        Err(_) => Err(Failure::usage(
             match name {
                 Some(name) => format!(
                     "not exactly one of the services is called {name}: {}",

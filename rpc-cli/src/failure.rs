@@ -134,6 +134,7 @@ impl Failure {
         Self::Listen { address, source }
     }
 
+    /// Returns how a command ends that fails with this.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             // The reader of the pipe has read enough.
@@ -297,6 +298,7 @@ fn executed_text(executed: Executed) -> &'static str {
     }
 }
 
+/// Returns what to do about a failed call.
 fn hint_of_call(error: &CallError<MethodError<String>>) -> Option<&'static str> {
     Some(match error {
         CallError::NoServer { .. } => {
@@ -331,6 +333,7 @@ fn hint_of_call(error: &CallError<MethodError<String>>) -> Option<&'static str> 
     })
 }
 
+/// Returns what to do about a failure of the connection.
 fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
     Some(match error {
         BrokerError::InvalidAddress { .. } => {

@@ -23,8 +23,9 @@ pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = S
     std::thread::spawn(move || {
         let mut lines = Lines::new(std::io::stdin().lock(), "standard input");
         while let Some(item) = lines.next_item().transpose() {
-            let is_last = item.is_err();
-            if sender.blocking_send(item.map_err(Failure::BadItems)).is_err() || is_last {
+            let is_bad = item.is_err();
+            let is_unwanted = sender.blocking_send(item.map_err(Failure::BadItems)).is_err();
+            if is_bad || is_unwanted {
                 break;
             }
         }
@@ -34,6 +35,7 @@ pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = S
         async |(mut receiver, failed)| match receiver.recv().await? {
             Ok(item) => Some((item, (receiver, failed))),
             Err(failure) => {
+                // An error means that nobody waits for the call any more.
                 let _ = failed.send(failure);
                 pending().await
             }
@@ -92,7 +94,7 @@ impl<R: BufRead> Lines<R> {
             let text = String::from_utf8(line).map_err(|_| bad_line("is not UTF-8".to_owned()))?;
             return match serde_json::from_str::<IgnoredAny>(&text) {
                 Ok(_) => Ok(Some(text)),
-                // An item has one line, whose number differs.
+                // serde_json counts lines within the item, which has only one.
                 Err(error) => {
                     let reason = error.to_string().replace(" at line 1 column ", " at column ");
                     Err(bad_line(format!("is not JSON: {reason}")))

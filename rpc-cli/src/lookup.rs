@@ -204,6 +204,7 @@ fn choose<'a>(found: &'a Discovered<WorkerDescription>, name: &str) -> Result<Fo
     }
 }
 
+/// Returns the failure of a search for this service, which was not among those found.
 fn not_found(found: &Discovered<WorkerDescription>, name: &str) -> Failure {
     let services = found.services();
     let message = format!("no service {name} was found");
@@ -229,38 +230,25 @@ fn choose_on_queue(
     name: Option<&str>,
     method: Option<&str>,
 ) -> Result<ServiceDescription, Failure> {
-    let names: Vec<_> = described.iter().map(|service| service.name.clone()).collect();
-    let mut described = described.into_iter();
-    let chosen = match (name, method) {
-        (Some(name), _) => described.find(|service| service.name == name),
-        (None, Some(method)) => {
-            let all: Vec<_> = described.collect();
-            let found_at = all.iter().position(|service| service.method(method).is_some());
-            return match found_at {
-                Some(position) => Ok(all.into_iter().nth(position).unwrap_or_default()),
-                None => Err(no_method(&all.iter().collect::<Vec<_>>(), method)),
-            };
-        }
-        (None, None) if names.len() == 1 => described.next(),
-        (None, None) => {
-            return Err(Failure::usage(
-                format!(
-                    "queue {queue:?} has {}: {}",
-                    units::count(names.len(), "service"),
-                    list(names.iter())
-                ),
-                "name one of them",
-            ));
-        }
-    };
-    chosen.ok_or_else(|| {
-        let name = name.unwrap_or_default();
-        let suggestion = did_you_mean(name, names.iter().map(String::as_str));
-        Failure::NotFound {
-            message: format!("queue {queue:?} has no service {name}"),
-            hint: hint_of(suggestion, "it has", names.iter()),
-        }
-    })
+    if let Some(name) = name {
+        return named_on_queue(queue, described, name);
+    }
+    if let Some(method) = method {
+        let has_method = |service: &&ServiceDescription| service.method(method).is_some();
+        let found = described.iter().find(has_method).cloned();
+        return found.ok_or_else(|| no_method(&described.iter().collect::<Vec<_>>(), method));
+    }
+    match described.as_slice() {
+        [only] => Ok(only.clone()),
+        several => Err(Failure::usage(
+            format!(
+                "queue {queue:?} has {}: {}",
+                units::count(several.len(), "service"),
+                list(several.iter().map(|service| &service.name))
+            ),
+            "name one of them",
+        )),
+    }
 }
 
 /// Chooses a service on a queue by its name.
@@ -269,7 +257,14 @@ pub(crate) fn named_on_queue(
     described: Vec<ServiceDescription>,
     name: &str,
 ) -> Result<ServiceDescription, Failure> {
-    choose_on_queue(queue, described, Some(name), None)
+    let found = described.iter().find(|service| service.name == name);
+    found.cloned().ok_or_else(|| {
+        let names = || described.iter().map(|service| service.name.as_str());
+        Failure::NotFound {
+            message: format!("queue {queue:?} has no service {name}"),
+            hint: hint_of(did_you_mean(name, names()), "it has", names()),
+        }
+    })
 }
 
 /// Returns the failure of a call of a method that none of these services has.

@@ -107,6 +107,8 @@ fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, Failure> {
 /// Puts compact JSON on several lines as `serde_json` does. Parsing it would round large numbers.
 pub(crate) fn pretty(json: &str) -> String {
     let mut pretty = String::with_capacity(2 * json.len());
+    // `is_escaped` is whether the last character of a text was a backslash that escapes the next
+    // one.
     let (mut depth, mut in_text, mut is_escaped) = (0usize, false, false);
     let mut characters = json.chars().peekable();
     while let Some(character) = characters.next() {

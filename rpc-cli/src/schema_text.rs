@@ -36,6 +36,7 @@ pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     lines
 }
 
+/// Returns the lines for a definition that is no struct, after those in `lines`.
 fn without_fields(mut lines: Vec<String>, name: &str, schema: &Value) -> Vec<String> {
     lines.push(format!("    type {name}"));
     match alternatives(schema) {

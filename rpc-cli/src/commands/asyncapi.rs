@@ -77,7 +77,7 @@ enum Version {
 
 impl Asyncapi {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
-        let document = self.options()?;
+        let document_options = self.document_options()?;
         let service = match &self.from {
             Some(file) => description_file::only(description_file::read(file)?, self.service.as_deref())?,
             None => {
@@ -88,12 +88,11 @@ impl Asyncapi {
                 found?
             }
         };
-        output.document(&document.document(&service))?;
+        output.document(&document_options.document(&service))?;
         Ok(Outcome::Done)
     }
 
-    /// Returns the options of the document.
-    fn options(&self) -> Result<asyncapi::Options, Failure> {
+    fn document_options(&self) -> Result<asyncapi::Options, Failure> {
         let view = match self.view {
             Whose::Caller => View::Caller,
             Whose::Worker => View::Worker,

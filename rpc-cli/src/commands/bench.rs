@@ -93,6 +93,7 @@ impl Bench {
         })
     }
 
+    /// Finds the service, makes one call to see whether that works, and then those that count.
     async fn measure(
         &self,
         broker: &Broker,

@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use tokio::sync::oneshot;
 
 use crate::call_args::{CallArgs, CallOptions, Target};
-use crate::calling::{self, Prepared, Settings};
+use crate::calling::{self, PreparedCall, Settings};
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::input;
@@ -82,6 +82,8 @@ impl Call {
         let broker = connect(options).await?;
         let (items_failed, bad_items) = oneshot::channel();
         let called = tokio::select! {
+            // In this order: the call cannot end well once an item is bad, and a call with a stream
+            // ends at Ctrl-C by itself, without a failure.
             biased;
             Ok(failure) = bad_items => Err(failure),
             called = self.call(&broker, &target, arguments, items_failed, output) => called,
@@ -120,31 +122,7 @@ impl Call {
         let client = DynamicClient::builder(broker, service.clone())?
             .codec(self.call_options.codec.into())
             .build();
-        if method.is_broadcast && self.priority.is_some() {
-            let message = "the requests of a broadcast have no priority";
-            return Err(Failure::usage(message, "leave out `--priority`"));
-        }
-        if self.workers.is_some() && (!method.is_broadcast || method.is_oneway) {
-            let method_name = target.method;
-            let message = match method.is_oneway {
-                true => format!("no worker answers a request of {method_name:?}"),
-                false => format!("one worker answers a call of {method_name:?}"),
-            };
-            return Err(Failure::usage(
-                message,
-                "leave out `--workers`: it is for broadcasts with answers",
-            ));
-        }
-        if method.incoming.is_some() && target.reads_stdin() {
-            let message = format!(
-                "{:?} receives a stream, whose items are read from standard input",
-                target.method
-            );
-            return Err(Failure::usage(
-                message,
-                "give the arguments on the command line or in a file",
-            ));
-        }
+        self.check_options(method, target)?;
         let items = method.incoming.is_some().then(|| items::of_stdin(items_failed));
         let settings = Settings {
             timeout: self.call_options.timeout,
@@ -152,16 +130,43 @@ impl Call {
             headers: self.headers.clone(),
         };
         match calling::prepare(&client, method, &arguments, items, &settings) {
-            Prepared::Single(call) => {
+            PreparedCall::Single(call) => {
                 let result = call.await?;
                 if !method.is_oneway {
                     output.json_text(&result)?;
                 }
                 Ok(Outcome::Done)
             }
-            Prepared::Streaming(stream) => stream_items(stream, output).await,
-            Prepared::Broadcast(broadcast) => self.broadcast(broadcast, output).await,
+            PreparedCall::Streaming(stream) => stream_items(stream, output).await,
+            PreparedCall::Broadcast(broadcast) => self.broadcast(broadcast, output).await,
         }
+    }
+
+    /// Refuses options that the method has no use for.
+    fn check_options(&self, method: &MethodDescription, target: &Target<'_>) -> Result<(), Failure> {
+        let name = &method.name;
+        if method.is_broadcast && self.priority.is_some() {
+            let message = "the requests of a broadcast have no priority";
+            return Err(Failure::usage(message, "leave out `--priority`"));
+        }
+        if self.workers.is_some() && (!method.is_broadcast || method.is_oneway) {
+            let message = if method.is_oneway {
+                format!("no worker answers a request of {name:?}")
+            } else {
+                format!("one worker answers a call of {name:?}")
+            };
+            return Err(Failure::usage(
+                message,
+                "leave out `--workers`: it is for broadcasts with answers",
+            ));
+        }
+        if method.incoming.is_some() && target.reads_stdin() {
+            return Err(Failure::usage(
+                format!("{name:?} receives a stream, whose items are read from standard input"),
+                "give the arguments on the command line or in a file",
+            ));
+        }
+        Ok(())
     }
 
     /// Sends a broadcast, and prints each answer as it arrives.
@@ -181,7 +186,8 @@ impl Call {
             }
             output.json_text(&calling::answer_json(&worker, answer))?;
         }
-        // If all expected workers answered, it does not matter.
+        // Without a confirm, the request may not have reached all workers. It has if all that were
+        // expected have answered.
         if !answers.is_confirmed() && answers.missing() != Some(0) {
             outcome = Outcome::Negative;
             output.note("the broker did not confirm the request: a worker may not have got it");
@@ -220,7 +226,7 @@ async fn stream_items(
     }
 }
 
-/// Makes a description from the call alone.
+/// Makes a description from the call alone, for `--undescribed`.
 fn undescribed(queue: &str, target: &Target<'_>, arguments: &str) -> Result<ServiceDescription, Failure> {
     let Ok(arguments) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(arguments) else {
         return Err(Failure::usage(

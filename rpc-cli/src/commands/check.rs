@@ -72,12 +72,12 @@ impl Check {
         let old = self.descriptions(&self.old, options, output).await?;
         let new = self.descriptions(&self.new, options, output).await?;
         let compared = compare_all(&old, &new);
-        let breaks = compared
+        let has_breaking_change = compared
             .iter()
             .flat_map(|service| &service.changes)
-            .any(|change| self.breaks(change.verdict));
+            .any(|change| self.counts_as_breaking(change.verdict));
         let has_by_name = compared.iter().any(|service| !service.by_name.is_empty());
-        let breaks = breaks || (self.strict && has_by_name);
+        let breaks = has_breaking_change || (self.strict && has_by_name);
         if output.json {
             output.value(&json_of(&compared, breaks))?;
         } else {
@@ -110,7 +110,7 @@ impl Check {
     }
 
     /// Whether a change with this verdict makes the command fail, in view of its options.
-    fn breaks(&self, verdict: Verdict) -> bool {
+    fn counts_as_breaking(&self, verdict: Verdict) -> bool {
         let old_callers_call_new_workers = self.order != Order::CallersFirst;
         let new_callers_call_old_workers = self.order != Order::WorkersFirst;
         match verdict {
@@ -195,6 +195,7 @@ fn rollout(compared: &[ComparedService]) -> Rollout {
     Rollout::of(&changes)
 }
 
+/// Returns the changes, the order of a rollout, and what was compared by name only, for people.
 fn text(compared: &[ComparedService]) -> String {
     let mut lines = Vec::new();
     let has_changed =
@@ -207,7 +208,7 @@ fn text(compared: &[ComparedService]) -> String {
             changes,
             ..
         } = service;
-        // Beside changes, "nothing has changed" would be misleading.
+        // Beside the changes of other services, "nothing has changed" would be misleading.
         if has_any_changed && !has_changed(service) {
             continue;
         }
@@ -366,7 +367,7 @@ mod tests {
                 Verdict::BreaksWorkers,
                 Verdict::BreaksCallers,
             ] {
-                let breaks = check(order, strict).breaks(verdict);
+                let breaks = check(order, strict).counts_as_breaking(verdict);
                 assert_eq!(breaks, failing.contains(&verdict), "{order:?} {strict} {verdict}");
             }
         }

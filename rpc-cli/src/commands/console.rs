@@ -106,18 +106,20 @@ impl Console {
         } else {
             output.text(&address)?;
         }
-        // Tasks of their own: however much workers tell, the console ends when it should.
+        // As tasks of their own, they cannot keep this one from ending, however much work they
+        // have.
         let mut serving = tokio::spawn(connections::serve(listener, MAX_CONNECTIONS, router));
         let mut collecting = collect(Arc::clone(&console), self.search, self.interval);
         tokio::select! {
             () = asked_to_end() => {}
-            // Both only end by a panic.
+            // These two end only by a panic.
             Err(panicked) = &mut serving => resume_unwind(panicked.into_panic()),
             Err(panicked) = &mut collecting => resume_unwind(panicked.into_panic()),
         }
         serving.abort();
         collecting.abort();
-        // Closing the connection cancels the calls that still run. Dead letters have their own.
+        // Closing the broker cancels the calls that still run. Each look at dead letters has a
+        // connection of its own.
         tokio::join!(console.finish_letters(), close(&broker));
         Ok(Outcome::Done)
     }
@@ -127,8 +129,8 @@ impl Console {
         let port = listening.port();
         let host = match (self.hosts.first(), listening.ip()) {
             (Some(name), _) => format!("{name}:{port}"),
-            // A page opens it on this machine. `localhost` may be another address, with another
-            // server.
+            // The server listens at all addresses, and browsers need one: that of this machine.
+            // `localhost` may be that of the other IP version, with another server.
             (None, IpAddr::V4(ip)) if ip.is_unspecified() => format!("127.0.0.1:{port}"),
             (None, IpAddr::V6(ip)) if ip.is_unspecified() => format!("[::1]:{port}"),
             (None, _) => listening.to_string(),

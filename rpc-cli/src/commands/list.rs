@@ -74,6 +74,7 @@ impl List {
     }
 }
 
+/// Returns the tables of services, and of those with jobs.
 fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
     use Column::{Left, Right};
     let mut table = Table::new([
@@ -120,6 +121,7 @@ fn jobs(found: &Discovered<WorkerDescription>, depths: &Depths) -> Table<4> {
     table
 }
 
+/// Returns the table of workers.
 fn workers(found: &Discovered<WorkerDescription>) -> String {
     use Column::{Left, Right};
     let mut table = Table::new([

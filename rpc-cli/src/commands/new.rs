@@ -102,16 +102,18 @@ fn first_commands(name: &ProjectName, path: &Path) -> String {
     )
 }
 
-/// Returns the path as a POSIX shell and its `cd` read it as one word, which is no option.
+/// Quotes a path if needed, so that a POSIX shell reads it as one word, and `cd` not as an option.
 fn shell_word(path: &str) -> String {
-    let text = match path.starts_with('-') {
-        true => format!("./{path}"),
-        false => path.to_owned(),
+    let text = if path.starts_with('-') {
+        format!("./{path}")
+    } else {
+        path.to_owned()
     };
     let is_plain = |character: char| character.is_alphanumeric() || "/._-+,@%".contains(character);
-    match text.chars().all(is_plain) {
-        true => text,
-        false => format!("'{}'", text.replace('\'', r"'\''")),
+    if text.chars().all(is_plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }
 

@@ -73,6 +73,7 @@ impl Ping {
         })
     }
 
+    /// Sends the pings, in rounds of one to each queue, and prints what becomes of them.
     async fn ping(&self, broker: &Broker, output: &Output) -> Result<Summary, Failure> {
         let queues = self.queues(broker, output).await?;
         // The first call opens the reply queue, which is not part of a round trip.
@@ -109,6 +110,7 @@ impl Ping {
         Ok(summary)
     }
 
+    /// Returns the queues to ping.
     async fn queues(&self, broker: &Broker, output: &Output) -> Result<BTreeSet<String>, Failure> {
         if let Some(queue) = &self.location.queue {
             return Ok([queue.clone()].into());
@@ -132,6 +134,7 @@ impl Ping {
         Ok(queues)
     }
 
+    /// Sends a ping, and waits for its reply.
     async fn ping_one(&self, broker: &Broker, queue: &str, number: u32) -> PingOutcome {
         let client = WorkerClient::builder(broker, queue).timeout(self.timeout).build();
         let begun = Instant::now();

@@ -13,7 +13,7 @@ use crate::depths::{self, Depths};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::{Location, note_missing};
 use crate::method_stats::history::History;
-use crate::method_stats::rows::{Recent, Rows, rows};
+use crate::method_stats::rows::{Recent, Rows, rows_of_workers, sums_of_workers};
 use crate::options::Options;
 use crate::output::Output;
 use crate::suggestion::did_you_mean;
@@ -38,6 +38,7 @@ Columns:
   ERRORS            requests that ended with the method's own error
   FAILED            requests that ended with a fault, such as a panic
   SHED              requests that workers refused because the reply would have been late
+  CANCELLED         requests that did not run, or not to their end, because the caller no longer waited
   RUNNING           requests that run now
   WAIT              how long requests wait in the queue now
   MEAN              the mean duration of a request
@@ -73,6 +74,7 @@ impl Stats {
         let broker = connect(options).await?;
         let watched = tokio::select! {
             watched = self.show_updates(&broker, output) => watched,
+            // Without `--watch`, Ctrl-C ends the process at once.
             _ = tokio::signal::ctrl_c(), if self.watch.is_some() => Ok(()),
         };
         close(&broker).await;
@@ -83,7 +85,8 @@ impl Stats {
     async fn show_updates(&self, broker: &Broker, output: &Output) -> Result<(), Failure> {
         let Some(pause) = self.watch else {
             let stats = self.ask(broker, output).await?;
-            let rows = self.selected_rows(&stats, &History::default(), Instant::now())?;
+            let no_history = History::default();
+            let rows = self.selected_rows(&stats, &no_history, Instant::now())?;
             let depths = ask_depths(broker, &rows).await;
             return self.show(&rows, &depths, output);
         };
@@ -142,6 +145,7 @@ impl Stats {
         }
     }
 
+    /// Asks the worker on `--queue`, or all workers, for their statistics.
     async fn ask(&self, broker: &Broker, output: &Output) -> Result<Vec<WorkerStats>, Failure> {
         if let Some(queue) = &self.location.queue {
             let stats = WorkerClient::new(broker, queue)
@@ -173,7 +177,11 @@ impl Stats {
 
     /// Returns the rows of the service, or of all services. Fails if there are none.
     fn selected_rows(&self, stats: &[WorkerStats], history: &History, now: Instant) -> Result<Rows, Failure> {
-        let mut rows = rows(stats, self.workers, history, now);
+        let mut rows = if self.workers {
+            rows_of_workers(stats, history, now)
+        } else {
+            sums_of_workers(stats, history, now)
+        };
         let Some(service) = &self.service else {
             if rows.is_empty() {
                 return Err(match stats {
@@ -326,7 +334,12 @@ mod tests {
     }
 
     fn once(stats: &[WorkerStats], by_worker: bool) -> Rows {
-        rows(stats, by_worker, &History::default(), Instant::now())
+        let (history, now) = (History::default(), Instant::now());
+        if by_worker {
+            rows_of_workers(stats, &history, now)
+        } else {
+            sums_of_workers(stats, &history, now)
+        }
     }
 
     /// Returns the only row of the last of several updates, two seconds apart.
@@ -335,7 +348,7 @@ mod tests {
         let mut now = Instant::now();
         let mut row = None;
         for stats in all {
-            row = rows(stats, false, &history, now).into_values().next();
+            row = sums_of_workers(stats, &history, now).into_values().next();
             history.remember(stats, now);
             now += Duration::from_secs(2);
         }

@@ -1,4 +1,4 @@
-//! The properties and headers of a dead letter, and those of its retry. Pure.
+//! The properties and headers of a dead letter, and those of its retry. Does no I/O.
 
 use rpc_runtime::__tools::lapin::BasicProperties;
 use rpc_runtime::__tools::lapin::types::{AMQPValue, FieldTable};

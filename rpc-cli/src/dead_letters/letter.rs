@@ -53,6 +53,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Reads the facts, each of which may be missing or wrong.
     pub(crate) fn read(message: &TakenMessage) -> Self {
         let empty = FieldTable::default();
         let headers = message.properties.headers().as_ref().unwrap_or(&empty);

@@ -204,7 +204,8 @@ impl Scan {
         let mut notes: Vec<_> = self.stop.map(|stop| self.stop_note(stop)).into_iter().collect();
         let ordered = self.keep_order().await;
         let released = self.reader.release().await;
-        // If a letter came back more often than that, the queue does not have the default limit.
+        // A letter that came back more often than the default limit allows shows that the queue has
+        // another limit.
         let may_be_limited =
             (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
         // A worker declares its dead-letter queue with a limit that is never reached.

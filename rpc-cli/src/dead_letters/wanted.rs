@@ -1,4 +1,4 @@
-//! Finds letters by their ids, or by the beginnings of them. Pure.
+//! Finds letters by their ids, or by the beginnings of them. Does no I/O.
 
 use std::collections::HashMap;
 

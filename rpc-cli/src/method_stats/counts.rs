@@ -55,6 +55,7 @@ impl Counts {
         self.durations.add(&more.durations);
     }
 
+    /// Returns what was counted after the `earlier` counts.
     pub(crate) fn since(self, earlier: &Self) -> Self {
         Self {
             calls: self.calls.saturating_sub(earlier.calls),

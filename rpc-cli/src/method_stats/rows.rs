@@ -96,8 +96,17 @@ impl Recent {
     }
 }
 
-/// Returns the rows of all methods, with the sums over all workers or for each of them.
-pub(crate) fn rows(stats: &[WorkerStats], by_worker: bool, history: &History, now: Instant) -> Rows {
+/// Returns a row for each method, with the sums over all workers.
+pub(crate) fn sums_of_workers(stats: &[WorkerStats], history: &History, now: Instant) -> Rows {
+    rows(stats, false, history, now)
+}
+
+/// Returns a row for each method and worker.
+pub(crate) fn rows_of_workers(stats: &[WorkerStats], history: &History, now: Instant) -> Rows {
+    rows(stats, true, history, now)
+}
+
+fn rows(stats: &[WorkerStats], by_worker: bool, history: &History, now: Instant) -> Rows {
     let mut rows = Rows::new();
     for worker in stats {
         for queue in &worker.queues {

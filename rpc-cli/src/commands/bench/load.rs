@@ -21,6 +21,7 @@ use crate::units::per_second;
 /// of 1 ms.
 const TIMER_ERROR: Duration = Duration::from_millis(2);
 
+/// The call that a run makes again and again.
 #[derive(Debug)]
 pub(super) struct RepeatedCall {
     pub(super) client: DynamicClient,
@@ -30,10 +31,13 @@ pub(super) struct RepeatedCall {
     pub(super) is_streaming: bool,
 }
 
+/// What a run has measured.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) tally: Tally,
+    /// The time from the start until the last call ended, or the run was interrupted.
     pub(super) time: Duration,
+    /// Calls that were due and never started.
     pub(super) missed: u64,
     pub(super) is_interrupted: bool,
 }
@@ -94,7 +98,7 @@ impl RepeatedCall {
         for _ in 0..callers {
             tasks.spawn(Arc::clone(&shared).make_calls(stopped.clone()));
         }
-        // `show` sets the length.
+        // `show` sets the length at each update.
         let bar = progress_bar(output, 1);
         let mut updates = tokio::time::interval(Duration::from_millis(100));
         updates.set_missed_tick_behavior(MissedTickBehavior::Delay);

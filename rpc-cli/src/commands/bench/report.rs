@@ -40,6 +40,7 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Returns the report for people.
     pub(super) fn text(&self) -> String {
         let Self {
             service,
@@ -127,6 +128,8 @@ fn show_nanos(nanos: u64) -> String {
     show_time(Duration::from_nanos(nanos))
 }
 
+/// Returns the quantiles and the bars. `from_due` is whether latencies count from when calls were
+/// due.
 fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
     let origin = if from_due { " from when calls were due" } else { "" };
     let mut lines = vec![

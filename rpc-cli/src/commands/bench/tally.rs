@@ -51,6 +51,7 @@ const ERROR: &str = "error";
 const CRASHED: &str = "crashed";
 
 impl Tally {
+    /// Counts a call that ended after this time. `answer` has the number of its items.
     pub(super) fn add(&mut self, answer: Result<u64, CallError<MethodError<String>>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
             Ok(_) => (OK.into(), true),

@@ -1,4 +1,4 @@
-//! Who may use the console. Pure.
+//! Who may use the console. Does no I/O.
 //!
 //! A page of another site can send requests to this server from the user's browser. The token keeps
 //! it out, because the browser does not add it by itself. A name that another site resolves to this
@@ -45,7 +45,8 @@ impl Refusal {
 }
 
 impl Access {
-    /// Checks for whom the browser believes to send the request, and on behalf of whom.
+    /// Checks that the request is sent to a host name of this console, and not on behalf of a page
+    /// of another site.
     pub(super) fn check_site(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -58,9 +59,10 @@ impl Access {
         let origins = headers.get_all(header::ORIGIN).iter();
         let mut origins = origins.map(|origin| origin.to_str().unwrap_or_default());
         // A client that is no browser sends none.
-        match origins.all(|origin| is_origin_of(origin, host)) {
-            true => Ok(()),
-            false => Err(Refusal::Origin),
+        if origins.all(|origin| is_origin_of(origin, host)) {
+            Ok(())
+        } else {
+            Err(Refusal::Origin)
         }
     }
 
@@ -76,9 +78,10 @@ impl Access {
         let Some(given) = given.as_bytes().strip_prefix(b"Bearer ") else {
             return Err(Refusal::NoToken);
         };
-        match is_same(given, self.token.as_bytes()) {
-            true => Ok(()),
-            false => Err(Refusal::WrongToken),
+        if is_same(given, self.token.as_bytes()) {
+            Ok(())
+        } else {
+            Err(Refusal::WrongToken)
         }
     }
 
@@ -88,7 +91,7 @@ impl Access {
         let name = without_port(host);
         let address = name.trim_start_matches('[').trim_end_matches(']');
         match address.parse::<IpAddr>() {
-            // A site cannot make browsers connect elsewhere by an address, only by a name.
+            // Only a name can be resolved to this machine by another site, not an address.
             Ok(address) => self.is_remote || address.to_canonical().is_loopback(),
             Err(_) => {
                 let mut names = self.names.iter().map(String::as_str);

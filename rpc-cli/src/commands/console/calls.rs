@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::trace::{self, Trace};
 use crate::call_args::CodecName;
-use crate::calling::{self, Prepared, Settings};
+use crate::calling::{self, PreparedCall, Settings};
 use crate::failure::Failure;
 use crate::input;
 use crate::items;
@@ -76,7 +76,7 @@ pub(super) fn lines(
         headers: vec![(trace::HEADER.to_owned(), trace.traceparent)],
     };
     let prepared = calling::prepare(&client, method, &arguments, items, &settings);
-    let running = Running {
+    let running = RunningCall {
         step: Step::Begin {
             prepared,
             trace: trace.id,
@@ -86,36 +86,41 @@ pub(super) fn lines(
         _permit: permit,
     };
     Ok(stream::unfold(running, async |mut running| {
-        let line = running.next().await?;
+        let line = running.next_line().await?;
         Some((format!("{line}\n"), running))
     }))
 }
 
-struct Running {
+/// A call that the page reads the lines of.
+struct RunningCall {
     step: Step,
     is_oneway: bool,
+    /// When the call was sent.
     begun: Instant,
+    /// The call counts as running until this is dropped.
     _permit: OwnedSemaphorePermit,
 }
 
+/// What the next line is about.
 enum Step {
-    Begin { prepared: Prepared, trace: String },
-    Call(Prepared),
+    Begin { prepared: PreparedCall, trace: String },
+    Call(PreparedCall),
     Items(StreamingCall<String, MethodError<String>>),
     Answers(Gather<String, MethodError<String>>),
     End,
 }
 
-impl Running {
+impl RunningCall {
     /// Returns the next line, or `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
+    async fn next_line(&mut self) -> Option<Value> {
+        // A line that others follow sets the step again.
         match std::mem::replace(&mut self.step, Step::End) {
             Step::Begin { prepared, trace } => {
                 self.begun = Instant::now();
                 self.step = Step::Call(prepared);
                 Some(json!({"event": "begin", "trace": trace}))
             }
-            Step::Call(Prepared::Single(call)) => {
+            Step::Call(PreparedCall::Single(call)) => {
                 let result = call.await;
                 Some(match result {
                     Ok(_) if self.is_oneway => self.end("sent", json!({})),
@@ -123,8 +128,10 @@ impl Running {
                     Err(error) => self.failure(&error.into()),
                 })
             }
-            Step::Call(Prepared::Streaming(stream)) | Step::Items(stream) => Some(self.item(stream).await),
-            Step::Call(Prepared::Broadcast(broadcast)) => match broadcast.send().await {
+            Step::Call(PreparedCall::Streaming(stream)) | Step::Items(stream) => {
+                Some(self.item(stream).await)
+            }
+            Step::Call(PreparedCall::Broadcast(broadcast)) => match broadcast.send().await {
                 Ok(answers) => Some(self.answer(answers).await),
                 Err(error) => Some(self.failure(&error.into())),
             },
@@ -133,6 +140,7 @@ impl Running {
         }
     }
 
+    /// Waits for the next item, and returns its line, or the last line.
     async fn item(&mut self, mut stream: StreamingCall<String, MethodError<String>>) -> Value {
         match stream.next().await {
             Some(Ok(item)) => {
@@ -144,6 +152,7 @@ impl Running {
         }
     }
 
+    /// Waits for the next answer to a broadcast, and returns its line, or the last line.
     async fn answer(&mut self, mut answers: Gather<String, MethodError<String>>) -> Value {
         if let Some((worker, answer)) = answers.next().await {
             self.step = Step::Answers(answers);
@@ -159,6 +168,7 @@ impl Running {
         }
     }
 
+    /// Completes the last line of the call.
     fn end(&self, event: &str, mut line: Value) -> Value {
         line["event"] = event.into();
         line["ms"] = (self.begun.elapsed().as_secs_f64() * 1000.0).into();

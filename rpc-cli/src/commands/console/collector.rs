@@ -16,7 +16,7 @@ use crate::depths;
 use crate::failure::Failure;
 use crate::lookup::Search;
 use crate::method_stats::history::History;
-use crate::method_stats::rows::rows;
+use crate::method_stats::rows::sums_of_workers;
 use crate::method_text::has_jobs;
 
 /// How many samples are kept for pages that open later.
@@ -28,7 +28,7 @@ const MAX_SAMPLE_BYTES: usize = 16 * 1024 * 1024;
 /// What the last round has found.
 #[derive(Debug, Clone)]
 pub(super) struct Latest {
-    /// Zero before the first.
+    /// The number of the round. Zero before the first.
     pub(super) round: u64,
     pub(super) catalog: Arc<str>,
     /// A sample, or why there is none.
@@ -62,6 +62,7 @@ impl Collector {
 
     /// Returns the rounds from now on. There are rounds until all receivers are dropped.
     pub(super) fn subscribe(&self) -> watch::Receiver<Latest> {
+        // Before the notification: `run` counts the receivers when it wakes up.
         let latest = self.latest.subscribe();
         self.opened.notify_one();
         latest
@@ -95,6 +96,7 @@ impl Collector {
         }
     }
 
+    /// Gives the pages what a round has found.
     fn publish(&self, round: Round) {
         if let Some(services) = round.services {
             *self.services.lock().unwrap_or_else(PoisonError::into_inner) = services.into();
@@ -144,7 +146,7 @@ struct Round {
     services: Option<Vec<ServiceDescription>>,
 }
 
-/// What is known from earlier rounds.
+/// Makes the rounds, with what is known from earlier ones.
 #[derive(Debug, Default)]
 struct Rounds {
     fleet: Fleet,
@@ -152,6 +154,7 @@ struct Rounds {
 }
 
 impl Rounds {
+    /// Makes a round. If it fails, its line says why.
     async fn next(&mut self, broker: &Broker, search: Search) -> Round {
         match self.ask(broker, search).await {
             Ok(round) => round,
@@ -164,27 +167,30 @@ impl Rounds {
         }
     }
 
+    /// Asks the workers what they count, and what they serve if that may have changed.
     async fn ask(&mut self, broker: &Broker, search: Search) -> Result<Round, Failure> {
         let discover = || broker.discover().window(search.window).timeout(search.limit());
         let stats = discover().stats().await?;
         let now = Instant::now();
         self.fleet.note_round(&stats.workers);
-        let asks = self.fleet.must_ask(now);
-        if asks {
+        let asks_services = self.fleet.must_ask(now);
+        if asks_services {
             let found = discover().services().await?;
             self.fleet.note_services(found, now);
         }
         let found = self.fleet.found();
         let line = self.sample(broker, &stats, now).await;
+        // After the sample, which compares the counts with those of earlier rounds.
         self.history.remember(&stats.workers, now);
         Ok(Round {
             line,
             is_sample: true,
-            catalog: asks.then(|| messages::catalog(found)),
-            services: asks.then(|| messages::callable(found)),
+            catalog: asks_services.then(|| messages::catalog(found)),
+            services: asks_services.then(|| messages::callable(found)),
         })
     }
 
+    /// Makes the line of a round, with the depths of queues.
     async fn sample(&self, broker: &Broker, stats: &Discovered<WorkerStats>, now: Instant) -> String {
         let mut services = self.fleet.found().map(Discovered::services).unwrap_or_default();
         services.truncate(MAX_SERVICES);
@@ -202,7 +208,7 @@ impl Rounds {
             workers: self.fleet.workers().collect(),
             queues,
             depths: &depths,
-            rows: &rows(&stats.workers, false, &self.history, now),
+            rows: &sums_of_workers(&stats.workers, &self.history, now),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Which workers run and what they serve, as far as is known. Pure.
+//! Which workers run and what they serve, as far as is known. Does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -54,12 +54,16 @@ impl Fleet {
     /// Notes what workers serve.
     pub(super) fn note_services(&mut self, mut found: Discovered<WorkerDescription>, now: Instant) {
         self.asked = Some((self.workers.keys().cloned().collect(), now));
-        let answered: BTreeSet<_> = found.workers.iter().map(|of| of.worker.id.clone()).collect();
+        let answered: BTreeSet<_> = found
+            .workers
+            .iter()
+            .map(|description| description.worker.id.clone())
+            .collect();
         let earlier = self.found.take().map(|found| found.workers).unwrap_or_default();
         // One whose answer is late this time serves what it served before.
-        let late = earlier
-            .into_iter()
-            .filter(|of| !answered.contains(&of.worker.id) && self.workers.contains_key(&of.worker.id));
+        let late = earlier.into_iter().filter(|earlier| {
+            !answered.contains(&earlier.worker.id) && self.workers.contains_key(&earlier.worker.id)
+        });
         found.workers.extend(late);
         self.found = Some(found);
     }

@@ -84,6 +84,7 @@ pub(super) async fn list(
         Ok::<_, Failure>(())
     };
     let looked = looked.await;
+    // Whatever happened, `finish` puts the letters back.
     let more = scan.left;
     let (notes, finished) = scan.finish().await;
     looked.and(finished)?;

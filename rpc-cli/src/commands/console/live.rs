@@ -19,7 +19,7 @@ pub(super) fn lines(
     let mut first = vec![hello, Arc::clone(&known.catalog)];
     first.extend(collector.samples());
     let first = first.iter().map(|line| format!("{line}\n")).collect::<String>();
-    let state = Rest {
+    let state = LiveLines {
         first: Some(first),
         catalog: known.catalog,
         latest,
@@ -31,15 +31,18 @@ pub(super) fn lines(
     })
 }
 
-struct Rest {
+/// The lines that a page has not got yet.
+struct LiveLines {
+    /// The lines with which it begins.
     first: Option<String>,
     /// The services that the page knows.
     catalog: Arc<str>,
     latest: watch::Receiver<Latest>,
+    /// The page counts as open until this is dropped.
     _permit: OwnedSemaphorePermit,
 }
 
-impl Rest {
+impl LiveLines {
     /// Returns the next lines, or `None` if there will be none.
     async fn next(&mut self) -> Option<String> {
         if let Some(first) = self.first.take() {

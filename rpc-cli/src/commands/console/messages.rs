@@ -1,4 +1,4 @@
-//! The messages from which the page learns what runs: lines of JSON. Pure.
+//! The messages from which the page learns what runs: lines of JSON. Does no I/O.
 
 use std::collections::BTreeSet;
 
@@ -82,6 +82,7 @@ impl Limits {
     }
 }
 
+/// Returns a service for the page. `None` if no worker has described it.
 fn service(found: &FoundService<'_>, limits: &mut Limits) -> Option<Value> {
     let described = &limits.limited(found.descriptions.first()?);
     // Without schemas of its own, the service gets some that are made from the spelling of its
@@ -148,6 +149,7 @@ pub(super) struct Sample<'a> {
     pub(super) rows: &'a Rows,
 }
 
+/// The line of a round.
 pub(super) fn sample(sample: &Sample<'_>) -> String {
     let queues = sample.queues.iter().map(|queue| {
         let jobs = JobDepths::of(sample.depths, queue);

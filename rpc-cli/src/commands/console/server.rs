@@ -98,15 +98,16 @@ impl ConsoleState {
 
     /// Fails if the console is read-only. Called before calls, and before retries and drops.
     fn check_may_change(&self) -> Result<(), Refused> {
-        match self.is_read_only {
-            true => Err(Refused::new(StatusCode::FORBIDDEN, "the console is read-only")),
-            false => Ok(()),
+        if self.is_read_only {
+            return Err(Refused::new(StatusCode::FORBIDDEN, "the console is read-only"));
         }
+        Ok(())
     }
 }
 
 type Shared = State<Arc<ConsoleState>>;
 
+/// Returns what the server answers: the page to everybody, and the API only with the token.
 pub(super) fn router(console: Arc<ConsoleState>) -> Router {
     let api = Router::new()
         .route("/api/live", get(live))
@@ -149,7 +150,7 @@ async fn live(State(console): Shared) -> Result<Response, Refused> {
     Ok(stream_of(lines))
 }
 
-/// The call is dropped with the response if the page no longer reads it.
+/// Calls a method. The call is dropped with the response, once the page no longer reads that.
 async fn call(State(console): Shared, request: Request) -> Result<Response, Refused> {
     console.check_may_change()?;
     let permit = permit_of(&console.calls, "too many calls of this console are running")?;
@@ -220,7 +221,7 @@ async fn with_letters<T: Send + 'static>(
         let message = "another look at dead letters has not ended yet";
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
     };
-    // Checked with the lock: either `finish_letters` has said so before, or it waits for the lock.
+    // Checked with the lock: either `finish_letters` has set it before, or it waits for the lock.
     if *console.is_ending.borrow() {
         let message = "the console is ending";
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
@@ -236,6 +237,7 @@ async fn with_letters<T: Send + 'static>(
     })
 }
 
+/// Takes a permit. Refuses the request if there is none left.
 fn permit_of(permits: &Arc<Semaphore>, refusal: &str) -> Result<OwnedSemaphorePermit, Refused> {
     let permit = Arc::clone(permits).try_acquire_owned();
     permit.map_err(|_| Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal))
@@ -280,8 +282,8 @@ impl From<Failure> for Refused {
     }
 }
 
-/// Returns what to do about a failure. Its own hint is about quotes for the shell if JSON is
-/// invalid.
+/// Returns what to do about a failure. For invalid JSON, its own hint would be about quotes for the
+/// shell.
 fn page_hint(failure: &Failure) -> Option<String> {
     match failure {
         Failure::InvalidJson { .. } => Some("write it like {\"id\": \"user:12345\"}".to_owned()),

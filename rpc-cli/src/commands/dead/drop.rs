@@ -55,6 +55,7 @@ impl DropLetters {
         report.finish(queue, dropped, scan, output).await
     }
 
+    /// Finds the selected letters, asks if wanted, and deletes them.
     async fn drop_selected(
         &self,
         queue: &str,

@@ -1,4 +1,4 @@
-//! Selects letters by their properties and headers. Pure.
+//! Selects letters by their properties and headers. Does no I/O.
 
 use std::time::{Duration, SystemTime};
 

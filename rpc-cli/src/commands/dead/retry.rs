@@ -37,6 +37,7 @@ impl RetryLetters {
         let mut run = Retry {
             queue,
             report: Report::new("retried", self.selection.dry_run),
+            // A few letters take no time worth a bar.
             bar: match scan.left {
                 0..100 => ProgressBar::hidden(),
                 many => progress_bar(output, many.into()),
@@ -55,6 +56,7 @@ struct Retry<'a> {
 }
 
 impl Retry<'_> {
+    /// Retries the letters with the selected ids, or with `--all` one after the other.
     async fn retry_selected(&mut self, selection: &Selection, scan: &mut Scan) -> Result<(), Failure> {
         if !selection.all {
             let needs_bodies = true;
@@ -80,6 +82,7 @@ impl Retry<'_> {
         let id = letter.id.clone();
         let retried = match (obstacle(&letter, self.queue), is_dry_run) {
             (Some(reason), _) => Retried::Stays(reason),
+            // A dry run reports it as sent.
             (None, true) => Retried::Sent,
             (None, false) => retry(letter, self.queue, scan).await?,
         };

@@ -11,6 +11,7 @@ use crate::dead_letters::scan::Scan;
 use crate::dead_letters::wanted::parse_id;
 use crate::failure::Failure;
 
+/// How many ids a command takes: each is compared with each letter.
 const MAX_IDS: usize = 1000;
 
 /// The letters to act on.

@@ -59,6 +59,7 @@ impl ShowLetter {
     }
 }
 
+/// Returns everything that is in a letter, for people.
 fn text(letter: &Letter, now: SystemTime) -> String {
     let Letter { id, message, facts } = letter;
     let fields = [

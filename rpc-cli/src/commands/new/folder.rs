@@ -13,20 +13,21 @@ use crate::failure::Failure;
 pub(super) struct NewFolder {
     /// The path as the user gave it, for messages.
     shown: PathBuf,
-    /// The folder that will contain it, which exists.
+    /// The absolute path of the folder that will contain it, which exists.
     parent: PathBuf,
+    /// Its absolute path.
     path: PathBuf,
 }
 
 impl NewFolder {
     /// Checks that the folder may be created.
     pub(super) fn at(path: &Path) -> Result<Self, Failure> {
-        let (parent, path_in_parent) = match path.canonicalize() {
+        let (parent, absolute) = match path.canonicalize() {
             Ok(existing) => {
                 check_replaceable(path, &existing)?;
                 (existing.parent().map(Path::to_owned), existing)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_link(path) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_dangling_link(path) => {
                 let name = path.file_name().ok_or_else(|| no_name(path))?;
                 let parent = parent_of(path)?;
                 let joined = parent.join(name);
@@ -37,7 +38,7 @@ impl NewFolder {
         Ok(Self {
             shown: path.to_owned(),
             parent: parent.ok_or_else(|| no_name(path))?,
-            path: path_in_parent,
+            path: absolute,
         })
     }
 
@@ -50,16 +51,17 @@ impl NewFolder {
             .map_err(|error| cannot_create(&self.shown, error))
     }
 
+    /// See [`create`](Self::create).
     fn write_and_rename(&self, files: &[NewFile]) -> io::Result<()> {
         let name = self.path.file_name().unwrap_or(OsStr::new("project"));
         let mut prefix = OsStr::new(".").to_owned();
         prefix.push(name);
         prefix.push("-");
-        // It is removed when it is dropped.
+        // This folder is removed when `temporary` is dropped.
         let temporary = tempfile::Builder::new()
             .prefix(&prefix)
             .tempdir_in(&self.parent)?;
-        // Its own permissions are for its owner only. Those of a folder in it are the usual ones.
+        // The temporary folder is for its owner only. A folder in it has the usual permissions.
         let project = temporary.path().join(name);
         fs::create_dir(&project)?;
         for file in files {
@@ -69,7 +71,7 @@ impl NewFolder {
             }
             fs::write(path, &file.text)?;
         }
-        // An empty folder that is replaced may be private.
+        // If an empty folder is replaced, its permissions stay: it may be private.
         if let Ok(replaced) = fs::metadata(&self.path) {
             fs::set_permissions(&project, replaced.permissions())?;
         }
@@ -117,8 +119,8 @@ fn parent_of(path: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Whether it is a symbolic link, which here leads nowhere.
-fn is_link(path: &Path) -> bool {
+/// Whether a path that leads nowhere is a symbolic link.
+fn is_dangling_link(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
