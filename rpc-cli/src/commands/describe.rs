@@ -62,6 +62,7 @@ impl Describe {
         Ok(Outcome::Done)
     }
 
+    /// Finds the service, all its versions, or all services of the queue.
     async fn find(&self, broker: &Broker, output: &Output) -> Result<Described, Failure> {
         match (&self.service, &self.location.queue) {
             (None, Some(queue)) => Ok(Described::Several(lookup::on_queue(broker, queue).await?)),
@@ -138,6 +139,7 @@ fn argument_notes(method: &MethodDescription) -> Vec<String> {
     lines
 }
 
+/// Returns a line for each schema of a method.
 fn method_schemas(method: &MethodDescription) -> Vec<String> {
     let mut lines = Vec::new();
     let mut add = |what: &str, schema: Option<&Value>| {
@@ -148,6 +150,7 @@ fn method_schemas(method: &MethodDescription) -> Vec<String> {
     for argument in &method.arguments {
         add(&argument.name, argument.schema.as_ref());
     }
+    add("items", method.incoming_schema.as_ref());
     add("result", method.result_schema.as_ref());
     add("error", method.error_schema.as_ref());
     lines
@@ -177,6 +180,7 @@ mod tests {
                 },
                 {"name": "touch", "oneway": true, "broadcast": true},
                 {"name": "export", "cancel": true},
+                {"name": "import", "incoming": "User", "incoming_schema": {"type": "object"}},
             ],
             "definitions": {"User": {"type": "object", "properties": {"id": {"type": "integer", "format": "uint64"}}}},
         }));
@@ -201,6 +205,8 @@ service UserDirectory on queue rpc_queue
     #[rpc(cancel)]
     export()
 
+    import(Incoming<User>)
+
     type User
         id: u64    (optional)"
         );
@@ -209,6 +215,7 @@ service UserDirectory on queue rpc_queue
             with_schemas
                 .contains("\n        id: {\"type\":\"string\"}\n        result: {\"type\":\"string\"}\n")
         );
+        assert!(with_schemas.contains("\n        items: {\"type\":\"object\"}\n"));
         assert!(with_schemas.contains("\n    #/definitions/User: {"));
         assert!(text(&ServiceDescription::new("S", "q"), false).ends_with("(no methods)"));
     }
