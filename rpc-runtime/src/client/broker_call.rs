@@ -41,7 +41,7 @@ pub(super) struct BrokerCall<'a> {
     session_handle: &'a SessionHandle,
     progress: CallProgress<'a>,
     time: &'a TimeLimit,
-    /// The session of the last request.
+    /// The session of the last request. `None` if none was sent.
     last_session: Option<Arc<Session>>,
 }
 
@@ -83,7 +83,7 @@ impl<'a> BrokerCall<'a> {
             let mut deadline = pin!(sleep_until(self.time.deadline));
             'requests: loop {
                 // Before the session is read, so that no session change is missed.
-                if let Some(reply) = self.call().forget_events() {
+                if let Some(reply) = self.call().take_reply_and_forget_events() {
                     return self.on_reply(reply);
                 }
                 if self.waits_for_end() {
@@ -105,12 +105,11 @@ impl<'a> BrokerCall<'a> {
                     return self.await_end().await;
                 }
                 self.send(session);
-                let mut is_confirmed = false;
                 let failure = loop {
                     let Some(event) = self.call().next_event(deadline.as_mut()).await else {
                         return self.on_deadline().await;
                     };
-                    match self.on_event(event, &mut is_confirmed) {
+                    match self.on_event(event) {
                         ControlFlow::Continue(Next::Wait) => {}
                         // The head of the loop sends the request, or awaits the end.
                         ControlFlow::Continue(Next::Resend | Next::AwaitEnd) => continue 'requests,
@@ -122,11 +121,8 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
-                match self.on_not_confirmed(failure, deadline.as_mut()).await {
-                    ControlFlow::Continue(needs_another_session) => {
-                        self.progress.is_session_lost = needs_another_session;
-                    }
-                    ControlFlow::Break(outcome) => return outcome,
+                if let ControlFlow::Break(outcome) = self.on_not_confirmed(failure, deadline.as_mut()).await {
+                    return outcome;
                 }
             }
         }
@@ -151,6 +147,7 @@ impl<'a> BrokerCall<'a> {
             .filter(|_| self.progress.is_session_lost)
     }
 
+    /// Sends a request in this session.
     fn send(&mut self, session: Arc<Session>) {
         let request = QueuedRequest {
             is_resent: self.progress.may_have_run,
@@ -165,17 +162,18 @@ impl<'a> BrokerCall<'a> {
         self.progress.is_session_lost = false;
     }
 
-    fn on_event(&mut self, event: CallEvent, is_confirmed: &mut bool) -> Step<Next> {
+    /// Records an event of the current request, and decides what to do next.
+    fn on_event(&mut self, event: CallEvent) -> Step<Next> {
         let plan = self.plan();
         match event {
             CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
-            // Whatever became of the request: a worker has it.
+            // A worker has the request, whatever the broker says about it.
             _ if plan.has_stream_begun() => return ControlFlow::Continue(Next::AwaitEnd),
             CallEvent::Confirmed if plan.method.is_oneway() => {
                 return ControlFlow::Break(empty_reply(plan.codec));
             }
             CallEvent::Confirmed => {
-                *is_confirmed = true;
+                self.progress.is_confirmed = true;
                 self.progress.may_have_run = true;
                 self.progress.last_failure = None;
             }
@@ -186,13 +184,13 @@ impl<'a> BrokerCall<'a> {
                 self.progress.end_request();
                 return ControlFlow::Continue(Next::Resend);
             }
-            CallEvent::SessionChanged => {}
+            CallEvent::StateChanged => {}
         }
-        self.check_session(*is_confirmed)
+        self.check_session()
     }
 
-    /// Waits for the reply that ends a stream. The request is not sent again. If the session in
-    /// which it was sent was lost meanwhile, so may be the stream.
+    /// Waits for the reply that ends a stream. The request is not sent again. Fails if the handle
+    /// or the reply address is lost, or if the stream is overdue.
     fn await_end(&mut self) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             self.progress.may_have_run = true;
@@ -200,16 +198,18 @@ impl<'a> BrokerCall<'a> {
             self.progress.withdraw();
             let (limit, call) = (self.time.limit, self.call());
             let sent = self.last_session.take().map(|session| session.epoch);
+            // Neither is missing: a stream that has begun has an inbox, and its request a session.
             let (Some(sent), Some(items)) = (sent, &self.plan().destination.items) else {
                 return Err(self.give_up());
             };
+            // A call that only sends items has no reader, whose wait would be limited.
             let has_reader = self.plan().destination.credit().is_some();
             let mut consumer = sent.consumer;
             loop {
                 let is_open = {
                     let state = self.session_handle.state().borrow();
                     if state.phase.is_closed() {
-                        let reason = self.session_handle.status().end_reason_or_closed();
+                        let reason = self.session_handle.status_board().end_reason_or_closed();
                         return Err(broker_error(reason, true));
                     }
                     if state.epoch.address != sent.address {
@@ -227,7 +227,7 @@ impl<'a> BrokerCall<'a> {
                 match call.next_event(overdue_at).await {
                     Some(CallEvent::Reply(reply)) => return self.on_reply(reply),
                     Some(_) => {}
-                    // The session may have been lost since. No event tells of that.
+                    // Look at the session again: no event tells when it is lost.
                     None => match items.overdue(limit, !self.is_session_open()) {
                         Some(Overdue::Silent) => return Err(silent_error()),
                         Some(Overdue::TimedOut) => {
@@ -250,15 +250,15 @@ impl<'a> BrokerCall<'a> {
 
     /// Decides whether the reply can still arrive, after a confirm or after a change of the
     /// session.
-    fn check_session(&self, is_confirmed: bool) -> Step<Next> {
+    fn check_session(&self) -> Step<Next> {
         let state = self.session_handle.state().borrow();
         if state.phase.is_closed() {
-            let reason = self.session_handle.status().end_reason_or_closed();
+            let reason = self.session_handle.status_board().end_reason_or_closed();
             let may_have_run = self.progress.withdraw();
             return ControlFlow::Break(Err(broker_error(reason, may_have_run)));
         }
-        // What becomes of a request that is not confirmed yet is another event, which follows.
-        let Some(session) = self.last_session.as_ref().filter(|_| is_confirmed) else {
+        // A request that is not confirmed yet will be confirmed or fail. That event decides.
+        let Some(session) = self.last_session.as_ref().filter(|_| self.progress.is_confirmed) else {
             return ControlFlow::Continue(Next::Wait);
         };
         match resend::after_confirm(self.plan().method.is_idempotent(), session.epoch, state.epoch) {
@@ -272,27 +272,23 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Handles a request that the broker did not confirm. Returns whether the next request needs
-    /// another session.
+    /// Handles a request that the broker did not confirm: ends the call, or waits until another
+    /// request may be sent.
     fn on_not_confirmed<'b>(
         &'b mut self,
         published: Box<Published>,
         deadline: Pin<&'b mut Sleep>,
-    ) -> BoxFuture<'b, Step<bool>> {
+    ) -> BoxFuture<'b, Step<()>> {
         Box::pin(async move {
             self.progress.end_request();
             match *published {
-                Published::Returned => self.on_returned(deadline).await?,
-                Published::Refused => self.on_refused(deadline).await?,
-                Published::Failed { source, written } => {
-                    self.on_failed(source, written)?;
-                    return ControlFlow::Continue(true);
-                }
+                Published::Returned => self.on_returned(deadline).await,
+                Published::Refused => self.on_refused(deadline).await,
+                Published::Failed { source, written } => self.on_failed(source, written),
                 // Neither gets here: a call that withdraws its request does not wait for the
                 // outcome, and a confirm is no failure.
-                Published::Withdrawn | Published::Confirmed => {}
+                Published::Withdrawn | Published::Confirmed => ControlFlow::Continue(()),
             }
-            ControlFlow::Continue(false)
         })
     }
 
@@ -324,6 +320,8 @@ impl<'a> BrokerCall<'a> {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         self.progress.last_failure = Some(PublishFailure::Refused);
+        // Even a missing queue is waited for: the call does so, or an earlier request has reached the
+        // queue, which may be declared again.
         if may_have_run_before || plan.wait_for_server {
             let delay = self.progress.retry_state().backoff.next_delay();
             return self.unless_ended(deadline, pin!(sleep(delay))).await;
@@ -332,13 +330,15 @@ impl<'a> BrokerCall<'a> {
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
-        // The queue may take it now. If not, further requests are delayed.
+        // The queue exists, and may take the next request at once. Later ones are delayed.
         ControlFlow::Continue(())
     }
 
     /// Handles the loss of the request, or of the broker's confirm.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
-        let source = self.session_handle.status().end_reason().unwrap_or(source);
+        // If the handle has ended, that is why the request failed.
+        let source = self.session_handle.status_board().end_reason().unwrap_or(source);
+        self.progress.is_session_lost = true;
         self.progress.may_have_run |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
             self.progress.retry_state().channels_closed += 1;
@@ -371,7 +371,8 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
-    /// Whether a stream answers a request of this call, so that none is sent again.
+    /// Whether the call's stream has begun, and this attempt has sent a request or watches a session.
+    /// Then it sends no request again, and waits for the end of the stream.
     fn waits_for_end(&self) -> bool {
         self.plan().has_stream_begun() && self.last_session.is_some()
     }
@@ -385,10 +386,11 @@ impl<'a> BrokerCall<'a> {
         Box::pin(std::future::ready(Err(self.give_up())))
     }
 
+    /// Ends the call with its reply.
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
-        // A worker does not know that its stream cannot be read, and another one may have got the
-        // request too.
+        // The worker of a stream that cannot be read does not know that. If the request was sent
+        // twice, a second worker may run the method. Both are told to stop.
         let is_stream = self.plan().destination.items.is_some();
         if is_stream && (reply.is_err() || self.progress.is_resent) {
             self.abandon();
@@ -400,7 +402,8 @@ impl<'a> BrokerCall<'a> {
         )
     }
 
-    /// Withdraws the request at the deadline, and returns the call's error.
+    /// Withdraws the request at the deadline, and returns the call's error. What the broker said
+    /// about the last request tells more than the timeout.
     fn give_up(&self) -> CallError {
         let may_have_run = self.progress.withdraw();
         self.call().on_no_reply(may_have_run);
@@ -421,6 +424,7 @@ impl<'a> BrokerCall<'a> {
     /// Tells workers that the caller no longer waits, if they may have the request.
     fn abandon(&self) {
         let plan = self.plan();
+        // A one-way request that was sent runs whether or not its caller still waits.
         if !plan.method.is_oneway() && self.progress.withdraw() {
             self.session_handle
                 .in_flight

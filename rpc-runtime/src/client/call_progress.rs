@@ -9,6 +9,8 @@ pub(super) struct CallProgress<'a> {
     pub(super) guard: InFlightGuard<'a>,
     /// The number of the current request. `None` if none waits for a confirm or a reply.
     request: Option<u32>,
+    /// Whether the broker has confirmed the current request.
+    pub(super) is_confirmed: bool,
     /// Whether a request may have reached a worker.
     pub(super) may_have_run: bool,
     /// Whether a request was sent again although an earlier one may have reached a worker.
@@ -44,6 +46,7 @@ impl<'a> CallProgress<'a> {
         Self {
             guard,
             request: None,
+            is_confirmed: false,
             may_have_run: false,
             is_resent: false,
             is_session_lost: false,
@@ -57,10 +60,11 @@ impl<'a> CallProgress<'a> {
         self.is_resent |= self.may_have_run;
         let number = self.guard.call.latest_send().begin();
         self.request = Some(number);
+        self.is_confirmed = false;
         number
     }
 
-    /// Records that the current request has ended.
+    /// Records that no confirm and no reply is expected for the current request any more.
     pub(super) fn end_request(&mut self) {
         self.request = None;
     }

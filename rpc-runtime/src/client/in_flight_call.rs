@@ -26,9 +26,9 @@ pub(super) enum CallEvent {
     /// The broker returned the batch that holds the request, because the batch queue no longer
     /// exists. Send the request on its own.
     BatchReturned,
-    /// The session has another [epoch](super::resend::ReplyEpoch), is open again, or is closed. Or
-    /// the call's stream has begun.
-    SessionChanged,
+    /// The session has another [epoch](super::resend::ReplyEpoch), is open again, or is closed, or
+    /// the call's stream has begun. The event does not say which: the call looks at both.
+    StateChanged,
 }
 
 /// A call: its plan, and the events that it has not handled.
@@ -44,7 +44,7 @@ pub(crate) struct InFlightCall {
     /// The call's number in the order of insertion into the calls in flight; 0 until then.
     sequence: AtomicU64,
     plan: CallPlan,
-    /// Whether the current request was sent or withdrawn.
+    /// Whether the current request still waits, was sent, or was withdrawn.
     latest_send: LatestSend,
     inbox: Mutex<Inbox>,
 }
@@ -59,8 +59,8 @@ struct Inbox {
     failure: Option<Box<Published>>,
     /// Whether the current request was sent in a batch.
     is_batched: bool,
-    /// Whether there is a [`CallEvent::SessionChanged`] that the call has not handled.
-    unhandled_session_change: bool,
+    /// Whether there is a [`CallEvent::StateChanged`] that the call has not handled.
+    unhandled_state_change: bool,
     /// Whether the session has changed since the current request began. Stays set when the call
     /// handles the event.
     session_changed_since_request: bool,
@@ -68,6 +68,7 @@ struct Inbox {
 }
 
 impl Inbox {
+    /// Takes the next event. A reply comes first, because it ends the call.
     fn next(&mut self) -> Option<CallEvent> {
         if let Some(reply) = self.reply.take() {
             return Some(CallEvent::Reply(reply));
@@ -82,7 +83,7 @@ impl Inbox {
                 false => CallEvent::NotConfirmed(failure),
             });
         }
-        std::mem::take(&mut self.unhandled_session_change).then_some(CallEvent::SessionChanged)
+        std::mem::take(&mut self.unhandled_state_change).then_some(CallEvent::StateChanged)
     }
 }
 
@@ -91,8 +92,8 @@ impl InFlightCall {
         Self::with_id(random_id(), plan)
     }
 
-    /// Creates a call whose request has the same id as an earlier one. It must be one-way, because
-    /// both may be in flight at the same time.
+    /// Creates a call whose request has the same id as an earlier one. It must be one-way: both may
+    /// be in flight at the same time, and a reply with this id would fit both.
     pub(super) fn with_id(id: Uuid, plan: CallPlan) -> Self {
         Self {
             id,
@@ -131,11 +132,12 @@ impl InFlightCall {
         self.lock().is_batched = true;
     }
 
-    /// Handles that no reply has come before the deadline. Forgets the batch size if the workers
-    /// that take batches may be gone: the request was in a batch, or still waited to be sent,
-    /// perhaps in one.
-    pub(super) fn on_no_reply(&self, may_have_run: bool) {
-        if !may_have_run || self.lock().is_batched {
+    /// Handles that no reply has come before the deadline. `was_sent` is whether any request of the
+    /// call was sent.
+    pub(super) fn on_no_reply(&self, was_sent: bool) {
+        // The workers that take batches may be gone: the request was in a batch, or still waited to
+        // be sent, perhaps in one.
+        if !was_sent || self.lock().is_batched {
             self.forget_batch_size();
         }
     }
@@ -146,15 +148,15 @@ impl InFlightCall {
         }
     }
 
-    /// Forgets the events of the previous request, before the call begins another one. Returns the
-    /// reply if one has arrived. Must be called before the session is read, so that no change is
-    /// missed.
-    pub(super) fn forget_events(&self) -> Option<ReceivedReply> {
+    /// Forgets the events of the previous request, before the call begins another one. Only the
+    /// reply, if one has arrived, is returned. Must be called before the session is read, so that
+    /// no change is missed.
+    pub(super) fn take_reply_and_forget_events(&self) -> Option<ReceivedReply> {
         let mut inbox = self.lock();
         inbox.is_confirmed = false;
         inbox.failure = None;
         inbox.is_batched = false;
-        inbox.unhandled_session_change = false;
+        inbox.unhandled_state_change = false;
         inbox.session_changed_since_request = false;
         inbox.reply.take()
     }
@@ -176,6 +178,7 @@ impl InFlightCall {
         self.wait(deadline, |inbox| inbox.reply.take())
     }
 
+    /// Waits until `take` finds an event in the inbox. Returns `None` if the deadline passes first.
     // Not an `async fn`, whose future would have room for its arguments twice: as they were passed,
     // and as variables of its body.
     fn wait<'a, T>(
@@ -201,29 +204,30 @@ impl InFlightCall {
     pub(super) fn on_reply(&self, reply: ReceivedReply) {
         let mut inbox = self.lock();
         inbox.reply = Some(reply);
-        unlock_and_wake(inbox, true);
+        unlock_and_wake(inbox);
     }
 
     /// Tells the call that the session has another epoch, is open again, or is closed.
     pub(super) fn on_session_changed(&self) {
         let mut inbox = self.lock();
-        inbox.unhandled_session_change = true;
+        inbox.unhandled_state_change = true;
         inbox.session_changed_since_request = true;
-        unlock_and_wake(inbox, true);
+        unlock_and_wake(inbox);
     }
 
-    /// Tells the call that its stream has begun, by the event of a session change.
-    pub(super) fn on_begun(&self) {
+    /// Tells the call that its stream has begun.
+    pub(super) fn on_stream_begun(&self) {
         let mut inbox = self.lock();
-        inbox.unhandled_session_change = true;
-        unlock_and_wake(inbox, true);
+        inbox.unhandled_state_change = true;
+        unlock_and_wake(inbox);
     }
 
     /// Tells the call what became of its published request.
     pub(super) fn on_published(&self, published: Published) {
         let mut inbox = self.lock();
-        // A confirm need not wake the call, because its reply follows. After a session change the
-        // reply address may be gone, so the call must check whether a reply can still arrive.
+        // A confirm need not wake a call that waits for a reply, because the reply follows. But
+        // after a session change the reply address may be gone, so the call must check whether a
+        // reply can still arrive.
         let should_wake = self.plan.method.is_oneway()
             || inbox.session_changed_since_request
             || !matches!(published, Published::Confirmed);
@@ -238,7 +242,9 @@ impl InFlightCall {
         }
         inbox.is_confirmed = matches!(published, Published::Confirmed);
         inbox.failure = (!inbox.is_confirmed).then(|| Box::new(published));
-        unlock_and_wake(inbox, should_wake);
+        if should_wake {
+            unlock_and_wake(inbox);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -246,9 +252,9 @@ impl InFlightCall {
     }
 }
 
-/// Unlocks the inbox, and then wakes the call if `should_wake` is set.
-fn unlock_and_wake(mut inbox: MutexGuard<'_, Inbox>, should_wake: bool) {
-    let waker = inbox.waker.take_if(|_| should_wake);
+/// Unlocks the inbox, and then wakes the call, so that the woken task finds no lock.
+fn unlock_and_wake(mut inbox: MutexGuard<'_, Inbox>) {
+    let waker = inbox.waker.take();
     drop(inbox);
     if let Some(waker) = waker {
         waker.wake();

@@ -199,7 +199,7 @@ impl InFlightCalls {
                 }
                 if is_first {
                     inbox.record_begun(queue_time.as_duration());
-                    call.on_begun();
+                    call.on_stream_begun();
                 }
             }
             Arrival::Ends(reply) => {
@@ -609,7 +609,7 @@ pub(super) mod tests {
         assert_eq!(calls_in_flight.len(), 1);
         calls_in_flight.session_changed();
         let event = next_event(&calls[1]).await;
-        assert!(matches!(event, Some(CallEvent::SessionChanged)), "{event:?}");
+        assert!(matches!(event, Some(CallEvent::StateChanged)), "{event:?}");
     }
 
     #[test]
@@ -650,7 +650,7 @@ pub(super) mod tests {
         let _guard = calls_in_flight.insert(&call);
         Arc::clone(&call).published(Published::Returned);
         calls_in_flight.session_changed();
-        assert!(call.forget_events().is_none());
+        assert!(call.take_reply_and_forget_events().is_none());
         Arc::clone(&call).published(Published::Confirmed);
         calls_in_flight.complete(call.id(), reply("it"), None);
         assert!(matches!(next_event(&call).await, Some(CallEvent::Reply(_))));

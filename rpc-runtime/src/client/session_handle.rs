@@ -62,7 +62,8 @@ impl SessionHandle {
         }
     }
 
-    /// Returns the open session, unless it is the one that was lost.
+    /// Returns the open session without waiting. `None` if there is none, or if it is the one that
+    /// was lost.
     pub(super) fn current(&self, lost: Option<&Arc<Session>>) -> Option<Arc<Session>> {
         match &self.state().borrow().phase {
             SessionPhase::Open(session) if is_another(session, lost) => Some(Arc::clone(session)),
@@ -89,13 +90,13 @@ impl SessionHandle {
                 SessionPhase::Opening | SessionPhase::Closed => {}
             }
         }
-        // Closed, or the session's task has ended with its runtime.
-        Err(self.status().end_reason_or_closed())
+        // The handle is closed, or the session's task has ended with its runtime.
+        Err(self.status_board().end_reason_or_closed())
     }
 
-    /// Returns whether the queue of a refused request does not exist, or is a classic queue whose
-    /// node is down: RabbitMQ 4 refuses requests to such a queue. `false` if that is not known. Any
-    /// other queue is full, or will accept requests soon.
+    /// Returns whether the queue of a refused request does not exist. A classic queue whose node is
+    /// down counts as missing: RabbitMQ 4 refuses requests to it. `false` also if that is not known.
+    /// A queue that exists is full, or will accept requests soon.
     pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
@@ -106,7 +107,7 @@ impl SessionHandle {
 
     /// Returns what prevents replies to calls, if it is known.
     pub(super) fn obstacle(&self) -> Option<BrokerError> {
-        self.status().status().obstacle().or_else(|| {
+        self.status_board().status().obstacle().or_else(|| {
             let state = self.state().borrow();
             match state.phase {
                 SessionPhase::Opening => state.loss_reason.clone(),
@@ -119,37 +120,41 @@ impl SessionHandle {
         &self.transport
     }
 
-    pub(super) fn status(&self) -> &StatusBoard {
+    pub(super) fn status_board(&self) -> &StatusBoard {
         self.transport.status()
     }
 
-    /// Returns the state of the session. The first time, starts the session's task on the handle's
-    /// own runtime.
+    /// Returns the state of the session. The first time, starts the tasks of the session.
     pub(super) fn state(&self) -> &watch::Receiver<SessionState> {
-        self.state.get_or_init(|| {
-            let (sender, receiver) = watch::channel(SessionState::opening());
-            let running = session::run(
-                Arc::clone(&self.transport),
-                Arc::clone(&self.options),
-                Arc::clone(&self.in_flight),
-                sender,
-                self.shutdown.clone(),
-                self.tasks.clone(),
-            );
-            self.tasks.spawn_on(running, &self.transport.runtime());
-            let (transport, in_flight) = (Arc::clone(&self.transport), Arc::clone(&self.in_flight));
-            let shutdown = self.shutdown.clone();
-            let telling = async move {
-                let sender = ControlSender::new(&*transport, &in_flight, &shutdown);
-                restart_on_panic("control messages", || sender.run()).await;
-            };
-            self.tasks.spawn_on(telling, &self.transport.runtime());
-            receiver
-        })
+        self.state.get_or_init(|| self.start_tasks())
+    }
+
+    /// Starts the task that keeps the session open, and the one that sends control messages. They
+    /// run on the handle's own runtime, because that of the first call may end earlier.
+    fn start_tasks(&self) -> watch::Receiver<SessionState> {
+        let (sender, receiver) = watch::channel(SessionState::opening());
+        let running = session::run(
+            Arc::clone(&self.transport),
+            Arc::clone(&self.options),
+            Arc::clone(&self.in_flight),
+            sender,
+            self.shutdown.clone(),
+            self.tasks.clone(),
+        );
+        self.tasks.spawn_on(running, &self.transport.runtime());
+        let (transport, in_flight) = (Arc::clone(&self.transport), Arc::clone(&self.in_flight));
+        let shutdown = self.shutdown.clone();
+        let sending_control_messages = async move {
+            let sender = ControlSender::new(&*transport, &in_flight, &shutdown);
+            restart_on_panic("control messages", || sender.run()).await;
+        };
+        self.tasks
+            .spawn_on(sending_control_messages, &self.transport.runtime());
+        receiver
     }
 }
 
-/// Returns whether the session is not the one that was lost.
+/// Returns whether the session is not the one that was lost. `lost` is `None` if any will do.
 fn is_another(session: &Arc<Session>, lost: Option<&Arc<Session>>) -> bool {
     lost.is_none_or(|lost| !Arc::ptr_eq(session, lost))
 }
