@@ -20,8 +20,8 @@ pub(super) struct QueuedRequest {
     pub(super) deadline: Instant,
     /// Whether an earlier request of the call may have reached a worker.
     pub(super) is_resent: bool,
-    /// Its message, if it was built already. It is not built twice, because it may ask for the
-    /// batch size, which is counted.
+    /// Its message, if it was built already. It is not built twice, because building it counts the
+    /// request, and may record that it asks for the batch size.
     pub(super) built: Option<Box<Outgoing>>,
 }
 
@@ -69,23 +69,26 @@ impl PendingConfirm {
         &self.call
     }
 
+    /// Reports the outcome to the call.
     pub(super) fn resolve(mut self, published: Published) {
         self.is_resolved = true;
         self.call.on_published(published);
     }
 
-    /// Leaves it to the transport to report the confirm to the call.
-    pub(super) fn hand_over(mut self) {
+    /// Leaves it to the transport to report the outcome to the call.
+    pub(super) fn leave_to_transport(mut self) {
         self.is_resolved = true;
     }
 
+    /// Returns the token by which the transport marks the request as sent, unless the call has
+    /// withdrawn it.
     pub(super) fn send_token(&self) -> SendToken {
         SendToken::new(Arc::clone(&self.call) as Arc<dyn HasLatestSend>, self.number)
     }
 
-    /// Marks the request as sent, because it is about to be written as a part of a batch. The
-    /// transport does that for a single request, with its [`send_token`](Self::send_token). Returns
-    /// `false` if its call has withdrawn it.
+    /// Marks a request in a batch as sent, before the batch is written. Returns `false` if its call
+    /// has withdrawn it. Of a single request, the transport does that with the
+    /// [`send_token`](Self::send_token).
     pub(super) fn mark_sent(&self) -> bool {
         self.call.latest_send().claim(self.number)
     }
@@ -101,6 +104,7 @@ impl Drop for PendingConfirm {
         if self.is_resolved || self.is_withdrawn() {
             return;
         }
+        // A request that can no longer be withdrawn was marked as sent.
         let written = !self.call.latest_send().withdraw(self.number);
         self.call.on_published(Published::Failed {
             source: BrokerError::Panicked { task: SEND_TASK },
@@ -109,8 +113,9 @@ impl Drop for PendingConfirm {
     }
 }
 
-/// Returns the time left until a deadline, for a message: in whole milliseconds, and at least one.
-/// It is rounded up, so that a request does not expire before its caller gives up.
+/// Returns the time left until a deadline, as the expiration of a message: in whole milliseconds,
+/// and at least one. It is rounded up, so that a request does not expire before its caller gives
+/// up.
 pub(super) fn time_to_live(deadline: Instant, now: Instant) -> Duration {
     let left = deadline.saturating_duration_since(now);
     let milliseconds = u64::try_from(left.as_nanos().div_ceil(1_000_000));

@@ -77,7 +77,7 @@ impl RequestPublisher {
         self.publisher.try_publish(message, call)
     }
 
-    /// Returns the message of one request.
+    /// Returns the message of one request: the one that was built already, or a new one.
     pub(super) fn single(&self, request: &mut QueuedRequest) -> Outgoing {
         let now = Instant::now();
         if let Some(mut built) = request.built.take() {
@@ -95,7 +95,7 @@ impl RequestPublisher {
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();
-        let should_ask = || plan.batch_size().is_some_and(LearnedBatchSize::should_ask);
+        let should_ask = || plan.batch_size().is_some_and(LearnedBatchSize::record_single);
         Request {
             method: Some(plan.method.wire_name()),
             codec: plan.codec,
@@ -107,6 +107,7 @@ impl RequestPublisher {
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers: self.headers(queued, now).into_owned(),
+            // One-way requests ask by a header, and requests in plain text are never batched.
             asks_batch_size: !oneway && plan.codec != Codec::Text && should_ask(),
             credit: plan.destination.credit(),
             sends_items: plan.destination.upload.is_some(),
@@ -162,16 +163,16 @@ impl RequestPublisher {
         })
     }
 
-    /// Returns the headers of a request. Adds a header to a request that is sent again. Adds
-    /// another, with the address for the answer, to a one-way request that asks for the batch size,
-    /// and records that it asks.
+    /// Returns the headers of a request: those of the call, a mark if the request is sent again,
+    /// and if a one-way request asks for the batch size, the address for the answer. Records that
+    /// it asks.
     fn headers<'a>(&self, request: &'a QueuedRequest, now: Instant) -> Cow<'a, Headers> {
         let mut headers = Cow::Borrowed(&request.plan().headers);
         if request.is_resent {
             let name = ShortStr::from_static(RESENT_HEADER);
             headers.to_mut().insert(name, String::new());
         }
-        if self.should_ask_oneway(request, now) {
+        if self.oneway_asks_batch_size(request, now) {
             self.in_flight.batch_size_asks.add(request.confirm.call());
             let name = ShortStr::from_static(BATCH_HEADER);
             headers.to_mut().insert(name, self.reply_to.as_str().to_owned());
@@ -182,16 +183,16 @@ impl RequestPublisher {
     /// Returns whether a request is one-way and asks for the batch size of its method.
     ///
     /// Calls that are made one after another gain nothing from batches, so they do not ask. A
-    /// direct reply-to address is valid only in the property `reply_to`, which would make the
-    /// request a call.
-    fn should_ask_oneway(&self, request: &QueuedRequest, now: Instant) -> bool {
+    /// direct reply-to address could not receive the answer: it is valid only in the property
+    /// `reply_to`, which would make the request a call.
+    fn oneway_asks_batch_size(&self, request: &QueuedRequest, now: Instant) -> bool {
         let plan = request.plan();
         plan.method.is_oneway()
             && fits_in_batch(plan)
             && self.options.reply_queue != ReplyQueue::Direct
             && plan
                 .batch_size()
-                .is_some_and(|batch_size| self.in_flight.len() > 1 && batch_size.should_ask_oneway(now))
+                .is_some_and(|batch_size| self.in_flight.len() > 1 && batch_size.record_oneway(now))
     }
 }
 

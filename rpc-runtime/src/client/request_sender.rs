@@ -51,7 +51,7 @@ impl RequestSender {
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
         if !has_backlog && (is_alone || publishes_at_once(&request)) {
             match self.try_publish(&mut request) {
-                Ok(()) => return request.confirm.hand_over(),
+                Ok(()) => return request.confirm.leave_to_transport(),
                 Err(message) => request.built = Some(message),
             }
         }
@@ -62,6 +62,8 @@ impl RequestSender {
         let _ = self.to_send_task.send(request);
     }
 
+    /// Publishes a request without waiting. Returns its message if the transport does not accept it
+    /// now.
     fn try_publish(&self, request: &mut QueuedRequest) -> Result<(), Box<Outgoing>> {
         let message = self.publisher.single(request);
         let call = Arc::clone(request.confirm.call());

@@ -12,13 +12,14 @@ use crate::client::queued_request::QueuedRequest;
 use crate::codec::Codec;
 use crate::protocol::{Load, MAX_PART_BYTES};
 
-/// Requests with equal keys may share a message.
+/// What the requests in one message have in common. Requests with equal keys may share a message.
 #[derive(Debug, Clone)]
 pub(super) struct BatchKey {
     pub(super) destination: Arc<Destination>,
     codec: Codec,
     priority: Option<u8>,
-    /// In milliseconds, [rounded](round_down). `None` for one-way requests, which do not expire.
+    /// In milliseconds, [rounded](round_down): a batch expires with the first of its requests, so
+    /// they must have about the same time left. `None` for one-way requests, which do not expire.
     time_to_live: Option<u32>,
 }
 
@@ -27,7 +28,7 @@ impl BatchKey {
     /// on its own.
     pub(super) fn of(request: &QueuedRequest, now: Instant) -> Option<(Self, Load)> {
         let plan = request.plan();
-        let batch_size = batch_size(plan)?;
+        let batch_size = batch_size_in_use(plan)?;
         let time_to_live = request.time_to_live(now).map(|time| {
             let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
             round_down(millis)
@@ -49,7 +50,7 @@ impl BatchKey {
 
 impl PartialEq for BatchKey {
     fn eq(&self, other: &Self) -> bool {
-        // Most requests come from the same client.
+        // The pointers spare a comparison of names, as most requests come from the same client.
         let is_same_queue = Arc::ptr_eq(&self.destination, &other.destination)
             || self.destination.batch_queue == other.destination.batch_queue;
         is_same_queue && self.properties() == other.properties()
@@ -67,22 +68,28 @@ impl Hash for BatchKey {
 
 /// Returns whether the request may be sent in a batch. Its workers must have asked for batches.
 pub(super) fn can_share_message(request: &QueuedRequest) -> bool {
-    batch_size(request.plan()).is_some()
+    batch_size_in_use(request.plan()).is_some()
 }
 
 /// Returns whether the request is published at once: it is not batched, and not held back until the
 /// batch size of its method is known. Counts a call that is published before the first reply.
-///
-/// One-way requests are never held back: nothing but the broker's confirm delays their calls.
 pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
-    let may_be_held = !plan.method.is_oneway() && fits_in_batch(plan);
-    batch_size(plan).is_none()
-        && !(may_be_held && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
+    if batch_size_in_use(plan).is_some() {
+        return false;
+    }
+    // One-way requests are never held back: nothing but the broker's confirm delays their calls.
+    if plan.method.is_oneway() || !fits_in_batch(plan) {
+        return true;
+    }
+    let is_held_back = plan
+        .batch_size()
+        .is_some_and(LearnedBatchSize::count_or_hold_back);
+    !is_held_back
 }
 
 /// Returns the batch size that workers ask for. `None` if the call is sent on its own.
-fn batch_size(plan: &CallPlan) -> Option<u16> {
+fn batch_size_in_use(plan: &CallPlan) -> Option<u16> {
     let batch_size = plan.batch_size()?.get();
     (batch_size > 1 && fits_in_batch(plan)).then_some(batch_size)
 }
@@ -92,17 +99,17 @@ pub(in crate::client) fn fits_in_batch(plan: &CallPlan) -> bool {
     plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 
-/// Returns the bytes of a call's arguments and headers, with ten for the two lengths of each
-/// header.
+/// Returns how many bytes a call's arguments and headers take in a batch. The two lengths of each
+/// header take at most ten.
 fn size(plan: &CallPlan) -> usize {
     plan.arguments.0.len() + plan.headers.wire_bytes() + 10 * plan.headers.len()
 }
 
-/// What the id, the time to live and the lengths add to a call in a batch, at most.
+/// How many bytes the id, the time to live and the lengths add to a call in a batch, at most.
 const OVERHEAD: usize = 64;
 
-/// Keeps the first six binary digits of a number. Numbers that are rounded to the same value differ
-/// by less than a thirtieth.
+/// Keeps the first six binary digits of a number, and sets the others to zero. Numbers that are
+/// rounded to the same value differ by less than a thirtieth.
 fn round_down(number: u32) -> u32 {
     let dropped = (u32::BITS - number.leading_zeros()).saturating_sub(6);
     number >> dropped << dropped

@@ -56,8 +56,10 @@ impl BatchSizeAsks {
         else {
             return false;
         };
-        let destination = destination.upgrade();
-        if let Some(learned) = destination.as_ref().and_then(|it| it.batch_size(method)) {
+        // The client may have been dropped meanwhile.
+        if let Some(destination) = destination.upgrade()
+            && let Some(learned) = destination.batch_size(method)
+        {
             learned.answered_oneway(batch_size);
         }
         true

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(in crate::client) struct LearnedBatchSize {
     /// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count
-    /// calls that were sent on their own: since the batch size was learned, or if it is not known,
-    /// the [first](FIRST_CALLS) ones.
+    /// calls that were sent on their own. While the batch size is not known, these are the
+    /// [first](FIRST_CALLS) calls of the method, and otherwise the calls since it was learned.
     state: AtomicU32,
     oneway_asks: Mutex<OnewayAsks>,
 }
@@ -20,6 +20,7 @@ pub(in crate::client) struct LearnedBatchSize {
 /// The one-way requests that asked for the batch size.
 #[derive(Debug, Default)]
 struct OnewayAsks {
+    /// When the last of them was sent.
     last: Option<Instant>,
     /// How many have asked since the last answer.
     unanswered: u32,
@@ -30,15 +31,15 @@ struct OnewayAsks {
 /// One call in the upper 16 bits.
 const ONE_CALL: u32 = 1 << 16;
 
-/// The batch size is not known, and no call waits for it.
+/// The state if the batch size is not known, and no call is held back until it is.
 const NOT_AWAITED: u32 = u32::MAX << 16;
 
-/// How many calls of a method are sent on their own before the first reply. Later calls are held
-/// back for a moment. Once the batch size is known, they are sent in a few messages.
+/// How many calls of a method are sent on their own before the first reply. Later ones are held
+/// back for a moment: once the first reply tells the batch size, they are sent in a few messages.
 const FIRST_CALLS: u32 = 64;
 
-/// After this many calls on their own, a worker is asked for the batch size again. The question and
-/// its answer are headers, which add to the broker's work for each message.
+/// Once the batch size is known, one in this many calls that are sent on their own asks for it
+/// again. The question and its answer are headers, which add to the broker's work for each message.
 const ASK_EVERY: u32 = 32;
 
 /// A one-way request asks for the batch size if none has for this long. Each question costs an
@@ -59,9 +60,8 @@ impl LearnedBatchSize {
         size(self.state.load(Ordering::Relaxed)).max(1)
     }
 
-    /// Returns whether a call that is sent on its own should ask for the batch size. Counts the
-    /// call if the batch size is known.
-    pub(in crate::client) fn should_ask(&self) -> bool {
+    /// Records a call that is sent on its own. Returns whether it is to ask for the batch size.
+    pub(in crate::client) fn record_single(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         if size(state) == 0 {
             return true;
@@ -69,9 +69,9 @@ impl LearnedBatchSize {
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
-    /// Returns whether a one-way request should ask for the batch size, alone or in a batch.
-    /// Forgets the batch size if no worker has answered for a long time.
-    pub(in crate::client) fn should_ask_oneway(&self, now: Instant) -> bool {
+    /// Records a one-way request, alone or in a batch. Returns whether it is to ask for the batch
+    /// size. Forgets the batch size if no worker has answered for a long time.
+    pub(in crate::client) fn record_oneway(&self, now: Instant) -> bool {
         let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
         let since = |earlier: Instant| now.saturating_duration_since(earlier);
         if asks.last.is_some_and(|last| since(last) < ONEWAY_ASK_INTERVAL) {
@@ -95,9 +95,9 @@ impl LearnedBatchSize {
         self.learn(batch_size);
     }
 
-    /// Returns whether a call should be held back until the batch size is known. Counts a call that
-    /// is sent before the first reply.
-    pub(in crate::client) fn holds_back(&self) -> bool {
+    /// Returns `true` if a call is to be held back until the batch size is known. Otherwise it is
+    /// sent, and counted if there was no reply yet.
+    pub(in crate::client) fn count_or_hold_back(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         if size(state) > 0 || state == NOT_AWAITED {
             return false;
@@ -110,8 +110,7 @@ impl LearnedBatchSize {
     }
 
     /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns
-    /// whether the state has changed: `false` if the size was known, or if holding back had already
-    /// stopped.
+    /// `false` if no call was to be held back anyway: the size is known, or this was called before.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
         self.state
@@ -139,8 +138,8 @@ impl LearnedBatchSize {
         self.state.store(NOT_AWAITED, Ordering::Relaxed);
     }
 
-    /// Counts a call. Does nothing if another thread has changed the state meanwhile, so that its
-    /// change is not overwritten. Returns the state with the call counted.
+    /// Adds a call to this state, and returns the sum. Does not store it if another thread has
+    /// changed the state meanwhile, so that no batch size is overwritten.
     fn count_call(&self, state: u32) -> u32 {
         let counted = state.wrapping_add(ONE_CALL);
         let _ = self
@@ -150,6 +149,7 @@ impl LearnedBatchSize {
     }
 }
 
+/// Returns the batch size in a state; zero if it is not known.
 fn size(state: u32) -> u16 {
     u16::try_from(state & 0xffff).unwrap_or(0)
 }
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_worker_is_asked_until_it_answers_and_occasionally_afterwards() {
         let batch_size = LearnedBatchSize::default();
-        let asked = |calls| (0..calls).filter(|_| batch_size.should_ask()).count();
+        let asked = |calls| (0..calls).filter(|_| batch_size.record_single()).count();
         assert_eq!(asked(5), 5);
         batch_size.learn(1);
         assert_eq!(asked(10 * ASK_EVERY), 10);
@@ -175,7 +175,7 @@ mod tests {
         let start = Instant::now();
         let ask_until = |seconds: u32, from: u32| {
             for quarter in from * 4..seconds * 4 {
-                batch_size.should_ask_oneway(start + quarter * ONEWAY_ASK_INTERVAL);
+                batch_size.record_oneway(start + quarter * ONEWAY_ASK_INTERVAL);
             }
         };
         batch_size.answered_oneway(64);
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(batch_size.get(), 64);
         // A few that were lost, with a long pause between them, do not count.
         for hour in 1..10 {
-            batch_size.should_ask_oneway(start + hour * Duration::from_secs(3600));
+            batch_size.record_oneway(start + hour * Duration::from_secs(3600));
         }
         assert_eq!(batch_size.get(), 64);
     }
@@ -201,7 +201,7 @@ mod tests {
         let start = Instant::now();
         let asked = (0..1000).filter(|millis| {
             let now = start + Duration::from_millis(*millis);
-            batch_size.should_ask_oneway(now)
+            batch_size.record_oneway(now)
         });
         assert_eq!(asked.count(), 4);
     }
@@ -210,7 +210,7 @@ mod tests {
     fn only_some_of_the_first_calls_are_sent_before_a_reply() {
         for is_learned in [true, false] {
             let batch_size = LearnedBatchSize::default();
-            let sent = |calls| (0..calls).filter(|_| !batch_size.holds_back()).count();
+            let sent = |calls| (0..calls).filter(|_| !batch_size.count_or_hold_back()).count();
             assert_eq!(sent(2 * FIRST_CALLS), FIRST_CALLS as usize);
             if is_learned {
                 assert!(batch_size.learn(1));
@@ -218,7 +218,7 @@ mod tests {
                 assert!(batch_size.stop_holding_back());
             }
             assert_eq!(sent(100_000), 100_000);
-            assert_eq!(batch_size.should_ask(), !is_learned);
+            assert_eq!(batch_size.record_single(), !is_learned);
             // Nor are calls held back after the batch size is forgotten.
             batch_size.forget();
             assert_eq!(sent(100_000), 100_000);
@@ -242,7 +242,7 @@ mod tests {
         let batch_size = LearnedBatchSize::default();
         batch_size.learn(u16::MAX);
         for _ in 0..70_000 {
-            batch_size.should_ask();
+            batch_size.record_single();
         }
         assert_eq!(batch_size.get(), u16::MAX);
     }

@@ -64,18 +64,21 @@ impl SendTask {
                 () = publisher.wait_ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
                     self.distribute_backlog();
                     self.publish_batches();
+                    // A request that arrives between the check and the store may be overtaken. It
+                    // is not forgotten.
                     if self.backlog.is_empty() && requests.is_empty() {
                         self.publisher.has_backlog.store(false, Ordering::Relaxed);
                     }
                 }
-                // The first reply of a method may carry its batch size. Requests of other methods
-                // are held back again.
+                // The first reply to a call of a method may carry its batch size. Requests of other
+                // methods are held back again.
                 () = in_flight.first_reply.notified(), if self.held.is_active() => {
                     self.backlog.extend(self.held.take());
                 }
                 () = self.held.expired() => self.release_held(),
                 count = requests.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
+                    // Lets other tasks send more requests that can share a message with these.
                     if received.iter().any(can_share_message) {
                         receive_more(&mut requests, &mut received).await;
                     }
@@ -121,6 +124,7 @@ impl SendTask {
         // Consecutive requests usually have the same key.
         let mut group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
         for request in backlog.drain(..count) {
+            // Its message was built to be published alone, which the transport did not accept.
             if request.built.is_some() {
                 self.publish_single(request, None);
                 continue;
@@ -162,14 +166,12 @@ impl SendTask {
     fn publish_batches(&mut self) {
         while let Some((key, mut requests)) = self.batcher.take_message() {
             requests.retain(|request| !request.is_withdrawn());
-            match requests.len() {
-                0 => self.batcher.done(&key),
-                1 => {
-                    for request in requests {
-                        self.publish_single(request, Some(key.clone()));
-                    }
-                }
-                _ => self.publish_batch(requests, key),
+            if requests.len() > 1 {
+                self.publish_batch(requests, key);
+            } else if let Some(request) = requests.pop() {
+                self.publish_single(request, Some(key));
+            } else {
+                self.batcher.done(&key);
             }
         }
     }
@@ -187,8 +189,10 @@ impl SendTask {
         }));
     }
 
+    /// Publishes requests in one message, except those that were withdrawn.
     fn publish_batch(&mut self, mut requests: Vec<QueuedRequest>, key: BatchKey) {
         requests.retain(|request| request.confirm.mark_sent());
+        // All were withdrawn.
         let Some(message) = self.publisher.batch(&requests) else {
             self.batcher.done(&key);
             return;
