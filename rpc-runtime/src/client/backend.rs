@@ -17,7 +17,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// Returns the largest body of a reply, in bytes.
+    /// Returns the largest body of a reply that is accepted, in bytes.
     pub(super) fn max_accepted_bytes(&self) -> usize {
         match self {
             Self::Broker(caller) => caller.max_accepted_bytes(),
@@ -25,12 +25,13 @@ impl Backend {
         }
     }
 
-    /// Makes one attempt of a call that goes through layers.
+    /// Makes one attempt of a call that goes through layers, in a span of its own. A layer such as
+    /// `Retry` may make several.
     pub(crate) fn attempt(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         observed(CallKind::Attempt, call, |call| self.call(call, time_limit))
     }
 
-    /// Makes a call and waits for its reply, without a span of its own.
+    /// Makes a call and waits for its reply. The caller of this function opens the span.
     pub(super) fn call(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         match self {
             Self::Broker(caller) => Box::pin(caller.call(call, time_limit)),

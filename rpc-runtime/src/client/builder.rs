@@ -68,8 +68,9 @@ pub struct ClientBuilder<C> {
 
 /// Wraps the service-independent client.
 pub(super) enum Wrap<C> {
+    /// For a generated client.
     Typed(fn(Client) -> C),
-    /// Adds the description of the service that is called.
+    /// For a dynamic client. Adds the description of the service that is called.
     Described(Box<dyn FnOnce(Client) -> C + Send + Sync>),
 }
 
@@ -131,6 +132,7 @@ impl<C: ServiceClient> ClientBuilder<C> {
 }
 
 impl<C> ClientBuilder<C> {
+    /// Creates a builder with the default options.
     pub(super) fn with_backend(backend: Backend, service: CalledService, wrap: Wrap<C>) -> Self {
         Self {
             backend,

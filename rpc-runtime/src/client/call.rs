@@ -67,7 +67,7 @@ pub(crate) type ReadReply<T, E> = fn(Reply) -> Result<T, CallError<E>>;
 enum State<T, E> {
     Planned(Planned<T, E>),
     Running(Running<T, E>),
-    /// See [`Call::ready`].
+    /// See [`Call::ready`]. A closure, so that the call is `Send` and `Unpin` whatever `T` is.
     Ready(Box<dyn FnOnce() -> Result<T, CallError<E>> + Send>),
     Ended,
 }
@@ -162,7 +162,8 @@ impl<T, E> Call<T, E> {
     /// # pub trait Stock { async fn release(&self, id: u64); }
     /// # #[service]
     /// # pub trait Payment { async fn charge(&self, id: u64); }
-    /// # async fn example(stock: StockClient, payment: PaymentClient, id: u64) -> Result<(), CallError> {
+    /// # async fn example(stock: StockClient, payment: PaymentClient, id: u64)
+    /// # -> Result<(), CallError> {
     /// if let Err(error) = payment.charge(id).await {
     ///     stock.release(id).detached().await?;
     ///     return Err(error);
@@ -273,7 +274,7 @@ impl<T, E> Future for Call<T, E> {
                 return Poll::Ready(Err(CallError::from(reason).widen()));
             }
             State::Ready(outcome) => return Poll::Ready(outcome()),
-            begun => begun,
+            running_or_ended => running_or_ended,
         };
         let State::Running(running) = &mut self.state else {
             panic!("`Call` polled after completion");

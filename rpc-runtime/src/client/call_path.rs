@@ -38,10 +38,12 @@ impl CallPath {
         }
     }
 
-    /// Makes a call and waits for its reply, until its deadline.
+    /// Begins the call's time limit, makes the call and waits for its reply.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         let plan = call.plan();
         let upload = plan.destination.upload.clone();
+        // The time limit of a call that sends a stream does not limit the whole call. So the
+        // deadline of the handler that makes it must end the streams.
         if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.items) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
             items.set_end(ends_at);
@@ -49,15 +51,16 @@ impl CallPath {
         }
         let reply = match plan.time_limit() {
             Ok(time_limit) => self.call_within(call, time_limit),
+            // A call without any time left is recorded like others.
             Err(too_late) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
         };
         match upload {
-            Some(upload) => Box::pin(upload.during(reply)),
+            Some(upload) => Box::pin(upload.drop_stream_after(reply)),
             None => reply,
         }
     }
 
-    /// Like [`call`](Self::call), within a time limit that may have begun earlier.
+    /// Makes a call and waits for its reply, within a time limit that may have begun earlier.
     pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         let plan = call.plan();
         if let Some(items) = &plan.destination.items {

@@ -1,5 +1,5 @@
-//! The service and the method of a call: static descriptors for generated clients, `Arc`ed
-//! descriptions for dynamic clients.
+//! The service and the method of a call: static descriptors for generated clients, and shared
+//! descriptions for dynamic clients and for encoded calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +20,14 @@ pub enum InvalidDescription {
     },
 }
 
-/// The service that a client calls: a static descriptor for generated clients, an `Arc`ed
-/// description for dynamic clients. Cheap to clone.
+/// The service that a client calls. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum CalledService {
     Static(&'static ServiceDescriptor),
     Described(Arc<DescribedService>),
 }
 
-/// The method of a call: a static descriptor for generated clients, an `Arc`ed description for
-/// dynamic clients. Cheap to clone.
+/// The method of a call. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum CalledMethod {
     Static(&'static MethodDescriptor),
@@ -200,6 +198,7 @@ impl DescribedMethod {
         }
     }
 
+    /// Copies the parts of a description that calls need. Fails if the name is too long for AMQP.
     fn new(description: &MethodDescription) -> Result<Self, InvalidDescription> {
         let name = description.name.as_str();
         let too_long = || InvalidDescription::NameTooLong {

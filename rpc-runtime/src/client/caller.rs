@@ -121,7 +121,7 @@ impl Caller {
         if let Some(items) = &destination.items {
             items.show_arrived();
         }
-        // How long a stream takes is up to its reader.
+        // How long a stream takes depends on its reader, and says nothing about overload.
         if !call.plan().has_stream_begun() {
             permit.record_outcome(&outcome, *time_limit);
         }
@@ -144,8 +144,8 @@ impl Caller {
         };
         let max_bytes = options.max_sent_bytes.saturating_sub(MAX_ITEM_FRAME_BYTES);
         let sending = Arc::clone(upload).send_until_failure(call.id(), link, max_bytes);
-        // A task, because the worker counts a caller as gone that sends nothing for a while, even
-        // if nobody polls the call.
+        // In a task, so that it goes on even if nobody polls the call: a worker gives up a caller
+        // that sends nothing for a while.
         let mut sending = AbortOnDropHandle::new(self.transport().runtime().spawn(sending));
         let outcome = tokio::select! {
             biased;
@@ -189,7 +189,8 @@ impl Caller {
             let publishing = self
                 .transport()
                 .publish_control(queue, message, send_token.clone());
-            // `None` if no worker can have the request: it is sent again.
+            // The error of a request that workers may have. `None` if none can have it, and it is to
+            // be sent again.
             let unconfirmed = match timeout_at(time_limit.deadline, publishing).await {
                 Ok(Published::Confirmed) => return empty_reply(plan.codec),
                 Ok(Published::Returned) if plan.wait_for_server => None,
@@ -239,7 +240,7 @@ impl Caller {
         self.session_handle.transport()
     }
 
-    /// Returns the largest body of a reply, in bytes.
+    /// Returns the largest body of a reply that is accepted, in bytes.
     pub(super) fn max_accepted_bytes(&self) -> usize {
         self.session_handle.options.max_accepted_bytes
     }

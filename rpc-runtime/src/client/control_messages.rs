@@ -32,10 +32,12 @@ const RETURNED_LIMIT: Duration = Duration::from_secs(10);
 /// The shortest and the longest time until returned grants are sent again.
 const RETURNED_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How long a stream that nobody reads is not ended again.
+/// Once a stream that nobody reads was ended, it is not ended again for this long, even if more of
+/// its items arrive.
 const UNREAD_PAUSE: Duration = Duration::from_secs(3);
 
-/// How many streams that nobody reads are ended in that time. Further ones go on meanwhile.
+/// How many streams that nobody reads are ended within [`UNREAD_PAUSE`]. Further ones go on
+/// meanwhile.
 const MAX_UNREAD: usize = 1024;
 
 /// What waits until workers are told.
@@ -46,11 +48,11 @@ pub(super) struct ControlMessages {
     credit_granted: Notify,
 }
 
-/// A call whose request was sent, and whose caller no longer waits, or a stream for a call that
-/// this client has not made or no longer knows.
+/// What is to be cancelled: a call whose request was sent, and whose caller no longer waits, or a
+/// stream for a call that this client has not made or no longer knows.
 #[derive(Debug)]
 pub(super) struct AbandonedCall {
-    /// The routing key of those that are told: the queue, or the id of one worker.
+    /// The routing key of the message: the queue, to tell all its workers, or the id of one worker.
     pub(super) key: ShortStr,
     pub(super) id: Uuid,
     /// The deadline of the call. For a stream without a call, the present time.
@@ -61,8 +63,8 @@ pub(super) struct AbandonedCall {
 #[derive(Debug)]
 pub(super) struct ControlMessage {
     pub(super) outgoing: Outgoing,
-    /// Since when the broker returns grants to this worker. `None` if it did not return the last
-    /// ones, or if the message cancels calls.
+    /// When the broker first returned the grants to this worker that are sent again here. `None` if
+    /// it returned none, or if the message cancels calls.
     returned_since: Option<Instant>,
 }
 
@@ -120,10 +122,10 @@ impl ControlMessages {
         }
     }
 
-    /// Grants the credit of a message again that the broker has returned, except to streams that
-    /// are over, and not for ever.
-    pub(super) fn returned(&self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool) {
-        self.lock().returned(message, is_over, Instant::now());
+    /// Grants the credit of a message that the broker has returned again later, except to streams
+    /// that are over. Gives up after [`RETURNED_LIMIT`].
+    pub(super) fn grant_again(&self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool) {
+        self.lock().grant_again(message, is_over, Instant::now());
     }
 
     /// Takes the calls that wait to be cancelled.
@@ -131,7 +133,7 @@ impl ControlMessages {
         std::mem::take(&mut self.lock().abandoned)
     }
 
-    /// Drops what waits and what follows, until [`resume`](Self::resume).
+    /// Drops what waits, and everything that is added before [`resume`](Self::resume).
     pub(super) fn pause(&self) {
         let mut waiting = self.lock();
         (waiting.abandoned, waiting.granted) = Default::default();
@@ -215,11 +217,12 @@ impl Waiting {
         let is_due = |_: &ShortStr, granted: &mut Granted| granted.due_at.is_none_or(|at| at <= now);
         let mut messages = Vec::new();
         let mut due: Vec<_> = self.granted.extract_if(is_due).collect();
+        // Here and below, in an order that does not depend on hashes, so that a simulation repeats
+        // it.
         due.sort_unstable_by(|(worker, _), (other, _)| worker.as_str().cmp(other.as_str()));
         for (worker, granted) in due {
             let grants = granted.credits.into_iter();
             let mut grants: Vec<_> = grants.map(|(id, credit)| Grant { id, credit }).collect();
-            // In an order that does not depend on hashes, so that a simulation repeats it.
             grants.sort_unstable_by_key(|grant| grant.id);
             messages.extend(grants.chunks(MAX_GRANTS).map(|grants| {
                 let mut outgoing = outgoing(&worker, CREDIT_TYPE, None, write_grants(grants));
@@ -235,12 +238,13 @@ impl Waiting {
         messages
     }
 
-    /// When further grants are due.
+    /// Returns when further grants are due. `None` if there are none.
     fn grants_due_at(&self) -> Option<Instant> {
         self.granted.values().filter_map(|granted| granted.due_at).min()
     }
 
-    fn returned(&mut self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool, now: Instant) {
+    /// See [`ControlMessages::grant_again`].
+    fn grant_again(&mut self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool, now: Instant) {
         let since = message.returned_since.unwrap_or(now);
         let grants = read_grants(&message.outgoing.message.body).unwrap_or_default();
         let grants: Vec<_> = grants.into_iter().filter(|grant| !is_over(grant.id)).collect();
@@ -248,11 +252,12 @@ impl Waiting {
             return;
         }
         let (shortest, longest) = RETURNED_DELAY;
+        // Other grants for the worker may wait already. Then these are sent with them.
         let granted = self
             .granted
             .entry(message.outgoing.queue.clone())
             .or_insert_with(|| Granted {
-                // The delays double.
+                // As long as the messages have been returned so far, so that the delays double.
                 due_at: Some(now + (now - since).clamp(shortest, longest)),
                 ..Granted::default()
             });
@@ -274,8 +279,9 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
             .or_default()
             .push(CancelledCall { id, time_left });
     }
-    // The calls of this client come first. The other cancellations are for streams that it does not
-    // read, of which a peer can send any number; they have no time left.
+    // The calls of this client come first: they have the most time left. The other cancellations
+    // are for streams that it does not read. A peer can send any number of those. They have none
+    // left.
     let mut by_key: Vec<_> = by_key.into_iter().collect();
     let longest = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
     by_key.sort_by_cached_key(|(key, calls)| (Reverse(longest(calls)), key.as_str().to_owned()));
@@ -289,6 +295,7 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
     messages
 }
 
+/// Returns a message to the control exchange with this routing key.
 fn outgoing(key: &ShortStr, kind: &'static str, expiration: Option<Duration>, body: Bytes) -> Outgoing {
     Outgoing {
         queue: key.clone(),
@@ -369,7 +376,7 @@ mod tests {
         assert_eq!(granted, [of_a, ("b".to_owned(), vec![grant(3, 7)])]);
         assert!(messages.iter().all(|message| message.outgoing.mandatory));
         waiting.grant(ShortStr::from_static("a"), grant(1, 9));
-        waiting.returned(&messages[0], |id| id.as_u128() == 7, now);
+        waiting.grant_again(&messages[0], |id| id.as_u128() == 7, now);
         let (_, granted) = take(&mut waiting, now);
         assert_eq!(granted, [("a".to_owned(), vec![grant(1, 9), grant(2, 6)])]);
     }
@@ -387,7 +394,7 @@ mod tests {
             if sent > 1 {
                 assert_eq!(granted, [("a".to_owned(), vec![grant(1, 5)])]);
             }
-            waiting.returned(&messages[0], is_over, now);
+            waiting.grant_again(&messages[0], is_over, now);
             let Some(due_at) = waiting.grants_due_at() else {
                 break;
             };

@@ -19,7 +19,7 @@ use crate::transport::{Backoff, Published, Publisher, Transport};
 /// or the user may not publish to it. The broker logs each refusal. Workers wait longer for credit.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long closing a handle waits until workers are told.
+/// How long closing a handle waits until workers are told of the calls that end with it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Publishes the messages that cancel calls, and those that grant credit. Neither kind waits for
@@ -53,6 +53,7 @@ impl<'a> ControlSender<'a> {
 
     /// Publishes until the shutdown, and then cancels all calls in flight.
     pub(super) async fn run(&self) {
+        // An earlier run may have panicked during a pause.
         self.in_flight.control_messages.resume();
         let cancelling = async {
             self.send_each(|| self.in_flight.control_messages.next_cancellations())
@@ -80,8 +81,8 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    /// Sends the messages that `next` returns, until the shutdown. While the broker confirms them,
-    /// what else is to be told waits, and shares the next messages.
+    /// Sends the messages that `next` returns, until the shutdown. What workers are to be told
+    /// while the broker confirms them waits, and shares the next messages.
     async fn send_each<F: Future<Output = Vec<ControlMessage>>>(&self, next: impl Fn() -> F) {
         while let Some(messages) = self.shutdown.run_until_cancelled(next()).await {
             match timeout(SEND_LIMIT, self.send(messages)).await {
@@ -108,6 +109,7 @@ impl<'a> ControlSender<'a> {
                 if error.is_handle_ended() {
                     return Ok(());
                 }
+                // The broker closes the channel if it refuses a message.
                 if !error.is_waited_out() || matches!(error, BrokerError::ChannelClosed { .. }) {
                     self.log_refusal(&error);
                     return Err(Refused);
@@ -130,7 +132,7 @@ impl<'a> ControlSender<'a> {
             }
             Published::Returned => {
                 let is_over = |id| !self.in_flight.contains(id);
-                self.in_flight.control_messages.returned(message, is_over);
+                self.in_flight.control_messages.grant_again(message, is_over);
                 Ok(())
             }
             Published::Confirmed | Published::Refused | Published::Withdrawn => Ok(()),

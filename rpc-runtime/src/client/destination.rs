@@ -16,7 +16,7 @@ use crate::protocol::{BATCH_SUFFIX, ShortStr, Volume};
 pub(crate) struct Destination {
     pub(crate) service: CalledService,
     pub(crate) queue: ShortStr,
-    /// The queue for batches. `None` if each call is sent on its own.
+    /// The queue for batches of requests. `None` if each request is sent on its own.
     pub(super) batch_queue: Option<ShortStr>,
     /// Limits the calls in flight.
     pub(super) limiter: Arc<Limiter>,
@@ -95,7 +95,7 @@ impl Destination {
         }
     }
 
-    /// Returns what the worker may send at first. `None` if it replies with no items.
+    /// Returns what the worker may send at first. `None` if it is to reply without a stream.
     pub(super) fn credit(&self) -> Option<Volume> {
         let items = self.items.as_ref()?;
         Some(items.window()).filter(|window| window.items > 0)

@@ -122,15 +122,18 @@ impl EncodedCall {
         Call::new(path, Ok(Arc::new(call)), read_plain::<()>)
     }
 
+    /// Returns the plan of a call that sends the request on its own.
     fn plan(&self) -> CallPlan {
         let queue = self.queue.as_str();
         let service = DescribedService::of_queue(&self.service, queue);
         // The call does not share its limiter with other calls, so nothing is limited.
-        let limiter = Limiter::new(queue, DEFAULT_IN_FLIGHT, WhenFull::Wait, false);
+        let is_adaptive = false;
+        let limiter = Limiter::new(queue, DEFAULT_IN_FLIGHT, WhenFull::Wait, is_adaptive);
         let service = CalledService::Described(Arc::new(service));
+        let may_batch = false;
         CallPlan {
             method: CalledMethod::Described(Arc::new(DescribedMethod::job(self.method.clone()))),
-            destination: Arc::new(Destination::new(self.queue.clone(), service, false, limiter)),
+            destination: Arc::new(Destination::new(self.queue.clone(), service, may_batch, limiter)),
             method_index: MethodIndex::NONE,
             codec: self.codec,
             arguments: Arguments(self.arguments.clone()),

@@ -35,8 +35,8 @@ pub(super) struct InFlightCalls {
     inserted: AtomicU64,
     /// How many calls in a row were the only one in flight when they began.
     sequential: AtomicU32,
-    /// Notifies the send task that a reply is the first to say whether the calls of a method may be
-    /// batched.
+    /// Notifies the send task that it is now known whether the calls of a method may be batched:
+    /// the method's first reply says so.
     pub(super) first_reply: Notify,
     /// One-way requests that asked workers for a batch size.
     pub(super) batch_size_asks: BatchSizeAsks,
@@ -66,9 +66,9 @@ const SEQUENTIAL_CALLS: u32 = 8;
 const LOOKUPS_PER_LOCK: usize = 32;
 
 /// Returns the key of a call that was inserted: its correlation id, by which its reply is looked
-/// up. Of a one-way call it is the sequence number, since an
-/// [encoded call](super::encoded_call::EncodedCall) may be sent twice at once, with the same id. No
-/// random UUID is that small.
+/// up. The key of a one-way call is its sequence number, because the same [encoded
+/// call](super::encoded_call::EncodedCall) may be sent twice at once, with the same id. No random
+/// UUID is that small.
 fn key(call: &InFlightCall) -> u128 {
     if call.plan().method.is_oneway() {
         call.sequence().into()
@@ -127,11 +127,11 @@ impl InFlightCalls {
         false
     }
 
-    /// Hands a reply, or another message of a stream, to its call. `batch_size` is how many calls
-    /// of the method the worker asks for in one message; `None` if it does not say. Returns `false`
-    /// if no call with this id can use the message, and no one-way request with this id waits for
-    /// the batch size.
-    pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
+    /// Hands a reply, or another message of a stream, to the call with this id. `batch_size` is how
+    /// many calls of the method the worker asks for in one message; zero if it does not say.
+    /// Returns `false` if no call with this id can use the message, and no one-way request with
+    /// this id waits for the batch size.
+    pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: u16) -> bool {
         let Some(call) = self.remove_answered(id) else {
             return match self.streaming_call(id) {
                 Some(call) => self.receive(&call, reply),
@@ -139,10 +139,11 @@ impl InFlightCalls {
                     self.end_unread(id, reply.properties.headers.get(WORKER_HEADER));
                     false
                 }
-                None => self.batch_size_asks.answer(id, batch_size.unwrap_or(0)),
+                // The answer to a one-way request is nothing but a batch size.
+                None => self.batch_size_asks.answer(id, batch_size),
             };
         };
-        self.learn_batch_size(&call, batch_size.unwrap_or(0));
+        self.learn_batch_size(&call, batch_size);
         let reply = Reply::from_message(reply, call.plan().codec);
         call.on_reply(reply);
         true
@@ -262,8 +263,8 @@ impl InFlightCalls {
         discarded
     }
 
-    /// Learns the batch size that a worker asks for. Zero means that its reply has none: the
-    /// method's calls are no longer held back to wait for one.
+    /// Learns the batch size in a reply. Zero means that the worker asks for none: then the
+    /// method's calls are no longer held back until a batch size is known.
     fn learn_batch_size(&self, call: &InFlightCall, batch_size: u16) {
         let Some(learned) = call.plan().batch_size() else {
             return;
@@ -403,7 +404,8 @@ fn is_of_stream(message: &Message) -> bool {
 #[derive(Debug)]
 pub(super) struct InFlightGuard<'a> {
     pub(super) call: &'a Arc<InFlightCall>,
-    /// Whether the call is the only one in flight, and is expected to remain so.
+    /// Whether the call is the only one in flight, and is expected to remain so. Then its request
+    /// is sent at once, because no others will share a batch with it.
     pub(super) is_alone: bool,
     /// Whether the call has its reply. Then it was removed from the calls in flight.
     pub(super) is_answered: bool,
@@ -501,8 +503,8 @@ pub(super) mod tests {
         let calls = [new_call(), new_call()];
         let [mut first, mut second] = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
         (first.is_answered, second.is_answered) = (true, true);
-        assert!(calls_in_flight.complete(calls[1].id(), reply("second"), None));
-        assert!(calls_in_flight.complete(calls[0].id(), reply("first"), None));
+        assert!(calls_in_flight.complete(calls[1].id(), reply("second"), 0));
+        assert!(calls_in_flight.complete(calls[0].id(), reply("first"), 0));
         for (call, text) in calls.iter().zip(["first", "second"]) {
             assert_eq!(answered(call).await.body, text);
         }
@@ -557,7 +559,7 @@ pub(super) mod tests {
         assert!(!calls_in_flight.fail(calls[0].id(), malformed));
         let reply = calls[0].reply(pin!(sleep(Duration::from_secs(1)))).await;
         assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
-        assert!(calls_in_flight.complete(calls[1].id(), self::reply("other"), None));
+        assert!(calls_in_flight.complete(calls[1].id(), self::reply("other"), 0));
         assert_eq!(answered(&calls[1]).await.body, "other");
     }
 
@@ -596,7 +598,7 @@ pub(super) mod tests {
             let reply = call.reply(pin!(sleep(Duration::from_secs(1)))).await;
             assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
         }
-        assert!(calls_in_flight.complete(calls[2].id(), reply("other"), None));
+        assert!(calls_in_flight.complete(calls[2].id(), reply("other"), 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -617,12 +619,12 @@ pub(super) mod tests {
         let calls_in_flight = InFlightCalls::default();
         let answered = new_call();
         let guard = calls_in_flight.insert(&answered);
-        assert!(calls_in_flight.complete(answered.id(), reply("once"), None));
-        assert!(!calls_in_flight.complete(answered.id(), reply("twice"), None));
+        assert!(calls_in_flight.complete(answered.id(), reply("once"), 0));
+        assert!(!calls_in_flight.complete(answered.id(), reply("twice"), 0));
         drop(guard);
         let given_up = new_call();
         drop(calls_in_flight.insert(&given_up));
-        assert!(!calls_in_flight.complete(given_up.id(), reply("late"), None));
+        assert!(!calls_in_flight.complete(given_up.id(), reply("late"), 0));
         assert_eq!(calls_in_flight.len(), 0);
     }
 
@@ -636,7 +638,7 @@ pub(super) mod tests {
             let name = ShortStr::from_static(WORKER_HEADER);
             let header = format!(r#"{{"id":"{worker}"}}"#);
             message.properties.headers.insert(name, header);
-            assert!(!calls_in_flight.complete(Uuid::new_v4(), message, None));
+            assert!(!calls_in_flight.complete(Uuid::new_v4(), message, 0));
             let told = calls_in_flight.control_messages.take_abandoned();
             assert_eq!(told.len(), usize::from(is_told), "{kind}");
             assert!(told.iter().all(|call| call.key == ShortStr::from_uuid(worker)));
@@ -652,7 +654,7 @@ pub(super) mod tests {
         calls_in_flight.session_changed();
         assert!(call.take_reply_and_forget_events().is_none());
         Arc::clone(&call).published(Published::Confirmed);
-        calls_in_flight.complete(call.id(), reply("it"), None);
+        calls_in_flight.complete(call.id(), reply("it"), 0);
         assert!(matches!(next_event(&call).await, Some(CallEvent::Reply(_))));
         assert!(matches!(next_event(&call).await, Some(CallEvent::Confirmed)));
         assert!(next_event(&call).await.is_none(), "its deadline has passed");

@@ -12,8 +12,8 @@ use crate::telemetry::{CallInfo, CallKind, CallSpan};
 /// A future that makes a call and returns its reply.
 pub(super) type ReplyFuture = BoxFuture<'static, Result<Reply, CallError>>;
 
-/// Makes a call in a span and counts it. Returns the call's own future if neither spans nor metrics
-/// are collected.
+/// Makes a call with `make`, in a span, and counts it. If neither spans nor metrics are collected,
+/// returns the future of `make` itself.
 pub(super) fn observed(
     kind: CallKind,
     mut call: Arc<InFlightCall>,
@@ -29,7 +29,7 @@ pub(super) fn observed(
             bytes: plan.arguments.0.len(),
         },
     );
-    // The request carries the span of its attempt, not that of the layered call.
+    // A request carries the span of its own attempt. A layered call sends none: its attempts do.
     if kind != CallKind::Layered
         // A call that has not begun has no other owner.
         && let Some(call) = Arc::get_mut(&mut call)

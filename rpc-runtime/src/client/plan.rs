@@ -40,14 +40,15 @@ impl CallPlan {
         self.destination.batch_size(self.method_index)
     }
 
-    /// Whether a message of the call's stream has arrived. Then the request must not be sent again.
+    /// Whether a message of a stream that the call sends or receives has arrived. Then a worker
+    /// runs the method, and the request must not be sent again.
     pub(super) fn has_stream_begun(&self) -> bool {
         let items = self.destination.items.as_ref();
         items.is_some_and(|items| items.has_begun())
     }
 
-    /// Returns the call's own time limit, or the time left to the handler that makes it if that is
-    /// shorter.
+    /// Begins the call's time limit: its own, or the time left to the handler that makes it if that
+    /// is shorter.
     ///
     /// # Errors
     ///

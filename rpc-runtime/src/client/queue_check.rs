@@ -1,6 +1,7 @@
 //! Checks whether a queue exists. Concurrent calls share one check.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,19 +35,22 @@ enum State {
 }
 
 impl QueueCheck {
-    /// Returns whether the queue exists. Starts a check unless one is running, or has just ended.
+    /// Returns whether the queue exists; `None` if that is unknown. Starts a check unless one is
+    /// running, or has just ended.
     ///
     /// Cancel safe: the next call of this function continues the check.
     pub(super) async fn exists(
         &self,
         start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,
     ) -> Option<bool> {
-        let check = match self.current(start) {
-            Ok(check) => check,
-            Err(exists) => return exists,
+        let check = match self.known_or_check(start) {
+            ControlFlow::Continue(check) => check,
+            ControlFlow::Break(exists) => return exists,
         };
         let exists = check.clone().await;
         let mut state = self.lock();
+        // Another caller that waited for the check may have stored its result, and a new check may
+        // have begun since.
         if matches!(&*state, State::Checking(current) if current.ptr_eq(&check)) {
             let at = Instant::now();
             *state = State::Checked { at, exists };
@@ -54,20 +58,23 @@ impl QueueCheck {
         exists
     }
 
-    /// Returns the check to wait for. If the last result is still valid, returns it as `Err`.
-    fn current(
+    /// Breaks with the last result if it is still valid. Otherwise returns the check to wait for:
+    /// the one that is running, or a new one.
+    fn known_or_check(
         &self,
         start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,
-    ) -> Result<Check, Option<bool>> {
+    ) -> ControlFlow<Option<bool>, Check> {
         let mut state = self.lock();
         match &*state {
-            State::Checking(check) => return Ok(check.clone()),
-            State::Checked { at, exists } if at.elapsed() < valid_for(*exists) => return Err(*exists),
+            State::Checking(check) => return ControlFlow::Continue(check.clone()),
+            State::Checked { at, exists } if at.elapsed() < valid_for(*exists) => {
+                return ControlFlow::Break(*exists);
+            }
             State::Unchecked | State::Checked { .. } => {}
         }
         let check = start().shared();
         *state = State::Checking(check.clone());
-        Ok(check)
+        ControlFlow::Continue(check)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -37,8 +37,9 @@ pub(super) fn empty_reply(codec: Codec) -> Result<Reply, CallError> {
     Ok(Reply::new(ReplyKind::Result, codec, body))
 }
 
-/// Changes a fault that answers one of several requests of a call. A worker that refuses a request
-/// does not know the others, which may run. So the fault must not say that the method did not run.
+/// Returns the fault for the caller, given the fault that answers one of several requests of a
+/// call. A worker that refuses a request does not know the others, which may run. So the fault must
+/// not say that the method did not run.
 fn fault_of_resent(reply: Reply) -> Reply {
     let fault = reply.read_fault();
     if fault.code.executed() != Executed::No {

@@ -13,7 +13,8 @@ use crate::transport::{Delivery, Subscription};
 const MAX_PER_ACK: u32 = 256;
 
 /// Hands the replies in a delivery, and in those that have already arrived after it, to their
-/// calls. Acknowledges the deliveries together, and returns their number.
+/// calls. Acknowledges the deliveries together, and returns their number. `first` is what the
+/// consumer has just yielded.
 ///
 /// # Errors
 ///
@@ -23,7 +24,7 @@ pub(super) async fn route_available(
     consumer: &mut Subscription,
     in_flight: &InFlightCalls,
 ) -> Result<u32, BrokerError> {
-    // The broker cancels a consumer if its queue is deleted.
+    // Deliveries end if the broker cancels the consumer, because its queue was deleted.
     let cancelled = || BrokerError::Lost { source: None };
     let mut last = route(in_flight, first.ok_or_else(cancelled)??);
     let mut routed = 1;
@@ -66,7 +67,8 @@ fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
         .properties
         .headers
         .get(BATCH_HEADER)
-        .and_then(|batch_size| batch_size.parse().ok());
+        .and_then(|batch_size| batch_size.parse().ok())
+        .unwrap_or(0);
     call_id(&message).is_some_and(|id| in_flight.complete(id, message, batch_size))
 }
 
@@ -81,7 +83,7 @@ fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
 }
 
 /// Fails the calls that a malformed message answers. Returns how many of its replies no call waits
-/// for.
+/// for; one if the message does not say which calls it answers.
 pub(super) fn route_malformed(
     in_flight: &InFlightCalls,
     message: &Message,

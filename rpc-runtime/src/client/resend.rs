@@ -33,7 +33,8 @@ pub(super) enum ResendDecision {
 const MAX_CHANNELS_CLOSED: u32 = 2;
 
 /// Decides after the request could not be sent, or the broker's confirm was lost. `written` is
-/// whether the broker may have got the request.
+/// whether the broker may have got the request. `channels_closed` is how often the broker has
+/// closed the channel of a request of this call.
 pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_closed: u32) -> ResendDecision {
     if !written || (idempotent && channels_closed < MAX_CHANNELS_CLOSED) {
         ResendDecision::Resend
@@ -53,7 +54,8 @@ pub(super) fn after_refusal(idempotent: bool) -> ResendDecision {
     }
 }
 
-/// Decides after the broker has confirmed the request, which was sent in the epoch `sent`.
+/// Decides after the broker has confirmed the request, which was sent in the epoch `sent`. `now` is
+/// the current epoch.
 pub(super) fn after_confirm(idempotent: bool, sent: ReplyEpoch, now: ReplyEpoch) -> ResendDecision {
     if sent == now {
         ResendDecision::Wait

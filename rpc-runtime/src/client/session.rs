@@ -44,8 +44,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct SessionState {
     pub(super) phase: SessionPhase,
-    /// The epoch of the current session. While there is none, that of the last session; its numbers
-    /// rise once the address is known to be lost, and when a new consumer is open.
+    /// The epoch of the current session or, while none is open, of the next one as far as it is
+    /// known: the numbers rise when the address is lost, and when a new consumer is open.
     pub(super) epoch: ReplyEpoch,
     /// Why the last session was lost.
     pub(super) loss_reason: Option<BrokerError>,
@@ -135,11 +135,11 @@ struct SessionTask {
 }
 
 impl Drop for SessionTask {
-    /// If the task has not reached its end, its runtime has dropped it. Calls on other runtimes
-    /// still wait, and fail.
+    /// Fails the calls if the runtime has dropped the task before its end. Calls on other runtimes
+    /// still wait.
     fn drop(&mut self) {
         if !self.is_closed {
-            // First: calls that wake read the reason there.
+            // Before the update, which wakes calls: they read the reason there.
             self.transport.status().runtime_ended();
             self.update(|state| state.phase = SessionPhase::Closed);
         }
@@ -151,9 +151,10 @@ impl Drop for SessionTask {
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
-    /// Changes the state and notifies the calls in flight. They need to know of another epoch and
-    /// of the end, and those that read streams need to know that messages can arrive again. Calls
-    /// that wait for a session see every change.
+    /// Changes the state and notifies all calls in flight. They need to know of another epoch and
+    /// of the end, and those that read streams need to know that messages can arrive again. Other
+    /// changes concern only calls that wait for a session. They watch the state, and see every
+    /// change.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
         self.in_flight.session_changed();
@@ -172,12 +173,14 @@ impl SessionTask {
             });
             self.close_reply_consumer().await;
             self.publisher = None;
+            // The task is not aborted: it ends once no call holds the lost session.
             self.send_task = None;
             backoff.worked_for(since.elapsed());
             backoff.wait().await;
         }
     }
 
+    /// Records that a half of the session was lost. Calls wait for the next session.
     fn record_loss(&self, reason: &BrokerError) {
         tracing::debug!(error = %Logged(Chain(reason)), "lost the reply consumer or the request channel");
         self.state.send_modify(|state| {
@@ -186,6 +189,8 @@ impl SessionTask {
         });
     }
 
+    /// Records that the session could not be opened. Calls fail if the broker refuses it, and else
+    /// wait.
     fn record_failed_open(&self, error: &BrokerError) {
         let is_refusal = matches!(
             error,
@@ -207,8 +212,7 @@ impl SessionTask {
         self.state.send_modify(|state| state.phase = phase);
     }
 
-    /// Opens the halves that are missing. Then calls may send requests. If the reply consumer was
-    /// lost meanwhile, [`serve`](Self::serve) reports it.
+    /// Opens the halves that are missing. Then calls may send requests.
     async fn open_missing_halves(&mut self) -> Result<(), BrokerError> {
         if self.reply_consumer.is_none() {
             self.open_reply_consumer().await?;
@@ -218,13 +222,15 @@ impl SessionTask {
             let opened = self.while_routing(async move { transport.open_publisher().await });
             self.publisher = Some(opened.await?);
         }
-        // Either half may have been lost while the other one was opened.
+        // The publisher may have been lost while the reply consumer was opened.
         if let Some(publisher) = &self.publisher
             && let Some(reason) = publisher.wait_closed().now_or_never()
         {
             self.publisher = None;
             return Err(reason);
         }
+        // The reply consumer may have been lost while the publisher was opened. Then `serve`
+        // reports the loss.
         if let (Some(_), Some(reply_to), Some(publisher)) =
             (&self.reply_consumer, &self.reply_to, &self.publisher)
         {
@@ -255,11 +261,13 @@ impl SessionTask {
             .await?;
         self.reply_consumer = Some(replies);
         self.reply_to = Some(address);
+        // Only this publisher may send requests with a direct reply-to address.
         if publisher.is_some() {
             self.publisher = publisher;
         }
         if let Some(waiting) = resumed {
-            // A call whose reply waits at the address does not send its request again.
+            // Before the new epoch, in which calls send their requests again: those whose replies
+            // wait at the address need not. After the limit, `serve` hands out the rest.
             let _ = timeout(CATCH_UP_LIMIT, self.catch_up(waiting)).await;
         }
         self.update(|state| {
@@ -286,6 +294,7 @@ impl SessionTask {
 
     /// Hands replies to their calls until a half of the session is lost. Returns the reason.
     async fn serve(&mut self) -> BrokerError {
+        // A half that is missing was lost while the session was opened.
         let Some(publisher) = self.publisher.clone() else {
             return BrokerError::Lost { source: None };
         };
@@ -302,7 +311,7 @@ impl SessionTask {
                 }
                 reason = &mut closed => {
                     self.publisher = None;
-                    // The reply consumer shares the publisher's channel.
+                    // With direct reply-to, the reply consumer shares the publisher's channel.
                     if self.options.reply_queue == ReplyQueue::Direct {
                         self.close_reply_consumer().await;
                     }
@@ -318,7 +327,7 @@ impl SessionTask {
         }
     }
 
-    /// Waits for a future while handing replies to their calls.
+    /// Waits for a future, and hands replies to their calls meanwhile.
     async fn while_routing<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         while let Some(consumer) = &mut self.reply_consumer {
@@ -336,8 +345,7 @@ impl SessionTask {
     }
 
     /// Closes the reply consumer. Unless the reply queue is resumable, its address is gone too, and
-    /// replies that have not arrived are lost. A direct reply-to address also takes its publisher
-    /// with it.
+    /// replies that have not arrived are lost. With direct reply-to, the publisher goes with it.
     async fn close_reply_consumer(&mut self) {
         let Some(consumer) = self.reply_consumer.take() else {
             return;
