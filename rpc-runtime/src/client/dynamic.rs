@@ -127,10 +127,10 @@ impl DynamicClient {
     /// - [`CallError::BadReply`] if the result or error has a number outside the range of a
     ///   `Value`, such as a large `u128`. [`call_json`](Self::call_json) returns it exactly.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
-        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let exact_arguments = || exact_value_of(&arguments);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Unary, false, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, Sends::NoItems, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -141,7 +141,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Unary, false, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, Sends::NoItems, exact_arguments),
             read_as::<String>,
         )
     }
@@ -150,7 +150,8 @@ impl DynamicClient {
     /// and sends it these items.
     ///
     /// ```
-    /// # use rpc_runtime::{Broker, CallError, DynamicClient, Incoming, MethodError, Server, service};
+    /// # use rpc_runtime::{Broker, CallError, DynamicClient, Incoming, MethodError};
+    /// # use rpc_runtime::{Server, service};
     /// # use rpc_runtime::discovery::WorkerClient;
     /// # use futures_util::stream;
     /// # use serde_json::json;
@@ -189,10 +190,10 @@ impl DynamicClient {
         arguments: impl Serialize,
         items: impl Stream<Item = T> + Send + 'static,
     ) -> Call<Value, MethodError> {
-        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let exact_arguments = || exact_value_of(&arguments);
         let call = Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Unary, true, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, Sends::Items, exact_arguments),
             read_as::<Value>,
         );
         call.with_encoded_items(items, encode_item)
@@ -209,7 +210,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         let call = Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Unary, true, exact_arguments),
+            self.prepare_call(method, MethodKind::Unary, Sends::Items, exact_arguments),
             read_as::<String>,
         );
         call.with_encoded_items(items, encode_json_item)
@@ -223,10 +224,10 @@ impl DynamicClient {
     /// Sending fails with [`CallError::WrongKind`] if the method is not a broadcast with answers,
     /// and with the errors of [`call`](Self::call).
     pub fn broadcast(&self, method: &str, arguments: impl Serialize) -> Broadcast<Value, MethodError> {
-        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        let exact_arguments = || exact_value_of(&arguments);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Broadcasting, false, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcasting, Sends::NoItems, exact_arguments),
             read_as::<Value>,
         )
     }
@@ -237,7 +238,7 @@ impl DynamicClient {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Broadcast::new(
             self.client.path.clone(),
-            self.prepare_call(method, MethodKind::Broadcasting, false, exact_arguments),
+            self.prepare_call(method, MethodKind::Broadcasting, Sends::NoItems, exact_arguments),
             read_as::<String>,
         )
     }
@@ -276,14 +277,14 @@ impl DynamicClient {
     /// The only item is [`CallError::WrongKind`] if the method does not reply with a stream, or one
     /// of the errors of [`call`](Self::call).
     pub fn stream(&self, method: &str, arguments: impl Serialize) -> StreamingCall<Value, MethodError> {
-        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
-        self.stream_as(method, false, exact_arguments)
+        let exact_arguments = || exact_value_of(&arguments);
+        self.stream_as(method, Sends::NoItems, exact_arguments)
     }
 
     /// Calls a method like [`stream`](Self::stream), with arguments and items as JSON text.
     pub fn stream_json(&self, method: &str, arguments: &str) -> StreamingCall<String, MethodError<String>> {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
-        self.stream_as(method, false, exact_arguments)
+        self.stream_as(method, Sends::NoItems, exact_arguments)
     }
 
     /// Calls a method that receives a stream and replies with another one, and sends it these
@@ -298,8 +299,8 @@ impl DynamicClient {
         arguments: impl Serialize,
         items: impl Stream<Item = T> + Send + 'static,
     ) -> StreamingCall<Value, MethodError> {
-        let exact_arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
-        let call = self.stream_as(method, true, exact_arguments);
+        let exact_arguments = || exact_value_of(&arguments);
+        let call = self.stream_as(method, Sends::Items, exact_arguments);
         call.with_encoded_items(items, encode_item)
     }
 
@@ -312,17 +313,19 @@ impl DynamicClient {
         items: impl Stream<Item = String> + Send + 'static,
     ) -> StreamingCall<String, MethodError<String>> {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
-        let call = self.stream_as(method, true, exact_arguments);
+        let call = self.stream_as(method, Sends::Items, exact_arguments);
         call.with_encoded_items(items, encode_json_item)
     }
 
+    /// Prepares a call of a method that replies with a stream, whose items are read as the type
+    /// `T`.
     fn stream_as<T: FromExactValue>(
         &self,
         method: &str,
-        sends_items: bool,
+        sends: Sends,
         exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> StreamingCall<T, MethodError<T>> {
-        let call = self.prepare_call(method, MethodKind::Streaming, sends_items, exact_arguments);
+        let call = self.prepare_call(method, MethodKind::Streaming, sends, exact_arguments);
         let (call, inbox) = with_inbox(call);
         let read = ReadItems {
             item: value_of::<T>,
@@ -332,13 +335,13 @@ impl DynamicClient {
         StreamingCall::new(self.client.path.clone(), call, inbox, read)
     }
 
-    /// Encodes the arguments and prepares the call. `kind` and `sends_items` say how the program
-    /// makes the call. If the method must be called in another way, the call is invalid.
+    /// Encodes the arguments and prepares the call. `kind` and `sends` say how the program makes
+    /// the call. If the method must be called in another way, the call is invalid.
     fn prepare_call(
         &self,
         method: &str,
         kind: MethodKind,
-        sends_items: bool,
+        sends: Sends,
         exact_arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
@@ -347,10 +350,11 @@ impl DynamicClient {
             return Err(InvalidCall::NotDescribed { method });
         };
         let right_kind = kind_of(described);
-        // A unary call grants no credit, so the worker sends all items of a stream in its reply.
+        // A method that replies with a stream can be called as a unary one too: that grants no
+        // credit, so the worker sends all items in its reply.
         let is_right = kind == right_kind || (kind, right_kind) == (MethodKind::Unary, MethodKind::Streaming);
         let receives_items = described.incoming.is_some();
-        if !is_right || sends_items != receives_items {
+        if !is_right || (sends == Sends::Items) != receives_items {
             return Err(InvalidCall::WrongKind {
                 method: method.to_owned(),
                 kind: if receives_items {
@@ -375,6 +379,14 @@ impl fmt::Debug for DynamicClient {
             .field("client", &self.client)
             .finish_non_exhaustive()
     }
+}
+
+/// What a program sends while the method runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    NoItems,
+    /// A stream of items.
+    Items,
 }
 
 /// Returns how to call a method that receives no stream. A one-way broadcast counts as unary: it is
@@ -410,6 +422,7 @@ enum ArgumentsError {
     TooManyForText(usize),
 }
 
+/// Displays the names of arguments, separated by commas.
 struct Names<'a>(&'a [String]);
 
 impl fmt::Display for Names<'_> {
@@ -419,6 +432,11 @@ impl fmt::Display for Names<'_> {
             names => f.write_str(&names.join(", ")),
         }
     }
+}
+
+/// Converts a value to an exact one, through JSON, which keeps all digits.
+fn exact_value_of(value: &impl Serialize) -> Result<ExactValue, BoxError> {
+    Ok(ExactValue::from_json(&Codec::Json.encode(value)?)?)
 }
 
 /// Encodes a method's arguments.
@@ -459,14 +477,15 @@ fn encode_json_item(codec: Codec, item: String) -> Result<Bytes, EncodeError> {
     encode_json(codec, item.as_bytes())
 }
 
+/// Encodes a value from its JSON text.
 fn encode_json(codec: Codec, json: &[u8]) -> Result<Bytes, EncodeError> {
     let value = ExactValue::from_json(json).map_err(BoxError::from);
     let encoded = value.and_then(|value| encode_value(value, codec));
     encoded.map_err(|source| EncodeError::new(codec, source))
 }
 
-/// Returns the arguments with their names. Checks that the method has them and that each is given
-/// once, but not that none is missing.
+/// Returns the arguments with their names. Checks that the method has each of them, and that none
+/// is given twice. Arguments may be missing: the worker may know a default.
 fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
@@ -537,6 +556,7 @@ fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T
     }
 }
 
+/// Decodes the result, or the method's own error, in a reply.
 fn decode_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
     value_of(reply.codec, &reply.body).map_err(|error| undecodable_reply_error(reply, error))
 }
@@ -558,8 +578,11 @@ fn value_of<T: FromExactValue>(codec: Codec, body: &[u8]) -> Result<T, DecodeErr
 /// Decodes all items of a stream from one reply. In plain text, each is a line.
 fn values_of<T: FromExactValue>(codec: Codec, body: &[u8]) -> Result<Vec<T>, DecodeError> {
     if codec == Codec::Text {
+        // Splitting it would yield one empty line.
+        if body.is_empty() {
+            return Ok(Vec::new());
+        }
         let lines = body.split(|byte| *byte == b'\n');
-        let lines = lines.filter(|_| !body.is_empty());
         return lines.map(|line| value_of(codec, line)).collect();
     }
     let items = match ExactValue::from_reply(codec, body)? {

@@ -22,6 +22,7 @@ pub(super) enum ExactValue {
 }
 
 impl ExactValue {
+    /// Parses JSON. All digits of numbers are kept.
     pub(super) fn from_json(text: &[u8]) -> Result<Self, DecodeError> {
         // The parser below does not check the syntax.
         Codec::Json.decode::<IgnoredAny>(text)?;
@@ -82,6 +83,7 @@ fn parse_number(text: &str) -> Option<Number> {
     unsigned.or_else(|_| text.parse::<i64>().map(Number::from)).ok()
 }
 
+/// Returns whether a number in JSON counts as a float, and not as an integer.
 fn is_float(number: &str) -> bool {
     // No integer is a negative zero.
     number == "-0" || number.contains(['.', 'e', 'E'])
@@ -133,6 +135,7 @@ fn separate(f: &mut fmt::Formatter<'_>, index: usize) -> fmt::Result {
     }
 }
 
+/// Writes a string with its quotes and escapes.
 fn write_string(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     f.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?)
 }
@@ -153,15 +156,19 @@ impl Serialize for ExactValue {
 
 /// Serializes an integer exactly, and a float as `f64`. Fails if the number is out of range.
 fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    let float = || text.parse().ok().filter(|float: &f64| float.is_finite());
-    match (text.parse(), text.parse(), float()) {
-        (_, _, Some(float)) if is_float(text) => serializer.serialize_f64(float),
-        (Ok(unsigned), _, _) => serializer.serialize_u128(unsigned),
-        (_, Ok(signed), _) => serializer.serialize_i128(signed),
-        _ => Err(S::Error::custom(format_args!(
-            "the number {text} is out of range"
-        ))),
+    if is_float(text) {
+        // A number that is too large for `f64` is parsed as infinity.
+        if let Some(float) = text.parse().ok().filter(|float: &f64| float.is_finite()) {
+            return serializer.serialize_f64(float);
+        }
+    } else if let Ok(unsigned) = text.parse() {
+        return serializer.serialize_u128(unsigned);
+    } else if let Ok(signed) = text.parse() {
+        return serializer.serialize_i128(signed);
     }
+    Err(S::Error::custom(format_args!(
+        "the number {text} is out of range"
+    )))
 }
 
 /// Reads a value of any type. Types that JSON lacks become what `serde_json` writes for them: bytes
@@ -173,8 +180,10 @@ impl<'de> Deserialize<'de> for ExactValue {
     }
 }
 
+/// Builds an [`ExactValue`] from what a deserializer finds.
 struct AnyValue;
 
+/// Implements the methods of [`Visitor`] for integers.
 macro_rules! numbers {
     ($($visit:ident($type:ty);)*) => {$(
         fn $visit<E>(self, value: $type) -> Result<ExactValue, E> {
@@ -276,6 +285,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
+    /// Reads a value of any type.
     fn value(&mut self) -> serde_json::Result<ExactValue> {
         Ok(match self.peek() {
             Some(b'{') => ExactValue::Object(self.items(b'}', |parser| {
@@ -288,7 +298,7 @@ impl<'a> Parser<'a> {
             _ => match self.word() {
                 "true" => ExactValue::Bool(true),
                 "false" => ExactValue::Bool(false),
-                // Valid JSON has no empty word. Anything will do for other text.
+                // Valid JSON has no empty word, so it does not matter what that becomes.
                 "null" | "" => ExactValue::Null,
                 number => ExactValue::Number(number.to_owned()),
             },
@@ -319,7 +329,7 @@ impl<'a> Parser<'a> {
 
     /// Reads a string. Fails if it contains bytes that are not UTF-8, or half of a surrogate pair.
     fn string(&mut self) -> serde_json::Result<String> {
-        // Skips whitespace.
+        // Skips whitespace before the string.
         self.peek();
         // The opening quote counts as escaped, so that it does not end the string.
         let mut is_escaped = true;
@@ -337,7 +347,7 @@ impl<'a> Parser<'a> {
         let is_end =
             |byte: &u8| matches!(byte, b',' | b']' | b'}' | b':' | b'"') || byte.is_ascii_whitespace();
         let end = self.rest.iter().position(is_end).unwrap_or(self.rest.len());
-        // Take at least one byte, so that every loop ends.
+        // Takes at least one byte, so that every loop ends, even if the JSON is not valid.
         let word = self.take(end.max(1));
         std::str::from_utf8(word).unwrap_or_default()
     }

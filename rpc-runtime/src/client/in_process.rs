@@ -25,7 +25,7 @@ use crate::service::{
     RequestLog, RequestSource, Response, Rules, Service, end_of_stream,
 };
 
-/// The header that identifies the worker, as if there were one.
+/// What the header of a worker would say. The parts that receive items expect to know their worker.
 const IN_PROCESS: &str = r#"{"id":"00000000-0000-0000-0000-000000000000"}"#;
 
 /// A service in this process that clients call.
@@ -34,6 +34,8 @@ pub(crate) struct InProcess {
 }
 
 impl InProcess {
+    /// Creates the backend of a client that runs the methods of this service itself.
+    ///
     /// # Panics
     ///
     /// If [`Dispatcher::add`] refuses the service. The macro refuses such a service at compile
@@ -113,9 +115,10 @@ impl InProcess {
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };
+        let is_redelivered = false;
         let mut decision = self
             .executor
-            .decide_request(request, false, Received::at(now), now);
+            .decide_request(request, is_redelivered, Received::at(now), now);
         let items = plan.destination.items.as_ref();
         let sink = items
             .filter(|_| plan.destination.credit().is_some())
@@ -131,7 +134,10 @@ impl InProcess {
         let upload = plan.destination.upload.as_ref();
         let inbox = match (&mut decision, upload) {
             (Decision::Run(admitted), Some(upload)) => {
-                let inbox = Arc::new(IncomingInbox::new(0, true));
+                // The number orders the inboxes of a worker: here is only one. A caller in this
+                // process cannot be lost, so its silence says nothing.
+                let (number, may_be_silent) = (0, true);
+                let inbox = Arc::new(IncomingInbox::new(number, may_be_silent));
                 admitted.invocation.set_incoming_inbox(Arc::clone(&inbox));
                 Some((upload, inbox))
             }
@@ -161,25 +167,24 @@ async fn receiving(
     executing: impl Future<Output = Response>,
 ) -> Result<Response, CallError> {
     let _ends_items = EndsItems(Arc::clone(&inbox));
+    // Passes the method's credit for items on to the caller's stream.
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
             if let Some(items) = &call.plan().destination.items {
                 // The first grant begins the streams: from now on, no layer may make another
-                // attempt of the call. For the inbox, a message without items does that. Later ones
+                // attempt of the call. A message without items tells the inbox so. Later ones
                 // change nothing.
                 items.receive(call.id(), IN_PROCESS, Items::keep_alive());
             }
-            // This does not fail: the items that the method took were sent.
+            // This cannot fail: the method takes only items that were sent.
             let _ = upload.grant(call.id(), IN_PROCESS, grant);
         }
         pending().await
     };
-    // An item has at most as many bytes as a MessagePack binary, also here.
-    let sending = Arc::clone(upload).send_until_failure(
-        call.id(),
-        InProcessLink(Arc::clone(&inbox)),
-        u32::MAX as usize,
-    );
+    // Nothing limits an item but its encoding: that of a MessagePack binary, also here.
+    let max_item_bytes = u32::MAX as usize;
+    let link = InProcessLink(Arc::clone(&inbox));
+    let sending = Arc::clone(upload).send_until_failure(call.id(), link, max_item_bytes);
     tokio::select! {
         biased;
         response = executing => Ok(response),
@@ -188,7 +193,8 @@ async fn receiving(
     }
 }
 
-/// Ends the items of a method when dropped: a task that the method has spawned may still read them.
+/// Ends the items of a method when dropped, because a task that the method has spawned may still
+/// wait for them.
 struct EndsItems(Arc<IncomingInbox>);
 
 impl Drop for EndsItems {
@@ -197,8 +203,9 @@ impl Drop for EndsItems {
     }
 }
 
-/// Runs a method with a stream, in either direction, until it ends, or until its reader has waited
-/// for too long. If it replies with no stream, the call itself waits.
+/// Runs a method with a stream, in either direction, until it ends, or until the reader of its
+/// items has waited for too long. If the method replies without a stream, the call itself is the
+/// one that waits.
 async fn while_items_arrive(
     items: &ItemInbox,
     serving: impl Future<Output = Result<Reply, CallError>>,
@@ -210,10 +217,13 @@ async fn while_items_arrive(
         if let Ok(reply) = timeout_at(deadline, &mut serving).await {
             return reply;
         }
-        if !items.has_begun() || items.overdue(time_limit.limit, true).is_some() {
+        // The time limit is that of the first item. Once the stream has begun, each wait of the
+        // reader has its own. A method in this process cannot be lost, so its silence says nothing.
+        let may_be_silent = true;
+        if !items.has_begun() || items.overdue(time_limit.limit, may_be_silent).is_some() {
             return Err(time_limit.timeout_error(Executed::Maybe));
         }
-        deadline = items.overdue_at(time_limit.limit, true);
+        deadline = items.overdue_at(time_limit.limit, may_be_silent);
     }
 }
 
@@ -266,7 +276,8 @@ impl ItemSink for InProcessItems {
         }
         let items = items.finish();
         let message = Items { first, items, credit };
-        // The result is not used: a stream in this process continues until its reply.
+        // The result only matters to messages from a broker: here, `serve` returns the reply that
+        // ends the stream.
         self.items.receive(self.call, IN_PROCESS, message);
     }
 }

@@ -15,6 +15,7 @@ use super::backend::Backend;
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
+use super::streaming::ItemInbox;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::protocol::{Executed, Fault, FaultCode, Headers, Reply, ReplyKind, insert_user_header};
@@ -147,7 +148,8 @@ impl OutgoingCall {
     ///         call
     ///     })
     /// });
-    /// # let numbers: NumbersClient = ClientBuilder::in_process(NumbersServer::new(Counter)).layer(layer).build();
+    /// # let builder = ClientBuilder::<NumbersClient>::in_process(NumbersServer::new(Counter));
+    /// # let numbers = builder.layer(layer).build();
     /// # let mut count = numbers.count(3);
     /// # while let Some(number) = count.next().await {
     /// #     number.unwrap();
@@ -254,7 +256,9 @@ pub struct CallService(Inner);
 
 #[derive(Debug, Clone)]
 enum Inner {
+    /// No layer is inside.
     Backend(Backend),
+    /// The next layer, around those inside it.
     Layers(SharedService<OutgoingCall, CallReply>),
 }
 
@@ -290,7 +294,8 @@ impl Service<OutgoingCall> for CallService {
     }
 }
 
-/// Sends the request and waits for the reply.
+/// Makes one attempt of a call, inside all layers: sends the request and waits for the reply.
+/// Records in the call's attempts whether the method may have run.
 fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<CallReply, CallError>> {
     let mut attempt = call.attempts.add();
     Box::pin(async move {
@@ -323,21 +328,28 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             Err(error) => Err(error),
         };
         if let Some(items) = items {
-            match &outcome {
-                Ok(CallReply(reply)) => items.set_outcome(Ok(reply.clone())),
-                Err(CallError::Fault(fault)) => items.set_outcome(Err(fault.clone())),
-                Err(error) if items.has_begun() => {
-                    let reason = format!("the stream had begun, so the call was not made again: {error}");
-                    items.set_outcome(Err(Fault::new(FaultCode::Interrupted, reason)));
-                }
-                Err(_) => {}
-            }
+            remember_outcome(&items, &outcome);
         }
         if let Err(error) = &outcome {
             attempt.failed(error.executed());
         }
         outcome
     })
+}
+
+/// Remembers the outcome of an attempt. A further attempt of a call whose stream has begun returns
+/// it again instead of sending a request.
+fn remember_outcome(items: &ItemInbox, outcome: &Result<CallReply, CallError>) {
+    match outcome {
+        Ok(CallReply(reply)) => items.set_outcome(Ok(reply.clone())),
+        Err(CallError::Fault(fault)) => items.set_outcome(Err(fault.clone())),
+        // Other errors cannot be cloned.
+        Err(error) if items.has_begun() => {
+            let reason = format!("the stream had begun, so the call was not made again: {error}");
+            items.set_outcome(Err(Fault::new(FaultCode::Interrupted, reason)));
+        }
+        Err(_) => {}
+    }
 }
 
 /// The layers of a client.
@@ -351,7 +363,7 @@ impl CallLayers {
             .push(move |inner| CallService(Inner::Layers(SharedService::new(layer.layer(inner)))));
     }
 
-    /// Returns what makes calls through the layers, or `None` without layers.
+    /// Returns what makes calls through the layers to this backend. `None` if there are no layers.
     pub(super) fn layered_caller(&self, backend: &Backend) -> Option<LayeredCaller> {
         let service = self.0.wrap(CallService(Inner::Backend(backend.clone())))?;
         Some(LayeredCaller {
@@ -391,6 +403,7 @@ impl LayeredCaller {
         };
         let mut reply = pin!(async { self.stack.begin(call).await?.await });
         let ended = match timeout_at(time_limit.deadline, &mut reply).await {
+            // The deadline is over, but does not limit a stream that has begun.
             Err(_) if plan.has_stream_begun() => Ok(reply.await),
             ended => ended,
         };

@@ -135,6 +135,7 @@ impl Client {
         with_inbox(self.prepare_typed_call(method, arguments))
     }
 
+    /// Encodes the arguments with their names, and prepares the call.
     fn prepare_typed_call(
         &self,
         method: &'static MethodDescriptor,
@@ -185,7 +186,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Makes the items that answer a call go to the returned inbox.
+/// Lets the items that answer a call go to the returned inbox.
 pub(super) fn with_inbox(
     call: Result<Arc<InFlightCall>, InvalidCall>,
 ) -> (Result<Arc<InFlightCall>, InvalidCall>, Arc<ItemInbox>) {
@@ -219,17 +220,19 @@ where
 {
     match reply.kind {
         ReplyKind::Result => decode_result(&reply),
-        ReplyKind::Error => Err(match (reply.codec.decode_reply(&reply.body), reply.codec) {
-            (Ok(error), _) => CallError::Service(error),
-            (Err(_), Codec::Text) => {
+        ReplyKind::Error => Err(match reply.codec.decode_reply(&reply.body) {
+            Ok(error) => CallError::Service(error),
+            // Most types of errors cannot be decoded from plain text.
+            Err(_) if reply.codec == Codec::Text => {
                 CallError::ServiceText(String::from_utf8_lossy(&reply.body).into_owned())
             }
-            (Err(error), _) => unreadable_answer_error(error),
+            Err(error) => unreadable_answer_error(error),
         }),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
 }
 
+/// Decodes the result of a method.
 fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
     match reply.codec.decode_result(&reply.body) {
         Ok(result) => Ok(result),
@@ -237,8 +240,8 @@ fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, C
     }
 }
 
-/// Builds the error for a reply whose body cannot be decoded as what the method returns. Its sender
-/// may not have run the method if the reply's type is unknown.
+/// Builds the error for a reply whose body cannot be decoded as what the method returns. If the
+/// reply's type is unknown, its sender may not have run the method.
 pub(super) fn undecodable_reply_error<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     match &reply.unknown_type {
         None => unreadable_answer_error(error),
