@@ -26,8 +26,8 @@ pub(super) struct Answers {
     _closing: AbortOnDropHandle<()>,
 }
 
-/// The reply queue, and our own [`Caller`], which keeps the connection open. `None` once gathering
-/// has ended.
+/// The subscription to the reply queue, and the [`Caller`] that sent the request, which keeps the
+/// connection open meanwhile. `None` once gathering has ended.
 #[derive(Debug)]
 struct OpenReplies(Mutex<Option<(Subscription, Arc<Caller>)>>);
 
@@ -40,11 +40,13 @@ impl OpenReplies {
     /// Drops the subscription, which deletes its exclusive queue.
     fn close(&self) {
         let open = self.lock().take();
+        // After the lock is released: the drop may be the end of the whole handle.
         drop(open);
     }
 }
 
 impl Answers {
+    /// Begins to gather the answers that arrive with this subscription.
     pub(super) fn new(
         target: Arc<GatherTarget>,
         limits: GatherLimits,
@@ -67,6 +69,7 @@ impl Answers {
             replies,
             _closing: AbortOnDropHandle::new(runtime.spawn(closing)),
         };
+        // If no answers are expected, gathering has ended already.
         answers.close_if_ended();
         answers
     }
@@ -83,13 +86,13 @@ impl Answers {
     /// Returns the next answer, or `None` once gathering has ended.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
         loop {
-            // Before the next delivery, because deliveries may never pause.
+            // For each delivery, and not only if none is ready: deliveries may never pause.
             self.gathering.check_deadline(Instant::now());
             self.close_if_ended();
             let replies = Arc::clone(&self.replies);
             let mut open = replies.lock();
             let Some((replies, _)) = &mut *open else {
-                // Has no effect if gathering has ended for another reason.
+                // Only the deadline closes the queue before gathering has ended.
                 self.gathering.end_with(GatherEnd::Limit);
                 return Poll::Ready(None);
             };
@@ -121,6 +124,7 @@ impl Answers {
         }
     }
 
+    /// Closes the reply queue once gathering has ended.
     fn close_if_ended(&self) {
         if self.gathering.end().is_some() {
             self.replies.close();

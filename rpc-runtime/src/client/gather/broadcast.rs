@@ -166,16 +166,19 @@ impl<T, E> Broadcast<T, E> {
         self.send_call().await.map_err(CallError::widen)
     }
 
+    /// Sends the request through the broker, or runs the method of a service in this process.
     async fn send_call(self) -> Result<Gather<T, E>, CallError> {
         let call = self.call?;
         match self.path.backend().clone() {
             Backend::Broker(caller) => {
-                let answers = send(caller, self.path, call, self.expected, self.quiet_window).await?;
+                let answers =
+                    open_answers_and_send(caller, self.path, call, self.expected, self.quiet_window).await?;
                 Ok(Gather::from_broker(answers, self.read))
             }
             Backend::InProcess(_) => {
                 let answer = match self.path.call(call).await {
-                    // The method has begun, like that of a worker that does not answer in time.
+                    // The method has begun: this is no error, but a missing answer, like that of a
+                    // worker that does not answer in time.
                     Err(CallError::TimedOut {
                         executed: Executed::Maybe,
                         ..
@@ -192,8 +195,9 @@ impl<T, E> Broadcast<T, E> {
     }
 }
 
-/// Opens a queue for the answers, and sends the request.
-async fn send(
+/// Opens a queue for the answers, and then sends the request. Returns the answers, of which some
+/// may have arrived.
+async fn open_answers_and_send(
     caller: Arc<Caller>,
     path: CallPath,
     mut call: Arc<InFlightCall>,
@@ -207,12 +211,10 @@ async fn send(
     let opened = opened.map_err(|source| broker_error(source, false))?;
     let target = GatherTarget::new(opened.address, ShortStr::from_uuid(call.id()));
     let target = Arc::new(target);
+    let default_quiet_window = expected.is_none().then_some(DEFAULT_QUIET_WINDOW);
     let limits = GatherLimits {
         expected,
-        quiet_window: quiet_window.or(match expected {
-            Some(_) => None,
-            None => Some(DEFAULT_QUIET_WINDOW),
-        }),
+        quiet_window: quiet_window.or(default_quiet_window),
         deadline: time_limit.deadline,
         codec: call.plan().codec,
         max_bytes: caller.max_accepted_bytes(),

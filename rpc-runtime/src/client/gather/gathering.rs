@@ -60,9 +60,12 @@ pub(super) struct Answer {
 pub(super) struct Gathering {
     id: ShortStr,
     limits: GatherLimits,
+    /// The ids of the workers that have answered.
     worker_ids: HashSet<String>,
     answers: usize,
+    /// How many messages were no answers.
     ignored: usize,
+    /// When the quiet window ends. `None` before the first answer, or if there is no window.
     quiet_at: Option<Instant>,
     end: Option<GatherEnd>,
 }
@@ -164,14 +167,17 @@ impl Gathering {
             return None;
         }
         let worker = worker_of(&message);
-        if !worker.id.is_empty() && !self.worker_ids.insert(worker.id.clone()) {
+        let is_repeated = !worker.id.is_empty() && !self.worker_ids.insert(worker.id.clone());
+        if is_repeated {
             return None;
         }
         let reply = match malformed {
             Some(malformed) => Err(BadReply::Malformed(malformed)),
             None => Reply::from_message(message, self.limits.codec),
         };
-        let reply = check_reply(reply, self.limits.max_bytes, false);
+        // A worker runs a broadcast once, so its fault tells what became of the method there.
+        let is_resent = false;
+        let reply = check_reply(reply, self.limits.max_bytes, is_resent);
         Some(Answer { worker, reply })
     }
 }

@@ -39,7 +39,9 @@ enum Source<T, E> {
     Broker(Box<Answers>),
     /// A service in this process.
     InProcess {
+        /// The answer, until it is taken.
         answer: Option<Box<Item<T, E>>>,
+        /// Whether there was an answer.
         has_answered: bool,
         expected: Option<usize>,
     },

@@ -8,7 +8,7 @@ use crate::protocol::ShortStr;
 #[derive(Debug)]
 pub(crate) struct GatherTarget {
     pub(crate) reply_to: ShortStr,
-    /// The same for all attempts of a layer, so that no worker counts twice.
+    /// The same for all attempts that layers make, so that no worker counts twice.
     pub(crate) correlation_id: ShortStr,
     /// Whether an attempt was sent without a positive confirm.
     is_unconfirmed: AtomicBool,

@@ -64,6 +64,10 @@ pub(crate) struct Limiter {
     /// the lock.
     is_reduced: AtomicBool,
     /// How many calls wait for a permit. Written only under the lock.
+    ///
+    /// Its order with `in_flight` is `SeqCst`. A call that waits counts itself here, and then looks
+    /// for a free permit. A call that ends frees its permit, and then looks for waiting calls. So
+    /// one of the two sees the other.
     waiting: AtomicUsize,
     /// The generation of calls that are sent now. Written only under the lock.
     generation: AtomicU32,
@@ -89,7 +93,7 @@ struct State {
 pub(super) struct Permit {
     limiter: Arc<Limiter>,
     /// When it was taken, in nanoseconds after the limiter was created: an `Instant` takes twice the
-    /// memory. A call that layers make again takes another permit each time.
+    /// memory. Each attempt that layers make of a call takes another permit.
     taken_after: u64,
     /// How many calls counted towards the limit when it was taken, including this one.
     counted: u32,
@@ -253,12 +257,15 @@ impl Limiter {
     fn dequeue_with_permit(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
         self.store_adaptive(state, now);
-        let has_permit = |is_important| state.adaptive.has_permit(is_important, now);
         // A permit for any call goes to the most important one that waits.
-        let min_priority = match (has_permit(false), has_permit(true)) {
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => return None,
+        let has_permit = |is_important| state.adaptive.has_permit(is_important, now);
+        let (is_free_for_all, is_free_for_important) = (has_permit(false), has_permit(true));
+        let min_priority = if is_free_for_all {
+            0
+        } else if is_free_for_important {
+            1
+        } else {
+            return None;
         };
         let order = if state.adaptive.is_reduced() {
             Order::NewestFirst
@@ -358,6 +365,7 @@ impl Limiter {
         }
     }
 
+    /// Reports the limit to the metrics.
     fn report_limit(&self, limit: usize) {
         let queue = &self.queue;
         count(Event::LimitChanged { queue, limit });
@@ -476,13 +484,15 @@ fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
     }
 }
 
+/// Returns the signal of an answer. It is that of an idle worker if the reply does not say how long
+/// the request waited.
 fn answered(reply: &Reply) -> Signal {
     Signal::Answered {
         queued: reply.queue_time.as_duration(),
     }
 }
 
-/// Keeps a call among the waiting ones until the guard is dropped.
+/// Keeps a call among the waiting ones, also in the metrics, until the guard is dropped.
 struct WaitingGuard<'a> {
     limiter: &'a Limiter,
     key: WaitingKey,
@@ -500,6 +510,7 @@ impl<'a> WaitingGuard<'a> {
 impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.limiter.lock();
+        // A call that got a permit no longer waits.
         if state.waiting.remove(self.key) {
             self.limiter.store_waiting(&state);
         }
