@@ -1,4 +1,4 @@
-//! Decides which items a call sends. Pure: no I/O.
+//! Decides which items a call sends, and when again. Pure: no I/O.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,8 @@ use crate::protocol::{
     Asks, IncomingGrant, ItemWriter, MAX_CREDIT, MAX_INCOMING_BYTES, MAX_ITEMS, MAX_UNTAKEN_BYTES, Volume,
 };
 
-/// The items of one call that its method has not taken. They are kept, to be sent again.
+/// The items of one call that its method has not taken, and what was sent of them. They are kept
+/// because they may have to be sent again.
 #[derive(Debug, Default)]
 pub(super) struct ItemSender {
     /// The items from the number `taken` on.
@@ -26,7 +27,7 @@ pub(super) struct ItemSender {
     has_ended: bool,
     /// Whether the end was sent.
     is_end_sent: bool,
-    /// Whether the worker wants no more items.
+    /// Whether the worker wants no more items: it has all of them, or its method takes no more.
     is_done: bool,
 }
 
@@ -43,11 +44,12 @@ pub(in crate::client) struct ItemMessage {
 }
 
 impl ItemSender {
-    /// Whether the caller's stream may be polled.
+    /// Whether the caller's stream may be polled for another item.
     pub(super) fn may_pull(&self) -> bool {
         !self.is_done && !self.has_ended && self.count < self.credit && self.kept_bytes < MAX_UNTAKEN_BYTES
     }
 
+    /// Whether the worker wants no more items.
     pub(super) fn is_done(&self) -> bool {
         self.is_done
     }
@@ -69,7 +71,8 @@ impl ItemSender {
         self.has_ended = true;
     }
 
-    /// Learns what the worker says. Returns whether the method has taken further items.
+    /// Learns the credit, and what the worker has got and wants again. Returns whether the method
+    /// has taken items since the last grant.
     ///
     /// # Errors
     ///
@@ -81,8 +84,8 @@ impl ItemSender {
             return Err("the method took items that were not sent");
         }
         if self.is_done {
-            // No item is kept. The method may take the last ones only after the worker has said
-            // that all have arrived.
+            // No item is kept any more. But the method may still take some: the worker is done once
+            // all have arrived.
             self.taken = self.taken.max(taken);
             return Ok(goes_on);
         }
@@ -92,7 +95,9 @@ impl ItemSender {
             self.kept_bytes -= item.len();
             self.taken += 1;
         }
+        // Items that were to be sent again need not be, if the method has taken them.
         self.next = self.next.max(self.taken);
+        // What exceeds the largest credit that a worker may grant is ignored.
         let credit = credit.min(self.taken.saturating_add(MAX_CREDIT));
         self.credit = self.credit.max(credit);
         match asks {
@@ -106,13 +111,15 @@ impl ItemSender {
         Ok(goes_on)
     }
 
-    /// Lets the kept items from this number on, and the end, be sent again: some may be lost.
+    /// Lets the kept items from this number on, and the end, be sent again: some may have been
+    /// lost.
     pub(super) fn go_back(&mut self, first: u64) {
         self.next = self.next.min(first).max(self.taken);
         self.is_end_sent = false;
     }
 
-    /// Returns the next message, if there is anything to send.
+    /// Returns the next message: items, or once all were sent, the end. `None` if there is nothing
+    /// to send.
     pub(super) fn next_message(&mut self) -> Option<ItemMessage> {
         if self.is_done {
             return None;
@@ -120,6 +127,7 @@ impl ItemSender {
         let first = self.next;
         let mut items = ItemWriter::expecting(self.kept_bytes.min(MAX_INCOMING_BYTES));
         let mut bytes = 0;
+        // How many of the kept items were sent already.
         let sent = usize::try_from(first - self.taken).unwrap_or(usize::MAX);
         for item in self.kept.iter().skip(sent) {
             bytes += item.len();
@@ -140,8 +148,10 @@ impl ItemSender {
         self.message(self.next, ItemWriter::default())
     }
 
+    /// Builds a message. One without items repeats the end, if that was sent.
     fn message(&self, first: u64, items: ItemWriter) -> ItemMessage {
         let end = (items.is_empty() && self.is_end_sent).then_some(self.count);
+        // Workers limit only the number of items.
         let credit = Volume {
             items: self.credit,
             bytes: u64::MAX,

@@ -1,4 +1,4 @@
-//! The ways of items to a method: through a broker, or within this process.
+//! How the items of a call reach its method: through a broker, or within this process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,14 +14,14 @@ use crate::protocol::{COPY_HEADER, ITEMS_HEADER, ITEMS_TYPE, Items, Message, Pro
 use crate::service::IncomingInbox;
 use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
 
-/// The way of the items of one call to its method.
+/// Carries the items of one call to its method.
 pub(in crate::client) trait ItemLink: Send + Sync + 'static {
     /// Sends a message to the worker with this routing key. Without a broker, the key has no
     /// meaning.
     fn send(&self, worker: &ShortStr, message: ItemMessage) -> BoxFuture<'static, Published>;
 
-    /// Lets further messages be sent apart from those of other calls. Does nothing without a
-    /// broker.
+    /// Gives the call a channel of its own, so that messages of other calls, for which the broker
+    /// closes the channel, do not disturb it. Does nothing without a broker.
     fn separate(&mut self) {}
 }
 
@@ -29,11 +29,12 @@ pub(in crate::client) trait ItemLink: Send + Sync + 'static {
 #[derive(Debug, Default)]
 pub(in crate::client) struct ItemPublisher {
     current: Mutex<Option<Arc<dyn Publisher>>>,
-    /// How many messages were made, to give each another token.
+    /// How many messages were made, to give each a different token.
     messages: AtomicU64,
 }
 
 impl ItemPublisher {
+    /// Publishes a message. If that fails, the next message opens another publisher.
     async fn publish(&self, transport: &Arc<dyn Transport>, outgoing: Outgoing) -> Published {
         let publisher = match self.get(transport).await {
             Ok(publisher) => publisher,
@@ -45,12 +46,8 @@ impl ItemPublisher {
         let published = publisher.publish(outgoing).await;
         if published.is_failed() {
             let mut current = self.current.lock().await;
-            if current
-                .as_ref()
-                .is_some_and(|current| Arc::ptr_eq(current, &publisher))
-            {
-                *current = None;
-            }
+            // Another message may have opened a new one meanwhile.
+            current.take_if(|current| Arc::ptr_eq(current, &publisher));
         }
         published
     }
@@ -93,8 +90,8 @@ impl BrokerLink {
             let name = ShortStr::from_static(ITEMS_HEADER);
             properties.headers.insert(name, count.to_string());
         }
-        // The messages of a call have the same id. By this token, the transport knows which of them
-        // the broker returns.
+        // The messages of a call have the same id. This token tells the transport which of them the
+        // broker returns.
         let token = self.publisher.messages.fetch_add(1, Ordering::Relaxed);
         let name = ShortStr::from_static(COPY_HEADER);
         properties.headers.insert(name, token.to_string());

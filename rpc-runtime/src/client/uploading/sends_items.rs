@@ -21,7 +21,7 @@ pub trait SendsItems: Sized {
         self.with_encoded_items(items, |codec, item| codec.encode_result(&item))
     }
 
-    /// Adds items that are encoded by this function.
+    /// Adds items like [`with_items`](Self::with_items), and encodes them with this function.
     #[must_use]
     fn with_encoded_items<T: 'static>(
         self,
@@ -40,9 +40,10 @@ impl<T, E> SendsItems for Call<T, E> {
     ) -> Self {
         self.change_plan(|plan| {
             let inbox = ItemInbox::new();
-            // No items precede the reply.
+            // The method replies without a stream, so its worker gets no credit for items.
             inbox.change_window(|window| *window = Volume::default());
-            add_items(plan, items, encode, Arc::new(inbox), false);
+            let replies_with_items = false;
+            add_items(plan, items, encode, Arc::new(inbox), replies_with_items);
             Ok(())
         });
         self
@@ -58,7 +59,8 @@ impl<T, E> SendsItems for StreamingCall<T, E> {
         self.change_plan(|plan| {
             // Each call whose method replies with a stream has an inbox.
             if let Some(inbox) = plan.destination.items.clone() {
-                add_items(plan, items, encode, inbox, true);
+                let replies_with_items = true;
+                add_items(plan, items, encode, inbox, replies_with_items);
             }
             Ok(())
         });
@@ -66,7 +68,7 @@ impl<T, E> SendsItems for StreamingCall<T, E> {
     }
 }
 
-/// Adds items to a call. The worker's messages go to `inbox`.
+/// Adds the items that a call sends to its plan. The worker's messages go to `inbox`.
 fn add_items<T: 'static>(
     plan: &mut CallPlan,
     items: impl Stream<Item = T> + Send + 'static,

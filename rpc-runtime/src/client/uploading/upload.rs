@@ -34,8 +34,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How many messages may be unconfirmed.
 const MAX_UNCONFIRMED: usize = 16;
 
-/// The call ends when the broker closes the channel on which its items are sent for this many times
-/// in a row.
+/// The call fails when the broker has closed the channel on which its items are sent this many
+/// times in a row.
 const MAX_CLOSED: u32 = 3;
 
 /// The items that one call sends.
@@ -93,9 +93,9 @@ impl Upload {
         state.span = Span::current();
     }
 
-    /// Makes the call. Drops the caller's stream once the call has ended, or is dropped. The
-    /// request, which may be on its way for longer, keeps the upload without the stream.
-    pub(in crate::client) fn during<T>(
+    /// Makes the call. Drops the caller's stream once the call has ended, or is dropped. The upload
+    /// may live on: a request that the broker has yet to confirm refers to it.
+    pub(in crate::client) fn drop_stream_after<T>(
         self: Arc<Self>,
         call: impl Future<Output = T>,
     ) -> impl Future<Output = T> {
@@ -106,7 +106,8 @@ impl Upload {
         }
     }
 
-    /// Receives what the worker says about the items, in answer to the request with this id.
+    /// Receives a worker's credit for items, in answer to the request with this id. The first grant
+    /// decides which worker gets the items.
     ///
     /// # Errors
     ///
@@ -122,17 +123,19 @@ impl Upload {
             let key = items_key(worker).ok_or("the worker's id is no UUID")?;
             state.worker = Some((key, id));
         }
-        let granted = state.sender.grant(grant);
+        let has_taken_items = state.sender.grant(grant);
         drop(state);
         self.changed.notify_waiters();
-        if granted? && !self.replies_with_items {
+        // If the method replies with items, its reader limits how long the call waits.
+        if has_taken_items? && !self.replies_with_items {
             self.inbox.record_progress();
         }
         Ok(())
     }
 
-    /// Sends the items once a worker grants credit for the request with this id, and then signs of
-    /// life, until the future is dropped. Returns only if sending fails: the error of the call.
+    /// Sends the items, once a worker grants credit for the request with this id. Afterwards shows
+    /// the worker from time to time that the caller is still there, until the future is dropped.
+    /// Returns only if sending fails: the error of the call.
     pub(in crate::client) async fn send_until_failure(
         self: Arc<Self>,
         id: Uuid,
@@ -164,6 +167,7 @@ impl Upload {
     /// stream. Cancel safe.
     async fn wait_begun(&self, id: Uuid) -> (ShortStr, EncodedStream) {
         loop {
+            // Before the state is read, so that no change is missed.
             let changed = self.changed.notified();
             if let State {
                 worker: Some((worker, begun)),
@@ -212,9 +216,10 @@ struct Sending<'a, L> {
     failing: Option<Failing>,
 }
 
-/// How to go on while messages do not arrive.
+/// How to go on after a message has not arrived.
 struct Failing {
-    /// Since when the broker does not deliver them, although it can be reached.
+    /// Since when the broker does not deliver messages, although it can be reached. `None` if the
+    /// last failure does not show that.
     undelivered_since: Option<Instant>,
     retry_at: Instant,
     backoff: Backoff,
@@ -223,13 +228,14 @@ struct Failing {
 }
 
 impl<L: ItemLink> Sending<'_, L> {
-    /// Sends the items until that fails. Returns the error of the call.
+    /// Sends the items until that fails, or the future is dropped. Returns the error of the call.
     async fn run(mut self) -> CallError {
         let upload = self.upload;
         let mut unconfirmed = FuturesUnordered::new();
         let mut keep_alive_at = Instant::now() + KEEP_ALIVE;
         let mut was_done = false;
         loop {
+            // Before the state is read, so that no change is missed.
             let changed = upload.changed.notified();
             let retry_at = self.failing.as_ref().map(|failing| failing.retry_at);
             let may_send = retry_at.is_none_or(|retry_at| retry_at <= Instant::now());
@@ -249,15 +255,16 @@ impl<L: ItemLink> Sending<'_, L> {
             if is_stream_over {
                 self.stream = None;
             }
-            // If the method replies with items, only the wait of their reader is limited.
+            // If the method replies with items, only the wait of their reader is limited. Otherwise
+            // that of the call is, except for its own stream: it waits for its worker if that
+            // stream need not, or must not, be polled.
             if !upload.replies_with_items {
-                // The call waits for its worker, unless it waits for the caller's stream.
                 upload
                     .inbox
                     .set_waiting(is_stream_over || !may_pull || self.failing.is_some());
             }
-            // The items are no longer wanted. The worker waits for signs of the caller until the
-            // call ends.
+            // The items are no longer wanted, so it does not matter whether they arrive. Only signs
+            // that the caller is there are still sent.
             if is_done && !std::mem::replace(&mut was_done, true) {
                 unconfirmed.clear();
             }
@@ -268,7 +275,8 @@ impl<L: ItemLink> Sending<'_, L> {
                     Ok(true) => {}
                     Ok(false) => {
                         unconfirmed.clear();
-                        // The message may have been a keep-alive, which is not kept.
+                        // If the message was one without items, it is not kept, so another one is
+                        // sent.
                         if let Some(failing) = &self.failing {
                             keep_alive_at = failing.retry_at;
                         }
@@ -286,7 +294,7 @@ impl<L: ItemLink> Sending<'_, L> {
                 () = sleep_until(wake_at) => {
                     if may_send {
                         keep_alive_at = Instant::now() + KEEP_ALIVE;
-                        // An unconfirmed message will show as well that the caller is there.
+                        // A message that is on its way shows as well that the caller is there.
                         if unconfirmed.is_empty() {
                             let message = upload.lock().sender.keep_alive();
                             unconfirmed.push(self.send(message));
@@ -304,8 +312,13 @@ impl<L: ItemLink> Sending<'_, L> {
         sending.map(move |published| (first, published))
     }
 
-    /// Takes items until there are enough for a message, or none is ready after the first, or
+    /// Takes items from the caller's stream for the next message. Pending until there is one, or
+    /// the stream ends. Takes further ones that are ready, until the message is full or
     /// [`MAX_FILLING`] has passed.
+    ///
+    /// # Errors
+    ///
+    /// If an item cannot be encoded, or is too large.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Pending;
@@ -324,7 +337,7 @@ impl<L: ItemLink> Sending<'_, L> {
                     (count, bytes) = (count + 1, bytes + item.len());
                     self.tally.add(item.len());
                     self.upload.lock().sender.push(item);
-                    // Reading the clock takes a tenth of the time of an item.
+                    // Not for each item: reading the clock takes a tenth of the time of one.
                     if count.is_multiple_of(4) && begun.elapsed() >= MAX_FILLING {
                         break;
                     }
@@ -351,7 +364,7 @@ impl<L: ItemLink> Sending<'_, L> {
         let now = Instant::now();
         // A lost connection says nothing about the worker. If its queue is full, it is there.
         let may_be_there = published.is_failed() || matches!(published, Published::Refused);
-        let closed = self.failing.as_ref().map_or(0, |failing| failing.closed);
+        let closed_before = self.failing.as_ref().map_or(0, |failing| failing.closed);
         let closed = match published {
             Published::Confirmed => {
                 self.failing = None;
@@ -360,18 +373,20 @@ impl<L: ItemLink> Sending<'_, L> {
             // The exchange does not exist, or the user may not publish to it, or another message
             // was at fault.
             Published::Failed {
-                source: BrokerError::ChannelClosed { .. },
+                source: source @ BrokerError::ChannelClosed { .. },
                 ..
-            } if closed + 1 < MAX_CLOSED => {
-                // The last attempt is alone, so that it fails only through its own fault.
-                if closed + 2 == MAX_CLOSED {
+            } => {
+                let closed = closed_before + 1;
+                if closed >= MAX_CLOSED {
+                    return Err(broker_error(source, true));
+                }
+                // The last attempt has a channel of its own, so that no other message is at fault.
+                if closed + 1 == MAX_CLOSED {
                     self.link.separate();
                 }
-                closed + 1
+                closed
             }
-            Published::Failed { source, .. }
-                if matches!(source, BrokerError::ChannelClosed { .. }) || !source.is_waited_out() =>
-            {
+            Published::Failed { source, .. } if !source.is_waited_out() => {
                 return Err(broker_error(source, true));
             }
             Published::Failed { .. } | Published::Returned | Published::Refused | Published::Withdrawn => 0,
