@@ -320,8 +320,8 @@ impl<'a> BrokerCall<'a> {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         self.progress.last_failure = Some(PublishFailure::Refused);
-        // Even a missing queue is waited for: the call does so, or an earlier request has reached the
-        // queue, which may be declared again.
+        // Even a missing queue is waited for: the call does so, or an earlier request has reached
+        // the queue, which may be declared again.
         if may_have_run_before || plan.wait_for_server {
             let delay = self.progress.retry_state().backoff.next_delay();
             return self.unless_ended(deadline, pin!(sleep(delay))).await;
@@ -371,8 +371,8 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
-    /// Whether the call's stream has begun, and this attempt has sent a request or watches a session.
-    /// Then it sends no request again, and waits for the end of the stream.
+    /// Whether the call's stream has begun, and this attempt has sent a request or watches a
+    /// session. Then it sends no request again, and waits for the end of the stream.
     fn waits_for_end(&self) -> bool {
         self.plan().has_stream_begun() && self.last_session.is_some()
     }

@@ -95,8 +95,8 @@ impl SessionHandle {
     }
 
     /// Returns whether the queue of a refused request does not exist. A classic queue whose node is
-    /// down counts as missing: RabbitMQ 4 refuses requests to it. `false` also if that is not known.
-    /// A queue that exists is full, or will accept requests soon.
+    /// down counts as missing: RabbitMQ 4 refuses requests to it. `false` also if that is not
+    /// known. A queue that exists is full, or will accept requests soon.
     pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
