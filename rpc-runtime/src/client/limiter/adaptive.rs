@@ -83,6 +83,15 @@ impl Signal {
     }
 }
 
+/// What the permit of a call that was sent remembers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentCall {
+    /// How many calls in flight counted towards the limit, including this one.
+    pub(super) counted: usize,
+    /// The generation of the call; see [`Generations`].
+    pub(super) generation: u32,
+}
+
 /// The end of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallEnd {
@@ -211,8 +220,10 @@ impl AdaptiveLimit {
         };
         let (limit, counted) = (self.limit(now), reduced.generations.counted());
         if is_important {
+            // Even during a pause, one of them may be in flight.
             return counted.important < limit.max(1);
         }
+        // During a pause, there is no extra call either.
         let extra_call_at = reduced.stall_timer.next_extra_call_at();
         counted.all < limit || (limit > 0 && now >= extra_call_at)
     }
@@ -236,19 +247,25 @@ impl AdaptiveLimit {
             Some(pause) => now + pause,
             None => {
                 let extra_call_at = reduced.stall_timer.next_extra_call_at();
-                // This time may have passed, if the fixed limit is reached. Waiting calls must not
-                // wake again and again then.
+                // This time may have passed, if the fixed limit is reached. Even then, waiting
+                // calls must not wake too often.
                 extra_call_at.max(now + MIN_EXTRA_CALL_DELAY / 10)
             }
         })
     }
 
-    /// Records that a call was sent; `in_flight` includes it. Returns how many calls in flight
-    /// count towards the limit, including this one, and its generation.
-    pub(super) fn record_sent(&mut self, in_flight: usize, is_important: bool, now: Instant) -> (usize, u32) {
-        let limit = self.limit(now);
+    /// Records that a call was sent. `if_not_reduced` is how many calls in flight count towards the
+    /// limit, including this one, unless the limit is reduced: then the generations know it.
+    pub(super) fn record_sent(
+        &mut self,
+        if_not_reduced: usize,
+        is_important: bool,
+        now: Instant,
+    ) -> SentCall {
+        let (limit, generation) = (self.limit(now), self.generation);
         let Some(reduced) = &mut self.reduced else {
-            return (in_flight, self.generation);
+            let counted = if_not_reduced;
+            return SentCall { counted, generation };
         };
         let counted = reduced.generations.counted().all;
         // Important calls within their own limit must not hide that ordinary calls are stalled.
@@ -256,7 +273,10 @@ impl AdaptiveLimit {
             reduced.stall_timer.record_sent(counted >= limit, now);
         }
         reduced.generations.record_sent(is_important);
-        (counted + 1, self.generation)
+        SentCall {
+            counted: counted + 1,
+            generation,
+        }
     }
 
     /// Records that a call of this generation is no longer in flight. `is_important` is whether its
@@ -524,7 +544,7 @@ mod tests {
     /// Sends a call if there is a permit. Returns its generation.
     fn send(limit: &mut AdaptiveLimit, now: Instant) -> Option<u32> {
         let has_permit = limit.has_permit(false, now);
-        has_permit.then(|| limit.record_sent(0, false, now).1)
+        has_permit.then(|| limit.record_sent(0, false, now).generation)
     }
 
     #[test]
@@ -711,7 +731,7 @@ mod tests {
                 let most = if client == 0 { 2000 } else { 50 };
                 while in_flight[client] < most && limit.has_permit(false, now) {
                     in_flight[client] += 1;
-                    let (counted, generation) = limit.record_sent(in_flight[client], false, now);
+                    let SentCall { counted, generation } = limit.record_sent(in_flight[client], false, now);
                     queue.push_back((client, now, counted, generation));
                 }
             }

@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use adaptive::{AdaptiveLimit, CallEnd, Signal};
+use adaptive::{AdaptiveLimit, CallEnd, SentCall, Signal};
 use generations::Count;
 use waiting_calls::{Order, WaitingCalls, WaitingKey};
 
@@ -139,14 +139,11 @@ impl Limiter {
         if self.is_reduced.load(Ordering::SeqCst) {
             return self.try_acquire_locked(is_important);
         }
-        let in_flight = self.try_add_in_flight()?;
-        let generation = self.generation.load(Ordering::Relaxed);
-        Some(Permit::new(
-            self,
-            (self.counted(in_flight), generation),
-            is_important,
-            Instant::now(),
-        ))
+        let sent = SentCall {
+            counted: self.counted(self.try_add_in_flight()?),
+            generation: self.generation.load(Ordering::Relaxed),
+        };
+        Some(Permit::new(self, sent, is_important, Instant::now()))
     }
 
     /// Takes a permit under the lock, as the limit is reduced.
@@ -237,12 +234,12 @@ impl Limiter {
         others.ok().map(|others| others + 1)
     }
 
-    /// How many of these calls in flight count towards the adaptive limit.
+    /// Returns how many of this number of calls in flight count towards the adaptive limit.
     fn counted(&self, in_flight: usize) -> usize {
         in_flight.saturating_sub(self.streaming.load(Ordering::SeqCst))
     }
 
-    /// Grants free permits to waiting calls.
+    /// Grants free permits to waiting calls, until none is left or none suits a call.
     fn grant(self: &Arc<Self>) {
         loop {
             let next = self.dequeue_with_permit(&mut self.lock());
@@ -314,7 +311,7 @@ impl Limiter {
         }
     }
 
-    /// Grants free permits if calls wait for any.
+    /// Grants free permits to waiting calls. Needs no lock if none waits.
     fn grant_to_waiting(self: &Arc<Self>) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.grant();
@@ -390,7 +387,7 @@ impl Drop for Limiter {
 impl Permit {
     fn new(
         limiter: &Arc<Limiter>,
-        (counted, generation): (usize, u32),
+        SentCall { counted, generation }: SentCall,
         is_important: bool,
         taken_at: Instant,
     ) -> Self {
