@@ -128,7 +128,8 @@ impl Caller {
         outcome
     }
 
-    /// Sends the items of a call while its method runs.
+    /// Sends the items of a call until `running`, which makes the call, has ended. Returns its
+    /// outcome, or the error if items cannot be sent.
     async fn while_items_are_sent(
         &self,
         call: &InFlightCall,
@@ -189,8 +190,8 @@ impl Caller {
             let publishing = self
                 .transport()
                 .publish_control(queue, message, send_token.clone());
-            // The error of a request that workers may have. `None` if none can have it, and it is to
-            // be sent again.
+            // The error of a request that workers may have. `None` if none can have it, and it is
+            // to be sent again.
             let unconfirmed = match timeout_at(time_limit.deadline, publishing).await {
                 Ok(Published::Confirmed) => return empty_reply(plan.codec),
                 Ok(Published::Returned) if plan.wait_for_server => None,

@@ -155,40 +155,22 @@ impl InFlightCalls {
             return false;
         };
         let queue_time = QueueTime::read(&message.properties.headers);
-        let header = |name| message.properties.headers.get(name).map(str::to_owned);
-        let worker = header(WORKER_HEADER);
+        let header = message.properties.headers.get(WORKER_HEADER);
+        let worker = header.map(str::to_owned);
+        let is_of_stream = is_of_stream(&message);
         let kind = message.properties.kind.as_ref().map(ShortStr::as_str);
-        let (has_items, grants_credit) = (kind == Some(ITEMS_TYPE), kind == Some(CREDIT_TYPE));
-        let arrival = if grants_credit && let Some(upload) = &call.plan().destination.upload {
-            receive_grant(call, inbox, upload, worker.as_deref(), &message.body)
-        } else if has_items {
-            match (&worker, Items::read(&message.body)) {
-                (Some(worker), Ok(items)) => inbox.receive(call.id(), worker, items),
-                (Some(worker), Err(_)) => {
-                    inbox.receive_unreadable(call.id(), Some(worker), "its items are malformed")
-                }
-                (None, _) => inbox.receive_unreadable(call.id(), None, "a message does not say who sent it"),
+        let arrival = match (kind, &call.plan().destination.upload) {
+            (Some(CREDIT_TYPE), Some(upload)) => {
+                receive_grant(call, inbox, upload, worker.as_deref(), &message.body)
             }
-        } else {
-            let count = header(ITEMS_HEADER).and_then(|count| count.parse().ok());
-            let reply = Reply::from_message(message, call.plan().codec);
-            // A result without the header follows no items. If the method replies with a stream, it
-            // is an array of all items. Only a failure may leave items out.
-            let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
-            let count = count.or(is_result.then_some(0));
-            // A worker that knows no streams from callers runs the method without the items. It
-            // does not say who it is.
-            if is_result && worker.is_none() && call.plan().destination.upload.is_some() {
-                let reason = "the worker has run the method without the items: it receives no stream";
-                inbox.receive_unreadable(call.id(), None, reason)
-            } else {
-                inbox.end(call.id(), worker.as_deref(), count, reply)
-            }
+            (Some(ITEMS_TYPE), _) => receive_items(call.id(), inbox, worker.as_deref(), &message.body),
+            _ => receive_end(call, inbox, worker.as_deref(), message),
         };
         match arrival {
             Arrival::Foreign => {
-                // A second worker that runs the method.
-                if has_items || grants_credit {
+                // A second worker runs the method, for nobody. If it has sent its reply, it has
+                // ended.
+                if is_of_stream {
                     self.end_unread(call.id(), worker.as_deref());
                 }
                 return false;
@@ -212,7 +194,8 @@ impl InFlightCalls {
         true
     }
 
-    /// Ends the stream of a worker whose items nobody reads.
+    /// Tells a worker to end its stream, which nobody reads. Does nothing if it does not say who it
+    /// is.
     fn end_unread(&self, id: Uuid, worker: Option<&str>) {
         if let Some(worker) = worker.and_then(worker_key) {
             self.control_messages.end_unread(worker, id);
@@ -348,6 +331,35 @@ impl InFlightCalls {
     }
 }
 
+/// Hands a message with items to its call.
+fn receive_items(id: Uuid, inbox: &ItemInbox, worker: Option<&str>, body: &Bytes) -> Arrival {
+    let Some(worker) = worker else {
+        return inbox.receive_unreadable(id, None, "a message does not say who sent it");
+    };
+    match Items::read(body) {
+        Ok(items) => inbox.receive(id, worker, items),
+        Err(_) => inbox.receive_unreadable(id, Some(worker), "its items are malformed"),
+    }
+}
+
+/// Hands the reply to a call with a stream, which ends the stream, to the call.
+fn receive_end(call: &InFlightCall, inbox: &ItemInbox, worker: Option<&str>, message: Message) -> Arrival {
+    let header = message.properties.headers.get(ITEMS_HEADER);
+    let count = header.and_then(|count| count.parse().ok());
+    let reply = Reply::from_message(message, call.plan().codec);
+    // A result without the header follows no items. If the method replies with a stream, it is an
+    // array of all items. Only a failure may leave items out.
+    let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
+    let count = count.or(is_result.then_some(0));
+    // A worker that knows no streams from callers runs the method without the items. It does not
+    // say who it is.
+    if is_result && worker.is_none() && call.plan().destination.upload.is_some() {
+        let reason = "the worker has run the method without the items: it receives no stream";
+        return inbox.receive_unreadable(call.id(), None, reason);
+    }
+    inbox.end(call.id(), worker, count, reply)
+}
+
 /// Hands a worker's credit for the items that a call sends to the call.
 fn receive_grant(
     call: &InFlightCall,
@@ -360,8 +372,9 @@ fn receive_grant(
     let (Some(worker), Ok(grant)) = (worker, IncomingGrant::read(body)) else {
         return inbox.receive_unreadable(id, worker, "its credit is malformed");
     };
-    // If the worker also sends items, only its messages with items show that it goes on with them.
-    // With this number, the inbox takes the message for one after a gap, which shows nothing.
+    // For the inbox, a grant is a message without items: it shows that the worker is there. If the
+    // worker also sends items, only messages with items show that it goes on with them. Then the
+    // message gets such a number that it comes after a gap, which shows nothing.
     let sends_items = call.plan().destination.credit().is_some();
     let first = if sends_items { u64::MAX } else { 0 };
     let keep_alive = Items {
@@ -381,8 +394,9 @@ fn receive_grant(
     }
 }
 
-/// Removes the call that a reply answers. A one-way call has no reply: it stays in flight, even if
-/// the id of a forged reply is its key. A call with a stream stays in flight until the stream ends.
+/// Removes the call that a reply with this id ends. `None` if there is none. A one-way call has no
+/// reply: it stays in flight, even if the id of a forged reply is its key. A call with a stream
+/// stays in flight until the stream ends.
 fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
     let ends = |call: &InFlightCall| {
         let plan = call.plan();

@@ -20,14 +20,14 @@ use crate::protocol::{
 use crate::service::Credit;
 use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, SentBy};
 
-/// What a stream may send that its reader has not consumed, unless the call sets something else.
+/// How much a worker may send ahead of the reader, unless the call sets something else.
 pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
     items: MAX_CREDIT,
     bytes: 2 * 1024 * 1024,
 };
 
-/// How many bytes of items the worker may send ahead if both it and the reader have to wait, unless
-/// the call sets something else.
+/// How many bytes of items the worker may send ahead after both it and the reader had to wait,
+/// unless the call sets something else.
 const MAX_CREDIT_BYTES: u64 = 4 * DEFAULT_CREDIT.bytes;
 
 /// How long a worker may send nothing. It sends a message every few seconds.
@@ -40,8 +40,9 @@ pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
 #[derive(Debug)]
 pub(crate) struct ItemInbox {
     state: Mutex<State>,
-    /// What layers and metrics know of the items. Locked before the state, so that they get to know
-    /// the items in order, and not by the tasks that receive messages.
+    /// Tells layers and metrics of the items. Always locked before the state, so that they get to
+    /// know the items in order. Never locked by the tasks that receive messages, which a slow layer
+    /// must not delay.
     tally: Mutex<ItemTally>,
 }
 
@@ -157,8 +158,8 @@ impl ItemInbox {
         self.tally().of_other_stream(SentBy::Caller)
     }
 
-    /// Shows layers the items that have arrived and that the reader has not taken, as the call
-    /// ends.
+    /// Shows layers and metrics the items that have arrived and that the reader has not taken.
+    /// Called when the call ends, so that layers get to know all items before its end.
     pub(in crate::client) fn show_arrived(&self) {
         let mut tally = self.tally();
         let sizes: Vec<_> = {
@@ -235,7 +236,8 @@ impl ItemInbox {
         self.lock().outcome = Some(outcome);
     }
 
-    /// Returns the outcome of a call whose stream has begun, and cannot begin again.
+    /// Returns the outcome of an earlier attempt of a call whose stream has begun, and cannot begin
+    /// again.
     pub(in crate::client) fn outcome_again(&self) -> Result<Reply, Fault> {
         let outcome = self.lock().outcome.clone();
         outcome.unwrap_or_else(|| {
@@ -371,7 +373,8 @@ impl ItemInbox {
         Some((grantee, granted))
     }
 
-    /// Records that messages can arrive again.
+    /// Records that messages can arrive again: the time in which none could does not count as
+    /// silence of the worker.
     pub(in crate::client) fn record_reconnected(&self) {
         self.lock().heard_at = Instant::now();
     }
@@ -442,6 +445,8 @@ fn is_unread(received: &Result<Received<ReceivedReply>, BadStream>) -> bool {
     )
 }
 
+/// Says what a received message means for the call. `is_first` and `answer` matter only if the
+/// stream goes on.
 fn arrival(
     received: Result<Received<ReceivedReply>, BadStream>,
     is_first: bool,

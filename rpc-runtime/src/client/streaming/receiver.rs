@@ -15,7 +15,8 @@ pub(super) struct Receiver<R> {
     taken: u64,
     /// The number of the item that follows those in `ready`. It has not arrived.
     next: u64,
-    /// Items that arrived although items before them are missing, by number. Each list has one.
+    /// Items that arrived although items before them are missing, by number. Each list has one
+    /// item.
     early: BTreeMap<u64, ItemList>,
     /// What may be on its way or wait for the reader.
     window: Volume,
@@ -92,7 +93,7 @@ impl<R> Receiver<R> {
         self.window
     }
 
-    /// Sets the window, before the call begins. It does not grow.
+    /// Sets the window, before the call begins, and keeps it from growing.
     pub(super) fn set_window(&mut self, window: Volume) {
         (self.window, self.granted) = (window, window);
         self.max_window_bytes = window.bytes;
@@ -152,6 +153,7 @@ impl<R> Receiver<R> {
         if self.arrived > self.granted.bytes.saturating_add(self.largest) {
             return Err(BadStream("the worker sent more bytes than it was granted"));
         }
+        // `credit` is what the worker knew when it sent the message.
         self.is_worker_short |= !credit.allows_more_than(Volume {
             items: after_last,
             bytes: self.arrived,
@@ -164,9 +166,9 @@ impl<R> Receiver<R> {
         self.has_reader_waited = true;
     }
 
-    /// Receives the reply that ends the stream after `count` items, or at once if it is `None`: the
-    /// reply is a failure then, and items before it may be missing. `run` is `None` if the reply does
-    /// not say who sent it.
+    /// Receives the reply that ends the stream after `count` items, or at once if `count` is
+    /// `None`: then the reply is a failure, and items before it may be missing. `run` is `None` if
+    /// the reply does not say who sent it.
     ///
     /// Before the first message, any reply ends the stream: its sender may have refused the
     /// request. Later, only a reply of the run that sends the stream does. Another worker that
@@ -257,7 +259,7 @@ impl<R> Receiver<R> {
         begun.is_none_or(|begun| run == Some(begun))
     }
 
-    /// Decides whether a message of this run is read, which is so if this returns `None`.
+    /// Returns `None` if a message of this run is to be read, and otherwise what it means.
     ///
     /// The first message decides which run sends the stream. If its worker runs the method again,
     /// that run has ended. Then the stream begins anew, unless its reader has items of that run.
@@ -292,7 +294,8 @@ impl<R> Receiver<R> {
             items.drop_first();
         }
         self.arrived = self.arrived.saturating_add(items.volume().bytes);
-        // Those that arrived before must not stay in memory with the others.
+        // All items of a message share its memory. If most of it holds items that arrived before,
+        // the others are copied, so that it is freed.
         if items.volume().bytes < size / 2 {
             items.detach();
         }

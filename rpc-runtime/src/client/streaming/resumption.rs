@@ -55,7 +55,7 @@ pub(super) struct Resumption {
     /// The last item that the reader got. `None` if there was none since the arguments were last
     /// set.
     last: Option<Bytes>,
-    /// Whether the last item may keep its message in memory.
+    /// Whether the last item is still a part of its message, and keeps all of it in memory.
     keeps_message: bool,
     /// Whether the stream was interrupted after the last item.
     is_interrupted: bool,
@@ -112,16 +112,16 @@ impl Resumption {
         }
     }
 
-    /// Decides whether the stream is resumed after this error: if the error is not final, and the
-    /// next call can begin before the reader has waited for the call's timeout. `inbox` is that of
-    /// the call that failed.
+    /// Interrupts the stream with this error, or returns the error if it ends the stream: the error
+    /// is final, or the next call could not begin before the reader has waited for the call's
+    /// timeout. `inbox` is that of the call that failed.
     ///
     /// # Errors
     ///
     /// The error of the stream.
     pub(super) fn interrupt(&mut self, error: CallError, inbox: &ItemInbox) -> Result<(), CallError> {
         let is_interruption = is_interruption(&error, inbox.has_begun(), self.is_interrupted);
-        if !is_interruption || self.name_last_item().is_none() {
+        if !is_interruption || self.put_last_item_into_arguments().is_none() {
             return Err(error);
         }
         let now = Instant::now();
@@ -161,7 +161,7 @@ impl Resumption {
     }
 
     /// Puts the last item, if there is one, into the arguments. `None` if that is impossible.
-    fn name_last_item(&mut self) -> Option<()> {
+    fn put_last_item_into_arguments(&mut self) -> Option<()> {
         if let Some(item) = &self.last {
             let value = (self.argument.encode)(self.plan.codec, item)?;
             let Arguments(arguments) = &self.plan.arguments;

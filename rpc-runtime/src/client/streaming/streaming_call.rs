@@ -123,7 +123,7 @@ struct Running<T, E> {
     reply: Option<ReplyFuture>,
     /// The outcome of the call, until all items are taken.
     outcome: Option<Result<Reply, CallError>>,
-    /// Items that arrived.
+    /// Items that were taken from the inbox, and that the reader has not got.
     items: VecDeque<ItemList>,
     /// The items of a worker that sent them as an array.
     array: VecDeque<T>,
@@ -307,7 +307,7 @@ impl<T, E> StreamingCall<T, E> {
             resume.map(|argument| Resumption::new(argument, path.clone(), plan.clone(), ends_at));
         self.state = State::Running(Box::new(Running {
             codec: plan.codec,
-            grant_at: inbox.window().minus(inbox.window().half()),
+            grant_at: first_grant_at(&inbox),
             backend: path.backend().clone(),
             reply: Some(path.call(call)),
             inbox,
@@ -343,7 +343,7 @@ impl<T, E> Running<T, E> {
                         self.outcome = Some(outcome);
                         self.reply = None;
                     }
-                    // A method in this process may have sent items.
+                    // The reply of a method in this process runs it, so it may have sent items.
                     Poll::Pending if self.inbox.poll_items(cx, &mut self.items).is_ready() => {}
                     Poll::Pending => {
                         if let Some(resumption) = &mut self.resumption {
@@ -383,7 +383,7 @@ impl<T, E> Running<T, E> {
             self.inbox = call.inbox;
             self.reply = Some(call.reply);
             self.consumed = Volume::default();
-            self.grant_at = self.inbox.window().minus(self.inbox.window().half());
+            self.grant_at = first_grant_at(&self.inbox);
         }
         Poll::Ready(())
     }
@@ -423,6 +423,7 @@ impl<T, E> Running<T, E> {
         match (grantee, &self.backend) {
             (Grantee::InProcess(current), _) => current.raise(credit),
             (Grantee::Worker(key, id), Backend::Broker(caller)) => caller.grant(key, id, credit),
+            // A method in this process has its own credit, above.
             (Grantee::Worker(..), Backend::InProcess(_)) => {}
         }
     }
@@ -455,6 +456,12 @@ impl<T, E> Running<T, E> {
             ReplyKind::Error | ReplyKind::Fault => (self.read.end)(reply).err().map(Err),
         }
     }
+}
+
+/// Returns how much the reader consumes before more credit is granted for the first time: half of
+/// the window.
+fn first_grant_at(inbox: &ItemInbox) -> Volume {
+    inbox.window().minus(inbox.window().half())
 }
 
 /// Builds the error for an item that cannot be decoded.
