@@ -213,11 +213,10 @@ impl<'a> BrokerCall<'a> {
                         return Err(broker_error(reason, true));
                     }
                     if state.epoch.address != sent.address {
-                        let reason = state.loss_reason.clone();
-                        let reason = reason.unwrap_or(BrokerError::Lost { source: None });
-                        return Err(broker_error(reason, true));
+                        return Err(broker_error(state.loss_error(), true));
                     }
-                    if std::mem::replace(&mut consumer, state.epoch.consumer) != state.epoch.consumer {
+                    if consumer != state.epoch.consumer {
+                        consumer = state.epoch.consumer;
                         items.record_reconnected();
                     }
                     state.phase.is_open()
@@ -264,11 +263,7 @@ impl<'a> BrokerCall<'a> {
         match resend::after_confirm(self.plan().method.is_idempotent(), session.epoch, state.epoch) {
             ResendDecision::Wait => ControlFlow::Continue(Next::Wait),
             ResendDecision::Resend => ControlFlow::Continue(Next::ResendInNewSession),
-            ResendDecision::Fail => {
-                let reason = state.loss_reason.clone();
-                let reason = reason.unwrap_or(BrokerError::Lost { source: None });
-                ControlFlow::Break(Err(broker_error(reason, true)))
-            }
+            ResendDecision::Fail => ControlFlow::Break(Err(broker_error(state.loss_error(), true))),
         }
     }
 

@@ -80,6 +80,7 @@ impl<'a> CallProgress<'a> {
         self.retry.as_ref().map_or(0, |retry| retry.channels_closed)
     }
 
+    /// Returns what only a call that sends another request needs. Creates it the first time.
     pub(super) fn retry_state(&mut self) -> &mut RetryState {
         self.retry.get_or_insert_with(|| {
             Box::new(RetryState {

@@ -149,6 +149,7 @@ impl<'a> ControlSender<'a> {
         Ok(Arc::clone(publisher))
     }
 
+    /// Logs a refusal, the first time.
     fn log_refusal(&self, error: &BrokerError) {
         if !self.is_refusal_logged.swap(true, Ordering::Relaxed) {
             let error = Logged(Chain(error));

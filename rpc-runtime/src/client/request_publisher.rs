@@ -92,6 +92,7 @@ impl RequestPublisher {
         }
     }
 
+    /// Builds a request that is sent on its own. Counts it, if its calls may be batched.
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();

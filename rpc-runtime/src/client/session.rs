@@ -80,6 +80,12 @@ impl SessionState {
             loss_reason: None,
         }
     }
+
+    /// Returns the error of calls whose replies were lost with the last session.
+    pub(super) fn loss_error(&self) -> BrokerError {
+        let reason = self.loss_reason.clone();
+        reason.unwrap_or(BrokerError::Lost { source: None })
+    }
 }
 
 /// Opens the session, hands replies to their calls, reopens what is lost, and closes the session at

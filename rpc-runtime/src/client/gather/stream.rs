@@ -62,6 +62,7 @@ pub struct Gathered<T, E = Infallible> {
 }
 
 impl<T, E> Gather<T, E> {
+    /// The answers of workers.
     pub(super) fn from_broker(answers: Answers, read: ReadReply<T, E>) -> Self {
         Self {
             source: Source::Broker(Box::new(answers)),

@@ -170,6 +170,8 @@ impl StallTimer {
         self.last_sent + self.extra_call_delay + self.queued
     }
 
+    /// Records that a call was sent. `is_over_limit` is whether it was an extra call: then the next
+    /// one is allowed later.
     fn record_sent(&mut self, is_over_limit: bool, now: Instant) {
         self.last_sent = now;
         self.extra_call_delay = if is_over_limit {

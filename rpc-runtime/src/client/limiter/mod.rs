@@ -423,12 +423,13 @@ impl Permit {
         }
     }
 
+    /// Adapts the limit, if it is adaptive and the signal may change it.
     fn record_signal(&self, signal: Signal, time_limit: TimeLimit) {
         let limiter = &self.limiter;
         if !limiter.is_adaptive {
             return;
         }
-        // Ordinary answers do not need the lock.
+        // Most answers are no warnings and change nothing, so they do not need the lock.
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
         if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
             limiter.adapt(signal, time_limit.limit, self);

@@ -38,6 +38,7 @@ impl<W> Default for WaitingCalls<W> {
 }
 
 impl<W> WaitingCalls<W> {
+    /// Adds a call, and returns its key. `waiter` will hand it a permit.
     pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> WaitingKey {
         let key = WaitingKey {
             priority,

@@ -73,6 +73,7 @@ pub(in crate::client) struct BrokerLink {
 }
 
 impl BrokerLink {
+    /// Builds the message to the control exchange.
     fn outgoing(&self, worker: &ShortStr, message: ItemMessage) -> Outgoing {
         let ItemMessage {
             first,

@@ -99,9 +99,10 @@ impl Upload {
         self: Arc<Self>,
         call: impl Future<Output = T>,
     ) -> impl Future<Output = T> {
-        let ends_with_call = DropsStream(self);
+        // Made here, so that the stream is dropped even if the future is never polled.
+        let drops_stream = DropsStream(self);
         async move {
-            let _ends_with_call = ends_with_call;
+            let _drops_stream = drops_stream;
             call.await
         }
     }
@@ -256,8 +257,8 @@ impl<L: ItemLink> Sending<'_, L> {
                 self.stream = None;
             }
             // If the method replies with items, only the wait of their reader is limited. Otherwise
-            // that of the call is, except for its own stream: it waits for its worker if that
-            // stream need not, or must not, be polled.
+            // the wait of the call for its worker is. The call does not wait for its worker while
+            // it waits for its own stream.
             if !upload.replies_with_items {
                 upload
                     .inbox
@@ -265,9 +266,11 @@ impl<L: ItemLink> Sending<'_, L> {
             }
             // The items are no longer wanted, so it does not matter whether they arrive. Only signs
             // that the caller is there are still sent.
-            if is_done && !std::mem::replace(&mut was_done, true) {
+            if is_done && !was_done {
+                was_done = true;
                 unconfirmed.clear();
             }
+            // While sending pauses after a failure, wakes at the end of the pause.
             let wake_at = retry_at.filter(|_| !may_send).unwrap_or(keep_alive_at);
             tokio::select! {
                 biased;
