@@ -226,6 +226,8 @@ impl Waiting {
             grants.sort_unstable_by_key(|grant| grant.id);
             messages.extend(grants.chunks(MAX_GRANTS).map(|grants| {
                 let mut outgoing = outgoing(&worker, CREDIT_TYPE, None, write_grants(grants));
+                // If the worker has no queue at present, the broker returns the message, and the
+                // credit is granted again.
                 outgoing.mandatory = true;
                 // The id identifies the message if the broker returns it.
                 outgoing.message.properties.correlation_id = Some(ShortStr::from_uuid(Uuid::new_v4()));
@@ -279,9 +281,8 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
             .or_default()
             .push(CancelledCall { id, time_left });
     }
-    // The calls of this client come first: they have the most time left. The other cancellations
-    // are for streams that it does not read. A peer can send any number of those. They have none
-    // left.
+    // The calls of this client come first: they have the most time left. The others are streams
+    // that it does not read, and that have no time left. A peer can send any number of those.
     let mut by_key: Vec<_> = by_key.into_iter().collect();
     let longest = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
     by_key.sort_by_cached_key(|(key, calls)| (Reverse(longest(calls)), key.as_str().to_owned()));

@@ -237,6 +237,7 @@ struct InProcessItems {
 }
 
 impl InProcessItems {
+    /// Creates the sink of a method's items. From now on, the reader raises its credit.
     fn new(call: &InFlightCall, items: &Arc<ItemInbox>) -> Self {
         let credit = Arc::new(Credit::new(items.window()));
         items.set_credit(Arc::clone(&credit));

@@ -92,11 +92,11 @@ impl RequestPublisher {
         }
     }
 
-    /// Builds a request that is sent on its own. Counts it, if its calls may be batched.
+    /// Builds a request that is sent on its own, and counts it for the batch size of its method.
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();
-        let should_ask = || plan.batch_size().is_some_and(LearnedBatchSize::record_single);
+        let records_and_asks = || plan.batch_size().is_some_and(LearnedBatchSize::record_single);
         Request {
             method: Some(plan.method.wire_name()),
             codec: plan.codec,
@@ -109,7 +109,7 @@ impl RequestPublisher {
             user_id: self.options.user_id.clone(),
             headers: self.headers(queued, now).into_owned(),
             // One-way requests ask by a header, and requests in plain text are never batched.
-            asks_batch_size: !oneway && plan.codec != Codec::Text && should_ask(),
+            asks_batch_size: !oneway && plan.codec != Codec::Text && records_and_asks(),
             credit: plan.destination.credit(),
             sends_items: plan.destination.upload.is_some(),
             dead_lettered: None,

@@ -302,7 +302,8 @@ impl AdaptiveLimit {
         self.record_wait(end);
         match end.signal {
             Signal::Answered { queued } if queued <= target => {
-                self.raise(end, queued <= target / NEGLIGIBLE_WAIT_DIVISOR);
+                let nothing_waits = queued <= target / NEGLIGIBLE_WAIT_DIVISOR;
+                self.raise(end, nothing_waits);
             }
             Signal::Answered { queued } => {
                 self.reduce(end, fraction_for_target(end, queued, target));
@@ -372,7 +373,7 @@ impl AdaptiveLimit {
         match &mut self.reduced {
             Some(reduced) if end.sent_at < reduced.reduced_at => return false,
             Some(reduced) => {
-                // A limit of 3.9 allows only three calls. Adding one keeps the 0.9.
+                // With a limit of 3.9, at most three calls count. Adding one to them keeps the 0.9.
                 reduced.limit = reduced_limit(reduced.limit.min(counted + 1.0));
                 reduced.reduced_at = end.now;
                 reduced.pause_until = None;

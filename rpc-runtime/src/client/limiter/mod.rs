@@ -253,6 +253,7 @@ impl Limiter {
     /// and the sender that hands it to the call. `None` if no free permit suits a waiting call.
     fn dequeue_with_permit(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
+        // A pause may be over, which the metrics must show.
         self.store_adaptive(state, now);
         // A permit for any call goes to the most important one that waits.
         let has_permit = |is_important| state.adaptive.has_permit(is_important, now);
@@ -273,6 +274,7 @@ impl Limiter {
         let next = state.waiting.take_next(min_priority, order, now);
         self.store_waiting(state);
         let Some((priority, waiter)) = next else {
+            // No call waits that the permit suits.
             self.in_flight.fetch_sub(1, Ordering::SeqCst);
             return None;
         };
