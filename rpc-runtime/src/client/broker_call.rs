@@ -315,8 +315,8 @@ impl<'a> BrokerCall<'a> {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         self.progress.last_failure = Some(PublishFailure::Refused);
-        // Even a missing queue is waited for: the call does so, or an earlier request has reached
-        // the queue, which may be declared again.
+        // Sends again even if the queue is missing: the call waits for a server, or the queue
+        // existed before and may be declared again.
         if may_have_run_before || plan.wait_for_server {
             let delay = self.progress.retry_state().backoff.next_delay();
             return self.unless_ended(deadline, pin!(sleep(delay))).await;
@@ -325,7 +325,8 @@ impl<'a> BrokerCall<'a> {
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
-        // The queue exists, and may take the next request at once. Later ones are delayed.
+        // The queue exists, and may take the next request at once. Further ones are delayed,
+        // because this one may have run.
         ControlFlow::Continue(())
     }
 

@@ -188,8 +188,8 @@ impl ItemInbox {
         state.receiver.set_window(window);
     }
 
-    /// Returns the inbox of a call that goes on where this one was interrupted. The wait of the reader
-    /// goes on, too.
+    /// Returns the inbox of a call that goes on where this one was interrupted. The wait of the
+    /// reader goes on, too.
     pub(super) fn for_next_call(&self) -> Self {
         let before = self.lock();
         let next = Self::new();

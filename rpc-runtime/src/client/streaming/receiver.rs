@@ -69,7 +69,7 @@ impl<R> Receiver<R> {
     }
 
     /// A receiver whose window has this size at first. While the worker waits for credit and the
-    /// reader for items, it grows to as many bytes.
+    /// reader for items, it grows to up to `max_window_bytes`.
     pub(super) fn growing(window: Volume, max_window_bytes: u64) -> Self {
         Self {
             max_window_bytes,
