@@ -53,7 +53,7 @@ pub(crate) struct InFlightCall {
 #[derive(Debug, Default)]
 struct Inbox {
     reply: Option<ReceivedReply>,
-    /// Whether the current request was confirmed.
+    /// Whether the current request was confirmed, and the call has not handled that.
     is_confirmed: bool,
     /// What became of the current request if it was not confirmed. That is rare, so it is boxed.
     failure: Option<Box<Published>>,
@@ -77,10 +77,11 @@ impl Inbox {
             return Some(CallEvent::Confirmed);
         }
         if let Some(failure) = self.failure.take() {
-            let is_returned = matches!(*failure, Published::Returned);
-            return Some(match self.is_batched && is_returned {
-                true => CallEvent::BatchReturned,
-                false => CallEvent::NotConfirmed(failure),
+            let is_batch_returned = self.is_batched && matches!(*failure, Published::Returned);
+            return Some(if is_batch_returned {
+                CallEvent::BatchReturned
+            } else {
+                CallEvent::NotConfirmed(failure)
             });
         }
         std::mem::take(&mut self.unhandled_state_change).then_some(CallEvent::StateChanged)

@@ -92,8 +92,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Permit {
     limiter: Arc<Limiter>,
-    /// When it was taken, in nanoseconds after the limiter was created: an `Instant` takes twice the
-    /// memory. Each attempt that layers make of a call takes another permit.
+    /// When it was taken, in nanoseconds after the limiter was created: an `Instant` takes twice
+    /// the memory. Each attempt that layers make of a call takes another permit.
     taken_after: u64,
     /// How many calls counted towards the limit when it was taken, including this one.
     counted: u32,
