@@ -110,7 +110,7 @@ impl Caller {
         let permit = Arc::new(permit);
         let destination = &call.plan().destination;
         if let Some(items) = &destination.items {
-            items.set_permit(Arc::downgrade(&permit), *time_limit);
+            items.add_permit(call.id(), &permit, *time_limit);
         }
         let in_flight = self.session_handle.in_flight.insert(call);
         let running = BrokerCall::new(&self.session_handle, in_flight, time_limit).run();

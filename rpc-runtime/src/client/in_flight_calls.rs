@@ -181,7 +181,7 @@ impl InFlightCalls {
                     self.control_messages.grant(worker, grant);
                 }
                 if is_first {
-                    inbox.record_begun(queue_time.as_duration());
+                    inbox.record_begun(call.id(), queue_time.as_duration());
                     call.on_stream_begun();
                 }
             }

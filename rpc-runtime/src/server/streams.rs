@@ -21,8 +21,8 @@ use super::worker_identity::WorkerIdentity;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter, Reply,
-    ReplyKind, ShortStr, Volume, WORKER_HEADER,
+    CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter, QueueTime,
+    Reply, ReplyKind, ShortStr, Volume, WORKER_HEADER,
 };
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
 use crate::transport::{Outgoing, SendToken};
@@ -103,8 +103,8 @@ pub(super) struct StreamSender {
     run: String,
     to: ReplyTo,
     codec: Codec,
-    /// How long the request waited in the queue. `None` once the first message says so.
-    queue_time: Mutex<Option<Duration>>,
+    /// How long the request waited in the queue. The messages say so until one was confirmed.
+    queue_time: QueueTime,
     channel: Arc<ReplyChannel>,
     /// Whether the caller reads items. Otherwise it only sends some.
     has_items: bool,
@@ -126,6 +126,8 @@ struct Progress {
     slots: Arc<Semaphore>,
     /// A permit for each grant that may be unconfirmed.
     grant_slots: Arc<Semaphore>,
+    /// Whether a message was confirmed.
+    has_begun: AtomicBool,
     /// Notified when a message is confirmed.
     confirmed: Notify,
     /// Why no more messages with items can be sent.
@@ -163,7 +165,7 @@ impl StreamSender {
             id,
             to,
             codec,
-            queue_time: Mutex::new(Some(queue_time)),
+            queue_time: queue_time.into(),
             channel: Arc::clone(channel),
             has_items,
             credit,
@@ -172,6 +174,7 @@ impl StreamSender {
             progress: Arc::new(Progress {
                 slots: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
                 grant_slots: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
+                has_begun: AtomicBool::new(false),
                 confirmed: Notify::new(),
                 failure: OnceLock::new(),
                 gone: CancellationToken::new(),
@@ -254,9 +257,8 @@ impl StreamSender {
             ..Reply::new(ReplyKind::Result, self.codec, body)
         };
         self.add_run(&mut reply);
-        let mut queue_time = self.queue_time.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue_time) = queue_time.take() {
-            reply.queue_time = queue_time.into();
+        if !self.progress.has_begun.load(Ordering::Relaxed) {
+            reply.queue_time = self.queue_time;
         }
         Outgoing {
             queue: self.to.address.clone(),
@@ -311,7 +313,10 @@ impl StreamSender {
             let outcome = channel.send(outgoing, deadline, false).await;
             let is_returned = matches!(outcome, Ok(SendOutcome::Unroutable));
             match failure(outcome) {
-                None => progress.confirmed.notify_one(),
+                None => {
+                    progress.has_begun.store(true, Ordering::Relaxed);
+                    progress.confirmed.notify_one();
+                }
                 Some(_) if is_grant && is_returned => progress.gone.cancel(),
                 // Another grant follows in a few seconds.
                 Some(_) if is_grant => {}

@@ -156,6 +156,8 @@ fn with<H: Serialize>(answer: &BatchedAnswer, headers: H) -> impl Serialize {
         answer.body.clone(),
         answer.wanted,
         headers,
+        // The milliseconds that it has waited in the queue.
+        3,
         "later",
         more,
     )

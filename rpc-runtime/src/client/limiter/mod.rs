@@ -291,12 +291,15 @@ impl Limiter {
     /// Takes back the permit of a call that is no longer in flight, and grants free permits to
     /// waiting calls.
     fn release(self: &Arc<Self>, permit: &Permit) {
-        if permit.counts.load(Ordering::SeqCst) {
+        let counts = permit.counts.load(Ordering::SeqCst);
+        if counts {
             self.stop_counting(permit);
-        } else {
+        }
+        // First, so that `counted` is never too high for a reduction, which would keep the call.
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if !counts {
             self.streaming.fetch_sub(1, Ordering::SeqCst);
         }
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.grant_to_waiting();
     }
 
@@ -311,6 +314,12 @@ impl Limiter {
         if permit.is_important {
             self.important.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many calls in flight no longer count towards the adaptive limit.
+    #[cfg(test)]
+    pub(super) fn streaming(&self) -> usize {
+        self.streaming.load(Ordering::SeqCst)
     }
 
     /// Grants free permits to waiting calls. Needs no lock if none waits.
@@ -414,13 +423,20 @@ impl Permit {
         }
     }
 
-    /// Records that the stream of the call that holds the permit has begun, after its request had
+    /// Records that the request of the call that holds the permit has begun a stream, after it had
     /// waited in the queue for `queued`.
     pub(super) fn record_begun(&self, queued: Duration, time_limit: TimeLimit) {
         self.record_signal(Signal::Answered { queued }, time_limit);
+        self.stop_counting();
+    }
+
+    /// Lets the call no longer count towards the adaptive limit: its stream has begun, perhaps by
+    /// the request of another attempt.
+    pub(super) fn stop_counting(&self) {
         if self.counts.swap(false, Ordering::SeqCst) {
-            self.limiter.stop_counting(self);
+            // First, so that `counted` is never too high for a reduction.
             self.limiter.streaming.fetch_add(1, Ordering::SeqCst);
+            self.limiter.stop_counting(self);
             self.limiter.grant_to_waiting();
         }
     }

@@ -69,12 +69,21 @@ struct State {
     ends_at: Option<Instant>,
     /// The outcome of the last attempt. `None` if it was dropped, or before its end.
     outcome: Option<Result<Reply, Fault>>,
-    /// The permit of the present attempt, and its time limit. `None` once the stream has begun.
-    permit: Option<(Weak<Permit>, TimeLimit)>,
+    /// The permits of the attempts that may be in flight. Empty once the stream has begun.
+    permits: Vec<AttemptPermit>,
     /// How many items the call's streams have had. `None` before the call begins.
     flow: Option<Arc<ItemFlow>>,
     /// Wakes the reader, which waits for items.
     reader: Option<Waker>,
+}
+
+/// The permit of an attempt. Layers may make several attempts of a call at the same time.
+#[derive(Debug)]
+struct AttemptPermit {
+    /// The correlation id of its request.
+    id: Uuid,
+    permit: Weak<Permit>,
+    time_limit: TimeLimit,
 }
 
 /// What a message of a stream means for its call.
@@ -127,7 +136,7 @@ impl ItemInbox {
                 down_since: None,
                 ends_at: None,
                 outcome: None,
-                permit: None,
+                permits: Vec::new(),
                 flow: None,
                 reader: None,
             }),
@@ -163,8 +172,10 @@ impl ItemInbox {
     pub(in crate::client) fn show_arrived(&self) {
         let mut tally = self.tally();
         let sizes: Vec<_> = {
-            let receiver = &self.lock().receiver;
+            let receiver = &mut self.lock().receiver;
             let shown = receiver.ready_before(tally.next());
+            // Layers must not see the items of two runs either.
+            receiver.forbid_new_beginning();
             receiver.ready().skip(shown).map(<[u8]>::len).collect()
         };
         tally.add_all(sizes.into_iter());
@@ -211,18 +222,31 @@ impl ItemInbox {
         self.lock().ends_at = ends_at;
     }
 
-    /// Sets the permit of the attempt that begins, which has this time limit.
-    pub(in crate::client) fn set_permit(&self, permit: Weak<Permit>, time_limit: TimeLimit) {
-        self.lock().permit = Some((permit, time_limit));
+    /// Adds the permit of an attempt that begins. It counts until the stream begins.
+    pub(in crate::client) fn add_permit(&self, id: Uuid, permit: &Arc<Permit>, time_limit: TimeLimit) {
+        let mut state = self.lock();
+        if state.receiver.has_begun() {
+            drop(state);
+            return permit.stop_counting();
+        }
+        state.permits.retain(|attempt| attempt.permit.strong_count() > 0);
+        state.permits.push(AttemptPermit {
+            id,
+            permit: Arc::downgrade(permit),
+            time_limit,
+        });
     }
 
-    /// Records that the stream has begun, after its request had waited in the queue for `queued`.
-    pub(in crate::client) fn record_begun(&self, queued: Duration) {
-        let permit = self.lock().permit.take();
-        if let Some((permit, time_limit)) = permit
-            && let Some(permit) = permit.upgrade()
-        {
-            permit.record_begun(queued, time_limit);
+    /// Records that the request with this id has begun the stream, after it had waited in the queue
+    /// for `queued`. All attempts wait for the end of the stream from now on.
+    pub(in crate::client) fn record_begun(&self, id: Uuid, queued: Duration) {
+        let attempts = std::mem::take(&mut self.lock().permits);
+        for attempt in attempts {
+            match attempt.permit.upgrade() {
+                Some(permit) if attempt.id == id => permit.record_begun(queued, attempt.time_limit),
+                Some(permit) => permit.stop_counting(),
+                None => {}
+            }
         }
     }
 
@@ -294,12 +318,14 @@ impl ItemInbox {
         worker: Option<&str>,
         reason: &'static str,
     ) -> Arrival {
-        let state = self.lock();
-        let is_foreign = state.id.is_some_and(|begun| begun != id) || !state.receiver.may_be_from(worker);
-        if is_foreign {
+        let mut state = self.lock();
+        if state.id.is_some_and(|begun| begun != id) {
             return Arrival::Foreign;
         }
-        Arrival::Ends(Err(BadReply::Stream(reason)))
+        match state.receiver.choose_run(worker) {
+            Some(unread) => arrival(Ok(unread), false, None),
+            None => Arrival::Ends(Err(BadReply::Stream(reason))),
+        }
     }
 
     /// Receives the reply that ends the stream after `count` items, or at once if `count` is
@@ -315,11 +341,19 @@ impl ItemInbox {
         if state.id.is_some_and(|begun| begun != id) {
             return Arrival::Foreign;
         }
+        let had_begun = state.receiver.has_begun();
         let ended = state.receiver.end(worker, count, reply);
-        if !is_unread(&ended) {
-            state.heard_at = Instant::now();
+        if is_unread(&ended) {
+            return arrival(ended, false, None);
         }
-        arrival(ended, false, None)
+        state.heard_at = Instant::now();
+        // The end may overtake the items.
+        let is_first = !had_begun && state.receiver.has_begun();
+        if is_first {
+            state.id = Some(id);
+            state.worker_key = worker.and_then(worker_key);
+        }
+        arrival(ended, is_first, None)
     }
 
     /// Sets whether a call without a reader waits for its worker.
@@ -482,6 +516,7 @@ mod tests {
     use futures_util::task::noop_waker_ref;
 
     use super::*;
+    use crate::client::limiter::{Limiter, WhenFull};
     use crate::codec::Codec;
     use crate::protocol::ReplyKind;
 
@@ -663,6 +698,63 @@ mod tests {
             panic!("it ends");
         };
         assert_eq!(reply.read_fault().code, FaultCode::Interrupted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_stop_counting_towards_the_limit_once_one_begins_the_stream() {
+        let limiter = Limiter::new("q", 9, WhenFull::Wait, true);
+        let limit = Duration::from_secs(60);
+        let time_limit = TimeLimit {
+            limit,
+            deadline: Instant::now() + limit,
+        };
+        let inbox = ItemInbox::new();
+        let [first, second, late] = [(); 3].map(|()| Arc::new(limiter.try_acquire(0).unwrap()));
+        let id = Uuid::new_v4();
+        inbox.add_permit(id, &first, time_limit);
+        inbox.add_permit(Uuid::new_v4(), &second, time_limit);
+        assert_eq!(limiter.streaming(), 0);
+        inbox.receive(id, WORKER, items(0, 1, 9));
+        inbox.record_begun(id, Duration::ZERO);
+        assert_eq!(limiter.streaming(), 2);
+        inbox.add_permit(Uuid::new_v4(), &late, time_limit);
+        assert_eq!(limiter.streaming(), 3);
+        drop([first, second, late]);
+        assert_eq!(limiter.streaming(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_overtakes_its_items_begins_the_stream() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let reply = || Ok(Reply::new(ReplyKind::Result, Codec::Json, Bytes::new()));
+        let end = inbox.end(id, Some(WORKER), Some(1), reply());
+        assert!(matches!(end, Arrival::Continues { is_first: true, .. }));
+        let again = inbox.end(id, Some(WORKER), Some(1), reply());
+        assert!(matches!(again, Arrival::Continues { is_first: false, .. }));
+        let other = inbox.receive(Uuid::new_v4(), WORKER, items(0, 1, 9));
+        assert!(matches!(other, Arrival::Foreign));
+        let last = inbox.receive(id, WORKER, items(0, 1, 9));
+        assert!(matches!(last, Arrival::Ends(Ok(_))));
+    }
+
+    #[test]
+    fn an_unreadable_message_of_an_ended_run_ends_nothing() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let run = |run: u64| WORKER.replace('}', &format!(r#","run":{run}}}"#));
+        inbox.receive(id, &run(2), items(0, 1, 9));
+        let late = inbox.receive_unreadable(id, Some(&run(1)), "x");
+        assert!(matches!(late, Arrival::Late));
+    }
+
+    #[test]
+    fn layers_do_not_see_the_items_of_two_runs() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let run = |run: u64| WORKER.replace('}', &format!(r#","run":{run}}}"#));
+        inbox.receive(id, &run(1), items(0, 1, 9));
+        // Another attempt of the call ends.
+        inbox.show_arrived();
+        let later = inbox.receive(id, &run(2), items(0, 1, 9));
+        assert!(matches!(later, Arrival::Ends(Ok(_))));
     }
 
     #[tokio::test(start_paused = true)]

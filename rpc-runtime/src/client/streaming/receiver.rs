@@ -252,18 +252,11 @@ impl<R> Receiver<R> {
         Some(self.granted)
     }
 
-    /// Whether a message may be from the run that sends the stream: no other run has begun. `run`
-    /// is `None` if the message does not say who sent it.
-    pub(super) fn may_be_from(&self, run: Option<&str>) -> bool {
-        let begun = self.run.as_deref();
-        begun.is_none_or(|begun| run == Some(begun))
-    }
-
     /// Returns `None` if a message of this run is to be read, and otherwise what it means.
     ///
     /// The first message decides which run sends the stream. If its worker runs the method again,
     /// that run has ended. Then the stream begins anew, unless its reader has items of that run.
-    fn choose_run(&mut self, run: Option<&str>) -> Option<Received<R>> {
+    pub(super) fn choose_run(&mut self, run: Option<&str>) -> Option<Received<R>> {
         let begun = self.run.as_deref()?;
         match run.map_or(Origin::OtherWorker, |run| origin(run, begun)) {
             Origin::SameRun => None,

@@ -445,8 +445,9 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::client::streaming::Arrival;
     use crate::error::Cause;
-    use crate::protocol::Asks;
+    use crate::protocol::{Asks, Items};
 
     /// Confirms all messages.
     #[derive(Default)]
@@ -481,6 +482,18 @@ mod tests {
     }
 
     /// For example with a layer that makes a second attempt before the first one has ended.
+    #[tokio::test]
+    async fn items_are_sent_to_one_run_of_the_method_only() {
+        let inbox = Arc::new(ItemInbox::new());
+        let _upload = Upload::new(stream::pending().boxed(), Arc::clone(&inbox), true);
+        let run = |run: u64| format!(r#"{{"id":"5a3ff4d3-3a4f-4e0e-8c9e-6c8f0c7a2a10","run":{run}}}"#);
+        let id = Uuid::new_v4();
+        let first = inbox.receive(id, &run(1), Items::keep_alive());
+        assert!(matches!(first, Arrival::Continues { is_first: true, .. }));
+        let second = inbox.receive(id, &run(2), Items::keep_alive());
+        assert!(matches!(second, Arrival::Ends(Ok(_))));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_waits_does_not_take_the_news_of_the_other() {
         let upload = Arc::new(upload(stream::iter(0..2).map(|_| Ok(Bytes::new())).boxed()));

@@ -1022,8 +1022,15 @@ async fn few_messages_have_a_channel_of_their_own_at_once_and_none_keeps_it() {
 
 /// A sender of grants and of items, whose messages go to this broker.
 async fn stream_sender(broker: &RecordingBroker) -> (StreamSender, [AbortOnDropHandle<()>; 2]) {
-    let (channel, _, tasks) = reply_parts(broker).await;
     let identity = WorkerIdentity::new(None, None, None);
+    stream_sender_of(&Arc::new(Streams::new(&identity)), broker).await
+}
+
+async fn stream_sender_of(
+    streams: &Arc<Streams>,
+    broker: &RecordingBroker,
+) -> (StreamSender, [AbortOnDropHandle<()>; 2]) {
+    let (channel, _, tasks) = reply_parts(broker).await;
     let request = StreamRequest {
         id: uuid::Uuid::new_v4(),
         credit: None,
@@ -1035,8 +1042,8 @@ async fn stream_sender(broker: &RecordingBroker) -> (StreamSender, [AbortOnDropH
         correlation_id: None,
         content_type: None,
     };
-    let streams = Arc::new(Streams::new(&identity));
-    let sender = StreamSender::begin(&streams, request, to, Codec::Json, Duration::ZERO, &channel);
+    let queued = Duration::from_millis(7);
+    let sender = StreamSender::begin(streams, request, to, Codec::Json, queued, &channel);
     (sender.unwrap(), tasks)
 }
 
@@ -1057,6 +1064,33 @@ async fn a_grant_that_fails_is_no_failure_of_the_method() {
             .await;
         assert_eq!((reply.kind, &reply.body[..]), (ReplyKind::Result, &b"7"[..]));
         assert_eq!(sender.gone().is_cancelled(), is_gone);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_name_their_run_and_until_one_is_confirmed_how_long_the_request_waited() {
+    let confirms = std::iter::repeat_with(|| Published::Confirmed).take(6);
+    let broker = broker(confirms.collect(), true);
+    let streams = Arc::new(Streams::new(&WorkerIdentity::new(None, None, None)));
+    for run in [1, 2] {
+        broker.sent.lock().unwrap().clear();
+        let (sender, _tasks) = stream_sender_of(&streams, &broker).await;
+        sender.send(0, ItemWriter::default(), Volume::MAX);
+        sender.send(0, ItemWriter::default(), Volume::MAX);
+        sender.begun().await;
+        sender.grant(GRANT).await;
+        sender
+            .finish(Reply::new(ReplyKind::Result, Codec::Json, "7".into()))
+            .await;
+        let sent = broker.sent.lock().unwrap();
+        let header = |message: &Message, name| message.properties.headers.get(name).map(str::to_owned);
+        let waited: Vec<_> = sent.iter().map(|it| header(it, "rpc-queue-time")).collect();
+        assert_eq!(waited, [Some("7".to_owned()), Some("7".to_owned()), None]);
+        let expected = format!(r#""run":{run}}}"#);
+        assert!(
+            sent.iter()
+                .all(|it| header(it, "rpc-worker").unwrap().ends_with(&expected))
+        );
     }
 }
 

@@ -137,7 +137,7 @@ impl InFlightMessages {
         }
     }
 
-    /// Processes a confirm. Passes the outcomes to `decided`.
+    /// Processes a confirm. Returns the outcomes of the messages that it concerns.
     pub(super) fn confirm(&mut self, confirm: Confirm, now: Instant) -> SmallVec<[Outcome; 1]> {
         let mut decided = SmallVec::new();
         let Confirm {

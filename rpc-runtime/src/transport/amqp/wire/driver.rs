@@ -54,6 +54,7 @@ where
         filter: Filter::new(max_frame),
         demux: Demux::new(),
         buffer: Vec::new(),
+        has_backlog: false,
         to_lapin: Vec::new(),
         lapin_fed_at: Instant::now(),
         outgoing: OutgoingFilter::new(),
@@ -78,6 +79,8 @@ struct Driver<S> {
     demux: Demux<Arc<ContentChannel>>,
     /// The bytes that were read last.
     buffer: Vec<u8>,
+    /// Whether more bytes wait, as far as is known, that are not those of a large body.
+    has_backlog: bool,
     /// What lapin gets of them.
     to_lapin: Vec<u8>,
     /// When lapin last got something.
@@ -118,7 +121,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let written = match self.write(cx) {
                 Poll::Ready(Err(error)) => {
                     // Confirms and the broker's reason may have arrived before.
-                    while let Poll::Ready(Ok(1..)) = self.read(false, cx) {}
+                    while let Poll::Ready(Ok(1..)) = self.read(false, cx) {
+                        self.has_backlog = true;
+                    }
                     return Poll::Ready(Err(error));
                 }
                 written => written,
@@ -231,10 +236,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some(read) = self.read_body(cx) {
             return read;
         }
-        let size = match self.demux.last_body_size() {
-            0..LARGE_BODY => READ_SIZE,
-            _ => SHORT_READ_SIZE,
-        };
+        let is_short = self.demux.last_body_size() >= LARGE_BODY && !self.has_backlog;
+        let size = if is_short { SHORT_READ_SIZE } else { READ_SIZE };
         // The filter fills the front with the bytes that it has held back.
         let held = self.filter.held();
         if self.buffer.len() < held + size {
@@ -251,6 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         // A replaced frame, and the rest of the buffer.
         let rest = self.filter.take_ready();
         self.demux.process(&rest, &mut self.to_lapin)?;
+        self.has_backlog = read == size && self.demux.arriving_body().is_none();
         self.give_to_lapin();
         Poll::Ready(Ok(read))
     }

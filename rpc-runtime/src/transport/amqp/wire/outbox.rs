@@ -58,6 +58,7 @@ impl Outbox {
         self.buffer.shrink_to(MAX_KEPT);
         self.taken = 0;
         self.bodies.clear();
+        self.bodies.shrink_to(MAX_PIECES);
         self.body_bytes = 0;
     }
 

@@ -230,6 +230,28 @@ async fn large_bodies_arrive_whole_whatever_is_between_them() {
     assert_eq!(without_heartbeats(&connection.read_lapin().await), lapins);
 }
 
+/// A connection that reads little at once, because bodies are large, must not do so for ever.
+#[tokio::test(start_paused = true)]
+async fn many_small_frames_after_a_large_body_are_read_at_once() {
+    let mut connection = connect(4 * READ_SIZE).await;
+    let content = connection.attach(1);
+    let mut deliveries = content.deliveries();
+    let heard = Arc::new(Heard::default());
+    content.report_confirms(Arc::downgrade(&heard) as _);
+    connection
+        .broker
+        .write_all(&delivery(1, &[7; 40_000]))
+        .await
+        .unwrap();
+    soon(deliveries.recv()).await.unwrap();
+    let confirms: Vec<u8> = (1..=6000).flat_map(|tag| ack(1, tag)).collect();
+    assert!(confirms.len() > 30 * SHORT_READ_SIZE);
+    connection.broker.write_all(&confirms).await.unwrap();
+    // A task may do 128 operations before it has to yield.
+    tokio::task::yield_now().await;
+    assert_eq!(heard.take().len(), 6000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_not_copied_leaves_between_its_frames() {
     let mut connection = connect(1000).await;
@@ -237,6 +259,8 @@ async fn a_body_that_is_not_copied_leaves_between_its_frames() {
     let body = [vec![1; 100_000], vec![2; 100_000]].concat();
     let end = publish(&content, &body).unwrap();
     publish(&content, b"next").unwrap();
+    tokio::task::yield_now().await;
+    assert!(!content.is_written(end - 1));
     let mut parts = Vec::new();
     for kind in [METHOD, HEADER, BODY, BODY] {
         let frame = connection.read_frame().await;
@@ -506,9 +530,10 @@ async fn what_arrived_before_an_error_of_a_write_is_received() {
 async fn only_tls_may_have_sent_what_a_failed_write_was_given() {
     for is_encrypted in [false, true] {
         let (mut connection, faults) = connect_with_faults(is_encrypted).await;
-        let content = connection.attach(1);
+        let content = connection.wire.attach(1, MAX_FRAME, true);
         faults.lock().unwrap().write = Some(Err(io::ErrorKind::BrokenPipe));
-        let first = publish(&content, b"").unwrap();
+        // It is written in several pieces, because its body is not copied.
+        let first = publish(&content, &[7; WRITE_SIZE / 4]).unwrap();
         // It does not fit into one write.
         let second = publish(&content, &[7; 2 * WRITE_SIZE]).unwrap();
         assert!(end(&mut connection.lapin).await.is_err());
