@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
+import msgpack
 import pytest
 
 import sample
 from rpc_runtime import BadItem, Codec, Connection, Fault, NoServer, Server, TimedOut, connect
 from rpc_runtime.client.stream_inbox import StreamInbox
+from rpc_runtime.protocol.item_messages import IncomingGrant, write_incoming_grant
+from rpc_runtime.protocol.request_id import new_id
 from support.raw import RawPeer
 from support.service import Implementation
 from support.waiting import until
@@ -282,3 +288,148 @@ async def test_news_of_the_worker_does_not_extend_the_time_of_a_call_that_sends_
     async with asyncio.timeout(5.0):
         with pytest.raises(TimedOut):
             await client.with_options(timeout=0.5).upload("hang", parts)
+
+
+@dataclass
+class Asked:
+    """A request that a test answers as a worker, in several runs."""
+
+    peer: RawPeer
+    address: str
+    correlation_id: str
+    worker: str
+
+    async def send(self, run: int, kind: str, body: bytes, **headers: str) -> None:
+        worker = json.dumps({"id": self.worker, "run": run})
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        await self.peer.publish(
+            self.address,
+            body,
+            correlation_id=self.correlation_id,
+            content_type="application/json",
+            message_type=kind,
+            headers={"rpc-worker": worker, **named},
+        )
+
+    async def send_items(self, run: int, first: int, *items: bytes) -> None:
+        await self.send(run, "rpc.items", msgpack.packb([first, list(items)]))
+
+    async def end(self, run: int, count: int) -> None:
+        await self.send(run, "result", b"", rpc_items=str(count))
+
+
+async def asked(peer: RawPeer, queue: str, worker: str) -> Asked:
+    """Waits for a request."""
+    await until(lambda: peer.depth(queue))
+    request = await peer.get(queue)
+    assert request is not None
+    properties = request.header.properties
+    return Asked(peer, properties.reply_to or "", properties.correlation_id or "", worker)
+
+
+async def worker_of_peer(peer: RawPeer, queue: str) -> str:
+    """Makes the queues of a worker that a test plays. Returns its id."""
+    worker = new_id()
+    await peer.channel.queue_declare(queue)
+    await peer.channel.exchange_declare("rpc.control", exchange_type="direct", durable=True)
+    for key in (worker, queue):
+        await peer.channel.queue_bind(peer.replies, "rpc.control", key)
+    return worker
+
+
+async def test_a_reader_gets_the_items_of_one_run(
+    connection: Connection, peer: RawPeer, queue: str
+) -> None:
+    """The worker runs a request again that was delivered to it again."""
+    worker = await worker_of_peer(peer, queue)
+    stream = sample.SampleClient(connection, queue).with_options(codec=Codec.JSON).trades("a")
+    first = asyncio.ensure_future(anext(stream))
+    request = await asked(peer, queue, worker)
+    # The first message of the first run was lost, so its reader has no item.
+    await request.send_items(1, 1, event(101))
+    await request.send_items(2, 0, event(200))
+    assert await first == sample.EventDeleted(id=200)
+    await request.send_items(1, 0, event(100))
+    await request.end(1, 2)
+    await request.send_items(2, 1, event(201))
+    assert await anext(stream) == sample.EventDeleted(id=201)
+    await request.send_items(3, 0, event(300))
+    with pytest.raises(Fault, match="began the stream again") as caught:
+        await anext(stream)
+    assert caught.value.code == "interrupted"
+    # Late messages do not end the stream of their worker. The call does, through its queue.
+    assert await first_cancelled(peer) == queue
+
+
+async def test_a_later_run_interrupts_a_stream_that_can_be_resumed(
+    connection: Connection, peer: RawPeer, queue: str
+) -> None:
+    worker = await worker_of_peer(peer, queue)
+    stream = sample.SampleClient(connection, queue).with_options(codec=Codec.JSON).entries("a")
+    first = asyncio.ensure_future(anext(stream))
+    request = await asked(peer, queue, worker)
+    await request.send_items(1, 0, b"7")
+    assert await first == 7
+    await request.send_items(2, 0, b"700")
+    second = asyncio.ensure_future(anext(stream))
+    again = await asked(peer, queue, worker)
+    assert again.correlation_id != request.correlation_id
+    await again.send_items(3, 0, b"8")
+    await again.end(3, 1)
+    assert [await second, *[number async for number in stream]] == [8]
+
+
+async def test_a_later_run_does_not_get_items_that_were_sent_to_another(
+    connection: Connection, peer: RawPeer, queue: str
+) -> None:
+    worker = await worker_of_peer(peer, queue)
+    call = asyncio.ensure_future(sample.SampleClient(connection, queue).upload("a", [b"1"]))
+    request = await asked(peer, queue, worker)
+    grant = write_incoming_grant(IncomingGrant(8, 0, IncomingGrant.NOTHING))
+    await request.send(1, "rpc.credit", grant)
+    await request.send(2, "rpc.credit", grant)
+    with pytest.raises(Fault) as caught:
+        await call
+    assert caught.value.code == "interrupted"
+
+
+async def test_a_worker_numbers_its_streams(server: Server, peer: RawPeer, queue: str) -> None:
+    runs = []
+    for method, arguments, headers in [
+        ("entries", {"account": "1", "after": None}, {"rpc-credit": "9"}),
+        ("upload", {"name": "a"}, {"rpc-incoming": "1"}),
+        ("entries", {"account": "1", "after": None}, {"rpc-credit": "9"}),
+    ]:
+        await peer.publish(
+            queue,
+            json.dumps(arguments).encode(),
+            message_type=method,
+            content_type="application/json",
+            reply_to=peer.replies,
+            correlation_id=new_id(),
+            headers=headers,
+        )
+        first = await worker_header(peer)
+        if method == "entries":
+            # The end is of the same run.
+            assert await worker_header(peer) == first
+        assert first["id"] == server.id
+        runs.append(first["run"])
+    assert runs[0] < runs[1] < runs[2]
+
+
+def event(number: int) -> bytes:
+    return json.dumps({"type": "deleted", "id": number}).encode()
+
+
+async def first_cancelled(peer: RawPeer) -> str:
+    """Returns the routing key of the next cancellation, other than grants of credit."""
+    while (message := await peer.reply()).header.properties.message_type != "rpc.cancel":
+        pass
+    return message.routing_key or ""
+
+
+async def worker_header(peer: RawPeer) -> Any:
+    """Returns the header of the next message of a stream."""
+    headers = (await peer.reply()).header.properties.headers or {}
+    return json.loads(str(headers["rpc-worker"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 
@@ -24,10 +25,14 @@ from rpc_runtime.protocol.item_messages import (
     write_items,
 )
 from rpc_runtime.protocol.item_sender import BadGrant, ItemSender
-from rpc_runtime.protocol.stream_receiver import BadStream, StreamReceiver
+from rpc_runtime.protocol.request_id import new_id
+from rpc_runtime.protocol.stream_receiver import BadStream, StreamReceiver, Unread
+from rpc_runtime.protocol.stream_run import Origin, StreamRun, origin_of, read_run
 from rpc_runtime.protocol.volume import UNLIMITED, Volume
+from rpc_runtime.worker.identity import Identity
 
 WINDOW = Volume(4, 1000)
+RUN = StreamRun(new_id(), 1)
 
 
 def receiver() -> StreamReceiver[str]:
@@ -44,27 +49,27 @@ def taken(stream: StreamReceiver[str]) -> list[bytes]:
 
 def test_items_are_put_into_order_and_repeated_ones_discarded() -> None:
     stream = receiver()
-    stream.receive("w", items(2, b"c"))
+    stream.receive(RUN, items(2, b"c"))
     assert taken(stream) == []
-    stream.receive("w", items(0, b"a", b"b"))
-    stream.receive("w", items(1, b"b", b"c", b"d"))
+    stream.receive(RUN, items(0, b"a", b"b"))
+    stream.receive(RUN, items(1, b"b", b"c", b"d"))
     assert taken(stream) == [b"a", b"b", b"c", b"d"]
 
 
 def test_the_end_waits_for_all_items_before_it() -> None:
     stream = receiver()
-    stream.end("w", 1, "end")
+    stream.end(RUN, 1, "end")
     assert stream.ended is None
-    stream.receive("w", items(0, b"a"))
+    stream.receive(RUN, items(0, b"a"))
     assert stream.ended == "end"
     at_once = receiver()
-    at_once.end("w", None, "fault")
+    at_once.end(RUN, None, "fault")
     assert at_once.ended == "fault"
 
 
 def test_credit_is_granted_when_half_of_it_is_used() -> None:
     stream = receiver()
-    stream.receive("w", items(0, b"a", b"b"))
+    stream.receive(RUN, items(0, b"a", b"b"))
     stream.take()
     assert stream.next_grant() is None
     stream.take()
@@ -74,31 +79,93 @@ def test_credit_is_granted_when_half_of_it_is_used() -> None:
 
 def test_a_worker_that_exceeds_its_credit_is_no_stream() -> None:
     with pytest.raises(BadStream, match="more items than it was granted"):
-        receiver().receive("w", items(0, *[b""] * 5))
+        receiver().receive(RUN, items(0, *[b""] * 5))
     stream = receiver()
     # One message may exceed the bytes.
-    stream.receive("w", items(0, b"x" * 2000))
+    stream.receive(RUN, items(0, b"x" * 2000))
     with pytest.raises(BadStream, match="more bytes"):
-        stream.receive("w", items(1, b"x" * 2000))
+        stream.receive(RUN, items(1, b"x" * 2000))
     with pytest.raises(BadStream, match="counted more items"):
-        receiver().end("w", 5, "end")
+        receiver().end(RUN, 5, "end")
     stream = receiver()
-    stream.end("w", 1, "end")
+    stream.end(RUN, 1, "end")
     with pytest.raises(BadStream, match="after the end"):
-        stream.receive("w", items(1, b"b"))
+        stream.receive(RUN, items(1, b"b"))
     stream = receiver()
-    stream.receive("w", items(0, b"a", b"b"))
+    stream.receive(RUN, items(0, b"a", b"b"))
     with pytest.raises(BadStream, match="more items than it counted"):
-        stream.end("w", 1, "end")
+        stream.end(RUN, 1, "end")
 
 
 def test_only_the_first_worker_counts() -> None:
     stream = receiver()
-    assert not stream.is_foreign("w")
-    stream.receive("w", items(0))
-    assert stream.is_foreign("other")
-    assert stream.is_foreign(None)
-    assert not stream.is_foreign("w")
+    assert stream.choose_run(RUN) is None
+    stream.receive(RUN, items(0))
+    assert stream.choose_run(StreamRun(new_id(), 1)) is Unread.FOREIGN
+    assert stream.choose_run(None) is Unread.FOREIGN
+    assert stream.choose_run(RUN) is None
+
+
+def test_a_worker_numbers_its_runs() -> None:
+    identity = Identity(None, None, None)
+    first, second = (read_run(json.loads(identity.next_run_header())) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.worker == second.worker == identity.id
+    assert origin_of(first, first) is Origin.SAME_RUN
+    assert origin_of(second, first) is Origin.LATER_RUN
+    assert origin_of(first, second) is Origin.EARLIER_RUN
+    # Other workers may not number their runs.
+    unnumbered = read_run({"id": identity.id})
+    assert unnumbered is not None
+    assert origin_of(second, unnumbered) is Origin.LATER_RUN
+    assert origin_of(unnumbered, unnumbered) is Origin.SAME_RUN
+    assert origin_of(StreamRun(new_id(), second.number), first) is Origin.OTHER_WORKER
+    for header in (
+        *({"id": identity.id, "run": run} for run in (-2, 2**64, 1.5, True, None, "2", [2])),
+        *({}, {"run": 2}, {"id": "b", "run": 2}, {"id": 7}, None, "b", [identity.id]),
+    ):
+        assert read_run(header) is None, header
+        assert origin_of(read_run(header), first) is Origin.OTHER_WORKER
+    largest = read_run({"id": identity.id, "run": 2**64 - 1})
+    assert largest == StreamRun(identity.id, 2**64 - 1)
+
+
+def test_a_stream_has_the_items_of_one_run() -> None:
+    first, second, third = (StreamRun(RUN.worker, number) for number in (1, 2, 3))
+    stream = receiver()
+    # The first message of the first run was lost.
+    assert stream.choose_run(first) is None
+    stream.receive(first, items(1, b"101"))
+    assert stream.choose_run(second) is None
+    stream.receive(second, items(0, b"200"))
+    assert stream.choose_run(first) is Unread.LATE
+    assert taken(stream) == [b"200"]
+    # The reader has an item of the second one.
+    assert stream.choose_run(third) is Unread.INTERRUPTED
+    assert stream.run == second
+    assert stream.choose_run(second) is None
+    stream.end(second, 1, "end")
+    assert stream.ended == "end"
+
+
+def test_a_stream_that_begins_anew_has_the_credit_of_its_request() -> None:
+    first, second = (StreamRun(RUN.worker, number) for number in (1, 2))
+    stream: StreamReceiver[str] = StreamReceiver(Volume(2, 1000))
+    stream.receive(first, items(0, b"a", b"b"))
+    stream.end(first, 2, "the end of the first run")
+    assert stream.choose_run(second) is None
+    assert stream.ended is None
+    stream.end(second, 2, "end")
+    stream.receive(second, items(0, b"A", b"B"))
+    assert stream.ended == "end"
+    with pytest.raises(BadStream, match="granted"):
+        stream.receive(second, items(2, b"C"))
+    assert taken(stream) == [b"A", b"B"]
+    # Items that the caller sends go to one run only.
+    sending: StreamReceiver[str] = StreamReceiver(Volume(2, 1000), may_begin_anew=False)
+    sending.receive(first, items(0))
+    assert sending.choose_run(second) is Unread.INTERRUPTED
 
 
 def test_a_worker_is_asked_again_for_a_gap_once() -> None:
@@ -209,9 +276,9 @@ def test_a_result_stream_is_exact(count: int, seed: int) -> None:
         chance.shuffle(on_their_way)
         while on_their_way and chance.random() < 0.7:
             number, batch = on_their_way.pop()
-            stream.receive("w", Items(number, batch))
+            stream.receive(RUN, Items(number, batch))
         if sent == count and stream.ended is None:
-            stream.end("w", count, "end")
+            stream.end(RUN, count, "end")
         while (item := stream.take()) is not None:
             arrived.append(item)
             credit = stream.next_grant() or credit

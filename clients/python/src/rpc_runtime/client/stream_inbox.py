@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 from ..codec import CodecError
 from ..deadline import now
-from ..errors import BadReply, RpcError
+from ..errors import BadReply, RpcError, received_fault
 from ..executed import Executed
+from ..protocol.fault_code import INTERRUPTED
 from ..protocol.item_messages import read_incoming_grant, read_items
 from ..protocol.item_sender import BadGrant, ItemSender
 from ..protocol.message import header_number
 from ..protocol.names import CREDIT, ITEMS, ITEMS_HEADER
 from ..protocol.reply import ReplyKind, kind_of
 from ..protocol.request_id import uuid_of
-from ..protocol.stream_receiver import BadStream, StreamReceiver
+from ..protocol.stream_receiver import BadStream, StreamReceiver, Unread
+from ..protocol.stream_run import StreamRun
 from ..protocol.volume import Volume
 from ..transport.delivery import Delivery
 from .inbox import Inbox
-from .worker_header import worker_of
+from .worker_header import run_of, worker_of
 
 if TYPE_CHECKING:
     from .caller import Caller
@@ -34,7 +36,10 @@ class StreamInbox(Inbox):
         super().__init__()
         self._caller = caller
         self._identity = uuid_of(correlation_id) or b""
-        self.receiver: StreamReceiver[Delivery] = StreamReceiver(window)
+        # The items that the caller sends go to one run only.
+        self.receiver: StreamReceiver[Delivery] = StreamReceiver(
+            window, may_begin_anew=sender is None
+        )
         # `None` if the caller sends no items.
         self.sender = sender
         # Set when a grant has arrived.
@@ -50,7 +55,8 @@ class StreamInbox(Inbox):
     @property
     def worker(self) -> str | None:
         """The id of the worker, once it is known."""
-        return self.receiver.worker
+        run = self.receiver.run
+        return None if run is None else run.worker
 
     def fail(self, error: RpcError) -> None:
         """Ends the call with an error."""
@@ -66,30 +72,51 @@ class StreamInbox(Inbox):
 
     def receive(self, delivery: Delivery) -> None:
         """Takes a message of a worker."""
-        worker = worker_of(delivery)
-        kind = delivery.message.type
-        if self.receiver.is_foreign(worker):
-            if kind in (ITEMS, CREDIT):
-                self._caller.end_unread_stream(delivery)
+        if self.failure is not None or self.receiver.ended is not None:
+            # The call is over, although its reader may not have taken all items.
+            self._end_unread_stream(delivery)
             return
+        run, begun = run_of(delivery), self.receiver.run
+        unread = self.receiver.choose_run(run)
+        if unread is Unread.FOREIGN and worker_of(delivery) != self.worker:
+            self._end_unread_stream(delivery)
+        elif unread is Unread.INTERRUPTED:
+            reason = "its worker lost the connection, and began the stream again"
+            self.fail(received_fault(INTERRUPTED, reason))
+        if unread is not None:
+            return
+        if begun is not None and self.receiver.run != begun:
+            # The stream begins anew.
+            self.first_message = None
+            self.heard_at = now()
+        self._read(run, delivery)
+
+    def _end_unread_stream(self, delivery: Delivery) -> None:
+        """Ends the stream that a message belongs to, if it belongs to one."""
+        if delivery.message.type in (ITEMS, CREDIT):
+            self._caller.end_unread_stream(delivery)
+
+    def _read(self, run: StreamRun | None, delivery: Delivery) -> None:
+        """Reads a message of the run that sends the stream."""
+        kind = delivery.message.type
         try:
             if delivery.malformed is not None:
                 raise BadStream(delivery.malformed)
             if kind == ITEMS:
-                self._receive_items(worker, delivery)
+                self._receive_items(run, delivery)
             elif kind == CREDIT:
-                self._receive_credit(worker, delivery)
+                self._receive_credit(run, delivery)
             else:
-                self._receive_end(worker, delivery)
+                self._receive_end(run, delivery)
         except (BadStream, BadGrant, CodecError) as error:
             self.fail(BadReply(str(error), Executed.MAYBE))
 
-    def _receive_items(self, worker: str | None, delivery: Delivery) -> None:
-        if worker is None:
-            raise BadStream("a message of items does not say which worker sent it")
+    def _receive_items(self, run: StreamRun | None, delivery: Delivery) -> None:
+        if run is None:
+            raise BadStream("a message of items does not say which run of which worker sent it")
         items = read_items(delivery.message.body)
-        is_first = self.receiver.worker is None
-        self.receiver.receive(worker, items)
+        is_first = self.receiver.run is None
+        self.receiver.receive(run, items)
         self.first_message = self.first_message or delivery
         # Items that are missing may be lost with the broker, and never come. Then the worker counts
         # as silent, although its later messages arrive.
@@ -97,15 +124,15 @@ class StreamInbox(Inbox):
             self.heard_at = now()
         if not items.items:
             # The answer shows the worker that its caller is there, and repeats lost credit.
-            self._caller.control.grant(worker, self._identity, self.receiver.granted)
+            self._caller.control.grant(run.worker, self._identity, self.receiver.granted)
         self.has_begun = True
         self.wake()
 
-    def _receive_credit(self, worker: str | None, delivery: Delivery) -> None:
-        if worker is None or self.sender is None:
+    def _receive_credit(self, run: StreamRun | None, delivery: Delivery) -> None:
+        if run is None or self.sender is None:
             raise BadStream("the worker grants credit for items that nobody sends")
         grant = read_incoming_grant(delivery.message.body)
-        self.receiver.worker = worker
+        self.receiver.run = run
         if self.sender.grant(grant):
             self.went_on_at = now()
         self.heard_at = now()
@@ -113,16 +140,16 @@ class StreamInbox(Inbox):
         self.granted.set()
         self.wake()
 
-    def _receive_end(self, worker: str | None, delivery: Delivery) -> None:
+    def _receive_end(self, run: StreamRun | None, delivery: Delivery) -> None:
         count = header_number(delivery.message.headers, ITEMS_HEADER, -1)
         if kind_of(delivery.message.type) is ReplyKind.RESULT:
-            if worker is None and self.sender is not None:
+            if run is None and self.sender is not None:
                 # A worker that knows streams from callers names itself.
                 raise BadStream("the worker has run the method without the items")
             # Without a count, a result has no items before it. A failure may have some, which are
             # given up.
             count = max(0, count)
         self.heard_at = now()
-        self.receiver.end(worker, count if count >= 0 else None, delivery)
+        self.receiver.end(run, count if count >= 0 else None, delivery)
         self.has_begun = True
         self.wake()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from typing import Generic, TypeVar
 
 from .item_messages import Items
+from .stream_run import Origin, StreamRun, origin_of
 from .volume import Volume
 
 E = TypeVar("E")
@@ -15,10 +17,29 @@ class BadStream(ValueError):
     """The messages of a worker cannot be a stream."""
 
 
+class Unread(enum.Enum):
+    """Why a message of a stream is not read."""
+
+    # It is another worker's, whose stream nobody reads.
+    FOREIGN = "foreign"
+    # It is late, from a run that has ended.
+    LATE = "late"
+    # The stream cannot go on, because its worker runs the method again.
+    INTERRUPTED = "interrupted"
+
+
 class StreamReceiver(Generic[E]):
     """The items that have arrived and that the reader has not taken. `E` is the end's reply."""
 
-    def __init__(self, window: Volume) -> None:
+    def __init__(self, window: Volume, *, may_begin_anew: bool = True) -> None:
+        """Expects a stream. It does not begin anew if its caller sends items, which it has once."""
+        self._window = window
+        self._may_begin_anew = may_begin_anew
+        # The run whose messages count: the sender of the first one.
+        self.run: StreamRun | None = None
+        self._clear()
+
+    def _clear(self) -> None:
         # Items in order, without a gap before them.
         self._ready: deque[bytes] = deque()
         # Items after a gap, by their numbers.
@@ -28,14 +49,11 @@ class StreamReceiver(Generic[E]):
         self._arrived_bytes = 0
         # The size of the largest message: a worker may exceed its credit by one message.
         self._largest = 0
-        self._window = window
-        self._granted = window
+        self._granted = self._window
         self._consumed = Volume()
         # The number of all items, and the reply, once that has arrived.
         self._end: tuple[int, E] | None = None
         self._ended: E | None = None
-        # The worker whose messages count: the sender of the first one.
-        self.worker: str | None = None
 
     @property
     def granted(self) -> Volume:
@@ -51,13 +69,31 @@ class StreamReceiver(Generic[E]):
         """Whether items before this number are missing."""
         return self._next < number
 
-    def is_foreign(self, worker: str | None) -> bool:
-        """Whether a message is from another worker than the first one."""
-        return self.worker is not None and self.worker != worker
+    def choose_run(self, run: StreamRun | None) -> Unread | None:
+        """Decides whether a message of this run is read, which is so if this returns `None`.
 
-    def receive(self, worker: str, items: Items) -> None:
-        """Adds a message that is not foreign. Raises `BadStream`."""
-        self.worker = worker
+        The first message decides which run sends the stream. If its worker runs the method again,
+        that run has ended. Then the stream begins anew, unless its reader has items of that run.
+        """
+        if self.run is None:
+            return None
+        origin = origin_of(run, self.run)
+        if origin is Origin.SAME_RUN:
+            return None
+        if origin is Origin.OTHER_WORKER:
+            return Unread.FOREIGN
+        if origin is Origin.EARLIER_RUN:
+            return Unread.LATE
+        if self._consumed.items > 0 or not self._may_begin_anew:
+            return Unread.INTERRUPTED
+        # The reader has taken no item, so the credit is still that of the request.
+        self._clear()
+        self.run = run
+        return None
+
+    def receive(self, run: StreamRun, items: Items) -> None:
+        """Adds a message of a run that `choose_run` has accepted. Raises `BadStream`."""
+        self.run = run
         if not items.items:
             return
         if items.after_last > self._granted.items:
@@ -85,8 +121,11 @@ class StreamReceiver(Generic[E]):
         self._next += 1
         self._arrived_bytes += Volume.of(item).size
 
-    def end(self, worker: str | None, count: int | None, reply: E) -> None:
-        """Records the end. Without a count, the stream ends at once. Raises `BadStream`."""
+    def end(self, run: StreamRun | None, count: int | None, reply: E) -> None:
+        """Records the end that a run sends which `choose_run` has accepted. Raises `BadStream`.
+
+        Without a count, the stream ends at once.
+        """
         if count is None:
             self._ended = reply
             return
@@ -98,8 +137,8 @@ class StreamReceiver(Generic[E]):
         if self._end is None:
             self._end = (count, reply)
         self._check_end()
-        if self._ended is None and self.worker is None:
-            self.worker = worker
+        if self._ended is None and self.run is None:
+            self.run = run
 
     def _check_end(self) -> None:
         if self._end is not None and self._end[0] == self._next:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -29,8 +30,10 @@ class Identity:
             "version": app_version,
             "runtime_version": version.__version__,
         }
-        # The header `rpc-worker` of streams, and of workers that do not describe themselves.
+        # The header `rpc-worker` of workers that do not describe themselves.
         self.id_header = json.dumps({"id": self.id})
+        # No two streams of the worker have the same number.
+        self._runs = itertools.count(1)
 
     def describe(self) -> dict[str, Any]:
         """Describes the worker as a plain value."""
@@ -42,6 +45,13 @@ class Identity:
         """Writes the header `rpc-worker` of an answer to a broadcast, unless it is too long."""
         text = json.dumps(self.describe(), separators=(",", ":"))
         return text if len(text) <= _MAX_HEADER else self.id_header
+
+    def next_run_header(self) -> str:
+        """Writes the header `rpc-worker` of the next stream's messages.
+
+        If a request is delivered to this worker again, its caller can tell the runs apart.
+        """
+        return json.dumps({"id": self.id, "run": next(self._runs)})
 
     def line(self) -> str:
         """Describes the worker in a line of text."""

@@ -341,7 +341,7 @@ class RequestHandler:
             address=address,
             request=message,
             codec=run.codec,
-            worker_header=shared.identity.id_header,
+            run_header=shared.identity.next_run_header(),
             credit=stream.credit,
             max_bytes=shared.connection.max_sent_bytes,
         )

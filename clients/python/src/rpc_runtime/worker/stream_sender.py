@@ -49,7 +49,7 @@ class StreamSender:
         address: str,
         request: Message,
         codec: Codec,
-        worker_header: str,
+        run_header: str,
         credit: Volume | None,
         max_bytes: int,
     ) -> None:
@@ -58,7 +58,7 @@ class StreamSender:
         self._correlation_id = request.correlation_id
         self._content_type = answering_content_type(request.content_type, codec)
         self._codec = codec
-        self._worker_header = worker_header
+        self._run_header = run_header
         self._has_items = credit is not None
         self._credit = credit or Volume()
         self._max_item = max_bytes - _ITEM_FRAME
@@ -222,7 +222,7 @@ class StreamSender:
             type=kind,
             content_type=self._content_type,
             correlation_id=self._correlation_id,
-            headers={WORKER_HEADER: self._worker_header},
+            headers={WORKER_HEADER: self._run_header},
         )
 
     async def end(self, reply: Reply) -> Reply:
@@ -233,7 +233,7 @@ class StreamSender:
             reply = fault_reply(self._codec, self.failure.code, self.failure.message)
         elif self._has_items:
             reply.headers[ITEMS_HEADER] = str(self._sent)
-        reply.headers[WORKER_HEADER] = self._worker_header
+        reply.headers[WORKER_HEADER] = self._run_header
         return reply
 
     async def close(self) -> None:
