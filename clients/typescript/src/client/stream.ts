@@ -13,8 +13,9 @@ import {
   MAX_SILENCE_MS,
 } from "../protocol/names.js";
 import type { Reply } from "../protocol/reply.js";
-import { workerIdOf } from "../protocol/reply.js";
+import { runOf, workerIdOf } from "../protocol/reply.js";
 import { StreamReceiver, type Received, type Window } from "../protocol/stream-receiver.js";
+import { BEGAN_AGAIN, NO_RUN, type StreamRun } from "../protocol/stream-run.js";
 import { numberHeader, type Incoming } from "../transport/message.js";
 import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
 import { currentContext } from "../worker/context.js";
@@ -86,14 +87,14 @@ export class StreamingCall implements ItemStream<unknown> {
     this.#method = method;
     this.#plan = plan;
     this.#upload = upload;
-    this.#receiver = new StreamReceiver(window);
+    this.#receiver = new StreamReceiver(window, { mayBeginAnew: upload === null });
     // In a handler, the stream ends at the handler's deadline.
     this.#contextEndsAt = performance.now() + (currentContext()?.timeLeftMs ?? Infinity);
   }
 
   /** Whether a worker has begun the stream. */
   get hasBegun(): boolean {
-    return this.#receiver.worker !== null;
+    return this.#receiver.run !== null;
   }
 
   [Symbol.asyncIterator](): this {
@@ -182,12 +183,19 @@ export class StreamingCall implements ItemStream<unknown> {
   /** Takes a message of a worker. */
   #receive(message: Incoming): void {
     const call = this.#call!;
-    try {
-      const received = this.#read(message);
-      if (received.kind === "foreign") {
-        this.#endForeign(message);
+    const run = runOf(message);
+    const begun = this.#receiver.run;
+    switch (this.#receiver.chooseRun(run)) {
+      case "foreign":
+        return this.#endForeign(message);
+      case "late":
         return;
-      }
+      case "interrupted":
+        return call.fail(new Fault("interrupted", BEGAN_AGAIN));
+    }
+    try {
+      const received = this.#read(run, message);
+      if (this.#receiver.run !== begun) this.#heardAt = performance.now();
       // The request is not sent again, and from now on `#watch` watches the time.
       if (!call.hasEnded && this.hasBegun) call.begin();
       if (received.kind === "ends") this.#finish(received.end);
@@ -201,19 +209,18 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 
   /** Reads a message: a grant for the caller's own items, items, or the end. */
-  #read(message: Incoming): Received<Reply> {
-    const worker = workerIdOf(message);
+  #read(run: StreamRun | null, message: Incoming): Received<Reply> {
     const upload = this.#upload;
     if (upload !== null && upload.isGrant(message)) {
-      if (!upload.mayBeFrom(worker) || !this.#receiver.mayBeFrom(worker))
-        return { kind: "foreign" };
-      upload.grant(this.#call!, worker, message);
+      if (run === null) throw new Error(NO_RUN);
+      this.#receiver.begin(run);
+      upload.grant(this.#call!, run.worker, message);
       return { kind: "continues" };
     }
     if (message.properties.type === ITEMS_TYPE) {
-      if (worker === null) throw new Error("the message does not name its worker");
+      if (run === null) throw new Error(NO_RUN);
       const { first, items } = decodeItems(message.body);
-      const received = this.#receiver.receive(worker, first, items);
+      const received = this.#receiver.receive(run, first, items);
       // Items that are missing may be lost with the broker, and never come. Then the worker counts
       // as silent, although its later messages arrive.
       if (!this.#receiver.missesBefore(first + items.length)) this.#heardAt = performance.now();
@@ -228,7 +235,7 @@ export class StreamingCall implements ItemStream<unknown> {
       count !== undefined || (!Object.hasOwn(headers, ITEMS_HEADER) && !this.hasBegun);
     if (!isExact && reply.kind !== "fault") throw new Error("the end does not count the items");
     this.#heardAt = performance.now();
-    return this.#receiver.receiveEnd(worker, count, reply);
+    return this.#receiver.receiveEnd(run, count, reply);
   }
 
   /** The end has arrived, with all items before it. */
@@ -258,8 +265,8 @@ export class StreamingCall implements ItemStream<unknown> {
 
   /** Sends the worker credit, until the broker has confirmed it or more is granted. */
   #grant(credit: Credit): void {
-    const worker = this.#receiver.worker;
-    if (worker === null) return;
+    const worker = this.#receiver.run?.worker;
+    if (worker === undefined) return;
     const call = this.#call!;
     const outgoing = {
       exchange: CONTROL_EXCHANGE,
@@ -282,7 +289,9 @@ export class StreamingCall implements ItemStream<unknown> {
     const worker = workerIdOf(message);
     const isStream =
       message.properties.type === ITEMS_TYPE || message.properties.type === CREDIT_TYPE;
-    if (worker !== null && isStream) {
+    // Never the stream that is read, whose worker may have sent an invalid header.
+    const isOther = worker !== null && worker !== this.#receiver.run?.worker;
+    if (isOther && isStream) {
       this.#parts.cancellations.cancel(worker, { id: this.#call!.id, leftMs: 0 });
     }
   }

@@ -2,7 +2,8 @@ import { decodeValue } from "../codec/values.js";
 import { BadReply, Fault, RpcError, TimedOut } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { MAX_SILENCE_MS } from "../protocol/names.js";
-import { workerIdOf } from "../protocol/reply.js";
+import { runOf, workerIdOf } from "../protocol/reply.js";
+import { BEGAN_AGAIN, NO_RUN, originOf, type StreamRun } from "../protocol/stream-run.js";
 import type { Items } from "../service.js";
 import type { Incoming } from "../transport/message.js";
 import type { CallParts } from "./call-parts.js";
@@ -36,6 +37,8 @@ class UploadCall {
   readonly #end: { resolve: (value: unknown) => void; reject: (error: unknown) => void };
   readonly #upload: Upload;
   readonly #call: RunningCall;
+  /** The run that gets the items: that of the first grant. */
+  #run: StreamRun | null = null;
   #timer: NodeJS.Timeout | undefined;
   /** Since when the worker has been silent. */
   #heardAt = performance.now();
@@ -69,24 +72,39 @@ class UploadCall {
 
   /** Takes a message of a worker: a grant for items, or the reply. */
   #receive(message: Incoming): void {
-    const worker = workerIdOf(message);
+    const run = runOf(message);
     const isGrant = this.#upload.isGrant(message);
-    if (this.#upload.hasBegun && !this.#upload.mayBeFrom(worker)) {
-      // Another worker runs the request a second time. Its stream is ended.
-      if (worker !== null && isGrant) {
-        this.#parts.cancellations.cancel(worker, { id: this.#call.id, leftMs: 0 });
-      }
-      return;
+    switch (this.#run === null ? "sameRun" : originOf(run, this.#run)) {
+      case "sameRun":
+        break;
+      case "otherWorker":
+        if (isGrant) this.#endForeign(message);
+        return;
+      case "earlierRun":
+        return;
+      case "laterRun":
+        // The earlier run has got items, which the caller has only once.
+        return this.#call.fail(new Fault("interrupted", BEGAN_AGAIN));
     }
     this.#heardAt = performance.now();
     try {
       if (!isGrant) return this.#finish(message);
-      if (worker === null) throw new Error("the message does not name its worker");
-      this.#upload.grant(this.#call, worker, message);
+      if (run === null) throw new Error(NO_RUN);
+      this.#run ??= run;
+      this.#upload.grant(this.#call, run.worker, message);
     } catch (error) {
       this.#stop();
       this.#call.abandon();
       this.#end.reject(error instanceof RpcError ? error : new BadReply(error, "maybe"));
+    }
+  }
+
+  /** Ends the stream of another worker, which runs the same request a second time. */
+  #endForeign(message: Incoming): void {
+    const worker = workerIdOf(message);
+    // Never the stream of this call, whose worker may have sent an invalid header.
+    if (worker !== null && worker !== this.#run?.worker) {
+      this.#parts.cancellations.cancel(worker, { id: this.#call.id, leftMs: 0 });
     }
   }
 

@@ -85,13 +85,8 @@ export class Upload {
     return message.properties.type === CREDIT_TYPE;
   }
 
-  /** Whether a grant of this worker belongs to the call. */
-  mayBeFrom(worker: string | null): boolean {
-    return worker !== null && (this.#worker === null || this.#worker === worker);
-  }
-
-  /** Takes a grant. The first one begins the upload. */
-  grant(call: RunningCall, worker: string | null, message: Incoming): void {
+  /** Takes a grant of the run that gets the items. The first one begins the upload. */
+  grant(call: RunningCall, worker: string, message: Incoming): void {
     if (this.#worker === null) {
       this.#worker = worker;
       this.#call = call;

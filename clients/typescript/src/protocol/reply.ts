@@ -1,10 +1,12 @@
 import { codecOf, isPlainEncoding, type Codec } from "../codec/content-type.js";
+import * as json from "../codec/json.js";
 import { decodePlain, readText } from "../codec/values.js";
 import { Fault } from "../errors.js";
 import { header, numberHeader, type Incoming } from "../transport/message.js";
 import { isMap, valueOf } from "../types/maps.js";
 import { ValueError } from "../types/type.js";
 import { RETRY_AFTER_HEADER, WORKER_HEADER } from "./names.js";
+import { readRun, type StreamRun } from "./stream-run.js";
 import { isUuid } from "./uuid.js";
 
 /** The kinds of replies. */
@@ -83,17 +85,27 @@ export function readWorker(plain: unknown): WorkerInfo | null {
 
 /** The worker that a message comes from, or `null`. */
 export function workerOf(message: Incoming): WorkerInfo | null {
-  const text = header(message.properties.headers, WORKER_HEADER);
-  if (text === undefined || text.length > 4096) return null;
-  try {
-    return readWorker(JSON.parse(text));
-  } catch {
-    return null;
-  }
+  return readWorker(workerHeaderOf(message));
 }
 
 /** The id of the worker that a message of a stream comes from, if it can be used as an address. */
 export function workerIdOf(message: Incoming): string | null {
   const id = workerOf(message)?.id;
   return isUuid(id) ? id : null;
+}
+
+/** The run of a method that a message of a stream comes from, or `null`. */
+export function runOf(message: Incoming): StreamRun | null {
+  return readRun(workerHeaderOf(message));
+}
+
+/** The header that says which worker sent a message, decoded. `null` if it cannot be read. */
+function workerHeaderOf(message: Incoming): unknown {
+  const text = header(message.properties.headers, WORKER_HEADER);
+  if (text === undefined || text.length > 4096) return null;
+  try {
+    return json.decode(text);
+  } catch {
+    return null;
+  }
 }

@@ -1,5 +1,6 @@
 import { detached, sizeOf, type Credit } from "./control.js";
 import { MAX_CREDIT } from "./names.js";
+import { originOf, type StreamRun } from "./stream-run.js";
 
 /** Messages that cannot be a stream. */
 export class BadStream extends Error {
@@ -8,11 +9,18 @@ export class BadStream extends Error {
 
 /** What a message of a stream is. */
 export type Received<R> =
-  /** It belongs to another run of the same request. */
-  | { readonly kind: "foreign" }
   | { readonly kind: "continues" }
   /** All items before the end are there. */
   | { readonly kind: "ends"; readonly end: R };
+
+/** Why a message of a stream is not read. */
+export type Unread =
+  /** It is another worker's, whose stream nobody reads. */
+  | "foreign"
+  /** It is late, from a run that has ended. */
+  | "late"
+  /** The stream cannot go on, because its worker runs the method again. */
+  | "interrupted";
 
 /** How many items and bytes may be on their way or wait for their reader. */
 export interface Window {
@@ -23,6 +31,7 @@ export interface Window {
 /** Puts the items of a stream into order, and decides how many more may be sent. Pure: no I/O. */
 export class StreamReceiver<R> {
   readonly #window: Window;
+  readonly #mayBeginAnew: boolean;
   /** Items in order, of which the reader has taken the first `#read`. */
   readonly #ready: Uint8Array[] = [];
   #read = 0;
@@ -35,10 +44,12 @@ export class StreamReceiver<R> {
   #consumed = { items: 0, bytes: 0 };
   /** The size of the largest message: a worker may exceed its credit by one message. */
   #largest = 0;
-  #worker: string | null = null;
+  #run: StreamRun | null = null;
   #end: { readonly count: number; readonly end: R } | null = null;
 
-  constructor(window: Window) {
+  /** The stream does not begin anew if its caller sends items, because it has them only once. */
+  constructor(window: Window, { mayBeginAnew = true } = {}) {
+    this.#mayBeginAnew = mayBeginAnew;
     const items = Math.min(Math.max(1, window.items), MAX_CREDIT);
     this.#window = { items, bytes: Math.max(1, window.bytes) };
     this.#granted = { ...this.#window };
@@ -49,9 +60,9 @@ export class StreamReceiver<R> {
     return this.#granted;
   }
 
-  /** The worker of the stream, once its first message is there. */
-  get worker(): string | null {
-    return this.#worker;
+  /** The run that sends the stream, once its first message is there. */
+  get run(): StreamRun | null {
+    return this.#run;
   }
 
   /** Whether items before this number are missing. */
@@ -59,15 +70,39 @@ export class StreamReceiver<R> {
     return this.#next < number;
   }
 
-  /** Whether a message of this worker can belong to the stream. */
-  mayBeFrom(worker: string | null): boolean {
-    return this.#worker === null || this.#worker === worker;
+  /**
+   * Decides whether a message of this run is read, which is so if this returns `null`.
+   *
+   * The first message decides which run sends the stream. If its worker runs the method again, that
+   * run has ended. Then the stream begins anew, unless its reader has items of that run.
+   */
+  chooseRun(run: StreamRun | null): Unread | null {
+    if (this.#run === null) return null;
+    switch (originOf(run, this.#run)) {
+      case "sameRun":
+        return null;
+      case "otherWorker":
+        return "foreign";
+      case "earlierRun":
+        return "late";
+      case "laterRun":
+        if (this.#consumed.items > 0 || !this.#mayBeginAnew) return "interrupted";
+        this.#beginAnew(run);
+        return null;
+    }
   }
 
-  /** Items arrived. They may have arrived before, or before others that are still missing. */
-  receive(worker: string, first: number, items: readonly Uint8Array[]): Received<R> {
-    if (!this.mayBeFrom(worker)) return { kind: "foreign" };
-    this.#worker = worker;
+  /** A message of a run that `chooseRun` has accepted arrived. */
+  begin(run: StreamRun): void {
+    this.#run ??= run;
+  }
+
+  /**
+   * Items of a run that `chooseRun` has accepted arrived. They may have arrived before, or before
+   * others that are still missing.
+   */
+  receive(run: StreamRun, first: number, items: readonly Uint8Array[]): Received<R> {
+    this.begin(run);
     const afterLast = first + items.length;
     if (items.length > 0 && afterLast > this.#granted.items) {
       throw new BadStream("the worker sent more items than it was granted");
@@ -91,9 +126,11 @@ export class StreamReceiver<R> {
     return this.#ended();
   }
 
-  /** The reply arrived. Without a count, it ends the stream at once. */
-  receiveEnd(worker: string | null, count: number | undefined, end: R): Received<R> {
-    if (!this.mayBeFrom(worker)) return { kind: "foreign" };
+  /**
+   * The reply of a run that `chooseRun` has accepted arrived. Without a count, it ends the stream
+   * at once.
+   */
+  receiveEnd(run: StreamRun | null, count: number | undefined, end: R): Received<R> {
     if (count === undefined) return { kind: "ends", end };
     let highest = this.#next;
     for (const number of this.#early.keys()) highest = Math.max(highest, number + 1);
@@ -103,7 +140,7 @@ export class StreamReceiver<R> {
     }
     this.#end ??= { count, end };
     const received = this.#ended();
-    if (received.kind === "continues") this.#worker ??= worker;
+    if (received.kind === "continues") this.#run ??= run;
     return received;
   }
 
@@ -131,6 +168,17 @@ export class StreamReceiver<R> {
     if (!isHalfUsed) return null;
     this.#granted = { items: items + this.#window.items, bytes: bytes + this.#window.bytes };
     return this.#granted;
+  }
+
+  /** Forgets what has arrived. No item is taken, so the credit is still that of the request. */
+  #beginAnew(run: StreamRun | null): void {
+    this.#ready.length = 0;
+    this.#next = 0;
+    this.#early.clear();
+    this.#arrivedBytes = 0;
+    this.#largest = 0;
+    this.#end = null;
+    this.#run = run;
   }
 
   /** Moves the items that have no gap before them any more. */

@@ -11,6 +11,8 @@ export class Identity {
   readonly id = randomUUID();
   readonly #started = performance.now();
   readonly #names: Readonly<Record<string, string>>;
+  /** The number of the stream that began last. No two streams of the worker have the same. */
+  #lastRun = 0;
 
   constructor(names: {
     name?: string | undefined;
@@ -33,9 +35,17 @@ export class Identity {
     };
   }
 
-  /** The header of streams. */
+  /** The header of workers that do not describe themselves. */
   get idHeader(): string {
     return JSON.stringify({ id: this.id });
+  }
+
+  /**
+   * The header of the next stream's messages. If a request is delivered to this worker again, its
+   * caller can tell the runs apart.
+   */
+  nextRunHeader(): string {
+    return JSON.stringify({ id: this.id, run: ++this.#lastRun });
   }
 
   /** The header of answers to broadcasts. */

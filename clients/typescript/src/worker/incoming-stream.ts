@@ -21,7 +21,7 @@ export interface IncomingParts {
   readonly replyTo: ReplyTo;
   readonly codec: Codec;
   readonly method: AnyMethod;
-  readonly workerHeader: string;
+  readonly runHeader: string;
   /** Whether the caller cannot be heard, because the worker's queue for items is lost. */
   readonly isDeaf: () => boolean;
   /** The broker has confirmed the first message. */
@@ -152,9 +152,9 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   /** Tells the caller how many items it may send, and how many the method has taken. */
   #grant(): void {
     if (this.#isOver) return;
-    const { replies, replyTo, workerHeader, begun } = this.#parts;
+    const { replies, replyTo, runHeader, begun } = this.#parts;
     this.#toldAt = performance.now();
-    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: newCopyToken() };
+    const headers = { [WORKER_HEADER]: runHeader, [COPY_HEADER]: newCopyToken() };
     const body = encodeIncomingGrant(this.#inbox.grant());
     const outgoing = replies.outgoing(replyTo, { type: CREDIT_TYPE, headers, body }, true);
     void replies.send(outgoing, SEND_LIMIT_MS).then(({ kind }) => {

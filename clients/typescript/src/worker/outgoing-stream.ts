@@ -25,7 +25,7 @@ export interface StreamParts {
   readonly replyTo: ReplyTo;
   readonly codec: Codec;
   readonly method: AnyMethod;
-  readonly workerHeader: string;
+  readonly runHeader: string;
   readonly maxBytes: number;
   /** The broker has confirmed the first message. */
   readonly begun: () => void;
@@ -175,8 +175,8 @@ export class OutgoingStream {
 
   /** Publishes a message until the broker has it, or the caller counts as gone. */
   async #publish(message: ItemsBody): Promise<void> {
-    const { replies, replyTo, workerHeader, begun } = this.#parts;
-    const headers = { [WORKER_HEADER]: workerHeader, [COPY_HEADER]: newCopyToken() };
+    const { replies, replyTo, runHeader, begun } = this.#parts;
+    const headers = { [WORKER_HEADER]: runHeader, [COPY_HEADER]: newCopyToken() };
     const reply = { type: ITEMS_TYPE, headers, body: encodeItems(message) };
     const outgoing = replies.outgoing(replyTo, reply, true);
     const until = performance.now() + SEND_LIMIT_MS;

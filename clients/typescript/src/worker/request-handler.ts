@@ -22,6 +22,7 @@ import type { Delivery } from "../transport/consumer.js";
 import { UNKNOWN_DEATHS_HEADER } from "../transport/guard.js";
 import { header } from "../transport/message.js";
 import { runInContext, type Context } from "./context.js";
+import type { Identity } from "./identity.js";
 import { IncomingStream } from "./incoming-stream.js";
 import {
   faultReply,
@@ -63,7 +64,7 @@ export interface HandlerParts {
   readonly replies: ReplySender;
   readonly running: Running;
   readonly log: Log;
-  readonly idHeader: string;
+  readonly identity: Identity;
   readonly maxSentBytes: number;
   readonly maxStreams: number;
   /** Handles jobs, if the queue has any. */
@@ -229,9 +230,10 @@ export class RequestHandler {
   /** Runs a method, and answers. */
   async #run(decision: Run, delivery: Delivery, settle: Settlement): Promise<void> {
     const { entry, codec, replyTo, stream } = decision;
-    const { running: all, maxStreams } = this.#parts;
+    const { running: all, maxStreams, identity } = this.#parts;
     const { method, stats } = entry;
     if (stream !== null && !(await this.#freeId(decision, delivery, settle))) return;
+    const runHeader = stream === null ? identity.idHeader : identity.nextRunHeader();
     const isStream = method.stream || method.incoming !== null;
     const canBeCancelled = replyTo !== null && (method.idempotent || isStream || method.cancel);
     // The time limit of a request with a stream is that of the first message only.
@@ -259,7 +261,8 @@ export class RequestHandler {
     try {
       const context = running.context(contextOf(method, delivery));
       const thrown = this.#thrown(decision, context);
-      const parts = replyTo === null ? null : this.#streamParts(decision, replyTo, begun, thrown);
+      const parts =
+        replyTo === null ? null : this.#streamParts(decision, replyTo, runHeader, begun, thrown);
       const args = readArguments(method, codec, delivery.body);
       if (stream?.sendsItems && parts !== null) {
         incoming = new IncomingStream({ ...parts, isDeaf: () => all.isDeaf }, running);
@@ -278,7 +281,7 @@ export class RequestHandler {
     tracked.release();
     if (stream !== null) this.#streams--;
     stats.end(performance.now() - begunAt, reply);
-    await this.#answer(decision, delivery, reply, outgoing, running, {
+    await this.#answer(decision, delivery, reply, runHeader, outgoing, running, {
       ...settle,
       ack: () => {
         if (!isSettled) settle.ack();
@@ -372,6 +375,7 @@ export class RequestHandler {
     { codec, replyTo, entry }: Run,
     delivery: Delivery,
     reply: MethodReply | null,
+    runHeader: string,
     outgoing: OutgoingStream | null,
     running: RunningMethod,
     settle: Settlement,
@@ -384,7 +388,7 @@ export class RequestHandler {
     }
     const isStream = entry.method.stream || entry.method.incoming !== null;
     const headers: Record<string, string> = {};
-    if (isStream) headers[WORKER_HEADER] = this.#parts.idHeader;
+    if (isStream) headers[WORKER_HEADER] = runHeader;
     // If the method was ended, items may be missing before the end.
     const isCounted = outgoing !== null && running.ended === null;
     if (isCounted) headers[ITEMS_HEADER] = String(outgoing.count);
@@ -400,16 +404,17 @@ export class RequestHandler {
   #streamParts(
     { codec, entry }: Run,
     replyTo: ReplyTo,
+    runHeader: string,
     begun: () => void,
     thrown: (error: unknown) => MethodReply,
   ): StreamParts {
-    const { replies, idHeader, maxSentBytes } = this.#parts;
+    const { replies, maxSentBytes } = this.#parts;
     return {
       replies,
       replyTo,
       codec,
       method: entry.method,
-      workerHeader: idHeader,
+      runHeader,
       maxBytes: maxSentBytes,
       begun,
       thrown,

@@ -212,7 +212,7 @@ export class Server implements AsyncDisposable {
       replies: this.#replies,
       running: this.#running,
       log,
-      idHeader: this.#identity.idHeader,
+      identity: this.#identity,
       maxSentBytes,
       maxStreams: concurrency,
       jobs: hasJobs ? new JobHandler(this.#mover(queue), rules) : null,

@@ -1,11 +1,17 @@
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 
 import { ASKS, sizeOf } from "../../src/protocol/control.js";
 import { IncomingInbox } from "../../src/protocol/incoming-inbox.js";
 import { ItemSender } from "../../src/protocol/item-sender.js";
+import { runOf } from "../../src/protocol/reply.js";
 import { StreamReceiver } from "../../src/protocol/stream-receiver.js";
+import { originOf, readRun } from "../../src/protocol/stream-run.js";
 import { StreamSender } from "../../src/protocol/stream-sender.js";
+import { Identity } from "../../src/worker/identity.js";
+
+const RUN = { worker: randomUUID(), number: 1 };
 
 const item = (number: number) => Buffer.from(String(number));
 const items = (first: number, count: number) =>
@@ -47,10 +53,10 @@ test("items are put into order, whatever arrives twice or early", () => {
     let end: string | null = null;
     order.forEach(([first, count], i) => {
       if (i === endAt) {
-        const received = receiver.receiveEnd("w", 50, "the end");
+        const received = receiver.receiveEnd(RUN, 50, "the end");
         if (received.kind === "ends") end = received.end;
       }
-      const received = receiver.receive("w", first, items(first, count));
+      const received = receiver.receive(RUN, first, items(first, count));
       if (received.kind === "ends") end = received.end;
       seen.push(...read(receiver));
     });
@@ -59,43 +65,123 @@ test("items are put into order, whatever arrives twice or early", () => {
   }
 });
 
-test("messages of another worker are foreign, and so is its end", () => {
+test("only the messages of the first worker are read", () => {
   const receiver = new StreamReceiver<string>({ items: 10, bytes: 100 });
-  assert.equal(receiver.receive("a", 0, items(0, 1)).kind, "continues");
-  assert.equal(receiver.receive("b", 1, items(1, 1)).kind, "foreign");
-  assert.equal(receiver.receiveEnd("b", undefined, "fault").kind, "foreign");
-  assert.equal(receiver.receiveEnd(null, undefined, "fault").kind, "foreign");
-  assert.equal(receiver.receiveEnd("a", undefined, "fault").kind, "ends");
+  assert.equal(receiver.chooseRun(RUN), null);
+  assert.equal(receiver.receive(RUN, 0, items(0, 1)).kind, "continues");
+  assert.equal(receiver.chooseRun({ worker: randomUUID(), number: 1 }), "foreign");
+  assert.equal(receiver.chooseRun(null), "foreign");
+  assert.equal(receiver.chooseRun({ ...RUN }), null);
+  assert.equal(receiver.receiveEnd(RUN, undefined, "fault").kind, "ends");
   assert.deepEqual(read(receiver), ["0"]);
+});
+
+test("a worker numbers its runs", () => {
+  const identity = new Identity({});
+  const next = () => readRun(JSON.parse(identity.nextRunHeader()))!;
+  const [first, second] = [next(), next()];
+  assert.deepEqual([first.worker, second.worker], [identity.id, identity.id]);
+  assert.equal(originOf(first, first), "sameRun");
+  assert.equal(originOf(second, first), "laterRun");
+  assert.equal(originOf(first, second), "earlierRun");
+  // Other workers may not number their runs.
+  const unnumbered = readRun({ id: identity.id })!;
+  assert.equal(originOf(second, unnumbered), "laterRun");
+  assert.equal(originOf(unnumbered, readRun({ id: identity.id })!), "sameRun");
+  assert.equal(originOf({ ...first, worker: randomUUID() }, first), "otherWorker");
+  const invalid = [-2, 2n ** 64n, 1.5, true, null, "2", [2], NaN].map((run) => ({
+    id: identity.id,
+    run,
+  }));
+  const strangers = [{}, { run: 2 }, { id: "b", run: 2 }, { id: 7 }, null, "b", [identity.id]];
+  for (const header of [...invalid, ...strangers]) {
+    assert.equal(readRun(header), null);
+    assert.equal(originOf(readRun(header), first), "otherWorker");
+  }
+});
+
+test("runs may have numbers that a JavaScript number cannot hold", () => {
+  const run = (number: string) => {
+    const headers = { "rpc-worker": `{"id":"${RUN.worker}","run":${number}}` };
+    const properties = { headers };
+    const message = { exchange: "", redelivered: false, body: Buffer.alloc(0), malformed: null };
+    return runOf({ ...message, properties })!;
+  };
+  const largest = run("18446744073709551615");
+  assert.deepEqual(largest, { worker: RUN.worker, number: 2n ** 64n - 1n });
+  assert.equal(originOf(run("18446744073709551614"), largest), "earlierRun");
+  assert.equal(originOf(largest, run("7")), "laterRun");
+  assert.equal(originOf(run("18446744073709551615"), largest), "sameRun");
+  assert.equal(run("18446744073709551616"), null);
+});
+
+test("a stream has the items of one run", () => {
+  const [first, second, third] = [1, 2, 3].map((number) => ({ ...RUN, number }));
+  const receiver = new StreamReceiver<string>({ items: 8, bytes: 1000 });
+  // The first message of the first run was lost.
+  assert.equal(receiver.chooseRun(first!), null);
+  receiver.receive(first!, 1, [item(101)]);
+  assert.equal(receiver.chooseRun(second!), null);
+  receiver.receive(second!, 0, [item(200)]);
+  assert.equal(receiver.chooseRun(first!), "late");
+  assert.deepEqual(read(receiver), ["200"]);
+  // The reader has an item of the second one.
+  assert.equal(receiver.chooseRun(third!), "interrupted");
+  assert.deepEqual(receiver.run, second);
+  assert.equal(receiver.chooseRun(second!), null);
+  assert.deepEqual(receiver.receiveEnd(second!, 1, "end"), { kind: "ends", end: "end" });
+});
+
+test("a stream that begins anew has the credit of its request", () => {
+  const [first, second] = [1, 2].map((number) => ({ ...RUN, number }));
+  const window = { items: 2, bytes: 1000 };
+  const receiver = new StreamReceiver<string>(window);
+  receiver.receive(first!, 0, items(0, 2));
+  assert.equal(receiver.chooseRun(second!), null);
+  assert.equal(receiver.receiveEnd(second!, 2, "end").kind, "continues");
+  assert.equal(receiver.receive(second!, 0, items(5, 2)).kind, "ends");
+  assert.throws(() => receiver.receive(second!, 2, items(7, 1)), /granted/);
+  assert.deepEqual(read(receiver), ["5", "6"]);
+  // The bytes and the end of the first run do not count.
+  const large = new StreamReceiver<string>({ items: 2, bytes: 10 });
+  large.receive(first!, 0, [Buffer.alloc(100)]);
+  large.receiveEnd(first!, 2, "the end of the first run");
+  assert.equal(large.chooseRun(second!), null);
+  assert.equal(large.receive(second!, 0, [Buffer.alloc(1)]).kind, "continues");
+  assert.equal(large.receive(second!, 1, [Buffer.alloc(1)]).kind, "continues");
+  // Items that the caller sends go to one run only.
+  const sending = new StreamReceiver<string>(window, { mayBeginAnew: false });
+  sending.begin(first!);
+  assert.equal(sending.chooseRun(second!), "interrupted");
 });
 
 test("a stream that breaks its promises is an error", () => {
   const receiver = () => new StreamReceiver<string>({ items: 3, bytes: 30 });
-  assert.throws(() => receiver().receive("a", 0, items(0, 4)), /more items than it was granted/);
-  assert.throws(() => receiver().receiveEnd("a", 4, "end"), /counted more items/);
+  assert.throws(() => receiver().receive(RUN, 0, items(0, 4)), /more items than it was granted/);
+  assert.throws(() => receiver().receiveEnd(RUN, 4, "end"), /counted more items/);
   const early = receiver();
-  early.receive("a", 2, items(2, 1));
-  assert.throws(() => early.receiveEnd("a", 2, "end"), /more items than it counted/);
+  early.receive(RUN, 2, items(2, 1));
+  assert.throws(() => early.receiveEnd(RUN, 2, "end"), /more items than it counted/);
   const ended = receiver();
-  ended.receiveEnd("a", 1, "end");
-  assert.throws(() => ended.receive("a", 1, items(1, 1)), /after the end/);
+  ended.receiveEnd(RUN, 1, "end");
+  assert.throws(() => ended.receive(RUN, 1, items(1, 1)), /after the end/);
   const large = new StreamReceiver<string>({ items: 100, bytes: 10 });
-  large.receive("a", 0, [Buffer.alloc(100)]);
-  assert.throws(() => large.receive("a", 1, [Buffer.alloc(100)]), /more bytes/);
+  large.receive(RUN, 0, [Buffer.alloc(100)]);
+  assert.throws(() => large.receive(RUN, 1, [Buffer.alloc(100)]), /more bytes/);
 });
 
 test("items that arrive twice do not count twice", () => {
   const receiver = new StreamReceiver<string>({ items: 10, bytes: 30 });
   for (let i = 0; i < 100; i++) {
-    receiver.receive("a", 0, items(0, 1));
-    receiver.receive("a", 2, items(2, 1));
+    receiver.receive(RUN, 0, items(0, 1));
+    receiver.receive(RUN, 2, items(2, 1));
   }
   assert.deepEqual(read(receiver), ["0"]);
 });
 
 test("credit is granted once half of it is used", () => {
   const receiver = new StreamReceiver<string>({ items: 4, bytes: 1000 });
-  receiver.receive("a", 0, items(0, 4));
+  receiver.receive(RUN, 0, items(0, 4));
   receiver.take();
   assert.equal(receiver.grant(), null);
   receiver.take();
@@ -232,10 +318,10 @@ test("a gap is asked for once, and the items are sent again from what was taken"
 test("an end may come before very many items", () => {
   const receiver = new StreamReceiver<string>({ items: 500_000, bytes: 1e9 });
   for (let first = 1; first < 300_000; first += 10_000) {
-    receiver.receive("w", first, new Array(10_000).fill(item(1)));
+    receiver.receive(RUN, first, new Array(10_000).fill(item(1)));
   }
-  assert.equal(receiver.receiveEnd("w", 300_001, "end").kind, "continues");
-  assert.equal(receiver.receive("w", 0, items(0, 1)).kind, "ends");
+  assert.equal(receiver.receiveEnd(RUN, 300_001, "end").kind, "continues");
+  assert.equal(receiver.receive(RUN, 0, items(0, 1)).kind, "ends");
 });
 
 test("an item does not keep the message that it came in", () => {
@@ -244,7 +330,7 @@ test("an item does not keep the message that it came in", () => {
   const receiver = new StreamReceiver<string>({ items: 10, bytes: 100 });
   const message = Buffer.alloc(1024 * 1024, 7);
   inbox.receive(0, [message.subarray(5, 8)], null);
-  receiver.receive("w", 0, [message.subarray(5, 8)]);
+  receiver.receive(RUN, 0, [message.subarray(5, 8)]);
   const taken = inbox.take();
   assert.ok(taken !== null && "item" in taken);
   for (const kept of [taken.item, receiver.take()!]) {
