@@ -91,6 +91,8 @@ class Stream:
 
     def __init__(self, worker, request_id, delivery_tag, properties):
         self.worker = worker
+        # If the same request runs here again, its caller can tell the messages of both runs apart.
+        self.run_number = next(worker.run_numbers)
         self.request_id = request_id
         # The delivery tag of the request, until it is acknowledged.
         self.unacked = delivery_tag
@@ -172,7 +174,7 @@ class Stream:
     def publish(self, kind, headers, body):
         if self.has_ended:
             return
-        headers["rpc-worker"] = json.dumps({"id": self.worker.id})
+        headers["rpc-worker"] = json.dumps({"id": self.worker.id, "run": self.run_number})
         try:
             self.worker.reply(self.properties, kind, body, headers)
         except (pika.exceptions.UnroutableError, pika.exceptions.NackError):
@@ -220,6 +222,7 @@ class Worker:
     def __init__(self, url, queue, methods):
         self.id = str(uuid.uuid4())
         self.methods = methods
+        self.run_numbers = itertools.count(1)
         self.streams = {}
         # How many methods run.
         self.threads = 0
@@ -480,19 +483,21 @@ class Client:
 
     def messages(self, request_id, wakes=False):
         """Yields the messages of the worker that answers, with its id, and if `wakes`, also without any each second."""
-        worker, heard_at, limit = None, time.monotonic(), self.TIME_LIMIT
+        run, heard_at, limit = None, time.monotonic(), self.TIME_LIMIT
         for frame, properties, body in self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=1):
             if frame and properties.correlation_id == str(request_id):
                 headers = properties.headers = properties.headers or {}
-                sender = json.loads(headers.get("rpc-worker", "{}")).get("id")
-                # If the request was delivered twice, two workers may answer. The first one counts.
-                if worker in (None, sender):
-                    worker, heard_at, limit = sender, time.monotonic(), MAX_SILENCE
-                    yield worker, properties, body
+                worker = json.loads(headers.get("rpc-worker", "{}"))
+                sender = worker.get("id"), worker.get("run", 0)
+                # If the request was delivered twice, two workers may answer, or one worker in two runs. The first run
+                # counts. If it has ended without its end, it is silent from now on.
+                if run in (None, sender):
+                    run, heard_at, limit = sender, time.monotonic(), MAX_SILENCE
+                    yield run[0], properties, body
             elif time.monotonic() - heard_at > limit:
                 raise TimeoutError(f"no message from the worker within {limit} s")
             elif wakes:
-                yield worker, None, None
+                yield run and run[0], None, None
         raise ConnectionError("the broker cancelled the consumer of the replies")
 
     def grant(self, worker, request_id, items):
