@@ -19,7 +19,12 @@ const PER_BYTE: usize = 256;
 /// For instance, a header of five bytes that announces 2^32 elements must not allocate space for
 /// them.
 pub fn within_limits(target: fn(&[u8]), data: &[u8]) {
-    let limit = ALLOCATOR.allocated() + BASE + PER_BYTE * data.len();
+    within_limits_and(0, target, data);
+}
+
+/// Runs a target like [`within_limits`]. It may allocate `more` bytes in addition.
+pub fn within_limits_and(more: usize, target: fn(&[u8]), data: &[u8]) {
+    let limit = ALLOCATOR.allocated() + BASE + PER_BYTE * data.len() + more;
     ALLOCATOR
         .set_limit(limit)
         .expect("the limit is above the current allocation");

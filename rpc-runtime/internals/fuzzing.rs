@@ -28,7 +28,7 @@ use crate::service::{
     Context, Decision, Dispatcher, ForbiddenReplyAddress, Invocation, Received, Rules, Service,
 };
 use crate::transport::amqp::guard as amqp_guard;
-use crate::transport::amqp::wire::{self, sent_and_received};
+use crate::transport::amqp::wire::{self as amqp_wire, sent_and_received};
 
 /// A delivery from a request queue: AMQP properties as on the wire, then the body.
 pub fn request(data: &[u8]) {
@@ -84,7 +84,7 @@ pub fn headers(data: &[u8]) {
         return;
     };
     let table = &data[..data.len() - rest.len()];
-    let headers = wire::received_headers(table)
+    let headers = amqp_wire::received_headers(table)
         .expect("it is complete")
         .properties
         .headers;
@@ -113,6 +113,12 @@ pub fn headers(data: &[u8]) {
 /// Frames from a broker's socket. The first byte says how they are split.
 pub fn guard(data: &[u8]) {
     amqp_guard::check_any_bytes(data);
+}
+
+/// Frames from a broker's socket, as the task of the connection reads them. The first byte says how
+/// they are split, and whether the other bytes are the frames or say how to make them.
+pub fn wire(data: &[u8]) {
+    amqp_wire::check_any_frames(data);
 }
 
 /// A `reply_to`.
@@ -322,7 +328,7 @@ fn handle(service: &dyn Service, invocation: &Invocation) {
 
 fn delivery(data: &[u8]) -> Option<Message> {
     let (body, _) = parse_properties(data).ok()?;
-    wire::received(&data[..data.len() - body.len()], body)
+    amqp_wire::received(&data[..data.len() - body.len()], body)
 }
 
 static SERVICE: LazyLock<Arc<dyn Service>> = LazyLock::new(|| Arc::new(EchoServer::new(Echoing)));
@@ -455,8 +461,9 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// The functions and the names of their targets.
-    const TARGETS: [(&str, Target); 12] = [
+    const TARGETS: [(&str, Target); 13] = [
         ("guard", guard),
+        ("wire", wire),
         ("request", request),
         ("reply", reply),
         ("headers", headers),

@@ -27,7 +27,11 @@ mod decode;
 mod demux;
 mod driver;
 mod encode;
+#[cfg(any(test, fuzzing))]
+mod frame_checks;
 mod lapin_stream;
+#[cfg(any(test, fuzzing))]
+mod model;
 mod outbox;
 mod pipe;
 mod properties;
@@ -39,4 +43,6 @@ pub(super) use decode::Confirm;
 pub(super) use demux::return_id;
 pub(super) use driver::start;
 pub(super) use encode::Acknowledgement;
+#[cfg(any(test, fuzzing))]
+pub(crate) use frame_checks::check_any_frames;
 pub(super) use shared::{ConfirmSink, ContentChannel, NotSent, Wire};
