@@ -1,6 +1,7 @@
-//! The synchronous parts of a call, for the micro-benchmarks (`benches/micro`).
+//! The synchronous parts of a call, for the micro-benchmarks (`benches/micro`) and for the counts of
+//! instructions (`benches/instructions`).
 //!
-//! They are in another crate and see no other internals. Not part of the public API: this module
+//! They are in other crates and see no other internals. Not part of the public API: this module
 //! may change in any release.
 
 use std::borrow::Cow;
@@ -26,6 +27,7 @@ use crate::service::{
     AdmittedRequest, Decision, Dispatcher, Executor, Received, RequestLog, RequestSource, Rules, Service,
 };
 use crate::transport::amqp::guard::Filter;
+use crate::transport::amqp::wire::benches as wire;
 
 /// The time to live of all calls and requests in the benchmarks.
 const TIME_TO_LIVE: Option<Duration> = Some(Duration::from_secs(30));
@@ -214,5 +216,58 @@ impl Guard {
     /// Checks frames in the buffer that lapin reads. Returns how many bytes pass unchanged.
     pub fn pass(&mut self, frames: &mut [u8]) -> usize {
         self.0.scan(frames).unwrap_or(0)
+    }
+}
+
+/// The frames that the task of a connection writes.
+pub struct Outgoing(wire::Outgoing);
+
+impl Outgoing {
+    /// Creates an empty buffer.
+    #[must_use]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(wire::Outgoing::new())
+    }
+
+    /// Encodes a request, in place of what was encoded before. Returns how many bytes that are, or
+    /// `None` if it cannot be sent.
+    pub fn publish(&mut self, request: &Arrived) -> Option<usize> {
+        let queue = ShortStr::from_static("directory");
+        self.0.publish(&queue, &request.0).ok()
+    }
+
+    /// Encodes an acknowledgement, in place of what was encoded before. Returns how many bytes that
+    /// are.
+    pub fn acknowledge(&mut self, tag: u64) -> usize {
+        self.0.acknowledge(tag)
+    }
+}
+
+/// The frames that the task of a connection reads.
+pub struct Incoming(wire::Incoming);
+
+impl Incoming {
+    /// Creates a connection with one channel.
+    #[must_use]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(wire::Incoming::new())
+    }
+
+    /// Returns the frames of a request that is delivered, or `None` if it cannot be sent.
+    pub fn delivery(request: &Arrived) -> Option<Vec<u8>> {
+        wire::delivery(&request.0).ok()
+    }
+
+    /// Returns the frame of a broker's confirm.
+    pub fn confirm(tag: u64) -> Vec<u8> {
+        wire::confirm(tag)
+    }
+
+    /// Checks whole frames and gives them to their channel. Returns how many messages and confirms
+    /// they are, or `None` if they violate the protocol.
+    pub fn receive(&mut self, frames: &mut [u8]) -> Option<u64> {
+        self.0.receive(frames)
     }
 }

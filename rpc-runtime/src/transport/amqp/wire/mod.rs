@@ -21,6 +21,8 @@
 //! A confirm passes from the demux through its [`ContentChannel`] to the channel's publisher, which
 //! is its [`ConfirmSink`], and from there to the listener of the message.
 
+#[cfg(feature = "__bench")]
+pub(crate) mod benches;
 #[cfg(any(test, fuzzing))]
 mod checks;
 mod decode;

@@ -116,7 +116,7 @@ impl Outbox {
         }
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, fuzzing, feature = "__bench"))]
     pub(super) fn to_vec(&self) -> Vec<u8> {
         self.all_pieces().flatten().copied().collect()
     }

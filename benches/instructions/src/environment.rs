@@ -1,0 +1,40 @@
+//! What the counts depend on beside the code.
+
+use std::fmt;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// The compiler and the C library with which counts were recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Environment {
+    pub(crate) rustc: String,
+    /// Allocates, and copies bytes.
+    pub(crate) libc: String,
+}
+
+impl Environment {
+    /// That of this program. `None` if there are no counts for this kind of machine.
+    pub(crate) fn current() -> Result<Option<Self>> {
+        if !cfg!(all(
+            target_arch = "x86_64",
+            target_os = "linux",
+            target_env = "gnu"
+        )) {
+            return Ok(None);
+        }
+        let getconf = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
+        let getconf = getconf.context("cannot run getconf")?;
+        ensure!(getconf.status.success(), "getconf does not know GNU_LIBC_VERSION");
+        Ok(Some(Self {
+            rustc: env!("RUSTC_VERSION").to_owned(),
+            libc: String::from_utf8(getconf.stdout)?.trim().to_owned(),
+        }))
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} and {}", self.rustc, self.libc)
+    }
+}
