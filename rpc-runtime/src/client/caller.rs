@@ -178,11 +178,7 @@ impl Caller {
             return Err(CallError::TooLarge { size, limit });
         }
         let queue = &plan.destination.queue;
-        let timed_out = |executed| CallError::TimedOut {
-            limit: time_limit.limit,
-            executed,
-            source: self.transport().status().status().obstacle(),
-        };
+        let timed_out = |executed| self.broadcast_timeout_error(time_limit, executed);
         let mut backoff = Backoff::new();
         loop {
             let send_token = SendToken::default();
@@ -244,6 +240,16 @@ impl Caller {
     /// Returns the largest body of a reply that is accepted, in bytes.
     pub(super) fn max_accepted_bytes(&self) -> usize {
         self.session_handle.options.max_accepted_bytes
+    }
+
+    /// Builds the error of a broadcast that could not be sent by its deadline, with the obstacle if
+    /// one is known.
+    pub(super) fn broadcast_timeout_error(&self, time_limit: TimeLimit, executed: Executed) -> CallError {
+        CallError::TimedOut {
+            limit: time_limit.limit,
+            executed,
+            source: self.transport().status().status().obstacle(),
+        }
     }
 
     /// Returns [`CallError::TooLarge`] if a request is too large to be sent. A broadcast has a

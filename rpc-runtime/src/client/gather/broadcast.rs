@@ -207,7 +207,7 @@ async fn open_answers_and_send(
     let time_limit = call.plan().time_limit()?;
     let opening = caller.transport().open_answers();
     let opened = timeout_at(time_limit.deadline, opening).await;
-    let opened = opened.map_err(|_| time_limit.timeout_error(Executed::No))?;
+    let opened = opened.map_err(|_| caller.broadcast_timeout_error(time_limit, Executed::No))?;
     let opened = opened.map_err(|source| broker_error(source, false))?;
     let target = GatherTarget::new(opened.address, ShortStr::from_uuid(call.id()));
     let target = Arc::new(target);
@@ -261,6 +261,9 @@ mod tests {
     use tower::util::MapErrLayer;
 
     use super::*;
+    use crate::error::BrokerError;
+    use crate::transport::Role;
+    use crate::transport::memory::{InProcessBroker, MemoryTransport};
     use crate::{Broker, service};
 
     #[service]
@@ -291,5 +294,29 @@ mod tests {
         let error = cache.count().send().await.map(drop).unwrap_err();
         assert!(matches!(error, CallError::TimedOut { .. }), "{error:?}");
         assert_eq!(*seen.lock().unwrap(), Some(limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broadcast_that_cannot_receive_answers_reports_why() {
+        let transport = Arc::new(MemoryTransport::new(&InProcessBroker::new()));
+        transport.cut(Role::Consuming, Duration::ZERO);
+        let broker = Broker::builder().with_transport(transport);
+        let error = CacheClient::new(&broker)
+            .count()
+            .send()
+            .await
+            .map(drop)
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CallError::TimedOut {
+                    executed: Executed::No,
+                    source: Some(BrokerError::Lost { .. }),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
     }
 }
