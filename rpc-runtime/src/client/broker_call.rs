@@ -335,6 +335,7 @@ impl<'a> BrokerCall<'a> {
         // If the handle has ended, that is why the request failed.
         let source = self.session_handle.status_board().end_reason().unwrap_or(source);
         self.progress.is_session_lost = true;
+        self.progress.last_failure = None;
         self.progress.may_have_run |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
             self.progress.retry_state().channels_closed += 1;
@@ -471,6 +472,7 @@ mod tests {
     #[service(queue = "feed")]
     trait Feed {
         fn numbers(&self) -> impl Stream<Item = u64>;
+        async fn size(&self) -> u64;
     }
 
     /// A stream with an exclusive reply queue, and who may answer it.
@@ -556,5 +558,35 @@ mod tests {
         scene.send(1, &[8]);
         scene.transport.restore(Role::Publishing);
         assert_eq!(scene.stream.next().await.unwrap().unwrap(), 8);
+    }
+
+    /// The queue may have been declared since it was found missing.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_loses_its_connection_no_longer_reports_a_missing_queue() {
+        let transport = Arc::new(MemoryTransport::new(&InProcessBroker::new()));
+        let broker = Broker::builder().with_transport(Arc::clone(&transport) as Arc<dyn Transport>);
+        let feed = FeedClient::builder(&broker)
+            .wait_for_server(true)
+            .timeout(Duration::from_secs(1))
+            .build();
+        let lose_next_request = async {
+            sleep(NO_SERVER_DELAY / 2).await;
+            transport.block(true);
+            sleep(NO_SERVER_DELAY).await;
+            transport.cut(Role::Publishing, Duration::ZERO);
+        };
+        let (outcome, ()) = tokio::join!(feed.size(), lose_next_request);
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CallError::TimedOut {
+                    executed: Executed::No,
+                    source: Some(BrokerError::Lost { .. }),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
     }
 }

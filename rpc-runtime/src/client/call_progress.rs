@@ -17,7 +17,8 @@ pub(super) struct CallProgress<'a> {
     pub(super) is_resent: bool,
     /// Whether the next request must not use the session of the last one.
     pub(super) is_session_lost: bool,
-    /// Why the last request was not confirmed, if the call retries.
+    /// Why the broker did not confirm the last request. `None` if it did, or if the connection was
+    /// lost.
     pub(super) last_failure: Option<PublishFailure>,
     /// Boxed because few calls need it.
     retry: Option<Box<RetryState>>,
