@@ -399,11 +399,13 @@ impl<'a> BrokerCall<'a> {
         )
     }
 
-    /// Withdraws the request at the deadline, and returns the call's error. What the broker said
-    /// about the last request tells more than the timeout.
+    /// Withdraws the request at the deadline, and returns the call's error.
+    ///
+    /// A refusal tells more than the timeout. So does a missing queue, unless an earlier request may
+    /// have run: `NoServer` says that none did.
     fn give_up(&self) -> CallError {
         let may_have_run = self.progress.withdraw();
-        self.call().on_no_reply(may_have_run);
+        self.call().forget_batch_size_after_timeout(may_have_run);
         let queue = &self.plan().destination.queue;
         let executed = match (may_have_run, self.progress.last_failure) {
             (_, Some(PublishFailure::Refused)) => return refused_error(queue),

@@ -347,7 +347,8 @@ impl<'a> Parser<'a> {
         let is_end =
             |byte: &u8| matches!(byte, b',' | b']' | b'}' | b':' | b'"') || byte.is_ascii_whitespace();
         let end = self.rest.iter().position(is_end).unwrap_or(self.rest.len());
-        // Takes at least one byte, so that every loop ends, even if the JSON is not valid.
+        // Takes at least one byte: otherwise `items` would loop forever at a stray delimiter. Valid
+        // JSON has none here.
         let word = self.take(end.max(1));
         std::str::from_utf8(word).unwrap_or_default()
     }

@@ -133,12 +133,12 @@ impl InFlightCall {
         self.lock().is_batched = true;
     }
 
-    /// Handles that no reply has come before the deadline. `was_sent` is whether any request of the
-    /// call was sent.
-    pub(super) fn on_no_reply(&self, was_sent: bool) {
-        // The workers that take batches may be gone: the request was in a batch, or still waited to
-        // be sent, perhaps in one.
-        if !was_sent || self.lock().is_batched {
+    /// Forgets the batch size if no reply has come before the deadline and the workers that take
+    /// batches may be gone. `may_have_run` is whether any request of the call may have reached a
+    /// worker.
+    pub(super) fn forget_batch_size_after_timeout(&self, may_have_run: bool) {
+        // The request was in a batch, or still waited to be sent, perhaps in one.
+        if !may_have_run || self.lock().is_batched {
             self.forget_batch_size();
         }
     }

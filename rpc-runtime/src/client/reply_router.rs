@@ -41,9 +41,9 @@ pub(super) async fn route_available(
 /// Hands a delivery, which may be a batch of replies, to its calls. Returns its tag.
 fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
     let message = delivery.message;
-    // A batch has this type, and no correlation id. The type alone is not enough: that of a request
-    // is the name of its method, which may be `rpc.batch`, and a worker without this library may
-    // copy it into its reply.
+    // A batch has this type, and no correlation id. The type alone is not enough: a worker without
+    // this library may copy the type of a batch of requests into a single reply, which has a
+    // correlation id.
     let is_batch = message.properties.correlation_id.is_none()
         && message
             .properties

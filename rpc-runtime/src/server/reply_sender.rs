@@ -36,8 +36,9 @@ impl ReplySender {
     /// Returns a sender and the future that does the sending. Spawn it. It ends after the last
     /// clone of the sender is dropped and its replies are sent.
     ///
-    /// If the future panics, the requests of the replies that it was sending are abandoned. It then
-    /// continues with the replies that are still queued.
+    /// If the sending panics, it starts again with the replies that are still in the outbox. Those
+    /// that it had taken out are dropped, and their requests are abandoned: the broker delivers them
+    /// again over a new subscription.
     pub(super) fn new(channel: Arc<ReplyChannel>, max_sent_bytes: usize) -> (Self, impl Future<Output = ()>) {
         let (outbox, queued) = unbounded_channel();
         let sender = Self {

@@ -48,6 +48,8 @@ impl WorkerIdentity {
         format!(r#"{{"id":"{}","run":{run}}}"#, self.id)
     }
 
+    /// Describes the worker as of now, for the replies of the built-in methods and for the header
+    /// that identifies the worker.
     pub(super) fn worker(&self) -> Worker {
         Worker {
             id: self.id.to_string(),

@@ -220,11 +220,13 @@ async fn open_answers_and_send(
         max_bytes: caller.max_accepted_bytes(),
     };
     let answers = Answers::new(Arc::clone(&target), limits, opened.replies, caller);
-    // A call that has not begun has no other owner.
+    // Always `Some`: nobody else holds a call that has not begun.
     if let Some(call) = Arc::get_mut(&mut call) {
         let plan = call.plan_mut();
         plan.destination = Arc::new(plan.destination.with_gather_target(target));
     }
+    // Returns an empty reply once the request is published, even if the broker does not confirm it.
+    // The answers go to the queue above.
     path.call_within(call, time_limit).await?;
     Ok(answers)
 }

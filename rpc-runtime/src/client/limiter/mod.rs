@@ -473,12 +473,13 @@ fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
             let fault = reply.read_fault();
             let retry_after = fault.retry_after;
             let is_overload = match fault.code {
+                // It waited too long in the queue or in the worker.
                 FaultCode::Expired => true,
                 // A layer of the worker rejects calls for its own reasons. It sets `retry_after` if
                 // there are too many calls.
                 FaultCode::Rejected => retry_after.is_some(),
-                // This code replaces another one if an earlier request may have run. The fault
-                // keeps its `retry_after`, which only overload sets.
+                // A worker that refuses a redelivered or resent request answers `interrupted` in
+                // place of `expired` or `rejected`, and keeps that fault's `retry_after`.
                 FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };

@@ -199,8 +199,8 @@ impl ItemInbox {
         state.receiver.set_window(window);
     }
 
-    /// Returns the inbox of a call that goes on where this one was interrupted. The wait of the
-    /// reader goes on, too.
+    /// Creates an empty inbox for the call that resumes this inbox's stream. It keeps the size of
+    /// the window, since when the reader waits, and when the handler has to end.
     pub(super) fn for_next_call(&self) -> Self {
         let before = self.lock();
         let next = Self::new();

@@ -166,17 +166,19 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Returns the next step of a measurement, when it is due, and the priority that it measures.
+    /// Returns the step that is due first among all priorities, and when. The priority is that of
+    /// the probe; a depth request serves all priorities. `None` before the first request with a time
+    /// to live, and while no step is needed or possible.
     pub(super) fn next_step(&self, now: Instant) -> Option<(Instant, Step, u8)> {
         let state = self.lock();
         if state.probe_ttl.is_zero() {
             return None;
         }
-        let due = state.by_priority.iter().filter_map(|(priority, estimator)| {
+        let steps = state.by_priority.iter().filter_map(|(priority, estimator)| {
             let (due, step) = estimator.next_step(now)?;
             Some((due, step, *priority))
         });
-        due.min()
+        steps.min()
     }
 
     /// Records that the broker is asked for the depth of the queue.
@@ -222,7 +224,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Records that the broker delivered a probe.
+    /// Records that a probe came back: the broker delivered it to this worker, or to another one
+    /// that replied to it. Only the estimator that sent this number reacts.
     pub(super) fn on_probe_delivered(&self, number: u64, now: Instant) {
         self.update(now, |state, is_full| {
             for estimator in state.by_priority.values_mut() {

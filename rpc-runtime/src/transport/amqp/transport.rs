@@ -483,10 +483,12 @@ impl Transport for AmqpTransport {
         matches!(looking.await, Ok(Ok(true)))
     }
 
-    async fn open_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
+    async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
-        let control = control.clone();
-        self.run_to_completion(async move { opener.consume_control(&control).await })
+        let queue = queue.clone();
+        // The outcome is not recorded in `queue_failures`: if the broker refuses a step, it closes
+        // the channel, not the connection.
+        self.run_to_completion(async move { opener.consume_control(&queue).await })
             .await
     }
 

@@ -115,18 +115,19 @@ impl FrameStart {
     }
 }
 
-/// The channels that lapin has closed, and not opened again since then.
+/// The channels on which lapin has sent `channel.close` or `channel.close-ok`, and no `channel.open`
+/// since.
 #[derive(Debug, Default)]
 pub(in super::super) struct ClosedChannels(ChannelSet);
 
 impl ClosedChannels {
-    /// Whether the frame that starts like this may be sent.
+    /// Whether lapin may send a frame with this start.
     pub(in super::super) fn allow(&self, start: &FrameStart) -> bool {
         // The broker may wait for a `channel.close-ok` although lapin has closed the channel, too.
         !self.0.contains(start.channel()) || matches!(start.method(), Some(OPEN | CLOSE_OK))
     }
 
-    /// Records that a frame is sent that starts like this.
+    /// Records that lapin sends a frame with this start.
     pub(in super::super) fn record(&mut self, start: &FrameStart) {
         match start.method() {
             Some(OPEN) => self.0.remove(start.channel()),
