@@ -12,7 +12,7 @@ use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::service::ambient_deadline;
-use crate::telemetry::{CallKind, ItemFlow, Method};
+use crate::telemetry::{CallKind, ItemFlow};
 
 /// The path of a client's calls to the backend.
 #[derive(Debug, Clone)]
@@ -64,10 +64,7 @@ impl CallPath {
     pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         let plan = call.plan();
         if let Some(items) = &plan.destination.items {
-            items.begin(ItemFlow::of_call(Method {
-                service: plan.destination.service.label(),
-                method: plan.method.label(),
-            }));
+            items.begin(ItemFlow::of_call(plan.label()));
         }
         match self {
             Self::Direct(backend) => observed(CallKind::Direct, call, |call| backend.call(call, time_limit)),

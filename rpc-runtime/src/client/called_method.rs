@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::describe::{MethodDescription, MethodDescriptor, ServiceDescription, ServiceDescriptor};
 use crate::protocol::ShortStr;
-use crate::telemetry::Name;
+use crate::telemetry::{Method, Name};
 
 /// Why no client can be made from a service description.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +67,24 @@ impl CalledService {
         match self {
             Self::Static(service) => Name::Static(service.name),
             Self::Described(service) => Name::Shared(Arc::clone(&service.name)),
+        }
+    }
+
+    /// Returns the methods for spans and metrics, in the order of their indices.
+    pub(super) fn method_labels(&self) -> Arc<[Method]> {
+        let label = |method| Method::new(self.label(), method);
+        match self {
+            Self::Static(service) => {
+                let names = service.methods.iter().map(|method| Name::Static(method.name));
+                names.map(label).collect()
+            }
+            Self::Described(service) => {
+                let names = service
+                    .methods
+                    .iter()
+                    .map(|method| Name::Shared(Arc::clone(&method.name)));
+                names.map(label).collect()
+            }
         }
     }
 

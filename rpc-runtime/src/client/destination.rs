@@ -10,6 +10,7 @@ use super::queue_check::QueueCheck;
 use super::streaming::ItemInbox;
 use super::uploading::Upload;
 use crate::protocol::{BATCH_SUFFIX, ShortStr, Volume};
+use crate::telemetry::Method;
 
 /// The queue that a client's calls go to, with the state that its calls share.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Destination {
     pub(super) limiter: Arc<Limiter>,
     /// Finds out for calls whose requests were refused whether the queue exists.
     pub(super) queue_check: Arc<QueueCheck>,
+    /// The methods of the service in spans and metrics.
+    labels: Arc<[Method]>,
     /// The batch size of each method; empty if there is no queue for batches.
     batch_sizes: Box<[LearnedBatchSize]>,
     /// Where the answers to a broadcast go. `None` for all other calls.
@@ -59,6 +62,7 @@ impl Destination {
             None => Box::default(),
         };
         Self {
+            labels: service.method_labels(),
             service,
             queue,
             batch_queue,
@@ -109,6 +113,7 @@ impl Destination {
             batch_queue: None,
             limiter: Arc::clone(&self.limiter),
             queue_check: Arc::clone(&self.queue_check),
+            labels: Arc::clone(&self.labels),
             batch_sizes: Box::default(),
             gather_target: None,
             items: None,
@@ -122,6 +127,11 @@ impl Destination {
         index
             .and_then(|index| u16::try_from(index).ok())
             .map_or(MethodIndex::NONE, MethodIndex)
+    }
+
+    /// Returns a method in spans and metrics. `None` if the service does not have it.
+    pub(super) fn label(&self, MethodIndex(index): MethodIndex) -> Option<&Method> {
+        self.labels.get(usize::from(index))
     }
 
     /// Returns the batch size of a method. `None` if its calls are always sent on their own.

@@ -23,8 +23,7 @@ pub(super) fn observed(
     let span = CallSpan::new(
         kind,
         CallInfo {
-            service: plan.destination.service.label(),
-            method: plan.method.label(),
+            method: plan.label(),
             queue: plan.destination.queue.as_str(),
             bytes: plan.arguments.0.len(),
         },

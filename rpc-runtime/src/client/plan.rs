@@ -15,6 +15,7 @@ use crate::codec::Codec;
 use crate::error::CallError;
 use crate::protocol::{Executed, Headers, MAX_TIME_TO_LIVE};
 use crate::service::ambient_deadline;
+use crate::telemetry::Method;
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -38,6 +39,14 @@ impl CallPlan {
     /// Returns the batch size of the method. `None` if its calls are always sent on their own.
     pub(super) fn batch_size(&self) -> Option<&LearnedBatchSize> {
         self.destination.batch_size(self.method_index)
+    }
+
+    /// Returns the method in spans and metrics.
+    pub(super) fn label(&self) -> Method {
+        let known = self.destination.label(self.method_index);
+        known
+            .cloned()
+            .unwrap_or_else(|| Method::new(self.destination.service.label(), self.method.label()))
     }
 
     /// Whether a message of a stream that the call sends or receives has arrived. Then a worker

@@ -233,10 +233,6 @@ impl Context {
         self
     }
 
-    pub(crate) fn static_method_name(&self) -> &'static str {
-        self.method
-    }
-
     /// Returns the request's correlation id, or `None` if it has none. It is an opaque text that
     /// the caller chose. It is unique only if the caller makes it so.
     #[must_use]

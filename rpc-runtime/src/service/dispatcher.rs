@@ -21,7 +21,6 @@ use crate::protocol::{
     Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, RequestId, ShortStr,
     UnreadableRequest, content,
 };
-use crate::telemetry::{Method, Name};
 
 /// The methods that are served on one queue.
 #[derive(Default)]
@@ -287,10 +286,7 @@ impl Dispatcher {
             .with_rerun_refusal(rerun_refusal)
             .with_max_reply_bytes(rules.max_sent_bytes);
         if method.has_stream() {
-            invocation.count_items(Method {
-                service: Name::Static(record.service),
-                method: Name::Static(record.method),
-            });
+            invocation.count_items(record.label.clone());
         }
         Decision::Run(AdmittedRequest {
             service: &**service,

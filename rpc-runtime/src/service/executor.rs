@@ -264,13 +264,12 @@ impl Executor {
     /// Runs the method of a request. A panic becomes the fault `panicked`.
     pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> RunResult {
         let AdmittedRequest {
-            service, invocation, ..
+            invocation, record, ..
         } = request;
         let running = self.run_without_span(request);
         let context = invocation.context();
         let span = RequestSpan::new(RequestInfo {
-            service: service.descriptor().name,
-            method: invocation.static_method_name(),
+            method: record.label.clone(),
             queue,
             correlation_id: context.correlation_id(),
             queue_time: context.queue_time(),

@@ -161,10 +161,6 @@ impl Invocation {
         self.context.method()
     }
 
-    pub(crate) fn static_method_name(&self) -> &'static str {
-        self.context.static_method_name()
-    }
-
     /// The properties of the request.
     #[must_use]
     pub fn context(&self) -> &Context {

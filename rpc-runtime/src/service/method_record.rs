@@ -2,12 +2,15 @@
 
 use super::recent_duration::RecentDuration;
 use super::stats::MethodCounters;
+use crate::telemetry::{Method, Name};
 
 /// The recent duration and the counts of one method.
 #[derive(Debug)]
 pub(crate) struct MethodRecord {
     pub(crate) service: &'static str,
     pub(crate) method: &'static str,
+    /// The method in spans and metrics.
+    pub(crate) label: Method,
     /// Whether the method replies with a stream, or receives one.
     pub(crate) has_stream: bool,
     pub(crate) recent_duration: RecentDuration,
@@ -19,6 +22,7 @@ impl MethodRecord {
         Self {
             service,
             method,
+            label: Method::new(Name::Static(service), Name::Static(method)),
             has_stream: false,
             recent_duration: RecentDuration::default(),
             stats: MethodCounters::default(),

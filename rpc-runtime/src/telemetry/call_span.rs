@@ -9,13 +9,12 @@ use uuid::Uuid;
 
 use super::counter::{Counted, Counter};
 use super::items::ItemFlow;
-use super::metrics::{self, Method};
-use super::name::Name;
+use super::method::Method;
+use super::metrics;
 use super::outcome::Outcome;
 use super::propagation;
 use super::span::{SYSTEM, millis};
 use crate::error::CallError;
-use crate::escape::OneLine;
 use crate::protocol::{Headers, QueueTime, Reply};
 
 /// How a call is made.
@@ -50,8 +49,7 @@ impl CallKind {
 /// The properties of a call that are known before it is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct CallInfo<'a> {
-    pub(crate) service: Name,
-    pub(crate) method: Name,
+    pub(crate) method: Method,
     pub(crate) queue: &'a str,
     /// The length of the encoded arguments.
     pub(crate) bytes: usize,
@@ -67,19 +65,14 @@ pub(crate) struct CallSpan {
 
 impl CallSpan {
     pub(crate) fn new(kind: CallKind, info: CallInfo<'_>) -> Self {
-        let CallInfo {
-            service,
-            method,
-            queue,
-            bytes,
-        } = info;
+        let CallInfo { method, queue, bytes } = info;
         let span = tracing::info_span!(
             "call",
-            otel.name = %OneLine(format_args!("{service}/{method}")),
+            otel.name = %method.full_name(),
             otel.kind = kind.span_kind(),
             otel.status_code = Empty,
             rpc.system.name = SYSTEM,
-            rpc.method = %OneLine(format_args!("{service}/{method}")),
+            rpc.method = %method.full_name(),
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = Empty,
             rpc.client_wait_ms = Empty,
@@ -94,11 +87,7 @@ impl CallSpan {
             messaging.message.conversation_id = Empty,
             messaging.message.body.size = bytes,
         );
-        Self {
-            span,
-            kind,
-            method: Method { service, method },
-        }
+        Self { span, kind, method }
     }
 
     /// Writes the trace context into the headers of the request.

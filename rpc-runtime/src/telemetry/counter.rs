@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::items::ItemFlow;
-use super::metrics::{Ending, Event, Method, count};
+use super::method::Method;
+use super::metrics::{Ending, Event, count};
 use super::outcome::Outcome;
 use super::span::{Side, record_outcome};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Counted {
+pub(crate) enum Counted {
     Calls,
     Attempts,
     Requests,
@@ -43,17 +44,14 @@ pub(super) struct Counter {
 impl Counter {
     /// Counts the start, except of an attempt, which is only counted when it ends.
     pub(super) fn begin(counted: Counted, method: Method, span: Span, items: Option<Arc<ItemFlow>>) -> Self {
-        match counted {
-            Counted::Calls => count(Event::CallBegan(&method)),
-            Counted::Attempts => {}
-            Counted::Requests => count(Event::RequestBegan(&method)),
-        }
+        let began = Instant::now();
+        count(Event::Began(counted, &method, began));
         Self {
             counted,
             method,
             span,
             items,
-            began: Instant::now(),
+            began,
             ending: Ending::Dropped,
         }
     }
@@ -73,18 +71,17 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        let (method, ending) = (&self.method, self.ending);
-        if matches!(ending, Ending::Dropped) {
-            record_outcome(&self.span, self.counted.side(), Outcome::Cancelled);
-        }
+        let now = match self.ending {
+            Ending::Completed(_, took) => self.began + took,
+            Ending::NotRun => Instant::now(),
+            Ending::Dropped => {
+                record_outcome(&self.span, self.counted.side(), Outcome::Cancelled);
+                Instant::now()
+            }
+        };
         if let Some(items) = &self.items {
             items.record(&self.span);
         }
-        count(match (self.counted, ending) {
-            (Counted::Calls, ending) => Event::CallEnded(method, ending),
-            (Counted::Requests, ending) => Event::RequestEnded(method, ending),
-            (Counted::Attempts, Ending::Completed(outcome, _)) => Event::AttemptEnded(method, Some(outcome)),
-            (Counted::Attempts, _) => Event::AttemptEnded(method, None),
-        });
+        count(Event::Ended(self.counted, &self.method, self.ending, now));
     }
 }

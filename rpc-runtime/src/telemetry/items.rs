@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::metrics::{Event, Method, count};
+use super::method::Method;
+use super::metrics::{Event, count};
 use super::span::{Side, millis};
 use super::stream_item::{SentBy, StreamItem};
 
@@ -242,10 +243,7 @@ mod tests {
     use super::*;
 
     fn flow() -> Arc<ItemFlow> {
-        ItemFlow::of_call(Method {
-            service: Name::Static("Store"),
-            method: Name::Static("read"),
-        })
+        ItemFlow::of_call(Method::new(Name::Static("Store"), Name::Static("read")))
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::name::Name;
+use tokio::time::Instant;
+
+use super::counter::Counted;
+use super::method::Method;
 use super::outcome::Outcome;
 use super::span::Side;
 use super::stream_item::SentBy;
@@ -15,23 +18,16 @@ pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) enum Event<'a> {
-    CallBegan(&'a Method),
-    CallEnded(&'a Method, Ending),
-    /// An attempt that a layer made ended. The outcome is `None` if the attempt was dropped.
-    AttemptEnded(&'a Method, Option<Outcome>),
+    /// A call or a request began, at this time. Attempts are only counted when they end.
+    Began(Counted, &'a Method, Instant),
+    /// A call, an attempt that a layer made, or a request ended, at this time.
+    Ended(Counted, &'a Method, Ending, Instant),
     /// A message with this many calls was sent.
-    CallsSent {
-        queue: &'a str,
-        calls: usize,
-    },
+    CallsSent { queue: &'a str, calls: usize },
     /// The broker returned a request because the queue does not exist.
-    RequestReturned {
-        queue: &'a str,
-    },
+    RequestReturned { queue: &'a str },
     /// This many replies arrived that no call waits for, or that cannot be decoded.
     RepliesDiscarded(usize),
-    RequestBegan(&'a Method),
-    RequestEnded(&'a Method, Ending),
     /// A message with this many requests arrived.
     RequestsReceived {
         queue: &'a str,
@@ -47,56 +43,27 @@ pub(crate) enum Event<'a> {
         bytes: u64,
     },
     /// A request was refused.
-    RequestRefused {
-        queue: &'a str,
-        code: &'static str,
-    },
+    RequestRefused { queue: &'a str, code: &'static str },
     /// The time that requests currently wait in a queue was measured.
-    QueueTime {
-        queue: &'a str,
-        time: Duration,
-    },
+    QueueTime { queue: &'a str, time: Duration },
     /// The limit of calls in flight changed.
-    LimitChanged {
-        queue: &'a str,
-        limit: usize,
-    },
+    LimitChanged { queue: &'a str, limit: usize },
     /// A call starts or stops waiting in the client until it may be sent.
-    Waiting {
-        queue: &'a str,
-        waits: bool,
-    },
+    Waiting { queue: &'a str, waits: bool },
     /// A reply could not be published and is lost.
-    ReplyLost {
-        reason: &'static str,
-    },
+    ReplyLost { reason: &'static str },
     /// A failed job waits in a retry queue.
-    JobRetried {
-        queue: &'a str,
-    },
+    JobRetried { queue: &'a str },
     /// A job was moved to the dead-letter queue.
-    JobDied {
-        queue: &'a str,
-        reason: &'static str,
-    },
+    JobDied { queue: &'a str, reason: &'static str },
     /// The dead-letter queue did not take a job, which waits in a retry queue.
-    DeadLetterRefused {
-        queue: &'a str,
-    },
+    DeadLetterRefused { queue: &'a str },
     /// The worker starts or stops keeping a job that cannot be moved to its next queue.
-    JobStuck {
-        queue: &'a str,
-        is_stuck: bool,
-    },
+    JobStuck { queue: &'a str, is_stuck: bool },
     /// A connection was opened, or was lost or closed.
-    Connected {
-        role: &'static str,
-        is_up: bool,
-    },
+    Connected { role: &'static str, is_up: bool },
     /// The broker blocked or unblocked a connection.
-    Blocked {
-        is_blocked: bool,
-    },
+    Blocked { is_blocked: bool },
 }
 
 /// How a call or a request ended.
@@ -109,14 +76,6 @@ pub(crate) enum Ending {
     NotRun,
     /// Its future was dropped.
     Dropped,
-}
-
-/// The method of a call or a request.
-#[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
-pub(crate) struct Method {
-    pub(crate) service: Name,
-    pub(crate) method: Name,
 }
 
 /// Counts an event. Does nothing without the feature `metrics`.
@@ -133,9 +92,10 @@ pub use on::describe;
 
 #[cfg(feature = "metrics")]
 mod on {
-    use metrics::{Gauge, Label, Unit, counter, gauge, histogram};
+    use metrics::{Counter, Gauge, Histogram, Label, Unit, counter, gauge, histogram};
 
-    use super::{Ending, Event, Method, Outcome, SentBy, Side};
+    use super::super::handles::{EndHandles, EndKey};
+    use super::{Counted, Ending, Event, Instant, Method, SentBy, Side};
 
     const CANCELLED: &str = "cancelled";
 
@@ -154,8 +114,8 @@ mod on {
     impl Method {
         fn labels(&self) -> Vec<Label> {
             vec![
-                Label::new("service", self.service.clone()),
-                Label::new("method", self.method.clone()),
+                Label::new("service", self.service().clone()),
+                Label::new("method", self.method().clone()),
             ]
         }
 
@@ -175,21 +135,8 @@ mod on {
     #[allow(clippy::cast_precision_loss)] // a message holds at most 1024 calls, and a limit is no larger than 2^52
     pub(super) fn count(event: Event<'_>) {
         match event {
-            Event::CallBegan(method) => gauge!("rpc_client_in_flight", method.labels()).increment(1),
-            Event::CallEnded(method, ending) => {
-                gauge!("rpc_client_in_flight", method.labels()).decrement(1);
-                if let Ending::Completed(outcome, took) = ending {
-                    let labels = method.labels_with(outcome.as_str());
-                    histogram!("rpc_client_call_duration_seconds", labels).record(took);
-                }
-                if let Some(outcome) = ending.outcome_label() {
-                    counter!("rpc_client_calls_total", method.labels_with(outcome)).increment(1);
-                }
-            }
-            Event::AttemptEnded(method, outcome) => {
-                let outcome = outcome.map_or(CANCELLED, Outcome::as_str);
-                counter!("rpc_client_attempts_total", method.labels_with(outcome)).increment(1);
-            }
+            Event::Began(counted, method, at) => began(counted, method, at),
+            Event::Ended(counted, method, ending, at) => ended(counted, method, ending, at),
             Event::CallsSent { queue, calls } => {
                 histogram!("rpc_client_calls_per_message", "queue" => queue.to_owned()).record(calls as f64);
             }
@@ -198,17 +145,6 @@ mod on {
             }
             Event::RepliesDiscarded(replies) => {
                 counter!("rpc_client_replies_discarded_total").increment(replies as u64);
-            }
-            Event::RequestBegan(method) => gauge!("rpc_server_in_flight", method.labels()).increment(1),
-            Event::RequestEnded(method, ending) => {
-                gauge!("rpc_server_in_flight", method.labels()).decrement(1);
-                if let Ending::Completed(outcome, took) = ending {
-                    let labels = method.labels_with(outcome.as_str());
-                    histogram!("rpc_server_request_duration_seconds", labels).record(took);
-                }
-                if let Some(outcome) = ending.outcome_label() {
-                    counter!("rpc_server_requests_total", method.labels_with(outcome)).increment(1);
-                }
             }
             Event::RequestsReceived {
                 queue,
@@ -284,6 +220,75 @@ mod on {
                 }
             }
             Event::Blocked { is_blocked } => step(&gauge!("rpc_connections_blocked"), is_blocked),
+        }
+    }
+
+    impl Counted {
+        /// Returns the gauge of what is in flight. `None` for attempts.
+        fn in_flight(self, method: &Method) -> Option<Gauge> {
+            match self {
+                Self::Calls => Some(gauge!("rpc_client_in_flight", method.labels())),
+                Self::Attempts => None,
+                Self::Requests => Some(gauge!("rpc_server_in_flight", method.labels())),
+            }
+        }
+
+        fn total(self, labels: &[Label]) -> Counter {
+            match self {
+                Self::Calls => counter!("rpc_client_calls_total", labels.iter()),
+                Self::Attempts => counter!("rpc_client_attempts_total", labels.iter()),
+                Self::Requests => counter!("rpc_server_requests_total", labels.iter()),
+            }
+        }
+
+        /// Returns the histogram of durations. `None` for attempts.
+        fn duration(self, labels: &[Label]) -> Option<Histogram> {
+            match self {
+                Self::Calls => Some(histogram!("rpc_client_call_duration_seconds", labels.iter())),
+                Self::Attempts => None,
+                Self::Requests => Some(histogram!("rpc_server_request_duration_seconds", labels.iter())),
+            }
+        }
+    }
+
+    fn began(counted: Counted, method: &Method, at: Instant) {
+        step_in_flight(counted, method, true, at);
+    }
+
+    fn ended(counted: Counted, method: &Method, ending: Ending, at: Instant) {
+        step_in_flight(counted, method, false, at);
+        let Some(outcome) = ending.outcome_label() else {
+            return;
+        };
+        let took = match ending {
+            Ending::Completed(_, took) => Some(took),
+            Ending::NotRun | Ending::Dropped => None,
+        };
+        let key = EndKey {
+            counted,
+            outcome,
+            has_duration: took.is_some(),
+        };
+        let register = || {
+            let labels = method.labels_with(outcome);
+            EndHandles {
+                total: counted.total(&labels),
+                duration: took.and_then(|_| counted.duration(&labels)),
+            }
+        };
+        method.handles().ended(at, key, register, |handles| {
+            handles.total.increment(1);
+            if let (Some(duration), Some(took)) = (&handles.duration, took) {
+                duration.record(took);
+            }
+        });
+    }
+
+    fn step_in_flight(counted: Counted, method: &Method, is_more: bool, at: Instant) {
+        let register = || counted.in_flight(method).unwrap_or_else(Gauge::noop);
+        if counted != Counted::Attempts {
+            let handles = method.handles();
+            handles.in_flight(at, register, |gauge| step(gauge, is_more));
         }
     }
 

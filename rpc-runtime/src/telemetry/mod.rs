@@ -5,8 +5,11 @@
 
 mod call_span;
 mod counter;
+#[cfg(feature = "metrics")]
+mod handles;
 mod items;
 mod log_limit;
+mod method;
 mod metrics;
 mod name;
 mod outcome;
@@ -19,9 +22,10 @@ pub(crate) use call_span::{CallInfo, CallKind, CallSpan, record_client_wait};
 pub use items::ItemCounts;
 pub(crate) use items::{ItemFlow, ItemObservers, ItemTally};
 pub(crate) use log_limit::{LogLimit, Suppressed};
+pub(crate) use method::Method;
 #[cfg(feature = "metrics")]
 pub use metrics::describe as describe_metrics;
-pub(crate) use metrics::{Event, Method, count};
+pub(crate) use metrics::{Event, count};
 pub(crate) use name::Name;
 pub(crate) use outcome::Outcome;
 pub(crate) use request_span::{RequestEnd, RequestInfo, RequestSpan};

@@ -8,8 +8,8 @@ use tracing::{Instrument, Span};
 
 use super::counter::{Counted, Counter};
 use super::items::ItemFlow;
-use super::metrics::{self, Method};
-use super::name::Name;
+use super::method::Method;
+use super::metrics;
 use super::outcome::Outcome;
 use super::propagation::{self, IncomingContext};
 use super::span::{SYSTEM, millis};
@@ -18,8 +18,7 @@ use crate::protocol::Headers;
 /// The properties of a request that are known before its method runs.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestInfo<'a> {
-    pub(crate) service: &'static str,
-    pub(crate) method: &'static str,
+    pub(crate) method: Method,
     pub(crate) queue: &'a str,
     pub(crate) correlation_id: Option<&'a str>,
     pub(crate) queue_time: Duration,
@@ -53,14 +52,14 @@ pub(crate) struct RequestSpan {
 impl RequestSpan {
     /// Returns `None` if no spans or metrics are collected and no trace context is propagated.
     pub(crate) fn new(request: RequestInfo<'_>) -> Option<Self> {
-        let RequestInfo { service, method, .. } = request;
+        let method = request.method;
         let span = tracing::info_span!(
             "handle",
-            otel.name = %format_args!("{service}/{method}"),
+            otel.name = %method.full_name(),
             otel.kind = "server",
             otel.status_code = Empty,
             rpc.system.name = SYSTEM,
-            rpc.method = %format_args!("{service}/{method}"),
+            rpc.method = %method.full_name(),
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = millis(request.queue_time),
             rpc.request.items = Empty,
@@ -85,10 +84,7 @@ impl RequestSpan {
         Some(Self {
             context,
             span,
-            method: Method {
-                service: Name::Static(service),
-                method: Name::Static(method),
-            },
+            method,
             items: request.items,
         })
     }
