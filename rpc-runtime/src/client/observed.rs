@@ -25,6 +25,7 @@ pub(super) fn observed(
         CallInfo {
             method: plan.label(),
             queue: plan.destination.queue.as_str(),
+            id: call.id(),
             bytes: plan.arguments.0.len(),
         },
     );
@@ -38,8 +39,7 @@ pub(super) fn observed(
     if !span.is_observed() {
         return make(call);
     }
-    let id = call.id();
     let items = call.plan().destination.items.as_ref();
     let items = items.and_then(|items| items.flow());
-    Box::pin(span.run(id, items, make(call)))
+    Box::pin(span.run(items, make(call)))
 }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::field::{Empty, display};
-use tracing::{Instrument, Span};
+use tracing::Span;
+use tracing::field::Empty;
 use uuid::Uuid;
 
 use super::counter::{Counted, Counter};
+use super::in_span::InSpan;
 use super::items::ItemFlow;
 use super::method::Method;
 use super::metrics;
 use super::outcome::Outcome;
-use super::propagation;
-use super::span::{SYSTEM, millis};
+use super::propagation::SpanContext;
+use super::span::{SYSTEM, attribute, millis};
 use crate::error::CallError;
 use crate::protocol::{Headers, QueueTime, Reply};
 
@@ -51,6 +52,7 @@ impl CallKind {
 pub(crate) struct CallInfo<'a> {
     pub(crate) method: Method,
     pub(crate) queue: &'a str,
+    pub(crate) id: Uuid,
     /// The length of the encoded arguments.
     pub(crate) bytes: usize,
 }
@@ -65,7 +67,12 @@ pub(crate) struct CallSpan {
 
 impl CallSpan {
     pub(crate) fn new(kind: CallKind, info: CallInfo<'_>) -> Self {
-        let CallInfo { method, queue, bytes } = info;
+        let CallInfo {
+            method,
+            queue,
+            id,
+            bytes,
+        } = info;
         let span = tracing::info_span!(
             "call",
             otel.name = %method.full_name(),
@@ -84,15 +91,15 @@ impl CallSpan {
             messaging.operation.type = "send",
             messaging.operation.name = "publish",
             messaging.destination.name = queue,
-            messaging.message.conversation_id = Empty,
-            messaging.message.body.size = bytes,
+            messaging.message.conversation_id = %id,
+            messaging.message.body.size = attribute(bytes),
         );
         Self { span, kind, method }
     }
 
     /// Writes the trace context into the headers of the request.
     pub(crate) fn inject(&self, headers: &mut Headers) {
-        propagation::inject(&self.span, headers);
+        SpanContext::of(&self.span).inject(headers);
     }
 
     /// Whether spans or metrics are collected. If not, [`run`](Self::run) only makes the call.
@@ -103,17 +110,14 @@ impl CallSpan {
     /// Makes the call within the span and records its outcome, and the numbers of its `items`.
     pub(crate) fn run(
         self,
-        id: Uuid,
         items: Option<Arc<ItemFlow>>,
         call: impl Future<Output = Result<Reply, CallError>>,
     ) -> impl Future<Output = Result<Reply, CallError>> {
         let Self { span, kind, method } = self;
-        span.record("messaging.message.conversation_id", display(id));
-        let call = call.instrument(span.clone());
         async move {
-            let counter = Counter::begin(kind.counted_as(), method, span.clone(), items);
-            let result = call.await;
-            record_queue_time(&span, &result);
+            let counter = Counter::begin(kind.counted_as(), method, span, items);
+            let result = InSpan::new(call, counter.span()).await;
+            record_queue_time(counter.span(), &result);
             counter.ended(Outcome::of_call(&result));
             result
         }

@@ -56,6 +56,10 @@ impl Counter {
         }
     }
 
+    pub(super) fn span(&self) -> &Span {
+        &self.span
+    }
+
     /// Ends a call or a request that completed. `drop`, which follows at once, counts it.
     pub(super) fn ended(mut self, outcome: Outcome) {
         record_outcome(&self.span, self.counted.side(), outcome);

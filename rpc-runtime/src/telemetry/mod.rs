@@ -7,6 +7,7 @@ mod call_span;
 mod counter;
 #[cfg(feature = "metrics")]
 mod handles;
+mod in_span;
 mod items;
 mod log_limit;
 mod method;

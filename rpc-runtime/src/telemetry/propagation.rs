@@ -8,10 +8,10 @@
 pub(super) const IS_ON: bool = cfg!(feature = "opentelemetry");
 
 #[cfg(feature = "opentelemetry")]
-pub(super) use on::{IncomingContext, inject, link};
+pub(super) use on::{IncomingContext, SpanContext, link};
 
 #[cfg(not(feature = "opentelemetry"))]
-pub(super) use off::{IncomingContext, inject, link};
+pub(super) use off::{IncomingContext, SpanContext, link};
 
 #[cfg(feature = "opentelemetry")]
 mod on {
@@ -24,24 +24,44 @@ mod on {
 
     use crate::protocol::{Headers, ShortStr, TRACEPARENT, insert_user_header};
 
-    /// Writes the context of a span into headers. If the span has none, writes the current context.
-    pub(in crate::telemetry) fn inject(span: &Span, headers: &mut Headers) {
-        let context = with_span_of(span, Context::current());
-        global::get_text_map_propagator(|propagator| {
-            propagator.inject_context(&context, &mut HeaderInjector(headers));
-        });
-    }
+    /// The context of a span. Invalid if the span is in no trace.
+    pub(in crate::telemetry) struct SpanContext(Context);
 
-    /// Returns `context` with this span as its active span, or unchanged if the span is in no
-    /// trace. The result has the baggage of `context`, or the span's if that has none.
-    fn with_span_of(span: &Span, context: Context) -> Context {
-        let of_span = span.context();
-        if !of_span.span().span_context().is_valid() {
-            return context;
+    impl SpanContext {
+        /// Returns the context of a span. To get it costs more than to use it.
+        pub(in crate::telemetry) fn of(span: &Span) -> Self {
+            Self(span.context())
         }
-        match context.baggage().is_empty() {
-            true => of_span,
-            false => context.with_remote_span_context(of_span.span().span_context().clone()),
+
+        /// Writes the context into headers. If the span is in no trace, writes the current context.
+        pub(in crate::telemetry) fn inject(&self, headers: &mut Headers) {
+            let has_baggage = Context::map_current(|current| !current.baggage().is_empty());
+            let mixed;
+            let context = if self.is_valid() && !has_baggage {
+                &self.0
+            } else {
+                mixed = self.with_baggage_of(Context::current());
+                &mixed
+            };
+            global::get_text_map_propagator(|propagator| {
+                propagator.inject_context(context, &mut HeaderInjector(headers));
+            });
+        }
+
+        /// Returns `context` with this span as its active span, or unchanged if the span is in no
+        /// trace. The result has the baggage of `context`, or the span's if that has none.
+        fn with_baggage_of(&self, context: Context) -> Context {
+            if !self.is_valid() {
+                return context;
+            }
+            match context.baggage().is_empty() {
+                true => self.0.clone(),
+                false => context.with_remote_span_context(self.0.span().span_context().clone()),
+            }
+        }
+
+        fn is_valid(&self) -> bool {
+            self.0.span().span_context().is_valid()
         }
     }
 
@@ -59,8 +79,12 @@ mod on {
         }
 
         /// Runs a handler. The spans and calls that it makes continue this trace.
-        pub(in crate::telemetry) async fn run<F: Future>(self, span: &Span, handler: F) -> F::Output {
-            handler.with_context(with_span_of(span, self.0)).await
+        pub(in crate::telemetry) fn run<F: Future>(
+            self,
+            span: &SpanContext,
+            handler: F,
+        ) -> impl Future<Output = F::Output> + use<F> {
+            handler.with_context(span.with_baggage_of(self.0))
         }
     }
 
@@ -76,10 +100,16 @@ mod on {
         }
     }
 
+    const TRACESTATE: &str = "tracestate";
+
     struct HeaderInjector<'a>(&'a mut Headers);
 
     impl Injector for HeaderInjector<'_> {
         fn set(&mut self, name: &str, value: String) {
+            // W3C's propagator writes an empty `tracestate` if there is none, which means the same.
+            if value.is_empty() && name == TRACESTATE {
+                return;
+            }
             // Fails for baggage that exceeds the limit of headers. The call is made without it.
             let _ = insert_user_header(self.0, name, value);
         }
@@ -111,6 +141,15 @@ mod on {
             assert_eq!(HeaderExtractor(&headers).keys(), ["traceparent", "tracestate"]);
             assert_eq!(HeaderExtractor(&headers).get("tracestate"), Some("a=1"));
         }
+
+        #[test]
+        fn an_empty_tracestate_is_not_sent() {
+            let mut headers = Headers::default();
+            let mut carrier = HeaderInjector(&mut headers);
+            carrier.set("traceparent", "00-1-2-01".into());
+            carrier.set("tracestate", String::new());
+            assert_eq!(HeaderExtractor(&headers).keys(), ["traceparent"]);
+        }
     }
 }
 
@@ -121,7 +160,16 @@ mod off {
 
     use crate::protocol::Headers;
 
-    pub(in crate::telemetry) fn inject(_: &Span, _: &mut Headers) {}
+    pub(in crate::telemetry) struct SpanContext;
+
+    impl SpanContext {
+        pub(in crate::telemetry) fn of(_: &Span) -> Self {
+            Self
+        }
+
+        #[allow(clippy::unused_self)] // like the other one
+        pub(in crate::telemetry) fn inject(&self, _: &mut Headers) {}
+    }
 
     pub(in crate::telemetry) fn link(_: &Span, _: &str) {}
 
@@ -132,7 +180,7 @@ mod off {
             Self
         }
 
-        pub(in crate::telemetry) fn run<F: Future>(self, _: &Span, handler: F) -> F {
+        pub(in crate::telemetry) fn run<F: Future>(self, _: &SpanContext, handler: F) -> F {
             handler
         }
     }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Span;
 use tracing::field::Empty;
-use tracing::{Instrument, Span};
 
 use super::counter::{Counted, Counter};
+use super::in_span::InSpan;
 use super::items::ItemFlow;
 use super::method::Method;
 use super::metrics;
 use super::outcome::Outcome;
-use super::propagation::{self, IncomingContext};
-use super::span::{SYSTEM, millis};
+use super::propagation::{self, IncomingContext, SpanContext};
+use super::span::{SYSTEM, attribute, millis};
 use crate::protocol::Headers;
 
 /// The properties of a request that are known before its method runs.
@@ -72,7 +73,7 @@ impl RequestSpan {
             messaging.operation.name = "process",
             messaging.destination.name = request.queue,
             messaging.message.conversation_id = request.correlation_id,
-            messaging.message.body.size = request.bytes,
+            messaging.message.body.size = attribute(request.bytes),
         );
         if span.is_disabled() && !metrics::ARE_ON && !propagation::IS_ON {
             return None;
@@ -102,20 +103,21 @@ impl RequestSpan {
             method,
             items,
         } = self;
-        let counter = Counter::begin(Counted::Requests, method, span.clone(), items);
-        let running = running.instrument(span.clone());
-        let mut result = context.run(&span, running).await;
+        let counter = Counter::begin(Counted::Requests, method, span, items);
+        let running = InSpan::new(running, counter.span());
+        let span_context = SpanContext::of(counter.span());
+        let mut result = context.run(&span_context, running).await;
         let RequestEnd {
             outcome,
             may_have_run,
             headers,
         } = end(&mut result);
+        span_context.inject(headers);
         if may_have_run {
             counter.ended(outcome);
         } else {
             counter.not_run(outcome);
         }
-        propagation::inject(&span, headers);
         result
     }
 }

@@ -18,6 +18,11 @@ pub(super) fn millis(time: Duration) -> Option<i64> {
     (millis > 0).then(|| i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
+/// Converts a number to the type of a span's attribute. Exporters convert unsigned numbers to text.
+pub(super) fn attribute(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// The side of a call that a span belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
