@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::{Link, SpanKind, TraceId, TraceState, TracerProvider as _};
 use opentelemetry::{Context, KeyValue, global};
@@ -29,16 +29,42 @@ const UPKEEP: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let metrics = record_metrics()?;
+    let Parts { metrics, traces } = Parts::requested()?;
+    let recorder = metrics.then(record_metrics).transpose()?;
+    let upkeep = recorder.clone().map(|recorder| tokio::spawn(keep_up(recorder)));
     let sampler = Refuse::default();
-    let provider = trace(sampler.clone());
-    let upkeep = tokio::spawn(keep_up(metrics.clone()));
+    let provider = traces.then(|| trace(sampler.clone()));
 
     rpc_bench::run_as_child().await?;
 
-    upkeep.abort();
-    provider.shutdown()?;
-    check(&metrics.render(), &sampler)
+    if let Some(provider) = provider {
+        provider.shutdown()?;
+        check_traces(&sampler)?;
+    }
+    if let (Some(recorder), Some(upkeep)) = (recorder, upkeep) {
+        upkeep.abort();
+        check_metrics(&recorder.render())?;
+    }
+    Ok(())
+}
+
+/// What is observed: both, or what the variable `RPC_BENCH_OBSERVE` names.
+struct Parts {
+    metrics: bool,
+    traces: bool,
+}
+
+impl Parts {
+    fn requested() -> anyhow::Result<Self> {
+        let (metrics, traces) = match std::env::var("RPC_BENCH_OBSERVE").ok().as_deref() {
+            None => (true, true),
+            Some("metrics") => (true, false),
+            Some("traces") => (false, true),
+            Some("nothing") => (false, false),
+            Some(other) => bail!("RPC_BENCH_OBSERVE is {other:?}, not metrics, traces or nothing"),
+        };
+        Ok(Self { metrics, traces })
+    }
 }
 
 fn record_metrics() -> anyhow::Result<PrometheusHandle> {
@@ -98,11 +124,16 @@ impl ShouldSample for Refuse {
     }
 }
 
-/// Fails unless calls and requests were observed.
-fn check(metrics: &str, sampler: &Refuse) -> anyhow::Result<()> {
+/// Fails unless calls and requests were counted.
+fn check_metrics(metrics: &str) -> anyhow::Result<()> {
     for name in ["rpc_client_calls_total", "rpc_server_requests_total"] {
         ensure!(metrics.contains(name), "the recorder has no metric {name}");
     }
+    Ok(())
+}
+
+/// Fails unless calls and requests had spans.
+fn check_traces(sampler: &Refuse) -> anyhow::Result<()> {
     for (side, spans) in [("callers", &sampler.callers), ("workers", &sampler.workers)] {
         ensure!(
             spans.load(Ordering::Relaxed) > 0,
