@@ -132,7 +132,7 @@ pub(crate) fn record_client_wait(time: Duration) {
     }
 }
 
-/// Records the queue time that the reply reports.
+/// Records the queue time that the reply reports. Exporters convert unsigned numbers to text.
 fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
     if span.is_disabled() {
         return;
@@ -140,6 +140,6 @@ fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
     if let Ok(reply) = result
         && reply.queue_time != QueueTime::default()
     {
-        span.record("rpc.queue_time_ms", reply.queue_time.as_millis());
+        span.record("rpc.queue_time_ms", i64::from(reply.queue_time.as_millis()));
     }
 }
