@@ -7,7 +7,8 @@ use tracing::Span;
 use tracing::field::Empty;
 use uuid::Uuid;
 
-use super::counter::{Counted, Counter};
+use super::counted::Counted;
+use super::counter::Counter;
 use super::in_span::InSpan;
 use super::items::ItemFlow;
 use super::method::Method;

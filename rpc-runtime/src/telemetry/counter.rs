@@ -6,27 +6,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::counted::Counted;
 use super::items::ItemFlow;
 use super::method::Method;
 use super::metrics::{Ending, Event, count};
 use super::outcome::Outcome;
-use super::span::{Side, record_outcome};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Counted {
-    Calls,
-    Attempts,
-    Requests,
-}
-
-impl Counted {
-    fn side(self) -> Side {
-        match self {
-            Self::Calls | Self::Attempts => Side::Caller,
-            Self::Requests => Side::Worker,
-        }
-    }
-}
+use super::span::record_outcome;
 
 /// Counts the start and the end of a call or a request, and records the end in its span. If it is
 /// dropped before it ends, it is recorded as cancelled.

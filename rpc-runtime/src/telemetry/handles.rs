@@ -10,7 +10,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, with_recorder};
 use tokio::time::Instant;
 
-use super::counter::Counted;
+use super::counted::Counted;
 
 /// How long handles are used. Must be shorter than any time after which recorders drop idle
 /// metrics.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::counter::Counted;
+use super::counted::Counted;
 use super::method::Method;
 use super::outcome::Outcome;
 use super::span::Side;

@@ -4,6 +4,7 @@
 //! or metrics are collected.
 
 mod call_span;
+mod counted;
 mod counter;
 #[cfg(feature = "metrics")]
 mod handles;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::counter::{Counted, Counter};
+use super::counted::Counted;
+use super::counter::Counter;
 use super::in_span::InSpan;
 use super::items::ItemFlow;
 use super::method::Method;
