@@ -401,8 +401,8 @@ impl<'a> BrokerCall<'a> {
 
     /// Withdraws the request at the deadline, and returns the call's error.
     ///
-    /// A refusal tells more than the timeout. So does a missing queue, unless an earlier request may
-    /// have run: `NoServer` says that none did.
+    /// A refusal tells more than the timeout. So does a missing queue, unless an earlier request
+    /// may have run: `NoServer` says that none did.
     fn give_up(&self) -> CallError {
         let may_have_run = self.progress.withdraw();
         self.call().forget_batch_size_after_timeout(may_have_run);

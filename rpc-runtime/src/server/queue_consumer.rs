@@ -200,9 +200,9 @@ impl QueueConsumer {
     }
 
     /// Makes this the consumer of a queue for batches. `deletes_queue` is whether the queue is
-    /// deleted, once it is empty, when its last worker stops. It must be `false` if callers may send
-    /// one-way requests to the queue: RabbitMQ may confirm and drop one that arrives during the
-    /// deletion, and nobody would send it again.
+    /// deleted, once it is empty, when its last worker stops. It must be `false` if callers may
+    /// send one-way requests to the queue: RabbitMQ may confirm and drop one that arrives during
+    /// the deletion, and nobody would send it again.
     pub(super) fn for_batches(self, deletes_queue: bool) -> Self {
         Self {
             is_batch_queue: true,

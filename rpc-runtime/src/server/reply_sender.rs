@@ -37,8 +37,8 @@ impl ReplySender {
     /// clone of the sender is dropped and its replies are sent.
     ///
     /// If the sending panics, it starts again with the replies that are still in the outbox. Those
-    /// that it had taken out are dropped, and their requests are abandoned: the broker delivers them
-    /// again over a new subscription.
+    /// that it had taken out are dropped, and their requests are abandoned: the broker delivers
+    /// them again over a new subscription.
     pub(super) fn new(channel: Arc<ReplyChannel>, max_sent_bytes: usize) -> (Self, impl Future<Output = ()>) {
         let (outbox, queued) = unbounded_channel();
         let sender = Self {

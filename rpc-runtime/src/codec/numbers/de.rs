@@ -72,8 +72,8 @@ impl<'de, D: Deserializer<'de>, F: NumberFormat> Deserializer<'de> for ReadNumbe
     }
 
     // With `arbitrary_precision`, the `deserialize_any` of `serde_json` passes a number to the
-    // visitor as a map with the one key `PRIVATE_NUMBER`. Its other methods do not: a type that asks
-    // for a map or a struct gets a map.
+    // visitor as a map with the one key `PRIVATE_NUMBER`. Its other methods do not: a type that
+    // asks for a map or a struct gets a map.
     #[inline]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.inner.deserialize_any(ReadNumbers::<V, F> {

@@ -167,8 +167,8 @@ impl QueueWaitEstimates {
     }
 
     /// Returns the step that is due first among all priorities, and when. The priority is that of
-    /// the probe; a depth request serves all priorities. `None` before the first request with a time
-    /// to live, and while no step is needed or possible.
+    /// the probe; a depth request serves all priorities. `None` before the first request with a
+    /// time to live, and while no step is needed or possible.
     pub(super) fn next_step(&self, now: Instant) -> Option<(Instant, Step, u8)> {
         let state = self.lock();
         if state.probe_ttl.is_zero() {

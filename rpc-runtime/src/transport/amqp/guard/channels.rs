@@ -115,8 +115,8 @@ impl FrameStart {
     }
 }
 
-/// The channels on which lapin has sent `channel.close` or `channel.close-ok`, and no `channel.open`
-/// since.
+/// The channels on which lapin has sent `channel.close` or `channel.close-ok`, and no
+/// `channel.open` since.
 #[derive(Debug, Default)]
 pub(in super::super) struct ClosedChannels(ChannelSet);
 
