@@ -109,8 +109,9 @@ pub(super) async fn show(
 
 fn letter_json(letter: &Letter) -> Value {
     let mut json = letter.facts.json(&letter.id);
+    // These three are JSON text, because the page would round large numbers. The arguments are
+    // `null` if they cannot be read.
     json["arguments"] = letter.arguments().into();
-    // As text, because the page would round large numbers.
     json["properties"] = properties_json(&letter.message.properties).to_string().into();
     json["headers"] = letter.headers().to_string().into();
     json

@@ -203,7 +203,9 @@ fn is_struct(object: &Keywords) -> bool {
         && !others.iter().any(|it| object.contains_key(*it))
 }
 
-/// Returns the variants of an enum with external tags, or `None` if it is not one.
+/// Returns the variants of an enum with external tags: each alternative is the text of a unit
+/// variant (`"None"`), or of several, or a closed object whose only field, which is required, is
+/// named after the variant (`{"Circle": content}`). `None` if an alternative is neither.
 fn find_external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
     let mut found = Vec::new();
     for alternative in alternatives {
@@ -219,9 +221,9 @@ fn find_external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
         let object = alternative.as_object()?;
         let mut properties = object.get("properties")?.as_object()?.iter();
         let (name, content) = properties.next()?;
-        let is_only =
+        let has_no_other_field =
             properties.next().is_none() && object.get("additionalProperties") == Some(&Value::Bool(false));
-        if !is_only || !keywords::required(object).eq([name.as_str()]) {
+        if !has_no_other_field || !keywords::required(object).eq([name.as_str()]) {
             return None;
         }
         found.push(Found {

@@ -83,6 +83,12 @@ class Client:
         await self._connection.caller.send_oneway(request, self._limit(method))
 
     def _stream(self, method: Method[_R], *arguments: Any) -> ResultStream[_R]:
+        """Makes a stream of results.
+
+        It makes its requests itself: the first when it is first read, and another each time it is
+        resumed, with the last item among the arguments.
+        """
+
         def make_request(values: tuple[Any, ...]) -> Request:
             return self._request(method, values)
 
@@ -99,6 +105,12 @@ class Client:
     def _stream_with_items(
         self, method: Method[_R], items: Items[Any], *arguments: Any
     ) -> ResultStream[_R]:
+        """Makes a stream of results of a method that receives a stream too.
+
+        It makes its request itself, when it is first read. It is never resumed, because `items`
+        cannot be read again.
+        """
+
         def make_request(values: tuple[Any, ...]) -> Request:
             return self._request(method, values)
 

@@ -25,7 +25,10 @@ def form_of(codec: Codec) -> Form:
 
 
 def encode(codec: Codec, value: Any) -> bytes:
-    """Writes a plain value in MessagePack or JSON."""
+    """Writes a plain value. `codec` is MessagePack or JSON: text is written by `plain_text`.
+
+    Raises `CodecError`.
+    """
     try:
         if codec is Codec.MESSAGE_PACK:
             return bytes(msgpack.packb(value, use_bin_type=True))

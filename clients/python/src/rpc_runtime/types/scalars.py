@@ -78,7 +78,10 @@ def unit() -> Converter:
 
 
 def anything() -> Converter:
-    """Passes plain values through."""
+    """Converts `Any`: values stay as they are, unchecked.
+
+    The codec refuses those that it cannot write.
+    """
 
     def same(value: Any) -> Any:
         return value

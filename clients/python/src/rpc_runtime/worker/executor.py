@@ -123,7 +123,7 @@ class Execution:
         if size <= limit:
             return reply
         reason = (
-            f"the method ran, and its reply of {size} bytes is larger than the {limit} "
+            f"the method ran, and its reply of {size} bytes is larger than the {limit} bytes "
             "that may be sent"
         )
         return fault_reply(reply.codec, fault_code.REPLY_TOO_LARGE, reason)
