@@ -110,32 +110,51 @@ impl<'a> Schemas<'a> {
         };
         let name = keywords::text(object.get("title")).unwrap_or(name).to_owned();
         for (part, position) in parts(object) {
-            match position {
-                // It is merged into this schema, so it is no class of its own.
-                Position::Part => self.title_parts(part, &name),
-                Position::Within(place) => self.title_all(part, &format!("{name} {place}")),
-                Position::Variant(place) => self.title_variant(part, &format!("{name} {place}")),
-            }
+            self.title_part(part, position, &name);
         }
     }
 
-    /// Gives titles to a variant of an enum, and to its content. If the variant is an object with
-    /// one field, its name is that of the field, so the title of the content does not repeat it.
-    fn title_variant(&mut self, schema: &mut Value, name: &str) {
-        let fields = schema.get("properties").and_then(Value::as_object);
-        if fields.is_none_or(|fields| fields.len() != 1) {
-            return self.title_all(schema, name);
-        }
-        if let Some(object) = schema.as_object_mut() {
-            self.title(object, name);
-        }
-        if let Some(Value::Object(fields)) = schema.get_mut("properties") {
-            let content = format!("{name} content");
-            fields
-                .values_mut()
-                .for_each(|field| self.title_all(field, &content));
+    fn title_part(&mut self, part: &mut Value, position: Position, name: &str) {
+        match position {
+            // It is merged into the schema around it, so it is no class of its own.
+            Position::Part => self.title_parts(part, name),
+            Position::Field(place) | Position::Within(place) => {
+                self.title_all(part, &format!("{name} {place}"));
+            }
+            Position::Variant(place) => self.title_variant(part, &format!("{name} {place}")),
         }
     }
+
+    /// Gives titles to a variant of an enum and to the schemas within it.
+    ///
+    /// An externally tagged variant, `{"Round": content}`, is named after its only field. The
+    /// content is then titled `Shape Round content`, because `Shape Round Round` would say the name
+    /// twice.
+    fn title_variant(&mut self, schema: &mut Value, name: &str) {
+        let Some(object) = schema.as_object_mut() else {
+            return;
+        };
+        let is_external = has_content_as_only_field(object);
+        if is_class(object) {
+            self.title(object, name);
+        }
+        let name = keywords::text(object.get("title")).unwrap_or(name).to_owned();
+        for (part, position) in parts(object) {
+            let position = match position {
+                Position::Field(_) if is_external => Position::Field("content".to_owned()),
+                other => other,
+            };
+            self.title_part(part, position, &name);
+        }
+    }
+}
+
+/// Whether a variant has one field, which is not a tag.
+fn has_content_as_only_field(variant: &Keywords) -> bool {
+    let fields = variant.get("properties").and_then(Value::as_object);
+    fields.is_some_and(|fields| {
+        fields.len() == 1 && fields.values().all(|field| keywords::constant(field).is_none())
+    })
 }
 
 /// Whether generators make a class of a schema.
@@ -153,8 +172,10 @@ enum Position {
     Part,
     /// It is one of several alternatives.
     Variant(String),
-    /// It describes a field, an item or another part of the value. The name is empty if it
-    /// describes the value itself, which may also be `null`.
+    /// It describes a field.
+    Field(String),
+    /// It describes an item or another part of the value. The name is empty if it describes the
+    /// value itself, which may also be `null`.
     Within(String),
 }
 
@@ -167,7 +188,7 @@ fn parts(object: &mut Keywords) -> Vec<(&mut Value, Position)> {
                 parts.extend(
                     fields
                         .iter_mut()
-                        .map(|(name, field)| (field, Position::Within(name.clone()))),
+                        .map(|(name, field)| (field, Position::Field(name.clone()))),
                 );
             }
             ("allOf", Value::Array(schemas)) => {
@@ -432,5 +453,62 @@ mod tests {
         assert_eq!(body["anyOf"][0]["title"], "GetResult2");
         let named = schemas.body(&json!({"$ref": "#/definitions/PageUser"}), "GetError");
         assert_eq!(named, json!({"$ref": "#/components/schemas/PageUser"}));
+    }
+
+    #[test]
+    fn types_in_a_variant_with_one_field_have_titles() {
+        let texts = || json!({"enum": ["a", "b"]});
+        let tag = || json!({"kind": {"const": "round"}});
+        let definitions = BTreeMap::from([
+            (
+                // An internally tagged variant that holds an enum, and one that holds a map.
+                "Shape".to_owned(),
+                json!({"oneOf": [
+                    {"properties": tag(), "oneOf": [
+                        {"properties": {"Wide": {"properties": {"x": texts()}}}},
+                        {"properties": {"Narrow": {"type": "string"}}},
+                    ]},
+                    {"properties": {"kind": {"enum": ["flat"]}}, "additionalProperties": texts()},
+                ]}),
+            ),
+            (
+                // Variants with a field and a flattened type.
+                "Event".to_owned(),
+                json!({"anyOf": [
+                    {"properties": {"at": texts()}, "anyOf": [
+                        {"properties": {"Began": {"type": "string"}}},
+                        {"properties": {"Ended": texts()}},
+                    ]},
+                    {"properties": {"id": {"type": "string"}}, "allOf": [{"properties": {"y": texts()}}]},
+                ]}),
+            ),
+        ]);
+        let found = Value::Object(Schemas::new(&definitions).definitions());
+        let title = |pointer: &str| {
+            let schema = found.pointer(pointer).unwrap();
+            keywords::text(schema.get("title")).unwrap_or_default()
+        };
+        let variant = "/Shape/oneOf/0";
+        assert_eq!(title(variant), "ShapeRound");
+        assert_eq!(title(&format!("{variant}/properties/kind")), "");
+        assert_eq!(title(&format!("{variant}/oneOf/0")), "ShapeRoundWide");
+        assert_eq!(
+            title(&format!("{variant}/oneOf/0/properties/Wide")),
+            "ShapeRoundWideContent"
+        );
+        assert_eq!(
+            title(&format!("{variant}/oneOf/0/properties/Wide/properties/x")),
+            "ShapeRoundWideContentX"
+        );
+        assert_eq!(title(&format!("{variant}/oneOf/1")), "ShapeRoundNarrow");
+        assert_eq!(title("/Shape/oneOf/1/properties/kind"), "ShapeFlatKind");
+        assert_eq!(title("/Shape/oneOf/1/additionalProperties"), "ShapeFlatValue");
+        assert_eq!(title("/Event/anyOf/0/properties/at"), "EventAtContent");
+        assert_eq!(title("/Event/anyOf/0/anyOf/0"), "EventAtBegan");
+        assert_eq!(
+            title("/Event/anyOf/0/anyOf/1/properties/Ended"),
+            "EventAtEndedContent"
+        );
+        assert_eq!(title("/Event/anyOf/1/allOf/0/properties/y"), "EventIdY");
     }
 }
