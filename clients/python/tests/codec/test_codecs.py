@@ -174,6 +174,11 @@ def test_invalid_json_is_refused(body: bytes) -> None:
         decode(Codec.JSON, body)
 
 
+def test_the_place_of_an_error_in_json_is_counted_in_characters() -> None:
+    with pytest.raises(CodecError, match=r"at character 6$"):
+        decode(Codec.JSON, '["äöü"'.encode())
+
+
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x01\x02", b"\x91" * 100_000, b"\xa1\xff"])
 def test_invalid_message_pack_is_refused(body: bytes) -> None:
     with pytest.raises(CodecError):

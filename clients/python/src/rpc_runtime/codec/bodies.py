@@ -101,5 +101,5 @@ def _refuse(name: str) -> NoReturn:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg.lower()} at byte {error.pos}"
+        return f"{error.msg.lower()} at character {error.pos}"
     return str(error)[:128] or type(error).__name__
