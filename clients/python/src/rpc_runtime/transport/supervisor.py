@@ -69,7 +69,8 @@ class Supervisor:
     async def _run(self) -> None:
         """Connects again and again, to one address after the other, until it is cancelled."""
         backoff = Backoff()
-        logged = ""
+        # The last reason of each address, because the reasons of several may come in turns.
+        logged: dict[URL, str] = {}
         attempt = 0
         while True:
             address = self._addresses[attempt % len(self._addresses)]
@@ -78,14 +79,14 @@ class Supervisor:
                 link = await open_link(address, self._name, self._ssl_context)
             except ConnectFailed as error:
                 self.problem = str(error)
-                # Each new reason is logged once.
-                if self.problem != logged:
+                # Attempts go on for as long as the broker is away, so only a new reason is logged.
+                if self.problem != logged.get(address):
                     _log.warning("cannot connect to %s: %s", _place(address), self.problem)
-                    logged = self.problem
+                    logged[address] = self.problem
                 await asyncio.sleep(backoff.next_pause())
                 continue
             _log.info("connected to %s", _place(address))
-            logged = ""
+            logged.clear()
             began = time.monotonic()
             self._set(link)
             try:
