@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from yarl import URL
 
+from rpc_runtime import tasks
 from rpc_runtime.protocol.backoff import Backoff
 from rpc_runtime.transport import supervisor
 from rpc_runtime.transport.errors import ConnectFailed
@@ -94,3 +95,34 @@ async def test_each_reason_of_an_address_is_logged_once(
         "cannot connect to b:2: b refuses",
     ]
     await it.close()
+
+
+async def test_a_connection_has_time_to_close(
+    broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_CANCEL_AGAIN", 0.001)
+    it = Supervisor([_A], "test", None)
+    it.start()
+    await it.link()
+    closes = [asyncio.create_task(it.close()) for _ in range(2)]
+    # Time in which the closing could be cut off.
+    done, _ = await asyncio.wait(closes, timeout=0.1)
+    assert not done
+    assert broker.link.events == ["closing"]
+    broker.link.may_close.set()
+    await asyncio.gather(*closes)
+    await it.close()
+    assert broker.link.events == ["closing", "closed"]
+
+
+async def test_a_connection_is_closed_even_if_nobody_waits_for_that(broker: StubBroker) -> None:
+    it = Supervisor([_A], "test", None)
+    it.start()
+    await it.link()
+    closing = asyncio.create_task(it.close())
+    await until(lambda: broker.link.events == ["closing"])
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert closing.cancelled()
+    broker.link.may_close.set()
+    await until(lambda: broker.link.events == ["closing", "closed"])

@@ -34,6 +34,8 @@ class Supervisor:
         # Set while there is a link, and once there will be none any more.
         self._has_news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Closes the last link.
+        self._link_closing: asyncio.Task[None] | None = None
         self._is_closing = False
         # Why there is no connection.
         self.problem = "it is not connected yet"
@@ -93,8 +95,12 @@ class Supervisor:
                 await link.closed.wait()
             finally:
                 self._set(None)
+                # Reached when the link is lost, or when `close` cancels this task: only then is it
+                # still open. Another task closes it, because this one may be cancelled again.
                 if self._is_closing:
-                    await link.close()
+                    self._link_closing = asyncio.get_running_loop().create_task(
+                        link.close(), name="rpc closing"
+                    )
             self.problem = link.reason
             _log.warning("the connection to %s was lost: %s", _place(address), link.reason)
             if time.monotonic() - began >= _STABLE_AFTER:
@@ -117,6 +123,9 @@ class Supervisor:
             await cancelled(self._task)
         # Again, because the task has cleared it.
         self._has_news.set()
+        if self._link_closing is not None:
+            # If `close` itself is cancelled, the closing goes on.
+            await asyncio.shield(self._link_closing)
 
 
 def _place(address: URL) -> str:
