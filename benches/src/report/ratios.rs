@@ -54,7 +54,7 @@ const TARGETS: [(&str, Target); 32] = {
         ("fair-p99", AtMost(1.05)),
         ("large-64k", AtLeast(1.2)),
         ("growth-100k", AtMost(1.15)),
-        ("memory-100k", AtMost(1024.0)),
+        ("memory-100k", AtMost(960.0)),
         ("observed-1000", AtLeast(0.9)),
         ("jobs-publish", AtLeast(5.0)),
         ("jobs-done", AtLeast(5.0)),
