@@ -51,7 +51,7 @@ impl Connection {
     /// Fails if the handle was closed, or the connection is lost meanwhile.
     pub(super) async fn wait_ready(&self) -> Result<OpenConnection, BrokerError> {
         let open = self.wait_open().await?;
-        open.delay_from_broker().await?;
+        open.delay_from_broker(Instant::now()).await?;
         Ok(open)
     }
 
@@ -242,16 +242,20 @@ impl OpenConnection {
         act();
     }
 
-    /// Simulates the delay of a message from the broker (tests only). Cancel safe.
+    /// Simulates the delay of a message that the broker sent at this instant (tests only). Cancel
+    /// safe.
     ///
     /// # Errors
     ///
     /// Fails if the connection is lost meanwhile.
-    pub(super) async fn delay_from_broker(&self) -> Result<(), BrokerError> {
+    pub(super) async fn delay_from_broker(&self, sent_at: Instant) -> Result<(), BrokerError> {
         #[cfg(test)]
         if let Some(link) = self.link() {
-            return simulated::travel(self, link.delay(Direction::FromBroker)).await;
+            let delay = link.delay(Direction::FromBroker);
+            return simulated::travel(self, delay.saturating_sub(sent_at.elapsed())).await;
         }
+        // Without a link, there is no delay.
+        let _ = sent_at;
         Ok(())
     }
 }

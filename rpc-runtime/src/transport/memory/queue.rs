@@ -82,13 +82,21 @@ fn malformed(_: &Message) -> Option<Malformed> {
     None
 }
 
+/// A delivery on its way to a consumer.
+#[derive(Debug)]
+pub(super) struct SentDelivery {
+    pub(super) delivery: Delivery,
+    /// When the broker sent it.
+    pub(super) sent_at: Instant,
+}
+
 #[derive(Debug)]
 struct Consumer {
     /// Unique among the consumers of all queues.
     number: u64,
     ack_mode: AckMode,
     /// `None` once it was cancelled.
-    sender: Option<mpsc::UnboundedSender<Delivery>>,
+    sender: Option<mpsc::UnboundedSender<SentDelivery>>,
     unacked: BTreeMap<u64, Stored>,
 }
 
@@ -290,7 +298,7 @@ impl Queue {
         &mut self,
         number: u64,
         ack_mode: AckMode,
-        sender: mpsc::UnboundedSender<Delivery>,
+        sender: mpsc::UnboundedSender<SentDelivery>,
         now: Instant,
     ) {
         self.consumers.push_back(Consumer {
@@ -437,7 +445,7 @@ impl Queue {
             };
             let tag = self.next_tag;
             self.next_tag += 1;
-            if let Some(unsent) = consumer.offer(stored, tag, self.is_quorum) {
+            if let Some(unsent) = consumer.offer(stored, tag, self.is_quorum, now) {
                 self.messages.push_front(unsent);
             }
             self.consumers.push_back(consumer);
@@ -491,7 +499,7 @@ impl Consumer {
 
     /// Sends a message to the consumer, with [`DELIVERY_COUNT`] if it comes from a quorum queue. If
     /// the receiver was dropped, cancels the consumer and returns the message.
-    fn offer(&mut self, stored: Stored, tag: u64, is_from_quorum: bool) -> Option<Stored> {
+    fn offer(&mut self, stored: Stored, tag: u64, is_from_quorum: bool, sent_at: Instant) -> Option<Stored> {
         let mut message = stored.message.clone();
         if is_from_quorum && stored.returns > 0 {
             let name = ShortStr::from_static(DELIVERY_COUNT);
@@ -507,6 +515,7 @@ impl Consumer {
             malformed: malformed(&stored.message),
             control_key: stored.control_key.clone(),
         };
+        let delivery = SentDelivery { delivery, sent_at };
         let sent = self
             .sender
             .as_ref()
@@ -532,7 +541,7 @@ mod tests {
     use super::*;
     use crate::protocol::Properties;
 
-    type Receiver = mpsc::UnboundedReceiver<Delivery>;
+    type Receiver = mpsc::UnboundedReceiver<SentDelivery>;
 
     fn queue() -> Queue {
         Queue::resumable()
@@ -553,7 +562,7 @@ mod tests {
 
     fn bodies(receiver: &mut Receiver) -> Vec<(String, bool)> {
         std::iter::from_fn(|| receiver.try_recv().ok())
-            .map(|delivery| {
+            .map(|SentDelivery { delivery, .. }| {
                 (
                     String::from_utf8(delivery.message.body.to_vec()).unwrap(),
                     delivery.redelivered,
@@ -580,7 +589,7 @@ mod tests {
         let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(1), now);
         queue.push(message("a"), now);
         queue.push(message("b"), now);
-        let first = receiver.try_recv().unwrap();
+        let first = receiver.try_recv().unwrap().delivery;
         assert!(receiver.try_recv().is_err());
         queue.ack(1, first.tag..=first.tag, now);
         assert_eq!(bodies(&mut receiver), [("b".into(), false)]);

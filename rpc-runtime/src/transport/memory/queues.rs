@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::queue::Queue;
+use super::queue::{Queue, SentDelivery};
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{Message, ShortStr};
 use crate::transport::topology::{ControlQueue, DeclareMode, QueueProperties};
-use crate::transport::{Delivery, Depth, RequestQueue};
+use crate::transport::{Depth, RequestQueue};
 
 pub(super) use super::queue::AckMode;
 
@@ -227,7 +227,7 @@ impl Queues {
         &mut self,
         name: &str,
         ack_mode: AckMode,
-        sender: mpsc::UnboundedSender<Delivery>,
+        sender: mpsc::UnboundedSender<SentDelivery>,
         now: Instant,
     ) -> Result<ConsumerId, BrokerError> {
         self.check_exists(name)?;
@@ -373,7 +373,7 @@ mod tests {
         let [mut a, mut b, mut other] = [listen("a", &[&x]), listen("b", &[&x, &y]), listen("c", &[&y])];
         assert_eq!(publish(&mut queues), Routing::Queued);
         for received in [a.1.try_recv().unwrap(), b.1.try_recv().unwrap()] {
-            assert_eq!(received.control_key.as_ref(), Some(&x));
+            assert_eq!(received.delivery.control_key.as_ref(), Some(&x));
         }
         assert!(other.1.try_recv().is_err());
         queues.close_consumer(&a.0, now);
@@ -407,12 +407,12 @@ mod tests {
         for name in ["a", "b"] {
             let (sender, mut receiver) = mpsc::unbounded_channel();
             let consumer = queues.consume(name, AckMode::Unlimited, sender, now).unwrap();
-            let delivery = receiver.try_recv().unwrap();
+            let delivery = receiver.try_recv().unwrap().delivery;
             queues.reject(&consumer, delivery.tag, now);
         }
         let (sender, mut receiver) = mpsc::unbounded_channel();
         queues.consume("c", AckMode::Unlimited, sender, now).unwrap();
-        let delivery = receiver.try_recv().unwrap();
+        let delivery = receiver.try_recv().unwrap().delivery;
         assert!(!delivery.redelivered);
         let dead = delivery.message.properties.dead_lettered.unwrap();
         assert_eq!((dead.non_expiry_deaths, dead.rejections), (2, 2));

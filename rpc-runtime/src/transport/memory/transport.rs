@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::broker::InProcessBroker;
 use super::connection::{Connection, OpenConnection};
+use super::queue::SentDelivery;
 use super::queues::{AckMode, ConsumerId, Queues, Routing};
 use crate::error::BrokerError;
 use crate::protocol::{CONTROL_EXCHANGE, DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
@@ -182,7 +183,7 @@ enum Ownership {
 
 /// A stream of deliveries, until the consumer is cancelled or the connection is lost.
 fn deliveries(
-    receiver: mpsc::UnboundedReceiver<Delivery>,
+    receiver: mpsc::UnboundedReceiver<SentDelivery>,
     connection: OpenConnection,
 ) -> impl Stream<Item = Result<Delivery, BrokerError>> {
     stream::unfold(Some((receiver, connection)), async |open| {
@@ -191,8 +192,10 @@ fn deliveries(
             biased;
             reason = connection.wait_lost() => Some((Err(reason), None)),
             delivery = receiver.recv() => {
-                let delivery = delivery?;
-                let arrived = connection.delay_from_broker().await;
+                let SentDelivery { delivery, sent_at } = delivery?;
+                // Counted from then, not from when the delivery before has arrived: a link has
+                // latency, but no limit of messages per second.
+                let arrived = connection.delay_from_broker(sent_at).await;
                 match arrived {
                     Ok(()) => Some((Ok(delivery), Some((receiver, connection)))),
                     Err(reason) => Some((Err(reason), None)),
@@ -292,7 +295,7 @@ impl Transport for MemoryTransport {
         let subscription =
             self.subscribe(&self.consuming, &open, queue.name(), ack_mode, Ownership::Shared)?;
         // Simulates the delay of the broker's confirm. Deliveries may arrive before it.
-        open.delay_from_broker().await?;
+        open.delay_from_broker(Instant::now()).await?;
         Ok(subscription)
     }
 
@@ -310,7 +313,7 @@ impl Transport for MemoryTransport {
         let ack_mode = AckMode::Prefetch(control.prefetch.into());
         // It is deleted with its consumer in any case.
         let subscription = self.subscribe(&self.consuming, &open, &queue, ack_mode, Ownership::Shared)?;
-        open.delay_from_broker().await?;
+        open.delay_from_broker(Instant::now()).await?;
         Ok(subscription)
     }
 
@@ -592,6 +595,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::transport::memory::{Direction, Link};
 
     #[tokio::test]
     async fn only_a_classic_queue_is_deleted_as_over_amqp() {
@@ -635,6 +639,40 @@ mod tests {
         for _ in 0..2 {
             assert!(subscription.deliveries.next().await.is_none());
         }
+    }
+
+    /// A link on which each message takes a second.
+    #[derive(Debug)]
+    struct SlowLink;
+
+    impl Link for SlowLink {
+        fn delay(&self, _: Direction) -> Duration {
+            Duration::from_secs(1)
+        }
+
+        fn delivers_despite_loss(&self, _: Instant) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_are_on_their_way_at_the_same_time() {
+        let broker = InProcessBroker::new();
+        let transport = MemoryTransport::over_links(&broker, Arc::new(SlowLink), Arc::new(SlowLink));
+        let queue = RequestQueue::new("q");
+        let mut subscription = transport.open_requests(&queue, 100).await.unwrap();
+        let begun = Instant::now();
+        for _ in 0..50 {
+            broker.inject("q", Message::default());
+        }
+        sleep(Duration::from_millis(500)).await;
+        broker.inject("q", Message::default());
+        let mut arrivals = Vec::new();
+        for _ in 0..51 {
+            subscription.deliveries.next().await.unwrap().unwrap();
+            arrivals.push(begun.elapsed().as_millis());
+        }
+        assert_eq!(arrivals, [vec![1000; 50], vec![1500]].concat());
     }
 
     #[test]
