@@ -12,7 +12,7 @@ use crate::RUN;
 /// same on all of them.
 const SAME_ON_ALL_PROCESSORS: &str = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
 
-/// Counts the instructions of a path: those within [`counted`](crate::paths::counted).
+/// Counts the instructions of a path: those within `paths::counted`.
 pub(crate) fn count(path: &str) -> Result<u64> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let out = folder.path().join("callgrind.out");
