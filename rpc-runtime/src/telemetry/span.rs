@@ -11,10 +11,10 @@ use super::outcome::Outcome;
 /// The value of the attribute `rpc.system.name`.
 pub(super) const SYSTEM: &str = "rpc-runtime";
 
-/// Converts a time to the milliseconds of a span's attribute, rounded up from whole microseconds.
-/// Returns `None` for zero. The type is signed because exporters convert unsigned numbers to text.
+/// Converts a time to the milliseconds of a span's attribute, rounded up as in headers. Returns
+/// `None` for zero. The type is signed because exporters convert unsigned numbers to text.
 pub(super) fn millis(time: Duration) -> Option<i64> {
-    let millis = time.as_micros().div_ceil(1000);
+    let millis = time.as_nanos().div_ceil(1_000_000);
     (millis > 0).then(|| i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
