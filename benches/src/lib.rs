@@ -1,5 +1,5 @@
-//! Measures the cost of a call: this library, hand-written RPC over RabbitMQ, plain sockets, and RPC
-//! over TCP.
+//! Measures the cost of a call: this library, hand-written RPC over RabbitMQ, plain sockets, and
+//! RPC over TCP.
 //!
 //! ```sh
 //! cargo run --release -p rpc-bench                 # everything, 15 minutes

@@ -1,9 +1,9 @@
 //! The cost of metrics and traces: this library with the features `metrics` and `opentelemetry`, a
 //! recorder, and a tracer whose sampler refuses every span ÷ this library without the features.
 //!
-//! Features are chosen when a crate is compiled, and cargo compiles it only once in a build. So this
-//! builds two programs with two commands, and each run has a process of its own. The programs are
-//! this one, and `rpc-bench-observed`, which has the features and does the same.
+//! Features are chosen when a crate is compiled, and cargo compiles it only once in a build. So
+//! this builds two programs with two commands, and each run has a process of its own. The programs
+//! are this one, and `rpc-bench-observed`, which has the features and does the same.
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -1,5 +1,5 @@
-//! The synchronous parts of a call, for the micro-benchmarks (`benches/micro`) and for the counts of
-//! instructions (`benches/instructions`).
+//! The synchronous parts of a call, for the micro-benchmarks (`benches/micro`) and for the counts
+//! of instructions (`benches/instructions`).
 //!
 //! They are in other crates and see no other internals. Not part of the public API: this module
 //! may change in any release.

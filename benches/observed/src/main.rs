@@ -23,8 +23,8 @@ const SECONDS: &[f64] = &[
 
 const CALLS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
-/// How often the recorder sorts its samples into buckets. Exporters do this every few seconds; a run
-/// is shorter, and should contain its share of this work.
+/// How often the recorder sorts its samples into buckets. Exporters do this every few seconds; a
+/// run is shorter, and should contain its share of this work.
 const UPKEEP: Duration = Duration::from_millis(100);
 
 #[tokio::main]

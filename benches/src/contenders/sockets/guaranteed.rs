@@ -4,7 +4,8 @@
 //! - Both sides publish with confirms. Requests are `mandatory` and expire.
 //! - The reply queue is durable, and outlives its consumer by a minute.
 //! - A request is acknowledged once its reply is confirmed, and a reply once it has reached its
-//!   call, both by the rule of this library: after a millisecond, or with an eighth of the prefetch.
+//!   call, both by the rule of this library: after a millisecond, or with an eighth of the
+//!   prefetch.
 //! - Replies are matched with their calls by correlation id.
 //!
 //! Each side has one connection to publish and one to consume, like this library, and one thread,

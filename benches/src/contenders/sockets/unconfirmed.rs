@@ -7,7 +7,8 @@ use anyhow::{Context as _, ensure};
 /// A broker that confirms nothing is an error, not a queue that grows forever.
 const LIMIT: usize = 1 << 20;
 
-/// The messages of a channel, each with a number of ours, in the order in which they were published.
+/// The messages of a channel, each with a number of ours, in the order in which they were
+/// published.
 #[derive(Debug)]
 pub(super) struct Unconfirmed {
     /// The broker's number of the first one.

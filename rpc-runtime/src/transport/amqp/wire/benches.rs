@@ -16,8 +16,8 @@ use crate::transport::Delivery;
 const CHANNEL: u16 = 1;
 const MAX_FRAME: usize = 128 * 1024;
 
-/// How many bytes are read at once if a large body is expected, and the smallest part of a body that
-/// is read into it.
+/// How many bytes are read at once if a large body is expected, and the smallest part of a body
+/// that is read into it.
 const LARGE_PART: usize = 4 * 1024;
 
 /// Frames to a broker.

@@ -46,8 +46,8 @@ pub(in super::super) struct Confirm {
     pub(in super::super) is_ack: bool,
 }
 
-/// Decodes the payload of a method. `None` if it ends too early, or if bytes follow the arguments of
-/// a method that has content or confirms: lapin does not accept these either.
+/// Decodes the payload of a method. `None` if it ends too early, or if bytes follow the arguments
+/// of a method that has content or confirms: lapin does not accept these either.
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut cursor = Cursor::new(payload);
     let [a, b, c, d] = cursor.chunk()?;

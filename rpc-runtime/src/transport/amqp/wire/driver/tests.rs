@@ -27,8 +27,8 @@ const MAX_FRAME: usize = 128 * 1024;
 /// More than anything takes if the driver works.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Waits for what the driver has to do. Fails if nothing happens, or if it happens and wakes nobody:
-/// in paused time, at once.
+/// Waits for what the driver has to do. Fails if nothing happens, or if it happens and wakes
+/// nobody: in paused time, at once.
 async fn soon<F: Future>(future: F) -> F::Output {
     let began = tokio::time::Instant::now();
     let output = timeout(LIMIT, future).await.expect("the driver does nothing");
