@@ -104,6 +104,9 @@ pub(crate) enum Failure {
         source: io::Error,
     },
 
+    #[error("cannot listen for the signals that end the command")]
+    Signals(#[source] io::Error),
+
     #[error("cannot write the output")]
     Output(#[source] io::Error),
 }
@@ -143,9 +146,11 @@ impl Failure {
             Self::Output(_) | Self::Interrupted | Self::BadItems(_) => Outcome::MayHaveRun,
             // The folder is the output.
             Self::Create { .. } => Outcome::MayHaveRun,
-            Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } | Self::Listen { .. } => {
-                Outcome::InvalidInput
-            }
+            Self::Usage { .. }
+            | Self::File { .. }
+            | Self::InvalidJson { .. }
+            | Self::Listen { .. }
+            | Self::Signals(_) => Outcome::InvalidInput,
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Stay { .. } => Outcome::Negative,
             Self::Call(error) => outcome_of_call(error),
@@ -229,6 +234,7 @@ impl Failure {
             | Self::Create { .. }
             | Self::Description(_)
             | Self::Interrupted
+            | Self::Signals(_)
             | Self::Output(_) => None,
         }
     }

@@ -12,6 +12,7 @@ mod messages;
 mod server;
 mod trace;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -101,6 +102,8 @@ impl Console {
         let console = ConsoleState::new(access, self.read_only, broker.clone(), options.clone(), hello);
         let console = Arc::new(console);
         let router = server::router(Arc::clone(&console));
+        // Before the address is printed: whoever sees it may end the console.
+        let asked_to_end = asked_to_end().map_err(Failure::Signals)?;
         if output.json {
             output.value(&json!({"address": address}))?;
         } else {
@@ -111,7 +114,7 @@ impl Console {
         let mut serving = tokio::spawn(connections::serve(listener, MAX_CONNECTIONS, router));
         let mut collecting = collect(Arc::clone(&console), self.search, self.interval);
         tokio::select! {
-            () = asked_to_end() => {}
+            () = asked_to_end => {}
             // These two end only by a panic.
             Err(panicked) = &mut serving => resume_unwind(panicked.into_panic()),
             Err(panicked) = &mut collecting => resume_unwind(panicked.into_panic()),
@@ -147,24 +150,33 @@ fn collect(console: Arc<ConsoleState>, search: Search, interval: Duration) -> Jo
     })
 }
 
-/// Waits for Ctrl-C, or on Unix for another signal that ends a process: that of a service manager,
-/// or of a terminal that is closed.
-async fn asked_to_end() {
+/// Listens for Ctrl-C, and on Unix also for the other signals that end a process: that of a service
+/// manager, and that of a terminal that is closed.
+///
+/// The future completes at the first of them. A signal that comes before this returns ends the
+/// process at once.
+fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-        if let (Ok(mut terminated), Ok(mut hung_up)) = signals {
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut hung_up = signal(SignalKind::hangup())?;
+        Ok(async move {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
+                _ = interrupted.recv() => {}
                 _ = terminated.recv() => {}
                 _ = hung_up.recv() => {}
             }
-            return;
-        }
+        })
     }
-    // If the system cannot report Ctrl-C, it counts as pressed.
-    let _ = tokio::signal::ctrl_c().await;
+    #[cfg(windows)]
+    {
+        let mut interrupted = tokio::signal::windows::ctrl_c()?;
+        Ok(async move {
+            interrupted.recv().await;
+        })
+    }
 }
 
 /// Parses an address with a port, or a port of this machine.
