@@ -60,14 +60,16 @@ pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
 /// nested less deeply than [`MAX_DEPTH`].
 ///
 /// `rmp-serde` does not check enough. It does not count enum variants as levels, and a variant
-/// takes only two bytes, so a peer could overflow the stack. It also passes on the length that an
-/// array, a map or bytes announce, even if the body ends there, and serde then reserves up to 1 MiB
-/// for each level.
+/// takes only two bytes, so a peer could overflow the stack. Read as [`IgnoredAny`], a variant is a
+/// map, which counts. It also gives serde the length that an array, a map or bytes announce, as a
+/// size hint, even if the body ends before that, and serde then reserves up to 1 MiB for each
+/// level.
 fn check_structure(body: &[u8]) -> Result<(), BoxError> {
     let mut deserializer = deserializer_of(body);
     IgnoredAny::deserialize(&mut deserializer)?;
-    // A second value must fail, because the body ends.
-    match IgnoredAny::deserialize(&mut deserializer) {
+    // A second value must fail, because the body ends. It is read as a `bool`, which has no items
+    // whose end could be taken for that of the body.
+    match bool::deserialize(&mut deserializer) {
         Err(RmpError::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(()),
         _ => Err(TrailingBytes.into()),
     }
@@ -82,6 +84,53 @@ fn deserializer_of(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>, HumanRe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_is_one_complete_value() {
+        for complete in [
+            &b"\x01"[..],
+            b"\xc0",
+            b"\xc3",
+            b"\x90",
+            b"\x91\x01",
+            b"\x82\x01\x02\x03\x90",
+            b"\xc7\x01\x05\x00",
+        ] {
+            check_structure(complete).unwrap();
+        }
+        for value in [&b"\x01"[..], b"\xc0", b"\x91\x01", b"\x81\x01\x02", b"\xa1x"] {
+            // Complete values, and the beginning of others: arrays, maps, text, bytes, a number, an
+            // extension, and the byte that MessagePack never uses.
+            for trailing in [
+                &b"\x01"[..],
+                b"\xc0",
+                b"\xc3",
+                b"\x90",
+                b"\x91",
+                b"\x92\x01",
+                b"\x81",
+                b"\x81\x01",
+                b"\x91\x91",
+                b"\xdc",
+                b"\xdd\x00",
+                b"\xde\x00\x01",
+                b"\xdf",
+                b"\xa2x",
+                b"\xc4\x02x",
+                b"\xcd\x01",
+                b"\xc7\x01",
+                b"\xc1",
+            ] {
+                let body = [value, trailing].concat();
+                let error = check_structure(&body).unwrap_err();
+                assert!(error.is::<TrailingBytes>(), "{body:02x?}: {error}");
+            }
+        }
+        for incomplete in [&b""[..], b"\x91", b"\x81\x01", b"\xa1", b"\xcd\x01"] {
+            let error = check_structure(incomplete).unwrap_err();
+            assert!(!error.is::<TrailingBytes>(), "{incomplete:02x?}: {error}");
+        }
+    }
 
     #[test]
     fn a_binary_is_its_content() {
