@@ -214,10 +214,14 @@ async fn ten_thousand_bad_requests_are_a_handful_of_lines_and_a_count() {
         lines.retain(|line| line.contains(&queue));
         lines
     };
-    for what in ["reply_address", "unknown_method", "unsupported_content_type"] {
+    for what in [
+        "reply_address",
+        "refused: unknown_method",
+        "refused: unsupported_content_type",
+    ] {
         let shown = match what {
-            "reply_address" => "its reply_to is not",
-            code => code,
+            "reply_address" => "its reply_to are not allowed",
+            kind => kind.trim_start_matches("refused: "),
         };
         let lines = || {
             let summary = about(&format!("kind=\"{what}\""));

@@ -11,7 +11,7 @@ use super::rules::ForbiddenReplyAddress;
 use crate::error::Chain;
 use crate::escape::Logged;
 use crate::protocol::{Fault, FaultCode, Properties, Request, ShortStr};
-use crate::telemetry::{LogLimit, Suppressed};
+use crate::telemetry::{EventKind, LogLimit, Suppressed};
 
 /// The log of one queue's requests.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl RequestLog {
 
     /// Logs a request that was refused before its method began.
     pub(crate) fn refused(&self, fault: &Fault, label: &RequestLabel) {
-        let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, kind_of(fault)) else {
+        let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, kind_of("refused", fault)) else {
             return;
         };
         let (queue, code) = (&self.queue, fault.code.as_str());
@@ -81,7 +81,8 @@ impl RequestLog {
         );
     }
 
-    /// Logs a request that does not run because its `reply_to` must not get replies.
+    /// Logs a request that is rejected without running it, because replies to its `reply_to` are not
+    /// allowed.
     pub(crate) fn reply_address_forbidden(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_address") else {
             return;
@@ -91,7 +92,7 @@ impl RequestLog {
             queue,
             reply_to,
             suppressed,
-            "cannot answer a request: its reply_to is not a reply address, see ReplyAddresses"
+            "rejected a request without running it: replies to its reply_to are not allowed, see ReplyAddresses"
         );
     }
 
@@ -165,7 +166,10 @@ impl RequestLog {
 
     /// Logs a discovery request that was refused before its method began.
     pub(crate) fn refused_discovery(&self, fault: &Fault) {
-        if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind_of(fault)) {
+        if let Some(Suppressed(suppressed)) = self
+            .limit
+            .admit(Level::DEBUG, kind_of("refused_discovery", fault))
+        {
             let code = fault.code.as_str();
             tracing::debug!(code, suppressed, "refused a discovery request");
         }
@@ -203,7 +207,7 @@ impl RequestLog {
             FaultCode::Rejected | FaultCode::Unauthorized => Level::DEBUG,
             _ => Level::WARN,
         };
-        let Some(Suppressed(suppressed)) = self.limit.admit(level, kind_of(fault)) else {
+        let Some(Suppressed(suppressed)) = self.limit.admit(level, kind_of("failed", fault)) else {
             return;
         };
         // The fault's message is not logged: it may repeat parts of the request.
@@ -248,7 +252,76 @@ impl RequestLog {
     }
 }
 
-/// Returns the kind of event for the limit. Unknown codes share one: they may be any text.
-fn kind_of(fault: &Fault) -> &'static str {
-    fault.code.known_str().unwrap_or("other")
+/// Returns the kind of an event about a fault. Unknown codes share one: they may be any text.
+fn kind_of(event: &'static str, fault: &Fault) -> EventKind {
+    EventKind {
+        event,
+        code: Some(fault.code.known_str().unwrap_or("other")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::super::admission::Received;
+    use super::super::context::Context;
+    use super::*;
+    use crate::codec::Codec;
+    use crate::protocol::Message;
+
+    /// Records the levels of events.
+    #[derive(Default, Clone)]
+    struct Levels(Arc<Mutex<Vec<Level>>>);
+
+    impl Subscriber for Levels {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn no_event_about_a_code_hides_another_one() {
+        let mut request = Request::from_message(Message::default()).unwrap();
+        let received = Received::at(tokio::time::Instant::now());
+        let context = Context::new("f", &mut request, received, false);
+        let invocation = Invocation::new(context, Codec::Json, Bytes::new());
+        let levels = Levels::default();
+        tracing::subscriber::with_default(levels.clone(), || {
+            let log = RequestLog::new("q");
+            for _ in 0..2 {
+                let rejected = Fault::new(FaultCode::Rejected, "");
+                log.refused_discovery(&rejected);
+                log.failed(&rejected, &invocation);
+                log.refused(&rejected, &RequestLabel::default());
+                let expired = Fault::new(FaultCode::Expired, "");
+                log.refused(&expired, &RequestLabel::default());
+                log.failed(&expired, &invocation);
+            }
+            // What was suppressed is not logged before it is dropped.
+            let levels = levels.0.lock().unwrap().clone();
+            let once = [Level::DEBUG, Level::DEBUG, Level::WARN, Level::WARN, Level::WARN];
+            assert_eq!(levels, once);
+        });
+    }
 }

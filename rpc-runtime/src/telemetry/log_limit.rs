@@ -4,6 +4,7 @@
 //! source, at most one event of each kind is logged per second, with the number of suppressed
 //! events.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -25,15 +26,38 @@ pub(crate) struct LogLimit(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     source: String,
-    /// Bounded: kinds are literals in this crate.
+    /// Bounded: kinds are made of literals in this crate.
     kinds: Mutex<Vec<Kind>>,
 }
 
 #[derive(Debug)]
 struct Kind {
-    name: &'static str,
+    name: EventKind,
     level: Level,
     window: Window,
+}
+
+/// What an event says, and about which code of a fault, if it is about one. Events are limited
+/// together only if they are of the same kind and level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EventKind {
+    pub(crate) event: &'static str,
+    pub(crate) code: Option<&'static str>,
+}
+
+impl From<&'static str> for EventKind {
+    fn from(event: &'static str) -> Self {
+        Self { event, code: None }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{}: {code}", self.event),
+            None => f.write_str(self.event),
+        }
+    }
 }
 
 /// How many events of the kind were suppressed before this one. `None` instead of zero, because
@@ -51,8 +75,8 @@ impl LogLimit {
 
     /// Returns `Some` if an event of this kind may be logged now, with the number of suppressed
     /// ones. Otherwise the event is counted and `None` is returned.
-    pub(crate) fn admit(&self, level: Level, kind: &'static str) -> Option<Suppressed> {
-        let now = Instant::now();
+    pub(crate) fn admit(&self, level: Level, kind: impl Into<EventKind>) -> Option<Suppressed> {
+        let (kind, now) = (kind.into(), Instant::now());
         let mut kinds = self.0.kinds();
         let window = &mut find_or_insert(&mut kinds, level, kind).window;
         let admitted = window.admit(now);
@@ -73,9 +97,11 @@ impl LogLimit {
     }
 }
 
-/// Returns the kind with this name, and adds it first if it is new.
-fn find_or_insert<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str) -> &'a mut Kind {
-    let position = kinds.iter().position(|kind| kind.name == name);
+/// Returns the kind with this name and level, and adds it first if it is new.
+fn find_or_insert(kinds: &mut Vec<Kind>, level: Level, name: EventKind) -> &mut Kind {
+    let position = kinds
+        .iter()
+        .position(|kind| kind.name == name && kind.level == level);
     let position = position.unwrap_or_else(|| {
         kinds.push(Kind {
             name,
@@ -89,7 +115,7 @@ fn find_or_insert<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str
 
 /// Logs the number of suppressed events when they are overdue, unless the next event of their kind
 /// reports them first. Ends once none is suppressed, or the source is gone.
-async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: &'static str, mut overdue_at: Instant) {
+async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: EventKind, mut overdue_at: Instant) {
     loop {
         sleep_until(overdue_at).await;
         let Some(shared) = shared.upgrade() else { return };
@@ -117,9 +143,9 @@ impl Shared {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn log_suppressed(&self, level: Level, kind: &'static str, suppressed: u64) {
+    fn log_suppressed(&self, level: Level, kind: EventKind, suppressed: u64) {
         const TEXT: &str = "further events of this kind were not logged";
-        let source = &self.source;
+        let (source, kind) = (&self.source, kind.to_string());
         match level {
             Level::ERROR | Level::WARN => tracing::warn!(source, kind, suppressed, "{TEXT}"),
             _ => tracing::debug!(source, kind, suppressed, "{TEXT}"),
@@ -209,6 +235,25 @@ mod tests {
         assert!(limit.admit(Level::WARN, "b").is_some());
         assert!(limit.admit(Level::WARN, "a").is_none());
         assert_eq!(limit.0.kinds().len(), 2);
+    }
+
+    #[test]
+    fn an_event_suppresses_none_of_another_level_or_code() {
+        let limit = LogLimit::new("q");
+        let kind = |event, code| EventKind {
+            event,
+            code: Some(code),
+        };
+        for (level, kind) in [
+            (Level::DEBUG, kind("failed", "rejected")),
+            (Level::WARN, kind("failed", "rejected")),
+            (Level::WARN, kind("failed", "expired")),
+            (Level::WARN, kind("refused", "rejected")),
+            (Level::WARN, EventKind::from("refused")),
+        ] {
+            assert!(limit.admit(level, kind).is_some(), "{level} {kind}");
+            assert!(limit.admit(level, kind).is_none(), "{level} {kind}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

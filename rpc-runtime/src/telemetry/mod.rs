@@ -23,7 +23,7 @@ mod stream_item;
 pub(crate) use call_span::{CallInfo, CallKind, CallSpan, record_client_wait};
 pub use items::ItemCounts;
 pub(crate) use items::{ItemFlow, ItemObservers, ItemTally};
-pub(crate) use log_limit::{LogLimit, Suppressed};
+pub(crate) use log_limit::{EventKind, LogLimit, Suppressed};
 pub(crate) use method::Method;
 #[cfg(feature = "metrics")]
 pub use metrics::describe as describe_metrics;
