@@ -54,6 +54,12 @@ impl ConnectionState {
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_some()
     }
+
+    /// Records why the connection is lost, unless an earlier reason is recorded. Returns the one
+    /// that is kept: later ones are often its consequences.
+    fn lose(&mut self, reason: BrokerError) -> BrokerError {
+        self.lost.get_or_insert(reason).clone()
+    }
 }
 
 impl OpenConnection {
@@ -158,9 +164,9 @@ impl OpenConnection {
         self.check.notify_one();
     }
 
-    /// Watches the connection until it is lost and returns why. Calls `report_blocked` with the
-    /// broker's reason when the broker blocks the connection, and with `None` when it unblocks the
-    /// connection. Must be called once, by the owner.
+    /// Watches the connection until it is lost and returns why: the first reason that is known.
+    /// Calls `report_blocked` with the broker's reason when the broker blocks the connection, and
+    /// with `None` when it unblocks the connection. Must be called once, by the owner.
     pub(super) async fn watch(&self, mut report_blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
         // The only listener: two would take events from each other.
         let mut events = std::pin::pin!(self.connection.events_listener());
@@ -190,7 +196,7 @@ impl OpenConnection {
                 _ => {}
             }
         };
-        self.state.send_modify(|state| state.lost = Some(reason.clone()));
+        let reason = self.lose(reason);
         self.socket.shut_down();
         reason
     }
@@ -209,10 +215,15 @@ impl OpenConnection {
 
     /// Gives the connection up, because no task watches it any more, or no channel can be opened.
     pub(crate) fn abandon(&self, reason: BrokerError) {
-        self.state.send_modify(|state| {
-            state.lost.get_or_insert(reason);
-        });
+        self.lose(reason);
         self.socket.shut_down();
+    }
+
+    /// Reports the connection as lost. Returns the reason that is kept.
+    fn lose(&self, reason: BrokerError) -> BrokerError {
+        let mut kept = reason.clone();
+        self.state.send_modify(|state| kept = state.lose(reason));
+        kept
     }
 
     /// Closes the connection, and reports it as closed to the tasks that wait for its loss. If the
@@ -230,9 +241,7 @@ impl OpenConnection {
                 self.socket.shut_down();
             }
         }
-        self.state.send_modify(|state| {
-            state.lost.get_or_insert(BrokerError::Closed);
-        });
+        self.lose(BrokerError::Closed);
     }
 }
 
@@ -436,5 +445,21 @@ impl fmt::Debug for OpenConnection {
         } else {
             "not connected"
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_of_a_loss_is_kept() {
+        let mut state = ConnectionState::default();
+        let panicked = BrokerError::Panicked { task: "reading" };
+        for later in [panicked, BrokerError::lost(), BrokerError::Closed] {
+            let kept = state.lose(later);
+            assert!(matches!(kept, BrokerError::Panicked { .. }), "{kept}");
+        }
+        assert!(matches!(state.lost, Some(BrokerError::Panicked { .. })));
     }
 }
