@@ -118,6 +118,12 @@ pub enum BrokerError {
         source: Cause,
     },
 
+    /// The handle was made without waiting for the broker (see
+    /// [`BrokerBuilder::lazy`](crate::BrokerBuilder::lazy)), and its first attempt to connect has
+    /// not ended.
+    #[error("the broker handle is not connected yet")]
+    NotConnected,
+
     /// The connection was lost.
     #[error("the connection to the broker was lost")]
     #[non_exhaustive]
@@ -250,6 +256,7 @@ impl BrokerError {
         match self {
             Self::Connect { .. }
             | Self::Unresponsive { .. }
+            | Self::NotConnected
             | Self::Lost { .. }
             | Self::ChannelClosed { .. }
             | Self::Blocked { .. }
@@ -304,6 +311,7 @@ mod tests {
                 source: source(),
             },
             BrokerError::Unresponsive { step: "", limit },
+            BrokerError::NotConnected,
             BrokerError::Lost { source: None },
             BrokerError::ChannelClosed { source: source() },
             BrokerError::Blocked { reason: "".into() },

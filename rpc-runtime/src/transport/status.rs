@@ -21,7 +21,8 @@ pub enum Status {
     /// At least one of the connections is down. The handle keeps trying to open it.
     #[non_exhaustive]
     Connecting {
-        /// Why the last attempt failed, or why the connection was lost.
+        /// Why the last attempt failed, or why the connection was lost. `None` before the end of the
+        /// first attempt.
         last_error: Option<BrokerError>,
     },
     /// Both connections are open, and the broker does not block them.
@@ -64,13 +65,11 @@ impl Status {
         }
     }
 
-    /// The error that says why messages cannot be published. `None` if they can.
+    /// The error that says why the handle is not ready. `None` if it is.
     pub(crate) fn obstacle(&self) -> Option<BrokerError> {
         match self {
             Self::Ready => None,
-            Self::Connecting { last_error } => {
-                Some(last_error.clone().unwrap_or(BrokerError::Lost { source: None }))
-            }
+            Self::Connecting { last_error } => Some(last_error.clone().unwrap_or(BrokerError::NotConnected)),
             Self::Blocked { reason } => Some(BrokerError::Blocked {
                 reason: Arc::clone(reason),
             }),
@@ -416,6 +415,21 @@ mod tests {
         board.close();
         board.set(Role::Publishing, Connectivity::Up);
         assert!(matches!(board.status(), Status::Closed));
+    }
+
+    #[test]
+    fn a_handle_that_is_not_ready_says_why() {
+        let board = StatusBoard::new(&Connectivity::Down { last_error: None });
+        let obstacle = || board.status().obstacle();
+        assert!(matches!(obstacle(), Some(BrokerError::NotConnected)));
+        board.set(Role::Publishing, down("a"));
+        assert!(matches!(obstacle(), Some(BrokerError::Unresponsive { .. })));
+        for role in Role::ALL {
+            board.set(role, Connectivity::Up);
+        }
+        assert!(obstacle().is_none());
+        board.close();
+        assert!(matches!(obstacle(), Some(BrokerError::Closed)));
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use super::broker::InProcessBroker;
 use super::connection::Connection;
 use super::link::Link;
 use super::transport::MemoryTransport;
+use crate::error::BrokerError;
 use crate::protocol::Message;
 use crate::transport::{Connectivity, Role};
 
@@ -29,7 +30,8 @@ impl MemoryTransport {
     /// Cuts a connection until [`restore`](Self::restore). The broker notices the loss after
     /// `notice`.
     pub(crate) fn cut(&self, role: Role, notice: Duration) {
-        self.board.set(role, Connectivity::Down { last_error: None });
+        let last_error = Some(BrokerError::lost());
+        self.board.set(role, Connectivity::Down { last_error });
         let consumers = self.connection(role).cut();
         let broker = self.broker.clone();
         let end = move || {
