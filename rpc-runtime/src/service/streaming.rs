@@ -158,7 +158,9 @@ async fn send<S: Stream>(
             sent = sent.plus(items.volume());
             tally.add_all(items.iter().map(<[u8]>::len));
             sink.send(first, items, credit.get());
-            keep_alive.send_if_due(sent.items).await?;
+            if end.is_none() {
+                keep_alive.send_if_due(sent.items).await?;
+            }
         }
         match end {
             Some(End::With(answer)) => return answer,
@@ -210,8 +212,9 @@ impl<'a> KeepAlive<'a> {
         }
     }
 
-    /// Sends a message without items if one is due. Called while items flow: a caller that is gone
-    /// may have granted much credit.
+    /// Sends a message without items if one is due. [`during`](Self::during) sends none while items
+    /// and credit are always at hand, so a caller that granted much credit and then vanished would
+    /// not be noticed. `first` is as in `during`.
     async fn send_if_due(&mut self, first: u64) -> Result<(), Fault> {
         if self.due_at <= Instant::now() {
             self.send(first).await?;
@@ -538,6 +541,24 @@ mod tests {
             assert_eq!((failed.code, sink.sent()), (FaultCode::Abandoned, sent));
             assert_eq!(begun.elapsed(), limit);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_ended_is_not_given_up() {
+        let sink = Sink::new(2);
+        let invocation = invocation(Codec::Json, Some(&sink));
+        // The last item comes when the caller would be given up.
+        let last = async {
+            sleep(KEEP_ALIVE * (MAX_UNANSWERED + 1)).await;
+            7
+        };
+        let answer = invocation.send_items(stream::once(last)).await.unwrap();
+        assert!(!answer.is_error());
+        let sent = sink.messages();
+        assert_eq!(
+            (sent.len(), sent.last()),
+            (MAX_UNANSWERED as usize + 1, Some(&(0, 1)))
+        );
     }
 
     #[tokio::test(start_paused = true)]

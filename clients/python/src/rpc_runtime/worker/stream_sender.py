@@ -114,6 +114,10 @@ class StreamSender:
                     return Reply(ReplyKind.RESULT, self._codec)
                 else:
                     await self._wait()
+                    # After the last item, a keep-alive could only replace the finished reply by a
+                    # fault.
+                    if now() >= self._keep_alive_at and not producing.done():
+                        await self._keep_alive()
         finally:
             await cancelled(producing)
             with contextlib.suppress(Exception):
@@ -163,12 +167,10 @@ class StreamSender:
         await self._send_message(items)
 
     async def _wait(self) -> None:
-        """Waits for an item or the end. Sends a keep-alive if that takes too long."""
+        """Waits for an item, the end, or the time of the next keep-alive."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._keep_alive_at):
                 await self._changed.wait()
-        if now() >= self._keep_alive_at:
-            await self._keep_alive()
 
     async def _keep_alive(self) -> None:
         if self._unanswered >= self._max_unanswered:
