@@ -104,6 +104,9 @@ impl Broker {
     ///
     /// The job gets the same [`request_id`](crate::Context::request_id) each time it is sent.
     /// Workers may run it each time.
+    ///
+    /// At most 10,000 such calls to a queue are in flight at once. Further ones wait, and fail with
+    /// [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) if their timeout passes first.
     pub fn send(&self, call: &EncodedCall) -> Call<()> {
         call.call(Arc::clone(self.caller()))
     }

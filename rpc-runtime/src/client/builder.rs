@@ -10,16 +10,13 @@ use super::called_method::CalledService;
 use super::caller::Caller;
 use super::destination::Destination;
 use super::in_process::InProcess;
-use super::limiter::{Limiter, WhenFull};
+use super::limiter::{DEFAULT_IN_FLIGHT, Limiter, WhenFull};
 use super::middleware::{CallLayer, CallLayers};
 use super::stub::Client;
 use crate::codec::Codec;
 use crate::describe::ServiceDescriptor;
 use crate::protocol::check_destination_name;
 use crate::service::Service;
-
-/// The default of [`ClientBuilder::max_in_flight`].
-pub(super) const DEFAULT_IN_FLIGHT: usize = 10_000;
 
 /// The default of [`ClientBuilder::timeout`].
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::broker_call::BrokerCall;
+use super::encoded_call_limiters::EncodedCallLimiters;
 use super::failures::{broker_error, no_workers_error, refused_error};
 use super::in_flight_call::InFlightCall;
 use super::limiter::Permit;
@@ -31,12 +32,14 @@ use crate::transport::{Backoff, Published, SendToken, Transport};
 #[derive(Debug)]
 pub(crate) struct Caller {
     session_handle: SessionHandle,
+    pub(super) encoded_call_limiters: EncodedCallLimiters,
 }
 
 impl Caller {
     pub(crate) fn new(transport: Arc<dyn Transport>, options: CallerOptions) -> Self {
         Self {
             session_handle: SessionHandle::new(transport, options),
+            encoded_call_limiters: EncodedCallLimiters::default(),
         }
     }
 

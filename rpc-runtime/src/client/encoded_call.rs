@@ -7,14 +7,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
-use super::builder::{DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT};
+use super::builder::DEFAULT_TIMEOUT;
 use super::call::Call;
 use super::call_path::CallPath;
 use super::called_method::{CalledMethod, CalledService, DescribedMethod, DescribedService};
 use super::caller::Caller;
 use super::destination::{Destination, MethodIndex};
 use super::in_flight_call::InFlightCall;
-use super::limiter::{Limiter, WhenFull};
+use super::limiter::Limiter;
 use super::plan::{Arguments, CallPlan};
 use super::stub::read_plain;
 use crate::codec::Codec;
@@ -82,8 +82,9 @@ impl<T, E> Call<T, E> {
     /// Encodes the call of a job, to keep it in a database and to send it later; see
     /// [`EncodedCall`].
     ///
-    /// Headers, priority and delay are kept. The timeout is not, and layers of the client do not
-    /// see the call.
+    /// Headers, priority and delay are kept. The timeout and
+    /// [`wait_for_server`](crate::ClientBuilder::wait_for_server) are not, and layers of the client
+    /// do not see the call.
     ///
     /// # Errors
     ///
@@ -117,18 +118,16 @@ impl EncodedCall {
 
     /// Returns a call that sends the request.
     pub(crate) fn call(&self, caller: Arc<Caller>) -> Call<()> {
+        let limiter = caller.encoded_call_limiters.of(&self.queue);
         let path = CallPath::Direct(Backend::Broker(caller));
-        let call = InFlightCall::with_id(self.id.uuid(), self.plan());
+        let call = InFlightCall::with_id(self.id.uuid(), self.plan(limiter));
         Call::new(path, Ok(Arc::new(call)), read_plain::<()>)
     }
 
-    /// Returns the plan of a call that sends the request on its own.
-    fn plan(&self) -> CallPlan {
+    /// Returns the plan of a call that sends this job, never in a batch.
+    fn plan(&self, limiter: Arc<Limiter>) -> CallPlan {
         let queue = self.queue.as_str();
         let service = DescribedService::of_queue(&self.service, queue);
-        // The call does not share its limiter with other calls, so nothing is limited.
-        let is_adaptive = false;
-        let limiter = Limiter::new(queue, DEFAULT_IN_FLIGHT, WhenFull::Wait, is_adaptive);
         let service = CalledService::Described(Arc::new(service));
         let may_batch = false;
         CallPlan {
@@ -297,6 +296,17 @@ mod tests {
                 .insert(ShortStr::from_static(name), "forged".into());
             EncodedCall::from_bytes(&encoded.to_bytes()).unwrap_err();
         }
+    }
+
+    #[tokio::test]
+    async fn calls_that_are_sent_to_a_queue_share_a_limiter() {
+        let broker = Broker::in_process();
+        let encoded = client().send("alice").encode().unwrap();
+        let [first, second] = [(); 2].map(|()| {
+            let (_, call) = broker.send(&encoded).into_planned().unwrap();
+            Arc::clone(&call.unwrap().plan().destination.limiter)
+        });
+        assert!(Arc::ptr_eq(&first, &second));
     }
 
     #[tokio::test]

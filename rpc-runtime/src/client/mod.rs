@@ -21,6 +21,7 @@ mod control_sender;
 mod destination;
 mod dynamic;
 mod encoded_call;
+mod encoded_call_limiters;
 mod exact_value;
 mod failures;
 mod gather;

@@ -17,7 +17,8 @@ use crate::transport::{Outgoing, Publisher};
 #[derive(Debug)]
 pub(super) struct RequestSender {
     publisher: Arc<RequestPublisher>,
-    /// Unbounded, because each client limits its calls in flight.
+    /// Unbounded, because the calls in flight are limited: those of each client, and the encoded
+    /// ones to each queue.
     to_send_task: UnboundedSender<QueuedRequest>,
 }
 

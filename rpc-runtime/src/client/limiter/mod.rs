@@ -31,6 +31,10 @@ use crate::error::CallError;
 use crate::protocol::{Executed, FaultCode, Reply, ReplyKind};
 use crate::telemetry::{self, Event, count};
 
+/// The default of [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight), and the
+/// limit of encoded calls.
+pub(super) const DEFAULT_IN_FLIGHT: usize = 10_000;
+
 /// What a call does if the limit of calls in flight is reached; see
 /// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
