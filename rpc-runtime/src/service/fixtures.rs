@@ -52,7 +52,8 @@ pub(super) fn rules() -> Rules {
     }
 }
 
-/// The properties of a request with a time to live of one second.
+/// The properties of a request for this method (AMQP's `type` names it), with a time to live of
+/// one second and without a `reply_to`.
 pub(super) fn request(method: &'static str) -> Properties {
     Properties {
         kind: Some(ShortStr::from_static(method)),
