@@ -19,8 +19,11 @@ const CATCH_UP_MS = 500;
 export class ReplyQueue {
   readonly #receive: (delivery: Delivery) => void;
   #name = newName();
+  #queueNumber = 0;
   #epoch: ReplyEpoch = { address: 0, consumer: 0 };
   #isDeclared = false;
+  /** The channel that was prepared last. */
+  #channel: ConfirmChannel | null = null;
 
   constructor(receive: (delivery: Delivery) => void) {
     this.#receive = receive;
@@ -31,16 +34,23 @@ export class ReplyQueue {
     return this.#name;
   }
 
+  /** Numbers of the queue and its consumer. By them a call sees whether its reply may be lost. */
   get epoch(): ReplyEpoch {
     return this.#epoch;
   }
 
-  /** Declares the queue on a new channel and consumes it. Waiting replies are read first. */
+  /**
+   * Declares the queue on a new channel and consumes it. Returns once the replies that waited have
+   * been read, or after {@link CATCH_UP_MS}, so that no call is resent whose reply was waiting.
+   */
   async prepare(channel: ConfirmChannel, model: ChannelModel): Promise<void> {
-    let { address } = this.#epoch;
+    this.#channel = channel;
     if (this.#isDeclared && !(await exists(model, this.#name))) {
+      this.#expectCurrent(channel);
+      // The number changes with the name: if a later step fails, the next attempt finds the new
+      // queue, and the replies in the old one are lost nevertheless.
       this.#name = newName();
-      address++;
+      this.#queueNumber++;
     }
     const { messageCount } = await channel.assertQueue(this.#name, {
       durable: true,
@@ -57,7 +67,13 @@ export class ReplyQueue {
       if (--awaited <= 0) caughtUp.abort();
     });
     if (awaited > 0) await sleep(CATCH_UP_MS, caughtUp.signal);
-    this.#epoch = { address, consumer: this.#epoch.consumer + 1 };
+    this.#expectCurrent(channel);
+    this.#epoch = { address: this.#queueNumber, consumer: this.#epoch.consumer + 1 };
+  }
+
+  /** Ends the preparation of a channel that was lost meanwhile: another one is prepared. */
+  #expectCurrent(channel: ConfirmChannel): void {
+    if (this.#channel !== channel) throw new Error("the channel was lost");
   }
 }
 
