@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +23,9 @@ from rpc_runtime.protocol.jobs import (
     waits_of,
 )
 from rpc_runtime.protocol.message import Message
+from rpc_runtime.transport.delivery import Delivery
+from rpc_runtime.worker.job_mover import JobMover
+from rpc_runtime.worker.request_queue import RequestQueue
 
 RETRIED: Method[None] = Method(
     "send", returns=None, oneway=True, idempotent=True, retry=Retry(3, 1.0, 100.0)
@@ -88,6 +93,39 @@ def test_headers_that_might_not_fit_into_a_frame_are_removed() -> None:
         headers = with_header(name, 200_000)
         assert wire_bytes(headers) <= 6 * 1024
         assert headers["rpc-attempts"] == "1"
+
+
+class _Recorder(JobMover):
+    """Records the copies instead of publishing them."""
+
+    def __init__(self) -> None:
+        super().__init__(cast(Any, None), RequestQueue("q"), cast(Any, None))
+        self.copies: list[Message] = []
+
+    async def _publish(self, delivery: Delivery, copy: Message, hop: Any) -> str | None:
+        self.copies.append(copy)
+        return None
+
+
+@pytest.mark.parametrize("method", [RETRIED, None])
+async def test_what_a_worker_records_counts_towards_the_size_of_headers(
+    method: Method[Any] | None,
+) -> None:
+    mover = _Recorder()
+    delivery = cast(Delivery, SimpleNamespace(channel=SimpleNamespace(is_open=True)))
+    message = Message(headers={"note": "x" * 5500, "rpc-first-trace": "00-1-2-01"})
+    assert "note" in copy_of(message).headers
+    assert await mover.fail(delivery, message, method, Failure("error", "x" * 2000))
+    (copy,) = mover.copies
+    assert wire_bytes(copy.headers) <= 6 * 1024
+    assert "note" not in copy.headers
+    assert copy.headers["rpc-attempts"] == "1"
+    assert copy.headers.get("rpc-origin") == ("q" if method is None else None)
+
+
+def test_the_trace_of_a_job_is_kept_whatever_its_sender_forged() -> None:
+    headers = {"rpc-first-trace": "00-1-2-01", "rpc-forged": "x" * 10_000}
+    assert copy_of(Message(headers=headers)).headers["rpc-first-trace"] == "00-1-2-01"
 
 
 def test_delays_that_cannot_be_read_are_none() -> None:

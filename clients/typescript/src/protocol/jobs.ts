@@ -26,17 +26,19 @@ const LAST_FAILURE = "rpc-last-failure";
 const DELAY = "rpc-delay";
 const REASON = "rpc-reason";
 const ERROR = "rpc-error";
+const FIRST_TRACE = "rpc-first-trace";
 const ORIGIN = "rpc-origin";
 const GIVEN_UP = "rpc-given-up";
 const USER = "rpc-user";
 
 const OWN = new Set([
-  ...[ATTEMPTS, FIRST_FAILURE, LAST_FAILURE, DELAY, REASON, ERROR, ORIGIN, USER],
+  ...[ATTEMPTS, FIRST_FAILURE, LAST_FAILURE, DELAY, REASON, ERROR, FIRST_TRACE, ORIGIN, USER],
   REDELIVERIES_HEADER,
 ]);
 
-/** How many bytes of an error's text, and of all headers, a copy of a job has. */
+/** How many bytes an error's text, other values and all headers of a copy of a job may have. */
 const MAX_ERROR = 1024;
+const MAX_VALUE = 255;
 const MAX_HEADERS = 6 * 1024;
 
 /** Why a job failed: `error`, or the code of a fault, and the error as text. */
@@ -157,7 +159,7 @@ export interface Move {
 
 /** Completes the headers of a copy of a job. */
 export function markMoved(headers: JobHeaders, move: Move): JobHeaders {
-  let marked: JobHeaders = { ...headers };
+  const marked: JobHeaders = { ...headers };
   // The header with the user is to be trusted only in a copy that a worker has made. A message with
   // a user id is none: copies have no user id, because they have another publisher.
   if (marked[COPY_HEADER] === undefined || move.user !== undefined) {
@@ -167,18 +169,28 @@ export function markMoved(headers: JobHeaders, move: Move): JobHeaders {
   delete marked["rpc-batch"];
   delete marked[RESENT_HEADER];
   if (move.origin !== undefined) marked[ORIGIN] = move.origin;
-  if (sizeOfHeaders(marked) > MAX_HEADERS) {
-    // Any peer can send headers with names of this protocol.
-    const isOwn = ([name, value]: [string, unknown]) =>
-      OWN.has(name) && Buffer.byteLength(String(value)) <= MAX_ERROR;
-    marked = Object.fromEntries(Object.entries(marked).filter(isOwn));
-  }
-  marked[COPY_HEADER] = move.token;
-  if (move.isGivenUp) marked[GIVEN_UP] = "";
-  else delete marked[GIVEN_UP];
-  if (move.rest > 0) marked[DELAY] = String(Math.ceil(move.rest));
-  else delete marked[DELAY];
-  return marked;
+  const limited = limitedHeaders(marked);
+  limited[COPY_HEADER] = move.token;
+  if (move.isGivenUp) limited[GIVEN_UP] = "";
+  else delete limited[GIVEN_UP];
+  if (move.rest > 0) limited[DELAY] = String(Math.ceil(move.rest));
+  else delete limited[DELAY];
+  return limited;
+}
+
+/**
+ * Drops the sender's own headers if all headers together are too large for a copy to be published.
+ */
+function limitedHeaders(headers: JobHeaders): JobHeaders {
+  if (sizeOfHeaders(headers) <= MAX_HEADERS) return headers;
+  const entries = Object.entries(headers).filter(([name]) => name.startsWith("rpc-"));
+  const ofProtocol = Object.fromEntries(entries);
+  if (sizeOfHeaders(ofProtocol) <= MAX_HEADERS) return ofProtocol;
+  // The sender has forged headers of this library: only those of jobs are kept, and only values as
+  // short as a worker writes them.
+  const isOwn = ([name, value]: [string, unknown]) =>
+    OWN.has(name) && Buffer.byteLength(String(value)) <= (name === ERROR ? MAX_ERROR : MAX_VALUE);
+  return Object.fromEntries(entries.filter(isOwn));
 }
 
 function sizeOfHeaders(headers: JobHeaders): number {

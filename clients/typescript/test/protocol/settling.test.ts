@@ -251,6 +251,19 @@ test("a copy of a job keeps its own headers, unless they are too large", () => {
   assert.deepEqual(large, { "rpc-reason": "error", "rpc-copy": "t", "rpc-delay": "5" });
 });
 
+test("a sender cannot fill a copy with headers of this library", () => {
+  const move = { rest: 0, isGivenUp: false, user: undefined, token: "t", origin: "q" };
+  const names = ["attempts", "first-failure", "last-failure", "delay", "reason", "error"];
+  const forged = [...names, "first-trace", "user", "redeliveries"].map((name) => `rpc-${name}`);
+  const headers = Object.fromEntries(forged.map((name) => [name, "x".repeat(1000)]));
+  const copy = jobs.markMoved({ ...headers, "rpc-copy": "1" }, move);
+  assert.deepEqual(Object.keys(copy), ["rpc-error", "rpc-origin", "rpc-copy"]);
+  // The sender's own headers are the first to go.
+  const trace = { "rpc-first-trace": "00-1-2-01", "rpc-copy": "1" };
+  const large = jobs.markMoved({ ...trace, "rpc-new": "y", note: "x".repeat(6 * 1024) }, move);
+  assert.deepEqual(large, { ...trace, "rpc-new": "y", "rpc-origin": "q", "rpc-copy": "t" });
+});
+
 test("UUIDs are 16 bytes", () => {
   const id = "00112233-4455-4677-8899-aabbccddeeff";
   assert.equal(uuidOf(uuidBytes(id)), id);

@@ -20,6 +20,7 @@ FIRST_FAILURE_HEADER: Final = "rpc-first-failure"
 LAST_FAILURE_HEADER: Final = "rpc-last-failure"
 DELAY_HEADER: Final = "rpc-delay"
 REASON_HEADER: Final = "rpc-reason"
+FIRST_TRACE_HEADER: Final = "rpc-first-trace"
 ERROR_HEADER: Final = "rpc-error"
 ORIGIN_HEADER: Final = "rpc-origin"
 GIVEN_UP_HEADER: Final = "rpc-given-up"
@@ -34,7 +35,7 @@ RETURNED_PAUSE: Final = 2_000
 _SHORTEST_WAIT = 100
 # 100, 200, 500, 1000 and so on. A retry queue exists for each.
 _WAITS = (*(digit * 10**power for power in range(2, 9) for digit in (1, 2, 5)), 10**9)
-_MAX_HEADERS = 6 * 1024
+_MAX_HEADER_BYTES = 6 * 1024
 _MAX_ERROR = 1024
 _MAX_VALUE = 255
 _JOB_HEADERS = frozenset(
@@ -45,10 +46,10 @@ _JOB_HEADERS = frozenset(
         DELAY_HEADER,
         REASON_HEADER,
         ERROR_HEADER,
+        FIRST_TRACE_HEADER,
         ORIGIN_HEADER,
         GIVEN_UP_HEADER,
         USER_HEADER,
-        COPY_HEADER,
     }
 )
 _FINAL_FAULTS = frozenset(
@@ -163,7 +164,10 @@ def after_failure(
 
 
 def copy_of(message: Message) -> Message:
-    """Makes the copy of a request that goes to another queue, or to the end of its own."""
+    """Makes the copy of a request that goes to another queue, or to the end of its own.
+
+    Headers that record a failure must be set before: they count towards the limit.
+    """
     headers = {
         name: value
         for name, value in text_headers(message.headers).items()
@@ -175,6 +179,7 @@ def copy_of(message: Message) -> Message:
         headers.pop(USER_HEADER, None)
         if message.user_id:
             headers[USER_HEADER] = message.user_id
+    headers = _limited(headers)
     headers[COPY_HEADER] = f"{random.randrange(1, 1 << 64):016x}"
     return Message(
         body=message.body,
@@ -186,18 +191,17 @@ def copy_of(message: Message) -> Message:
         is_persistent=True,
         priority=message.priority,
         app_id=message.app_id,
-        headers=dict(_limited(headers)),
+        headers=dict(headers),
     )
 
 
 def _limited(headers: dict[str, str]) -> dict[str, str]:
-    """Drops the sender's own headers if there are too many, so that the copy can be published.
-
-    If even those with this protocol's prefix are too many, only the headers of jobs are kept.
-    """
-    if wire_bytes(headers) > _MAX_HEADERS:
+    """Drops the sender's own headers if all headers together are too large for a copy."""
+    if wire_bytes(headers) > _MAX_HEADER_BYTES:
         headers = {name: value for name, value in headers.items() if name.startswith("rpc-")}
-    if wire_bytes(headers) > _MAX_HEADERS:
+    if wire_bytes(headers) > _MAX_HEADER_BYTES:
+        # The sender has forged headers of this library: only those of jobs are kept, and only
+        # values as short as a worker writes them.
         headers = {
             name: value
             for name, value in headers.items()

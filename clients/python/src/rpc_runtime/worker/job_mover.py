@@ -70,16 +70,19 @@ class JobMover:
         self, delivery: Delivery, message: Message, method: Method[Any] | None, failure: Failure
     ) -> bool:
         """Moves a job that has failed. Returns whether a copy of it is in another queue."""
-        copy = copy_of(message)
         millis = int(time.time() * 1000)
-        delay = after_failure(copy.headers, failure, method, millis, random.random())
+        delay = after_failure(message.headers, failure, method, millis, random.random())
         if delay is not None:
-            return await self._move(delivery, copy, self._delayed(delay), None)
-        return await self._to_dead_letters(delivery, copy)
+            return await self.delay(delivery, message, delay)
+        return await self.give_up(delivery, message)
 
     async def give_up(self, delivery: Delivery, message: Message) -> bool:
-        """Moves a job to the dead-letter queue, which did not take it before."""
-        return await self._to_dead_letters(delivery, copy_of(message))
+        """Moves a job to the dead-letter queue, or for some seconds to a retry queue."""
+        message.headers[ORIGIN_HEADER] = self._queue.name
+        wanted = _Hop(self._queue.dead())
+        # A dead-letter queue may be full for days.
+        fallback = _Hop(self._queue.retry(DEAD_LETTER_WAIT))
+        return await self._move(delivery, copy_of(message), wanted, fallback, is_dead=True)
 
     async def delay(self, delivery: Delivery, message: Message, millis: int) -> bool:
         """Moves a job to a retry queue, where it waits."""
@@ -91,14 +94,6 @@ class JobMover:
         fallback = _Hop(self._queue.retry(_SHORTEST_WAIT))
         wanted = _Hop(self._queue, is_mandatory=False)
         return await self._move(delivery, copy_of(message), wanted, fallback)
-
-    async def _to_dead_letters(self, delivery: Delivery, copy: Message) -> bool:
-        """Moves the copy to the dead-letter queue, or for some seconds to a retry queue."""
-        copy.headers[ORIGIN_HEADER] = self._queue.name
-        wanted = _Hop(self._queue.dead())
-        # A dead-letter queue may be full for days.
-        fallback = _Hop(self._queue.retry(DEAD_LETTER_WAIT))
-        return await self._move(delivery, copy, wanted, fallback, is_dead=True)
 
     def _delayed(self, millis: int) -> _Hop:
         """Returns the retry queue with the longest wait that is not longer than this delay."""
