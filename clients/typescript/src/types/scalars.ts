@@ -67,18 +67,50 @@ function parseFloating(text: string): number {
   return sign === "-" ? -Infinity : Infinity;
 }
 
-/** Writes a float as Rust does. */
-function formatFloating(value: number): string {
+/** Writes a float as Rust does: the shortest number that is read as this value, in full. */
+function formatFloating(value: number, shortest: (value: number) => string): string {
   if (Object.is(value, -0)) return "-0";
-  return String(value).replace("Infinity", "inf");
+  if (!Number.isFinite(value)) return String(value).replace("Infinity", "inf");
+  return inFull(shortest(value));
 }
 
-/** `round` returns the nearest value of the type. */
-function float(round: (value: number) => number): Type<number> {
+/** The shortest number, perhaps with an exponent, whose nearest value in 32 bits is this one. */
+function shortestOf32Bits(value: number): string {
+  for (let digits = 1; digits < 9; digits++) {
+    const shorter = Number(value.toPrecision(digits));
+    if (Math.fround(shorter) === value) return String(shorter);
+  }
+  // This many digits are always enough.
+  return String(Number(value.toPrecision(9)));
+}
+
+/** Writes a number without an exponent. */
+function inFull(text: string): string {
+  const [, sign, whole, fraction = "", exponent] =
+    /^(-?)(\d+)(?:\.(\d+))?e([+-]\d+)$/.exec(text) ?? [];
+  if (whole === undefined) return text;
+  const digits = whole + fraction;
+  const point = whole.length + Number(exponent);
+  if (point <= 0) return `${sign}0.${"0".repeat(-point)}${digits}`;
+  if (point >= digits.length) return sign + digits.padEnd(point, "0");
+  return `${sign}${digits.slice(0, point)}.${digits.slice(point)}`;
+}
+
+/**
+ * `round` returns the nearest value of the type, and `shortest` the shortest number that is rounded
+ * to such a value.
+ */
+function float(
+  round: (value: number) => number,
+  shortest: (value: number) => string,
+): Type<number> {
   return {
     toPlain: checkFloat,
     fromPlain: (plain) => round(checkFloat(plain)),
-    text: { parse: trimmed((text) => round(parseFloating(text))), format: formatFloating },
+    text: {
+      parse: trimmed((text) => round(parseFloating(text))),
+      format: (value) => formatFloating(round(value), shortest),
+    },
   };
 }
 
@@ -86,9 +118,9 @@ function float(round: (value: number) => number): Type<number> {
  * `f32`. In JSON and plain text, peers write the shortest decimal number that is nearest to the
  * value in 32 bits. In 64 bits, that number is another one, so it is rounded.
  */
-export const f32: Type<number> = float(Math.fround);
+export const f32: Type<number> = float(Math.fround, shortestOf32Bits);
 /** `f64` */
-export const f64: Type<number> = float((value) => value);
+export const f64: Type<number> = float((value) => value, String);
 
 function small(min: number, max: number): Type<number> {
   const expected = `an integer from ${min} to ${max}`;

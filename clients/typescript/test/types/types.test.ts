@@ -104,15 +104,34 @@ test("floats in plain text are those of Rust", () => {
       [Infinity, "inf"],
       [-Infinity, "-inf"],
       [NaN, "NaN"],
-      [2 ** 70, "1.1805916207174113e+21"],
+      [100, "100"],
+      [2 ** -4, "0.0625"],
     ] as const) {
       assert.equal(encodeValue("text", type, value).toString(), text);
       assert.equal(decodeValue("text", type, Buffer.from(text)), value);
     }
     for (const text of ["+infinity", " INF\n"]) assert.equal(type.text!.parse(text), Infinity);
     assert.equal(type.text!.parse("nan"), NaN);
-    const names = ["toString", "constructor", "__proto__", "hasOwnProperty", "", "+", "1_0", "1 0"];
-    for (const text of names) assert.throws(() => type.text!.parse(text), /expected a number/);
+    const invalid = ["toString", "constructor", "__proto__", "", "+", "1_0", "1 0", "0x1"];
+    for (const text of invalid) assert.throws(() => type.text!.parse(text), /expected a number/);
+  }
+  // Rust writes no exponent, and the fewest digits that a type needs.
+  for (const [type, value, text] of [
+    [t.f64, 2 ** 70, "1180591620717411300000"],
+    [t.f64, -1.5e-7, "-0.00000015"],
+    [t.f64, 5e-324, `0.${"0".repeat(323)}5`],
+    [t.f64, 1.7976931348623157e308, `17976931348623157${"0".repeat(292)}`],
+    [t.f64, 123456.789, "123456.789"],
+    [t.f64, 0.1 + 0.2, "0.30000000000000004"],
+    [t.f32, 2 ** 70, "1180591600000000000000"],
+    [t.f32, Math.fround(0.1), "0.1"],
+    [t.f32, Math.fround(1.1e-12), "0.0000000000011"],
+    [t.f32, 16777217, "16777216"],
+    [t.f32, 1e300, "inf"],
+    [t.f32, 2 ** -149, `0.${"0".repeat(44)}1`],
+    [t.f32, Math.fround(3.4028235e38), `34028235${"0".repeat(31)}`],
+  ] as const) {
+    assert.equal(encodeValue("text", type, value).toString(), text);
   }
   assert.equal(t.f32.text!.parse("0.1"), Math.fround(0.1));
   assert.equal(t.f64.text!.parse("0.1"), 0.1);
