@@ -89,6 +89,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Broker(#[from] BrokerError),
 
+    /// The broker refused what a call needs, so the call was not sent.
+    #[error(transparent)]
+    NotSent(BrokerError),
+
     /// An item of the caller's stream cannot be read. The call was cancelled.
     #[error("{0}")]
     BadItems(String),
@@ -114,12 +118,13 @@ pub(crate) enum Failure {
 impl From<CallError<MethodError<String>>> for Failure {
     fn from(error: CallError<MethodError<String>>) -> Self {
         match error {
-            // The failure is about the connection's queues, not about the call.
+            // The broker refused the reply queue or `rpc.control` before the request was sent: report
+            // it like a failure to connect, with its hint about permissions and exit code 5.
             CallError::Broker {
                 source: source @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. }),
                 executed: Executed::No,
                 ..
-            } => Self::Broker(source),
+            } => Self::NotSent(source),
             other => Self::Call(Box::new(other)),
         }
     }
@@ -160,7 +165,7 @@ impl Failure {
                 | BrokerError::InvalidTls { .. }
                 | BrokerError::TlsUnsupported,
             ) => Outcome::InvalidInput,
-            Self::Broker(_) | Self::MaybeRetried { .. } => Outcome::NoBroker,
+            Self::Broker(_) | Self::NotSent(_) | Self::MaybeRetried { .. } => Outcome::NoBroker,
         }
     }
 
@@ -196,6 +201,7 @@ impl Failure {
     pub(crate) fn executed(&self) -> Option<&'static str> {
         match self {
             Self::Call(error) => Some(executed_text(error.executed())),
+            Self::NotSent(_) => Some(executed_text(Executed::No)),
             Self::Interrupted | Self::BadItems(_) => Some(executed_text(Executed::Maybe)),
             _ => None,
         }
@@ -228,7 +234,7 @@ impl Failure {
                 Some("write each item as JSON on a line of its own; the call was cancelled".to_owned())
             }
             Self::Call(error) => hint_of_call(error).map(str::to_owned),
-            Self::Broker(error) => hint_of_broker(error).map(str::to_owned),
+            Self::Broker(error) | Self::NotSent(error) => hint_of_broker(error).map(str::to_owned),
             Self::Listen { .. } => Some("choose another one with `--listen`".to_owned()),
             Self::File { .. }
             | Self::Create { .. }
@@ -465,6 +471,22 @@ mod tests {
         assert_eq!(
             json_of(&Failure::Broker(BrokerError::Closed))["executed"],
             Value::Null
+        );
+    }
+
+    #[test]
+    fn a_call_whose_reply_queue_is_refused_did_not_run() {
+        let refused = |executed| {
+            let source = BrokerError::queue("amq.gen-x", "ACCESS_REFUSED");
+            json_of(&Failure::from(CallError::broker(source, executed)))
+        };
+        let json = refused(Executed::No);
+        assert_eq!((&json["executed"], &json["exit_code"]), (&json!("no"), &json!(5)));
+        assert!(json["hint"].to_string().contains("amq[.]gen-"), "{json}");
+        let json = refused(Executed::Maybe);
+        assert_eq!(
+            (&json["executed"], &json["exit_code"]),
+            (&json!("maybe"), &json!(4))
         );
     }
 

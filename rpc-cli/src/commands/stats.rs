@@ -222,7 +222,7 @@ fn not_found(message: String, service: Option<&str>, all: &Rows) -> Failure {
 fn is_transient(failure: &Failure) -> bool {
     match failure {
         Failure::Broker(BrokerError::Closed) => false,
-        Failure::NotFound { .. } | Failure::Call(_) | Failure::Broker(_) => {
+        Failure::NotFound { .. } | Failure::Call(_) | Failure::Broker(_) | Failure::NotSent(_) => {
             failure.outcome() != Outcome::InvalidInput
         }
         _ => false,
