@@ -93,7 +93,9 @@ impl Bench {
         })
     }
 
-    /// Finds the service, makes one call to see whether that works, and then those that count.
+    /// Finds the service, makes one call to see whether that works, and then those that are
+    /// measured. The method's own error shows that the call works; such errors are counted in the
+    /// run.
     async fn measure(
         &self,
         broker: &Broker,

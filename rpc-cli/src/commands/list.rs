@@ -110,7 +110,8 @@ fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
     }
 }
 
-/// Returns the services that have jobs, with the depths of their queues.
+/// Returns the table of services with jobs: how many wait in the retry queues, and how many are in
+/// the dead-letter queue.
 fn jobs(found: &Discovered<WorkerDescription>, depths: &Depths) -> Table<4> {
     use Column::{Left, Right};
     let mut table = Table::new([Left("JOBS OF"), Left("QUEUE"), Right("WAITING"), Right("DEAD")]);
