@@ -38,6 +38,7 @@ export function encodeItems({ first, items, credit }: ItemsBody): Buffer {
   return messagePack.encode([first, items, ...known]);
 }
 
+/** Reads a message with items. The credit is missing if a caller sent it: it has no meaning there. */
 export function decodeItems(body: Uint8Array): ItemsBody {
   const [first, items, creditItems = 0, creditBytes = null] = read(body, MAX_ITEMS);
   const list = array(items);
@@ -117,7 +118,10 @@ function elements(body: Uint8Array): unknown[][] {
 /** Further elements are skipped, but not any number of them. */
 const MAX_FURTHER = 8 * MAX_ELEMENTS;
 
-/** Reads the array of a body. So many values are expected, and {@link MAX_FURTHER} may follow. */
+/**
+ * Reads the array of a body that has about this many values in all, nested ones included.
+ * {@link MAX_FURTHER} more are tolerated.
+ */
 function read(body: Uint8Array, values: number): unknown[] {
   return array(messagePack.decode(body, values + MAX_FURTHER));
 }
