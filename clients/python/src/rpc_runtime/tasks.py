@@ -62,7 +62,7 @@ class TaskSet:
         await _end(set(self._tasks))
 
 
-async def cancelled(task: asyncio.Task[Any] | None) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any] | None) -> None:
     """Cancels a task, and waits for its end."""
     if task is not None:
         await _end({task})

@@ -15,7 +15,7 @@ from ..protocol.backoff import Backoff
 from ..protocol.names import CREDIT, ITEMS
 from ..protocol.request_id import uuid_of
 from ..protocol.resend import Resend, after_confirm, after_failed_publish, after_refusal
-from ..tasks import cancelled, supervised
+from ..tasks import cancel_and_wait, supervised
 from ..transport.channel import Published
 from ..transport.delivery import Delivery
 from ..transport.errors import ChannelLost, ConnectFailed
@@ -293,7 +293,7 @@ class Caller:
         """Deletes the reply queue, and wakes all calls, which find the connection closed."""
         await self.control.close()
         is_connected = self._session is not None
-        await cancelled(self._task)
+        await cancel_and_wait(self._task)
         if is_connected:
             with contextlib.suppress(ChannelLost, ConnectFailed, TimeoutError):
                 async with asyncio.timeout(_DELETE_TIMEOUT):

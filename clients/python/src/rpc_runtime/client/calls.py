@@ -12,7 +12,7 @@ from ..protocol.item_sender import ItemSender
 from ..protocol.names import INCOMING_HEADER
 from ..protocol.request_id import uuid_of
 from ..protocol.volume import Volume
-from ..tasks import cancelled
+from ..tasks import cancel_and_wait
 from .inbox import ReplyInbox
 from .reply_reader import ReplyReader
 from .request import Request
@@ -65,7 +65,7 @@ async def call_with_items(
                 cancel_call(connection, request, limit.left)
                 raise
     finally:
-        await cancelled(task)
+        await cancel_and_wait(task)
         await upload.close()
     return reader.result(reply, request.times_sent)
 

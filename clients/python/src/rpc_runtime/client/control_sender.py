@@ -12,7 +12,7 @@ from ..protocol.item_messages import write_cancellations, write_grant
 from ..protocol.message import Message
 from ..protocol.names import CANCEL, CONTROL_EXCHANGE, CREDIT
 from ..protocol.volume import Volume
-from ..tasks import TaskSet, cancelled, supervised
+from ..tasks import TaskSet, cancel_and_wait, supervised
 from ..transport.channel import Published
 from ..transport.errors import ChannelLost, ConnectFailed, Forbidden, NotFound
 from ..transport.lazy_channel import LazyChannel
@@ -159,5 +159,5 @@ class ControlSender:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await self._is_idle.wait()
         await self._grants.cancel()
-        await cancelled(self._task)
+        await cancel_and_wait(self._task)
         await self._channel.close()

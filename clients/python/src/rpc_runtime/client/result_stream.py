@@ -26,7 +26,7 @@ from ..protocol.names import (
 )
 from ..protocol.request_id import uuid_of
 from ..protocol.volume import Volume
-from ..tasks import cancelled
+from ..tasks import cancel_and_wait
 from ..transport.delivery import Delivery
 from .calls import cancel_call
 from .options import CallOptions
@@ -115,7 +115,7 @@ class _Run:
             self._codec = self.request.codec if message is None else self.reader.codec_of(message)
         return self._codec
 
-    def abandon(self, is_ended: bool) -> None:
+    def abandon(self, has_reply: bool) -> None:
         """Ends the call without waiting for anything. Cancels it unless its reply has arrived."""
         if self._is_over:
             return
@@ -123,14 +123,18 @@ class _Run:
         self._caller.forget(self.request.correlation_id)
         if self._task is not None:
             self._task.cancel()
-        if not is_ended:
+        if not has_reply:
             cancel_call(self._connection, self.request, 0)
 
-    async def close(self, is_ended: bool) -> None:
-        """Ends the call, and waits for its tasks."""
-        self.abandon(is_ended)
-        await cancelled(self._task)
+    async def close(self, has_reply: bool) -> None:
+        """Ends the call as `abandon` does, then waits for the upload's tasks.
+
+        `has_reply` is ignored if the call was abandoned before.
+        """
+        self.abandon(has_reply)
+        await cancel_and_wait(self._task)
         if self._upload is not None:
+            # `run` closes it too, unless it was cancelled again meanwhile.
             await self._upload.close()
 
 
@@ -191,7 +195,7 @@ class ResultStream(Generic[R]):
             self._is_over = True
             run, self._run = self._run, None
             if run is not None:
-                await run.close(is_ended=isinstance(error, StopAsyncIteration))
+                await run.close(has_reply=isinstance(error, StopAsyncIteration))
             raise
 
     async def _next(self, limit: TimeLimit) -> R:
@@ -216,7 +220,7 @@ class ResultStream(Generic[R]):
 
         Returns the first item of a worker that has sent all items in this reply.
         """
-        run.abandon(is_ended=True)
+        run.abandon(has_reply=True)
         codec = run.reader.codec_of(reply)
         run.reader.raise_failure(reply, codec, run.request.times_sent)
         message = reply.message
@@ -246,7 +250,7 @@ class ResultStream(Generic[R]):
         self._is_resuming = True
         self._run = None
         if run is not None:
-            await run.close(is_ended=False)
+            await run.close(has_reply=False)
         if self._has_last:
             self._arguments = tuple(
                 self._last if argument.name == resume else value
@@ -260,7 +264,7 @@ class ResultStream(Generic[R]):
         self._rest.clear()
         run, self._run = self._run, None
         if run is not None:
-            await run.close(is_ended=run.inbox.receiver.ended is not None)
+            await run.close(has_reply=run.inbox.receiver.ended is not None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -279,7 +283,7 @@ class ResultStream(Generic[R]):
         # Raised if the event loop has ended.
         with contextlib.suppress(RuntimeError):
             if run is not None and not self._connection.is_closed:
-                run.abandon(is_ended=run.inbox.receiver.ended is not None)
+                run.abandon(has_reply=run.inbox.receiver.ended is not None)
 
 
 def _is_interruption(error: RpcError, has_begun: bool, is_resuming: bool) -> bool:

@@ -24,7 +24,7 @@ from ..protocol.names import (
     KEEP_ALIVE,
     MAX_SILENCE,
 )
-from ..tasks import cancelled
+from ..tasks import cancel_and_wait
 from ..transport.channel import Published
 from ..transport.errors import ChannelLost, ConnectFailed
 from ..transport.lazy_channel import LazyChannel
@@ -82,7 +82,7 @@ class Upload:
         except RpcError as error:
             self._inbox.fail(error)
         finally:
-            await cancelled(pulling)
+            await cancel_and_wait(pulling)
             await self.close()
 
     async def _send_all(self, pulling: asyncio.Task[None]) -> None:

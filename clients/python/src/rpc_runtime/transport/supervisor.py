@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from yarl import URL
 
 from ..protocol.backoff import Backoff
-from ..tasks import cancelled, supervised
+from ..tasks import cancel_and_wait, supervised
 from .errors import ConnectFailed
 from .link import Link, open_link
 
@@ -120,7 +120,7 @@ class Supervisor:
         # Those that wait in `link` learn that there will be none.
         self._has_news.set()
         if self._task is not None:
-            await cancelled(self._task)
+            await cancel_and_wait(self._task)
         # Again, because the task has cleared it.
         self._has_news.set()
         if self._link_closing is not None:

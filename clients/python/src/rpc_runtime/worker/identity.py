@@ -36,7 +36,7 @@ class Identity:
         self._runs = itertools.count(1)
 
     def describe(self) -> dict[str, Any]:
-        """Describes the worker as a plain value."""
+        """Describes the worker as a plain value. Leaves out what is not known."""
         uptime = int((time.monotonic() - self._began) * 1000)
         known = {name: value for name, value in self._known.items() if value is not None}
         return {**known, "uptime_ms": uptime}

@@ -39,7 +39,7 @@ from ..protocol.request_rules import (
     refuse_malformed,
     rejections_of,
 )
-from ..tasks import TaskSet, cancelled
+from ..tasks import TaskSet, cancel_and_wait
 from ..transport.channel import Published
 from ..transport.delivery import Delivery
 from .built_in import BUILT_IN, answer
@@ -395,8 +395,8 @@ class RequestHandler:
             served.stats.end(began, reply)
             if inbox is not None:
                 inbox.close()
-            await cancelled(telling)
-            await cancelled(acking)
+            await cancel_and_wait(telling)
+            await cancel_and_wait(acking)
         if reply is None:
             return Settle.ACK
         reply = await sender.end(reply)

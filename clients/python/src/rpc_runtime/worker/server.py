@@ -14,7 +14,7 @@ from ..errors import BrokerFailed
 from ..log_limit import LimitedLog
 from ..protocol.backoff import Backoff
 from ..protocol.reply_address import ReplyAddresses
-from ..tasks import any_set, cancelled, supervised
+from ..tasks import any_set, cancel_and_wait, supervised
 from ..transport.channel import Channel
 from ..transport.errors import ChannelLost, ConnectFailed, Forbidden
 from ..transport.link import Link
@@ -228,7 +228,7 @@ class Server:
 
     async def _stop(self, timeout: float | None) -> bool:
         # This comes first, so that a server that is connecting again does not begin to consume.
-        await cancelled(self._task)
+        await cancel_and_wait(self._task)
         ends_at = now() + (self._drain_timeout if timeout is None else timeout)
         for channel, tag in self._consumers:
             with contextlib.suppress(ChannelLost):

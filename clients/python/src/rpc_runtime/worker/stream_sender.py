@@ -20,7 +20,7 @@ from ..protocol.names import ITEMS, ITEMS_HEADER, KEEP_ALIVE, WORKER_HEADER
 from ..protocol.reply import Reply, ReplyKind, fault_reply
 from ..protocol.reply_address import DIRECT_REPLY_TO
 from ..protocol.volume import MAX_ITEMS, Volume
-from ..tasks import TaskSet, cancelled
+from ..tasks import TaskSet, cancel_and_wait
 from ..transport.channel import Published
 from .reply_sender import ReplySender
 
@@ -119,7 +119,7 @@ class StreamSender:
                     if now() >= self._keep_alive_at and not producing.done():
                         await self._keep_alive()
         finally:
-            await cancelled(producing)
+            await cancel_and_wait(producing)
             with contextlib.suppress(Exception):
                 close = getattr(items, "aclose", None)
                 if close is not None:
