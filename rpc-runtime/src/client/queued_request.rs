@@ -44,16 +44,18 @@ impl QueuedRequest {
     }
 }
 
-/// The broker's confirm of a request, which its call waits for.
+/// The duty to tell a call what became of one of its requests.
 ///
-/// Reports one outcome to the call, unless the call has withdrawn the request. If the task that
-/// holds it panics, its drop reports a failure.
+/// Whoever holds it calls [`resolve`](Self::resolve) once, or leaves that to the transport. If it
+/// is dropped instead, because its task panicked, it reports a failure, unless the call has
+/// withdrawn the request.
 #[derive(Debug)]
 pub(super) struct PendingConfirm {
     call: Arc<InFlightCall>,
     /// The number of the request among those of its call.
     number: u32,
-    is_resolved: bool,
+    /// Whether nothing is left to report from here.
+    is_handed_off: bool,
 }
 
 impl PendingConfirm {
@@ -61,7 +63,7 @@ impl PendingConfirm {
         Self {
             call: Arc::clone(call),
             number,
-            is_resolved: false,
+            is_handed_off: false,
         }
     }
 
@@ -71,13 +73,13 @@ impl PendingConfirm {
 
     /// Reports the outcome to the call.
     pub(super) fn resolve(mut self, published: Published) {
-        self.is_resolved = true;
+        self.is_handed_off = true;
         self.call.on_published(published);
     }
 
     /// Leaves it to the transport to report the outcome to the call.
     pub(super) fn leave_to_transport(mut self) {
-        self.is_resolved = true;
+        self.is_handed_off = true;
     }
 
     /// Returns the token by which the transport marks the request as sent, unless the call has
@@ -101,7 +103,7 @@ impl PendingConfirm {
 impl Drop for PendingConfirm {
     fn drop(&mut self) {
         // No call waits for a request that it has withdrawn.
-        if self.is_resolved || self.is_withdrawn() {
+        if self.is_handed_off || self.is_withdrawn() {
             return;
         }
         // A request that can no longer be withdrawn was marked as sent.

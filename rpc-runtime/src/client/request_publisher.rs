@@ -23,8 +23,10 @@ use crate::transport::{Outgoing, Published, Publisher, ReplyQueue, SendToken};
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
 pub(super) struct RequestPublisher {
-    /// Whether requests wait in the channel to the send task or in its backlog. Later requests must
-    /// not overtake them. Requests that are held back, or in the batcher, do not count.
+    /// Whether requests wait in the channel to the `SendTask` or in its backlog. Shared by
+    /// `RequestSender`, which sets it when it passes a request to the task and must not let later
+    /// ones overtake it, and the task, which clears it once its channel and backlog are empty. Not
+    /// used here. Requests that are held back, or in the batcher, do not count.
     pub(super) has_backlog: AtomicBool,
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,

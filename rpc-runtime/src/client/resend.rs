@@ -1,9 +1,10 @@
 //! Decides whether a request is sent again. Pure.
 //!
 //! These are the rules of the reliability guide. A request that was never written is sent again.
-//! The request of an idempotent method is also sent again if it, or its reply, may have been lost,
-//! or if the broker refused it, unless the request may be the reason why the broker closes
-//! channels. The call of any other method waits while its reply can still arrive. It fails if the
+//! The request of an idempotent method is also sent again if the broker refused it, if its reply
+//! may have been lost, or if the request itself may have been lost. The last only until the broker
+//! has closed [`MAX_CHANNELS_CLOSED`] channels on which it was sent: the request may be the reason.
+//! The call of any other method waits while its reply can still arrive. It fails if the
 //! reply cannot arrive, or if the broker refused the request or may not have it.
 
 /// Numbers the reply address and the reply consumer of a session. Later sessions of the same handle
