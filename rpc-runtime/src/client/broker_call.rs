@@ -199,7 +199,7 @@ impl<'a> BrokerCall<'a> {
             let (limit, call) = (self.time.limit, self.call());
             let sent = self.last_session.take().map(|session| session.epoch);
             // Neither is missing: a stream that has begun has an inbox, and its request a session.
-            let (Some(sent), Some(items)) = (sent, &self.plan().destination.items) else {
+            let (Some(sent), Some(items)) = (sent, &self.plan().destination.inbox) else {
                 return Err(self.give_up());
             };
             // A call that only sends items has no reader, whose wait would be limited.
@@ -388,7 +388,7 @@ impl<'a> BrokerCall<'a> {
         self.progress.guard.is_answered = true;
         // The worker of a stream that cannot be read does not know that. If the request was sent
         // twice, a second worker may run the method. Both are told to stop.
-        let is_stream = self.plan().destination.items.is_some();
+        let is_stream = self.plan().destination.inbox.is_some();
         if is_stream && (reply.is_err() || self.progress.is_resent) {
             self.abandon();
         }

@@ -44,7 +44,7 @@ impl CallPath {
         let upload = plan.destination.upload.clone();
         // The time limit of a call that sends a stream does not limit the whole call. So the
         // deadline of the handler that makes it must end the streams.
-        if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.items) {
+        if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.inbox) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
             items.set_end(ends_at);
             upload.begin(ends_at);
@@ -63,7 +63,7 @@ impl CallPath {
     /// Makes a call and waits for its reply, within a time limit that may have begun earlier.
     pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         let plan = call.plan();
-        if let Some(items) = &plan.destination.items {
+        if let Some(items) = &plan.destination.inbox {
             items.begin(ItemFlow::of_call(plan.label()));
         }
         match self {

@@ -81,7 +81,7 @@ impl Caller {
             if call.plan().method.is_broadcast() {
                 return Box::pin(self.broadcast(call, time_limit)).await;
             }
-            if call.plan().destination.items.is_some() {
+            if call.plan().destination.inbox.is_some() {
                 return Box::pin(self.call_with_items(&call, &time_limit, permit)).await;
             }
             let outcome = if let Err(too_large) = self.check_size(call.plan()) {
@@ -112,7 +112,7 @@ impl Caller {
         self.check_size(call.plan())?;
         let permit = Arc::new(permit);
         let destination = &call.plan().destination;
-        if let Some(items) = &destination.items {
+        if let Some(items) = &destination.inbox {
             items.add_permit(call.id(), &permit, *time_limit);
         }
         let in_flight = self.session_handle.in_flight.insert(call);
@@ -121,7 +121,7 @@ impl Caller {
             Some(upload) => self.while_items_are_sent(call, upload, running).await,
             None => running.await,
         };
-        if let Some(items) = &destination.items {
+        if let Some(items) = &destination.inbox {
             items.show_arrived();
         }
         // How long a stream takes depends on its reader, and says nothing about overload.

@@ -31,8 +31,8 @@ pub(crate) struct Destination {
     pub(super) gather_target: Option<Arc<GatherTarget>>,
     /// Where a worker's messages about streams arrive: the items of its reply, or only what it says
     /// about the items that the call sends. `None` for all other calls.
-    pub(super) items: Option<Arc<ItemInbox>>,
-    /// The items that the call sends. `None` for all other calls. Then there are `items`, too.
+    pub(super) inbox: Option<Arc<ItemInbox>>,
+    /// The items that the call sends. `None` for all other calls. Then there is an `inbox`, too.
     pub(super) upload: Option<Arc<Upload>>,
 }
 
@@ -70,7 +70,7 @@ impl Destination {
             queue_check: Arc::default(),
             batch_sizes,
             gather_target: None,
-            items: None,
+            inbox: None,
             upload: None,
         }
     }
@@ -83,26 +83,27 @@ impl Destination {
         }
     }
 
-    /// Returns the destination of one call whose items go to this inbox.
-    pub(super) fn with_items(&self, items: Arc<ItemInbox>) -> Self {
+    /// Returns a copy for one call, which is not batched: the worker's messages about its streams go
+    /// to this inbox. It shares the limiter and the queue check.
+    pub(super) fn with_inbox(&self, inbox: Arc<ItemInbox>) -> Self {
         Self {
-            items: Some(items),
+            inbox: Some(inbox),
             ..self.of_one_call()
         }
     }
 
-    /// Returns the destination of one call that sends items. The worker's messages go to `items`.
-    pub(super) fn with_upload(&self, upload: Arc<Upload>, items: Arc<ItemInbox>) -> Self {
+    /// Returns a copy like [`with_inbox`](Self::with_inbox), for a call that sends items.
+    pub(super) fn with_upload(&self, upload: Arc<Upload>, inbox: Arc<ItemInbox>) -> Self {
         Self {
             upload: Some(upload),
-            ..self.with_items(items)
+            ..self.with_inbox(inbox)
         }
     }
 
     /// Returns what the worker may send at first. `None` if it is to reply without a stream.
     pub(super) fn credit(&self) -> Option<Volume> {
-        let items = self.items.as_ref()?;
-        Some(items.window()).filter(|window| window.items > 0)
+        let inbox = self.inbox.as_ref()?;
+        Some(inbox.window()).filter(|window| window.items > 0)
     }
 
     /// Returns the destination of a call that is sent on its own.
@@ -116,7 +117,7 @@ impl Destination {
             labels: Arc::clone(&self.labels),
             batch_sizes: Box::default(),
             gather_target: None,
-            items: None,
+            inbox: None,
             upload: None,
         }
     }
@@ -181,7 +182,7 @@ mod tests {
     #[test]
     fn a_call_that_is_sent_on_its_own_shares_what_limits_others() {
         let destination = destination(true);
-        let single = destination.with_items(Arc::new(ItemInbox::new()));
+        let single = destination.with_inbox(Arc::new(ItemInbox::new()));
         assert!(Arc::ptr_eq(&single.limiter, &destination.limiter));
         assert!(Arc::ptr_eq(&single.queue_check, &destination.queue_check));
         assert!(single.batch_size(single.method_index("read")).is_none());

@@ -151,7 +151,7 @@ impl InFlightCalls {
 
     /// Hands a message of a stream to its call. Returns `false` if it means nothing to the call.
     fn receive(&self, call: &InFlightCall, message: Message) -> bool {
-        let Some(inbox) = &call.plan().destination.items else {
+        let Some(inbox) = &call.plan().destination.inbox else {
             return false;
         };
         let queue_time = QueueTime::read(&message.properties.headers);
@@ -314,7 +314,7 @@ impl InFlightCalls {
     fn streaming_call(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
         let calls = self.lock();
         let call = calls.get(&id.as_u128())?;
-        call.plan().destination.items.is_some().then(|| Arc::clone(call))
+        call.plan().destination.inbox.is_some().then(|| Arc::clone(call))
     }
 
     fn remove_answered(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
@@ -400,7 +400,7 @@ fn receive_grant(
 fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
     let ends = |call: &InFlightCall| {
         let plan = call.plan();
-        !plan.method.is_oneway() && plan.destination.items.is_none()
+        !plan.method.is_oneway() && plan.destination.inbox.is_none()
     };
     match calls.entry(id.as_u128()) {
         Entry::Occupied(call) if ends(call.get()) => Some(call.remove()),

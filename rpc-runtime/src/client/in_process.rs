@@ -79,7 +79,7 @@ impl InProcess {
             None => limiter.acquire(time_limit, priority).await?,
         };
         let serving = self.serve(&call, time_limit.deadline);
-        if let Some(items) = &plan.destination.items {
+        if let Some(items) = &plan.destination.inbox {
             let outcome = Box::pin(while_items_arrive(items, serving, time_limit)).await;
             items.show_arrived();
             return outcome;
@@ -119,7 +119,7 @@ impl InProcess {
         let mut decision = self
             .executor
             .decide_request(request, is_redelivered, Received::at(now), now);
-        let items = plan.destination.items.as_ref();
+        let items = plan.destination.inbox.as_ref();
         let sink = items
             .filter(|_| plan.destination.credit().is_some())
             .map(|items| InProcessItems::new(call, items));
@@ -170,7 +170,7 @@ async fn receiving(
     // Passes the method's credit for items on to the caller's stream.
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
-            if let Some(items) = &call.plan().destination.items {
+            if let Some(items) = &call.plan().destination.inbox {
                 // The first grant begins the streams: from now on, no layer may make another
                 // attempt of the call. A message without items tells the inbox so. Later ones
                 // change nothing.

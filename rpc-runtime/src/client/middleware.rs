@@ -165,7 +165,7 @@ impl OutgoingCall {
     /// later: when the call ends, also if it fails, or when it is dropped.
     #[must_use]
     pub fn item_counts(&self) -> ItemCounts {
-        let items = self.plan.destination.items.as_ref();
+        let items = self.plan.destination.inbox.as_ref();
         ItemCounts::new(items.and_then(|items| items.flow()))
     }
 }
@@ -306,7 +306,7 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             observers,
             ..
         } = call;
-        let items = plan.destination.items.clone();
+        let items = plan.destination.inbox.clone();
         let outcome = if let Some(begun) = items.as_ref().filter(|items| items.has_begun()) {
             // The worker has sent a message about a stream in one of the two directions, so the
             // streams cannot begin again.

@@ -39,7 +39,7 @@ pub(super) fn observed(
     if !span.is_observed() {
         return make(call);
     }
-    let items = call.plan().destination.items.as_ref();
+    let items = call.plan().destination.inbox.as_ref();
     let items = items.and_then(|items| items.flow());
     Box::pin(span.run(items, make(call)))
 }

@@ -52,7 +52,7 @@ impl CallPlan {
     /// Whether a message of a stream that the call sends or receives has arrived. Then a worker
     /// runs the method, and the request must not be sent again.
     pub(super) fn has_stream_begun(&self) -> bool {
-        let items = self.destination.items.as_ref();
+        let items = self.destination.inbox.as_ref();
         items.is_some_and(|items| items.has_begun())
     }
 

@@ -195,7 +195,7 @@ pub(super) fn with_inbox(
         // A call that has not begun has no other owner.
         if let Some(call) = Arc::get_mut(&mut call) {
             let plan = call.plan_mut();
-            plan.destination = Arc::new(plan.destination.with_items(Arc::clone(&inbox)));
+            plan.destination = Arc::new(plan.destination.with_inbox(Arc::clone(&inbox)));
         }
         call
     });

@@ -153,7 +153,7 @@ impl Resumption {
         self.began_at = Instant::now();
         let inbox = Arc::new(inbox.for_next_call());
         let mut plan = self.plan.clone();
-        plan.destination = Arc::new(plan.destination.with_items(Arc::clone(&inbox)));
+        plan.destination = Arc::new(plan.destination.with_inbox(Arc::clone(&inbox)));
         let time_limit = self.time_limit(inbox.waiting_since());
         let call = Arc::new(InFlightCall::new(plan));
         let reply = self.path.clone().call_within(call, time_limit);

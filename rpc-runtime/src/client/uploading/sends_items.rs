@@ -58,7 +58,7 @@ impl<T, E> SendsItems for StreamingCall<T, E> {
     ) -> Self {
         self.change_plan(|plan| {
             // Each call whose method replies with a stream has an inbox.
-            if let Some(inbox) = plan.destination.items.clone() {
+            if let Some(inbox) = plan.destination.inbox.clone() {
                 let replies_with_items = true;
                 add_items(plan, items, encode, inbox, replies_with_items);
             }
