@@ -236,8 +236,9 @@ impl AmqpTransport {
         opener.delete(short(queue)?, options).await
     }
 
-    /// Whether a queue has messages and no consumer.
-    async fn has_only_messages(&self, queue: &str) -> Result<bool, BrokerError> {
+    /// Whether a queue has messages and no consumer. Not with `depths`, which would keep the channel
+    /// for further questions about this queue.
+    async fn has_messages_but_no_consumer(&self, queue: &str) -> Result<bool, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let scratch = opener.channel().await?;
         let (channel, name) = (Arc::clone(&scratch), short(queue)?);
@@ -479,15 +480,16 @@ impl Transport for AmqpTransport {
             "the queue is not deleted"
         );
         // The broker does not say what the queue has: messages, a consumer, or both.
-        let looking = tokio::time::timeout(CLOSE_LIMIT, self.has_only_messages(name));
+        let looking = tokio::time::timeout(CLOSE_LIMIT, self.has_messages_but_no_consumer(name));
         matches!(looking.await, Ok(Ok(true)))
     }
 
     async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let queue = queue.clone();
-        // The outcome is not recorded in `queue_failures`: if the broker refuses a step, it closes
-        // the channel, not the connection.
+        // Not recorded in `queue_failures`, which counts closed connections by queue name: a refusal
+        // here closes only the channel, and the queue has a new name each time. `open_answers`
+        // records its queue, because it is declared like a reply queue, and counts as one.
         self.run_to_completion(async move { opener.consume_control(&queue).await })
             .await
     }

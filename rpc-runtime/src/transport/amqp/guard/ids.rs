@@ -1,8 +1,10 @@
 //! Correlation ids that are not UTF-8.
 //!
 //! lapin requires short strings to be UTF-8, but some callers use the raw bytes of a UUID, for
-//! example. Such an id is escaped before lapin reads it, and restored after lapin wrote it in a
-//! reply. So the reply reaches its call, even if only to report that the request is malformed.
+//! example. Such an id is escaped before anything reads it, and restored when it is written: by
+//! `wire::encode` in our messages, and by [`OutgoingFilter`](super::outgoing::OutgoingFilter) in
+//! those that lapin writes. So the reply reaches its call, even if only to report that the request
+//! is malformed.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 use super::cursor::{Cursor, FIXED_LEN, flag};
-use crate::protocol::{MAX_SHORT_STR, Property};
+use crate::protocol::Property;
 
 /// The prefix of all escaped ids. It is random, so no other id begins with it.
 static PREFIX: LazyLock<String> = LazyLock::new(|| {
@@ -27,18 +29,20 @@ pub(in super::super) fn has_escaped_any() -> bool {
     HAS_ESCAPED_ANY.load(Ordering::Relaxed)
 }
 
-/// Escapes an id. Returns the escaped id as a short string as it is sent, with its size, or `None`
-/// if the id is too long.
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Escapes an id. Returns it as an AMQP short string: a byte with its length, then the text. `None`
+/// if the id is too long: a short string has room for 114 escaped bytes.
 pub(in super::super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
-    let mut escaped = PREFIX.clone();
+    let size = u8::try_from(PREFIX.len() + 2 * id.len()).ok()?;
+    let mut escaped = vec![size];
+    escaped.extend_from_slice(PREFIX.as_bytes());
     for byte in id {
-        escaped.push(char::from_digit(u32::from(byte >> 4), 16)?);
-        escaped.push(char::from_digit(u32::from(byte & 0xf), 16)?);
+        escaped.push(HEX[usize::from(byte >> 4)]);
+        escaped.push(HEX[usize::from(byte & 0xf)]);
     }
-    let size = u8::try_from(escaped.len()).ok()?;
-    debug_assert!(escaped.len() <= MAX_SHORT_STR);
     HAS_ESCAPED_ANY.store(true, Ordering::Relaxed);
-    Some([&[size], escaped.as_bytes()].concat())
+    Some(escaped)
 }
 
 /// The original bytes of an escaped id. `None` if the id is not a result of [`escape`].
@@ -121,14 +125,14 @@ mod tests {
 
     #[test]
     fn an_escaped_id_is_restored() {
-        for id in [&b"\xff\xfe"[..], &[0x80; 16], &[0xff; 100]] {
+        for id in [&b"\xff\xfe"[..], &[0x80; 16], &[0xff; 114]] {
             let escaped = escape(id).unwrap();
             assert!(std::str::from_utf8(&escaped[1..]).is_ok());
             let payload = with_id(escaped);
             assert!(is_escaped(&payload));
             assert_eq!(restore(&payload), with_id(short_string(id)));
         }
-        assert_eq!(escape(&[0xff; 120]), None);
+        assert_eq!(escape(&[0xff; 115]), None);
     }
 
     #[test]

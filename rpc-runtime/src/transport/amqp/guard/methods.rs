@@ -98,7 +98,7 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
     })?;
     let mut at = 0;
     for field in fields {
-        let Some(range) = content_range(arguments, at, *field) else {
+        let Some(range) = value_range(arguments, at, *field) else {
             return Ok(MethodInfo::Nothing);
         };
         at = range.end;
@@ -121,9 +121,9 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
     })
 }
 
-/// The range of the content of a field that begins at `at`. `None` if the field does not end within
-/// the arguments.
-fn content_range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
+/// The range of a field's value, without the length before it. The field begins at `at`. `None` if
+/// it does not end within the arguments.
+fn value_range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
     let mut cursor = Cursor::at(arguments, at);
     let content = match field {
         Fixed(bytes) => cursor.take(bytes)?,

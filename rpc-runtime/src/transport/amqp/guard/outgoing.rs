@@ -1,5 +1,8 @@
 //! Passes on the bytes that lapin writes, without the frames of [closed](super::channels) channels,
 //! and [restores](super::ids) escaped correlation ids. Pure: no I/O.
+//!
+//! lapin writes few messages, such as copies of dead letters: the transport encodes the others
+//! itself. Content headers are looked at for the ids of those copies.
 
 use super::channels::{ClosedChannels, FrameStart};
 use super::frames::{FRAME_END, HEADER, PREFIX_LEN};
@@ -14,7 +17,9 @@ const PROTOCOL_HEADER: usize = 8;
 pub(in super::super) struct OutgoingFilter {
     position: FramePosition,
     closed: ClosedChannels,
-    /// The front of a frame about which nothing can be decided before it is complete.
+    /// The front of a frame that is not passed on as it is: a content header that may have an
+    /// escaped id, a frame of a closed channel, or a start too short to tell. It is stored until it
+    /// is complete.
     held: Vec<u8>,
     /// Bytes to write before any others. The first `written` of them were written.
     pending: Vec<u8>,
@@ -93,7 +98,8 @@ impl OutgoingFilter {
         self.position.advance(bytes, |start| closed.record(start));
     }
 
-    /// Returns what to do with the front of these bytes. No bytes may be pending.
+    /// Returns what to do with the front of these bytes. Must not be called while bytes are
+    /// pending: write those first.
     pub(in super::super) fn next(&mut self, bytes: &[u8]) -> Next {
         if self.held.is_empty() {
             let passable = self.passable_len(bytes);
@@ -101,6 +107,7 @@ impl OutgoingFilter {
                 return Next::Write(passable);
             }
         }
+        // The frame at the front cannot pass as it is.
         let missing = match self.held_start() {
             Some(start) => start.frame_len() - self.held.len(),
             // The prefix, which tells the frame's size.
