@@ -9,10 +9,14 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{Stream, StreamExt, stream};
 use opentelemetry::baggage::BaggageExt;
-use opentelemetry::trace::{SpanId, SpanKind, Status, TraceContextExt, TraceId, TracerProvider};
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
 use opentelemetry::{Context as TraceContext, KeyValue, Value, global};
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::{
+    IdGenerator as _, InMemorySpanExporter, RandomIdGenerator, SdkTracerProvider, SpanData,
+};
 use rpc_runtime::middleware::{CallReply, CallService, OutgoingCall};
 use rpc_runtime::{Broker, CallError, Incoming, RequestQueue, RunningServer, Server, service};
 use rpc_tests::gate::{Gate, SOON};
@@ -79,6 +83,8 @@ trait Front {
 trait Back {
     /// The name as this worker knows it, and what the trace says of the tenant.
     async fn full_name(&self, name: &str) -> String;
+    /// The trace of the request, and whether it is sampled.
+    async fn trace(&self) -> (String, bool);
 }
 
 struct Desk(BackClient);
@@ -107,6 +113,12 @@ impl Back for Archive {
         let context = TraceContext::current();
         let tenant = context.baggage().get("tenant").map(ToString::to_string);
         format!("{name} of {}", tenant.as_deref().unwrap_or("nobody"))
+    }
+
+    async fn trace(&self) -> (String, bool) {
+        let context = TraceContext::current();
+        let span = context.span().span_context().clone();
+        (span.trace_id().to_string(), span.is_sampled())
     }
 }
 
@@ -153,6 +165,7 @@ on_both_brokers! {
     spans_tell_how_calls_ended,
     spans_tell_how_long_calls_waited,
     replies_say_which_span_they_come_from,
+    a_trace_that_is_not_sampled_goes_on_and_is_not_recorded,
     later_attempts_of_a_job_are_linked_to_the_first,
     the_trace_of_a_broadcast_has_a_span_of_each_worker,
     the_spans_of_a_stream_cover_it_and_count_its_items,
@@ -162,8 +175,22 @@ on_both_brokers! {
 async fn traced<T>(name: &str, tenant: &str, code: impl Future<Output = T>) -> (T, TraceId) {
     LazyLock::force(&COLLECTOR);
     let context = TraceContext::new().with_baggage([KeyValue::new("tenant", tenant.to_owned())]);
+    traced_in(&context, name, code).await
+}
+
+/// Runs a caller's code in a span of its own, in a trace that somebody else did not sample.
+async fn not_sampled<T>(code: impl Future<Output = T>) -> (T, TraceId) {
+    LazyLock::force(&COLLECTOR);
+    let ids = RandomIdGenerator::default();
+    let (trace, span) = (ids.new_trace_id(), ids.new_span_id());
+    let parent = SpanContext::new(trace, span, TraceFlags::NOT_SAMPLED, true, TraceState::NONE);
+    let context = TraceContext::new().with_remote_span_context(parent);
+    traced_in(&context, "not sampled", code).await
+}
+
+async fn traced_in<T>(context: &TraceContext, name: &str, code: impl Future<Output = T>) -> (T, TraceId) {
     let span = tracing::info_span!(parent: None, "caller", otel.name = name);
-    span.set_parent(context).unwrap();
+    span.set_parent(context.clone()).unwrap();
     let trace = span.context().span().span_context().trace_id();
     (code.instrument(span).await, trace)
 }
@@ -385,6 +412,27 @@ async fn replies_say_which_span_they_come_from(world: World) {
         let parent = parent.expect("each has one");
         assert!(parent.starts_with(&format!("00-{trace}-")), "{parent}");
     }
+    workers.stop().await;
+}
+
+async fn a_trace_that_is_not_sampled_goes_on_and_is_not_recorded(world: World) {
+    let workers = Workers::start(&world).await;
+    let parents = Arc::<Mutex<Vec<_>>>::default();
+    let noted = Arc::clone(&parents);
+    let back = BackClient::builder(&world.broker().await)
+        .queue(&workers.back)
+        .layer(tower::layer::layer_fn(move |inner| Notes {
+            inner,
+            parents: Arc::clone(&noted),
+        }))
+        .build();
+    let (seen, trace) = not_sampled(join_all((0..30).map(|_| back.trace()))).await;
+    for seen in seen {
+        assert_eq!(seen.unwrap(), (trace.to_string(), false));
+    }
+    // A reply leads to the span of its request, and there is none.
+    assert_eq!(*parents.lock().unwrap(), vec![None; 30]);
+    assert!(COLLECTOR.spans_of(trace).is_empty());
     workers.stop().await;
 }
 

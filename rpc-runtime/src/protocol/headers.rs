@@ -1,7 +1,8 @@
 //! Headers: text that travels beside a call's arguments or its result.
 
-use std::collections::{BTreeMap, btree_map};
-use std::fmt;
+use std::{fmt, slice};
+
+use smallvec::SmallVec;
 
 use super::short_str::ShortStr;
 
@@ -27,27 +28,30 @@ use super::short_str::ShortStr;
 ///     println!("{name}: {value}");
 /// }
 /// ```
-// Most requests have no headers, so this is one pointer. An empty map is never kept.
-#[allow(clippy::box_collection)]
+// Most requests have no headers, so this is one pointer. An empty list is never kept.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Option<Box<BTreeMap<ShortStr, String>>>);
+pub struct Headers(Option<Box<Sorted>>);
+
+/// Headers in the order of their names, each name once. There are few, often only a trace context.
+type Sorted = SmallVec<[(ShortStr, String); 2]>;
 
 impl Headers {
     /// Returns the value of a header, or `None` if it was not sent.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.as_ref()?.get(name).map(String::as_str)
+        let index = self.position(name).ok()?;
+        Some(&self.sorted()[index].1)
     }
 
     /// Iterates over all headers as pairs of name and value, ordered by name.
     pub fn iter(&self) -> HeadersIter<'_> {
-        HeadersIter(self.0.as_deref().map(BTreeMap::iter))
+        HeadersIter(self.sorted().iter())
     }
 
     /// Returns the number of headers.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |headers| headers.len())
+        self.sorted().len()
     }
 
     /// Whether there are no headers.
@@ -72,19 +76,53 @@ impl Headers {
     /// Keeps only the headers whose names and values are wanted.
     pub(crate) fn retain(&mut self, is_wanted: impl Fn(&str, &str) -> bool) {
         if let Some(headers) = &mut self.0 {
-            headers.retain(|name, value| is_wanted(name.as_str(), value));
+            headers.retain(|(name, value)| is_wanted(name.as_str(), value));
         }
         self.0.take_if(|headers| headers.is_empty());
     }
 
     pub(crate) fn remove(&mut self, name: &'static str) -> Option<String> {
-        let removed = self.0.as_mut()?.remove(name);
+        let index = self.position(name).ok()?;
+        let (_, removed) = self.0.as_mut()?.remove(index);
         self.0.take_if(|headers| headers.is_empty());
-        removed
+        Some(removed)
     }
 
+    /// Sets a header. Collect many into `Headers` instead: this moves those that come after it.
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
-        self.0.get_or_insert_default().insert(name, value);
+        let position = self.position(name.as_str());
+        let headers = self.0.get_or_insert_default();
+        match position {
+            Ok(index) => headers[index].1 = value,
+            Err(index) => headers.insert(index, (name, value)),
+        }
+    }
+
+    /// Returns the index of a header, or the one at which it would be.
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        let headers = self.sorted();
+        headers.binary_search_by(|(other, _)| other.as_str().cmp(name))
+    }
+
+    fn sorted(&self) -> &[(ShortStr, String)] {
+        self.0.as_deref().map_or(&[], SmallVec::as_slice)
+    }
+}
+
+/// Collects headers in any order. Of several with the same name, the last one counts.
+impl FromIterator<(ShortStr, String)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (ShortStr, String)>>(headers: I) -> Self {
+        let mut sorted: Sorted = headers.into_iter().collect();
+        if sorted.is_empty() {
+            return Self::default();
+        }
+        if !sorted.is_sorted_by(|(one, _), (next, _)| one < next) {
+            // Of equal names, `dedup_by` keeps the first one: here the last one that came.
+            sorted.reverse();
+            sorted.sort_by(|(one, _), (next, _)| one.cmp(next));
+            sorted.dedup_by(|(one, _), (next, _)| one == next);
+        }
+        Self(Some(Box::new(sorted)))
     }
 }
 
@@ -97,19 +135,18 @@ fn header_wire_bytes(name: &str, value: &str) -> usize {
 
 /// Iterates over the pairs of name and value, ordered by name. See [`Headers::iter`].
 #[derive(Debug, Clone)]
-pub struct HeadersIter<'a>(Option<btree_map::Iter<'a, ShortStr, String>>);
+pub struct HeadersIter<'a>(slice::Iter<'a, (ShortStr, String)>);
 
 impl<'a> Iterator for HeadersIter<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (name, value) = self.0.as_mut()?.next()?;
+        let (name, value) = self.0.next()?;
         Some((name.as_str(), value.as_str()))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let length = self.0.as_ref().map_or(0, ExactSizeIterator::len);
-        (length, Some(length))
+        self.0.size_hint()
     }
 }
 
@@ -129,12 +166,12 @@ impl IntoIterator for Headers {
     type IntoIter = HeadersIntoIter;
 
     fn into_iter(self) -> HeadersIntoIter {
-        HeadersIntoIter(self.0.unwrap_or_default().into_iter())
+        HeadersIntoIter(self.0.map(|headers| *headers).unwrap_or_default().into_iter())
     }
 }
 
 /// Iterates over the owned pairs of name and value, ordered by name.
-pub struct HeadersIntoIter(btree_map::IntoIter<ShortStr, String>);
+pub struct HeadersIntoIter(smallvec::IntoIter<[(ShortStr, String); 2]>);
 
 impl Iterator for HeadersIntoIter {
     type Item = (String, String);
@@ -166,6 +203,8 @@ impl fmt::Debug for Headers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -200,6 +239,29 @@ mod tests {
         assert!(headers.into_iter().eq(seen.clone()));
         assert_eq!(seen[0], ("region".to_owned(), "eu".to_owned()));
         assert_eq!(Headers::default().into_iter().count(), 0);
+    }
+
+    #[test]
+    fn collects_headers_in_any_order_and_keeps_the_last_of_a_name() {
+        let pairs = [
+            ("b", "1"),
+            ("a", "2"),
+            ("c", "3"),
+            ("b", "4"),
+            ("a", "5"),
+            ("b", "6"),
+        ];
+        let pair = |(name, value): (&'static str, &str)| (ShortStr::from_static(name), value.to_owned());
+        for count in 0..=pairs.len() {
+            let collected: Headers = pairs[..count].iter().copied().map(pair).collect();
+            let mut inserted = Headers::default();
+            for (name, value) in pairs[..count].iter().copied().map(pair) {
+                inserted.insert(name, value);
+            }
+            assert_eq!(collected, inserted);
+            let in_order: BTreeMap<_, _> = pairs[..count].iter().copied().collect();
+            assert!(collected.iter().eq(in_order));
+        }
     }
 
     #[test]

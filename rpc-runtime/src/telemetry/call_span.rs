@@ -76,11 +76,11 @@ impl CallSpan {
         } = info;
         let span = tracing::info_span!(
             "call",
-            otel.name = %method.full_name(),
+            otel.name = method.full_name(),
             otel.kind = kind.span_kind(),
             otel.status_code = Empty,
             rpc.system.name = SYSTEM,
-            rpc.method = %method.full_name(),
+            rpc.method = method.full_name(),
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = Empty,
             rpc.client_wait_ms = Empty,

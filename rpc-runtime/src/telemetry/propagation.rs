@@ -4,9 +4,6 @@
 //! with `opentelemetry::global`, most often W3C's `traceparent`, `tracestate` and `baggage`.
 //! Without the feature `opentelemetry`, nothing is propagated.
 
-/// Whether trace context is propagated.
-pub(super) const IS_ON: bool = cfg!(feature = "opentelemetry");
-
 #[cfg(feature = "opentelemetry")]
 pub(super) use on::{IncomingContext, SpanContext, link};
 
@@ -15,6 +12,7 @@ pub(super) use off::{IncomingContext, SpanContext, link};
 
 #[cfg(feature = "opentelemetry")]
 mod on {
+    use futures_util::future::Either;
     use opentelemetry::baggage::BaggageExt;
     use opentelemetry::propagation::{Extractor, Injector};
     use opentelemetry::trace::{FutureExt, TraceContextExt};
@@ -24,58 +22,81 @@ mod on {
 
     use crate::protocol::{Headers, ShortStr, TRACEPARENT, insert_user_header};
 
-    /// The context of a span. Invalid if the span is in no trace.
-    pub(in crate::telemetry) struct SpanContext(Context);
+    /// The context of a span. `None` if the span is in no trace.
+    pub(in crate::telemetry) struct SpanContext(Option<Context>);
 
     impl SpanContext {
         /// Returns the context of a span. To get it costs more than to use it.
         pub(in crate::telemetry) fn of(span: &Span) -> Self {
-            Self(span.context())
+            let context = (!span.is_disabled()).then(|| span.context());
+            Self(context.filter(|context| context.span().span_context().is_valid()))
         }
 
-        /// Writes the context into headers. If the span is in no trace, writes the current context.
+        /// Writes the context into the headers of a request. If the span is in no trace, writes the
+        /// current context.
         pub(in crate::telemetry) fn inject(&self, headers: &mut Headers) {
+            if !can_propagate() {
+                return;
+            }
             let has_baggage = Context::map_current(|current| !current.baggage().is_empty());
-            let mixed;
-            let context = if self.is_valid() && !has_baggage {
-                &self.0
-            } else {
-                mixed = self.with_baggage_of(Context::current());
-                &mixed
-            };
-            global::get_text_map_propagator(|propagator| {
-                propagator.inject_context(context, &mut HeaderInjector(headers));
-            });
+            match &self.0 {
+                Some(context) if !has_baggage => inject(context, headers),
+                _ => inject(&self.with_baggage_of(Context::current()), headers),
+            }
+        }
+
+        /// Writes the context into the headers of a reply. It leads to a span that was recorded, so
+        /// it is not written if the sampler did not take the span.
+        pub(in crate::telemetry) fn inject_into_reply(&self, headers: &mut Headers) {
+            if let Some(context) = &self.0
+                && context.span().span_context().is_sampled()
+            {
+                inject(context, headers);
+            }
         }
 
         /// Returns `context` with this span as its active span, or unchanged if the span is in no
         /// trace. The result has the baggage of `context`, or the span's if that has none.
         fn with_baggage_of(&self, context: Context) -> Context {
-            if !self.is_valid() {
-                return context;
+            match &self.0 {
+                None => context,
+                Some(of_span) if context.baggage().is_empty() => of_span.clone(),
+                Some(of_span) => context.with_remote_span_context(of_span.span().span_context().clone()),
             }
-            match context.baggage().is_empty() {
-                true => self.0.clone(),
-                false => context.with_remote_span_context(self.0.span().span_context().clone()),
-            }
-        }
-
-        fn is_valid(&self) -> bool {
-            self.0.span().span_context().is_valid()
         }
     }
 
-    /// The context that a request arrived with.
-    pub(in crate::telemetry) struct IncomingContext(Context);
+    /// Whether the application has installed a propagator. The one that stands in for it has no
+    /// fields.
+    fn can_propagate() -> bool {
+        global::get_text_map_propagator(|propagator| propagator.fields().next().is_some())
+    }
+
+    fn inject(context: &Context, headers: &mut Headers) {
+        global::get_text_map_propagator(|propagator| {
+            propagator.inject_context(context, &mut HeaderInjector(headers));
+        });
+    }
+
+    /// The context that a request arrived with. `None` if nobody could use it.
+    pub(in crate::telemetry) struct IncomingContext(Option<Context>);
 
     impl IncomingContext {
         /// Reads the caller's context and makes the caller's span the parent of `span`.
         pub(in crate::telemetry) fn extract(span: &Span, headers: &Headers) -> Self {
+            if span.is_disabled() && !can_propagate() {
+                return Self(None);
+            }
             let context =
                 global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(headers)));
             // Fails only if the span is not collected.
             let _ = span.set_parent(context.clone());
-            Self(context)
+            Self(Some(context))
+        }
+
+        /// Whether the request has to [`run`](Self::run) in this context.
+        pub(in crate::telemetry) fn is_used(&self) -> bool {
+            self.0.is_some()
         }
 
         /// Runs a handler. The spans and calls that it makes continue this trace.
@@ -84,7 +105,10 @@ mod on {
             span: &SpanContext,
             handler: F,
         ) -> impl Future<Output = F::Output> + use<F> {
-            handler.with_context(span.with_baggage_of(self.0))
+            match self.0 {
+                None => Either::Left(handler),
+                Some(context) => Either::Right(handler.with_context(span.with_baggage_of(context))),
+            }
         }
     }
 
@@ -169,6 +193,9 @@ mod off {
 
         #[allow(clippy::unused_self)] // like the other one
         pub(in crate::telemetry) fn inject(&self, _: &mut Headers) {}
+
+        #[allow(clippy::unused_self)] // like the other one
+        pub(in crate::telemetry) fn inject_into_reply(&self, _: &mut Headers) {}
     }
 
     pub(in crate::telemetry) fn link(_: &Span, _: &str) {}
@@ -178,6 +205,11 @@ mod off {
     impl IncomingContext {
         pub(in crate::telemetry) fn extract(_: &Span, _: &Headers) -> Self {
             Self
+        }
+
+        #[allow(clippy::unused_self)] // like the other one
+        pub(in crate::telemetry) fn is_used(&self) -> bool {
+            false
         }
 
         pub(in crate::telemetry) fn run<F: Future>(self, _: &SpanContext, handler: F) -> F {

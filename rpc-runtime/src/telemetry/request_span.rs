@@ -57,11 +57,11 @@ impl RequestSpan {
         let method = request.method;
         let span = tracing::info_span!(
             "handle",
-            otel.name = %method.full_name(),
+            otel.name = method.full_name(),
             otel.kind = "server",
             otel.status_code = Empty,
             rpc.system.name = SYSTEM,
-            rpc.method = %method.full_name(),
+            rpc.method = method.full_name(),
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = millis(request.queue_time),
             rpc.request.items = Empty,
@@ -76,10 +76,10 @@ impl RequestSpan {
             messaging.message.conversation_id = request.correlation_id,
             messaging.message.body.size = attribute(request.bytes),
         );
-        if span.is_disabled() && !metrics::ARE_ON && !propagation::IS_ON {
+        let context = IncomingContext::extract(&span, request.headers);
+        if span.is_disabled() && !metrics::ARE_ON && !context.is_used() {
             return None;
         }
-        let context = IncomingContext::extract(&span, request.headers);
         if let Some(first_attempt) = request.first_attempt {
             propagation::link(&span, first_attempt);
         }
@@ -113,7 +113,7 @@ impl RequestSpan {
             may_have_run,
             headers,
         } = end(&mut result);
-        span_context.inject(headers);
+        span_context.inject_into_reply(headers);
         if may_have_run {
             counter.ended(outcome);
         } else {

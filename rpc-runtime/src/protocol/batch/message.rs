@@ -383,17 +383,16 @@ impl<'a> Reader<'a> {
     fn headers(&mut self) -> Result<Headers, UnreadableBatch> {
         let length =
             decode::read_map_len(&mut self.rest).map_err(|_| UnreadableBatch("headers are missing"))?;
-        let mut headers = Headers::default();
         let mut size = 0;
-        for _ in 0..length {
+        let headers = (0..length).map(|_| {
             let (name, value) = (self.short_str()?, self.str()?.to_owned());
             size += header_size(name.as_str(), &value);
             if size > MAX_READ_HEADERS {
                 return Err(UnreadableBatch("the headers of a part are too large"));
             }
-            headers.insert(name, value);
-        }
-        Ok(headers)
+            Ok((name, value))
+        });
+        headers.collect()
     }
 
     /// Skips this many values and all values nested in them, without recursion.

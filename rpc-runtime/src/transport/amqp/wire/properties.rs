@@ -169,19 +169,12 @@ impl<'a> Value<'a> {
 
 /// The headers that can be represented as text, without the guard's [`mark`](guard::mark).
 fn headers_of(table: &[u8]) -> Headers {
-    let mut headers = Headers::default();
-    for (name, value) in entries(table) {
-        if name == guard::mark::NAME.as_bytes() {
-            continue;
-        }
-        let name = str::from_utf8(name)
-            .ok()
-            .and_then(|name| ShortStr::new(name).ok());
-        if let (Some(name), Some(value)) = (name, value.to_text()) {
-            headers.insert(name, value.into_owned());
-        }
-    }
-    headers
+    let entries = entries(table).filter(|(name, _)| *name != guard::mark::NAME.as_bytes());
+    let headers = entries.filter_map(|(name, value)| {
+        let name = ShortStr::new(str::from_utf8(name).ok()?).ok()?;
+        Some((name, value.to_text()?.into_owned()))
+    });
+    headers.collect()
 }
 
 /// The guard's mark in a table.
