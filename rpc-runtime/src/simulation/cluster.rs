@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::broadcasts::{self, BroadcastRecorder, BroadcastsClient, BroadcastsServer, RecordingBroadcasts};
 use super::check::panic_as_planned;
-use super::faults::{InjectedFault, Peer, Profile};
+use super::faults::{InjectedFault, Peer};
 use super::history::{CallOutcome, History, Recorder};
 use super::hostile::{BATCH_QUEUE, QUEUE};
 use super::job_plan::Sender;
@@ -21,7 +21,6 @@ use super::streams::{
     self, LONGEST_ABANDONED, RecordingStreams, StreamRecorder, StreamsClient, StreamsServer,
 };
 use super::times::{FAULTS_END, LONG_TIMEOUT};
-use super::upload_plan::PlannedUpload;
 use super::uploads::{self, RecordingUploads, UploadRecorder, UploadsClient, UploadsServer};
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
@@ -385,12 +384,7 @@ impl Cluster {
             let stopped = worker.task.await;
             let in_time = match &stopped {
                 Ok(Ok(())) => true,
-                // A worker that cannot publish its replies drains until its timeout, as does one
-                // with a method that receives items of a process that was killed.
-                Ok(Err(ServerError::DrainTimedOut { .. })) => {
-                    let is_killed = |upload: &PlannedUpload| upload.sender == Sender::Killed;
-                    self.scenario.profile != Profile::Calm || self.scenario.uploads.iter().any(is_killed)
-                }
+                Ok(Err(ServerError::DrainTimedOut { .. })) => self.scenario.drains_may_time_out(),
                 _ => false,
             };
             if !in_time {

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::check::{Check, fail_if, panic_as_planned};
-use super::faults::Profile;
 use super::job_plan::{Fate, JobPlan, PlannedJob};
 use super::scenario::Scenario;
 use crate::codec::Codec;
@@ -233,7 +232,7 @@ impl<'a> Judge<'a> {
                 .zip(scenario.queues_deleted_at())
                 .is_some_and(|((ended, _), deleted)| deleted <= *ended),
             is_undisturbed: planned.must_be_confirmed()
-                && (planned.at.is_none() || scenario.profile == Profile::Calm),
+                && (planned.at.is_none() || !scenario.drains_may_time_out()),
         }
     }
 

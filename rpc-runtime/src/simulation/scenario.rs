@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::broadcast_plan::{PlannedBroadcast, random_broadcasts};
 use super::faults::{InjectedFault, Peer, Profile};
 use super::hostile::HostileMessage;
-use super::job_plan::JobPlan;
+use super::job_plan::{JobPlan, Sender};
 use super::stream_plan::{PlannedStream, random_streams};
 use super::times::{FAULTS_END, LONG_TIMEOUT, START, millis, random_time, whole_millis};
 use super::upload_plan::{PlannedUpload, random_item_faults, random_uploads};
@@ -191,6 +191,14 @@ impl Scenario {
         });
         let mut starts = starts.chain(has_stop.then_some(FAULTS_END));
         starts.any(|at| at + START_TIME >= after && at <= until)
+    }
+
+    /// Whether a worker that stops may drain until its timeout: it cannot publish its replies, or
+    /// one of its methods receives the items of a process that was killed. It gives back the
+    /// requests that it has not begun by then.
+    pub(super) fn drains_may_time_out(&self) -> bool {
+        let is_killed = |upload: &PlannedUpload| upload.sender == Sender::Killed;
+        self.profile != Profile::Calm || self.uploads.iter().any(is_killed)
     }
 
     /// Returns when the request queues are first deleted.
