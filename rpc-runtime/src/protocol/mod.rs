@@ -34,8 +34,8 @@ pub(crate) use arguments::{ArgumentsSeed, NamedArguments, decode_empty_body};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub(crate) use batch::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, Batcher, CANCEL_TYPE,
-    CancelledCall, Load, MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, headers_size, read_batch,
-    receive_more, write_batch,
+    CancelledCall, Load, MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, fair_share, headers_size,
+    read_batch, receive_more, write_batch,
 };
 pub(crate) use control::{
     CONTROL_EXCHANGE, DISCOVERY_KEY, MAX_BROADCAST_BYTES, MAX_WORKER_HEADER, WORKER_HEADER,

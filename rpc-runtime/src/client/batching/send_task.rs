@@ -15,7 +15,7 @@ use super::held_requests::HeldRequests;
 use crate::client::in_flight_calls::InFlightCalls;
 use crate::client::queued_request::QueuedRequest;
 use crate::client::request_publisher::{RequestPublisher, count_sent};
-use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, receive_more};
+use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, fair_share, receive_more};
 
 /// Publishes the requests that [`RequestSender`](crate::client::request_sender::RequestSender) does
 /// not publish itself: those that may be batched, that are held back, or that have to wait for the
@@ -164,7 +164,8 @@ impl SendTask {
 
     /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
-        while let Some((key, mut requests)) = self.batcher.take_message() {
+        let share = fair_share(self.in_flight.len());
+        while let Some((key, mut requests)) = self.batcher.take_message(share) {
             requests.retain(|request| !request.is_withdrawn());
             if requests.len() > 1 {
                 self.publish_batch(requests, key);

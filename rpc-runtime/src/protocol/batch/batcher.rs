@@ -3,7 +3,8 @@
 //! Items are requests or replies. Each belongs to a lane, whose items may share a message: requests
 //! to one queue, or replies to one caller, with equal properties. An item is never delayed to wait
 //! for others: it is sent at once unless [`WINDOW`] messages of its lane are in flight. Items that
-//! queue up behind those are sent together.
+//! queue up behind those are sent together, but not so many that others have to wait for work; see
+//! [`fair_share`].
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -12,9 +13,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::message::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
 
-/// How many messages of a lane may be in flight before items queue up: one on its way to the
-/// broker, one that waits for its confirm, and one that is being written.
-const WINDOW: usize = 3;
+/// How many messages of a lane may be in flight before items queue up: one that is being written,
+/// one on its way to the broker, one that the broker routes, and one whose confirm is on its way.
+const WINDOW: usize = 4;
+
+/// Smaller messages cost the broker more than what their sender and receiver gain by working at the
+/// same time.
+const MIN_SHARE: usize = 128;
 
 /// The capacity of a message, in fixed-point shares: with a batch size of `n`, an item has the
 /// share `FULL / n`.
@@ -120,15 +125,15 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         !self.ready.is_empty()
     }
 
-    /// Takes the items of the next message, at least one. `None` if none may be sent now.
-    /// The message is in flight until [`done`](Self::done) is called.
-    pub(crate) fn take_message(&mut self) -> Option<(K, Vec<T>)> {
+    /// Takes the items of the next message, at least one and at most `max_items`. `None` if none
+    /// may be sent now. The message is in flight until [`done`](Self::done) is called.
+    pub(crate) fn take_message(&mut self, max_items: usize) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
                 continue;
             };
             lane.is_ready = false;
-            let message = lane.take_items(self.max_bytes);
+            let message = lane.take_items(max_items, self.max_bytes);
             if message.is_empty() {
                 // All items of the lane were dropped after it became ready.
                 self.remove_if_idle(&key);
@@ -172,20 +177,27 @@ impl<T> Lane<T> {
         is_newly_ready
     }
 
-    /// Takes the first items, as many as fit into one message of `max_bytes` bytes, and at least
-    /// one if any wait.
-    fn take_items(&mut self, max_bytes: usize) -> Vec<T> {
+    /// Takes the first items, as many as fit into one message of `max_items` items and `max_bytes`
+    /// bytes, and at least one if any wait.
+    fn take_items(&mut self, max_items: usize, max_bytes: usize) -> Vec<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {
             bytes += load.bytes;
             share += load.share;
             bytes <= max_bytes && share <= FULL
         };
-        let count = self.waiting.iter().take(MAX_BATCH_CALLS).take_while(fits).count();
+        let count = self.waiting.iter().take(max_items).take_while(fits).count();
         // An item that is too large for a batch is sent alone.
         let count = count.max(1).min(self.waiting.len());
         self.waiting.drain(..count).map(|(item, _)| item).collect()
     }
+}
+
+/// How many of the calls in flight may share a message. Calls whose replies arrive together make
+/// their next requests together, so messages would merge until the caller, the broker and the
+/// worker took turns. With several messages, each of them has one to work on.
+pub(crate) fn fair_share(in_flight: usize) -> usize {
+    (in_flight / WINDOW).clamp(MIN_SHARE, MAX_BATCH_CALLS)
 }
 
 /// Yields so that other tasks can send more items, and adds these to `received`, until a yield
@@ -219,8 +231,8 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
-            assert_eq!(batcher.take_message(), Some(("q", vec![n])));
-            assert_eq!(batcher.take_message(), None);
+            assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![n])));
+            assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
         }
     }
 
@@ -229,16 +241,16 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
-            batcher.take_message().unwrap();
+            batcher.take_message(MAX_BATCH_CALLS).unwrap();
         }
         batcher.push("q", 10, small());
         batcher.push("q", 11, small());
-        assert_eq!(batcher.take_message(), None);
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
         // Another lane is not delayed.
         batcher.push("r", 12, small());
-        assert_eq!(batcher.take_message(), Some(("r", vec![12])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![12])));
         batcher.done(&"q");
-        assert_eq!(batcher.take_message(), Some(("q", vec![10, 11])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![10, 11])));
     }
 
     #[test]
@@ -247,16 +259,16 @@ mod tests {
         for n in 0..5 {
             batcher.push("q", n, Load::new(10, 2));
         }
-        assert_eq!(batcher.take_message(), Some(("q", vec![0, 1])));
-        assert_eq!(batcher.take_message(), Some(("q", vec![2, 3])));
-        assert_eq!(batcher.take_message(), Some(("q", vec![4])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![4])));
         // An item with a batch size of one is sent alone, and so is a large one.
         batcher.push("r", 0, Load::new(10, 1));
         batcher.push("r", 1, Load::new(MAX_BATCH_BYTES + 1, 1000));
         batcher.push("r", 2, Load::new(10, 1000));
-        assert_eq!(batcher.take_message(), Some(("r", vec![0])));
-        assert_eq!(batcher.take_message(), Some(("r", vec![1])));
-        assert_eq!(batcher.take_message(), Some(("r", vec![2])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![0])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![1])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![2])));
     }
 
     #[test]
@@ -266,11 +278,25 @@ mod tests {
             batcher.push("q", n, Load::new(40, 1000));
         }
         batcher.push("q", 5, Load::new(1000, 1000));
-        assert_eq!(batcher.take_message(), Some(("q", vec![0, 1])));
-        assert_eq!(batcher.take_message(), Some(("q", vec![2, 3])));
-        assert_eq!(batcher.take_message(), Some(("q", vec![4])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![4])));
         batcher.done(&"q");
-        assert_eq!(batcher.take_message(), Some(("q", vec![5])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![5])));
+    }
+
+    #[test]
+    fn many_calls_in_flight_share_several_messages() {
+        assert_eq!([0, 64, 512].map(fair_share), [MIN_SHARE; 3]);
+        assert_eq!(
+            [1000, 4096, 100_000].map(fair_share),
+            [250, MAX_BATCH_CALLS, MAX_BATCH_CALLS]
+        );
+        let mut batcher = Batcher::new(usize::MAX);
+        batcher.push_all("q", (0..1000).map(|n| (n, Load::new(10, 1024))), |_| true);
+        let share = fair_share(1000);
+        let messages = std::iter::from_fn(|| batcher.take_message(share));
+        assert!(messages.map(|(_, items)| items.len()).eq([250; WINDOW]));
     }
 
     #[test]
@@ -278,15 +304,15 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         batcher.push("q", 0, small());
         batcher.push_all("q", (1..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
-        assert_eq!(batcher.take_message(), None);
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
         assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         // The lane can be used again, and does not delay another one.
         batcher.push_all("q", (0..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
         batcher.push("r", 1, small());
         batcher.push("q", 2, small());
-        assert_eq!(batcher.take_message(), Some(("r", vec![1])));
-        assert_eq!(batcher.take_message(), Some(("q", vec![2])));
-        assert_eq!(batcher.take_message(), None);
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![1])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![2])));
+        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
     }
 
     #[test]
@@ -294,7 +320,7 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for _ in 0..WINDOW {
             batcher.push("q", 0, small());
-            batcher.take_message().unwrap();
+            batcher.take_message(MAX_BATCH_CALLS).unwrap();
         }
         // No message is done, and only the first ten items are kept.
         for n in 0..100 * MAX_BATCH_CALLS {
@@ -302,7 +328,7 @@ mod tests {
             assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
         }
         batcher.done(&"q");
-        let (_, kept) = batcher.take_message().unwrap();
+        let (_, kept) = batcher.take_message(MAX_BATCH_CALLS).unwrap();
         assert_eq!(kept[..10], (0..10).collect::<Vec<_>>());
     }
 
@@ -319,7 +345,7 @@ mod tests {
                     0 => batcher.push(key, (), small()),
                     // Often so many items that `keep` is called.
                     1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
-                    2 => if let Some((key, items)) = batcher.take_message() {
+                    2 => if let Some((key, items)) = batcher.take_message(MAX_BATCH_CALLS) {
                         prop_assert!(!items.is_empty());
                         in_flight.push_back(key);
                     },
@@ -329,7 +355,7 @@ mod tests {
                 }
             }
             loop {
-                while let Some((key, items)) = batcher.take_message() {
+                while let Some((key, items)) = batcher.take_message(MAX_BATCH_CALLS) {
                     prop_assert!(!items.is_empty());
                     in_flight.push_back(key);
                 }
@@ -352,7 +378,7 @@ mod tests {
             let mut sent: HashMap<u8, Vec<usize>> = HashMap::new();
             let mut in_flight = VecDeque::new();
             let mut send_ready = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, in_flight: &mut VecDeque<u8>| {
-                while let Some((key, items)) = batcher.take_message() {
+                while let Some((key, items)) = batcher.take_message(MAX_BATCH_CALLS) {
                     assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
                         assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_BATCH_BYTES);

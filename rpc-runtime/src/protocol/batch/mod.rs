@@ -6,7 +6,7 @@ mod batcher;
 mod cancelled_call;
 mod message;
 
-pub(crate) use batcher::{Batcher, Load, receive_more};
+pub(crate) use batcher::{Batcher, Load, fair_share, receive_more};
 pub(crate) use cancelled_call::{CANCEL_TYPE, CancelledCall};
 pub(crate) use message::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, MAX_BATCH_BYTES,
