@@ -103,13 +103,14 @@ impl RequestHandler {
             return acks.ack();
         };
         record_trace(&mut properties.headers, &reply.headers);
+        // Boxed, so that the task of a job that succeeds stays small.
         match failure.record(&mut properties.headers, method, unix_millis(), fastrand::f64()) {
             AfterFailure::Retry(delay) => {
-                if self.delay_job(jobs, message, delay, acks).await {
+                if Box::pin(self.delay_job(jobs, message, delay, acks)).await {
                     count(Event::JobRetried { queue: &self.queue });
                 }
             }
-            AfterFailure::Dead => self.dead_letter_job(jobs, message, acks).await,
+            AfterFailure::Dead => Box::pin(self.dead_letter_job(jobs, message, acks)).await,
         }
     }
 

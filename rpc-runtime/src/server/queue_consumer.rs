@@ -402,6 +402,8 @@ impl QueueConsumer {
         let (in_progress, is_batch) = (self.in_progress.clone(), self.is_batch_queue);
         let (received, guard) = self.estimate_wait(&delivery);
         self.last_arrival = Some(received.at);
+        // Boxed, because each future that it passes through has room for it.
+        let delivery = Box::new(delivery);
         self.tasks.spawn(async move {
             handler
                 .handle(delivery, is_batch, control, received, &in_progress)

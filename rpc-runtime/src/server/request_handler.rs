@@ -159,16 +159,17 @@ impl RequestHandler {
     /// or another one.
     pub(super) async fn handle(
         self: &Arc<Self>,
-        delivery: Delivery,
+        delivery: Box<Delivery>,
         is_batch: bool,
         control: Arc<dyn Control>,
         received: Received,
         in_progress: &RequestsInProgress,
     ) {
+        // Boxed, except what handles a single request: its task stays small.
         if is_probe(&delivery.message.properties) {
-            self.handle_probe(&delivery, &control, received.at).await;
+            Box::pin(self.handle_probe(&delivery, &control, received.at)).await;
         } else if is_batch && delivery.malformed.is_none() {
-            self.handle_batch(delivery, control, received, in_progress).await;
+            Box::pin(self.handle_batch(*delivery, control, received, in_progress)).await;
         } else {
             self.handle_single(delivery, control, received, in_progress).await;
         }
@@ -196,7 +197,7 @@ impl RequestHandler {
     /// Handles a single request, or a malformed batch.
     async fn handle_single(
         self: &Arc<Self>,
-        mut delivery: Delivery,
+        mut delivery: Box<Delivery>,
         control: Arc<dyn Control>,
         received: Received,
         in_progress: &RequestsInProgress,
@@ -263,7 +264,7 @@ impl RequestHandler {
 
     /// Moves a request to another queue if it must not run now. Otherwise decides whether it runs,
     /// runs its method, and replies or acks.
-    async fn process(&self, delivery: Delivery, received: Received, acks: PendingAcks) {
+    async fn process(&self, delivery: Box<Delivery>, received: Received, acks: PendingAcks) {
         // The prefetch equals the number of permits. Nevertheless, none may be free: batched
         // requests use them too, and so do requests of a lost subscription that are still running.
         let Some(permit) = self.permit().await else {
@@ -274,7 +275,7 @@ impl RequestHandler {
             redelivered,
             malformed,
             ..
-        } = delivery;
+        } = *delivery;
         let is_oneway = !expects_reply(&message.properties);
         let jobs = self.jobs.as_ref().filter(|_| is_oneway);
         if malformed.is_none()
@@ -291,7 +292,7 @@ impl RequestHandler {
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
         let job = jobs
             .filter(|jobs| !is_rejected(jobs))
-            .map(|jobs| (jobs, message.clone()));
+            .map(|jobs| (jobs, Box::new(message.clone())));
         let properties = &message.properties;
         let deadline = properties.expiration.and_then(|time| received.deadline(time));
         let label = RequestLabel::of(properties);
@@ -350,7 +351,7 @@ impl RequestHandler {
                 may_have_closed_channel: false,
             }),
             None => match job {
-                Some((jobs, message)) => self.end_job(jobs, message, &reply, is_refused, acks).await,
+                Some((jobs, message)) => self.end_job(jobs, *message, &reply, is_refused, acks).await,
                 None if is_refused => self.reject(acks, rejections),
                 None => acks.ack(),
             },

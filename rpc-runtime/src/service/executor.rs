@@ -184,35 +184,40 @@ impl Executor {
     /// and returns what to send.
     ///
     /// `queue` is its queue in spans and metrics. `begun` is when the decision was made.
-    pub(crate) async fn execute(
+    // Not an `async fn`, whose future would have room for the decision three times: as an argument,
+    // as a variable, and as the request in it.
+    #[allow(clippy::manual_async_fn)]
+    pub(crate) fn execute(
         &self,
         queue: &str,
-        decision: Decision<'_>,
+        mut decision: Decision<'_>,
         label: &RequestLabel,
         begun: Instant,
-    ) -> Response {
-        let admitted = match decision {
-            Decision::Run(admitted) => admitted,
-            Decision::Refuse(refusal) => return self.finish_refused(queue, refusal, label),
-            Decision::Cancelled(record) => return self.finish_cancelled(queue, record),
-        };
-        let in_flight = self.serves_queue().then(|| admitted.record.stats.begin());
-        let result = self.run(queue, &admitted).await;
-        // The request must not count as in flight and as ended at the same time.
-        drop(in_flight);
-        // A tally counts its requests when it is dropped, here at the end of the statement.
-        let mut response = self.finish(
-            queue,
-            &mut Tally::default(),
-            admitted.record,
-            begun.elapsed(),
-            result,
-        );
-        if !admitted.asks_batch_size {
-            response.batch_size = None;
+    ) -> impl Future<Output = Response> + Send {
+        async move {
+            let admitted = match decision {
+                Decision::Run(ref mut admitted) => admitted,
+                Decision::Refuse(refusal) => return self.finish_refused(queue, refusal, label),
+                Decision::Cancelled(record) => return self.finish_cancelled(queue, record),
+            };
+            let in_flight = self.serves_queue().then(|| admitted.record.stats.begin());
+            let result = self.run(queue, admitted).await;
+            // The request must not count as in flight and as ended at the same time.
+            drop(in_flight);
+            // A tally counts its requests when it is dropped, here at the end of the statement.
+            let mut response = self.finish(
+                queue,
+                &mut Tally::default(),
+                admitted.record,
+                begun.elapsed(),
+                result,
+            );
+            if !admitted.asks_batch_size {
+                response.batch_size = None;
+            }
+            response.reply_to = admitted.reply_to.take();
+            response
         }
-        response.reply_to = admitted.reply_to;
-        response
     }
 
     /// Returns what to send for a request that is refused. Counts and logs it as its source asks.

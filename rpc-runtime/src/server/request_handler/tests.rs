@@ -287,7 +287,7 @@ async fn serve_on(
     let in_progress = RequestsInProgress::default();
     handler
         .handle(
-            delivery,
+            Box::new(delivery),
             is_batched,
             Arc::new(broker.clone()),
             Received::at(Instant::now()),
@@ -296,6 +296,18 @@ async fn serve_on(
         .await;
     in_progress.idle().await;
     broker.events.lock().unwrap().clone()
+}
+
+/// Each request in progress has a task with this future, which is moved several times.
+#[tokio::test(start_paused = true)]
+async fn a_request_in_progress_takes_little_memory() {
+    let (channel, reply_sender, _tasks) = reply_parts(&broker(vec![], true)).await;
+    let handler = Arc::new(handler(channel, reply_sender));
+    let control: Arc<dyn Control> = Arc::new(broker(vec![], true));
+    let (delivery, received) = (Box::new(job(false)), Received::at(Instant::now()));
+    let in_progress = RequestsInProgress::default();
+    let handling = handler.handle(delivery, false, control, received, &in_progress);
+    assert!(size_of_val(&handling) <= 3300, "{}", size_of_val(&handling));
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,7 +333,7 @@ async fn a_panic_abandons_the_requests_whose_replies_were_being_sent_and_no_othe
         };
         handler
             .handle(
-                delivery,
+                Box::new(delivery),
                 false,
                 Arc::new(broker.clone()),
                 Received::at(Instant::now()),
@@ -535,7 +547,13 @@ async fn a_forwarded_request_expires_at_its_deadline() {
     };
     let in_progress = RequestsInProgress::default();
     handler
-        .handle(delivery, true, Arc::new(broker.clone()), received, &in_progress)
+        .handle(
+            Box::new(delivery),
+            true,
+            Arc::new(broker.clone()),
+            received,
+            &in_progress,
+        )
         .await;
     in_progress.idle().await;
     let mut sent = broker.sent.lock().unwrap().clone();
@@ -592,7 +610,7 @@ async fn a_batched_request_that_expects_a_reply_does_not_run_after_it_expired() 
     let in_progress = RequestsInProgress::default();
     handler
         .handle(
-            delivery,
+            Box::new(delivery),
             true,
             Arc::new(broker.clone()),
             Received::at(Instant::now()),
@@ -687,7 +705,7 @@ async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: b
     let in_progress = RequestsInProgress::default();
     let received = Received::at(Instant::now());
     let handling = handler.handle(
-        job(redelivered),
+        Box::new(job(redelivered)),
         false,
         Arc::clone(&control),
         received,
@@ -735,7 +753,13 @@ async fn a_job_whose_copy_is_never_confirmed_is_kept_until_its_delivery_is_lost(
     let control: Arc<dyn Control> = Arc::new(copies.clone());
     let in_progress = RequestsInProgress::default();
     let received = Received::at(Instant::now());
-    let mut handling = pin!(handler.handle(job(false), false, Arc::clone(&control), received, &in_progress));
+    let mut handling = pin!(handler.handle(
+        Box::new(job(false)),
+        false,
+        Arc::clone(&control),
+        received,
+        &in_progress
+    ));
     let hour = Duration::from_secs(3600);
     assert!(tokio::time::timeout(hour, &mut handling).await.is_err());
     handler.forget_deliveries(&control);
@@ -765,7 +789,7 @@ async fn the_jobs_of_a_redelivered_batch_wait_in_a_retry_queue() {
     let in_progress = RequestsInProgress::default();
     let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
     handler
-        .handle(delivery, true, control, received, &in_progress)
+        .handle(Box::new(delivery), true, control, received, &in_progress)
         .await;
     assert_eq!(copies.sent_to(), [("q.retry.10000", true); 2]);
     for message in &*copies.sent.lock().unwrap() {
@@ -790,7 +814,7 @@ async fn jobs_of_a_redelivered_batch_that_no_retry_queue_takes_return_and_wait_w
         let received = Received::at(Instant::now());
         handler
             .handle(
-                redelivered_batch(2),
+                Box::new(redelivered_batch(2)),
                 true,
                 Arc::clone(&control),
                 received,
@@ -808,7 +832,7 @@ async fn jobs_of_a_redelivered_batch_that_no_retry_queue_takes_return_and_wait_w
         assert_eq!(redelivery_count(&delivery.message.properties.headers), 1);
         let received = Received::at(Instant::now());
         handler
-            .handle(delivery, false, control, received, &in_progress)
+            .handle(Box::new(delivery), false, control, received, &in_progress)
             .await;
         // The channel may be opening, which takes up to a second.
         assert!((2..=4).contains(&received.at.elapsed().as_secs()));
@@ -829,7 +853,7 @@ async fn a_copy_of_a_redelivered_job_pauses_unless_it_has_waited() {
         let in_progress = RequestsInProgress::default();
         let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
         handler
-            .handle(delivery, false, control, received, &in_progress)
+            .handle(Box::new(delivery), false, control, received, &in_progress)
             .await;
         assert_eq!(received.at.elapsed() >= COPY_PAUSE, pauses);
     }
@@ -845,7 +869,7 @@ async fn a_missing_queue_is_declared_once_for_all_jobs_that_need_it() {
     let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
     let delivery = redelivered_batch(3);
     handler
-        .handle(delivery, true, control, received, &in_progress)
+        .handle(Box::new(delivery), true, control, received, &in_progress)
         .await;
     assert_eq!(copies.sent_to(), [("q.retry.10000", true); 6]);
     let events = copies.events.lock().unwrap().clone();
@@ -870,7 +894,7 @@ async fn few_forwarded_requests_are_unconfirmed_and_the_others_wait_for_their_de
     delivery.message.body = write_batch(&batch);
     let in_progress = RequestsInProgress::default();
     let (control, received) = (Arc::new(broker.clone()), Received::at(Instant::now()));
-    let handling = handler.handle(delivery, true, control, received, &in_progress);
+    let handling = handler.handle(Box::new(delivery), true, control, received, &in_progress);
     let mut handling = pin!(handling);
     let waiting = tokio::time::timeout(minute / 2, &mut handling).await;
     assert!(waiting.is_err());
@@ -888,8 +912,15 @@ async fn a_queue_that_confirms_nothing_keeps_a_few_copies_and_delays_no_other_qu
     let in_progress = RequestsInProgress::default();
     let control: Arc<dyn Control> = Arc::new(copies.clone());
     let received = Received::at(Instant::now());
-    let handle =
-        |delivery, is_batch| handler.handle(delivery, is_batch, control.clone(), received, &in_progress);
+    let handle = |delivery, is_batch| {
+        handler.handle(
+            Box::new(delivery),
+            is_batch,
+            control.clone(),
+            received,
+            &in_progress,
+        )
+    };
     let handling = join(handle(redelivered_batch(100), true), handle(job(false), false));
     let mut handling = pin!(handling);
     let hour = Duration::from_secs(3600);
@@ -931,7 +962,7 @@ async fn a_job_that_was_given_up_waits_until_the_dead_letter_queue_takes_it() {
     let in_progress = RequestsInProgress::default();
     let (control, received) = (Arc::new(copies.clone()), Received::at(Instant::now()));
     handler
-        .handle(delivery, false, control, received, &in_progress)
+        .handle(Box::new(delivery), false, control, received, &in_progress)
         .await;
     assert_eq!(copies.sent_to(), [("q.dead", true)]);
     let letter = copies.sent.lock().unwrap().remove(0);
