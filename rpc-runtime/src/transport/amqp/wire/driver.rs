@@ -14,6 +14,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::super::guard::{FRAME_END, Filter, HEARTBEAT, Next, OutgoingFilter};
 use super::demux::Demux;
+use super::gathering::Gathering;
 use super::lapin_stream::LapinStream;
 use super::outbox::{MAX_PIECES, Outbox};
 use super::shared::{ContentChannel, Wire};
@@ -64,6 +65,7 @@ where
         ours_written: 0,
         close_limit: None,
         is_flush_due: false,
+        gathering: Gathering::default(),
     };
     // After a panic, the driver is dropped, which ends the connection.
     tokio::spawn(catch_panic("socket", driver));
@@ -96,6 +98,7 @@ struct Driver<S> {
     /// How many bytes of ours were written so far.
     ours_written: u64,
     is_flush_due: bool,
+    gathering: Gathering,
     /// Set once lapin has closed its end: when to give up what is left to write.
     close_limit: Option<Pin<Box<Sleep>>>,
 }
@@ -106,6 +109,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.wire.driver_waker.register(cx.waker());
+        if this.gathering.pauses(this.wire.waiting()) {
+            // Continues behind the tasks that are ready to run.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let ended = ready!(this.drive(cx));
         this.wire.end(ended.err());
         Poll::Ready(())

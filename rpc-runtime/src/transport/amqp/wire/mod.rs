@@ -14,6 +14,7 @@
 //! - [`demux`] separates the content of our channels from everything else that the broker sends.
 //!   Pure, except that it hands deliveries and confirms to their channels.
 //! - [`pipe`] holds the bytes on their way between lapin and the driver. Pure.
+//! - [`gathering`] decides when the driver lets other tasks publish before it writes. Pure.
 //! - [`shared`] is the state that three parties share: the tasks that publish, lapin, and the
 //!   driver.
 //! - [`lapin_stream`] and [`driver`] do the work.
@@ -31,6 +32,7 @@ mod driver;
 mod encode;
 #[cfg(any(test, fuzzing))]
 mod frame_checks;
+mod gathering;
 mod lapin_stream;
 #[cfg(any(test, fuzzing))]
 mod model;

@@ -107,6 +107,11 @@ impl Wire {
         });
     }
 
+    /// Returns how many bytes of our frames the driver has not taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().ours.len()
+    }
+
     /// Takes what the driver has to know before it reads more.
     pub(super) fn take_news(&self) -> News {
         let mut shared = self.lock();

@@ -1,0 +1,81 @@
+//! Decides when the driver lets other tasks run before it writes, so that their frames leave in the
+//! same write. A write costs both sides much more than a frame. Pure: no clocks, no tasks.
+
+/// After several pauses in which no frames came, this many writes follow without one. A call that is
+/// made alone would only be slower.
+const MAX_UNPAUSED: u32 = 64;
+
+/// Remembers what pauses before writes have gained.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    /// During a pause: how many bytes there were to write before it.
+    waiting_before: Option<usize>,
+    /// How many writes are left without a pause.
+    unpaused_left: u32,
+    /// How many writes follow without a pause if the next one gains nothing. Zero means one.
+    unpaused_next: u32,
+}
+
+impl Gathering {
+    /// Whether to pause once more before `waiting` bytes are written: to let the tasks run that are
+    /// ready to. Must be called before each write.
+    pub(super) fn pauses(&mut self, waiting: usize) -> bool {
+        if let Some(before) = self.waiting_before.take() {
+            self.end_pause(waiting > before);
+            return false;
+        }
+        if waiting == 0 {
+            return false;
+        }
+        if self.unpaused_left > 0 {
+            self.unpaused_left -= 1;
+            return false;
+        }
+        self.waiting_before = Some(waiting);
+        true
+    }
+
+    fn end_pause(&mut self, has_gained: bool) {
+        if has_gained {
+            self.unpaused_next = 0;
+        } else {
+            self.unpaused_left = self.unpaused_next.max(1);
+            self.unpaused_next = (2 * self.unpaused_left).min(MAX_UNPAUSED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_before_each_write_while_frames_come() {
+        let mut gathering = Gathering::default();
+        for _ in 0..3 {
+            assert!(gathering.pauses(100));
+            assert!(!gathering.pauses(101));
+        }
+    }
+
+    #[test]
+    fn pauses_ever_more_rarely_while_none_come() {
+        let mut gathering = Gathering::default();
+        assert!(gathering.pauses(100));
+        for unpaused in [1, 2, 4, 8, 16, 32, 64, 64] {
+            // Ends the pause, without a gain.
+            assert!(!gathering.pauses(100));
+            let writes = (0..).take_while(|_| !gathering.pauses(100)).count();
+            assert_eq!(writes, unpaused);
+        }
+        assert!(!gathering.pauses(101));
+        assert!(gathering.pauses(100));
+    }
+
+    #[test]
+    fn does_not_pause_when_there_is_nothing_to_write() {
+        let mut gathering = Gathering::default();
+        assert!((0..3).all(|_| !gathering.pauses(0)));
+        assert!(gathering.pauses(100));
+    }
+}
