@@ -20,7 +20,7 @@ use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::error::ServerError;
 use crate::protocol::{
     ArgumentsSeed, BatchedCall, BatchedCallRef, Batcher, DecodeArguments, EncodeArguments, Headers, Load,
-    Message, NamedArguments, ReplyAddresses, Request, ShortStr, read_batch, write_batch,
+    MAX_BATCH_CALLS, Message, NamedArguments, ReplyAddresses, Request, ShortStr, read_batch, write_batch,
 };
 
 use crate::service::{
@@ -120,7 +120,7 @@ impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
 
     /// Returns the next batch, or `None` if nothing may be published now.
     pub fn leave(&mut self) -> Option<(K, Vec<T>)> {
-        self.0.take_message()
+        self.0.take_message(|_| MAX_BATCH_CALLS)
     }
 
     /// Marks a batch of this lane as confirmed.

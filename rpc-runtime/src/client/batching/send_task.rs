@@ -164,7 +164,7 @@ impl SendTask {
 
     /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
-        let share = fair_share(self.in_flight.len());
+        let share = |key: &BatchKey| fair_share(key.destination.limiter.in_flight());
         while let Some((key, mut requests)) = self.batcher.take_message(share) {
             requests.retain(|request| !request.is_withdrawn());
             if requests.len() > 1 {

@@ -14,7 +14,7 @@ use crate::client::called_method::{CalledMethod, CalledService};
 use crate::client::destination::Destination;
 use crate::client::in_flight_call::InFlightCall;
 use crate::client::in_flight_calls::InFlightCalls;
-use crate::client::limiter::{Limiter, WhenFull};
+use crate::client::limiter::{Limiter, Permit, WhenFull};
 use crate::client::options::CallerOptions;
 use crate::client::plan::{Arguments, CallPlan};
 use crate::client::queued_request::{PendingConfirm, QueuedRequest};
@@ -114,6 +114,8 @@ struct TestClient {
     in_flight: Arc<InFlightCalls>,
     destination: Arc<Destination>,
     sender: RequestSender,
+    /// The permits of all calls, which never end.
+    permits: Mutex<Vec<Permit>>,
     _send_task: AbortOnDropHandle<()>,
 }
 
@@ -135,7 +137,7 @@ impl TestClient {
         let reply_to = ShortStr::from_static("rpc.reply.1");
         let (sender, send_task) =
             RequestSender::new(publisher, reply_to, Arc::new(options), Arc::clone(&in_flight));
-        let limiter = Limiter::new("q", 1, WhenFull::Wait, true);
+        let limiter = Limiter::new("q", 10_000, WhenFull::Wait, true);
         Self {
             publisher: test_publisher,
             in_flight,
@@ -146,6 +148,7 @@ impl TestClient {
                 limiter,
             )),
             sender,
+            permits: Mutex::default(),
             _send_task: AbortOnDropHandle::new(tokio::spawn(send_task)),
         }
     }
@@ -159,6 +162,8 @@ impl TestClient {
     /// Makes this many calls at once.
     fn call(&self, calls: usize) -> Vec<Arc<InFlightCall>> {
         let one = |_| {
+            let permit = self.destination.limiter.try_acquire(0).unwrap();
+            self.permits.lock().unwrap().push(permit);
             let call = Arc::new(InFlightCall::new(CallPlan {
                 method: CalledMethod::Static(&STORE.methods[0]),
                 method_index: self.destination.method_index("read"),
@@ -198,11 +203,11 @@ const FIRST: usize = 64;
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_a_first_burst_is_batched_once_a_worker_asks_for_it() {
     let client = TestClient::new();
-    client.call(150);
+    client.call(300);
     assert_eq!(client.published().await, [1; FIRST]);
     assert!(client.batch_size().learn(1000));
     client.in_flight.first_reply.notify_one();
-    assert_eq!(client.published().await, [150 - FIRST]);
+    assert_eq!(client.published().await, [128, 300 - FIRST - 128]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,6 +236,14 @@ async fn a_reply_without_a_batch_size_releases_held_requests() {
     assert!(client.batch_size().stop_holding_back());
     client.in_flight.first_reply.notify_one();
     assert_eq!(client.published().await, [1; 300 - FIRST]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_has_at_most_a_quarter_of_the_calls_in_flight() {
+    let client = TestClient::new();
+    assert!(client.batch_size().learn(1000));
+    client.call(1000);
+    assert_eq!(client.published().await, [250; 4]);
 }
 
 /// Like a broker with a memory alarm: messages are not confirmed, and later not accepted.

@@ -133,6 +133,11 @@ impl Limiter {
         })
     }
 
+    /// Returns how many calls are in flight, without streams that have begun.
+    pub(super) fn in_flight(&self) -> usize {
+        self.counted(self.in_flight.load(Ordering::Relaxed))
+    }
+
     /// Takes a permit if one is free. An ordinary call gets none while other calls wait.
     pub(super) fn try_acquire(self: &Arc<Self>, priority: u8) -> Option<Permit> {
         let is_important = is_important(priority);

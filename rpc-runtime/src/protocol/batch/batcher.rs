@@ -125,15 +125,16 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         !self.ready.is_empty()
     }
 
-    /// Takes the items of the next message, at least one and at most `max_items`. `None` if none
-    /// may be sent now. The message is in flight until [`done`](Self::done) is called.
-    pub(crate) fn take_message(&mut self, max_items: usize) -> Option<(K, Vec<T>)> {
+    /// Takes the items of the next message: at least one, and at most what `max_items` returns for
+    /// its lane. `None` if none may be sent now. The message is in flight until
+    /// [`done`](Self::done) is called.
+    pub(crate) fn take_message(&mut self, max_items: impl Fn(&K) -> usize) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
                 continue;
             };
             lane.is_ready = false;
-            let message = lane.take_items(max_items, self.max_bytes);
+            let message = lane.take_items(max_items(&key), self.max_bytes);
             if message.is_empty() {
                 // All items of the lane were dropped after it became ready.
                 self.remove_if_idle(&key);
@@ -193,9 +194,9 @@ impl<T> Lane<T> {
     }
 }
 
-/// How many of the calls in flight may share a message. Calls whose replies arrive together make
-/// their next requests together, so messages would merge until the caller, the broker and the
-/// worker took turns. With several messages, each of them has one to work on.
+/// How many calls may share a message, if so many calls are in flight to the same queue. Calls whose
+/// replies arrive together make their next requests together, so messages would merge until caller,
+/// broker and worker took turns. If there are several messages, all three work at the same time.
 pub(crate) fn fair_share(in_flight: usize) -> usize {
     (in_flight / WINDOW).clamp(MIN_SHARE, MAX_BATCH_CALLS)
 }
@@ -222,6 +223,10 @@ mod tests {
 
     use super::*;
 
+    fn most(_: &impl Sized) -> usize {
+        MAX_BATCH_CALLS
+    }
+
     fn small() -> Load {
         Load::new(10, 100)
     }
@@ -231,8 +236,8 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
-            assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![n])));
-            assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
+            assert_eq!(batcher.take_message(most), Some(("q", vec![n])));
+            assert_eq!(batcher.take_message(most), None);
         }
     }
 
@@ -241,16 +246,16 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
-            batcher.take_message(MAX_BATCH_CALLS).unwrap();
+            batcher.take_message(most).unwrap();
         }
         batcher.push("q", 10, small());
         batcher.push("q", 11, small());
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
+        assert_eq!(batcher.take_message(most), None);
         // Another lane is not delayed.
         batcher.push("r", 12, small());
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![12])));
+        assert_eq!(batcher.take_message(most), Some(("r", vec![12])));
         batcher.done(&"q");
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![10, 11])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![10, 11])));
     }
 
     #[test]
@@ -259,16 +264,16 @@ mod tests {
         for n in 0..5 {
             batcher.push("q", n, Load::new(10, 2));
         }
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![0, 1])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![2, 3])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![4])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![4])));
         // An item with a batch size of one is sent alone, and so is a large one.
         batcher.push("r", 0, Load::new(10, 1));
         batcher.push("r", 1, Load::new(MAX_BATCH_BYTES + 1, 1000));
         batcher.push("r", 2, Load::new(10, 1000));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![0])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![1])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![2])));
+        assert_eq!(batcher.take_message(most), Some(("r", vec![0])));
+        assert_eq!(batcher.take_message(most), Some(("r", vec![1])));
+        assert_eq!(batcher.take_message(most), Some(("r", vec![2])));
     }
 
     #[test]
@@ -278,11 +283,11 @@ mod tests {
             batcher.push("q", n, Load::new(40, 1000));
         }
         batcher.push("q", 5, Load::new(1000, 1000));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![0, 1])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![2, 3])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![4])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![4])));
         batcher.done(&"q");
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![5])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![5])));
     }
 
     #[test]
@@ -295,7 +300,7 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         batcher.push_all("q", (0..1000).map(|n| (n, Load::new(10, 1024))), |_| true);
         let share = fair_share(1000);
-        let messages = std::iter::from_fn(|| batcher.take_message(share));
+        let messages = std::iter::from_fn(|| batcher.take_message(|_| share));
         assert!(messages.map(|(_, items)| items.len()).eq([250; WINDOW]));
     }
 
@@ -304,15 +309,15 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         batcher.push("q", 0, small());
         batcher.push_all("q", (1..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
+        assert_eq!(batcher.take_message(most), None);
         assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         // The lane can be used again, and does not delay another one.
         batcher.push_all("q", (0..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
         batcher.push("r", 1, small());
         batcher.push("q", 2, small());
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("r", vec![1])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), Some(("q", vec![2])));
-        assert_eq!(batcher.take_message(MAX_BATCH_CALLS), None);
+        assert_eq!(batcher.take_message(most), Some(("r", vec![1])));
+        assert_eq!(batcher.take_message(most), Some(("q", vec![2])));
+        assert_eq!(batcher.take_message(most), None);
     }
 
     #[test]
@@ -320,7 +325,7 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         for _ in 0..WINDOW {
             batcher.push("q", 0, small());
-            batcher.take_message(MAX_BATCH_CALLS).unwrap();
+            batcher.take_message(most).unwrap();
         }
         // No message is done, and only the first ten items are kept.
         for n in 0..100 * MAX_BATCH_CALLS {
@@ -328,7 +333,7 @@ mod tests {
             assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
         }
         batcher.done(&"q");
-        let (_, kept) = batcher.take_message(MAX_BATCH_CALLS).unwrap();
+        let (_, kept) = batcher.take_message(most).unwrap();
         assert_eq!(kept[..10], (0..10).collect::<Vec<_>>());
     }
 
@@ -345,7 +350,7 @@ mod tests {
                     0 => batcher.push(key, (), small()),
                     // Often so many items that `keep` is called.
                     1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
-                    2 => if let Some((key, items)) = batcher.take_message(MAX_BATCH_CALLS) {
+                    2 => if let Some((key, items)) = batcher.take_message(most) {
                         prop_assert!(!items.is_empty());
                         in_flight.push_back(key);
                     },
@@ -355,7 +360,7 @@ mod tests {
                 }
             }
             loop {
-                while let Some((key, items)) = batcher.take_message(MAX_BATCH_CALLS) {
+                while let Some((key, items)) = batcher.take_message(most) {
                     prop_assert!(!items.is_empty());
                     in_flight.push_back(key);
                 }
@@ -378,7 +383,7 @@ mod tests {
             let mut sent: HashMap<u8, Vec<usize>> = HashMap::new();
             let mut in_flight = VecDeque::new();
             let mut send_ready = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, in_flight: &mut VecDeque<u8>| {
-                while let Some((key, items)) = batcher.take_message(MAX_BATCH_CALLS) {
+                while let Some((key, items)) = batcher.take_message(most) {
                     assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
                         assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_BATCH_BYTES);

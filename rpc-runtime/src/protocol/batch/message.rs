@@ -383,6 +383,9 @@ impl<'a> Reader<'a> {
     fn headers(&mut self) -> Result<Headers, UnreadableBatch> {
         let length =
             decode::read_map_len(&mut self.rest).map_err(|_| UnreadableBatch("headers are missing"))?;
+        if length == 0 {
+            return Ok(Headers::default());
+        }
         let mut size = 0;
         let headers = (0..length).map(|_| {
             let (name, value) = (self.short_str()?, self.str()?.to_owned());
