@@ -79,8 +79,9 @@ pub enum CallError<E = Infallible> {
     },
 
     /// The client already had [`max_in_flight`](crate::ClientBuilder::max_in_flight) calls in
-    /// flight. The request was not sent.
-    #[error("{limit} calls are in flight, which is the client's limit")]
+    /// flight. The request was not sent. [`Broker::send`](crate::Broker::send) has a limit of its
+    /// own.
+    #[error("{limit} calls are in flight, which is the limit")]
     #[non_exhaustive]
     TooManyCalls {
         /// The limit.

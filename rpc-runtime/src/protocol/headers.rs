@@ -121,6 +121,7 @@ impl FromIterator<(ShortStr, String)> for Headers {
             sorted.reverse();
             sorted.sort_by(|(one, _), (next, _)| one.cmp(next));
             sorted.dedup_by(|(one, _), (next, _)| one == next);
+            sorted.shrink_to_fit();
         }
         Self(Some(Box::new(sorted)))
     }

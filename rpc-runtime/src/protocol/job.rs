@@ -21,7 +21,7 @@ pub(crate) const DELAY_HEADER: &str = "rpc-delay";
 pub(crate) const REASON_HEADER: &str = "rpc-reason";
 /// The error of the last attempt, as text.
 pub(crate) const ERROR_HEADER: &str = "rpc-error";
-/// The `traceparent` of the first attempt, which later attempts are linked to.
+/// The `traceparent` of the first attempt that was sampled, which later attempts are linked to.
 pub(crate) const FIRST_TRACE_HEADER: &str = "rpc-first-trace";
 /// W3C's header for the trace context.
 pub(crate) const TRACEPARENT: &str = "traceparent";

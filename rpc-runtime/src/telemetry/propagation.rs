@@ -35,12 +35,12 @@ mod on {
         /// Writes the context into the headers of a request. If the span is in no trace, writes the
         /// current context.
         pub(in crate::telemetry) fn inject(&self, headers: &mut Headers) {
-            if !can_propagate() {
-                return;
-            }
-            let has_baggage = Context::map_current(|current| !current.baggage().is_empty());
+            let (is_in_trace, has_baggage) =
+                Context::map_current(|current| (current.has_active_span(), !current.baggage().is_empty()));
             match &self.0 {
                 Some(context) if !has_baggage => inject(context, headers),
+                // There is nothing to write.
+                None if !is_in_trace && !has_baggage => {}
                 _ => inject(&self.with_baggage_of(Context::current()), headers),
             }
         }
@@ -66,25 +66,19 @@ mod on {
         }
     }
 
-    /// Whether the application has installed a propagator. The one that stands in for it has no
-    /// fields.
-    fn can_propagate() -> bool {
-        global::get_text_map_propagator(|propagator| propagator.fields().next().is_some())
-    }
-
     fn inject(context: &Context, headers: &mut Headers) {
         global::get_text_map_propagator(|propagator| {
             propagator.inject_context(context, &mut HeaderInjector(headers));
         });
     }
 
-    /// The context that a request arrived with. `None` if nobody could use it.
+    /// The context that a request arrived with. `None` if it has none, and no span either.
     pub(in crate::telemetry) struct IncomingContext(Option<Context>);
 
     impl IncomingContext {
         /// Reads the caller's context and makes the caller's span the parent of `span`.
         pub(in crate::telemetry) fn extract(span: &Span, headers: &Headers) -> Self {
-            if span.is_disabled() && !can_propagate() {
+            if span.is_disabled() && headers.is_empty() {
                 return Self(None);
             }
             let context =

@@ -89,7 +89,7 @@ class TooManyCalls(RpcError):
     _may_pass = True
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} calls are in flight, which is the client's limit")
+        super().__init__(f"{limit} calls are in flight, which is the limit")
         self.limit = limit
 
 

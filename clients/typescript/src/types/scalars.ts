@@ -74,7 +74,10 @@ function formatFloating(value: number, shortest: (value: number) => string): str
   return inFull(shortest(value));
 }
 
-/** The shortest number, perhaps with an exponent, whose nearest value in 32 bits is this one. */
+/**
+ * A number, perhaps with an exponent, whose nearest value in 32 bits is this one. The shortest, except
+ * for a few powers of two, of which Rust writes one digit less.
+ */
 function shortestOf32Bits(value: number): string {
   for (let digits = 1; digits < 9; digits++) {
     const shorter = Number(value.toPrecision(digits));

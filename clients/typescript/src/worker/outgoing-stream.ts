@@ -82,13 +82,18 @@ export class OutgoingStream {
           break;
         }
         const problem = this.#push(step.value.value);
-        if (problem !== null) return await this.#endWith(faultReply(codec, problem));
+        if (problem !== null) {
+          clearInterval(timer);
+          return await this.#endWith(faultReply(codec, problem));
+        }
         if (this.#sender.isFull) this.#flush();
         else this.#flushSoon();
         if (turn % MAX_TURN === 0) await new Promise(setImmediate);
       }
     } catch (error) {
       isDone = true;
+      // From here on, a caller that does not answer must not replace the end.
+      clearInterval(timer);
       return await this.#endWith(thrown(error));
     } finally {
       clearInterval(timer);

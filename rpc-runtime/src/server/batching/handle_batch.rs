@@ -66,7 +66,7 @@ impl RequestHandler {
                     (Some(refusal), _) => self.reply_sender.send(refusal.reply(received, acks)),
                     (None, Some((jobs, message))) => {
                         let fault = Fault::bad_request(
-                            "this message cannot be read as a batch, or its reply_to is not a reply address",
+                            "this message cannot be read as a batch, or replies to its reply_to are not allowed",
                         );
                         let reply = Reply::fault(Codec::Text, &fault);
                         let is_refused = true;

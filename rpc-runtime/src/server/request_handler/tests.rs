@@ -298,7 +298,8 @@ async fn serve_on(
     broker.events.lock().unwrap().clone()
 }
 
-/// Each request in progress has a task with this future, which is moved several times.
+/// Each request in progress has a task with this future, which is moved several times. The limit
+/// leaves room for other versions of the compiler; here it takes some 3,300 bytes.
 #[tokio::test(start_paused = true)]
 async fn a_request_in_progress_takes_little_memory() {
     let (channel, reply_sender, _tasks) = reply_parts(&broker(vec![], true)).await;
@@ -307,7 +308,7 @@ async fn a_request_in_progress_takes_little_memory() {
     let (delivery, received) = (Box::new(job(false)), Received::at(Instant::now()));
     let in_progress = RequestsInProgress::default();
     let handling = handler.handle(delivery, false, control, received, &in_progress);
-    assert!(size_of_val(&handling) <= 3300, "{}", size_of_val(&handling));
+    assert!(size_of_val(&handling) <= 4096, "{}", size_of_val(&handling));
 }
 
 #[tokio::test(start_paused = true)]
