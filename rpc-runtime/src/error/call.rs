@@ -73,8 +73,9 @@ pub enum CallError<E = Infallible> {
         limit: Duration,
         /// [`Executed::No`] if the request was not sent yet.
         executed: Executed,
-        /// The problem with the broker at that moment, if there was one: it could not be reached,
-        /// or it [blocked](BrokerError::Blocked) the connection.
+        /// The problem with the broker at that moment, if there was one: it was [not
+        /// reached](BrokerError::NotConnected) yet, could not be reached, or
+        /// [blocked](BrokerError::Blocked) the connection.
         source: Option<BrokerError>,
     },
 

@@ -245,12 +245,15 @@ impl BoardState {
             Some(End::RuntimeEnded) => return Status::RuntimeEnded,
             None => {}
         }
-        for connection in [&self.publishing, &self.consuming] {
-            if let Connectivity::Down { last_error } = connection {
-                return Status::Connecting {
-                    last_error: last_error.clone(),
-                };
-            }
+        let down = [&self.publishing, &self.consuming].map(|connection| match connection {
+            Connectivity::Down { last_error } => Some(last_error),
+            Connectivity::Up | Connectivity::Blocked { .. } => None,
+        });
+        if down.iter().any(Option::is_some) {
+            return Status::Connecting {
+                // The other one may have an error although this one has none yet.
+                last_error: down.into_iter().flatten().find_map(Clone::clone),
+            };
         }
         // The broker does not block connections that only consume.
         match &self.publishing {
@@ -422,8 +425,11 @@ mod tests {
         let board = StatusBoard::new(&Connectivity::Down { last_error: None });
         let obstacle = || board.status().obstacle();
         assert!(matches!(obstacle(), Some(BrokerError::NotConnected)));
-        board.set(Role::Publishing, down("a"));
-        assert!(matches!(obstacle(), Some(BrokerError::Unresponsive { .. })));
+        for role in Role::ALL {
+            board.set(role, down("a"));
+            assert!(matches!(obstacle(), Some(BrokerError::Unresponsive { .. })));
+            board.set(role, Connectivity::Down { last_error: None });
+        }
         for role in Role::ALL {
             board.set(role, Connectivity::Up);
         }
