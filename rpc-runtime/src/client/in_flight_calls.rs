@@ -65,6 +65,9 @@ const SEQUENTIAL_CALLS: u32 = 8;
 /// for the lock.
 const LOOKUPS_PER_LOCK: usize = 32;
 
+/// Why a call ends if a message of its stream lacks the header that identifies the worker.
+const NO_SENDER: &str = "a message does not say who sent it";
+
 /// Returns the key of a call that was inserted: its correlation id, by which its reply is looked
 /// up. The key of a one-way call is its sequence number, because the same [encoded
 /// call](super::encoded_call::EncodedCall) may be sent twice at once, with the same id. No random
@@ -334,7 +337,7 @@ impl InFlightCalls {
 /// Hands a message with items to its call.
 fn receive_items(id: Uuid, inbox: &ItemInbox, worker: Option<&str>, body: &Bytes) -> Arrival {
     let Some(worker) = worker else {
-        return inbox.receive_unreadable(id, None, "a message does not say who sent it");
+        return inbox.receive_unreadable(id, None, NO_SENDER);
     };
     match Items::read(body) {
         Ok(items) => inbox.receive(id, worker, items),
@@ -369,19 +372,14 @@ fn receive_grant(
     body: &Bytes,
 ) -> Arrival {
     let id = call.id();
-    let (Some(worker), Ok(grant)) = (worker, IncomingGrant::read(body)) else {
-        return inbox.receive_unreadable(id, worker, "its credit is malformed");
+    let Some(worker) = worker else {
+        return inbox.receive_unreadable(id, None, NO_SENDER);
     };
-    // For the inbox, a grant is a message without items: it shows that the worker is there. If the
-    // worker also sends items, only messages with items show that it goes on with them. Then the
-    // message gets such a number that it comes after a gap, which shows nothing.
-    let sends_items = call.plan().destination.credit().is_some();
-    let first = if sends_items { u64::MAX } else { 0 };
-    let keep_alive = Items {
-        first,
-        ..Items::keep_alive()
+    let Ok(grant) = IncomingGrant::read(body) else {
+        return inbox.receive_unreadable(id, Some(worker), "its credit is malformed");
     };
-    match inbox.receive(id, worker, keep_alive) {
+    let replies_with_items = call.plan().destination.credit().is_some();
+    match inbox.receive_sign_of_life(id, worker, replies_with_items) {
         // The grant needs no `answer`: the items that the call sends next answer it.
         Arrival::Continues { is_first, .. } => match upload.grant(id, worker, grant) {
             Ok(()) => Arrival::Continues {
@@ -440,6 +438,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use futures_util::{StreamExt, stream};
     use tokio::time::sleep;
 
     use super::super::batching::LearnedBatchSize;
@@ -451,7 +450,7 @@ pub(super) mod tests {
     use super::super::reply_router::route_malformed;
     use super::*;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
-    use crate::protocol::{Headers, Property, ReplyKind, ShortStr, write_batch};
+    use crate::protocol::{Asks, Headers, Property, ReplyKind, ShortStr, write_batch};
     use crate::transport::{ConfirmListener, Published};
 
     fn reply(text: &'static str) -> Message {
@@ -656,6 +655,35 @@ pub(super) mod tests {
             let told = calls_in_flight.control_messages.take_abandoned();
             assert_eq!(told.len(), usize::from(is_told), "{kind}");
             assert!(told.iter().all(|call| call.key == ShortStr::from_uuid(worker)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_of_a_stream_that_does_not_say_who_sent_it_ends_the_call() {
+        let grant = IncomingGrant {
+            credit: 1,
+            taken: 0,
+            asks: Asks::Nothing,
+        };
+        let items = Bytes::from_static(&[0x92, 0, 0x90]);
+        for (kind, body) in [(CREDIT_TYPE, grant.write()), (ITEMS_TYPE, items)] {
+            let mut plan = plan_of(&STORE.methods[0]);
+            let inbox = Arc::new(ItemInbox::new());
+            let upload = Upload::new(stream::pending().boxed(), Arc::clone(&inbox), true);
+            plan.destination = Arc::new(plan.destination.with_upload(Arc::new(upload), inbox));
+            let call = Arc::new(InFlightCall::new(plan));
+            let calls_in_flight = InFlightCalls::default();
+            let _guard = calls_in_flight.insert(&call);
+            let mut message = reply("");
+            message.properties.kind = Some(ShortStr::from_static(kind));
+            message.body = body;
+            assert!(calls_in_flight.complete(call.id(), message, 0));
+            let ended = call.reply(pin!(sleep(Duration::from_secs(1)))).await;
+            let error = ended.unwrap().unwrap_err();
+            assert!(
+                matches!(error, BadReply::Stream(reason) if reason == NO_SENDER),
+                "{error:?}"
+            );
         }
     }
 

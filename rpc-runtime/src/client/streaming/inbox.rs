@@ -288,12 +288,11 @@ impl ItemInbox {
         let is_keep_alive = items.items.is_empty();
         let after_last = items.first.saturating_add(items.items.volume().items);
         let received = state.receiver.receive(worker, items);
-        if is_unread(&received) {
+        if is_of_other_run(&received) {
             return arrival(received, false, None);
         }
         if is_first {
-            state.id = Some(id);
-            state.worker_key = worker_key(worker);
+            state.begin(id, Some(worker));
         }
         // A worker goes on although items were lost with the broker, which do not come any more. So
         // a message after such a gap does not show that the stream can go on.
@@ -308,6 +307,35 @@ impl ItemInbox {
             wake_reader(state);
         }
         arrival(received, is_first, answer)
+    }
+
+    /// Receives a message of the worker that is not about the items that it sends, in answer to the
+    /// request with this id. `replies_with_items` is whether the method replies with a stream.
+    pub(in crate::client) fn receive_sign_of_life(
+        &self,
+        id: Uuid,
+        worker: &str,
+        replies_with_items: bool,
+    ) -> Arrival {
+        let mut state = self.lock();
+        if state.id.is_some_and(|begun| begun != id) {
+            return Arrival::Foreign;
+        }
+        let is_first = !state.receiver.has_begun();
+        if let Some(unread) = state.receiver.receive_header(worker) {
+            return arrival(Ok(unread), false, None);
+        }
+        if is_first {
+            state.begin(id, Some(worker));
+        }
+        // Only the worker's messages about its items show that they go on, even empty ones.
+        if is_first || !replies_with_items {
+            state.heard_at = Instant::now();
+        }
+        Arrival::Continues {
+            is_first,
+            answer: None,
+        }
     }
 
     /// Receives a message that cannot be read. It ends the stream if it comes from the worker that
@@ -343,15 +371,14 @@ impl ItemInbox {
         }
         let had_begun = state.receiver.has_begun();
         let ended = state.receiver.end(worker, count, reply);
-        if is_unread(&ended) {
+        if is_of_other_run(&ended) {
             return arrival(ended, false, None);
         }
         state.heard_at = Instant::now();
         // The end may overtake the items.
         let is_first = !had_begun && state.receiver.has_begun();
         if is_first {
-            state.id = Some(id);
-            state.worker_key = worker.and_then(worker_key);
+            state.begin(id, worker);
         }
         arrival(ended, is_first, None)
     }
@@ -452,6 +479,13 @@ impl ItemInbox {
 }
 
 impl State {
+    /// Records who begins the stream: the worker with this header, in answer to the request with
+    /// this id.
+    fn begin(&mut self, id: Uuid, worker: Option<&str>) {
+        self.id = Some(id);
+        self.worker_key = worker.and_then(worker_key);
+    }
+
     /// Since when the reader waits. Without a reader: since when the call waits for its worker, or
     /// since when no message can arrive, whichever began earlier. `None` if neither is so.
     fn waits_since(&self) -> Option<Instant> {
@@ -472,8 +506,9 @@ pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)
 }
 
-/// Whether a message was not from the run that sends the stream.
-fn is_unread(received: &Result<Received<ReceivedReply>, BadStream>) -> bool {
+/// Whether a message is of another run or worker. It changes nothing here, though a later run ends
+/// the call.
+fn is_of_other_run(received: &Result<Received<ReceivedReply>, BadStream>) -> bool {
     matches!(
         received,
         Ok(Received::Foreign | Received::Late | Received::Interrupted)
@@ -640,6 +675,38 @@ mod tests {
         assert_eq!(inbox.overdue(limit, true), None, "nothing can arrive now");
         inbox.record_reconnected();
         assert_eq!(inbox.overdue(limit, false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_of_life_does_not_show_that_the_worker_needs_more_credit() {
+        let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+        let mut consumed = Volume::default();
+        for _ in 0..3 {
+            inbox.receive_sign_of_life(id, WORKER, true);
+            // The reader waits.
+            assert_eq!(poll(&inbox), 0);
+            consumed = consumed.plus(DEFAULT_CREDIT.half());
+            let (_, granted) = inbox.grant(consumed).unwrap();
+            assert_eq!(granted.minus(consumed), DEFAULT_CREDIT);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_of_life_shows_that_items_are_taken_and_not_that_they_are_sent() {
+        for replies_with_items in [false, true] {
+            let (inbox, id) = (ItemInbox::new(), Uuid::new_v4());
+            let first = inbox.receive_sign_of_life(id, WORKER, replies_with_items);
+            assert!(matches!(first, Arrival::Continues { is_first: true, .. }));
+            tokio::time::advance(MAX_SILENCE).await;
+            let next = inbox.receive_sign_of_life(id, WORKER, replies_with_items);
+            assert!(matches!(next, Arrival::Continues { is_first: false, .. }));
+            let is_silent = inbox.overdue(2 * MAX_SILENCE, false).is_some();
+            assert_eq!(is_silent, replies_with_items);
+            let other = inbox.receive_sign_of_life(Uuid::new_v4(), WORKER, replies_with_items);
+            assert!(matches!(other, Arrival::Foreign));
+            let other = inbox.receive_sign_of_life(id, "another one", replies_with_items);
+            assert!(matches!(other, Arrival::Foreign));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -132,10 +132,9 @@ impl<R> Receiver<R> {
     ///
     /// If the worker sent more than it was granted, or an item after the end.
     pub(super) fn receive(&mut self, run: &str, items: Items) -> Result<Received<R>, BadStream> {
-        if let Some(unread) = self.choose_run(Some(run)) {
+        if let Some(unread) = self.receive_header(run) {
             return Ok(unread);
         }
-        self.run.get_or_insert_with(|| run.to_owned());
         let Items { first, items, credit } = items;
         let after_last = first.saturating_add(items.volume().items);
         if !items.is_empty() && after_last > self.granted.items {
@@ -159,6 +158,16 @@ impl<R> Receiver<R> {
             bytes: self.arrived,
         });
         Ok(self.ended())
+    }
+
+    /// Receives the header of a message that is not the end, and shows that its run has begun.
+    /// Returns `None` if that run sends the stream, and otherwise what the message means.
+    pub(super) fn receive_header(&mut self, run: &str) -> Option<Received<R>> {
+        let unread = self.choose_run(Some(run));
+        if unread.is_none() {
+            self.run.get_or_insert_with(|| run.to_owned());
+        }
+        unread
     }
 
     /// Records that the reader waits for an item.

@@ -69,7 +69,11 @@ const MAX_FILLING: Duration = Duration::from_millis(10);
 type EncodedStream = BoxStream<'static, Result<Bytes, EncodeError>>;
 
 impl Upload {
-    pub(super) fn new(stream: EncodedStream, inbox: Arc<ItemInbox>, replies_with_items: bool) -> Self {
+    pub(in crate::client) fn new(
+        stream: EncodedStream,
+        inbox: Arc<ItemInbox>,
+        replies_with_items: bool,
+    ) -> Self {
         inbox.set_sends_items();
         Self {
             state: Mutex::new(State {
