@@ -34,7 +34,7 @@ pub(crate) const REDELIVERIES_HEADER: &str = "rpc-redeliveries";
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
-    /// The method's name, or `None` for the service's default method.
+    /// The method's name. `None` or empty for the service's default method.
     pub(crate) method: Option<ShortStr>,
     pub(crate) codec: Codec,
     /// Echoed in the reply.
@@ -125,10 +125,10 @@ impl Request {
             })?
             .unwrap_or(Codec::Text);
         Ok(Self {
-            // Some of RabbitMQ's clients send an empty string for a property that is not set.
-            method: properties.kind.filter(|method| !method.as_str().is_empty()),
+            method: properties.kind,
             codec,
             correlation_id: properties.correlation_id,
+            // Some of RabbitMQ's clients send an empty string for a property that is not set.
             reply_to: properties.reply_to.filter(|address| !address.as_str().is_empty()),
             // For a dead-lettered request this is an upper bound: how long it waited is unknown.
             time_to_live: properties.expiration.or_else(|| {
@@ -212,9 +212,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_request_without_properties_is_plain_text_for_the_default_method() {
-        let mut message = Message::default();
-        message.properties.kind = Some(ShortStr::from_static(""));
-        let request = Request::from_message(message).unwrap();
+        let request = Request::from_message(Message::default()).unwrap();
         assert_eq!((request.method, request.codec), (None, Codec::Text));
     }
 

@@ -201,7 +201,7 @@ impl Dispatcher {
     /// Returns the fault of a broadcast that cannot run.
     pub(crate) fn check_broadcast(&self, message: &Message, rules: &Rules) -> Result<(), Fault> {
         rules.check_broadcast_size(message)?;
-        let method = unless_empty(message.properties.kind.as_ref());
+        let method = message.properties.kind.as_ref();
         self.find(method).map(drop)
     }
 
@@ -309,7 +309,7 @@ impl Dispatcher {
         redelivered: bool,
         rules: &Rules,
     ) -> Option<u32> {
-        let method = unless_empty(message.properties.kind.as_ref());
+        let method = message.properties.kind.as_ref();
         let is_job = self.job(method).is_some();
         let redeliveries = rules.redeliveries_if_only_workers_count(message, redelivered, is_job)?;
         self.is_idempotent(method).then_some(redeliveries)
@@ -317,7 +317,7 @@ impl Dispatcher {
 
     /// Returns the method of a request if it is a job: one-way and `idempotent`.
     pub(crate) fn job(&self, method: Option<&ShortStr>) -> Option<&'static MethodDescriptor> {
-        let entry = self.find(unless_empty(method)).ok()?;
+        let entry = self.find(method).ok()?;
         entry.method.is_job().then_some(entry.method)
     }
 
@@ -364,9 +364,10 @@ impl Dispatcher {
         self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
     }
 
-    /// Returns a method by its name, or the default one if there is no name.
+    /// Returns a method by its name, or the default one if there is no name. No name is empty: some
+    /// of RabbitMQ's clients send an empty string for a property that is not set.
     fn find(&self, method: Option<&ShortStr>) -> Result<&Entry, Fault> {
-        match method {
+        match method.filter(|name| !name.as_str().is_empty()) {
             Some(name) => self
                 .methods
                 .get(name.as_str())
@@ -401,12 +402,6 @@ impl Dispatcher {
 fn request_uuid(request: &Request) -> Option<Uuid> {
     let id = RequestId::of_correlation_id(request.correlation_id.as_ref()?)?;
     Some(id.uuid())
-}
-
-/// Returns `None` for an empty name too: some of RabbitMQ's clients send an empty string for a
-/// property that is not set.
-fn unless_empty(name: Option<&ShortStr>) -> Option<&ShortStr> {
-    name.filter(|name| !name.as_str().is_empty())
 }
 
 /// Returns where the reply to a message goes. `None` if its sender expects no reply.
@@ -509,6 +504,7 @@ mod tests {
     #[test]
     fn a_request_without_a_method_runs_the_default_one() {
         assert_eq!(runs(decide(Properties::default(), false)), "read");
+        assert_eq!(runs(decide(request(""), false)), "read");
         assert_eq!(runs(decide(request("write"), false)), "write");
         assert_eq!(refused(decide(request("erase"), false)), FaultCode::UnknownMethod);
     }

@@ -17,11 +17,10 @@ impl BatchSizeAsk {
     /// in the header `rpc-batch`. `None` if the sender does not ask.
     pub(in crate::server) fn of_message(message: &Message) -> Option<Self> {
         let properties = &message.properties;
-        let method = properties.kind.as_ref();
         Some(Self {
             address: address(properties.headers.get(BATCH_HEADER)?)?,
             correlation_id: properties.correlation_id.clone(),
-            method: method.filter(|method| !method.as_str().is_empty()).cloned(),
+            method: properties.kind.clone(),
         })
     }
 

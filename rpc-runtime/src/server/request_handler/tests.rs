@@ -503,7 +503,7 @@ fn a_request_without_a_reply_address_is_recognized_only_by_a_uuid() {
     assert!(!is_recognized(Some(ShortStr::from_static("")), "order-7"));
 }
 
-const READ: MethodDescriptor = MethodDescriptor::new("read", &[]).idempotent();
+const READ: MethodDescriptor = MethodDescriptor::new("read", &[]).idempotent().default_method();
 static STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[READ]);
 
 struct Store;
@@ -573,6 +573,45 @@ async fn a_forwarded_request_expires_at_its_deadline() {
         (Some("read"), None),
     ];
     assert_eq!(sent, copies);
+}
+
+/// As in a request of its own.
+#[tokio::test(start_paused = true)]
+async fn a_batched_request_whose_method_is_empty_runs_the_default_one() {
+    let broker = broker(vec![Published::Confirmed], true);
+    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
+    let mut dispatcher = Dispatcher::default();
+    dispatcher.add(Arc::new(Store), "q").unwrap();
+    let handler = Arc::new(handler_of(dispatcher, channel, reply_sender));
+    let properties = Properties {
+        content_type: Some(ShortStr::from_static("application/json")),
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        ..Properties::default()
+    };
+    let delivery = Delivery {
+        message: Message {
+            properties,
+            body: write_batch(&[batched_call("", None)]),
+        },
+        redelivered: false,
+        tag: 1,
+        malformed: None,
+        control_key: None,
+    };
+    let in_progress = RequestsInProgress::default();
+    handler
+        .handle(
+            Box::new(delivery),
+            true,
+            Arc::new(broker.clone()),
+            Received::at(Instant::now()),
+            &in_progress,
+        )
+        .await;
+    in_progress.idle().await;
+    let sent = broker.sent.lock().unwrap().clone();
+    let reply = Reply::from_message(sent[0].clone(), Codec::Json).unwrap();
+    assert_eq!(reply.kind, ReplyKind::Result);
 }
 
 /// As a request of its own would be.
