@@ -14,7 +14,10 @@ pub(crate) fn reserved_header(name: &str) -> Option<InvalidName> {
     if name.starts_with("rpc-") {
         return Some(InvalidName::ReservedByRuntime);
     }
-    let is_rabbitmqs =
-        RABBITMQ.contains(&name) || RABBITMQ_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    is_rabbitmqs.then_some(InvalidName::Reserved)
+    is_rabbitmqs_header(name).then_some(InvalidName::Reserved)
+}
+
+/// Whether RabbitMQ writes or reads this header.
+pub(crate) fn is_rabbitmqs_header(name: &str) -> bool {
+    RABBITMQ.contains(&name) || RABBITMQ_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -13,9 +13,9 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Properties, Reply, limit_headers,
-    mark_given_up, record_origin, record_trace, record_user, remaining_delay, reserved_header,
-    set_remaining_delay, since_last_failure,
+    BATCH_HEADER, COPY_HEADER, DeadLettered, Message, Properties, Reply, is_rabbitmqs_header, limit_headers,
+    mark_given_up, record_origin, record_trace, record_user, remaining_delay, set_remaining_delay,
+    since_last_failure,
 };
 use crate::service::{
     AfterFailure, DEAD_LETTER_WAIT, JobFailure, Origin, REDELIVERED_BATCH_WAIT, RETURNED_PAUSE,
@@ -266,7 +266,7 @@ fn make_copy(properties: &mut Properties) {
         record_user(headers, properties.user_id.as_ref());
     }
     // RabbitMQ's own headers describe the original, not the copy.
-    headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
+    headers.retain(|name, _| !is_rabbitmqs_header(name));
     // The copy must not ask again for the batch size.
     headers.remove(BATCH_HEADER);
     limit_headers(headers);

@@ -19,7 +19,7 @@ use super::reply_channel::{IgnoreConfirm, ReplyChannel, SendOutcome, before};
 use super::reply_sender::ReplySender;
 use super::streams::{SEND_LIMIT, StreamSender, Streams};
 use crate::protocol::{
-    Fault, InvalidName, Message, Properties, ShortStr, is_given_up, limit_headers, reserved_header,
+    Fault, Message, Properties, ShortStr, is_given_up, is_rabbitmqs_header, limit_headers,
 };
 use crate::service::{
     AdmittedRequest, Cancellations, CorrelationId, Decision, DeliveryAction, Dispatcher, Executor,
@@ -544,7 +544,7 @@ impl RequestHandler {
         let properties = &mut message.properties;
         let headers = &mut properties.headers;
         // RabbitMQ's own headers describe the original, not the copy.
-        headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
+        headers.retain(|name, _| !is_rabbitmqs_header(name));
         limit_headers(headers);
         Origin::mark_forwarded(headers);
         if let Some(deadline) = deadline {

@@ -17,8 +17,8 @@ use super::batch_size_ask::BatchSizeAsk;
 use super::reply_collector::{Deferral, DeferredResponse, ReplyCollector};
 use crate::codec::Codec;
 use crate::protocol::{
-    BatchedCall, Fault, FaultCode, InvalidName, Message, Properties, Reply, Request, ShortStr, content,
-    read_batch, reserved_header,
+    BatchedCall, Fault, FaultCode, Message, Properties, Reply, Request, ShortStr, content,
+    is_rabbitmqs_header, read_batch,
 };
 use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress};
@@ -410,10 +410,12 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
     } = call;
     // RabbitMQ does not write its headers into the body, so any that are there are forged. Those of
     // this library stay.
-    headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
-    // The headers of the message are RabbitMQ's own, such as the delivery count.
+    headers.retain(|name, _| !is_rabbitmqs_header(name));
+    // Of the headers of the message, only RabbitMQ's own count, such as the delivery count.
     for (name, value) in shared.headers.iter() {
-        if let Ok(name) = ShortStr::new(name) {
+        if is_rabbitmqs_header(name)
+            && let Ok(name) = ShortStr::new(name)
+        {
             headers.insert(name, value.to_owned());
         }
     }
@@ -468,5 +470,41 @@ mod tests {
         let mut read: Vec<_> = request.headers.iter().collect();
         read.sort_unstable();
         assert_eq!(read, [("tenant", "forged"), ("x-delivery-count", "3")]);
+    }
+
+    #[test]
+    fn of_the_headers_of_a_batch_only_those_of_rabbitmq_are_read() {
+        let headers = |headers: &[(&'static str, &str)]| {
+            let mut set = Headers::default();
+            for (name, value) in headers {
+                set.insert(ShortStr::from_static(name), (*value).to_owned());
+            }
+            set
+        };
+        let shared = Properties {
+            headers: headers(&[
+                ("tenant", "another"),
+                ("rpc-resent", ""),
+                ("rpc-copy", "7"),
+                ("x-acquired-count", "2"),
+            ]),
+            ..Properties::default()
+        };
+        let call = BatchedCall {
+            id: Uuid::new_v4(),
+            method: ShortStr::from_static("read"),
+            time_to_live: None,
+            arguments: Bytes::new(),
+            headers: headers(&[("tenant", "its own"), ("rpc-copy", "1")]),
+        };
+        let request = request(call, Codec::Json, &shared);
+        let mut read: Vec<_> = request.headers.iter().collect();
+        read.sort_unstable();
+        let expected = [
+            ("rpc-copy", "1"),
+            ("tenant", "its own"),
+            ("x-acquired-count", "2"),
+        ];
+        assert_eq!(read, expected);
     }
 }
