@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Level;
 use uuid::Uuid;
 
+use super::open_failure_log::OpenFailureLog;
 use super::streams::StreamSender;
 use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
@@ -143,7 +144,7 @@ impl IncomingItems {
                     items: &items,
                     transport: &transport,
                     first_attempt_done: first_attempt_done.take(),
-                    is_refusal_logged: false,
+                    failures: OpenFailureLog::default(),
                 };
                 async move { keep_open(&mut receiving).await }
             })
@@ -284,8 +285,7 @@ struct Receiving<'a> {
     transport: &'a Arc<dyn Transport>,
     /// Dropping the sender resolves the receiver.
     first_attempt_done: Option<oneshot::Sender<()>>,
-    /// Whether a refusal was logged since the queue was last open.
-    is_refusal_logged: bool,
+    failures: OpenFailureLog,
 }
 
 impl KeepOpen for Receiving<'_> {
@@ -307,7 +307,7 @@ impl KeepOpen for Receiving<'_> {
     }
 
     async fn run(&mut self, mut subscription: Subscription) -> ControlFlow<(), BrokerError> {
-        self.is_refusal_logged = false;
+        self.failures = OpenFailureLog::default();
         self.items.resume();
         let lost = loop {
             match subscription.deliveries.next().await {
@@ -332,8 +332,14 @@ impl KeepOpen for Receiving<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        if !error.is_transient() && !std::mem::replace(&mut self.is_refusal_logged, true) {
-            let error = Logged(Chain(error));
+        if !self.failures.admit(error) {
+            return ControlFlow::Continue(());
+        }
+        let is_transient = error.is_transient();
+        let error = Logged(Chain(error));
+        if is_transient {
+            tracing::warn!(%error, "the queue for items of callers cannot be opened; trying again");
+        } else {
             tracing::warn!(
                 %error,
                 "methods receive no items from their callers; the permissions of a worker that stops cancelled calls are needed"

@@ -8,6 +8,7 @@ mod control;
 mod incoming_items;
 mod job_queues;
 mod jobs;
+mod open_failure_log;
 mod open_server;
 mod outgoing_reply;
 mod pending_acks;

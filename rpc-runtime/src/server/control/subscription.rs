@@ -16,6 +16,7 @@ use super::methods::ControlMethods;
 use super::responder::Responder;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
+use crate::server::open_failure_log::OpenFailureLog;
 use crate::server::reply_channel::ReplyChannel;
 use crate::service::Rules;
 use crate::transport::{
@@ -89,7 +90,7 @@ impl ControlResponder {
                     queue: &queue,
                     stop: &stopped,
                     first_attempt_done: first_attempt_done.take(),
-                    is_refusal_logged: false,
+                    failures: OpenFailureLog::default(),
                     drain_timeout,
                     draining_since: &since,
                     answers: &answers,
@@ -142,8 +143,7 @@ struct ResponderRun<'a> {
     stop: &'a CancellationToken,
     /// Dropping the sender wakes [`ControlResponder::started`].
     first_attempt_done: Option<oneshot::Sender<()>>,
-    /// Whether a refusal was logged since the queue was last open.
-    is_refusal_logged: bool,
+    failures: OpenFailureLog,
     drain_timeout: Duration,
     draining_since: &'a OnceLock<Instant>,
     /// The tasks that answer control messages. The prefetch bounds their number, apart from
@@ -165,7 +165,7 @@ impl KeepOpen for ResponderRun<'_> {
     }
 
     async fn run(&mut self, subscription: Subscription) -> ControlFlow<(), BrokerError> {
-        self.is_refusal_logged = false;
+        self.failures = OpenFailureLog::default();
         let lost = self.answer_until_lost(subscription).await?;
         let error = Logged(Chain(&lost));
         tracing::debug!(%error, "the control queue was lost; declaring it again");
@@ -179,9 +179,14 @@ impl KeepOpen for ResponderRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        if !error.is_transient() && !std::mem::replace(&mut self.is_refusal_logged, true) {
-            let missing = missing_permission(error);
-            let error = Logged(Chain(error));
+        if !self.failures.admit(error) {
+            return ControlFlow::Continue(());
+        }
+        let (is_transient, missing) = (error.is_transient(), missing_permission(error));
+        let error = Logged(Chain(error));
+        if is_transient {
+            tracing::warn!(%error, "the control queue cannot be opened; trying again");
+        } else {
             tracing::info!(
                 %error,
                 missing,

@@ -1,0 +1,41 @@
+//! Limits how often a failure to open a queue is logged.
+
+use crate::error::BrokerError;
+
+/// Which failures were logged since the queue was last open.
+#[derive(Debug, Default)]
+pub(super) struct OpenFailureLog {
+    transient: bool,
+    lasting: bool,
+}
+
+impl OpenFailureLog {
+    /// Records a failure. Returns whether to log it: of those that may pass by themselves only the
+    /// first one is logged, and of the others too.
+    pub(super) fn admit(&mut self, error: &BrokerError) -> bool {
+        let logged = if error.is_transient() {
+            &mut self.transient
+        } else {
+            &mut self.lasting
+        };
+        !std::mem::replace(logged, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Cause;
+
+    #[test]
+    fn the_first_failure_of_each_kind_is_logged() {
+        let queue = |is_temporary| BrokerError::Queue {
+            queue: "q".into(),
+            source: Cause::new("why"),
+            is_temporary,
+        };
+        let mut log = OpenFailureLog::default();
+        let is_logged = [true, false, true, false, true].map(|is_temporary| log.admit(&queue(is_temporary)));
+        assert_eq!(is_logged, [true, true, false, false, false]);
+    }
+}
