@@ -173,9 +173,9 @@ pub enum BrokerError {
         source: Cause,
     },
 
-    /// A background task of the handle panicked, which is a bug. The task is restarted. The
-    /// messages that it was working on may be lost.
-    #[error("a background task panicked and is restarted: {task}")]
+    /// A background task panicked, which is a bug of this library. The messages that it was working
+    /// on may be lost. Tasks of a handle are restarted. A server that ends with this error is not.
+    #[error("a background task panicked: {task}")]
     #[non_exhaustive]
     Panicked {
         /// The task's name.
