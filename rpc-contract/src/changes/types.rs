@@ -159,23 +159,60 @@ fn is_same_everywhere(name: &str) -> bool {
 }
 
 /// Returns the owned type that has the same form on the wire: `String` for `&str`.
+///
+/// Removes only the outermost reference or `Cow`, or the `Cow` in an `Option`: the attribute
+/// `#[service]` allows references nowhere else.
 fn on_the_wire(name: &str) -> String {
-    let borrowed = name.strip_prefix('&').unwrap_or(name);
-    let cow = borrowed
-        .strip_prefix("Cow<")
-        .and_then(|inner| inner.strip_suffix('>'));
-    let inner = match cow.and_then(|inner| inner.split_once(", ")) {
-        Some((lifetime, inner)) if lifetime.starts_with('\'') => inner,
-        _ => borrowed,
-    };
+    if let Some(inner) = name
+        .strip_prefix("Option<")
+        .and_then(|inner| inner.strip_suffix('>'))
+    {
+        return format!("Option<{}>", on_the_wire(inner));
+    }
+    let inner = referenced(name).or_else(|| in_cow(name)).unwrap_or(name);
     if inner == "str" {
         return "String".to_owned();
     }
-    match inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
-        // Not an array, such as `[u8; 4]`.
-        Some(element) if !element.contains(';') => format!("Vec<{element}>"),
-        _ => inner.to_owned(),
+    match element_of_slice(inner) {
+        Some(element) => format!("Vec<{element}>"),
+        None => inner.to_owned(),
     }
+}
+
+/// Returns the type to which a reference refers: `str` for `&'_ str`.
+fn referenced(name: &str) -> Option<&str> {
+    let inner = name.strip_prefix('&')?;
+    match inner.split_once(' ') {
+        Some((lifetime, inner)) if lifetime.starts_with('\'') => Some(inner),
+        _ => Some(inner),
+    }
+}
+
+/// Returns what a `Cow` holds: `str` for `std::borrow::Cow<'_, str>`.
+fn in_cow(name: &str) -> Option<&str> {
+    let (path, arguments) = name.split_once('<')?;
+    let arguments = arguments.strip_suffix('>')?;
+    let inner = match arguments.split_once(", ") {
+        Some((lifetime, inner)) if lifetime.starts_with('\'') => inner,
+        _ => arguments,
+    };
+    (path == "Cow" || path.ends_with("::Cow")).then_some(inner)
+}
+
+/// Returns the type of a slice's elements. `None` if the type is no slice but, for example, an
+/// array such as `[u8; 4]`.
+fn element_of_slice(name: &str) -> Option<&str> {
+    let element = name.strip_prefix('[')?.strip_suffix(']')?;
+    let mut depth = 0_usize;
+    for character in element.chars() {
+        match character {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            ';' if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    Some(element)
 }
 
 #[cfg(test)]

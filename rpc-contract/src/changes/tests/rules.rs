@@ -318,6 +318,12 @@ fn types_with_the_same_form_on_the_wire() {
         ("Cow<'static, [u8]>", "&[u8]"),
         ("&[User]", "Vec<User>"),
         ("&User", "User"),
+        ("&[[u8; 4]]", "Vec<[u8; 4]>"),
+        ("&'_ str", "String"),
+        ("&'a [User]", "Vec<User>"),
+        ("std::borrow::Cow<'_, str>", "String"),
+        ("Option<Cow<'_, str>>", "Option<String>"),
+        ("[[u8; 2]; 3]", "&[[u8; 2]; 3]"),
     ] {
         assert_arguments(one_argument(old), one_argument(new), &[(Safe, "get(id)")]);
     }
