@@ -266,7 +266,8 @@ impl Incoming {
     }
 
     /// Checks whole frames and gives them to their channel. Returns how many messages and confirms
-    /// they are, or `None` if they violate the protocol.
+    /// they are, or `None` if they violate the protocol, or if a frame other than a body does not
+    /// arrive in one read.
     pub fn receive(&mut self, frames: &mut [u8]) -> Option<u64> {
         self.0.receive(frames)
     }

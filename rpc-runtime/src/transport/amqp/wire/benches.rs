@@ -17,7 +17,7 @@ const CHANNEL: u16 = 1;
 const MAX_FRAME: usize = 128 * 1024;
 
 /// How many bytes are read at once if a large body is expected, and the smallest part of a body
-/// that is read into it.
+/// that is read into it, like in the driver.
 const LARGE_PART: usize = 4 * 1024;
 
 /// Frames to a broker.
@@ -66,7 +66,7 @@ impl Incoming {
     }
 
     /// Receives whole frames. Returns how many messages and confirms they are, or `None` if they
-    /// violate the protocol.
+    /// cannot be [received in parts](Self::receive_part).
     pub(crate) fn receive(&mut self, mut frames: &mut [u8]) -> Option<u64> {
         while !frames.is_empty() {
             let received = match self.receive_body(frames) {
@@ -82,6 +82,7 @@ impl Incoming {
     /// bytes that are, or `None` if something else follows.
     fn receive_body(&mut self, bytes: &[u8]) -> Option<usize> {
         let (body, left) = self.demux.arriving_body()?;
+        // The filter waits for the end marker too.
         if left < LARGE_PART || self.filter.unchecked() != left + 1 {
             return None;
         }
@@ -92,8 +93,13 @@ impl Incoming {
         Some(len)
     }
 
-    /// Scans what one read returns. Returns how many bytes that are.
+    /// Scans what one read returns. Returns how many bytes that are. `None` if they violate the
+    /// protocol, or if the filter holds back bytes of the previous read: unlike the driver's
+    /// buffer, `bytes` has no room for them at its front.
     fn receive_part(&mut self, bytes: &mut [u8]) -> Option<usize> {
+        if self.filter.held() > 0 {
+            return None;
+        }
         let len = bytes.len().min(LARGE_PART);
         let part = &mut bytes[..len];
         let passed = self.filter.scan(part).ok()?;
