@@ -8,7 +8,7 @@ use super::declarations::{absent, class, documented};
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::docstring;
-use super::types::{TypeWriter, only};
+use super::types::{TypeWriter, generic_of_one};
 
 /// How a method is called.
 struct Call {
@@ -59,10 +59,10 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
     for (method, names) in service.methods.iter().zip(&names.methods) {
         let call = Call::of(method);
         let result = match call.returns {
-            Some(generic) => only(generic, types.ty(&method.returns)),
+            Some(generic) => generic_of_one(generic, types.ty(&method.returns)),
             None => result(method, &types),
         };
-        let items = |item: &Type| only("rpc_runtime.Items[", types.ty(item));
+        let items = |item: &Type| generic_of_one("rpc_runtime.Items[", types.ty(item));
         let parameters = parameters(method, names, &types, true, items);
         body.push('\n');
         body.push_str(&signature(call.is_async, &names.function, parameters, result));
@@ -83,11 +83,11 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
     let mut body = "    _service = _SERVICE\n".to_owned();
     for (method, names) in service.methods.iter().zip(&names.methods) {
         let result = if method.is_streaming {
-            only("AsyncIterator[", types.ty(&method.returns))
+            generic_of_one("AsyncIterator[", types.ty(&method.returns))
         } else {
             result(method, &types)
         };
-        let items = |item: &Type| only("AsyncIterator[", types.ty(item));
+        let items = |item: &Type| generic_of_one("AsyncIterator[", types.ty(item));
         let parameters = parameters(method, names, &types, false, items);
         body.push_str("\n    @abc.abstractmethod\n");
         body.push_str(&signature(

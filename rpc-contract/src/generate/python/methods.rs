@@ -8,7 +8,7 @@ use super::declarations::absent;
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::literal;
-use super::types::{TypeWriter, only};
+use super::types::{TypeWriter, generic_of_one};
 
 /// The most columns of a part of the description. With its quotes and indentation, it fits a line.
 const PART: usize = 90;
@@ -75,7 +75,7 @@ fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWrite
     }
     Doc::Concat(vec![
         Doc::text(format!("{} = ", names.constant)),
-        only("Method[", types.ty(&method.returns)),
+        generic_of_one("Method[", types.ty(&method.returns)),
         Doc::list("(", options, ")", Doc::SoftLine),
     ])
 }

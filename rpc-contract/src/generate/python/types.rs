@@ -73,11 +73,11 @@ impl<'a> TypeWriter<'a> {
                 Some(within) if self.order.is_unmet(within, *id) => Doc::text("Any"),
                 _ => Doc::text(self.names.ty(*id)),
             },
-            // Callers unwrap options, and no option is directly within another.
+            // Not reached: callers unwrap options, and no option is directly within another.
             Type::Option(_) => nested(ty),
-            Type::List(item) => only("list[", nested(item)),
+            Type::List(item) => generic_of_one("list[", nested(item)),
             Type::Tuple(types) => match types.as_slice() {
-                [single] => only("tuple[", nested(single)),
+                [single] => generic_of_one("tuple[", nested(single)),
                 types => Doc::list("tuple[", types.iter().map(nested).collect(), "]", Doc::SoftLine),
             },
             Type::Map(key, value) => {
@@ -121,8 +121,9 @@ pub(super) fn parenthesized(operands: Vec<Doc>) -> Doc {
 }
 
 /// Returns a generic type with one parameter, given what is before it, with `[`. Unlike in
-/// [`Doc::list`], no comma may follow the parameter: it would make a tuple of it.
-pub(super) fn only(open: &str, parameter: Doc) -> Doc {
+/// [`Doc::list`], no comma follows the parameter on a line of its own: Python reads `(int,)` in
+/// `list[int,]`, a tuple, so formatters add none.
+pub(super) fn generic_of_one(open: &str, parameter: Doc) -> Doc {
     Doc::Group(vec![
         Doc::text(open),
         Doc::Indent(vec![Doc::SoftLine, parameter]),
@@ -141,9 +142,9 @@ pub(super) fn integer(int: Int) -> String {
 fn order(service: &Service) -> Order {
     let types = &service.types;
     let needs = types.ids().map(|id| match &types.get(id).shape {
-        Shape::Alias(ty) => names_in([ty]),
+        Shape::Alias(ty) => ids_in([ty]),
         // An alias of a union. An alternative with fields is a class.
-        Shape::Untagged(alternatives) => names_in(
+        Shape::Untagged(alternatives) => ids_in(
             alternatives
                 .iter()
                 .filter_map(|alternative| alternative.content.value()),
@@ -155,10 +156,11 @@ fn order(service: &Service) -> Order {
     Order::new(needs.collect())
 }
 
-fn names_in<'a>(types: impl IntoIterator<Item = &'a Type>) -> Vec<usize> {
-    let mut names = Vec::new();
+/// Returns the ids of the named types that these types mention.
+fn ids_in<'a>(types: impl IntoIterator<Item = &'a Type>) -> Vec<usize> {
+    let mut ids = Vec::new();
     for ty in types {
-        ty.each_name(&mut |id| names.push(id.0));
+        ty.each_name(&mut |id| ids.push(id.0));
     }
-    names
+    ids
 }

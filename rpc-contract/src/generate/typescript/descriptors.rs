@@ -1,4 +1,5 @@
-//! The constants by which the package converts values.
+//! Descriptors of types: TypeScript expressions such as `t.list(t.u32)`, by which the package
+//! checks and converts values. These are not the service descriptors of the runtime.
 
 use super::super::layout::Doc;
 use super::super::model::{
@@ -45,13 +46,13 @@ impl<'a> DescriptorWriter<'a> {
             Shape::Alias(ty) => self.alias_part(ty, id, types),
             Shape::Unknown => Doc::text("t.any"),
             Shape::Units(units) => enumeration(units),
-            Shape::Enum(tagging, variants) => self.variants(id, tagging, variants),
+            Shape::Enum(tagging, variants) => self.enum_with_contents(id, tagging, variants),
             Shape::Untagged(alternatives) => self.untagged(id, alternatives, types),
         }
     }
 
     /// Returns the descriptor of an enum with contents.
-    fn variants(&self, id: TypeId, tagging: &Tagging, variants: &[Variant]) -> Doc {
+    fn enum_with_contents(&self, id: TypeId, tagging: &Tagging, variants: &[Variant]) -> Doc {
         let entries = variants.iter().map(|variant| {
             let content = match &variant.content {
                 Content::Unit => Doc::text("null"),

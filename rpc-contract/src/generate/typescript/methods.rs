@@ -14,8 +14,8 @@ use super::text::{jsdoc, lines, literal};
 /// The most columns of a part of the description. With its quotes and indentation, it fits a line.
 const PART: usize = 90;
 
-/// Whether the constants of the methods mention `t`, which has the descriptors of unnamed types.
-pub(super) fn uses_types(service: &Service) -> bool {
+/// Whether the constant `methods` mentions `t`, which has the descriptors of unnamed types.
+pub(super) fn mentions_t(service: &Service) -> bool {
     let is_unnamed = |ty: &Type| !matches!(ty, Type::Named(_));
     service.methods.iter().any(|method| {
         let has_result = !returns_nothing(method) && is_unnamed(&method.returns);
