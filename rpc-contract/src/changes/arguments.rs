@@ -187,7 +187,7 @@ pub(super) fn compare_incoming(
     }
 }
 
-/// Compares what old and new callers send, and workers read.
+/// Checks that new workers read what old callers send, and old workers what new callers send.
 fn compare_types(
     (before, now): (NamedType<'_>, NamedType<'_>),
     place: &Place,

@@ -168,8 +168,9 @@ pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> 
     Some(format!("any {}", type_of(schema)?))
 }
 
-/// Returns the tag of an enum's variant that is an object: a field with a fixed value, or its only
-/// field if it allows no others.
+/// Returns what looks like the tag of an enum's variant that is an object: a field with a fixed
+/// value, or its only field if it allows no others. A struct with one field that allows no others
+/// looks the same.
 pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
     let properties = properties(schema)?;
     let fixed = properties

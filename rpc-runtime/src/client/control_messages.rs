@@ -95,7 +95,7 @@ impl ControlMessages {
     /// Returns the messages that cancel calls. Waits for one if there is none.
     pub(super) async fn next_cancellations(&self) -> Vec<ControlMessage> {
         loop {
-            let abandoned = std::mem::take(&mut self.lock().abandoned);
+            let abandoned = self.take_abandoned();
             if !abandoned.is_empty() {
                 return cancellations(abandoned, Instant::now());
             }

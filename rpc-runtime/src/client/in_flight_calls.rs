@@ -264,9 +264,9 @@ impl InFlightCalls {
         }
     }
 
-    /// Tells all calls that the session has another epoch, is open again, or is closed; the oldest
-    /// call first.
-    pub(super) fn session_changed(&self) {
+    /// Notifies all calls that the session has another epoch, is open again, or is closed. The
+    /// oldest call first, so that requests are sent again in the order in which their calls began.
+    pub(super) fn notify_session_changed(&self) {
         let mut calls: Vec<_> = self.lock().values().map(Arc::clone).collect();
         calls.sort_unstable_by_key(|call| call.sequence());
         for call in calls {
@@ -622,7 +622,7 @@ pub(super) mod tests {
         let [first, _second] = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
         drop(first);
         assert_eq!(calls_in_flight.len(), 1);
-        calls_in_flight.session_changed();
+        calls_in_flight.notify_session_changed();
         let event = next_event(&calls[1]).await;
         assert!(matches!(event, Some(CallEvent::StateChanged)), "{event:?}");
     }
@@ -693,7 +693,7 @@ pub(super) mod tests {
         let call = new_call();
         let _guard = calls_in_flight.insert(&call);
         Arc::clone(&call).published(Published::Returned);
-        calls_in_flight.session_changed();
+        calls_in_flight.notify_session_changed();
         assert!(call.take_reply_and_forget_events().is_none());
         Arc::clone(&call).published(Published::Confirmed);
         calls_in_flight.complete(call.id(), reply("it"), 0);

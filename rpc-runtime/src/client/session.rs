@@ -163,7 +163,7 @@ impl SessionTask {
     /// change.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
-        self.in_flight.session_changed();
+        self.in_flight.notify_session_changed();
     }
 
     /// Keeps the session open. After a panic, reopens both halves, because the panic may have lost

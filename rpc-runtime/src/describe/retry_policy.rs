@@ -5,12 +5,18 @@ use std::time::Duration;
 /// How often a job is retried after it failed, and after how long. Set with
 /// `#[rpc(retry = "5 times, 1s to 5m")]`.
 ///
-/// The delays grow by the same factor each time, from the first to the last. If there is only one
+/// The delays grow by the same factor each time, from the first to the last. They shrink if
+/// `min_delay` is longer than `max_delay`, which the attribute does not allow. If there is only one
 /// retry, or `min_delay` is zero, every delay is `min_delay`.
+///
+/// Each wait is up to a fifth shorter or longer than its delay, so that jobs that failed together
+/// are not all retried together. It is then rounded up to a tenth of a second and to two digits:
+/// 1234 ms become 1300 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How many times it is retried. The first attempt does not count.
+    /// How many times it is retried. The first attempt does not count. With zero, the job goes to
+    /// the dead-letter queue as soon as it has failed.
     pub times: u16,
     /// The delay before the first retry.
     pub min_delay: Duration,

@@ -4,11 +4,11 @@ use rmp::encode;
 
 use super::batch::{Reader, UnreadableBatch, assert_ok};
 
-/// How many bytes an item counts beside its length. Before each item, a message has up to five.
+/// How many bytes an item counts beside its length. That is more than the up to five bytes of its
+/// MessagePack header, so items never take more bytes in a message than they count.
 const ITEM_OVERHEAD: u64 = 8;
 
-/// Items, and their bytes, counted from the beginning of a stream: those that were sent or
-/// consumed, or that may be sent.
+/// A number of items and of their bytes: of some items, or counted from the beginning of a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Volume {
     pub(crate) items: u64,
@@ -17,6 +17,7 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
+    /// Not limited.
     pub(crate) const MAX: Self = Self {
         items: u64::MAX,
         bytes: u64::MAX,

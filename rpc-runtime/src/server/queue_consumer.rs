@@ -500,10 +500,11 @@ impl QueueConsumer {
         }
     }
 
-    /// Deletes the queue for batches if this is its last worker, so that callers notice.
+    /// Deletes the queue for batches if this is its last worker, so that callers notice that no
+    /// worker takes batches any more.
     ///
     /// If batches are left in the queue, no other worker would handle them. This then subscribes
-    /// again, handles them, and tries once more.
+    /// again, handles them, and tries again, until none are left.
     async fn delete_queue_if_unused(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {
             ended.control.close().await;

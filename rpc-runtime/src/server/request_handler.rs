@@ -73,6 +73,11 @@ pub(super) struct RequestHandler {
 }
 
 impl RequestHandler {
+    /// A handler that runs at most `concurrency` requests at a time.
+    ///
+    /// [`with_streams`](Self::with_streams) is required if methods have streams, in either
+    /// direction, and [`with_incoming`](Self::with_incoming) if methods receive items. The others
+    /// are optional: without them, calls are not cancelled, and failed jobs are not retried.
     pub(super) fn new(
         queue: String,
         dispatcher: Dispatcher,

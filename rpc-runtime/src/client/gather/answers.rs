@@ -92,7 +92,8 @@ impl Answers {
             let replies = Arc::clone(&self.replies);
             let mut open = replies.lock();
             let Some((replies, _)) = &mut *open else {
-                // Only the deadline closes the queue before gathering has ended.
+                // Only the deadline closes the queue before gathering has ended. If it has ended,
+                // this has no effect.
                 self.gathering.end_with(GatherEnd::Limit);
                 return Poll::Ready(None);
             };

@@ -162,6 +162,8 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         }
     }
 
+    /// Removes a lane in which nothing waits or is in flight. A lane that is listed in `ready`
+    /// stays until it is taken from there.
     fn remove_if_idle(&mut self, key: &K) {
         let is_idle = |lane: &Lane<T>| lane.in_flight == 0 && lane.waiting.is_empty() && !lane.is_ready;
         if self.lanes.get(key).is_some_and(is_idle) {

@@ -197,8 +197,8 @@ impl RequestHandler {
     }
 
     /// Waits for the end of a request that did not end at its first poll, and counts it. Always
-    /// returns `Some`: an `Option`, because [`run_when_permitted`](Self::run_when_permitted)
-    /// returns one.
+    /// returns `Some`. It is an `Option` because one `FuturesUnordered` has this and
+    /// [`run_when_permitted`](Self::run_when_permitted), which returns one.
     async fn finish_deferred(
         &self,
         deferral: Deferral,

@@ -271,7 +271,8 @@ impl Queues {
         queue.is_some_and(|queue| queue.has_consumer(consumer.number))
     }
 
-    /// Removes a consumer. Its unacknowledged deliveries go back to the queue.
+    /// Removes a consumer. Its unacknowledged deliveries go back to the queue, unless they exceed
+    /// the queue's delivery limit. Deletes an auto-delete queue that is now unused.
     pub(super) fn close_consumer(&mut self, consumer: &ConsumerId, now: Instant) {
         self.with_queue(&consumer.queue, now, |queue| {
             queue.close_consumer(consumer.number, now);

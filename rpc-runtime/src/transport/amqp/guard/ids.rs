@@ -83,12 +83,13 @@ pub(in super::super) fn restore(payload: &[u8]) -> Vec<u8> {
     [&payload[..range.start - 1], &[size], &id, &payload[range.end..]].concat()
 }
 
-/// The range of the correlation id in a content header.
+/// The range of the correlation id in a content header, without the byte with its length. `None` if
+/// there is no id, or the header is malformed.
 fn id_range(payload: &[u8]) -> Option<Range<usize>> {
     let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
     let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     let mut cursor = Cursor::new(properties);
-    // Skips the properties before the id.
+    // Skips the properties before the id, and without an id also those after it.
     for property in Property::ALL {
         if flags & flag(property) == 0 {
             continue;

@@ -212,7 +212,7 @@ impl ContentChannel {
         })
     }
 
-    /// Sends acknowledgements. Does nothing if the channel is closed.
+    /// Sends acknowledgements and rejects. Does nothing if the channel is closed.
     pub(in super::super) fn acknowledge(self: &Arc<Self>, all: impl IntoIterator<Item = Acknowledgement>) {
         // If the channel is closed, the broker delivers the messages again.
         let _ = self.append(|out| {
