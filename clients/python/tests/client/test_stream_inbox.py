@@ -8,9 +8,15 @@ from typing import cast
 from rpc_runtime import BadReply, Fault
 from rpc_runtime.client.caller import Caller
 from rpc_runtime.client.stream_inbox import StreamInbox
-from rpc_runtime.protocol.item_messages import Items, write_items
+from rpc_runtime.protocol.item_messages import (
+    IncomingGrant,
+    Items,
+    write_incoming_grant,
+    write_items,
+)
+from rpc_runtime.protocol.item_sender import ItemSender
 from rpc_runtime.protocol.message import Message
-from rpc_runtime.protocol.names import ITEMS, ITEMS_HEADER, WORKER_HEADER
+from rpc_runtime.protocol.names import CREDIT, ITEMS, ITEMS_HEADER, WORKER_HEADER
 from rpc_runtime.protocol.request_id import new_id
 from rpc_runtime.protocol.volume import Volume
 from rpc_runtime.transport.channel import Channel
@@ -110,6 +116,36 @@ async def test_streams_of_other_workers_are_ended_but_never_the_one_that_is_read
     assert caller.ended == [other]
     inbox.receive(items(7, 1, b"b"))
     assert [inbox.receiver.take() for _ in range(3)] == [b"a", b"b", None]
+
+
+def two_way_inbox() -> StreamInbox:
+    return StreamInbox(cast(Caller, StubCaller()), new_id(), Volume(8, 1000), ItemSender())
+
+
+def grant(run: object) -> Delivery:
+    body = write_incoming_grant(IncomingGrant(1, 0, IncomingGrant.NOTHING))
+    return message({"id": WORKER, "run": run}, CREDIT, body, {})
+
+
+async def test_a_grant_shows_that_items_are_taken_and_not_that_they_are_sent() -> None:
+    caller = cast(Caller, StubCaller())
+    only_sends = StreamInbox(caller, new_id(), Volume(), ItemSender())
+    for inbox, is_heard in [(only_sends, True), (two_way_inbox(), False)]:
+        inbox.heard_at = 0.0
+        inbox.receive(grant(7))
+        assert inbox.heard_at > 0.0, "the worker has begun"
+        inbox.heard_at = 0.0
+        inbox.receive(grant(7))
+        assert (inbox.heard_at > 0.0) is is_heard
+        assert inbox.failure is None
+
+
+async def test_a_message_of_a_stream_has_to_say_who_sent_it() -> None:
+    for unnamed in [grant(None), items(None, 0, b"a")]:
+        inbox = two_way_inbox()
+        inbox.receive(unnamed)
+        assert isinstance(inbox.failure, BadReply)
+        assert "which run of which worker" in str(inbox.failure)
 
 
 async def test_a_stream_whose_first_message_has_no_valid_run_cannot_be_read() -> None:

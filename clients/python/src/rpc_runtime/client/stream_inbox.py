@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .caller import Caller
 
 
+_NO_RUN = "a message of a stream does not say which run of which worker sent it"
+
+
 class StreamInbox(Inbox):
     """Takes the items that a worker sends, and its grants for the items that the caller sends."""
 
@@ -40,6 +43,7 @@ class StreamInbox(Inbox):
         self.receiver: StreamReceiver[Delivery] = StreamReceiver(
             window, may_begin_anew=sender is None
         )
+        self._replies_with_items = window.items > 0
         # `None` if the caller sends no items.
         self.sender = sender
         # Set when a grant has arrived.
@@ -113,7 +117,7 @@ class StreamInbox(Inbox):
 
     def _receive_items(self, run: StreamRun | None, delivery: Delivery) -> None:
         if run is None:
-            raise BadStream("a message of items does not say which run of which worker sent it")
+            raise BadStream(_NO_RUN)
         items = read_items(delivery.message.body)
         is_first = self.receiver.run is None
         self.receiver.receive(run, items)
@@ -129,13 +133,18 @@ class StreamInbox(Inbox):
         self.wake()
 
     def _receive_credit(self, run: StreamRun | None, delivery: Delivery) -> None:
-        if run is None or self.sender is None:
+        if self.sender is None:
             raise BadStream("the worker grants credit for items that nobody sends")
+        if run is None:
+            raise BadStream(_NO_RUN)
         grant = read_incoming_grant(delivery.message.body)
+        is_first = self.receiver.run is None
         self.receiver.run = run
         if self.sender.grant(grant):
             self.went_on_at = now()
-        self.heard_at = now()
+        # If the worker also sends items, only its messages of items show that these go on.
+        if is_first or not self._replies_with_items:
+            self.heard_at = now()
         self.has_begun = True
         self.granted.set()
         self.wake()
