@@ -199,11 +199,15 @@ impl MethodDescription {
 }
 
 /// How a failed job is retried.
+///
+/// The delays grow by the same factor each time. Each wait is up to a fifth shorter or longer than
+/// its delay, and then rounded up to a tenth of a second and to two digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct RetryDescription {
-    /// How many times it is retried. It runs once more than this.
+    /// How many times it is retried. It runs once more than this. With zero, it goes to the
+    /// dead-letter queue as soon as it has failed.
     pub times: u16,
     /// The delay before the first retry, in milliseconds, also if it is the only one.
     pub min_delay_ms: u64,

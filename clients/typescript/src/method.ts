@@ -11,7 +11,11 @@ export type ArgumentsOf<F extends Fields> = Simplify<{
       : never;
 }>;
 
-/** When failed jobs are retried. */
+/**
+ * When failed jobs are retried. The delays grow by the same factor each time, from the first to the
+ * last. A single retry comes after `minDelayMs`. Each wait is up to a fifth shorter or longer than
+ * its delay, and then rounded up to a tenth of a second and to two digits.
+ */
 export interface Retry {
   readonly times: number;
   readonly minDelayMs: number;

@@ -52,7 +52,12 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a failed job is retried. Delays are in seconds."""
+    """How a failed job is retried. Delays are in seconds.
+
+    They grow by the same factor each time, from the first to the last. A single retry comes after
+    `min_delay`. Each wait is up to a fifth shorter or longer than its delay, and then rounded up to
+    a tenth of a second and to two digits.
+    """
 
     times: int
     min_delay: float
