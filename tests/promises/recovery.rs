@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rpc_runtime::{
-    Broker, BrokerBuilder, CallError, Executed, ReplyQueue, RequestQueue, RunningServer, Server, Status,
-    service,
+    Broker, BrokerBuilder, BrokerError, CallError, Executed, ReplyQueue, RequestQueue, RunningServer, Server,
+    Status, service,
 };
 use rpc_tests::proxy::{BASIC_ACK, Direction, Proxy, Sight, Target};
 use rpc_tests::rabbit::{shared, unique};
@@ -316,6 +316,29 @@ async fn a_peer_that_accepts_and_stays_silent_is_given_up() {
     assert!(broker.status().is_ready());
     broker.close().await;
     assert!(matches!(broker.status(), Status::Closed));
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_up_before_the_first_connection_says_so() {
+    let proxy = Proxy::start(shared().await).await.unwrap();
+    let _silent = proxy.silence_new();
+    let broker = Broker::builder().address(proxy.url()).lazy().unwrap();
+    let call = client(&broker, "nobody")
+        .write()
+        .timeout(Duration::from_millis(200));
+    let error = soon("the call ends", call).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::TimedOut {
+                source: Some(BrokerError::NotConnected),
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.executed(), Executed::No);
+    assert!(error.is_retryable());
 }
 
 #[tokio::test]
