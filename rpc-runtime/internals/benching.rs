@@ -120,7 +120,7 @@ impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
 
     /// Returns the next batch, or `None` if nothing may be published now.
     pub fn leave(&mut self) -> Option<(K, Vec<T>)> {
-        self.0.take_message(|_| MAX_BATCH_CALLS)
+        self.0.take_message(|_, _| MAX_BATCH_CALLS)
     }
 
     /// Marks a batch of this lane as confirmed.

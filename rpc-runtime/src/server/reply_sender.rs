@@ -167,7 +167,7 @@ impl SenderTask {
             for reply in received.drain(..) {
                 self.accept(reply);
             }
-            while let Some((key, groups)) = self.batcher.take_message(|_| MAX_BATCH_CALLS) {
+            while let Some((key, groups)) = self.batcher.take_message(|_, _| MAX_BATCH_CALLS) {
                 let channel = Arc::clone(&self.channel);
                 self.in_flight.push(Box::pin(async {
                     Some(send_together(channel, key, groups).await)

@@ -35,12 +35,9 @@ mod on {
         /// Writes the context into the headers of a request. If the span is in no trace, writes the
         /// current context.
         pub(in crate::telemetry) fn inject(&self, headers: &mut Headers) {
-            let (is_in_trace, has_baggage) =
-                Context::map_current(|current| (current.has_active_span(), !current.baggage().is_empty()));
+            let has_baggage = Context::map_current(|current| !current.baggage().is_empty());
             match &self.0 {
                 Some(context) if !has_baggage => inject(context, headers),
-                // There is nothing to write.
-                None if !is_in_trace && !has_baggage => {}
                 _ => inject(&self.with_baggage_of(Context::current()), headers),
             }
         }

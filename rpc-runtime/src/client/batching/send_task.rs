@@ -164,7 +164,8 @@ impl SendTask {
 
     /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
-        let share = |key: &BatchKey| fair_share(key.destination.limiter.in_flight());
+        // Several clients may share the lane, and the key is that of one of them.
+        let share = |key: &BatchKey, waiting| fair_share(key.destination.limiter.in_flight().max(waiting));
         while let Some((key, mut requests)) = self.batcher.take_message(share) {
             requests.retain(|request| !request.is_withdrawn());
             if requests.len() > 1 {

@@ -126,15 +126,15 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
     }
 
     /// Takes the items of the next message: at least one, and at most what `max_items` returns for
-    /// its lane. `None` if none may be sent now. The message is in flight until
-    /// [`done`](Self::done) is called.
-    pub(crate) fn take_message(&mut self, max_items: impl Fn(&K) -> usize) -> Option<(K, Vec<T>)> {
+    /// its lane, in which so many items wait. `None` if none may be sent now. The message is in
+    /// flight until [`done`](Self::done) is called.
+    pub(crate) fn take_message(&mut self, max_items: impl Fn(&K, usize) -> usize) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
                 continue;
             };
             lane.is_ready = false;
-            let message = lane.take_items(max_items(&key), self.max_bytes);
+            let message = lane.take_items(max_items(&key, lane.waiting.len()), self.max_bytes);
             if message.is_empty() {
                 // All items of the lane were dropped after it became ready.
                 self.remove_if_idle(&key);
@@ -196,7 +196,7 @@ impl<T> Lane<T> {
     }
 }
 
-/// How many calls may share a message, if so many calls are in flight to the same queue. Calls whose
+/// How many calls may share a message, if so many calls of a client are in flight. Calls whose
 /// replies arrive together make their next requests together, so messages would merge until caller,
 /// broker and worker took turns. If there are several messages, all three work at the same time.
 pub(crate) fn fair_share(in_flight: usize) -> usize {
@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
 
-    fn most(_: &impl Sized) -> usize {
+    fn most(_: &impl Sized, _: usize) -> usize {
         MAX_BATCH_CALLS
     }
 
@@ -302,7 +302,7 @@ mod tests {
         let mut batcher = Batcher::new(usize::MAX);
         batcher.push_all("q", (0..1000).map(|n| (n, Load::new(10, 1024))), |_| true);
         let share = fair_share(1000);
-        let messages = std::iter::from_fn(|| batcher.take_message(|_| share));
+        let messages = std::iter::from_fn(|| batcher.take_message(|_, _| share));
         assert!(messages.map(|(_, items)| items.len()).eq([250; WINDOW]));
     }
 

@@ -1,7 +1,7 @@
 //! The task that owns the socket of a connection.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
@@ -109,9 +110,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.wire.driver_waker.register(cx.waker());
-        if this.gathering.pauses(this.wire.waiting()) {
-            // Continues behind the tasks that are ready to run.
-            cx.waker().wake_by_ref();
+        if this.pauses() {
+            // Wakes this task once the others that are ready have run. It is the runtime that
+            // remembers this, not the future.
+            let _ = pin!(yield_now()).poll(cx);
             return Poll::Pending;
         }
         let ended = ready!(this.drive(cx));
@@ -121,6 +123,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Whether to let other tasks run before the next write, so that more frames share it. If much
+    /// waits already, that gains nothing.
+    fn pauses(&mut self) -> bool {
+        let waiting = self.wire.waiting();
+        self.out.is_empty() && waiting < WRITE_SIZE && self.gathering.pauses(waiting)
+    }
+
     /// Writes and reads until both have to wait, or the connection ends.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {

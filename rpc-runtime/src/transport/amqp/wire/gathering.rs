@@ -18,7 +18,7 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// Whether to pause once more before `waiting` bytes are written: to let the tasks run that are
-    /// ready to. Must be called before each write.
+    /// ready to. Must be called whenever the driver begins to work, unless a write goes on.
     pub(super) fn pauses(&mut self, waiting: usize) -> bool {
         if let Some(before) = self.waiting_before.take() {
             self.end_pause(waiting > before);

@@ -36,6 +36,13 @@ async fn soon<F: Future>(future: F) -> F::Output {
     output
 }
 
+/// Lets the driver do what it can, even if it first lets other tasks run.
+async fn let_the_driver_work() {
+    for _ in 0..3 {
+        yield_now().await;
+    }
+}
+
 /// A connection, with a broker that the test plays and lapin's end.
 struct Connection {
     wire: Arc<Wire>,
@@ -181,7 +188,7 @@ async fn frames_of_lapin_and_of_channels_leave_whole() {
     // A part of a frame of lapin's, which must not be torn apart.
     let lapins = frame(METHOD, 2, &method((50, 10), &[7; 30]));
     connection.lapin.write_all(&lapins[..20]).await.unwrap();
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     publish(&content, b"body").unwrap();
     let kinds = [
         connection.read_frame().await.0,
@@ -248,7 +255,7 @@ async fn many_small_frames_after_a_large_body_are_read_at_once() {
     assert!(confirms.len() > 30 * SHORT_READ_SIZE);
     connection.broker.write_all(&confirms).await.unwrap();
     // A task may do 128 operations before it has to yield.
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     assert_eq!(heard.take().len(), 6000);
 }
 
@@ -259,7 +266,7 @@ async fn a_body_that_is_not_copied_leaves_between_its_frames() {
     let body = [vec![1; 100_000], vec![2; 100_000]].concat();
     let end = publish(&content, &body).unwrap();
     publish(&content, b"next").unwrap();
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     assert!(!content.is_written(end - 1));
     let mut parts = Vec::new();
     for kind in [METHOD, HEADER, BODY, BODY] {
@@ -338,7 +345,7 @@ async fn what_the_socket_took_counts_as_written() {
     let content = connection.attach(1);
     let first = publish(&content, b"").unwrap();
     let second = publish(&content, &[7; 200]).unwrap();
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     assert!(first <= 64, "{first}");
     assert_eq!([first, second].map(|end| content.is_written(end)), [true, false]);
     // It may still be written.
@@ -357,15 +364,39 @@ async fn what_the_socket_took_counts_as_written() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tasks_that_are_ready_publish_before_the_driver_writes() {
+    let (mut connection, faults) = connect_with_faults(false).await;
+    let content = connection.attach(1);
+    let writes = || faults.lock().unwrap().writes;
+    let before = writes();
+    // The driver is the first in the queue of tasks.
+    publish(&content, b"").unwrap();
+    let second = Arc::clone(&content);
+    tokio::spawn(async move { publish(&second, b"").unwrap() });
+    for _ in 0..2 {
+        for kind in [METHOD, HEADER] {
+            assert_eq!(connection.read_frame().await.0, kind);
+        }
+    }
+    assert_eq!(writes() - before, 1);
+    // What waits for the socket does not wait for other tasks too.
+    let large = vec![7; WRITE_SIZE];
+    publish(&content, &large).unwrap();
+    tokio::spawn(async move { publish(&content, b"").unwrap() });
+    yield_now().await;
+    assert!(writes() - before > 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_of_lapin_do_not_count_as_written() {
     let mut connection = connect(256).await;
     let content = connection.attach(1);
     let first = publish(&content, b"").unwrap();
     let lapins = frame(METHOD, 2, &method((50, 10), &[7; 1000]));
     connection.lapin.write_all(&lapins).await.unwrap();
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     let second = publish(&content, b"").unwrap();
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     // It waits behind lapin's frame, of which more bytes than these are written.
     assert!(second < 256, "{second}");
     assert_eq!([first, second].map(|end| content.is_written(end)), [true, false]);
@@ -425,7 +456,7 @@ async fn lapin_hears_nothing_else_while_there_are_no_channels() {
     let others = frame(METHOD, 0, &method((10, 41), b"\0"));
     let (front, rest) = others.split_at(5);
     connection.broker.write_all(front).await.unwrap();
-    tokio::task::yield_now().await;
+    let_the_driver_work().await;
     connection.broker.write_all(rest).await.unwrap();
     let mut read = vec![0; others.len()];
     soon(connection.lapin.read_exact(&mut read)).await.unwrap();
