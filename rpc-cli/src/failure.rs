@@ -118,8 +118,8 @@ pub(crate) enum Failure {
 impl From<CallError<MethodError<String>>> for Failure {
     fn from(error: CallError<MethodError<String>>) -> Self {
         match error {
-            // The broker refused the reply queue or `rpc.control` before the request was sent: report
-            // it like a failure to connect, with its hint about permissions and exit code 5.
+            // The broker refused the reply queue or `rpc.control` before the request was sent:
+            // report it like a failure to connect, with its hint about permissions and exit code 5.
             CallError::Broker {
                 source: source @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. }),
                 executed: Executed::No,

@@ -83,8 +83,8 @@ impl Destination {
         }
     }
 
-    /// Returns a copy for one call, which is not batched: the worker's messages about its streams go
-    /// to this inbox. It shares the limiter and the queue check.
+    /// Returns a copy for one call, which is not batched: the worker's messages about its streams
+    /// go to this inbox. It shares the limiter and the queue check.
     pub(super) fn with_inbox(&self, inbox: Arc<ItemInbox>) -> Self {
         Self {
             inbox: Some(inbox),

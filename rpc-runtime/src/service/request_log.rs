@@ -81,8 +81,8 @@ impl RequestLog {
         );
     }
 
-    /// Logs a request that is rejected without running it, because replies to its `reply_to` are not
-    /// allowed.
+    /// Logs a request that is rejected without running it, because replies to its `reply_to` are
+    /// not allowed.
     pub(crate) fn reply_address_forbidden(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_address") else {
             return;

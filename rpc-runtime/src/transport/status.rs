@@ -21,8 +21,8 @@ pub enum Status {
     /// At least one of the connections is down. The handle keeps trying to open it.
     #[non_exhaustive]
     Connecting {
-        /// Why the last attempt failed, or why the connection was lost. `None` before the end of the
-        /// first attempt.
+        /// Why the last attempt failed, or why the connection was lost. `None` before the end of
+        /// the first attempt.
         last_error: Option<BrokerError>,
     },
     /// Both connections are open, and the broker does not block them.

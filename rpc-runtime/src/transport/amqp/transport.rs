@@ -236,8 +236,8 @@ impl AmqpTransport {
         opener.delete(short(queue)?, options).await
     }
 
-    /// Whether a queue has messages and no consumer. Not with `depths`, which would keep the channel
-    /// for further questions about this queue.
+    /// Whether a queue has messages and no consumer. Not with `depths`, which would keep the
+    /// channel for further questions about this queue.
     async fn has_messages_but_no_consumer(&self, queue: &str) -> Result<bool, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let scratch = opener.channel().await?;
@@ -487,9 +487,10 @@ impl Transport for AmqpTransport {
     async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let queue = queue.clone();
-        // Not recorded in `queue_failures`, which counts closed connections by queue name: a refusal
-        // here closes only the channel, and the queue has a new name each time. `open_answers`
-        // records its queue, because it is declared like a reply queue, and counts as one.
+        // Not recorded in `queue_failures`, which counts closed connections by queue name: a
+        // refusal here closes only the channel, and the queue has a new name each time.
+        // `open_answers` records its queue, because it is declared like a reply queue, and counts
+        // as one.
         self.run_to_completion(async move { opener.consume_control(&queue).await })
             .await
     }

@@ -248,8 +248,8 @@ impl AmqpPublisher {
     async fn wait_unblocked(&self) {
         if self.is_blocked() {
             let is_over = |state: &ConnectionState| state.blocked.is_none() || state.lost.is_some();
-            // An error means that the connection was dropped. `ConfirmTask` then closes the permits,
-            // so the next step of the caller fails.
+            // An error means that the connection was dropped. `ConfirmTask` then closes the
+            // permits, so the next step of the caller fails.
             let _ = self.connection.clone().wait_for(is_over).await;
         }
     }

@@ -276,8 +276,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(read))
     }
 
-    /// Reads the rest of a large frame with a part of a body into the buffer of that body. `None` if
-    /// the next bytes are something else.
+    /// Reads the rest of a large frame with a part of a body into the buffer of that body. `None`
+    /// if the next bytes are something else.
     fn read_body(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         let (body, left) = self.demux.arriving_body()?;
         // The filter waits for the end marker too.

@@ -1,8 +1,8 @@
 //! Decides when the driver lets other tasks run before it writes, so that their frames leave in the
 //! same write. A write costs both sides much more than a frame. Pure: no clocks, no tasks.
 
-/// After several pauses in which no frames came, this many writes follow without one. A call that is
-/// made alone would only be slower.
+/// After several pauses in which no frames came, this many writes follow without one. A call that
+/// is made alone would only be slower.
 const MAX_UNPAUSED: u32 = 64;
 
 /// Remembers what pauses before writes have gained.
