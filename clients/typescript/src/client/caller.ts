@@ -46,6 +46,11 @@ export class Caller {
     return this.#replies.name;
   }
 
+  /** How many requests wait for their confirms. For tests. */
+  get unconfirmed(): number {
+    return this.#publisher.unconfirmed;
+  }
+
   /** How many bytes the body of a request may have. */
   get maxBytes(): number {
     return this.#maxBytes;

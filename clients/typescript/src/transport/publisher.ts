@@ -95,6 +95,11 @@ export class Publisher implements LinkUser {
     });
   }
 
+  /** How many messages wait for their confirms. For tests. */
+  get unconfirmed(): number {
+    return this.#unconfirmed;
+  }
+
   /** Opens the channel as soon as there is a connection. */
   start(): void {
     this.#link.add(this);

@@ -78,7 +78,7 @@ test("a missing queue fails at once, unless the call waits for it", async () => 
     assert.ok(error instanceof rpc.NoServer && error.executed === "no" && error.isRetryable);
     return true;
   });
-  assert.ok(Date.now() - begun < 2_000);
+  assert.ok(Date.now() - begun < 5_000);
   const waiting = client.getEmail("ann", { waitForServer: true });
   await new Promise((resolve) => setTimeout(resolve, 300));
   await serve({ queue });
@@ -87,12 +87,13 @@ test("a missing queue fails at once, unless the call waits for it", async () => 
 
 test("a call times out, and its method is cancelled", async () => {
   const { client, worker } = await serve();
+  await client.wait(0);
   const begun = Date.now();
-  await assert.rejects(client.wait(20_000, { timeoutMs: 300 }), (error) => {
+  await assert.rejects(client.wait(20_000, { timeoutMs: 1_500 }), (error) => {
     assert.ok(error instanceof rpc.TimedOut && error.executed === "maybe" && !error.isRetryable);
     return true;
   });
-  assert.ok(Date.now() - begun < 2_000);
+  assert.ok(Date.now() - begun < 10_000);
   await until(() => worker.ran.includes("aborted"), "the method is cancelled");
 });
 
@@ -161,13 +162,13 @@ test("a nested call inherits the deadline, and the context follows it", async ()
     assert.equal(rpc.context(), context);
     assert.equal(context.method, "get_email");
     assert.deepEqual(context.headers, { tenant: "a" });
-    assert.ok(context.timeLeftMs! <= 600);
+    assert.ok(context.timeLeftMs! <= 2_000);
     inner = await client.wait(20_000).catch((error: unknown) => error);
     return id;
   };
-  await client.getEmail("x", { timeoutMs: 600, headers: { tenant: "a" } }).catch(() => {});
+  await client.getEmail("x", { timeoutMs: 2_000, headers: { tenant: "a" } }).catch(() => {});
   await until(() => inner !== undefined, "the nested call has ended");
-  assert.ok(inner instanceof rpc.TimedOut && inner.limitMs <= 600);
+  assert.ok(inner instanceof rpc.TimedOut && inner.limitMs <= 2_000);
   assert.throws(() => rpc.context(), /no context/);
 });
 

@@ -4,12 +4,24 @@ import { test } from "node:test";
 import * as rpc from "rpc-runtime";
 
 import { DirectoryClient, implementDirectory } from "../service.js";
-import { atEnd, cut, Directory, newQueue, rawChannel, serve, until, url } from "./setup.js";
+import {
+  allConfirmed,
+  atEnd,
+  cut,
+  Directory,
+  newQueue,
+  rawChannel,
+  serve,
+  unconsumed,
+  until,
+  url,
+} from "./setup.js";
 
 test("calls survive lost connections of the caller", async () => {
   const { client, calling, worker } = await serve({ serve: { concurrency: 100 } });
   const confirmed = Array.from({ length: 20 }, () => client.wait(600));
   await until(() => worker.ran.length === 20, "all methods run");
+  await allConfirmed(calling);
   cut(calling);
   await until(() => !calling.isConnected, "the loss is known");
   const later = client.getEmail("later");
@@ -47,7 +59,6 @@ test("another worker refuses what may have run, unless it is idempotent", async 
   first.worker.find = () => new Promise(() => {});
   const idempotent = first.client.find("ann", 1);
   await until(() => first.worker.ran.includes("wait"), "the method runs");
-  await new Promise((resolve) => setTimeout(resolve, 100));
   unmarked.catch(() => {});
   // The first worker is gone for good.
   await first.served.internals.link.close();
@@ -136,7 +147,7 @@ test("a server that stops finishes what it has, and loses nothing", async () => 
   const calls = Array.from({ length: 10 }, (_, i) => client.wait(300 + i));
   await until(() => worker.ran.length === 10, "all run");
   const stopped = server.stop();
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await unconsumed(queue);
   const next = client.getEmail("next");
   await Promise.all(calls);
   await stopped;

@@ -185,6 +185,20 @@ export async function until(
   }
 }
 
+/** Waits until the broker has confirmed the requests of all calls. A worker may run them before. */
+export async function allConfirmed(connection: rpc.Connection): Promise<void> {
+  await until(() => connection.internals.caller.unconfirmed === 0, "all requests are confirmed");
+}
+
+/** Waits until no worker consumes a queue. */
+export async function unconsumed(queue: string): Promise<void> {
+  const channel = await rawChannel();
+  await until(
+    async () => (await channel.checkQueue(queue)).consumerCount === 0,
+    "nobody consumes the queue",
+  );
+}
+
 /** Cuts the connection of a program, as a network failure does. */
 export function cut(connection: rpc.Connection): void {
   connection.internals.link.cutForTest();
