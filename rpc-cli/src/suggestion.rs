@@ -7,11 +7,12 @@ const MAX_SUGGESTIONS: usize = 3;
 /// Returns the known names that are close to what was typed, the closest first.
 fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
-    let max_distance = (typed.chars().count() / 3).max(1);
+    let length = typed.chars().count();
+    let max_distance = (length / 3).max(1);
     let scored = known.into_iter().map(|name| {
         let lower = name.to_lowercase();
         // The beginning of a name counts as one typing error at most.
-        let is_prefix = typed.len() > 2 && lower.starts_with(&typed);
+        let is_prefix = length > 2 && lower.starts_with(&typed);
         let distance = strsim::osa_distance(&typed, &lower);
         (if is_prefix { distance.min(1) } else { distance }, name)
     });
@@ -25,7 +26,7 @@ fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a
         .collect()
 }
 
-/// Returns `did you mean X?`, or `None` if no known name is close.
+/// Returns `did you mean X?`, with up to three names, or `None` if no known name is close.
 pub(crate) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let close: Vec<_> = closest(typed, known).into_iter().map(one_line).collect();
     match close.as_slice() {
@@ -41,7 +42,7 @@ mod tests {
 
     #[test]
     fn close_names_are_suggested() {
-        let known = ["UserDirectory", "Library", "get_email", "count"];
+        let known = ["UserDirectory", "Library", "get_email", "count", "名前を調べる"];
         for (typed, expected) in [
             ("UserDirectry", Some("UserDirectory")),
             ("userdirectory", Some("UserDirectory")),
@@ -50,6 +51,7 @@ mod tests {
             ("cuont", Some("count")),
             ("Payments", None),
             ("", None),
+            ("名", None),
         ] {
             assert_eq!(closest(typed, known).first().copied(), expected, "{typed}");
         }

@@ -150,11 +150,10 @@ fn collect(console: Arc<ConsoleState>, search: Search, interval: Duration) -> Jo
     })
 }
 
-/// Listens for Ctrl-C, and on Unix also for the other signals that end a process: that of a service
-/// manager, and that of a terminal that is closed.
+/// Listens for Ctrl-C, and on Unix also for SIGTERM, which service managers send, and for SIGHUP,
+/// which a terminal sends that is closed. They do not end the process any more once this returns.
 ///
-/// The future completes at the first of them. A signal that comes before this returns ends the
-/// process at once.
+/// The future completes at the first of them.
 fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {

@@ -39,19 +39,17 @@ pub(crate) fn is_delivery_count(name: &str) -> bool {
 }
 
 /// Whether a retry must not have this header: a worker or a broker wrote it about the dead letter,
-/// or it makes the broker send copies to other queues.
+/// it concerns only the caller's own message, or it makes the broker send copies to other queues.
 ///
-/// A retry keeps `rpc-copy`, by which a worker recognizes a letter that was sent twice, and
-/// `rpc-user`, which a worker believes only beside `rpc-copy`.
+/// A retry keeps `rpc-copy`: if the first retry of a letter could not remove it, a worker
+/// recognizes the second one by that. It keeps `rpc-user` too, which a worker believes only beside `rpc-copy`.
 fn is_removed(name: &str) -> bool {
-    if matches!(name, "rpc-copy" | "rpc-user") {
-        return false;
-    }
-    matches!(name, "CC" | "BCC" | "x-death")
-        || is_delivery_count(name)
-        || ["rpc-", "x-first-death-", "x-last-death-"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+    let is_internal = name.starts_with("rpc-") && !matches!(name, "rpc-copy" | "rpc-user");
+    let is_of_death = name == "x-death"
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+        || is_delivery_count(name);
+    is_internal || is_of_death || matches!(name, "CC" | "BCC")
 }
 
 /// Returns the properties of the retry of a dead letter: those of the request as it was sent first,

@@ -91,14 +91,19 @@ impl Facts {
         }
     }
 
-    /// Whether it came from this queue, directly or through one of its retry queues, or from its
-    /// queue for batches. Also `true` if its origin is not known.
+    /// Whether the letter came from this queue, directly or through one of the queue's retry
+    /// queues, or from the queue for its batches. Also `true` if the letter's origin is not known, so that
+    /// letters of other programs can be retried.
     pub(crate) fn is_from(&self, queue: &str) -> bool {
         let Some(origin) = &self.origin else {
             return true;
         };
-        let rest = origin.strip_prefix(queue);
-        rest.is_some_and(|rest| matches!(rest, "" | ".batch") || rest.starts_with(".retry."))
+        let Some(suffix) = origin.strip_prefix(queue) else {
+            return false;
+        };
+        let delay = suffix.strip_prefix(".retry.");
+        let is_retry = delay.is_some_and(|delay| delay.parse::<u64>().is_ok());
+        is_retry || matches!(suffix, "" | ".batch")
     }
 
     pub(crate) fn json(&self, id: &str) -> Value {
@@ -141,19 +146,23 @@ pub(crate) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
     message.redelivered && is_counted
 }
 
-/// Returns the number that identifies a letter: the token that its worker gave it, or a hash of its
-/// properties and its body. Several letters may have the same number.
+/// Returns the number from which a letter's id is made: the token that its worker gave it, or a
+/// hash of its properties and its body. Several letters may have the same number.
 pub(crate) fn number_of(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     let token = headers.and_then(|headers| text(headers, "rpc-copy"));
-    match token.filter(|token| token.len() == 16) {
-        Some(token) => u64::from_str_radix(&token, 16).unwrap_or_else(|_| hash_of(message)),
-        None => hash_of(message),
-    }
+    let number = token.and_then(|token| number_of_token(&token));
+    number.unwrap_or_else(|| hash_of(message))
 }
 
-/// Delivery counts are left out, so that a letter has the same hash each time. Two letters with one
-/// hash are told apart by their order, so collisions do no harm.
+/// Reads a token as workers write it: as 16 hexadecimal digits.
+fn number_of_token(token: &str) -> Option<u64> {
+    let is_token = token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_token.then(|| u64::from_str_radix(token, 16).ok())?
+}
+
+/// Returns a hash of a letter's properties, headers and body. Delivery counts are left out, so that
+/// a letter has the same hash each time. Letters with the same hash are told apart by their order.
 fn hash_of(message: &TakenMessage) -> u64 {
     let mut hasher = DefaultHasher::new();
     headers::properties_json(&message.properties)
@@ -229,6 +238,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_queue_whose_name_is_only_similar_is_another_one() {
+        for origin in ["mails", "mail.x", "mail.retry.eu", "mail.retry.", "mail.batches"] {
+            let facts = Facts::read(&message(&[("rpc-origin", long(origin))], b""));
+            assert!(!facts.is_from("mail"), "{origin}");
+        }
+    }
+
+    #[test]
     fn a_letter_of_the_broker_tells_its_reason_and_its_queue() {
         for (count, last_failure) in [(1, Some(60_000)), (2, None)] {
             let mut death = FieldTable::default();
@@ -250,7 +267,7 @@ pub(crate) mod tests {
             ("rpc-attempts", long("-1")),
             ("rpc-last-failure", AMQPValue::LongLongInt(i64::MAX)),
             ("rpc-reason", AMQPValue::Void),
-            ("rpc-copy", long("zzzzzzzzzzzzzzzz")),
+            ("rpc-copy", long("+00000000000000f")),
             ("x-death", long("often")),
         ];
         let message = message(&headers, b"");
@@ -258,7 +275,7 @@ pub(crate) mod tests {
         assert_eq!((facts.attempts, facts.reason.clone()), (None, None));
         assert!(facts.is_from("any"));
         assert!(facts.age(SystemTime::now()).is_none_or(|age| age.is_zero()));
-        number_of(&message);
+        assert_eq!(number_of(&message), hash_of(&message));
     }
 
     #[test]

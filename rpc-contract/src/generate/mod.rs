@@ -14,7 +14,7 @@ mod literals;
 mod model;
 mod order;
 #[cfg(test)]
-mod properties;
+mod property_tests;
 mod python;
 mod read;
 mod schemas;

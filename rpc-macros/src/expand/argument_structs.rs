@@ -35,7 +35,8 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
     })
 }
 
-/// The two structs of a method, and the functions that the derived code of the first one calls.
+/// The two structs of a method, and the forwarders to the user's serde functions that the derived
+/// code of the first struct calls.
 fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
     let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
     let cfg = method.attributes.cfg();
@@ -71,7 +72,7 @@ fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
             }
         }
     });
-    // Without this, serde would add bounds to the user's.
+    // An empty `bound`, because serde would add bounds to the user's otherwise.
     let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
     let marker = generics::marker_type(service).map(|ty| {
         let name = marker_name(method);

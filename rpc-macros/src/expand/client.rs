@@ -125,23 +125,20 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
     quote!(#header { #resumption_check #call })
 }
 
-/// The statements that make the compiler check that the argument that resumes a stream is an
-/// `Option` of the items' type.
+/// The statement that makes the compiler check that the argument that resumes a stream is an
+/// `Option` of the items' type. Its errors point at the argument's type.
 fn resumption_check(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
     let ty = &argument.ty;
-    let runtime = located_at(&service.runtime, ty);
+    // Of a stream, the type of each item.
     let answer = method.answer_type();
     let item = if method.is_fallible {
+        let runtime = located_at(&service.runtime, ty);
         quote_spanned!(ty.span()=> <#answer as #runtime::__private::ResultType>::Ok)
     } else {
         quote!(#answer)
     };
     let value = at_type(argument);
-    let last = Ident::new("__last", Span::mixed_site());
-    quote_spanned! {ty.span()=>
-        let #last: &::core::option::Option<#item> = &#value;
-        let _ = #last;
-    }
+    quote_spanned!(ty.span()=> let _: &::core::option::Option<#item> = &#value;)
 }
 
 /// A method of a client whose service was refused.

@@ -1,6 +1,7 @@
 //! The type parameters of a generic service, as the generated types have them.
 //!
-//! The types have no bounds. The user's bounds are on the `impl` blocks.
+//! The types have no bounds, except the structs of arguments. The user's bounds are on the `impl`
+//! blocks.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};

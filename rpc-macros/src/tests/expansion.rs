@@ -147,8 +147,8 @@ fn streams_that_are_resumed() {
     let flat = flat.replace(",)", ")").replace(",>", ">");
     for part in [
         "fntrades(&self,after:Option<Trade>)->implStream<Item=Trade>+::core::marker::Send;",
-        "let__last:&::core::option::Option<Trade>=&after;",
-        "let__last:&::core::option::Option<<Result<u64,MarketError>as::rpc_runtime::__private::ResultType>::Ok>=&after;",
+        "let_:&::core::option::Option<Trade>=&after;",
+        "let_:&::core::option::Option<<Result<u64,MarketError>as::rpc_runtime::__private::ResultType>::Ok>=&after;",
         r#"("trades",&["since"]).streaming().idempotent().resumed_by("since")"#,
         r#"("prices",&["after"]).streaming().idempotent().resumed_by("after")"#,
     ] {

@@ -157,6 +157,7 @@ impl CalledMethod {
         self.is_oneway() && self.is_idempotent()
     }
 
+    /// Whether all workers of the queue run the method.
     pub(super) fn is_broadcast(&self) -> bool {
         match self {
             Self::Static(method) => method.is_broadcast,

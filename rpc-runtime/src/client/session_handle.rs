@@ -50,7 +50,8 @@ impl SessionHandle {
         }
     }
 
-    /// Closes the session. Takes at most ten seconds.
+    /// Closes the session: its tasks send what is due, such as cancellations of the calls in
+    /// flight, and end. Stops waiting for them after ten seconds.
     pub(super) async fn close(&self) {
         self.shutdown.cancel();
         self.tasks.close();
@@ -58,7 +59,7 @@ impl SessionHandle {
             .await
             .is_err()
         {
-            tracing::debug!("the session did not close in time");
+            tracing::debug!("the tasks of the session did not end in time");
         }
     }
 

@@ -289,6 +289,15 @@ impl BrokerError {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }
 
+    /// Whether the broker refused an exchange or a queue, and will until someone acts.
+    pub(crate) fn is_lasting_refusal(&self) -> bool {
+        match self {
+            Self::Exchange { .. } => true,
+            Self::Queue { is_temporary, .. } => !is_temporary,
+            _ => false,
+        }
+    }
+
     /// Whether the handle was closed or its runtime has shut down: nothing works any more.
     pub(crate) fn is_handle_ended(&self) -> bool {
         matches!(self, Self::Closed | Self::RuntimeEnded)
@@ -361,6 +370,32 @@ mod tests {
         }
         for error in permanent {
             assert!(!error.is_transient(), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_lasts_unless_it_is_temporary() {
+        let source = || Cause::new("why");
+        let queue = |is_temporary| BrokerError::Queue {
+            queue: "q".into(),
+            source: source(),
+            is_temporary,
+        };
+        let exchange = BrokerError::Exchange {
+            exchange: "e".into(),
+            action: "declare",
+            source: source(),
+        };
+        for refused in [exchange, queue(false)] {
+            assert!(refused.is_lasting_refusal(), "{refused:?}");
+        }
+        for passing in [
+            queue(true),
+            BrokerError::TooManyChannels { source: source() },
+            BrokerError::Lost { source: None },
+            BrokerError::Closed,
+        ] {
+            assert!(!passing.is_lasting_refusal(), "{passing:?}");
         }
     }
 }

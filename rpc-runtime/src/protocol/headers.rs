@@ -88,7 +88,8 @@ impl Headers {
         Some(removed)
     }
 
-    /// Sets a header. Collect many into `Headers` instead: this moves those that come after it.
+    /// Sets a header, without checking its name. Collect many into `Headers` instead: each
+    /// insertion shifts the headers after it.
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
         let position = self.position(name.as_str());
         let headers = self.0.get_or_insert_default();

@@ -19,10 +19,11 @@ pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as 
 /// earlier one. A worker that still runs the earlier one does not run the method again.
 pub(crate) const RESENT_HEADER: &str = "rpc-resent";
 
-/// The value of [`RESENT_HEADER`] if a worker republished the request. The value is empty if the
-/// caller sent it again.
+/// The value of [`RESENT_HEADER`] if a worker forwarded the request: it published a copy of a
+/// redelivered request for another worker. The value is empty if the caller sent the request again.
+/// The copy of a job that is retried, delayed or returned to its queue does not have this header.
 pub(crate) const RESENT_BY_WORKER: &str = "worker";
-/// The value of [`RESENT_HEADER`] if a worker republished a request that its caller had sent again.
+/// The value of [`RESENT_HEADER`] if a worker forwarded a request that its caller had sent again.
 pub(crate) const RESENT_BY_CALLER_AND_WORKER: &str = "caller, worker";
 
 /// The header with a random token of a copy that a worker published. Two deliveries with the same

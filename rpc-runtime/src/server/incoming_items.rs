@@ -45,8 +45,8 @@ const MAX_WAITING_BYTES: u32 = 256 * 1024 * 1024;
 /// How long an earlier run of a request that was sent again may take to end.
 const MAX_ENDING: Duration = Duration::from_secs(5);
 
-/// How long to wait after the broker refused the exchange or the queue for good. The broker logs
-/// each refusal.
+/// How long to wait after the broker refused the exchange or the queue until someone acts. The
+/// broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// The items that callers send to the methods of one server.
@@ -349,12 +349,10 @@ impl KeepOpen for Receiving<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        match error {
-            BrokerError::Exchange { .. }
-            | BrokerError::Queue {
-                is_temporary: false, ..
-            } => REFUSED_RETRY_DELAY,
-            _ => backoff.delay_after(error),
+        if error.is_lasting_refusal() {
+            REFUSED_RETRY_DELAY
+        } else {
+            backoff.delay_after(error)
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Limits how often a failure to open a queue is logged.
+//! Limits how often a failure to open a queue or a channel is logged.
 
 use crate::error::BrokerError;
 
-/// Which failures were logged since the queue was last open.
+/// Which failures were logged since the queue or channel was last open.
 #[derive(Debug, Default)]
 pub(super) struct OpenFailureLog {
     transient: bool,

@@ -166,14 +166,7 @@ impl ConsumerRun<'_> {
     /// Whether this is the consumer of a queue for batches that was never served, and the broker
     /// refuses the queue until someone acts.
     fn is_refused_for_good(&self, error: &BrokerError) -> bool {
-        let is_refused = matches!(
-            error,
-            BrokerError::Queue {
-                is_temporary: false,
-                ..
-            }
-        );
-        self.consumer.is_batch_queue && self.control.is_none() && is_refused
+        self.consumer.is_batch_queue && self.control.is_none() && error.is_lasting_refusal()
     }
 }
 
@@ -441,16 +434,20 @@ impl QueueConsumer {
         (received, guard)
     }
 
-    /// Cancels the consumer and waits until its requests end, at most for the limit. Then aborts
-    /// the remaining tasks and closes the subscription. `reason` is why the consumer could not
-    /// continue; see [`ConsumerEnd::reason`].
+    /// Cancels the consumer and waits until its requests end, at most for `drain_timeout`. Then
+    /// aborts the remaining tasks and closes the subscription.
+    ///
+    /// A queue for batches, or with a single active consumer, is served until it is quiet before
+    /// the consumer is cancelled. A queue for batches may be deleted at the end.
+    ///
+    /// `reason` is why the consumer could not continue; see [`ConsumerEnd::reason`].
     async fn drain(
         mut self,
         mut subscription: Option<Subscription>,
-        limit: Duration,
+        drain_timeout: Duration,
         reason: Option<BrokerError>,
     ) -> ConsumerEnd {
-        // If the handle was closed too, the requests cannot be answered.
+        // If the handle was closed besides, the requests cannot be answered.
         let reason = reason.or_else(|| self.transport.status().end_reason());
         if self.is_batch_queue {
             self.handler.pause_batches();
@@ -466,7 +463,8 @@ impl QueueConsumer {
                 self.delete_queue_if_unused(&mut subscription).await;
             }
         };
-        let finished = timeout(limit, draining).await;
+        let finished = timeout(drain_timeout, draining).await;
+        // Zero if all have finished.
         let unfinished = self.in_progress.count();
         if finished.is_err() {
             self.tasks.abort_all();
@@ -501,7 +499,8 @@ impl QueueConsumer {
     }
 
     /// Deletes the queue for batches if this is its last worker, so that callers notice that no
-    /// worker takes batches any more.
+    /// worker takes batches any more. Does nothing if the subscription was lost: then the broker
+    /// may not be reachable.
     ///
     /// If batches are left in the queue, no other worker would handle them. This then subscribes
     /// again, handles them, and tries again, until none are left.
@@ -543,7 +542,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Cancels the consumer and waits until no request is in progress.
+    /// Cancels the consumer and waits until no request is in progress. A queue with a single active
+    /// consumer is served until it is quiet before.
     async fn finish(&mut self, mut subscription: Option<&mut Subscription>) {
         if self.queue.is_single_active()
             && let Some(subscription) = subscription.as_deref_mut()

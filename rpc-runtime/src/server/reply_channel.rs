@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::Level;
 
+use super::open_failure_log::OpenFailureLog;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::sync::watch;
@@ -76,7 +77,7 @@ impl ReplyLog {
 #[derive(Debug, Clone)]
 enum ChannelState {
     Opening,
-    /// It could not be opened, for a reason that may last. Another attempt follows.
+    /// It could not be opened, for a reason that ends a server's start. Another attempt follows.
     Refused(BrokerError),
     Open(Arc<dyn Publisher>),
     /// The handle was closed, or its runtime has ended.
@@ -110,8 +111,12 @@ impl ReplyChannel {
         };
         let task = async move {
             let keeping = restart_on_panic("reply channel", async || {
-                let (transport, state) = (&*transport, &sender);
-                keep_open(&mut PublisherKeeper { transport, state }).await;
+                let mut keeper = PublisherKeeper {
+                    transport: &*transport,
+                    state: &sender,
+                    failures: OpenFailureLog::default(),
+                };
+                keep_open(&mut keeper).await;
             });
             keeping.await;
         };
@@ -303,6 +308,7 @@ pub(super) async fn before<T>(deadline: Option<Instant>, future: impl Future<Out
 struct PublisherKeeper<'a> {
     transport: &'a dyn Transport,
     state: &'a watch::Sender<ChannelState>,
+    failures: OpenFailureLog,
 }
 
 impl KeepOpen for PublisherKeeper<'_> {
@@ -314,6 +320,7 @@ impl KeepOpen for PublisherKeeper<'_> {
     }
 
     async fn run(&mut self, publisher: Arc<dyn Publisher>) -> ControlFlow<(), BrokerError> {
+        self.failures = OpenFailureLog::default();
         self.state
             .send_replace(ChannelState::Open(Arc::clone(&publisher)));
         let reason = publisher.wait_closed().await;
@@ -331,10 +338,13 @@ impl KeepOpen for PublisherKeeper<'_> {
             self.state.send_replace(ChannelState::Closed);
             return ControlFlow::Break(());
         }
+        // A server that is just starting fails with such an error. Later, it is tried again too.
         if !error.is_waited_out() {
             self.state.send_replace(ChannelState::Refused(error.clone()));
         }
-        tracing::warn!(error = %Logged(Chain(error)), "the reply channel cannot be opened; trying again");
+        if self.failures.admit(error) {
+            tracing::warn!(error = %Logged(Chain(error)), "the reply channel cannot be opened; trying again");
+        }
         ControlFlow::Continue(())
     }
 }

@@ -601,17 +601,16 @@ impl RequestHandler {
         }
     }
 
-    /// Answers a one-way request that asks for the batch size of its method. Does not answer if the
-    /// size is unknown. Nobody waits for the answer, so it is sent now or not at all. The sender
-    /// asks again.
+    /// Answers a one-way request that asks for the batch size of its method, if there is one.
+    /// Nobody waits for the answer, so it is sent now or not at all. The sender asks again.
     pub(super) fn answer_batch_size(&self, ask: BatchSizeAsk) {
-        let known = self.executor.dispatcher.batch_size(ask.method.as_ref());
-        if known.is_none() {
+        let batch_size = self.executor.dispatcher.batch_size(ask.method.as_ref());
+        if batch_size.is_none() {
             return;
         }
         // If this worker takes no batches, the answer is 1 instead of no advice: the sender may
         // have learned another size from an earlier worker.
-        let batch_size = self.advised_batch_size(known).max(1);
+        let batch_size = self.advised_batch_size(batch_size).max(1);
         match self.executor.rules.check_reply_address(&ask.address) {
             Ok(()) => {
                 let _ = self

@@ -76,9 +76,11 @@ impl Context {
         let mut headers = std::mem::take(&mut request.headers);
         let resent = headers.get(RESENT_HEADER);
         let is_resent = resent.is_some();
-        // Workers forward copies only of requests that were redelivered.
-        let is_copy = resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
-        let was_counted = redelivery_count(&headers) > 0;
+        // Workers forward only requests that were redelivered.
+        let is_forwarded =
+            resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
+        // A redelivered job returns to its queue as a copy with a count, and without the header.
+        let has_counted_redeliveries = redelivery_count(&headers) > 0;
         let attempt = failed_attempts(&headers).saturating_add(1);
         let first_attempt_trace = headers.remove(FIRST_TRACE_HEADER).map(String::into_boxed_str);
         headers.retain(|name, _| reserved_header(name).is_none());
@@ -87,7 +89,10 @@ impl Context {
             correlation_id: request.correlation_id.clone(),
             deadline: request.time_to_live.and_then(|time| received.deadline(time)),
             queue_time: received.queue_time,
-            redelivered: redelivered || request.dead_lettered.is_some() || is_copy || was_counted,
+            redelivered: redelivered
+                || request.dead_lettered.is_some()
+                || is_forwarded
+                || has_counted_redeliveries,
             is_resent,
             attempt,
             first_attempt_trace,

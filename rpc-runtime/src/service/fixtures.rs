@@ -85,17 +85,19 @@ pub(super) fn decide(properties: Properties, redelivered: bool) -> Decision<'sta
         .unwrap()
 }
 
-/// The code of the fault of a refused request.
+/// The code of the fault of a request that is refused.
 pub(super) fn refused(decision: Decision<'_>) -> FaultCode {
     let Refusal { reply, fault, .. } = refusal(decision);
     assert_eq!(reply.kind, ReplyKind::Fault);
     fault.code
 }
 
+/// The refusal of a request that is refused.
 pub(super) fn refusal(decision: Decision<'_>) -> Refusal<'_> {
     match decision {
         Decision::Refuse(refusal) => refusal,
-        Decision::Run(_) | Decision::Cancelled(_) => panic!("the request is not refused"),
+        Decision::Run(_) => panic!("the request runs"),
+        Decision::Cancelled(_) => panic!("the request is cancelled"),
     }
 }
 

@@ -41,8 +41,8 @@ pub(super) fn hello(broker: &str, is_read_only: bool, interval_ms: u128) -> Stri
 /// The services, with everything that the page needs to show and call them.
 pub(super) fn catalog(found: Option<&Discovered<WorkerDescription>>) -> String {
     let all = found.map(Discovered::services).unwrap_or_default();
-    let mut limits = Limits {
-        methods: MAX_METHODS,
+    let mut limits = MethodLimits {
+        left: MAX_METHODS,
         hidden: 0,
     };
     let shown = all.iter().take(MAX_SERVICES);
@@ -56,23 +56,24 @@ pub(super) fn catalog(found: Option<&Discovered<WorkerDescription>>) -> String {
     .to_string()
 }
 
-/// How much of the services is shown.
-struct Limits {
+/// How many methods of all services are shown.
+struct MethodLimits {
     /// How many further methods may be shown.
-    methods: usize,
-    /// How many methods of the shown services are not.
+    left: usize,
+    /// How many methods of the shown services are hidden.
     hidden: usize,
 }
 
-impl Limits {
-    /// Returns the description with those of its methods that are shown.
+impl MethodLimits {
+    /// Returns the description with only the methods that may still be shown, and counts those and
+    /// the hidden ones. Does not clone the hidden ones: a hostile worker may describe a million.
     fn limited(&mut self, described: &ServiceDescription) -> ServiceDescription {
         let methods = described.methods.iter();
         let shown = methods
             .filter(|method| method.arguments.len() <= MAX_ARGUMENTS)
-            .take(self.methods);
+            .take(self.left);
         let shown: Vec<_> = shown.cloned().collect();
-        self.methods -= shown.len();
+        self.left -= shown.len();
         self.hidden += described.methods.len() - shown.len();
         let mut limited = ServiceDescription::new(&described.name, &described.queue);
         limited.docs.clone_from(&described.docs);
@@ -83,7 +84,7 @@ impl Limits {
 }
 
 /// Returns a service for the page. `None` if no worker has described it.
-fn service(found: &FoundService<'_>, limits: &mut Limits) -> Option<Value> {
+fn service(found: &FoundService<'_>, limits: &mut MethodLimits) -> Option<Value> {
     let described = &limits.limited(found.descriptions.first()?);
     // Without schemas of its own, the service gets some that are made from the spelling of its
     // types, so that the page can show input fields for arguments such as `Vec<u64>`.

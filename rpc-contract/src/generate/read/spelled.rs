@@ -98,6 +98,7 @@ pub(super) fn key(rust: &RustType) -> Option<Key> {
     }
 }
 
+/// Whether the codecs write a type of this name as a list of its parameter.
 fn is_list(name: &str) -> bool {
     let names = [
         "BTreeSet",
@@ -129,7 +130,11 @@ fn scalar(name: &str) -> Option<Type> {
 }
 
 fn integer(name: &str) -> Option<Int> {
-    let name = name.strip_prefix("NonZero").unwrap_or(name).to_ascii_lowercase();
+    let name = match name.strip_prefix("NonZero") {
+        // Such as `NonZeroU8`.
+        Some(name) => name.to_ascii_lowercase(),
+        None => name.to_owned(),
+    };
     let is_signed = name.starts_with('i');
     let bits = match name.strip_prefix(['i', 'u'])? {
         "8" => 8,
@@ -164,6 +169,7 @@ mod tests {
             ("usize", int(64, false)),
             ("i128", int(128, true)),
             ("NonZeroU8", int(8, false)),
+            ("NonZeroUsize", int(64, false)),
             ("&str", Type::Text),
             ("Cow<'_, str>", Type::Text),
             ("Box<f32>", Type::F32),
@@ -195,6 +201,13 @@ mod tests {
             let (ty, types) = read(rust);
             assert_eq!(ty, expected, "{rust}");
             assert!(types.0.is_empty(), "{rust}");
+        }
+    }
+
+    #[test]
+    fn a_type_whose_name_differs_only_in_case_is_another_one() {
+        for rust in ["U64", "I32", "Bool", "USize"] {
+            assert!(matches!(read(rust).0, Type::Named(_)), "{rust}");
         }
     }
 

@@ -166,7 +166,8 @@ impl<T, E> Broadcast<T, E> {
         self.send_call().await.map_err(CallError::widen)
     }
 
-    /// Sends the request through the broker, or runs the method of a service in this process.
+    /// Like [`send`](Self::send), with the error of a call without a service error. The method of a
+    /// service in this process has ended when this returns.
     async fn send_call(self) -> Result<Gather<T, E>, CallError> {
         let call = self.call?;
         match self.path.backend().clone() {
@@ -183,6 +184,7 @@ impl<T, E> Broadcast<T, E> {
                         executed: Executed::Maybe,
                         ..
                     }) => None,
+                    // The answer, although it is not a result.
                     outcome @ (Ok(_) | Err(CallError::Fault(_) | CallError::BadReply { .. })) => Some((
                         this_process(),
                         outcome.map_err(CallError::widen).and_then(self.read),

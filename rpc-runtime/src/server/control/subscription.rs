@@ -34,8 +34,8 @@ const MAX_WAITING: u16 = 1024;
 /// The maximum total length of the messages that wait in the queue, in bytes.
 const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
 
-/// How long to wait after the broker refused the exchange or the queue for good. Permissions rarely
-/// change, and the broker logs each refusal.
+/// How long to wait after the broker refused the exchange or the queue until someone acts.
+/// Permissions rarely change, and the broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// How long a starting server waits until it can be reached.
@@ -53,8 +53,8 @@ pub(in crate::server) struct ControlResponder {
 }
 
 impl ControlResponder {
-    /// Starts a task that answers control messages. Once the server begins to drain, or the handle
-    /// is closed, running broadcasts have `drain_timeout` to end.
+    /// Starts a task that handles control messages. Once the server begins to drain, or the handle
+    /// is closed, the answers in progress, of broadcasts and others, have `drain_timeout` to end.
     pub(in crate::server) fn start(
         transport: &Arc<dyn Transport>,
         methods: ControlMethods,
@@ -77,7 +77,8 @@ impl ControlResponder {
         let stopped = stop.clone();
         let (first_attempt_done, first_attempt) = oneshot::channel();
         let mut first_attempt_done = Some(first_attempt_done);
-        let to_subscribe = Arc::clone(transport);
+        let runtime = transport.runtime();
+        let transport = Arc::clone(transport);
         let running = async move {
             // The answers go on if the responder restarts after a panic, and end with this task.
             let answers = TaskTracker::new();
@@ -86,7 +87,7 @@ impl ControlResponder {
             restart_on_panic("control", || {
                 let mut run = ResponderRun {
                     responder: &responder,
-                    transport: &to_subscribe,
+                    transport: &transport,
                     queue: &queue,
                     stop: &stopped,
                     first_attempt_done: first_attempt_done.take(),
@@ -108,7 +109,7 @@ impl ControlResponder {
         Self {
             stop,
             draining_since,
-            task: AbortOnDropHandle::new(transport.runtime().spawn(running)),
+            task: AbortOnDropHandle::new(runtime.spawn(running)),
             first_attempt,
         }
     }
@@ -197,7 +198,7 @@ impl KeepOpen for ResponderRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if is_refused_for_good(error) {
+        if error.is_lasting_refusal() {
             REFUSED_RETRY_DELAY
         } else {
             backoff.delay_after(error)
@@ -272,15 +273,6 @@ impl ResponderRun<'_> {
     }
 }
 
-/// Whether the broker refused the exchange or the queue, and will until someone acts.
-fn is_refused_for_good(error: &BrokerError) -> bool {
-    match error {
-        BrokerError::Exchange { .. } => true,
-        BrokerError::Queue { is_temporary, .. } => !is_temporary,
-        _ => false,
-    }
-}
-
 /// Waits for a future. [`Break`](ControlFlow::Break) if it is told to stop before.
 async fn unless_stopped<T>(stop: &CancellationToken, future: impl Future<Output = T>) -> ControlFlow<(), T> {
     match stop.run_until_cancelled(future).await {
@@ -302,41 +294,5 @@ fn missing_permission(refused: &BrokerError) -> &'static str {
             "read permission on the exchange rpc.control, and write permission on queues rpc.control.*"
         }
         _ => "configure, write and read permission on queues rpc.control.*",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Cause;
-    use crate::protocol::CONTROL_EXCHANGE;
-
-    #[test]
-    fn only_a_lasting_refusal_is_waited_out_for_long() {
-        let source = || Cause::new("why");
-        let queue = |is_temporary| BrokerError::Queue {
-            queue: "q".into(),
-            source: source(),
-            is_temporary,
-        };
-        let exchange = BrokerError::Exchange {
-            exchange: CONTROL_EXCHANGE.into(),
-            action: "declare",
-            source: source(),
-        };
-        for refused in [exchange, queue(false)] {
-            assert!(is_refused_for_good(&refused), "{refused:?}");
-        }
-        for passing in [
-            queue(true),
-            BrokerError::TooManyChannels { source: source() },
-            BrokerError::Lost { source: None },
-            BrokerError::Unresponsive {
-                step: "",
-                limit: Duration::ZERO,
-            },
-        ] {
-            assert!(!is_refused_for_good(&passing), "{passing:?}");
-        }
     }
 }

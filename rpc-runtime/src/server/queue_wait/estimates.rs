@@ -188,11 +188,12 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Records the depth of the queue, for which the broker was asked at `asked`. `None` if the
-    /// broker could not report it.
+    /// Records the broker's answer to the request for the queue's depth that was sent at `asked`.
+    /// `depth` is `None` if the broker could not report it.
     pub(super) fn on_depth(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
         self.update(now, |state, is_full| {
-            let found = queue_content(depth, state.confirmed_probes());
+            // A later probe may have entered the queue after the broker read its depth.
+            let found = queue_content(depth, state.probes_confirmed_by(asked));
             for estimator in state.by_priority.values_mut() {
                 estimator.on_depth(asked, found, is_full, now);
             }
@@ -311,11 +312,11 @@ impl State {
         }
     }
 
-    /// Returns how many probes of all priorities are confirmed and have not come back.
-    fn confirmed_probes(&self) -> usize {
+    /// Returns how many probes of all priorities were confirmed by `time` and have not come back.
+    fn probes_confirmed_by(&self, time: Instant) -> usize {
         self.by_priority
             .values()
-            .map(WaitEstimator::confirmed_probes)
+            .map(|estimator| estimator.probes_confirmed_by(time))
             .sum()
     }
 
@@ -419,6 +420,22 @@ mod tests {
         assert_eq!(estimates.estimate(9, now).waited, Duration::ZERO);
         assert_eq!(estimates.estimate(0, now).waited, Duration::from_millis(500));
         assert_eq!(estimates.queue_time(now), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_probe_that_came_after_the_depth_was_read_is_no_message_of_it() {
+        let (estimates, start) = (estimates(), Instant::now());
+        record_full(&estimates, 0, start);
+        record_full(&estimates, 9, start);
+        estimates.on_probe_sent(9, 1, start);
+        let asked = start + Duration::from_millis(1);
+        estimates.on_depth_requested(asked);
+        let now = start + Duration::from_millis(2);
+        estimates.on_probe_confirmed(1, now);
+        // The broker has found one message: a request.
+        estimates.on_depth(asked, depth(1), now);
+        let later = now + Duration::from_millis(500);
+        assert_eq!(estimates.queue_time(later), Duration::from_millis(500));
     }
 
     #[tokio::test(start_paused = true)]

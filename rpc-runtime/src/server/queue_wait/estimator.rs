@@ -123,10 +123,10 @@ impl WaitEstimator {
         self.is_active
     }
 
-    /// Returns how many confirmed probes are in the queue.
-    pub(super) fn confirmed_probes(&self) -> usize {
-        let probes = self.outstanding.iter();
-        probes.filter(|probe| probe.confirmed.is_some()).count()
+    /// Returns how many of the probes that have not come back were confirmed by `time`.
+    pub(super) fn probes_confirmed_by(&self, time: Instant) -> usize {
+        let confirmed = self.outstanding.iter().filter_map(|probe| probe.confirmed);
+        confirmed.filter(|confirmed| *confirmed <= time).count()
     }
 
     /// Returns the next step of the measurement, and when it is due. `None` while none is needed,
@@ -377,13 +377,16 @@ mod tests {
         estimator.on_probe_confirmed(1, start);
         let now = start + millis(500);
         assert_eq!(
-            (estimator.waited(now), estimator.confirmed_probes()),
+            (estimator.waited(now), estimator.probes_confirmed_by(now)),
             (millis(500), 1)
         );
         estimator.on_depth_requested(now);
         estimator.on_depth(now, QueueContent::Nothing, true, now + millis(1));
         assert_eq!(
-            (estimator.waited(now + millis(1)), estimator.confirmed_probes()),
+            (
+                estimator.waited(now + millis(1)),
+                estimator.probes_confirmed_by(now)
+            ),
             (millis(0), 0)
         );
         // It comes back nevertheless.

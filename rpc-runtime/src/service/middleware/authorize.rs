@@ -106,9 +106,11 @@ impl AllowRules {
         self.of_everybody.contains(method) || of_user()
     }
 
+    /// Checks whether a user may call a method, which is named `Service.method`.
+    ///
     /// # Errors
     ///
-    /// Returns the fault `unauthorized` if no rule allows the method.
+    /// Returns the fault `unauthorized` if no rule allows it.
     fn check(&self, user: Option<&str>, method: &str) -> Result<(), Fault> {
         if self.allows(user, method) {
             return Ok(());

@@ -90,7 +90,7 @@ fn is_not_allowed(cause: &Cause) -> bool {
 ///
 /// Returns `None` for any other error, also if an operator closed the connection or shut the broker
 /// down.
-pub(super) fn violation(error: &BrokerError) -> Option<Cause> {
+pub(super) fn protocol_violation(error: &BrokerError) -> Option<Cause> {
     let BrokerError::Lost { source: Some(source) } = error else {
         return None;
     };

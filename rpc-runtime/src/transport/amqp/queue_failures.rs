@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::errors::violation;
+use super::errors::protocol_violation;
 use super::opener::NoAnswer;
 use crate::error::BrokerError;
 
@@ -57,7 +57,7 @@ impl QueueFailures {
         if is_unanswered(&error) {
             self.unanswered.insert(queue.to_owned());
         }
-        let Some(source) = violation(&error) else {
+        let Some(source) = protocol_violation(&error) else {
             return error;
         };
         let closed = self.closed.entry(queue.to_owned()).or_default();

@@ -173,7 +173,8 @@ impl QueueReader {
         }))
     }
 
-    /// Asks for the next message.
+    /// Asks for the next message with `basic.get`. `None` if the queue is empty. The message is not
+    /// counted as held yet.
     async fn get(&self) -> Result<Option<BasicGetMessage>, BrokerError> {
         let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
         let getting = async move { channel.basic_get(queue, BasicGetOptions::default()).await };

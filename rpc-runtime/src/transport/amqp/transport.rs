@@ -18,7 +18,7 @@ use super::connection::{
 use super::consume::{AckMode, SubscriptionOptions};
 use super::depths::DepthLookup;
 use super::direct_replies::{DirectReplies, RoutingPublisher};
-use super::errors::{short, violation};
+use super::errors::{protocol_violation, short};
 use super::opener::{self, Opener, QueueLookup};
 use super::queue_failures::QueueFailures;
 use super::task_group::TaskGroup;
@@ -88,10 +88,10 @@ impl AmqpTransport {
         Self::start(Connector::new(addresses, name, limit), None)
     }
 
-    /// Starts the tasks that keep the connections open, beginning with those that were made, if
-    /// any.
-    fn start(connector: Connector, made: Option<(OpenConnection, OpenConnection)>) -> Self {
-        let (publishing, consuming) = made.unzip();
+    /// Starts the tasks that keep the connections open. Begins with the open ones, if there are
+    /// any: one for publishing and one for consuming.
+    fn start(connector: Connector, open: Option<(OpenConnection, OpenConnection)>) -> Self {
+        let (publishing, consuming) = open.unzip();
         let connectivity = match publishing {
             Some(_) => Connectivity::Up,
             None => Connectivity::Down { last_error: None },
@@ -117,7 +117,7 @@ impl AmqpTransport {
             depths: DepthLookup::default(),
             runtime,
             board,
-            _end_when_dropped: [&tasks, &supervisors].map(|tasks| tasks.ending.clone().drop_guard()),
+            _end_when_dropped: [&tasks, &supervisors].map(|group| group.ending.clone().drop_guard()),
             tasks,
             supervisors,
         }
@@ -150,24 +150,26 @@ impl AmqpTransport {
 
     /// Declares a request queue on this channel. If the broker may have closed a connection because
     /// of this queue, uses a separate connection instead, to spare the shared one. Tries again
-    /// while the broker closes that one, until the queue counts as refused.
+    /// while the broker closes that one, until the queue counts as refused: see [`QueueFailures`].
     async fn declare_request_queue(
         &self,
         opener: &Opener,
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        if queue.declare_mode() == DeclareMode::No || !self.queue_failures().has_closes(queue.name()) {
+        let is_declared = queue.declare_mode() != DeclareMode::No;
+        if !is_declared || !self.queue_failures().has_closes(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
             match self.declare_on_own_connection(queue).await {
-                // `declare_requests` or `open_requests` records a success.
+                // `declare_requests` or `open_requests` records this.
                 Ok(()) => Ok(()),
+                // They record the last error too, but then it is no violation, and does not count.
                 Err(error) => self.record(queue.name(), Err(error)),
             }
         };
-        retry(declare, |error| violation(error).is_some()).await
+        retry(declare, |error| protocol_violation(error).is_some()).await
     }
 
     /// Declares a request queue on a connection of its own, and closes that again.
@@ -214,7 +216,7 @@ impl AmqpTransport {
                 .consume_requests(&channel, queue, prefetch, Some(own))
                 .await
         };
-        opening.await.map_err(|error| match violation(&error) {
+        opening.await.map_err(|error| match protocol_violation(&error) {
             // The broker gave up waiting for the queue's leader.
             Some(source) => BrokerError::Queue {
                 queue: queue.name().to_owned(),

@@ -83,16 +83,20 @@ pub(in super::super) fn content_header(
     payload
 }
 
-fn text() -> impl Strategy<Value = Vec<u8>> {
-    "[a-z0-9é.-]{0,40}".prop_map(|text| short_string(text.as_bytes()))
+/// Generates a short string as it is sent.
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    "[a-z0-9é.-]{0,40}".prop_map(|name| short_string(name.as_bytes()))
 }
 
-/// Generates the entries of a table, nested a few levels deep.
+/// Generates the entries of a table, nested a few levels deep. Each value begins with the letter of
+/// its type; these are all types that the guard knows (see `read_value` in `content.rs`).
 fn table_entries() -> impl Strategy<Value = Vec<u8>> {
-    let fixed = |kinds: &'static [u8], bytes: usize| {
-        (prop::sample::select(kinds), vec(any::<u8>(), bytes))
+    // Numbers and the like, grouped by the length of their values.
+    let fixed = |types: &'static [u8], length: usize| {
+        (prop::sample::select(types), vec(any::<u8>(), length))
             .prop_map(|(kind, value)| [&[kind], &value[..]].concat())
     };
+    // Long strings and byte arrays.
     let long = (prop::sample::select(&b"Sx"[..]), vec(any::<u8>(), 0..30))
         .prop_map(|(kind, value)| [&[kind], &table(&value)[..]].concat());
     let leaf = prop_oneof![
@@ -104,17 +108,18 @@ fn table_entries() -> impl Strategy<Value = Vec<u8>> {
         fixed(b"V", 0),
         long,
     ];
+    // Four levels, some twenty values in all, and four values in each array or table.
     let value = leaf.prop_recursive(4, 20, 4, |inner| {
         let array = vec(inner.clone(), 0..4).prop_map(|values| [b"A", &table(&values.concat())[..]].concat());
-        let inner = vec(
-            (text(), inner).prop_map(|(name, value)| [name, value].concat()),
+        let nested_table = vec(
+            (name(), inner).prop_map(|(name, value)| [name, value].concat()),
             0..4,
         )
         .prop_map(|entries| [b"F", &table(&entries.concat())[..]].concat());
-        prop_oneof![array, inner]
+        prop_oneof![array, nested_table]
     });
     vec(
-        (text(), value).prop_map(|(name, value)| [name, value].concat()),
+        (name(), value).prop_map(|(name, value)| [name, value].concat()),
         0..5,
     )
     .prop_map(|entries| entries.concat())
@@ -129,7 +134,7 @@ pub(in super::super) fn props() -> impl Strategy<Value = EncodedProperties> {
                 Property::Headers => table_entries().prop_map(|entries| table(&entries)).boxed(),
                 Property::DeliveryMode | Property::Priority => vec(any::<u8>(), 1).boxed(),
                 Property::Timestamp => vec(any::<u8>(), 8).boxed(),
-                _ => text().boxed(),
+                _ => name().boxed(),
             };
             prop::option::of(value).boxed()
         })

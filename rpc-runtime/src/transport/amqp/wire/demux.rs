@@ -35,7 +35,7 @@ const MAX_RESERVED: u64 = 1024 * 1024;
 pub(super) struct Demux<R> {
     channels: HashMap<u16, Channel<R>, RandomState>,
     position: Position,
-    /// The size of the body that was announced last.
+    /// The size of the body that was announced last. The driver chooses how much to read by it.
     last_body_size: u64,
 }
 
@@ -267,6 +267,7 @@ impl<R: Receiver> Demux<R> {
         if arriving.header.replace(header).is_some() {
             return Err(ProtocolViolation::UnexpectedContent);
         }
+        // It is if its body is empty.
         self.deliver_if_complete(number);
         Ok(false)
     }

@@ -1,4 +1,4 @@
-//! Modules of any description.
+//! Property tests: of any description, the generators make modules that the languages can parse.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -64,7 +64,8 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A schema that looks like one of a Rust type, with references to any name.
+/// A schema as Rust types have it, with references to any name, or one that no type has, such as
+/// `7` or an empty `oneOf`.
 fn schema() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
         Just(json!({"type": "string"})),
@@ -78,6 +79,7 @@ fn schema() -> impl Strategy<Value = Value> {
         prop::collection::vec(name(), 0..4).prop_map(|names| json!({"enum": names})),
         name().prop_map(|name| json!({"$ref": format!("#/definitions/{name}")})),
     ];
+    // Four levels, some 24 schemas in all, and four in each of them.
     scalar.prop_recursive(4, 24, 4, |inner| {
         let many = || prop::collection::vec(inner.clone(), 0..4);
         let fields = || prop::collection::btree_map(name(), inner.clone(), 0..4);
@@ -88,9 +90,11 @@ fn schema() -> impl Strategy<Value = Value> {
             inner.clone().prop_map(|value| json!({"type": "object", "patternProperties": {r"^\d+$": value}})),
             (fields(), prop::collection::vec(name(), 0..3), name())
                 .prop_map(|(fields, required, docs)| json!({"type": "object", "properties": fields, "required": required, "description": docs})),
+            // A variant of an externally tagged enum.
             (name(), inner.clone()).prop_map(
                 |(name, content)| json!({"type": "object", "properties": {&name: content}, "required": [name], "additionalProperties": false})
             ),
+            // A variant of an internally tagged enum.
             (name(), fields()).prop_map(|(tag, mut fields)| {
                 fields.insert("type".to_owned(), json!({"const": tag}));
                 json!({"type": "object", "properties": fields, "required": ["type"]})
