@@ -16,7 +16,14 @@ from pamqp import commands
 from ..protocol.message import Message
 from .blocking import Blocking
 from .delivery import Delivery, properties_of, read_delivery
-from .errors import ChannelLost, Forbidden, NotFound, check_cancelled
+from .errors import (
+    ChannelLost,
+    Forbidden,
+    NotFound,
+    check_cancelled,
+    has_no_reason,
+    is_loss,
+)
 from .room import Room
 
 # How long the broker may take to answer a method such as a declaration.
@@ -262,15 +269,18 @@ class Channel:
             check_cancelled(error)
             reason = f"the broker did not answer within {STEP_TIMEOUT:g} s"
             raise ChannelLost(reason) from error
-        except (aiormq.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             check_cancelled(error)
+            if not is_loss(error):
+                raise
             raise self._lost(error, is_written=False) from error
 
     def _lost(self, error: BaseException, is_written: bool) -> ChannelLost:
         """Makes the error for what aiormq has raised."""
         reason = text_of(error)
         # These do not say why the channel is closed.
-        if isinstance(error, aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError):
+        silent = aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError
+        if isinstance(error, silent) or has_no_reason(error):
             reason = self.reason
         is_alone = isinstance(error, aiormq.exceptions.ChannelClosed)
         if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import aiormq
+
 
 class ChannelLost(Exception):
     """The channel or its connection is closed.
@@ -30,6 +32,21 @@ class Forbidden(ChannelLost):
 
 class ConnectFailed(Exception):
     """A connection could not be opened."""
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether aiormq raises this error because a channel or its connection is lost.
+
+    Those that wait when a connection ends without an error get a plain `Exception`.
+    """
+    if isinstance(error, aiormq.AMQPError | OSError | RuntimeError | asyncio.CancelledError):
+        return True
+    return has_no_reason(error)
+
+
+def has_no_reason(error: BaseException) -> bool:
+    """Whether this is the plain `Exception` that `is_loss` describes."""
+    return type(error) is Exception
 
 
 def check_cancelled(error: BaseException) -> None:

@@ -20,7 +20,7 @@ from yarl import URL
 
 from .blocking import Blocking
 from .channel import Channel, text_of
-from .errors import ChannelLost, ConnectFailed, check_cancelled
+from .errors import ChannelLost, ConnectFailed, check_cancelled, has_no_reason, is_loss
 from .guard import GuardedReader
 
 CONNECT_TIMEOUT = 10.0
@@ -90,9 +90,14 @@ class Link:
                 raw = await opening
         except TimeoutError:
             raise ChannelLost("the broker did not open a channel in time") from None
-        except (aiormq.AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
+        except ChannelLost:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
             check_cancelled(error)
-            reason = self.reason if self.closed.is_set() else text_of(error)
+            if not is_loss(error):
+                raise
+            is_explained = self.closed.is_set() or has_no_reason(error)
+            reason = self.reason if is_explained else text_of(error)
             raise ChannelLost(reason) from error
         channel = Channel(raw, self.blocking)
         self._channels.add(channel)
