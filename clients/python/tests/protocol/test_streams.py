@@ -212,7 +212,7 @@ def test_a_sender_keeps_within_credit_and_bytes() -> None:
     assert sender.next_message() is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 3000), st.integers(0, 2**32), st.sampled_from([0, 10, 2000]))
 def test_a_stream_from_a_caller_arrives_whatever_is_lost(count: int, seed: int, size: int) -> None:
     """Messages are lost, repeated and overtaken, until nothing is lost any more."""
@@ -250,7 +250,7 @@ def test_a_stream_from_a_caller_arrives_whatever_is_lost(count: int, seed: int, 
     assert arrived == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 200), st.integers(0, 2**32))
 def test_a_result_stream_is_exact(count: int, seed: int) -> None:
     """Messages are repeated and overtaken within the credit."""
