@@ -11,14 +11,14 @@ from rpc_runtime import BrokerFailed, Connection, RequestQueue, Server, connect
 from support.proxy import Proxy
 from support.raw import RawPeer
 from support.service import Implementation
-from support.waiting import until
+from support.waiting import until, until_disconnected
 
 
 async def test_a_stop_that_is_cancelled_goes_on(
     connection: Connection, implementation: Implementation, queue: str
 ) -> None:
     client = sample.SampleClient(connection, queue)
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(30.0):
         async with Server(connection).add(implementation, queue) as server:
             call = asyncio.ensure_future(client.get_email("slow"))
             await until(implementation.began.is_set)
@@ -31,19 +31,18 @@ async def test_a_stop_that_is_cancelled_goes_on(
 
 
 async def test_a_server_whose_start_is_cancelled_serves_nothing(
-    connection: Connection, implementation: Implementation, peer: RawPeer, queue: str
+    proxy: Proxy, implementation: Implementation, peer: RawPeer, queue: str
 ) -> None:
-    server = Server(connection).add(implementation, queue)
-    link = await connection.supervisor.link()
-    link.closed.set()
-    try:
+    async with connect(proxy.url) as far:
+        server = Server(far).add(implementation, queue)
+        proxy.accepts = False
+        proxy.cut()
+        await until_disconnected(far)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(server.start(), 0.1)
-    finally:
-        link.closed.clear()
-    assert server._task is not None and server._task.done()
-    with pytest.raises(RuntimeError):
-        await server.start()
+        assert server._task is not None and server._task.done()
+        with pytest.raises(RuntimeError):
+            await server.start()
     await peer.channel.queue_declare(queue)
 
 
@@ -52,18 +51,19 @@ async def test_a_server_that_is_stopped_while_it_connects_takes_nothing(
 ) -> None:
     async with connect(proxy.url) as far:
         server = await Server(far).add(implementation, queue).start()
-        first = implementation
         slow = asyncio.ensure_future(sample.SampleClient(connection, queue).get_email("slow"))
         await until(implementation.began.is_set)
         proxy.accepts = False
         proxy.cut()
-        await asyncio.sleep(0.1)
-        stop = asyncio.ensure_future(server.stop(2.0))
+        await until_disconnected(far)
+        stop = asyncio.ensure_future(server.stop())
         await asyncio.sleep(0)
         proxy.accepts = True
         await peer.publish(queue, b"{}", message_type="log")
-        await asyncio.sleep(1.0)
-        first.release.set()
+        await far.supervisor.link()
+        # Time in which a consumer could be opened.
+        await asyncio.sleep(0.5)
+        implementation.release.set()
         assert await stop
         assert implementation.runs["log"] == 0
         slow.cancel()
@@ -74,6 +74,6 @@ async def test_an_argument_that_cannot_be_sent_is_an_error_of_the_start(
 ) -> None:
     wrong = RequestQueue(queue, arguments={"x-max-length": object()})
     with pytest.raises(BrokerFailed):
-        async with asyncio.timeout(3.0):
+        async with asyncio.timeout(30.0):
             await Server(connection).add(implementation, wrong).start()
     await peer.channel.queue_declare(queue)

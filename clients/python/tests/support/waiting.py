@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from rpc_runtime import Connection
 
-async def until(is_so: Callable[[], Any], timeout: float = 5.0) -> None:
-    """Waits until a condition holds."""
+
+async def until(is_so: Callable[[], Any], timeout: float = 30.0) -> None:
+    """Waits until a condition holds. The limit is for conditions that never do."""
     async with asyncio.timeout(timeout):
         while True:
             answer = is_so()
@@ -17,3 +19,8 @@ async def until(is_so: Callable[[], Any], timeout: float = 5.0) -> None:
             if answer:
                 return
             await asyncio.sleep(0.01)
+
+
+async def until_disconnected(connection: Connection) -> None:
+    """Waits until a lost connection is noticed."""
+    await until(lambda: connection.supervisor._link is None)
