@@ -40,7 +40,7 @@ async def queue(peer: RawPeer) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def connection(url: str) -> AsyncIterator[rpc_runtime.Connection]:
-    async with rpc_runtime.connect(url, timeout=10.0) as connection:
+    async with rpc_runtime.connect(url) as connection:
         yield connection
 
 

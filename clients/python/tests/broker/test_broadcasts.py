@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -48,20 +49,33 @@ async def test_every_worker_answers_once(client: sample.SampleClient, workers: W
 async def test_gathering_ends_half_a_second_after_the_last_answer(
     client: sample.SampleClient, workers: Workers
 ) -> None:
+    """How many answers arrive in time depends on the machine."""
+    last = None
+    async for _ in client.reload("now"):
+        last = time.monotonic()
+    assert last is not None
+    # The call itself ends after 30 seconds.
+    assert 0.5 <= time.monotonic() - last < 15.0
+
+
+async def test_gathering_ends_some_time_after_the_last_answer(
+    client: sample.SampleClient, workers: Workers
+) -> None:
     began = time.monotonic()
-    answers = await client.reload("now").collect()
+    answers = await client.with_options(quiet_for=3.0).reload("now").collect()
     assert sorted(answer.worker.name or "" for answer in answers) == [
         f"worker {number}" for number in range(3)
     ]
-    assert 0.5 <= time.monotonic() - began < 2.0
+    assert 3.0 <= time.monotonic() - began < 15.0
 
 
 async def test_gathering_ends_at_the_limit(client: sample.SampleClient, workers: Workers) -> None:
     began = time.monotonic()
-    answers = client.with_options(expect_workers=4, timeout=1.0).reload("now")
+    answers = client.with_options(expect_workers=4, timeout=4.0).reload("now")
     assert len(await answers.collect()) == 3
     assert answers.missing == 1
-    assert 1.0 <= time.monotonic() - began < 2.0
+    # Without the option, it would be 30 seconds.
+    assert 4.0 <= time.monotonic() - began < 15.0
 
 
 async def test_errors_belong_to_their_worker(client: sample.SampleClient, workers: Workers) -> None:
@@ -89,7 +103,7 @@ async def test_a_broadcast_does_not_come_through_the_queue(
     await peer.publish(queue, message_type="reload", **properties)
     assert (await peer.reply()).body.startswith(b"unknown_method: cannot run")
     await peer.publish(
-        queue, exchange="rpc.control", message_type="get_email", expiration="1000", **properties
+        queue, exchange="rpc.control", message_type="get_email", expiration="30000", **properties
     )
     for _ in workers:
         reply = await peer.reply()
@@ -106,7 +120,7 @@ async def test_all_workers_are_discovered(workers: Workers, peer: RawPeer, queue
         content_type="application/json",
         reply_to=peer.replies,
         correlation_id="1",
-        expiration="5000",
+        expiration="30000",
     )
     found: set[str] = set()
     while len(found) < 3:
@@ -133,9 +147,15 @@ async def test_one_worker_is_asked(workers: Workers, peer: RawPeer) -> None:
 
 
 async def test_a_flood_takes_bounded_memory(
-    connection: Connection, server: Server, peer: RawPeer, queue: str
+    connection: Connection,
+    server: Server,
+    peer: RawPeer,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The broker does not take answers while it blocks publishers."""
+    # No answer is given up before the flood has ended.
+    monkeypatch.setattr("rpc_runtime.worker.control._REPLY_LIMIT", 100.0)
     assert server._control is not None
     control = server._control
     link = await connection.supervisor.link()
@@ -155,7 +175,9 @@ async def test_a_flood_takes_bounded_memory(
                 message_type="rpc.ping",
                 reply_to=peer.replies,
             )
-        await until(lambda: len(control._broadcasts) >= 48)
+        await until(lambda: len(control._broadcasts) + len(control._answers) >= 48 + 64)
+        # Time in which more of them could be taken.
+        await asyncio.sleep(0.3)
         assert len(control._broadcasts) + len(control._answers) <= 48 + 64
     finally:
         link.blocking.set(False)

@@ -13,7 +13,7 @@ from rpc_runtime import BrokerFailed, Connection, Executed, Fault, Server, Timed
 from rpc_runtime.client.request import Request
 from rpc_runtime.protocol.message import Message
 from rpc_runtime.protocol.reply import Reply, ReplyKind
-from rpc_runtime.transport.channel import Channel
+from rpc_runtime.transport.channel import STEP_TIMEOUT, Channel
 from rpc_runtime.transport.errors import ChannelLost
 from support.service import Implementation
 from support.waiting import until
@@ -48,7 +48,8 @@ async def test_an_idempotent_request_closes_two_channels_at_most(
     assert caught.value.executed is Executed.MAYBE
     # aiormq may lose the connection together with a channel that has other publishers.
     assert 2 <= sent <= 3
-    assert time.monotonic() - began < 3.0
+    # The broker's answers to other methods are given up only after this time.
+    assert time.monotonic() - began < STEP_TIMEOUT
 
 
 async def test_a_reply_that_the_broker_does_not_accept_is_a_fault(
@@ -82,7 +83,7 @@ async def test_no_channel_is_left_if_others_cannot_be_opened(
         return await consume(channel, name, *arguments, **options)
 
     monkeypatch.setattr(Channel, "consume", refuse)
-    async with connect(url, timeout=1.5) as connection:
+    async with connect(url, timeout=4.0) as connection:
         link = await connection.supervisor.link()
         with pytest.raises(TimedOut, match="a permission is missing"):
             await sample.SampleClient(connection, queue).get_email("a")

@@ -95,7 +95,7 @@ async def test_a_job_may_run_later(
     began = time.monotonic()
     await client.with_options(delay=0.65).send_mail("later")
     await until(lambda: implementation.mails == [("later", 1)])
-    assert 0.65 <= time.monotonic() - began < 3.0
+    assert 0.65 <= time.monotonic() - began < 10.0
     with pytest.raises(EncodeFailed):
         client.with_options(delay=31 * 24 * 3600)
 

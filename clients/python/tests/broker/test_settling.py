@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ async def test_a_bug_occupies_no_place(
         raise TypeError("a bug")
 
     monkeypatch.setattr(request_handler, "answer", broken)
-    client = sample.SampleClient(connection, queue).with_options(timeout=3.0)
+    client = sample.SampleClient(connection, queue)
     ping: rpc_runtime.Method[Any] = rpc_runtime.Method("rpc.ping", returns=None, idempotent=True)
     async with Server(connection, concurrency=1).add(Implementation(), queue):
         for _ in range(2):
@@ -45,14 +44,14 @@ async def test_a_job_that_fails_after_its_connection_was_lost_is_not_kept_back(
 ) -> None:
     """The broker delivers it again while it runs. That delivery must be settled too."""
     implementation = _Failing()
-    async with rpc_runtime.connect(proxy.url) as far:
-        server = Server(far, concurrency=1, drain_timeout=0.5)
-        async with server.add(implementation, queue):
-            await sample.SampleClient(connection, queue).send_mail("slow")
-            await until(implementation.began.is_set)
-            proxy.cut()
-            await until(lambda: proxy.connections > 1)
-            await asyncio.sleep(0.5)
-            implementation.release.set()
-            await until(lambda: implementation.ended["mail"] == 2)
-            assert await sample.SampleClient(connection, queue).get_email("a") == "a@example.com"
+    async with (
+        rpc_runtime.connect(proxy.url) as far,
+        Server(far, concurrency=1).add(implementation, queue) as server,
+    ):
+        await sample.SampleClient(connection, queue).send_mail("slow")
+        await until(implementation.began.is_set)
+        proxy.cut()
+        await until(lambda: server._handlers[queue].joined == 1)
+        implementation.release.set()
+        await until(lambda: implementation.ended["mail"] == 2)
+        assert await sample.SampleClient(connection, queue).get_email("a") == "a@example.com"

@@ -50,7 +50,7 @@ class RawPeer:
             mandatory=True,
         )
 
-    async def reply(self, timeout: float = 5.0) -> DeliveredMessage:
+    async def reply(self, timeout: float = 30.0) -> DeliveredMessage:
         async with asyncio.timeout(timeout):
             return await self.arrived.get()
 
@@ -61,6 +61,16 @@ class RawPeer:
     async def depth(self, queue: str) -> int:
         declared = await self.channel.queue_declare(queue, passive=True)
         return declared.message_count or 0
+
+    async def is_empty(self, queue: str) -> bool:
+        return await self.depth(queue) == 0
+
+    async def consumers(self, queue: str) -> int:
+        declared = await self.channel.queue_declare(queue, passive=True)
+        return declared.consumer_count or 0
+
+    async def is_unserved(self, queue: str) -> bool:
+        return await self.consumers(queue) == 0
 
     async def delete(self, *queues: str) -> None:
         for queue in queues:

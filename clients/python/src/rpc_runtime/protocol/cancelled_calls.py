@@ -18,6 +18,9 @@ class CancelledCalls:
         # Until when each id is remembered, in the order in which they were added.
         self._until: OrderedDict[bytes, float] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._until)
+
     def add(self, identity: bytes, time_left: float, now: float) -> None:
         """Remembers a call whose request can wait for so many seconds. Forgets the oldest ones."""
         until = now + min(time_left, MAX_TIME_TO_LIVE) + _GRACE_PERIOD

@@ -117,6 +117,11 @@ class Deduplicator(Generic[D]):
         self._running: dict[RequestKey, _Running[D]] = {}
         self._ended: OrderedDict[RequestKey, End] = OrderedDict()
 
+    @property
+    def joined(self) -> int:
+        """How many deliveries have joined the requests that run. For tests."""
+        return sum(len(running.joined) for running in self._running.values())
+
     def add(
         self, key: RequestKey, origin: Origin, copy: str, delivery: D
     ) -> tuple[Action, RequestKey]:

@@ -71,6 +71,11 @@ class Channel:
         """Whether the channel can be used."""
         return not self.closed.is_set() and not self._raw.is_closed
 
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages the broker has not confirmed. For tests."""
+        return len(self._publishing)
+
     def _on_closed(self, closing: asyncio.Future[Any]) -> None:
         if not closing.cancelled() and (error := closing.exception()) is not None:
             self.reason = text_of(error)

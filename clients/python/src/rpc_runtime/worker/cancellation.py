@@ -17,6 +17,11 @@ class Cancellations:
         # What to call when a call is cancelled, by its id. An id that is used twice has several.
         self._watched: dict[bytes, list[Callable[[], None]]] = {}
 
+    @property
+    def remembered(self) -> int:
+        """How many cancelled calls are remembered. For tests."""
+        return len(self._cancelled)
+
     def cancel(self, identity: bytes, time_left: float) -> None:
         """Cancels a call, whether it runs or has yet to arrive."""
         self._cancelled.add(identity, time_left, now())

@@ -105,6 +105,11 @@ class RequestHandler:
         """The settings that decide about requests."""
         return self._rules
 
+    @property
+    def joined(self) -> int:
+        """How many deliveries wait for requests that run, to be settled with them. For tests."""
+        return self._requests.joined
+
     def receive(self, delivery: Delivery) -> None:
         """Takes a delivery of the queue."""
         if delivery.malformed is None and delivery.message.type == PROBE:
