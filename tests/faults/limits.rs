@@ -222,7 +222,11 @@ async fn headers_that_the_broker_adds_to_messages_change_no_call() {
         for outcome in join_all(together).await {
             outcome.unwrap();
         }
-        assert_eq!(caller.discover().workers().await.unwrap().workers.len(), 1);
+        until("the worker is found", SOON, async || {
+            Ok(caller.discover().workers().await?.workers.len() == 1)
+        })
+        .await
+        .unwrap();
     }
     server.stop().await.unwrap();
 }

@@ -13,6 +13,7 @@ use rpc_runtime::discovery::WorkerClient;
 use rpc_runtime::{
     Broker, CallError, Context, Executed, FaultCode, RequestQueue, RunningServer, Server, service,
 };
+use rpc_tests::asking::until_found;
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::log::Log;
 use rpc_tests::rabbit::{Permissions, Vhost, shared, unique};
@@ -170,9 +171,17 @@ fn server(broker: &Broker, queue: &str, desk: &Desk) -> Server {
     Server::new(broker).serve_on(RequestQueue::new(queue), WorkServer::new(desk.clone()))
 }
 
+/// Starts the only worker of a queue.
 async fn serve(world: &World, queue: &str, desk: &Desk) -> RunningServer {
-    let server = server(&world.broker().await, queue, desk);
-    server.start().await.unwrap()
+    let broker = world.broker().await;
+    start(server(&broker, queue, desk), &broker, queue).await
+}
+
+/// Starts the only worker of a queue, and waits until cancellations reach it.
+async fn start(server: Server, broker: &Broker, queue: &str) -> RunningServer {
+    let server = server.start().await.unwrap();
+    until_found(broker, queue, |_| true).await;
+    server
 }
 
 async fn client(world: &World, queue: &str) -> WorkClient {
@@ -229,7 +238,10 @@ async fn timed_out_calls_are_cancelled(world: World) {
     let (queue, desk) = (unique("work"), Desk::closed());
     let server = serve(&world, &queue, &desk).await;
     let client = client(&world, &queue).await;
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_secs(3);
+    // Opens the reply queue, which is not part of the limit then.
+    desk.gate.let_go(1);
+    soon("it is answered", client.write("first")).await.unwrap();
     let outcome = soon("it times out", client.read("late").timeout(limit)).await;
     match outcome {
         Err(CallError::TimedOut { executed, .. }) => assert_eq!(executed, Executed::Maybe),
@@ -244,8 +256,9 @@ async fn timed_out_calls_are_cancelled(world: World) {
 
 async fn cancelled_requests_that_wait_never_begin(world: World) {
     let (queue, desk) = (unique("work"), Desk::closed());
-    let server = server(&world.broker().await, &queue, &desk).concurrency(2);
-    let server = server.start().await.unwrap();
+    let broker = world.broker().await;
+    let server = server(&broker, &queue, &desk).concurrency(2);
+    let server = start(server, &broker, &queue).await;
     let client = client(&world, &queue).await;
     let first = tokio::spawn(client.write("first"));
     let marker = tokio::spawn(client.read("marker"));
@@ -283,8 +296,9 @@ async fn cancelled_requests_that_wait_never_begin(world: World) {
 
 async fn batched_calls_are_cancelled_one_by_one(world: World) {
     let (queue, desk) = (unique("work"), Desk::new(Gate::open()));
-    let server = server(&world.broker().await, &queue, &desk).concurrency(20);
-    let server = server.start().await.unwrap();
+    let broker = world.broker().await;
+    let server = server(&broker, &queue, &desk).concurrency(20);
+    let server = start(server, &broker, &queue).await;
     let client = client(&world, &queue).await;
     // The method becomes known to be quick, so that its calls are batched.
     for _ in 0..3 {
@@ -360,8 +374,9 @@ impl Fields for Field {
 async fn a_method_that_panics_while_it_is_dropped_harms_no_other(world: World) {
     let (queue, gate) = (unique("fields"), Gate::closed());
     let fields = FieldsServer::new(Field(gate.clone()));
-    let server = Server::new(&world.broker().await).serve_on(RequestQueue::new(&queue), fields);
-    let server = server.start().await.unwrap();
+    let broker = world.broker().await;
+    let server = Server::new(&broker).serve_on(RequestQueue::new(&queue), fields);
+    let server = start(server, &broker, &queue).await;
     let client = FieldsClient::builder(&world.broker().await).queue(&queue).build();
     let [other, mined] = [false, true].map(|is_mined| tokio::spawn(client.step(is_mined)));
     gate.began(2).await;
@@ -673,6 +688,13 @@ async fn the_least_permissions_are_enough_to_cancel() {
     let server = server(&handle(worker).await, "work", &desk);
     // The control queue is not only for discovery.
     let server = server.self_description(false).start().await.unwrap();
+    until("it consumes from its control queue", SOON, async || {
+        let queues = vhost.all_queues(&["name", "consumers"]).await;
+        let is_control = |queue: &String| queue.starts_with("rpc.control.") && queue.ends_with("\t1");
+        Ok(queues.iter().any(is_control))
+    })
+    .await
+    .unwrap();
     let client = WorkClient::new(&handle(caller).await);
     let call = tokio::spawn(client.read("read"));
     desk.gate.began(1).await;

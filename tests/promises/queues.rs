@@ -395,7 +395,7 @@ async fn a_full_queue_that_rejects_is_an_error_at_once_and_the_call_never_runs()
 
     // One that may be sent again is, for as long as it may take.
     let patient = tokio::spawn(desk.find("file"));
-    let limited = desk.find("file").timeout(Duration::from_millis(300));
+    let limited = desk.find("file").timeout(Duration::from_secs(3));
     let error = limited.await.unwrap_err();
     assert!(matches!(error, CallError::Refused { .. }), "{error:?}");
 
@@ -606,8 +606,12 @@ async fn queues_are_classic_even_if_the_virtual_hosts_default_is_quorum() {
         }
         callers.push(caller);
     }
-    let found = callers[0].discover().workers().await.unwrap();
-    assert_eq!(found.workers.len(), servers.len());
+    until("all workers are found", SOON, async || {
+        let found = callers[0].discover().workers().await?;
+        Ok(found.workers.len() == servers.len())
+    })
+    .await
+    .unwrap();
 
     let queues = vhost.all_queues(&["name", "type"]).await;
     let (quorum, classic): (Vec<_>, Vec<_>) = queues.iter().partition(|queue| queue.starts_with("quorum"));

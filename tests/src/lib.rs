@@ -2,14 +2,15 @@
 //! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs
 //! ([`ledger`]) behind a gate ([`gate`]), one whose methods return streams ([`flow`]), one whose
 //! methods receive them ([`upload`]), captured logs ([`log`]), certificates for TLS
-//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], and polling with
-//! a limit ([`until`]).
+//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], questions that
+//! are repeated ([`asking`]), and polling with a limit ([`until`]).
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
+pub mod asking;
 pub mod certificates;
 pub mod flow;
 pub mod gate;

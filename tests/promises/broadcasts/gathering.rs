@@ -61,7 +61,7 @@ async fn a_worker_that_does_not_answer_is_counted(world: World) {
         serve(&world, &queue, &slow).await,
     ];
     let cache = client(&world.broker().await, &queue);
-    let limit = Duration::from_millis(500);
+    let limit = Duration::from_secs(3);
     let sent = cache.count("a").expect_workers(3).limit(limit).send().await;
     let gathered = soon("it ends", sent.unwrap().collect()).await;
     assert!(matches!(gathered.end, GatherEnd::Limit), "{:?}", gathered.end);
@@ -150,7 +150,7 @@ async fn gathering_ends_although_nobody_reads(world: World) {
     let queue = unique("cache");
     let server = serve(&world, &queue, &Part::new("one")).await;
     let cache = client(&world.broker().await, &queue);
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_secs(3);
     let sent = cache.count("a").expect_workers(2).limit(limit).send().await;
     let mut answers = sent.unwrap();
     tokio::time::sleep(2 * limit).await;
@@ -170,7 +170,7 @@ async fn a_quiet_window_may_last_forever(world: World) {
     let sent = cache
         .count("a")
         .quiet_for(Duration::MAX)
-        .limit(Duration::from_millis(500))
+        .limit(Duration::from_secs(3))
         .send()
         .await;
     let gathered = soon("it ends", sent.unwrap().collect()).await;

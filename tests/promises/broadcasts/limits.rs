@@ -7,6 +7,7 @@ use futures_util::future::select_all;
 use rpc_runtime::{
     Broker, BrokerError, CallError, Executed, FaultCode, RequestQueue, Server, ServerError, Status,
 };
+use rpc_tests::asking::until_found;
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Direction, Proxy, Target};
 use rpc_tests::rabbit::{Node, Vhost, shared, unique};
@@ -45,13 +46,7 @@ async fn too_many_broadcasts_are_refused_and_hide_no_worker(world: World) {
     };
     assert_eq!(fault.code, FaultCode::Rejected);
     drop(gathers.remove(number));
-    let found = soon("it is found", caller.discover().workers()).await.unwrap();
-    assert!(
-        found
-            .workers
-            .iter()
-            .any(|worker| worker.name.as_deref() == Some("full"))
-    );
+    until_found(&caller, &queue, |worker| worker.name.as_deref() == Some("full")).await;
     gate.let_all_go();
     for gather in gathers {
         let gathered = soon("it answers", gather.collect()).await;
@@ -176,7 +171,7 @@ async fn opening_the_queue_for_answers_counts_toward_the_limit() {
     let mut foreign = ForeignWorker::of(shared().await, &queue).await;
     let proxy = Proxy::start(shared().await).await.unwrap();
     let cache = client(&Broker::connect(proxy.url()).await.unwrap(), &queue);
-    let (limit, pause) = (Duration::from_secs(5), Duration::from_secs(2));
+    let (limit, pause) = (Duration::from_secs(15), Duration::from_secs(2));
     let hole = proxy.black_hole(Target::Named("rpc consume"), Direction::FromBroker);
     let sent = tokio::spawn(cache.count("a").expect_workers(1).limit(limit).send());
     tokio::time::sleep(pause).await;
@@ -243,8 +238,8 @@ async fn a_queue_that_cannot_be_deleted_does_not_prolong_the_drain_timeout() {
         matches!(stopped, Err(ServerError::DrainTimedOut { unfinished: 1, .. })),
         "{stopped:?}"
     );
-    // Closing the channel of a request queue takes up to five seconds more.
-    let limit = drain + Duration::from_secs(7);
+    // Closing the channel of a request queue takes up to five seconds more, and a busy machine some.
+    let limit = drain + Duration::from_secs(20);
     assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
     hole.heal().await;
 }

@@ -11,6 +11,7 @@ use rpc_runtime::{
     Broker, CallError, Context, DynamicClient, Gathered, RequestQueue, RunningServer, Server, ServiceClient,
     ServiceDescriptor, service,
 };
+use rpc_tests::asking::until_found;
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::world::World;
@@ -102,10 +103,21 @@ async fn serve(world: &World, queue: &str, part: &Part) -> RunningServer {
     serve_with(&world.broker().await, queue, part).await
 }
 
+/// Starts a worker, and waits until broadcasts reach it.
 async fn serve_with(broker: &Broker, queue: &str, part: &Part) -> RunningServer {
+    let server = start(broker, queue, part).await;
+    until_reached(broker, queue, part).await;
+    server
+}
+
+async fn start(broker: &Broker, queue: &str, part: &Part) -> RunningServer {
     let server = Server::new(broker).worker_name(part.name);
     let server = server.serve_on(RequestQueue::new(queue), CacheServer::new(part.clone()));
     soon("it starts", server.start()).await.unwrap()
+}
+
+async fn until_reached(seeker: &Broker, queue: &str, part: &Part) {
+    until_found(seeker, queue, |found| found.name.as_deref() == Some(part.name)).await;
 }
 
 fn client(broker: &Broker, queue: &str) -> CacheClient {

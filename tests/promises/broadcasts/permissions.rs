@@ -1,12 +1,13 @@
 //! What RabbitMQ must permit.
 
 use rpc_runtime::{Broker, BrokerError, CallError, Executed};
-use rpc_tests::gate::soon;
+use rpc_tests::gate::{SOON, soon};
 use rpc_tests::log::Log;
 use rpc_tests::rabbit::{Permissions, Vhost};
+use rpc_tests::until;
 use tracing::Level;
 
-use super::{Part, client, serve_with};
+use super::{Part, client, start, until_reached};
 
 /// A worker that takes part in broadcasts, and no more; see the table in `docs/production.md`.
 const WORKER: Permissions<'_> = Permissions {
@@ -44,8 +45,10 @@ async fn handle_of(vhost: &Vhost, may: Permissions<'_>) -> Broker {
 async fn the_least_permissions_are_enough_to_send_and_to_answer_broadcasts() {
     let vhost = Vhost::new().await;
     let part = Part::new("permitted");
-    let server = serve_with(&handle_of(&vhost, WORKER).await, "cache", &part).await;
-    let cache = client(&handle_of(&vhost, CALLER).await, "cache");
+    let server = start(&handle_of(&vhost, WORKER).await, "cache", &part).await;
+    let caller = handle_of(&vhost, CALLER).await;
+    until_reached(&caller, "cache", &part).await;
+    let cache = client(&caller, "cache");
     let gathered = cache
         .count("a")
         .expect_workers(1)
@@ -64,9 +67,9 @@ async fn the_least_permissions_are_enough_to_send_and_to_answer_broadcasts() {
 async fn without_permissions_everything_but_broadcasts_works() {
     let (log, _guard) = Log::start(Level::INFO);
     let vhost = Vhost::new().await;
-    let deaf = serve_with(&handle_of(&vhost, DEAF_WORKER).await, "cache", &Part::new("deaf")).await;
-    let lines = log.lines_about("serving without broadcasts and discovery");
-    assert_eq!(lines.len(), 1, "{lines:?}");
+    let deaf = start(&handle_of(&vhost, DEAF_WORKER).await, "cache", &Part::new("deaf")).await;
+    let lines = async || Ok(log.lines_about("serving without broadcasts and discovery").len() == 1);
+    until("it says what it lacks", SOON, lines).await.unwrap();
     let cache = client(&handle_of(&vhost, OTHER_CALLER).await, "cache");
     assert_eq!(soon("it serves", cache.get("a")).await.unwrap(), "a");
     let refused = soon("it fails", cache.count("a").send()).await.unwrap_err();

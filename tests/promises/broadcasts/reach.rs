@@ -8,6 +8,7 @@ use rpc_runtime::{
     Broker, CallError, Codec, DynamicClient, Executed, FaultCode, GatherEnd, MethodKind, ReplyQueue,
     RequestQueue, Server, ServiceClient,
 };
+use rpc_tests::asking::until_found;
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Proxy, Sight, Target};
 use rpc_tests::rabbit::{shared, unique};
@@ -42,21 +43,19 @@ async fn every_worker_answers_with_its_identity(world: World) {
     let elsewhere = Part::new("elsewhere");
     servers.push(serve(&world, &unique("cache"), &elsewhere).await);
     let caller = world.broker().await;
-    let gather = client(&caller, &queue).count("users/").send().await.unwrap();
+    let survey = client(&caller, &queue).count("users/");
+    let gather = survey.quiet_for(Duration::from_secs(3)).send().await.unwrap();
     let gathered = soon("it ends", gather.collect()).await;
     assert!(matches!(gathered.end, GatherEnd::Quiet), "{:?}", gathered.end);
     assert_eq!(gathered.missing, None);
-    let found = caller.discover().workers().await.unwrap();
     for (worker, answer) in &gathered.answers {
         assert_eq!(*answer.as_ref().unwrap(), 6);
         assert_eq!(worker.pid, std::process::id());
         // The same identity by which discovery finds it.
-        assert!(
-            found
-                .workers
-                .iter()
-                .any(|other| other.id == worker.id && other.name == worker.name)
-        );
+        until_found(&caller, &queue, |found| {
+            found.id == worker.id && found.name == worker.name
+        })
+        .await;
     }
     let names: Vec<_> = by_name(gathered).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["one", "three", "two"]);
