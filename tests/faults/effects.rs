@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rpc_runtime::{Broker, CallError, FaultCode, service};
+use rpc_tests::asking::depth;
 use rpc_tests::gate::{SOON, soon};
 use rpc_tests::programs::{example, printed, run};
 use rpc_tests::rabbit::Vhost;
@@ -122,8 +123,7 @@ async fn each_job_has_its_effect_once_whenever_its_worker_is_killed() {
     .unwrap();
     worker.kill().await.unwrap();
     assert_eq!(example.number("SELECT sum(cents) FROM payments"), JOBS);
-    let dead = broker.queue_depth("example.bank.dead").await;
-    assert_eq!(dead.expect("the queue exists").messages, 0);
+    assert_eq!(depth(&broker, "example.bank.dead").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rpc_runtime::{Broker, Context, RequestQueue, RunningServer, Server, service};
+use rpc_tests::asking::depth;
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::rabbit::{Node, Vhost};
 use rpc_tests::trace::Trace;
@@ -104,10 +105,6 @@ async fn send(client: &MailClient, jobs: impl IntoIterator<Item = u64>) {
     soon("all jobs are confirmed", join_all(sending)).await;
 }
 
-async fn depth(broker: &Broker, queue: &str) -> Option<u32> {
-    broker.queue_depth(queue).await.map(|depth| depth.messages)
-}
-
 /// Waits until all these jobs were done.
 async fn until_done(office: &Office, jobs: Range<u64>) {
     until("all jobs are done", SOON, async || {
@@ -120,7 +117,7 @@ async fn until_done(office: &Office, jobs: Range<u64>) {
 
 async fn until_dead(broker: &Broker, jobs: u32) {
     until("the jobs are dead", SOON, async || {
-        Ok(depth(broker, DEAD).await == Some(jobs))
+        Ok(depth(broker, DEAD).await == jobs)
     })
     .await
     .unwrap();
@@ -199,7 +196,7 @@ async fn jobs_leave_together_and_each_is_done_once() {
     assert!(messages < 250, "{messages} messages for 500 jobs");
     server.stop().await.unwrap();
     assert_done_once(&scene.office, 0..500);
-    assert_eq!(depth(&scene.broker, DEAD).await, Some(0));
+    assert_eq!(depth(&scene.broker, DEAD).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,12 +206,12 @@ async fn jobs_wait_in_their_batches_while_there_is_no_worker() {
     scene.learn().await;
     server.stop().await.unwrap();
     send(&scene.client, 0..300).await;
-    assert!(depth(&scene.broker, BATCHED).await > Some(0));
+    assert!(depth(&scene.broker, BATCHED).await > 0);
     let server = scene.serve(true).await;
     until_done(&scene.office, 0..300).await;
     server.stop().await.unwrap();
     assert_done_once(&scene.office, 0..300);
-    assert_eq!(depth(&scene.broker, BATCHED).await, Some(0));
+    assert_eq!(depth(&scene.broker, BATCHED).await, 0);
 }
 
 /// Workers come and go all the time, often the last one.
@@ -243,7 +240,7 @@ async fn no_job_is_lost_while_workers_stop_and_start() {
     until_done(&scene.office, 0..3000).await;
     server.stop().await.unwrap();
     let lost = depth(&scene.broker, DEAD).await;
-    assert_eq!(lost, Some(0));
+    assert_eq!(lost, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,7 +251,7 @@ async fn a_job_that_fails_takes_no_other_with_it() {
     server.stop().await.unwrap();
     let jobs = (0..200).chain([NOWHERE, LATER]);
     send(&scene.client, jobs).await;
-    assert!(depth(&scene.broker, BATCHED).await > Some(0));
+    assert!(depth(&scene.broker, BATCHED).await > 0);
     let server = scene.serve(true).await;
     until_done(&scene.office, 0..200).await;
     until_done(&scene.office, LATER..LATER + 1).await;
@@ -262,7 +259,7 @@ async fn a_job_that_fails_takes_no_other_with_it() {
     server.stop().await.unwrap();
     assert_eq!(scene.office.done.lock().unwrap().remove(&LATER), Some(1));
     assert_done_once(&scene.office, 0..200);
-    assert_eq!(depth(&scene.broker, BATCHED).await, Some(0));
+    assert_eq!(depth(&scene.broker, BATCHED).await, 0);
 }
 
 /// A lost worker: its jobs are done by another one. What is no job ends in the dead-letter queue
@@ -278,7 +275,7 @@ async fn jobs_of_a_lost_worker_are_done_by_another_one() {
     for posted in soon("all are confirmed", join_all(posting)).await {
         posted.unwrap();
     }
-    assert!(depth(&scene.broker, BATCHED).await > Some(0));
+    assert!(depth(&scene.broker, BATCHED).await > 0);
 
     let url = scene.vhost.url();
     let queue = || RequestQueue::new(QUEUE);
@@ -292,14 +289,14 @@ async fn jobs_of_a_lost_worker_are_done_by_another_one() {
     until("all others ran or are dead", SOON, async || {
         let posted = scene.office.posted.lock().unwrap().clone();
         assert!(posted.values().all(|times| *times == 1), "{posted:?}");
-        let dead = depth(&scene.broker, DEAD).await.unwrap_or(0);
+        let dead = depth(&scene.broker, DEAD).await;
         Ok(posted.len() + dead as usize == 20)
     })
     .await
     .unwrap();
     server.stop().await.unwrap();
     assert_done_once(&scene.office, 0..200);
-    assert_eq!(depth(&scene.broker, BATCHED).await, Some(0));
+    assert_eq!(depth(&scene.broker, BATCHED).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -309,7 +306,7 @@ async fn a_worker_that_takes_no_batches_does_what_is_left_in_them() {
     scene.learn().await;
     server.stop().await.unwrap();
     send(&scene.client, 0..300).await;
-    assert!(depth(&scene.broker, BATCHED).await > Some(0));
+    assert!(depth(&scene.broker, BATCHED).await > 0);
     let server = scene.serve(false).await;
     until_done(&scene.office, 0..300).await;
     scene.until_empty().await;
@@ -334,7 +331,8 @@ async fn jobs_leave_alone_if_their_workers_take_no_batches() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     until_done(&scene.office, 0..100).await;
-    assert_eq!(depth(&scene.broker, BATCHED).await, None);
+    let batches = scene.broker.queue_depth(BATCHED).await;
+    assert!(batches.is_none(), "{batches:?}");
     assert_eq!(scene.published(BATCHED).await, 0);
     server.stop().await.unwrap();
 }
@@ -361,7 +359,7 @@ async fn confirmed_batches_of_jobs_survive_the_crash_of_the_broker() {
         // Each round waits for a hundred confirms of a quorum queue.
         until("jobs wait in a batch", 3 * SOON, async || {
             send(&client, 0..100).await;
-            Ok(depth(&broker, &batched).await > Some(0))
+            Ok(depth(&broker, &batched).await > 0)
         })
         .await
         .unwrap();
@@ -374,7 +372,7 @@ async fn confirmed_batches_of_jobs_survive_the_crash_of_the_broker() {
         until_done(office, 0..200).await;
         server.stop().await.unwrap();
         let dead = format!("{}.dead", queue.name());
-        assert_eq!(depth(&broker, &dead).await, Some(0));
+        assert_eq!(depth(&broker, &dead).await, 0);
     }
     broker.close().await;
     node.stop().await.unwrap();

@@ -9,6 +9,7 @@ use lapin::types::AMQPValue;
 use rpc_runtime::{
     Broker, BrokerError, CallError, Context, RequestQueue, RunningServer, Server, ServerError, service,
 };
+use rpc_tests::asking::depth;
 use rpc_tests::gate::{Gate, SOON};
 use rpc_tests::rabbit::{Permissions, Vhost, shared, unique};
 use rpc_tests::raw::RawPeer;
@@ -83,8 +84,7 @@ fn client(broker: &Broker, queue: &str) -> MailClient {
 }
 
 async fn dead(broker: &Broker, queue: &str) -> u32 {
-    let depth = broker.queue_depth(&format!("{queue}.dead")).await;
-    depth.expect("the queue exists").messages
+    depth(broker, &format!("{queue}.dead")).await
 }
 
 async fn until_dead(broker: &Broker, queue: &str, jobs: u32) {
