@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rpc_runtime::{Broker, CallError, Executed, RequestQueue, RunningServer, Status};
 use rpc_tests::rabbit::{Node, unique};
+use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 
 use rpc_tests::gate::{Gate, SOON, soon};
@@ -53,6 +54,13 @@ impl Scene {
             .build()
     }
 
+    /// Waits until the caller has the confirms of all that it has sent. That its methods run does
+    /// not show it.
+    async fn has_confirms(&self) {
+        let nowhere = client(&self.caller, &unique("nowhere"));
+        assert_confirmed(&nowhere).await;
+    }
+
     async fn both_notice(&self) {
         until("both have noticed", SOON, async || {
             let is_down = |broker: &Broker| matches!(broker.status(), Status::Connecting { .. });
@@ -71,12 +79,22 @@ impl Scene {
     }
 }
 
+/// A call that is published behind others, and returned, shows that their confirms have come.
+async fn assert_confirmed(nowhere: &LedgerClient) {
+    let returned = nowhere.write("").await;
+    assert!(
+        matches!(returned, Err(CallError::NoServer { .. })),
+        "{returned:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_broker_that_closes_all_connections_fails_no_call() {
     let scene = Scene::new().await;
     let read = tokio::spawn(scene.client().read("read"));
     let write = tokio::spawn(scene.client().write("write"));
     scene.book.gate.began(2).await;
+    scene.has_confirms().await;
     let mut changes = scene.caller.status_changes();
     changes.next().await;
 
@@ -104,6 +122,7 @@ async fn a_broker_that_is_killed_and_comes_back_fails_no_call_that_it_need_not()
     let running = tokio::spawn(client.write("running"));
     let running_read = tokio::spawn(client.read("running read"));
     scene.book.gate.began(2).await;
+    scene.has_confirms().await;
 
     scene.node.kill().await.unwrap();
     scene.both_notice().await;
@@ -150,12 +169,14 @@ async fn a_request_lost_with_a_killed_broker_is_sent_again_if_it_is_idempotent()
         .build();
     let read = tokio::spawn(patient.read("read"));
     let write = tokio::spawn(patient.write("write").timeout(SOON));
-    let nowhere = client(&caller, &unique("nowhere"));
-    let confirmed = nowhere.write("").await;
-    assert!(
-        matches!(confirmed, Err(CallError::NoServer { .. })),
-        "{confirmed:?}"
-    );
+    let peer = RawPeer::connect(node.url()).await.unwrap();
+    until("both wait in the queue", SOON, async || {
+        Ok(peer.queue_depth(&queue).await? == Some(2))
+    })
+    .await
+    .unwrap();
+    drop(peer);
+    assert_confirmed(&client(&caller, &unique("nowhere"))).await;
 
     node.kill().await.unwrap();
     node.restart().await.unwrap();

@@ -13,6 +13,7 @@ use rpc_runtime::{
 use rpc_tests::flow::{FlowClient, FlowServer, Reading, Source};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::rabbit::{Node, shared, unique};
+use rpc_tests::until;
 use tokio::time::{Instant, sleep};
 
 use crate::children::{self, ChildProcess};
@@ -205,7 +206,7 @@ async fn streams_with_a_resumable_reply_queue_go_on_after_their_broker_was_kille
 
 #[tokio::test]
 async fn a_stream_may_last_longer_than_the_broker_waits_for_acknowledgements() {
-    let node = Node::start_with("consumer_timeout = 1000").await.unwrap();
+    let node = Node::start_with("consumer_timeout = 3000").await.unwrap();
     // How often a channel looks; a minute, otherwise. It has no place in `rabbitmq.conf`.
     let often = "application:set_env(rabbit, channel_tick_interval, 500).";
     node.ctl(&["eval", often]).await.unwrap();
@@ -228,16 +229,21 @@ async fn a_stream_may_last_longer_than_the_broker_waits_for_acknowledgements() {
         let of_requests = listed.lines().filter(|line| line.starts_with(&queue));
         of_requests.map(str::to_owned).collect::<Vec<_>>()
     };
-    let before = consumers().await;
-    assert!(!before.is_empty());
     let mut readings = Vec::new();
     for stream in [client.list("list", 2 * BEFORE), client.watch("watch", 2 * BEFORE)] {
         let mut reading = Reading::of(stream.credit(CREDIT));
         reading.reached(BEFORE).await;
         readings.push(reading);
     }
-    // Several times the limit.
-    sleep(Duration::from_secs(4)).await;
+    let mut before = Vec::new();
+    until("the broker lists the consumer", SOON, async || {
+        before = consumers().await;
+        Ok(!before.is_empty())
+    })
+    .await
+    .unwrap();
+    // More than twice the limit.
+    sleep(Duration::from_secs(8)).await;
     assert_eq!(consumers().await, before, "the broker has ended the consumer");
     source.gate.let_all_go();
     for reading in readings {
@@ -252,7 +258,7 @@ async fn a_stream_may_last_longer_than_the_broker_waits_for_acknowledgements() {
 
 #[tokio::test]
 async fn a_worker_that_stops_lets_streams_end_and_interrupts_the_others_at_its_limit() {
-    const LIMIT: Duration = Duration::from_secs(2);
+    const LIMIT: Duration = Duration::from_secs(10);
     let (queue, source) = (unique("streams"), Source::behind(Gate::closed(), BEFORE));
     let worker = Broker::connect(shared().await).await.unwrap();
     let server = Server::new(&worker)

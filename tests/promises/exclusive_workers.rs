@@ -9,7 +9,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_runtime::{Broker, RequestQueue, RunningServer, Server, service};
 use rpc_tests::gate::{Gate, SOON, soon};
-use rpc_tests::rabbit::{shared, unique};
+use rpc_tests::rabbit::{Vhost, shared, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 
@@ -130,7 +130,8 @@ async fn declare_limited(peer: &RawPeer, queue: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_to_the_length_of_a_queue_is_one_to_the_calls_that_wait() {
-    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let vhost = Vhost::new().await;
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
     for is_declared_elsewhere in [false, true] {
         let queue = unique("press");
         let requests = match is_declared_elsewhere {
@@ -143,17 +144,25 @@ async fn a_limit_to_the_length_of_a_queue_is_one_to_the_calls_that_wait() {
             }
         };
         let gate = Gate::closed();
-        let server = Server::new(&broker().await)
+        let server = Server::new(&Broker::connect(&vhost.url()).await.unwrap())
             .serve_on(requests, PressServer::new(Held(gate.clone())))
             .start()
             .await
             .unwrap();
-        let press = PressClient::builder(&broker().await).queue(&queue).build();
+        let caller = Broker::connect(&vhost.url()).await.unwrap();
+        let press = PressClient::builder(&caller).queue(&queue).build();
         // So that the client knows how many calls the worker wants in one message.
         gate.let_go(64);
         for answer in join_all((0..64).map(|page| press.print(page))).await {
             let _ = answer;
         }
+        // Until the broker has their acknowledgements, the worker is given no more.
+        until("the worker is given more", SOON, async || {
+            let queues = vhost.all_queues(&["name", "messages_unacknowledged"]).await;
+            Ok(queues.contains(&format!("{queue}\t0")))
+        })
+        .await
+        .unwrap();
         let calls: Vec<_> = (0..3000).map(|page| tokio::spawn(press.print(page))).collect();
         gate.began(64 + 64).await;
         // The first 64 run, ten wait, and what is left of the permits let others pass.

@@ -129,6 +129,24 @@ impl Cluster {
         Ok(self.nodes.iter().position(leads))
     }
 
+    /// Asks that this node leads a quorum queue of the virtual host `/`. It need not succeed: see
+    /// [`leader_of`](Self::leader_of).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the node cannot be asked.
+    pub async fn move_leader(&self, queue: &str, index: usize) -> anyhow::Result<()> {
+        let node = &self.nodes[index];
+        let transfer = format!(
+            "case rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)) of
+                 {{ok, Queue}} -> rabbit_quorum_queue:transfer_leadership(Queue, node());
+                 Missing -> Missing
+             end."
+        );
+        node.ctl(&["eval", &transfer]).await?;
+        Ok(())
+    }
+
     /// Stops all nodes. Returns once all their processes have ended.
     pub async fn stop(self) -> anyhow::Result<()> {
         // As in `Node::stop`: it waits.
