@@ -211,7 +211,7 @@ async fn direct_replies_without_a_connection_are_given_up_and_other_callers_are_
         longest
     };
     let ((), longest) = tokio::join!(flood, calling);
-    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
 
     // Once there is room for the connection, direct callers are served too.
     node.ctl(&["clear_vhost_limits"]).await.unwrap();

@@ -67,7 +67,7 @@ impl Echo for Mirror {
     async fn about(&self, cx: &Context, header: &str) -> Vec<Option<String>> {
         let remaining = cx.remaining().expect("a call has a deadline");
         assert!(
-            remaining > Duration::from_secs(3) && remaining <= Duration::from_secs(5),
+            remaining > Duration::from_secs(30) && remaining <= Duration::from_secs(60),
             "{remaining:?}"
         );
         assert_eq!(cx.method(), "about");
@@ -153,7 +153,7 @@ async fn a_method_knows_its_caller(world: World) {
         .build();
     let about = echo
         .about("tenant")
-        .timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(60))
         .header("tenant", "a")
         .priority(4)
         .await
@@ -164,7 +164,7 @@ async fn a_method_knows_its_caller(world: World) {
     let echo = EchoClient::builder(&world.broker().await).queue(&queue).build();
     let about = echo
         .about("tenant")
-        .timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(60))
         .await
         .unwrap();
     assert_eq!(about, [None, None, None, None]);

@@ -528,9 +528,9 @@ async fn layers_see_the_call(world: World) {
 async fn the_time_limit_begins_at_the_end_of_the_items(world: World) {
     let counter = Counter::behind(Gate::closed());
     let (server, store) = scene(&world, &counter).await;
-    let limit = Duration::from_millis(500);
+    let limit = Duration::from_secs(3);
     let slowly = stream::iter(0..4).then(async |number| {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         number
     });
     let call = store.some(10, slowly).timeout(limit);

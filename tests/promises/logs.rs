@@ -146,12 +146,7 @@ async fn no_reply_begins_a_line_of_a_callers_log() {
         ("rpc.batch", FORGED, FORGED.into()),
     ];
     for (kind, content_type, body) in replies {
-        let call = tokio::spawn(
-            client
-                .greet("Ann")
-                .timeout(Duration::from_millis(300))
-                .into_future(),
-        );
+        let call = tokio::spawn(client.greet("Ann").timeout(Duration::from_secs(5)).into_future());
         let request = soon("a request", rpc_tests::raw::next(&mut requests, SOON))
             .await
             .unwrap()

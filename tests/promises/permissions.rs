@@ -196,7 +196,7 @@ async fn a_worker_needs_permission_to_read_its_queue_and_to_write_replies() {
     let replies = ReplyQueue::default();
     let caller = broker(&vhost, caller(replies), replies).await;
     let client = ShopClient::new(&caller);
-    let call = client.sell("bread").timeout(Duration::from_secs(1));
+    let call = client.sell("bread").timeout(Duration::from_secs(5));
     let error = soon("the call ends", call).await.unwrap_err();
     assert!(matches!(error, CallError::TimedOut { .. }), "{error:?}");
     assert_eq!(error.executed(), Executed::Maybe);

@@ -173,7 +173,7 @@ async fn bytes_are_resumed_in_their_own_form(world: World) {
 async fn the_reader_gets_what_interrupted_the_stream_if_it_cannot_go_on(world: World) {
     let queue = unique("export");
     let broker = world.broker().await;
-    let limit = Duration::from_secs(1);
+    let limit = Duration::from_secs(5);
     let export = ExportClient::builder(&broker)
         .queue(&queue)
         .timeout(limit)

@@ -12,8 +12,9 @@ use rpc_tests::rabbit::{shared, unique};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-/// What is told at once is told within this time, on a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// What is told at once is told within this time, on a busy machine. A call that is not told ends
+/// after 30 seconds.
+const AT_ONCE: Duration = Duration::from_secs(15);
 
 fn runtime() -> Runtime {
     Runtime::new().unwrap()

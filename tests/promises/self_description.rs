@@ -237,7 +237,7 @@ async fn a_worker_tells_of_overload(world: World) {
         .queue(&queue)
         .batching(false)
         .build();
-    let held = Duration::from_millis(2600);
+    let held = Duration::from_secs(8);
     let first = tokio::spawn(ledger.write("a"));
     gate.began(1).await;
     let second = tokio::spawn(ledger.write("b"));
@@ -245,14 +245,21 @@ async fn a_worker_tells_of_overload(world: World) {
     gate.let_go(1);
     outcome(first).await.unwrap();
     gate.began(1).await;
-    let late = tokio::spawn(ledger.write("c").timeout(held + Duration::from_millis(1300)));
+    let late = tokio::spawn(ledger.write("c").timeout(held + held / 2));
     tokio::time::sleep(held).await;
     gate.let_go(1);
     outcome(second).await.unwrap();
     // The method takes longer than its caller still waits.
     assert_eq!(fault(outcome(late).await).code, FaultCode::Expired);
 
-    let told = stats().await.unwrap();
+    let mut told = None;
+    until("the worker tells", SOON, async || {
+        told = stats().await;
+        Ok(told.is_some())
+    })
+    .await
+    .unwrap();
+    let told = told.unwrap();
     assert_eq!((told.admitted, told.shed), (2, 1));
     assert_eq!(told.methods.iter().map(|method| method.shed).sum::<u64>(), 1);
     until("no request waits", SOON, async || {

@@ -224,7 +224,7 @@ async fn a_broker_that_speaks_tls_and_then_says_nothing_is_given_up_in_time_and_
     };
     // The handle's other connection is not even accepted.
     let tls = Tls::new().ca_certificate_pem(authority.pem());
-    let attempt = builder(tls).connect_timeout(Duration::from_secs(1));
+    let attempt = builder(tls).connect_timeout(Duration::from_secs(5));
     let (error, (heard, end)) = tokio::join!(refusal(attempt, &url), soon("the socket is closed", silent));
     assert!(matches!(error, BrokerError::Unresponsive { .. }), "{error:?}");
     assert_eq!(heard, b"AMQP\x00\x00\x09\x01");

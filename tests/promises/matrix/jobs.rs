@@ -26,7 +26,7 @@ use super::{MOMENT, Trouble, longest_recovery, network_troubles, proxied};
 const MOST: usize = 2;
 
 /// How long messages may take that a fault had held back.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct PlannedError;
