@@ -1,19 +1,19 @@
 //! What an operator limits and mistypes: the error has a type and says what to do, and nothing is
 //! tried without pause or told again and again.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use rpc_runtime::{Broker, BrokerError, CallError, Executed, RequestQueue, Server, ServerError, Status};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerServer, client, serve};
+use rpc_tests::log::Log;
 use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{Node, Permissions, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::until;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Level;
 
 const EVERYTHING: Permissions<'_> = Permissions {
     configure: ".*",
@@ -224,29 +224,6 @@ async fn direct_replies_without_a_connection_are_given_up_and_other_callers_are_
     server.stop().await.unwrap();
 }
 
-/// What is logged while it is there, by the tasks of this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn warnings(&self) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let of_runtime = |line: &&str| line.contains("WARN") && line.contains("rpc_runtime");
-        log.lines().filter(of_runtime).map(str::to_owned).collect()
-    }
-}
-
 #[tokio::test]
 async fn an_invalid_address_is_reported_once() {
     let node = Node::start().await.unwrap();
@@ -256,13 +233,7 @@ async fn an_invalid_address_is_reported_once() {
         format!("{}nowhere", node.url().trim_end_matches("%2f")),
         nowhere,
     ] {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .with_ansi(false)
-            .finish();
-        let guard = tracing::subscriber::set_default(subscriber);
+        let (log, guard) = Log::start(Level::WARN);
         let broker = Broker::builder().address(&url).lazy().unwrap();
         let mut changes = broker.status_changes();
         let first = changes.next().await;
@@ -281,7 +252,7 @@ async fn an_invalid_address_is_reported_once() {
         assert!(more.is_err(), "{url}: {more:?}");
         broker.close().await;
         drop(guard);
-        let warnings = log.warnings();
+        let warnings = log.lines_about("rpc_runtime");
         assert_eq!(warnings.len(), 1, "{url}: {warnings:#?}");
     }
 }

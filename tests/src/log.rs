@@ -1,9 +1,14 @@
 //! Captured logs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use tracing::Level;
-use tracing::subscriber::DefaultGuard;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+use tracing::{Dispatch, Level};
+
+/// Always there, so that a captured log is never the only subscriber of the process. `tracing`
+/// would ask only the thread that is the first to log an event whether anybody wants it. If that
+/// thread is another test's, it would say no for all threads.
+static BESIDE: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
 
 /// The log of the thread that created it, until the guard is dropped.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +18,7 @@ impl Log {
     /// Captures events of this level and above, in the format of `tracing_subscriber`.
     #[must_use]
     pub fn start(level: Level) -> (Self, DefaultGuard) {
+        LazyLock::force(&BESIDE);
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
