@@ -14,6 +14,7 @@ mod numbers;
 #[cfg(test)]
 mod round_trips;
 mod scratch;
+mod small_bodies;
 mod text;
 mod unknown_name;
 
@@ -21,5 +22,6 @@ pub use borrowed::{ArgumentConversion, ByteSlice, CowBytes, CowStr, NoConversion
 pub use content_type::Codec;
 pub(crate) use content_type::UnsupportedContentType;
 pub use error::{DecodeError, EncodeError};
+pub(crate) use small_bodies::{MAX_SMALL_BODY, SmallBodies};
 pub(crate) use text::ARGUMENTS_STRUCT;
 pub use unknown_name::UnknownName;

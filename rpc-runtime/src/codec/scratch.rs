@@ -1,11 +1,15 @@
-//! A reusable buffer for each thread, so that writing a body rarely allocates more than once.
+//! A reusable buffer for each thread, so that writing a body rarely allocates more than once, and
+//! writing a small one rarely at all.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
+use super::small_bodies::SmallBodies;
+
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static BODIES: RefCell<SmallBodies> = RefCell::default();
 }
 
 /// A body of up to this many bytes is copied out of the buffer. A larger one takes over the buffer,
@@ -22,7 +26,7 @@ pub(super) fn write_body<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -
     let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
     scratch.clear();
     let body = write(&mut scratch).map(|()| match scratch.len() {
-        0..=MAX_COPIED => Bytes::copy_from_slice(&scratch),
+        0..=MAX_COPIED => copy(&scratch),
         length if scratch.capacity() > 2 * length => Bytes::copy_from_slice(&scratch),
         // The next body is likely to be about as large.
         length => {
@@ -34,6 +38,12 @@ pub(super) fn write_body<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -
         let _ = SCRATCH.try_with(|kept| kept.set(scratch));
     }
     body
+}
+
+fn copy(body: &[u8]) -> Bytes {
+    let copied = BODIES.try_with(|bodies| bodies.borrow_mut().copy(body));
+    // A thread that is ending has no memory to share.
+    copied.unwrap_or_else(|_| Bytes::copy_from_slice(body))
 }
 
 #[cfg(test)]

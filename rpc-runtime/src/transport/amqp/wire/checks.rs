@@ -3,14 +3,14 @@
 use super::super::guard::{BODY, HEADER, METHOD, OVERHEAD, PREFIX_LEN, property_flag};
 use super::encode;
 use super::outbox::Outbox;
-use super::properties::content_header;
+use super::properties::{RecentAddresses, content_header};
 use crate::protocol::{Message, Property, ShortStr, body_of};
 
 /// Reads a message: its properties as they are sent, flags first, and its body. `None` if they end
 /// too early.
 pub(crate) fn received(properties: &[u8], body: &[u8]) -> Option<Message> {
     let fixed = [&[0, 60, 0, 0][..], &(body.len() as u64).to_be_bytes()].concat();
-    let header = content_header(&[&fixed, properties].concat())?;
+    let header = content_header(&[&fixed, properties].concat(), &mut RecentAddresses::default())?;
     Some(Message {
         properties: header.properties,
         body: body_of(body.to_vec()),

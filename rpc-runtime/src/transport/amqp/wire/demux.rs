@@ -8,7 +8,8 @@ use super::super::guard::{
     BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD, PREFIX_LEN, ProtocolViolation,
 };
 use super::decode::{self, Confirm, Deliver, Method};
-use super::properties::{ContentHeader, content_header};
+use super::properties::{ContentHeader, RecentAddresses, content_header};
+use crate::codec::{MAX_SMALL_BODY, SmallBodies};
 use crate::error::BrokerError;
 use crate::protocol::{COPY_HEADER, Message, ShortStr, body_of};
 use crate::transport::Delivery;
@@ -37,6 +38,8 @@ pub(super) struct Demux<R> {
     position: Position,
     /// The size of the body that was announced last. The driver chooses how much to read by it.
     last_body_size: u64,
+    recent_addresses: RecentAddresses,
+    small_bodies: SmallBodies,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,8 @@ struct Channel<R> {
     receiver: R,
     /// The message that is arriving.
     arriving: Option<Arriving>,
+    /// The buffer in which the next small body arrives. Empty while one is arriving.
+    buffer: Vec<u8>,
 }
 
 /// A message of which not everything has arrived.
@@ -83,6 +88,8 @@ impl<R: Receiver> Demux<R> {
             channels: HashMap::default(),
             position: Position::FrameStart,
             last_body_size: 0,
+            recent_addresses: RecentAddresses::default(),
+            small_bodies: SmallBodies::default(),
         }
     }
 
@@ -92,6 +99,7 @@ impl<R: Receiver> Demux<R> {
         let channel = Channel {
             receiver,
             arriving: None,
+            buffer: Vec::new(),
         };
         self.channels.insert(number, channel);
     }
@@ -260,10 +268,15 @@ impl<R: Receiver> Demux<R> {
         let Some(arriving) = &mut channel.arriving else {
             return Err(ProtocolViolation::UnexpectedContent);
         };
-        let header = content_header(payload).ok_or(ProtocolViolation::UnexpectedContent)?;
+        let header = content_header(payload, &mut self.recent_addresses);
+        let header = header.ok_or(ProtocolViolation::UnexpectedContent)?;
         self.last_body_size = header.body_size;
-        let reserved = header.body_size.min(MAX_RESERVED);
-        arriving.body = Vec::with_capacity(usize::try_from(reserved).unwrap_or(0));
+        if is_small(&header) {
+            arriving.body = std::mem::take(&mut channel.buffer);
+        } else {
+            let reserved = header.body_size.min(MAX_RESERVED);
+            arriving.body = Vec::with_capacity(usize::try_from(reserved).unwrap_or(0));
+        }
         if arriving.header.replace(header).is_some() {
             return Err(ProtocolViolation::UnexpectedContent);
         }
@@ -301,16 +314,24 @@ impl<R: Receiver> Demux<R> {
         let Some(Arriving {
             method,
             header: Some(header),
-            body,
+            mut body,
         }) = channel.arriving.take_if(is_complete)
         else {
             return;
+        };
+        let body = if is_small(&header) {
+            let copied = self.small_bodies.copy(&body);
+            body.clear();
+            channel.buffer = body;
+            copied
+        } else {
+            body_of(body)
         };
         match method {
             ContentMethod::Deliver(deliver) => channel.receiver.delivered(Delivery {
                 message: Message {
                     properties: header.properties,
-                    body: body_of(body),
+                    body,
                 },
                 redelivered: deliver.redelivered,
                 tag: deliver.tag,
@@ -323,6 +344,11 @@ impl<R: Receiver> Demux<R> {
             }
         }
     }
+}
+
+/// Whether a body shares memory with others.
+fn is_small(header: &ContentHeader) -> bool {
+    header.body_size <= MAX_SMALL_BODY as u64
 }
 
 /// Identifies a message among those with the same routing key: the token in the [`COPY_HEADER`],

@@ -331,7 +331,7 @@ mod tests {
             let (kind, _, payload) = frames[1];
             prop_assert_eq!(kind, HEADER);
             prop_assert!(parse_properties(&payload[12..]).is_ok_and(|(rest, _)| rest.is_empty()));
-            let header = properties::content_header(payload).unwrap();
+            let header = properties::content_header(payload, &mut properties::RecentAddresses::default()).unwrap();
             prop_assert_eq!(header.body_size, message.body.len() as u64);
             prop_assert_eq!(header.properties, message.properties);
 

@@ -1,7 +1,10 @@
 //! Decodes content headers: the properties of a message. Pure: no I/O.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::time::Duration;
+
+use foldhash::fast::RandomState;
 
 use super::super::guard::{self, Cursor, property_flag};
 use super::encode::{BASIC, PERSISTENT};
@@ -19,9 +22,33 @@ pub(super) struct ContentHeader {
     pub(super) malformed: Option<Malformed>,
 }
 
+/// How many reply addresses a connection remembers.
+const MAX_RECENT_ADDRESSES: usize = 64;
+
+/// The reply addresses of the last requests. A caller sends the same one with each request, and it is
+/// too long to be kept without an allocation.
+#[derive(Debug, Default)]
+pub(super) struct RecentAddresses(HashSet<ShortStr, RandomState>);
+
+impl RecentAddresses {
+    /// Returns an address, which shares its memory with the same one of an earlier request. `None`
+    /// if it is too long.
+    fn shared(&mut self, address: &str) -> Option<ShortStr> {
+        if let Some(known) = self.0.get(address) {
+            return Some(known.clone());
+        }
+        let address = ShortStr::new(address).ok()?;
+        if self.0.len() >= MAX_RECENT_ADDRESSES {
+            self.0.clear();
+        }
+        self.0.insert(address.clone());
+        Some(address)
+    }
+}
+
 /// Reads the payload of a content header that passed the guard. `None` if it is too short, or of a
 /// class whose methods have no content.
-pub(super) fn content_header(payload: &[u8]) -> Option<ContentHeader> {
+pub(super) fn content_header(payload: &[u8], addresses: &mut RecentAddresses) -> Option<ContentHeader> {
     let mut cursor = Cursor::new(payload);
     if u16::from_be_bytes(cursor.chunk()?) != BASIC {
         return None;
@@ -68,10 +95,14 @@ pub(super) fn content_header(payload: &[u8]) -> Option<ContentHeader> {
                 cursor.short()?;
                 continue;
             }
+            Property::ReplyTo => {
+                let address = str::from_utf8(cursor.short()?).ok();
+                properties.reply_to = address.and_then(|address| addresses.shared(address));
+                continue;
+            }
             Property::ContentType => &mut properties.content_type,
             Property::ContentEncoding => &mut properties.content_encoding,
             Property::CorrelationId => &mut properties.correlation_id,
-            Property::ReplyTo => &mut properties.reply_to,
             Property::Type => &mut properties.kind,
             Property::UserId => &mut properties.user_id,
             Property::AppId => &mut properties.app_id,
@@ -246,6 +277,23 @@ mod tests {
     use super::super::super::guard::{Filter, HEADER, PREFIX_LEN};
     use super::*;
 
+    #[test]
+    fn requests_of_a_caller_share_its_reply_address() {
+        let mut addresses = RecentAddresses::default();
+        let mut address = |n: usize| {
+            let address = format!("rpc.reply.{n:0>60}");
+            let shared = addresses.shared(&address).unwrap();
+            assert_eq!(shared.as_str(), address);
+            (shared, addresses.0.len())
+        };
+        let (first, second) = (address(1).0, address(1).0);
+        assert_eq!(first.as_str().as_ptr(), second.as_str().as_ptr());
+        for n in 0..10 * MAX_RECENT_ADDRESSES {
+            assert!(address(n).1 <= MAX_RECENT_ADDRESSES);
+        }
+        assert!(RecentAddresses::default().shared(&"a".repeat(256)).is_none());
+    }
+
     /// What lapin reads as text, as [`Headers`] has it.
     fn text_of(value: &AMQPValue) -> Option<String> {
         Some(match value {
@@ -269,7 +317,7 @@ mod tests {
         #[test]
         fn properties_are_read_as_lapin_reads_them(properties in props(), body_size: u64) {
             let payload = encoded_header(body_size, &properties);
-            let ours = content_header(&payload).unwrap();
+            let ours = content_header(&payload, &mut RecentAddresses::default()).unwrap();
             let (rest, lapins) = parse_properties(&payload[12..]).unwrap();
             prop_assert!(rest.is_empty());
             prop_assert_eq!(ours.body_size, body_size);
@@ -298,7 +346,7 @@ mod tests {
 
         #[test]
         fn no_bytes_are_too_odd(payload in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = content_header(&payload);
+            let _ = content_header(&payload, &mut RecentAddresses::default());
         }
     }
 
@@ -314,7 +362,7 @@ mod tests {
     fn read(entries: &[u8]) -> Properties {
         let mut properties = EncodedProperties::default();
         properties.set(Property::Headers, table(entries));
-        content_header(&encoded_header(0, &properties))
+        content_header(&encoded_header(0, &properties), &mut RecentAddresses::default())
             .unwrap()
             .properties
     }
@@ -401,7 +449,7 @@ mod tests {
     fn a_malformed_expiration_is_none() {
         let mut properties = EncodedProperties::default();
         properties.set(Property::Expiration, short_string(b"soon"));
-        let read = content_header(&encoded_header(0, &properties)).unwrap();
+        let read = content_header(&encoded_header(0, &properties), &mut RecentAddresses::default()).unwrap();
         assert_eq!(read.properties.expiration, None);
     }
 
@@ -414,7 +462,11 @@ mod tests {
         let passed = filter.scan(&mut frame(HEADER, 1, &encoded_header(7, &properties)));
         assert_eq!(passed, Ok(0));
         let replaced = filter.take_ready();
-        let read = content_header(&replaced[PREFIX_LEN..replaced.len() - 1]).unwrap();
+        let read = content_header(
+            &replaced[PREFIX_LEN..replaced.len() - 1],
+            &mut RecentAddresses::default(),
+        )
+        .unwrap();
         assert!(read.malformed.is_some());
         assert_eq!(read.body_size, 7);
         read.properties.dead_lettered.map(|dead| dead.rejections)
