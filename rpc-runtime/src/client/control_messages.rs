@@ -16,7 +16,7 @@ use crate::protocol::{
     CANCEL_TYPE, CREDIT_TYPE, CancelledCall, Grant, MAX_BATCH_CALLS, MAX_GRANTS, Message, Properties,
     ShortStr, Volume, read_grants, write_batch, write_grants,
 };
-use crate::transport::{Outgoing, SendToken};
+use crate::transport::Outgoing;
 
 /// How many abandoned calls may wait until workers are told. Further ones are not cancelled.
 const MAX_ABANDONED: usize = 16 * 1024;
@@ -309,7 +309,7 @@ fn outgoing(key: &ShortStr, kind: &'static str, expiration: Option<Duration>, bo
             },
             body,
         },
-        send_token: SendToken::default(),
+        send_token: None,
     }
 }
 

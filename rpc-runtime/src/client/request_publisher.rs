@@ -18,7 +18,7 @@ use crate::protocol::{
     write_batch,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{Outgoing, Published, Publisher, ReplyQueue, SendToken};
+use crate::transport::{Outgoing, Published, Publisher, ReplyQueue};
 
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl RequestPublisher {
             queue: request.plan().destination.queue.clone(),
             mandatory: true,
             message: self.request(request, now).into_message(),
-            send_token: request.confirm.send_token(),
+            send_token: Some(request.confirm.send_token()),
         }
     }
 
@@ -127,7 +127,7 @@ impl RequestPublisher {
             queue: plan.destination.batch_queue.clone()?,
             mandatory: true,
             message: self.batch_message(requests)?,
-            send_token: SendToken::default(),
+            send_token: None,
         })
     }
 

@@ -439,7 +439,7 @@ mod tests {
     use super::*;
     use crate::protocol::Message;
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
-    use crate::transport::{Depth, Outgoing, SendToken};
+    use crate::transport::{Depth, Outgoing};
     use crate::{Incoming, service};
 
     #[service(queue = "calls")]
@@ -560,7 +560,7 @@ mod tests {
                 queue: ShortStr::from_static("jobs.batch"),
                 mandatory: true,
                 message: Message::default(),
-                send_token: SendToken::default(),
+                send_token: None,
             })
         };
         send().await;

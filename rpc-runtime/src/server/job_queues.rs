@@ -175,7 +175,7 @@ impl JobQueues {
             mandatory: destination != Destination::Requests,
             message: message.clone(),
             // The broker may keep the copy although nobody waits for its confirm any more.
-            send_token: SendToken::holding(permit),
+            send_token: Some(SendToken::holding(permit)),
         };
         let declares_before = target.last_declare.lock().await.number;
         let sending = self.channel.send(outgoing.clone(), None, may_have_closed_channel);

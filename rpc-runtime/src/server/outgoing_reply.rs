@@ -9,7 +9,7 @@ use super::reply_channel::{ReplyChannel, SendOutcome};
 use crate::protocol::{BATCH_HEADER, Fault, FaultCode, Reply, ShortStr, WORKER_HEADER};
 use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
-use crate::transport::{Outgoing, SendToken};
+use crate::transport::Outgoing;
 
 /// How long a reply may wait for a connection even if its caller's deadline has passed. Some
 /// callers wait for longer than the expiration of their request.
@@ -99,7 +99,7 @@ fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
         queue: to.address.clone(),
         mandatory: false,
         message,
-        send_token: SendToken::default(),
+        send_token: None,
     }
 }
 

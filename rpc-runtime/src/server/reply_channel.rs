@@ -16,7 +16,7 @@ use crate::escape::Logged;
 use crate::sync::watch;
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
-    Backoff, ConfirmListener, KeepOpen, Outgoing, Published, Publisher, Transport, keep_open,
+    Backoff, ConfirmListener, KeepOpen, Outgoing, Published, Publisher, SendToken, Transport, keep_open,
     restart_on_panic, retry,
 };
 
@@ -196,9 +196,12 @@ impl ReplyChannel {
                 return Ok(SendOutcome::Expired);
             };
             let publisher = publisher?;
-            let send_token = outgoing.send_token.next();
+            let send_token = outgoing
+                .send_token
+                .as_ref()
+                .map_or_else(SendToken::default, SendToken::next);
             let outgoing = Outgoing {
-                send_token: send_token.clone(),
+                send_token: Some(send_token.clone()),
                 ..outgoing.clone()
             };
             let limit = dedicated.as_ref().map(|_| Instant::now() + DEDICATED_LIMIT);
@@ -283,13 +286,14 @@ async fn publish(
     deadline: Option<Instant>,
 ) -> Option<Published> {
     let send_token = outgoing.send_token.clone();
+    let withdraw = || send_token.is_some_and(|token| token.withdraw());
     let mut publishing = publisher.publish(outgoing);
     let Some(deadline) = deadline else {
         return Some(publishing.await);
     };
     match timeout_at(deadline, &mut publishing).await {
         Ok(published) => Some(published),
-        Err(_) if send_token.withdraw() => None,
+        Err(_) if withdraw() => None,
         // It has left. Its queue may never confirm it: a quorum queue without a majority does not.
         Err(_) => timeout_at(deadline + CONFIRM_GRACE, publishing).await.ok(),
     }

@@ -560,7 +560,7 @@ impl RequestHandler {
             queue,
             mandatory: false,
             message,
-            send_token: SendToken::holding(permit),
+            send_token: Some(SendToken::holding(permit)),
         };
         match self.channel.send(outgoing, deadline, false).await {
             // `Unroutable` cannot happen, because the message is not mandatory.

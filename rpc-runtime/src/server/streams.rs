@@ -25,7 +25,7 @@ use crate::protocol::{
     Reply, ReplyKind, ShortStr, Volume, WORKER_HEADER,
 };
 use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
-use crate::transport::{Outgoing, SendToken};
+use crate::transport::Outgoing;
 
 /// How many messages with items of a stream may be unconfirmed, and how many grants.
 const MAX_UNCONFIRMED: usize = 16;
@@ -266,7 +266,7 @@ impl StreamSender {
             // it delivers.
             mandatory: !self.is_direct(),
             message: self.to.message(reply),
-            send_token: SendToken::default(),
+            send_token: None,
         }
     }
 }
@@ -339,7 +339,7 @@ impl Drop for StreamSender {
                 queue: self.to.address.clone(),
                 mandatory: false,
                 message: self.to.message(reply),
-                send_token: SendToken::default(),
+                send_token: None,
             };
             if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(IgnoreConfirm)) {
                 // `try_send` takes no direct replies, which have a connection of their own. If that

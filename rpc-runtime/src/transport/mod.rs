@@ -206,8 +206,8 @@ pub(crate) struct Outgoing {
     pub(crate) mandatory: bool,
     pub(crate) message: Message,
     /// A transport keeps it until the message is confirmed or its channel is lost, even if nobody
-    /// waits for that.
-    pub(crate) send_token: SendToken,
+    /// waits for that. `None` if the message is never withdrawn.
+    pub(crate) send_token: Option<SendToken>,
 }
 
 /// The outcome of publishing a message.

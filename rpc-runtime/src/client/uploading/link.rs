@@ -12,7 +12,7 @@ use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{COPY_HEADER, ITEMS_HEADER, ITEMS_TYPE, Items, Message, Properties, ShortStr};
 use crate::service::IncomingInbox;
-use crate::transport::{Outgoing, Published, Publisher, SendToken, Transport};
+use crate::transport::{Outgoing, Published, Publisher, Transport};
 
 /// Carries the items of one call to its method.
 pub(in crate::client) trait ItemLink: Send + Sync + 'static {
@@ -103,7 +103,7 @@ impl BrokerLink {
                 properties,
                 body: items.write(first, credit),
             },
-            send_token: SendToken::default(),
+            send_token: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One-way requests that ask for the batch size of their method.
 
 use crate::protocol::{BATCH_HEADER, Message, Properties, Request, ShortStr};
-use crate::transport::{Outgoing, SendToken};
+use crate::transport::Outgoing;
 
 /// A one-way request that asks for the batch size of its method.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl BatchSizeAsk {
                 properties,
                 ..Message::default()
             },
-            send_token: SendToken::default(),
+            send_token: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::server::pending_acks::PendingAcks;
 use crate::server::reply_channel::{ReplyChannel, SendOutcome};
 use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
-use crate::transport::{Outgoing, SendToken};
+use crate::transport::Outgoing;
 
 /// The largest number of bytes that a batch adds to the body and headers of a reply: its id,
 /// lengths and other fields.
@@ -119,7 +119,7 @@ pub(in crate::server) async fn send_together(
             queue: key.address.clone(),
             mandatory: false,
             message: message(&groups, key.codec),
-            send_token: SendToken::default(),
+            send_token: None,
         };
         let deadline = Some(give_up_at(deadline));
         let may_have_closed_channel = false;

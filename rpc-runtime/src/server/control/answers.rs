@@ -9,7 +9,7 @@ use crate::server::reply_channel::{ReplyChannel, SendOutcome};
 use crate::server::worker_identity::WorkerIdentity;
 use crate::service::{Decision, Executor, ForbiddenReplyAddress, ReplyTo, RequestLabel, RequestSource};
 use crate::telemetry::{Event, count};
-use crate::transport::{Outgoing, SendToken};
+use crate::transport::Outgoing;
 
 /// Answers control messages.
 pub(super) struct Answers {
@@ -38,7 +38,7 @@ impl ControlReply {
             message: self.to.message(reply),
             queue: self.to.address.clone(),
             mandatory: false,
-            send_token: SendToken::default(),
+            send_token: None,
         }
     }
 

@@ -19,8 +19,7 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Message, PROBE_TYPE, Properties, Reply, ReplyKind, ShortStr};
 use crate::transport::{
-    Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, SendToken, Subscription, Transport,
-    keep_open,
+    Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, Subscription, Transport, keep_open,
 };
 
 /// How long to wait after the broker refused the reply queue for probes.
@@ -75,7 +74,7 @@ pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
             .filter(|queue| !queue.as_str().is_empty())?,
         mandatory: false,
         message: reply.into_message(Some(properties.correlation_id.clone()?)),
-        send_token: SendToken::default(),
+        send_token: None,
     })
 }
 
@@ -367,7 +366,7 @@ fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortS
             },
             body: bytes::Bytes::new(),
         },
-        send_token: SendToken::default(),
+        send_token: None,
     })
 }
 

@@ -145,8 +145,11 @@ impl Publisher for RecordingBroker {
         let to = (outgoing.queue.to_string(), outgoing.mandatory);
         self.sent_to.lock().unwrap().push(to);
         if self.never_confirms {
-            outgoing.send_token.claim();
-            self.unconfirmed.lock().unwrap().push(outgoing.send_token);
+            let send_token = outgoing
+                .send_token
+                .expect("only requests that are moved are never confirmed");
+            send_token.claim();
+            self.unconfirmed.lock().unwrap().push(send_token);
             return std::future::pending().await;
         }
         self.sent.lock().unwrap().push(outgoing.message);
@@ -1078,7 +1081,7 @@ async fn few_messages_have_a_channel_of_their_own_at_once_and_none_keeps_it() {
         queue: ShortStr::from_static("q"),
         mandatory: false,
         message: Message::default(),
-        send_token: SendToken::default(),
+        send_token: None,
     };
     let sending = (0..100).map(|_| channel.send(outgoing(), None, true));
     let mut sending = pin!(futures_util::future::join_all(sending));

@@ -167,7 +167,7 @@ impl Opener {
             queue: key.clone(),
             mandatory: true,
             message,
-            send_token: send_token.clone(),
+            send_token: Some(send_token.clone()),
         });
         let (step, limit) = ("publishing a control message", self.limit);
         let Ok(published) = tokio::time::timeout(limit, publishing).await else {

@@ -319,7 +319,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Message, ShortStr};
-    use crate::transport::{Connectivity, SendToken};
+    use crate::transport::Connectivity;
 
     #[tokio::test(start_paused = true)]
     async fn the_broker_has_not_refused_a_reply_for_which_there_is_no_connection() {
@@ -331,7 +331,7 @@ mod tests {
             queue: ShortStr::from_static("amq.rabbitmq.reply-to.x"),
             mandatory: false,
             message: Message::default(),
-            send_token: SendToken::default(),
+            send_token: None,
         };
         for published in [
             direct.publish(reply.clone()).await,

@@ -476,7 +476,7 @@ impl Publisher for MemoryPublisher {
             message,
             send_token,
         } = outgoing;
-        listener.published(if send_token.claim() {
+        listener.published(if send_token.is_none_or(|token| token.claim()) {
             Self::outcome(self.publish_fn(&queue, message)(), mandatory)
         } else {
             Published::Withdrawn
@@ -502,7 +502,7 @@ impl Publisher for MemoryPublisher {
                 written: false,
             };
         }
-        if !send_token.claim() {
+        if send_token.is_some_and(|token| !token.claim()) {
             return Published::Withdrawn;
         }
         match self.connection.ask(self.publish_fn(&queue, message)).await {
@@ -686,7 +686,7 @@ mod tests {
             queue: ShortStr::from_static("q"),
             mandatory: true,
             message: Message::default(),
-            send_token: SendToken::default(),
+            send_token: None,
         };
         let publishing = async { transport.open_publisher().await.unwrap().publish(outgoing).await };
         assert!(matches!(other.block_on(publishing), Published::Confirmed));

@@ -42,7 +42,7 @@ pub(super) struct InFlight {
     /// Where the message ends in what is written. `None` if it will not be written.
     pub(super) position: Option<u64>,
     /// Kept until the outcome: it may hold a permit of the sender.
-    pub(super) _send_token: SendToken,
+    pub(super) _send_token: Option<SendToken>,
     /// Whether the broker has returned the message. Its confirm follows.
     pub(super) is_returned: bool,
 }
@@ -229,7 +229,7 @@ mod tests {
             // Tells the messages of a test apart.
             permits: id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0),
             position: id,
-            _send_token: SendToken::default(),
+            _send_token: None,
             is_returned: false,
         }
     }

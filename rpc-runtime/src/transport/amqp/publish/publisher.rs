@@ -94,7 +94,7 @@ impl Shared {
         if let Some(reason) = in_flight.lost() {
             return Err(unsent(listener, unwritten(reason.clone())));
         }
-        if !send_token.claim() {
+        if send_token.as_ref().is_some_and(|token| !token.claim()) {
             return Err(unsent(listener, Published::Withdrawn));
         }
         let content = self.content.as_ref();
@@ -307,7 +307,7 @@ impl Publisher for AmqpPublisher {
             // A panic has lost the listener. A message that can still be withdrawn was not written.
             Err(_) => Published::Failed {
                 source: self.wait_closed().await,
-                written: !send_token.withdraw(),
+                written: send_token.is_none_or(|token| !token.withdraw()),
             },
         }
     }
@@ -479,7 +479,6 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::transport::SendToken;
 
     /// Records the outcome of one message, and how often it was still unconfirmed.
     #[derive(Default)]
@@ -513,7 +512,7 @@ mod tests {
             listener,
             permits: 0,
             position: None,
-            _send_token: SendToken::default(),
+            _send_token: None,
             is_returned: false,
         });
     }
