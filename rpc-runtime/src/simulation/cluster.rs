@@ -27,7 +27,7 @@ use crate::client::ClientBuilder;
 use crate::error::{Chain, ServerError};
 use crate::server::Server;
 use crate::service;
-use crate::service::counted_inboxes;
+use crate::service::{Context, counted_inboxes};
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 use crate::transport::{ReplyQueue, Role, injected};
 
@@ -35,7 +35,7 @@ use crate::transport::{ReplyQueue, Role, injected};
 #[service(queue = "work")]
 trait Work {
     #[rpc(idempotent)]
-    async fn read(&self, id: u64) -> u64;
+    async fn read(&self, #[rpc(context)] cx: &Context, id: u64) -> u64;
 
     async fn write(&self, id: u64) -> u64;
 
@@ -673,8 +673,8 @@ struct RecordingService {
 
 impl RecordingService {
     /// Runs a call as planned. Returns its id.
-    async fn work(&self, id: u64) -> u64 {
-        let run = self.recorder.run_started(id, self.number);
+    async fn work(&self, id: u64, is_redelivered: bool) -> u64 {
+        let run = self.recorder.run_started(id, self.number, is_redelivered);
         let call = &self.scenario.calls[usize::try_from(id).unwrap()];
         sleep(call.work).await;
         if call.panics {
@@ -686,15 +686,15 @@ impl RecordingService {
 }
 
 impl Work for RecordingService {
-    async fn read(&self, id: u64) -> u64 {
-        self.work(id).await
+    async fn read(&self, cx: &Context, id: u64) -> u64 {
+        self.work(id, cx.redelivered()).await
     }
 
     async fn write(&self, id: u64) -> u64 {
-        self.work(id).await
+        self.work(id, false).await
     }
 
     async fn note(&self, id: u64) {
-        self.work(id).await;
+        self.work(id, false).await;
     }
 }

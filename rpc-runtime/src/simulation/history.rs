@@ -62,6 +62,8 @@ pub(super) struct Run {
     pub(super) call: u64,
     pub(super) worker: usize,
     pub(super) begun: Duration,
+    /// Whether the request had been delivered before.
+    pub(super) is_redelivered: bool,
     /// `None` if the method panicked, or was aborted with its worker.
     pub(super) ended: Option<Duration>,
 }
@@ -103,13 +105,14 @@ impl Recorder {
     }
 
     /// Records the start of a run. Returns its index, for [`run_finished`](Self::run_finished).
-    pub(super) fn run_started(&self, call: u64, worker: usize) -> usize {
+    pub(super) fn run_started(&self, call: u64, worker: usize, is_redelivered: bool) -> usize {
         let begun = self.now();
         let runs = &mut self.lock().runs;
         runs.push(Run {
             call,
             worker,
             begun,
+            is_redelivered,
             ended: None,
         });
         runs.len() - 1

@@ -16,6 +16,7 @@ use super::times::LONG_TIMEOUT;
 use crate::error::{CallError, Chain};
 use crate::protocol::{Executed, FaultCode};
 use crate::service;
+use crate::service::Context;
 use crate::sync::watch;
 
 /// After how long without messages a stream ends whose worker is gone.
@@ -28,7 +29,7 @@ pub(super) const LONGEST_ABANDONED: Duration = Duration::from_secs(11 * 60);
 #[service(queue = "work")]
 pub(super) trait Streams {
     #[rpc(idempotent)]
-    fn list(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>>;
+    fn list(&self, #[rpc(context)] cx: &Context, id: u64) -> impl Stream<Item = Result<Item, PlannedError>>;
 
     fn watch(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>>;
 
@@ -109,6 +110,8 @@ struct Run {
     stream: u64,
     worker: usize,
     begun: Duration,
+    /// Whether the request had been delivered before.
+    is_redelivered: bool,
     /// The number of its first item.
     first: u64,
     yielded: u64,
@@ -281,12 +284,19 @@ struct Running {
 
 impl Running {
     /// Records a new run, whose first item has the number `first`.
-    fn begin(recorder: &Arc<StreamRecorder>, stream: u64, worker: usize, first: u64) -> Self {
+    fn begin(
+        recorder: &Arc<StreamRecorder>,
+        stream: u64,
+        worker: usize,
+        is_redelivered: bool,
+        first: u64,
+    ) -> Self {
         let runs = &mut recorder.lock().runs;
         runs.push(Run {
             stream,
             worker,
             begun: recorder.begun.elapsed(),
+            is_redelivered,
             first,
             yielded: 0,
             received: 0,
@@ -335,11 +345,16 @@ impl Drop for Running {
 
 impl RecordingStreams {
     /// Yields the items of a stream from this one on.
-    fn run(&self, id: u64, first: u64) -> impl Stream<Item = Result<Item, PlannedError>> + use<> {
+    fn run(
+        &self,
+        id: u64,
+        is_redelivered: bool,
+        first: u64,
+    ) -> impl Stream<Item = Result<Item, PlannedError>> + use<> {
         let planned = self.scenario.streams[usize::try_from(id).unwrap()];
         let streams = self.scenario.streams.iter();
         let waiting = streams.filter(|stream| stream.waits_for_others).count();
-        let running = Running::begin(&self.recorder, id, self.worker, first);
+        let running = Running::begin(&self.recorder, id, self.worker, is_redelivered, first);
         stream::unfold(Some(running), move |running| async move {
             let running = running?;
             let next = running.next_number();
@@ -362,16 +377,16 @@ impl RecordingStreams {
 }
 
 impl Streams for RecordingStreams {
-    fn list(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>> {
-        self.run(id, 0)
+    fn list(&self, cx: &Context, id: u64) -> impl Stream<Item = Result<Item, PlannedError>> {
+        self.run(id, cx.redelivered(), 0)
     }
 
     fn watch(&self, id: u64) -> impl Stream<Item = Result<Item, PlannedError>> {
-        self.run(id, 0)
+        self.run(id, false, 0)
     }
 
     fn replay(&self, id: u64, after: Option<Item>) -> impl Stream<Item = Result<Item, PlannedError>> {
-        self.run(id, after.map_or(0, |item| item.number + 1))
+        self.run(id, false, after.map_or(0, |item| item.number + 1))
     }
 }
 
@@ -548,10 +563,12 @@ impl Judge<'_> {
             return Ok(());
         };
         let has_run = !self.runs.is_empty();
+        // See the check of the same name for calls.
+        let has_run_at_first = self.runs.iter().any(|(_, run)| !run.is_redelivered);
         match executed {
             // The error of a stream that is resumed tells of the last attempt.
             Executed::No => fail_if(
-                has_run && !self.is_resumed(),
+                has_run_at_first && !self.is_resumed(),
                 "ran, but its error says that it did not",
             ),
             Executed::Yes => fail_if(!has_run, "never ran, but its error says that it did"),
