@@ -80,11 +80,11 @@ async fn main() -> anyhow::Result<()> {
     ];
     let cache = CacheClient::new(&broker);
 
-    // Ends with the third answer, or after two seconds.
+    // Ends with the third answer, or after half a minute.
     let answers = cache
         .clear("users/")
         .expect_workers(3)
-        .limit(Duration::from_secs(2))
+        .limit(Duration::from_secs(30))
         .send()
         .await?;
     print(answers.collect().await);

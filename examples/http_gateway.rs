@@ -37,7 +37,7 @@ fn router(broker: &Broker) -> Router {
         broker: broker.clone(),
         // HTTP clients wait this long at most.
         directory: UserDirectoryClient::builder(broker)
-            .timeout(Duration::from_millis(500))
+            .timeout(Duration::from_secs(2))
             .build(),
     };
     Router::new()

@@ -31,8 +31,8 @@ impl Stock for Shelf {
         let left = cx.remaining().unwrap_or_default();
         // The shop's client would wait 30 seconds, but its caller does not.
         println!(
-            "stock: asked for {item}, with less than a second left: {}",
-            left < Duration::from_secs(1)
+            "stock: asked for {item}, with at most 2 seconds left: {}",
+            left <= Duration::from_secs(2)
         );
         if item == "something rare" {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
         .await?;
 
     let shop = ShopClient::builder(&broker)
-        .timeout(Duration::from_millis(800))
+        .timeout(Duration::from_secs(2))
         .build();
     for item in ["bread", "something rare"] {
         match shop.sells(item).await {

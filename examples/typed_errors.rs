@@ -28,7 +28,7 @@ trait Bank {
     async fn transfer(&self, from: &str, amount: u64) -> Result<u64, BankError>;
 
     /// Takes longer than its time limit.
-    #[rpc(timeout = "200ms")]
+    #[rpc(timeout = "2s")]
     async fn audit(&self) -> u64;
 }
 
