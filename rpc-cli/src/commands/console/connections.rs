@@ -13,7 +13,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 
@@ -26,7 +25,11 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Serves up to `max_connections` at a time. Further ones wait until another one ends.
-pub(super) async fn serve(mut listener: TcpListener, max_connections: usize, router: Router) -> Infallible {
+pub(super) async fn serve<L: Listener>(
+    mut listener: L,
+    max_connections: usize,
+    router: Router,
+) -> Infallible {
     let permits = Arc::new(Semaphore::new(max_connections));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
@@ -34,7 +37,7 @@ pub(super) async fn serve(mut listener: TcpListener, max_connections: usize, rou
         let permit = Arc::clone(&permits).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
         // Retries after errors.
-        let (stream, _) = Listener::accept(&mut listener).await;
+        let (stream, _) = listener.accept().await;
         let service = TowerToHyperService::new(router.clone());
         let connection = Connection {
             stream,
@@ -50,13 +53,13 @@ pub(super) async fn serve(mut listener: TcpListener, max_connections: usize, rou
 }
 
 /// A connection whose writes fail once one of them has waited for [`STALL_LIMIT`].
-struct Connection {
-    stream: TcpStream,
+struct Connection<S> {
+    stream: S,
     /// Completes at the limit. `None` if no write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Connection {
+impl<S> Connection<S> {
     fn limit<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -68,7 +71,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -78,7 +81,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.limit(cx, written)
@@ -108,33 +111,69 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::sync::mpsc;
     use tokio::time::timeout;
 
     use super::*;
 
+    /// Connections without sockets: paused time would not wait for those.
+    struct InMemory(mpsc::UnboundedReceiver<DuplexStream>);
+
+    impl Listener for InMemory {
+        type Io = DuplexStream;
+        type Addr = ();
+
+        async fn accept(&mut self) -> (DuplexStream, ()) {
+            match self.0.recv().await {
+                Some(stream) => (stream, ()),
+                None => pending().await,
+            }
+        }
+
+        fn local_addr(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Serves one connection at a time.
+    struct Console(mpsc::UnboundedSender<DuplexStream>);
+
+    impl Console {
+        fn serving(router: Router) -> Self {
+            let (connect, connections) = mpsc::unbounded_channel();
+            tokio::spawn(serve(InMemory(connections), 1, router));
+            Self(connect)
+        }
+
+        /// Sends the head of a request.
+        async fn send(&self, head: &str) -> DuplexStream {
+            let (mut browser, console) = duplex(64 * 1024);
+            self.0.send(console).expect("the task runs");
+            browser.write_all(head.as_bytes()).await.unwrap();
+            browser
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_not_read_makes_room() {
-        // More than the buffers of sockets hold.
+        // More than the buffers hold.
         let large = get(async || vec![b'x'; 64 * 1024 * 1024]);
         let router = Router::new()
             .route("/large", large)
             .route("/", get(async || "done"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, 1, router));
-        let mut first = TcpStream::connect(address).await.unwrap();
-        let request = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        first.write_all(request).await.unwrap();
-        let mut second = TcpStream::connect(address).await.unwrap();
-        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        second.write_all(request).await.unwrap();
+        let console = Console::serving(router);
+        let _first = console
+            .send("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        let mut second = console.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let mut answer = String::new();
         let read = timeout(STALL_LIMIT * 100, second.read_to_string(&mut answer)).await;
         read.expect("the first connection is closed").unwrap();
         assert!(answer.ends_with("done"), "{answer}");
-        serving.abort();
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,15 +182,10 @@ mod tests {
             sleep(HEAD_LIMIT * 10).await;
             "done"
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, 1, Router::new().route("/", slow)));
+        let console = Console::serving(Router::new().route("/", slow));
         for part_of_head in ["", "GET / HTTP/1.1\r\nHost: "] {
-            let mut first = TcpStream::connect(address).await.unwrap();
-            first.write_all(part_of_head.as_bytes()).await.unwrap();
-            let mut second = TcpStream::connect(address).await.unwrap();
-            let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-            second.write_all(request).await.unwrap();
+            let _first = console.send(part_of_head).await;
+            let mut second = console.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
             let mut answer = String::new();
             // The connection is also closed if no other request follows.
             let read = timeout(HEAD_LIMIT * 100, second.read_to_string(&mut answer)).await;
@@ -161,6 +195,5 @@ mod tests {
                 "{answer}"
             );
         }
-        serving.abort();
     }
 }
