@@ -113,9 +113,9 @@ await withPage(async (page) => {
 
   await page.getByRole("link", { name: /^Workers/ }).click();
   await page.locator("tbody tr", { hasText: "shop-2" }).waitFor();
-  await page.locator(".changes li", { hasText: "came" }).waitFor();
+  await page.locator(".changes li", { hasText: /came.*shop-2/ }).waitFor();
   await done("worker came");
-  await page.locator(".changes li", { hasText: "went" }).waitFor();
+  await page.locator(".changes li", { hasText: /went.*shop-2/ }).waitFor();
   await page.locator("tbody tr", { hasText: "shop-2" }).waitFor({ state: "detached" });
   await done("worker went");
 });
