@@ -66,7 +66,7 @@ impl Cluster {
             node.ctl(&["stop_app"]).await?;
             node.ctl(&["join_cluster", first.name()]).await?;
             node.ctl(&["start_app"]).await?;
-            node.serves_clients().await?;
+            node.has_started().await?;
         }
         Ok(Self { nodes })
     }

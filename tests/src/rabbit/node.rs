@@ -173,10 +173,7 @@ impl Node {
             folder: folder.keep(),
             watchdog,
         };
-        node.serves_clients().await?;
-        // The node serves clients shortly before it has started completely. Until then, RabbitMQ 4
-        // drops messages to direct reply-to addresses, and some commands of `rabbitmqctl` fail.
-        node.ctl(&["await_startup"]).await?;
+        node.has_started().await?;
         Ok(node)
     }
 
@@ -336,7 +333,7 @@ impl Node {
         ensure!(!self.is_running(), "{} is running", self.name);
         fs::remove_file(self.folder.join(EXITED))?;
         self.tell_watchdog("start")?;
-        self.serves_clients().await
+        self.has_started().await
     }
 
     /// Returns whether the node was started and has not exited.
@@ -350,6 +347,14 @@ impl Node {
         spawn_blocking(move || drop(self))
             .await
             .context("ending the node panicked")
+    }
+
+    /// Waits until the node serves clients and has started completely. It serves them shortly before
+    /// that. Until then, RabbitMQ 4 drops messages to direct reply-to addresses, and some commands of
+    /// `rabbitmqctl` fail.
+    pub(super) async fn has_started(&self) -> anyhow::Result<()> {
+        self.serves_clients().await?;
+        self.ctl(&["await_startup"]).await.map(drop)
     }
 
     /// Waits until a client completes the AMQP handshake and the TLS port is open. RabbitMQ 4 opens
