@@ -106,7 +106,7 @@ mod tests {
         store.load(id).await.unwrap().is_some()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_first_outcome_is_kept() {
         let (store, id) = (InMemoryStore::new(2, Duration::from_secs(1)), RequestId::random());
         assert!(!keeps(&store, id).await);
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(store.load(id).await.unwrap(), Some(outcome("1")));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_oldest_outcome_makes_room() {
         let store = InMemoryStore::new(2, Duration::from_secs(1));
         let ids = [(); 3].map(|()| RequestId::random());
