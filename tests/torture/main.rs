@@ -25,6 +25,7 @@ mod random;
 mod report;
 mod scene;
 mod service;
+mod stalls;
 mod worker;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ use history::History;
 use inject::Incident;
 use scene::Scene;
 use service::{BATCHED, QUEUE};
+use stalls::Stalls;
 
 /// How long callers may take after the last fault until all their calls have ended.
 const ENDING_LIMIT: Duration = Duration::from_secs(90);
@@ -61,6 +63,7 @@ async fn main() -> ExitCode {
 
 async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     println!("torture: {args}");
+    let stalls = Stalls::watch();
     let scene = Scene::set(args).await?;
     let incidents = run_the_plan(&scene, args).await?;
     let healed = history::now();
@@ -73,7 +76,7 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the callers do not finish")??;
 
     let history = History::read(scene.folder())?;
-    let mut violations = check::violations(&history, &incidents, healed);
+    let mut violations = check::violations(&history, &incidents, healed, stalls.longest());
     violations.extend(scene.complaints());
     report::print(&history, &incidents, &violations);
     let (batched, plain) = (trace.published(BATCHED).await?, trace.published(QUEUE).await?);

@@ -26,6 +26,9 @@ use crate::service::{QUEUE, TRAP};
 /// In seconds. Shorter than the runtime's default, so that it matters in a run of a minute.
 const HEARTBEAT: u16 = 3;
 
+/// How long a worker may take until it handles signals.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// How long a worker may take to stop: its drain timeout plus the time to close.
 const STOP_LIMIT: Duration = Duration::from_secs(75);
 
@@ -52,6 +55,7 @@ struct Place {
 
 struct Process {
     name: String,
+    journal: PathBuf,
     child: Child,
     /// Kept apart from the child, which would close it in `wait`.
     orders: ChildStdin,
@@ -124,6 +128,7 @@ impl Scene {
     pub(crate) async fn stop_worker(&self, index: usize) -> anyhow::Result<()> {
         let place = &self.workers[index];
         let mut process = place.process.lock().await;
+        until_it_handles_signals(&mut process).await?;
         self.must_run(&mut process);
         let id = process.child.id().context("it runs")?.to_string();
         let mut signal = Command::new("/bin/sh");
@@ -242,10 +247,11 @@ fn start(
 ) -> anyhow::Result<Process> {
     let name = format!("{member}.{generation}");
     let file = |extension: &str| -> PathBuf { folder.join(format!("{name}.{extension}")) };
+    let journal = file("journal");
     let seat = Seat {
         name: name.clone(),
         url: format!("{url}?heartbeat={HEARTBEAT}"),
-        journal: file("journal"),
+        journal: journal.clone(),
         seed: args.seed,
         rate: args.rate,
         workers: args.workers,
@@ -269,10 +275,19 @@ fn start(
         .with_context(|| format!("{name} does not start"))?;
     Ok(Process {
         name,
+        journal,
         orders: child.stdin.take().context("it is a pipe")?,
         child,
         generation,
     })
+}
+
+/// Waits until a worker handles signals, after which it creates its journal, or has ended.
+async fn until_it_handles_signals(worker: &mut Process) -> anyhow::Result<()> {
+    until("a worker creates its journal", START_LIMIT, async || {
+        Ok(worker.journal.exists() || worker.child.try_wait()?.is_some())
+    })
+    .await
 }
 
 async fn until_declared(node: &Node) -> anyhow::Result<()> {
