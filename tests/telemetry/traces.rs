@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, poll, stream};
 use opentelemetry::baggage::BaggageExt;
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
@@ -332,14 +332,26 @@ async fn spans_tell_how_long_calls_waited(world: World) {
         .batching(false)
         .max_in_flight(2)
         .build();
-    let call = |name: &'static str| tokio::spawn(traced(name, "acme", client.pass()));
-    let first = call("first");
+    let call = |name: &'static str| Box::pin(traced(name, "acme", client.pass()));
+    let first = tokio::spawn(call("first"));
     gate.began(1).await;
-    let second = call("second");
-    // A moment for its request to leave: the next call finds no place then.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let third = call("third");
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // The second call takes the last place, and the third one finds none.
+    let (mut second, mut third) = (call("second"), call("third"));
+    assert!(poll!(&mut second).is_pending());
+    assert!(poll!(&mut third).is_pending());
+    let third_waits_since = Instant::now();
+    let (second, third) = (tokio::spawn(second), tokio::spawn(third));
+    until("both calls wait", SOON, async || {
+        let workers = broker.discover().stats().await?.workers;
+        let mut queues = workers.iter().flat_map(|worker| &worker.queues);
+        let stats = queues.find(|stats| stats.queue == queue);
+        Ok(
+            stats.is_some_and(|stats| stats.queue_time() >= Duration::from_millis(100))
+                && third_waits_since.elapsed() >= Duration::from_millis(300),
+        )
+    })
+    .await
+    .unwrap();
     gate.let_all_go();
     let mut waits = Vec::new();
     for call in [first, second, third] {
