@@ -84,7 +84,7 @@ async fn the_context_is_the_callers() {
     let header = clerk.header("tenant").header("tenant", "a").await.unwrap();
     assert_eq!(header.as_deref(), Some("a"));
     let remaining = clerk.remaining().timeout(Duration::from_secs(10)).await.unwrap();
-    assert!(matches!(remaining, Some(9 | 10)), "{remaining:?}");
+    assert!(matches!(remaining, Some(1..=10)), "{remaining:?}");
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn nested_calls_inherit_the_deadline() {
         ..Staff::default()
     });
     let remaining = clerk.remaining().timeout(Duration::from_secs(10)).await.unwrap();
-    assert!(matches!(remaining, Some(9 | 10)), "{remaining:?}");
+    assert!(matches!(remaining, Some(1..=10)), "{remaining:?}");
 }
 
 #[tokio::test]
