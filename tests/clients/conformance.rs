@@ -22,6 +22,9 @@ const SKIPPED: &[(Language, &str)] = &[
 
 const CODECS: [Codec; 2] = [Codec::MessagePack, Codec::Json];
 
+/// How long the broker may take to deliver a dead letter.
+const LETTER_LIMIT: Duration = Duration::from_secs(30);
+
 /// How many callers run at the same time.
 const CALLERS_AT_ONCE: usize = 6;
 
@@ -90,7 +93,7 @@ async fn assert_dead_letters(language: Language, queue: &str, count: usize) {
     let peer = RawPeer::connect(shared().await).await.unwrap();
     let mut letters = peer.consume(&format!("{queue}.dead")).await.unwrap();
     for number in 0..count {
-        let letter = next(&mut letters, Duration::from_secs(5)).await.unwrap();
+        let letter = next(&mut letters, LETTER_LIMIT).await.unwrap();
         let letter = letter.unwrap_or_else(|| panic!("{language}: {number} dead letters of {count}"));
         let headers = letter.properties.headers().as_ref().unwrap();
         let header = |name: &str| match headers.inner().get(name) {

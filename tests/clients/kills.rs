@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::callers::{self, Outcome};
 use crate::programs::ErrorOutput;
+use crate::project::{Python, TypeScript};
 use crate::survivor::{self, Steps};
 use crate::workers::{Language, Worker};
 
@@ -79,6 +80,8 @@ impl Survivor {
 
 /// Kills a worker that callers in all languages use.
 async fn kill(worker_in: Language) {
+    // The callers wait for each other, and not for an installation.
+    tokio::join!(Python::get(), TypeScript::get());
     let (queue, everyone) = (unique("killed"), unique("everyone"));
     let worker = Worker::start(worker_in, &queue, &everyone).await;
     let steps = Steps::new(Language::ALL.len() + 1);

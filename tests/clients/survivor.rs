@@ -15,7 +15,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a stream may seem to go on after its worker's end.
 const NOTICED: Duration = Duration::from_secs(20);
-const SENT: Duration = Duration::from_secs(1);
+
+/// How long calls may take to reach the paused worker.
+const SENT: Duration = Duration::from_secs(4);
 const ITEMS: u64 = 2000;
 
 /// What callers and the test wait for: streams have begun, the worker is paused, calls are sent.

@@ -74,8 +74,8 @@ async fn is_a_worker() {
     };
     let server = [queue, everyone].into_iter().fold(Server::new(&broker), serve);
     let server = server.start().await.unwrap();
-    println!("\nready");
     let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+    println!("\nready");
     stop.recv().await;
     server.stop().await.unwrap();
 }

@@ -20,7 +20,8 @@ from rpc_runtime import Codec, Executed, Fault
 LIMIT = 60.0
 NOTICED = 20.0
 """How long a stream may seem to go on after its worker's end."""
-SENT = 1.0
+SENT = 4.0
+"""How long calls may take to reach the paused worker."""
 
 
 async def idempotent_call(client: api.ConformanceClient) -> None:

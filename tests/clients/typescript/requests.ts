@@ -93,11 +93,19 @@ export const requests: Record<string, Case> = {
     assert.equal(await caller.client.sleep(1), 1);
     // Without a limit of its own, the client has that of the method.
     const client = caller.withoutLimit();
-    const began = performance.now();
-    const error = await fails(client.sleep(5000), rpc.TimedOut);
-    const waited = performance.now() - began;
+    // A busy caller may not send the call in time, and a busy worker may not begin it.
+    const attempt = async () => {
+      const began = performance.now();
+      const error = await fails(client.sleep(12_000), rpc.RpcError);
+      return { error, waited: performance.now() - began };
+    };
+    let { error, waited } = await attempt();
+    for (let again = 0; error.executed === "no" && again < 2; again++) {
+      ({ error, waited } = await attempt());
+    }
+    assert(error instanceof rpc.TimedOut, error);
     assert.deepEqual([error.executed, error.isRetryable], ["maybe", false]);
-    assert(waited >= 490 && waited < 4000, String(waited));
+    assert(waited >= 490 && waited < 10_000, String(waited));
   },
 
   deadline_stops_the_method: (caller) =>

@@ -14,7 +14,8 @@ import { all, entry, fails, reasonOf, url } from "./context.js";
 const LIMIT_MS = 60_000;
 /** How long a stream may seem to go on after its worker's end. */
 const NOTICED_MS = 20_000;
-const SENT_MS = 1_000;
+/** How long calls may take to reach the paused worker. */
+const SENT_MS = 4_000;
 const ITEMS = 2000;
 
 /** Is answered by the next worker. */

@@ -75,13 +75,18 @@ async def many_calls(caller: Caller) -> None:
 @case
 async def deadline(caller: Caller) -> None:
     ensure(await caller.client.sleep(1) == 1)
-    began = time.monotonic()
     # Without a limit of its own, the client has that of the method.
     client = api.ConformanceClient(caller.connection, caller.client.queue)
-    error = await fails(client.sleep(5000), TimedOut)
-    waited = time.monotonic() - began
+    # A busy caller may not send the call in time, and a busy worker may not begin it.
+    for _ in range(3):
+        began = time.monotonic()
+        error = await fails(client.sleep(12_000), RpcError)
+        waited = time.monotonic() - began
+        if error.executed is not Executed.NO:
+            break
+    ensure(isinstance(error, TimedOut), error)
     ensure(error.executed is Executed.MAYBE and not error.retryable)
-    ensure(0.49 <= waited < 4, waited)
+    ensure(0.49 <= waited < 10, waited)
 
 
 async def _stops(caller: Caller, give_up: Callable[[str, float], Awaitable[None]]) -> None:
