@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rpc_tests::programs::{run, text};
+use rpc_tests::programs::{compile, text};
 use tokio::process::Command;
 
 use crate::calls::{calls_rust, is_called_by_rust, reports_a_missing_queue};
@@ -21,7 +21,7 @@ async fn build(folder: &Path, name: &str) -> Command {
         .env("GO111MODULE", "off")
         .env("GOPATH", SOURCES)
         .env("GOCACHE", root().join("target/go-cache"));
-    let built = run(&mut go).await;
+    let built = compile(&mut go).await;
     assert!(built.status.success(), "{}", text(&built.stderr));
     Command::new(program)
 }

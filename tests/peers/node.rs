@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rpc_tests::programs::{run, text};
+use rpc_tests::programs::{compile, text};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -80,7 +80,7 @@ async fn nestjs() {
     let folder = project("nestjs.md", "ts");
     fs::write(folder.path().join("tsconfig.json"), TSCONFIG).unwrap();
     let mut compiler = Command::new(packages().join("node_modules/.bin/tsc"));
-    let compiled = run(compiler.current_dir(folder.path())).await;
+    let compiled = compile(compiler.current_dir(folder.path())).await;
     assert!(compiled.status.success(), "{}", text(&compiled.stdout));
     calls_rust(&mut node(folder.path(), "dist/caller.js")).await;
     is_called_by_rust(&mut node(folder.path(), "dist/worker.js")).await;

@@ -12,6 +12,9 @@ use tokio::time::timeout;
 /// How long a program may run. Generous, because other tests keep the machine busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a compiler of another language may run.
+pub const COMPILE_LIMIT: Duration = Duration::from_secs(300);
+
 /// How long cargo may take to build the examples, including the wait for another cargo.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
@@ -89,9 +92,22 @@ pub fn text(bytes: &[u8]) -> String {
 ///
 /// Panics if it does not start, or does not exit within the [`LIMIT`].
 pub async fn run(command: &mut Command) -> Output {
-    timeout(LIMIT, command.stdin(Stdio::null()).output())
+    run_within(command, LIMIT).await
+}
+
+/// Runs a compiler until it exits.
+///
+/// # Panics
+///
+/// Panics if it does not start, or does not exit within the [`COMPILE_LIMIT`].
+pub async fn compile(command: &mut Command) -> Output {
+    run_within(command, COMPILE_LIMIT).await
+}
+
+async fn run_within(command: &mut Command, limit: Duration) -> Output {
+    timeout(limit, command.stdin(Stdio::null()).output())
         .await
-        .unwrap_or_else(|_| panic!("{command:?} takes longer than {LIMIT:?}"))
+        .unwrap_or_else(|_| panic!("{command:?} takes longer than {limit:?}"))
         .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
 }
 

@@ -41,10 +41,15 @@ pub fn interpreter() -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::{process::Stdio, time::Duration};
+    use std::process::Stdio;
 
     use super::*;
-    use crate::{rabbit, raw::RawPeer, until};
+    use crate::{
+        programs::{LIMIT, run},
+        rabbit,
+        raw::RawPeer,
+        until,
+    };
 
     /// No Rust is involved: the scripts use the convention of RabbitMQ's tutorial.
     #[tokio::test]
@@ -62,20 +67,14 @@ mod tests {
             .spawn()
             .unwrap();
         let peer = RawPeer::connect(url).await.unwrap();
-        until(
-            "the worker declares its queue",
-            Duration::from_secs(10),
-            async || Ok(peer.queue_depth(&queue).await?.is_some()),
-        )
+        until("the worker declares its queue", LIMIT, async || {
+            Ok(peer.queue_depth(&queue).await?.is_some())
+        })
         .await
         .unwrap();
 
         for caller in ["tutorial_caller.py", "direct_caller.py"] {
-            let output = command(caller)
-                .args(["user:12345", "user:99999"])
-                .output()
-                .await
-                .unwrap();
+            let output = run(command(caller).args(["user:12345", "user:99999"])).await;
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{caller}: {stderr}");
             assert_eq!(
