@@ -181,7 +181,9 @@ impl Judge<'_> {
             !repeats || is_final || !queue_was_there,
             "it is idempotent, had time left, and was given up",
         );
-        let had_enough = call.until() > self.healed && call.deadline() > self.healed + ENOUGH;
+        // Before the callers know that all is healed, they still make calls with too short limits.
+        let could_succeed_from = self.healed.max(call.at);
+        let had_enough = call.until() > self.healed && call.deadline() > could_succeed_from + ENOUGH;
         must(
             // Its limit is that of each wait, and a lost worker is noticed late.
             is_resumed || !(repeats && had_enough && (has_timed_out || is_refused) && queue_was_there),
@@ -518,9 +520,18 @@ mod tests {
         if let Record::Called { limit_us, .. } = &mut late {
             *limit_us = 20 * SECOND;
         }
-        let timed_out = ended(20 * SECOND, Outcome::named("timed_out", Ran::Maybe));
-        let history = History::from_records(vec![late, timed_out]);
+        let mut timed_out = ended(20 * SECOND, Outcome::named("timed_out", Ran::Maybe));
+        let history = History::from_records(vec![late.clone(), timed_out.clone()]);
         assert_eq!(violations(&history, &[], 5 * SECOND, 0).len(), 1);
         assert_eq!(violations(&history, &[], 7 * SECOND, 0), [""; 0]);
+        // It was made when all had been healed for long, with too little time.
+        if let Record::Called { at, limit_us, .. } = &mut late {
+            (*at, *limit_us) = (18 * SECOND, 2 * SECOND);
+        }
+        if let Record::Ended { took_us, .. } = &mut timed_out {
+            *took_us = 2 * SECOND;
+        }
+        let history = History::from_records(vec![late, timed_out]);
+        assert_eq!(violations(&history, &[], SECOND, 0), [""; 0]);
     }
 }
