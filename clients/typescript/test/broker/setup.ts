@@ -190,6 +190,20 @@ export async function allConfirmed(connection: rpc.Connection): Promise<void> {
   await until(() => connection.internals.caller.unconfirmed === 0, "all requests are confirmed");
 }
 
+/** Whether a queue exists. The broker closes the channel if it does not. */
+export async function exists(queue: string): Promise<boolean> {
+  const model = await amqpConnect(url);
+  model.on("error", () => {});
+  const channel = await model.createChannel();
+  channel.on("error", () => {});
+  const found = await channel.checkQueue(queue).then(
+    () => true,
+    () => false,
+  );
+  await model.close();
+  return found;
+}
+
 /** Waits until no worker consumes a queue. */
 export async function unconsumed(queue: string): Promise<void> {
   const channel = await rawChannel();

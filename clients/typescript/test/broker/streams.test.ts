@@ -92,7 +92,7 @@ test("a reader that waits too long for an item times out", async () => {
     await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
     worker.ran.push("cancelled");
   };
-  const stream = client.trades("x", { timeoutMs: 1_500 });
+  const stream = client.trades("x", { timeoutMs: 5_000 });
   assert.equal((await stream.next()).value, 1n);
   await assert.rejects(stream.next(), rpc.TimedOut);
   await until(() => worker.ran.includes("cancelled"), "the method is cancelled");
@@ -105,10 +105,11 @@ test("signs of life do not extend the wait for an item", { timeout: 30_000 }, as
     await new Promise(() => {});
     yield 1n;
   };
-  // The worker's first message comes after 5 seconds.
+  // The worker's first message comes after 5 seconds. If it extended the wait, that would end after
+  // 12 seconds.
   const begun = Date.now();
   await assert.rejects(client.trades("x", { timeoutMs: 7_000 }).next(), rpc.TimedOut);
-  assert.ok(Date.now() - begun < 9_000);
+  assert.ok(Date.now() - begun < 11_500);
 });
 
 test("streams survive lost connections of both sides, without gaps", async () => {
@@ -151,7 +152,7 @@ test("a stream whose worker is gone ends as interrupted", { timeout: 60_000 }, a
       return true;
     },
   );
-  assert.ok(Date.now() - begun > 10_000 && Date.now() - begun < 20_000);
+  assert.ok(Date.now() - begun > 10_000 && Date.now() - begun < 30_000);
 });
 
 test("a worker that stops says so, and a stream is resumed at another one", async () => {

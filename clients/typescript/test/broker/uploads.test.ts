@@ -86,17 +86,25 @@ test("a caller's stream that fails ends the call, and cancels the method", async
 
 test("an aborted signal ends an upload and its method", async () => {
   const { client, worker } = await serve();
+  let hasBegun = false;
   let isAborted = false;
-  worker.upload = (_name, _incoming, context) =>
-    new Promise<bigint>(() => context.signal.addEventListener("abort", () => (isAborted = true)));
-  const signal = AbortSignal.timeout(300);
-  await assert.rejects(client.upload("x", parts(1, 1), { signal }), rpc.Cancelled);
+  worker.upload = (_name, _incoming, context) => {
+    context.signal.addEventListener("abort", () => (isAborted = true));
+    hasBegun = true;
+    return new Promise<bigint>(() => {});
+  };
+  const controller = new AbortController();
+  const call = client.upload("x", parts(1, 1), { signal: controller.signal });
+  const cancelled = assert.rejects(call, rpc.Cancelled);
+  await until(() => hasBegun, "the method has begun");
+  controller.abort();
+  await cancelled;
   await until(() => isAborted, "the method is cancelled");
 });
 
 test("the caller's own stream may take longer than the limit, and the method may not", async () => {
   const { client, worker } = await serve();
-  assert.equal(await client.upload("x", parts(5, 1, 400), { timeoutMs: 1_500 }), 5n);
+  assert.equal(await client.upload("x", parts(5, 1, 1_500), { timeoutMs: 5_000 }), 5n);
   worker.upload = async (_name, incoming) => {
     for await (const _ of incoming);
     return await new Promise<bigint>(() => {});
@@ -180,18 +188,24 @@ test("a caller that is gone breaks the method's stream off", { timeout: 60_000 }
 
 test("each item is sent as soon as it is there", async () => {
   const { client } = await serve();
-  const yieldedAt: number[] = [];
-  async function* lines() {
-    for (const line of ["a", "b", "c"]) {
-      await new Promise((resolve) => setTimeout(resolve, 1_300));
-      yieldedAt.push(performance.now());
-      yield line;
+  const slowest = async () => {
+    const yieldedAt: number[] = [];
+    async function* lines() {
+      for (const line of ["a", "b", "c"]) {
+        await new Promise((resolve) => setTimeout(resolve, 1_300));
+        yieldedAt.push(performance.now());
+        yield line;
+      }
     }
-  }
-  const waits: number[] = [];
-  for await (const _ of client.chat("lobby", lines())) {
-    waits.push(performance.now() - yieldedAt[waits.length]!);
-  }
-  // Items that wait for a timer or for the next item take a second or longer.
-  assert.ok(Math.max(...waits) < 900, String(waits));
+    const waits: number[] = [];
+    for await (const _ of client.chat("lobby", lines())) {
+      waits.push(performance.now() - yieldedAt[waits.length]!);
+    }
+    return Math.max(...waits);
+  };
+  // If items wait for a timer or for the next item, one takes a second or longer each time. A busy
+  // machine may delay one too, but not each time.
+  let wait = await slowest();
+  for (let again = 0; again < 4 && wait >= 900; again++) wait = await slowest();
+  assert.ok(wait < 900, String(wait));
 });
