@@ -9,6 +9,7 @@ use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOption
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use rpc_runtime::{Broker, Context, RequestQueue, RunningServer, Server, service};
 use rpc_tests::programs::LIMIT;
+use rpc_tests::proxy::{Direction, Proxy, Target};
 use rpc_tests::rabbit::{Node, Permissions, Vhost};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::stranger::{Properties, Property, Stranger, nested};
@@ -134,8 +135,17 @@ impl Scene {
         rpc(&self.vhost, &[&["dead", "mail"], arguments].concat()).await
     }
 
+    /// Runs a command that takes no letter away, and waits until the letters are ready again. The
+    /// command itself waits only half a second for that.
+    async fn look(&self, arguments: &[&str]) -> Printed {
+        let letters = self.depth("mail.dead").await;
+        let looked = self.dead(arguments).await;
+        self.until_depth("mail.dead", letters).await;
+        looked
+    }
+
     async fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        let listed = self.dead(&[&["list", "--json"], arguments].concat()).await;
+        let listed = self.look(&[&["list", "--json"], arguments].concat()).await;
         listed.json()["letters"].as_array().unwrap().clone()
     }
 
@@ -191,7 +201,7 @@ async fn a_job_that_died_is_listed_shown_and_retried() {
         scene.until_depth("mail.dead", 1).await;
         server.stop().await.unwrap();
 
-        let listed = scene.dead(&["list"]).await;
+        let listed = scene.look(&["list"]).await;
         let lines: Vec<_> = listed.result().lines().collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].starts_with("ID"), "{lines:?}");
@@ -199,7 +209,7 @@ async fn a_job_that_died_is_listed_shown_and_retried() {
         assert!(lines[1].ends_with(" B  no route"), "{lines:?}");
         let id = &lines[1][..16];
 
-        let shown = scene.dead(&["show", &id[..8]]).await;
+        let shown = scene.look(&["show", &id[..8]]).await;
         for expected in [
             "method        send\n",
             "attempts      1\n",
@@ -211,7 +221,7 @@ async fn a_job_that_died_is_listed_shown_and_retried() {
         ] {
             assert!(shown.result().contains(expected), "{expected:?}: {shown:?}");
         }
-        let shown = scene.dead(&["show", id, "--json"]).await.json();
+        let shown = scene.look(&["show", id, "--json"]).await.json();
         assert_eq!(shown["arguments"]["to"], "nowhere");
         assert_eq!(
             (&shown["headers"]["tenant"], &shown["method"]),
@@ -259,15 +269,15 @@ async fn options_select_letters() {
         let expected: Vec<_> = expected.iter().map(|&index: &usize| all[index].clone()).collect();
         assert_eq!(scene.list(arguments).await, expected, "{arguments:?}");
     }
-    let some = scene.dead(&["list", "--limit", "1"]).await;
+    let some = scene.look(&["list", "--limit", "1"]).await;
     assert_eq!(
         some.stderr,
         "rpc: 2 letters more in mail.dead; `--limit` lists more\n"
     );
-    let some = scene.dead(&["list", "--limit", "1", "--json"]).await;
+    let some = scene.look(&["list", "--limit", "1", "--json"]).await;
     assert_eq!(some.json()["more"], 2);
 
-    let late = scene.dead(&["list", "--timeout", "1us"]).await;
+    let late = scene.look(&["list", "--timeout", "1us"]).await;
     assert_eq!((late.code, late.stdout.lines().count()), (1, 2), "{late:?}");
     assert!(
         late.stderr
@@ -276,14 +286,14 @@ async fn options_select_letters() {
     );
 
     let tried = scene
-        .dead(&["drop", "--all", "--older-than", "1h", "--dry-run"])
+        .look(&["drop", "--all", "--older-than", "1h", "--dry-run"])
         .await;
     assert!(
         tried.result().ends_with("\n2 letters would be dropped\n"),
         "{tried:?}"
     );
     let tried = scene
-        .dead(&["retry", "--all", "--dry-run", "--json"])
+        .look(&["retry", "--all", "--dry-run", "--json"])
         .await
         .json();
     assert_eq!((&tried["retried"], &tried["dry_run"]), (&3.into(), &true.into()));
@@ -293,10 +303,12 @@ async fn options_select_letters() {
     );
     let retried = scene.dead(&["retry", "--all", "--limit", "1"]).await;
     assert_eq!(retried.result(), "1 letter retried\n");
+    scene.until_depth("mail.dead", 2).await;
     let dropped = scene
         .dead(&["drop", "--all", "--reason", "panicked", "--yes"])
         .await;
     assert_eq!(dropped.result(), "1 letter dropped\n");
+    scene.until_depth("mail.dead", 1).await;
     assert_eq!(scene.list(&[]).await[0]["error"], "timeout");
     assert_eq!(scene.take_all("mail").await[0].1, b"1");
 }
@@ -319,16 +331,16 @@ async fn a_letter_is_named_by_the_beginning_of_its_id() {
     assert_eq!(ids[4], format!("{}-2", ids[3]));
     assert_eq!(ids, scene.ids().await);
 
-    let ambiguous = scene.dead(&["show", "abc"]).await;
+    let ambiguous = scene.look(&["show", "abc"]).await;
     assert_eq!(
         ambiguous.failure(2),
         "rpc: the id abc is ambiguous: abc0000000000001, abc0000000000002\n     write more digits\n"
     );
-    let late = scene.dead(&["drop", "abc", "--yes", "--timeout", "1us"]).await;
+    let late = scene.look(&["drop", "abc", "--yes", "--timeout", "1us"]).await;
     assert_eq!((late.code, late.stdout.as_str()), (1, ""), "{late:?}");
     assert!(late.stderr.contains("the ids may fit further ones"), "{late:?}");
     // Nothing is done if one of several is wrong.
-    let unknown = scene.dead(&["drop", "def", "0123456789", "--yes"]).await;
+    let unknown = scene.look(&["drop", "def", "0123456789", "--yes"]).await;
     assert!(
         unknown
             .failure(3)
@@ -342,15 +354,17 @@ async fn a_letter_is_named_by_the_beginning_of_its_id() {
         (&["retry", "def", "--all"], "--all"),
         (&["retry", "def", "--reason", "error"], "--all"),
     ] {
-        let refused = scene.dead(arguments).await;
+        let refused = scene.look(arguments).await;
         assert!(refused.failure(2).contains(told), "{arguments:?}: {refused:?}");
     }
     assert_eq!(scene.ids().await, ids);
 
     let dropped = scene.dead(&["drop", "def", &ids[4], "--yes"]).await;
     assert_eq!(dropped.result(), "2 letters dropped\n");
+    scene.until_depth("mail.dead", 3).await;
     let retried = scene.dead(&["retry", &ids[3], "abc0000000000002"]).await;
     assert_eq!(retried.result(), "2 letters retried\n");
+    scene.until_depth("mail.dead", 1).await;
     assert_eq!(scene.ids().await, ["abc0000000000001"]);
 }
 
@@ -396,14 +410,14 @@ async fn letters_of_others_are_listed_shown_and_retried() {
         }
         scene.until_depth("mail.dead", 5).await;
 
-        let listed = scene.dead(&["list"]).await;
+        let listed = scene.look(&["list"]).await;
         assert_eq!(listed.result().lines().count(), 6, "{listed:?}");
         for id in scene.ids().await {
-            let shown = scene.dead(&["show", &id]).await;
+            let shown = scene.look(&["show", &id]).await;
             for printed in [shown.result(), listed.result()] {
                 assert!(!printed.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{printed:?}");
             }
-            scene.dead(&["show", &id, "--json"]).await.json();
+            scene.look(&["show", &id, "--json"]).await.json();
         }
         let letters = scene.list(&[]).await;
         let expired = letters.iter().filter(|letter| letter["reason"] == "expired");
@@ -440,6 +454,7 @@ async fn letters_of_others_are_listed_shown_and_retried() {
                 (Some(2), &None)
             );
         }
+        scene.until_depth("mail.dead", 3).await;
         let dropped = scene.dead(&["drop", "--all", "--yes", "--json"]).await.json();
         assert_eq!(dropped["dropped"], 3);
     }
@@ -476,9 +491,9 @@ async fn looking_at_letters_changes_nothing() {
         scene.put_numbers(0..20).await;
         let ids = scene.ids().await;
         for round in 0..25 {
-            let listed = scene.dead(&["list", "--limit", "15", "--json"]).await;
+            let listed = scene.look(&["list", "--limit", "15", "--json"]).await;
             assert_eq!(listed.json()["letters"].as_array().unwrap().len(), 15);
-            let shown = scene.dead(&["show", &ids[round % 15]]).await;
+            let shown = scene.look(&["show", &ids[round % 15]]).await;
             shown.result();
         }
         assert_eq!(scene.ids().await, ids);
@@ -499,7 +514,7 @@ async fn a_quorum_queue_with_a_delivery_limit_is_reported() {
     scene.put(letter("send", "error"), b"1").await;
     let mut notes = Vec::new();
     for _ in 0..14 {
-        notes.push(scene.dead(&["list"]).await.stderr);
+        notes.push(scene.look(&["list"]).await.stderr);
     }
     // RabbitMQ 4.3 does not count that a consumer puts a message back.
     let counts = scene.vhost.version().await < (4, 3);
@@ -511,7 +526,7 @@ async fn a_quorum_queue_with_a_delivery_limit_is_reported() {
     let scene = Scene::with_queues("quorum").await;
     scene.put(letter("send", "error"), b"1").await;
     for _ in 0..14 {
-        scene.dead(&["list"]).await.result();
+        scene.look(&["list"]).await.result();
     }
 }
 
@@ -521,7 +536,7 @@ async fn letters_stay_if_their_queue_is_missing_or_full() {
     scene.declare_dead("classic").await;
     scene.put_numbers(0..3).await;
     for arguments in [&["retry", "--all"][..], &["retry", "--all", "--json"]] {
-        let missing = scene.dead(arguments).await;
+        let missing = scene.look(arguments).await;
         assert!(
             missing.failure(3).contains("there is no queue mail"),
             "{missing:?}"
@@ -552,7 +567,7 @@ async fn letters_stay_if_their_queue_is_missing_or_full() {
         );
         // A quorum queue may take one more than its limit.
         let taken = scene.depth("mail").await;
-        assert_eq!(scene.depth("mail.dead").await, before - taken);
+        scene.until_depth("mail.dead", before - taken).await;
         scene.put_numbers(10..12).await;
     }
 }
@@ -610,11 +625,14 @@ async fn the_documented_permissions_are_enough() {
     let all =
         async |url: &str, arguments: &[&str]| rpc_at(url, &[&["dead", "mail"], arguments].concat()).await;
     all(&reader, &["list"]).await.result();
+    scene.until_depth("mail.dead", 3).await;
     all(&reader, &["show", &id]).await.result();
+    scene.until_depth("mail.dead", 3).await;
     all(&reader, &["drop", &id, "--yes"]).await.result();
+    scene.until_depth("mail.dead", 2).await;
     let denied = all(&reader, &["retry", "--all"]).await;
     assert!(denied.failure(5).contains("write to amq.default"), "{denied:?}");
-    assert_eq!(scene.depth("mail.dead").await, 2);
+    scene.until_depth("mail.dead", 2).await;
     all(&retrier, &["retry", "--all"]).await.result();
     assert_eq!(scene.depth("mail").await, 2);
 
@@ -630,17 +648,26 @@ async fn the_documented_permissions_are_enough() {
 /// However often `retry` is killed, each job is still there, and at most one a kill is there twice.
 #[tokio::test]
 async fn a_killed_retry_loses_no_letter() {
-    const LETTERS: u32 = 3000;
+    const LETTERS: u32 = 1000;
     for kind in ["classic", "quorum"] {
         let scene = Scene::with_queues(kind).await;
         scene.put_numbers(0..LETTERS).await;
+        // Without a limit, a retry may end before a slow machine kills it.
+        let proxy = Proxy::start(&scene.vhost.url()).await.unwrap();
+        let _limit = proxy.throttle(Target::All, Direction::ToBroker, 50_000);
         let mut kills = 0;
         for millis in [60, 90, 120, 150, 200, 300, 400] {
+            let before = scene.depth("mail").await;
             let mut retry = program(&["dead", "mail", "retry", "--all"])
-                .env("AMQP_URL", scene.vhost.url())
+                .env("AMQP_URL", proxy.url())
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
+            until("a letter is retried", LIMIT, async || {
+                Ok(scene.depth("mail").await > before || retry.try_wait()?.is_some())
+            })
+            .await
+            .unwrap();
             tokio::time::sleep(Duration::from_millis(millis)).await;
             if retry.try_wait().unwrap().is_none() {
                 retry.kill().await.unwrap();
@@ -681,8 +708,11 @@ async fn an_interrupted_drop_deletes_nothing() {
     for kind in ["classic", "quorum"] {
         let scene = Scene::with_queues(kind).await;
         scene.put_numbers(0..LETTERS).await;
+        // Without a limit, it may have all letters before a slow machine interrupts it.
+        let proxy = Proxy::start(&scene.vhost.url()).await.unwrap();
+        let _limit = proxy.throttle(Target::All, Direction::FromBroker, 200_000);
         let dropping = program(&["dead", "mail", "drop", "--all", "--yes"])
-            .env("AMQP_URL", scene.vhost.url())
+            .env("AMQP_URL", proxy.url())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

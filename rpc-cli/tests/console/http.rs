@@ -7,6 +7,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_tests::gate::SOON;
 use rpc_tests::programs::{LIMIT, run, text};
+use rpc_tests::proxy::{Direction, Proxy, Target};
 use rpc_tests::rabbit::Vhost;
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
@@ -392,12 +393,14 @@ async fn ctrl_c_stops_a_retry_between_two_letters() {
     const LETTERS: u32 = 200;
     let vhost = Vhost::new().await;
     let mut mail = FieldTable::default();
-    // Such a queue takes a while to confirm a letter of this size.
     mail.insert("x-queue-type".into(), text_value("quorum"));
     let bodies: Vec<_> = (0..LETTERS).map(|number| format!("{number:060000}")).collect();
     let peer = dead_letters(&vhost, mail, &bodies).await;
     let depth = async |queue| peer.queue_depth(queue).await.unwrap().unwrap();
-    let mut console = Console::start(&vhost.url(), &[]).await;
+    // Ten letters a second.
+    let proxy = Proxy::start(&vhost.url()).await.unwrap();
+    let _limit = proxy.throttle(Target::All, Direction::ToBroker, 600_000);
+    let mut console = Console::start(proxy.url(), &[]).await;
     let listed = console
         .ask("/api/letters/list", Some(&json!({"queue": "mail"})))
         .await;
