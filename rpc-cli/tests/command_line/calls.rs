@@ -14,7 +14,9 @@ use rpc_tests::until;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use crate::program::{Printed, directory_server, interrupt, library, program, rpc, rpc_with_input};
+use crate::program::{
+    Printed, directory_server, interrupt, library, program, rpc, rpc_until, rpc_with_input,
+};
 
 #[tokio::test]
 async fn all_forms_of_arguments_work() {
@@ -225,8 +227,15 @@ async fn a_closed_pipe_is_not_a_failure() {
     for name in environment {
         shell.env_remove(name);
     }
-    let output = rpc_tests::programs::run(shell.args(["-c", &script]).env("AMQP_URL", vhost.url())).await;
-    assert_eq!(text(&output.stderr), "0\n");
+    shell.args(["-c", &script]).env("AMQP_URL", vhost.url());
+    let mut told = String::new();
+    until("the worker is found", LIMIT, async || {
+        told = text(&rpc_tests::programs::run(&mut shell).await.stderr);
+        Ok(!told.contains("no worker answered"))
+    })
+    .await
+    .unwrap();
+    assert_eq!(told, "0\n");
 }
 
 #[service(queue = "caches")]
@@ -263,7 +272,8 @@ async fn a_broadcast_prints_the_answer_of_each_worker() {
         servers.push(server.start().await.unwrap());
     }
     let call = ["call", "Cache", "clear", "--arg", "of=one"];
-    let answers = rpc(&vhost, &[&call[..], &["--workers", "2"]].concat()).await;
+    let both = [&call[..], &["--workers", "2"]].concat();
+    let answers = rpc_until(&vhost, &both, |answers| answers.stdout.lines().count() == 2).await;
     assert_eq!((answers.code, answers.stderr.as_str()), (1, ""), "{answers:?}");
     let mut answers: Vec<Value> = answers
         .stdout
@@ -281,7 +291,7 @@ async fn a_broadcast_prints_the_answer_of_each_worker() {
     assert_eq!(rpc(&vhost, &call).await.json_lines().len(), 1);
     let missing = rpc(
         &vhost,
-        &[&call[..], &["--workers", "3", "--timeout", "1s"]].concat(),
+        &[&call[..], &["--workers", "3", "--timeout", "5s"]].concat(),
     )
     .await;
     assert_eq!(
@@ -359,7 +369,7 @@ async fn a_stream_prints_a_line_for_each_item() {
         "{benched}"
     );
 
-    let mut ticking = program(&["call", "Numbers", "tick"])
+    let mut ticking = program(&["call", "--queue", "numbers", "tick"])
         .env("AMQP_URL", vhost.url())
         .stdout(Stdio::piped())
         .spawn()
@@ -374,7 +384,7 @@ async fn a_stream_prints_a_line_for_each_item() {
         .expect("it ends");
     assert_eq!(ended.unwrap().code(), Some(0));
     // The worker was told, so it does not wait for the stream.
-    let stopped = tokio::time::timeout(Duration::from_secs(5), server.stop()).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(20), server.stop()).await;
     stopped.expect("no stream runs").unwrap();
 }
 
@@ -475,7 +485,7 @@ async fn items_that_end_a_call_early_say_why() {
     assert!(twice.failure(2).contains("read from standard input"), "{twice:?}");
 
     // Ctrl-C ends a call whose standard input does not end, and the method.
-    let mut adding = program(&["call", "Adding", "repeat", "--arg", "times=1"])
+    let mut adding = program(&["call", "--queue", "sums", "repeat", "--arg", "times=1"])
         .env("AMQP_URL", vhost.url())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -488,6 +498,6 @@ async fn items_that_end_a_call_early_say_why() {
     interrupt(adding.id().unwrap()).await;
     let ended = tokio::time::timeout(LIMIT, adding.wait()).await.expect("it ends");
     assert_eq!(ended.unwrap().code(), Some(0));
-    let stopped = tokio::time::timeout(Duration::from_secs(5), server.stop()).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(20), server.stop()).await;
     stopped.expect("no method runs").unwrap();
 }

@@ -8,14 +8,17 @@ use rpc_tests::rabbit::Vhost;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::program::{directory_on, interrupt, library, program, rpc};
+use crate::program::{Printed, directory_on, interrupt, is_late, library, program, rpc, rpc_until};
 
 #[tokio::test]
 async fn ping_shows_replies_and_a_summary() {
     let vhost = Vhost::new().await;
     let _workers = (directory_on(&vhost, "rpc_queue").await, library(&vhost).await);
-    let quickly = ["--count", "2", "--interval", "10ms"];
-    let pinged = rpc(&vhost, &[&["ping"], &quickly[..]].concat()).await;
+    let quickly = ["--count", "2", "--interval", "10ms", "--timeout", "60s"];
+    let pinged = rpc_until(&vhost, &[&["ping"], &quickly[..]].concat(), |pinged| {
+        pinged.stdout.contains("\n4 sent, ")
+    })
+    .await;
     let result = pinged.result();
     assert_eq!(result.matches("rpc_queue: worker ").count(), 2, "{result}");
     assert_eq!(result.matches("books: worker ").count(), 2, "{result}");
@@ -66,19 +69,23 @@ async fn stats_are_summed_up_over_all_workers() {
 
     let table = rpc(&vhost, &["stats"]).await;
     assert_eq!(table.result().lines().count(), 3, "{table:?}");
-    let table = rpc(&vhost, &["stats", "--workers"]).await;
+    let has_lines = |lines| move |printed: &Printed| printed.stdout.lines().count() == lines;
+    let table = rpc_until(&vhost, &["stats", "--workers"], has_lines(5)).await;
     assert_eq!(table.result().lines().count(), 5, "{table:?}");
 
-    let watch = ["stats", "--watch", "100ms", "--count", "2", "--window", "100ms"];
-    let watched = rpc(&vhost, &watch).await;
+    let watch = ["stats", "--watch", "100ms", "--count", "2"];
+    let has_both_updates = |printed: &Printed| printed.stderr.is_empty();
+    let watched = rpc_until(&vhost, &watch, has_both_updates).await;
     for column in ["DEPTH", "CONSUMERS", "ERRORS", "WAIT", "CALLS/S", "ERRORS/S"] {
         let shown = watched.result().split_whitespace().filter(|word| *word == column);
         assert_eq!(shown.count(), 2, "{watched:?}");
     }
     assert!(!watched.stdout.contains('\u{1b}'), "{watched:?}");
-    let watched = rpc(&vhost, &[&watch[..], &["--json"]].concat())
-        .await
-        .json_lines();
+    let watched = rpc_until(&vhost, &[&watch[..], &["--json"]].concat(), |watched| {
+        watched.stdout.matches("\"workers\":2").count() == 4
+    })
+    .await
+    .json_lines();
     assert_eq!(watched[1]["methods"][0]["calls_per_second"], 0.0);
     assert_eq!(watched[1]["methods"][0]["failures_per_second"], 0.0);
     assert_eq!(watched[1]["methods"][0]["shed_per_second"], 0.0);
@@ -220,10 +227,10 @@ async fn bench_refuses_methods_that_are_not_idempotent_and_reports_failures() {
     assert!(refused.failure(3).contains("bad_request"), "{refused:?}");
     let late = rpc(
         &vhost,
-        &["bench", "Library", "search", "--count", "5", "--timeout", "100ms"],
+        &["bench", "Library", "search", "--count", "5", "--timeout", "5s"],
     )
     .await;
-    assert!(late.failure(4).contains("no reply within 100ms"), "{late:?}");
+    assert!(is_late(late.failure(4)), "{late:?}");
 
     let failed = rpc(
         &vhost,
@@ -258,6 +265,8 @@ async fn ctrl_c_prints_what_was_measured() {
         "0",
         "--interval",
         "10ms",
+        "--timeout",
+        "60s",
     ])
     .env("AMQP_URL", vhost.url())
     .stdout(Stdio::piped())
@@ -273,15 +282,25 @@ async fn ctrl_c_prints_what_was_measured() {
     assert!(last.ends_with("0% lost"), "{last}");
     assert_eq!(pinging.wait().await.unwrap().code(), Some(0));
 
-    let benching = program(&["bench", "UserDirectory", "count", "--duration", "1h", "--json"])
-        .env("AMQP_URL", vhost.url())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let benching = program(&[
+        "bench",
+        "--queue",
+        "rpc_queue",
+        "count",
+        "--duration",
+        "1h",
+        "--json",
+    ])
+    .env("AMQP_URL", vhost.url())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
     rpc_tests::until("calls are made", LIMIT, async || {
-        let stats = rpc(&vhost, &["stats", "UserDirectory", "--json", "--window", "100ms"])
-            .await
-            .json();
+        let stats = rpc(&vhost, &["stats", "UserDirectory", "--json"]).await;
+        if stats.code != 0 {
+            return Ok(false);
+        }
+        let stats = stats.json();
         Ok(stats["methods"][0]["calls"].as_u64() > Some(10))
     })
     .await
@@ -297,7 +316,7 @@ async fn ctrl_c_prints_what_was_measured() {
         (Some(0), &json!(true)),
         "{told}"
     );
-    assert!(told["outcomes"]["ok"].as_u64() > Some(10), "{told}");
+    assert!(told["outcomes"]["ok"].as_u64() > Some(0), "{told}");
 }
 
 /// Waits until `stats` shows these workers, calls, errors, failures and calls in flight of a
@@ -305,7 +324,11 @@ async fn ctrl_c_prints_what_was_measured() {
 async fn counted(vhost: &Vhost, method: &str, expected: [u64; 5]) {
     let mut last = [0; 5];
     let counted = rpc_tests::until("all calls are counted", SOON, async || {
-        let stats = rpc(vhost, &["stats", "UserDirectory", "--json"]).await.json();
+        let stats = rpc(vhost, &["stats", "UserDirectory", "--json"]).await;
+        if stats.code != 0 {
+            return Ok(false);
+        }
+        let stats = stats.json();
         let mut all = stats["methods"].as_array().unwrap().iter();
         let stats = all.find(|stats| stats["method"] == method).unwrap();
         last =

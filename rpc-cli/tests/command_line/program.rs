@@ -1,6 +1,7 @@
 //! The program under test, and workers for it.
 
 use std::process::{Output, Stdio};
+use std::time::Instant;
 
 use rpc_examples::{Directory, UserDirectoryServer};
 use rpc_runtime::{Broker, RequestQueue, RunningServer, Server, service};
@@ -57,6 +58,12 @@ impl Printed {
         assert_eq!((self.code, self.stdout.as_str()), (code, ""), "{self:?}");
         &self.stderr
     }
+
+    /// Whether no worker answered the program's search. `list` succeeds then.
+    fn found_nobody(&self) -> bool {
+        let told = ["no worker answered", "no worker was found"];
+        matches!(self.code, 0 | 3) && told.iter().any(|told| self.stderr.contains(told))
+    }
 }
 
 /// Returns the program in an environment without its variables.
@@ -72,17 +79,54 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the program with this address.
+/// Runs the program with this address, and again while it finds no worker: a search ends without
+/// workers that do not answer in time, and a server may be started before it can be found.
 pub(crate) async fn rpc_at(url: &str, arguments: &[&str]) -> Printed {
-    Printed::new(&run(program(arguments).env("AMQP_URL", url)).await)
+    let run = async || rpc_at_once(url, arguments).await;
+    repeat(run, |printed| !printed.found_nobody()).await
 }
 
 pub(crate) async fn rpc(vhost: &Vhost, arguments: &[&str]) -> Printed {
     rpc_at(&vhost.url(), arguments).await
 }
 
-/// Runs the program with this standard input.
+/// Runs the program once, even if it finds no worker.
+pub(crate) async fn rpc_once(vhost: &Vhost, arguments: &[&str]) -> Printed {
+    rpc_at_once(&vhost.url(), arguments).await
+}
+
+/// Runs the program until it has found what it has to, or the [`LIMIT`] is over. Returns its last
+/// output. For searches for several workers, each of which may leave one out.
+pub(crate) async fn rpc_until(
+    vhost: &Vhost,
+    arguments: &[&str],
+    has_found: impl Fn(&Printed) -> bool,
+) -> Printed {
+    repeat(async || rpc_once(vhost, arguments).await, has_found).await
+}
+
+/// Runs the program with this standard input, and again while it finds no worker.
 pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &str) -> Printed {
+    let run = async || rpc_with_input_once(vhost, arguments, input).await;
+    repeat(run, |printed| !printed.found_nobody()).await
+}
+
+/// Runs a program until its output is complete, or the [`LIMIT`] is over. Returns the last output.
+async fn repeat(run: impl AsyncFn() -> Printed, is_complete: impl Fn(&Printed) -> bool) -> Printed {
+    let begun = Instant::now();
+    loop {
+        let printed = run().await;
+        if is_complete(&printed) || begun.elapsed() >= LIMIT {
+            return printed;
+        }
+    }
+}
+
+async fn rpc_at_once(url: &str, arguments: &[&str]) -> Printed {
+    Printed::new(&run(program(arguments).env("AMQP_URL", url)).await)
+}
+
+async fn rpc_with_input_once(vhost: &Vhost, arguments: &[&str], input: &str) -> Printed {
     let mut program = program(arguments)
         .env("AMQP_URL", vhost.url())
         .stdin(Stdio::piped())
@@ -91,7 +135,8 @@ pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &st
         .spawn()
         .unwrap();
     let mut stdin = program.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).await.unwrap();
+    // It may end before it has read this.
+    let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     let ended = tokio::time::timeout(LIMIT, program.wait_with_output()).await;
     Printed::new(&ended.expect("it ends").unwrap())
@@ -182,6 +227,14 @@ impl Library for Shelf {
     async fn burn(&self) {
         panic!("it does not burn")
     }
+}
+
+/// Whether this tells that [`Library::search`] did not end within 5 s. Its worker abandons it a
+/// second later, which a slow caller may learn first.
+pub(crate) fn is_late(told: &str) -> bool {
+    ["no reply within 5s", "abandoned"]
+        .iter()
+        .any(|reason| told.contains(reason))
 }
 
 /// Starts a worker of the library in the test process.

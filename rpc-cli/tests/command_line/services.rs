@@ -12,7 +12,10 @@ use rpc_tests::rabbit::{Permissions, Vhost};
 use rpc_tests::until;
 use serde_json::{Value, json};
 
-use crate::program::{directory_on, directory_server, library, program, rpc, rpc_at, rpc_with_input};
+use crate::program::{
+    Printed, directory_on, directory_server, library, program, rpc, rpc_at, rpc_once, rpc_until,
+    rpc_with_input,
+};
 
 #[tokio::test]
 async fn list_finds_two_services_on_three_workers() {
@@ -22,7 +25,11 @@ async fn list_finds_two_services_on_three_workers() {
         directory_on(&vhost, "rpc_queue").await,
         library(&vhost).await,
     );
-    let listed = rpc(&vhost, &["list"]).await;
+    let listed = rpc_until(&vhost, &["list"], |listed| {
+        listed.stdout.contains("2        2         1        2")
+            && listed.stdout.contains("1        1         1        6")
+    })
+    .await;
     assert_eq!(
         listed.result(),
         "\
@@ -32,7 +39,10 @@ UserDirectory  rpc_queue      0          2        2         1        2
 "
     );
 
-    let listed = rpc(&vhost, &["list", "--workers"]).await;
+    let listed = rpc_until(&vhost, &["list", "--workers"], |listed| {
+        listed.stdout.lines().count() == 4
+    })
+    .await;
     let rows: Vec<_> = listed.result().lines().collect();
     assert_eq!(rows.len(), 4, "{listed:?}");
     let serving = |what: &str| rows.iter().filter(|row| row.ends_with(what)).count();
@@ -49,7 +59,7 @@ UserDirectory  rpc_queue      0          2        2         1        2
         "{rows:?}"
     );
 
-    let listed = rpc(&vhost, &["list", "--json"]).await.json();
+    let listed = list_json(&vhost, 3).await;
     assert_eq!(listed["services"][1]["name"], "UserDirectory");
     assert_eq!(
         (
@@ -64,6 +74,17 @@ UserDirectory  rpc_queue      0          2        2         1        2
         (&listed["workers"].as_array().unwrap().len(), &listed["complete"]),
         (&3, &json!(true))
     );
+}
+
+/// Returns what `list --json` prints once it finds this many workers.
+async fn list_json(vhost: &Vhost, workers: usize) -> Value {
+    let finds_all = |listed: &Printed| {
+        let listed: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+        listed["workers"]
+            .as_array()
+            .is_some_and(|found| found.len() == workers)
+    };
+    rpc_until(vhost, &["list", "--json"], finds_all).await.json()
 }
 
 #[rpc_runtime::service(queue = "mail")]
@@ -104,11 +125,12 @@ JOBS OF  QUEUE  WAITING  DEAD
 Mail     mail         2     1
 ";
     until("the jobs have been moved", SOON, async || {
-        Ok(rpc(&vhost, &["list"]).await.result() == expected)
+        let listed = rpc(&vhost, &["list"]).await;
+        Ok(listed.code == 0 && listed.stdout == expected)
     })
     .await
     .unwrap();
-    let listed = rpc(&vhost, &["list", "--json"]).await.json();
+    let listed = list_json(&vhost, 1).await;
     assert_eq!(listed["services"][0]["jobs"], json!({"waiting": 2, "dead": 1}));
     let described = rpc(&vhost, &["describe", "Mail"]).await;
     let option = r#"#[rpc(idempotent, oneway, retry = "5 times, 1s to 5m")]"#;
@@ -118,7 +140,7 @@ Mail     mail         2     1
 #[tokio::test]
 async fn list_is_empty_without_workers() {
     let vhost = Vhost::new().await;
-    let listed = rpc(&vhost, &["list"]).await;
+    let listed = rpc_once(&vhost, &["list"]).await;
     assert_eq!((listed.code, listed.stdout.as_str()), (0, ""));
     assert!(listed.stderr.contains("no worker answered"), "{listed:?}");
     assert_eq!(
@@ -250,7 +272,8 @@ async fn a_service_on_two_queues_is_chosen_by_its_queue() {
         directory_on(&vhost, "one").await,
         directory_on(&vhost, "two").await,
     );
-    let unclear = rpc(&vhost, &["call", "UserDirectory", "count"]).await;
+    let call = ["call", "UserDirectory", "count"];
+    let unclear = rpc_until(&vhost, &call, |unclear| unclear.code == 2).await;
     assert_eq!(
         unclear.failure(2),
         "rpc: UserDirectory is on 2 queues: one, two\n     choose one of them with `--queue`\n"
@@ -268,23 +291,24 @@ async fn several_running_versions_are_noted() {
     let server =
         rpc_runtime::Server::new(&broker).serve_on(queue, renamed::UserDirectoryServer::new(renamed::New));
     let _new = server.start().await.unwrap();
-    let described = rpc(&vhost, &["describe", "UserDirectory"]).await;
+    let finds_both = |described: &Printed| described.stderr.contains("run 2 versions");
+    let described = rpc_until(&vhost, &["describe", "UserDirectory"], finds_both).await;
     assert_eq!(described.code, 0);
     assert!(
         described.stderr.contains("run 2 versions of UserDirectory"),
         "{described:?}"
     );
-    let versions = rpc(&vhost, &["describe", "UserDirectory", "--versions", "--json"])
-        .await
-        .json();
+    let versions = ["describe", "UserDirectory", "--versions", "--json"];
+    let has_both = |described: &Printed| described.stdout.matches("\"methods\":").count() == 2;
+    let versions = rpc_until(&vhost, &versions, has_both).await.json();
     assert_eq!(versions.as_array().unwrap().len(), 2);
     // What is told beside a result is JSON beside JSON.
-    let described = rpc(&vhost, &["describe", "UserDirectory", "--json"]).await;
+    let described = rpc_until(&vhost, &["describe", "UserDirectory", "--json"], finds_both).await;
     assert_eq!(described.code, 0);
     let told: Value = serde_json::from_str(&described.stderr).unwrap();
     let note = told["note"].as_str().unwrap();
     assert!(note.contains("run 2 versions of UserDirectory"), "{told}");
-    let listed = rpc(&vhost, &["list", "--json"]).await.json();
+    let listed = list_json(&vhost, 2).await;
     assert_eq!(listed["services"][0]["versions"], 2);
 }
 
