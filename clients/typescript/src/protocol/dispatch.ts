@@ -165,7 +165,10 @@ export function unknownMethod(name: string | undefined): string {
   return `the service has no method ${JSON.stringify(name)}`;
 }
 
-/** The history of a message. A job that has only waited in a retry queue has none. */
+/**
+ * The history of a message. A copy of a job that has only waited in a retry queue has none: a
+ * worker put it there to expire.
+ */
 function historyOf({ properties }: Incoming, method: AnyMethod | undefined): Deaths | null {
   const deaths = deathsOf(properties.headers);
   const isJob = method !== undefined && isJobMethod(method) && !properties.replyTo;

@@ -74,15 +74,14 @@ export class IncomingInbox {
 
   /**
    * The method has ended. What it has not taken is dropped. Code of it that still reads the stream
-   * gets the error, unless it had read everything.
+   * gets the error, unless it had read everything. The reply tells the caller, so no grant does.
    */
-  breakOff(error: string): void {
+  endMethod(error: string): void {
     const isComplete = this.#isClosed || (this.#end?.error === null && this.#ready.length === 0);
     if (!isComplete) this.#end = { error };
     this.#ready = [];
     this.#readyBytes = 0;
     this.#isClosed = true;
-    this.#asks = ASKS.enough;
   }
 
   /** Items may have been lost, because the worker's queue was. */

@@ -30,7 +30,7 @@ export function repairFirstFrame(received: Buffer): Buffer {
   const properties = new PropertyReader(payload.subarray(12));
   const problem = properties.check();
   if (problem === null) return received;
-  const repaired = Buffer.concat([payload.subarray(0, 12), properties.readable(problem)]);
+  const repaired = Buffer.concat([payload.subarray(0, 12), properties.writeReplacement(problem)]);
   const head = Buffer.from(received.subarray(0, 7));
   head.writeUInt32BE(repaired.length, 3);
   return Buffer.concat([head, repaired, Buffer.of(FRAME_END), received.subarray(7 + size + 1)]);
@@ -57,10 +57,14 @@ const SHORT_STRINGS: Readonly<Record<number, string>> = {
 
 const HEADERS_BIT = 13;
 const TIMESTAMP_BIT = 6;
-/** What a malformed message keeps: content type, headers, correlation id, address, and type. */
-const KEPT_BITS = [15, HEADERS_BIT, 10, 9, 5];
+/**
+ * The properties that replace malformed ones: content type, headers, correlation id, address, and
+ * type. The headers are new, and of the old ones have only `x-death`. The others are kept if they
+ * can be read.
+ */
+const WRITTEN_BITS = [15, HEADERS_BIT, 10, 9, 5];
 
-/** Reads the properties of one message, and writes those that can be read. */
+/** Reads the properties of one message, and writes their replacement if they are malformed. */
 class PropertyReader {
   /** The short strings that are UTF-8, by their bits. */
   private readonly found = new Map<number, Buffer>();
@@ -99,14 +103,14 @@ class PropertyReader {
   }
 
   /** Writes properties that amqplib can read, with what is wrong as a header. */
-  readable(problem: string): Buffer {
+  writeReplacement(problem: string): Buffer {
     const fields = [textField(MALFORMED_HEADER, problem)];
     if (this.deaths === "unknown") fields.push(textField(UNKNOWN_DEATHS_HEADER, ""));
     else if (this.deaths !== null) fields.push(this.deaths);
     const table = longString(Buffer.concat(fields));
     let flags = 1 << HEADERS_BIT;
     const parts: Buffer[] = [];
-    for (const bit of KEPT_BITS) {
+    for (const bit of WRITTEN_BITS) {
       const text = this.found.get(bit);
       if (bit === HEADERS_BIT) parts.push(table);
       else if (text !== undefined) {

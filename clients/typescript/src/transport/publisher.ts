@@ -27,7 +27,11 @@ export function isExchangeMissing(outcome: Outcome): boolean {
   return outcome.kind === "lost" && /404|NOT.FOUND/i.test(outcome.reason);
 }
 
-/** The header by which a returned message is recognized, if its id does not identify it. */
+/**
+ * The header with a token of one message. By it, a returned message is recognized if its id does
+ * not identify it. A request has the header only if a worker has made this copy of it: a job that
+ * was moved to another queue, or a request that was forwarded.
+ */
 export const COPY_HEADER = "rpc-copy";
 
 let copyTokens = 0;

@@ -87,7 +87,10 @@ export function tagged<const Tag extends string, const V extends Variants>(
       if (type === null) return plain;
       const content = type.toPlain(Object.fromEntries(without(value, tag)));
       if (!isMap(content)) throw new ValueError("the content of the variant is no map", name);
-      for (const [key, item] of entriesOf(content)) plain.set(key, item);
+      for (const [key, item] of entriesOf(content)) {
+        if (key === tag) throw new ValueError("is the name of the tag, and of a field", name);
+        plain.set(key, item);
+      }
       return plain;
     },
     fromPlain: (plain) => {

@@ -108,7 +108,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   end(): void {
     this.#isOver = true;
     clearInterval(this.#timer);
-    this.#inbox.breakOff("the method has ended");
+    this.#inbox.endMethod("the method has ended");
     this.#wake();
   }
 

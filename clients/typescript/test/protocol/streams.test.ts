@@ -295,7 +295,7 @@ test("a method that has enough says so, and one that ended never looks complete"
   const ended = new IncomingInbox();
   ended.grant();
   ended.receive(0, items(0, 2), 2);
-  ended.breakOff("the method has ended");
+  ended.endMethod("the method has ended");
   assert.deepEqual(ended.take(), { error: "the method has ended" });
 });
 

@@ -328,3 +328,15 @@ test("plain text is a value without quotes", () => {
     /not UTF-8/,
   );
 });
+
+test("a field cannot hide the tag of its variant", () => {
+  const type = t.tagged("type", { circle: t.struct({ type: t.option(t.string) }), dot: null });
+  // No value of this type can be written in TypeScript either.
+  const circle = { type: "circle" } as never;
+  for (const codec of ["msgpack", "json"] as const) {
+    assert.match(
+      problemOf(() => encodeValue(codec, type, circle)),
+      /^circle: is the name of the tag/,
+    );
+  }
+});
