@@ -419,7 +419,7 @@ class SampleClient(rpc_runtime.Client):
 
     async def clear(self) -> None:
         """Every worker drops its cache. Nobody answers."""
-        await self._tell(_CLEAR)
+        await self._broadcast_oneway(_CLEAR)
 
 
 # Workers.

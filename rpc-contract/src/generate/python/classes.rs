@@ -26,7 +26,7 @@ impl Call {
                 is_broadcast: true,
                 is_oneway: true,
                 ..
-            } => (true, "_tell", None),
+            } => (true, "_broadcast_oneway", None),
             Method {
                 is_broadcast: true, ..
             } => (false, "_broadcast", Some("rpc_runtime.Answers[")),

@@ -128,7 +128,7 @@ class Client:
         request = self._request(method, arguments)
         return Answers(self._connection, request, self._options, self._timeout(method))
 
-    async def _tell(self, method: Method[None], *arguments: Any) -> None:
+    async def _broadcast_oneway(self, method: Method[None], *arguments: Any) -> None:
         """Sends a one-way broadcast."""
         request = self._request(method, arguments)
         await Answers.send_oneway(self._connection, request, self._limit(method))
