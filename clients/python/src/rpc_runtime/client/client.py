@@ -56,8 +56,8 @@ class Client:
         `timeout`: how long a call waits. `headers`: headers of its requests, which replace earlier
         ones. `priority`: for queues with priorities. `codec`: how values are written.
         `credit`, `credit_bytes`: how many items of a result stream, and how many bytes of them, may
-        be on their way or wait for the reader. `delay`: runs jobs later. `expect_workers`: how many
-        workers answer a broadcast. `quiet_for`: a broadcast ends this long after the last answer.
+        be on their way or wait for the reader. `delay`: runs jobs later; other calls fail.
+        `expect_workers`: how many workers answer a broadcast. `quiet_for`: a broadcast ends this long after the last answer.
         `wait_for_server`: calls wait for the queue if it does not exist.
         """
         changed = copy.copy(self)
@@ -76,10 +76,6 @@ class Client:
     async def _send(self, method: Method[None], *arguments: Any) -> None:
         """Sends a one-way request, which the broker has confirmed when this returns."""
         request = self._request(method, arguments)
-        if self._options.delay > 0:
-            if not method.is_job:
-                raise EncodeFailed("only a job can be delayed")
-            request.headers[DELAY_HEADER] = str(round(self._options.delay * 1000))
         await self._connection.caller.send_oneway(request, self._limit(method))
 
     def _stream(self, method: Method[_R], *arguments: Any) -> ResultStream[_R]:
@@ -141,6 +137,11 @@ class Client:
 
     def _request(self, method: Method[Any], arguments: tuple[Any, ...]) -> Request:
         options = self._options
+        headers = dict(options.headers)
+        if options.delay > 0:
+            if not method.is_job:
+                raise EncodeFailed("only a job can be delayed")
+            headers[DELAY_HEADER] = str(round(options.delay * 1000))
         try:
             body = encode_arguments(method, arguments, options.codec)
         except CodecError as error:
@@ -154,7 +155,7 @@ class Client:
             codec=options.codec,
             body=body,
             correlation_id=str(uuid.uuid4()),
-            headers=dict(options.headers),
+            headers=headers,
             priority=options.priority,
             app_id=self._connection.app_id,
             waits_for_server=options.wait_for_server,
