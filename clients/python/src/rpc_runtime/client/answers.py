@@ -288,7 +288,8 @@ class Answers(Generic[R]):
 async def _publish(connection: Connection, request: Request, message: Message) -> Published:
     """Publishes a broadcast on a channel of its own, which a missing exchange closes.
 
-    The exchange is missing until the first worker declares it, so that counts as `RETURNED`.
+    The exchange is missing until the first worker declares it, so that counts as `RETURNED`. A
+    broadcast that was returned has reached no worker, so it does not count as sent.
     """
     try:
         link = await connection.supervisor.link()
@@ -298,13 +299,16 @@ async def _publish(connection: Connection, request: Request, message: Message) -
     try:
         await channel.unblocked()
         request.times_sent += 1
-        return await channel.publish(
+        published = await channel.publish(
             message, queue=request.queue, exchange=CONTROL_EXCHANGE, is_mandatory=True
         )
     except NotFound:
-        return Published.RETURNED
+        published = Published.RETURNED
     finally:
         await channel.close()
+    if published is Published.RETURNED:
+        request.times_sent = 0
+    return published
 
 
 def _check_size(request: Request) -> None:
