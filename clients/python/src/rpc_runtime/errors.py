@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .executed import Executed
 from .protocol.fault_code import executed_of_fault
@@ -15,6 +15,11 @@ class RpcError(Exception):
 
     executed: Executed = Executed.MAYBE
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception would be copied and pickled by a call of its class with `args`, which are not
+        # the parameters of `__init__` here. Those of a generated exception have no positions.
+        return _with_args, (type(self), self.args), self.__dict__
+
     @property
     def retryable(self) -> bool:
         """Whether it is safe to make the same call again, and another attempt may help.
@@ -26,6 +31,11 @@ class RpcError(Exception):
 
     # Whether the cause may go away by itself.
     _may_pass: ClassVar[bool] = False
+
+
+def _with_args(cls: type[RpcError], args: tuple[Any, ...]) -> RpcError:
+    """Makes an exception of this class that has only its `args`, for `copy` and `pickle`."""
+    return cls.__new__(cls, *args)
 
 
 class MethodError(RpcError):
