@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -294,3 +294,19 @@ def test_mistakes_in_declarations_are_found() -> None:
         variant("a", shape="newtype")(type("Empty", (), {}))
     with pytest.raises(TypeError):
         converter_of(complex, JSON)
+
+
+def test_a_field_cannot_hide_the_tag_of_its_variant() -> None:
+    @variant("circle", tag="type")
+    class Circle:
+        kind: Annotated[str, wire("type")]
+
+    @variant("bag", tag="type", shape="newtype")
+    class Bag:
+        value: dict[str, U8]
+
+    globals().update(Circle=Circle, Bag=Bag)
+    for value in (Circle(kind="round"), Bag(value={"type": 1})):
+        with pytest.raises(ConversionError, match='"type"'):
+            encode(type(value), value)
+    assert encode(Bag, Bag(value={"size": 1})) == {"type": "bag", "size": 1}

@@ -101,6 +101,8 @@ def _internal(tag: str, case_of: Any, case_named: Any) -> Converter:
         fields = _encode_content(case, value)
         if not isinstance(fields, dict):
             raise ConversionError(f"a variant with the tag {tag!r} must have fields")
+        if tag in fields:
+            raise ConversionError(f'the field "{tag}" of a variant has the name of its tag')
         return {tag: case.variant.name, **fields}
 
     def decode(value: Any) -> Any:
