@@ -182,7 +182,11 @@ class Caller:
                 await self._wait_for_reply(request, inbox, session, limit)
 
     async def _publish(self, request: Request, session: Session, limit: TimeLimit) -> Published:
-        """Publishes a request once. Raises `ChannelLost`, or `TimedOut` if it takes too long."""
+        """Publishes a request once.
+
+        Raises `ChannelLost`, `TimedOut` if it takes too long, or `BrokerFailed` if the connection
+        was closed for good.
+        """
         try:
             async with asyncio.timeout_at(limit.deadline):
                 await session.publisher.unblocked()
@@ -211,6 +215,9 @@ class Caller:
             if not error.is_written:
                 request.times_sent -= 1
             raise
+        except ConnectFailed as error:
+            request.times_sent -= 1
+            raise BrokerFailed(str(error), _executed(request)) from None
 
     async def _wait_for_queue(self, request: Request, limit: TimeLimit) -> None:
         """Pauses after the broker has returned a request, because its queue does not exist.

@@ -18,7 +18,10 @@ class LazyChannel:
         self._opening = asyncio.Lock()
 
     async def get(self) -> Channel:
-        """Returns an open channel. Waits for a connection. Raises `ChannelLost`."""
+        """Returns an open channel. Waits for a connection.
+
+        Raises `ChannelLost`, or `ConnectFailed` if the connection was closed for good.
+        """
         if self._channel is not None and self._channel.is_open:
             return self._channel
         async with self._opening:
@@ -32,7 +35,7 @@ class LazyChannel:
     async def publish(
         self, message: Message, *, queue: str, exchange: str = "", is_mandatory: bool = False
     ) -> Published:
-        """Publishes a message once there is a channel. Raises `ChannelLost`."""
+        """Publishes a message once there is a channel. Raises the errors of `get`."""
         channel = await self.get()
         return await channel.publish(
             message, queue=queue, exchange=exchange, is_mandatory=is_mandatory

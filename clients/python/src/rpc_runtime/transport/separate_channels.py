@@ -6,7 +6,6 @@ import asyncio
 
 from ..protocol.message import Message
 from .channel import Published
-from .errors import ChannelLost, ConnectFailed
 from .supervisor import Supervisor
 
 _MAX_CHANNELS = 4
@@ -24,12 +23,12 @@ class SeparateChannels:
         self._slots = asyncio.Semaphore(_MAX_CHANNELS)
 
     async def publish(self, message: Message, queue: str, *, is_mandatory: bool) -> Published:
-        """Publishes a message. Raises `ChannelLost`."""
+        """Publishes a message once there is a connection.
+
+        Raises `ChannelLost`, or `ConnectFailed` if the connection was closed for good.
+        """
         async with self._slots:
-            try:
-                link = await self._supervisor.link()
-            except ConnectFailed as error:
-                raise ChannelLost(str(error)) from None
+            link = await self._supervisor.link()
             channel = await link.channel()
             try:
                 return await channel.publish(message, queue=queue, is_mandatory=is_mandatory)

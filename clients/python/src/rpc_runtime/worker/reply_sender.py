@@ -36,19 +36,21 @@ class ReplySender:
         self._separate = SeparateChannels(supervisor)
         self._log = log
 
-    async def send(self, message: Message, address: str, deadline: float | None) -> None:
+    async def send(self, reply: Message, address: str, deadline: float | None) -> None:
         """Sends a reply until the broker has confirmed or refused it, or too long has passed."""
         began = now()
         give_up_at = began + _GIVE_UP_WITHOUT_LIMIT
         if deadline is not None:
             give_up_at = max(began, deadline) + _GIVE_UP_AFTER
-        published = await self.publish(message, address, give_up_at, is_mandatory=False)
+        published = await self.publish(reply, address, give_up_at, is_mandatory=False)
         # Over direct reply-to, it was probably the address. Any other address takes a fault.
         if published is Published.CLOSED and not address.startswith(DIRECT_REPLY_TO):
-            codec = codec_of(message.content_type, None) or Codec.TEXT
+            codec = codec_of(reply.content_type, None) or Codec.TEXT
             fault = fault_reply(codec, fault_code.REPLY_TOO_LARGE, _NOT_ACCEPTED)
-            refused = fault.message(message)
-            published = await self.publish(refused, address, give_up_at, is_mandatory=False)
+            # The closed channel's reply has what a reply takes from its request: the correlation id
+            # and the content type.
+            replacement = fault.message(reply)
+            published = await self.publish(replacement, address, give_up_at, is_mandatory=False)
         if published is None:
             self._log.report("reply", "a reply could not be sent in time, and was given up")
 
@@ -60,7 +62,10 @@ class ReplySender:
         *,
         is_mandatory: bool,
     ) -> Published | None:
-        """Publishes to a reply address. `None` if that does not succeed in time."""
+        """Publishes to a reply address.
+
+        `None` if that does not succeed in time, or if the connection was closed for good.
+        """
         is_direct = address.startswith(DIRECT_REPLY_TO)
         channel = self._direct if is_direct else self._replies
         channels_closed = 0
