@@ -12,7 +12,8 @@ use super::volume::Volume;
 use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
 
-/// The longest time to live that RabbitMQ accepts: 2^32 - 1 milliseconds, about 49 days.
+/// The longest time to live that is sent: 2^32 - 1 milliseconds, about 49 days. RabbitMQ accepts up
+/// to ten years.
 pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// The header of a request that is sent again because the broker or a worker may have lost the

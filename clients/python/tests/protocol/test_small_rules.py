@@ -101,7 +101,8 @@ def test_headers_are_read_as_text() -> None:
 
 def test_times_to_live() -> None:
     assert Message(expiration="1500").time_to_live == 1.5
-    for text in (None, "", "soon", "-1", "1" * 11):
+    assert Message(expiration="315360000000").time_to_live == 315_360_000.0
+    for text in (None, "", "soon", "-1", "315360000001", "9" * 255):
         assert Message(expiration=text).time_to_live is None
     assert expiration_of(0.0) == "1"
     assert expiration_of(1.2345) == "1234"

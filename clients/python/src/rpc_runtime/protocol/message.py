@@ -8,6 +8,9 @@ from typing import Any
 
 Headers = dict[str, Any]
 
+# The largest `expiration` that RabbitMQ allows: ten years, in milliseconds.
+_MAX_EXPIRATION = 315_360_000_000
+
 
 @dataclass(slots=True)
 class Message:
@@ -33,11 +36,16 @@ class Message:
 
     @property
     def time_to_live(self) -> float | None:
-        """The `expiration` in seconds. `None` if there is none, or if it is not a number."""
+        """The `expiration` in seconds.
+
+        `None` if there is none, or if it is not a number of milliseconds that RabbitMQ allows, at
+        most ten years.
+        """
         text = self.expiration or ""
-        if not text.isascii() or not text.isdigit() or len(text) > 10:
+        if not text.isascii() or not text.isdigit():
             return None
-        return int(text) / 1000
+        millis = int(text)
+        return millis / 1000 if millis <= _MAX_EXPIRATION else None
 
 
 def text_headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
