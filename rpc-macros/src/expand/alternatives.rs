@@ -21,9 +21,9 @@ pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
 /// The `compile_error!` for two methods, or `None` if they do not conflict. Two that do both have
 /// conditions: the parser has refused all other conflicts.
 fn both_compiled_error(one: &Method, other: &Method) -> Option<TokenStream> {
-    let (span, fault) = conflict(one, other)?;
+    let (span, reason) = conflict(one, other)?;
     let message = format!(
-        "`{}` and `{}` are both compiled here, and {fault}",
+        "`{}` and `{}` are both compiled here, and {reason}",
         one.name, other.name
     );
     let (one, other) = (one.attributes.cfg(), other.attributes.cfg());
@@ -40,13 +40,13 @@ fn conflict(one: &Method, other: &Method) -> Option<(Span, String)> {
     if one.wire_name.value() == wire_name.value() {
         let name = wire_name.value();
         let advice = "make their conditions exclude each other, or give one of them a different name with `#[rpc(name = \"..\")]`";
-        let fault = format!("both have the wire name `{name}`; {advice}");
-        return Some((wire_name.span(), fault));
+        let reason = format!("both have the wire name `{name}`; {advice}");
+        return Some((wire_name.span(), reason));
     }
     if one.is_default && other.is_default {
         let advice = "make their conditions exclude each other, or remove `default` from one";
-        let fault = format!("both are the default method; {advice}");
-        return Some((other.name.span(), fault));
+        let reason = format!("both are the default method; {advice}");
+        return Some((other.name.span(), reason));
     }
     None
 }

@@ -3,6 +3,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Generics, Ident};
 
@@ -18,7 +19,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
         runtime, visibility, ..
     } = service;
     let client = service.client_name();
-    let docs = format!(" Calls a [`{}`] over a broker.", service.name);
+    let docs = format!(" Calls a [`{}`] over a broker.", service.unraw_name());
     let cfg = service.attributes.cfg();
     let hidden = service.attributes.hidden();
     let deprecated = service.attributes.deprecated();
@@ -202,11 +203,12 @@ fn at_output(method: &Method) -> Span {
 }
 
 /// The user's docs. If there are none, or only ones under conditions that may not hold, a line with
-/// a link to the trait comes first.
+/// a link to the trait comes first. In a link, names are without `r#`: rustdoc does not resolve
+/// raw ones.
 fn docs(service: &Service, method: &Method) -> TokenStream {
     let docs = method.attributes.docs();
     let fallback = (!method.attributes.is_documented()).then(|| {
-        let line = format!(" Calls [`{}::{}`].", service.name, method.name);
+        let line = format!(" Calls [`{}::{}`].", service.unraw_name(), method.name.unraw());
         quote!(#[doc = #line])
     });
     quote!(#fallback #(#docs)*)

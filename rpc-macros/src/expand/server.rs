@@ -14,7 +14,7 @@ use crate::model::{Method, Parameter, Service};
 pub(super) fn definition(service: &Service) -> TokenStream {
     let Service { visibility, .. } = service;
     let server = service.server_name();
-    let docs = format!(" Serves an implementation of [`{}`].", service.name);
+    let docs = format!(" Serves an implementation of [`{}`].", service.unraw_name());
     let cfg = service.attributes.cfg();
     let hidden = service.attributes.hidden();
     let deprecated = service.attributes.deprecated();

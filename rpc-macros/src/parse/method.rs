@@ -199,8 +199,8 @@ fn read_wire_name(options: &Options, name: &Ident, siblings: &[&Method], errors:
         Some(wire_name) => wire_name.clone(),
         None => LitStr::new(&name.unraw().to_string(), name.span()),
     };
-    if let Some(fault) = values::wire_name_fault(&wire_name.value()) {
-        errors.push(&wire_name, fault);
+    if let Some(message) = values::wire_name_refusal(&wire_name.value()) {
+        errors.push(&wire_name, message);
     }
     if let Some(other) = siblings
         .iter()
@@ -237,9 +237,9 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     let oneway = options.flag("oneway", errors);
     let broadcast = options.flag("broadcast", errors);
     if oneway.is_some()
-        && let Some(fault) = oneway_output_fault(output, idempotent.is_some(), broadcast.is_some())
+        && let Some(message) = oneway_output_refusal(output, idempotent.is_some(), broadcast.is_some())
     {
-        errors.push(output, fault);
+        errors.push(output, message);
     }
     match (oneway, idempotent) {
         (Some(_), _) if broadcast.is_some() => Kind::OneWayBroadcast,
@@ -252,14 +252,14 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
 }
 
 /// Why a one-way method cannot have this output, or `None` if it can.
-fn oneway_output_fault(output: &Type, is_idempotent: bool, is_broadcast: bool) -> Option<&'static str> {
+fn oneway_output_refusal(output: &Type, is_idempotent: bool, is_broadcast: bool) -> Option<&'static str> {
     if types::is_unit(output) {
         None
     } else if !types::is_result(output) {
         Some("a one-way method has no reply; remove its return type, or `oneway`")
     } else if is_idempotent {
-        let fault = "a one-way method has no reply; return `Result<(), E>`";
-        (!types::may_be_result_of_unit(output)).then_some(fault)
+        let message = "a one-way method has no reply; return `Result<(), E>`";
+        (!types::may_be_result_of_unit(output)).then_some(message)
     } else if is_broadcast {
         Some("nobody would see the error of a one-way broadcast; remove the return type, or `oneway`")
     } else {
@@ -272,7 +272,7 @@ fn oneway_output_fault(output: &Type, is_idempotent: bool, is_broadcast: bool) -
 /// Reads the kind of a method that returns a stream, and refuses options that it cannot have.
 /// `read_retry` refuses `retry`.
 fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
-    for (option, fault) in [
+    for (option, message) in [
         (
             "oneway",
             "a stream is a reply, and a one-way method has none; remove `oneway`",
@@ -284,7 +284,7 @@ fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
         ),
     ] {
         if let Some(flag) = options.flag(option, errors) {
-            errors.push(flag, fault);
+            errors.push(flag, message);
         }
     }
     match options.flag("idempotent", errors) {
@@ -298,7 +298,7 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     if options.given("broadcast").is_none() {
         return;
     }
-    for (option, fault) in [
+    for (option, message) in [
         (
             "idempotent",
             "a broadcast is sent once, and no worker runs it twice; remove `idempotent`",
@@ -309,7 +309,7 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
         ),
     ] {
         if let Some(flag) = options.given(option) {
-            errors.push(flag, fault);
+            errors.push(flag, message);
         }
     }
 }
@@ -333,9 +333,9 @@ fn refuse_incoming_options(options: &Options, returns_stream: bool, errors: &mut
         "a method that receives a stream always ends with its call; remove `cancel`",
     )];
     let refused_here = refused_for_streams.iter().filter(|_| !returns_stream);
-    for (option, fault) in refused_here.chain(&others) {
+    for (option, message) in refused_here.chain(&others) {
         if let Some(flag) = options.given(option) {
-            errors.push(flag, *fault);
+            errors.push(flag, *message);
         }
     }
 }
@@ -345,7 +345,7 @@ fn refuse_incoming_options(options: &Options, returns_stream: bool, errors: &mut
 /// `None`.
 fn refuse_unresumable(kind: &Kind, output: &Type, parameters: &[Parameter], errors: &mut Errors) {
     let item = types::success_and_error(output).map_or(output, |(success, _)| success);
-    let fault = match kind {
+    let message = match kind {
         Kind::IdempotentStream if parameters.iter().any(Parameter::is_incoming) => {
             "the caller's stream cannot be sent again; remove `resume`"
         }
@@ -361,7 +361,7 @@ fn refuse_unresumable(kind: &Kind, output: &Type, parameters: &[Parameter], erro
         Parameter::Context { .. } | Parameter::Incoming { .. } => None,
     });
     if let Some(resume) = resumes.next() {
-        errors.push(resume, fault);
+        errors.push(resume, message);
     }
 }
 
@@ -370,14 +370,14 @@ fn read_cancel(options: &Options, kind: &Kind, errors: &mut Errors) -> bool {
     let Some(cancel) = options.flag("cancel", errors) else {
         return false;
     };
-    let fault = match kind {
+    let message = match kind {
         Kind::Call => return true,
         Kind::IdempotentCall => "`idempotent` methods are always cancelled with their calls; remove `cancel`",
         Kind::OneWay | Kind::IdempotentOneWay => "nobody waits for a one-way method; remove `cancel`",
         Kind::Broadcast | Kind::OneWayBroadcast => "a broadcast is not cancelled; remove `cancel`",
         Kind::Stream | Kind::IdempotentStream => "a stream always ends with its call; remove `cancel`",
     };
-    errors.push(cancel, fault);
+    errors.push(cancel, message);
     false
 }
 
@@ -425,13 +425,13 @@ fn refuse_receiver(receiver: &Receiver, errors: &mut Errors) {
         "`&self` takes no options; remove `#[rpc]`",
         errors,
     );
-    if let Some(fault) = receiver_fault(&receiver.kind) {
-        errors.push(receiver, fault);
+    if let Some(message) = receiver_refusal(&receiver.kind) {
+        errors.push(receiver, message);
     }
 }
 
 /// Why a method cannot have this receiver, or `None` if it is `&self`.
-fn receiver_fault(kind: &ReceiverKind) -> Option<&'static str> {
+fn receiver_refusal(kind: &ReceiverKind) -> Option<&'static str> {
     let (lifetime, mutability) = match kind {
         ReceiverKind::Reference(_, None, None) => return None,
         ReceiverKind::Reference(_, lifetime, mutability) => (lifetime, mutability),

@@ -23,7 +23,7 @@ pub(super) const SERVICE: OptionPlace = OptionPlace {
             ("crate", "crate = path::to::rpc_runtime"),
             ("schema", "schema"),
         ],
-        parentheses_fault: no_parentheses,
+        parentheses_refusal: no_parentheses,
     },
 };
 
@@ -41,7 +41,7 @@ pub(super) const METHOD: OptionPlace = OptionPlace {
             ("timeout", "timeout = \"2s\""),
             ("name", "name = \"wire.name\""),
         ],
-        parentheses_fault: no_parentheses,
+        parentheses_refusal: no_parentheses,
     },
 };
 
@@ -50,7 +50,7 @@ pub(super) const PARAMETER: OptionPlace = OptionPlace {
     name: "parameter",
     options: KnownSettings {
         settings: &[("context", "context"), ("resume", "resume")],
-        parentheses_fault: no_parentheses,
+        parentheses_refusal: no_parentheses,
     },
 };
 

@@ -22,7 +22,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         if is_rpc(attribute) {
             refuse_empty(attribute, errors);
         } else if !is_serde(attribute) {
-            errors.push(attribute, attribute_fault(attribute));
+            errors.push(attribute, refusal_message(attribute));
         }
     }
     let written_name = read_name(&parameter.pat, errors);
@@ -106,14 +106,14 @@ fn check_incoming(parameter: &PatType, resume: Option<&Ident>, earlier: &[Parame
         let message = "a caller sends one stream; remove the second, or use an enum for both";
         errors.push(parameter, message);
     }
-    let fault = "the caller's stream cannot be sent again; remove `resume`";
-    refuse_resume(resume, fault, errors);
+    let message = "the caller's stream cannot be sent again; remove `resume`";
+    refuse_resume(resume, message, errors);
 }
 
 /// Refuses `resume` on a parameter that is no argument.
-fn refuse_resume(resume: Option<&Ident>, fault: &str, errors: &mut Errors) {
+fn refuse_resume(resume: Option<&Ident>, message: &str, errors: &mut Errors) {
     if let Some(resume) = resume {
-        errors.push(resume, fault);
+        errors.push(resume, message);
     }
 }
 
@@ -163,7 +163,7 @@ fn refuse_empty(attribute: &Attribute, errors: &mut Errors) {
 }
 
 /// Why a parameter cannot have this attribute.
-fn attribute_fault(attribute: &Attribute) -> &'static str {
+fn refusal_message(attribute: &Attribute) -> &'static str {
     if attribute.path().is_ident("cfg") || find_in_cfg_attr(attribute, &["cfg"]).is_some() {
         "a parameter cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
     } else if find_in_cfg_attr(attribute, &["rpc", "serde"]).is_some() {

@@ -22,7 +22,7 @@ const SETTINGS: KnownSettings = KnownSettings {
         ("deserialize_with", "deserialize_with = \"function\""),
         ("skip_serializing_if", "skip_serializing_if = \"function\""),
     ],
-    parentheses_fault,
+    parentheses_refusal,
 };
 
 /// Attributes of serde that a field may have but an argument may not, and the reasons.
@@ -55,11 +55,11 @@ pub(super) fn is_serde(attribute: &Attribute) -> bool {
     attribute.path().is_ident("serde")
 }
 
-/// Reads the `#[serde(..)]` attributes of a parameter of this type. Also returns the name that they
-/// give the argument, if any.
-pub(super) fn read(written: &[Attribute], ty: &Type, errors: &mut Errors) -> (Serde, Option<LitStr>) {
+/// Reads the `#[serde(..)]` attributes among those of a parameter of this type. Also returns the
+/// name that they give the argument, if any.
+pub(super) fn read(attributes: &[Attribute], ty: &Type, errors: &mut Errors) -> (Serde, Option<LitStr>) {
     let mut settings = Settings::default();
-    for attribute in written.iter().filter(|attribute| is_serde(attribute)) {
+    for attribute in attributes.iter().filter(|attribute| is_serde(attribute)) {
         settings.read(attribute, errors);
     }
     settings.refuse_missing_default(ty, errors);
@@ -91,7 +91,7 @@ impl Settings {
     fn add(&mut self, setting: &Setting, errors: &mut Errors) {
         let name = &setting.name;
         let Some(usage) = SETTINGS.usage(&name.to_string()) else {
-            errors.push(name, fault(name));
+            errors.push(name, refusal_message(name));
             return;
         };
         let is_repeated = match name.to_string().as_str() {
@@ -146,7 +146,7 @@ impl Settings {
 
 /// The error for parentheses after a name. Serde allows them after `rename`, for a name that
 /// differs between writing and reading.
-fn parentheses_fault(name: &Ident) -> String {
+fn parentheses_refusal(name: &Ident) -> String {
     if name != "rename" {
         return no_parentheses(name);
     }
@@ -155,7 +155,7 @@ fn parentheses_fault(name: &Ident) -> String {
 }
 
 /// Why an argument cannot have this attribute.
-fn fault(name: &Ident) -> String {
+fn refusal_message(name: &Ident) -> String {
     match REFUSED.iter().find(|(refused, _)| name == refused) {
         Some((_, reason)) => (*reason).to_owned(),
         None => format!(

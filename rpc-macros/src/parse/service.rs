@@ -100,8 +100,8 @@ fn read_queue(options: &Options, item: &ServiceTrait, errors: &mut Errors) -> Li
         Some(queue) => queue.clone(),
         None => LitStr::new(&item.name.unraw().to_string(), item.name.span()),
     };
-    if let Some(fault) = values::queue_name_fault(&queue.value()) {
-        errors.push(&queue, fault);
+    if let Some(message) = values::queue_name_refusal(&queue.value()) {
+        errors.push(&queue, message);
     }
     queue
 }

@@ -60,7 +60,7 @@ pub(super) struct KnownSettings {
     /// The name and the usage of each.
     pub(super) settings: &'static [(&'static str, &'static str)],
     /// The error for parentheses after a name.
-    pub(super) parentheses_fault: fn(&Ident) -> String,
+    pub(super) parentheses_refusal: fn(&Ident) -> String,
 }
 
 impl KnownSettings {
@@ -118,7 +118,7 @@ impl KnownSettings {
         }
         let name = Ident::parse_any(input)?;
         if input.peek(token::Paren) {
-            return Err(input.error((self.parentheses_fault)(&name)));
+            return Err(input.error((self.parentheses_refusal)(&name)));
         }
         let value = match input.parse::<Option<Token![=]>>()? {
             Some(equals) if input.is_empty() || input.peek(Token![,]) => {

@@ -18,7 +18,7 @@ const LONGEST_TIMEOUT: u128 = u32::MAX as u128;
 
 /// Reads a timeout, such as `"2s"`.
 pub(super) fn timeout(text: &LitStr) -> syn::Result<Duration> {
-    timeout_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
+    timeout_of(&text.value()).map_err(|message| syn::Error::new(text.span(), message))
 }
 
 fn timeout_of(text: &str) -> Result<Duration, String> {
@@ -34,8 +34,8 @@ fn timeout_of(text: &str) -> Result<Duration, String> {
             Ok(timeout)
         }
         Ok(_) | Err(humantime::DurationError::NumberOverflow) => Err(out_of_range.to_owned()),
-        Err(fault) => Err(format!(
-            "{fault}; write numbers with units, such as `timeout = \"500ms\"` or `timeout = \"1m 30s\"`"
+        Err(message) => Err(format!(
+            "{message}; write numbers with units, such as `timeout = \"500ms\"` or `timeout = \"1m 30s\"`"
         )),
     }
 }
@@ -46,7 +46,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Reads how often a job is retried, such as `"5 times, 1s to 5m"`, or `"5 times, 1s"` if the
 /// delays are equal.
 pub(super) fn retry(text: &LitStr) -> syn::Result<Retry> {
-    retry_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
+    retry_of(&text.value()).map_err(|message| syn::Error::new(text.span(), message))
 }
 
 const RETRY_USAGE: &str = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
@@ -85,7 +85,7 @@ fn delay_of(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(delay) if !delay.is_zero() && delay <= LONGEST_DELAY && is_whole_milliseconds(delay) => Ok(delay),
         Ok(_) => Err(out_of_range.to_owned()),
-        Err(fault) => Err(format!("{fault}; {RETRY_USAGE}")),
+        Err(message) => Err(format!("{message}; {RETRY_USAGE}")),
     }
 }
 
@@ -94,7 +94,7 @@ fn is_whole_milliseconds(duration: Duration) -> bool {
 }
 
 /// Why this cannot be a method's name on the wire, or `None` if it can.
-pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
+pub(super) fn wire_name_refusal(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a wire name cannot be empty; remove `name` to use the name of the method")
     } else if name.len() > MAX_NAME {
@@ -114,7 +114,7 @@ const BATCH_SUFFIX: &str = ".batch";
 
 /// Why this cannot be a queue's name, or `None` if it can. The runtime checks names by the same
 /// rules.
-pub(super) fn queue_name_fault(name: &str) -> Option<&'static str> {
+pub(super) fn queue_name_refusal(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a queue name cannot be empty; remove `queue` to use the name of the trait")
     } else if name.len() > MAX_NAME {

@@ -26,6 +26,24 @@ fn a_private_service() {
     assert_snapshot!(formatted(expand_service(quote!(), item)));
 }
 
+/// Rustdoc resolves no link with `r#`.
+#[test]
+fn links_to_raw_names() {
+    let item = quote! {
+        trait r#match {
+            async fn r#type(&self) -> String;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    for link in [
+        "Calls a [`match`]",
+        "an implementation of [`match`]",
+        "Calls [`match::type`]",
+    ] {
+        assert!(formatted.contains(link), "{link}: {formatted}");
+    }
+}
+
 #[test]
 fn an_idempotent_oneway_method() {
     let item = quote! {

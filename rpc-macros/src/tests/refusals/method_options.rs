@@ -273,7 +273,7 @@ fn retries_of_a_method_that_is_not_a_job() {
 
 #[test]
 fn cancel_where_it_has_no_effect() {
-    for (options, fault) in [
+    for (options, message) in [
         (
             "idempotent",
             "`idempotent` methods are always cancelled with their calls; remove `cancel`",
@@ -287,7 +287,7 @@ fn cancel_where_it_has_no_effect() {
     ] {
         assert_method(
             &format!("#[rpc({options}, cancel)] async fn f(&self);"),
-            &[("cancel", fault)],
+            &[("cancel", message)],
         );
     }
 }
@@ -295,7 +295,7 @@ fn cancel_where_it_has_no_effect() {
 #[test]
 fn misspelt_retries() {
     let usage = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
-    for (retry, fault) in [
+    for (retry, message) in [
         ("5 times", usage.to_owned()),
         ("5, 1s", format!("a job is retried 1 to 1000 times; {usage}")),
         (
@@ -325,7 +325,7 @@ fn misspelt_retries() {
     ] {
         assert_method(
             &format!("#[rpc(oneway, idempotent, retry = \"{retry}\")] async fn f(&self);"),
-            &[(&format!("\"{retry}\""), &fault)],
+            &[(&format!("\"{retry}\""), &message)],
         );
     }
 }
@@ -440,7 +440,7 @@ fn a_value_of_a_flag_is_reported_once_beside_broadcast() {
 
 #[test]
 fn options_that_mean_nothing_for_a_stream() {
-    for (options, at, fault) in [
+    for (options, at, message) in [
         (
             "oneway",
             "oneway",
@@ -468,13 +468,13 @@ fn options_that_mean_nothing_for_a_stream() {
         ),
     ] {
         let method = format!("#[rpc({options})] fn f(&self) -> impl Stream<Item = u8>;");
-        assert_method(&method, &[(at, fault)]);
+        assert_method(&method, &[(at, message)]);
     }
 }
 
 #[test]
 fn options_that_mean_nothing_for_a_stream_of_the_caller() {
-    for (options, at, fault) in [
+    for (options, at, message) in [
         (
             "oneway",
             "oneway",
@@ -502,14 +502,14 @@ fn options_that_mean_nothing_for_a_stream_of_the_caller() {
         ),
     ] {
         let method = format!("#[rpc({options})] async fn f(&self, a: Incoming<u8>);");
-        assert_method(&method, &[(at, fault)]);
+        assert_method(&method, &[(at, message)]);
     }
 }
 
 #[test]
 fn resume_where_nothing_is_resumed() {
     let stream = "-> impl Stream<Item = u8>";
-    for (method, fault) in [
+    for (method, message) in [
         (
             format!("fn f(&self, #[rpc(resume)] after: Option<u8>) {stream};"),
             "a stream is resumed by calling its method again; add `#[rpc(idempotent)]`",
@@ -539,7 +539,7 @@ fn resume_where_nothing_is_resumed() {
             "the last item is encoded as it is in the stream; remove what `#[serde]` changes in it",
         ),
     ] {
-        assert_method(&method, &[("resume", fault)]);
+        assert_method(&method, &[("resume", message)]);
     }
     for item in ["Option<u8>", "()", "Result<Option<u8>, u8>"] {
         assert_method(

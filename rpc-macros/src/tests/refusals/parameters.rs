@@ -147,7 +147,7 @@ fn underscore_before_a_name() {
 #[test]
 fn streams_of_the_caller() {
     let own = "a stream that the caller sends is a parameter of its own; write `name: Incoming<T>`";
-    for (parameters, at, fault) in [
+    for (parameters, at, message) in [
         (
             "a: Incoming<u8>, b: Incoming<u8>",
             "b: Incoming<u8>",
@@ -181,6 +181,6 @@ fn streams_of_the_caller() {
             "the context is lent to the method; take a reference, such as `&Context`",
         ),
     ] {
-        assert_method(&format!("async fn f(&self, {parameters});"), &[(at, fault)]);
+        assert_method(&format!("async fn f(&self, {parameters});"), &[(at, message)]);
     }
 }
