@@ -57,10 +57,12 @@ fn sanitized(name: &str) -> String {
         c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,
         _ => '_',
     };
-    match name {
+    let key: String = name.chars().map(sanitize).collect();
+    match key.as_str() {
         "" => "_".to_owned(),
+        // Other names become this one, such as `/_proto_/`.
         "__proto__" => "_proto_".to_owned(),
-        name => name.chars().map(sanitize).collect(),
+        _ => key,
     }
 }
 
@@ -264,6 +266,14 @@ mod tests {
             keys,
             ["get", "a_b", "a_b_2", "a_b_3", "_", "__2", "get_2", "_proto_"]
         );
+    }
+
+    #[test]
+    fn no_key_is_that_of_a_prototype() {
+        let names = ["/_proto_/", "__proto__", "_proto_", "ü_proto__"];
+        let keys = DocumentKeys::new(names.into_iter());
+        let keys: Vec<_> = keys.in_order().collect();
+        assert_eq!(keys, ["_proto_", "_proto__2", "_proto__3", "_proto__4"]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ const MAX_NESTED: usize = 8;
 /// The number of alternatives after which nested ones are not expanded.
 const MAX_ALTERNATIVES: usize = 1000;
 
+/// The number of alternatives that a message lists.
+const MAX_IN_WORDS: usize = 4;
+
 /// Keywords that do not restrict values.
 const ANNOTATIONS: [&str; 10] = [
     "$comment",
@@ -214,8 +217,27 @@ pub(super) fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str
     names.into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Describes a schema in a few words, for a message.
+/// Describes a schema in a few words, for a message. Lists its alternatives if it has any, but not
+/// those within them.
 pub(super) fn in_words(schema: &Value) -> String {
+    let alternatives = schema.as_object().and_then(direct_alternatives);
+    let Some(alternatives) = alternatives.filter(|alternatives| !alternatives.is_empty()) else {
+        return in_a_word(schema);
+    };
+    let mut words: Vec<_> = alternatives.iter().take(MAX_IN_WORDS).map(in_a_word).collect();
+    match alternatives.len() - words.len() {
+        0 => {}
+        more => words.push(format!("{more} more")),
+    }
+    let last = words.pop().unwrap_or_default();
+    if words.is_empty() {
+        return last;
+    }
+    format!("{} or {last}", words.join(", "))
+}
+
+/// Describes a schema by its value, its tag, the name of its definition, or its type.
+fn in_a_word(schema: &Value) -> String {
     let Some(schema) = schema.as_object() else {
         return "a value".to_owned();
     };
@@ -224,6 +246,10 @@ pub(super) fn in_words(schema: &Value) -> String {
     }
     if let Some(tag) = tag(schema) {
         return format!("`{tag}`");
+    }
+    let reference = schema.get("$ref").and_then(Value::as_str);
+    if let Some(name) = reference.and_then(definition_name) {
+        return format!("`{name}`");
     }
     type_of(schema).unwrap_or("a value").to_owned()
 }

@@ -57,6 +57,35 @@ fn another_type() {
 }
 
 #[test]
+fn alternatives_are_described_in_words() {
+    for (reader, words) in [
+        (json!({"type": ["string", "null"]}), "null or string"),
+        (
+            json!({"anyOf": [{"$ref": "#/definitions/User"}, {"type": "null"}]}),
+            "`User` or null",
+        ),
+        (json!({"enum": ["red", 1]}), "`\"red\"` or `1`"),
+        (
+            json!({"enum": [1, 2, 3, 4, 5, 6]}),
+            "`1`, `2`, `3`, `4` or 2 more",
+        ),
+        (json!({"oneOf": [{"type": "boolean"}]}), "boolean"),
+        (json!({"enum": []}), "a value"),
+        (
+            json!({"anyOf": [{"anyOf": [{"type": "null"}]}, true]}),
+            "a value or a value",
+        ),
+    ] {
+        assert_eq!(
+            message(json!(true), reader),
+            format!(
+                "new workers may be unable to read what old callers send: any value may be written, and {words} is read"
+            )
+        );
+    }
+}
+
+#[test]
 fn wider_and_narrower_integers() {
     assert_types(integer("uint32"), integer("uint64"), &[BreaksWorkers]);
     assert_types(integer("uint64"), integer("uint32"), &[BreaksCallers]);
