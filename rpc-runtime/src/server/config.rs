@@ -434,10 +434,10 @@ impl Estimates {
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::protocol::Message;
+    use crate::protocol::{Message, PROBE_TYPE};
     use crate::transport::memory::{InProcessBroker, MemoryTransport};
     use crate::transport::{Depth, Outgoing};
     use crate::{Incoming, service};
@@ -570,5 +570,42 @@ mod tests {
         send().await;
         serving.await.unwrap().unwrap();
         assert_eq!(depth(&transport).await.unwrap().messages, 0);
+    }
+
+    /// Other workers may send as many probes as they like.
+    #[tokio::test(start_paused = true)]
+    async fn probes_do_not_delay_the_stop_of_a_worker() {
+        let (transport, config) = config_of_jobs(true).await;
+        let server = config.open(&CancellationToken::new()).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(server.run(async move { drop(stopped.await) }));
+        let publisher = transport.open_publisher().await.unwrap();
+        let send = async |message| {
+            let outgoing = Outgoing {
+                queue: ShortStr::from_static("jobs.batch"),
+                mandatory: true,
+                message,
+                send_token: SendToken::default(),
+            };
+            publisher.publish(outgoing).await
+        };
+        send(Message::default()).await;
+        sleep(Duration::from_millis(1)).await;
+        let probing = async {
+            loop {
+                let mut probe = Message::default();
+                probe.properties.kind = Some(ShortStr::from_static(PROBE_TYPE));
+                send(probe).await;
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let stopped_at = Instant::now();
+        stop.send(()).unwrap();
+        tokio::select! {
+            ended = serving => ended.unwrap().unwrap(),
+            () = probing => unreachable!("it has no end"),
+        }
+        let took = stopped_at.elapsed();
+        assert!(took < Duration::from_millis(500), "{took:?}");
     }
 }

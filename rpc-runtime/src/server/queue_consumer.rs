@@ -22,9 +22,9 @@ use crate::transport::{
     keep_open, retry,
 };
 
-/// If no delivery arrives for this long, a stopping consumer expects no more. Callers no longer
-/// send batches, because they were advised not to, or it is a single active consumer that holds its
-/// acks back, so that no more than its prefetch arrives.
+/// If nothing arrives for this long, a stopping consumer expects no more. Either it is the consumer
+/// of a queue for batches, and busy callers were advised not to send any, or it is a single active
+/// consumer that holds its acks back, so that no more than its prefetch arrives.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The longest time that a stopping worker waits for callers to stop sending batches.
@@ -54,7 +54,8 @@ pub(super) struct QueueConsumer {
     is_batch_queue: bool,
     /// Whether the queue is deleted when its last worker stops.
     deletes_queue: bool,
-    /// When the last delivery arrived.
+    /// When the last request or batch arrived. A worker sends probes while it stops too, so they do
+    /// not count.
     last_arrival: Option<Instant>,
     handler: Arc<RequestHandler>,
     /// `None` if requests are admitted no matter how long they have waited.
@@ -394,7 +395,9 @@ impl QueueConsumer {
         let (handler, control) = (Arc::clone(&self.handler), Arc::clone(&subscription.control));
         let (in_progress, is_batch) = (self.in_progress.clone(), self.is_batch_queue);
         let (received, guard) = self.estimate_wait(&delivery);
-        self.last_arrival = Some(received.at);
+        if !is_probe(&delivery.message.properties) {
+            self.last_arrival = Some(received.at);
+        }
         // Boxed, because each future that it passes through has room for it.
         let delivery = Box::new(delivery);
         self.tasks.spawn(async move {
@@ -481,13 +484,18 @@ impl QueueConsumer {
         ConsumerEnd { unfinished, reason }
     }
 
-    /// Handles batches until [`QUIET_PERIOD`] has passed since the last one, which may be before
-    /// this is called.
+    /// Handles batches until none has arrived for [`QUIET_PERIOD`]. If the last one is older than
+    /// that, or there was none, returns at once.
     ///
-    /// Meanwhile, the replies of methods advise callers to send single requests, so that most
-    /// likely no batch is on its way afterwards. It would wait in the queue for another worker, or
-    /// be lost if the queue is deleted: RabbitMQ confirms a message to a queue that is being
-    /// deleted, and drops it. A caller that was idle may still send one.
+    /// Since batches are paused, replies advise callers to send single requests, so a busy caller
+    /// soon stops sending batches. A late batch would wait in the queue for another worker, or be
+    /// lost if the queue is deleted: RabbitMQ confirms a message to a queue that is being deleted,
+    /// and drops it.
+    ///
+    /// A caller that has got no reply since may still send one, because it is idle or because its
+    /// methods still run. [`finish`](Self::finish) handles what arrives before the consumer is
+    /// cancelled, and [`delete_queue_if_unused`](Self::delete_queue_if_unused) what is in the queue
+    /// after that.
     async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
             match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {
@@ -528,7 +536,7 @@ impl QueueConsumer {
         loop {
             let quiet = async {
                 in_progress.idle().await;
-                tokio::time::sleep(QUIET_PERIOD).await;
+                sleep(QUIET_PERIOD).await;
             };
             tokio::select! {
                 biased;
