@@ -53,8 +53,9 @@ impl Status {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 
-    /// The text of the error or the alarm because of which the handle is not ready. `None` if there
-    /// is none, as for a handle that has ended.
+    /// The text by which [`BoardState::record_if_new`] recognizes a reason that was reported: that
+    /// of the error or the alarm because of which the handle is not ready. `None` if there is none,
+    /// as for a handle that has ended.
     fn reason(&self) -> Option<String> {
         match self {
             Self::Connecting {
@@ -230,7 +231,8 @@ impl BoardState {
         *before = after;
     }
 
-    /// Ends the handle, and counts its connections as down. Only the first end is kept.
+    /// Ends the handle, and counts its connections as down in the metrics. Only the first end is
+    /// kept.
     fn end(&mut self, end: End) {
         self.end.get_or_insert(end);
         for role in Role::ALL {
@@ -379,10 +381,11 @@ impl StatusBoard {
     }
 }
 
-impl Drop for BoardState {
-    /// Counts the connections of a dropped handle as down.
+impl Drop for StatusBoard {
+    /// Counts the connections of a dropped handle as down. The state itself may live on: each
+    /// [`StatusChanges`] shares it.
     fn drop(&mut self) {
-        self.end(End::Closed);
+        self.0.send_modify(|state| state.end(End::Closed));
     }
 }
 
@@ -483,5 +486,17 @@ mod tests {
         changes.next().await;
         drop(board);
         assert!(matches!(changes.next().await, Some(Status::Closed)));
+        assert!(changes.next().await.is_none());
+    }
+
+    /// Otherwise they would be counted as up in the metrics for as long as somebody keeps the
+    /// changes of the status.
+    #[test]
+    fn the_connections_of_a_dropped_board_are_down() {
+        let board = StatusBoard::new(&Connectivity::Up);
+        let state = board.0.subscribe();
+        drop(board);
+        let state = state.borrow();
+        assert!(!state.publishing.is_up() && !state.consuming.is_up());
     }
 }
