@@ -225,9 +225,13 @@ impl Cluster {
     /// Injects a fault or its repair. Does nothing if it needs a worker that does not run.
     fn inject(&mut self, fault: &InjectedFault) {
         match *fault {
-            InjectedFault::Cut { peer, role, notice } => {
+            InjectedFault::Cut {
+                peer,
+                role,
+                noticed_after,
+            } => {
                 if let Some(process) = self.peer(peer) {
-                    process.transport.cut(role, notice);
+                    process.transport.cut(role, noticed_after);
                 }
             }
             InjectedFault::Restore { peer, role } if self.broker_is_up => {
@@ -239,16 +243,19 @@ impl Cluster {
             InjectedFault::Restore { .. } => {}
             InjectedFault::Block { peer } => self.set_blocked(peer, true),
             InjectedFault::Unblock { peer } => self.set_blocked(peer, false),
-            InjectedFault::Crash { worker, notice } => {
+            InjectedFault::Crash {
+                worker,
+                noticed_after,
+            } => {
                 if let Some(worker) = self.workers[worker].take() {
-                    worker.process.cut(notice);
+                    worker.process.cut(noticed_after);
                     worker.task.abort();
                 }
             }
-            InjectedFault::KillSender { notice } => {
+            InjectedFault::KillSender { noticed_after } => {
                 self.sender_killed.cancel();
                 if let Some(sender) = self.sender.take() {
-                    sender.cut(notice);
+                    sender.cut(noticed_after);
                 }
             }
             InjectedFault::Stop { worker } => {
@@ -653,9 +660,9 @@ fn spawn_at(
 }
 
 impl Process {
-    fn cut(&self, notice: Duration) {
-        self.transport.cut(Role::Publishing, notice);
-        self.transport.cut(Role::Consuming, notice);
+    fn cut(&self, noticed_after: Duration) {
+        self.transport.cut(Role::Publishing, noticed_after);
+        self.transport.cut(Role::Consuming, noticed_after);
     }
 
     fn restore(&self) {

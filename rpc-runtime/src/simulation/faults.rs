@@ -28,11 +28,11 @@ pub(super) enum Peer {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum InjectedFault {
-    /// A connection is lost. The broker notices after `notice`.
+    /// A connection is lost. The broker notices after `noticed_after`.
     Cut {
         peer: Peer,
         role: Role,
-        notice: Duration,
+        noticed_after: Duration,
     },
     Restore {
         peer: Peer,
@@ -45,14 +45,15 @@ pub(super) enum InjectedFault {
     Unblock {
         peer: Peer,
     },
-    /// A worker's process crashes. The broker notices after `notice`.
+    /// A worker's process crashes. The broker notices after `noticed_after`.
     Crash {
         worker: usize,
-        notice: Duration,
+        noticed_after: Duration,
     },
-    /// The process that makes some of the calls is killed. The broker notices after `notice`.
+    /// The process that makes some of the calls is killed. The broker notices after
+    /// `noticed_after`.
     KillSender {
-        notice: Duration,
+        noticed_after: Duration,
     },
     /// A worker shuts down gracefully.
     Stop {

@@ -299,9 +299,9 @@ impl Scenario {
         if self.faults.iter().any(|(_, fault)| is_kill(fault)) {
             return;
         }
-        let notice = millis(rng, 2_000);
+        let noticed_after = millis(rng, 2_000);
         self.faults
-            .push((random_time(rng), InjectedFault::KillSender { notice }));
+            .push((random_time(rng), InjectedFault::KillSender { noticed_after }));
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
@@ -330,7 +330,7 @@ impl Scenario {
             _ => &[Role::Publishing, Role::Consuming],
         };
         let worker = rng.usize(..self.workers);
-        let notice = match rng.u8(..10) {
+        let noticed_after = match rng.u8(..10) {
             ..7 => Duration::ZERO,
             7 => millis(rng, 200),
             _ => millis(rng, 15_000),
@@ -339,7 +339,14 @@ impl Scenario {
             Incident::Cut => {
                 let repaired = at + outage_duration(rng);
                 for &role in roles {
-                    fault(at, InjectedFault::Cut { peer, role, notice });
+                    fault(
+                        at,
+                        InjectedFault::Cut {
+                            peer,
+                            role,
+                            noticed_after,
+                        },
+                    );
                     fault(repaired, InjectedFault::Restore { peer, role });
                 }
             }
@@ -348,7 +355,14 @@ impl Scenario {
                 for _ in 0..rng.u8(3..=8) {
                     let repaired = at + millis(rng, 50);
                     for &role in roles {
-                        fault(at, InjectedFault::Cut { peer, role, notice });
+                        fault(
+                            at,
+                            InjectedFault::Cut {
+                                peer,
+                                role,
+                                noticed_after,
+                            },
+                        );
                         fault(repaired, InjectedFault::Restore { peer, role });
                     }
                     at = repaired + millis(rng, 400);
@@ -359,7 +373,14 @@ impl Scenario {
                 let callers = (0..self.callers.len()).map(Peer::Caller);
                 for peer in callers.chain((0..self.workers).map(Peer::Worker)) {
                     for &role in roles {
-                        fault(at, InjectedFault::Cut { peer, role, notice });
+                        fault(
+                            at,
+                            InjectedFault::Cut {
+                                peer,
+                                role,
+                                noticed_after,
+                            },
+                        );
                         fault(repaired, InjectedFault::Restore { peer, role });
                     }
                 }
@@ -369,7 +390,13 @@ impl Scenario {
                 fault(at + outage_duration(rng), InjectedFault::Unblock { peer });
             }
             Incident::Crash => {
-                fault(at, InjectedFault::Crash { worker, notice });
+                fault(
+                    at,
+                    InjectedFault::Crash {
+                        worker,
+                        noticed_after,
+                    },
+                );
                 fault(at + outage_duration(rng), InjectedFault::Start { worker });
             }
             Incident::Stop => {

@@ -10,6 +10,8 @@ use super::link::{Direction, Link};
 use super::queues::ConsumerId;
 use crate::error::BrokerError;
 use crate::sync::watch;
+#[cfg(test)]
+use crate::transport::Connectivity;
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -141,6 +143,18 @@ impl Connection {
 
     pub(super) fn restore(&self) {
         self.state.send_modify(|state| state.is_up = true);
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.state.subscribe().borrow().is_up
+    }
+
+    /// The state of a connection that is up.
+    pub(super) fn connectivity(&self) -> Connectivity {
+        match self.state.subscribe().borrow().blocked.clone() {
+            Some(reason) => Connectivity::Blocked { reason },
+            None => Connectivity::Up,
+        }
     }
 
     /// Blocks the connection for a reason, or unblocks it.

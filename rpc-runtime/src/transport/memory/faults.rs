@@ -27,9 +27,10 @@ impl MemoryTransport {
         )
     }
 
-    /// Cuts a connection until [`restore`](Self::restore). The broker notices the loss after
-    /// `notice`.
-    pub(crate) fn cut(&self, role: Role, notice: Duration) {
+    /// Cuts a connection until [`restore`](Self::restore). The handle notices the loss at once, and
+    /// the broker after `noticed_after`. Only then it removes the connection's consumers and
+    /// requeues what they have not acknowledged.
+    pub(crate) fn cut(&self, role: Role, noticed_after: Duration) {
         let last_error = Some(BrokerError::lost());
         self.board.set(role, Connectivity::Down { last_error });
         let consumers = self.connection(role).cut();
@@ -39,24 +40,29 @@ impl MemoryTransport {
                 broker.queues().close_consumer(&consumer, Instant::now());
             }
         };
-        if notice.is_zero() {
+        if noticed_after.is_zero() {
             end();
         } else {
             tokio::spawn(async move {
-                sleep(notice).await;
+                sleep(noticed_after).await;
                 end();
             });
         }
     }
 
     pub(crate) fn restore(&self, role: Role) {
-        self.connection(role).restore();
-        self.board.set(role, Connectivity::Up);
+        let connection = self.connection(role);
+        connection.restore();
+        self.board.set(role, connection.connectivity());
     }
 
-    /// Makes the broker block or unblock publishing.
+    /// Makes the broker block or unblock publishing. If the connection is down, it takes effect
+    /// once the connection is restored.
     pub(crate) fn block(&self, is_blocked: bool) {
         self.publishing.block(is_blocked.then_some("low on memory"));
+        if self.publishing.is_up() {
+            self.board.set(Role::Publishing, self.publishing.connectivity());
+        }
     }
 
     /// Deletes the reply queues, as if they had expired.
@@ -123,5 +129,27 @@ impl InProcessBroker {
     /// queue is missing. `None` if the queue does not exist.
     pub(crate) fn backlog(&self, queue: &str) -> Option<usize> {
         self.queues().backlog(queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_status_tells_of_simulated_faults() {
+        let transport = MemoryTransport::new(&InProcessBroker::new());
+        let status = || transport.board.status().to_string();
+        assert_eq!(status(), "ready");
+        transport.block(true);
+        assert_eq!(status(), "blocked: low on memory");
+        transport.cut(Role::Publishing, Duration::ZERO);
+        assert!(status().starts_with("connecting: "), "{}", status());
+        transport.block(true);
+        assert!(status().starts_with("connecting: "), "{}", status());
+        transport.restore(Role::Publishing);
+        assert_eq!(status(), "blocked: low on memory");
+        transport.block(false);
+        assert_eq!(status(), "ready");
     }
 }
