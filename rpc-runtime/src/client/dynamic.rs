@@ -135,8 +135,17 @@ impl DynamicClient {
         )
     }
 
-    /// Calls a method like [`call`](Self::call), with arguments and result as JSON text. Numbers
-    /// keep all their digits.
+    /// Calls a method like [`call`](Self::call), with arguments, result and the method's own error
+    /// as JSON text.
+    ///
+    /// Numbers keep all their digits if the codec is JSON, which is the default. With MessagePack,
+    /// floats are rounded to `f64`, and an integer of more than 128 bits cannot be encoded.
+    ///
+    /// # Errors
+    ///
+    /// The call fails with [`CallError::Encode`] if the arguments are not valid JSON, and with the
+    /// errors of [`call`](Self::call). The range of numbers in the reply is not limited to that of
+    /// a `Value`.
     pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, MethodError<String>> {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
@@ -199,8 +208,9 @@ impl DynamicClient {
         call.with_encoded_items(items, encode_item)
     }
 
-    /// Calls a method like [`call_with_items`](Self::call_with_items), with arguments, items and
-    /// result as JSON text.
+    /// Calls a method like [`call_with_items`](Self::call_with_items), with arguments, items,
+    /// result and the method's own error as JSON text, as in [`call_json`](Self::call_json). Fails
+    /// with [`CallError::BadItem`] if an item is not valid JSON.
     pub fn call_json_with_items(
         &self,
         method: &str,
@@ -232,8 +242,8 @@ impl DynamicClient {
         )
     }
 
-    /// Calls a broadcast like [`broadcast`](Self::broadcast), with arguments and results as JSON
-    /// text.
+    /// Calls a broadcast like [`broadcast`](Self::broadcast), with arguments, results and the
+    /// method's own errors as JSON text, as in [`call_json`](Self::call_json).
     pub fn broadcast_json(&self, method: &str, arguments: &str) -> Broadcast<String, MethodError<String>> {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Broadcast::new(
@@ -281,7 +291,8 @@ impl DynamicClient {
         self.stream_as(method, Sends::NoItems, exact_arguments)
     }
 
-    /// Calls a method like [`stream`](Self::stream), with arguments and items as JSON text.
+    /// Calls a method like [`stream`](Self::stream), with arguments, items and the method's own
+    /// error as JSON text, as in [`call_json`](Self::call_json).
     pub fn stream_json(&self, method: &str, arguments: &str) -> StreamingCall<String, MethodError<String>> {
         let exact_arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         self.stream_as(method, Sends::NoItems, exact_arguments)
@@ -304,8 +315,10 @@ impl DynamicClient {
         call.with_encoded_items(items, encode_item)
     }
 
-    /// Calls a method like [`stream_with_items`](Self::stream_with_items), with arguments and all
-    /// items as JSON text.
+    /// Calls a method like [`stream_with_items`](Self::stream_with_items), with arguments, the
+    /// items of both streams and the method's own error as JSON text, as in
+    /// [`call_json`](Self::call_json). Fails with [`CallError::BadItem`] if an item that is sent is
+    /// not valid JSON.
     pub fn stream_json_with_items(
         &self,
         method: &str,

@@ -185,7 +185,10 @@ impl RequestHandler {
     async fn handle_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
         control.ack(delivery.tag);
         let properties = &delivery.message.properties;
-        if self.probes.record_own(properties.correlation_id.as_ref(), now) {
+        if self
+            .probes
+            .record_returned_probe(properties.correlation_id.as_ref(), now)
+        {
             return;
         }
         if let Some(reply) = probe_reply(properties)

@@ -41,7 +41,8 @@ impl Received {
 const BRIEF_WAIT_DIVISOR: u32 = 8;
 
 /// Whether a request runs: it ends before its caller gives up if its method takes as long as it did
-/// recently, or it waited only briefly; see [`BRIEF_WAIT_DIVISOR`].
+/// recently, or it waited only briefly; see [`BRIEF_WAIT_DIVISOR`]. It has waited in its queue,
+/// which counts as zero if it is not known, and then within this worker, until `now`.
 pub(crate) fn is_admitted(
     received: Received,
     time_to_live: Duration,

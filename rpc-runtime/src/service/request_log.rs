@@ -114,7 +114,7 @@ impl RequestLog {
     /// Logs a rejected message that gets no reply: a refused one-way request, a request with a
     /// forbidden `reply_to`, or a batch that cannot be read.
     pub(crate) fn rejected(&self) {
-        let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected_oneway") else {
+        let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected") else {
             return;
         };
         let queue = &self.queue;
@@ -252,7 +252,9 @@ impl RequestLog {
     }
 }
 
-/// Returns the kind of an event about a fault. Unknown codes share one: they may be any text.
+/// Returns the kind of an event about a fault. Codes that this version does not know share one
+/// kind: they may be any text, and the log limit remembers every kind, so there must be a bound on
+/// their number.
 fn kind_of(event: &'static str, fault: &Fault) -> EventKind {
     EventKind {
         event,

@@ -93,7 +93,7 @@ impl Rules {
         };
         if deadline <= now {
             let message = "the caller's time was up before the method could start";
-            return Err(expired(message, received));
+            return Err(expired_fault(message, received));
         }
         let Some(duration) = record.recent_duration.mean().filter(|_| self.admission) else {
             return Ok(());
@@ -103,7 +103,7 @@ impl Rules {
         }
         let left = deadline.saturating_duration_since(now);
         let message = format!("the caller waits for {left:.0?} more, and the method takes {duration:.0?}");
-        Err(expired(message, received))
+        Err(expired_fault(message, received))
     }
 }
 
@@ -115,10 +115,10 @@ fn check_size(size: usize, limit: usize) -> Result<(), Fault> {
     Err(Fault::new(FaultCode::TooLarge, message))
 }
 
-/// The fault of a request that cannot be answered in time. A caller that retries before the queue
-/// is shorter gets the same fault. So the fault advises to wait as long as this request has waited
-/// in the queue, if that is known.
-fn expired(reason: impl Into<String>, received: Received) -> Fault {
+/// Makes the fault `expired` of a request that cannot be answered in time. A caller that retries
+/// before the queue is shorter gets the same fault. So the fault advises to wait as long as this
+/// request has waited in the queue, if that is known.
+fn expired_fault(reason: impl Into<String>, received: Received) -> Fault {
     let fault = Fault::new(FaultCode::Expired, reason);
     if received.waited.is_zero() {
         fault

@@ -429,31 +429,36 @@ impl<T, E> Running<T, E> {
     }
 
     /// Reads the reply, after all items. Returns the method's error, the first item of an array, or
-    /// `None` at the end.
+    /// `None` at the end. The reply is no fault: [`poll`](Self::poll) has handled that, because it
+    /// may resume the stream.
     fn end(&mut self, reply: Reply) -> Option<Result<T, CallError<E>>> {
-        if reply.kind == ReplyKind::Result && reply.headers.get(ITEMS_HEADER).is_none() {
-            // A worker of another library may send no stream, but an array of all items.
-            return match (self.read.array)(reply.codec, &reply.body) {
-                Ok(items) => {
-                    self.array = items.into();
-                    self.array.pop_front().map(Ok)
-                }
-                Err(error) => Some(Err(undecodable_item_error(error))),
-            };
-        }
-        let count = reply
-            .headers
-            .get(ITEMS_HEADER)
-            .and_then(|count| count.parse().ok());
-        match reply.kind {
-            ReplyKind::Result if count == Some(self.consumed.items) && reply.body.is_empty() => None,
-            // A layer has answered instead of the method, or has made another attempt after its
-            // items.
-            ReplyKind::Result => Some(Err(CallError::BadReply {
+        match (reply.kind, reply.headers.get(ITEMS_HEADER)) {
+            (ReplyKind::Error | ReplyKind::Fault, _) => (self.read.end)(reply).err().map(Err),
+            // A worker of another library, or a layer of the worker, may send an array of all items
+            // instead of a stream.
+            (ReplyKind::Result, None) => self.begin_array(&reply),
+            (ReplyKind::Result, Some(count))
+                if count.parse() == Ok(self.consumed.items) && reply.body.is_empty() =>
+            {
+                None
+            }
+            // The reply does not belong to these items: a layer of this client returned that of
+            // another call, such as a second attempt.
+            (ReplyKind::Result, Some(_)) => Some(Err(CallError::BadReply {
                 source: "the reply is not the end of the stream, or has another number of items".into(),
                 executed: Executed::Maybe,
             })),
-            ReplyKind::Error | ReplyKind::Fault => (self.read.end)(reply).err().map(Err),
+        }
+    }
+
+    /// Reads all items from one reply, and returns the first.
+    fn begin_array(&mut self, reply: &Reply) -> Option<Result<T, CallError<E>>> {
+        match (self.read.array)(reply.codec, &reply.body) {
+            Ok(items) => {
+                self.array = items.into();
+                self.array.pop_front().map(Ok)
+            }
+            Err(error) => Some(Err(undecodable_item_error(error))),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Probes {
     }
 
     /// Records that a probe came back, if it is one of this server's. Returns whether it is.
-    pub(crate) fn record_own(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
+    pub(crate) fn record_returned_probe(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
         let id = correlation_id.and_then(|id| ProbeId::parse(id.as_str()));
         let Some(id) = id.filter(|id| id.server == self.server) else {
             return false;
@@ -189,11 +189,11 @@ impl Probes {
         loop {
             tokio::select! {
                 biased;
-                Some(result) = results.next() => self.record(&result),
+                Some(result) = results.next() => self.record_step(&result),
                 reply = replies.deliveries.next() => match reply {
                     Some(Ok(reply)) => {
                         let id = reply.message.properties.correlation_id.as_ref();
-                        self.record_own(id, Instant::now());
+                        self.record_returned_probe(id, Instant::now());
                         replies.control.ack_up_to(reply.tag);
                     }
                     Some(Err(lost)) => return lost,
@@ -238,8 +238,8 @@ impl Probes {
         }
     }
 
-    /// Records the result of a step.
-    fn record(&self, result: &StepResult) {
+    /// Records the result of a step: the depth of a queue, or whether the broker has taken a probe.
+    fn record_step(&self, result: &StepResult) {
         let now = Instant::now();
         match result {
             StepResult::Depth { queue, asked, depth } => {

@@ -121,8 +121,10 @@ impl Supervisor {
         self.board.set(self.role, Connectivity::Down { last_error });
     }
 
-    fn report_blocked(&self, blocked: Option<&Arc<str>>) {
-        let connectivity = match blocked.cloned() {
+    /// Reports the broker's reason to block the connection, or with `None`, that it is not blocked
+    /// any more.
+    fn report_blocked(&self, reason: Option<&Arc<str>>) {
+        let connectivity = match reason.cloned() {
             Some(reason) => Connectivity::Blocked { reason },
             None => Connectivity::Up,
         };
@@ -158,7 +160,7 @@ impl KeepOpen for SupervisedRun<'_> {
         let connection = Arc::new(connection);
         current.send_replace(CurrentConnection::Up(Arc::clone(&connection)));
         board.set(*role, Connectivity::Up);
-        let watching = connection.watch(|blocked| self.supervisor.report_blocked(blocked));
+        let watching = connection.watch(|reason| self.supervisor.report_blocked(reason));
         let lost = watching.await;
         self.supervisor.report_down(lost.clone());
         ControlFlow::Continue(lost)

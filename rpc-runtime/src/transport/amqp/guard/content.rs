@@ -227,19 +227,29 @@ pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// Reads a value of a table or an array. Returns its type and its content, or `None` if the value
-/// does not end or its type is unknown. The types are the letters of RabbitMQ's
-/// [list](https://www.rabbitmq.com/amqp-0-9-1-errata).
+/// Reads a value of a table or an array. Returns the letter of its type and its content, without
+/// the size before it. `None` if the value reaches beyond the end of the bytes, or if lapin does
+/// not know its type.
+///
+/// The types are those of lapin's `AMQPType::from_id`. These are the types of AMQP 0-9-1, except
+/// that `s`, `l` and `L` [mean what they mean to
+/// RabbitMQ](https://www.rabbitmq.com/amqp-0-9-1-errata): signed integers.
 pub(in super::super) fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
     let content = match kind {
+        // Boolean, and integers of 8 bits.
         b't' | b'b' | b'B' => cursor.take(1),
+        // Integers of 16 bits.
         b's' | b'U' | b'u' => cursor.take(2),
+        // Integers of 32 bits, and float.
         b'I' | b'i' | b'f' => cursor.take(4),
+        // Decimal: the number of its decimal places, and an integer of 32 bits.
         b'D' => cursor.take(5),
+        // Integers of 64 bits, double, and timestamp.
         b'L' | b'l' | b'd' | b'T' => cursor.take(8),
+        // Void.
         b'V' => cursor.take(0),
-        // Long string, byte array, table and array begin with their size.
+        // Long string, byte array, table and array. Their size comes first.
         b'S' | b'x' | b'F' | b'A' => cursor.long(),
         _ => None,
     };

@@ -215,7 +215,7 @@ fn mark_in(table: &[u8]) -> Option<Malformed> {
     (mark.kind == b'S').then(|| guard::mark::read_value(mark.content))?
 }
 
-/// How the message was dead-lettered. `None` if it was not.
+/// How the message was dead-lettered. `None` if it has neither of the headers that tell it.
 fn dead_lettered(table: &[u8]) -> Option<DeadLettered> {
     let (mut deaths, mut first_reason) = (None, None);
     for (name, value) in entries(table) {
@@ -234,7 +234,9 @@ fn dead_lettered(table: &[u8]) -> Option<DeadLettered> {
             add_death(&mut dead, death.content);
         }
     }
-    // The entries include the first reason. It counts only if they cannot be read.
+    // The entries of a broker include the first death, but they may be unreadable or missing. So an
+    // expiry is recorded once more, which changes nothing. Any other reason counts as one death,
+    // but only if no entry with such a reason was read: otherwise it would count twice.
     if let Some(reason) = first_reason.and_then(Value::as_str).map(DeathReason::from_wire) {
         match reason {
             DeathReason::Expired => dead.has_expired = true,
