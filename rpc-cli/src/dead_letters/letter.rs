@@ -81,8 +81,8 @@ impl Facts {
         Some(now.duration_since(failed).unwrap_or_default())
     }
 
-    /// The queue to which it is sent again. A batch that could not be read can only be read in the
-    /// queue for batches.
+    /// The queue to which it is sent again. A letter of the type `rpc.batch` is a whole batch,
+    /// which no worker could split. Only the queue for batches takes batches.
     pub(crate) fn target(&self, queue: &str) -> String {
         if self.method.as_deref() == Some("rpc.batch") {
             format!("{queue}.batch")
@@ -92,8 +92,8 @@ impl Facts {
     }
 
     /// Whether the letter came from this queue, directly or through one of the queue's retry
-    /// queues, or from the queue for its batches. Also `true` if the letter's origin is not known, so that
-    /// letters of other programs can be retried.
+    /// queues, or from the queue for its batches. Also `true` if the letter's origin is not known,
+    /// so that letters of other programs can be retried.
     pub(crate) fn is_from(&self, queue: &str) -> bool {
         let Some(origin) = &self.origin else {
             return true;
