@@ -13,15 +13,18 @@ use crate::input;
 /// them.
 pub(crate) fn read(file: &Path) -> Result<Vec<ServiceDescription>, Failure> {
     let text = input::read(file)?;
-    parse(&text).map_err(|reason| {
-        Failure::usage(
-            format!(
-                "{} does not contain the description of a service: {reason}",
-                file.display()
-            ),
-            "write one with `rpc describe SERVICE --json`",
-        )
-    })
+    parse(&text).map_err(|reason| no_description(file, &reason))
+}
+
+/// Returns the failure for a file that was read but has no description.
+fn no_description(file: &Path, reason: &str) -> Failure {
+    Failure::usage(
+        format!(
+            "{} does not contain the description of a service: {reason}",
+            input::display_name(file).display()
+        ),
+        "write one with `rpc describe SERVICE --json`",
+    )
 }
 
 /// Returns the only service, or the only one with this name if one is given.
@@ -71,6 +74,15 @@ fn parse(text: &str) -> Result<Vec<ServiceDescription>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_name_the_file_or_standard_input() {
+        for (path, name) in [("old.json", "old.json"), ("-", "standard input")] {
+            let text = no_description(Path::new(path), "it is empty").text();
+            let expected = format!("rpc: {name} does not contain the description of a service: it is empty");
+            assert!(text.starts_with(&expected), "{text}");
+        }
+    }
 
     #[test]
     fn other_json_is_refused() {

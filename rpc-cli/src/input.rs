@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::IgnoredAny;
 
@@ -11,19 +11,23 @@ use crate::failure::Failure;
 /// The limit on what is read, in bytes: four times the default message limit of RabbitMQ 4.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// What messages call a file that is read: its path, or `standard input` if that is `-`.
+pub(crate) fn display_name(path: &Path) -> &Path {
+    if path == Path::new("-") {
+        Path::new("standard input")
+    } else {
+        path
+    }
+}
+
 /// Reads a file, or standard input if the path is `-`.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
-    let is_stdin = path == Path::new("-");
     let failed = |source| Failure::File {
-        path: if is_stdin {
-            PathBuf::from("standard input")
-        } else {
-            path.to_owned()
-        },
+        path: display_name(path).to_owned(),
         source,
     };
     let mut text = String::new();
-    let bytes_read = if is_stdin {
+    let bytes_read = if path == Path::new("-") {
         let stdin = std::io::stdin().lock();
         stdin.take(MAX_BYTES + 1).read_to_string(&mut text)
     } else {
