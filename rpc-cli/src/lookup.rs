@@ -94,12 +94,9 @@ pub(crate) async fn service(
                     chosen.descriptions.len(),
                 ));
             }
-            let described = chosen.descriptions.first();
-            let mut description = described
-                .map(|&description| description.clone())
-                .ok_or_else(|| not_found(&found, name))?;
-            chosen.queue.clone_into(&mut description.queue);
-            Ok(description)
+            descriptions_of(&chosen)
+                .next()
+                .ok_or_else(|| not_found(&found, name))
         }
         (None, None) => Err(Failure::usage(
             "no service is given",
@@ -117,13 +114,33 @@ pub(crate) async fn versions(
     output: &Output,
 ) -> Result<Vec<ServiceDescription>, Failure> {
     let found = search.workers(broker, output).await?;
+    all_versions(&found, name)
+}
+
+fn all_versions(
+    found: &Discovered<WorkerDescription>,
+    name: &str,
+) -> Result<Vec<ServiceDescription>, Failure> {
     let services = found.service(name);
-    let descriptions = services.iter().flat_map(|service| service.descriptions.iter());
-    let descriptions: Vec<_> = descriptions.map(|&description| description.clone()).collect();
+    let descriptions: Vec<_> = services.iter().flat_map(descriptions_of).collect();
     if descriptions.is_empty() {
-        return Err(not_found(&found, name));
+        return Err(not_found(found, name));
     }
     Ok(descriptions)
+}
+
+/// Returns the descriptions of a service that was found on a queue. Calls go to this queue,
+/// whatever queue its workers name.
+fn descriptions_of<'a>(service: &'a FoundService<'_>) -> impl Iterator<Item = ServiceDescription> + 'a {
+    service
+        .descriptions
+        .iter()
+        .map(|&description| on_this_queue(description.clone(), service.queue))
+}
+
+fn on_this_queue(mut service: ServiceDescription, queue: &str) -> ServiceDescription {
+    queue.clone_into(&mut service.queue);
+    service
 }
 
 /// Returns the descriptions of the services on this queue, as one of its workers tells them.
@@ -140,11 +157,7 @@ pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<Service
 /// and calls go there, whatever queue it names.
 fn services_on(queue: &str, described: WorkerDescription) -> Vec<ServiceDescription> {
     let services = described.queues.into_iter().flat_map(|queue| queue.services);
-    let here = services.map(|mut service| {
-        queue.clone_into(&mut service.queue);
-        service
-    });
-    here.collect()
+    services.map(|service| on_this_queue(service, queue)).collect()
 }
 
 /// Returns the failure of asking a worker on this queue for its description.
@@ -339,6 +352,16 @@ mod tests {
         }));
         let services = services_on("mine", described.unwrap());
         assert_eq!((services.len(), services[0].queue.as_str()), (1, "mine"));
+        let mut found = nobody();
+        found.workers = vec![
+            from_value(json!({
+                "worker": {"id": "1"},
+                "queues": [{"queue": "mine", "services": [{"name": "Store", "queue": "other"}]}],
+            }))
+            .unwrap(),
+        ];
+        let versions = all_versions(&found, "Store").unwrap();
+        assert_eq!((versions.len(), versions[0].queue.as_str()), (1, "mine"));
     }
 
     fn refusal<T: std::fmt::Debug>(chosen: Result<T, Failure>) -> (u8, String) {
