@@ -57,7 +57,8 @@ class Client:
         ones. `priority`: for queues with priorities. `codec`: how values are written.
         `credit`, `credit_bytes`: how many items of a result stream, and how many bytes of them, may
         be on their way or wait for the reader. `delay`: runs jobs later; other calls fail.
-        `expect_workers`: how many workers answer a broadcast. `quiet_for`: a broadcast ends this long after the last answer.
+        `expect_workers`: how many workers answer a broadcast. `quiet_for`: a broadcast ends this
+        long after the last answer.
         `wait_for_server`: calls wait for the queue if it does not exist.
         """
         changed = copy.copy(self)
