@@ -15,20 +15,31 @@ use crate::transport::Control;
 /// delivery of several requests. The delivery can be acked only on the subscription that delivered
 /// it.
 #[derive(Debug, Clone)]
-pub(super) struct RequestShare(Arc<DeliveryState>);
+pub(super) enum RequestShare {
+    /// All of the delivery: no allocation is needed for it.
+    Whole(UnackedDelivery),
+    /// A share in a batch.
+    OfBatch(Arc<UnackedBatch>),
+}
 
-/// A delivery of one request or of a batch.
-#[derive(Debug)]
-struct DeliveryState {
+/// A delivery that is neither acked nor rejected yet.
+#[derive(Debug, Clone)]
+pub(super) struct UnackedDelivery {
     control: Arc<dyn Control>,
     tag: u64,
+    /// Notifies its consumer if it is abandoned. Counts it as unacknowledged for as long as this
+    /// exists; see [`Counters::abandoned`].
+    abandoned: Arc<Notify>,
+}
+
+/// A delivery of several requests.
+#[derive(Debug)]
+pub(super) struct UnackedBatch {
+    delivery: UnackedDelivery,
     /// How many of its requests are not acked or rejected yet.
     remaining: AtomicUsize,
     /// Whether one of its requests was rejected.
     is_rejected: AtomicBool,
-    /// Notifies its consumer if it is abandoned. Counts it as unacknowledged for as long as this
-    /// exists; see [`Counters::abandoned`].
-    abandoned: Arc<Notify>,
 }
 
 impl RequestShare {
@@ -40,56 +51,73 @@ impl RequestShare {
         requests: usize,
         in_progress: &RequestsInProgress,
     ) -> Self {
-        Self(Arc::new(DeliveryState {
+        let delivery = UnackedDelivery {
             control,
             tag,
+            abandoned: Arc::clone(&in_progress.0.abandoned),
+        };
+        if requests == 1 {
+            return Self::Whole(delivery);
+        }
+        Self::OfBatch(Arc::new(UnackedBatch {
+            delivery,
             remaining: AtomicUsize::new(requests),
             is_rejected: AtomicBool::new(false),
-            abandoned: Arc::clone(&in_progress.0.abandoned),
         }))
     }
 
     /// Acks one request. After the last one, the delivery is acked, or rejected if any of its
     /// requests was rejected.
     pub(super) fn ack(self) {
-        self.finish_one();
+        match self {
+            Self::Whole(delivery) => delivery.control.ack(delivery.tag),
+            Self::OfBatch(batch) => batch.finish_one(),
+        }
     }
 
     /// Rejects one request. The delivery is rejected after the last one.
     pub(super) fn reject(self) {
-        // Relaxed is enough: the AcqRel decrement of `remaining` publishes it.
-        self.0.is_rejected.store(true, Ordering::Relaxed);
-        self.finish_one();
+        match self {
+            Self::Whole(delivery) => delivery.control.reject(delivery.tag),
+            Self::OfBatch(batch) => {
+                // Relaxed is enough: the AcqRel decrement of `remaining` publishes it.
+                batch.is_rejected.store(true, Ordering::Relaxed);
+                batch.finish_one();
+            }
+        }
     }
 
     /// Abandons one request. The delivery is neither acked nor rejected, so its consumer ends the
     /// subscription.
     fn abandon(self) {
-        self.0.abandoned.notify_one();
-    }
-
-    /// Acks or rejects the delivery if this is its last request.
-    fn finish_one(self) {
-        let DeliveryState {
-            control,
-            tag,
-            remaining,
-            is_rejected,
-            ..
-        } = &*self.0;
-        if remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        if is_rejected.load(Ordering::Relaxed) {
-            control.reject(*tag);
-        } else {
-            control.ack(*tag);
-        }
+        self.delivery().abandoned.notify_one();
     }
 
     /// Whether the subscription of this control delivered it.
     pub(super) fn was_delivered_on(&self, control: &Arc<dyn Control>) -> bool {
-        Arc::ptr_eq(&self.0.control, control)
+        Arc::ptr_eq(&self.delivery().control, control)
+    }
+
+    fn delivery(&self) -> &UnackedDelivery {
+        match self {
+            Self::Whole(delivery) => delivery,
+            Self::OfBatch(batch) => &batch.delivery,
+        }
+    }
+}
+
+impl UnackedBatch {
+    /// Acks or rejects the delivery if this is its last request.
+    fn finish_one(&self) {
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let UnackedDelivery { control, tag, .. } = &self.delivery;
+        if self.is_rejected.load(Ordering::Relaxed) {
+            control.reject(*tag);
+        } else {
+            control.ack(*tag);
+        }
     }
 }
 
@@ -105,7 +133,7 @@ struct Counters {
     /// Notified when the last request in progress ends.
     idle: Notify,
     /// Notified when a delivery is abandoned. Each unacknowledged delivery has a clone: the strong
-    /// count, minus one, is their number.
+    /// count, minus one, is their number. While a delivery changes hands, it may count twice.
     abandoned: Arc<Notify>,
 }
 
