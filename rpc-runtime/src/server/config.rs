@@ -585,7 +585,7 @@ mod tests {
                 queue: ShortStr::from_static("jobs.batch"),
                 mandatory: true,
                 message,
-                send_token: SendToken::default(),
+                send_token: None,
             };
             publisher.publish(outgoing).await
         };
