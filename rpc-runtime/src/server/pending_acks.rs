@@ -43,24 +43,21 @@ pub(super) struct UnackedBatch {
 }
 
 impl RequestShare {
-    /// The share in a delivery of `requests` requests. Each request gets a clone, which must be
-    /// acked or rejected once.
-    pub(super) fn new(
+    /// The share of the only request of a delivery. It must be acked or rejected once.
+    pub(super) fn whole(control: Arc<dyn Control>, tag: u64, in_progress: &RequestsInProgress) -> Self {
+        Self::Whole(UnackedDelivery::new(control, tag, in_progress))
+    }
+
+    /// A share in a delivery of `requests` requests. Each request gets a clone, which must be acked
+    /// or rejected once.
+    pub(super) fn of_batch(
         control: Arc<dyn Control>,
         tag: u64,
         requests: usize,
         in_progress: &RequestsInProgress,
     ) -> Self {
-        let delivery = UnackedDelivery {
-            control,
-            tag,
-            abandoned: Arc::clone(&in_progress.0.abandoned),
-        };
-        if requests == 1 {
-            return Self::Whole(delivery);
-        }
         Self::OfBatch(Arc::new(UnackedBatch {
-            delivery,
+            delivery: UnackedDelivery::new(control, tag, in_progress),
             remaining: AtomicUsize::new(requests),
             is_rejected: AtomicBool::new(false),
         }))
@@ -102,6 +99,16 @@ impl RequestShare {
         match self {
             Self::Whole(delivery) => delivery,
             Self::OfBatch(batch) => &batch.delivery,
+        }
+    }
+}
+
+impl UnackedDelivery {
+    fn new(control: Arc<dyn Control>, tag: u64, in_progress: &RequestsInProgress) -> Self {
+        Self {
+            control,
+            tag,
+            abandoned: Arc::clone(&in_progress.0.abandoned),
         }
     }
 }

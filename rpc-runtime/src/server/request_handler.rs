@@ -215,7 +215,7 @@ impl RequestHandler {
         // See `COPY_PAUSE`. A copy that comes from a retry queue has waited there.
         let must_pause = redelivery_count(&properties.headers) > 0 && !is_dead_lettered;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
-        let share = RequestShare::new(control, delivery.tag, 1, in_progress);
+        let share = RequestShare::whole(control, delivery.tag, in_progress);
         let ack = match request_key(&delivery) {
             Some(key) => {
                 let origin = Origin::new(delivery.redelivered, is_dead_lettered, &properties.headers);

@@ -57,9 +57,9 @@ impl RequestHandler {
         } = match self.read(message) {
             Ok(batch) if !batch.calls.is_empty() => batch,
             // There is nothing to do.
-            Ok(_) => return RequestShare::new(control, tag, 1, in_progress).ack(),
+            Ok(_) => return RequestShare::whole(control, tag, in_progress).ack(),
             Err(refusal) => {
-                let share = RequestShare::new(control, tag, 1, in_progress);
+                let share = RequestShare::whole(control, tag, in_progress);
                 let ack = PendingAck::Untracked(share);
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
                 return match (refusal, unread) {
@@ -78,7 +78,7 @@ impl RequestHandler {
         };
         let is_dead_lettered = properties.dead_lettered.is_some();
         self.count_received(calls.len(), redelivered || is_dead_lettered);
-        let share = RequestShare::new(control, tag, calls.len(), in_progress);
+        let share = RequestShare::of_batch(control, tag, calls.len(), in_progress);
         let reply_to = properties.reply_to.as_ref();
         let mut replies = ReplyCollector::new(
             self,

@@ -1193,7 +1193,7 @@ async fn an_abandoned_request_ends_all_subscriptions_that_delivered_it() {
     let (batches, singles, others) =
         <(RequestsInProgress, RequestsInProgress, RequestsInProgress)>::default();
     let key = || RequestKey::new(None, CorrelationId::Text(ShortStr::from_static("1")));
-    let share = |consumer| RequestShare::new(Arc::clone(&control), 1, 1, consumer);
+    let share = |consumer| RequestShare::whole(Arc::clone(&control), 1, consumer);
     let mut headers = Headers::default();
     let add = |origin, consumer| deduplicator.lock().add(key(), origin, share(consumer));
 
