@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 /// The largest body that shares memory with others, in bytes.
 pub(crate) const MAX_SMALL_BODY: usize = 128;
 
-/// How many bytes of memory bodies share. A body keeps all of it for as long as it exists, so it is
-/// not much more than what a body of its own would take with its bookkeeping.
+/// How many bytes of memory bodies share. A body keeps all of it for as long as it exists. So bodies
+/// that wait in a buffer that counts their bytes must not share memory.
 const CHUNK_SIZE: usize = 1024;
 
 /// Makes bodies.
@@ -19,6 +19,9 @@ pub(crate) struct SmallBodies {
 impl SmallBodies {
     /// Returns a body with these bytes. It takes up at most [`CHUNK_SIZE`] bytes more than it has.
     pub(crate) fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() {
+            return Bytes::new();
+        }
         if bytes.len() > MAX_SMALL_BODY {
             return Bytes::copy_from_slice(bytes);
         }

@@ -12,8 +12,9 @@ pub(super) enum Number {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    /// A number that is no integer of 64 bits and would be written differently after it is read as
-    /// an `f64`, or text that is not a number. Only the text is exact.
+    /// A number that is no integer of 64 bits and whose digits or exponent change if it is read as
+    /// an `f64` and written again, or text that is not a number. Only the text is exact. Zeros at
+    /// the ends, and whether there is an exponent, do not count: `1.10` is a float.
     Precise,
 }
 
@@ -41,7 +42,7 @@ impl Number {
 /// The number of decimal digits that suffice to identify any `f64`.
 const FLOAT_DIGITS: usize = 17;
 
-/// Whether a float is written as this text again, either in its shortest form or with the same
+/// Whether a float is written with the value of this text again, either in its shortest form or with the same
 /// number of digits. The latter is needed because some floats have two shortest forms, and writers
 /// differ in which one they use.
 fn is_written_as(float: f64, text: &str) -> bool {

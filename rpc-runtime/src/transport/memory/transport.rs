@@ -502,7 +502,7 @@ impl Publisher for MemoryPublisher {
                 written: false,
             };
         }
-        if send_token.is_some_and(|token| !token.claim()) {
+        if send_token.as_ref().is_some_and(|token| !token.claim()) {
             return Published::Withdrawn;
         }
         match self.connection.ask(self.publish_fn(&queue, message)).await {

@@ -34,7 +34,8 @@ impl StoredOutcome {
             method,
             codec: reply.codec,
             is_error: reply.kind == ReplyKind::Error,
-            body: reply.body.clone(),
+            // It must not keep the memory that it may share with other bodies.
+            body: Bytes::copy_from_slice(&reply.body),
         }
     }
 

@@ -11,7 +11,7 @@ use super::decode::{self, Confirm, Deliver, Method};
 use super::properties::{ContentHeader, RecentAddresses, content_header};
 use crate::codec::{MAX_SMALL_BODY, SmallBodies};
 use crate::error::BrokerError;
-use crate::protocol::{COPY_HEADER, Message, ShortStr, body_of};
+use crate::protocol::{COPY_HEADER, ITEMS_TYPE, Message, ShortStr, body_of};
 use crate::transport::Delivery;
 
 /// What a channel gets from the broker.
@@ -346,9 +346,11 @@ impl<R: Receiver> Demux<R> {
     }
 }
 
-/// Whether a body shares memory with others.
+/// Whether a body shares memory with others. Items of streams do not: many of them may wait to be
+/// taken, and only their own bytes are counted then.
 fn is_small(header: &ContentHeader) -> bool {
-    header.body_size <= MAX_SMALL_BODY as u64
+    let kind = header.properties.kind.as_ref();
+    header.body_size <= MAX_SMALL_BODY as u64 && kind.is_none_or(|kind| kind.as_str() != ITEMS_TYPE)
 }
 
 /// Identifies a message among those with the same routing key: the token in the [`COPY_HEADER`],
@@ -371,6 +373,7 @@ mod tests {
         EncodedProperties, content_header as encoded_header, deliver, frame, frames, method, mutated, props,
     };
     use super::*;
+    use crate::protocol::Properties;
 
     /// What a channel received.
     #[derive(Debug, Clone, Default, PartialEq)]
@@ -435,6 +438,24 @@ mod tests {
             rest = &rest[part..];
         }
         Ok((channels.map(|channel| channel.borrow().clone()), lapin))
+    }
+
+    #[test]
+    fn small_bodies_share_memory_unless_they_are_items() {
+        let is_small = |body_size, kind: Option<&str>| {
+            let kind = kind.map(|kind| ShortStr::new(kind).unwrap());
+            let properties = Properties {
+                kind,
+                ..Properties::default()
+            };
+            super::is_small(&ContentHeader {
+                body_size,
+                properties,
+                malformed: None,
+            })
+        };
+        assert!(is_small(0, None) && is_small(128, Some("get_email")));
+        assert!(!is_small(129, None) && !is_small(5, Some(ITEMS_TYPE)));
     }
 
     /// A message for a channel, as its frames.

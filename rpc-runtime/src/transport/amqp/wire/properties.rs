@@ -257,8 +257,9 @@ fn add_death(dead: &mut DeadLettered, death: &[u8]) {
     let Some(reason) = value("reason").and_then(Value::as_str) else {
         return;
     };
-    // A count that cannot be read, such as a negative one, may be forged. The broker only
-    // increments it, so it is taken as the maximum.
+    // A count that cannot be read, such as a negative one, may be forged so that it never reaches
+    // the limit, however often the broker increments it. So it is taken as the maximum. An entry
+    // without a count is about one death.
     let count = value("count").map_or(1, |count| count.as_count().unwrap_or(u32::MAX));
     let expiration = value("original-expiration")
         .and_then(Value::as_str)
