@@ -102,7 +102,8 @@ impl Facts {
             return false;
         };
         let delay = suffix.strip_prefix(".retry.");
-        let is_retry = delay.is_some_and(|delay| delay.parse::<u64>().is_ok());
+        let is_retry =
+            delay.is_some_and(|delay| !delay.is_empty() && delay.bytes().all(|byte| byte.is_ascii_digit()));
         is_retry || matches!(suffix, "" | ".batch")
     }
 

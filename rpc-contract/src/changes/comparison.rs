@@ -223,7 +223,9 @@ fn compare_idempotency(old: &MethodDescription, new: &MethodDescription, changes
 }
 
 fn compare_cancellation(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
-    if old.is_cancellable != new.is_cancellable {
+    let has_changed = can_be_cancelled(old) != can_be_cancelled(new);
+    // Otherwise, it follows from another change, which is reported for itself.
+    if has_changed && old.is_cancellable != new.is_cancellable {
         let now = if new.is_cancellable {
             "new workers stop it once its caller no longer waits"
         } else {
@@ -231,6 +233,14 @@ fn compare_cancellation(old: &MethodDescription, new: &MethodDescription, change
         };
         changes.add(Verdict::Safe, Place::Method(old.name.clone()), now);
     }
+}
+
+/// Whether workers stop the method once its caller no longer waits: also without the option
+/// `cancel` if it is idempotent, or has a stream.
+fn can_be_cancelled(method: &MethodDescription) -> bool {
+    let is_stopped =
+        method.is_cancellable || method.is_idempotent || method.is_streaming || method.incoming.is_some();
+    is_stopped && !method.is_oneway && !method.is_broadcast
 }
 
 /// Compares whether a method is a broadcast, and whether it returns or receives a stream. Peers of

@@ -54,7 +54,7 @@ pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> Tok
         runtime, visibility, ..
     } = service;
     let client = generics::client(service);
-    let generics = generics::of_items(service);
+    let generics = generics::with_bounds(service);
     let (parameters, _, where_clause) = generics.split_for_impl();
     let marker = generics::marker_value(service);
     let clone_and_debug = clone_and_debug(service).implementations;

@@ -13,7 +13,7 @@ use crate::syntax::mentions_self;
 
 /// The parameters of the client's type: those of the trait.
 pub(super) fn of_client(service: &Service) -> Generics {
-    let mut generics = of_items(service);
+    let mut generics = with_bounds(service);
     generics.where_clause = None;
     for parameter in generics.type_params_mut() {
         parameter.colon_token = None;
@@ -46,14 +46,14 @@ pub(super) fn remove_defaults(generics: &mut Generics) {
 /// then the implementation.
 pub(super) fn of_implementation(service: &Service) -> Generics {
     let (implementation, bound) = (implementation(), implementation_bound(service));
-    let mut generics = of_items(service);
+    let mut generics = with_bounds(service);
     generics.params.push(parse_quote!(#implementation: #bound));
     generics
 }
 
-/// The trait's parameters, as an `impl` for the client has them. They leave out what only a refused
-/// service has: lifetimes, and bounds that mention `Self`.
-pub(super) fn of_items(service: &Service) -> Generics {
+/// The trait's parameters with their bounds, as `impl` blocks have them. They leave out what only a
+/// refused service has: lifetimes, and bounds that mention `Self`.
+pub(super) fn with_bounds(service: &Service) -> Generics {
     let mut generics = service.generics.clone();
     let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
     let others = generics.params.iter().filter(|parameter| !is_lifetime(parameter));
@@ -81,7 +81,8 @@ fn is_about_self(bound: &impl ToTokens) -> bool {
 }
 
 /// The bound on a type that is served: the trait. If a bound mentions `Self`, which only those of a
-/// refused trait do, the stubs take any type that can be shared between threads.
+/// refused trait do, the client and the server that are emitted for it take any type that can be
+/// shared between threads.
 pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     let Generics {
         params, where_clause, ..
@@ -134,7 +135,7 @@ pub(super) fn service_trait(service: &Service) -> TokenStream {
 
 /// The client's type, with its parameters.
 pub(super) fn client(service: &Service) -> TokenStream {
-    let (name, generics) = (service.client_name(), of_items(service));
+    let (name, generics) = (service.client_name(), with_bounds(service));
     let (_, arguments, _) = generics.split_for_impl();
     quote!(#name #arguments)
 }
@@ -148,7 +149,7 @@ pub(super) fn server(service: &Service) -> TokenStream {
 
 /// The server's type in an expression, for an implementation whose type is inferred.
 pub(super) fn server_of_any(service: &Service) -> TokenStream {
-    let (name, generics) = (service.server_name(), of_items(service));
+    let (name, generics) = (service.server_name(), with_bounds(service));
     let parameters = generics.params.iter().filter_map(parameter_name);
     let parameters: Vec<_> = parameters.collect();
     if parameters.is_empty() {

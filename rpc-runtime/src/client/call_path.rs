@@ -30,6 +30,13 @@ impl CallPath {
         }
     }
 
+    fn kind(&self) -> CallKind {
+        match self {
+            Self::Direct(_) => CallKind::Direct,
+            Self::Layered(_) => CallKind::Layered,
+        }
+    }
+
     /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
     pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
         match self.backend() {
@@ -42,8 +49,9 @@ impl CallPath {
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         let plan = call.plan();
         let upload = plan.destination.upload.clone();
-        // The time limit of a call that sends a stream does not limit the whole call. So the
-        // deadline of the handler that makes it must end the streams.
+        // The time limit covers only the wait for the first message of a stream, so the deadline of
+        // the handler that makes the call must end its streams. `StreamingCall` sets that for a
+        // call that receives one; this does it for a call that sends one.
         if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.inbox) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
             items.set_end(ends_at);
@@ -52,7 +60,7 @@ impl CallPath {
         let reply = match plan.time_limit() {
             Ok(time_limit) => self.call_within(call, time_limit),
             // A call without any time left is recorded like others.
-            Err(too_late) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
+            Err(too_late) => observed(self.kind(), call, |_| Box::pin(ready(Err(too_late)))),
         };
         match upload {
             Some(upload) => Box::pin(upload.drop_stream_after(reply)),
@@ -66,9 +74,10 @@ impl CallPath {
         if let Some(items) = &plan.destination.inbox {
             items.begin(ItemFlow::of_call(plan.label()));
         }
+        let kind = self.kind();
         match self {
-            Self::Direct(backend) => observed(CallKind::Direct, call, |call| backend.call(call, time_limit)),
-            Self::Layered(caller) => observed(CallKind::Layered, call, |call| {
+            Self::Direct(backend) => observed(kind, call, |call| backend.call(call, time_limit)),
+            Self::Layered(caller) => observed(kind, call, |call| {
                 Box::pin(async move { caller.call(call.plan(), time_limit).await })
             }),
         }

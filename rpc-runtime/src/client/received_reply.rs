@@ -38,8 +38,8 @@ pub(super) fn empty_reply(codec: Codec) -> Result<Reply, CallError> {
 }
 
 /// Returns the fault for the caller, given the fault that answers one of several requests of a
-/// call. A worker that refuses a request does not know the others, which may run. So the fault must
-/// not say that the method did not run.
+/// call. A worker that refuses a request does not know the others, which may run. So a fault that
+/// says that the method did not run becomes `interrupted`. The reply's headers stay.
 fn fault_of_resent(reply: Reply) -> Reply {
     let fault = reply.read_fault();
     if fault.code.executed() != Executed::No {
@@ -47,13 +47,11 @@ fn fault_of_resent(reply: Reply) -> Reply {
     }
     let message =
         format!("the request was sent several times and may have run; one of them was refused: {fault}");
-    Reply::fault(
-        reply.codec,
-        &Fault {
-            retry_after: fault.retry_after,
-            ..Fault::new(FaultCode::Interrupted, message)
-        },
-    )
+    let interrupted = Reply::fault(reply.codec, &Fault::new(FaultCode::Interrupted, message));
+    Reply {
+        body: interrupted.body,
+        ..reply
+    }
 }
 
 /// Builds the error for a reply that is malformed, unsupported or too large. Whatever its kind, the
@@ -70,6 +68,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::protocol::QueueTime;
 
     #[test]
     fn a_fault_of_one_of_several_requests_does_not_say_that_the_method_did_not_run() {
@@ -77,7 +76,14 @@ mod tests {
         for code in codes.chain([FaultCode::Other("teapot".into())]) {
             let fault = Fault::new(code.clone(), "no").with_retry_after(Duration::from_millis(70));
             for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
-                let changed = fault_of_resent(Reply::fault(codec, &fault)).read_fault();
+                let queue_time = QueueTime::from_millis(3000);
+                let reply = Reply {
+                    queue_time,
+                    ..Reply::fault(codec, &fault)
+                };
+                let changed = fault_of_resent(reply);
+                assert_eq!(changed.queue_time, queue_time);
+                let changed = changed.read_fault();
                 if code.executed() != Executed::No {
                     assert_eq!(changed, fault);
                     continue;

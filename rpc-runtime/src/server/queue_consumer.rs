@@ -22,7 +22,7 @@ use crate::transport::{
     keep_open, retry,
 };
 
-/// If nothing arrives for this long, a stopping consumer expects no more. Either it is the consumer
+/// If no request arrives for this long, a stopping consumer expects no more. Either it is the consumer
 /// of a queue for batches, and busy callers were advised not to send any, or it is a single active
 /// consumer that holds its acks back, so that no more than its prefetch arrives.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
@@ -54,8 +54,8 @@ pub(super) struct QueueConsumer {
     is_batch_queue: bool,
     /// Whether the queue is deleted when its last worker stops.
     deletes_queue: bool,
-    /// When the last request or batch arrived. A worker sends probes while it stops too, so they do
-    /// not count.
+    /// When the last request or batch arrived. Probes of other workers go on while this one stops,
+    /// so probes do not count.
     last_arrival: Option<Instant>,
     handler: Arc<RequestHandler>,
     /// `None` if requests are admitted no matter how long they have waited.
@@ -450,7 +450,7 @@ impl QueueConsumer {
         drain_timeout: Duration,
         reason: Option<BrokerError>,
     ) -> ConsumerEnd {
-        // If the handle was closed besides, the requests cannot be answered.
+        // If the handle was closed besides, that is the reason: the requests cannot be answered.
         let reason = reason.or_else(|| self.transport.status().end_reason());
         if self.is_batch_queue {
             self.handler.pause_batches();
@@ -507,8 +507,8 @@ impl QueueConsumer {
     }
 
     /// Deletes the queue for batches if this is its last worker, so that callers notice that no
-    /// worker takes batches any more. Does nothing if the subscription was lost: then the broker
-    /// may not be reachable.
+    /// worker takes batches any more. Does nothing if there is no subscription: then the broker may
+    /// not be reachable.
     ///
     /// If batches are left in the queue, no other worker would handle them. This then subscribes
     /// again, handles them, and tries again, until none are left.

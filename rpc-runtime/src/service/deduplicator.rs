@@ -230,11 +230,13 @@ impl<D> Deduplicator<D> {
     /// Adds a delivery, and returns how to handle it.
     pub(crate) fn add(&mut self, key: RequestKey, origin: Origin, delivery: D) -> DeliveryAction {
         match origin {
-            Origin::New => self.add_with(key, RepeatOf::None, delivery),
-            Origin::Redelivered => self.add_with(key, RepeatOf::InProgressOrEnded, delivery),
+            Origin::New => self.add_with_key(key, RepeatOf::None, delivery),
+            Origin::Redelivered => self.add_with_key(key, RepeatOf::InProgressOrEnded, delivery),
             // Runs again even if it was answered, because its caller may have lost the reply.
-            Origin::Resent => self.add_with(key, RepeatOf::InProgress, delivery),
-            Origin::Moved { copy } => self.add_with(key.of_copy(copy), RepeatOf::InProgressOrEnded, delivery),
+            Origin::Resent => self.add_with_key(key, RepeatOf::InProgress, delivery),
+            Origin::Moved { copy } => {
+                self.add_with_key(key.of_copy(copy), RepeatOf::InProgressOrEnded, delivery)
+            }
             Origin::Forwarded { was_resent, copy } => {
                 // Another worker may have forwarded it while the original runs here, or after the
                 // original was answered. `key` is still that of the original. If this worker
@@ -256,13 +258,13 @@ impl<D> Deduplicator<D> {
                 } else {
                     RepeatOf::InProgressOrEnded
                 };
-                self.add_with(key.of_copy(copy), repeat_of, delivery)
+                self.add_with_key(key.of_copy(copy), repeat_of, delivery)
             }
         }
     }
 
     /// Adds a delivery, which may repeat an earlier one with the same key.
-    fn add_with(&mut self, key: RequestKey, repeat_of: RepeatOf, delivery: D) -> DeliveryAction {
+    fn add_with_key(&mut self, key: RequestKey, repeat_of: RepeatOf, delivery: D) -> DeliveryAction {
         if let Some(request) = self.in_progress.get_mut(&key) {
             if repeat_of == RepeatOf::None {
                 return DeliveryAction::RunUntracked;
@@ -270,7 +272,7 @@ impl<D> Deduplicator<D> {
             request.redelivered.push(delivery);
             return DeliveryAction::Join;
         }
-        // New requests skip this, because it searches all requests that have ended.
+        // Only these may repeat a request that has ended. They are rare: this searches all of those.
         if repeat_of == RepeatOf::InProgressOrEnded
             && let Some(end) = self.last_end(&key)
         {

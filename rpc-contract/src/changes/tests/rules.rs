@@ -33,6 +33,33 @@ fn the_form_of_a_number_does_not_count() {
 }
 
 #[test]
+fn idempotent_methods_and_streams_are_cancelled_without_the_option() {
+    let messages = |old: Value, new: Value| {
+        let named = |mut method: Value| {
+            method["name"] = json!("get");
+            service(json!([method]))
+        };
+        let changes = compare(&named(old), &named(new));
+        let messages: Vec<_> = changes.into_iter().map(|change| change.message).collect();
+        messages.join("; ")
+    };
+    let (cancel, idempotent) = (json!({"cancel": true}), json!({"idempotent": true}));
+    for (old, new) in [
+        (cancel.clone(), idempotent.clone()),
+        (idempotent.clone(), cancel.clone()),
+        (cancel.clone(), json!({"stream": true})),
+        (json!({}), idempotent),
+    ] {
+        assert!(
+            !messages(old.clone(), new.clone()).contains("stop"),
+            "{old} {new}"
+        );
+    }
+    assert!(messages(json!({}), cancel.clone()).contains("stop it once"));
+    assert!(messages(cancel, json!({})).contains("no longer stop it"));
+}
+
+#[test]
 fn the_name_of_a_service_is_not_on_the_wire() {
     let (old, mut new) = (service(json!([])), service(json!([])));
     new.name = "Warehouse".to_owned();

@@ -256,21 +256,25 @@ impl AdaptiveLimit {
         })
     }
 
-    /// Records that a call was sent. `if_not_reduced` is how many calls in flight count towards the
-    /// limit, including this one, unless the limit is reduced: then the generations know it.
+    /// Records that a call was sent. `counted_if_not_reduced` is how many calls in flight, including
+    /// this one, count towards a limit that is not reduced. For a reduced one, the generations know.
     pub(super) fn record_sent(
         &mut self,
-        if_not_reduced: usize,
+        counted_if_not_reduced: usize,
         is_important: bool,
         now: Instant,
     ) -> SentCall {
         let (limit, generation) = (self.limit(now), self.generation);
         let Some(reduced) = &mut self.reduced else {
-            let counted = if_not_reduced;
-            return SentCall { counted, generation };
+            return SentCall {
+                counted: counted_if_not_reduced,
+                generation,
+            };
         };
         let counted = reduced.generations.counted().all;
-        // Important calls within their own limit must not hide that ordinary calls are stalled.
+        // Important calls within their own limit must not hide that ordinary calls are stalled. One
+        // beyond that limit has the permit of an ordinary call: a free permit goes to the most
+        // important call that waits.
         if !is_important || reduced.generations.counted().important >= limit.max(1) {
             reduced.stall_timer.record_sent(counted >= limit, now);
         }

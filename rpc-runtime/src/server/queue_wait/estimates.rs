@@ -192,7 +192,8 @@ impl QueueWaitEstimates {
     /// `depth` is `None` if the broker could not report it.
     pub(super) fn on_depth(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
         self.update(now, |state, is_full| {
-            // A later probe may have entered the queue after the broker read its depth.
+            // A later probe may have entered the queue after the broker read its depth. If it was
+            // before, the probe counts as a message, which only costs another measurement.
             let found = queue_content(depth, state.probes_confirmed_by(asked));
             for estimator in state.by_priority.values_mut() {
                 estimator.on_depth(asked, found, is_full, now);
