@@ -28,8 +28,8 @@ const ALWAYS_RUN_BEFORE: Micros = 8;
 /// A worker may overestimate the wait by this much, and by as long as it was stalled.
 const MEASURE_ERROR: Micros = 150_000;
 
-/// Returns the broken promises, each with the history of the call. No process was stalled for longer
-/// than `longest_stall`.
+/// Returns the broken promises, each with the history of the call. No process was stalled for
+/// longer than `longest_stall`.
 pub(crate) fn violations(
     history: &History,
     incidents: &[Incident],

@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 /// The largest body that shares memory with others, in bytes.
 pub(crate) const MAX_SMALL_BODY: usize = 128;
 
-/// How many bytes of memory bodies share. A body keeps all of it for as long as it exists. So bodies
-/// that wait in a buffer that counts their bytes must not share memory.
+/// How many bytes of memory bodies share. A body keeps all of it for as long as it exists. So
+/// bodies that wait in a buffer that counts their bytes must not share memory.
 const CHUNK_SIZE: usize = 1024;
 
 /// Makes bodies.

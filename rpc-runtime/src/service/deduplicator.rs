@@ -272,7 +272,8 @@ impl<D> Deduplicator<D> {
             request.redelivered.push(delivery);
             return DeliveryAction::Join;
         }
-        // Only these may repeat a request that has ended. They are rare: this searches all of those.
+        // Only these may repeat a request that has ended. They are rare: this searches all of
+        // those.
         if repeat_of == RepeatOf::InProgressOrEnded
             && let Some(end) = self.last_end(&key)
         {

@@ -238,7 +238,8 @@ async fn a_queue_that_cannot_be_deleted_does_not_prolong_the_drain_timeout() {
         matches!(stopped, Err(ServerError::DrainTimedOut { unfinished: 1, .. })),
         "{stopped:?}"
     );
-    // Closing the channel of a request queue takes up to five seconds more, and a busy machine some.
+    // Closing the channel of a request queue takes up to five seconds more, and a busy machine
+    // some.
     let limit = drain + Duration::from_secs(20);
     assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
     hole.heal().await;

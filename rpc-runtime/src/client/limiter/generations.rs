@@ -3,7 +3,8 @@
 //! The limit bounds the calls that wait in the request queue. A call whose slow method is running
 //! no longer waits there. If it counted, it would only keep quick calls from being sent. The client
 //! cannot see where a call is, but request queues are first in, first out. Once a call is answered,
-//! calls that were sent before it, and more than [`MIN_LENGTH`] ago, have most likely left the queue.
+//! calls that were sent before it, and more than [`MIN_LENGTH`] ago, have most likely left the
+//! queue.
 //!
 //! Each call therefore belongs to a generation. Once a call of the current generation is answered
 //! and the generation has lasted for [`MIN_LENGTH`], the next one begins. Then the calls of the one

@@ -25,8 +25,8 @@ pub(super) struct ContentHeader {
 /// How many reply addresses a connection remembers.
 const MAX_RECENT_ADDRESSES: usize = 64;
 
-/// The reply addresses of the last requests. A caller sends the same one with each request, and it is
-/// too long to be kept without an allocation.
+/// The reply addresses of the last requests. A caller sends the same one with each request, and it
+/// is too long to be kept without an allocation.
 #[derive(Debug, Default)]
 pub(super) struct RecentAddresses(HashSet<ShortStr, RandomState>);
 
