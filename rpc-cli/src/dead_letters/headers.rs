@@ -42,7 +42,8 @@ pub(crate) fn is_delivery_count(name: &str) -> bool {
 /// it concerns only the caller's own message, or it makes the broker send copies to other queues.
 ///
 /// A retry keeps `rpc-copy`: if the first retry of a letter could not remove it, a worker
-/// recognizes the second one by that. It keeps `rpc-user` too, which a worker believes only beside `rpc-copy`.
+/// recognizes the second one by that. It keeps `rpc-user` too, which a worker believes only beside
+/// `rpc-copy`.
 fn is_removed(name: &str) -> bool {
     let is_internal = name.starts_with("rpc-") && !matches!(name, "rpc-copy" | "rpc-user");
     let is_of_death = name == "x-death"

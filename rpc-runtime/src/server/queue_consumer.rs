@@ -23,8 +23,8 @@ use crate::transport::{
 };
 
 /// If no request arrives for this long, a stopping consumer expects no more. Either it is the
-/// consumer of a queue for batches, and busy callers were advised not to send any, or it is a single active
-/// consumer that holds its acks back, so that no more than its prefetch arrives.
+/// consumer of a queue for batches, and busy callers were advised not to send any, or it is a
+/// single active consumer that holds its acks back, so that no more than its prefetch arrives.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
 /// The longest time that a stopping worker waits for callers to stop sending batches.

@@ -350,8 +350,8 @@ impl Node {
     }
 
     /// Waits until the node serves clients and has started completely. It serves them shortly
-    /// before that. Until then, RabbitMQ 4 drops messages to direct reply-to addresses, and some commands of
-    /// `rabbitmqctl` fail.
+    /// before that. Until then, RabbitMQ 4 drops messages to direct reply-to addresses, and some
+    /// commands of `rabbitmqctl` fail.
     pub(super) async fn has_started(&self) -> anyhow::Result<()> {
         self.serves_clients().await?;
         self.ctl(&["await_startup"]).await.map(drop)

@@ -257,7 +257,8 @@ impl AdaptiveLimit {
     }
 
     /// Records that a call was sent. `counted_if_not_reduced` is how many calls in flight,
-    /// including this one, count towards a limit that is not reduced. For a reduced one, the generations know.
+    /// including this one, count towards a limit that is not reduced. For a reduced one, the
+    /// generations know.
     pub(super) fn record_sent(
         &mut self,
         counted_if_not_reduced: usize,

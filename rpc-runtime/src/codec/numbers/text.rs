@@ -42,9 +42,9 @@ impl Number {
 /// The number of decimal digits that suffice to identify any `f64`.
 const FLOAT_DIGITS: usize = 17;
 
-/// Whether a float is written with the value of this text again, either in its shortest form or with the same
-/// number of digits. The latter is needed because some floats have two shortest forms, and writers
-/// differ in which one they use.
+/// Whether a float is written with the value of this text again, either in its shortest form or
+/// with the same number of digits. The latter is needed because some floats have two shortest
+/// forms, and writers differ in which one they use.
 fn is_written_as(float: f64, text: &str) -> bool {
     let Some(number) = Digits::new(text) else {
         return false;
