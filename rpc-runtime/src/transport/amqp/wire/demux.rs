@@ -349,8 +349,8 @@ impl<R: Receiver> Demux<R> {
 /// Whether a body shares memory with others. Items of streams do not: many of them may wait to be
 /// taken, and only their own bytes are counted then.
 fn is_small(header: &ContentHeader) -> bool {
-    let kind = header.properties.kind.as_ref();
-    header.body_size <= MAX_SMALL_BODY as u64 && kind.is_none_or(|kind| kind.as_str() != ITEMS_TYPE)
+    const ITEMS: ShortStr = ShortStr::from_static(ITEMS_TYPE);
+    header.body_size <= MAX_SMALL_BODY as u64 && header.properties.kind != Some(ITEMS)
 }
 
 /// Identifies a message among those with the same routing key: the token in the [`COPY_HEADER`],
