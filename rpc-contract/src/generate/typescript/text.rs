@@ -40,13 +40,31 @@ pub(super) fn key_of_value(name: &str) -> String {
     }
 }
 
-/// Returns a comment of the module.
+/// Returns the comment at the head of the module.
 pub(super) fn comment(docs: &str) -> String {
+    // `// ` takes three columns.
     let lines = docs::lines(docs, WIDTH - 3);
     let lines = lines
         .iter()
-        .map(|line| format!("// {line}").trim_end().to_owned() + "\n");
+        .map(|line| format!("// {}", without_directive(line)).trim_end().to_owned() + "\n");
     lines.collect()
+}
+
+/// Escapes what the compiler takes for a directive, such as `@ts-nocheck`. Documentation may come
+/// from a worker, and must not decide what is checked.
+fn without_directive(line: &str) -> String {
+    let is_directive = |at: usize| {
+        let name = line.get(at + 1..at + 4);
+        name.is_some_and(|name| name.eq_ignore_ascii_case("ts-"))
+    };
+    let mut escaped = String::with_capacity(line.len());
+    for (at, character) in line.char_indices() {
+        if character == '@' && is_directive(at) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
 }
 
 /// Returns a documentation comment with this indentation, up to and with the end of its last line.
@@ -61,7 +79,10 @@ pub(super) fn jsdoc(docs: &str, indent: usize) -> String {
 pub(super) fn jsdoc_lines(docs: &str, indent: usize) -> Vec<String> {
     // `/** ` and ` */` take seven columns if the comment is on one line.
     let lines = docs::lines(docs, WIDTH - indent - 7);
-    let lines: Vec<_> = lines.iter().map(|line| line.replace("*/", "*\\/")).collect();
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| without_directive(line).replace("*/", "*\\/"))
+        .collect();
     match lines.as_slice() {
         [] => Vec::new(),
         [only] => vec![format!("/** {only} */")],
@@ -118,5 +139,14 @@ mod tests {
             "/**\n * One.\n *\n * Two. *\\/ x\n */\n"
         );
         assert_eq!(comment("One.\n\nTwo."), "// One.\n//\n// Two.\n");
+    }
+
+    #[test]
+    fn comments_are_no_directives() {
+        assert_eq!(
+            comment("@ts-nocheck\n@TS-ignore x@ts-y @ @t"),
+            "// \\@ts-nocheck\n// \\@TS-ignore x\\@ts-y @ @t\n"
+        );
+        assert_eq!(jsdoc("@ts-expect-error", 0), "/** \\@ts-expect-error */\n");
     }
 }
