@@ -35,7 +35,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Returns the row as JSON. What is not known is left out.
+    /// Returns the row as JSON. Recent times, the rate and the median are left out if they are not
+    /// known. Without calls, the mean and the 99th percentile are zero.
     pub(crate) fn json(&self, key: &RowKey) -> Value {
         let mut json = json!({
             "service": key.service,

@@ -111,8 +111,8 @@ impl DynamicClient {
     /// fails with `CallError::Encode` if the codec is plain text.
     ///
     /// If the method returns nothing, the result is `null`, or an empty string if the codec is
-    /// plain text. If the method replies with a stream, the result is an array of all items; see
-    /// [`stream`](Self::stream).
+    /// plain text. If the method replies with a stream, the result is an array of all items, or a
+    /// text with a line for each if the codec is plain text; see [`stream`](Self::stream).
     ///
     /// # Errors
     ///

@@ -335,15 +335,15 @@ impl KeepOpen for Receiving<'_> {
         if !self.failures.admit(error) {
             return ControlFlow::Continue(());
         }
-        let is_transient = error.is_transient();
+        let is_refused = error.is_lasting_refusal();
         let error = Logged(Chain(error));
-        if is_transient {
-            tracing::warn!(%error, "the queue for items of callers cannot be opened; trying again");
-        } else {
+        if is_refused {
             tracing::warn!(
                 %error,
                 "methods receive no items from their callers; the permissions of a worker that stops cancelled calls are needed"
             );
+        } else {
+            tracing::warn!(%error, "the queue for items of callers cannot be opened; trying again");
         }
         ControlFlow::Continue(())
     }

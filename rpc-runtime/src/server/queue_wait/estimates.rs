@@ -369,7 +369,8 @@ fn queue_content(depth: Option<Depth>, probes: usize) -> QueueContent {
     let (messages, consumers) = (messages as usize, consumers as usize);
     match consumers {
         // This server is a consumer, so the broker's answer is wrong. RabbitMQ reports a quorum
-        // queue without a leader as empty and without consumers.
+        // queue without a leader as empty and without consumers. Messages may wait in it, which a
+        // probe will show.
         0 => QueueContent::Messages {
             may_all_be_probes: false,
         },

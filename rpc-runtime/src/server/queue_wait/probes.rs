@@ -22,7 +22,8 @@ use crate::transport::{
     Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, Subscription, Transport, keep_open,
 };
 
-/// How long to wait after the broker refused the reply queue for probes.
+/// How long to wait if the channel for probes cannot be opened for a reason that may last. The broker
+/// logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Identifies a probe by its server, the index of the queue that it measures, and a number.
@@ -129,8 +130,8 @@ impl Probes {
         true
     }
 
-    /// Measures the waits in the queues whenever a measurement is due, until the broker handle is
-    /// closed.
+    /// Measures the waits in the queues whenever a measurement is due, until this is dropped. Ends
+    /// by itself if it notices that the broker handle was closed.
     pub(crate) async fn run(&self, transport: &Arc<dyn Transport>) {
         // If this runs again after a panic, the replies to earlier probes no longer arrive.
         self.forget_probes();

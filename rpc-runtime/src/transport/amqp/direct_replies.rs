@@ -87,7 +87,7 @@ pub(super) struct DirectReplies {
 /// The connection that all direct replies share.
 #[derive(Debug, Clone)]
 enum SharedConnection {
-    /// Not needed since the start or the last loss.
+    /// Not needed since the start, or since the last one was lost or given up.
     None,
     /// Being opened. Replies wait for it.
     Connecting,
@@ -292,7 +292,9 @@ impl DirectReplies {
         })
     }
 
-    /// Forgets the shared connection if it is still this one.
+    /// Makes the next reply open another connection, unless one has replaced this one already:
+    /// several replies may fail at once. Those in flight keep this one; it ends with the last of
+    /// them.
     fn forget(&self, direct: &Arc<DirectConnection>) {
         self.shared.send_if_modified(|shared| {
             let is_current = shared

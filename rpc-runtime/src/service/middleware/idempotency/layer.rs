@@ -93,7 +93,9 @@ pub struct Idempotency<S> {
 }
 
 impl<S: IdempotencyStore> Idempotency<S> {
-    /// Applies to all methods, except for the built-in ones and broadcasts, which each worker runs.
+    /// Makes a layer that applies to all methods, unless [`only`](Self::only) names some. It never
+    /// applies to the built-in ones, to broadcasts, which each worker runs, and to methods that
+    /// return or receive a stream.
     #[must_use]
     pub fn new(store: S) -> Self {
         let shared = Shared {
@@ -108,7 +110,7 @@ impl<S: IdempotencyStore> Idempotency<S> {
     }
 
     /// Applies only to these methods, and to those of earlier calls. Other methods cost nothing
-    /// then.
+    /// then. See [`new`](Self::new) for those to which the layer never applies.
     ///
     /// A method is named by its service and its name on the wire, as in `Bank.pay`. A `*` at the
     /// end matches any ending.

@@ -66,7 +66,7 @@ impl StoredOutcome {
     ///
     /// # Errors
     ///
-    /// If the bytes are damaged, or if a newer version of this library wrote them.
+    /// If the bytes are damaged, or have a version of the format that this library does not know.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoredFormatError> {
         let stored: Stored = read_stored(bytes)?;
         Ok(Self {
