@@ -432,7 +432,7 @@ mod numbers_of_serde_json {
     #[test]
     fn come_back_as_they_were() {
         round_trip(json!({"n": [0, -1, u64::MAX, i64::MIN, 0.5, 1e300, -0.0], "deep": {"x": [[1.5]]}}));
-        // Only the value of a float comes back, without zeros at its end or the form of its exponent.
+        // Only the value of a float comes back: no zeros at its end, nor the form of its exponent.
         let sent: Value = serde_json::from_str("[1.10, 1e2, 0.0, 12E-1]").unwrap();
         let body = Codec::Json.encode(&sent).unwrap();
         assert_eq!(&body[..], b"[1.1,100.0,0.0,1.2]");

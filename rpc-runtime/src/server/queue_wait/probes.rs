@@ -22,8 +22,8 @@ use crate::transport::{
     Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, Subscription, Transport, keep_open,
 };
 
-/// How long to wait if the channel for probes cannot be opened for a reason that may last. The broker
-/// logs each refusal.
+/// How long to wait if the channel for probes cannot be opened for a reason that may last. The
+/// broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Identifies a probe by its server, the index of the queue that it measures, and a number.
