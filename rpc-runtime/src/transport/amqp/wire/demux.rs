@@ -499,7 +499,7 @@ mod tests {
                 Some((channel, queues[usize::from(channel) - 1].next()?))
             }) {
                 bytes.extend_from_slice(&frame);
-                if channel == 3 || frame[PREFIX_LEN..].starts_with(&[0, 50]) {
+                if channel == 3 || (frame[0] == METHOD && frame[PREFIX_LEN..].starts_with(&[0, 50])) {
                     lapins.extend(frame);
                 }
             }
