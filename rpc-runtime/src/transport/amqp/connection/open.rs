@@ -27,6 +27,9 @@ use crate::transport::{Role, catch_panic};
 /// How long closing a channel or a connection may take.
 pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long lapin's thread may take to leave a connection that is closed. It takes milliseconds.
+const LAPIN_END_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long to wait for a broker to say why it refuses the client's certificate.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -231,9 +234,12 @@ impl OpenConnection {
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
-            // lapin's thread closes the socket and ends. If the socket were shut down here first,
-            // lapin would log that as a failure.
-            Ok(Ok(())) => self.socket.leave_to_lapin(),
+            // lapin's thread closes the socket and ends. If the socket were shut down here first, or
+            // the caller ended the runtime, and our task with it, lapin would log that as a failure.
+            Ok(Ok(())) => {
+                self.socket.leave_to_lapin();
+                let _ = timeout(LAPIN_END_LIMIT, self.wire.wait_ended()).await;
+            }
             // The connection is closed already.
             Ok(Err(_)) => self.socket.shut_down(),
             Err(_) => {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use foldhash::fast::RandomState;
 use futures_util::task::AtomicWaker;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::decode::Confirm;
 use super::demux::Receiver;
@@ -27,6 +28,8 @@ pub(in super::super) struct Wire {
     pub(super) driver_waker: AtomicWaker,
     /// How many bytes of our frames the socket has taken.
     pub(super) written: AtomicU64,
+    /// Cancelled once the connection has ended.
+    ended: CancellationToken,
 }
 
 #[derive(Default)]
@@ -62,6 +65,7 @@ impl Wire {
             shared: Mutex::new(shared),
             driver_waker: AtomicWaker::new(),
             written: AtomicU64::new(0),
+            ended: CancellationToken::new(),
         })
     }
 
@@ -129,6 +133,13 @@ impl Wire {
         shared.attached.clear();
         shared.ours = Outbox::default();
         shared.pipe.end(error);
+        drop(shared);
+        self.ended.cancel();
+    }
+
+    /// Waits until the connection has ended. Cancel safe.
+    pub(in super::super) async fn wait_ended(&self) {
+        self.ended.cancelled().await;
     }
 }
 
