@@ -234,8 +234,8 @@ impl OpenConnection {
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
-            // lapin's thread closes the socket and ends. If the socket were shut down here first, or
-            // the caller ended the runtime, and our task with it, lapin would log that as a failure.
+            // lapin's thread closes the socket and ends. If the socket were shut down here first,
+            // or the caller ended our task with its runtime, lapin would log that as a failure.
             Ok(Ok(())) => {
                 self.socket.leave_to_lapin();
                 let _ = timeout(LAPIN_END_LIMIT, self.wire.wait_ended()).await;
