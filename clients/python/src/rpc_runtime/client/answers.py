@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-# If no number of workers is expected, gathering ends this long after the last answer.
+# If no number of workers is expected, gathering ends this long after an answer was read, or with
+# this many answers.
 _DEFAULT_QUIET = 0.5
-_PREFETCH = 64
 _MAX_ANSWERS = 10_000
+_PREFETCH = 64
 _MAX_WORKER_BYTES = 1024
 _NO_WORKERS_PAUSE = 0.2
 _LOST_PAUSE = 0.05
@@ -49,7 +50,7 @@ class WorkerInfo:
 
     @staticmethod
     def from_header(text: object) -> WorkerInfo | None:
-        """Reads the header `rpc-worker` of a reply. `None` if it does not name a worker."""
+        """Reads the value of a header `rpc-worker`. `None` if it has no id, or is too long."""
         if not isinstance(text, str) or len(text.encode()) > _MAX_WORKER_BYTES:
             return None
         try:
@@ -86,7 +87,7 @@ class Answer(Generic[R]):
         self._reply = reply
 
     def result(self) -> R:
-        """Returns what the method returned, or raises its error."""
+        """Returns what the method returned. Raises its error, a `Fault` or `BadReply`."""
         result: R = self._reader.result(self._reply)
         return result
 
@@ -94,8 +95,9 @@ class Answer(Generic[R]):
 class Answers(Generic[R]):
     """The answers of all workers of a queue, as they arrive.
 
-    Nothing is sent before the first one is awaited. Without `expect_workers`, gathering ends half
-    a second after the last answer, and at the timeout at the latest.
+    Nothing is sent before the first one is awaited. Gathering ends with the last of
+    `expect_workers`, if no answer arrives for `quiet_for` after one was read, at the timeout, or if
+    the connection is lost. Without either option, `quiet_for` is half a second.
     """
 
     def __init__(
@@ -143,11 +145,15 @@ class Answers(Generic[R]):
         return answer
 
     async def collect(self) -> list[Answer[R]]:
-        """Waits for all answers."""
+        """Returns the answers that are not read yet, once gathering has ended."""
         return [answer async for answer in self]
 
     async def _begin(self, limit: TimeLimit) -> None:
-        """Opens the queue for answers, and publishes the request until the broker has it."""
+        """Opens the queue for answers, and publishes the request.
+
+        Repeats both if a channel is lost before the request is written and, with `wait_for_server`,
+        while no worker can be reached. A refusal is no error: other workers may have the request.
+        """
         _check_size(self._request)
         while True:
             try:
@@ -175,7 +181,7 @@ class Answers(Generic[R]):
             return
 
     async def _open_queue(self) -> str:
-        """Declares and consumes a queue for the answers. Returns its name."""
+        """Declares and consumes a queue in place of an earlier one. Returns its name."""
         await self._close_consumer()
         try:
             link = await self._connection.supervisor.link()
@@ -195,7 +201,7 @@ class Answers(Generic[R]):
         return name
 
     async def _next(self, limit: TimeLimit) -> Answer[R] | None:
-        """Waits for the next answer. Returns `None` once gathering ends."""
+        """Waits for the next answer. Returns `None` once gathering has ended."""
         while True:
             while self._arrived:
                 answer = self._read(self._arrived.popleft())
@@ -211,13 +217,13 @@ class Answers(Generic[R]):
             if ends_at <= now():
                 return None
             with contextlib.suppress(TimeoutError):
-                # No event tells of a lost connection, so the loop looks at it each second.
+                # `_changed` does not tell of a lost channel, so the loop looks at it each second.
                 async with asyncio.timeout_at(min(ends_at, now() + 1.0)):
                     await self._changed.wait()
             self._changed.clear()
 
     def _quiet_at(self) -> float:
-        """Returns when gathering ends if no further answer arrives. Infinity if it goes on."""
+        """Returns when the quiet time after the last answer ends. Infinity if there is none."""
         quiet_for = self._options.quiet_for
         if quiet_for is None and self._options.expect_workers is None:
             quiet_for = _DEFAULT_QUIET
@@ -227,7 +233,7 @@ class Answers(Generic[R]):
         return self._last_answer_at + quiet_for
 
     def _read(self, delivery: Delivery) -> Answer[R] | None:
-        """Reads a message as the first answer of a worker. `None` if it is anything else."""
+        """Acknowledges a message. Returns it if it is the first answer of a worker, or `None`."""
         delivery.ack()
         if delivery.message.correlation_id != self._request.correlation_id:
             return None
@@ -261,7 +267,7 @@ class Answers(Generic[R]):
 
     @staticmethod
     async def send_oneway(connection: Connection, request: Request, limit: TimeLimit) -> None:
-        """Sends a broadcast that nobody answers, until the broker has confirmed it."""
+        """Sends a broadcast that nobody answers. Returns once the broker has confirmed it."""
         _check_size(request)
         while True:
             try:
@@ -286,9 +292,9 @@ class Answers(Generic[R]):
 
 
 async def _publish(connection: Connection, request: Request, message: Message) -> Published:
-    """Publishes a broadcast on a channel of its own, which a missing exchange closes.
+    """Publishes a broadcast on a channel of its own, because a missing exchange closes that.
 
-    The exchange is missing until the first worker declares it, so that counts as `RETURNED`. A
+    The exchange is missing until the first worker declares it, so the result is `RETURNED` then. A
     broadcast that was returned has reached no worker, so it does not count as sent.
     """
     try:
@@ -297,6 +303,7 @@ async def _publish(connection: Connection, request: Request, message: Message) -
         raise BrokerFailed(str(error)) from None
     channel = await link.channel()
     try:
+        # `publish` waits for this too, but only a request that is not blocked counts as sent.
         await channel.unblocked()
         request.times_sent += 1
         published = await channel.publish(
@@ -317,5 +324,5 @@ def _check_size(request: Request) -> None:
 
 
 def _executed(request: Request) -> Executed:
-    """What is known about a broadcast that ends now."""
+    """Whether workers may have run a broadcast that fails now."""
     return Executed.MAYBE if request.times_sent else Executed.NO

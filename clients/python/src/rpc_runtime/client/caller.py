@@ -27,7 +27,7 @@ from .request import Request
 from .session import ReplyQueue, ReplyQueueKind, Session
 from .worker_header import worker_of
 
-# How long replies that waited in the queue may take to arrive after the connection was lost.
+# How long a call waits until a new session has received the replies that waited in the queue.
 _CATCH_UP: Final = 1.0
 _DELETE_TIMEOUT: Final = 1.0
 _NO_SERVER_PAUSE: Final = 0.2
@@ -54,22 +54,22 @@ class Caller:
 
     @property
     def supervisor(self) -> Supervisor:
-        """The connection."""
+        """The owner of the connection."""
         return self._supervisor
 
     @property
     def current_session(self) -> Session | None:
-        """The session. `None` while there is no connection, and before the first call."""
+        """The open session. `None` before the first call has opened one, and after a loss."""
         return self._session
 
     @property
     def in_flight(self) -> int:
-        """How many calls wait for a reply."""
+        """How many calls have begun and not ended. One-way calls do not count."""
         return len(self._calls)
 
     @contextlib.contextmanager
     def registered(self, correlation_id: str, inbox: Inbox) -> Iterator[None]:
-        """Lets an inbox receive the messages for a call. Raises `TooManyCalls`."""
+        """Calls `register`, and `forget` at the end of the block."""
         self.register(correlation_id, inbox)
         try:
             yield
@@ -77,7 +77,7 @@ class Caller:
             self.forget(correlation_id)
 
     def register(self, correlation_id: str, inbox: Inbox) -> None:
-        """Lets an inbox receive the messages for a call. Raises `TooManyCalls`."""
+        """Lets an inbox receive the messages for a call until `forget`. Raises `TooManyCalls`."""
         if len(self._calls) >= self._max_in_flight:
             raise TooManyCalls(self._max_in_flight)
         self._calls[correlation_id] = inbox
@@ -131,13 +131,16 @@ class Caller:
             self.end_unread_stream(delivery)
 
     def end_unread_stream(self, delivery: Delivery) -> None:
-        """Tells the worker that sent this message of a stream that nobody here reads the stream."""
+        """Ends a stream that nobody here reads, at the worker that sent this message of it.
+
+        Does nothing if the message does not name its worker, or its correlation id is no UUID.
+        """
         worker, identity = worker_of(delivery), uuid_of(delivery.message.correlation_id)
         if worker is not None and identity is not None:
             self.control.end_unread_stream(worker, identity)
 
     async def session(self, limit: TimeLimit, executed: Executed) -> Session:
-        """Waits for a session. Raises `TimedOut` or `BrokerFailed`."""
+        """Waits for a session. Raises `TimedOut` or `BrokerFailed` with this `executed`."""
         while self._session is None:
             if self._supervisor.is_closed:
                 raise BrokerFailed("the connection was closed by this program", executed)
@@ -150,10 +153,11 @@ class Caller:
         return self._session
 
     async def send(self, request: Request, inbox: Inbox, limit: TimeLimit) -> None:
-        """Sends a request, and waits until a message of a worker is in its inbox.
+        """Sends a request, and waits until its inbox has a message of a worker, or a failure.
 
-        Sends it again if it is lost, and it is certain that no worker has it or the method is
-        idempotent. Raises the error of a call that cannot go on.
+        `protocol.resend` decides whether a request that was lost or refused is sent again. One that
+        was returned is sent again if it waits for its queue. Raises the error of a call that cannot
+        go on.
         """
         is_idempotent = request.method.is_idempotent
         refusals = Backoff(0.05, 1.0)
@@ -171,12 +175,12 @@ class Caller:
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.RETURNED:
-                await self._wait_for_queue(request, limit)
+                await self._pause_after_return(request, limit)
             elif published is Published.REFUSED:
                 request.may_have_run = True
                 if after_refusal(is_idempotent) is Resend.FAIL:
                     raise Refused(request.queue)
-                await self._pause(refusals.next_pause(), limit)
+                await self._pause_after_refusal(refusals.next_pause(), limit)
             else:
                 request.may_have_run = True
                 await self._wait_for_reply(request, inbox, session, limit)
@@ -194,7 +198,7 @@ class Caller:
             reason = "the broker blocks publishers"
             raise TimedOut(limit.seconds, _executed(request), reason) from None
         if limit.left <= 0:
-            # From the start, if the method that makes this call has passed its own deadline.
+            # This is so from the start if the method that makes this call has passed its deadline.
             raise TimedOut(limit.seconds, _executed(request), "the deadline has passed")
         if request.method.is_oneway:
             message = request.message(None, None)
@@ -219,10 +223,11 @@ class Caller:
             request.times_sent -= 1
             raise BrokerFailed(str(error), _executed(request)) from None
 
-    async def _wait_for_queue(self, request: Request, limit: TimeLimit) -> None:
+    async def _pause_after_return(self, request: Request, limit: TimeLimit) -> None:
         """Pauses after the broker has returned a request, because its queue does not exist.
 
-        Raises `NoServer` if the call does not wait for the queue, or has no time left.
+        That one no longer counts as sent. Raises `NoServer` if the call does not wait for its
+        queue, or has no time left for the pause.
         """
         request.times_sent -= 1
         if not request.waits_for_server or limit.left <= _NO_SERVER_PAUSE:
@@ -234,7 +239,7 @@ class Caller:
     async def _wait_for_reply(
         self, request: Request, inbox: Inbox, session: Session, limit: TimeLimit
     ) -> None:
-        """Waits for a reply to a confirmed request, or until the request must be sent again."""
+        """Waits until the inbox has begun, or the confirmed request must be sent again."""
         is_idempotent, sent = request.method.is_idempotent, session.epoch
         while True:
             while not inbox.has_begun and not session.is_lost:
@@ -244,7 +249,7 @@ class Caller:
             if inbox.has_begun:
                 return
             # The session is lost. The next one first gets the replies that arrived meanwhile, and
-            # this one may be among them.
+            # the one to this call may be among them.
             session = await self.session(limit, Executed.MAYBE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CATCH_UP):
@@ -258,7 +263,7 @@ class Caller:
                 raise BrokerFailed("the reply queue was lost", Executed.MAYBE)
 
     @staticmethod
-    async def _pause(seconds: float, limit: TimeLimit) -> None:
+    async def _pause_after_refusal(seconds: float, limit: TimeLimit) -> None:
         """Pauses after the broker has refused a request. Raises `TimedOut` at the limit."""
         if limit.left <= seconds:
             await asyncio.sleep(limit.left)
@@ -266,7 +271,10 @@ class Caller:
         await asyncio.sleep(seconds)
 
     async def send_oneway(self, request: Request, limit: TimeLimit) -> None:
-        """Sends a request that has no reply, until the broker has confirmed it."""
+        """Sends a request that has no reply. Returns once the broker has confirmed it.
+
+        Sends it again in the same cases as `send`.
+        """
         is_idempotent = request.method.is_idempotent
         refusals = Backoff(0.05, 1.0)
         self._start()
@@ -284,12 +292,12 @@ class Caller:
             if published is Published.CONFIRMED:
                 return
             if published is Published.RETURNED:
-                await self._wait_for_queue(request, limit)
+                await self._pause_after_return(request, limit)
                 continue
             request.may_have_run = True
             if after_refusal(is_idempotent) is Resend.FAIL:
                 raise Refused(request.queue)
-            await self._pause(refusals.next_pause(), limit)
+            await self._pause_after_refusal(refusals.next_pause(), limit)
 
     def _start(self) -> None:
         if self._task is None:
@@ -297,7 +305,10 @@ class Caller:
             self._task = asyncio.get_running_loop().create_task(run, name="rpc replies")
 
     async def close(self) -> None:
-        """Deletes the reply queue, and wakes all calls, which find the connection closed."""
+        """Sends the last cancellations, deletes the reply queue, and wakes all calls.
+
+        They find the connection closed, because `Connection.close` closes it before they run.
+        """
         await self.control.close()
         is_connected = self._session is not None
         await cancel_and_wait(self._task)
@@ -321,5 +332,5 @@ def _count_and_decide(request: Request, error: ChannelLost) -> Resend:
 
 
 def _executed(request: Request) -> Executed:
-    """What is known about a call that ends now."""
+    """Whether the method of a call that fails now may have run."""
     return Executed.MAYBE if request.may_have_run else Executed.NO

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def call(connection: Connection, request: Request, limit: TimeLimit) -> Any:
-    """Sends a request, waits for its reply, and reads that."""
+    """Sends a request, waits for its reply, and returns or raises what that holds."""
     caller = connection.caller
     inbox = ReplyInbox()
     with caller.registered(request.correlation_id, inbox):
@@ -46,7 +46,7 @@ async def call_with_items(
     items: AsyncIterable[Any] | Iterable[Any],
     limit: TimeLimit,
 ) -> Any:
-    """Makes a call that sends a stream while its method runs."""
+    """Makes a call that sends a stream while its method runs, and whose result is a value."""
     caller = connection.caller
     request.headers[INCOMING_HEADER] = "1"
     inbox = StreamInbox(caller, request.correlation_id, Volume(), ItemSender())
@@ -71,7 +71,10 @@ async def call_with_items(
 
 
 def cancel_call(connection: Connection, request: Request, time_left: float) -> None:
-    """Tells the workers that nobody waits for a call, if its request was sent."""
+    """Tells the workers that nobody waits for a call, if its request was sent.
+
+    The request can still wait in its queue for `time_left` seconds.
+    """
     identity = uuid_of(request.correlation_id)
     if request.times_sent > 0 and identity is not None:
         connection.caller.control.cancel(request.queue, identity, time_left)

@@ -32,14 +32,17 @@ Items: TypeAlias = AsyncIterable[_T] | Iterable[_T]
 class Client:
     """Calls the methods of a service.
 
-    A generated class adds a method for each of the service's. They call the method here whose name
-    says how they are called, such as `_call` or `_broadcast`.
+    A generated subclass has a function for each method of the service. It calls the function here
+    for methods of its kind, such as `_call` or `_broadcast`.
     """
 
     _service: ClassVar[Service]
 
     def __init__(self, connection: Connection, queue: str | None = None) -> None:
-        """Makes a client of the workers that serve this queue, by default that of the service."""
+        """Makes a client of the workers that serve this queue, by default that of the service.
+
+        Raises `ValueError` if this cannot be the name of a queue.
+        """
         self._connection = connection
         self._queue = self._service.queue if queue is None else queue
         self._options = CallOptions(codec=connection.codec)
@@ -51,15 +54,19 @@ class Client:
         return self._queue
 
     def with_options(self, **options: Unpack[Options]) -> Self:
-        """Returns a client whose calls have these options. Times are in seconds.
+        """Returns a client whose calls have these options, and this client's others.
 
-        `timeout`: how long a call waits. `headers`: headers of its requests, which replace earlier
-        ones. `priority`: for queues with priorities. `codec`: how values are written.
+        Raises `EncodeFailed` if an option is invalid. Times are in seconds.
+
+        `timeout`: how long a call waits, or its reader waits for an item; by default the method's
+        or else the connection's. `headers`: headers of its requests, in place of all earlier ones.
+        `priority`: for queues with priorities. `codec`: how values are written.
         `credit`, `credit_bytes`: how many items of a result stream, and how many bytes of them, may
         be on their way or wait for the reader. `delay`: runs jobs later; other calls fail.
-        `expect_workers`: how many workers answer a broadcast. `quiet_for`: a broadcast ends this
-        long after the last answer.
-        `wait_for_server`: calls wait for the queue if it does not exist.
+        `expect_workers`, `quiet_for`: a broadcast ends with this many answers, or if none follows
+        for this long: see `Answers`.
+        `wait_for_server`: calls wait for the queue if it does not exist, and broadcasts for a
+        worker.
         """
         changed = copy.copy(self)
         try:
@@ -82,8 +89,8 @@ class Client:
     def _stream(self, method: Method[_R], *arguments: Any) -> ResultStream[_R]:
         """Makes a stream of results.
 
-        It makes its requests itself: the first when it is first read, and another each time it is
-        resumed, with the last item among the arguments.
+        The stream makes its requests itself: the first when it is first read, and another each time
+        it is resumed, with the last item that was read among the arguments.
         """
 
         def make_request(values: tuple[Any, ...]) -> Request:
@@ -104,8 +111,8 @@ class Client:
     ) -> ResultStream[_R]:
         """Makes a stream of results of a method that receives a stream too.
 
-        It makes its request itself, when it is first read. It is never resumed, because `items`
-        cannot be read again.
+        The stream makes its request itself, when it is first read. It is never resumed, because
+        `items` cannot be read again.
         """
 
         def make_request(values: tuple[Any, ...]) -> Request:
@@ -137,6 +144,7 @@ class Client:
         return TimeLimit.of(self._timeout(method))
 
     def _request(self, method: Method[Any], arguments: tuple[Any, ...]) -> Request:
+        """Makes a request with an id of its own. Raises `EncodeFailed` or `TooLarge`."""
         options = self._options
         headers = dict(options.headers)
         if options.delay > 0:

@@ -21,6 +21,7 @@ from ..transport.supervisor import Supervisor
 _MAX_WAITING = 16_384
 # How many cancelled calls a message may name.
 _MAX_CALLS = 1024
+# In milliseconds: how long a cancellation may wait in the queue of a worker.
 _EXPIRATION = "5000"
 _SEND_TIMEOUT = 5.0
 # Nothing is sent for this long after the broker has refused a message for lack of permission.
@@ -38,7 +39,8 @@ _MAX_UNREAD = 1024
 class ControlSender:
     """Owns the channel for control messages and the task that sends cancellations.
 
-    Nothing here is certain to arrive: it only saves work, or is sent again by those who need it.
+    No message is certain to arrive. A cancellation only saves work, and a worker without credit
+    asks for it again.
     """
 
     def __init__(self, supervisor: Supervisor, log: LimitedLog) -> None:
@@ -59,7 +61,11 @@ class ControlSender:
         self._unread: OrderedDict[tuple[str, bytes], float] = OrderedDict()
 
     def cancel(self, key: str, identity: bytes, time_left: float) -> None:
-        """Tells the workers of a queue, or one worker, that nobody waits for a call."""
+        """Tells workers in the background that nobody waits for a call.
+
+        `key` is the queue of its workers, or the id of one worker, which only ends a stream. The
+        request can still wait for `time_left` seconds.
+        """
         if self._supervisor.is_closed:
             return
         self._waiting.append((key, identity, int(time_left * 1000)))
@@ -70,9 +76,9 @@ class ControlSender:
             self._task = asyncio.get_running_loop().create_task(run, name="rpc cancellations")
 
     def end_unread_stream(self, worker: str, identity: bytes) -> None:
-        """Ends a stream that nobody reads, unless that was done in the last seconds."""
+        """Ends a stream that nobody reads, unless it or too many others were just ended."""
         key, current = (worker, identity), now()
-        # The times are in order, because each is as long after its stream was ended.
+        # The earliest time is first, because the pause is the same for all.
         while self._unread and next(iter(self._unread.values())) <= current:
             self._unread.popitem(last=False)
         if key in self._unread or len(self._unread) >= _MAX_UNREAD:
@@ -81,7 +87,7 @@ class ControlSender:
         self.cancel(worker, identity, 0)
 
     def grant(self, worker: str, identity: bytes, credit: Volume) -> None:
-        """Tells a worker how many items of a stream it may send."""
+        """Tells a worker in the background how much of a stream it may send in total."""
         key = (worker, identity)
         is_waiting = key in self._granting
         if self._supervisor.is_closed or (not is_waiting and len(self._granting) >= _MAX_GRANTS):
@@ -92,7 +98,7 @@ class ControlSender:
             self._grants.spawn(self._send_grant(key))
 
     async def _send_grant(self, key: tuple[str, bytes]) -> None:
-        """Sends the latest credit of a stream until the broker has confirmed it."""
+        """Sends the latest credit of a stream until it is confirmed, or takes too long."""
         worker, identity = key
         pause, deadline = _FIRST_GRANT_PAUSE, now() + _GRANT_TIMEOUT
         try:
@@ -111,7 +117,7 @@ class ControlSender:
             self._granting.pop(key, None)
 
     async def _run(self) -> None:
-        """Sends the cancellations that wait, grouped by their routing keys."""
+        """Sends the cancellations that wait, grouped by their routing keys, once each."""
         while True:
             if not self._has_work.is_set():
                 self._is_idle.set()
@@ -130,7 +136,7 @@ class ControlSender:
                     await self._publish(key, message, is_mandatory=False)
 
     async def _publish(self, key: str, message: Message, *, is_mandatory: bool) -> Published | None:
-        """Publishes a message. `None` if that is not possible at present."""
+        """Publishes a message. `None` if that fails, takes too long, or failed a moment ago."""
         if now() < self._forbidden_until:
             return None
         try:
@@ -139,7 +145,7 @@ class ControlSender:
                     message, queue=key, exchange=CONTROL_EXCHANGE, is_mandatory=is_mandatory
                 )
         except NotFound:
-            # No worker has declared the exchange, so no worker runs anything.
+            # No worker has declared the exchange, so no worker can be told anything.
             return None
         except Forbidden:
             self._forbidden_until = now() + _FORBIDDEN_PAUSE

@@ -18,7 +18,7 @@ class Inbox:
         self.has_begun = False
 
     def receive(self, delivery: Delivery) -> None:
-        """Takes a message. It must not fail."""
+        """Takes a message. Must not raise an exception."""
         raise NotImplementedError
 
     def reconnected(self) -> None:
@@ -30,7 +30,7 @@ class Inbox:
         self._changed.set()
 
     async def changed(self, deadline: float) -> None:
-        """Waits for a change, or until the deadline."""
+        """Waits for a change since the last wait, or until the deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._changed.wait()
@@ -45,7 +45,7 @@ class ReplyInbox(Inbox):
         self.reply: Delivery | None = None
 
     def receive(self, delivery: Delivery) -> None:
-        """Takes the first reply."""
+        """Takes the first reply. Ignores later ones."""
         if self.reply is None:
             self.reply = delivery
             self.has_begun = True

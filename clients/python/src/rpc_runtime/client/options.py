@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
-    """The options that calls of a client share. Times are in seconds."""
+    """The options that calls of a client share. `Client.with_options` describes them."""
 
     timeout: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -48,14 +48,18 @@ class CallOptions:
     wait_for_server: bool = False
 
     def changed(self, **options: Unpack[Options]) -> Self:
-        """Returns these options with some changes. Raises `ValueError` if one is invalid."""
+        """Returns these options with some changes.
+
+        Raises `ValueError` or `TypeError` if one is invalid.
+        """
         changed = replace(self, **options)
         changed._check()
         return changed
 
     def _check(self) -> None:
-        """Raises `ValueError` if an option is invalid."""
+        """Raises `ValueError` if an option is invalid, or `TypeError` if it has another type."""
         check_user_headers(self.headers)
+        # `not ... > 0` also refuses NaN.
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError("the timeout must be more than 0 seconds")
         if self.priority is not None and not 0 <= self.priority <= _MAX_PRIORITY:

@@ -21,11 +21,12 @@ class ReplyReader:
 
     def __init__(self, method: Method[Any], codec: Codec, max_bytes: int) -> None:
         self._method = method
+        # Of messages that name none.
         self._codec = codec
         self._max_bytes = max_bytes
 
     def codec_of(self, delivery: Delivery) -> Codec:
-        """Returns the codec of a reply that can be read. Raises `BadReply`."""
+        """Returns the codec of a message. Raises `BadReply` if the message cannot be read."""
         message = delivery.message
         if delivery.malformed is not None:
             raise BadReply(delivery.malformed, Executed.MAYBE)
@@ -38,7 +39,7 @@ class ReplyReader:
             raise BadReply(str(error), Executed.MAYBE) from None
 
     def result(self, delivery: Delivery, times_sent: int = 1) -> Any:
-        """Returns the method's result, or raises its error or a fault."""
+        """Returns the method's result. Raises its error, a fault or `BadReply`."""
         codec = self.codec_of(delivery)
         self.raise_failure(delivery, codec, times_sent)
         types = self._method.types_in(form_of(codec))
@@ -48,7 +49,10 @@ class ReplyReader:
             raise BadReply(str(error), Executed.YES) from None
 
     def all_items(self, delivery: Delivery) -> list[Any]:
-        """Returns the items of a reply from a worker that knows no streams: all in an array."""
+        """Returns the items of a reply from a worker that knows no streams.
+
+        They are in an array or, in plain text, one in each line. Raises like `result`.
+        """
         codec = self.codec_of(delivery)
         self.raise_failure(delivery, codec)
         body = delivery.message.body
@@ -62,14 +66,17 @@ class ReplyReader:
             raise BadReply(str(error), Executed.YES) from None
 
     def item(self, body: bytes, codec: Codec) -> Any:
-        """Reads an item of a stream."""
+        """Reads an item of a stream. Raises `BadReply`."""
         try:
             return decode_value(self._method.types_in(form_of(codec)).returns, body, codec)
         except CodecError as error:
             raise BadReply(f"an item of the stream: {error}", Executed.MAYBE) from None
 
     def raise_failure(self, delivery: Delivery, codec: Codec, times_sent: int = 1) -> None:
-        """Raises the error or the fault that a reply holds, if it holds one."""
+        """Raises the error or the fault that a reply holds, or `BadReply` if that is unreadable.
+
+        Does nothing if the reply holds a result.
+        """
         message = delivery.message
         kind = kind_of(message.type)
         if kind is ReplyKind.FAULT:
@@ -78,6 +85,10 @@ class ReplyReader:
             raise self._method_error(message.body, codec)
 
     def _fault(self, delivery: Delivery, codec: Codec, times_sent: int) -> RpcError:
+        """Returns the fault that a reply holds, or `BadReply`.
+
+        If the request was sent several times, a refusal becomes `interrupted`.
+        """
         message = delivery.message
         try:
             code, text = read_fault(codec, message.body)
@@ -92,6 +103,7 @@ class ReplyReader:
         return fault
 
     def _method_error(self, body: bytes, codec: Codec) -> RpcError:
+        """Returns the method's error, in plain text as its text, or `BadReply`."""
         if codec is Codec.TEXT:
             return MethodErrorText(body.decode(errors="replace"))
         converter = self._method.types_in(form_of(codec)).error

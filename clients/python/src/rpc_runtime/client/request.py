@@ -26,13 +26,13 @@ class Request:
     waits_for_server: bool = False
     # Whether a worker may have got the request.
     may_have_run: bool = field(default=False, init=False)
-    # Not counted if the broker returned it, or it was not written.
+    # How often it was sent, without the times that the broker returned it or it was not written.
     times_sent: int = field(default=0, init=False)
     # How many channels the broker has closed while they carried this request, maybe over it.
     channels_closed: int = field(default=0, init=False)
 
     def message(self, reply_to: str | None, time_left: float | None) -> Message:
-        """Makes the message. `time_left` is in seconds."""
+        """Makes the message. `time_left` is in seconds. Both are `None` if the call is one-way."""
         headers: dict[str, Any] = dict(self.headers)
         if self.may_have_run:
             headers[RESENT_HEADER] = ""

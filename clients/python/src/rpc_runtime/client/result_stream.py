@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class _Run:
+class _StreamCall:
     """One call, from its request to the end of its stream.
 
-    A `ResultStream` that is resumed makes several, one after the other.
+    A `ResultStream` that is resumed makes several, one after the other. The constructor registers
+    the inbox, so it may raise `TooManyCalls`.
     """
 
     def __init__(
@@ -68,22 +69,22 @@ class _Run:
         self.inbox = StreamInbox(connection.caller, request.correlation_id, self._window, sender)
         self.reader = ReplyReader(request.method, request.codec, connection.max_accepted_bytes)
         self._upload = None if items is None else Upload(connection, request, items, self.inbox)
-        self._task: asyncio.Task[None] | None = None
+        self._upload_task: asyncio.Task[None] | None = None
         self._watch: StreamWatch | None = None
         self._codec: Codec | None = None
         self._is_over = False
         self._caller.register(request.correlation_id, self.inbox)
 
     async def begin(self, limit: TimeLimit) -> None:
-        """Sends the request, and waits for the first message."""
+        """Sends the request, waits for the first message or a failure, and starts the upload."""
         await self._caller.send(self.request, self.inbox, limit)
         self._watch = StreamWatch(self._caller, self.inbox)
         if self._upload is not None and self.inbox.receiver.ended is None:
             run = self._upload.run()
-            self._task = asyncio.get_running_loop().create_task(run, name="rpc upload")
+            self._upload_task = asyncio.get_running_loop().create_task(run, name="rpc upload")
 
     async def next(self, limit: TimeLimit) -> bytes | Delivery:
-        """Waits for the next item, or for the reply that ends the stream."""
+        """Waits for the next item, which is in bytes, or for the reply that ends the stream."""
         inbox, receiver = self.inbox, self.inbox.receiver
         while True:
             item = receiver.take()
@@ -102,7 +103,7 @@ class _Run:
             await inbox.changed(limit.deadline if gone_at is None else min(limit.deadline, gone_at))
 
     def _grant(self) -> None:
-        """Grants further credit if the reader has used half of it."""
+        """Grants further credit once the reader has used half of it."""
         credit = self.inbox.receiver.next_grant()
         worker, identity = self.inbox.worker, uuid_of(self.request.correlation_id)
         if credit is not None and worker is not None and identity is not None:
@@ -121,8 +122,8 @@ class _Run:
             return
         self._is_over = True
         self._caller.forget(self.request.correlation_id)
-        if self._task is not None:
-            self._task.cancel()
+        if self._upload_task is not None:
+            self._upload_task.cancel()
         if not has_reply:
             cancel_call(self._connection, self.request, 0)
 
@@ -132,16 +133,16 @@ class _Run:
         `has_reply` is ignored if the call was abandoned before.
         """
         self.abandon(has_reply)
-        await cancel_and_wait(self._task)
+        await cancel_and_wait(self._upload_task)
         if self._upload is not None:
-            # `run` closes it too, unless it was cancelled again meanwhile.
+            # `Upload.run` closes it too, unless that never began or was cancelled again meanwhile.
             await self._upload.close()
 
 
 class ResultStream(Generic[R]):
     """The items of a stream. Nothing is sent before the first one is awaited.
 
-    `aclose` ends the stream early. So does `async with`, and leaving the last reference to it.
+    `aclose` ends the stream early. So does the end of `async with`, or of the last reference to it.
     """
 
     def __init__(
@@ -162,14 +163,14 @@ class ResultStream(Generic[R]):
         self._options = options
         self._timeout = timeout
         self._items = items
-        self._run: _Run | None = None
+        self._call: _StreamCall | None = None
         self._is_over = False
-        # Items that are not read of a worker that has sent all of them in one reply.
+        # The unread items of a worker that has sent all of them in one reply.
         self._rest: deque[R] = deque()
         # The item that was last read, with which an interrupted stream is resumed.
         self._last: Any = None
         self._has_last = False
-        # Whether the stream was interrupted, and no item has arrived since.
+        # Whether the stream was interrupted, and no item was read since.
         self._is_resuming = False
         self._backoff = Backoff(0.025, 2.0)
 
@@ -193,51 +194,54 @@ class ResultStream(Generic[R]):
                     await self._resume_or_raise(error, limit)
         except BaseException as error:
             self._is_over = True
-            run, self._run = self._run, None
-            if run is not None:
-                await run.close(has_reply=isinstance(error, StopAsyncIteration))
+            call, self._call = self._call, None
+            if call is not None:
+                await call.close(has_reply=isinstance(error, StopAsyncIteration))
             raise
 
     async def _next(self, limit: TimeLimit) -> R:
-        """Waits for the next item of the current call, which the first use makes.
+        """Waits for the next item of the current call. Makes that call if there is none.
 
         Raises `StopAsyncIteration` at the end.
         """
-        if self._run is None:
+        if self._call is None:
             request = self._make_request(self._arguments)
-            self._run = _Run(self._connection, request, self._options, self._items)
-            await self._run.begin(limit)
-        run = self._run
-        arrived = await run.next(limit)
+            self._call = _StreamCall(self._connection, request, self._options, self._items)
+            await self._call.begin(limit)
+        call = self._call
+        arrived = await call.next(limit)
         if isinstance(arrived, bytes):
-            item: R = run.reader.item(arrived, run.codec())
+            item: R = call.reader.item(arrived, call.codec())
             self._last, self._has_last = item, True
             return item
-        return self._end(run, arrived)
+        return self._end(call, arrived)
 
-    def _end(self, run: _Run, reply: Delivery) -> R:
-        """Ends the stream with its reply: raises its error, or `StopAsyncIteration`.
+    def _end(self, call: _StreamCall, reply: Delivery) -> R:
+        """Ends the stream with its reply: raises an error, or `StopAsyncIteration`.
 
-        Returns the first item of a worker that has sent all items in this reply.
+        If the worker has sent all items in this reply, it returns the first one instead.
         """
-        run.abandon(has_reply=True)
-        codec = run.reader.codec_of(reply)
-        run.reader.raise_failure(reply, codec, run.request.times_sent)
+        call.abandon(has_reply=True)
+        codec = call.reader.codec_of(reply)
+        call.reader.raise_failure(reply, codec, call.request.times_sent)
         message = reply.message
         if ITEMS_HEADER in message.headers:
             if header_number(message.headers, ITEMS_HEADER, -1) < 0 or message.body:
                 raise BadReply("the reply is not the end of the stream", Executed.MAYBE)
             raise StopAsyncIteration
-        self._rest.extend(run.reader.all_items(reply))
+        self._rest.extend(call.reader.all_items(reply))
         self._is_over = True
         if not self._rest:
             raise StopAsyncIteration
         return self._rest.popleft()
 
     async def _resume_or_raise(self, error: RpcError, limit: TimeLimit) -> None:
-        """Prepares the next call of a stream that can be resumed, or raises the error."""
-        resume, run = self._method.resume, self._run
-        has_begun = run is not None and run.inbox.worker is not None
+        """Prepares the next call of a stream that can be resumed, and pauses. Or raises the error.
+
+        `_next` makes that call.
+        """
+        resume, call = self._method.resume, self._call
+        has_begun = call is not None and call.inbox.worker is not None
         # The caller's items cannot be read a second time.
         if resume is None or self._items is not None:
             raise error
@@ -248,9 +252,9 @@ class ResultStream(Generic[R]):
         if limit.left <= pause or (self._has_last and self._last is None):
             raise error
         self._is_resuming = True
-        self._run = None
-        if run is not None:
-            await run.close(has_reply=False)
+        self._call = None
+        if call is not None:
+            await call.close(has_reply=False)
         if self._has_last:
             self._arguments = tuple(
                 self._last if argument.name == resume else value
@@ -262,9 +266,9 @@ class ResultStream(Generic[R]):
         """Ends the stream, and its method if that still runs."""
         self._is_over = True
         self._rest.clear()
-        run, self._run = self._run, None
-        if run is not None:
-            await run.close(has_reply=run.inbox.receiver.ended is not None)
+        call, self._call = self._call, None
+        if call is not None:
+            await call.close(has_reply=call.inbox.receiver.ended is not None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -279,18 +283,18 @@ class ResultStream(Generic[R]):
 
     def __del__(self) -> None:
         # Missing if the constructor failed.
-        run = getattr(self, "_run", None)
-        # Raised if the event loop has ended.
+        call = getattr(self, "_call", None)
+        # Raised if no event loop runs any more.
         with contextlib.suppress(RuntimeError):
-            if run is not None and not self._connection.is_closed:
-                run.abandon(has_reply=run.inbox.receiver.ended is not None)
+            if call is not None and not self._connection.is_closed:
+                call.abandon(has_reply=call.inbox.receiver.ended is not None)
 
 
 def _is_interruption(error: RpcError, has_begun: bool, is_resuming: bool) -> bool:
-    """Whether a stream that ended with this error may go on at another worker.
+    """Whether a stream that ended with this error may go on with another call.
 
     A stream that never began fails like any other call. While one is resumed, also errors count
-    that may pass, such as a queue without workers.
+    that may pass, such as a missing queue.
     """
     if isinstance(error, Fault) and error.code == INTERRUPTED:
         return has_begun or is_resuming

@@ -19,7 +19,7 @@ from ..transport.link import Link
 ReplyQueueKind = Literal["resumable", "exclusive"]
 
 _PREFETCH = 2000
-# In milliseconds, as RabbitMQ takes it.
+# How long the reply queue lives without a consumer. In milliseconds, as RabbitMQ takes it.
 _EXPIRES = 60_000
 # In seconds: replies that arrive within it are acknowledged together.
 _ACK_PAUSE = 0.001
@@ -49,8 +49,8 @@ class Session:
         if self.backlog <= 0:
             self.caught_up.set()
         self._unacked = delivery.tag
-        # `close` has sent the last acknowledgement. One after the `channel.close` would make the
-        # broker close the connection.
+        # `close` sends the last acknowledgement itself. One after the `channel.close` would make
+        # the broker close the connection.
         if self._ack_timer is None and not self._is_closing:
             self._ack_timer = asyncio.get_running_loop().call_later(_ACK_PAUSE, self._ack)
 
@@ -108,6 +108,7 @@ class ReplyQueue:
     async def _open(
         self, consumer: Channel, publisher: Channel, on_reply: Callable[[Delivery], None]
     ) -> Session:
+        """Consumes the queue, or a new one if there is none, on these channels."""
         await consumer.prefetch(_PREFETCH)
         name, backlog = self._name, 0
         if name is not None and self._kind == "resumable":

@@ -1,4 +1,4 @@
-"""Where the messages for a call with items arrive, in either direction."""
+"""The inbox of a call with items in either direction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _NO_RUN = "a message of a stream does not say which run of which worker sent it"
 
 
 class StreamInbox(Inbox):
-    """Takes the items that a worker sends, and its grants for the items that the caller sends."""
+    """Takes the items that a worker sends, and its grants for the items that the caller sends.
+
+    `window` is how much the worker may send at first: nothing if the method returns no stream.
+    """
 
     def __init__(
         self, caller: Caller, correlation_id: str, window: Volume, sender: ItemSender | None
@@ -51,9 +54,9 @@ class StreamInbox(Inbox):
         self.failure: RpcError | None = None
         # Since when the worker has been silent.
         self.heard_at = now()
-        # When the method last took an item of the caller.
+        # When the method last took an item of the caller, or the call began.
         self.went_on_at = now()
-        # The first message with items. Its content type is that of all items.
+        # The first message of the type for items, even without any. Its content type is theirs.
         self.first_message: Delivery | None = None
 
     @property
@@ -82,6 +85,7 @@ class StreamInbox(Inbox):
             return
         run, begun = run_of(delivery), self.receiver.run
         unread = self.receiver.choose_run(run)
+        # A message that names this worker but no run is foreign too. The worker's stream goes on.
         if unread is Unread.FOREIGN and worker_of(delivery) != self.worker:
             self._end_unread_stream(delivery)
         elif unread is Unread.INTERRUPTED:
@@ -96,7 +100,7 @@ class StreamInbox(Inbox):
         self._read(run, delivery)
 
     def _end_unread_stream(self, delivery: Delivery) -> None:
-        """Ends the stream that a message belongs to, if it belongs to one."""
+        """Ends the stream that a message belongs to, unless the message is the reply."""
         if delivery.message.type in (ITEMS, CREDIT):
             self._caller.end_unread_stream(delivery)
 

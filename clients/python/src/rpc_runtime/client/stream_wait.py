@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StreamWatch:
-    """Notices that the worker of a stream is gone, or that the reply queue is lost."""
+    """Notices that a stream cannot go on: its worker, its reply queue or its connection is gone."""
 
     def __init__(self, caller: Caller, inbox: StreamInbox) -> None:
         self._caller = caller
@@ -27,7 +27,7 @@ class StreamWatch:
         self._address = session.epoch.address if session is not None else None
 
     def check(self) -> float | None:
-        """Returns until when the worker may be silent, or `None` while there is no connection.
+        """Returns until when the worker may be silent, or `None` while there is no session.
 
         Raises the error of a stream that cannot go on.
         """
@@ -53,7 +53,8 @@ async def wait_for_end(
     """Waits for the reply to a call that sends items.
 
     The time limit `seconds` counts only while the worker keeps the call waiting, and begins anew
-    whenever the method takes an item. While the caller's own stream has no item, no time counts.
+    whenever the method takes an item. It does not count while the caller's own stream has no item.
+    The deadline of a method that makes the call always applies.
     """
     watch = StreamWatch(caller, inbox)
     while True:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MAX_UNCONFIRMED = 16
 # How many items are taken at most before other tasks may run.
 _MAX_BURST = 64
-# The bytes of a message around its only item.
+# How many bytes of a message are around its only item, at most.
 _ITEM_FRAME = 40
 # What `_next_of` returns at the end of the caller's stream.
 _END = object()
@@ -59,22 +59,24 @@ class Upload:
         self._sender = inbox.sender or ItemSender()
         self._max_item = connection.max_sent_bytes - _ITEM_FRAME
         self._channel = LazyChannel(connection.supervisor)
-        # The messages that the broker has not confirmed, by the number of their first item.
+        # The tasks that publish messages, each with the number of its message's first item.
         self._publishing: dict[asyncio.Task[Published], int] = {}
         # Wakes the task that sends. The inbox sets it too, when the worker grants credit.
         self._changed = inbox.granted
         # Wakes the task that takes items from the caller's stream.
         self._has_room = asyncio.Event()
         self._keep_alive_at = 0.0
-        # Nothing is sent before this: the broker did not take the last message.
+        # Nothing is sent before this: a message did not reach the worker.
         self._retry_at = 0.0
         self._backoff = Backoff(0.025, 2.0)
+        # Since when the broker has returned or refused each message. `None` if the last one was
+        # confirmed, or its channel was lost.
         self._undelivered_since: float | None = None
         # Since when the call waits for its worker. `None` while it waits for the caller's stream.
         self.waits_since: float | None = now()
 
     async def run(self) -> None:
-        """Sends the items until the call ends. A failure ends the call."""
+        """Sends the items until this task is cancelled. An `RpcError` ends the call."""
         pulling = asyncio.get_running_loop().create_task(self._pull_all(), name="rpc items")
         pulling.add_done_callback(lambda _: self._changed.set())
         try:
@@ -86,7 +88,7 @@ class Upload:
             await self.close()
 
     async def _send_all(self, pulling: asyncio.Task[None]) -> None:
-        """Sends the items that `pulling` has taken, and keep-alives, until it is cancelled."""
+        """Sends the items that the task `pulling` takes, and keep-alives. Never returns."""
         self._keep_alive_at = now() + KEEP_ALIVE
         while True:
             self._changed.clear()
@@ -137,25 +139,26 @@ class Upload:
             await _close(iterator)
 
     def _send_ready(self) -> None:
+        """Starts to publish what can be sent, and a keep-alive if it is time for one."""
         while len(self._publishing) < _MAX_UNCONFIRMED:
             message = self._sender.next_message()
             if message is None:
                 break
-            self._publish(message)
+            self._start_publishing(message)
         if self._keep_alive_at <= now():
             self._keep_alive_at = now() + KEEP_ALIVE
             # A message that is on its way shows the same: that the caller is there.
             if not self._publishing:
-                self._publish(self._sender.keep_alive())
+                self._start_publishing(self._sender.keep_alive())
 
-    def _publish(self, message: ItemMessage) -> None:
+    def _start_publishing(self, message: ItemMessage) -> None:
         """Starts to publish a message. `_check_published` learns what became of it."""
         self._keep_alive_at = now() + KEEP_ALIVE
-        task = asyncio.get_running_loop().create_task(self._published(message))
+        task = asyncio.get_running_loop().create_task(self._publish(message))
         self._publishing[task] = message.items.first
         task.add_done_callback(lambda _: self._changed.set())
 
-    async def _published(self, message: ItemMessage) -> Published:
+    async def _publish(self, message: ItemMessage) -> Published:
         headers = {} if message.end is None else {ITEMS_HEADER: str(message.end)}
         return await self._channel.publish(
             Message(
@@ -172,7 +175,7 @@ class Upload:
 
     def _check_published(self) -> None:
         for task in [task for task in self._publishing if task.done()]:
-            # `_check` may have dropped it with the others that follow a lost message.
+            # `_check` may have dropped it together with a message that was lost.
             first = self._publishing.pop(task, None)
             if first is not None:
                 self._check(first, task)
@@ -180,13 +183,13 @@ class Upload:
     def _check(self, first: int, task: asyncio.Task[Published]) -> None:
         """Learns what became of a message that begins with this item.
 
-        If it did not reach the worker, all items from it on are sent again after a pause, because
-        the worker discards what follows a gap. Raises a fault if the worker is gone.
+        If it did not reach the worker, it is sent again after a pause, and so are all that are not
+        checked yet: the worker discards what follows a gap. Raises a fault if the worker is gone.
         """
         try:
             published = task.result()
         except (ChannelLost, ConnectFailed):
-            # Says nothing about the worker. `wait_for_end` limits how long this may last.
+            # Says nothing about the worker. The time limit of the call ends this.
             self._undelivered_since = None
         else:
             if published is Published.CONFIRMED:
