@@ -226,7 +226,7 @@ class Caller:
     async def _pause_after_return(self, request: Request, limit: TimeLimit) -> None:
         """Pauses after the broker has returned a request, because its queue does not exist.
 
-        That one no longer counts as sent. Raises `NoServer` if the call does not wait for its
+        The attempt does not count as sent. Raises `NoServer` if the call does not wait for its
         queue, or has no time left for the pause.
         """
         request.times_sent -= 1
