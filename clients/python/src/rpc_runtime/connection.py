@@ -19,8 +19,8 @@ from .transport.errors import ConnectFailed
 from .transport.link import CONNECT_TIMEOUT
 from .transport.supervisor import Supervisor
 
-_MAX_BYTES = 16 * 1024 * 1024
-_MAX_IN_FLIGHT = 10_000
+_DEFAULT_MAX_BYTES = 16 * 1024 * 1024
+_DEFAULT_MAX_IN_FLIGHT = 10_000
 
 
 class Connection:
@@ -56,7 +56,7 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection was closed by this program."""
+        """Whether the connection is closed for good: by `close`, or after `open` failed."""
         return self.supervisor.is_closed
 
     @property
@@ -65,9 +65,13 @@ class Connection:
         return self.supervisor.is_blocked
 
     async def open(self) -> None:
-        """Connects. Raises `BrokerFailed` if the broker cannot be reached in time."""
+        """Connects. Raises `BrokerFailed` if the broker cannot be reached in time.
+
+        If it fails or is cancelled, the connection is closed for good.
+        """
         self.supervisor.start()
         try:
+            # Longer than one attempt, so that the error can say why that failed.
             async with asyncio.timeout(CONNECT_TIMEOUT + 1.0):
                 await self.supervisor.link()
         except (TimeoutError, ConnectFailed):
@@ -80,7 +84,7 @@ class Connection:
             raise
 
     async def close(self) -> None:
-        """Closes the connection. Calls that still wait fail."""
+        """Closes the connection for good. Calls that still wait fail."""
         try:
             await self.caller.close()
         finally:
@@ -107,15 +111,18 @@ def connect(
     codec: Codec = Codec.MESSAGE_PACK,
     reply_queue: ReplyQueueKind = "resumable",
     timeout: float = DEFAULT_TIMEOUT,
-    max_in_flight: int = _MAX_IN_FLIGHT,
-    max_sent_bytes: int = _MAX_BYTES,
-    max_accepted_bytes: int = _MAX_BYTES,
+    max_in_flight: int = _DEFAULT_MAX_IN_FLIGHT,
+    max_sent_bytes: int = _DEFAULT_MAX_BYTES,
+    max_accepted_bytes: int = _DEFAULT_MAX_BYTES,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Connection:
     """Prepares a connection: `async with connect("amqp://localhost") as connection`.
 
-    Several addresses are tried in turn. A `resumable` reply queue outlives its connection by a
-    minute, so that calls go on after it was lost; an `exclusive` one ends with it.
+    Several addresses are tried in turn. RabbitMQ shows `name` as the name of the connection.
+    `codec` and `timeout`, in seconds, are the defaults of calls. A `resumable` reply queue outlives
+    a lost connection by a minute, so that calls go on over the next one; an `exclusive` queue ends
+    with its connection. `max_in_flight` limits the calls that wait for replies. `max_sent_bytes`
+    and `max_accepted_bytes` limit the bodies of requests and replies.
     """
     return Connection(
         [url] if isinstance(url, str) else list(url),

@@ -11,7 +11,7 @@ from .protocol.names import MAX_TIME_TO_LIVE
 ambient_deadline: ContextVar[float | None] = ContextVar("rpc_deadline", default=None)
 """The deadline of the request that this task runs a method for, in the time of the event loop.
 
-`None` outside of methods, and if the request has no deadline.
+`None` outside of methods, and if the request has no deadline or has a stream.
 """
 
 
@@ -22,14 +22,17 @@ def now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class TimeLimit:
-    """When a wait ends, and how long it was meant to take."""
+    """When a wait ends, and how long it may take from its beginning, in seconds."""
 
     seconds: float
     deadline: float
 
     @staticmethod
     def of(seconds: float) -> TimeLimit:
-        """Returns a limit that begins now. In a method, it ends at the method's own deadline."""
+        """Returns a limit that begins now, of at most `MAX_TIME_TO_LIVE`.
+
+        In a method, it ends no later than the method's own deadline.
+        """
         seconds = min(seconds, MAX_TIME_TO_LIVE)
         begun = now()
         ends_at = ambient_deadline.get()

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of a method: its name on the wire and its type."""
+    """An argument of a method: its name on the wire, its type, and other names that are read."""
 
     name: str
     type: Any
@@ -25,7 +25,10 @@ class Argument:
 
     @property
     def is_scalar(self) -> bool:
-        """Whether plain text can hold it: a number, a boolean, text, bytes or a unit variant."""
+        """Whether a worker reads the argument from plain text.
+
+        That is a number, a boolean, text, bytes, `None`, an enum of names, or a value of any type.
+        """
         members = members_of(self.type)
         others = [each for each in members if each is not Unset]
         # `U8 | Unset` is a scalar with a default. Any other union is structured.
@@ -39,8 +42,8 @@ class Argument:
     def value_if_missing(self) -> Any:
         """The value that a worker passes to the method if a request leaves the argument out.
 
-        `UNSET` if the method has a default, `None` if the value is optional. Raises `LookupError`
-        if the argument must not be missing.
+        `UNSET` if its type has that, otherwise `None` if its type has that or is `Any`. Raises
+        `LookupError` if the argument must not be missing.
         """
         members = members_of(self.type)
         if Unset in members:
@@ -54,9 +57,9 @@ class Argument:
 class Retry:
     """How a failed job is retried. Delays are in seconds.
 
-    They grow by the same factor each time, from the first to the last. A single retry comes after
-    `min_delay`. Each wait is up to a fifth shorter or longer than its delay, and then rounded up to
-    a tenth of a second and to two digits.
+    They grow by the same factor each time, from `min_delay` to `max_delay`. A single retry comes
+    after `min_delay`, and so do all retries if that is 0. Each wait is up to a fifth shorter or
+    longer than its delay, and then rounded up to a tenth of a second and to two digits.
     """
 
     times: int
@@ -90,7 +93,10 @@ class Method(Generic[R]):
 
         `name` is its name on the wire, and `function` that of the function if it differs. `error`
         is an exception class: a record, or the base class of variants. `incoming` is the type of
-        the items that the method receives. `timeout` is in seconds.
+        the items that the method receives. A `default` method runs if a request names none.
+        `cancel`, `idempotent`, `stream` and `incoming` each let callers cancel it. `resume` names
+        the argument that gets the last item when an interrupted stream is resumed. `timeout` is in
+        seconds.
         """
         self.name = name
         self.arguments = arguments
@@ -113,7 +119,7 @@ class Method(Generic[R]):
 
     @property
     def is_job(self) -> bool:
-        """Whether a failed request is retried or kept."""
+        """Whether the requests are jobs: one that fails is retried, or kept as a dead letter."""
         return self.is_oneway and self.is_idempotent and not self.is_broadcast
 
     @property
@@ -122,7 +128,7 @@ class Method(Generic[R]):
         return self.is_stream or self.incoming is not None
 
     def types_in(self, form: Form) -> MethodTypes:
-        """Returns the converters of the method's types."""
+        """Returns the converters of the method's types, which the first use in a form makes."""
         return self._message_pack if form is Form.MESSAGE_PACK else self._json
 
     @cached_property
@@ -145,7 +151,7 @@ class MethodTypes:
 
     @staticmethod
     def of(method: Method[Any], form: Form) -> MethodTypes:
-        """Compiles the types of a method."""
+        """Makes the converters. Raises `TypeError` if a type cannot be converted."""
 
         def optional(hint: Any) -> Converter | None:
             return None if hint is None else converter_of(hint, form)
@@ -177,7 +183,7 @@ class Service:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The description as a plain value."""
+        """The description as a plain value. The service's name is added if the text has none."""
         description = json.loads(self._description)
         if not isinstance(description, dict):
             raise TypeError(f"the description of {self.name} is not a JSON object")

@@ -16,8 +16,8 @@ class RpcError(Exception):
     executed: Executed = Executed.MAYBE
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception would be copied and pickled by a call of its class with `args`, which are not
-        # the parameters of `__init__` here. Those of a generated exception have no positions.
+        # By default, `copy` and `pickle` call the class with `args`. Here, these are not the
+        # parameters of `__init__`, and a generated exception has only keyword parameters.
         return _with_args, (type(self), self.args), self.__dict__
 
     @property
@@ -34,7 +34,7 @@ class RpcError(Exception):
 
 
 def _with_args(cls: type[RpcError], args: tuple[Any, ...]) -> RpcError:
-    """Makes an exception of this class that has only its `args`, for `copy` and `pickle`."""
+    """Makes an exception with its `args` but no attributes. `copy` and `pickle` then set these."""
     return cls.__new__(cls, *args)
 
 
@@ -59,7 +59,10 @@ class MethodErrorText(MethodError):
 
 
 class NoServer(RpcError):
-    """The request queue does not exist."""
+    """The request queue does not exist.
+
+    `executed` is `MAYBE` if the request was sent before, and a worker may have got it.
+    """
 
     executed = Executed.NO
     _may_pass = True
@@ -81,7 +84,7 @@ class NoWorkers(RpcError):
 
 
 class TimedOut(RpcError):
-    """No reply arrived in time or, for a one-way call or a broadcast, no confirm."""
+    """No reply or item arrived in time or, for a one-way call or a broadcast, no confirm."""
 
     _may_pass = True
 
@@ -104,7 +107,9 @@ class TooManyCalls(RpcError):
 
 
 class Fault(RpcError):
-    """The worker's runtime refused the call or could not finish it.
+    """The worker's runtime refused the call or could not finish it, or the worker is gone.
+
+    `retry_after` is for how many seconds another attempt is not worth it. `None` if unknown.
 
     A method may raise one itself, for example `Fault("rejected", "too busy")`. If it lets one pass
     that a call of its own raised, its caller gets `panicked`, as for any other exception: that
@@ -135,7 +140,7 @@ def received_fault(code: str, message: str, retry_after: float | None = None) ->
 
 
 class TooLarge(RpcError):
-    """The request is larger than the connection may send. It was not sent."""
+    """The request's body is too large for this connection, or for a broadcast. It was not sent."""
 
     executed = Executed.NO
 
@@ -156,7 +161,7 @@ class EncodeFailed(RpcError):
 
 
 class BadReply(RpcError):
-    """A reply arrived, but cannot be read as the method's answer."""
+    """A reply, an item or another message of the worker arrived, but cannot be read."""
 
     def __init__(self, reason: str, executed: Executed) -> None:
         super().__init__(f"the reply cannot be read: {reason}")
@@ -165,7 +170,10 @@ class BadReply(RpcError):
 
 
 class BadItem(RpcError):
-    """An item that the call sends to its method cannot be sent. The method had begun."""
+    """The stream that the call sends failed, or an item of it cannot be sent.
+
+    The method had begun.
+    """
 
     executed = Executed.MAYBE
 
@@ -185,7 +193,10 @@ class Refused(RpcError):
 
 
 class BrokerFailed(RpcError):
-    """The broker could not be reached, or the connection was lost during the call."""
+    """The broker could not be reached, or the connection, a channel or the reply queue was lost.
+
+    Also raised if this program has closed the connection, or if a server cannot start.
+    """
 
     _may_pass = True
 
@@ -196,4 +207,7 @@ class BrokerFailed(RpcError):
 
 
 class IncomingError(Exception):
-    """The stream that a method receives broke off: its caller is gone, or an item is invalid."""
+    """The stream that a method receives broke off.
+
+    Its caller is silent or breaks the protocol, or an item is invalid.
+    """

@@ -11,7 +11,7 @@ _PAUSE = 10.0
 
 
 class LimitedLog:
-    """Writes one line of each kind in ten seconds, and says how many it has left out."""
+    """Writes at most one line of each kind in ten seconds, and says how many it has left out."""
 
     def __init__(self) -> None:
         # When the next line of a kind may be written, and how many were left out before.
@@ -30,5 +30,5 @@ class LimitedLog:
 
 
 def printable(text: str | None, limit: int = 64) -> str:
-    """Makes text of a peer safe to log."""
+    """Makes text of a peer safe to log: cuts it at `limit` characters, quotes and escapes it."""
     return ascii((text or "")[:limit])

@@ -1,4 +1,4 @@
-"""Bytes and plain values."""
+"""Codecs: how plain values, which `types` describes, become bytes and back."""
 
 from .bodies import CodecError, decode, encode, form_of
 from .content_type import Codec, UnsupportedContent, answering_content_type, codec_of

@@ -10,17 +10,18 @@ import msgpack
 from ..types import Form
 from .content_type import Codec
 
-# A byte of MessagePack can be a list, and three can be a dictionary of 250 bytes, so the limit of a
-# body's size does not bound them. All else, and JSON, needs less than 30 times its size in memory.
+# In MessagePack, an empty array has one byte, and a map of three bytes takes 250 bytes of memory.
+# So a limit on the body's size hardly bounds the memory of its containers. All other values, and
+# all values in JSON, take less than 30 times their size.
 MAX_CONTAINERS: Final = 1024 * 1024
 
 
 class CodecError(ValueError):
-    """Bytes that are not in their codec, or a value that cannot be written in it."""
+    """A body cannot be read or a value cannot be written: its format or its type is wrong."""
 
 
 def form_of(codec: Codec) -> Form:
-    """Returns the form of values in a codec. Plain text holds bytes as they are."""
+    """Returns the form of values in a codec. Plain text has bytes, like MessagePack."""
     return Form.JSON if codec is Codec.JSON else Form.MESSAGE_PACK
 
 
@@ -43,23 +44,24 @@ def encode(codec: Codec, value: Any) -> bytes:
 def decode(codec: Codec, body: bytes, max_containers: int = MAX_CONTAINERS) -> Any:
     """Reads a plain value from MessagePack or JSON. Raises `CodecError`.
 
-    In MessagePack, it may have at most `max_containers` arrays, maps and extensions.
+    In MessagePack, it may have at most `max_containers` arrays, maps and extensions. Timestamps do
+    not count.
     """
     try:
         if codec is Codec.MESSAGE_PACK:
             return _decode_message_pack(body, max_containers)
-        return json.loads(body.decode(), parse_constant=_refuse)
+        return json.loads(body.decode(), parse_constant=_refuse_constant)
     except RecursionError:
         raise CodecError("the value is nested too deeply") from None
     except UnicodeDecodeError:
         raise CodecError("the text is not valid UTF-8") from None
     except (TypeError, ValueError) as error:
-        # The errors of both libraries say where, and quote nothing.
+        # The errors of both libraries do not quote the body.
         raise CodecError(f"the body is not valid: {_reason(error)}") from None
 
 
 def _decode_message_pack(body: bytes, max_containers: int) -> Any:
-    # Each container has a byte at least, so most bodies need not be counted.
+    # Each container has a byte at least, so those of a body this short need not be counted.
     hooks = _Containers(max_containers).hooks if len(body) > max_containers else {}
     try:
         # Other languages use any type as a key.
@@ -73,7 +75,7 @@ def _decode_message_pack(body: bytes, max_containers: int) -> Any:
 
 
 class _Containers:
-    """Counts the containers of one body while they are read."""
+    """Counts the containers of one body while they are read, and refuses those beyond a limit."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -94,8 +96,8 @@ class _Containers:
         return container
 
 
-def _refuse(name: str) -> NoReturn:
-    """Is called for what only Python takes for JSON: `NaN` and `Infinity`."""
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuses what only Python takes for JSON: `NaN`, `Infinity` and `-Infinity`."""
     raise ValueError(f"JSON has no {name}")
 
 

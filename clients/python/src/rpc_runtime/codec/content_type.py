@@ -7,7 +7,7 @@ import enum
 
 
 class Codec(enum.Enum):
-    """How values become bytes. The value is the `content_type` of a message."""
+    """How values become bytes. The value is the `content_type` that this library sends."""
 
     MESSAGE_PACK = "application/msgpack"
     JSON = "application/json"
@@ -23,15 +23,18 @@ _NAMES = {
     "text/json": Codec.JSON,
     "text/plain": Codec.TEXT,
 }
+# These name no codec.
 _NONE = frozenset({"", "application/octet-stream"})
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+# A `content_encoding` that leaves the body as it is. Some libraries put the charset there.
 _ENCODINGS = _CHARSETS | {"", "identity", "binary", "8bit", "7bit"}
 
 
 class UnsupportedContent(ValueError):
     """A content type, charset or encoding that cannot be read.
 
-    `codec` is the one in which its sender can read an answer.
+    `codec` is the one to answer in: plain text, unless only the encoding is unsupported and the
+    content type names another codec.
     """
 
     def __init__(self, reason: str, codec: Codec = Codec.TEXT) -> None:
@@ -42,7 +45,7 @@ class UnsupportedContent(ValueError):
 def codec_of(content_type: str | None, content_encoding: str | None) -> Codec | None:
     """Returns the codec of a message, or `None` if it names none.
 
-    Raises `UnsupportedContent` if this peer cannot read the message.
+    Raises `UnsupportedContent` if the content type, its charset or the encoding is not supported.
     """
     codec = _codec_named(content_type or "")
     encoding = (content_encoding or "").strip().lower()
@@ -65,6 +68,10 @@ def answering_content_type(content_type: str | None, codec: Codec) -> str:
 
 
 def _codec_named(content_type: str) -> Codec | None:
+    """Returns the codec of a content type, or `None` if it names none.
+
+    Raises `UnsupportedContent`, also over its charset.
+    """
     name, *parameters = content_type.split(";")
     name = name.strip().lower()
     codec = _NAMES.get(name)

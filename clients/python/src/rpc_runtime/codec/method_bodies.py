@@ -26,11 +26,16 @@ def encode_arguments(method: Method[Any], values: tuple[Any, ...], codec: Codec)
         return encode(codec, plain)
     if len(method.arguments) > 1:
         raise CodecError("plain text holds one argument only")
+    # Empty if there is no argument, or if it is `UNSET`.
     return b"".join(plain_text.encode(value) for value in plain.values())
 
 
 def decode_arguments(method: Method[Any], body: bytes, codec: Codec) -> tuple[Any, ...]:
-    """Reads the arguments of a request. Raises `CodecError` if they are not those of the method."""
+    """Reads the arguments of a request: a map, an array in their order, or plain text.
+
+    Arguments that the method does not have are skipped. Raises `CodecError` if one is missing or
+    does not have its type.
+    """
     types = method.types_in(form_of(codec))
     if codec is Codec.TEXT:
         return _arguments_of_text(method, types.arguments, body)
@@ -49,6 +54,7 @@ def decode_arguments(method: Method[Any], body: bytes, codec: Codec) -> tuple[An
 
 
 def _argument(argument: Argument, converter: Converter, plain: dict[Any, Any]) -> Any:
+    """Reads an argument by its name or an alias. If there is none, takes its `value_if_missing`."""
     for name in (argument.name, *argument.aliases):
         if name in plain:
             return _convert(converter.decode, plain[name], argument.name)
@@ -61,6 +67,7 @@ def _argument(argument: Argument, converter: Converter, plain: dict[Any, Any]) -
 def _arguments_of_text(
     method: Method[Any], converters: tuple[Converter, ...], body: bytes
 ) -> tuple[Any, ...]:
+    """Reads the only argument from plain text. A method without arguments ignores the text."""
     if not converters:
         return ()
     if len(converters) > 1:
@@ -71,13 +78,16 @@ def _arguments_of_text(
 
 
 def encode_value(converter: Converter, value: Any, codec: Codec) -> bytes:
-    """Writes a result, an error or an item."""
+    """Writes a result, an error or an item. Raises `CodecError`."""
     plain = _convert(converter.encode, value, "")
     return plain_text.encode(plain) if codec is Codec.TEXT else encode(codec, plain)
 
 
 def decode_value(converter: Converter, body: bytes, codec: Codec) -> Any:
-    """Reads a result, an error or an item. An empty body is an empty value."""
+    """Reads a result, an error or an item. Raises `CodecError`.
+
+    In MessagePack and JSON, an empty body stands for `None`.
+    """
     if codec is Codec.TEXT:
         return _of_text(converter, body)
     plain = decode(codec, body) if body else None
@@ -85,17 +95,20 @@ def decode_value(converter: Converter, body: bytes, codec: Codec) -> Any:
 
 
 def _of_text(converter: Converter, body: bytes) -> Any:
-    """Reads plain text as the first plain value that has the type of the converter."""
+    """Reads plain text as the first of its candidates that the converter accepts."""
     for plain in plain_text.candidates(body):
         try:
             return converter.decode(plain)
         except ConversionError:
             continue
-    raise plain_text.not_text()
+    raise plain_text.wrong_type()
 
 
 def _convert(convert: Any, value: Any, place: str) -> Any:
-    """Converts a value. The text of a `CodecError` begins with the place, unless that is empty."""
+    """Calls a function of a converter, and raises `CodecError` instead of `ConversionError`.
+
+    The text of the error begins with `place`, an argument's name, unless that is empty.
+    """
     try:
         return convert(value)
     except ConversionError as error:

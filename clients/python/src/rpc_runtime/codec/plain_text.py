@@ -1,4 +1,4 @@
-"""Plain text: a single scalar without quotes."""
+"""Plain text: a scalar without quotes. Other values are JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_FINITE = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
 def encode(value: Any) -> bytes:
-    """Writes a plain value as text. Values with structure become JSON."""
+    """Writes a plain value as text. Values with structure become JSON. Raises `CodecError`."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if value is None:
@@ -33,7 +33,7 @@ def encode(value: Any) -> bytes:
 
 
 def candidates(body: bytes) -> list[Any]:
-    """Returns the plain values that a text may stand for, the most likely first."""
+    """Returns the plain values that a text may stand for, in the order in which to try them."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -49,11 +49,11 @@ def candidates(body: bytes) -> list[Any]:
     with contextlib.suppress(ValueError, RecursionError):
         values.append(json.loads(stripped, parse_constant=float))
     if not text:
-        # The value of a method that returns nothing.
+        # First: the result of a method that returns nothing, which `encode` writes like this.
         values.insert(0, None)
     return values
 
 
-def not_text() -> CodecError:
-    """The error of a text that does not have the type of its value."""
+def wrong_type() -> CodecError:
+    """Makes the error of a text of which no candidate has the expected type."""
     return CodecError("the text cannot be read as a value of this type")

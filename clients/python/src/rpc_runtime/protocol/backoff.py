@@ -6,7 +6,10 @@ import random
 
 
 class Backoff:
-    """Pauses that double, each lengthened at random, so that peers do not come back together."""
+    """Pauses that double up to the greatest one, in seconds.
+
+    Those before are lengthened at random, so that peers do not come back together.
+    """
 
     def __init__(self, least: float = 0.1, greatest: float = 5.0) -> None:
         self._least = least
@@ -18,7 +21,7 @@ class Backoff:
         self._next = self._least
 
     def next_pause(self) -> float:
-        """Returns the next pause in seconds."""
+        """Returns the next pause, and doubles the one after it."""
         pause = self._next
         self._next = min(self._greatest, 2 * pause)
         return min(self._greatest, pause * random.uniform(1.0, 2.0))

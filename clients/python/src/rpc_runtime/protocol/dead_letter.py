@@ -16,16 +16,18 @@ class DeadLettered:
     has_expired: bool = False
     # How often it was dead-lettered for another reason than its expiration.
     deaths: int = 0
+    # How many of these deaths were rejections.
     rejections: int = 0
-    # The `expiration` that it had before it expired, in seconds. The shortest, if it had several.
+    # The `expiration` in seconds, which RabbitMQ removes from a dead letter. The shortest, if it
+    # had several.
     original_expiration: float | None = None
 
 
 def read_dead_lettered(headers: Mapping[str, Any]) -> DeadLettered | None:
     """Reads the history. `None` if the message was not dead-lettered.
 
-    Anybody can send these headers, so values that make no sense are ignored, except for a count:
-    it is taken as the largest one.
+    Anybody can send these headers, so values that make no sense are ignored, with two exceptions:
+    a missing or invalid count is taken as the largest one, and an unknown reason counts as a death.
     """
     entries = headers.get("x-death")
     if entries is None and "x-first-death-reason" not in headers:
@@ -46,6 +48,7 @@ def read_dead_lettered(headers: Mapping[str, Any]) -> DeadLettered | None:
         expiration = entry.get("original-expiration")
         if isinstance(expiration, str) and expiration.isascii() and expiration.isdigit():
             expirations.append(int(expiration[:12]) / 1000)
+    # Without `x-death`, only the reason of the first death is known.
     if not isinstance(entries, list):
         has_expired = headers.get("x-first-death-reason") == "expired"
         deaths = 0 if has_expired else 1

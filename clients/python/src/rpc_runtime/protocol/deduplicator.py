@@ -34,13 +34,13 @@ class Origin(enum.Enum):
     NEW = "new"
     # Its caller sent it again, or a queue dead-lettered it to this one.
     RESENT = "resent"
-    # The broker delivers it again, because a worker was lost.
+    # The broker delivers it again, because a worker or its channel was lost.
     REDELIVERED = "redelivered"
     # A copy that a worker published to the request queue, of a request ...
     FORWARDED = "forwarded"
     # ... or of one that its caller had sent again.
     FORWARDED_RESENT = "forwarded_resent"
-    # A copy of a job, which was in another queue.
+    # A copy of a job that a worker moved to another queue, or to the end of this one.
     MOVED = "moved"
 
 
@@ -60,7 +60,7 @@ class End(enum.Enum):
     """How a request ended here."""
 
     ANSWERED = "answered"
-    # A copy of it is in another queue.
+    # A copy of it is in another queue, or at the end of this one.
     MOVED = "moved"
     REJECTED = "rejected"
 
@@ -84,7 +84,10 @@ def key_of(message: Message) -> RequestKey | None:
 
 
 def copy_token(message: Message) -> str:
-    """Returns the token of a copy. A long one is shortened, because it is remembered."""
+    """Returns the token of a copy, or an empty text if the message is no copy.
+
+    A long token, or one that is no text, is replaced by its hash, because it is remembered.
+    """
     token = message.headers.get(COPY_HEADER, "")
     if isinstance(token, str) and len(token) <= _MAX_TOKEN:
         return token
@@ -94,7 +97,7 @@ def copy_token(message: Message) -> str:
 def origin_of(message: Message, is_redelivered: bool) -> Origin:
     """Reads why a request is delivered.
 
-    `rpc-resent` says who has sent it again. A caller leaves the header empty.
+    `rpc-resent` says who has sent it again. A caller sends the header without a value.
     """
     resent = message.headers.get(RESENT_HEADER)
     if resent == "worker":
@@ -111,7 +114,7 @@ def origin_of(message: Message, is_redelivered: bool) -> Origin:
 
 
 class Deduplicator(Generic[D]):
-    """The requests that run, and those that ended. `D` is a delivery."""
+    """The requests that run, and the last ones that ended. `D` is a delivery."""
 
     def __init__(self) -> None:
         self._running: dict[RequestKey, _Running[D]] = {}
@@ -125,7 +128,10 @@ class Deduplicator(Generic[D]):
     def add(
         self, key: RequestKey, origin: Origin, copy: str, delivery: D
     ) -> tuple[Action, RequestKey]:
-        """Decides about a delivery. Returns the key to `end` it with if it runs."""
+        """Decides about a delivery, whose `copy_token` is `copy`.
+
+        Also returns the key to `end` the request with if it runs.
+        """
         # Without the token of the copy, the key is that of the original, which may be here too.
         if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT):
             if (running := self._running.get(key)) is not None:
@@ -142,8 +148,8 @@ class Deduplicator(Generic[D]):
             running.joined.append(delivery)
             return Action.JOIN, key
         # A request that its caller has sent again runs again: the caller may have lost the reply.
-        # A copy with a token does not, even of such a request: it is the same copy that comes
-        # again, because a caller that lost the reply has sent another request.
+        # So does a dead letter. A copy with a token does not, even of such a request: it is the
+        # same copy that comes again, because a caller that lost the reply has sent another request.
         is_resent = origin is Origin.RESENT or (origin is Origin.FORWARDED_RESENT and not copy)
         if origin is not Origin.NEW and not is_resent:
             end = self._ended.get(key)
@@ -154,10 +160,11 @@ class Deduplicator(Generic[D]):
         return Action.RUN, key
 
     def end(self, key: RequestKey, end: End | None) -> list[D]:
-        """Ends a request that ran. Returns the deliveries that joined it.
+        """Ends a request that `add` let run. Returns the deliveries that joined it.
 
         With `None`, it is not remembered: it was not settled, and may run when it comes again.
         """
+        # Missing if a second request used the same id, and ended before.
         running = self._running.pop(key, None)
         if end is not None:
             self._ended[key] = end

@@ -1,4 +1,4 @@
-"""The headers that a caller adds, and those that handlers see."""
+"""The headers that a caller adds, and those that a method sees."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def check_user_headers(headers: Mapping[str, str]) -> None:
 
 
 def visible(headers: Mapping[str, str]) -> dict[str, str]:
-    """Returns the headers that a handler sees."""
+    """Returns the headers that a method sees: all that are not reserved."""
     return {name: value for name, value in headers.items() if not is_reserved(name)}

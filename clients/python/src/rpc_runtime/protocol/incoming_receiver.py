@@ -36,7 +36,7 @@ class IncomingReceiver:
 
     @property
     def next(self) -> int:
-        """The number of the item that is expected."""
+        """The number of the item that is expected next, from 0."""
         return self._taken + len(self._ready)
 
     @property
@@ -46,18 +46,21 @@ class IncomingReceiver:
 
     @property
     def has_progress(self) -> bool:
-        """Whether the method has taken items that the caller does not know of."""
+        """Whether the method has taken items since the last grant."""
         return self._taken > self._told_taken
 
     @property
     def has_news(self) -> bool:
         """Whether the caller must be told something at once."""
         left = self._granted - self._taken
-        is_used = left <= WINDOW // 2 or self._taken_bytes >= MAX_UNTAKEN_BYTES // 2
-        return self._asks != IncomingGrant.NOTHING or (is_used and not self.is_over)
+        is_half_used = left <= WINDOW // 2 or self._taken_bytes >= MAX_UNTAKEN_BYTES // 2
+        return self._asks != IncomingGrant.NOTHING or (is_half_used and not self.is_over)
 
     def receive(self, items: Items, end: int | None) -> None:
-        """Adds a message of items. `end` is the number of all items if it is the end."""
+        """Adds a message of items. `end` is the number of all items if the message is the end.
+
+        What breaks the protocol ends the stream with an error, as in `fail`.
+        """
         if self.is_over:
             # Items may have been on their way before the caller heard that no more is wanted. A
             # message without items shows that it has not heard that.
@@ -69,8 +72,8 @@ class IncomingReceiver:
             self.fail("there are more items than were granted, or than their end counts")
             return
         if items.first > self.next:
-            # Each message after a gap shows the gap. To ask once is enough until the caller, which
-            # has nothing else to send, sends a message without items.
+            # Each message after a gap shows the gap. To ask once is enough, until the caller has
+            # nothing else to send and sends a message without items: it may not have heard.
             if not items.items or self._asked_from != self.next:
                 self.ask_again()
             return
@@ -88,7 +91,7 @@ class IncomingReceiver:
             self.fail("there are items after the end")
 
     def fail(self, reason: str) -> None:
-        """Ends the stream with an error, after the items that are there."""
+        """Ends the stream with an error after the items that are there, unless it is over."""
         if not self.is_over:
             self._failure = reason
             self._finish()
@@ -98,20 +101,20 @@ class IncomingReceiver:
         self._asks = IncomingGrant.ENOUGH
 
     def ask_again(self) -> None:
-        """Asks for all items that are missing."""
+        """Asks the caller to send all items again that the method has not taken."""
         if not self.is_over:
             self._asks = IncomingGrant.AGAIN
             self._asked_from = self.next
 
     def close(self) -> None:
-        """Takes no more items."""
+        """Takes no more items, and discards those that are there."""
         self._is_closed = True
         self._ready.clear()
         self._ready_bytes = 0
         self._asks = IncomingGrant.ENOUGH
 
     def take(self) -> bytes | None:
-        """Takes the next item. `None` if it has not arrived."""
+        """Takes the next item. `None` if it has not arrived, or the stream is over."""
         if not self._ready:
             return None
         item = self._ready.popleft()
@@ -122,7 +125,7 @@ class IncomingReceiver:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the method has taken everything, and nothing will follow."""
+        """Whether there is nothing more to take, and nothing will follow. For tests."""
         return self.is_over and not self._ready
 
     @property

@@ -15,14 +15,14 @@ from ..codec import Codec, CodecError, decode
 from .volume import MAX_ITEMS, UNLIMITED, Volume
 
 _MAX_ELEMENTS = 1024
-# The elements are arrays. Further ones are skipped, but not any number of them.
+# The containers of a whole body: more than its elements, because further values are skipped.
 _MAX_CONTAINERS = 8 * _MAX_ELEMENTS
 _ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """A message of items: the number of the first one, and the credit that its sender knows."""
+    """A message of items: the number of the first, from 0, and the credit that its sender knows."""
 
     first: int
     items: list[bytes]
@@ -38,9 +38,11 @@ class Items:
 class IncomingGrant:
     """What a worker says about the items that its caller sends."""
 
-    # What it asks for: to send all items again that the method has not taken, or no more items.
+    # The values of `asks`.
     NOTHING = 0
+    # To send all items again that the method has not taken.
     AGAIN = 1
+    # To send no more items.
     ENOUGH = 2
 
     # How many items the caller may send in total.
@@ -51,7 +53,7 @@ class IncomingGrant:
 
 
 def pack(value: Any) -> bytes:
-    """Writes a value of this module as MessagePack. Unlike values of users, it always can be."""
+    """Writes a value of this module as MessagePack. Never fails, unlike `encode`."""
     return bytes(msgpack.packb(value, use_bin_type=True))
 
 
@@ -64,7 +66,7 @@ def write_items(items: Items) -> bytes:
 
 
 def read_items(body: bytes) -> Items:
-    """Reads a message of items. Raises `CodecError`."""
+    """Reads a message of items, in which the credit may be missing. Raises `CodecError`."""
     first, items, *credit = _array(body, 2)
     if not isinstance(items, list) or len(items) > MAX_ITEMS:
         raise CodecError("the items are no array, or too many")
@@ -86,7 +88,7 @@ def write_grant(identity: bytes, credit: Volume) -> bytes:
 
 
 def read_grants(body: bytes) -> Iterator[tuple[bytes, Volume]]:
-    """Reads the credit of streams. Raises `CodecError`."""
+    """Reads the credit of streams. Raises `CodecError` at the first element that is invalid."""
     for identity, items, *rest in _elements(body):
         size = _number(rest[0]) if rest else UNLIMITED
         yield identity, Volume(_number(items), size)
@@ -104,18 +106,21 @@ def read_incoming_grant(body: bytes) -> IncomingGrant:
 
 
 def write_cancellations(calls: Sequence[tuple[bytes, int]]) -> bytes:
-    """Writes the ids of cancelled calls, and for how many milliseconds their requests may wait."""
+    """Writes the ids of cancelled calls, and for how many milliseconds their requests can wait."""
     return pack([list(call) for call in calls])
 
 
 def read_cancellations(body: bytes) -> Iterator[tuple[bytes, float]]:
-    """Reads cancelled calls: their ids, and how many seconds are left. Raises `CodecError`."""
+    """Reads the ids of cancelled calls, and how many seconds their requests may still wait.
+
+    Raises `CodecError` at the first element that is invalid.
+    """
     for identity, millis, *_ in _elements(body):
         yield identity, _number(millis) / 1000
 
 
 def _elements(body: bytes) -> Iterator[list[Any]]:
-    """Reads an array of arrays that begin with an id."""
+    """Reads an array of arrays that begin with an id, and have at least one more element."""
     elements = _array(body, 0)
     if len(elements) > _MAX_ELEMENTS:
         raise CodecError("the array has too many elements")

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from .item_messages import IncomingGrant, Items
 from .volume import MAX_CREDIT, MAX_ITEMS, UNLIMITED, Volume
 
+# How many bytes of items a message may have, unless it has a single item.
 MAX_MESSAGE_BYTES = 64 * 1024
-# How many bytes of items the method may leave untaken before its caller sends no more.
+# From this many bytes of items on that the method has not taken, the caller adds no more.
 MAX_UNTAKEN_BYTES = 4 * 1024 * 1024
 
 
 class BadGrant(ValueError):
-    """What a worker says about the items cannot be."""
+    """A worker says that the method took items which the caller's stream has not yielded."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemMessage:
-    """A message to the worker. `end` is the number of all items if it is the end."""
+    """A message to the worker. `end` is the number of all items if the message is the end."""
 
     items: Items
     end: int | None
@@ -34,9 +35,11 @@ class ItemSender:
         self._kept_bytes = 0
         # How many items the caller's stream has yielded.
         self._count = 0
+        # How many of them the method has taken.
         self._taken = 0
         # The number of the next item to send.
         self._next = 0
+        # How many items may be sent in total.
         self._credit = 0
         self._has_ended = False
         self._is_end_sent = False
@@ -69,7 +72,8 @@ class ItemSender:
     def grant(self, grant: IncomingGrant) -> bool:
         """Takes a grant of the worker. Returns whether the method has taken further items.
 
-        Raises `BadGrant`. An old grant that arrives late changes nothing.
+        Raises `BadGrant`. The numbers of an old grant that arrives late change nothing, but what it
+        asks for is done.
         """
         if grant.taken > self._count:
             raise BadGrant("the method took items that were not sent")
@@ -81,7 +85,7 @@ class ItemSender:
         self._next = max(self._next, self._taken)
         self._credit = max(self._credit, min(grant.credit, self._taken + MAX_CREDIT))
         if grant.asks == IncomingGrant.AGAIN:
-            # As far as items are kept.
+            # To the first item that is kept.
             self.go_back(0)
         elif grant.asks == IncomingGrant.ENOUGH:
             self.is_done = True
@@ -90,12 +94,12 @@ class ItemSender:
         return goes_on
 
     def go_back(self, first: int) -> None:
-        """Has the kept items from this number on sent again, because some may be lost."""
+        """Has the kept items from this number on sent again, and the end: some may be lost."""
         self._next = max(self._taken, min(self._next, first))
         self._is_end_sent = False
 
     def next_message(self) -> ItemMessage | None:
-        """Returns the next message, if there is anything to send."""
+        """Returns the next message, and counts it as sent. `None` if there is nothing to send."""
         if self.is_done:
             return None
         items: list[bytes] = []
@@ -116,7 +120,10 @@ class ItemSender:
         return None
 
     def keep_alive(self) -> ItemMessage:
-        """Returns a message that shows that the caller is there, and how much it has sent."""
+        """Returns a message that shows that the caller is there, and how much it has sent.
+
+        It repeats the end if that was sent.
+        """
         return self._message(self._next, [])
 
     def _message(self, first: int, items: list[bytes]) -> ItemMessage:

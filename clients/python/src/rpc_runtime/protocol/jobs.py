@@ -1,4 +1,4 @@
-"""What becomes of a job that failed, and what its headers say."""
+"""What becomes of a job that failed: its headers, its copies, and the queues that they go to."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ USER_HEADER: Final = "rpc-user"
 
 # All times are in milliseconds.
 MAX_DELAY: Final = 30 * 24 * 60 * 60 * 1000
-# A job that the dead-letter queue does not take waits this long before it tries again.
+# A job that the dead-letter queue does not take waits this long in a retry queue.
 DEAD_LETTER_WAIT: Final = 10_000
-# A redelivered job that goes back to its queue waits with its worker for this long at most.
+# A job that a worker has put back into its queue waits in the next worker if its delay is at most
+# this long. With a longer delay, it goes to a retry queue.
 RETURNED_PAUSE: Final = 2_000
 _SHORTEST_WAIT = 100
-# 100, 200, 500, 1000 and so on. A retry queue exists for each.
+# The waits of retry queues: 100, 200, 500, 1000 and so on.
 _WAITS = (*(digit * 10**power for power in range(2, 9) for digit in (1, 2, 5)), 10**9)
+# In bytes: all headers of a copy, the error among them, and any other value that a worker writes.
 _MAX_HEADER_BYTES = 6 * 1024
 _MAX_ERROR = 1024
 _MAX_VALUE = 255
@@ -52,6 +54,7 @@ _JOB_HEADERS = frozenset(
         USER_HEADER,
     }
 )
+# After these, another attempt would fail too, or is not allowed.
 _FINAL_FAULTS = frozenset(
     {
         fault_code.BAD_REQUEST,
@@ -67,7 +70,7 @@ _FINAL_FAULTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed: `error`, or the code of a fault, and the text of it."""
+    """Why an attempt failed. `reason` is `error` for the method's own error, or a fault's code."""
 
     reason: str
     text: str
@@ -89,7 +92,7 @@ def remaining_delay(headers: Headers) -> int:
 
 
 def set_remaining_delay(headers: Headers, millis: int) -> None:
-    """Sets how long the job must still wait."""
+    """Sets how long the job must still wait, or removes the header if it need not."""
     if millis > 0:
         headers[DELAY_HEADER] = str(millis)
     else:
@@ -102,7 +105,10 @@ def is_given_up(headers: Headers) -> bool:
 
 
 def next_wait(millis: int) -> tuple[int, int]:
-    """Returns the longest wait that is not longer than a delay, and what is left of that."""
+    """Returns the longest wait that is not longer than a delay, and the rest of the delay.
+
+    A delay that is shorter than each wait becomes the shortest one.
+    """
     wait = next((wait for wait in reversed(_WAITS) if wait <= millis), _SHORTEST_WAIT)
     return wait, max(0, millis - wait)
 
@@ -117,8 +123,8 @@ def rounded_up(millis: int) -> int:
 def retry_delay(retry: Retry, attempt: int, jitter: float) -> int:
     """Returns the delay before the retry after this failed attempt, in milliseconds.
 
-    Delays grow by the same factor, from the least to the greatest. `jitter`, from 0 to 1, makes a
-    delay up to a fifth shorter or longer.
+    `attempt` counts from 1. Delays grow as `Retry` says. `jitter`, from 0 to 1, makes a delay up to
+    a fifth shorter or longer before it is rounded up.
     """
     steps, delay = retry.times - 1, float(retry.min_delay)
     if steps > 0 and delay > 0:
@@ -132,7 +138,7 @@ def waits_of(retries: Iterable[Retry]) -> list[int]:
     """Returns the waits whose retry queues a worker declares before it serves jobs."""
     waits = {_SHORTEST_WAIT, DEAD_LETTER_WAIT}
     for retry in retries:
-        # The longest delay is that of a policy with this single delay, with the most jitter.
+        # A policy with a single retry, to get the longest delay with the most jitter.
         last = Retry(1, max(retry.min_delay, retry.max_delay), 0)
         longest, _ = next_wait(retry_delay(last, 1, 1.0))
         waits.update(wait for wait in _WAITS if wait <= longest)
@@ -140,7 +146,7 @@ def waits_of(retries: Iterable[Retry]) -> list[int]:
 
 
 def record_failure(headers: Headers, failure: Failure, now_millis: int) -> None:
-    """Notes a failed attempt."""
+    """Notes a failed attempt in the headers, and removes the delay and the redeliveries."""
     headers[ATTEMPTS_HEADER] = str(attempts_of(headers) + 1)
     headers.pop(DELAY_HEADER, None)
     headers.pop(REDELIVERIES_HEADER, None)
@@ -148,13 +154,17 @@ def record_failure(headers: Headers, failure: Failure, now_millis: int) -> None:
         headers[FIRST_FAILURE_HEADER] = str(now_millis)
     headers[LAST_FAILURE_HEADER] = str(now_millis)
     headers[REASON_HEADER] = failure.reason
+    # `shortened` may add three bytes.
     headers[ERROR_HEADER] = shortened(failure.text, _MAX_ERROR - 4)
 
 
 def after_failure(
     headers: Headers, failure: Failure, method: Method[Any] | None, now_millis: int, jitter: float
 ) -> int | None:
-    """Notes a failed attempt. Returns the delay before the next one, or `None` if there is none."""
+    """Notes a failed attempt in the headers. Returns the delay before the next, in milliseconds.
+
+    `None` if the job is given up.
+    """
     record_failure(headers, failure, now_millis)
     retry = method.retry if method is not None else None
     attempts = attempts_of(headers)
@@ -166,15 +176,16 @@ def after_failure(
 def copy_of(message: Message) -> Message:
     """Makes the copy of a request that goes to another queue, or to the end of its own.
 
-    Headers that record a failure must be set before: they count towards the limit.
+    It has a new token, and neither an expiration nor a user id. Headers that record a failure must
+    be set before: they count towards the limit.
     """
     headers = {
         name: value
         for name, value in text_headers(message.headers).items()
         if not is_rabbitmqs(name) and name not in (BATCH_HEADER, RESENT_HEADER)
     }
-    # The header with the user is to be trusted only in a copy that a worker has made. A message
-    # with a user id is none: copies have no user id, because they have another publisher.
+    # Only in a copy is the header with the user to be trusted. A message with a user id is no copy:
+    # a worker, which has its own user, publishes copies without one.
     if COPY_HEADER not in headers or message.user_id:
         headers.pop(USER_HEADER, None)
         if message.user_id:
@@ -196,7 +207,7 @@ def copy_of(message: Message) -> Message:
 
 
 def _limited(headers: dict[str, str]) -> dict[str, str]:
-    """Drops the sender's own headers if all headers together are too large for a copy."""
+    """Drops headers if all together are too large for a copy: first those of the sender."""
     if wire_bytes(headers) > _MAX_HEADER_BYTES:
         headers = {name: value for name, value in headers.items() if name.startswith("rpc-")}
     if wire_bytes(headers) > _MAX_HEADER_BYTES:
@@ -222,7 +233,7 @@ def dead_queue(queue: str) -> str:
 
 
 def retry_queue_arguments(queue: str, millis: int) -> dict[str, Any]:
-    """Returns how workers declare a retry queue."""
+    """Returns the arguments with which workers declare a retry queue."""
     return {
         "x-queue-type": "quorum",
         "x-dead-letter-exchange": "",
@@ -234,9 +245,9 @@ def retry_queue_arguments(queue: str, millis: int) -> dict[str, Any]:
 
 
 def dead_queue_arguments(queue_type: str) -> dict[str, Any]:
-    """Returns how workers declare a dead-letter queue."""
+    """Returns the arguments with which workers declare a dead-letter queue."""
     arguments: dict[str, Any] = {"x-queue-type": queue_type}
     if queue_type == "quorum":
-        # Each look at a letter counts as a delivery.
+        # Each look at a letter counts as a delivery, and must not drop it.
         arguments["x-delivery-limit"] = 1_000_000_000
     return arguments

@@ -49,7 +49,7 @@ class Message:
 
 
 def text_headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
-    """Reads headers: numbers and booleans as their text. Other types are ignored."""
+    """Reads headers that are text, numbers or booleans, all as text. Other types are ignored."""
     texts: dict[str, str] = {}
     for name, value in (headers or {}).items():
         if isinstance(value, bool):
@@ -62,7 +62,10 @@ def text_headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def header_number(headers: Mapping[str, Any], name: str, default: int = 0) -> int:
-    """Reads a header that holds a whole number, or returns the default."""
+    """Reads a header that holds a whole number of at least 0, also as text.
+
+    Returns the default if it is missing or anything else.
+    """
     value = headers.get(name)
     if isinstance(value, bool):
         return default
@@ -74,5 +77,5 @@ def header_number(headers: Mapping[str, Any], name: str, default: int = 0) -> in
 
 
 def expiration_of(seconds: float) -> str:
-    """Writes a remaining time: at least a millisecond, so that the broker does not drop it."""
+    """Writes a remaining time: at least a millisecond, because with 0 the broker may drop it."""
     return str(max(1, int(seconds * 1000)))

@@ -28,11 +28,12 @@ BATCH_HEADER: Final = "rpc-batch"
 REPLY_QUEUE_PREFIX: Final = "rpc.reply."
 ITEMS_SUFFIX: Final = ".items"
 
+# How many bytes a short string of AMQP may have, such as the name of a queue.
 MAX_SHORT_STRING: Final = 255
-# About 34 years: RabbitMQ's own limit is 2^32 - 1 milliseconds.
+# The longest time to live that is sent: 2^32 - 1 milliseconds in seconds, about 49 days.
 MAX_TIME_TO_LIVE: Final = 4_294_967.0
 MAX_BROADCAST_BYTES: Final = 1024 * 1024
-# In seconds. A peer of a stream that has nothing to send sends a message this often, and one that
-# sends nothing for the longer time is gone.
+# In seconds. A peer of a stream that has nothing to send sends a message every `KEEP_ALIVE`, and
+# one that sends nothing for `MAX_SILENCE` is gone.
 KEEP_ALIVE: Final = 5.0
 MAX_SILENCE: Final = 16.0

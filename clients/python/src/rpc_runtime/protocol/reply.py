@@ -23,7 +23,7 @@ class ReplyKind(enum.Enum):
 
 @dataclass(slots=True)
 class Reply:
-    """A reply before it is addressed."""
+    """A reply without what it takes from its request."""
 
     kind: ReplyKind
     codec: Codec
@@ -31,7 +31,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
     def message(self, request: Message) -> Message:
-        """Makes the message that answers a request. Its address is the `reply_to` of that."""
+        """Makes the message that answers a request. It goes to the request's `reply_to`."""
         return Message(
             body=self.body,
             type=self.kind.value,
@@ -42,14 +42,17 @@ class Reply:
 
 
 def kind_of(type_name: str | None) -> ReplyKind:
-    """Reads the `type` of a reply. Some workers set their own for a result."""
+    """Reads the `type` of a reply. Any other is a result: some workers set their own."""
     if type_name == "error":
         return ReplyKind.ERROR
     return ReplyKind.FAULT if type_name == "fault" else ReplyKind.RESULT
 
 
 def shortened(text: str, limit: int = _MAX_REASON) -> str:
-    """Cuts a text that may quote a peer, so that a large request causes no large reply."""
+    """Cuts a text after `limit` bytes, and adds `…` to it then.
+
+    It may quote a peer, and a large request must not cause a large reply.
+    """
     encoded = text.encode(errors="replace")
     if len(encoded) <= limit:
         return encoded.decode()
@@ -57,7 +60,7 @@ def shortened(text: str, limit: int = _MAX_REASON) -> str:
 
 
 def fault_reply(codec: Codec, code: str, message: str) -> Reply:
-    """Makes the reply with a fault."""
+    """Makes the reply with a fault. Its message is shortened."""
     message = shortened(message)
     if codec is Codec.TEXT:
         body = f"{code}: {message}".encode() if message else code.encode()
@@ -78,7 +81,7 @@ def read_fault(codec: Codec, body: bytes) -> tuple[str, str]:
 
 
 def _fault_of_text(text: str) -> tuple[str, str]:
-    """Reads `code: message`, or a code alone. Any other text is the message of a fault."""
+    """Reads `code: message`, or a known code alone. Any other text is the message of `fault`."""
     code, colon, message = text.partition(": ")
     if colon:
         return code, message
