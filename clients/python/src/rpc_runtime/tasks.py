@@ -9,14 +9,17 @@ from typing import Any
 
 from .protocol.backoff import Backoff
 
-# See `_end`.
+# In seconds. See `_end`.
 _CANCEL_AGAIN = 1.0
 
 _log = logging.getLogger("rpc_runtime")
 
 
 async def supervised(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Runs a background task until it returns. If it raises, which is a bug, it is run again."""
+    """Runs a background task until it returns.
+
+    If it raises, which is a bug, it is run again after a pause.
+    """
     backoff = Backoff()
     while True:
         try:
@@ -50,7 +53,7 @@ class TaskSet:
             _log.error("a background task failed: %s", self._name, exc_info=error)
 
     async def ended(self, timeout: float | None) -> bool:
-        """Waits until all tasks have ended. Returns whether they have."""
+        """Waits for the present tasks until the timeout. Returns whether all have ended."""
         tasks = set(self._tasks)
         if not tasks:
             return True

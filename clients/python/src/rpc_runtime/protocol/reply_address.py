@@ -8,15 +8,21 @@ from dataclasses import dataclass
 
 from .names import REPLY_QUEUE_PREFIX
 
+# RabbitMQ replaces the pseudo-queue in a `reply_to` by this and a token of the consumer.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
+# "amq.gen-" begins the names that RabbitMQ gives to queues.
 _BUILT_IN = (DIRECT_REPLY_TO, "amq.gen-", REPLY_QUEUE_PREFIX)
+# The queues that aio-pika's robust connections name.
 _AIO_PIKA = re.compile(r"amq_[0-9a-f]{32}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyAddresses:
-    """The reply addresses that a worker answers, beside those that are always allowed."""
+    """The addresses to which a worker replies, beside those that are always allowed.
+
+    `uuids` allows every UUID in lower case with hyphens, as kombu and Celery name their queues.
+    """
 
     prefixes: Collection[str] = ()
     names: Collection[str] = ()
@@ -24,7 +30,7 @@ class ReplyAddresses:
 
     def __post_init__(self) -> None:
         if isinstance(self.prefixes, str) or isinstance(self.names, str):
-            # Each of its characters would count.
+            # Text is a collection too: of its characters.
             raise TypeError('prefixes and names are collections of text, such as ["reply-"]')
         if "" in self.prefixes:
             raise ValueError("an empty prefix would allow any address")

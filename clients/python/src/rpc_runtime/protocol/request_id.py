@@ -6,12 +6,12 @@ import uuid
 
 
 def new_id() -> str:
-    """Makes the id of a request."""
+    """Makes the id of a request: a random UUID."""
     return str(uuid.uuid4())
 
 
 def uuid_of(text: str | None) -> bytes | None:
-    """Returns the 16 bytes of a UUID in its usual spelling, or `None`."""
+    """Returns the 16 bytes of a UUID. `None` unless it is in lower case with hyphens."""
     if text is None or len(text) != 36:
         return None
     try:

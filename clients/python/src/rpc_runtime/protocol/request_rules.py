@@ -23,6 +23,7 @@ from .reply_address import ReplyAddresses
 from .request_id import uuid_of
 from .volume import MAX_CREDIT, UNLIMITED, Volume
 
+# A request that was rejected this often is acknowledged, so that it does not return for ever.
 MAX_REJECTIONS = 20
 
 _INTERRUPTED = (
@@ -32,13 +33,15 @@ _INTERRUPTED = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings of a queue that decide about requests."""
+    """The settings that decide about the requests of a queue."""
 
     reply_addresses: ReplyAddresses = ReplyAddresses()
     max_accepted_bytes: int = 16 * 1024 * 1024
-    # How often a request may be delivered.
+    # A request with this many earlier deliveries does not run again. For a job, half of them are
+    # enough if its queue counts them.
     max_deliveries: int = 20
-    # A classic queue does not count deliveries: in its messages, the header with a count is forged.
+    # A classic queue does not count deliveries: in its messages, the header with a count is forged,
+    # or from another queue.
     is_classic: bool = True
 
 
@@ -46,8 +49,9 @@ class Rules:
 class StreamRequest:
     """What a request says about items."""
 
+    # The UUID in its correlation id.
     id: bytes
-    # `None` if all items are expected in one reply.
+    # `None` if the method returns no stream, or if its caller wants all items in one reply.
     credit: Volume | None
     sends_items: bool
 
@@ -58,14 +62,17 @@ class Run:
 
     method: Method[Any]
     codec: Codec
+    # In seconds. `None` if there is no limit.
     time_to_live: float | None
+    # Also set if the request was dead-lettered.
     is_redelivered: bool
+    # `None` if nothing but the request and its reply is sent.
     stream: StreamRequest | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The request is answered with a fault. Without a `reply_to`, it is rejected."""
+    """The request does not run. It is answered with this fault if it has a `reply_to`."""
 
     codec: Codec
     code: str
@@ -74,7 +81,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class ForbiddenAddress:
-    """The request is rejected: its `reply_to` is no reply address."""
+    """The request does not run and is not answered: its `reply_to` is no reply address."""
 
 
 Decision = Run | Refuse | ForbiddenAddress
@@ -85,13 +92,14 @@ class Methods:
 
     def __init__(self, methods: Mapping[str, Method[Any]], is_broadcast: bool = False) -> None:
         self._is_broadcast = is_broadcast
+        # All methods, for the reason why one is not here.
         self._served = methods
         here = [method for method in methods.values() if method.is_broadcast == is_broadcast]
         self._by_name = {method.name: method for method in here}
         self._default = next((method for method in here if method.is_default), None)
 
     def find(self, name: str | None) -> Method[Any] | str:
-        """Returns the method with this name or, without a name, the default one.
+        """Returns the method with this name or, if the name is missing or empty, the default one.
 
         Returns the reason if there is none.
         """
@@ -109,13 +117,13 @@ class Methods:
         return f'cannot run "{name}" here: {reason}'
 
     def job(self, name: str | None) -> Method[Any] | None:
-        """Returns the method if it is a job."""
+        """Returns the method of a request if it is a job, otherwise `None`."""
         method = self.find(name)
         return method if isinstance(method, Method) and method.is_job else None
 
 
 def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rules) -> Decision:
-    """Decides whether a received request runs."""
+    """Decides whether a received request runs. `is_redelivered` is what the broker says."""
     if message.reply_to and not rules.reply_addresses.allows(message.reply_to):
         return ForbiddenAddress()
     dead = read_dead_lettered(message.headers)
@@ -136,6 +144,7 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
         return _refuse(codec, fault_code.UNKNOWN_METHOD, method, may_have_run)
     if dead is not None and _expired_before(message, dead):
         reason = "it expired in a queue and was dead-lettered"
+        # Expiry alone is no sign of an earlier delivery, so `may_have_run` says too much.
         began = is_redelivered or dead.deaths > 0 or RESENT_HEADER in message.headers
         return _refuse(codec, fault_code.EXPIRED, reason, began)
     if is_redelivered or dead is not None:
@@ -143,6 +152,7 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
         if refusal is not None:
             return Refuse(codec, fault_code.INTERRUPTED, _INTERRUPTED + refusal)
     time_to_live = message.time_to_live
+    # The broker removes the expiration of a message that it dead-letters.
     if dead is not None and time_to_live is None:
         time_to_live = dead.original_expiration
     if message.expiration is not None and message.time_to_live is None:
@@ -158,7 +168,7 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
 
 
 def decide_broadcast(message: Message, methods: Methods, rules: Rules) -> Decision:
-    """Decides whether a received broadcast runs."""
+    """Decides whether a received broadcast runs. Must not be called for a redelivered one."""
     decision = decide(message, False, methods, rules)
     if isinstance(decision, Run) and len(message.body) > MAX_BROADCAST_BYTES:
         reason = (
@@ -170,7 +180,7 @@ def decide_broadcast(message: Message, methods: Methods, rules: Rules) -> Decisi
 
 
 def refuse_malformed(message: Message, reason: str, is_redelivered: bool, rules: Rules) -> Decision:
-    """Refuses a message whose properties cannot be read."""
+    """Refuses a message whose properties cannot be read, unless its `reply_to` is forbidden."""
     if message.reply_to and not rules.reply_addresses.allows(message.reply_to):
         return ForbiddenAddress()
     try:
@@ -187,9 +197,11 @@ def redeliveries_if_only_workers_count(
     """Returns how often a one-way request was redelivered, if only workers can count that.
 
     Its worker then publishes a copy with that number, and runs nothing. `None` if the request runs
-    or is refused here: it is not redelivered, its queue counts, or it may not run again.
+    or is refused here: it is not redelivered, its queue counts, it expires, no copy of it can be
+    published, or it may not run again.
     """
-    # A copy has no expiration, and no user id: only the user itself could publish one with it.
+    # A copy has no expiration, and no user id: only the user itself could publish one with it. The
+    # copy of a job has the user in a header instead.
     only_workers_count = (
         is_redelivered
         and method is not None
@@ -207,7 +219,7 @@ def redeliveries_if_only_workers_count(
 
 
 def rejections_of(message: Message) -> int:
-    """Returns how often a message was rejected."""
+    """Returns how often a message was rejected, according to its headers."""
     dead = read_dead_lettered(message.headers)
     return dead.rejections if dead is not None else 0
 
@@ -215,7 +227,7 @@ def rejections_of(message: Message) -> int:
 def _refuse(codec: Codec, code: str, message: str, may_have_run: bool) -> Refuse:
     """Refuses a request, with `interrupted` if an earlier delivery of it may have run.
 
-    The other faults say that the method did not run.
+    Otherwise with the fault `code`, which says that the method did not run.
     """
     if may_have_run:
         return Refuse(codec, fault_code.INTERRUPTED, _INTERRUPTED + message)
@@ -223,18 +235,22 @@ def _refuse(codec: Codec, code: str, message: str, may_have_run: bool) -> Refuse
 
 
 def _expired_before(message: Message, dead: DeadLettered) -> bool:
-    """Whether the caller's time was up when the message expired in another queue.
+    """Whether the message has expired in a queue, and its caller's time was up then.
 
-    A one-way request without an expiration of its own expired because of the queue's time to live,
-    as a delayed one does on purpose.
+    A one-way request without an expiration of its own does not count. It expired because of the
+    queue's time to live, which may exist to delay it.
     """
     return dead.has_expired and (dead.original_expiration is not None or message.expects_reply)
 
 
 def _delivery_count(headers: Mapping[str, Any], rules: Rules) -> int | None:
-    """Returns the queue's own count of deliveries. `None` if it does not count."""
+    """Returns how often the queue has delivered a message before, as it counts.
+
+    `None` if it does not count, or has not delivered it before.
+    """
     if rules.is_classic:
         return None
+    # RabbitMQ 4.3 counts lost consumers in the first one, and all deliveries in the second one.
     counts = [header_number(headers, name, -1) for name in ("x-delivery-count", "x-acquired-count")]
     return max(counts) if max(counts) >= 0 else None
 
@@ -246,7 +262,7 @@ def _rerun_refusal(
     dead: DeadLettered | None,
     rules: Rules,
 ) -> str | None:
-    """Returns why a request that came before does not run again. `None` if it does."""
+    """Returns why a request that came before must not run again. `None` if it may."""
     if not method.is_idempotent:
         return "the method is not idempotent"
     count = _delivery_count(message.headers, rules)
@@ -257,9 +273,11 @@ def _rerun_refusal(
         limit = -(-limit // 2)
     if (count or 0) + (dead.deaths if dead is not None else 0) >= limit:
         return "it was delivered too often"
-    # Without a count or an expiration, it would come back for ever.
+    # Without a count or an expiration, it would come back for ever. A message that was
+    # dead-lettered does not expire again.
     expires = message.expiration is not None and dead is None
     if is_redelivered and count is None and not expires:
+        # Below the limit, a copy is published instead: `redeliveries_if_only_workers_count`.
         if header_number(message.headers, REDELIVERIES_HEADER) > 0:
             return "it was delivered too often"
         return "it has no expiration, and its queue does not count its deliveries"
@@ -267,9 +285,9 @@ def _rerun_refusal(
 
 
 def _stream_request(message: Message, method: Method[Any]) -> StreamRequest | str | None:
-    """Reads what a request says about items. Returns the reason if that cannot be.
+    """Reads what a request says about items. Returns the reason if the request is a bad one.
 
-    `None` if it has no items, or all of them are expected in the reply.
+    `None` if nothing but the request and its reply is sent.
     """
     headers = message.headers
     sends_items = headers.get(INCOMING_HEADER) == "1"

@@ -1,4 +1,4 @@
-"""Whether a request is sent again after its connection was lost, or after the broker refused it."""
+"""Whether a request is sent again after its channel was lost, or after the broker refused it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from dataclasses import dataclass
 from typing import Final
 
 # A message that closes this many channels is given up. The first channel may have been closed over
-# another message. The second one carries no other: see `SeparateChannels`.
+# another message. The second one carries no other (see `SeparateChannels`), except for replies over
+# direct reply-to.
 MAX_CLOSED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyEpoch:
-    """The reply queue and the consumer with which a request was sent, by their numbers."""
+    """The reply queue and the consumer of a session, by their numbers."""
 
-    # Changes when the queue is lost, with the replies in it.
+    # Changes with each new queue. The replies in the old one are lost.
     address: int
-    # Changes when the queue is consumed again.
+    # Changes with each session.
     consumer: int
 
 
 class Resend(enum.Enum):
-    """What becomes of a call."""
+    """What a call does next."""
 
     # Wait for the reply.
     WAIT = "wait"
     # Send the request again.
     SEND = "send"
+    # Fail: the method may have run.
     FAIL = "fail"
 
 
 def after_failed_publish(is_idempotent: bool, is_written: bool, channels_closed: int = 0) -> Resend:
     """Decides after a request was not confirmed because its channel was lost.
 
-    `channels_closed` is how many channels the broker has closed while they carried the request.
+    `is_written` tells whether the broker may have it. `channels_closed` is how many channels the
+    broker has closed while they carried the request.
     """
     if channels_closed >= MAX_CLOSED:
         return Resend.FAIL
@@ -42,12 +45,18 @@ def after_failed_publish(is_idempotent: bool, is_written: bool, channels_closed:
 
 
 def after_refusal(is_idempotent: bool) -> Resend:
-    """Decides after the broker refused a request: its queue is full, or has no leader."""
+    """Decides after the broker refused a request: its queue is full, or has no leader.
+
+    A queue that has lost its leader may refuse a request that it has delivered.
+    """
     return Resend.SEND if is_idempotent else Resend.FAIL
 
 
 def after_confirm(is_idempotent: bool, sent: ReplyEpoch, now: ReplyEpoch) -> Resend:
-    """Decides whether the reply to a confirmed request can still arrive."""
+    """Decides about a confirmed request without a reply, which was sent in the epoch `sent`.
+
+    From the same queue, the reply may still arrive, unless the broker has restarted and lost it.
+    """
     if sent == now:
         return Resend.WAIT
     if is_idempotent:

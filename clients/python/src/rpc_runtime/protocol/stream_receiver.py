@@ -20,9 +20,9 @@ class BadStream(ValueError):
 class Unread(enum.Enum):
     """Why a message of a stream is not read."""
 
-    # It is another worker's, whose stream nobody reads.
+    # It is another worker's, whose stream nobody reads, or it does not name its run.
     FOREIGN = "foreign"
-    # It is late, from a run that has ended.
+    # It is from an earlier run, which has ended.
     LATE = "late"
     # The stream cannot go on, because its worker runs the method again.
     INTERRUPTED = "interrupted"
@@ -32,10 +32,14 @@ class StreamReceiver(Generic[E]):
     """The items that have arrived and that the reader has not taken. `E` is the end's reply."""
 
     def __init__(self, window: Volume, *, may_begin_anew: bool = True) -> None:
-        """Expects a stream. It does not begin anew if its caller sends items, which it has once."""
+        """Expects a stream.
+
+        `window` is the credit beyond what the reader has taken. `may_begin_anew` is `False` if the
+        caller sends items, because it cannot send them twice.
+        """
         self._window = window
         self._may_begin_anew = may_begin_anew
-        # The run whose messages count: the sender of the first one.
+        # The run whose messages are read. `None` until one of them has arrived.
         self.run: StreamRun | None = None
         self._clear()
 
@@ -46,6 +50,7 @@ class StreamReceiver(Generic[E]):
         self._early: dict[int, bytes] = {}
         # The number of the next item that is missing.
         self._next = 0
+        # Counts each item once, also after the reader has taken it.
         self._arrived_bytes = 0
         # The size of the largest message: a worker may exceed its credit by one message.
         self._largest = 0
@@ -62,7 +67,7 @@ class StreamReceiver(Generic[E]):
 
     @property
     def ended(self) -> E | None:
-        """The reply that ends the stream, once all items before it are there."""
+        """The reply that ends the stream, once all items that it counts have arrived."""
         return self._ended
 
     def misses_before(self, number: int) -> bool:
@@ -70,10 +75,11 @@ class StreamReceiver(Generic[E]):
         return self._next < number
 
     def choose_run(self, run: StreamRun | None) -> Unread | None:
-        """Decides whether a message of this run is read, which is so if this returns `None`.
+        """Returns why a message of this run is not read, or `None` if it is.
 
         The first message decides which run sends the stream. If its worker runs the method again,
-        that run has ended. Then the stream begins anew, unless its reader has items of that run.
+        that run has ended. The stream then begins anew with the later run, unless its reader has
+        taken items of the earlier one, or its caller sends items.
         """
         if self.run is None:
             return None
@@ -122,9 +128,10 @@ class StreamReceiver(Generic[E]):
         self._arrived_bytes += Volume.of(item).size
 
     def end(self, run: StreamRun | None, count: int | None, reply: E) -> None:
-        """Records the end that a run sends which `choose_run` has accepted. Raises `BadStream`.
+        """Records the end, of a run that `choose_run` has accepted. Raises `BadStream`.
 
-        Without a count, the stream ends at once.
+        `count` is the number of all items. Without it, the stream ends at once, and items that are
+        missing are given up.
         """
         if count is None:
             self._ended = reply
@@ -137,6 +144,7 @@ class StreamReceiver(Generic[E]):
         if self._end is None:
             self._end = (count, reply)
         self._check_end()
+        # The end came first. The items are on their way from the same run.
         if self._ended is None and self.run is None:
             self.run = run
 
@@ -153,7 +161,10 @@ class StreamReceiver(Generic[E]):
         return item
 
     def next_grant(self) -> Volume | None:
-        """Returns the credit to grant, once half of it is used. `None` before that."""
+        """Grants further credit once the reader has used half of the window.
+
+        Returns the new total, or `None` before that.
+        """
         left = self._granted.minus(self._consumed)
         if left.allows_more_than(self._window.half()):
             return None

@@ -21,7 +21,7 @@ class StreamRun:
 
     # The id of the worker, which is also its routing key.
     worker: str
-    # Higher than that of each stream that the worker began before.
+    # Higher than that of each stream that the worker began before. 0 if it does not number them.
     number: int
 
 
@@ -39,7 +39,10 @@ class Origin(enum.Enum):
 
 
 def origin_of(message: StreamRun | None, stream: StreamRun) -> Origin:
-    """Compares the run that sends a message with that of the stream's first message."""
+    """Compares the run that sends a message with the run whose stream is read.
+
+    `message` is `None` if the message does not name its run.
+    """
     if message is None or message.worker != stream.worker:
         return Origin.OTHER_WORKER
     if message.number == stream.number:
@@ -48,18 +51,18 @@ def origin_of(message: StreamRun | None, stream: StreamRun) -> Origin:
 
 
 def read_worker(header: Any) -> str | None:
-    """Reads the id of the worker from a header `rpc-worker` that is decoded, or `None`."""
+    """Reads the id of the worker from a decoded header `rpc-worker`. `None` if it is no UUID."""
     identity = header.get("id") if isinstance(header, dict) else None
-    # Text that is no UUID could be the name of a queue: as a routing key, it reaches all workers.
+    # Other text could be the name of a queue: as a routing key, that reaches all its workers.
     return identity if isinstance(identity, str) and uuid_of(identity) is not None else None
 
 
 def read_run(header: Any) -> StreamRun | None:
-    """Reads the run from a header `rpc-worker` that is decoded, or `None`."""
+    """Reads the run from a decoded header `rpc-worker`. `None` if it does not name one."""
     worker = read_worker(header)
     if worker is None:
         return None
-    # Some workers do not number their runs.
+    # Some workers do not number their runs: they count as one.
     number = header.get("run", 0)
     is_number = isinstance(number, int) and not isinstance(number, bool)
     return StreamRun(worker, number) if is_number and 0 <= number <= _MAX_NUMBER else None

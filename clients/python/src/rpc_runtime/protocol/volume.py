@@ -10,6 +10,7 @@ MAX_CREDIT = 1 << 20
 MAX_ITEMS = 16_384
 # How many bytes an item counts as beside its own.
 ITEM_OVERHEAD = 8
+# As a number of items or of bytes.
 UNLIMITED: Final = (1 << 64) - 1
 
 
@@ -36,7 +37,7 @@ class Volume(NamedTuple):
         return Volume(max(0, self.items - other.items), max(0, self.size - other.size))
 
     def largest(self, other: Volume) -> Volume:
-        """The larger of each."""
+        """The larger number of items, and the larger number of bytes."""
         return Volume(max(self.items, other.items), max(self.size, other.size))
 
     def half(self) -> Volume:

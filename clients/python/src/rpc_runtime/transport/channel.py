@@ -26,7 +26,7 @@ from .errors import (
 )
 from .room import Room
 
-# How long the broker may take to answer a method such as a declaration.
+# How many seconds the broker may take to answer an AMQP method, such as a declaration.
 STEP_TIMEOUT = 10.0
 _MAX_UNCONFIRMED = 4096
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
@@ -38,22 +38,22 @@ class Published(enum.Enum):
     """What became of a message."""
 
     CONFIRMED = "confirmed"
-    # It is `mandatory`, and there is no such queue.
+    # It is `mandatory`, and no queue takes it.
     RETURNED = "returned"
     # The broker did not take it, for example because its queue is full.
     REFUSED = "refused"
-    # Each channel that carried it was closed by the broker, for example because it is too large.
-    # A single `publish` raises `ChannelLost` instead.
+    # The broker has closed `resend.MAX_CLOSED` channels that carried it, for example because it is
+    # too large. `Channel.publish` never returns this: it raises `ChannelLost`.
     CLOSED = "closed"
 
 
 class Channel:
-    """A channel, until it or its connection is closed."""
+    """A channel, until it or its connection is closed, or the broker cancels its consumer."""
 
     def __init__(self, raw: AbstractChannel, blocking: Blocking) -> None:
         self._raw = raw
         self._blocking = blocking
-        # The tasks that write acknowledgements, publish, and wait for other answers of the broker.
+        # The tasks that acknowledge or reject, publish, and wait for other answers of the broker.
         self._acks: set[asyncio.Task[None]] = set()
         self._publishing: set[asyncio.Task[Any]] = set()
         self._steps: set[asyncio.Task[Any]] = set()
@@ -107,9 +107,10 @@ class Channel:
         exchange: str = "",
         is_mandatory: bool = False,
     ) -> Published:
-        """Publishes a message, and waits until the broker has confirmed or refused it.
+        """Publishes a message, and waits until the broker has confirmed, returned or refused it.
 
-        Raises `ChannelLost` if the broker does not say that. There is no time limit here.
+        With an `exchange`, `queue` is the routing key. Raises `ChannelLost` if the channel is lost
+        before that, or if aiormq fails in any other way. There is no time limit here.
         """
         await self.unblocked()
         size = len(message.body)
@@ -130,7 +131,7 @@ class Channel:
         publishing.add_done_callback(lambda task: self._published(task, size))
         try:
             # If the broker returned a message whose publisher was cancelled, the reader of aiormq
-            # would fail, and with it the connection.
+            # could fail, and with it the connection.
             await asyncio.shield(publishing)
         except PublishError:
             return Published.RETURNED
@@ -150,7 +151,7 @@ class Channel:
         return Published.CONFIRMED
 
     def _published(self, publishing: asyncio.Task[Any], size: int) -> None:
-        """Is called when a message is settled, or will not be."""
+        """Is called once the broker has decided about a message, or never will."""
         self._publishing.discard(publishing)
         self._room.leave(size)
         if not publishing.cancelled():
@@ -172,7 +173,10 @@ class Channel:
                 wait.cancel()
 
     def ack(self, tag: int, is_multiple: bool = False) -> None:
-        """Acknowledges a delivery. Does nothing if the channel is closed."""
+        """Acknowledges a delivery and, if `is_multiple`, all before it.
+
+        Does nothing if the channel is closed.
+        """
         self._settle(lambda: self._raw.basic_ack(tag, multiple=is_multiple, wait=False))
 
     def reject(self, tag: int) -> None:
@@ -180,7 +184,7 @@ class Channel:
         self._settle(lambda: self._raw.basic_reject(tag, requeue=False, wait=False))
 
     def _settle(self, settle: Callable[[], Awaitable[None]]) -> None:
-        """Acknowledges or rejects in a task of its own, so that consumers need not wait."""
+        """Acknowledges or rejects in a task of its own, so that the caller need not wait."""
         if not self.is_open:
             return
 
@@ -193,7 +197,7 @@ class Channel:
         task.add_done_callback(self._acks.discard)
 
     async def settled(self) -> None:
-        """Waits until all acknowledgements are written."""
+        """Waits until aiormq has taken all acknowledgements, for `STEP_TIMEOUT` at most."""
         if self._acks:
             await asyncio.wait(set(self._acks), timeout=STEP_TIMEOUT)
 
@@ -204,7 +208,10 @@ class Channel:
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool = False
     ) -> str:
-        """Begins to consume a queue. The function must not wait or fail."""
+        """Begins to consume a queue. Returns the consumer's tag.
+
+        `on_delivery` must not wait or fail.
+        """
 
         def on_message(delivered: DeliveredMessage) -> Any:
             on_delivery(read_delivery(delivered, self))
@@ -213,7 +220,7 @@ class Channel:
         return (await self._step(consuming)).consumer_tag or ""
 
     async def cancel(self, consumer_tag: str) -> None:
-        """Stops to consume. What was delivered before still arrives."""
+        """Stops consuming. What was delivered before still arrives."""
         await self._step(self._raw.basic_cancel(consumer_tag, timeout=STEP_TIMEOUT))
 
     async def declare_queue(
@@ -226,7 +233,10 @@ class Channel:
         is_auto_delete: bool = False,
         is_passive: bool = False,
     ) -> tuple[str, int]:
-        """Declares a queue. Returns its name and the number of messages in it."""
+        """Declares a queue. Returns its name and the number of messages in it.
+
+        If `is_passive`, only checks that it exists. The broker chooses the name if it is empty.
+        """
         declaring = self._raw.queue_declare(
             name,
             passive=is_passive,
@@ -264,7 +274,7 @@ class Channel:
         self._close()
 
     async def _step(self, step: Coroutine[Any, Any, _T]) -> _T:
-        """Waits for the broker's answer to a method. Raises `ChannelLost`."""
+        """Waits for the broker's answer to an AMQP method. Raises `ChannelLost`."""
         task = asyncio.get_running_loop().create_task(step)
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
@@ -296,6 +306,6 @@ class Channel:
 
 
 def text_of(error: BaseException) -> str:
-    """Describes an error of the connection, without the addresses and what is in them."""
+    """Describes an error by its texts and numbers, without the other objects that it holds."""
     text = " ".join(str(part) for part in error.args if isinstance(part, str | int)).strip()
     return text[:256] or type(error).__name__

@@ -36,10 +36,10 @@ class Delivery:
     exchange: str
     routing_key: str
     channel: DeliveryChannel
-    # Why its properties cannot be read. `None` if they can.
+    # Why its properties cannot be read. `None` if those that matter can.
     malformed: str | None = None
-    # Set if the headers of a malformed message cannot be read. The number of its earlier
-    # rejections, which is in them, is unknown then.
+    # Set if all headers of a malformed message, or `x-death`, cannot be read. The number of its
+    # earlier rejections is unknown then.
     are_headers_lost: bool = False
     is_settled: bool = False
 
@@ -50,7 +50,10 @@ class Delivery:
             self.channel.ack(self.tag)
 
     def reject(self) -> None:
-        """Rejects the message, so that a dead-letter queue keeps it."""
+        """Rejects the message, unless it is settled or its channel is lost.
+
+        The dead-letter queue keeps it, if there is one.
+        """
         if not self.is_settled:
             self.is_settled = True
             self.channel.reject(self.tag)
@@ -90,7 +93,7 @@ def read_delivery(delivered: DeliveredMessage, channel: DeliveryChannel) -> Deli
 
 
 def properties_of(message: Message) -> commands.Basic.Properties:
-    """Writes the properties of a message."""
+    """Makes the properties of a message for aiormq."""
     return commands.Basic.Properties(
         content_type=message.content_type,
         content_encoding=message.content_encoding,

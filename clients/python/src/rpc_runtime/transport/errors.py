@@ -8,11 +8,11 @@ import aiormq
 
 
 class ChannelLost(Exception):
-    """The channel or its connection is closed.
+    """A channel is closed, could not be opened, or got no answer from the broker in time.
 
     `is_written` tells whether the message may have reached the broker. `is_alone` tells that the
-    broker has closed the channel and not its connection: it does that over a message which it does
-    not accept.
+    channel was closed and not its connection: the broker does that over a message or a declaration
+    that it does not accept.
     """
 
     def __init__(self, reason: str, is_written: bool = False, is_alone: bool = False) -> None:
@@ -31,13 +31,13 @@ class Forbidden(ChannelLost):
 
 
 class ConnectFailed(Exception):
-    """A connection could not be opened."""
+    """A connection could not be opened, or was closed for good by this program."""
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether aiormq raises this error because a channel or its connection is lost.
+    """Whether this error of aiormq counts as the loss of a channel or its connection.
 
-    Those that wait when a connection ends without an error get a plain `Exception`.
+    Tasks that wait when a connection ends without an error get a plain `Exception`.
     """
     if isinstance(error, aiormq.AMQPError | OSError | RuntimeError | asyncio.CancelledError):
         return True
@@ -52,9 +52,9 @@ def has_no_reason(error: BaseException) -> bool:
 def check_cancelled(error: BaseException) -> None:
     """Raises `CancelledError` if the current task was cancelled, whatever error it caught.
 
-    The type of an error of aiormq does not tell that. It raises `CancelledError` in a task that
-    waits for a channel when the channel is closed. If the task is cancelled at that moment, it may
-    raise the error of the channel.
+    The type of an error of aiormq does not tell that. A task that waits for a channel gets
+    `CancelledError` when the channel is closed. If the task is cancelled at that moment, it may get
+    the error of the channel.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling() > 0:

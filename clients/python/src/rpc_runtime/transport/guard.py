@@ -1,9 +1,9 @@
-"""Repairs what a peer has put into a message and the AMQP client cannot read.
+"""Repairs messages of peers that the AMQP client cannot read.
 
 RabbitMQ does not validate everything that publishers send. aiormq closes the connection if it
 cannot read a frame, and the broker would deliver the message again to the next connection, without
-end. So the guard reads each frame first. If properties cannot be read, it replaces them with those
-that can, and marks the message as malformed.
+end. So the guard reads each frame first. If properties cannot be read, it keeps those that can, and
+marks the message as malformed unless only its timestamp is lost.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ _FRAME_HEADER = struct.Struct(">BHI")
 _CONTENT_HEADER = struct.Struct(">HHQ")
 _METHOD_FRAME = 1
 _HEADER_FRAME = 2
+# What fits into a frame by default.
 _MAX_PROPERTIES = 128 * 1024
+# With the byte of its length. In hexadecimal digits, an id must still fit into a short string.
 _MAX_RAW_ID = 100
 
-# Where short strings are in the methods that the broker sends, by the numbers of class and method.
+# Where short strings are in methods that the broker sends, by the numbers of class and method.
 # "s" is a short string, and a number is that of bytes between them. What follows does not matter.
 _LAYOUTS: dict[tuple[int, int], tuple[str | int, ...]] = {
     (10, 50): (2, "s"),  # connection.close
@@ -40,7 +42,7 @@ _UNBLOCKED = (10, 61)
 
 # The header that marks a message as malformed, and says why. A peer cannot guess its name.
 MALFORMED_HEADER = f"malformed-{secrets.token_hex(8)}"
-# Set in addition if the headers could not be read, so that nothing is known of earlier rejections.
+# Set in addition if the headers, or `x-death`, are lost: nothing is known of earlier rejections.
 HEADERS_LOST_HEADER = f"headers-lost-{secrets.token_hex(8)}"
 # The beginning of a correlation id that is not UTF-8, which is passed on in hexadecimal digits.
 _ESCAPE = f"raw-{secrets.token_hex(4)}-"
@@ -64,7 +66,10 @@ class RawText(str):
 
 
 class GuardedReader:
-    """Reads frames for aiormq, in place of an `asyncio.StreamReader`."""
+    """Reads frames for aiormq, in place of an `asyncio.StreamReader`.
+
+    Calls `on_blocked` when the broker says whether it blocks publishers.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, on_blocked: Callable[[bool], None]) -> None:
         self._reader = reader
@@ -78,11 +83,11 @@ class GuardedReader:
         return self._position >= len(self._frame) and self._reader.at_eof()
 
     async def read(self, limit: int = -1) -> bytes:
-        """Reads bytes unchanged. aiormq does that only after the last frame."""
+        """Reads bytes unchanged. aiormq has a call of this that no frame leads to."""
         return await self._reader.read(limit)
 
     async def readexactly(self, count: int) -> bytes:
-        """Reads a part of a frame."""
+        """Reads the next part of a frame. aiormq never asks for more than is left of it."""
         if self._position >= len(self._frame):
             self._frame = await self._next_frame()
             self._position = 0
@@ -107,6 +112,7 @@ class GuardedReader:
         return _FRAME_HEADER.pack(kind, channel, len(body)) + body + payload[-1:]
 
     def _method(self, body: bytes) -> bytes:
+        """Repairs a method, and passes on whether the broker blocks publishers."""
         method = struct.unpack_from(">HH", body) if len(body) >= 4 else (0, 0)
         if method in (_BLOCKED, _UNBLOCKED):
             self._on_blocked(method == _BLOCKED)
@@ -114,7 +120,10 @@ class GuardedReader:
 
 
 def readable_method(method: tuple[Any, ...], body: bytes) -> bytes:
-    """Replaces bytes in names and reasons that are not UTF-8 by question marks."""
+    """Replaces bytes in names and reasons that are not UTF-8 by question marks.
+
+    `method` holds the numbers of the class and the method.
+    """
     offset, end = 4, len(body)
     for part in _LAYOUTS.get((method[0], method[1]), ()):
         if isinstance(part, int):
@@ -154,11 +163,13 @@ def readable_header(body: bytes) -> bytes:
 def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
     """Reads as many properties as possible, and marks them as malformed with this reason.
 
-    They are not marked if all that matters can be read: only the timestamp cannot, for example.
+    They are not marked if only the timestamp, which nobody needs, cannot be read. Headers that
+    cannot be written again are left out.
     """
     properties = commands.Basic.Properties()
     headers: dict[str, Any] = {}
     is_malformed = False
+    # Whether the headers are lost. The other properties of a large message are read.
     is_lost = len(body) > _MAX_PROPERTIES
     try:
         offset, flags = header.ContentHeader._get_flags(body[_CONTENT_HEADER.size :])
@@ -194,7 +205,7 @@ def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
 
 
 def _writable(headers: dict[str, Any]) -> dict[str, Any]:
-    """Returns the headers that can be written too: pamqp reads more than it writes."""
+    """Returns the headers that can be written and read again: pamqp reads more than it writes."""
     writable = {}
     for name, value in headers.items():
         try:
@@ -215,7 +226,7 @@ def _size_of(kind: str, body: bytes, offset: int) -> int:
 
 
 def _set(properties: commands.Basic.Properties, name: str, kind: str, value: bytes) -> bool:
-    """Sets a property. Returns whether it is malformed."""
+    """Sets a property, unless it is text that is not UTF-8. Returns whether it is that."""
     if kind != "shortstr":
         setattr(properties, name, value[0])
         return False
@@ -224,7 +235,7 @@ def _set(properties: commands.Basic.Properties, name: str, kind: str, value: byt
         return False
     except UnicodeDecodeError:
         if name == "correlation_id" and len(value) <= _MAX_RAW_ID:
-            # aiormq reads the repaired frame as text. `unescaped` restores the bytes.
+            # The answer needs it. aiormq reads it as text, and `unescaped` restores the bytes.
             setattr(properties, name, _escaped(value[1:]))
         return True
 

@@ -1,4 +1,4 @@
-"""A channel for publishing that is opened when it is needed, again after each loss."""
+"""A channel for publishing that is opened when it is needed, and again after a loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class LazyChannel:
     async def publish(
         self, message: Message, *, queue: str, exchange: str = "", is_mandatory: bool = False
     ) -> Published:
-        """Publishes a message once there is a channel. Raises the errors of `get`."""
+        """Publishes a message as `Channel.publish` does, once there is a channel.
+
+        Also raises the errors of `get`.
+        """
         channel = await self.get()
         return await channel.publish(
             message, queue=queue, exchange=exchange, is_mandatory=is_mandatory

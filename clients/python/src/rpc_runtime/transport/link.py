@@ -23,11 +23,12 @@ from .channel import Channel, text_of
 from .errors import ChannelLost, ConnectFailed, check_cancelled, has_no_reason, is_loss
 from .guard import GuardedReader
 
+# In seconds, for a connection and for each channel.
 CONNECT_TIMEOUT = 10.0
 _CLOSE_TIMEOUT = 5.0
 _MAX_CHANNELS = 65_535
-# aiormq takes a silent connection for lost after `HEARTBEAT_GRACE_MULTIPLIER` times this, and two
-# seconds: after 20 seconds.
+# In seconds. aiormq takes a connection for lost if it is silent for more than 20 seconds:
+# `HEARTBEAT_GRACE_MULTIPLIER * (9 + 1)`.
 _HEARTBEAT = "9"
 
 
@@ -96,14 +97,15 @@ class Link:
             check_cancelled(error)
             if not is_loss(error):
                 raise
-            is_explained = self.closed.is_set() or has_no_reason(error)
-            reason = self.reason if is_explained else text_of(error)
+            is_connection_lost = self.closed.is_set() or has_no_reason(error)
+            reason = self.reason if is_connection_lost else text_of(error)
             raise ChannelLost(reason) from error
         channel = Channel(raw, self.blocking)
         self._channels.add(channel)
         return channel
 
     async def _open(self, has_confirms: bool) -> AbstractChannel:
+        """Opens a channel with a free number. Raises `ChannelLost` if there is none."""
         numbers, limit = self._raw.channels, self._max_channels
         if len(numbers) >= limit:
             # One more would make the broker close the connection.
@@ -125,7 +127,11 @@ class Link:
 
 
 async def open_link(url: URL, name: str, ssl_context: ssl.SSLContext | None = None) -> Link:
-    """Connects. Raises `ConnectFailed`."""
+    """Connects. Raises `ConnectFailed`.
+
+    `name` is what the broker shows for the connection. The parameters `name` and `heartbeat` of the
+    address take precedence.
+    """
     query = {"name": name, "heartbeat": _HEARTBEAT, **url.query}
     blocking = Blocking()
     raw = _Connection(

@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Room:
-    """Room for a number of messages and of their bytes. A single message may be larger."""
+    """Room for a number of messages and of their bytes. A message that is alone may be larger."""
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
@@ -20,7 +20,7 @@ class Room:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def enter(self, size: int) -> None:
-        """Waits for room, behind those that wait already. Does not wait once it is closed."""
+        """Waits behind those that wait already, and takes room. Does not wait once it is closed."""
         if not self._waiting and self._fits(size):
             self._take(size)
             return

@@ -22,7 +22,7 @@ _STABLE_AFTER = 2.0
 
 
 class Supervisor:
-    """Owns the connection and the task that opens it."""
+    """Owns the connection and the task that keeps it open."""
 
     def __init__(
         self, addresses: Sequence[URL], name: str, ssl_context: ssl.SSLContext | None
@@ -37,7 +37,7 @@ class Supervisor:
         # Closes the last link.
         self._link_closing: asyncio.Task[None] | None = None
         self._is_closing = False
-        # Why there is no connection.
+        # Why the last attempt to connect failed, or the last connection was lost.
         self.problem = "it is not connected yet"
 
     @property

@@ -24,7 +24,7 @@ def converter_of(hint: Any, form: Form) -> Converter:
 
 
 def _guarded(converter: Converter) -> Converter:
-    """Raises a `ConversionError` instead of a `RecursionError` if a value is nested too deeply."""
+    """Returns a converter that raises `ConversionError` in place of `RecursionError`."""
 
     def with_guard(convert: Any) -> Any:
         def guarded(value: Any) -> Any:
@@ -103,7 +103,7 @@ class _Compiler:
         known = self._known.get(key)
         if known is not None:
             return known
-        # What is found if the type contains itself: it looks the converter up when it is used.
+        # Found if the type contains itself. It looks the compiled converter up when it is used.
         self._known[key] = Converter(
             lambda value: self._known[key].encode(value),  # noqa: PLW0108
             lambda value: self._known[key].decode(value),  # noqa: PLW0108
@@ -130,11 +130,12 @@ class _Compiler:
         return structs.only_field(cls, fields[0]) if is_single else structs.struct(cls, fields)
 
     def _resolve(self, hint: Any) -> tuple[Converter, bool]:
-        """Compiles the type of a field. Also returns whether `None` is one of its values."""
+        """Compiles the type of a field. Also returns whether a missing field may be `None`."""
         has_none = hint is Any or type(None) in members_of(hint)
         return self.compile(hint), has_none
 
     def _union(self, members: tuple[Any, ...]) -> Converter:
+        # `UNSET` is never converted: what holds it leaves it out.
         kinds = [kind for kind in members if kind is not type(None) and kind is not Unset]
         if not kinds:
             return scalars.unit()
@@ -171,8 +172,8 @@ def _variants_of(kinds: list[Any]) -> list[tuple[type, Variant]]:
 def _are_like_one_enum(variants: list[tuple[type, Variant]]) -> bool:
     """Tells whether the name of a variant decides which one a value is.
 
-    Python flattens a union of enums, so they may be of several. If two have one name, each variant
-    must be tried, as a union of several types is.
+    Python flattens a union of enums, so they may be of several. If two have the same name, or their
+    tags differ, each variant must be tried, like the types of any other union.
     """
     taggings = {(variant.tag, variant.content) for _, variant in variants}
     names = {variant.name for _, variant in variants}
