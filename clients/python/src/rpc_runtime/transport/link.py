@@ -80,7 +80,7 @@ class Link:
             opening.cancel()
 
     async def channel(self, *, has_confirms: bool = True) -> Channel:
-        """Opens a channel. Raises `ChannelLost`."""
+        """Opens a channel. Publishing needs one with confirms. Raises `ChannelLost`."""
         if self.closed.is_set():
             raise ChannelLost(self.reason)
         opening = asyncio.get_running_loop().create_task(self._open(has_confirms))
