@@ -24,7 +24,7 @@ async def fault_of(raise_it: Callable[[], Any], codec: Codec = Codec.JSON) -> tu
     async def invoke(_: tuple[Any, ...]) -> Reply:
         return result_reply(METHOD, codec, raise_it())
 
-    reply = await Execution(run, Message(b"{}"), 1000).reply(invoke)
+    reply = await Execution(run, Message(b"{}"), 1000).run(invoke)
     assert reply is not None
     return read_fault(codec, reply.body)
 

@@ -10,7 +10,7 @@ from .conversion import ConversionError, Converter, Form, mismatch
 
 
 def sequence(item: Converter, build: Callable[[list[Any]], Any] = list) -> Converter:
-    """Converts an array of values of one type."""
+    """Converts an array of values of one type. `build` makes a collection of the decoded items."""
     encode_item, decode_item = item
 
     def encode(value: Any) -> list[Any]:
@@ -75,6 +75,7 @@ def mapping(key: Converter, value: Converter) -> Converter:
             try:
                 converted[convert_key(name)] = convert_value(entry)
             except ConversionError as error:
+                # A key may be long.
                 raise error.within(str(name)[:64]) from None
         return converted
 
@@ -85,7 +86,10 @@ def mapping(key: Converter, value: Converter) -> Converter:
 
 
 def key_in(form: Form, kind: Any, key: Converter) -> Converter:
-    """Makes the converter of a map's key in a form: in JSON, integers and booleans are text."""
+    """Makes the converter of a map's key in a form: in JSON, integers and booleans are text.
+
+    `kind` is the class of the key, and `key` the converter of that type outside of maps.
+    """
     if form is Form.MESSAGE_PACK or kind is str or _is_enum(kind):
         return key
     if kind is bool:
@@ -96,6 +100,7 @@ def key_in(form: Form, kind: Any, key: Converter) -> Converter:
 
     def decode(value: Any) -> Any:
         digits = value.removeprefix("-") if isinstance(value, str) else ""
+        # The limit bounds the work of `int`: 128 bits need at most 39 digits.
         if digits.isascii() and digits.isdigit() and len(digits) <= 40:
             return key.decode(int(value))
         raise mismatch("the text of an integer", value)

@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 
 class Form(enum.Enum):
-    """The formats that differ in how they write some values."""
+    """Which codec plain values are for: some types, such as `bytes`, differ between these two.
+
+    Plain text uses `MESSAGE_PACK`.
+    """
 
     MESSAGE_PACK = "message_pack"
     JSON = "json"
 
 
 class ConversionError(ValueError):
-    """A value does not have its type. The text names the place: `users[3].age: expected ...`."""
+    """A value cannot be converted. The text may name its part: `users[3].age: expected ...`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -23,7 +26,7 @@ class ConversionError(ValueError):
         self._path: list[str | int] = []
 
     def within(self, place: str | int) -> ConversionError:
-        """Adds the field or the index that contains the place so far."""
+        """Adds the field, key, index or variant that contains the place so far. Returns `self`."""
         self._path.append(place)
         return self
 
@@ -38,7 +41,10 @@ class ConversionError(ValueError):
 
 
 class Converter(NamedTuple):
-    """Converts values of one type in one form."""
+    """Converts values of one type to plain values, and back, in one form.
+
+    Both functions raise `ConversionError`.
+    """
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
@@ -57,6 +63,6 @@ _NAMES = {
 
 
 def mismatch(expected: str, found: Any) -> ConversionError:
-    """Makes the error of a value of another type. It does not quote the value."""
+    """Makes the error for a value of another type. It names that type, and not the value."""
     name = _NAMES.get(type(found), f"a value of type {type(found).__name__}")
     return ConversionError(f"expected {expected}, found {name}")

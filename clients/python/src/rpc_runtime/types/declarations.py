@@ -29,7 +29,7 @@ class Variant:
 
 def _dataclass(cls: type[_T]) -> type[_T]:
     if issubclass(cls, BaseException):
-        # Python itself changes exceptions that are raised.
+        # Not frozen: Python sets attributes of an exception that is raised, such as its traceback.
         return dataclass(kw_only=True, eq=False)(cls)
     return dataclass(frozen=True, slots=True, kw_only=True)(cls)
 
@@ -42,11 +42,11 @@ def record(cls: type[_T]) -> type[_T]:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def transparent(cls: type[_T]) -> type[_T]:
-    """Declares a class that is written as its only field."""
+    """Declares a class that is written as the value of its only field."""
     declared = _dataclass(cls)
     if len(dataclasses.fields(declared)) != 1:  # type: ignore[arg-type]
         raise TypeError(f"{cls.__name__} must have one field to be transparent")
-    setattr(declared, TRANSPARENT, declared)
+    setattr(declared, TRANSPARENT, True)
     return declared
 
 
@@ -58,13 +58,13 @@ def variant(
     content: str | None = None,
     shape: Shape | None = None,
 ) -> Callable[[type[_T]], type[_T]]:
-    """Declares a variant of an enum.
+    """Declares a variant of an enum, which is called `name` on the wire.
 
     Without `tag`, the enum is externally tagged: `{"Circle": {"radius": 1.0}}`. With `tag`, it is
     internally tagged: `{"type": "circle", "radius": 1.0}`. With `content` too, which is the key of
     the variant's value, it is adjacently tagged: `{"type": "circle", "content": {"radius": 1.0}}`.
 
-    A variant with the shape `newtype` has one field, whose value is the content. By default, a
+    A variant with the shape `newtype` is written as the value of its only field. By default, a
     variant without fields is a `unit`, and any other one a `struct`.
     """
     if content is not None and tag is None:
@@ -83,11 +83,11 @@ def variant(
 
 
 def variant_of(cls: Any) -> Variant | None:
-    """Returns how a class is written if it is a variant."""
+    """Returns how a class is written if it is a variant. `None` for any other class or type."""
     found = vars(cls).get(VARIANT) if isinstance(cls, type) else None
     return found if isinstance(found, Variant) else None
 
 
 def is_transparent(cls: type) -> bool:
-    """Tells whether a class is written as its only field."""
+    """Tells whether a class is written as the value of its only field."""
     return TRANSPARENT in vars(cls)

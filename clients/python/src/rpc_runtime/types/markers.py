@@ -1,4 +1,4 @@
-"""Annotations: integers of a size, names on the wire, absent values."""
+"""What type hints say beyond a type: limits, names on the wire, values that are left out."""
 
 from __future__ import annotations
 
@@ -74,4 +74,4 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""The value of a field or an argument that is left out, so that its reader takes its default."""
+"""The value of a field or an argument that is left out, so that its reader uses the default."""

@@ -11,13 +11,14 @@ from .conversion import ConversionError, Converter, Form, mismatch
 from .markers import IntegerRange
 
 _SINGLE = struct.Struct("f")
-# The first number that is rounded to infinity in 32 bits.
+# The least number that is rounded to infinity in 32 bits.
 _TOO_LARGE_FOR_SINGLE = 3.4028235677973366e38
 # What MessagePack can hold as an integer.
 _NATIVE = range(-(1 << 63), 1 << 64)
+# The size of an integer of 128 bits.
 _WIDE_BYTES = 16
-# An integer of 128 bits has at most 39 digits and a sign.
-_MAX_DIGITS = 40
+# The text of an integer of 128 bits: at most 39 digits and a sign.
+_MAX_CHARACTERS = 40
 
 
 def boolean() -> Converter:
@@ -70,7 +71,7 @@ def unit() -> Converter:
             raise mismatch("null", value)
 
     def decode(value: Any) -> None:
-        # The form of a struct without fields in MessagePack.
+        # In MessagePack, a struct without fields is an empty array.
         if value != []:
             check(value)
 
@@ -107,7 +108,7 @@ def floating(form: Form, is_single: bool) -> Converter:
         return float(value)
 
     def decode_single(value: Any) -> float:
-        # In JSON, it may be the shortest number that is nearest to one of 32 bits: `0.1`.
+        # JSON has only as many digits as 32 bits need: `0.1` stands for 0.10000000149011612.
         checked = check(value)
         return float(_SINGLE.unpack(_SINGLE.pack(checked))[0])
 
@@ -115,7 +116,7 @@ def floating(form: Form, is_single: bool) -> Converter:
 
 
 def integer(form: Form, limits: IntegerRange | None) -> Converter:
-    """Converts `int` within its limits. Without any, they are those of MessagePack."""
+    """Converts `int` within its limits. Without limits, those of MessagePack apply, in JSON too."""
     if limits is None:
         least, greatest = _NATIVE.start, _NATIVE.stop - 1
     else:
@@ -132,13 +133,14 @@ def integer(form: Form, limits: IntegerRange | None) -> Converter:
     if limits is None or limits.bits <= 64 or form is Form.JSON:
         return Converter(check, check)
 
-    # In MessagePack, integers of 128 bits are decimal text. Their 16 bytes are read too.
+    # In MessagePack, integers of 128 bits are written as decimal text. Integers, and the 16 bytes
+    # that plain rmp-serde writes, are read too.
 
     def encode(value: Any) -> str:
         return str(check(value))
 
     def decode(value: Any) -> int:
-        if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isascii():
+        if isinstance(value, str) and len(value) <= _MAX_CHARACTERS and value.isascii():
             digits = value[1:] if value.startswith("-") else value
             if digits.isdigit():
                 return check(int(value))
@@ -150,7 +152,10 @@ def integer(form: Form, limits: IntegerRange | None) -> Converter:
 
 
 def binary(form: Form) -> Converter:
-    """Converts `bytes`: bytes in MessagePack, an array of numbers in JSON."""
+    """Converts `bytes`: written as bytes in MessagePack, and as an array of numbers in JSON.
+
+    Both are read in either form.
+    """
 
     def check(value: Any) -> bytes:
         if isinstance(value, bytes | bytearray | memoryview):
@@ -172,7 +177,7 @@ def binary(form: Form) -> Converter:
 
 
 def unit_enum(kind: type[enum.Enum]) -> Converter:
-    """Converts an enum of variants without content: a value is the name of its variant."""
+    """Converts an enum of variants without content. A member's value is its name on the wire."""
     members = {member.value: member for member in kind}
     known = ", ".join(f'"{name}"' for name in members)
 
@@ -184,7 +189,7 @@ def unit_enum(kind: type[enum.Enum]) -> Converter:
     def decode(value: Any) -> enum.Enum:
         if isinstance(value, str) and (member := members.get(value)) is not None:
             return member
-        # Externally tagged variants without content may also be written as a map.
+        # Externally tagged variants without content may also be a map from the name to null.
         if isinstance(value, dict) and len(value) == 1:
             ((name, content),) = value.items()
             if content is None and isinstance(name, str) and name in members:

@@ -33,7 +33,7 @@ class Field:
 
 
 Resolve = Callable[[Any], tuple[Converter, bool]]
-"""Returns the converter of a type, and whether the type has `None`."""
+"""Returns the converter of a type, and whether it is `Any` or a union with `None`."""
 
 
 def fields_of(cls: type, resolve: Resolve) -> list[Field]:
@@ -56,14 +56,18 @@ def fields_of(cls: type, resolve: Resolve) -> list[Field]:
 
 
 def _if_missing(field: dataclasses.Field[Any], has_none: bool) -> Missing:
-    unset = dataclasses.MISSING
-    if field.default is not unset or field.default_factory is not unset:
+    # Not `UNSET`, which is a default.
+    no_default = dataclasses.MISSING
+    if field.default is not no_default or field.default_factory is not no_default:
         return Missing.DEFAULT
     return Missing.NONE if has_none else Missing.REFUSED
 
 
 def struct(cls: type, fields: list[Field]) -> Converter:
-    """Converts a class with these fields."""
+    """Converts a class as a map of its fields, without those that are `UNSET`.
+
+    Entries that are no field are skipped when a map is read.
+    """
     encoders = [(field.attribute, field.name, field.converter.encode) for field in fields]
     decoders = [
         (field.attribute, field.name, field.converter.decode, field.if_missing) for field in fields

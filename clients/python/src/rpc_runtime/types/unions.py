@@ -23,7 +23,7 @@ class Case:
 
 
 def tagged(cases: Sequence[Case]) -> Converter:
-    """Converts the variants of one enum."""
+    """Converts variants that have the same `tag` and `content`, and different names."""
     tag, content = cases[0].variant.tag, cases[0].variant.content
     by_class = {case.cls: case for case in cases}
     by_name = {case.variant.name: case for case in cases}
@@ -60,6 +60,7 @@ def _encode_content(case: Case, value: Any) -> Any:
 
 
 def _decode_content(case: Case, content: Any) -> Any:
+    """Makes the variant from its content, which a unit ignores."""
     if case.variant.shape == "unit":
         return case.cls()
     try:
@@ -69,7 +70,7 @@ def _decode_content(case: Case, content: Any) -> Any:
 
 
 def _external(case_of: Any, case_named: Any) -> Converter:
-    """Converts `{"Circle": {...}}`, or `"Point"` for a unit."""
+    """Converts `{"Circle": {...}}`, or `"Point"` for a unit, which is read from a map too."""
 
     def encode(value: Any) -> Any:
         case = case_of(value)
@@ -118,7 +119,7 @@ def _internal(tag: str, case_of: Any, case_named: Any) -> Converter:
 
 
 def _adjacent(tag: str, content: str, case_of: Any, case_named: Any) -> Converter:
-    """Converts `{"type": "circle", "content": {...}}`, if these are the tag and the content."""
+    """Converts `{"type": "circle", "content": {...}}`, if `tag` and `content` are these keys."""
 
     def encode(value: Any) -> Any:
         case = case_of(value)
@@ -140,7 +141,7 @@ def _adjacent(tag: str, content: str, case_of: Any, case_named: Any) -> Converte
 
 
 def untagged(choices: Sequence[Converter]) -> Converter:
-    """Converts a value of the first type that fits."""
+    """Converts a value with the first of the converters that accepts it."""
 
     def first(value: Any, converts: Sequence[Any]) -> Any:
         reasons = []
@@ -149,6 +150,7 @@ def untagged(choices: Sequence[Converter]) -> Converter:
                 return convert(value)
             except ConversionError as error:
                 reasons.append(str(error))
+        # If unions are nested, the reasons multiply.
         raise ConversionError(f"no variant fits: {'; '.join(reasons)}"[:512])
 
     encoders = [choice.encode for choice in choices]

@@ -1,4 +1,4 @@
-"""The methods that every worker answers."""
+"""The built-in methods, which workers that describe themselves answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILT_IN: Mapping[str, Method[Any]] = {
 
 
 def answer(name: str, codec: Codec, identity: Identity, queues: Mapping[str, ServedQueue]) -> Reply:
-    """Makes the reply to a built-in method that asks about these queues."""
+    """Makes the reply to a built-in method. All but `rpc.ping` ask about these queues."""
     if codec is Codec.TEXT:
         body = "\n".join(_lines(name, identity, queues)).encode()
     else:

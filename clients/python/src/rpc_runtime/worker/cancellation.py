@@ -14,7 +14,7 @@ class Cancellations:
 
     def __init__(self) -> None:
         self._cancelled = CancelledCalls()
-        # What to call when a call is cancelled, by its id. An id that is used twice has several.
+        # The functions that cancel methods, by the ids of their calls. An id may be used twice.
         self._watched: dict[bytes, list[Callable[[], None]]] = {}
 
     @property
@@ -23,17 +23,23 @@ class Cancellations:
         return len(self._cancelled)
 
     def cancel(self, identity: bytes, time_left: float) -> None:
-        """Cancels a call, whether it runs or has yet to arrive."""
+        """Cancels a call, whether its method runs or its request has yet to arrive.
+
+        `time_left` is how many seconds the request may still wait in a queue.
+        """
         self._cancelled.add(identity, time_left, now())
         for cancel in list(self._watched.get(identity, ())):
             cancel()
 
     def is_cancelled(self, correlation_id: str | None) -> bool:
-        """Whether a request must not begin, because its call was cancelled before."""
+        """Whether the call of a request was cancelled, as far as that is remembered."""
         return self._cancelled.contains(uuid_of(correlation_id), now())
 
     def watch(self, correlation_id: str | None, cancel: Callable[[], None]) -> Callable[[], None]:
-        """Has `cancel` called once the call is cancelled. Returns a function that ends this."""
+        """Calls `cancel` each time the call is cancelled, until the returned function is called.
+
+        That function must be called once. A call whose id is no UUID cannot be cancelled.
+        """
         identity = uuid_of(correlation_id)
         if identity is None:
             return lambda: None
@@ -42,7 +48,7 @@ class Cancellations:
 
         def stop() -> None:
             watchers.remove(cancel)
-            if not watchers and self._watched.get(identity) is watchers:
+            if not watchers:
                 del self._watched[identity]
 
         return stop

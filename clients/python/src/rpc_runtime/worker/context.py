@@ -15,21 +15,28 @@ class Context:
     """The request that a method serves."""
 
     method: str
+    # The correlation id.
     request_id: str | None
+    # Without those of RabbitMQ and of this library.
     headers: Mapping[str, str]
-    # In the time of the event loop.
+    # In the time of the event loop. `None` if there is no time limit, or a stream.
     deadline: float | None
+    # Whether the request was redelivered or dead-lettered, so that the method may have run before.
     is_redelivered: bool
     # The number of the attempt of a job, from 1.
     attempt: int = 1
     app_id: str | None = None
+    # The caller's RabbitMQ user, if the caller sets the property. A retried job has none.
     user_id: str | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the caller no longer waits."""
+    """Set once the call is cancelled, or the caller of a stream is gone.
+
+    The deadline does not set it, and nothing does in a broadcast.
+    """
 
     @property
     def time_left(self) -> float | None:
-        """How many seconds are left until the caller gives up. `None` if it waits for ever."""
+        """How many seconds are left until the deadline. `None` if there is none."""
         return None if self.deadline is None else max(0.0, self.deadline - now())
 
 

@@ -1,4 +1,4 @@
-"""Answers what arrives through the control exchange."""
+"""Handles what arrives through the control exchange."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ _MAX_RUNNING: Final = 16
 _MAX_WAITING: Final = 32
 # Answers in progress to discovery, and to broadcasts for which there is no room.
 _MAX_ANSWERS: Final = 64
+# The arguments of the queues.
 _LIMITS: Final = {"x-message-ttl": 60_000, "x-queue-type": "classic"}
 _CONTROL_LIMITS: Final = {**_LIMITS, "x-max-length": 1024, "x-max-length-bytes": 8_388_608}
 _ITEM_LIMITS: Final = {
@@ -57,11 +58,12 @@ _ITEM_LIMITS: Final = {
     "x-max-length-bytes": 268_435_456,
     "x-overflow": "reject-publish",
 }
+# How many seconds the sending of an answer may take.
 _REPLY_LIMIT: Final = 5.0
 
 
 class _Queue:
-    """A request queue, as far as its workers are reached through the exchange."""
+    """A request queue, whose name is a routing key of broadcasts and cancellations."""
 
     def __init__(self, served: ServedQueue, handler: RequestHandler) -> None:
         self.served = served
@@ -71,7 +73,10 @@ class _Queue:
 
 
 class ControlServer:
-    """Owns the broadcasts that run, and answers discovery, cancellations and credit."""
+    """Owns the broadcasts that run, and answers discovery.
+
+    Passes cancellations, credit and items on to the methods that run.
+    """
 
     def __init__(
         self,
@@ -88,7 +93,7 @@ class ControlServer:
 
     @property
     def is_needed(self) -> bool:
-        """Whether anything can arrive."""
+        """Whether this server needs the exchange: for discovery, broadcasts or cancellations."""
         needed = any(served.needs_control for served in self._served.values())
         return self._shared.describes_itself or needed
 
@@ -99,7 +104,8 @@ class ControlServer:
     async def open(self, link: Link) -> list[Channel]:
         """Declares and consumes the control queue, and the one for items if a method receives any.
 
-        Returns their channels. Raises `ChannelLost`.
+        Streams that run ask their callers for what was lost in between. Returns the channels of the
+        queues. Raises `ChannelLost`.
         """
         keys = list(self._served)
         identity = self._shared.identity.id
@@ -128,7 +134,7 @@ class ControlServer:
     async def _consume(
         self, channel: Channel, keys: list[str], limits: Mapping[str, Any], on_delivery: Any
     ) -> None:
-        """Declares a queue of this worker, binds it with these keys, and consumes it."""
+        """Declares the exchange, and declares, binds and consumes a queue of this worker."""
         await channel.declare_exchange(CONTROL_EXCHANGE)
         name = f"rpc.control.{uuid.uuid4()}"
         await channel.declare_queue(
@@ -144,7 +150,7 @@ class ControlServer:
         await channel.consume(name, on_delivery)
 
     def lost(self) -> None:
-        """Tells the streams that nothing arrives at present: their callers are not silent."""
+        """Tells the streams from callers that nothing can arrive: their callers are not silent."""
         for inbox in self._shared.incoming.values():
             inbox.lose()
 
@@ -158,6 +164,7 @@ class ControlServer:
         try:
             if delivery.malformed is not None:
                 raise CodecError(delivery.malformed)
+            # The number of all items, which only the last message of the stream has.
             end = header_number(message.headers, ITEMS_HEADER, -1)
             inbox.receive(read_items(message.body), end if end >= 0 else None)
         except CodecError as error:
@@ -166,13 +173,13 @@ class ControlServer:
     def _on_control(self, delivery: Delivery) -> None:
         """Handles a message of the control queue, by its type and its routing key."""
         delivery.ack()
-        # Anybody may publish to the queue itself. Only the exchange's permissions count.
+        # What was published to the queue itself needed no permission for the exchange.
         if delivery.exchange != CONTROL_EXCHANGE:
             return
         message, key = delivery.message, delivery.routing_key
         is_to_this_worker = key == self._shared.identity.id
         if delivery.malformed is None and message.type in (CANCEL, CREDIT):
-            # What cannot be read is ignored.
+            # What cannot be read is ignored, and what follows it.
             with contextlib.suppress(CodecError):
                 if message.type == CREDIT:
                     self._on_credit(message, is_to_this_worker)
@@ -181,6 +188,7 @@ class ControlServer:
         elif is_to_this_worker or key == DISCOVERY_KEY:
             if delivery.malformed is None and message.expects_reply:
                 self._answer_if_room(self._discover(message))
+        # A redelivered broadcast may have run before.
         elif (queue := self._queues.get(key)) is not None and not delivery.is_redelivered:
             has_room = len(self._broadcasts) < _MAX_RUNNING + _MAX_WAITING
             if has_room:
@@ -204,7 +212,7 @@ class ControlServer:
                 stream.grant(credit)
 
     def _on_cancel(self, message: Message, key: str, is_to_this_worker: bool) -> None:
-        """Cancels calls to a queue or, with this worker's id as the key, only its streams."""
+        """Cancels calls to a queue or, with this worker's id as the key, streams of this worker."""
         for identity, time_left in read_cancellations(message.body):
             if is_to_this_worker:
                 if (cancel := self._shared.stream_cancels.get(identity)) is not None:
@@ -213,7 +221,7 @@ class ControlServer:
                 queue.handler.cancellations.cancel(identity, time_left)
 
     async def _discover(self, message: Message) -> None:
-        """Answers a question to all workers, or to this one."""
+        """Answers a built-in method that is asked of all workers, or of this one."""
         shared = self._shared
         if not shared.reply_addresses.allows(message.reply_to or ""):
             return
@@ -231,16 +239,21 @@ class ControlServer:
         await self._send(message, reply)
 
     async def _broadcast(self, queue: _Queue, delivery: Delivery, *, has_room: bool) -> None:
-        """Runs a broadcast and answers it, or refuses it."""
+        """Runs a broadcast and answers it, or refuses it.
+
+        Does nothing if its address is forbidden, or if its time is up before its turn.
+        """
         message, rules = delivery.message, queue.handler.rules
         arrived = now()
         if delivery.malformed is None:
             decision = decide_broadcast(message, queue.broadcasts, rules)
         else:
-            decision = refuse_malformed(message, delivery.malformed, False, rules)
+            decision = refuse_malformed(
+                message, delivery.malformed, is_redelivered=False, rules=rules
+            )
         if isinstance(decision, Refuse):
             reply = fault_reply(decision.codec, decision.code, decision.message)
-            await self._answer(message, reply, describes_itself=False)
+            await self._answer(message, reply, describes_worker=False)
             return
         if not isinstance(decision, Run):
             # The address is forbidden, so nobody can be answered.
@@ -248,36 +261,39 @@ class ControlServer:
         if not has_room:
             reason = "the worker runs as many broadcasts as it can"
             reply = fault_reply(decision.codec, fault_code.REJECTED, reason)
-            await self._answer(message, reply, describes_itself=False)
+            await self._answer(message, reply, describes_worker=False)
             return
         async with self._running:
-            # It may have waited until its caller has given up.
+            # It may have waited for its turn until its caller has given up.
             if decision.time_to_live is not None and now() - arrived >= decision.time_to_live:
                 return
             reply_or_none = await self._run(queue, message, decision)
         if reply_or_none is not None:
-            await self._answer(message, reply_or_none, describes_itself=True)
+            await self._answer(message, reply_or_none, describes_worker=True)
 
     async def _run(self, queue: _Queue, message: Message, run: Run) -> Reply | None:
-        """Runs the method. Returns `None` if it was cancelled."""
+        """Runs the method. Returns `None` only if it was cancelled, which no broadcast is."""
         served = queue.served.methods[run.method.name]
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
         began = served.stats.begin()
         reply: Reply | None = None
         try:
-            reply = await execution.reply(invocation_of(served, run, None, None, max_bytes))
+            reply = await execution.run(invocation_of(served, run, None, None, max_bytes))
         finally:
             served.stats.end(began, reply)
         return reply
 
-    async def _answer(self, message: Message, reply: Reply, *, describes_itself: bool) -> None:
-        """Replies to a broadcast. The reply names the worker by its id, or describes it as well."""
+    async def _answer(self, message: Message, reply: Reply, *, describes_worker: bool) -> None:
+        """Replies to a broadcast that expects it, and names this worker in a header.
+
+        `describes_worker` adds the worker's description, if the server's options allow that.
+        """
         if not message.expects_reply:
             return
         identity = self._shared.identity
-        describes_itself = describes_itself and self._shared.describes_itself
-        header = identity.broadcast_header() if describes_itself else identity.id_header
+        is_described = describes_worker and self._shared.describes_itself
+        header = identity.broadcast_header() if is_described else identity.id_header
         reply.headers[WORKER_HEADER] = header
         await self._send(message, reply)
 
@@ -290,10 +306,10 @@ class ControlServer:
         )
 
     async def ended(self, timeout: float) -> bool:
-        """Waits until no broadcast runs. Returns whether none does."""
+        """Waits for the broadcasts received so far, up to a timeout. Returns whether all ended."""
         return await self._broadcasts.ended(timeout)
 
     async def close(self) -> None:
-        """Stops what is in progress."""
+        """Cancels the broadcasts and the answers in progress."""
         await self._broadcasts.cancel()
         await self._answers.cancel()

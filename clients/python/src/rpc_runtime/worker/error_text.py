@@ -1,4 +1,4 @@
-"""Shows a method's error as text, for the headers of a dead letter."""
+"""Shows a method's error as text, for a header of the failed job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from ..codec import Codec, CodecError, decode
 
 
 def error_text(codec: Codec, body: bytes) -> str:
-    """Returns the text of an error: JSON, unless it is plain text."""
+    """Returns an error that is text as it is, and any other as JSON.
+
+    A fixed text stands for one that cannot be read, or that JSON cannot hold.
+    """
     if codec is Codec.TEXT:
         return body.decode(errors="replace")
     try:

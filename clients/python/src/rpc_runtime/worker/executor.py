@@ -23,7 +23,8 @@ from .context import Context, current
 
 _log = logging.getLogger("rpc_runtime")
 
-# How long after its deadline a method may still answer, and how long its cancellation may take.
+# How many seconds a cancellable method may go on after its deadline. It is cancelled then, and has
+# as many seconds to end.
 _ABANDONED_AFTER = 1.0
 
 
@@ -36,7 +37,7 @@ class Execution:
         self._max_reply_bytes = max_reply_bytes
         self._is_cancelled = False
         self._task: asyncio.Task[Reply] | None = None
-        # The time to live of a request with a stream limits the time until the first message only.
+        # If there is a stream, the time to live only limits the time until its first message.
         has_deadline = run.time_to_live is not None and run.stream is None
         self.context = Context(
             method=run.method.name,
@@ -51,20 +52,21 @@ class Execution:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the method was stopped because nobody waits."""
+        """Whether `cancel` has stopped the method."""
         return self._is_cancelled
 
     def cancel(self) -> None:
-        """Tells the method that nobody waits. Stops it if it is one that may be cancelled."""
+        """Tells the method that nobody waits. Stops it if it runs and may be cancelled."""
         self.context.cancelled.set()
         if self._run.method.is_cancellable and self._task is not None:
             self._is_cancelled = True
             self._task.cancel()
 
-    async def reply(self, invoke: Callable[[tuple[Any, ...]], Awaitable[Reply]]) -> Reply | None:
-        """Reads the arguments, and calls the method with them by `invoke`.
+    async def run(self, invoke: Callable[[tuple[Any, ...]], Awaitable[Reply]]) -> Reply | None:
+        """Reads the arguments, calls the method with them by `invoke`, and returns the reply.
 
-        Returns `None` if the method was cancelled, because then nobody waits for its reply.
+        If any of that fails, the reply is a fault. Returns `None` if `cancel` has ended the method,
+        because then nobody waits for its reply.
         """
         try:
             body = self._message.body
@@ -94,6 +96,7 @@ class Execution:
                 return fault_reply(
                     self._run.codec, fault_code.PANICKED, "the method cancelled itself"
                 )
+            # Such as `GeneratorExit`: `_invoke` turns any `Exception` into a reply.
             failure = self._task.exception()
             if failure is not None:
                 return panicked_reply(self._run.method, self._run.codec, failure)
@@ -143,7 +146,7 @@ def _keep_until_done(task: asyncio.Task[Reply]) -> None:
 
 
 def result_reply(method: Method[Any], codec: Codec, value: Any) -> Reply:
-    """Makes the reply with a result."""
+    """Makes the reply with a result, or with a fault if the result cannot be written."""
     try:
         body = encode_value(method.types_in(form_of(codec)).returns, value, codec)
     except CodecError as error:
@@ -152,7 +155,11 @@ def result_reply(method: Method[Any], codec: Codec, value: Any) -> Reply:
 
 
 def error_reply(method: Method[Any], codec: Codec, error: Exception) -> Reply:
-    """Makes the reply for an exception: the method's own error, or a fault."""
+    """Makes the reply for an exception: a fault that the method raises, or its own error.
+
+    Any other exception is `panicked`, and so is a fault that the method received from a call of its
+    own. If its error cannot be written, it is `unanswerable`.
+    """
     if isinstance(error, Fault) and not error.is_received:
         reply = fault_reply(codec, error.code, error.message)
         if error.retry_after is not None:
@@ -168,8 +175,8 @@ def error_reply(method: Method[Any], codec: Codec, error: Exception) -> Reply:
 
 
 def panicked_reply(method: Method[Any], codec: Codec, error: BaseException) -> Reply:
-    """Makes the reply for an exception that the method does not declare, and logs it."""
+    """Logs an exception that the method may not answer with, and makes the reply for it."""
     _log.error("the method %s raised an exception", method.name, exc_info=error)
-    # Its text may hold what the caller must not see.
+    # The exception's text may hold what the caller must not see.
     name = type(error).__name__
     return fault_reply(codec, fault_code.PANICKED, f"the method raised {name}")

@@ -16,7 +16,7 @@ _MAX_HEADER = 1024
 
 
 class Identity:
-    """The identity of one server, new at each start."""
+    """The identity of one `Server`. Another one has another id, also in the same process."""
 
     def __init__(self, name: str | None, app_id: str | None, app_version: str | None) -> None:
         self.id = str(uuid.uuid4())
@@ -30,19 +30,19 @@ class Identity:
             "version": app_version,
             "runtime_version": version.__version__,
         }
-        # The header `rpc-worker` of workers that do not describe themselves.
+        # The header `rpc-worker` with the id alone.
         self.id_header = json.dumps({"id": self.id})
         # No two streams of the worker have the same number.
         self._runs = itertools.count(1)
 
     def describe(self) -> dict[str, Any]:
-        """Describes the worker as a plain value. Leaves out what is not known."""
+        """Describes the worker as a plain value, without what is not known."""
         uptime = int((time.monotonic() - self._began) * 1000)
         known = {name: value for name, value in self._known.items() if value is not None}
         return {**known, "uptime_ms": uptime}
 
     def broadcast_header(self) -> str:
-        """Writes the header `rpc-worker` of an answer to a broadcast, unless it is too long."""
+        """Writes the header `rpc-worker` with the description, or the id if that is too long."""
         text = json.dumps(self.describe(), separators=(",", ":"))
         return text if len(text) <= _MAX_HEADER else self.id_header
 

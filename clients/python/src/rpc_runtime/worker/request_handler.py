@@ -288,7 +288,7 @@ class RequestHandler:
         stop = self.cancellations.watch(message.correlation_id, execution.cancel)
         reply: Reply | None = None
         try:
-            reply = await execution.reply(invocation_of(served, run, None, None, max_bytes))
+            reply = await execution.run(invocation_of(served, run, None, None, max_bytes))
         finally:
             stop()
             served.stats.end(began, reply)
@@ -387,7 +387,7 @@ class RequestHandler:
         reply: Reply | None = None
         try:
             invoke = invocation_of(served, run, sender, inbox, max_bytes)
-            reply = await execution.reply(invoke)
+            reply = await execution.run(invoke)
         except asyncio.CancelledError:
             # The worker stops. Without this reply, the caller would notice after 16 seconds.
             reason = "the worker of the stream stops"
