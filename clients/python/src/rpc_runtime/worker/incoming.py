@@ -17,42 +17,44 @@ from ..protocol.names import CREDIT, KEEP_ALIVE, MAX_SILENCE
 from ..types import Converter
 from .stream_sender import StreamSender
 
-# The caller hears this often at most that the method has taken items, unless it needs credit.
+# A grant that only says that the method has taken items comes so many seconds after the last one.
 _PROGRESS = 1.0
-# The method of a caller that is silent for this long is cancelled. Its stream broke off before.
+# The method of a caller that is silent for this long is cancelled. Its stream breaks off
+# earlier, after `MAX_SILENCE`.
 _GONE_AFTER = 2 * MAX_SILENCE
 
 
 class IncomingInbox:
-    """The items of one caller, and what the caller is told about them."""
+    """The items that a caller sends for one request, and what the caller is told about them."""
 
     def __init__(self, max_item_bytes: int) -> None:
         self.receiver = IncomingReceiver()
         self.max_item_bytes = max_item_bytes
-        # Wakes the task that tells the caller, and the method.
+        # Wakes `tell`.
         self._news = asyncio.Event()
+        # Wakes `next`.
         self._arrived = asyncio.Event()
-        # Since when the caller is silent. `None` while the connection is lost.
+        # Since when the caller is silent. `None` while the worker's queue for items is lost.
         self._heard_at: float | None = now()
 
     def receive(self, items: Items, end: int | None) -> None:
-        """Takes a message of items."""
+        """Takes a message of the caller. `end` is the number of all items if it is the end."""
         if self._heard_at is not None:
             self._heard_at = now()
         self.receiver.receive(items, end)
         self._wake()
 
     def fail(self, reason: str) -> None:
-        """Ends the stream with an error."""
+        """Ends the stream with an error, after the items that are there, unless it is over."""
         self.receiver.fail(reason)
         self._wake()
 
     def lose(self) -> None:
-        """Stops to count the caller's silence, because the worker's queue for items is lost."""
+        """Stops counting the caller's silence, because the worker's queue for items is lost."""
         self._heard_at = None
 
     def resume(self) -> None:
-        """Asks for the items that were lost with the worker's queue. There is another one now."""
+        """Counts the silence anew, and asks for items that were lost with the worker's old queue."""
         self._heard_at = now()
         self.receiver.ask_again()
         self._wake()
@@ -62,7 +64,10 @@ class IncomingInbox:
         self._news.set()
 
     async def next(self) -> bytes | None:
-        """Waits for the next item. `None` at the end. Raises `IncomingError`."""
+        """Waits for the next item. Returns `None` at the end, or once the inbox is closed.
+
+        Raises `IncomingError` if the stream broke off.
+        """
         receiver = self.receiver
         while True:
             item = receiver.take()
@@ -78,14 +83,15 @@ class IncomingInbox:
             await self._arrived.wait()
 
     def close(self) -> None:
-        """Takes no more items."""
+        """Drops the items that are there, and has the caller told to send no more."""
         self.receiver.close()
         self._wake()
 
     async def tell(self, sender: StreamSender, on_gone: Callable[[], None]) -> None:
-        """Sends grants, whenever there is news and as keep-alives, until the task is cancelled.
+        """Sends grants until the task is cancelled: for news and progress, and as keep-alives.
 
-        Calls `on_gone` and returns if the caller is silent for too long.
+        Breaks the stream off if the caller is silent. If it stays silent, calls `on_gone` and
+        returns.
         """
         told_at: float | None = None
         while True:
@@ -111,7 +117,7 @@ class IncomingInbox:
 
 
 class IncomingItems:
-    """The stream as the method reads it."""
+    """The stream as the method reads it. An item that cannot be read closes it."""
 
     def __init__(self, inbox: IncomingInbox, converter: Converter, codec: Codec) -> None:
         self._inbox = inbox
@@ -134,5 +140,5 @@ class IncomingItems:
             raise IncomingError(f"an item cannot be read: {error}") from None
 
     async def aclose(self) -> None:
-        """Takes no more items: the caller stops sending."""
+        """Takes no more items: the caller is told to send no more."""
         self._inbox.close()

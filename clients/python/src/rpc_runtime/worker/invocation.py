@@ -1,4 +1,4 @@
-"""Calls the function of a method: with a value as its result, or with items."""
+"""Calls the function of a method, and makes a reply of the value or the items that it returns."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def invocation_of(
     inbox: IncomingInbox | None,
     max_reply_bytes: int,
 ) -> Invoke:
-    """Returns a function that calls a method with its arguments, and makes its reply.
+    """Returns a function that calls a method, sends its items, and makes its reply.
 
-    `sender` and `inbox` are those of a request that returns or sends a stream.
+    `sender` is `None` unless the request grants credit or sends items, and `inbox` unless it sends
+    items.
     """
     method, codec = run.method, run.codec
 
@@ -40,7 +41,8 @@ def invocation_of(
             # A one-way method that is called with a `reply_to` answers with the empty value.
             return result_reply(method, codec, None if method.is_oneway else value)
         stream: AsyncIterator[Any] = aiter(returned)
-        # A caller that grants no credit gets all items in the reply.
+        # A caller that grants no credit gets all items in the reply. A `sender` may be there for
+        # the items that the caller sends.
         if sender is not None and run.stream is not None and run.stream.credit is not None:
             return await sender.send_items(method, stream)
         return await collect(method, codec, stream, max_reply_bytes)

@@ -1,4 +1,4 @@
-"""Moves jobs to retry queues, to the dead-letter queue, and back."""
+"""Moves jobs to retry queues, to the dead-letter queue, or to the end of their own queue."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.supervisor import Supervisor
 from .request_queue import RequestQueue
 
+# Before a job that no queue has taken is published again, in seconds. Doubles up to the maximum.
 _PAUSE = 1.0
 _MAX_PAUSE = 30.0
-# A job that the broker has not confirmed for this long is logged.
+# A job is logged each time that the broker has not confirmed it for so many seconds.
 _UNCONFIRMED_FOR_LONG = 30.0
+# That of the first retry queue, in milliseconds.
 _SHORTEST_WAIT = 100
-# For each queue to which jobs are moved.
+# How many jobs may be unconfirmed for each queue to which they are moved.
 _MAX_UNCONFIRMED = 64
 
 
@@ -47,11 +49,17 @@ class _Hop:
     queue: RequestQueue
     # How many milliseconds the job must still wait when it comes back from a retry queue.
     rest: int = 0
+    # `False` for the request queue, which exists. The confirm of a mandatory message may take so
+    # long that the copy runs before its original is acknowledged.
     is_mandatory: bool = True
 
 
 class JobMover:
-    """Owns the channel on which the jobs of one queue leave."""
+    """Owns the channel on which the jobs of one queue leave.
+
+    Each function that moves a job returns whether a queue has taken a copy of it. If not, the
+    channel of the original is lost, and the broker delivers the job again.
+    """
 
     def __init__(self, supervisor: Supervisor, queue: RequestQueue, log: LimitedLog) -> None:
         self._supervisor = supervisor
@@ -61,7 +69,7 @@ class JobMover:
         self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def declare(self, channel: Channel, retries: list[Retry]) -> None:
-        """Declares the queues that jobs need. Raises `ChannelLost`."""
+        """Declares the dead-letter queue and the queues of these retries. Raises `ChannelLost`."""
         queues = [self._queue.dead(), *(self._queue.retry(wait) for wait in waits_of(retries))]
         for queue in queues:
             await declare(channel, queue)
@@ -69,7 +77,10 @@ class JobMover:
     async def fail(
         self, delivery: Delivery, message: Message, method: Method[Any] | None, failure: Failure
     ) -> bool:
-        """Moves a job that has failed. Returns whether a copy of it is in another queue."""
+        """Records a failure in the headers, and moves the job to a retry or dead-letter queue.
+
+        `method` is `None` for a one-way request that is no job, which is not retried.
+        """
         millis = int(time.time() * 1000)
         delay = after_failure(message.headers, failure, method, millis, random.random())
         if delay is not None:
@@ -77,26 +88,26 @@ class JobMover:
         return await self.give_up(delivery, message)
 
     async def give_up(self, delivery: Delivery, message: Message) -> bool:
-        """Moves a job to the dead-letter queue, or for some seconds to a retry queue."""
+        """Moves a job to the dead-letter queue or, if that is full, to a retry queue for 10 s."""
         message.headers[ORIGIN_HEADER] = self._queue.name
         wanted = _Hop(self._queue.dead())
-        # A dead-letter queue may be full for days.
+        # A dead-letter queue may be full for days. The worker does not hold its jobs for so long.
         fallback = _Hop(self._queue.retry(DEAD_LETTER_WAIT))
         return await self._move(delivery, copy_of(message), wanted, fallback, is_dead=True)
 
     async def delay(self, delivery: Delivery, message: Message, millis: int) -> bool:
-        """Moves a job to a retry queue, where it waits."""
+        """Moves a job to a retry queue, where it waits for all or a part of this delay."""
         return await self._move(delivery, copy_of(message), self._delayed(millis), None)
 
     async def return_to_queue(self, delivery: Delivery, message: Message) -> bool:
-        """Moves a job to the end of its queue, from which it was redelivered."""
-        # A full queue does not get emptier while its workers hold jobs, so it goes elsewhere then.
+        """Moves a redelivered job to the end of its queue or, if that is full, to a retry queue."""
+        # A full queue does not get emptier while its workers hold jobs.
         fallback = _Hop(self._queue.retry(_SHORTEST_WAIT))
         wanted = _Hop(self._queue, is_mandatory=False)
         return await self._move(delivery, copy_of(message), wanted, fallback)
 
     def _delayed(self, millis: int) -> _Hop:
-        """Returns the retry queue with the longest wait that is not longer than this delay."""
+        """Returns the retry queue with the longest wait within this delay, which is rounded up."""
         wait, rest = next_wait(rounded_up(millis))
         return _Hop(self._queue.retry(wait), rest)
 
@@ -109,10 +120,10 @@ class JobMover:
         *,
         is_dead: bool = False,
     ) -> bool:
-        """Publishes the copy until a queue has taken it. Returns whether one has.
+        """Publishes the copy until a queue has taken it, or the original's channel is lost.
 
-        Tries the fallback after each failure. Gives up once the channel of the original is lost:
-        the broker delivers the job again then.
+        Tries the fallback each time that the wanted queue fails, and pauses after both. `is_dead`
+        marks the copy in the fallback as given up, so that it only waits for the dead-letter queue.
         """
         pause, hop = _PAUSE, wanted
         while delivery.channel.is_open:
@@ -151,7 +162,10 @@ class JobMover:
         return "the queue does not exist"
 
     async def _confirmed(self, delivery: Delivery, copy: Message, hop: _Hop) -> Published:
-        """Publishes the copy once, and waits for what becomes of it, however long that takes."""
+        """Publishes the copy once, and waits for what becomes of it, without a time limit.
+
+        Raises `ChannelLost` if its channel is lost, or soon after that of the original is.
+        """
         publishing = asyncio.ensure_future(
             self._channel.publish(copy, queue=hop.queue.name, is_mandatory=hop.is_mandatory)
         )
@@ -172,7 +186,7 @@ class JobMover:
             publishing.cancel()
 
     async def _declare(self, queue: RequestQueue) -> None:
-        """Declares a queue on a channel of its own, which the broker closes if it refuses."""
+        """Declares a queue on a separate channel, because the broker closes it if it refuses."""
         link = await self._supervisor.link()
         channel = await link.channel(has_confirms=False)
         try:
@@ -186,7 +200,7 @@ class JobMover:
 
 
 async def declare(channel: Channel, queue: RequestQueue) -> None:
-    """Declares a queue as it is described. Raises `ChannelLost`."""
+    """Declares a queue, or checks that an `existing` one exists. Raises `ChannelLost`."""
     await channel.declare_queue(
         queue.name, arguments=queue.all_arguments, is_passive=queue.existing
     )

@@ -1,4 +1,4 @@
-"""Sends what a worker publishes, over the connection that there is."""
+"""Publishes what a worker sends, except for jobs, over whichever connection is open."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.separate_channels import SeparateChannels
 from ..transport.supervisor import Supervisor
 
-# How long after the caller's deadline a reply is given up.
+# How long after the caller's deadline a reply is given up, in seconds. If that is over, or there is
+# none: after it was made.
 _GIVE_UP_AFTER = 30.0
 _GIVE_UP_WITHOUT_LIMIT = 3600.0
+# Before a message is published again.
 _PAUSE = 0.05
 _NOT_ACCEPTED = "the method ran, and the broker does not accept its reply"
 
 
 class ReplySender:
-    """Owns the channels on which replies and items leave."""
+    """Owns the channels on which replies, items and forwarded requests leave."""
 
     def __init__(self, supervisor: Supervisor, log: LimitedLog) -> None:
         self._supervisor = supervisor
@@ -37,18 +39,22 @@ class ReplySender:
         self._log = log
 
     async def send(self, reply: Message, address: str, deadline: float | None) -> None:
-        """Sends a reply until the broker has confirmed or refused it, or too long has passed."""
+        """Sends a reply until the broker has confirmed or refused it, or too long has passed.
+
+        If the broker closes channels over it, a fault is sent instead. `deadline` is the caller's,
+        in the time of the event loop.
+        """
         began = now()
         give_up_at = began + _GIVE_UP_WITHOUT_LIMIT
         if deadline is not None:
             give_up_at = max(began, deadline) + _GIVE_UP_AFTER
         published = await self.publish(reply, address, give_up_at, is_mandatory=False)
-        # Over direct reply-to, it was probably the address. Any other address takes a fault.
+        # Over direct reply-to, the broker probably did not accept the address. Any other address
+        # takes a fault.
         if published is Published.CLOSED and not address.startswith(DIRECT_REPLY_TO):
             codec = codec_of(reply.content_type, None) or Codec.TEXT
             fault = fault_reply(codec, fault_code.REPLY_TOO_LARGE, _NOT_ACCEPTED)
-            # The closed channel's reply has what a reply takes from its request: the correlation id
-            # and the content type.
+            # The reply stands in for its request, which has the same correlation id and codec.
             replacement = fault.message(reply)
             published = await self.publish(replacement, address, give_up_at, is_mandatory=False)
         if published is None:
@@ -62,9 +68,10 @@ class ReplySender:
         *,
         is_mandatory: bool,
     ) -> Published | None:
-        """Publishes to a reply address.
+        """Publishes to a queue, mostly a reply address, again after each lost channel.
 
-        `None` if that does not succeed in time, or if the connection was closed for good.
+        `is_mandatory` has no effect with direct reply-to. Returns `None` if it does not succeed in
+        time, or if the connection was closed for good.
         """
         is_direct = address.startswith(DIRECT_REPLY_TO)
         channel = self._direct if is_direct else self._replies

@@ -57,9 +57,13 @@ from .stream_sender import StreamSender
 _log = logging.getLogger("rpc_runtime")
 
 _PROBE_TIMEOUT = 1.0
-# The original's acknowledgement must reach the broker before its copy can crash this process.
+# How long the copy of a redelivered request waits before it runs: the original's acknowledgement
+# must reach the broker before the copy can crash this process. Also the pause before a copy is
+# published again.
 _COPY_PAUSE = 0.1
+# Stands in for the deadline that a stream's caller does not have, for the reply at the end.
 _STREAM_REPLY_LIMIT = 30.0
+# How long one attempt to publish a copy may take.
 _FORWARD_LIMIT = 30.0
 
 
@@ -67,10 +71,10 @@ class Settle(enum.Enum):
     """What becomes of a delivery."""
 
     ACK = "ack"
-    # Acknowledged too: a copy of it is in another queue.
+    # Acknowledged too: a copy of it is in another queue, or at the end of this one.
     MOVED = "moved"
     REJECT = "reject"
-    # Not settled: its channel is lost, so the broker delivers it again.
+    # Not settled: its channel is lost, or the worker stops. The broker delivers it again.
     LEAVE = "leave"
 
 
@@ -93,7 +97,7 @@ class RequestHandler:
         )
         self._requests: Deduplicator[Delivery] = Deduplicator()
         self._tasks = TaskSet("request")
-        # One for each stream whose request is settled while its method runs.
+        # A permit for each stream whose request is settled while its method runs.
         self._settled_streams = asyncio.Semaphore(shared.concurrency)
         self.cancellations = Cancellations()
         supervisor = shared.connection.supervisor
@@ -118,7 +122,10 @@ class RequestHandler:
         self._tasks.spawn(self._handle(delivery))
 
     async def _answer_probe(self, delivery: Delivery) -> None:
-        """Answers a probe, with which another worker measures how long requests wait."""
+        """Settles a probe, with which another worker measures how long requests wait.
+
+        Answers it unless its address is forbidden.
+        """
         delivery.ack()
         message = delivery.message
         address = message.reply_to or ""
@@ -128,11 +135,11 @@ class RequestHandler:
             await self._shared.sender.publish(reply, address, give_up_at, is_mandatory=False)
 
     async def _handle(self, delivery: Delivery) -> None:
-        """Handles a request, unless it is another delivery of one that runs or has ended."""
+        """Processes a delivery and settles it. One that the deduplicator knows is only settled."""
         message = delivery.message
         key = key_of(message) if delivery.malformed is None else None
         if key is None:
-            _settle(delivery, await self._processed(delivery))
+            _settle(delivery, await self._process_or_refuse(delivery))
             return
         origin = origin_of(message, delivery.is_redelivered)
         seen, key = self._requests.add(key, origin, copy_token(message), delivery)
@@ -145,7 +152,7 @@ class RequestHandler:
         settle = Settle.LEAVE
         joined: list[Delivery] = []
         try:
-            settle = await self._processed(delivery)
+            settle = await self._process_or_refuse(delivery)
         finally:
             end = {
                 Settle.ACK: End.ANSWERED,
@@ -156,16 +163,16 @@ class RequestHandler:
             for each in (delivery, *joined):
                 _settle(each, settle)
         if settle is Settle.LEAVE:
-            # Those that joined on a new channel are what the broker has delivered again, so nobody
-            # else handles them.
+            # The broker has delivered the request again on a new channel, and those deliveries have
+            # joined this one. Nobody else handles them.
             for each in joined:
                 if each.channel.is_open:
                     self.receive(each)
 
-    async def _processed(self, delivery: Delivery) -> Settle:
-        """Processes a request, also if this library fails: each one must be settled.
+    async def _process_or_refuse(self, delivery: Delivery) -> Settle:
+        """Processes a request. Refuses it if this library fails, so that it is settled.
 
-        The prefetch counts a request that is not, so another one could never take its place.
+        A request that is not settled takes up a place of the prefetch for ever.
         """
         try:
             return await self._process(delivery)
@@ -173,15 +180,15 @@ class RequestHandler:
             _log.exception("a request failed, which is a bug")
             reason = "the worker failed"
             decision = Refuse(Codec.TEXT, fault_code.ABANDONED, reason)
-            return await self._refused(delivery, delivery.message, decision)
+            return await self._refuse(delivery, delivery.message, decision)
 
     async def _process(self, delivery: Delivery) -> Settle:
-        """Moves, refuses or runs a request."""
+        """Moves, refuses or runs a request. A cancelled call is only acknowledged."""
         message, malformed = delivery.message, delivery.malformed
         if malformed is not None:
             decision = refuse_malformed(message, malformed, delivery.is_redelivered, self._rules)
-            return await self._refused(delivery, message, decision)
-        moved = await self._moved(delivery, message)
+            return await self._refuse(delivery, message, decision)
+        moved = await self._move_if_needed(delivery, message)
         if moved is not None:
             return moved
         if self.cancellations.is_cancelled(message.correlation_id) and message.expects_reply:
@@ -190,20 +197,21 @@ class RequestHandler:
             await asyncio.sleep(_COPY_PAUSE)
         decision = decide(message, delivery.is_redelivered, self._methods, self._rules)
         if not isinstance(decision, Run):
-            return await self._refused(delivery, message, decision)
+            return await self._refuse(delivery, message, decision)
         if decision.method.name in BUILT_IN and decision.method.name not in self._served.methods:
             queues = {self._queue.name: self._served}
             reply = answer(decision.method.name, decision.codec, self._shared.identity, queues)
-            return await self._replied(delivery, message, decision.method, reply, None)
+            return await self._reply(delivery, message, decision.method, reply, None)
         if decision.stream is not None:
             return await self._stream(delivery, message, decision)
         return await self._run(delivery, message, decision)
 
-    async def _moved(self, delivery: Delivery, message: Message) -> Settle | None:
-        """Moves a one-way request that does not run here and now. `None` if it is not moved.
+    async def _move_if_needed(self, delivery: Delivery, message: Message) -> Settle | None:
+        """Moves a one-way request that does not run here and now. Returns `None` for any other.
 
-        These are jobs that must still wait or that are given up, and redelivered requests from a
-        queue that does not count deliveries.
+        These are jobs that must still wait or that are given up, and redelivered requests for
+        idempotent methods if only workers can count the deliveries. A job that must wait for two
+        seconds at most may wait here instead.
         """
         if message.expects_reply:
             return None
@@ -215,10 +223,11 @@ class RequestHandler:
             has_returned = REDELIVERIES_HEADER in message.headers
             dead = read_dead_lettered(message.headers)
             if COPY_HEADER in message.headers and dead is not None and dead.deaths == 0:
-                # A retry queue has dead-lettered it on purpose, so it may run as if it were new.
+                # It has only expired in retry queues, on purpose, so it may run as if it were new.
                 message.headers.pop("x-death", None)
                 message.headers.pop("x-first-death-reason", None)
             delay = remaining_delay(message.headers)
+            # A worker in Rust returns the jobs of a redelivered batch to the queue with a pause.
             if 0 < delay <= RETURNED_PAUSE and has_returned and dead is None:
                 set_remaining_delay(message.headers, 0)
                 await asyncio.sleep(delay / 1000)
@@ -235,7 +244,10 @@ class RequestHandler:
         return await self._forward(delivery, message)
 
     async def _forward(self, delivery: Delivery, message: Message) -> Settle:
-        """Publishes a copy of a request to its queue, which does not count deliveries."""
+        """Publishes a copy of a request to its queue, which does not count deliveries.
+
+        If the broker does not take the copy, the request is rejected.
+        """
         resent = message.headers.get(RESENT_HEADER)
         copy = copy_of(message)
         copy.headers[RESENT_HEADER] = "worker" if resent in (None, "worker") else "caller, worker"
@@ -248,15 +260,19 @@ class RequestHandler:
             await asyncio.sleep(_COPY_PAUSE)
         return Settle.LEAVE
 
-    async def _refused(self, delivery: Delivery, message: Message, decision: Decision) -> Settle:
-        """Answers a request that does not run with a fault, or rejects it if it wants no reply."""
+    async def _refuse(self, delivery: Delivery, message: Message, decision: Decision) -> Settle:
+        """Answers a request that does not run with a fault.
+
+        One that wants no reply is rejected, or goes to the dead-letter queue of jobs. One with a
+        forbidden address is rejected.
+        """
         if isinstance(decision, ForbiddenAddress):
             text = (
                 f"a request was rejected: its reply_to {printable(message.reply_to)} "
                 "is no reply address; see ReplyAddresses"
             )
             self._shared.log.report("reply_address", text)
-            return self._reject(delivery)
+            return self._rejection(delivery)
         if not isinstance(decision, Refuse):
             raise TypeError("a request that runs is not refused")
         text = f"a request was refused: {decision.code}: {printable(decision.message, 200)}"
@@ -265,22 +281,25 @@ class RequestHandler:
         if message.expects_reply:
             await self._send(message, reply, message.time_to_live)
             return Settle.ACK
-        # On a queue with jobs, it goes to `<queue>.dead`, without its malformed properties. The
-        # queue's own dead-letter exchange, if there is one, keeps it as it is.
+        # On a queue with jobs, it goes to `<queue>.dead`. A malformed request loses properties
+        # there, so it is rejected if the queue has a dead-letter exchange, which keeps all of it.
         keeps_malformed = delivery.malformed is not None and self._queue.has_dead_letter_exchange
         if self.jobs is not None and not keeps_malformed:
             failure = Failure(decision.code, decision.message)
             method = self._methods.job(message.type)
             return _moved_if(await self.jobs.fail(delivery, message, method, failure))
-        return self._reject(delivery)
+        return self._rejection(delivery)
 
-    def _reject(self, delivery: Delivery) -> Settle:
-        """Rejects a request, or acknowledges it if a dead-letter queue may return it for ever."""
+    def _rejection(self, delivery: Delivery) -> Settle:
+        """Returns `REJECT`, or `ACK` if a dead-letter exchange may return the request for ever.
+
+        It may if the request was rejected often, or if that number cannot be read.
+        """
         is_endless = rejections_of(delivery.message) >= MAX_REJECTIONS
         return Settle.ACK if delivery.are_headers_lost or is_endless else Settle.REJECT
 
     async def _run(self, delivery: Delivery, message: Message, run: Run) -> Settle:
-        """Runs a method without streams, and replies."""
+        """Runs a method whose request neither grants credit nor sends items, and replies."""
         served = self._served.methods[run.method.name]
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
@@ -294,9 +313,9 @@ class RequestHandler:
             served.stats.end(began, reply)
         if reply is None:
             return Settle.ACK
-        return await self._replied(delivery, message, run.method, reply, execution.context.deadline)
+        return await self._reply(delivery, message, run.method, reply, execution.context.deadline)
 
-    async def _replied(
+    async def _reply(
         self,
         delivery: Delivery,
         message: Message,
@@ -304,7 +323,10 @@ class RequestHandler:
         reply: Reply,
         deadline: float | None,
     ) -> Settle:
-        """Sends the reply of a request that ran, or retries a job that failed."""
+        """Sends the reply or, without a `reply_to`, decides what becomes of a failure.
+
+        A job is moved, and a request with bad arguments is refused. Other failures are dropped.
+        """
         if message.expects_reply:
             sent = reply.message(message)
             await self._shared.sender.send(sent, message.reply_to or "", deadline)
@@ -315,10 +337,10 @@ class RequestHandler:
         if self.jobs is not None and method.is_job:
             return _moved_if(await self.jobs.fail(delivery, message, method, failure))
         if failure.reason == fault_code.BAD_REQUEST:
-            # The arguments cannot be read, so it did not run: it is refused.
+            # The arguments cannot be read, so the request is refused instead of dropped.
             if self.jobs is not None:
                 return _moved_if(await self.jobs.fail(delivery, message, None, failure))
-            return self._reject(delivery)
+            return self._rejection(delivery)
         return Settle.ACK
 
     async def _send(self, message: Message, reply: Reply, time_left: float | None) -> None:
@@ -335,7 +357,7 @@ class RequestHandler:
         running = shared.streams.get(stream.id)
         if running is not None:
             if running.address == address:
-                # The caller has sent the request again.
+                # The request came again. Its caller gets the messages of the stream that runs.
                 return Settle.ACK
             reason = "another request with this correlation_id has a stream here"
             reply = fault_reply(run.codec, fault_code.BAD_REQUEST, reason)
@@ -370,7 +392,7 @@ class RequestHandler:
         sender: StreamSender,
         inbox: IncomingInbox | None,
     ) -> Settle:
-        """Runs a method with streams, and sends the reply that ends them."""
+        """Runs a method with streams, and sends the reply that ends them unless it is cancelled."""
         served = self._served.methods[run.method.name]
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
@@ -418,19 +440,19 @@ class RequestHandler:
         Is cancelled when the stream ends.
         """
         await sender.begun.wait()
-        # Beyond as many streams as requests may run, a stream is not settled. So it counts as a
-        # request for the prefetch, until another stream ends.
+        # The requests of at most `concurrency` streams are settled. That of a further one counts
+        # towards the prefetch until another stream ends.
         async with self._settled_streams:
             delivery.ack()
             # Keeps its place until the task is cancelled.
             await asyncio.get_running_loop().create_future()
 
     async def ended(self, timeout: float) -> bool:
-        """Waits until no request is in progress. Returns whether none is."""
+        """Waits for the requests in progress, at most this long. Returns whether all have ended."""
         return await self._tasks.ended(timeout)
 
     async def close(self) -> None:
-        """Stops what is in progress."""
+        """Cancels the requests in progress, and closes the channel for jobs."""
         await self._tasks.cancel()
         if self.jobs is not None:
             await self.jobs.close()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ..client.options import check_queue
 from ..protocol.jobs import dead_queue, dead_queue_arguments, retry_queue, retry_queue_arguments
 
+# RabbitMQ's own for quorum queues, from version 4 on.
 _DEFAULT_DELIVERY_LIMIT = 20
 _LONGEST_SUFFIX = len(".retry.1000000000")
 _MAX_NAME = 255
@@ -15,9 +16,10 @@ _MAX_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class RequestQueue:
-    """A request queue: by default, a durable classic one.
+    """A durable request queue, by default a classic one.
 
-    With `existing`, it and the queues for its jobs must exist.
+    With `existing`, it and the queues for its jobs must exist, and are not declared. `type` and
+    `arguments` must still be theirs: they decide about redelivered and rejected requests.
     """
 
     name: str
@@ -26,7 +28,7 @@ class RequestQueue:
     existing: bool = False
 
     def check(self, *, has_jobs: bool) -> None:
-        """Raises `ValueError` if the name is too long."""
+        """Raises `ValueError` if the name is empty, or too long for the queues of its jobs too."""
         check_queue(self.name)
         if has_jobs and len(self.name.encode()) > _MAX_NAME - _LONGEST_SUFFIX:
             limit = _MAX_NAME - _LONGEST_SUFFIX
@@ -39,7 +41,7 @@ class RequestQueue:
 
     @property
     def max_deliveries(self) -> int:
-        """How often a request may be delivered."""
+        """How often a request may be delivered. Without a limit, the greatest 32-bit number."""
         limit = self.arguments.get("x-delivery-limit", _DEFAULT_DELIVERY_LIMIT)
         # RabbitMQ 4 takes a negative number for no limit.
         if not isinstance(limit, int) or limit < 0:
@@ -48,7 +50,7 @@ class RequestQueue:
 
     @property
     def has_dead_letter_exchange(self) -> bool:
-        """Whether the broker keeps what is rejected."""
+        """Whether its arguments name one. A policy may do so too, but workers do not see it."""
         return "x-dead-letter-exchange" in self.arguments
 
     def retry(self, millis: int) -> RequestQueue:

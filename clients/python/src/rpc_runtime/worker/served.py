@@ -28,7 +28,10 @@ class ServedQueue:
         self.methods: dict[str, ServedMethod] = {}
 
     def add(self, worker: Worker) -> None:
-        """Adds the methods of an implementation. Raises `ValueError` if they collide."""
+        """Adds the methods of an implementation.
+
+        Raises `ValueError` if one cannot be served here, and `TypeError` for unsupported types.
+        """
         service = worker._service
         for method in service.methods:
             self._check(service, method)
@@ -40,6 +43,7 @@ class ServedQueue:
         self.services.append(service)
 
     def _check(self, service: Service, method: Method[Any]) -> None:
+        """Raises `ValueError` if the method is invalid, or collides with one that was added."""
         place = f"the method {method.name} of {service.name}"
         if method.name.startswith("rpc."):
             raise ValueError(f"{place} has a reserved name")
@@ -52,22 +56,22 @@ class ServedQueue:
 
     @property
     def has_jobs(self) -> bool:
-        """Whether a method is a job."""
+        """Whether any method is a job."""
         return any(served.method.is_job for served in self.methods.values())
 
     @property
     def has_streams(self) -> bool:
-        """Whether items go in either direction."""
+        """Whether any method returns or receives a stream."""
         return any(served.method.has_stream for served in self.methods.values())
 
     @property
     def has_incoming(self) -> bool:
-        """Whether a method receives items."""
+        """Whether any method receives a stream."""
         return any(served.method.incoming is not None for served in self.methods.values())
 
     @property
     def needs_control(self) -> bool:
-        """Whether callers reach the worker through the control exchange."""
+        """Whether callers send broadcasts, cancellations or credit through the control exchange."""
         return any(
             served.method.is_broadcast or not served.method.is_oneway
             for served in self.methods.values()

@@ -52,9 +52,10 @@ class Server:
     ) -> None:
         """Prepares a server.
 
-        `concurrency` is how many requests of each queue run at once. `name` and `version` are those
-        of this program, for discovery. `drain_timeout` is how long requests may go on when the
-        server stops.
+        `concurrency` is how many requests of each queue run at once, with as many streams beside
+        them. `name` and `version` are those of this program, for discovery. `self_description` is
+        whether the built-in methods are served. `drain_timeout` is how many seconds requests may go
+        on when the server stops.
         """
         if not 1 <= concurrency <= _MAX_CONCURRENCY:
             raise ValueError(f"the concurrency must be from 1 to {_MAX_CONCURRENCY}")
@@ -79,10 +80,11 @@ class Server:
         self._stopped = asyncio.Event()
         # Set once the queues are consumed for the first time.
         self._ready = asyncio.Event()
-        # Why they could not be.
+        # Why the first attempt to consume them failed.
         self._failure: str | None = None
         # Channels and tags of the consumers of request queues.
         self._consumers: list[tuple[Channel, str]] = []
+        # Those of the control exchange, if any, and then one for each request queue.
         self._channels: list[Channel] = []
 
     @property
@@ -91,7 +93,10 @@ class Server:
         return self._shared.identity.id
 
     def add(self, worker: Worker, queue: str | RequestQueue | None = None) -> Self:
-        """Serves an implementation, by default on the queue of its service."""
+        """Adds an implementation, by default on the queue of its service.
+
+        Raises `RuntimeError` if the server has started, and `ValueError` for what cannot be served.
+        """
         if self._task is not None:
             raise RuntimeError("the server has started")
         if not isinstance(queue, RequestQueue):
@@ -105,7 +110,10 @@ class Server:
         return self
 
     async def start(self) -> Self:
-        """Begins to serve. Raises `BrokerFailed` if that is refused."""
+        """Begins to serve. Waits for a connection, and until all queues are consumed.
+
+        Raises `BrokerFailed` if the first attempt to consume them fails.
+        """
         if self._task is not None or self._stopping.is_set():
             raise RuntimeError("the server has started before")
         if not self._served:
@@ -134,7 +142,8 @@ class Server:
     async def _run(self) -> None:
         """Consumes the queues, again after each loss, until the server stops.
 
-        Returns if the first attempt fails. Later ones are repeated.
+        Returns if the first attempt fails, or if the connection was closed for good. Later attempts
+        are repeated.
         """
         backoff = Backoff()
         while not self._stopping.is_set():
@@ -169,13 +178,17 @@ class Server:
                     await self._close_channels()
 
     def _lost(self) -> None:
+        """Logs a loss, and stops counting the silence of callers that send items."""
         reason = next((each.reason for each in self._channels if each.closed.is_set()), "")
         self._shared.log.report("lost", f"the queues are not served at present: {reason}")
         if self._control is not None:
             self._control.lost()
 
     async def _open(self, link: Link) -> None:
-        """Declares and consumes all queues. Raises `ChannelLost`."""
+        """Declares and consumes all queues. Raises `ChannelLost`.
+
+        Without a permission for the control exchange, serves only the request queues.
+        """
         control = self._control
         if control is not None and control.is_needed:
             try:
@@ -202,7 +215,7 @@ class Server:
             self._consumers.append((channel, await channel.consume(name, handler.receive)))
 
     async def _close_channels(self) -> None:
-        # Each channel stays in the list until it is closed: if this is cancelled, `stop` goes on.
+        # Each channel stays in the list until it is closed: if this is cancelled, `_stop` goes on.
         while self._channels:
             await self._channels[-1].settled()
             await self._channels[-1].close()
@@ -216,8 +229,9 @@ class Server:
     async def stop(self, timeout: float | None = None) -> bool:
         """Takes no more requests, and lets those that run end in time.
 
-        Returns whether all of them have ended. The others are cancelled, and the broker delivers
-        their requests again.
+        Returns whether all of them have ended. The others are cancelled. The broker delivers their
+        requests again, except for broadcasts and begun streams, which are settled. `timeout` is in
+        seconds, by default the `drain_timeout`, and has no effect if the server stops already.
         """
         if self._stop_task is None:
             self._stopping.set()
@@ -273,7 +287,7 @@ def serve(
     self_description: bool = True,
     drain_timeout: float = 30.0,
 ) -> Server:
-    """Prepares a server: `async with serve(connection, Directory()) as server`."""
+    """Prepares a `Server` with its options: `async with serve(connection, Directory())`."""
     server = Server(
         connection,
         concurrency=concurrency,

@@ -17,7 +17,7 @@ from .stream_sender import StreamSender
 
 @dataclass(slots=True)
 class Shared:
-    """The settings of a server, and the streams that it sends and receives."""
+    """The settings of a server, and its requests with streams that run."""
 
     connection: Connection
     identity: Identity
@@ -26,10 +26,10 @@ class Shared:
     describes_itself: bool
     log: LimitedLog
     sender: ReplySender
-    # All by the ids of their requests: the streams to callers, those from callers, and functions
-    # that cancel the methods of both.
+    # By the ids of requests with a stream in either direction: what sends messages to the callers,
+    # what receives their items, if they send any, and functions that cancel the methods.
     streams: dict[bytes, StreamSender] = field(default_factory=dict)
     incoming: dict[bytes, IncomingInbox] = field(default_factory=dict)
     stream_cancels: dict[bytes, Callable[[], None]] = field(default_factory=dict)
-    # The last messages of streams that end because the server stops.
+    # Send the last messages of streams that end because the server stops.
     farewells: TaskSet = field(default_factory=lambda: TaskSet("farewell"))

@@ -15,20 +15,24 @@ class MethodStats:
 
     service: str
     method: str
+    # Those that have ended with a reply, even if nobody wants it.
     calls: int = 0
+    # Those of `calls` that have ended with an error or a fault.
     failures: int = 0
+    # Those of `failures` that are the method's own errors.
     errors: int = 0
+    # Not counted in `calls`.
     cancelled: int = 0
     in_flight: int = 0
     total_ns: int = 0
 
     def begin(self) -> int:
-        """Counts a call that begins. Returns the time, for `end`."""
+        """Counts a call that begins. Returns the time in nanoseconds, for `end`."""
         self.in_flight += 1
         return time.monotonic_ns()
 
     def end(self, began: int, reply: Reply | None) -> None:
-        """Counts a call that has ended. Without a reply, it was cancelled."""
+        """Counts a call that has ended. Without a reply, it was cancelled, or the worker stops."""
         self.in_flight -= 1
         if reply is None:
             self.cancelled += 1
@@ -55,7 +59,7 @@ class MethodStats:
         }
 
     def line(self) -> str:
-        """Describes the counts in a line of text."""
+        """Describes the main counts in a line of text."""
         mean = self.total_ns // self.calls if self.calls else 0
         return (
             f"  {self.service}.{self.method}: {self.calls} calls, {self.failures} failures, "

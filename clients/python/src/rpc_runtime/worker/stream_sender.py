@@ -1,4 +1,4 @@
-"""Sends the items of a method's stream to the caller that reads it."""
+"""Sends what the caller of a request with streams gets before the reply: items and grants."""
 
 from __future__ import annotations
 
@@ -28,19 +28,24 @@ from .reply_sender import ReplySender
 _MAX_UNANSWERED = 12
 # Fewer with direct reply-to: a caller that has lost its connection never gets further items.
 _MAX_UNANSWERED_DIRECT = 8
+# How many bytes the items of a message may have, unless it has only one.
 _MAX_MESSAGE_BYTES = 513 * 1024
 _MAX_UNCONFIRMED = 16
+# After so many seconds, a message that is not confirmed ends the stream.
 _SEND_LIMIT = 30.0
 # The bytes of a message around its only item.
 _ITEM_FRAME = 40
-# How many bytes of items are made before they are sent.
+# The method makes no more items while so many bytes of them wait to be sent.
 _MAX_BUFFERED = 1024 * 1024
 # How many items are taken at most before other tasks may run.
 _MAX_BURST = 64
 
 
 class StreamSender:
-    """The messages of one stream. `begun` is set once the broker has confirmed the first one."""
+    """The messages of one request with a stream in either direction.
+
+    `begun` is set once the broker has confirmed one of them.
+    """
 
     def __init__(
         self,
@@ -73,13 +78,14 @@ class StreamSender:
         self._produced = Volume()
         # The number of the next item to send.
         self._sent = 0
+        # How many keep-alives were sent since the last grant.
         self._unanswered = 0
         is_direct = address.startswith(DIRECT_REPLY_TO)
         self._max_unanswered = _MAX_UNANSWERED_DIRECT if is_direct else _MAX_UNANSWERED
         self._keep_alive_at = now() + KEEP_ALIVE
         self.begun = asyncio.Event()
         self.failure: Fault | None = None
-        # What to do if the caller's reply queue does not exist.
+        # Called by `tell` if the caller's reply queue does not exist.
         self.on_gone: Callable[[], None] | None = None
 
     @property
@@ -88,18 +94,21 @@ class StreamSender:
         return self._address
 
     def grant(self, credit: Volume) -> None:
-        """Takes a grant: how much may be sent in total. An old one changes nothing."""
+        """Takes a grant: how much may be sent in total. Even an old one shows a caller that reads."""
         self._unanswered = 0
         self._credit = self._credit.largest(credit)
         self._has_room.set()
 
     def reconnected(self) -> None:
-        """Sends a keep-alive at once, because grants may be lost. It asks for the latest one."""
+        """Makes a keep-alive due, because grants may be lost: it asks for the latest one.
+
+        It is sent only while `send_items` has no item to send.
+        """
         self._keep_alive_at = now()
         self._changed.set()
 
     async def send_items(self, method: Method[Any], items: AsyncIterator[Any]) -> Reply:
-        """Sends all items. Returns the reply that ends the stream."""
+        """Sends all items, and closes their iterator. Returns the reply, for `end`."""
         producing = asyncio.get_running_loop().create_task(self._produce(method, items))
         producing.add_done_callback(lambda _: self._changed.set())
         try:
@@ -126,7 +135,7 @@ class StreamSender:
                     await close()
 
     async def _produce(self, method: Method[Any], items: AsyncIterator[Any]) -> None:
-        """Takes items from the method, and encodes them, while credit allows it."""
+        """Takes items from the method, and buffers them while credit and space allow it."""
         converter = method.types_in(form_of(self._codec)).returns
         burst = 0
         async for item in items:
@@ -167,12 +176,13 @@ class StreamSender:
         await self._send_message(items)
 
     async def _wait(self) -> None:
-        """Waits for an item, the end, or the time of the next keep-alive."""
+        """Waits for an item, the end, a failure, or the time of the next keep-alive."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._keep_alive_at):
                 await self._changed.wait()
 
     async def _keep_alive(self) -> None:
+        """Sends a message without items. Raises `Fault` if too many had no grant as an answer."""
         if self._unanswered >= self._max_unanswered:
             silence = KEEP_ALIVE * self._max_unanswered
             reason = f"the caller has granted nothing for {silence:g} s"
@@ -181,7 +191,7 @@ class StreamSender:
         await self._send_message([])
 
     async def _send_message(self, items: list[bytes]) -> None:
-        """Sends a message in a task of its own, once fewer than 16 are unconfirmed."""
+        """Sends a message in a task of its own, once fewer than the maximum are unconfirmed."""
         first, self._sent = self._sent, self._sent + len(items)
         self._keep_alive_at = now() + KEEP_ALIVE
         await self._slots.acquire()
@@ -189,7 +199,10 @@ class StreamSender:
         self._publishing.spawn(self._publish(self.message(ITEMS, body)))
 
     async def tell(self, kind: str, body: bytes) -> None:
-        """Sends a message about the items that the caller sends. It may be lost."""
+        """Sends a message about the items that the caller sends. It may be lost.
+
+        Calls `on_gone` if the caller's reply queue does not exist.
+        """
         published = await self._sender.publish(
             self.message(kind, body), self._address, now() + KEEP_ALIVE, is_mandatory=True
         )
@@ -199,6 +212,7 @@ class StreamSender:
             self.on_gone()
 
     async def _publish(self, message: Message) -> None:
+        """Publishes a message of items. If it is not confirmed, the stream has failed."""
         try:
             published = await self._sender.publish(
                 message, self._address, now() + _SEND_LIMIT, is_mandatory=True
@@ -228,7 +242,10 @@ class StreamSender:
         )
 
     async def end(self, reply: Reply) -> Reply:
-        """Waits until all messages are confirmed. Returns the reply that ends the stream."""
+        """Waits until all items are confirmed. Returns the reply with its headers as the end.
+
+        If the stream has failed, returns a fault instead.
+        """
         await self._publishing.ended(_SEND_LIMIT)
         if self.failure is not None:
             # Without the number of items, because some may be missing.
@@ -239,14 +256,17 @@ class StreamSender:
         return reply
 
     async def close(self) -> None:
-        """Stops sending."""
+        """Gives up messages that are not confirmed."""
         await self._publishing.cancel()
 
 
 async def collect(
     method: Method[Any], codec: Codec, items: AsyncIterator[Any], max_bytes: int
 ) -> Reply:
-    """Collects all items into one reply, for a caller that does not stream."""
+    """Collects all items into one reply, for a caller that grants no credit.
+
+    Raises `Fault` if they cannot be encoded, or are too large together.
+    """
     converter = method.types_in(form_of(codec)).returns
     collected: list[Any] = []
     size = 0
