@@ -54,7 +54,7 @@ class IncomingInbox:
         self._heard_at = None
 
     def resume(self) -> None:
-        """Counts the silence anew, and asks for items that were lost with the worker's old queue."""
+        """Counts the silence anew, and asks for items that were lost with the worker's queue."""
         self._heard_at = now()
         self.receiver.ask_again()
         self._wake()

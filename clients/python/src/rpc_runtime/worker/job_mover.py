@@ -31,7 +31,7 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.supervisor import Supervisor
 from .request_queue import RequestQueue
 
-# Before a job that no queue has taken is published again, in seconds. Doubles up to the maximum.
+# The pause before a job that no queue has taken is published again. It doubles up to the maximum.
 _PAUSE = 1.0
 _MAX_PAUSE = 30.0
 # A job is logged each time that the broker has not confirmed it for so many seconds.

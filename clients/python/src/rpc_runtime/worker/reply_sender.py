@@ -18,11 +18,12 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.separate_channels import SeparateChannels
 from ..transport.supervisor import Supervisor
 
-# How long after the caller's deadline a reply is given up, in seconds. If that is over, or there is
-# none: after it was made.
+# How long after the caller's deadline, or after the first attempt if that is later, a reply is given
+# up.
 _GIVE_UP_AFTER = 30.0
+# The same if the caller has no deadline, from the first attempt on.
 _GIVE_UP_WITHOUT_LIMIT = 3600.0
-# Before a message is published again.
+# The pause before a message is published again.
 _PAUSE = 0.05
 _NOT_ACCEPTED = "the method ran, and the broker does not accept its reply"
 

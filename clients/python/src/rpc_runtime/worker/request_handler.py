@@ -122,7 +122,7 @@ class RequestHandler:
         self._tasks.spawn(self._handle(delivery))
 
     async def _answer_probe(self, delivery: Delivery) -> None:
-        """Settles a probe, with which another worker measures how long requests wait.
+        """Acknowledges a probe, with which another worker measures how long requests wait.
 
         Answers it unless its address is forbidden.
         """
@@ -223,7 +223,7 @@ class RequestHandler:
             has_returned = REDELIVERIES_HEADER in message.headers
             dead = read_dead_lettered(message.headers)
             if COPY_HEADER in message.headers and dead is not None and dead.deaths == 0:
-                # It has only expired in retry queues, on purpose, so it may run as if it were new.
+                # The copy has expired in retry queues on purpose, so it may run as if it were new.
                 message.headers.pop("x-death", None)
                 message.headers.pop("x-first-death-reason", None)
             delay = remaining_delay(message.headers)

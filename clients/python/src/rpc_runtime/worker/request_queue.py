@@ -19,7 +19,7 @@ class RequestQueue:
     """A durable request queue, by default a classic one.
 
     With `existing`, it and the queues for its jobs must exist, and are not declared. `type` and
-    `arguments` must still be theirs: they decide about redelivered and rejected requests.
+    `arguments` must still be right: they decide about redelivered and rejected requests.
     """
 
     name: str
@@ -28,7 +28,7 @@ class RequestQueue:
     existing: bool = False
 
     def check(self, *, has_jobs: bool) -> None:
-        """Raises `ValueError` if the name is empty, or too long for the queues of its jobs too."""
+        """Raises `ValueError` if the name is empty or too long. `has_jobs` leaves room for suffixes."""
         check_queue(self.name)
         if has_jobs and len(self.name.encode()) > _MAX_NAME - _LONGEST_SUFFIX:
             limit = _MAX_NAME - _LONGEST_SUFFIX
@@ -41,7 +41,7 @@ class RequestQueue:
 
     @property
     def max_deliveries(self) -> int:
-        """How often a request may be delivered. Without a limit, the greatest 32-bit number."""
+        """How often a request may be delivered. The greatest 32-bit number stands for no limit."""
         limit = self.arguments.get("x-delivery-limit", _DEFAULT_DELIVERY_LIMIT)
         # RabbitMQ 4 takes a negative number for no limit.
         if not isinstance(limit, int) or limit < 0:
