@@ -18,8 +18,8 @@ from ..transport.lazy_channel import LazyChannel
 from ..transport.separate_channels import SeparateChannels
 from ..transport.supervisor import Supervisor
 
-# How long after the caller's deadline, or after the first attempt if that is later, a reply is given
-# up.
+# A reply is given up this long after the caller's deadline, or after the first attempt if that is
+# later.
 _GIVE_UP_AFTER = 30.0
 # The same if the caller has no deadline, from the first attempt on.
 _GIVE_UP_WITHOUT_LIMIT = 3600.0

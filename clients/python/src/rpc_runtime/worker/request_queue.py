@@ -28,7 +28,7 @@ class RequestQueue:
     existing: bool = False
 
     def check(self, *, has_jobs: bool) -> None:
-        """Raises `ValueError` if the name is empty or too long. `has_jobs` leaves room for suffixes."""
+        """Raises `ValueError` if the name is empty or, with the suffixes for jobs, too long."""
         check_queue(self.name)
         if has_jobs and len(self.name.encode()) > _MAX_NAME - _LONGEST_SUFFIX:
             limit = _MAX_NAME - _LONGEST_SUFFIX

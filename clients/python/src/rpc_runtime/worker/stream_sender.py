@@ -94,7 +94,7 @@ class StreamSender:
         return self._address
 
     def grant(self, credit: Volume) -> None:
-        """Takes a grant: how much may be sent in total. Any grant resets `_unanswered`."""
+        """Takes a grant: how much may be sent in total. Even an old one answers the keep-alives."""
         self._unanswered = 0
         self._credit = self._credit.largest(credit)
         self._has_room.set()
