@@ -13,9 +13,9 @@ import { Publisher } from "./transport/publisher.js";
 export interface ConnectOptions {
   /** The name that RabbitMQ shows for the connection. */
   readonly name?: string;
-  /** How many calls may be in flight. By default 10,000. */
+  /** How many calls with one reply or a stream may be in flight. By default 10,000. */
   readonly maxCalls?: number;
-  /** How many bytes the body of a request or a reply may have. By default 16 MiB. */
+  /** How many bytes the body of a request or a reply may have to be sent. By default 16 MiB. */
   readonly maxSentBytes?: number;
   /** Receives log lines, without payloads and credentials. By default nothing is logged. */
   readonly log?: LogSink;
@@ -23,8 +23,9 @@ export interface ConnectOptions {
 
 const DEFAULT_MAX_CALLS = 10_000;
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024;
-/** How many streams that nobody reads are remembered, so that each is cancelled once in a while. */
+/** How many streams that nobody reads are remembered, so that they are not cancelled too often. */
 const MAX_STRAYS = 1024;
+/** After this, a stream that still sends is cancelled again. */
 const STRAY_PAUSE_MS = 5_000;
 const LAST_CANCELLATIONS_MS = 20;
 
@@ -98,12 +99,18 @@ export class Connection {
     return this.internals.link.isConnected;
   }
 
-  /** Finds all workers that describe themselves, within about a second. */
+  /**
+   * Finds all workers that describe themselves. Ends half a second after the last answer, or after
+   * 5 seconds.
+   */
   discover(): Promise<FoundWorker[]> {
     return discover(this.internals);
   }
 
-  /** Fails what is in flight and closes the connection. Stop servers first. */
+  /**
+   * Fails the calls in flight, ends the gathering of answers, and closes the connection. Stop
+   * servers first.
+   */
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;

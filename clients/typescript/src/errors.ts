@@ -69,7 +69,7 @@ export class NoServer extends RpcError {
   }
 }
 
-/** A broadcast or a discovery reached no worker. */
+/** A broadcast reached no worker. */
 export class NoWorkers extends RpcError {
   readonly executed = "no";
 
@@ -82,10 +82,10 @@ export class NoWorkers extends RpcError {
   }
 }
 
-/** No reply arrived in time. */
+/** No reply, item or confirm of a one-way request arrived in time. */
 export class TimedOut extends RpcError {
   constructor(
-    /** How long the call waited, in milliseconds. */
+    /** The call's time limit, in milliseconds. */
     readonly limitMs: number,
     readonly executed: Executed,
     cause?: unknown,
@@ -111,14 +111,17 @@ export class TooManyCalls extends RpcError {
   }
 }
 
-/** The worker's runtime refused the call or could not finish it. */
+/**
+ * The worker's runtime refused the call or could not finish it. The caller makes the fault
+ * `interrupted` itself if the worker is gone.
+ */
 export class Fault extends RpcError {
   readonly executed: Executed;
 
   constructor(
     /** Why, such as `unknown_method` or `interrupted`. */
     readonly code: string,
-    /** The worker's explanation. May be empty. */
+    /** An explanation. May be empty. */
     readonly detail: string,
     /** For how many milliseconds another attempt is not worth it. */
     readonly retryAfterMs?: number,
@@ -151,7 +154,7 @@ function executedOf(code: string): Executed {
   }
 }
 
-/** The request is larger than the connection may send. It was not sent. */
+/** The request is larger than the limit of the connection, or of broadcasts. It was not sent. */
 export class TooLarge extends RpcError {
   readonly executed = "no";
 
@@ -172,7 +175,7 @@ export class EncodeFailed extends RpcError {
   }
 }
 
-/** A reply arrived, but cannot be read as the method's answer. */
+/** A reply or an item arrived, but cannot be read as the method's answer. */
 export class BadReply extends RpcError {
   constructor(
     cause: unknown,
@@ -182,7 +185,10 @@ export class BadReply extends RpcError {
   }
 }
 
-/** An item that the call sends cannot be encoded or is too large. The method had begun. */
+/**
+ * An item that the call sends cannot be encoded or is too large, or the caller's stream threw an
+ * error. The method had begun.
+ */
 export class BadItem extends RpcError {
   readonly executed = "maybe";
 
@@ -200,7 +206,7 @@ export class Refused extends RpcError {
   }
 }
 
-/** The broker could not be reached, or the connection was lost during the call. */
+/** The broker could not be reached, or the connection or the reply queue was lost. */
 export class BrokerFailed extends RpcError {
   constructor(
     reason: string,

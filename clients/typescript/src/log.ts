@@ -1,14 +1,14 @@
-/** What a log line is about. Lines carry no payloads and no credentials. */
+/** How important a log line is. */
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
-/** Receives the log lines of a connection. */
+/** Receives the log lines of a connection. They carry no payloads and no credentials. */
 export type LogSink = (
   level: LogLevel,
   message: string,
   fields: Readonly<Record<string, unknown>>,
 ) => void;
 
-/** How often one kind of line may be logged. */
+/** In this time, only {@link MAX_LINES} lines of one kind are logged. */
 const WINDOW_MS = 10_000;
 const MAX_LINES = 10;
 
@@ -21,7 +21,10 @@ export class Log {
     this.#sink = sink;
   }
 
-  /** The messages of a program are constant, so there are few kinds of lines. */
+  /**
+   * Logs a line. Its message is its kind, and must be a constant, because no kind is forgotten. The
+   * first line of a window says how many were suppressed in the one before.
+   */
   line(level: LogLevel, message: string, fields: Readonly<Record<string, unknown>> = {}): void {
     const now = Date.now();
     let window = this.#windows.get(message);

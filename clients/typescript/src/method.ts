@@ -42,6 +42,7 @@ export interface MethodSpec {
   readonly idempotent?: true;
   /** Whether the method is cancelled with its call, although it is not idempotent. */
   readonly cancel?: true;
+  /** Whether requests without a `type` call this method. */
   readonly isDefault?: true;
   readonly timeoutMs?: number;
   readonly retry?: Retry;

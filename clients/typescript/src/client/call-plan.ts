@@ -12,7 +12,10 @@ export interface CallPlan {
   readonly priority: number | undefined;
   readonly isIdempotent: boolean;
   readonly waitsForServer: boolean;
-  /** How long the first message of the worker may take. */
+  /**
+   * How long the call may take. With a stream: how long a worker may take to begin, and then how
+   * long the call may wait for it each time. Of a broadcast: how long answers are gathered.
+   */
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
 }
@@ -21,6 +24,6 @@ export interface CallPlan {
 export interface CallEvents {
   /** A message of a worker arrived: the reply, or one of a stream. */
   message(message: Incoming): void;
-  /** The call has ended without a reply. */
+  /** The call has failed without a reply. Not called if it was abandoned. */
   failed(error: RpcError): void;
 }

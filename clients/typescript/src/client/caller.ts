@@ -9,10 +9,10 @@ import type { Cancellations } from "./cancellations.js";
 import { ReplyQueue } from "./replies.js";
 import { RunningCall } from "./running-call.js";
 
-/** Replies that belong to no call. */
+/** Receives the messages in the reply queue that belong to no call in flight. */
 export type StrayHandler = (message: Incoming) => void;
 
-/** The calls of a connection that are in flight. */
+/** Makes calls, and holds those of a connection that are in flight. Only calls with a reply. */
 export class Caller {
   readonly #calls = new Map<string, RunningCall>();
   readonly #replies = new ReplyQueue((delivery) => this.#receive(delivery));
@@ -56,12 +56,12 @@ export class Caller {
     return this.#maxBytes;
   }
 
-  /** Sets what is called for replies that belong to no call. */
+  /** Sets what is called for messages that belong to no call in flight. */
   onStray(handler: StrayHandler): void {
     this.#stray = handler;
   }
 
-  /** Begins a call. */
+  /** Begins a call. Throws if too many are in flight, or if it is too large or already aborted. */
   start(plan: CallPlan, events: CallEvents): RunningCall {
     if (this.#calls.size >= this.#maxCalls) throw new TooManyCalls(this.#maxCalls);
     if (plan.body.length > this.#maxBytes) throw new TooLarge(plan.body.length, this.#maxBytes);
@@ -108,7 +108,7 @@ export class Caller {
     else call.receive(delivery);
   }
 
-  /** The reply queue is consumed again after a loss. */
+  /** The reply queue is consumed on a new channel. */
   #consumed(): void {
     for (const call of [...this.#calls.values()]) call.consumed();
   }

@@ -3,14 +3,18 @@ import { CANCEL_TYPE, CONTROL_EXCHANGE } from "../protocol/names.js";
 import type { Publisher } from "../transport/publisher.js";
 
 const MAX_WAITING = 16_384;
+/** How long a message may wait to be confirmed, and then in the queue of a worker. */
 const LIMIT_MS = 5_000;
 
-/** Tells workers which calls nobody waits for any more. Calls that end together share a message. */
+/**
+ * Tells workers which calls nobody waits for any more. Calls with the same routing key that end
+ * together share a message.
+ */
 export class Cancellations {
   readonly #publisher: Publisher;
   /** The calls whose cancellations are sent next, by routing key. */
   readonly #waiting = new Map<string, CancelledCall[]>();
-  /** How many calls wait, or are in messages that the broker has not confirmed. */
+  /** How many calls wait, or are in messages whose outcomes are not known yet. */
   #count = 0;
   #isScheduled = false;
 
@@ -23,7 +27,7 @@ export class Cancellations {
    * of a worker, which ends only the streams of this call there.
    */
   cancel(key: string, call: CancelledCall): void {
-    // Dropped: it would only save work.
+    // Dropped: a cancellation only saves work.
     if (this.#count >= MAX_WAITING) return;
     this.#count++;
     const calls = this.#waiting.get(key);

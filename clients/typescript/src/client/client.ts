@@ -41,10 +41,14 @@ export abstract class Client {
     this.$ = new MethodCaller(connection, options.queue ?? service.queue, options);
   }
 
-  /** A copy of this client with other options. Those that are not named stay. */
+  /**
+   * A copy of this client with other options. Those that are not named stay. Headers are added to
+   * the client's own.
+   */
   withOptions(options: ClientOptions): this {
     const headers = { ...this.#options.headers, ...options.headers };
     const merged = { ...this.#options, ...options, headers };
+    // The constructor of a generated class, which passes its service to that of `Client`.
     const Class = this.constructor as new (connection: Connection, options: ClientOptions) => this;
     return new Class(this.#connection, merged);
   }
@@ -75,7 +79,7 @@ export class MethodCaller {
     return (await callUnary(this.#parts.caller, method, plan)) as R;
   }
 
-  /** Sends a one-way request. Returns once the broker has it on disk. */
+  /** Sends a one-way request. Returns once the broker has confirmed it. */
   async send<A>(
     method: Method<A, any, null, "oneway">,
     args: A,
@@ -87,7 +91,7 @@ export class MethodCaller {
     await sendOneway(this.#connection.internals.requests, plan, this.#parts.caller.maxBytes);
   }
 
-  /** Calls a method that returns a stream. Nothing is sent before it is first read. */
+  /** Calls a method that returns a stream. Nothing is sent before the stream is first read. */
   stream<A, R>(
     method: Method<A, R, null, "stream">,
     args: A,
@@ -119,7 +123,10 @@ export class MethodCaller {
     return (await callUpload(this.#parts, method, plan, items)) as R;
   }
 
-  /** Calls a method that receives a stream and returns one. */
+  /**
+   * Calls a method that receives a stream and returns one. Nothing is sent before the returned one
+   * is first read.
+   */
   duplex<A, R, I>(
     method: Method<A, R, I, "duplex">,
     args: A,
@@ -134,7 +141,10 @@ export class MethodCaller {
     return new StreamingCall(this.#parts, method, plan, window, upload) as ItemStream<R>;
   }
 
-  /** Calls a method on all workers, and gathers their answers. */
+  /**
+   * Calls a method on all workers of the queue, and gathers their answers. Nothing is sent before
+   * they are first read.
+   */
   broadcast<A, R>(
     method: Method<A, R, null, "broadcast">,
     args: A,
@@ -153,7 +163,10 @@ export class MethodCaller {
     );
   }
 
-  /** Calls a method on all workers. Nobody answers. */
+  /**
+   * Calls a method on all workers of the queue. Nobody answers. Returns once the broker has
+   * confirmed the message.
+   */
   async broadcastOneway<A>(
     method: Method<A, any, null, "broadcastOneway">,
     args: A,

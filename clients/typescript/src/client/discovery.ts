@@ -17,7 +17,10 @@ const QUIET_MS = 500;
 const MAX_WORKERS = 1_000;
 const MAX_BYTES = 1024 * 1024;
 
-/** Asks all workers that describe themselves. Returns none if there are none. */
+/**
+ * Asks all workers that describe themselves, and returns those that answer. Ends half a second
+ * after the last answer, or after 5 seconds. Returns none at once if there are none.
+ */
 export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
   const plan = () => ({
     queue: DISCOVERY_KEY,
@@ -51,7 +54,7 @@ export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
   return [...found.values()];
 }
 
-/** Reads a description, or returns `null` for a worker that does not let the sender ask. */
+/** Reads a description, or returns `null` if the answer is a fault or no description. */
 function readFound(result: () => unknown): FoundWorker | null {
   let plain: unknown;
   try {

@@ -18,13 +18,13 @@ import type { CallPlan } from "./call-plan.js";
 /** The answer of one worker. */
 export interface Answer<T> {
   readonly worker: WorkerInfo;
-  /** The method's result. Throws the error that the worker answered with. */
+  /** The method's result. Throws its error, the worker's fault, or a {@link BadReply}. */
   result(): T;
 }
 
-/** The answers of the workers, as they arrive. Sent when it is first read. */
+/** The answers of the workers, as they arrive. The request is sent when they are first read. */
 export interface Gather<T> extends AsyncIterableIterator<Answer<T>> {
-  /** How many of the expected workers have not answered, if a number is expected. */
+  /** How many of the expected workers have not answered. `null`: no number is expected. */
   readonly missing: number | null;
 }
 
@@ -32,7 +32,7 @@ export interface Gather<T> extends AsyncIterableIterator<Answer<T>> {
 export interface GatherEnd {
   /** With this many answers. */
   readonly expectWorkers: number | undefined;
-  /** This long after the last answer. */
+  /** This long after the last answer. By default half a second, unless a number is expected. */
   readonly quietMs: number | undefined;
 }
 
@@ -49,7 +49,7 @@ const DEFAULT_QUIET_MS = 500;
 /** How long a call that waits for workers pauses before it asks again. */
 const RETRY_MS = 500;
 
-/** Sends one request to all workers, and collects their answers in a queue of its own. */
+/** Sends one request to all workers of a routing key, and collects their answers in a queue. */
 export class Gathering<T> implements Gather<T> {
   readonly #parts: GatherParts;
   readonly #plan: () => CallPlan;
@@ -72,8 +72,9 @@ export class Gathering<T> implements Gather<T> {
   #quiet: NodeJS.Timeout | undefined;
   /** Whether nothing more is gathered. Answers that have arrived may still be read. */
   #hasEnded = false;
-  #over!: () => void;
-  readonly #isOver = new Promise<void>((resolve) => (this.#over = resolve));
+  #resolveEnded!: () => void;
+  /** Resolves once `#hasEnded` is set. */
+  readonly #ended = new Promise<void>((resolve) => (this.#resolveEnded = resolve));
   #signal: AbortSignal | undefined;
   /** What the reader gets after the answers that have arrived, instead of the end. */
   #failure: RpcError | null = null;
@@ -133,7 +134,10 @@ export class Gathering<T> implements Gather<T> {
     return { done: true, value: undefined };
   }
 
-  /** Opens the queue for answers, and sends the request until workers have it. */
+  /**
+   * Opens the queue for answers, and sends the request. If that reaches no worker, sends it again
+   * and again if the call waits for workers, and fails otherwise.
+   */
   async #begin(): Promise<void> {
     const plan = this.#plan();
     const endsAt = performance.now() + plan.limitMs;
@@ -141,7 +145,7 @@ export class Gathering<T> implements Gather<T> {
     if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
     plan.signal?.addEventListener("abort", this.#aborted);
     let sent = false;
-    // Before the request is sent, the time limit is an error. Then it is the end of gathering.
+    // Before the request is sent, the time limit is an error. Afterwards, it ends gathering.
     const limit = new Promise<never>((_, reject) => {
       this.#timer = setTimeout(() => {
         if (sent) this.#finish();
@@ -152,19 +156,20 @@ export class Gathering<T> implements Gather<T> {
     this.#channel = new KeptChannel(this.#parts.link, this.#parts.log, {
       what: "answers",
       setup: (channel) => this.#prepare(channel),
-      // The queue is lost with its channel's connection, and so are answers that were to come.
+      // The queue is deleted with its channel, so no more answers arrive. This is the end of
+      // gathering, and no error once the request was sent.
       lost: (reason) => {
         if (!sent) this.#failure ??= new BrokerFailed(reason.message, "maybe", reason);
         this.#finish();
       },
     });
     const opened = this.#channel.open();
-    await Promise.race([opened, limit, this.#isOver]).catch((error: unknown) => {
+    await Promise.race([opened, limit, this.#ended]).catch((error: unknown) => {
       throw error instanceof RpcError ? error : new BrokerFailed(String(error), "no", error);
     });
     for (;;) {
       if (this.#hasEnded) return;
-      const outcome = await Promise.race([this.#publish(plan, endsAt), limit, this.#isOver]);
+      const outcome = await Promise.race([this.#publish(plan, endsAt), limit, this.#ended]);
       if (this.#hasEnded || outcome === undefined) return;
       if (outcome.kind === "unsent") throw new BrokerFailed(outcome.reason, "no");
       const isMissing = outcome.kind === "returned" || isExchangeMissing(outcome);
@@ -174,7 +179,7 @@ export class Gathering<T> implements Gather<T> {
         return;
       }
       if (!plan.waitsForServer) throw new NoWorkers(plan.queue);
-      await Promise.race([sleep(RETRY_MS), limit, this.#isOver]);
+      await Promise.race([sleep(RETRY_MS), limit, this.#ended]);
     }
   }
 
@@ -208,14 +213,17 @@ export class Gathering<T> implements Gather<T> {
     });
     this.#queue = queue;
     this.#raw = channel;
+    // Beyond so many, answers that are not read wait at the broker.
     await channel.prefetch(MAX_WAITING_ANSWERS);
     await consume(channel, queue, { noAck: false }, (delivery) => {
-      // Those that are not read wait at the broker.
       if (!this.#receive(delivery, () => delivery.ack())) delivery.ack();
     });
   }
 
-  /** Returns whether the message is an answer, which is acknowledged once it is read. */
+  /**
+   * Takes a message. Returns whether it is the first answer of a worker, which is acknowledged once
+   * it is read.
+   */
   #receive(message: Incoming, ack: () => void): boolean {
     if (this.#hasEnded || message.properties.correlationId !== this.#id) return false;
     const worker = workerOf(message);
@@ -263,7 +271,7 @@ export class Gathering<T> implements Gather<T> {
   async #close(): Promise<void> {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    this.#over();
+    this.#resolveEnded();
     clearTimeout(this.#timer);
     clearTimeout(this.#quiet);
     this.#signal?.removeEventListener("abort", this.#aborted);

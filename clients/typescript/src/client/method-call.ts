@@ -12,9 +12,12 @@ import type { RunningCall } from "./running-call.js";
 import type { ClientOptions, CodecName } from "./options.js";
 
 const DEFAULT_LIMIT_MS = 30_000;
-const MAX_HEADERS = 4096;
+const MAX_HEADER_BYTES = 4096;
 
-/** What a call asks for, from its method and its options. */
+/**
+ * Makes the plan of a call. `headers` are those of the protocol, which `options` cannot set. Throws
+ * an {@link EncodeFailed} if the arguments or the options are invalid.
+ */
 export function planCall(
   method: AnyMethod,
   queue: string,
@@ -23,7 +26,7 @@ export function planCall(
   headers: Readonly<Record<string, string>> = {},
 ): CallPlan & { readonly codec: CodecName } {
   const codec = options.codec ?? "msgpack";
-  // Many calls may share a signal.
+  // Many calls may share a signal. Without this, Node.js warns of a leak.
   if (options.signal !== undefined) setMaxListeners(0, options.signal);
   return {
     queue,
@@ -48,7 +51,7 @@ export function encodeArguments(method: AnyMethod, args: unknown, codec: CodecNa
   }
 }
 
-/** How long a call may take: in a handler, no longer than its own request. */
+/** How long a call may take. In a handler, no longer than the handler's own caller waits. */
 export function limitOf(method: AnyMethod, options: ClientOptions): number {
   const limit = options.timeoutMs ?? method.timeoutMs ?? DEFAULT_LIMIT_MS;
   if (!(limit > 0)) throw new EncodeFailed("it must be above 0", "the timeout is invalid");
@@ -62,6 +65,7 @@ function checkPriority(priority: number | undefined): number | undefined {
   return priority;
 }
 
+/** Headers of the protocol, and those that RabbitMQ writes or routes by. */
 const RESERVED =
   /^(rpc-|x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$|cc$|bcc$)/i;
 
@@ -77,9 +81,9 @@ function checkHeaders(headers: Readonly<Record<string, string>>): Readonly<Recor
     if (length === 0 || length > 255) fail("a name has 1 to 255 bytes");
     size += length + Buffer.byteLength(value);
   }
-  if (size > MAX_HEADERS) {
+  if (size > MAX_HEADER_BYTES) {
     throw new EncodeFailed(
-      `they have ${size} bytes, and at most ${MAX_HEADERS} may be sent`,
+      `they have ${size} bytes, and at most ${MAX_HEADER_BYTES} may be sent`,
       "the headers are invalid",
     );
   }
@@ -87,8 +91,9 @@ function checkHeaders(headers: Readonly<Record<string, string>>): Readonly<Recor
 }
 
 /**
- * Reads a reply as a result, or throws the method's error or the fault that it holds. `call` is
- * given if its request may have been sent twice: it decides what a fault means then.
+ * Reads a reply as a result. Throws the method's error or the fault that it holds, or a
+ * {@link BadReply}. `call` is given if its request may have been sent twice: its `errorOf` decides
+ * what a fault means then. `null`: a fault means what it says.
  */
 export function readResult<T>(
   reply: Reply,
@@ -104,6 +109,7 @@ export function readResult<T>(
   return orBadReply("yes", () => read(reply));
 }
 
+/** Reads the error that a reply holds. If that is not possible, returns or throws a `BadReply`. */
 function readError(reply: Reply, method: AnyMethod): RpcError {
   const ErrorType = method.error;
   if (ErrorType === null) {
@@ -120,7 +126,7 @@ export function replyOf(message: Incoming, codec: CodecName): Reply {
   return orBadReply("maybe", () => readReply(message, codec));
 }
 
-/** Returns what `read` returns, or throws a {@link BadReply} if it throws. */
+/** Returns what `read` returns. Throws its {@link RpcError}, or any other as a {@link BadReply}. */
 function orBadReply<T>(executed: Executed, read: () => T): T {
   try {
     return read();

@@ -22,7 +22,7 @@ const RESEND_PAUSE_MS = 200;
 /** A request without a reply depends on no reply queue, so its epoch never changes. */
 const EPOCH = { address: 0, consumer: 0 };
 
-/** The header that delays a job. */
+/** The header that delays a job, if it is delayed. Throws if the delay is not allowed. */
 export function delayHeader(
   method: AnyMethod,
   delayMs: number | undefined,
@@ -35,14 +35,14 @@ export function delayHeader(
   return { "rpc-delay": String(Math.ceil(delayMs)) };
 }
 
-/** Sends a request that wants no reply. Returns once the broker has it on disk. */
+/** Sends a request that wants no reply. Returns once the broker has confirmed it. */
 export function sendOneway(publisher: Publisher, plan: CallPlan, maxBytes: number): Promise<void> {
   if (plan.body.length > maxBytes) throw new TooLarge(plan.body.length, maxBytes);
   if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
   return new Promise((resolve, reject) => new Sending(publisher, plan, resolve, reject).send());
 }
 
-/** A one-way request, until the broker has it or it fails. */
+/** A one-way request, until the broker has confirmed it or it fails. */
 class Sending {
   readonly #id = randomUUID();
   readonly #publisher: Publisher;
@@ -117,6 +117,7 @@ class Sending {
     const { why, reason } = decision;
     if (why === "noServer") this.#fail(new NoServer(this.#plan.queue));
     else if (why === "refused") this.#fail(new Refused(this.#plan.queue));
+    // Also if it is interrupted, which is a fault only of a call with a reply.
     else this.#fail(new BrokerFailed(reason, this.#state.executed));
   }
 

@@ -5,25 +5,32 @@ export type CodecName = "msgpack" | "json";
 export interface CallOptions {
   /**
    * How long the call may take, in milliseconds; of a stream, how long its reader waits for one
-   * item. By default the method's `timeout`, or 30 seconds. In a handler, the time that its own
-   * request has left is a limit too.
+   * item; of a call that sends a stream, how long it waits for the worker each time; of a
+   * broadcast, how long answers are gathered. By default the method's `timeout`, or 30 seconds. In
+   * a handler, the time that its own request has left is a limit too.
    */
   readonly timeoutMs?: number;
-  /** Ends the call, and cancels it on the worker, when the signal is aborted. */
+  /**
+   * Ends the call when the signal is aborted, and tells the workers, which cancel its method if
+   * that may be cancelled. Workers are not told about one-way calls and broadcasts.
+   */
   readonly signal?: AbortSignal;
   /** Headers of the request, such as `traceparent`. */
   readonly headers?: Readonly<Record<string, string>>;
-  /** The priority, from 0 to 255, on queues that have priorities. */
+  /** The priority, from 0 to 255, on queues that have priorities. Broadcasts have none. */
   readonly priority?: number;
   /** How arguments and results are encoded. By default MessagePack. */
   readonly codec?: CodecName;
-  /** Waits for a queue that does not exist, instead of failing with `NoServer`. */
+  /**
+   * Waits for a queue that does not exist, instead of failing with `NoServer`. A broadcast waits
+   * for workers, instead of failing with `NoWorkers`.
+   */
   readonly waitForServer?: boolean;
 }
 
 /** Options of a call that returns a stream. */
 export interface StreamOptions extends CallOptions {
-  /** How many items may be on their way or wait here. By default 1,048,576. */
+  /** How many items may be on their way or wait here. By default, and at most, 1,048,576. */
   readonly credit?: number;
   /** How many bytes of items may be on their way or wait here. By default 2 MiB. */
   readonly creditBytes?: number;
@@ -46,7 +53,7 @@ export interface BroadcastOptions extends CallOptions {
   readonly quietMs?: number;
 }
 
-/** Options of a client, for all its calls. */
+/** Options of a client, for all its calls. Those of a call take precedence. */
 export interface ClientOptions extends StreamOptions, SendOptions, BroadcastOptions {
   /** The request queue, if it is not the service's. */
   readonly queue?: string;

@@ -13,8 +13,8 @@ const PREFETCH = 4096;
 const CATCH_UP_MS = 500;
 
 /**
- * The queue for the replies to all calls of a connection. It outlives the connection by a minute,
- * so replies are not lost with it.
+ * The queue for the replies to the calls of a connection. Broadcasts have their own. It outlives a
+ * lost connection by a minute, so that replies wait for the next one.
  */
 export class ReplyQueue {
   readonly #receive: (delivery: Delivery) => void;
@@ -40,8 +40,9 @@ export class ReplyQueue {
   }
 
   /**
-   * Declares the queue on a new channel and consumes it. Returns once the replies that waited have
-   * been read, or after {@link CATCH_UP_MS}, so that no call is resent whose reply was waiting.
+   * Declares the queue on a new channel and consumes it. If the queue is gone, another one with a
+   * new name replaces it. Returns once the replies that waited have been read, so that no call is
+   * resent whose reply was waiting, or after {@link CATCH_UP_MS}.
    */
   async prepare(channel: ConfirmChannel, model: ChannelModel): Promise<void> {
     this.#channel = channel;
@@ -71,7 +72,7 @@ export class ReplyQueue {
     this.#epoch = { address: this.#queueNumber, consumer: this.#epoch.consumer + 1 };
   }
 
-  /** Ends the preparation of a channel that was lost meanwhile: another one is prepared. */
+  /** Throws if another channel is being prepared, because this one was lost. */
   #expectCurrent(channel: ConfirmChannel): void {
     if (this.#channel !== channel) throw new Error("the channel was lost");
   }

@@ -5,8 +5,8 @@ import { isInterruption, type ItemStream, type StreamingCall } from "./stream.js
 const MAX_PAUSE_MS = 2_000;
 
 /**
- * A stream that outlives its worker: after an interruption, the method is called again with the
- * last item that the reader got.
+ * A stream that outlives its worker: after an interruption, the method is called again, with the
+ * last item that the reader got as this argument. Fails once the reader has waited for `limitMs`.
  */
 export async function* resuming(
   argument: string,
@@ -41,6 +41,7 @@ export async function* resuming(
         throw error;
       }
       isResuming = true;
+      // If the signal is aborted, the next call throws `Cancelled`.
       await sleep(pause, signal);
     }
   }

@@ -33,7 +33,7 @@ export interface Surroundings {
 
 /**
  * A call in flight: sends its request, decides whether that is sent again, and watches the time
- * until a worker has begun. Its `CallEvents` read what arrives.
+ * until the reply, or until a worker has begun a stream. Its `CallEvents` read what arrives.
  */
 export class RunningCall {
   readonly id = randomUUID();
@@ -82,8 +82,8 @@ export class RunningCall {
   }
 
   /**
-   * A worker has begun: the request is never sent again, and the limit no longer applies. From now
-   * on, whoever reads the worker's messages watches the time.
+   * A worker has begun a stream: the request is never sent again, and the limit no longer applies.
+   * From now on, whoever reads the worker's messages watches the time.
    */
   begin(): void {
     this.#hasBegun = true;
@@ -103,7 +103,7 @@ export class RunningCall {
     this.#events.failed(error);
   }
 
-  /** The caller no longer waits. */
+  /** The call ends without an event: its reader has left, or what arrived cannot be read. */
   abandon(): void {
     this.#end();
   }
@@ -127,7 +127,7 @@ export class RunningCall {
     );
   }
 
-  /** Publishes the request as soon as that is possible, and learns what becomes of it. */
+  /** Publishes the request as soon as that is possible, and acts on what becomes of it. */
   send(): void {
     if (this.#hasEnded) return;
     this.#publication = this.#around.publisher.publish(
@@ -145,14 +145,14 @@ export class RunningCall {
     );
   }
 
-  /** The reply queue is consumed again: decides whether the reply can still arrive. */
+  /** The reply queue is consumed anew: the call waits on, sends its request again, or fails. */
   consumed(): void {
     if (!this.#hasEnded && !this.#hasBegun) {
       this.#decide(this.#state.consumed(this.#around.replies.epoch));
     }
   }
 
-  /** Makes the request, or returns `null` if there is no time left. */
+  /** Makes the request, or returns `null` if the call has ended or has no time left. */
   #outgoing(): Outgoing | null {
     const left = Math.floor(this.leftMs);
     if (this.#hasEnded || left <= 0) return null;

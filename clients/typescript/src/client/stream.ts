@@ -62,13 +62,16 @@ export class StreamingCall implements ItemStream<unknown> {
   #codec: CodecName = "msgpack";
   #limitMs = 0;
   #call: RunningCall | null = null;
-  /** The items that are not read of a worker that has sent all of them in its reply. */
+  /** The items that remain to be read, if the worker has sent all of them in its reply. */
   #array: unknown[] | null = null;
-  /** How the stream ends, once its reader has got the items that have arrived. */
+  /**
+   * How the stream ends, once its reader has got the items that have arrived. Without an error: at
+   * its end.
+   */
   #end: { readonly error: RpcError | null } | null = null;
   /** Wakes the reader. */
   #arrived: (() => void) | null = null;
-  /** Since when the reader has waited for an item. */
+  /** Since when the reader has waited for an item. `null`: it does not wait. */
   #waitsSince: number | null = null;
   /** Since when the worker has been silent. */
   #heardAt = 0;
@@ -150,7 +153,10 @@ export class StreamingCall implements ItemStream<unknown> {
     });
   }
 
-  /** Takes the next item that has arrived, and grants credit for others. */
+  /**
+   * Takes the next item that has arrived, and grants credit for others. If the item cannot be read,
+   * ends the stream and throws.
+   */
   #take(): { readonly value: unknown } | undefined {
     if (this.#array !== null) {
       return this.#array.length > 0 ? { value: this.#array.shift() } : undefined;
@@ -224,6 +230,7 @@ export class StreamingCall implements ItemStream<unknown> {
       // Items that are missing may be lost with the broker, and never come. Then the worker counts
       // as silent, although its later messages arrive.
       if (!this.#receiver.missesBefore(first + items.length)) this.#heardAt = performance.now();
+      // With a message without items, the worker asks whether its caller is still there.
       if (received.kind === "continues" && items.length === 0) this.#grant(this.#receiver.granted);
       return received;
     }
@@ -238,7 +245,7 @@ export class StreamingCall implements ItemStream<unknown> {
     return this.#receiver.receiveEnd(run, count, reply);
   }
 
-  /** The end has arrived, with all items before it. */
+  /** The end has arrived, with all items before it, or a reply that does not count them. */
   #finish(reply: Reply): void {
     const call = this.#call!;
     call.finish();
@@ -263,7 +270,7 @@ export class StreamingCall implements ItemStream<unknown> {
     return items.map((item) => this.#method.result.fromPlain(item));
   }
 
-  /** Sends the worker credit, until the broker has confirmed it or more is granted. */
+  /** Sends the worker credit, again until the broker has confirmed it or more is granted. */
   #grant(credit: Credit): void {
     const worker = this.#receiver.run?.worker;
     if (worker === undefined) return;
@@ -309,7 +316,7 @@ export class StreamingCall implements ItemStream<unknown> {
     this.#arrived = null;
   }
 
-  /** Watches how long the worker is silent, and how long the reader waits for an item. */
+  /** Watches the worker's silence, the reader's wait for an item, and the handler's deadline. */
   #watch(): void {
     clearTimeout(this.#timer);
     if (this.#end !== null || !this.hasBegun) return;
@@ -332,8 +339,8 @@ export class StreamingCall implements ItemStream<unknown> {
 }
 
 /**
- * Whether a stream that ended with this error may go on at another worker. A stream that never
- * began fails like any other call. While one is resumed, errors that may pass count too.
+ * Whether a stream that ended with this error may be resumed. A stream that never began fails like
+ * any other call. While one is resumed, errors that may pass count too.
  */
 export function isInterruption(error: unknown, hasBegun: boolean, isResuming: boolean): boolean {
   if (error instanceof Cancelled) return false;

@@ -83,7 +83,7 @@ class UploadCall {
       case "earlierRun":
         return;
       case "laterRun":
-        // The earlier run has got items, which the caller has only once.
+        // The earlier run may have got items, which the caller has only once.
         return this.#call.fail(new Fault("interrupted", BEGAN_AGAIN));
     }
     this.#heardAt = performance.now();
@@ -121,15 +121,15 @@ class UploadCall {
     this.#end.resolve(result);
   }
 
-  /** Stops what goes on beside the call. */
+  /** Stops the timer and the upload. */
   #stop(): void {
     clearInterval(this.#timer);
     this.#upload.stop();
   }
 
   /**
-   * Fails the call if its worker is silent for too long, or its time is up. That counts while the
-   * call waits for the worker, and not for its own stream.
+   * Fails the call if its worker is silent for too long, or its time is up. Its time counts while
+   * it waits for the worker, not while it waits for its own stream.
    */
   #checkTimes(): void {
     // Before a worker has begun, `RunningCall` watches the time.

@@ -44,7 +44,7 @@ export class Upload {
   /** The worker that runs the method, and the call, once its first grant is there. */
   #worker: string | null = null;
   #call: RunningCall | null = null;
-  /** Whether an item of the caller's stream is awaited. */
+  /** Whether `#pull` runs, which mostly waits for the caller's stream. */
   #isPulling = false;
   #isScheduled = false;
   #unconfirmed = 0;
@@ -60,7 +60,7 @@ export class Upload {
     method: AnyMethod,
     items: Items<unknown>,
     codec: CodecName,
-    /** Called when the method has taken an item, or the caller's stream has yielded. */
+    /** Called when the method has taken items, or the caller's stream is no longer awaited. */
     onProgress: () => void = () => {},
   ) {
     this.#parts = parts;
@@ -136,12 +136,12 @@ export class Upload {
     });
   }
 
-  /** Whether the pause after a lost message is over. */
+  /** Whether no message was lost, or the pause after that is over. */
   get #maySend(): boolean {
     return this.#pausedUntil <= performance.now();
   }
 
-  /** Takes items from the caller's stream for as long as they may be sent. */
+  /** Takes items from the caller's stream while there are credit and room for them. */
   async #pull(): Promise<void> {
     this.#isPulling = true;
     try {
@@ -218,8 +218,8 @@ export class Upload {
       this.#fail(new BrokerFailed(outcome.reason, "maybe"));
       return;
     }
-    // The worker may be just connecting again, or its queue may be full. It discards what follows a
-    // gap, so all items from this message on are sent again.
+    // The worker may be just connecting again, or its queue may be full. Workers discard what
+    // follows a gap, so all items from this message on are sent again.
     this.#sender.goBack(message.first);
     this.#pausedUntil = performance.now() + RETRY_MS;
     setTimeout(() => this.#sendAndPull(), RETRY_MS + 1);

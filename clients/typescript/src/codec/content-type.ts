@@ -8,7 +8,7 @@ export const CONTENT_TYPES: Readonly<Record<Codec, string>> = {
   text: "text/plain",
 };
 
-const NAMES: Readonly<Record<string, Codec | "none">> = {
+const CODECS: Readonly<Record<string, Codec | "none">> = {
   "application/msgpack": "msgpack",
   "application/x-msgpack": "msgpack",
   "application/vnd.msgpack": "msgpack",
@@ -21,13 +21,17 @@ const NAMES: Readonly<Record<string, Codec | "none">> = {
 };
 
 const CHARSETS = new Set(["utf-8", "utf8", "ascii", "us-ascii"]);
+/** Some senders put the charset into `content_encoding`. */
 const ENCODINGS = new Set(["", "identity", "binary", "7bit", "8bit", ...CHARSETS]);
 
-/** What a `content_type` says. `none`: it names no codec. `unknown`: a codec that is unknown. */
+/**
+ * What a `content_type` says. `none`: it names no codec. `unknown`: it names a codec or a charset
+ * that is not supported.
+ */
 export function codecOf(contentType: string | undefined): Codec | "none" | "unknown" {
   const [name = "", ...parameters] = (contentType ?? "").toLowerCase().split(";");
   const trimmed = name.trim();
-  const codec = Object.hasOwn(NAMES, trimmed) ? NAMES[trimmed]! : "unknown";
+  const codec = Object.hasOwn(CODECS, trimmed) ? CODECS[trimmed]! : "unknown";
   const isReadable = parameters.every((parameter) => {
     const [key = "", value = ""] = parameter.split("=");
     return key.trim() !== "charset" || CHARSETS.has(value.trim().replaceAll('"', ""));

@@ -51,7 +51,10 @@ function writeKey(key: unknown): string {
 /** Text that may contain an integer that a number cannot hold. */
 const LONG_NUMBER = /\d{16}/;
 
-/** Reads a plain value, or throws a {@link ValueError}. Integers beyond numbers are bigints. */
+/**
+ * Reads a plain value, or throws a {@link ValueError}. Integers that a number cannot hold are
+ * bigints.
+ */
 export function decode(text: string): unknown {
   checkDepth(text);
   try {

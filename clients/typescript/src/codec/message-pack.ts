@@ -12,8 +12,8 @@ export const MAX_DEPTH = 128;
 
 /**
  * How many arrays, maps and binaries a body may have. A byte of MessagePack can be one of them,
- * which is an object of up to 250 bytes in memory, so the limit of a body's size does not bound
- * them. All else needs less than 30 times its size.
+ * which is an object of up to 250 bytes in memory, so the limit of a body's size does not bound its
+ * memory. All else needs less than 30 times its size.
  */
 export const MAX_CONTAINERS = 1024 * 1024;
 
@@ -156,10 +156,10 @@ class Writer {
 }
 
 /**
- * Reads one plain value, and nothing after it. Maps are objects, or `Map`s if a key is not text.
- * Integers that a number cannot hold are bigints. A value takes more memory than its bytes: there
- * may be {@link MAX_CONTAINERS} arrays, maps and binaries, and `maxValues` limits all values, for
- * bodies that have few. Throws a {@link ValueError}.
+ * Reads a body that is one plain value. Maps are objects, or `Map`s if a key is not text. Integers
+ * that are no safe integers are bigints. A value takes more memory than its bytes: there may be at
+ * most {@link MAX_CONTAINERS} arrays, maps and binaries, and `maxValues` limits all values, for
+ * bodies that have few. Throws a {@link ValueError}, also if bytes follow the value.
  */
 export function decode(bytes: Uint8Array, maxValues = Infinity): unknown {
   const reader = new Reader(bytes, maxValues);
@@ -301,7 +301,7 @@ class Reader {
     return this.buffer.subarray(offset, offset + size);
   }
 
-  /** Goes on behind so many bytes. Returns where they begin. */
+  /** Skips so many bytes, and returns the offset at which they begin. */
   private advance(size: number): number {
     const offset = this.offset;
     if (offset + size > this.buffer.length) throw new ValueError("the value is not complete");
@@ -310,7 +310,7 @@ class Reader {
   }
 }
 
-/** Returns an integer as a number, if a number can hold it. */
+/** Returns an integer as a number if it is a safe integer. */
 function narrow(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;

@@ -29,7 +29,7 @@ export function encodeValue<T>(codec: Codec, type: Type<T>, value: T): Buffer {
 /** Decodes a result, an error or an item. Throws a {@link ValueError}. */
 export function decodeValue<T>(codec: Codec, type: Type<T>, body: Uint8Array): T {
   if (codec !== "text") {
-    // An empty body is an empty value.
+    // An empty body is read as a missing value.
     if (body.length === 0 && type.missing !== undefined) return type.missing();
     return type.fromPlain(decodePlain(codec, body));
   }

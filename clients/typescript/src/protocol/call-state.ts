@@ -35,8 +35,9 @@ export class CallState {
   #returned = 0;
   /** How many channels the broker has closed while they carried the request. */
   #channelsClosed = 0;
-  /** What the last request counts on, since it was written, and since it was confirmed. */
+  /** The reply queue that the last request counts on. */
   #sentIn: ReplyEpoch | null = null;
+  /** The same, once the broker has confirmed the request. */
   #confirmed: ReplyEpoch | null = null;
 
   constructor(isIdempotent: boolean, waitsForServer: boolean) {
@@ -61,7 +62,7 @@ export class CallState {
     this.#sentIn = epoch;
   }
 
-  /** The broker settled the request, or the channel was lost before. */
+  /** The outcome of the request is known: decides what is next. */
   published(outcome: Outcome, now: ReplyEpoch): CallDecision {
     switch (outcome.kind) {
       case "confirmed":
@@ -89,7 +90,11 @@ export class CallState {
     }
   }
 
-  /** The reply queue is consumed anew, and the replies that waited in it have been read. */
+  /**
+   * The reply queue is consumed anew, or the request was confirmed: decides whether its reply can
+   * still arrive. A new consumer gets the replies that waited in the queue, unless the broker has
+   * restarted and lost them, so only an idempotent request is sent again.
+   */
   consumed(now: ReplyEpoch): CallDecision {
     const sent = this.#confirmed;
     if (sent === null || (sent.address === now.address && sent.consumer === now.consumer)) {

@@ -5,7 +5,7 @@ const MAX_REMEMBERED = 16_384;
 const GRACE_MS = 10_000;
 const MAX_LEFT_MS = 24 * 60 * 60 * 1000;
 
-/** The calls of a queue that were cancelled, until their requests cannot arrive any more. Pure. */
+/** A worker's memory of the calls that were cancelled and whose requests may still arrive. Pure. */
 export class CancelledCalls {
   /** Until when each id is remembered, in the order in which they were added. */
   readonly #until = new Map<string, number>();

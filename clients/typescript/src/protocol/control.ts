@@ -20,14 +20,14 @@ export interface ItemsBody {
   readonly credit: Credit;
 }
 
-/** An item counts as its length and 8 bytes more. */
+/** How many bytes of the credit an item takes. */
 export function sizeOf(item: Uint8Array): number {
   return item.length + 8;
 }
 
 /**
- * Copies an item that is kept, unless it is most of the memory that it shares: the message in which
- * it came, and what was read from the socket with that.
+ * Copies an item that is kept, unless it is at least half of the memory that it shares: the message
+ * in which it came, and what was read from the socket with that.
  */
 export function detached(item: Uint8Array): Uint8Array {
   return 2 * item.length >= item.buffer.byteLength ? item : new Uint8Array(item);
@@ -38,7 +38,7 @@ export function encodeItems({ first, items, credit }: ItemsBody): Buffer {
   return messagePack.encode([first, items, ...known]);
 }
 
-/** Reads a message with items. The credit is missing if a caller sent it: it has no meaning there. */
+/** Reads a message with items. In a caller's message, the credit is without meaning, or missing. */
 export function decodeItems(body: Uint8Array): ItemsBody {
   const [first, items, creditItems = 0, creditBytes = null] = read(body, MAX_ITEMS);
   const list = array(items);
@@ -68,7 +68,10 @@ export function decodeGrants(body: Uint8Array): { id: string; credit: Credit }[]
   });
 }
 
-/** Calls whose caller no longer waits, and how long their requests can still wait in a queue. */
+/**
+ * A call whose caller no longer waits, and how long its request can still wait in a queue: 0 if
+ * only a stream on one worker ends.
+ */
 export interface CancelledCall {
   readonly id: string;
   readonly leftMs: number;
@@ -85,7 +88,10 @@ export function decodeCancellations(body: Uint8Array): CancelledCall[] {
   });
 }
 
-/** What a worker asks of the sender of items. */
+/**
+ * What a worker asks of the sender of items. `again`: to send once more what is not taken.
+ * `enough`: to send no more.
+ */
 export const ASKS = { nothing: 0, again: 1, enough: 2 } as const;
 
 /** What a worker grants to a caller that sends items. */
@@ -94,6 +100,7 @@ export interface IncomingGrant {
   readonly credit: number;
   /** How many of them the method has taken. */
   readonly taken: number;
+  /** One of {@link ASKS}. */
   readonly asks: number;
 }
 
@@ -115,11 +122,11 @@ function elements(body: Uint8Array): unknown[][] {
   return all.map(array);
 }
 
-/** Further elements are skipped, but not any number of them. */
+/** How many values that this version does not know a message may have. They are skipped. */
 const MAX_FURTHER = 8 * MAX_ELEMENTS;
 
 /**
- * Reads the array of a body that has about this many values in all, nested ones included.
+ * Reads the array of a body that has up to about this many known values, nested ones included.
  * {@link MAX_FURTHER} more are tolerated.
  */
 function read(body: Uint8Array, values: number): unknown[] {

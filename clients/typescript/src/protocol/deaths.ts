@@ -3,9 +3,10 @@ import { header, type Headers } from "../transport/message.js";
 /** The history of a message that a queue dead-lettered. */
 export interface Deaths {
   readonly hasExpired: boolean;
-  /** How often it was dead-lettered for another reason than its expiration. */
+  /** How often it was dead-lettered for another reason than that it expired. */
   readonly others: number;
   readonly rejections: number;
+  /** Whether it had an `expiration` of its own, which the broker has removed. */
   readonly hadExpiration: boolean;
 }
 
@@ -19,7 +20,7 @@ export function deathsOf(headers: Headers): Deaths | null {
   for (const entry of entries) {
     if (typeof entry !== "object" || entry === null) continue;
     const { reason, count, ...rest } = entry as Record<string, unknown>;
-    // Any peer can send these headers. A count that makes no sense is the largest.
+    // Any peer can send these headers. A count that makes no sense counts as the largest.
     const isCount = typeof count === "number" && Number.isInteger(count) && count >= 0;
     const times = isCount ? count : Number.MAX_SAFE_INTEGER;
     hadExpiration ||= rest["original-expiration"] !== undefined;
@@ -27,6 +28,7 @@ export function deathsOf(headers: Headers): Deaths | null {
     else others += times;
     if (reason === "rejected") rejections += times;
   }
+  // Without a list, only the first reason is known.
   if (entries.length === 0 && first !== "expired") others = 1;
   return { hasExpired, others, rejections, hadExpiration };
 }

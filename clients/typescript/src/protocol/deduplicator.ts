@@ -11,17 +11,17 @@ const MAX_ENDED = 16_384;
 
 /** Where a request comes from. */
 export interface Origin {
-  /** The broker delivers it again, or it came back from another queue. */
+  /** The broker delivers it again, and it has no `rpc-resent`. */
   readonly isRedelivered: boolean;
-  /** Its caller sent it again. */
+  /** Its caller sent it again, or another queue dead-lettered it to this one. */
   readonly isResent: boolean;
   /** The token of the copy, if a worker has made one of it: a job that was moved, or forwarded. */
   readonly copy: string | null;
-  /** A worker sent a copy of it to its request queue: `rpc-resent` is not empty. */
+  /** A worker sent a copy of it to its request queue: `rpc-resent` says so. */
   readonly isForwarded: boolean;
 }
 
-/** Reads where a request comes from. */
+/** Reads where a request comes from. `wasDead`: a queue has dead-lettered it. */
 export function originOf(headers: Headers, redelivered: boolean, wasDead: boolean): Origin {
   const resent = header(headers, RESENT_HEADER);
   const isForwarded = resent === "worker" || resent === "caller, worker";
@@ -37,7 +37,7 @@ export function originOf(headers: Headers, redelivered: boolean, wasDead: boolea
   };
 }
 
-/** Tokens are remembered, and a peer may send one of any length. */
+/** Shortens a token, because tokens are remembered and a peer may send one of any length. */
 function shortToken(token: string | null): string | null {
   if (token === null || token.length <= MAX_TOKEN) return token;
   return createHash("sha256").update(token).digest("hex");
@@ -62,7 +62,7 @@ export class Deduplicator<D> {
   /** In the order in which they ended. `true`: rejected. */
   readonly #ended = new Map<string, boolean>();
 
-  /** A request without `reply_to` is recognized by its id alone. */
+  /** What identifies a request: its `reply_to`, if it has one, and its id. `null`: it has no id. */
   static keyOf(replyTo: string | undefined, id: string | undefined): string | null {
     return id === undefined || id === "" ? null : `${replyTo ?? ""}\n${id}`;
   }
@@ -85,8 +85,8 @@ export class Deduplicator<D> {
       running.deliveries.push(delivery);
       return { action: "join", key: own };
     }
-    // A request that its caller sent again runs again, because the reply may be lost. A copy with a
-    // token does not, even of such a request: it is the same copy that comes again.
+    // A request that its caller sent again runs again, because the reply may be lost. A copy that a
+    // worker forwarded does not, even of such a request: it is the same copy that comes again.
     const isKnownCopy = origin.copy !== null && (origin.isForwarded || !origin.isResent);
     const mayHaveEnded = origin.isRedelivered || isKnownCopy;
     const ended = mayHaveEnded ? this.#ended.get(own) : undefined;
@@ -108,7 +108,7 @@ export class Deduplicator<D> {
     return running.deliveries;
   }
 
-  /** The broker has taken deliveries back. */
+  /** The broker has taken deliveries back: they are not settled with their requests. */
   forgetDeliveries(isLost: (delivery: D) => boolean): void {
     for (const running of this.#running.values()) {
       running.deliveries = running.deliveries.filter((delivery) => !isLost(delivery));

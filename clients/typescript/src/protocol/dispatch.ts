@@ -29,9 +29,12 @@ export interface ReplyTo {
   readonly contentType: string;
 }
 
-/** A stream in either direction. */
+/** The streams of a request, in either direction. */
 export interface StreamRequest {
-  /** What the caller accepts at first. `null`: it wants all items in one reply. */
+  /**
+   * What the caller accepts at first. `null`: it wants all items in one reply, or the method
+   * returns no stream.
+   */
   readonly credit: Credit | null;
   readonly sendsItems: boolean;
 }
@@ -56,10 +59,10 @@ export type Decision<E extends Entry> =
       readonly entry: E;
       readonly codec: Codec;
       readonly replyTo: ReplyTo | null;
-      /** How long the caller waits from now on. */
+      /** The request's `expiration`, which counts from its arrival. `null`: there is no limit. */
       readonly limitMs: number | null;
       readonly stream: StreamRequest | null;
-      /** Whether an earlier delivery of the request may have run. */
+      /** Whether an earlier delivery or copy of the request may have run. */
       readonly mayHaveRun: boolean;
     };
 
@@ -94,7 +97,8 @@ export function decide<E extends Entry>(
   const wasDelivered = message.redelivered || deaths !== null;
   const mayHaveRun = wasDelivered || header(properties.headers, RESENT_HEADER) !== undefined;
   const named = codecOf(properties.contentType);
-  // What names no codec, or one that is unknown, is answered in plain text.
+  // A request that names no codec is read, and answered, as plain text. One that names an unknown
+  // codec is refused in plain text.
   const codec = named === "unknown" || named === "none" ? "text" : named;
   const refuse = (code: string, reason: string): Decision<E> => ({
     kind: "refuse",
@@ -148,7 +152,7 @@ function replyToOf({ properties }: Incoming): ReplyTo | null {
   return { address: properties.replyTo, correlationId: properties.correlationId, contentType };
 }
 
-/** The method of a request, or `null`. */
+/** The entry for a request's `type`, or for the default method if it has none, or `null`. */
 export function find<E extends Entry>(name: string | undefined, table: MethodTable<E>): E | null {
   if (name === undefined || name === "") return table.byDefault;
   return table.byName.get(name) ?? null;
@@ -203,7 +207,7 @@ function rerunRefusal(message: Incoming, method: AnyMethod, rules: Rules): strin
   return null;
 }
 
-/** How often the queue itself has counted a delivery of the message. */
+/** How often the queue has counted a delivery of the message. `null`: it does not count them. */
 export function deliveryCount({ properties }: Incoming): number | null {
   const counts = ["x-delivery-count", "x-acquired-count"].flatMap(
     (name) => numberHeader(properties.headers, name) ?? [],

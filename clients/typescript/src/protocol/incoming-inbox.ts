@@ -4,7 +4,7 @@ import { MAX_UNTAKEN_BYTES } from "./names.js";
 /** How many items a caller may send beyond those that the method has taken. */
 const WINDOW = 1024;
 
-/** How a stream from a caller ended. */
+/** How a stream from a caller ended. `error` is `null` if it did not break off. */
 export type IncomingEnd = { readonly error: string | null };
 
 /** The items of a caller that have arrived and that the method has not taken. Pure. */
@@ -43,14 +43,14 @@ export class IncomingInbox {
       if (items.length === 0) this.#asks = ASKS.enough;
       return;
     }
-    const last = first + items.length;
-    if (last > this.#granted || (count !== null && count !== last)) {
+    const afterLast = first + items.length;
+    if (afterLast > this.#granted || (count !== null && count !== afterLast)) {
       this.fail("there are more items than were granted, or than their end counts");
       return;
     }
     if (first > this.#next) {
-      // Each message after a gap shows the gap. To ask once is enough until the caller, which has
-      // nothing else to send, sends a message without items.
+      // Each message after a gap shows the gap, but the caller is asked only once for it. A message
+      // without items shows that the caller has nothing else to send: then it is asked again.
       if (items.length === 0 || this.#askedFrom !== this.#next) this.askAgain();
       return;
     }
@@ -74,7 +74,8 @@ export class IncomingInbox {
 
   /**
    * The method has ended. What it has not taken is dropped. Code of it that still reads the stream
-   * gets the error, unless it had read everything. The reply tells the caller, so no grant does.
+   * gets the error, unless it had read everything or had closed the stream. The reply tells the
+   * caller, so no grant does.
    */
   endMethod(error: string): void {
     const isComplete = this.#isClosed || (this.#end?.error === null && this.#ready.length === 0);
@@ -84,7 +85,7 @@ export class IncomingInbox {
     this.#isClosed = true;
   }
 
-  /** Items may have been lost, because the worker's queue was. */
+  /** Items may have been lost: the next grant asks for all that are not taken. */
   askAgain(): void {
     if (this.#isOver) return;
     this.#asks = ASKS.again;
@@ -123,7 +124,7 @@ export class IncomingInbox {
     return this.#taken > this.#toldTaken;
   }
 
-  /** What to tell the caller now. */
+  /** Makes the grant to send now. From then on, the caller counts as told. */
   grant(): IncomingGrant {
     this.#granted = this.#taken + WINDOW;
     this.#toldTaken = this.#taken;

@@ -1,7 +1,7 @@
 import { ASKS, type IncomingGrant } from "./control.js";
 import { MAX_CREDIT, MAX_ITEMS, MAX_UNTAKEN_BYTES } from "./names.js";
 
-/** Items of a message that a caller sends have at most so many bytes, unless there is only one. */
+/** The items of a message have at most so many bytes together, unless there is only one. */
 const MAX_MESSAGE_BYTES = 256 * 1024;
 
 /** A message with items, or without. */
@@ -27,7 +27,7 @@ export class ItemSender {
   #isEndSent = false;
   #isDone = false;
 
-  /** Whether one more item may be made. */
+  /** Whether one more item may be taken from the caller's stream. */
   get mayPull(): boolean {
     const hasRoom = this.#count < this.#credit && this.#keptBytes < MAX_UNTAKEN_BYTES;
     return hasRoom && !this.#hasEnded && !this.#isDone;
@@ -49,7 +49,7 @@ export class ItemSender {
     this.#hasEnded = true;
   }
 
-  /** Takes a grant, also a late one. Returns whether the method has taken further items. */
+  /** Takes a grant, even a late one. Returns whether the method has taken further items. */
   grant({ credit, taken, asks }: IncomingGrant): boolean {
     if (taken > this.#count) throw new Error("the method took items that were not sent");
     const goesOn = taken > this.#taken;
@@ -58,7 +58,7 @@ export class ItemSender {
     this.#taken = Math.max(this.#taken, taken);
     this.#next = Math.max(this.#next, this.#taken);
     this.#credit = Math.max(this.#credit, Math.min(credit, this.#taken + MAX_CREDIT));
-    // As far as items are kept.
+    // From the first item that is still kept.
     if (asks === ASKS.again) this.goBack(0);
     if (asks === ASKS.enough) {
       this.#isDone = true;
@@ -67,13 +67,13 @@ export class ItemSender {
     return goesOn;
   }
 
-  /** Items from this number on did not reach the worker: they are sent again. */
+  /** Items from this number on may not have reached the worker: those still kept are sent again. */
   goBack(first: number): void {
     this.#next = Math.max(Math.min(this.#next, first), this.#taken);
     this.#isEndSent = false;
   }
 
-  /** The next message with items, or with the end. */
+  /** Takes the next message with items, or with the end. `null`: there is nothing to send. */
   next(): ItemMessage | null {
     if (this.#isDone) return null;
     const first = this.#next;
@@ -92,7 +92,7 @@ export class ItemSender {
     return this.keepAlive();
   }
 
-  /** A message that says only that the caller is there. */
+  /** A message without items, which shows that the caller is there. Repeats the end once sent. */
   keepAlive(): ItemMessage {
     return { first: this.#next, items: [], end: this.#isEndSent ? this.#count : null };
   }

@@ -24,12 +24,15 @@ export function arriveJob(
   if (isGivenUp(headers)) return { kind: "dead" };
   const deaths = deathsOf(headers);
   if (message.redelivered && !queue.isQuorum && expiration === undefined) {
-    // The queue does not count how often the job comes back, so its workers do.
+    // The queue does not count how often the job comes back, so its workers do. At the limit, the
+    // job goes on, and `decide` refuses to run it.
     const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) + 1;
     if (returned + (deaths?.others ?? 0) < queue.maxDeliveries) return { kind: "back", returned };
   }
   const delayMs = remainingDelay(headers);
   if (delayMs === 0) return { kind: "run" };
+  // A worker has put a copy with a short delay into the request queue, because no retry queue took
+  // it.
   const hasReturned = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
   const waitsHere = hasReturned && delayMs <= RETURNED_PAUSE_MS;
   return { kind: waitsHere ? "waitHere" : "retry", delayMs };

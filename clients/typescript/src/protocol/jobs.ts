@@ -31,6 +31,7 @@ const ORIGIN = "rpc-origin";
 const GIVEN_UP = "rpc-given-up";
 const USER = "rpc-user";
 
+/** The headers that workers write into copies of jobs. */
 const OWN = new Set([
   ...[ATTEMPTS, FIRST_FAILURE, LAST_FAILURE, DELAY, REASON, ERROR, FIRST_TRACE, ORIGIN, USER],
   REDELIVERIES_HEADER,
@@ -75,7 +76,10 @@ export function roundedUp(ms: number): number {
   return Math.ceil(millis / unit) * unit;
 }
 
-/** The retry queue with the longest wait that is not longer, and what is left of the delay. */
+/**
+ * The longest wait of a retry queue that is not longer than the delay, or else the shortest wait;
+ * and what is left of the delay afterwards.
+ */
 export function nextWait(ms: number): { readonly wait: number; readonly rest: number } {
   const wait = RETRY_WAITS.findLast((millis) => millis <= ms) ?? RETRY_WAITS[0]!;
   return { wait, rest: Math.max(0, ms - wait) };
@@ -112,7 +116,10 @@ export function isGivenUp(headers: Headers): boolean {
 /** What to do with a job that failed. */
 export type AfterFailure = { readonly retryMs: number } | "dead";
 
-/** Records a failure in the headers of a job, and decides whether it is retried. */
+/**
+ * Records a failure in the headers of a job, and decides whether it is retried. `now` is in
+ * milliseconds since 1970, and `random` is from 0 to 1.
+ */
 export function recordFailure(
   headers: JobHeaders,
   failure: JobFailure,
@@ -136,9 +143,9 @@ export function recordFailure(
 
 /** The headers of a message that a copy of it may have. */
 export function copiedHeaders(headers: Headers): JobHeaders {
-  const isOfBroker = /^(x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;
+  const ofBroker = /^(x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;
   const copied = Object.entries(headers).filter(
-    ([name, value]) => textOf(value) !== undefined && isWritable(value) && !isOfBroker.test(name),
+    ([name, value]) => textOf(value) !== undefined && isWritable(value) && !ofBroker.test(name),
   );
   return Object.fromEntries(copied) as JobHeaders;
 }
@@ -148,20 +155,25 @@ function isWritable(value: unknown): boolean {
   return typeof value !== "number" || Math.abs(value) < 2 ** 63;
 }
 
-/** Where a copy of a job goes, and what it says about that. */
+/** What the headers of a copy of a job say about its move to another queue. */
 export interface Move {
+  /** The request queue, if the job goes to the dead-letter queue. */
   readonly origin?: string;
+  /** What is left of its delay after this queue, in milliseconds. */
   readonly rest: number;
+  /** Whether it waits in a retry queue for another attempt to move it to the dead-letter queue. */
   readonly isGivenUp: boolean;
+  /** The original's `user_id`. */
   readonly user: string | undefined;
+  /** The value of {@link COPY_HEADER}. */
   readonly token: string;
 }
 
-/** Completes the headers of a copy of a job. */
+/** Makes the headers of a copy of a job, from those of the original. */
 export function markMoved(headers: JobHeaders, move: Move): JobHeaders {
   const marked: JobHeaders = { ...headers };
   // The header with the user is to be trusted only in a copy that a worker has made. A message with
-  // a user id is none: copies have no user id, because they have another publisher.
+  // a user id is no such copy: copies have none, because they have another publisher.
   if (marked[COPY_HEADER] === undefined || move.user !== undefined) {
     if (move.user === undefined) delete marked[USER];
     else marked[USER] = move.user;
@@ -193,6 +205,7 @@ function limitedHeaders(headers: JobHeaders): JobHeaders {
   return Object.fromEntries(entries.filter(isOwn));
 }
 
+/** About how many bytes headers have on the wire: each has 6 for its lengths and its type. */
 function sizeOfHeaders(headers: JobHeaders): number {
   const sizes = Object.entries(headers).map(
     ([name, value]) => Buffer.byteLength(name) + Buffer.byteLength(String(value)) + 6,
@@ -200,7 +213,7 @@ function sizeOfHeaders(headers: JobHeaders): number {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-/** The text with at most so many bytes of UTF-8. */
+/** The beginning of a text, with at most so many bytes of UTF-8. */
 export function shortened(text: string, limit: number): string {
   const bytes = Buffer.from(text);
   if (bytes.length <= limit) return text;

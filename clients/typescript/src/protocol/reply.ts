@@ -20,7 +20,10 @@ export interface Reply {
   readonly message: Incoming;
 }
 
-/** Reads a reply. Throws a {@link ValueError} if it is malformed. */
+/**
+ * Reads a reply. `requested` is the codec of the request, which counts if the reply names none.
+ * Throws a {@link ValueError} if the reply is malformed or its encoding is not supported.
+ */
 export function readReply(message: Incoming, requested: Codec): Reply {
   const { type, contentType, contentEncoding } = message.properties;
   if (message.malformed !== null) throw new ValueError(message.malformed);
@@ -49,7 +52,7 @@ export function readFault({ codec, body, message }: Reply): Fault {
   return new Fault(code, typeof text === "string" ? text : "", retryAfterMs);
 }
 
-/** What a worker says about itself. Entries that are missing are empty. */
+/** What a worker says about itself. Entries that are missing are empty or 0. */
 export interface WorkerInfo {
   /** A random UUID, new at each start of a server. */
   readonly id: string;
@@ -62,7 +65,7 @@ export interface WorkerInfo {
   readonly uptimeMs: number;
 }
 
-/** Reads what a worker says about itself, or returns `null`. */
+/** Reads what a worker says about itself, or returns `null` if that has no id. */
 export function readWorker(plain: unknown): WorkerInfo | null {
   if (!isMap(plain)) return null;
   const text = (key: string) => {
