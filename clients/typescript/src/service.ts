@@ -43,6 +43,7 @@ export type Handlers<M extends Methods> = { readonly [K in keyof M]: Handler<M[K
 /** A service with what runs its methods, ready to be served. */
 export interface Implementation {
   readonly service: Service<Methods>;
+  /** By the names of the methods on the wire. */
   readonly handlers: ReadonlyMap<string, (...args: any[]) => unknown>;
 }
 

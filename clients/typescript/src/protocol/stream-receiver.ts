@@ -7,15 +7,15 @@ export class BadStream extends Error {
   override readonly name = "BadStream";
 }
 
-/** What a message of a stream is. */
+/** Whether a stream goes on after one of its messages. */
 export type Received<R> =
   | { readonly kind: "continues" }
-  /** All items before the end are there. */
+  /** All items before the end have arrived, or the end does not count them. */
   | { readonly kind: "ends"; readonly end: R };
 
 /** Why a message of a stream is not read. */
 export type Unread =
-  /** It is another worker's, whose stream nobody reads. */
+  /** It is from another worker, or an unknown one, whose stream nobody reads. */
   | "foreign"
   /** It is late, from a run that has ended. */
   | "late"
@@ -47,7 +47,7 @@ export class StreamReceiver<R> {
   #run: StreamRun | null = null;
   #end: { readonly count: number; readonly end: R } | null = null;
 
-  /** The stream does not begin anew if its caller sends items, because it has them only once. */
+  /** `mayBeginAnew` is `false` if the caller sends items too, because it has them only once. */
   constructor(window: Window, { mayBeginAnew = true } = {}) {
     this.#mayBeginAnew = mayBeginAnew;
     const items = Math.min(Math.max(1, window.items), MAX_CREDIT);
@@ -55,12 +55,12 @@ export class StreamReceiver<R> {
     this.#granted = { ...this.#window };
   }
 
-  /** The credit that the worker has got. */
+  /** The credit that was granted to the worker, by the request or later. */
   get granted(): Credit & { readonly bytes: number } {
     return this.#granted;
   }
 
-  /** The run that sends the stream, once its first message is there. */
+  /** The run that sends the stream. Stays `null` if the first message ends the stream. */
   get run(): StreamRun | null {
     return this.#run;
   }
@@ -71,10 +71,11 @@ export class StreamReceiver<R> {
   }
 
   /**
-   * Decides whether a message of this run is read, which is so if this returns `null`.
+   * Decides whether to read a message of this run. Returns `null` if so.
    *
-   * The first message decides which run sends the stream. If its worker runs the method again, that
-   * run has ended. Then the stream begins anew, unless its reader has items of that run.
+   * The first message decides which run sends the stream. A later run of the same worker replaces
+   * it: the stream begins anew, without the items that have arrived. If the reader has taken one of
+   * them, or the stream must not begin anew, it is interrupted.
    */
   chooseRun(run: StreamRun | null): Unread | null {
     if (this.#run === null) return null;
@@ -98,8 +99,8 @@ export class StreamReceiver<R> {
   }
 
   /**
-   * Items of a run that `chooseRun` has accepted arrived. They may have arrived before, or before
-   * others that are still missing.
+   * Items of a run that `chooseRun` has accepted arrived, perhaps twice or out of order. Throws
+   * {@link BadStream}.
    */
   receive(run: StreamRun, first: number, items: readonly Uint8Array[]): Received<R> {
     this.begin(run);
@@ -127,8 +128,8 @@ export class StreamReceiver<R> {
   }
 
   /**
-   * The reply of a run that `chooseRun` has accepted arrived. Without a count, it ends the stream
-   * at once.
+   * The reply of a run that `chooseRun` has accepted arrived. `count`: how many items the stream
+   * has. Without it, the reply ends the stream at once. Throws {@link BadStream}.
    */
   receiveEnd(run: StreamRun | null, count: number | undefined, end: R): Received<R> {
     if (count === undefined) return { kind: "ends", end };
@@ -159,7 +160,10 @@ export class StreamReceiver<R> {
     return item;
   }
 
-  /** The credit to grant now: when half of it is used. `null`: none. */
+  /**
+   * Grants more credit if the reader has taken half of the window. Returns the new credit, or `null`
+   * if nothing is granted.
+   */
   grant(): Credit | null {
     const { items, bytes } = this.#consumed;
     const isHalfUsed =
@@ -170,7 +174,7 @@ export class StreamReceiver<R> {
     return this.#granted;
   }
 
-  /** Forgets what has arrived. No item is taken, so the credit is still that of the request. */
+  /** Forgets what has arrived. No item was taken, so the credit is still that of the request. */
   #beginAnew(run: StreamRun | null): void {
     this.#ready.length = 0;
     this.#next = 0;
@@ -181,7 +185,7 @@ export class StreamReceiver<R> {
     this.#run = run;
   }
 
-  /** Moves the items that have no gap before them any more. */
+  /** Moves early items that have no gap before them any more to the items in order. */
   #order(): void {
     for (;;) {
       const item = this.#early.get(this.#next);

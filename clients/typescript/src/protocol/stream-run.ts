@@ -6,7 +6,7 @@ import { isUuid } from "./uuid.js";
 
 /** A run of a method with streams, as the header `rpc-worker` of its messages identifies it. */
 export interface StreamRun {
-  /** The id of the worker, which is also its routing key. */
+  /** The id of the worker, which is also its routing key in the control exchange. */
   readonly worker: string;
   /** Higher than that of each stream that the worker began before. */
   readonly number: number | bigint;
@@ -31,7 +31,7 @@ export const BEGAN_AGAIN = "its worker lost the connection, and began the stream
 /** What is wrong with a message whose header names no run. */
 export const NO_RUN = "the message does not say which run of which worker sent it";
 
-/** Compares the run that sends a message with that of the stream's first message. */
+/** Compares the run that sends a message with the run whose stream is read. */
 export function originOf(message: StreamRun | null, stream: StreamRun): Origin {
   if (message === null || message.worker !== stream.worker) return "otherWorker";
   if (message.number > stream.number) return "laterRun";

@@ -1,7 +1,7 @@
 import { sizeOf, type Credit, type ItemsBody } from "./control.js";
 import { MAX_ITEMS, MAX_UNANSWERED } from "./names.js";
 
-/** Items of a message have at most so many bytes, unless there is only one. */
+/** The items of a message have at most this many bytes, unless it has only one. */
 const MAX_MESSAGE_BYTES = 256 * 1024;
 
 /** Numbers the items of a stream, and decides when the method may make another one. Pure. */
@@ -21,18 +21,18 @@ export class StreamSender {
     this.#credit = credit;
   }
 
-  /** How many items the stream has. */
+  /** How many items the method has made so far. */
   get count(): number {
     return this.#made;
   }
 
-  /** Whether one more item may be made. */
+  /** Whether the credit allows one more item. The last one may exceed its bytes. */
   get mayMake(): boolean {
     const { items, bytes } = this.#credit;
     return this.#made < items && (bytes === null || this.#madeBytes < bytes);
   }
 
-  /** Whether a message is worth sending now, rather than together with the next items. */
+  /** Whether the ready items are enough for a message, so that it need not wait for more. */
   get isFull(): boolean {
     return this.#ready.length >= MAX_ITEMS || this.#readyBytes >= MAX_MESSAGE_BYTES / 2;
   }
@@ -44,7 +44,7 @@ export class StreamSender {
     this.#madeBytes += sizeOf(item);
   }
 
-  /** The next message with items that are ready, or `null`. */
+  /** Takes ready items for the next message. Returns `null` if there are none. */
   next(): ItemsBody | null {
     if (this.#ready.length === 0) return null;
     let count = 0;
@@ -61,7 +61,7 @@ export class StreamSender {
     return { first, items, credit: this.#credit };
   }
 
-  /** A message without items, or `null` if the caller has not answered twelve of them. */
+  /** A message without items, or `null` if the caller has granted nothing since twelve of them. */
   keepAlive(): ItemsBody | null {
     if (++this.#unanswered > MAX_UNANSWERED) return null;
     return { first: this.#sent, items: [], credit: this.#credit };

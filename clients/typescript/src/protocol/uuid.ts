@@ -1,6 +1,6 @@
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-/** Whether a text is a UUID in its usual form. */
+/** Whether a text is a UUID in its usual form: lower case, with hyphens. */
 export function isUuid(text: string | undefined): text is string {
   return text !== undefined && UUID.test(text);
 }
@@ -10,7 +10,7 @@ export function uuidBytes(uuid: string): Buffer {
   return Buffer.from(uuid.replaceAll("-", ""), "hex");
 }
 
-/** The UUID of 16 bytes, or `null`. */
+/** The UUID with these bytes, or `null` if they are not 16 bytes. */
 export function uuidOf(bytes: unknown): string | null {
   if (!(bytes instanceof Uint8Array) || bytes.length !== 16) return null;
   const hex = Buffer.from(bytes).toString("hex");

@@ -3,7 +3,10 @@ export class InvalidAddress extends Error {
   override readonly name = "InvalidAddress";
 }
 
-/** Checks an address of a broker, and returns what may be logged of it: host and port. */
+/**
+ * Checks an address of a broker, and returns what may be logged of it: host and port. Throws
+ * {@link InvalidAddress}.
+ */
 export function hostOf(address: string): string {
   let url: URL;
   try {
@@ -21,7 +24,7 @@ export function hostOf(address: string): string {
   return `${url.hostname}:${port}`;
 }
 
-/** Sets a heartbeat of 10 seconds, unless the address has one. */
+/** Adds a heartbeat of 10 seconds to an address, unless it has one. */
 export function withHeartbeat(address: string): string {
   const url = new URL(address);
   if (!url.searchParams.has("heartbeat")) url.searchParams.set("heartbeat", "10");

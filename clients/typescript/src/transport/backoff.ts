@@ -1,7 +1,7 @@
 const FIRST_MS = 100;
 const LONGEST_MS = 5_000;
 
-/** The pauses between attempts: from 0.1 to 5 seconds, with jitter. */
+/** The pauses between attempts. They double from 0.1 to 5 seconds; jitter takes up to half off. */
 export class Backoff {
   #next = FIRST_MS;
 
@@ -12,7 +12,7 @@ export class Backoff {
     return pause;
   }
 
-  /** What an attempt opened worked for this long. If that was long, the pauses begin anew. */
+  /** An attempt and what it opened lasted this long. From 5 seconds on, the pauses begin anew. */
   workedFor(ms: number): void {
     if (ms >= LONGEST_MS) this.#next = FIRST_MS;
   }

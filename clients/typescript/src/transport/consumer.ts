@@ -32,7 +32,7 @@ export class Delivery implements Incoming {
     this.#settle(() => this.#channel.ack(this.#message));
   }
 
-  /** Rejects the message without requeue, so that a dead-letter queue keeps it. */
+  /** Rejects the message without requeue. It is lost unless its queue has a dead-letter exchange. */
   reject(): void {
     this.#settle(() => this.#channel.reject(this.#message, false));
   }
@@ -48,7 +48,7 @@ export class Delivery implements Incoming {
   }
 }
 
-/** Begins to consume. If the broker cancels the consumer, the channel is closed. */
+/** Begins to consume. Returns the consumer's tag. Closes the channel if the broker cancels it. */
 export async function consume(
   channel: Channel,
   queue: string,

@@ -9,12 +9,16 @@ export const MALFORMED_HEADER = "rpc-malformed";
 export const UNKNOWN_DEATHS_HEADER = "rpc-unknown-deaths";
 
 const DEATHS = Buffer.from("x-death");
-/** A longer history is not looked at. */
+/** A history of more bytes counts as unknown. */
 const MAX_DEATHS = 1024;
 /** The type of a frame with the properties of a message. */
 const FRAME_HEADER = 2;
 const FRAME_END = 0xce;
 const BASIC_CLASS = 60;
+/** The type, channel and size of a frame, before its payload. */
+const FRAME_HEAD = 7;
+/** The class, weight and body size, before the flags of the properties. */
+const CONTENT_HEAD = 12;
 const MAX_NESTING = 32;
 
 /**
@@ -22,18 +26,20 @@ const MAX_NESTING = 32;
  * properties. Otherwise returns the bytes as they are.
  */
 export function repairFirstFrame(received: Buffer): Buffer {
-  if (received.length < 7 || received[0] !== FRAME_HEADER) return received;
+  if (received.length < FRAME_HEAD || received[0] !== FRAME_HEADER) return received;
   const size = received.readUInt32BE(3);
-  if (received.length < 7 + size + 1 || size < 14) return received;
-  const payload = received.subarray(7, 7 + size);
+  const end = FRAME_HEAD + size;
+  if (received.length < end + 1 || size < CONTENT_HEAD + 2) return received;
+  const payload = received.subarray(FRAME_HEAD, end);
   if (payload.readUInt16BE(0) !== BASIC_CLASS) return received;
-  const properties = new PropertyReader(payload.subarray(12));
+  const properties = new PropertyReader(payload.subarray(CONTENT_HEAD));
   const problem = properties.check();
   if (problem === null) return received;
-  const repaired = Buffer.concat([payload.subarray(0, 12), properties.writeReplacement(problem)]);
-  const head = Buffer.from(received.subarray(0, 7));
+  const contentHead = payload.subarray(0, CONTENT_HEAD);
+  const repaired = Buffer.concat([contentHead, properties.writeReplacement(problem)]);
+  const head = Buffer.from(received.subarray(0, FRAME_HEAD));
   head.writeUInt32BE(repaired.length, 3);
-  return Buffer.concat([head, repaired, Buffer.of(FRAME_END), received.subarray(7 + size + 1)]);
+  return Buffer.concat([head, repaired, Buffer.of(FRAME_END), received.subarray(end + 1)]);
 }
 
 class Malformed extends Error {}
@@ -58,9 +64,8 @@ const SHORT_STRINGS: Readonly<Record<number, string>> = {
 const HEADERS_BIT = 13;
 const TIMESTAMP_BIT = 6;
 /**
- * The properties that replace malformed ones: content type, headers, correlation id, address, and
- * type. The headers are new, and of the old ones have only `x-death`. The others are kept if they
- * can be read.
+ * The properties that replace malformed ones: content type, headers, correlation id, `reply_to`,
+ * and type. Of the old headers, only `x-death` is kept. The other four are kept if they can be read.
  */
 const WRITTEN_BITS = [15, HEADERS_BIT, 10, 9, 5];
 
@@ -70,12 +75,12 @@ class PropertyReader {
   private readonly found = new Map<number, Buffer>();
   /** Behind the flags. */
   private offset = 2;
-  /** The field `x-death` of the headers, if there is one. */
+  /** The field `x-death` of the headers, if there is one. `unknown`: it cannot be read. */
   private deaths: Buffer | "unknown" | null = null;
 
   constructor(private readonly bytes: Buffer) {}
 
-  /** Reads all properties. Returns what is wrong with them, or `null`. */
+  /** Reads the properties. Returns the first thing that is wrong with them, or `null`. */
   check(): string | null {
     let problem: string | null = null;
     try {
@@ -121,7 +126,7 @@ class PropertyReader {
     return Buffer.concat([Buffer.of(flags >> 8, flags & 0xff), ...parts]);
   }
 
-  /** Reads the headers. Returns what is wrong with them, or `null`. */
+  /** Reads the headers, and `x-death` in them. Returns what is wrong with them, or `null`. */
   private headers(): string | null {
     const table = this.take(this.take(4).readUInt32BE());
     this.deaths = findDeaths(table);
@@ -160,7 +165,10 @@ function textField(name: string, text: string): Buffer {
   ]);
 }
 
-/** The field `x-death` of headers that may be malformed. `unknown`: it cannot be read. */
+/**
+ * The field `x-death` of headers that may be malformed, or `null` if there is none. `unknown`: it
+ * is too long, there twice, or cannot be read.
+ */
 function findDeaths(table: Buffer): Buffer | "unknown" | null {
   let found: Buffer | null = null;
   try {
@@ -195,7 +203,7 @@ function checkTable(table: Buffer, depth: number): void {
   }
 }
 
-/** The sizes of values in a table, by their types. The other types begin with their size. */
+/** The sizes of values in a table, by their types. Values of the other types begin with a size. */
 const FIXED_SIZES: Readonly<Record<string, number>> = {
   b: 1,
   B: 1,

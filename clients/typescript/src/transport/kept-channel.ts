@@ -22,10 +22,10 @@ export class KeptChannel implements LinkUser {
   readonly #backoff = new Backoff();
   #channel: ConfirmChannel | null = null;
   #isStopped = false;
-  /** The connection on which the channel is opened, which is lost once there is another one. */
+  /** The latest connection, which may be lost. The channel is opened on it. */
   #model: ChannelModel | null = null;
   #timer: NodeJS.Timeout | undefined;
-  /** Settles `open`, until the channel was open once. */
+  /** Settles the promise of `open`. `null` if nobody waits for it. */
   #first: { resolve: () => void; reject: (error: unknown) => void } | null = null;
 
   constructor(
@@ -45,7 +45,10 @@ export class KeptChannel implements LinkUser {
     return this.#channel;
   }
 
-  /** Opens the channel. Fails if the broker refuses what is declared; then nothing is kept. */
+  /**
+   * Opens the channel, and waits for that. Fails if the broker refuses what is declared. Then the channel
+   * is not opened again.
+   */
   async open(): Promise<void> {
     if (this.#link.isClosed) throw new Error("the connection is closed");
     const opened = new Promise<void>((resolve, reject) => (this.#first = { resolve, reject }));
@@ -53,7 +56,7 @@ export class KeptChannel implements LinkUser {
     await opened;
   }
 
-  /** Opens the channel as soon as there is a connection. */
+  /** Has the channel opened as soon as there is a connection, without waiting for that. */
   start(): void {
     this.#link.add(this);
   }
@@ -72,7 +75,7 @@ export class KeptChannel implements LinkUser {
     if (channel !== null) await within(2_000, channel.close()).catch(() => {});
   }
 
-  /** Tries once to open the channel on this connection. A failure leads to another attempt. */
+  /** Tries once to open the channel on this connection. A failure is retried, or fails `open`. */
   async #open(model: ChannelModel): Promise<void> {
     const begun = Date.now();
     let channel: ConfirmChannel;
@@ -98,7 +101,7 @@ export class KeptChannel implements LinkUser {
       // A broker that does not answer will not answer on this connection.
       if (error instanceof LimitExceeded) this.#link.replace(model);
       else await within(1_000, channel!?.close() ?? Promise.resolve()).catch(() => {});
-      // Only errors of the broker have a code. On a lost connection, they are no refusal.
+      // Only errors of the broker have a code. They are no refusal once there is another connection.
       const isRefusal = "code" in Object(error) && this.#model === model;
       if (this.#first !== null && isRefusal) {
         this.#isStopped = true;
@@ -120,7 +123,7 @@ export class KeptChannel implements LinkUser {
     this.#opened(channel);
   }
 
-  /** Tries again on the same connection. A new connection makes its own attempt. */
+  /** Tries again on the same connection after a pause. A new connection gets its own attempt. */
   #again(model: ChannelModel, error: unknown): void {
     if (this.#isStopped || this.#model !== model || !this.#link.isConnected) return;
     this.#log.line("warn", "a channel is opened again", {
@@ -135,7 +138,7 @@ export class KeptChannel implements LinkUser {
 
   #opened: (channel: Channel) => void = () => {};
 
-  /** Calls this whenever the channel has been opened. */
+  /** Sets the function that is called whenever the channel has been opened. */
   onOpen(opened: (channel: Channel) => void): void {
     this.#opened = opened;
   }

@@ -7,7 +7,7 @@ import { Backoff } from "./backoff.js";
 import { repairFirstFrame } from "./guard.js";
 import { sleep, within } from "./time.js";
 
-/** How long one attempt to connect, and each answer of the broker, may take. */
+/** How long one attempt to connect may take, with TLS and the login. */
 const CONNECT_LIMIT_MS = 10_000;
 
 /** What uses a connection to the broker. */
@@ -63,7 +63,7 @@ export class Link {
     return this.#stopped.signal.aborted;
   }
 
-  /** Tries once to connect. If that fails, the attempts go on unless the link is closed. */
+  /** Makes the first attempt to connect, and fails if it does. `close` ends further attempts. */
   async open(): Promise<void> {
     let failure: unknown = null;
     await new Promise<void>((resolve) => {
@@ -90,7 +90,7 @@ export class Link {
     if (this.#model !== null) destroy(this.#model);
   }
 
-  /** Closes this connection, because the broker does not answer in it. Another one is opened. */
+  /** Ends a connection in which the broker does not answer. Another one is opened. */
   replace(model: ChannelModel): void {
     if (this.#model === model) destroy(model);
   }
@@ -106,10 +106,10 @@ export class Link {
   }
 
   /**
-   * Connects again and again, until the link is closed. `first` is called with the outcome of each
-   * attempt, of which `open` takes the first.
+   * Connects again and again, until the link is closed. `report` is called with `null` for each
+   * connection, and with an error for each failure or loss. `open` waits for the first call.
    */
-  async #run(first: (error: unknown) => void): Promise<void> {
+  async #run(report: (error: unknown) => void): Promise<void> {
     const backoff = new Backoff();
     let reported: string | null = null;
     while (!this.isClosed) {
@@ -120,25 +120,25 @@ export class Link {
         await this.#serve(address, () => {
           this.#log.line("info", "connected to the broker", { host });
           reported = null;
-          first(null);
+          report(null);
         });
       } catch (error) {
         this.#lastError = error;
         const reason = messageOf(error);
-        // Each new reason is logged once.
+        // The same reason is not logged twice in a row.
         if (!this.isClosed && reason !== reported) {
           this.#log.line("warn", "no connection to the broker", { host, reason });
         }
         reported = reason;
-        first(new Error(`cannot connect to the broker at ${host}: ${reason}`, { cause: error }));
+        report(new Error(`cannot connect to the broker at ${host}: ${reason}`, { cause: error }));
       }
       backoff.workedFor(Date.now() - begun);
       if (!this.isClosed) await sleep(backoff.next(), this.#stopped.signal);
     }
-    first(new Error("the connection is closed"));
+    report(new Error("the connection is closed"));
   }
 
-  /** Connects, and returns or throws once the connection is lost. */
+  /** Connects, and waits until the connection ends. Throws unless the link was closed. */
   async #serve(address: string, connected: () => void): Promise<void> {
     const connecting = connect(withHeartbeat(address), {
       noDelay: true,

@@ -13,7 +13,7 @@ export interface Properties {
   readonly headers: Headers;
 }
 
-/** The headers of a message. Those that this library writes are text. */
+/** The headers of a message. Those that this library adds are text. */
 export type Headers = Readonly<Record<string, unknown>>;
 
 /** A message to publish. */
@@ -42,13 +42,13 @@ export function header(headers: Headers, name: string): string | undefined {
   return textOf(headers[name]);
 }
 
-/** A value of a header as text. */
+/** A value of a header as text. `undefined`: neither text, a number nor a boolean. */
 export function textOf(value: unknown): string | undefined {
   if (typeof value === "string") return value;
   return typeof value === "number" || typeof value === "boolean" ? String(value) : undefined;
 }
 
-/** A header that is an unsigned decimal number that fits into a JavaScript number. */
+/** A header that is an unsigned decimal number. Larger ones count as `MAX_SAFE_INTEGER`. */
 export function numberHeader(headers: Headers, name: string): number | undefined {
   const text = header(headers, name);
   if (text === undefined || !/^\d{1,20}$/.test(text)) return undefined;

@@ -10,11 +10,14 @@ import { MAX_TIMER_MS } from "./time.js";
 /** What became of a message. */
 export type Outcome =
   | { readonly kind: "confirmed" }
-  /** The queue does not exist. */
+  /** There is no such queue, or none that is bound with the routing key. */
   | { readonly kind: "returned" }
   /** A negative confirm: a queue did not take it. */
   | { readonly kind: "refused" }
-  /** The channel or the connection was lost before the confirm. */
+  /**
+   * The channel or the connection was lost before the confirm, or none came in time. `byBroker`:
+   * the broker closed it with an error.
+   */
   | { readonly kind: "lost"; readonly reason: string; readonly byBroker: boolean }
   /** The message was not written, and will not be. */
   | { readonly kind: "unsent"; readonly reason: string };
@@ -51,9 +54,9 @@ interface Waiting {
   readonly done: (outcome: Outcome) => void;
 }
 
-/** A published message that is not settled yet. */
+/** A message that was passed to `publish`. */
 export interface Publication {
-  /** Takes the message back. Returns whether it was not written. */
+  /** Drops the message, without `done`, if it still waits. Returns whether it did. */
   withdraw(): boolean;
 }
 
@@ -79,7 +82,7 @@ export class Publisher implements LinkUser {
    * message before it confirms it.
    */
   #mandatory = new Map<string, { isReturned: boolean }>();
-  /** The error with which the broker closed the channel, until the next one is open. */
+  /** The error with which the channel was closed, until the next one is open. */
   #reason: Error | null = null;
   #isClosed = false;
 
@@ -128,8 +131,9 @@ export class Publisher implements LinkUser {
   }
 
   /**
-   * Publishes a message as soon as that is possible. `make` is called then, and returns `null` if
-   * the message is no longer wanted. `written` is called next, and at last `done`.
+   * Publishes a message as soon as that is possible. `make` is called then, and again if the channel
+   * was just closing. If it returns `null`, the message is dropped without `done`. `written` is
+   * called next, unless the message cannot be written, and at last `done`.
    */
   publish(
     make: () => Outgoing | null,
@@ -146,7 +150,10 @@ export class Publisher implements LinkUser {
     return { withdraw: () => this.#waiting.delete(waiting) };
   }
 
-  /** Publishes a message, and waits for at most `limitMs` for what becomes of it. */
+  /**
+   * Publishes a message, and waits for at most `limitMs` for what becomes of it. After that, it is
+   * `unsent` if it still waits, and `lost` if it was written.
+   */
   send(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
     return new Promise((resolve) => {
       const publication = this.publish(
@@ -183,7 +190,7 @@ export class Publisher implements LinkUser {
     }
   }
 
-  /** Writes a message. Returns whether it is done with: if not, the channel is just closing. */
+  /** Writes a message. Returns `false` if the channel is just closing, so that it was not written. */
   #write(channel: ConfirmChannel, outgoing: Outgoing, { written, done }: Waiting): boolean {
     const token = outgoing.mandatory ? tokenOf(outgoing.properties) : undefined;
     const state = { isReturned: false };

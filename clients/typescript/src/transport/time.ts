@@ -3,7 +3,7 @@ export class LimitExceeded extends Error {
   override readonly name = "LimitExceeded";
 }
 
-/** Waits for a promise, but not for longer than the limit. */
+/** Waits for a promise, but not for longer than the limit. Throws {@link LimitExceeded} then. */
 export async function within<T>(ms: number, promise: PromiseLike<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const limit = new Promise<never>((_, reject) => {
