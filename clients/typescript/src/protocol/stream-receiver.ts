@@ -161,8 +161,8 @@ export class StreamReceiver<R> {
   }
 
   /**
-   * Grants more credit if the reader has taken half of the window. Returns the new credit, or `null`
-   * if nothing is granted.
+   * Grants more credit if the reader has taken half of the window. Returns the new credit, or
+   * `null` if nothing is granted.
    */
   grant(): Credit | null {
     const { items, bytes } = this.#consumed;

@@ -32,7 +32,7 @@ export class Delivery implements Incoming {
     this.#settle(() => this.#channel.ack(this.#message));
   }
 
-  /** Rejects the message without requeue. It is lost unless its queue has a dead-letter exchange. */
+  /** Rejects the message without requeue. Only a dead-letter exchange of its queue keeps it. */
   reject(): void {
     this.#settle(() => this.#channel.reject(this.#message, false));
   }

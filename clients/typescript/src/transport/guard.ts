@@ -15,10 +15,10 @@ const MAX_DEATHS = 1024;
 const FRAME_HEADER = 2;
 const FRAME_END = 0xce;
 const BASIC_CLASS = 60;
-/** The type, channel and size of a frame, before its payload. */
-const FRAME_HEAD = 7;
-/** The class, weight and body size, before the flags of the properties. */
-const CONTENT_HEAD = 12;
+/** The bytes of a frame before its payload: type, channel and size. */
+const FRAME_PREFIX = 7;
+/** The bytes of a payload before the properties: class, weight and body size. */
+const CONTENT_PREFIX = 12;
 const MAX_NESTING = 32;
 
 /**
@@ -26,18 +26,18 @@ const MAX_NESTING = 32;
  * properties. Otherwise returns the bytes as they are.
  */
 export function repairFirstFrame(received: Buffer): Buffer {
-  if (received.length < FRAME_HEAD || received[0] !== FRAME_HEADER) return received;
+  if (received.length < FRAME_PREFIX || received[0] !== FRAME_HEADER) return received;
   const size = received.readUInt32BE(3);
-  const end = FRAME_HEAD + size;
-  if (received.length < end + 1 || size < CONTENT_HEAD + 2) return received;
-  const payload = received.subarray(FRAME_HEAD, end);
+  const end = FRAME_PREFIX + size;
+  if (received.length < end + 1 || size < CONTENT_PREFIX + 2) return received;
+  const payload = received.subarray(FRAME_PREFIX, end);
   if (payload.readUInt16BE(0) !== BASIC_CLASS) return received;
-  const properties = new PropertyReader(payload.subarray(CONTENT_HEAD));
+  const properties = new PropertyReader(payload.subarray(CONTENT_PREFIX));
   const problem = properties.check();
   if (problem === null) return received;
-  const contentHead = payload.subarray(0, CONTENT_HEAD);
-  const repaired = Buffer.concat([contentHead, properties.writeReplacement(problem)]);
-  const head = Buffer.from(received.subarray(0, FRAME_HEAD));
+  const contentPrefix = payload.subarray(0, CONTENT_PREFIX);
+  const repaired = Buffer.concat([contentPrefix, properties.writeReplacement(problem)]);
+  const head = Buffer.from(received.subarray(0, FRAME_PREFIX));
   head.writeUInt32BE(repaired.length, 3);
   return Buffer.concat([head, repaired, Buffer.of(FRAME_END), received.subarray(end + 1)]);
 }
@@ -65,7 +65,8 @@ const HEADERS_BIT = 13;
 const TIMESTAMP_BIT = 6;
 /**
  * The properties that replace malformed ones: content type, headers, correlation id, `reply_to`,
- * and type. Of the old headers, only `x-death` is kept. The other four are kept if they can be read.
+ * and type. Of the old headers, only `x-death` is kept, and the others of these properties if they
+ * can be read.
  */
 const WRITTEN_BITS = [15, HEADERS_BIT, 10, 9, 5];
 

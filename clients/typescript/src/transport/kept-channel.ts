@@ -46,8 +46,8 @@ export class KeptChannel implements LinkUser {
   }
 
   /**
-   * Opens the channel, and waits for that. Fails if the broker refuses what is declared. Then the channel
-   * is not opened again.
+   * Opens the channel, and waits for that. Fails if the broker refuses what is declared. Then the
+   * channel is not opened again.
    */
   async open(): Promise<void> {
     if (this.#link.isClosed) throw new Error("the connection is closed");
@@ -101,7 +101,7 @@ export class KeptChannel implements LinkUser {
       // A broker that does not answer will not answer on this connection.
       if (error instanceof LimitExceeded) this.#link.replace(model);
       else await within(1_000, channel!?.close() ?? Promise.resolve()).catch(() => {});
-      // Only errors of the broker have a code. They are no refusal once there is another connection.
+      // Only errors of the broker have a code. One of an earlier connection is no refusal.
       const isRefusal = "code" in Object(error) && this.#model === model;
       if (this.#first !== null && isRefusal) {
         this.#isStopped = true;

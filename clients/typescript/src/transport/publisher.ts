@@ -131,9 +131,9 @@ export class Publisher implements LinkUser {
   }
 
   /**
-   * Publishes a message as soon as that is possible. `make` is called then, and again if the channel
-   * was just closing. If it returns `null`, the message is dropped without `done`. `written` is
-   * called next, unless the message cannot be written, and at last `done`.
+   * Publishes a message as soon as that is possible. `make` is called then, and again if the
+   * channel was just closing. If it returns `null`, the message is dropped without `done`.
+   * `written` is called next, unless the message cannot be written, and at last `done`.
    */
   publish(
     make: () => Outgoing | null,
@@ -190,7 +190,7 @@ export class Publisher implements LinkUser {
     }
   }
 
-  /** Writes a message. Returns `false` if the channel is just closing, so that it was not written. */
+  /** Writes a message. Returns `false` if it must be written to the next channel. */
   #write(channel: ConfirmChannel, outgoing: Outgoing, { written, done }: Waiting): boolean {
     const token = outgoing.mandatory ? tokenOf(outgoing.properties) : undefined;
     const state = { isReturned: false };

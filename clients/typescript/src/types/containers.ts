@@ -114,16 +114,16 @@ export function map<K, V>(key: Type<K>, value: Type<V>): Type<Map<K, V>> {
   };
 }
 
-/** Converts the key or the value of an entry. An error names the key. */
-function inEntry<A, B>(key: string, item: A, convertOne: (item: A) => B): B {
+/** Converts the key or the value of an entry. An error has the label in its path. */
+function inEntry<A, B>(label: string, item: A, convertOne: (item: A) => B): B {
   try {
     return convertOne(item);
   } catch (error) {
-    throw within(error, `[${JSON.stringify(key)}]`);
+    throw within(error, `[${JSON.stringify(label)}]`);
   }
 }
 
-/** A type that is declared later, or contains itself. */
+/** A type that is declared later, or contains itself. It has no `missing` and no `text`. */
 export function lazy<T>(get: () => Type<T>): Type<T> {
   return {
     toPlain: (value) => get().toPlain(value),

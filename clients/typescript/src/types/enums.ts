@@ -169,7 +169,7 @@ function finder(variants: Variants) {
   };
 }
 
-/** Converts the content of a variant. An error names the variant. */
+/** Converts the content of a variant. An error has the name, of variant or field, in its path. */
 function inVariant<T>(name: string, convert: () => T): T {
   try {
     return convert();

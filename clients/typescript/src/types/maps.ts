@@ -1,4 +1,4 @@
-/** Whether a plain value is a map: a `Map`, or an object that is nothing else. */
+/** Whether a plain value is a map: any object but an array and a `Uint8Array`. */
 export function isMap(plain: unknown): plain is Map<unknown, unknown> | Record<string, unknown> {
   return (
     typeof plain === "object" &&
@@ -24,7 +24,7 @@ export function valueOf(
   return Object.hasOwn(map, key) ? map[key] : undefined;
 }
 
-/** A map without one of its keys. */
+/** A copy of a map without one of its keys. */
 export function without(
   map: Map<unknown, unknown> | Record<string, unknown>,
   key: string,

@@ -6,7 +6,7 @@ function checkBoolean(value: unknown): boolean {
   return value;
 }
 
-/** Reads a number or a boolean in plain text. As in Rust, white space around it is ignored. */
+/** Lets a parser of numbers or booleans ignore white space around the text, as Rust does. */
 function trimmed<T>(parse: (text: string) => T): (text: string) => T {
   return (text) => parse(text.trim());
 }
@@ -67,7 +67,7 @@ function parseFloating(text: string): number {
   return sign === "-" ? -Infinity : Infinity;
 }
 
-/** Writes a float as Rust does: the shortest number that is read as this value, in full. */
+/** Writes a float as Rust does: the shortest number that is read as this value. No exponent. */
 function formatFloating(value: number, shortest: (value: number) => string): string {
   if (Object.is(value, -0)) return "-0";
   if (!Number.isFinite(value)) return String(value).replace("Infinity", "inf");
@@ -75,8 +75,8 @@ function formatFloating(value: number, shortest: (value: number) => string): str
 }
 
 /**
- * A number, perhaps with an exponent, whose nearest value in 32 bits is this one. The shortest, except
- * for a few powers of two, of which Rust writes one digit less.
+ * A number, perhaps with an exponent, whose nearest value in 32 bits is this one. It is the
+ * shortest, except for a few powers of two, of which Rust writes one digit less.
  */
 function shortestOf32Bits(value: number): string {
   for (let digits = 1; digits < 9; digits++) {
@@ -87,7 +87,7 @@ function shortestOf32Bits(value: number): string {
   return String(Number(value.toPrecision(9)));
 }
 
-/** Writes a number without an exponent. */
+/** Rewrites a decimal number without its exponent. */
 function inFull(text: string): string {
   const [, sign, whole, fraction = "", exponent] =
     /^(-?)(\d+)(?:\.(\d+))?e([+-]\d+)$/.exec(text) ?? [];
@@ -100,8 +100,8 @@ function inFull(text: string): string {
 }
 
 /**
- * `round` returns the nearest value of the type, and `shortest` the shortest number that is rounded
- * to such a value.
+ * A type of floats. `round` returns the nearest value of the type, and `shortest` the shortest
+ * number that is rounded to a given one.
  */
 function float(
   round: (value: number) => number,
@@ -119,12 +119,13 @@ function float(
 
 /**
  * `f32`. In JSON and plain text, peers write the shortest decimal number that is nearest to the
- * value in 32 bits. In 64 bits, that number is another one, so it is rounded.
+ * value in 32 bits. Read with 64 bits, that number is not the value, so it is rounded.
  */
 export const f32: Type<number> = float(Math.fround, shortestOf32Bits);
 /** `f64` */
 export const f64: Type<number> = float((value) => value, String);
 
+/** A type of integers that are numbers in TypeScript. */
 function small(min: number, max: number): Type<number> {
   const expected = `an integer from ${min} to ${max}`;
   const check = (value: unknown): number => {
@@ -158,6 +159,7 @@ export const u32: Type<number> = small(0, 2 ** 32 - 1);
 
 const INTEGER = /^[+-]?\d{1,40}$/;
 
+/** A type of integers that are bigints in TypeScript. */
 function large(min: bigint, max: bigint): Type<bigint> {
   const expected = `an integer from ${min} to ${max}`;
   const limit = (value: bigint): bigint => {
@@ -181,7 +183,7 @@ function large(min: bigint, max: bigint): Type<bigint> {
   return { toPlain, fromPlain, text: { parse: trimmed(parse), format: String } };
 }
 
-/** Integers of 128 bits are decimal text in MessagePack; their 16 bytes are accepted too. */
+/** Integers of 128 bits are decimal text in MessagePack. 16 big-endian bytes are accepted too. */
 function wide(bits: bigint, isSigned: boolean): Type<bigint> {
   const inner = isSigned
     ? large(-(1n << (bits - 1n)), (1n << (bits - 1n)) - 1n)
@@ -224,7 +226,7 @@ export const bytes: Type<Uint8Array> = {
   },
 };
 
-/** `()`, and a struct without fields. */
+/** `()`, and `struct Name;`. */
 export const unit: Type<null> = {
   toPlain: (value) => {
     if (value !== null) throw mismatch("nothing", value);

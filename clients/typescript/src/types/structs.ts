@@ -30,7 +30,7 @@ export function optional<T>(type: Type<T>): OptionalField<T> {
 /** Other names that a field is read from, by its own name. */
 export type Aliases = Readonly<Record<string, readonly string[]>>;
 
-/** A struct, or the arguments of a method. Unknown fields are skipped. */
+/** A struct, or the arguments of a method. Skips unknown fields, and reads arrays by position. */
 export function struct<F extends Fields>(fields: F, aliases: Aliases = {}): Type<StructOf<F>> {
   const othersOf = (name: string) => (Object.hasOwn(aliases, name) ? aliases[name]! : []);
   const all = Object.entries(fields).map(([name, field]) => {

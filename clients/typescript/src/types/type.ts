@@ -2,7 +2,7 @@
  * How values of one type become plain values, and back.
  *
  * A plain value is what a codec reads and writes: `null`, booleans, numbers, bigints, strings,
- * `Uint8Array`, arrays, and maps as objects or `Map`s.
+ * `Uint8Array`, arrays, and maps as objects or `Map`s. It also writes `Wide`.
  */
 export interface Type<T> {
   /** Checks a value and converts it. Throws a {@link ValueError}. */
@@ -27,7 +27,7 @@ export type TypeOf<D> = D extends Type<infer T> ? T : never;
 /** Shows a computed object type as one object. */
 export type Simplify<T> = { [K in keyof T]: T[K] } & {};
 
-/** A value that its type does not allow. The message begins with the path to it. */
+/** A value that its type or codec does not allow. The message begins with the path, if any. */
 export class ValueError extends Error {
   override readonly name = "ValueError";
   /** The way to the value, such as `users[3].age`. Empty for the whole value. */

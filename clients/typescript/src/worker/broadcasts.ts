@@ -10,12 +10,12 @@ import { RunningMethod } from "./running.js";
 
 const MAX_RUNNING = 16;
 const MAX_WAITING = 32;
-/** A reply is given up so long after the caller's time limit. */
+/** How long a reply may take after the caller's time limit, and a refusal in all. */
 const GIVE_UP_MS = 30_000;
 
 type Run = Extract<Decision<ServedMethod>, { kind: "run" }>;
 
-/** Runs a method without a stream, for a decision of a queue or of a broadcast. */
+/** Runs the method of a broadcast. Returns its reply, or `null` if nobody waits for it. */
 export type Invoke = (
   decision: Run,
   delivery: Delivery,
@@ -43,7 +43,7 @@ export class Broadcasts {
     this.#parts = parts;
   }
 
-  /** Runs a broadcast as soon as there is room, or refuses it. */
+  /** Runs a broadcast as soon as there is room, or refuses it. Ignores a forbidden one. */
   handle(delivery: Delivery, decision: Decision<ServedMethod>): void {
     if (decision.kind === "forbidden") return;
     const { replyTo, codec } = decision;

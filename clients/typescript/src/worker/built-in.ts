@@ -35,7 +35,7 @@ export const BuiltInAnswer: Type<BuiltInAnswer> = {
   text: { parse: (text) => ({ plain: null, text }), format: ({ text }) => text },
 };
 
-/** The built-in methods of one queue. They are not counted. */
+/** The built-in methods of one queue. `rpc.stats` does not list them. */
 export function builtInMethods(identity: Identity, queue: () => ServedQueue): ServedMethod[] {
   return NAMES.map((name) => ({
     service: "rpc",

@@ -12,15 +12,16 @@ export interface Context {
   readonly appId: string | null;
   /** The caller's RabbitMQ user, if the broker vouches for it. */
   readonly userId: string | null;
-  /** Whether the request was delivered before. */
+  /** Whether the broker says that it delivered this message before. A copy is another message. */
   readonly isRedelivered: boolean;
   /** The number of the attempt, from 1. Only jobs have more than one. */
   readonly attempt: number;
   /** How many milliseconds the caller still waits. `null`: there is no limit. */
   readonly timeLeftMs: number | null;
   /**
-   * Aborted once nobody waits for the method any more. Methods that may be cancelled are also
-   * abandoned then: what they return is ignored.
+   * Aborted once nobody waits for the method any more (a second after a deadline), or the server
+   * ends it because it stops. What a method returns then is ignored if the server stops, or if the
+   * method may be cancelled.
    */
   readonly signal: AbortSignal;
 }

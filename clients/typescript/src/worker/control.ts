@@ -46,7 +46,7 @@ export interface ControlParts {
   readonly identity: Identity;
   readonly describesItself: boolean;
   readonly queues: readonly ServedQueue[];
-  /** The broadcasts of each queue. */
+  /** The broadcast methods of each request queue. */
   readonly broadcasts: ReadonlyMap<string, MethodTable<ServedMethod>>;
   readonly rules: Rules;
   readonly replies: ReplySender;
@@ -151,7 +151,7 @@ export class Control {
     }
   }
 
-  /** Answers a question to all workers or to this one, or runs a broadcast. */
+  /** Answers a request for a built-in method to all workers or to this one, or runs a broadcast. */
   #request(delivery: Delivery): void {
     const { identity, broadcasts, rules, broadcastRuns } = this.#parts;
     const isQuestion = delivery.routingKey === DISCOVERY_KEY || delivery.routingKey === identity.id;
@@ -161,7 +161,7 @@ export class Control {
     broadcastRuns.handle(delivery, decide(delivery, table, rules));
   }
 
-  /** Answers a question if it can be read and its address may be answered. */
+  /** Answers if the worker describes itself, and the request is readable and has a reply address. */
   #answer(delivery: Delivery): void {
     const { identity, describesItself, queues, replies, rules } = this.#parts;
     const { replyTo, type, correlationId, contentType } = delivery.properties;

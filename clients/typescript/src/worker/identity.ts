@@ -35,20 +35,20 @@ export class Identity {
     };
   }
 
-  /** The header of workers that do not describe themselves. */
+  /** The header `rpc-worker` with the id alone. */
   get idHeader(): string {
     return JSON.stringify({ id: this.id });
   }
 
   /**
-   * The header of the next stream's messages. If a request is delivered to this worker again, its
-   * caller can tell the runs apart.
+   * The header `rpc-worker` of the next stream's messages. If a request is delivered to this worker
+   * again, its caller can tell the runs apart.
    */
   nextRunHeader(): string {
     return JSON.stringify({ id: this.id, run: ++this.#lastRun });
   }
 
-  /** The header of answers to broadcasts. */
+  /** The header `rpc-worker` of replies to broadcasts: the description, or the id if it is long. */
   get header(): string {
     const text = JSON.stringify(this.describe());
     return Buffer.byteLength(text) <= MAX_HEADER ? text : this.idHeader;

@@ -10,12 +10,12 @@ import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
 import type { ReplySender } from "./reply-sender.js";
 import type { RunningMethod } from "./running.js";
 
-/** A caller that has sent nothing for so long is gone, and its method is cancelled. */
+/** The method of a caller that was silent this long is cancelled. Its stream breaks off before. */
 const GONE_MS = 32_000;
 const CHECK_MS = 1_000;
 const SEND_LIMIT_MS = 16_000;
 
-/** What the worker answers a stream with. */
+/** What the worker answers the caller of a stream with. */
 export interface IncomingParts {
   readonly replies: ReplySender;
   readonly replyTo: ReplyTo;
@@ -24,7 +24,7 @@ export interface IncomingParts {
   readonly runHeader: string;
   /** Whether the caller cannot be heard, because the worker's queue for items is lost. */
   readonly isDeaf: () => boolean;
-  /** The broker has confirmed the first message. */
+  /** Called for each message to the caller that the broker has confirmed. */
   readonly begun: () => void;
 }
 
@@ -90,7 +90,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     this.#grantIfNews();
   }
 
-  /** The caller broke the protocol. */
+  /** Breaks the stream off: the method gets this error after the items that have arrived. */
   fail(error: string): void {
     this.#inbox.fail(error);
     this.#wake();
@@ -112,6 +112,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     this.#wake();
   }
 
+  /** Decodes an item. The stream breaks off at one that cannot be read. */
   #decode(item: Uint8Array): unknown {
     try {
       return decodeValue(this.#parts.codec, this.#parts.method.incoming!, item);
@@ -126,7 +127,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
     this.#reader = null;
   }
 
-  /** Ends the method of a silent caller, and sends grants that are due. */
+  /** Breaks off the stream of a silent caller, ends its method later, and sends due grants. */
   #check(): void {
     if (this.#isOver) return;
     const now = performance.now();
@@ -161,7 +162,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
       if (kind === "confirmed") begun();
       // The caller's reply queue does not exist: nobody waits for the method.
       else if (kind === "returned") this.#running.end("cancelled");
-      // Lost. The next grant says all of it again.
+      // Not confirmed. The next grant says all of it again.
       else if (!this.#isOver) this.#toldAt = -Infinity;
     });
   }

@@ -10,7 +10,7 @@ import { ValueError } from "../types/type.js";
 export interface MethodReply {
   readonly kind: "result" | "error" | "fault";
   readonly body: Buffer;
-  /** Of faults. */
+  /** `null` unless the kind is `fault`. */
   readonly fault: FaultReply | null;
 }
 
@@ -45,7 +45,7 @@ export function readArguments(method: AnyMethod, codec: Codec, body: Buffer): un
   }
 }
 
-/** Encodes what a method returned. */
+/** Encodes what a method returned, or a fault if that cannot be sent. */
 export function resultReply(
   method: AnyMethod,
   codec: Codec,
@@ -54,7 +54,7 @@ export function resultReply(
 ): MethodReply {
   let body: Buffer;
   try {
-    // A one-way method that is called is answered with the empty value.
+    // A one-way method whose request wants a reply is answered with the empty value.
     body = method.oneway
       ? encodeValue(codec, { toPlain: () => null, fromPlain: () => null }, null)
       : encodeValue(codec, method.result, value);
@@ -67,7 +67,7 @@ export function resultReply(
   return limited({ kind: "result", body, fault: null }, codec, maxBytes);
 }
 
-/** Encodes what a method threw. */
+/** Encodes what a method threw: its own error if that can be sent, or else a fault. */
 export function thrownReply(
   method: AnyMethod,
   codec: Codec,
@@ -90,6 +90,7 @@ export function thrownReply(
   }
 }
 
+/** Replaces a reply that is too large by a fault. */
 function limited(reply: MethodReply, codec: Codec, maxBytes: number): MethodReply {
   const size = reply.body.length;
   if (size <= maxBytes) return reply;

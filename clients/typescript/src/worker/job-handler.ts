@@ -22,8 +22,8 @@ export class JobHandler {
   }
 
   /**
-   * Moves a job that must still wait, or that comes back, and calls `done` once that is certain.
-   * Returns whether it may run now.
+   * Returns whether a job may run now, perhaps after a short wait. Otherwise moves it, and calls
+   * `done` once the broker has the copy; not at all if the worker stops before.
    */
   async arrive(delivery: Delivery, done: () => void): Promise<boolean> {
     const arrival = arriveJob(delivery, this.#rules);
@@ -48,8 +48,8 @@ export class JobHandler {
   }
 
   /**
-   * Moves a job that failed, and calls `done` once that is certain. Also takes a one-way request
-   * that was refused: without a method, it is not retried.
+   * Moves a job that failed, and calls `done` like `arrive`. `method` is `null` for a one-way
+   * request that was refused, which is not retried.
    */
   async fail(
     delivery: Delivery,

@@ -15,8 +15,9 @@ import type { Outcome, Publisher } from "../transport/publisher.js";
 
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 30_000;
-/** A queue that confirms nothing for so long is reported. */
+/** An attempt that is not confirmed for this long has failed. */
 const CONFIRM_LIMIT_MS = 30_000;
+/** Attempts that fail after this long are logged as errors. */
 const STUCK_FOR_LONG_MS = 5 * 60_000;
 
 /** A queue to which a job is moved, and what is left of its delay when it comes back from there. */
@@ -26,7 +27,7 @@ interface Hop {
   readonly rest: number;
 }
 
-/** Publishes copies of jobs to other queues. The original is settled once a copy is confirmed. */
+/** Publishes copies of jobs. Once one is confirmed, calls `done`, which settles the original. */
 export class JobMover {
   readonly #queue: string;
   readonly #publisher: Publisher;
@@ -48,7 +49,7 @@ export class JobMover {
     this.#log = log;
   }
 
-  /** The job waits, and comes back. */
+  /** The job waits in a retry queue, and comes back. */
   async toRetry(
     delivery: Delivery,
     headers: JobHeaders,
@@ -59,7 +60,7 @@ export class JobMover {
     await this.#move(delivery, headers, { to: wait, rest }, null, done);
   }
 
-  /** The job is given up. If the dead-letter queue does not take it, it comes back. */
+  /** The job is given up. If the dead-letter queue does not take it, it waits and comes back. */
   async toDeadLetters(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
     const fallback = { to: DEAD_LETTER_WAIT_MS, rest: 0 };
     await this.#move(delivery, headers, { to: "dead", rest: 0 }, fallback, done);
@@ -73,7 +74,7 @@ export class JobMover {
 
   /**
    * Publishes copies until a queue has taken one, and calls `done` then. Tries the fallback after
-   * each failure. Gives up once the worker stops.
+   * each failure. Returns without `done` once the worker stops.
    */
   async #move(
     delivery: Delivery,
@@ -119,6 +120,10 @@ export class JobMover {
     return this.#publisher.send(copy, CONFIRM_LIMIT_MS);
   }
 
+  /**
+   * `isDead`: the job is given up. `isGivenUp`: it is also marked so, to go on to the dead-letter
+   * queue when it comes back.
+   */
   #copy(
     { properties, body }: Delivery,
     headers: JobHeaders,

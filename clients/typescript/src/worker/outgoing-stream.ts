@@ -27,7 +27,7 @@ export interface StreamParts {
   readonly method: AnyMethod;
   readonly runHeader: string;
   readonly maxBytes: number;
-  /** The broker has confirmed the first message. */
+  /** Called for each message of items that the broker has confirmed. */
   readonly begun: () => void;
   /** What the caller is answered if the method throws. */
   readonly thrown: (error: unknown) => MethodReply;
@@ -44,7 +44,7 @@ export class OutgoingStream {
   /** Wakes what waits in `#until`. */
   #changed: (() => void) | null = null;
   #isScheduled = false;
-  /** How the caller was lost: its queue does not exist, or it grants nothing any more. */
+  /** How the caller was lost: its queue takes no message, or it grants nothing any more. */
   #lost: "gone" | "abandoned" | null = null;
 
   constructor(parts: StreamParts, running: RunningMethod, credit: Credit) {
@@ -53,7 +53,7 @@ export class OutgoingStream {
     this.#sender = new StreamSender(credit);
   }
 
-  /** How many items the stream has. */
+  /** How many items the method has made so far. */
   get count(): number {
     return this.#sender.count;
   }
@@ -116,7 +116,7 @@ export class OutgoingStream {
     return this.#running.ended !== null || this.#lost !== null;
   }
 
-  /** The reply to a caller that was lost, which is `null` if its queue does not exist. */
+  /** The reply to a caller that was lost, or `null` if its queue takes no message. */
   #lostEnd(): MethodReply | null {
     if (this.#lost !== "abandoned") return null;
     return faultReply(this.#parts.codec, fault("abandoned", "the caller grants no credit"));
@@ -138,7 +138,10 @@ export class OutgoingStream {
     return null;
   }
 
-  /** Waits until the broker has all items. Returns the reply that ends the stream. */
+  /**
+   * Waits until the broker has all items, or the method is ended. Returns the reply that ends the
+   * stream, or `null` if nobody reads it.
+   */
   async #endWith(reply: MethodReply): Promise<MethodReply | null> {
     this.#flush();
     await this.#until(() => this.#unconfirmed === 0);
@@ -178,7 +181,7 @@ export class OutgoingStream {
     }
   }
 
-  /** Publishes a message until the broker has it, or the caller counts as gone. */
+  /** Publishes a message until the broker has it, the caller is lost, or the method is ended. */
   async #publish(message: ItemsBody): Promise<void> {
     const { replies, replyTo, runHeader, begun } = this.#parts;
     const headers = { [WORKER_HEADER]: runHeader, [COPY_HEADER]: newCopyToken() };
@@ -208,7 +211,7 @@ export class OutgoingStream {
     }
   }
 
-  /** Shows the caller that the worker is there, and asks it for a grant. */
+  /** Asks the caller for a grant if nothing was sent for a while. Ends a stream without answers. */
   #keepAlive(): void {
     if (performance.now() - this.#sentAt < KEEP_ALIVE_MS || this.#hasEnded) return;
     const message = this.#sender.keepAlive();
@@ -223,7 +226,7 @@ export class OutgoingStream {
 /** What the items of a stream are collected with. */
 export type CollectParts = Pick<StreamParts, "method" | "codec" | "maxBytes" | "thrown">;
 
-/** All items in one reply, for callers that grant no credit. */
+/** Puts all items into one reply, for callers that grant no credit. `null`: it was cancelled. */
 export async function collect(
   items: Items<unknown>,
   { method, codec, maxBytes, thrown }: CollectParts,
@@ -273,7 +276,7 @@ function iteratorOf(items: Items<unknown>): AsyncIterator<unknown> | Iterator<un
   return Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
 }
 
-/** Without waiting: the method may be busy for as long as it likes. */
+/** Closes an iterator without waiting: the method may be busy for as long as it likes. */
 function closeIterator(iterator: AsyncIterator<unknown> | Iterator<unknown>): void {
   void Promise.resolve()
     .then(() => iterator.return?.())

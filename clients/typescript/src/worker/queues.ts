@@ -17,7 +17,7 @@ function typeOf(options: QueueOptions): "quorum" | "classic" {
   return options.quorum ? "quorum" : "classic";
 }
 
-/** After so many deliveries, a request is not run again. */
+/** The deliveries after which a request is not run again. A negative limit is none. */
 export function maxDeliveriesOf(options: QueueOptions): number {
   const limit = options.arguments?.["x-delivery-limit"];
   if (typeof limit !== "number") return 20;
@@ -63,6 +63,7 @@ export async function declareRetry(
   await declare(channel, `${queue}.retry.${waitMs}`, own, options);
 }
 
+/** Declares a durable queue, or only checks that it exists. */
 async function declare(
   channel: Channel,
   queue: string,
@@ -73,7 +74,7 @@ async function declare(
   else await channel.assertQueue(queue, { durable: true, arguments: args });
 }
 
-/** Declares a queue that ends with its connection, for messages of the control exchange. */
+/** Declares a queue that ends with its consumer, for messages of the control exchange. */
 export async function declareControl(
   channel: ConfirmChannel,
   queue: string,

@@ -44,7 +44,10 @@ export class ReplySender {
     this.#publisher.start();
   }
 
-  /** Sends a reply until the broker has confirmed or refused it, for at most `limitMs`. */
+  /**
+   * Sends a reply until the broker has confirmed or refused it, for at most `limitMs`. Returns
+   * `unsent` after that, and `refused` also if the reply has closed too many channels.
+   */
   async reply(replyTo: ReplyTo, reply: OutgoingReply, limitMs: number): Promise<Outcome["kind"]> {
     const outgoing = this.outgoing(replyTo, reply, false);
     const until = performance.now() + limitMs;

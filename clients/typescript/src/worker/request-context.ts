@@ -23,7 +23,7 @@ export function contextOf(
   };
 }
 
-/** The caller's own headers, without those of this protocol and of RabbitMQ. */
+/** The caller's own headers as text, without those of this protocol and of RabbitMQ. */
 function ownHeaders(headers: Headers): Readonly<Record<string, string>> {
   const isOthers =
     /^(rpc-|x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;

@@ -48,11 +48,11 @@ export interface ServedMethod {
   readonly stats: MethodStats;
 }
 
-/** A rejected request that comes back is acknowledged after this. */
+/** A request that comes back after so many rejections is acknowledged. */
 const MAX_REJECTIONS = 20;
 /** A reply is given up so long after the caller's time limit. */
 const GIVE_UP_MS = 30_000;
-/** The same, for requests without a limit. */
+/** A caller without a time limit is taken to wait for so long. */
 const NO_LIMIT_MS = 60 * 60 * 1000;
 const PROBE_LIMIT_MS = 5_000;
 
@@ -69,7 +69,7 @@ export interface HandlerParts {
   readonly maxStreams: number;
   /** Handles jobs, if the queue has any. */
   readonly jobs: JobHandler | null;
-  /** Whether the dead-letter exchange of the queue keeps what is rejected. */
+  /** Whether the queue has a dead-letter exchange, which keeps what is rejected. */
   readonly keepsRejected: boolean;
   readonly onThrown: (error: unknown, context: Context) => void;
 }
@@ -92,7 +92,7 @@ export class RequestHandler {
     this.#known.forgetDeliveries(isLost);
   }
 
-  /** Handles a request of the queue. Never throws. */
+  /** Handles a request or a probe of the queue. Never throws. */
   async handle(delivery: Delivery): Promise<void> {
     try {
       if (delivery.properties.type === PROBE_TYPE) this.#probe(delivery);
@@ -104,7 +104,7 @@ export class RequestHandler {
     }
   }
 
-  /** Runs a method without streams. Returns its reply, or `null` if nobody waits for it. */
+  /** Runs the method of a broadcast. Returns its reply, or `null` if nobody waits for it. */
   async invoke(
     decision: Run,
     delivery: Delivery,
@@ -166,7 +166,7 @@ export class RequestHandler {
     }
   }
 
-  /** Rejects a request, or acknowledges it if a dead-letter queue may return it for ever. */
+  /** Rejects a request, or acknowledges it if that happened often, or nobody knows how often. */
   #reject(delivery: Delivery): void {
     const { headers } = delivery.properties;
     const isUnknown = delivery.malformed !== null && Object.hasOwn(headers, UNKNOWN_DEATHS_HEADER);
@@ -174,7 +174,7 @@ export class RequestHandler {
     else delivery.reject();
   }
 
-  /** Moves, refuses or runs a request. */
+  /** Moves, rejects, refuses or runs a request. Acknowledges one whose call was cancelled. */
   async #process(delivery: Delivery, settle: Settlement): Promise<void> {
     const { table, rules, running, log, jobs } = this.#parts;
     const entry = find(delivery.properties.type, table);
@@ -215,8 +215,8 @@ export class RequestHandler {
       await replies.reply(replyTo, reply, GIVE_UP_MS);
       return settle.ack();
     }
-    // On a queue with jobs, the request goes to the dead-letter queue, without its malformed
-    // properties. The queue's own dead-letter exchange, if there is one, keeps it as it is.
+    // On a queue with jobs, the request goes to the dead-letter queue. A malformed one would lose
+    // its properties, so it is rejected if the queue's own dead-letter exchange keeps it as it is.
     const isMoved = jobs !== null && !(delivery.malformed !== null && keepsRejected);
     if (isMoved) {
       const failure = { reason: refusal.code, text: refusal.message };
@@ -246,7 +246,7 @@ export class RequestHandler {
     const begunAt = performance.now();
     stats.begin();
     // A stream's request is settled with its first message, because the broker does not wait for
-    // its end. Beyond as many streams as requests may run, it is not, and counts as a request.
+    // its end. If `maxStreams` run already, it is settled at the end, and the prefetch limits it.
     const settlesEarly = stream !== null && this.#streams < maxStreams;
     if (stream !== null) this.#streams++;
     let isSettled = false;
@@ -290,8 +290,9 @@ export class RequestHandler {
   }
 
   /**
-   * Makes room for a stream whose id another stream here has. A caller whose reply address has
-   * changed may send its request again. Returns whether the method may run.
+   * Decides about a stream whose id a method that runs here has. Returns whether it may run: after
+   * it has ended the other one, if the caller sent its request again from another reply address.
+   * Otherwise settles the request.
    */
   async #freeId(decision: Run, delivery: Delivery, settle: Settlement): Promise<boolean> {
     const { correlationId, headers } = delivery.properties;
@@ -313,7 +314,7 @@ export class RequestHandler {
     return false;
   }
 
-  /** Runs the method. Returns its reply, or `null` if nobody waits for it. */
+  /** Runs the method, and sends its stream. Returns its reply, or `null` if nobody waits for it. */
   async #invoke(
     decision: Run,
     args: unknown,
@@ -355,7 +356,7 @@ export class RequestHandler {
     }
   }
 
-  /** What the caller is answered if the method throws. Errors that are not its own are reported. */
+  /** Returns what makes the reply if the method throws. Reports errors that become faults. */
   #thrown({ entry, codec }: Run, context: Context): (error: unknown) => MethodReply {
     const { maxSentBytes, onThrown } = this.#parts;
     return (error) => {
@@ -370,7 +371,7 @@ export class RequestHandler {
     };
   }
 
-  /** Sends the reply of a method, or retries a job that failed, and settles the request. */
+  /** Sends the reply of a method, or moves a job that failed, and settles the request. */
   async #answer(
     { codec, replyTo, entry }: Run,
     delivery: Delivery,

@@ -57,7 +57,7 @@ export class Running {
     return id !== undefined && this.#cancelled.has(id, performance.now());
   }
 
-  /** Nobody waits for these calls. Requests that arrive later are not run. */
+  /** Nobody waits for these calls. Ends their methods, and remembers them for later requests. */
   cancel(calls: readonly CancelledCall[]): void {
     for (const call of calls) {
       this.#cancelled.add(call, performance.now());
@@ -65,7 +65,7 @@ export class Running {
     }
   }
 
-  /** Nobody reads or sends these streams. */
+  /** Nobody reads or sends these streams. Ends their methods. */
   cancelStreams(calls: readonly CancelledCall[]): void {
     for (const { id } of calls) {
       const tracked = this.#byId.get(id);

@@ -12,7 +12,7 @@ export type EndReason =
   /** The worker stops. */
   | "stopped";
 
-/** A method that can be cancelled stops this long after its deadline. */
+/** A method is ended, or told by its signal, this long after its deadline. */
 const GRACE_MS = 1_000;
 
 /** A method that runs, and what ends it. */
@@ -27,7 +27,7 @@ export class RunningMethod {
 
   constructor(canBeCancelled: boolean, limitMs: number | null) {
     this.canBeCancelled = canBeCancelled;
-    // A method may pass it to many calls.
+    // A method may pass its signal to many calls.
     setMaxListeners(0, this.#controller.signal);
     this.#endsAt = limitMs === null ? null : performance.now() + limitMs;
     if (limitMs !== null) {
@@ -42,7 +42,7 @@ export class RunningMethod {
     return this.#controller.signal;
   }
 
-  /** How long the caller still waits. */
+  /** How long the caller still waits. `null`: there is no limit. */
   get timeLeftMs(): number | null {
     return this.#endsAt === null ? null : Math.max(0, this.#endsAt - performance.now());
   }
@@ -68,7 +68,7 @@ export class RunningMethod {
     this.#onEnd(reason);
   }
 
-  /** Waits for a step of the method. Returns the reason instead if the method is ended before. */
+  /** Waits for a step of the method, one at a time. Returns the reason if it is ended before. */
   async race<T>(promise: PromiseLike<T>): Promise<{ readonly value: T } | EndReason> {
     if (this.#ended !== null) return this.#ended;
     const ended = new Promise<EndReason>((resolve) => (this.#onEnd = resolve));

@@ -19,7 +19,7 @@ interface MutableTable {
   byDefault: ServedMethod | null;
 }
 
-/** The methods that are reached through a queue, and those through the control exchange. */
+/** The methods on a queue, and those on the control exchange. Throws on reserved or double names. */
 export function tablesOf(
   queue: string,
   methods: readonly ServedMethod[],

@@ -32,13 +32,13 @@ import { describe, methodsOf, tablesOf } from "./served-methods.js";
 
 /** Options of a server. */
 export interface ServeOptions {
-  /** How many requests of each queue run at a time. By default 16. */
+  /** How many requests of each queue run at a time, and as many streams besides. By default 16. */
   readonly concurrency?: number;
   /** The request queue of all services, if it is not their own. */
   readonly queue?: string;
   /** How the request queues are declared. */
   readonly queues?: QueueOptions;
-  /** Whether the worker answers discovery and `rpc.describe`. By default it does. */
+  /** Whether the worker answers discovery and built-in methods. By default it does. */
   readonly describesItself?: boolean;
   /** The worker's name, application and version, as discovery shows them. */
   readonly name?: string;
@@ -48,7 +48,7 @@ export interface ServeOptions {
   readonly maxAcceptedBytes?: number;
   /** Other beginnings of reply addresses that are answered. */
   readonly allowedReplyPrefixes?: readonly string[];
-  /** Receives what methods throw that is not their own error. Callers learn only that they did. */
+  /** Receives what a method throws, unless its caller gets it as the method's own error. */
   readonly onThrown?: (error: unknown, context: Context) => void;
 }
 
@@ -58,6 +58,7 @@ const START_LIMIT_MS = 30_000;
 const DEFAULT_DRAIN_MS = 30_000;
 /** How long ended methods may take to send their replies when the server stops. */
 const LAST_REPLIES_MS = 2_000;
+/** So that the names of its retry queues have at most AMQP's 255 bytes. */
 const LONGEST_QUEUE_OF_JOBS = 255 - ".retry.1000000000".length;
 
 /** A request queue with its consumer. */
@@ -139,7 +140,8 @@ export class Server implements AsyncDisposable {
 
   /**
    * Takes no more requests, and lets those that it has end and be answered, for at most
-   * `timeoutMs`. Methods that still run then are ended with the fault `interrupted`.
+   * `timeoutMs`. Methods that still run then are ended with the fault `interrupted`; broadcasts
+   * get no reply. Later calls wait for the first one.
    */
   stop(timeoutMs: number = DEFAULT_DRAIN_MS): Promise<void> {
     this.#stopped ??= this.#stop(timeoutMs);
@@ -172,7 +174,7 @@ export class Server implements AsyncDisposable {
     for (const { channel } of this.#queues) await channel.open();
   }
 
-  /** Prepares a request queue with what handles its requests. Nothing is opened yet. */
+  /** Prepares a request queue with its handler, and fills `broadcasts`. Nothing is opened yet. */
   #serveQueue(
     queue: string,
     services: readonly Implementation[],
@@ -267,7 +269,7 @@ export class Server implements AsyncDisposable {
     };
   }
 
-  /** Makes what moves the jobs of a queue, with the declarations of the queues that it needs. */
+  /** Makes what moves the jobs of a queue, and declares retry and dead-letter queues for that. */
   #mover(queue: string): JobMover {
     const options = this.#options.queues ?? {};
     const { log } = this.#connection.internals;
@@ -306,7 +308,7 @@ export class Server implements AsyncDisposable {
     await this.#control.open();
   }
 
-  /** Stops in steps: no more requests, then time for those in progress, then no connection. */
+  /** Stops in steps: no more requests, then time for those in progress, then no channels. */
   async #stop(timeoutMs: number): Promise<void> {
     const until = performance.now() + timeoutMs;
     for (const { channel, consumerTag } of this.#queues) {
@@ -330,7 +332,7 @@ export class Server implements AsyncDisposable {
     if (this.#inProgress > 0) await new Promise<void>((resolve) => this.#settled.push(resolve));
   }
 
-  /** Waits for a promise, but not for longer than this. */
+  /** Waits for a promise, but returns after `ms` in any case. */
   async #wait(promise: Promise<void>, ms: number): Promise<void> {
     const timeout = new AbortController();
     const limitMs = Math.min(Math.max(0, ms), MAX_TIMER_MS);

@@ -11,6 +11,7 @@ export class MethodStats {
   #inFlight = 0;
   #totalMs = 0;
   readonly #recent: number[] = [];
+  /** Also counts calls that were cancelled before they began. */
   cancelled = 0;
 
   begin(): void {
