@@ -161,7 +161,7 @@ export class Control {
     broadcastRuns.handle(delivery, decide(delivery, table, rules));
   }
 
-  /** Answers if the worker describes itself, and the request is readable and has a reply address. */
+  /** Answers if the worker describes itself and the request can be read and has a reply address. */
   #answer(delivery: Delivery): void {
     const { identity, describesItself, queues, replies, rules } = this.#parts;
     const { replyTo, type, correlationId, contentType } = delivery.properties;

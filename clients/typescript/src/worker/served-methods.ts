@@ -19,7 +19,7 @@ interface MutableTable {
   byDefault: ServedMethod | null;
 }
 
-/** The methods on a queue, and those on the control exchange. Throws on reserved or double names. */
+/** The methods on a queue, and on the control exchange. Throws on reserved or repeated names. */
 export function tablesOf(
   queue: string,
   methods: readonly ServedMethod[],
