@@ -17,7 +17,8 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// Returns the largest body of a reply that is accepted, in bytes.
+    /// Returns the largest body of a reply, and the largest item of a stream, that is accepted, in
+    /// bytes.
     pub(super) fn max_accepted_bytes(&self) -> usize {
         match self {
             Self::Broker(caller) => caller.max_accepted_bytes(),
@@ -31,7 +32,8 @@ impl Backend {
         observed(CallKind::Attempt, call, |call| self.call(call, time_limit))
     }
 
-    /// Makes a call and waits for its reply. The caller of this function opens the span.
+    /// Makes a call and waits for its outcome; see [`Caller::call`]. The caller of this function
+    /// opens the span.
     pub(super) fn call(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         match self {
             Self::Broker(caller) => Box::pin(caller.call(call, time_limit)),

@@ -3,8 +3,9 @@
 use super::exact_value::ExactValue;
 use crate::codec::Codec;
 
-/// Returns a body of this content type as JSON. Its numbers are exact. A body without a content
-/// type is plain text, as for a worker. Returns `None` if it cannot be read.
+/// Returns a body of this content type as JSON. Its numbers are exact. Plain text becomes a string,
+/// and so does a body whose content type is empty or `application/octet-stream`: a worker reads it
+/// as plain text, too. Returns `None` if the body cannot be read.
 #[must_use]
 pub fn body_as_json(content_type: &str, body: &[u8]) -> Option<String> {
     let codec = Codec::from_content_type(content_type).ok()?;

@@ -34,14 +34,16 @@ type Outcome = Result<Reply, CallError>;
 /// Continues the call, or ends it.
 type Step<T> = ControlFlow<Outcome, T>;
 
-/// A call through a broker. Dropping it withdraws its request, or cancels it if it was sent.
+/// A call through a broker. If it is dropped without a reply, its request is withdrawn, or
+/// cancelled if it was sent. A one-way request that was sent is not cancelled.
 ///
 /// Rarely needed steps are boxed futures, so that they take no memory in other calls.
 pub(super) struct BrokerCall<'a> {
     session_handle: &'a SessionHandle,
     progress: CallProgress<'a>,
     time: &'a TimeLimit,
-    /// The session of the last request. `None` if none was sent.
+    /// The session of the last request. If this attempt has sent none, because another one has
+    /// begun the stream, the session that it watches. `None` at first.
     last_session: Option<Arc<Session>>,
 }
 
@@ -49,9 +51,9 @@ pub(super) struct BrokerCall<'a> {
 enum Next {
     /// Wait for another event.
     Wait,
-    /// Send the request again, in this session.
+    /// Send the request again, in the current session.
     Resend,
-    /// Send the request again, in another session.
+    /// Send the request again, in a session other than that of the last request.
     ResendInNewSession,
     /// Handle a request that the broker did not confirm.
     HandleFailure(Box<Published>),
@@ -128,7 +130,8 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Waits for a session. A reply to an earlier request ends the call.
+    /// Waits for an open session other than the lost one. The call ends if a reply to an earlier
+    /// request arrives, at the deadline, or if no session can be opened.
     fn wait_for_session<'b>(&'b mut self, deadline: Pin<&'b mut Sleep>) -> BoxFuture<'b, Step<Arc<Session>>> {
         Box::pin(async move {
             let lost = self.lost_session().cloned();
@@ -162,7 +165,7 @@ impl<'a> BrokerCall<'a> {
         self.progress.is_session_lost = false;
     }
 
-    /// Records an event of the current request, and decides what to do next.
+    /// Records what an event says about the call's requests, and decides what to do next.
     fn on_event(&mut self, event: CallEvent) -> Step<Next> {
         let plan = self.plan();
         match event {
@@ -190,7 +193,7 @@ impl<'a> BrokerCall<'a> {
     }
 
     /// Waits for the reply that ends a stream. The request is not sent again. Fails if the handle
-    /// or the reply address is lost, or if the stream is overdue.
+    /// is closed, if the reply address is lost, or if the stream is overdue.
     fn await_end(&mut self) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             self.progress.may_have_run = true;
@@ -202,7 +205,8 @@ impl<'a> BrokerCall<'a> {
             let (Some(sent), Some(items)) = (sent, &self.plan().destination.inbox) else {
                 return Err(self.give_up());
             };
-            // A call that only sends items has no reader, whose wait would be limited.
+            // A call that only sends items has no reader whose wait is limited. The time without a
+            // session is limited instead.
             let has_reader = self.plan().destination.credit().is_some();
             let mut consumer = sent.consumer;
             loop {
@@ -247,8 +251,8 @@ impl<'a> BrokerCall<'a> {
         self.session_handle.state().borrow().phase.is_open()
     }
 
-    /// Decides whether the reply can still arrive, after a confirm or after a change of the
-    /// session.
+    /// Decides, after a confirm or a change of the session, whether to wait for the reply, to send
+    /// the request again, or to fail.
     fn check_session(&self) -> Step<Next> {
         let state = self.session_handle.state().borrow();
         if state.phase.is_closed() {
@@ -325,12 +329,13 @@ impl<'a> BrokerCall<'a> {
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
-        // The queue exists, and may take the next request at once. Further ones are delayed,
-        // because this one may have run.
+        // As far as is known, the queue exists, and may take the next request at once. If it
+        // refuses that, too, the call gets to the delay above, because this one may have run.
         ControlFlow::Continue(())
     }
 
-    /// Handles the loss of the request, or of the broker's confirm.
+    /// Handles a request that could not be sent, or whose confirm was lost. `written` is whether
+    /// the broker may have got it.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
         // If the handle has ended, that is why the request failed.
         let source = self.session_handle.status_board().end_reason().unwrap_or(source);
@@ -351,7 +356,8 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Waits for a future. A reply to an earlier request ends the call, as does the deadline.
+    /// Waits for a future, unless the call ends first: with a reply to an earlier request, or
+    /// [at its deadline](Self::on_deadline).
     async fn unless_ended<T>(
         &mut self,
         deadline: Pin<&mut Sleep>,
@@ -374,8 +380,8 @@ impl<'a> BrokerCall<'a> {
         self.plan().has_stream_begun() && self.last_session.is_some()
     }
 
-    /// Ends the call at its deadline, unless its stream has begun: the deadline limits only the
-    /// wait for the first message of a stream.
+    /// Ends the call at its deadline, unless it [waits for the end](Self::waits_for_end) of its
+    /// stream: the deadline limits only the wait for the first message.
     fn on_deadline(&mut self) -> BoxFuture<'_, Outcome> {
         if self.waits_for_end() {
             return self.await_end();
@@ -387,7 +393,7 @@ impl<'a> BrokerCall<'a> {
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
         // The worker of a stream that cannot be read does not know that. If the request was sent
-        // twice, a second worker may run the method. Both are told to stop.
+        // twice, a second worker may run the method. In either case, the workers are told to stop.
         let is_stream = self.plan().destination.inbox.is_some();
         if is_stream && (reply.is_err() || self.progress.is_resent) {
             self.abandon();
@@ -399,7 +405,8 @@ impl<'a> BrokerCall<'a> {
         )
     }
 
-    /// Withdraws the request at the deadline, and returns the call's error.
+    /// Withdraws the request at the deadline, and returns the call's error. May forget the batch
+    /// size of the method.
     ///
     /// A refusal tells more than the timeout. So does a missing queue, unless an earlier request
     /// may have run: `NoServer` says that none did.
@@ -420,10 +427,12 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Tells workers that the caller no longer waits, if they may have the request.
+    /// Withdraws the request of a call that is not one-way. If workers may have it, or an earlier
+    /// one of the call, tells them that the caller no longer waits.
     fn abandon(&self) {
         let plan = self.plan();
-        // A one-way request that was sent runs whether or not its caller still waits.
+        // A one-way request that was sent runs whether or not its caller still waits. One that was
+        // not is withdrawn when `progress` is dropped.
         if !plan.method.is_oneway() && self.progress.withdraw() {
             self.session_handle
                 .in_flight

@@ -111,7 +111,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
     ///
     /// Arguments and results go through the codec; deadlines, headers and nested calls work; a
     /// panic becomes a fault. The handler runs within the call: it is dropped with the call, and at
-    /// the call's deadline. A one-way call returns when the handler has finished.
+    /// the call's deadline unless a stream has begun. A one-way call returns when the handler has
+    /// finished.
     ///
     /// # Panics
     ///
@@ -205,10 +206,11 @@ impl<C> ClientBuilder<C> {
     /// default is `true`.
     ///
     /// A broker's work is per message, so batches multiply the throughput under load. Requests are
-    /// not delayed to fill a batch: only those that wait anyway, because the broker has not
-    /// confirmed earlier messages, share a message. Plain-text calls, calls whose arguments and
-    /// headers exceed 8 KiB, and one-way calls of a handle with
-    /// [`ReplyQueue::Direct`](crate::ReplyQueue::Direct) are always sent on their own.
+    /// not delayed to fill a batch: only those that are made at the same time, or that wait anyway
+    /// because the broker has not confirmed earlier messages, share a message. Plain-text calls,
+    /// broadcasts, calls with a stream, calls whose arguments and headers exceed 8 KiB, and one-way
+    /// calls of a handle with [`ReplyQueue::Direct`](crate::ReplyQueue::Direct) are always sent on
+    /// their own.
     ///
     /// Requests are held back in one case only: if more than 64 calls of a method are made before
     /// a worker has replied to any of them, the others wait for the first reply, which says whether

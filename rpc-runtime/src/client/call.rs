@@ -45,10 +45,11 @@ use crate::service::ResultType;
 /// # Cancel safety
 ///
 /// Dropping a call stops waiting for its reply; a late reply is discarded. A request that was not
-/// sent is withdrawn. A request that was sent is cancelled: it does not run if it has not begun,
-/// and if its method is `idempotent`, receives a stream or is marked `#[rpc(cancel)]`, the worker
-/// drops the method's future. Any other method runs to its end. The same happens if the call times
-/// out. A stream that the call sends is dropped with it.
+/// sent is withdrawn. A one-way request that was sent runs. Any other request that was sent is
+/// cancelled: it does not run if it has not begun, and if its method is `idempotent`, receives a
+/// stream or is marked `#[rpc(cancel)]`, the worker drops the method's future. Any other method
+/// runs to its end. The same happens if the call times out. A stream that the call sends is dropped
+/// with it.
 ///
 /// The caller does not learn whether the method ran. To let a method run, keep the call, for
 /// example in a task.
@@ -190,7 +191,9 @@ impl<T, E> Call<T, E> {
 
     /// Sets the request's priority. Requests with a higher priority overtake others in a classic
     /// queue that was declared with [`priorities`](crate::RequestQueue::priorities). RabbitMQ 4
-    /// always orders quorum queues by priority. Other queues ignore it.
+    /// always orders quorum queues by priority. Other queues ignore it. Among the calls of a client
+    /// that wait [to be in flight](crate::ClientBuilder::max_in_flight), those with a higher
+    /// priority go first.
     pub fn priority(mut self, priority: u8) -> Self {
         self.change_plan(|plan| {
             plan.priority = Some(priority);

@@ -37,7 +37,7 @@ impl CallPath {
         }
     }
 
-    /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
+    /// Returns [`CallError::TooLarge`] if the arguments of a request are too large to be sent.
     pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
         match self.backend() {
             Backend::Broker(caller) => caller.check_size(plan),
@@ -45,7 +45,7 @@ impl CallPath {
         }
     }
 
-    /// Begins the call's time limit, makes the call and waits for its reply.
+    /// Begins the call's time limit, makes the call and waits for its outcome.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         let plan = call.plan();
         let upload = plan.destination.upload.clone();
@@ -68,7 +68,7 @@ impl CallPath {
         }
     }
 
-    /// Makes a call and waits for its reply, within a time limit that may have begun earlier.
+    /// Makes a call and waits for its outcome, within a time limit that may have begun earlier.
     pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         let plan = call.plan();
         if let Some(items) = &plan.destination.inbox {

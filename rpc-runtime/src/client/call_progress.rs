@@ -11,14 +11,15 @@ pub(super) struct CallProgress<'a> {
     request: Option<u32>,
     /// Whether the broker has confirmed the current request.
     pub(super) is_confirmed: bool,
-    /// Whether a request may have reached a worker.
+    /// Whether a request may have reached a worker. Does not yet cover the current request if its
+    /// outcome is unknown: see [`withdraw`](Self::withdraw).
     pub(super) may_have_run: bool,
     /// Whether a request was sent again although an earlier one may have reached a worker.
     pub(super) is_resent: bool,
     /// Whether the next request must not use the session of the last one.
     pub(super) is_session_lost: bool,
-    /// Why the broker did not confirm the last request. `None` if it did, or if the connection was
-    /// lost.
+    /// Why the broker did not confirm the last request whose outcome is known. `None` if it did, or
+    /// if the request or its confirm was lost.
     pub(super) last_failure: Option<PublishFailure>,
     /// Boxed because few calls need it.
     retry: Option<Box<RetryState>>,
@@ -36,7 +37,7 @@ pub(super) enum PublishFailure {
 /// What only a call that sends another request needs.
 #[derive(Debug)]
 pub(super) struct RetryState {
-    /// How often the broker closed the channel of a request.
+    /// How often the broker closed the channel of a request that it may have got.
     pub(super) channels_closed: u32,
     /// Delays the next request after the broker has refused one.
     pub(super) backoff: Backoff,
@@ -70,8 +71,8 @@ impl<'a> CallProgress<'a> {
         self.request = None;
     }
 
-    /// Withdraws the current request. Returns whether the method may have run: the request was sent
-    /// before, or an earlier one may have reached a worker.
+    /// Withdraws the current request. Returns whether the method may have run: the request was
+    /// already sent and cannot be withdrawn, or an earlier one may have reached a worker.
     pub(super) fn withdraw(&self) -> bool {
         let is_sent = |number| !self.guard.call.latest_send().withdraw(number);
         self.request.is_some_and(is_sent) || self.may_have_run

@@ -28,7 +28,8 @@ use crate::transport::{Backoff, Published, SendToken, Transport};
 /// Makes the calls of all clients of one broker handle.
 ///
 /// The first call opens the session, so a handle that only serves declares no reply queue. The
-/// session ends with [`close`](Self::close), or with the last of the handle's clones and clients.
+/// session ends with [`close`](Self::close), or with the last of the handle's clones, clients and
+/// calls.
 #[derive(Debug)]
 pub(crate) struct Caller {
     session_handle: SessionHandle,
@@ -43,7 +44,8 @@ impl Caller {
         }
     }
 
-    /// Closes the session, and fails all present and future calls. Takes at most ten seconds.
+    /// Closes the session, and fails all present and future calls, except for broadcasts, which
+    /// fail once the transport is closed. Takes at most ten seconds.
     pub(crate) async fn close(&self) {
         self.session_handle.close().await;
     }
@@ -60,7 +62,9 @@ impl Caller {
         self.session_handle.in_flight.len()
     }
 
-    /// Makes a call and waits for its reply, until its deadline.
+    /// Makes a call and waits for its reply, until its deadline, or until its stream ends if one
+    /// has begun. A one-way call or a broadcast ends once its request is confirmed, with an empty
+    /// reply.
     // Not an `async fn`, whose future would have room for its arguments twice: as they were passed,
     // and as variables of its body.
     #[allow(clippy::manual_async_fn)]
@@ -95,6 +99,7 @@ impl Caller {
                 .run()
                 .await
             };
+            // The outcome of a one-way call says nothing about its workers.
             if !call.plan().method.is_oneway() {
                 permit.record_outcome(&outcome, time_limit);
             }
@@ -169,8 +174,8 @@ impl Caller {
 
     /// Publishes a request to all workers of the queue. The returned reply is empty.
     ///
-    /// A broadcast whose answers are gathered also succeeds if the broker does not confirm its
-    /// request, because the workers that got it answer.
+    /// A broadcast whose answers are gathered also succeeds if the broker refuses its request or
+    /// the confirm is lost, because the workers that got it answer.
     async fn broadcast(&self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> Result<Reply, CallError> {
         let (plan, options) = (call.plan(), &*self.session_handle.options);
         let (size, limit) = (
@@ -227,7 +232,7 @@ impl Caller {
         }
     }
 
-    /// Tells a worker how many items it may send in answer to the request with this id.
+    /// Tells a worker how much it may send, in total, in answer to the request with this id.
     pub(super) fn grant(&self, worker: ShortStr, id: Uuid, credit: Volume) {
         let grant = Grant { id, credit };
         self.session_handle
@@ -240,13 +245,14 @@ impl Caller {
         self.session_handle.transport()
     }
 
-    /// Returns the largest body of a reply that is accepted, in bytes.
+    /// Returns the largest body of a reply, and the largest item of a stream, that is accepted, in
+    /// bytes.
     pub(super) fn max_accepted_bytes(&self) -> usize {
         self.session_handle.options.max_accepted_bytes
     }
 
-    /// Builds the error of a broadcast that could not be sent by its deadline, with the obstacle if
-    /// one is known.
+    /// Builds the error of a broadcast whose request was not sent, or not confirmed, by its
+    /// deadline, with the obstacle if one is known.
     pub(super) fn broadcast_timeout_error(&self, time_limit: TimeLimit, executed: Executed) -> CallError {
         CallError::TimedOut {
             limit: time_limit.limit,
@@ -255,8 +261,8 @@ impl Caller {
         }
     }
 
-    /// Returns [`CallError::TooLarge`] if a request is too large to be sent. A broadcast has a
-    /// lower limit, which [`broadcast`](Self::broadcast) checks.
+    /// Returns [`CallError::TooLarge`] if the arguments of a request are too large to be sent.
+    /// Those of a broadcast have a further limit, which [`broadcast`](Self::broadcast) checks.
     pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
         let (size, limit) = (plan.arguments.0.len(), self.session_handle.options.max_sent_bytes);
         if size > limit {

@@ -1,4 +1,4 @@
-//! What workers are to be told: which calls were abandoned, and how many items they may send.
+//! What workers are to be told: which calls were abandoned, and how much of a stream they may send.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -48,14 +48,15 @@ pub(super) struct ControlMessages {
     credit_granted: Notify,
 }
 
-/// What is to be cancelled: a call whose request was sent, and whose caller no longer waits, or a
-/// stream for a call that this client has not made or no longer knows.
+/// What is to be cancelled: a call whose request may have been sent, and whose caller no longer
+/// waits, or a stream that nobody reads. That answers a call that this client has not made or no
+/// longer knows, or one whose stream comes from another worker.
 #[derive(Debug)]
 pub(super) struct AbandonedCall {
     /// The routing key of the message: the queue, to tell all its workers, or the id of one worker.
     pub(super) key: ShortStr,
     pub(super) id: Uuid,
-    /// The deadline of the call. For a stream without a call, the present time.
+    /// The deadline of the call, or a later time. For a stream that nobody reads, the present time.
     pub(super) deadline: Instant,
 }
 
@@ -69,14 +70,15 @@ pub(super) struct ControlMessage {
 }
 
 impl ControlMessages {
-    /// Cancels a call.
+    /// Adds a call to those that are to be cancelled, unless too many wait or this is paused.
     pub(super) fn cancel(&self, call: AbandonedCall) {
         self.lock().cancel(call);
         self.call_abandoned.notify_one();
     }
 
     /// Ends the stream of a worker that answers the request with this id, and that nobody reads. A
-    /// peer can send any number of items, so the messages about them are few.
+    /// peer can send any number of items, so this does nothing if the stream, or too many others,
+    /// were ended within [`UNREAD_PAUSE`].
     pub(super) fn end_unread(&self, worker: ShortStr, id: Uuid) {
         let now = Instant::now();
         let is_new = self.lock().unread.admit((worker.clone(), id), now);
@@ -86,13 +88,14 @@ impl ControlMessages {
         }
     }
 
-    /// Tells a worker how many items it may send.
+    /// Tells a worker how much of a stream it may send, unless this is paused.
     pub(super) fn grant(&self, worker: ShortStr, grant: Grant) {
         self.lock().grant(worker, grant);
         self.credit_granted.notify_one();
     }
 
-    /// Returns the messages that cancel calls. Waits for one if there is none.
+    /// Takes the calls that are to be cancelled, and returns the messages that cancel them. Waits
+    /// for a call if there is none.
     pub(super) async fn next_cancellations(&self) -> Vec<ControlMessage> {
         loop {
             let abandoned = self.take_abandoned();
@@ -103,7 +106,7 @@ impl ControlMessages {
         }
     }
 
-    /// Returns the messages that grant credit. Waits for one if there is none.
+    /// Takes the grants that are due, and returns their messages. Waits for a grant if none is due.
     pub(super) async fn next_grants(&self) -> Vec<ControlMessage> {
         loop {
             let due_at = {
@@ -122,8 +125,8 @@ impl ControlMessages {
         }
     }
 
-    /// Grants the credit of a message that the broker has returned again later, except to streams
-    /// that are over. Gives up after [`RETURNED_LIMIT`].
+    /// Handles a message that the broker has returned: its grants are sent again later, except
+    /// those of streams that are over. Gives up after [`RETURNED_LIMIT`].
     pub(super) fn grant_again(&self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool) {
         self.lock().grant_again(message, is_over, Instant::now());
     }
@@ -185,7 +188,7 @@ impl UnreadStreams {
     }
 }
 
-/// The credit of a worker's streams.
+/// The credit of a worker's streams that is still to be sent.
 #[derive(Debug, Default)]
 struct Granted {
     /// By the ids of requests.
@@ -212,7 +215,7 @@ impl Waiting {
         }
     }
 
-    /// Takes the grants that are due.
+    /// Takes the grants that are due, and returns their messages.
     fn take_grants(&mut self, now: Instant) -> Vec<ControlMessage> {
         let is_due = |_: &ShortStr, granted: &mut Granted| granted.due_at.is_none_or(|at| at <= now);
         let mut messages = Vec::new();
@@ -240,7 +243,8 @@ impl Waiting {
         messages
     }
 
-    /// Returns when further grants are due. `None` if there are none.
+    /// Returns when the grants that [`take_grants`](Self::take_grants) has left are due. `None` if
+    /// it has left none.
     fn grants_due_at(&self) -> Option<Instant> {
         self.granted.values().filter_map(|granted| granted.due_at).min()
     }
@@ -281,8 +285,9 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
             .or_default()
             .push(CancelledCall { id, time_left });
     }
-    // The calls of this client come first: they have the most time left. The others are streams
-    // that it does not read, and that have no time left. A peer can send any number of those.
+    // The calls of this client come first: they have the most time left, except for streams that
+    // have outlasted their deadlines. Streams that nobody reads have no time left. A peer can send
+    // any number of those.
     let mut by_key: Vec<_> = by_key.into_iter().collect();
     let longest = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
     by_key.sort_by_cached_key(|(key, calls)| (Reverse(longest(calls)), key.as_str().to_owned()));

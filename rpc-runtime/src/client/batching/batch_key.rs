@@ -24,8 +24,8 @@ pub(super) struct BatchKey {
 }
 
 impl BatchKey {
-    /// Returns the request's key, and how much of a message it takes. `None` if the request is sent
-    /// on its own.
+    /// Returns the request's key, and how much of a message it takes. `None` if the request cannot
+    /// be sent in a batch, at least not before its workers ask for batches.
     pub(super) fn of(request: &QueuedRequest, now: Instant) -> Option<(Self, Load)> {
         let plan = request.plan();
         let batch_size = batch_size_in_use(plan)?;
@@ -72,13 +72,14 @@ pub(super) fn can_share_message(request: &QueuedRequest) -> bool {
 }
 
 /// Returns whether the request is published at once: it is not batched, and not held back until the
-/// batch size of its method is known. Counts a call that is published before the first reply.
+/// batch size of its method is known. Counts a call that is published while that is awaited.
 pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
     if batch_size_in_use(plan).is_some() {
         return false;
     }
-    // One-way requests are never held back: nothing but the broker's confirm delays their calls.
+    // One-way requests are never held back: no reply would end the wait, and their calls, which end
+    // with the broker's confirm, would take longer.
     if plan.method.is_oneway() || !fits_in_batch(plan) {
         return true;
     }
@@ -88,19 +89,20 @@ pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     !is_held_back
 }
 
-/// Returns the batch size that workers ask for. `None` if the call is sent on its own.
+/// Returns the batch size that workers ask for. `None` if they are not known to ask for batches, or
+/// if the call does not [fit](fits_in_batch) in one.
 fn batch_size_in_use(plan: &CallPlan) -> Option<u16> {
     let batch_size = plan.batch_size()?.get();
     (batch_size > 1 && fits_in_batch(plan)).then_some(batch_size)
 }
 
-/// Returns whether the call could be sent in a batch if its workers asked for batches.
+/// Returns whether the codec and the size of a call allow it to be sent in a batch.
 pub(in crate::client) fn fits_in_batch(plan: &CallPlan) -> bool {
     plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 
-/// Returns how many bytes a call's arguments and headers take in a batch. The two lengths of each
-/// header take at most ten.
+/// Returns how many bytes a call's arguments and headers take in a batch, at most. The two lengths
+/// of each header take at most ten.
 fn size(plan: &CallPlan) -> usize {
     plan.arguments.0.len() + plan.headers.wire_bytes() + 10 * plan.headers.len()
 }

@@ -15,8 +15,8 @@ pub(super) struct HeldRequests {
     until: Option<Instant>,
 }
 
-/// How long requests are held back if no reply comes: longer than a quick method takes, and short
-/// compared to a slow one.
+/// How long requests are held back, at most, if no reply comes: longer than a quick method takes,
+/// and short compared to a slow one.
 pub(super) const MAX_HOLD: Duration = Duration::from_millis(20);
 
 impl HeldRequests {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many calls of one method its workers ask for in one message, according to the last reply
-/// with a batch size.
+/// How many calls of one method its workers ask for in one message, according to the last reply, or
+/// answer to a one-way request, with a batch size.
 #[derive(Debug, Default)]
 pub(in crate::client) struct LearnedBatchSize {
     /// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count
     /// calls that were sent on their own. While the batch size is not known, these are the
-    /// [first](FIRST_CALLS) calls of the method, and otherwise the calls since it was learned.
+    /// [first](FIRST_CALLS) calls of the method, and otherwise the calls since it was learned. One
+    /// value has another meaning: [`NOT_AWAITED`].
     state: AtomicU32,
     oneway_asks: Mutex<OnewayAsks>,
 }
@@ -22,7 +23,8 @@ pub(in crate::client) struct LearnedBatchSize {
 struct OnewayAsks {
     /// When the last of them was sent.
     last: Option<Instant>,
-    /// How many have asked since the last answer.
+    /// How many have asked since the last answer, or since the batch size was forgotten for lack of
+    /// one.
     unanswered: u32,
     /// When the first of these asked.
     unanswered_since: Option<Instant>,
@@ -60,7 +62,8 @@ impl LearnedBatchSize {
         size(self.state.load(Ordering::Relaxed)).max(1)
     }
 
-    /// Records a call that is sent on its own. Returns whether it is to ask for the batch size.
+    /// Returns whether a call that is sent on its own is to ask for the batch size: always if it is
+    /// not known, and otherwise [one in some](ASK_EVERY), for which this counts the call.
     pub(in crate::client) fn record_single(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         if size(state) == 0 {
@@ -69,8 +72,8 @@ impl LearnedBatchSize {
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
-    /// Records a one-way request, alone or in a batch. Returns whether it is to ask for the batch
-    /// size. Forgets the batch size if no worker has answered for a long time.
+    /// Returns whether a one-way request, alone or in a batch, is to ask for the batch size. If so,
+    /// records that it asks, and forgets the batch size if no worker has answered for a long time.
     pub(in crate::client) fn record_oneway(&self, now: Instant) -> bool {
         let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
         let since = |earlier: Instant| now.saturating_duration_since(earlier);
@@ -87,7 +90,8 @@ impl LearnedBatchSize {
         true
     }
 
-    /// Stores the batch size that a worker sent to a one-way request.
+    /// Stores the batch size with which a worker answered a one-way request. From now on, counts
+    /// unanswered requests anew.
     pub(in crate::client) fn answered_oneway(&self, batch_size: u16) {
         let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
         (asks.unanswered, asks.unanswered_since) = (0, None);
@@ -96,7 +100,7 @@ impl LearnedBatchSize {
     }
 
     /// Returns `true` if a call is to be held back until the batch size is known. Otherwise it is
-    /// sent, and counted if there was no reply yet.
+    /// sent, and counted if the batch size is still awaited.
     pub(in crate::client) fn count_or_hold_back(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         if size(state) > 0 || state == NOT_AWAITED {
@@ -110,7 +114,8 @@ impl LearnedBatchSize {
     }
 
     /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns
-    /// `false` if no call was to be held back anyway: the size is known, or this was called before.
+    /// `false` if no call was to be held back anyway: the size is known or was forgotten, or this
+    /// was called before.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
         self.state

@@ -3,8 +3,8 @@
 //!
 //! A broker's work is per message, so workers ask for several calls of a quick method in one
 //! message. [`RequestSender`](super::request_sender) publishes a request itself if the broker is
-//! ready, no others wait, and the request need not be batched or held back. The task publishes the
-//! rest.
+//! ready, no others wait in the task's backlog, and the request need not be batched or held back.
+//! The task publishes the rest.
 
 mod batch_key;
 mod batch_size_asks;

@@ -30,8 +30,8 @@ pub(in crate::client) struct SendTask {
     prune_above: usize,
     held: HeldRequests,
     batcher: Batcher<BatchKey, QueuedRequest>,
-    /// Messages that the broker has not confirmed yet. Each future returns the batch key of its
-    /// message, if it came from the batcher.
+    /// Each future publishes a message and waits until its outcome is known. Then it returns the
+    /// batch key of the message, if that came from the batcher.
     unconfirmed: FuturesUnordered<BoxFuture<'static, Option<BatchKey>>>,
 }
 
@@ -49,7 +49,7 @@ impl SendTask {
         }
     }
 
-    /// Publishes requests until their sender is dropped and all of them are confirmed.
+    /// Publishes requests until their sender is dropped and the outcome of each is known.
     pub(in crate::client) async fn run(mut self, mut requests: UnboundedReceiver<QueuedRequest>) {
         let (publisher, in_flight) = (Arc::clone(&self.publisher), Arc::clone(&self.in_flight));
         let mut received = Vec::new();
@@ -57,7 +57,7 @@ impl SendTask {
         while is_open || self.has_work() {
             tokio::select! {
                 biased;
-                Some(confirmed) = self.unconfirmed.next() => if let Some(key) = confirmed {
+                Some(batch_key) = self.unconfirmed.next() => if let Some(key) = batch_key {
                     self.batcher.done(&key);
                 },
                 // While the broker is not ready, requests wait here, where they can be withdrawn.
@@ -103,7 +103,8 @@ impl SendTask {
         }
     }
 
-    /// Stops holding back requests, as the time to release them has come.
+    /// Moves the held requests to the backlog, as the time to release them has come. Further
+    /// requests of their methods are not held back.
     fn release_held(&mut self) {
         let requests = self.held.release();
         for request in &requests {
@@ -164,7 +165,8 @@ impl SendTask {
 
     /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
-        // Several clients may share the lane, and the key is that of one of them.
+        // Several clients may share the lane. The key has the limiter of one of them, which does
+        // not count the calls of the others.
         let share = |key: &BatchKey, waiting| fair_share(key.destination.limiter.in_flight().max(waiting));
         while let Some((key, mut requests)) = self.batcher.take_message(share) {
             requests.retain(|request| !request.is_withdrawn());
