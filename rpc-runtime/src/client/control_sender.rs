@@ -15,8 +15,9 @@ use crate::escape::Logged;
 use crate::protocol::MAX_TIME_TO_LIVE;
 use crate::transport::{Backoff, Published, Publisher, Transport};
 
-/// How long nothing is published after the broker refused a message: the exchange does not exist,
-/// or the user may not publish to it. The broker logs each refusal. Workers wait longer for credit.
+/// How long nothing more is published after the broker refused a message: the exchange does not
+/// exist, or the user may not publish to it. The broker logs each refusal. A worker waits longer
+/// than this for credit.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long closing a handle waits until workers are told of the calls that end with it.
@@ -33,7 +34,8 @@ pub(super) struct ControlSender<'a> {
     is_refusal_logged: AtomicBool,
 }
 
-/// The broker refused a message to the control exchange.
+/// Messages to the control exchange fail, and will until someone acts: usually, the broker closed
+/// the channel. Not [`Published::Refused`], the negative confirm of a single message.
 struct Refused;
 
 impl<'a> ControlSender<'a> {
@@ -51,7 +53,8 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    /// Publishes until the shutdown, and then cancels all calls in flight.
+    /// Publishes until the shutdown. Then cancels the calls in flight whose requests were sent,
+    /// within [`CLOSE_LIMIT`].
     pub(super) async fn run(&self) {
         // An earlier run may have panicked during a pause.
         self.in_flight.control_messages.resume();
@@ -66,6 +69,7 @@ impl<'a> ControlSender<'a> {
             calls.extend(in_flight.iter().map(|call| AbandonedCall {
                 key: call.plan().destination.queue.clone(),
                 id: call.id(),
+                // The latest that it can be: when the call began is not known here.
                 deadline: now + call.plan().timeout.min(MAX_TIME_TO_LIVE),
             }));
             let _ = self.send(cancellations(calls, now)).await;
@@ -81,8 +85,8 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    /// Sends the messages that `next` returns, until the shutdown. What workers are to be told
-    /// while the broker confirms them waits, and shares the next messages.
+    /// Sends the messages that `next` returns, until the shutdown. Pauses after a refusal. What
+    /// workers are to be told while messages wait for their confirms shares the next messages.
     async fn send_each<F: Future<Output = Vec<ControlMessage>>>(&self, next: impl Fn() -> F) {
         while let Some(messages) = self.shutdown.run_until_cancelled(next()).await {
             match timeout(SEND_LIMIT, self.send(messages)).await {
@@ -100,8 +104,8 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    /// Publishes the messages one after another. Waits while there is no connection, and stops once
-    /// the handle has ended.
+    /// Publishes the messages one after another. Waits while there is no connection, and stops with
+    /// `Ok` once the handle has ended.
     async fn send(&self, messages: Vec<ControlMessage>) -> Result<(), Refused> {
         for message in messages {
             let mut backoff = Backoff::new();
@@ -135,6 +139,7 @@ impl<'a> ControlSender<'a> {
                 self.in_flight.control_messages.grant_again(message, is_over);
                 Ok(())
             }
+            // A single message that a queue did not take (`Refused`) is not sent again.
             Published::Confirmed | Published::Refused | Published::Withdrawn => Ok(()),
         }
     }

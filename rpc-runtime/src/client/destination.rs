@@ -12,7 +12,8 @@ use super::uploading::Upload;
 use crate::protocol::{BATCH_SUFFIX, ShortStr, Volume};
 use crate::telemetry::Method;
 
-/// The queue that a client's calls go to, with the state that its calls share.
+/// The queue that a client's calls go to, with the state that its calls share. A call with a
+/// stream, and a broadcast whose answers are gathered, has a copy of its own.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) service: CalledService,
@@ -27,12 +28,13 @@ pub(crate) struct Destination {
     labels: Arc<[Method]>,
     /// The batch size of each method; empty if there is no queue for batches.
     batch_sizes: Box<[LearnedBatchSize]>,
-    /// Where the answers to a broadcast go. `None` for all other calls.
+    /// Where the answers to a broadcast go. `None` for a one-way broadcast and all other calls.
     pub(super) gather_target: Option<Arc<GatherTarget>>,
     /// Where a worker's messages about streams arrive: the items of its reply, or only what it says
-    /// about the items that the call sends. `None` for all other calls.
+    /// about the items that the call sends. `None` for a call without a stream.
     pub(super) inbox: Option<Arc<ItemInbox>>,
-    /// The items that the call sends. `None` for all other calls. Then there is an `inbox`, too.
+    /// The items that the call sends. `None` if it sends none. A call with an `upload` also has an
+    /// `inbox`.
     pub(super) upload: Option<Arc<Upload>>,
 }
 
@@ -84,7 +86,7 @@ impl Destination {
     }
 
     /// Returns a copy for one call, which is not batched: the worker's messages about its streams
-    /// go to this inbox. It shares the limiter and the queue check.
+    /// go to this inbox. The copy shares the limiter and the queue check.
     pub(super) fn with_inbox(&self, inbox: Arc<ItemInbox>) -> Self {
         Self {
             inbox: Some(inbox),
@@ -100,7 +102,8 @@ impl Destination {
         }
     }
 
-    /// Returns what the worker may send at first. `None` if it is to reply without a stream.
+    /// Returns what the worker may send at first. `None` if the worker is to reply without a
+    /// stream.
     pub(super) fn credit(&self) -> Option<Volume> {
         let inbox = self.inbox.as_ref()?;
         Some(inbox.window()).filter(|window| window.items > 0)
@@ -130,7 +133,7 @@ impl Destination {
             .map_or(MethodIndex::NONE, MethodIndex)
     }
 
-    /// Returns a method in spans and metrics. `None` if the service does not have it.
+    /// Returns the name of a method in spans and metrics. `None` if the service does not have it.
     pub(super) fn label(&self, MethodIndex(index): MethodIndex) -> Option<&Method> {
         self.labels.get(usize::from(index))
     }

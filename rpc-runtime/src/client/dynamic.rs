@@ -31,8 +31,9 @@ use crate::service::middleware::BoxError;
 /// A client of a service that the program knows only by its [`ServiceDescription`]: for gateways,
 /// command lines and tests.
 ///
-/// Arguments, results and errors are JSON values. Otherwise it works like a generated client. The
-/// description says which methods are idempotent or one-way.
+/// Arguments, results and errors are JSON values. The default codec is JSON, and streams are not
+/// resumed. Otherwise it works like a generated client. The description says which methods are
+/// idempotent or one-way.
 ///
 /// ```
 /// # use rpc_runtime::{Broker, Server, service};
@@ -80,7 +81,7 @@ pub struct DynamicClient {
 }
 
 impl DynamicClient {
-    /// Returns a builder of a client whose calls go through a broker.
+    /// Returns a builder of a client whose calls go through a broker, by default as JSON.
     pub(crate) fn with_caller(
         caller: Arc<Caller>,
         description: ServiceDescription,
@@ -107,8 +108,9 @@ impl DynamicClient {
     ///
     /// Pass the arguments as a map by name, as an array by position, or as `()` if there are none.
     /// An array may leave out the last arguments. A map must not have names that are not in the
-    /// description. If a required argument is missing, the worker refuses the call, or the call
-    /// fails with `CallError::Encode` if the codec is plain text.
+    /// description. If a required argument is missing, the worker refuses the call. If the codec is
+    /// plain text, a method may have one argument at most, and the call fails with
+    /// `CallError::Encode` if that is missing, even if it is not required.
     ///
     /// If the method returns nothing, the result is `null`, or an empty string if the codec is
     /// plain text. If the method replies with a stream, the result is an array of all items, or a
@@ -125,7 +127,8 @@ impl DynamicClient {
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
     ///   [`CallError::ServiceText`] if it does so in plain text,
     /// - [`CallError::BadReply`] if the result or error has a number outside the range of a
-    ///   `Value`, such as a large `u128`. [`call_json`](Self::call_json) returns it exactly.
+    ///   `Value`, such as a large `u128`. [`call_json`](Self::call_json) returns it exactly,
+    /// - the errors of any other call.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
         let exact_arguments = || exact_value_of(&arguments);
         Call::new(
@@ -191,7 +194,7 @@ impl DynamicClient {
     /// # Errors
     ///
     /// The call fails with [`CallError::WrongKind`] if the method does not receive a stream, with
-    /// [`CallError::BadItem`] if an item cannot be encoded, and with the errors of
+    /// [`CallError::BadItem`] if an item cannot be encoded, and with the other errors of
     /// [`call`](Self::call).
     pub fn call_with_items<T: Serialize + 'static>(
         &self,
@@ -232,7 +235,8 @@ impl DynamicClient {
     /// # Errors
     ///
     /// Sending fails with [`CallError::WrongKind`] if the method is not a broadcast with answers,
-    /// and with the errors of [`call`](Self::call).
+    /// with the errors that [`call`](Self::call) has before it sends a request, and with those of
+    /// [`Broadcast::send`]. The errors of a reply are those of single answers.
     pub fn broadcast(&self, method: &str, arguments: impl Serialize) -> Broadcast<Value, MethodError> {
         let exact_arguments = || exact_value_of(&arguments);
         Broadcast::new(
@@ -284,8 +288,9 @@ impl DynamicClient {
     ///
     /// # Errors
     ///
-    /// The only item is [`CallError::WrongKind`] if the method does not reply with a stream, or one
-    /// of the errors of [`call`](Self::call).
+    /// The last item is one of the errors of [`call`](Self::call) if the call or the method fails.
+    /// The only item is [`CallError::WrongKind`] if the method does not reply with a stream, or if
+    /// it receives one.
     pub fn stream(&self, method: &str, arguments: impl Serialize) -> StreamingCall<Value, MethodError> {
         let exact_arguments = || exact_value_of(&arguments);
         self.stream_as(method, Sends::NoItems, exact_arguments)
@@ -402,8 +407,8 @@ enum Sends {
     Items,
 }
 
-/// Returns how to call a method that receives no stream. A one-way broadcast counts as unary: it is
-/// called like a method without a result.
+/// Returns how to call a method, apart from the stream that it may receive. A one-way broadcast
+/// counts as unary: it is called like a method without a result.
 fn kind_of(method: &MethodDescription) -> MethodKind {
     if method.is_streaming {
         MethodKind::Streaming
@@ -435,7 +440,7 @@ enum ArgumentsError {
     TooManyForText(usize),
 }
 
-/// Displays the names of arguments, separated by commas.
+/// Displays the names of arguments, separated by commas, or `none`.
 struct Names<'a>(&'a [String]);
 
 impl fmt::Display for Names<'_> {
@@ -469,7 +474,7 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
     }
 }
 
-/// Encodes one value, which has no name.
+/// Encodes an argument without its name, or an item.
 fn encode_value(value: ExactValue, codec: Codec) -> Result<Bytes, BoxError> {
     match (codec, value) {
         (Codec::Json, value) => Ok(value.to_json()),
@@ -497,8 +502,9 @@ fn encode_json(codec: Codec, json: &[u8]) -> Result<Bytes, EncodeError> {
     encoded.map_err(|source| EncodeError::new(codec, source))
 }
 
-/// Returns the arguments with their names. Checks that the method has each of them, and that none
-/// is given twice. Arguments may be missing: the worker may know a default.
+/// Returns the arguments with their names, or with the aliases by which a map has them. Checks that
+/// the method has each of them, and that none is given twice. Arguments may be missing: the worker
+/// may know a default.
 fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
@@ -553,7 +559,7 @@ impl FromExactValue for String {
     }
 }
 
-/// Reads a reply as a result, or as the method's own error.
+/// Reads a reply as a result, as the method's own error, or as a fault.
 fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T>>> {
     match reply.kind {
         ReplyKind::Result => decode_value(&reply),
@@ -591,7 +597,7 @@ fn value_of<T: FromExactValue>(codec: Codec, body: &[u8]) -> Result<T, DecodeErr
 /// Decodes all items of a stream from one reply. In plain text, each is a line.
 fn values_of<T: FromExactValue>(codec: Codec, body: &[u8]) -> Result<Vec<T>, DecodeError> {
     if codec == Codec::Text {
-        // Splitting it would yield one empty line.
+        // An empty body has no items, but splitting it would yield one empty line.
         if body.is_empty() {
             return Ok(Vec::new());
         }

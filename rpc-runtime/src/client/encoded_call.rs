@@ -82,14 +82,14 @@ impl<T, E> Call<T, E> {
     /// Encodes the call of a job, to keep it in a database and to send it later; see
     /// [`EncodedCall`].
     ///
-    /// Headers, priority and delay are kept. The timeout and
+    /// Headers, priority and delay are kept. The timeout, [`detached`](Self::detached) and
     /// [`wait_for_server`](crate::ClientBuilder::wait_for_server) are not, and layers of the client
     /// do not see the call.
     ///
     /// # Errors
     ///
-    /// - [`CallError::CannotEncode`] if the method is not a job (`#[rpc(oneway, idempotent)]`), or
-    ///   if the call has begun,
+    /// - [`CallError::CannotEncode`] if the method is not a job (`#[rpc(oneway, idempotent)]`), if
+    ///   the call has begun, or if it was made with [`ready`](Self::ready),
     /// - the errors of a call that cannot be sent, such as [`CallError::Invalid`] and
     ///   [`CallError::TooLarge`].
     pub fn encode(self) -> Result<EncodedCall, CallError<E>> {
@@ -116,7 +116,7 @@ impl EncodedCall {
         })
     }
 
-    /// Returns a call that sends the request.
+    /// Returns a call that sends the job, each time with the same id.
     pub(crate) fn call(&self, caller: Arc<Caller>) -> Call<()> {
         let limiter = caller.encoded_call_limiters.of(&self.queue);
         let path = CallPath::Direct(Backend::Broker(caller));
@@ -167,7 +167,7 @@ impl EncodedCall {
     ///
     /// # Errors
     ///
-    /// If the bytes are damaged, or if a newer version of this library wrote them.
+    /// If the bytes are damaged, or have a version of the format that this library does not know.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoredFormatError> {
         let stored: Stored = read_stored(bytes)?;
         let short_str = |text: &str| ShortStr::new(text).map_err(StoredFormatError::damaged);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::limiter::{DEFAULT_IN_FLIGHT, Limiter, WhenFull};
 use crate::protocol::ShortStr;
 
-/// The limiters of the encoded calls that are in flight, by their queues.
+/// The limiters of encoded calls, by their queues. Each lives as long as a call that uses it.
 #[derive(Debug, Default)]
 pub(super) struct EncodedCallLimiters(Mutex<HashMap<ShortStr, Weak<Limiter>>>);
 

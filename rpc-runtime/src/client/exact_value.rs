@@ -154,7 +154,8 @@ impl Serialize for ExactValue {
     }
 }
 
-/// Serializes an integer exactly, and a float as `f64`. Fails if the number is out of range.
+/// Serializes an integer exactly, and a float as `f64`. Fails if the integer has more than 128
+/// bits, or if the float is beyond `f64`.
 fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     if is_float(text) {
         // A number that is too large for `f64` is parsed as infinity.
@@ -172,8 +173,8 @@ fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S
 }
 
 /// Reads a value of any type. Types that JSON lacks become what `serde_json` writes for them: bytes
-/// become an array of numbers. Non-string keys become their JSON text. NaN and infinities are
-/// errors.
+/// become an array of numbers. Non-string keys become their JSON text. NaN, infinities and
+/// MessagePack extensions are errors.
 impl<'de> Deserialize<'de> for ExactValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyValue)
@@ -184,7 +185,7 @@ impl<'de> Deserialize<'de> for ExactValue {
 struct AnyValue;
 
 /// Implements the methods of [`Visitor`] for integers.
-macro_rules! numbers {
+macro_rules! integers {
     ($($visit:ident($type:ty);)*) => {$(
         fn $visit<E>(self, value: $type) -> Result<ExactValue, E> {
             Ok(ExactValue::Number(value.to_string()))
@@ -199,7 +200,7 @@ impl<'de> Visitor<'de> for AnyValue {
         f.write_str("a value that JSON can hold")
     }
 
-    numbers! {
+    integers! {
         visit_i64(i64);
         visit_u64(u64);
         visit_i128(i128);
@@ -305,7 +306,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Reads the items between brackets, separated by commas.
+    /// Reads the items between brackets or braces, separated by commas.
     fn items<T>(
         &mut self,
         end: u8,
@@ -359,7 +360,7 @@ impl<'a> Parser<'a> {
         self.rest.first().copied()
     }
 
-    /// Skips a byte, if it is the next one.
+    /// Skips whitespace, and then this byte if it is the next one.
     fn skip(&mut self, byte: u8) {
         if self.peek() == Some(byte) {
             self.take(1);

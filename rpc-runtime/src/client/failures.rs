@@ -3,7 +3,7 @@
 use crate::error::{BrokerError, CallError, Cause};
 use crate::protocol::{Executed, ShortStr};
 
-/// Builds the error for a failure of the session or its connection.
+/// Builds the error of a call that a [`BrokerError`] ends.
 pub(super) fn broker_error(source: BrokerError, may_have_run: bool) -> CallError {
     let executed = if may_have_run {
         Executed::Maybe
@@ -34,8 +34,8 @@ pub(super) fn no_workers_error(queue: &ShortStr) -> CallError {
     }
 }
 
-/// Builds the error for a queue that was deleted after an earlier request had reached it. The
-/// method may have run.
+/// Builds the error for a queue that does not exist any more. An earlier request may have reached
+/// it, so the method may have run.
 pub(super) fn queue_gone_error(queue: &ShortStr) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_string(),

@@ -24,7 +24,7 @@ pub(super) enum CallEvent {
     /// The broker did not confirm the request, which may or may not be in its queue.
     NotConfirmed(Box<Published>),
     /// The broker returned the batch that holds the request, because the batch queue no longer
-    /// exists. Send the request on its own.
+    /// exists. The call sends the request again, on its own.
     BatchReturned,
     /// The session has another [epoch](super::resend::ReplyEpoch), is open again, or is closed, or
     /// the call's stream has begun. The event does not say which: the call looks at both.
@@ -35,11 +35,13 @@ pub(super) enum CallEvent {
 ///
 /// It is created when a client prepares the call, and anew for each attempt that layers make. It is
 /// in flight from its insertion into [`InFlightCalls`](super::in_flight_calls::InFlightCalls) until
-/// it ends. One task makes the call and waits for events. Other tasks report events: they find the
-/// call in `InFlightCalls`, or hold its request.
+/// it ends. A broadcast or a call within the process is never inserted, and has no events. One task
+/// makes the call and waits for events. Other tasks report events: they find the call in
+/// `InFlightCalls`, or hold its request.
 #[derive(Debug)]
 pub(crate) struct InFlightCall {
-    /// A random UUID: the correlation id.
+    /// A random UUID: the correlation id, except for a broadcast with answers, whose attempts share
+    /// that of its `GatherTarget`.
     id: Uuid,
     /// The call's number in the order of insertion into the calls in flight; 0 until then.
     sequence: AtomicU64,
@@ -93,8 +95,8 @@ impl InFlightCall {
         Self::with_id(random_id(), plan)
     }
 
-    /// Creates a call whose request has the same id as an earlier one. It must be one-way: both may
-    /// be in flight at the same time, and a reply with this id would fit both.
+    /// Creates a call with this id. If another call may have the same id, both must be one-way:
+    /// they may be in flight at the same time, and a reply with this id would fit both.
     pub(super) fn with_id(id: Uuid, plan: CallPlan) -> Self {
         Self {
             id,
@@ -223,7 +225,8 @@ impl InFlightCall {
         unlock_and_wake(inbox);
     }
 
-    /// Tells the call what became of its published request.
+    /// Tells the call what became of its request. Also forgets the batch size if the broker did not
+    /// take a batch, and counts a single request that was returned.
     pub(super) fn on_published(&self, published: Published) {
         let mut inbox = self.lock();
         // A confirm need not wake a call that waits for a reply, because the reply follows. But

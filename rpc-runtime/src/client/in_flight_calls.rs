@@ -24,7 +24,7 @@ use crate::protocol::{
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::HasLatestSend;
 
-/// The calls in flight of one broker handle.
+/// The calls in flight of one broker handle, other than broadcasts.
 ///
 /// Each call has a random correlation id, so a reply reaches its own call or none. Late and foreign
 /// replies are discarded. A call keeps its id when it sends its request again.
@@ -80,7 +80,8 @@ fn key(call: &InFlightCall) -> u128 {
     }
 }
 
-/// Uses the key as its hash. This process chooses the keys: random UUIDs and sequence numbers.
+/// Uses the key as its hash, folded to 64 bits. This process chooses the keys: random UUIDs and
+/// sequence numbers.
 #[derive(Debug, Default)]
 struct IdentityHasher(u64);
 
@@ -102,7 +103,7 @@ impl Hasher for IdentityHasher {
 }
 
 impl InFlightCalls {
-    /// Inserts a call, which is in flight until the guard is dropped.
+    /// Inserts a call, which is in flight until it has its reply or the guard is dropped.
     pub(super) fn insert<'a>(&'a self, call: &'a Arc<InFlightCall>) -> InFlightGuard<'a> {
         call.set_sequence(self.inserted.fetch_add(1, Ordering::Relaxed));
         let in_flight = {
@@ -119,6 +120,7 @@ impl InFlightCalls {
     }
 
     /// Counts sequential calls. Returns whether the new call is expected to remain the only one.
+    /// `in_flight` includes it.
     fn record_insertion(&self, in_flight: usize) -> bool {
         if in_flight == 1 {
             return self.sequential.fetch_add(1, Ordering::Relaxed) >= SEQUENTIAL_CALLS;
@@ -133,7 +135,7 @@ impl InFlightCalls {
     /// Hands a reply, or another message of a stream, to the call with this id. `batch_size` is how
     /// many calls of the method the worker asks for in one message; zero if it does not say.
     /// Returns `false` if no call with this id can use the message, and no one-way request with
-    /// this id waits for the batch size.
+    /// this id waits for the batch size. Tells a worker to end a stream that belongs to no call.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: u16) -> bool {
         let Some(call) = self.remove_answered(id) else {
             return match self.streaming_call(id) {
@@ -152,7 +154,8 @@ impl InFlightCalls {
         true
     }
 
-    /// Hands a message of a stream to its call. Returns `false` if it means nothing to the call.
+    /// Hands a message of a stream, or the reply that ends it, to its call. Returns `false` if the
+    /// message means nothing to the call.
     fn receive(&self, call: &InFlightCall, message: Message) -> bool {
         let Some(inbox) = &call.plan().destination.inbox else {
             return false;
@@ -197,8 +200,8 @@ impl InFlightCalls {
         true
     }
 
-    /// Tells a worker to end its stream, which nobody reads. Does nothing if it does not say who it
-    /// is.
+    /// Tells a worker to end its stream, which nobody reads. `worker` is the header that identifies
+    /// it. Does nothing if that is missing or has no valid id.
     fn end_unread(&self, id: Uuid, worker: Option<&str>) {
         if let Some(worker) = worker.and_then(worker_key) {
             self.control_messages.end_unread(worker, id);
@@ -274,7 +277,7 @@ impl InFlightCalls {
         }
     }
 
-    /// Returns the calls whose requests were sent and that wait for a reply.
+    /// Returns the calls whose latest requests were sent and that wait for a reply.
     pub(super) fn sent(&self) -> Vec<Arc<InFlightCall>> {
         let calls = self.lock();
         let sent = calls.values().filter(|call| {
@@ -313,7 +316,7 @@ impl InFlightCalls {
         self.lock().len()
     }
 
-    /// Returns the call with this id, if its method has a stream in one of the two directions.
+    /// Returns the call with this id, if it has a stream in at least one direction.
     fn streaming_call(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
         let calls = self.lock();
         let call = calls.get(&id.as_u128())?;
@@ -345,13 +348,13 @@ fn receive_items(id: Uuid, inbox: &ItemInbox, worker: Option<&str>, body: &Bytes
     }
 }
 
-/// Hands the reply to a call with a stream, which ends the stream, to the call.
+/// Hands a call with a stream its reply, which ends the stream once all items have arrived.
 fn receive_end(call: &InFlightCall, inbox: &ItemInbox, worker: Option<&str>, message: Message) -> Arrival {
     let header = message.properties.headers.get(ITEMS_HEADER);
     let count = header.and_then(|count| count.parse().ok());
     let reply = Reply::from_message(message, call.plan().codec);
-    // A result without the header follows no items. If the method replies with a stream, it is an
-    // array of all items. Only a failure may leave items out.
+    // A result without the header follows no items. If the method replies with a stream, the result
+    // is an array of all items. Only a failure may leave items out.
     let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
     let count = count.or(is_result.then_some(0));
     // A worker that knows no streams from callers runs the method without the items. It does not
@@ -363,7 +366,7 @@ fn receive_end(call: &InFlightCall, inbox: &ItemInbox, worker: Option<&str>, mes
     inbox.end(call.id(), worker, count, reply)
 }
 
-/// Hands a worker's credit for the items that a call sends to the call.
+/// Hands a call a worker's credit, for the items that the call sends.
 fn receive_grant(
     call: &InFlightCall,
     inbox: &ItemInbox,
@@ -412,7 +415,7 @@ fn is_of_stream(message: &Message) -> bool {
     kind.is_some_and(|kind| [ITEMS_TYPE, CREDIT_TYPE].contains(&kind.as_str()))
 }
 
-/// Keeps a call in flight until the guard is dropped.
+/// Keeps a call in flight until it has its reply or the guard is dropped.
 #[derive(Debug)]
 pub(super) struct InFlightGuard<'a> {
     pub(super) call: &'a Arc<InFlightCall>,

@@ -27,7 +27,7 @@ pub(super) struct Answers {
 }
 
 /// The subscription to the reply queue, and the [`Caller`] that sent the request, which keeps the
-/// connection open meanwhile. `None` once gathering has ended.
+/// connection open meanwhile. `None` once gathering has ended, or the deadline has passed.
 #[derive(Debug)]
 struct OpenReplies(Mutex<Option<(Subscription, Arc<Caller>)>>);
 
@@ -69,7 +69,7 @@ impl Answers {
             replies,
             _closing: AbortOnDropHandle::new(runtime.spawn(closing)),
         };
-        // If no answers are expected, gathering has ended already.
+        // If zero workers are expected, gathering has ended already.
         answers.close_if_ended();
         answers
     }
@@ -78,7 +78,8 @@ impl Answers {
         &self.gathering
     }
 
-    /// Whether the broker has confirmed that all workers got the request.
+    /// Whether the queues of all workers took the request, as the broker confirmed. `false` if any
+    /// attempt that workers may have got is unconfirmed.
     pub(super) fn is_confirmed(&self) -> bool {
         self.target.is_confirmed()
     }
@@ -86,7 +87,8 @@ impl Answers {
     /// Returns the next answer, or `None` once gathering has ended.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
         loop {
-            // For each delivery, and not only if none is ready: deliveries may never pause.
+            // The deadline is checked for each delivery, and not only if none is ready: deliveries
+            // may never pause.
             self.gathering.check_deadline(Instant::now());
             self.close_if_ended();
             let replies = Arc::clone(&self.replies);

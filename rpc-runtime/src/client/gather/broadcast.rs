@@ -1,4 +1,4 @@
-//! The call of all workers that a client's method returns.
+//! The broadcast that a client's method returns: a call that all workers run.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -148,16 +148,18 @@ impl<T, E> Broadcast<T, E> {
     }
 
     /// Sends the request to all workers of the queue, through the client's layers. Returns once the
-    /// broker has put it into their queues.
+    /// broker has put it into their queues. Without a broker, runs the method and then returns.
     ///
     /// # Errors
     ///
-    /// - [`CallError::NoWorkers`] if no worker of the queue can be reached,
-    /// - [`CallError::TimedOut`] if the request could not be sent within the limit,
+    /// - [`CallError::NoWorkers`] if no worker of the queue can be reached, unless the client
+    ///   [waits for one](crate::ClientBuilder::wait_for_server),
+    /// - [`CallError::TimedOut`] if the limit passes before the request is sent, or before the
+    ///   broker says what became of it: then some workers may run it,
     /// - the errors of any call that cannot be sent.
     ///
-    /// It is no error if the broker does not confirm the request, because some workers may run it
-    /// and answer. [`Gather::is_confirmed`] returns `false` then.
+    /// It is no error if the broker refuses to confirm the request, or if the confirm is lost,
+    /// because some workers may run it and answer. [`Gather::is_confirmed`] returns `false` then.
     ///
     /// # Cancel safety
     ///
@@ -184,7 +186,7 @@ impl<T, E> Broadcast<T, E> {
                         executed: Executed::Maybe,
                         ..
                     }) => None,
-                    // The answer, although it is not a result.
+                    // A fault is an answer, too, and so is a reply that cannot be read.
                     outcome @ (Ok(_) | Err(CallError::Fault(_) | CallError::BadReply { .. })) => Some((
                         this_process(),
                         outcome.map_err(CallError::widen).and_then(self.read),
@@ -227,8 +229,8 @@ async fn open_answers_and_send(
         let plan = call.plan_mut();
         plan.destination = Arc::new(plan.destination.with_gather_target(target));
     }
-    // Returns an empty reply once the request is published, even if the broker does not confirm it.
-    // The answers go to the queue above.
+    // The reply is empty. It comes once the request is published, even if the broker does not
+    // confirm it. The answers go to the queue above.
     path.call_within(call, time_limit).await?;
     Ok(answers)
 }

@@ -14,7 +14,7 @@ use crate::protocol::{BadReply, MAX_WORKER_HEADER, Malformed, Message, Reply, Sh
 /// The maximum number of answers. A queue with more workers is not expected.
 const MAX_ANSWERS: usize = 10_000;
 
-/// The maximum number of messages that are no answers. A sender of more is not a worker.
+/// The maximum number of messages that are no answers, or repeat one. Workers do not send as many.
 const MAX_IGNORED: usize = 10_000;
 
 /// Why a [`Gather`](super::Gather) ended.
@@ -27,7 +27,7 @@ pub enum GatherEnd {
     Quiet,
     /// The [time limit](super::Broadcast::limit) was reached.
     Limit,
-    /// There were ten thousand answers, or as many messages that are no answers.
+    /// There were ten thousand answers, or as many messages that are no answers or repeat one.
     TooManyAnswers,
     /// The connection was lost, and with it the answers that were still to come.
     Lost(BrokerError),
@@ -63,7 +63,7 @@ pub(super) struct Gathering {
     /// The ids of the workers that have answered.
     worker_ids: HashSet<String>,
     answers: usize,
-    /// How many messages were no answers.
+    /// How many messages were no answers, or repeated one.
     ignored: usize,
     /// When the quiet window ends. `None` before the first answer, or if there is no window.
     quiet_at: Option<Instant>,
@@ -127,8 +127,8 @@ impl Gathering {
         self.end.get_or_insert(end);
     }
 
-    /// Returns the answer in a message. `None` if the message is no answer, if its worker has
-    /// answered before, or if gathering has ended.
+    /// Counts a message, which may end gathering, and returns the answer in it. `None` if the
+    /// message is no answer, if its worker has answered before, or if gathering has ended before.
     pub(super) fn receive(
         &mut self,
         message: Message,
@@ -160,8 +160,8 @@ impl Gathering {
         answer
     }
 
-    /// Returns the answer in a message. `None` if the message is no answer to this request, or if
-    /// its worker has answered before.
+    /// Returns the answer in a message, and remembers its worker. `None` if the message is no
+    /// answer to this request, or if its worker has answered before.
     fn read(&mut self, message: Message, malformed: Option<Malformed>) -> Option<Answer> {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
             return None;
@@ -182,7 +182,7 @@ impl Gathering {
     }
 }
 
-/// Returns the worker that sent a message. Without an id if the message does not say that.
+/// Returns the worker that sent a message. Without an id if the message does not say who sent it.
 fn worker_of(message: &Message) -> Worker {
     let header = message.properties.headers.get(WORKER_HEADER);
     // No worker of this library sends a longer one. Ids are kept until gathering ends.

@@ -95,7 +95,7 @@ impl<T, E> Gather<T, E> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Waits for all answers.
+    /// Waits until gathering ends, and returns all answers.
     pub async fn collect(mut self) -> Gathered<T, E> {
         let mut answers = Vec::new();
         while let Some(answer) = self.next().await {
@@ -105,6 +105,7 @@ impl<T, E> Gather<T, E> {
             answers,
             missing: self.missing(),
             is_confirmed: self.is_confirmed(),
+            // Always `Some` after the last answer.
             end: self.end().unwrap_or(GatherEnd::Limit),
         }
     }
@@ -131,7 +132,8 @@ impl<T, E> Gather<T, E> {
         }
     }
 
-    /// Returns why it ended. `None` while further answers may arrive.
+    /// Returns why it ended. `None` while further answers may arrive. With a broker, time limits
+    /// take effect while this stream is polled.
     #[must_use]
     pub fn end(&self) -> Option<GatherEnd> {
         match &self.source {

@@ -10,7 +10,7 @@ pub(crate) struct GatherTarget {
     pub(crate) reply_to: ShortStr,
     /// The same for all attempts that layers make, so that no worker counts twice.
     pub(crate) correlation_id: ShortStr,
-    /// Whether an attempt was sent without a positive confirm.
+    /// Whether an attempt that workers may have got has no positive confirm.
     is_unconfirmed: AtomicBool,
 }
 
