@@ -19,9 +19,9 @@ type Item<T, E> = (Worker, Result<T, CallError<E>>);
 
 /// The answers of all workers to a [`Broadcast`](super::Broadcast), as they arrive.
 ///
-/// Each item is a worker and its answer: the method's result or error, or the fault of the worker.
-/// A worker that cannot say who it is, such as one of another library, has an empty `id`. No other
-/// worker is listed twice.
+/// Each item is a worker and its answer: the method's result or error, the fault of the worker, or
+/// [`CallError::BadReply`] if its answer cannot be read. A worker that cannot say who it is, such
+/// as one of another library, has an empty `id`. No other worker is listed twice.
 ///
 /// It ends for one of the reasons in [`GatherEnd`]. A worker that does not answer has no item;
 /// [`missing`](Self::missing) counts those if a number was
