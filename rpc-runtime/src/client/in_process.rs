@@ -1,7 +1,7 @@
 //! Calls without a broker: the call itself runs the handler.
 //!
-//! The same code executes the request as with a broker. Sizes, repeated deliveries and the time in
-//! a queue are not checked.
+//! The same code executes the request as with a broker. The sizes of requests and replies, repeated
+//! deliveries and the time in a queue are not checked.
 
 use std::fmt;
 use std::future::pending;
@@ -25,8 +25,9 @@ use crate::service::{
     RequestLog, RequestSource, Response, Rules, Service, end_of_stream,
 };
 
-/// What the header of a worker would say. The parts that receive items expect to know their worker.
-const IN_PROCESS: &str = r#"{"id":"00000000-0000-0000-0000-000000000000"}"#;
+/// What a worker would send in the header `rpc-worker`. The parts that receive items expect to know
+/// their worker.
+const IN_PROCESS_WORKER: &str = r#"{"id":"00000000-0000-0000-0000-000000000000"}"#;
 
 /// A service in this process that clients call.
 pub(crate) struct InProcess {
@@ -65,7 +66,9 @@ impl InProcess {
         }
     }
 
-    /// Runs the method until it returns or the call's deadline passes.
+    /// Waits for a permit, and runs the method until it returns or the call's deadline passes. If
+    /// the method has a stream, the deadline applies only until the stream begins. A one-way call
+    /// waits for its method too.
     pub(super) async fn call(
         self: Arc<Self>,
         call: Arc<InFlightCall>,
@@ -94,7 +97,12 @@ impl InProcess {
         Ok(reply)
     }
 
-    /// Runs the method, as a worker does.
+    /// Runs the method or refuses the request, as a worker does. Returns the reply, which may be a
+    /// fault.
+    ///
+    /// # Errors
+    ///
+    /// If an item that the caller sends cannot be encoded, or is too large.
     async fn serve(&self, call: &InFlightCall, deadline: Instant) -> Result<Reply, CallError> {
         let (plan, now) = (call.plan(), Instant::now());
         let request = Request {
@@ -159,7 +167,7 @@ impl InProcess {
 ///
 /// # Errors
 ///
-/// If an item cannot be sent.
+/// If an item cannot be encoded, or is too large.
 async fn receiving(
     call: &InFlightCall,
     upload: &Arc<Upload>,
@@ -171,17 +179,18 @@ async fn receiving(
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
             if let Some(items) = &call.plan().destination.inbox {
-                // The first grant begins the streams: from now on, no layer may make another
-                // attempt of the call. A message without items tells the inbox so. Later ones
-                // change nothing.
-                items.receive(call.id(), IN_PROCESS, Items::keep_alive());
+                // The first grant begins the streams: from now on, a further attempt that a layer
+                // makes does not run the method again. A message without items tells the inbox so.
+                // Later ones change nothing.
+                items.receive(call.id(), IN_PROCESS_WORKER, Items::keep_alive());
             }
-            // This cannot fail: the method takes only items that were sent.
-            let _ = upload.grant(call.id(), IN_PROCESS, grant);
+            // This cannot fail: the worker's id is a UUID, and the method takes only items that
+            // were sent.
+            let _ = upload.grant(call.id(), IN_PROCESS_WORKER, grant);
         }
         pending().await
     };
-    // Nothing limits an item but its encoding: that of a MessagePack binary, also here.
+    // Whatever the codec, an item becomes a MessagePack binary, which cannot be larger.
     let max_item_bytes = u32::MAX as usize;
     let link = InProcessLink(Arc::clone(&inbox));
     let sending = Arc::clone(upload).send_until_failure(call.id(), link, max_item_bytes);
@@ -203,8 +212,9 @@ impl Drop for EndsItems {
     }
 }
 
-/// Runs a method with a stream, in either direction, until it ends, or until the reader of its
-/// items has waited for too long. If the method replies without a stream, the call itself is the
+/// Runs a method with a stream, in either direction, until it ends. Gives up if the stream has not
+/// begun at the deadline, if later the reader of the items waits for too long, or if the handler
+/// that makes the call has to end. If the method replies without a stream, the call itself is the
 /// one that waits.
 async fn while_items_arrive(
     items: &ItemInbox,
@@ -217,8 +227,9 @@ async fn while_items_arrive(
         if let Ok(reply) = timeout_at(deadline, &mut serving).await {
             return reply;
         }
-        // The time limit is that of the first item. Once the stream has begun, each wait of the
-        // reader has its own. A method in this process cannot be lost, so its silence says nothing.
+        // The deadline limits the time until the first message. Once the stream has begun, each
+        // wait of the reader has a time limit of its own. A method in this process cannot be lost,
+        // so its silence says nothing.
         let may_be_silent = true;
         if !items.has_begun() || items.overdue(time_limit.limit, may_be_silent).is_some() {
             return Err(time_limit.timeout_error(Executed::Maybe));
@@ -237,7 +248,7 @@ struct InProcessItems {
 }
 
 impl InProcessItems {
-    /// Creates the sink of a method's items. From now on, the reader raises its credit.
+    /// Creates the sink of a method's items. From now on, their reader raises the sink's credit.
     fn new(call: &InFlightCall, items: &Arc<ItemInbox>) -> Self {
         let credit = Arc::new(Credit::new(items.window()));
         items.set_credit(Arc::clone(&credit));
@@ -271,15 +282,15 @@ impl ItemSink for InProcessItems {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
         if items.is_empty() {
-            // A message without items asks whether the caller is there. It is in this process: it
-            // answers with a grant, which raises nothing.
+            // A message without items asks whether the caller is there. It is: a grant that raises
+            // nothing says so.
             self.credit.raise(Volume::default());
         }
         let items = items.finish();
         let message = Items { first, items, credit };
         // The result only matters to messages from a broker: here, `serve` returns the reply that
         // ends the stream.
-        self.items.receive(self.call, IN_PROCESS, message);
+        self.items.receive(self.call, IN_PROCESS_WORKER, message);
     }
 }
 

@@ -6,7 +6,8 @@ use crate::codec::EncodeError;
 use crate::error::{CallError, MethodKind};
 use crate::protocol::{InvalidHeader, InvalidName};
 
-/// Why a call cannot be sent. Becomes the call's error when the call is awaited.
+/// Why a call cannot be sent: the variant of [`CallError`] with the same name. A call keeps it
+/// until it is awaited, and then fails with it.
 #[derive(Debug)]
 pub(crate) enum InvalidCall {
     Encode(EncodeError),

@@ -58,14 +58,15 @@ impl OutgoingCall {
         self.plan.method.is_oneway()
     }
 
-    /// Returns whether all workers of the queue get the request. The reply to a broadcast is empty
-    /// and means only that the request was published: layers do not see the workers' answers.
+    /// Returns whether all workers of the queue get the request. The reply to a broadcast has no
+    /// result and means only that the request was published, perhaps without the broker's confirm:
+    /// layers do not see the workers' answers.
     #[must_use]
     pub fn is_broadcast(&self) -> bool {
         self.plan.method.is_broadcast()
     }
 
-    /// Returns the queue that the request is sent to.
+    /// Returns the name of the queue whose workers are called.
     #[must_use]
     pub fn queue(&self) -> &str {
         self.plan.destination.queue.as_str()
@@ -247,7 +248,8 @@ impl<L> CallLayer for L where
 ///
 /// A [`Fault`](crate::Fault) is an error here, [`CallError::Fault`]. The method's own error is a
 /// [`CallReply`]. If the error of a layer inside is not a [`CallError`], it becomes
-/// [`CallError::Middleware`].
+/// [`CallError::Middleware`]. So does an error that says that the method did not run although
+/// another attempt may have run it.
 ///
 /// Its clones share the layers, so a layer that clones it, such as `Retry`, does not multiply a
 /// limit inside.
@@ -294,8 +296,9 @@ impl Service<OutgoingCall> for CallService {
     }
 }
 
-/// Makes one attempt of a call, inside all layers: sends the request and waits for the reply.
-/// Records in the call's attempts whether the method may have run.
+/// Makes one attempt of a call, inside all layers: sends the request and waits for the reply. Sends
+/// nothing if the call's stream has begun, or if the deadline has passed. Records in the call's
+/// attempts whether the method may have run.
 fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<CallReply, CallError>> {
     let mut attempt = call.attempts.add();
     Box::pin(async move {
@@ -337,13 +340,14 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
     })
 }
 
-/// Remembers the outcome of an attempt. A further attempt of a call whose stream has begun returns
-/// it again instead of sending a request.
+/// Remembers the outcome of an attempt, unless it is an error without a fault from before the
+/// stream began. A further attempt of a call whose stream has begun returns the outcome again
+/// instead of sending a request.
 fn remember_outcome(items: &ItemInbox, outcome: &Result<CallReply, CallError>) {
     match outcome {
         Ok(CallReply(reply)) => items.set_outcome(Ok(reply.clone())),
         Err(CallError::Fault(fault)) => items.set_outcome(Err(fault.clone())),
-        // Other errors cannot be cloned.
+        // Other errors cannot be cloned, so a fault takes their place.
         Err(error) if items.has_begun() => {
             let reason = format!("the stream had begun, so the call was not made again: {error}");
             items.set_outcome(Err(Fault::new(FaultCode::Interrupted, reason)));
@@ -415,9 +419,9 @@ impl LayeredCaller {
     }
 }
 
-/// Returns the call's error. `error` is an error of a layer, or an attempt's error that all layers
-/// have let pass. `executed` says whether any attempt may have run the method: then the call's
-/// error must not say that the method did not run.
+/// Returns the call's error outside a layer. `error` is that of the layer, or an error from inside
+/// that the layer has let pass. `executed` says whether any attempt may have run the method: then
+/// the call's error must not say that the method did not run.
 fn layer_error(error: BoxError, executed: Executed) -> CallError {
     match error.downcast::<CallError>() {
         Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,

@@ -2,8 +2,9 @@
 //!
 //! A client prepares a [`Call`]. When the call is awaited, it passes through the client's layers.
 //! Then `broker_call` sends its request and waits for the reply. Without a broker, `in_process`
-//! runs the handler instead. All calls of a broker handle share one session, which `session` keeps
-//! open.
+//! runs the handler instead. All these calls of a broker handle share one session, which `session`
+//! keeps open. `caller` publishes a broadcast, and `gather` reads the answers, both without the
+//! session.
 
 mod backend;
 mod batching;

@@ -12,8 +12,9 @@ use crate::telemetry::{CallInfo, CallKind, CallSpan};
 /// A future that makes a call and returns its reply.
 pub(super) type ReplyFuture = BoxFuture<'static, Result<Reply, CallError>>;
 
-/// Makes a call with `make`, in a span, and counts it. If neither spans nor metrics are collected,
-/// returns the future of `make` itself.
+/// Makes a call with `make`, in a span, and counts it. Unless the call is layered, writes the trace
+/// context into its headers. If neither spans nor metrics are collected, returns the future of
+/// `make` itself.
 pub(super) fn observed(
     kind: CallKind,
     mut call: Arc<InFlightCall>,

@@ -57,7 +57,7 @@ impl CallPlan {
     }
 
     /// Begins the call's time limit: its own, or the time left to the handler that makes it if that
-    /// is shorter.
+    /// is shorter and the call is not detached. At most [`MAX_TIME_TO_LIVE`].
     ///
     /// # Errors
     ///

@@ -35,10 +35,10 @@ enum State {
 }
 
 impl QueueCheck {
-    /// Returns whether the queue exists; `None` if that is unknown. Starts a check unless one is
-    /// running, or has just ended.
+    /// Returns whether the queue exists; `None` if that is unknown. Begins a check with `start`,
+    /// unless one is running or the last result is still valid.
     ///
-    /// Cancel safe: the next call of this function continues the check.
+    /// Cancel safe: another call of this function continues the check. Nothing else does.
     pub(super) async fn exists(
         &self,
         start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,

@@ -47,8 +47,9 @@ impl QueuedRequest {
 /// The duty to tell a call what became of one of its requests.
 ///
 /// Whoever holds it calls [`resolve`](Self::resolve) once, or leaves that to the transport. If it
-/// is dropped instead, because its task panicked, it reports a failure, unless the call has
-/// withdrawn the request.
+/// is dropped instead, because the task that publishes requests has panicked or ended with its
+/// runtime, it reports a failure and withdraws a request that was not sent. It reports nothing if
+/// the call has withdrawn the request.
 #[derive(Debug)]
 pub(super) struct PendingConfirm {
     call: Arc<InFlightCall>,
@@ -89,7 +90,7 @@ impl PendingConfirm {
     }
 
     /// Marks a request in a batch as sent, before the batch is written. Returns `false` if its call
-    /// has withdrawn it. Of a single request, the transport does that with the
+    /// has withdrawn it. For a single request, the transport does that with the
     /// [`send_token`](Self::send_token).
     pub(super) fn mark_sent(&self) -> bool {
         self.call.latest_send().claim(self.number)

@@ -8,11 +8,12 @@ use crate::protocol::{BadReply, Executed, Fault, FaultCode, Reply, ReplyKind};
 pub(super) type ReceivedReply = Result<Reply, BadReply>;
 
 /// Checks a reply before it is returned to its call. `is_resent` says whether several of the call's
-/// requests may have reached workers.
+/// requests may have reached workers. Then a fault that says that the method did not run is
+/// replaced.
 ///
 /// # Errors
 ///
-/// [`CallError::BadReply`] if the reply is malformed or has more than `max_bytes`.
+/// [`CallError::BadReply`] if the reply cannot be read or has more than `max_bytes`.
 pub(super) fn check_reply(
     reply: ReceivedReply,
     max_bytes: usize,
@@ -31,7 +32,7 @@ pub(super) fn check_reply(
     Ok(reply)
 }
 
-/// Returns the empty reply that ends a one-way call.
+/// Returns the reply that ends a one-way call or a broadcast: the encoded `()`.
 pub(super) fn empty_reply(codec: Codec) -> Result<Reply, CallError> {
     let body = codec.encode(&()).map_err(CallError::Encode)?;
     Ok(Reply::new(ReplyKind::Result, codec, body))
@@ -54,8 +55,8 @@ fn fault_of_resent(reply: Reply) -> Reply {
     }
 }
 
-/// Builds the error for a reply that is malformed, unsupported or too large. Whatever its kind, the
-/// error says that the method may have run.
+/// Builds the error for a reply that is malformed, unsupported or too large. Whatever the kind of
+/// the reply, the error says that the method may have run.
 fn bad_reply(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
     CallError::BadReply {
         source: source.into(),

@@ -13,12 +13,13 @@ use crate::transport::{Delivery, Subscription};
 const MAX_PER_ACK: u32 = 256;
 
 /// Hands the replies in a delivery, and in those that have already arrived after it, to their
-/// calls. Acknowledges the deliveries together, and returns their number. `first` is what the
-/// consumer has just yielded.
+/// calls, up to [`MAX_PER_ACK`] deliveries. Acknowledges the deliveries together, and returns their
+/// number. `first` is what the consumer has just yielded.
 ///
 /// # Errors
 ///
-/// If the consumer has ended, so that no more replies will arrive.
+/// If the consumer has ended, so that no more replies will arrive. Then no delivery is
+/// acknowledged, not even those whose replies have reached their calls.
 pub(super) async fn route_available(
     first: Option<Result<Delivery, BrokerError>>,
     consumer: &mut Subscription,
@@ -38,7 +39,8 @@ pub(super) async fn route_available(
     Ok(routed)
 }
 
-/// Hands a delivery, which may be a batch of replies, to its calls. Returns its tag.
+/// Hands a delivery, which may be a batch of replies, to its calls. Counts the replies that no call
+/// waits for. Returns the delivery's tag.
 fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
     let message = delivery.message;
     // A batch has this type, and no correlation id. The type alone is not enough: a worker without
@@ -61,7 +63,8 @@ fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
     delivery.tag
 }
 
-/// Hands a single reply to its call. Returns `false` if no call waits for it.
+/// Hands a single reply, a message of a stream, or the batch size for a one-way request to its
+/// call. Returns `false` if no call waits for it.
 fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
     let batch_size = message
         .properties
@@ -82,8 +85,8 @@ fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
     }
 }
 
-/// Fails the calls that a malformed message answers. Returns how many of its replies no call waits
-/// for; one if the message does not say which calls it answers.
+/// Logs a malformed message, and fails the calls that it answers. Returns how many of its replies
+/// no call waits for; one if the message does not say which calls it answers.
 pub(super) fn route_malformed(
     in_flight: &InFlightCalls,
     message: &Message,
@@ -107,7 +110,7 @@ pub(super) fn route_malformed(
         .count()
 }
 
-/// Returns the id of the call that a reply answers.
+/// Returns the id of the call that a reply answers. `None` if its correlation id is no UUID.
 fn call_id(message: &Message) -> Option<Uuid> {
     let id = message.properties.correlation_id.as_ref()?;
     Uuid::parse_str(id.as_str()).ok()

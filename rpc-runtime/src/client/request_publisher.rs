@@ -23,10 +23,10 @@ use crate::transport::{Outgoing, Published, Publisher, ReplyQueue};
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
 pub(super) struct RequestPublisher {
-    /// Whether requests wait in the channel to the `SendTask` or in its backlog. Shared by
-    /// `RequestSender`, which sets it when it passes a request to the task and must not let later
-    /// ones overtake it, and the task, which clears it once its channel and backlog are empty. Not
-    /// used here. Requests that are held back, or in the batcher, do not count.
+    /// Whether requests wait in the channel to the `SendTask` or in its backlog. `RequestSender`
+    /// sets it when it passes a request to the task, and then passes later ones there too, so that
+    /// they do not overtake it. The task clears it once its channel and backlog are empty. Not used
+    /// here. Requests that are held back, or in the batcher, do not count.
     pub(super) has_backlog: AtomicBool,
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,
@@ -79,7 +79,8 @@ impl RequestPublisher {
         self.publisher.try_publish(message, call)
     }
 
-    /// Returns the message of one request: the one that was built already, or a new one.
+    /// Returns the message of one request, with the time that is left now: takes the one that was
+    /// built already, or builds it.
     pub(super) fn single(&self, request: &mut QueuedRequest) -> Outgoing {
         let now = Instant::now();
         if let Some(mut built) = request.built.take() {
@@ -94,7 +95,8 @@ impl RequestPublisher {
         }
     }
 
-    /// Builds a request that is sent on its own, and counts it for the batch size of its method.
+    /// Builds a request that is sent on its own. Counts it if it may ask for the batch size of its
+    /// method. Records that a one-way request asks.
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();
@@ -131,9 +133,9 @@ impl RequestPublisher {
         })
     }
 
-    /// Builds the message of a batch. It expires with the first of its requests: an expired request
-    /// must not run, and a consumer does not know how long the message has waited in the queue.
-    /// One-way requests do not expire.
+    /// Builds the message of a batch; `None` if there are no requests. It expires with the first of
+    /// its requests: an expired request must not run, and a consumer does not know how long the
+    /// message has waited in the queue. One-way requests do not expire.
     fn batch_message(&self, requests: &[QueuedRequest]) -> Option<Message> {
         let first = requests.first()?;
         let now = Instant::now();
@@ -166,9 +168,9 @@ impl RequestPublisher {
         })
     }
 
-    /// Returns the headers of a request: those of the call, a mark if the request is sent again,
-    /// and if a one-way request asks for the batch size, the address for the answer. Records that
-    /// it asks.
+    /// Returns the headers of a request: those of the call, a mark if an earlier request of the
+    /// call may have reached a worker, and if a one-way request asks for the batch size, the
+    /// address for the answer. Records that it asks.
     fn headers<'a>(&self, request: &'a QueuedRequest, now: Instant) -> Cow<'a, Headers> {
         let mut headers = Cow::Borrowed(&request.plan().headers);
         if request.is_resent {
@@ -183,7 +185,8 @@ impl RequestPublisher {
         headers
     }
 
-    /// Returns whether a request is one-way and asks for the batch size of its method.
+    /// Returns whether a request is one-way and asks for the batch size of its method. Records that
+    /// it asks, which forgets the batch size if no worker has answered for a long time.
     ///
     /// Calls that are made one after another gain nothing from batches, so they do not ask. A
     /// direct reply-to address could not receive the answer: it is valid only in the property
@@ -199,7 +202,7 @@ impl RequestPublisher {
     }
 }
 
-/// Counts a message that holds this many calls and is about to be sent.
+/// Counts a message that holds this many calls and goes to the transport.
 pub(super) fn count_sent(destination: &Destination, calls: usize) {
     let queue = destination.queue.as_str();
     count(Event::CallsSent { queue, calls });

@@ -24,7 +24,7 @@ pub(super) struct RequestSender {
 
 impl RequestSender {
     /// Returns a sender, and the task that publishes the requests that the sender passes to it. The
-    /// task ends once the sender is dropped and all requests are confirmed.
+    /// task ends once the sender is dropped and the outcomes of all requests are known.
     pub(super) fn new(
         publisher: Arc<dyn Publisher>,
         reply_to: ShortStr,
@@ -46,8 +46,9 @@ impl RequestSender {
         (sender, task.run(requests))
     }
 
-    /// Sends a request. If `is_alone`, publishes it at once whenever possible, even if the calls of
-    /// its method are batched.
+    /// Publishes a request at once, or passes it to the task: if earlier requests wait there, if
+    /// the transport does not accept it now, or if it is batched or held back. `is_alone` says that
+    /// no other call will share a batch with it: then it is published at once if possible.
     pub(super) fn send(&self, mut request: QueuedRequest, is_alone: bool) {
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
         if !has_backlog && (is_alone || publishes_at_once(&request)) {
@@ -63,8 +64,11 @@ impl RequestSender {
         let _ = self.to_send_task.send(request);
     }
 
-    /// Publishes a request without waiting. Returns its message if the transport does not accept it
-    /// now.
+    /// Publishes a request without waiting, and counts it.
+    ///
+    /// # Errors
+    ///
+    /// Returns its message if the transport does not accept it now.
     fn try_publish(&self, request: &mut QueuedRequest) -> Result<(), Box<Outgoing>> {
         let message = self.publisher.single(request);
         let call = Arc::clone(request.confirm.call());

@@ -2,10 +2,13 @@
 //!
 //! These are the rules of the reliability guide. A request that was never written is sent again.
 //! The request of an idempotent method is also sent again if the broker refused it, if its reply
-//! may have been lost, or if the request itself may have been lost. The last only until the broker
-//! has closed [`MAX_CHANNELS_CLOSED`] channels on which it was sent: the request may be the reason.
-//! The call of any other method waits while its reply can still arrive. It fails if the
-//! reply cannot arrive, or if the broker refused the request or may not have it.
+//! may have been lost, or if the request itself may have been lost. In the last case, that ends
+//! once the broker has closed [`MAX_CHANNELS_CLOSED`] channels on which the request was sent: the
+//! request may be the reason. The call of any other method waits while its reply can still arrive.
+//! It fails if the reply cannot arrive, or if the broker refused the request or may not have it.
+//!
+//! `broker_call` decides about a request that the broker returned, and gives up after an error that
+//! does not go away.
 
 /// Numbers the reply address and the reply consumer of a session. Later sessions of the same handle
 /// have higher numbers if they have another address, or another consumer.

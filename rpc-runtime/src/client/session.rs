@@ -47,7 +47,7 @@ pub(super) struct SessionState {
     /// The epoch of the current session or, while none is open, of the next one as far as it is
     /// known: the numbers rise when the address is lost, and when a new consumer is open.
     pub(super) epoch: ReplyEpoch,
-    /// Why the last session was lost.
+    /// Why the last session was lost. Stays while the next one is open. `None` if none was lost.
     pub(super) loss_reason: Option<BrokerError>,
 }
 
@@ -159,8 +159,8 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 impl SessionTask {
     /// Changes the state and notifies all calls in flight. They need to know of another epoch and
     /// of the end, and those that read streams need to know that messages can arrive again. Other
-    /// changes concern only calls that wait for a session. They watch the state, and see every
-    /// change.
+    /// changes are made without this function: they concern only calls that wait for a session,
+    /// which watch the state.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
         self.in_flight.notify_session_changed();
@@ -195,8 +195,8 @@ impl SessionTask {
         });
     }
 
-    /// Records that the session could not be opened. Calls fail if the broker refuses it, and else
-    /// wait.
+    /// Records that the session could not be opened. Calls fail if the broker refuses it. Otherwise
+    /// they wait.
     fn record_failed_open(&self, error: &BrokerError) {
         let is_refusal = matches!(
             error,
@@ -218,7 +218,8 @@ impl SessionTask {
         self.state.send_modify(|state| state.phase = phase);
     }
 
-    /// Opens the halves that are missing. Then calls may send requests.
+    /// Opens the halves that are missing. Then calls may send requests, unless the reply consumer
+    /// was lost again meanwhile, which [`serve`](Self::serve) reports.
     async fn open_missing_halves(&mut self) -> Result<(), BrokerError> {
         if self.reply_consumer.is_none() {
             self.open_reply_consumer().await?;
@@ -235,8 +236,7 @@ impl SessionTask {
             self.publisher = None;
             return Err(reason);
         }
-        // The reply consumer may have been lost while the publisher was opened. Then `serve`
-        // reports the loss.
+        // The reply consumer may have been lost while the publisher was opened.
         if let (Some(_), Some(reply_to), Some(publisher)) =
             (&self.reply_consumer, &self.reply_to, &self.publisher)
         {
@@ -284,7 +284,7 @@ impl SessionTask {
     }
 
     /// Hands the replies in the next `waiting` deliveries to their calls, and those in further
-    /// deliveries that have already arrived.
+    /// deliveries that have already arrived. Ends early if the reply consumer is lost.
     async fn catch_up(&mut self, waiting: u32) {
         let mut routed = 0;
         while routed < waiting
@@ -298,7 +298,8 @@ impl SessionTask {
         }
     }
 
-    /// Hands replies to their calls until a half of the session is lost. Returns the reason.
+    /// Hands replies to their calls until a half of the session is lost, or the send task ends.
+    /// Returns the reason.
     async fn serve(&mut self) -> BrokerError {
         // A half that is missing was lost while the session was opened.
         let Some(publisher) = self.publisher.clone() else {
@@ -333,7 +334,8 @@ impl SessionTask {
         }
     }
 
-    /// Waits for a future, and hands replies to their calls meanwhile.
+    /// Waits for a future, and hands replies to their calls meanwhile. Closes the reply consumer if
+    /// it is lost.
     async fn while_routing<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         while let Some(consumer) = &mut self.reply_consumer {
@@ -350,8 +352,9 @@ impl SessionTask {
         future.await
     }
 
-    /// Closes the reply consumer. Unless the reply queue is resumable, its address is gone too, and
-    /// replies that have not arrived are lost. With direct reply-to, the publisher goes with it.
+    /// Closes the reply consumer. Unless the reply queue is resumable, its address is gone too:
+    /// replies that have not arrived are lost, and calls are told. With direct reply-to, the
+    /// publisher goes with it.
     async fn close_reply_consumer(&mut self) {
         let Some(consumer) = self.reply_consumer.take() else {
             return;
@@ -398,7 +401,7 @@ impl KeepOpen for SessionTask {
 }
 
 /// Returns the error of a send task that has ended. Unless it panics, it runs until the session's
-/// sender is dropped.
+/// [`RequestSender`] is dropped, or its runtime ends.
 fn send_task_error(ended: Result<Result<(), Panicked>, JoinError>) -> BrokerError {
     match ended {
         Ok(Err(panicked)) => panicked.into(),

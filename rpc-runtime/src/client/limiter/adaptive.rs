@@ -52,7 +52,7 @@ const FRACTION_AFTER_FAILURE: f64 = 0.5;
 /// answered or a call is sent within the limit.
 const MIN_EXTRA_CALL_DELAY: Duration = Duration::from_secs(1);
 
-/// The time between extra calls does not grow beyond this.
+/// The time between extra calls does not grow beyond this, plus the time that requests wait.
 const MAX_EXTRA_CALL_DELAY: Duration = Duration::from_secs(16);
 
 /// Time since the last reduction after which the limit may grow fast.
@@ -92,7 +92,7 @@ pub(super) struct SentCall {
     pub(super) generation: u32,
 }
 
-/// The end of a call.
+/// The end of a call, or the begin of its stream.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallEnd {
     pub(super) signal: Signal,
@@ -107,7 +107,7 @@ pub(super) struct CallEnd {
     pub(super) generation: u32,
     /// Whether its priority is above 0.
     pub(super) is_important: bool,
-    /// How many calls are in flight now, including itself.
+    /// How many calls are in flight now, including itself, without streams that have begun.
     pub(super) in_flight_now: Count,
     /// Whether calls wait for a permit.
     pub(super) has_waiting_calls: bool,
@@ -286,8 +286,9 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Records that a call of this generation is no longer in flight. `is_important` is whether its
-    /// priority made it one of the important calls, which have a limit of their own.
+    /// Records that a call of this generation has ended, or that its stream has begun.
+    /// `is_important` is whether its priority made it one of the important calls, which have a
+    /// limit of their own.
     pub(super) fn record_finished(&mut self, generation: u32, is_important: bool) {
         if let Some(reduced) = &mut self.reduced {
             reduced.generations.record_finished(generation, is_important);
@@ -298,7 +299,8 @@ impl AdaptiveLimit {
         self.generation
     }
 
-    /// Adapts the limit to the end of a call, which still counts as in flight.
+    /// Adapts the limit to the end of a call, or to the begin of its stream. The call still counts
+    /// as in flight.
     pub(super) fn record_end(&mut self, end: &CallEnd) {
         let target = (end.time_limit / TARGET_DIVISOR).clamp(MIN_TARGET, MAX_TARGET);
         if end.signal != Signal::TimedOut {
@@ -314,7 +316,8 @@ impl AdaptiveLimit {
                 self.reduce(end, fraction_for_target(end, queued, target));
             }
             Signal::Refused { retry_after } => {
-                // An overloaded worker sets `retry_after` to how long requests wait in its queue.
+                // An overloaded worker sets `retry_after` to how long the request waited in its
+                // queue.
                 let queued = retry_after.unwrap_or_default();
                 let fraction = fraction_for_target(end, queued, target);
                 if self.reduce(end, fraction.min(FRACTION_AFTER_FAILURE)) {
@@ -342,7 +345,8 @@ impl AdaptiveLimit {
         silence.timeouts >= SILENT_TIMEOUTS && lasted >= end.time_limit
     }
 
-    /// Records how long requests wait in the queue, and which calls have left it.
+    /// Records how long requests wait in the queue, and which calls have left it. If the limit is
+    /// not reduced, does nothing.
     fn record_wait(&mut self, end: &CallEnd) {
         let Some(reduced) = &mut self.reduced else {
             return;
@@ -367,8 +371,8 @@ impl AdaptiveLimit {
     }
 
     /// Reduces the limit to a fraction of itself, or of the calls that counted towards it when this
-    /// call was sent, if those were fewer. Returns `false` and changes nothing if the call was sent
-    /// before the last reduction: it does not show the effect of that reduction.
+    /// call was sent, if those were fewer. Ends a pause. Returns `false` and changes nothing if the
+    /// call was sent before the last reduction: it does not show the effect of that reduction.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn reduce(&mut self, end: &CallEnd, fraction: f64) -> bool {
         let counted = end.counted as f64;
@@ -397,8 +401,8 @@ impl AdaptiveLimit {
         true
     }
 
-    /// Begins a pause if even a single call in flight is too much for the workers. It lasts as long
-    /// as the worker says, but at most the call's time limit.
+    /// Begins a pause if the limit is down to a single call. It lasts as long as the worker says,
+    /// but at most the call's time limit. If the worker says nothing, there is no pause.
     fn begin_pause(&mut self, end: &CallEnd, retry_after: Option<Duration>) {
         if let Some(reduced) = &mut self.reduced
             && reduced.limit <= 1.0
@@ -409,7 +413,8 @@ impl AdaptiveLimit {
     }
 
     /// Raises the limit, if it is reached, after a reply to a request that waited for no longer
-    /// than the target.
+    /// than the target. `nothing_waits` is whether that was a negligible time. At its maximum, the
+    /// limit is no longer reduced.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn raise(&mut self, end: &CallEnd, nothing_waits: bool) {
         let Some(reduced) = &mut self.reduced else {

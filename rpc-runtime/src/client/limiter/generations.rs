@@ -40,7 +40,7 @@ pub(super) struct Generations {
 }
 
 impl Generations {
-    /// Begins a generation. At first, all calls in flight count.
+    /// Begins the first generation of a reduced limit. At first, all calls in flight count.
     pub(super) fn new(number: u32, in_flight: Count, now: Instant) -> Self {
         Self {
             number,
@@ -69,7 +69,7 @@ impl Generations {
         self.current.important += usize::from(is_important);
     }
 
-    /// Records that a call of this generation is no longer in flight.
+    /// Records that a call of this generation has ended, or that its stream has begun.
     pub(super) fn record_finished(&mut self, generation: u32, is_important: bool) {
         let count = if generation == self.number {
             &mut self.current
@@ -78,7 +78,7 @@ impl Generations {
         } else {
             return;
         };
-        // A call may finish while a generation begins, before it is counted there.
+        // A call may finish while the limit is reduced, before `new` gets the calls in flight.
         count.all = count.all.saturating_sub(1);
         count.important = count.important.saturating_sub(usize::from(is_important));
     }

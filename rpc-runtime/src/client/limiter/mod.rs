@@ -1,4 +1,4 @@
-//! Limits a client's calls in flight. Each needs a permit.
+//! Limits the calls in flight of a client, or the encoded calls to a queue. Each needs a permit.
 //!
 //! A client has a fixed limit, `ClientBuilder::max_in_flight`. Below it, an adaptive limit follows
 //! the reports of overloaded workers (see [`AdaptiveLimit`]). If no permit is free, a call waits
@@ -7,8 +7,11 @@
 //! A call with a stream counts towards the adaptive limit until its stream begins: then its request
 //! no longer waits in the queue, and how long it takes is up to its reader.
 //!
-//! If a worker refuses the only call in flight, the client pauses for as long as the worker says.
-//! During the pause the limit is zero: only one important call may be in flight.
+//! Calls with a priority above 0 are important: they go before ordinary calls.
+//!
+//! If a refusal reduces the limit to a single call, the client pauses for as long as the worker
+//! says, but at most the call's time limit. During the pause the limit is zero: only an important
+//! call may be sent, if no other important call is in flight.
 
 mod adaptive;
 mod generations;
@@ -32,7 +35,7 @@ use crate::protocol::{Executed, FaultCode, Reply, ReplyKind};
 use crate::telemetry::{self, Event, count};
 
 /// The default of [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight), and the
-/// limit of encoded calls.
+/// limit of the encoded calls to a queue.
 pub(super) const DEFAULT_IN_FLIGHT: usize = 10_000;
 
 /// What a call does if the limit of calls in flight is reached; see
@@ -51,7 +54,7 @@ pub enum WhenFull {
     Fail,
 }
 
-/// The permits of one client: one for each call in flight.
+/// The permits of one client, or of the encoded calls to one queue: one for each call in flight.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     /// Name of the RabbitMQ queue, for metrics.
@@ -60,12 +63,12 @@ pub(crate) struct Limiter {
     /// How many calls in flight no longer count towards the adaptive limit: their streams have
     /// begun.
     streaming: AtomicUsize,
-    /// How many of the calls that count towards the adaptive limit have a priority above 0.
+    /// How many of the calls in flight are important, without those whose streams have begun.
     important: AtomicUsize,
     /// How many calls may be in flight, as last reported to the metrics.
     limit: AtomicUsize,
-    /// Whether the limit is reduced, or about to be. Then calls acquire and release permits under
-    /// the lock.
+    /// Whether the limit is reduced, or may be reduced right now. Then calls acquire and release
+    /// permits under the lock.
     is_reduced: AtomicBool,
     /// How many calls wait for a permit. Written only under the lock.
     ///
@@ -213,6 +216,7 @@ impl Limiter {
             tokio::select! {
                 biased;
                 permit = &mut granted => {
+                    // An error means that `WaitingCalls` has removed a call whose deadline passed.
                     return permit.ok();
                 }
                 () = limit_changed => {}
@@ -253,7 +257,7 @@ impl Limiter {
         loop {
             let next = self.dequeue_with_permit(&mut self.lock());
             let Some((waiter, permit)) = next else { return };
-            // A call that was dropped meanwhile drops its permit.
+            // If the call was dropped meanwhile, the permit is dropped here, and becomes free.
             let _ = waiter.send(permit);
         }
     }
@@ -304,7 +308,8 @@ impl Limiter {
         if counts {
             self.stop_counting(permit);
         }
-        // First, so that `counted` is never too high for a reduction, which would keep the call.
+        // Before `streaming`, so that `counted` is not too high in between: a reduction would count
+        // a stream that has begun.
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if !counts {
             self.streaming.fetch_sub(1, Ordering::SeqCst);
@@ -405,6 +410,7 @@ impl Drop for Limiter {
 }
 
 impl Permit {
+    /// Creates the permit of a call that was added to `in_flight`. Counts it if it is important.
     fn new(
         limiter: &Arc<Limiter>,
         SentCall { counted, generation }: SentCall,
@@ -443,7 +449,7 @@ impl Permit {
     /// the request of another attempt.
     pub(super) fn stop_counting(&self) {
         if self.counts.swap(false, Ordering::SeqCst) {
-            // First, so that `counted` is never too high for a reduction.
+            // Before `is_reduced` is read, so that no later reduction counts the call.
             self.limiter.streaming.fetch_add(1, Ordering::SeqCst);
             self.limiter.stop_counting(self);
             self.limiter.grant_to_waiting();
@@ -518,7 +524,8 @@ fn answered(reply: &Reply) -> Signal {
     }
 }
 
-/// Keeps a call among the waiting ones, also in the metrics, until the guard is dropped.
+/// Counts a call as waiting in the metrics until the guard is dropped. Then records in the call's
+/// span how long it waited, and removes the call from the waiting ones if it got no permit.
 struct WaitingGuard<'a> {
     limiter: &'a Limiter,
     key: WaitingKey,

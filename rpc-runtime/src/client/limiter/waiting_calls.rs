@@ -59,8 +59,8 @@ impl<W> WaitingCalls<W> {
     }
 
     /// Removes the next call of the highest priority, if that is at least `min_priority`. Returns
-    /// its priority, and what hands it a permit. Skips and removes calls whose deadline has passed:
-    /// they get no permit.
+    /// its priority, and what hands it a permit. Removes calls before it whose deadline has passed:
+    /// they get no permit. `None` if no call with such a priority is left.
     pub(super) fn take_next(&mut self, min_priority: u8, order: Order, now: Instant) -> Option<(u8, W)> {
         loop {
             let (&newest_of_highest, _) = self.calls.last_key_value()?;
