@@ -50,8 +50,8 @@ impl SessionHandle {
         }
     }
 
-    /// Closes the session: its tasks send what is due, such as cancellations of the calls in
-    /// flight, and end. Stops waiting for them after ten seconds.
+    /// Closes the session: calls in flight and later ones fail, workers are told to cancel those in
+    /// flight, and the session's tasks end. Stops waiting for the tasks after ten seconds.
     pub(super) async fn close(&self) {
         self.shutdown.cancel();
         self.tasks.close();
@@ -95,9 +95,10 @@ impl SessionHandle {
         Err(self.status_board().end_reason_or_closed())
     }
 
-    /// Returns whether the queue of a refused request does not exist. A classic queue whose node is
-    /// down counts as missing: RabbitMQ 4 refuses requests to it. `false` also if that is not
-    /// known. A queue that exists is full, or will accept requests soon.
+    /// Returns whether the queue of a refused request is missing, as a check of the last ten
+    /// seconds says; `false` also if that is unknown. A classic queue whose node is down counts as
+    /// missing: RabbitMQ 4 refuses requests to it. A queue that exists has refused the request
+    /// because it is full, or will accept requests soon.
     pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
@@ -106,7 +107,8 @@ impl SessionHandle {
         exists.await == Some(false)
     }
 
-    /// Returns what prevents replies to calls, if it is known.
+    /// Returns why the handle is not ready, or else why the session was lost that is being
+    /// reopened. `None` if neither is known: also while the broker refuses the session.
     pub(super) fn obstacle(&self) -> Option<BrokerError> {
         self.status_board().status().obstacle().or_else(|| {
             let state = self.state().borrow();

@@ -38,7 +38,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Calls a method that returns a plain value.
+    /// Prepares a call of a method that returns a plain value.
     // Not `DeserializeOwned`: serde's diagnostics explain this bound if a type does not meet it.
     pub fn call<T: for<'de> Deserialize<'de> + 'static>(
         &self,
@@ -52,7 +52,7 @@ impl Client {
         )
     }
 
-    /// Calls a method that returns a `Result`.
+    /// Prepares a call of a method that returns a `Result`.
     pub fn call_fallible<R>(
         &self,
         method: &'static MethodDescriptor,
@@ -68,7 +68,7 @@ impl Client {
         )
     }
 
-    /// Calls a broadcast that returns a plain value.
+    /// Prepares a broadcast that returns a plain value.
     pub fn broadcast<T: for<'de> Deserialize<'de> + 'static>(
         &self,
         method: &'static MethodDescriptor,
@@ -78,7 +78,7 @@ impl Client {
         Broadcast::new(self.path.clone(), call, read_plain::<T>)
     }
 
-    /// Calls a broadcast that returns a `Result`.
+    /// Prepares a broadcast that returns a `Result`.
     pub fn broadcast_fallible<R>(
         &self,
         method: &'static MethodDescriptor,
@@ -91,7 +91,7 @@ impl Client {
         Broadcast::new(self.path.clone(), call, read_fallible::<R>)
     }
 
-    /// Calls a method that returns a stream of plain values.
+    /// Prepares a call of a method that returns a stream of plain values.
     pub fn stream<T: for<'de> Deserialize<'de> + 'static>(
         &self,
         method: &'static MethodDescriptor,
@@ -107,7 +107,7 @@ impl Client {
         StreamingCall::new(self.path.clone(), call, inbox, read).resumed_by(resume)
     }
 
-    /// Calls a method that returns a stream of `Result`s.
+    /// Prepares a call of a method that returns a stream of `Result`s.
     pub fn stream_fallible<R>(
         &self,
         method: &'static MethodDescriptor,

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use crate::error::CallError;
 use crate::protocol::Executed;
 
-/// A call's time limit, and the deadline that follows from it.
+/// A call's time limit, and the deadline that follows from it. Once a stream has begun, the
+/// deadline no longer ends the call, and the limit holds for each wait of its reader.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimit {
     pub(crate) limit: Duration,

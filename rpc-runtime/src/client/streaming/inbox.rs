@@ -20,17 +20,17 @@ use crate::protocol::{
 use crate::service::Credit;
 use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, SentBy};
 
-/// How much a worker may send ahead of the reader, unless the call sets something else.
+/// How much a worker may send ahead of the reader at first, unless the call sets something else.
 pub(in crate::client) const DEFAULT_CREDIT: Volume = Volume {
     items: MAX_CREDIT,
     bytes: 2 * 1024 * 1024,
 };
 
-/// How many bytes of items the worker may send ahead after both it and the reader had to wait,
-/// unless the call sets something else.
+/// How many bytes of items the worker may send ahead at most: what it may send doubles whenever
+/// both it and the reader had to wait. What the call sets does not grow.
 const MAX_CREDIT_BYTES: u64 = 4 * DEFAULT_CREDIT.bytes;
 
-/// How long a worker may send nothing. It sends a message every few seconds.
+/// How long a worker may send nothing, or its stream fails. It sends a message every few seconds.
 pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
 
 /// The items of one stream. The tasks that receive messages add to it, and its reader takes.
@@ -40,34 +40,36 @@ pub(in crate::client) const MAX_SILENCE: Duration = Duration::from_secs(16);
 #[derive(Debug)]
 pub(crate) struct ItemInbox {
     state: Mutex<State>,
-    /// Tells layers and metrics of the items. Always locked before the state, so that they get to
-    /// know the items in order. Never locked by the tasks that receive messages, which a slow layer
-    /// must not delay.
+    /// Tells layers and metrics of the items. Locked before the state while items are taken, so
+    /// that they get to know the items in order. Never locked by the tasks that receive messages,
+    /// which a slow layer must not delay.
     tally: Mutex<ItemTally>,
 }
 
 #[derive(Debug)]
 struct State {
     receiver: Receiver<ReceivedReply>,
-    /// The correlation id of the request that the worker answers. `None` before the first message.
+    /// The correlation id of the request that the worker answers. `None` before the stream begins.
     id: Option<Uuid>,
-    /// The routing key through which the worker gets credit. `None` before the first message, or if
+    /// The routing key through which the worker gets credit. `None` before the stream begins, or if
     /// the worker's id is no UUID.
     worker_key: Option<ShortStr>,
-    /// The credit of a method in this process. `None` if there is a broker.
+    /// The credit of a method in this process that replies with a stream. `None` before it runs, or
+    /// if there is a broker.
     credit: Option<Arc<Credit>>,
-    /// When the last message arrived that left no gap in the items, or when messages could arrive
-    /// again.
+    /// When the last message arrived that shows that the stream goes on, or when messages could
+    /// arrive again.
     heard_at: Instant,
     /// Since when the reader waits for the next item. `None` while it does not. If there is no
-    /// reader, since when the call waits for its worker.
+    /// reader, since when the call waits for its worker, which begins again with each progress.
     waiting_since: Option<Instant>,
     /// Since when no message can arrive, if the call has no reader. A reader's own wait includes
     /// that time.
     down_since: Option<Instant>,
-    /// When the handler that makes the call has to end.
+    /// The deadline of the handler that makes the call, if the call ends with it.
     ends_at: Option<Instant>,
-    /// The outcome of the last attempt. `None` if it was dropped, or before its end.
+    /// The outcome of the last attempt that layers made. `None` before its end, or if it was
+    /// dropped or, before the stream began, failed without a fault.
     outcome: Option<Result<Reply, Fault>>,
     /// The permits of the attempts that may be in flight. Empty once the stream has begun.
     permits: Vec<AttemptPermit>,
@@ -89,16 +91,16 @@ struct AttemptPermit {
 /// What a message of a stream means for its call.
 #[derive(Debug)]
 pub(in crate::client) enum Arrival {
-    /// Nothing: another worker sent it.
+    /// Nothing: it answers another attempt, or another worker sent it, or nobody knows who did.
     Foreign,
     /// Nothing: it is late, from a run that has ended.
     Late,
     /// The stream goes on.
     Continues {
-        /// Whether this is its first message.
+        /// Whether this is the first message of the stream.
         is_first: bool,
-        /// The answer to a message without items, and the routing key of its worker. `None` if the
-        /// message has items, or the key is not known.
+        /// The routing key of the worker, and the grant that answers its message without items.
+        /// `None` for any other message, or if the key is not known.
         answer: Option<(ShortStr, Grant)>,
     },
     /// The call ends with this reply.
@@ -119,7 +121,8 @@ pub(in crate::client) enum Grantee {
 pub(in crate::client) enum Overdue {
     /// The worker has sent nothing for [`MAX_SILENCE`], or an item has been missing as long.
     Silent,
-    /// The reader has waited for too long, or the handler that makes the call has to end.
+    /// The reader, or a call without one, has waited for too long, or the deadline of the handler
+    /// that makes the call has passed.
     TimedOut,
 }
 
@@ -162,13 +165,14 @@ impl ItemInbox {
         self.lock().outcome = None;
     }
 
-    /// Returns the tally of the items that the caller sends.
+    /// Creates the tally of the items that the caller sends, with the current observers.
     pub(in crate::client) fn tally_of_sent(&self) -> ItemTally {
         self.tally().of_other_stream(SentBy::Caller)
     }
 
-    /// Shows layers and metrics the items that have arrived and that the reader has not taken.
-    /// Called when the call ends, so that layers get to know all items before its end.
+    /// Shows layers and metrics the items, in order, that have arrived and that the reader has not
+    /// taken. From then on, the stream cannot begin anew. Called when an attempt ends, so that
+    /// layers get to know all items before its end.
     pub(in crate::client) fn show_arrived(&self) {
         let mut tally = self.tally();
         let sizes: Vec<_> = {
@@ -181,7 +185,8 @@ impl ItemInbox {
         tally.add_all(sizes.into_iter());
     }
 
-    /// What the worker may send at first.
+    /// How much may be on its way or wait for the reader: before the call begins, what the worker
+    /// may send at first.
     pub(in crate::client) fn window(&self) -> Volume {
         self.lock().receiver.window()
     }
@@ -191,7 +196,7 @@ impl ItemInbox {
         self.lock().receiver.forbid_new_beginning();
     }
 
-    /// Changes what the worker may send at first, before the call begins.
+    /// Changes the window before the call begins, and keeps it from growing.
     pub(in crate::client) fn change_window(&self, change: impl FnOnce(&mut Volume)) {
         let mut state = self.lock();
         let mut window = state.receiver.window();
@@ -199,8 +204,8 @@ impl ItemInbox {
         state.receiver.set_window(window);
     }
 
-    /// Creates an empty inbox for the call that resumes this inbox's stream. It keeps the size of
-    /// the window, since when the reader waits, and when the handler has to end.
+    /// Creates an empty inbox for the call that resumes this inbox's stream. The new inbox keeps
+    /// the window, the time since which the reader waits, and the handler's deadline.
     pub(super) fn for_next_call(&self) -> Self {
         let before = self.lock();
         let next = Self::new();
@@ -212,17 +217,19 @@ impl ItemInbox {
         next
     }
 
-    /// Returns since when the reader waits for the next item: from now on, if it did not.
+    /// Returns since when the reader waits for the next item. If it does not, records that it waits
+    /// from now on.
     pub(super) fn waiting_since(&self) -> Instant {
         *self.lock().waiting_since.get_or_insert_with(Instant::now)
     }
 
-    /// Sets when the handler that makes the call has to end.
+    /// Sets the deadline of the handler that makes the call.
     pub(in crate::client) fn set_end(&self, ends_at: Option<Instant>) {
         self.lock().ends_at = ends_at;
     }
 
-    /// Adds the permit of an attempt that begins. It counts until the stream begins.
+    /// Adds the permit of an attempt that begins. It counts towards the adaptive limit until the
+    /// stream begins.
     pub(in crate::client) fn add_permit(&self, id: Uuid, permit: &Arc<Permit>, time_limit: TimeLimit) {
         let mut state = self.lock();
         if state.receiver.has_begun() {
@@ -237,8 +244,8 @@ impl ItemInbox {
         });
     }
 
-    /// Records that the request with this id has begun the stream, after it had waited in the queue
-    /// for `queued`. All attempts wait for the end of the stream from now on.
+    /// Tells the permits that the request with this id has begun the stream, after `queued` in the
+    /// queue. They stop counting: from now on, all attempts wait for the end of the stream.
     pub(in crate::client) fn record_begun(&self, id: Uuid, queued: Duration) {
         let attempts = std::mem::take(&mut self.lock().permits);
         for attempt in attempts {
@@ -262,7 +269,7 @@ impl ItemInbox {
     }
 
     /// Returns the outcome of an earlier attempt of a call whose stream has begun, and cannot begin
-    /// again.
+    /// again. The fault `interrupted` if none is known.
     pub(in crate::client) fn outcome_again(&self) -> Result<Reply, Fault> {
         let outcome = self.lock().outcome.clone();
         outcome.unwrap_or_else(|| {
@@ -277,8 +284,8 @@ impl ItemInbox {
         self.lock().receiver.has_begun()
     }
 
-    /// Receives a message with items, in answer to the request with this id. `worker` is the header
-    /// that identifies its sender.
+    /// Receives a message of items, or a keep-alive without any, in answer to the request with this
+    /// id. `worker` is the header that identifies its sender.
     pub(in crate::client) fn receive(&self, id: Uuid, worker: &str, items: Items) -> Arrival {
         let mut state = self.lock();
         if state.id.is_some_and(|begun| begun != id) {
@@ -310,7 +317,8 @@ impl ItemInbox {
     }
 
     /// Receives a message of the worker that is not about the items that it sends, in answer to the
-    /// request with this id. `replies_with_items` is whether the method replies with a stream.
+    /// request with this id. `replies_with_items` is whether the method replies with a stream: then
+    /// only the first such message counts as a sign of life.
     pub(in crate::client) fn receive_sign_of_life(
         &self,
         id: Uuid,
@@ -338,8 +346,8 @@ impl ItemInbox {
         }
     }
 
-    /// Receives a message that cannot be read. It ends the stream if it comes from the worker that
-    /// sends the stream, or if no worker has begun to.
+    /// Receives a message that cannot be read. It ends the stream if it comes from the run that
+    /// sends the stream, or from a later one, or if no run has begun to.
     pub(in crate::client) fn receive_unreadable(
         &self,
         id: Uuid,
@@ -357,7 +365,7 @@ impl ItemInbox {
     }
 
     /// Receives the reply that ends the stream after `count` items, or at once if `count` is
-    /// `None`.
+    /// `None`. See [`Receiver::end`].
     pub(in crate::client) fn end(
         &self,
         id: Uuid,
@@ -400,7 +408,8 @@ impl ItemInbox {
         }
     }
 
-    /// Takes the items that have arrived. Pending if there are none.
+    /// Takes the items, in order, that have arrived, and shows them to layers and metrics. If there
+    /// are none, records that the reader waits, and is pending.
     pub(super) fn poll_items(&self, cx: &mut Context<'_>, items: &mut VecDeque<ItemList>) -> Poll<()> {
         let mut tally = self.tally();
         let mut state = self.lock();
@@ -422,8 +431,8 @@ impl ItemInbox {
         Poll::Pending
     }
 
-    /// Returns who is granted further credit, and how much in total, now that the reader has
-    /// consumed `consumed`. `None` if enough credit is left, or nobody is known who could get it.
+    /// Raises the credit, now that the reader has consumed `consumed`. Returns whom to tell, and
+    /// the new total. `None` if enough credit is left, or if nobody is known to tell.
     pub(super) fn grant(&self, consumed: Volume) -> Option<(Grantee, Volume)> {
         let mut state = self.lock();
         let granted = state.receiver.grant(consumed)?;
@@ -498,16 +507,16 @@ fn set_since(since: &mut Option<Instant>, is_so: bool) {
     *since = is_so.then(|| since.unwrap_or_else(Instant::now));
 }
 
-/// Returns the routing key of the worker that a header identifies: its id. `None` if that is no
-/// UUID.
+/// Returns the routing key of the worker that a header identifies: its id. `None` if the header is
+/// malformed, or the id is no UUID.
 pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     let worker: Worker = serde_json::from_str(header).ok()?;
     // Other keys reach several workers.
     Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)
 }
 
-/// Whether a message is of another run or worker. It changes nothing here, though a later run ends
-/// the call.
+/// Whether a message is of another run or worker than the stream. Then it does not change the
+/// inbox. One of a later run still ends the call.
 fn is_of_other_run(received: &Result<Received<ReceivedReply>, BadStream>) -> bool {
     matches!(
         received,

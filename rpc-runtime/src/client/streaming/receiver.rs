@@ -18,7 +18,7 @@ pub(super) struct Receiver<R> {
     /// Items that arrived although items before them are missing, by number. Each list has one
     /// item.
     early: BTreeMap<u64, ItemList>,
-    /// What may be on its way or wait for the reader.
+    /// How much may be on its way or wait for the reader.
     window: Volume,
     /// How many bytes the window may grow to.
     max_window_bytes: u64,
@@ -30,10 +30,11 @@ pub(super) struct Receiver<R> {
     granted: Volume,
     /// The bytes of the items that have arrived.
     arrived: u64,
-    /// The bytes of the largest message. The worker may exceed the credit for bytes by one message.
+    /// The bytes of the largest message. The worker may exceed the credit for bytes by one item,
+    /// which has no more.
     largest: u64,
     /// The run of the method that sends the stream, as its messages identify it. `None` before the
-    /// first message.
+    /// stream begins.
     run: Option<String>,
     /// Whether the stream may begin anew, as long as the reader has not taken an item.
     may_begin_anew: bool,
@@ -45,7 +46,7 @@ pub(super) struct Receiver<R> {
 /// What a message means for the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received<R> {
-    /// Nothing: it is another worker's, which no one reads.
+    /// Nothing: it is another worker's, which no one reads, or nobody knows whose.
     Foreign,
     /// Nothing: it is late, from a run that has ended.
     Late,
@@ -53,7 +54,8 @@ pub(super) enum Received<R> {
     Interrupted,
     /// The stream goes on.
     Continues,
-    /// All items have arrived, and this reply ends the stream.
+    /// This reply ends the stream: all items have arrived, or it is a failure that does not wait
+    /// for them.
     Ends(R),
 }
 
@@ -69,7 +71,7 @@ impl<R> Receiver<R> {
     }
 
     /// A receiver whose window has this size at first. While the worker waits for credit and the
-    /// reader for items, it grows to up to `max_window_bytes`.
+    /// reader for items, the bytes of the window grow to up to `max_window_bytes`.
     pub(super) fn growing(window: Volume, max_window_bytes: u64) -> Self {
         Self {
             max_window_bytes,
@@ -99,7 +101,8 @@ impl<R> Receiver<R> {
         self.max_window_bytes = window.bytes;
     }
 
-    /// Keeps the stream from beginning anew: the worker gets items too, which are sent only once.
+    /// Keeps the stream from beginning anew: the worker gets items too, which are sent to one run
+    /// only, or layers have seen items of this run.
     pub(super) fn forbid_new_beginning(&mut self) {
         self.may_begin_anew = false;
     }
@@ -160,8 +163,8 @@ impl<R> Receiver<R> {
         Ok(self.ended())
     }
 
-    /// Receives the header of a message that is not the end, and shows that its run has begun.
-    /// Returns `None` if that run sends the stream, and otherwise what the message means.
+    /// Receives the header of a message that is not the end. The first one begins the stream.
+    /// Returns `None` if its run sends the stream, and otherwise what the message means.
     pub(super) fn receive_header(&mut self, run: &str) -> Option<Received<R>> {
         let unread = self.choose_run(Some(run));
         if unread.is_none() {
@@ -179,9 +182,9 @@ impl<R> Receiver<R> {
     /// `None`: then the reply is a failure, and items before it may be missing. `run` is `None` if
     /// the reply does not say who sent it.
     ///
-    /// Before the first message, any reply ends the stream: its sender may have refused the
-    /// request. Later, only a reply of the run that sends the stream does. Another worker that
-    /// gets the same request cannot know that the stream goes on.
+    /// Before the first message, the reply of any worker is taken: it may have refused the request.
+    /// Later, only that of the [chosen run](Self::choose_run) is. Another worker that gets the same
+    /// request cannot know that the stream goes on.
     ///
     /// # Errors
     ///
@@ -234,7 +237,8 @@ impl<R> Receiver<R> {
         self.ready.iter().flat_map(ItemList::iter)
     }
 
-    /// Takes the items in order that have arrived, for the reader. None of the lists is empty.
+    /// Moves the items in order that have arrived to the end of `items`, for the reader. None of
+    /// the lists is empty.
     pub(super) fn take(&mut self, items: &mut VecDeque<ItemList>) {
         self.taken = self.next;
         if items.is_empty() {
@@ -244,8 +248,9 @@ impl<R> Receiver<R> {
         }
     }
 
-    /// Raises the credit, now that the reader has consumed `consumed`. Returns what the worker may
-    /// send in total, or `None` if more than half of the window is left, and it need not be told.
+    /// Raises the credit, now that the reader has consumed `consumed`, and grows the window if both
+    /// the worker and the reader had to wait. Returns what the worker may send in total, or `None`
+    /// if more than half of the window is left: then nothing changes.
     pub(super) fn grant(&mut self, consumed: Volume) -> Option<Volume> {
         let left = self.granted.minus(consumed);
         if left.allows_more_than(self.window.half()) {
@@ -264,7 +269,8 @@ impl<R> Receiver<R> {
     /// Returns `None` if a message of this run is to be read, and otherwise what it means.
     ///
     /// The first message decides which run sends the stream. If its worker runs the method again,
-    /// that run has ended. Then the stream begins anew, unless its reader has items of that run.
+    /// that run has ended. Then the stream begins anew with the message, or is interrupted if its
+    /// reader has items of that run, or if it may not begin anew.
     pub(super) fn choose_run(&mut self, run: Option<&str>) -> Option<Received<R>> {
         let begun = self.run.as_deref()?;
         match run.map_or(Origin::OtherWorker, |run| origin(run, begun)) {
@@ -287,8 +293,8 @@ impl<R> Receiver<R> {
         *self = receiver;
     }
 
-    /// Receives items of which the first has the number `next` or a lower one. Those with lower
-    /// numbers have arrived before.
+    /// Receives items of which the first has the number `next` or a lower one, and the last the
+    /// number before `after_last`. Those with numbers below `next` have arrived before.
     fn receive_next(&mut self, mut items: ItemList, after_last: u64) {
         let size = items.volume().bytes;
         let known = items.volume().items - (after_last - self.next);
@@ -315,8 +321,8 @@ impl<R> Receiver<R> {
         }
     }
 
-    /// Receives items before which others are missing. That is rare, so they are copied, one by
-    /// one.
+    /// Receives items before which others are missing, except those that have arrived already. That
+    /// is rare, so they are copied, one by one.
     fn receive_early(&mut self, first: u64, mut items: ItemList) {
         let lists = std::iter::from_fn(|| items.split_first());
         for (mut item, number) in lists.zip(first..) {
@@ -328,7 +334,8 @@ impl<R> Receiver<R> {
         }
     }
 
-    /// Takes the reply that ends the stream, if all items have arrived.
+    /// Returns [`Received::Ends`] with the reply that ends the stream, if that and all items have
+    /// arrived, and otherwise [`Received::Continues`].
     fn ended(&mut self) -> Received<R> {
         match self.end.take_if(|(count, _)| *count == self.next) {
             Some((_, reply)) => Received::Ends(reply),

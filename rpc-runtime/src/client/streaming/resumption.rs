@@ -22,7 +22,7 @@ use crate::transport::Backoff;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::client) struct ResumeArgument {
     name: &'static str,
-    /// Encodes an item as the argument.
+    /// Encodes an item as the argument. `None` if that is impossible.
     encode: fn(Codec, &Bytes) -> Option<Bytes>,
 }
 
@@ -36,8 +36,8 @@ impl ResumeArgument {
     }
 }
 
-/// Encodes an item as an argument: the item itself, so that the worker gets what it has sent.
-/// `None` if the item cannot be the argument.
+/// Encodes an item as an argument: the item as the worker has sent it, except that bytes have
+/// another form in arguments. `None` if the item cannot be the argument.
 fn encode_argument<T: 'static>(codec: Codec, item: &Bytes) -> Option<Bytes> {
     let argument = codec.argument_of_result::<T>(item)?;
     // An argument that is `None` would begin the stream anew.
@@ -45,12 +45,12 @@ fn encode_argument<T: 'static>(codec: Codec, item: &Bytes) -> Option<Bytes> {
     (!is_none).then_some(argument)
 }
 
-/// How a stream that is interrupted begins again, and how often.
+/// How a stream that is interrupted begins again, and when.
 pub(super) struct Resumption {
     argument: ResumeArgument,
     path: CallPath,
     plan: CallPlan,
-    /// When the handler that reads the stream has to end.
+    /// The deadline of the handler that makes the call, if the call ends with it.
     ends_at: Option<Instant>,
     /// The last item that the reader got. `None` if there was none since the arguments were last
     /// set.
@@ -62,7 +62,7 @@ pub(super) struct Resumption {
     /// When the last call began.
     began_at: Instant,
     backoff: Backoff,
-    /// The pause before the next call.
+    /// The pause before the next call. `None` if no call is to begin.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -79,7 +79,7 @@ impl Resumption {
         mut plan: CallPlan,
         ends_at: Option<Instant>,
     ) -> Self {
-        // Each call has an inbox of its own.
+        // Without the inbox of the first call: each call that resumes the stream has its own.
         plan.destination = Arc::new(plan.destination.of_one_call());
         Self {
             argument,
@@ -113,8 +113,8 @@ impl Resumption {
     }
 
     /// Interrupts the stream with this error, or returns the error if it ends the stream: the error
-    /// is final, or the next call could not begin before the reader has waited for the call's
-    /// timeout. `inbox` is that of the call that failed.
+    /// is final, the last item cannot be the argument, or the next call could not begin before its
+    /// deadline. `inbox` is that of the call that failed.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl Resumption {
         let now = Instant::now();
         self.backoff.worked_for(now - self.began_at);
         let pause = self.backoff.next_delay();
-        // A layer's fault may have any duration.
+        // A layer's fault may have any `retry_after`, even one that cannot be added.
         let next = now.checked_add(pause.max(error.retry_after().unwrap_or_default()));
         let deadline = self.time_limit(inbox.waiting_since()).deadline;
         let Some(next) = next.filter(|next| *next < deadline) else {
@@ -138,8 +138,8 @@ impl Resumption {
         Ok(())
     }
 
-    /// Waits for the end of the pause after an interruption, and begins the next call. `None` if
-    /// the stream is not interrupted. `inbox` is that of the call before.
+    /// Waits for the end of the pause after an interruption, and begins the next call. `None` if no
+    /// call is to begin. `inbox` is that of the call before.
     pub(super) fn poll_next_call(
         &mut self,
         cx: &mut Context<'_>,
@@ -160,7 +160,7 @@ impl Resumption {
         Poll::Ready(Some(ResumingCall { inbox, reply }))
     }
 
-    /// Puts the last item, if there is one, into the arguments. `None` if that is impossible.
+    /// Moves the last item, if there is one, into the arguments. `None` if that is impossible.
     fn put_last_item_into_arguments(&mut self) -> Option<()> {
         if let Some(item) = &self.last {
             let value = (self.argument.encode)(self.plan.codec, item)?;
@@ -175,7 +175,7 @@ impl Resumption {
         Some(())
     }
 
-    /// The time limit of a call that resumes the stream.
+    /// The time limit of a call that resumes the stream. It starts when the reader begins to wait.
     fn time_limit(&self, waiting_since: Instant) -> TimeLimit {
         let limit = self.plan.timeout.min(MAX_TIME_TO_LIVE);
         let deadline = waiting_since + limit;
@@ -186,9 +186,9 @@ impl Resumption {
     }
 }
 
-/// Whether a stream that ends with this error is to be resumed. `has_begun` is whether the worker
-/// had sent a message, and `is_resuming` whether the call was to resume the stream. Before either,
-/// this is the error of a call like any other.
+/// Whether a stream that ends with this error is to be resumed. `has_begun` is whether the stream
+/// of the failed call had begun, and `is_resuming` whether the stream was interrupted before and
+/// has had no item since. If neither is so, this is the error of a call like any other.
 fn is_interruption(error: &CallError, has_begun: bool, is_resuming: bool) -> bool {
     match error {
         CallError::Fault(fault) if fault.code == FaultCode::Interrupted => has_begun || is_resuming,

@@ -21,16 +21,17 @@ pub(super) enum Origin {
     OtherWorker,
 }
 
-/// What the header `rpc-worker` of a stream's message says.
+/// What the header `rpc-worker` of a stream's message says about its run.
 #[derive(Deserialize)]
 struct Sender {
     id: String,
-    /// Higher than that of each stream that the worker began before. Some workers send none.
+    /// Higher than that of each stream that the worker began before. Some workers send none: all
+    /// runs of such a worker count as the same.
     #[serde(default)]
     run: u64,
 }
 
-/// Compares the header of a message with that of the stream's first message.
+/// Compares the header of a message with that of the run whose stream is read.
 pub(super) fn origin(of_message: &str, of_stream: &str) -> Origin {
     if of_message == of_stream {
         return Origin::SameRun;

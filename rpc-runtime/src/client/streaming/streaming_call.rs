@@ -31,8 +31,8 @@ use crate::service::{ResultType, ambient_deadline};
 ///
 /// This is a [`Stream`] of results: the items as the method yields them, and if the method or the
 /// call fails, the error as the last one. [`next`](Self::next) works without a crate for streams.
-/// It borrows nothing: it is `Send + Unpin + 'static`. Nothing is sent before it is first polled.
-/// Set options before that:
+/// It borrows nothing: it is `Unpin + 'static`, and `Send` if its items are. Nothing is sent before
+/// it is first polled. Set options before that:
 ///
 /// ```
 /// # use rpc_runtime::{Broker, CallError, Server, service};
@@ -68,15 +68,16 @@ use crate::service::{ResultType, ambient_deadline};
 /// # Time limits
 ///
 /// The [`timeout`](Self::timeout) limits how long the reader waits for the first item, and for each
-/// further one. If the worker dies, the stream ends after 16 seconds, with the fault
-/// [`Interrupted`](crate::FaultCode::Interrupted). If the method has an argument with
-/// `#[rpc(resume)]`, another worker goes on after the last item instead, if one takes over within
-/// the `timeout`.
+/// further one. If the worker dies while it sends the stream, the stream ends 16 seconds later with
+/// the fault [`Interrupted`](crate::FaultCode::Interrupted), unless the `timeout` passes first. If
+/// the method has an argument with `#[rpc(resume)]`, another worker goes on after the last item
+/// instead, if one takes over within the `timeout`.
 ///
 /// # Slow readers
 ///
-/// The worker sends no more items than the reader has room for: see [`credit`](Self::credit). While
-/// the reader does not take items, the method's stream is not polled.
+/// The worker sends no more items than the reader has room for: see [`credit`](Self::credit). If
+/// there is no room left, the method's stream is polled for one more item, and then not before the
+/// reader takes items.
 ///
 /// # Cancel safety
 ///
@@ -90,7 +91,7 @@ pub struct StreamingCall<T, E = Infallible> {
 /// [`StreamingCall<T, E>`](StreamingCall) for a `Result<T, E>`, or for an alias of it.
 pub type FallibleStreamingCall<R> = StreamingCall<<R as ResultType>::Ok, <R as ResultType>::Err>;
 
-/// Decodes an item, or each item of an array.
+/// How to decode what a worker sends: an item, an array of all items in one reply, or the end.
 pub(crate) struct ReadItems<T, E> {
     pub(crate) item: fn(Codec, &[u8]) -> Result<T, DecodeError>,
     pub(crate) array: fn(Codec, &[u8]) -> Result<Vec<T>, DecodeError>,
@@ -129,7 +130,7 @@ struct Running<T, E> {
     array: VecDeque<T>,
     /// What the reader has consumed since the call began, or since it was resumed.
     consumed: Volume,
-    /// Once this is consumed, more credit is granted.
+    /// Once so many items, or so many bytes of them, are consumed, more credit is granted.
     grant_at: Volume,
     /// `None` if the stream ends once it is interrupted.
     resumption: Option<Resumption>,
@@ -198,7 +199,8 @@ impl<T, E> StreamingCall<T, E> {
     }
 
     /// Sets how many items may be on their way or wait for the reader: at least 1, and at most
-    /// 1,048,576, which is the default. The number of their bytes does not grow then.
+    /// 1,048,576, which is the default. Once it is set, the limit of bytes does not grow; see
+    /// [`credit_bytes`](Self::credit_bytes).
     ///
     /// The method runs ahead of its reader by as many items, unless they have more bytes than
     /// [`credit_bytes`](Self::credit_bytes) allows. Set a small number if each item costs the
@@ -287,7 +289,8 @@ impl<T, E> StreamingCall<T, E> {
         Poll::Ready(item)
     }
 
-    /// Begins the call.
+    /// Begins the call, which must be [`Planned`](State::Planned). If it is invalid, ends it and
+    /// returns the reason.
     fn begin(&mut self) -> Result<(), InvalidCall> {
         let State::Planned(Planned {
             path,
@@ -367,7 +370,8 @@ impl<T, E> Running<T, E> {
         }
     }
 
-    /// Resumes the stream after an interruption, unless its error is final.
+    /// Lets [`poll_resumption`](Self::poll_resumption) resume the stream after this error, or
+    /// returns the error if it ends the stream.
     fn interrupt(&mut self, error: CallError) -> Result<(), CallError> {
         match &mut self.resumption {
             Some(resumption) => resumption.interrupt(error, &self.inbox),
@@ -375,7 +379,8 @@ impl<T, E> Running<T, E> {
         }
     }
 
-    /// Begins the next call, if the stream is interrupted.
+    /// Waits for the pause after an interruption, and begins the next call. Ready at once if no
+    /// call is to begin.
     fn poll_resumption(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(resumption) = &mut self.resumption
             && let Some(call) = ready!(resumption.poll_next_call(cx, &self.inbox))
@@ -388,7 +393,8 @@ impl<T, E> Running<T, E> {
         Poll::Ready(())
     }
 
-    /// Reads the next item that has arrived.
+    /// Takes and decodes the next of the items that were taken from the inbox, and grants credit if
+    /// that is due. `None` if there is no item.
     fn read_next(&mut self) -> Option<Result<T, CallError<E>>> {
         let items = self.items.front_mut()?;
         let item = items.first()?;
@@ -429,8 +435,8 @@ impl<T, E> Running<T, E> {
     }
 
     /// Reads the reply, after all items. Returns the method's error, the first item of an array, or
-    /// `None` at the end. The reply is no fault: [`poll`](Self::poll) has handled that, because it
-    /// may resume the stream.
+    /// `None` at the end, and an error if the reply is not the end of these items. The reply is no
+    /// fault: [`poll`](Self::poll) has handled that, because it may resume the stream.
     fn end(&mut self, reply: Reply) -> Option<Result<T, CallError<E>>> {
         match (reply.kind, reply.headers.get(ITEMS_HEADER)) {
             (ReplyKind::Error | ReplyKind::Fault, _) => (self.read.end)(reply).err().map(Err),
@@ -451,7 +457,7 @@ impl<T, E> Running<T, E> {
         }
     }
 
-    /// Reads all items from one reply, and returns the first.
+    /// Reads all items from one reply, and returns the first. `None` if there is none.
     fn begin_array(&mut self, reply: &Reply) -> Option<Result<T, CallError<E>>> {
         match (self.read.array)(reply.codec, &reply.body) {
             Ok(items) => {

@@ -39,7 +39,7 @@ pub(in crate::client) struct ItemMessage {
     pub(in crate::client) items: ItemWriter,
     /// What may be sent in total.
     pub(in crate::client) credit: Volume,
-    /// The number of all items if the message is the end.
+    /// How many items the caller's stream had, if the message is the end.
     pub(in crate::client) end: Option<u64>,
 }
 
@@ -71,8 +71,8 @@ impl ItemSender {
         self.has_ended = true;
     }
 
-    /// Learns the credit, and what the worker has got and wants again. Returns whether the method
-    /// has taken items since the last grant.
+    /// Learns the credit, how many items the method has taken, and what the worker asks for.
+    /// Returns whether the method has taken items since the last grant.
     ///
     /// # Errors
     ///
@@ -84,8 +84,8 @@ impl ItemSender {
             return Err("the method took items that were not sent");
         }
         if self.is_done {
-            // No item is kept any more. But the method may still take some: the worker is done once
-            // all have arrived.
+            // No item is kept any more. But the method may still take some: if all have arrived,
+            // the worker is done before the method takes them.
             self.taken = self.taken.max(taken);
             return Ok(goes_on);
         }
@@ -118,8 +118,8 @@ impl ItemSender {
         self.is_end_sent = false;
     }
 
-    /// Returns the next message: items, or once all were sent, the end. `None` if there is nothing
-    /// to send.
+    /// Returns the next message, which counts as sent: items, or once all were sent, the end.
+    /// `None` if there is nothing to send.
     pub(super) fn next_message(&mut self) -> Option<ItemMessage> {
         if self.is_done {
             return None;
@@ -148,7 +148,7 @@ impl ItemSender {
         self.message(self.next, ItemWriter::default())
     }
 
-    /// Builds a message. One without items repeats the end, if that was sent.
+    /// Builds a message. One without items is the end, or repeats it, if `is_end_sent`.
     fn message(&self, first: u64, items: ItemWriter) -> ItemMessage {
         let end = (items.is_empty() && self.is_end_sent).then_some(self.count);
         // Workers limit only the number of items.

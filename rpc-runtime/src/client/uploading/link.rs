@@ -25,7 +25,8 @@ pub(in crate::client) trait ItemLink: Send + Sync + 'static {
     fn separate(&mut self) {}
 }
 
-/// Publishes the items of all calls of one broker handle. Opened by the first of them.
+/// Publishes the items of all calls of one broker handle, or those of one call that was
+/// [separated](ItemLink::separate). The first message opens the publisher.
 #[derive(Debug, Default)]
 pub(in crate::client) struct ItemPublisher {
     current: Mutex<Option<Arc<dyn Publisher>>>,
@@ -52,7 +53,7 @@ impl ItemPublisher {
         published
     }
 
-    /// Returns the publisher. Opens one if there is none.
+    /// Returns the publisher. If there is none, waits for a connection and opens one.
     async fn get(&self, transport: &Arc<dyn Transport>) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut publisher = self.current.lock().await;
         let publisher = match &mut *publisher {

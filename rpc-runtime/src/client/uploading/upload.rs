@@ -41,7 +41,7 @@ const MAX_CLOSED: u32 = 3;
 /// The items that one call sends.
 pub(in crate::client) struct Upload {
     state: Mutex<State>,
-    /// Wakes all attempts of the call when a worker has sent a message.
+    /// Wakes all attempts of the call when a worker has granted credit.
     changed: Notify,
     /// Where the worker's messages arrive.
     inbox: Arc<ItemInbox>,
@@ -54,16 +54,16 @@ struct State {
     stream: Option<EncodedStream>,
     sender: ItemSender,
     /// The routing key for items to the worker that runs the method, and the id of the request that
-    /// the worker got. `None` before the worker's first message.
+    /// the worker got. `None` before the worker's first grant.
     worker: Option<(ShortStr, Uuid)>,
-    /// When the handler that makes the call has to end.
+    /// The deadline of the handler that makes the call, if the call ends with it.
     ends_at: Option<Instant>,
-    /// The span in which the call was begun.
+    /// The span in which the call was begun. No span once the stream is being sent.
     span: Span,
 }
 
-/// How long items are taken for one message. A stream may compute for long before each item, and
-/// yet never be pending.
+/// After how long no further items are taken for one message. A stream may compute for long before
+/// each item, and yet never be pending.
 const MAX_FILLING: Duration = Duration::from_millis(10);
 
 type EncodedStream = BoxStream<'static, Result<Bytes, EncodeError>>;
@@ -90,15 +90,16 @@ impl Upload {
     }
 
     /// Records the deadline of the handler that makes the call, and the current span. Calls that
-    /// the stream itself makes get both.
+    /// the caller's stream itself makes get both.
     pub(in crate::client) fn begin(&self, ends_at: Option<Instant>) {
         let mut state = self.lock();
         state.ends_at = ends_at;
         state.span = Span::current();
     }
 
-    /// Makes the call. Drops the caller's stream once the call has ended, or is dropped. The upload
-    /// may live on: a request that the broker has yet to confirm refers to it.
+    /// Returns a future that makes the call. The caller's stream, unless it is already being sent,
+    /// is dropped once the future has ended or is dropped. The upload may live on: a request that
+    /// the broker has yet to confirm refers to it.
     pub(in crate::client) fn drop_stream_after<T>(
         self: Arc<Self>,
         call: impl Future<Output = T>,
@@ -112,11 +113,13 @@ impl Upload {
     }
 
     /// Receives a worker's credit for items, in answer to the request with this id. The first grant
-    /// decides which worker gets the items.
+    /// decides which worker gets the items. The call's inbox must have let the message pass:
+    /// further grants come from the same worker.
     ///
     /// # Errors
     ///
-    /// If the worker's id is no UUID, or the method took items that the stream has not yielded.
+    /// If the worker of the first grant has no UUID as its id, or if the method took items that the
+    /// stream has not yielded.
     pub(in crate::client) fn grant(
         &self,
         id: Uuid,
@@ -131,16 +134,16 @@ impl Upload {
         let has_taken_items = state.sender.grant(grant);
         drop(state);
         self.changed.notify_waiters();
-        // If the method replies with items, its reader limits how long the call waits.
+        // If the method replies with items, their reader limits how long the call waits.
         if has_taken_items? && !self.replies_with_items {
             self.inbox.record_progress();
         }
         Ok(())
     }
 
-    /// Sends the items, once a worker grants credit for the request with this id. Afterwards shows
-    /// the worker from time to time that the caller is still there, until the future is dropped.
-    /// Returns only if sending fails: the error of the call.
+    /// Sends the items, once a worker grants credit for the request with this id. While there is
+    /// nothing to send, also after the last item, shows the worker from time to time that the
+    /// caller is still there. Returns only if sending fails: the error of the call.
     pub(in crate::client) async fn send_until_failure(
         self: Arc<Self>,
         id: Uuid,
@@ -167,9 +170,9 @@ impl Upload {
             .await
     }
 
-    /// Waits for the first message of the worker that got the request with this id. Returns the
-    /// routing key for its items, and the caller's stream. Waits forever if another attempt has the
-    /// stream. Cancel safe.
+    /// Waits for the first grant of a worker, in answer to the request with this id. Returns the
+    /// routing key for the worker's items, and takes the caller's stream. Waits forever if the
+    /// grant answers another attempt, or the stream is taken. Cancel safe.
     async fn wait_begun(&self, id: Uuid) -> (ShortStr, EncodedStream) {
         loop {
             // Before the state is read, so that no change is missed.
@@ -211,13 +214,13 @@ struct Sending<'a, L> {
     link: L,
     /// The routing key for the items.
     worker: ShortStr,
-    /// The largest item, in bytes.
+    /// How many bytes an item may have.
     max_item_bytes: usize,
     /// `None` once it has ended, or is no longer wanted.
     stream: Option<EncodedStream>,
     /// What layers and metrics know of the items.
     tally: ItemTally,
-    /// `None` if the last message arrived.
+    /// Set if the last message whose outcome is known has not arrived.
     failing: Option<Failing>,
 }
 
@@ -320,8 +323,8 @@ impl<L: ItemLink> Sending<'_, L> {
     }
 
     /// Takes items from the caller's stream for the next message. Pending until there is one, or
-    /// the stream ends. Takes further ones that are ready, until the message is full or
-    /// [`MAX_FILLING`] has passed.
+    /// the stream ends. Takes further ones that are ready, until the message is full,
+    /// [`MAX_FILLING`] has passed, or no more may be taken.
     ///
     /// # Errors
     ///
@@ -361,12 +364,12 @@ impl<L: ItemLink> Sending<'_, L> {
         Poll::Ready(Ok(()))
     }
 
-    /// Handles the outcome of the message that begins with the item `first`. Returns `false` if it
-    /// and those that follow are sent again.
+    /// Handles the outcome of the message that begins with the item `first`. Returns `true` if it
+    /// has arrived, and `false` if it and those that follow are sent again.
     ///
     /// # Errors
     ///
-    /// Returns the error that ends the call.
+    /// The error that ends the call, unless the worker wants no more items.
     fn on_published(&mut self, first: u64, published: Published) -> Result<bool, CallError> {
         let now = Instant::now();
         // A lost connection says nothing about the worker. If its queue is full, it is there.
@@ -387,7 +390,7 @@ impl<L: ItemLink> Sending<'_, L> {
                 if closed >= MAX_CLOSED {
                     return Err(broker_error(source, true));
                 }
-                // The last attempt has a channel of its own, so that no other message is at fault.
+                // The last attempt has a channel of its own, so that no other call is at fault.
                 if closed + 1 == MAX_CLOSED {
                     self.link.separate();
                 }
@@ -417,8 +420,8 @@ impl<L: ItemLink> Sending<'_, L> {
     }
 }
 
-/// Returns the routing key for items to the worker that a header identifies. `None` if the worker's
-/// id is no UUID.
+/// Returns the routing key for items to the worker that a header identifies. `None` if the header
+/// is malformed, or the worker's id is no UUID.
 fn items_key(header: &str) -> Option<ShortStr> {
     let worker: Worker = serde_json::from_str(header).ok()?;
     // Other keys reach several workers.
