@@ -41,9 +41,10 @@ use crate::transport::RequestQueue;
 /// request is lost, the broker redelivers the request: an `idempotent` method runs again, within
 /// limits; a request for any other method is answered with the fault `interrupted`. A panic becomes
 /// the fault `panicked` of that call. A request is not acked before the broker has confirmed its
-/// reply or the first message of its stream, or the reply is given up. A one-way request is acked
-/// once its method has ended, or, if it is a job that failed, once the broker has it in another
-/// queue. A request that cannot be handled is answered with a [`Fault`](crate::Fault) and acked, so
+/// reply, the first message of its stream, or a copy of the request, unless the reply is given up
+/// or the call is cancelled. A one-way request is acked once its method has ended, or, if it is a
+/// job that failed, once the broker has it in another queue. A broadcast is acked before its method
+/// runs. A request that cannot be handled is answered with a [`Fault`](crate::Fault) and acked, so
 /// it does not come back. A one-way request that cannot be handled is rejected; on a queue with
 /// jobs, it is moved to another queue instead.
 ///
@@ -114,7 +115,8 @@ impl Server {
     /// This is also the [prefetch](https://www.rabbitmq.com/docs/consumer-prefetch), so that no
     /// request waits here while another worker is idle. Requests in [batches](Self::batching) count
     /// too, but their queue has a prefetch of its own: while they run, other requests may wait
-    /// here. Quorum queues allow a prefetch of at most 2000.
+    /// here. Streams that go on after their first message have as many places of their own.
+    /// Broadcasts do not count. Quorum queues allow a prefetch of at most 2000.
     pub fn concurrency(mut self, requests: u16) -> Self {
         self.config.concurrency = requests.max(1);
         self
@@ -238,8 +240,9 @@ impl Server {
     /// # Errors
     ///
     /// Returns an error if there is no service, if a service or queue is invalid or conflicts with
-    /// another, if the broker refuses a queue at the start, if the handle is closed, or if the
-    /// requests in progress at shutdown do not end within the [drain timeout](Self::drain_timeout).
+    /// another, if the broker refuses a queue or a channel at the start, if the handle is closed,
+    /// or if the requests in progress at shutdown do not end within the [drain
+    /// timeout](Self::drain_timeout).
     ///
     /// # Cancel safety
     ///
@@ -292,7 +295,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
-                // If the `RunningServer` is dropped, this task is aborted.
+                // An error means that the `RunningServer` was dropped, which aborts this task.
                 let _ = stopped.await;
             };
             opened.run(shutdown).await

@@ -1,4 +1,5 @@
-//! The built-in methods, which are served on every queue and by which a worker describes itself.
+//! The built-in methods, by which a worker describes itself. They are served on every queue and
+//! for discovery, unless [self-description](crate::Server::self_description) is off.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::service::{Answer, Invocation, ServedService, Service};
 pub(super) struct ServedQueue {
     name: String,
     served: Vec<ServedService>,
-    /// The estimated waits in it and in its queue for batches. Empty if they are not measured.
+    /// The estimated waits in the queue and in its queue for batches. Empty if they are not
+    /// measured.
     estimates: Vec<Arc<QueueWaitEstimates>>,
     /// Built on first use, because that takes some time.
     services: OnceLock<Vec<ServiceDescription>>,

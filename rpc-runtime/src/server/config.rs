@@ -97,8 +97,8 @@ impl ServerConfig {
     }
 
     /// Declares the queues and subscribes to them, and starts all tasks except those of the
-    /// consumers. Once it is told to stop, it subscribes to no further queue, and waits for nothing
-    /// but the answer to a subscription that has begun.
+    /// consumers. Once it is told to stop, it subscribes to no further request queue, and waits for
+    /// nothing but the answer to a subscription that has begun. It returns what is open by then.
     pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut probes = Probes::new();
         let with_estimates = |(queue, dispatcher)| {
@@ -162,8 +162,8 @@ impl ServerConfig {
             incoming,
         };
         // The responder starts after the queues are declared, because the queues of a worker that
-        // can be reached must exist. It starts before the first subscription, so that no request
-        // waits for it.
+        // can be reached must exist. It starts before the first subscription, because requests that
+        // are delivered before this returns have to wait.
         let mut responder = control.map(|methods| {
             let (rules, channel) = (&shared.rules, &shared.channel);
             ControlResponder::start(transport, methods, rules, channel, self.drain_timeout)
@@ -207,7 +207,8 @@ impl ServerConfig {
     }
 
     /// Subscribes to a queue and to its queue for batches, and adds their consumers to `consumers`.
-    /// Returns `None` if it is told to stop before it has subscribed to both.
+    /// If the queue for batches is refused, or batching is off, its consumer has no subscription
+    /// yet, and there is none without one-way methods. Returns `None` if it is told to stop before.
     async fn subscribe(
         &self,
         (queue, dispatcher, estimates): QueueConfig,
@@ -298,8 +299,8 @@ impl ServerConfig {
             reply_addresses: self.reply_addresses.clone(),
             max_accepted_bytes: self.broker.max_accepted_bytes,
             max_sent_bytes: self.broker.max_sent_bytes,
-            // Each request queue sets its own. With 0, a control message that is redelivered is
-            // refused.
+            // Each request queue sets its own. With 0, a broadcast or discovery request that is
+            // redelivered is refused.
             max_deliveries: 0,
             is_classic: false,
             admission: self.admission,
@@ -312,7 +313,8 @@ impl ServerConfig {
     /// # Errors
     ///
     /// Returns an error if the name of a queue is invalid, if the name of a method is reserved, if
-    /// services or queues conflict, or if there is no service.
+    /// a broadcast is `idempotent` or the default method, if services or queues conflict, or if
+    /// there is no service.
     fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
         let behind_layers = self.layers.service_wrapper();
         let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
@@ -407,7 +409,8 @@ impl ServerConfig {
     }
 }
 
-/// The estimated waits in a queue and in its queue for batches. `None` if they are not measured.
+/// The estimated waits in a queue and in its queue for batches. `None` if they are not measured, or
+/// if there is no queue for batches.
 #[derive(Default)]
 struct Estimates {
     single: Option<Arc<QueueWaitEstimates>>,
@@ -415,7 +418,7 @@ struct Estimates {
 }
 
 impl Estimates {
-    /// Adds the queue and its queue for batches to those that are measured, if any are.
+    /// Adds the queue and its queue for batches to those that `probes` measures, if `is_measured`.
     fn of(queue: &RequestQueue, is_measured: bool, probes: &mut Probes) -> Self {
         if !is_measured {
             return Self::default();

@@ -45,8 +45,8 @@ const MAX_WAITING_BYTES: u32 = 256 * 1024 * 1024;
 /// How long an earlier run of a request that was sent again may take to end.
 const MAX_ENDING: Duration = Duration::from_secs(5);
 
-/// How long to wait after the broker refused the exchange or the queue until someone acts. The
-/// broker logs each refusal.
+/// How long to wait before the next attempt if the broker refuses the exchange or the queue until
+/// someone acts. The broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// The items that callers send to the methods of one server.
@@ -113,8 +113,8 @@ impl IncomingItems {
         }
     }
 
-    /// Ends the method of the call with this id, and waits for that. Returns `false` if it takes
-    /// too long.
+    /// Cancels the method of the call with this id, and waits until the call receives no more
+    /// items. Returns `false` if that takes too long.
     pub(super) async fn end(&self, id: Uuid, cancellations: &Cancellations) -> bool {
         cancellations.cancel_running(&[id]);
         let ended = async {
@@ -153,7 +153,8 @@ impl IncomingItems {
         (task, first_attempt)
     }
 
-    /// Hands a message to its call.
+    /// Hands the items of a message to their call, or ends the call's stream if one of them is too
+    /// large. Ignores other messages, and those for a call that does not run here.
     fn receive(&self, delivery: Delivery) {
         if let Some(malformed) = delivery.malformed {
             return self.log_ignored("malformed", &malformed);
@@ -202,7 +203,7 @@ impl IncomingItems {
         calls.inboxes.values().for_each(|inbox| inbox.lose());
     }
 
-    /// Records that messages can arrive.
+    /// Records that messages can arrive, and asks callers for those that may have been lost.
     fn resume(&self) {
         let mut calls = self.lock();
         calls.is_lost = false;
@@ -229,9 +230,9 @@ impl IncomingCall<'_> {
         Arc::clone(&self.inbox)
     }
 
-    /// Starts a task that tells the caller, through `sender`, how many items it may send. It
-    /// cancels the call once its caller is gone. A task of its own is not delayed by a method that
-    /// does not yield.
+    /// Starts a task that tells the caller, through `sender`, how many items it may send. The task
+    /// cancels the call once its caller is gone, or was silent for too long. A method that does not
+    /// yield would delay this without a task of its own.
     pub(super) fn start_granting(&self, sender: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
         let (inbox, gone) = (self.inbox(), sender.gone());
         let cancellation = self.watch.as_ref().map(CancellationWatch::token);
@@ -263,7 +264,8 @@ impl IncomingCall<'_> {
 impl Drop for IncomingCall<'_> {
     fn drop(&mut self) {
         self.inbox.fail(IncomingError::Interrupted);
-        // Before `ended` is notified: the next request with this id would get the cancelled token.
+        // Before `ended` is notified. Otherwise, the next request with this id would get the
+        // cancelled token.
         drop(self.watch.take());
         let mut calls = self.items.lock();
         // Another request may have the same id.

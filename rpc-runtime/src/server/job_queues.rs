@@ -43,13 +43,14 @@ pub(super) enum Destination {
     Retry(u64),
     /// The dead-letter queue.
     Dead,
-    /// The end of the request queue, for the copy of a job that was redelivered from there.
+    /// The end of the request queue, for the copy of a job that was redelivered, from there or in a
+    /// batch.
     Requests,
 }
 
 /// How many copies of requests to one queue may be unconfirmed. While a quorum queue has no leader,
 /// it confirms nothing, and RabbitMQ 4 may keep the messages to it waiting in their channel. Once
-/// 400 messages wait in one channel, it no longer reads the connection.
+/// 400 messages wait in one channel, RabbitMQ no longer reads the connection.
 pub(super) const MAX_UNCONFIRMED: usize = 64;
 
 /// A queue to which jobs are moved. Each has limits of its own, so that one that takes no jobs does
@@ -66,7 +67,7 @@ struct Target {
 struct LastDeclare {
     /// How many attempts there were.
     number: u64,
-    /// `None` if the last one succeeded.
+    /// `None` if the last one succeeded, or there was none.
     error: Option<BrokerError>,
 }
 
@@ -97,8 +98,9 @@ impl JobQueues {
 
     /// Returns the queues that a server declares before it serves these jobs, so that it does not
     /// start without permission for them: the dead-letter queue, and all retry queues that these
-    /// jobs may need. They are declared long before a job needs them: up to RabbitMQ 4.2, a quorum
-    /// queue that is declared moments before its node crashes does not work afterwards.
+    /// jobs may need, except for delays that callers set. They are declared long before a job needs
+    /// them: up to RabbitMQ 4.2, a quorum queue that is declared moments before its node crashes
+    /// does not work afterwards.
     pub(super) fn to_declare_at_start(
         queue: &RequestQueue,
         policies: impl Iterator<Item = RetryPolicy>,
@@ -127,10 +129,10 @@ impl JobQueues {
 
     /// Runs `moving`, which moves the jobs of a redelivered batch, once no other batch is moved.
     ///
-    /// The jobs wait for ten seconds in a retry queue. All of them should be moved, and the batch
-    /// acked, before the first one returns. Otherwise, a job that crashes its worker also brings
-    /// back the batch, and all its jobs are moved once more. Two batches at a time would take
-    /// longer.
+    /// The jobs wait for at least ten seconds in a retry queue. All of them should be moved, and
+    /// the batch acked, before the first one returns. Otherwise, a job that crashes its worker also
+    /// brings back the batch, and all its jobs are moved once more. Two batches at a time would
+    /// take longer.
     pub(super) async fn move_batch(&self, moving: impl Future<Output = ()>) {
         let _moving = self.moving_batch.lock().await;
         moving.await;
@@ -150,11 +152,16 @@ impl JobQueues {
         Arc::clone(target.or_insert_with(|| Arc::new(Target::new())))
     }
 
-    /// Publishes a job. `may_have_closed_channel` is whether a channel on which it was published
-    /// was closed.
+    /// Publishes a copy of a job, once fewer than [`MAX_UNCONFIRMED`] copies to its destination are
+    /// unconfirmed. `may_have_closed_channel` is whether a channel on which it was published was
+    /// closed.
     ///
     /// Declares a retry queue or dead-letter queue that does not exist: no caller's delay has used
     /// it yet, or somebody has deleted it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if that queue cannot be declared, or if the handle was closed.
     pub(super) async fn publish(
         &self,
         destination: Destination,
@@ -188,7 +195,7 @@ impl JobQueues {
         self.channel.send(outgoing, None, may_have_closed_channel).await
     }
 
-    /// Declares a queue, unless another job has done so since there were `declares_before`
+    /// Declares a queue, unless another job has tried to since there were `declares_before`
     /// attempts: then returns the outcome of the last one. So jobs that wait for one queue do not
     /// declare it one after another.
     async fn declare(

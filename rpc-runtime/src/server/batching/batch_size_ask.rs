@@ -1,9 +1,9 @@
-//! One-way requests that ask for the batch size of their method.
+//! How requests without a reply ask for the batch size of their method.
 
 use crate::protocol::{BATCH_HEADER, Message, Properties, Request, ShortStr};
 use crate::transport::Outgoing;
 
-/// A one-way request that asks for the batch size of its method.
+/// The question of a request without a reply: how many calls of its method to put into one batch.
 #[derive(Debug)]
 pub(in crate::server) struct BatchSizeAsk {
     /// Where the answer goes. Must be checked before the answer is sent.
@@ -13,8 +13,8 @@ pub(in crate::server) struct BatchSizeAsk {
 }
 
 impl BatchSizeAsk {
-    /// Reads what a message without a `reply_to` asks. The sender names the address for the answer
-    /// in the header `rpc-batch`. `None` if the sender does not ask.
+    /// Reads what a message that expects no reply asks. The sender names the address for the answer
+    /// in the header `rpc-batch`. `None` if the header is missing, empty or too long.
     pub(in crate::server) fn of_message(message: &Message) -> Option<Self> {
         let properties = &message.properties;
         Some(Self {

@@ -32,8 +32,9 @@ use crate::transport::{Control, Delivery};
 impl RequestHandler {
     /// Handles the requests of one batch.
     ///
-    /// They start one after another. Each runs until it ends or has to wait. Those that wait
-    /// continue concurrently.
+    /// They start one after another. Each runs until it ends or has to wait, perhaps for a permit.
+    /// Those that wait continue concurrently after the last one has started. Some requests are
+    /// moved to another queue instead of running here.
     pub(in crate::server) async fn handle_batch(
         self: &Arc<Self>,
         delivery: Delivery,
@@ -48,7 +49,7 @@ impl RequestHandler {
             ..
         } = delivery;
         let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
-        // What is moved to the dead-letter queue if the batch cannot be read and gets no reply.
+        // What is moved to the dead-letter queue if the batch is refused and gets no reply.
         let unread = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
         let Batch {
             codec,
@@ -104,7 +105,7 @@ impl RequestHandler {
                 asks.extend(BatchSizeAsk::take(&mut request));
             }
             let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
-            // The same key as that of a copy that is forwarded by itself.
+            // The same key as that of a forwarded copy, which is a single request.
             let key = RequestKey::new(request.reply_to.clone(), CorrelationId::Uuid(id));
             let Some(ack) = self.deduplicate(key, origin, share.clone()) else {
                 continue;
@@ -174,8 +175,8 @@ impl RequestHandler {
             replies.send_if_due(now);
         }
         drop(shared_permit);
-        // The requests are counted before the last reply is sent, so that its caller finds them in
-        // the stats.
+        // The requests that have ended are counted before the last of their replies are sent, so
+        // that the caller finds them in the stats.
         tally.flush();
         replies.send();
         for ask in asks {
@@ -206,7 +207,7 @@ impl RequestHandler {
         record: &MethodRecord,
         begun: Instant,
     ) -> Option<DeferredResponse> {
-        // Requests that end without waiting never count as in flight.
+        // Counted only now, because most requests of a batch end at their first poll.
         let in_flight = record.stats.begin();
         let (result, _permit) = running.await;
         drop(in_flight);
@@ -218,7 +219,8 @@ impl RequestHandler {
         Some(DeferredResponse { deferral, response })
     }
 
-    /// Runs a request once a permit is free. Returns `None` only if [`permit`](Self::permit) does.
+    /// Once a permit is free, decides whether a request runs, and runs it. Returns `None` only if
+    /// [`permit`](Self::permit) does.
     async fn run_when_permitted(
         &self,
         deferral: Deferral,
@@ -244,18 +246,20 @@ impl RequestHandler {
     ) -> Decision<'_> {
         let mut decision = self.executor.decide_request(request, redelivered, received, now);
         if let Decision::Run(admitted) = &mut decision {
-            // The dispatcher clears this for built-in methods. Their replies too must be able to
-            // advise against batches while batches are paused; see `advised_batch_size`.
+            // The dispatcher clears this for methods whose calls are not batched, such as the
+            // built-in ones. Their replies too must be able to advise against batches while batches
+            // are paused; see `advised_batch_size`.
             admitted.asks_batch_size = true;
         }
         decision
     }
 
-    /// Returns the message of a one-way request if it may be a job: `None` unless jobs are served
-    /// on the queue.
+    /// Returns the message of a request that expects no reply, and so may be a job. `None` unless
+    /// jobs are served on the queue.
     fn message_of_possible_job(&self, request: &Request) -> Option<Message> {
         self.jobs.is_some().then(|| {
             let mut request = request.clone();
+            // A copy that is moved must not ask again.
             request.asks_batch_size = false;
             request.into_message()
         })
@@ -264,6 +268,9 @@ impl RequestHandler {
     /// Returns how long a job must still wait if it is moved to another queue instead of running
     /// with its batch: it must wait, or it was redelivered and might crash a worker, with all other
     /// requests of the batch. `None` if it may run now, or is no job.
+    ///
+    /// Like [`prepare_job`](Self::prepare_job), sets the message up for that, and counts a
+    /// redelivery in its headers.
     fn prepare_batched_job(&self, message: &mut Message, redelivered: bool) -> Option<Duration> {
         let delay = self.prepare_job(message);
         if redelivered && self.is_job(message) {
@@ -274,8 +281,8 @@ impl RequestHandler {
     }
 
     /// Whether a request of a redelivered batch may be forwarded, so that it is delivered
-    /// separately. Otherwise, another request of the batch that crashes its worker would take this
-    /// one with it each time.
+    /// separately. If it stayed in the batch, another request that crashes its worker would take it
+    /// along each time.
     fn may_forward(&self, request: &Request, deadline: Option<Instant>) -> bool {
         let has_time = deadline.is_none_or(|deadline| deadline > Instant::now());
         // Only the user itself can publish a message with its user id.
@@ -383,8 +390,9 @@ fn expects_reply(reply_to: Option<&ShortStr>) -> bool {
     reply_to.is_some_and(|address| !address.as_str().is_empty())
 }
 
-/// Counts in the job's headers that it was redelivered. Its copy is another message, of which the
-/// broker counts no deliveries, so that a job which crashes its workers would come back forever.
+/// Counts in the job's headers that it was redelivered. Its copy is another message, for which the
+/// broker counts no earlier deliveries. Without this count, a job that crashes its workers would
+/// come back forever.
 fn count_redelivery(job: &mut Message) {
     let headers = &mut job.properties.headers;
     let redeliveries = redelivery_count(headers).saturating_add(1);

@@ -17,7 +17,7 @@ use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
 use crate::transport::Outgoing;
 
-/// The largest number of bytes that a batch adds to the body and headers of a reply: its id,
+/// An upper bound of what a batch adds to the body and headers of a reply, in bytes: its id,
 /// lengths and other fields.
 const OVERHEAD: usize = 48;
 
@@ -61,7 +61,7 @@ impl ReplyGroup {
         self.replies.push(reply);
     }
 
-    /// Whether another reply might not fit into a message of at most `max_sent_bytes`.
+    /// Whether another reply might exceed the limits of a batch, or `max_sent_bytes`.
     pub(super) fn is_full(&self, max_sent_bytes: usize) -> bool {
         let next = MAX_PART_BYTES + OVERHEAD;
         let max_bytes = MAX_BATCH_BYTES.min(max_sent_bytes);
@@ -102,9 +102,9 @@ impl ReplyGroup {
     }
 }
 
-/// Sends groups with this key in one batch, then acks their requests. A single reply is sent in a
-/// message of its own, and so is each reply of a batch that the broker refuses. Returns the key, so
-/// that the next groups with it can be sent.
+/// Sends groups with this key in one batch. Acks their requests once the broker has it, or once it
+/// is given up. A single reply is sent in a message of its own, and so is each reply of a batch
+/// that the broker refuses. Returns the key, so that the next groups with it can be sent.
 pub(in crate::server) async fn send_together(
     channel: Arc<ReplyChannel>,
     key: BatchKey,

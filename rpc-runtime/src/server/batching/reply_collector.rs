@@ -20,7 +20,7 @@ use crate::server::request_handler::RequestHandler;
 use crate::service::{ReplyTo, Response};
 
 /// How long collected replies wait for later requests of the same batch, counted from when replies
-/// were last sent for this reason.
+/// were last sent for this reason, or when the collecting began. Checked only when a request ends.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
 /// A request that had to wait.
@@ -28,7 +28,7 @@ pub(super) struct Deferral {
     pub(super) id: Uuid,
     pub(super) deadline: Option<Instant>,
     pub(super) acks: PendingAcks,
-    /// The request, if it may be a job.
+    /// The request, if it expects no reply and jobs are served on its queue: it may be a job.
     pub(super) job: Option<Message>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct ReplyCollector<'a> {
     rejections: u32,
     /// How long messages waited in the queue when the batch was received.
     queue_time: Duration,
-    /// Failed jobs that are being moved to other queues.
+    /// Failed requests without a reply: the jobs among them are being moved to other queues.
     moving: FuturesUnordered<BoxFuture<'a, ()>>,
 }
 
@@ -88,8 +88,8 @@ impl<'a> ReplyCollector<'a> {
         &mut self.group.acks
     }
 
-    /// Sets aside the request whose ack was added last, because it has to wait. `job` is the
-    /// request, if it may be a job.
+    /// Sets aside the request whose ack was added last, because it has to wait. See [`Deferral`]
+    /// for `job`.
     pub(super) fn defer_last(
         &mut self,
         id: Uuid,
@@ -104,9 +104,9 @@ impl<'a> ReplyCollector<'a> {
         }
     }
 
-    /// Adds the response to the request whose ack was added last. A request that gets no reply ends
-    /// here: it is acked, rejected, or moved to another queue. `job` is the request, if it may be a
-    /// job.
+    /// Adds the response to the request whose ack was added last. Sends a large reply at once, and
+    /// the collected replies once a batch is full. A request that gets no reply ends here: it is
+    /// acked, rejected, or moved to another queue. See [`Deferral`] for `job`.
     pub(super) fn push(
         &mut self,
         id: Uuid,
@@ -216,7 +216,7 @@ impl<'a> ReplyCollector<'a> {
         }
     }
 
-    /// Waits until failed jobs are in another queue.
+    /// Waits for the failed jobs that are still being moved.
     pub(super) async fn move_jobs(&mut self) {
         while let Some(()) = self.moving.next().await {}
     }

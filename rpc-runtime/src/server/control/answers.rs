@@ -15,7 +15,7 @@ use crate::transport::Outgoing;
 pub(super) struct Answers {
     pub(super) channel: Arc<ReplyChannel>,
     pub(super) identity: Arc<WorkerIdentity>,
-    /// Whether replies say more about the worker than its id.
+    /// Whether replies say more about the worker than its id. Refusals never do.
     pub(super) describes_itself: bool,
 }
 
@@ -50,7 +50,8 @@ impl ControlReply {
 }
 
 impl Answers {
-    /// Runs the method, unless it is refused. Returns the reply, if its sender expects one.
+    /// Runs the method, unless it is refused. Returns the reply. `None` if the sender expects none,
+    /// or its reply address is forbidden.
     pub(super) async fn execute(
         &self,
         queue: &str,
@@ -82,8 +83,8 @@ impl Answers {
         })
     }
 
-    /// Sends a reply, and gives it up at `until`. If it is lost, its caller misses one answer of
-    /// many, so the method does not run again for that.
+    /// Sends a reply, and gives it up at `until`. If it cannot be sent, sends a fault instead. If
+    /// it is lost, its caller misses one answer of many, so the method does not run again for that.
     pub(super) async fn reply(&self, reply: ControlReply, until: Instant) {
         let send = |to_send| self.channel.send(reply.message(to_send), Some(until), false);
         let reason = match send(reply.reply.clone()).await {

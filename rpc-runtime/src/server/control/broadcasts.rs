@@ -13,7 +13,8 @@ use crate::service::{Decision, Dispatcher, Executor, ForbiddenReplyAddress, Rece
 /// How many broadcasts run at once.
 const MAX_RUNNING: usize = 16;
 
-/// How many broadcasts run or wait for their turn. Others are refused.
+/// How many broadcasts wait for their turn, run, or wait for a place among [`MAX_REPLIES`]. Others
+/// are refused.
 const MAX_BROADCASTS: usize = 48;
 
 /// How many replies to broadcasts may be on their way at once: they wait for a connection, or for
@@ -28,12 +29,12 @@ pub(super) const MAX_REPLY_WAIT: Duration = Duration::from_secs(1);
 pub(super) const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 
 /// The longest time from the arrival of a broadcast until its reply is given up, if there is no
-/// connection.
+/// connection. A grace period after its method has ended may exceed this.
 const MAX_ANSWER_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The broadcasts that a worker runs.
 pub(super) struct Broadcasts {
-    /// Held by broadcasts that run or wait for their turn.
+    /// Held by broadcasts that are not refused, until their replies are about to be sent.
     admitted: Semaphore,
     /// Held by broadcasts that run.
     running: Semaphore,
@@ -57,7 +58,7 @@ pub(super) struct ReceivedBroadcast<'a> {
     pub(super) executor: &'a Executor,
     pub(super) arrived: Instant,
     pub(super) label: RequestLabel,
-    /// How long its sender waits for answers.
+    /// How long its sender waits for answers, or [`TIME_TO_LIVE`] if it does not say.
     pub(super) wait: Duration,
     pub(super) redelivered: bool,
 }
@@ -73,7 +74,8 @@ impl ReceivedBroadcast<'_> {
 }
 
 impl Broadcasts {
-    /// Runs a broadcast at most once, and replies. `ack` acknowledges it.
+    /// Runs a broadcast, unless it is refused, and replies. `ack` acknowledges it: before the
+    /// method runs, so that it runs at most once, or shortly before a refusal is sent.
     pub(super) async fn answer(
         &self,
         answers: &Answers,

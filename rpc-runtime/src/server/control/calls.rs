@@ -44,7 +44,8 @@ impl ControlLog {
 }
 
 impl Calls {
-    /// Handles a message about calls. Returns `false` if it is another kind of message.
+    /// Handles a message about calls. Returns `false` if it is another kind of message, or credit
+    /// that this worker cannot use: it has no streams, or the message has no routing key.
     pub(super) fn handle(&self, delivery: &Delivery) -> bool {
         let kind = delivery.message.properties.kind.as_ref();
         match (kind.map(ShortStr::as_str), &self.streams, &delivery.control_key) {
@@ -67,7 +68,8 @@ impl Calls {
     }
 
     /// Cancels the calls that a message lists. Its routing key is that of a queue, or that of this
-    /// worker: then it ends streams that this worker sends.
+    /// worker: then it ends streams that this worker sends or receives. Without such a key, it is
+    /// ignored.
     fn cancel(&self, delivery: &Delivery) {
         let calls = match (
             delivery.malformed,

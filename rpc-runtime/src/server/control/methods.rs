@@ -39,7 +39,8 @@ impl ControlMethods {
         self.queues.iter().filter_map(of_queue).collect()
     }
 
-    /// Returns what runs the methods of the requests with each routing key.
+    /// Returns what runs the methods of the requests with each routing key. A queue without
+    /// broadcasts has an executor too, which refuses all requests and says why.
     pub(super) fn executors(self, rules: &Rules) -> HashMap<ShortStr, Arc<Executor>> {
         let executor = |dispatcher, name: &str, source| {
             let log = RequestLog::new(name);

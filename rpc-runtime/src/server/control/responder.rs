@@ -55,7 +55,8 @@ impl Responder {
 
     /// Answers a control message. `ack` acknowledges it.
     pub(super) async fn answer(&self, delivery: Delivery, ack: impl FnOnce() + Send) {
-        // A message that was sent directly to the queue does not name a request queue.
+        // A message that was sent directly to the queue has no key. The key of this worker has no
+        // executor if the worker does not describe itself.
         let key = delivery.control_key.as_ref();
         let Some((key, executor)) = key.and_then(|key| self.executors.get_key_value(key)) else {
             ack();

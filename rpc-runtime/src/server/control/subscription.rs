@@ -34,19 +34,20 @@ const MAX_WAITING: u16 = 1024;
 /// The maximum total length of the messages that wait in the queue, in bytes.
 const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
 
-/// How long to wait after the broker refused the exchange or the queue until someone acts.
-/// Permissions rarely change, and the broker logs each refusal.
+/// How long to wait before the next attempt if the broker refuses the exchange or the queue until
+/// someone acts. Permissions rarely change, and the broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
-/// How long a starting server waits until it can be reached.
+/// How long a starting server waits at most for its control queue, and for its queue for items.
 pub(in crate::server) const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A task that answers control messages. Dropping this ends the task and all running broadcasts.
 pub(in crate::server) struct ControlResponder {
     stop: CancellationToken,
-    /// When the server began to drain.
+    /// When the drain timeout began: the server began to drain, or the handle was closed.
     draining_since: Arc<OnceLock<Instant>>,
-    /// Ends once it is told to stop, and returns the number of requests that did not end in time.
+    /// Ends once it is told to stop or the handle is closed. Returns the number of requests that
+    /// did not end in time.
     task: AbortOnDropHandle<usize>,
     /// Resolves once the first attempt to subscribe has succeeded or failed.
     first_attempt: oneshot::Receiver<()>,
@@ -211,7 +212,8 @@ impl KeepOpen for ResponderRun<'_> {
 }
 
 impl ResponderRun<'_> {
-    /// Answers control messages until the queue is lost, and returns why.
+    /// Answers control messages until the queue is lost, and returns why. If the responder is
+    /// stopped before, drains, deletes the queue and returns [`Break`](ControlFlow::Break).
     async fn answer_until_lost(&mut self, mut subscription: Subscription) -> ControlFlow<(), BrokerError> {
         let lost = loop {
             tokio::select! {
@@ -267,6 +269,7 @@ impl ResponderRun<'_> {
         let _ = timeout(self.drain_time_left(), ending).await;
     }
 
+    /// Returns how much of the drain timeout is left. Begins the timeout if it has not begun.
     fn drain_time_left(&self) -> Duration {
         let since = self.draining_since.get_or_init(Instant::now);
         self.drain_timeout.saturating_sub(since.elapsed())
