@@ -1,4 +1,5 @@
-//! Ends jobs: acknowledges them, or moves them to a retry queue or to the dead-letter queue.
+//! Acknowledges jobs, or moves them to a retry queue, to the dead-letter queue or to the end of
+//! their request queue.
 //!
 //! Each copy is confirmed before the original is acknowledged, so moving a job does not lose it.
 //! The job may run twice.
@@ -23,13 +24,13 @@ use crate::service::{
 };
 use crate::telemetry::{Event, count};
 
-/// How long to wait before the next attempt to move a job that could not be moved, at first and at
-/// most.
+/// The first pause before another attempt to move a job that no queue took. Each further pause is
+/// twice as long, up to [`MAX_RETRY_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
-/// A copy that is neither confirmed nor refused after this time counts as stuck. The broker may
-/// never confirm it: a quorum queue without a leader confirms nothing.
+/// A job whose copy is neither confirmed nor refused after this time counts as stuck. The broker
+/// may never confirm it: a quorum queue without a leader confirms nothing.
 const UNCONFIRMED_FOR_LONG: Duration = Duration::from_secs(30);
 
 /// The queue to which a job is moved, and the part of its delay that is left when it leaves that
@@ -48,7 +49,7 @@ impl NextQueue {
         }
     }
 
-    /// The first of the retry queues in which a job waits for the delay.
+    /// The first of the retry queues in which a job waits for the delay, one after another.
     fn first_retry(delay: Duration) -> Self {
         let (millis, delay_left) = next_wait(rounded_up(delay));
         Self {
@@ -83,9 +84,11 @@ impl RequestHandler {
         (!delay.is_zero()).then_some(delay)
     }
 
-    /// Ends a request without a reply address that arrived on a queue with jobs: acknowledges it,
-    /// or, if it failed, moves it to a retry queue or to the dead-letter queue. `reply` says
-    /// whether it failed, and `is_refused` whether it was refused, so that its method did not run.
+    /// Ends a request that gets no reply and arrived on a queue with jobs: moves it to a retry
+    /// queue or to the dead-letter queue if it is a job that failed, or any request that was
+    /// refused, and otherwise acknowledges it. `reply` says whether it failed, and `is_refused`
+    /// whether it was refused, so that its method did not run. A batch that cannot be read counts
+    /// as a request.
     pub(super) async fn end_job(
         &self,
         jobs: &JobQueues,
@@ -114,13 +117,13 @@ impl RequestHandler {
         }
     }
 
-    /// Moves a job that was given up to the dead-letter queue. If that takes no jobs now, moves the
-    /// job to a retry queue. It comes back from there, and this is called again.
+    /// Moves a job that was given up to the dead-letter queue. If the broker refuses that, moves it
+    /// to a retry queue. It comes back from there, and this is called again.
     pub(super) async fn dead_letter_job(&self, jobs: &JobQueues, mut message: Message, acks: PendingAcks) {
         let (headers, queue) = (&mut message.properties.headers, &*self.queue);
         record_origin(headers, queue);
         let reason = outcome_of(headers).as_str();
-        // A dead-letter queue may be full for days.
+        // A dead-letter queue may be full for days, and jobs that wait here take up the prefetch.
         let fallback = NextQueue::without_delay(Destination::Retry(DEAD_LETTER_WAIT));
         let wanted = NextQueue::without_delay(Destination::Dead);
         let moving = self.move_job(jobs, wanted, Some(fallback), message, acks);
@@ -131,7 +134,8 @@ impl RequestHandler {
         }
     }
 
-    /// Moves a job to a retry queue. Returns whether the broker has confirmed its copy.
+    /// Moves a job to the first retry queue for this delay. Returns whether the broker has
+    /// confirmed its copy.
     pub(super) async fn delay_job(
         &self,
         jobs: &JobQueues,
@@ -143,8 +147,9 @@ impl RequestHandler {
         moving.await.is_some()
     }
 
-    /// Moves a job that was redelivered in a batch to a retry queue. If that does not take it,
-    /// moves it to the request queue, so that the batch can be acked.
+    /// Moves a job that was redelivered in a batch to a retry queue, even if no `delay` is left;
+    /// see [`REDELIVERED_BATCH_WAIT`]. If that queue does not take it, moves it to the request
+    /// queue, so that the batch can be acked.
     pub(super) async fn unbatch_job(
         &self,
         jobs: &JobQueues,
@@ -160,7 +165,8 @@ impl RequestHandler {
         self.move_job(jobs, wanted, Some(fallback), message, acks).await;
     }
 
-    /// Moves a job to the end of the request queue, from which it was redelivered.
+    /// Moves a job to the end of the request queue, from which it was redelivered, or to a retry
+    /// queue if that one does not take it.
     pub(super) async fn return_job(&self, jobs: &JobQueues, message: Message, acks: PendingAcks) {
         // If the request queue is full, this worker must let go of the job to take others from it.
         let fallback = NextQueue::without_delay(Destination::Retry(SHORTEST_WAIT));
@@ -169,11 +175,11 @@ impl RequestHandler {
     }
 
     /// Publishes a copy of a job, and acks the original once the broker has confirmed the copy.
-    /// Tries both queues in turn: `wanted`, and `fallback` if the wanted one does not take the
-    /// copy. Returns the one that has it.
+    /// Tries `wanted`, then `fallback` if there is one, and begins again after a pause until one of
+    /// them takes the copy. Returns the one that has it.
     ///
-    /// Returns `None` if the original can no longer be acked, or if the handle is closed. The
-    /// broker then delivers the original again.
+    /// Returns `None` if it is known that the original can no longer be acked, or if the handle is
+    /// closed. The broker then delivers the original again.
     async fn move_job(
         &self,
         jobs: &JobQueues,
@@ -215,7 +221,8 @@ impl RequestHandler {
                     return None;
                 }
                 // The job may run twice if the broker delivers this copy nevertheless. Only a job
-                // that holds up the ack of its batch takes that risk; see `unbatch_job`.
+                // that holds up the ack of its batch takes that risk: only `unbatch_job` falls back
+                // to the request queue.
                 if let Some(fallback) = fallback
                     && !is_fallback
                     && fallback.destination == Destination::Requests
@@ -260,8 +267,8 @@ impl RequestHandler {
 /// Turns the properties of a job into those of the copy that a worker publishes.
 fn make_copy(properties: &mut Properties) {
     let headers = &mut properties.headers;
-    // A sender may have forged the header `rpc-user`, and also that of a copy. A message with a
-    // user id is not a copy, because workers publish copies without one.
+    // In a copy, a worker wrote `rpc-user`. A sender may have forged it, and also `COPY_HEADER`. A
+    // message with a user id is not a copy, because workers publish copies without one.
     if headers.get(COPY_HEADER).is_none() || properties.user_id.is_some() {
         record_user(headers, properties.user_id.as_ref());
     }
@@ -271,6 +278,7 @@ fn make_copy(properties: &mut Properties) {
     headers.remove(BATCH_HEADER);
     limit_headers(headers);
     Origin::mark_moved(headers);
+    // The copy must neither leave a retry queue early nor expire in the dead-letter queue.
     properties.expiration = None;
     properties.persistent = true;
     // Only the user itself can publish a message with its user id.

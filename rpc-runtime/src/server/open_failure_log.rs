@@ -10,8 +10,8 @@ pub(super) struct OpenFailureLog {
 }
 
 impl OpenFailureLog {
-    /// Records a failure. Returns whether to log it: of those that may pass by themselves only the
-    /// first one is logged, and of the others too.
+    /// Records a failure. Returns whether to log it: only the first
+    /// [transient](BrokerError::is_transient) one and the first lasting one are logged.
     pub(super) fn admit(&mut self, error: &BrokerError) -> bool {
         let logged = if error.is_transient() {
             &mut self.transient

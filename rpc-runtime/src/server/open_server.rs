@@ -13,13 +13,14 @@ use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
 use crate::transport::{Subscription, Transport};
 
-/// A server that has subscribed to its request queues. Dropping it ends all its tasks.
+/// A server that has subscribed to its request queues, or only to some of them if it was told to
+/// stop meanwhile. Dropping it ends all its tasks.
 pub(super) struct OpenServer {
     /// The subscription is `None` if the consumer of a queue for batches has yet to subscribe.
     pub(super) consumers: Vec<(QueueConsumer, Option<Subscription>)>,
     /// `None` if nothing is handled through the control exchange.
     pub(super) responder: Option<ControlResponder>,
-    /// The names of the request queues.
+    /// The names of the request queues to which it has subscribed.
     pub(super) queues: Vec<String>,
     pub(super) drain_timeout: Duration,
     /// The tasks that keep the channels for replies and jobs open, send replies, and receive the
@@ -105,6 +106,7 @@ impl ConsumerEnd {
             Err(error) if error.is_panic() => Some(BrokerError::Panicked {
                 task: "request queue",
             }),
+            // Only the end of the runtime cancels the task of a consumer.
             Err(_) => Some(BrokerError::RuntimeEnded),
         };
         if self.reason.is_none() {

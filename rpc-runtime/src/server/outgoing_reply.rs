@@ -25,7 +25,8 @@ pub(super) struct OutgoingReply {
     pub(super) reply: Reply,
     /// How many calls the caller should put into one batch. 0 gives no advice.
     pub(super) batch_size: u16,
-    /// When the caller gives up. `None` if that is not known.
+    /// When the caller gives up, or later: at the end of a stream, and for a reply that was taken
+    /// from a batch. `None` if that is not known.
     pub(super) deadline: Option<Instant>,
     pub(super) acks: PendingAcks,
     /// Whether a channel on which it was sent was closed, perhaps because of this reply.
@@ -37,8 +38,9 @@ impl OutgoingReply {
         outgoing(self.reply.clone(), self.batch_size, &self.to)
     }
 
-    /// Sends the reply until the broker confirms it or its time is over, then acks its request. If
-    /// the reply cannot be sent, or closes its channels, sends a fault instead.
+    /// Sends the reply until the broker confirms or refuses it, or its time is over. Then acks its
+    /// request, unless the handle was closed. If the reply cannot be sent, or closes its channels,
+    /// sends a fault before that.
     pub(super) async fn send(self, channel: &ReplyChannel) {
         let deadline = Some(give_up_at(self.deadline));
         match channel
@@ -48,7 +50,7 @@ impl OutgoingReply {
             // `Unroutable` cannot happen, because replies are not mandatory.
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => return self.acks.ack(),
             Ok(SendOutcome::Expired) => return self.expire(channel),
-            Ok(SendOutcome::Refused(None)) => return self.give_up(channel),
+            Ok(SendOutcome::Refused(None)) => return self.end_refused(channel),
             Ok(SendOutcome::Refused(Some(error))) => {
                 count(Event::ReplyLost { reason: "unsendable" });
                 channel.log.unsendable(&error);
@@ -82,7 +84,7 @@ impl OutgoingReply {
     }
 
     /// Acks the request of a reply that the broker refused. Counts and logs that.
-    pub(super) fn give_up(self, channel: &ReplyChannel) {
+    pub(super) fn end_refused(self, channel: &ReplyChannel) {
         count(Event::ReplyLost { reason: "refused" });
         channel.log.refused();
         self.acks.ack();
@@ -103,7 +105,8 @@ fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
     }
 }
 
-/// Returns when to give up a reply that is ready now, if its caller gives up at `deadline`.
+/// Returns when to give up a reply that is ready now and has not left by then. `deadline` is when
+/// its caller gives up, if that is known.
 pub(super) fn give_up_at(deadline: Option<Instant>) -> Instant {
     match deadline {
         Some(deadline) => with_grace_period(deadline),

@@ -1,5 +1,5 @@
-//! The acks that a worker owes. The deliveries of a request are not acked before the broker has its
-//! reply, or the first message of its stream, if the request gets one.
+//! The acks that a worker owes. The deliveries of a request that gets a reply are not acked before
+//! the broker has the reply or the first message of its stream, or the reply is given up.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -36,20 +36,20 @@ pub(super) struct UnackedDelivery {
 #[derive(Debug)]
 pub(super) struct UnackedBatch {
     delivery: UnackedDelivery,
-    /// How many of its requests are not acked or rejected yet.
+    /// How many of its requests are neither acked nor rejected yet.
     remaining: AtomicUsize,
     /// Whether one of its requests was rejected.
     is_rejected: AtomicBool,
 }
 
 impl RequestShare {
-    /// The share of the only request of a delivery. It must be acked or rejected once.
+    /// The share of the only request of a delivery. Only one clone of it may be acked or rejected.
     pub(super) fn whole(control: Arc<dyn Control>, tag: u64, in_progress: &RequestsInProgress) -> Self {
         Self::Whole(UnackedDelivery::new(control, tag, in_progress))
     }
 
-    /// A share in a delivery of `requests` requests. Each request gets a clone, which must be acked
-    /// or rejected once.
+    /// A share in a delivery of `requests` requests. Each request gets a clone. The delivery is
+    /// acked or rejected once `requests` clones are.
     pub(super) fn of_batch(
         control: Arc<dyn Control>,
         tag: u64,
@@ -84,8 +84,8 @@ impl RequestShare {
         }
     }
 
-    /// Abandons one request. The delivery is neither acked nor rejected, so its consumer ends the
-    /// subscription.
+    /// Abandons one request. Its delivery is never acked or rejected. The consumer ends the
+    /// subscription, so that the broker delivers it again.
     fn abandon(self) {
         self.delivery().abandoned.notify_one();
     }
@@ -128,7 +128,7 @@ impl UnackedBatch {
     }
 }
 
-/// Counts the requests of one consumer that are in progress.
+/// Counts the requests of one consumer that are in progress, and its unacknowledged deliveries.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RequestsInProgress(Arc<Counters>);
 
@@ -149,7 +149,7 @@ impl RequestsInProgress {
         self.0.requests.load(Ordering::Acquire)
     }
 
-    /// Returns how many requests are in progress whose deliveries were acked.
+    /// Returns how many requests are in progress whose deliveries were acked early.
     pub(super) fn acked_early(&self) -> usize {
         self.0.acked_early.load(Ordering::Acquire)
     }
@@ -249,7 +249,8 @@ impl PendingAcks {
         self.acks.push(ack);
     }
 
-    /// Adds the requests of `other`, none of which may have been acked early.
+    /// Adds the requests of `other`, which must be of the same consumer. None of them may have been
+    /// acked early.
     pub(super) fn append(&mut self, mut other: Self) {
         self.acks.append(&mut other.acks);
     }
@@ -283,9 +284,9 @@ impl PendingAcks {
         self.for_each_tracked(Deduplicator::mark_forwarded);
     }
 
-    /// Forgets the requests if no delivery of any of them can be acked any more: their subscription
-    /// was lost, so the broker delivers them again. The next delivery is handled as if they had not
-    /// been in progress. Returns whether they were forgotten.
+    /// Forgets the requests if it is known that no delivery of any of them can be acked any more:
+    /// their subscription was lost, so the broker delivers them again. The next delivery is handled
+    /// as if they had not been in progress. Returns whether they were forgotten.
     pub(super) fn forget_lost(&mut self) -> bool {
         // Under one lock: a delivery that joins in between would never be acked.
         let mut deduplicator = self.deduplicator.lock();
@@ -317,7 +318,8 @@ impl PendingAcks {
         }
     }
 
-    /// Acks all deliveries of the requests. Must not be called before the broker has the replies.
+    /// Acks all deliveries of the requests. If they get replies, must not be called before the
+    /// broker has these, or they are given up.
     pub(super) fn ack(self) {
         self.finish(RequestShare::ack);
     }
@@ -358,8 +360,8 @@ impl PendingAcks {
         shares.into_iter().for_each(ack_or_reject);
     }
 
-    /// Takes the requests out, and returns all their deliveries. `end` removes one from the
-    /// deduplicator and returns its deliveries.
+    /// Takes the requests out, and returns all their deliveries. `end` removes a tracked request
+    /// from the deduplicator and returns its deliveries.
     fn take_deliveries<D>(
         &mut self,
         end: impl Fn(&mut Deduplicator<RequestShare>, RequestKey) -> D,

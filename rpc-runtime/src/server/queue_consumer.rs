@@ -36,13 +36,14 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long aborted request tasks may take to end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait after the broker refused a queue for batches for good: it does not exist, for
-/// example. There is no hurry, because callers send single requests, and the broker logs each
-/// refusal.
+/// How long to wait after the broker refused a queue for batches that was never served, and will
+/// until someone acts: it does not exist, for example. There is no hurry, because callers send
+/// single requests, and the broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(300);
 
-/// The time to live that the requests in a batch are assumed to have. The true ones are in the body
-/// of the message, which is not read yet.
+/// The least time to live that is assumed for the longest-lived request in a batch: as long as the
+/// default timeout of a call. The true one is in the body of the message, which is not read yet.
+/// The `expiration` of the message is that of the shortest-lived request.
 const BATCHED_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// The consumer of one queue of a server.
@@ -52,13 +53,13 @@ pub(super) struct QueueConsumer {
     prefetch: u16,
     /// Whether the queue holds batches.
     is_batch_queue: bool,
-    /// Whether the queue is deleted when its last worker stops.
+    /// Whether the queue is deleted, once it is empty, when its last worker stops.
     deletes_queue: bool,
     /// When the last request or batch arrived. Probes of other workers go on while this one stops,
     /// so probes do not count.
     last_arrival: Option<Instant>,
     handler: Arc<RequestHandler>,
-    /// `None` if requests are admitted no matter how long they have waited.
+    /// `None` if the wait in the queue is not measured.
     estimates: Option<Arc<QueueWaitEstimates>>,
     in_progress: RequestsInProgress,
     /// One task for each delivery.
@@ -86,7 +87,7 @@ enum Interruption {
 /// Keeps the subscription of a consumer open.
 struct ConsumerRun<'a> {
     consumer: &'a mut QueueConsumer,
-    /// The first subscription. `None` once it is in use.
+    /// The subscription to begin with. `None` if there is none, and once it is in use.
     first: Option<Subscription>,
     /// The control of the current or last subscription. `None` before the first one. It outlives a
     /// panic, after which its subscription must be closed.
@@ -96,9 +97,9 @@ struct ConsumerRun<'a> {
 
 /// Why a consumer no longer keeps its subscription open.
 enum RunEnd {
-    /// It was told to stop. Holds the subscription, unless that was lost.
+    /// It was told to stop. Holds the subscription, if one is open.
     Stopped(Option<Subscription>),
-    /// The handle was closed.
+    /// The handle was closed, or its runtime has ended.
     Closed(BrokerError),
 }
 
@@ -138,7 +139,7 @@ impl KeepOpen for ConsumerRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(RunEnd::Closed(error.clone()));
         }
-        if self.is_refused_for_good(error) {
+        if self.is_batch_queue_refused(error) {
             let (queue, error) = (self.consumer.queue.name(), Logged(Chain(error)));
             tracing::debug!(queue, %error, "not serving the queue for batches; trying again later");
         } else {
@@ -148,7 +149,7 @@ impl KeepOpen for ConsumerRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if self.is_refused_for_good(error) {
+        if self.is_batch_queue_refused(error) {
             REFUSED_RETRY_DELAY
         } else {
             backoff.delay_after(error)
@@ -166,7 +167,7 @@ impl KeepOpen for ConsumerRun<'_> {
 impl ConsumerRun<'_> {
     /// Whether this is the consumer of a queue for batches that was never served, and the broker
     /// refuses the queue until someone acts.
-    fn is_refused_for_good(&self, error: &BrokerError) -> bool {
+    fn is_batch_queue_refused(&self, error: &BrokerError) -> bool {
         self.consumer.is_batch_queue && self.control.is_none() && error.is_lasting_refusal()
     }
 }
@@ -209,8 +210,9 @@ impl QueueConsumer {
     ///
     /// # Errors
     ///
-    /// Returns an error if the broker refuses the queue or the handle was closed. Errors that are
-    /// [worth another attempt](BrokerError::is_waited_out) are retried.
+    /// Tries again after an error that is [worth another attempt](BrokerError::is_waited_out).
+    /// Returns the first other one: for example, the broker refuses the queue, or the handle was
+    /// closed.
     pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
         let mut backoff = Backoff::new();
         loop {
@@ -320,7 +322,8 @@ impl QueueConsumer {
         self.drain(subscription, drain_timeout, reason).await
     }
 
-    /// Called after a subscription was lost, and before it is opened again.
+    /// Logs that a subscription was lost, before another one is opened. Until then, callers of a
+    /// queue for batches are advised to send single requests.
     fn interrupted(&self, lost: &BrokerError) {
         tracing::warn!(
             queue = self.handler.queue,
@@ -333,8 +336,9 @@ impl QueueConsumer {
         }
     }
 
-    /// Called after the consumer has opened a subscription by itself. `was_open` is whether there
-    /// was an earlier one.
+    /// Logs that the consumer has opened a subscription, other than the one that was passed to
+    /// [`run`](Self::run). Resumes batches if the queue is one for batches. `was_open` is whether
+    /// there was an earlier subscription.
     fn opened(&self, was_open: bool) {
         let queue = self.queue.name();
         if was_open {
@@ -380,8 +384,8 @@ impl QueueConsumer {
                     }
                 },
                 // A request was abandoned, for example because its task panicked. This branch may
-                // come last: it is reached soon, because the prefetch fills up and nothing more is
-                // delivered.
+                // come last: it is reached soon, because the prefetch limits how many deliveries
+                // are ready before it.
                 () = &mut abandoned => {
                     return Interruption::Lost(BrokerError::Panicked { task: "request" });
                 }
@@ -389,8 +393,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Starts the task of a delivery. The prefetch bounds the number of tasks; the handler's
-    /// permits bound how many requests run.
+    /// Starts the task of a delivery. The prefetch bounds the number of tasks, except those of
+    /// streams that were acked early; the handler's permits bound how many methods run.
     fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
         let (handler, control) = (Arc::clone(&self.handler), Arc::clone(&subscription.control));
         let (in_progress, is_batch) = (self.in_progress.clone(), self.is_batch_queue);
@@ -409,7 +413,8 @@ impl QueueConsumer {
     }
 
     /// Returns how long a delivery may have waited. If it fills the prefetch, also returns a guard:
-    /// messages may wait in the queue until it is dropped.
+    /// messages may wait in the queue until it is dropped. Raises the time to live of probes to
+    /// that of the delivery.
     fn estimate_wait(&self, delivery: &Delivery) -> (Received, Option<PrefetchFullGuard>) {
         let at = Instant::now();
         let Some(estimates) = &self.estimates else {
@@ -506,12 +511,12 @@ impl QueueConsumer {
         }
     }
 
-    /// Deletes the queue for batches if this is its last worker, so that callers notice that no
-    /// worker takes batches any more. Does nothing if there is no subscription: then the broker may
-    /// not be reachable.
+    /// Closes the subscription, and deletes the queue for batches if this was its last worker, so
+    /// that callers notice that no worker takes batches any more. Does nothing if there is no
+    /// subscription: then the broker may not be reachable.
     ///
     /// If batches are left in the queue, no other worker would handle them. This then subscribes
-    /// again, handles them, and tries again, until none are left.
+    /// again, handles them, and tries again, until none are left or it cannot subscribe.
     async fn delete_queue_if_unused(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {
             ended.control.close().await;
@@ -524,7 +529,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Handles requests until none is in progress and none has arrived for [`QUIET_PERIOD`].
+    /// Handles requests until none is in progress and none has arrived for [`QUIET_PERIOD`], or the
+    /// subscription ends.
     ///
     /// Must be called before the consumer is cancelled: from then on, the broker gives requests to
     /// the next worker, and those that run here must have ended by then. Meanwhile, acks are held
@@ -550,8 +556,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Cancels the consumer and waits until no request is in progress. A queue with a single active
-    /// consumer is served until it is quiet before.
+    /// Cancels the consumer, handles what had been delivered, and waits until no request is in
+    /// progress. A queue with a single active consumer is served until it is quiet before.
     async fn finish(&mut self, mut subscription: Option<&mut Subscription>) {
         if self.queue.is_single_active()
             && let Some(subscription) = subscription.as_deref_mut()
@@ -580,7 +586,8 @@ impl QueueConsumer {
 ///
 /// # Errors
 ///
-/// Returns the first other error: the broker refuses the queue, or the handle was closed.
+/// Returns the first other error: for example, the broker refuses the queue, or the handle was
+/// closed.
 pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
     queue: &str,
     operation: impl FnMut() -> F,

@@ -109,7 +109,7 @@ impl ConfirmListener for InFlightReply {
         match published {
             // `Returned` cannot happen, because replies are not mandatory.
             Published::Confirmed | Published::Returned => reply.acks.ack(),
-            Published::Refused => reply.give_up(&self.sender.channel),
+            Published::Refused => reply.end_refused(&self.sender.channel),
             // The handle was closed, so the broker delivers the request again.
             Published::Failed { source, .. } if source.is_handle_ended() => {}
             // The task sends the reply again, until the broker confirms it.

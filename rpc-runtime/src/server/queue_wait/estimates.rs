@@ -30,7 +30,7 @@ const MAX_PROBE_TTL: Duration = Duration::from_secs(1024);
 #[derive(Debug)]
 pub(crate) struct QueueWaitEstimates {
     queue: String,
-    /// Whether messages may wait. While none may, requests do not take the lock.
+    /// Whether messages may wait. While none may, [`estimate`](Self::estimate) takes no lock.
     is_active: AtomicBool,
     /// How many of the deliveries that are being handled filled the prefetch when they arrived.
     full_deliveries: AtomicUsize,
@@ -49,9 +49,9 @@ struct State {
     /// The time to live of the outstanding probes. It follows `probe_ttl_seconds`, but changes
     /// under the lock, together with the probes.
     probe_ttl: Duration,
-    /// Whether the last measurement found no waiting messages.
+    /// Whether measuring last ended because no messages waited, not because the subscription ended.
     last_found_empty: bool,
-    /// How many subscriptions have ended. A guard of an earlier one no longer counts.
+    /// How many subscriptions have ended. A guard of an earlier one starts no measuring.
     epoch: u64,
 }
 
@@ -89,7 +89,8 @@ impl QueueWaitEstimates {
     }
 
     /// Raises the time to live of probes to at least that of a request, within the limits. A probe
-    /// need not live longer than the requests whose wait it measures.
+    /// need not live longer than the requests whose wait it measures. If this changes it, measuring
+    /// begins anew.
     pub(crate) fn raise_probe_ttl(&self, time: Duration) {
         let time = time.clamp(MIN_PROBE_TTL, MAX_PROBE_TTL);
         // A power of two, so that it takes only eleven values.
@@ -107,8 +108,8 @@ impl QueueWaitEstimates {
         self.wake.notify_one();
     }
 
-    /// Records that a request of this priority filled the worker's prefetch. Drop the returned
-    /// guard when the request has been handled.
+    /// Records that a delivery of this priority filled the worker's prefetch. Drop the returned
+    /// guard when the delivery has been handled.
     pub(crate) fn on_prefetch_full(self: &Arc<Self>, priority: u8, now: Instant) -> PrefetchFullGuard {
         self.full_deliveries.fetch_add(1, Ordering::SeqCst);
         let mut state = self.lock();
@@ -120,8 +121,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Records that the prefetch is full, so that messages of any priority may wait, and lets
-    /// measuring begin.
+    /// Records that the prefetch is full, or was until `now`, so that messages of any priority may
+    /// wait. Lets measuring begin.
     fn record_full(&self, state: &mut State, priority: u8, now: Instant) {
         // Adds the estimator of a new priority.
         state.estimator(priority, now);
@@ -131,7 +132,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Returns how long a message of this priority that is delivered now may have waited.
+    /// Returns how long a message of this priority that is delivered now may have waited. While
+    /// messages may wait, begins to measure a priority that is new.
     pub(crate) fn estimate(&self, priority: u8, now: Instant) -> Received {
         if !self.is_active.load(Ordering::Acquire) {
             return Received::at(now);
@@ -192,8 +194,8 @@ impl QueueWaitEstimates {
     /// `depth` is `None` if the broker could not report it.
     pub(super) fn on_depth(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
         self.update(now, |state, is_full| {
-            // A later probe may have entered the queue after the broker read its depth. If it was
-            // before, the probe counts as a message, which only costs another measurement.
+            // A probe that was confirmed after `asked` may not be included in the depth. If it is
+            // included, it counts as a message, which only costs another measurement.
             let found = queue_content(depth, state.probes_confirmed_by(asked));
             for estimator in state.by_priority.values_mut() {
                 estimator.on_depth(asked, found, is_full, now);
@@ -237,12 +239,12 @@ impl QueueWaitEstimates {
     }
 
     /// Records the result of a measurement by calling `record`, with whether the prefetch is full.
-    /// If no messages of any priority wait, measuring ends.
+    /// If no messages of any priority wait, measuring ends. Does nothing if it has ended already.
     fn update(&self, now: Instant, record: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_full = self.full_deliveries.load(Ordering::SeqCst) > 0;
-        // After this measurement began, the subscription was lost, or the queue was found empty.
-        // Its result means nothing then.
+        // If so, the subscription was lost or the queue was found empty after this measurement
+        // began, so its result means nothing.
         if state.by_priority.is_empty() {
             return;
         }
@@ -285,7 +287,8 @@ pub(crate) struct PrefetchFullGuard {
 impl Drop for PrefetchFullGuard {
     fn drop(&mut self) {
         let mut state = self.estimates.lock();
-        // Messages may have waited until now. A subscription that was lost says nothing about that.
+        // Messages may have waited until now. A delivery of a lost subscription says nothing about
+        // that.
         if state.epoch == self.epoch {
             self.estimates
                 .record_full(&mut state, self.priority, Instant::now());
@@ -350,8 +353,10 @@ impl State {
         let was_found_empty = self.last_found_empty && self.by_priority.is_empty();
         let create = || {
             if was_found_empty {
+                // The prefetch has had room since the queue was found empty, so nothing has waited.
                 WaitEstimator::of_empty(now)
             } else {
+                // Messages may wait already, also those of this priority.
                 let mut estimator = WaitEstimator::default();
                 estimator.on_prefetch_full(now);
                 estimator
@@ -361,7 +366,7 @@ impl State {
     }
 }
 
-/// Returns what a queue of this depth holds if this many of its messages are probes of this server.
+/// Returns what a queue of this depth holds. `probes` is how many probes of this server are in it.
 fn queue_content(depth: Option<Depth>, probes: usize) -> QueueContent {
     let Some(Depth { messages, consumers }) = depth else {
         return QueueContent::Unknown;

@@ -15,8 +15,8 @@ const MAX_INTERVAL: Duration = Duration::from_millis(100);
 /// The pause between two measurements is the estimated wait divided by this, within the limits.
 const MEASUREMENTS_PER_WAIT: u32 = 8;
 
-/// About how many probes are in the queue at most, until [`MAX_LONG_QUEUE_INTERVAL`] makes them
-/// more frequent.
+/// About how many probes are in the queue while the wait is constant. There are more while none
+/// comes back, and if [`MAX_LONG_QUEUE_INTERVAL`] makes them more frequent.
 const PROBES_IN_QUEUE: u32 = 8;
 
 /// The longest pause between two measurements, however long the oldest probe has been in the queue.
@@ -26,7 +26,7 @@ const MAX_LONG_QUEUE_INTERVAL: Duration = Duration::from_secs(2);
 /// cannot be measured.
 const UNMEASURABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// How long to wait after the broker could not report the depth of a queue.
+/// How long to wait before the broker is asked again for a depth that it could not report.
 const UNKNOWN_DEPTH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The next step of a measurement.
@@ -43,7 +43,7 @@ pub(super) enum Step {
 pub(super) enum QueueContent {
     /// Nothing but this server's own probes.
     Nothing,
-    /// Other messages.
+    /// Other messages, as far as is known.
     Messages {
         /// Whether they may all be probes of other servers.
         may_all_be_probes: bool,
@@ -59,10 +59,11 @@ pub(super) enum QueueContent {
 /// shows that all messages delivered until now were published before it. An empty queue counts as a
 /// probe that came back at once.
 ///
-/// The estimate is the longest time that a message can have waited. It exceeds the true wait by at
-/// most one interval between probes. A shorter estimate would admit requests that end too late.
-/// There are two exceptions: the estimate is the [queue time](Self::queue_time) while other workers
-/// keep up, and a lower bound until the first probe has come back and after [`UNMEASURABLE_AFTER`].
+/// The estimate, [`waited`](Self::waited), is the longest time that a message can have waited. It
+/// exceeds the true wait by at most one interval between probes. A shorter estimate would admit
+/// requests that end too late. There are two exceptions: the estimate is the [queue
+/// time](Self::queue_time) while other workers keep up, and a lower bound until the first probe has
+/// come back and after [`UNMEASURABLE_AFTER`].
 #[derive(Debug, Default)]
 pub(super) struct WaitEstimator {
     /// Messages that are delivered from now on were published after this. `None` if that is not
@@ -72,7 +73,7 @@ pub(super) struct WaitEstimator {
     outstanding: VecDeque<Probe>,
     /// When the broker was asked for the depth of the queue. `None` once it has answered.
     depth_requested: Option<Instant>,
-    /// Whether messages wait, so that a probe is due.
+    /// Whether a probe is due, because the queue was found to hold messages.
     is_probe_due: bool,
     /// No measurement begins before this.
     not_before: Option<Instant>,
@@ -88,8 +89,8 @@ pub(super) struct WaitEstimator {
     last_full: Option<Instant>,
     /// Whether messages may wait.
     is_active: bool,
-    /// Whether no messages waited at the last measurement, although this worker's prefetch was
-    /// full: other workers keep up.
+    /// Whether the last measurement ended although this worker's prefetch was full all the time:
+    /// other workers take the messages, and keep up.
     others_keep_up: bool,
 }
 
@@ -111,7 +112,7 @@ impl WaitEstimator {
         }
     }
 
-    /// Records that the worker's prefetch is full, so that messages may wait.
+    /// Records that the worker's prefetch is full, or was until `now`, so that messages may wait.
     pub(super) fn on_prefetch_full(&mut self, now: Instant) {
         self.last_full = Some(now);
         self.is_active = true;
@@ -156,7 +157,7 @@ impl WaitEstimator {
             .min(MAX_LONG_QUEUE_INTERVAL)
     }
 
-    /// Returns how long ago the oldest outstanding probe was sent.
+    /// Returns how long ago the oldest outstanding probe was sent. Zero if there is none.
     fn age_of_oldest(&self, now: Instant) -> Duration {
         let oldest = self.outstanding.front();
         oldest.map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent))
@@ -190,7 +191,8 @@ impl WaitEstimator {
     }
 
     /// Whether another probe is due although all messages may be probes. It is if the last one is
-    /// at least half as old as the oldest one, or at least as old as [`UNMEASURABLE_AFTER`].
+    /// at least half as old as the oldest one, so that they become rare, or at least as old as
+    /// [`UNMEASURABLE_AFTER`]. It also is if none is outstanding.
     fn is_another_probe_due(&self, now: Instant) -> bool {
         let enough = (self.age_of_oldest(now) / 2).min(UNMEASURABLE_AFTER);
         self.outstanding
@@ -226,7 +228,8 @@ impl WaitEstimator {
         self.outstanding.retain(|probe| probe.number != number);
     }
 
-    /// Forgets the outstanding probes and their results. Messages may still wait.
+    /// Forgets the outstanding probes and all measured times. Remembers whether messages may wait,
+    /// and whether other workers keep up.
     pub(super) fn forget_probes(&mut self) {
         *self = Self {
             last_full: self.last_full,
@@ -237,8 +240,8 @@ impl WaitEstimator {
     }
 
     /// Records that the broker delivered the probe, to this worker or to one that replied to it.
-    /// Earlier probes are lost, because they would have been delivered first. `is_full` is whether
-    /// the prefetch is full.
+    /// Forgets earlier probes: they were delivered before it, or are lost. `is_full` is whether the
+    /// prefetch is full.
     pub(super) fn on_probe_delivered(&mut self, number: u64, is_full: bool, now: Instant) {
         let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
             return;
@@ -259,8 +262,8 @@ impl WaitEstimator {
     fn record_published_after(&mut self, then: Instant, is_full: bool, now: Instant) {
         self.published_after = self.published_after.max(Some(then));
         if self.last_full.is_some_and(|full| full >= then) {
-            // The prefetch became full, or was full until, after `then`: messages may wait for this
-            // worker.
+            // The prefetch became full, or ceased to be full, after `then`: messages may wait for
+            // this worker.
             self.others_keep_up = false;
         } else if is_full {
             // This worker's prefetch has been full since before `then`, so another worker gets the
@@ -275,7 +278,7 @@ impl WaitEstimator {
 
     /// Returns the longest time that a message delivered now can have waited. Returns the shortest
     /// time if the longest is not known, and the [queue time](Self::queue_time) while other workers
-    /// keep up.
+    /// keep up. Zero if nothing is known, or no messages may wait.
     pub(super) fn waited(&self, now: Instant) -> Duration {
         if !self.is_active {
             return Duration::ZERO;
@@ -293,8 +296,9 @@ impl WaitEstimator {
     }
 
     /// Returns how long messages wait, for callers and metrics: as long as the last probe that came
-    /// back, or as long as the oldest one that has not. Unlike [`waited`](Self::waited), it does
-    /// not grow between probes while messages wait for a constant time.
+    /// back, or as long as the oldest one that has not if that is longer. Unlike
+    /// [`waited`](Self::waited), it does not grow between probes while messages wait for a constant
+    /// time.
     pub(super) fn queue_time(&self, now: Instant) -> Duration {
         let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
         let oldest = oldest.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
