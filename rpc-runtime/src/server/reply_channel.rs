@@ -1,5 +1,5 @@
-//! The channel on which replies and copies of requests are published. It is opened again whenever
-//! it is lost.
+//! A channel on which replies and copies of requests are published. It is opened again whenever it
+//! is lost.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
@@ -23,8 +23,9 @@ use crate::transport::{
 /// How long a message that has left may stay unconfirmed after its deadline.
 pub(super) const CONFIRM_GRACE: Duration = Duration::from_secs(30);
 
-/// How many channels for single messages may be open at once. All messages in flight fail with a
-/// channel that the broker closes, and a connection has a limit of channels.
+/// How many messages may have a channel of their own at once. Many messages may need one, because
+/// all that are in flight fail with a channel that the broker closes, and a connection has a limit
+/// of channels.
 const MAX_DEDICATED: usize = 4;
 
 /// How long a message may have a channel of its own, for which others wait. A message that has left
@@ -32,15 +33,15 @@ const MAX_DEDICATED: usize = 4;
 /// missing, and its queue may never confirm it.
 const DEDICATED_LIMIT: Duration = Duration::from_secs(30);
 
-/// Publishes the replies of a server, and copies of requests that it forwards or moves, until the
-/// broker confirms each of them.
+/// Publishes messages of a server. A server has one for the copies of jobs of each queue with jobs,
+/// and one for everything else: replies, messages of streams, and copies of forwarded requests.
 #[derive(Debug)]
 pub(super) struct ReplyChannel {
     state: watch::Receiver<ChannelState>,
     /// Weak, because replies that wait for their confirms hold the channel. They must not keep the
-    /// connections of a server that was dropped.
+    /// connections of a server open after it was dropped.
     transport: Weak<dyn Transport>,
-    /// Held while a message has a channel of its own.
+    /// A permit for each message that may have a channel of its own.
     dedicated: Semaphore,
     pub(super) log: ReplyLog,
 }
@@ -91,11 +92,12 @@ pub(super) enum SendOutcome {
     Confirmed,
     /// It was mandatory, and its queue does not exist.
     Unroutable,
-    /// The broker refused it. `Some` if it cannot be sent at all, or closes each channel on which
-    /// it is sent.
+    /// The broker refused it (`None`). Or it cannot be sent at all, or each channel on which it was
+    /// sent was closed (`Some`).
     Refused(Option<BrokerError>),
     /// It did not leave before its deadline: there was no connection, or the connection was
-    /// blocked. Or it left, and was not confirmed for [`CONFIRM_GRACE`] after its deadline.
+    /// blocked. Or it left, and was not confirmed for [`CONFIRM_GRACE`] after its deadline. A
+    /// direct reply also expires before its deadline if its separate connection cannot be opened.
     Expired,
 }
 
@@ -139,7 +141,7 @@ impl ReplyChannel {
         }
     }
 
-    /// Returns why the handle ended.
+    /// Returns why the handle ended. [`BrokerError::Closed`] if no other reason is known.
     fn end_reason_or_closed(&self) -> BrokerError {
         let transport = self.transport.upgrade();
         transport.map_or(BrokerError::Closed, |transport| {
@@ -147,11 +149,11 @@ impl ReplyChannel {
         })
     }
 
-    /// Sends a message without waiting.
+    /// Sends a message once, without waiting. The listener gets the outcome.
     ///
     /// # Errors
     ///
-    /// Returns the message if it cannot leave at once.
+    /// Returns the message if it cannot leave at once. Over RabbitMQ, a direct reply never can.
     pub(super) fn try_send(
         &self,
         outgoing: Outgoing,
@@ -165,15 +167,17 @@ impl ReplyChannel {
         }
     }
 
-    /// Sends a message until the broker confirms it or the deadline has passed. A caller that gets
-    /// a reply twice ignores the second one.
+    /// Sends a message, again after each failure that may pass, until its outcome is known. The
+    /// message may arrive twice. A caller that gets a reply twice ignores the second one.
     ///
-    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed. It
-    /// is then sent on a channel of its own, which no other message loses if it is closed too.
+    /// Without a deadline, this waits for a connection and for the confirm without a limit.
+    ///
+    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed. The
+    /// message is then sent on a channel of its own. If that is closed too, no other message fails.
     ///
     /// # Errors
     ///
-    /// Returns an error only if the handle was closed.
+    /// Returns an error only if the handle has ended or the server was dropped.
     pub(super) async fn send(
         &self,
         outgoing: Outgoing,
@@ -196,6 +200,7 @@ impl ReplyChannel {
                 return Ok(SendOutcome::Expired);
             };
             let publisher = publisher?;
+            // Each attempt can be withdrawn separately.
             let send_token = outgoing
                 .send_token
                 .as_ref()
@@ -246,7 +251,7 @@ impl ReplyChannel {
         }
     }
 
-    /// Opens a publisher for one message. Tries again until it succeeds.
+    /// Opens a publisher for one message. Tries again until that succeeds or the handle has ended.
     async fn dedicated_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
         let open = async || match self.transport.upgrade() {
             Some(transport) => transport.open_publisher().await,
@@ -277,9 +282,9 @@ impl ConfirmListener for IgnoreConfirm {
     fn published(self: Arc<Self>, _: Published) {}
 }
 
-/// Publishes a message. Returns `None` if it has not left by the deadline: the broker does not
-/// read, or there is no connection for direct replies. Also returns `None` if it is not confirmed
-/// for long after that.
+/// Publishes a message. Returns `None` if it has not left by the deadline, because the broker does
+/// not read, for example. Also returns `None` if it has left, and is not confirmed for
+/// [`CONFIRM_GRACE`] after the deadline.
 async fn publish(
     publisher: &dyn Publisher,
     outgoing: Outgoing,
@@ -308,7 +313,7 @@ pub(super) async fn before<T>(deadline: Option<Instant>, future: impl Future<Out
     }
 }
 
-/// Keeps a publisher open until the handle is closed.
+/// Keeps a publisher open until the handle has ended.
 struct PublisherKeeper<'a> {
     transport: &'a dyn Transport,
     state: &'a watch::Sender<ChannelState>,
@@ -342,7 +347,8 @@ impl KeepOpen for PublisherKeeper<'_> {
             self.state.send_replace(ChannelState::Closed);
             return ControlFlow::Break(());
         }
-        // A server that is just starting fails with such an error. Later, it is tried again too.
+        // A server that is starting fails with such an error; see `wait_ready`. A server that runs
+        // waits for the next attempt.
         if !error.is_waited_out() {
             self.state.send_replace(ChannelState::Refused(error.clone()));
         }

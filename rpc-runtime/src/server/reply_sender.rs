@@ -1,5 +1,5 @@
-//! Sends replies: single ones at once, those to batched requests together if they go to the same
-//! caller.
+//! Sends replies: single ones at once if possible, those to batched requests together if they go to
+//! the same caller in the same codec.
 
 use std::sync::{Arc, PoisonError};
 
@@ -19,7 +19,7 @@ use crate::transport::{ConfirmListener, Published, restart_on_panic};
 /// Sends replies and acks their requests.
 ///
 /// The outbox is unbounded, but it never holds more replies than there are requests in progress.
-/// The prefetch limits these.
+/// The prefetch limits these, except for streams that have begun, which need a permit.
 #[derive(Debug, Clone)]
 pub(super) struct ReplySender {
     outbox: UnboundedSender<QueuedReply>,
@@ -33,8 +33,8 @@ enum QueuedReply {
 }
 
 impl ReplySender {
-    /// Returns a sender and the future that does the sending. Spawn it. It ends after the last
-    /// clone of the sender is dropped and its replies are sent.
+    /// Returns a sender and the future that sends what is queued. Spawn it. It ends after the last
+    /// clone of the sender is dropped and the queued replies are sent.
     ///
     /// If the sending panics, it starts again with the replies that are still in the outbox. Those
     /// that it had taken out are dropped, and their requests are abandoned: the broker delivers
@@ -58,7 +58,7 @@ impl ReplySender {
         (sender, task)
     }
 
-    /// Sends a reply in a message of its own, at once if possible.
+    /// Sends a reply in a message of its own, at once if possible. Otherwise queues it.
     pub(super) fn send(&self, reply: OutgoingReply) {
         let message = reply.message();
         let in_flight = Arc::new(InFlightReply {
@@ -74,8 +74,8 @@ impl ReplySender {
         }
     }
 
-    /// Sends the replies of a group in one message, together with other queued groups to the same
-    /// caller.
+    /// Queues a group of replies. They are sent together, in one message with other queued groups
+    /// of the same key; see [`send_together`]. Does nothing if the group is empty.
     pub(super) fn send_group(&self, group: ReplyGroup) {
         if !group.replies.is_empty() {
             self.enqueue(QueuedReply::Group(group));
@@ -90,7 +90,7 @@ impl ReplySender {
 
 /// A single reply that waits for its confirm.
 struct InFlightReply {
-    /// `None` once its outcome is known, or it was given up.
+    /// `None` once its outcome is known, or if it was given up or could not leave at once.
     reply: std::sync::Mutex<Option<OutgoingReply>>,
     /// When its request is acked although the reply is not confirmed.
     give_up_at: Instant,
@@ -136,8 +136,8 @@ impl ConfirmListener for InFlightReply {
 struct SenderTask {
     channel: Arc<ReplyChannel>,
     batcher: Batcher<BatchKey, ReplyGroup>,
-    /// Each future sends a message. It resolves to the key of the batch, or to `None` for a single
-    /// reply.
+    /// Each future sends a message. It resolves to the key of the groups in it, or to `None` for a
+    /// single reply.
     in_flight: FuturesUnordered<BoxFuture<'static, Option<BatchKey>>>,
 }
 
@@ -167,6 +167,7 @@ impl SenderTask {
             for reply in received.drain(..) {
                 self.accept(reply);
             }
+            // The loads of the groups limit how many replies a message has.
             while let Some((key, groups)) = self.batcher.take_message(|_, _| MAX_BATCH_CALLS) {
                 let channel = Arc::clone(&self.channel);
                 self.in_flight.push(Box::pin(async {

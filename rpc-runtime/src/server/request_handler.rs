@@ -43,7 +43,7 @@ const COPY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a reply to another server's probe may wait for a connection.
 const PROBE_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Handles the requests of one queue.
+/// Handles the requests of one queue and of its queue for batches.
 pub(super) struct RequestHandler {
     pub(super) queue: String,
     pub(super) executor: Executor,
@@ -54,7 +54,7 @@ pub(super) struct RequestHandler {
     /// For streams that go on after their first message, as many as `permits`. Such a permit
     /// replaces that of the stream's request.
     stream_permits: Semaphore,
-    /// The items that callers send. `None` if no method receives any.
+    /// The items that callers send. `None` if no method of the server receives any.
     incoming: Option<Arc<IncomingItems>>,
     /// The streams that the server sends. `None` before [`with_streams`](Self::with_streams).
     streams: Option<Arc<Streams>>,
@@ -62,10 +62,10 @@ pub(super) struct RequestHandler {
     forwards: Arc<Semaphore>,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
     /// Whether replies advise callers how many calls to put into one batch, unless batches are
-    /// paused. `false` if batching is turned off, or this worker does not serve the queue for
-    /// batches.
+    /// paused. `false` if batching is turned off, or if the queue for batches was refused and this
+    /// worker does not try again to serve it.
     advises_batches: AtomicBool,
-    /// Whether replies advise callers to send single requests for now.
+    /// Whether replies advise callers to send single requests. Overrides `advises_batches`.
     batches_paused: AtomicBool,
     probes: Arc<Probes>,
     /// `None` if no job is served on the queue.
@@ -73,7 +73,8 @@ pub(super) struct RequestHandler {
 }
 
 impl RequestHandler {
-    /// A handler that runs at most `concurrency` requests at a time.
+    /// A handler that runs at most `concurrency` requests at a time, and as many streams that have
+    /// begun.
     ///
     /// [`with_streams`](Self::with_streams) is required if methods have streams, in either
     /// direction, and [`with_incoming`](Self::with_incoming) if methods receive items. The others
@@ -130,7 +131,8 @@ impl RequestHandler {
         Self { jobs, ..self }
     }
 
-    /// From now on, replies advise callers how many calls to put into one batch.
+    /// From now on, replies advise callers how many calls to put into one batch, unless batches are
+    /// paused.
     pub(super) fn advise_batches(&self) {
         self.advises_batches.store(true, Ordering::Relaxed);
     }
@@ -159,9 +161,9 @@ impl RequestHandler {
     /// Handles a delivery: a probe, a batch, or a single request. `is_batch` is whether it comes
     /// from the queue for batches. A malformed batch is refused as if it were one request.
     ///
-    /// The requests stay in progress until the broker has their replies, which may be after this
-    /// returns. A request that can be neither answered nor acked is delivered again, to this worker
-    /// or another one.
+    /// The requests stay in progress until they end: usually once the broker has their replies,
+    /// which may be after this returns. A request that can be neither answered nor acked is
+    /// delivered again, to this worker or another one.
     pub(super) async fn handle(
         self: &Arc<Self>,
         delivery: Box<Delivery>,
@@ -181,13 +183,14 @@ impl RequestHandler {
     }
 
     /// Acks a probe. Records that it came back if it is this server's own. Otherwise replies to it,
-    /// so that its server learns that it has passed through the queue. This needs no permit.
-    async fn handle_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
+    /// so that its server learns that it has passed through the queue, unless its reply address is
+    /// forbidden. This needs no permit.
+    async fn handle_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, arrived_at: Instant) {
         control.ack(delivery.tag);
         let properties = &delivery.message.properties;
         if self
             .probes
-            .record_returned_probe(properties.correlation_id.as_ref(), now)
+            .record_returned_probe(properties.correlation_id.as_ref(), arrived_at)
         {
             return;
         }
@@ -197,7 +200,7 @@ impl RequestHandler {
             // If this reply is lost, another probe follows soon.
             let _ = self
                 .channel
-                .send(reply, Some(now + PROBE_REPLY_TIMEOUT), false)
+                .send(reply, Some(arrived_at + PROBE_REPLY_TIMEOUT), false)
                 .await;
         }
     }
@@ -235,7 +238,7 @@ impl RequestHandler {
         }
     }
 
-    /// Counts the requests of a message.
+    /// Counts the requests of a message. `redelivered` is `true` for a dead letter too.
     pub(super) fn count_received(&self, requests: usize, redelivered: bool) {
         count(Event::RequestsReceived {
             queue: &self.queue,
@@ -244,9 +247,10 @@ impl RequestHandler {
         });
     }
 
-    /// Returns the ack that is owed for a request that must run. Returns `None` if its delivery
-    /// needs nothing more: it was acked or rejected like an earlier delivery of the request, or it
-    /// waits for the outcome of one that runs here.
+    /// Adds a delivery of a request to the deduplicator. Returns the ack that is owed if the
+    /// request is to be handled now. Returns `None` if its delivery needs nothing more: it was
+    /// acked or rejected like an earlier delivery of the request, or it waits for the outcome of
+    /// one that is in progress here.
     pub(super) fn deduplicate(
         &self,
         key: RequestKey,
@@ -270,8 +274,8 @@ impl RequestHandler {
         None
     }
 
-    /// Moves a request to another queue if it must not run now. Otherwise decides whether it runs,
-    /// runs its method, and replies or acks.
+    /// Moves a request if it must not run now; see [`Relocation`]. Otherwise decides whether it
+    /// runs, runs its method, and replies, acks or rejects. A job that fails is moved too.
     async fn process(&self, delivery: Box<Delivery>, received: Received, acks: PendingAcks) {
         // The prefetch equals the number of permits. Nevertheless, none may be free: batched
         // requests use them too, and so do requests of a lost subscription that are still running.
@@ -295,8 +299,8 @@ impl RequestHandler {
             return Box::pin(self.relocate(relocation, message, acks)).await;
         }
         let ask = is_oneway.then(|| BatchSizeAsk::of_message(&message)).flatten();
-        // What is moved if the request fails. A malformed message is rejected instead if the broker
-        // dead-letters it then: the broker keeps more of it than a copy could.
+        // What is moved if the request fails or is refused. A malformed message is rejected instead
+        // if the broker dead-letters it then: the broker keeps more of it than a copy could.
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
         let job = jobs
             .filter(|jobs| !is_rejected(jobs))
@@ -366,8 +370,9 @@ impl RequestHandler {
         }
     }
 
-    /// Decides whether a request is moved to another queue instead of running here and now, and
-    /// sets its headers for that. `jobs` is `None` if the request cannot be a job.
+    /// Decides whether a request is moved instead of running here and now. Changes its headers and
+    /// properties for what comes next, also if it is not moved; see
+    /// [`prepare_job`](Self::prepare_job). `jobs` is `None` if the request cannot be a job.
     fn relocation<'a>(
         &self,
         message: &mut Message,
@@ -392,7 +397,8 @@ impl RequestHandler {
         Some(jobs.map_or(Relocation::Forward, Relocation::Return))
     }
 
-    /// Moves a request to another queue, and acks it.
+    /// Moves a request: publishes a copy of it, and then acks the original. See
+    /// [`forward`](Self::forward) for a copy that is refused.
     async fn relocate(&self, relocation: Relocation<'_>, message: Message, acks: PendingAcks) {
         match relocation {
             Relocation::DeadLetter(jobs) => self.dead_letter_job(jobs, message, acks).await,
@@ -404,9 +410,9 @@ impl RequestHandler {
         }
     }
 
-    /// Returns the stream of a request whose caller sends items if another request with the same id
-    /// and another reply address has a stream here, and the items that callers send. `None` if the
-    /// id is free.
+    /// If a request is to run whose caller sends items, and a request with the same id and another
+    /// reply address has a stream here, returns the stream of the new request, and the items that
+    /// callers send. `None` if the id is free, or need not be.
     fn stream_with_id_in_use(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
         let Decision::Run(AdmittedRequest {
             stream: Some(stream),
@@ -422,8 +428,8 @@ impl RequestHandler {
 
     /// Ends the method of an earlier request with the same id if the caller has sent the request
     /// again, because its reply address has changed. Otherwise, or if that method does not end in
-    /// time, refuses the request: items belong to an id, and neither method may get those of the
-    /// other.
+    /// time, replaces the decision with a refusal: items belong to an id, and neither method may
+    /// get those of the other.
     async fn free_id_or_refuse(
         &self,
         decision: &mut Decision<'_>,
@@ -445,8 +451,8 @@ impl RequestHandler {
     /// Runs a method whose caller reads a stream, sends one, or both. Sends the method's items, and
     /// the reply that ends the stream.
     ///
-    /// Once the broker has the first message, the stream no longer needs its delivery, nor the
-    /// permit of a request, unless too many streams go on.
+    /// Once the broker has the first message, acks the delivery, and replaces the permit of the
+    /// request with one of `stream_permits` as soon as one is free.
     async fn process_stream(&self, run: StreamRun<'_>, permit: SemaphorePermit<'_>, mut acks: PendingAcks) {
         let StreamRun {
             mut admitted,
@@ -462,7 +468,7 @@ impl RequestHandler {
         };
         let (codec, channel) = (admitted.invocation.codec(), &self.channel);
         let Some(sender) = StreamSender::begin(streams, *stream, to, codec, queue_time, channel) else {
-            // The stream of an earlier delivery of the request answers it.
+            // The stream of an earlier delivery answers the request.
             return acks.ack();
         };
         let sender = Arc::new(sender);
@@ -533,10 +539,11 @@ impl RequestHandler {
         acks.reject();
     }
 
-    /// Publishes a copy of a request to the queue for single requests, and acks the original.
+    /// Publishes a copy of a request to the queue for single requests, and acks the original. If
+    /// the broker refuses the copy of a one-way request, rejects the original instead.
     ///
-    /// The copy expires at `deadline`, when its caller gives up. Without a `deadline` it keeps the
-    /// expiration of the original.
+    /// The copy expires at `deadline`, when its caller gives up. A copy that has not left by then
+    /// is not sent. Without a `deadline` it keeps the expiration of the original.
     pub(super) async fn forward(&self, mut message: Message, deadline: Option<Instant>, acks: PendingAcks) {
         let Ok(queue) = ShortStr::new(&self.queue) else {
             // Never: the server has checked the name.
@@ -594,7 +601,7 @@ impl RequestHandler {
     }
 
     /// Returns how many calls the caller should put into one batch: 1 if it should send single
-    /// requests, and 0 for no advice. `batch_size` is [`Response::batch_size`].
+    /// requests, and 0 for no advice. `batch_size` is as in [`Response::batch_size`].
     pub(super) fn advised_batch_size(&self, batch_size: Option<u16>) -> u16 {
         match batch_size {
             None => 0,
@@ -604,8 +611,9 @@ impl RequestHandler {
         }
     }
 
-    /// Answers a one-way request that asks for the batch size of its method, if there is one.
-    /// Nobody waits for the answer, so it is sent now or not at all. The sender asks again.
+    /// Answers a one-way request that asks for the batch size of its method, if that is known and
+    /// the address is allowed. Nobody waits for the answer, so it is sent now or not at all. The
+    /// sender asks again.
     pub(super) fn answer_batch_size(&self, ask: BatchSizeAsk) {
         let batch_size = self.executor.dispatcher.batch_size(ask.method.as_ref());
         if batch_size.is_none() {
@@ -632,15 +640,15 @@ impl RequestHandler {
     }
 }
 
-/// Where a request is moved instead of running.
+/// Where a request is moved instead of running: a copy of it is published there.
 enum Relocation<'a> {
     /// To the dead-letter queue, which did not take the job when it was given up.
     DeadLetter(&'a JobQueues),
     /// To a retry queue, in which the job waits for this time.
     Delay(&'a JobQueues, Duration),
-    /// To the end of the request queue, as a job.
+    /// To the end of the request queue. The request is a job.
     Return(&'a JobQueues),
-    /// To the end of the request queue.
+    /// To the end of the request queue. The request is no job.
     Forward,
 }
 

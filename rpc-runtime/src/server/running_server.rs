@@ -8,8 +8,8 @@ use crate::error::{BrokerError, ServerError};
 
 /// A server that runs in a task of its own; see [`Server::start`](crate::Server::start).
 ///
-/// Dropping it cancels all running methods and returns their requests to the broker. Prefer
-/// [`stop`](Self::stop).
+/// Dropping it cancels all running methods and returns their requests to the broker, except those
+/// of streams that have begun. Prefer [`stop`](Self::stop).
 #[derive(Debug)]
 #[must_use = "a server that is dropped stops at once"]
 pub struct RunningServer {
@@ -43,13 +43,13 @@ impl RunningServer {
         self.ended().await
     }
 
-    /// Waits until the server ends because its broker handle was closed.
+    /// Waits until the server ends by itself, usually because its broker handle was closed.
     ///
     /// Cancel safe. Each call returns the same outcome.
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`Server::run_until`](crate::Server::run_until).
+    /// Always returns an error, which says why the server ended.
     pub async fn ended(&mut self) -> Result<(), ServerError> {
         if let Some(outcome) = &self.outcome {
             return outcome.clone();

@@ -1,4 +1,4 @@
-//! The streams that a worker sends.
+//! The streams that a worker sends, and its grants for those that callers send.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -41,7 +41,7 @@ pub(super) struct Streams {
     worker: WorkerIdentity,
     /// The number of the stream that began last. No two streams of the worker have the same.
     last_run: AtomicU64,
-    /// By the ids of requests.
+    /// By the correlation ids of their requests.
     running: Mutex<HashMap<Uuid, RunningStream, RandomState>>,
 }
 
@@ -61,7 +61,7 @@ impl Streams {
         }
     }
 
-    /// Raises the credit of the streams that are sent here.
+    /// Raises the credit of the streams that are sent here. Ignores grants for others.
     pub(super) fn grant(&self, grants: impl IntoIterator<Item = Grant>) {
         for Grant { id, credit } in grants {
             let granted = self.lock().get(&id).map(|stream| Arc::clone(&stream.credit));
@@ -82,7 +82,8 @@ impl Streams {
         self.lock().contains_key(&id)
     }
 
-    /// Returns the header by which callers recognize the messages of the next stream.
+    /// Numbers the next stream. Returns the value of the header by which its caller recognizes its
+    /// messages.
     fn next_run_header(&self) -> String {
         let last = self.last_run.fetch_add(1, Ordering::Relaxed);
         self.worker.header_of_run(last + 1)
@@ -94,16 +95,18 @@ impl Streams {
     }
 }
 
-/// Sends the items of one stream. Dropping it drops the messages that are not confirmed.
+/// Sends the items of one stream, and the grants for the items that its caller sends. Dropping it
+/// gives up the messages that are not confirmed.
 #[derive(Debug)]
 pub(super) struct StreamSender {
     streams: Arc<Streams>,
     id: Uuid,
-    /// The header that identifies the worker and this run of the method.
+    /// The value of the header that identifies the worker and this run of the method.
     run: String,
     to: ReplyTo,
     codec: Codec,
-    /// How long the request waited in the queue. The messages say so until one was confirmed.
+    /// How long messages waited in the queue when the request arrived. The messages of the stream
+    /// say so until one was confirmed.
     queue_time: QueueTime,
     channel: Arc<ReplyChannel>,
     /// Whether the caller reads items. Otherwise it only sends some.
@@ -111,8 +114,7 @@ pub(super) struct StreamSender {
     credit: Arc<Credit>,
     /// How many items were sent.
     sent: AtomicU64,
-    /// Whether only this worker can tell the caller how the stream ends: the delivery of the
-    /// request was acked.
+    /// See [`set_owes_end`](Self::set_owes_end).
     owes_end: AtomicBool,
     progress: Arc<Progress>,
     /// A task for each unconfirmed message.
@@ -137,8 +139,9 @@ struct Progress {
 }
 
 impl StreamSender {
-    /// Begins a stream that answers this request. `None` if one answers it already: the caller has
-    /// sent the request again, and would get the items of both.
+    /// Begins a stream that answers this request. `None` if one with the same id and reply address
+    /// is sent here already: the request was delivered again, and its caller would get the items of
+    /// both. A stream with the same id and another address gets no more credit from now on.
     pub(super) fn begin(
         streams: &Arc<Streams>,
         StreamRequest { id, credit, .. }: StreamRequest,
@@ -183,7 +186,8 @@ impl StreamSender {
         })
     }
 
-    /// Waits until the stream has begun: the broker has confirmed its first message. Cancel safe.
+    /// Waits until the stream has begun: the broker has confirmed one of its messages. Cancel safe.
+    /// Must not be called again after it has returned.
     pub(super) async fn begun(&self) {
         self.progress.confirmed.notified().await;
     }
@@ -194,8 +198,9 @@ impl StreamSender {
         self.owes_end.store(owes_end, Ordering::Relaxed);
     }
 
-    /// Waits until the broker has confirmed all messages. Returns the reply that ends the stream,
-    /// with its headers.
+    /// Waits until no message is unconfirmed. Returns the reply that ends the stream, with its
+    /// headers: a fault instead of `reply` if items could not be sent. Afterwards, dropping this
+    /// sends no fault.
     pub(super) async fn finish(&self, reply: Reply) -> Reply {
         // All permits are free once no message is unconfirmed.
         let all = u32::try_from(MAX_UNCONFIRMED).unwrap_or(u32::MAX);
@@ -217,7 +222,7 @@ impl StreamSender {
     }
 
     /// Adds the headers of the reply that ends a stream: the run that it ends, and the number of
-    /// items if the caller reads any.
+    /// items if the caller reads any. [`end_of_stream`] may replace the reply of a layer.
     fn mark_end(&self, reply: Reply) -> Reply {
         let mut reply = if self.has_items {
             end_of_stream(reply, self.sent())
@@ -233,14 +238,14 @@ impl StreamSender {
         reply.headers.insert(header, self.run.clone());
     }
 
-    /// Tells the caller how many items it may send. Waits until another grant may be sent.
+    /// Waits until another grant may be sent, and then tells the caller how many items it may send.
     pub(super) async fn grant(&self, grant: IncomingGrant) {
         let slot = Arc::clone(&self.progress.grant_slots).acquire_owned().await;
         let is_grant = true;
         self.publish(self.message(CREDIT_TYPE, grant.write()), slot.ok(), is_grant);
     }
 
-    /// Returns what is cancelled when the broker returns a grant.
+    /// Returns the token that is cancelled when the broker returns a grant; see [`Progress::gone`].
     pub(super) fn gone(&self) -> CancellationToken {
         self.progress.gone.clone()
     }
@@ -250,7 +255,8 @@ impl StreamSender {
         self.to.address.as_str().starts_with(DIRECT_REPLY_TO)
     }
 
-    /// Returns a message to the caller that is not the reply: `kind` is its `type`.
+    /// Returns a message to the caller that is not the reply that ends the stream. `kind` is the
+    /// `type` of the message.
     fn message(&self, kind: &'static str, body: Bytes) -> Outgoing {
         let mut reply = Reply {
             unknown_type: Some(Box::new(ShortStr::from_static(kind))),
@@ -303,7 +309,8 @@ impl ItemSink for StreamSender {
 }
 
 impl StreamSender {
-    /// Publishes a message, again until it is confirmed. `slot` is its permit; see [`Progress`].
+    /// Starts to publish a message, again until it is confirmed or fails, and records the outcome
+    /// in [`Progress`]. `slot` is its permit, which is held until then.
     fn publish(&self, outgoing: Outgoing, slot: Option<OwnedSemaphorePermit>, is_grant: bool) {
         let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
         let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -330,7 +337,8 @@ impl StreamSender {
 }
 
 impl Drop for StreamSender {
-    /// If the method is aborted, tells its caller if that is possible without waiting.
+    /// Removes the stream. If this still owes the caller the end, because the method is aborted,
+    /// sends a fault if that is possible without waiting.
     fn drop(&mut self) {
         if self.owes_end.load(Ordering::Relaxed) {
             let fault = Fault::new(FaultCode::Interrupted, "the worker of the stream stops");
@@ -358,7 +366,7 @@ impl Drop for StreamSender {
     }
 }
 
-/// Returns why no more messages of a stream can be sent, if that is so.
+/// Returns why a message of a stream is not confirmed. `None` if it is.
 fn failure(outcome: Result<SendOutcome, BrokerError>) -> Option<&'static str> {
     Some(match outcome {
         Ok(SendOutcome::Confirmed) => return None,

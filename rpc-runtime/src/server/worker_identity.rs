@@ -1,4 +1,4 @@
-//! The identity of a worker, as it appears in descriptions of the worker.
+//! The identity of a worker, as it appears in its descriptions and in the header `rpc-worker`.
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -43,7 +43,8 @@ impl WorkerIdentity {
         }
     }
 
-    /// Returns the value of the header that identifies the worker and one of its runs of methods.
+    /// Returns the value of the header that identifies the worker and one of its streams: `run` is
+    /// the number of the stream.
     pub(super) fn header_of_run(&self, run: u64) -> String {
         format!(r#"{{"id":"{}","run":{run}}}"#, self.id)
     }

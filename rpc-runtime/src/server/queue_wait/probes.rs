@@ -22,13 +22,14 @@ use crate::transport::{
     Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, Subscription, Transport, keep_open,
 };
 
-/// How long to wait if the channel for probes cannot be opened for a reason that may last. The
-/// broker logs each refusal.
+/// How long to wait before the channel for probes is opened again if it was refused or lost for a
+/// reason that may last. This is long because the broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Identifies a probe by its server, the index of the queue that it measures, and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeId {
+    /// See [`Probes::server`].
     server: Uuid,
     queue: u16,
     number: u64,
@@ -65,7 +66,7 @@ pub(crate) fn is_probe(properties: &Properties) -> bool {
 }
 
 /// Returns the reply to another server's probe. `None` if the probe lacks a reply address or a
-/// correlation id.
+/// correlation id. The address must be checked before the reply is sent.
 pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
     let reply = Reply::new(ReplyKind::Result, crate::codec::Codec::Text, bytes::Bytes::new());
     Some(Outgoing {
@@ -82,8 +83,10 @@ pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
 /// The probes of one server, and the queues that they measure.
 #[derive(Debug)]
 pub(crate) struct Probes {
+    /// A random id, by which the server recognizes its probes. It is not the id of the worker.
     server: Uuid,
     queues: Vec<Arc<QueueWaitEstimates>>,
+    /// Notified when a measurement may be due sooner.
     wake: Arc<Notify>,
     next_number: AtomicU64,
 }
@@ -91,6 +94,7 @@ pub(crate) struct Probes {
 /// The result of one step of a measurement.
 enum StepResult {
     Depth {
+        /// The index of the queue.
         queue: usize,
         asked: Instant,
         depth: Option<Depth>,
@@ -111,7 +115,7 @@ impl Probes {
         }
     }
 
-    /// Adds a queue to measure.
+    /// Adds a queue to measure, and returns its estimates.
     pub(crate) fn add(&mut self, queue: &str) -> Arc<QueueWaitEstimates> {
         let estimates = Arc::new(QueueWaitEstimates::new(queue, &self.wake));
         self.queues.push(Arc::clone(&estimates));
@@ -119,6 +123,7 @@ impl Probes {
     }
 
     /// Records that a probe came back, if it is one of this server's. Returns whether it is.
+    /// `correlation_id` is that of the probe, or of another server's reply to it.
     pub(crate) fn record_returned_probe(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
         let id = correlation_id.and_then(|id| ProbeId::parse(id.as_str()));
         let Some(id) = id.filter(|id| id.server == self.server) else {
@@ -130,8 +135,8 @@ impl Probes {
         true
     }
 
-    /// Measures the waits in the queues whenever a measurement is due, until this is dropped. Ends
-    /// by itself if it notices that the broker handle was closed.
+    /// Measures the waits in the queues whenever a measurement is due, until the future is dropped.
+    /// Ends by itself once it notices that the broker handle has ended.
     pub(crate) async fn run(&self, transport: &Arc<dyn Transport>) {
         // If this runs again after a panic, the replies to earlier probes no longer arrive.
         self.forget_probes();
@@ -139,7 +144,7 @@ impl Probes {
         keep_open(&mut ProbeRun { probes, transport }).await;
     }
 
-    /// Waits until a measurement is due.
+    /// Waits until a step of a measurement is due.
     async fn until_due(&self) {
         loop {
             let woken = self.wake.notified();
@@ -206,7 +211,8 @@ impl Probes {
         }
     }
 
-    /// Begins the steps of measurements that are due. Their results come from `results`.
+    /// Begins the steps of measurements that are due. Adds the futures of their results to
+    /// `results`.
     fn begin_due<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
@@ -225,6 +231,7 @@ impl Probes {
                     Step::Probe => {
                         let id = ProbeId {
                             server: self.server,
+                            // No server has this many queues.
                             queue: u16::try_from(index).unwrap_or(u16::MAX),
                             number: self.next_number.fetch_add(1, Ordering::Relaxed),
                         };
@@ -262,7 +269,8 @@ impl Probes {
         }
     }
 
-    /// Forgets the outstanding probes, because their replies can no longer arrive.
+    /// Forgets the outstanding probes and the results of earlier ones. Without a channel, the
+    /// replies of other servers do not arrive, and nothing is measured.
     fn forget_probes(&self) {
         for queue in &self.queues {
             queue.forget_probes();
@@ -270,8 +278,9 @@ impl Probes {
     }
 }
 
-/// A channel on which probes are published, and the address of their replies.
+/// A channel on which probes are published and the replies to them arrive.
 struct ProbeChannel {
+    /// The `reply_to` of probes.
     address: ShortStr,
     replies: Subscription,
     publisher: Arc<dyn Publisher>,
@@ -350,8 +359,8 @@ async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing
     StepResult::Probe { id, published }
 }
 
-/// Returns the message of a probe. `None` if the name of the queue is too long, which the server
-/// has checked.
+/// Returns the message of a probe. `None` if the name of the queue is too long, which never happens
+/// because the server has checked the name.
 fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortStr) -> Option<Outgoing> {
     Some(Outgoing {
         queue: ShortStr::new(queue).ok()?,
