@@ -12,9 +12,9 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) at: Instant,
-    /// The longest time that it can have waited, as far as that is known. Zero if nothing is known.
+    /// An estimate of the longest time that it can have waited. Zero if nothing is known.
     pub(crate) waited: Duration,
-    /// How long messages wait in the queue at that time. The reply reports it.
+    /// An estimate of how long messages wait in the queue at that time. The reply reports it.
     pub(crate) queue_time: Duration,
 }
 
@@ -36,13 +36,14 @@ impl Received {
     }
 }
 
-/// A request that waited for less than its time to live divided by this always runs. Otherwise a
-/// method that was slow once would be refused forever: only a run shows that it is quick again.
+/// A request that waited for less than its time to live divided by this is admitted, however slow
+/// its method was. Otherwise a method that was slow once would be refused forever: only a run shows
+/// that it is quick again.
 const BRIEF_WAIT_DIVISOR: u32 = 8;
 
-/// Whether a request runs: it ends before its caller gives up if its method takes as long as it did
-/// recently, or it waited only briefly; see [`BRIEF_WAIT_DIVISOR`]. It has waited in its queue,
-/// which counts as zero if it is not known, and then within this worker, until `now`.
+/// Whether a request may run now. It may if its method would end before `deadline`, when its caller
+/// gives up; `method_takes` is the recent mean duration. It also may if it waited only briefly, in
+/// its queue and then within this worker; see [`BRIEF_WAIT_DIVISOR`].
 pub(crate) fn is_admitted(
     received: Received,
     time_to_live: Duration,

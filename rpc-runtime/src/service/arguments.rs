@@ -50,8 +50,8 @@ pub fn lend<T: Lendable + ?Sized>(argument: &T) -> &T {
     argument
 }
 
-/// Returns an argument for a method that takes a slice. The compiler reports an element type that
-/// cannot be lent.
+/// Returns an argument for a method that takes a slice. The type parameter is the element, so the
+/// compiler reports an element type that cannot be lent, not the slice.
 pub fn lend_slice<T: Lendable>(argument: &[T]) -> &[T] {
     argument
 }
@@ -75,9 +75,10 @@ pub trait NoContext {
 
 impl<T> NoContext for IsContext<T> {}
 
-/// A type named `Context` that is not [`Context`], so it can be an argument. Generated code passes
-/// `IsContext::IS_CONTEXT`, and the trait is not implemented for `true`. For [`Context`] itself,
-/// the compiler reports only the missing implementation, because `Sent` is unknown.
+/// Lets a type named `Context` be an argument unless it is [`Context`]. All types implement this
+/// trait for `false`, and none for `true`; generated code passes `IsContext::IS_CONTEXT`. For
+/// [`Context`] itself, the compiler reports only the missing implementation, because `Sent` is
+/// unknown.
 #[diagnostic::on_unimplemented(
     message = "the worker's `Context` is not sent by the caller, so it cannot be an argument",
     label = "mark this parameter `#[rpc(context)]`, for the worker to fill it in"

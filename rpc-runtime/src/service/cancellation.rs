@@ -14,11 +14,11 @@ use uuid::Uuid;
 use crate::protocol::{CancelledCall, MAX_TIME_TO_LIVE};
 
 /// How many cancelled calls are remembered for each queue. If there are more, the oldest are
-/// forgotten, and their requests run until their deadlines.
+/// forgotten. If their requests are delivered later, they run.
 const MAX_REMEMBERED: usize = 16 * 1024;
 
-/// How long a cancelled call is remembered after its request has expired. Until then, the request
-/// may have been delivered, and wait for its turn.
+/// How long a cancelled call is remembered after its request has expired. The request may have been
+/// delivered before it expired, and may still wait for its turn.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// The cancelled calls of one queue.
@@ -44,8 +44,8 @@ struct Watched {
 }
 
 impl Cancellations {
-    /// Cancels these calls: tells those of their requests that run here, and remembers all of them.
-    /// A request may be delivered later, or again, or may begin to watch later.
+    /// Cancels these calls. Tells those of their requests that run here, and remembers all calls,
+    /// because a request may be delivered later, or again, or may begin to watch later.
     pub(crate) fn cancel(&self, calls: impl IntoIterator<Item = CancelledCall>, now: Instant) {
         let mut tokens = Vec::new();
         {
@@ -77,7 +77,8 @@ impl Cancellations {
     }
 
     /// Whether the caller has cancelled the call with this correlation id. `id` is called only if
-    /// any call was cancelled, so that most requests need not parse theirs.
+    /// any cancelled call is remembered, so that most requests need not parse theirs. Also forgets
+    /// calls whose time is over.
     pub(crate) fn is_cancelled(&self, id: impl FnOnce() -> Option<Uuid>, now: Instant) -> bool {
         if self.remembered.load(Ordering::Relaxed) == 0 {
             return false;
@@ -161,7 +162,8 @@ struct CancelledCalls {
 }
 
 impl CancelledCalls {
-    /// Remembers a call, and forgets the oldest one if there are too many.
+    /// Remembers a call. If it is known already, only sets its time. Otherwise forgets calls whose
+    /// time is over, and the oldest one if there are still too many.
     fn insert(&mut self, call: CancelledCall, now: Instant) {
         let until = now + call.time_left.min(MAX_TIME_TO_LIVE) + GRACE_PERIOD;
         if let Some(known) = self.until.get_mut(&call.id) {
@@ -178,7 +180,7 @@ impl CancelledCalls {
         self.order.push_back(call.id);
     }
 
-    /// Forgets the oldest calls whose time is over.
+    /// Forgets calls whose time is over, from the oldest to the first whose time is not over.
     fn forget_oldest(&mut self, now: Instant) {
         while let Some(oldest) = self.order.front()
             && !self.contains(*oldest, now)

@@ -52,14 +52,15 @@ pub struct Context {
     priority: Option<u8>,
     headers: Headers,
     extensions: Extensions,
-    /// The cancelled calls of the queue. `None` if the caller cannot cancel this request.
+    /// The cancelled calls of the queue. `None` if no message can cancel this request.
     cancellations: Option<Arc<Cancellations>>,
 }
 
 /// Why a caller no longer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallerGone {
-    /// It has cancelled the call.
+    /// The call is cancelled: by its caller, or by this worker, because the sender of its items is
+    /// gone or has sent the request again.
     Cancelled,
     /// The deadline has passed.
     DeadlinePassed,
@@ -79,7 +80,7 @@ impl Context {
         // Workers forward only requests that were redelivered.
         let is_forwarded =
             resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
-        // A redelivered job returns to its queue as a copy with a count, and without the header.
+        // A redelivered job returns to its queue as a copy with a count, without `RESENT_HEADER`.
         let has_counted_redeliveries = redelivery_count(&headers) > 0;
         let attempt = failed_attempts(&headers).saturating_add(1);
         let first_attempt_trace = headers.remove(FIRST_TRACE_HEADER).map(String::into_boxed_str);
@@ -252,10 +253,11 @@ impl Context {
     ///
     /// All workers get a broadcast with the same id.
     ///
-    /// It is the request's correlation id. `None` unless that is a UUID. Callers of this library
-    /// always send one, and a new one for each request: a layer of a client that retries a call
-    /// sends several requests. Other callers must do so too. If such a caller sends one UUID with
-    /// several requests, they count as one.
+    /// It is the request's correlation id. `None` unless that is a UUID, and for the nil and the
+    /// max UUID, which programs send for lack of an id. Callers of this library always send one,
+    /// and a new one for each request: a layer of a client that retries a call sends several
+    /// requests. Other callers must do so too. If such a caller sends one UUID with several
+    /// requests, they count as one.
     ///
     /// ```
     /// # use rpc_runtime::{Context, RequestId};
@@ -269,7 +271,8 @@ impl Context {
     }
 
     /// Returns the time at which the caller stops waiting, or `None` if the request has no
-    /// deadline.
+    /// deadline. A request whose caller reads or sends a stream has none: its time limit holds only
+    /// until the first message.
     ///
     /// RabbitMQ does not report how long a request waited in its queue. Under load the worker
     /// measures this wait (see [`Server::admission`](crate::Server::admission)) and subtracts it;
@@ -305,9 +308,9 @@ impl Context {
     /// Completes once the caller no longer waits: it dropped the call, its program closed the
     /// broker handle, or the [`deadline`](Self::deadline) has passed.
     ///
-    /// A method that is `idempotent`, is marked `#[rpc(cancel)]` or has a stream does not need
-    /// this: the worker drops its future then, at the next `.await`. Any other method continues
-    /// unless it stops by itself:
+    /// A method that replies, and is `idempotent`, is marked `#[rpc(cancel)]` or has a stream, does
+    /// not need this: the worker drops its future at an `.await`, at once if the call is cancelled,
+    /// and a second after the deadline. Any other method continues unless it stops by itself:
     ///
     /// ```
     /// # use rpc_runtime::{Context, service};
@@ -333,7 +336,8 @@ impl Context {
     /// ```
     ///
     /// Never completes for a one-way request or a broadcast without a deadline. A caller that
-    /// crashes does not cancel its calls. In a unit test, the deadline completes it.
+    /// crashes cancels none of its calls, except those for which it sends a stream. In a unit test,
+    /// only the deadline completes it.
     ///
     /// # Cancel safety
     ///
@@ -342,7 +346,8 @@ impl Context {
         self.caller_gone(Duration::ZERO).await;
     }
 
-    /// Waits until the caller has cancelled the call, or `grace` has passed since the deadline.
+    /// Waits until the call is cancelled, or `grace` has passed since the deadline. Waits forever
+    /// if neither can happen.
     pub(super) async fn caller_gone(&self, grace: Duration) -> CallerGone {
         let watch = self.cancellations.as_ref().zip(self.request_id());
         let watch = watch.map(|(cancellations, id)| cancellations.watch(id.uuid()));
@@ -388,7 +393,8 @@ impl Context {
         self.attempt
     }
 
-    /// Returns the trace context of the first attempt of a job, in W3C's format.
+    /// Returns the trace context of the first attempt of a job that was sampled, in W3C's format.
+    /// `None` if no earlier attempt was.
     pub(crate) fn first_attempt_trace(&self) -> Option<&str> {
         self.first_attempt_trace.as_deref()
     }
@@ -446,12 +452,14 @@ tokio::task_local! {
     static AMBIENT_DEADLINE: Option<Instant>;
 }
 
-/// Runs a handler. The calls that it makes inherit its deadline.
-pub(crate) async fn with_ambient_deadline<F: Future>(deadline: Option<Instant>, handler: F) -> F::Output {
-    AMBIENT_DEADLINE.scope(deadline, handler).await
+/// Runs a handler, or the stream that a call of a handler sends. The calls that it makes inherit
+/// the deadline of the handler's request, or none if it is `None`.
+pub(crate) async fn with_ambient_deadline<F: Future>(deadline: Option<Instant>, running: F) -> F::Output {
+    AMBIENT_DEADLINE.scope(deadline, running).await
 }
 
 /// Returns the deadline that a call inherits: that of the request that the current task serves.
+/// `None` if that has none, or if the task serves no request.
 pub(crate) fn ambient_deadline() -> Option<Instant> {
     AMBIENT_DEADLINE.try_with(|deadline| *deadline).ok().flatten()
 }

@@ -1,4 +1,5 @@
-//! What a worker decides about a request: run its method, or refuse it with a fault.
+//! What a worker decides about a request: run its method, refuse it with a fault, or do neither
+//! because the call was cancelled.
 
 use std::fmt;
 
@@ -27,7 +28,8 @@ pub(crate) struct AdmittedRequest<'a> {
     pub(crate) record: &'a MethodRecord,
     /// Whether the method's future is dropped once the caller no longer waits.
     pub(crate) can_be_cancelled: bool,
-    /// Whether a caller waits for the reply, so that it can cancel the call.
+    /// Whether a caller waits for a reply message, so that it can cancel the call with another one.
+    /// `false` for a caller in the same process, which drops the method itself.
     pub(crate) caller_waits: bool,
     /// Whether it is a job, so that only the worker learns its outcome.
     pub(crate) is_job: bool,
@@ -70,7 +72,8 @@ pub(crate) struct Refusal<'a> {
 pub(crate) struct ReplyTo {
     pub(crate) address: ShortStr,
     pub(crate) correlation_id: Option<ShortStr>,
-    /// The content type as the request spells it. `None` if that is the codec's standard name.
+    /// The content type as the request spells it, but without the charset US-ASCII. `None` if the
+    /// codec's standard name is to be used.
     pub(crate) content_type: Option<ShortStr>,
 }
 
@@ -117,7 +120,8 @@ impl<'a> Decision<'a> {
     }
 }
 
-/// Replaces a fault that says that the method did not run, if an earlier delivery may have run it.
+/// Replaces a fault that says that the method did not run with `interrupted`, if an earlier
+/// delivery may have run it.
 pub(super) fn replace_if_may_have_run(fault: Fault, may_have_run: bool) -> Fault {
     match fault.code.executed() {
         Executed::No if may_have_run => Fault {

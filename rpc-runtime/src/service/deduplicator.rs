@@ -3,8 +3,8 @@
 //!
 //! When a connection is lost, the broker redelivers its unacknowledged messages. Their requests may
 //! still be in progress here, or their replies may already be sent. A caller that lost its own
-//! connection also sends `idempotent` requests again, and a worker forwards the requests of a
-//! redelivered batch as single copies.
+//! connection also sends `idempotent` requests again, and workers publish copies of requests: of
+//! redelivered ones, to forward them, and of jobs, to move them to another queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -67,7 +67,7 @@ impl From<&ShortStr> for CorrelationId {
 pub(crate) enum Origin {
     /// Its caller sent it for the first time.
     New,
-    /// Its caller sent it again without knowing whether the first one was handled, or another queue
+    /// Its caller sent it again without knowing whether the first one was handled, or a queue
     /// dead-lettered it.
     Resent,
     /// The broker redelivered it.
@@ -80,7 +80,8 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// Returns the origin of a request with these headers.
+    /// Returns the origin of a request with these headers. The headers take precedence: a copy, or
+    /// a request that was sent again, is still that if the broker redelivers it.
     pub(crate) fn new(is_redelivered: bool, is_dead_lettered: bool, headers: &Headers) -> Self {
         let copy = CopyToken::of(headers);
         match headers.get(RESENT_HEADER) {
@@ -167,8 +168,8 @@ pub(crate) enum DeliveryAction {
 #[derive(Debug)]
 pub(crate) struct Deduplicator<D> {
     in_progress: HashMap<RequestKey, TrackedRequest<D>, RandomState>,
-    /// The oldest come first. There is no index, because only redelivered requests are searched
-    /// for, which is rare. Most requests cost no more than this entry.
+    /// The oldest come first. There is no index, because only redelivered requests and copies are
+    /// searched for here, and they are rare. Any other request only adds an entry.
     ended: VecDeque<EndedRequest>,
 }
 
@@ -227,7 +228,8 @@ impl<D> Default for Deduplicator<D> {
 }
 
 impl<D> Deduplicator<D> {
-    /// Adds a delivery, and returns how to handle it.
+    /// Returns how to handle a delivery. Keeps the delivery if that is [`DeliveryAction::Run`] or
+    /// [`DeliveryAction::Join`], so that the end of the request returns it.
     pub(crate) fn add(&mut self, key: RequestKey, origin: Origin, delivery: D) -> DeliveryAction {
         match origin {
             Origin::New => self.add_with_key(key, RepeatOf::None, delivery),
@@ -251,8 +253,9 @@ impl<D> Deduplicator<D> {
                 if !was_resent && self.last_end(&key) == Some(End::Answered) {
                     return DeliveryAction::Ack;
                 }
-                // The token identifies the copy. A caller that lost the answer to it has sent the
-                // request again, without a token.
+                // A copy with a token repeats only itself. If the caller lost the answer to that
+                // copy, it sends the request again, without a token. A resent request whose copy
+                // has no token may be any of them, so it runs again.
                 let repeat_of = if was_resent && copy == CopyToken::NONE {
                     RepeatOf::InProgress
                 } else {
@@ -263,7 +266,7 @@ impl<D> Deduplicator<D> {
         }
     }
 
-    /// Adds a delivery, which may repeat an earlier one with the same key.
+    /// Like [`add`](Self::add), for a delivery with this key that may repeat `repeat_of`.
     fn add_with_key(&mut self, key: RequestKey, repeat_of: RepeatOf, delivery: D) -> DeliveryAction {
         if let Some(request) = self.in_progress.get_mut(&key) {
             if repeat_of == RepeatOf::None {
@@ -272,8 +275,7 @@ impl<D> Deduplicator<D> {
             request.redelivered.push(delivery);
             return DeliveryAction::Join;
         }
-        // Only these may repeat a request that has ended. They are rare: this searches all of
-        // those.
+        // This searches all requests that have ended. Few deliveries may repeat one of them.
         if repeat_of == RepeatOf::InProgressOrEnded
             && let Some(end) = self.last_end(&key)
         {
@@ -291,7 +293,7 @@ impl<D> Deduplicator<D> {
         DeliveryAction::Run(key)
     }
 
-    /// Returns how a request ended last. `None` if it has not ended, or if that is forgotten.
+    /// Returns how a request ended last. `None` if it has not ended here, or if that is forgotten.
     fn last_end(&self, key: &RequestKey) -> Option<End> {
         let hash = self.in_progress.hasher().hash_one(key);
         let ended = self.ended.iter().rev().find(|ended| ended.hash == hash);

@@ -47,7 +47,7 @@ struct Entry {
 }
 
 impl Dispatcher {
-    /// Adds the methods of a service.
+    /// Adds the methods of a service. After an error, some of them may have been added.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'_>, ForbiddenReplyAddress> {
         let reply_to = read_reply_to(&message.properties, rules)?;
-        // Another worker may run the request, or may have run it.
+        // This worker or another one may be running the request, or may have run it.
         let may_have_run = redelivered
             || message.properties.dead_lettered.is_some()
             || message.properties.headers.get(RESENT_HEADER).is_some();
@@ -206,7 +206,7 @@ impl Dispatcher {
     }
 
     /// Decides whether a request runs, like [`decide`](Self::decide). `reply_to` must have been
-    /// checked; see [`AdmittedRequest::reply_to`].
+    /// checked. It may be `None` although a reply is expected; see [`AdmittedRequest::reply_to`].
     pub(crate) fn decide_request(
         &self,
         mut request: Request,
@@ -278,7 +278,7 @@ impl Dispatcher {
                 return Decision::refuse(codec, Fault::bad_request(reason), reply_to, may_have_run);
             }
         };
-        // The parameter `reply_to` is `None` for each request of a batch.
+        // Not the parameter `reply_to`, which is `None` for each request of a batch.
         let expects_reply = request.reply_to.is_some();
         let is_job = method.is_job() && !expects_reply;
         let context = Context::new(method.name, &mut request, received, redelivered);
@@ -301,8 +301,8 @@ impl Dispatcher {
         })
     }
 
-    /// Returns how many times a one-way request was redelivered, including this time, if only
-    /// workers can count that and it may run again. `None` otherwise.
+    /// Returns how many times a request without a reply address was redelivered, including this
+    /// time, if only workers can count that and it may run again. `None` otherwise.
     pub(crate) fn worker_counted_redeliveries(
         &self,
         message: &Message,
@@ -315,7 +315,7 @@ impl Dispatcher {
         self.is_idempotent(method).then_some(redeliveries)
     }
 
-    /// Returns the method of a request if it is a job: one-way and `idempotent`.
+    /// Returns the method of a request if the method is a job: one-way and `idempotent`.
     pub(crate) fn job(&self, method: Option<&ShortStr>) -> Option<&'static MethodDescriptor> {
         let entry = self.find(method).ok()?;
         entry.method.is_job().then_some(entry.method)
@@ -327,13 +327,13 @@ impl Dispatcher {
         methods.filter(|method| method.is_job())
     }
 
-    /// Whether a method replies with a stream, or receives one.
+    /// Whether any method replies with a stream, or receives one.
     pub(crate) fn has_streams(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.any(MethodDescriptor::has_stream)
     }
 
-    /// Whether a method receives a stream from its caller.
+    /// Whether any method receives a stream from its caller.
     pub(crate) fn has_incoming(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.any(|method| method.incoming.is_some())
@@ -345,15 +345,15 @@ impl Dispatcher {
         methods.any(|method| method.is_oneway && !method.is_broadcast)
     }
 
-    /// Whether a method has a reply that goes to one caller, so that the caller can cancel the
+    /// Whether any method has a reply that goes to one caller, so that the caller can cancel the
     /// call.
     pub(crate) fn has_replies(&self) -> bool {
         let mut methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.any(|method| !method.is_oneway && !method.is_broadcast)
     }
 
-    /// Returns how many calls of a method to put into one batch. `None` if that is not known, or if
-    /// its calls are not batched.
+    /// Returns how many calls of a method to put into one batch. `None` before its first run, if
+    /// its calls are not batched, or if there is no such method.
     pub(crate) fn batch_size(&self, method: Option<&ShortStr>) -> Option<u16> {
         let entry = self.find(method).ok().filter(|entry| entry.may_batch)?;
         entry.record.recent_duration.batch_size()
@@ -364,8 +364,8 @@ impl Dispatcher {
         self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
     }
 
-    /// Returns a method by its name, or the default one if there is no name. No name is empty: some
-    /// of RabbitMQ's clients send an empty string for a property that is not set.
+    /// Returns a method by its name, or the default one if there is no name. An empty string counts
+    /// as no name: some of RabbitMQ's clients send one for a property that is not set.
     fn find(&self, method: Option<&ShortStr>) -> Result<&Entry, Fault> {
         match method.filter(|name| !name.as_str().is_empty()) {
             Some(name) => self
@@ -398,13 +398,14 @@ impl Dispatcher {
     }
 }
 
-/// Returns the correlation id of a request if it is a UUID.
+/// Returns the correlation id of a request if it is a [`RequestId`].
 fn request_uuid(request: &Request) -> Option<Uuid> {
     let id = RequestId::of_correlation_id(request.correlation_id.as_ref()?)?;
     Some(id.uuid())
 }
 
-/// Returns where the reply to a message goes. `None` if its sender expects no reply.
+/// Returns where the reply to a message goes. `None` if its sender expects no reply. Fails if the
+/// `reply_to` must not get replies.
 fn read_reply_to(properties: &Properties, rules: &Rules) -> Result<Option<ReplyTo>, ForbiddenReplyAddress> {
     let Some(address) = &properties.reply_to else {
         return Ok(None);

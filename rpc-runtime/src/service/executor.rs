@@ -60,12 +60,14 @@ pub(crate) struct Response {
     /// See [`AdmittedRequest::reply_to`].
     pub(crate) reply_to: Option<ReplyTo>,
     /// How many calls of the method to put into one batch, or 0 if that is not known yet. `None` if
-    /// the caller does not ask.
+    /// the caller is not to be told.
     pub(crate) batch_size: Option<u16>,
-    /// Whether the method did not run for this delivery. If no reply is expected, such a request is
-    /// rejected, or is moved to another queue if its queue has jobs.
+    /// Whether the worker or one of its layers refused the request, so that the method did not run
+    /// for this delivery. If no reply is expected, such a request is rejected, or is moved to
+    /// another queue if its queue has jobs.
     pub(crate) is_refused: bool,
-    /// Whether its caller has cancelled the call. Then no reply is sent.
+    /// Whether the call was cancelled, before its method began or while it ran. Then no reply is
+    /// sent.
     pub(crate) is_cancelled: bool,
 }
 
@@ -78,14 +80,14 @@ pub(crate) struct RunResult {
     pub(crate) may_have_run: bool,
     /// Whether a layer answered it without the method.
     pub(crate) is_from_layer: bool,
-    /// Whether its caller has cancelled the call.
+    /// Whether the call was cancelled while the method ran; see [`CallerGone::Cancelled`].
     pub(crate) is_cancelled: bool,
 }
 
 impl RunResult {
     /// The result of a method that was dropped because its caller no longer waits.
     fn of_dropped(invocation: &Invocation, gone: CallerGone) -> Self {
-        // If the caller has cancelled the call, this is not sent.
+        // If the call was cancelled, this is not sent.
         let reason = "its deadline passed before the method ended";
         let fault = Fault::new(FaultCode::Abandoned, reason);
         Self {
@@ -134,7 +136,8 @@ impl Executor {
         self.source
     }
 
-    /// Decides whether the method of a message runs; see [`Dispatcher::decide`].
+    /// Decides whether the method of a message runs, like [`Dispatcher::decide`]. It does not if
+    /// the call was cancelled.
     pub(crate) fn decide(
         &self,
         message: Message,
@@ -148,8 +151,8 @@ impl Executor {
         decided.map(|decision| self.unless_cancelled(decision, now))
     }
 
-    /// Decides whether a request runs whose reply is no message of its own: it leaves in a batch,
-    /// or stays in the process. See [`Dispatcher::decide_request`].
+    /// Like [`decide`](Self::decide), for a request whose reply is no message of its own: it leaves
+    /// in a batch, or stays in the process. See [`Dispatcher::decide_request`].
     pub(crate) fn decide_request(
         &self,
         request: Request,
@@ -164,7 +167,7 @@ impl Executor {
     }
 
     /// Cancels a request that was to run if its caller has cancelled the call. Otherwise, lets the
-    /// caller do so later.
+    /// caller do so later. Changes nothing if the caller cannot cancel the call with a message.
     fn unless_cancelled<'a>(&self, decision: Decision<'a>, now: Instant) -> Decision<'a> {
         match decision {
             Decision::Run(mut admitted) if admitted.caller_waits && self.serves_queue() => {
@@ -180,10 +183,11 @@ impl Executor {
         }
     }
 
-    /// Runs the method of a request unless it is refused, counts and logs it as its source asks,
-    /// and returns what to send.
+    /// Runs the method of a request unless the request is refused or cancelled. Counts and logs the
+    /// request as its source asks, and returns what to send.
     ///
-    /// `queue` is its queue in spans and metrics. `begun` is when the decision was made.
+    /// `queue` is its queue in spans and metrics. `begun` is when the decision was made: the
+    /// duration of the method counts from then.
     // Not an `async fn`, whose future would have room for the decision three times: as an argument,
     // as a variable, and as the request in it.
     #[allow(clippy::manual_async_fn)]
@@ -250,6 +254,7 @@ impl Executor {
     }
 
     /// Counts a request whose method does not run because its caller has cancelled the call.
+    /// Returns a response that is not sent.
     pub(crate) fn finish_cancelled(&self, queue: &str, record: &MethodRecord) -> Response {
         record.stats.count_cancelled();
         count(Event::RequestRefused {
@@ -257,7 +262,6 @@ impl Executor {
             code: "cancelled",
         });
         Response {
-            // It is not sent.
             reply: Reply::new(ReplyKind::Result, Codec::Text, Bytes::new()),
             reply_to: None,
             batch_size: None,
@@ -266,7 +270,8 @@ impl Executor {
         }
     }
 
-    /// Runs the method of a request. A panic becomes the fault `panicked`.
+    /// Runs the method of a request, with the layers around it, in a span if spans are collected. A
+    /// panic becomes the fault `panicked`.
     pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> RunResult {
         let AdmittedRequest {
             invocation, record, ..
@@ -292,8 +297,8 @@ impl Executor {
     }
 
     /// Counts a request whose method, or a layer around it, ended after `took`. Returns what to
-    /// send; the response has no `reply_to` yet. `tally` may be shared by the requests of one
-    /// batch.
+    /// send. The response has no `reply_to` yet, and it has a `batch_size` even if the caller does
+    /// not ask for it. `tally` may be shared by the requests of one batch.
     pub(crate) fn finish<'a>(
         &self,
         queue: &str,

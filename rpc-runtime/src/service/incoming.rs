@@ -58,7 +58,7 @@ use crate::telemetry::{ItemTally, SentBy};
 /// # Slow methods
 ///
 /// The caller's stream is polled for at most 1024 items that the method has not taken, or until
-/// they have 4 MiB together. While the method takes no items, the caller's stream is not polled.
+/// they have 4 MiB together. Then it is not polled again before the method has taken some.
 ///
 /// # Dropping it
 ///
@@ -180,7 +180,8 @@ impl Invocation {
     ///
     /// # Errors
     ///
-    /// Returns the fault to send if the caller sends none, or if they were already read.
+    /// Returns the fault to send if the caller sends none, or if an earlier run of the method got
+    /// them.
     pub fn incoming<T: for<'de> Deserialize<'de> + 'static>(&self) -> Result<Incoming<T>, Fault> {
         let Some(inbox) = self.incoming_inbox() else {
             return Err(Fault::bad_request(

@@ -6,8 +6,9 @@ use crate::codec::DecodeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IncomingError {
-    /// The caller is gone: it has sent nothing for 16 seconds. Or the method has returned or was
-    /// cancelled, and a task that it has spawned still reads the stream.
+    /// The caller is gone: it has sent nothing for 16 seconds, or its reply queue no longer exists.
+    /// Or the method has returned or was cancelled, and a task that it has spawned still reads the
+    /// stream.
     #[error("the caller is gone, or the method has ended, before the end of the items")]
     Interrupted,
 

@@ -19,8 +19,8 @@ const WINDOW: u64 = 1024;
 /// worker is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After how long the caller is told that the method has taken items. The timeout of a caller that
-/// waits for the method to take items begins again then.
+/// How long after the last message to the caller it is told that the method has taken items since.
+/// The timeout of a caller that waits for the method to take items begins again then.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 /// How long a caller may send nothing before its items end with an error. A caller sends a message
@@ -50,9 +50,10 @@ struct State {
     reader: Option<Waker>,
     /// When the caller was last told its credit.
     told_at: Option<Instant>,
-    /// When the last message arrived, or when messages could arrive again. `None` while none can
-    /// arrive, or if the caller is in this process.
-    heard_at: Option<Instant>,
+    /// When the caller's silence began: at its last message, or when the method got its stream or
+    /// messages could arrive again. `None` while none can arrive, or if the caller is in this
+    /// process.
+    silent_since: Option<Instant>,
 }
 
 impl IncomingInbox {
@@ -68,7 +69,7 @@ impl IncomingInbox {
                 is_read: false,
                 reader: None,
                 told_at: None,
-                heard_at: (!may_be_silent).then(Instant::now),
+                silent_since: (!may_be_silent).then(Instant::now),
             }),
             changed: Notify::new(),
         }
@@ -82,12 +83,12 @@ impl IncomingInbox {
     /// `size` is how many bytes the items keep in memory.
     pub(crate) fn receive(&self, items: Items, end: Option<u64>, size: usize) {
         let mut state = self.lock();
-        state.hear();
+        state.restart_silence();
         state.receiver.receive(items, end, size);
         self.unlock_and_wake(state);
     }
 
-    /// Ends the stream with an error, unless it has ended.
+    /// Ends the stream with an error after the items that have arrived, unless its end is known.
     pub(crate) fn fail(&self, error: IncomingError) {
         let mut state = self.lock();
         state.receiver.end_with(Err(error));
@@ -96,13 +97,13 @@ impl IncomingInbox {
 
     /// Records that messages cannot arrive at present.
     pub(crate) fn lose(&self) {
-        self.lock().heard_at = None;
+        self.lock().silent_since = None;
     }
 
     /// Records that messages can arrive again, after some may have been lost.
     pub(crate) fn resume(&self) {
         let mut state = self.lock();
-        state.heard_at = Some(Instant::now());
+        state.silent_since = Some(Instant::now());
         state.receiver.ask_again();
         self.unlock_and_wake(state);
     }
@@ -112,14 +113,14 @@ impl IncomingInbox {
     pub(crate) fn begin_reading(&self) -> bool {
         let mut state = self.lock();
         // The caller had no credit until now, so its silence is counted from now on.
-        state.hear();
+        state.restart_silence();
         let is_read = std::mem::replace(&mut state.is_read, true);
         drop(state);
         self.changed.notify_one();
         !is_read
     }
 
-    /// Takes the next item; `None` at the end.
+    /// Takes the next item; `None` at the end. Must not be called again after the end or an error.
     pub(crate) fn poll_item(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>> {
         let mut state = self.lock();
         let item = state.receiver.take();
@@ -142,8 +143,8 @@ impl IncomingInbox {
     }
 
     /// Waits until the caller has to be told something, or has not been told anything for a few
-    /// seconds. Meanwhile, ends the stream if the caller is silent for too long. Returns `None`
-    /// once it has been silent for so long that nobody waits for the method any more.
+    /// seconds. Meanwhile, ends the stream if the caller is silent for [`MAX_SILENCE`]. Returns
+    /// `None` once the caller has been silent for [`GONE_AFTER`]: the method is to be cancelled.
     ///
     /// The caller is told nothing before the method has its stream: a layer may still refuse the
     /// request, and then the caller may send it again, with all items.
@@ -175,7 +176,7 @@ impl IncomingInbox {
         }
     }
 
-    /// Returns what the caller is to be told, without a clock.
+    /// Returns what the caller is to be told, without a clock. `None` if there is nothing new.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn news(&self) -> Option<IncomingGrant> {
         let receiver = &mut self.lock().receiver;
@@ -187,8 +188,8 @@ impl IncomingInbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Unlocks the inbox, and wakes the reader if there is something to read, and those who tell
-    /// the caller if there is something to tell.
+    /// Unlocks the inbox. Wakes the reader if there is something to read, and
+    /// [`next_grant`](Self::next_grant) if there is something to tell the caller.
     fn unlock_and_wake(&self, mut state: MutexGuard<'_, State>) {
         let is_readable = state.receiver.is_readable();
         let reader = state.reader.take_if(|_| is_readable);
@@ -228,16 +229,16 @@ pub(crate) mod counted {
 }
 
 impl State {
-    /// Records that the caller has sent something. Does nothing while its silence is not measured.
-    fn hear(&mut self) {
-        if let Some(heard_at) = &mut self.heard_at {
-            *heard_at = Instant::now();
+    /// Counts the caller's silence from now on. Does nothing while it is not measured.
+    fn restart_silence(&mut self) {
+        if let Some(silent_since) = &mut self.silent_since {
+            *silent_since = Instant::now();
         }
     }
 
-    /// Whether the caller has been silent for this long. `false` while no messages can arrive.
+    /// Whether the caller has been silent for this long. `false` while its silence is not measured.
     fn is_silent_for(&self, time: Duration, now: Instant) -> bool {
-        self.heard_at.is_some_and(|heard_at| heard_at + time <= now)
+        self.silent_since.is_some_and(|since| since + time <= now)
     }
 
     /// When the caller is told its credit, even if there is no news. `None` means now: it was never
@@ -256,8 +257,8 @@ impl State {
         } else {
             MAX_SILENCE
         };
-        self.heard_at
-            .map_or(tell_at, |heard_at| tell_at.min(heard_at + limit))
+        self.silent_since
+            .map_or(tell_at, |since| tell_at.min(since + limit))
     }
 }
 
@@ -280,7 +281,7 @@ struct ItemReceiver {
     taken_bytes: usize,
     /// What to ask the caller for.
     asks: Option<Asks>,
-    /// The number of the item that the caller was last asked to begin with.
+    /// The number of the first missing item when the caller was last asked to send items again.
     asked_from: Option<u64>,
     /// How the stream ends after the items, once that is known.
     end: Option<Result<(), IncomingError>>,
@@ -289,7 +290,7 @@ struct ItemReceiver {
 }
 
 impl ItemReceiver {
-    /// The number of the item that comes next.
+    /// The number of the first item that has not arrived.
     fn next(&self) -> u64 {
         self.taken + self.ready.len() as u64
     }
@@ -303,7 +304,8 @@ impl ItemReceiver {
         !self.ready.is_empty() || self.end.is_some()
     }
 
-    /// Receives items, which may arrive twice. They are parts of a message of this size.
+    /// Receives items, which may arrive twice. They are parts of a message of `size` bytes. `end`
+    /// is the number of all items of the stream, if these are the last ones.
     fn receive(&mut self, Items { first, items, .. }: Items, end: Option<u64>, size: usize) {
         if self.is_over() {
             // The caller may not know that. It also sends a message without items every few
@@ -314,8 +316,8 @@ impl ItemReceiver {
             return;
         }
         let is_empty = items.is_empty();
-        let last = first.saturating_add(items.volume().items);
-        if last > self.granted || end.is_some_and(|count| count != last) {
+        let after_last = first.saturating_add(items.volume().items);
+        if after_last > self.granted || end.is_some_and(|count| count != after_last) {
             let reason = "there are more items than were granted, or than their end counts";
             return self.end_with(Err(IncomingError::Protocol(reason)));
         }
@@ -353,7 +355,8 @@ impl ItemReceiver {
         }
     }
 
-    /// Sets how the stream ends after the items that have arrived, unless that is known.
+    /// Sets how the stream ends after the items that have arrived, and asks the caller to send no
+    /// more. Does nothing if the stream [is over](Self::is_over).
     fn end_with(&mut self, end: Result<(), IncomingError>) {
         if self.is_over() {
             return;
@@ -362,7 +365,8 @@ impl ItemReceiver {
         self.asks = Some(Asks::Enough);
     }
 
-    /// Asks the caller to send all items again that the method has not taken.
+    /// Asks the caller to send all items again that the method has not taken, unless the stream
+    /// [is over](Self::is_over).
     fn ask_again(&mut self) {
         if !self.is_over() {
             self.asks = Some(Asks::Again);
@@ -377,7 +381,8 @@ impl ItemReceiver {
         self.asks = Some(Asks::Enough);
     }
 
-    /// Takes the next item. After the last one, takes the end: an error, or `None`.
+    /// Takes the next item. After the last one, takes the end: an error, or `None`. Returns
+    /// `Pending` if that was taken already.
     fn take(&mut self) -> Poll<Option<Result<Bytes, IncomingError>>> {
         if let Some(item) = self.ready.pop_front() {
             self.taken += 1;
@@ -394,8 +399,9 @@ impl ItemReceiver {
         }
     }
 
-    /// Whether the caller should be told its credit: half of it is used, or there is something to
-    /// ask the caller for.
+    /// Whether the caller should be told its credit now: there is something to ask the caller for,
+    /// or it has no credit yet, or the method has taken half of [`WINDOW`] or of
+    /// [`MAX_UNTAKEN_BYTES`]. Once the stream is over, credit is of no use.
     fn has_news(&self) -> bool {
         let left = self.granted.saturating_sub(self.taken);
         let is_used = left <= WINDOW / 2 || self.taken_bytes >= MAX_UNTAKEN_BYTES / 2;
@@ -408,7 +414,7 @@ impl ItemReceiver {
         self.taken == self.told_taken + 1
     }
 
-    /// Returns what to tell the caller.
+    /// Returns what to tell the caller, and records that it was told.
     fn grant(&mut self) -> IncomingGrant {
         self.granted = self.taken + WINDOW;
         self.told_taken = self.taken;

@@ -49,7 +49,7 @@ pub struct Invocation {
     rerun_refusal: Option<&'static str>,
     /// `None` if the method neither replies with a stream nor receives one.
     streams: Option<Arc<RequestStreams>>,
-    /// The size of the largest reply, in bytes.
+    /// The size of the largest reply that may be sent, in bytes.
     max_reply_bytes: usize,
 }
 
@@ -86,7 +86,7 @@ impl Invocation {
         }
     }
 
-    /// Sets the size of the largest reply, in bytes.
+    /// Sets the size of the largest reply that may be sent, in bytes.
     pub(super) fn with_max_reply_bytes(self, max_reply_bytes: usize) -> Self {
         Self {
             max_reply_bytes,
@@ -94,7 +94,7 @@ impl Invocation {
         }
     }
 
-    /// Sets the method whose items are counted.
+    /// Lets the items of the request be counted, under this method.
     pub(super) fn count_items(&mut self, method: Method) {
         self.streams_mut().flow = Some(ItemFlow::of_request(method));
     }
@@ -111,7 +111,7 @@ impl Invocation {
         }
     }
 
-    /// Returns the tally of the items of one side.
+    /// Returns a new tally of the items that this side sends.
     pub(super) fn item_tally(&self, sent_by: SentBy) -> ItemTally {
         let (flow, observers) = match self.streams.as_deref() {
             Some(streams) => (streams.flow.clone(), streams.observers.clone()),
@@ -190,8 +190,8 @@ impl Invocation {
     ///
     /// Returns the fault `bad_request`, which says what is wrong with the arguments.
     pub fn arguments<'a, A: DecodeArguments<'a>>(&'a self, method: &MethodDescriptor) -> Result<A, Fault> {
-        // A peer may send an empty body if there are no arguments. In plain text, it is an empty
-        // string.
+        // A peer may send an empty body instead of an empty map: all arguments are missing. In
+        // plain text, an empty body is an empty string.
         if self.arguments.is_empty() && self.codec != Codec::Text {
             return decode_empty_body(method.arguments).map_err(Fault::bad_request);
         }
@@ -201,7 +201,7 @@ impl Invocation {
             .map_err(|error| Fault::bad_request(Chain(&error)))
     }
 
-    /// Encodes the value of a method that does not return a `Result`.
+    /// Encodes the value that a method returns, without the `Result` around it if there is one.
     ///
     /// # Errors
     ///

@@ -23,7 +23,8 @@ impl Credit {
         Self(watch::Sender::new(Granted { credit, grants: 0 }))
     }
 
-    /// Raises the credit. An earlier grant that arrives late does not change it.
+    /// Records a grant, and raises the credit to it. An earlier grant that arrives late does not
+    /// lower the credit.
     pub(crate) fn raise(&self, credit: Volume) {
         self.0.send_modify(|granted| {
             granted.credit = credit.max(granted.credit);
@@ -68,6 +69,7 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     fn survives_connection(&self) -> bool;
 
     /// Sends a message. Must be called after [`ready`](Self::ready). `first` is the number of its
-    /// first item, and `credit` the latest credit that has arrived.
+    /// first item, or of the next one if it has none. `credit` is the latest credit that has
+    /// arrived.
     fn send(&self, first: u64, items: ItemWriter, credit: Volume);
 }

@@ -1,8 +1,8 @@
 //! Jobs: what becomes of one after an attempt has failed. Pure: no I/O, no clock.
 //!
 //! A job is a one-way request for an `idempotent` method. It is acknowledged after its method has
-//! returned `Ok`. If the method fails, a copy of the job waits in a retry queue, or ends in the
-//! dead-letter queue with the reason.
+//! returned without an error. If an attempt fails, a copy of the job waits in a retry queue, or
+//! ends in the dead-letter queue with the reason, and the original is acknowledged.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -45,23 +45,24 @@ const RETRY_QUEUES: [u64; 22] = [
 /// The shortest time that a job waits in a retry queue, in milliseconds.
 pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 
-/// How long a job of a redelivered batch waits in a retry queue, in milliseconds. It may have
-/// crashed its worker. It must not do so again before the batch is acknowledged; otherwise the
+/// How long a job of a redelivered batch waits in a retry queue at least, in milliseconds. It may
+/// have crashed its worker. It must not do so again before the batch is acknowledged; otherwise the
 /// batch and the copies of its jobs are delivered, and the copies multiply. Moving a batch of 1024
 /// jobs takes a moment, but up to a second for each 64 of them while another copy is unconfirmed.
 pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 10_000;
 
-/// How long a job of a redelivered batch waits if no retry queue took it. It went to the end of the
-/// request queue instead, and the worker that gets it from there holds it back: it may crash that
-/// worker, and must not do so before its batch is acked.
+/// How long a job of a redelivered batch waits at least if no retry queue took it. It went to the
+/// end of the request queue instead, and the worker that gets it from there holds it back: it may
+/// crash that worker, and must not do so before its batch is acked.
 pub(crate) const RETURNED_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a job that was given up waits in a retry queue if the dead-letter queue does not take
 /// it, in milliseconds.
 pub(crate) const DEAD_LETTER_WAIT: u64 = 10_000;
 
-/// Returns the names of the queues in which jobs of a request queue wait for a retry, or until the
-/// time that their caller set. At its start, a worker declares those that its methods may need.
+/// Returns the names of the queues in which jobs of a request queue wait for a retry, until the
+/// time that their caller set, or until the dead-letter queue takes them. At its start, a worker
+/// declares those that its methods may need. It declares others when a caller's delay needs them.
 ///
 /// ```
 /// use rpc_runtime::discovery::retry_queues;
@@ -223,8 +224,8 @@ pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
 }
 
 /// Returns how long a copy of a redelivered job waits with this worker because no retry queue took
-/// it, and removes this delay from its headers. Zero if there is none. A delay longer than
-/// [`RETURNED_PAUSE`] stays: the copy waits for it in a retry queue.
+/// it, and removes this delay from its headers. Zero if there is none, or if the delay is longer
+/// than [`RETURNED_PAUSE`]: then it stays in the headers, and the copy waits in a retry queue.
 pub(crate) fn take_returned_pause(headers: &mut Headers) -> Duration {
     let delay = remaining_delay(headers);
     if delay > RETURNED_PAUSE {
