@@ -1,10 +1,10 @@
-//! What a worker knows about a method from the requests that it has run.
+//! What a worker records about each method that it serves.
 
 use super::recent_duration::RecentDuration;
 use super::stats::MethodCounters;
 use crate::telemetry::{Method, Name};
 
-/// The recent duration and the counts of one method.
+/// The names, the recent duration and the counts of one method.
 #[derive(Debug)]
 pub(crate) struct MethodRecord {
     pub(crate) service: &'static str,

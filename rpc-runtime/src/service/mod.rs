@@ -1,5 +1,5 @@
-//! Runs the methods of a service, whether a request came from a queue or from a client in the same
-//! process.
+//! Runs the methods of a service, whether a request came from a queue, from the control exchange or
+//! from a client in the same process.
 //!
 //! A [`Dispatcher`] finds the method and decides by the [`Rules`] whether it runs. An [`Executor`]
 //! runs it. This module uses neither queues nor connections.

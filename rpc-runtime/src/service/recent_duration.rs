@@ -12,7 +12,7 @@ const BUDGET: Duration = Duration::from_millis(1);
 /// One day, in nanoseconds. Longer durations count as this one.
 const LONGEST: u64 = 86_400 * 1_000_000_000;
 
-/// The recent mean duration of a method in nanoseconds. Zero before its first run.
+/// The recent mean duration of a method in nanoseconds. Zero until a run is recorded.
 #[derive(Debug, Default)]
 pub(crate) struct RecentDuration(AtomicU64);
 
@@ -34,7 +34,7 @@ impl RecentDuration {
         self.0.store(mean, Ordering::Relaxed);
     }
 
-    /// Returns the recent mean duration. `None` before the first run.
+    /// Returns the recent mean duration. `None` if no run was recorded.
     pub(crate) fn mean(&self) -> Option<Duration> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
@@ -42,7 +42,7 @@ impl RecentDuration {
         }
     }
 
-    /// Returns how many calls to put into one batch. `None` before the first run.
+    /// Returns how many calls to put into one batch. `None` if no run was recorded.
     pub(crate) fn batch_size(&self) -> Option<u16> {
         let mean = u128::from(self.0.load(Ordering::Relaxed));
         let batch_size = BUDGET.as_nanos().checked_div(mean)?;

@@ -13,14 +13,14 @@ use crate::protocol::{Headers, Message, REDELIVERIES_HEADER, RESENT_HEADER, Requ
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
 pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 
-/// Returns how many times a request was redelivered, as counted by workers in a header. A job's
-/// count begins again with each attempt.
+/// Returns how many times a request was redelivered, as counted by workers in a header; see
+/// [`Rules::redeliveries_if_only_workers_count`]. A job's count begins again with each attempt.
 pub(crate) fn redelivery_count(headers: &Headers) -> u32 {
     let count = headers.get(REDELIVERIES_HEADER);
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// Sets how many times a request was redelivered.
+/// Sets the count that [`redelivery_count`] returns.
 pub(crate) fn set_redelivery_count(headers: &mut Headers, redeliveries: u32) {
     headers.insert(
         ShortStr::from_static(REDELIVERIES_HEADER),
@@ -90,8 +90,8 @@ impl Rules {
         }
     }
 
-    /// Returns why a request must not run again, whatever its method: it was delivered too often,
-    /// or might be delivered without end. `None` if neither is the case.
+    /// Returns why a request must not run again even if its method is `idempotent`: it was
+    /// delivered too often, or might be delivered without end. `None` if neither is the case.
     fn redelivery_refusal(
         &self,
         method: &MethodDescriptor,
@@ -99,8 +99,8 @@ impl Rules {
         redelivered: bool,
     ) -> Option<&'static str> {
         let count = self.trusted_delivery_count(&request.headers);
-        // A quorum queue drops a message beyond its limit. A job is given up earlier, so that there
-        // are deliveries left until it is in the dead-letter queue.
+        // A quorum queue drops a message beyond its limit. A job is given up earlier, so that some
+        // deliveries are left to move it to the dead-letter queue.
         let limit = match count {
             Some(_) if method.is_job() => self.max_deliveries.div_ceil(2),
             _ => self.max_deliveries,
@@ -110,8 +110,8 @@ impl Rules {
             return Some("it was delivered too often");
         }
         if redelivered && count.is_none() && !expires(request) {
-            // Below the limit, workers forward what they count, instead of running it; see
-            // `redeliveries_if_only_workers_count`.
+            // Below the limit, workers publish a copy with a higher count instead of running it;
+            // see `redeliveries_if_only_workers_count`.
             return Some(match redelivery_count(&request.headers) {
                 0 => "it has no expiration, and its queue does not count its deliveries",
                 _ => "it was delivered too often",
@@ -121,7 +121,9 @@ impl Rules {
     }
 
     /// Returns how many times a one-way request was redelivered, including this time, if only
-    /// workers can count that. Does not check that the method is idempotent.
+    /// workers can count that. Each dead-lettering for a reason other than expiry counts too,
+    /// because the copy that carries the count no longer shows it. Does not check that the method
+    /// is idempotent.
     ///
     /// `None` if the request expects a reply, if it is not redelivered now, if it expires or has
     /// expired, if its queue counts deliveries, if it was redelivered too often, or if no copy of
@@ -153,7 +155,7 @@ impl Rules {
     }
 }
 
-/// Whether the broker expires a request. It does not expire a dead letter.
+/// Whether the broker will expire a request. It has removed the `expiration` of a dead letter.
 fn expires(request: &Request) -> bool {
     request.time_to_live.is_some() && request.dead_lettered.is_none()
 }

@@ -1,4 +1,4 @@
-//! What a worker logs about the requests of one queue.
+//! What a worker logs about the requests of one queue, or about those of discovery.
 //!
 //! A peer can cause any of these events as often as it likes, with any text. The text is therefore
 //! escaped: subscribers escape the fields that are a `&str`, and what is formatted with `%` is
@@ -13,7 +13,7 @@ use crate::escape::Logged;
 use crate::protocol::{Fault, FaultCode, Properties, Request, ShortStr};
 use crate::telemetry::{EventKind, LogLimit, Suppressed};
 
-/// The log of one queue's requests.
+/// The log of one queue's requests, or of those of discovery.
 #[derive(Debug)]
 pub(crate) struct RequestLog {
     queue: String,
@@ -111,8 +111,8 @@ impl RequestLog {
         );
     }
 
-    /// Logs a rejected message that gets no reply: a refused one-way request, a request with a
-    /// forbidden `reply_to`, or a batch that cannot be read.
+    /// Logs a rejected request that gets no reply: a refused one-way request, a request with a
+    /// forbidden `reply_to`, or a batch that can be neither read nor answered.
     pub(crate) fn rejected(&self) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected") else {
             return;
@@ -147,7 +147,7 @@ impl RequestLog {
         tracing::error!(queue, %error, suppressed, "refused a batch that cannot be read");
     }
 
-    /// Logs a request that was delivered again and does not run again.
+    /// Logs a request that was delivered again and does not run for this delivery.
     pub(crate) fn redelivered(&self, prior: PriorState) {
         let (kind, message) = match prior {
             PriorState::InProgress => ("redelivered", "a request in progress was delivered again"),

@@ -3,7 +3,7 @@
 /// A [`Result`], also behind an alias. Implemented for [`Result`] only.
 ///
 /// The [`service`](crate::service) attribute takes every return type named `Result` for one, and
-/// finds its error type through this trait.
+/// finds the types of its value and its error through this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is named `Result` and is not one",
     label = "the service takes a return type named `Result` for `core::result::Result`",
@@ -41,7 +41,7 @@ impl<T, E> IsResult<Result<T, E>> {
 /// The answer of [`IsResult`] for all other types.
 #[doc(hidden)]
 pub trait NoResult {
-    /// The type itself.
+    /// `T` itself.
     type Type;
 
     /// `T` is not a [`Result`].

@@ -76,7 +76,8 @@ impl Rules {
     }
 
     /// Checks that the caller has not given up yet. With admission, also checks that the method is
-    /// likely to end before that, unless it has not run yet; see [`is_admitted`].
+    /// likely to end before that, unless its duration is not known yet or the request waited only
+    /// briefly; see [`is_admitted`].
     ///
     /// # Errors
     ///

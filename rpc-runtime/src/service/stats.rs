@@ -1,4 +1,4 @@
-//! The counts of each method of a worker.
+//! The counts of a method of a worker.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,17 +8,21 @@ use crate::telemetry::Outcome;
 
 /// The counts of a method since its server started.
 ///
-/// Each count is exact. While requests end, some counts may already include them and others not.
+/// Each count is exact once every [`Tally`] is flushed. While requests end, some counts may already
+/// include them and others not.
 #[derive(Debug)]
 pub(crate) struct MethodCounters {
-    /// The requests whose method has ended.
+    /// The requests whose method has ended, or was dropped, and those that a layer has answered.
     calls: AtomicU64,
-    /// Those of `calls` that ended with an error or a fault.
+    /// Those of `calls` that ended with an error or a fault, and not because the caller no longer
+    /// waited.
     failures: AtomicU64,
     /// Those of `failures` that ended with the method's own error.
     errors: AtomicU64,
+    /// The requests that run now. A request of a batch counts only if it does not end at once.
     in_flight: AtomicU64,
-    /// The requests that were refused because their method would not end in time.
+    /// The requests that were refused because their time was up or their method would not end in
+    /// time.
     shed: AtomicU64,
     /// The requests whose method did not run, or was dropped, because the caller no longer waited.
     /// Those that ran are in `calls`.
@@ -59,7 +63,7 @@ impl MethodCounters {
         InFlight(self)
     }
 
-    /// Counts a request that was refused because its method would not end in time.
+    /// Counts a request that was refused because it could not be answered in time.
     pub(crate) fn count_shed(&self) {
         self.shed.fetch_add(1, Ordering::Relaxed);
     }
@@ -90,7 +94,7 @@ impl MethodCounters {
         }
     }
 
-    /// Returns the upper end of each bucket that has requests, and their number.
+    /// Returns the upper end of each bucket that has requests, in nanoseconds, and their number.
     fn durations(&self) -> Vec<(u64, u64)> {
         let counts = self.histogram.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets = counts.enumerate().filter(|(_, count)| *count > 0);
@@ -101,7 +105,8 @@ impl MethodCounters {
 }
 
 /// Returns the duration within which this percentage of the requests ended, in nanoseconds, rounded
-/// up to the end of its bucket. Zero if there were none.
+/// up to the end of its bucket, or cut to that of the last one. Zero if there were none.
+/// `durations` is as in [`MethodStats::durations`].
 fn percentile(durations: &[(u64, u64)], percent: u64) -> u64 {
     let all: u64 = durations.iter().map(|(_, count)| count).sum();
     let wanted = (all * percent).div_ceil(100);
@@ -154,7 +159,7 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// Adds a request whose method ended.
+    /// Adds a request whose method ended, was dropped, or was answered for by a layer.
     pub(crate) fn add(&mut self, stats: &'a MethodCounters, took: Duration, outcome: Outcome) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = bucket_of(nanos);
@@ -170,7 +175,7 @@ impl<'a> Tally<'a> {
         self.nanos = self.nanos.saturating_add(nanos);
     }
 
-    /// Adds what was added up to the counts of its method.
+    /// Moves the sums to the counts of their method.
     pub(crate) fn flush(&mut self) {
         let Some(stats) = self.stats.take() else { return };
         let counts = [

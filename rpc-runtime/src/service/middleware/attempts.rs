@@ -38,7 +38,7 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// The method begins, so the attempt counts from now on even if it is dropped.
+    /// Marks the attempt as begun: the method may run, so the attempt counts even if it is dropped.
     pub(crate) fn begin(&mut self) {
         self.counts_when_dropped = true;
     }

@@ -23,8 +23,9 @@ use crate::telemetry::{LogLimit, Suppressed};
 /// A caller is identified by its RabbitMQ user, [`Context::user_id`](crate::Context::user_id). The
 /// broker [validates it](https://www.rabbitmq.com/docs/validated-user-id): a caller cannot send
 /// another user's name, unless its user has the tag `impersonator`. Callers send it if
-/// [`send_user_id`](crate::BrokerBuilder::send_user_id) is set. A method is allowed if any rule
-/// allows it; without a rule, no method is.
+/// [`send_user_id`](crate::BrokerBuilder::send_user_id) is set. The copy of a job that was retried,
+/// delayed or redelivered has no user: only [`allow_everybody`](Self::allow_everybody) allows its
+/// method. A method is allowed if any rule allows it; without a rule, no method is.
 ///
 /// ```
 /// # use rpc_runtime::{Broker, Server, ServerError, service};

@@ -52,9 +52,9 @@ impl IncomingCall {
     }
 
     /// Returns whether the method may run. `false` for a request that was delivered before to a
-    /// method that is not `idempotent`: the method does not run again, and the next service refuses
-    /// the request with the fault `interrupted`. A layer that knows the outcome of the earlier
-    /// delivery may answer with it.
+    /// method that is not `idempotent`: the method does not run again, and a request that passes
+    /// all layers is refused with the fault `interrupted`. A layer that knows the outcome of the
+    /// earlier delivery may answer with it.
     #[must_use]
     pub fn may_run(&self) -> bool {
         self.invocation.may_run()
@@ -169,9 +169,9 @@ impl fmt::Debug for IncomingCall {
 /// a [`Handler`] into a service from [`IncomingCall`] to [`Answer`].
 ///
 /// If the service fails with a [`Fault`], the caller gets that fault. Any other error becomes the
-/// fault `rejected` if the method had not begun, or `abandoned` if it had, with the text of the
-/// error. A fault that says that the method did not run also becomes `abandoned` if the method may
-/// have run.
+/// fault `rejected` if the method did not run, or `abandoned` if it may have run, with the text of
+/// the error. A fault that says that the method did not run also becomes `abandoned` if the method
+/// may have run, or `interrupted` if it may have run for an earlier delivery of a call.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer for the methods of a server",
     note = "it must be `Send + Sync + 'static` and turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
@@ -253,7 +253,7 @@ impl TowerService<IncomingCall> for Handler {
     }
 }
 
-/// Runs the method, unless it must not run again.
+/// Runs the method. If it must not run again, returns the fault `interrupted` instead.
 fn run_method(call: IncomingCall) -> BoxFuture<'static, Result<Answer, Fault>> {
     if let Some(reason) = call.invocation.rerun_refusal() {
         return Box::pin(ready(Err(interrupted(reason))));
@@ -284,7 +284,8 @@ impl HandlerLayers {
         self.0.is_empty()
     }
 
-    /// Returns a function that puts services behind one new instance of the layers.
+    /// Returns a function that puts services behind one new instance of the layers, which these
+    /// services share. Without layers, the function returns the services unchanged.
     pub(crate) fn service_wrapper(&self) -> impl Fn(Arc<dyn Service>) -> Arc<dyn Service> {
         let stack = self.0.wrap(Handler(Inner::Method));
         let stack = stack.map(|handler| Arc::new(Stack::new(handler)));
@@ -342,6 +343,7 @@ impl Service for Layered {
     }
 }
 
+/// Returns the fault of a request whose deadline passed before the layers were ready.
 pub(super) fn too_late() -> Fault {
     Fault::new(
         FaultCode::Expired,
@@ -349,8 +351,8 @@ pub(super) fn too_late() -> Fault {
     )
 }
 
-/// Returns the fault for an error of the layers. It must not say that the method did not run if an
-/// earlier attempt may have run it.
+/// Returns the fault for an error of the layers. `executed` says whether any attempt may have run
+/// the method: then the fault must not say that the method did not run.
 fn layer_fault(error: BoxError, executed: Executed) -> Fault {
     match (error.downcast::<Fault>(), executed) {
         (Ok(fault), Executed::No) => *fault,

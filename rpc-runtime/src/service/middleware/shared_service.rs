@@ -145,7 +145,7 @@ where
     }
 
     fn call(&self, request: Q) -> BoxFuture<'static, Result<R, BoxError>> {
-        // Wakes the other clones at the end, even if the service panics.
+        // Wakes the waiting clones once the lock is released, even if the service panics.
         let _wake_others = WakeAllOnDrop(&self.waiting);
         let mut state = self.state();
         state.reserved_by = None;

@@ -33,7 +33,8 @@ impl InMemoryStore {
         }
     }
 
-    /// Accesses the outcomes that have not expired.
+    /// Removes the outcomes that have expired. Then passes the others and the current time to
+    /// `access`.
     fn with<T>(&self, access: impl FnOnce(&mut Outcomes, Instant) -> T) -> T {
         let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -70,7 +71,8 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// Adds the outcome of a request, unless there is one: the first one stays.
+    /// Adds the outcome of a request, unless there is one: the first one stays. Removes the oldest
+    /// outcome if there is no room.
     fn add(&mut self, id: RequestId, outcome: StoredOutcome, now: Instant) {
         if self.capacity == 0 || self.by_id.contains_key(&id) {
             return;

@@ -7,7 +7,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::protocol::RequestId;
 
-/// The requests that are in progress in this process.
+/// The requests that one layer and its clones handle. Each has a lock, held by the delivery whose
+/// turn it is.
 #[derive(Debug, Default)]
 pub(super) struct InProgress(Mutex<HashMap<RequestId, Arc<AsyncMutex<()>>>>);
 
@@ -16,7 +17,7 @@ pub(super) struct InProgress(Mutex<HashMap<RequestId, Arc<AsyncMutex<()>>>>);
 pub(super) struct Turn {
     in_progress: Arc<InProgress>,
     id: RequestId,
-    /// `None` until it is this one's turn.
+    /// The request's lock. `None` while the turn waits for it.
     guard: Option<OwnedMutexGuard<()>>,
 }
 

@@ -58,13 +58,14 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # What it changes
 ///
-/// - **A method that is not `idempotent`**: a request that comes back after its worker was lost is
-///   answered with the stored outcome. Without one, the caller gets the fault `interrupted`, as
-///   without this layer: the worker may have been lost while the method ran.
+/// - **A method that is not `idempotent`**: a call that comes back after its worker was lost is
+///   answered with the stored outcome, unless it was delivered too often. Without one, the caller
+///   gets the fault `interrupted`, as without this layer: the worker may have been lost while the
+///   method ran.
 /// - **A method that is `idempotent`**, as that of every job is: it runs again only if no outcome
 ///   is stored.
-/// - **The same request twice at the same time** in one process: the second one waits for the first
-///   one. Workers do not wait for each other.
+/// - **The same request twice at the same time** in one server: the second one waits for the first
+///   one, at most until its deadline. Workers do not wait for each other.
 ///
 /// A worker may be lost after the method's effects and before the outcome is stored. So the layer
 /// alone does not make the effects of an `idempotent` method happen once: write the request's id in
@@ -72,8 +73,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # What is stored
 ///
-/// Results, and the method's own errors. Faults are not stored, nor are the errors of one-way
-/// methods: a job that failed is retried with the same id.
+/// Results, and the method's own errors, also if a layer inside this one answers. Faults are not
+/// stored, nor are the errors of one-way methods: a job that failed is retried with the same id.
 ///
 /// The store finds an outcome by the id alone, which the caller chooses. Whoever learns the id of
 /// another caller's request and sends it to the same method gets that outcome, with other arguments
@@ -83,9 +84,10 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors of the store
 ///
 /// If the store fails, panics or takes longer than ten seconds before the method runs, the method
-/// does not run, and the caller gets the fault `rejected`. If that happens afterwards, the caller
-/// gets the fault `abandoned`, because a repeated request could not be answered with the same
-/// outcome. A job that has succeeded is acknowledged nevertheless. The error itself is logged.
+/// does not run, and the caller gets the fault `rejected`, or `interrupted` if an earlier delivery
+/// may have run it. If that happens afterwards, the caller gets the fault `abandoned`, because a
+/// repeated request could not be answered with the same outcome. A job that has succeeded is
+/// acknowledged nevertheless. The error itself is logged.
 pub struct Idempotency<S> {
     shared: Arc<Shared<S>>,
     /// `None` for all methods.
@@ -94,7 +96,7 @@ pub struct Idempotency<S> {
 
 impl<S: IdempotencyStore> Idempotency<S> {
     /// Makes a layer that applies to all methods, unless [`only`](Self::only) names some. It never
-    /// applies to the built-in ones, to broadcasts, which each worker runs, and to methods that
+    /// applies to the built-in ones, to broadcasts, which each worker runs, or to methods that
     /// return or receive a stream.
     #[must_use]
     pub fn new(store: S) -> Self {
@@ -109,8 +111,9 @@ impl<S: IdempotencyStore> Idempotency<S> {
         }
     }
 
-    /// Applies only to these methods, and to those of earlier calls. Other methods cost nothing
-    /// then. See [`new`](Self::new) for those to which the layer never applies.
+    /// Applies only to these methods, and to those that `only` named before. Requests for other
+    /// methods do not reach the store. See [`new`](Self::new) for those to which the layer never
+    /// applies.
     ///
     /// A method is named by its service and its name on the wire, as in `Bank.pay`. A `*` at the
     /// end matches any ending.
@@ -184,10 +187,10 @@ where
         let inner = self.inner.clone();
         let method = call.full_name();
         let id = call.context().request_id();
-        // All workers get a broadcast with the same id, and each runs it. The answer of a method
-        // with a stream does not hold the items.
-        let is_stored = !call.method_descriptor().is_broadcast && !call.method_descriptor().has_stream();
-        match id.filter(|_| is_stored && self.layer.applies_to(&method)) {
+        // All workers get a broadcast with the same id, and each runs it. Neither the request nor
+        // the answer of a method with a stream holds the items.
+        let is_storable = !call.method_descriptor().is_broadcast && !call.method_descriptor().has_stream();
+        match id.filter(|_| is_storable && self.layer.is_selected(&method)) {
             None => Box::pin(run(inner, call)),
             Some(id) => {
                 let shared = Arc::clone(&self.layer.shared);
@@ -197,7 +200,8 @@ where
     }
 }
 
-/// Passes a request to the next service once that is ready. Fails if the deadline passes first.
+/// Passes a request to the next service once that is ready, and waits for the answer. Fails if the
+/// deadline passes before the service is ready.
 async fn run<I>(mut inner: I, call: IncomingCall) -> Result<Answer, BoxError>
 where
     I: Service<IncomingCall, Response = Answer, Error: Into<BoxError>>,
@@ -205,14 +209,14 @@ where
     tokio::select! {
         // The store may have taken the rest of the caller's time.
         biased;
-        () = deadline_of(&call) => return Err(too_late().into()),
+        () = wait_for_deadline(&call) => return Err(too_late().into()),
         ready = poll_fn(|cx| inner.poll_ready(cx)) => ready.map_err(Into::into)?,
     }
     inner.call(call).await.map_err(Into::into)
 }
 
 /// Waits until the deadline of a request. Never returns if it has none.
-async fn deadline_of(call: &IncomingCall) {
+async fn wait_for_deadline(call: &IncomingCall) {
     match call.context().tokio_deadline() {
         Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
@@ -220,12 +224,15 @@ async fn deadline_of(call: &IncomingCall) {
 }
 
 impl<S> Idempotency<S> {
-    fn applies_to(&self, method: &str) -> bool {
+    /// Whether the name of a method allows the layer to apply: it is not that of a built-in one,
+    /// and [`only`](Self::only) named it or was not called.
+    fn is_selected(&self, method: &str) -> bool {
         let is_wanted = |methods: &MethodNames| methods.contains(method);
         !is_built_in_name(method) && self.methods.as_ref().is_none_or(is_wanted)
     }
 }
 
+/// What the clones of a layer share.
 struct Shared<S> {
     store: S,
     in_progress: Arc<InProgress>,
@@ -248,7 +255,7 @@ impl<S: IdempotencyStore> Shared<S> {
         let stored = tokio::select! {
             biased;
             stored = self.load(id) => stored?,
-            () = deadline_of(&call) => return Err(too_late().into()),
+            () = wait_for_deadline(&call) => return Err(too_late().into()),
         };
         if let Some(outcome) = stored {
             let answer = outcome.answer(&method, call.codec());
@@ -272,7 +279,7 @@ impl<S: IdempotencyStore> Shared<S> {
         tokio::select! {
             biased;
             turn = self.in_progress.wait_turn(id) => Ok(turn),
-            () = deadline_of(call) => Err(still_running()),
+            () = wait_for_deadline(call) => Err(still_running()),
         }
     }
 

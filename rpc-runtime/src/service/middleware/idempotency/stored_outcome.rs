@@ -34,7 +34,7 @@ impl StoredOutcome {
             method,
             codec: reply.codec,
             is_error: reply.kind == ReplyKind::Error,
-            // It must not keep the memory that it may share with other bodies.
+            // Copied: a small body shares memory with others, and would keep all of it.
             body: Bytes::copy_from_slice(&reply.body),
         }
     }
