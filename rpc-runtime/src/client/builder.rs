@@ -21,7 +21,7 @@ use crate::service::Service;
 /// The default of [`ClientBuilder::timeout`].
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client that the [`service`](crate::service) attribute generated.
+/// A client that the [`service`](macro@crate::service) attribute generated.
 pub trait ServiceClient: Sized {
     /// The service that the client calls.
     const SERVICE: &'static ServiceDescriptor;
@@ -117,8 +117,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// # Panics
     ///
     /// If two methods of the service have the same name on the wire, or are both the default
-    /// method. [`service`](crate::service) refuses such methods at compile time, unless both have
-    /// `#[cfg]` conditions.
+    /// method. [`service`](macro@crate::service) refuses such methods at compile time, unless both
+    /// have `#[cfg]` conditions.
     pub fn in_process(service: impl Service) -> Self {
         let backend = Backend::InProcess(Arc::new(InProcess::new(service)));
         Self::with_backend(

@@ -7,7 +7,7 @@ use super::schemas::{SchemaSource, Schemas};
 
 /// A service: its name, its default request queue, and its methods.
 ///
-/// The [`service`](crate::service) attribute generates one for each trait.
+/// The [`service`](macro@crate::service) attribute generates one for each trait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceDescriptor {

@@ -1,9 +1,9 @@
 //! Descriptions of services and workers, as data.
 //!
-//! A [`ServiceDescriptor`] is a constant that the [`service`](crate::service) attribute generates
-//! for a trait. Callers and workers read it. A [`ServiceDescription`] owns the same content, except
-//! for the retry policies of jobs: it can be stored, sent and compared, and is read and written
-//! with serde.
+//! A [`ServiceDescriptor`] is a constant that the [`service`](macro@crate::service) attribute
+//! generates for a trait. Callers and workers read it. A [`ServiceDescription`] owns the same
+//! content, except for the retry policies of jobs: it can be stored, sent and compared, and is read
+//! and written with serde.
 //!
 //! ```
 //! use rpc_runtime::describe::ServiceDescription;

@@ -21,7 +21,7 @@ use crate::telemetry::{ItemFlow, ItemObservers, ItemTally, Method, SentBy, Strea
 
 /// A service that a [`Server`](crate::Server) can serve.
 ///
-/// The [`service`](crate::service) attribute implements it for each generated `XServer`.
+/// The [`service`](macro@crate::service) attribute implements it for each generated `XServer`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a server of a service",
     label = "this is not a generated `..Server`",

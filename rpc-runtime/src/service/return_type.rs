@@ -2,8 +2,8 @@
 
 /// A [`Result`], also behind an alias. Implemented for [`Result`] only.
 ///
-/// The [`service`](crate::service) attribute takes every return type named `Result` for one, and
-/// finds the types of its value and its error through this trait.
+/// The [`service`](macro@crate::service) attribute takes every return type named `Result` for one,
+/// and finds the types of its value and its error through this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is named `Result` and is not one",
     label = "the service takes a return type named `Result` for `core::result::Result`",

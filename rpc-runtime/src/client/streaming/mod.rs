@@ -1,7 +1,7 @@
 //! Calls of methods that reply with a stream.
 //!
 //! A [`StreamingCall`] is a call whose reply ends the stream. The items reach its [`ItemInbox`]
-//! beside the reply, and the [`Receiver`] in it decides what they mean.
+//! beside the reply, and the [`Receiver`](receiver::Receiver) in it decides what they mean.
 
 mod inbox;
 mod receiver;

@@ -2,8 +2,8 @@
 //! process.
 //!
 //! [`queue`] and [`queues`] are the broker, without I/O, tasks or a clock. [`connection`] is a
-//! handle's connection to it. In the simulation, a connection has a [`link`] with delays, and
-//! [`faults`] interrupt it.
+//! handle's connection to it. In the simulation, a connection has a `link` with delays, and
+//! `faults` interrupt it.
 
 mod broker;
 mod connection;
