@@ -27,7 +27,7 @@ use crate::transport::Delivery;
 /// A channel that was opened. The broker may have closed it since then.
 pub(super) struct OpenChannel {
     channel: Channel,
-    /// The channel's content, once it is ours: see [`content`](Self::content).
+    /// The channel's content. Set once it goes past lapin: see [`content`](Self::content).
     content: OnceLock<Arc<ContentChannel>>,
     wire: Arc<Wire>,
     /// The maximum size of a frame, in bytes.
@@ -37,7 +37,7 @@ pub(super) struct OpenChannel {
     /// How many calls of [`request`](Self::request) are not answered yet.
     pending: Arc<watch::Sender<usize>>,
     /// Whether `channel.close` was sent.
-    is_closed: Arc<AtomicBool>,
+    is_close_sent: Arc<AtomicBool>,
 }
 
 impl OpenChannel {
@@ -50,12 +50,13 @@ impl OpenChannel {
             connection: connection.state(),
             tasks: tasks.clone(),
             pending: Arc::default(),
-            is_closed: Arc::default(),
+            is_close_sent: Arc::default(),
         }
     }
 
     /// The channel's content. From the first call on, lapin gets none of it any more, so the
-    /// channel must not publish, consume or acknowledge through lapin.
+    /// channel must not publish or acknowledge through lapin. Other requests, such as
+    /// `basic.consume`, still go through lapin.
     pub(super) fn content(&self) -> &Arc<ContentChannel> {
         self.content.get_or_init(|| {
             let is_open = self.channel.status().connected();
@@ -82,10 +83,11 @@ impl OpenChannel {
     }
 
     /// Runs an operation of lapin, which sends a request when it is first polled, and waits for the
-    /// answer, within a limit. The operation must own the channel. `step` names it in errors.
+    /// answer, within a limit. The operation must own the channel. `step` names it in the error
+    /// after the limit.
     ///
-    /// Dropping the future does not withdraw the request: a task waits for the answer then. Closing
-    /// the channel waits for it, too.
+    /// Neither the limit nor dropping the future withdraws the request: a task waits for the answer
+    /// then. Closing the channel waits for it, too.
     pub(super) async fn request<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -105,7 +107,8 @@ impl OpenChannel {
         }
     }
 
-    /// Closes the channel, within a limit. Unacknowledged deliveries go back to their queue.
+    /// Closes the channel once all requests are answered. Unacknowledged deliveries go back to
+    /// their queue. Gives up after [`CLOSE_LIMIT`]: the channel is then closed when it is dropped.
     pub(super) async fn close(&self) {
         self.closing().close().await;
     }
@@ -115,11 +118,12 @@ impl OpenChannel {
             channel: self.channel.clone(),
             connection: self.connection(),
             pending: self.pending.subscribe(),
-            is_closed: Arc::clone(&self.is_closed),
+            is_close_sent: Arc::clone(&self.is_close_sent),
         }
     }
 
-    /// Closes the channel in the background, and keeps `kept` until that is done.
+    /// Closes the channel in the background, and keeps `kept` until that is done. Only drops `kept`
+    /// if the channel is not open.
     fn close_then_drop(&self, kept: impl Send + 'static) {
         // lapin cancels no consumer of a channel that is closed or being closed, so `kept` may be
         // dropped here.
@@ -157,7 +161,7 @@ impl Drop for PendingRequest {
     }
 }
 
-/// Waits until all requests are answered.
+/// Waits until all calls of [`OpenChannel::request`] are answered.
 async fn wait_all_answered(mut pending: watch::Receiver<usize>) {
     // An error means that the count was dropped, with the last request.
     let _ = pending.wait_for(|pending| *pending == 0).await;
@@ -168,11 +172,11 @@ struct Closing {
     channel: Channel,
     connection: watch::Receiver<ConnectionState>,
     pending: watch::Receiver<usize>,
-    is_closed: Arc<AtomicBool>,
+    is_close_sent: Arc<AtomicBool>,
 }
 
 impl Closing {
-    /// Closes the channel, within a limit.
+    /// Closes the channel. Gives up after [`CLOSE_LIMIT`], or if the connection is lost.
     async fn close(self) {
         let connection = self.connection.clone();
         let closing = async {
@@ -186,7 +190,8 @@ impl Closing {
         }
     }
 
-    /// Sends `channel.close` and waits for the answer. Does nothing if it was sent before.
+    /// Waits until all requests are answered, sends `channel.close`, and waits for its answer.
+    /// Sends nothing if the channel is not open, or if `channel.close` was sent before.
     ///
     /// The owners of a channel may close it at the same time, and lapin then sends `channel.close`
     /// twice. RabbitMQ closes the connection because of the second one, which names a channel that
@@ -197,7 +202,7 @@ impl Closing {
         }
         wait_all_answered(self.pending).await;
         // lapin sends at the first poll, so the task that sets this flag also sends.
-        if !self.is_closed.swap(true, Ordering::Relaxed) {
+        if !self.is_close_sent.swap(true, Ordering::Relaxed) {
             // An error means that the channel was closed in the meantime.
             let _ = self.channel.close(200, "closed by its user".into()).await;
         }
@@ -230,7 +235,7 @@ impl fmt::Debug for OpenChannel {
 /// both sides close the channel, and lapin treats the broker's `channel.close-ok` as a failure of
 /// the whole connection. The answer may take long: RabbitMQ 4 reports only after more than a minute
 /// that the node of a classic queue is down. So if this future is dropped early, a task of the
-/// transport waits for the answer, and keeps the channel until then.
+/// transport waits for the answer, and keeps the channel until then, or until the transport ends.
 pub(super) struct BrokerRequest<T: Send + 'static> {
     /// `None` once the request is answered.
     answer: Option<BoxFuture<'static, lapin::Result<T>>>,
@@ -287,9 +292,10 @@ impl<T: Send + 'static> Drop for BrokerRequest<T> {
 /// they end the channel stays open, because some deliveries may still have to be acknowledged.
 pub(super) struct Deliveries {
     received: mpsc::UnboundedReceiver<Delivery>,
-    /// lapin's consumer, which tells when and why the deliveries end. `None` once it was cancelled.
+    /// lapin's consumer, which tells when and why the deliveries end. `None` once it has ended
+    /// without an error.
     consumer: Option<Consumer>,
-    /// Whether no more deliveries are received.
+    /// Whether lapin has reported the end. Earlier deliveries may still wait in `received`.
     has_ended: bool,
     /// Why they ended, to be returned after the last delivery.
     error: Option<BrokerError>,
@@ -321,7 +327,7 @@ impl Stream for Deliveries {
             return Poll::Ready(Some(Ok(delivery)));
         }
         if !this.has_ended {
-            // Nothing is lost: tokio's budget for this poll is used up, and it wakes the task
+            // A delivery waits, but tokio's cooperative budget is used up. tokio wakes the task
             // again.
             if !this.received.is_empty() {
                 return Poll::Pending;
@@ -331,7 +337,7 @@ impl Stream for Deliveries {
             };
             match std::task::ready!(Pin::new(consumer).poll_next(cx)) {
                 Some(Err(error)) => this.error = Some(broker_error(error)),
-                // Never a delivery, because lapin gets no content.
+                // `Some(Ok(_))`, a delivery, does not occur, because lapin gets no content.
                 Some(Ok(_)) | None => this.consumer = None,
             }
             this.has_ended = true;

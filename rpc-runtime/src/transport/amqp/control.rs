@@ -1,4 +1,4 @@
-//! The control exchange, and a queue of its own for each worker.
+//! The control exchange, and the queues of each worker that are bound to it.
 //!
 //! The channels that are opened here are used for nothing else, because the broker closes a channel
 //! when it refuses a step.
@@ -26,7 +26,8 @@ impl Opener {
         let declared = self.declare_control_exchange().await;
         match &declared {
             Ok(()) => {}
-            // A user that may not declare the exchange can still listen if it exists.
+            // A user that may not declare the exchange can still listen if it exists. An exchange
+            // with other properties is used as it is.
             Err(refused) if is_exchange_error(refused) => {}
             Err(error) => return Err(error.clone()),
         }
@@ -35,8 +36,8 @@ impl Opener {
         match self.bind_and_subscribe(&channel, &queue, control).await {
             Ok(subscription) => Ok(subscription),
             Err(error) => {
-                // An auto-delete queue that never had a consumer is not deleted, so each retry
-                // would leave one behind.
+                // An auto-delete queue that never had a consumer is kept as long as its connection,
+                // so each retry would leave one behind.
                 self.discard_queue(&queue).await;
                 // If the exchange is missing, report why it could not be declared.
                 Err(declared
@@ -75,7 +76,7 @@ impl Opener {
         self.subscribe(channel, queue.as_str(), options).await
     }
 
-    /// Declares the control exchange, or checks that it exists with the same properties.
+    /// Declares the control exchange. If it exists, fails unless it has the same properties.
     async fn declare_control_exchange(&self) -> Result<(), BrokerError> {
         let scratch = self.channel().await?;
         let options = ExchangeDeclareOptions {
@@ -95,8 +96,8 @@ impl Opener {
         Ok(())
     }
 
-    /// Declares a queue for control messages. The broker enforces its limits, so that messages do
-    /// not pile up.
+    /// Declares a queue for control messages and returns its name. The broker enforces the queue's
+    /// limits, so that messages do not pile up.
     async fn declare_control_queue(
         &self,
         channel: &Arc<OpenChannel>,
@@ -126,8 +127,8 @@ impl Opener {
         self.declare(channel, &name, options, arguments).await
     }
 
-    /// Publishes a message to all queues that are bound with the key. The message has waited since
-    /// `since`.
+    /// Publishes a message to all queues that are bound with the key. `since` is when the message
+    /// began to wait: the wait is subtracted from its `expiration`.
     pub(super) async fn publish_control(
         &self,
         key: &ShortStr,
@@ -139,7 +140,7 @@ impl Opener {
             Ok(published) => published,
             Err(source) => Published::Failed {
                 // A message that the exchange refuses reaches no queue. One that can still be
-                // withdrawn was not claimed for writing, so it cannot be written any more.
+                // withdrawn was not claimed for writing, and after `withdraw` it cannot be claimed.
                 written: !is_exchange_error(&source) && !send_token.withdraw(),
                 source,
             },

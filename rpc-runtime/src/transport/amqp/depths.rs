@@ -1,4 +1,4 @@
-//! Looks up the depths of queues, on channels that are kept for later lookups.
+//! Looks up the [depths](Depth) of queues, on channels that are kept for later lookups.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

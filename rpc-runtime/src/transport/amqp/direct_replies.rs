@@ -68,17 +68,17 @@ impl Publisher for RoutingPublisher {
 
 /// The connection for direct replies. It is opened for the first of them, and again after a loss.
 ///
-/// One attempt serves all replies that wait. If it fails, these replies are given up, and so are
-/// all that arrive before another attempt succeeds. Otherwise requests whose replies wait would
-/// stay unacknowledged, and use up the prefetch.
+/// All replies that wait share the attempts to open it. If it cannot be opened within a limit,
+/// these replies are given up, and so are all that arrive before a later attempt succeeds.
+/// Otherwise requests whose replies wait would stay unacknowledged, and use up the prefetch.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
     connector: Connector,
     tasks: TaskGroup,
     board: Arc<StatusBoard>,
     shared: watch::Sender<SharedConnection>,
-    /// When no connection could be opened to send a reply alone, the last time. Locked while a
-    /// reply is sent alone, so that there is one such connection at a time.
+    /// When a connection to send a reply alone last could not be opened. `None` if that never
+    /// happened. Locked while a reply is sent alone, so there is one such connection at a time.
     alone_refused_at: Mutex<Option<Instant>>,
     /// Limits logs that callers can cause.
     log: LogLimit,
@@ -87,7 +87,8 @@ pub(super) struct DirectReplies {
 /// The connection that all direct replies share.
 #[derive(Debug, Clone)]
 enum SharedConnection {
-    /// Not needed since the start, or since the last one was lost or given up.
+    /// Not needed since the start, or since a reply failed on the last one. Also once the
+    /// handle was closed.
     None,
     /// Being opened. Replies wait for it.
     Connecting,
@@ -127,18 +128,19 @@ struct DirectConnection {
     _watch: AbortOnDropHandle<()>,
 }
 
-/// How long to try to connect before waiting replies are given up.
+/// How long to try to connect before waiting replies are given up, while the handle's other
+/// connections are down too.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Like [`CONNECT_LIMIT`], if the handle's other connections are open. The broker is then assumed
 /// to refuse one more connection.
 const CONNECT_LIMIT_IF_REFUSED: Duration = Duration::from_secs(2);
 
-/// The pause after a refused connection.
+/// How long no attempt is made after the connection could not be opened.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The maximum number of attempts to send a reply alone. If each attempt loses its connection, the
-/// network is not the reason.
+/// network is assumed not to be the reason.
 const MAX_ATTEMPTS_ALONE: u32 = 3;
 
 impl DirectReplies {
@@ -163,11 +165,11 @@ impl DirectReplies {
         })
     }
 
-    /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
-    /// reply again, alone. If only the channel was closed, returns that failure, which the worker
-    /// handles as for any other reply. A reply for which there is no connection counts as
-    /// [withdrawn](Published::Withdrawn), so that the worker gives it up and acknowledges its
-    /// request.
+    /// Sends a reply once the connection is open. If only the channel was closed, returns that
+    /// failure, which the worker handles as for any other reply. Any other failure counts as a loss
+    /// of the connection: sends the reply again, alone. A reply for which there is no connection
+    /// counts as [withdrawn](Published::Withdrawn), so that the worker gives it up and acknowledges
+    /// its request.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(direct) = self.shared_connection().await else {
             return Published::Withdrawn;
@@ -183,8 +185,9 @@ impl DirectReplies {
         self.send_alone(outgoing).await
     }
 
-    /// Sends a reply on a connection of its own. If each attempt loses its connection, the broker
-    /// is assumed to refuse the reply.
+    /// Sends a reply on a connection of its own, after other replies that are sent alone. If each
+    /// attempt fails, the broker is assumed to refuse the reply. Without a connection, the reply
+    /// counts as withdrawn.
     async fn send_alone(&self, outgoing: Outgoing) -> Published {
         let mut refused_at = self.alone_refused_at.lock().await;
         if refused_at.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -210,7 +213,8 @@ impl DirectReplies {
         Published::Refused
     }
 
-    /// Waits for the shared connection. Returns `None` if it cannot be opened.
+    /// Waits for the shared connection, which is opened if needed. Returns `None` if it could not
+    /// be opened, also while it is tried again.
     async fn shared_connection(self: &Arc<Self>) -> Option<Arc<DirectConnection>> {
         let mut shared = self.shared.subscribe();
         self.connect_if_due();
@@ -228,7 +232,8 @@ impl DirectReplies {
                 return false;
             };
             limit = Some(match next {
-                // A single attempt: a reply after the next pause makes another one.
+                // A single attempt if the other connections are open: a reply after the next pause
+                // makes another one.
                 SharedConnection::Retrying => Duration::ZERO,
                 _ => CONNECT_LIMIT_IF_REFUSED,
             });
@@ -255,7 +260,8 @@ impl DirectReplies {
     }
 
     /// Connects, with retries for a limited time: `limit_if_refused` if the handle's other
-    /// connections are open, and else [`CONNECT_LIMIT`]. Returns `None` after that. Cancel safe.
+    /// connections are open, and else [`CONNECT_LIMIT`]. An attempt that has begun may take longer.
+    /// Returns `None` after that. Cancel safe.
     async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectConnection> {
         let begun = Instant::now();
         let is_retried = |error: &BrokerError| {
@@ -274,7 +280,7 @@ impl DirectReplies {
         retry(|| self.connect(), is_retried).await.ok()
     }
 
-    /// Opens a connection with a publisher, once.
+    /// Tries once to open a connection with a publisher.
     async fn connect(&self) -> Result<DirectConnection, BrokerError> {
         let connection = Arc::new(self.connector.connect(ConnectionPurpose::DirectReplies).await?);
         let watch = connection.watch_in(&self.tasks);
@@ -307,7 +313,7 @@ impl DirectReplies {
         });
     }
 
-    /// Closes the shared connection.
+    /// Closes the shared connection if it is open.
     pub(super) async fn close(&self) {
         if let SharedConnection::Up(direct) = self.shared.send_replace(SharedConnection::None) {
             direct.connection.close().await;

@@ -21,7 +21,7 @@ pub(super) fn broker_error(error: lapin::Error) -> BrokerError {
     }
 }
 
-/// Maps an error of lapin as [`broker_error`] does, for an operation that names a queue.
+/// Like [`broker_error`], but a soft error is the broker's refusal of this queue.
 pub(super) fn queue_error(queue: &str, error: lapin::Error) -> BrokerError {
     match broker_error(error) {
         BrokerError::ChannelClosed { source } => BrokerError::Queue {
@@ -34,7 +34,8 @@ pub(super) fn queue_error(queue: &str, error: lapin::Error) -> BrokerError {
     }
 }
 
-/// Maps an error of lapin as [`broker_error`] does, for an operation that names an exchange.
+/// Like [`broker_error`], but a soft error is the broker's refusal to `action` this exchange, for
+/// example to `declare` it.
 pub(super) fn exchange_error(exchange: &str, action: &'static str, error: lapin::Error) -> BrokerError {
     match broker_error(error) {
         BrokerError::ChannelClosed { source } => BrokerError::Exchange {
@@ -46,8 +47,8 @@ pub(super) fn exchange_error(exchange: &str, action: &'static str, error: lapin:
     }
 }
 
-/// Maps an error of opening a channel. RabbitMQ closes the connection of a user that already has
-/// as many channels as it may have.
+/// Maps an error of opening a channel: `not_allowed` means too many channels. RabbitMQ closes the
+/// connection with it if the user already has as many channels as it may have.
 pub(super) fn channel_error(error: BrokerError) -> BrokerError {
     match error {
         BrokerError::Lost { source: Some(source) } if is_not_allowed(&source) => {
@@ -85,11 +86,11 @@ fn is_not_allowed(cause: &Cause) -> bool {
     matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }
 
-/// Returns the reason if the connection was closed because of a violation of the protocol, as
-/// RabbitMQ does because of some operations that it refuses.
+/// Returns the reason if the connection was closed with a hard error, such as `INTERNAL_ERROR`:
+/// RabbitMQ's answer to violations of the protocol, and to some operations that it refuses.
 ///
-/// Returns `None` for any other error, also if an operator closed the connection or shut the broker
-/// down.
+/// Returns `None` for any other error, and for `CONNECTION_FORCED`: an operator closed the
+/// connection or shut the broker down.
 pub(super) fn protocol_violation(error: &BrokerError) -> Option<Cause> {
     let BrokerError::Lost { source: Some(source) } = error else {
         return None;
@@ -104,7 +105,7 @@ pub(super) fn protocol_violation(error: &BrokerError) -> Option<Cause> {
     }
 }
 
-/// Converts a name to an AMQP short string.
+/// Converts a name to an AMQP short string. Fails if it is longer than 255 bytes.
 pub(super) fn short(name: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(name).map_err(|_| BrokerError::Unsendable {
         reason: "a name is longer than 255 bytes",

@@ -14,9 +14,9 @@ use crate::error::BrokerError;
 /// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds. Its own default is 60.
 const HEARTBEAT_SECONDS: u16 = 10;
 
-/// The default maximum size of a frame in bytes, unless the address sets another one
+/// The maximum size of a frame in bytes to ask for, unless the address sets another one
 /// (`?frame_max=`). The broker may negotiate a smaller one. This is RabbitMQ's own default.
-pub(super) const MAX_FRAME: u32 = 128 * 1024;
+pub(super) const DEFAULT_MAX_FRAME: u32 = 128 * 1024;
 
 /// The valid values of `?frame_max=`. The minimum is RabbitMQ 4.1's. The maximum bounds lapin's two
 /// buffers of 32 frames each.
@@ -37,7 +37,8 @@ pub(crate) struct Address {
 
 impl Address {
     /// Parses `amqp://user:password@host:port/vhost`, as in RabbitMQ's [URI
-    /// specification](https://www.rabbitmq.com/docs/uri-spec).
+    /// specification](https://www.rabbitmq.com/docs/uri-spec). Also refuses some valid addresses,
+    /// such as one with an empty virtual host, or with parameters other than [`PARAMETERS`].
     pub(crate) fn parse(url: &str) -> Result<Self, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         // Files that hold secrets often end in a line break.
@@ -64,7 +65,7 @@ impl Address {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
-        // The parser would log in as `guest` with that password.
+        // lapin would log in as `guest` with that password.
         if user.is_empty() && !password.is_empty() {
             return invalid("it has a password and no user: write amqp://user:password@host");
         }
@@ -109,7 +110,8 @@ impl Address {
         self.uri.query.auth_mechanism == Some(SASLMechanism::External)
     }
 
-    /// The user who logs in. `None` if only the broker knows the user.
+    /// The user who logs in. With [external](Self::uses_external_auth) authentication, the one that
+    /// the address names, or `None`: only the broker knows the certificate's user.
     pub(crate) fn user(&self) -> Option<&str> {
         let is_known = self.names_user || !self.uses_external_auth();
         is_known.then_some(self.uri.authority.userinfo.username.as_str())
@@ -137,7 +139,8 @@ impl Address {
     }
 }
 
-/// Returns what follows `amqp://` or `amqps://`.
+/// Returns what follows `amqp://` or `amqps://`. Fails for any other scheme, and for `amqps://`
+/// without the cargo feature `tls`.
 fn after_scheme(url: &str) -> Result<&str, BrokerError> {
     const UNKNOWN: BrokerError = BrokerError::InvalidAddress {
         reason: "it does not begin with amqp:// or amqps://",
@@ -150,8 +153,8 @@ fn after_scheme(url: &str) -> Result<&str, BrokerError> {
     }
 }
 
-/// Checks the query string of an address without its scheme, and sets the default `frame_max`.
-/// lapin ignores parameters that it does not know.
+/// Checks the query string of `rest`, an address without its scheme, and sets the default
+/// `frame_max`. Refuses other parameters, because lapin ignores those that it does not know.
 fn check_query(rest: &str, parsed: &mut AMQPQueryString) -> Result<(), BrokerError> {
     let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
     // For 0, lapin uses the broker's own heartbeat, which is 60 seconds by default.
@@ -168,17 +171,17 @@ fn check_query(rest: &str, parsed: &mut AMQPQueryString) -> Result<(), BrokerErr
         );
     }
     // Without a value, lapin uses the broker's maximum, which may be unlimited.
-    if !MAX_FRAME_RANGE.contains(parsed.frame_max.get_or_insert(MAX_FRAME)) {
+    if !MAX_FRAME_RANGE.contains(parsed.frame_max.get_or_insert(DEFAULT_MAX_FRAME)) {
         return invalid("its frame_max is not between 8192 and 1048576 bytes");
     }
     Ok(())
 }
 
-/// The error for an address that could be split in more than one way.
+/// The error for an address that is not [unambiguous](is_unambiguous).
 const NOT_ENCODED: &str = "a user, password or virtual host in it holds characters that must be percent-encoded, such as %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %";
 
-/// Whether an address without its scheme can be split in only one way: user and password have only
-/// the characters that RFC 3986 allows, and no delimiter can belong to them.
+/// Whether an address without its scheme can be split in only one way: user and password are valid
+/// by RFC 3986, and no delimiter can belong to them. A `%` in the host may be an encoded `@`.
 fn is_unambiguous(rest: &str) -> bool {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -205,7 +208,7 @@ fn is_user_info(text: &str) -> bool {
     str::from_utf8(&decoded).is_ok()
 }
 
-/// The value of a hexadecimal digit.
+/// The value of a hexadecimal digit. `None` for any other byte.
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit)
         .to_digit(16)

@@ -11,10 +11,10 @@ use crate::escape::Logged;
 /// The broker's addresses, and the options of connections to them.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
-    /// At least one. They are tried in order.
+    /// They are tried in order. Empty only in tests.
     pub(crate) addresses: Arc<[Address]>,
-    /// How long an attempt to connect to one address may take, and each later step on that
-    /// connection.
+    /// How long an attempt to connect to one address may take. Also the usual limit of each later
+    /// step on that connection.
     pub(crate) limit: Duration,
     properties: Arc<ClientProperties>,
 }
@@ -28,7 +28,7 @@ impl Connector {
         }
     }
 
-    /// Connects to the first address that answers, or fails with the error of the last one.
+    /// Tries each address until a connection is open, or fails with the error of the last one.
     pub(crate) async fn connect(&self, purpose: ConnectionPurpose) -> Result<OpenConnection, BrokerError> {
         let mut outcome = Err(BrokerError::NoAddress);
         for address in &*self.addresses {

@@ -13,7 +13,7 @@ use async_rs::util::RuntimeParts;
 use async_rs::{Runtime, Tokio};
 use futures_util::{AsyncRead, AsyncWrite};
 
-/// The current tokio runtime, with streams of this type.
+/// The current tokio runtime, with `S` as the type of streams.
 ///
 /// # Panics
 ///

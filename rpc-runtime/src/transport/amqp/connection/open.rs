@@ -17,17 +17,19 @@ use super::super::errors::broker_error;
 use super::super::guard::ProtocolViolation;
 use super::super::task_group::TaskGroup;
 use super::super::wire::Wire;
-use super::address::{Address, MAX_FRAME};
+use super::address::{Address, DEFAULT_MAX_FRAME};
 use super::socket::{self, Socket};
 use super::tls;
 use crate::error::{BrokerError, Cause, TlsFailure};
 use crate::host::host_name;
 use crate::transport::{Role, catch_panic};
 
-/// How long closing a channel or a connection may take.
+/// How long the broker may take to close a channel or a connection, or to delete a queue that is no
+/// longer used.
 pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long lapin's thread may take to leave a connection that is closed. It takes milliseconds.
+/// How long to wait after a close until lapin's thread and the socket have ended. That usually
+/// takes milliseconds.
 const LAPIN_END_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long to wait for a broker to say why it refuses the client's certificate.
@@ -105,7 +107,7 @@ impl OpenConnection {
         &self.connection
     }
 
-    /// The content of the connection's channels.
+    /// Carries the content of the connection's channels.
     pub(in super::super) fn wire(&self) -> &Arc<Wire> {
         &self.wire
     }
@@ -113,8 +115,8 @@ impl OpenConnection {
     /// The maximum size of a frame, in bytes, as negotiated.
     pub(in super::super) fn max_frame(&self) -> usize {
         match self.connection.configuration().frame_max() {
-            // No limit.
-            0 => MAX_FRAME,
+            // No limit was negotiated.
+            0 => DEFAULT_MAX_FRAME,
             max => max,
         }
         .try_into()
@@ -167,7 +169,9 @@ impl OpenConnection {
         self.check.notify_one();
     }
 
-    /// Watches the connection until it is lost and returns why: the first reason that is known.
+    /// Watches the connection until it is lost. Then reports the loss, shuts the socket down, and
+    /// returns the first reason that is known.
+    ///
     /// Calls `report_blocked` with the broker's reason when the broker blocks the connection, and
     /// with `None` when it unblocks the connection. Must be called once, by the owner.
     pub(super) async fn watch(&self, mut report_blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
@@ -205,7 +209,7 @@ impl OpenConnection {
     }
 
     /// Watches the connection in a task, until it is lost, the transport ends, or the returned
-    /// handle is dropped.
+    /// handle is dropped. If the task panics, it abandons the connection.
     pub(crate) fn watch_in(self: &Arc<Self>, tasks: &TaskGroup) -> AbortOnDropHandle<()> {
         let (connection, ending) = (Arc::clone(self), tasks.ending.clone());
         AbortOnDropHandle::new(tasks.spawn(async move {
@@ -216,7 +220,8 @@ impl OpenConnection {
         }))
     }
 
-    /// Gives the connection up, because no task watches it any more, or no channel can be opened.
+    /// Gives the connection up, because no task watches it any more, or no channel can be opened:
+    /// reports it as lost and shuts its socket down, without `connection.close`.
     pub(crate) fn abandon(&self, reason: BrokerError) {
         self.lose(reason);
         self.socket.shut_down();
@@ -229,8 +234,8 @@ impl OpenConnection {
         kept
     }
 
-    /// Closes the connection, and reports it as closed to the tasks that wait for its loss. If the
-    /// close fails or takes too long, shuts the socket down.
+    /// Closes the connection, and reports it as closed to the tasks that wait for its loss, unless
+    /// a loss was reported before. If the close fails or takes too long, shuts the socket down.
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
@@ -251,8 +256,8 @@ impl OpenConnection {
     }
 }
 
-/// A connection that nothing else uses. It is closed in the background when this is dropped, or
-/// when the transport ends.
+/// A connection for one subscription. It is closed in the background when this is dropped, or when
+/// the transport ends.
 #[derive(Debug)]
 pub(crate) struct OwnConnection {
     pub(crate) connection: Arc<OpenConnection>,
@@ -270,7 +275,7 @@ impl OwnConnection {
         tasks.spawn(async move {
             ended.cancelled().await;
             closing.close().await;
-            // Only now, as a connection is watched until its end.
+            // Only now, so that a dropped connection is watched until its end.
             drop(watch);
         });
         Self {
@@ -284,7 +289,7 @@ impl OwnConnection {
 pub(crate) enum ConnectionPurpose {
     Publishing,
     Consuming,
-    /// For a queue that did not answer on the shared connection.
+    /// For a queue about which the broker did not answer on the shared connection.
     ConsumingOne,
     DirectReplies,
     /// For a queue because of which the broker may have closed a connection.
@@ -360,7 +365,7 @@ fn program_name() -> String {
     )
 }
 
-/// The error of a connection that could not be made.
+/// The error of a connection that could not be made. May connect once more, as [`tls_failure`].
 async fn connect_error(address: &Address, error: lapin::Error) -> BrokerError {
     let failure = tls_failure(address, &error).await;
     let (host, source) = (address.to_string(), Cause::new(error));
@@ -374,7 +379,8 @@ async fn connect_error(address: &Address, error: lapin::Error) -> BrokerError {
     }
 }
 
-/// What failed in TLS. `None` if something else failed.
+/// What failed in TLS. `None` if something else failed. If the broker closed a TLS connection,
+/// connects once more to find out why.
 async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailure> {
     let ErrorKind::IOError(error) = error.kind() else {
         return None;
@@ -385,7 +391,7 @@ async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailu
     }
     let failure = tls::failure_of(error);
     match address.tls() {
-        // The broker may have sent its reason, which was lost with the connection.
+        // The broker may have sent a reason that was lost with the connection.
         Ok(Some(client)) if is_closed_by_peer(error) => {
             let asking = client.find_refusal(address.host_and_port());
             timeout(REFUSAL_LIMIT, asking).await.unwrap_or(None).or(failure)

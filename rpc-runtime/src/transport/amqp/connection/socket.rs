@@ -13,7 +13,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::super::wire::{self, Wire};
-use super::address::{Address, MAX_FRAME};
+use super::address::{Address, DEFAULT_MAX_FRAME};
 use super::lapin_runtime::runtime;
 use super::tls::TlsClient;
 
@@ -34,7 +34,7 @@ impl Socket {
 }
 
 /// Connects, over TLS if `client` is given. Sets `socket` as soon as the TCP connection is open, so
-/// that a caller that gives up can shut it down. `limit` applies only to the TCP connection.
+/// that a caller that gives up can shut it down. `limit` applies only to connecting by TCP.
 ///
 /// Returns lapin's connection, and the wire, which carries the content of our channels past lapin.
 pub(super) async fn connect(
@@ -46,7 +46,8 @@ pub(super) async fn connect(
 ) -> lapin::Result<(Connection, Arc<Wire>)> {
     let mut outcome = Err(io::Error::other("the host has no address"));
     let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
-    // Each resolved address gets an equal share of the limit.
+    // Each resolved address gets an equal share of the limit, so that a silent one leaves time for
+    // the others.
     let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
     for peer in peers {
         let connecting = timeout(share, tokio::net::TcpStream::connect(peer)).await;
@@ -79,7 +80,7 @@ async fn open<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let max_frame = uri.query.frame_max.unwrap_or(MAX_FRAME);
+    let max_frame = uri.query.frame_max.unwrap_or(DEFAULT_MAX_FRAME);
     let (wire, stream) = wire::start(
         stream,
         is_encrypted,

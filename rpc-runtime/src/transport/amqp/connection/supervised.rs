@@ -171,14 +171,16 @@ impl KeepOpen for SupervisedRun<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Uses the full backoff, because the connection itself is what has to be opened again.
+    /// Unlike the default, lengthens the delay after a loss too, because the connection itself is
+    /// what has to be opened again.
     fn delay(&self, _: &BrokerError, backoff: &mut Backoff) -> Duration {
         backoff.next_delay()
     }
 }
 
 impl Drop for Supervisor {
-    /// Abandons the connection, because its runtime may have ended, so that no task drives it.
+    /// Abandons the connection if [`run`](Self::run) was dropped before its end: the runtime has
+    /// ended, and no task drives the connection any more.
     fn drop(&mut self) {
         if let CurrentConnection::Up(connection) = self.current.send_replace(CurrentConnection::Closed) {
             connection.abandon(self.board.end_reason_or_closed());

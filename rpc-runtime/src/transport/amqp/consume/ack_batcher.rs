@@ -18,8 +18,8 @@ use super::super::wire::Acknowledgement;
 /// [`ack_up_to`](Self::ack_up_to).
 #[derive(Debug, Default)]
 pub(super) struct AckBatcher {
-    /// All deliveries that are done, as ranges from first to last. The number of ranges is at most
-    /// one more than the number of unacknowledged deliveries.
+    /// All deliveries passed to [`ack`](Self::ack) and [`reject`](Self::reject), as ranges from
+    /// first (key) to last (value). There is at most one range more than unsettled deliveries.
     ranges: BTreeMap<u64, u64>,
     /// Acknowledgements that were not sent yet.
     unsent_acks: Vec<u64>,
@@ -27,7 +27,8 @@ pub(super) struct AckBatcher {
     unsent_rejects: Vec<u64>,
     /// [`ack_up_to`](Self::ack_up_to) acknowledged all deliveries up to this one.
     acked_up_to: u64,
-    /// The acknowledgement of all deliveries up to this one was sent.
+    /// [`take`](Self::take) has returned the acknowledgement of all deliveries up to this
+    /// `acked_up_to`.
     sent_up_to: u64,
 }
 
@@ -44,8 +45,8 @@ impl AckBatcher {
         self.unsent_rejects.push(tag);
     }
 
-    /// Adds a delivery to the ranges, and merges it with the range that ends before it and with the
-    /// one that begins after it.
+    /// Adds a delivery to the ranges, and merges it with the range that ends directly before it and
+    /// with the one that begins directly after it.
     fn add_to_ranges(&mut self, tag: u64) {
         let before = self.ranges.range(..tag).next_back();
         let first = match before {

@@ -1,4 +1,4 @@
-//! Batches acknowledgements for up to 1 ms.
+//! Batches acknowledgements and rejects for up to 1 ms.
 //!
 //! An acknowledgement costs the broker about as much as a small message. If the connection is lost
 //! before an acknowledgement is sent, the broker delivers the message again. The layers above
@@ -21,7 +21,7 @@ use crate::transport::{Panicked, catch_panic};
 /// How long an acknowledgement may wait for others. The timer may add up to its resolution.
 const MAX_DELAY: Duration = Duration::from_millis(1);
 
-/// Sends the acknowledgements of one channel.
+/// Sends the acknowledgements of one channel. Those that wait when this is dropped are not sent.
 #[derive(Debug)]
 pub(super) struct AckSender {
     shared: Arc<Shared>,
@@ -37,7 +37,8 @@ struct Shared {
     /// Notified when `threshold` acknowledgements wait.
     threshold_reached: Notify,
     /// A batch with this many acknowledgements, an eighth of the prefetch, is sent at once. With
-    /// many more of them waiting, the prefetch would keep the broker from delivering.
+    /// many more of them waiting, the prefetch would keep the broker from delivering. Without a
+    /// prefetch, an eighth of the largest one.
     threshold: u64,
     /// Whether acknowledgements are held back.
     is_held: AtomicBool,
@@ -65,7 +66,8 @@ impl AckSender {
         }
     }
 
-    /// Calls `add` to add acknowledgements to the batch, which is sent soon.
+    /// Calls `add` to add acknowledgements to the batch, which is sent soon unless it is
+    /// [held](Self::hold).
     pub(super) fn record(&self, add: impl FnOnce(&mut AckBatcher)) {
         let (before, now) = {
             let mut batcher = self.shared.lock();
@@ -116,8 +118,8 @@ impl Shared {
         }
     }
 
-    /// Sends what waits, unless it is held back. If the channel is lost, the consumer's stream
-    /// reports it.
+    /// Sends what waits, unless it is held back. If the channel is lost, sends nothing: the
+    /// consumer's stream reports the loss.
     fn send(&self) {
         if self.is_held.load(Ordering::Acquire) {
             return;

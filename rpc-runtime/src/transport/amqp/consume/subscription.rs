@@ -32,7 +32,8 @@ pub(crate) struct StartedConsumer {
     deliveries: Deliveries,
 }
 
-/// Returns a future that asks the broker to start a consumer, and waits for the answer.
+/// Returns a future that asks the broker to start a consumer, and waits for the answer. Takes the
+/// channel's deliveries over from lapin at once, so it must be called once for each channel.
 pub(crate) fn consume(
     channel: &Arc<OpenChannel>,
     queue: &str,
@@ -59,7 +60,7 @@ pub(crate) fn consume(
 /// The options of a subscription on a channel.
 pub(crate) struct SubscriptionOptions {
     pub(crate) ack_mode: AckMode,
-    /// How many unacknowledged deliveries there may be. `None` if there is no limit.
+    /// The prefetch that was set on the channel. `None` if there is no limit.
     pub(crate) prefetch: Option<u16>,
     /// The queue that [`Control::close_and_delete`] deletes.
     pub(crate) private_queue: Option<ShortStr>,

@@ -109,7 +109,7 @@ impl FrameStart {
         (self.kind() == METHOD).then_some(method)
     }
 
-    /// Whether no frame but `channel.close-ok` may follow on its channel.
+    /// Whether the frame closes its channel: only `channel.open` or `channel.close-ok` may follow.
     pub(in super::super) fn closes_channel(&self) -> bool {
         matches!(self.method(), Some(CLOSE | CLOSE_OK))
     }
@@ -121,7 +121,7 @@ impl FrameStart {
 pub(in super::super) struct ClosedChannels(ChannelSet);
 
 impl ClosedChannels {
-    /// Whether lapin may send a frame with this start.
+    /// Whether lapin may send a frame with this complete start.
     pub(in super::super) fn allow(&self, start: &FrameStart) -> bool {
         // The broker may wait for a `channel.close-ok` although lapin has closed the channel, too.
         !self.0.contains(start.channel()) || matches!(start.method(), Some(OPEN | CLOSE_OK))

@@ -34,7 +34,8 @@ impl From<HandshakeClosed> for io::Error {
     }
 }
 
-/// What failed in TLS. `None` if something else failed, such as the network.
+/// What failed in TLS. `None` if something else failed, such as the network before or after the
+/// handshake.
 pub(crate) fn of(error: &io::Error) -> Option<TlsFailure> {
     let error: &(dyn Error + 'static) = error.get_ref()?;
     // One `io::Error` may wrap another.
@@ -61,7 +62,7 @@ fn classify(error: &RustlsError) -> TlsFailure {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFailure::Untrusted,
             _ => TlsFailure::Handshake,
         },
-        // The first bytes from the peer are not a TLS record.
+        // In most cases, the first bytes from the peer are not a TLS record.
         RustlsError::InvalidMessage(_) => TlsFailure::NotTls,
         RustlsError::AlertReceived(
             AlertDescription::CertificateRequired

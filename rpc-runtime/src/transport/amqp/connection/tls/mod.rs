@@ -89,7 +89,8 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// Fails if a certificate or the key is invalid.
+    /// Fails if a certificate or the key is invalid, or if there is no certificate authority to
+    /// trust.
     pub(crate) fn client(&self) -> Result<TlsClient, BrokerError> {
         // Not the process-wide provider: a library must neither rely on it nor install it.
         let provider = Arc::new(ring::default_provider());
@@ -156,7 +157,7 @@ impl Identity {
     }
 }
 
-/// All certificates of a PEM text. `None` if one cannot be read.
+/// All certificates of a PEM text, maybe none. `None` if one cannot be read.
 fn certificates(text: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()
@@ -185,7 +186,7 @@ pub(crate) struct TlsClient {
 }
 
 impl TlsClient {
-    /// Runs the handshake, up to the verification of the broker's certificate.
+    /// Runs the TLS handshake, which verifies the broker's certificate.
     ///
     /// With TLS 1.3, a broker that refuses the client's certificate reports that only after the
     /// handshake.
@@ -195,7 +196,8 @@ impl TlsClient {
         connected.map_err(HandshakeClosed::wrap_if_closed)
     }
 
-    /// Connects once more to find out why a broker closed the connection.
+    /// Connects once more to find out why a broker closed the connection. `None` if that was no
+    /// failure of TLS.
     ///
     /// A broker that refuses the client's certificate sends an alert and closes the connection. If
     /// that crosses the first bytes of AMQP, the reset can discard the alert. So this sends nothing
