@@ -1,5 +1,5 @@
-//! Opens channels, publishers and consumers on a connection. Each step has a time limit, and fails
-//! as soon as the connection is lost.
+//! Opens channels, publishers and consumers on a connection, and declares, looks up and deletes
+//! queues. Each step has a time limit, and fails as soon as the connection is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,23 +23,24 @@ use crate::transport::topology::{
     CLASSIC, DeclareMode, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
 };
 
-/// The result of a passive declare.
+/// The result of [`Opener::look_up`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueueLookup {
     Exists {
         /// How many messages wait in the queue.
         messages: u32,
     },
+    /// There is no such queue, or its node seems to be down.
     Missing,
     /// The broker refused the lookup, for example for lack of permission.
     Denied,
 }
 
-/// How long to wait for an answer about a queue that had no answer before. RabbitMQ gives up after
-/// `net_ticktime` plus five seconds, by default 65.
+/// The minimum time to wait for an answer about a queue that had no answer before. RabbitMQ gives
+/// up after `net_ticktime` plus five seconds, by default 65.
 const UNANSWERED_LIMIT: Duration = Duration::from_secs(90);
 
-/// The time limit for a lookup of a queue.
+/// The maximum time to wait for the answer to a lookup of a queue.
 pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long lapin may still count a closed channel. lapin frees the channel's number a moment after
@@ -66,7 +67,8 @@ pub(super) struct Opener {
 
 impl Opener {
     /// Sends a request and waits for the broker's answer or lapin's error. `answer` owns the
-    /// channel that it uses. Fails if there is no answer within the limit, or if the connection is
+    /// channel that it uses, and `step` names the request in errors. The inner result is lapin's.
+    /// The outer one is an error if there is no answer within the limit, or if the connection is
     /// lost, because lapin leaves some requests unanswered then.
     pub(super) async fn request<T: Send + 'static>(
         &self,
@@ -96,8 +98,8 @@ impl Opener {
     /// Like [`request`](Self::request), but maps lapin's error with [`queue_error`].
     ///
     /// If the broker answers other requests but not this one, the queue's node is assumed to be
-    /// down. RabbitMQ 3.10 then reports an error at once, and RabbitMQ 4 only after more than a
-    /// minute.
+    /// down, and the error is a temporary one of the queue. RabbitMQ 3.10 reports such an error at
+    /// once, and RabbitMQ 4 only after more than a minute.
     async fn request_about<T: Send + 'static>(
         &self,
         queue: &str,
@@ -130,7 +132,8 @@ impl Opener {
         self.request(step, answer).await?.map_err(broker_error)
     }
 
-    /// Opens a channel. Tries again for a moment if lapin has no free channel number.
+    /// Opens a channel. Tries again if lapin fails with the error of an earlier channel, and for a
+    /// moment if lapin has no free channel number.
     ///
     /// lapin keeps the error with which the broker closed a channel, and fails with it when a later
     /// channel gets the same number. From then on it counts that number as in use (lapin 4.12). The
@@ -188,7 +191,7 @@ impl Opener {
         self.request_ok("asking for confirms", selecting).await
     }
 
-    /// Sets how many unacknowledged deliveries each consumer of the channel may have.
+    /// Sets how many unacknowledged deliveries each later consumer of the channel may have.
     pub(super) async fn set_prefetch(
         &self,
         channel: &Arc<OpenChannel>,
@@ -215,8 +218,9 @@ impl Opener {
         Ok(subscription(started, channel, options, &self.tasks))
     }
 
-    /// Starts a consumer of a request queue. `own_connection` is the connection of this channel, if
-    /// nothing else uses it.
+    /// Starts a consumer of a request queue, with this prefetch. `own_connection` is the connection
+    /// of this channel, if nothing else uses it: that of a queue about which the broker did not
+    /// answer.
     pub(super) async fn consume_requests(
         &self,
         channel: &Arc<OpenChannel>,
@@ -226,8 +230,8 @@ impl Opener {
     ) -> Result<Subscription, BrokerError> {
         self.set_prefetch(channel, prefetch).await?;
         let limit = match own_connection {
-            // If the request gave up before the broker does, the broker might start the consumer
-            // later, and would deliver messages to it that come back as redelivered.
+            // If this gave up before the broker does, the broker might start the consumer later,
+            // and would deliver messages to it that come back as redelivered.
             Some(_) => self.limit.max(UNANSWERED_LIMIT),
             None => self.limit,
         };
@@ -244,7 +248,7 @@ impl Opener {
         patient.subscribe(channel, queue.name(), options).await
     }
 
-    /// The options of a subscription without a prefetch and without a private queue.
+    /// The options of a subscription without a prefetch, a private queue or its own connection.
     pub(super) fn subscription_options(&self, ack_mode: AckMode) -> SubscriptionOptions {
         SubscriptionOptions {
             ack_mode,
@@ -271,7 +275,8 @@ impl Opener {
         })
     }
 
-    /// Declares a request queue as its options say.
+    /// Declares a request queue as its [`DeclareMode`] says: not at all, passively, or with its
+    /// properties.
     pub(super) async fn declare_request_queue(
         &self,
         channel: &Arc<OpenChannel>,
@@ -306,7 +311,7 @@ impl Opener {
     ///
     /// A queue whose node is down counts as missing. RabbitMQ 3.10 reports it as missing at once,
     /// and RabbitMQ 4 only after more than a minute. So a queue also counts as missing if no answer
-    /// arrives within [`LOOKUP_LIMIT`].
+    /// arrives within [`LOOKUP_LIMIT`], or within the limit of a step if that is shorter.
     pub(super) async fn look_up(&self, queue: &ShortStr) -> Result<QueueLookup, BrokerError> {
         // The broker closes the channel if the queue is missing.
         let scratch = self.channel().await?;
@@ -333,8 +338,8 @@ impl Opener {
         }
     }
 
-    /// Deletes a queue that was declared but could not be consumed. If that fails too, the queue
-    /// expires, or the broker deletes it with its connection.
+    /// Deletes a queue that was declared but could not be consumed. If the deletion fails, the
+    /// queue expires, or the broker deletes it with its connection.
     pub(super) async fn discard_queue(&self, queue: &ShortStr) {
         let discarding = async {
             let name = short(queue.as_str())?;
@@ -346,7 +351,7 @@ impl Opener {
         }
     }
 
-    /// Deletes a queue on a channel of its own.
+    /// Deletes a queue, through a channel that is opened for this.
     pub(super) async fn delete(
         &self,
         queue: ShortString,
@@ -362,7 +367,8 @@ impl Opener {
     }
 }
 
-/// Checks that a queue exists, whatever its properties, and asks for its depth.
+/// The options of a declaration that only checks that a queue exists, whatever its properties, and
+/// asks how many messages and consumers it has.
 pub(super) fn passive_declare() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,

@@ -1,5 +1,5 @@
-//! Remembers queues that are dangerous to a connection: those because of which the broker closed
-//! connections, and those about which it did not answer. Pure: no I/O.
+//! Remembers queues that are dangerous to a connection: those because of which the broker may have
+//! closed connections, and those about which it did not answer. Pure: no I/O.
 //!
 //! RabbitMQ closes the whole connection because of some operations on a queue. For instance,
 //! RabbitMQ 4.3 answers the declaration of a transient queue with `INTERNAL_ERROR`. The error does
@@ -18,17 +18,18 @@ use crate::error::BrokerError;
 /// After this many closed connections without a success in between, the queue counts as refused.
 pub(super) const MAX_CLOSED: u32 = 3;
 
-/// The failed operations on each queue, since the last one that succeeded.
+/// What went wrong in operations on each queue, since the last one that succeeded.
 #[derive(Debug, Default)]
 pub(super) struct QueueFailures {
-    /// How many connections the broker has closed during operations on the queue.
+    /// How many connections the broker has closed during operations on the queue, without counting
+    /// those that an operator or the broker's shutdown closed.
     closed: HashMap<String, u32>,
     /// The queues about which the broker did not answer.
     unanswered: HashSet<String>,
 }
 
 impl QueueFailures {
-    /// Whether the broker has closed a connection during an operation on the queue, and no
+    /// Whether [`failed`](Self::failed) has counted a closed connection for the queue, and no
     /// operation on the queue has succeeded since.
     pub(super) fn has_closes(&self, queue: &str) -> bool {
         self.closed.contains_key(queue)
@@ -40,7 +41,8 @@ impl QueueFailures {
         self.unanswered.contains(queue)
     }
 
-    /// Makes the next operation on the queue count as if the broker had answered the last one.
+    /// Forgets that the broker did not answer, so that the queue is consumed on the shared
+    /// connection next time.
     pub(super) fn forget_unanswered(&mut self, queue: &str) {
         self.unanswered.remove(queue);
     }
@@ -51,8 +53,9 @@ impl QueueFailures {
         self.unanswered.remove(queue);
     }
 
-    /// Records that an operation on the queue failed. Returns the error to report: a refusal of the
-    /// queue if [`MAX_CLOSED`] connections were closed.
+    /// Records that the broker has closed the connection of an operation on the queue, or did not
+    /// answer it. Any other error is not recorded. Returns the error to report: a refusal of the
+    /// queue if this is a close and at least [`MAX_CLOSED`] were counted, or else the given one.
     pub(super) fn failed(&mut self, queue: &str, error: BrokerError) -> BrokerError {
         if is_unanswered(&error) {
             self.unanswered.insert(queue.to_owned());

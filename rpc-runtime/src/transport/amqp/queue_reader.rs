@@ -28,7 +28,7 @@ use crate::transport::topology::RequestQueue;
 /// How long to wait until released messages are ready.
 const READY_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long to wait before looking again.
+/// How long to wait before looking again whether they are.
 const READY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Reads one queue, over a connection of its own that is not opened again.
@@ -41,11 +41,12 @@ pub struct QueueReader {
     publishing: Option<Arc<OpenChannel>>,
     /// How many messages were taken and neither acked nor released.
     held: u32,
-    /// How many messages were ready after the last one was taken.
+    /// How many messages were ready after the last take.
     remaining: u32,
     /// Whether a message was taken before. The first one shows whether the queue counts deliveries.
     has_taken_any: bool,
-    /// Whether the queue counts deliveries, as quorum queues do.
+    /// Whether the queue counts deliveries, as quorum queues do. `false` until a taken message
+    /// shows it.
     counts_deliveries: bool,
     tasks: TaskGroup,
     limit: Duration,
@@ -60,9 +61,10 @@ pub struct TakenMessage {
     /// Whether it was delivered before and came back. [`QueueReader::take`] may have put the first
     /// message back itself.
     pub redelivered: bool,
-    /// Why some of its properties could not be read. All others are there.
+    /// Why some of its properties could not be read. Its headers are then missing too, except for
+    /// those about dead-lettering. `None` if all could be read.
     pub malformed: Option<String>,
-    /// The properties as they arrived, without what could not be read.
+    /// The properties that could be read. A correlation id that is not UTF-8 is escaped.
     pub properties: BasicProperties,
     /// The body.
     pub body: Vec<u8>,
@@ -82,8 +84,9 @@ pub enum CopyOutcome {
 }
 
 impl QueueReader {
-    /// Connects, each step within `limit`, and opens a queue. Also returns how many messages are
-    /// ready in it. Returns `None` if the queue does not exist.
+    /// Connects, each step within `limit`, and opens a queue. `name` is the application's, for the
+    /// name of the connection. Also returns how many messages are ready in the queue. Returns
+    /// `None` if the queue does not exist.
     pub(crate) async fn open(
         addresses: Vec<Address>,
         name: Option<&str>,
@@ -125,7 +128,8 @@ impl QueueReader {
         }
     }
 
-    /// How many messages are ready in the queue. `None` if it does not exist.
+    /// How many messages are ready in the queue. `None` if it does not exist: the broker has then
+    /// closed the channel.
     async fn count(&self) -> Result<Option<u32>, BrokerError> {
         let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
         let asking = async move {
@@ -151,8 +155,8 @@ impl QueueReader {
             && !std::mem::replace(&mut self.has_taken_any, true)
             && !has_delivery_count(&first.delivery.properties)
         {
-            // RabbitMQ 4 tells the count of a quorum queue only once a message has come back, so
-            // this puts the message back and takes it again.
+            // In a quorum queue, RabbitMQ 4 tells the count only for a message that has come back,
+            // so this puts the message back and takes it again.
             self.put_back(Some(first.delivery.delivery_tag)).await?;
             taken = self.get().await?;
         }
@@ -188,7 +192,7 @@ impl QueueReader {
     ///
     /// # Errors
     ///
-    /// Fails if the connection is lost.
+    /// Fails if it is not written in time, or the channel or the connection is lost.
     pub async fn ack(&mut self, tag: u64) -> Result<(), BrokerError> {
         self.held = self.held.saturating_sub(1);
         let channel = Arc::clone(&self.taking);
@@ -202,8 +206,9 @@ impl QueueReader {
         self.held > 0
     }
 
-    /// Puts all messages that are not acknowledged back to their places. Returns once they are
-    /// ready again, or after half a second: others may have taken them already.
+    /// Puts all messages that are not acknowledged back to their places. A quorum queue puts them
+    /// behind messages that had come back before and were not taken. Returns once they are ready
+    /// again, or after half a second: others may have taken them already.
     ///
     /// # Errors
     ///
@@ -229,8 +234,9 @@ impl QueueReader {
         Ok(())
     }
 
-    /// Puts a message back, or all if there is no tag, with a negative acknowledgement. RabbitMQ
-    /// 4.3 does not count this against the delivery limit, in contrast to a closed channel.
+    /// Puts the message with this tag back, or all if there is no tag, with a negative
+    /// acknowledgement. RabbitMQ 4.3 does not count this against the delivery limit, in contrast to
+    /// the end of a channel.
     async fn put_back(&self, tag: Option<u64>) -> Result<(), BrokerError> {
         let channel = Arc::clone(&self.taking);
         let options = BasicNackOptions {
@@ -242,7 +248,7 @@ impl QueueReader {
         self.opener.request_ok("releasing messages", releasing).await
     }
 
-    /// Publishes a copy to a queue, and waits until the broker has confirmed it.
+    /// Publishes a copy to a queue, and waits for its outcome.
     ///
     /// # Errors
     ///
@@ -274,6 +280,7 @@ impl QueueReader {
             Ok(Confirmation::Ack(None)) => Ok(CopyOutcome::Confirmed),
             // With a message: the broker has returned it.
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(CopyOutcome::Unroutable),
+            // `NotRequested` does not occur: the channel is in confirm mode.
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Ok(CopyOutcome::Refused),
             Err(BrokerError::ChannelClosed { source }) if is_precondition_failed(&source) => {
                 self.publishing = None;
@@ -294,13 +301,13 @@ impl QueueReader {
         Ok(channel)
     }
 
-    /// Declares the dead-letter queue of this quorum queue as workers do. Returns whether it exists
-    /// with these properties now. `None` if the broker refuses for another reason, for example for
-    /// lack of permission.
+    /// Declares the dead-letter queue of this quorum queue as workers do, which creates it if it is
+    /// missing. Returns whether it has these properties. `None` if the broker refuses for another
+    /// reason, for example for lack of permission, or does not answer about this queue.
     ///
     /// # Errors
     ///
-    /// Fails if the broker does not answer in time, or the connection is lost.
+    /// Fails if the broker does not answer at all in time, or the connection is lost.
     pub async fn is_dead_queue_of(&self, quorum_queue: &str) -> Result<Option<bool>, BrokerError> {
         // The broker closes the channel if the properties differ.
         let scratch = self.opener.channel().await?;

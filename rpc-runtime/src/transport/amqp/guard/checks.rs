@@ -4,7 +4,7 @@ use lapin::protocol::basic::parse_properties;
 use lapin::protocol::parse_class;
 
 use super::filter::Filter;
-use super::frames::{FRAME_END, HEADER, METHOD, OVERHEAD, PREFIX_LEN};
+use super::frames::{BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD, PREFIX_LEN};
 use super::violation::ProtocolViolation;
 use super::{content, cursor};
 use crate::protocol::Property;
@@ -12,7 +12,8 @@ use crate::protocol::Property;
 /// Passes an input through a filter and returns the output.
 ///
 /// Half of each number in `parts` is the size of the next part. If the number is even, the part is
-/// scanned in place, otherwise it is copied. After the last number, the size of the rest is used.
+/// scanned in place, otherwise it is copied. After the last number, the size of the rest is the
+/// number, so each further part is half of what is left.
 pub(super) fn filter_in_parts(
     input: &[u8],
     max_frame: usize,
@@ -41,7 +42,7 @@ pub(super) fn filter_in_parts(
     Ok(output)
 }
 
-/// The complete frames at the front of these bytes, as type and payload.
+/// The complete and valid frames at the front of these bytes, as type and payload.
 pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<PREFIX_LEN>() {
@@ -49,7 +50,8 @@ pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
         let Some(frame) = bytes.get(..size.saturating_add(OVERHEAD)) else {
             break;
         };
-        if !matches!(kind, 1 | 2 | 3 | 8) || frame.last() != Some(&FRAME_END) {
+        let is_known = matches!(kind, METHOD | HEADER | BODY | HEARTBEAT);
+        if !is_known || frame.last() != Some(&FRAME_END) {
             break;
         }
         frames.push((kind, &frame[PREFIX_LEN..PREFIX_LEN + size]));
@@ -62,6 +64,7 @@ pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
 pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
     match kind {
         METHOD => parse_class(payload).is_ok_and(|(rest, _)| rest.is_empty()),
+        // The class, the weight and the body's size come before the property flags.
         HEADER => payload
             .get(12..)
             .is_some_and(|bytes| parse_properties(bytes).is_ok_and(|(rest, _)| rest.is_empty())),
@@ -70,18 +73,22 @@ pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
 }
 
 /// Passes bytes through the guard as the bytes of a connection, and as the properties and the
-/// routing key of a delivery.
+/// routing key of a delivery. The first byte only says how the others are split.
+///
+/// # Panics
+///
+/// Panics if the guard fails a check.
 pub(crate) fn check_any_bytes(data: &[u8]) {
     let Some((&step, data)) = data.split_first() else {
         return;
     };
     const MAX_FRAME: usize = 4096;
-    let whole = filter_in_parts(data, MAX_FRAME, []);
-    // Sizes that look random, from the first byte of the input.
+    let in_halves = filter_in_parts(data, MAX_FRAME, []);
+    // Numbers that look random, from the first byte of the input.
     let parts = std::iter::successors(Some(usize::from(step)), |part| Some((part * 7 + 3) % 61));
-    assert_eq!(filter_in_parts(data, MAX_FRAME, parts), whole);
+    assert_eq!(filter_in_parts(data, MAX_FRAME, parts), in_halves);
 
-    // The properties.
+    // As property flags and properties.
     let data = &data[..data.len().min(MAX_FRAME - OVERHEAD - 12)];
     let payload = [&[0, 60, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, 9], data].concat();
     let framed = [
@@ -98,7 +105,7 @@ pub(crate) fn check_any_bytes(data: &[u8]) {
         panic!("the output is not one content header");
     };
     if payload.len() < cursor::FIXED_LEN {
-        // Too short for a content header, so lapin reports the error.
+        // Too short for a content header, so what reads next reports the error.
         assert_eq!(output, framed);
     } else {
         assert!(is_readable(HEADER, read));
@@ -116,7 +123,7 @@ pub(crate) fn check_any_bytes(data: &[u8]) {
         }
     }
 
-    // The routing key.
+    // As the routing key of `basic.deliver`, with the consumer tag `t`.
     let key = &data[..data.len().min(255)];
     let payload = [
         &[0, 60, 0, 60, 1, b't', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0][..],

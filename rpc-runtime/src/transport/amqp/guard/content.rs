@@ -11,12 +11,12 @@ use super::cursor::{Cursor, FIXED_LEN, flag};
 use super::{ids, mark};
 use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
 
-/// Checks that lapin can read a content header. A payload that is too short for one passes, and
-/// lapin reports the error.
+/// Checks a content header: see [`check_table`] for its headers. A payload that is too short for
+/// one passes, and what reads it next reports the error.
 ///
 /// # Errors
 ///
-/// The first reason why it cannot.
+/// The first reason why it is malformed.
 pub(in super::super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     let mut found = Ok(());
     for_each_property(payload, |_, _, read| {
@@ -26,12 +26,13 @@ pub(in super::super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     found
 }
 
-/// Appends a content header that replaces a malformed one. It has the body's size, the properties
-/// that can be read, and a mark instead of the headers. A correlation id that is not UTF-8 is
-/// [escaped](ids).
+/// Appends the payload of a content header that replaces a malformed one. It has the body's size,
+/// the properties that can be read, and a mark instead of the headers. A correlation id that is not
+/// UTF-8 is [escaped](ids), unless it is too long.
 ///
-/// The broker's entries about dead-lettering, such as `x-death`, are kept after the mark. If they
-/// cannot be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
+/// The broker's entries about dead-lettering, such as `x-death`, are kept after the mark. If there
+/// are headers, but these entries are unknown or too long, the message counts as [rejected too
+/// often](REJECTED_TOO_OFTEN).
 ///
 /// The result has less than 4 KiB, so it fits into any frame.
 pub(in super::super) fn append_replacement(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
@@ -47,7 +48,7 @@ pub(in super::super) fn append_replacement(payload: &[u8], malformed: Malformed,
             is_marked = true;
         }
         let kept_as = match (property, read) {
-            // The mark replaces the headers. The others have no bytes of their own.
+            // The mark replaces the headers. A truncated property and trailing bytes are left out.
             (Property::Headers, _) | (_, Err(Malformed::Truncated(_) | Malformed::TrailingBytes)) => None,
             (_, Ok(())) => Some(Cow::Borrowed(bytes)),
             // The first byte is the size.
@@ -83,8 +84,8 @@ pub(in super::super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F
     \x06reasonS\0\0\0\x08rejected\
     \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
 
-/// The entries about dead-lettering in the headers of a malformed content header. Returns
-/// [`REJECTED_TOO_OFTEN`] if they are not known.
+/// The entries about dead-lettering in the headers of a malformed content header, as they are sent.
+/// Returns [`REJECTED_TOO_OFTEN`] if [`death_entries_in`] cannot tell them.
 fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
     let flags = payload.get(FIXED_LEN - 2..FIXED_LEN).unwrap_or_default();
@@ -130,9 +131,12 @@ fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Calls `each` for the properties of a content header in their order, until it returns `false`.
-/// Its arguments are the property, its bytes, and whether they can be read. After a property that
-/// does not end within the frame, no more can be found. Bytes after the last property are reported
-/// as an unreadable `ClusterId`, which is the last one that there can be.
+/// Does nothing if the payload is too short for a content header.
+///
+/// The arguments of `each` are the property, its bytes, and whether they can be read. A property
+/// that does not end within the payload is reported without its bytes, and no more can be found
+/// after it. Bytes after the last property are reported as an unreadable `ClusterId`, which is the
+/// last one that there can be.
 fn for_each_property<'a>(
     payload: &'a [u8],
     mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool,
@@ -160,7 +164,7 @@ fn for_each_property<'a>(
     }
 }
 
-/// Reads and checks a property. `None` if it does not end within its frame.
+/// Reads and checks a property. `None` if it does not end within the payload.
 fn read_property(property: Property, cursor: &mut Cursor<'_>) -> Option<Result<(), Malformed>> {
     Some(match property {
         Property::Headers => check_table(cursor.long()?),
@@ -181,7 +185,8 @@ struct Level {
 }
 
 /// Checks that lapin can read the content of a table: all sizes fit, all types are known, all names
-/// are UTF-8, and nothing is nested too deep. Does not recurse.
+/// are UTF-8, and nothing is nested deeper than [`MAX_HEADER_DEPTH`]. Also refuses a second
+/// `x-death` entry. Does not recurse.
 pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     const INVALID: Malformed = Malformed::InvalidHeaders;
     // The table itself, and what is nested at the current position.
@@ -207,8 +212,8 @@ pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
         if is_table {
             let name = cursor.short().ok_or(INVALID)?;
             std::str::from_utf8(name).map_err(|_| Malformed::HeaderName)?;
-            // With two entries of this name, RabbitMQ 3 counts in the first one, but lapin reads
-            // the last one.
+            // With two entries of this name, RabbitMQ 3 counts in the first one, but lapin and this
+            // crate read the last one.
             if depth == 0 && name == DEATHS_HEADER.as_bytes() && std::mem::replace(&mut has_deaths, true) {
                 return Err(INVALID);
             }
@@ -231,8 +236,8 @@ pub(in super::super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
 /// the size before it. `None` if the value reaches beyond the end of the bytes, or if lapin does
 /// not know its type.
 ///
-/// The types are those of lapin's `AMQPType::from_id`. These are the types of AMQP 0-9-1, except
-/// that `s`, `l` and `L` [mean what they mean to
+/// The types are those of lapin's `AMQPType::from_id`: the types of AMQP 0-9-1, and RabbitMQ's byte
+/// array. `s`, `l` and `L` [mean what they mean to
 /// RabbitMQ](https://www.rabbitmq.com/amqp-0-9-1-errata): signed integers.
 pub(in super::super) fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
@@ -256,7 +261,8 @@ pub(in super::super) fn read_value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &
     Some((kind, content?))
 }
 
-/// Reads a content header that is larger than a frame, and keeps everything but its headers.
+/// Reads a content header that is larger than the maximum size of a frame, and keeps everything but
+/// its headers.
 ///
 /// RabbitMQ can send such a content header. It splits a body into frames of the size negotiated
 /// with this connection, but not the properties. Those were sent on another connection, which may

@@ -2,8 +2,8 @@
 
 use crate::protocol::Property;
 
-/// The number of bytes before the properties in a content header: class, weight, body size and
-/// property flags.
+/// The number of bytes before the properties in the payload of a content header: class, weight,
+/// body size and property flags.
 pub(in super::super) const FIXED_LEN: usize = 14;
 
 /// Reads the fields of a frame in order.
@@ -45,13 +45,14 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    /// Reads a short string and returns its bytes.
+    /// Reads a short string and returns its bytes. `None` if it does not end within the bytes.
     pub(in super::super) fn short(&mut self) -> Option<&'a [u8]> {
         let [len] = self.chunk()?;
         self.take(len.into())
     }
 
-    /// Reads a long string or a table and returns its bytes.
+    /// Reads a long string, a byte array, a table or an array, and returns its content. `None` if
+    /// it does not end within the bytes.
     pub(in super::super) fn long(&mut self) -> Option<&'a [u8]> {
         let len = u32::from_be_bytes(self.chunk()?);
         self.take(usize::try_from(len).ok()?)

@@ -1,4 +1,4 @@
-//! Checks the frames of a connection, and repairs or replaces invalid ones. Pure: no I/O.
+//! Checks the frames that a broker sends, and repairs or replaces invalid ones. Pure: no I/O.
 
 use super::channels::ChannelSet;
 use super::content::{self, LargeHeaderReader};
@@ -9,9 +9,10 @@ use crate::protocol::Malformed;
 
 /// Checks the bytes that a broker sends, in the reader's own buffer.
 ///
-/// Most bytes stay where they are. The filter stores the front of a frame that has not arrived
-/// completely. Once a frame has to be replaced, it also stores the replacement and the bytes after
-/// that frame in the same buffer. So it stores at most two frames and one buffer.
+/// Most bytes stay where they are. The filter stores the front of a method or content header that
+/// has not arrived completely. Once a frame has to be replaced, it also stores the replacement and
+/// what follows that frame in the same buffer. A replacement may be larger than its frame, so the
+/// filter stores at most a frame and a small multiple of a buffer.
 #[derive(Debug)]
 pub(crate) struct Filter {
     scanner: Scanner,
@@ -33,7 +34,7 @@ struct LargeHeader {
 
 /// What to do with the front of the input.
 enum Step {
-    /// This many bytes pass in place. The strings of a method may have been repaired.
+    /// This many bytes pass. If they are a method, its strings may have been repaired in place.
     Pass(usize),
     /// This many bytes do not pass. If something replaces them, it is in `ready`.
     Replaced(usize),
@@ -58,31 +59,32 @@ impl Filter {
         self.held.len()
     }
 
-    /// Takes the frames that follow those that passed. Methods, content headers and the prefixes of
+    /// Takes the bytes that follow those that passed. Methods, content headers and the prefixes of
     /// bodies are whole.
     pub(in super::super) fn take_ready(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.ready)
     }
 
-    /// How many of the next bytes pass unchanged, whatever they are: the rest of a frame with a
-    /// part of a body, and its end marker. They need not be [scanned](Self::scan).
+    /// How many of the next bytes pass unchanged, whatever they are: the rest of a heartbeat or of
+    /// a frame with a part of a body, with its end marker. They need not be [scanned](Self::scan).
     pub(in super::super) fn unchecked(&self) -> usize {
         // Between scans, nothing is held or ready within such a frame.
         self.scanner.opaque_left()
     }
 
-    /// Passes as many [unchecked](Self::unchecked) bytes.
+    /// Passes `len` [unchecked](Self::unchecked) bytes. There must be as many.
     pub(in super::super) fn skip(&mut self, len: usize) {
         self.scanner.skip_opaque(len);
     }
 
     /// Checks new bytes in place. The buffer has room for the [held](Self::held) bytes at its
     /// front, and then the new bytes. Returns how many bytes at the front of the buffer can be read
-    /// now. No bytes may be ready when this is called.
+    /// now. The [ready](Self::take_ready) bytes follow. None may be ready when this is called.
     ///
     /// # Errors
     ///
-    /// Fails if the peer violates the protocol.
+    /// Fails if the peer violates the protocol. But what is not a valid frame passes, with all
+    /// bytes after it, and lapin reports the error.
     pub(crate) fn scan(&mut self, buffer: &mut [u8]) -> Result<usize, ProtocolViolation> {
         buffer[..self.held.len()].copy_from_slice(&self.held);
         self.held.clear();
@@ -104,8 +106,8 @@ impl Filter {
         Ok(passed)
     }
 
-    /// Checks a copy of new bytes, and appends those that pass to the [ready](Self::take_ready)
-    /// ones.
+    /// Checks a copy of new bytes, and appends what passes or replaces them to the
+    /// [ready](Self::take_ready) ones.
     ///
     /// # Errors
     ///
@@ -129,7 +131,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Checks the front of the input.
+    /// Checks the front of the input. Repairs a method in place, and makes a replacement ready.
     fn step(&mut self, input: &mut [u8]) -> Result<Step, ProtocolViolation> {
         Ok(match self.scanner.next(input)? {
             Piece::Opaque { len } | Piece::Unknown { len } => Step::Pass(len),

@@ -18,14 +18,15 @@ pub(in super::super) const FRAME_END: u8 = 0xCE;
 /// answers AMQP's protocol header with an alert.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// The types of frames.
+// The types of frames.
+
 pub(in super::super) const METHOD: u8 = 1;
 /// A content header: the properties of a message, among them its headers.
 pub(in super::super) const HEADER: u8 = 2;
 pub(in super::super) const BODY: u8 = 3;
 pub(in super::super) const HEARTBEAT: u8 = 8;
 
-/// What the front of the input is. It has `len` bytes.
+/// What the front of the input is. `len` is how many bytes it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Piece {
     /// A complete frame with a method.
@@ -36,9 +37,10 @@ pub(in super::super) enum Piece {
     Opaque { len: usize },
     /// A part of a frame with a content header that is larger than the maximum.
     LargeHeader { len: usize, is_last: bool },
-    /// The front of a frame that has to be complete before it is reported.
+    /// Too few bytes to say more: a part of a prefix, of a TLS alert, or of a frame with a method
+    /// or a content header, which is reported once it is complete.
     Incomplete,
-    /// Not a frame. All later bytes are unknown too.
+    /// Not a valid frame. All later bytes are unknown too.
     Unknown { len: usize },
 }
 
@@ -75,7 +77,7 @@ impl Scanner {
         }
     }
 
-    /// Lowers the maximum size of a frame.
+    /// Lowers the maximum size of a frame to this one. Does nothing if it is smaller already.
     pub(in super::super) fn lower_max_frame(&mut self, max_frame: usize) {
         self.max_frame = self.max_frame.min(max_frame);
     }
@@ -88,13 +90,14 @@ impl Scanner {
         }
     }
 
-    /// Passes as many [opaque](Self::opaque_left) bytes.
+    /// Passes `len` [opaque](Self::opaque_left) bytes. There must be as many.
     pub(in super::super) fn skip_opaque(&mut self, len: usize) {
         let left = self.opaque_left().saturating_sub(len);
         self.advance(left, |left| Position::Opaque { left });
     }
 
-    /// Reports what the front of the input is. The next input must begin after it.
+    /// Reports what the front of the input is. The next input must begin after it. After
+    /// [`Piece::Incomplete`], it must begin with the same bytes, and more.
     ///
     /// # Errors
     ///
@@ -132,7 +135,7 @@ impl Scanner {
         };
     }
 
-    /// Reports the frame that begins here, or its first part.
+    /// Reports the frame that begins here, or its first part, and sets the position after that.
     fn begin(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let kind = match input.first() {
             None => return Ok(Piece::Incomplete),

@@ -4,7 +4,7 @@
 //! example. Such an id is escaped before anything reads it, and restored when it is written: by
 //! `wire::encode` in our messages, and by [`OutgoingFilter`](super::outgoing::OutgoingFilter) in
 //! those that lapin writes. So the reply reaches its call, even if only to report that the request
-//! is malformed.
+//! is malformed. An id that is too long to be escaped is left out.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::cursor::{Cursor, FIXED_LEN, flag};
 use crate::protocol::Property;
 
-/// The prefix of all escaped ids. It is random, so no other id begins with it.
+/// The prefix of all escaped ids. It has a random part, so no other id begins with it.
 static PREFIX: LazyLock<String> = LazyLock::new(|| {
     let (token, _) = Uuid::new_v4().as_u64_pair();
     format!("rpc-bytes-{token:016x}-")
@@ -24,7 +24,7 @@ static PREFIX: LazyLock<String> = LazyLock::new(|| {
 /// Whether any id was escaped in this process.
 static HAS_ESCAPED_ANY: AtomicBool = AtomicBool::new(false);
 
-/// Whether the bytes that lapin writes may have an escaped id.
+/// Whether a message that is sent may have an escaped id.
 pub(in super::super) fn has_escaped_any() -> bool {
     HAS_ESCAPED_ANY.load(Ordering::Relaxed)
 }
@@ -45,7 +45,8 @@ pub(in super::super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     Some(escaped)
 }
 
-/// The original bytes of an escaped id. `None` if the id is not a result of [`escape`].
+/// The original bytes of an escaped id. `None` if the id is not the [`PREFIX`] and then pairs of
+/// hexadecimal digits.
 fn unescape(id: &[u8]) -> Option<Vec<u8>> {
     let digits = id.strip_prefix(PREFIX.as_bytes())?;
     if !digits.len().is_multiple_of(2) {
@@ -62,7 +63,8 @@ fn unescape(id: &[u8]) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// The original bytes of an escaped id. `None` if the id is not escaped. Cheap while no id was.
+/// The original bytes of an escaped id. `None` if the id is not escaped. Cheap as long as none was
+/// escaped in this process.
 pub(in super::super) fn restore_id(id: &str) -> Option<Vec<u8>> {
     has_escaped_any().then(|| unescape(id.as_bytes()))?
 }
@@ -89,7 +91,8 @@ fn id_range(payload: &[u8]) -> Option<Range<usize>> {
     let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
     let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     let mut cursor = Cursor::new(properties);
-    // Skips the properties before the id, and without an id also those after it.
+    // Skips the properties before the id. If there is no id, this also misreads the timestamp, but
+    // the result is `None` in any case.
     for property in Property::ALL {
         if flags & flag(property) == 0 {
             continue;
@@ -102,7 +105,7 @@ fn id_range(payload: &[u8]) -> Option<Range<usize>> {
             }
             Property::Headers => drop(cursor.long()?),
             Property::DeliveryMode | Property::Priority => drop(cursor.take(1)?),
-            // The content type and the content encoding.
+            // Before the id, only the content type and the content encoding.
             _ => drop(cursor.short()?),
         }
     }

@@ -1,5 +1,5 @@
-//! The mark on a content header that was replaced: an additional header, with the reason as its
-//! value.
+//! The mark on a content header that was replaced: a header with the reason as its value. It takes
+//! the place of the message's headers, except for those about dead-lettering.
 //!
 //! The value begins with random bytes that no peer knows, so no peer can forge a mark. A
 //! mark never leaves this process.
@@ -28,7 +28,7 @@ fn code(malformed: Malformed) -> [u8; 2] {
     }
 }
 
-/// Decodes what [`code`] encodes.
+/// Decodes what [`code`] encodes. `None` if it is something else.
 fn from_code([kind, property]: [u8; 2]) -> Option<Malformed> {
     let property = || Property::ALL.get(usize::from(property)).copied();
     Some(match kind {
@@ -43,7 +43,7 @@ fn from_code([kind, property]: [u8; 2]) -> Option<Malformed> {
     })
 }
 
-/// A table with a mark, followed by other entries.
+/// Encodes a table with a mark. `others` are encoded entries that follow the mark.
 pub(super) fn table(malformed: Malformed, others: &[u8]) -> Vec<u8> {
     let value = [&TOKEN[..], &code(malformed)].concat();
     let mut entries = Vec::with_capacity(64 + others.len());

@@ -25,11 +25,13 @@ use Field::{Fixed, LongString, ShortString, Table};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MethodInfo {
     Nothing,
-    /// The negotiated maximum size of a frame in bytes.
+    /// The maximum size of a frame in bytes that the broker allows.
     MaxFrame(usize),
+    /// `channel.open-ok`.
     ChannelOpened,
+    /// `channel.close`: the broker closes the channel.
     ChannelClosed,
-    /// An answer to `channel.close`.
+    /// `channel.close-ok`: the broker confirms that lapin has closed the channel.
     CloseConfirmed,
 }
 
@@ -79,9 +81,9 @@ const fn fields_of(method: (u16, u16)) -> Option<&'static [Field]> {
     })
 }
 
-/// Makes the short strings of a method UTF-8. Each invalid byte is replaced by a question mark, so
-/// that no length changes. If the method ends too early, its incomplete argument and all after it
-/// are left unchanged, and lapin reports the error.
+/// Makes the short strings of a method UTF-8, and returns what the method says about later frames.
+/// Each invalid byte is replaced by a question mark, so that no length changes. If the method ends
+/// too early, its incomplete argument is left unchanged, and lapin reports the error.
 ///
 /// # Errors
 ///

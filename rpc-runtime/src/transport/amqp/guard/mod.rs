@@ -7,15 +7,16 @@
 //!
 //! - Bodies and heartbeats pass unchanged.
 //! - [`methods`]: short strings that are not UTF-8 are repaired in place.
-//! - [`content`]: a content header that cannot be read is replaced by one with the readable
-//!   properties and a [`mark`], which tells the layers above the reason.
+//! - [`content`]: a content header that cannot be read, or is larger than a frame, is replaced by
+//!   one with the readable properties, but without most headers. A [`mark`] tells the layers above
+//!   the reason.
 //! - A `channel.close-ok` that lapin does not expect is left out; see [`channels`].
-//! - Anything that no broker sends ends the connection with an error.
+//! - Anything that no broker sends ends the connection with an error, here or in what reads next.
 //!
 //! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored, and
 //! frames of closed [`channels`], which are left out.
 //!
-//! [`frames`] finds the frames, and [`filter`] combines the parts. Everything here is pure.
+//! [`frames`] finds the frames, and [`filter`] combines the parts. Everything here is pure: no I/O.
 
 mod channels;
 #[cfg(any(test, fuzzing))]

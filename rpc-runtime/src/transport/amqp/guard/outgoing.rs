@@ -1,8 +1,8 @@
 //! Passes on the bytes that lapin writes, without the frames of [closed](super::channels) channels,
 //! and [restores](super::ids) escaped correlation ids. Pure: no I/O.
 //!
-//! lapin writes few messages, such as copies of dead letters: the transport encodes the others
-//! itself. Content headers are looked at for the ids of those copies.
+//! The only messages that lapin writes are copies of dead letters: the transport encodes all others
+//! itself. Content headers are checked for the ids of those copies.
 
 use super::channels::{ClosedChannels, FrameStart};
 use super::frames::{FRAME_END, HEADER, PREFIX_LEN};
@@ -29,9 +29,11 @@ pub(in super::super) struct OutgoingFilter {
 /// What to do with the bytes that lapin writes.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) enum Next {
-    /// Write this many bytes at the front, in one step or in several.
+    /// Write this many bytes at the front, in one step or in several, and
+    /// [record](OutgoingFilter::wrote) them.
     Write(usize),
-    /// Treat this many bytes at the front as written. The filter has stored or left them out.
+    /// Treat this many bytes at the front as written. The filter has stored them or left them out.
+    /// Some bytes may be [pending](OutgoingFilter::pending) now.
     Consumed(usize),
 }
 
@@ -40,7 +42,7 @@ pub(in super::super) enum Next {
 struct FramePosition {
     /// How many more bytes of the current frame, or of the protocol header, follow.
     left: usize,
-    /// The start of the current frame while it is incomplete.
+    /// The first bytes of the current frame, until its start is complete. Empty otherwise.
     start: FrameStart,
 }
 
@@ -130,7 +132,7 @@ impl OutgoingFilter {
         (self.held.len() >= PREFIX_LEN).then_some(start)
     }
 
-    /// Makes the held frame pending, unless it must not be sent.
+    /// Makes the held frame pending, with its id restored, unless the frame must not be sent.
     fn release(&mut self, start: &FrameStart) {
         let held = std::mem::take(&mut self.held);
         if !self.closed.allow(start) {
@@ -149,7 +151,8 @@ impl OutgoingFilter {
     }
 
     /// How many bytes can be written unchanged: up to the end of a frame that closes its channel,
-    /// or to a frame that is not to be sent, or has an escaped id, or is too incomplete to know.
+    /// which [`wrote`](Self::wrote) has to record first, or to a frame that is not to be sent, or
+    /// has an escaped id, or is too incomplete to know.
     fn passable_len(&self, bytes: &[u8]) -> usize {
         let restores_ids = ids::has_escaped_any();
         let mut start = self.position.start;

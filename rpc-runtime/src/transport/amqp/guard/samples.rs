@@ -108,7 +108,7 @@ fn table_entries() -> impl Strategy<Value = Vec<u8>> {
         fixed(b"V", 0),
         long,
     ];
-    // Four levels, some twenty values in all, and four values in each array or table.
+    // At most four levels, some twenty values in all, and at most three in each array or table.
     let value = leaf.prop_recursive(4, 20, 4, |inner| {
         let array = vec(inner.clone(), 0..4).prop_map(|values| [b"A", &table(&values.concat())[..]].concat());
         let nested_table = vec(

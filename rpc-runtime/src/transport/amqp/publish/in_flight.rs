@@ -1,8 +1,8 @@
 //! The messages of one channel that were sent and are not confirmed yet. Pure: no I/O.
 //!
 //! The broker counts the messages that a channel publishes, and confirms them by number. It returns
-//! a message that it cannot route before it confirms it. A return has no number, so it is matched
-//! by the message's routing key and its id.
+//! a mandatory message that it cannot route before it confirms it. A return has no number, so it is
+//! matched by the message's routing key and its id.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,22 +24,25 @@ const LAST_CONFIRMS_LIMIT: Duration = Duration::from_secs(5);
 /// The number of the first message of a channel.
 const FIRST: u64 = 1;
 
-/// The outcome of a message that is no longer in flight.
+/// The outcome of a message that is not or no longer in flight, and what is needed to report it.
 pub(super) struct Outcome {
     pub(super) listener: Arc<dyn ConfirmListener>,
     pub(super) published: Published,
-    /// The permits that the message took.
+    /// How many permits the message took, to be given back.
     pub(super) permits: u32,
 }
 
 /// A message that was sent and is not confirmed yet.
 pub(super) struct InFlight {
     pub(super) queue: ShortStr,
-    /// Identifies the message in a return. `None` if the message is not returned.
+    /// Identifies the message in a return. `None` if it is not mandatory, so that the broker never
+    /// returns it.
     pub(super) id: Option<ShortStr>,
     pub(super) listener: Arc<dyn ConfirmListener>,
     pub(super) permits: u32,
-    /// Where the message ends in what is written. `None` if it will not be written.
+    /// Where the message ends in what the connection writes; see
+    /// [`ContentChannel::publish`](super::super::wire::ContentChannel::publish). `None` if it will
+    /// not be written.
     pub(super) position: Option<u64>,
     /// Kept until the outcome: it may hold a permit of the sender.
     pub(super) _send_token: Option<SendToken>,
@@ -66,12 +69,11 @@ pub(super) struct InFlightMessages {
     refusals: Refusals,
     /// The number of the next message at the last call of [`old_messages`](Self::old_messages).
     old_before: u64,
-    /// The latest time to close the channel. Set once a queue has nacked everything from it for 10
-    /// s.
+    /// The latest time to give up the channel. Set once [`Refusals`] say so.
     close_deadline: Option<Instant>,
     /// Why nothing can be sent any more.
     lost: Option<BrokerError>,
-    /// The publisher was dropped, so nothing more will be sent.
+    /// Whether the publisher was dropped. Nothing more will be sent then.
     pub(super) is_publisher_dropped: bool,
 }
 
@@ -100,7 +102,8 @@ impl InFlightMessages {
         self.messages.is_empty()
     }
 
-    /// Returns the listeners of the messages that were in flight at the previous call already.
+    /// Returns the listeners of the messages that were in flight at the previous call already. Also
+    /// remembers which are in flight now.
     pub(super) fn old_messages(&mut self) -> Vec<Arc<dyn ConfirmListener>> {
         let before = std::mem::replace(&mut self.old_before, self.next);
         let old = self.messages.range(..before);
@@ -108,7 +111,7 @@ impl InFlightMessages {
     }
 
     /// Whether nothing more will be sent, and nobody waits for the outcome of any message.
-    pub(super) fn has_no_listener(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         let mut messages = self.messages.values();
         self.is_publisher_dropped && messages.all(|message| message.listener.is_abandoned())
     }
@@ -121,8 +124,8 @@ impl InFlightMessages {
         self.lost.as_ref()
     }
 
-    /// Records that a message was returned. Its confirm follows. Of several messages with this id,
-    /// it is the one that was sent first.
+    /// Records that a message was returned. Its confirm follows. Of several messages with this
+    /// queue and id, it is the first one whose return is not recorded yet.
     pub(super) fn record_return(&mut self, queue: &ShortStr, id: Option<&ShortStr>) {
         let mut messages = self.messages.values_mut();
         let returned = messages.find(|message| {
@@ -131,7 +134,8 @@ impl InFlightMessages {
                 && message.id.as_ref() == id
                 && message.queue == *queue
         });
-        // No match means that it was not sent here: each mandatory message has an id.
+        // A return without a match is ignored. It is of no message in flight, as each mandatory one
+        // has an id.
         if let Some(returned) = returned {
             returned.is_returned = true;
         }
@@ -156,7 +160,8 @@ impl InFlightMessages {
         decided
     }
 
-    /// Returns the outcome of a message that was confirmed, and was removed from the others.
+    /// Returns the outcome of a message, which was removed from the others. Sets the deadline to
+    /// give up the channel if a queue nacks everything.
     fn confirm_one(&mut self, message: InFlight, is_ack: bool, now: Instant) -> Outcome {
         let first = self.messages.first_key_value();
         let sent = Sent {
@@ -179,8 +184,8 @@ impl InFlightMessages {
 
     /// Fails all messages, because no more confirms will arrive. Returns their outcomes and the
     /// reason: that of an earlier call if it says more than that the connection is lost, or else
-    /// the given one. `is_written` tells whether the broker may have got everything up to a
-    /// position.
+    /// the given one. The reason is kept for [`lost`](Self::lost). `is_written` tells whether the
+    /// broker may have got everything up to a position.
     pub(super) fn end(
         &mut self,
         reason: BrokerError,

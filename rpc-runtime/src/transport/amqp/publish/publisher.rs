@@ -1,5 +1,5 @@
 //! Publishes through one channel. Any task sends messages, and the task that owns the socket
-//! reports their confirms. The frames of concurrent publishes leave in one write.
+//! reports their confirms. The frames of concurrent publishes can leave in one write.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -21,7 +21,7 @@ use crate::protocol::ShortStr;
 use crate::transport::{ConfirmListener, Outgoing, Panicked, Published, Publisher, catch_panic};
 
 /// How many KiB of messages may be in flight. With a slow broker, each publisher stores up to
-/// this much.
+/// this much, or a single message that is larger.
 const MAX_PERMITS: u32 = 64 * 1024;
 
 /// The permits of the smallest message. So at most 4096 messages are in flight.
@@ -36,7 +36,7 @@ pub(crate) struct AmqpPublisher {
     shared: Arc<Shared>,
     exchange: &'static str,
     connection: watch::Receiver<ConnectionState>,
-    /// Closed when this is dropped.
+    /// Closed when its last user drops it: the publisher, its task, or a consumer that shares it.
     _channel: Arc<OpenChannel>,
 }
 
@@ -65,7 +65,8 @@ impl Shared {
         }
     }
 
-    /// Sends a message, or returns the outcome of one that was not sent.
+    /// Sends a message, which is in flight then, or returns the outcome of one that was not sent.
+    /// If the connection is lost, the message counts as sent, and fails with the others.
     fn send(
         &self,
         exchange: &'static str,
@@ -79,8 +80,8 @@ impl Shared {
             message,
             send_token,
         } = outgoing;
-        // Locked until the message is added: the broker confirms messages in the order in which
-        // they are sent.
+        // Locked until the message is added: the broker numbers messages in the order in which they
+        // are sent.
         let mut in_flight = self.lock();
         let unsent = |listener, published| Outcome {
             listener,
@@ -126,8 +127,9 @@ impl Shared {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports outcomes. Must be called without the lock, because a listener may send the next
-    /// message. If a listener panics, ends the publisher.
+    /// Gives back the permits of messages, and reports their outcomes. Must be called without the
+    /// lock, because a listener may send the next message. If a listener panics, ends the
+    /// publisher.
     fn report(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         let mut has_panicked = false;
         for outcome in outcomes {
@@ -142,8 +144,8 @@ impl Shared {
         }
     }
 
-    /// Fails all messages, because nothing can be sent any more and no more confirms will arrive.
-    /// The connection may still write messages that were sent before.
+    /// Ends the publisher: nothing can be sent any more, and all messages in flight fail. The
+    /// connection may still write some of them.
     fn end(&self, reason: BrokerError) {
         self.end_with(reason, ContentChannel::may_be_written);
     }
@@ -158,7 +160,7 @@ impl Shared {
         };
         let outcomes = {
             let mut in_flight = self.lock();
-            // An earlier reason is kept.
+            // An earlier reason is kept if it says more than that the connection is lost.
             let (outcomes, reason) = in_flight.end(reason, is_written);
             self.lost.send_replace(Some(reason));
             outcomes
@@ -192,7 +194,7 @@ impl ConfirmSink for Shared {
     }
 }
 
-/// The permits that a message takes: one for each KiB.
+/// How many permits a message takes: one for each KiB of its body, within limits.
 fn permits_for(outgoing: &Outgoing) -> u32 {
     let size = outgoing.message.body.len().div_ceil(1024);
     u32::try_from(size)
@@ -201,11 +203,11 @@ fn permits_for(outgoing: &Outgoing) -> u32 {
 }
 
 impl AmqpPublisher {
-    /// Starts the task of a channel in confirm mode, which publishes to this exchange. The task
-    /// ends with the publisher or the transport.
+    /// Makes a publisher to this exchange on a channel in confirm mode, and starts its
+    /// [`ConfirmTask`].
     ///
-    /// While the broker blocks the connection, no message is sent. Messages that wait meanwhile can
-    /// still be withdrawn.
+    /// While the broker blocks the connection, no further message is sent. Messages that wait
+    /// meanwhile can still be withdrawn.
     pub(crate) fn start(channel: Arc<OpenChannel>, exchange: &'static str, tasks: &TaskGroup) -> Self {
         let connection = channel.connection();
         let content = Arc::clone(channel.content());
@@ -355,12 +357,12 @@ impl ConfirmListener for OneshotListener {
     }
 }
 
-/// Ends the publisher once nothing can be sent any more, and reminds the listeners of messages that
-/// stay unconfirmed.
+/// Ends the publisher once nothing can be sent any more or the publisher is no longer used, and
+/// reminds the listeners of messages that stay unconfirmed.
 struct ConfirmTask {
     shared: Arc<Shared>,
     connection: watch::Receiver<ConnectionState>,
-    /// Whether all outcomes were reported.
+    /// Whether the publisher was ended, so that no message is in flight.
     has_ended: bool,
 }
 
@@ -373,7 +375,8 @@ impl ConfirmTask {
         }
     }
 
-    /// Runs, and reports the outcome of all messages, however the task ends. Returns why it ended.
+    /// Runs, and fails the messages that are still in flight, however the task ends. Returns why it
+    /// ended.
     ///
     /// # Errors
     ///
@@ -392,7 +395,8 @@ impl ConfirmTask {
         ended
     }
 
-    /// Waits until nothing can be sent any more, or nobody will send anything more. Returns why.
+    /// Waits until nothing can be sent any more, or the publisher was dropped and nobody waits for
+    /// an outcome. Returns why.
     async fn run(&mut self, ending: CancellationToken) -> BrokerError {
         let shared = Arc::clone(&self.shared);
         let mut ended = pin!(ending.cancelled());
@@ -403,7 +407,7 @@ impl ConfirmTask {
                 (
                     in_flight.close_deadline(),
                     in_flight.is_empty(),
-                    in_flight.has_no_listener(),
+                    in_flight.is_unused(),
                 )
             };
             if let Some(reason) = self.lost() {
@@ -436,7 +440,7 @@ impl ConfirmTask {
         }
     }
 
-    /// Why nothing can be sent any more. `None` while messages can be sent.
+    /// Why the publisher has ended or the connection is lost. `None` if neither is so.
     fn lost(&self) -> Option<BrokerError> {
         let of_channel = self.shared.lock().lost().cloned();
         of_channel.or_else(|| self.connection.borrow().lost.clone())
@@ -444,7 +448,7 @@ impl ConfirmTask {
 }
 
 impl Drop for ConfirmTask {
-    /// Unless the task has reported all outcomes, its runtime has ended.
+    /// If the task has not ended the publisher, its runtime has ended.
     fn drop(&mut self) {
         if !self.has_ended {
             self.shared.end(BrokerError::RuntimeEnded);
@@ -453,7 +457,7 @@ impl Drop for ConfirmTask {
 }
 
 /// Why a channel is given up although the broker has not closed it: see
-/// [`refusals`](super::refusals). Its messages then go through another channel, as after a lost
+/// [`refusals`](super::refusals). Messages then go through another channel, as after a lost
 /// connection.
 fn everything_refused() -> BrokerError {
     let source = Cause::new(

@@ -9,7 +9,7 @@
 //! one message each 65 seconds. A new channel does not help then, and costs something: a message
 //! that is not confirmed on the old channel within five seconds is published again, while the
 //! broker may keep it. So a channel is kept while it has messages that were unconfirmed all the
-//! time. Otherwise it is replaced every ten to fifteen seconds, for as long as the queue is full.
+//! time. Otherwise it is replaced at most every ten seconds, for as long as the queue is full.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) struct Sent {
     pub(super) confirmed_up_to: u64,
 }
 
-/// If a queue nacks everything for this long, the channel is assumed to be the reason.
+/// If a queue nacks everything for this long, the channel may be the reason.
 const MAX_REFUSAL: Duration = Duration::from_secs(10);
 
 /// At most this many queues are tracked. A worker's callers choose the queues of its replies, so
@@ -48,7 +48,8 @@ struct FirstNack {
 
 impl Refusals {
     /// Records the confirm of a message to this queue. Returns whether the channel should be given
-    /// up, because the queue nacks everything from it.
+    /// up: the queue has nacked everything from it for [`MAX_REFUSAL`], and all messages that were
+    /// sent before its first nack are confirmed.
     pub(super) fn record_and_should_give_up(
         &mut self,
         queue: &ShortStr,
@@ -75,8 +76,9 @@ impl Refusals {
     /// Makes room for another queue, if there is none. Returns whether there is room then.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.since.len() >= MAX_QUEUES {
-            // A queue with an older nack got nothing since then, or the channel is kept for its
-            // unconfirmed messages. The time of such a queue begins anew, which does no harm.
+            // If its first nack is older, a queue has nacked nothing after `MAX_REFUSAL`, or the
+            // channel is kept for its unconfirmed messages. The time of such a queue begins anew
+            // with its next nack, which does no harm.
             let is_recent = |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
             self.since.retain(|_, first| is_recent(first));
         }
