@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 pub(super) struct TaskGroup {
     tracker: TaskTracker,
     runtime: Handle,
-    /// Cancelled when the tasks are to end.
+    /// Cancelled when the tasks are to end. Each task has to watch this itself.
     pub(super) ending: CancellationToken,
 }
 
@@ -32,7 +32,7 @@ impl TaskGroup {
         self.tracker.spawn_on(task, &self.runtime)
     }
 
-    /// Cancels the tasks and waits until they have ended.
+    /// Tells the tasks to end, and waits until they have. Aborts none of them.
     pub(super) async fn end(&self) {
         self.ending.cancel();
         self.tracker.close();

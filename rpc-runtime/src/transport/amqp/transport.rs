@@ -34,7 +34,8 @@ use crate::transport::{
 /// How long a resumable reply queue outlives its last consumer (`x-expires`), in milliseconds.
 const RESUMABLE_EXPIRES: i32 = 60_000;
 
-/// The prefix of the queue names that the broker generates.
+/// The prefix of the queue names that the broker generates. The failures of all queues with such a
+/// name are counted together, under this prefix.
 const GENERATED_PREFIX: &str = "amq.gen-";
 
 /// The prefetch of a resumable reply queue.
@@ -51,11 +52,11 @@ pub(crate) struct AmqpTransport {
     queue_failures: Mutex<QueueFailures>,
     depths: DepthLookup,
     board: Arc<StatusBoard>,
-    /// The tasks that use the connections. They end first.
+    /// The tasks that use the connections. [`close`](Transport::close) ends them first.
     tasks: TaskGroup,
     /// The tasks that keep the connections open.
     supervisors: TaskGroup,
-    /// How long each step of an operation may take.
+    /// How long a step of an operation may take, if it has no time limit of its own.
     limit: Duration,
     /// The runtime of all tasks.
     runtime: Handle,
@@ -64,8 +65,9 @@ pub(crate) struct AmqpTransport {
 }
 
 impl AmqpTransport {
-    /// Connects to the first address that answers, and keeps both connections open on the current
-    /// runtime. Each address gets `limit` to answer.
+    /// Opens both connections, each to the first address that answers, and keeps them open on the
+    /// current runtime. Each address gets `limit` to answer. `name` is the application's: RabbitMQ
+    /// shows it in its list of connections. `None` for the name of the program.
     pub(crate) async fn connect(
         addresses: Vec<Address>,
         name: Option<&str>,
@@ -79,7 +81,8 @@ impl AmqpTransport {
         Ok(Self::start(connector, Some(made)))
     }
 
-    /// Connects in the background, without a time limit.
+    /// Connects in the background, and tries again until the connections are open or the handle
+    /// ends. The arguments are those of [`connect`](Self::connect).
     ///
     /// # Panics
     ///
@@ -136,8 +139,8 @@ impl AmqpTransport {
         self.queue_failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the outcome of an operation on a queue. Returns another error if the broker closed
-    /// several connections because of this queue.
+    /// Records the outcome of an operation on a queue. Returns the outcome to report: see
+    /// [`QueueFailures::failed`].
     fn record<T>(&self, queue: &str, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
         match outcome {
             Ok(done) => {
@@ -148,17 +151,18 @@ impl AmqpTransport {
         }
     }
 
-    /// Declares a request queue on this channel. If the broker may have closed a connection because
-    /// of this queue, uses a separate connection instead, to spare the shared one. Tries again
-    /// while the broker closes that one, until the queue counts as refused: see [`QueueFailures`].
+    /// Declares a request queue on this channel, as its options say. If the broker may have closed
+    /// a connection because of this queue, uses a separate connection instead, to spare the shared
+    /// one. Tries again while the broker closes that one, until the queue counts as refused: see
+    /// [`QueueFailures`].
     async fn declare_request_queue(
         &self,
         opener: &Opener,
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        let is_declared = queue.declare_mode() != DeclareMode::No;
-        if !is_declared || !self.queue_failures().has_closes(queue.name()) {
+        let asks_broker = queue.declare_mode() != DeclareMode::No;
+        if !asks_broker || !self.queue_failures().has_closes(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
@@ -174,7 +178,8 @@ impl AmqpTransport {
 
     /// Declares a request queue on a connection of its own, and closes that again.
     async fn declare_on_own_connection(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
-        // Reported as a loss of the shared connection would be: a server that starts waits it out.
+        // A failure to connect is reported like a loss of the shared connection, which a server
+        // that starts waits out.
         let lost = |error| BrokerError::Lost {
             source: Some(Cause::new(error)),
         };
@@ -192,8 +197,9 @@ impl AmqpTransport {
         declared
     }
 
-    /// Consumes a queue about which the broker did not answer, on a connection of its own. So if
-    /// the broker closes the connection because of this queue, other queues are not affected.
+    /// Declares and consumes a queue about which the broker did not answer, on a connection of its
+    /// own. So if the broker closes the connection because of this queue, other queues are not
+    /// affected. That close is reported as a temporary error of the queue.
     async fn consume_on_own_connection(
         &self,
         queue: &RequestQueue,
@@ -256,8 +262,9 @@ impl AmqpTransport {
     }
 
     /// Opens something in a task of the transport, so that it completes even if the caller stops
-    /// waiting. Otherwise an auto-delete queue could be left declared but never consumed. If nobody
-    /// waits for the result, the result is dropped, which closes what was opened.
+    /// waiting, unless the handle ends. Otherwise an auto-delete queue could be left declared but
+    /// never consumed. If nobody waits for the result, the result is dropped, which closes what was
+    /// opened.
     async fn run_to_completion<T: Send + 'static>(
         &self,
         opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
@@ -272,7 +279,8 @@ impl AmqpTransport {
         }
     }
 
-    /// Opens replies by direct reply-to, on the channel that publishes the requests.
+    /// Consumes direct reply-to, and opens a publisher on the same channel: RabbitMQ takes requests
+    /// with this reply address only from the channel that consumes it.
     async fn open_direct(&self) -> Result<ReplySubscription, BrokerError> {
         let connection = self.publishing.wait_ready().await?;
         let opener = self.opener(&connection);
@@ -292,8 +300,8 @@ impl AmqpTransport {
         })
     }
 
-    /// Opens an exclusive reply queue, which ends with the connection. With a prefetch, replies
-    /// have to be acknowledged.
+    /// Opens an exclusive reply queue, which the broker deletes with its consumer or connection.
+    /// With a prefetch, replies have to be acknowledged.
     async fn open_exclusive(&self, prefetch: Option<u16>) -> Result<ReplySubscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let opening = async move {
@@ -338,7 +346,8 @@ impl AmqpTransport {
         self.run_to_completion(opening).await
     }
 
-    /// Opens a reply queue that outlives the connection: the earlier one, if it still exists.
+    /// Opens a reply queue that outlives the connection: the earlier one, if the broker finds it in
+    /// time. A queue that is left without a consumer expires.
     async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplySubscription, BrokerError> {
         let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
@@ -428,7 +437,8 @@ impl Transport for AmqpTransport {
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
-        // In any case, because an open connection shows that the broker can be reached.
+        // Waits for the shared connection even if it is not used: it shows that the broker can be
+        // reached.
         let connection = self.consuming.wait_ready().await?;
         let is_unanswered = self.queue_failures().is_unanswered(queue.name());
         let opened = if is_unanswered {
@@ -473,7 +483,7 @@ impl Transport for AmqpTransport {
         }
         let name = queue.name();
         let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, self.try_delete_unused(name)).await else {
-            // The queue is deleted, or the broker does not answer.
+            // The queue is deleted, or there was no answer in time.
             return false;
         };
         tracing::debug!(

@@ -16,8 +16,8 @@ use crate::transport::Delivery;
 const CHANNEL: u16 = 1;
 const MAX_FRAME: usize = 128 * 1024;
 
-/// How many bytes are read at once if a large body is expected, and the smallest part of a body
-/// that is read into it, like in the driver.
+/// How many bytes are read at once, and the smallest rest of a part of a body that is read into the
+/// body itself. The driver does the same after a large body.
 const LARGE_PART: usize = 4 * 1024;
 
 /// Frames to a broker.
@@ -93,9 +93,10 @@ impl Incoming {
         Some(len)
     }
 
-    /// Scans what one read returns. Returns how many bytes that are. `None` if they violate the
-    /// protocol, or if the filter holds back bytes of the previous read: unlike the driver's
-    /// buffer, `bytes` has no room for them at its front.
+    /// Scans what one read returns, and passes it on. Returns how many bytes that are. `None` if
+    /// they violate the protocol, or if the filter holds back bytes of the previous read: unlike
+    /// the driver's buffer, `bytes` has no room for them at its front. A frame that the filter
+    /// replaces is lost, with what follows it in the read.
     fn receive_part(&mut self, bytes: &mut [u8]) -> Option<usize> {
         if self.filter.held() > 0 {
             return None;

@@ -17,7 +17,8 @@ pub(crate) fn received(properties: &[u8], body: &[u8]) -> Option<Message> {
     })
 }
 
-/// Reads a message that has only headers: a table as it is sent, with its size.
+/// Reads a message that has only headers: a table as it is sent, with its size. `None` if it ends
+/// too early.
 pub(crate) fn received_headers(table: &[u8]) -> Option<Message> {
     let flags = property_flag(Property::Headers).to_be_bytes();
     received(&[&flags, table].concat(), b"")

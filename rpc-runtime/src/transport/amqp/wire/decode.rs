@@ -14,7 +14,7 @@ const DELIVER: (u16, u16) = (60, 60);
 const ACK: (u16, u16) = (60, 80);
 const NACK: (u16, u16) = (60, 120);
 
-/// A method of a broker that concerns the content of a channel.
+/// A method of a broker, as far as it concerns the content of a channel.
 #[derive(Debug)]
 pub(super) enum Method {
     /// A message follows.
@@ -46,8 +46,9 @@ pub(in super::super) struct Confirm {
     pub(in super::super) is_ack: bool,
 }
 
-/// Decodes the payload of a method. `None` if it ends too early, or if bytes follow the arguments
-/// of a method that has content or confirms: lapin does not accept these either.
+/// Decodes the payload of a method. `None` if it has not even a number, or if the arguments of a
+/// delivery, a return or a confirm end too early or are followed by more bytes: lapin does not
+/// accept these either. The arguments of other methods are not checked.
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut cursor = Cursor::new(payload);
     let [a, b, c, d] = cursor.chunk()?;
@@ -90,7 +91,8 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
     cursor.is_at_end().then_some(method)
 }
 
-/// The broker's reason for closing a channel, as lapin reports it.
+/// The broker's reason for closing a channel, as lapin reports it. [`BrokerError::Lost`] without a
+/// source if the reason cannot be read.
 fn closed(payload: &[u8]) -> BrokerError {
     let error = match parse_class(payload) {
         Ok((_, AMQPClass::Channel(AMQPMethod::Close(close)))) => {
@@ -104,7 +106,7 @@ fn closed(payload: &[u8]) -> BrokerError {
     }
 }
 
-/// The guard has made short strings UTF-8.
+/// The text of a short string. `None` if it is not UTF-8, which the guard prevents.
 fn text(bytes: &[u8]) -> Option<ShortStr> {
     ShortStr::new(str::from_utf8(bytes).ok()?).ok()
 }

@@ -28,7 +28,7 @@ pub(super) trait Receiver {
     fn closed(&self, reason: BrokerError);
 }
 
-/// The largest body for which memory is reserved before it arrives.
+/// The most memory that is reserved for a body before it arrives.
 const MAX_RESERVED: u64 = 1024 * 1024;
 
 /// Reads the frames of a connection behind the guard, and knows which channels are ours.
@@ -47,7 +47,7 @@ struct Channel<R> {
     receiver: R,
     /// The message that is arriving.
     arriving: Option<Arriving>,
-    /// The buffer in which the next small body arrives. Empty while one is arriving.
+    /// The buffer in which the next small body arrives. Taken while one is arriving.
     buffer: Vec<u8>,
 }
 
@@ -73,7 +73,8 @@ enum Position {
     Lapin {
         left: usize,
     },
-    /// In a body of ours, of which this many bytes and the end marker of the frame are left.
+    /// In a frame with a part of a body of ours. This many bytes of the part are left, and the
+    /// frame's end marker.
     Body {
         channel: u16,
         left: usize,
@@ -114,8 +115,8 @@ impl<R: Receiver> Demux<R> {
     }
 
     /// The body of ours to which the next bytes belong, and how many of them: the rest of a frame,
-    /// but for its end marker. `None` if they belong to something else. Whoever appends some of
-    /// them to the body has to [record](Self::record_body) that.
+    /// but for its end marker. `None` if they belong to something else, or are too many for the
+    /// body. Whoever appends some of them to the body has to [record](Self::record_body) that.
     pub(super) fn arriving_body(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let Position::Body {
             channel,
@@ -126,7 +127,7 @@ impl<R: Receiver> Demux<R> {
         };
         let arriving = self.channels.get_mut(&channel)?.arriving.as_mut()?;
         let missing = arriving.header.as_ref()?.body_size - arriving.body.len() as u64;
-        // Otherwise `process` fails.
+        // If there are too many, `process` fails.
         (left as u64 <= missing).then_some((&mut arriving.body, left))
     }
 
@@ -138,11 +139,12 @@ impl<R: Receiver> Demux<R> {
     }
 
     /// Passes on the next bytes: content to the receiver of its channel, and everything else to
-    /// `lapin`. Methods and content headers must not be split, nor the prefix of a body.
+    /// `lapin`. The receiver also learns when its channel is closed. Frames with methods or content
+    /// headers must not be split, nor the prefixes of other frames.
     ///
     /// # Errors
     ///
-    /// Fails if the frames of a message do not fit together.
+    /// Fails if the frames of a message do not fit together, or its content header cannot be read.
     pub(super) fn process(&mut self, mut bytes: &[u8], lapin: &mut Vec<u8>) -> Result<(), ProtocolViolation> {
         while !bytes.is_empty() {
             let taken = match self.position {
@@ -183,7 +185,8 @@ impl<R: Receiver> Demux<R> {
         Ok(())
     }
 
-    /// Takes the front of a frame, or all of it. Returns how many bytes it took.
+    /// Begins a frame: takes its prefix, or all of it, or nothing and only finds out what it is.
+    /// Returns how many bytes it took.
     fn begin(&mut self, bytes: &[u8], lapin: &mut Vec<u8>) -> Result<usize, ProtocolViolation> {
         let Some(&[kind, high, low, a, b, c, d]) = bytes.first_chunk::<PREFIX_LEN>() else {
             self.position = Position::Unknown;
@@ -191,7 +194,7 @@ impl<R: Receiver> Demux<R> {
         };
         let number = u16::from_be_bytes([high, low]);
         let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        let left = size.saturating_add(OVERHEAD);
+        let len = size.saturating_add(OVERHEAD);
         match kind {
             BODY if self.channels.contains_key(&number) => {
                 // Also an empty part must belong to a message.
@@ -203,11 +206,11 @@ impl<R: Receiver> Demux<R> {
                 Ok(PREFIX_LEN)
             }
             METHOD | HEADER => {
-                let Some(frame) = bytes.get(..left).filter(|frame| frame.ends_with(&[FRAME_END])) else {
+                let Some(frame) = bytes.get(..len).filter(|frame| frame.ends_with(&[FRAME_END])) else {
                     self.position = Position::Unknown;
                     return Ok(0);
                 };
-                let payload = &frame[PREFIX_LEN..left - 1];
+                let payload = &frame[PREFIX_LEN..len - 1];
                 let is_for_lapin = match kind {
                     METHOD => self.method(number, payload)?,
                     _ => self.header(number, payload)?,
@@ -215,10 +218,10 @@ impl<R: Receiver> Demux<R> {
                 if is_for_lapin {
                     lapin.extend_from_slice(frame);
                 }
-                Ok(left)
+                Ok(len)
             }
             BODY | HEARTBEAT => {
-                self.position = Position::Lapin { left };
+                self.position = Position::Lapin { left: len };
                 Ok(0)
             }
             _ => {
@@ -246,7 +249,7 @@ impl<R: Receiver> Demux<R> {
                 }
                 return Ok(true);
             }
-            // lapin reports the error of a method that ends too early.
+            // lapin reports the error of a method that cannot be decoded.
             Some(Method::Other) | None => return Ok(true),
         };
         let arriving = Arriving {
@@ -280,11 +283,13 @@ impl<R: Receiver> Demux<R> {
         if arriving.header.replace(header).is_some() {
             return Err(ProtocolViolation::UnexpectedContent);
         }
-        // It is if its body is empty.
+        // A message without a body is complete.
         self.deliver_if_complete(number);
         Ok(false)
     }
 
+    /// Appends a part to the body that is arriving. Fails if there is none, or the body gets too
+    /// long.
     fn append_body(&mut self, number: u16, part: &[u8]) -> Result<(), ProtocolViolation> {
         let channel = self.channels.get_mut(&number);
         let arriving = channel.and_then(|channel| channel.arriving.as_mut());
@@ -303,6 +308,7 @@ impl<R: Receiver> Demux<R> {
         Ok(())
     }
 
+    /// Passes on the message that is arriving, a delivery or a returned message, if it is complete.
     fn deliver_if_complete(&mut self, number: u16) {
         let Some(channel) = self.channels.get_mut(&number) else {
             return;
@@ -355,6 +361,7 @@ fn is_small(header: &ContentHeader) -> bool {
 
 /// Identifies a message among those with the same routing key: the token in the [`COPY_HEADER`],
 /// which copies of requests and messages with a caller's items have, or else the correlation id.
+/// `None` if it has neither.
 pub(in super::super) fn return_id(properties: &crate::protocol::Properties) -> Option<ShortStr> {
     let token = properties.headers.get(COPY_HEADER);
     let token = token.and_then(|token| ShortStr::new(token).ok());

@@ -24,14 +24,14 @@ use crate::transport::catch_panic;
 /// How many bytes to read at once, beside a frame that has arrived in part.
 const READ_SIZE: usize = 64 * 1024;
 
-/// How many bytes to read at once while bodies are large: what precedes a body. The rest of the
-/// body is read into its own buffer.
+/// How many bytes to read at once after a large body: what precedes the next one. The rest of that
+/// body is read into its own buffer, unless the rest of its frame is shorter than this.
 const SHORT_READ_SIZE: usize = 4 * 1024;
 
-/// The smallest body that is large.
+/// The smallest body after which reads are short.
 const LARGE_BODY: u64 = 16 * 1024;
 
-/// How many bytes to write at once.
+/// How many bytes to write at once. If this many wait, the driver does not pause for more.
 const WRITE_SIZE: usize = 128 * 1024;
 
 /// How long the last bytes may take after lapin has closed its end.
@@ -43,7 +43,7 @@ const ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Starts to drive a connection that asks for frames of at most `max_frame` bytes, in a task of the
 /// current runtime. The task ends with the connection. `is_encrypted` is whether the stream is
-/// TLS.
+/// TLS. Returns the connection, and the stream for lapin.
 pub(in super::super) fn start<S>(stream: S, is_encrypted: bool, max_frame: usize) -> (Arc<Wire>, LapinStream)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -82,9 +82,10 @@ struct Driver<S> {
     demux: Demux<Arc<ContentChannel>>,
     /// The bytes that were read last.
     buffer: Vec<u8>,
-    /// Whether more bytes wait, as far as is known, that are not those of a large body.
+    /// Whether the last read was full and did not end within a body of ours. More bytes probably
+    /// wait then, so the next read is not short.
     has_backlog: bool,
-    /// What lapin gets of them.
+    /// What lapin gets of the bytes that were read.
     to_lapin: Vec<u8>,
     /// When lapin last got something.
     lapin_fed_at: Instant,
@@ -137,7 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let was_lapin_done = self.close_limit.is_some();
             let written = match self.write(cx) {
                 Poll::Ready(Err(error)) => {
-                    // Confirms and the broker's reason may have arrived before.
+                    // Confirms and the broker's reason may have arrived before. They are read in
+                    // large pieces.
                     while let Poll::Ready(Ok(1..)) = self.read(false, cx) {
                         self.has_backlog = true;
                     }
@@ -179,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         news.is_full
     }
 
-    /// Writes everything that is to be written.
+    /// Writes and flushes everything that is to be written.
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.out.is_empty() {
@@ -211,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Records that the socket has taken so many bytes.
+    /// Records that the socket has taken this many bytes, or may have.
     fn record_written(&mut self, len: usize) {
         self.out.advance(len);
         let ours = len.min(self.ours_left);
@@ -220,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.wire.written.store(self.ours_written, Ordering::Release);
     }
 
-    /// Takes what is to be written next.
+    /// Takes what is to be written next: our frames, then lapin's as far as they pass the filter.
     fn take(&mut self) {
         self.out.clear();
         self.wire.take(&mut self.out, &mut self.from_lapin);
@@ -268,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let passed = self.filter.scan(&mut self.buffer[..held + read])?;
         self.demux.process(&self.buffer[..passed], &mut self.to_lapin)?;
-        // A replaced frame, and the rest of the buffer.
+        // Once the filter has replaced a frame: the replacement, and what follows it.
         let rest = self.filter.take_ready();
         self.demux.process(&rest, &mut self.to_lapin)?;
         self.has_backlog = read == size && self.demux.arriving_body().is_none();
@@ -276,8 +278,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(read))
     }
 
-    /// Reads the rest of a large frame with a part of a body into the buffer of that body. `None`
-    /// if the next bytes are something else.
+    /// Reads once into the buffer of a body, from the rest of a frame with a part of that body.
+    /// Returns `None` if the next bytes are something else, or if that rest is short.
     fn read_body(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         let (body, left) = self.demux.arriving_body()?;
         // The filter waits for the end marker too.
@@ -295,7 +297,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn give_to_lapin(&mut self) {
-        // lapin ends a connection on which nothing arrives.
+        // lapin ends a connection on which nothing arrives, so it gets a heartbeat now and then if
+        // only content arrives.
         let is_due = self.demux.has_channels() && self.lapin_fed_at.elapsed() >= ALIVE_INTERVAL;
         if self.to_lapin.is_empty() && is_due {
             self.to_lapin

@@ -10,7 +10,7 @@ use super::outbox::Outbox;
 use crate::error::BrokerError;
 use crate::protocol::{Headers, Message, Properties, Property, ShortStr};
 
-/// The class of all methods that carry content.
+/// The class `basic`: that of all methods here, and of all content headers.
 pub(super) const BASIC: u16 = 60;
 
 const PUBLISH: u16 = 40;
@@ -110,7 +110,7 @@ fn prefix(out: &mut Vec<u8>, kind: u8, channel: u16, len: usize) {
 
 /// The size of a payload in the prefix of its frame.
 fn size(len: usize) -> [u8; 4] {
-    // It is never larger: bodies are split, and the limits of messages bound their headers.
+    // It always fits: bodies are split, and the limits of messages bound their headers.
     u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()
 }
 
@@ -181,6 +181,7 @@ struct PropertyEncoder<'a> {
 }
 
 impl PropertyEncoder<'_> {
+    /// Appends a property that is a short string.
     fn bytes(&mut self, property: Property, bytes: &[u8]) {
         self.flags |= property_flag(property);
         short(self.out, bytes);
@@ -200,7 +201,8 @@ impl PropertyEncoder<'_> {
     }
 
     /// Writes the id. The guard has escaped one that is not UTF-8: its bytes are
-    /// [restored](guard::restore_id) here, because our frames do not pass the guard's filter.
+    /// [restored](guard::restore_id) here, because our frames do not pass the guard's
+    /// [`OutgoingFilter`](guard::OutgoingFilter).
     fn correlation_id(&mut self, id: Option<&ShortStr>) {
         match id.and_then(|id| guard::restore_id(id.as_str())) {
             Some(id) => self.bytes(Property::CorrelationId, &id),

@@ -14,7 +14,8 @@ use crate::transport::Delivery;
 
 const MAX_FRAME: usize = 4096;
 
-/// The channels whose content is not lapin's. The frames are of these, of channel 0 and of 3.
+/// The channels whose content is not lapin's. Frames that are [made](made_frames) are of these, of
+/// channel 0 and of 3.
 const OURS: [u16; 2] = [1, 2];
 
 /// Reads frames in several ways, and checks that all have the same result, and that it is the one
@@ -35,6 +36,7 @@ pub(crate) fn check_any_frames(data: &[u8]) {
         }
     };
     let whole = receive(bytes, [bytes.len().max(1)], Bodies::Scanned);
+    // Any sizes will do, if they vary.
     let parts = std::iter::successors(Some(usize::from(first)), |part| Some((part * 7 + 3) % 61));
     let parts = parts.map(|part| part + 1);
     let in_parts = receive(bytes, parts.clone(), Bodies::Scanned);
@@ -227,7 +229,7 @@ fn header(channel: u8, body_size: u64, properties: &[u8]) -> Vec<u8> {
 }
 
 /// Makes frames: those of whole messages, their parts in any order, other methods, and any bytes.
-/// Random changes of bytes seldom lead to frames that fit together.
+/// The fuzzer's bytes themselves are seldom frames that fit together.
 fn made_frames(instructions: &[u8]) -> Vec<u8> {
     let mut from = Instructions(instructions);
     let mut made = Vec::new();
@@ -246,6 +248,7 @@ fn made_frames(instructions: &[u8]) -> Vec<u8> {
                 let len = usize::from(from.byte());
                 frame(BODY, channel, from.bytes(len))
             }
+            // basic.ack and basic.nack.
             7 => {
                 let number = if from.byte().is_multiple_of(2) { 80 } else { 120 };
                 method(
@@ -314,7 +317,7 @@ fn returned(channel: u8, from: &mut Instructions<'_>) -> Vec<u8> {
     method(channel, 60, 50, &[&[1, 0x38], &strings.concat()[..]].concat())
 }
 
-/// Some short properties with their flags: content type, correlation id, reply address, priority.
+/// Some short properties with their flags: content type, priority, correlation id, reply address.
 fn properties(from: &mut Instructions<'_>) -> Vec<u8> {
     let which = from.byte();
     let mut flags = 0_u16;
@@ -325,6 +328,7 @@ fn properties(from: &mut Instructions<'_>) -> Vec<u8> {
         }
         flags |= flag;
         match flag {
+            // The priority.
             0x0800 => encoded.push(from.byte()),
             _ => encoded.extend(from.short_string()),
         }

@@ -1,8 +1,8 @@
 //! Decides when the driver lets other tasks run before it writes, so that their frames leave in the
 //! same write. A write costs both sides much more than a frame. Pure: no clocks, no tasks.
 
-/// After several pauses in which no frames came, this many writes follow without one. A call that
-/// is made alone would only be slower.
+/// The maximum number of writes without a pause after a pause in which no frames came. The number
+/// doubles with each such pause in a row: pauses would only slow down a call that is made alone.
 const MAX_UNPAUSED: u32 = 64;
 
 /// Remembers what pauses before writes have gained.
@@ -12,13 +12,15 @@ pub(super) struct Gathering {
     waiting_before: Option<usize>,
     /// How many writes are left without a pause.
     unpaused_left: u32,
-    /// How many writes follow without a pause if the next one gains nothing. Zero means one.
+    /// How many writes follow without a pause if the next pause gains nothing. Zero means one.
     unpaused_next: u32,
 }
 
 impl Gathering {
-    /// Whether to pause once more before `waiting` bytes are written: to let the tasks run that are
-    /// ready to. Must be called whenever the driver begins to work, unless a write goes on.
+    /// Whether to pause before `waiting` bytes are written, so that the tasks that are ready run
+    /// first. After `true`, the next call ends the pause and returns `false`. Must be called
+    /// whenever the driver begins to work, unless a write goes on or so much waits that a pause
+    /// gains nothing.
     pub(super) fn pauses(&mut self, waiting: usize) -> bool {
         if let Some(before) = self.waiting_before.take() {
             self.end_pause(waiting > before);

@@ -17,6 +17,7 @@ impl LapinStream {
         Self(wire)
     }
 
+    /// Makes the driver end the connection once everything is written.
     fn close(&self) {
         self.0.lock().pipe.is_lapin_done = true;
         self.0.driver_waker.wake();

@@ -1,8 +1,8 @@
 //! Messages, their confirms and their acknowledgements on the wire: the *content* of channels.
 //!
 //! lapin connects, authenticates, opens and closes channels, declares and consumes queues, and
-//! sends heartbeats. The content of our channels goes past it: it is most of the traffic, and costs
-//! less without lapin's thread and its copies.
+//! sends heartbeats. The content of *our* channels, those that are [attached](Wire::attach), goes
+//! past it: it is most of the traffic, and costs less without lapin's thread and its copies.
 //!
 //! One task owns the socket ([`driver`]). It passes lapin's frames through a [`pipe`], whose other
 //! end is a [stream](lapin_stream) for lapin, and writes ours between them.
@@ -12,8 +12,9 @@
 //! - [`encode`] and [`decode`] convert methods and messages, and [`properties`] reads a content
 //!   header. Pure.
 //! - [`demux`] separates the content of our channels from everything else that the broker sends.
-//!   Pure, except that it hands deliveries and confirms to their channels.
-//! - [`pipe`] holds the bytes on their way between lapin and the driver. Pure.
+//!   Pure, except that it hands deliveries, returns and confirms to their channels.
+//! - [`outbox`] holds our frames on their way to the socket, and [`pipe`] the bytes on their way
+//!   between lapin and the driver. Pure.
 //! - [`gathering`] decides when the driver lets other tasks publish before it writes. Pure.
 //! - [`shared`] is the state that three parties share: the tasks that publish, lapin, and the
 //!   driver.

@@ -77,7 +77,7 @@ struct Arriving {
 struct Violation;
 
 /// Reads bytes that have passed the guard on a connection whose channels with these numbers are
-/// open.
+/// ours.
 pub(super) fn meaning(bytes: &[u8], channels: &[u16]) -> Meaning {
     let mut reader = Reader {
         open: channels.iter().map(|channel| (*channel, None)).collect(),
@@ -89,6 +89,7 @@ pub(super) fn meaning(bytes: &[u8], channels: &[u16]) -> Meaning {
 }
 
 struct Reader {
+    /// Our open channels, each with the message that is arriving.
     open: HashMap<u16, Option<Arriving>>,
     meaning: Meaning,
 }
@@ -160,7 +161,7 @@ impl Reader {
                 self.receive(channel, confirm(nack.delivery_tag, nack.multiple, false));
                 return Ok(());
             }
-            // Even if lapin cannot read it, and ends the connection.
+            // The channel is closed even if lapin cannot read the method, and ends the connection.
             _ if matches!(payload, [0, 20, 0, 40 | 41, ..]) => {
                 self.open.remove(&channel);
                 self.receive(channel, Received::Closed);
@@ -187,7 +188,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads a part of a body. It may be all that has arrived of its frame.
+    /// Reads the payload of a frame with a part of a body, or as much of it as has arrived.
     fn body(&mut self, channel: u16, part: &[u8]) -> Result<(), Violation> {
         let Some(Some(arriving)) = self.open.get_mut(&channel) else {
             return Err(Violation);

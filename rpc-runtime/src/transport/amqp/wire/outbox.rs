@@ -13,14 +13,14 @@ const MIN_SHARED: usize = 8 * 1024;
 /// The largest buffer to keep while it is empty.
 const MAX_KEPT: usize = 1024 * 1024;
 
-/// How many pieces are written at once.
+/// How many pieces are written at once, at most.
 pub(super) const MAX_PIECES: usize = 32;
 
 /// Bytes in order: those of a buffer, and between them large bodies, which are not copied.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     buffer: Vec<u8>,
-    /// How many bytes of the buffer were taken.
+    /// How many bytes of the buffer were removed by [`advance`](Self::advance). It still has them.
     taken: usize,
     /// The large bodies, each with its position in the buffer.
     bodies: VecDeque<(usize, Bytes)>,
@@ -29,7 +29,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// The end of the bytes, to append to.
+    /// The buffer, only to append to. It also has the bytes that were removed, and not the large
+    /// bodies, so its length is not that of the outbox.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
@@ -92,7 +93,7 @@ impl Outbox {
             .filter(|piece| !piece.is_empty())
     }
 
-    /// Removes the first bytes. There must be as many.
+    /// Removes the first `len` bytes. There must be that many.
     pub(super) fn advance(&mut self, mut len: usize) {
         while len > 0 {
             let next_body = self.bodies.front().map(|(position, _)| *position);

@@ -24,7 +24,8 @@ pub(super) struct Pipe {
     has_begun: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Set once the connection has ended. The error is taken by the first read of it.
+    /// `Some` once the connection has ended: with the error, if there is one, until lapin has read
+    /// it.
     end: Option<Option<io::Error>>,
     /// Whether lapin neither reads nor writes any more.
     pub(super) is_lapin_done: bool,
@@ -41,7 +42,8 @@ impl Pipe {
         }
     }
 
-    /// Appends lapin's whole frames to `frames`. Calls `closed` with each channel that they close.
+    /// Moves lapin's protocol header and whole frames to the end of `frames`. Calls `closed` with
+    /// each channel that they close.
     pub(super) fn take_frames(&mut self, frames: &mut Vec<u8>, mut closed: impl FnMut(u16)) {
         let mut whole = 0;
         if !self.has_begun {
@@ -73,7 +75,7 @@ impl Pipe {
 
     /// Gives bytes to lapin.
     pub(super) fn give(&mut self, bytes: &[u8]) {
-        // lapin may be slow to read all that waits.
+        // Removes what lapin has read: a slow lapin may never read all that waits.
         self.incoming.drain(..std::mem::take(&mut self.read));
         self.incoming.extend_from_slice(bytes);
         if let Some(reader) = self.reader.take() {
@@ -91,6 +93,7 @@ impl Pipe {
         self.end.is_some()
     }
 
+    /// Ends the connection for lapin, which can still read what waits. The first end counts.
     pub(super) fn end(&mut self, error: Option<io::Error>) {
         self.end.get_or_insert(error);
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {

@@ -22,17 +22,17 @@ pub(super) struct ContentHeader {
     pub(super) malformed: Option<Malformed>,
 }
 
-/// How many reply addresses a connection remembers.
+/// How many reply addresses a connection remembers, at most.
 const MAX_RECENT_ADDRESSES: usize = 64;
 
-/// The reply addresses of the last requests. A caller sends the same one with each request, and it
-/// is too long to be kept without an allocation.
+/// Reply addresses of recent requests. A caller sends the same one with each request, and it is too
+/// long to be kept without an allocation.
 #[derive(Debug, Default)]
 pub(super) struct RecentAddresses(HashSet<ShortStr, RandomState>);
 
 impl RecentAddresses {
-    /// Returns an address, which shares its memory with the same one of an earlier request. `None`
-    /// if it is too long.
+    /// Returns an address, and remembers it. It shares its memory with the same one of an earlier
+    /// request if that is remembered. `None` if it is too long.
     fn shared(&mut self, address: &str) -> Option<ShortStr> {
         if let Some(known) = self.0.get(address) {
             return Some(known.clone());
@@ -46,8 +46,8 @@ impl RecentAddresses {
     }
 }
 
-/// Reads the payload of a content header that passed the guard. `None` if it is too short, or of a
-/// class whose methods have no content.
+/// Reads the payload of a content header that passed the guard. `None` if it is too short, or of
+/// another class than `basic`.
 pub(super) fn content_header(payload: &[u8], addresses: &mut RecentAddresses) -> Option<ContentHeader> {
     let mut cursor = Cursor::new(payload);
     if u16::from_be_bytes(cursor.chunk()?) != BASIC {
@@ -198,7 +198,8 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The headers that can be represented as text, without the guard's [`mark`](guard::mark).
+/// The headers that can be represented as text, without any that has the name of the guard's
+/// [`mark`](guard::mark).
 fn headers_of(table: &[u8]) -> Headers {
     let entries = entries(table).filter(|(name, _)| *name != guard::mark::NAME.as_bytes());
     let headers = entries.filter_map(|(name, value)| {
@@ -208,7 +209,7 @@ fn headers_of(table: &[u8]) -> Headers {
     headers.collect()
 }
 
-/// The guard's mark in a table.
+/// The reason in the guard's mark. `None` if the table has no mark.
 fn mark_in(table: &[u8]) -> Option<Malformed> {
     let mut entries = entries(table);
     let (_, mark) = entries.find(|(name, _)| *name == guard::mark::NAME.as_bytes())?;
@@ -234,9 +235,10 @@ fn dead_lettered(table: &[u8]) -> Option<DeadLettered> {
             add_death(&mut dead, death.content);
         }
     }
-    // The entries of a broker include the first death, but they may be unreadable or missing. So an
-    // expiry is recorded once more, which changes nothing. Any other reason counts as one death,
-    // but only if no entry with such a reason was read: otherwise it would count twice.
+    // The entries of a broker include the first death, but they may be unreadable or missing. So
+    // its reason is recorded, too. An expiry changes nothing if it was in an entry. Any other
+    // reason counts as one death, but only if no entry has a reason other than expiry: otherwise it
+    // could count twice.
     if let Some(reason) = first_reason.and_then(Value::as_str).map(DeathReason::from_wire) {
         match reason {
             DeathReason::Expired => dead.has_expired = true,
@@ -247,7 +249,7 @@ fn dead_lettered(table: &[u8]) -> Option<DeadLettered> {
     Some(dead)
 }
 
-/// Adds an entry of `x-death`.
+/// Adds an entry of `x-death`, unless its reason cannot be read.
 fn add_death(dead: &mut DeadLettered, death: &[u8]) {
     // The last of several entries with a name counts, as in other clients.
     let value = |name: &str| {
