@@ -27,8 +27,8 @@ pub(crate) struct Backoff {
     losses: u32,
 }
 
-/// After this many losses since the backoff restarted, the connection is assumed not to be the
-/// reason, so the delays grow.
+/// After this many losses since the backoff restarted, opening is assumed to be what makes the
+/// broker close the connection, so the delays grow.
 const MAX_LOSSES: u32 = 20;
 
 /// The delay after the limit of channels was reached. An operator has to raise the limit, and each
@@ -54,11 +54,12 @@ impl Backoff {
         tokio::time::sleep(self.next_delay()).await;
     }
 
-    /// The delay before something is opened again on a connection.
+    /// Records that something on a connection was lost, or could not be opened, because of this
+    /// error. Returns the delay before it is opened again.
     ///
-    /// For each of the first [`MAX_LOSSES`] losses of the connection, this is the shortest delay:
-    /// the connection has its own backoff, and everything that is opened on it waits for the
-    /// connection. A longer delay would only keep calls waiting once the connection is back.
+    /// For each of the first [`MAX_LOSSES`] losses, this is the shortest delay: the connection has
+    /// its own backoff, and everything that is opened on it waits for the connection. A longer
+    /// delay would only keep calls waiting once the connection is back.
     pub(crate) fn delay_after(&mut self, error: &BrokerError) -> Duration {
         match error {
             BrokerError::Lost { .. } if self.losses < MAX_LOSSES => {

@@ -79,7 +79,8 @@ async fn run_loop<K: KeepOpen>(kept: &mut K) -> ControlFlow<K::End, Infallible> 
     }
 }
 
-/// Tries an operation again while `is_retried` accepts its error. Cancel safe.
+/// Tries an operation again, with a backoff, while `is_retried` accepts its error. Cancel safe if
+/// the operation is.
 pub(crate) async fn retry<T, F>(
     mut attempt: impl FnMut() -> F,
     mut is_retried: impl FnMut(&BrokerError) -> bool,

@@ -37,22 +37,23 @@ pub(crate) const ANSWER_PREFETCH: u16 = 64;
 /// The access of one handle to a broker.
 ///
 /// A function that opens something waits for a connection without a limit. Each step after that
-/// takes no longer than the transport's time limit. What was opened is lost with its connection;
-/// open it again.
+/// takes no longer than the transport's time limit, but consuming a queue about which the broker
+/// did not answer before may take longer. What was opened is lost with its connection; open it
+/// again.
 #[async_trait]
 pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Opens a publisher.
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError>;
 
     /// Opens a reply address and consumes from it. `earlier` is the address of a subscription that
-    /// was lost. It is used again if replies can still wait there.
+    /// was lost. It is used again if it is that of a resumable queue that still exists.
     async fn open_replies(
         &self,
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
     ) -> Result<ReplySubscription, BrokerError>;
 
-    /// Opens an exclusive reply queue for the answers of many workers to one request. No more than
+    /// Opens an exclusive reply queue for the answers of many workers. No more than
     /// [`ANSWER_PREFETCH`] of them arrive before they are acknowledged.
     async fn open_answers(&self) -> Result<ReplySubscription, BrokerError>;
 
@@ -63,9 +64,9 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// unacknowledged deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
-    /// Whether a queue of this name exists and can take messages. `Some(false)` also for a queue
-    /// whose node is down, in contrast to [`depth`](Self::depth). `None` if that cannot be found
-    /// out within the transport's time limit.
+    /// Whether a queue of this name exists, even if it is full. `Some(false)` also for a queue
+    /// whose node is down, in contrast to [`depth`](Self::depth). `None` if the broker does not
+    /// tell within the transport's time limit. The in-process broker never tells.
     async fn queue_exists(&self, queue: &ShortStr) -> Option<bool>;
 
     /// How many messages and consumers a queue has. `None` if that cannot be found out within the
@@ -80,13 +81,13 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// and it is a classic one. Also returns `false` after a time limit.
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool;
 
-    /// Consumes the control messages with these keys from now on. Declares the control exchange and
-    /// a queue, which is deleted with the subscription. If the broker refuses one of them, nothing
-    /// else is affected.
+    /// Consumes the control messages with the queue's keys from now on. Declares the control
+    /// exchange, and the queue, which is deleted with its consumer. A user that may not declare the
+    /// exchange can consume if it exists. A refusal by the broker affects nothing else.
     async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError>;
 
     /// Publishes a message to the control exchange. [`Published::Returned`] if no queue is bound
-    /// with this key, and [`Published::Refused`] if one of several did not take it.
+    /// with this key, and [`Published::Refused`] if a queue did not take it, even if others did.
     ///
     /// Waits without a limit for a connection that the broker does not block. The message is
     /// claimed with its token directly before it is written, and the wait is subtracted from its
@@ -116,8 +117,8 @@ pub(crate) struct ReplySubscription {
     /// The `reply_to` of requests.
     pub(crate) address: ShortStr,
     pub(crate) replies: Subscription,
-    /// How many replies to earlier calls wait at the address. `None` if the earlier address was not
-    /// used again, so that those replies are lost.
+    /// How many replies to earlier calls wait at the address. `None` if no earlier address is used
+    /// again: replies that waited at one are lost.
     pub(crate) resumed: Option<u32>,
     /// The publisher to use, if the address is valid only for requests that are sent by it.
     pub(crate) publisher: Option<Arc<dyn Publisher>>,
@@ -162,25 +163,25 @@ pub(crate) struct Delivery {
     pub(crate) control_key: Option<ShortStr>,
 }
 
-/// Acknowledges and rejects the deliveries of a subscription, and ends the subscription. Once both
-/// the control and the stream of deliveries are dropped, unacknowledged deliveries go back to the
-/// queue.
+/// Acknowledges and rejects the deliveries of a subscription, and ends the subscription. Dropping
+/// the control, or the stream of deliveries before its end, may end it too. Once both are dropped,
+/// unacknowledged deliveries go back to the queue.
 #[async_trait]
 pub(crate) trait Control: Debug + Send + Sync {
     /// Acknowledges a delivery. The acknowledgement is sent soon. If the subscription is lost
-    /// before that, the broker delivers the message again.
+    /// before that, the broker delivers the message again. Does nothing if the broker expects no
+    /// acknowledgements, as for direct replies.
     fn ack(&self, tag: u64);
 
     /// Rejects a delivery. The broker dead-letters it, or drops it if its queue has no dead-letter
     /// exchange. Sent like [`ack`](Self::ack).
     fn reject(&self, tag: u64);
 
-    /// Acknowledges a delivery and all before it. Does nothing if the broker expects no
-    /// acknowledgements, as for direct replies.
+    /// Acknowledges a delivery and all before it. Sent like [`ack`](Self::ack).
     fn ack_up_to(&self, tag: u64);
 
-    /// Holds acknowledgements back until the subscription is closed. Until then, no more deliveries
-    /// than the prefetch arrive. A transport may do nothing.
+    /// Holds acknowledgements and rejects back until the subscription is closed, so that no more
+    /// deliveries than the prefetch arrive until then. A transport may ignore this.
     fn hold(&self) {}
 
     /// Cancels the consumer: no more deliveries arrive.
@@ -191,8 +192,8 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// because nothing can be done about them.
     async fn close(&self);
 
-    /// Deletes the queue if it belongs to this subscription, and then does what
-    /// [`close`](Self::close) does. Each of them takes no longer than a time limit.
+    /// Does what [`close`](Self::close) does, and deletes the queue if only this subscription uses
+    /// it. Each of them takes no longer than a time limit.
     async fn close_and_delete(&self);
 }
 
@@ -202,7 +203,7 @@ pub(crate) trait Control: Debug + Send + Sync {
 pub(crate) struct Outgoing {
     /// The routing key. In the default exchange, it is the queue's name.
     pub(crate) queue: ShortStr,
-    /// Whether the broker returns the message if the queue does not exist.
+    /// Whether the broker returns the message if it cannot route it to any queue.
     pub(crate) mandatory: bool,
     pub(crate) message: Message,
     /// A transport keeps it until the message is confirmed or its channel is lost, even if nobody
@@ -213,17 +214,17 @@ pub(crate) struct Outgoing {
 /// The outcome of publishing a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Published {
-    /// The broker confirmed it: it is in the queue, or it was not mandatory and no queue exists.
+    /// The broker confirmed it: it is in its queues, or there is none and it was not mandatory.
     Confirmed,
-    /// The broker returned it: the queue does not exist.
+    /// The broker returned it: the queue does not exist, or none is bound with this key.
     Returned,
     /// The broker refused it with a negative confirm. Or it is a direct reply that was sent on
     /// several connections in turn, and the broker closed each of them.
     Refused,
     /// It was withdrawn before it was sent, or is a direct reply for which there was no connection.
     Withdrawn,
-    /// It cannot be sent, or the connection or channel was lost. If `written` is false, the broker
-    /// did not get it. Otherwise, the broker may have got it.
+    /// It cannot be sent, or the connection or channel was lost. If `written` is false, it is in no
+    /// queue. Otherwise, it may be.
     Failed { source: BrokerError, written: bool },
 }
 
@@ -244,7 +245,7 @@ impl Published {
 
 /// Receives the outcome of publishing a message.
 pub(crate) trait ConfirmListener: Send + Sync {
-    /// Called once.
+    /// Called once, unless a panic of a task of the transport loses the outcome.
     fn published(self: Arc<Self>, published: Published);
 
     /// Called every few seconds while the message waits for its confirm.
@@ -259,8 +260,8 @@ pub(crate) trait ConfirmListener: Send + Sync {
 /// Publishes messages, and reports the outcome of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
-    /// Publishes a message if that is possible without waiting. Otherwise returns it. The listener
-    /// may be called before this returns.
+    /// Publishes a message if that is possible without waiting, and otherwise returns it. `Ok` only
+    /// means that the listener gets the outcome, perhaps before this returns.
     fn try_publish(
         &self,
         outgoing: Outgoing,

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// The state of the latest of several messages that are sent one after another. All earlier
-/// messages count as withdrawn, even if they were claimed.
+/// messages count as withdrawn, even if they were claimed. At first, the latest one is number 0,
+/// and waits.
 ///
-/// The upper bits are the number of the latest message, and the lower two bits are its state.
+/// The lower two bits are the state of the latest message, and the others are its number.
 #[derive(Debug, Default)]
 pub(crate) struct LatestSend(AtomicU32);
 
@@ -25,14 +26,14 @@ impl LatestSend {
     /// from now on. Must not be called by two tasks at once: both could get the same number.
     pub(crate) fn begin(&self) -> u32 {
         let latest = self.0.load(Ordering::Acquire) >> STATE_BITS;
-        // The shifts clear the upper bits, so that the number wraps around.
+        // The shifts clear the two bits for which there is no room, so the number wraps around.
         let number = latest.wrapping_add(1) << STATE_BITS >> STATE_BITS;
         self.0.store(number << STATE_BITS | WAITING, Ordering::Release);
         number
     }
 
-    /// Claims the message for writing, also if it is claimed already. Returns `false` if it was
-    /// withdrawn, and must not be written.
+    /// Claims the message for writing. Returns `false` if it was withdrawn, and must not be
+    /// written. Returns `true` also if it was claimed before.
     pub(crate) fn claim(&self, number: u32) -> bool {
         self.decide(number, CLAIMED) == CLAIMED
     }
@@ -112,8 +113,8 @@ impl SendToken {
         Self { owner, number }
     }
 
-    /// A token that holds a permit until the messages with it are confirmed, or lost with their
-    /// channels.
+    /// A token that holds a permit until it, its clones and its [`next`](Self::next) tokens are
+    /// dropped: until the messages with them are confirmed, or lost with their channels.
     pub(crate) fn holding(permit: OwnedSemaphorePermit) -> Self {
         let holder = PermitHolder {
             latest_send: LatestSend::default(),

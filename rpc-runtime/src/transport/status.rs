@@ -98,16 +98,16 @@ impl fmt::Display for Status {
 /// The changes of a handle's [`Status`], from
 /// [`Broker::status_changes`](crate::Broker::status_changes). Also a [`Stream`].
 ///
-/// A status of the same kind with a new reason is a change too. Each reason is reported once until
-/// the handle is ready again, however many attempts fail for it. Changes that are not read in time
-/// are merged into one.
+/// A status of the same kind with a new reason is a change too. Each reason is such a change only
+/// once until the handle is ready again, however many attempts fail for it. Changes that are not
+/// read in time are merged into one.
 pub struct StatusChanges(BoxStream<'static, Status>);
 
 impl StatusChanges {
     fn new(receiver: watch::Receiver<BoardState>) -> Self {
         struct Reader {
             receiver: watch::Receiver<BoardState>,
-            /// The version of the status that was returned last.
+            /// The version of the status that was returned last. `None` before the first.
             seen: Option<u64>,
         }
 
@@ -150,7 +150,7 @@ impl fmt::Debug for StatusChanges {
     }
 }
 
-/// One of a handle's connections.
+/// One of the two connections that a handle keeps open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Publishing,
@@ -253,7 +253,7 @@ impl BoardState {
         });
         if down.iter().any(Option::is_some) {
             return Status::Connecting {
-                // The other one may have an error although this one has none yet.
+                // One of them may have an error although the other one has none yet.
                 last_error: down.into_iter().flatten().find_map(Clone::clone),
             };
         }
@@ -266,8 +266,8 @@ impl BoardState {
         }
     }
 
-    /// Records a status as reported if it is new: of another kind, or with a reason that was not
-    /// reported yet. Returns whether it is new.
+    /// Records `after` as reported if it is new: of another kind than `before`, or with a reason
+    /// that was not reported since the handle was last ready. Returns whether it is new.
     fn record_if_new(&mut self, before: &Status, after: &Status) -> bool {
         let is_of_another_kind = std::mem::discriminant(before) != std::mem::discriminant(after);
         if after.is_ready() {

@@ -1,7 +1,7 @@
 //! Background tasks: what happens if one panics, or if their runtime ends.
 //!
 //! Every task has an owner that notices its end. A panic is a bug, and must not leave behind a
-//! handle that looks fine and does nothing: [`catch_panic`] returns the panic to the owner, and
+//! handle that looks fine and does nothing: [`catch_panic`] reports the panic to the owner, and
 //! [`restart_on_panic`] starts the task again.
 
 use std::future::{Future, poll_fn};
@@ -18,7 +18,7 @@ use super::backoff::Backoff;
 use super::status::StatusBoard;
 use crate::error::BrokerError;
 
-/// A task panicked. The panic hook has printed its message.
+/// A task panicked. The panic's message is not kept: the panic hook has printed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panicked {
     /// The task's name.
@@ -31,7 +31,7 @@ impl From<Panicked> for BrokerError {
     }
 }
 
-/// Runs a task, and catches and logs a panic in it.
+/// Runs a task within the current one, and catches and logs a panic in it.
 ///
 /// # Errors
 ///
@@ -68,8 +68,8 @@ pub(crate) async fn restart_on_panic<T, F: Future<Output = T>>(
     }
 }
 
-/// Makes the board report that the runtime ended, if that happens before the handle ends. The
-/// runtime cannot be asked, but it drops its tasks when it ends.
+/// Makes the board report that the runtime ended, if that happens before `handle_ends` is
+/// cancelled. The runtime cannot be asked, but it drops its tasks when it ends.
 pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_ends: CancellationToken) {
     let reporter = RuntimeEndReporter(board);
     runtime.spawn(async move {

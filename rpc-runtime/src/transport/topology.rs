@@ -193,7 +193,8 @@ impl RequestQueue {
     ///
     /// The server fails to start with
     /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) if the name is empty, longer
-    /// than 255 bytes, has control characters, begins with `amq.` or `rpc.`, or ends with `.batch`.
+    /// than 255 bytes (238 for a service with jobs), has control characters, begins with `amq.` or
+    /// `rpc.`, or ends with `.batch`.
     pub fn new(name: impl Into<String>) -> Self {
         let properties = QueueProperties {
             durable: true,
@@ -216,7 +217,8 @@ impl RequestQueue {
     /// How often a request may return to this quorum queue because its worker was lost. After that,
     /// RabbitMQ [drops](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling) or
     /// [dead-letters](Self::dead_letter_to) it. A worker refuses the request at its last delivery,
-    /// so that its caller gets the fault `interrupted` instead of a timeout.
+    /// so that its caller gets the fault `interrupted` instead of a timeout. It gives up a job at
+    /// half of the limit.
     ///
     /// The default limit of RabbitMQ 4 is 20. Earlier versions have none, but workers refuse a
     /// request after 20 deliveries.
@@ -334,7 +336,8 @@ impl RequestQueue {
     /// The queue in which jobs wait for a retry, for this many milliseconds.
     ///
     /// It is always a quorum queue, because only these dead-letter without losing messages: they
-    /// keep a message until the next queue has confirmed it (`at-least-once`).
+    /// keep a message until the next queue has confirmed it (`at-least-once`, for which RabbitMQ
+    /// requires `reject-publish`).
     pub(crate) fn retry_queue(&self, millis: u64) -> Self {
         let millis = i64::try_from(millis).unwrap_or(i64::MAX);
         self.beside(format!("{}.retry.{millis}", self.name))
@@ -345,7 +348,8 @@ impl RequestQueue {
             .argument("x-overflow", "reject-publish")
     }
 
-    /// A durable queue that is declared in the same way. Of the arguments, it has only the type.
+    /// A durable queue with this name and the same [`DeclareMode`]. Of this queue's arguments, it
+    /// has only the type.
     fn beside(&self, name: String) -> Self {
         let mut queue = Self::new(name);
         queue.declare_mode = self.declare_mode;
@@ -362,7 +366,8 @@ impl RequestQueue {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }
 
-    /// How many times a request may be delivered before a worker refuses it. At least one.
+    /// How many times a request may be delivered before a worker refuses it. At least one. Half of
+    /// that for a job, if the queue counts deliveries.
     pub(crate) fn max_deliveries(&self) -> u32 {
         match self.properties.arguments.get(DELIVERY_LIMIT) {
             // A negative limit means that there is none.

@@ -11,9 +11,9 @@ use super::queues::Queues;
 /// It supports the queue arguments of [`quorum`](crate::RequestQueue::quorum),
 /// [`delivery_limit`](crate::RequestQueue::delivery_limit),
 /// [`dead_letter_to`](crate::RequestQueue::dead_letter_to) and
-/// [`priorities`](crate::RequestQueue::priorities), `x-message-ttl` and `x-dead-letter-strategy`.
-/// It ignores `x-overflow`, and refuses others. An expired message may stay until its queue is next
-/// used. Nothing outlives the process.
+/// [`priorities`](crate::RequestQueue::priorities), `x-message-ttl` (but not 0) and
+/// `x-dead-letter-strategy`. It ignores `x-overflow`, and refuses others. An expired message may
+/// stay until its queue is next used. Nothing outlives the process.
 ///
 /// [`Broker::in_process`](crate::Broker::in_process) makes a broker with a single handle. If
 /// callers and workers are to have handles of their own, make an `InProcessBroker` and connect

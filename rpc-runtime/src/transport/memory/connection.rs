@@ -16,7 +16,7 @@ use crate::transport::Connectivity;
 #[derive(Debug)]
 pub(super) struct Connection {
     state: watch::Sender<State>,
-    /// The consumers of the open connection. They end when it is lost.
+    /// The consumers of the open connection. They end when it is lost. Some may have ended earlier.
     consumers: Mutex<Vec<ConsumerId>>,
     #[cfg(test)]
     link: Option<Arc<dyn Link>>,
@@ -80,7 +80,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Removes the consumer, and returns why the connection has ended.
+    /// If the connection has ended, removes the consumer from the broker, and returns the reason.
     pub(super) fn add_consumer(
         &self,
         open: &OpenConnection,
@@ -130,8 +130,8 @@ impl Connection {
         }
     }
 
-    /// Cuts the connection until [`restore`](Self::restore). Returns the consumers, which the
-    /// broker removes once it notices the loss.
+    /// Cuts the connection until [`restore`](Self::restore), and unblocks it. Returns its
+    /// consumers, which the caller removes once the broker is to notice the loss.
     pub(super) fn cut(&self) -> Vec<ConsumerId> {
         self.state.send_modify(|state| {
             state.losses += 1;
@@ -193,7 +193,7 @@ impl OpenConnection {
         }
     }
 
-    /// Waits until the connection is lost and returns why. Cancel safe.
+    /// Waits until the connection is lost or the handle is closed, and returns why. Cancel safe.
     pub(super) async fn wait_lost(&self) -> BrokerError {
         let mut state = self.state.clone();
         let ended = state.wait_for(|state| self.end_reason_in(state).is_some()).await;
@@ -234,7 +234,8 @@ impl OpenConnection {
     ///
     /// # Errors
     ///
-    /// Fails if a simulated connection is lost before the answer. `act` may have run.
+    /// Fails if a simulated connection is lost before the answer. `act` may have run, or may still
+    /// run. Without simulation, never fails, and runs `act` even if the connection has ended.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,
@@ -246,8 +247,9 @@ impl OpenConnection {
         Ok(act())
     }
 
-    /// Runs `act` at the broker, without waiting for it, unless the connection is lost before. Also
-    /// runs it while the connection is blocked: the broker then still takes acknowledgements.
+    /// Runs `act` at the broker, without waiting for it, unless a simulated connection is lost
+    /// before. Also runs it while the connection is blocked: the broker then still takes
+    /// acknowledgements.
     pub(super) fn tell(&self, act: impl FnOnce() + Send + 'static) {
         #[cfg(test)]
         if let Some(link) = self.link() {

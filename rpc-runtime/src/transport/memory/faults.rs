@@ -28,8 +28,8 @@ impl MemoryTransport {
     }
 
     /// Cuts a connection until [`restore`](Self::restore). The handle notices the loss at once, and
-    /// the broker after `noticed_after`. Only then it removes the connection's consumers and
-    /// requeues what they have not acknowledged.
+    /// the broker after `noticed_after`. Only then does the broker remove the connection's
+    /// consumers and requeue what they have not acknowledged.
     pub(crate) fn cut(&self, role: Role, noticed_after: Duration) {
         let last_error = Some(BrokerError::lost());
         self.board.set(role, Connectivity::Down { last_error });
@@ -56,7 +56,7 @@ impl MemoryTransport {
         self.board.set(role, connection.connectivity());
     }
 
-    /// Makes the broker block or unblock publishing. If the connection is down, it takes effect
+    /// Makes the broker block or unblock publishing. If the connection is down, this takes effect
     /// once the connection is restored.
     pub(crate) fn block(&self, is_blocked: bool) {
         self.publishing.block(is_blocked.then_some("low on memory"));
@@ -65,7 +65,7 @@ impl MemoryTransport {
         }
     }
 
-    /// Deletes the reply queues, as if they had expired.
+    /// Deletes the reply queues of this handle, as if they had expired.
     pub(crate) fn expire_replies(&self) {
         for queue in self.lock_reply_queues().drain(..) {
             self.broker.queues().delete(&queue);

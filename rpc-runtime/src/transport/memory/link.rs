@@ -8,8 +8,9 @@ use tokio::time::Instant;
 /// The direction of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// Messages in this direction arrive in the order in which they were sent.
+    /// A [`Link`] must choose delays with which no message overtakes an earlier one.
     ToBroker,
+    /// Answers and deliveries may overtake each other. The deliveries of a consumer stay in order.
     FromBroker,
 }
 
@@ -18,7 +19,7 @@ pub(crate) trait Link: Debug + Send + Sync {
     /// The delay of the next message.
     fn delay(&self, direction: Direction) -> Duration;
 
-    /// Whether a message that was sent at this instant arrives although its connection is lost. A
+    /// Whether a request that was sent at this instant arrives although its connection is lost. A
     /// broker reads the bytes that it has received before it notices the loss.
     fn delivers_despite_loss(&self, sent: Instant) -> bool;
 }

@@ -29,7 +29,7 @@ pub(super) struct Queue {
     properties: Option<QueueProperties>,
     highest_priority: u8,
     messages: VecDeque<Stored>,
-    /// The consumer that is served next comes first.
+    /// In the order in which they are served. Those that are not ready are passed over.
     consumers: VecDeque<Consumer>,
     next_tag: u64,
     /// Whether the queue is deleted with its last consumer.
@@ -45,7 +45,7 @@ pub(super) struct Queue {
     dead_letter_to: Option<String>,
     /// Whether dead letters stay here while their next queue does not exist.
     keeps_dead_letters: bool,
-    /// Dead letters and the names of their next queues, until they are
+    /// Dead letters, each after the name of its next queue, until they are
     /// [taken](Self::take_dead_letters).
     dead_letters: Vec<(String, Message)>,
 }
@@ -67,7 +67,8 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 #[cfg(test)]
 pub(crate) const MALFORMED_HEADER: &str = "x-simulated-malformed";
 
-/// Why the properties of a message cannot be read. Only the simulation sends such messages.
+/// Why the properties of a message cannot be read, as only the simulation pretends. `None` if they
+/// can.
 #[cfg(test)]
 fn malformed(message: &Message) -> Option<Malformed> {
     message
@@ -125,7 +126,7 @@ impl Queue {
                 ("x-delivery-limit", QueueArgument::Number(limit @ 0..)) => {
                     queue.delivery_limit = Some(u32::try_from(*limit).unwrap_or(u32::MAX));
                 }
-                // The default exchange is the only one.
+                // Dead letters go only through the default exchange.
                 ("x-dead-letter-exchange", QueueArgument::Text(exchange)) if exchange.is_empty() => {
                     has_dead_letters = true;
                 }
@@ -243,7 +244,7 @@ impl Queue {
         self.properties.as_ref()
     }
 
-    /// How long a message may wait, whatever its own expiration.
+    /// The queue's `x-message-ttl`.
     pub(super) fn message_ttl(&self) -> Option<Duration> {
         self.message_ttl
     }
@@ -265,7 +266,7 @@ impl Queue {
     }
 
     /// Adds a message, and delivers it if a consumer is ready. `control_key` is the routing key of
-    /// a control message.
+    /// a control message, otherwise `None`.
     pub(super) fn push_with_key(&mut self, message: Message, control_key: Option<ShortStr>, now: Instant) {
         let of_control = self.control.as_ref().map(|control| control.time_to_live);
         let of_queue = self.message_ttl.or(of_control);
@@ -293,7 +294,7 @@ impl Queue {
         self.drop_excess();
     }
 
-    /// Adds a consumer.
+    /// Adds a consumer with this number, and delivers what waits to it.
     pub(super) fn consume(
         &mut self,
         number: u64,
@@ -334,7 +335,7 @@ impl Queue {
         };
         let mut message = stored.message;
         let properties = &mut message.properties;
-        // The entry about the death keeps the expiration, so that the dead letter does not expire.
+        // The expiration moves to the entry about the death: the dead letter itself has none.
         let expiration = properties.expiration.take();
         if properties.dead_lettered.is_none() {
             let name = ShortStr::from_static(FIRST_DEATH_REASON_HEADER);
@@ -345,8 +346,8 @@ impl Queue {
         self.dead_letters.push((target.clone(), message));
     }
 
-    /// Takes the messages that were dead-lettered since the last call, each with the name of its
-    /// next queue.
+    /// Takes the messages that were dead-lettered or [kept](Self::keep_or_drop) since the last
+    /// call, each with the name of its next queue.
     pub(super) fn take_dead_letters(&mut self) -> Vec<(String, Message)> {
         std::mem::take(&mut self.dead_letters)
     }
@@ -355,7 +356,7 @@ impl Queue {
         !self.dead_letters.is_empty()
     }
 
-    /// Keeps a dead letter whose next queue does not exist, or drops it.
+    /// Keeps a dead letter whose next queue, `target`, does not exist, or drops it.
     pub(super) fn keep_or_drop(&mut self, target: String, message: Message) {
         if self.keeps_dead_letters {
             self.dead_letters.push((target, message));
@@ -375,7 +376,7 @@ impl Queue {
         self.consumers.iter().filter(is_active).count()
     }
 
-    /// The number of the consumer that is served next.
+    /// The number of the consumer that is served next if it is ready.
     pub(super) fn first_consumer(&self) -> Option<u64> {
         self.consumers.front().map(|consumer| consumer.number)
     }
@@ -393,8 +394,8 @@ impl Queue {
         self.consumers.iter().any(|other| other.number == consumer)
     }
 
-    /// Removes a consumer. Its unacknowledged messages return to the queue, unless they have
-    /// returned too often.
+    /// Removes a consumer. Its unacknowledged messages return to the queue. Those that have
+    /// returned too often are dead-lettered or dropped.
     pub(super) fn close_consumer(&mut self, consumer: u64, now: Instant) {
         let Some(position) = self.consumers.iter().position(|other| other.number == consumer) else {
             return;
@@ -476,7 +477,7 @@ impl Queue {
             .retain(|stored| stored.message.properties.persistent);
     }
 
-    /// How many messages the queue has, with those that were delivered to a consumer.
+    /// How many messages the queue has, with unacknowledged ones and kept dead letters.
     pub(super) fn backlog(&self) -> usize {
         let unacked = self.consumers.iter().map(|consumer| consumer.unacked.len());
         self.messages.len() + self.dead_letters.len() + unacked.sum::<usize>()
@@ -497,8 +498,8 @@ impl Consumer {
             }
     }
 
-    /// Sends a message to the consumer, with [`DELIVERY_COUNT`] if it comes from a quorum queue. If
-    /// the receiver was dropped, cancels the consumer and returns the message.
+    /// Sends a message to the consumer, with [`DELIVERY_COUNT`] if it has returned to a quorum
+    /// queue. If the receiver was dropped, cancels the consumer and returns the message.
     fn offer(&mut self, stored: Stored, tag: u64, is_from_quorum: bool, sent_at: Instant) -> Option<Stored> {
         let mut message = stored.message.clone();
         if is_from_quorum && stored.returns > 0 {

@@ -105,7 +105,7 @@ impl Queues {
     }
 
     /// Puts a control message into all queues that are bound with its key. Returns
-    /// [`Routing::Refused`] if one of several refuses it.
+    /// [`Routing::Refused`] if one of them refuses it, even if others take it.
     pub(super) fn publish_control(&mut self, key: &ShortStr, message: &Message, now: Instant) -> Routing {
         let mut bound: Vec<_> = (self.queues.values_mut())
             .filter(|queue| queue.is_bound(key))
@@ -181,7 +181,7 @@ impl Queues {
         self.with_queue(queue, now, |queue| queue.push(message, now))
     }
 
-    /// How long a message may wait in a queue, whatever its own expiration.
+    /// The `x-message-ttl` of a queue. `None` also if no queue of that name exists.
     pub(super) fn message_ttl(&self, queue: &str) -> Option<Duration> {
         self.queues.get(queue)?.message_ttl()
     }
@@ -204,9 +204,12 @@ impl Queues {
         true
     }
 
-    /// Moves the dead letters of a queue to their next queues. There, a dead letter may cause other
-    /// messages to expire. A dead letter itself does not expire at once: it has no expiration of
-    /// its own, and no queue has an `x-message-ttl` of 0. So this ends.
+    /// Moves the dead letters of a queue to their next queues. Keeps or drops those whose next
+    /// queue does not exist.
+    ///
+    /// In its next queue, a dead letter may cause other messages to expire. It does not expire at
+    /// once itself: it has no expiration of its own, and no queue has an `x-message-ttl` of 0. So
+    /// this ends.
     fn move_dead_letters(&mut self, name: &str, now: Instant) {
         let mut sources = vec![name.to_owned()];
         while let Some(source) = sources.pop() {
@@ -271,8 +274,8 @@ impl Queues {
         queue.is_some_and(|queue| queue.has_consumer(consumer.number))
     }
 
-    /// Removes a consumer. Its unacknowledged deliveries go back to the queue, unless they exceed
-    /// the queue's delivery limit. Deletes an auto-delete queue that is now unused.
+    /// Removes a consumer. Its unacknowledged deliveries go back to the queue, or are dead-lettered
+    /// or dropped beyond its delivery limit. Deletes an auto-delete queue that is now unused.
     pub(super) fn close_consumer(&mut self, consumer: &ConsumerId, now: Instant) {
         self.with_queue(&consumer.queue, now, |queue| {
             queue.close_consumer(consumer.number, now);

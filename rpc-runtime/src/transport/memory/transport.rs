@@ -77,7 +77,7 @@ impl MemoryTransport {
         adopted.clone()
     }
 
-    /// Waits until the connection is up.
+    /// Waits until the connection is up, and for the simulated delay (tests only).
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl MemoryTransport {
         self.reply_queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connections for good, and deletes the reply queues.
+    /// Ends the handle: closes the connections for good, and deletes the reply queues.
     fn end(&self) {
         self.board.close();
         self.ended.cancel();
@@ -181,7 +181,8 @@ enum Ownership {
     Shared,
 }
 
-/// A stream of deliveries, until the consumer is cancelled or the connection is lost.
+/// A stream of deliveries. It ends when the consumer is cancelled or its queue is deleted, and with
+/// an error when the connection is lost or the handle is closed.
 fn deliveries(
     receiver: mpsc::UnboundedReceiver<SentDelivery>,
     connection: OpenConnection,
@@ -193,8 +194,8 @@ fn deliveries(
             reason = connection.wait_lost() => Some((Err(reason), None)),
             delivery = receiver.recv() => {
                 let SentDelivery { delivery, sent_at } = delivery?;
-                // Counted from then, not from when the delivery before has arrived: a link has
-                // latency, but no limit of messages per second.
+                // The delay counts from `sent_at`, not from the arrival of the delivery before: a
+                // link has latency, but no limit of messages per second.
                 let arrived = connection.delay_from_broker(sent_at).await;
                 match arrived {
                     Ok(()) => Some((Ok(delivery), Some((receiver, connection)))),
@@ -294,7 +295,7 @@ impl Transport for MemoryTransport {
         let ack_mode = AckMode::Prefetch(prefetch.into());
         let subscription =
             self.subscribe(&self.consuming, &open, queue.name(), ack_mode, Ownership::Shared)?;
-        // Simulates the delay of the broker's confirm. Deliveries may arrive before it.
+        // Simulates the delay of the broker's answer. Deliveries may arrive before it.
         open.delay_from_broker(Instant::now()).await?;
         Ok(subscription)
     }
@@ -311,7 +312,7 @@ impl Transport for MemoryTransport {
         let queue = format!("{CONTROL_EXCHANGE}.{}", Uuid::new_v4());
         self.broker.queues().declare_for_control(&queue, control);
         let ack_mode = AckMode::Prefetch(control.prefetch.into());
-        // It is deleted with its consumer in any case.
+        // `Shared`, because the queue is deleted with its consumer in any case.
         let subscription = self.subscribe(&self.consuming, &open, &queue, ack_mode, Ownership::Shared)?;
         open.delay_from_broker(Instant::now()).await?;
         Ok(subscription)
@@ -529,7 +530,8 @@ struct MemoryControl {
 }
 
 impl MemoryControl {
-    /// Runs `act` at the broker, without waiting for it. Fails if the connection is lost already.
+    /// Runs `act` at the broker, without waiting for it. Fails if the connection is lost already,
+    /// or the handle is closed.
     fn with_queues(
         &self,
         act: impl FnOnce(&mut Queues, &ConsumerId) + Send + 'static,

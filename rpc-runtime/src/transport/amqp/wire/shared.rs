@@ -21,12 +21,15 @@ use crate::error::BrokerError;
 use crate::protocol::{Message, ShortStr};
 use crate::transport::Delivery;
 
-/// One connection, as the channels see it.
+/// The shared state of one connection.
+///
+/// "Our" frames are those of content, which the channels append. All others come from lapin.
 pub(in super::super) struct Wire {
     shared: Mutex<Shared>,
     /// Wakes the driver.
     pub(super) driver_waker: AtomicWaker,
-    /// How many bytes of our frames the socket has taken.
+    /// How many bytes of our frames the socket has taken. After a write over TLS has failed, this
+    /// includes those that it may have taken.
     pub(super) written: AtomicU64,
     /// Cancelled once the connection has ended.
     ended: CancellationToken,
@@ -70,12 +73,12 @@ impl Wire {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
-        // Only an allocation can panic while the lock is held, and that ends the process.
+        // Nothing panics while the lock is held: an allocation that fails ends the process.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the content of a channel that lapin has opened. If it is closed already, nothing
-    /// can be sent through it.
+    /// Takes over the content of a channel that lapin has opened. Nothing can be sent through it if
+    /// `is_open` is false, because it was closed since, or if the connection has ended.
     pub(in super::super) fn attach(
         self: &Arc<Self>,
         number: u16,
@@ -101,7 +104,8 @@ impl Wire {
     }
 
     /// Takes the frames to write: ours into `ours`, which must be empty, and lapin's whole frames
-    /// into `lapin`. Ours are written first.
+    /// into `lapin`. Ours are written first, so they precede lapin's close of their channel. From
+    /// then on, nothing can be sent through a channel that lapin closes.
     pub(super) fn take(&self, ours: &mut Outbox, lapin: &mut Vec<u8>) {
         let mut shared = self.lock();
         std::mem::swap(&mut shared.ours, ours);
@@ -126,7 +130,8 @@ impl Wire {
         }
     }
 
-    /// Ends the connection: nothing more is written or read.
+    /// Ends the connection: nothing more passes through the socket. lapin still reads what has
+    /// arrived for it, and then the error, or the end of the stream. Later calls change nothing.
     pub(super) fn end(&self, error: Option<io::Error>) {
         let mut shared = self.lock();
         shared.open.clear();
@@ -169,7 +174,7 @@ pub(in super::super) struct ContentChannel {
     wire: Arc<Wire>,
     deliveries: OnceLock<mpsc::UnboundedSender<Delivery>>,
     confirms: OnceLock<Weak<dyn ConfirmSink>>,
-    /// Why the channel is closed.
+    /// Why the channel is closed. Not set by the end of its connection.
     closed: OnceLock<BrokerError>,
 }
 
@@ -223,9 +228,10 @@ impl ContentChannel {
         })
     }
 
-    /// Sends acknowledgements and rejects. Does nothing if the channel is closed.
+    /// Sends acknowledgements and rejects. Does nothing if the channel is closed or the connection
+    /// has ended.
     pub(in super::super) fn acknowledge(self: &Arc<Self>, all: impl IntoIterator<Item = Acknowledgement>) {
-        // If the channel is closed, the broker delivers the messages again.
+        // In both cases, the broker delivers the messages again.
         let _ = self.append(|out| {
             for each in all {
                 encode::acknowledge(out.end(), self.number, each);
@@ -234,17 +240,19 @@ impl ContentChannel {
         });
     }
 
-    /// Whether the socket has taken everything up to this position.
+    /// Whether everything up to this position counts as [written](Wire::written).
     pub(in super::super) fn is_written(&self, position: u64) -> bool {
         self.wire.written.load(Ordering::Acquire) >= position
     }
 
-    /// Whether the socket has taken everything up to this position, or may still take it.
+    /// Whether everything up to this position [is written](Self::is_written), or may still be.
     pub(in super::super) fn may_be_written(&self, position: u64) -> bool {
         // In this order: what the connection writes last is counted before it ends.
         !self.wire.lock().pipe.has_ended() || self.is_written(position)
     }
 
+    /// Lets `encode` append frames, and wakes the driver if none waited. Returns the position of
+    /// their end, as [`publish`](Self::publish) does.
     fn append(
         self: &Arc<Self>,
         encode: impl FnOnce(&mut Outbox) -> Result<(), NotSent>,
