@@ -82,10 +82,11 @@ impl BrokerBuilder {
 
     /// The largest request or reply body that is sent, in bytes; the default is 16 MiB.
     ///
-    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge). In
-    /// place of a larger reply, the caller gets the fault `reply_too_large`. A message that is too
-    /// large for the *broker* closes the channel, with everything else on it: set this to no more
-    /// than the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure). A batch of
+    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge),
+    /// and so does the request of a broadcast above 1 MiB. In place of a larger reply, or a larger
+    /// item of a stream, the caller gets the fault `reply_too_large`. A message that is too large
+    /// for the *broker* closes the channel, with everything else on it: set this to no more than
+    /// the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure). A batch of
     /// requests or replies is no larger either.
     pub fn max_sent_bytes(mut self, limit: usize) -> Self {
         self.limits.sent = limit;
@@ -95,11 +96,11 @@ impl BrokerBuilder {
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
     /// A larger request is answered with the fault `too_large`; a larger job goes to the
-    /// dead-letter queue. A larger reply fails its call, or the worker's answer to a broadcast,
-    /// with [`CallError::BadReply`](crate::CallError::BadReply). Requests of broadcasts may have at
-    /// most 1 MiB in any case. Bodies are received whole before they are measured, so only the
-    /// broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds the memory of
-    /// each.
+    /// dead-letter queue. A larger reply or item of a stream fails its call, or the worker's answer
+    /// to a broadcast, with [`CallError::BadReply`](crate::CallError::BadReply). Requests of
+    /// broadcasts may have at most 1 MiB in any case. Bodies are received whole before they are
+    /// measured, so only the broker's
+    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds the memory of each.
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
@@ -116,8 +117,9 @@ impl BrokerBuilder {
     /// list_connections`. The default is the program's name. A name is cut after 200 characters.
     ///
     /// The connections of `shop` are named `shop: rpc publish`, `shop: rpc consume` and, on a
-    /// worker that replies to direct reply-to addresses, `shop: rpc direct replies`. Their client
-    /// properties have the host, the process id and the version of rpc-runtime.
+    /// worker that replies to direct reply-to addresses, `shop: rpc direct replies`. For a queue
+    /// that has failed, there may be `shop: rpc declare` or `shop: rpc consume one queue`. Their
+    /// client properties have the host, the process id and the version of rpc-runtime.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
         self.connection_name = Some(name.into());
         self
@@ -127,10 +129,10 @@ impl BrokerBuilder {
     /// [checks](https://www.rabbitmq.com/docs/validated-user-id); see
     /// [`Context::user_id`](crate::Context::user_id). The default is `false`.
     ///
-    /// It is the user in the address. If the user logs in by a certificate
-    /// (`?auth_mechanism=external`), name the user in the address as well, `amqps://shop@host`:
-    /// only the broker knows which name it takes from the certificate. If it takes another one, the
-    /// broker refuses every request, and the calls fail.
+    /// It is the user in the address, or `guest` if the address names none. If the user logs in by
+    /// a certificate (`?auth_mechanism=external`), name the user in the address as well,
+    /// `amqps://shop@host`: only the broker knows which name it takes from the certificate. If it
+    /// takes another one, the broker refuses every request, and the calls fail.
     pub fn send_user_id(mut self, send: bool) -> Self {
         self.send_user_id = send;
         self
@@ -156,8 +158,8 @@ impl BrokerBuilder {
     }
 
     /// The certificate authorities to trust and the client's own certificate, for `amqps://`
-    /// addresses. The default is to trust the certificate authorities of the system. Needs the
-    /// cargo feature `tls`.
+    /// addresses. Connecting fails if an address is `amqp://`. The default is to trust the
+    /// certificate authorities of the system. Needs the cargo feature `tls`.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
@@ -233,8 +235,8 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(transport), caller_options))
     }
 
-    /// Opens a queue with its own connection, to manage the messages in it. Also returns how many
-    /// messages are ready in it. Returns `None` if the queue does not exist.
+    /// Opens a queue over a connection of its own, to manage the messages in it. Also returns how
+    /// many messages are ready in it. Returns `None` if the queue does not exist.
     #[cfg(feature = "__tools")]
     #[doc(hidden)]
     pub async fn open_queue(self, queue: &str) -> Result<Option<(QueueReader, u32)>, BrokerError> {
@@ -261,8 +263,8 @@ impl BrokerBuilder {
         Ok((self.with_tls(addresses.collect())?, caller_options))
     }
 
-    /// Adds a TLS client to the addresses that need one. Refuses TLS options that do not fit the
-    /// addresses.
+    /// Sets the TLS client of the addresses if any of them needs one. Refuses TLS options that do
+    /// not fit the addresses, and a login by certificate without a certificate.
     #[cfg(feature = "tls")]
     fn with_tls(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
@@ -294,7 +296,7 @@ impl BrokerBuilder {
         Ok(addresses)
     }
 
-    /// Connects to a broker in this process.
+    /// Connects to a broker in this process. Ignores the addresses, and all options of connections.
     ///
     /// # Errors
     ///
@@ -340,7 +342,8 @@ impl BrokerBuilder {
     }
 }
 
-/// Returns the user that all addresses name, as the `user_id` of messages.
+/// Returns the user that logs in at all addresses, as the `user_id` of messages. Fails if the
+/// addresses differ in it, or only the broker knows it. `first` is the first of them.
 fn user_of_all(addresses: &[Address], first: &Address) -> Result<ShortStr, BrokerError> {
     let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
     if addresses.iter().any(|address| address.user() != first.user()) {
@@ -357,7 +360,7 @@ fn user_of_all(addresses: &[Address], first: &Address) -> Result<ShortStr, Broke
 }
 
 impl InProcessBroker {
-    /// Creates another handle on this broker, with default options. For other options, use
+    /// Creates a new handle on this broker, with default options. For other options, use
     /// [`BrokerBuilder::in_process`](BrokerBuilder::in_process).
     #[must_use]
     pub fn connect(&self) -> Broker {

@@ -1,4 +1,5 @@
-//! Creates clients, servers and discovery from a handle, and asks for the depth of a queue.
+//! Creates clients, servers and discovery from a handle, sends encoded calls, and asks for the
+//! depth of a queue.
 
 use std::sync::Arc;
 
@@ -72,7 +73,8 @@ impl Server {
 }
 
 impl Broker {
-    /// Asks all workers of this broker what they serve, and collects their replies.
+    /// Returns a [`Discover`], which asks all workers of this broker what they serve, for their
+    /// statistics or for their identities. Nothing is sent before one of its methods is awaited.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};
@@ -105,16 +107,18 @@ impl Broker {
     /// The job gets the same [`request_id`](crate::Context::request_id) each time it is sent.
     /// Workers may run it each time.
     ///
-    /// At most 10,000 such calls to a queue are in flight at once. Further ones wait, and fail with
-    /// [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) if their timeout passes first.
+    /// At most 10,000 such calls of a handle to a queue are in flight at once. Further ones wait,
+    /// and fail with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) if their timeout
+    /// passes first.
     pub fn send(&self, call: &EncodedCall) -> Call<()> {
         call.call(Arc::clone(self.caller()))
     }
 
-    /// Asks the broker how many messages and consumers a queue has.
+    /// Asks the broker how many ready messages and consumers a queue has.
     ///
     /// Returns `None` if that is not known: the queue does not exist, the RabbitMQ user has no
-    /// permission to ask, the queue's node is down, or the broker does not answer in time.
+    /// permission to ask, the queue's node is down, the broker does not answer in time, or the
+    /// handle is closed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

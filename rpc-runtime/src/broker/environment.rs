@@ -85,6 +85,7 @@ pub(super) fn may_be_option(name: &str) -> bool {
     name == AMQP_URL || name.starts_with(PREFIX)
 }
 
+/// Returns an error that reads "the environment variable VARIABLE PROBLEM".
 pub(super) fn error(variable: &str, problem: impl Into<String>) -> BrokerError {
     BrokerError::Environment {
         variable: variable.to_owned(),
@@ -183,8 +184,9 @@ fn parse_flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
     text.parse().map_err(|_| error(variable, "must be true or false"))
 }
 
-/// Parses a whole number with a unit. Returns it multiplied by the size of the unit. `None` if the
-/// text has no number, the unit is not one of `units`, or the result is too large.
+/// Parses a whole number with a unit after it. Returns it multiplied by the size of the unit.
+/// `None` if the text does not begin with a digit, the rest of it is not the name of one of
+/// `units`, which are names and sizes, or the result is too large.
 fn parse_with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let (_, size) = units.iter().find(|(name, _)| *name == unit)?;

@@ -12,9 +12,9 @@ use crate::error::Cause;
 use crate::transport::amqp::Tls;
 
 impl BrokerBuilder {
-    /// Reads the addresses and options from this process's environment variables. A variable that
-    /// is not set, or empty, has its default. Options that the program sets afterwards replace
-    /// those of the environment.
+    /// Reads the addresses and options from this process's environment variables, and the files
+    /// that they name. A variable that is not set, or empty, has its default. Options that the
+    /// program sets afterwards replace those of the environment.
     ///
     /// | variable | meaning | default |
     /// |---|---|---|

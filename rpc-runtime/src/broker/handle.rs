@@ -14,9 +14,12 @@ use crate::transport::{Status, StatusChanges};
 /// # Connections
 ///
 /// A handle has two connections to RabbitMQ. One publishes and one consumes, so that replies still
-/// arrive if an alarm makes the broker stop reading what is published. A third one is opened once a
-/// server on the handle replies to a direct reply-to address. All clients of a handle and its
-/// clones share one reply queue with one consumer, which the first call opens.
+/// arrive if an alarm makes the broker stop reading what is published. Replies by direct reply-to
+/// arrive on the one that publishes. A third one is opened once a server on the handle replies to a
+/// direct reply-to address. A queue because of which the broker closes a connection, or that does
+/// not answer, may get a connection of its own. All clients of a handle and its clones share one
+/// reply queue with one consumer, which the first call opens. Each broadcast with answers, and each
+/// discovery, has a queue for its answers.
 ///
 /// # Runtime
 ///
@@ -88,8 +91,8 @@ impl Broker {
     /// deleted, and the connections are closed. Stop servers first.
     ///
     /// Takes at most 20 seconds, and only a moment if the broker answers. A handle that is not
-    /// closed closes its connections in the background once the last of its clones, clients and
-    /// servers is dropped.
+    /// closed closes its connections in the background once the last of its clones, clients, calls
+    /// and servers is dropped.
     pub async fn close(&self) {
         // The caller first: it deletes its reply queue, which needs a connection.
         self.inner.caller.close().await;

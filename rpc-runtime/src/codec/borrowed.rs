@@ -1,5 +1,5 @@
-//! Text and bytes in arguments and results. A handler borrows them from the delivery, unless the
-//! codec can only copy them.
+//! Text and bytes in arguments and results. A handler can borrow its arguments from the delivery,
+//! unless the codec can only copy them, or a parameter has `#[serde(..)]`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,8 @@ use std::ops::Deref;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-/// Outgoing bytes, serialized as bytes (MessagePack's `bin`) and not as a sequence of numbers.
+/// Outgoing bytes, serialized as bytes: MessagePack's `bin`, or the body itself in plain text. In
+/// JSON they are an array of numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct ByteSlice<'a>(pub &'a [u8]);
 
@@ -59,8 +60,8 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Incoming bytes. MessagePack's `bin` is borrowed; a sequence of numbers, as in JSON, is
-/// collected. A string is accepted too, as its UTF-8 bytes.
+/// Incoming bytes. MessagePack's `bin` and plain text are borrowed; a sequence of numbers, as in
+/// JSON, is collected. A string is accepted too, as its UTF-8 bytes.
 #[derive(Debug, Clone)]
 pub struct CowBytes<'de>(pub Cow<'de, [u8]>);
 
@@ -209,13 +210,14 @@ impl<T> NoConversion for ArgumentConversion<T> {
     type Type = T;
 }
 
-/// For fields of bytes in a struct: `#[serde(serialize_with = .., deserialize_with = ..)]`.
+/// For arguments of bytes in the structs that are generated for a method with `#[serde(..)]` on a
+/// parameter: `#[serde(serialize_with = ..)]` and `#[serde(deserialize_with = ..)]`.
 pub mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{ByteSlice, CowBytes};
 
-    /// Serializes bytes as bytes.
+    /// Serializes bytes as a [`ByteSlice`].
     ///
     /// # Errors
     ///
@@ -225,7 +227,7 @@ pub mod bytes {
     }
 
     /// Deserializes bytes, a sequence of numbers from 0 to 255, or a string (as its UTF-8 bytes),
-    /// as a `Vec` or a `Cow`.
+    /// as a `Vec` or a `Cow`. Copies them.
     ///
     /// # Errors
     ///

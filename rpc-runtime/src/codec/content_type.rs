@@ -12,7 +12,8 @@ use super::unknown_name::UnknownName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
-    /// `application/msgpack`: compact, and the default. Structs are maps by name, bytes are `bin`.
+    /// `application/msgpack`: compact, and the default. Structs are maps by name. An argument or a
+    /// result of bytes is `bin`; a `Vec<u8>` within another value is an array, as serde writes it.
     #[default]
     MessagePack,
     /// `application/json`.

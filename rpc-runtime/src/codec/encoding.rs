@@ -34,9 +34,9 @@ impl Codec {
         .map_err(|source| EncodeError::new(self, source))
     }
 
-    /// Encodes a method's result as [`encode`](Self::encode) does, except that a `Vec<u8>` or a
-    /// `Cow<[u8]>` is encoded as bytes: MessagePack's `bin`, or the body itself in plain text. In
-    /// JSON it remains an array of numbers.
+    /// Encodes a method's result, or an item of a stream, as [`encode`](Self::encode) does, except
+    /// that a `Vec<u8>` or a `Cow<[u8]>` is encoded as bytes: MessagePack's `bin`, or the body
+    /// itself in plain text. In JSON it remains an array of numbers.
     pub(crate) fn encode_result<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
         match bytes_of(value) {
             Some(bytes) => self.encode(&ByteSlice(bytes)),
@@ -91,9 +91,9 @@ impl Codec {
         result.map_or_else(|| self.decode_reply(body), Ok)
     }
 
-    /// Decodes the body of a reply, without the special form that bytes have as a result. An empty
-    /// body that is no value in this codec is decoded as `()` or `None`, because some workers send
-    /// one.
+    /// Decodes the body of a reply as [`decode`](Self::decode) does, without the special form that
+    /// bytes have as a result. An empty body that is no value of the type in this codec is decoded
+    /// as `()` or `None` if the type allows it, because some workers send one.
     pub(crate) fn decode_reply<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self.decode(body) {
             Err(error) if body.is_empty() => empty_body::decode().map_err(|_| error),
@@ -101,8 +101,9 @@ impl Codec {
         }
     }
 
-    /// Converts a result of this type, which is encoded, to an encoded argument: results have a
-    /// special form for bytes, and arguments do not. `None` if the result cannot be decoded.
+    /// Converts an encoded result of the type `T` to an encoded argument of the type `Option<T>`:
+    /// bytes have a special form as a result, and none within an `Option`. `None` if bytes cannot
+    /// be decoded or encoded; a result of any other type is not checked.
     ///
     /// Used to call a method again with the last item of its stream as an argument.
     pub(crate) fn argument_of_result<T: 'static>(self, result: &Bytes) -> Option<Bytes> {

@@ -8,8 +8,8 @@ use super::content_type::Codec;
 use super::{json, message_pack};
 
 impl Codec {
-    /// Returns an encoded map with another value under this key. `None` if the body has no such
-    /// entry, as in plain text.
+    /// Returns a map that [`encode`](Self::encode) has written, with another encoded value under
+    /// this key. `None` if the map has no such entry, and always for plain text.
     pub(crate) fn with_value(self, map: &[u8], key: &str, value: &[u8]) -> Option<Bytes> {
         let Range { start, end } = match self {
             Self::MessagePack => message_pack::value_of(map, key),

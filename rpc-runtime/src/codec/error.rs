@@ -2,7 +2,7 @@
 
 use super::content_type::Codec;
 
-/// The error of a format's own serializer or deserializer.
+/// Why a format cannot encode or decode a value.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A value cannot be encoded in this content type.

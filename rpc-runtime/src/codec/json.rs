@@ -24,8 +24,8 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
     Ok(value)
 }
 
-/// Returns where the value under this key is in a map that [`encode`] has written, so that there is
-/// no whitespace. `None` if the map has no such key.
+/// Returns where the value under this key is in a map that [`encode`] has written, which has no
+/// whitespace between its tokens. `None` if the map has no such key.
 pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
     let mut at = 0;
     loop {

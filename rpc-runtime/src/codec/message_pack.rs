@@ -61,9 +61,9 @@ pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
 ///
 /// `rmp-serde` does not check enough. It does not count enum variants as levels, and a variant
 /// takes only two bytes, so a peer could overflow the stack. Read as [`IgnoredAny`], a variant is a
-/// map, which counts. It also gives serde the length that an array, a map or bytes announce, as a
-/// size hint, even if the body ends before that, and serde then reserves up to 1 MiB for each
-/// level.
+/// map, which counts. `rmp-serde` also gives serde the length that an array, a map or bytes
+/// announce, as a size hint, even if the body ends before that, and serde then reserves up to 1 MiB
+/// for each level.
 fn check_structure(body: &[u8]) -> Result<(), BoxError> {
     let mut deserializer = deserializer_of(body);
     IgnoredAny::deserialize(&mut deserializer)?;

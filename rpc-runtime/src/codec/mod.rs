@@ -1,6 +1,7 @@
-//! Codecs: values to bytes and back, one file for each content type.
+//! Codecs: values to bytes and back, one module for each content type.
 //!
-//! The `content_type` of a request names its codec. The worker answers in the same one.
+//! The `content_type` of a request names its codec; without one, the request is plain text. The
+//! worker answers in the same codec.
 
 mod borrowed;
 mod content_type;

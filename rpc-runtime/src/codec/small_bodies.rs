@@ -5,11 +5,11 @@ use bytes::{Bytes, BytesMut};
 /// The largest body that shares memory with others, in bytes.
 pub(crate) const MAX_SMALL_BODY: usize = 128;
 
-/// How many bytes of memory bodies share. A body keeps all of it for as long as it exists. So
-/// bodies that wait in a buffer that counts their bytes must not share memory.
+/// The size of a chunk of memory that bodies share. A body keeps its whole chunk for as long as it
+/// exists. So bodies that wait in a buffer must not share memory if the buffer counts their bytes.
 const CHUNK_SIZE: usize = 1024;
 
-/// Makes bodies.
+/// Copies bodies, small ones into chunks that they share.
 #[derive(Debug, Default)]
 pub(crate) struct SmallBodies {
     /// The rest of the current chunk.

@@ -1,4 +1,5 @@
-//! The methods that every worker has in addition to those of its services.
+//! The methods that a worker has in addition to those of its services, unless its self-description
+//! is off.
 
 use super::descriptor::{MethodDescriptor, ServiceDescriptor};
 

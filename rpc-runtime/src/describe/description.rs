@@ -57,6 +57,7 @@ impl From<&MethodDescriptor> for MethodDescription {
     }
 }
 
+/// Describes an argument. Without details, its type is not known.
 fn argument(name: &str, details: Option<&ArgumentDescriptor>) -> ArgumentDescription {
     let Some(details) = details else {
         return ArgumentDescription::new(name, "");
@@ -67,6 +68,7 @@ fn argument(name: &str, details: Option<&ArgumentDescriptor>) -> ArgumentDescrip
     description
 }
 
+/// Returns a time in whole milliseconds, rounded down.
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

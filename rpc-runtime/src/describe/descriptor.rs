@@ -82,7 +82,8 @@ pub struct MethodDescriptor {
     /// The argument that gets the last item if its stream is interrupted. `None` if the stream is
     /// not resumed.
     pub resumed_by: Option<&'static str>,
-    /// How often it is retried if it fails, for a job. `None` if it is not retried.
+    /// How often it is retried if it fails, for a job. `None` if a failed job goes to the
+    /// dead-letter queue at once.
     pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the call sets another limit. `None` for the client's timeout.
     pub timeout: Option<Duration>,
@@ -207,7 +208,8 @@ impl MethodDescriptor {
         self
     }
 
-    /// Whether it is a job: workers run it at least once, or keep it in the dead-letter queue.
+    /// Whether its requests are jobs: workers run each of them at least once, or keep it in the
+    /// dead-letter queue.
     #[must_use]
     pub const fn is_job(&self) -> bool {
         self.is_oneway && self.is_idempotent && !self.is_broadcast
@@ -242,7 +244,7 @@ impl MethodDescriptor {
         self
     }
 
-    /// Sets the Rust type that it returns if it succeeds.
+    /// Sets the Rust type that it returns if it succeeds, or of each item.
     #[must_use]
     pub const fn returns(mut self, type_name: &'static str) -> Self {
         self.returns = type_name;

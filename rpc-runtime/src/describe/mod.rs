@@ -2,8 +2,8 @@
 //!
 //! A [`ServiceDescriptor`] is a constant that the [`service`](macro@crate::service) attribute
 //! generates for a trait. Callers and workers read it. A [`ServiceDescription`] owns the same
-//! content, except for the retry policies of jobs: it can be stored, sent and compared, and is read
-//! and written with serde.
+//! content, with times in whole milliseconds: it can be stored, sent and compared, and is read and
+//! written with serde.
 //!
 //! ```
 //! use rpc_runtime::describe::ServiceDescription;

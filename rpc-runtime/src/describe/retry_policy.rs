@@ -9,9 +9,11 @@ use std::time::Duration;
 /// `min_delay` is longer than `max_delay`, which the attribute does not allow. If there is only one
 /// retry, or `min_delay` is zero, every delay is `min_delay`.
 ///
-/// Each wait is up to a fifth shorter or longer than its delay, so that jobs that failed together
-/// are not all retried together. It is then rounded up to a tenth of a second and to two digits:
-/// 1234 ms become 1300 ms.
+/// A failure that would repeat, such as the fault `bad_request`, is not retried.
+///
+/// A delay is at most 30 days. Each wait is up to a fifth shorter or longer than its delay, so that
+/// jobs that failed together are not all retried together. It is then rounded up to a tenth of a
+/// second and to two digits: 1234 ms become 1300 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -20,7 +22,7 @@ pub struct RetryPolicy {
     pub times: u16,
     /// The delay before the first retry.
     pub min_delay: Duration,
-    /// The delay before the last retry.
+    /// The delay before the last retry, if there are several.
     pub max_delay: Duration,
 }
 

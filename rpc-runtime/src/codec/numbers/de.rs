@@ -42,7 +42,8 @@ impl<'de, S: DeserializeSeed<'de>, F: NumberFormat> DeserializeSeed<'de> for Rea
     }
 }
 
-/// Methods for values that may contain other values. Their visitor is wrapped too.
+/// Methods for values that may contain other values, as bytes do if they are a sequence of numbers.
+/// Their visitor is wrapped too. `deserialize_unit_struct` is here only because it takes a name.
 macro_rules! forward_wrapped {
     ($($method:ident($($argument:ident: $type:ty),*);)*) => {$(
         #[inline]

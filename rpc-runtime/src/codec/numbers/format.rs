@@ -46,7 +46,7 @@ pub(in crate::codec) trait NumberFormat {
     }
 }
 
-/// JSON: floats must be finite.
+/// JSON: floats must be finite. A number of which only the text is exact is written as that text.
 pub(in crate::codec) struct Json;
 
 impl NumberFormat for Json {
@@ -81,7 +81,8 @@ fn not_finite<E: serde::ser::Error>(value: impl std::fmt::Display) -> E {
     ))
 }
 
-/// MessagePack: integers of up to 64 bits are integers, and larger ones are decimal text.
+/// MessagePack: integers of up to 64 bits are integers, and larger ones are written as decimal
+/// text. Any number of which only the text is exact is refused.
 pub(in crate::codec) struct MessagePack;
 
 impl NumberFormat for MessagePack {

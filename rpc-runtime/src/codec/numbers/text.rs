@@ -1,4 +1,4 @@
-//! Numbers as text.
+//! Classifies numbers by their text, and reads integers of 128 bits in each of their forms.
 
 use std::fmt;
 use std::marker::PhantomData;

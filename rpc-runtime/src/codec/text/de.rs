@@ -144,7 +144,8 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
     }
 }
 
-/// Presents the body as a map of arguments: one argument, or none if the method takes none.
+/// Presents the body as a map of arguments: one argument, or none if the method takes none. In that
+/// case, the body is ignored.
 struct ArgumentMap<'de> {
     name: Option<&'static str>,
     value: ScalarDeserializer<'de>,

@@ -2,7 +2,8 @@
 //!
 //! The expected type decides whether a body is text, a number, a boolean, a character, a unit
 //! variant or raw bytes. Structured values are refused, with an error that says to use another
-//! content type. So is `Option`, because an empty body would be both `None` and `Some("")`.
+//! content type. So is `Option`, because an empty body would be both `None` and `Some("")`. Only
+//! `Codec::decode_reply` reads an empty body as `None`.
 
 use serde::Serialize;
 use serde::de::DeserializeSeed;
