@@ -58,6 +58,7 @@ pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue, Status, StatusChanges};
 
+// For the tests of this workspace, to make background tasks panic.
 #[cfg(any(test, feature = "__panics"))]
 #[doc(hidden)]
 pub use transport::injected as __panics;

@@ -61,9 +61,9 @@
 //! # Errors
 //!
 //! What a layer wraps always fails with the same type of error: a [`CallError`](crate::CallError)
-//! around calls, a [`Fault`](crate::Fault) around methods. The error of an inner layer becomes
-//! [`CallError::Middleware`](crate::CallError::Middleware), or the fault `rejected` or `abandoned`.
-//! So a retry policy works at any place in the order.
+//! around calls, a [`Fault`](crate::Fault) around methods. If an inner layer fails with another
+//! type, its error becomes [`CallError::Middleware`](crate::CallError::Middleware), or the fault
+//! `rejected` or `abandoned`. So a retry policy works at any place in the order.
 //!
 //! # Deadline and retries
 //!
@@ -78,7 +78,7 @@
 //!
 //! # Streams
 //!
-//! The future of a call with a stream ends with the stream. Between, a layer sees each item:
+//! The future of a call with a stream ends with the stream. Until then, a layer can see each item:
 //! [`OutgoingCall::observe_items`], [`IncomingCall::observe_items`]. How many there were is in
 //! [`ItemCounts`].
 //!

@@ -93,7 +93,7 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    /// Selects the method with this name, to add its schemas.
+    /// Selects the method with this name on the wire, to add its schemas.
     pub fn method(&mut self, name: &str) -> MethodSchemas<'_> {
         let mut methods = self.description.methods.iter_mut();
         MethodSchemas {
@@ -112,7 +112,7 @@ pub struct MethodSchemas<'a> {
 }
 
 impl MethodSchemas<'_> {
-    /// Adds the schema of an argument that is read as `T`.
+    /// Adds the schema of the argument with this name on the wire, which is read as `T`.
     pub fn argument<T: Describable + ?Sized>(&mut self, name: &str) {
         let schema = self.generator.schema::<T>();
         self.set_argument(name, schema);
@@ -130,7 +130,7 @@ impl MethodSchemas<'_> {
         }
     }
 
-    /// Adds the schema of what the method returns if it succeeds.
+    /// Adds the schema of what the method returns if it succeeds, or of the items that it streams.
     pub fn result<T: Describable + 'static>(&mut self) {
         let schema = self.generator.result::<T>();
         if let Some(method) = &mut self.method {
@@ -155,11 +155,12 @@ impl MethodSchemas<'_> {
     }
 }
 
-/// Adds the schema of an argument whose type has the same name as a type of bytes.
+/// Adds the schema of an argument whose type is written as `Vec<u8>` or `Cow<[u8]>`, but may be a
+/// user's type of that name.
 ///
 /// Generated code calls `<SchemaOf<Vec<u8>>>::argument` with [`SchemaOfOther`] in scope. For the
-/// types of the standard library, that is the inherent function below. For a user's type with the
-/// same name, it is the trait's.
+/// types of the standard library, the call means an inherent function below, which adds the schema
+/// of bytes. For a user's type, it means the trait's function.
 #[derive(Debug)]
 pub struct SchemaOf<T>(PhantomData<T>);
 

@@ -11,7 +11,7 @@ use crate::escape::OneLine;
 /// The identity of a worker, which is one running [`Server`](crate::Server).
 ///
 /// It comes from the worker and is not checked. As in a [`ServiceDescription`], missing fields are
-/// empty and unknown fields are skipped.
+/// empty or zero, and unknown fields are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -108,7 +108,7 @@ pub struct QueueDescription {
     pub services: Vec<ServiceDescription>,
 }
 
-/// The reply in plain text: a line for the worker, and one for each service and method.
+/// The reply in plain text: a line for the worker, and one for each service and each method.
 impl fmt::Display for WorkerDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.worker)?;

@@ -12,8 +12,8 @@ use crate::escape::OneLine;
 ///
 /// A reply to a request through a service's queue has this queue only. A reply to a request through
 /// the control exchange has all queues of the worker. Built-in methods are not counted. As in a
-/// [`ServiceDescription`](crate::describe::ServiceDescription), missing fields are empty and
-/// unknown fields are skipped.
+/// [`ServiceDescription`](crate::describe::ServiceDescription), missing fields are empty or zero,
+/// and unknown fields are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -42,10 +42,12 @@ pub struct QueueStats {
     /// The queue's name.
     pub queue: String,
     /// How long requests wait in the queue now, in nanoseconds. The longest wait counts if requests
-    /// have different priorities or arrive in batches. Zero if none wait, or if the worker
-    /// [does not measure it](crate::Server::admission).
+    /// have different priorities or arrive in batches. Waits beyond the time limits of the requests
+    /// are cut to about that. Zero if none wait, if no request has had a time limit yet, or if the
+    /// worker [does not measure it](crate::Server::admission).
     pub queue_time_ns: u64,
-    /// Requests that ended or run now.
+    /// Requests that ended or run now: the [`calls`](MethodStats::calls) and
+    /// [`in_flight`](MethodStats::in_flight) of all methods.
     pub admitted: u64,
     /// Requests that were refused because the reply would have been late.
     pub shed: u64,
@@ -72,18 +74,18 @@ pub struct MethodStats {
     pub service: String,
     /// The method's name on the wire.
     pub method: String,
-    /// Requests that ended.
+    /// Requests that ended: the method returned, panicked or was dropped, or a layer answered.
     pub calls: u64,
     /// Requests that ended with the method's own error or with a fault.
     pub failures: u64,
     /// Failures that are the method's own errors.
     pub errors: u64,
-    /// Requests that run now.
+    /// Requests that run now. A request of a batch that ends at once is not counted.
     pub in_flight: u64,
     /// Requests that were refused because the reply would have been late.
     pub shed: u64,
     /// Requests that were not run, or not to their end, because the caller no longer waited. They
-    /// are no failures.
+    /// are no failures. Those that had begun are also in `calls`.
     pub cancelled: u64,
     /// The mean duration of a request, in nanoseconds. It includes the server's layers.
     pub mean_ns: u64,
@@ -95,9 +97,10 @@ pub struct MethodStats {
     pub p99_ns: u64,
     /// A histogram: pairs of a duration in nanoseconds and the number of requests that took at most
     /// that long, but longer than the duration of the pair before. In ascending order, without
-    /// pairs that have no requests. The difference of two readings gives the percentiles of the
+    /// pairs that have no requests. The longest duration is 137 seconds, and its pair also counts
+    /// the requests that took longer. The difference of two readings gives the percentiles of the
     /// requests between them, and the sum of several workers those of all their requests. Empty if
-    /// the worker does not tell.
+    /// no request has ended, or the worker does not tell.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<(u64, u64)>,
 }

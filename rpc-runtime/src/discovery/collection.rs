@@ -1,4 +1,5 @@
-//! Collects the answers of all workers. Does no I/O, except that it logs the answers that it drops.
+//! Collects the answers of all workers. Does no I/O, except that it logs answers that it drops
+//! because they are malformed, too large or cannot be decoded.
 
 use std::collections::HashSet;
 
@@ -16,7 +17,7 @@ use crate::telemetry::{LogLimit, Suppressed};
 /// The maximum size of an answer, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// The maximum total size of all answers, in bytes.
+/// The maximum total size of all answers and refusals, in bytes.
 const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
 /// The maximum number of refusals that are kept.
@@ -94,7 +95,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.is_ended
     }
 
-    /// Ends the collection although more workers may answer.
+    /// Ends the collection although more workers may answer, so its result is incomplete.
     pub(super) fn end_incomplete(&mut self) {
         self.is_ended = true;
         self.found.is_complete = false;
@@ -112,8 +113,9 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.found.is_complete = false;
     }
 
-    /// Adds a message from the reply queue. Returns whether it is kept. Once there are
-    /// `max_workers` answers, that of another worker ends the collection.
+    /// Adds a message from the reply queue. Returns whether it is kept. Ends the collection at an
+    /// answer beyond `max_workers` or [`MAX_TOTAL_BYTES`], or at [`MAX_IGNORED`] messages that were
+    /// not kept.
     pub(super) fn add(&mut self, message: Message) -> bool {
         let Err(not_kept) = self.keep(message) else {
             return true;
@@ -142,7 +144,8 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
     }
 
-    /// Keeps an answer or a refusal.
+    /// Keeps an answer or a refusal, or returns why not. Ends the collection at an answer that is
+    /// one too many, or makes all answers too large together.
     fn keep(&mut self, message: Message) -> Result<(), NotKept> {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
             return Err(NotKept::NothingIsMissing);

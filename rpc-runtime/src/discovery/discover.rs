@@ -55,9 +55,10 @@ const DEFAULT_MAX_WORKERS: usize = 1000;
 ///
 /// # Errors
 ///
-/// [`BrokerError`] if there is no connection before the timeout, the connection is lost, or the
-/// broker refuses the exchange, the reply queue or the request. It is not an error if no worker
-/// answers.
+/// [`BrokerError`] if the broker cannot be reached, blocks publishers or does not answer until the
+/// timeout, if the connection is lost, or if the broker refuses the exchange, the reply queue or
+/// the request. It is not an error if no worker answers, unless a worker's queue did not accept the
+/// request.
 ///
 /// # Cancel safety
 ///
@@ -89,8 +90,8 @@ impl Discover {
     }
 
     /// Sets how long to wait for the next answer; the default is half a second. If any worker
-    /// listens, discovery takes at least this long, unless the timeout is shorter or too many
-    /// workers answer. The maximum is 49 days.
+    /// listens, discovery takes at least this long, unless the timeout is shorter, too many workers
+    /// answer, or their answers are too large. The maximum is 49 days.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window.min(MAX_TIME_TO_LIVE);
         self
@@ -180,11 +181,13 @@ impl Discover {
     }
 
     /// Publishes the request, and again while the broker refuses it, for up to
-    /// [`REFUSED_RETRY_TIMEOUT`]. Returns the id and the outcome of the last request.
+    /// [`REFUSED_RETRY_TIMEOUT`] and until the deadline at most. Returns the id and the outcome of
+    /// the last request.
     ///
     /// The broker refuses a request if one of the bound queues cannot take it, although the other
     /// queues get it. RabbitMQ 4.3 does that for a moment after a worker's connection is lost. Each
-    /// attempt has a new id, so that a worker that answers two of them does not count twice.
+    /// attempt has a new id, and only answers to the last one count: a refusal does not name its
+    /// worker, so those of two attempts would count twice.
     async fn send(
         &self,
         method: &'static MethodDescriptor,
@@ -257,7 +260,8 @@ impl Discover {
     }
 
     /// Collects answers until none has arrived for the window, or the collection ends. If the
-    /// deadline comes before that, the result is incomplete.
+    /// deadline comes before that, the result is incomplete. Messages that are not kept do not
+    /// prolong the window.
     async fn collect<T: WorkerAnswer + DeserializeOwned>(
         &self,
         mut collection: Collection<T>,

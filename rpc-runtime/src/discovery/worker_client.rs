@@ -49,7 +49,8 @@ impl ServiceClient for WorkerClient {
 }
 
 impl WorkerClient {
-    /// Returns the builder of a client that makes its calls with this caller.
+    /// Returns the builder of a client that makes its calls with this caller. It does not batch
+    /// them, because workers take no batches of calls to built-in methods.
     pub(crate) fn with_caller(caller: Arc<Caller>, queue: impl Into<String>) -> ClientBuilder<Self> {
         ClientBuilder::with_caller(caller).queue(queue).batching(false)
     }

@@ -25,14 +25,14 @@ pub enum BrokerError {
         reason: &'static str,
     },
 
-    /// No address was given, and the environment has none.
+    /// No address was given, neither to the builder nor by the environment, if that is read.
     #[error(
         "there is no broker address: set AMQP_URL for `BrokerBuilder::from_env`, or give an address to `connect`"
     )]
     NoAddress,
 
-    /// An environment variable has an invalid value, or a variable that another one needs is
-    /// missing. The error does not repeat the value, as it may be a password.
+    /// An environment variable has an invalid value or an unknown name, or a variable that another
+    /// one needs is missing. The error does not repeat the value, as it may be a password.
     #[error("the environment variable {variable} {problem}")]
     #[non_exhaustive]
     Environment {
@@ -48,23 +48,25 @@ pub enum BrokerError {
     #[error("amqps:// needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime")]
     TlsUnsupported,
 
-    /// A certificate or key for TLS is invalid. The error does not repeat it.
+    /// A certificate or key for TLS is invalid, the two do not match, or the system has no CA
+    /// certificates. The error does not repeat them.
     #[error("the TLS options cannot be used: {reason}")]
     #[non_exhaustive]
     InvalidTls {
-        /// What is wrong with it, and what is expected.
+        /// What is wrong, and in most cases what is expected.
         reason: &'static str,
         /// The underlying error, if there is one.
         source: Option<Cause>,
     },
 
-    /// The broker was reached, but the TLS handshake with it failed.
+    /// The broker was reached, but the TLS handshake with it failed, or its port and the address do
+    /// not agree on TLS.
     #[error("no TLS connection to the broker at {host}: {failure}")]
     #[non_exhaustive]
     Tls {
         /// Host and port.
         host: String,
-        /// Why the handshake failed.
+        /// Why there is no TLS connection.
         failure: TlsFailure,
         /// The underlying error.
         source: Cause,
@@ -105,8 +107,9 @@ pub enum BrokerError {
         is_temporary: bool,
     },
 
-    /// The broker refused an operation on an exchange: the exchange does not exist, has another
-    /// type, or the user lacks the permission.
+    /// The broker refused an operation on an exchange: the exchange does not exist or has another
+    /// type, the user lacks the permission, or a queue behind the exchange did not accept a
+    /// discovery request.
     #[error("the broker refused to {action} exchange {exchange:?}")]
     #[non_exhaustive]
     Exchange {
@@ -162,8 +165,10 @@ pub enum BrokerError {
     /// broker's configuration, or the RabbitMQ user's `max-channels`. This error fails calls and
     /// ends [`Server::start`](crate::Server::start).
     ///
-    /// A handle needs two channels for its calls. A server needs one for each of its queues, one
-    /// for each queue of batched calls, and four more, one of them only once requests wait.
+    /// A handle needs two channels for its calls, another once it cancels one or reads a stream,
+    /// and another once it sends a stream. A server needs one for each of its queues, one for each
+    /// queue of batched calls, one for each queue with jobs, one if a method receives a stream, and
+    /// four more, one of them only once requests wait.
     #[error(
         "no channel is left for this connection to the broker: raise channel_max (of the address, of the broker) or the user's max-channels"
     )]
@@ -193,7 +198,7 @@ pub enum BrokerError {
     )]
     RuntimeEnded,
 
-    /// The message does not fit the limits of AMQP.
+    /// A message, or the name of a queue, user or application, does not fit the limits of AMQP.
     #[error("the message cannot be sent: {reason}")]
     #[non_exhaustive]
     Unsendable {
@@ -244,10 +249,10 @@ impl BrokerError {
 impl BrokerError {
     /// Whether the failure can pass by itself, so that the same operation may succeed later.
     ///
-    /// It is `false` if someone has to act first: the configuration is wrong, the broker refused a
-    /// queue, an exchange or a client, a limit is reached, the message cannot be sent, or the
-    /// handle has ended. A refused user or virtual host is a [`Connect`](Self::Connect) error,
-    /// which is transient.
+    /// It is `false` if someone has to act first: the configuration is wrong, a certificate is not
+    /// accepted, the broker refused an exchange, or a queue for more than a moment, a limit is
+    /// reached, the message cannot be sent, or the handle has ended. A refused user or virtual host
+    /// is a [`Connect`](Self::Connect) error, which is transient.
     ///
     /// It does not say whether it is safe to call again; see
     /// [`CallError::is_retryable`](crate::CallError::is_retryable) for that.
@@ -282,9 +287,9 @@ impl BrokerError {
         }
     }
 
-    /// Whether a server that starts tries again after this error, instead of failing with it: the
-    /// error is transient, and is no [`Queue`](Self::Queue) error. Even a temporary one of those
-    /// ends the start.
+    /// Whether an operation is tried again after this error, instead of failing with it: the error
+    /// is transient, and is no [`Queue`](Self::Queue) error. For example, a server that starts
+    /// waits for the broker, but fails if a queue is refused, even if only for a moment.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }

@@ -71,7 +71,7 @@ pub enum CallError<E = Infallible> {
         /// The call's timeout, or the time that the deadline of the calling handler left for it if
         /// that was shorter.
         limit: Duration,
-        /// [`Executed::No`] if the request was not sent yet.
+        /// [`Executed::No`] if the request was not sent yet, otherwise [`Executed::Maybe`].
         executed: Executed,
         /// The problem with the broker at that moment, if there was one: it was [not
         /// reached](BrokerError::NotConnected) yet, could not be reached, or
@@ -80,8 +80,9 @@ pub enum CallError<E = Infallible> {
     },
 
     /// The client already had [`max_in_flight`](crate::ClientBuilder::max_in_flight) calls in
-    /// flight. The request was not sent. [`Broker::send`](crate::Broker::send) has a limit of its
-    /// own.
+    /// flight. This call waited for its turn until its timeout, or failed at once (see
+    /// [`WhenFull`](crate::WhenFull)). The request was not sent.
+    /// [`Broker::send`](crate::Broker::send) has a limit of its own.
     #[error("{limit} calls are in flight, which is the limit")]
     #[non_exhaustive]
     TooManyCalls {
@@ -106,8 +107,8 @@ pub enum CallError<E = Infallible> {
     #[error("the worker answered with a fault")]
     Fault(#[source] Fault),
 
-    /// The request is larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes). It was
-    /// not sent.
+    /// The arguments are larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes), or
+    /// than 1 MiB in a broadcast. The request was not sent.
     #[error("the request has {size} bytes, and at most {limit} may be sent")]
     #[non_exhaustive]
     TooLarge {
@@ -142,8 +143,8 @@ pub enum CallError<E = Infallible> {
         delay: Duration,
     },
 
-    /// The call cannot be [encoded](crate::Call::encode): its method is not a job, or the call has
-    /// begun. Nothing was sent.
+    /// The call cannot be [encoded](crate::Call::encode): its method is not a job, the call has
+    /// begun, or it was made with [`Call::ready`](crate::Call::ready).
     #[error("the call cannot be encoded: only the call of a job can be, before it is awaited")]
     CannotEncode,
 
@@ -257,7 +258,7 @@ impl<E> CallError<E> {
         Self::Overloaded { limit, retry_after }
     }
 
-    /// [`CallError::TooLarge`]: the request has more than `limit` bytes.
+    /// [`CallError::TooLarge`]: the arguments have `size` bytes, more than `limit`.
     #[must_use]
     pub fn too_large(size: usize, limit: usize) -> Self {
         Self::TooLarge { size, limit }
@@ -276,7 +277,7 @@ impl<E> CallError<E> {
         Self::Refused { queue: queue.into() }
     }
 
-    /// [`CallError::Broker`]: the broker could not be reached, or the connection was lost.
+    /// [`CallError::Broker`]: the broker or the handle failed the call with this error.
     #[must_use]
     pub fn broker(source: BrokerError, executed: Executed) -> Self {
         Self::Broker { source, executed }
@@ -332,8 +333,8 @@ impl<E> CallError<E> {
             | Self::TimedOut { .. }
             | Self::Middleware { .. } => true,
             Self::Broker { source, .. } => source.is_transient(),
-            // The request came too late, or a layer of the worker refused it. Of all other faults,
-            // another attempt would get the same one.
+            // The request came too late, or a layer of the worker refused it. After the other
+            // faults that say that the method did not run, another attempt would get the same one.
             Self::Fault(fault) => matches!(fault.code, FaultCode::Expired | FaultCode::Rejected),
             _ => false,
         };

@@ -85,9 +85,10 @@ pub enum ServerError {
     #[error("the broker failed the server")]
     Broker(#[from] BrokerError),
 
-    /// Requests that ran at shutdown did not finish within the drain timeout. They were aborted and
-    /// returned to the broker: `idempotent` ones run again at another worker, and the callers of
-    /// the others get the fault `interrupted`.
+    /// Requests that ran at shutdown did not finish within the drain timeout. They were aborted.
+    /// All but broadcasts were returned to the broker: `idempotent` ones run again at another
+    /// worker. The others do not. Their callers get the fault `interrupted`, unless they are
+    /// one-way.
     #[error("{unfinished} requests did not finish within the drain timeout of {limit:?} and were aborted")]
     #[non_exhaustive]
     DrainTimedOut {

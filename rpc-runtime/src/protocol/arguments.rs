@@ -22,7 +22,8 @@ use crate::codec::ARGUMENTS_STRUCT;
 ///
 /// Implemented for tuples of up to 16 values and for [`Derived`]; only generated code uses it.
 pub trait EncodeArguments {
-    /// Serializes the values under these names. There is one name for each value.
+    /// Serializes the values under these names, one for each value. [`Derived`] has names of its
+    /// own, and ignores these.
     fn serialize<S: Serializer>(
         &self,
         names: &'static [&'static str],
@@ -34,7 +35,7 @@ pub trait EncodeArguments {
 ///
 /// Implemented for tuples of up to 16 values and for [`Derived`]; only generated code uses it.
 pub trait DecodeArguments<'de>: Sized {
-    /// Reads the values from a map by name.
+    /// Reads the values from a map by name. [`Derived`] has names of its own, and ignores `names`.
     fn from_map<A: MapAccess<'de>>(names: &'static [&'static str], map: A) -> Result<Self, A::Error>;
 
     /// Reads the values from an array by position.
@@ -42,7 +43,8 @@ pub trait DecodeArguments<'de>: Sized {
 }
 
 /// Arguments as a struct with derived serde implementations, for a method with `#[serde(..)]` on a
-/// parameter. The struct is named `$rpc_runtime::arguments`, and its fields name the arguments.
+/// parameter. The struct is named `$rpc_runtime::arguments`, by which the codec for plain text
+/// recognizes it, and its fields name the arguments.
 #[derive(Debug)]
 pub struct Derived<T>(pub T);
 
@@ -65,7 +67,7 @@ impl<'de, T: Deserialize<'de>> DecodeArguments<'de> for Derived<T> {
     }
 }
 
-/// A map whose errors name the argument whose value cannot be read.
+/// A map of arguments. The error of a value that cannot be read names its argument.
 struct NamingMap<'de, M> {
     map: M,
     /// The last key.
@@ -300,6 +302,7 @@ macro_rules! tuples {
     )*};
 }
 
+// `M` is left out: it is a type parameter of `from_map`.
 tuples! {
     0: ();
     1: (A 0);

@@ -24,11 +24,11 @@ pub(crate) fn codec_of(properties: &Properties) -> Result<Option<Codec>, Unsuppo
     })
 }
 
-/// Returns the `content_type` for the reply to a request with these properties, or `None` if the
-/// codec's own name will do.
+/// Returns the `content_type` for the reply to a request with these properties. `None` if the
+/// codec's own name will do, or if the request's `content_type` does not determine a codec.
 ///
 /// A caller that uses another name of a content type may not know the codec's own, so the reply
-/// repeats the caller's.
+/// repeats the caller's, but without the charset US-ASCII.
 pub(crate) fn reply_content_type(properties: &Properties) -> Option<ShortStr> {
     let sent = properties.content_type.as_ref()?;
     let codec = Codec::from_content_type(sent.as_str()).ok().flatten()?;

@@ -3,7 +3,8 @@
 //! When RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message, it removes the
 //! `expiration`, and the next queue delivers the message as if for the first time. The headers
 //! `x-death` and `x-first-death-reason` tell its history. Any peer can send these headers, so
-//! values that make no sense are ignored, except for a count: it is taken as `u32::MAX`.
+//! values that make no sense are ignored, except for a count: a senseless one is taken as
+//! `u32::MAX`, so that it cannot evade a limit.
 
 use std::time::Duration;
 

@@ -30,7 +30,8 @@ use super::executed::Executed;
 pub struct Fault {
     /// The kind of fault.
     pub code: FaultCode,
-    /// What happened, for a human reader. It is empty if the worker sent only the code.
+    /// What happened, for a human reader. It is empty if the worker sent only the code, or a
+    /// message that is not text.
     pub message: String,
     /// How long to wait before the next attempt, counted from the arrival of the fault. `None` if
     /// the worker does not say. On the wire this is the reply's header `rpc-retry-after`, in
@@ -89,8 +90,9 @@ impl Fault {
         Self::new(code, message.text)
     }
 
-    /// Parses the output of `Display`, which is a fault's body in `text/plain`. Text without a `: `
-    /// that is not a known code becomes the message of a fault with the code `fault`.
+    /// Parses the output of `Display`, which is a fault's body in `text/plain`. What is before the
+    /// first `: ` is the code, known or not. Text without a `: ` that is not a known code becomes
+    /// the message of a fault with the code `fault`.
     pub(crate) fn from_text(text: &str) -> Self {
         if let Some((code, message)) = text.split_once(": ") {
             return Self::new(FaultCode::from_wire(code), message);
@@ -149,7 +151,7 @@ pub enum FaultCode {
     /// `unsupported_content_type`: the worker does not know the request's `content_type` or its
     /// `content_encoding`, such as a compression.
     UnsupportedContentType,
-    /// `panicked`: the method panicked.
+    /// `panicked`: the method, or a layer of the worker around it, panicked.
     Panicked,
     /// `interrupted`: the request was delivered before, and not acknowledged, because its worker or
     /// the broker was lost. The method may have run. It may also not have begun, for example behind
@@ -157,8 +159,8 @@ pub enum FaultCode {
     /// worker refuses the request for another reason. A stream also ends with it if its worker
     /// stops or is silent.
     Interrupted,
-    /// `expired`: the request arrived with no time left, or with less time than its method recently
-    /// took; see [`Server::admission`](crate::Server::admission).
+    /// `expired`: no time was left when the method was to start, or less than it recently took; see
+    /// [`Server::admission`](crate::Server::admission).
     Expired,
     /// `too_large`: the request exceeds the worker's size limit.
     TooLarge,

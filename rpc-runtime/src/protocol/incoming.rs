@@ -6,8 +6,9 @@
 //!
 //! `credit` is how many items the caller may send in total, and `taken` how many of them the method
 //! has taken: the caller need not keep these. `asks` is 0, or what the worker asks for: 1 to send
-//! all other items again, 2 to send no more. The reader skips further elements, so that more can be
-//! added later. The items are messages of [`Items`](super::Items).
+//! again the items that the method has not taken, 2 to send no more. The reader skips further
+//! elements, so that more can be added later. The items travel in messages of
+//! [`Items`](super::Items), like those of a stream to the caller.
 
 use bytes::Bytes;
 use rmp::encode;
@@ -26,8 +27,8 @@ pub(crate) const INCOMING_SUFFIX: &str = ".items";
 /// The largest size of the items of a message to a worker, in bytes. A single item may be larger.
 pub(crate) const MAX_INCOMING_BYTES: usize = 64 * 1024;
 
-/// If the items that the method has not taken have this size together, in bytes, the caller sends
-/// no further one.
+/// Once the items that the method has not taken have at least this size together, in bytes, the
+/// caller sends no further one.
 pub(crate) const MAX_UNTAKEN_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a worker tells the caller about its items.
@@ -67,9 +68,11 @@ impl IncomingGrant {
         Bytes::from(body)
     }
 
+    /// Reads a grant. An unknown number in place of `asks` counts as [`Asks::Nothing`].
+    ///
     /// # Errors
     ///
-    /// If it is malformed.
+    /// If the body is malformed.
     pub(crate) fn read(body: &Bytes) -> Result<Self, UnreadableBatch> {
         let mut reader = Reader::new(body);
         let elements = reader.array_len()?;

@@ -49,7 +49,7 @@ impl ItemList {
         self.volume
     }
 
-    /// The length of the items with what is before each of them.
+    /// The length of the items with the header of each, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         self.encoded.len()
     }
@@ -129,12 +129,12 @@ pub(crate) fn detach(bytes: &mut Bytes) {
 /// Writes items into the body of their message, after room for what comes before them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ItemWriter {
-    /// The items, after [`MAX_HEAD`] bytes. Empty until the first item is added.
+    /// The items with their headers, after [`MAX_HEAD`] bytes. Empty until the first item begins.
     body: Vec<u8>,
     volume: Volume,
-    /// How long the body is likely to become.
+    /// How long the body is likely to become, to reserve memory for it.
     expected: usize,
-    /// Where the header of the last item begins.
+    /// Where the header of the item that was added last begins, or began before it was moved.
     last: usize,
     /// The length of the last item's header. The next one is expected to be as long.
     header: usize,
@@ -154,7 +154,7 @@ impl ItemWriter {
         self.body.shrink_to_fit();
     }
 
-    /// Returns a writer for items that are about as long as those of another one.
+    /// Returns a writer for items that have about as many bytes together as those of another one.
     pub(crate) fn after(other: &Self) -> Self {
         Self {
             expected: other.body.len(),
@@ -175,12 +175,13 @@ impl ItemWriter {
         self.volume
     }
 
-    /// The length of the items with what is before each of them.
+    /// The length of the items with the header of each, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         self.body.len().saturating_sub(MAX_HEAD)
     }
 
-    /// The length of the last item with what is before it.
+    /// The length of the item that was added last with its header, in bytes. Zero after
+    /// [`split_last`](Self::split_last) has moved it.
     pub(crate) fn last_len(&self) -> usize {
         self.body.len().saturating_sub(self.last)
     }
@@ -227,7 +228,8 @@ impl ItemWriter {
         Ok(())
     }
 
-    /// Moves the item that was added last to a writer of its own.
+    /// Moves the item that was added last to a writer of its own. That is empty if there are no
+    /// items, or if this was called since the last item was added.
     pub(crate) fn split_last(&mut self) -> Self {
         let mut split = Self::after(self);
         if !self.is_empty() {
@@ -240,6 +242,7 @@ impl ItemWriter {
         split
     }
 
+    /// Returns the items without their message.
     pub(crate) fn finish(self) -> ItemList {
         let encoded = if self.body.is_empty() {
             Bytes::new()
@@ -252,7 +255,8 @@ impl ItemWriter {
         }
     }
 
-    /// Returns the body of a message with these items.
+    /// Returns the body of a message with these items. `first` is the number of the first item in
+    /// its stream, and `credit` is what the sender knows that it may send in total.
     pub(crate) fn write(mut self, first: u64, credit: Volume) -> Bytes {
         self.begin();
         let mut head = Vec::with_capacity(MAX_HEAD);
@@ -266,7 +270,7 @@ impl ItemWriter {
         body_of(self.body).slice(start..)
     }
 
-    /// Reserves the memory of the message and leaves room for its head, before the first item.
+    /// Before the first item, reserves the memory of the message and leaves room for its head.
     fn begin(&mut self) {
         if self.body.is_empty() {
             // At least so much that a few small items need no second allocation.
@@ -333,8 +337,8 @@ impl Header {
     }
 }
 
-/// Returns how long the header of the first item is, and how long the item. `None` if there is no
-/// item.
+/// Returns the length of the first item's header, and that of the item itself. `None` if there is
+/// no item.
 fn header_of(encoded: &[u8]) -> Option<(usize, usize)> {
     Some(match encoded {
         [0xc4, length, ..] => (2, usize::from(*length)),

@@ -3,8 +3,8 @@
 //! Items are requests or replies. Each belongs to a lane, whose items may share a message: requests
 //! to one queue, or replies to one caller, with equal properties. An item is never delayed to wait
 //! for others: it is sent at once unless [`WINDOW`] messages of its lane are in flight. Items that
-//! queue up behind those are sent together, but not so many that others have to wait for work; see
-//! [`fair_share`].
+//! queue up behind those are sent together. A message of requests has at most a [`fair_share`] of
+//! the calls in flight, so that broker and worker have work at the same time.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -17,21 +17,22 @@ use super::message::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
 /// one on its way to the broker, one that the broker routes, and one whose confirm is on its way.
 const WINDOW: usize = 4;
 
-/// Smaller messages cost the broker more than what their sender and receiver gain by working at the
-/// same time.
-const MIN_SHARE: usize = 128;
+/// The smallest [`fair_share`], in calls. Smaller messages cost the broker more than what their
+/// sender and receiver gain by working at the same time.
+const MIN_FAIR_SHARE: usize = 128;
 
 /// The capacity of a message, in fixed-point shares: with a batch size of `n`, an item has the
 /// share `FULL / n`.
 const FULL: u32 = 1 << 16;
 
-/// The size of the number of items in a message, at most.
+/// The maximum size of the array header with the number of items in a message, in bytes.
 const COUNT_BYTES: usize = 5;
 
 /// How much of a message an item takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     bytes: usize,
+    /// The fraction of [`FULL`] that the receiver's limit of items gives it.
     share: u32,
 }
 
@@ -59,7 +60,7 @@ impl Load {
 /// The items that wait to be sent, by lane. Items of one lane can be sent in one message.
 #[derive(Debug)]
 pub(crate) struct Batcher<K, T> {
-    /// The maximum size of a message with more than one item, in bytes.
+    /// The maximum total size of the items in a message with more than one item, in bytes.
     max_bytes: usize,
     lanes: HashMap<K, Lane<T>>,
     /// The lanes with items that may be sent now. Each is listed once.
@@ -77,8 +78,8 @@ struct Lane<T> {
 }
 
 impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
-    /// A batcher for messages of at most `max_sent_bytes` bytes. Only an item that is larger makes
-    /// a larger message.
+    /// A batcher for messages of at most `max_sent_bytes` or [`MAX_BATCH_BYTES`] bytes, whichever
+    /// is less. Only an item that is larger makes a larger message.
     pub(crate) fn new(max_sent_bytes: usize) -> Self {
         Self {
             max_bytes: max_sent_bytes.min(MAX_BATCH_BYTES).saturating_sub(COUNT_BYTES),
@@ -93,7 +94,7 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
     }
 
     /// Adds several items to the lane `key`. `keep` says whether an item is still wanted: its
-    /// caller may have given up. If many items then wait in the lane, drops those that are not.
+    /// caller may have given up. Drops unwanted items only if many items then wait in the lane.
     pub(crate) fn push_all(
         &mut self,
         key: K,
@@ -114,7 +115,7 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         if lane.mark_ready() {
             self.ready.push_back(key);
         } else {
-            // There may be no items, or `keep` dropped all of them.
+            // If no items were added, or `keep` dropped all of them, the lane may be idle.
             self.remove_if_idle(&key);
         }
     }
@@ -125,8 +126,8 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         !self.ready.is_empty()
     }
 
-    /// Takes the items of the next message: at least one, and at most what `max_items` returns for
-    /// its lane, in which so many items wait. `None` if none may be sent now. The message is in
+    /// Takes the items of the next message: at least one. `max_items` limits their number, given
+    /// their lane and how many items wait in it. `None` if none may be sent now. The message is in
     /// flight until [`done`](Self::done) is called.
     pub(crate) fn take_message(&mut self, max_items: impl Fn(&K, usize) -> usize) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
@@ -196,11 +197,11 @@ impl<T> Lane<T> {
     }
 }
 
-/// How many calls may share a message, if so many calls of a client are in flight. Calls whose
-/// replies arrive together make their next requests together, so messages would merge until caller,
-/// broker and worker took turns. If there are several messages, all three work at the same time.
+/// How many calls may share a message if a client has `in_flight` calls. Callers whose replies
+/// arrive together make their next calls together, so messages would merge until caller, broker and
+/// worker took turns. If there are several messages, all three work at the same time.
 pub(crate) fn fair_share(in_flight: usize) -> usize {
-    (in_flight / WINDOW).clamp(MIN_SHARE, MAX_BATCH_CALLS)
+    (in_flight / WINDOW).clamp(MIN_FAIR_SHARE, MAX_BATCH_CALLS)
 }
 
 /// Yields so that other tasks can send more items, and adds these to `received`, until a yield
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn many_calls_in_flight_share_several_messages() {
-        assert_eq!([0, 64, 512].map(fair_share), [MIN_SHARE; 3]);
+        assert_eq!([0, 64, 512].map(fair_share), [MIN_FAIR_SHARE; 3]);
         assert_eq!(
             [1000, 4096, 100_000].map(fair_share),
             [250, MAX_BATCH_CALLS, MAX_BATCH_CALLS]

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! calls:   [[id, method, time to live, arguments, headers, ...], ...]
-//! replies: [[id, kind, body, batch size, headers, ...], ...]
+//! replies: [[id, kind, body, batch size, headers, queue time, ...], ...]
 //! ```
 //!
 //! An id consists of the sixteen bytes of the UUID that would be the correlation id of a single
-//! message. The time to live is in milliseconds, or nil. The headers of a reply are optional. The
-//! reader skips further elements, so that more can be added later.
+//! message. The time to live is in milliseconds, or nil. The headers of a reply and its queue time,
+//! which is in milliseconds, are optional. The reader skips further elements, so that more can be
+//! added later.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
 /// In memory, short headers take many times that.
 const MAX_READ_HEADERS: usize = 2 * MAX_PART_BYTES;
 
-/// An upper bound of what id, lengths and counts add to the size of a part, in bytes.
+/// An upper bound of what the id, the numbers and the lengths add to the size of a part, in bytes.
 const PART_OVERHEAD: usize = 48;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +70,7 @@ pub(crate) struct BatchedReply {
     pub(crate) id: Uuid,
     pub(crate) kind: ReplyKind,
     pub(crate) body: Bytes,
-    /// How many calls of this method the worker wants in one batch.
+    /// How many calls of this method the worker asks for in one batch.
     pub(crate) batch_size: u16,
     pub(crate) headers: Headers,
     pub(crate) queue_time: QueueTime,
@@ -287,6 +288,7 @@ pub(in crate::protocol) fn to_u32(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
+/// Why a batch, or another MessagePack body that a [`Reader`] reads, cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the batch cannot be decoded: {0}")]
 pub(crate) struct UnreadableBatch(pub(in crate::protocol) &'static str);
@@ -356,7 +358,7 @@ impl<'a> Reader<'a> {
         Ok(self.whole.slice_ref(bytes))
     }
 
-    /// Returns the part of the body that `read` reads.
+    /// Returns the bytes that `read` reads. They share the memory of the body.
     pub(in crate::protocol) fn part(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<(), UnreadableBatch>,
