@@ -22,7 +22,7 @@ use crate::error::CallError;
 use crate::protocol::{Executed, Fault, ItemWriter, Items, Reply, ReplyAddresses, Request, ShortStr, Volume};
 use crate::service::{
     Credit, Decision, Dispatcher, Executor, IncomingError, IncomingInbox, ItemSink, Received, RequestLabel,
-    RequestLog, RequestSource, Response, Rules, Service, end_of_stream,
+    RequestLog, RequestSource, Response, Rules, SendPermit, Service, end_of_stream,
 };
 
 /// What a worker would send in the header `rpc-worker`. The parts that receive items expect to know
@@ -270,15 +270,15 @@ impl ItemSink for InProcessItems {
         self.sent.load(Ordering::Relaxed)
     }
 
-    fn ready(&self) -> BoxFuture<'_, Result<(), Fault>> {
-        Box::pin(ready(Ok(())))
+    fn reserve(&self) -> BoxFuture<'_, Result<SendPermit, Fault>> {
+        Box::pin(ready(Ok(SendPermit::default())))
     }
 
     fn survives_connection(&self) -> bool {
         true
     }
 
-    fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
+    fn send(&self, _: SendPermit, first: u64, items: ItemWriter, credit: Volume) {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
         if items.is_empty() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::protocol::{
     CREDIT_TYPE, DIRECT_REPLY_TO, Fault, FaultCode, Grant, ITEMS_TYPE, IncomingGrant, ItemWriter, QueueTime,
     Reply, ReplyKind, ShortStr, Volume, WORKER_HEADER,
 };
-use crate::service::{Credit, ItemSink, ReplyTo, StreamRequest, end_of_stream};
+use crate::service::{Credit, ItemSink, ReplyTo, SendPermit, StreamRequest, end_of_stream};
 use crate::transport::Outgoing;
 
 /// How many messages with items of a stream may be unconfirmed, and how many grants.
@@ -211,14 +211,20 @@ impl StreamSender {
         self.set_owes_end(false);
         match self.progress.failure.get() {
             None => self.mark_end(reply),
-            // Without the number of items, because some may be missing: the caller does not wait
-            // for them.
-            Some(failure) => {
-                let mut reply = Reply::fault(self.codec, failure);
-                self.add_run(&mut reply);
-                reply
-            }
+            Some(failure) => self.end_with(failure),
         }
+    }
+
+    /// Returns the reply that ends a stream with a fault. It has no number of items if some may be
+    /// missing, so that the caller does not wait for them.
+    fn end_with(&self, fault: &Fault) -> Reply {
+        let mut reply = Reply::fault(self.codec, fault);
+        let is_unconfirmed = self.progress.slots.available_permits() < MAX_UNCONFIRMED;
+        if is_unconfirmed || self.progress.failure.get().is_some() {
+            self.add_run(&mut reply);
+            return reply;
+        }
+        self.mark_end(reply)
     }
 
     /// Adds the headers of the reply that ends a stream: the run that it ends, and the number of
@@ -240,9 +246,9 @@ impl StreamSender {
 
     /// Waits until another grant may be sent, and then tells the caller how many items it may send.
     pub(super) async fn grant(&self, grant: IncomingGrant) {
-        let slot = Arc::clone(&self.progress.grant_slots).acquire_owned().await;
+        let permit = reserve(&self.progress.grant_slots).await;
         let is_grant = true;
-        self.publish(self.message(CREDIT_TYPE, grant.write()), slot.ok(), is_grant);
+        self.publish(self.message(CREDIT_TYPE, grant.write()), permit, is_grant);
     }
 
     /// Returns the token that is cancelled when the broker returns a grant; see [`Progress::gone`].
@@ -286,11 +292,10 @@ impl ItemSink for StreamSender {
         self.sent.load(Ordering::Relaxed)
     }
 
-    fn ready(&self) -> BoxFuture<'_, Result<(), Fault>> {
+    fn reserve(&self) -> BoxFuture<'_, Result<SendPermit, Fault>> {
         Box::pin(async {
-            // Fails only if the semaphore is closed, which it never is.
-            let _ = self.progress.slots.acquire().await;
-            self.progress.failure.get().cloned().map_or(Ok(()), Err)
+            let permit = reserve(&self.progress.slots).await;
+            self.progress.failure.get().cloned().map_or(Ok(permit), Err)
         })
     }
 
@@ -298,20 +303,19 @@ impl ItemSink for StreamSender {
         !self.is_direct()
     }
 
-    fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
+    fn send(&self, permit: SendPermit, first: u64, items: ItemWriter, credit: Volume) {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
-        let slot = Arc::clone(&self.progress.slots).try_acquire_owned();
         let body = items.write(first, credit);
         let is_grant = false;
-        self.publish(self.message(ITEMS_TYPE, body), slot.ok(), is_grant);
+        self.publish(self.message(ITEMS_TYPE, body), permit, is_grant);
     }
 }
 
 impl StreamSender {
     /// Starts to publish a message, again until it is confirmed or fails, and records the outcome
-    /// in [`Progress`]. `slot` is its permit, which is held until then.
-    fn publish(&self, outgoing: Outgoing, slot: Option<OwnedSemaphorePermit>, is_grant: bool) {
+    /// in [`Progress`]. Holds `permit` until then.
+    fn publish(&self, outgoing: Outgoing, permit: SendPermit, is_grant: bool) {
         let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
         let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
         while unconfirmed.try_join_next().is_some() {}
@@ -331,7 +335,7 @@ impl StreamSender {
                     let _ = progress.failure.set(Fault::new(FaultCode::Abandoned, reason));
                 }
             }
-            drop(slot);
+            drop(permit);
         });
     }
 }
@@ -342,11 +346,10 @@ impl Drop for StreamSender {
     fn drop(&mut self) {
         if self.owes_end.load(Ordering::Relaxed) {
             let fault = Fault::new(FaultCode::Interrupted, "the worker of the stream stops");
-            let reply = self.mark_end(Reply::fault(self.codec, &fault));
             let outgoing = Outgoing {
                 queue: self.to.address.clone(),
                 mandatory: false,
-                message: self.to.message(reply),
+                message: self.to.message(self.end_with(&fault)),
                 send_token: None,
             };
             if let Err(outgoing) = self.channel.try_send(outgoing, Arc::new(IgnoreConfirm)) {
@@ -364,6 +367,13 @@ impl Drop for StreamSender {
             running.remove(&self.id);
         }
     }
+}
+
+/// Waits for a free slot.
+async fn reserve(slots: &Arc<Semaphore>) -> SendPermit {
+    let permit = Arc::clone(slots).acquire_owned().await;
+    // Fails only if the semaphore is closed, which it never is.
+    permit.map_or_else(|_| SendPermit::default(), SendPermit::holding)
 }
 
 /// Returns why a message of a stream is not confirmed. `None` if it is.

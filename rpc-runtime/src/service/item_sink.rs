@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::protocol::{Fault, ItemWriter, Volume};
 use crate::sync::watch;
@@ -51,6 +52,19 @@ impl Credit {
     }
 }
 
+/// The right to send one message of a stream. A sink that limits the messages that are not
+/// confirmed holds its permit until the message is.
+#[derive(Debug, Default)]
+pub(crate) struct SendPermit {
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl SendPermit {
+    pub(crate) fn holding(permit: OwnedSemaphorePermit) -> Self {
+        Self { _held: Some(permit) }
+    }
+}
+
 /// Where the items of a stream go.
 pub(crate) trait ItemSink: Debug + Send + Sync {
     fn credit(&self) -> &Credit;
@@ -63,13 +77,12 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     /// # Errors
     ///
     /// Returns why no more messages can be sent: the caller is gone, for example.
-    fn ready(&self) -> BoxFuture<'_, Result<(), Fault>>;
+    fn reserve(&self) -> BoxFuture<'_, Result<SendPermit, Fault>>;
 
     /// Whether the caller can get further items after it has lost its connection.
     fn survives_connection(&self) -> bool;
 
-    /// Sends a message. Must be called after [`ready`](Self::ready). `first` is the number of its
-    /// first item, or of the next one if it has none. `credit` is the latest credit that has
-    /// arrived.
-    fn send(&self, first: u64, items: ItemWriter, credit: Volume);
+    /// Sends a message. `first` is the number of its first item, or of the next one if it has none.
+    /// `credit` is the latest credit that has arrived.
+    fn send(&self, permit: SendPermit, first: u64, items: ItemWriter, credit: Volume);
 }

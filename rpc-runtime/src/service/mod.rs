@@ -46,7 +46,7 @@ pub(crate) use incoming_inbox::IncomingInbox;
 #[cfg(test)]
 pub(crate) use incoming_inbox::counted as counted_inboxes;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
-pub(crate) use item_sink::{Credit, ItemSink};
+pub(crate) use item_sink::{Credit, ItemSink, SendPermit};
 pub(crate) use job::{
     AfterFailure, DEAD_LETTER_WAIT, JobFailure, REDELIVERED_BATCH_WAIT, RETURNED_PAUSE, SHORTEST_WAIT,
     next_wait, outcome_of, rounded_up, take_returned_pause, waits_of_all,

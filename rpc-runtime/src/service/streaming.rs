@@ -145,7 +145,8 @@ async fn send<S: Stream>(
     }
     let mut keep_alive = KeepAlive::new(sink);
     loop {
-        sink.ready().await?;
+        // Before the stream is polled, so that no items are made that cannot be sent.
+        let permit = sink.reserve().await?;
         let left = credit.get().minus(sent);
         let filling = poll_fn(|cx| stream.poll_fill(cx, left));
         let end = keep_alive.during(sent.items, filling).await?;
@@ -159,7 +160,7 @@ async fn send<S: Stream>(
             let first = sent.items;
             sent = sent.plus(items.volume());
             tally.add_all(items.iter().map(<[u8]>::len));
-            sink.send(first, items, credit.get());
+            sink.send(permit, first, items, credit.get());
             if end.is_none() {
                 keep_alive.send_if_due(sent.items).await?;
             }
@@ -224,7 +225,7 @@ impl<'a> KeepAlive<'a> {
         Ok(())
     }
 
-    /// Sends a message without items, once the sink is ready.
+    /// Sends a message without items, once the sink takes one.
     ///
     /// # Errors
     ///
@@ -246,8 +247,8 @@ impl<'a> KeepAlive<'a> {
             let reason = format!("the caller has granted nothing for {silence:?}");
             return Err(Fault::new(FaultCode::Abandoned, reason));
         }
-        self.sink.ready().await?;
-        self.sink.send(first, ItemWriter::default(), credit.get());
+        let permit = self.sink.reserve().await?;
+        self.sink.send(permit, first, ItemWriter::default(), credit.get());
         self.unanswered += 1;
         self.due_at = Instant::now() + KEEP_ALIVE;
         Ok(())
@@ -429,7 +430,7 @@ mod tests {
 
     use super::super::admission::Received;
     use super::super::context::Context as RequestContext;
-    use super::super::item_sink::Credit;
+    use super::super::item_sink::{Credit, SendPermit};
     use super::*;
     use crate::protocol::{Items, Message, Request};
 
@@ -472,15 +473,15 @@ mod tests {
             self.messages().iter().map(|(_, count)| *count as u64).sum()
         }
 
-        fn ready(&self) -> BoxFuture<'_, Result<(), Fault>> {
-            Box::pin(ready(Ok(())))
+        fn reserve(&self) -> BoxFuture<'_, Result<SendPermit, Fault>> {
+            Box::pin(ready(Ok(SendPermit::default())))
         }
 
         fn survives_connection(&self) -> bool {
             self.survives_connection
         }
 
-        fn send(&self, first: u64, items: ItemWriter, credit: Volume) {
+        fn send(&self, _: SendPermit, first: u64, items: ItemWriter, credit: Volume) {
             let items = items.finish();
             self.sent.lock().unwrap().push(Items { first, items, credit });
         }

@@ -126,6 +126,7 @@ impl Publisher for RecordingBroker {
         let broker = self.clone();
         if self.never_confirms {
             self.note("reply sent");
+            self.sent.lock().unwrap().push(outgoing.message);
             tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -150,6 +151,7 @@ impl Publisher for RecordingBroker {
                 .expect("only requests that are moved are never confirmed");
             send_token.claim();
             self.unconfirmed.lock().unwrap().push(send_token);
+            self.sent.lock().unwrap().push(outgoing.message);
             return std::future::pending().await;
         }
         self.sent.lock().unwrap().push(outgoing.message);
@@ -1107,7 +1109,7 @@ async fn stream_sender_of(
     let (channel, _, tasks) = reply_parts(broker).await;
     let request = StreamRequest {
         id: uuid::Uuid::new_v4(),
-        credit: None,
+        credit: Some(Volume::MAX),
         sends_items: true,
         is_resent: false,
     };
@@ -1149,8 +1151,10 @@ async fn messages_name_their_run_and_until_one_is_confirmed_how_long_the_request
     for run in [1, 2] {
         broker.sent.lock().unwrap().clear();
         let (sender, _tasks) = stream_sender_of(&streams, &broker).await;
-        sender.send(0, ItemWriter::default(), Volume::MAX);
-        sender.send(0, ItemWriter::default(), Volume::MAX);
+        for _ in 0..2 {
+            let permit = sender.reserve().await.unwrap();
+            sender.send(permit, 0, ItemWriter::default(), Volume::MAX);
+        }
         sender.begun().await;
         sender.grant(GRANT).await;
         sender
@@ -1177,11 +1181,48 @@ async fn grants_take_no_place_of_items() {
     let (sender, _tasks) = stream_sender(&broker).await;
     for _ in 0..16 {
         sender.grant(GRANT).now_or_never().expect("there is a place");
-        sender.ready().now_or_never().expect("there is a place").unwrap();
-        sender.send(0, ItemWriter::default(), Volume::MAX);
+        let permit = sender
+            .reserve()
+            .now_or_never()
+            .expect("there is a place")
+            .unwrap();
+        sender.send(permit, 0, ItemWriter::default(), Volume::MAX);
     }
     assert!(sender.grant(GRANT).now_or_never().is_none());
-    assert!(sender.ready().now_or_never().is_none());
+    assert!(sender.reserve().now_or_never().is_none());
+}
+
+/// Messages that are not confirmed are given up, so their items may be missing.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_an_aborted_stream_counts_items_that_have_all_arrived() {
+    for (never_confirms, count) in [(false, Some("1")), (true, None)] {
+        let broker = RecordingBroker {
+            never_confirms,
+            ..broker(vec![Published::Confirmed, Published::Confirmed], true)
+        };
+        let (sender, _tasks) = stream_sender(&broker).await;
+        sender.set_owes_end(true);
+        let permit = sender.reserve().await.unwrap();
+        let mut items = ItemWriter::default();
+        items.push(b"1");
+        sender.send(permit, 0, items, Volume::MAX);
+        let run_tasks = async || {
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        };
+        run_tasks().await;
+        drop(sender);
+        run_tasks().await;
+        let sent = broker.sent.lock().unwrap();
+        let [items, end] = &sent[..] else {
+            panic!("{sent:?}");
+        };
+        let kind = |message: &Message| message.properties.kind.as_ref().map(ToString::to_string);
+        assert_eq!(kind(items).as_deref(), Some("rpc.items"));
+        assert_eq!(kind(end).as_deref(), Some("fault"));
+        assert_eq!(end.properties.headers.get("rpc-items"), count);
+    }
 }
 
 /// A request of a batch and the copy of it that another worker forwarded come from two
