@@ -426,10 +426,11 @@ impl AdaptiveLimit {
             return;
         }
         let since_reduction = end.now.saturating_duration_since(reduced.reduced_at);
+        let growth = 1.0 / reduced.limit;
         reduced.limit += if nothing_waits && since_reduction >= FAST_GROWTH_AFTER {
-            FAST_GROWTH
+            growth.max(FAST_GROWTH)
         } else {
-            1.0 / reduced.limit
+            growth
         };
         if reduced.limit >= self.max as f64 {
             self.reduced = None;
@@ -723,6 +724,17 @@ mod tests {
             limit.record_end(&idle);
         }
         assert_eq!(limit.limit(now), 40);
+    }
+
+    #[test]
+    fn idle_workers_never_slow_the_growth_of_a_small_limit() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let now = Instant::now();
+        limit.record_end(&call_end(REFUSED, now, now, 1));
+        assert_eq!(limit.limit(now), 1);
+        let later = now + FAST_GROWTH_AFTER;
+        limit.record_end(&call_end(answered(0), later, later + millis(20), 1));
+        assert_eq!(limit.limit(later), 2);
     }
 
     /// Simulates clients that always have more calls to make, and a worker that takes 2.5 ms for a
