@@ -124,11 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    /// Whether to let other tasks run before the next write, so that more frames share it. If much
-    /// waits already, that gains nothing.
+    /// Whether to let other tasks run before the next write, so that more frames share it.
     fn pauses(&mut self) -> bool {
-        let waiting = self.wire.waiting();
-        self.out.is_empty() && waiting < WRITE_SIZE && self.gathering.pauses(waiting)
+        self.out.is_empty() && self.gathering.pauses(self.wire.waiting(), WRITE_SIZE)
     }
 
     /// Writes and reads until both have to wait, or the connection ends.

@@ -18,15 +18,15 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// Whether to pause before `waiting` bytes are written, so that the tasks that are ready run
-    /// first. After `true`, the next call ends the pause and returns `false`. Must be called
-    /// whenever the driver begins to work, unless a write goes on or so much waits that a pause
-    /// gains nothing.
-    pub(super) fn pauses(&mut self, waiting: usize) -> bool {
+    /// first. Does not pause before `enough` bytes: more would gain nothing. After `true`, the next
+    /// call ends the pause and returns `false`. Must be called whenever the driver begins to work,
+    /// unless a write goes on.
+    pub(super) fn pauses(&mut self, waiting: usize, enough: usize) -> bool {
         if let Some(before) = self.waiting_before.take() {
             self.end_pause(waiting > before);
             return false;
         }
-        if waiting == 0 {
+        if waiting == 0 || waiting >= enough {
             return false;
         }
         if self.unpaused_left > 0 {
@@ -51,33 +51,46 @@ impl Gathering {
 mod tests {
     use super::*;
 
+    const ENOUGH: usize = 1000;
+
     #[test]
     fn pauses_before_each_write_while_frames_come() {
         let mut gathering = Gathering::default();
         for _ in 0..3 {
-            assert!(gathering.pauses(100));
-            assert!(!gathering.pauses(101));
+            assert!(gathering.pauses(100, ENOUGH));
+            assert!(!gathering.pauses(101, ENOUGH));
         }
     }
 
     #[test]
     fn pauses_ever_more_rarely_while_none_come() {
         let mut gathering = Gathering::default();
-        assert!(gathering.pauses(100));
+        assert!(gathering.pauses(100, ENOUGH));
         for unpaused in [1, 2, 4, 8, 16, 32, 64, 64] {
             // Ends the pause, without a gain.
-            assert!(!gathering.pauses(100));
-            let writes = (0..).take_while(|_| !gathering.pauses(100)).count();
+            assert!(!gathering.pauses(100, ENOUGH));
+            let writes = (0..).take_while(|_| !gathering.pauses(100, ENOUGH)).count();
             assert_eq!(writes, unpaused);
         }
-        assert!(!gathering.pauses(101));
-        assert!(gathering.pauses(100));
+        assert!(!gathering.pauses(101, ENOUGH));
+        assert!(gathering.pauses(100, ENOUGH));
     }
 
     #[test]
     fn does_not_pause_when_there_is_nothing_to_write() {
         let mut gathering = Gathering::default();
-        assert!((0..3).all(|_| !gathering.pauses(0)));
-        assert!(gathering.pauses(100));
+        assert!((0..3).all(|_| !gathering.pauses(0, ENOUGH)));
+        assert!(gathering.pauses(100, ENOUGH));
+    }
+
+    #[test]
+    fn much_that_came_during_a_pause_is_a_gain() {
+        let mut gathering = Gathering::default();
+        for _ in 0..3 {
+            assert!(gathering.pauses(100, ENOUGH));
+            assert!(!gathering.pauses(ENOUGH, ENOUGH));
+            assert!(!gathering.pauses(ENOUGH, ENOUGH));
+            assert!(!gathering.pauses(0, ENOUGH));
+        }
     }
 }
