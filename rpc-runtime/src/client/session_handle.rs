@@ -108,13 +108,14 @@ impl SessionHandle {
     }
 
     /// Returns why the handle is not ready, or else why the session was lost that is being
-    /// reopened. `None` if neither is known: also while the broker refuses the session.
+    /// reopened, or why the broker refuses it. `None` if nothing is known to prevent replies.
     pub(super) fn obstacle(&self) -> Option<BrokerError> {
         self.status_board().status().obstacle().or_else(|| {
             let state = self.state().borrow();
-            match state.phase {
+            match &state.phase {
                 SessionPhase::Opening => state.loss_reason.clone(),
-                _ => None,
+                SessionPhase::Refused(reason) => Some(reason.clone()),
+                SessionPhase::Open(_) | SessionPhase::Closed => None,
             }
         })
     }
