@@ -354,7 +354,7 @@ impl<L: ItemLink> Sending<'_, L> {
                 }
                 Poll::Ready(None) => {
                     self.upload.lock().sender.end();
-                    return Poll::Ready(Ok(()));
+                    break;
                 }
                 Poll::Pending if count == 0 => return Poll::Pending,
                 Poll::Pending => break,
