@@ -238,6 +238,14 @@ impl Published {
         matches!(source, BrokerError::ChannelClosed { .. })
     }
 
+    /// Whether the message cannot be sent on any connection.
+    pub(crate) fn is_unsendable(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        matches!(source, BrokerError::Unsendable { .. })
+    }
+
     pub(crate) fn is_failed(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }

@@ -175,7 +175,7 @@ impl DirectReplies {
             return Published::Withdrawn;
         };
         let published = direct.publisher.publish(outgoing.clone()).await;
-        if !published.is_failed() {
+        if !published.is_failed() || published.is_unsendable() {
             return published;
         }
         self.forget(&direct);
