@@ -17,7 +17,7 @@ use super::estimates::QueueWaitEstimates;
 use super::estimator::Step;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::{Message, PROBE_TYPE, Properties, Reply, ReplyKind, ShortStr};
+use crate::protocol::{Message, PROBE_TYPE, Properties, Reply, ReplyKind, ShortStr, random_id};
 use crate::transport::{
     Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, Subscription, Transport, keep_open,
 };
@@ -108,7 +108,7 @@ enum StepResult {
 impl Probes {
     pub(crate) fn new() -> Self {
         Self {
-            server: Uuid::new_v4(),
+            server: random_id(),
             queues: Vec::new(),
             wake: Arc::default(),
             next_number: AtomicU64::new(0),
