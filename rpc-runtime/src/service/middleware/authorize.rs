@@ -118,7 +118,9 @@ impl AllowRules {
         }
         let message = match user {
             Some(user) => format!("user {user:?} may not call {method:?}"),
-            None => format!("the request for {method:?} has no user_id: callers send it with `send_user_id`"),
+            None => format!(
+                "the request for {method:?} has no user_id: its caller does not `send_user_id`, or it is the copy of a job, which only `allow_everybody` allows"
+            ),
         };
         Err(Fault::new(FaultCode::Unauthorized, message))
     }
