@@ -309,6 +309,7 @@ impl RequestHandler {
         let deadline = properties.expiration.and_then(|time| received.deadline(time));
         let label = RequestLabel::of(properties);
         let rejections = properties.dead_lettered.map_or(0, |dead| dead.rejections);
+        let was_delivered = redelivered || properties.dead_lettered.is_some();
         let now = Instant::now();
         let mut decided = match malformed {
             None => self.executor.decide(message, redelivered, received, now),
@@ -319,7 +320,7 @@ impl RequestHandler {
         if let Ok(decision) = &mut decided
             && let Some((stream, incoming)) = self.stream_with_id_in_use(decision)
         {
-            Box::pin(self.free_id_or_refuse(decision, stream, incoming, redelivered)).await;
+            Box::pin(self.free_id_or_refuse(decision, stream, incoming, was_delivered)).await;
         }
         let response = match decided {
             Ok(Decision::Run(admitted)) if admitted.stream.is_some() && admitted.reply_to.is_some() => {
@@ -435,7 +436,7 @@ impl RequestHandler {
         decision: &mut Decision<'_>,
         stream: StreamRequest,
         incoming: &IncomingItems,
-        redelivered: bool,
+        was_delivered: bool,
     ) {
         let is_resent = stream.is_resent;
         if is_resent && incoming.end(stream.id, self.executor.cancellations()).await {
@@ -444,7 +445,7 @@ impl RequestHandler {
         if let Decision::Run(admitted) = &*decision {
             let (codec, to) = (admitted.invocation.codec(), admitted.reply_to.clone());
             let fault = Fault::bad_request("another request with this correlation_id has a stream here");
-            *decision = Decision::refuse(codec, fault, to, redelivered || is_resent);
+            *decision = Decision::refuse(codec, fault, to, was_delivered || is_resent);
         }
     }
 
