@@ -79,7 +79,8 @@ impl Kind {
                 scenario.handler.is_zero() && scenario.open_loop.is_none()
             }
             // Without a broker, nothing distributes the calls.
-            Self::TarpcOverTcp | Self::TonicOverTcp => scenario.workers == 1,
+            Self::TarpcOverTcp => scenario.workers == 1,
+            Self::TonicOverTcp => scenario.workers == 1 && scenario.in_flight <= tonic::MAX_IN_FLIGHT,
             _ => true,
         }
     }
