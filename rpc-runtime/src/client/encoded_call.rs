@@ -238,9 +238,11 @@ impl fmt::Debug for EncodedCall {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::protocol::remaining_delay;
-    use crate::{Broker, service};
+    use crate::{Broker, Executed, service};
 
     #[service(queue = "mail")]
     trait Mail {
@@ -315,6 +317,15 @@ mod tests {
         assert!(refused(client().post().encode().unwrap_err()));
         assert!(refused(client().count().encode().unwrap_err()));
         assert!(refused(Call::<()>::ready(Ok(())).encode().unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_has_begun_may_have_been_sent() {
+        let mut begun = client().send("alice");
+        let _ = (&mut begun).now_or_never();
+        let error = begun.encode().unwrap_err();
+        assert!(matches!(error, CallError::CannotEncode));
+        assert_eq!(error.executed(), Executed::Maybe);
     }
 
     #[tokio::test]

@@ -298,7 +298,8 @@ impl<E> CallError<E> {
     pub fn executed(&self) -> Executed {
         match self {
             Self::Service(_) | Self::ServiceText(_) => Executed::Yes,
-            Self::Refused { .. } | Self::BadItem { .. } => Executed::Maybe,
+            // A call that has begun may have been sent.
+            Self::Refused { .. } | Self::BadItem { .. } | Self::CannotEncode => Executed::Maybe,
             Self::Fault(fault) => fault.code.executed(),
             Self::TimedOut { executed, .. }
             | Self::BadReply { executed, .. }
@@ -311,7 +312,6 @@ impl<E> CallError<E> {
             | Self::Encode(_)
             | Self::NotDescribed { .. }
             | Self::CannotDelay { .. }
-            | Self::CannotEncode
             | Self::NoWorkers { .. }
             | Self::WrongKind { .. }
             | Self::Invalid { .. } => Executed::No,
