@@ -342,7 +342,10 @@ mod on {
             "rpc_client_replies_discarded_total",
             "replies that no call waits for, or that cannot be decoded",
         ),
-        ("rpc_server_requests_total", "requests whose method ran"),
+        (
+            "rpc_server_requests_total",
+            "requests whose method may have run, or that a layer answered",
+        ),
         (
             "rpc_server_redelivered_total",
             "requests that had been delivered before, here or in a queue that dead-lettered them",
@@ -383,7 +386,7 @@ mod on {
         (
             "rpc_client_in_flight",
             Unit::Count,
-            "calls that wait for their reply",
+            "calls that have begun and not ended",
         ),
         (
             "rpc_client_waiting",
