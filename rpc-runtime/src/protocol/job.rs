@@ -1,7 +1,7 @@
-//! The headers of a job: how often it was tried, how long it still waits, and why it was given up.
+//! The headers of a job: how often it failed and why, and how long it still waits.
 //!
-//! Workers write them, and callers write the delay. A dead letter keeps them, so that an operator
-//! sees what happened.
+//! Workers write them, and callers write the delay. A dead letter keeps the history, so that an
+//! operator sees what happened.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) const ERROR_HEADER: &str = "rpc-error";
 pub(crate) const FIRST_TRACE_HEADER: &str = "rpc-first-trace";
 /// W3C's header for the trace context.
 pub(crate) const TRACEPARENT: &str = "traceparent";
-/// The queue that the job was sent to. Only in the dead-letter queue.
+/// The queue that the job was sent to. Written when the job is given up.
 pub(crate) const ORIGIN_HEADER: &str = "rpc-origin";
 /// Marks a job that was given up and waits in a retry queue until the dead-letter queue takes it.
 pub(crate) const GIVEN_UP_HEADER: &str = "rpc-given-up";
@@ -40,8 +40,8 @@ const MAX_ERROR: usize = 1024;
 const MAX_VALUE: usize = 255;
 
 /// The largest headers that are kept in a copy, in bytes on the wire. They fit into the smallest
-/// frames that a broker may ask for (8 KiB), with all other properties. Callers of this library
-/// send at most 4 KiB.
+/// frames that RabbitMQ 4.1 allows (8 KiB), with all other properties. Callers of this library send
+/// little more than 4 KiB.
 const MAX_HEADERS: usize = 6 * 1024;
 
 /// The longest delay of a job. A longer one is cut to it.
@@ -71,13 +71,14 @@ pub(crate) fn failed_attempts(headers: &Headers) -> u32 {
 }
 
 /// Returns how long a job must still wait, at most [`MAX_DELAY`]. Zero if the header is missing or
-/// not a number.
+/// not a number of up to 64 bits.
 pub(crate) fn remaining_delay(headers: &Headers) -> Duration {
     let delay = Duration::from_millis(number(headers, DELAY_HEADER).unwrap_or(0));
     delay.min(MAX_DELAY)
 }
 
-/// Sets how long a job must wait after the next delivery, rounded up to a millisecond.
+/// Sets how long a job must wait after the next delivery, rounded up to a millisecond. Removes the
+/// header if that is zero.
 pub(crate) fn set_remaining_delay(headers: &mut Headers, delay: Duration) {
     if delay.is_zero() {
         headers.remove(DELAY_HEADER);
@@ -87,7 +88,8 @@ pub(crate) fn set_remaining_delay(headers: &mut Headers, delay: Duration) {
     }
 }
 
-/// Records that an attempt failed. `now` is in milliseconds since the Unix epoch.
+/// Records that an attempt failed. `reason` is the value of [`REASON_HEADER`], and `now` is in
+/// milliseconds since the Unix epoch.
 pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, now: u64) {
     let attempts = failed_attempts(headers).saturating_add(1);
     set(headers, ATTEMPTS_HEADER, attempts.to_string());
@@ -103,21 +105,22 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
     set(headers, ERROR_HEADER, shortened(error).to_owned());
 }
 
-/// Returns how long ago the last attempt failed. Zero if that is not known. `now` is in
-/// milliseconds since the Unix epoch.
+/// Returns how long ago the last attempt failed. Zero if that is not known or, by this clock, in
+/// the future. `now` is in milliseconds since the Unix epoch.
 pub(crate) fn since_last_failure(headers: &Headers, now: u64) -> Duration {
     let failed = number(headers, LAST_FAILURE_HEADER).unwrap_or(now);
     Duration::from_millis(now.saturating_sub(failed))
 }
 
-/// Whether a job was given up, so that it must not run again.
+/// Whether a job was given up and has waited in a retry queue for the dead-letter queue, so that it
+/// must not run again.
 pub(crate) fn is_given_up(headers: &Headers) -> bool {
     headers.get(GIVEN_UP_HEADER).is_some()
 }
 
-/// Marks a job as given up, or removes the mark.
-pub(crate) fn mark_given_up(headers: &mut Headers, is_given_up: bool) {
-    if is_given_up {
+/// Sets the mark [`GIVEN_UP_HEADER`] of a job, or removes it.
+pub(crate) fn mark_given_up(headers: &mut Headers, is_marked: bool) {
+    if is_marked {
         set(headers, GIVEN_UP_HEADER, String::new());
     } else {
         headers.remove(GIVEN_UP_HEADER);
@@ -138,7 +141,8 @@ pub(crate) fn record_user(headers: &mut Headers, user: Option<&ShortStr>) {
 }
 
 /// Removes the sender's headers if all headers together are so large that a copy might not fit into
-/// a frame.
+/// a frame. If the rest is still too large, keeps only the headers of jobs that a worker may have
+/// written.
 pub(crate) fn limit_headers(headers: &mut Headers) {
     if headers.wire_bytes() > MAX_HEADERS {
         headers.retain(|name, _| name.starts_with("rpc-"));

@@ -62,7 +62,7 @@ impl Property {
         Self::ClusterId,
     ];
 
-    /// The property's name in AMQP's specification.
+    /// The property's name in AMQP's specification, with underscores.
     const fn name(self) -> &'static str {
         match self {
             Self::ContentType => "content_type",

@@ -14,17 +14,19 @@ pub(crate) struct Message {
     pub(crate) body: Bytes,
 }
 
-/// The basic properties of AMQP 0-9-1 that a request or a reply uses.
+/// The basic properties of AMQP 0-9-1 that this protocol uses.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Properties {
-    /// AMQP's `type`: a request's method, a reply's kind.
+    /// AMQP's `type`: a request's method, a reply's kind, or what other message this is, such as
+    /// `rpc.batch`.
     pub(crate) kind: Option<ShortStr>,
     pub(crate) content_type: Option<ShortStr>,
     /// The compression of the body, or the charset of its text.
     pub(crate) content_encoding: Option<ShortStr>,
     pub(crate) correlation_id: Option<ShortStr>,
     pub(crate) reply_to: Option<ShortStr>,
-    /// AMQP's `expiration`: the message's time to live. Whole milliseconds on the wire.
+    /// AMQP's `expiration`: the message's time to live. On the wire it is rounded down to a
+    /// millisecond.
     pub(crate) expiration: Option<Duration>,
     /// AMQP's `delivery_mode` 2: the broker keeps the message on disk if the queue is durable.
     pub(crate) persistent: bool,
@@ -37,8 +39,8 @@ pub(crate) struct Properties {
     pub(crate) dead_lettered: Option<DeadLettered>,
 }
 
-/// Makes a body of bytes. It keeps little more memory than it has bytes: a large body comes in
-/// several frames, and a `Vec` that grows doubles its capacity.
+/// Makes a body of bytes. It keeps at most a quarter more memory than it has bytes: a large body
+/// comes in several frames, and a `Vec` that grows doubles its capacity.
 pub(crate) fn body_of(mut bytes: Vec<u8>) -> Bytes {
     if bytes.capacity() - bytes.len() > bytes.len() / 4 {
         bytes.shrink_to_fit();
@@ -47,9 +49,10 @@ pub(crate) fn body_of(mut bytes: Vec<u8>) -> Bytes {
 }
 
 impl Properties {
-    /// Subtracts the time that the message has waited to be sent from its expiration. It stays at
-    /// least a millisecond: with zero, the broker drops a message that no consumer takes at once,
-    /// even if it was sent in time (RabbitMQ, "Time-To-Live and Expiration").
+    /// Subtracts the time that the message has waited to be sent from its expiration, and rounds it
+    /// down to a millisecond. At least one is left: with zero, the broker drops a message that no
+    /// consumer takes at once, even if it was sent in time (RabbitMQ, "Time-To-Live and
+    /// Expiration").
     pub(crate) fn shorten_expiration(&mut self, waited: Duration) {
         if let Some(expiration) = &mut self.expiration {
             let left = expiration.saturating_sub(waited).as_millis();

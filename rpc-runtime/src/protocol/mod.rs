@@ -1,4 +1,4 @@
-//! The wire protocol: converts requests, replies, faults and batches to messages and back.
+//! The wire protocol: converts requests, replies, faults, batches and streams to messages and back.
 //!
 //! Pure: no I/O, no tasks, no clock. The transport sends and receives the messages.
 //! `docs/protocol.md` describes the protocol for peers in other languages.

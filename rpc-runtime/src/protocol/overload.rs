@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::ShortStr;
 use super::headers::Headers;
 
-/// The `type` of a probe, by which a worker measures how long requests wait in a queue. The worker
-/// that receives a probe replies at once, with an empty body.
+/// The `type` of a probe, by which a worker measures how long requests wait in a queue. If another
+/// worker receives it, that one replies at once, with an empty body.
 pub(crate) const PROBE_TYPE: &str = "rpc.probe";
 
-/// The header of a reply with the time that requests waited in the queue when this one arrived, in
-/// milliseconds. It is absent if that time is unknown or zero.
+/// The header of a reply, or of the first message of a stream, with about how long the request
+/// waited in its queue, in milliseconds. It is absent if that time is unknown or zero.
 const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 
 /// The header of a fault with the time to wait before the next attempt, in milliseconds.
@@ -33,7 +33,7 @@ impl QueueTime {
         Duration::from_millis(self.0.into())
     }
 
-    /// Reads the header of a message.
+    /// Reads the header of a message. Zero if it is missing, or not a number of up to 32 bits.
     pub(crate) fn read(headers: &Headers) -> Self {
         Self(read_number(headers, QUEUE_TIME_HEADER).unwrap_or(0))
     }
@@ -60,7 +60,7 @@ pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Dura
     }
 }
 
-/// Returns a time in whole milliseconds, rounded up.
+/// Returns a time in whole milliseconds, rounded up, but at most `u32::MAX`.
 fn round_up(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }

@@ -13,7 +13,7 @@ use crate::protocol::fault::FaultBody;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyKind {
-    /// The method's result. On the wire its `type` is `result`, missing, or unknown.
+    /// The method's result. On the wire its `type` is `result`, missing, empty, or unknown.
     Result,
     /// The method's own error. On the wire its `type` is `error`.
     Error,
@@ -57,9 +57,10 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
     /// For example a trace context.
     pub(crate) headers: Headers,
-    /// The `type`, if it is not one of [`ReplyKind`]: that of a message of a stream, or what
-    /// another library's worker sends, which may echo the request's type. Such a reply counts as a
-    /// result. Boxed, because few replies have one.
+    /// The `type`, if it is none of [`ReplyKind`]. A worker of this library sets it in the other
+    /// messages of a stream. In a reply that arrives, another library's worker chose it, and may
+    /// have echoed the request's; such a reply counts as a result. Boxed, because few replies have
+    /// one.
     pub(crate) unknown_type: Option<Box<ShortStr>>,
     pub(crate) queue_time: QueueTime,
 }
@@ -135,7 +136,7 @@ impl Reply {
     }
 
     /// Decodes the body as a fault, and reads its `retry_after` from the headers. A body that
-    /// cannot be decoded becomes a fault with the code `fault`.
+    /// cannot be decoded, or is plain text without a code, becomes a fault with the code `fault`.
     pub(crate) fn read_fault(&self) -> Fault {
         Fault {
             retry_after: read_millis(&self.headers, RETRY_AFTER_HEADER),

@@ -17,7 +17,8 @@ use crate::codec::Codec;
 pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// The header of a request that is sent again because the broker or a worker may have lost the
-/// earlier one. A worker that still runs the earlier one does not run the method again.
+/// earlier one. A worker that still runs the earlier one does not run the method again. The value
+/// says who sent it again: see [`RESENT_BY_WORKER`].
 pub(crate) const RESENT_HEADER: &str = "rpc-resent";
 
 /// The value of [`RESENT_HEADER`] if a worker forwarded the request: it published a copy of a
@@ -28,7 +29,8 @@ pub(crate) const RESENT_BY_WORKER: &str = "worker";
 pub(crate) const RESENT_BY_CALLER_AND_WORKER: &str = "caller, worker";
 
 /// The header with a random token of a copy that a worker published. Two deliveries with the same
-/// token are the same copy.
+/// token are the same copy. In messages with items from a caller, it holds a number, by which the
+/// caller recognizes those that the broker returns.
 pub(crate) const COPY_HEADER: &str = "rpc-copy";
 
 /// The header in which workers count redeliveries of a request, for queues that do not count them.
@@ -43,7 +45,8 @@ pub(crate) struct Request {
     pub(crate) correlation_id: Option<ShortStr>,
     /// The queue for the reply, or `None` if the caller wants none.
     pub(crate) reply_to: Option<ShortStr>,
-    /// How long the caller still waits for the reply.
+    /// How long the caller still waits: for the reply, or for the first message if there is a
+    /// stream. `None` if that is not limited.
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
@@ -54,7 +57,8 @@ pub(crate) struct Request {
     pub(crate) asks_batch_size: bool,
     /// What the caller of a stream accepts at first. `None` if it expects one reply.
     pub(crate) credit: Option<Volume>,
-    /// Whether the caller sends items while the method runs.
+    /// Whether the caller sends items while the method runs, in the version that this library
+    /// knows.
     pub(crate) sends_items: bool,
     /// The history of a dead-lettered request. Only in incoming requests.
     pub(crate) dead_lettered: Option<DeadLettered>,
@@ -100,8 +104,8 @@ impl Request {
         }
     }
 
-    /// Reads a message that arrived on a request queue. If its content type does not determine a
-    /// codec, it is plain text.
+    /// Reads the message of a request. If its content type does not determine a codec, it is plain
+    /// text. The headers lose those that become fields.
     ///
     /// # Errors
     ///
@@ -241,7 +245,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_long_time_to_live_is_clamped_to_the_maximum_of_rabbitmq() {
+    fn a_long_time_to_live_is_clamped_to_the_longest_that_is_sent() {
         let mut request = Request::from_message(Message::default()).unwrap();
         request.time_to_live = Some(Duration::from_secs(1 << 40));
         assert_eq!(

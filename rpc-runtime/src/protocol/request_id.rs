@@ -11,7 +11,8 @@ use super::short_str::ShortStr;
 ///
 /// All deliveries of a request have the same id: redeliveries after a lost worker, copies that
 /// workers forward, retries of a job, its dead letter, and what its caller sends again after a lost
-/// connection. [`Context::request_id`](crate::Context::request_id) returns it.
+/// connection. [`Context::request_id`](crate::Context::request_id) returns it. A request whose
+/// correlation id is no UUID has none.
 ///
 /// Its text has the usual form of a UUID. Store it in a column with a unique key.
 ///

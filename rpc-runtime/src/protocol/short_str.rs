@@ -21,8 +21,8 @@ enum Repr {
     Shared(Arc<str>),
 }
 
-/// The length of a UUID in text: each message has one, and most names of methods and headers are
-/// shorter.
+/// The length of a UUID in text: most messages have one as their correlation id, and most names of
+/// methods and headers are shorter.
 const INLINE: usize = 36;
 
 impl ShortStr {

@@ -23,8 +23,8 @@ pub enum StoredFormatError {
         /// The version of the format.
         version: u8,
     },
-    /// They are empty, or cannot be decoded after the version, for example because they are cut
-    /// off.
+    /// They are empty, or what follows the version cannot be decoded or is invalid, for example
+    /// because it is cut off.
     #[error("the stored bytes are damaged")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -41,7 +41,7 @@ impl From<DecodeError> for StoredFormatError {
     }
 }
 
-/// Encodes a struct of texts, numbers and bytes.
+/// Encodes a struct of texts, numbers, bytes, and lists of these.
 pub(crate) fn write_stored(value: &impl Serialize) -> Vec<u8> {
     let body = Codec::MessagePack.encode(value);
     let body = body.expect("texts, numbers and bytes can always be encoded");

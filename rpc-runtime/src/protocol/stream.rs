@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Items and ids are MessagePack binaries. The id of a stream consists of the sixteen bytes of the
-//! UUID that is the correlation id of its request. Items are numbered from zero. The credit is how
-//! many items, and how many bytes of items, the sender may send in total; without bytes, they are
-//! not limited. A message of items repeats the credit that its sender knows, so that the receiver
-//! grants again what was lost. The reader skips further elements, so that more can be added later.
+//! UUID that is the correlation id of its request. Items are numbered from zero. `items, bytes` is
+//! the credit: how many items, and how many bytes of items, the sender may send in total; without
+//! bytes, they are not limited. A message of items repeats the credit that its sender knows, so
+//! that the receiver grants again what was lost. The reader skips further elements, so that more
+//! can be added later.
 
 use bytes::Bytes;
 use rmp::encode;
@@ -34,17 +35,18 @@ pub(crate) const ITEMS_HEADER: &str = "rpc-items";
 /// The `type` of a message with items.
 pub(crate) const ITEMS_TYPE: &str = "rpc.items";
 
-/// The `type` of a control message that grants credit to streams.
+/// The `type` of a message that grants credit: to the streams of a worker, as a control message
+/// with [`Grant`]s, or to a caller that sends items, as an [`IncomingGrant`](super::IncomingGrant).
 pub(crate) const CREDIT_TYPE: &str = "rpc.credit";
 
-/// The largest credit beyond the items that were consumed.
+/// How many items beyond those that were consumed may be granted at most.
 pub(crate) const MAX_CREDIT: u64 = 1 << 20;
 
 /// The largest number of items in a message.
 pub(crate) const MAX_ITEMS: usize = 16 * 1024;
 
-/// The largest size of the items of a message, in bytes. A single item may be larger. Eight items
-/// of 64 KiB fit, with what is before each of them.
+/// The largest size of the items of a message from a worker, in bytes. A single item may be larger.
+/// Eight items of 64 KiB fit, with what is before each of them.
 pub(crate) const MAX_ITEMS_BYTES: usize = 513 * 1024;
 
 /// The largest number of bytes of a message of one item beside the item.
@@ -53,10 +55,11 @@ pub(crate) const MAX_ITEM_FRAME_BYTES: usize = 40;
 /// The largest number of grants in a control message.
 pub(crate) const MAX_GRANTS: usize = 1024;
 
-/// A message of a stream. Without items, it says that the worker is still there.
+/// A message of a stream. Without items, it says that its sender is still there, or from a caller,
+/// with [`ITEMS_HEADER`], that its stream has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Items {
-    /// The number of the first item.
+    /// The number of the first item, or without items, of the next one.
     pub(crate) first: u64,
     pub(crate) items: ItemList,
     /// What the sender may send in total, as far as it knows.
@@ -71,7 +74,7 @@ pub(crate) struct Grant {
 }
 
 impl Items {
-    /// A message without items from a sender that needs no credit.
+    /// A message without items, as before the first one, from a sender that needs no credit.
     pub(crate) fn keep_alive() -> Self {
         Self {
             first: 0,
@@ -85,7 +88,8 @@ impl Items {
         super::item_list::ItemWriter::from(&self.items).write(self.first, self.credit)
     }
 
-    /// Decodes a message. The items keep `body` in memory, unless they are only a small part of it.
+    /// Decodes a message. The items keep `body` in memory, unless they are less than about half of
+    /// it.
     ///
     /// # Errors
     ///
@@ -109,7 +113,7 @@ impl Items {
 }
 
 pub(crate) fn write_grants(grants: &[Grant]) -> Bytes {
-    // A grant is an array of an id and two numbers.
+    // A grant is an array of an id and at most two numbers.
     let mut body = Vec::with_capacity(5 + (1 + 18 + 2 * 9) * grants.len());
     assert_ok(encode::write_array_len(&mut body, to_u32(grants.len())));
     for Grant { id, credit } in grants {
@@ -131,6 +135,7 @@ pub(crate) fn read_grants(body: &Bytes) -> Result<Vec<Grant>, UnreadableBatch> {
     if count > MAX_GRANTS {
         return Err(UnreadableBatch("it has too many grants"));
     }
+    // A grant has more than eight bytes, so a forged count reserves little memory.
     let mut grants = Vec::with_capacity(count.min(body.len() / 8));
     for _ in 0..count {
         let elements = reader.array_len()?;

@@ -1,18 +1,19 @@
-//! Checks the headers that a user adds to a call.
+//! Checks and inserts the headers that users and tracing add to a message.
 
 use super::headers::Headers;
 use super::invalid_name::InvalidName;
 use super::reserved_header::reserved_header;
 use super::short_str::ShortStr;
 
-/// The maximum size of a call's headers on the wire, in bytes. AMQP puts all properties of a
-/// message into one frame, and a broker may be configured for frames of 8 KiB.
+/// The maximum size of a call's headers on the wire, in bytes, without those that the library adds
+/// later. AMQP puts all properties of a message into one frame, and a broker may be configured for
+/// frames of 8 KiB.
 const MAX_BYTES: usize = 4096;
 
 /// Why a header is invalid.
 #[derive(Debug)]
 pub(crate) struct InvalidHeader {
-    /// The invalid part.
+    /// The invalid part, in words: a name, or all headers together.
     pub(crate) what: &'static str,
     pub(crate) source: InvalidName,
 }

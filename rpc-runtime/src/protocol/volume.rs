@@ -31,7 +31,8 @@ impl Volume {
         }
     }
 
-    /// Whether a sender with this credit may send another item after these.
+    /// Whether a sender with this credit may send another item after `sent`. That item may exceed
+    /// the bytes of the credit.
     pub(crate) fn allows_more_than(self, sent: Self) -> bool {
         self.items > sent.items && self.bytes > sent.bytes
     }

@@ -125,15 +125,16 @@ impl CallSpan {
     }
 }
 
-/// Records how long a call waited in the client until it was sent, in the current span, which must
-/// be that of the call.
+/// Records how long a call waited in the client for a permit, in the current span, which must be
+/// that of the call. Does nothing if the time is zero.
 pub(crate) fn record_client_wait(time: Duration) {
     if let Some(millis) = millis(time) {
         Span::current().record("rpc.client_wait_ms", millis);
     }
 }
 
-/// Records the queue time that the reply reports. Exporters convert unsigned numbers to text.
+/// Records the queue time that the reply reports, if it does. As a signed number, because exporters
+/// convert unsigned ones to text.
 fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
     if span.is_disabled() {
         return;

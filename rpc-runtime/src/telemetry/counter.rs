@@ -45,13 +45,13 @@ impl Counter {
         &self.span
     }
 
-    /// Ends a call or a request that completed. `drop`, which follows at once, counts it.
+    /// Ends a call or a request with this outcome. `drop`, which follows at once, counts it.
     pub(super) fn ended(mut self, outcome: Outcome) {
         record_outcome(&self.span, self.counted.side(), outcome);
         self.ending = Ending::Completed(outcome, self.began.elapsed());
     }
 
-    /// Ends a request that was refused. Its method did not run.
+    /// Ends a request that was refused. Its method did not run, so other metrics count it.
     pub(super) fn not_run(mut self, outcome: Outcome) {
         record_outcome(&self.span, self.counted.side(), outcome);
         self.ending = Ending::NotRun;

@@ -32,6 +32,7 @@ struct Kept {
 pub(super) struct EndKey {
     pub(super) counted: Counted,
     pub(super) outcome: &'static str,
+    /// Not a label. Of the ends with the outcome `cancelled`, only some have a duration.
     pub(super) has_duration: bool,
 }
 
@@ -44,11 +45,11 @@ pub(super) struct EndHandles {
 }
 
 impl Handles {
-    /// Changes the gauge of what is in flight. A method belongs to a caller or to a worker, so it
-    /// has one.
+    /// Changes the gauge of what is in flight. `register` looks it up if it is not kept. A method
+    /// belongs to a caller or to a worker, so it has one.
     pub(super) fn in_flight(&self, now: Instant, register: impl FnOnce() -> Gauge, change: impl Fn(&Gauge)) {
         let recorder = RecorderAddress::current();
-        if self.used(recorder, now, |kept| kept.in_flight.as_ref().map(&change)) {
+        if self.use_kept(recorder, now, |kept| kept.in_flight.as_ref().map(&change)) {
             return;
         }
         // Not under the lock: a recorder is foreign code.
@@ -57,7 +58,7 @@ impl Handles {
         self.keep(recorder, now, |kept| kept.in_flight = Some(gauge));
     }
 
-    /// Counts an end.
+    /// Counts an end with `change`. `register` looks its handles up if they are not kept.
     pub(super) fn ended(
         &self,
         now: Instant,
@@ -66,12 +67,12 @@ impl Handles {
         change: impl Fn(&EndHandles),
     ) {
         let recorder = RecorderAddress::current();
-        let find = |kept: &Kept| {
+        let find_and_change = |kept: &Kept| {
             let (_, handles) = kept.ended.iter().find(|(known, _)| *known == key)?;
             change(handles);
             Some(())
         };
-        if self.used(recorder, now, find) {
+        if self.use_kept(recorder, now, find_and_change) {
             return;
         }
         let handles = register();
@@ -84,8 +85,8 @@ impl Handles {
         });
     }
 
-    /// Whether a handle that is kept and still valid was used.
-    fn used(
+    /// Uses a handle that is kept and still valid. Returns whether there was one.
+    fn use_kept(
         &self,
         recorder: RecorderAddress,
         now: Instant,

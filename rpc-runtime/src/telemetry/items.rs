@@ -43,7 +43,7 @@ pub(crate) struct ItemFlow {
     begun: Instant,
     by_caller: AtomicU64,
     by_method: AtomicU64,
-    /// How long after the begin the method's first item passed.
+    /// How long after `begun` the method's first item passed.
     first_item: OnceLock<Duration>,
 }
 
@@ -69,7 +69,7 @@ impl ItemFlow {
         })
     }
 
-    /// How many items this side of the call has sent.
+    /// See [`ItemCounts::sent_by`].
     fn passed(&self, sent_by: SentBy) -> &AtomicU64 {
         match sent_by {
             SentBy::Caller => &self.by_caller,
@@ -77,8 +77,8 @@ impl ItemFlow {
         }
     }
 
-    /// Records in the span of the call or request how many items each side sent. Leaves out zero,
-    /// because a method need not have both streams.
+    /// Records in the span of the call or request how many items each side sent, and when the
+    /// method's first item passed. Leaves out zero, because a method need not have both streams.
     pub(super) fn record(&self, span: &Span) {
         for (sent_by, name) in [
             (SentBy::Caller, "rpc.request.items"),
@@ -107,7 +107,8 @@ impl ItemCounts {
         Self(flow)
     }
 
-    /// Returns how many items this side of the call has sent. 0 if it sends none.
+    /// Returns how many items this side of the call has sent, or on the other side, how many of
+    /// them have reached their reader. 0 if it sends none.
     #[must_use]
     pub fn sent_by(&self, side: SentBy) -> u64 {
         let flow = self.0.as_ref();
@@ -128,6 +129,7 @@ impl fmt::Debug for ItemCounts {
 #[derive(Debug)]
 pub(crate) struct ItemTally {
     sent_by: SentBy,
+    /// `None` if the call has not begun or has no stream. Then nothing is counted.
     flow: Option<Arc<ItemFlow>>,
     observers: ItemObservers,
     /// The number of the next item.
@@ -157,7 +159,7 @@ impl ItemTally {
         self.observers = observers;
     }
 
-    /// Returns the tally of the stream in the other direction.
+    /// Creates the tally of the stream in the other direction, which `sent_by` sends.
     pub(crate) fn of_other_stream(&self, sent_by: SentBy) -> Self {
         Self::new(sent_by, self.flow.clone(), self.observers.clone())
     }
@@ -212,7 +214,7 @@ impl ItemTally {
         self.uncounted.1 = self.uncounted.1.saturating_add(bytes);
     }
 
-    /// Adds the items that the metrics do not count yet to them.
+    /// Adds the items that the metrics do not count yet to them. Forgets them if there is no flow.
     pub(crate) fn flush(&mut self) {
         let (items, bytes) = std::mem::take(&mut self.uncounted);
         if items > 0

@@ -2,7 +2,7 @@
 //!
 //! A peer that sends ten thousand bad requests must not fill a disk. For each queue or other
 //! source, at most one event of each kind is logged per second, with the number of suppressed
-//! events.
+//! events. Kinds are limited separately for each level.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -74,7 +74,8 @@ impl LogLimit {
     }
 
     /// Returns `Some` if an event of this kind may be logged now, with the number of suppressed
-    /// ones. Otherwise the event is counted and `None` is returned.
+    /// ones. Otherwise the event is counted and `None` is returned. Then a task logs the number if
+    /// no further event does.
     pub(crate) fn admit(&self, level: Level, kind: impl Into<EventKind>) -> Option<Suppressed> {
         let (kind, now) = (kind.into(), Instant::now());
         let mut kinds = self.0.kinds();
@@ -143,6 +144,8 @@ impl Shared {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Logs how many events were suppressed. As a warning even if they are errors: the first of
+    /// them was logged as one.
     fn log_suppressed(&self, level: Level, kind: EventKind, suppressed: u64) {
         const TEXT: &str = "further events of this kind were not logged";
         let (source, kind) = (&self.source, kind.to_string());

@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use super::span::Side;
 use super::stream_item::SentBy;
 
-/// Whether metrics are counted.
+/// Whether metrics are counted, which does not depend on whether a recorder is installed.
 pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
 
 /// An event that metrics count.
@@ -24,7 +24,8 @@ pub(crate) enum Event<'a> {
     Ended(Counted, &'a Method, Ending, Instant),
     /// A message with this many calls was sent.
     CallsSent { queue: &'a str, calls: usize },
-    /// The broker returned a request because the queue does not exist.
+    /// The broker returned a single request because the queue does not exist. Returned batches are
+    /// not counted: their calls are sent again one by one.
     RequestReturned { queue: &'a str },
     /// This many replies arrived that no call waits for, or that cannot be decoded.
     RepliesDiscarded(usize),
@@ -42,7 +43,7 @@ pub(crate) enum Event<'a> {
         items: u64,
         bytes: u64,
     },
-    /// A request was refused.
+    /// A request was refused, or was cancelled before its method began (the code `cancelled`).
     RequestRefused { queue: &'a str, code: &'static str },
     /// The time that requests currently wait in a queue was measured.
     QueueTime { queue: &'a str, time: Duration },
@@ -50,11 +51,11 @@ pub(crate) enum Event<'a> {
     LimitChanged { queue: &'a str, limit: usize },
     /// A call starts or stops waiting in the client until it may be sent.
     Waiting { queue: &'a str, waits: bool },
-    /// A reply could not be published and is lost.
+    /// A reply could not be published and is lost. A fault may have been sent in its place.
     ReplyLost { reason: &'static str },
     /// A failed job waits in a retry queue.
     JobRetried { queue: &'a str },
-    /// A job was moved to the dead-letter queue.
+    /// A job, or a one-way request that was refused, was moved to the dead-letter queue.
     JobDied { queue: &'a str, reason: &'static str },
     /// The dead-letter queue did not take a job, which waits in a retry queue.
     DeadLetterRefused { queue: &'a str },
@@ -70,11 +71,12 @@ pub(crate) enum Event<'a> {
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) enum Ending {
-    /// It completed after this time.
+    /// It ended with this outcome after this time. The outcome may be `Cancelled`: the worker drops
+    /// a method whose caller is gone.
     Completed(Outcome, Duration),
     /// The request was refused.
     NotRun,
-    /// Its future was dropped.
+    /// Its future was dropped before that. Counts as cancelled, without a duration.
     Dropped,
 }
 

@@ -3,7 +3,7 @@
 use crate::error::CallError;
 use crate::protocol::{FaultCode, Reply, ReplyKind};
 
-/// The outcome of a call, or of a request that ran.
+/// The outcome of a call or a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The method's result.
@@ -12,14 +12,14 @@ pub(crate) enum Outcome {
     Error,
     /// A fault with this code.
     Fault(&'static str),
-    /// No answer, for this reason.
+    /// The call has no answer that can be used, for this reason.
     Failed(&'static str),
-    /// The caller no longer waits, so the method was dropped.
+    /// The call was dropped, or the method was, because its caller no longer waits.
     Cancelled,
 }
 
 impl Outcome {
-    /// Returns the outcome of a request whose method answered.
+    /// Returns the outcome of a request that the method, or a layer, has answered.
     pub(crate) fn of_answer(reply: &Reply) -> Self {
         match reply.kind {
             ReplyKind::Error => Self::Error,

@@ -22,7 +22,7 @@ mod on {
 
     use crate::protocol::{Headers, ShortStr, TRACEPARENT, insert_user_header};
 
-    /// The context of a span. `None` if the span is in no trace.
+    /// The context of a span. `None` if the span is not collected, or is in no trace.
     pub(in crate::telemetry) struct SpanContext(Option<Context>);
 
     impl SpanContext {
@@ -32,8 +32,8 @@ mod on {
             Self(context.filter(|context| context.span().span_context().is_valid()))
         }
 
-        /// Writes the context into the headers of a request. If the span is in no trace, writes the
-        /// current context.
+        /// Writes the context into the headers of a request, with the current baggage if there is
+        /// any. If the span is in no trace, writes the current context.
         pub(in crate::telemetry) fn inject(&self, headers: &mut Headers) {
             let has_baggage = Context::map_current(|current| !current.baggage().is_empty());
             match &self.0 {
@@ -42,8 +42,8 @@ mod on {
             }
         }
 
-        /// Writes the context into the headers of a reply. It leads to a span that was recorded, so
-        /// it is not written if the sampler did not take the span.
+        /// Writes the context into the headers of a reply. Writes nothing if the span was not
+        /// sampled, because the context then leads to no recorded span.
         pub(in crate::telemetry) fn inject_into_reply(&self, headers: &mut Headers) {
             if let Some(context) = &self.0
                 && context.span().span_context().is_sampled()
@@ -52,8 +52,9 @@ mod on {
             }
         }
 
-        /// Returns `context` with this span as its active span, or unchanged if the span is in no
-        /// trace. The result has the baggage of `context`, or the span's if that has none.
+        /// Returns a context with this span as its active span and the baggage of `context`, or the
+        /// span's own context if `context` has no baggage. If the span is in no trace, returns
+        /// `context` unchanged.
         fn with_baggage_of(&self, context: Context) -> Context {
             match &self.0 {
                 None => context,
@@ -69,7 +70,8 @@ mod on {
         });
     }
 
-    /// The context that a request arrived with. `None` if it has none, and no span either.
+    /// The context that a request arrived with. `None` if the request has no headers, and its span
+    /// is not collected.
     pub(in crate::telemetry) struct IncomingContext(Option<Context>);
 
     impl IncomingContext {
@@ -103,7 +105,7 @@ mod on {
         }
     }
 
-    /// Links a span to the one that wrote this `traceparent`.
+    /// Links a span to the one that wrote this `traceparent`, if the propagator can read it.
     pub(in crate::telemetry) fn link(span: &Span, traceparent: &str) {
         let mut headers = Headers::default();
         headers.insert(ShortStr::from_static(TRACEPARENT), traceparent.to_owned());
@@ -125,7 +127,7 @@ mod on {
             if value.is_empty() && name == TRACESTATE {
                 return;
             }
-            // Fails for baggage that exceeds the limit of headers. The call is made without it.
+            // Fails for baggage that exceeds the limit of headers. The message is sent without it.
             let _ = insert_user_header(self.0, name, value);
         }
     }

@@ -29,7 +29,7 @@ pub(crate) struct RequestInfo<'a> {
     pub(crate) headers: &'a Headers,
     /// Which attempt of a job this is, from 1.
     pub(crate) attempt: u32,
-    /// The trace context of the first attempt of a job, in W3C's format.
+    /// The `traceparent` of the first attempt of a job that failed and was sampled.
     pub(crate) first_attempt: Option<&'a str>,
     /// The streams of the request. `None` if it has none.
     pub(crate) items: Option<Arc<ItemFlow>>,
@@ -52,7 +52,8 @@ pub(crate) struct RequestSpan {
 }
 
 impl RequestSpan {
-    /// Returns `None` if no spans or metrics are collected and no trace context is propagated.
+    /// Returns `None` if no spans or metrics are collected and there is no trace context to
+    /// propagate: the request has no headers, or the feature `opentelemetry` is off.
     pub(crate) fn new(request: RequestInfo<'_>) -> Option<Self> {
         let method = request.method;
         let span = tracing::info_span!(

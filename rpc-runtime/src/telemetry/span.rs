@@ -49,7 +49,7 @@ pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
 
 /// Whether the outcome is an error of the worker. By the conventions, a mistake of the caller, such
 /// as an invalid or unauthorized request, is not an error in the worker's span. The method's own
-/// error is an answer, so it is not one either.
+/// error is an answer, and a refusal under overload is intended, so they are not errors either.
 fn is_worker_error(outcome: Outcome) -> bool {
     matches!(
         outcome,
