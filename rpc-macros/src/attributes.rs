@@ -52,7 +52,7 @@ impl Attributes {
         self.named(&["deprecated"])
     }
 
-    /// Whether the item is deprecated, or allows or expects the lint `deprecated`.
+    /// Whether the item is deprecated, or an `allow` or `expect` on it contains `deprecated`.
     pub(crate) fn mentions_deprecation(&self) -> bool {
         let lints = self.named(&["allow", "expect"]);
         let names_deprecated = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
@@ -75,7 +75,7 @@ impl Attributes {
         lints.iter().map(ConditionalAttribute::to_attribute).collect()
     }
 
-    /// The lines of the doc comments, without those under a condition.
+    /// The text of each doc attribute, without those under a condition.
     pub(crate) fn doc_lines(&self) -> Vec<DocLine> {
         self.iter_named(&["doc"])
             .filter(|doc| doc.conditions.is_empty())
@@ -101,7 +101,7 @@ fn is_hidden(doc: &Attribute) -> bool {
     matches!(doc.parse_args::<Ident>(), Ok(setting) if setting == "hidden")
 }
 
-/// The text of one doc attribute.
+/// The text of one doc attribute: a line, or all lines of a block comment.
 pub(crate) enum DocLine {
     /// A string.
     Text(String),
@@ -160,7 +160,7 @@ pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
 }
 
 /// The first attribute inside `#[cfg_attr(..)]` whose path ends with one of these names. The macro
-/// runs before the condition is evaluated, so it cannot read such an attribute.
+/// runs before the condition is evaluated, so it cannot know whether the attribute applies.
 pub(crate) fn find_in_cfg_attr(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
     let found = ConditionalAttribute::flatten(attribute)
         .into_iter()
@@ -196,7 +196,8 @@ fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)>
     Some((condition, inner.into_iter().map(with_meta).collect()))
 }
 
-/// The text of one doc attribute, without the space after `///`, or `None` if it is a setting.
+/// The text of one doc attribute, without the space after `///`, or `None` if it has no text, as in
+/// `#[doc(hidden)]`.
 fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     let Meta::NameValue(doc) = &attribute.meta else {
         return None;

@@ -1,8 +1,9 @@
 //! The `#[service]` attribute of `rpc-runtime`; use it from there, as `rpc_runtime::service`.
 //!
 //! An expansion has three steps: `syntax` is the trait as it is written, `parse` reads a `model` of
-//! the service from it and collects all errors, and `expand` turns the model into code, which
-//! cannot fail. A trait with errors is expanded into stubs.
+//! the service from it and collects all errors, and `expand` turns the model into code. What only
+//! the compiler can check is checked by that code. A trait with errors is emitted again, with stubs
+//! of its client and server.
 
 use proc_macro::TokenStream;
 
@@ -47,7 +48,7 @@ mod tests;
 ///
 /// | item | what it is |
 /// |---|---|
-/// | `trait UserDirectory` | the same trait. Each `async fn` returns a `Send` future, and every implementation is `Send + Sync + 'static`. Implementations still write `async fn`. An `Arc` of an implementation is an implementation |
+/// | `trait UserDirectory` | the same trait. Each `async fn` returns a `Send` future, and every implementation is `Send + Sync + 'static`. Implementations still write `async fn`. An `Arc` of an implementation is an implementation, if it has the supertraits |
 /// | `struct UserDirectoryClient` | one method for each method of the trait. It returns a call, which takes options before it is awaited. `new`, `builder` and `in_process` create a client |
 /// | `struct UserDirectoryServer<T>` | serves an implementation. Pass it to `Server::serve` |
 ///
@@ -59,7 +60,7 @@ mod tests;
 /// |---|---|---|
 /// | `queue = "name"` | the name of the trait | the queue that requests are sent to |
 /// | `crate = path::to::rpc_runtime` | `::rpc_runtime` | the path of the runtime, for crates that rename or re-export it |
-/// | `schema` | off | adds JSON Schemas of all types to the service's description. The types have to be `schemars::JsonSchema`. Needs the cargo feature `schema` of rpc-runtime |
+/// | `schema` | off | adds JSON Schemas of arguments, items, results and errors to the service's description. The types have to be `schemars::JsonSchema`. Needs the cargo feature `schema` of rpc-runtime |
 ///
 /// # Streams
 ///
@@ -75,19 +76,19 @@ mod tests;
 /// | option | what it does |
 /// |---|---|
 /// | `default` | the method for requests without a method name. At most one |
-/// | `idempotent` | running it twice has the effect of running it once, so it may run again after a crash or a lost connection. Once its caller no longer waits, the worker drops its future |
-/// | `cancel` | once its caller no longer waits, the worker drops the method's future, at an `.await`. `idempotent` methods do not need it |
+/// | `idempotent` | running it twice has the effect of running it once, so it may run again after a crash or a lost connection. Unless it is `oneway`, the worker drops its future once its caller no longer waits |
+/// | `cancel` | once its caller no longer waits, the worker drops the method's future, at an `.await`. `idempotent` methods and those with a stream do not need it |
 /// | `oneway` | there is no reply: a call ends when the broker has confirmed the request. Without `idempotent` the method runs at most once and returns nothing: if its worker dies, the request is rejected, and only a dead-letter queue keeps it. With `idempotent` it is a job: it is completed at least once or goes to the dead-letter queue with the reason, and it may return `Result<(), E>` |
-/// | `broadcast` | all workers of the queue run it. The client's method returns a broadcast, which gathers their answers; with `oneway`, there are none. It cannot be `idempotent`, `default` or retried |
+/// | `broadcast` | all workers of the queue run it. The client's method returns a broadcast, which gathers their answers; with `oneway`, there are none. It cannot be `idempotent`, `default`, `cancel` or retried |
 /// | `retry = "5 times, 1s to 5m"` | how often workers retry a job that failed, and after how long |
 /// | `timeout = "2s"` | the default time limit of a call: numbers with units, such as `500ms`, `2s`, `1m 30s` or `1h` |
 /// | `name = "wire.name"` | the method's name on the wire. The default is its name in the trait. Names that begin with `rpc.` are reserved for the runtime |
 ///
 /// # Options of a parameter
 ///
-/// `#[rpc(resume)]` marks the argument after which an `idempotent` stream begins, an `Option` of
-/// the items' type. If the stream is interrupted, the caller calls the method again with the last
-/// item.
+/// `#[rpc(resume)]` marks the argument that is the item after which an `idempotent` stream begins.
+/// It is an `Option<T>`, for items of type `T` or `Result<T, E>`. If the stream is interrupted, the
+/// client calls the method again with the last item.
 ///
 /// `#[rpc(context)]` marks the parameter that the worker provides: the deadline, headers and the
 /// caller. At most one parameter has it. Its type is a reference, as in `cx: &Context`, and the
@@ -97,7 +98,7 @@ mod tests;
 ///
 /// An argument is owned or borrowed at its outermost level. `&str`, `&[u8]`, `&[T]` and `&T` are
 /// sent without a clone, and the implementation borrows them from the worker. An argument may have
-/// the `#[serde(..)]` attributes of a struct's field: `#[serde(default)]` allows adding a parameter
+/// most `#[serde(..)]` attributes of a struct's field: `#[serde(default)]` lets you add a parameter
 /// to one side before the other. A method's result is owned. A return type named `Result` is the
 /// method's own success or error. A method with any other type fails only if the call does. A
 /// `Result` under another name is refused, unless it mentions a parameter of the trait.

@@ -1,7 +1,7 @@
 //! A service as the parser read it.
 //!
 //! The parser makes these values. It returns a [`Service`] only if it found no error, so expansion
-//! cannot fail. Otherwise it returns a [`Refusal`] with what it could read.
+//! returns none. Otherwise it returns a [`Refusal`] with what it could read.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::syntax::ServiceTrait;
 
 /// An item that was refused, and why.
 pub(crate) struct Refusal {
-    /// All errors, combined.
+    /// All errors, combined. Only the first one of an item that cannot be parsed.
     pub(crate) reasons: syn::Error,
     pub(crate) item: RefusedItem,
 }
@@ -33,7 +33,7 @@ pub(crate) enum RefusedItem {
 /// A trait with errors.
 pub(crate) struct RefusedTrait {
     pub(crate) syntax: Box<ServiceTrait>,
-    /// What could be read. It has every method of the trait, in their order.
+    /// What could be read. It has every method of the trait, in the trait's order.
     pub(crate) service: Service,
 }
 
@@ -47,8 +47,9 @@ pub(crate) fn is_function_of_client(name: &Ident) -> bool {
 pub(crate) struct Service {
     /// The path of the runtime crate.
     pub(crate) runtime: Path,
+    /// The name of the request queue.
     pub(crate) queue: LitStr,
-    /// The option that asks for JSON Schemas.
+    /// The option that asks for JSON Schemas, if it was given.
     pub(crate) schema: Option<Ident>,
     pub(crate) attributes: Attributes,
     pub(crate) visibility: Visibility,
@@ -61,7 +62,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// The name without `r#`, for descriptions.
+    /// The name without `r#`, for text such as descriptions and docs.
     pub(crate) fn unraw_name(&self) -> String {
         self.name.unraw().to_string()
     }
@@ -90,11 +91,11 @@ pub(crate) struct Method {
     /// token.
     pub(crate) receiver: Receiver,
     pub(crate) parameters: Vec<Parameter>,
-    /// What a call returns, or the items if the method returns a stream.
+    /// The type that the method returns, or that of the items if it returns a stream.
     pub(crate) output: Type,
     /// The return type as the user wrote it, if it is a stream.
     pub(crate) stream: Option<TypeImplTrait>,
-    /// Whether the output, or the type of the items, is named `Result`.
+    /// Whether the output is named `Result`.
     pub(crate) is_fallible: bool,
     /// The output as text, for descriptions.
     pub(crate) returns: ReturnTypes,
@@ -110,7 +111,7 @@ impl Method {
         )
     }
 
-    /// What the client's method returns a call for.
+    /// The answers that a call gets. [`Answers::One`] for every one-way method, also a broadcast.
     pub(crate) fn answers(&self) -> Answers {
         match self.kind {
             Kind::Broadcast => Answers::OfEachWorker,
@@ -129,7 +130,7 @@ impl Method {
         }
     }
 
-    /// The parameters that are sent.
+    /// The parameters that are sent in the request.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &Argument> {
         self.parameters.iter().filter_map(|parameter| match parameter {
             Parameter::Context { .. } | Parameter::Incoming { .. } => None,
@@ -137,7 +138,7 @@ impl Method {
         })
     }
 
-    /// The parameter whose items the client sends, and the type of an item.
+    /// The name of the parameter whose items the client sends, and the type of an item.
     pub(crate) fn incoming(&self) -> Option<(&Ident, &Type)> {
         self.parameters.iter().find_map(|parameter| match parameter {
             Parameter::Incoming { name, item, .. } => Some((name, &**item)),
@@ -163,28 +164,29 @@ impl Method {
 pub(crate) struct ReturnTypes {
     /// The type of a successful result.
     pub(crate) success: String,
-    /// The error type, or `None` if the method cannot fail.
+    /// The error type, or `None` if the output is no `Result`.
     pub(crate) error: Option<String>,
 }
 
-/// Whether a method's request has a reply, whether it may run twice, and who runs it.
+/// Whether a method has a reply, whether it may run more than once, and who runs it.
 #[derive(Clone)]
 pub(crate) enum Kind {
     /// It has a reply and runs at most once.
     Call,
-    /// It has a reply and may run again until the reply arrives.
+    /// It has a reply and may run more than once.
     IdempotentCall,
     /// It has no reply and runs at most once.
     OneWay,
     /// A job: it has no reply, and may run again until it succeeds or its retries are used up.
     IdempotentOneWay,
-    /// All workers run it at most once and reply.
+    /// Each worker of the queue runs it at most once and replies.
     Broadcast,
-    /// All workers run it at most once. It has no reply.
+    /// Each worker of the queue runs it at most once. It has no reply.
     OneWayBroadcast,
     /// It replies with a stream, and runs at most once.
     Stream,
-    /// It replies with a stream, and may run again until the first item arrives.
+    /// It replies with a stream, and may run again until the worker's first message arrives. With
+    /// the option `resume`, it also runs again if the stream is interrupted.
     IdempotentStream,
 }
 
@@ -204,7 +206,7 @@ pub(crate) struct Retry {
     pub(crate) times: u16,
     /// The delay before the first retry.
     pub(crate) min: Duration,
-    /// The delay before the last retry.
+    /// The delay before the last retry, if there are several.
     pub(crate) max: Duration,
 }
 
@@ -213,7 +215,7 @@ pub(crate) struct Retry {
 pub(crate) enum Parameter {
     /// Provided by the worker. The client's method does not have it.
     Context { name: Ident, ty: Type },
-    /// Sent by the client.
+    /// Sent in the request.
     Argument(Argument),
     /// A stream that the client sends while the method runs. `item` is the type of an item.
     Incoming { name: Ident, ty: Type, item: Box<Type> },
@@ -244,14 +246,14 @@ impl Parameter {
     }
 }
 
-/// A parameter that is sent.
+/// A parameter that is sent in the request.
 #[derive(Clone)]
 pub(crate) struct Argument {
     pub(crate) name: Ident,
     /// The type as the user wrote it.
     pub(crate) ty: Type,
     pub(crate) shape: Shape,
-    /// Whether a caller may leave it out.
+    /// Whether the worker accepts a request without it.
     pub(crate) is_optional: bool,
     pub(crate) wire_name: LitStr,
     pub(crate) serde: Serde,
@@ -269,7 +271,7 @@ pub(crate) struct Serde {
     pub(crate) has_reader: bool,
     /// Whether they give a default for a missing value.
     pub(crate) has_default: bool,
-    /// Whether the client may leave the argument out.
+    /// Whether `skip_serializing_if` lets the client leave the argument out.
     pub(crate) may_be_left_out: bool,
     /// Other names under which the value is read.
     pub(crate) aliases: Vec<LitStr>,
@@ -285,7 +287,7 @@ pub(crate) enum Shape {
     Bytes,
     /// `&[T]`, with its `T`.
     Slice(Box<Type>),
-    /// `&T`, with its `T`.
+    /// Any other `&T`, with its `T`.
     Reference(Box<Type>),
     /// `Cow<str>`. With the lifetime `'static` it is `Owned`, because it cannot borrow from the
     /// request.

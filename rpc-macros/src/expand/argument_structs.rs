@@ -25,8 +25,8 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
         .filter(|method| method.has_derived_arguments())
         .map(|method| structs_of_method(service, method))
         .collect();
-    // The fields need short names for these modules: serde takes paths as strings, and a string
-    // cannot contain the `$crate` that may be in the path of the runtime.
+    // Attributes of serde need short names for these modules: serde takes paths as strings, and a
+    // string cannot contain the `$crate` that may be in the path of the runtime.
     (!derived.is_empty()).then(|| {
         quote! {
             use #runtime::__private::{bytes as __bytes, serde as __serde};
@@ -97,7 +97,8 @@ fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
     }
 }
 
-/// The type of a field in the struct to write: the type that the client's method takes.
+/// The type of a field in the struct to write: what the client's method takes, with `'sent` in
+/// place of `'_`.
 fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str => quote!(&'sent ::core::primitive::str),
@@ -132,7 +133,7 @@ fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
     with_lifetime(ty, "'static").into_token_stream()
 }
 
-/// The `Cow` that the argument is, with this lifetime.
+/// The standard library's `Cow` that the argument has to be here, with this lifetime.
 fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
     let runtime = &service.runtime;
     let lifetime = Lifetime::new(lifetime, Span::mixed_site());
@@ -151,7 +152,8 @@ fn borrows(argument: &Argument) -> bool {
     }
 }
 
-/// Whether the argument is sent as bytes. Serde itself would write a list of numbers.
+/// Whether the argument is sent as bytes, unless a function of the user writes it. Serde itself
+/// would write a list of numbers.
 fn is_bytes(argument: &Argument) -> bool {
     matches!(
         argument.shape,

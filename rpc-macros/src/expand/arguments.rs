@@ -13,7 +13,7 @@ use super::names::{marker_name, method_constant, received_struct, sent_struct};
 use super::spans::{at_type, located_at};
 use crate::model::{Argument, Method, Service, Shape};
 
-/// The expression that the client's method sends.
+/// The arguments that the client's method sends, as an expression.
 pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     if method.has_derived_arguments() {
@@ -87,8 +87,9 @@ pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
     quote!(#runtime::__private::#reader #types(#invocation, &#constant))
 }
 
-/// The type that an argument is read as: its own, or the owner of what it borrows. Strings and
-/// bytes borrow from the delivery if possible.
+/// The type that an element of the tuple is read as: the argument's own, or the owner of what it
+/// borrows. It is `_` if [`passed`] determines it. Strings and bytes borrow from the delivery if
+/// possible.
 fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     match &argument.shape {

@@ -12,8 +12,9 @@ use crate::syntax::mentions;
 const MESSAGE: &str = "this type is a `Result` under another name, so the caller would get the \
     method's error as a value; return `Result<..>`, or name the alias `Result` and write `module::Result<..>`";
 
-/// Makes the compiler refuse return types that are a `Result` under another name. A type that
-/// mentions parameters of the trait is not checked, because they are not known yet.
+/// Makes the compiler refuse a `Result` under another name as what a method returns, or as the item
+/// of its stream. A type that mentions parameters of the trait is not checked, because they are not
+/// known yet.
 pub(super) fn output_types(service: &Service) -> TokenStream {
     let parameters: Vec<_> = service
         .generics
@@ -29,8 +30,8 @@ pub(super) fn output_types(service: &Service) -> TokenStream {
     methods.map(|method| assert_not_result(service, method)).collect()
 }
 
-/// Whether a return type that is not spelled `Result` may name one: a path, or a macro that expands
-/// to one. Parentheses and invisible groups may be around it.
+/// Whether an output that is not spelled `Result` may be one: it is a path, or a macro that expands
+/// to a type. Parentheses and invisible groups may be around it.
 fn may_be_result_alias(method: &Method) -> bool {
     let may_name_result = matches!(
         method.output,

@@ -127,10 +127,10 @@ fn client_method(service: &Service, method: &Method) -> TokenStream {
 }
 
 /// The statement that makes the compiler check that the argument that resumes a stream is an
-/// `Option` of the items' type. Its errors point at the argument's type.
+/// `Option<T>`, for items of type `T` or `Result<T, E>`. Its errors point at the argument's type.
 fn resumption_check(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
     let ty = &argument.ty;
-    // Of a stream, the type of each item.
+    // The type of the stream's items.
     let answer = method.answer_type();
     let item = if method.is_fallible {
         let runtime = located_at(&service.runtime, ty);
@@ -203,8 +203,8 @@ fn at_output(method: &Method) -> Span {
 }
 
 /// The user's docs. If there are none, or only ones under conditions that may not hold, a line with
-/// a link to the trait comes first. In a link, names are without `r#`: rustdoc does not resolve
-/// raw ones.
+/// a link to the trait's method comes first. In a link, names are without `r#`: rustdoc does not
+/// resolve raw ones.
 fn docs(service: &Service, method: &Method) -> TokenStream {
     let docs = method.attributes.docs();
     let fallback = (!method.attributes.is_documented()).then(|| {

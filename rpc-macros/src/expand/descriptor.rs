@@ -118,7 +118,8 @@ fn duration(duration: Duration) -> TokenStream {
     quote!(::core::time::Duration::from_millis(#milliseconds))
 }
 
-/// The docs as one text, which the compiler joins if a macro makes a part of them.
+/// The call that sets the docs as one text, which the compiler joins if a macro makes a part of it.
+/// `None` if there are no docs.
 fn docs(attributes: &Attributes) -> Option<TokenStream> {
     let lines = attributes.doc_lines();
     let (first, others) = lines.split_first()?;

@@ -1,7 +1,7 @@
-//! The type parameters of a generic service, as the generated types have them.
+//! The parameters of a generic service, as the generated types have them.
 //!
 //! The types have no bounds, except the structs of arguments. The user's bounds are on the `impl`
-//! blocks.
+//! blocks, except those of `Clone` and `Debug`.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -11,7 +11,7 @@ use super::names::implementation;
 use crate::model::Service;
 use crate::syntax::mentions_self;
 
-/// The parameters of the client's type: those of the trait.
+/// The parameters of the client's type: those of the trait, without bounds.
 pub(super) fn of_client(service: &Service) -> Generics {
     let mut generics = with_bounds(service);
     generics.where_clause = None;
@@ -22,7 +22,8 @@ pub(super) fn of_client(service: &Service) -> Generics {
     generics
 }
 
-/// The parameters of the server's type: those of the trait, then the implementation.
+/// The parameters of the server's type: those of the client's type without defaults, then the
+/// implementation.
 pub(super) fn of_server(service: &Service) -> Generics {
     let mut generics = of_client(service);
     remove_defaults(&mut generics);
@@ -94,8 +95,8 @@ pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     }
 }
 
-/// The server type's name for the implementation: `T`, unless the trait has a parameter `T`. No
-/// other names are in scope, because the type has no bounds.
+/// The server type's name for the implementation: `T`, unless the trait has a parameter `T`. It
+/// hides no type of the user: the struct mentions only its own parameters.
 pub(super) fn server_parameter(service: &Service) -> Ident {
     let t = parse_quote!(T);
     let mut names = service.generics.params.iter().filter_map(parameter_name);
@@ -188,8 +189,8 @@ pub(super) struct CloneAndDebug {
     pub(super) implementations: Option<TokenStream>,
 }
 
-/// `Clone` and `Debug` of a struct that has this field and the marker. If `bounded` is a type
-/// parameter, its type has to implement them too.
+/// `Clone` and `Debug` of a struct that has this field and the marker. `bounded` is the type
+/// parameter that has to implement them too, if there is one.
 pub(super) fn clone_and_debug(
     service: &Service,
     name: &Ident,

@@ -1,7 +1,8 @@
 //! What is emitted for an item that was refused.
 //!
 //! The item is emitted again. If it is a trait, stubs of its client and server are emitted too.
-//! Otherwise everything that mentions them would be an error, and hide the reasons for the refusal.
+//! Without them, everything that mentions the client or the server would be an error, and hide the
+//! reasons for the refusal.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
@@ -159,7 +160,8 @@ impl Lifetimes {
     }
 }
 
-/// The trait's parameters as the stubs have them. Types are `'static`, as the server has to be.
+/// The trait's parameters as the stubs have them. Types are `'static`, as the server has to be, and
+/// so are the trait's lifetimes in bounds.
 fn stub_generics(generics: &Generics, lifetimes: &Lifetimes) -> Generics {
     let mut generics = generics.clone();
     for parameter in generics.type_params_mut() {
@@ -185,7 +187,7 @@ struct StaticLifetimes<'a> {
 
 impl VisitMut for StaticLifetimes<'_> {
     fn visit_generic_param_mut(&mut self, parameter: &mut GenericParam) {
-        // Lifetime parameters are removed elsewhere.
+        // `generics::with_bounds` removes the trait's own. Those of a method stay.
         if !matches!(parameter, GenericParam::Lifetime(_)) {
             visit_mut::visit_generic_param_mut(self, parameter);
         }
@@ -220,7 +222,8 @@ impl VisitMut for ArgumentStub<'_> {
     }
 }
 
-/// Replaces what a call cannot return: types that the client does not know, `!`, and lifetimes.
+/// Replaces what a call cannot return, or a caller's stream yield: `Self`, `impl Trait`, `!`, and
+/// lifetimes.
 struct OutputStub;
 
 impl VisitMut for OutputStub {

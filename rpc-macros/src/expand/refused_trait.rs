@@ -11,8 +11,9 @@ use super::names::implementation;
 use crate::attributes::{Attributes, find_in_cfg_attr, is_rpc};
 use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, mentions_self, plain_name};
 
-/// The trait without the attributes of this crate, and with the supertraits of a service. Its
-/// futures are `Send`, as implementations and callers expect, unless a type parameter has no bound.
+/// The trait without the attributes of this crate and of parameters, and with the supertraits of a
+/// service. Its futures are `Send`, as implementations and callers expect, unless a type parameter
+/// has no bound.
 pub(super) fn definition(item: &ServiceTrait) -> TokenStream {
     let ServiceTrait {
         visibility,
@@ -60,7 +61,8 @@ fn trait_method(item: &ServiceTrait, method: &TraitMethod) -> TokenStream {
     quote!(#(#attributes)* #signature #body)
 }
 
-/// The signature without what the compiler refuses in a trait, with a future in place of `async`.
+/// The signature without what the compiler refuses in a trait, and with a future in place of
+/// `async` if [`is_future`] says so.
 fn signature(item: &ServiceTrait, method: &TraitMethod) -> Signature {
     let mut signature = method.signature.clone();
     signature.constness = None;
@@ -100,7 +102,8 @@ fn is_future(method: &TraitMethod) -> bool {
     method.signature.asyncness.is_some() && !returns_never
 }
 
-/// The attributes without `#[rpc]`, and without `rpc` and `service` under a condition.
+/// The attributes without `#[rpc]`, and without each `#[cfg_attr(..)]` that contains `rpc` or
+/// `service`.
 fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
     let is_ours = |attribute: &Attribute| {
         is_rpc(attribute) || find_in_cfg_attr(attribute, &["rpc", "service"]).is_some()

@@ -1,4 +1,5 @@
-//! The function that gives the runtime the types of arguments, results and errors for JSON Schemas.
+//! The function that gives the runtime the types of arguments, items, results and errors for JSON
+//! Schemas.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};

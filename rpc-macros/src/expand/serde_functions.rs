@@ -60,7 +60,8 @@ pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument
     written.iter().map(replaced).collect()
 }
 
-/// The setting with the forwarder in place of the user's function, if it names one.
+/// The setting with the forwarder in place of the user's function. A setting that names no function
+/// to forward to stays as it is.
 fn with_forwarder(service: &Service, method: &Method, argument: &Argument, setting: &Meta) -> TokenStream {
     let Some((purpose, _)) = user_function(setting) else {
         return setting.to_token_stream();
@@ -111,7 +112,7 @@ fn settings(attribute: &Attribute) -> Option<Punctuated<Meta, Token![,]>> {
 }
 
 /// The user's function that a setting names, if it writes the argument or decides whether to skip
-/// it. Of the module that `with` names, it is `serialize`: this struct is never read.
+/// it. Of the module that `with` names, it is `serialize`: the struct to write is never read.
 fn user_function(setting: &Meta) -> Option<(Purpose, ExprPath)> {
     let Meta::NameValue(setting) = setting else {
         return None;

@@ -1,4 +1,5 @@
-//! The server. It decodes a request, runs the implementation's method and replies.
+//! The server. It decodes a request, runs the implementation's method and encodes its answer, which
+//! the runtime sends.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -111,7 +112,7 @@ fn service_impl(service: &Service) -> TokenStream {
     }
 }
 
-/// The arm that decodes a method's arguments, runs the method and replies.
+/// The arm that decodes a method's arguments, runs the method and encodes its answer.
 fn arm(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let (implementation, service_trait) = (implementation(), generics::service_trait(service));
@@ -138,7 +139,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
         send_stream(runtime, method, &returned, at_output)
     } else {
         let output = quote_spanned!(at_output=> #returned.await);
-        send_output(runtime, method, &output, at_output)
+        encode_output(runtime, method, &output, at_output)
     };
     quote_spanned! {Span::mixed_site()=>
         #(#cfg)*
@@ -150,8 +151,8 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     }
 }
 
-/// The expression that makes the answer out of the output of a method without a stream.
-fn send_output(runtime: &Path, method: &Method, output: &TokenStream, at_output: Span) -> TokenStream {
+/// The expression that encodes the output of a method that returns no stream.
+fn encode_output(runtime: &Path, method: &Method, output: &TokenStream, at_output: Span) -> TokenStream {
     if !method.is_fallible {
         return quote_spanned!(at_output=> __invocation.answer(#output));
     }
@@ -173,7 +174,8 @@ fn error_text(runtime: &Path, at_output: Span) -> TokenStream {
     quote_spanned!(at_output=> |__error| (&&#runtime::__private::Readable(__error)).__readable_text())
 }
 
-/// The expression that sends the items of a stream, and evaluates to the answer that ends it.
+/// The expression that sends the items of a stream, and evaluates to the answer that ends it. If
+/// the caller expects one reply, the answer is an array of all items.
 fn send_stream(runtime: &Path, method: &Method, stream: &TokenStream, at_output: Span) -> TokenStream {
     if !method.is_fallible {
         return quote_spanned!(at_output=> __invocation.send_items(#stream).await);

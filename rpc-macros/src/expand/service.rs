@@ -48,7 +48,8 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     }
 }
 
-/// Puts items that only generated code uses in a place that no other code sees.
+/// Puts `impl` blocks, and items that only generated code uses, in a place whose names no other
+/// code sees.
 pub(super) fn in_unnamed_constant(service: &Service, items: &TokenStream) -> TokenStream {
     let cfg = service.attributes.cfg();
     let lints = service.attributes.lints();
@@ -74,8 +75,8 @@ pub(super) fn in_unnamed_constant(service: &Service, items: &TokenStream) -> Tok
     }
 }
 
-/// Whether generated code uses something deprecated, or the user allows that. Only then is the lint
-/// allowed: the user may have forbidden it.
+/// Whether the trait or a method is deprecated, or the user allows the use of something deprecated
+/// there. Only then is the lint allowed: the user may have forbidden it.
 fn is_any_deprecated(service: &Service) -> bool {
     let methods = service.methods.iter().map(|method| &method.attributes);
     let mut all = methods.chain([&service.attributes]);

@@ -9,8 +9,8 @@ use super::generics;
 use super::names::implementation;
 use crate::model::{Method, Parameter, Service};
 
-/// The trait as the user wrote it, except that its futures are `Send`, and implementations are
-/// `Send + Sync + 'static`.
+/// The trait as the user wrote it, except that its futures and streams are `Send`, implementations
+/// are `Send + Sync + 'static`, and `#[rpc]` and the attributes of parameters are removed.
 pub(super) fn definition(service: &Service) -> TokenStream {
     let Service {
         visibility,
@@ -40,8 +40,8 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     }
 }
 
-/// The default body of a method. It counts its arguments as used, so the compiler does not advise
-/// an underscore, which would change their names on the wire.
+/// The default body of a method. What the caller sends counts as used, so the compiler does not
+/// advise an underscore, which would change the names of arguments on the wire.
 fn default_body(method: &Method, body: &Group) -> TokenStream {
     let is_sent = |parameter: &&Parameter| !parameter.is_context();
     let names = method.parameters.iter().filter(is_sent).map(Parameter::name);

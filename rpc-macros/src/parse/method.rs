@@ -19,11 +19,11 @@ use crate::syntax::TraitMethod;
 /// the client's own methods, which take `&self`.
 const SHADOWING: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 
-/// Reads a method. `earlier` are those before it.
+/// Reads a method. `earlier` are the trait's methods before it.
 pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) -> Method {
     let options = Options::of_rpc(&item.attributes, &options::METHOD, errors);
     let attributes = Attributes::new(&item.attributes);
-    // The methods that cannot share a wire name, or the option `default`, with this one.
+    // The earlier methods that cannot share a wire name, or the option `default`, with this one.
     let siblings: Vec<_> = earlier
         .iter()
         .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
@@ -76,13 +76,14 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     }
 }
 
-/// Two methods that both have conditions can be versions of one method, of which only one is
-/// compiled.
+/// Whether two methods can be versions of one, of which only one is compiled: both have conditions.
+/// Generated code lets the compiler refuse them if it compiles both.
 fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
     !one.cfg().is_empty() && !other.cfg().is_empty()
 }
 
-/// Refuses what may be written in a signature and has no meaning for a service.
+/// Refuses modifiers, generics and variadic arguments, which have no meaning for a service.
+/// Requires `async`, or refuses it if the method returns a stream.
 fn refuse_syntax(item: &TraitMethod, stream: Option<&TypeImplTrait>, errors: &mut Errors) {
     let Signature {
         constness,
@@ -156,7 +157,7 @@ fn stream_of(output: &ReturnType) -> Option<&TypeImplTrait> {
     }
 }
 
-/// Reads the type that a method returns, or that of the items of a stream.
+/// Reads the type that a method returns, `()` if it has none, or that of the items of a stream.
 fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
     let ReturnType::Type(_, ty) = output else {
         return parse_quote!(());
@@ -176,8 +177,8 @@ fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
     output.clone()
 }
 
-/// The output as text. An alias of `Result` does not show its two types, so they are written as its
-/// associated types.
+/// The output as text. An alias such as `io::Result<T>` does not show both types of the `Result`,
+/// so they are written as its associated types.
 fn return_types(output: &Type) -> ReturnTypes {
     let text = spelling::of(output);
     if !types::is_result(output) {
@@ -231,7 +232,8 @@ fn read_default(options: &Options, siblings: &[&Method], errors: &mut Errors) ->
     default.is_some()
 }
 
-/// Reads the kind, and refuses an output that a one-way method cannot have.
+/// Reads the kind of a method that returns no stream, and refuses an output that a one-way method
+/// cannot have. [`refuse_broadcast_options`] refuses what a broadcast cannot be.
 fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     let idempotent = options.flag("idempotent", errors);
     let oneway = options.flag("oneway", errors);
@@ -269,8 +271,8 @@ fn oneway_output_refusal(output: &Type, is_idempotent: bool, is_broadcast: bool)
     }
 }
 
-/// Reads the kind of a method that returns a stream, and refuses options that it cannot have.
-/// `read_retry` refuses `retry`.
+/// Reads the kind of a method that returns a stream, and refuses options that it cannot have,
+/// except `retry` and `cancel`, which [`read_retry`] and [`read_cancel`] refuse.
 fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
     for (option, message) in [
         (
@@ -293,7 +295,8 @@ fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
     }
 }
 
-/// Refuses `idempotent` and `default` for a broadcast. `read_retry` refuses `retry`.
+/// Refuses `idempotent` and `default` for a broadcast. [`read_retry`] and [`read_cancel`] refuse
+/// `retry` and `cancel`.
 fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     if options.given("broadcast").is_none() {
         return;
@@ -314,8 +317,8 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     }
 }
 
-/// Refuses options of a method whose caller sends a stream. `read_retry` refuses `retry`, and
-/// `read_kind_of_stream` most others if the method `returns_stream` too.
+/// Refuses options of a method whose caller sends a stream. [`read_retry`] refuses `retry`, and
+/// [`read_kind_of_stream`] the others but `cancel` if the method `returns_stream` too.
 fn refuse_incoming_options(options: &Options, returns_stream: bool, errors: &mut Errors) {
     let refused_for_streams = [
         (
@@ -342,7 +345,7 @@ fn refuse_incoming_options(options: &Options, returns_stream: bool, errors: &mut
 
 /// Refuses `resume` on an argument of a method that cannot be called again for the rest of its
 /// items. The argument is `None` at the beginning of a stream, so no item may be encoded like
-/// `None`.
+/// `None`, as `Some(None)` and `Some(())` are.
 fn refuse_unresumable(kind: &Kind, output: &Type, parameters: &[Parameter], errors: &mut Errors) {
     let item = types::success_and_error(output).map_or(output, |(success, _)| success);
     let message = match kind {
