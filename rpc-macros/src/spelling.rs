@@ -1,6 +1,8 @@
-//! Prints types as rustfmt does.
+//! Prints types as rustfmt does, but always on one line.
 //!
 //! Tokens do not keep the spaces of the source. Their `Display` puts spaces around most of them.
+//! What is rare in types, such as `N % 2` in a constant expression, may have other spaces than
+//! rustfmt's.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -15,14 +17,14 @@ pub(crate) fn of(ty: &impl ToTokens) -> String {
 /// The kind of the last token printed. It decides whether the next one has a space before it.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Last {
-    /// The beginning, or a token without a space after it: `<`, `&`, `::`.
+    /// The beginning, or a token without a space after it, such as `(`, `<`, `&` or `:`.
     #[default]
     NoSpace,
     /// A name or a literal.
     Word,
     /// A closing bracket, also `>`.
     Closed,
-    /// A comma, a semicolon or a binary operator.
+    /// A comma, a semicolon, a binary operator or `->`.
     Separator,
 }
 
@@ -33,7 +35,8 @@ struct Text {
 }
 
 impl Text {
-    /// Prints tokens. `->` is the only token of two characters that has spaces around it.
+    /// Prints tokens. `->` is printed as a whole, with spaces around it. Other tokens of two
+    /// characters, such as `::`, are printed as two.
     fn push_all(&mut self, tokens: TokenStream) {
         let mut tokens = tokens.into_iter().peekable();
         while let Some(token) = tokens.next() {
@@ -74,7 +77,7 @@ impl Text {
         self.push(word, self.last != Last::NoSpace, Last::Word);
     }
 
-    /// Prints a binary operator, with spaces around it.
+    /// Prints a binary operator or `->` after a space. The next token prints the space after it.
     fn push_operator(&mut self, operator: &str) {
         self.push(operator, true, Last::Separator);
     }

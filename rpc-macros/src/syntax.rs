@@ -197,8 +197,8 @@ impl ToTokens for TraitMethod {
     }
 }
 
-/// Reads a body. Its inner attributes become attributes of the method: the generated block around
-/// the statements cannot have any.
+/// Reads a body. Moves its inner attributes to those of the method: generated code makes the body
+/// a block expression, which cannot have any.
 fn parse_body(input: ParseStream<'_>, attributes: &mut Vec<Attribute>) -> syn::Result<Group> {
     if !input.peek(token::Brace) {
         return Err(input.error("expected `;` or a body in braces"));
@@ -218,7 +218,8 @@ fn parse_body(input: ParseStream<'_>, attributes: &mut Vec<Attribute>) -> syn::R
     Ok(without_attributes)
 }
 
-/// The block in the invisible group that `macro_rules!` puts around a `$body:block`.
+/// The block in the invisible group that `macro_rules!` puts around a `$body:block`. Returns any
+/// other group as it is.
 fn without_invisible_delimiters(group: Group) -> Group {
     if group.delimiter() == Delimiter::None
         && let Some(TokenTree::Group(inner)) = group.stream().into_iter().next()
@@ -237,7 +238,7 @@ fn parse_inner_attributes(input: ParseStream<'_>) -> syn::Result<Vec<Attribute>>
     Ok(attributes)
 }
 
-/// The name that a pattern consists of, or `None` if it is more than a name.
+/// The name that a pattern consists of, or `None` if it is anything else, such as `mut name`.
 pub(crate) fn plain_name(pattern: &Pat) -> Option<&Ident> {
     match pattern {
         Pat::Ident(name) if name.by_ref.is_none() && name.mutability.is_none() && name.subpat.is_none() => {

@@ -1,4 +1,5 @@
-//! From syntax to [`Service`](crate::model::Service).
+//! Reads a [`Service`](crate::model::Service), or the reasons to refuse it, from a trait and the
+//! attribute's arguments.
 
 mod errors;
 mod method;

@@ -1,6 +1,7 @@
 //! Names reserved for generated code.
 //!
-//! Generated code shares scopes with the user's names. Its own names begin with two underscores.
+//! Generated code shares scopes with the user's names. Except for the client and the server, the
+//! names that it adds to them begin with two underscores.
 
 use syn::ext::IdentExt;
 use syn::visit_mut::VisitMut;
@@ -9,7 +10,7 @@ use syn::{Attribute, Ident, Lifetime, Path};
 use super::errors::Errors;
 use crate::syntax::{ServiceTrait, TraitItem};
 
-/// Refuses reserved names wherever generated code repeats a part of the trait.
+/// Refuses reserved names in the trait, but not in attributes and in bodies of methods.
 pub(super) fn refuse_reserved(item: &ServiceTrait, errors: &mut Errors) {
     let mut visitor = ReservedNames { errors };
     // The visitor changes nothing. Only the mutable kind of syn's visitors is compiled.
@@ -27,7 +28,8 @@ pub(super) fn refuse_reserved(item: &ServiceTrait, errors: &mut Errors) {
     }
 }
 
-/// Refuses a path that begins with a reserved name. The segments after it are in other scopes.
+/// Refuses a path that begins with a reserved name. Names after a `::` are in other scopes, also if
+/// the path begins with `::`.
 pub(super) fn refuse_reserved_path(path: &Path, errors: &mut Errors) {
     if let (None, Some(first)) = (&path.leading_colon, path.segments.first()) {
         refuse_if_reserved(&first.ident, errors);
@@ -60,7 +62,7 @@ impl VisitMut for ReservedNames<'_> {
         }
     }
 
-    // Lifetimes have a namespace of their own. Attributes are read elsewhere.
+    // Lifetimes have a namespace of their own. The module `serde` checks paths in `#[serde(..)]`.
 
     fn visit_lifetime_mut(&mut self, _: &mut Lifetime) {}
 

@@ -57,7 +57,7 @@ pub(super) const PARAMETER: OptionPlace = OptionPlace {
 const PLACES: [&OptionPlace; 3] = [&SERVICE, &METHOD, &PARAMETER];
 
 impl OptionPlace {
-    /// The error for an option that this place does not have. Another place may.
+    /// The error for an option that this place does not have. It says so if another place has it.
     fn unknown_option_message(&self, option: &str) -> String {
         let mut places = PLACES.into_iter();
         if let Some(place) = places.find(|place| place.options.usage(option).is_some()) {
@@ -92,7 +92,7 @@ impl Options {
         options
     }
 
-    /// Reads every `#[rpc(..)]` among the attributes.
+    /// Reads every `#[rpc(..)]` among the attributes. Refuses an `#[rpc]` without parentheses.
     pub(super) fn of_rpc(attributes: &[Attribute], place: &'static OptionPlace, errors: &mut Errors) -> Self {
         let mut options = Self {
             place,
@@ -113,23 +113,25 @@ impl Options {
         options
     }
 
-    /// The name of an option, or `None` if it was not given. Refuses a value.
+    /// The name of an option, or `None` if it was not given. Reports an error for a value, and
+    /// returns the name all the same.
     pub(super) fn flag(&self, name: &str, errors: &mut Errors) -> Option<&Ident> {
         Some(self.setting(name)?.flag(errors))
     }
 
-    /// The name of an option, or `None` if it was not given. Accepts a value, so that only
-    /// [`flag`](Self::flag) refuses it.
+    /// Like [`flag`](Self::flag), but accepts a value, so that a value is not refused twice.
     pub(super) fn given(&self, name: &str) -> Option<&Ident> {
         Some(&self.setting(name)?.name)
     }
 
-    /// The value of an option that takes a string. Refuses any other value.
+    /// The value of an option that takes a string, or `None` if it was not given. Refuses a missing
+    /// value and any other, and returns `None`.
     pub(super) fn text(&self, name: &str, errors: &mut Errors) -> Option<&LitStr> {
         self.setting(name)?.text(self.usage(name), errors)
     }
 
-    /// The value of an option that takes a path. Refuses any other value.
+    /// The value of an option that takes a path, or `None` if it was not given. Refuses a missing
+    /// value and any other, and returns `None`.
     pub(super) fn path(&self, name: &str, errors: &mut Errors) -> Option<&Path> {
         let usage = self.usage(name);
         match self.setting(name)?.value(usage, errors)? {

@@ -117,7 +117,8 @@ fn refuse_resume(resume: Option<&Ident>, message: &str, errors: &mut Errors) {
     }
 }
 
-/// Checks an argument that gets the last item of a stream.
+/// Checks an argument with the option `resume`. It gets the last item that the caller received of
+/// a stream that was interrupted.
 fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter], errors: &mut Errors) {
     if !types::is_option(ty) {
         let message = "this is the last item that the caller got, if any; write `Option<T>`";
@@ -154,7 +155,7 @@ fn is_probably_context(parameter: &PatType) -> bool {
     is_named_context && parameter.attrs.iter().any(is_rpc)
 }
 
-/// Refuses `#[rpc()]`, which would pass for `#[rpc(context)]` on a context.
+/// Refuses `#[rpc()]`, which would pass for `#[rpc(context)]` on a `&Context`.
 fn refuse_empty(attribute: &Attribute, errors: &mut Errors) {
     if matches!(&attribute.meta, Meta::List(list) if list.tokens.is_empty()) {
         let message = "`#[rpc()]` has no options; write `#[rpc(context)]` or `#[rpc(resume)]`, or remove it";
@@ -173,9 +174,9 @@ fn refusal_message(attribute: &Attribute) -> &'static str {
     }
 }
 
-/// Refuses a name that begins with one underscore. It says that the default body does not use the
-/// argument, and that is no concern of callers, who see the name on the wire. `names` refuses two
-/// underscores.
+/// Refuses a name that begins with one underscore. The underscore says that the default body does
+/// not use the argument. That is no concern of callers, who see the name on the wire. `names`
+/// refuses two underscores.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     let sent = name.to_string();
     if let Some(plain) = sent.strip_prefix('_')
@@ -188,7 +189,8 @@ fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     }
 }
 
-/// Refuses the wire name and the aliases of an argument that an earlier argument has already.
+/// Refuses a wire name or an alias of an argument if an earlier argument has the same wire name or
+/// alias.
 fn refuse_taken(wire_name: &LitStr, aliases: &[LitStr], earlier: &[Parameter], errors: &mut Errors) {
     let aliases = aliases.iter().map(|alias| (alias, "remove this alias"));
     for (name, advice) in std::iter::once((wire_name, "give this argument another")).chain(aliases) {

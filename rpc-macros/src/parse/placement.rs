@@ -12,11 +12,12 @@ pub(super) fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut E
     }
 }
 
-/// Refuses options inside `#[cfg_attr(..)]`: the macro runs before the condition is evaluated.
-pub(super) fn refuse_conditional_options(attributes: &[Attribute], item: &str, errors: &mut Errors) {
+/// Refuses options inside `#[cfg_attr(..)]`: the macro runs before the condition is evaluated. The
+/// message calls the item a `kind`, such as "method".
+pub(super) fn refuse_conditional_options(attributes: &[Attribute], kind: &str, errors: &mut Errors) {
     for attribute in attributes {
         if let Some(conditional) = find_in_cfg_attr(attribute, &["rpc", "service"]) {
-            let advice = format!("write the {item} twice, each under its own `#[cfg(..)]`");
+            let advice = format!("write the {kind} twice, each under its own `#[cfg(..)]`");
             errors.push(
                 conditional.meta,
                 format!("options cannot depend on a condition; {advice}"),

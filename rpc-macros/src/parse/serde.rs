@@ -115,10 +115,10 @@ impl Settings {
                 self.serde.may_be_left_out = true;
                 self.skip_serializing_if.replace(name.clone()).is_some()
             }
-            function => {
+            with => {
                 check_path(setting, usage, errors);
-                // Apart from these two, there is only `with`: its module both writes and reads.
-                let (writes, reads) = (function != "deserialize_with", function != "serialize_with");
+                // `serialize_with` writes, `deserialize_with` reads, and `with` does both.
+                let (writes, reads) = (with != "deserialize_with", with != "serialize_with");
                 let is_repeated = (writes && self.serde.has_writer) || (reads && self.serde.has_reader);
                 self.serde.has_writer |= writes;
                 self.serde.has_reader |= reads;
@@ -166,8 +166,8 @@ fn refusal_message(name: &Ident) -> String {
     }
 }
 
-/// Checks that the value of a setting is the path of a function or module. Serde takes it as a
-/// string.
+/// Checks the value of a setting that names a function or module: it is a string, as serde expects,
+/// with a path that is not reserved.
 fn check_path(setting: &Setting, usage: &str, errors: &mut Errors) {
     let Some(path) = setting.text(usage, errors) else {
         return;

@@ -1,7 +1,8 @@
 //! Reads a service: the arguments of `#[service(..)]` and the trait.
 //!
 //! Readers report what is wrong and continue with what they could read, so that one compilation
-//! shows every error.
+//! shows as many errors as possible. Only an item that is no trait, or cannot be parsed, is refused
+//! at once.
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -16,7 +17,8 @@ use crate::attributes::Attributes;
 use crate::model::{Method, Refusal, RefusedItem, RefusedTrait, Service};
 use crate::syntax::{Item, ServiceTrait, TraitItem, TraitMethod, mentions_self};
 
-/// Reads the arguments of `#[service(..)]` and the item below it.
+/// Reads the arguments of `#[service(..)]` and the item below it. Returns a [`Refusal`] if anything
+/// is wrong with them.
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Service, Refusal> {
     let syntax = match syn::parse2(item.clone()) {
         Ok(Item::Trait(syntax)) => syntax,
@@ -106,6 +108,7 @@ fn read_queue(options: &Options, item: &ServiceTrait, errors: &mut Errors) -> Li
     queue
 }
 
+/// Refuses attributes, keywords and generics that a service trait cannot have.
 fn refuse_trait_syntax(item: &ServiceTrait, errors: &mut Errors) {
     let ServiceTrait {
         attributes,
@@ -130,7 +133,7 @@ fn refuse_trait_syntax(item: &ServiceTrait, errors: &mut Errors) {
     refuse_unbounded(item, errors);
 }
 
-/// Refuses lifetimes, and bounds that the client and the server cannot have.
+/// Refuses lifetimes, and bounds that mention `Self`.
 fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     for lifetime in generics.lifetimes() {
         errors.push(
@@ -150,7 +153,7 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
 }
 
 /// Refuses type parameters without any bound. A type that is sent has to be `Serialize` and more,
-/// and any other has to be `'static`.
+/// and any other type parameter has to be `'static`. The compiler checks whether bounds suffice.
 fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
     for parameter in item.unbounded_parameters() {
         let name = &parameter.ident;
@@ -160,7 +163,8 @@ fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
     }
 }
 
-/// Refuses a bound on the implementation: it does not apply to the client and the server.
+/// Refuses a bound that mentions `Self`, which is the implementation. In the client and the server,
+/// `Self` would be another type.
 fn refuse_bound_on_self(bound: &impl ToTokens, errors: &mut Errors) {
     if mentions_self(bound.to_token_stream()) {
         errors.push(

@@ -22,7 +22,8 @@ impl Setting {
         self.value.is_some()
     }
 
-    /// The name. Refuses a value.
+    /// The name of a setting that takes no value. Reports an error for a value, and returns the
+    /// name all the same.
     pub(super) fn flag(&self, errors: &mut Errors) -> &Ident {
         let Self { name, value } = self;
         if let Some(value) = value {
@@ -31,7 +32,7 @@ impl Setting {
         name
     }
 
-    /// The value. Refuses a setting without one.
+    /// The value. Refuses a setting without one, and returns `None`.
     pub(super) fn value(&self, usage: &str, errors: &mut Errors) -> Option<&Expr> {
         let Self { name, value } = self;
         if value.is_none() {
@@ -40,7 +41,7 @@ impl Setting {
         value.as_ref().map(bare_expr)
     }
 
-    /// The value. Refuses one that is not a string.
+    /// The value. Refuses a missing one, and one that is not a string, and returns `None`.
     pub(super) fn text(&self, usage: &str, errors: &mut Errors) -> Option<&LitStr> {
         let name = &self.name;
         match self.value(usage, errors)? {
@@ -57,7 +58,7 @@ impl Setting {
 
 /// The settings that are valid in one place.
 pub(super) struct KnownSettings {
-    /// The name and the usage of each.
+    /// The name of each, and its usage: how to write it, for error messages.
     pub(super) settings: &'static [(&'static str, &'static str)],
     /// The error for parentheses after a name.
     pub(super) parentheses_refusal: fn(&Ident) -> String,
@@ -87,7 +88,7 @@ impl KnownSettings {
     }
 
     /// The question whether a similar name was meant, followed by a space, or an empty text if no
-    /// name is similar.
+    /// name is similar. A name is similar if at most a third of it has to change.
     pub(super) fn suggestion(&self, misspelt: &str) -> String {
         let distance = |known: &str| strsim::levenshtein(&misspelt.to_lowercase(), known);
         let names = self.settings.iter().map(|(name, _)| *name);
@@ -103,7 +104,7 @@ impl KnownSettings {
         while !input.is_empty() {
             let setting = errors.keep(self.read_setting(input));
             let unexpected = skip_entry(input);
-            // After an error, the rest of the entry is not another one.
+            // After an error, the rest of the entry is skipped without a second error.
             if let (Some(_), Some(unexpected)) = (&setting, unexpected) {
                 errors.push(unexpected, "expected `,`");
             }
@@ -133,7 +134,7 @@ impl KnownSettings {
     }
 }
 
-/// Skips past the next comma, and returns the first token skipped before it.
+/// Skips past the next comma, or to the end, and returns the first token skipped before it.
 fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
     let mut first = None;
     while let Ok(token) = input.parse::<TokenTree>() {

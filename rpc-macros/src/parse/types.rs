@@ -1,4 +1,6 @@
-//! Checks the types of arguments and results.
+//! Reads and checks the types in a method's signature.
+//!
+//! A macro sees only names: any type named `Option` counts as an `Option`.
 
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -11,10 +13,10 @@ use crate::model::Shape;
 use crate::spelling;
 use crate::syntax::{bare_type, is_never};
 
-/// Reads an argument's type: an owned type or a reference to one.
+/// Reads an argument's type: an owned type, or a reference to one, to `str` or to a slice.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
     let Type::Reference(reference) = bare_type(ty) else {
-        refuse_borrows(ty, TypePosition::Argument("take"), errors);
+        refuse_undecodable(ty, TypePosition::Argument("take"), errors);
         return owned_shape(ty);
     };
     refuse_special_reference(reference, errors);
@@ -22,11 +24,11 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
         Type::Path(path) if path.path.is_ident("str") => Shape::Str,
         Type::Slice(slice) if is_u8(&slice.elem) => Shape::Bytes,
         Type::Slice(slice) => {
-            refuse_borrows(&slice.elem, TypePosition::Argument("take a slice of"), errors);
+            refuse_undecodable(&slice.elem, TypePosition::Argument("take a slice of"), errors);
             Shape::Slice(slice.elem.clone())
         }
         referent => {
-            refuse_borrows(referent, TypePosition::Argument("take a reference to"), errors);
+            refuse_undecodable(referent, TypePosition::Argument("take a reference to"), errors);
             Shape::Reference(reference.elem.clone())
         }
     }
@@ -43,7 +45,8 @@ pub(super) fn check_context_type(ty: &Type, errors: &mut Errors) {
     }
 }
 
-/// Checks that a method's return type is owned and not `!`.
+/// Checks the type that a method returns, or that of the items of its stream: it is owned, is not
+/// `!`, and contains no `Incoming<T>`.
 pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
     if is_never(ty) {
         errors.push(
@@ -53,11 +56,12 @@ pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
     }
     let advice = "a method sends a stream with `impl Stream<Item = T>`; only callers send an `Incoming<T>`";
     refuse_incoming_within(ty, advice, errors);
-    refuse_borrows(ty, TypePosition::Output, errors);
+    refuse_undecodable(ty, TypePosition::Output, errors);
 }
 
 /// The type of the items if this is the type of a stream that the caller sends, which is named
-/// `Incoming`. `None` for any other type.
+/// `Incoming`. `None` for any other type. Refuses a reference to an `Incoming`, and one without a
+/// single item type, for which it returns `()`.
 pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
     let advice = "the method owns the stream that the caller sends; write `Incoming<T>`";
     let ty = match bare_type(ty) {
@@ -70,7 +74,7 @@ pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
     };
     match generic_of_one(ty) {
         Some((_, _, item)) => {
-            refuse_borrows(item, TypePosition::Item, errors);
+            refuse_undecodable(item, TypePosition::Item, errors);
             Some(item.clone())
         }
         None => {
@@ -83,7 +87,7 @@ pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
     }
 }
 
-/// Refuses a type that is or contains an `Incoming<T>`, with this advice.
+/// Refuses a type that is or contains an `Incoming<T>`. The advice is the whole error message.
 pub(super) fn refuse_incoming_within(ty: &Type, advice: &str, errors: &mut Errors) {
     struct Finder(Option<Path>);
 
@@ -108,7 +112,7 @@ pub(super) fn refuse_incoming_within(ty: &Type, advice: &str, errors: &mut Error
 
 const INCOMING: &str = "Incoming";
 
-/// The `impl Stream<..>` if this type is one.
+/// The `impl Trait` type if this type is one with a bound named `Stream`.
 pub(super) fn stream(ty: &Type) -> Option<&TypeImplTrait> {
     let Type::ImplTrait(stream) = bare_type(ty) else {
         return None;
@@ -127,7 +131,7 @@ pub(super) fn stream_item(stream: &TypeImplTrait) -> Option<&Type> {
     })
 }
 
-/// The bound whose path ends in `Stream`.
+/// The path of the first bound that is named `Stream`.
 fn stream_path(stream: &TypeImplTrait) -> Option<&Path> {
     stream.bounds.iter().find_map(|bound| match bound {
         TypeParamBound::Trait(bound) => Some(&bound.path).filter(|path| {
@@ -150,7 +154,8 @@ pub(super) fn may_be_result_of_unit(ty: &Type) -> bool {
     success_and_error(ty).is_none_or(|(success, _)| is_unit(success))
 }
 
-/// The `T` and the `E` of a `Result<T, E>`, or `None` for an alias with other parameters.
+/// The `T` and the `E` of a `Result<T, E>`. `None` for an alias with other parameters. Any type
+/// with two type arguments passes for a `Result`.
 pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     let Type::Path(path) = bare_type(ty) else {
         return None;
@@ -213,7 +218,7 @@ fn owned_shape(ty: &Type) -> Shape {
 }
 
 /// For a type such as `Vec<T>` or `Cow<'_, T>`: its name, whether it has the lifetime `'static`,
-/// and `T`. `None` for a type with no type argument, or several.
+/// and `T`. `None` for any other type, such as one with two type arguments.
 fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
@@ -255,6 +260,7 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     }
 }
 
+/// What a type is for. This decides which lifetimes it may have, and the wording of errors.
 #[derive(Clone, Copy)]
 enum TypePosition {
     /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is what the
@@ -262,6 +268,7 @@ enum TypePosition {
     Argument(&'static str),
     /// An item that the caller sends.
     Item,
+    /// What a method returns, or an item that it sends.
     Output,
 }
 
@@ -281,7 +288,7 @@ impl TypePosition {
 
 /// Refuses parts of a type that cannot be decoded: references, lifetimes that the position of the
 /// type does not allow, and what is not concrete.
-fn refuse_borrows(ty: &Type, position: TypePosition, errors: &mut Errors) {
+fn refuse_undecodable(ty: &Type, position: TypePosition, errors: &mut Errors) {
     let verb = position.verb();
     let mut corrected = ty.clone();
     let mut replacer = BorrowReplacer {

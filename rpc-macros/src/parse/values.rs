@@ -9,11 +9,11 @@ use crate::model::Retry;
 /// AMQP 0-9-1 carries method and queue names as short strings, whose length is one byte.
 const MAX_NAME: usize = 255;
 
-/// The longest text of a duration, in bytes. humantime panics if a sum of parts overflows, and that
-/// takes a longer text.
+/// The longest text of a duration, in bytes. humantime 2.4 panics on some sums of parts that
+/// overflow, which takes a longer text.
 const MAX_TEXT: usize = 24;
 
-/// RabbitMQ refuses a message with a longer `expiration`. It counts in milliseconds.
+/// The longest timeout, in milliseconds: the runtime sends no longer `expiration`.
 const LONGEST_TIMEOUT: u128 = u32::MAX as u128;
 
 /// Reads a timeout, such as `"2s"`.
@@ -40,7 +40,7 @@ fn timeout_of(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The longest delay before a retry.
+/// The longest delay that the option `retry` allows. The runtime's own limit is longer.
 const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Reads how often a job is retried, such as `"5 times, 1s to 5m"`, or `"5 times, 1s"` if the
@@ -112,8 +112,8 @@ pub(super) fn wire_name_refusal(name: &str) -> Option<&'static str> {
 /// with this suffix.
 const BATCH_SUFFIX: &str = ".batch";
 
-/// Why this cannot be a queue's name, or `None` if it can. The runtime checks names by the same
-/// rules.
+/// Why this cannot be a queue's name, or `None` if it can. The runtime checks the queues of workers
+/// by the same rules.
 pub(super) fn queue_name_refusal(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a queue name cannot be empty; remove `queue` to use the name of the trait")
