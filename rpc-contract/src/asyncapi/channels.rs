@@ -12,6 +12,7 @@ use crate::MethodDescription;
 pub(super) enum Channel {
     Requests,
     Broadcasts,
+    /// Of items that callers send. Those that a method returns are replies.
     Items,
     Replies,
 }
@@ -45,8 +46,9 @@ impl Channel {
     }
 }
 
-/// Returns the channels of a service with this queue, with the messages of its methods. `fault` is
-/// the name of the message that replaces a method's reply.
+/// Returns the channels of a service with this queue, with the messages of its methods. Channels
+/// without messages are left out, except that of requests. `fault` is the name of the message that
+/// replaces a method's reply.
 pub(super) fn all(
     queue: &str,
     methods: &[(&MethodDescription, MethodMessages)],
@@ -127,9 +129,10 @@ fn references<'a>(
         .collect()
 }
 
-/// Returns the AMQP binding of a channel that is a queue, or a routing key of an exchange.
-fn binding(parts: &Value) -> Value {
-    let mut binding = parts.clone();
+/// Returns the `bindings` of a channel with these properties: it is a queue, or a routing key of an
+/// exchange.
+fn binding(properties: &Value) -> Value {
+    let mut binding = properties.clone();
     binding["bindingVersion"] = json!(BINDING_VERSION);
     json!({"amqp": binding})
 }
@@ -139,8 +142,8 @@ fn queue_of_requests(name: &str, options: &Options) -> Value {
     json!({"is": "queue", "queue": with_vhost(queue, options)})
 }
 
-/// The reply queue. A caller declares its own, here in the simplest way. A worker knows nothing
-/// about it but its virtual host.
+/// Returns the reply queue. For a caller, it is the simplest one that works: an exclusive queue
+/// that the broker names. A worker knows at most its virtual host.
 fn queue_of_replies(options: &Options) -> Value {
     match options.view {
         View::Caller => {

@@ -20,7 +20,7 @@ impl Options {
     pub fn document(&self, service: &ServiceDescription) -> Value {
         let service = with_schemas(service);
         let mut schemas = Schemas::new(&service.definitions);
-        // First, so that the named types get their own names, and what is within messages others.
+        // First, so that messages and the types within them take no title of a named type.
         let definitions = schemas.definitions();
         let mut messages = Messages::new(schemas);
         let methods = service.methods.iter();
@@ -77,7 +77,7 @@ fn remove_prototypes(value: &mut Value) {
     }
 }
 
-/// Returns the description of the service: its docs, and what the document is about.
+/// Returns the description of the service: its docs, and then how to read the document.
 fn about(docs: &str, view: View) -> String {
     let program = match view {
         View::Caller => "A program that calls a service over RabbitMQ.",

@@ -29,7 +29,7 @@ const FAULT_CODES: [&str; 12] = [
 /// The names of a method's messages.
 pub(super) struct MethodMessages {
     pub(super) request: String,
-    /// What its caller sends while it runs.
+    /// What its caller sends while it runs, if it receives a stream.
     pub(super) items: Option<String>,
     /// What it may reply with, apart from a fault. Empty if it is one-way.
     pub(super) replies: Vec<String>,
@@ -44,7 +44,7 @@ pub(super) struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// `schemas` must have taken the names of the definitions already.
+    /// [`Schemas::definitions`] must have been called, so that it has taken its titles first.
     pub(super) fn new(mut schemas: Schemas<'a>) -> Self {
         let fault = schemas.take_name("Fault");
         let by_name = Map::new();
@@ -59,7 +59,7 @@ impl<'a> Messages<'a> {
         &self.fault
     }
 
-    /// Adds the messages of a method.
+    /// Adds the messages of a method. Returns their names.
     pub(super) fn add_method(&mut self, method: &MethodDescription) -> MethodMessages {
         let request = self.schemas.take_name(&format!("{} request", method.name));
         let message = self.request(method, &request);
@@ -82,7 +82,7 @@ impl<'a> Messages<'a> {
         }
     }
 
-    /// Returns the request of a method.
+    /// Returns the message with the request of a method.
     fn request(&mut self, method: &MethodDescription, name: &str) -> Value {
         let arguments = method.arguments.iter();
         let properties: Map<_, _> = arguments
@@ -97,11 +97,11 @@ impl<'a> Messages<'a> {
         if !required.is_empty() {
             payload["required"] = json!(required);
         }
-        let trait_name = if method.is_oneway { "oneway" } else { "call" };
+        let message_trait = if method.is_oneway { "oneway" } else { "call" };
         let mut message = json!({
             "name": name,
             "title": method.signature(),
-            "traits": [reference(&["components", "messageTraits", trait_name])],
+            "traits": [reference(&["components", "messageTraits", message_trait])],
             "payload": payload,
             "bindings": binding(&method.name),
         });
@@ -131,7 +131,8 @@ impl<'a> Messages<'a> {
         name
     }
 
-    /// Adds a message that a method may reply with. Returns its name.
+    /// Adds a message that a method may reply with. Returns its name. `kind` is the message's
+    /// property `type`: `result` or `error`.
     fn add_reply(
         &mut self,
         method: &MethodDescription,
@@ -157,7 +158,8 @@ impl<'a> Messages<'a> {
         name
     }
 
-    /// Returns all messages, with that of the fault if any method `is_answered`.
+    /// Returns all messages. `is_answered` says whether any method has replies. If so, the fault is
+    /// one of the messages.
     pub(super) fn finish(mut self, is_answered: bool) -> Map<String, Value> {
         if is_answered {
             let fault = fault(&self.fault);
@@ -186,8 +188,8 @@ fn fault(name: &str) -> Value {
     })
 }
 
-/// Returns what all calls, all one-way requests and all replies share. AMQP's properties are among
-/// the headers: AsyncAPI has no other place for them.
+/// Returns AsyncAPI's message traits: what all requests with a reply, all one-way requests and all
+/// replies share. AMQP's properties are among the headers: AsyncAPI has no other place for them.
 pub(super) fn traits() -> Value {
     let correlation_id = |what: &str| {
         json!({
@@ -227,7 +229,7 @@ pub(super) fn traits() -> Value {
     })
 }
 
-/// Returns the binding that sets a message's property `type`.
+/// Returns the `bindings` of a message, which set its property `type`.
 fn binding(message_type: &str) -> Value {
     json!({"amqp": {"messageType": message_type, "bindingVersion": BINDING_VERSION}})
 }
@@ -236,7 +238,8 @@ fn list_of(item: Value) -> Value {
     json!({"type": "array", "items": item})
 }
 
-/// Returns the schema, or one that allows any value, for a type whose schema is not known.
+/// Returns the schema of a type. If it is not known, returns one that allows any value, and names
+/// the type if its name is known.
 fn schema_or_any(schema: Option<&Value>, type_name: &str) -> Value {
     match (schema, type_name) {
         (Some(schema), _) => schema.clone(),

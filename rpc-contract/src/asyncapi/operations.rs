@@ -13,8 +13,8 @@ use crate::{MethodDescription, RetryDescription};
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 
-/// Returns the operations of all methods, in the view of a program. `fault` is the name of the
-/// message that replaces a method's reply.
+/// Returns the operations of all methods and of the items for them, in the view of a program.
+/// `fault` is the name of the message that replaces a method's reply.
 pub(super) fn all(
     methods: &[(&MethodDescription, MethodMessages)],
     fault: &str,
@@ -71,7 +71,8 @@ fn of_method(method: &MethodDescription, messages: &MethodMessages, fault: &str,
     operation
 }
 
-/// Returns the operation of the items that a method's caller sends while it runs.
+/// Returns the operation of the items that a method's caller sends while it runs. `None` if it
+/// sends none.
 fn of_items(method: &MethodDescription, messages: &MethodMessages, view: View) -> Option<Value> {
     let items = messages.items.as_ref()?;
     Some(json!({
@@ -93,7 +94,8 @@ fn action(view: View) -> &'static str {
 
 /// Returns the AMQP binding of a method's operation.
 fn binding(method: &MethodDescription) -> Value {
-    // Nobody waits for a one-way request, so it has to survive a restart of the broker.
+    // Nobody waits for a one-way request, so it has to survive a restart of the broker. A broadcast
+    // does not: it is only for workers that are connected.
     let is_persistent = method.is_oneway && !method.is_broadcast;
     let mut binding = json!({
         "ack": true,
@@ -107,7 +109,8 @@ fn binding(method: &MethodDescription) -> Value {
     binding
 }
 
-/// Returns a tag for each option of a method.
+/// Returns tags that say how a method is called and run, except for its timeout, which is in the
+/// binding.
 fn tags(method: &MethodDescription) -> Vec<Value> {
     let known = [
         (method.is_default, "default", "Serves requests without a `type`."),

@@ -2,7 +2,7 @@
 
 use super::server::Server;
 
-/// Which program the operations of a document are those of.
+/// The program whose operations a document describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum View {
@@ -20,27 +20,29 @@ pub enum AsyncApi {
     /// The default, which most tools read.
     #[default]
     V3_0,
-    /// What a document of this crate contains is the same as in 3.0.
+    /// A document of this crate differs from one of 3.0 only in its version number.
     V3_1,
 }
 
 /// Makes AsyncAPI documents of services.
 ///
-/// Each method is an operation with a request, and a reply unless it is one-way. Bodies are
-/// described by the description's JSON Schemas. Without them, types of the standard library are
-/// known by their spelling in Rust, and a value of any other type may be anything.
+/// Each method is an operation with a request, and a reply unless it is one-way. The items that its
+/// caller sends are another operation. Bodies are described by the description's JSON Schemas. If
+/// it has none, types of the standard library are known by their spelling in Rust. A value of any
+/// other type without a schema may be anything.
 ///
-/// Messages, bodies and types have unique names, from which generators make names of classes:
+/// Messages and types have unique names, from which generators make names of classes:
 /// `GetEmailRequest`, `GetEmailResult` and `GetEmailError` for the method `get_email`, and `Fault`.
-/// A body whose type has a name goes by that name alone. A name that is taken gets a number.
+/// A body has the name of its type, or that of its message if the type has none. A name that is
+/// taken gets a number.
 ///
 /// AMQP's properties `correlation_id` and `reply_to` are described as headers with these names,
 /// because a document has no other place for them. The property `type` is the `messageType` of a
 /// message's binding.
 ///
 /// The same description and options always give the same document. References that lead out of the
-/// description are removed, names that cannot be keys are changed, and fields with the name
-/// `__proto__` are left out, so that the document is valid for any description that a peer sends.
+/// description, malformed keywords and fields with the name `__proto__` are left out. Names that
+/// cannot be keys are changed. So the document is valid for any description that a peer sends.
 ///
 /// ```
 /// use rpc_contract::asyncapi::{AsyncApi, Options, Server, View};

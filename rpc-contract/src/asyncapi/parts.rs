@@ -10,7 +10,7 @@ pub(super) fn reference(path: &[&str]) -> Value {
     json!({"$ref": format!("#/{}", path.join("/"))})
 }
 
-/// Adds documentation to an object of the document, unless it is empty.
+/// Adds `docs`, unless they are empty, to an object of the document.
 pub(super) fn add_description(object: &mut Value, docs: &str) {
     if !docs.is_empty() {
         object["description"] = json!(docs);

@@ -1,7 +1,8 @@
 //! The schemas of a document: with titles, and in the forms that other tools understand best.
 //!
-//! Generators of code name classes by titles. Those that know no title name a class by its place,
-//! if at all, so every type with fields or texts of its own has a unique one.
+//! Generators of code name a class after the title of its schema. Without a title, they name it
+//! after its place, or make no class. So every type with fields or texts of its own has a unique
+//! title.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,13 +31,13 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    /// Returns a unique name of a class, made of `name`.
+    /// Takes a unique name of a class, made of `name`, and returns it.
     pub(super) fn take_name(&mut self, name: &str) -> String {
         self.titles.add(pascal(name, "Type"))
     }
 
-    /// Returns the document's schemas of named types. To be called first: all named types take
-    /// their titles before any type within them does.
+    /// Returns the document's schemas of named types. Must be called first: all named types take
+    /// their titles before any type within them or within a message does.
     pub(super) fn definitions(&mut self) -> Map<String, Value> {
         let keys: Vec<_> = self.keys.in_order().map(str::to_owned).collect();
         let mut schemas: Vec<_> = self
@@ -53,19 +54,21 @@ impl<'a> Schemas<'a> {
                 self.title(object, name);
             }
         }
+        // No name is needed: each schema with parts has a title now, unless it is a `$ref`.
         schemas.iter_mut().for_each(|schema| self.title_parts(schema, ""));
         keys.into_iter().zip(schemas).collect()
     }
 
-    /// Returns the document's schema of a value. The titles of types without one begin with `name`.
+    /// Returns the document's schema of a value. A type without a title gets one that begins with
+    /// `name`, or with the title of the type around it.
     pub(super) fn value(&mut self, schema: &Value, name: &str) -> Value {
         let mut schema = self.convert(schema);
         self.title_all(&mut schema, name);
         schema
     }
 
-    /// Returns the document's schema of a message's body. Its title is `name`, unless it is a
-    /// reference to a named type.
+    /// Returns the document's schema of a message's body. Its title is `name`, which
+    /// [`take_name`](Self::take_name) has returned, unless it is a reference to a named type.
     pub(super) fn body(&mut self, schema: &Value, name: &str) -> Value {
         let mut schema = self.convert(schema);
         if let Some(object) = schema
@@ -84,7 +87,8 @@ impl<'a> Schemas<'a> {
         schema
     }
 
-    /// Gives a schema a title: its own or `name`, with a number if another schema has that.
+    /// Gives a schema a unique title, made of its own title if it has one, else of `name`. Its own
+    /// title stays as it is, unless another schema has the same name of a class.
     fn title(&mut self, object: &mut Keywords, name: &str) {
         let own = keywords::text(object.get("title"));
         let wanted = pascal(own.unwrap_or(name), "Type");
@@ -128,7 +132,7 @@ impl<'a> Schemas<'a> {
     /// Gives titles to a variant of an enum and to the schemas within it.
     ///
     /// An externally tagged variant, `{"Round": content}`, is named after its only field. The
-    /// content is then titled `Shape Round content`, because `Shape Round Round` would say the name
+    /// content is then titled `ShapeRoundContent`, because `ShapeRoundRound` would say the name
     /// twice.
     fn title_variant(&mut self, schema: &mut Value, name: &str) {
         let Some(object) = schema.as_object_mut() else {
@@ -175,11 +179,12 @@ enum Position {
     /// It describes a field.
     Field(String),
     /// It describes an item or another part of the value. The name is empty if it describes the
-    /// value itself, which may also be `null`.
+    /// value itself: it is the only alternative, or the only one beside `null`, or that `null`.
     Within(String),
 }
 
-/// Returns the schemas directly within one.
+/// Returns the schemas directly within one, except those of keywords from which generators make no
+/// types, such as `not`.
 fn parts(object: &mut Keywords) -> Vec<(&mut Value, Position)> {
     let mut parts = Vec::new();
     for (keyword, value) in object {
@@ -217,7 +222,8 @@ fn parts(object: &mut Keywords) -> Vec<(&mut Value, Position)> {
     parts
 }
 
-/// Returns the name of a variant: the text of its tag, or the name of its only field.
+/// Returns the name of a variant: the text of its tag, or the name of its only field. `None` if it
+/// has neither.
 fn variant_name(schema: &Value) -> Option<String> {
     let fields = schema.get("properties")?.as_object()?;
     let tag = fields.values().find_map(keywords::constant);
@@ -229,7 +235,8 @@ fn variant_name(schema: &Value) -> Option<String> {
     tag.or_else(only).map(str::to_owned)
 }
 
-/// Writes a schema in an equivalent form from which generators make better types.
+/// Rewrites a schema, and those within it, in an equivalent form from which generators make better
+/// types.
 fn simplify(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else {
         return;
@@ -252,7 +259,7 @@ fn join_texts(object: &mut Keywords) {
     let (Some(keyword), Some(alternatives), 1) = (keyword, alternatives, lists.count()) else {
         return;
     };
-    if object.contains_key("enum") || !alternatives.iter().all(is_text) {
+    if object.contains_key("enum") || !alternatives.iter().all(has_only_keywords_of_texts) {
         return;
     }
     let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
@@ -273,7 +280,8 @@ fn join_texts(object: &mut Keywords) {
     }
 }
 
-/// Appends the documentation of texts, which an `enum` has no place for.
+/// Returns a type's own docs, followed by those of its texts, which an `enum` has no place for.
+/// Each text comes with its docs, which may be empty.
 fn docs_with_texts(own_docs: &str, texts: &[(&str, &str)]) -> String {
     let documented = texts.iter().filter(|(_, docs)| !docs.is_empty());
     let list: Vec<_> = documented
@@ -284,8 +292,9 @@ fn docs_with_texts(own_docs: &str, texts: &[(&str, &str)]) -> String {
     parts.join("\n\n")
 }
 
-/// Whether a schema says nothing but which texts it allows.
-fn is_text(schema: &Value) -> bool {
+/// Whether a schema has no keywords but those of fixed texts. It may still allow other values:
+/// [`keywords::texts`] checks that.
+fn has_only_keywords_of_texts(schema: &Value) -> bool {
     let known = ["const", "description", "enum", "title", "type"];
     schema.as_object().is_some_and(|object| {
         object.keys().all(|keyword| known.contains(&keyword.as_str()))
@@ -305,9 +314,9 @@ fn close_tuple(object: &mut Keywords) {
     }
 }
 
-/// Replaces an `allOf` of one schema by an `anyOf`, which means the same. Generators copy the parts
-/// of an `allOf` into a new type, instead of using the type of the only part. This is right only if
-/// the schema adds more than documentation.
+/// Replaces an `allOf` of one schema by an `anyOf`, which means the same, if the schema around it
+/// adds only annotations such as documentation. Generators copy the parts of an `allOf` into a new
+/// type, but use the type of the only part of an `anyOf`.
 fn refer_to_only_part(object: &mut Keywords) {
     let known = [
         "allOf",
@@ -330,7 +339,8 @@ fn refer_to_only_part(object: &mut Keywords) {
 }
 
 /// Replaces the `patternProperties` of a map, whose keys all match one pattern, by the equivalent
-/// `additionalProperties` and `propertyNames`. Generators recognize maps by the former.
+/// `additionalProperties` and `propertyNames`. Generators recognize maps by
+/// `additionalProperties`.
 fn use_additional_properties(object: &mut Keywords) {
     let values = object.get("patternProperties").and_then(Value::as_object);
     let Some((pattern, value)) = values.filter(|it| it.len() == 1).and_then(|it| it.iter().next()) else {

@@ -24,13 +24,13 @@ pub struct Server {
     is_tls: bool,
     /// The host, and the port if there is one.
     host: String,
-    /// The path, which begins with a slash, or nothing for the default virtual host.
+    /// A slash and the percent-encoded virtual host, or nothing, which means the default one.
     path: String,
 }
 
 /// An address is not that of a [`Server`].
 ///
-/// The message says what to do, and shows nothing of the address.
+/// The message says what is wrong, and shows nothing of the address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidServer {
     reason: &'static str,
@@ -102,7 +102,8 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse().is_ok_and(|port: u16| port > 0)
 }
 
-/// Whether a path may have this byte within a segment: `pchar` of RFC 3986, but for `@`.
+/// Whether a path may have this byte within a segment: `pchar` of RFC 3986, but for `@`. Does not
+/// check what follows a `%`.
 fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%".contains(&byte)
 }
@@ -116,7 +117,7 @@ impl Server {
         }
     }
 
-    /// Returns the server of a document.
+    /// Returns the document's object for the server.
     pub(super) fn object(&self) -> Value {
         let schemes = self.schemes();
         let schemes = schemes
@@ -134,7 +135,7 @@ impl Server {
         server
     }
 
-    /// Returns the ways to log in.
+    /// Returns the document's security schemes, by name: the ways to log in.
     pub(super) fn schemes(&self) -> Map<String, Value> {
         let mut schemes = Map::new();
         let password = json!({"type": "userPassword", "description": "A user of RabbitMQ."});

@@ -6,7 +6,8 @@ use super::change::{Changes, OldPeers, Place, Verdict};
 use super::types::{self, NamedType, TypeComparer};
 use crate::MethodDescription;
 
-/// Compares the results and errors of two versions of a method.
+/// Compares the results and errors of two versions of a method. A caller of a one-way method reads
+/// neither.
 pub(super) fn compare(
     old: &MethodDescription,
     new: &MethodDescription,
@@ -47,8 +48,8 @@ fn compare_results(
     compare_both_ways((old, before), (new, now), &place, types, changes);
 }
 
-/// Returns the type of what a method answers if it succeeds. A one-way method answers an empty
-/// message, which is read as `()`.
+/// Returns the type of what a method answers if it succeeds. A caller that does not know that the
+/// method is one-way gets an empty message, which is read as `()`.
 fn result<'a>(method: &'a MethodDescription, unit: &'a Value) -> NamedType<'a> {
     if method.is_oneway {
         NamedType::new("()", Some(unit))

@@ -1,4 +1,5 @@
-//! Compares arguments: callers write them, and workers read them by name and skip unknown ones.
+//! Compares what callers send: arguments, which workers read by name, skipping unknown ones, and
+//! items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,8 @@ pub(super) fn compare(
             None => add_new_argument(new, argument, &matches, changes),
         }
     }
+    // An old argument that new workers read under another name has been reported above, but old
+    // workers may miss it.
     for &argument in &old_arguments {
         let is_still_sent = matches.new_of_old.contains_key(argument.name.as_str());
         if !argument.is_optional && !is_still_sent {
@@ -76,13 +79,13 @@ fn add_new_argument(
     changes.add(Verdict::BreaksCallers, argument_place(method, argument), message);
 }
 
-/// The arguments of both versions that are the same, by name or alias.
+/// Which arguments of one version are read as which of the other, by name or alias.
 struct Matches<'a> {
     /// The old argument that new workers read as a new argument, by the name of the new one.
     old_of_new: BTreeMap<&'a str, &'a ArgumentDescription>,
     /// The new argument that old workers read as an old argument, by the name of the old one.
     new_of_old: BTreeMap<&'a str, &'a ArgumentDescription>,
-    /// The old argument that new workers do not read, if there is exactly one.
+    /// The name of the old argument that new workers do not read, if there is exactly one.
     only_removed: Option<&'a str>,
 }
 
@@ -173,7 +176,7 @@ fn compare_argument(
     compare_types((before, now), &place, types, changes);
 }
 
-/// Compares the items that callers send while a method runs.
+/// Compares the items that callers send while a method runs, if they do so in both versions.
 pub(super) fn compare_incoming(
     old: &MethodDescription,
     new: &MethodDescription,
@@ -217,8 +220,9 @@ fn compare_types(
     }
 }
 
-/// Compares the positions of arguments: callers that do not use rpc-runtime may send an array.
-/// Arguments that are added or removed at the end move no others.
+/// Compares the positions of arguments: callers that do not use rpc-runtime may send an array. Only
+/// positions that both versions have are compared: arguments that are added or removed at the end
+/// move no others.
 fn compare_positions(
     (old, new): (&Arguments<'_>, &Arguments<'_>),
     matches: &Matches<'_>,

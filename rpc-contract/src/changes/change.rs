@@ -25,8 +25,8 @@ impl fmt::Display for Change {
 /// Whom a change breaks, in ascending order of severity.
 ///
 /// A change *breaks* a peer if all calls, or those with particular values, are known to fail, or if
-/// they may run twice. It *may break* a peer if the descriptions do not show whether calls fail, or
-/// if it only affects peers that do not use rpc-runtime.
+/// they may run twice or repeat the items of a stream. It *may break* a peer if the descriptions do
+/// not show whether that happens, or if it only affects peers that do not use rpc-runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -68,7 +68,7 @@ pub enum Place {
     Argument {
         /// The method's name.
         method: String,
-        /// The argument's name.
+        /// The argument's name: the old or the new one if they differ.
         argument: String,
     },
     /// The items that the callers of the method with this name send.

@@ -46,8 +46,8 @@ pub struct Comparison {
     /// and a reader of `Option<User>`.
     ///
     /// At least one of the descriptions has no schema of such a type, so changes within it are not
-    /// seen. Types of the standard library such as `Vec<u64>` are the same everywhere and do not
-    /// count.
+    /// seen. The common types of the standard library, such as `Vec<u64>`, are the same everywhere
+    /// and do not count.
     pub by_name: Vec<String>,
 }
 
@@ -163,8 +163,8 @@ fn compare_defaults(old: &ServiceDescription, new: &ServiceDescription, changes:
     }
 }
 
-/// Adds the change for a method that is gone. If exactly one new method looks like it, the advice
-/// is for a method that was renamed.
+/// Adds the change for a method that is gone. If exactly one added method has the same arguments
+/// and returns the same type, the advice is for a method that was renamed.
 fn add_removed_method(
     method: &MethodDescription,
     new: &ServiceDescription,
@@ -224,7 +224,7 @@ fn compare_idempotency(old: &MethodDescription, new: &MethodDescription, changes
 
 fn compare_cancellation(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
     let has_changed = can_be_cancelled(old) != can_be_cancelled(new);
-    // Otherwise, it follows from another change, which is reported for itself.
+    // If the option is the same, another change is the cause, which is reported for itself.
     if has_changed && old.is_cancellable != new.is_cancellable {
         let now = if new.is_cancellable {
             "new workers stop it once its caller no longer waits"
@@ -236,7 +236,7 @@ fn compare_cancellation(old: &MethodDescription, new: &MethodDescription, change
 }
 
 /// Whether workers stop the method once its caller no longer waits: also without the option
-/// `cancel` if it is idempotent, or has a stream.
+/// `cancel` if it is idempotent or has a stream, but never if it is one-way or a broadcast.
 fn can_be_cancelled(method: &MethodDescription) -> bool {
     let is_stopped =
         method.is_cancellable || method.is_idempotent || method.is_streaming || method.incoming.is_some();

@@ -40,7 +40,8 @@ impl fmt::Display for Limit {
 }
 
 impl Range {
-    /// Whether the ends of the other range are in this one. If so, all its integers are.
+    /// Whether both ends of the other range, and so all its integers, are in this one. A side
+    /// without a limit is only in one without a limit.
     pub(super) fn contains(&self, other: &Self) -> bool {
         let least = self
             .least
@@ -64,7 +65,8 @@ impl fmt::Display for Range {
 }
 
 /// Returns the range of a schema of integers: that of its `format`, which is schemars' name of a
-/// Rust type, narrowed by the schema's limits. Limits that are not integers are ignored.
+/// Rust type, narrowed by the schema's limits. Ignores unknown formats, limits that are not
+/// integers, and floats that are too large to be exact.
 pub(super) fn range(schema: &Map<String, Value>) -> Range {
     let format = schema.get("format").and_then(Value::as_str);
     let (least, most) = format
@@ -84,7 +86,8 @@ pub(super) fn range(schema: &Map<String, Value>) -> Range {
     }
 }
 
-/// Returns the range that holds only this value. `None` if it is no integer.
+/// Returns the range that holds only this value. `None` if it is no integer, or a float too large
+/// to be exact.
 pub(super) fn range_of_value(value: &Value) -> Option<Range> {
     let value = Limit::of(integer(value)?);
     Some(Range {
@@ -93,7 +96,8 @@ pub(super) fn range_of_value(value: &Value) -> Option<Range> {
     })
 }
 
-/// Returns the range of a Rust type. `isize` and `usize` are taken to have 64 bits.
+/// Returns the range of a Rust type. `int` and `uint`, which are `isize` and `usize`, are taken to
+/// have 64 bits. `None` if the format is none of an integer type.
 fn range_of_format(format: &str) -> Option<(Limit, Limit)> {
     let signed = |least, most| (Limit::of(least), Limit::of(most));
     let unsigned = |most| (Limit::Positive(0), Limit::Positive(most));
@@ -114,8 +118,8 @@ fn range_of_format(format: &str) -> Option<(Limit, Limit)> {
 
 fn integer(value: &Value) -> Option<i128> {
     let whole = value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
-    // A limit may be written as `255.0`. Fractions are no limits of Rust types, and large floats
-    // may have been rounded.
+    // An integer may be written as `255.0`. Fractions are no limits of Rust types, and larger
+    // floats may have been rounded.
     whole.or_else(|| {
         value
             .as_f64()
