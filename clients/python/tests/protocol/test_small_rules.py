@@ -122,6 +122,38 @@ def test_dead_letters_are_counted() -> None:
     assert read_dead_lettered({"x-first-death-reason": "x"}) == DeadLettered(False, 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("entry", "deaths"),
+    [
+        ({"reason": "maxlen"}, 1),
+        ({"reason": "maxlen", "count": 3}, 3),
+        # The broker may increment a forged count.
+        ({"reason": "maxlen", "count": 0}, 2**32 - 1),
+        ({"reason": "maxlen", "count": -1}, 2**32 - 1),
+        ({"reason": "maxlen", "count": True}, 2**32 - 1),
+        ({"reason": "maxlen", "count": None}, 2**32 - 1),
+        ({"reason": "maxlen", "count": 2**63 - 1}, 2**32 - 1),
+        ({"count": 3}, 0),
+        ({"reason": b"\xff"}, 0),
+    ],
+)
+def test_records_of_deaths_may_be_incomplete_or_forged(entry: dict[str, Any], deaths: int) -> None:
+    assert read_dead_lettered({"x-death": [entry]}) == DeadLettered(deaths=deaths)
+
+
+def test_the_first_death_counts_once() -> None:
+    def read(first: Any, deaths: Any = None) -> DeadLettered | None:
+        return read_dead_lettered({"x-death": deaths, "x-first-death-reason": first})
+
+    assert read("expired", []) == DeadLettered(has_expired=True)
+    assert read("expired", [{"reason": "maxlen"}]) == DeadLettered(has_expired=True, deaths=1)
+    assert read("rejected", []) == DeadLettered(deaths=1, rejections=1)
+    assert read("rejected", "unreadable") == DeadLettered(deaths=1, rejections=1)
+    assert read("rejected", [{"reason": "rejected"}]) == DeadLettered(deaths=1, rejections=1)
+    assert read("maxlen", [{"reason": "rejected"}]) == DeadLettered(deaths=1, rejections=1)
+    assert read(None) == DeadLettered()
+
+
 def test_cancelled_calls_are_remembered_for_a_while() -> None:
     calls, identity = CancelledCalls(), uuid_of(ID)
     assert identity is not None
