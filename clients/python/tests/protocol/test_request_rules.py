@@ -206,6 +206,17 @@ def test_malformed_messages_are_refused() -> None:
     refused = refuse_malformed(request(None), "why", False, RULES)
     assert isinstance(refused, Refuse)
     assert (refused.code, refused.message) == ("bad_request", "the request cannot be read: why")
+    # Another worker may have been able to read it.
+    dead = request(None, headers=death("delivery_limit"))
+    forged = request(None, headers=death("rejected", count=-1))
+    for message, is_redelivered, code in [
+        (request(None), True, "interrupted"),
+        (dead, False, "interrupted"),
+        (forged, False, "bad_request"),
+    ]:
+        refused = refuse_malformed(message, "why", is_redelivered, RULES)
+        assert isinstance(refused, Refuse)
+        assert refused.code == code
     other = refuse_malformed(request(None, reply_to="orders"), "why", False, RULES)
     assert isinstance(other, ForbiddenAddress)
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..codec import Codec, UnsupportedContent, codec_of
 from ..describe import Method
 from . import fault_code
-from .dead_letter import DeadLettered, read_dead_lettered
+from .dead_letter import MAX_COUNT, DeadLettered, read_dead_lettered
 from .message import Message, header_number
 from .names import (
     CREDIT_BYTES_HEADER,
@@ -187,8 +187,12 @@ def refuse_malformed(message: Message, reason: str, is_redelivered: bool, rules:
         codec = codec_of(message.content_type, None) or Codec.TEXT
     except UnsupportedContent as error:
         codec = error.codec
+    # An earlier delivery may have reached a worker that could read it: one with larger frames, or
+    # of another library. A count that cannot be read does not show that there was one.
+    dead = read_dead_lettered(message.headers)
+    may_have_run = is_redelivered or (dead is not None and dead.deaths < MAX_COUNT)
     text = f"the request cannot be read: {reason}"
-    return _refuse(codec, fault_code.BAD_REQUEST, text, is_redelivered)
+    return _refuse(codec, fault_code.BAD_REQUEST, text, may_have_run)
 
 
 def redeliveries_if_only_workers_count(
