@@ -169,6 +169,9 @@ def test_workers_count_the_redeliveries_of_one_way_requests() -> None:
     assert count(JOB, expiration="5") is None
     assert count(JOB, reply_to="rpc.reply.1") is None
     assert count(READ, user_id="guest") is None
+    # It expired before, and its copy would not say so.
+    assert count(JOB, headers=death("expired", expiration="1000")) is None
+    assert count(JOB, headers=death("expired")) == 1
 
 
 def test_streams_name_their_credit() -> None:

@@ -201,8 +201,8 @@ def redeliveries_if_only_workers_count(
     """Returns how often a one-way request was redelivered, if only workers can count that.
 
     Its worker then publishes a copy with that number, and runs nothing. `None` if the request runs
-    or is refused here: it is not redelivered, its queue counts, it expires, no copy of it can be
-    published, or it may not run again.
+    or is refused here: it is not redelivered, its queue counts, it expires or has expired, no copy
+    of it can be published, or it may not run again.
     """
     # A copy has no expiration, and no user id: only the user itself could publish one with it. The
     # copy of a job has the user in a header instead.
@@ -218,6 +218,9 @@ def redeliveries_if_only_workers_count(
     if not only_workers_count:
         return None
     dead = read_dead_lettered(message.headers) or DeadLettered()
+    if _expired_before(message, dead):
+        # A copy would not tell that it has expired: the broker's records are not copied.
+        return None
     count = header_number(message.headers, REDELIVERIES_HEADER) + dead.deaths + 1
     return count if count < rules.max_deliveries else None
 
