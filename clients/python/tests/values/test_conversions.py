@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Annotated, Any
 
 import pytest
@@ -41,6 +42,22 @@ def test_integers_have_limits(hint: Any, least: int, greatest: int, form: Form) 
         assert refusal(hint, value, form) == f"expected an integer from {least} to {greatest}"
         with pytest.raises(ConversionError):
             encode(hint, value, form)
+
+
+class Shade(str, enum.Enum):  # noqa: UP042
+    """An enum as it was written before `StrEnum`: `str(Shade.RED)` is "Shade.RED"."""
+
+    RED = "red"
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_text_of_a_subclass_is_its_content(form: Form) -> None:
+    for hint, value, expected in [
+        (str, Shade.RED, "red"),
+        (list[str], [Shade.RED], ["red"]),
+        (dict[str, U8], {Shade.RED: 1}, {"red": 1}),
+    ]:
+        assert repr(encode(hint, value, form)) == repr(expected)
 
 
 def test_booleans_and_floats_are_no_integers() -> None:

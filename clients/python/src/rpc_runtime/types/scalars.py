@@ -44,7 +44,8 @@ def text() -> Converter:
             except UnicodeEncodeError:
                 reason = "the text has surrogates, which are not valid UTF-8"
                 raise ConversionError(reason) from None
-        return str(value)
+        # `str(value)` of a member of `class Color(str, Enum)` is "Color.RED".
+        return str.__str__(value)
 
     return Converter(check, check)
 
