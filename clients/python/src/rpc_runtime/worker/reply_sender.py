@@ -9,6 +9,7 @@ from ..deadline import now
 from ..log_limit import LimitedLog
 from ..protocol import fault_code
 from ..protocol.message import Message
+from ..protocol.names import WORKER_HEADER
 from ..protocol.reply import fault_reply
 from ..protocol.reply_address import DIRECT_REPLY_TO
 from ..protocol.resend import MAX_CLOSED
@@ -55,6 +56,9 @@ class ReplySender:
         if published is Published.CLOSED and not address.startswith(DIRECT_REPLY_TO):
             codec = codec_of(reply.content_type, None) or Codec.TEXT
             fault = fault_reply(codec, fault_code.REPLY_TOO_LARGE, _NOT_ACCEPTED)
+            # The caller of a stream ignores a fault that does not name its run.
+            if WORKER_HEADER in reply.headers:
+                fault.headers[WORKER_HEADER] = reply.headers[WORKER_HEADER]
             # The reply stands in for its request, which has the same correlation id and codec.
             replacement = fault.message(reply)
             published = await self.publish(replacement, address, give_up_at, is_mandatory=False)
