@@ -23,6 +23,7 @@ from rpc_runtime.protocol.jobs import (
     waits_of,
 )
 from rpc_runtime.protocol.message import Message
+from rpc_runtime.transport.channel import Published
 from rpc_runtime.transport.delivery import Delivery
 from rpc_runtime.worker.job_mover import JobMover
 from rpc_runtime.worker.request_queue import RequestQueue
@@ -121,6 +122,38 @@ async def test_what_a_worker_records_counts_towards_the_size_of_headers(
     assert "note" not in copy.headers
     assert copy.headers["rpc-attempts"] == "1"
     assert copy.headers.get("rpc-origin") == ("q" if method is None else None)
+
+
+class _Unrouted(JobMover):
+    """Gets these answers to its copies from the broker, and declares queues."""
+
+    def __init__(self, *answers: Published) -> None:
+        super().__init__(cast(Any, None), RequestQueue("q"), cast(Any, None))
+        self.answers = list(answers)
+        self.declared: list[str] = []
+
+    async def _confirmed(self, delivery: Delivery, copy: Message, hop: Any) -> Published:
+        return self.answers.pop(0)
+
+    async def _declare(self, queue: RequestQueue) -> None:
+        self.declared.append(queue.name)
+
+
+async def test_the_reason_why_no_queue_takes_a_job() -> None:
+    returned, refused, confirmed = Published.RETURNED, Published.REFUSED, Published.CONFIRMED
+    for answers, reason in [
+        ([confirmed], None),
+        ([refused], "the broker refuses it"),
+        ([returned, confirmed], None),
+        ([returned, refused], "the broker refuses it"),
+        # Somebody deletes it as often as it is declared.
+        ([returned, returned], "the queue does not exist"),
+    ]:
+        mover = _Unrouted(*answers)
+        hop = mover._delayed(100)
+        assert await mover._publish(cast(Any, None), Message(), hop) == reason
+        assert mover.declared == (["q.retry.100"] if answers[0] is returned else [])
+        assert mover.answers == []
 
 
 def test_the_trace_of_a_job_is_kept_whatever_its_sender_forged() -> None:

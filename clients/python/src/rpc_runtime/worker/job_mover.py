@@ -148,18 +148,18 @@ class JobMover:
         """Returns why the queue does not take the copy, or `None` if it has it."""
         slots = self._slots.setdefault(hop.queue.name, asyncio.Semaphore(_MAX_UNCONFIRMED))
         async with slots:
-            for is_last in (False, True):
-                try:
-                    published = await self._confirmed(delivery, copy, hop)
-                    if published is Published.CONFIRMED:
-                        return None
-                    if published is not Published.RETURNED or is_last:
-                        return "the broker refuses it"
+            try:
+                published = await self._confirmed(delivery, copy, hop)
+                if published is Published.RETURNED:
                     # Somebody has deleted the queue, or a delay needs it for the first time.
                     await self._declare(hop.queue)
-                except (ChannelLost, ConnectFailed) as error:
-                    return str(error)
-        return "the queue does not exist"
+                    published = await self._confirmed(delivery, copy, hop)
+            except (ChannelLost, ConnectFailed) as error:
+                return str(error)
+        if published is Published.CONFIRMED:
+            return None
+        is_returned = published is Published.RETURNED
+        return "the queue does not exist" if is_returned else "the broker refuses it"
 
     async def _confirmed(self, delivery: Delivery, copy: Message, hop: _Hop) -> Published:
         """Publishes the copy once, and waits for what becomes of it, without a time limit.
