@@ -83,6 +83,8 @@ class StreamSender:
         is_direct = address.startswith(DIRECT_REPLY_TO)
         self._max_unanswered = _MAX_UNANSWERED_DIRECT if is_direct else _MAX_UNANSWERED
         self._keep_alive_at = now() + KEEP_ALIVE
+        # Whether messages were given up before the broker had confirmed them.
+        self._has_given_up = False
         self.begun = asyncio.Event()
         self.failure: Fault | None = None
         # Called by `tell` if the caller's reply queue does not exist.
@@ -192,9 +194,10 @@ class StreamSender:
 
     async def _send_message(self, items: list[bytes]) -> None:
         """Sends a message in a task of its own, once fewer than the maximum are unconfirmed."""
+        await self._slots.acquire()
+        # Only now: if the task is cancelled while it waits, these items are not sent.
         first, self._sent = self._sent, self._sent + len(items)
         self._keep_alive_at = now() + KEEP_ALIVE
-        await self._slots.acquire()
         body = write_items(Items(first, items, self._credit))
         self._publishing.spawn(self._publish(self.message(ITEMS, body)))
 
@@ -242,21 +245,22 @@ class StreamSender:
         )
 
     async def end(self, reply: Reply) -> Reply:
-        """Waits until all items are confirmed. Returns the reply with its headers as the end.
+        """Waits until all items are confirmed or given up. Returns the reply with its headers.
 
-        If the stream has failed, returns a fault instead.
+        If the stream has failed, returns a fault instead. If items may be missing, their number is
+        missing too, so that the caller does not wait for them.
         """
         await self._publishing.ended(_SEND_LIMIT)
         if self.failure is not None:
-            # Without the number of items, because some may be missing.
             reply = fault_reply(self._codec, self.failure.code, self.failure.message)
-        elif self._has_items:
+        elif self._has_items and not self._has_given_up:
             reply.headers[ITEMS_HEADER] = str(self._sent)
         reply.headers[WORKER_HEADER] = self._run_header
         return reply
 
     async def close(self) -> None:
         """Gives up messages that are not confirmed."""
+        self._has_given_up = len(self._publishing) > 0
         await self._publishing.cancel()
 
 
