@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import pytest
+
 from rpc_runtime import Codec, Method
-from rpc_runtime.protocol.item_messages import read_items
+from rpc_runtime.deadline import now
+from rpc_runtime.protocol.item_messages import IncomingGrant, read_incoming_grant, read_items
 from rpc_runtime.protocol.message import Message
-from rpc_runtime.protocol.names import ITEMS_HEADER, WORKER_HEADER
+from rpc_runtime.protocol.names import CREDIT, ITEMS_HEADER, MAX_SILENCE, WORKER_HEADER
 from rpc_runtime.protocol.reply import fault_reply
 from rpc_runtime.protocol.volume import UNLIMITED, Volume
 from rpc_runtime.transport.channel import Published
+from rpc_runtime.worker.incoming import IncomingInbox
 from rpc_runtime.worker.reply_sender import ReplySender
 from rpc_runtime.worker.stream_sender import StreamSender
 from support.waiting import until
@@ -81,3 +85,38 @@ async def test_the_end_of_a_stopped_stream_counts_nothing_if_items_may_be_missin
     ending = asyncio.create_task(stream.end(fault))
     await stream.close()
     assert (await ending).headers == {WORKER_HEADER: "run 1"}
+
+
+class StubStream:
+    """Records the grants for a stream from a caller."""
+
+    def __init__(self) -> None:
+        self.grants: list[IncomingGrant] = []
+
+    async def tell(self, kind: str, body: bytes) -> None:
+        assert kind == CREDIT
+        self.grants.append(read_incoming_grant(body))
+
+
+async def test_a_silent_caller_ends_its_stream_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method may go on after that. The event loop must not be busy meanwhile."""
+    inbox, stream = IncomingInbox(100), StubStream()
+    failures: list[str] = []
+    fail = inbox.fail
+
+    def count(reason: str) -> None:
+        failures.append(reason)
+        # If it were called in a loop, no other task would run.
+        assert len(failures) == 1
+        fail(reason)
+
+    monkeypatch.setattr(inbox, "fail", count)
+    inbox._heard_at = now() - MAX_SILENCE - 1.0
+    telling = asyncio.create_task(inbox.tell(cast(StreamSender, stream), lambda: None))
+    await until(lambda: telling.done() or stream.grants)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert not telling.done()
+    (grant,) = stream.grants
+    assert grant.asks == IncomingGrant.ENOUGH
+    telling.cancel()

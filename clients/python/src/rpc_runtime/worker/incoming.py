@@ -100,7 +100,8 @@ class IncomingInbox:
             if silence >= _GONE_AFTER:
                 on_gone()
                 return
-            if silence >= MAX_SILENCE:
+            # Not again once the stream is over: `fail` wakes this task.
+            if silence >= MAX_SILENCE and not self.receiver.is_over:
                 self.fail(f"the caller has sent nothing for {MAX_SILENCE:g} s")
             pause = _PROGRESS if self.receiver.has_progress else KEEP_ALIVE
             if told_at is None or self.receiver.has_news or told_at + pause <= now():
