@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 import rpc_runtime
 import sample
 from rpc_runtime import Connection, Server
+from rpc_runtime.protocol.message import Message
 from rpc_runtime.worker import request_handler
 from support.proxy import Proxy
+from support.raw import RawPeer
 from support.service import Implementation
 from support.waiting import until
 
@@ -30,6 +33,29 @@ async def test_a_bug_occupies_no_place(
                 await client._call(ping)
             assert caught.value.code == "abandoned"
         assert await client.get_email("alice") == "alice@example.com"
+
+
+async def test_the_reply_of_a_built_in_method_is_given_up_after_the_time_of_its_request(
+    server: Server, peer: RawPeer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    send = server._shared.sender.send
+    deadlines: list[float | None] = []
+
+    async def record(reply: Message, address: str, deadline: float | None) -> None:
+        deadlines.append(None if deadline is None else deadline - loop.time())
+        await send(reply, address, deadline)
+
+    monkeypatch.setattr(server._shared.sender, "send", record)
+    for expiration in ("60000", None):
+        await peer.publish(
+            queue, message_type="rpc.ping", reply_to=peer.replies, expiration=expiration
+        )
+        assert (await peer.reply()).body.startswith(b"worker ")
+    limited, unlimited = deadlines
+    assert limited is not None
+    assert 0.0 < limited <= 60.0
+    assert unlimited is None
 
 
 class _Failing(Implementation):

@@ -198,10 +198,13 @@ class RequestHandler:
         decision = decide(message, delivery.is_redelivered, self._methods, self._rules)
         if not isinstance(decision, Run):
             return await self._refuse(delivery, message, decision)
-        if decision.method.name in BUILT_IN and decision.method.name not in self._served.methods:
-            queues = {self._queue.name: self._served}
-            reply = answer(decision.method.name, decision.codec, self._shared.identity, queues)
-            return await self._reply(delivery, message, decision.method, reply, None)
+        name = decision.method.name
+        if name in BUILT_IN:
+            if message.expects_reply:
+                queues = {self._queue.name: self._served}
+                reply = answer(name, decision.codec, self._shared.identity, queues)
+                await self._send(message, reply, decision.time_to_live)
+            return Settle.ACK
         if decision.stream is not None:
             return await self._stream(delivery, message, decision)
         return await self._run(delivery, message, decision)
