@@ -172,6 +172,8 @@ async def test_a_request_that_was_cancelled_in_the_queue_does_not_run(
         await running
         await client.import_()
         assert implementation.runs["get_email"] == 0
+        counts = server._served[queue].methods["get_email"].stats
+        assert (counts.cancelled, counts.calls, counts.in_flight) == (1, 0, 0)
 
 
 async def test_nested_calls_inherit_the_deadline(

@@ -191,8 +191,6 @@ class RequestHandler:
         moved = await self._move_if_needed(delivery, message)
         if moved is not None:
             return moved
-        if self.cancellations.is_cancelled(message.correlation_id) and message.expects_reply:
-            return Settle.ACK
         if REDELIVERIES_HEADER in message.headers:
             await asyncio.sleep(_COPY_PAUSE)
         decision = decide(message, delivery.is_redelivered, self._methods, self._rules)
@@ -204,6 +202,9 @@ class RequestHandler:
                 queues = {self._queue.name: self._served}
                 reply = answer(name, decision.codec, self._shared.identity, queues)
                 await self._send(message, reply, decision.time_to_live)
+            return Settle.ACK
+        if message.expects_reply and self.cancellations.is_cancelled(message.correlation_id):
+            self._served.methods[name].stats.cancelled += 1
             return Settle.ACK
         if decision.stream is not None:
             return await self._stream(delivery, message, decision)

@@ -21,7 +21,7 @@ class MethodStats:
     failures: int = 0
     # Those of `failures` that are the method's own errors.
     errors: int = 0
-    # Not counted in `calls`.
+    # Not counted in `calls`. Also those that were cancelled before they began.
     cancelled: int = 0
     in_flight: int = 0
     total_ns: int = 0
