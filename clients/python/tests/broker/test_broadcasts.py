@@ -146,6 +146,32 @@ async def test_one_worker_is_asked(workers: Workers, peer: RawPeer) -> None:
     assert (await peer.reply()).body.startswith(b"unknown_method")
 
 
+async def test_the_time_of_a_broadcast_counts_while_it_waits_for_its_turn(
+    connection: Connection,
+    implementation: Implementation,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rpc_runtime.worker.control._MAX_RUNNING", 1)
+    client = sample.SampleClient(connection, queue).with_options(expect_workers=1, timeout=60.0)
+    async with Server(connection).add(implementation, queue) as server:
+        assert server._control is not None
+        control = server._control
+        first = asyncio.ensure_future(client.reload("slow").collect())
+        await until(implementation.began.is_set)
+        second = asyncio.ensure_future(client.reload("now").collect())
+        await until(lambda: len(control._broadcasts) == 2)
+        arrived = asyncio.get_running_loop().time()
+        # Time that must count.
+        await asyncio.sleep(1.0)
+        implementation.release.set()
+        await first
+        await second
+    deadline = implementation.contexts[-1].deadline
+    assert deadline is not None
+    assert deadline <= arrived + 60.0
+
+
 async def test_a_flood_takes_bounded_memory(
     connection: Connection,
     server: Server,

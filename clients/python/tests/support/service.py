@@ -175,6 +175,8 @@ class Implementation(sample.SampleWorker):
         self._begin("reload")
         if reason == "bad":
             raise sample.QueryErrorNoRoute()
+        if reason == "slow":
+            await self._hold("slow reload")
         return 7
 
     async def clear(self) -> None:

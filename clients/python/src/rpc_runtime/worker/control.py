@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from ..codec import Codec, CodecError, UnsupportedContent, codec_of
@@ -264,9 +265,12 @@ class ControlServer:
             await self._answer(message, reply, describes_worker=False)
             return
         async with self._running:
-            # It may have waited for its turn until its caller has given up.
-            if decision.time_to_live is not None and now() - arrived >= decision.time_to_live:
-                return
+            if decision.time_to_live is not None:
+                # It may have waited for its turn, even until its caller has given up.
+                time_left = arrived + decision.time_to_live - now()
+                if time_left <= 0:
+                    return
+                decision = replace(decision, time_to_live=time_left)
             reply_or_none = await self._run(queue, message, decision)
         if reply_or_none is not None:
             await self._answer(message, reply_or_none, describes_worker=True)
