@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sample
-from rpc_runtime import Connection, NoWorkers, Server, connect
+from rpc_runtime import Connection, NoWorkers, Refused, Server, connect
 from support.raw import RawPeer
 from support.service import Implementation
 from support.waiting import until
@@ -170,6 +170,33 @@ async def test_the_time_of_a_broadcast_counts_while_it_waits_for_its_turn(
     deadline = implementation.contexts[-1].deadline
     assert deadline is not None
     assert deadline <= arrived + 60.0
+
+
+async def test_a_worker_takes_no_broadcast_while_it_waits_for_the_last_ones(
+    connection: Connection, implementation: Implementation, queue: str
+) -> None:
+    client = sample.SampleClient(connection, queue)
+    server = await Server(connection).add(implementation, queue).start()
+    running = asyncio.ensure_future(client.with_options(expect_workers=1).reload("slow").collect())
+    await until(implementation.began.is_set)
+    stopping = asyncio.ensure_future(server.stop())
+
+    async def is_unreachable() -> bool:
+        try:
+            await client.clear()
+        except NoWorkers:
+            return True
+        except Refused:
+            # While the broker deletes the queue.
+            pass
+        return False
+
+    await until(is_unreachable)
+    assert not stopping.done()
+    implementation.release.set()
+    assert await stopping
+    (answer,) = await running
+    assert answer.result() == 7
 
 
 async def test_a_flood_takes_bounded_memory(

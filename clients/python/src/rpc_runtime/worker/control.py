@@ -36,6 +36,7 @@ from ..protocol.request_rules import (
 from ..tasks import TaskSet
 from ..transport.channel import Channel
 from ..transport.delivery import Delivery
+from ..transport.errors import ChannelLost
 from ..transport.link import Link
 from .built_in import BUILT_IN, answer
 from .executor import Execution
@@ -91,6 +92,8 @@ class ControlServer:
         self._broadcasts = TaskSet("broadcast")
         self._answers = TaskSet("discovery")
         self._running = asyncio.Semaphore(_MAX_RUNNING)
+        # The channel of the control queue and the tag of its consumer, once it is consumed.
+        self._consumer: tuple[Channel, str] | None = None
 
     @property
     def is_needed(self) -> bool:
@@ -117,7 +120,8 @@ class ControlServer:
         channels: list[Channel] = []
         try:
             channels.append(await link.channel(has_confirms=False))
-            await self._consume(channels[-1], keys, _CONTROL_LIMITS, self._on_control)
+            tag = await self._consume(channels[-1], keys, _CONTROL_LIMITS, self._on_control)
+            self._consumer = (channels[-1], tag)
             for stream in self._shared.streams.values():
                 stream.reconnected()
             if any(served.has_incoming for served in self._served.values()):
@@ -134,8 +138,11 @@ class ControlServer:
 
     async def _consume(
         self, channel: Channel, keys: list[str], limits: Mapping[str, Any], on_delivery: Any
-    ) -> None:
-        """Declares the exchange, and declares, binds and consumes a queue of this worker."""
+    ) -> str:
+        """Declares the exchange, and declares, binds and consumes a queue of this worker.
+
+        Returns the consumer's tag.
+        """
         await channel.declare_exchange(CONTROL_EXCHANGE)
         name = f"rpc.control.{uuid.uuid4()}"
         await channel.declare_queue(
@@ -148,7 +155,7 @@ class ControlServer:
         for key in keys:
             await channel.bind(name, CONTROL_EXCHANGE, key)
         await channel.prefetch(_PREFETCH)
-        await channel.consume(name, on_delivery)
+        return await channel.consume(name, on_delivery)
 
     def lost(self) -> None:
         """Tells the streams from callers that nothing can arrive: their callers are not silent."""
@@ -310,8 +317,16 @@ class ControlServer:
         )
 
     async def ended(self, timeout: float) -> bool:
-        """Waits for the broadcasts received so far, up to a timeout. Returns whether all ended."""
-        return await self._broadcasts.ended(timeout)
+        """Takes no more messages, and waits for the broadcasts up to a timeout.
+
+        Returns whether all of them have ended.
+        """
+        ends_at = now() + timeout
+        if self._consumer is not None:
+            channel, tag = self._consumer
+            with contextlib.suppress(ChannelLost):
+                await channel.cancel(tag)
+        return await self._broadcasts.ended(max(0.0, ends_at - now()))
 
     async def close(self) -> None:
         """Cancels the broadcasts and the answers in progress."""
