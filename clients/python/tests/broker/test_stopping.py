@@ -69,6 +69,21 @@ async def test_a_server_that_is_stopped_while_it_connects_takes_nothing(
         slow.cancel()
 
 
+async def test_a_start_that_is_stopped_says_so(
+    proxy: Proxy, implementation: Implementation, queue: str
+) -> None:
+    async with connect(proxy.url) as far:
+        proxy.accepts = False
+        proxy.cut()
+        await until_disconnected(far)
+        server = Server(far).add(implementation, queue)
+        starting = asyncio.ensure_future(server.start())
+        await until(lambda: server._task is not None)
+        assert await server.stop()
+        with pytest.raises(BrokerFailed, match="cannot serve: the server was stopped"):
+            await starting
+
+
 async def test_an_argument_that_cannot_be_sent_is_an_error_of_the_start(
     connection: Connection, implementation: Implementation, peer: RawPeer, queue: str
 ) -> None:

@@ -112,7 +112,8 @@ class Server:
     async def start(self) -> Self:
         """Begins to serve. Waits for a connection, and until all queues are consumed.
 
-        Raises `BrokerFailed` if the first attempt to consume them fails.
+        Raises `BrokerFailed` if the first attempt to consume them fails, or if the server is
+        stopped before that.
         """
         if self._task is not None or self._stopping.is_set():
             raise RuntimeError("the server has started before")
@@ -136,7 +137,7 @@ class Server:
             ready.cancel()
         if not self._ready.is_set():
             await self.stop(0)
-            raise BrokerFailed(f"cannot serve: {self._failure}")
+            raise BrokerFailed(f"cannot serve: {self._failure or 'the server was stopped'}")
         return self
 
     async def _run(self) -> None:
