@@ -84,6 +84,19 @@ async def test_a_start_that_is_stopped_says_so(
             await starting
 
 
+async def test_the_wait_ends_if_the_program_closes_the_connection(
+    url: str, implementation: Implementation, queue: str
+) -> None:
+    async with connect(url) as own, Server(own).add(implementation, queue) as server:
+        waiting = asyncio.ensure_future(server.wait())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await own.close()
+        async with asyncio.timeout(30.0):
+            await waiting
+        assert await server.stop()
+
+
 async def test_an_argument_that_cannot_be_sent_is_an_error_of_the_start(
     connection: Connection, implementation: Implementation, peer: RawPeer, queue: str
 ) -> None:

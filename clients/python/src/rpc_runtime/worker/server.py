@@ -77,7 +77,8 @@ class Server:
         self._task: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[bool] | None = None
         self._stopping = asyncio.Event()
-        self._stopped = asyncio.Event()
+        # Set once the server has stopped, or its connection was closed for good.
+        self._ended = asyncio.Event()
         # Set once the queues are consumed for the first time.
         self._ready = asyncio.Event()
         # Why the first attempt to consume them failed.
@@ -153,6 +154,7 @@ class Server:
                 await self._open(link)
             except ConnectFailed as error:
                 self._failure = str(error)
+                self._ended.set()
                 return
             except ChannelLost as error:
                 await self._close_channels()
@@ -224,8 +226,11 @@ class Server:
         self._consumers = []
 
     async def wait(self) -> None:
-        """Waits until the server has stopped."""
-        await self._stopped.wait()
+        """Waits until the server has stopped, or its connection was closed for good.
+
+        In the latter case, it takes no more requests, but `stop` must still be called.
+        """
+        await self._ended.wait()
 
     async def stop(self, timeout: float | None = None) -> bool:
         """Takes no more requests, and lets those that run end in time.
@@ -263,7 +268,7 @@ class Server:
         await self._shared.farewells.cancel()
         await self._close_channels()
         await self._shared.sender.close()
-        self._stopped.set()
+        self._ended.set()
         return have_ended
 
     async def __aenter__(self) -> Self:
