@@ -50,11 +50,6 @@ class Execution:
             user_id=message.user_id,
         )
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether `cancel` has stopped the method."""
-        return self._is_cancelled
-
     def cancel(self) -> None:
         """Tells the method that nobody waits. Stops it if it runs and may be cancelled."""
         self.context.cancelled.set()
