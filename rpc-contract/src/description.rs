@@ -88,8 +88,8 @@ pub struct MethodDescription {
     pub arguments: Vec<ArgumentDescription>,
     /// The Rust type that it returns if it succeeds. Empty if it is not known.
     ///
-    /// If the trait returns an alias of `Result`, its parameters are not known. This field is then
-    /// the alias followed by `::Ok`, and `error` is the alias followed by `::Err`.
+    /// If the trait returns an alias of `Result`, the types within it are not known. This field is
+    /// then the alias followed by `::Ok`, and `error` is the alias followed by `::Err`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub returns: String,
     /// The Rust type of its error, if it can fail.
@@ -107,7 +107,8 @@ pub struct MethodDescription {
     /// Whether all workers of the queue run it, instead of one of them.
     #[serde(rename = "broadcast", skip_serializing_if = "is_false")]
     pub is_broadcast: bool,
-    /// Whether workers stop it once its caller no longer waits, although it is not `idempotent`.
+    /// Whether it has the option `cancel`: workers stop it once its caller no longer waits. Calls
+    /// that are `idempotent` or have a stream are stopped without it.
     #[serde(rename = "cancel", skip_serializing_if = "is_false")]
     pub is_cancellable: bool,
     /// Whether it replies with a stream of items: `returns` is the type of an item.
@@ -117,14 +118,15 @@ pub struct MethodDescription {
     /// client's limit applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// The Rust type of the items that its caller sends while it runs, if there are any.
+    /// The Rust type of the items that its caller sends while it runs. `None` if it receives no
+    /// stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incoming: Option<String>,
-    /// The argument that gets the last item if its stream is interrupted, and the caller calls it
-    /// again.
+    /// The argument that gets the last item when a caller whose stream was interrupted calls it
+    /// again. `None` if the stream is not resumed.
     #[serde(rename = "resume", skip_serializing_if = "Option::is_none")]
     pub resumed_by: Option<String>,
-    /// How a failed job is retried, if it is.
+    /// How a failed job is retried. `None` if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryDescription>,
     /// The JSON Schema of `returns`, if it is known.
@@ -181,8 +183,8 @@ impl MethodDescription {
         }
     }
 
-    /// Returns the type of the answer or of an item, for people to read. `None` if there is none,
-    /// or if the type of a stream's items is not known.
+    /// Returns the type of the answer or of an item, for people to read. `None` if the method
+    /// cannot fail and the type is not known, or is the `()` of an answer.
     fn answer(&self) -> Option<String> {
         match (self.returns.as_str(), self.error.as_deref()) {
             ("", None) => None,
@@ -190,7 +192,7 @@ impl MethodDescription {
             (returns, None) => Some(returns.to_owned()),
             (returns, Some(error)) => match (returns.strip_suffix("::Ok"), error.strip_suffix("::Err")) {
                 (Some(alias), Some(alias_of_error)) if alias == alias_of_error => Some(alias.to_owned()),
-                // The type is not known.
+                // The type of a success is not known.
                 _ if returns.is_empty() => Some(format!("Result<_, {error}>")),
                 _ => Some(format!("Result<{returns}, {error}>")),
             },
@@ -200,14 +202,15 @@ impl MethodDescription {
 
 /// How a failed job is retried.
 ///
-/// The delays grow by the same factor each time. Each wait is up to a fifth shorter or longer than
-/// its delay, and then rounded up to a tenth of a second and to two digits.
+/// The delays grow by the same factor each time, unless the first is zero: then all are. Each wait
+/// is up to a fifth shorter or longer than its delay, then rounded up to a tenth of a second and to
+/// two digits, and never zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct RetryDescription {
-    /// How many times it is retried. It runs once more than this. With zero, it goes to the
-    /// dead-letter queue as soon as it has failed.
+    /// How many times it is retried. If it always fails, it runs once more than this. With zero, it
+    /// goes to the dead-letter queue as soon as it has failed.
     pub times: u16,
     /// The delay before the first retry, in milliseconds, also if it is the only one.
     pub min_delay_ms: u64,

@@ -2,9 +2,9 @@
 //! writes?
 //!
 //! Supports the part of draft 7 that schemas of Rust types use. Any other keyword of the reader's
-//! schema is reported as one that cannot be compared, unless it means the same in the writer's;
-//! `patternProperties` always is. A schema may come from a peer, so the number of steps and the
-//! depth are limited.
+//! schema is reported as one that cannot be compared, unless it certainly means the same in the
+//! writer's; `patternProperties` is reported even then. A schema may come from a peer, so the
+//! number of steps and the depth are limited.
 
 use std::collections::BTreeSet;
 
@@ -21,11 +21,11 @@ use super::shapes::{
 pub(super) struct Problem {
     /// Whether the reader certainly fails. Otherwise it may fail.
     pub(super) is_certain: bool,
-    /// What is written and what is read, and where in the type.
+    /// The reason, such as what is written and what is read, and where in the type that is.
     pub(super) what: String,
 }
 
-/// The limit on pairs of schemas to look at for one type.
+/// The limit on pairs of schemas to look at for one writer and reader of a type.
 const MAX_STEPS_PER_TYPE: usize = 10_000;
 
 /// The limit on the nesting of schemas.
@@ -36,14 +36,15 @@ static ANYTHING: Value = Value::Bool(true);
 
 const TOO_LARGE: &str = "the types are too large to compare";
 
-/// The limit on problems that are returned for one type.
+/// The limit on problems that are returned for one writer and reader of a type.
 const MAX_PROBLEMS: usize = 10;
 
 /// Returns why the reader may fail to read what the writer writes: at most [`MAX_PROBLEMS`], the
 /// certain ones first.
 ///
-/// Each side is a schema and the definitions that it refers to. `same_definitions` says that these
-/// are equal. `steps` limits how many pairs of schemas to look at, and is reduced by their number.
+/// Each side is a schema and the definitions that it refers to. `same_definitions` says whether
+/// both sides have equal definitions. Looks at no more than `steps` pairs of schemas, or
+/// [`MAX_STEPS_PER_TYPE`], and subtracts their number from `steps`.
 pub(super) fn problems(
     writer: (&Value, &Definitions),
     reader: (&Value, &Definitions),
@@ -134,10 +135,11 @@ impl SchemaComparison<'_> {
             .collect()
     }
 
-    /// Checks that one of the reader's alternatives reads what is written.
+    /// Checks that one of the reader's alternatives reads what one of the writer's allows.
     ///
     /// If none does, returns the problems of the first alternative that may read it, or else of the
     /// first of the same kind, or else a problem that says that the reader does not accept it.
+    /// Gives up if no steps are left.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
         let written_kind = kind(writer, self.writer_definitions);
         let mut of_same_kind = None;
@@ -190,7 +192,7 @@ impl SchemaComparison<'_> {
         }
         if let Some(value) = reads.get("const") {
             let written = type_of(writes).unwrap_or("value");
-            // `null` is the only value of its type, so it may be any `null` that is written.
+            // `null` is the only value of its type: a writer of any `null` writes this constant.
             if (written, value) != ("null", &Value::Null) {
                 problems.extend(certain(
                     path,
@@ -230,8 +232,8 @@ impl SchemaComparison<'_> {
         let written = properties(writes).unwrap_or(&none);
         let read = properties(reads).unwrap_or(&none);
         let additional_read = reads.get("additionalProperties").unwrap_or(&Value::Bool(true));
-        // A struct's schema, which has no such keyword, allows other fields too, but only a map
-        // writes them.
+        // A schema without this keyword is that of a struct. It allows other fields too, but only
+        // the writer of a map adds any.
         let additional_written = writes
             .get("additionalProperties")
             .filter(|schema| **schema != Value::Bool(false));
@@ -308,7 +310,8 @@ impl SchemaComparison<'_> {
     }
 }
 
-/// Returns the schema of an item, given the keyword `items`.
+/// Returns the schema of an item, given the keyword `items`. Items after those of a tuple may be
+/// anything.
 fn item_schema(items: &Value, index: usize) -> &Value {
     match items {
         Value::Array(schemas) => schemas.get(index).unwrap_or(&ANYTHING),
@@ -385,6 +388,8 @@ fn check_integer(writes: &Map<String, Value>, reads: &Map<String, Value>, path: 
     )
 }
 
+/// Checks the limits of numbers. Floats of 32 and 64 bits read each other's values, if rounded, so
+/// the `format` does not count.
 fn check_number(writes: &Map<String, Value>, reads: &Map<String, Value>, path: &str) -> Vec<Problem> {
     let limits = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
     let is_changed = |limit: &&str| reads.contains_key(*limit) && writes.get(*limit) != reads.get(*limit);

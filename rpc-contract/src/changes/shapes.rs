@@ -9,7 +9,8 @@ use crate::references::{TYPES, definition_name};
 
 pub(super) type Definitions = BTreeMap<String, Value>;
 
-/// The limit on references to follow to one schema. References may form a cycle.
+/// The limit on references, and on schemas that only wrap a reference, to follow to one schema.
+/// References may form a cycle.
 const MAX_REFERENCES: usize = 64;
 
 /// The limit on the nesting of alternatives to expand.
@@ -18,7 +19,7 @@ const MAX_NESTED: usize = 8;
 /// The number of alternatives after which nested ones are not expanded.
 const MAX_ALTERNATIVES: usize = 1000;
 
-/// The number of alternatives that a message lists.
+/// The most alternatives that a message lists. It says how many more there are.
 const MAX_IN_WORDS: usize = 4;
 
 /// Keywords that do not restrict values.
@@ -35,8 +36,8 @@ const ANNOTATIONS: [&str; 10] = [
     "writeOnly",
 ];
 
-/// Keywords that are supported in a schema of one type. `uniqueItems` is not compared: readers of
-/// Rust types accept duplicates.
+/// Keywords that the comparison of schemas without alternatives supports. It skips `uniqueItems`:
+/// Rust's sets accept duplicates when they are read.
 const SUPPORTED: [&str; 19] = [
     "$ref",
     "additionalProperties",
@@ -59,8 +60,9 @@ const SUPPORTED: [&str; 19] = [
     "uniqueItems",
 ];
 
-/// Follows references. Returns the schema, and its definition's name if a reference led to it.
-/// Returns `None` if a reference does not lead to a definition, or if there are too many.
+/// Follows references, also through an `allOf` with one part. Returns the schema, and the name of
+/// the last definition on the way, if any. Returns `None` if a reference does not lead to a
+/// definition, or if there are too many.
 pub(super) fn resolve<'a>(
     mut schema: &'a Value,
     definitions: &'a Definitions,
@@ -85,13 +87,13 @@ pub(super) fn resolve<'a>(
     None
 }
 
-/// Returns the keywords that restrict values.
+/// Returns the keywords that may restrict values: all but [`ANNOTATIONS`].
 pub(super) fn constraints(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
     let keywords = schema.keys().map(String::as_str);
     keywords.filter(|keyword| !ANNOTATIONS.contains(keyword))
 }
 
-/// Whether a keyword is supported in a schema of one type.
+/// Whether the comparison of schemas without alternatives supports a keyword, or may skip it.
 pub(super) fn is_supported(keyword: &str) -> bool {
     ANNOTATIONS.contains(&keyword) || SUPPORTED.contains(&keyword)
 }
@@ -115,7 +117,8 @@ pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definition
     Some(all)
 }
 
-/// Adds a schema to `all`, or its alternatives if it has any. Expands at most `levels` of nesting.
+/// Adds a schema to `all`, or its alternatives if it has any. Expands at most `levels` of nesting,
+/// and nothing once `all` has [`MAX_ALTERNATIVES`].
 fn push_alternatives(schema: Value, definitions: &Definitions, levels: usize, all: &mut Vec<Value>) {
     let resolved = resolve(&schema, definitions).and_then(|(schema, _)| schema.as_object());
     match resolved.and_then(direct_alternatives) {
@@ -129,7 +132,7 @@ fn push_alternatives(schema: Value, definitions: &Definitions, levels: usize, al
 }
 
 /// Returns the alternatives of an `enum`, of a list of types, or of an `anyOf` or `oneOf` without
-/// other restrictions.
+/// other restrictions. Ignores what restricts the values of an `enum` further, and unknown types.
 fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     if let Some(Value::Array(values)) = schema.get("enum") {
         return Some(values.iter().map(|value| json!({"const": value})).collect());
@@ -158,7 +161,7 @@ fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
 }
 
 /// Returns what distinguishes an alternative: its value, its tag, or its type. `None` if it has
-/// none of these.
+/// none of these, or if its reference leads nowhere.
 pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> {
     let (schema, _) = resolve(schema, definitions)?;
     let schema = schema.as_object()?;
@@ -171,9 +174,9 @@ pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> 
     Some(format!("any {}", type_of(schema)?))
 }
 
-/// Returns what looks like the tag of an enum's variant that is an object: a field with a fixed
-/// value, or its only field if it allows no others. A struct with one field that allows no others
-/// looks the same.
+/// Returns what looks like the tag of an enum's variant that is an object: the first field with a
+/// fixed value, as `name: value`, or the name of its only field if it allows no others. A struct
+/// with one field that allows no others looks the same.
 pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
     let properties = properties(schema)?;
     let fixed = properties
@@ -217,8 +220,8 @@ pub(super) fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str
     names.into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Describes a schema in a few words, for a message. Lists its alternatives if it has any, but not
-/// those within them.
+/// Describes a schema in a few words, for a message. Lists its alternatives if it has any, at most
+/// [`MAX_IN_WORDS`], but not those within them.
 pub(super) fn in_words(schema: &Value) -> String {
     let alternatives = schema.as_object().and_then(direct_alternatives);
     let Some(alternatives) = alternatives.filter(|alternatives| !alternatives.is_empty()) else {
@@ -236,7 +239,8 @@ pub(super) fn in_words(schema: &Value) -> String {
     format!("{} or {last}", words.join(", "))
 }
 
-/// Describes a schema by its value, its tag, the name of its definition, or its type.
+/// Describes a schema by its value, its tag, the name of the definition that it refers to, or its
+/// type, and else as "a value".
 fn in_a_word(schema: &Value) -> String {
     let Some(schema) = schema.as_object() else {
         return "a value".to_owned();

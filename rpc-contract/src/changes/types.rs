@@ -11,7 +11,7 @@ use crate::ServiceDescription;
 /// The limit on pairs of schemas that one comparison of services looks at.
 const MAX_STEPS_PER_SERVICE: usize = 1_000_000;
 
-/// A type: its name, and its schema if it is known.
+/// A type: its name, which is empty if it is not known, and its schema, if that is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NamedType<'a> {
     name: &'a str,
@@ -111,7 +111,7 @@ pub(super) fn is_renamed(before: NamedType<'_>, now: NamedType<'_>) -> bool {
     before.name != now.name && !before.name.is_empty() && !now.name.is_empty()
 }
 
-/// Returns the message about a type that has another name and the same form on the wire.
+/// Returns the message about a type that has another name and can still be read by both versions.
 pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> String {
     format!(
         "`{}` is `{}` now, and each reads what the other writes",
@@ -120,7 +120,7 @@ pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> Strin
 }
 
 /// Compares two types by their names, because at least one has no schema. Returns `None` if the
-/// names let the types be taken to fit.
+/// names let the types be taken to fit. Two unknown names do.
 fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     if writer == reader {
         return None;
@@ -160,8 +160,8 @@ fn is_same_everywhere(name: &str) -> bool {
 
 /// Returns the owned type that has the same form on the wire: `String` for `&str`.
 ///
-/// Removes only the outermost reference or `Cow`, or the `Cow` in an `Option`: the attribute
-/// `#[service]` allows references nowhere else.
+/// Removes only the outermost reference or `Cow`, or the one directly in an `Option`. The attribute
+/// `#[service]` allows references nowhere else, but a `Cow` within other types stays.
 fn on_the_wire(name: &str) -> String {
     if let Some(inner) = name
         .strip_prefix("Option<")

@@ -1,4 +1,4 @@
-//! Documentation, made safe to write into comments.
+//! The lines of documentation in comments. Each language escapes what would end its comments.
 
 /// The limit on the characters of a name in documentation.
 const MAX_QUOTED: usize = 80;
@@ -25,14 +25,16 @@ pub(super) fn lines(docs: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Returns a name on the wire in backticks, for documentation. A long one is cut.
+/// Returns a name from the description in backticks, for documentation. Leaves out its backticks
+/// and invisible characters, and cuts a long one.
 pub(super) fn quoted(name: &str) -> String {
     let is_shown = |c: char| !is_invisible(c) && c != '`';
     let name: String = name.chars().filter(|c| is_shown(*c)).take(MAX_QUOTED).collect();
     format!("`{}`", name.trim())
 }
 
-/// Returns the line without what could end it or hide a part of it.
+/// Returns the line without what could end it or hide a part of it, with plain spaces instead of
+/// other white space, and with none at its end.
 fn clean(line: &str) -> String {
     let mut cleaned = String::with_capacity(line.len());
     for character in line.chars() {

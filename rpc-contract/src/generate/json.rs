@@ -1,7 +1,8 @@
 //! JSON within string literals.
 
-/// Splits compact JSON into parts, each of which has at most `width` columns in a literal of either
-/// language. Joined, they are the same JSON, but only in ASCII and without single quotes.
+/// Splits compact JSON into one or more parts, each of which has at most `width` columns between
+/// the quotes of a literal of either language. Joined, they are the same JSON, escaped by
+/// [`ascii`].
 pub(super) fn chunks(json: &str, width: usize) -> Vec<String> {
     let (mut chunks, mut chunk, mut columns) = (Vec::new(), String::new(), 0);
     for character in ascii(json).chars() {
@@ -20,8 +21,8 @@ pub(super) fn chunks(json: &str, width: usize) -> Vec<String> {
     chunks
 }
 
-/// Escapes everything within the texts of JSON that is not ASCII, and single quotes, so that a
-/// literal in single quotes needs no escapes for quotes.
+/// Escapes everything in the strings of compact JSON that is not printable ASCII, and single
+/// quotes, so that a literal in single quotes needs no escapes for quotes.
 fn ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for character in json.chars() {

@@ -23,6 +23,7 @@ pub(super) enum Doc {
     Concat(Vec<Doc>),
     /// On one line if that fits.
     Group(Vec<Doc>),
+    /// Line breaks within are followed by one more step of indentation.
     Indent(Vec<Doc>),
 }
 
@@ -32,8 +33,8 @@ impl Doc {
     }
 
     /// Returns the items in brackets: all on one line, or one on each line, each followed by a
-    /// comma. `pad` is what is within the brackets on one line: [`SoftLine`](Self::SoftLine) for
-    /// nothing, or [`Line`](Self::Line) for a space.
+    /// comma. `pad` separates the brackets from the items within: on one line,
+    /// [`SoftLine`](Self::SoftLine) is nothing, and [`Line`](Self::Line) a space.
     pub(super) fn list(open: &str, items: Vec<Doc>, close: &str, pad: Doc) -> Self {
         if items.is_empty() {
             return Self::text(format!("{open}{close}"));
@@ -63,8 +64,9 @@ impl Doc {
         joined
     }
 
-    /// Returns the text. Its first line begins at the column `indent`, and further lines have at
-    /// least this indentation; `step` is added by each [`Indent`](Self::Indent).
+    /// Returns the text. Its first line begins at the column `indent`, but the caller writes the
+    /// indentation of that line. Further lines have at least this indentation; `step` is added by
+    /// each [`Indent`](Self::Indent).
     pub(super) fn render(&self, width: usize, indent: usize, step: usize) -> String {
         let mut rendered = String::new();
         let mut column = indent;
@@ -107,8 +109,9 @@ impl Doc {
     }
 }
 
-/// Whether a group on one line, with what follows it up to the next line break, has at most this
-/// many columns. `after` is the `pending` of [`Doc::render`].
+/// Whether a group can be on one line: nothing in it breaks it, and with what follows it, up to the
+/// next possible line break, it has at most this many columns. `after` is the `pending` of
+/// [`Doc::render`].
 fn fits(width: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
     let mut left = width;
     let mut after = after.iter().rev();

@@ -2,7 +2,8 @@
 //! of Unicode.
 
 /// Returns a string literal of ASCII alone, in the quotes that the formatters prefer: double ones,
-/// unless single ones need fewer escapes. `wide` escapes a character beyond the first plane.
+/// unless single ones need fewer escapes. `wide` escapes a character beyond the first plane, given
+/// its code point.
 pub(super) fn literal(text: &str, wide: impl Fn(u32) -> String) -> String {
     let count = |quote| text.chars().filter(|c| *c == quote).count();
     let quote = if count('"') > count('\'') { '\'' } else { '"' };

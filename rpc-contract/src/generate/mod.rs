@@ -5,7 +5,8 @@
 //!
 //! `read` makes the `model` of a service, independent of any language. `python` and `typescript`
 //! give its parts names that the language allows, and write it. They break lines with `layout`
-//! where `ruff format` and prettier break them, so that these change nothing.
+//! where `ruff format` and prettier break them, so that these change nothing. `schemas` uses the
+//! model for another purpose: it makes JSON Schemas for a description that has none.
 
 mod docs;
 mod json;
@@ -36,12 +37,13 @@ pub enum Language {
 /// Writes the module of a service.
 ///
 /// The types are exact if the service has `#[service(schema)]`. Otherwise only those of the
-/// standard library are known, and a value of any other type may be anything. The same description
-/// always gives the same module.
+/// standard library and a few common others, such as UUIDs, are known, and a value of any other
+/// type may be anything. The same description always gives the same module.
 ///
 /// The description may come from a peer: whatever is in it, the module is valid, and contains
 /// nothing but declarations. Names that the language does not allow are changed; on the wire they
-/// stay. Methods that cannot be called by their names are left out.
+/// stay. Methods that cannot be called by their names are left out, such as the second of two with
+/// the same name.
 ///
 /// ```
 /// use rpc_contract::generate::{Language, module};

@@ -18,14 +18,17 @@ pub(super) struct Service {
     pub(super) description: String,
 }
 
-/// A method. Its flags are those of the description.
+/// A method. Its options are those of the description, without those that contradict others.
 #[derive(Debug)]
 pub(super) struct Method {
     pub(super) name: String,
     pub(super) docs: String,
     pub(super) arguments: Vec<Argument>,
+    /// The type of the result, or of an item if it returns a stream. A one-way method has
+    /// [`Type::Unit`].
     pub(super) returns: Type,
     pub(super) error: Option<Type>,
+    /// The type of the items that it receives, if it does.
     pub(super) incoming: Option<Type>,
     pub(super) is_default: bool,
     pub(super) is_idempotent: bool,
@@ -34,7 +37,7 @@ pub(super) struct Method {
     pub(super) is_cancellable: bool,
     pub(super) is_streaming: bool,
     pub(super) timeout_ms: Option<u64>,
-    /// The name of an argument.
+    /// The name of the argument that gets the last item of an interrupted stream.
     pub(super) resumed_by: Option<String>,
     pub(super) retry: Option<Retry>,
 }
@@ -113,7 +116,7 @@ pub(super) struct Named {
 #[derive(Debug)]
 pub(super) enum Shape {
     Struct(Vec<Field>),
-    /// Another name for a type, such as a struct without names of fields.
+    /// Another name for a type. A struct without names of fields is one, too.
     Alias(Type),
     /// A value is the name of one of these.
     Units(Vec<Unit>),
@@ -142,7 +145,7 @@ pub(super) struct Unit {
 /// Where the variant's name is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Tagging {
-    /// Outside: `{"Circle": content}`.
+    /// Outside: `{"Circle": content}`. A variant without content is only its name.
     External,
     /// In a field among those of the content.
     Internal { tag: String },
@@ -170,7 +173,7 @@ pub(super) enum Content {
 /// One type of an untagged enum.
 #[derive(Debug, Clone)]
 pub(super) struct Alternative {
-    /// A name for it, if it has fields.
+    /// A name for it, which is used if it has fields.
     pub(super) name: String,
     pub(super) docs: String,
     pub(super) content: Content,
@@ -181,7 +184,8 @@ pub(super) struct Alternative {
 pub(super) struct Types(pub(super) Vec<Named>);
 
 impl Method {
-    /// Whether the method can fail with a type that is not one of [`Types::only_errors`].
+    /// Whether the method can fail with a type that is not only an error. `is_error` comes from
+    /// [`Types::only_errors`].
     pub(super) fn has_other_error(&self, is_error: &[bool]) -> bool {
         match &self.error {
             Some(Type::Named(id)) => !is_error[id.0],
@@ -200,7 +204,8 @@ impl Types {
         (0..self.0.len()).map(TypeId)
     }
 
-    /// Whether every value of the type is `null`.
+    /// Whether the type is known to have no value but `null`. Does not look at more than
+    /// [`MAX_ALIASES`], or at an untagged enum with several alternatives.
     pub(super) fn is_nothing(&self, ty: &Type) -> bool {
         self.is_nothing_within(ty, MAX_ALIASES)
     }
@@ -228,7 +233,8 @@ impl Types {
         }
     }
 
-    /// Calls `visit` with each type that the declaration of this one mentions.
+    /// Calls `visit` with the type of each field, value or alternative that the declaration of this
+    /// one mentions, but not with the types within those.
     pub(super) fn parts<'a>(&'a self, id: TypeId, visit: &mut dyn FnMut(&'a Type)) {
         match &self.get(id).shape {
             Shape::Struct(fields) => fields.iter().for_each(|field| visit(&field.ty)),
@@ -239,9 +245,9 @@ impl Types {
         }
     }
 
-    /// Returns, for each type, whether it is used as the error of methods and nowhere else, and has
-    /// fields or variants with names. Such a type becomes the class of the error itself. A method
-    /// with any other error gets a class that holds the error.
+    /// Returns, for each type, whether it is used as the error of methods and nowhere else, not
+    /// even within itself, and has fields or variants with names. Such a type becomes the class of
+    /// the error itself. A method with any other error gets a class that holds the error.
     pub(super) fn only_errors(&self, methods: &[Method]) -> Vec<bool> {
         let mut is_value = vec![false; self.0.len()];
         let mut pending = Vec::new();
@@ -278,7 +284,7 @@ impl Types {
 }
 
 impl Content {
-    /// Returns the type of the one value that this holds, if it does.
+    /// Returns the type of the value if this is a [`Value`](Self::Value).
     pub(super) fn value(&self) -> Option<&Type> {
         match self {
             Self::Value(ty) => Some(ty),
@@ -297,9 +303,10 @@ impl Content {
 }
 
 impl Type {
+    /// Returns this type, or `null`.
     pub(super) fn option(self) -> Self {
         match self {
-            // `None` and `Some(None)` are both `null`.
+            // These may be `null` already: `None` and `Some(None)` look the same.
             Self::Option(_) | Self::Unit | Self::Any => self,
             other => Self::Option(Box::new(other)),
         }
@@ -309,7 +316,7 @@ impl Type {
         Self::List(Box::new(self))
     }
 
-    /// Calls `visit` with each name in the type.
+    /// Calls `visit` with the id of each type with a name that occurs in this one.
     pub(super) fn each_name(&self, visit: &mut dyn FnMut(TypeId)) {
         match self {
             Self::Named(id) => visit(*id),

@@ -9,13 +9,15 @@ use super::model::TypeId;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) types: Vec<TypeId>,
-    /// For each type, those that it needs and that come after it.
+    /// For each type with such needs, the types that it needs and that do not come before it. A
+    /// type that needs itself is one of them.
     pub(super) unmet: BTreeMap<TypeId, Vec<TypeId>>,
 }
 
 impl Order {
-    /// Orders types by their needs: `needs[n]` are those of the `n`th type, and come in the order
-    /// in which they are listed. Of several orders, it is the one nearest to that of the numbers.
+    /// Orders types by their needs: `needs[n]` are those of the type with the id `n`. Takes the
+    /// types in the order of their ids, and before each of them what it needs, in the order in
+    /// which that is listed.
     pub(super) fn new(mut needs: Vec<Vec<usize>>) -> Self {
         // Needs are popped from the end, and the first one is to be met first.
         needs.iter_mut().for_each(|needs| needs.reverse());
@@ -54,7 +56,7 @@ impl Order {
         order
     }
 
-    /// Whether `id` needs `other`, which comes after it.
+    /// Whether `id` needs `other`, which does not come before it.
     pub(super) fn is_unmet(&self, id: TypeId, other: TypeId) -> bool {
         self.unmet.get(&id).is_some_and(|types| types.contains(&other))
     }

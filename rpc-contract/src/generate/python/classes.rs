@@ -15,7 +15,8 @@ struct Call {
     is_async: bool,
     /// The function of the client's base class that makes the call.
     function: &'static str,
-    /// The beginning of the generic type that it returns, if it does not return the result itself.
+    /// The beginning, with `[`, of the generic type that it returns. `None` if it returns the
+    /// result itself, or nothing.
     returns: Option<&'static str>,
 }
 
@@ -52,7 +53,7 @@ impl Call {
     }
 }
 
-/// Returns the client, after two blank lines.
+/// Returns the client under a heading, after two blank lines.
 pub(super) fn client(service: &Service, names: &Names) -> String {
     let types = TypeWriter::new(service, names);
     let mut body = "    _service = _SERVICE\n".to_owned();
@@ -77,7 +78,7 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
     )
 }
 
-/// Returns the base of a worker, after two blank lines.
+/// Returns the base of a worker under a heading, after two blank lines.
 pub(super) fn worker(service: &Service, names: &Names) -> String {
     let types = TypeWriter::new(service, names);
     let mut body = "    _service = _SERVICE\n".to_owned();
@@ -90,6 +91,7 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
         let items = |item: &Type| generic_of_one("AsyncIterator[", types.ty(item));
         let parameters = parameters(method, names, &types, false, items);
         body.push_str("\n    @abc.abstractmethod\n");
+        // A stream is a `def`: an `async def` without `yield` gives a coroutine, and no iterator.
         body.push_str(&signature(
             !method.is_streaming,
             &names.function,
@@ -114,8 +116,9 @@ fn result(method: &Method, types: &TypeWriter<'_>) -> Doc {
     }
 }
 
-/// Returns the parameters. If `has_defaults`, the last ones have defaults, as far as they may be
-/// left out. `items` makes the type of the items that the method receives.
+/// Returns the parameters: `self`, the arguments, and last the items that the method receives, if
+/// any. If `has_defaults`, optional arguments after which nothing is required have defaults.
+/// `items` makes the type of the items from that of one.
 fn parameters(
     method: &Method,
     names: &MethodNames,
@@ -156,7 +159,7 @@ fn parameters(
     parameters
 }
 
-/// Returns the signature of a method: from `def` to the colon, on as many lines as it takes.
+/// Returns the signature of a method, up to the colon, on as many lines as it takes.
 fn signature(is_async: bool, name: &str, parameters: Vec<Doc>, result: Doc) -> String {
     let keyword = if is_async { "async def" } else { "def" };
     let mut within = vec![Doc::SoftLine];

@@ -41,11 +41,11 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes what declares a type: a class, classes, or an alias.
+    /// Writes what declares a type: classes, an alias, or both.
     fn declaration(&self, id: TypeId) -> String {
         let named = self.service.types.get(id);
         let (name, is_error) = (self.names.ty(id), self.names.is_error[id.0]);
-        let variants = &self.names.variants[id.0];
+        let classes = &self.names.variants[id.0];
         match &named.shape {
             Shape::Struct(fields) => {
                 let docs = documented(&named.docs, || format!("The struct {}.", quoted(&named.name)));
@@ -71,24 +71,27 @@ impl Writer<'_> {
                     name,
                     &Tagging::External,
                     &units.collect::<Vec<_>>(),
-                    variants,
+                    classes,
                 )
             }
             Shape::Units(units) => enumeration(named, name, units),
-            Shape::Enum(tagging, found) if is_error => self.errors(named, name, tagging, found, variants),
-            Shape::Enum(tagging, found) => {
+            Shape::Enum(tagging, variants) if is_error => {
+                self.errors(named, name, tagging, variants, classes)
+            }
+            Shape::Enum(tagging, variants) => {
                 let mut written = String::new();
-                for (variant, class) in found.iter().zip(variants) {
+                for (variant, class) in variants.iter().zip(classes) {
                     written.push_str(&self.variant(named, tagging, variant, class, None));
                 }
-                let classes = variants.iter().map(Doc::text).collect();
-                written + &alias(name, types::union(classes), &named.docs)
+                let members = classes.iter().map(Doc::text).collect();
+                written + &alias(name, types::union(members), &named.docs)
             }
             Shape::Untagged(alternatives) => self.untagged(id, named, alternatives),
         }
     }
 
-    /// Writes an enum as exceptions: a base, and one for each variant.
+    /// Writes an enum as exceptions: a base class called `name`, and one of `classes` for each
+    /// variant.
     fn errors(
         &self,
         named: &Named,
@@ -105,7 +108,7 @@ impl Writer<'_> {
         written
     }
 
-    /// Writes the class of a variant. It is an exception if it has a base.
+    /// Writes the class `name` of a variant of the enum `named`. With a base, it is an exception.
     fn variant(
         &self,
         named: &Named,
@@ -154,8 +157,8 @@ impl Writer<'_> {
         class(&decorator, name, base, &docs, &body)
     }
 
-    /// Writes an untagged enum: an alias of the union of its types. `null` is at the end of it,
-    /// once.
+    /// Writes an untagged enum: a class for each alternative with fields, and an alias of the union
+    /// of all alternatives. If one may be `null`, `None` is at the end of the union.
     fn untagged(&self, id: TypeId, named: &Named, alternatives: &[Alternative]) -> String {
         let (mut written, mut members, mut has_none) = (String::new(), Vec::new(), false);
         for (alternative, name) in alternatives.iter().zip(&self.names.variants[id.0]) {
@@ -183,7 +186,7 @@ impl Writer<'_> {
         written + &alias(self.names.ty(id), types::union(members), &named.docs)
     }
 
-    /// Writes the exception of a method whose error has another type. It holds the error.
+    /// Writes the exception of a method whose error is no exception itself. It holds the error.
     fn failure(&self, method: &str, name: &str, error: &Type) -> String {
         let docs = format!("The error of {}.", quoted(method));
         let field = self.field("error", &only_field("error", error));
@@ -237,8 +240,8 @@ fn only_field(name: &str, ty: &Type) -> Field {
     }
 }
 
-/// Returns how a value may be left out, unless it is required: the type that is added to its own,
-/// if that does not include what is absent, and its default.
+/// Returns what a value that may be left out adds to its type, and its default. The first is `None`
+/// if the type includes the default already. Both are `None` if the value is required.
 pub(super) fn absent(ty: &Type, is_required: bool) -> (Option<&'static str>, Option<&'static str>) {
     match ty {
         _ if is_required => (None, None),
@@ -258,8 +261,8 @@ fn enumeration(named: &Named, name: &str, units: &[Unit]) -> String {
     class("", name, Some("enum.StrEnum"), &docs, &members(units))
 }
 
-/// Joins the members of a class, each with its documentation. A documented one has a blank line
-/// after it.
+/// Joins the members of a class, each with its documentation. A blank line separates a documented
+/// one from the next.
 fn members(members: impl Iterator<Item = (String, String)>) -> String {
     let (mut joined, mut is_documented) = (String::new(), false);
     for (member, docs) in members {
@@ -273,7 +276,8 @@ fn members(members: impl Iterator<Item = (String, String)>) -> String {
     joined
 }
 
-/// Returns a class after two blank lines. Its body may be empty.
+/// Returns a class after two blank lines. Its body may be empty, but not its documentation, which
+/// then is all that it has.
 pub(super) fn class(decorator: &str, name: &str, base: Option<&str>, docs: &str, body: &str) -> String {
     let base = base.map(|base| format!("({base})")).unwrap_or_default();
     let body = if body.is_empty() {

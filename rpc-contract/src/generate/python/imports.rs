@@ -9,13 +9,13 @@ use super::naming::{self, Names};
 use super::text::STEP;
 use super::types::{TypeWriter, integer};
 
-/// The names that a module imports from the package, in the order of `ruff check --select I`.
+/// The names that a module may import from the package, in the order of `ruff check --select I`.
 const OF_PACKAGE: [&str; 18] = [
     "F32", "I8", "I16", "I32", "I64", "I128", "U8", "U16", "U32", "U64", "U128", "UNSET", "Argument", "Char",
     "Method", "Retry", "Unset", "wire",
 ];
 
-/// The names that a module uses, and has to import. `enum` is the module `enum`.
+/// Names that a module uses, and has to import only then. `enum` is the module `enum`.
 #[derive(Debug, Default)]
 struct Uses(BTreeSet<String>);
 
@@ -124,11 +124,12 @@ fn import_from(names: Vec<Doc>) -> String {
     format!("{}\n", import.render(WIDTH, 0, STEP))
 }
 
-/// Finds the names that the module uses, with the same distinctions as those who write it.
+/// Finds the names that the module uses. Must distinguish the same cases as the functions that
+/// write the module.
 fn uses(service: &Service, names: &Names) -> Uses {
     let mut uses = Uses::default();
     let writer = TypeWriter::new(service, names);
-    // `TypeWriter` writes `Any` for a type that is not declared yet.
+    // In an alias, `TypeWriter` writes `Any` for a type that is not declared yet.
     if !writer.order.unmet.is_empty() {
         uses.add("Any");
     }
