@@ -10,10 +10,11 @@ use super::text::STEP;
 use super::text::literal;
 use super::types::{TypeWriter, generic_of_one};
 
-/// The most columns of a part of the description. With its quotes and indentation, it fits a line.
+/// The maximum width of a part of the description. With its quotes and an indentation of eight, it
+/// fills a line.
 const PART: usize = 90;
 
-/// Returns the constants, after a blank line.
+/// Returns the constants, after a blank line and a heading.
 pub(super) fn methods(service: &Service, names: &Names) -> String {
     let types = TypeWriter::new(service, names);
     let mut written = "\n# Methods.\n\n".to_owned();
@@ -80,6 +81,8 @@ fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWrite
     ])
 }
 
+/// Returns the `Argument` that describes an argument. Its type includes what stands for an argument
+/// that is left out, if it may be: `None` or `Unset`.
 fn argument_of(argument: &Argument, types: &TypeWriter<'_>) -> Doc {
     let (absent, _) = absent(&argument.ty, !argument.is_optional);
     let mut ty = vec![types.ty(&argument.ty)];
@@ -113,7 +116,7 @@ fn seconds(milliseconds: u64) -> String {
     format!("{:?}", milliseconds as f64 / 1000.0)
 }
 
-/// Returns a tuple. A single item needs a comma.
+/// Returns a tuple. Unlike in [`Doc::list`], a comma follows a single item on one line too.
 fn tuple(mut items: Vec<Doc>) -> Doc {
     if items.len() != 1 {
         return Doc::list("(", items, ")", Doc::SoftLine);
@@ -144,11 +147,13 @@ fn service_constant(service: &Service, names: &Names) -> Doc {
     ])
 }
 
-/// Returns the description as a literal. A long one is in parentheses, and has several parts.
+/// Returns JSON as the literal of `description=`. If it does not fit there, it is in parentheses,
+/// and each of its parts has a line.
 fn description(json: &str) -> Doc {
     let parts = chunks(json, PART);
     if let [only] = parts.as_slice() {
         let only = literal(only);
+        // Less than the width: a comma follows.
         if STEP + "description=".len() + only.len() < WIDTH {
             return Doc::text(only);
         }

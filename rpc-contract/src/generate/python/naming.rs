@@ -3,20 +3,21 @@
 use super::super::model::{Content, Field, Method, Service, Shape, TypeId};
 use crate::names::{Scope, pascal, screaming, snake};
 
-/// Words of the language.
+/// Python's keywords.
 const WORDS: &str = "\
     False None True and as assert async await break class continue def del elif else except finally \
     for from global if import in is lambda nonlocal not or pass raise return try while with yield";
 
-/// Types of the language, and modules, that annotations mention.
-const IN_ANNOTATIONS: &str = "abc bool bytes dict enum float int list rpc_runtime str tuple wire";
+/// Builtin types and imports in lower case. A method or field with such a name would hide them in
+/// the annotations and decorators of its class.
+const USED_IN_CLASSES: &str = "abc bool bytes dict enum float int list rpc_runtime str tuple wire";
 
-/// What the module imports.
+/// What the module imports and a class could be named. The other imports are in lower case.
 const IMPORTED: &str = "\
     Annotated Any Argument AsyncIterator Char F32 I128 I16 I32 I64 I8 Method Retry TypeAlias U128 U16 \
     U32 U64 U8 UNSET Unset";
 
-/// Classes of the language.
+/// Python's builtins that begin with a capital letter.
 const BUILTIN: &str = "\
     ArithmeticError AssertionError AttributeError BaseException BaseExceptionGroup BlockingIOError \
     BrokenPipeError BufferError BytesWarning ChildProcessError ConnectionAbortedError \
@@ -32,10 +33,10 @@ const BUILTIN: &str = "\
     UnicodeDecodeError UnicodeEncodeError UnicodeError UnicodeTranslateError UnicodeWarning \
     UserWarning ValueError Warning ZeroDivisionError";
 
-/// Names of the base classes' own members in clients and workers.
+/// Names of the members that clients inherit.
 const OF_BASES: &str = "queue with_options";
 
-/// Names of the members that exceptions have already.
+/// Names of the members that exceptions inherit.
 const OF_EXCEPTIONS: &str = "add_note args executed retryable with_traceback";
 
 /// The names in a module. They are in the order of the [`Service`]'s types, methods and arguments.
@@ -44,11 +45,12 @@ pub(super) struct Names {
     pub(super) client: String,
     pub(super) worker: String,
     pub(super) types: Vec<String>,
-    /// The classes of the variants or alternatives of each type. A name is empty if one has no
-    /// class.
+    /// For each type, the classes of its variants or alternatives. A name is empty if the
+    /// alternative has no class, and a list is empty if the type has no variants or becomes an
+    /// `enum.StrEnum`.
     pub(super) variants: Vec<Vec<String>>,
     pub(super) methods: Vec<MethodNames>,
-    /// Whether a type is an exception.
+    /// For each type, whether its class or classes are exceptions.
     pub(super) is_error: Vec<bool>,
 }
 
@@ -57,9 +59,9 @@ pub(super) struct MethodNames {
     pub(super) function: String,
     pub(super) constant: String,
     pub(super) arguments: Vec<String>,
-    /// The parameter for the items that the method receives.
+    /// The parameter for the items that the method receives, if it does.
     pub(super) items: String,
-    /// The class that holds its error, if the type of the error does not become a class itself.
+    /// The exception that holds its error, if the type of the error is not an exception itself.
     pub(super) failure: Option<String>,
 }
 
@@ -82,7 +84,7 @@ impl Names {
                 .collect()
         });
         let variants = variants.collect();
-        let mut functions = Scope::new(&[WORDS, IN_ANNOTATIONS, OF_BASES]);
+        let mut functions = Scope::new(&[WORDS, USED_IN_CLASSES, OF_BASES]);
         let mut constants = Scope::new(&["_SERVICE"]);
         let methods = service.methods.iter().map(|method| {
             let failure = method
@@ -121,8 +123,8 @@ impl MethodNames {
     }
 }
 
-/// Returns the names for the classes of a type's variants, with an empty one for each that has
-/// none.
+/// Returns the names for [`Names::variants`] of a type whose class or alias is `name`. They are not
+/// yet unique.
 fn variant_names(service: &Service, id: TypeId, name: &str, is_error: bool) -> Vec<String> {
     let of = |variant: &str| format!("{name}{}", pascal(variant, "Variant"));
     match &service.types.get(id).shape {
@@ -140,12 +142,12 @@ fn variant_names(service: &Service, id: TypeId, name: &str, is_error: bool) -> V
     }
 }
 
-/// Returns the names of fields in their class.
+/// Returns the names of fields in their class, which is an exception if `is_error`.
 pub(super) fn fields(fields: &[Field], is_error: bool) -> Vec<String> {
     let mut scope = if is_error {
-        Scope::new(&[WORDS, IN_ANNOTATIONS, OF_EXCEPTIONS])
+        Scope::new(&[WORDS, USED_IN_CLASSES, OF_EXCEPTIONS])
     } else {
-        Scope::new(&[WORDS, IN_ANNOTATIONS])
+        Scope::new(&[WORDS, USED_IN_CLASSES])
     };
     fields
         .iter()
@@ -153,7 +155,7 @@ pub(super) fn fields(fields: &[Field], is_error: bool) -> Vec<String> {
         .collect()
 }
 
-/// Returns the names of an enum's members.
+/// Returns the names of an `enum.StrEnum`'s members.
 pub(super) fn members<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut scope = Scope::new(&[WORDS]);
     names.map(|name| scope.add(screaming(name, "EMPTY"))).collect()

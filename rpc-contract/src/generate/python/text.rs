@@ -3,7 +3,7 @@
 use super::super::layout::WIDTH;
 use super::super::{docs, literals};
 
-/// The columns by which a block is indented.
+/// The columns by which each block is indented.
 pub(super) const STEP: usize = 4;
 
 /// Returns a string literal.
@@ -14,7 +14,7 @@ pub(super) fn literal(text: &str) -> String {
 /// Returns a docstring with this indentation, up to and with the end of its last line. Empty if
 /// there is no documentation.
 pub(super) fn docstring(docs: &str, indent: usize) -> String {
-    // Six quotes are on the line of a docstring that has only one.
+    // Leaves room for the six quotes around a single line.
     let lines = docs::lines(docs, WIDTH - indent - 6);
     let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
     let margin = " ".repeat(indent);
@@ -39,12 +39,12 @@ pub(super) fn docstring(docs: &str, indent: usize) -> String {
     }
 }
 
-/// Returns a space that keeps a quote of the text from those around it.
+/// Returns a space if there is a quote of the text to keep from those around it.
 fn space_if(is_quote: bool) -> &'static str {
     if is_quote { " " } else { "" }
 }
 
-/// Escapes backslashes. Three quotes would end the docstring, so they become single ones.
+/// Escapes backslashes. Three double quotes would end the docstring, so they become `'''`.
 fn escaped(line: &str) -> String {
     line.replace('\\', "\\\\").replace("\"\"\"", "'''")
 }

@@ -25,29 +25,31 @@ impl<'a> TypeWriter<'a> {
 
     /// Writes a type within other code, such as a list of parameters.
     pub(super) fn ty(&self, ty: &Type) -> Doc {
-        Doc::Group(self.union(ty, None))
+        Doc::Group(self.operands(ty, None))
     }
 
     /// Writes a type as the annotation of a field or of a result. A union that does not fit is in
     /// parentheses.
     pub(super) fn annotation(&self, ty: &Type) -> Doc {
-        operands(self.union(ty, None))
+        union_of(self.operands(ty, None))
     }
 
-    /// Writes the type that the alias `id` stands for, like an annotation.
+    /// Writes the type that the alias `id` stands for, like an annotation. A type that cannot be
+    /// declared before the alias is written as `Any`.
     pub(super) fn alias_of(&self, id: TypeId, ty: &Type) -> Doc {
-        operands(self.union(ty, Some(id)))
+        union_of(self.operands(ty, Some(id)))
     }
 
-    /// Writes a type as a member of a union that is the alias `within`. A type that is declared
-    /// after that is written as `Any`.
+    /// Writes a type, which is no option, as a member of a union that is the alias `within`. A type
+    /// that cannot be declared before the alias is written as `Any`.
     pub(super) fn member(&self, within: TypeId, ty: &Type) -> Doc {
         self.single(ty, Some(within))
     }
 
-    /// Returns the operands of the union with `None` that an option is, or one operand for any
-    /// other type. `within` is the alias in whose declaration they are, if any.
-    fn union(&self, ty: &Type, within: Option<TypeId>) -> Vec<Doc> {
+    /// Returns the operands of the union with `None` that an option is, with what is between them,
+    /// or one operand for any other type. `within` is the alias in whose declaration they are, if
+    /// any.
+    fn operands(&self, ty: &Type, within: Option<TypeId>) -> Vec<Doc> {
         match ty {
             // Python refuses `None | None`.
             Type::Option(inner) if self.service.types.is_nothing(inner) => vec![self.single(inner, within)],
@@ -58,7 +60,7 @@ impl<'a> TypeWriter<'a> {
 
     /// Writes one operand of a union.
     fn single(&self, ty: &Type, within: Option<TypeId>) -> Doc {
-        let nested = |ty: &Type| Doc::Group(self.union(ty, within));
+        let nested = |ty: &Type| Doc::Group(self.operands(ty, within));
         match ty {
             Type::Bool => Doc::text("bool"),
             Type::Int(int) => Doc::text(integer(*int)),
@@ -85,6 +87,7 @@ impl<'a> TypeWriter<'a> {
                     Key::Text => Doc::text("str"),
                     Key::Bool => Doc::text("bool"),
                     Key::Int(int) => Doc::text(integer(int)),
+                    // Never unmet: an enum of units needs no other type.
                     Key::Named(id) => Doc::text(self.names.ty(id)),
                 };
                 Doc::list("dict[", vec![key, nested(value)], "]", Doc::SoftLine)
@@ -95,15 +98,15 @@ impl<'a> TypeWriter<'a> {
 
 /// Returns the union of types as an annotation.
 pub(super) fn union(members: Vec<Doc>) -> Doc {
-    operands(Doc::joined(
+    union_of(Doc::joined(
         members,
         &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
     ))
 }
 
-/// Returns the union of operands, in parentheses if it does not fit. A single operand has brackets
-/// of its own to break in.
-fn operands(mut operands: Vec<Doc>) -> Doc {
+/// Returns the union of operands, in parentheses if it does not fit. A single operand gets none: it
+/// is a name, or has brackets of its own to break in.
+fn union_of(mut operands: Vec<Doc>) -> Doc {
     match operands.len() {
         1 => operands.remove(0),
         _ => parenthesized(operands),
@@ -137,8 +140,8 @@ pub(super) fn integer(int: Int) -> String {
 }
 
 /// Returns the order in which types are declared. An alias is an expression, whose parts must be
-/// declared before it. A class needs nothing before it: the annotations of its fields are evaluated
-/// after the module is loaded.
+/// declared before it; those that cannot be are [unmet](Order::unmet). A class needs nothing before
+/// it: the annotations of its fields are evaluated after the module is loaded.
 fn order(service: &Service) -> Order {
     let types = &service.types;
     let needs = types.ids().map(|id| match &types.get(id).shape {

@@ -9,7 +9,8 @@ use super::named::Reader;
 use crate::definition_name;
 use crate::keywords::{self, Keywords};
 
-/// Names that suggest that a field beside a tag holds a variant's content.
+/// Names that suggest that a field beside a tag holds a variant's content: see
+/// [`find_adjacent_content`].
 const CONTENT: [&str; 9] = [
     "args", "c", "content", "contents", "data", "params", "payload", "v", "value",
 ];
@@ -33,7 +34,8 @@ fn texts_of_alternative(alternative: &Value) -> Option<Vec<(&str, &str)>> {
     keywords::texts(alternative).filter(|_| alternative.get("$ref").is_none())
 }
 
-/// Returns the shape of an enum of units, given their names and documentation.
+/// Returns the shape of an enum of units, given their names and documentation. Of several with the
+/// same name, the first counts.
 pub(super) fn units(texts: &[(&str, &str)]) -> Shape {
     let mut names = BTreeSet::new();
     let texts = texts.iter().filter(|(name, _)| names.insert(*name));
@@ -47,7 +49,8 @@ fn unit(name: &str, docs: &str) -> Unit {
     }
 }
 
-/// A variant with the schema of its content. With an internal tag, that is the whole variant.
+/// A variant. `content` is the schema of its content, or `None` if it has none. With an internal
+/// tag, it is the schema of the whole variant, with the tag.
 struct Found<'a> {
     name: &'a str,
     docs: &'a str,
@@ -55,8 +58,8 @@ struct Found<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the shape of an enum with these alternatives. Returns `None` if they are none: a type
-    /// that may be `null`, or only a reference to a type.
+    /// Reads the shape of an enum with these alternatives. Returns `None` if they are not an enum:
+    /// `null` only, a type that may be `null`, or only a reference to a type.
     pub(super) fn enumeration(&mut self, alternatives: &[Value], name: &str, depth: usize) -> Option<Shape> {
         let is_nothing = alternatives.iter().all(keywords::is_null);
         let is_optional = alternatives.len() == 2 && alternatives.iter().any(keywords::is_null);
@@ -86,7 +89,8 @@ impl Reader<'_> {
         Some(self.untagged(alternatives, name, depth))
     }
 
-    /// Reads an enum whose variants have their content in one place.
+    /// Reads an enum with external or adjacent tags. Of several variants with the same name, the
+    /// first counts.
     fn variants(&mut self, tagging: Tagging, found: &[Found<'_>], name: &str, depth: usize) -> Shape {
         let mut names = BTreeSet::new();
         let found = found.iter().filter(|found| names.insert(found.name));
@@ -101,7 +105,8 @@ impl Reader<'_> {
         Shape::Enum(tagging, variants.collect())
     }
 
-    /// Reads the content of a variant whose fields have no name of their own.
+    /// Reads the content of a variant. Fields that the schema itself lists become those of the
+    /// variant, without a type of their own.
     fn content(&mut self, schema: &Value, context: &str, depth: usize) -> Content {
         match schema.as_object() {
             Some(object) if is_struct(object) => Content::Fields(self.fields(object, context, depth)),
@@ -109,8 +114,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads an enum whose tag is among the fields. Returns `None` if the fields of a variant are
-    /// not known.
+    /// Reads an enum whose tag is among the fields. Returns `None` if
+    /// [`all_fields_but`](Self::all_fields_but) does for a variant.
     fn internal(&mut self, tag: &str, found: &[Found<'_>], name: &str, depth: usize) -> Option<Shape> {
         let mut names = BTreeSet::new();
         let mut variants = Vec::new();
@@ -130,8 +135,8 @@ impl Reader<'_> {
         Some(Shape::Enum(Tagging::Internal { tag }, variants))
     }
 
-    /// Returns the fields of a schema, with those of the structs that it contains, but not the tag.
-    /// `None` if it contains anything else.
+    /// Returns the fields of a schema and of the parts of its `allOf`, but not the tag. A part that
+    /// is not a struct adds none. `None` if there are alternatives, or if a part cannot be read.
     fn all_fields_but(
         &mut self,
         tag: &str,
@@ -189,7 +194,7 @@ impl Reader<'_> {
     }
 }
 
-/// Returns a name for an alternative: its title, or that of its first field.
+/// Returns a name for an alternative: its title, or the name of its first field.
 fn alternative_name(schema: &Value) -> Option<String> {
     let title = keywords::text(schema.get("title"));
     let first = || Some(keywords::fields(schema.as_object()?)?.first()?.0);
@@ -204,7 +209,7 @@ fn is_struct(object: &Keywords) -> bool {
 }
 
 /// Returns the variants of an enum with external tags: each alternative is the text of a unit
-/// variant (`"None"`), or of several, or a closed object whose only field, which is required, is
+/// variant (`"Point"`), or of several, or a closed object whose only field, which is required, is
 /// named after the variant (`{"Circle": content}`). `None` if an alternative is neither.
 fn find_external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
     let mut found = Vec::new();
@@ -235,8 +240,8 @@ fn find_external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
     Some(found)
 }
 
-/// Returns the field in which each alternative requires a different text, and the alternatives as
-/// variants with these names. `None` if there is no such field.
+/// Returns the first field in which each alternative requires a different text, and the
+/// alternatives as variants with these names. `None` if there is no such field.
 fn find_tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
     let constant = |alternative: &'_ Value, name: &str| {
         let object = alternative.as_object()?;
@@ -259,8 +264,8 @@ fn find_tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
     Some((tag, found.collect()))
 }
 
-/// Returns the name of the field beside the tag that holds the content of all variants, if there is
-/// one.
+/// Returns the name of the field beside the tag that holds the content of each variant that has
+/// any. `None` if there is no such field.
 ///
 /// If the field has the same schema wherever it is, it may as well be a field of variants with
 /// internal tags, whose schemas look the same. Then its name decides.

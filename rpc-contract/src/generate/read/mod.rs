@@ -1,7 +1,7 @@
 //! Reads a description into the model.
 //!
 //! Descriptions come from peers: names and schemas may be anything. What cannot be read is
-//! [`Type::Any`].
+//! [`Type::Any`], or a named type of any value.
 
 mod enums;
 mod named;
@@ -17,7 +17,7 @@ use named::Reader;
 use rust_type::RustType;
 use serde_json::Value;
 
-/// AMQP's limit on the name of a method and of a queue, in bytes.
+/// AMQP's limit on the `type` of a message, which names the method, in bytes.
 const MAX_NAME: usize = 255;
 
 /// Reads a service. Methods that cannot be called by their name are left out.
@@ -40,7 +40,7 @@ pub(super) fn service(description: &ServiceDescription) -> Service {
     }
 }
 
-/// Returns the methods that a request can name: the first of each name.
+/// Returns the methods that a request can name: the first of each name, without built-in ones.
 fn callable(methods: &[MethodDescription]) -> impl Iterator<Item = &MethodDescription> {
     let mut names = BTreeSet::new();
     methods.iter().filter(move |method| {
@@ -50,7 +50,7 @@ fn callable(methods: &[MethodDescription]) -> impl Iterator<Item = &MethodDescri
     })
 }
 
-/// Reads types as Rust spells them, each that of an argument, a result or an item.
+/// Reads types as Rust spells them, each that of an argument, a result, an error or an item.
 pub(super) fn spelled(rust: &[String]) -> (Vec<Type>, Types) {
     let without_definitions = ServiceDescription::default();
     let mut reader = Reader::new(&without_definitions);
@@ -60,15 +60,16 @@ pub(super) fn spelled(rust: &[String]) -> (Vec<Type>, Types) {
 
 /// Reads a type that has no schema.
 fn spelled_type(rust: &str, reader: &mut Reader<'_>) -> Type {
-    // A type of an alias of `Result`, which the alias does not show.
+    // A parameter of an alias of `Result`, which the alias does not show.
     if rust.ends_with("::Ok") || rust.ends_with("::Err") {
         return Type::Any;
     }
     RustType::parse(rust).map_or(Type::Any, |rust| reader.outermost(&rust))
 }
 
-/// Whether the description has the schema of any type. If so, the user's own functions write the
-/// arguments that have none, in a form that their types do not show.
+/// Whether any argument, result, error or item has a schema, as with `#[service(schema)]`. If so,
+/// the user's own functions write or read the arguments that have none, in a form that their types
+/// do not show.
 pub(super) fn has_schemas(description: &ServiceDescription) -> bool {
     description.methods.iter().any(|method| {
         let mut arguments = method.arguments.iter();
@@ -88,15 +89,16 @@ impl MethodReader<'_> {
     /// Reads the method, without options that contradict each other.
     fn read(&self, reader: &mut Reader<'_>) -> Method {
         let method = self.method;
+        // Whether one worker runs it, and answers.
         let is_call = !method.is_oneway && !method.is_broadcast;
         let is_streaming = method.is_streaming && is_call;
         let is_idempotent = method.is_idempotent && !method.is_broadcast;
         let is_job = method.is_oneway && is_idempotent;
         let incoming = method.incoming.as_deref().filter(|_| is_call);
-        let is_resumed = is_streaming && is_idempotent && incoming.is_none();
+        let is_resumable = is_streaming && is_idempotent && incoming.is_none();
         let error = method.error.as_deref();
         let arguments = self.arguments(reader);
-        let resumed_by = method.resumed_by.clone().filter(|_| is_resumed);
+        let resumed_by = method.resumed_by.clone().filter(|_| is_resumable);
         Method {
             name: method.name.clone(),
             docs: method.docs.clone(),
@@ -136,7 +138,7 @@ impl MethodReader<'_> {
 
     fn argument(&self, argument: &ArgumentDescription, reader: &mut Reader<'_>) -> Argument {
         let ty = match &argument.schema {
-            // Functions of the user write it, in a form that is not known.
+            // Functions of the user write or read it, in a form that is not known.
             None if self.has_schemas => Type::Any,
             schema => self.value(&argument.type_name, schema.as_ref(), &argument.name, reader),
         };
@@ -148,8 +150,8 @@ impl MethodReader<'_> {
         }
     }
 
-    /// Reads a type, given its spelling in Rust and its schema. A type without a name is named
-    /// after the method and the `part` of it that has this type.
+    /// Reads a type, given its spelling in Rust and its schema, if it has one. A type whose schema
+    /// has no name is named after the method and the `part` of it that has this type.
     fn value(&self, rust: &str, schema: Option<&Value>, part: &str, reader: &mut Reader<'_>) -> Type {
         let Some(schema) = schema else {
             return spelled_type(rust, reader);

@@ -1,4 +1,4 @@
-//! Collects the types with names, each once.
+//! Collects the types with names: those of definitions, of Rust, and of schemas within others.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -19,10 +19,11 @@ pub(super) struct Reader<'a> {
     pub(super) definitions: &'a BTreeMap<String, Value>,
     types: Vec<Named>,
     by_definition: HashMap<String, TypeId>,
-    by_spelling: HashMap<String, TypeId>,
+    /// Types known by their spelling only, under its [words](RustType::words).
+    by_words: HashMap<String, TypeId>,
     /// Definitions that something refers to and that are still to be read.
     pending: VecDeque<(TypeId, &'a Value)>,
-    steps: usize,
+    steps_left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -31,9 +32,9 @@ impl<'a> Reader<'a> {
             definitions: &description.definitions,
             types: Vec::new(),
             by_definition: HashMap::new(),
-            by_spelling: HashMap::new(),
+            by_words: HashMap::new(),
             pending: VecDeque::new(),
-            steps: MAX_STEPS,
+            steps_left: MAX_STEPS,
         }
     }
 
@@ -48,8 +49,8 @@ impl<'a> Reader<'a> {
 
     /// Counts a schema that is about to be looked at. Returns whether it may be.
     pub(super) fn step(&mut self) -> bool {
-        self.steps = self.steps.saturating_sub(1);
-        self.steps > 0
+        self.steps_left = self.steps_left.saturating_sub(1);
+        self.steps_left > 0
     }
 
     /// Returns the type of the definition with this name, or `None` if there is none, or if there
@@ -85,16 +86,16 @@ impl<'a> Reader<'a> {
         self.spelled(&rust.words(), || (Shape::Unknown, docs()))
     }
 
-    /// Returns the type with this name in Rust. A new one gets the shape and the documentation that
-    /// `make` returns. `None` if there are too many types.
+    /// Returns the type whose spelling in Rust has these words. They name a new one, which gets the
+    /// shape and the documentation that `make` returns. `None` if there are too many types.
     pub(super) fn spelled(&mut self, words: &str, make: impl FnOnce() -> (Shape, String)) -> Option<TypeId> {
-        if let Some(&id) = self.by_spelling.get(words) {
+        if let Some(&id) = self.by_words.get(words) {
             return Some(id);
         }
         let (shape, docs) = make();
         let name = words.to_owned();
         let id = self.add(Named { name, docs, shape })?;
-        self.by_spelling.insert(words.to_owned(), id);
+        self.by_words.insert(words.to_owned(), id);
         Some(id)
     }
 

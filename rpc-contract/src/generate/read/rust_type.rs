@@ -5,22 +5,22 @@ use std::fmt;
 /// The limit on the nesting of types.
 const MAX_DEPTH: usize = 16;
 
-/// The limit on the length of a type's text. Longer ones are not read.
+/// The limit on the length of a type's text, in bytes. Longer ones are not read.
 const MAX_LENGTH: usize = 4096;
 
-/// A type in Rust, without its references, lifetimes and the modules of its names.
+/// A type in Rust, without references, lifetimes and lengths. A path has only its last part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RustType {
     /// A name with its parameters: `Vec<u8>`.
     Path(String, Vec<RustType>),
-    /// At least one type, or `()`.
+    /// The types of a tuple. None for `()`.
     Tuple(Vec<RustType>),
     Slice(Box<RustType>),
     Array(Box<RustType>),
 }
 
 impl RustType {
-    /// Returns `None` if the text is not a type that this reader knows the form of.
+    /// Returns `None` if the text has none of these forms, is too long, or is nested too deeply.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_LENGTH {
             return None;
@@ -50,7 +50,7 @@ impl RustType {
         ty
     }
 
-    /// Returns the types of the keys and values of a map.
+    /// Returns the types of the keys and values if this is a map.
     pub(super) fn map(&self) -> Option<(&Self, &Self)> {
         match self.path()? {
             (name, [key, value, ..]) if is_map(name) => Some((key, value)),
@@ -58,7 +58,8 @@ impl RustType {
         }
     }
 
-    /// Returns the type of the items if this is a list. A path is taken for one.
+    /// Returns the type of the items if this is a list. Any path is taken for one of its first
+    /// parameter.
     pub(super) fn item(&self) -> Option<&Self> {
         match self {
             Self::Path(_, parameters) => parameters.first(),
@@ -67,7 +68,7 @@ impl RustType {
         }
     }
 
-    /// Returns the types of a tuple with this length.
+    /// Returns the types if this is a tuple of this length.
     pub(super) fn tuple_of(&self, length: usize) -> Option<&[Self]> {
         match self {
             Self::Tuple(types) if types.len() == length => Some(types),
@@ -118,7 +119,7 @@ impl fmt::Display for RustType {
     }
 }
 
-/// Whether a value of the type looks like the one within it.
+/// Whether a value of a type with this name and one parameter is written like one of the parameter.
 pub(super) fn is_transparent(name: &str) -> bool {
     let names = [
         "Arc",
@@ -153,6 +154,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
+    /// Parses a type that is nested at most `depth` levels deep.
     fn ty(&mut self, depth: usize) -> Option<RustType> {
         let depth = depth.checked_sub(1)?;
         while self.skip("&") {
@@ -172,7 +174,7 @@ impl<'a> Parser<'a> {
             if self.skip("]") {
                 return Some(RustType::Slice(item));
             }
-            // The length may be any expression.
+            // The length may be an expression. It ends at the first `]`.
             let has_length = self.skip(";");
             let end = self.rest.find(']').filter(|_| has_length)?;
             self.rest = &self.rest[end..];
@@ -188,15 +190,15 @@ impl<'a> Parser<'a> {
             if !self.skip("::") {
                 return Some(RustType::Path(name.to_owned(), parameters));
             }
-            // The name was that of a module, unless parameters follow, as in `Vec::<u8>`.
+            // The path goes on with another name, unless parameters follow, as in `Vec::<u8>`.
             if !self.rest.trim_start().starts_with('<') {
                 (name, parameters) = (self.name()?, Vec::new());
             }
         }
     }
 
-    /// Reads types up to this bracket, without lifetimes. Also returns whether the last one has a
-    /// comma after it.
+    /// Parses types up to and with this bracket, and skips lifetimes. Also returns whether a comma
+    /// is before the bracket.
     fn types(&mut self, close: &str, depth: usize) -> Option<(Vec<RustType>, bool)> {
         let (mut types, mut has_comma) = (Vec::new(), false);
         while !self.skip(close) {
@@ -234,6 +236,7 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Parses a name, without `r#`. A number as a parameter is taken for one.
     fn name(&mut self) -> Option<&'a str> {
         let rest = self.rest.trim_start();
         let rest = rest.strip_prefix("r#").unwrap_or(rest);

@@ -10,20 +10,20 @@ use super::rust_type::RustType;
 use crate::definition_name;
 use crate::keywords::{self, Keywords};
 
-/// The limit on the nesting of schemas.
+/// The limit on the nesting of schemas. The `depth` of a function is how much of it is left.
 const MAX_DEPTH: usize = 24;
 
-/// The limit on the types of a tuple.
+/// The limit on the types of a tuple. A longer one is read as a list of any values.
 const MAX_TUPLE: usize = 64;
 
 impl Reader<'_> {
-    /// Reads the type of a value. `rust` is its type in Rust, if that is known: it tells more about
-    /// the keys of maps. `context` is a name for a type that has none.
+    /// Reads the type of a value. `rust` is its type in Rust, if that is known: it tells maps from
+    /// structs, and more about the keys of maps. `context` is a name for a type that has none.
     pub(super) fn schema(&mut self, schema: &Value, rust: Option<&RustType>, context: &str) -> Type {
         self.ty(schema, rust, context, MAX_DEPTH)
     }
 
-    /// Reads the shape of a type with a name.
+    /// Reads the shape of a type that has a name already. One that needs none is an alias.
     pub(super) fn shape(&mut self, schema: &Value, name: &str) -> Shape {
         let Some(object) = schema.as_object() else {
             return Shape::Alias(Type::Any);
@@ -32,7 +32,8 @@ impl Reader<'_> {
         shape.unwrap_or_else(|| Shape::Alias(self.ty(schema, None, name, MAX_DEPTH)))
     }
 
-    /// Reads the shape of a type that needs a name: an enum or a struct. `None` for other types.
+    /// Reads the shape of a type that needs a name: an enum or a struct. `None` for other types,
+    /// and for a struct that [`has_flattened`] fields.
     fn named_shape(&mut self, schema: &Value, object: &Keywords, name: &str, depth: usize) -> Option<Shape> {
         if object.contains_key("$ref") {
             return None;
@@ -78,6 +79,8 @@ impl Reader<'_> {
         fields.collect()
     }
 
+    /// Reads a type, like [`schema`](Self::schema). A type that needs a name is added under
+    /// `context`.
     pub(super) fn ty(
         &mut self,
         schema: &Value,
@@ -85,7 +88,7 @@ impl Reader<'_> {
         context: &str,
         depth: usize,
     ) -> Type {
-        // Without options, because the schema tells whether the value may be missing.
+        // Without options, because the schema tells whether the value may be `null`.
         let rust = rust.map(RustType::unwrapped);
         let Some(object) = schema.as_object().filter(|_| depth > 0 && self.step()) else {
             return Type::Any;
@@ -95,7 +98,7 @@ impl Reader<'_> {
             let id = name.and_then(|name| self.definition(&name));
             return id.map_or(Type::Any, Type::Named);
         }
-        // A reference with a description beside it.
+        // In draft 7, this is how schemars writes a reference with a description beside it.
         if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
             && !object.contains_key("properties")
         {
@@ -106,7 +109,7 @@ impl Reader<'_> {
         {
             return ty;
         }
-        // schemars lists the keys of a map like the fields of a struct if they are an enum.
+        // schemars may list the keys of a map like the fields of a struct.
         let is_map = rust.and_then(RustType::map).is_some() && value_of_listed_keys(object).is_some();
         if !is_map && let Some(shape) = self.named_shape(schema, object, context, depth) {
             let docs = keywords::docs(schema);
@@ -137,7 +140,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a schema that names several types. Only one of them, and `null`, can be expressed.
+    /// Reads a schema with a list of types. Only one, alone or beside `null`, can be expressed.
     fn of_types(
         &mut self,
         names: &[Value],
@@ -156,7 +159,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a schema that names one type, which `name` is.
+    /// Reads a schema whose type, apart from `null`, is `name`.
     fn of_type(
         &mut self,
         name: &str,
@@ -182,6 +185,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a list or a tuple.
     fn array(&mut self, object: &Keywords, rust: Option<&RustType>, context: &str, depth: usize) -> Type {
         match object.get("items") {
             Some(Value::Array(items)) if (1..=MAX_TUPLE).contains(&items.len()) => {
@@ -200,7 +204,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads an object without fields of its own.
+    /// Reads an object that has no [`named_shape`](Self::named_shape): a map, or a struct with
+    /// flattened fields, which may be any value.
     fn map(&mut self, object: &Keywords, rust: Option<&RustType>, context: &str, depth: usize) -> Type {
         if has_flattened(object) {
             return Type::Any;
@@ -230,8 +235,8 @@ impl Reader<'_> {
         Type::Map(Box::new(key), Box::new(value))
     }
 
-    /// Returns the type of a map's keys: `key`, which the schema says, or the narrower one that
-    /// Rust's spelling says, if they do not contradict.
+    /// Returns the type of a map's keys: the one that Rust's spelling says if the schema's `key`
+    /// may stand for it, and otherwise `key`.
     fn key_in_rust(&mut self, key: Key, map: &Keywords, rust: &RustType) -> Key {
         match (key, super::spelled::key(rust)) {
             (Key::Int(_), Some(Key::Int(int))) => Key::Int(int),
@@ -241,8 +246,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the definition of the type of a map's keys, if it is an enum of units. Only such an
-    /// enum can be the key of a map.
+    /// Returns the type of a map's keys if its definition is certain, and an enum of units. No
+    /// other enum can be the key of a map.
     fn enum_of_units(&mut self, map: &Keywords, rust: &RustType) -> Option<TypeId> {
         let (name, _) = rust.path()?;
         let name = self.definition_in_rust(name)?;
@@ -250,7 +255,7 @@ impl Reader<'_> {
         if let Some(keys) = keywords::fields(map) {
             let keys: BTreeSet<_> = keys.into_iter().map(|(key, _)| key).collect();
             let names: BTreeSet<_> = texts.iter().map(|(name, _)| *name).collect();
-            // The definition is that of another type with this name.
+            // If they differ, the definition is that of another type with this name.
             if keys != names {
                 return None;
             }
@@ -260,14 +265,15 @@ impl Reader<'_> {
 }
 
 /// Returns the schema of a map's values if the map lists its keys: schemars does so if they are an
-/// enum of units, none of which has documentation. Otherwise such a schema is that of a struct.
+/// enum of units, none of which has documentation. The schema of a struct looks the same if all its
+/// fields have the same schema.
 fn value_of_listed_keys(map: &Keywords) -> Option<&Value> {
     let fields = keywords::fields(map)?;
     let (_, first) = fields.first()?;
     fields.iter().all(|(_, value)| value == first).then_some(*first)
 }
 
-/// Whether text has exactly one character.
+/// Whether a schema of text allows only a single character.
 fn is_character(schema: &Keywords) -> bool {
     let limits = [schema.get("minLength"), schema.get("maxLength")];
     limits
@@ -275,14 +281,15 @@ fn is_character(schema: &Keywords) -> bool {
         .all(|limit| limit.and_then(Value::as_u64) == Some(1))
 }
 
-/// Whether a struct has flattened fields, whose schemas are beside its own fields.
+/// Whether a struct has flattened fields whose schemas are beside its own fields. schemars puts the
+/// fields of a flattened struct among them.
 fn has_flattened(object: &Keywords) -> bool {
     let combined = ["allOf", "anyOf", "oneOf"];
     object.contains_key("properties") && combined.iter().any(|keyword| object.contains_key(*keyword))
 }
 
 /// Returns the type of an integer, which its format names, such as `uint8`. Without a known format,
-/// its limits tell the sign.
+/// it has 64 bits, and its limits tell the sign.
 fn integer(object: &Keywords, format: Option<&str>) -> Int {
     let allows_negative = |keyword: &str| {
         let limit = object.get(keyword).and_then(Value::as_f64);
@@ -308,7 +315,8 @@ fn integer(object: &Keywords, format: Option<&str>) -> Int {
     })
 }
 
-/// Whether keys that match the pattern may be negative. `None` if they are not integers.
+/// Whether keys that match the pattern may be negative. `None` if schemars does not write it for
+/// integers.
 fn is_signed(pattern: &str) -> Option<bool> {
     match pattern {
         r"^\d+$" => Some(false),

@@ -1,11 +1,12 @@
-//! Reads types as Rust spells them, for descriptions without schemas.
+//! Reads types as Rust spells them, if they have no schemas.
 
 use super::super::model::{Field, Int, Key, Shape, Type};
 use super::named::Reader;
 use super::rust_type::{RustType, is_map, is_transparent};
 
 impl Reader<'_> {
-    /// Reads the type of an argument, a result or an item. Only there, a list of bytes is bytes.
+    /// Reads the type of an argument, a result, an error or an item. Only there, a list of `u8` is
+    /// bytes.
     pub(super) fn outermost(&mut self, rust: &RustType) -> Type {
         if is_bytes(rust) {
             Type::Bytes
@@ -14,7 +15,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a type that is within another one.
+    /// Reads a type like one that is within another: a list of `u8` is a list.
     fn rust(&mut self, rust: &RustType) -> Type {
         match rust {
             RustType::Tuple(types) if types.is_empty() => Type::Unit,
@@ -24,7 +25,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a type with a name, and maybe parameters.
+    /// Reads a type with a name, and maybe parameters. `rust` is the whole type.
     fn path(&mut self, name: &str, parameters: &[RustType], rust: &RustType) -> Type {
         if parameters.is_empty()
             && let Some(scalar) = scalar(name)
@@ -42,8 +43,8 @@ impl Reader<'_> {
                 let key = key(key_type).unwrap_or(Key::Text);
                 Type::Map(Box::new(key), Box::new(self.rust(value)))
             }
-            [] if name == "Duration" => self.duration(name, ["secs", "nanos"]),
-            [] if name == "SystemTime" => self.duration(name, ["secs_since_epoch", "nanos_since_epoch"]),
+            [] if name == "Duration" => self.std_time(name, ["secs", "nanos"]),
+            [] if name == "SystemTime" => self.std_time(name, ["secs_since_epoch", "nanos_since_epoch"]),
             [] => {
                 let definition = self.definition_in_rust(name);
                 let definition = definition.and_then(|name| self.definition(name));
@@ -54,8 +55,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the struct as which serde writes a time of the standard library.
-    fn duration(&mut self, name: &str, [seconds, nanoseconds]: [&str; 2]) -> Type {
+    /// Returns the struct as which serde writes `Duration` or `SystemTime`, with the names of its
+    /// fields.
+    fn std_time(&mut self, name: &str, [seconds, nanoseconds]: [&str; 2]) -> Type {
         let field = |name: &str, bits| Field {
             name: name.to_owned(),
             docs: String::new(),
@@ -73,7 +75,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether the codecs write this type as bytes.
+/// Whether this is a list of `u8` that the codecs write as bytes at the outermost level.
 fn is_bytes(rust: &RustType) -> bool {
     match rust {
         RustType::Slice(item) => item.is_path("u8"),
@@ -86,7 +88,7 @@ fn is_bytes(rust: &RustType) -> bool {
     }
 }
 
-/// Returns the type of a map's keys, or `None` if it is no scalar.
+/// Returns the type of a map's keys, or `None` if it is not text, booleans or integers.
 pub(super) fn key(rust: &RustType) -> Option<Key> {
     let (name, parameters) = rust.path()?;
     match (parameters, scalar(name)) {
@@ -98,7 +100,7 @@ pub(super) fn key(rust: &RustType) -> Option<Key> {
     }
 }
 
-/// Whether the codecs write a type of this name as a list of its parameter.
+/// Whether the codecs write a type with this name as a list of its first parameter.
 fn is_list(name: &str) -> bool {
     let names = [
         "BTreeSet",
@@ -112,7 +114,8 @@ fn is_list(name: &str) -> bool {
     names.contains(&name)
 }
 
-/// Returns the type that a name without parameters always means, or `None` for any other.
+/// Returns the type that a name without parameters is taken for, even if it is a user's type with
+/// the name of a well-known one. `None` for any other name.
 fn scalar(name: &str) -> Option<Type> {
     Some(match name {
         "bool" => Type::Bool,
@@ -120,7 +123,7 @@ fn scalar(name: &str) -> Option<Type> {
         "f64" => Type::F64,
         "char" => Type::Char,
         "str" | "String" => Type::Text,
-        // Serde writes these as text in JSON.
+        // Their text form: the codecs are human-readable to serde.
         "IpAddr" | "Ipv4Addr" | "Ipv6Addr" | "SocketAddr" | "SocketAddrV4" | "SocketAddrV6" => Type::Text,
         "Uuid" | "Path" | "PathBuf" | "Url" | "NaiveDate" | "NaiveDateTime" | "NaiveTime" => Type::Text,
         "ByteBuf" | "Bytes" | "BytesMut" => Type::Bytes,
