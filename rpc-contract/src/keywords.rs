@@ -1,11 +1,11 @@
-//! Keywords of JSON Schemas whose values may be any JSON.
+//! Reads keywords of JSON Schemas. Schemas may come from peers: a keyword's value may be any JSON.
 
 use serde_json::{Map, Value};
 
 /// A schema's keywords.
 pub(crate) type Keywords = Map<String, Value>;
 
-/// Returns the description of a schema, or an empty text.
+/// Returns the description of a schema, or an empty text if it has none.
 pub(crate) fn docs(schema: &Value) -> String {
     text(schema.get("description")).unwrap_or_default().to_owned()
 }
@@ -14,14 +14,16 @@ pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str)
 }
 
-/// Returns the alternatives of a schema, unless it has fields of its own beside them.
+/// Returns the list `oneOf` of a schema or, without that keyword, `anyOf`. `None` if the list is
+/// empty, or if the schema has fields of its own beside it.
 pub(crate) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
     let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"))?;
     let alternatives = alternatives.as_array().filter(|it| !it.is_empty())?;
     (!schema.contains_key("properties")).then_some(alternatives)
 }
 
-/// Returns the fields of a schema, in the order in which it requires them, and then the others.
+/// Returns the fields of a schema: first those in `required`, in its order, which schemars takes
+/// from the struct, then the others. `None` if the schema has no `properties`.
 pub(crate) fn fields(schema: &Keywords) -> Option<Vec<(&str, &Value)>> {
     let properties = schema.get("properties").and_then(Value::as_object)?;
     let mut fields: Vec<_> = properties.iter().map(|(name, it)| (name.as_str(), it)).collect();
@@ -51,8 +53,8 @@ pub(crate) fn constant(schema: &Value) -> Option<&str> {
     }
 }
 
-/// Returns the texts that a schema allows, if it allows nothing else, each with its documentation,
-/// which may be empty.
+/// Returns the texts that a schema allows, if its `const` or `enum` allows nothing else. Each comes
+/// with its documentation: the description beside a `const`, always empty for an `enum`.
 pub(crate) fn texts(schema: &Value) -> Option<Vec<(&str, &str)>> {
     if let Some(only) = schema.get("const") {
         let docs = text(schema.get("description")).unwrap_or_default();

@@ -1,8 +1,10 @@
-//! Names for programs, made of names on the wire.
+//! Names for generated code and for the titles of schemas, made from the names in a description.
+//! A name without ASCII letters and digits becomes the `fallback`.
 
 use std::collections::HashMap;
 
-/// The limit on the length of a name. Longer ones are cut.
+/// The limit on the length of a converted name. Longer ones are cut. What [`Scope::add`] and callers
+/// append comes on top.
 const MAX_LENGTH: usize = 60;
 
 /// The names of one scope of a program: each once, and none that means something else there.
@@ -25,8 +27,8 @@ impl Scope {
         }
     }
 
-    /// Takes a name, and returns it. A reserved one gets an underscore, and one that is taken a
-    /// number.
+    /// Takes a name and returns it as it is in this scope: a reserved one with an underscore after
+    /// it, and one that is taken with a number, from 2.
     pub(crate) fn add(&mut self, name: String) -> String {
         let reserved = self.reserved;
         let is_reserved = |name: &str| {
@@ -42,6 +44,7 @@ impl Scope {
         while is_reserved(&candidate) || self.taken.contains_key(&candidate) {
             let number = self.taken.entry(name.clone()).or_insert(1);
             *number += 1;
+            // Not `a12` for the second `a1`.
             candidate = match name.ends_with(|last: char| last.is_ascii_digit()) {
                 true => format!("{name}_{number}"),
                 false => format!("{name}{number}"),
@@ -81,7 +84,8 @@ pub(crate) fn pascal(name: &str, fallback: &str) -> String {
     identifier(parts.map(capitalized).collect(), 'N', fallback)
 }
 
-/// Splits a name at everything that is no letter or digit, and before capital letters.
+/// Splits a name at everything that is no ASCII letter or digit, and before capital letters. A run
+/// of capitals is one word, but its last one begins the next word if a lower-case letter follows.
 fn words(name: &str) -> Vec<&str> {
     let mut words = Vec::new();
     for part in name.split(|c: char| !c.is_ascii_alphanumeric()) {
@@ -109,8 +113,8 @@ fn capitalized(word: &str) -> String {
     first.into_iter().chain(characters).collect()
 }
 
-/// Returns the name, cut if it is too long, and with the letter before it if it begins with a
-/// digit. An empty one becomes the fallback.
+/// Returns the name, with `letter` before it if it begins with a digit, and cut if it is too long.
+/// An empty one becomes the `fallback`.
 fn identifier(mut name: String, letter: char, fallback: &str) -> String {
     if name.is_empty() {
         return fallback.to_owned();
@@ -119,6 +123,7 @@ fn identifier(mut name: String, letter: char, fallback: &str) -> String {
         name.insert(0, letter);
     }
     name.truncate(MAX_LENGTH);
+    // The cut may be just after an underscore.
     name.truncate(name.trim_end_matches('_').len());
     name
 }

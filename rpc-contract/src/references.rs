@@ -1,4 +1,4 @@
-//! References between JSON Schemas, and how they change when schemas move into an AsyncAPI
+//! References between JSON Schemas, and what becomes of schemas and their references in an AsyncAPI
 //! document.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +11,11 @@ const DEFINITIONS: &str = "#/definitions/";
 /// Keywords whose value is data, not a schema.
 const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
 
-/// Keywords whose value is a map from names to schemas, or, in `dependencies`, to lists of names.
+/// Keywords whose value is a map from names or patterns to schemas. In `dependencies`, an entry may
+/// be a list of names instead.
 const MAP_KEYWORDS: [&str; 4] = ["definitions", "dependencies", "patternProperties", "properties"];
 
+/// The names that the keyword `type` may have.
 pub(super) const TYPES: [&str; 7] = [
     "array", "boolean", "integer", "null", "number", "object", "string",
 ];
@@ -50,8 +52,8 @@ impl DocumentKeys {
     }
 }
 
-/// Replaces the characters that a key cannot have. An empty name becomes `_`. No key is the one
-/// that JavaScript takes for the prototype of an object: the tools of AsyncAPI are written in it.
+/// Replaces each character that a key cannot have by `_`. An empty name becomes `_`. No key is
+/// `__proto__`, which sets an object's prototype in JavaScript, the language of AsyncAPI's tools.
 fn sanitized(name: &str) -> String {
     let sanitize = |c: char| match c {
         c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,
@@ -60,7 +62,7 @@ fn sanitized(name: &str) -> String {
     let key: String = name.chars().map(sanitize).collect();
     match key.as_str() {
         "" => "_".to_owned(),
-        // Other names become this one, such as `/_proto_/`.
+        // Also what other names have just become, such as `/_proto_/`.
         "__proto__" => "_proto_".to_owned(),
         _ => key,
     }
@@ -74,7 +76,7 @@ struct UniqueKeys {
 }
 
 impl UniqueKeys {
-    /// Returns the key, followed by `_2` or a higher number if it is taken.
+    /// Takes the key and returns it, followed by `_2` or a higher number if it was taken before.
     fn add(&mut self, key: String) -> String {
         let number = self.numbers.entry(key.clone()).or_insert(1);
         let mut candidate = key.clone();
@@ -86,7 +88,11 @@ impl UniqueKeys {
     }
 }
 
-/// Returns the name of the definition that a `$ref` refers to, or `None` if it refers elsewhere.
+/// Returns the name of the definition that a `$ref` refers to, or `None` if it does not begin with
+/// `#/definitions/`.
+///
+/// The description may have no such definition. All that follows `#/definitions/` is taken for the
+/// name, also in a reference to a part of a definition.
 ///
 /// ```
 /// use rpc_contract::definition_name;
@@ -102,8 +108,8 @@ pub fn definition_name(reference: &str) -> Option<String> {
     Some(pointer.replace("~1", "/").replace("~0", "~"))
 }
 
-/// Decodes the characters that a URI writes as `%` and two hexadecimal digits. A `%` without them
-/// stays.
+/// Decodes the bytes that a URI writes as `%` and two hexadecimal digits. A `%` without them stays.
+/// Decoded bytes that are not UTF-8 become U+FFFD.
 pub(super) fn percent_decoded(text: &str) -> String {
     let digit = |byte: &u8| {
         char::from(*byte)
@@ -133,8 +139,8 @@ pub(super) fn percent_decoded(text: &str) -> String {
 /// Converts a description's schema for a document, which has the definitions in its `components`.
 ///
 /// A `schema` that is neither an object nor a boolean becomes the schema of any value, and so does
-/// each object with a reference to anything but a definition. Keywords with malformed values are
-/// left out.
+/// each object whose `$ref` leads to none of the definitions in `keys`. `$id`, `$schema` and
+/// keywords with malformed values are left out.
 pub(super) fn convert_schema(schema: &Value, keys: &DocumentKeys) -> Value {
     match schema {
         Value::Bool(_) => schema.clone(),
@@ -174,7 +180,7 @@ fn convert_object(object: &Map<String, Value>, keys: &DocumentKeys) -> Value {
     Value::Object(converted)
 }
 
-/// Converts the value of a keyword, which may be a schema or a list of schemas.
+/// Converts the value of a keyword. Objects in it are taken for schemas, and all else stays.
 fn convert_value(value: &Value, keys: &DocumentKeys) -> Value {
     match value {
         Value::Object(object) => convert_object(object, keys),
@@ -183,8 +189,8 @@ fn convert_value(value: &Value, keys: &DocumentKeys) -> Value {
     }
 }
 
-/// Whether draft 7 or AsyncAPI allows this value of a keyword. Schemas in the value are checked
-/// separately.
+/// Whether a keyword of draft 7 or AsyncAPI may have this value. An unknown keyword may have any.
+/// Keywords of schemas in the value are checked separately.
 fn is_well_formed(keyword: &str, value: &Value) -> bool {
     match keyword {
         "additionalItems"
@@ -213,7 +219,7 @@ fn is_well_formed(keyword: &str, value: &Value) -> bool {
         "deprecated" | "readOnly" | "uniqueItems" | "writeOnly" => value.is_boolean(),
         "$comment" | "$ref" | "contentEncoding" | "contentMediaType" | "description" | "discriminator"
         | "format" | "pattern" | "title" => value.is_string(),
-        // AsyncAPI requires a URL, and no schema of a Rust type has one.
+        // AsyncAPI requires a URL in it, and no schema of a Rust type has this keyword.
         "externalDocs" => false,
         _ => true,
     }
@@ -233,7 +239,7 @@ fn is_list_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
     elements.is_some_and(|elements| elements.iter().all(is_element))
 }
 
-/// Whether a value is a list of such elements, each of them once.
+/// Whether a value is a list, maybe an empty one, of such elements, each of them once.
 fn is_set_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
     value.as_array().is_some_and(|elements| {
         let texts: BTreeSet<_> = elements.iter().map(Value::to_string).collect();

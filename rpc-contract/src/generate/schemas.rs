@@ -8,9 +8,11 @@ use super::model::{Field, Int, Key, Named, Shape, Type, Types};
 use super::read;
 use crate::ServiceDescription;
 
-/// Returns the description with schemas, made of the spelling of its types if it has none.
+/// Returns the description with schemas. If no method has one, they are made from the spelling of
+/// the types in Rust.
 ///
-/// A type that is not of the standard library refers to a definition that allows any value.
+/// A type whose form its name does not tell, such as `User`, refers to a definition that allows any
+/// value. A type that stands for any value, or cannot be read, has no schema.
 #[must_use]
 pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescription> {
     if read::has_schemas(description) {
@@ -30,7 +32,8 @@ pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescript
     Cow::Owned(description)
 }
 
-/// Calls `visit` with the spelling and the schema of each type that a method takes or returns.
+/// Calls `visit` with the spelling and the schema of each type that a method takes, returns or fails
+/// with.
 fn each_schema(service: &mut ServiceDescription, mut visit: impl FnMut(&str, &mut Option<Value>)) {
     for method in &mut service.methods {
         for argument in &mut method.arguments {
@@ -46,7 +49,7 @@ fn each_schema(service: &mut ServiceDescription, mut visit: impl FnMut(&str, &mu
     }
 }
 
-/// Returns the schema of a type's JSON form, or `None` if it allows any value.
+/// Returns the schema of a type's JSON form, or `None` for [`Type::Any`].
 fn schema(ty: &Type, types: &Types) -> Option<Value> {
     let schema_or_any = |ty| schema(ty, types).unwrap_or_else(|| json!({}));
     Some(match ty {
@@ -76,7 +79,7 @@ fn schema(ty: &Type, types: &Types) -> Option<Value> {
     })
 }
 
-/// Returns the schema of an integer, with its limits if 64 bits can hold them.
+/// Returns the schema of an integer, with those of its limits that 64 bits can hold.
 fn integer(Int { bits, is_signed }: Int) -> Value {
     let format = format!("{}int{bits}", if is_signed { "" } else { "u" });
     let mut schema = json!({"type": "integer", "format": format});

@@ -132,6 +132,7 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
     written
 }
 
+/// Returns the type of the result or, if the method returns a stream, of its items.
 fn result(method: &Method, types: &TypeWriter<'_>) -> String {
     if returns_nothing(method) {
         "void".to_owned()
@@ -140,6 +141,7 @@ fn result(method: &Method, types: &TypeWriter<'_>) -> String {
     }
 }
 
+/// Returns the parameters for the arguments, without those that follow, such as `options`.
 fn parameters(method: &Method, names: &MethodNames, types: &TypeWriter<'_>) -> Vec<Doc> {
     let arguments = method.arguments.iter().zip(&names.arguments);
     let parameters = arguments.map(|(argument, name)| {
@@ -153,7 +155,7 @@ fn parameters(method: &Method, names: &MethodNames, types: &TypeWriter<'_>) -> V
     parameters.collect()
 }
 
-/// Returns what is before the body of a function. `end` is what follows its type.
+/// Returns the signature of a function. `end` is what follows the type of its result.
 fn function_of(name: &str, parameters: Vec<Doc>, result: &str, end: &str) -> Doc {
     Doc::Concat(vec![
         Doc::text(name),
@@ -175,6 +177,7 @@ fn arguments_of(method: &Method, names: &MethodNames) -> Doc {
     Doc::list("{", arguments.collect(), "}", Doc::Line)
 }
 
+/// Returns the function that joins a worker and the service, after a blank line.
 fn implement(service: &Service, names: &Names) -> String {
     let docs = "Makes an implementation ready for `rpc.serve`.";
     let head = Doc::text(format!(
@@ -183,7 +186,7 @@ fn implement(service: &Service, names: &Names) -> String {
     ));
     let mut written = format!("\n{}{}", jsdoc(docs, 0), lines(&head, 0));
     if service.methods.is_empty() {
-        // The worker has nothing to implement.
+        // There is no method to call: `void` marks the parameter as used.
         written.push_str(&format!(
             "  void worker;\n  return rpc.implement({}, {{}});\n}}\n",
             names.service

@@ -38,6 +38,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Declares a type and its descriptor, which is a constant of the same name, or is in the class
+    /// of the error.
     fn declaration(&self, id: TypeId) -> String {
         let named = self.service.types.get(id);
         let name = self.names.ty(id);
@@ -100,18 +102,18 @@ impl Writer<'_> {
 }
 
 /// Returns an alias for a union of types, each with its documentation, as prettier lays it out. If
-/// only the first member has documentation, it is above the whole union. Otherwise each member has
-/// its own above it, on lines that begin with `|`.
+/// only the first member has documentation, it is above the whole union. If any other has some, each
+/// member is below its own, on a line that begins with `|`.
 fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     let head = Doc::text(format!("export type {name} ="));
     let docs = |(docs, _): &(String, Doc)| jsdoc_lines(docs, STEP);
     let (first, further) = members.split_at(1.min(members.len()));
     let docs_of_first: Vec<_> = first.iter().flat_map(docs).collect();
-    let is_each_documented = further.iter().any(|member| !docs(member).is_empty());
+    let has_docs_within = further.iter().any(|member| !docs(member).is_empty());
     let is_union = !further.is_empty();
     let mut union = Vec::new();
     for (index, member) in members.iter().enumerate() {
-        if is_each_documented {
+        if has_docs_within {
             let comment = docs(member).into_iter();
             union.extend(comment.flat_map(|line| [Doc::HardLine, Doc::Text(line)]));
             union.extend([Doc::HardLine, Doc::text("| ")]);
@@ -127,7 +129,7 @@ fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
             member
         });
     }
-    let alias = if is_each_documented {
+    let alias = if has_docs_within {
         vec![head, Doc::Indent(union)]
     } else if !docs_of_first.is_empty() {
         let comment = docs_of_first
@@ -146,7 +148,8 @@ fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     lines(&Doc::Concat(vec![Doc::Concat(alias), Doc::text(";")]), 0)
 }
 
-/// Returns a type as the members of a union: an option is two.
+/// Returns a type as the members of a union: an option is two, of which the first has the
+/// documentation.
 fn members(docs: &str, ty: &Type, write: impl Fn(&Type) -> String) -> Vec<(String, Doc)> {
     match ty {
         Type::Option(inner) => vec![
@@ -164,8 +167,8 @@ fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize)
         let head = Doc::text(format!("{head} "));
         Doc::Concat(vec![head, descriptor, Doc::text(";")])
     };
-    // Prettier breaks after the `=` if the head is too long, or if a short argument would be on a
-    // line of its own otherwise.
+    // Prettier breaks after the `=` if the first line would be too long otherwise, or if a short
+    // argument would be on a line of its own.
     let is_usual = |constant: &Doc| {
         let rendered = constant.render(WIDTH, indent, STEP);
         let first = rendered.lines().next().unwrap_or_default();
@@ -181,12 +184,13 @@ fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize)
     lines(&constant, indent)
 }
 
-/// Whether a call is on three lines because of its only, short argument.
+/// Whether a rendered call is on three lines because of its only argument, a name or a text that is
+/// short: prettier's limit is a quarter of the width.
 fn has_short_argument(rendered: &str) -> bool {
     let mut lines = rendered.lines().skip(1);
     let argument = lines.next().unwrap_or_default().trim().trim_end_matches(',');
-    let is_name = !argument.contains(['.', '(', '{', '[']) || argument.starts_with(['"', '\'']);
-    is_name && argument.len() <= WIDTH / 4 && lines.next().is_some_and(|line| line.trim() == ");")
+    let is_name_or_text = !argument.contains(['.', '(', '{', '[']) || argument.starts_with(['"', '\'']);
+    is_name_or_text && argument.len() <= WIDTH / 4 && lines.next().is_some_and(|line| line.trim() == ");")
 }
 
 /// Returns the class of an error, after a blank line.
@@ -197,7 +201,7 @@ fn error_class(docs: &str, name: &str, ty: &str, descriptor: Doc) -> String {
     format!("\n{}{head}{field}}}\n", jsdoc(docs, 0))
 }
 
-/// Returns the class of a method's error, if the method can fail.
+/// Returns the name of the class of a method's error, or `None` if the method cannot fail.
 pub(super) fn error_name<'a>(
     error: Option<&Type>,
     failure: Option<&'a str>,

@@ -14,7 +14,8 @@ use super::types::{TypeWriter, is_optional};
 #[derive(Debug)]
 pub(super) struct DescriptorWriter<'a> {
     names: &'a Names,
-    /// In which order the types are declared. A reference to a later one is lazy.
+    /// In which order the types are declared. In a declaration, a reference to the type itself or
+    /// to a later one is lazy.
     pub(super) order: Order,
 }
 
@@ -37,12 +38,10 @@ impl<'a> DescriptorWriter<'a> {
         self.part(ty, None)
     }
 
-    /// Writes the descriptor of the type with this name.
+    /// Writes the descriptor of the type `id`, which has this shape.
     pub(super) fn shape(&self, id: TypeId, shape: &Shape, types: &TypeWriter<'_>) -> Doc {
         match shape {
-            Shape::Struct(fields) => {
-                call_with_object("t.struct", vec![], self.fields(fields, Some(id)), true)
-            }
+            Shape::Struct(fields) => call_with_object("t.struct", vec![], self.fields(fields, id), true),
             Shape::Alias(ty) => self.alias_part(ty, id, types),
             Shape::Unknown => Doc::text("t.any"),
             Shape::Units(units) => enumeration(units),
@@ -58,7 +57,7 @@ impl<'a> DescriptorWriter<'a> {
                 Content::Unit => Doc::text("null"),
                 Content::Value(ty) => self.part(ty, Some(id)),
                 Content::Fields(fields) => {
-                    call_with_object("t.struct", vec![], self.fields(fields, Some(id)), false)
+                    call_with_object("t.struct", vec![], self.fields(fields, id), false)
                 }
             };
             property(&variant.name, content)
@@ -72,15 +71,13 @@ impl<'a> DescriptorWriter<'a> {
         let alternatives = alternatives.iter().map(|alternative| match &alternative.content {
             Content::Unit => Doc::text("t.unit"),
             Content::Value(ty) => self.alias_part(ty, id, types),
-            Content::Fields(fields) => {
-                call_with_object("t.struct", vec![], self.fields(fields, Some(id)), false)
-            }
+            Content::Fields(fields) => call_with_object("t.struct", vec![], self.fields(fields, id), false),
         });
         call("t.untagged", alternatives.collect())
     }
 
-    /// Writes a part of an alias. A type that the alias cannot mention is any value, as in the
-    /// alias.
+    /// Writes a part of an alias. A type that the alias cannot mention is any value, because the
+    /// alias has `unknown` for it.
     fn alias_part(&self, ty: &Type, id: TypeId, types: &TypeWriter<'_>) -> Doc {
         match ty {
             Type::Named(other) if types.is_unmet(id, *other) => Doc::text("t.any"),
@@ -93,9 +90,9 @@ impl<'a> DescriptorWriter<'a> {
     }
 
     /// Returns the properties of an object with the descriptors of fields.
-    fn fields(&self, fields: &[Field], id: Option<TypeId>) -> Vec<Doc> {
+    fn fields(&self, fields: &[Field], within: TypeId) -> Vec<Doc> {
         let field = |field: &Field| {
-            let ty = self.part(&field.ty, id);
+            let ty = self.part(&field.ty, Some(within));
             let ty = if is_optional(field) {
                 call("t.optional", vec![ty])
             } else {
@@ -132,8 +129,8 @@ impl<'a> DescriptorWriter<'a> {
         }
     }
 
-    /// Refers to the descriptor of a type with a name. Within the declaration of a type that comes
-    /// before it, the reference is lazy.
+    /// Refers to the descriptor of a type with a name. The reference is lazy within the declaration
+    /// of that type, and of one that comes before it.
     fn reference(&self, id: TypeId, within: Option<TypeId>) -> Doc {
         let name = self.names.ty(id);
         match within {
@@ -154,7 +151,7 @@ fn tagged(tagging: &Tagging) -> (&'static str, Vec<String>) {
     }
 }
 
-/// The function for a reference to a type that is declared later.
+/// The function for a reference to a type whose constant is not initialized yet.
 const LAZY: &str = "t.lazy";
 
 /// Returns the descriptor of an enum of units.
@@ -175,7 +172,8 @@ pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
         Doc::Concat(parts) => matches!(parts.first(), Some(Doc::Text(function)) if function == LAZY),
         _ => false,
     };
-    // Prettier puts functions among several arguments on lines of their own.
+    // If one of several arguments is a call with a function, prettier puts each of them on a line of
+    // its own.
     let has_lazy = arguments.len() > 1 && arguments.iter().any(is_lazy);
     if let Some(first) = arguments.first_mut().filter(|_| has_lazy) {
         *first = Doc::Concat(vec![Doc::Broken, first.clone()]);
@@ -186,8 +184,8 @@ pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
     ])
 }
 
-/// Returns a call whose last argument is an object, after those that are `first`. It is on several
-/// lines if it does not fit, and always if `is_broken`.
+/// Returns a call whose last argument is an object, after those that are `first`. The object is on
+/// several lines if it does not fit, and always if `is_broken`, unless it is empty.
 pub(super) fn call_with_object(
     function: &str,
     first: Vec<String>,

@@ -11,10 +11,12 @@ use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::{jsdoc, lines, literal};
 
-/// The most columns of a part of the description. With its quotes and indentation, it fits a line.
+/// The most columns of a part of the service's description. With its indentation, its quotes and a
+/// `+`, it fits a line.
 const PART: usize = 90;
 
-/// Whether the constant `methods` mentions `t`, which has the descriptors of unnamed types.
+/// Whether the constant `methods` mentions `t`, which has the descriptors of unnamed types and marks
+/// optional arguments.
 pub(super) fn mentions_t(service: &Service) -> bool {
     let is_unnamed = |ty: &Type| !matches!(ty, Type::Named(_));
     service.methods.iter().any(|method| {
@@ -31,12 +33,12 @@ pub(super) fn returns_nothing(method: &Method) -> bool {
     method.is_oneway || (method.returns == Type::Unit && !method.is_streaming)
 }
 
-/// Whether an argument may be `undefined`. One that is an option is `null` instead.
+/// Whether an argument may be `undefined`. An option or a unit is `null` instead.
 pub(super) fn is_optional(argument: &Argument) -> bool {
     argument.is_optional && !matches!(argument.ty, Type::Option(_) | Type::Unit)
 }
 
-/// Returns the constants, after a blank line.
+/// Returns the constant `methods` and that of the service, each after a blank line.
 pub(super) fn methods(service: &Service, names: &Names) -> String {
     let types = DescriptorWriter::new(service, names);
     let mut written = "\n".to_owned();
@@ -55,7 +57,7 @@ pub(super) fn methods(service: &Service, names: &Names) -> String {
     written
 }
 
-/// Returns the constant of a method.
+/// Returns the call of `rpc.method` that declares a method.
 fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &DescriptorWriter<'_>) -> Doc {
     let mut options = vec![property("name", Doc::text(literal(&method.name)))];
     if !method.arguments.is_empty() {
@@ -117,7 +119,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
     call_with_object("rpc.method", vec![], options, false)
 }
 
-/// Returns a number of JavaScript, and the largest exact one for any that is larger.
+/// Returns a number for JavaScript. One that is too large to be exact becomes the largest exact one.
 fn number(number: u64) -> String {
     number.min((1 << 53) - 1).to_string()
 }
@@ -130,6 +132,7 @@ fn aliases_of(argument: &Argument) -> Doc {
     )
 }
 
+/// Returns the constant of the service, after a blank line.
 fn service_constant(service: &Service, names: &Names) -> String {
     let docs = format!("The service {}.", quoted(&service.name));
     let mut written = format!(

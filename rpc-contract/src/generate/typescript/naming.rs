@@ -11,13 +11,13 @@ const WORDS: &str = "\
     protected public return static string super switch symbol this throw true try typeof undefined \
     unknown var void while with yield";
 
-/// What the module itself declares or imports.
+/// What each module declares or imports under the same name.
 const OF_MODULE: &str = "methods rpc t";
 
 /// The parameters of functions that mention the constant of the service.
 const BESIDE_SERVICE: &str = "connection options worker";
 
-/// Classes of the language.
+/// Global names of the language and of Node.js: classes, namespaces, types and numbers.
 const BUILTIN: &str = "\
     AggregateError Array ArrayBuffer AsyncIterableIterator AsyncIterator Atomics BigInt \
     BigInt64Array BigUint64Array Boolean Buffer DataView Date Error EvalError FinalizationRegistry \
@@ -26,11 +26,11 @@ const BUILTIN: &str = "\
     SharedArrayBuffer String Symbol SyntaxError TypeError URIError Uint16Array Uint32Array \
     Uint8Array Uint8ClampedArray WeakMap WeakRef WeakSet";
 
-/// Names of members that clients and all objects have already, and `then`: an object that has this
-/// method is taken for a promise.
+/// Names of members that objects or clients have already, and of methods that the language calls:
+/// `JSON.stringify` calls `toJSON`, and `await` calls `then`.
 const OF_BASES: &str = "hasOwnProperty then toJSON toString valueOf withOptions";
 
-/// The names in a module. They are in the order of the [`Service`]'s types, methods and arguments.
+/// The names in a module. Lists are in the order of the [`Service`]'s types, methods and arguments.
 #[derive(Debug)]
 pub(super) struct Names {
     pub(super) client: String,
@@ -39,8 +39,9 @@ pub(super) struct Names {
     pub(super) implement: String,
     /// The constant of the service.
     pub(super) service: String,
+    /// The types. That of an error is what its class holds, such as `RefusalValue`.
     pub(super) types: Vec<String>,
-    /// For each type that is an error, the class of the error.
+    /// For each type, the class of the error if it is one of `Types::only_errors`.
     pub(super) errors: Vec<Option<String>>,
     pub(super) methods: Vec<MethodNames>,
 }

@@ -7,7 +7,8 @@ use super::super::{docs, literals};
 /// The columns by which a block is indented.
 pub(super) const STEP: usize = 2;
 
-/// Keeps prettier from changing the next statement, whose lines it would break in another way.
+/// Keeps prettier from changing the statement or member that follows, whose lines it would break in
+/// another way.
 const IGNORE: &str = "// prettier-ignore\n";
 
 /// Returns a string literal.
@@ -15,7 +16,7 @@ pub(super) fn literal(text: &str) -> String {
     literals::literal(text, |wide| format!("\\u{{{wide:x}}}"))
 }
 
-/// Returns the key of a property.
+/// Returns the key of a property, in quotes if it needs them.
 pub(super) fn key(name: &str) -> String {
     if is_identifier(name) {
         name.to_owned()
@@ -31,8 +32,8 @@ fn is_identifier(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.chars().all(is_part)
 }
 
-/// Returns the key of a property of an object literal. There, a plain `__proto__` would set the
-/// prototype.
+/// Returns the key of a property of an object literal. There, `__proto__` would set the prototype if
+/// it were not in square brackets, even in quotes.
 pub(super) fn key_of_value(name: &str) -> String {
     match name {
         "__proto__" => "[\"__proto__\"]".to_owned(),
@@ -50,7 +51,7 @@ pub(super) fn comment(docs: &str) -> String {
     lines.collect()
 }
 
-/// Escapes what the compiler takes for a directive, such as `@ts-nocheck`. Documentation may come
+/// Escapes what the compiler could take for a directive, such as `@ts-nocheck`. Documentation may come
 /// from a worker, and must not decide what is checked.
 fn without_directive(line: &str) -> String {
     let is_directive = |at: usize| {
@@ -67,15 +68,16 @@ fn without_directive(line: &str) -> String {
     escaped
 }
 
-/// Returns a documentation comment with this indentation, up to and with the end of its last line.
-/// Empty if there is no documentation.
+/// Returns a documentation comment with this indentation, and with a line break at its end. Empty if
+/// there is no documentation.
 pub(super) fn jsdoc(docs: &str, indent: usize) -> String {
     let margin = " ".repeat(indent);
     let lines = jsdoc_lines(docs, indent).into_iter();
     lines.map(|line| format!("{margin}{line}\n")).collect()
 }
 
-/// Returns the lines of a documentation comment, without their indentation.
+/// Returns the lines of a documentation comment without their indentation, for which they leave
+/// `indent` columns.
 pub(super) fn jsdoc_lines(docs: &str, indent: usize) -> Vec<String> {
     // `/** ` and ` */` take seven columns if the comment is on one line.
     let lines = docs::lines(docs, WIDTH - indent - 7);

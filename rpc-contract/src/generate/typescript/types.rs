@@ -12,7 +12,8 @@ use super::text::{jsdoc_lines, key, literal};
 pub(super) struct TypeWriter<'a> {
     names: &'a Names,
     /// The order that aliases would need. The compiler refuses an alias that mentions itself, other
-    /// than within an array or an object, so what is unmet here is written as `unknown`.
+    /// than within an array, a tuple, a `Map` or the type of an object, so what is unmet here is
+    /// written as `unknown`.
     cycles: Order,
 }
 
@@ -46,12 +47,14 @@ impl<'a> TypeWriter<'a> {
         self.written(ty, Some(within))
     }
 
-    /// Whether the alias `id` cannot mention this type, so that it is written as `unknown` there.
+    /// Whether the alias `id` may mention `other` only where the compiler allows a cycle, such as in
+    /// a list. Elsewhere in the alias, `other` is written as `unknown`.
     pub(super) fn is_unmet(&self, id: TypeId, other: TypeId) -> bool {
         self.cycles.is_unmet(id, other)
     }
 
-    /// Writes a type. `within` is the alias in whose declaration it is, if any.
+    /// Writes a type. `within` is the alias that it is a part of. `None` if it is in no alias, or
+    /// where an alias may mention itself.
     fn written(&self, ty: &Type, within: Option<TypeId>) -> String {
         match ty {
             Type::Bool => "boolean".to_owned(),
@@ -94,6 +97,7 @@ impl<'a> TypeWriter<'a> {
     pub(super) fn variant(&self, tagging: &Tagging, variant: &Variant) -> Doc {
         let (tag, content) = match tagging {
             Tagging::External => ("kind", "value"),
+            // The content's fields are beside the tag: no property holds them.
             Tagging::Internal { tag } => (tag.as_str(), ""),
             Tagging::Adjacent { tag, content } => (tag.as_str(), content.as_str()),
         };
@@ -127,8 +131,8 @@ impl<'a> TypeWriter<'a> {
 
     fn properties(&self, fields: &[Field]) -> Vec<Doc> {
         let property = |field: &Field| {
-            // The deepest that these can be: in the content of a variant, in an alias that is
-            // broken.
+            // The deepest indentation of a field: in the content of a variant, in a union on several
+            // lines.
             let docs = jsdoc_lines(&field.docs, 4 * STEP).into_iter();
             let mut property: Vec<_> = docs.flat_map(|line| [Doc::Text(line), Doc::HardLine]).collect();
             property.push(Doc::text(self.property(field)));
@@ -161,7 +165,7 @@ fn has_docs(fields: &[Field]) -> bool {
     fields.iter().any(|field| !jsdoc_lines(&field.docs, 0).is_empty())
 }
 
-/// Whether a field may be absent. One that is an option is `null` instead.
+/// Whether a field may be absent in TypeScript. An option or a unit is `null` instead.
 pub(super) fn is_optional(field: &Field) -> bool {
     !field.is_required && !matches!(field.ty, Type::Option(_) | Type::Unit)
 }
@@ -170,7 +174,8 @@ fn integer(int: Int) -> &'static str {
     if int.bits <= 32 { "number" } else { "bigint" }
 }
 
-/// Collects the types that the compiler resolves at once when an alias stands for this type.
+/// Collects the types that the compiler resolves at once when an alias stands for this type. A
+/// `Record`, unlike a `Map`, is an alias itself, and its values are resolved too.
 fn needs_at_once(ty: &Type, needs: &mut Vec<usize>) {
     match ty {
         Type::Named(id) => needs.push(id.0),
