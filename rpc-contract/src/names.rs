@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-/// The limit on the length of a converted name. Longer ones are cut. What [`Scope::add`] and callers
-/// append comes on top.
+/// The limit on the length of a converted name. Longer ones are cut. What [`Scope::add`] and
+/// callers append comes on top.
 const MAX_LENGTH: usize = 60;
 
 /// The names of one scope of a program: each once, and none that means something else there.

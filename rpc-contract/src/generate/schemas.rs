@@ -32,8 +32,8 @@ pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescript
     Cow::Owned(description)
 }
 
-/// Calls `visit` with the spelling and the schema of each type that a method takes, returns or fails
-/// with.
+/// Calls `visit` with the spelling and the schema of each type that a method takes, returns or
+/// fails with.
 fn each_schema(service: &mut ServiceDescription, mut visit: impl FnMut(&str, &mut Option<Value>)) {
     for method in &mut service.methods {
         for argument in &mut method.arguments {

@@ -102,8 +102,8 @@ impl Writer<'_> {
 }
 
 /// Returns an alias for a union of types, each with its documentation, as prettier lays it out. If
-/// only the first member has documentation, it is above the whole union. If any other has some, each
-/// member is below its own, on a line that begins with `|`.
+/// only the first member has documentation, it is above the whole union. If any other has some,
+/// each member is below its own, on a line that begins with `|`.
 fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     let head = Doc::text(format!("export type {name} ="));
     let docs = |(docs, _): &(String, Doc)| jsdoc_lines(docs, STEP);

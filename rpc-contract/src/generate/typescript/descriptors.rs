@@ -172,8 +172,8 @@ pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
         Doc::Concat(parts) => matches!(parts.first(), Some(Doc::Text(function)) if function == LAZY),
         _ => false,
     };
-    // If one of several arguments is a call with a function, prettier puts each of them on a line of
-    // its own.
+    // If one of several arguments is a call with a function, prettier puts each of them on a line
+    // of its own.
     let has_lazy = arguments.len() > 1 && arguments.iter().any(is_lazy);
     if let Some(first) = arguments.first_mut().filter(|_| has_lazy) {
         *first = Doc::Concat(vec![Doc::Broken, first.clone()]);

@@ -15,8 +15,8 @@ use super::text::{jsdoc, lines, literal};
 /// `+`, it fits a line.
 const PART: usize = 90;
 
-/// Whether the constant `methods` mentions `t`, which has the descriptors of unnamed types and marks
-/// optional arguments.
+/// Whether the constant `methods` mentions `t`, which has the descriptors of unnamed types and
+/// marks optional arguments.
 pub(super) fn mentions_t(service: &Service) -> bool {
     let is_unnamed = |ty: &Type| !matches!(ty, Type::Named(_));
     service.methods.iter().any(|method| {
@@ -119,7 +119,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
     call_with_object("rpc.method", vec![], options, false)
 }
 
-/// Returns a number for JavaScript. One that is too large to be exact becomes the largest exact one.
+/// Returns a number for JavaScript: the largest exact one in place of any that is larger.
 fn number(number: u64) -> String {
     number.min((1 << 53) - 1).to_string()
 }

@@ -32,8 +32,8 @@ fn is_identifier(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.chars().all(is_part)
 }
 
-/// Returns the key of a property of an object literal. There, `__proto__` would set the prototype if
-/// it were not in square brackets, even in quotes.
+/// Returns the key of a property of an object literal. There, `__proto__` would set the prototype
+/// if it were not in square brackets, even in quotes.
 pub(super) fn key_of_value(name: &str) -> String {
     match name {
         "__proto__" => "[\"__proto__\"]".to_owned(),
@@ -51,8 +51,8 @@ pub(super) fn comment(docs: &str) -> String {
     lines.collect()
 }
 
-/// Escapes what the compiler could take for a directive, such as `@ts-nocheck`. Documentation may come
-/// from a worker, and must not decide what is checked.
+/// Escapes what the compiler could take for a directive, such as `@ts-nocheck`. Documentation may
+/// come from a worker, and must not decide what is checked.
 fn without_directive(line: &str) -> String {
     let is_directive = |at: usize| {
         let name = line.get(at + 1..at + 4);
@@ -68,8 +68,8 @@ fn without_directive(line: &str) -> String {
     escaped
 }
 
-/// Returns a documentation comment with this indentation, and with a line break at its end. Empty if
-/// there is no documentation.
+/// Returns a documentation comment with this indentation, and with a line break at its end. Empty
+/// if there is no documentation.
 pub(super) fn jsdoc(docs: &str, indent: usize) -> String {
     let margin = " ".repeat(indent);
     let lines = jsdoc_lines(docs, indent).into_iter();

@@ -47,8 +47,8 @@ impl<'a> TypeWriter<'a> {
         self.written(ty, Some(within))
     }
 
-    /// Whether the alias `id` may mention `other` only where the compiler allows a cycle, such as in
-    /// a list. Elsewhere in the alias, `other` is written as `unknown`.
+    /// Whether the alias `id` may mention `other` only where the compiler allows a cycle, such as
+    /// in a list. Elsewhere in the alias, `other` is written as `unknown`.
     pub(super) fn is_unmet(&self, id: TypeId, other: TypeId) -> bool {
         self.cycles.is_unmet(id, other)
     }
@@ -131,8 +131,8 @@ impl<'a> TypeWriter<'a> {
 
     fn properties(&self, fields: &[Field]) -> Vec<Doc> {
         let property = |field: &Field| {
-            // The deepest indentation of a field: in the content of a variant, in a union on several
-            // lines.
+            // The deepest indentation of a field: in the content of a variant, in a union on
+            // several lines.
             let docs = jsdoc_lines(&field.docs, 4 * STEP).into_iter();
             let mut property: Vec<_> = docs.flat_map(|line| [Doc::Text(line), Doc::HardLine]).collect();
             property.push(Doc::text(self.property(field)));
