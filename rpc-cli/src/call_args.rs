@@ -74,7 +74,8 @@ impl<'a> Target<'a> {
         self.arguments == Some("-")
     }
 
-    /// Splits the names from the arguments: `-`, or a last word that begins with `{`, `[` or `@`.
+    /// Splits the names from the arguments. The last of several words has the arguments if it is
+    /// `-`, or begins with `{`, `[` or `@`.
     fn new(words: &[&'a str], has_queue: bool) -> Result<Self, Failure> {
         let is_arguments = |word: &str| word == "-" || word.trim_start().starts_with(['{', '[', '@']);
         let (names, arguments) = match words {

@@ -18,11 +18,13 @@ pub(crate) type Error = CallError<MethodError<String>>;
 pub(crate) struct Settings {
     /// `None` if the method's own limit applies, or else the client's.
     pub(crate) timeout: Option<Duration>,
+    /// Not used for a broadcast with answers.
     pub(crate) priority: Option<u8>,
     pub(crate) headers: Vec<(String, String)>,
 }
 
-/// A call of a method, by the kind of its answers. Nothing is sent before it is awaited or read.
+/// A call of a method, by the kind of its answers. Nothing is sent before a call is awaited, a
+/// stream is read, or a broadcast's `send` is awaited.
 #[derive(Debug)]
 pub(crate) enum PreparedCall {
     /// Ends with a reply. If the method is one-way, it ends once the broker has the request.
@@ -81,8 +83,8 @@ pub(crate) fn prepare(
     PreparedCall::Single(call)
 }
 
-/// Returns the answer of a worker to a broadcast as JSON. The result, or the method's error, is put
-/// into it as text, because parsing would round large numbers.
+/// Returns the answer of a worker to a broadcast as JSON. The JSON text of the result, or of the
+/// method's error, is inserted as it is, because parsing would round large numbers.
 pub(crate) fn answer_json(worker: &Worker, answer: Result<String, Error>) -> String {
     let worker = json!(worker);
     match answer {

@@ -93,9 +93,9 @@ impl Bench {
         })
     }
 
-    /// Finds the service, makes one call to see whether that works, and then those that are
-    /// measured. The method's own error shows that the call works; such errors are counted in the
-    /// run.
+    /// Finds the service, makes one call to see whether that works, and then makes the calls that
+    /// are measured. The method's own error shows that the call works; such errors are counted in
+    /// the run.
     async fn measure(
         &self,
         broker: &Broker,
@@ -148,7 +148,8 @@ impl Bench {
         })
     }
 
-    /// Refuses a method that does not exist or, without `--force`, is not idempotent.
+    /// Returns the method's description. Fails if there is no such method or, without `--force`, if
+    /// it is not idempotent.
     fn check_method<'a>(
         &self,
         service: &'a ServiceDescription,

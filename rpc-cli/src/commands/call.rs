@@ -89,7 +89,8 @@ impl Call {
             called = self.call(&broker, &target, arguments, items_failed, output) => called,
             _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
         };
-        // Cancels a call that was interrupted, or whose items end with a failure.
+        // A call that was interrupted, or whose items failed, was dropped above. Closing waits
+        // until the workers are told to cancel it.
         close(&broker).await;
         called
     }
@@ -142,7 +143,8 @@ impl Call {
         }
     }
 
-    /// Refuses options that the method has no use for.
+    /// Refuses options that the method has no use for, and arguments from standard input if the
+    /// method's items are read from there.
     fn check_options(&self, method: &MethodDescription, target: &Target<'_>) -> Result<(), Failure> {
         let name = &method.name;
         if method.is_broadcast && self.priority.is_some() {
@@ -169,7 +171,8 @@ impl Call {
         Ok(())
     }
 
-    /// Sends a broadcast, and prints each answer as it arrives.
+    /// Sends a broadcast, and prints each answer as it arrives. The outcome is negative if a worker
+    /// failed, may not have got the request, or did not answer.
     async fn broadcast(
         &self,
         mut broadcast: Broadcast<String, MethodError<String>>,
@@ -226,7 +229,8 @@ async fn stream_items(
     }
 }
 
-/// Makes a description from the call alone, for `--undescribed`.
+/// Makes a description from the call alone, for `--undescribed`. Fails if the arguments have no
+/// names.
 fn undescribed(queue: &str, target: &Target<'_>, arguments: &str) -> Result<ServiceDescription, Failure> {
     let Ok(arguments) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(arguments) else {
         return Err(Failure::usage(

@@ -142,7 +142,8 @@ enum Presence {
 }
 
 /// Compares each old service with the new ones of the same name: only with those on the same queue,
-/// if there are any. If there is one service on each side, their names do not matter.
+/// if there are any. An old service is removed if no new one has its name, and a new one is added
+/// if no old one has its name. If there is one service on each side, their names do not matter.
 fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<ComparedService> {
     let compared = |old: &ServiceDescription, new: &ServiceDescription, presence| {
         let Comparison { changes, by_name, .. } = Comparison::new(old, new);
@@ -163,7 +164,7 @@ fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<Co
         let on_queue: Vec<_> = on_queue.collect();
         let successors = if on_queue.is_empty() { same_name } else { on_queue };
         if successors.is_empty() {
-            // Its workers no longer have any of its methods.
+            // Compared with no methods, each of its methods counts as removed.
             let nothing = ServiceDescription::new(&old.name, &old.queue);
             all.push(compared(old, &nothing, Presence::Removed));
         }

@@ -33,7 +33,7 @@ use crate::options::Options;
 use crate::output::Output;
 use crate::units;
 
-/// How many connections of browsers are served.
+/// How many connections of browsers are served at a time.
 const MAX_CONNECTIONS: usize = 128;
 
 /// Shows services, workers and queues on a web page, and calls methods from there.
@@ -178,7 +178,7 @@ fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
     }
 }
 
-/// Parses an address with a port, or a port of this machine.
+/// Parses an address with a port. A port alone is one of 127.0.0.1.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));

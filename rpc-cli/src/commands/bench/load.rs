@@ -57,7 +57,8 @@ struct Shared {
 }
 
 impl RepeatedCall {
-    /// Makes one call, and reads all items if it is answered with a stream. Returns their number.
+    /// Makes one call, and reads all items if it is answered with a stream. Returns the number of
+    /// items: 0 without a stream.
     pub(super) async fn call_once(&self) -> Result<u64, CallError<MethodError<String>>> {
         if self.is_streaming {
             return self.read_stream().await;
@@ -82,7 +83,7 @@ impl RepeatedCall {
         Ok(items)
     }
 
-    /// Makes all calls from this many tasks, until the end or Ctrl-C.
+    /// Makes the calls from this many tasks, until the pace allows no more or Ctrl-C.
     pub(super) async fn run(self, pace: Pace, callers: usize, output: &Output) -> Run {
         let shared = Arc::new(Shared {
             call: self,
@@ -133,8 +134,8 @@ impl RepeatedCall {
 }
 
 impl Shared {
-    /// Makes one call after another until the end. A call in flight when `stopped` becomes true is
-    /// dropped and not counted.
+    /// Makes one call after another until the pace allows no more. A call in flight when `stopped`
+    /// becomes true is dropped and not counted.
     async fn make_calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         let calls = async {
             loop {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The number of calls, and when each is due. Times count from the start of the run.
+/// When each call is due, and when no more calls start. Times count from the start of the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     rate: Option<u32>,
@@ -21,8 +21,8 @@ pub(super) enum Start {
 }
 
 impl Pace {
-    /// Creates a pace of `rate` calls per second, or of as many as possible, until a limit is
-    /// reached.
+    /// Creates a pace of `rate` calls per second, or of as many as possible, until `duration` has
+    /// passed or `count` calls have started. Without both, it has no end.
     pub(super) fn new(rate: Option<u32>, duration: Option<Duration>, count: Option<u64>) -> Self {
         Self {
             rate,
@@ -61,8 +61,8 @@ impl Pace {
         self.count.map_or(due, |count| count.min(due))
     }
 
-    /// Returns how much is done, and how much there is to do: in calls or in milliseconds,
-    /// whichever limit is closer.
+    /// Returns how much is done, and the total: in calls or in milliseconds, whichever limit is
+    /// closer. `(0, 1)` without a limit.
     pub(super) fn progress(&self, ended: u64, now: Duration) -> (u64, u64) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let by_count = self.count.map(|count| (ended.min(count), count));

@@ -128,8 +128,8 @@ fn show_nanos(nanos: u64) -> String {
     show_time(Duration::from_nanos(nanos))
 }
 
-/// Returns the quantiles and the bars. `from_due` is whether latencies count from when calls were
-/// due.
+/// Returns the extremes and the mean, the quantiles, and the bars. `from_due` is whether latencies
+/// count from when calls were due.
 fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
     let origin = if from_due { " from when calls were due" } else { "" };
     let mut lines = vec![
@@ -152,8 +152,9 @@ fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
     lines
 }
 
-/// Returns a bar for each range of latencies. The ranges grow by a constant factor, of at least 1.1
-/// so that nearly equal latencies share a bar.
+/// Returns a line for each of at most [`MAX_BARS`] ranges of latencies: its share of the calls, and
+/// a bar. The ranges grow by a constant factor, of at least 1.1 so that nearly equal latencies
+/// share a bar.
 fn bars(latencies: &Histogram<u64>) -> Vec<String> {
     let least = latencies.min().max(1) as f64;
     let step = (latencies.max() as f64 / least)

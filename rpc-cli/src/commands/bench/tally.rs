@@ -94,6 +94,7 @@ fn outcome_of(error: &CallError<MethodError<String>>) -> Cow<'static, str> {
         CallError::Refused { .. } => "refused".into(),
         CallError::Broker { .. } => "broker failed".into(),
         CallError::BadReply { .. } => "bad reply".into(),
+        // Failures before the request is sent, or a one-way broadcast that reached no worker.
         _ => "not sent".into(),
     }
 }

@@ -45,8 +45,8 @@ impl Refusal {
 }
 
 impl Access {
-    /// Checks that the request is sent to a host name of this console, and not on behalf of a page
-    /// of another site.
+    /// Checks that a request names this console in its only `Host`, and that its `Origin`, if it
+    /// has one, is that host.
     pub(super) fn check_site(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -58,7 +58,7 @@ impl Access {
         }
         let origins = headers.get_all(header::ORIGIN).iter();
         let mut origins = origins.map(|origin| origin.to_str().unwrap_or_default());
-        // A client that is no browser sends none.
+        // Browsers leave it out of some requests, and other clients send none.
         if origins.all(|origin| is_origin_of(origin, host)) {
             Ok(())
         } else {
@@ -66,7 +66,8 @@ impl Access {
         }
     }
 
-    /// Checks whether a request to call, look or change comes from the page, with the token.
+    /// Checks that a request to the API has the token, and that `Sec-Fetch-Site`, if the browser
+    /// sends it, does not name another site.
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
@@ -109,7 +110,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Whether an `Origin` is that of a page from this host, maybe behind a proxy with TLS.
+/// Whether an `Origin` is that of a page from this `Host`, maybe behind a proxy with TLS. Also
+/// compares the port.
 fn is_origin_of(origin: &str, host: &str) -> bool {
     let authority = origin
         .strip_prefix("http://")

@@ -1,6 +1,6 @@
 //! Calls a method for the page, and tells it what happens in lines of JSON.
 //!
-//! Arguments, results and items stay JSON text, which is put into JSON as text: reading it would
+//! Arguments, results and items stay JSON text, which lines contain as strings: parsing it would
 //! round large numbers. Nothing of it is kept or logged.
 
 use std::time::{Duration, Instant};
@@ -91,11 +91,11 @@ pub(super) fn lines(
     }))
 }
 
-/// A call that the page reads the lines of.
+/// A call whose lines the page reads.
 struct RunningCall {
     step: Step,
     is_oneway: bool,
-    /// When the call was sent.
+    /// When the first line was read. The call is sent when the next one is.
     begun: Instant,
     /// The call counts as running until this is dropped.
     _permit: OwnedSemaphorePermit,
@@ -113,7 +113,7 @@ enum Step {
 impl RunningCall {
     /// Returns the next line, or `None` at the end.
     async fn next_line(&mut self) -> Option<Value> {
-        // A line that others follow sets the step again.
+        // A branch whose line is not the last sets the step again.
         match std::mem::replace(&mut self.step, Step::End) {
             Step::Begin { prepared, trace } => {
                 self.begun = Instant::now();
@@ -168,7 +168,7 @@ impl RunningCall {
         }
     }
 
-    /// Completes the last line of the call.
+    /// Completes the last line of the call, with its event and how long the call took.
     fn end(&self, event: &str, mut line: Value) -> Value {
         line["event"] = event.into();
         line["ms"] = (self.begun.elapsed().as_secs_f64() * 1000.0).into();
@@ -187,7 +187,7 @@ fn answer_json(worker: &Worker, answer: Result<String, Failure>) -> Value {
     }
 }
 
-/// Returns everything that is known of a failure. The method's own error is JSON text.
+/// Returns a failure for the page, without a hint. The method's own error is a string of JSON text.
 pub(super) fn failure_json(failure: &Failure) -> Value {
     json!({
         "message": failure.message(),

@@ -1,4 +1,4 @@
-//! Asks all workers and the broker in turns, for all pages together, as long as one is open.
+//! Asks all workers and the broker in rounds, for all pages together, as long as one is open.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,13 +25,14 @@ const MAX_SAMPLES: usize = 150;
 /// How many bytes these samples may have together.
 const MAX_SAMPLE_BYTES: usize = 16 * 1024 * 1024;
 
-/// What the last round has found.
+/// What is known after the last round.
 #[derive(Debug, Clone)]
 pub(super) struct Latest {
     /// The number of the round. Zero before the first.
     pub(super) round: u64,
+    /// The services, as the last round found them that asked for them.
     pub(super) catalog: Arc<str>,
-    /// A sample, or why there is none.
+    /// What the last round found: a sample, or why there is none. Empty before the first.
     pub(super) line: Arc<str>,
 }
 
@@ -68,7 +69,8 @@ impl Collector {
         latest
     }
 
-    /// Returns the samples of the last minutes, the oldest first.
+    /// Returns the samples that are kept, the oldest first. They may be old: none are made while no
+    /// page is open.
     pub(super) fn samples(&self) -> Vec<Arc<str>> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         samples.lines.iter().cloned().collect()
@@ -96,7 +98,7 @@ impl Collector {
         }
     }
 
-    /// Gives the pages what a round has found.
+    /// Keeps what a round has found, and gives it to the pages.
     fn publish(&self, round: Round) {
         if let Some(services) = round.services {
             *self.services.lock().unwrap_or_else(PoisonError::into_inner) = services.into();
@@ -141,8 +143,9 @@ struct Round {
     /// A sample, or why there is none.
     line: String,
     is_sample: bool,
-    /// `None` if the workers were not asked what they serve.
+    /// The services, for the page. `None` if the workers were not asked what they serve.
     catalog: Option<String>,
+    /// The services, for calls. `None` if `catalog` is.
     services: Option<Vec<ServiceDescription>>,
 }
 
@@ -167,7 +170,8 @@ impl Rounds {
         }
     }
 
-    /// Asks the workers what they count, and what they serve if that may have changed.
+    /// Asks the workers what they count, and the broker for the depths of queues. Also asks the
+    /// workers what they serve if [`Fleet::must_ask`] says so.
     async fn ask(&mut self, broker: &Broker, search: Search) -> Result<Round, Failure> {
         let discover = || broker.discover().window(search.window).timeout(search.limit());
         let stats = discover().stats().await?;
@@ -190,7 +194,7 @@ impl Rounds {
         })
     }
 
-    /// Makes the line of a round, with the depths of queues.
+    /// Asks the broker for the depths of queues, and makes the line of a round.
     async fn sample(&self, broker: &Broker, stats: &Discovered<WorkerStats>, now: Instant) -> String {
         let mut services = self.fleet.found().map(Discovered::services).unwrap_or_default();
         services.truncate(MAX_SERVICES);
@@ -213,6 +217,7 @@ impl Rounds {
     }
 }
 
+/// Returns the retry queues and dead-letter queues of the services that have jobs.
 fn job_queues(services: &[FoundService<'_>]) -> Vec<String> {
     let with_jobs = services.iter().filter(|service| has_jobs(service));
     with_jobs

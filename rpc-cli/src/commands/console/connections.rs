@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 
 /// How long the head of a request may take, from the accept of its connection or the end of the
-/// request before. Connections that send nothing must not keep others out.
+/// answer before. Connections that send nothing must not keep others out.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a browser may read nothing of an answer. One that has stopped reading must not keep its
@@ -36,7 +36,7 @@ pub(super) async fn serve<L: Listener>(
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
-        // Retries after errors.
+        // `accept` retries after errors.
         let (stream, _) = listener.accept().await;
         let service = TowerToHyperService::new(router.clone());
         let connection = Connection {
@@ -60,7 +60,13 @@ struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    fn limit<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Passes on what polling a write returned, or fails the write if it has waited for
+    /// [`STALL_LIMIT`].
+    fn fail_if_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -84,7 +90,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.limit(cx, written)
+        self.fail_if_stalled(cx, written)
     }
 
     fn poll_write_vectored(
@@ -93,7 +99,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.limit(cx, written)
+        self.fail_if_stalled(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,8 +18,8 @@ pub(super) struct Fleet {
     round: u64,
     /// By id.
     workers: BTreeMap<String, Seen>,
-    /// The last answers about services, with those of all workers that run. `None` before the
-    /// first.
+    /// The last answers about services, and the earlier ones of workers that ran then and did not
+    /// answer. `None` before the first.
     found: Option<Discovered<WorkerDescription>>,
     /// The workers that ran when they were asked last what they serve, and when that was.
     asked: Option<(BTreeSet<String>, Instant)>,
@@ -33,7 +33,7 @@ struct Seen {
 }
 
 impl Fleet {
-    /// Notes which workers have answered in a round.
+    /// Notes which workers have answered in a round, and drops those that are gone.
     pub(super) fn note_round(&mut self, stats: &[WorkerStats]) {
         self.round += 1;
         let round = self.round;
@@ -51,7 +51,7 @@ impl Fleet {
         })
     }
 
-    /// Notes what workers serve.
+    /// Notes what workers serve, and that they were asked.
     pub(super) fn note_services(&mut self, mut found: Discovered<WorkerDescription>, now: Instant) {
         self.asked = Some((self.workers.keys().cloned().collect(), now));
         let answered: BTreeSet<_> = found

@@ -24,7 +24,7 @@ const MAX_IDS: usize = 1000;
 /// How many of the letters that stayed are listed, with the reason.
 const MAX_STAYED: usize = 100;
 
-/// How long letters stay unacknowledged, and so hidden from other consumers.
+/// How long letters may stay unacknowledged, and so hidden from other consumers.
 const HOLD: HoldLimit = HoldLimit {
     time: Duration::from_secs(60),
     advice: "`rpc dead` with `--timeout` holds letters longer",
@@ -67,7 +67,7 @@ enum Action {
     Drop,
 }
 
-/// Returns the first letters of a queue.
+/// Returns the first letters in the dead-letter queue of a queue, and how many more there are.
 pub(super) async fn list(
     request: ListRequest,
     interrupted: Interrupted,
@@ -91,7 +91,8 @@ pub(super) async fn list(
     Ok(json!({"letters": letters, "more": more, "notes": notes}))
 }
 
-/// Returns everything that is in a letter. Its arguments, properties and headers are JSON text.
+/// Returns a letter with its arguments, properties and headers. Fails unless exactly one letter has
+/// the id.
 pub(super) async fn show(
     request: ShowRequest,
     interrupted: Interrupted,
@@ -120,11 +121,13 @@ fn letter_json(letter: &Letter) -> Value {
 /// What became of the letters of a request.
 pub(super) struct Changed {
     pub(super) report: Value,
-    /// Why the work ended early. The report has what was done before.
+    /// Why the work ended early, or why held letters could not be put back. The report has what was
+    /// done before.
     pub(super) failure: Option<Failure>,
 }
 
-/// Retries or drops letters. Fails if nothing was begun.
+/// Retries or drops letters. An error means that no letter was looked at. Later failures are in
+/// [`Changed`].
 pub(super) async fn change(
     request: ChangeRequest,
     interrupted: Interrupted,
@@ -160,7 +163,7 @@ struct Change {
     action: Action,
     /// How many letters were retried or dropped.
     done: u64,
-    /// How many letters could not be, and stay in the queue.
+    /// How many letters were found but stay: they cannot be retried, or the scan had to stop.
     stayed: u64,
     /// The first letters that stayed, and why.
     reasons: Vec<Value>,
@@ -168,7 +171,8 @@ struct Change {
 
 impl Change {
     /// Retries or drops the letters with these ids, or all if `ids` is `None`. Counts what became
-    /// of them. If an id matches no letter, or several, none is changed.
+    /// of them. If the search for ids fails, as when one matches no letter or several, none is
+    /// changed.
     async fn apply(&mut self, ids: Option<&[String]>, scan: &mut Scan) -> Result<(), Failure> {
         let Some(ids) = ids else {
             while let Some(letter) = scan.next().await? {

@@ -7,8 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::collector::{Collector, Latest};
 
-/// Returns lines: what does not change, the services, the samples of the last minutes, and then
-/// each new round. A page that reads slowly misses rounds, but not the last one.
+/// Returns lines: what does not change, the services, the samples that are kept, and then each new
+/// round, after the services if they have changed. A page that reads slowly misses rounds, but not
+/// the last one.
 pub(super) fn lines(
     hello: Arc<str>,
     collector: &Collector,
@@ -33,7 +34,7 @@ pub(super) fn lines(
 
 /// The lines that a page has not got yet.
 struct LiveLines {
-    /// The lines with which it begins.
+    /// The lines with which it begins. `None` once it has them.
     first: Option<String>,
     /// The services that the page knows.
     catalog: Arc<str>,

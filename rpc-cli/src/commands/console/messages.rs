@@ -16,7 +16,7 @@ use crate::schema_text;
 /// description for the page is much larger than the description.
 pub(super) const MAX_SERVICES: usize = 200;
 
-/// How many methods all services together show.
+/// How many methods all services together show, and for how many a sample has counts.
 const MAX_METHODS: usize = 2000;
 
 /// Methods with more arguments are not shown.
@@ -83,7 +83,8 @@ impl MethodLimits {
     }
 }
 
-/// Returns a service for the page. `None` if no worker has described it.
+/// Returns a service for the page, with the methods that `limits` allows. `None` without a
+/// description, which does not happen: services are found by their descriptions.
 fn service(found: &FoundService<'_>, limits: &mut MethodLimits) -> Option<Value> {
     let described = &limits.limited(found.descriptions.first()?);
     // Without schemas of its own, the service gets some that are made from the spelling of its
@@ -144,13 +145,13 @@ pub(super) struct Sample<'a> {
     /// How many workers refused to answer.
     pub(super) refused: usize,
     pub(super) workers: Vec<&'a Worker>,
-    /// The request queues of all services.
+    /// The request queues of the services that are shown.
     pub(super) queues: BTreeSet<&'a str>,
     pub(super) depths: &'a Depths,
     pub(super) rows: &'a Rows,
 }
 
-/// The line of a round.
+/// The line of a round that did not fail.
 pub(super) fn sample(sample: &Sample<'_>) -> String {
     let queues = sample.queues.iter().map(|queue| {
         let jobs = JobDepths::of(sample.depths, queue);

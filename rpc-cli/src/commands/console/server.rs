@@ -27,17 +27,18 @@ use crate::failure::Failure;
 use crate::lookup;
 use crate::options::Options;
 
-/// How many pages may be open.
+/// How many pages may be open at a time.
 const MAX_PAGES: usize = 16;
 
-/// How many calls may run.
+/// How many calls may run at a time.
 const MAX_CALLS: usize = 32;
 
 /// The limit on a request, in bytes: arguments may be as large as RabbitMQ's default message limit,
 /// and are escaped.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
-/// How long a look at dead letters waits for another one to end.
+/// How long a look at dead letters, or the end of the console, waits for another look to end. A
+/// look is any request that holds letters, also to retry or drop them.
 const LETTERS_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the requests share.
@@ -51,7 +52,7 @@ pub(super) struct ConsoleState {
     pub(super) collector: Arc<Collector>,
     pages: Arc<Semaphore>,
     calls: Arc<Semaphore>,
-    /// Held while dead letters are looked at: a letter that is held is hidden from others.
+    /// Locked during a look at dead letters: the letters that it holds are hidden from others.
     letters: Arc<Mutex<()>>,
     /// Whether the process is about to end. Then no other look at dead letters begins.
     is_ending: watch::Sender<bool>,
@@ -79,8 +80,8 @@ impl ConsoleState {
         }
     }
 
-    /// Refuses looks at dead letters from now on, and waits for the end of one that is under way: a
-    /// letter whose retry breaks off may be in two queues.
+    /// Refuses looks at dead letters from now on, interrupts one that is under way, and waits for
+    /// its end: a letter whose retry breaks off may be in two queues.
     pub(super) async fn finish_letters(&self) {
         self.is_ending.send_replace(true);
         // If this takes too long, the broker puts the letters back when the process ends.
@@ -107,7 +108,8 @@ impl ConsoleState {
 
 type Shared = State<Arc<ConsoleState>>;
 
-/// Returns what the server answers: the page to everybody, and the API only with the token.
+/// Returns what the server answers: the page without the token, and the API only with it. Both pass
+/// [`Access::check_site`] first.
 pub(super) fn router(console: Arc<ConsoleState>) -> Router {
     let api = Router::new()
         .route("/api/live", get(live))
@@ -160,6 +162,7 @@ async fn call(State(console): Shared, request: Request) -> Result<Response, Refu
     let known = console.collector.service(&request.queue, &request.service);
     let service = match known {
         Some(service) => service,
+        // The collector may not have found it, for instance if the user may not search for workers.
         None => {
             let on_queue = lookup::on_queue(&console.broker, &request.queue).await?;
             lookup::named_on_queue(&request.queue, on_queue, &request.service)?
@@ -212,7 +215,7 @@ async fn change_letters(
 }
 
 /// Runs what holds dead letters, one at a time, and to its end even if the page is closed
-/// meanwhile.
+/// meanwhile. Refuses it if another one does not end in time, or if the console is ending.
 async fn with_letters<T: Send + 'static>(
     console: &ConsoleState,
     looking: impl Future<Output = T> + Send + 'static,
@@ -257,6 +260,7 @@ struct Refused {
 }
 
 impl Refused {
+    /// Refuses a request that had no effect.
     fn new(status: StatusCode, message: &str) -> Self {
         let reason = json!({"message": message, "executed": "no"});
         Self { status, reason }

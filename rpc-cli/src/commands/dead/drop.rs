@@ -55,7 +55,8 @@ impl DropLetters {
         report.finish(queue, dropped, scan, output).await
     }
 
-    /// Finds the selected letters, asks if wanted, and deletes them.
+    /// Finds the selected letters, and deletes them, after a confirmation if `asks`. A dry run only
+    /// adds them to the report.
     async fn drop_selected(
         &self,
         queue: &str,
