@@ -12,7 +12,19 @@ import msgpack
 import pytest
 
 import sample
-from rpc_runtime import BadItem, Codec, Connection, Fault, NoServer, Server, TimedOut, connect
+from rpc_runtime import (
+    BadItem,
+    BadReply,
+    BrokerFailed,
+    Codec,
+    Connection,
+    Executed,
+    Fault,
+    NoServer,
+    Server,
+    TimedOut,
+    connect,
+)
 from rpc_runtime.client.stream_inbox import StreamInbox
 from rpc_runtime.protocol.item_messages import IncomingGrant, write_incoming_grant
 from rpc_runtime.protocol.request_id import new_id
@@ -230,6 +242,25 @@ async def test_an_item_that_cannot_be_sent_ends_the_call(
     with pytest.raises(BadItem, match="OSError") as caught:
         await client.upload("a", broken())
     assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_an_error_of_a_nested_call_is_not_that_of_the_upload(
+    client: sample.SampleClient, connection: Connection
+) -> None:
+    async def nested() -> AsyncIterator[bytes]:
+        yield b"x"
+        await sample.SampleClient(connection, "test.python.missing").get_email("a")
+
+    with pytest.raises(BadItem, match="NoServer") as caught:
+        await client.upload("a", nested())
+    assert caught.value.executed is Executed.MAYBE
+    assert isinstance(caught.value.__cause__, NoServer)
+    assert caught.value.__cause__.executed is Executed.NO
+
+
+async def test_what_cannot_be_iterated_ends_the_call(client: sample.SampleClient) -> None:
+    with pytest.raises(BadItem, match="TypeError"):
+        await client.upload("a", 5)  # type: ignore[arg-type]
 
 
 async def test_an_upload_may_take_longer_than_its_timeout(client: sample.SampleClient) -> None:

@@ -108,7 +108,10 @@ class Upload:
                     await self._changed.wait()
 
     async def _pull_all(self) -> None:
-        """Takes the items of the caller's stream while credit allows it, and closes the stream."""
+        """Takes the items of the caller's stream while credit allows it, and closes the stream.
+
+        Raises `BadItem` if the stream fails, or an item cannot be sent.
+        """
         iterator = _iterate(self._items)
         burst = 0
         try:
@@ -129,11 +132,6 @@ class Upload:
                     burst = 0
                     await asyncio.sleep(0)
             self._sender.end()
-        except RpcError:
-            raise
-        except Exception as error:
-            failure = BadItem(f"the stream of items failed: {type(error).__name__}")
-            raise failure from error
         finally:
             self.waits_since = now()
             await _close(iterator)
@@ -219,6 +217,9 @@ class Upload:
             body = encode_value(types.incoming, item, self._request.codec)
         except CodecError as error:
             raise BadItem(str(error)) from None
+        except Exception as error:
+            # Raised by code of the caller, such as a property of the item.
+            raise BadItem(f"it raises {type(error).__name__}") from error
         if len(body) > self._max_item:
             reason = f"it has {len(body)} bytes, and at most {self._max_item} may be sent"
             raise BadItem(reason)
@@ -234,18 +235,31 @@ class Upload:
 
 
 def _iterate(items: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any] | Iterator[Any]:
-    if isinstance(items, AsyncIterable):
-        return aiter(items)
-    return iter(items)
+    """Begins the caller's stream. Raises `BadItem` if it fails, or if this is no stream."""
+    try:
+        if isinstance(items, AsyncIterable):
+            return aiter(items)
+        return iter(items)
+    except Exception as error:
+        raise _stream_failed(error) from error
 
 
 async def _next_of(iterator: AsyncIterator[Any] | Iterator[Any]) -> Any:
-    if not isinstance(iterator, AsyncIterator):
-        return next(iterator, _END)
+    """Returns the next item of the caller's stream, or `_END`. Raises `BadItem` if it fails."""
     try:
-        return await anext(iterator)
-    except StopAsyncIteration:
-        return _END
+        if isinstance(iterator, AsyncIterator):
+            return await anext(iterator, _END)
+        return next(iterator, _END)
+    except Exception as error:
+        raise _stream_failed(error) from error
+
+
+def _stream_failed(error: Exception) -> BadItem:
+    """Makes the error of the call, even from the error of another call that the stream makes.
+
+    That error tells whether the other method ran, and this call's method has begun.
+    """
+    return BadItem(f"the stream of items failed: {type(error).__name__}")
 
 
 async def _close(iterator: AsyncIterator[Any] | Iterator[Any]) -> None:
