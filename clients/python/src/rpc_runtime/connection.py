@@ -15,6 +15,7 @@ from .client.options import DEFAULT_TIMEOUT
 from .client.session import ReplyQueueKind
 from .codec import Codec
 from .errors import BrokerFailed
+from .protocol.names import MAX_SHORT_STRING
 from .transport.errors import ConnectFailed
 from .transport.link import CONNECT_TIMEOUT
 from .transport.supervisor import Supervisor
@@ -46,6 +47,8 @@ class Connection:
             raise ValueError('the reply queue must be "resumable" or "exclusive"')
         if max_in_flight < 1:
             raise ValueError("at least one call must be allowed in flight")
+        if app_id is not None and len(app_id.encode()) > MAX_SHORT_STRING:
+            raise ValueError(f"the app_id must have at most {MAX_SHORT_STRING} bytes")
         self.codec = codec
         self.app_id = app_id
         self.timeout = timeout
@@ -119,6 +122,7 @@ def connect(
     """Prepares a connection: `async with connect("amqp://localhost") as connection`.
 
     Several addresses are tried in turn. RabbitMQ shows `name` as the name of the connection.
+    Workers see `app_id`, of at most 255 bytes, in each request.
     `codec` and `timeout`, in seconds, are the defaults of calls. A `resumable` reply queue outlives
     a lost connection by a minute, so that calls go on over the next one; an `exclusive` queue ends
     with its connection. `max_in_flight` limits the calls that wait for replies. `max_sent_bytes`

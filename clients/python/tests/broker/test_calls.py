@@ -270,7 +270,9 @@ async def test_options_are_checked(client: sample.SampleClient) -> None:
         {"timeout": 0},
         {"headers": {"rpc-x": "1"}},
         {"priority": 300},
+        {"priority": 1.5},
         {"credit": 0},
+        {"credit": 2.5},
         {"delay": -1},
     ]
     for options in invalid:

@@ -13,8 +13,9 @@ from rpc_runtime import BrokerFailed, Connection, Executed, Fault, Server, Timed
 from rpc_runtime.client.request import Request
 from rpc_runtime.protocol.message import Message
 from rpc_runtime.protocol.reply import Reply, ReplyKind
-from rpc_runtime.transport.channel import STEP_TIMEOUT, Channel
+from rpc_runtime.transport.channel import STEP_TIMEOUT, Channel, Published
 from rpc_runtime.transport.errors import ChannelLost
+from support.raw import RawPeer
 from support.service import Implementation
 from support.waiting import until
 
@@ -101,3 +102,21 @@ async def test_too_many_channels_do_not_cost_the_connection(connection: Connecti
     assert not link.closed.is_set()
     await channels[5].close()
     assert (await link.channel()).is_open
+
+
+async def test_a_message_that_cannot_be_encoded_harms_no_other(
+    connection: Connection, peer: RawPeer
+) -> None:
+    link = await connection.supervisor.link()
+    channel = await link.channel()
+    wrong = Message(app_id="x" * 256)
+    others = [channel.publish(Message(b"%d" % number), queue=peer.replies) for number in range(20)]
+    published = await asyncio.gather(
+        *others[:10],
+        channel.publish(wrong, queue=peer.replies),
+        *others[10:],
+        return_exceptions=True,
+    )
+    assert isinstance(published.pop(10), ChannelLost)
+    assert published == [Published.CONFIRMED] * 20
+    assert [(await peer.reply()).body for _ in range(20)] == [b"%d" % n for n in range(20)]

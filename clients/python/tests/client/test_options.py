@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import sample
@@ -24,3 +26,16 @@ async def test_only_a_job_can_be_delayed() -> None:
     for stream in (client.entries("1"), client.chat("room", ["hello"])):
         with pytest.raises(EncodeFailed, match="only a job"):
             await anext(stream)
+
+
+def test_the_app_id_fits_into_a_property() -> None:
+    assert connect(app_id="x" * 255).app_id == "x" * 255
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        connect(app_id="é" * 128)
+
+
+@pytest.mark.parametrize("name", ["priority", "credit", "credit_bytes", "expect_workers"])
+def test_whole_numbers_are_needed(name: str) -> None:
+    options: dict[str, Any] = {name: 1.5}
+    with pytest.raises(EncodeFailed, match=f"{name} must be an integer"):
+        sample.SampleClient(connect()).with_options(**options)

@@ -168,9 +168,9 @@ class Caller:
             except ChannelLost as error:
                 if inbox.has_begun:
                     return
-                if _count_and_decide(request, error) is Resend.FAIL:
-                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.may_have_run |= error.is_written
+                if _count_and_decide(request, error) is Resend.FAIL:
+                    raise BrokerFailed(error.reason, _executed(request)) from None
                 # Another task is about to replace the session.
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
@@ -283,9 +283,9 @@ class Caller:
             try:
                 published = await self._publish(request, session, limit)
             except ChannelLost as error:
-                if _count_and_decide(request, error) is Resend.FAIL:
-                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
                 request.may_have_run |= error.is_written
+                if _count_and_decide(request, error) is Resend.FAIL:
+                    raise BrokerFailed(error.reason, _executed(request)) from None
                 # Another task is about to replace the session.
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
@@ -323,7 +323,7 @@ class Caller:
 
 
 def _count_and_decide(request: Request, error: ChannelLost) -> Resend:
-    """Counts the channel if the broker has closed it. Decides whether the request is sent again."""
+    """Counts a failure over the request itself. Decides whether the request is sent again."""
     if error.is_alone:
         request.channels_closed += 1
     return after_failed_publish(

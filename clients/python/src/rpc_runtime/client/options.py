@@ -59,6 +59,9 @@ class CallOptions:
     def _check(self) -> None:
         """Raises `ValueError` if an option is invalid, or `TypeError` if it has another type."""
         check_user_headers(self.headers)
+        for name in ("priority", "credit", "credit_bytes", "expect_workers"):
+            if not isinstance(getattr(self, name), int | None):
+                raise TypeError(f"{name} must be an integer")
         # `not ... > 0` also refuses NaN.
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError("the timeout must be more than 0 seconds")

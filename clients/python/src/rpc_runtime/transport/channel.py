@@ -15,7 +15,7 @@ from pamqp import commands
 
 from ..protocol.message import Message
 from .blocking import Blocking
-from .delivery import Delivery, properties_of, read_delivery
+from .delivery import Delivery, encoding_problem, properties_of, read_delivery
 from .errors import (
     ChannelLost,
     Forbidden,
@@ -110,7 +110,8 @@ class Channel:
         """Publishes a message, and waits until the broker has confirmed, returned or refused it.
 
         With an `exchange`, `queue` is the routing key. Raises `ChannelLost` if the channel is lost
-        before that, or if aiormq fails in any other way. There is no time limit here.
+        before that, or if aiormq fails in any other way. The channel stays open if it fails because
+        the message cannot be encoded. There is no time limit here.
         """
         await self.unblocked()
         size = len(message.body)
@@ -144,6 +145,8 @@ class Channel:
             raise ChannelLost(self.reason) from error
         except (Exception, asyncio.CancelledError) as error:
             check_cancelled(error)
+            if (problem := encoding_problem(message, exchange, queue)) is not None:
+                raise ChannelLost(problem, is_alone=True) from error
             # aiormq gives the error with which the broker closes a channel to all its publishers
             # first. Only later does it mark the channel as closed, so that is done here.
             self._close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,6 +91,19 @@ def read_delivery(delivered: DeliveredMessage, channel: DeliveryChannel) -> Deli
         None if malformed is None else str(malformed),
         are_headers_lost,
     )
+
+
+def encoding_problem(message: Message, exchange: str, routing_key: str) -> str | None:
+    """Why a message cannot be written in AMQP: a text is too long, or a value has another type.
+
+    `None` if it can.
+    """
+    try:
+        commands.Basic.Publish(exchange=exchange, routing_key=routing_key).marshal()
+        properties_of(message).marshal()
+    except (TypeError, ValueError, struct.error) as error:
+        return f"the message cannot be encoded: {error}"[:256]
+    return None
 
 
 def properties_of(message: Message) -> commands.Basic.Properties:

@@ -11,8 +11,8 @@ class ChannelLost(Exception):
     """A channel is closed, could not be opened, or got no answer from the broker in time.
 
     `is_written` tells whether the message may have reached the broker. `is_alone` tells that the
-    channel was closed and not its connection: the broker does that over a message or a declaration
-    that it does not accept.
+    broker has closed the channel and not its connection, as it does over a message or a declaration
+    that it does not accept. It is also set for a message that cannot be encoded.
     """
 
     def __init__(self, reason: str, is_written: bool = False, is_alone: bool = False) -> None:
