@@ -77,7 +77,8 @@ class Channel:
         return len(self._publishing)
 
     def _on_closed(self, closing: asyncio.Future[Any]) -> None:
-        if not closing.cancelled() and (error := closing.exception()) is not None:
+        error = None if closing.cancelled() else closing.exception()
+        if error is not None and not _is_own_close(error):
             self.reason = text_of(error)
         self._close()
 
@@ -298,14 +299,20 @@ class Channel:
         reason = text_of(error)
         # These do not say why the channel is closed.
         silent = aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError
-        if isinstance(error, silent) or has_no_reason(error):
+        is_own_close = _is_own_close(error)
+        if isinstance(error, silent) or has_no_reason(error) or is_own_close:
             reason = self.reason
-        is_alone = isinstance(error, aiormq.exceptions.ChannelClosed)
+        is_alone = isinstance(error, aiormq.exceptions.ChannelClosed) and not is_own_close
         if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
             return NotFound(reason, is_written, is_alone)
         if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
             return Forbidden(reason, is_written, is_alone)
         return ChannelLost(reason, is_written, is_alone)
+
+
+def _is_own_close(error: BaseException) -> bool:
+    """Whether aiormq raises this because this program has closed the channel: without a code."""
+    return isinstance(error, aiormq.exceptions.ChannelClosed) and error.args[:1] == (None,)
 
 
 def text_of(error: BaseException) -> str:
