@@ -191,6 +191,21 @@ async def test_a_stream_is_resumed_after_the_last_item(
     assert second.runs["entries"] == 1
 
 
+async def test_a_stream_ends_with_a_connection_that_is_closed_for_good(
+    server: Server, url: str, queue: str
+) -> None:
+    """It can be resumed, but not by this connection."""
+    async with connect(url) as connection:
+        client = sample.SampleClient(connection, queue).with_options(timeout=120.0)
+        stream = client.entries("slow")
+        await anext(stream)
+        await connection.close()
+        with pytest.raises(BrokerFailed, match="closed by this program"):
+            async with asyncio.timeout(60):
+                async for _ in stream:
+                    pass
+
+
 @codecs
 async def test_a_method_receives_items(client: sample.SampleClient, codec: Codec) -> None:
     async def parts() -> AsyncIterator[bytes]:

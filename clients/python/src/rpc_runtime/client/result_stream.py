@@ -245,6 +245,9 @@ class ResultStream(Generic[R]):
         # The caller's items cannot be read a second time.
         if resume is None or self._items is not None:
             raise error
+        # No call can begin any more.
+        if self._connection.is_closed:
+            raise error
         if not _is_interruption(error, has_begun, self._is_resuming):
             raise error
         pause = max(self._backoff.next_pause(), getattr(error, "retry_after", None) or 0.0)
