@@ -206,6 +206,26 @@ async def test_a_stream_ends_with_a_connection_that_is_closed_for_good(
                     pass
 
 
+async def test_a_cancelled_stream_is_forgotten_for_as_long_as_its_request_can_wait(
+    connection: Connection, peer: RawPeer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = []
+
+    def record(key: str, _: bytes, time_left: float) -> None:
+        cancelled.append((key, time_left))
+
+    monkeypatch.setattr(connection.caller.control, "cancel", record)
+    await peer.channel.queue_declare(queue)
+    stream = sample.SampleClient(connection, queue).with_options(timeout=100.0).entries("1")
+    first = asyncio.ensure_future(anext(stream))
+    await until(lambda: peer.depth(queue))
+    first.cancel()
+    await asyncio.wait({first})
+    ((key, time_left),) = cancelled
+    assert key == queue
+    assert 30.0 < time_left <= 100.0
+
+
 @codecs
 async def test_a_method_receives_items(client: sample.SampleClient, codec: Codec) -> None:
     async def parts() -> AsyncIterator[bytes]:

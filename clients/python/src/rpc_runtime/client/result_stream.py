@@ -73,10 +73,13 @@ class _StreamCall:
         self._watch: StreamWatch | None = None
         self._codec: Codec | None = None
         self._is_over = False
+        # Until when the request can wait in its queue. `None` before `begin`.
+        self._limit: TimeLimit | None = None
         self._caller.register(request.correlation_id, self.inbox)
 
     async def begin(self, limit: TimeLimit) -> None:
         """Sends the request, waits for the first message or a failure, and starts the upload."""
+        self._limit = limit
         await self._caller.send(self.request, self.inbox, limit)
         self._watch = StreamWatch(self._caller, self.inbox)
         if self._upload is not None and self.inbox.receiver.ended is None:
@@ -124,8 +127,8 @@ class _StreamCall:
         self._caller.forget(self.request.correlation_id)
         if self._upload_task is not None:
             self._upload_task.cancel()
-        if not has_reply:
-            cancel_call(self._connection, self.request, 0)
+        if not has_reply and self._limit is not None:
+            cancel_call(self._connection, self.request, self._limit.left)
 
     async def close(self, has_reply: bool) -> None:
         """Ends the call as `abandon` does, then waits for the upload's tasks.
