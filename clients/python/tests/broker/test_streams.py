@@ -226,6 +226,14 @@ async def test_a_cancelled_stream_is_forgotten_for_as_long_as_its_request_can_wa
     assert 30.0 < time_left <= 100.0
 
 
+async def test_only_the_size_of_each_item_is_limited(url: str, server: Server, queue: str) -> None:
+    async with connect(url, max_accepted_bytes=12) as connection:
+        client = sample.SampleClient(connection, queue)
+        assert [number async for number in client.entries("5000")] == list(range(5000))
+        with pytest.raises(BadReply, match="an item has"):
+            await anext(client.trades("ACME"))
+
+
 @codecs
 async def test_a_method_receives_items(client: sample.SampleClient, codec: Codec) -> None:
     async def parts() -> AsyncIterator[bytes]:

@@ -26,17 +26,28 @@ class ReplyReader:
         self._max_bytes = max_bytes
 
     def codec_of(self, delivery: Delivery) -> Codec:
-        """Returns the codec of a message. Raises `BadReply` if the message cannot be read."""
-        message = delivery.message
+        """Returns the codec of a reply. Raises `BadReply` if it is malformed or too large."""
         if delivery.malformed is not None:
             raise BadReply(delivery.malformed, Executed.MAYBE)
-        if len(message.body) > self._max_bytes:
-            reason = f"it has {len(message.body)} bytes, and at most {self._max_bytes} are accepted"
-            raise BadReply(reason, Executed.MAYBE)
+        self._check_size("it", delivery.message.body)
+        return self.codec_of_items(delivery)
+
+    def codec_of_items(self, delivery: Delivery) -> Codec:
+        """Returns the codec that a message names, which may hold any number of items.
+
+        Raises `BadReply` if the codec is not supported.
+        """
+        message = delivery.message
         try:
             return codec_of(message.content_type, message.content_encoding) or self._codec
         except UnsupportedContent as error:
             raise BadReply(str(error), Executed.MAYBE) from None
+
+    def _check_size(self, what: str, body: bytes) -> None:
+        """Raises `BadReply` if a reply or an item is too large."""
+        if len(body) > self._max_bytes:
+            reason = f"{what} has {len(body)} bytes, and at most {self._max_bytes} are accepted"
+            raise BadReply(reason, Executed.MAYBE)
 
     def result(self, delivery: Delivery, times_sent: int = 1) -> Any:
         """Returns the method's result. Raises its error, a fault or `BadReply`."""
@@ -67,6 +78,7 @@ class ReplyReader:
 
     def item(self, body: bytes, codec: Codec) -> Any:
         """Reads an item of a stream. Raises `BadReply`."""
+        self._check_size("an item", body)
         try:
             return decode_value(self._method.types_in(form_of(codec)).returns, body, codec)
         except CodecError as error:

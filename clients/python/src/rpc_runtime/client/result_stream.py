@@ -115,8 +115,8 @@ class _StreamCall:
     def codec(self) -> Codec:
         """Returns the codec of the items."""
         if self._codec is None:
-            message = self.inbox.first_message
-            self._codec = self.request.codec if message is None else self.reader.codec_of(message)
+            first = self.inbox.first_message
+            self._codec = self.request.codec if first is None else self.reader.codec_of_items(first)
         return self._codec
 
     def abandon(self, has_reply: bool) -> None:
