@@ -70,7 +70,9 @@ class ReplyReader:
         returns = self._method.types_in(form_of(codec)).returns
         try:
             if codec is Codec.TEXT:
-                return [decode_value(returns, line, codec) for line in body.splitlines()]
+                # A text may contain `\r`. Without a line, there is no item.
+                lines = body.split(b"\n") if body else []
+                return [decode_value(returns, line, codec) for line in lines]
             # Each item has the type of the method's results.
             return [returns.decode(item) for item in _array(codec, body)]
         except ValueError as error:
