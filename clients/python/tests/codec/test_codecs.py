@@ -242,8 +242,17 @@ def test_bytes_in_plain_text_are_taken_as_they_are(body: bytes) -> None:
     assert decode_arguments(method, body, Codec.TEXT) == (body,)
 
 
-@pytest.mark.parametrize("value", ["\ud800", object(), [b"x"]])
+NOT_FINITE = [[float("nan")], {"a": float("inf")}]
+
+
+@pytest.mark.parametrize("value", ["\ud800", object(), [b"x"], *NOT_FINITE])
 def test_what_plain_text_cannot_hold_is_an_error_of_the_call(value: object) -> None:
     method: Method[Any] = Method("put", (Argument("data", Any),), returns=None)
     with pytest.raises(CodecError):
         encode_arguments(method, (value,), Codec.TEXT)
+
+
+def test_json_in_plain_text_is_that_of_other_languages() -> None:
+    with pytest.raises(CodecError):
+        decode_value(converter_of(list[float], Form.MESSAGE_PACK), b"[NaN]", Codec.TEXT)
+    assert decode_value(converter_of(list[float], Form.MESSAGE_PACK), b"[1.5]", Codec.TEXT) == [1.5]

@@ -50,7 +50,7 @@ def decode(codec: Codec, body: bytes, max_containers: int = MAX_CONTAINERS) -> A
     try:
         if codec is Codec.MESSAGE_PACK:
             return _decode_message_pack(body, max_containers)
-        return json.loads(body.decode(), parse_constant=_refuse_constant)
+        return json.loads(body.decode(), parse_constant=refuse_constant)
     except RecursionError:
         raise CodecError("the value is nested too deeply") from None
     except UnicodeDecodeError:
@@ -96,7 +96,7 @@ class _Containers:
         return container
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
     """Refuses what only Python takes for JSON: `NaN`, `Infinity` and `-Infinity`."""
     raise ValueError(f"JSON has no {name}")
 

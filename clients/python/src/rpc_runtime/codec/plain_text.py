@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from .bodies import CodecError
+from .bodies import CodecError, refuse_constant
 
 # The floats that JSON does not have, as Rust reads them.
 _NOT_FINITE = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
@@ -25,7 +25,8 @@ def encode(value: Any) -> bytes:
     try:
         if isinstance(value, str):
             return value.encode()
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode()
     except RecursionError:
         raise CodecError("the value is nested too deeply") from None
     except (TypeError, ValueError) as error:
@@ -47,7 +48,7 @@ def candidates(body: bytes) -> list[Any]:
     if _NOT_FINITE.fullmatch(stripped):
         values.append(float(stripped))
     with contextlib.suppress(ValueError, RecursionError):
-        values.append(json.loads(stripped, parse_constant=float))
+        values.append(json.loads(stripped, parse_constant=refuse_constant))
     if not text:
         # First: the result of a method that returns nothing, which `encode` writes like this.
         values.insert(0, None)
