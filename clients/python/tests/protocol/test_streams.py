@@ -183,11 +183,12 @@ def test_a_worker_is_asked_again_for_a_gap_once() -> None:
 def test_a_caller_that_exceeds_its_credit_breaks_the_stream() -> None:
     incoming = IncomingReceiver()
     incoming.receive(items(0, b"a"), None)
-    assert incoming.failure is not None
-    incoming = IncomingReceiver()
-    incoming.grant()
-    incoming.receive(items(0), 3)
-    assert incoming.failure is not None
+    assert incoming.failure == "there are more items than were granted"
+    for end in (0, 3):
+        incoming = IncomingReceiver()
+        incoming.grant()
+        incoming.receive(items(0, b"a"), end)
+        assert incoming.failure == "the end counts another number of items"
 
 
 def test_a_sender_refuses_impossible_grants() -> None:

@@ -68,8 +68,11 @@ class IncomingReceiver:
                 self._asks = IncomingGrant.ENOUGH
             return
         last = items.after_last
-        if last > self._granted or (end is not None and end != last):
-            self.fail("there are more items than were granted, or than their end counts")
+        if last > self._granted:
+            self.fail("there are more items than were granted")
+            return
+        if end is not None and end != last:
+            self.fail("the end counts another number of items")
             return
         if items.first > self.next:
             # Each message after a gap shows the gap. To ask once is enough, until the caller has
