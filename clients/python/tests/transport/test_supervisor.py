@@ -12,6 +12,7 @@ from yarl import URL
 from rpc_runtime import tasks
 from rpc_runtime.protocol.backoff import Backoff
 from rpc_runtime.transport import supervisor
+from rpc_runtime.transport.blocking import Blocking
 from rpc_runtime.transport.errors import ConnectFailed
 from rpc_runtime.transport.link import Link
 from rpc_runtime.transport.supervisor import Supervisor
@@ -26,6 +27,7 @@ class StubLink:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self.reason = "it was lost"
+        self.blocking = Blocking()
         self.events: list[str] = []
         self.may_close = asyncio.Event()
 
@@ -94,6 +96,31 @@ async def test_each_reason_of_an_address_is_logged_once(
         "cannot connect to a:1: a is silent",
         "cannot connect to b:2: b refuses",
     ]
+    await it.close()
+
+
+async def test_a_connection_that_is_open_has_no_problem(broker: StubBroker) -> None:
+    it = Supervisor([_A], "test", None)
+    assert it.problem == "it is not connected yet"
+    broker.problems[_A] = "a refuses"
+    it.start()
+    await until(lambda: it.problem == "a refuses")
+    broker.problems.clear()
+    await it.link()
+    assert it.problem == ""
+    broker.link.blocking.set(True)
+    assert it.problem == "the broker blocks publishers"
+    broker.link.blocking.set(False)
+    assert it.problem == ""
+
+    broker.problems[_A] = "a is gone"
+    lost, broker.link = broker.link, StubLink()
+    lost.closed.set()
+    await until(lambda: it.problem == "a is gone")
+    broker.problems.clear()
+    await it.link()
+    assert it.problem == ""
+    broker.link.may_close.set()
     await it.close()
 
 

@@ -48,6 +48,7 @@ class Caller:
         self._session: Session | None = None
         self._session_began = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Why there is no session. Empty if there is one, or none was opened yet.
         self._problem = ""
         self._separate = SeparateChannels(supervisor)
         self.control = ControlSender(supervisor, self._log)
@@ -148,7 +149,7 @@ class Caller:
                 async with asyncio.timeout_at(limit.deadline):
                     await self._session_began.wait()
             except TimeoutError:
-                reason = self._problem or self._supervisor.problem
+                reason = self._supervisor.problem or self._problem
                 raise TimedOut(limit.seconds, executed, reason) from None
         return self._session
 

@@ -37,8 +37,8 @@ class Supervisor:
         # Closes the last link.
         self._link_closing: asyncio.Task[None] | None = None
         self._is_closing = False
-        # Why the last attempt to connect failed, or the last connection was lost.
-        self.problem = "it is not connected yet"
+        # Why there is no link. Empty if there is one.
+        self._problem = "it is not connected yet"
 
     @property
     def is_closed(self) -> bool:
@@ -49,6 +49,11 @@ class Supervisor:
     def is_blocked(self) -> bool:
         """Whether the broker blocks publishers."""
         return self._link is not None and self._link.blocking.is_blocked
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be published now. Empty if the connection is open and not blocked."""
+        return "the broker blocks publishers" if self.is_blocked else self._problem
 
     def start(self) -> None:
         """Begins to connect."""
@@ -80,11 +85,11 @@ class Supervisor:
             try:
                 link = await open_link(address, self._name, self._ssl_context)
             except ConnectFailed as error:
-                self.problem = str(error)
+                self._problem = str(error)
                 # Attempts go on for as long as the broker is away, so only a new reason is logged.
-                if self.problem != logged.get(address):
-                    _log.warning("cannot connect to %s: %s", _place(address), self.problem)
-                    logged[address] = self.problem
+                if self._problem != logged.get(address):
+                    _log.warning("cannot connect to %s: %s", _place(address), self._problem)
+                    logged[address] = self._problem
                 await asyncio.sleep(backoff.next_pause())
                 continue
             _log.info("connected to %s", _place(address))
@@ -101,7 +106,7 @@ class Supervisor:
                     self._link_closing = asyncio.get_running_loop().create_task(
                         link.close(), name="rpc closing"
                     )
-            self.problem = link.reason
+            self._problem = link.reason
             _log.warning("the connection to %s was lost: %s", _place(address), link.reason)
             if time.monotonic() - began >= _STABLE_AFTER:
                 backoff.reset()
@@ -112,6 +117,7 @@ class Supervisor:
         if link is None:
             self._has_news.clear()
         else:
+            self._problem = ""
             self._has_news.set()
 
     async def close(self) -> None:
