@@ -12,9 +12,10 @@ import pytest
 
 import sample
 from rpc_runtime import Connection, NoWorkers, Refused, Server, connect
+from rpc_runtime.transport.channel import Channel
 from support.raw import RawPeer
 from support.service import Implementation
-from support.waiting import until
+from support.waiting import until, until_deleted
 
 
 @pytest.fixture
@@ -76,6 +77,26 @@ async def test_gathering_ends_at_the_limit(client: sample.SampleClient, workers:
     assert answers.missing == 1
     # Without the option, it would be 30 seconds.
     assert 4.0 <= time.monotonic() - began < 15.0
+
+
+async def test_the_queue_for_answers_is_deleted_with_its_broadcast(
+    client: sample.SampleClient,
+    workers: Workers,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    declare, declared = Channel.declare_queue, []
+
+    async def record(channel: Channel, name: str, **options: Any) -> tuple[str, int]:
+        answer = await declare(channel, name, **options)
+        declared.append(answer[0])
+        return answer
+
+    monkeypatch.setattr(Channel, "declare_queue", record)
+    assert len(await client.with_options(expect_workers=3).reload("now").collect()) == 3
+    monkeypatch.undo()
+    (queue,) = declared
+    await until_deleted(connection, queue)
 
 
 async def test_errors_belong_to_their_worker(client: sample.SampleClient, workers: Workers) -> None:

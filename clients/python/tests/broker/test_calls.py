@@ -28,7 +28,7 @@ from rpc_runtime import (
 from rpc_runtime.deadline import ambient_deadline, now
 from support.raw import RawPeer
 from support.service import Implementation, account
-from support.waiting import until
+from support.waiting import until, until_deleted
 
 codecs = pytest.mark.parametrize("codec", [Codec.MESSAGE_PACK, Codec.JSON])
 
@@ -295,6 +295,19 @@ async def test_reply_queues(url: str, server: Server, queue: str, kind: Any) -> 
     async with connect(url, reply_queue=kind) as connection:
         client = sample.SampleClient(connection, queue)
         assert await client.get_email("a") == "a@example.com"
+
+
+async def test_an_exclusive_reply_queue_ends_with_its_session(
+    url: str, server: Server, queue: str
+) -> None:
+    async with connect(url, reply_queue="exclusive") as connection:
+        client = sample.SampleClient(connection, queue)
+        await client.get_email("a")
+        session = connection.caller.current_session
+        assert session is not None
+        await session.publisher.close()
+        assert await client.get_email("a") == "a@example.com"
+        await until_deleted(connection, session.reply_to)
 
 
 async def test_built_in_methods_describe_the_worker(

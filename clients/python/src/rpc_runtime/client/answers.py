@@ -191,7 +191,10 @@ class Answers(Generic[R]):
         # Set before the next steps: if one of them fails, `aclose` closes the channel.
         self._consumer = channel
         await channel.prefetch(_PREFETCH)
-        name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
+        # Deleted with its consumer, even if the connection lives on.
+        name, _ = await channel.declare_queue(
+            "", is_durable=False, is_exclusive=True, is_auto_delete=True
+        )
 
         def on_delivery(delivery: Delivery) -> None:
             self._arrived.append(delivery)

@@ -149,7 +149,10 @@ class ReplyQueue:
         """Declares a new queue. Returns its name."""
         self._address += 1
         if self._kind == "exclusive":
-            name, _ = await channel.declare_queue("", is_durable=False, is_exclusive=True)
+            # Deleted with its consumer, even if only the session is lost and not the connection.
+            name, _ = await channel.declare_queue(
+                "", is_durable=False, is_exclusive=True, is_auto_delete=True
+            )
             return name
         name = f"{REPLY_QUEUE_PREFIX}{uuid.uuid4()}"
         arguments = {"x-expires": _EXPIRES, "x-queue-type": "classic"}
@@ -158,7 +161,7 @@ class ReplyQueue:
         return name
 
     async def delete(self, link: Link) -> None:
-        """Deletes a resumable queue. An exclusive one ends with its connection.
+        """Deletes a resumable queue. An exclusive one ends with its consumer.
 
         Raises `ChannelLost`.
         """
