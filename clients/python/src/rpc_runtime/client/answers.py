@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from ..deadline import TimeLimit, now
 from ..errors import BrokerFailed, NoWorkers, Refused, TimedOut, TooLarge
 from ..executed import Executed
-from ..protocol.message import Message
 from ..protocol.names import CONTROL_EXCHANGE, MAX_BROADCAST_BYTES, WORKER_HEADER
 from ..transport.channel import Channel, Published
 from ..transport.delivery import Delivery
@@ -155,20 +154,19 @@ class Answers(Generic[R]):
         while no worker can be reached. A refusal is no error: other workers may have the request.
         """
         _check_size(self._request)
+        problem = ""
         while True:
             try:
                 async with asyncio.timeout_at(limit.deadline):
                     queue = await self._open_queue()
-                    message = self._request.message(queue, limit.left)
-                    published = await _publish(self._connection, self._request, message)
+                    published = await _publish(self._connection, self._request, limit, queue)
             except TimeoutError:
-                reason = self._connection.supervisor.problem
+                reason = self._connection.supervisor.problem or problem
                 raise TimedOut(limit.seconds, _executed(self._request), reason) from None
             except ChannelLost as error:
-                if error.is_written:
-                    # Workers may have the request, but the queue for their answers is lost.
-                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
-                self._request.times_sent = 0
+                # If workers may have the request, the queue for their answers is lost.
+                _check_unsent(self._request, error)
+                problem = error.reason
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.RETURNED:
@@ -272,17 +270,17 @@ class Answers(Generic[R]):
     async def send_oneway(connection: Connection, request: Request, limit: TimeLimit) -> None:
         """Sends a broadcast that nobody answers. Returns once the broker has confirmed it."""
         _check_size(request)
+        problem = ""
         while True:
             try:
                 async with asyncio.timeout_at(limit.deadline):
-                    published = await _publish(connection, request, request.message(None, None))
+                    published = await _publish(connection, request, limit, None)
             except TimeoutError:
-                reason = connection.supervisor.problem
+                reason = connection.supervisor.problem or problem
                 raise TimedOut(limit.seconds, _executed(request), reason) from None
             except ChannelLost as error:
-                if error.is_written:
-                    raise BrokerFailed(error.reason, Executed.MAYBE) from None
-                request.times_sent = 0
+                _check_unsent(request, error)
+                problem = error.reason
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
             if published is Published.CONFIRMED:
@@ -294,7 +292,9 @@ class Answers(Generic[R]):
             await asyncio.sleep(_NO_WORKERS_PAUSE)
 
 
-async def _publish(connection: Connection, request: Request, message: Message) -> Published:
+async def _publish(
+    connection: Connection, request: Request, limit: TimeLimit, reply_to: str | None
+) -> Published:
     """Publishes a broadcast on a channel of its own, because a missing exchange closes that.
 
     The exchange is missing until the first worker declares it, so the result is `RETURNED` then. A
@@ -308,6 +308,8 @@ async def _publish(connection: Connection, request: Request, message: Message) -
     try:
         # `publish` waits for this too, but only a request that is not blocked counts as sent.
         await channel.unblocked()
+        # Not before: workers begin the method within the time that is left after the wait.
+        message = request.message(reply_to, None if reply_to is None else limit.left)
         request.times_sent += 1
         published = await channel.publish(
             message, queue=request.queue, exchange=CONTROL_EXCHANGE, is_mandatory=True
@@ -319,6 +321,19 @@ async def _publish(connection: Connection, request: Request, message: Message) -
     if published is Published.RETURNED:
         request.times_sent = 0
     return published
+
+
+def _check_unsent(request: Request, error: ChannelLost) -> None:
+    """Lets a broadcast be sent again whose channel was lost before it was written.
+
+    Raises `BrokerFailed` if it may have been written, or if another attempt would fail too: the
+    broker does not accept it, or the user lacks a permission.
+    """
+    if error.is_written:
+        raise BrokerFailed(error.reason, Executed.MAYBE) from None
+    request.times_sent = 0
+    if error.is_alone:
+        raise BrokerFailed(error.reason) from None
 
 
 def _check_size(request: Request) -> None:
