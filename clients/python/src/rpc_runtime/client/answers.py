@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-# If no number of workers is expected, gathering ends this long after an answer was read, or with
-# this many answers.
+# If no number of workers is expected, gathering ends this long after an answer was read.
 _DEFAULT_QUIET = 0.5
+# Gathering ends with this many answers. A queue with more workers is not expected.
 _MAX_ANSWERS = 10_000
+# It also ends with this many messages that are no answers: their sender is no worker.
+_MAX_IGNORED = 10_000
 _PREFETCH = 64
 _MAX_WORKER_BYTES = 1024
 _NO_WORKERS_PAUSE = 0.2
@@ -38,7 +40,7 @@ _LOST_PAUSE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker, as far as it describes itself."""
+    """A worker, as far as it describes itself. `id` is empty if it does not name itself at all."""
 
     id: str
     name: str | None = None
@@ -74,7 +76,8 @@ class WorkerInfo:
         )
 
     def __str__(self) -> str:
-        return f"{self.name or self.id}" + (f" on {self.host}" if self.host else "")
+        name = self.name or self.id or "an unknown worker"
+        return name + (f" on {self.host}" if self.host else "")
 
 
 class Answer(Generic[R]):
@@ -96,7 +99,10 @@ class Answers(Generic[R]):
 
     Nothing is sent before the first one is awaited. Gathering ends with the last of
     `expect_workers`, if no answer arrives for `quiet_for` after one was read, at the timeout, or if
-    the connection is lost. Without either option, `quiet_for` is half a second.
+    the connection is lost. Without either option, `quiet_for` is half a second. It also ends with
+    ten thousand answers, or as many messages that are no answers.
+
+    An answer that does not name its worker counts as that of another worker.
     """
 
     def __init__(
@@ -111,8 +117,11 @@ class Answers(Generic[R]):
         self._arrived: deque[Delivery] = deque()
         self._changed = asyncio.Event()
         self._consumer: Channel | None = None
-        # The ids of the workers that have answered.
+        # The ids of the workers that have answered and named themselves.
         self._seen: set[str] = set()
+        self._answered = 0
+        # How many messages were no answers.
+        self._ignored = 0
         self._last_answer_at: float | None = None
         self._is_over = False
         self.is_confirmed = False
@@ -122,7 +131,7 @@ class Answers(Generic[R]):
     def missing(self) -> int | None:
         """How many of the expected workers have not answered. `None` if no number is expected."""
         expected = self._options.expect_workers
-        return None if expected is None else max(0, expected - len(self._seen))
+        return None if expected is None else max(0, expected - self._answered)
 
     def __aiter__(self) -> Self:
         return self
@@ -203,16 +212,15 @@ class Answers(Generic[R]):
 
     async def _next(self, limit: TimeLimit) -> Answer[R] | None:
         """Waits for the next answer. Returns `None` once gathering has ended."""
-        while True:
-            while self._arrived:
+        while not self._has_enough():
+            if self._arrived:
                 answer = self._read(self._arrived.popleft())
                 if answer is not None:
                     self._last_answer_at = now()
                     return answer
-            expected = self._options.expect_workers
-            enough = _MAX_ANSWERS if expected is None else expected
+                continue
             consumer = self._consumer
-            if len(self._seen) >= enough or consumer is None or not consumer.is_open:
+            if consumer is None or not consumer.is_open:
                 return None
             ends_at = min(limit.deadline, self._quiet_at())
             if ends_at <= now():
@@ -222,6 +230,13 @@ class Answers(Generic[R]):
                 async with asyncio.timeout_at(min(ends_at, now() + 1.0)):
                     await self._changed.wait()
             self._changed.clear()
+        return None
+
+    def _has_enough(self) -> bool:
+        """Whether all expected workers have answered, or there are too many messages."""
+        expected = self._options.expect_workers
+        enough = _MAX_ANSWERS if expected is None else min(expected, _MAX_ANSWERS)
+        return self._answered >= enough or self._ignored >= _MAX_IGNORED
 
     def _quiet_at(self) -> float:
         """Returns when the quiet time after the last answer ends. Infinity if there is none."""
@@ -236,12 +251,15 @@ class Answers(Generic[R]):
     def _read(self, delivery: Delivery) -> Answer[R] | None:
         """Acknowledges a message. Returns it if it is the first answer of a worker, or `None`."""
         delivery.ack()
-        if delivery.message.correlation_id != self._request.correlation_id:
+        header = delivery.message.headers.get(WORKER_HEADER)
+        worker = WorkerInfo.from_header(header) or WorkerInfo("")
+        is_foreign = delivery.message.correlation_id != self._request.correlation_id
+        if is_foreign or worker.id in self._seen:
+            self._ignored += 1
             return None
-        worker = WorkerInfo.from_header(delivery.message.headers.get(WORKER_HEADER))
-        if worker is None or worker.id in self._seen:
-            return None
-        self._seen.add(worker.id)
+        if worker.id:
+            self._seen.add(worker.id)
+        self._answered += 1
         return Answer(worker, self._reader, delivery)
 
     async def _close_consumer(self) -> None:
