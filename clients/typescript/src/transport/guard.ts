@@ -96,7 +96,9 @@ class PropertyReader {
           if (isUtf8(text)) this.found.set(bit, text);
           else problem ??= `${name} is not UTF-8`;
         } else if (bit === HEADERS_BIT) {
-          problem ??= this.headers();
+          // Read even if there is a problem: the properties behind them are kept.
+          const wrong = this.headers();
+          problem ??= wrong;
         } else {
           // The timestamp, the delivery mode or the priority.
           this.take(bit === TIMESTAMP_BIT ? 8 : 1);

@@ -10,6 +10,11 @@ function headerFrame(properties: Buffer): Buffer {
   return Buffer.concat([head, payload, Buffer.of(0xce)]);
 }
 
+const long = (bytes: Buffer) => {
+  const size = Buffer.alloc(4);
+  size.writeUInt32BE(bytes.length);
+  return Buffer.concat([size, bytes]);
+};
 const short = (text: string | Buffer) => {
   const bytes = Buffer.from(text);
   return Buffer.concat([Buffer.of(bytes.length), bytes]);
@@ -60,6 +65,20 @@ test("what can be read of malformed properties is kept", () => {
   assert.ok(repaired.includes("the id") && repaired.includes("the address"));
 });
 
+test("what follows the first malformed property is kept too", () => {
+  const deaths = Buffer.concat([short("x-death"), Buffer.from("A"), long(Buffer.alloc(9, "V"))]);
+  const flags = (1 << 15) | (1 << 13) | correlation | (1 << 9);
+  const bad = short(Buffer.of(0xff));
+  for (const table of [Buffer.alloc(0), deaths, Buffer.from([1, 0x78, 0x3f])]) {
+    const frame = withFlags(flags, bad, long(table), short("the id"), short("the address"));
+    const repaired = repairFirstFrame(frame);
+    assert.ok(repaired.includes("content_type is not UTF-8"));
+    assert.ok(repaired.includes(Buffer.concat([short("the id"), short("the address")])));
+    assert.equal(repaired.includes(deaths), table === deaths);
+    assert.equal(repaired.includes("rpc-unknown-deaths"), table.length === 3);
+  }
+});
+
 test("no bytes make the guard throw", () => {
   let seed = 1;
   for (let i = 0; i < 20_000; i++) {
@@ -75,11 +94,6 @@ test("no bytes make the guard throw", () => {
 });
 
 test("the history of a malformed message is kept, or said to be unknown", () => {
-  const long = (bytes: Buffer) => {
-    const size = Buffer.alloc(4);
-    size.writeUInt32BE(bytes.length);
-    return Buffer.concat([size, bytes]);
-  };
   const bad = Buffer.concat([short(Buffer.of(0xff)), Buffer.from("t"), Buffer.of(1)]);
   const history = (size: number) =>
     Buffer.concat([short("x-death"), Buffer.from("A"), long(Buffer.alloc(size, "V"))]);
