@@ -3,7 +3,7 @@ import type { Codec } from "../codec/content-type.js";
 import { messageOf } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { encodeItems, type Credit, type ItemsBody } from "../protocol/control.js";
-import type { ReplyTo } from "../protocol/dispatch.js";
+import type { FaultReply, ReplyTo } from "../protocol/dispatch.js";
 import { ITEM_FRAME, ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
 import { StreamSender } from "../protocol/stream-sender.js";
 import type { Items } from "../service.js";
@@ -123,13 +123,13 @@ export class OutgoingStream {
   }
 
   /** Encodes an item for the next message. Returns what is wrong with it, or `null`. */
-  #push(item: unknown) {
+  #push(item: unknown): FaultReply | null {
     const { codec, method, maxBytes } = this.#parts;
     let encoded: Buffer;
     try {
       encoded = encodeValue(codec, method.result, item);
     } catch (error) {
-      return fault("unanswerable", `an item cannot be sent: ${messageOf(error)}`);
+      return unanswerable(error);
     }
     if (encoded.length > maxBytes - ITEM_FRAME) {
       return fault("reply_too_large", `an item has ${encoded.length} bytes`);
@@ -246,7 +246,11 @@ export async function collect(
         return faultReply(codec, fault(code, "the worker gave up on the method"));
       }
       if (step.value.done) break;
-      size += encodeValue(codec, method.result, step.value.value).length + 1;
+      try {
+        size += encodeValue(codec, method.result, step.value.value).length + 1;
+      } catch (error) {
+        return faultReply(codec, unanswerable(error));
+      }
       if (size > maxBytes) {
         return faultReply(codec, fault("reply_too_large", `the items have over ${maxBytes} bytes`));
       }
@@ -263,6 +267,11 @@ export async function collect(
     return resultReply({ ...method, result: listOf(method) }, codec, values, maxBytes);
   const lines = values.map((value) => encodeValue(codec, method.result, value).toString());
   return { kind: "result", body: Buffer.from(lines.join("\n")), fault: null };
+}
+
+/** The fault if an item cannot be encoded. */
+function unanswerable(error: unknown): FaultReply {
+  return fault("unanswerable", `an item cannot be sent: ${messageOf(error)}`);
 }
 
 function listOf({ result }: AnyMethod) {
