@@ -33,7 +33,7 @@ import type { Identity } from "./identity.js";
 import { declareControl } from "./queues.js";
 import type { ReplySender } from "./reply-sender.js";
 import type { ServedMethod } from "./request-handler.js";
-import type { Running } from "./running-methods.js";
+import type { RunningMethods } from "./running-methods.js";
 
 const CONTROL_LIMITS = { messages: 1024, bytes: 8 * 1024 * 1024, refusesExcess: false };
 const ITEMS_LIMITS = { messages: 16_384, bytes: 256 * 1024 * 1024, refusesExcess: true };
@@ -50,7 +50,7 @@ export interface ControlParts {
   readonly broadcasts: ReadonlyMap<string, MethodTable<ServedMethod>>;
   readonly rules: Rules;
   readonly replies: ReplySender;
-  readonly running: Running;
+  readonly running: RunningMethods;
   readonly broadcastRuns: Broadcasts;
   readonly hasStreams: boolean;
   readonly receivesStreams: boolean;

@@ -37,7 +37,7 @@ import { collect, OutgoingStream, type StreamParts } from "./outgoing-stream.js"
 import type { ReplySender } from "./reply-sender.js";
 import { contextOf, iterateInContext } from "./request-context.js";
 import { RunningMethod } from "./running.js";
-import type { Running } from "./running-methods.js";
+import type { RunningMethods } from "./running-methods.js";
 import type { MethodStats } from "./stats.js";
 
 /** A method and what runs it. */
@@ -62,7 +62,7 @@ export interface HandlerParts {
   readonly table: MethodTable<ServedMethod>;
   readonly rules: Rules;
   readonly replies: ReplySender;
-  readonly running: Running;
+  readonly running: RunningMethods;
   readonly log: Log;
   readonly identity: Identity;
   readonly maxSentBytes: number;

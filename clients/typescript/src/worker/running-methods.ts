@@ -16,18 +16,12 @@ export interface Tracked {
 }
 
 /** The methods that run, by the ids of their requests, and the calls that were cancelled. */
-export class Running {
+export class RunningMethods {
   readonly #byId = new Map<string, Tracked>();
   readonly #all = new Set<Tracked>();
   readonly #cancelled = new CancelledCalls();
-  /** What to call once no method runs. */
-  #idle: (() => void)[] = [];
   /** Whether the queue for the items of callers is lost at this moment. */
   isDeaf = false;
-
-  get size(): number {
-    return this.#all.size;
-  }
 
   /** Remembers a method that runs. Without an id, it cannot be cancelled by its caller. */
   track(id: string | null, address: string, running: RunningMethod): Tracked {
@@ -39,7 +33,6 @@ export class Running {
       release: () => {
         this.#all.delete(tracked);
         if (id !== null && this.#byId.get(id) === tracked) this.#byId.delete(id);
-        if (this.#all.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
       },
     };
     this.#all.add(tracked);
@@ -91,10 +84,5 @@ export class Running {
   /** The worker stops: methods that still run are ended. */
   stop(): void {
     for (const { running } of this.#all) running.end("stopped");
-  }
-
-  /** Waits until no method runs. */
-  async idle(): Promise<void> {
-    if (this.#all.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 }

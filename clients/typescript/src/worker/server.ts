@@ -27,7 +27,7 @@ import {
 } from "./queues.js";
 import { ReplySender } from "./reply-sender.js";
 import { RequestHandler, type ServedMethod } from "./request-handler.js";
-import { Running } from "./running-methods.js";
+import { RunningMethods } from "./running-methods.js";
 import { describe, methodsOf, tablesOf } from "./served-methods.js";
 
 /** Options of a server. */
@@ -79,7 +79,7 @@ export class Server implements AsyncDisposable {
   readonly #replies: ReplySender;
   /** Publishes copies of jobs. */
   readonly #moves: Publisher;
-  readonly #running = new Running();
+  readonly #running = new RunningMethods();
   readonly #queues: QueueServer[] = [];
   readonly #broadcasts: Broadcasts;
   readonly #handlers = new Map<string, RequestHandler>();
