@@ -158,11 +158,19 @@ export class RequestHandler {
         return this.#reject(delivery);
       case "runUntracked":
         return this.#process(delivery, alone);
-      case "run":
-        await this.#process(delivery, {
+      case "run": {
+        const settle: Settlement = {
           ack: () => this.#known.finish(key).forEach((each) => each.ack()),
           reject: () => this.#known.finish(key, true).forEach((each) => this.#reject(each)),
-        });
+        };
+        try {
+          await this.#process(delivery, settle);
+        } catch (error) {
+          // Otherwise, later deliveries would join a run that never ends.
+          settle.ack();
+          throw error;
+        }
+      }
     }
   }
 
