@@ -306,7 +306,7 @@ export class RequestHandler {
     const { correlationId, headers } = delivery.properties;
     const other = this.#parts.running.find(correlationId ?? "");
     if (other === null) return true;
-    if (other.address === decision.replyTo?.address) {
+    if (other.address === decision.replyTo?.address && other.hasStream) {
       // The request arrived again, and its stream goes on.
       settle.ack();
       return false;
@@ -316,7 +316,7 @@ export class RequestHandler {
       return true;
     }
     const { codec, replyTo, mayHaveRun } = decision;
-    const reason = "another request with this correlation_id has a stream here";
+    const reason = "another request with this correlation_id runs here";
     const refusal = unlessRun({ code: "bad_request", message: reason }, mayHaveRun);
     await this.#refuse({ kind: "refuse", fault: refusal, codec, replyTo }, delivery, settle);
     return false;

@@ -11,6 +11,7 @@ export interface Tracked {
   readonly address: string;
   incoming: IncomingStream | null;
   outgoing: OutgoingStream | null;
+  readonly hasStream: boolean;
   /** The method has ended. */
   release(): void;
 }
@@ -30,6 +31,9 @@ export class RunningMethods {
       address,
       incoming: null,
       outgoing: null,
+      get hasStream() {
+        return (this.incoming ?? this.outgoing) !== null;
+      },
       release: () => {
         this.#all.delete(tracked);
         if (id !== null && this.#byId.get(id) === tracked) this.#byId.delete(id);
@@ -62,8 +66,7 @@ export class RunningMethods {
   cancelStreams(calls: readonly CancelledCall[]): void {
     for (const { id } of calls) {
       const tracked = this.#byId.get(id);
-      const isStream = tracked !== undefined && (tracked.incoming ?? tracked.outgoing) !== null;
-      if (isStream) tracked.running.end("cancelled");
+      if (tracked?.hasStream) tracked.running.end("cancelled");
     }
   }
 

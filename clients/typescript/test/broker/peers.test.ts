@@ -137,6 +137,18 @@ test("a stream whose request arrives twice runs once, and an id has one stream",
   assert.equal(runs, 2);
 });
 
+test("a stream with the id of a call without a stream is refused", async () => {
+  const { queue, worker } = await serve();
+  const { ask, channel, replyTo } = await peer();
+  const correlationId = randomUUID();
+  const wait = { ...json, type: "wait", correlationId, replyTo };
+  channel.sendToQueue(queue, Buffer.from('{"ms":60000}'), wait);
+  await until(() => worker.ran.includes("wait"), "the method runs");
+  const stream = { ...json, type: "trades", correlationId, headers: { "rpc-credit": "9" } };
+  const refused = await ask(queue, '{"symbol":"1"}', stream);
+  assert.match(refused.content.toString(), /bad_request.*another request .* runs here/);
+});
+
 test("a caller that uses an id twice gets both answers", async () => {
   const { queue } = await serve();
   const channel = await rawChannel();
