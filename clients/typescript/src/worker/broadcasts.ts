@@ -30,66 +30,81 @@ export interface BroadcastParts {
   readonly invoke: Invoke;
 }
 
+/** A broadcast that waits until there is room for it. */
+interface WaitingBroadcast {
+  readonly decision: Run;
+  readonly delivery: Delivery;
+  /** When its caller gives up. */
+  readonly endsAt: number;
+}
+
 /** Runs broadcasts beside the requests of queues: 16 at a time, and another 32 wait. */
 export class Broadcasts {
   readonly #parts: BroadcastParts;
-  readonly #waiting: (() => Promise<void>)[] = [];
-  #running = 0;
+  readonly #waiting: WaitingBroadcast[] = [];
+  readonly #running = new Set<RunningMethod>();
   /** What to call once no broadcast runs. */
   #idle: (() => void)[] = [];
-  #isStopped = false;
+  #hasEnded = false;
 
   constructor(parts: BroadcastParts) {
     this.#parts = parts;
   }
 
-  /** Runs a broadcast as soon as there is room, or refuses it. Ignores a forbidden one. */
+  /** Runs a broadcast as soon as there is room, or refuses it. Ignores a forbidden or late one. */
   handle(delivery: Delivery, decision: Decision<ServedMethod>): void {
-    if (decision.kind === "forbidden") return;
+    if (decision.kind === "forbidden" || this.#hasEnded) return;
     const { replyTo, codec } = decision;
     if (decision.kind === "refuse") return this.#refuse(replyTo, codec, decision.fault);
     if (delivery.body.length > MAX_BROADCAST_BYTES) {
       const reason = tooLarge(delivery.body.length, MAX_BROADCAST_BYTES);
       return this.#refuse(replyTo, codec, fault("too_large", reason));
     }
-    if (this.#waiting.length >= MAX_WAITING || this.#isStopped) {
+    if (this.#waiting.length >= MAX_WAITING) {
       const reason = "the worker runs as many broadcasts as it can";
       return this.#refuse(replyTo, codec, fault("rejected", reason));
     }
     const endsAt = decision.limitMs === null ? Infinity : performance.now() + decision.limitMs;
-    this.#waiting.push(() => this.#run(decision, delivery, endsAt));
+    this.#waiting.push({ decision, delivery, endsAt });
     this.#next();
   }
 
-  /** Takes no more broadcasts, and waits for those that it has. */
-  async stop(): Promise<void> {
-    this.#isStopped = true;
-    if (this.#running > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  /** Waits until no broadcast runs. */
+  async idle(): Promise<void> {
+    if (this.#running.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+
+  /** Ends the broadcasts that still run, and drops those that wait. None of them is answered. */
+  end(): void {
+    this.#hasEnded = true;
+    this.#waiting.length = 0;
+    for (const running of this.#running) running.end("stopped");
   }
 
   /** Runs those that wait, while there is room. */
   #next(): void {
-    while (this.#running < MAX_RUNNING) {
-      const run = this.#waiting.shift();
-      if (run === undefined) break;
-      this.#running++;
-      void run().finally(() => {
-        this.#running--;
+    while (this.#running.size < MAX_RUNNING) {
+      const next = this.#waiting.shift();
+      if (next === undefined) break;
+      const limitMs = next.endsAt === Infinity ? null : next.endsAt - performance.now();
+      // No broadcast begins once nobody waits for it.
+      if (limitMs !== null && limitMs <= 0) continue;
+      const running = new RunningMethod(next.decision.entry.method.cancel, limitMs);
+      this.#running.add(running);
+      void this.#run(next, running).finally(() => {
+        this.#running.delete(running);
         this.#next();
       });
     }
-    if (this.#running === 0) for (const resolve of this.#idle.splice(0)) resolve();
+    if (this.#running.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
-  async #run(decision: Run, delivery: Delivery, endsAt: number): Promise<void> {
+  async #run({ decision, delivery }: WaitingBroadcast, running: RunningMethod): Promise<void> {
     const { identity, describesItself, replies, invoke } = this.#parts;
-    // No broadcast begins once nobody waits for it.
-    if (endsAt <= performance.now()) return;
-    const limitMs = endsAt === Infinity ? null : endsAt - performance.now();
-    const running = new RunningMethod(decision.entry.method.cancel, limitMs);
     const reply = await invoke(decision, delivery, running);
     running.finish();
-    if (reply === null || decision.replyTo === null) return;
+    const isAnswered = reply !== null && decision.replyTo !== null && running.ended !== "stopped";
+    if (!isAnswered) return;
     const header = describesItself && reply.kind !== "fault" ? identity.header : identity.idHeader;
     const headers = { [WORKER_HEADER]: header };
     const sent = { type: reply.kind, headers, body: reply.body };

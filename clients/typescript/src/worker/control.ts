@@ -27,6 +27,7 @@ import { consume, type Delivery } from "../transport/consumer.js";
 import { KeptChannel } from "../transport/kept-channel.js";
 import type { Link } from "../transport/link.js";
 import { numberHeader } from "../transport/message.js";
+import { within } from "../transport/time.js";
 import { Broadcasts } from "./broadcasts.js";
 import { answerBuiltIn, BuiltInAnswer, isBuiltIn, type ServedQueue } from "./built-in.js";
 import type { Identity } from "./identity.js";
@@ -61,6 +62,9 @@ export class Control {
   readonly #parts: ControlParts;
   readonly #channel: KeptChannel;
   readonly #items: KeptChannel | null;
+  #consumerTag = "";
+  /** Whether no more messages of the control queue are taken, also on a new channel. */
+  #isStopped = false;
 
   constructor(parts: ControlParts) {
     this.#parts = parts;
@@ -83,12 +87,20 @@ export class Control {
     await this.#items?.open();
   }
 
+  /** Takes no more messages of the control queue, which is deleted. */
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    const channel = this.#channel.current;
+    if (channel !== null) await within(2_000, channel.cancel(this.#consumerTag)).catch(() => {});
+  }
+
   async close(): Promise<void> {
     await this.#channel.close();
     await this.#items?.close();
   }
 
   async #prepare(channel: ConfirmChannel): Promise<void> {
+    if (this.#isStopped) return;
     const { identity, describesItself, hasStreams, queues } = this.#parts;
     const queue = `rpc.control.${randomUUID()}`;
     await channel.assertExchange(CONTROL_EXCHANGE, "direct", { durable: true });
@@ -96,8 +108,11 @@ export class Control {
     const keys = queues.map((served) => served.queue);
     if (describesItself || hasStreams) keys.push(identity.id);
     if (describesItself) keys.push(DISCOVERY_KEY);
-    await consume(channel, queue, { noAck: true }, (delivery) => this.#receive(delivery));
+    this.#consumerTag = await consume(channel, queue, { noAck: true }, (delivery) =>
+      this.#receive(delivery),
+    );
     for (const key of keys) await channel.bindQueue(queue, CONTROL_EXCHANGE, key);
+    if (this.#isStopped) await channel.cancel(this.#consumerTag);
   }
 
   async #prepareItems(channel: ConfirmChannel): Promise<void> {

@@ -316,10 +316,12 @@ export class Server implements AsyncDisposable {
       if (current !== null) await within(2_000, current.cancel(consumerTag)).catch(() => {});
     }
     await this.#wait(this.#allSettled(), until - performance.now());
-    await this.#wait(this.#broadcasts.stop(), until - performance.now());
+    await this.#control?.stop();
+    await this.#wait(this.#broadcasts.idle(), until - performance.now());
     // What still runs is ended, and answered.
     this.#isStopping = true;
     this.#running.stop();
+    this.#broadcasts.end();
     await this.#wait(this.#allSettled(), LAST_REPLIES_MS);
     await this.#control?.close();
     for (const { channel } of this.#queues) await channel.close();

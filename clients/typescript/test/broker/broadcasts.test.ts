@@ -106,3 +106,58 @@ test("a worker has room for 48 broadcasts", async () => {
   assert.equal(most, 16);
   assert.equal(outcomes.filter((outcome) => outcome === "ran").length, 48);
 });
+
+test("a server that stops ends the broadcasts that it has, without a reply", async () => {
+  const { client, worker, server } = await serve();
+  let begun = 0;
+  let aborted = 0;
+  worker.drop = (_key, context) => {
+    begun++;
+    return new Promise<number>((resolve) => {
+      context.signal.addEventListener("abort", () => {
+        aborted++;
+        resolve(0);
+      });
+    });
+  };
+  const faults: string[] = [];
+  const gathers = Array.from({ length: 49 }, () => client.drop("x", { expectWorkers: 1 }));
+  const ended = gathers.map(async (gather) => {
+    for await (const answer of gather) {
+      assert.throws(() => answer.result(), rpc.Fault);
+      faults.push("rejected");
+    }
+  });
+  // The last one finds that 16 run and 32 wait.
+  await until(() => faults.length === 1, "one is rejected");
+  assert.equal(begun, 16);
+  await server.stop(0);
+  assert.equal(aborted, 16);
+  for (const gather of gathers) await gather.return!();
+  await Promise.all(ended);
+  assert.deepEqual([begun, faults.length], [16, 1]);
+});
+
+test("a server takes no broadcasts while it waits for the last ones", async () => {
+  const { client, worker, server } = await serve();
+  let finish: (() => void) | undefined;
+  worker.drop = () => new Promise<number>((resolve) => (finish = () => resolve(1)));
+  const last = client.drop("x", { expectWorkers: 1 }).next();
+  await until(() => finish !== undefined, "the last one runs");
+  let hasStopped = false;
+  const stopped = server.stop().then(() => (hasStopped = true));
+  await until(async () => {
+    try {
+      await client.clear();
+    } catch (error) {
+      if (error instanceof rpc.NoWorkers) return true;
+      // While the broker deletes the queue.
+      assert.ok(error instanceof rpc.Refused, String(error));
+    }
+    return false;
+  }, "the worker cannot be reached");
+  assert.ok(!hasStopped);
+  finish!();
+  await stopped;
+  assert.equal((await last).value.result(), 1);
+});

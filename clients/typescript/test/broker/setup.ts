@@ -145,7 +145,7 @@ export class Directory implements DirectoryWorker {
     for await (const line of lines) yield `${room}: ${line}`;
   }
 
-  drop(key: string): rpc.Awaitable<number> {
+  drop(key: string, _context: rpc.Context): rpc.Awaitable<number> {
     this.ran.push(`drop ${key}`);
     return key.length;
   }
