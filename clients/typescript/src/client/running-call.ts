@@ -88,6 +88,7 @@ export class RunningCall {
   begin(): void {
     this.#hasBegun = true;
     clearTimeout(this.#timer);
+    this.#sendNoMore();
   }
 
   /** The call ends with its reply. */
@@ -129,7 +130,7 @@ export class RunningCall {
 
   /** Publishes the request as soon as that is possible, and acts on what becomes of it. */
   send(): void {
-    if (this.#hasEnded) return;
+    if (this.#hasEnded || this.#hasBegun) return;
     this.#publication = this.#around.publisher.publish(
       () => this.#outgoing(),
       (outcome) => {
@@ -215,9 +216,14 @@ export class RunningCall {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     clearTimeout(this.#timer);
-    clearTimeout(this.#pause);
-    this.#publication?.withdraw();
+    this.#sendNoMore();
     this.plan.signal?.removeEventListener("abort", this.#aborted);
     this.#around.ended(this);
+  }
+
+  /** Takes the request back if it waits to be sent, also for the second time. */
+  #sendNoMore(): void {
+    clearTimeout(this.#pause);
+    this.#publication?.withdraw();
   }
 }

@@ -6,18 +6,13 @@ import * as rpc from "rpc-runtime";
 import { planCall } from "../../src/client/method-call.js";
 import type { ReplyQueue } from "../../src/client/replies.js";
 import { RunningCall, type Surroundings } from "../../src/client/running-call.js";
-import type { Publisher } from "../../src/transport/publisher.js";
+import type { Outcome, Publisher } from "../../src/transport/publisher.js";
 
 const find = rpc.method({ name: "find", idempotent: true });
 
-/** A call whose requests are written at once, and are neither confirmed nor answered. */
-function callWrittenAtOnce(): RunningCall {
-  const publisher = {
-    publish: (_make: unknown, _done: unknown, written: () => void) => {
-      written();
-      return { withdraw: () => false };
-    },
-  };
+/** A call whose requests this function publishes. */
+function callPublishedBy(publish: Publisher["publish"]): RunningCall {
+  const publisher = { publish };
   const around: Surroundings = {
     publisher: publisher as unknown as Publisher,
     replies: { name: "replies", epoch: { address: 1, consumer: 1 } } as unknown as ReplyQueue,
@@ -25,6 +20,14 @@ function callWrittenAtOnce(): RunningCall {
     ended: () => {},
   };
   return new RunningCall(around, planCall(find, "q", {}, {}), { message() {}, failed() {} });
+}
+
+/** A call whose requests are written at once, and are neither confirmed nor answered. */
+function callWrittenAtOnce(): RunningCall {
+  return callPublishedBy((_make, _done, written) => {
+    written?.();
+    return { withdraw: () => false };
+  });
 }
 
 test("a fault of one of several requests does not say that the method did not run", () => {
@@ -45,4 +48,31 @@ test("a fault of one of several requests does not say that the method did not ru
     assert.equal(call.errorOf(fault), fault);
   }
   call.abandon();
+});
+
+test("a request is not sent again once a worker has begun a stream", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const outcome of [
+    // The next request waits for the end of a pause.
+    { kind: "refused" },
+    // The next request waits for a channel.
+    { kind: "lost", reason: "the connection was lost", byBroker: false },
+  ] satisfies Outcome[]) {
+    let count = 0;
+    const waiting = new Set<number>();
+    const outcomes: ((outcome: Outcome) => void)[] = [];
+    const call = callPublishedBy((_make, done, written) => {
+      const number = count++;
+      if (number === 0) written?.();
+      else waiting.add(number);
+      outcomes.push(done);
+      return { withdraw: () => waiting.delete(number) };
+    });
+    call.send();
+    outcomes[0]!(outcome);
+    call.begin();
+    t.mock.timers.tick(1000);
+    assert.equal(waiting.size, 0, outcome.kind);
+    call.abandon();
+  }
 });
