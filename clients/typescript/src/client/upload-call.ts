@@ -6,6 +6,7 @@ import { runOf, workerIdOf } from "../protocol/reply.js";
 import { BEGAN_AGAIN, NO_RUN, originOf, type StreamRun } from "../protocol/stream-run.js";
 import type { Items } from "../service.js";
 import type { Incoming } from "../transport/message.js";
+import { currentContext } from "../worker/context.js";
 import type { CallParts } from "./call-parts.js";
 import type { CallPlan } from "./call-plan.js";
 import { readResult, replyOf } from "./method-call.js";
@@ -44,6 +45,8 @@ class UploadCall {
   #heardAt = performance.now();
   /** Since when the call has waited for the worker. */
   #waitsSince = performance.now();
+  /** In a handler, the call ends at the handler's deadline. */
+  readonly #contextEndsAt = performance.now() + (currentContext()?.timeLeftMs ?? Infinity);
 
   constructor(
     parts: CallParts,
@@ -129,7 +132,8 @@ class UploadCall {
 
   /**
    * Fails the call if its worker is silent for too long, or its time is up. Its time counts while
-   * it waits for the worker, not while it waits for its own stream.
+   * it waits for the worker, not while it waits for its own stream. The deadline of the handler
+   * that makes the call applies in any case.
    */
   #checkTimes(): void {
     // Before a worker has begun, `RunningCall` watches the time.
@@ -138,7 +142,7 @@ class UploadCall {
     if (!this.#upload.waitsForWorker) this.#waitsSince = now;
     if (this.#heardAt + MAX_SILENCE_MS <= now) {
       this.#call.fail(new Fault("interrupted", "the worker is gone"));
-    } else if (this.#waitsSince + this.#plan.limitMs <= now) {
+    } else if (Math.min(this.#waitsSince + this.#plan.limitMs, this.#contextEndsAt) <= now) {
       this.#call.fail(new TimedOut(this.#plan.limitMs, "maybe"));
     }
   }

@@ -209,3 +209,19 @@ test("each item is sent as soon as it is there", async () => {
   for (let again = 0; again < 4 && wait >= 900; again++) wait = await slowest();
   assert.ok(wait < 900, String(wait));
 });
+
+test("an upload that a handler makes ends at the handler's deadline", async () => {
+  const { client, worker } = await serve();
+  let failure: unknown;
+  async function* idle() {
+    yield Buffer.from("x");
+    await new Promise(() => {});
+  }
+  worker.getEmail = async () => {
+    await client.upload("x", idle()).catch((error: unknown) => (failure = error));
+    return "";
+  };
+  await assert.rejects(client.getEmail("x", { timeoutMs: 2_000 }), rpc.TimedOut);
+  await until(() => failure !== undefined, "the upload has ended");
+  assert.ok(failure instanceof rpc.TimedOut, String(failure));
+});
