@@ -1,6 +1,6 @@
 import { CONTENT_TYPES } from "../codec/content-type.js";
 import { encodeValue } from "../codec/values.js";
-import { BadItem, BrokerFailed, RpcError } from "../errors.js";
+import { BadItem, BrokerFailed, type RpcError } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { decodeIncomingGrant, encodeItems } from "../protocol/control.js";
 import { ItemSender, type ItemMessage } from "../protocol/item-sender.js";
@@ -167,7 +167,8 @@ export class Upload {
         }
       }
     } catch (error) {
-      this.#fail(error instanceof RpcError ? error : new BadItem(error));
+      // Also if it is the error of another call, which says nothing about this one.
+      this.#fail(new BadItem(error));
       return;
     } finally {
       this.#isPulling = false;

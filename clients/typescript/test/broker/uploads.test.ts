@@ -82,6 +82,15 @@ test("a caller's stream that fails ends the call, and cancels the method", async
   await until(() => seen !== undefined, "the method has ended");
   assert.equal(seen, "aborted");
   await assert.rejects(client.upload("x", ["text" as never]), rpc.BadItem);
+  // Another call whose method did not run. That of this call did.
+  async function* calling() {
+    yield Buffer.from("x");
+    throw new rpc.NoServer("other");
+  }
+  await assert.rejects(client.upload("x", calling()), (error) => {
+    assert.ok(error instanceof rpc.BadItem && error.cause instanceof rpc.NoServer, String(error));
+    return true;
+  });
 });
 
 test("an aborted signal ends an upload and its method", async () => {
