@@ -1,16 +1,12 @@
-import { randomUUID } from "node:crypto";
-
-import { CONTENT_TYPES } from "../codec/content-type.js";
 import { decodeValue } from "../codec/values.js";
 import type { Connection } from "../connection.js";
-import { BrokerFailed, Cancelled, EncodeFailed, NoWorkers, Refused, TooLarge } from "../errors.js";
+import { EncodeFailed, TooLarge } from "../errors.js";
 import type { AnyMethod, Method } from "../method.js";
-import { CONTROL_EXCHANGE, MAX_BROADCAST_BYTES } from "../protocol/names.js";
+import { MAX_BROADCAST_BYTES } from "../protocol/names.js";
 import type { Items, Methods, Service } from "../service.js";
-import { isExchangeMissing } from "../transport/publisher.js";
 import { Gathering, type Gather } from "./gather.js";
 import { limitOf, planCall, readResult, replyOf } from "./method-call.js";
-import { delayHeader, sendOneway } from "./oneway.js";
+import { delayHeader, sendBroadcast, sendOneway } from "./oneway.js";
 import type {
   BroadcastOptions,
   CallOptions,
@@ -173,34 +169,7 @@ export class MethodCaller {
     options: CallOptions = {},
   ): Promise<void> {
     const plan = this.#planBroadcast(method, args, options);
-    if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
-    const outgoing = {
-      exchange: CONTROL_EXCHANGE,
-      routingKey: this.#queue,
-      mandatory: true,
-      properties: {
-        type: method.name,
-        contentType: CONTENT_TYPES[plan.codec],
-        correlationId: randomUUID(),
-        deliveryMode: 1,
-        headers: plan.headers,
-      },
-      body: plan.body,
-    };
-    const outcome = await this.#parts.control.send(outgoing, plan.limitMs);
-    switch (outcome.kind) {
-      case "confirmed":
-        return;
-      case "returned":
-        throw new NoWorkers(this.#queue);
-      case "refused":
-        throw new Refused(this.#queue);
-      case "unsent":
-        throw new BrokerFailed(outcome.reason, "no");
-      case "lost":
-        if (isExchangeMissing(outcome)) throw new NoWorkers(this.#queue);
-        throw new BrokerFailed(outcome.reason, "maybe");
-    }
+    await sendBroadcast(this.#parts.control, plan);
   }
 
   get #parts() {

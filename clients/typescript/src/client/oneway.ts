@@ -6,6 +6,7 @@ import {
   Cancelled,
   EncodeFailed,
   NoServer,
+  NoWorkers,
   Refused,
   TimedOut,
   TooLarge,
@@ -14,8 +15,13 @@ import {
 import type { AnyMethod } from "../method.js";
 import { MAX_DELAY_MS } from "../protocol/jobs.js";
 import { CallState } from "../protocol/call-state.js";
-import { RESENT_HEADER } from "../protocol/names.js";
-import type { Outcome, Publication, Publisher } from "../transport/publisher.js";
+import { CONTROL_EXCHANGE, RESENT_HEADER } from "../protocol/names.js";
+import {
+  isExchangeMissing,
+  type Outcome,
+  type Publication,
+  type Publisher,
+} from "../transport/publisher.js";
 import type { CallPlan } from "./call-plan.js";
 
 const RESEND_PAUSE_MS = 200;
@@ -35,11 +41,41 @@ export function delayHeader(
   return { "rpc-delay": String(Math.ceil(delayMs)) };
 }
 
+/** Where a one-way request is published, and how. */
+interface Route {
+  readonly exchange: string;
+  readonly deliveryMode: number;
+  readonly priority: number | undefined;
+  /** The error if it reaches nobody. */
+  readonly unreached: (queue: string) => RpcError;
+}
+
 /** Sends a request that wants no reply. Returns once the broker has confirmed it. */
 export function sendOneway(publisher: Publisher, plan: CallPlan, maxBytes: number): Promise<void> {
   if (plan.body.length > maxBytes) throw new TooLarge(plan.body.length, maxBytes);
+  return send(publisher, plan, {
+    exchange: "",
+    deliveryMode: 2,
+    priority: plan.priority,
+    unreached: (queue) => new NoServer(queue),
+  });
+}
+
+/** Sends a broadcast that nobody answers. Returns once the broker has confirmed it. */
+export function sendBroadcast(publisher: Publisher, plan: CallPlan): Promise<void> {
+  return send(publisher, plan, {
+    exchange: CONTROL_EXCHANGE,
+    deliveryMode: 1,
+    priority: undefined,
+    unreached: (queue) => new NoWorkers(queue),
+  });
+}
+
+function send(publisher: Publisher, plan: CallPlan, route: Route): Promise<void> {
   if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
-  return new Promise((resolve, reject) => new Sending(publisher, plan, resolve, reject).send());
+  return new Promise((resolve, reject) =>
+    new Sending(publisher, plan, route, resolve, reject).send(),
+  );
 }
 
 /** A one-way request, until the broker has confirmed it or it fails. */
@@ -47,6 +83,7 @@ class Sending {
   readonly #id = randomUUID();
   readonly #publisher: Publisher;
   readonly #plan: CallPlan;
+  readonly #route: Route;
   readonly #resolve: () => void;
   readonly #reject: (error: RpcError) => void;
   readonly #state: CallState;
@@ -58,11 +95,13 @@ class Sending {
   constructor(
     publisher: Publisher,
     plan: CallPlan,
+    route: Route,
     resolve: () => void,
     reject: (error: RpcError) => void,
   ) {
     this.#publisher = publisher;
     this.#plan = plan;
+    this.#route = route;
     this.#resolve = resolve;
     this.#reject = reject;
     this.#state = new CallState(plan.isIdempotent, plan.waitsForServer);
@@ -75,18 +114,20 @@ class Sending {
   send(): void {
     if (this.#hasEnded) return;
     const plan = this.#plan;
+    const { exchange, deliveryMode, priority } = this.#route;
     this.#publication = this.#publisher.publish(
       () => {
         if (this.#hasEnded) return null;
         return {
+          exchange,
           routingKey: plan.queue,
           mandatory: true,
           properties: {
             type: plan.method,
             contentType: CONTENT_TYPES[plan.codec],
             correlationId: this.#id,
-            deliveryMode: 2,
-            priority: plan.priority,
+            deliveryMode,
+            priority,
             headers: this.#state.isResent ? { ...plan.headers, [RESENT_HEADER]: "" } : plan.headers,
           },
           body: plan.body,
@@ -107,7 +148,9 @@ class Sending {
       this.#resolve();
       return;
     }
-    const decision = this.#state.published(outcome, EPOCH);
+    // There are no workers if not even one has declared the exchange.
+    const isMissing = this.#route.exchange !== "" && isExchangeMissing(outcome);
+    const decision = this.#state.published(isMissing ? { kind: "returned" } : outcome, EPOCH);
     if (decision.next === "send") return this.send();
     if (decision.next === "sendLater") {
       this.#pause = setTimeout(() => this.send(), RESEND_PAUSE_MS);
@@ -115,7 +158,7 @@ class Sending {
     }
     if (decision.next === "wait") return;
     const { why, reason } = decision;
-    if (why === "noServer") this.#fail(new NoServer(this.#plan.queue));
+    if (why === "noServer") this.#fail(this.#route.unreached(this.#plan.queue));
     else if (why === "refused") this.#fail(new Refused(this.#plan.queue));
     // Also if it is interrupted, which is a fault only of a call with a reply.
     else this.#fail(new BrokerFailed(reason, this.#state.executed));

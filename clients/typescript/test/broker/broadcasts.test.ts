@@ -58,12 +58,20 @@ test("a broadcast that reaches no worker fails, unless it waits", async () => {
     for await (const _ of client.drop("x"));
   }, rpc.NoWorkers);
   await assert.rejects(client.clear(), rpc.NoWorkers);
+  await assert.rejects(client.clear({ waitForServer: true, timeoutMs: 300 }), rpc.TimedOut);
+  const aborting = new AbortController();
+  const aborted = client.clear({ waitForServer: true, signal: aborting.signal });
+  aborting.abort();
+  await assert.rejects(aborted, rpc.Cancelled);
+  const clearing = client.clear({ waitForServer: true, timeoutMs: 10_000 });
   const waiting = client
     .drop("x", { waitForServer: true, expectWorkers: 1, timeoutMs: 10_000 })
     .next();
   await new Promise((resolve) => setTimeout(resolve, 300));
-  const { server } = await serve({ queue });
+  const { server, worker } = await serve({ queue });
   assert.equal((await waiting).value.worker.id, server.id);
+  await clearing;
+  await until(() => worker.ran.includes("clear"), "the worker ran it");
 });
 
 test("a worker runs broadcasts beside its other requests", async () => {
