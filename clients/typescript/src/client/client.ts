@@ -192,9 +192,8 @@ export class MethodCaller {
 
   #planBroadcast(method: AnyMethod, args: unknown, options: ClientOptions) {
     const plan = this.#plan(method, args, options);
-    if (plan.body.length > MAX_BROADCAST_BYTES) {
-      throw new TooLarge(plan.body.length, MAX_BROADCAST_BYTES);
-    }
+    const limit = Math.min(MAX_BROADCAST_BYTES, this.#parts.maxSentBytes);
+    if (plan.body.length > limit) throw new TooLarge(plan.body.length, limit);
     return plan;
   }
 }

@@ -169,3 +169,12 @@ test("a server takes no broadcasts while it waits for the last ones", async () =
   await stopped;
   assert.equal((await last).value.result(), 1);
 });
+
+test("a broadcast may not be larger than other messages of its connection", async () => {
+  const calling = await connection({ maxSentBytes: 100 });
+  const client = new DirectoryClient(calling, { queue: newQueue() });
+  await assert.rejects(client.drop("x".repeat(200)).next(), (error) => {
+    assert.ok(error instanceof rpc.TooLarge && error.limit === 100, String(error));
+    return true;
+  });
+});
