@@ -3,7 +3,15 @@ import { randomUUID } from "node:crypto";
 import type { ConfirmChannel } from "amqplib";
 
 import { CONTENT_TYPES } from "../codec/content-type.js";
-import { BadReply, BrokerFailed, Cancelled, NoWorkers, RpcError, TimedOut } from "../errors.js";
+import {
+  BadReply,
+  BrokerFailed,
+  Cancelled,
+  NoWorkers,
+  RpcError,
+  TimedOut,
+  type Executed,
+} from "../errors.js";
 import type { Log } from "../log.js";
 import { CONTROL_EXCHANGE } from "../protocol/names.js";
 import { workerOf, type WorkerInfo } from "../protocol/reply.js";
@@ -11,7 +19,12 @@ import { consume } from "../transport/consumer.js";
 import { KeptChannel } from "../transport/kept-channel.js";
 import type { Link } from "../transport/link.js";
 import type { Incoming } from "../transport/message.js";
-import { isExchangeMissing, type Publisher } from "../transport/publisher.js";
+import {
+  isExchangeMissing,
+  type Outcome,
+  type Publication,
+  type Publisher,
+} from "../transport/publisher.js";
 import { MAX_TIMER_MS, sleep } from "../transport/time.js";
 import type { CallPlan } from "./call-plan.js";
 
@@ -76,6 +89,10 @@ export class Gathering<T> implements Gather<T> {
   /** Resolves once `#hasEnded` is set. */
   readonly #ended = new Promise<void>((resolve) => (this.#resolveEnded = resolve));
   #signal: AbortSignal | undefined;
+  /** The request, while it waits to be written. */
+  #publication: Publication | null = null;
+  /** Whether workers run the method, as far as is known without an answer. */
+  #executed: Executed = "no";
   /** What the reader gets after the answers that have arrived, instead of the end. */
   #failure: RpcError | null = null;
 
@@ -145,10 +162,10 @@ export class Gathering<T> implements Gather<T> {
     if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
     plan.signal?.addEventListener("abort", this.#aborted);
     let sent = false;
-    // Before the request is sent, the time limit is an error. Afterwards, it ends gathering.
+    // Before the request is written, the time limit is an error. Afterwards, it ends gathering.
     const limit = new Promise<never>((_, reject) => {
       this.#timer = setTimeout(() => {
-        if (sent) this.#finish();
+        if (this.#executed !== "no") this.#finish();
         else reject(new TimedOut(plan.limitMs, "no", this.#parts.link.lastError ?? undefined));
       }, plan.limitMs);
     });
@@ -159,7 +176,7 @@ export class Gathering<T> implements Gather<T> {
       // The queue is deleted with its channel, so no more answers arrive. This is the end of
       // gathering, and no error once the request was sent.
       lost: (reason) => {
-        if (!sent) this.#failure ??= new BrokerFailed(reason.message, "maybe", reason);
+        if (!sent) this.#failure ??= new BrokerFailed(reason.message, this.#executed, reason);
         this.#finish();
       },
     });
@@ -178,31 +195,34 @@ export class Gathering<T> implements Gather<T> {
         sent = true;
         return;
       }
+      this.#executed = "no";
       if (!plan.waitsForServer) throw new NoWorkers(plan.queue);
       await Promise.race([sleep(RETRY_MS), limit, this.#ended]);
     }
   }
 
-  #publish(plan: CallPlan, endsAt: number) {
-    const left = Math.max(1, Math.floor(endsAt - performance.now()));
-    return this.#parts.control.send(
-      {
-        exchange: CONTROL_EXCHANGE,
-        routingKey: plan.queue,
-        mandatory: true,
-        properties: {
-          type: plan.method,
-          contentType: CONTENT_TYPES[plan.codec],
-          correlationId: this.#id,
-          replyTo: this.#queue,
-          expiration: String(left),
-          deliveryMode: 1,
-          headers: plan.headers,
-        },
-        body: plan.body,
+  /** Publishes the request. The promise stays pending if gathering ends before it is written. */
+  #publish(plan: CallPlan, endsAt: number): Promise<Outcome> {
+    const outgoing = () => ({
+      exchange: CONTROL_EXCHANGE,
+      routingKey: plan.queue,
+      mandatory: true,
+      properties: {
+        type: plan.method,
+        contentType: CONTENT_TYPES[plan.codec],
+        correlationId: this.#id,
+        replyTo: this.#queue,
+        expiration: String(Math.max(1, Math.floor(endsAt - performance.now()))),
+        deliveryMode: 1,
+        headers: plan.headers,
       },
-      left,
-    );
+      body: plan.body,
+    });
+    return new Promise((resolve) => {
+      this.#publication = this.#parts.control.publish(outgoing, resolve, () => {
+        this.#executed = "maybe";
+      });
+    });
   }
 
   async #prepare(channel: ConfirmChannel): Promise<void> {
@@ -259,7 +279,7 @@ export class Gathering<T> implements Gather<T> {
   }
 
   readonly #aborted = () => {
-    this.#failure = new Cancelled("maybe", this.#signal?.reason);
+    this.#failure = new Cancelled(this.#executed, this.#signal?.reason);
     this.#finish();
   };
 
@@ -274,6 +294,7 @@ export class Gathering<T> implements Gather<T> {
     this.#resolveEnded();
     clearTimeout(this.#timer);
     clearTimeout(this.#quiet);
+    this.#publication?.withdraw();
     this.#signal?.removeEventListener("abort", this.#aborted);
     this.#wake();
     const channel = this.#raw;

@@ -3,6 +3,9 @@ import { test } from "node:test";
 
 import * as rpc from "rpc-runtime";
 
+import { Gathering } from "../../src/client/gather.js";
+import { planCall } from "../../src/client/method-call.js";
+import type { Publisher } from "../../src/transport/publisher.js";
 import { DirectoryClient } from "../service.js";
 import { connection, newQueue, serve, until } from "./setup.js";
 
@@ -177,4 +180,51 @@ test("a broadcast may not be larger than other messages of its connection", asyn
     assert.ok(error instanceof rpc.TooLarge && error.limit === 100, String(error));
     return true;
   });
+});
+
+test("an aborted broadcast may have run once it was sent", async () => {
+  const { client, worker } = await serve();
+  let hasBegun = false;
+  worker.drop = () => {
+    hasBegun = true;
+    return new Promise<number>(() => {});
+  };
+  const aborting = new AbortController();
+  const next = client.drop("x", { signal: aborting.signal }).next();
+  const failed = assert.rejects(next, (error) => {
+    assert.ok(error instanceof rpc.Cancelled && error.executed === "maybe", String(error));
+    return true;
+  });
+  await until(() => hasBegun, "the method runs");
+  aborting.abort();
+  await failed;
+});
+
+test("an aborted broadcast that waits to be sent is not sent", async () => {
+  const calling = await connection();
+  let isWaiting = false;
+  const withdraw = () => {
+    isWaiting = false;
+    return true;
+  };
+  const publish: Publisher["publish"] = () => {
+    isWaiting = true;
+    return { withdraw };
+  };
+  const aborting = new AbortController();
+  const method = rpc.method({ name: "drop", broadcast: true });
+  const gathering = new Gathering(
+    { ...calling.internals, control: { publish } as Publisher },
+    () => planCall(method, newQueue(), {}, { signal: aborting.signal }),
+    { expectWorkers: undefined, quietMs: undefined },
+    () => {},
+  );
+  const failed = assert.rejects(gathering.next(), (error) => {
+    assert.ok(error instanceof rpc.Cancelled && error.executed === "no", String(error));
+    return true;
+  });
+  await until(() => isWaiting, "the request waits");
+  aborting.abort();
+  await failed;
+  assert.ok(!isWaiting);
 });

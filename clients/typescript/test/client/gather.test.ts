@@ -30,7 +30,10 @@ test("an aborted broadcast ends although there is no connection", async () => {
   const gathering = disconnected({ signal: aborting.signal });
   const next = gathering.next();
   setTimeout(() => aborting.abort(), 10);
-  await assert.rejects(next, rpc.Cancelled);
+  await assert.rejects(next, (error) => {
+    assert.ok(error instanceof rpc.Cancelled && error.executed === "no", String(error));
+    return true;
+  });
 });
 
 test("a broadcast that nobody reads any more ends although there is no connection", async () => {
