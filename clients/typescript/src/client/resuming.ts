@@ -1,3 +1,4 @@
+import { Cancelled } from "../errors.js";
 import { Backoff } from "../transport/backoff.js";
 import { sleep } from "../transport/time.js";
 import { isInterruption, type ItemStream, type StreamingCall } from "./stream.js";
@@ -34,6 +35,8 @@ export async function* resuming(
       }
       return;
     } catch (error) {
+      // An earlier call has run the method, even if the request of this one was not sent.
+      if (isResuming && error instanceof Cancelled) throw new Cancelled("maybe", error.cause);
       if (!isInterruption(error, stream.hasBegun, isResuming)) throw error;
       backoff.workedFor(performance.now() - begun);
       const pause = Math.min(backoff.next(), MAX_PAUSE_MS);
