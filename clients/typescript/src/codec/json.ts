@@ -59,7 +59,7 @@ export function decode(text: string): unknown {
   checkDepth(text);
   try {
     if (!LONG_NUMBER.test(text)) return JSON.parse(text);
-    return parseLossless(text, undefined, readNumber);
+    return parseLossless(text, undefined, { parseNumber: readNumber, onDuplicateKey: takeLast });
   } catch {
     // The messages of parsers repeat parts of the text.
     throw new ValueError("the text is no valid JSON");
@@ -68,6 +68,11 @@ export function decode(text: string): unknown {
 
 function readNumber(text: string): number | bigint {
   return isInteger(text) && !isSafeNumber(text) ? BigInt(text) : Number(text);
+}
+
+/** As in `JSON.parse`, the last of several values of a key counts. */
+function takeLast({ newValue }: { readonly newValue: unknown }): unknown {
+  return newValue;
 }
 
 /** Checks the nesting, because the parsers would overflow the stack. */

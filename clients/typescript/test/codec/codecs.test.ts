@@ -102,6 +102,17 @@ test("JSON holds long integers exactly", () => {
   assert.equal(json.encode(2n ** 100n), "1267650600228229401496703205376");
 });
 
+test("the keys of a map in JSON mean the same beside a long integer", () => {
+  for (const number of ["1", "12345678901234567"]) {
+    const map = json.decode(`{"a":1,"a":2,"a":2,"__proto__":3,"n":${number}}`) as object;
+    assert.deepEqual(Object.entries(map).slice(0, 2), [
+      ["a", 2],
+      ["__proto__", 3],
+    ]);
+    assert.equal(Object.getPrototypeOf(map), Object.prototype);
+  }
+});
+
 test("bad JSON is an error that does not repeat it", () => {
   const of = (text: string) => {
     try {
