@@ -3,7 +3,7 @@ import { isInteger, isSafeNumber, parse as parseLossless } from "lossless-json";
 import { entriesOf, isMap } from "../types/maps.js";
 import { ValueError } from "../types/type.js";
 import { Wide } from "../types/wide.js";
-import { MAX_DEPTH } from "./message-pack.js";
+import { MAX_LEVELS } from "./message-pack.js";
 
 /** Writes a plain value as JSON. Throws a {@link ValueError}. */
 export function encode(plain: unknown): string {
@@ -11,7 +11,6 @@ export function encode(plain: unknown): string {
 }
 
 function write(plain: unknown, depth: number): string {
-  if (depth >= MAX_DEPTH) throw new ValueError("is nested too deeply");
   switch (typeof plain) {
     case "number":
       if (!Number.isFinite(plain)) throw new ValueError("JSON has no NaN and no infinity");
@@ -33,6 +32,7 @@ function write(plain: unknown, depth: number): string {
 function writeObject(plain: object | null, depth: number): string {
   if (plain === null) return "null";
   if (plain instanceof Wide) return String(plain.value);
+  if (depth >= MAX_LEVELS) throw new ValueError("is nested too deeply");
   if (plain instanceof Uint8Array) return `[${plain.join(",")}]`;
   if (Array.isArray(plain)) return `[${plain.map((item) => write(item, depth + 1)).join(",")}]`;
   if (!isMap(plain)) throw new ValueError("the value cannot be sent");
@@ -86,7 +86,7 @@ function checkDepth(text: string): void {
       else if (code === QUOTE) isString = false;
     } else if (code === QUOTE) isString = true;
     else if (code === OPENING_BRACKET || code === OPENING_BRACE) {
-      if (++depth > MAX_DEPTH) throw new ValueError("is nested too deeply");
+      if (++depth > MAX_LEVELS) throw new ValueError("is nested too deeply");
     } else if (code === CLOSING_BRACKET || code === CLOSING_BRACE) depth--;
   }
 }

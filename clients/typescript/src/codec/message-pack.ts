@@ -7,8 +7,8 @@ import { Wide } from "../types/wide.js";
 // UTF-8 and any nesting, makes objects of extensions, loses the sign of zero, and repeats payloads
 // in its errors.
 
-/** Values must be nested less deeply than this. */
-export const MAX_DEPTH = 128;
+/** How many arrays and maps may be nested in each other. */
+export const MAX_LEVELS = 127;
 
 /**
  * How many arrays, maps and binaries a body may have. A byte of MessagePack can be one of them,
@@ -36,7 +36,6 @@ class Writer {
   }
 
   value(plain: unknown, depth: number): void {
-    if (depth >= MAX_DEPTH) throw new ValueError("is nested too deeply");
     switch (typeof plain) {
       case "boolean":
         return this.byte(plain ? 0xc3 : 0xc2);
@@ -59,6 +58,7 @@ class Writer {
     if (plain === null) return this.byte(0xc0);
     if (plain instanceof Uint8Array) return this.binary(plain);
     if (plain instanceof Wide) return this.string(String(plain.value));
+    if (depth >= MAX_LEVELS) throw new ValueError("is nested too deeply");
     if (Array.isArray(plain)) {
       this.header(plain.length, 0x90, 16, 0xdc);
       for (const item of plain) this.value(item, depth + 1);
@@ -189,7 +189,6 @@ class Reader {
 
   /** Reads a value. Its first byte says what it is, as MessagePack's specification lists it. */
   value(depth: number): unknown {
-    if (depth >= MAX_DEPTH) throw new ValueError("is nested too deeply");
     if (--this.valuesLeft < 0) throw new ValueError("there are too many values");
     const marker = this.unsigned(1);
     if (marker < 0x80) return marker;
@@ -253,20 +252,25 @@ class Reader {
     if (--this.containersLeft < 0) throw new ValueError("there are too many arrays and maps");
   }
 
+  private enterContainer(depth: number): void {
+    if (depth >= MAX_LEVELS) throw new ValueError("is nested too deeply");
+    this.countContainer();
+  }
+
   private binary(size: number): Buffer {
     this.countContainer();
     return this.take(size);
   }
 
   private array(size: number, depth: number): unknown[] {
-    this.countContainer();
+    this.enterContainer(depth);
     const items: unknown[] = [];
     for (let i = 0; i < size; i++) items.push(this.value(depth + 1));
     return items;
   }
 
   private map(size: number, depth: number): unknown {
-    this.countContainer();
+    this.enterContainer(depth);
     const object: Record<string, unknown> = {};
     // In place of the object, from the first key on that is not text.
     let map: Map<unknown, unknown> | null = null;

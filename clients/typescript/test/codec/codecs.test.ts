@@ -113,6 +113,22 @@ test("the keys of a map in JSON mean the same beside a long integer", () => {
   }
 });
 
+test("arrays may be nested 127 times in both codecs", () => {
+  const nested = (levels: number): unknown => (levels === 0 ? 1 : [nested(levels - 1)]);
+  const json128 = `${"[".repeat(128)}${"]".repeat(128)}`;
+  const messagePack128 = Buffer.from([...new Array<number>(127).fill(0x91), 0x90]);
+  assert.deepEqual(json.decode(json.encode(nested(127))), nested(127));
+  assert.deepEqual(messagePack.decode(messagePack.encode(nested(127))), nested(127));
+  for (const refused of [
+    () => json.encode(nested(128)),
+    () => json.decode(json128),
+    () => messagePack.encode(nested(128)),
+    () => messagePack.decode(messagePack128),
+  ]) {
+    assert.throws(refused, /too deeply/);
+  }
+});
+
 test("bad JSON is an error that does not repeat it", () => {
   const of = (text: string) => {
     try {
