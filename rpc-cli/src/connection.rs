@@ -32,16 +32,17 @@ pub(crate) async fn open_queue(
     Ok(builder.open_queue(queue).await?)
 }
 
-/// Returns the address to show to people: without the login and the options.
+/// Returns the addresses to show to people: without logins and options, separated by commas.
 pub(crate) fn shown_address(options: &Options) -> Result<String, Failure> {
     let settings = Settings::new(options.url.as_deref(), variables()?);
     Ok(settings.urls().map(without_login).collect::<Vec<_>>().join(", "))
 }
 
+/// Returns an address without its login and its options.
 fn without_login(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("amqp", url));
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    // A password may have any character, also an unescaped `@`.
+    // The host follows the last `@`, in case a password has an unescaped one.
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     format!("{scheme}://{host}")
 }

@@ -1,5 +1,5 @@
-//! Dead letters: finds them in their queue, reads them, and sends them again. What commands print
-//! about them is left to the commands.
+//! Dead letters: finds them in their queue, reads them, sends them again and removes them. What
+//! commands print about them is left to the commands.
 
 pub(crate) mod find;
 pub(crate) mod headers;
@@ -10,7 +10,8 @@ pub(crate) mod wanted;
 
 use rpc_runtime::discovery::dead_queue;
 
-/// Parses the name of a queue that may have a dead-letter queue.
+/// Checks the name of a request queue. It must not be empty, and the name of its dead-letter queue
+/// must have at most AMQP's 255 bytes.
 pub(crate) fn parse_queue(name: &str) -> Result<String, String> {
     match name {
         "" => Err("the name is empty".to_owned()),

@@ -84,7 +84,8 @@ enum Described {
     Several(Vec<ServiceDescription>),
 }
 
-/// Shows a service like its trait.
+/// Shows a service like its trait, and then its types: their fields, or with `schemas` their JSON
+/// Schemas, also those of arguments and answers.
 fn text(service: &ServiceDescription, schemas: bool) -> String {
     let mut lines = docs(&service.docs, "");
     lines.push(format!("service {} on queue {}", service.name, service.queue));

@@ -110,8 +110,8 @@ fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
     }
 }
 
-/// Returns the table of services with jobs: how many wait in the retry queues, and how many are in
-/// the dead-letter queue.
+/// Returns the table of services with jobs: how many jobs wait in the retry queues, and how many
+/// are in the dead-letter queue. Services on the same queue share these numbers.
 fn jobs(found: &Discovered<WorkerDescription>, depths: &Depths) -> Table<4> {
     use Column::{Left, Right};
     let mut table = Table::new([Left("JOBS OF"), Left("QUEUE"), Right("WAITING"), Right("DEAD")]);
@@ -158,8 +158,8 @@ fn workers(found: &Discovered<WorkerDescription>) -> String {
 }
 
 /// Returns services and workers as JSON. `methods` are those of the service's most common
-/// description, `versions` is how many descriptions differ, and `refused` is how many workers
-/// refused to answer.
+/// description, `versions` is the number of its distinct descriptions, and `refused` is how many
+/// workers refused to answer, of which discovery keeps at most a hundred.
 fn json_of(found: &Discovered<WorkerDescription>, depths: &Depths) -> Value {
     let services = found.services();
     let services = services.iter().map(|service| {

@@ -67,7 +67,7 @@ impl New {
     }
 }
 
-/// Returns what to do with a new project.
+/// Returns the message about a new project: where it is, and the first commands to run in it.
 fn first_commands(name: &ProjectName, path: &Path) -> String {
     let name = name.as_str();
     let path = path.display().to_string();

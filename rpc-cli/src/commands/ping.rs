@@ -20,7 +20,7 @@ use crate::text::one_line;
 use crate::units::{self, nanos};
 use crate::worker::short_id;
 
-/// How many pings are in flight at once.
+/// How many pings are in flight at once, at most.
 const CONCURRENCY: usize = 64;
 
 /// Measures how long workers take to reply to a ping.
@@ -73,7 +73,8 @@ impl Ping {
         })
     }
 
-    /// Sends the pings, in rounds of one to each queue, and prints what becomes of them.
+    /// Sends the pings, in rounds of one to each queue, and prints what becomes of them. Ctrl-C
+    /// ends this, and pings that have no outcome yet are not counted.
     async fn ping(&self, broker: &Broker, output: &Output) -> Result<Summary, Failure> {
         let queues = self.queues(broker, output).await?;
         // The first call opens the reply queue, which is not part of a round trip.

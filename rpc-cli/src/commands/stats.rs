@@ -100,8 +100,8 @@ impl Stats {
             let updated = self.update(broker, &mut history, output).await;
             let (rows, depths) = match updated {
                 Ok(update) => update,
-                // Workers start again, and the connection is opened again. The last update fails if
-                // none before it had anything to show.
+                // A later update may succeed, because workers and the connection come back. The
+                // last update fails if none before it had anything to show.
                 Err(failure)
                     if is_transient(&failure) && (history.has_updates() || self.count != Some(updates)) =>
                 {
@@ -122,7 +122,7 @@ impl Stats {
         Ok(())
     }
 
-    /// Asks for statistics, and compares them with those of earlier updates.
+    /// Asks for statistics, compares them with those of earlier updates, and remembers them.
     async fn update(
         &self,
         broker: &Broker,
@@ -145,7 +145,7 @@ impl Stats {
         }
     }
 
-    /// Asks the worker on `--queue`, or all workers, for their statistics.
+    /// Asks one of the workers on `--queue`, or all workers, for their statistics.
     async fn ask(&self, broker: &Broker, output: &Output) -> Result<Vec<WorkerStats>, Failure> {
         if let Some(queue) = &self.location.queue {
             let stats = WorkerClient::new(broker, queue)
@@ -229,7 +229,8 @@ fn is_transient(failure: &Failure) -> bool {
     }
 }
 
-/// Returns the table. With `is_watched`, it also has rates since the last update.
+/// Returns the table. With `is_watched`, it also has rates since the last update, and MEAN is about
+/// the requests since then.
 fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> String {
     use Column::{Left, Right};
     let workers = if by_worker {

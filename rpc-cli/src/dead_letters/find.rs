@@ -10,7 +10,14 @@ use crate::failure::Failure;
 /// The limit on the size of letters that are kept while others are searched, in bytes.
 const MAX_KEPT: usize = 256 * 1024 * 1024;
 
-/// Searches for letters by their ids. Drops their bodies unless `needs_bodies`.
+/// Searches for letters by their ids, or by the beginnings of them. Returns each letter once, in
+/// the order of the queue, and without its body unless `needs_bodies`. Takes letters to the end, or
+/// until each id is the whole id of one of them.
+///
+/// # Errors
+///
+/// Fails if an id matches no letter or several, if the letters are too large to keep, or if the
+/// scan stops while further letters may match.
 pub(crate) async fn find(
     scan: &mut Scan,
     queue: &str,
@@ -47,6 +54,6 @@ pub(crate) async fn find(
 }
 
 fn size_of(message: &TakenMessage) -> usize {
-    // An allowance for the properties, which fit into a frame.
+    // 4096 is an allowance for the properties, which may be larger but fit into a frame.
     message.body.len() + 4096
 }

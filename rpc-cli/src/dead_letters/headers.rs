@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 const PERSISTENT: u8 = 2;
 
 /// Returns a header's value as text. `None` if it is missing, or is no text, number or boolean.
+/// Bytes count as text, and a timestamp as a number, but a decimal does not.
 pub(crate) fn text(headers: &FieldTable, name: &str) -> Option<String> {
     match json_of(headers.inner().get(name)?) {
         Value::String(text) => Some(text),
@@ -33,7 +34,7 @@ pub(crate) fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     }
 }
 
-/// Whether the broker adds this header at a delivery, to count how often the message came back.
+/// Whether a quorum queue adds this header at a delivery, to count the deliveries before it.
 pub(crate) fn is_delivery_count(name: &str) -> bool {
     matches!(name, "x-delivery-count" | "x-acquired-count")
 }
@@ -41,9 +42,9 @@ pub(crate) fn is_delivery_count(name: &str) -> bool {
 /// Whether a retry must not have this header: a worker or a broker wrote it about the dead letter,
 /// it concerns only the caller's own message, or it makes the broker send copies to other queues.
 ///
-/// A retry keeps `rpc-copy`: if the first retry of a letter could not remove it, a worker
-/// recognizes the second one by that. It keeps `rpc-user` too, which a worker believes only beside
-/// `rpc-copy`.
+/// A retry keeps `rpc-copy`. If a letter stays although its retry was sent, and is retried again, a
+/// worker recognizes the second retry by this header. A retry keeps `rpc-user` too, which a worker
+/// believes only beside `rpc-copy`.
 fn is_removed(name: &str) -> bool {
     let is_internal = name.starts_with("rpc-") && !matches!(name, "rpc-copy" | "rpc-user");
     let is_of_death = name == "x-death"
@@ -53,9 +54,9 @@ fn is_removed(name: &str) -> bool {
     is_internal || is_of_death || matches!(name, "CC" | "BCC")
 }
 
-/// Returns the properties of the retry of a dead letter: those of the request as it was sent first,
-/// but persistent. Leaves out the `user_id`, which only that user may send, and the `expiration`,
-/// which has passed.
+/// Returns the properties of the retry of a dead letter: those of the letter, but persistent and
+/// without the headers that [`is_removed`] names. Leaves out the `user_id`, which only that user
+/// may send, and the `expiration`, so that the retry is not lost while it waits.
 pub(crate) fn of_retry(dead: &BasicProperties) -> BasicProperties {
     let mut retry = BasicProperties::default().with_delivery_mode(PERSISTENT);
     if let Some(headers) = dead.headers() {
@@ -124,7 +125,8 @@ pub(crate) fn table_json(table: &FieldTable) -> Value {
     Value::Object(entries.collect::<Map<_, _>>())
 }
 
-/// Returns the value of a header as JSON. The runtime limits how deep it is.
+/// Returns the value of a header as JSON. What is not UTF-8 is replaced. The recursion is bounded,
+/// because the runtime limits how deeply values are nested.
 fn json_of(value: &AMQPValue) -> Value {
     match value {
         AMQPValue::Boolean(value) => json!(value),

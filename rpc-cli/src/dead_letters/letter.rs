@@ -40,13 +40,13 @@ pub(crate) struct Facts {
     pub(crate) reason: Option<String>,
     pub(crate) error: Option<String>,
     pub(crate) attempts: Option<u64>,
-    /// In milliseconds since 1970.
+    /// In milliseconds since 1970, like `last_failure`.
     pub(crate) first_failure: Option<u64>,
     pub(crate) last_failure: Option<u64>,
     /// The queue that the job was sent to, or the one in which RabbitMQ dead-lettered it.
     pub(crate) origin: Option<String>,
-    /// The RabbitMQ user that sent the job, as the header `rpc-user` tells. The broker has checked
-    /// it when the job was sent, and not since.
+    /// The RabbitMQ user that sent the job, as the header `rpc-user` tells. The broker does not
+    /// check this header, so a sender can forge it.
     pub(crate) user: Option<String>,
     /// The size of the body in bytes.
     pub(crate) size: usize,
@@ -58,8 +58,8 @@ impl Facts {
         let empty = FieldTable::default();
         let headers = message.properties.headers().as_ref().unwrap_or(&empty);
         let death = last_death(headers).unwrap_or(&empty);
-        // If it died several times in this queue for this reason, RabbitMQ gives the time of the
-        // first. That of the last is not known then.
+        // If a message died several times in one queue for one reason, RabbitMQ gives the time of
+        // the first death. That of the last is not known then.
         let died = number(death, "time").filter(|_| number(death, "count").unwrap_or(1) <= 1);
         let died = died.and_then(|seconds| seconds.checked_mul(1000));
         Self {
@@ -81,8 +81,9 @@ impl Facts {
         Some(now.duration_since(failed).unwrap_or_default())
     }
 
-    /// The queue to which it is sent again. A letter of the type `rpc.batch` is a whole batch,
-    /// which no worker could split. Only the queue for batches takes batches.
+    /// The queue to which the letter is sent again, if `queue` is its request queue. A letter of
+    /// the type `rpc.batch` is a whole batch, for example one that no worker could read. It goes to
+    /// the queue for batches, because no other one takes batches.
     pub(crate) fn target(&self, queue: &str) -> String {
         if self.method.as_deref() == Some("rpc.batch") {
             format!("{queue}.batch")
@@ -123,12 +124,14 @@ impl Facts {
     }
 }
 
-/// The time that is this many milliseconds after 1970.
+/// The time that is this many milliseconds after the beginning of 1970. `None` if the system has no
+/// such time.
 pub(crate) fn time_at(millis: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
-/// How often the letter came back, as counted by a quorum queue. Zero for a classic queue.
+/// How often the letter came back, as counted by a quorum queue in `x-delivery-count`. Zero if
+/// there is no count, as in a classic queue.
 pub(crate) fn return_count(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     headers
@@ -148,7 +151,7 @@ pub(crate) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
 }
 
 /// Returns the number from which a letter's id is made: the token that its worker gave it, or a
-/// hash of its properties and its body. Several letters may have the same number.
+/// hash of its properties, headers and body. Several letters may have the same number.
 pub(crate) fn number_of(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     let token = headers.and_then(|headers| text(headers, "rpc-copy"));
@@ -162,8 +165,9 @@ fn number_of_token(token: &str) -> Option<u64> {
     is_token.then(|| u64::from_str_radix(token, 16).ok())?
 }
 
-/// Returns a hash of a letter's properties, headers and body. Delivery counts are left out, so that
-/// a letter has the same hash each time. Letters with the same hash are told apart by their order.
+/// Returns a hash of a letter's properties, headers and body. A letter has the same hash each time:
+/// delivery counts are left out, and [`DefaultHasher::new`] has no random keys. Letters with the
+/// same hash are told apart by their order.
 fn hash_of(message: &TakenMessage) -> u64 {
     let mut hasher = DefaultHasher::new();
     headers::properties_json(&message.properties)

@@ -21,7 +21,9 @@ pub(crate) enum Retried {
 ///
 /// # Errors
 ///
-/// After an error, no other letter can be retried.
+/// Fails if the queue is missing or refuses messages, if publishing fails, or if it is not known
+/// whether the copy was stored or the letter removed. The caller should then stop, because other
+/// letters would fail too.
 pub(crate) async fn retry(letter: Letter, queue: &str, scan: &mut Scan) -> Result<Retried, Failure> {
     if let Some(reason) = obstacle(&letter, queue) {
         return Ok(Retried::Stays(reason));

@@ -18,38 +18,38 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::units;
 
-/// A quorum queue with the default limit drops a letter that came back more often.
+/// RabbitMQ 4's default limit: a quorum queue drops a letter that came back more often.
 const DEFAULT_DELIVERY_LIMIT: u64 = 20;
 
 /// How long to take letters only to keep the order of a quorum queue.
 const ORDER_LIMIT: Duration = Duration::from_secs(5);
 
-/// The letters that were in the queue at the start, in their order. Letters that arrive later are
-/// left out: retried jobs may fail again at once.
+/// A pass over a dead-letter queue. It takes as many letters as were ready at the start, in their
+/// order, so letters that arrive later are left out: retried jobs may fail again at once.
 pub(crate) struct Scan {
     pub(crate) reader: QueueReader,
     /// The queue that the jobs were sent to.
     queue: String,
     ids: Ids,
-    /// How many of these letters were not looked at, as far as is known.
+    /// How many of these letters were not taken yet, as far as is known.
     pub(crate) left: u32,
     limit: HoldLimit,
-    /// `None` while no letter is held.
+    /// When the time limit ends. `None` while no letter is held.
     deadline: Option<Instant>,
     interrupted: Interrupted,
     /// Why the rest is left out. `None` if it is not.
     pub(crate) stop: Option<Stop>,
     /// The largest number of times that a letter was delivered and returned to the queue.
     most_returns: u64,
-    /// Whether the last letter was returned to a quorum queue before. If the next one was, too, it
-    /// would overtake those that are held.
+    /// Whether the letter taken last had been returned to a quorum queue before. If the next one
+    /// was, too, it would overtake those that are held.
     next_may_overtake: bool,
 }
 
 /// Completes when the user wants the process to end.
 pub(crate) type Interrupted = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Returns a future that completes at Ctrl-C, from its first poll on.
+/// Returns a future that completes at Ctrl-C. Before its first poll, Ctrl-C ends the process.
 pub(crate) fn ctrl_c() -> Interrupted {
     Box::pin(async {
         // If the system cannot report Ctrl-C, it counts as pressed.
@@ -118,7 +118,7 @@ impl Scan {
         matches!(self.stop, Some(Stop::Interrupted))
     }
 
-    /// Takes the next letter. Returns `None` at the end, or once the scan has to stop.
+    /// Takes the next letter and holds it. Returns `None` at the end, or once the scan has to stop.
     pub(crate) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
         if self.left == 0 || self.check_stop().is_some() {
             return Ok(None);
@@ -146,7 +146,8 @@ impl Scan {
         Ok(taken)
     }
 
-    /// Acknowledges a letter, which removes it.
+    /// Acknowledges a letter, which removes it. If no other one is held, the time limit begins anew
+    /// with the next.
     pub(crate) async fn ack(&mut self, tag: u64) -> Result<(), BrokerError> {
         self.reader.ack(tag).await?;
         if !self.reader.holds_any() {
@@ -155,11 +156,11 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes all letters that were returned to the queue at an earlier time, if it is a quorum
-    /// queue. Such a queue delivers returned letters first, in the order of their return. So those
-    /// that this scan does not take would come before those that it returns. Does nothing once the
-    /// scan has to stop. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the longer
-    /// for a letter the more are held.
+    /// Takes the other letters that were returned to the queue at an earlier time, if it is a
+    /// quorum queue. Such a queue delivers returned letters first, in the order of their return. So
+    /// those that this scan does not take would come before those that it returns. Ends early once
+    /// the scan has to stop. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the
+    /// longer for a letter the more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
         let give_up = Instant::now() + ORDER_LIMIT;
         while self.next_may_overtake
@@ -199,16 +200,16 @@ impl Scan {
     }
 
     /// Puts the held letters back and closes the connection. Returns notes about what the user
-    /// should know beside the result.
+    /// should know, even if it fails. Must be called after a failure of the scan, too.
     pub(crate) async fn finish(mut self) -> (Vec<String>, Result<(), Failure>) {
         let mut notes: Vec<_> = self.stop.map(|stop| self.stop_note(stop)).into_iter().collect();
         let ordered = self.keep_order().await;
         let released = self.reader.release().await;
-        // A letter that came back more often than the default limit allows shows that the queue has
-        // another limit.
+        // From half of the default limit on, the user should know. A letter that came back more
+        // often than that limit allows shows that the queue has another one.
         let may_be_limited =
             (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
-        // A worker declares its dead-letter queue with a limit that is never reached.
+        // A queue with the properties that a worker declares has a limit that is never reached.
         if may_be_limited && !matches!(self.reader.is_dead_queue_of(&self.queue).await, Ok(Some(true))) {
             notes.push(self.limit_note());
         }

@@ -32,14 +32,15 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Whether it selects all letters.
+    /// Whether no option is given, so that it selects all letters.
     pub(super) fn is_empty(&self) -> bool {
         let texts = [&self.method, &self.error, &self.reason];
         let times = [self.older_than, self.newer_than];
         texts.iter().all(|text| text.is_none()) && times.iter().all(Option::is_none)
     }
 
-    /// Whether it selects this letter. A letter whose time is not known is neither old nor new.
+    /// Whether it selects this letter. One that does not say when it failed last is neither older
+    /// nor newer than any limit.
     pub(super) fn selects(&self, facts: &Facts, now: SystemTime) -> bool {
         let accepts = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
         let age = facts.age(now);

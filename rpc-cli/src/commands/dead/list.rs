@@ -71,6 +71,7 @@ impl ListLetters {
         })
     }
 
+    /// Returns the ids and facts of the first letters that the filter selects, at most `--limit`.
     async fn letters(&self, scan: &mut Scan, now: SystemTime) -> Result<Vec<(String, Facts)>, Failure> {
         let mut letters = Vec::new();
         while letters.len() < self.limit as usize
@@ -114,7 +115,8 @@ fn dash() -> String {
     "-".to_owned()
 }
 
-/// The first line of a text, cut to [`MAX_CELL`] and safe to print.
+/// The first line of a text, safe to print. If it is longer than [`MAX_CELL`], it is cut and ends
+/// with `…`.
 fn first_line(text: &str) -> String {
     let line = one_line(text.lines().next().unwrap_or_default());
     match line.char_indices().nth(MAX_CELL) {
@@ -123,6 +125,7 @@ fn first_line(text: &str) -> String {
     }
 }
 
+/// Returns the letters as JSON. `more` is how many letters were not looked at.
 fn json_of(queue: &str, letters: &[(String, Facts)], left: u32) -> Value {
     let letters = letters.iter().map(|(id, facts)| facts.json(id));
     json!({"queue": queue, "letters": letters.collect::<Vec<_>>(), "more": left})

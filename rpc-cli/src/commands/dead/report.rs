@@ -9,7 +9,7 @@ use crate::output::Output;
 use crate::text::one_line;
 use crate::units;
 
-/// How many ids, and how many letters that stayed, a report lists.
+/// How many letters a report lists at most: of those retried or dropped, and of those that stayed.
 pub(super) const MAX_LISTED: usize = 1000;
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Report {
     /// `retried` or `dropped`.
     verb: &'static str,
     is_dry_run: bool,
-    /// How many letters were retried or dropped.
+    /// How many letters were retried or dropped, or would be without `--dry-run`.
     pub(super) done: u64,
     /// The ids of the first of them.
     ids: Vec<String>,
@@ -55,7 +55,8 @@ impl Report {
     }
 
     /// Ends a command whose work ended with `acted`: puts the held letters back, and prints the
-    /// report, unless the work failed and there is nothing to report.
+    /// report, unless the work failed and there is nothing to report. Returns `Negative` if letters
+    /// stayed, or if the scan stopped early.
     pub(super) async fn finish(
         self,
         queue: &str,

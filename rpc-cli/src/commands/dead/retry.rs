@@ -52,11 +52,13 @@ impl RetryLetters {
 struct Retry<'a> {
     queue: &'a str,
     report: Report,
+    /// Only `--all` moves it.
     bar: ProgressBar,
 }
 
 impl Retry<'_> {
-    /// Retries the letters with the selected ids, or with `--all` one after the other.
+    /// Retries the letters with the given ids once all of them are found, or with `--all` each
+    /// selected letter before it takes the next one.
     async fn retry_selected(&mut self, selection: &Selection, scan: &mut Scan) -> Result<(), Failure> {
         if !selection.all {
             let needs_bodies = true;
@@ -77,12 +79,12 @@ impl Retry<'_> {
         Ok(())
     }
 
-    /// Retries a letter, or reports why it stays. An error ends the command.
+    /// Retries a letter, unless this is a dry run, and reports it as retried or why it stays. An
+    /// error ends the command.
     async fn retry_one(&mut self, letter: Letter, is_dry_run: bool, scan: &mut Scan) -> Result<(), Failure> {
         let id = letter.id.clone();
         let retried = match (obstacle(&letter, self.queue), is_dry_run) {
             (Some(reason), _) => Retried::Stays(reason),
-            // A dry run reports it as sent.
             (None, true) => Retried::Sent,
             (None, false) => retry(letter, self.queue, scan).await?,
         };

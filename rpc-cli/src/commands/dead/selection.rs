@@ -41,7 +41,8 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Fails unless letters are selected either with `--all` or by at most [`MAX_IDS`] ids.
+    /// Fails unless letters are selected either with `--all`, or by at most [`MAX_IDS`] ids and no
+    /// filter.
     pub(super) fn check(&self) -> Result<(), Failure> {
         if !self.all && self.ids.is_empty() {
             return Err(Failure::usage(
@@ -64,7 +65,8 @@ impl Selection {
         Ok(())
     }
 
-    /// With `--all`: takes the next selected letter. `None` at the end, at a stop or at `--limit`.
+    /// With `--all`: takes the next selected letter. `None` at the end, at a stop, or if `done`,
+    /// the number of letters that count, has reached `--limit`.
     pub(super) async fn next(&self, scan: &mut Scan, done: u64) -> Result<Option<Letter>, Failure> {
         if self.limit.is_some_and(|limit| done >= limit) {
             return Ok(None);

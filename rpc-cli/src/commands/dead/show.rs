@@ -20,7 +20,7 @@ use crate::units;
 /// How much of a body that cannot be read is shown, in bytes.
 const MAX_DUMP: usize = 256;
 
-/// The last time whose year has four digits, in milliseconds since 1970.
+/// The last second of the year 9999, in milliseconds since 1970. `humantime` formats no later one.
 const MAX_DATE: u64 = 253_402_300_799_000;
 
 /// Shows one letter with everything in it.
@@ -59,7 +59,7 @@ impl ShowLetter {
     }
 }
 
-/// Returns everything that is in a letter, for people.
+/// Returns everything that is in a letter, for people. A body that cannot be read is cut.
 fn text(letter: &Letter, now: SystemTime) -> String {
     let Letter { id, message, facts } = letter;
     let fields = [
@@ -112,7 +112,8 @@ fn indented(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A time, and how long ago it was: `0s ago` for one in the future.
+/// A time, and how long ago it was: `0s ago` for one in the future. After [`MAX_DATE`], only the
+/// number of milliseconds.
 fn date(millis: u64, now: SystemTime) -> String {
     match time_at(millis).filter(|_| millis <= MAX_DATE) {
         Some(time) => {
@@ -124,7 +125,7 @@ fn date(millis: u64, now: SystemTime) -> String {
     }
 }
 
-/// The first [`MAX_DUMP`] bytes of a body that cannot be read.
+/// The first [`MAX_DUMP`] bytes of a body that cannot be read, in hexadecimal.
 fn dump(body: &[u8]) -> String {
     let shown = &body[..body.len().min(MAX_DUMP)];
     let lines = shown.chunks(32).map(hex);
@@ -152,7 +153,7 @@ fn json(letter: &Letter) -> String {
         json["body_hex"] = hex(&letter.message.body).into();
     }
     let json = json.to_string();
-    // Parsing the arguments would round large numbers.
+    // The arguments are added as text: parsing them would round large numbers.
     let rest = json.strip_prefix('{').unwrap_or(&json);
     format!(
         "{{\"arguments\":{},{rest}",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::templates::NewFile;
 use crate::failure::Failure;
 
-/// A folder that may be created: it does not exist, or it is empty.
+/// A folder that may be created: it does not exist, or it is empty and not the current folder.
 #[derive(Debug)]
 pub(super) struct NewFolder {
     /// The path as the user gave it, for messages.
@@ -44,8 +44,8 @@ impl NewFolder {
 
     /// Creates the folder with these files. If it fails, nothing is left of them.
     ///
-    /// The files are written to a folder beside it, which is then renamed. Renaming fails if there
-    /// is a file or a folder that is not empty, so nothing is overwritten either.
+    /// The files are written to a folder within a temporary one beside it, which is then renamed.
+    /// Renaming fails if there is a file or a folder that is not empty, so nothing is overwritten.
     pub(super) fn create(&self, files: &[NewFile]) -> Result<(), Failure> {
         self.write_and_rename(files)
             .map_err(|error| cannot_create(&self.shown, error))
@@ -53,6 +53,7 @@ impl NewFolder {
 
     /// See [`create`](Self::create).
     fn write_and_rename(&self, files: &[NewFile]) -> io::Result<()> {
+        // Only `/` has no name, and `at` refuses it.
         let name = self.path.file_name().unwrap_or(OsStr::new("project"));
         let mut prefix = OsStr::new(".").to_owned();
         prefix.push(name);
@@ -79,7 +80,7 @@ impl NewFolder {
     }
 }
 
-/// Checks a folder that exists, and whose absolute path is `existing`.
+/// Fails unless `existing`, the absolute path of `path`, is empty and not the current folder.
 fn check_replaceable(path: &Path, existing: &Path) -> Result<(), Failure> {
     if !existing.is_dir() {
         return Err(Failure::usage(

@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-/// crates.io allows packages 64 characters, and `-worker` is the longest suffix.
+/// crates.io allows packages 64 characters, and no suffix is longer than `-worker`.
 const MAX_LENGTH: usize = 64 - "-worker".len();
 
-/// What `cargo new` refuses: words of Rust, crates of the standard library, and files that Windows
-/// does not allow.
+/// What `cargo new` refuses or warns of: words of Rust, crates of the standard library, and names
+/// that Windows does not allow for files.
 const RESERVED: &[&str] = &[
     "abstract",
     "alloc",

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
-/// The version and the oldest Rust of rpc-runtime, which the workspace releases with this program.
+/// The version of rpc-runtime, which is also that of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The oldest Rust that rpc-runtime supports, which is also that of this program.
 pub(super) const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 
 pub(super) enum Runtime {
@@ -16,7 +18,7 @@ pub(super) enum Runtime {
 }
 
 impl Runtime {
-    /// Finds the crate in a checkout.
+    /// Checks that this folder is a checkout whose path can be written in the project's files.
     pub(super) fn checkout(folder: &Path) -> Result<Self, Failure> {
         let manifest = folder.join("rpc-runtime").join("Cargo.toml");
         if !manifest.is_file() {
@@ -50,7 +52,7 @@ impl Runtime {
     }
 
     /// Returns the lines of the Dockerfile that copy the checkout to the path that Cargo.toml
-    /// names.
+    /// names. Empty for a release.
     pub(super) fn in_image(&self) -> String {
         match self {
             Self::Released => String::new(),
@@ -61,7 +63,8 @@ impl Runtime {
         }
     }
 
-    /// Returns the lines of the compose file that give the checkout to the Dockerfile.
+    /// Returns the lines of the compose file that give the checkout to the Dockerfile. Empty for a
+    /// release.
     pub(super) fn build_context(&self) -> String {
         match self {
             Self::Released => String::new(),

@@ -1,8 +1,8 @@
 //! The files of a new project, made from the files in `templates/new`.
 //!
-//! The templates of manifests have another name, because cargo would take their folder for a
-//! package of its own and leave it out of ours. Those of ignore files would take effect here. That
-//! of the README is no page of this repository, for which checks of `*.md` files would take it.
+//! Some templates are not named like their files. With a `Cargo.toml`, a folder would be a package
+//! of its own, and cargo would leave it out of ours. Ignore files would take effect here. Checks of
+//! this repository's `*.md` files would include a `README.md`.
 
 use super::name::ProjectName;
 use super::runtime::{RUST_VERSION, Runtime};
@@ -68,7 +68,7 @@ fn fill(template: &str, values: &[(&str, String)]) -> String {
     kept.map(|line| fill_line(line, values)).collect()
 }
 
-/// Replaces the placeholders in one pass, so that a value which has a placeholder stays as it is.
+/// Replaces the placeholders in one pass, so that a value which contains one stays as it is.
 fn fill_line(line: &str, values: &[(&str, String)]) -> String {
     let mut filled = String::new();
     let mut rest = line;
@@ -80,7 +80,8 @@ fn fill_line(line: &str, values: &[(&str, String)]) -> String {
     filled + rest
 }
 
-/// Returns where the first placeholder begins, and its value.
+/// Returns where the first placeholder begins, the placeholder, and its value. `None` if there is
+/// none.
 fn first_placeholder<'a>(text: &str, values: &'a [(&str, String)]) -> Option<(usize, &'a str, &'a str)> {
     let found = values
         .iter()
