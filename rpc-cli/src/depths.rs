@@ -1,4 +1,4 @@
-//! Asks the broker for the depths of queues.
+//! Asks the broker for the depths of queues, and shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,8 +14,8 @@ const CONCURRENCY: usize = 8;
 /// The limit on asking about all queues.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The depths of queues by name. A queue is missing if its depth is not known: the user may not see
-/// it, or the broker did not answer in time.
+/// The depths of queues by name. A queue is missing if its depth is not known: it does not exist,
+/// the user may not see it, or the broker did not answer in time.
 pub(crate) type Depths = BTreeMap<String, QueueDepth>;
 
 /// Asks for the depths of these queues, within [`LIMIT`].
@@ -38,7 +38,7 @@ pub(crate) async fn ask(broker: &Broker, queues: impl IntoIterator<Item = &str>)
     depths
 }
 
-/// Returns the cells with a queue's messages and consumers, or `-` if they are not known.
+/// Returns the cells with a queue's ready messages and consumers, or `-` if they are not known.
 pub(crate) fn cells(depths: &Depths, queue: &str) -> [String; 2] {
     match depths.get(queue) {
         Some(depth) => [depth.messages.to_string(), depth.consumers.to_string()],
@@ -46,16 +46,17 @@ pub(crate) fn cells(depths: &Depths, queue: &str) -> [String; 2] {
     }
 }
 
-/// The names of the queues that jobs of a request queue move to: for dead letters and for retries.
-/// Most of them may not exist.
+/// The names of the queues that jobs of a request queue move to: for dead letters, and for retries
+/// and delays. Most of them may not exist.
 pub(crate) fn job_queues(queue: &str) -> impl Iterator<Item = String> {
     std::iter::once(dead_queue(queue)).chain(retry_queues(queue))
 }
 
-/// The depths of the job queues of one request queue. `None` if none is known: no worker has needed
-/// these queues yet, or the user may not see them.
+/// The depths of the job queues of one request queue. A field is `None` if no depth that it needs
+/// is known (see [`Depths`]), for instance because no worker has needed these queues yet.
 pub(crate) struct JobDepths {
-    /// The jobs that wait for a retry, or for the time that their caller set, as far as is known.
+    /// The jobs that wait for a retry, for the time that their caller set, or for the dead-letter
+    /// queue to take them, as far as is known.
     pub(crate) waiting: Option<u32>,
     /// The jobs that were given up.
     pub(crate) dead: Option<u32>,
@@ -78,7 +79,8 @@ impl JobDepths {
     }
 }
 
-/// Adds a queue's messages and consumers to a JSON object, or `null` if they are not known.
+/// Adds a queue's ready messages, as `depth`, and its `consumers` to a JSON object: `null` if they
+/// are not known.
 pub(crate) fn add_to_json(object: &mut Value, depths: &Depths, queue: &str) {
     let depth = depths.get(queue);
     object["depth"] = json!(depth.map(|depth| depth.messages));

@@ -58,7 +58,7 @@ fn parse(text: &str) -> Result<Vec<ServiceDescription>, String> {
     };
     let services = values.into_iter().map(|value| {
         let service = ServiceDescription::deserialize(value).map_err(|error| error.to_string())?;
-        // Every object can be read as a description, because missing fields are empty.
+        // An object with other fields can be read as a description: missing fields are empty.
         if service.name.is_empty() {
             return Err("it has no name".to_owned());
         }

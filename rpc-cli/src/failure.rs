@@ -18,9 +18,10 @@ pub(crate) enum Outcome {
     /// The command worked, and its result is negative, such as the method's own error, a change
     /// that breaks, or no reply to a ping.
     Negative = 1,
-    /// Nothing was sent.
+    /// The command line, a variable, the address or a file is invalid, a name is ambiguous, or `rpc
+    /// console` cannot listen. No method of a service was called.
     InvalidInput = 2,
-    /// The method did not run.
+    /// The method did not run, or what the command names was not found.
     NotRun = 3,
     /// The method ran or may have run, or the output cannot be written.
     MayHaveRun = 4,
@@ -48,7 +49,7 @@ pub(crate) enum Failure {
         source: io::Error,
     },
 
-    /// The folder of a project. Nothing is left of it.
+    /// `rpc new` cannot create the folder of a project. Nothing is left of it.
     #[error("cannot create {}", .path.display())]
     Create {
         path: PathBuf,
@@ -63,11 +64,12 @@ pub(crate) enum Failure {
         source: serde_json::Error,
     },
 
-    /// There is no such service, queue, method or letter, or no worker answered.
+    /// There is no such service, queue, method or letter, or no worker answered what was asked.
     #[error("{message}")]
     NotFound { message: String, hint: String },
 
-    /// Dead letters stay where they are.
+    /// Dead letters stay in their queue: not all were looked at, or the queue for their copies
+    /// refused one.
     #[error("{message}")]
     Stay { message: String, hint: String },
 
@@ -93,11 +95,12 @@ pub(crate) enum Failure {
     #[error(transparent)]
     NotSent(BrokerError),
 
-    /// An item of the caller's stream cannot be read. The call was cancelled.
+    /// An item of the caller's stream is not JSON, or cannot be read. The call was cancelled.
     #[error("{0}")]
     BadItems(String),
 
-    /// The call was dropped, and cancelled if the method allows it.
+    /// Ctrl-C was pressed, perhaps before the request was sent. The call was dropped, and cancelled
+    /// if the method allows it.
     #[error("the command was interrupted, and the method may have run")]
     Interrupted,
 
@@ -147,7 +150,7 @@ impl Failure {
         match self {
             // The reader of the pipe has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
-            // A method may have run to get what should be printed.
+            // The method may have run, also if only its result cannot be printed.
             Self::Output(_) | Self::Interrupted | Self::BadItems(_) => Outcome::MayHaveRun,
             // The folder is the output.
             Self::Create { .. } => Outcome::MayHaveRun,
@@ -196,8 +199,8 @@ impl Failure {
         }
     }
 
-    /// Returns whether the method ran: `no`, `maybe` or `yes`. `None` if the failure is not about a
-    /// call.
+    /// Returns whether the method of a failed call ran: `no`, `maybe` or `yes`. `None` if it was no
+    /// call that failed, for instance the search for its service.
     pub(crate) fn executed(&self) -> Option<&'static str> {
         match self {
             Self::Call(error) => Some(executed_text(error.executed())),
@@ -207,7 +210,7 @@ impl Failure {
         }
     }
 
-    /// Returns the code of the fault with which a worker answered a call.
+    /// Returns the code of the fault if a worker answered the call with one.
     pub(crate) fn fault(&self) -> Option<&str> {
         match self {
             Self::Call(error) => match &**error {
@@ -257,6 +260,7 @@ impl Failure {
         text
     }
 
+    /// Returns the failure as a JSON object on one line, for `--json`.
     pub(crate) fn json(&self) -> String {
         let mut json = json!({"failure": self.message(), "exit_code": self.outcome() as u8});
         if let Some(executed) = self.executed() {
@@ -345,7 +349,7 @@ fn hint_of_call(error: &CallError<MethodError<String>>) -> Option<&'static str> 
     })
 }
 
-/// Returns what to do about a failure of the connection.
+/// Returns what to do if the broker cannot be reached, or refuses something.
 fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
     Some(match error {
         BrokerError::InvalidAddress { .. } => {

@@ -20,7 +20,8 @@ pub(crate) fn display_name(path: &Path) -> &Path {
     }
 }
 
-/// Reads a file, or standard input if the path is `-`.
+/// Reads a file, or standard input if the path is `-`. Fails if it is not UTF-8, or larger than
+/// [`MAX_BYTES`].
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let failed = |source| Failure::File {
         path: display_name(path).to_owned(),
@@ -56,7 +57,7 @@ pub(crate) fn arguments(given: Option<&str>) -> Result<String, Failure> {
     check_arguments(&what, text)
 }
 
-/// Returns the text of `what` if it is a JSON object or array.
+/// Returns `text` if it is a JSON object or array. `what` is what messages call it.
 pub(crate) fn check_arguments(what: &str, text: String) -> Result<String, Failure> {
     if let Err(source) = serde_json::from_str::<IgnoredAny>(&text) {
         let what = what.to_owned();
@@ -89,7 +90,7 @@ fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Splits `name=value` at the first `=`.
+/// Splits `name=value` at the first `=`. Only the value may be empty.
 pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),

@@ -9,17 +9,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::failure::Failure;
 
-/// The longest line, in bytes: the default message limit of RabbitMQ 4.
+/// The longest line with its end, in bytes: the default message limit of RabbitMQ 4.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
 
-/// How many items are read before they are wanted.
+/// How many items wait in the channel to be sent. One more waits for room in it.
 const MAX_AHEAD: usize = 16;
 
-/// Returns the items. They end where standard input does. If a line is no item, `failed` gets the
-/// reason, and the stream neither continues nor ends: what breaks off must not look complete.
+/// Returns the items. They end where standard input does. If a line is no item or cannot be read,
+/// `failed` gets the reason, and the stream neither continues nor ends: what breaks off must not
+/// look complete.
 pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = String> + Send + 'static {
     let (sender, receiver) = mpsc::channel(MAX_AHEAD);
-    // Not a thread of the runtime, which would wait at its end for the next line.
+    // Not `spawn_blocking`: at the end of the program, the runtime would wait for the thread, and
+    // the thread for the next line.
     std::thread::spawn(move || {
         let mut lines = Lines::new(std::io::stdin().lock(), "standard input");
         while let Some(item) = lines.next_item().transpose() {
@@ -54,7 +56,7 @@ struct Lines<R> {
     reader: R,
     /// What is read.
     what: &'static str,
-    /// The number of the last line, from 1.
+    /// The number of the line that was read last, from 1.
     number: u64,
 }
 
@@ -67,8 +69,9 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Returns the text of the next item; `None` at the end. It stays text, so that its numbers
-    /// stay exact. An error says which line is no item, and why.
+    /// Returns the line of the next item as it is, so that its numbers stay exact; `None` at the
+    /// end. Skips empty lines. An error says which line is no item, and why; nothing may be read
+    /// after it.
     fn next_item(&mut self) -> Result<Option<String>, String> {
         loop {
             let mut line = Vec::new();

@@ -39,7 +39,7 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Asks all workers what they serve. Prints a note if some may be missing or refused.
+    /// Asks all workers what they serve. Prints notes if some may be missing or refused.
     pub(crate) async fn workers(
         self,
         broker: &Broker,
@@ -70,8 +70,8 @@ pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
 }
 
 /// Returns the most common description of the service with this name, or the one that a worker on
-/// `--queue` tells. Without a name, that of the first service on the queue that has the method;
-/// without a method, that of the only one there.
+/// `--queue` tells. Without a name, which needs `--queue`, returns that of the first service on the
+/// queue that has the method; without a method, that of the only one there.
 pub(crate) async fn service(
     broker: &Broker,
     location: &Location,
@@ -129,8 +129,8 @@ fn all_versions(
     Ok(descriptions)
 }
 
-/// Returns the descriptions of a service that was found on a queue. Calls go to this queue,
-/// whatever queue its workers name.
+/// Returns the descriptions of a service that was found on a queue, the most common one first.
+/// Calls go to this queue, whatever queue its descriptions name.
 fn descriptions_of<'a>(service: &'a FoundService<'_>) -> impl Iterator<Item = ServiceDescription> + 'a {
     service
         .descriptions
@@ -153,8 +153,8 @@ pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<Service
     Ok(services_on(queue, described))
 }
 
-/// Returns the services of a worker that was asked through this queue. It tells of this queue only,
-/// and calls go there, whatever queue it names.
+/// Returns the services that a worker described when it was asked through this queue. A worker
+/// describes only those on the queue, so calls go there, whatever queue the answer names.
 fn services_on(queue: &str, described: WorkerDescription) -> Vec<ServiceDescription> {
     let services = described.queues.into_iter().flat_map(|queue| queue.services);
     services.map(|service| on_this_queue(service, queue)).collect()
@@ -201,7 +201,7 @@ fn cannot_describe(queue: &str, error: CallError) -> Failure {
     }
 }
 
-/// Returns the only service with this name.
+/// Returns the service with this name. Fails if it is on no queue or on several.
 fn choose<'a>(found: &'a Discovered<WorkerDescription>, name: &str) -> Result<FoundService<'a>, Failure> {
     let mut services = found.service(name);
     match services.len() {
@@ -304,7 +304,8 @@ fn hint_of(suggestion: Option<String>, intro: &str, names: impl Iterator<Item = 
     suggestion.unwrap_or_else(|| format!("{intro}: {}", list(names)))
 }
 
-/// Returns the first few names, separated by commas, and how many more there are.
+/// Returns the first [`MAX_LISTED`] names, separated by commas, and how many more there are; `none`
+/// if there are no names.
 fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.collect();
     let shown = names.iter().take(MAX_LISTED).map(|name| one_line(name.as_ref()));

@@ -1,6 +1,6 @@
 //! `rpc`: finds, describes, calls and measures services over RabbitMQ, and manages dead letters.
 //!
-//! Each command is a file in [`commands`]. A command connects, collects data, and passes it to
+//! Each command is a module in [`commands`]. Most commands connect, collect data, and pass it to
 //! plain functions that make text or JSON of it. Results, notes and failures are printed
 //! through [`output`].
 

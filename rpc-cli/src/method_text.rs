@@ -18,7 +18,8 @@ fn is_job(method: &MethodDescription) -> bool {
     method.is_oneway && method.is_idempotent && !method.is_broadcast
 }
 
-/// Returns the attribute with the method's options, if it has any.
+/// Returns the attribute with the method's options, if it has any. `name` is left out: a
+/// description has only the name on the wire.
 pub(crate) fn rpc_attribute(method: &MethodDescription) -> Option<String> {
     let flags = [
         (method.is_default, "default"),

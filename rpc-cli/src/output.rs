@@ -24,7 +24,7 @@ impl Output {
         }
     }
 
-    /// Prints text for people. Prints nothing if it is empty.
+    /// Prints text for people, with control characters escaped. Prints nothing if it is empty.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
         if text.is_empty() {
             return Ok(());
@@ -47,7 +47,7 @@ impl Output {
         }
     }
 
-    /// Prints JSON text on one line, also on a terminal.
+    /// Prints JSON that is given in compact form, which stays on one line, also on a terminal.
     pub(crate) fn json_line(&self, json: &str) -> Result<(), Failure> {
         self.raw(&format!("{}\n", escape_controls(json)))
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 /// The limit on the nesting of schemas.
 const MAX_DEPTH: usize = 8;
 
-/// The limit on alternatives or fields that are shown on one line.
+/// The limit on alternatives, fields or elements that are shown on one line.
 const MAX_SHOWN: usize = 40;
 
 /// Returns the lines that show a definition: a field or an alternative per line, else the type.
@@ -36,7 +36,7 @@ pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     lines
 }
 
-/// Returns the lines for a definition that is no struct, after those in `lines`.
+/// Returns the lines that show a definition without fields, after its docs, which are in `lines`.
 fn without_fields(mut lines: Vec<String>, name: &str, schema: &Value) -> Vec<String> {
     lines.push(format!("    type {name}"));
     match alternatives(schema) {
@@ -59,7 +59,7 @@ fn docs(schema: &Value, indent: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the alternatives of an enum's schema.
+/// Returns the alternatives of the schema of an enum or an `Option`. `None` if it has none.
 fn alternatives(schema: &Value) -> Option<&Vec<Value>> {
     let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"));
     alternatives.and_then(Value::as_array)
@@ -96,6 +96,7 @@ fn type_within(schema: &Value, depth: usize) -> String {
     if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
         return type_within(only, depth - 1);
     }
+    // Beside `properties`, alternatives are those of a flattened enum, which are left out here.
     if alternatives(schema).is_some() && !object.contains_key("properties") {
         return alternatives_text(schema, depth);
     }

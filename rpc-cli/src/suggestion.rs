@@ -4,7 +4,8 @@ use crate::text::one_line;
 
 const MAX_SUGGESTIONS: usize = 3;
 
-/// Returns the known names that are close to what was typed, the closest first.
+/// Returns at most [`MAX_SUGGESTIONS`] known names that are close to what was typed, the closest
+/// first.
 fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
     let length = typed.chars().count();

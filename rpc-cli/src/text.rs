@@ -1,7 +1,7 @@
 //! Text from workers, made safe to print on a terminal.
 
-/// Returns the text with control characters escaped as in JSON, except for line feeds, so that a
-/// worker's text cannot control the terminal.
+/// Returns the text with [control characters](is_control) escaped as in JSON, except for line
+/// feeds, so that a worker's text cannot control the terminal.
 pub(crate) fn escape_controls(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -14,12 +14,13 @@ pub(crate) fn escape_controls(text: &str) -> String {
     escaped
 }
 
-/// Returns the text on one line, so that it cannot look like another line of the output.
+/// Returns the text on one line, with line feeds escaped too, so that it cannot look like another
+/// line of the output.
 pub(crate) fn one_line(text: &str) -> String {
     escape_controls(text).replace('\n', "\\n")
 }
 
-/// Joins lines, after each was put on one line.
+/// Joins texts, each on a line of its own: see [`one_line`].
 pub(crate) fn join_lines(lines: impl IntoIterator<Item = String>) -> String {
     let lines: Vec<_> = lines.into_iter().map(|line| one_line(&line)).collect();
     lines.join("\n")

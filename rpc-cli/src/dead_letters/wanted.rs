@@ -8,7 +8,8 @@ use rpc_runtime::discovery::dead_queue;
 /// How many ids an error lists.
 const MAX_LISTED: usize = 5;
 
-/// Gives ids to letters in their order. An id is 16 hexadecimal digits. If several letters have the
+/// Gives ids to letters in their order. An id is the letter's number (see
+/// [`number_of`](super::letter::number_of)) as 16 hexadecimal digits. If several letters have the
 /// same number, the second one's id ends with `-2`, and so on.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
@@ -28,7 +29,7 @@ impl Ids {
     }
 }
 
-/// Parses an id, or the beginning of one.
+/// Parses an id, or the beginning of one. Returns it in lower case.
 pub(crate) fn parse_id(text: &str) -> Result<String, String> {
     let text = text.to_ascii_lowercase();
     let (digits, rest) = text.split_once('-').unwrap_or((&text, ""));
@@ -42,7 +43,7 @@ pub(crate) fn parse_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// The letters that are searched for.
+/// The letters that are searched for. `T` is what to keep of each.
 #[derive(Debug)]
 pub(crate) struct Wanted<T> {
     wanted_ids: Vec<WantedId>,
@@ -54,7 +55,7 @@ pub(crate) struct Wanted<T> {
 struct WantedId {
     /// The id, or the beginning of it.
     text: String,
-    /// The first of the ids that match.
+    /// The first [`MAX_LISTED`] of the ids that match.
     matches: Vec<String>,
     /// How many ids match.
     count: usize,
@@ -81,7 +82,8 @@ impl<T> Wanted<T> {
         self.wanted_ids.iter().all(|wanted| wanted.is_exact)
     }
 
-    /// Looks at the next letter. Keeps it if it may be meant, and returns whether it was kept.
+    /// Looks at the next letter. Keeps the first letter whose id begins like a wanted one, and the
+    /// one whose id is exactly it. Returns whether this letter was kept.
     pub(crate) fn offer(&mut self, id: &str, letter: T) -> bool {
         let mut is_kept = false;
         for wanted in &mut self.wanted_ids {
@@ -93,11 +95,12 @@ impl<T> Wanted<T> {
         is_kept
     }
 
-    /// Returns the letters that were found, each once.
+    /// Returns the letters that were found, each once. `queue` is the request queue that the jobs
+    /// were sent to.
     ///
     /// # Errors
     ///
-    /// Fails if a wanted id matches no letter or several.
+    /// Fails if a wanted id matches no letter or, without an exact match, several.
     pub(crate) fn found(self, queue: &str) -> Result<Vec<(String, T)>, Failure> {
         let mut found_ids = Vec::new();
         for wanted in &self.wanted_ids {
@@ -126,6 +129,7 @@ impl WantedId {
         self.count == 1
     }
 
+    /// Returns the id of the only letter that matches.
     fn found(&self, queue: &str) -> Result<&str, Failure> {
         match (self.matches.as_slice(), self.count) {
             ([], _) => Err(Failure::NotFound {

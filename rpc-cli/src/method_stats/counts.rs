@@ -18,18 +18,19 @@ pub(crate) struct Counts {
     /// Requests that were refused because the reply would have been late. They do not count as
     /// `calls`.
     pub(crate) shed: u64,
-    /// Requests that did not run, or not to their end, because the caller no longer waited.
+    /// Requests that did not run, or not to their end, because the caller no longer waited. Those
+    /// that had begun also count as `calls`.
     pub(crate) cancelled: u64,
-    /// The duration of all requests together, in nanoseconds.
+    /// The duration of all `calls` together, in nanoseconds.
     pub(crate) spent: u128,
-    /// How long they took. Empty if no worker tells.
+    /// How long `calls` took. Empty if there are none, or no worker tells.
     pub(crate) durations: Durations,
 }
 
 impl Counts {
     pub(crate) fn of(stats: &MethodStats) -> Self {
         let spent = match stats.total_ns {
-            // An older worker does not report it.
+            // No request has ended, or the worker does not report it.
             0 => u128::from(stats.mean_ns) * u128::from(stats.calls),
             total => u128::from(total),
         };
@@ -45,6 +46,7 @@ impl Counts {
         }
     }
 
+    /// Adds what another worker has counted of the method.
     pub(crate) fn add(&mut self, more: &Self) {
         self.calls = self.calls.saturating_add(more.calls);
         self.errors = self.errors.saturating_add(more.errors);

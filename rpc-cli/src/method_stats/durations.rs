@@ -33,8 +33,8 @@ impl Durations {
         self
     }
 
-    /// Returns the duration that this percentage of the requests did not exceed, or `None` if there
-    /// are no requests.
+    /// Returns the duration that this percentage of the requests did not exceed: the longest one of
+    /// a bucket. `None` if there are no requests.
     pub(crate) fn percentile(&self, percent: u8) -> Option<Duration> {
         let all: u128 = self.0.values().map(|count| u128::from(*count)).sum();
         let wanted = (all * u128::from(percent)).div_ceil(100);

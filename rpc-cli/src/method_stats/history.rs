@@ -1,4 +1,4 @@
-//! What was counted between two updates.
+//! What was counted since an earlier update.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -32,9 +32,10 @@ impl History {
         self.last_update.is_some()
     }
 
-    /// Returns what a method counted since the last counts of its worker, and the time since then.
-    /// If the worker started after the last update, both are since its start. Returns `None` if
-    /// this is the first update, or if the worker ran at the last update but has no last counts.
+    /// Returns what a worker, whose statistics are `stats`, counted of a method since its last
+    /// counts, and the time since then. If the worker started after the last update, both are since
+    /// its start. Returns `None` if this is the first update, or if the worker ran at the last
+    /// update but has no last counts.
     pub(crate) fn recent(
         &self,
         stats: &WorkerStats,

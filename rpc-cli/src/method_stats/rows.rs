@@ -1,4 +1,4 @@
-//! The statistics of all methods, with the sums over all workers or for each of them.
+//! The statistics of all methods, with the sums over all workers or for each worker.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -30,12 +30,12 @@ pub(crate) struct Row {
     pub(crate) queue_time: Duration,
     /// The longest that a worker reports.
     pub(crate) p99: Duration,
-    /// What was counted since the last update. `None` if there is nothing to compare with.
+    /// `None` if no worker has earlier counts to compare with.
     pub(crate) recent: Option<Recent>,
 }
 
 impl Row {
-    /// Returns the row as JSON. Recent times, the rate and the median are left out if they are not
+    /// Returns the row as JSON. Recent times, the rates and the median are left out if they are not
     /// known. Without calls, the mean and the 99th percentile are zero.
     pub(crate) fn json(&self, key: &RowKey) -> Value {
         let mut json = json!({
@@ -77,7 +77,8 @@ impl Row {
 
 pub(crate) type Rows = BTreeMap<RowKey, Row>;
 
-/// What was counted since the last update. The time since then may differ between workers.
+/// What was counted since the last counts of each worker. They are older than the last update if
+/// the worker was missing from it, so each worker has a rate of its own, and the rates are summed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Recent {
     pub(crate) counted: Counts,
@@ -97,12 +98,12 @@ impl Recent {
     }
 }
 
-/// Returns a row for each method, with the sums over all workers.
+/// Returns a row for each method on each queue, with the sums over all workers.
 pub(crate) fn sums_of_workers(stats: &[WorkerStats], history: &History, now: Instant) -> Rows {
     rows(stats, false, history, now)
 }
 
-/// Returns a row for each method and worker.
+/// Returns a row for each method on each queue, and each worker.
 pub(crate) fn rows_of_workers(stats: &[WorkerStats], history: &History, now: Instant) -> Rows {
     rows(stats, true, history, now)
 }
