@@ -134,6 +134,15 @@ impl AmqpTransport {
         }
     }
 
+    /// Returns `None` if the lookup fails or exceeds the time limit.
+    async fn look_up(&self, queue: &ShortStr) -> Option<QueueLookup> {
+        let looking = async {
+            let connection = self.consuming.wait_ready().await?;
+            self.opener(&connection).look_up(queue).await
+        };
+        tokio::time::timeout(self.limit, looking).await.ok()?.ok()
+    }
+
     fn queue_failures(&self) -> MutexGuard<'_, QueueFailures> {
         // Each operation leaves the counts consistent, so a panic elsewhere has broken nothing.
         self.queue_failures.lock().unwrap_or_else(PoisonError::into_inner)
@@ -456,15 +465,17 @@ impl Transport for AmqpTransport {
     }
 
     async fn queue_exists(&self, queue: &ShortStr) -> Option<bool> {
-        let looking = async {
-            let connection = self.consuming.wait_ready().await?;
-            self.opener(&connection).look_up(queue).await
-        };
-        match tokio::time::timeout(self.limit, looking).await {
-            Ok(Ok(QueueLookup::Exists { .. })) => Some(true),
-            Ok(Ok(QueueLookup::Missing)) => Some(false),
-            Ok(Ok(QueueLookup::Denied) | Err(_)) | Err(_) => None,
+        match self.look_up(queue).await? {
+            QueueLookup::Exists { .. } => Some(true),
+            QueueLookup::Missing | QueueLookup::Unanswered => Some(false),
+            QueueLookup::Denied => None,
         }
+    }
+
+    async fn is_reply_address_gone(&self, address: &ShortStr) -> bool {
+        // RabbitMQ answers as if the address were a queue:
+        // https://www.rabbitmq.com/docs/direct-reply-to#usage
+        self.look_up(address).await == Some(QueueLookup::Missing)
     }
 
     async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
