@@ -21,11 +21,11 @@ struct Busy;
 
 #[service(queue = "example.cache")]
 trait Cache {
-    /// Drops the entries with this prefix in every worker. Returns how many there were.
+    /// Drops the entries with this prefix in every worker. Each worker returns how many it had.
     #[rpc(broadcast)]
     async fn clear(&self, prefix: &str) -> Result<usize, Busy>;
 
-    /// Fills the cache of every worker. Nobody waits for it.
+    /// Adds an entry to the cache of every worker. No worker answers.
     #[rpc(broadcast, oneway)]
     async fn fill(&self);
 }
@@ -80,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
     ];
     let cache = CacheClient::new(&broker);
 
-    // Ends with the third answer, or after half a minute.
+    // Gathering ends with the third answer, or half a minute after the sending began.
     let answers = cache
         .clear("users/")
         .expect_workers(3)
@@ -89,7 +89,7 @@ async fn main() -> anyhow::Result<()> {
         .await?;
     print(answers.collect().await);
 
-    // Returns once the broker has passed the request on.
+    // Returns once the broker has put the request into the queue of each worker.
     cache.fill().await?;
 
     for worker in workers {
@@ -119,10 +119,12 @@ fn print(gathered: Gathered<usize, Busy>) {
     for (worker, answer) in answers {
         match answer {
             Ok(dropped) => println!("{worker}: dropped {dropped}"),
-            // The worker's own error, or why there is no answer from it.
+            // The method's own error.
             Err(CallError::Service(error)) => println!("{worker}: {error}"),
+            // A fault instead of the method's answer, or one that cannot be read.
             Err(error) => println!("{worker}: no answer: {error}"),
         }
     }
+    // A number, because the caller expects one of workers.
     println!("missing: {}", gathered.missing.unwrap_or_default());
 }

@@ -1,4 +1,5 @@
-//! A call that is dropped stops its method, which would otherwise work for nobody.
+//! A call that is dropped stops its method, which would otherwise work for nobody. A method that
+//! must not be stopped can learn that nobody waits.
 //!
 //! ```sh
 //! cargo run --example cancel                                 # within the process
@@ -13,19 +14,19 @@ use tokio::sync::Semaphore;
 
 #[service(queue = "example.reports")]
 trait Reports {
-    /// May stop at any `.await`. `idempotent` methods may too, without an option.
+    /// May be stopped at any `.await`. So may an `idempotent` method, which does not need `cancel`.
     #[rpc(cancel)]
     async fn render(&self, year: u16) -> String;
 
-    /// Runs to its end, and decides itself when that is.
+    /// Runs to its end, and decides itself when that is. Returns the number of finished pages.
     async fn archive(&self, #[rpc(context)] cx: &Context, year: u16) -> u32;
 }
 
 #[derive(Clone)]
 struct Office {
-    /// A permit for each method that has begun.
+    /// A permit for each run that has begun and waits to be cancelled.
     begun: Arc<Semaphore>,
-    /// A permit for each method that has stopped early.
+    /// A permit for each of these runs that has stopped.
     stopped: Arc<Semaphore>,
 }
 
@@ -65,8 +66,8 @@ impl Reports for Office {
 }
 
 impl Office {
-    /// Waits until the worker has begun. Then the caller gives up.
-    async fn gives_up_once_begun(&self, year: u16) -> anyhow::Result<()> {
+    /// Waits until the method has begun. Then `select!` drops the call.
+    async fn until_begun(&self, year: u16) -> anyhow::Result<()> {
         self.begun.acquire().await?.forget();
         println!("caller: no longer waits for {year}");
         Ok(())
@@ -87,16 +88,17 @@ async fn main() -> anyhow::Result<()> {
         .await?;
     let reports = ReportsClient::new(&broker);
 
-    // The call that is not ready first is dropped.
+    // `select!` drops the call once the other branch is ready.
     tokio::select! {
         report = reports.render(2024) => println!("{report:?}"),
-        begun = office.gives_up_once_begun(2024) => begun?,
+        begun = office.until_begun(2024) => begun?,
     }
     office.stopped.acquire().await?.forget();
 
+    // The worker does not stop this method, but tells it.
     tokio::select! {
         pages = reports.archive(2025) => println!("{pages:?}"),
-        begun = office.gives_up_once_begun(2025) => begun?,
+        begun = office.until_begun(2025) => begun?,
     }
     office.stopped.acquire().await?.forget();
 

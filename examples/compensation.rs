@@ -40,7 +40,7 @@ enum OrderError {
     Unavailable(String),
 }
 
-/// Lets `?` turn the failure of a nested call into the method's own error.
+/// Lets `?` turn a failed call of `Stock` into the method's own error.
 impl From<CallError<StockError>> for OrderError {
     fn from(error: CallError<StockError>) -> Self {
         match error {
@@ -55,6 +55,7 @@ trait Orders {
     async fn order(&self, item: &str) -> Result<(), OrderError>;
 }
 
+/// Counts what is left, whatever the item.
 struct Shelf(AtomicU32);
 
 impl Stock for Shelf {
@@ -95,8 +96,8 @@ impl Orders for Shop {
         let Err(error) = self.payments.charge(199).await else {
             return Ok(());
         };
-        // The caller's deadline has passed, and this method's calls inherit it. A detached call
-        // does not.
+        // The caller's deadline may have passed, and this method's calls inherit it. A detached
+        // call does not. A charge that timed out may still be made: a real shop would refund it.
         if let Err(error) = self.stock.release(item).detached().await {
             eprintln!("{item} is still reserved: {error}");
         }

@@ -4,8 +4,8 @@
 //! AMQP_URL=amqp://localhost cargo run --example directory_client user:12345 user:67890
 //! ```
 //!
-//! Prints `ID -> EMAIL` for each, and exits with 1 if a call failed. With `--text` it sends plain
-//! text, as RabbitMQ's tutorial does.
+//! Prints `ID -> EMAIL` for each address, and each failed call to stderr. Exits with 1 if a call
+//! failed. With `--text` it sends plain text, as RabbitMQ's tutorial does.
 
 use std::process::ExitCode;
 

@@ -1,13 +1,13 @@
 //! Effects that happen exactly once, although requests may be delivered twice: the id of the
-//! request is written in the same transaction, and a layer answers a repeated call with the stored
-//! outcome.
+//! request is written in the same transaction as the effect, and a layer answers a repeated call
+//! with the stored outcome.
 //!
 //! ```sh
 //! cargo run --example effects_once                                 # within the process
 //! AMQP_URL=amqp://localhost cargo run --example effects_once       # over RabbitMQ
 //! ```
 //!
-//! With `DATABASE=bank.sqlite` it is a worker that serves until it is killed.
+//! With `DATABASE=bank.sqlite` and `AMQP_URL` it is a worker that serves until it is killed.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ struct Account {
 }
 
 impl Account {
-    /// Changes the balance, once for each request.
+    /// Changes the balance, once for each request. Returns the current balance, also if the request
+    /// has come before.
     async fn pay(&self, cx: &Context, cents: i64) -> Result<i64, BankError> {
         let id = cx.request_id().ok_or(BankError::NoRequestId)?.to_string();
         let statements = move |connection: &mut rusqlite::Connection| {
@@ -87,7 +88,7 @@ impl Bank for Account {
 /// Keeps the outcomes of requests in the database.
 struct Outcomes {
     database: Database,
-    /// Notified once an outcome is stored, after which the worker does nothing more. For the
+    /// If set, it is notified once an outcome is stored, and the request gets no reply. For the
     /// demonstration of a worker that is lost at the worst moment.
     then_lost: Option<Arc<Notify>>,
 }
@@ -133,6 +134,7 @@ async fn serve(
         database: database.clone(),
     };
     Server::new(broker)
+        // A deposit has no reply, so it needs no stored outcome.
         .layer(Idempotency::new(outcomes).only(["Bank.withdraw"]))
         .serve(BankServer::new(account))
         .start()
@@ -149,7 +151,7 @@ async fn main() -> anyhow::Result<()> {
         return pending().await;
     }
 
-    // A job that is delivered twice.
+    // A job that is sent twice, with one request id, and another job.
     let server = serve(&broker, &database, None).await?;
     let bank = BankClient::new(&broker);
     let deposit = bank.deposit(5000).encode()?;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 #[service(queue = "example.kitchen")]
 trait Kitchen {
+    /// Returns the name of the worker.
     async fn cook(&self, dish: u32) -> String;
 }
 
@@ -56,14 +57,14 @@ async fn main() -> anyhow::Result<()> {
         let kitchen = kitchen.clone();
         calls.spawn(async move { kitchen.cook(dish).await });
     }
-    let by_the_first = calls.join_next().await.expect("ten calls were spawned")??;
-    println!("answered by {by_the_first}, which now stops");
+    let answered_by = calls.join_next().await.expect("ten calls were spawned")??;
+    println!("answered by {answered_by}, which now stops");
     let _ = shutdown.send(());
     first.await??;
     println!("it has stopped, and lost nothing");
 
     let second = server("the second worker").start().await?;
-    let (mut answered, mut last) = (1, by_the_first);
+    let (mut answered, mut last) = (1, answered_by);
     while let Some(by) = calls.join_next().await {
         last = by??;
         answered += 1;

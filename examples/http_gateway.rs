@@ -1,5 +1,5 @@
-//! An HTTP gateway: [axum](https://docs.rs/axum) in front of a service. Each HTTP request is one
-//! call, and each error of the call becomes a status code.
+//! An HTTP gateway: [axum](https://docs.rs/axum) in front of a service. Each HTTP request for an
+//! e-mail address is one call, and each error of the call becomes a status code.
 //!
 //! ```sh
 //! cargo run --example http_gateway                        # sends itself some requests, and ends
@@ -46,12 +46,14 @@ fn router(broker: &Broker) -> Router {
         .with_state(gateway)
 }
 
-/// If the HTTP client disconnects, axum drops this future, and the call with it.
+/// Responds with a user's e-mail address. If the HTTP client disconnects, axum drops this future,
+/// and the call with it.
 async fn email(State(gateway): State<Gateway>, Path(id): Path<String>) -> Result<String, Failure> {
     Ok(gateway.directory.get_email(&id).await?)
 }
 
-/// A readiness probe: whether the gateway has its connections to the broker.
+/// A readiness probe: whether the gateway can send requests right now. It cannot while a connection
+/// is lost, or while the broker blocks publishers.
 async fn ready(State(gateway): State<Gateway>) -> StatusCode {
     if gateway.broker.status().is_ready() {
         StatusCode::OK
@@ -78,7 +80,8 @@ impl IntoResponse for Failure {
             }
             CallError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             CallError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            // No worker, no broker, or too much load: another attempt may succeed.
+            // The method did not run, for example because of too much load or a lost connection:
+            // another attempt may succeed.
             error if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
             CallError::Fault(fault) if fault.code == FaultCode::Unauthorized => StatusCode::FORBIDDEN,
             _ => StatusCode::BAD_GATEWAY,
@@ -130,14 +133,14 @@ async fn main() -> anyhow::Result<()> {
         println!("{path}, without a worker: {}", fetch(served_at, path).await?);
     }
 
-    // First the HTTP requests end, then the broker's connections.
+    // The last HTTP requests end before the connections to the broker.
     let _ = stop.send(());
     gateway.await??;
     broker.close().await;
     Ok(())
 }
 
-/// Sends a GET request, and returns the status and the body of the response.
+/// Sends a GET request, and returns the status and the body of the response as one text.
 async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

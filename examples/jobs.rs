@@ -19,19 +19,21 @@ struct NoMailbox(String);
 
 #[service(queue = "example.jobs")]
 trait Mail {
-    /// Sends a mail. The worker retries it twice, after a tenth and after a fifth of a second.
+    /// Sends a mail. If it fails, it is retried at most twice: after about a tenth of a second, and
+    /// then after about a fifth.
     #[rpc(oneway, idempotent, retry = "2 times, 100ms to 200ms")]
     async fn send(&self, #[rpc(context)] cx: &Context, to: &str) -> Result<(), NoMailbox>;
 }
 
 #[derive(Default)]
 struct Postman {
+    /// A line for each attempt, in the order in which they ran.
     log: Mutex<Vec<String>>,
 }
 
 impl Mail for Arc<Postman> {
     async fn send(&self, cx: &Context, to: &str) -> Result<(), NoMailbox> {
-        // The mailbox of bob exists at the second attempt.
+        // The mailbox of bob exists from the second attempt on, that of carol never.
         let exists = match to {
             "bob" => cx.attempt() > 1,
             name => name == "alice",

@@ -10,6 +10,7 @@ import uuid
 
 import pika
 
+# How many seconds a call waits for its reply.
 TIME_LIMIT = 10
 
 
@@ -18,7 +19,7 @@ class ServiceError(Exception):
 
 
 class Fault(Exception):
-    """The worker did not run the method, or could not finish it."""
+    """The worker's runtime answers in place of the method. The code says whether the method ran."""
 
 
 class Client:
@@ -32,9 +33,11 @@ class Client:
         self.replies = self.channel.queue_declare(queue="", exclusive=True).method.queue
 
     def call(self, method, **arguments):
+        """Calls a method, and returns its result or raises its error."""
         request_id = str(uuid.uuid4())
-        # The broker drops the request when nobody waits for it any more.
+        # The broker drops the request if it is still in the queue after this time.
         self.send(method, arguments, request_id, str(TIME_LIMIT * 1000))
+        # The first call starts a consumer, and later ones go on with it.
         replies = self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=TIME_LIMIT)
         for method_frame, properties, body in replies:
             if method_frame is None:
@@ -44,10 +47,11 @@ class Client:
                 return self.read(properties.type, json.loads(body))
 
     def tell(self, method, **arguments):
-        """Sends a one-way request, which has no reply. It survives a restart of the broker."""
+        """Sends a one-way request, which has no reply. Once queued, it survives a restart."""
         self.send(method, arguments, None, None)
 
     def send(self, method, arguments, request_id, expiration):
+        """Publishes a request, one-way if it has no id. `expiration` is in milliseconds."""
         self.channel.basic_publish(
             exchange="",
             routing_key=self.queue,
@@ -64,6 +68,7 @@ class Client:
 
     @staticmethod
     def read(kind, answer):
+        """Returns the result, or raises the error or the fault."""
         if kind == "error":
             raise ServiceError(answer)
         if kind == "fault":

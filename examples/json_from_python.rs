@@ -40,9 +40,10 @@ trait Library {
     #[rpc(idempotent)]
     async fn find(&self, isbn: &str) -> Result<Book, LibraryError>;
 
-    /// Returns the number of books afterwards.
+    /// Adds a book, or replaces the one with this ISBN. Returns the number of books afterwards.
     async fn add(&self, isbn: &str, book: Book) -> Result<usize, LibraryError>;
 
+    /// From then on, `add` fails.
     #[rpc(oneway)]
     async fn close(&self);
 }

@@ -1,5 +1,5 @@
-//! A long job that reports its progress: a stream whose last item is the result. The worker stops
-//! in the middle, and another one goes on where it ended.
+//! A method that runs for long and reports its progress: a stream whose last item is the result.
+//! The worker stops in the middle, and another one goes on after the last item that the caller got.
 //!
 //! ```sh
 //! cargo run --example long_job_with_progress                            # within the process
@@ -14,7 +14,7 @@ use rpc_examples::{broker, log_to_stderr};
 use rpc_runtime::{Broker, RunningServer, Server, ServerError, service};
 use serde::{Deserialize, Serialize};
 
-/// What the caller gets while the job runs, and at its end.
+/// What the caller gets while the method runs, and at its end.
 #[derive(Debug, Serialize, Deserialize)]
 enum Progress {
     Page { done: u32, total: u32 },
@@ -29,7 +29,7 @@ struct Report {
 
 #[service(queue = "example.yearly_reports")]
 trait Reports {
-    /// Writes the report of a year, or the rest of it.
+    /// Writes the report of a year, or what comes after the item `after`.
     #[rpc(idempotent)]
     fn write(&self, year: u16, #[rpc(resume)] after: Option<Progress>) -> impl Stream<Item = Progress>;
 }
@@ -38,7 +38,7 @@ const PAGES: u32 = 4;
 
 struct Writer {
     name: &'static str,
-    /// It waits for ever after this page.
+    /// After this page, the writer waits for ever.
     last_page: u32,
 }
 

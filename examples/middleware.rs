@@ -57,9 +57,12 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Retries a call up to three times, if that is safe and does not make an overload worse.
 #[derive(Clone)]
 struct Patience {
-    attempts: u32,
-    /// Shared by all calls: it limits retries to a share of the recent successes.
+    /// How often this call may be retried from now on. Each call has its own clone of the policy.
+    retries_left: u32,
+    /// Shared by all calls: it limits retries to a share of the recent successes, beside a fixed
+    /// number.
     budget: Arc<TpsBudget>,
+    /// The retries of all calls, for the example's output.
     retries: Arc<AtomicU32>,
 }
 
@@ -85,7 +88,7 @@ impl Policy<OutgoingCall, CallReply, CallError> for Patience {
         if !is_safe || pause >= call.remaining() {
             return None;
         }
-        self.attempts = self.attempts.checked_sub(1)?;
+        self.retries_left = self.retries_left.checked_sub(1)?;
         if !self.budget.withdraw() {
             return None;
         }
@@ -129,8 +132,8 @@ async fn main() -> anyhow::Result<()> {
     // combines several into one.
     let retries = Arc::<AtomicU32>::default();
     let patience = Patience {
-        attempts: 3,
-        // One retry for every five successful calls, and ten at the start.
+        retries_left: 3,
+        // In ten seconds, one retry for every five successful calls, and ten more.
         budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 1, 0.2)),
         retries: Arc::clone(&retries),
     };
@@ -138,7 +141,7 @@ async fn main() -> anyhow::Result<()> {
         .layer(
             ServiceBuilder::new()
                 .layer(MapRequestLayer::new(|mut call: OutgoingCall| {
-                    // A header that does not fit is omitted.
+                    // It is an error if the header does not fit: then it is omitted.
                     let _ = call.insert_header("department", "accounting");
                     call
                 }))
@@ -173,7 +176,7 @@ async fn main() -> anyhow::Result<()> {
         Ok(()) => anyhow::bail!("calibrate never ends"),
     }
 
-    // `stop` would wait for the calibration.
+    // Does not wait for the calibration, which may not have been cancelled yet.
     drop(server);
     broker.close().await;
     Ok(())

@@ -29,7 +29,8 @@ struct Shelf;
 impl Stock for Shelf {
     async fn count(&self, cx: &Context, item: &str) -> u32 {
         let left = cx.remaining().unwrap_or_default();
-        // The shop's client would wait 30 seconds, but its caller does not.
+        // The shop's `StockClient` has a timeout of 30 seconds, but the shop's caller does not wait
+        // as long.
         println!(
             "stock: asked for {item}, with at most 2 seconds left: {}",
             left <= Duration::from_secs(2)
@@ -72,7 +73,8 @@ async fn main() -> anyhow::Result<()> {
     for item in ["bread", "something rare"] {
         match shop.sells(item).await {
             Ok(sells) => println!("caller: the shop sells {item}: {sells}"),
-            // Both calls have the same deadline, and either may end first.
+            // Both calls have the same deadline. If the nested one ends first, the shop still
+            // answers, with its own error.
             Err(CallError::TimedOut { .. } | CallError::Service(_)) => {
                 println!("caller: no answer about {item} in time");
             }

@@ -1,5 +1,5 @@
-//! Jobs without a caller that waits: the call returns once the broker has the job. A worker does it
-//! now, or when one starts.
+//! Work without a caller that waits: the call returns once the broker has the request. A worker
+//! runs it now, or when one starts. The example `jobs` shows requests that are also retried.
 //!
 //! ```sh
 //! cargo run --example oneway_jobs                                 # within the process
@@ -16,8 +16,8 @@ use rpc_runtime::{Server, service};
 #[service(queue = "example.mail")]
 trait Mail {
     /// Sends a mail later. If the worker dies meanwhile, the request is rejected rather than run
-    /// twice, and a dead-letter queue would keep it. With `#[rpc(oneway, idempotent)]` it would run
-    /// again.
+    /// twice, and is lost unless the queue has a dead-letter queue. With `#[rpc(oneway,
+    /// idempotent)]` it would run again.
     #[rpc(oneway)]
     async fn send(&self, to: &str);
 }
@@ -49,7 +49,7 @@ async fn main() -> anyhow::Result<()> {
     // The first worker declares the queue, which outlives it.
     server(&postman).await?.stop().await?;
 
-    // Without a worker, jobs wait in the queue. RabbitMQ keeps them on disk.
+    // Without a worker, requests wait in the queue. RabbitMQ keeps them on disk.
     let mail = MailClient::new(&broker);
     for n in 0..20 {
         mail.send(&format!("user-{n}@example.com")).await?;

@@ -1,12 +1,13 @@
 //! An outbox: a call that is sent if and only if the transaction commits in which it was written.
-//! Whenever the process is killed, each order is shipped, and shipped once.
+//! Whenever the process is killed, each order is shipped once after the next start.
 //!
 //! ```sh
 //! cargo run --example outbox                                 # within the process
 //! AMQP_URL=amqp://localhost cargo run --example outbox       # over RabbitMQ
 //! ```
 //!
-//! With `DATABASE=shop.sqlite` it continues where it was killed.
+//! With `AMQP_URL` and `DATABASE=shop.sqlite` it continues where it was killed. Otherwise the
+//! process takes its jobs or its orders with it.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ trait Warehouse {
     async fn ship(&self, #[rpc(context)] cx: &Context, item: &str) -> Result<(), NotShipped>;
 }
 
-/// Would have a database of its own.
+/// The worker. A real one would have a database of its own.
 struct Shelf(Database);
 
 impl Warehouse for Shelf {
@@ -42,7 +43,7 @@ impl Warehouse for Shelf {
             .ok_or_else(|| NotShipped("no request id".into()))?;
         let item = item.to_owned();
         let shipped = self.0.run(move |connection| {
-            // Changes nothing if the request has come before.
+            // Changes nothing if the request has been here before.
             let inserted = connection.execute(
                 "INSERT INTO shipments (request_id, item) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
                 params![id.to_string(), item],
@@ -57,7 +58,8 @@ impl Warehouse for Shelf {
     }
 }
 
-/// Places an order that does not exist yet. Writes the call in the same transaction.
+/// Places an order, and writes the call into the outbox in the same transaction. Changes nothing if
+/// the order exists.
 async fn order(database: &Database, warehouse: &WarehouseClient, item: &'static str) -> anyhow::Result<()> {
     let call = warehouse.ship(item).encode()?;
     let statements = move |connection: &mut rusqlite::Connection| {
@@ -77,7 +79,7 @@ async fn order(database: &Database, warehouse: &WarehouseClient, item: &'static 
     Ok(())
 }
 
-/// Sends the oldest call of the outbox. Returns `false` if it is empty.
+/// Sends the oldest call of the outbox, and then deletes it. Returns `false` if there is none.
 async fn send_next(database: &Database, broker: &Broker) -> anyhow::Result<bool> {
     let next = database.run(|connection| {
         let query = "SELECT number, call FROM outbox ORDER BY number LIMIT 1";
@@ -87,7 +89,7 @@ async fn send_next(database: &Database, broker: &Broker) -> anyhow::Result<bool>
     let Some((number, call)) = next.await? else {
         return Ok(false);
     };
-    // Returns once the broker has the job on disk.
+    // Returns once the broker has confirmed the job. RabbitMQ has it on disk then.
     broker.send(&EncodedCall::from_bytes(&call)?).await?;
     crash_point("sent");
     let delete = move |connection: &mut rusqlite::Connection| {

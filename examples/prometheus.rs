@@ -29,7 +29,7 @@ trait Dice {
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// The buckets of histograms of calls in one message.
+/// The buckets of histograms of calls or requests in one message.
 const CALLS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
 struct Cup;
@@ -38,7 +38,7 @@ impl Dice for Cup {
     async fn roll(&self, sides: u32) -> Result<u32, String> {
         match sides {
             0 => Err("a die has sides".into()),
-            // Always the same, because the example does not need chance.
+            // Not random, because the example does not need chance.
             sides => Ok(4.min(sides)),
         }
     }
@@ -69,7 +69,7 @@ async fn main() -> anyhow::Result<()> {
     match scraped {
         Some(_) => {
             println!("metrics are at http://{address}/metrics");
-            roll_for_ever(&broker).await;
+            roll_until_ctrl_c(&broker).await;
         }
         None => {
             let dice = DiceClient::new(&broker);
@@ -78,7 +78,7 @@ async fn main() -> anyhow::Result<()> {
             }
             let metrics = fetch(address).await?;
             let mut lines: Vec<_> = metrics.lines().filter(|line| line.starts_with("rpc_")).collect();
-            // Durations differ from run to run.
+            // Durations differ from run to run. Buckets are too many to print.
             lines.retain(|line| !line.contains("_bucket") && !line.contains("_seconds_sum"));
             lines.sort_unstable();
             println!("{}", lines.join("\n"));
@@ -89,8 +89,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rolls dice until Ctrl-C.
-async fn roll_for_ever(broker: &Broker) {
+async fn roll_until_ctrl_c(broker: &Broker) {
     let dice = DiceClient::new(broker);
     let rolling = async {
         for sides in (0..=20).cycle() {
@@ -108,7 +107,7 @@ async fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0").await?.local_addr()
 }
 
-/// Fetches the metrics, as Prometheus does.
+/// Fetches the metrics, as Prometheus does. Returns the whole HTTP response.
 async fn fetch(address: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream

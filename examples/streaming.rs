@@ -22,7 +22,7 @@ struct CutOff {
 
 #[service(queue = "example.log")]
 trait Log {
-    /// The lines of a log. An error ends it.
+    /// The lines of a log. An error ends them.
     fn lines(&self, name: &str) -> impl Stream<Item = Result<String, CutOff>>;
 
     /// More lines than anyone wants to read.
@@ -30,12 +30,14 @@ trait Log {
 }
 
 struct Lines {
+    /// How many lines `many` has yielded.
     made: Arc<AtomicUsize>,
 }
 
 impl Log for Lines {
     fn lines(&self, name: &str) -> impl Stream<Item = Result<String, CutOff>> {
-        // The arguments live as long as the stream.
+        // In place of a file, the name itself has the lines, separated by commas. The arguments
+        // live as long as the stream.
         let lines = name.split(',').enumerate();
         let last = name.split(',').count();
         let lines = lines.map(|(index, line)| Ok(format!("line {}: {line}", index + 1)));
@@ -69,7 +71,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
 
-    // The worker makes no more lines than the reader has room for.
+    // Beyond what was read, the worker makes at most 16 lines and one that waits for credit.
     let mut many = log.many().credit(16);
     let mut read = 0;
     while let Some(line) = many.next().await {
@@ -83,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
         "read {read} of a million lines, and the worker made {} than 50",
         if is_bounded { "fewer" } else { "more" }
     );
-    // The worker ends the stream.
+    // Tells the worker to end the stream.
     drop(many);
     server.stop().await?;
     broker.close().await;

@@ -1,4 +1,4 @@
-"""A worker and a caller of streams. streams_from_python.rs has those in Rust, and runs this script.
+"""A worker and a caller of streams. streams_from_python.rs has their peers, and runs this script.
 
     streams_from_python.py worker QUEUE    serves `readings`, a method that returns a stream
     streams_from_python.py caller QUEUE    calls `readings`, and sends a stream to `store`
@@ -28,24 +28,26 @@ CONTROL_EXCHANGE = "rpc.control"
 # A peer that has nothing to send sends a message every 5 seconds. One that is silent for 16 seconds is gone.
 KEEP_ALIVE = 5
 MAX_SILENCE = 16
-# What `next` returns at the end of a caller's items, which is none of them.
+# What `next` returns at the end of a caller's items. No item is this object.
 END = object()
-# A worker gives a caller up after so many messages without an answer: a minute.
+# A worker gives a caller up 5 seconds after so many messages without items that got no answer:
+# after 65 seconds.
 MAX_UNANSWERED = 12
 # What a worker asks of a caller that sends items, beside granting credit.
 ASKS_AGAIN, ASKS_NO_MORE = 1, 2
-# Limits of a message with items.
+# A message has at most so many items and, unless it has only one, so many bytes of items.
 MAX_ITEMS = 16 * 1024
 MAX_ITEMS_BYTES = 64 * 1024
 # MessagePack writes at most so many bytes before an item.
 ITEM_PREFIX = 5
-# So many bytes of credit are taken for an item beside its own.
+# An item takes so many bytes of credit beside its length.
 ITEM_COST = 8
 
 
 def connect(url):
     parameters = pika.URLParameters(url)
-    # While an alarm of the broker lasts, `basic_publish` would wait without a limit.
+    # While an alarm of the broker lasts, `basic_publish` would wait without a limit. With this, the
+    # connection ends.
     parameters.blocked_connection_timeout = 30
     return pika.BlockingConnection(parameters)
 
@@ -68,14 +70,17 @@ class ServiceError(Exception):
 
 
 class Fault(Exception):
-    """The worker did not run the method, or could not finish it."""
+    """The worker's runtime answers in place of the method.
+
+    A worker raises it with a code and a message, a caller with both in one text.
+    """
 
 
 # The worker.
 
 
 class Ended(Exception):
-    """The caller reads no more items."""
+    """The stream has ended before its method: usually, its caller reads no more items."""
 
 
 def number(value):
@@ -98,7 +103,8 @@ class Stream:
         self.unacked = delivery_tag
         self.properties = properties
         headers = properties.headers
-        # How many items, and how many bytes of them, may be sent in total. Bytes may be unlimited.
+        # How many items, and how many bytes of them, may be sent in total. Without a second number,
+        # the bytes are not limited.
         self.credit = [number(headers["rpc-credit"])]
         if "rpc-credit-bytes" in headers:
             self.credit.append(number(headers["rpc-credit-bytes"]))
@@ -112,12 +118,13 @@ class Stream:
         # Guards what the two threads share: `credit`, `ready` and `has_ended`.
         self.changed = threading.Condition()
         self.sent_at = time.monotonic()
-        # How many messages without items the caller has not answered with credit.
+        # How many messages without items were sent since the caller's last grant.
         self.unanswered = 0
 
     # In the thread of the method.
 
     def run(self, items):
+        """Sends the items of the method, and then the end, unless the stream has ended before."""
         try:
             for item in items:
                 self.send(json.dumps(item, allow_nan=False).encode())
@@ -135,6 +142,7 @@ class Stream:
         self.worker.soon(lambda: self.end(kind, body))
 
     def send(self, item):
+        """Waits for credit, and passes the item to the thread of the connection."""
         with self.changed:
             # The method makes no further item before this one may be sent.
             self.changed.wait_for(lambda: self.has_ended or self.has_credit() and len(self.ready) < MAX_ITEMS)
@@ -166,6 +174,7 @@ class Stream:
         self.publish("rpc.items", {}, body)
 
     def end(self, kind, body):
+        """Sends the items that are ready and the end, unless the stream has ended."""
         if not self.has_ended:
             self.flush()
             self.publish(kind, {"rpc-items": str(self.sent)}, body)
@@ -178,24 +187,26 @@ class Stream:
         try:
             self.worker.reply(self.properties, kind, body, headers)
         except (pika.exceptions.UnroutableError, pika.exceptions.NackError):
-            # The caller is gone.
+            # There is no such queue, so the caller is gone, or the queue does not take the message.
             self.stop()
         self.settle()
 
     def settle(self):
-        """Acknowledges the request: from now on, the worker owes its caller the end."""
+        """Acknowledges the request after its first message, or if the stream stops before that."""
         if self.unacked is not None:
             self.worker.channel.basic_ack(self.unacked)
             self.unacked = None
 
     def grant(self, credit):
         with self.changed:
-            # A grant may arrive late: the credit never shrinks.
+            # A grant may arrive late: the credit never shrinks. If one of the two has no bytes,
+            # they are not limited.
             self.credit = [max(pair) for pair in zip(self.credit, credit)]
             self.changed.notify()
         self.unanswered = 0
 
     def stop(self):
+        """Ends the stream without a message to its caller."""
         self.settle()
         self.worker.streams.pop(self.request_id, None)
         with self.changed:
@@ -203,6 +214,7 @@ class Stream:
             self.changed.notify()
 
     def keep_alive(self):
+        """Sends a message without items after a pause, or ends the stream if none is answered."""
         if time.monotonic() - self.sent_at < KEEP_ALIVE:
             return
         self.unanswered += 1
@@ -224,14 +236,15 @@ class Worker:
         self.methods = methods
         self.run_numbers = itertools.count(1)
         self.streams = {}
-        # How many methods run.
+        # How many methods run, also of streams that have ended.
         self.threads = 0
         self.is_stopping = False
         self.connection = connect(url)
         self.channel = self.connection.channel()
         # `basic_publish` waits until the broker has the message.
         self.channel.confirm_delivery()
-        # For example because the queue was deleted. Whoever runs the worker starts it again.
+        # The broker cancels a consumer if, for example, its queue is deleted. The worker stops
+        # then, and whoever runs it starts it again.
         self.channel.add_on_cancel_callback(lambda _: setattr(self, "is_stopping", True))
         self.channel.exchange_declare(CONTROL_EXCHANGE, exchange_type="direct", durable=True)
         limits = {
@@ -247,10 +260,12 @@ class Worker:
             self.channel.queue_bind(control, CONTROL_EXCHANGE, routing_key=key)
         self.channel.basic_consume(control, self.on_control, auto_ack=True)
         self.channel.queue_declare(queue, durable=True)
+        # More streams may run: a request is acknowledged after the first message of its stream.
         self.channel.basic_qos(prefetch_count=16)
         self.channel.basic_consume(queue, self.on_request)
 
     def run(self):
+        """Serves until the worker is told to stop. Then ends its streams with a fault."""
         while not self.is_stopping and self.channel.is_open:
             self.connection.process_data_events(time_limit=1)
             for stream in list(self.streams.values()):
@@ -307,6 +322,7 @@ class Worker:
         threading.Thread(target=stream.run, args=[items], daemon=True).start()
 
     def refuse(self, frame, properties, fault):
+        """Answers a request with a fault, and acknowledges it."""
         code, message = fault.args
         is_json = properties.content_type == "application/json"
         body = json.dumps({"code": code, "message": message}) if is_json else f"{code}: {message}"
@@ -318,6 +334,7 @@ class Worker:
         self.channel.basic_ack(frame.delivery_tag)
 
     def reply(self, request, kind, body, headers):
+        """Publishes a message to the caller whose request has the properties `request`."""
         self.channel.basic_publish(
             exchange="",
             routing_key=request.reply_to,
@@ -333,10 +350,12 @@ class Worker:
         )
 
     def on_control(self, channel, frame, properties, body):
+        # Ignore what was published to the queue directly: the exchange has its own permission.
         if frame.exchange != CONTROL_EXCHANGE or properties.type not in ("rpc.credit", "rpc.cancel"):
             return
         try:
-            # Skip further elements: later versions may add some.
+            # In a cancellation, `count` is a time, which is not used. Skip further elements: later
+            # versions may add some.
             for request_id, count, *rest in msgpack.unpackb(body):
                 stream = self.streams.get(request_id)
                 if stream and properties.type == "rpc.credit":
@@ -366,9 +385,11 @@ def readings(sensor, count=None):
 
 
 class Client:
-    """Calls methods of one queue that return or receive streams, one at a time."""
+    """Calls methods of one queue that return or receive a stream, not both, one at a time."""
 
+    # How many seconds a call waits for the first message of a worker.
     TIME_LIMIT = 10
+    # No more is sent beyond so many bytes of items that the method has not taken.
     MAX_UNTAKEN_BYTES = 4 * 1024 * 1024
 
     def __init__(self, url, queue):
@@ -385,6 +406,7 @@ class Client:
         """
         request_id = uuid.uuid4()
         self.request(method, arguments, request_id, {"rpc-credit": str(credit)})
+        # The next item's number, the credit, items that wait for it, and the end if it has arrived.
         number, granted, arrived, end = 0, credit, {}, None
         try:
             for worker, properties, body in self.messages(request_id):
@@ -397,7 +419,8 @@ class Client:
                 elif "rpc-items" in properties.headers:
                     end = int(properties.headers["rpc-items"]), properties.type, body
                 else:
-                    # The method did not run, or items are lost. Do not wait for any.
+                    # The method did not run, the worker does not stream, or items are lost. Do not
+                    # wait for any.
                     end = number, properties.type, body
                 while number in arrived:
                     item = json.loads(arrived.pop(number))
@@ -407,6 +430,7 @@ class Client:
                         granted = number + credit
                         self.grant(worker, request_id, granted)
                 if end and end[0] == number:
+                    # There is nothing to cancel any more.
                     request_id = None
                     # A worker that does not stream sends all items as an array.
                     yield from self.read(*end[1:]) or []
@@ -417,19 +441,24 @@ class Client:
     def upload(self, method, items, **arguments):
         """Calls a method that receives a stream, sends the items, and returns the method's result.
 
-        An iterator that may wait for seconds before its next item needs a thread of its own.
+        An iterator that may wait for seconds before its next item needs a thread of its own:
+        meanwhile, the worker gets no message.
         """
         request_id = uuid.uuid4()
         self.request(method, arguments, request_id, {"rpc-incoming": "1"})
+        # The method has taken the items before number `taken`; `kept` has those from there on.
+        # Those before number `sent` are sent.
         items, kept, taken, sent, credit = iter(items), collections.deque(), 0, 0, 0
         has_ended = is_done = False
         sent_at = time.monotonic()
         try:
             for worker, properties, body in self.messages(request_id, wakes=True):
                 if properties and properties.type != "rpc.credit":
+                    # The reply: there is nothing to cancel any more.
                     request_id = None
                     return self.read(properties.type, body)
                 if worker is None:
+                    # No worker has begun yet.
                     continue
                 if properties and not is_done:
                     new_credit, new_taken, asks = msgpack.unpackb(body)[:3]
@@ -456,7 +485,8 @@ class Client:
                         self.send_items(worker, request_id, sent, batch)
                         sent += len(batch)
                         sent_at = time.monotonic()
-                # The end, or a message that shows that the caller is there: until the reply.
+                # Until the reply, send the end after each message of the worker, or at least every
+                # 5 seconds a message that shows that the caller is there.
                 is_end = has_ended and properties and not is_done
                 if is_end or time.monotonic() - sent_at >= KEEP_ALIVE:
                     self.send_items(worker, request_id, sent, [], has_ended)
@@ -473,7 +503,7 @@ class Client:
                 content_type="application/json",
                 correlation_id=str(request_id),
                 reply_to=self.replies,
-                # Until the first message.
+                # The time until the first message of a worker.
                 expiration=str(self.TIME_LIMIT * 1000),
                 headers=headers,
                 delivery_mode=1,
@@ -482,7 +512,11 @@ class Client:
         )
 
     def messages(self, request_id, wakes=False):
-        """Yields the messages of the worker that answers, with its id, and if `wakes`, also without any each second."""
+        """Yields the messages of the worker that answers: its id, the properties and the body.
+
+        If `wakes`, also yields after a second without a message, with `None` as properties and
+        body. The id is `None` until a worker has answered.
+        """
         run, heard_at, limit = None, time.monotonic(), self.TIME_LIMIT
         for frame, properties, body in self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=1):
             if frame and properties.correlation_id == str(request_id):
@@ -505,6 +539,7 @@ class Client:
         self.control(worker, "rpc.credit", msgpack.packb([[request_id.bytes, items]]))
 
     def cancel(self, request_id):
+        """Tells the workers that nobody waits for the request. Does nothing if it is `None`."""
         if request_id:
             body = msgpack.packb([[request_id.bytes, self.TIME_LIMIT * 1000]])
             self.control(self.queue, "rpc.cancel", body, expiration="5000")
@@ -520,6 +555,7 @@ class Client:
 
     @staticmethod
     def read(kind, body):
+        """Returns the result, or raises the error or the fault."""
         answer = json.loads(body) if body else None
         if kind == "error":
             raise ServiceError(answer)
@@ -529,6 +565,7 @@ class Client:
 
 
 def call(sensors):
+    """Makes the example's calls, and prints what they return."""
     for reading in sensors.stream("readings", sensor="roof", count=3):
         print("reading:", reading)
     # With little credit, the worker waits for its reader.

@@ -28,7 +28,7 @@ struct Reading {
     celsius: f64,
 }
 
-/// `{"Broken": {"sensor": ".."}}` in JSON.
+/// For example `{"Broken": {"sensor": ".."}}` in JSON.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 enum SensorError {
     #[error("the sensor in the {sensor} is broken")]
@@ -41,7 +41,8 @@ enum SensorError {
 
 #[service(queue = "example.sensors")]
 trait Sensors {
-    /// The readings of a sensor. Without a count, they have no end.
+    /// The readings of a sensor. Without a count, they have no end. The one in the cellar breaks
+    /// after two.
     fn readings(&self, sensor: &str, count: Option<u64>) -> impl Stream<Item = Result<Reading, SensorError>>;
 
     /// Stores readings, and returns how many. Only the worker in Rust has this method.
@@ -93,6 +94,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Serves the script, which is the caller, until it ends.
 async fn serve_python(broker: &Broker, url: &str) -> anyhow::Result<()> {
     let server = Server::new(broker)
         .serve(SensorsServer::new(House))
@@ -108,6 +110,7 @@ async fn serve_python(broker: &Broker, url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs the script as a worker, calls it, and kills it.
 async fn call_python(broker: &Broker, url: &str) -> anyhow::Result<()> {
     let mut worker = python("worker", PYTHON_QUEUE, url)
         .stdout(Stdio::piped())
@@ -151,7 +154,7 @@ async fn call_python(broker: &Broker, url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the script in one of its roles.
+/// Returns a command that runs the script in a role: `worker` or `caller`.
 fn python(role: &str, queue: &str, url: &str) -> Command {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("streams_from_python.py");

@@ -41,6 +41,7 @@ trait Emails {
 
 impl Emails for UserDirectoryClient {
     fn get_email(&self, id: &str) -> Call<String, DirectoryError> {
+        // Inherent methods come first, so this is the client's, not a recursion.
         self.get_email(id)
     }
 }
@@ -54,7 +55,8 @@ impl Emails for Unreachable {
     }
 }
 
-/// Code of an application that handles failed calls.
+/// Code of an application that handles failed calls. Returns whether the call failed without having
+/// run the method.
 async fn may_try_again(emails: &dyn Emails) -> bool {
     match emails.get_email("user:12345").await {
         Ok(_) => false,

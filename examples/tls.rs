@@ -1,5 +1,6 @@
-//! TLS, a client certificate instead of a password, and a worker that checks who its caller is. All
-//! options come from the environment, so the program is the same wherever it runs.
+//! TLS, a client certificate instead of a password, and a worker that checks who its caller is. The
+//! address and the certificates come from the environment, so the program is the same wherever it
+//! runs.
 //!
 //! It needs a RabbitMQ with TLS, the plugin `rabbitmq_auth_mechanism_ssl`, and a user with the name
 //! in the certificate: see `docs/production.md`. The name before the `@` is that user's.
@@ -24,7 +25,7 @@ struct NotAllowed {
 
 #[service(queue = "example.till")]
 trait Till {
-    /// Returns the caller's RabbitMQ user.
+    /// Returns the caller's RabbitMQ user, or `None` if the caller does not send it.
     #[rpc(idempotent)]
     async fn who_am_i(&self, #[rpc(context)] cx: &Context) -> Option<String>;
 
@@ -40,7 +41,8 @@ impl Till for OneTill {
     }
 
     async fn refund(&self, cx: &Context, amount: u64) -> Result<u64, NotAllowed> {
-        // RabbitMQ has checked the user against the certificate of the caller's connection.
+        // RabbitMQ has checked that this is the user of the caller's connection, which it takes
+        // from the certificate.
         match cx.user_id() {
             Some("manager") => Ok(amount),
             user => Err(NotAllowed {

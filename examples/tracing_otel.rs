@@ -1,6 +1,6 @@
-//! One trace across processes, with baggage: a caller, a worker, and a second worker that the first
-//! one calls. The exporter prints spans when they end. An application would export them to its
-//! collector (`opentelemetry-otlp`).
+//! One trace for each call, also across processes, with baggage: a caller, a worker, and a second
+//! worker that the first one calls. The exporter prints spans when they end. An application would
+//! export them to its collector (`opentelemetry-otlp`).
 //!
 //! ```sh
 //! cargo run --example tracing_otel                                 # within the process
@@ -38,7 +38,8 @@ trait Prices {
     async fn price(&self, article: &str) -> u64;
 }
 
-/// Asks another service for the price. The trace context is passed on automatically.
+/// Asks another service for the price. The trace context and the baggage are passed on
+/// automatically.
 struct Office {
     prices: PricesClient,
 }
@@ -68,6 +69,7 @@ impl Prices for PriceList {
 #[derive(Debug, Default)]
 struct Printer(Mutex<Numbers>);
 
+/// The numbers of the ids, from 1, in the order of their first use.
 #[derive(Debug, Default)]
 struct Numbers {
     traces: HashMap<TraceId, usize>,
@@ -75,6 +77,7 @@ struct Numbers {
 }
 
 impl Numbers {
+    /// Describes a span in one line. Numbers the ids that are new.
     fn line(&mut self, span: &SpanData) -> String {
         let next = self.traces.len() + 1;
         let trace = *self.traces.entry(span.span_context.trace_id()).or_insert(next);
@@ -118,7 +121,7 @@ impl SpanExporter for Printer {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // The header format of the trace context: W3C's.
+    // The header formats of the trace context and of the baggage: W3C's.
     global::set_text_map_propagator(TextMapCompositePropagator::new(vec![
         Box::new(TraceContextPropagator::new()),
         Box::new(BaggagePropagator::new()),
@@ -145,6 +148,7 @@ async fn main() -> anyhow::Result<()> {
         .await?;
 
     for customer in ["acme", "somebody"] {
+        // A new trace, because the parent has baggage and no span.
         let span = tracing::info_span!(parent: None, "visit");
         span.set_parent(Context::new().with_baggage([KeyValue::new("customer", customer)]))?;
         let order = OrdersClient::new(&broker).place("bread");

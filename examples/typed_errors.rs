@@ -24,7 +24,7 @@ enum BankError {
 
 #[service(queue = "example.bank")]
 trait Bank {
-    /// Transfers money. Not `idempotent`, so it never runs twice.
+    /// Transfers money, and returns what is left. Not `idempotent`, so no request runs twice.
     async fn transfer(&self, from: &str, amount: u64) -> Result<u64, BankError>;
 
     /// Takes longer than its time limit.
@@ -56,7 +56,7 @@ impl Bank for OneAccount {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     log_to_stderr();
-    // The panic below is intended, and its message would confuse.
+    // The panic of `transfer` is intended, and its message would confuse.
     std::panic::set_hook(Box::new(|_| {}));
     let broker = broker().await?;
     let server = Server::new(&broker)
@@ -75,8 +75,8 @@ async fn main() -> anyhow::Result<()> {
                 println!("{account} is {} short", amount - balance);
             }
             Err(CallError::Service(error)) => println!("refused: {error}"),
-            // The worker's runtime answered: the method panicked, or the request could not be
-            // served.
+            // The worker's runtime answered in place of the method. Here the method panicked. Other
+            // codes say, for example, that the request could not be served.
             Err(CallError::Fault(fault)) => println!("{}: the method panicked, and ran", fault.code),
             Err(error) => return Err(error.into()),
         }

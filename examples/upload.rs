@@ -27,16 +27,17 @@ struct Stored {
 
 #[service(queue = "example.store")]
 trait Store {
-    /// Stores a file.
+    /// Stores a file, and returns how large it is.
     async fn upload(&self, name: &str, parts: Incoming<Vec<u8>>) -> Result<Stored, StoreError>;
 
-    /// Repeats each line in the room.
+    /// Repeats each line, with the name of the room.
     fn chat(&self, room: &str, lines: Incoming<String>) -> impl Stream<Item = String>;
 }
 
 /// The largest file, in bytes.
 const LIMIT: usize = 10;
 
+/// Only counts what it would store.
 struct Disk;
 
 impl Store for Disk {
@@ -56,7 +57,8 @@ impl Store for Disk {
     }
 
     fn chat(&self, room: &str, lines: Incoming<String>) -> impl Stream<Item = String> {
-        // The chat also ends if the caller is gone: nobody would read an error.
+        // An error is the last item, and ends the chat. Usually the caller is gone, and nobody
+        // would read it.
         let lines = lines.filter_map(async |line| line.ok());
         lines.map(move |line| format!("{room}: {line}"))
     }

@@ -1,3 +1,4 @@
+// Serves the user directory until SIGTERM, and then finishes the requests that it has.
 import * as rpc from "rpc-runtime";
 import {
   DirectoryError,

@@ -1,5 +1,5 @@
 //! What the examples share: a service, which an application would keep in its own crate, the choice
-//! of a broker, and a database.
+//! of a broker, the log, and a database.
 
 mod database;
 
@@ -65,11 +65,12 @@ impl UserDirectory for Directory {
     }
 }
 
-/// Connects to the RabbitMQ at `AMQP_URL`. Returns a broker within this process if it is not set.
+/// Connects to the RabbitMQ at `AMQP_URL`. Returns a broker within this process if the variable is
+/// not set.
 ///
 /// # Errors
 ///
-/// Fails if RabbitMQ cannot be reached.
+/// Fails if the address is invalid, or RabbitMQ does not accept the connection.
 pub async fn broker() -> Result<Broker, BrokerError> {
     match std::env::var("AMQP_URL") {
         Ok(url) => Broker::connect(&url).await,
@@ -82,16 +83,16 @@ pub async fn broker() -> Result<Broker, BrokerError> {
 ///
 /// # Errors
 ///
-/// Fails if RabbitMQ cannot be reached.
+/// Fails if the address is invalid, or RabbitMQ does not accept the connection.
 pub async fn rabbitmq() -> Result<Broker, BrokerError> {
     let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
     Broker::connect(&url).await
 }
 
-/// Logs to stderr, filtered by `RUST_LOG`. Logs warnings by default.
+/// Logs to stderr, filtered by `RUST_LOG`. By default, logs warnings and errors, except lapin's.
 pub fn log_to_stderr() {
-    // lapin would log each returned request with its payload. The caller's error reports the
-    // same without it.
+    // lapin, the AMQP library, logs a lost connection as an error although the runtime reconnects.
+    // The runtime logs it as well.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,lapin=off"));
     tracing_subscriber::fmt()
