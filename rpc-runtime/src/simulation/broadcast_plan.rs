@@ -13,17 +13,21 @@ pub(super) struct PlannedBroadcast {
     /// `None` for a broadcast that is sent after all faults are over.
     pub(super) at: Option<Duration>,
     pub(super) is_oneway: bool,
+    /// How long sending may take, and gathering unless the broadcast is one-way.
     pub(super) limit: Duration,
-    /// How many workers are expected to answer. `None` if the quiet window ends gathering.
+    /// How many workers are expected to answer; ignored if the broadcast is one-way. `None` if the
+    /// quiet window may end gathering.
     pub(super) expected: Option<usize>,
     /// When the caller drops the broadcast, counted from its start. `None` if it does not.
     pub(super) cancelled_after: Option<Duration>,
     /// How long the method takes.
     pub(super) work: Duration,
+    /// Whether the method panics at its end.
     pub(super) panics: bool,
 }
 
-/// Plans broadcasts for half of the scenarios.
+/// Plans broadcasts in half of the cases, otherwise none. `callers` and `workers` are numbers of
+/// processes.
 pub(super) fn random_broadcasts(
     rng: &mut Rng,
     callers: usize,

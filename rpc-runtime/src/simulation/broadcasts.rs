@@ -20,7 +20,7 @@ use crate::service;
 /// A service on the workers' queue. Both methods get the id of their broadcast.
 #[service(queue = "work")]
 pub(super) trait Broadcasts {
-    /// Returns the number of the run.
+    /// Returns the number of the run: its position in the history.
     #[rpc(broadcast)]
     async fn survey(&self, id: u64) -> usize;
 
@@ -48,6 +48,7 @@ enum Outcome {
         answers: Vec<Answer>,
         missing: Option<usize>,
         end: End,
+        /// See [`Gathered::is_confirmed`].
         is_confirmed: bool,
     },
     Failed {
@@ -63,14 +64,15 @@ enum End {
     Expected,
     Quiet,
     Limit,
+    /// A lost connection, or too many answers.
     Other,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
-    /// The name of the worker, which is the number of its process.
+    /// The name of the worker, which is the number of its process. `None` if the answer has none.
     worker: Option<String>,
-    /// The number of the run, or whether the method ran, and the error.
+    /// The number of the run, or else whether the method ran, as the error says, and its text.
     run: Result<usize, (Executed, String)>,
 }
 
@@ -101,7 +103,7 @@ impl BroadcastRecorder {
         })
     }
 
-    /// Records the start of a process of this worker. Returns its number.
+    /// Records that a process of this worker starts. Returns the number of the process.
     pub(super) fn process_started(&self, worker: usize) -> usize {
         let processes = &mut self.lock().processes;
         processes.push(worker);
@@ -117,7 +119,7 @@ impl BroadcastRecorder {
     }
 }
 
-/// Sends a broadcast, gathers its answers, and records its outcome.
+/// Sends a broadcast, gathers its answers unless it is one-way, and records its outcome.
 pub(super) async fn send(
     id: usize,
     planned: PlannedBroadcast,
@@ -175,7 +177,7 @@ impl From<Gathered<usize>> for Outcome {
     }
 }
 
-/// The implementation of the service. It records its runs.
+/// The implementation of [`Broadcasts`]. It records its runs.
 pub(super) struct RecordingBroadcasts {
     pub(super) process: usize,
     pub(super) scenario: Arc<Scenario>,
@@ -276,7 +278,7 @@ impl Judge<'_> {
         matches!(self.outcome, Outcome::Gathered { end, .. } if *end == what)
     }
 
-    /// Whether the caller waits for the end and has time for it.
+    /// Whether the caller does not drop it, and its limit is longer than all faults and recovery.
     fn has_time(&self) -> bool {
         self.planned.limit >= LONG_TIMEOUT && self.planned.cancelled_after.is_none()
     }
@@ -296,12 +298,14 @@ impl Judge<'_> {
         )
     }
 
+    /// No process of a worker runs it twice.
     fn runs_at_most_once(&self) -> Check {
         let processes: BTreeSet<_> = self.runs.iter().map(|run| run.process).collect();
         fail_if(processes.len() < self.runs.len(), "ran twice on the same worker")
     }
 
-    /// Each answer is of this broadcast and of the worker that it names, which is listed once.
+    /// Each answer is of this broadcast and of the worker that it names, which is listed once. If
+    /// it is an error, it says correctly whether the method ran there.
     fn has_its_own_answers(&self) -> Check {
         let mut seen: BTreeSet<usize> = BTreeSet::new();
         for Answer { worker, run } in self.answers() {
@@ -360,7 +364,8 @@ impl Judge<'_> {
         )
     }
 
-    /// An error tells correctly whether the method ran.
+    /// The error of a broadcast that fails as a whole tells correctly whether the method ran. It
+    /// never says `Yes`: errors of methods are answers.
     fn reports_executed_correctly(&self) -> Check {
         let Outcome::Failed { executed, .. } = self.outcome else {
             return Ok(());
@@ -409,8 +414,8 @@ impl Judge<'_> {
         )
     }
 
-    /// If workers are only stopped, the others get every broadcast. A worker that starts serves
-    /// requests before it can be reached if its control queue takes long to open.
+    /// If workers are only stopped, the others get every broadcast that has time. At the beginning,
+    /// a worker may miss broadcasts, because its control queue takes long to open.
     fn reaches_undisturbed_workers(&self) -> Check {
         // Opening a queue takes several round trips.
         let may_be_starting = self.begun < START + Duration::from_millis(25 * self.scenario.latency);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A timer may fire one tick late.
+/// A timer may fire this late: it rounds up to its resolution of a millisecond.
 pub(super) const TICK: Duration = Duration::from_millis(2);
 
 /// Whether a promise was kept. `Err` says what is wrong.
@@ -17,8 +17,9 @@ pub(super) fn panic_as_planned() -> ! {
     std::panic::resume_unwind(Box::new("planned"))
 }
 
-/// Returns how long it takes until all workers know of a cancellation. A message may have to wait
-/// for the confirm of the one before. Each hop may take ten times the latency.
+/// Returns how long it takes at most until all workers know of a cancellation. `latency` is the
+/// scenario's, in milliseconds. There are four hops, each of up to ten times the latency: the
+/// message may have to wait for the confirm of the one before.
 pub(super) fn longest_cancellation(latency: u64) -> Duration {
     Duration::from_millis(40 * latency) + 4 * TICK
 }

@@ -31,7 +31,8 @@ use crate::service::{Context, counted_inboxes};
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 use crate::transport::{ReplyQueue, Role, injected};
 
-/// The service of the workers. Each method returns the id of its call.
+/// The service that every scenario uses. Its methods get the id of their call, and return it unless
+/// they are one-way.
 #[service(queue = "work")]
 trait Work {
     #[rpc(idempotent)]
@@ -43,24 +44,26 @@ trait Work {
     async fn note(&self, id: u64);
 }
 
-/// The queue that keeps jobs that failed for good.
+/// The queue for jobs that were given up, and for other one-way requests that were rejected.
 const DEAD_QUEUE: &str = "work.dead";
 
-/// This long after the last call has ended, nothing is in flight any more, except what a backlog
-/// holds up.
+/// This long after the last call has ended, nothing is in flight any more, except for a backlog and
+/// methods whose callers could not cancel them. Those are checked again after each further pause of
+/// this length.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
 
-/// How much longer jobs may take: those that fail run several times, and a worker may run only one
-/// at a time.
+/// How much longer a backlog may take: jobs that fail run several times, and a worker may run only
+/// one at a time.
 const MAX_BACKLOG_TIME: Duration = Duration::from_secs(900);
 
-/// A simulation that takes longer than this is considered to hang.
+/// A simulation that takes longer than this, in simulated time, is considered to hang.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
 
 /// Runs a scenario and returns its history.
 pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
     // The jitter of the backoff comes from the thread's own generator.
     fastrand::seed(seed);
+    // An earlier simulation on this thread may have left injected panics.
     injected::clear();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -110,12 +113,13 @@ struct Cluster {
     sender: Option<Process>,
     /// Cancelled when the sender is killed.
     sender_killed: CancellationToken,
+    /// By number. `None` for a worker that crashed or was told to stop.
     workers: Vec<Option<Worker>>,
-    /// Workers that are shutting down gracefully.
+    /// Workers that were told to stop. They stay here once they have stopped.
     stopping: Vec<Worker>,
 }
 
-/// A process of a caller or a worker, with its connections.
+/// A process of a caller, the sender or a worker, with its connections.
 struct Process {
     transport: Arc<MemoryTransport>,
     broker: Broker,
@@ -133,6 +137,7 @@ struct Worker {
 }
 
 impl Cluster {
+    /// Connects the callers and the sender, and starts the workers.
     fn new(
         seed: u64,
         scenario: Arc<Scenario>,
@@ -166,18 +171,18 @@ impl Cluster {
             .map(|number| Some(cluster.start(number)))
             .collect();
         if !(scenario.jobs.is_empty() && scenario.uploads.is_empty()) {
-            // It has the same options as one of the callers.
+            // The sender has the options of the first caller.
             cluster.sender = Some(cluster.connect(&scenario.callers[0]));
         }
         cluster
     }
 
-    /// Makes all calls while the faults are injected, then the last ones, and checks after both
-    /// that nothing is left over.
+    /// Injects the faults while the calls with a time are made. Then makes the other calls. Checks
+    /// after each of these rounds that nothing is left over. At last, shuts the cluster down.
     async fn run(mut self) {
         let scenario = Arc::clone(&self.scenario);
         let begun = Instant::now();
-        // Everything that has a time. What has none is started further below.
+        // Everything that has a time. What has none is started after the faults.
         let mut calls = Vec::new();
         for (id, planned) in scenario.calls.iter().enumerate() {
             calls.extend(spawn_at(planned.at, self.call(id)));
@@ -222,7 +227,8 @@ impl Cluster {
         self.shut_down().await;
     }
 
-    /// Injects a fault or its repair. Does nothing if it needs a worker that does not run.
+    /// Injects a fault or its repair. Does nothing if it needs a worker that crashed or was told to
+    /// stop, or starts one that runs.
     fn inject(&mut self, fault: &InjectedFault) {
         match *fault {
             InjectedFault::Cut {
@@ -239,7 +245,7 @@ impl Cluster {
                     process.transport.restore(role);
                 }
             }
-            // All connections are restored with the broker.
+            // While the broker is down, so are all connections. `BrokerUp` restores them.
             InjectedFault::Restore { .. } => {}
             InjectedFault::Block { peer } => self.set_blocked(peer, true),
             InjectedFault::Unblock { peer } => self.set_blocked(peer, false),
@@ -300,7 +306,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all faults and starts all workers.
+    /// Repairs what is still broken, and starts the workers that crashed or were told to stop.
     fn heal(&mut self) {
         self.broker_is_up = true;
         injected::clear();
@@ -314,7 +320,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until nothing is in flight and the queues are empty, but not without end.
+    /// Waits until the request queue and the retry queues are empty, and no method runs for a
+    /// caller that is gone. Gives up after a time limit for each of the two.
     async fn settle(&self) {
         sleep(SETTLE_TIME).await;
         let limit = Instant::now() + MAX_BACKLOG_TIME;
@@ -332,7 +339,8 @@ impl Cluster {
         }
     }
 
-    /// Checks that all requests were handled and no call is in flight.
+    /// Checks that nothing is left over: messages, queues for answers, methods, streams, inboxes,
+    /// and calls in flight.
     fn check_idle(&self) {
         match self.broker.backlog(QUEUE) {
             Some(0) => {}
@@ -353,6 +361,7 @@ impl Cluster {
                 .recorder
                 .problem(format!("batched requests are left in their queue: {backlog:?}")),
         }
+        // An exclusive reply queue has such a name too.
         let mut answers = self.broker.queue_names();
         answers.retain(|name| name.starts_with("amq.gen-"));
         let exclusive = |caller: &&CallerConfig| caller.replies == ReplyQueue::Exclusive;
@@ -385,16 +394,16 @@ impl Cluster {
         }
     }
 
-    /// Stops all workers and callers.
+    /// Stops all workers and callers. Records the dead letters, and checks which queues are left.
     async fn shut_down(mut self) {
         for worker in std::mem::take(&mut self.stopping) {
             let stopped = worker.task.await;
-            let in_time = match &stopped {
+            let is_expected = match &stopped {
                 Ok(Ok(())) => true,
                 Ok(Err(ServerError::DrainTimedOut { .. })) => self.scenario.drains_may_time_out(),
                 _ => false,
             };
-            if !in_time {
+            if !is_expected {
                 self.recorder
                     .problem(format!("a worker did not stop cleanly: {stopped:?}"));
             }
@@ -412,7 +421,8 @@ impl Cluster {
         }
         self.job_recorder.dead_letters(&self.broker.messages(DEAD_QUEUE));
         let queues = self.broker.queue_count() - self.retry_queues().len();
-        // The request queue, the queue for batches, and the dead-letter queue.
+        // The request queue, the dead-letter queue, and the queue for batches. The last is not
+        // deleted with its workers, because `note` is one-way.
         let expected = 1
             + usize::from(self.scenario.worker_batching.contains(&true))
             + usize::from(!self.scenario.jobs.is_empty());
@@ -458,7 +468,8 @@ impl Cluster {
         }
     }
 
-    /// Sends a job and records whether it was confirmed.
+    /// Sends a job and records whether it was confirmed. Records no outcome if the call is dropped,
+    /// or the sender killed, before the end.
     fn send_job(&self, id: usize) -> impl Future<Output = ()> + use<> {
         let planned = self.scenario.jobs.jobs[id];
         let (process, killed) = self.sender(planned.sender);
@@ -508,7 +519,8 @@ impl Cluster {
         streams::read(id, planned, client, Arc::clone(&self.stream_recorder))
     }
 
-    /// Makes a call that sends items and records its outcome.
+    /// Makes a call that sends items and records its outcome. Does nothing if its sender was
+    /// killed.
     fn upload(&self, id: usize) -> impl Future<Output = ()> + use<> {
         let planned = self.scenario.uploads[id];
         let (process, killed) = self.sender(planned.sender);
@@ -522,7 +534,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the names of the retry queues, in order.
+    /// Returns the names of the retry queues, sorted.
     fn retry_queues(&self) -> Vec<String> {
         let mut queues = self.broker.queue_names();
         queues.retain(|name| name.starts_with("work.retry."));
@@ -530,7 +542,8 @@ impl Cluster {
         queues
     }
 
-    /// Makes a process with connections of its own, which are down if the broker is.
+    /// Makes a process with these options, and with connections of its own, which are down if the
+    /// broker is.
     fn connect(&self, caller: &CallerConfig) -> Process {
         let (publishing, consuming) = (self.network.link(), self.network.link());
         let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
@@ -569,9 +582,10 @@ impl Cluster {
         process
     }
 
-    /// Starts a process of a worker. It serves only the services that the scenario uses.
+    /// Starts a process of the worker with this number. It serves only the services that the
+    /// scenario uses.
     fn start(&self, number: usize) -> Worker {
-        // A worker makes no calls.
+        // A worker makes no calls, so these options do not matter.
         let process = self.connect(&CallerConfig {
             replies: ReplyQueue::default(),
             wait_for_server: false,
@@ -631,7 +645,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the process of a peer. `None` if it is a worker that does not run.
+    /// Returns the process of a peer. `None` if it is a worker that crashed or was told to stop.
     fn peer(&self, peer: Peer) -> Option<&Process> {
         match peer {
             Peer::Caller(number) => Some(&self.callers[number]),
@@ -639,15 +653,15 @@ impl Cluster {
         }
     }
 
-    /// Returns all processes that run.
+    /// Returns all processes that were neither killed nor crashed, also those of stopped workers.
     fn processes(&self) -> impl Iterator<Item = &Process> {
         let workers = self.workers.iter().flatten().chain(&self.stopping);
         (self.callers.iter().chain(&self.sender)).chain(workers.map(|worker| &worker.process))
     }
 }
 
-/// Starts a call after this time. If there is none, the call is made after all faults, and this
-/// does nothing.
+/// Makes a call once this time has passed, in a task that this returns. `None` if there is no time:
+/// such a call is made after all faults.
 fn spawn_at(
     after: Option<Duration>,
     call: impl Future<Output = ()> + Send + 'static,
@@ -671,7 +685,7 @@ impl Process {
     }
 }
 
-/// The implementation of the service. It records its runs.
+/// The implementation of [`Work`]. It records its runs.
 struct RecordingService {
     number: usize,
     scenario: Arc<Scenario>,
@@ -679,7 +693,8 @@ struct RecordingService {
 }
 
 impl RecordingService {
-    /// Runs a call as planned. Returns its id.
+    /// Runs a call as planned. Returns its id. `is_redelivered` is false for methods that are not
+    /// idempotent, because none of their redelivered requests runs.
     async fn work(&self, id: u64, is_redelivered: bool) -> u64 {
         let run = self.recorder.run_started(id, self.number, is_redelivered);
         let call = &self.scenario.calls[usize::try_from(id).unwrap()];

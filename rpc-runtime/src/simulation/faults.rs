@@ -9,12 +9,12 @@ use super::times::{millis, random_time, whole_millis};
 use crate::transport::Role;
 
 /// Which faults are injected. With fewer kinds of faults, calls must keep more promises. Every
-/// profile may have hostile messages and duplicate replies too.
+/// profile may also have hostile messages, duplicate replies, and a sender that is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Profile {
     /// Workers are stopped and started.
     Calm,
-    /// The only worker loses its connections.
+    /// The only worker loses one or both of its connections.
     CutWorker,
     /// Some or all kinds of faults.
     Storm,
@@ -28,7 +28,7 @@ pub(super) enum Peer {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum InjectedFault {
-    /// A connection is lost. The broker notices after `noticed_after`.
+    /// A connection is lost. The peer notices at once, the broker after `noticed_after`.
     Cut {
         peer: Peer,
         role: Role,
@@ -50,7 +50,7 @@ pub(super) enum InjectedFault {
         worker: usize,
         noticed_after: Duration,
     },
-    /// The process that makes some of the calls is killed. The broker notices after
+    /// The process that sends some of the jobs and items is killed. The broker notices after
     /// `noticed_after`.
     KillSender {
         noticed_after: Duration,
@@ -65,8 +65,7 @@ pub(super) enum InjectedFault {
     /// The broker goes down and loses its transient state.
     BrokerDown,
     BrokerUp,
-    /// The broker loses this many messages with items that callers send, after it has confirmed
-    /// them.
+    /// The broker confirms but loses this many of the next messages with items that callers send.
     LoseItems {
         messages: usize,
     },
@@ -80,11 +79,11 @@ pub(super) enum InjectedFault {
     },
     /// A hostile peer publishes a message.
     HostileMessage(HostileMessage),
-    /// From now on, each reply is delivered twice (`true`) or once.
+    /// From now on, each message to a reply queue is delivered twice (`true`) or once.
     DuplicateReplies(bool),
 }
 
-/// Returns a random time, in half of the cases one shortly before a fault.
+/// Returns a random time, in half of the cases one shortly before a fault, if there are faults.
 pub(super) fn time_near_a_fault(rng: &mut Rng, faults: &[(Duration, InjectedFault)]) -> Duration {
     match faults {
         [] => random_time(rng),

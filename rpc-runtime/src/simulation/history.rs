@@ -1,4 +1,6 @@
-//! Records what happens in a simulation: every call and every run of a method.
+//! Records what happens in a simulation: every call of the service `Work`, every run of its
+//! methods, and problems of the cluster. Jobs, broadcasts, streams and uploads have their own
+//! recorders.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,13 +64,13 @@ pub(super) struct Run {
     pub(super) call: u64,
     pub(super) worker: usize,
     pub(super) begun: Duration,
-    /// Whether the request had been delivered before.
+    /// Whether the request had been delivered before. If so, only `read` runs.
     pub(super) is_redelivered: bool,
-    /// `None` if the method panicked, or was aborted with its worker.
+    /// `None` if the method panicked, was cancelled, or was aborted with its worker.
     pub(super) ended: Option<Duration>,
 }
 
-/// Records the history.
+/// Records the history, except for what the other recorders record.
 #[derive(Debug)]
 pub(super) struct Recorder {
     begun: Instant,
@@ -104,7 +106,8 @@ impl Recorder {
         self.lock().calls[id].ended = Some((begun, now, outcome));
     }
 
-    /// Records the start of a run. Returns its index, for [`run_finished`](Self::run_finished).
+    /// Records the start of a run. Returns the run's index, for
+    /// [`run_finished`](Self::run_finished).
     pub(super) fn run_started(&self, call: u64, worker: usize, is_redelivered: bool) -> usize {
         let begun = self.now();
         let runs = &mut self.lock().runs;
@@ -127,6 +130,7 @@ impl Recorder {
         self.lock().problems.push(what.into());
     }
 
+    /// Returns the history, completed with what the other recorders have recorded.
     pub(super) fn history(
         &self,
         jobs: JobHistory,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::protocol::{BATCH_TYPE, ITEMS_TYPE, Message, Properties, ShortStr};
 use crate::transport::memory::{InProcessBroker, MALFORMED_HEADER, MemoryTransport};
 
+/// The request queue.
 pub(super) const QUEUE: &str = "work";
 
 /// The queue for batches.
@@ -26,7 +27,7 @@ pub(super) struct HostileMessage {
 enum Content {
     /// Bytes that are neither arguments nor a result.
     Garbage,
-    /// An unknown method, or a reply of an unknown type.
+    /// An unknown method, or a message of an unknown type.
     Unknown,
     /// An unknown content type.
     Foreign,
@@ -40,7 +41,7 @@ enum Content {
 enum Target {
     Requests,
     BatchedRequests,
-    /// The reply address of this caller.
+    /// All reply queues of this caller, also those for the answers to broadcasts.
     Replies(usize),
 }
 
@@ -63,7 +64,8 @@ impl HostileMessage {
         }
     }
 
-    /// Publishes the message.
+    /// Puts the message into its target queues, if they exist. `transport_of` returns the transport
+    /// of a caller.
     pub(super) fn publish<'a>(
         self,
         broker: &InProcessBroker,
@@ -95,6 +97,7 @@ impl HostileMessage {
             content_type: Some(ShortStr::from_static(content_type)),
             // No call has this id.
             correlation_id: Some(ShortStr::from_uuid(Uuid::nil())),
+            // An address that workers reply to, but no such queue exists.
             reply_to: Some(ShortStr::from_static("amq.gen-hostile")),
             ..Properties::default()
         };

@@ -1,4 +1,4 @@
-//! Checks a history against the promises of the reliability guide.
+//! Checks a history against the promises of `docs/reliability.md`, which has their numbers.
 
 use super::check::{Check, TICK, fail_if, longest_cancellation};
 use super::faults::Profile;
@@ -8,7 +8,7 @@ use super::times::LONG_TIMEOUT;
 use super::{broadcasts, jobs, streams, uploads};
 use crate::protocol::Executed;
 
-/// Describes all broken promises.
+/// Describes all broken promises and the problems of the cluster.
 pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> {
     let mut broken = history.problems.clone();
     for (id, call) in history.calls.iter().enumerate() {
@@ -58,8 +58,8 @@ fn gets_its_own_reply(id: usize, call: &CallRecord) -> Check {
 /// Promise 3: an error tells correctly whether the method ran.
 ///
 /// A worker that is lost just after it has refused a request of an idempotent method has perhaps
-/// not acknowledged it, and another worker may run it: see [`Executed::No`]. So runs of redelivered
-/// requests do not count then. `first_runs` are the others.
+/// not acknowledged it, and another worker may run it: see [`Executed::No`]. So that error is wrong
+/// only if there are `first_runs`: runs of requests that were not redelivered.
 fn reports_executed_correctly(call: &CallRecord, runs: usize, first_runs: usize) -> Check {
     match call.outcome() {
         Some(CallOutcome::Answered(_)) => fail_if(runs == 0, "was answered, but never ran"),
@@ -80,8 +80,8 @@ fn runs_at_most_once(call: &CallRecord, runs: usize) -> Check {
     )
 }
 
-/// Promises 5 and 7: a call of an idempotent method succeeds if its timeout is long enough. Once
-/// all faults are over, every call succeeds.
+/// Promises 5 and 7: a call of an idempotent method succeeds if its timeout is long enough and its
+/// queue was not deleted. Once all faults are over, every call succeeds.
 fn succeeds(scenario: &Scenario, call: &CallRecord) -> Check {
     let CallRecord { planned, .. } = call;
     let may_time_out = planned.timeout < LONG_TIMEOUT || planned.cancelled_after.is_some();
@@ -96,7 +96,7 @@ fn succeeds(scenario: &Scenario, call: &CallRecord) -> Check {
     )
 }
 
-/// Promise 6: a call fails with `NoServer` only if its queue does not exist.
+/// Promise 6: a call fails with `NoServer` only if its queue was deleted.
 fn finds_its_queue(scenario: &Scenario, call: &CallRecord) -> Check {
     let is_no_server = matches!(
         call.outcome(),
@@ -138,7 +138,8 @@ fn survives_mild_faults(scenario: &Scenario, call: &CallRecord, runs: usize) -> 
 }
 
 /// Promise 14: if a caller no longer waits, a method that can be cancelled soon stops, and does not
-/// begin any more. A worker that starts later does not know of the cancellation.
+/// begin any more. A worker that starts later does not know of the cancellation. Only `read` can be
+/// cancelled, and other faults than stopped workers may delay or lose a cancellation.
 fn stops_when_abandoned<'a>(
     scenario: &Scenario,
     call: &CallRecord,
@@ -167,6 +168,7 @@ impl CallRecord {
         self.ended.as_ref().map(|(_, _, outcome)| outcome)
     }
 
+    /// Whether the request queues were deleted before the end of the call, if it has one.
     fn may_have_lost_its_queue(&self, scenario: &Scenario) -> bool {
         match (&self.ended, scenario.queues_deleted_at()) {
             (_, None) => false,
@@ -175,7 +177,8 @@ impl CallRecord {
         }
     }
 
-    /// Whether the caller got the method's answer.
+    /// Whether the call ended with the method's answer, or with the fault of a planned panic. For a
+    /// one-way call, whether the broker confirmed it.
     fn succeeded(&self) -> bool {
         match self.outcome() {
             Some(CallOutcome::Answered(_) | CallOutcome::Confirmed) => true,

@@ -9,7 +9,7 @@ use super::hostile::QUEUE;
 use super::times::millis;
 use crate::transport::RequestQueue;
 
-/// How often a job is retried.
+/// How often a job is retried, unless it is tried once: as the method's `retry` option says.
 const RETRIES: u32 = 3;
 
 /// The jobs of a scenario.
@@ -29,9 +29,11 @@ pub(super) struct PlannedJob {
     pub(super) delay: Option<Duration>,
     /// When the caller drops the call, counted from its start. `None` if it does not.
     pub(super) cancelled_after: Option<Duration>,
+    /// Whether its method has a retry policy.
     pub(super) is_retried: bool,
-    /// How many attempts fail.
+    /// How many attempts fail, from the first one on. All if it is `u32::MAX`.
     pub(super) failures: u32,
+    /// Whether attempts that fail panic, instead of returning an error.
     pub(super) panics: bool,
     /// How long an attempt takes.
     pub(super) work: Duration,
@@ -54,7 +56,7 @@ pub(super) enum Fate {
 }
 
 impl JobPlan {
-    /// Plans jobs for half of the scenarios.
+    /// Plans jobs in half of the cases, otherwise none. `callers` says how many there are.
     pub(super) fn random(rng: &mut Rng, callers: usize, faults: &[(Duration, InjectedFault)]) -> Self {
         if rng.bool() {
             return Self::default();
@@ -67,7 +69,8 @@ impl JobPlan {
             };
             let job = PlannedJob::random(rng, sender, faults);
             jobs.push(job);
-            // A quarter of them is sent with up to six others at the same time.
+            // For a quarter of them, the same sender sends one to six others at the same time,
+            // which may share a batch.
             let has_others = rng.u8(..4) == 3;
             let others = rng.u8(1..=6);
             for _ in 0..if has_others { others } else { 0 } {
@@ -96,7 +99,7 @@ impl JobPlan {
         self.jobs.is_empty()
     }
 
-    /// The queue of the workers.
+    /// The request queue as the workers declare it, also in scenarios without jobs.
     pub(super) fn request_queue(&self) -> RequestQueue {
         let queue = RequestQueue::new(QUEUE);
         if self.is_quorum { queue.quorum() } else { queue }
@@ -142,12 +145,12 @@ impl PlannedJob {
         if self.is_retried { 1 + RETRIES } else { 1 }
     }
 
-    /// How many attempts there are, unless it comes back too often.
+    /// How many attempts the job has, unless it comes back too often.
     pub(super) fn attempts(&self) -> u32 {
         self.max_attempts().min(self.failures.saturating_add(1))
     }
 
-    /// Whether the confirm of its call is certain to arrive.
+    /// Whether its sender waits for the confirm: it is not killed, and does not drop the call.
     pub(super) fn must_be_confirmed(&self) -> bool {
         self.sender != Sender::Killed && self.cancelled_after.is_none()
     }

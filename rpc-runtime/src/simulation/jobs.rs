@@ -16,13 +16,13 @@ use crate::protocol::{Message, Properties, ShortStr, failed_attempts};
 use crate::service;
 use crate::service::Context;
 
-/// The shortest delay before a retry, which may be shortened by a fifth.
+/// The shortest delay before a retry: that of the retry policy, shortened by a fifth.
 const SHORTEST_RETRY: Duration = Duration::from_millis(80);
 
-/// The reason of dead letters that came back too often.
+/// The reason in the dead letters of jobs that came back too often.
 const INTERRUPTED: &str = "interrupted";
 
-/// A second service on the workers' queue.
+/// A service on the workers' queue. Both methods get the id of their job.
 #[service(queue = "work")]
 pub(super) trait Jobs {
     #[rpc(oneway, idempotent, retry = "3 times, 100ms to 4s")]
@@ -48,13 +48,16 @@ pub(super) struct JobHistory {
     calls: Vec<JobCall>,
     /// In the order in which they began.
     runs: Vec<JobRun>,
+    /// What is in the dead-letter queue at the end.
     letters: Vec<Letter>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct JobCall {
+    /// `None` if the sender was killed before.
     begun: Option<Duration>,
-    /// When the call ended, and its error. `None` if it was dropped, or never ended.
+    /// When the call ended, and `Ok` if it was confirmed, or else its error. `None` if it was
+    /// dropped, its sender was killed, or it never ended.
     ended: Option<(Duration, Result<(), String>)>,
 }
 
@@ -129,7 +132,7 @@ impl JobRecorder {
     }
 }
 
-/// The implementation of the service. It records its runs.
+/// The implementation of [`Jobs`]. It records its runs.
 pub(super) struct RecordingJobs {
     pub(super) worker: usize,
     pub(super) scenario: Arc<Scenario>,
@@ -137,7 +140,7 @@ pub(super) struct RecordingJobs {
 }
 
 impl RecordingJobs {
-    /// Runs an attempt of a job, which fails as often as planned.
+    /// Runs an attempt of a job. It fails if its number is not above the planned failures.
     async fn attempt(&self, cx: &Context, id: u64) -> Result<(), PlannedError> {
         let JobRecorder { begun, history } = &*self.recorder;
         let run = {
@@ -209,7 +212,8 @@ struct Judge<'a> {
     may_be_lost: bool,
     /// Whether its call may have found no queue.
     may_have_no_queue: bool,
-    /// Whether nothing was injected that could disturb it.
+    /// Whether no fault could disturb it: its sender waits for the confirm, and it is sent after
+    /// all faults, or workers are at most stopped and have time to drain.
     is_undisturbed: bool,
 }
 
@@ -246,7 +250,8 @@ impl<'a> Judge<'a> {
         self.letters.iter().any(|letter| letter.reason == INTERRUPTED)
     }
 
-    /// A call has time for all faults and is idempotent, so it succeeds.
+    /// A call has time for all faults and is idempotent, so it is confirmed, unless it finds no
+    /// queue.
     fn is_confirmed(&self) -> Check {
         let is_confirmed = matches!(self.call.ended, Some((_, Ok(()))));
         fail_if(
@@ -255,8 +260,8 @@ impl<'a> Judge<'a> {
         )
     }
 
-    /// A confirmed job is done or dead. A job that began ends too, whatever its caller
-    /// knows.
+    /// A confirmed job is done or dead, unless its queue was deleted. So is a job that began,
+    /// whatever its caller knows.
     fn ends(&self) -> Check {
         let is_known = matches!(self.call.ended, Some((_, Ok(())))) || !self.runs.is_empty();
         fail_if(
@@ -265,7 +270,8 @@ impl<'a> Judge<'a> {
         )
     }
 
-    /// A job may run twice, but its attempts are the same each time.
+    /// A job is done or dead as planned, or was given up because it came back too often. An attempt
+    /// may run twice, but ends the same way both times.
     fn ends_as_planned(&self) -> Check {
         if self.was_interrupted() {
             return fail_if(self.is_undisturbed, "was given up, although nothing lost it");
@@ -285,7 +291,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The attempts are numbered from 1 without a gap, and each begins after the delay of a retry.
+    /// The attempts are numbered from 1 without a gap, and are no more than planned. Each retry
+    /// begins after its delay.
     fn counts_its_attempts(&self) -> Check {
         let attempts: BTreeSet<_> = self.runs.iter().map(|run| run.attempt).collect();
         fail_if(
@@ -320,7 +327,8 @@ impl<'a> Judge<'a> {
         )
     }
 
-    /// Each attempt of an undisturbed job runs once.
+    /// Each attempt of an undisturbed job runs once, in order. None is redelivered, and the job has
+    /// one dead letter if it dies.
     fn runs_once_without_faults(&self) -> Check {
         if !self.is_undisturbed {
             return Ok(());

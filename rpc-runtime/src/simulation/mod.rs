@@ -1,12 +1,12 @@
-//! Deterministic simulation: checks the promises of the reliability guide under injected faults.
+//! Deterministic simulation: checks the promises of `docs/reliability.md` under injected faults.
 //!
 //! A simulation consists of callers, workers and the in-process broker. Its clock is paused and
 //! advances only when all tasks wait. A seed determines the scenario (calls, handlers, latencies,
 //! faults) and how it unfolds, so each seed has exactly one history.
 //!
 //! `SEEDS=10000 cargo test -p rpc-runtime simulation` tries more seeds, and `FIRST=…` sets the
-//! first one. A failure prints the seed and its scenario; `SEED=… cargo test -p rpc-runtime
-//! simulation` repeats it.
+//! first one. A failure prints the seeds that failed, with the scenario of the first one;
+//! `SEED=… cargo test -p rpc-runtime simulation` repeats one seed.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ use scenario::Scenario;
 /// How many seeds are tried unless `SEEDS` is set.
 const DEFAULT_SEEDS: u64 = 500;
 
+/// Reads a number from an environment variable. `None` if the variable is not set.
 fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(

@@ -47,6 +47,7 @@ impl Network {
         })
     }
 
+    /// Makes the messages that were sent until now end with their connections.
     pub(super) fn broker_restarted(&self) {
         self.0.lock().unwrap().broker_started = Instant::now();
     }

@@ -1,5 +1,6 @@
 //! Checks that overload costs latency and refusals, but not goodput. In most of these simulations,
-//! callers make more calls than the workers can handle. No faults are injected.
+//! callers make more calls than the workers can handle. No faults are injected, but one test stops
+//! its worker for a while.
 //!
 //! `OVERLOADS=1000 cargo test -p rpc-runtime overload` tries more seeds; `OVERLOAD=…` repeats one.
 
@@ -26,8 +27,8 @@ const DEFAULT_SEEDS: u64 = 40;
 /// The approximate maximum number of calls under overload, so that a simulation takes little time.
 const MOST_CALLS: f64 = 6000.0;
 
-/// How many replies a caller can receive per second if some are delayed.
-const MOST_REPLIES: f64 = 600.0;
+/// How many calls per second a caller should make at most if messages are delayed.
+const MOST_CALLS_PER_CALLER: f64 = 600.0;
 
 #[service(queue = "work")]
 trait Work {
@@ -40,7 +41,9 @@ trait Work {
 struct Scenario {
     workers: usize,
     concurrency: u16,
+    /// How long the method takes.
     work: Duration,
+    /// The timeout of each call.
     deadline: Duration,
     callers: usize,
     batches: bool,
@@ -48,7 +51,8 @@ struct Scenario {
     adapts: bool,
     /// See [`Network::new`].
     latency: u64,
-    /// The offered load, as a multiple of the capacity.
+    /// The offered load, as a multiple of the measured capacity, or in
+    /// [`outage`](Simulation::outage) of the nominal one.
     load: f64,
     /// How long the load is offered before the measurement.
     warm_up: Duration,
@@ -62,7 +66,8 @@ impl Scenario {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let work = Duration::from_millis([10, 20, 50, 100][rng.usize(..4)]);
-        // Queue times are measured to within 20 ms, and messages are delayed by up to 10 ms.
+        // Much longer than the error of the measured queue times (20 ms) and the delay of messages
+        // (up to 10 ms).
         let deadline = (work * [10, 20, 50][rng.usize(..3)]).max(Duration::from_millis(200));
         let mut scenario = Self {
             workers: [1, 1, 2, 4][rng.usize(..4)],
@@ -83,9 +88,8 @@ impl Scenario {
         // Still an overload, if it was one.
         scenario.load = scenario.load.min(most.max(1.2));
         if scenario.latency > 0 {
-            // Replies arrive at a caller one after another. More callers keep this from being the
-            // limit.
-            let needed = scenario.nominal_capacity() * scenario.load / MOST_REPLIES;
+            // More callers keep the link of one caller from being the limit.
+            let needed = scenario.nominal_capacity() * scenario.load / MOST_CALLS_PER_CALLER;
             scenario.callers = scenario.callers.max(1 + needed as usize);
         }
         scenario
@@ -113,8 +117,8 @@ struct Counts {
     wasted: AtomicU32,
 }
 
-/// The calls that are counted together: those that are due from `from` until `until`, counted from
-/// the start.
+/// The calls that are due from `from` until `until`, and their counts. Both times are measured from
+/// `start_time`.
 #[derive(Debug, Clone)]
 struct MeasuredWindow {
     start_time: Instant,
@@ -199,7 +203,8 @@ impl Simulation {
         f64::from(answered.into_inner()) / MEASURED.as_secs_f64()
     }
 
-    /// Makes calls at random times until the given time.
+    /// Makes calls at random times until the given time, measured from the start of the windows.
+    /// Their tasks are in `calls` and may go on after that.
     async fn offer(
         &mut self,
         calls_per_second: f64,
@@ -234,7 +239,8 @@ impl Simulation {
         }
     }
 
-    /// Measures the capacity, then offers the load and counts its outcome.
+    /// Measures the capacity, then offers the load to new workers and counts its outcome. If the
+    /// scenario recovers, does so for a low load as well.
     async fn run(mut self) -> Measured {
         let unmeasured = MeasuredWindow {
             start_time: Instant::now(),
@@ -303,8 +309,8 @@ impl Simulation {
         }
     }
 
-    /// Stops the worker for this long, and counts the calls that are due between two and four
-    /// seconds after it is back.
+    /// Offers the load, stops the only worker for this long meanwhile, and counts the calls that
+    /// are due between two and four seconds after it is back.
     async fn outage(mut self, lasts: Duration) -> Arc<Counts> {
         let [before, settles, measured] = [2, 2, 2].map(Duration::from_secs);
         let from = before + lasts + settles;
@@ -349,13 +355,14 @@ struct Measured {
 }
 
 impl Measured {
-    /// Returns the share of possible calls that were answered.
+    /// Returns the share of possible calls that were answered. Possible are the calls that were
+    /// made, but no more than the capacity.
     fn goodput(&self) -> f64 {
         let possible = self.capacity * self.scenario.measured.as_secs_f64();
         read(&self.under_load.answered) / read(&self.under_load.made).min(possible)
     }
 
-    /// Returns the share of methods that finished after their caller had timed out.
+    /// Returns the share of finished methods that finished after their caller had timed out.
     fn wasted(&self) -> f64 {
         read(&self.under_load.wasted) / read(&self.under_load.ran).max(1.0)
     }
@@ -399,7 +406,7 @@ fn report(seed: u64) -> Option<String> {
     let Measured { scenario, .. } = &measured;
     let [goodput, wasted, after] = [measured.goodput(), measured.wasted(), measured.afterwards()];
     let mut broken = Vec::new();
-    // Calls are random, so there are moments of overload at any load.
+    // Calls are made at random times, so there are moments of overload at any load.
     let least = if scenario.load < 1.0 { 0.9 } else { 0.8 };
     if goodput < least {
         broken.push(format!("only {goodput:.2} of the possible calls were answered"));
@@ -454,9 +461,9 @@ fn with_plain_callers(seed: u64) -> Scenario {
     scenario.adapts = false;
     scenario.latency = 0;
     scenario.load = scenario.load.max(1.2);
-    // Long enough for requests to wait as long as their deadline, and for a meaningful number of
-    // calls.
+    // Long enough for requests to wait as long as their deadline.
     scenario.warm_up = 8 * scenario.deadline;
+    // Long enough for a meaningful number of calls.
     let enough = Duration::from_secs_f64(500.0 / scenario.nominal_capacity());
     scenario.measured = scenario.measured.max(enough);
     scenario
