@@ -1,5 +1,5 @@
 //! The scenario of a simulation, generated from a seed: callers, workers, calls, and faults over
-//! time.
+//! time. All times count from the start of the simulation.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ pub(super) struct Scenario {
     /// Whether each worker accepts batches.
     pub(super) worker_batching: Vec<bool>,
     pub(super) concurrency: u16,
-    /// The maximum latency between a peer and the broker, in milliseconds, unless a message is
-    /// delayed.
+    /// The maximum latency of a message to or from the broker, in milliseconds. One message in
+    /// twenty may take ten times as long.
     pub(super) latency: u64,
     /// Indexed by id.
     pub(super) calls: Vec<PlannedCall>,
@@ -34,7 +34,7 @@ pub(super) struct Scenario {
     pub(super) streams: Vec<PlannedStream>,
     /// Indexed by id. Empty if no method of the workers receives items.
     pub(super) uploads: Vec<PlannedUpload>,
-    /// In order of time.
+    /// With their times, in order.
     pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct PlannedCall {
     pub(super) panics: bool,
 }
 
-/// The names of the background tasks of handles and servers.
+/// The background tasks in which [`Incident::Panics`] injects panics, by name.
 const TASKS: [&str; 6] = [
     "reply consumer",
     "outgoing requests",
@@ -79,12 +79,12 @@ const TASKS: [&str; 6] = [
     "control",
 ];
 
-/// A kind of disturbance: one or more faults and their repair.
+/// A kind of disturbance: one or more faults, and their repairs if they need any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Incident {
     Cut,
     Flapping,
-    Outage,
+    CutAll,
     Block,
     Crash,
     Stop,
@@ -97,7 +97,7 @@ enum Incident {
 const INCIDENTS: [Incident; 10] = [
     Incident::Cut,
     Incident::Flapping,
-    Incident::Outage,
+    Incident::CutAll,
     Incident::Block,
     Incident::Crash,
     Incident::Stop,
@@ -116,14 +116,14 @@ impl Scenario {
             _ => Profile::Storm,
         };
         let callers: Vec<_> = (0..rng.usize(1..=3))
-            .map(|_| CallerConfig::new(&mut rng))
+            .map(|_| CallerConfig::random(&mut rng))
             .collect();
-        let calls = calls(&mut rng, callers.len());
+        let calls = random_calls(&mut rng, callers.len());
         let workers = match profile {
             Profile::CutWorker => 1,
             Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
         };
-        // All workers, none, or some.
+        // Which workers accept batches: all (0 and 1), a random choice (2), or none (3).
         let batching = rng.u8(..4);
         let mut worker_batching = || match batching {
             ..2 => true,
@@ -147,7 +147,8 @@ impl Scenario {
             faults: Vec::new(),
         };
         scenario.draw_faults(&mut rng);
-        // Each from a generator of its own, so that a change of one does not change the others.
+        // Each from a generator of its own, so that a change of one changes the later ones only
+        // through the faults that it adds.
         scenario.draw_hostile_messages(&mut Rng::with_seed(!seed));
         scenario.broadcasts = random_broadcasts(
             &mut Rng::with_seed(seed.rotate_left(16)),
@@ -171,18 +172,18 @@ impl Scenario {
         scenario
     }
 
-    /// Returns when the request queues are deleted. Requests in them are lost silently.
+    /// Returns when the request queues are deleted, in order. Requests in them are lost silently.
     fn deletions(&self) -> impl DoubleEndedIterator<Item = Duration> {
         let is_deletion =
             |(_, fault): &&(Duration, InjectedFault)| *fault == InjectedFault::DeleteRequestQueues;
         self.faults.iter().filter(is_deletion).map(|(at, _)| *at)
     }
 
-    /// Whether a worker starts after the first of these times and until the second. A worker that
-    /// is just starting does not yet hear of cancellations. Those that are stopped when the faults
-    /// end start then.
+    /// Whether a worker may be starting at some time between `after` and `until`. It does not yet
+    /// hear of cancellations then. If workers are stopped at all, one of them may still be stopped
+    /// when the faults end, and starts then.
     pub(super) fn starts_worker_between(&self, after: Duration, until: Duration) -> bool {
-        const START_TIME: Duration = Duration::from_secs(2);
+        const LONGEST_START: Duration = Duration::from_secs(2);
         let is_stop = |fault: &InjectedFault| matches!(fault, InjectedFault::Stop { .. });
         let has_stop = self.faults.iter().any(|(_, fault)| is_stop(fault));
         let starts = self.faults.iter().filter_map(|(at, fault)| match fault {
@@ -190,12 +191,12 @@ impl Scenario {
             _ => None,
         });
         let mut starts = starts.chain(has_stop.then_some(FAULTS_END));
-        starts.any(|at| at + START_TIME >= after && at <= until)
+        starts.any(|at| at + LONGEST_START >= after && at <= until)
     }
 
-    /// Whether a worker that stops may drain until its timeout: it cannot publish its replies, or
-    /// one of its methods receives the items of a process that was killed. It gives back the
-    /// requests that it has not begun by then.
+    /// Whether a worker that stops may drain until its timeout: it may be unable to publish its
+    /// replies, its streams may last too long, or one of its methods may receive the items of a
+    /// process that was killed. It gives back the requests that it has not begun by then.
     pub(super) fn drains_may_time_out(&self) -> bool {
         let is_killed = |upload: &PlannedUpload| upload.sender == Sender::Killed;
         self.profile != Profile::Calm || self.uploads.iter().any(is_killed)
@@ -211,7 +212,7 @@ impl Scenario {
         self.deletions().next_back()
     }
 
-    /// Adds the faults of the profile, in order of time.
+    /// Adds the faults of the profile. Sorts them by time.
     fn draw_faults(&mut self, rng: &mut Rng) {
         // Few scenarios have all kinds, because one kind of fault may hide a bug that another
         // shows.
@@ -236,17 +237,18 @@ impl Scenario {
             let kind = kinds[rng.usize(..kinds.len())];
             // Half of the incidents begin soon after the one before, often before its repair.
             at = if rng.bool() {
-                at + outage_duration(rng)
+                at + repair_time(rng)
             } else {
                 self.time_near_a_call(rng)
             };
             self.draw_incident(rng, kind, at);
         }
+        // The cluster repairs everything else at `FAULTS_END`.
         self.faults.retain(|(at, _)| *at < FAULTS_END);
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
-    /// Adds hostile messages to half of the scenarios.
+    /// Adds hostile messages to half of the scenarios, and duplicate replies to half of these.
     fn draw_hostile_messages(&mut self, rng: &mut Rng) {
         if rng.bool() {
             return;
@@ -266,12 +268,12 @@ impl Scenario {
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
-    /// Adds calls that send items to half of the scenarios.
+    /// Adds calls that send items to half of the scenarios, and faults that concern these calls.
     fn draw_uploads(&mut self, rng: &mut Rng) {
         if rng.bool() {
             return;
         }
-        self.kill_sender(rng);
+        self.draw_kill_of_sender(rng);
         self.uploads = random_uploads(
             rng,
             self.callers.len(),
@@ -284,17 +286,17 @@ impl Scenario {
         }
     }
 
-    /// Adds jobs to half of the scenarios.
+    /// Adds jobs to half of the scenarios, and kills the process that sends some of them.
     fn draw_jobs(&mut self, rng: &mut Rng) {
         self.jobs = JobPlan::random(rng, self.callers.len(), &self.faults);
         if self.jobs.is_empty() {
             return;
         }
-        self.kill_sender(rng);
+        self.draw_kill_of_sender(rng);
     }
 
-    /// Kills the sender of jobs and of items once.
-    fn kill_sender(&mut self, rng: &mut Rng) {
+    /// Adds the fault that kills the process [`Sender::Killed`], unless it was added before.
+    fn draw_kill_of_sender(&mut self, rng: &mut Rng) {
         let is_kill = |fault: &InjectedFault| matches!(fault, InjectedFault::KillSender { .. });
         if self.faults.iter().any(|(_, fault)| is_kill(fault)) {
             return;
@@ -305,18 +307,19 @@ impl Scenario {
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
-    /// Returns a random time, in half of the cases one while a call is in flight.
+    /// Returns a random time, in up to half of the cases one when a call is in flight, or soon
+    /// after. Such a time may lie after [`FAULTS_END`].
     fn time_near_a_call(&self, rng: &mut Rng) -> Duration {
         let call = self.calls[rng.usize(..self.calls.len())];
         let Some(begun) = call.at.filter(|_| rng.bool()) else {
             return random_time(rng);
         };
-        // In half of these cases at its end, when replies and confirms are in flight.
+        // In half of these cases at the end of its work, when replies and confirms are in flight.
         let done = if rng.bool() { 1.0 } else { rng.f32() };
         begun + call.work.mul_f32(done) + millis(rng, 6 * self.latency + 2)
     }
 
-    /// Adds the faults of an incident that begins at this time, and their repair.
+    /// Adds the faults of an incident that begins at this time, and their repairs.
     fn draw_incident(&mut self, rng: &mut Rng, incident: Incident, at: Duration) {
         let mut fault = |at: Duration, fault| self.faults.push((whole_millis(at), fault));
         let peer = match self.profile {
@@ -337,7 +340,7 @@ impl Scenario {
         };
         match incident {
             Incident::Cut => {
-                let repaired = at + outage_duration(rng);
+                let repaired = at + repair_time(rng);
                 for &role in roles {
                     fault(
                         at,
@@ -368,8 +371,8 @@ impl Scenario {
                     at = repaired + millis(rng, 400);
                 }
             }
-            Incident::Outage => {
-                let repaired = at + outage_duration(rng);
+            Incident::CutAll => {
+                let repaired = at + repair_time(rng);
                 let callers = (0..self.callers.len()).map(Peer::Caller);
                 for peer in callers.chain((0..self.workers).map(Peer::Worker)) {
                     for &role in roles {
@@ -387,7 +390,7 @@ impl Scenario {
             }
             Incident::Block => {
                 fault(at, InjectedFault::Block { peer });
-                fault(at + outage_duration(rng), InjectedFault::Unblock { peer });
+                fault(at + repair_time(rng), InjectedFault::Unblock { peer });
             }
             Incident::Crash => {
                 fault(
@@ -397,21 +400,21 @@ impl Scenario {
                         noticed_after,
                     },
                 );
-                fault(at + outage_duration(rng), InjectedFault::Start { worker });
+                fault(at + repair_time(rng), InjectedFault::Start { worker });
             }
             Incident::Stop => {
                 let mut at = at;
-                // Repeatedly, so that it may have to stop while it is still starting.
+                // Repeatedly, so that the worker may have to stop while it is still starting.
                 for _ in 0..rng.u8(1..=3) {
                     fault(at, InjectedFault::Stop { worker });
-                    at += outage_duration(rng);
+                    at += repair_time(rng);
                     fault(at, InjectedFault::Start { worker });
                     at += millis(rng, 4 * self.latency + 2);
                 }
             }
             Incident::BrokerRestart => {
                 fault(at, InjectedFault::BrokerDown);
-                fault(at + outage_duration(rng), InjectedFault::BrokerUp);
+                fault(at + repair_time(rng), InjectedFault::BrokerUp);
             }
             Incident::DeleteRequestQueues => fault(at, InjectedFault::DeleteRequestQueues),
             Incident::DeleteReplyQueues => {
@@ -431,7 +434,7 @@ impl Scenario {
 }
 
 impl CallerConfig {
-    fn new(rng: &mut Rng) -> Self {
+    fn random(rng: &mut Rng) -> Self {
         let replies = match rng.u8(..4) {
             0 => ReplyQueue::Exclusive,
             1 => ReplyQueue::Direct,
@@ -445,11 +448,11 @@ impl CallerConfig {
     }
 }
 
-/// Generates calls at random times, and for each caller one call of each method after all faults
-/// are over.
-fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
+/// Generates calls at random times. Adds one call of each method for each caller after all faults
+/// are over, and in scenarios with quick calls also two for each caller at [`START`].
+fn random_calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
     // In two thirds of the scenarios, most calls are quick, and several are made at the same time,
-    // so that they are sent in batches.
+    // so that they can be sent in batches.
     let is_quick = rng.u8(..3) > 0;
     let mut calls: Vec<PlannedCall> = Vec::new();
     for _ in 0..rng.u8(5..=40) {
@@ -482,7 +485,8 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
             panics: rng.u8(..30) == 0,
         });
     }
-    // From these first calls the callers learn which workers accept batches.
+    // From the replies to these first calls, the callers learn the batch sizes that the workers of
+    // each method ask for.
     if is_quick {
         for caller in 0..callers {
             calls.extend([Method::Read, Method::Write].map(|method| PlannedCall {
@@ -512,8 +516,8 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
     calls
 }
 
-/// Returns how long an outage lasts.
-fn outage_duration(rng: &mut Rng) -> Duration {
+/// Returns a random time until a repair, which is often zero.
+fn repair_time(rng: &mut Rng) -> Duration {
     match rng.u8(..4) {
         0 => Duration::ZERO,
         1 | 2 => millis(rng, 500),

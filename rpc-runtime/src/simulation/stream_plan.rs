@@ -7,7 +7,8 @@ use fastrand::Rng;
 use super::faults::{InjectedFault, time_near_a_fault};
 use super::times::{LONG_TIMEOUT, millis};
 
-/// A stream that lasts longer than this may outlive the drain of its worker.
+/// In calm scenarios, a stream in either direction lasts about this long at most, or until its
+/// caller leaves: a worker that stops must be able to end its streams before its drain times out.
 pub(super) const LONGEST_DRAINED: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,9 @@ pub(super) struct PlannedStream {
     /// `None` for a stream that begins after all faults are over.
     pub(super) at: Option<Duration>,
     pub(super) method: Method,
+    /// The longest wait for an item.
     pub(super) timeout: Duration,
+    /// In items.
     pub(super) credit: u32,
     /// How many items the method yields.
     pub(super) items: u64,
@@ -40,7 +43,7 @@ pub(super) enum Method {
     Watch,
     /// It is idempotent.
     List,
-    /// It is idempotent, and its stream is resumed.
+    /// It is idempotent, and its stream is resumed if it is interrupted.
     Replay,
 }
 
@@ -52,7 +55,8 @@ pub(super) enum Ending {
     Panic,
 }
 
-/// A pause before or after every `items` items.
+/// A pause before or after every `items` items. If it is before items, there is also one before
+/// the first item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pace {
     pub(super) items: u64,
@@ -60,12 +64,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// No pauses.
     pub(super) const FAST: Self = Self {
         items: u64::MAX,
         pause: Duration::ZERO,
     };
 
-    /// Returns a pace with few long pauses.
+    /// Returns a pace without pauses, or with pauses that are fewer the longer they may be.
     pub(super) fn random(rng: &mut Rng, items: u64) -> Self {
         let (pauses, pause) = match rng.u8(..10) {
             ..5 => return Self::FAST,
@@ -76,7 +81,7 @@ impl Pace {
         Self::with_pauses(rng, items, pauses, pause)
     }
 
-    /// Returns a pace with about `pauses` pauses in a stream of `items`.
+    /// Returns a pace with at most `pauses` pauses in a stream of `items`.
     pub(super) fn with_pauses(rng: &mut Rng, items: u64, pauses: u64, pause: Duration) -> Self {
         Self {
             items: rng.u64(items / pauses + 1..=items + 1),
@@ -84,13 +89,13 @@ impl Pace {
         }
     }
 
-    /// Returns the pause at the item with this number, if there is one.
+    /// Returns the pause when this many items have gone by, if there is one.
     pub(super) fn pause_at(&self, items: u64) -> Option<Duration> {
         let pause = items.is_multiple_of(self.items).then_some(self.pause);
         pause.filter(|pause| !pause.is_zero())
     }
 
-    /// How long all pauses take.
+    /// How long all pauses take at most.
     pub(super) fn total(&self, items: u64) -> Duration {
         let pauses = items / self.items + 1;
         self.pause * u32::try_from(pauses).unwrap_or(u32::MAX)
@@ -140,10 +145,9 @@ impl PlannedStream {
         self.timeout >= LONG_TIMEOUT && self.dropped_after.is_none() && self.cancelled_after.is_none()
     }
 
-    /// How long the stream takes at most without faults. `latency` is that of a message, in
-    /// milliseconds.
+    /// About how long the stream takes at most without faults. `latency` is the scenario's.
     fn longest(&self, latency: u64) -> Duration {
-        // Half of the credit is granted at a time. A message may take ten times as long.
+        // Half of the credit is granted at a time. A message may take ten times `latency`.
         let grants = self.items / u64::from(self.credit.div_ceil(2));
         let trips = Duration::from_millis(20 * latency) * u32::try_from(grants + 2).unwrap_or(u32::MAX);
         self.yields.total(self.items) + self.reads.total(self.items) + trips
@@ -178,7 +182,8 @@ pub(super) fn random_streams(
         streams.retain(|stream| stream.longest(latency) < LONGEST_DRAINED);
     }
     if workers == 1 {
-        // As many as a worker runs at once: one is missing if a place was not given back.
+        // As many as a worker runs at once: `concurrency` streams, and as many in place of other
+        // requests. They wait for one another, so none ends if a permit was not given back.
         let held = (0..2 * concurrency).map(|_| PlannedStream {
             caller: rng.usize(..callers),
             at: None,

@@ -22,7 +22,8 @@ use crate::sync::watch;
 /// After how long without messages a stream ends whose worker is gone.
 const MAX_SILENCE: Duration = Duration::from_secs(16);
 
-/// How long a method may go on whose caller is gone and could not tell.
+/// An upper bound of how long a method goes on whose caller is gone and could not tell. Usually,
+/// its worker ends it after about a minute without a grant.
 pub(super) const LONGEST_ABANDONED: Duration = Duration::from_secs(11 * 60);
 
 /// A service on the workers' queue. The methods get the id of their stream.
@@ -110,7 +111,7 @@ struct Run {
     stream: u64,
     worker: usize,
     begun: Duration,
-    /// Whether the request had been delivered before.
+    /// Whether the request had been delivered before. Only `list` knows it.
     is_redelivered: bool,
     /// The number of its first item.
     first: u64,
@@ -119,7 +120,7 @@ struct Run {
     received: u64,
     /// The largest number of items that were yielded and not yet read.
     most_unread: u64,
-    /// When the method's stream was dropped.
+    /// When the method's stream ended or was dropped.
     ended: Option<Duration>,
 }
 
@@ -148,7 +149,7 @@ impl StreamRecorder {
         self.lock().clone()
     }
 
-    /// How many methods go on.
+    /// How many runs have not ended.
     pub(super) fn running(&self) -> usize {
         let runs = &self.lock().runs;
         runs.iter().filter(|run| run.ended.is_none()).count()
@@ -158,15 +159,15 @@ impl StreamRecorder {
         change(&mut self.lock().reads[id])
     }
 
-    /// Records that the reader took an item. Returns how many it has. If the stream `is_resumed`,
+    /// Records that the reader took an item. Returns how many it has. If the stream `is_resumable`,
     /// the item may be of another run than the one before.
-    fn received(&self, id: usize, item: Item, is_resumed: bool) -> u64 {
+    fn received(&self, id: usize, item: Item, is_resumable: bool) -> u64 {
         let now = self.begun.elapsed();
         if let Some(run) = self.lock().runs.get_mut(item.run) {
             run.received += 1;
         }
         self.change_read(id, |read| {
-            if is_resumed {
+            if is_resumable {
                 read.run = Some(item.run);
             }
             let expected = (id as u64, *read.run.get_or_insert(item.run), read.received);
@@ -203,7 +204,8 @@ pub(super) async fn read(
     recorder.change_read(id, |read| read.ended = Some((ended, outcome)));
 }
 
-/// Reads until the stream ends, or the plan drops it. Returns how it ended.
+/// Makes the call, and reads until the stream ends, or its reader drops it after as many items as
+/// planned. Returns how it ended.
 async fn read_to_end(
     id: usize,
     planned: &PlannedStream,
@@ -216,7 +218,7 @@ async fn read_to_end(
         Method::Watch => client.watch(number),
         Method::Replay => client.replay(number, None),
     };
-    // A clone of the client would keep its process alive.
+    // The stream does not need its client any more.
     drop(client);
     let mut stream = stream.timeout(planned.timeout).credit(planned.credit);
     let mut received = 0;
@@ -244,7 +246,9 @@ async fn read_to_end(
     };
     if let Some(more) = stream.next().await {
         let more = format!("{more:?} after the end");
-        recorder.change_read(id, |read| read.disorder.get_or_insert(more).len());
+        recorder.change_read(id, |read| {
+            read.disorder.get_or_insert(more);
+        });
     }
     outcome
 }
@@ -276,7 +280,7 @@ pub(super) struct RecordingStreams {
     pub(super) recorder: Arc<StreamRecorder>,
 }
 
-/// A run of a method, until its stream is dropped.
+/// A run of a method, until its stream ends or is dropped.
 struct Running {
     recorder: Arc<StreamRecorder>,
     run: usize,
@@ -309,8 +313,8 @@ impl Running {
         }
     }
 
-    /// Records that the method yields its next item.
-    fn item(&self) -> Item {
+    /// Records that the method yields its next item, and returns it.
+    fn yield_item(&self) -> Item {
         let run = &mut self.recorder.lock().runs[self.run];
         let number = run.first + run.yielded;
         run.yielded += 1;
@@ -328,7 +332,8 @@ impl Running {
         run.first + run.yielded
     }
 
-    /// Waits until `all` streams that wait for one another have begun, this one included.
+    /// Waits until this stream and the others that wait for one another have begun. `all` is their
+    /// number.
     async fn wait_for_others(&self, all: usize) {
         self.recorder.waiting.send_modify(|begun| *begun += 1);
         let mut begun = self.recorder.waiting.subscribe();
@@ -344,7 +349,7 @@ impl Drop for Running {
 }
 
 impl RecordingStreams {
-    /// Yields the items of a stream from this one on.
+    /// Runs a method: yields the items from number `first` on, and ends as planned.
     fn run(
         &self,
         id: u64,
@@ -365,7 +370,7 @@ impl RecordingStreams {
                 running.wait_for_others(waiting).await;
             }
             if next < planned.items {
-                return Some((Ok(running.item()), Some(running)));
+                return Some((Ok(running.yield_item()), Some(running)));
             }
             match planned.ending {
                 Ending::End => None,
@@ -453,7 +458,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the reader got all items and the end.
+    /// Whether the reader got the end, the error or the panic of the method. For the items, see
+    /// [`ends_as_planned`](Self::ends_as_planned).
     fn succeeded(&self) -> bool {
         match self.outcome {
             Outcome::End | Outcome::Error => true,
@@ -464,7 +470,8 @@ impl Judge<'_> {
         }
     }
 
-    /// No gap, no duplicate, no other order, no item of another run or stream.
+    /// No gap, no duplicate, no other order, no item of another stream, nothing after the end. All
+    /// items are of one run, unless the stream is resumed.
     fn is_in_order(&self) -> Check {
         fail_if(
             self.read.disorder.is_some(),
@@ -472,7 +479,8 @@ impl Judge<'_> {
         )
     }
 
-    /// No silent end: the regular end, and the method's error, come after all items.
+    /// No silent end: the regular end, and the method's error, come after all items. A panic is a
+    /// planned one.
     fn ends_as_planned(&self) -> Check {
         let Self { planned, read, .. } = self;
         let is_complete = read.received == planned.items;
@@ -496,8 +504,8 @@ impl Judge<'_> {
         }
     }
 
-    /// No wait is longer than the timeout. A stream that has begun never waits for so long: its
-    /// worker sends messages, or counts as gone.
+    /// No wait is longer than the timeout. A stream that has begun does not wait for as long as
+    /// [`LONG_TIMEOUT`]: its worker sends messages, or counts as gone.
     fn ends_in_time(&self) -> Check {
         let Self { planned, read, .. } = self;
         fail_if(
@@ -511,7 +519,7 @@ impl Judge<'_> {
         )?;
         // A method that waits for others yields nothing until they have begun. A stream that is
         // resumed may wait for another worker.
-        let has_begun = read.received > 0 && !planned.waits_for_others && !self.is_resumed();
+        let has_begun = read.received > 0 && !planned.waits_for_others && !self.is_resumable();
         fail_if(
             has_timed_out && has_begun && planned.timeout >= LONG_TIMEOUT,
             "waited for its timeout, although it had begun",
@@ -524,7 +532,8 @@ impl Judge<'_> {
             is_silent && self.ended < self.begun + MAX_SILENCE,
             "counts as silent before its time",
         )?;
-        // Faults of the caller count as silence only once they are over.
+        // The second silence is leeway. While a fault keeps messages from the caller, it does not
+        // count the worker as silent.
         let longest = planned.yields.pause + MAX_SILENCE + MAX_SILENCE;
         fail_if(
             has_begun && !self.is_caller_disturbed() && read.longest_gap > longest,
@@ -532,11 +541,12 @@ impl Judge<'_> {
         )
     }
 
-    fn is_resumed(&self) -> bool {
+    /// Whether the stream is resumed if it is interrupted.
+    fn is_resumable(&self) -> bool {
         self.planned.method == Method::Replay
     }
 
-    /// Whether a fault may keep messages from the caller.
+    /// Whether a fault may keep messages from the caller, or its own from a worker.
     fn is_caller_disturbed(&self) -> bool {
         let own = Peer::Caller(self.planned.caller);
         let mut faults = self.scenario.faults.iter();
@@ -563,12 +573,13 @@ impl Judge<'_> {
             return Ok(());
         };
         let has_run = !self.runs.is_empty();
-        // See the check of the same name for calls.
-        let has_run_at_first = self.runs.iter().any(|(_, run)| !run.is_redelivered);
+        // A redelivered request may run after it was refused: see the check of the same name in
+        // `invariants`.
+        let ran_on_first_delivery = self.runs.iter().any(|(_, run)| !run.is_redelivered);
         match executed {
-            // The error of a stream that is resumed tells of the last attempt.
+            // The error of a stream that was resumed tells of the last attempt.
             Executed::No => fail_if(
-                has_run_at_first && !self.is_resumed(),
+                ran_on_first_delivery && !self.is_resumable(),
                 "ran, but its error says that it did not",
             ),
             Executed::Yes => fail_if(!has_run, "never ran, but its error says that it did"),
@@ -583,8 +594,8 @@ impl Judge<'_> {
         )
     }
 
-    /// The method is polled for one item beyond the credit: the stream may end instead. A second
-    /// run of a request that was sent again gets the credit for what the reader takes of the first.
+    /// The method's stream is polled for one item beyond the credit, because it may end instead. If
+    /// the call has several runs, each may get the credit for what the reader takes of the others.
     fn keeps_to_its_credit(&self) -> Check {
         let credit = u64::from(self.planned.credit);
         let exceeds = |run: &Run| {
@@ -597,7 +608,7 @@ impl Judge<'_> {
         )
     }
 
-    /// No method goes on for ever, whatever its caller could tell.
+    /// No method goes on forever, even if its caller could not tell its worker that it is gone.
     fn stops_in_the_end(&self) -> Check {
         let latest = self.ended + LONGEST_ABANDONED;
         let mut runs = self.runs.iter();
@@ -607,7 +618,8 @@ impl Judge<'_> {
         )
     }
 
-    /// If workers are only stopped, a method ends soon after its reader has left.
+    /// If workers are only stopped, a method ends soon after its reader has left. A worker that is
+    /// starting meanwhile may not hear of that.
     fn stops_when_dropped(&self) -> Check {
         if self.scenario.profile != Profile::Calm {
             return Ok(());
@@ -650,10 +662,10 @@ impl Judge<'_> {
             }
             Profile::CutWorker => {
                 fail_if(
-                    self.runs.len() > 1 && !self.is_resumed(),
+                    self.runs.len() > 1 && !self.is_resumable(),
                     "ran twice on the same worker",
                 )?;
-                let is_gone = self.failure() == Some(Failure::Interrupted) && !self.is_resumed();
+                let is_gone = self.failure() == Some(Failure::Interrupted) && !self.is_resumable();
                 fail_if(
                     !self.runs.is_empty() && !self.succeeded() && !is_gone,
                     "ran, but was lost with a connection of its worker",

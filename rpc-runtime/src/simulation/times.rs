@@ -1,10 +1,11 @@
-//! When a simulation begins and ends, and random times between.
+//! When the calls of a simulation begin and its faults end, and random times between.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// When the first calls are made. The workers have started by then.
+/// When the first calls are made, except those just before the first fault. The workers have
+/// started by then.
 pub(super) const START: Duration = Duration::from_secs(5);
 
 /// No fault is injected after this time.
@@ -18,7 +19,7 @@ pub(super) fn millis(rng: &mut Rng, limit: u64) -> Duration {
     Duration::from_millis(rng.u64(..=limit))
 }
 
-/// Returns a random time while faults are injected.
+/// Returns a random time between [`START`] and [`FAULTS_END`].
 pub(super) fn random_time(rng: &mut Rng) -> Duration {
     whole_millis(START + (FAULTS_END - START).mul_f32(rng.f32()))
 }

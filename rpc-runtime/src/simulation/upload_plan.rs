@@ -16,9 +16,9 @@ pub(super) struct PlannedUpload {
     pub(super) at: Option<Duration>,
     pub(super) method: Method,
     pub(super) timeout: Duration,
-    /// How many items the caller's stream yields.
+    /// How many items the caller's stream yields, without one that cannot be encoded.
     pub(super) items: u64,
-    /// The size of an item, in bytes, without its numbers.
+    /// How many bytes of padding each item has.
     pub(super) bytes: usize,
     pub(super) sending: Sending,
     /// Before which items the caller's stream waits.
@@ -49,14 +49,14 @@ pub(super) enum Method {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
     End,
-    /// Its last item cannot be encoded.
+    /// One more item follows, which cannot be encoded.
     BadItem,
     Panic,
     /// It does not end.
     Never,
 }
 
-/// How a method ends that has read enough.
+/// How a method ends that has read enough, or to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Result,
@@ -72,7 +72,7 @@ impl PlannedUpload {
             0 | 1 => 0,
             2..7 => rng.u64(1..=10),
             7..15 => rng.u64(1..=200),
-            // More than the method has room for.
+            // Usually more than the method has room for.
             _ => rng.u64(1_000..=2_500),
         };
         let stops_after = (rng.u8(..4) == 0).then(|| rng.u64(..=items));
@@ -97,7 +97,7 @@ impl PlannedUpload {
             items,
             bytes: match rng.u8(..16) {
                 0 if items <= 200 => rng.usize(..=20_000),
-                // Sixteen of them are more than the method has room for.
+                // Fourteen of them are more than the method has room for.
                 1 if items <= 40 => 300_000,
                 _ => rng.usize(..=20),
             },
@@ -125,15 +125,15 @@ impl PlannedUpload {
         self.timeout >= LONG_TIMEOUT && self.cancelled_after.is_none() && self.sender != Sender::Killed
     }
 
-    /// How many items the method takes.
+    /// How many items the method takes if nothing fails.
     pub(super) fn taken(&self) -> u64 {
         self.stops_after.unwrap_or(self.items)
     }
 
-    /// How long the call takes at most without faults. `latency` is that of a message, in
-    /// milliseconds.
+    /// About how long the call takes at most without faults. `latency` is the scenario's.
     fn longest(&self, latency: u64) -> Duration {
-        // Half of the credit is granted at a time. A message may take ten times as long.
+        // At least a quarter of the credit (1024 items, 4 MiB) is granted at a time. A message may
+        // take ten times `latency`.
         let grants = self.items / 512 + self.items * self.bytes as u64 / (1024 * 1024);
         let trips = Duration::from_millis(20 * latency) * u32::try_from(grants + 4).unwrap_or(u32::MAX);
         self.sends.total(self.items) + self.takes.total(self.items) + self.work + trips
@@ -148,7 +148,7 @@ pub(super) fn random_uploads(
     faults: &[(Duration, InjectedFault)],
 ) -> Vec<PlannedUpload> {
     let mut uploads = Vec::new();
-    // Most hostile messages are near no fault.
+    // A call near a hostile message is often near no other fault.
     let is_fault = |fault: &InjectedFault| !matches!(fault, InjectedFault::HostileMessage(_));
     let faults: Vec<_> = (faults.iter().filter(|(_, fault)| is_fault(fault)))
         .cloned()
@@ -192,7 +192,7 @@ pub(super) fn random_uploads(
     uploads
 }
 
-/// Returns a pace of a stream that often lasts for seconds.
+/// Returns the pace of a caller's stream, which often lasts for seconds.
 fn slow_pace(rng: &mut Rng, items: u64) -> Pace {
     let (pauses, pause) = match rng.u8(..8) {
         ..3 => return Pace::FAST,
@@ -203,8 +203,8 @@ fn slow_pace(rng: &mut Rng, items: u64) -> Pace {
     Pace::with_pauses(rng, items, pauses, pause)
 }
 
-/// Draws faults of the way of the items: panics of the task that receives them, and messages that
-/// the broker loses.
+/// Returns random faults that hit items on their way to the method: panics of the task that
+/// receives them, and messages that the broker loses.
 pub(super) fn random_item_faults(rng: &mut Rng) -> Vec<(Duration, InjectedFault)> {
     let mut faults = Vec::new();
     if rng.u8(..4) == 0 {
@@ -213,8 +213,8 @@ pub(super) fn random_item_faults(rng: &mut Rng) -> Vec<(Duration, InjectedFault)
     }
     if rng.u8(..3) == 0 {
         let messages = rng.usize(1..=3);
-        let losses = faults.len() + rng.usize(1..=8);
-        faults.resize(losses, InjectedFault::LoseItems { messages });
+        let with_losses = faults.len() + rng.usize(1..=8);
+        faults.resize(with_losses, InjectedFault::LoseItems { messages });
     }
     let at_random = |fault| (random_time(rng), fault);
     faults.into_iter().map(at_random).collect()

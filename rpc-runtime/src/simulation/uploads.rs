@@ -82,6 +82,7 @@ impl Summary {
         }
     }
 
+    /// The summary of a run that has taken the first `count` items.
     fn of_first(run: usize, count: u64) -> Self {
         let none = Self {
             run,
@@ -113,9 +114,9 @@ pub(super) struct UploadHistory {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct UploadCall {
     begun: Option<Duration>,
-    /// How many items the caller's stream has yielded.
+    /// How many items the caller's stream has yielded, without one that cannot be encoded.
     yielded: u64,
-    /// When it last yielded one, or ended.
+    /// When it last yielded one, or had none left.
     last_yield: Option<Duration>,
     /// The largest number of items that were yielded and not yet taken by a method.
     most_untaken: u64,
@@ -144,7 +145,7 @@ enum Outcome {
     },
     /// The caller's stream panicked.
     Panicked,
-    /// The caller dropped the call.
+    /// The caller dropped the call, or its process was killed.
     Dropped,
 }
 
@@ -170,7 +171,7 @@ struct Run {
     disorder: Option<String>,
     /// How the items ended. `None` if the method has read neither the end nor an error.
     end: Option<(Duration, End)>,
-    /// When the method dropped its stream, and went on.
+    /// When the method had enough and dropped its stream. It may go on after that.
     stopped: Option<Duration>,
     /// When the method ended or was dropped.
     ended: Option<Duration>,
@@ -205,7 +206,7 @@ impl UploadRecorder {
         self.lock().clone()
     }
 
-    /// How many methods go on.
+    /// How many runs have not ended.
     pub(super) fn running(&self) -> usize {
         let runs = &self.lock().runs;
         runs.iter().filter(|run| run.ended.is_none()).count()
@@ -351,7 +352,7 @@ async fn call(
                 });
                 last = Some(answer);
             }
-            // A run that has taken nothing yields nothing.
+            // A run that has taken nothing yields nothing. No run has the number `usize::MAX`.
             let run = recorder.lock().runs.iter().position(|run| run.upload == number);
             return Outcome::Returned(last.unwrap_or(Summary::of_first(run.unwrap_or(usize::MAX), 0)));
         }
@@ -396,7 +397,7 @@ struct Running {
     recorder: Arc<UploadRecorder>,
     planned: PlannedUpload,
     run: usize,
-    /// `None` once the method has read enough.
+    /// `None` once the method has read enough, or to the end.
     parts: Option<Incoming<Part>>,
 }
 
@@ -434,7 +435,7 @@ impl Running {
         }
     }
 
-    /// Works, and returns what is planned.
+    /// Drops the items that are left, works, and ends as planned.
     async fn answer(&mut self) -> Result<Summary, MethodError> {
         self.parts = None;
         if !self.planned.work.is_zero() {
@@ -501,7 +502,8 @@ impl RecordingUploads {
         }
     }
 
-    async fn take_all(&self, id: u64, parts: Incoming<Part>) -> Result<Summary, MethodError> {
+    /// Runs a method: takes items until the plan, the end or an error stops it.
+    async fn take_items(&self, id: u64, parts: Incoming<Part>) -> Result<Summary, MethodError> {
         let mut running = self.begin(id, parts);
         loop {
             if let ControlFlow::Break(answer) = running.next().await {
@@ -513,11 +515,11 @@ impl RecordingUploads {
 
 impl Uploads for RecordingUploads {
     async fn collect(&self, id: u64, parts: Incoming<Part>) -> Result<Summary, MethodError> {
-        self.take_all(id, parts).await
+        self.take_items(id, parts).await
     }
 
     async fn store(&self, id: u64, parts: Incoming<Part>) -> Result<Summary, MethodError> {
-        self.take_all(id, parts).await
+        self.take_items(id, parts).await
     }
 
     fn chat(&self, id: u64, parts: Incoming<Part>) -> impl Stream<Item = Result<Summary, MethodError>> {
@@ -563,7 +565,7 @@ pub(super) fn violations(scenario: &Scenario, history: &UploadHistory) -> Vec<St
             judge.breaks_off_only_in_silence(),
             judge.takes_on_one_worker(),
             judge.answers_with_what_was_taken(),
-            judge.fails_as_planned(),
+            judge.ends_as_planned(),
             judge.keeps_to_its_window(),
             judge.drops_the_stream_of_its_caller(),
             judge.ends_in_time(),
@@ -603,7 +605,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the caller got what the plan says.
+    /// Whether the call ended as the plan of the method, or of the caller's stream, says.
     fn succeeded(&self) -> bool {
         let planned = self.planned;
         // The caller's stream is also polled for items that the method does not take. So it may
@@ -626,7 +628,8 @@ impl Judge<'_> {
         answer == planned.answer && (stops || planned.sending == Sending::End)
     }
 
-    /// No gap, no duplicate, no other order, no item of another call.
+    /// No gap, no duplicate, no other order, no item of another call, neither among the items that
+    /// the method takes nor in the stream that it may return.
     fn takes_a_prefix(&self) -> Check {
         for (_, run) in &self.runs {
             fail_if(
@@ -644,7 +647,7 @@ impl Judge<'_> {
         )
     }
 
-    /// No silent end.
+    /// No silent end: a method sees the end after all items, and only if its caller's stream ends.
     fn ends_after_all_items(&self) -> Check {
         let is_regular = |run: &Run| matches!(run.end, Some((_, End::Regular)));
         for (_, run) in self.runs.iter().filter(|(_, run)| is_regular(run)) {
@@ -660,7 +663,8 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// The only error that a method sees is that its caller has been silent for long.
+    /// The only error that a method sees is that its items broke off. While its call goes on and no
+    /// fault disturbs its caller, it sees that only after a long silence.
     fn breaks_off_only_in_silence(&self) -> Check {
         for (_, run) in &self.runs {
             match &run.end {
@@ -675,22 +679,23 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// From the first message of a worker on, no other one gets items. The same one may run an
-    /// idempotent method again, if its caller had sent the request twice before.
+    /// Once a worker has sent a message, no other worker gets items. The same one may run an
+    /// idempotent method again, if the caller had sent its request twice before that message.
     fn takes_on_one_worker(&self) -> Check {
         let runs = self.runs.iter().map(|(_, run)| run);
         let takes: Vec<_> = runs.filter(|run| run.taken.count > 0).collect();
-        let is_apart = |pair: &[&&Run]| {
+        let runs_again = |pair: &[&&Run]| {
             let is_after = pair[0].ended.is_some_and(|ended| ended <= pair[1].begun);
             pair[0].worker == pair[1].worker && is_after
         };
         fail_if(
-            !takes.windows(2).all(is_apart),
+            !takes.windows(2).all(runs_again),
             "has items that two runs took at once",
         )
     }
 
-    /// The answer is that of a run which has taken what it says, and all that it should.
+    /// The answer is that of a run which has taken what it says: all that it should, unless its
+    /// items broke off.
     fn answers_with_what_was_taken(&self) -> Check {
         let (summary, is_complete) = match self.outcome {
             Outcome::Returned(summary) | Outcome::Error(summary) => (summary, true),
@@ -708,14 +713,19 @@ impl Judge<'_> {
             is_complete && summary.count != self.planned.taken(),
             "has an answer of a method that did not take all that it should",
         )?;
-        let has_ended = match &run.end {
+        let tells_the_end = match &run.end {
             Some((_, end)) => is_complete == (*end == End::Regular),
             None => is_complete && self.planned.stops_after.is_some(),
         };
-        fail_if(!has_ended, "has an answer that does not tell how its items ended")
+        fail_if(
+            !tells_the_end,
+            "has an answer that does not tell how its items ended",
+        )
     }
 
-    fn fails_as_planned(&self) -> Check {
+    /// Answers, panics and bad items are those of the plan, and each reply can be read. Other
+    /// failures may come from faults.
+    fn ends_as_planned(&self) -> Check {
         let Self { planned, outcome, .. } = self;
         let is_planned = match outcome {
             Outcome::Error(_) => planned.answer == Answer::Error,
@@ -732,7 +742,7 @@ impl Judge<'_> {
         fail_if(!is_planned, "has an outcome that was not planned")
     }
 
-    /// A slow method slows its caller down.
+    /// A slow method slows its caller down. One item may go beyond the bytes.
     fn keeps_to_its_window(&self) -> Check {
         let most = self.call.most_untaken;
         fail_if(most > WINDOW, "yielded more items than the method has room for")?;
@@ -755,8 +765,8 @@ impl Judge<'_> {
         if !self.is_undisturbed() || self.failure().is_some() {
             return Ok(());
         }
-        // The worker tells that, and each message may take ten times the latency. Others may wait
-        // to be confirmed before, or a channel may have to be opened.
+        // The worker tells the caller, and each message may take ten times the latency. Earlier
+        // ones may have to be confirmed first, or a channel may have to be opened.
         let known = Duration::from_millis(100 * self.scenario.latency + 1_000);
         let stopped = self.runs.iter().filter_map(|(_, run)| run.stopped).max();
         fail_if(
@@ -765,7 +775,8 @@ impl Judge<'_> {
         )
     }
 
-    /// A call ends once nothing goes on.
+    /// A call ends within a bounded time after it last went on, but not before its timeout or
+    /// [`MAX_SILENCE`] is over if it fails because of that.
     fn ends_in_time(&self) -> Check {
         let Self { planned, call, .. } = self;
         let took = self.ended - self.begun;
@@ -774,7 +785,7 @@ impl Judge<'_> {
             has_timed_out && took < planned.timeout,
             "timed out before its time",
         )?;
-        // The caller's stream is polled once a worker has begun.
+        // The caller's stream is polled only once a worker has begun.
         let has_begun = call.yielded > 0;
         fail_if(
             has_timed_out && has_begun && planned.timeout >= LONG_TIMEOUT,
@@ -804,14 +815,14 @@ impl Judge<'_> {
         let faults = planned.at.map_or(Duration::ZERO, |_| FAULTS_END);
         let last = last.unwrap_or_default().max(faults);
         let pause = planned.sends.pause.max(planned.takes.pause).max(planned.work);
-        // It waits for its worker, and for a connection.
-        let waits = if has_begun {
+        // One such wait is for its worker, another one for a connection.
+        let wait = if has_begun {
             MAX_SILENCE.min(planned.timeout)
         } else {
             planned.timeout
         };
         fail_if(
-            self.ended > last + pause + 2 * waits + MAX_SILENCE,
+            self.ended > last + pause + 2 * wait + MAX_SILENCE,
             "waited for too long",
         )
     }
@@ -833,7 +844,7 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether no fault could disturb the call, except that workers are stopped.
+    /// Whether the call meets no faults but those of a calm scenario.
     fn is_undisturbed(&self) -> bool {
         self.planned.at.is_none() || self.scenario.profile == Profile::Calm
     }
@@ -858,7 +869,7 @@ impl Judge<'_> {
         )
     }
 
-    /// No method goes on for ever, whatever its caller could tell.
+    /// No method goes on forever, even if its caller could not tell its worker that it is gone.
     fn stops_in_the_end(&self) -> Check {
         let faults = self.planned.at.map_or(Duration::ZERO, |_| FAULTS_END);
         let is_late = |run: &Run| {
@@ -871,7 +882,8 @@ impl Judge<'_> {
         )
     }
 
-    /// If workers are only stopped, a method ends soon after its caller has left.
+    /// If workers are only stopped, a method ends soon after its caller has left, unless the caller
+    /// was killed. A worker that is starting meanwhile may not hear of that.
     fn stops_when_dropped(&self) -> Check {
         if self.scenario.profile != Profile::Calm || self.planned.sender == Sender::Killed {
             return Ok(());
@@ -901,8 +913,8 @@ impl Judge<'_> {
         }
         match self.scenario.profile {
             Profile::Storm => Ok(()),
-            // A worker whose drain timed out gave it back. It counts as redelivered, so no other
-            // worker runs it unless it is idempotent.
+            // A worker whose drain timed out gave the request back. That counts as redelivered, so
+            // no other worker runs its method unless it is idempotent.
             Profile::Calm
                 if self.scenario.drains_may_time_out()
                     && self.runs.is_empty()
