@@ -1,4 +1,4 @@
-//! Encodes several calls as the body of one batch, and decodes it.
+//! Encodes one or more calls as the body of one batch, and decodes it.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rpc_runtime::Codec;

@@ -59,10 +59,11 @@ pub(crate) fn arguments(criterion: &mut Criterion) {
     });
 }
 
-/// Arguments may borrow from the body, so `decode` names their type.
+/// Measures encoding and decoding in each codec. Arguments may borrow from the body, so `decode`
+/// names their type, which cannot be a parameter here.
 fn arguments_of(
     criterion: &mut Criterion,
-    size: &str,
+    case: &str,
     names: &'static [&'static str],
     values: &impl EncodeArguments,
     decode: impl Fn(Codec, &[u8]),
@@ -70,7 +71,7 @@ fn arguments_of(
     for (name, codec) in CODECS {
         let encode = || encode_arguments(codec, names, black_box(values)).unwrap();
         let body = encode();
-        there_and_back(criterion, "arguments", name, size, &body, encode, || {
+        measure_both_ways(criterion, "arguments", name, case, &body, encode, || {
             decode(codec, black_box(&body));
         });
     }
@@ -82,31 +83,32 @@ pub(crate) fn answers(criterion: &mut Criterion) {
     answers_of(criterion, "bytes_64KiB", &bytes());
 }
 
-fn answers_of<T>(criterion: &mut Criterion, size: &str, answer: &T)
+fn answers_of<T>(criterion: &mut Criterion, case: &str, answer: &T)
 where
     T: Serialize + DeserializeOwned + 'static,
 {
     for (name, codec) in CODECS {
         let encode = || encode_result(codec, black_box(answer)).unwrap();
         let body = encode();
-        there_and_back(criterion, "answer", name, size, &body, encode, || {
+        measure_both_ways(criterion, "answer", name, case, &body, encode, || {
             decode_result::<T>(codec, black_box(&body)).unwrap()
         });
     }
 }
 
-fn there_and_back<E, D>(
+/// Measures encoding and decoding of one value, separately.
+fn measure_both_ways<E, D>(
     criterion: &mut Criterion,
     what: &str,
     codec: &str,
-    size: &str,
+    case: &str,
     body: &[u8],
     encode: impl FnMut() -> E,
     decode: impl FnMut() -> D,
 ) {
     let mut group = criterion.benchmark_group(what);
     group.throughput(Throughput::Bytes(body.len() as u64));
-    let id = |way: &str| BenchmarkId::new(format!("{way}/{codec}"), size);
+    let id = |way: &str| BenchmarkId::new(format!("{way}/{codec}"), case);
     let mut encode = encode;
     group.bench_function(id("encode"), |bencher| bencher.iter(&mut encode));
     let mut decode = decode;

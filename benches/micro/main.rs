@@ -19,8 +19,8 @@ use std::time::Duration;
 use criterion::Criterion;
 
 fn main() {
-    // A sample has thousands of iterations of most benchmarks, so less time than criterion's eight
-    // seconds suffices for each.
+    // A sample has thousands of iterations of most benchmarks, so less time than criterion's
+    // default, eight seconds with the warm-up, suffices for each.
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3))
@@ -29,7 +29,7 @@ fn main() {
     codecs::arguments(&mut criterion);
     codecs::answers(&mut criterion);
     batched::calls(&mut criterion);
-    batcher::lanes(&mut criterion);
+    batcher::items(&mut criterion);
     dispatch::requests(&mut criterion);
     guard::deliveries(&mut criterion);
     criterion.final_summary();

@@ -44,7 +44,7 @@ impl Bench {
         self.window
     }
 
-    /// Returns how many messages are in all queues, and their bytes.
+    /// Returns how many messages are in all queues, and the bytes of their bodies.
     pub(crate) async fn queued(&self) -> anyhow::Result<(u64, u64)> {
         let list = ["list_queues", "--no-table-headers", "messages", "message_bytes"];
         let listed = self.node.ctl(&list).await?;
@@ -66,14 +66,14 @@ impl Bench {
         }
     }
 
-    /// Returns the load of a scenario whose worker is a process of its own.
+    /// Returns the load of a scenario whose workers run in another process, with the id `worker`.
     pub(crate) fn load_with_worker(&self, scenario: Scenario, worker: i32) -> Load {
         let mut load = self.load(scenario);
         load.meter.worker = Some(worker);
         load
     }
 
-    /// Runs one contender once.
+    /// Runs one contender once, with caller and workers in this process. Prints its throughput.
     pub(crate) async fn measure(&self, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
         let load = self.load(scenario);
         let measured = contender.measure(self.node.url(), &load).await?;
@@ -81,7 +81,8 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Runs the contenders in turn, for this many rounds, at each scenario.
+    /// Runs the contenders in turn, for this many rounds, at each scenario. Leaves out those that
+    /// [cannot run](Kind::can_run) it.
     pub(crate) async fn compare(
         &self,
         contenders: &[Kind],
@@ -111,7 +112,7 @@ impl Bench {
     }
 }
 
-/// Prints the result of a run while others follow.
+/// Prints the throughput of a run as progress. The results of all runs come at the end.
 pub(crate) fn show(contender: Kind, scenario: Scenario, measured: &Measured) {
     eprintln!(
         "{:<24}{:>9.0} calls/s   {scenario}",

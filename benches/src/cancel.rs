@@ -14,7 +14,7 @@ use crate::report::ratios::{Ratio, Ratios};
 /// How many calls of each kind a round makes.
 const CALLS: usize = 200;
 
-/// The longest that a step may take.
+/// How long to wait for an [`Event`].
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[service(queue = "bench.cancel")]
@@ -25,6 +25,7 @@ trait Tasks {
     async fn run_forever(&self);
 }
 
+/// What happens to a method that runs forever.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Begun,
@@ -33,7 +34,7 @@ enum Event {
 
 struct Worker(UnboundedSender<Event>);
 
-/// Reports when it is dropped.
+/// Lives as long as its method runs, and reports when the method is dropped.
 struct Running<'a>(&'a UnboundedSender<Event>);
 
 impl Drop for Running<'_> {
@@ -53,7 +54,8 @@ impl Tasks for Worker {
     }
 }
 
-/// Measures the ratio of cancellation.
+/// Measures how long a method runs after its call was dropped ÷ how long a call takes, by the
+/// medians of a round.
 pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let (sender, mut events) = unbounded_channel();
     let worker = Broker::connect(bench.broker()).await?;
@@ -81,7 +83,8 @@ pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios)
     Ok(())
 }
 
-/// Returns the time from the drop of a call to the drop of its method.
+/// Makes a call, and aborts its task once the method runs. Returns the time from then to the drop
+/// of the method.
 async fn stop_time(client: &TasksClient, events: &mut UnboundedReceiver<Event>) -> anyhow::Result<Duration> {
     let mut next = async || {
         timeout(LIMIT, events.recv())
@@ -91,14 +94,15 @@ async fn stop_time(client: &TasksClient, events: &mut UnboundedReceiver<Event>) 
     };
     let call = tokio::spawn(client.run_forever());
     anyhow::ensure!(matches!(next().await?, Event::Begun), "it was dropped early");
-    let begun = Instant::now();
+    let aborted = Instant::now();
     call.abort();
     match next().await? {
-        Event::Dropped(at) => Ok(at - begun),
+        Event::Dropped(at) => Ok(at - aborted),
         Event::Begun => anyhow::bail!("it ran twice"),
     }
 }
 
+/// Sorts the times. Returns the median: the longer of the middle two if their number is even.
 fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]

@@ -95,6 +95,7 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a time of more than zero and less than an hour.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map(Duration::try_from_secs_f64);
     match seconds {
@@ -121,6 +122,8 @@ pub(crate) enum Mode {
 }
 
 impl Cli {
+    /// Returns the chosen mode. Of the options that choose one, only `--quick` and `--overload` can
+    /// be combined, and `--child` wins over all others.
     pub(crate) fn mode(&self) -> Mode {
         let modes = [
             (self.child, Mode::Child),
@@ -137,6 +140,8 @@ impl Cli {
         chosen.map_or(Mode::Compare, |(_, mode)| mode)
     }
 
+    /// Returns how long each run is measured. [`Mode::Cancel`] and [`Mode::OverloadQuick`] do not
+    /// use it.
     pub(crate) fn window(&self) -> Duration {
         let is_short = self.quick || self.streams || self.observed;
         let millis = match (self.overload.is_on(), is_short) {
@@ -163,7 +168,7 @@ impl Cli {
         if is_chosen { self.chosen() } else { axes() }
     }
 
-    /// Returns every combination of the given values.
+    /// Returns every combination of the given values. An axis without values has that of the base.
     fn chosen(&self) -> Vec<Scenario> {
         let or_base = |values: &[usize], base| match values {
             [] => vec![base],

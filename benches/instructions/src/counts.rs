@@ -20,7 +20,7 @@ const COMMENT: &str = "\
 # To record them anew:
 ";
 
-/// The number of instructions of each path, by its name.
+/// The number of instructions of each path's counted runs together, by the path's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) environment: Environment,
@@ -70,13 +70,13 @@ impl fmt::Display for Counts {
 
 /// Counts beside the recorded ones.
 pub(crate) struct Comparison<'a> {
-    recorded: &'a Environment,
-    counted: &'a Environment,
+    recorded_with: &'a Environment,
+    counted_with: &'a Environment,
     paths: BTreeMap<&'a str, Pair>,
 }
 
-/// The counts of one path: the recorded one, if there is one, and the one of now, if the path still
-/// exists.
+/// The counts of one path: the recorded one, if there is one, and the one of this run, if the path
+/// still exists.
 #[derive(Clone, Copy, Default)]
 struct Pair {
     recorded: Option<u64>,
@@ -84,13 +84,15 @@ struct Pair {
 }
 
 impl Pair {
-    /// How many percent more instructions there are now. `None` if there is nothing to compare.
+    /// By how many percent the count has changed: below zero if there are fewer instructions now.
+    /// `None` if one of the counts is missing.
     fn change(self) -> Option<f64> {
         let (recorded, counted) = (self.recorded? as f64, self.counted? as f64);
         Some((counted / recorded - 1.0) * 100.0)
     }
 
-    /// Whether the counts differ by at most this many percent.
+    /// Whether the count differs by at most this many percent from the recorded one. `false` if one
+    /// of them is missing.
     fn is_within(self, percent: u64) -> bool {
         let (Some(recorded), Some(counted)) = (self.recorded, self.counted) else {
             return false;
@@ -108,8 +110,8 @@ pub(crate) fn compare<'a>(recorded: &'a Counts, counted: &'a Counts) -> Comparis
         paths.entry(path.as_str()).or_default().counted = Some(*count);
     }
     Comparison {
-        recorded: &recorded.environment,
-        counted: &counted.environment,
+        recorded_with: &recorded.environment,
+        counted_with: &counted.environment,
         paths,
     }
 }
@@ -121,7 +123,7 @@ impl Comparison<'_> {
     }
 
     fn tolerance(&self) -> u64 {
-        match self.recorded == self.counted {
+        match self.recorded_with == self.counted_with {
             true => TOLERANCE,
             false => TOLERANCE_ELSEWHERE,
         }
@@ -148,11 +150,11 @@ impl fmt::Display for Comparison<'_> {
                 false => writeln!(f, "  FAILED")?,
             }
         }
-        if self.recorded != self.counted {
+        if self.recorded_with != self.counted_with {
             writeln!(
                 f,
                 "recorded with {}, counted with {}",
-                self.recorded, self.counted
+                self.recorded_with, self.counted_with
             )?;
             writeln!(f, "so the tolerance is {tolerance} % instead of {TOLERANCE} %")?;
         }

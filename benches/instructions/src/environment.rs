@@ -5,16 +5,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// The compiler and the C library with which counts were recorded.
+/// The compiler and the C library with which instructions were counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Environment {
     pub(crate) rustc: String,
-    /// Allocates, and copies bytes.
+    /// Matters because its allocator and its copying of bytes are counted too.
     pub(crate) libc: String,
 }
 
 impl Environment {
-    /// That of this program. `None` if there are no counts for this kind of machine.
+    /// The environment of this program. `None` if it is built for anything but x86-64, Linux and
+    /// glibc: there are no recorded counts for other targets.
     pub(crate) fn current() -> Result<Option<Self>> {
         if !cfg!(all(
             target_arch = "x86_64",

@@ -1,5 +1,5 @@
-//! Counts the instructions of the paths that most calls take, and compares them with the recorded
-//! counts.
+//! Counts the instructions of paths, which are parts of what caller and worker do for a call, or a
+//! whole call within the process. Compares the counts with the recorded ones.
 //!
 //! ```sh
 //! cargo run --profile counts -p rpc-instructions                   # compares; needs valgrind
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The time of a benchmark changes by tenths from run to run, on a shared machine by more. The
-//! number of instructions of the same program is nearly the same in each run, so a change of
-//! percents is a change of the code.
+//! number of instructions of the same program is nearly the same in each run, so a difference of a
+//! few percent comes from the code, the compiler or the C library.
 //!
 //! The program runs itself under valgrind, once for each path.
 
@@ -26,13 +26,13 @@ use anyhow::{Context, Result, bail};
 use counts::Counts;
 use environment::Environment;
 
-/// Tells the program to run this path instead of counting.
+/// Makes the program run the path whose name follows, instead of counting.
 const RUN: &str = "--run";
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => gate(),
+        [] => record_or_compare(),
         [RUN, path] => {
             paths::run(path)?;
             Ok(ExitCode::SUCCESS)
@@ -41,8 +41,10 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// Counts all paths, and records the counts or compares them with the recorded ones.
-fn gate() -> Result<ExitCode> {
+/// Counts the instructions of all paths. With `WRITE_COUNTS`, records the counts. Otherwise
+/// compares them with the recorded ones, and returns a failure if one is out of tolerance. Succeeds
+/// without counting if there are no recorded counts for this target.
+fn record_or_compare() -> Result<ExitCode> {
     let Some(environment) = Environment::current()? else {
         println!("not run: the counts are those of x86_64 with glibc");
         return Ok(ExitCode::SUCCESS);

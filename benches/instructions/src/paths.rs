@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// How often a path runs while it is counted.
 const REPEATS: usize = 1000;
 
-/// How many calls share a message.
+/// How many calls a path encodes, decodes or batches at once.
 const BATCH: usize = 64;
 
 /// The paths by name.
@@ -50,7 +50,7 @@ pub(crate) fn run(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs a path a few times, so that tables and buffers have grown, and then counts.
+/// Runs a path a few times, so that tables and buffers have grown, and then in [`counted`].
 fn measure<T>(mut path: impl FnMut() -> T) {
     let mut path = || {
         black_box(path());
@@ -61,7 +61,8 @@ fn measure<T>(mut path: impl FnMut() -> T) {
     counted(&mut path);
 }
 
-/// Valgrind counts the instructions of this function and of what it calls. It knows it by name.
+/// Runs the path [`REPEATS`] times. `valgrind.rs` gives valgrind the name of this function, and
+/// valgrind counts the instructions of this function and of what it calls.
 #[inline(never)]
 fn counted(path: &mut dyn FnMut()) {
     for _ in 0..REPEATS {
@@ -134,13 +135,15 @@ fn receive_confirm() {
     measure(|| assert_eq!(incoming.receive(black_box(&mut frames)), Some(1)));
 }
 
-/// What a caller does with calls that wait for the confirm of an earlier message.
+/// What a caller's batcher does with calls that come at once: it publishes the first few one by
+/// one, and the others together once those messages are confirmed.
 fn batch() {
     let lane: (Arc<str>, u32) = ("user_directory".into(), 30_000);
     let mut waiting = Waiting::<_, [usize; 5]>::new();
     let mut published = 0;
     measure(|| {
         for _ in 0..BATCH {
+            // The same sizes as in `benches/micro/batcher.rs`.
             waiting.push(lane.clone(), [0; 5], 100, 1024);
             if waiting.leave().is_some() {
                 published += 1;
@@ -172,7 +175,7 @@ fn decode_batch() {
     });
 }
 
-/// What a worker does with a request before it sends the reply.
+/// What a worker does with a request, except deduplication and sending the reply.
 fn dispatch() {
     let worker = Worker::new(DirectoryServer::new(Users)).expect("there is one service");
     let request = request();
@@ -184,7 +187,7 @@ fn dispatch() {
     });
 }
 
-/// Encodes and decodes arguments in both codecs.
+/// Encodes and decodes arguments in MessagePack and in JSON.
 fn arguments() {
     const NAMES: &[&str] = &["id", "limit", "note"];
     fn there_and_back(codec: Codec, values: &impl EncodeArguments) {

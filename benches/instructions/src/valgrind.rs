@@ -12,7 +12,7 @@ use crate::RUN;
 /// same on all of them.
 const SAME_ON_ALL_PROCESSORS: &str = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
 
-/// Counts the instructions of a path: those within `paths::counted`.
+/// Runs this program with a path, and counts the instructions within `paths::counted`.
 pub(crate) fn count(path: &str) -> Result<u64> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let out = folder.path().join("callgrind.out");
@@ -37,7 +37,7 @@ pub(crate) fn count(path: &str) -> Result<u64> {
     collected(&log).ok_or_else(|| anyhow!("valgrind has not counted {path}:\n{log}"))
 }
 
-/// The number of instructions in valgrind's log. `None` if there are none.
+/// The number of instructions in valgrind's log. `None` if the log has no number, or zero.
 fn collected(log: &str) -> Option<u64> {
     let (_, count) = log.lines().find_map(|line| line.split_once("Collected : "))?;
     count.trim().parse().ok().filter(|count| *count > 0)

@@ -17,10 +17,12 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// The buckets of histograms of durations.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// The buckets of histograms of calls, or replies, in one message.
 const CALLS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
 /// How often the recorder sorts its samples into buckets. Exporters do this every few seconds; a
@@ -30,10 +32,10 @@ const UPKEEP: Duration = Duration::from_millis(100);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Parts { metrics, traces } = Parts::requested()?;
-    let recorder = metrics.then(record_metrics).transpose()?;
+    let recorder = metrics.then(install_recorder).transpose()?;
     let upkeep = recorder.clone().map(|recorder| tokio::spawn(keep_up(recorder)));
     let sampler = Refuse::default();
-    let provider = traces.then(|| trace(sampler.clone()));
+    let provider = traces.then(|| install_tracer(sampler.clone()));
 
     rpc_bench::run_as_child().await?;
 
@@ -67,7 +69,7 @@ impl Parts {
     }
 }
 
-fn record_metrics() -> anyhow::Result<PrometheusHandle> {
+fn install_recorder() -> anyhow::Result<PrometheusHandle> {
     let metrics = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_per_message".into()), CALLS)?
@@ -84,7 +86,8 @@ async fn keep_up(metrics: PrometheusHandle) {
     }
 }
 
-fn trace(sampler: Refuse) -> SdkTracerProvider {
+/// Makes `tracing`'s spans and the trace context of requests go through OpenTelemetry.
+fn install_tracer(sampler: Refuse) -> SdkTracerProvider {
     let provider = SdkTracerProvider::builder().with_sampler(sampler).build();
     global::set_text_map_propagator(TraceContextPropagator::new());
     tracing_subscriber::registry()
@@ -94,7 +97,7 @@ fn trace(sampler: Refuse) -> SdkTracerProvider {
     provider
 }
 
-/// Takes no span, and counts those that it was asked about.
+/// Takes no span. Counts the spans of callers and workers that it was asked about.
 #[derive(Debug, Clone, Default)]
 struct Refuse {
     callers: Arc<AtomicU64>,
@@ -124,7 +127,7 @@ impl ShouldSample for Refuse {
     }
 }
 
-/// Fails unless calls and requests were counted.
+/// Fails unless the rendered metrics have those of calls and of requests.
 fn check_metrics(metrics: &str) -> anyhow::Result<()> {
     for name in ["rpc_client_calls_total", "rpc_server_requests_total"] {
         ensure!(metrics.contains(name), "the recorder has no metric {name}");
@@ -132,7 +135,7 @@ fn check_metrics(metrics: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails unless calls and requests had spans.
+/// Fails unless the sampler was asked about spans of callers and of workers.
 fn check_traces(sampler: &Refuse) -> anyhow::Result<()> {
     for (side, spans) in [("callers", &sampler.callers), ("workers", &sampler.workers)] {
         ensure!(

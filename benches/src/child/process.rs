@@ -56,7 +56,7 @@ impl Process {
         Ok(i32::try_from(id)?)
     }
 
-    /// Sends an order and waits for the answer.
+    /// Sends an order and waits for the answer. A child reads only one order.
     pub(crate) async fn order(&mut self, order: &Order, limit: Duration) -> anyhow::Result<Answer> {
         let mut line = serde_json::to_string(order)?;
         line.push('\n');
@@ -71,7 +71,8 @@ impl Process {
         serde_json::from_str(&answer).with_context(|| format!("a process answered {answer:?}"))
     }
 
-    /// Lets it end.
+    /// Closes the child's standard input, and waits until the child has ended. Fails if the child
+    /// has failed.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         drop(self.input);
         let status = timeout(END_LIMIT, self.child.wait())

@@ -23,7 +23,7 @@ impl Input {
         let (end_sender, end) = oneshot::channel();
         std::thread::spawn(move || {
             let mut line = String::new();
-            // After an error there is no order, and it is reported as missing.
+            // After an error, the line is empty or incomplete, which is no order.
             let _ = std::io::stdin().read_line(&mut line);
             let _ = order_sender.send(line);
             let mut rest = [0; 64];
@@ -41,12 +41,13 @@ impl Input {
     }
 
     async fn end(&mut self) {
-        // It ends without a value.
+        // The thread drops the sender, and sends no value.
         let _ = (&mut self.end).await;
     }
 }
 
-/// Reads an order, does it, and answers.
+/// Reads an order, carries it out, and answers. Workers run on after the answer, until the input
+/// ends.
 pub(crate) async fn run() -> anyhow::Result<()> {
     let mut input = Input::open();
     match input.order().await? {

@@ -10,7 +10,7 @@ use crate::scenario::Scenario;
 /// A way to make remote calls.
 #[async_trait]
 pub(crate) trait Contender: Send + Sync {
-    /// Starts workers and a caller with connections and queues of their own.
+    /// Starts workers and a caller. They share no connection or queue with other runs.
     async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>>;
 }
 
@@ -24,14 +24,16 @@ pub(crate) trait Running: Stop {
 /// Something that was started.
 #[async_trait]
 pub(crate) trait Stop: Send + Sync {
-    /// Removes everything that could affect the next contender.
+    /// Ends everything that could affect the next contender. Idle queues may remain until they
+    /// expire.
     async fn stop(self: Box<Self>) -> anyhow::Result<()>;
 }
 
-/// A contender whose caller and workers can run in different processes. They share only the name of
-/// the request queue.
+/// A contender whose caller and workers share only the broker and the name of the request queue.
+/// They can run in different processes unless the broker is in-process.
 #[async_trait]
 pub(crate) trait Sides: Send + Sync {
+    /// Starts the workers of the scenario, all in this process.
     async fn start_workers(
         &self,
         broker: &str,

@@ -16,7 +16,7 @@ use crate::measure::Measured;
 use crate::memory::{live_bytes, settled_bytes};
 use crate::scenario::{self, Scenario};
 
-/// Longer than the time of a hundred thousand calls.
+/// The deadline of a call. With a hundred thousand calls in flight, each takes less.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The drain timeout of workers. No caller waits for their replies any more.
@@ -39,13 +39,13 @@ impl Echo for Repeat {
     }
 }
 
-/// The broker that calls use.
-pub(super) enum Road {
+/// The broker that calls use, and whether they are batched.
+pub(super) enum BrokerKind {
     RabbitMq { batched: bool },
     InProcess(InProcessBroker),
 }
 
-impl Road {
+impl BrokerKind {
     async fn connect(&self, broker: &str) -> Result<Broker, BrokerError> {
         match self {
             Self::RabbitMq { .. } => Broker::connect(broker).await,
@@ -71,7 +71,7 @@ impl Road {
 }
 
 /// A caller and workers, each with a broker handle of its own as in separate programs.
-pub(super) struct Framework(pub(super) Road);
+pub(super) struct Framework(pub(super) BrokerKind);
 
 struct FrameworkCaller {
     client: EchoClient,
@@ -115,6 +115,7 @@ impl Sides for Framework {
         let client = EchoClient::builder(&broker)
             .queue(queue)
             .timeout(CALL_LIMIT)
+            // In an open loop, the load limits the calls in flight to a hundred thousand.
             .max_in_flight(scenario.in_flight.max(100_000))
             .batching(self.0.is_batched())
             .build();
@@ -122,7 +123,7 @@ impl Sides for Framework {
     }
 }
 
-/// Returns a queue that is deleted after its workers.
+/// Returns a queue that RabbitMQ deletes when it has had no consumer for ten seconds.
 pub(crate) fn passing_queue(name: &str) -> RequestQueue {
     RequestQueue::new(name).argument("x-expires", 10_000)
 }
@@ -173,7 +174,7 @@ impl Echo for Silent {
 pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow::Result<f64> {
     let queue = unique("silent");
     let worker = Broker::connect(broker).await?;
-    // It takes one request. The others stay in the queue, so that no memory of the worker is
+    // The worker takes one request. The others stay in the queue, so that none of its memory is
     // counted.
     let server = Server::new(&worker)
         .concurrency(1)

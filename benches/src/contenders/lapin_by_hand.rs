@@ -31,6 +31,7 @@ use crate::load::{Caller, Load};
 use crate::measure::Measured;
 use crate::scenario::{self, Scenario};
 
+/// How long a call waits for its reply.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// How many replies may be unacknowledged.
@@ -45,7 +46,7 @@ pub(super) struct LapinByHand {
     pub(super) guarantees: bool,
 }
 
-/// The connections of one side, one to publish and one to consume.
+/// The connections of one side: one to consume and one to publish for the caller or each worker.
 struct Open {
     connections: Vec<Connection>,
     /// Kept until their connections are closed. lapin closes a dropped channel in the background;
@@ -57,7 +58,7 @@ struct Open {
 impl Open {
     async fn close(self) {
         for connection in self.connections {
-            // If a close fails, the drop at the end closes the connection.
+            // If a close fails or takes too long, the drop that follows closes the connection.
             let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
         }
         drop(self.channels);
@@ -146,6 +147,7 @@ impl LapinByHand {
 /// Publishes through one channel, from any task.
 struct Publisher {
     channel: Channel,
+    /// Makes publishes with confirms take turns.
     order: Mutex<()>,
     guarantees: bool,
 }
@@ -168,9 +170,9 @@ impl Publisher {
         if !self.guarantees {
             return publishing.await;
         }
-        // When it is first polled, lapin takes the number of the confirm under one lock, and the
-        // place of the frames under another. Between them, another task could take both places,
-        // and each would get the other's confirm.
+        // On the first poll, lapin takes the number of the confirm under one lock, and the place of
+        // the frames under another. Between them, another task could take a later number and an
+        // earlier place, and each message would get the other's confirm.
         let mut publishing = pin!(publishing);
         poll_fn(|context| {
             let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,7 +187,8 @@ async fn connect(broker: &str) -> anyhow::Result<[Connection; 2]> {
     Ok([connect().await?, connect().await?])
 }
 
-/// The reply queue. With guarantees, it outlives the connection for a minute.
+/// Declares the reply queue and returns its name. With guarantees, the queue outlives the
+/// connection by a minute, and the prefetch of the channel is set.
 async fn declare_replies(channel: &Channel, guarantees: bool) -> anyhow::Result<ShortString> {
     let (name, options, mut arguments) = (
         match guarantees {
@@ -254,6 +257,8 @@ impl Caller for LapinCaller {
                 confirmation = confirming => {
                     let confirmation = confirmation?;
                     ensure!(confirmation.is_ack(), "the broker refused a request");
+                    // It may be the request of another call: lapin reports a returned request with
+                    // the next confirm. Without its sender, that call fails.
                     if let Some(returned) = confirmation.take_message() {
                         state.end(&returned.delivery);
                     }
@@ -287,8 +292,7 @@ impl CallerState {
         }
     }
 
-    /// Removes the call whose id the message has. lapin reports a returned request with the next
-    /// confirm, which may be that of another one.
+    /// Removes the call whose id the message has. `None` if no such call waits.
     fn end(&self, message: &Delivery) -> Option<oneshot::Sender<Delivery>> {
         let id = message.properties.correlation_id().as_ref()?;
         let id: u64 = id.as_str().parse().ok()?;
@@ -300,7 +304,8 @@ impl CallerState {
     }
 }
 
-/// Passes replies to the waiting calls, and acknowledges those that arrived together with one ack.
+/// Passes replies to the waiting calls. With guarantees, acknowledges those that arrived together
+/// with one ack.
 async fn route(mut replies: Consumer, channel: Channel, caller: LapinCaller) {
     while let Some(Ok(first)) = replies.next().await {
         let mut last = first.delivery_tag;
@@ -328,6 +333,7 @@ struct Worker {
 }
 
 impl Worker {
+    /// Declares the queue and begins to consume it. Returns the task that takes the requests.
     async fn start(self, queue: &str, prefetch: u16) -> anyhow::Result<JoinHandle<()>> {
         let options = QueueDeclareOptions {
             durable: true,
@@ -351,7 +357,8 @@ impl Worker {
         }))
     }
 
-    /// A request without a reply is redelivered when the channel closes.
+    /// Runs the handler, replies, and acknowledges the request. A request without a reply stays
+    /// unacknowledged until the channel closes.
     async fn serve(&self, request: Delivery) -> anyhow::Result<()> {
         scenario::handle(self.handler).await;
         let properties = request.properties;

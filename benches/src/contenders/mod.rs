@@ -1,4 +1,4 @@
-//! The contenders, one file each, behind the trait [`Contender`].
+//! The contenders, behind the trait [`Contender`]. Variants of one contender share a module.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ mod tarpc;
 mod tonic;
 
 use contender::{Contender, Running, Sides, Stop};
-use framework::{Framework, Road};
+use framework::{BrokerKind, Framework};
 use lapin_by_hand::LapinByHand;
 
 /// How long a contender may take to start or to stop.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-const BATCHED: Framework = Framework(Road::RabbitMq { batched: true });
-const UNBATCHED: Framework = Framework(Road::RabbitMq { batched: false });
+const BATCHED: Framework = Framework(BrokerKind::RabbitMq { batched: true });
+const UNBATCHED: Framework = Framework(BrokerKind::RabbitMq { batched: false });
 const BY_HAND: LapinByHand = LapinByHand { guarantees: false };
 const GUARANTEED_BY_HAND: LapinByHand = LapinByHand { guarantees: true };
 
@@ -74,11 +74,11 @@ impl Kind {
     /// Returns whether the scenario applies to this contender.
     pub(crate) fn can_run(self, scenario: &Scenario) -> bool {
         match self {
-            // They have no handler and their own window.
+            // They have no handler, and keep a fixed number of calls in flight.
             Self::RawSockets | Self::SocketsWithGuarantees => {
                 scenario.handler.is_zero() && scenario.open_loop.is_none()
             }
-            // Without a broker, nothing distributes the calls.
+            // Without a broker, nothing distributes the calls of these two.
             Self::TarpcOverTcp => scenario.workers == 1,
             Self::TonicOverTcp => scenario.workers == 1 && scenario.in_flight <= tonic::MAX_IN_FLIGHT,
             _ => true,
@@ -87,7 +87,7 @@ impl Kind {
 
     fn contender(self) -> Box<dyn Contender> {
         match self {
-            Self::FrameworkInProcess => Box::new(Framework(Road::InProcess(InProcessBroker::new()))),
+            Self::FrameworkInProcess => Box::new(Framework(BrokerKind::InProcess(InProcessBroker::new()))),
             Self::RawSockets => Box::new(sockets::Bare),
             Self::SocketsWithGuarantees => Box::new(sockets::Guaranteed),
             Self::TarpcOverTcp => Box::new(tarpc::TarpcOverTcp),
@@ -99,11 +99,11 @@ impl Kind {
         }
     }
 
-    /// Returns the contender in two parts, which can run in different processes.
+    /// Returns the contender as two sides, which can run in different processes.
     ///
     /// # Errors
     ///
-    /// Fails if it has no such parts.
+    /// Fails if caller and workers have to share a process.
     fn sides(self) -> anyhow::Result<Box<dyn Sides>> {
         match self {
             Self::FrameworkBatched => Ok(Box::new(BATCHED)),
@@ -134,7 +134,7 @@ impl Kind {
         self.run(starting, load).await
     }
 
-    /// Starts the contender, runs the load, and stops it.
+    /// Starts the contender in this process, runs the load, and stops the contender.
     pub(crate) async fn measure(self, broker: &str, load: &Load) -> anyhow::Result<Measured> {
         let contender = self.contender();
         self.run(contender.start(broker, &load.scenario), load).await
