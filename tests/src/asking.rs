@@ -1,4 +1,4 @@
-//! Asks the broker and the workers, until they answer.
+//! Asks the broker and the workers until they answer as a test expects.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use rpc_runtime::describe::{Worker, WorkerDescription};
 use crate::gate::SOON;
 use crate::until;
 
-/// How long a search waits for the next answer. A worker that is slower is asked again.
+/// How long a discovery waits for the next answer. A worker that is slower is asked again.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// Waits until a worker of this queue that is the wanted one answers a search. It then receives
-/// broadcasts and cancellations, too.
+/// Waits until discovery finds the wanted worker on this queue. The worker then receives broadcasts
+/// and cancellations, too.
 ///
-/// A server starts even if its subscription to these messages takes longer than a second.
+/// [`start`](rpc_runtime::Server::start) is no substitute: it waits only a second for the worker's
+/// subscription to these messages.
 ///
 /// # Panics
 ///

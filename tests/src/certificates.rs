@@ -35,7 +35,7 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// Fails if the certificate cannot be read.
+    /// Fails if the certificate or its key cannot be used.
     pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
         let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
@@ -52,7 +52,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// Fails if the certificate cannot be made. So do the functions that create the others.
+    /// Fails if the certificate cannot be made. So do the methods that create other certificates.
     pub fn new() -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params
@@ -81,7 +81,7 @@ impl Authority {
         )
     }
 
-    /// Creates a certificate that expired at the end of the year 2000.
+    /// Creates a broker's certificate that expired at the end of the year 2000.
     pub fn expired_server(&self, host: &str) -> anyhow::Result<Identity> {
         let mut params = CertificateParams::new([host.to_owned()])?;
         params.not_before = date_time_ymd(2000, 1, 1);
@@ -98,6 +98,7 @@ impl Authority {
         )
     }
 
+    /// Creates a key and a certificate for it, with this common name and purpose.
     fn sign(
         &self,
         mut params: CertificateParams,

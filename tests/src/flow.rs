@@ -28,9 +28,9 @@ pub trait Flow {
 pub struct Source {
     /// The gate at which streams wait.
     pub gate: Gate,
-    /// Before which item they wait.
+    /// The number of the item before which they wait.
     waits_before: u64,
-    /// The runs in all workers with this source.
+    /// The runs in all workers of this process with this source.
     pub runs: Runs,
 }
 
@@ -44,10 +44,11 @@ impl Source {
         }
     }
 
-    /// Yields this many items, and waits at the gate once. The run ends when the stream is dropped.
+    /// Begins a run that yields this many items. It waits at the gate before item `waits_before`,
+    /// if there is one, and ends when the stream is dropped.
     fn run(&self, entry: &str, items: u64) -> impl Stream<Item = Item> + use<> {
         let running = self.runs.begin(entry);
-        // Workers in other processes count their own runs.
+        // Workers in other processes number their own runs, also from 1.
         let run = (u64::from(process::id()) << 32) | running.number;
         let Self {
             gate, waits_before, ..
@@ -76,7 +77,8 @@ impl Flow for Source {
     }
 }
 
-/// A task that reads a stream, and panics if an item is missing, out of order, or of another run.
+/// A task that reads a stream, and panics unless the items are those of one run, in order and
+/// without gaps.
 #[derive(Debug)]
 pub struct Reading {
     task: JoinHandle<(u64, Result<(), CallError>)>,
@@ -108,13 +110,14 @@ impl Reading {
         Self { task, read }
     }
 
-    /// Waits until this many items are read, or the stream has ended.
+    /// Waits until this many items are read, or the task has ended.
     pub async fn reached(&mut self, items: u64) {
-        // An error: the task is gone, because the stream has ended.
+        // An error: the task has ended before.
         let _ = soon("items arrive", self.read.wait_for(|read| *read >= items)).await;
     }
 
-    /// Waits for the end. Returns the number of items, and the error if it is not the regular end.
+    /// Waits for the end of the stream. Returns the number of items, and the error with which the
+    /// stream ended, if any. Panics if the task did.
     pub async fn ended(self) -> (u64, Result<(), CallError>) {
         soon("the stream ends", self.task).await.unwrap()
     }

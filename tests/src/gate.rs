@@ -11,7 +11,7 @@ use tokio::time::timeout;
 /// How long a test waits for an event that must happen.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Waits for an event that must happen, and fails the test if it does not.
+/// Waits for an event that must happen. Panics if it does not within [`SOON`].
 pub async fn soon<T>(what: &str, happening: impl Future<Output = T>) -> T {
     match timeout(SOON, happening).await {
         Ok(value) => value,
@@ -51,7 +51,8 @@ impl Gate {
         gate
     }
 
-    /// Waits until the test lets this handler pass.
+    /// Waits until the test lets this handler pass. If it is cancelled here, it stays counted in
+    /// [`most_inside`](Self::most_inside).
     pub async fn pass(&self) {
         let inside = self.0.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most_inside.fetch_max(inside, Ordering::SeqCst);
@@ -65,7 +66,7 @@ impl Gate {
         self.0.inside.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Waits until this many more handlers have arrived.
+    /// Waits until this many handlers have arrived besides those that were waited for before.
     pub async fn began(&self, handlers: u32) {
         soon("handlers begin", self.0.began.acquire_many(handlers))
             .await
@@ -73,7 +74,7 @@ impl Gate {
             .forget();
     }
 
-    /// Lets this many handlers pass.
+    /// Lets this many handlers pass, those first that arrived first. Later ones pass if fewer wait.
     pub fn let_go(&self, handlers: usize) {
         self.0.may_end.add_permits(handlers);
     }

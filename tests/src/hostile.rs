@@ -1,5 +1,5 @@
 //! A hostile peer that attacks for as long as it lives: the workers of a queue, all workers, and
-//! each caller that calls its own queue.
+//! each caller that calls the hostile peer's own queue, the trap.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,13 +14,13 @@ use crate::gate::SOON;
 use crate::stranger::{Properties, Property, Stranger, long, nested, short};
 use crate::until;
 
-/// The pause between two messages.
+/// The pause between two attacks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The pause before it reconnects: the broker closes its channel after some of its messages.
+/// The pause before the peer reconnects. The broker closes the channel after some messages.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many calls to the trap it remembers.
+/// How many calls to the trap the peer remembers.
 const MAX_CALLS: usize = 64;
 
 /// A hostile peer. It attacks until it is dropped.
@@ -31,12 +31,13 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Starts to attack the workers of the queue `victim`. The seed decides the order. A caller
-    /// that calls the queue `trap` reveals its reply address and gets hostile replies.
+    /// Starts to attack the workers of the queue `victim`. The seed decides the attacks. A
+    /// caller that calls the queue `trap` reveals its reply address and gets hostile replies.
+    /// Returns after the first attack.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot start.
+    /// Fails if there is no attack within [`SOON`], for instance without a connection.
     pub async fn start(url: &str, victim: &str, trap: &str, seed: u64) -> anyhow::Result<Self> {
         let sent = Arc::new(AtomicUsize::new(0));
         let mut attack = Attack {
@@ -61,17 +62,18 @@ impl Hostile {
         Ok(hostile)
     }
 
-    /// Returns how many messages it has sent.
+    /// Returns how many attacks were sent. An attack on a caller is one or two messages, or none
+    /// while no caller is known. Any other attack is one message.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits until it has sent this many more messages.
+    /// Waits until this many more attacks were sent.
     ///
     /// # Errors
     ///
-    /// Fails if that takes too long.
+    /// Fails if that takes longer than [`SOON`].
     pub async fn has_sent(&self, more: usize) -> anyhow::Result<()> {
         let enough = self.sent() + more;
         until("the hostile peer sends", SOON, async || Ok(self.sent() >= enough)).await
@@ -97,7 +99,8 @@ struct Attack {
 }
 
 impl Attack {
-    /// Connects, and sends hostile messages until the broker closes the connection.
+    /// Connects, and sends hostile messages. Returns only if that fails, for instance because the
+    /// broker has closed the channel.
     async fn run(&mut self) -> anyhow::Result<Infallible> {
         let mut stranger = Stranger::connect(&self.url).await?;
         stranger.declare(&self.trap).await?;
@@ -118,7 +121,7 @@ impl Attack {
         }
     }
 
-    /// Sends an invalid request to the victim.
+    /// Sends an invalid request to the victim's queue or to its queue for batches.
     async fn request(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let queue = match self.below(2) {
             0 => self.victim.clone(),
@@ -133,13 +136,14 @@ impl Attack {
     }
 
     /// Sends a reply to a caller of the trap: to no call, to another call, twice, or malformed.
+    /// Sends nothing if no caller is known.
     async fn reply(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let (one, other) = (self.below(MAX_CALLS), self.below(MAX_CALLS));
         let known = self.calls.len();
         if known == 0 {
             return Ok(());
         }
-        // Often of two calls, so that the caller gets the reply to another one.
+        // The address and the id are often of two calls: the caller gets a reply to another call.
         let Call { reply_to, .. } = self.calls[one % known].clone();
         let Call { id, .. } = self.calls[other % known].clone();
         let address = String::from_utf8(reply_to)?;
@@ -159,7 +163,8 @@ impl Attack {
         Ok(())
     }
 
-    /// Sends a discovery request to all workers.
+    /// Sends an invalid discovery request to all workers, or with a routing key that is not UTF-8,
+    /// which reaches none.
     async fn question(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let asked = Properties::default()
             .text(Property::ReplyTo, "amq.gen-stranger")
@@ -174,7 +179,7 @@ impl Attack {
             .await
     }
 
-    /// Makes one of the properties invalid, or adds an invalid one.
+    /// Sets one property to a value that is malformed, forged, or wrong for this message.
     fn spoiled(&mut self, properties: Properties) -> Properties {
         const NOT_UTF8: &[u8] = b"\xff\xfe";
         match self.below(12) {
@@ -185,6 +190,7 @@ impl Attack {
             4 => properties.headers(&nested(b'F', 1200)),
             5 => properties.headers(&nested(b'A', 1200)),
             6 => properties.headers(&[short(NOT_UTF8), b"S".to_vec(), long(b"x")].concat()),
+            // A header `a` of the type `?`, which does not exist.
             7 => properties.headers(b"\x01a?"),
             8 => properties.text(Property::Type, "x\n2026-01-01 ERROR forged"),
             9 => properties.text(Property::ReplyTo, "payments"),
@@ -207,7 +213,8 @@ impl Attack {
 /// Not valid arguments, not a valid result, not a batch.
 const NONSENSE: &[u8] = b"\xff{[\x00";
 
-/// Reads the correlation id and the reply address from properties on the wire.
+/// Reads the correlation id and the reply address from properties on the wire. Returns `None` if
+/// either is missing or the properties are malformed.
 fn read_call(wire: &[u8]) -> Option<Call> {
     // Behind the flags are those properties whose flags are set, in the order of `Property`.
     let (flags, mut rest) = wire.split_first_chunk::<2>()?;
@@ -222,6 +229,7 @@ fn read_call(wire: &[u8]) -> Option<Call> {
         let (size, behind) = rest.split_first_chunk::<4>()?;
         rest = behind.get(usize::try_from(u32::from_be_bytes(*size)).ok()?..)?;
     }
+    // One byte each.
     let numbers = [Property::DeliveryMode, Property::Priority];
     rest = rest.get(numbers.into_iter().filter(|number| has(*number)).count()..)?;
     if !has(Property::CorrelationId) || !has(Property::ReplyTo) {
@@ -232,7 +240,7 @@ fn read_call(wire: &[u8]) -> Option<Call> {
     Some(Call { id, reply_to })
 }
 
-/// Reads a short string and returns the bytes after it.
+/// Reads a short string. Returns it and the bytes after it.
 fn take_short(wire: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (&size, behind) = wire.split_first()?;
     let (text, behind) = behind.split_at_checked(usize::from(size))?;

@@ -1,4 +1,5 @@
-//! A service that counts how often each entry ran, and whose methods wait at a [gate](Gate).
+//! A service that counts how often each entry ran. Its entries, and `produce`, wait at a
+//! [gate](Gate).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::gate::{Gate, SOON, soon};
 
-/// Counts its calls by entry.
+/// Counts the runs of each entry.
 #[service]
 pub trait Ledger {
     /// Runs an entry; idempotent.
@@ -18,7 +19,7 @@ pub trait Ledger {
     async fn read(&self, entry: &str);
     /// Runs an entry at most once.
     async fn write(&self, entry: &str);
-    /// Returns this many bytes.
+    /// Returns this many bytes, and counts nothing.
     async fn produce(&self, bytes: usize) -> Vec<u8>;
     /// Takes bytes and counts nothing.
     async fn consume(&self, bytes: &[u8]);
@@ -30,13 +31,13 @@ pub trait Ledger {
 /// The implementation. All clones share their counts.
 #[derive(Debug, Clone)]
 pub struct Book {
-    /// The gate at which entries wait.
+    /// The gate at which entries and `produce` wait.
     pub gate: Gate,
     runs: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl Book {
-    /// Creates a book whose entries wait at this gate.
+    /// Creates a book whose entries, and `produce`, wait at this gate.
     pub fn behind(gate: Gate) -> Self {
         Self {
             gate,
@@ -44,13 +45,14 @@ impl Book {
         }
     }
 
-    /// Returns how often an entry ran in all workers with this book.
+    /// Returns how many runs of an entry have begun, in all workers of this process with this book.
     pub fn runs(&self, entry: &str) -> usize {
         self.runs.lock().unwrap().get(entry).copied().unwrap_or(0)
     }
 
-    /// Checks, after all runs have ended, that each write ran as often as its caller was told, and
-    /// never twice.
+    /// Checks that this entry, which was written once, ran as often as its caller was told: at most
+    /// once. An error must not say that it ran, because writes do not fail. Must be called after
+    /// all runs have ended.
     #[track_caller]
     pub fn assert_wrote_as_told(&self, entry: &str, outcome: &Result<(), CallError>) {
         let runs = self.runs(entry);
@@ -104,12 +106,12 @@ pub fn client(broker: &Broker, queue: &str) -> LedgerClient {
     LedgerClient::builder(broker).queue(queue).timeout(SOON).build()
 }
 
-/// Returns the outcome of a spawned call.
+/// Waits for a spawned call and returns its outcome. Panics if that takes longer than [`SOON`].
 pub async fn outcome<T>(call: JoinHandle<Result<T, CallError>>) -> Result<T, CallError> {
     soon("the call ends", call).await.unwrap()
 }
 
-/// Returns the fault with which a call failed.
+/// Returns the fault with which a call failed. Panics if the outcome is another one.
 #[track_caller]
 pub fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
     match outcome {
@@ -118,7 +120,8 @@ pub fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
     }
 }
 
-/// Checks that the worker was lost during this call, and that the method may have run.
+/// Checks that the call failed with the fault `interrupted`: its worker or the broker was lost,
+/// and the method may have run.
 #[track_caller]
 pub fn assert_interrupted(outcome: Result<(), CallError>) {
     let fault = fault(outcome);

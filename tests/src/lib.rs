@@ -2,8 +2,9 @@
 //! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs
 //! ([`ledger`]) behind a gate ([`gate`]), one whose methods return streams ([`flow`]), one whose
 //! methods receive them ([`upload`]), captured logs ([`log`]), certificates for TLS
-//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], questions that
-//! are repeated ([`asking`]), and polling with a limit ([`until`]).
+//! ([`certificates`]), Python clients ([`python`]), the examples and others as [`programs`], a peer
+//! that attacks ([`hostile`]), questions that are repeated ([`asking`]), polling with a limit
+//! ([`until`]), and more.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 ///
 /// Fails if the condition does not hold within `limit`, and at once if the check fails. Both errors
-/// name `what`.
+/// name `what`. A check is never cut short, so it needs a time limit of its own.
 ///
 /// ```
 /// # async fn example(peer: &rpc_tests::raw::RawPeer) -> anyhow::Result<()> {

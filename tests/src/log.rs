@@ -5,17 +5,18 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing::{Dispatch, Level};
 
-/// Always there, so that a captured log is never the only subscriber of the process. `tracing`
-/// would ask only the thread that is the first to log an event whether anybody wants it. If that
-/// thread is another test's, it would say no for all threads.
+/// A second subscriber, so that a captured log is never the only one of the process. For an only
+/// subscriber, `tracing` asks just the thread that is the first to log an event whether it wants
+/// the event. If that thread is another test's, it says no for all threads.
 static BESIDE: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
 
-/// The log of the thread that created it, until the guard is dropped.
+/// What the thread that created this has logged. All clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Captures events of this level and above, in the format of `tracing_subscriber`.
+    /// Captures the events of this level and more severe ones on the current thread, until the
+    /// guard is dropped. The format is that of `tracing_subscriber`.
     #[must_use]
     pub fn start(level: Level) -> (Self, DefaultGuard) {
         LazyLock::force(&BESIDE);

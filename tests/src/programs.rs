@@ -18,11 +18,12 @@ pub const COMPILE_LIMIT: Duration = Duration::from_secs(300);
 /// How long cargo may take to build the examples, including the wait for another cargo.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
-/// Returns a command for an example, built from the current sources.
+/// Returns a command for an example, built from the current sources. The first call in a process
+/// builds all examples. The process gets no `RUST_LOG` and is killed when its handle is dropped.
 ///
 /// # Panics
 ///
-/// Panics if the examples do not build.
+/// Panics if the examples do not build in time.
 pub async fn example(name: &str) -> Command {
     static FOLDER: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
 
@@ -40,7 +41,7 @@ pub async fn example(name: &str) -> Command {
 ///
 /// # Panics
 ///
-/// Panics if the test has no path.
+/// Panics if the path of the test is unknown or too short.
 #[must_use]
 pub fn target_folder() -> PathBuf {
     let profile_folder = profile_folder();
@@ -54,7 +55,7 @@ fn profile_folder() -> PathBuf {
     test.ancestors().nth(2).expect("a folder of cargo's").to_owned()
 }
 
-/// Builds the examples in the profile of this test, and returns their folder.
+/// Builds the examples in the profile of this test. Returns their folder, or why they do not build.
 async fn build_examples() -> Result<PathBuf, String> {
     let profile_folder = profile_folder();
     let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
@@ -86,7 +87,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs a program until it exits.
+/// Runs a program without input until it exits. Does not check its exit code.
 ///
 /// # Panics
 ///
@@ -95,7 +96,7 @@ pub async fn run(command: &mut Command) -> Output {
     run_within(command, LIMIT).await
 }
 
-/// Runs a compiler until it exits.
+/// Runs a compiler without input until it exits. Does not check its exit code.
 ///
 /// # Panics
 ///

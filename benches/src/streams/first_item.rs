@@ -8,12 +8,12 @@ use super::library::Library;
 use super::system::{Ask, Reading, System as _};
 use crate::bench::Bench;
 
-/// How many streams and calls are measured.
+/// How many calls and how many streams are measured, in turn.
 const TIMES: usize = 300;
 
 const ASK: Ask = Ask { items: 1, size: 16 };
 
-/// Returns the median time to the first item ÷ the median time of a call.
+/// Returns the median time to the first item ÷ the median time of a call. Prints both times.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<f64> {
     let library = Library::start(bench.broker()).await?;
     let payload = [b'x'; ASK.size as usize];
@@ -35,6 +35,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<f64> {
     Ok(first.div_duration_f64(call))
 }
 
+/// Returns the median, the longer of the middle two. Sorts the times.
 fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]

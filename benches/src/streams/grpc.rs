@@ -1,4 +1,4 @@
-//! Server streaming with tonic over TCP, without a broker, with its default settings.
+//! Server streaming with tonic and its default settings: over TCP, without a broker.
 
 use std::convert::Infallible;
 
@@ -57,6 +57,7 @@ impl Reader for Streaming<Bytes> {
     }
 }
 
+/// Answers each request with the stream for which it asks, whatever its path.
 async fn serve(incoming: TcpIncoming) {
     let service = service_fn(|request: http::Request<Body>| async {
         let items = service_fn(|request: Request<Bytes>| async move {

@@ -1,4 +1,4 @@
-//! This library.
+//! Streams of this library.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use rpc_tests::rabbit::unique;
 use super::system::{Ask, Reader, System};
 use crate::contenders::framework::passing_queue;
 
-/// How many streams a worker sends at once, at most.
+/// How many streams the worker sends at once, at most. [`unread`](super::unread) begins 1000.
 const STREAMS: u16 = 1100;
 
 #[service]
@@ -50,7 +50,7 @@ impl Library {
         &self.client
     }
 
-    /// Returns how many items its methods have made.
+    /// Returns how many items the worker has made, for all streams.
     pub(super) fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }

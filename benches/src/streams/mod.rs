@@ -20,14 +20,14 @@ mod unread;
 
 use scenario::{Kind, Scenario};
 
-/// Two runs whose items a second are compared.
+/// Two scenarios. Their ratio is the items a second of `of` ÷ those of `to`.
 struct Pair {
     name: &'static str,
     of: Scenario,
     to: Scenario,
 }
 
-/// A scenario and its runs.
+/// A scenario and its runs, in all pairs that it is part of.
 type Cell = (Scenario, Vec<Cost>);
 
 const ONE: Scenario = Scenario {
@@ -42,7 +42,7 @@ const LARGE: Scenario = Scenario {
     ..ONE
 };
 
-/// The pairs whose ratios have a target.
+/// Returns the pairs whose ratios have a target.
 fn tracked() -> Vec<Pair> {
     let many = Scenario { streams: 64, ..ONE };
     vec![
@@ -53,10 +53,11 @@ fn tracked() -> Vec<Pair> {
     ]
 }
 
-/// The other pairs.
+/// Returns the other pairs.
 fn others() -> Vec<Pair> {
     let medium = Scenario { size: 1024, ..ONE };
-    let most = Scenario { streams: 63, ..ONE };
+    // One fewer than 64, so that the slow stream makes 64.
+    let fast = Scenario { streams: 63, ..ONE };
     vec![
         against("stream-1k", medium, Kind::LapinByHand),
         against("stream-1k-vs-grpc", medium, Kind::Grpc),
@@ -65,19 +66,20 @@ fn others() -> Vec<Pair> {
             name: "stream-beside-slow",
             of: Scenario {
                 has_slow: true,
-                ..most
+                ..fast
             },
-            to: most,
+            to: fast,
         },
     ]
 }
 
+/// Returns a pair: the scenario `of`, and the same with this system.
 fn against(name: &'static str, of: Scenario, system: Kind) -> Pair {
     let to = Scenario { system, ..of };
     Pair { name, of, to }
 }
 
-/// Measures the tracked ratios.
+/// Measures the ratios that have a target, and adds them to `ratios`.
 pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let mut cells = Vec::new();
     for (name, ratio) in compare(bench, rounds, &tracked(), &mut cells).await? {
@@ -86,7 +88,8 @@ pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios)
     Ok(())
 }
 
-/// Measures everything about streams and prints it.
+/// Measures everything about streams. Prints the medians, saves all figures as `streams.json` in
+/// the folder `out`, and adds the ratios to `all_ratios`.
 pub(crate) async fn run(
     bench: &Bench,
     rounds: usize,
@@ -116,7 +119,8 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Runs the pairs and returns their ratios, and that of the first item.
+/// Runs the pairs and adds each run to its cell. Returns the ratios of the pairs, and then that of
+/// the [first item](first_item).
 async fn compare(
     bench: &Bench,
     rounds: usize,
@@ -133,6 +137,7 @@ async fn compare(
                 rates.push(cost.per_second);
                 add(cells, scenario, cost);
             }
+            // Back in the order of the pair.
             let [of, to] = order(round, [rates[0], rates[1]]);
             ratios.push(of / to);
         }
@@ -143,6 +148,7 @@ async fn compare(
     Ok(names.zip(ratios).collect())
 }
 
+/// Adds a run to the cell of its scenario.
 fn add(cells: &mut Vec<Cell>, scenario: Scenario, cost: Cost) {
     match cells.iter_mut().find(|(known, _)| *known == scenario) {
         Some((_, rounds)) => rounds.push(cost),
@@ -150,7 +156,7 @@ fn add(cells: &mut Vec<Cell>, scenario: Scenario, cost: Cost) {
     }
 }
 
-/// Returns the medians as a table.
+/// Returns the median of each scenario as a table. CPU times and allocations are per item.
 fn table(cells: &[Cell]) -> String {
     let mut table = format!(
         "\n{:<58}{:>10}{:>10}{:>10}{:>10}{:>10}\n",

@@ -16,7 +16,7 @@ use super::system::{Ask, LIMIT, Reading, System};
 use crate::bench::Bench;
 use crate::measure::Cost;
 
-/// Between two items of the slow reader.
+/// The least time from one item of the slow reader to the next.
 const SLOW: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,7 +39,8 @@ pub(super) struct Scenario {
 }
 
 impl Scenario {
-    /// Runs it once. Returns what an item costs.
+    /// Runs the scenario once, and prints the items a second. Returns what an item costs. Items
+    /// of the slow stream are not counted.
     pub(super) async fn measure(self, bench: &Bench) -> anyhow::Result<Cost> {
         let measuring = async {
             match self.system {
@@ -70,8 +71,9 @@ impl Scenario {
         Ok(cost)
     }
 
-    /// Reads longer and longer streams until they take about as long as the window. A shorter run
-    /// that a pause of the machine made long does not count.
+    /// Reads longer and longer streams until they take at least half of the window. Returns the
+    /// cost of the last ones. Streams grow at most eightfold: if the ones before took less than a
+    /// sixteenth of the window, a pause of the machine has prolonged these, which do not count.
     async fn run_for<S: System>(self, bench: &Bench, system: &Arc<S>) -> anyhow::Result<Cost> {
         let (mut items, mut last) = (16, Duration::ZERO);
         loop {
@@ -89,7 +91,7 @@ impl Scenario {
         }
     }
 
-    /// Reads streams of so many items to their end.
+    /// Reads the fast streams at once and to their end. Each has this many items.
     async fn read<S: System>(self, system: &Arc<S>, items: u64) -> anyhow::Result<()> {
         let ask = Ask {
             items,
@@ -116,7 +118,7 @@ fn times(items: u64, factor: f64) -> u64 {
     (items as f64 * factor) as u64
 }
 
-/// Reads an endless stream, an item at a time.
+/// Reads an endless stream slowly. Returns only if that fails.
 async fn read_slowly<S: System>(system: Arc<S>, size: u32) -> anyhow::Result<()> {
     let ask = Ask {
         items: u64::MAX,

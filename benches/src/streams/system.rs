@@ -7,10 +7,11 @@ use anyhow::{Context as _, ensure};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::time::timeout;
 
-/// How long a step may take.
+/// The longest wait for the end of a stream, for an item of the slow one, and for items of all
+/// streams that nobody reads.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// What a stream consists of.
+/// What a caller asks for: a stream of this many items of this size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) items: u64,
@@ -19,7 +20,7 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// Returns the body of the request.
+    /// Encodes this as the body of a request, for systems that encode by hand.
     pub(super) fn write(self) -> Bytes {
         let mut body = BytesMut::with_capacity(12);
         body.put_u64(self.items);
@@ -27,6 +28,7 @@ impl Ask {
         body.freeze()
     }
 
+    /// Decodes the body of a request.
     pub(super) fn read(mut body: &[u8]) -> anyhow::Result<Self> {
         ensure!(body.len() == 12, "a request has twelve bytes");
         Ok(Self {
@@ -64,7 +66,7 @@ pub(super) trait System: Sized + Send + Sync + 'static {
 
     fn start(broker: &str) -> impl Future<Output = anyhow::Result<Self>> + Send;
 
-    /// Begins a stream.
+    /// Begins a stream. The request may be sent only when the first item is awaited.
     fn open(&self, ask: Ask) -> impl Future<Output = anyhow::Result<Self::Reader>> + Send;
 
     /// Removes everything that could affect the next run.
@@ -95,7 +97,7 @@ impl<R: Reader> Reading<R> {
         })
     }
 
-    /// Reads an item. Returns whether there was one.
+    /// Reads and checks an item. Returns `false` at the end, and fails if that comes too early.
     pub(super) async fn next(&mut self) -> anyhow::Result<bool> {
         match self.reader.next_item().await? {
             Some(item) => {
@@ -114,7 +116,7 @@ impl<R: Reader> Reading<R> {
         }
     }
 
-    /// Reads all items.
+    /// Reads the items that are left. Fails if that takes longer than [`LIMIT`].
     pub(super) async fn finish(mut self) -> anyhow::Result<()> {
         let reading = async {
             while self.next().await? {}

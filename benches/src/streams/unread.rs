@@ -13,18 +13,19 @@ use crate::memory::{live_bytes, settled_bytes};
 /// How many streams nobody reads.
 const STREAMS: u32 = 1000;
 
-/// They do not end.
+/// The caller asks for these streams. In practice, they do not end.
 const ASK: Ask = Ask {
     items: u64::MAX,
     size: 1024,
 };
 
-/// How many items of each stream are read again at the end.
-const AGAIN: u64 = 200;
+/// How many more items of each stream are read at the end.
+const MORE: u64 = 200;
 
-/// What each stream takes.
+/// What each stream takes, on average.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Unread {
+    /// How many streams there are.
     streams: u32,
     item_bytes: u32,
     /// How many items its method has made.
@@ -40,9 +41,10 @@ pub(super) struct Unread {
 }
 
 /// Begins streams, reads an item of each, and measures what they take once nothing moves any more.
+/// Fails if the streams do not go on when they are read again.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Unread> {
     let library = Library::start(bench.broker()).await?;
-    // Its first call and stream open channels.
+    // The first call and the first stream open channels, which do not count.
     library.client().echo(b"x").await?;
     Reading::begin(&library, Ask { items: 1, ..ASK })
         .await?
@@ -73,9 +75,9 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Unread> {
         message_bytes: each(message_bytes),
     };
 
-    // They go on.
+    // The streams go on.
     let reading = readings.iter_mut().map(async |reading| {
-        for _ in 0..AGAIN {
+        for _ in 0..MORE {
             ensure!(reading.next().await?, "a stream ended");
         }
         anyhow::Ok(())
@@ -88,7 +90,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Unread> {
 }
 
 impl Unread {
-    /// Returns a line for readers.
+    /// Returns the figures as a sentence.
     pub(super) fn line(&self) -> String {
         let kib = |bytes: f64| bytes / 1024.0;
         format!(

@@ -11,9 +11,9 @@ pub(super) struct Address {
     scheme: String,
     /// `user:password@`, or empty.
     credentials: String,
-    /// Includes the port, if the URL has one.
+    /// The host, and `:` and the port if the URL has one.
     host: String,
-    /// The virtual host and the query.
+    /// The virtual host and the query, with `/` and `?`.
     rest: String,
 }
 
@@ -32,7 +32,7 @@ impl Address {
         })
     }
 
-    /// Returns the address to connect to.
+    /// Returns the address to connect to. The default port is that of the scheme.
     pub(super) fn host_and_port(&self) -> String {
         // The colons of an IPv6 address are in brackets.
         let has_port = self.host.rfind(':') > self.host.rfind(']');
@@ -44,7 +44,7 @@ impl Address {
     }
 
     /// Returns the URL with another host and port.
-    pub(super) fn with_authority(&self, address: SocketAddr) -> String {
+    pub(super) fn with_host_and_port(&self, address: SocketAddr) -> String {
         format!("{}://{}{address}{}", self.scheme, self.credentials, self.rest)
     }
 }
@@ -69,7 +69,7 @@ mod tests {
         ] {
             let address = Address::parse(url).unwrap();
             assert_eq!(address.host_and_port(), broker);
-            assert_eq!(address.with_authority(proxy), through_proxy);
+            assert_eq!(address.with_host_and_port(proxy), through_proxy);
         }
         for url in ["broker:5672", "http://broker", "amqp:///vhost"] {
             assert!(Address::parse(url).is_err(), "{url}");

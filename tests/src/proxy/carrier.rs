@@ -24,21 +24,22 @@ use super::{
     target::Way,
 };
 
-/// How many bytes are read at a time.
+/// How many bytes are read at a time, at most.
 const CHUNK: usize = 16 * 1024;
 
 /// How many bytes a direction buffers at most. Beyond that, the proxy stops reading.
 const MAX_BUFFERED: usize = 1024 * 1024;
 
-/// How often a throttled direction forwards bytes.
+/// About how often a throttled direction forwards bytes, unless its rate is lower than this.
 const TICKS_PER_SECOND: u64 = 20;
 
-/// How many bytes at the start of a connection are searched for its name.
+/// After how many bytes without a name the search for the connection's name ends.
 const SNIFFED: usize = 4096;
 
-/// Serves the connection until it is closed or lost.
+/// Connects to the broker, and serves the connection until it is closed or lost. Resets the client
+/// if the broker cannot be reached.
 pub(super) async fn serve(link: Arc<Link>, shared: Arc<Shared>, client: TcpStream) {
-    // Dropped after the sockets.
+    // Dropped after the sockets. Parameters are dropped later still, so `client` is rebound.
     let _ended = link.ended.clone().drop_guard();
     let mut client = client;
     let connected = tokio::select! {
@@ -92,7 +93,7 @@ fn reset_on_close(socket: &TcpStream) {
 /// The bytes that arrived at one moment.
 struct Chunk {
     arrived: Instant,
-    /// Empty at the end of the stream.
+    /// Empty at the end of the stream. An error if the connection is lost.
     bytes: io::Result<Bytes>,
     /// Its share of [`MAX_BUFFERED`], until it is dropped.
     _room: Option<OwnedSemaphorePermit>,
@@ -118,7 +119,8 @@ impl Carrier {
         }
     }
 
-    /// Forwards bytes until the end of the stream, or until the proxy closes this direction.
+    /// Forwards bytes until the end of the stream, or until the proxy closes this direction. Then
+    /// passes the end on to the receiver.
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Lost> {
         let link = self.link.clone();
         let way = self.way;
@@ -154,6 +156,7 @@ impl Carrier {
                 let piece = bytes.split_to(size);
                 self.forward(&piece, to).await?;
                 if let Some(rate) = rate {
+                    // As long as the piece takes at this rate.
                     sleep(Duration::from_secs(piece.len() as u64) / u32::try_from(rate).unwrap_or(u32::MAX))
                         .await;
                 }
@@ -162,7 +165,8 @@ impl Carrier {
         Ok(())
     }
 
-    /// Writes one piece, unless the connection is cut before or within it.
+    /// Writes one piece, or the bytes of it that pass if the connection is cut in it. Fails if it
+    /// is cut, even behind the last byte of the piece, or if the receiver has closed.
     async fn forward(&mut self, piece: &[u8], to: &mut WriteHalf<'_>) -> Result<(), Lost> {
         let cut = self.shared.cut_within(&self.link, self.way, piece);
         let pass = &piece[..cut.unwrap_or(piece.len())];
@@ -180,8 +184,8 @@ impl Carrier {
         }
     }
 
-    /// Waits until the conditions let a chunk with this arrival time pass. Returns the current
-    /// conditions.
+    /// Waits until the conditions in this direction let a chunk with this arrival time pass, apart
+    /// from the rate. Returns the current conditions.
     async fn wait_to_pass(&mut self, way: Way, arrived: Instant) -> Conditions {
         loop {
             let conditions = self.rules.borrow_and_update().conditions(&self.link, way);
@@ -198,18 +202,19 @@ impl Carrier {
     }
 }
 
-/// Returns how many bytes a direction with this rate forwards at a time.
+/// Returns how many bytes a direction with this rate forwards at a time: at least one.
 fn bytes_per_tick(bytes_per_second: u64) -> usize {
     usize::try_from(bytes_per_second / TICKS_PER_SECOND)
         .unwrap_or(usize::MAX)
         .max(1)
 }
 
-/// Reads until the stream ends or is lost, which the last chunk reports. Finds the connection's
-/// name in what the client sends first.
+/// Reads until the stream ends or is lost, which the last chunk reports, or the writer has failed.
+/// Finds the connection's name in what the client sends first.
 async fn read(link: &Link, way: Way, mut from: ReadHalf<'_>, queue: mpsc::UnboundedSender<Chunk>) {
     let room = Arc::new(Semaphore::new(MAX_BUFFERED));
-    // What was read so far, until the name is found. Nothing on the way from the broker.
+    // What was read so far. `None` once the search for the name has ended, and on the way from the
+    // broker.
     let mut beginning = (way == Way::ToBroker).then(Vec::new);
     loop {
         let mut bytes = BytesMut::with_capacity(CHUNK);

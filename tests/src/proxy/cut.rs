@@ -14,9 +14,9 @@ use super::{
     trigger::{Plan, Trigger},
 };
 
-/// A connection that will be cut once.
+/// A cut that resets the first connection that gets to a certain byte, once.
 ///
-/// Dropping this cancels the cut.
+/// Dropping this cancels the cut, if it has not happened.
 #[derive(Debug)]
 #[must_use = "the cut is called off when this is dropped"]
 pub struct Cut {
@@ -25,6 +25,7 @@ pub struct Cut {
 }
 
 impl Cut {
+    /// Watches the connections of this target from now on.
     pub(super) fn new(shared: Arc<Shared>, target: Target, plan: Plan) -> Self {
         let trigger = Arc::new(Trigger::new(target, plan));
         let mut triggers = shared.triggers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,11 +34,11 @@ impl Cut {
         Self { trigger, shared }
     }
 
-    /// Waits until the connection is closed.
+    /// Waits until a connection was cut and is closed.
     ///
     /// # Errors
     ///
-    /// Fails if this takes longer than `within`.
+    /// Fails if that takes longer than `within`.
     pub async fn happened(&self, within: Duration) -> anyhow::Result<()> {
         let mut victim = self.trigger.victim.subscribe();
         let gone = async {

@@ -19,13 +19,14 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Switches the fault on.
     pub(super) fn new(shared: Arc<Shared>, target: Target, condition: Condition) -> Self {
         let rule = Arc::new(Rule { target, condition });
         shared.rules.send_modify(|rules| rules.0.push(rule.clone()));
         Self { rule, shared }
     }
 
-    /// Ends the fault. Returns once new connections are accepted again, if they were not.
+    /// Ends the fault. Returns once the port is open again, unless another fault keeps it closed.
     pub async fn heal(self) {
         let shared = self.shared.clone();
         drop(self);

@@ -14,13 +14,13 @@ use super::target::{Target, Way};
 pub(super) struct Link {
     /// How many connections were accepted before it.
     number: usize,
-    /// Set once the client has sent it.
+    /// Set once it has arrived from the client.
     pub(super) name: OnceLock<String>,
     to_broker: Lane,
     from_broker: Lane,
     /// Asks for a reset.
     pub(super) reset: CancellationToken,
-    /// Reports that both sockets are closed.
+    /// Reports that both sockets are closed, whatever the reason.
     pub(super) ended: CancellationToken,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Lane {
     pub(super) forwarded: AtomicU64,
     /// Asks for the end of this direction.
     pub(super) close: CancellationToken,
-    /// Reports that this direction has ended.
+    /// Reports that this direction has ended, unless the connection was lost or reset.
     pub(super) closed: CancellationToken,
 }
 
@@ -68,7 +68,7 @@ impl Link {
         self.reset.cancel();
     }
 
-    /// Ends one direction, and returns when that is done.
+    /// Ends one direction in order. Returns once that is done, or the whole connection has ended.
     pub(super) async fn close(&self, way: Way) {
         let lane = self.lane(way);
         lane.close.cancel();

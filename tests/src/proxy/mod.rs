@@ -84,7 +84,7 @@ impl Proxy {
         let port = Port::reserve().context("no port for the proxy")?;
         let listener = port.listen()?;
 
-        let url = address.with_authority(port.address);
+        let url = address.with_host_and_port(port.address);
         let shared = Arc::new(Shared::new(address.host_and_port()));
         let task = tokio::spawn(accept(shared.clone(), port, listener));
         Ok(Self {
