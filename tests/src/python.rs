@@ -1,4 +1,5 @@
-//! The Python clients in `tests/python`, an independent check of the wire format.
+//! The Python scripts in `tests/python`, callers and a worker: an independent check of the wire
+//! format.
 
 use std::{
     env,
@@ -14,7 +15,7 @@ use tokio::process::Command;
 ///
 /// # Errors
 ///
-/// Fails if the script is missing, or the interpreter that `tests/run` prepares.
+/// Fails if the script is missing, or like [`interpreter`].
 pub fn script(name: &str) -> anyhow::Result<Command> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
     ensure!(script.is_file(), "{} does not exist", script.display());

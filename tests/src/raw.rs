@@ -59,7 +59,7 @@ impl RawPeer {
         self.declare_with(queue, options).await
     }
 
-    /// Declares a durable queue with this name, as workers do.
+    /// Declares a durable queue with this name and no arguments.
     pub async fn declare_durable(&self, queue: &str) -> anyhow::Result<()> {
         let options = QueueDeclareOptions {
             durable: true,

@@ -1,4 +1,5 @@
-//! Counts how often methods ran, and how many go on.
+//! Counts how often methods ran, and how many go on. A caller names each of its calls with an
+//! "entry", the first argument of the method.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +10,7 @@ use crate::until;
 /// The runs of all methods of a service. All clones share their counts.
 #[derive(Debug, Clone, Default)]
 pub struct Runs {
+    /// The entry of each run that has begun.
     began: Arc<Mutex<Vec<String>>>,
     running: Arc<AtomicUsize>,
 }
@@ -16,7 +18,7 @@ pub struct Runs {
 /// A run of a method, which goes on until this is dropped.
 #[derive(Debug)]
 pub struct Run {
-    /// The number of this run, from 1.
+    /// The number of this run among those of all entries, from 1.
     pub number: u64,
     running: Arc<AtomicUsize>,
 }
@@ -33,7 +35,7 @@ impl Runs {
         }
     }
 
-    /// Returns how often an entry ran.
+    /// Returns how many runs of an entry have begun.
     pub fn of(&self, entry: &str) -> usize {
         let began = self.began.lock().unwrap();
         began.iter().filter(|run| *run == entry).count()

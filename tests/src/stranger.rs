@@ -46,19 +46,19 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// Adds a short string of at most 255 bytes.
+    /// Sets a property to a short string, which has at most 255 bytes.
     #[must_use]
     pub fn text(self, property: Property, bytes: impl AsRef<[u8]>) -> Self {
         self.raw(property, short(bytes.as_ref()))
     }
 
-    /// Adds headers: the entries of a table.
+    /// Sets the headers to these entries of a table, as encoded on the wire.
     #[must_use]
     pub fn headers(self, entries: &[u8]) -> Self {
         self.raw(Property::Headers, long(entries))
     }
 
-    /// Adds a property as encoded on the wire.
+    /// Sets a property to these bytes, as encoded on the wire.
     #[must_use]
     pub fn raw(mut self, property: Property, bytes: Vec<u8>) -> Self {
         self.values[property as usize] = Some(bytes);
@@ -166,7 +166,8 @@ impl Stranger {
         Ok(stranger)
     }
 
-    /// Publishes to the default exchange and waits for the confirm.
+    /// Publishes to this queue through the default exchange and waits for the confirm, which the
+    /// broker also sends if there is no such queue.
     ///
     /// # Errors
     ///
@@ -175,7 +176,8 @@ impl Stranger {
         self.publish_to("", queue.as_bytes(), properties, body).await
     }
 
-    /// Publishes to an exchange with an arbitrary routing key and waits for the confirm.
+    /// Publishes to an exchange with an arbitrary routing key and waits for the confirm, which the
+    /// broker also sends if no queue gets the message.
     ///
     /// # Errors
     ///
@@ -202,6 +204,7 @@ impl Stranger {
         ]
         .concat();
         self.write(HEADER, CHANNEL, &header).await?;
+        // Below RabbitMQ's default limit for a frame, 128 KiB.
         for part in body.chunks(100_000) {
             self.write(BODY, CHANNEL, part).await?;
         }
@@ -230,14 +233,14 @@ impl Stranger {
     ///
     /// Fails if the broker does not declare it.
     pub async fn declare(&mut self, queue: &str) -> anyhow::Result<()> {
-        // As above, with a name.
+        // As in `declare_exclusive`, with a name.
         let declare = [&[0, 0][..], &short(queue.as_bytes()), &[0b0100], &long(b"")].concat();
         self.send(CHANNEL, (50, 10), &declare).await?;
         self.expect(CHANNEL, (50, 11)).await.map(drop)
     }
 
-    /// Gets a message from a queue: its properties on the wire and its body. Waits until there is
-    /// one.
+    /// Removes a message from a queue. Returns its properties, as encoded on the wire, and its
+    /// body. Waits until there is one.
     ///
     /// # Errors
     ///
@@ -256,7 +259,7 @@ impl Stranger {
         }
     }
 
-    /// Like [`get`](Self::get), but returns `None` if the queue is empty.
+    /// Like [`get`](Self::get), but returns `None` at once if the queue is empty.
     ///
     /// # Errors
     ///
@@ -299,7 +302,7 @@ impl Stranger {
         Ok(self.stream.write_all(&frame).await?)
     }
 
-    /// Waits for a method and returns its arguments.
+    /// Returns the arguments of the next frame, which must be this method.
     async fn expect(&mut self, channel: u16, (class, method): (u16, u16)) -> anyhow::Result<Vec<u8>> {
         let (from, payload) = self.read().await?;
         let expected = [class.to_be_bytes(), method.to_be_bytes()].concat();

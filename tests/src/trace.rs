@@ -1,5 +1,5 @@
-//! Counts the messages that are published to each queue, with the broker's own trace of a virtual
-//! host.
+//! Counts the messages that are published to each queue, by their routing keys, with the broker's
+//! own trace of a virtual host.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,16 +16,18 @@ use crate::gate::SOON;
 use crate::raw::RawPeer;
 use crate::until;
 
-/// Counts what is published in a virtual host after its creation.
+/// Counts what is published in a virtual host once [`Trace::of`] has returned.
 #[derive(Debug)]
 pub struct Trace {
     peer: RawPeer,
+    /// The number of messages by routing key.
     published: Arc<Mutex<HashMap<String, usize>>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Trace {
-    /// Counts in the virtual host of this URL, which must be traced: see `rabbitmqctl trace_on`.
+    /// Starts to count in the virtual host of this URL, which must be traced: see `rabbitmqctl
+    /// trace_on`.
     pub async fn of(url: &str) -> anyhow::Result<Self> {
         let peer = RawPeer::connect(url).await?;
         let queue = peer.declare_exclusive().await?;
@@ -41,7 +43,7 @@ impl Trace {
         let published = Arc::new(Mutex::new(HashMap::new()));
         let counts = Arc::clone(&published);
         let count = async move {
-            // The task ends with its broker. The count is then incomplete.
+            // The task ends when the connection is lost. The count is then incomplete.
             while let Some(Ok(delivery)) = traced.next().await {
                 let key = routing_key(&delivery).expect("a trace");
                 *counts.lock().unwrap().entry(key).or_default() += 1;
@@ -62,7 +64,7 @@ impl Trace {
     /// Returns how many messages were published to the queue so far: at least those that the broker
     /// took before this was called.
     pub async fn published(&self, queue: &str) -> anyhow::Result<usize> {
-        // A marker that is published now is traced after them.
+        // A marker that is published now is traced after these messages.
         let marker = self.peer.declare_exclusive().await?;
         let properties = BasicProperties::default();
         self.peer.publish(&marker, properties, b"").await?;
@@ -74,7 +76,7 @@ impl Trace {
     }
 }
 
-/// Returns the routing key of the message that a trace is about.
+/// Returns the only routing key of the message that a trace is about.
 fn routing_key(traced: &Delivery) -> anyhow::Result<String> {
     let headers = traced.properties.headers().clone().unwrap_or_default();
     match headers.inner().get("routing_keys") {

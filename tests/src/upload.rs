@@ -9,23 +9,23 @@ use tokio::task::JoinHandle;
 use crate::gate::Gate;
 use crate::runs::Runs;
 
-/// The entry to which the item belongs, and the number of the item.
+/// The [entry](crate::runs) to which the item belongs, and the number of the item, from 0.
 pub type Item = (String, u64);
 
-/// An upload that is on its way.
+/// A task that awaits a call of one of the methods.
 pub type Uploading = JoinHandle<Result<u64, CallError<String>>>;
 
 /// Receives numbered items.
 #[service]
 pub trait Upload {
-    /// Takes this many items, and returns how many it took; idempotent.
+    /// Takes all items, which must be `total`, and returns their number; idempotent.
     #[rpc(idempotent)]
     async fn store(&self, entry: &str, total: u64, items: Incoming<Item>) -> Result<u64, String>;
-    /// Takes this many items, and returns how many it took.
+    /// Takes all items, which must be `total`, and returns their number.
     async fn append(&self, entry: &str, total: u64, items: Incoming<Item>) -> Result<u64, String>;
 }
 
-/// Returns the items of an entry.
+/// Returns `total` items of an entry.
 pub fn items(entry: &str, total: u64) -> impl Stream<Item = Item> + Send + use<> {
     let entry = entry.to_owned();
     stream::iter((0..total).map(move |number| (entry.clone(), number)))
@@ -55,14 +55,16 @@ impl Sink {
         }
     }
 
-    /// Checks that the methods got all their items in order, or those before an interruption.
+    /// Checks that the methods that have ended got all their items in order, or those before an
+    /// interruption.
     #[track_caller]
     pub fn assert_exact(&self) {
         let wrong = self.wrong.lock().unwrap();
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
-    /// Takes all items, waits at the gate once, and notes what is not as expected.
+    /// Takes all items, waits at the gate before one of them, and notes what is not as expected.
+    /// Returns an error, but notes nothing, if the items are interrupted.
     async fn take(&self, entry: &str, total: u64, mut items: Incoming<Item>) -> Result<u64, String> {
         let _run = self.runs.begin(entry);
         let mut count = 0;

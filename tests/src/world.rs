@@ -9,7 +9,7 @@ use crate::rabbit;
 pub enum World {
     /// The in-process broker.
     InProcess(InProcessBroker),
-    /// The RabbitMQ node that the tests of this process share: see [`rabbit::shared`].
+    /// The RabbitMQ that the tests of this process share: see [`rabbit::shared`].
     RabbitMq,
 }
 
@@ -20,7 +20,7 @@ impl World {
         Self::InProcess(InProcessBroker::new())
     }
 
-    /// Returns a handle with default options.
+    /// Returns a new handle with default options.
     ///
     /// # Panics
     ///
@@ -29,11 +29,11 @@ impl World {
         self.broker_with(Broker::builder()).await
     }
 
-    /// Returns a handle with these options.
+    /// Returns a new handle with these options.
     ///
     /// # Panics
     ///
-    /// Panics if RabbitMQ cannot be reached.
+    /// Panics if RabbitMQ cannot be reached, or if the options do not fit the in-process broker.
     pub async fn broker_with(&self, options: BrokerBuilder) -> Broker {
         match self {
             Self::InProcess(broker) => options.in_process(broker).expect("the options fit"),

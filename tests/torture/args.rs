@@ -14,14 +14,16 @@ const USAGE: &str = "torture [--seconds N] [--seed N] [--callers N] [--workers N
 /// The options of the user.
 #[derive(Debug, Clone)]
 pub(crate) struct Args {
+    /// How long faults are injected.
     pub(crate) duration: Duration,
     pub(crate) seed: u64,
     pub(crate) callers: usize,
     pub(crate) workers: usize,
+    /// How often a second, on average, each caller makes a call or a burst, or sends a job.
     pub(crate) rate: u64,
     /// Whether a hostile peer attacks during the run.
     pub(crate) stranger: bool,
-    /// About how many jobs are sent instead of calls. `None` for calls.
+    /// About how many jobs are to be confirmed. `None` for calls instead of jobs.
     pub(crate) jobs: Option<u64>,
     /// Whether the queue of jobs is a quorum queue.
     pub(crate) quorum: bool,
@@ -34,6 +36,7 @@ pub(crate) struct Seat {
     pub(crate) url: String,
     pub(crate) journal: PathBuf,
     pub(crate) seed: u64,
+    /// As in [`Args`].
     pub(crate) rate: u64,
     /// How many workers there are.
     pub(crate) workers: usize,
@@ -94,15 +97,16 @@ impl Args {
             bail!("callers, workers and calls must not be zero\n{USAGE}");
         }
         if let Some(jobs) = args.jobs {
-            let senders = args.duration.as_secs().max(1) * args.callers as u64;
+            let caller_seconds = args.duration.as_secs().max(1) * args.callers as u64;
             // Some more, because not all are confirmed: a killed caller loses those that it was sending.
-            args.rate = (jobs + jobs / 4).div_ceil(senders).max(1);
+            args.rate = (jobs + jobs / 4).div_ceil(caller_seconds).max(1);
             args.stranger = false;
         }
         Ok(args)
     }
 }
 
+/// The options that repeat this run.
 impl fmt::Display for Args {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -133,7 +137,7 @@ impl fmt::Display for Args {
 }
 
 impl Seat {
-    /// Returns these as command line arguments for [`parse`](Self::parse).
+    /// Returns these options as the arguments after the role, for [`parse`](Self::parse).
     pub(crate) fn to_words(&self) -> [String; 9] {
         let journal = self.journal.to_string_lossy().into_owned();
         let (name, url) = (self.name.clone(), self.url.clone());

@@ -24,13 +24,13 @@ const SETTLING: Duration = Duration::from_secs(8);
 /// The time limit of calls that are made when all faults are healed.
 const AMPLE: Duration = Duration::from_secs(20);
 
-/// The percentage of cases in which several calls start at once and can share a batch.
+/// How often, in percent, several calls start at once and can share a batch, instead of one call.
 const BURSTS: u64 = 20;
 
-/// The percentage of cases in which the hostile queue is called too, which reveals the reply
-/// address.
+/// How often, in percent, the hostile queue is called too, which reveals the reply address.
 const TRAPPED: u64 = 10;
 
+/// The pause after each round of calls that must succeed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The percentage of single calls that are broadcasts.
@@ -42,7 +42,7 @@ const STREAMS: u64 = 4;
 /// The largest number of items of a stream.
 const MAX_ITEMS: u64 = 1500;
 
-/// A caller pauses before this many parts, and again before each further such number.
+/// A caller pauses before the first part that it sends, and again after each such number of parts.
 const STEP: usize = 1000;
 
 /// How much longer the reader of a stream that is resumed waits: a lost worker is noticed after 16
@@ -58,10 +58,13 @@ const MAX_STEP_MS: u64 = 500;
 /// How many items of a stream may wait for the caller.
 const CREDIT: u32 = 200;
 
-/// How many calls of methods that are not idempotent each handle makes at the end.
-const LAST_WRITES: usize = 10;
+/// How many rounds of calls of all kinds each handle makes at the end.
+const LAST_ROUNDS: usize = 10;
 
+/// The usual size of arguments and results in bytes, and the number of items of a fresh stream.
 const SMALL: usize = 100;
+
+/// The largest size of arguments and results in bytes.
 const LARGE: usize = 300_000;
 
 pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
@@ -108,7 +111,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each caller has its own numbers.
+/// Returns the seed of a caller's random numbers, which differ from those of other callers.
 fn seed_of(seat: &Seat) -> u64 {
     seat.seed ^ checksum(seat.name.as_bytes())
 }
@@ -119,16 +122,20 @@ struct Plan {
     limit: Duration,
     work_ms: u64,
     ending: Ending,
+    /// The size of the arguments, or the number of parts.
     sent: usize,
+    /// See [`Job::wanted`].
     wanted: usize,
-    /// How long the caller pauses before each step of the parts.
+    /// How long the caller pauses before each [`STEP`] of the parts.
     pause_ms: u64,
-    /// How many workers should answer, if it is a broadcast.
+    /// How many workers should answer, if it is a broadcast. `None` if the caller does not say.
     expected: Option<usize>,
+    /// Whether it is made when all faults are healed, and must succeed.
     fresh: bool,
 }
 
 impl Plan {
+    /// A random call while faults happen.
     fn any(random: &mut Random, workers: usize) -> Self {
         let size = |random: &mut Random| match random.percent(3) {
             true => random.between(SMALL as u64..=LARGE as u64) as usize,
@@ -173,7 +180,7 @@ impl Plan {
             pause_ms: match random.between(0..=99) {
                 0..=79 => random.between(0..=50),
                 80..=94 => random.between(50..=3_000),
-                // Longer than a caller may send nothing.
+                // So long that the runtime sends messages without parts meanwhile.
                 _ => random.between(5_000..=7_000),
             },
             expected: random.percent(50).then_some(workers),
@@ -181,7 +188,7 @@ impl Plan {
         }
     }
 
-    /// Short calls with the same duration.
+    /// Short calls with the same time limit.
     fn burst(random: &mut Random) -> Vec<Self> {
         let limit = Duration::from_millis(random.between(2_000..=20_000));
         let calls = 0..random.between(5..=30);
@@ -213,6 +220,7 @@ impl Plan {
         (0..10).map(call).collect()
     }
 
+    /// A call that is made when all faults are healed, and must succeed.
     fn fresh(method: Method) -> Self {
         Self {
             method,
@@ -253,8 +261,8 @@ struct Handle {
 }
 
 impl Handle {
-    /// Waits until calls succeed: idempotent ones do from now on, others once each dead connection
-    /// is detected.
+    /// Makes calls that must succeed. Idempotent ones must from now on, others once each dead
+    /// connection is detected, so they begin after [`SETTLING`].
     async fn must_succeed(&self) {
         let settled = Instant::now() + SETTLING;
         while Instant::now() < settled {
@@ -262,7 +270,7 @@ impl Handle {
             self.call_at_once(Plan::fresh_burst(Method::Read)).await;
             sleep(PAUSE).await;
         }
-        for _ in 0..LAST_WRITES {
+        for _ in 0..LAST_ROUNDS {
             self.call(Plan::fresh(Method::Write)).await;
             self.call_at_once(Plan::fresh_burst(Method::Write)).await;
             for method in [Method::List, Method::Follow, Method::Store] {
@@ -317,6 +325,7 @@ impl Handle {
             fresh: plan.fresh,
         });
         let begun = Instant::now();
+        // `peek` and `jot` are `read` and `write` without delay, which can be batched.
         let outcome = match plan.method {
             Method::Read if plan.work_ms == 0 => {
                 outcome(self.client.peek(&job).timeout(plan.limit).await, &job)
@@ -368,6 +377,7 @@ impl Handle {
     }
 }
 
+/// The outcome of a one-way call.
 fn sent(result: Result<(), CallError>) -> Outcome {
     match result {
         Ok(()) => Outcome::named("sent", Ran::Maybe),
@@ -375,7 +385,7 @@ fn sent(result: Result<(), CallError>) -> Outcome {
     }
 }
 
-/// Returns the parts that a plan sends. Receiving fails once they are dropped.
+/// Returns the parts that a plan sends, and a receiver that resolves once they are dropped.
 fn parts(plan: &Plan, call: &str) -> (impl Stream<Item = Part> + Send + 'static, oneshot::Receiver<()>) {
     let (owned, dropped) = oneshot::channel::<()>();
     let (call, pause) = (call.to_owned(), Duration::from_millis(plan.pause_ms));
@@ -420,7 +430,7 @@ fn stored(result: Result<Stored, CallError<Refused>>, job: &Job, sent: usize) ->
     }
 }
 
-/// Reads a stream to its end.
+/// Reads a stream to its end, or to the first wrong item. Returns the outcome of the call.
 async fn streamed(mut stream: StreamingCall<Row, Refused>, job: &Job, method: Method) -> Outcome {
     let is_resumed = method == Method::Follow;
     let (mut rows, mut of_run) = (0, None);
@@ -449,13 +459,14 @@ async fn streamed(mut stream: StreamingCall<Row, Refused>, job: &Job, method: Me
                 "mismatch"
             }
             .to_owned(),
-            // The first of its runs may not have ended.
+            // `of_run` is the first run. If the stream was resumed, that run may not have ended.
             run: of_run.filter(|_| !is_resumed),
             ..Outcome::named("", Ran::Yes)
         },
     }
 }
 
+/// The outcome of a broadcast with answers.
 fn gathered(gathered: Gathered<Done, Refused>, job: &Job, expected: Option<usize>) -> Outcome {
     let answers = gathered.answers.into_iter();
     let answers = answers.map(|(worker, answer)| (worker.name.unwrap_or_default(), outcome(answer, job)));
@@ -474,6 +485,8 @@ fn gathered(gathered: Gathered<Done, Refused>, job: &Job, expected: Option<usize
     }
 }
 
+/// The outcome of a call with one reply, or of a failed call: "mismatch" if the reply is not what
+/// the job asks for.
 fn outcome(result: Result<Done, CallError<Refused>>, job: &Job) -> Outcome {
     match result {
         Ok(done) => {
@@ -504,6 +517,7 @@ fn outcome(result: Result<Done, CallError<Refused>>, job: &Job) -> Outcome {
     }
 }
 
+/// The outcome of a call that failed without an error of the method.
 fn failure<E: std::error::Error + 'static>(error: &CallError<E>) -> Outcome {
     let executed = match error.executed() {
         Executed::No => Ran::No,

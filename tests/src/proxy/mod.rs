@@ -2,14 +2,15 @@
 //!
 //! Clients connect to [`Proxy::url`]. A lasting fault (latency, a black hole, …) holds as long as
 //! its [`Fault`]. A momentary fault (a reset, a half-close) has happened when its method returns. A
-//! [`Cut`] waits for bytes to pass. Every fault has a [`Target`], and most have a [`Direction`].
-//! [`Counts`] reports what the proxy has done.
+//! [`Cut`] waits for bytes to pass. Most faults have a [`Target`] and a [`Direction`]; two affect
+//! all new connections. [`Counts`] reports what the proxy has done.
 //!
-//! Give a client a proxy of its own if the other clients must not suffer. The connections of one
-//! client differ in their names.
+//! Give a client a proxy of its own if the other clients must not suffer. [`Target::Named`] selects
+//! among the connections of one client.
 //!
 //! The proxy acknowledges at the TCP level what it reads, even if it does not forward it. So a
-//! black hole resembles a network that loses everything only until the buffers are full.
+//! black hole differs from a network that loses everything: until the buffers are full, the sender
+//! gets acknowledgements for bytes that do not arrive.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,8 +45,8 @@ pub use self::{
     trigger::Sight,
 };
 
-/// The first bytes of a `basic.ack`, class 60 and method 80. From the broker it is a publisher
-/// confirm.
+/// The first bytes in the payload of a `basic.ack` frame: class 60 and method 80. From the broker,
+/// it is a publisher confirm.
 pub const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
 
 /// What the connections of a [`Target`] have carried so far.
@@ -119,7 +120,8 @@ impl Proxy {
         open.map(|link| Target::Nth(link.number())).collect()
     }
 
-    /// Delays each byte by this time. Order and throughput stay the same.
+    /// Delays each byte by this time, and keeps the order. A direction stalls while about 1 MiB of
+    /// it is delayed.
     pub fn delay(&self, target: Target, direction: Direction, by: Duration) -> Fault {
         self.inject(target, Condition::Latency(direction, by))
     }
@@ -130,18 +132,19 @@ impl Proxy {
         self.inject(target, Condition::Rate(direction, bytes_per_second.max(1)))
     }
 
-    /// Forwards nothing, neither bytes nor the end of the stream, and closes nothing. Held bytes
+    /// Forwards nothing in this direction: no bytes, no end of the stream, no reset. Held bytes
     /// continue when the fault ends.
     pub fn black_hole(&self, target: Target, direction: Direction) -> Fault {
         self.inject(target, Condition::BlackHole(direction))
     }
 
-    /// Accepts new connections, but reads and sends nothing until the fault ends.
+    /// Accepts new connections, but reads and sends nothing on them until the fault ends.
     pub fn silence_new(&self) -> Fault {
         self.inject(Target::All, Condition::Silence)
     }
 
-    /// Closes the port, so that new connections are refused. Existing ones stay open.
+    /// Closes the port, so that new connections are refused. Returns once it is closed. Existing
+    /// connections stay open.
     pub async fn refuse_new(&self) -> Fault {
         let fault = self.inject(Target::All, Condition::Refusal);
         self.shared.port_follows_rules().await;
@@ -164,9 +167,9 @@ impl Proxy {
         count
     }
 
-    /// Ends one direction of the existing connections in order, without the bytes that it held.
-    /// Returns how many there were, once this is done. The receiver sees the end of the stream; the
-    /// other direction stays open.
+    /// Shuts down this direction of the existing connections, and discards the bytes that it held.
+    /// Returns how many connections there were, once this is done. The receiver sees the end of the
+    /// stream; the other direction stays open.
     pub async fn half_close(&self, target: Target, direction: Direction) -> usize {
         let links = self.shared.links(target);
         let links: Vec<_> = links.iter().filter(|link| !link.has_ended()).collect();
@@ -178,19 +181,19 @@ impl Proxy {
         links.len()
     }
 
-    /// Lets exactly this many bytes pass from now on, then resets the first connection that has
-    /// carried them. With both directions, the bytes of both count.
+    /// Resets the first connection that carries this many bytes from now on, right after the last
+    /// of them. With both directions, the bytes of both count.
     pub fn cut_after_bytes(&self, target: Target, direction: Direction, count: u64) -> Cut {
         self.arm(target, Plan::bytes(direction, count))
     }
 
-    /// Resets the first connection on which this is seen, before the last needle is forwarded: of
-    /// the chunk in which the needle ends, only the bytes before the needle pass.
+    /// Resets the first connection on which this is seen, before the last needle has passed whole:
+    /// of the piece in which the needle ends, only the bytes before the needle pass.
     pub fn cut_before(&self, target: Target, sight: Sight) -> Cut {
         self.arm(target, Plan::sight(sight, Moment::Before))
     }
 
-    /// Resets the first connection on which this is seen, after the chunk in which the last needle
+    /// Resets the first connection on which this is seen, after the piece in which the last needle
     /// ends was forwarded.
     ///
     /// If the rest of a frame or message must pass too, wait for its response:

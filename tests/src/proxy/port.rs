@@ -13,7 +13,8 @@ use tokio::{
 
 use super::{carrier::serve, shared::Shared};
 
-/// Accepts connections and owns them: aborting it closes them.
+/// Opens and closes the port as the rules require, accepts connections and owns them. It never
+/// returns: aborting it closes them and the port.
 pub(super) async fn accept(shared: Arc<Shared>, port: Port, first: TcpListener) {
     let mut connections = JoinSet::new();
     let mut rules = shared.rules.subscribe();
@@ -25,7 +26,7 @@ pub(super) async fn accept(shared: Arc<Shared>, port: Port, first: TcpListener) 
         tokio::select! {
             biased;
             Ok(()) = rules.changed() => {
-                let refused = rules.borrow_and_update().refuse();
+                let refused = rules.borrow_and_update().refuses_new();
                 // Without a listener, the port is closed.
                 listener = match listener {
                     _ if refused => None,
@@ -35,7 +36,7 @@ pub(super) async fn accept(shared: Arc<Shared>, port: Port, first: TcpListener) 
             }
             Some(ended) = connections.join_next() => ended.expect("a connection does not panic"),
             Some(accepted) = async { Some(listener.as_ref()?.accept().await) } => {
-                // The client may have disconnected since.
+                // An error if the client has already disconnected.
                 if let Ok((client, _)) = accepted {
                     let link = shared.new_link();
                     connections.spawn(serve(link, shared.clone(), client));
@@ -48,8 +49,8 @@ pub(super) async fn accept(shared: Arc<Shared>, port: Port, first: TcpListener) 
 /// A port that stays reserved while nobody listens on it.
 pub(super) struct Port {
     pub(super) address: SocketAddr,
-    /// Bound, but not listening. On Linux, sockets that all allow it can share a port as long as
-    /// one of them listens.
+    /// Bound, but not listening. On Linux, sockets with `SO_REUSEADDR` can be bound to the same
+    /// port while none of them listens. Then one of them may listen.
     _reserved: TcpSocket,
 }
 

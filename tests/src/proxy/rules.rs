@@ -33,16 +33,16 @@ pub(super) struct Rules(pub(super) Vec<Arc<Rule>>);
 
 impl Rules {
     /// Whether new connections are refused.
-    pub(super) fn refuse(&self) -> bool {
+    pub(super) fn refuses_new(&self) -> bool {
         self.any(|condition| matches!(condition, Condition::Refusal))
     }
 
     /// Whether new connections wait.
-    pub(super) fn silence(&self) -> bool {
+    pub(super) fn silences_new(&self) -> bool {
         self.any(|condition| matches!(condition, Condition::Silence))
     }
 
-    /// Returns the combined effect of the faults on one direction of a connection.
+    /// Returns the combined effect of the faults on one direction of an open connection.
     pub(super) fn conditions(&self, link: &Link, way: Way) -> Conditions {
         let mut conditions = Conditions::default();
         for rule in self.0.iter().filter(|rule| link.is(rule.target)) {

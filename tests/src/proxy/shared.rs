@@ -37,6 +37,7 @@ impl Shared {
         }
     }
 
+    /// Returns the connections of this target, open or not.
     pub(super) fn links(&self, target: Target) -> Vec<Arc<Link>> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.iter().filter(|link| link.is(target)).cloned().collect()
@@ -50,22 +51,23 @@ impl Shared {
         link
     }
 
-    /// Connects to the broker, once new connections are served.
+    /// Waits until new connections are not silenced, then connects to the broker.
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         let mut rules = self.rules.subscribe();
-        let served = rules.wait_for(|rules| !rules.silence()).await;
+        let served = rules.wait_for(|rules| !rules.silences_new()).await;
         drop(served.map_err(io::Error::other)?);
         TcpStream::connect(&self.broker).await
     }
 
     /// Waits until the port is open or closed, as the current rules require.
     pub(super) async fn port_follows_rules(&self) {
-        let open = !self.rules.borrow().refuse();
-        // This fails if the proxy was dropped. Then there is nothing to wait for.
+        let open = !self.rules.borrow().refuses_new();
+        // Never an error: `self` keeps the sender alive.
         let _ = self.open.subscribe().wait_for(|&is_open| is_open == open).await;
     }
 
-    /// Returns after how many bytes of this piece the connection is cut, if it is cut in it.
+    /// Has each trigger track this piece. Returns after how many of its bytes the connection is
+    /// cut, or `None` if it is not.
     pub(super) fn cut_within(&self, link: &Arc<Link>, way: Way, piece: &[u8]) -> Option<usize> {
         let triggers = self.triggers.lock().unwrap_or_else(PoisonError::into_inner);
         let cuts = triggers

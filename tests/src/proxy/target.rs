@@ -47,7 +47,8 @@ pub enum Target {
     /// Connections whose name ends so: `connection_name` in the client properties of `start-ok`.
     ///
     /// A connection has its name once these bytes arrive at the proxy, before they are forwarded.
-    /// The names of the runtime end with `rpc publish`, `rpc consume` and `rpc direct replies`.
+    /// The names of the runtime end with `rpc publish`, `rpc consume`, `rpc direct replies` and the
+    /// like.
     Named(&'static str),
     /// The connection that was accepted after this many others.
     Nth(usize),

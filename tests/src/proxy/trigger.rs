@@ -1,4 +1,4 @@
-//! When a connection is lost: at a certain byte.
+//! Decides at which byte a connection is cut.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,9 +12,10 @@ use super::{
     target::{Direction, Target, Way},
 };
 
-/// Bytes to look for in a connection, one sequence after the other.
+/// Sequences of bytes ("needles") to look for in a connection, one after the other.
 ///
-/// A sequence may span several pieces. The search for each begins where the previous one ended.
+/// A needle may span several pieces, which are what the proxy forwards at once. The search for each
+/// needle begins when the previous one has been found, with the next byte in its own direction.
 #[derive(Debug, Clone)]
 pub struct Sight(VecDeque<Needle>);
 
@@ -65,7 +66,7 @@ struct Needle {
 }
 
 impl Needle {
-    /// Returns where in this piece the needle ends, if it does.
+    /// Searches the next piece. Returns where in it the needle ends, if it does.
     fn end_in(&mut self, piece: &[u8]) -> Option<usize> {
         let length = self.bytes.len();
         let searched = [&self.tail, piece].concat();
@@ -83,7 +84,9 @@ impl Needle {
 /// Where to cut in the piece with the last needle.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Moment {
+    /// Before the needle.
     Before,
+    /// After the whole piece.
     After,
 }
 
@@ -106,7 +109,8 @@ impl Plan {
         Self::Sight { sight, moment }
     }
 
-    /// Tracks one more piece. Returns how many of its bytes pass if the connection is cut in it.
+    /// Tracks one more piece. Returns how many of its bytes pass before the connection is cut, or
+    /// `None` if it is not cut.
     fn follow(&mut self, way: Way, piece: &[u8]) -> Option<usize> {
         match self {
             Self::Bytes { direction, left } => {
@@ -118,7 +122,8 @@ impl Plan {
                 (*left == 0).then_some(pass)
             }
             Self::Sight { sight, moment } => {
-                // How many bytes of this piece were searched, and where the last needle begins.
+                // How many bytes of this piece were searched, and where the last needle begins: 0
+                // if that is in an earlier piece.
                 let mut searched = 0;
                 let mut start = 0;
                 while let Some(needle) = sight.0.front_mut() {
@@ -159,8 +164,8 @@ impl Trigger {
         }
     }
 
-    /// Tracks one more piece of a connection. Returns how many of its bytes pass if the connection
-    /// is cut in it.
+    /// Tracks one more piece of a connection. Returns how many of its bytes pass before the
+    /// connection is cut, or `None` if it is not cut. Only one connection is ever cut.
     pub(super) fn follow(&self, link: &Arc<Link>, way: Way, piece: &[u8]) -> Option<usize> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         if !link.is(self.target) || self.victim.borrow().is_some() {

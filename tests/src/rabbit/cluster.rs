@@ -12,8 +12,8 @@ use super::{
     ports::free_ports,
 };
 
-/// The size limit of the log that quorum queues share: the default would keep half a gigabyte in
-/// memory.
+/// The size limit of the log that the quorum queues of a node share: the default would keep half a
+/// gigabyte in memory.
 const CONFIGURATION: &str = "raft.wal_max_size_bytes = 33554432";
 
 /// Private RabbitMQ nodes that form a cluster.
@@ -31,7 +31,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Fails like [`Node::start`].
+    /// Fails like [`Node::start`], or if a node cannot join the others.
     ///
     /// # Panics
     ///
@@ -40,11 +40,11 @@ impl Cluster {
         Self::start_with(size, "").await
     }
 
-    /// Like [`start`](Self::start), with more lines of configuration.
+    /// Like [`start`](Self::start), with these lines at the end of each node's `rabbitmq.conf`.
     ///
     /// # Errors
     ///
-    /// Fails like [`Node::start`].
+    /// Fails like [`start`](Self::start).
     ///
     /// # Panics
     ///
@@ -85,15 +85,15 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Fails if it is not running.
+    /// Fails like [`Node::kill`].
     pub async fn kill(&self, index: usize) -> anyhow::Result<()> {
         self.nodes[index].kill().await
     }
 
     /// Restarts a node: see [`Node::restart`].
     ///
-    /// It waits for nodes with possibly newer data. If all were killed, restart the last one first,
-    /// or all at once.
+    /// The node waits for others whose data may be newer. If all were killed, first restart the one
+    /// that was killed last, or restart all at once.
     ///
     /// # Errors
     ///
@@ -102,12 +102,12 @@ impl Cluster {
         self.nodes[index].restart().await
     }
 
-    /// Returns the node that leads this quorum queue of the virtual host `/`, or `None` if there is
-    /// no such queue or no running node leads it.
+    /// Returns the index of the node that leads this quorum queue of the virtual host `/`, or
+    /// `None` if there is no such queue or no running node leads it.
     ///
     /// # Errors
     ///
-    /// Fails if no node can be asked.
+    /// Fails if no node runs, or if `rabbitmqctl` fails.
     pub async fn leader_of(&self, queue: &str) -> anyhow::Result<Option<usize>> {
         #[derive(Deserialize)]
         struct Queue {
@@ -129,12 +129,12 @@ impl Cluster {
         Ok(self.nodes.iter().position(leads))
     }
 
-    /// Asks that this node leads a quorum queue of the virtual host `/`. It need not succeed: see
-    /// [`leader_of`](Self::leader_of).
+    /// Asks a quorum queue of the virtual host `/` to make this node its leader. It is no error if
+    /// the leader stays the same or the queue is missing: see [`leader_of`](Self::leader_of).
     ///
     /// # Errors
     ///
-    /// Fails if the node cannot be asked.
+    /// Fails if `rabbitmqctl` fails.
     pub async fn move_leader(&self, queue: &str, index: usize) -> anyhow::Result<()> {
         let node = &self.nodes[index];
         let transfer = format!(
@@ -147,7 +147,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops all nodes. Returns once all their processes have ended.
+    /// Kills all nodes. Returns once all their processes have ended and their folders are removed.
     pub async fn stop(self) -> anyhow::Result<()> {
         // As in `Node::stop`: it waits.
         spawn_blocking(move || drop(self))

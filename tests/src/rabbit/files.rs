@@ -54,17 +54,17 @@ fn find_installed_server() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Returns the whole environment of a node and its `rabbitmqctl`. Only the search path is
-/// inherited: a stray `RABBITMQ_…` or `ERL_…` variable would lead to another node.
+/// Returns the environment of a node and its `rabbitmqctl`, all but the watchdog's mark. Only the
+/// search path is inherited: a stray `RABBITMQ_…` or `ERL_…` variable would lead to another node.
 pub(super) fn environment(
     name: &str,
     folder: &Path,
     distribution_port: u16,
     epmd_port: u16,
 ) -> BTreeMap<&'static str, OsString> {
-    // RabbitMQ forbids Erlang's schedulers to spin before they sleep. But a node reads thousands of
-    // small files when it starts, and each read wakes other threads. On a virtual machine, this
-    // triples the start time.
+    // By default, RabbitMQ forbids Erlang's schedulers to spin before they sleep. But a node reads
+    // thousands of small files when it starts, and each read wakes other threads. Without spinning,
+    // this triples the start time on a virtual machine.
     const SCHEDULERS: &str = "+S 2:2 +sbwt very_short +sbwtdio very_short";
     const LOOPBACK: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
     let in_folder = |name| folder.join(name).into_os_string();
@@ -84,15 +84,15 @@ pub(super) fn environment(
         ("RABBITMQ_NODENAME", name.into()),
         ("RABBITMQ_DIST_PORT", distribution_port.to_string().into()),
         ("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq.conf")),
-        // This file does not exist, on purpose: otherwise RabbitMQ reads /etc/rabbitmq.
+        // This file does not exist. Without the variable, RabbitMQ would read one in /etc/rabbitmq.
         ("RABBITMQ_CONF_ENV_FILE", in_folder("rabbitmq-env.conf")),
         ("RABBITMQ_ADVANCED_CONFIG_FILE", in_folder("advanced.config")),
         ("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins")),
-        // The watchdog finds the processes to kill by this variable.
+        // The watchdog reads this file to kill the node, and so does `Node::pid`.
         ("RABBITMQ_PID_FILE", in_folder("pid")),
         ("RABBITMQ_MNESIA_BASE", in_folder("mnesia")),
         ("RABBITMQ_LOG_BASE", in_folder("logs")),
-        // To standard output, which is the log file and also has errors from before logging starts.
+        // To standard output, which is our log file. It also has errors from before logging starts.
         ("RABBITMQ_LOGS", "-".into()),
         (
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
@@ -122,9 +122,9 @@ pub(super) struct Tls<'a> {
     pub(super) identity: &'a Identity,
 }
 
-/// Writes the files that a node reads when it starts.
+/// Writes the files that a node reads when it starts, and its watchdog.
 pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras<'_>) -> anyhow::Result<()> {
-    // These limits keep a small machine from blocking publishers.
+    // With these limits of memory and disk, a small machine does not block publishers.
     let mut configuration = format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
          loopback_users.guest = false\n\
@@ -154,8 +154,8 @@ pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras
 }
 
 impl Tls<'_> {
-    /// Writes the certificates and returns the configuration for them. Clients may present a
-    /// certificate of the same authority and log in with its common name.
+    /// Writes the certificates and the key, and returns the configuration for them. Clients may
+    /// present a certificate of the same authority and log in as the user with its common name.
     fn write(&self, folder: &Path) -> anyhow::Result<String> {
         let files = [
             ("cacertfile", "ca.pem", self.authority.pem()),

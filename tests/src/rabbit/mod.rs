@@ -1,9 +1,9 @@
 //! Private RabbitMQ nodes.
 //!
-//! A [`Node`] has its own ports on 127.0.0.1, name, cookie, home and epmd, and keeps everything in
-//! a temporary folder. It does not meet the machine's own RabbitMQ or the node of another test. A
-//! watchdog process (`watchdog.sh`) stops it when the test process ends, however that happens. The
-//! nodes of a [`Cluster`] share the cookie and the epmd.
+//! A [`Node`] has its own ports on 127.0.0.1, name, cookie, home and epmd (Erlang's port mapper),
+//! and keeps everything in a temporary folder. It does not meet the machine's own RabbitMQ or
+//! another node. A watchdog process (`watchdog.sh`) stops it when it is dropped or the test process
+//! ends, however that happens. The nodes of a [`Cluster`] share the cookie and the epmd.
 
 use std::{env, sync::LazyLock};
 
@@ -41,7 +41,8 @@ pub async fn shared() -> &'static str {
     }
 }
 
-/// Returns the node that the tests of this process share, whether or not `AMQP_URL` is set.
+/// Returns the node that the tests of this process share, whether or not `AMQP_URL` is set. The
+/// first call starts it. Each [`Vhost`] is on another node.
 ///
 /// # Panics
 ///
@@ -59,7 +60,7 @@ pub async fn shared_node() -> &'static Node {
     }
 }
 
-/// Returns a unique name with this prefix, for queues on a shared broker.
+/// Returns a unique name with this prefix, for a queue, a user or the like on a shared broker.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::new_v4().simple())
 }

@@ -28,7 +28,7 @@ use crate::{
 /// How long a node may take to start. About ten seconds are usual; a busy machine takes longer.
 const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long a killed node may take until its processes have ended.
+/// How long a killed node may take to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long one `rabbitmqctl` may take.
@@ -49,7 +49,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Creates what a single node needs, which shares it with no other.
+    /// Creates a cookie and a port for a single node, which shares them with no other.
     fn none() -> anyhow::Result<Self> {
         let [epmd_port] = free_ports()?;
         let cookie = Uuid::new_v4().simple().to_string();
@@ -77,7 +77,7 @@ impl Permissions<'_> {
     };
 }
 
-/// A running private RabbitMQ node.
+/// A private RabbitMQ node, which runs unless it was [killed](Node::kill).
 ///
 /// Dropping it stops the node and removes its folder. It does not depend on the runtime that
 /// started it.
@@ -137,8 +137,8 @@ impl Node {
         Self::start_among(&Peers::none()?, &extras).await
     }
 
-    /// Starts a node that shares the cookie and the port mapper with its peers. Waits until it
-    /// serves clients.
+    /// Starts a node that shares the cookie and the port mapper with its peers, but does not join
+    /// them. Waits until it serves clients.
     pub(super) async fn start_among(peers: &Peers, extras: &Extras<'_>) -> anyhow::Result<Self> {
         let server = files::find_server()?;
         let [amqp_port, distribution_port] = free_ports()?;
@@ -187,8 +187,8 @@ impl Node {
         &self.url
     }
 
-    /// Returns the URL of the node for TLS, with this host, a name of this machine, and this
-    /// `user:password`.
+    /// Returns the TLS URL of the node with these credentials, as `user:password`, and this host, a
+    /// name of this machine.
     ///
     /// # Panics
     ///
@@ -228,7 +228,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Fails if `rabbitmqctl` fails.
+    /// Fails if `rabbitmqctl` fails or prints no version.
     pub async fn version(&self) -> anyhow::Result<(u16, u16)> {
         let text = self.ctl(&["version"]).await?;
         let mut numbers = text.trim().split('.').map(str::parse);
@@ -251,7 +251,7 @@ impl Node {
             .with_context(|| format!("{} holds no process id", file.display()))
     }
 
-    /// Runs `rabbitmqctl` against this node and returns its output.
+    /// Runs `rabbitmqctl` against this node and returns its standard output.
     ///
     /// `["close_all_connections", "why"]` closes all client connections. `["stop_app"]` and
     /// `["start_app"]` are an outage on the same port, which only durable queues survive.
@@ -290,10 +290,11 @@ impl Node {
     /// they survive a [kill](Self::kill).
     ///
     /// RabbitMQ 3.10 may confirm a durable queue before it is on disk: on a busy machine, one in
-    /// ten was lost. RabbitMQ 4.3 has no Mnesia. Its database, Khepri, writes a queue first.
+    /// ten was lost. RabbitMQ 4.3 has no Mnesia. Its database, Khepri, writes a queue to disk
+    /// before it is confirmed.
     ///
     /// The list of the quorum queues of a node is a DETS table that is written every half second.
-    /// A quorum queue that is missing from it after a crash does not answer before RabbitMQ 4.3.
+    /// Before RabbitMQ 4.3, a queue that is missing from it after a crash does not answer.
     pub async fn flush(&self) -> anyhow::Result<()> {
         const DUMP: &str = "lists:foreach(fun dets:sync/1, dets:all()),
             case lists:keymember(mnesia, 1, application:which_applications()) of
@@ -308,14 +309,14 @@ impl Node {
         Ok(())
     }
 
-    /// Kills the node as a power failure would. Returns once its ports are closed.
+    /// Kills the node with SIGKILL. Returns once it has exited, so that its ports are closed.
     ///
     /// Its data on disk stays: see [`restart`](Self::restart). A queue declared shortly before may
     /// be lost, even a durable one: see [`flush`](Self::flush).
     ///
     /// # Errors
     ///
-    /// Fails if it is not running.
+    /// Fails if it is not running or does not exit in time.
     pub async fn kill(&self) -> anyhow::Result<()> {
         ensure!(self.is_running(), "{} is not running", self.name);
         self.tell_watchdog("kill")?;
@@ -341,7 +342,8 @@ impl Node {
         !self.folder.join(EXITED).exists()
     }
 
-    /// Kills the node as a power failure would. Returns once all its processes have ended.
+    /// Kills the node with SIGKILL. Returns once all its processes have ended and its folder is
+    /// removed.
     pub async fn stop(self) -> anyhow::Result<()> {
         // Drop waits for the watchdog, so it must not run on a thread of the runtime.
         spawn_blocking(move || drop(self))
@@ -357,8 +359,8 @@ impl Node {
         self.ctl(&["await_startup"]).await.map(drop)
     }
 
-    /// Waits until a client completes the AMQP handshake and the TLS port is open. RabbitMQ 4 opens
-    /// that port up to a second later.
+    /// Waits until a client completes the AMQP handshake and the TLS port, if there is one, is
+    /// open. RabbitMQ 4 opens that port up to a second later. Fails as soon as the node exits.
     pub(super) async fn serves_clients(&self) -> anyhow::Result<()> {
         let served = until("it serves clients", START_LIMIT, async || {
             ensure!(self.is_running(), "it exited");
@@ -378,7 +380,7 @@ impl Node {
         })
     }
 
-    /// Sends the watchdog a command: `kill` or `start`.
+    /// Sends the watchdog a command, `kill` or `start`, and does not wait until it is done.
     fn tell_watchdog(&self, command: &str) -> anyhow::Result<()> {
         let mut input = self.watchdog.stdin.as_ref().context("its input is a pipe")?;
         writeln!(input, "{command}").context("the watchdog is gone")

@@ -17,7 +17,7 @@ use uuid::Uuid;
 /// client could get the port before the node does, or even connect to itself.
 pub(super) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     const RANGE: std::ops::Range<u16> = 20_000..32_000;
-    // Processes begin at different offsets. Within one process, no port is returned twice.
+    // Processes begin at random offsets. Within one process, no port is returned again soon.
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
         let random = Uuid::new_v4().as_u128() % u128::from(RANGE.end - RANGE.start);
         AtomicU16::new(random.try_into().expect("less than the length of the range"))

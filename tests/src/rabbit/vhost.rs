@@ -1,5 +1,5 @@
 //! A RabbitMQ node for this process alone, with a virtual host for each test that needs fixed queue
-//! names or must see all queues of the broker. It is used even if `AMQP_URL` is set.
+//! names or must see all queues of its broker. The node is used even if `AMQP_URL` is set.
 
 use std::io::Write as _;
 
@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OnceCell};
 /// How many virtual hosts are created at once: each run of `rabbitmqctl` takes a second.
 const BATCH: usize = 8;
 
-/// A new virtual host, which is [traced](crate::trace).
+/// A virtual host that belongs to one test.
 #[derive(Debug)]
 pub struct Vhost {
     node: &'static Node,
@@ -18,11 +18,13 @@ pub struct Vhost {
 }
 
 impl Vhost {
-    /// Returns an unused virtual host. The first call starts the node.
+    /// Returns an unused virtual host, which is [traced](crate::trace). The first call starts the
+    /// node.
     ///
     /// # Panics
     ///
-    /// Panics if the node did not start, with the same reason for each caller.
+    /// Panics if the node did not start, with the same reason for each caller, and if RabbitMQ does
+    /// not create the virtual host.
     pub async fn new() -> Self {
         static UNUSED: Mutex<Vec<String>> = Mutex::const_new(Vec::new());
 
@@ -39,7 +41,7 @@ impl Vhost {
     ///
     /// # Panics
     ///
-    /// Panics like [`new`](Self::new), and if RabbitMQ does not create it.
+    /// Panics like [`new`](Self::new).
     pub async fn with_default_queue_type(kind: &str) -> Self {
         let (node, name) = (node().await, unique("vhost"));
         let add = ["add_vhost", &name, "--default-queue-type", kind];
@@ -64,7 +66,8 @@ impl Vhost {
         self.node.version().await.unwrap()
     }
 
-    /// Returns its URL for a new user with these permissions here and none elsewhere.
+    /// Creates a user with these permissions here and none elsewhere. Returns the URL of the
+    /// virtual host for that user.
     ///
     /// # Panics
     ///
@@ -129,7 +132,7 @@ async fn node() -> &'static Node {
     }
 }
 
-/// Creates virtual hosts for the user guest and returns their names.
+/// Creates virtual hosts for the user guest, starts to trace them, and returns their names.
 async fn make_batch(node: &Node) -> Vec<String> {
     let names: Vec<_> = (0..BATCH).map(|_| unique("vhost")).collect();
     let permission =
