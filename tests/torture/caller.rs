@@ -301,7 +301,7 @@ impl Handle {
 
     /// Makes the call and records its begin and end.
     async fn call(&self, plan: Plan) {
-        let call = format!("{}-{}", self.name, self.journal.next());
+        let call = format!("{}-{}", self.name, self.journal.next_number());
         let job = Job {
             call: call.clone(),
             work_ms: plan.work_ms,

@@ -8,28 +8,30 @@ use crate::inject::Incident;
 /// How late a call may end on a busy machine.
 const SLACK: Micros = 10_000_000;
 
-/// How long a stream may last beyond the limit of each of its waits.
+/// How much longer than its limit a stream may last. The limit applies to each wait for an item.
 const LONGEST_STREAM: Micros = 60_000_000;
 
-/// How long a run may last after its caller has gone: it notices after 32 seconds without a
-/// message, which begin anew each time that the worker has lost its connection.
+/// How long a run that receives a stream may last after its call has ended. It is cancelled after 32
+/// seconds without a message, which begin anew each time that its worker has lost its connection.
 const LONGEST_LEFT: Micros = 120_000_000;
 
-/// How much earlier than its limit a stream may be given up: a pause would end after it.
+/// How much earlier than its limit a stream that is resumed may be given up: it is not resumed if
+/// the pause before that would end after the limit.
 const LONGEST_PAUSE: Micros = 3_000_000;
 
-/// A call with this much time left when all faults were healed had enough time: for heartbeats to
+/// A call with more time left than this, once all faults were healed, had enough: for heartbeats to
 /// detect dead connections, for the backoff, and for the method.
 const ENOUGH: Micros = 14_000_000;
 
-/// A worker must not refuse a call that has waited for less than one part in this many of its time.
-const ALWAYS_RUN_BEFORE: Micros = 8;
+/// A worker must not refuse a call that has waited for less than its time limit divided by this:
+/// `BRIEF_WAIT_DIVISOR` in the runtime's `admission.rs`.
+const BRIEF_WAIT_DIVISOR: u64 = 8;
 
-/// A worker may overestimate the wait by this much, and by as long as it was stalled.
+/// A worker may overestimate the wait in its queue by this, plus the time for which it was stalled.
 const MEASURE_ERROR: Micros = 150_000;
 
-/// Returns the broken promises, each with the history of the call. No process was stalled for
-/// longer than `longest_stall`.
+/// Returns the broken promises, each with the history of its call. All faults were healed at
+/// `healed`. Assumes that no process was stalled for longer than `longest_stall`.
 pub(crate) fn violations(
     history: &History,
     incidents: &[Incident],
@@ -57,6 +59,7 @@ pub(crate) fn violations(
     found
 }
 
+/// Checks one call.
 struct Judge<'a> {
     call: &'a Call,
     history: &'a History,
@@ -80,23 +83,24 @@ impl Judge<'_> {
         };
         let kind = outcome.kind.as_str();
         let is_resumed = call.method == Method::Follow;
-        let repeats = call.method == Method::Read || is_resumed;
+        let is_idempotent = call.method == Method::Read || is_resumed;
         let longest = match call.method.is_stream() {
             true => call.limit_us + LONGEST_STREAM,
             false => call.limit_us,
         };
         must(*took <= longest + SLACK, "it ended long after its deadline");
-        // Calls wait for a place, and both have used up their time.
+        // `overloaded` is the error of a call that waited for a permit until its limit.
         let has_timed_out = kind == "timed_out" || kind == "overloaded";
         must(
             !has_timed_out || *took >= call.limit_us,
             "it timed out before its time",
         );
         let measure_error = MEASURE_ERROR + self.longest_stall;
-        // A call that was sent several times cannot be reported as not run.
-        let is_refused = kind == "expired" || (repeats && kind == "interrupted");
+        // If a call was sent several times, `expired` would wrongly say that it did not run, so the
+        // caller gets `interrupted`.
+        let is_refused = kind == "expired" || (is_idempotent && kind == "interrupted");
         must(
-            !is_refused || *took + measure_error >= call.limit_us / ALWAYS_RUN_BEFORE,
+            !is_refused || *took + measure_error >= call.limit_us / BRIEF_WAIT_DIVISOR,
             "it was refused as expired although most of its time was left",
         );
         must(
@@ -117,7 +121,7 @@ impl Judge<'_> {
         );
         let workers: BTreeSet<_> = runs.iter().map(Run::worker).collect();
         must(
-            repeats || runs.len() <= 1 || (call.method.is_broadcast() && workers.len() == runs.len()),
+            is_idempotent || runs.len() <= 1 || (call.method.is_broadcast() && workers.len() == runs.len()),
             "it ran more than once, or more than once on a worker",
         );
         must(
@@ -129,9 +133,9 @@ impl Judge<'_> {
             outcome.executed != Ran::Yes || !runs.is_empty(),
             "it says that it ran, and it did not",
         );
-        let answered = |name: &String| runs.iter().any(|run| run.name == *name && run.ended.is_some());
+        let has_ended = |name: &String| runs.iter().any(|run| run.name == *name && run.ended.is_some());
         must(
-            outcome.run.as_ref().is_none_or(answered),
+            outcome.run.as_ref().is_none_or(has_ended),
             "its reply is of a run that there was not, or that had not ended",
         );
         let listed: BTreeSet<_> = outcome.answers.iter().map(|(worker, _)| worker).collect();
@@ -145,6 +149,7 @@ impl Judge<'_> {
                 (Some(name), _) => own.any(|run| run.name == *name && run.ended.is_some()),
                 (None, Ran::Yes) => own.next().is_some(),
                 (None, Ran::No) => own.next().is_none(),
+                // A worker knows whether it ran the method.
                 (None, Ran::Maybe) => false,
             }
         };
@@ -164,12 +169,12 @@ impl Judge<'_> {
             "gathering ended with its limit, but before it",
         );
 
-        let queue_was_there = !self.a_deletion_meets();
+        let queue_was_there = !self.queue_was_deleted();
         must(
             kind != "no_server" || !queue_was_there,
             "it was told that there is no queue, and there was",
         );
-        // Once a stream has begun, its limit is that of its last wait.
+        // A resumed stream that has begun may end with any error after a wait as long as its limit.
         let is_final = match is_resumed && !runs.is_empty() {
             true => ["ok", "service", "panicked"].contains(&kind) || *took + LONGEST_PAUSE >= call.limit_us,
             false => {
@@ -178,15 +183,15 @@ impl Judge<'_> {
             }
         };
         must(
-            !repeats || is_final || !queue_was_there,
+            !is_idempotent || is_final || !queue_was_there,
             "it is idempotent, had time left, and was given up",
         );
-        // Before the callers know that all is healed, they still make calls with too short limits.
+        // Until a caller is told that all is healed, it makes calls with limits that are too short.
         let could_succeed_from = self.healed.max(call.at);
         let had_enough = call.until() > self.healed && call.deadline() > could_succeed_from + ENOUGH;
         must(
-            // Its limit is that of each wait, and a lost worker is noticed late.
-            is_resumed || !(repeats && had_enough && (has_timed_out || is_refused) && queue_was_there),
+            // The limit of a resumed stream is that of each wait, and it notices a lost worker late.
+            is_resumed || !(is_idempotent && had_enough && (has_timed_out || is_refused) && queue_was_there),
             "it is idempotent, had enough time when all was healed, and did not succeed",
         );
         let succeeded = match call.method {
@@ -207,7 +212,8 @@ impl Judge<'_> {
         broken
     }
 
-    /// Returns whether a run got the items of its call, and took the end for it only after all.
+    /// Returns whether a run received the first items of its call, in order, and saw the end of the
+    /// stream only after all of them. True if it has received no stream.
     fn items_are_right(&self, run: &Run) -> bool {
         let Some((_, Received { items, in_order, end })) = &run.left else {
             return true;
@@ -220,7 +226,8 @@ impl Judge<'_> {
         is_true && *in_order
     }
 
-    /// Returns whether a run that receives items ended soon after its call, or with its worker.
+    /// Returns whether a run that receives items ended soon after its call. Without a record of its
+    /// end, it counts as lasting until the last record of its worker.
     fn left_in_time(&self, run: &Run) -> bool {
         let left = run.left.as_ref().map(|(at, _)| *at);
         let last_seen = self.history.last_seen.get(run.worker()).copied();
@@ -229,11 +236,12 @@ impl Judge<'_> {
     }
 
     /// Returns whether the request queue was deleted, with its requests, during the call.
-    fn a_deletion_meets(&self) -> bool {
+    fn queue_was_deleted(&self) -> bool {
         let mut deletions = self.incidents.iter().filter(|it| it.deletes_the_queue());
-        deletions.any(|it| it.is_within(self.call.at, self.call.until()))
+        deletions.any(|it| it.overlaps(self.call.at, self.call.until()))
     }
 
+    /// Returns the broken promises, the records of the call, and the faults during it.
     fn story(&self, name: &str, broken: &[String]) -> String {
         let begin = self.call.at;
         let after = |at: Micros| (at as f64 - begin as f64) / 1e6;
@@ -242,7 +250,7 @@ impl Judge<'_> {
             story += &format!("    {:+8.3}s {record:?}\n", after(record.at()));
         }
         for incident in self.incidents {
-            if incident.is_within(begin, self.call.until()) {
+            if incident.overlaps(begin, self.call.until()) {
                 let (from, to) = (after(incident.from), after(incident.to));
                 story += &format!("    {from:+8.3}s to {to:+.3}s {:?}\n", incident.fault);
             }

@@ -1,7 +1,7 @@
 //! The history: each process appends to its own journal, and the parent reads all journals.
 //!
-//! A record is one line, written with one system call before its consequences. So a killed process
-//! loses at most the record that it was writing.
+//! A record is one line, written at once, and the call or run that it is about goes on only then. So
+//! a killed process loses at most the record that it was writing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,9 +25,9 @@ pub(crate) fn now() -> Micros {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Method {
-    /// Idempotent.
+    /// Idempotent. Also stands for `peek`.
     Read,
-    /// Not idempotent.
+    /// Not idempotent. Also stands for `jot`.
     Write,
     /// One-way, not idempotent.
     Note,
@@ -37,7 +37,7 @@ pub(crate) enum Method {
     Announce,
     /// A stream, not idempotent.
     List,
-    /// A stream that is resumed.
+    /// An idempotent stream, which is resumed if it is interrupted.
     Follow,
     /// Receives a stream, not idempotent.
     Store,
@@ -69,7 +69,7 @@ pub(crate) struct Received {
     pub(crate) items: usize,
     /// Whether they are those of the call, without gaps or duplicates.
     pub(crate) in_order: bool,
-    /// `None` while the run takes more.
+    /// `None` while the run takes more, and if it was dropped before it stopped.
     pub(crate) end: Option<End>,
 }
 
@@ -86,20 +86,23 @@ impl Default for Received {
 /// Why a run takes no more parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum End {
+    /// The stream has ended without an error.
     Regular,
     /// It has as many as the job wants.
     Enough,
+    /// `IncomingError::Interrupted`: the caller seems to be gone.
     Interrupted,
-    /// Another error.
+    /// Another error, which no fault may cause.
     Wrong(String),
 }
 
 /// How a call ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Outcome {
+    /// `ok`, `service`, `timed_out`, the code of a fault, or another name from `caller.rs`.
     pub(crate) kind: String,
     pub(crate) executed: Ran,
-    /// The run that produced the reply.
+    /// The run that produced the reply, if the caller knows it.
     pub(crate) run: Option<String>,
     pub(crate) error: Option<String>,
     /// What each worker answered to a broadcast, by the worker's name.
@@ -129,9 +132,10 @@ pub(crate) enum Record {
         work_ms: u64,
         /// The size of the arguments, or the number of parts.
         sent: usize,
-        /// How many workers should answer, if it is a broadcast.
+        /// How many workers should answer, if it is a broadcast and its caller says. Has no
+        /// meaning for other methods.
         expected: Option<usize>,
-        /// Whether the call was made after all faults were healed.
+        /// Whether the caller knew that all faults were healed, so that the call must succeed.
         fresh: bool,
     },
     Ended {
@@ -211,7 +215,7 @@ impl Journal {
     }
 
     /// Returns a number that this process has not used.
-    pub(crate) fn next(&self) -> u64 {
+    pub(crate) fn next_number(&self) -> u64 {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -247,13 +251,14 @@ pub(crate) fn records<R: DeserializeOwned>(folder: &Path) -> anyhow::Result<Vec<
 pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) started: Micros,
+    /// `None` if it was dropped, or its worker was killed.
     pub(crate) ended: Option<Micros>,
     /// When it ended or was dropped, and what it had received, if it receives parts.
     pub(crate) left: Option<(Micros, Received)>,
 }
 
 impl Run {
-    /// The worker process, such as `w1.2`: the second process in place 1.
+    /// The worker process, such as `w1.2`: the second process in the place of `w1`.
     pub(crate) fn worker(&self) -> &str {
         worker_of(&self.name)
     }
@@ -273,7 +278,8 @@ pub(crate) struct Call {
     pub(crate) sent: usize,
     pub(crate) expected: Option<usize>,
     pub(crate) fresh: bool,
-    /// And how long it took.
+    /// When it ended, how long it took by a monotonic clock, and how it ended. `None` if it never
+    /// ended.
     pub(crate) ended: Option<(Micros, u64, Outcome)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) records: Vec<Record>,
@@ -284,7 +290,7 @@ impl Call {
         self.at + self.limit_us
     }
 
-    /// When it ended, or its deadline.
+    /// When it ended, or its deadline if it never did.
     pub(crate) fn until(&self) -> Micros {
         self.ended.as_ref().map_or(self.deadline(), |(at, ..)| *at)
     }
@@ -302,7 +308,7 @@ pub(crate) struct History {
     pub(crate) calls: BTreeMap<String, Call>,
     /// When each worker process wrote its last record.
     pub(crate) last_seen: BTreeMap<String, Micros>,
-    /// Runs of unknown calls.
+    /// Records about calls that no caller has recorded.
     pub(crate) strays: Vec<Record>,
 }
 
@@ -315,7 +321,7 @@ impl History {
     pub(crate) fn from_records(mut records: Vec<Record>) -> Self {
         records.sort_by_key(Record::at);
         let mut history = Self::default();
-        // Calls come first: because of clock differences, a run may seem earlier than its call.
+        // Calls come first: if the clock was set back, a run seems earlier than its call.
         for record in &records {
             if let Record::Called {
                 at,

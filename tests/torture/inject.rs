@@ -17,7 +17,7 @@ pub(crate) struct Incident {
     /// `None` if it affects all processes.
     pub(crate) victim: Option<Member>,
     pub(crate) from: Micros,
-    /// When it was healed.
+    /// When it was healed. A killed worker or caller is replaced then. A stopped worker has ended.
     pub(crate) to: Micros,
     pub(crate) fault: Fault,
 }
@@ -28,13 +28,13 @@ impl Incident {
     }
 
     /// Returns whether it was active at some time between these two.
-    pub(crate) fn is_within(&self, from: Micros, to: Micros) -> bool {
+    pub(crate) fn overlaps(&self, from: Micros, to: Micros) -> bool {
         self.from <= to && from <= self.to
     }
 }
 
-/// Injects a fault and heals it. Returns `None` if its time came after `end` or it did not take
-/// effect.
+/// Injects a fault and heals it. Returns `None` if it did not happen: a fault of the broker whose
+/// turn came after `end`, or a cut before which too few bytes passed.
 pub(crate) async fn inject(
     scene: &Scene,
     planned: Planned,
@@ -44,7 +44,7 @@ pub(crate) async fn inject(
     let mut from = now();
     match fault {
         Fault::Network(network, member, aim) => {
-            if !trouble(scene.proxy(member), network, aim, lasts).await {
+            if !inject_network(scene.proxy(member), network, aim, lasts).await {
                 return Ok(None);
             }
         }
@@ -60,6 +60,7 @@ pub(crate) async fn inject(
             match fault {
                 Fault::KillBroker => {
                     node.kill().await?;
+                    // Its restart adds several seconds.
                     sleep(lasts / 4).await;
                     node.restart().await?;
                 }
@@ -73,11 +74,11 @@ pub(crate) async fn inject(
                         .await?;
                 }
                 _ => {
-                    // It may not exist: a broker that is killed soon after its declaration loses
-                    // it.
+                    // `DeleteQueue`. A queue may not exist: a broker that is killed soon after its
+                    // declaration loses it.
                     let _ = node.ctl(&["delete_queue", QUEUE]).await;
                     let _ = node.ctl(&["delete_queue", BATCHED]).await;
-                    scene.queue_is_there().await?;
+                    scene.wait_for_queue().await?;
                 }
             }
         }
@@ -91,8 +92,9 @@ pub(crate) async fn inject(
     }))
 }
 
-/// Whether it took effect.
-async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) -> bool {
+/// Injects a fault of the network and heals it. Returns `false` if it is a cut that did not happen.
+/// Other faults count even if no connection was open.
+async fn inject_network(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) -> bool {
     match network {
         Network::Latency(direction, by) => hold(proxy.delay(aim, direction, by), lasts).await,
         Network::Throttle(direction, rate) => hold(proxy.throttle(aim, direction, rate), lasts).await,
@@ -101,7 +103,7 @@ async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) 
         Network::HalfClose(direction) => drop(proxy.half_close(aim, direction).await),
         Network::CutAfter(direction, bytes) => {
             let cut = proxy.cut_after_bytes(aim, direction, bytes);
-            // Too few bytes passed in this time, so there was no fault.
+            // An error means that too few bytes passed in this time.
             return cut.happened(lasts).await.is_ok();
         }
         Network::Refuse => {

@@ -1,14 +1,16 @@
 //! The torture test: workers and callers run as processes on a private RabbitMQ node, each behind
-//! its own fault proxy, while all kinds of faults happen. Every call and every run of a method is
-//! recorded. At the end, the whole history is checked against the runtime's promises.
+//! its own fault proxy, while all kinds of faults happen. Every call of the workers' queue and every
+//! run of a method is recorded. At the end, the whole history is checked against the runtime's
+//! promises.
 //!
 //! ```text
 //! cargo run --release -p rpc-tests --bin torture -- --seconds 60 --seed 7
 //! ```
 //!
-//! The seed decides which faults happen when and which calls are made. Their interleaving depends
-//! on the machine, so a seed usually, but not always, reproduces a violation. Exits with 1 if a
-//! promise was broken, and prints the history of the affected calls.
+//! The seed and the other options decide which faults happen when and which calls are made. Their
+//! interleaving depends on the machine, so a seed usually, but not always, reproduces a violation.
+//! Exits with 1 if a promise was broken, and prints the history of the first ten affected calls. A
+//! failure of the test itself exits with 1 too.
 //!
 //! With `--jobs 100000`, callers send jobs instead of calls, and callers are killed too; see
 //! [`jobs`].
@@ -42,7 +44,7 @@ use scene::Scene;
 use service::{BATCHED, QUEUE};
 use stalls::Stalls;
 
-/// How long callers may take after the last fault until all their calls have ended.
+/// How long callers may take, once all faults are healed, to make their last calls and to exit.
 const ENDING_LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -64,14 +66,14 @@ async fn main() -> ExitCode {
 async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     println!("torture: {args}");
     let stalls = Stalls::watch();
-    let scene = Scene::set(args).await?;
+    let scene = Scene::start(args).await?;
     let incidents = run_the_plan(&scene, args).await?;
     let healed = history::now();
     println!("torture: all faults are healed; waiting for the last calls");
-    let hostile = scene.end_of_stranger();
+    let hostile = scene.stop_hostile_peer();
     println!("torture: a hostile peer sent {hostile} messages");
     let trace = scene.trace().await?;
-    timeout(ENDING_LIMIT, scene.calm_down())
+    timeout(ENDING_LIMIT, scene.finish_callers())
         .await
         .context("the callers do not finish")??;
 
@@ -82,14 +84,16 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let (batched, plain) = (trace.published(BATCHED).await?, trace.published(QUEUE).await?);
     println!("messages after the last fault: {batched} batches, {plain} single calls");
     ensure!(batched > 0, "no calls were batched");
-    scene.strike(!violations.is_empty()).await?;
+    scene.stop(!violations.is_empty()).await?;
     Ok(match violations.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
 }
 
-/// Injects each planned fault at its time. Returns once all are healed.
+/// Injects each planned fault at its time. Returns those that happened, once the run's duration has
+/// passed and all are healed. A fault of the broker may be late: it waits until the one before is
+/// healed.
 async fn run_the_plan(scene: &Scene, args: &Args) -> anyhow::Result<Vec<Incident>> {
     let begin = Instant::now();
     let end = begin + args.duration;

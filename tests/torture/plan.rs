@@ -1,4 +1,4 @@
-//! Which fault happens when, and to which process. Only the seed decides.
+//! Which fault happens when, and to which process. Decided by the options, which include the seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use rpc_tests::proxy::{Direction, Target};
 use crate::args::Args;
 use crate::random::Random;
 
-/// A child process.
+/// A child process and those that replace it. Displayed as `w1` or `c0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Member {
     Worker(usize),
@@ -24,17 +24,18 @@ impl fmt::Display for Member {
     }
 }
 
-/// Returns whether this process batches. Every other worker and every other caller does, if there
-/// are several.
+/// Returns whether this process batches. A random number of the workers do: at least one, and not
+/// all if there are several. So do callers.
 pub(crate) fn batches(args: &Args, member: Member) -> bool {
-    let (salt, index, of) = match member {
+    // `salt` gives workers and callers different random numbers.
+    let (salt, index, count) = match member {
         Member::Worker(index) => (1, index, args.workers),
         Member::Caller(index) => (2, index, args.callers),
     };
     let mut random = Random::new(args.seed.wrapping_mul(4) + salt);
-    let mut order: Vec<_> = (0..of).collect();
+    let mut order: Vec<_> = (0..count).collect();
     random.shuffle(&mut order);
-    let batching = random.between(1..=(of.max(2) - 1) as u64) as usize;
+    let batching = random.between(1..=(count.max(2) - 1) as u64) as usize;
     order[..batching].contains(&index)
 }
 
@@ -47,10 +48,11 @@ pub(crate) enum Network {
     BlackHole(Direction),
     Reset,
     HalfClose(Direction),
+    /// The first connection that has carried this many bytes is reset.
     CutAfter(Direction, u64),
-    /// All connections are reset, and new ones are refused.
+    /// The affected connections are reset, and all new ones of the process are refused.
     Refuse,
-    /// All connections are reset, and new ones get no response.
+    /// The affected connections are reset, and all new ones of the process get no response.
     Silence,
 }
 
@@ -59,13 +61,15 @@ pub(crate) enum Fault {
     /// Affects these connections of this process.
     Network(Network, Member, Target),
     KillWorker(usize),
-    /// Only if there are jobs: the calls of a killed caller have no end.
+    /// Only if there are jobs: without them, each call must have a recorded end, which those of a
+    /// killed caller lack.
     KillCaller(usize),
     /// SIGTERM, and at once another worker in its place.
     StopWorker(usize),
     KillBroker,
     CloseConnections,
     MemoryAlarm,
+    /// Deletes the request queue and its queue for batches.
     DeleteQueue,
 }
 
@@ -111,12 +115,14 @@ pub(crate) struct Planned {
     /// Since the start of the run.
     pub(crate) at: Duration,
     pub(crate) fault: Fault,
-    /// Zero if it ends by itself.
+    /// How long it is held. Unused if it is momentary. `KillBroker` keeps the broker down for a
+    /// quarter of it. `CutAfter` waits for its bytes for at most this time.
     pub(crate) lasts: Duration,
 }
 
 impl Planned {
-    /// Returns when it ends, approximately: commands of the broker's tools take time.
+    /// Returns when it ends, since the start of the run. This is an estimate: commands of the
+    /// broker's tools take seconds.
     fn until(&self) -> Duration {
         let takes = match self.fault {
             Fault::KillBroker => self.lasts / 4 + Duration::from_secs(9),
@@ -135,8 +141,9 @@ impl Planned {
 
 /// Returns the faults of a run, in order of time.
 ///
-/// Most faults begin after recovery from the one before; others overlap. The plan consists of whole
-/// rounds, so that no kind of fault is missing for long.
+/// Most faults begin a second or two after all earlier ones; others overlap the one before, or
+/// follow it at once. Each round of the plan has every kind of fault, so that none is missing for
+/// long. The end of the run cuts the last round.
 pub(crate) fn plan(args: &Args) -> Vec<Planned> {
     let mut random = Random::new(args.seed);
     let mut plan: Vec<Planned> = Vec::new();
@@ -145,8 +152,8 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
         for fault in round(args, &mut random) {
             let at = match plan.last() {
                 Some(last) if random.percent(25) => {
-                    let there = last.until() - last.at;
-                    last.at + Duration::from_millis(random.between(0..=there.as_millis() as u64 + 300))
+                    let takes = last.until() - last.at;
+                    last.at + Duration::from_millis(random.between(0..=takes.as_millis() as u64 + 300))
                 }
                 _ => over + Duration::from_millis(random.between(400..=2_600)),
             };
@@ -159,7 +166,7 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
                 fault,
                 lasts: Duration::from_millis(match random.percent(80) {
                     true => random.between(100..=2_000),
-                    // Longer than heartbeats take to detect a dead connection.
+                    // Some exceed the 6 seconds after which heartbeats detect a dead connection.
                     false => random.between(2_000..=8_000),
                 }),
             };
@@ -169,12 +176,13 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
     }
 }
 
-/// Returns the faults of about a minute in random order: each kind, momentary ones several times.
+/// Returns the faults of about a minute in random order: each kind at least once, most momentary
+/// ones several times.
 fn round(args: &Args, random: &mut Random) -> Vec<Fault> {
     let mut round = vec![
         Fault::KillBroker,
         Fault::MemoryAlarm,
-        // Jobs in a deleted queue are lost, so another caller is killed instead.
+        // Jobs in a deleted queue are lost, so a caller is killed instead.
         match args.jobs {
             None => Fault::DeleteQueue,
             Some(_) => Fault::KillCaller(random.index(args.callers)),

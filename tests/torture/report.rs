@@ -9,6 +9,7 @@ use crate::inject::Incident;
 /// How many violations are printed in full.
 const SHOWN: usize = 10;
 
+/// Prints the summary, and the first [`SHOWN`] violations in full.
 pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[String]) {
     let runs: usize = history.calls.values().map(|call| call.runs.len()).sum();
     let fresh = history.calls.values().filter(|call| call.fresh).count();
@@ -28,7 +29,8 @@ pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[Str
     }
 }
 
-/// Prints the outcomes of the calls during the faults.
+/// Prints how often each outcome was that of a call during the faults, whatever its method. All
+/// replies of a method count as one outcome, `answered`.
 fn print_shares(history: &History) {
     let mut shares: BTreeMap<_, u32> = BTreeMap::new();
     let (mut calls, mut well) = (0, 0);
@@ -54,6 +56,7 @@ fn print_shares(history: &History) {
     println!("answered, or sent where one-way: {:.1} %", percent(well));
 }
 
+/// Prints the outcomes of the calls during the faults by method, with the times that they took.
 fn print_outcomes(history: &History) {
     let mut outcomes: BTreeMap<_, Vec<Micros>> = BTreeMap::new();
     let mut latest = 0;
@@ -90,8 +93,10 @@ fn print_outcomes(history: &History) {
     println!("streams that were resumed and are whole: {resumed}");
 }
 
+/// Prints how often each fault happened, and how soon the affected parts worked again.
 fn print_faults(history: &History, incidents: &[Incident]) {
     let recovery = Recovery::of(history);
+    // By name: how often it happened, recoveries that another fault met, and times of the others.
     let mut faults: BTreeMap<_, (usize, usize, Vec<Micros>)> = BTreeMap::new();
     for incident in incidents {
         let (count, met, took) = faults.entry(incident.name).or_default();
@@ -121,8 +126,10 @@ fn print_faults(history: &History, incidents: &[Incident]) {
     );
 }
 
-/// When each part of each process worked.
+/// When each part of each process worked: an answer arrived at a handle of a caller, or a run began
+/// at a worker.
 struct Recovery {
+    /// By member, such as `c0`, and handle. The handle is empty for a worker.
     parts: BTreeMap<(String, String), Vec<Micros>>,
 }
 
@@ -130,7 +137,8 @@ impl Recovery {
     fn of(history: &History) -> Self {
         let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut worked = |name: &str, at| {
-            // A caller has three handles. A worker's replacements are the same part.
+            // A caller has three handles, such as `c0.1-Direct`. A worker `w1.1` and those that
+            // replace it, such as `w1.2`, are the same part.
             let member = name.split('.').next().unwrap_or_default().to_owned();
             let handle = name.split_once('-').map_or("", |(_, handle)| handle).to_owned();
             parts.entry((member, handle)).or_default().push(at);
@@ -153,8 +161,8 @@ impl Recovery {
         Self { parts }
     }
 
-    /// Returns how long each part needed to recover from this fault. Excludes parts that another
-    /// fault hit first.
+    /// Returns how long each affected part took to work again once this fault was healed. `None` if
+    /// another fault met the part before that. Omits parts that did not work again.
     fn after(&self, incident: &Incident, all: &[Incident]) -> Vec<Option<Micros>> {
         let mut took = Vec::new();
         for ((member, _), times) in &self.parts {
@@ -167,14 +175,14 @@ impl Recovery {
                 continue;
             };
             let mut others = all.iter().filter(|it| !std::ptr::eq(*it, incident));
-            let alone = !others.any(|it| concerns(&it) && it.is_within(incident.from, at));
+            let alone = !others.any(|it| concerns(&it) && it.overlaps(incident.from, at));
             took.push(alone.then_some(at - incident.to));
         }
         took
     }
 }
 
-/// Returns the median and the 99th percentile, after sorting.
+/// Sorts the values, and returns the median and the 99th percentile as text.
 fn quantiles(values: &mut [Micros]) -> [String; 2] {
     values.sort_unstable();
     [50, 99].map(|percent| match values.len() {

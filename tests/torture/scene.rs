@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex as Guard, PoisonError};
+use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -23,7 +23,7 @@ use crate::child::UNFINISHED;
 use crate::plan::{self, Member};
 use crate::service::{QUEUE, TRAP};
 
-/// In seconds. Shorter than the runtime's default, so that it matters in a run of a minute.
+/// In seconds. Shorter than the runtime's default of 10, so that it matters in a run of a minute.
 const HEARTBEAT: u16 = 3;
 
 /// How long a worker may take until it handles signals.
@@ -41,12 +41,14 @@ pub(crate) struct Scene {
     broker: Mutex<()>,
     workers: Vec<Place>,
     callers: Vec<Place>,
-    stranger: Guard<Option<Hostile>>,
+    /// `None` if there is none, or it was stopped.
+    hostile: StdMutex<Option<Hostile>>,
     /// Failures other than broken promises.
-    complaints: Guard<Vec<String>>,
+    complaints: StdMutex<Vec<String>>,
 }
 
-/// A place for a process, which is replaced when it ends.
+/// A place for a process. A process that a fault has killed or stopped is replaced by another one,
+/// behind the same proxy.
 struct Place {
     member: Member,
     proxy: Proxy,
@@ -59,12 +61,14 @@ struct Process {
     child: Child,
     /// Kept apart from the child, which would close it in `wait`.
     orders: ChildStdin,
+    /// 1 for the first process in its place.
     generation: usize,
 }
 
 impl Scene {
-    /// Starts the broker and all processes. Returns once calls can be served.
-    pub(crate) async fn set(args: &Args) -> anyhow::Result<Self> {
+    /// Starts the broker, the workers, a hostile peer unless `args` excludes it, and the callers.
+    /// The peer and the callers start once the request queue is declared and survives a kill.
+    pub(crate) async fn start(args: &Args) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("rpc-torture-").tempdir()?;
         let node = Node::start().await?;
         let mut workers = Vec::new();
@@ -75,7 +79,7 @@ impl Scene {
         // report a missing queue.
         until_declared(&node).await?;
         node.flush().await?;
-        let stranger = match args.stranger {
+        let hostile = match args.stranger {
             true => Some(Hostile::start(node.url(), QUEUE, TRAP, args.seed).await?),
             false => None,
         };
@@ -90,8 +94,8 @@ impl Scene {
             broker: Mutex::new(()),
             workers,
             callers,
-            stranger: Guard::new(stranger),
-            complaints: Guard::default(),
+            hostile: StdMutex::new(hostile),
+            complaints: StdMutex::default(),
         })
     }
 
@@ -103,14 +107,15 @@ impl Scene {
         &self.place(member).proxy
     }
 
-    /// Returns the broker, for one fault at a time.
+    /// Returns the broker, once no other fault of it is under way. Keep the guard until the fault is
+    /// healed.
     pub(crate) async fn broker(&self) -> (&Node, tokio::sync::MutexGuard<'_, ()>) {
         let turn = self.broker.lock().await;
         (&self.node, turn)
     }
 
     /// Waits until a worker has declared the request queue and it survives a kill.
-    pub(crate) async fn queue_is_there(&self) -> anyhow::Result<()> {
+    pub(crate) async fn wait_for_queue(&self) -> anyhow::Result<()> {
         until_declared(&self.node).await?;
         self.node.flush().await
     }
@@ -124,13 +129,14 @@ impl Scene {
         self.replace(place, &mut process).map(drop)
     }
 
-    /// Sends SIGTERM and at once starts another process in its place, while the first drains.
+    /// Sends SIGTERM to a worker, once it handles signals, and at once starts another in its place.
+    /// Returns after the first has drained and ended. Complains if that takes too long.
     pub(crate) async fn stop_worker(&self, index: usize) -> anyhow::Result<()> {
         let place = &self.workers[index];
         let mut process = place.process.lock().await;
         until_it_handles_signals(&mut process).await?;
         self.must_run(&mut process);
-        let id = process.child.id().context("it runs")?.to_string();
+        let id = process.child.id().context("the worker has ended")?.to_string();
         let mut signal = Command::new("/bin/sh");
         let told = signal.args(["-c", "kill -TERM \"$0\"", &id]).status().await?;
         ensure!(told.success(), "no signal to process {id}: {told}");
@@ -147,8 +153,9 @@ impl Scene {
         Ok(())
     }
 
-    /// Tells the callers that all faults are healed, and waits until all their calls have ended.
-    pub(crate) async fn calm_down(&self) -> anyhow::Result<()> {
+    /// Tells the callers that all faults are healed. Waits until they have made their last calls and
+    /// have exited. Complains if a process has ended by itself, or a caller has failed.
+    pub(crate) async fn finish_callers(&self) -> anyhow::Result<()> {
         for place in &self.workers {
             self.must_run(&mut *place.process.lock().await);
         }
@@ -167,13 +174,13 @@ impl Scene {
         Ok(())
     }
 
-    /// Stops the hostile peer and returns how many messages it has sent.
-    pub(crate) fn end_of_stranger(&self) -> usize {
-        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
-        stranger.take().map_or(0, |stranger| stranger.sent())
+    /// Stops the hostile peer, if there is one, and returns how many messages it has sent.
+    pub(crate) fn stop_hostile_peer(&self) -> usize {
+        let mut hostile = self.hostile.lock().unwrap_or_else(PoisonError::into_inner);
+        hostile.take().map_or(0, |hostile| hostile.sent())
     }
 
-    /// Starts to count messages in the broker.
+    /// Starts to count the messages that are published to each queue.
     pub(crate) async fn trace(&self) -> anyhow::Result<Trace> {
         self.node.ctl(&["trace_on"]).await?;
         Trace::of(self.node.url()).await
@@ -185,9 +192,9 @@ impl Scene {
         complaints.clone()
     }
 
-    /// Stops everything. Keeps journals and logs if they are `wanted`.
-    pub(crate) async fn strike(self, wanted: bool) -> anyhow::Result<()> {
-        if wanted {
+    /// Stops everything. Deletes the journals and logs, unless `keep_files` is set.
+    pub(crate) async fn stop(self, keep_files: bool) -> anyhow::Result<()> {
+        if keep_files {
             println!(
                 "torture: journals and logs are in {}",
                 self.folder.keep().display()
@@ -205,20 +212,20 @@ impl Scene {
         }
     }
 
-    /// Checks that no process ended because of a fault of its connection.
+    /// Complains if this process has ended by itself. No fault but a signal may end it.
     fn must_run(&self, process: &mut Process) {
         if let Ok(Some(status)) = process.child.try_wait() {
             self.complain(format!("{} ended by itself, with {status}", process.name));
         }
     }
 
-    /// Adds a failure.
+    /// Adds a failure other than a broken promise.
     pub(crate) fn complain(&self, what: String) {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.push(what);
     }
 
-    /// Starts the next process in this place and returns the previous one.
+    /// Starts the next process in this place and returns the previous one, which it does not stop.
     fn replace(&self, place: &Place, process: &mut Process) -> anyhow::Result<Process> {
         let generation = process.generation + 1;
         let Self { folder, args, .. } = self;
@@ -227,6 +234,7 @@ impl Scene {
     }
 }
 
+/// Starts a proxy, and the first process of a member behind it.
 async fn place(node: &Node, folder: &TempDir, args: &Args, member: Member) -> anyhow::Result<Place> {
     let proxy = Proxy::start(node.url()).await?;
     let process = start(folder.path(), args, member, proxy.url(), 1)?;
@@ -282,7 +290,7 @@ fn start(
     })
 }
 
-/// Waits until a worker handles signals, after which it creates its journal, or has ended.
+/// Waits until a worker has created its journal, before which it handles signals, or has ended.
 async fn until_it_handles_signals(worker: &mut Process) -> anyhow::Result<()> {
     until("a worker creates its journal", START_LIMIT, async || {
         Ok(worker.journal.exists() || worker.child.try_wait()?.is_some())

@@ -10,15 +10,16 @@ use tokio::time::sleep;
 
 use crate::history::{End, Journal, Received, Record, now};
 
+/// The request queue, of calls or of jobs.
 pub(crate) const QUEUE: &str = "torture";
 
-/// The queue of the hostile peer.
+/// The queue of the hostile peer, which callers call so that it learns their reply addresses.
 pub(crate) const TRAP: &str = "torture-trap";
 
 /// The queue of batched calls.
 pub(crate) const BATCHED: &str = "torture.batch";
 
-/// A method works before this many items of a stream, and again before each further such number.
+/// A method that yields or receives a stream works before each group of this many items.
 const STEP: usize = 500;
 
 #[service(queue = "torture")]
@@ -26,10 +27,10 @@ pub(crate) trait Torture {
     #[rpc(idempotent)]
     async fn read(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     async fn write(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
-    /// Like `read`, but without delay, so that it is batched.
+    /// Like `read`, but takes no time, so that it can be batched.
     #[rpc(idempotent)]
     async fn peek(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
-    /// Like `write`, but without delay.
+    /// Like `write`, but takes no time.
     async fn jot(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     #[rpc(oneway)]
     async fn note(&self, #[rpc(context)] cx: &Context, job: &Job);
@@ -37,16 +38,16 @@ pub(crate) trait Torture {
     async fn survey(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     #[rpc(broadcast, oneway)]
     async fn announce(&self, #[rpc(context)] cx: &Context, job: &Job);
-    /// Yields as many rows as the job wants.
+    /// Yields as many rows as the job wants, and then ends as the job says.
     fn list(&self, job: &Job) -> impl Stream<Item = Result<Row, Refused>>;
-    /// Like `list`, but goes on at another worker.
+    /// Like `list`, but if it is interrupted, another run goes on after the last row that arrived.
     #[rpc(idempotent)]
     fn follow(
         &self,
         job: &Job,
         #[rpc(resume)] after: Option<Row>,
     ) -> impl Stream<Item = Result<Row, Refused>>;
-    /// Takes as many parts as the job wants.
+    /// Takes at most as many parts as the job wants.
     async fn store(
         &self,
         #[rpc(context)] cx: &Context,
@@ -59,7 +60,7 @@ pub(crate) trait Torture {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) call: String,
-    /// How long the method runs, or works before each step of a stream.
+    /// How long the method runs, or works before each [`STEP`] of a stream.
     pub(crate) work_ms: u64,
     pub(crate) ending: Ending,
     pub(crate) payload: Bytes,
@@ -121,7 +122,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Records the start of a run. Returns its name.
     fn begin(&self, method: &str, redelivered: bool, job: &Job) -> String {
-        let run = format!("{}/{}", self.name, self.journal.next());
+        let run = format!("{}/{}", self.name, self.journal.next_number());
         self.journal.write(&Record::RunStarted {
             at: now(),
             call: job.call.clone(),
@@ -132,6 +133,7 @@ impl Worker {
         run
     }
 
+    /// Runs a method without streams, which ends as the job says. Records the end first.
     async fn work(&self, method: &str, cx: &Context, job: &Job) -> Result<Done, Refused> {
         let run = self.begin(method, cx.redelivered(), job);
         let call = job.call.clone();
@@ -158,8 +160,10 @@ impl Worker {
         });
     }
 
-    /// Yields the rows of a job from this number on.
+    /// Starts a run that yields the rows of a job from the number `first` on, and then ends as the
+    /// job says. The end of a stream that is dropped before is not recorded.
     fn rows(&self, method: &str, job: &Job, first: usize) -> impl Stream<Item = Result<Row, Refused>> {
+        // Without a context, it is not known whether the request was redelivered.
         let run = self.begin(method, false, job);
         stream::unfold(Some(first), move |number| {
             let (call, run) = (job.call.clone(), run.clone());
@@ -182,7 +186,7 @@ impl Worker {
     }
 }
 
-/// Works for as long as a job says.
+/// Takes as much time as a job says.
 async fn spend(job: &Job) {
     if job.work_ms > 0 {
         sleep(Duration::from_millis(job.work_ms)).await;
@@ -198,7 +202,7 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    /// Takes parts until the end, an error, or as many as the job wants.
+    /// Takes parts until the end, an error, or as many as the job wants. Returns which it was.
     async fn take(&mut self, job: &Job, mut parts: Incoming<Part>) -> End {
         while self.received.items < job.wanted {
             if self.received.items.is_multiple_of(STEP) {
@@ -280,6 +284,7 @@ impl Torture for Worker {
         let (call, received) = (job.call.clone(), receiving.received.clone());
         drop(receiving);
         match job.ending {
+            // An interrupted run returns what it received, so that its caller can tell.
             Ending::Refuse if end != End::Interrupted => Err(Refused { call, run }),
             Ending::Panic => panic!("as asked, in run {run} of {call}"),
             _ => Ok(Stored { call, run, received }),

@@ -1,4 +1,5 @@
-//! How long the machine has let nothing run. What a worker measures is wrong by that much.
+//! How long the machine has let nothing run, judged by a thread of the parent. What a worker
+//! measures may be wrong by that much.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,7 @@ impl Stalls {
                 let late = last.elapsed().saturating_sub(TICK).as_micros() as u64;
                 longest.fetch_max(late, Ordering::Relaxed);
                 last = Instant::now();
-                // The thread ends if nobody else has it.
+                // So that `upgrade` fails, and the thread ends, once `Stalls` is dropped.
                 drop(longest);
                 thread::sleep(TICK);
             }
@@ -31,7 +32,7 @@ impl Stalls {
         Self(longest)
     }
 
-    /// Returns by how much a tick was late at most.
+    /// Returns the most by which a tick was late.
     pub(crate) fn longest(&self) -> Micros {
         self.0.load(Ordering::Relaxed)
     }

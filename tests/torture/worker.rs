@@ -18,9 +18,11 @@ const CONCURRENCY: u16 = 32;
 
 pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     child::log();
+    // A worker gets no orders. While this lives, the process exits once its parent has ended.
     let _orders = child::orders();
     let mut terminated = signal(SignalKind::terminate())?;
     let broker = Broker::builder().address(&seat.url).lazy()?;
+    // The parent sends no SIGTERM before the journal exists, which must not be before `signal`.
     let journal = Journal::create(&seat.journal)?;
     let server = Server::new(&broker)
         .worker_name(&seat.name)

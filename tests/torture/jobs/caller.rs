@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may need after the last fault: heartbeats must detect dead connections.
 const SETTLING: Duration = Duration::from_secs(8);
 
-/// How many jobs are sent when all faults are healed.
+/// How many jobs are sent at once, [`SETTLING`] after all faults are healed.
 const LAST_JOBS: usize = 100;
 
 pub(crate) async fn send(seat: Seat) -> anyhow::Result<ExitCode> {
@@ -36,7 +36,7 @@ pub(crate) async fn send(seat: Seat) -> anyhow::Result<ExitCode> {
     let mut calls = JoinSet::new();
     let mut send = |calls: &mut JoinSet<()>, fresh| {
         let sender = Arc::clone(&sender);
-        let (job, delay) = plan(&mut random, &seat, sender.journal.next(), fresh);
+        let (job, delay) = plan(&mut random, &seat, sender.journal.next_number(), fresh);
         calls.spawn(async move { sender.send(job, delay).await });
     };
     let mut next = Instant::now();
@@ -88,7 +88,7 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends a job, and records when it is sent and whether it is confirmed.
+    /// Sends a job. Records that it is sent, and whether the broker has confirmed it.
     async fn send(&self, job: Job, delay: Duration) {
         self.journal.write(&Record::Sent {
             at: now(),

@@ -1,4 +1,5 @@
-//! Checks that each confirmed job is done or dead. Pure.
+//! Checks a history of jobs against the promises: above all, each confirmed job is done, or dead: in
+//! the dead-letter queue. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -25,16 +26,18 @@ pub(super) struct Letter {
 /// Everything about one job.
 #[derive(Debug, Default)]
 struct JobHistory {
-    /// `None` if the caller was killed before its record was written.
+    /// `None` if no caller recorded that it sent it, although others know it. That is a violation.
     job: Option<Job>,
     delay_us: u64,
     sent: u64,
-    /// Its error, if it failed. `None` if the call never returned.
+    /// `None` if the call never returned, because its caller was killed. Otherwise its error, or
+    /// `Some(None)` if the broker has confirmed the job.
     returned: Option<Option<String>>,
-    /// The attempts that began.
+    /// The numbers of the attempts that began, from 1, in the order of their runs.
     attempts: Vec<u32>,
     first_run: Option<u64>,
     was_redelivered: bool,
+    /// Whether a run has succeeded.
     is_done: bool,
     letters: Vec<Letter>,
     records: Vec<Record>,
@@ -47,6 +50,7 @@ pub(super) struct History {
 }
 
 impl Letter {
+    /// Reads a dead letter. Its attempts are 0 if the header is missing or invalid.
     pub(super) fn of(delivery: &Delivery) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Arguments {
@@ -98,6 +102,7 @@ impl History {
         found
     }
 
+    /// Prints a summary, and the first [`SHOWN`] violations in full.
     pub(super) fn print(&self, incidents: &[Incident], violations: &[String]) {
         let count = |is: fn(&JobHistory) -> bool| self.jobs.values().filter(|job| is(job)).count();
         let confirmed = count(JobHistory::is_confirmed);
@@ -177,11 +182,13 @@ impl JobHistory {
         self.is_done || !self.letters.is_empty()
     }
 
-    /// A job that began is as good as confirmed.
+    /// Returns whether the broker had the job, which is neither done nor dead. A job that began is
+    /// as good as confirmed.
     fn is_missing(&self) -> bool {
         (self.is_confirmed() || !self.attempts.is_empty()) && !self.has_ended()
     }
 
+    /// Returns whether an attempt ran more than once.
     fn ran_twice(&self) -> bool {
         self.attempts.len() > self.attempts.iter().collect::<BTreeSet<_>>().len()
     }
@@ -203,11 +210,13 @@ impl JobHistory {
             numbers.iter().copied().eq(1..=numbers.len() as u32),
             "its attempts have a gap",
         );
+        // As many as it needs.
         let attempts = ATTEMPTS.min(job.failures + 1);
         must(
             numbers.len() as u32 <= attempts,
             "it was tried again after it had ended",
         );
+        // It was redelivered too often, because its workers were lost.
         let was_interrupted = self.letters.iter().any(|letter| letter.reason == "interrupted");
         let must_die = job.failures >= ATTEMPTS;
         must(
@@ -243,6 +252,7 @@ impl JobHistory {
         broken
     }
 
+    /// Returns the broken promises, the records of the job, and its dead letters.
     fn story(&self, name: &str, broken: &[&str]) -> String {
         let mut story = format!("job {name}: {}\n", broken.join("; "));
         for record in &self.records {

@@ -27,15 +27,15 @@ pub(crate) use caller::send;
 use check::{History, Letter};
 pub(crate) use service::{JobsServer, Worker, queue};
 
-/// How long callers may take after the last fault until all their calls have ended.
+/// How long callers may take, once all faults are healed, to send their last jobs and to exit.
 const ENDING_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long it may take after that until all jobs have ended, or fewer are left. A worker that
-/// could not move a job tries again after at most half a minute.
+/// How long it may take after that until all jobs have ended. It begins anew if fewer jobs are left
+/// than before. A worker that could not move a job tries again after at most half a minute.
 const DRAINING_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long no job may be seen: what the broker says about a quorum queue is up to five seconds
-/// old.
+/// For how long no job must be seen before all count as ended: what the broker says about a quorum
+/// queue is up to five seconds old.
 const QUIET: Duration = Duration::from_secs(12);
 
 /// How long the broker may take to deliver the next dead letter.
@@ -44,24 +44,24 @@ const LETTER_LIMIT: Duration = Duration::from_secs(5);
 /// How long workers may take until they have declared all retry queues.
 const DECLARING_LIMIT: Duration = Duration::from_secs(60);
 
-/// The retry queues that workers declare at their start, by their time to live in milliseconds. The
-/// jobs' delays use no others.
+/// The retry queues that workers declare at their start, by their time to live in milliseconds. A
+/// worker declares one more when it first gets a job with a delay of about two seconds or more.
 const RETRY_QUEUES: [u32; 5] = [100, 200, 500, 1_000, 10_000];
 
 /// How long a node may take to write a declared quorum queue.
 const UNTIL_ON_DISK: Duration = Duration::from_secs(5);
 
-/// Runs the torture in the parent process.
+/// Runs the torture test with jobs, in the parent process.
 pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     println!("torture: {args}");
-    let scene = Scene::set(args).await?;
+    let scene = Scene::start(args).await?;
     {
         let (node, _turn) = scene.broker().await;
         until_declared(node).await?;
     }
     let incidents = crate::run_the_plan(&scene, args).await?;
     println!("torture: all faults are healed; waiting for the last jobs");
-    timeout(ENDING_LIMIT, scene.calm_down())
+    timeout(ENDING_LIMIT, scene.finish_callers())
         .await
         .context("the callers do not finish")??;
     let letters = {
@@ -82,14 +82,14 @@ pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let mut violations = history.violations();
     violations.extend(scene.complaints());
     history.print(&incidents, &violations);
-    scene.strike(!violations.is_empty()).await?;
+    scene.stop(!violations.is_empty()).await?;
     Ok(match violations.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
 }
 
-/// Waits until all jobs have ended.
+/// Waits until no job has been seen in the queues for [`QUIET`].
 async fn until_drained(node: &Node) -> anyhow::Result<()> {
     let mut empty_since = None;
     until("all jobs have ended", DRAINING_LIMIT, async || {
@@ -102,8 +102,8 @@ async fn until_drained(node: &Node) -> anyhow::Result<()> {
     .await
 }
 
-/// Waits until the workers have declared all retry queues and these survive a kill. On RabbitMQ
-/// 4.0, one that was declared moments before stayed without a leader.
+/// Waits until the workers have declared all retry queues of their start and these survive a kill.
+/// On RabbitMQ 4.0, one that was declared moments before a kill stayed without a leader.
 async fn until_declared(node: &Node) -> anyhow::Result<()> {
     until("all retry queues are declared", DECLARING_LIMIT, async || {
         let queues = node.ctl(&["list_queues", "--no-table-headers", "name"]).await?;

@@ -10,7 +10,7 @@ use crate::args::Seat;
 use crate::history::{Journal, Micros, now};
 use crate::service::QUEUE;
 
-/// How many attempts a job has.
+/// How many attempts a job has at most: the first one and the retries of `perform`.
 pub(super) const ATTEMPTS: u32 = 4;
 
 #[service(queue = "torture")]
@@ -25,11 +25,11 @@ pub(crate) struct Job {
     pub(super) name: String,
     /// How long each attempt takes.
     pub(super) work_ms: u64,
-    /// How many attempts fail.
+    /// How many attempts fail. The job is given up if it has no others.
     pub(super) failures: u32,
     /// Whether they fail by a panic.
     pub(super) panics: bool,
-    /// Whether it was sent after all faults were healed.
+    /// Whether its caller knew that all faults were healed.
     pub(super) fresh: bool,
 }
 
@@ -54,11 +54,12 @@ pub(super) enum Record {
     RunStarted {
         at: Micros,
         job: String,
+        /// A number that no other run of the process has.
         run: u64,
         attempt: u32,
         redelivered: bool,
     },
-    /// Written before the method returns.
+    /// Written before the method returns or panics. Missing if it is dropped.
     RunEnded {
         at: Micros,
         job: String,
@@ -95,7 +96,7 @@ impl Jobs for Worker {
         self.journal.write(&Record::RunStarted {
             at: now(),
             job: job.name.clone(),
-            run: self.journal.next(),
+            run: self.journal.next_number(),
             attempt,
             redelivered: cx.redelivered(),
         });
