@@ -8,11 +8,12 @@ use crate::inject::Incident;
 /// How late a call may end on a busy machine.
 const SLACK: Micros = 10_000_000;
 
-/// How much longer than its limit a stream may last. The limit applies to each wait for an item.
+/// How much longer than its limit a stream may last. The limit applies to each of its waits.
 const LONGEST_STREAM: Micros = 60_000_000;
 
-/// How long a run that receives a stream may last after its call has ended. It is cancelled after 32
-/// seconds without a message, which begin anew each time that its worker has lost its connection.
+/// How long a run that receives a stream may last after its call has ended. It is cancelled after
+/// 32 seconds without a message, which begin anew each time that its worker has lost its
+/// connection.
 const LONGEST_LEFT: Micros = 120_000_000;
 
 /// How much earlier than its limit a stream that is resumed may be given up: it is not resumed if
@@ -190,7 +191,7 @@ impl Judge<'_> {
         let could_succeed_from = self.healed.max(call.at);
         let had_enough = call.until() > self.healed && call.deadline() > could_succeed_from + ENOUGH;
         must(
-            // The limit of a resumed stream is that of each wait, and it notices a lost worker late.
+            // A resumed stream has its limit for each wait, and it notices a lost worker late.
             is_resumed || !(is_idempotent && had_enough && (has_timed_out || is_refused) && queue_was_there),
             "it is idempotent, had enough time when all was healed, and did not succeed",
         );

@@ -8,9 +8,9 @@ use tracing_subscriber::EnvFilter;
 /// The exit code of a worker that did not finish its requests within the drain timeout.
 pub(crate) const UNFINISHED: u8 = 3;
 
-/// Receives a `()` for each line on standard input. The only order is to make the last calls, so the
-/// text does not matter. If the input ends while the receiver exists, the process exits, because
-/// then the parent has ended.
+/// Receives a `()` for each line on standard input. The only order is to make the last calls, so
+/// the text does not matter. If the input ends while the receiver exists, the process exits:
+/// the parent has ended.
 pub(crate) fn orders() -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
     // On a thread of its own: tokio's standard input would keep the runtime from shutting down.

@@ -1,7 +1,7 @@
 //! The history: each process appends to its own journal, and the parent reads all journals.
 //!
-//! A record is one line, written at once, and the call or run that it is about goes on only then. So
-//! a killed process loses at most the record that it was writing.
+//! A record is one line. The call or run that it is about goes on only once it is written. So a
+//! killed process loses at most the record that it was writing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

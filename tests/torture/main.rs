@@ -1,6 +1,6 @@
 //! The torture test: workers and callers run as processes on a private RabbitMQ node, each behind
-//! its own fault proxy, while all kinds of faults happen. Every call of the workers' queue and every
-//! run of a method is recorded. At the end, the whole history is checked against the runtime's
+//! its own fault proxy, while all kinds of faults happen. Every call to the workers and every run
+//! of a method is recorded. At the end, the whole history is checked against the runtime's
 //! promises.
 //!
 //! ```text

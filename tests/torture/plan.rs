@@ -25,7 +25,7 @@ impl fmt::Display for Member {
 }
 
 /// Returns whether this process batches. A random number of the workers do: at least one, and not
-/// all if there are several. So do callers.
+/// all if there are several. The same holds for callers.
 pub(crate) fn batches(args: &Args, member: Member) -> bool {
     // `salt` gives workers and callers different random numbers.
     let (salt, index, count) = match member {

@@ -107,8 +107,8 @@ impl Scene {
         &self.place(member).proxy
     }
 
-    /// Returns the broker, once no other fault of it is under way. Keep the guard until the fault is
-    /// healed.
+    /// Returns the broker, once no other fault of it is under way. Keep the guard until the fault
+    /// is healed.
     pub(crate) async fn broker(&self) -> (&Node, tokio::sync::MutexGuard<'_, ()>) {
         let turn = self.broker.lock().await;
         (&self.node, turn)
@@ -130,7 +130,7 @@ impl Scene {
     }
 
     /// Sends SIGTERM to a worker, once it handles signals, and at once starts another in its place.
-    /// Returns after the first has drained and ended. Complains if that takes too long.
+    /// Returns after the first has ended. Complains if that takes too long, or its status is bad.
     pub(crate) async fn stop_worker(&self, index: usize) -> anyhow::Result<()> {
         let place = &self.workers[index];
         let mut process = place.process.lock().await;
@@ -153,8 +153,8 @@ impl Scene {
         Ok(())
     }
 
-    /// Tells the callers that all faults are healed. Waits until they have made their last calls and
-    /// have exited. Complains if a process has ended by itself, or a caller has failed.
+    /// Tells the callers that all faults are healed. Waits until they have made their last calls
+    /// and have exited. Complains if a process has ended by itself, or a caller has failed.
     pub(crate) async fn finish_callers(&self) -> anyhow::Result<()> {
         for place in &self.workers {
             self.must_run(&mut *place.process.lock().await);

@@ -133,7 +133,8 @@ impl Worker {
         run
     }
 
-    /// Runs a method without streams, which ends as the job says. Records the end first.
+    /// Runs a method without streams, which ends as the job says. Records the end before it returns
+    /// or panics.
     async fn work(&self, method: &str, cx: &Context, job: &Job) -> Result<Done, Refused> {
         let run = self.begin(method, cx.redelivered(), job);
         let call = job.call.clone();

@@ -1,5 +1,5 @@
-//! Checks a history of jobs against the promises: above all, each confirmed job is done, or dead: in
-//! the dead-letter queue. Pure.
+//! Checks a history of jobs against the promises: above all, each confirmed job is done or dead. A
+//! job is dead if it is in the dead-letter queue. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;

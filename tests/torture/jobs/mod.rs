@@ -45,7 +45,7 @@ const LETTER_LIMIT: Duration = Duration::from_secs(5);
 const DECLARING_LIMIT: Duration = Duration::from_secs(60);
 
 /// The retry queues that workers declare at their start, by their time to live in milliseconds. A
-/// worker declares one more when it first gets a job with a delay of about two seconds or more.
+/// worker declares that of 2000 when it first gets a job with a delay of about two seconds or more.
 const RETRY_QUEUES: [u32; 5] = [100, 200, 500, 1_000, 10_000];
 
 /// How long a node may take to write a declared quorum queue.

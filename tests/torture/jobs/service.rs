@@ -59,7 +59,7 @@ pub(super) enum Record {
         attempt: u32,
         redelivered: bool,
     },
-    /// Written before the method returns or panics. Missing if it is dropped.
+    /// Written before the method returns or panics. Missing if it is dropped or its worker killed.
     RunEnded {
         at: Micros,
         job: String,
