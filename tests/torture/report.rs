@@ -29,8 +29,8 @@ pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[Str
     }
 }
 
-/// Prints the outcomes of the calls during the faults, of all methods together. Results, errors of
-/// the method and panics are one outcome, `answered`.
+/// Prints the outcomes of the calls during the faults, of all methods together. Results, gathered
+/// answers, errors of the method and panics are one outcome, `answered`.
 fn print_shares(history: &History) {
     let mut shares: BTreeMap<_, u32> = BTreeMap::new();
     let (mut calls, mut well) = (0, 0);
