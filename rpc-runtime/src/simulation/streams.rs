@@ -24,7 +24,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(16);
 
 /// An upper bound of how long a method goes on whose caller is gone and could not tell. Usually,
 /// its worker ends it after about a minute without a grant.
-pub(super) const LONGEST_ABANDONED: Duration = Duration::from_secs(11 * 60);
+pub(super) const LONGEST_ABANDONED: Duration = Duration::from_secs(90);
 
 /// A service on the workers' queue. The methods get the id of their stream.
 #[service(queue = "work")]
