@@ -10,7 +10,11 @@ use crate::transport::memory::{Direction, Link};
 
 /// The state that all links of a simulation share.
 #[derive(Debug)]
-pub(super) struct Network(Mutex<State>);
+pub(super) struct Network {
+    state: Mutex<State>,
+    /// See [`Link::is_narrow`].
+    is_narrow: bool,
+}
 
 #[derive(Debug)]
 struct State {
@@ -33,11 +37,24 @@ impl Network {
     /// `latency` is the maximum latency of a message in milliseconds. One message in twenty may
     /// take ten times as long.
     pub(super) fn new(seed: u64, latency: u64) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        Self::with_width(seed, latency, false)
+    }
+
+    /// Creates a network of [narrow](Link::is_narrow) links.
+    pub(super) fn narrow(seed: u64, latency: u64) -> Arc<Self> {
+        Self::with_width(seed, latency, true)
+    }
+
+    fn with_width(seed: u64, latency: u64, is_narrow: bool) -> Arc<Self> {
+        let state = State {
             rng: Rng::with_seed(seed),
             latency,
             broker_started: Instant::now(),
-        })))
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            is_narrow,
+        })
     }
 
     pub(super) fn link(self: &Arc<Self>) -> Arc<dyn Link> {
@@ -49,13 +66,13 @@ impl Network {
 
     /// Makes the messages that were sent until now end with their connections.
     pub(super) fn broker_restarted(&self) {
-        self.0.lock().unwrap().broker_started = Instant::now();
+        self.state.lock().unwrap().broker_started = Instant::now();
     }
 }
 
 impl Link for NetworkLink {
     fn delay(&self, direction: Direction) -> Duration {
-        let State { rng, latency, .. } = &mut *self.network.0.lock().unwrap();
+        let State { rng, latency, .. } = &mut *self.network.state.lock().unwrap();
         let factor = if rng.u8(..20) == 0 { 10 } else { 1 };
         let time = Duration::from_millis(factor * rng.u64(..=*latency));
         if direction == Direction::FromBroker {
@@ -67,8 +84,12 @@ impl Link for NetworkLink {
         last.duration_since(Instant::now())
     }
 
+    fn is_narrow(&self) -> bool {
+        self.network.is_narrow
+    }
+
     fn delivers_despite_loss(&self, sent: Instant) -> bool {
-        let state = &mut *self.network.0.lock().unwrap();
+        let state = &mut *self.network.state.lock().unwrap();
         state.rng.bool() && state.broker_started < sent
     }
 }

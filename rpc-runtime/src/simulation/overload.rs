@@ -27,9 +27,6 @@ const DEFAULT_SEEDS: u64 = 40;
 /// The approximate maximum number of calls under overload, so that a simulation takes little time.
 const MOST_CALLS: f64 = 6000.0;
 
-/// How many calls per second a caller should make at most if messages are delayed.
-const MOST_CALLS_PER_CALLER: f64 = 600.0;
-
 #[service(queue = "work")]
 trait Work {
     /// Returns its argument, which is when the call was due.
@@ -51,6 +48,8 @@ struct Scenario {
     adapts: bool,
     /// See [`Network::new`].
     latency: u64,
+    /// Whether links are [narrow](crate::transport::memory::Link::is_narrow).
+    is_narrow: bool,
     /// The offered load, as a multiple of the measured capacity, or in
     /// [`outage`](Simulation::outage) of the nominal one.
     load: f64,
@@ -78,6 +77,7 @@ impl Scenario {
             batches: rng.bool(),
             adapts: true,
             latency: rng.u64(..=1),
+            is_narrow: false,
             load: [0.5, 0.8, 1.2, 1.5, 3.0, 10.0][rng.usize(..6)],
             warm_up: Duration::from_secs(3) + 2 * deadline,
             measured: Duration::from_secs(2) + 2 * deadline,
@@ -87,11 +87,6 @@ impl Scenario {
             MOST_CALLS / (scenario.nominal_capacity() * (scenario.warm_up + scenario.measured).as_secs_f64());
         // Still an overload, if it was one.
         scenario.load = scenario.load.min(most.max(1.2));
-        if scenario.latency > 0 {
-            // More callers keep the link of one caller from being the limit.
-            let needed = scenario.nominal_capacity() * scenario.load / MOST_CALLS_PER_CALLER;
-            scenario.callers = scenario.callers.max(1 + needed as usize);
-        }
         scenario
     }
 
@@ -392,7 +387,10 @@ fn run<T>(seed: u64, scenario: Scenario, course: impl AsyncFnOnce(Simulation) ->
     runtime.block_on(async {
         let simulation = Simulation {
             rng: Rng::with_seed(!seed),
-            network: Network::new(seed, scenario.latency),
+            network: match scenario.is_narrow {
+                true => Network::narrow(seed, scenario.latency),
+                false => Network::new(seed, scenario.latency),
+            },
             broker: InProcessBroker::new(),
             scenario,
         };
@@ -496,6 +494,7 @@ fn a_caller_that_cannot_receive_its_replies_in_time_makes_fewer_calls() {
             adapts: true,
             // The workers can send twice as many replies as the caller can receive.
             latency: 1,
+            is_narrow: true,
             load: 1.2,
             warm_up: Duration::from_secs(3) + 4 * deadline,
             measured: Duration::from_secs(2),

@@ -657,6 +657,10 @@ mod tests {
     struct SlowLink;
 
     impl Link for SlowLink {
+        fn is_narrow(&self) -> bool {
+            false
+        }
+
         fn delay(&self, _: Direction) -> Duration {
             Duration::from_secs(1)
         }
