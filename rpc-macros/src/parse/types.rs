@@ -154,12 +154,15 @@ pub(super) fn may_be_result_of_unit(ty: &Type) -> bool {
     success_and_error(ty).is_none_or(|(success, _)| is_unit(success))
 }
 
-/// The `T` and the `E` of a `Result<T, E>`. `None` for an alias with other parameters. Any type
-/// with two type arguments passes for a `Result`.
+/// The `T` and the `E` of a `Result<T, E>`. `None` for any other type, and for an alias named
+/// `Result` with other parameters.
 pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     let Type::Path(path) = bare_type(ty) else {
         return None;
     };
+    if !is_result(ty) {
+        return None;
+    }
     let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
         return None;
     };

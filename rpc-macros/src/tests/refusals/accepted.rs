@@ -80,3 +80,12 @@ fn streams_are_accepted() {
          fn g(&self, #[serde(default)] a: u8) -> impl futures::stream::Stream<Item = io::Result<u8>> + Send { body() }",
     );
 }
+
+#[test]
+fn items_with_two_type_arguments_are_no_results() {
+    assert_accepted(
+        "#[rpc(idempotent)] \
+         fn f(&self, #[rpc(resume)] after: Option<HashMap<Option<u8>, u8>>) \
+             -> impl Stream<Item = HashMap<Option<u8>, u8>>;",
+    );
+}
