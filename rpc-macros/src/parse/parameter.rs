@@ -35,7 +35,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         check_context(parameter, context, resume.as_ref(), earlier, errors);
         return Parameter::Context { name, ty };
     }
-    if is_probably_context(parameter) {
+    if resume.is_none() && is_probably_context(parameter) {
         return Parameter::Context { name, ty };
     }
     if let Some(item) = types::incoming_item(&ty, errors) {
@@ -137,9 +137,9 @@ fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter],
     }
 }
 
-/// Whether a parameter without the option `context` is probably meant to have it: its type is a
-/// reference to a `Context`, and it has an `#[rpc]`. If the option is misspelt, an error says so,
-/// and the client's stub should not take the parameter as an argument.
+/// Whether a parameter without any option is probably meant to have `context`: its type is a
+/// reference to a `Context`, and it has an `#[rpc]`. An error says what is wrong with that, and the
+/// client's stub should not take the parameter as an argument.
 fn is_probably_context(parameter: &PatType) -> bool {
     let is_named_context = match bare_type(&parameter.ty) {
         Type::Reference(reference) => match bare_type(&reference.elem) {
@@ -178,7 +178,7 @@ fn refusal_message(attribute: &Attribute) -> &'static str {
 /// not use the argument. That is no concern of callers, who see the name on the wire. `names`
 /// refuses two underscores.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {
-    let sent = name.to_string();
+    let sent = name.unraw().to_string();
     if let Some(plain) = sent.strip_prefix('_')
         && !plain.starts_with('_')
     {

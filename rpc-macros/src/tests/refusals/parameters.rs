@@ -184,3 +184,43 @@ fn streams_of_the_caller() {
         assert_method(&format!("async fn f(&self, {parameters});"), &[(at, message)]);
     }
 }
+
+#[test]
+fn a_context_is_not_resumed() {
+    let not_an_option = "this is the last item that the caller got, if any; write `Option<T>`";
+    let not_a_stream = "only a stream is resumed; return `impl Stream<Item = T>`, or remove `resume`";
+    for (parameters, at) in [
+        ("#[rpc(resume)] cx: &Context", "&Context"),
+        (
+            "#[rpc(context)] a: &Context, #[rpc(resume)] b: &rpc::Context",
+            "&rpc::Context",
+        ),
+    ] {
+        assert_method(
+            &format!("async fn f(&self, {parameters});"),
+            &[(at, not_an_option), ("resume", not_a_stream)],
+        );
+    }
+}
+
+#[test]
+fn a_misspelt_context_is_reported_once() {
+    assert_method(
+        "async fn f(&self, #[rpc(contxt)] cx: &Context);",
+        &[(
+            "contxt",
+            "unknown option `contxt`; did you mean `context`? the options of a parameter are: `context`, `resume`",
+        )],
+    );
+}
+
+#[test]
+fn underscore_before_a_raw_name() {
+    assert_method(
+        "async fn f(&self, r#_a: u8) { }",
+        &[(
+            "r#_a",
+            r#"`_a` would be the argument's name on the wire; remove the underscore, or add `#[serde(rename = "..")]`"#,
+        )],
+    );
+}
