@@ -9,7 +9,7 @@ use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{
     AttrStyle, Attribute, Generics, Ident, LitStr, Pat, Signature, Token, Type, TypeParam, TypeParamBound,
-    Visibility, braced, token,
+    TypePath, Visibility, braced, token,
 };
 
 /// An item with the attribute `#[service]`.
@@ -261,6 +261,20 @@ pub(crate) fn bare_type(ty: &Type) -> &Type {
 /// Whether the type is `!`.
 pub(crate) fn is_never(ty: &Type) -> bool {
     matches!(bare_type(ty), Type::Never(_))
+}
+
+/// Whether the type is `Self` or an item of it, such as `Self::Item`.
+pub(crate) fn begins_with_self(ty: &Type) -> bool {
+    match bare_type(ty) {
+        Type::Path(TypePath {
+            qself: Some(qself), ..
+        }) => begins_with_self(&qself.ty),
+        Type::Path(TypePath { path, .. }) => {
+            let mut segments = path.segments.iter();
+            segments.next().is_some_and(|first| first.ident == "Self")
+        }
+        _ => false,
+    }
 }
 
 /// Whether the name is anywhere among the tokens.

@@ -14,7 +14,7 @@ use super::generics::remove_bounds_with_self;
 use super::service::in_unnamed_constant;
 use super::{client, descriptor, refused_trait, server};
 use crate::model::{Method, Parameter, Refusal, RefusedItem, RefusedTrait, Service, is_function_of_client};
-use crate::syntax::is_never;
+use crate::syntax::{begins_with_self, is_never};
 
 /// Expands a refusal: the reasons, and the item for everything that depends on it.
 pub(crate) fn refusal(refusal: Refusal) -> TokenStream {
@@ -244,20 +244,5 @@ impl VisitMut for OutputStub {
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
         *lifetime = Lifetime::new("'static", lifetime.span());
-    }
-}
-
-/// Whether the type is `Self` or an item of it, such as `Self::Item`.
-fn begins_with_self(ty: &Type) -> bool {
-    match ty {
-        Type::Path(path) => match &path.qself {
-            Some(qself) => begins_with_self(&qself.ty),
-            None => path
-                .path
-                .segments
-                .first()
-                .is_some_and(|segment| segment.ident == "Self"),
-        },
-        _ => false,
     }
 }

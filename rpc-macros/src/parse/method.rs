@@ -44,7 +44,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     if stream.is_none() {
         refuse_broadcast_options(&options, errors);
     }
-    let receiver = read_receiver(&item.signature, errors);
+    let receiver = read_receiver(&item.signature, stream.is_some(), errors);
     let parameters = read_parameters(&item.signature, errors);
     let has_incoming = parameters.iter().any(Parameter::is_incoming);
     if has_incoming {
@@ -274,18 +274,22 @@ fn oneway_output_refusal(output: &Type, is_idempotent: bool, is_broadcast: bool)
 /// Reads the kind of a method that returns a stream, and refuses options that it cannot have,
 /// except `retry` and `cancel`, which [`read_retry`] and [`read_cancel`] refuse.
 fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
-    for (option, message) in [
+    for (flag, message) in [
         (
-            "oneway",
+            options.flag("oneway", errors),
             "a stream is a reply, and a one-way method has none; remove `oneway`",
         ),
-        ("broadcast", "one worker sends a stream; remove `broadcast`"),
         (
-            "default",
+            options.flag("broadcast", errors),
+            "one worker sends a stream; remove `broadcast`",
+        ),
+        (
+            // `read_default` has refused a value.
+            options.given("default"),
             "a request without a method expects one result; remove `default`",
         ),
     ] {
-        if let Some(flag) = options.flag(option, errors) {
+        if let Some(flag) = flag {
             errors.push(flag, message);
         }
     }
@@ -409,12 +413,13 @@ fn read_parameters(signature: &Signature, errors: &mut Errors) -> Vec<Parameter>
     parameters
 }
 
-fn read_receiver(signature: &Signature, errors: &mut Errors) -> Receiver {
+fn read_receiver(signature: &Signature, returns_stream: bool, errors: &mut Errors) -> Receiver {
     let Some(receiver) = signature.receiver() else {
         let name = &signature.ident;
+        let keywords = if returns_stream { "fn" } else { "async fn" };
         errors.push(
             name,
-            format!("service methods take `&self`; write `async fn {name}(&self, ..)`"),
+            format!("service methods take `&self`; write `{keywords} {name}(&self, ..)`"),
         );
         return parse_quote!(&self);
     };

@@ -5,7 +5,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Expr, Ident, LitStr, Meta, Path};
 
 use super::errors::Errors;
-use super::settings::{KnownSettings, Setting, no_parentheses};
+use super::settings::{KnownSettings, Setting, no_parentheses, no_value};
 use crate::attributes::is_rpc;
 
 /// A place that takes options.
@@ -23,7 +23,7 @@ pub(super) const SERVICE: OptionPlace = OptionPlace {
             ("crate", "crate = path::to::rpc_runtime"),
             ("schema", "schema"),
         ],
-        parentheses_refusal: no_parentheses,
+        parentheses_refusal,
     },
 };
 
@@ -41,7 +41,7 @@ pub(super) const METHOD: OptionPlace = OptionPlace {
             ("timeout", "timeout = \"2s\""),
             ("name", "name = \"wire.name\""),
         ],
-        parentheses_refusal: no_parentheses,
+        parentheses_refusal,
     },
 };
 
@@ -50,11 +50,23 @@ pub(super) const PARAMETER: OptionPlace = OptionPlace {
     name: "parameter",
     options: KnownSettings {
         settings: &[("context", "context"), ("resume", "resume")],
-        parentheses_refusal: no_parentheses,
+        parentheses_refusal,
     },
 };
 
 const PLACES: [&OptionPlace; 3] = [&SERVICE, &METHOD, &PARAMETER];
+
+/// The error for parentheses after the name of an option.
+fn parentheses_refusal(name: &Ident) -> String {
+    let text = name.to_string();
+    // The usage of an option without a value is its name.
+    let mut usages = PLACES.iter().filter_map(|place| place.options.usage(&text));
+    if usages.any(|usage| usage == text) {
+        no_value(name)
+    } else {
+        no_parentheses(name)
+    }
+}
 
 impl OptionPlace {
     /// The error for an option that this place does not have. It says so if another place has it.

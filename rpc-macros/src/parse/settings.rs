@@ -27,7 +27,7 @@ impl Setting {
     pub(super) fn flag(&self, errors: &mut Errors) -> &Ident {
         let Self { name, value } = self;
         if let Some(value) = value {
-            errors.push(value, format!("`{name}` takes no value; write `{name}`"));
+            errors.push(value, no_value(name));
         }
         name
     }
@@ -144,6 +144,11 @@ fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
         first.get_or_insert(token);
     }
     first
+}
+
+/// The error for a value of a setting that takes none.
+pub(super) fn no_value(name: &Ident) -> String {
+    format!("`{name}` takes no value; write `{name}`")
 }
 
 /// The error for parentheses where a value needs `=`.

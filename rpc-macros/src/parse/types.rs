@@ -11,7 +11,7 @@ use syn::{
 use super::errors::Errors;
 use crate::model::Shape;
 use crate::spelling;
-use crate::syntax::{bare_type, is_never};
+use crate::syntax::{bare_type, begins_with_self, is_never};
 
 /// Reads an argument's type: an owned type, or a reference to one, to `str` or to a slice.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
@@ -380,13 +380,9 @@ pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     is_self.then_some(reference)
 }
 
-/// Whether this is no concrete type: a trait object, `impl Trait` or `Self`.
+/// Whether this is no concrete type: a trait object, `impl Trait`, or `Self` or an item of it.
 fn is_unknown(ty: &Type) -> bool {
-    match bare_type(ty) {
-        Type::TraitObject(_) | Type::ImplTrait(_) => true,
-        Type::Path(path) => path.path.is_ident("Self"),
-        _ => false,
-    }
+    matches!(bare_type(ty), Type::TraitObject(_) | Type::ImplTrait(_)) || begins_with_self(ty)
 }
 
 /// The owned type that replaces a reference to this one.

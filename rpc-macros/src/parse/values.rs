@@ -22,7 +22,7 @@ pub(super) fn timeout(text: &LitStr) -> syn::Result<Duration> {
 }
 
 fn timeout_of(text: &str) -> Result<Duration, String> {
-    let out_of_range = "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`";
+    let out_of_range = "a timeout is a whole number of milliseconds, and at most 49 days: the runtime sends no longer `expiration`";
     if text.len() > MAX_TEXT {
         return Err(out_of_range.to_owned());
     }

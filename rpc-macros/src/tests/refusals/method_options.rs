@@ -114,7 +114,7 @@ fn timeout_with_a_fraction_of_a_millisecond() {
         r#"#[rpc(timeout = "1500us")] async fn f(&self);"#,
         &[(
             r#""1500us""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
+            "a timeout is a whole number of milliseconds, and at most 49 days: the runtime sends no longer `expiration`",
         )],
     );
 }
@@ -136,7 +136,7 @@ fn timeout_too_long() {
         r#"#[rpc(timeout = "1200h")] async fn f(&self);"#,
         &[(
             r#""1200h""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
+            "a timeout is a whole number of milliseconds, and at most 49 days: the runtime sends no longer `expiration`",
         )],
     );
 }
@@ -147,7 +147,7 @@ fn timeout_that_overflows() {
         r#"#[rpc(timeout = "99999999999999999999999h")] async fn f(&self);"#,
         &[(
             r#""99999999999999999999999h""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
+            "a timeout is a whole number of milliseconds, and at most 49 days: the runtime sends no longer `expiration`",
         )],
     );
 }
@@ -158,7 +158,7 @@ fn a_sum_that_overflows_is_refused() {
         r#"#[rpc(timeout = "18446744073709551615s 1000ms")] async fn f(&self);"#,
         &[(
             r#""18446744073709551615s 1000ms""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
+            "a timeout is a whole number of milliseconds, and at most 49 days: the runtime sends no longer `expiration`",
         )],
     );
 }
@@ -573,5 +573,34 @@ fn resume_twice() {
             "resume",
             "one argument gets the last item; remove the second `resume`",
         )],
+    );
+}
+
+#[test]
+fn flag_with_parentheses() {
+    assert_method(
+        "#[rpc(idempotent(true))] async fn f(&self, #[rpc(context())] cx: &Context);",
+        &[
+            ("(", "`idempotent` takes no value; write `idempotent`"),
+            ("(", "`context` takes no value; write `context`"),
+        ],
+    );
+    super::assert_arguments(
+        "schema(true)",
+        &[("(", "`schema` takes no value; write `schema`")],
+    );
+}
+
+#[test]
+fn a_value_of_a_flag_is_reported_once_on_a_stream() {
+    assert_method(
+        "#[rpc(default = 1)] fn f(&self) -> impl Stream<Item = u8>;",
+        &[
+            ("1", "`default` takes no value; write `default`"),
+            (
+                "default",
+                "a request without a method expects one result; remove `default`",
+            ),
+        ],
     );
 }

@@ -140,6 +140,14 @@ fn no_receiver() {
 }
 
 #[test]
+fn stream_without_receiver() {
+    assert_method(
+        "fn f(id: u8) -> impl Stream<Item = u8>;",
+        &[("f", "service methods take `&self`; write `fn f(&self, ..)`")],
+    );
+}
+
+#[test]
 fn receiver_by_value() {
     assert_method(
         "async fn f(self);",

@@ -167,13 +167,19 @@ fn a_suggested_type_is_accepted() {
             "a trait object cannot be decoded; return a concrete type instead",
         )],
     );
-    assert_method(
-        "async fn f(&self) -> &Self;",
-        &[(
-            "Self",
-            "the client does not know `Self`; return a concrete type instead",
-        )],
-    );
+    for (ty, at) in [
+        ("&Self", "Self"),
+        ("&Self::Item", "Self::Item"),
+        ("&<Self as Trait>::Item", "Self"),
+    ] {
+        assert_method(
+            &format!("async fn f(&self) -> {ty};"),
+            &[(
+                at,
+                "the client does not know `Self`; return a concrete type instead",
+            )],
+        );
+    }
 }
 
 #[test]
