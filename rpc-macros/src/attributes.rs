@@ -40,11 +40,17 @@ impl Attributes {
             .any(|doc| doc.conditions.is_empty() && matches!(doc.attribute.meta, Meta::NameValue(_)))
     }
 
-    /// `#[doc(hidden)]`, if it is there.
+    /// `#[doc(hidden)]`, if it is there, without other settings beside `hidden`.
     pub(crate) fn hidden(&self) -> Vec<Attribute> {
-        self.iter_named(&["doc"])
-            .filter(|doc| is_hidden(&doc.attribute))
-            .map(ConditionalAttribute::to_attribute)
+        let hidden = self
+            .iter_named(&["doc"])
+            .filter(|doc| lists(&doc.attribute, "hidden"));
+        hidden
+            .map(|doc| {
+                let mut hidden = doc.clone();
+                hidden.attribute.meta = parse_quote!(doc(hidden));
+                hidden.to_attribute()
+            })
             .collect()
     }
 
@@ -52,11 +58,10 @@ impl Attributes {
         self.named(&["deprecated"])
     }
 
-    /// Whether the item is deprecated, or an `allow` or `expect` on it contains `deprecated`.
+    /// Whether the item is deprecated, or an `allow` or `expect` on it names the lint `deprecated`.
     pub(crate) fn mentions_deprecation(&self) -> bool {
-        let lints = self.named(&["allow", "expect"]);
-        let names_deprecated = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
-        !self.deprecated().is_empty() || lints.iter().any(names_deprecated)
+        let mut lints = self.iter_named(&["allow", "expect"]);
+        !self.deprecated().is_empty() || lints.any(|lint| lists(&lint.attribute, "deprecated"))
     }
 
     pub(crate) fn must_use(&self) -> Vec<Attribute> {
@@ -97,8 +102,12 @@ impl Attributes {
     }
 }
 
-fn is_hidden(doc: &Attribute) -> bool {
-    matches!(doc.parse_args::<Ident>(), Ok(setting) if setting == "hidden")
+/// Whether the attribute lists this name, as `#[doc(hidden, alias = "x")]` does `hidden`. False for
+/// a malformed one, which the compiler reports.
+fn lists(attribute: &Attribute, name: &str) -> bool {
+    let entries = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
+    let mut entries = entries.into_iter().flatten();
+    entries.any(|entry| matches!(entry, Meta::Path(path) if path.is_ident(name)))
 }
 
 /// The text of one doc attribute: a line, or all lines of a block comment.

@@ -291,6 +291,54 @@ fn docs_out_of_macros() {
     assert_snapshot!(formatted(expand_service(quote!(), item)));
 }
 
+/// Only `hidden` is repeated: the alias is for the trait.
+#[test]
+fn a_hidden_trait_with_other_settings_of_rustdoc() {
+    let item = quote! {
+        #[cfg_attr(unix, doc(alias = "number", hidden))]
+        trait Counter {
+            async fn count(&self) -> u64;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    let hidden = "#[cfg_attr(unix, doc(hidden))]";
+    assert_eq!(formatted.matches(hidden).count(), 2, "{formatted}");
+    assert_eq!(formatted.matches("alias = ").count(), 1, "{formatted}");
+}
+
+#[test]
+fn deprecation_is_allowed_only_if_the_user_does() {
+    let is_allowed = |attributes: &str| {
+        let attributes: TokenStream = attributes.parse().unwrap();
+        let item = quote! {
+            trait Counter {
+                #attributes
+                async fn count(&self) -> u64;
+            }
+        };
+        let emitted: String = formatted(expand_service(quote!(), item))
+            .split_whitespace()
+            .collect();
+        emitted.contains("allow(dead_code,deprecated,non_camel_case_types,")
+    };
+    for attributes in [
+        "#[deprecated]",
+        "#[allow(deprecated)]",
+        "#[expect(dead_code, deprecated, reason = \"old\")]",
+        "#[cfg_attr(test, allow(deprecated))]",
+    ] {
+        assert!(is_allowed(attributes), "{attributes}");
+    }
+    for attributes in [
+        "",
+        "#[allow(deprecated_in_future)]",
+        "#[allow(dead_code, reason = \"deprecated\")]",
+        "#[cfg_attr(deprecated, allow(dead_code))]",
+    ] {
+        assert!(!is_allowed(attributes), "{attributes}");
+    }
+}
+
 #[test]
 fn alternatives_exclude_each_other() {
     let item = quote! {
