@@ -13,6 +13,7 @@ use syn::{Attribute, Expr, ExprLit, ExprPath, Ident, Lit, LitStr, Meta, Token, p
 
 use super::lifetimes::with_lifetime;
 use super::names::sent_struct;
+use crate::attributes::bare_expr;
 use crate::model::{Argument, Method, Service, Shape};
 
 /// What a function of the user does.
@@ -119,7 +120,7 @@ fn user_function(setting: &Meta) -> Option<(Purpose, ExprPath)> {
     };
     let Expr::Lit(ExprLit {
         lit: Lit::Str(path), ..
-    }) = &setting.value
+    }) = bare_expr(&setting.value)
     else {
         return None;
     };

@@ -1,7 +1,7 @@
 //! Snapshots of the expansions of whole services.
 
 use insta::assert_snapshot;
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
 
 use crate::expand_service;
@@ -336,6 +336,25 @@ fn deprecation_is_allowed_only_if_the_user_does() {
         "#[cfg_attr(deprecated, allow(dead_code))]",
     ] {
         assert!(!is_allowed(attributes), "{attributes}");
+    }
+}
+
+/// `macro_rules!` puts invisible delimiters around an `$expression`.
+#[test]
+fn serde_functions_out_of_macros_are_forwarded_to() {
+    let function = Group::new(Delimiter::None, quote!("write"));
+    for settings in [
+        quote!(serialize_with = #function),
+        quote!(default, serialize_with = #function),
+        quote!(serialize_with = #function, default),
+    ] {
+        let item = quote! {
+            trait Store {
+                async fn put(&self, #[serde(#settings)] key: &Key);
+            }
+        };
+        let emitted = expand_service(quote!(), item).to_string();
+        assert!(emitted.contains("fn write_key"), "{settings}: {emitted}");
     }
 }
 
