@@ -8,7 +8,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
-use syn::{GenericParam, Generics, Ident, Lifetime, LitStr, Type, TypeReference, parse_quote};
+use syn::{Generics, Ident, Lifetime, LifetimeParam, LitStr, Type, TypeReference, parse_quote};
 
 use super::generics::remove_bounds_with_self;
 use super::service::in_unnamed_constant;
@@ -186,10 +186,10 @@ struct StaticLifetimes<'a> {
 }
 
 impl VisitMut for StaticLifetimes<'_> {
-    fn visit_generic_param_mut(&mut self, parameter: &mut GenericParam) {
-        // `generics::with_bounds` removes the trait's own. Those of a method stay.
-        if !matches!(parameter, GenericParam::Lifetime(_)) {
-            visit_mut::visit_generic_param_mut(self, parameter);
+    fn visit_lifetime_param_mut(&mut self, parameter: &mut LifetimeParam) {
+        // The name stays: `generics::with_bounds` removes the trait's own, and a method keeps its.
+        for bound in &mut parameter.bounds {
+            self.visit_lifetime_mut(bound);
         }
     }
 

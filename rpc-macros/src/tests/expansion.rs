@@ -359,6 +359,20 @@ fn serde_functions_out_of_macros_are_forwarded_to() {
 }
 
 #[test]
+fn the_client_of_a_refused_trait_has_none_of_its_lifetimes() {
+    let item = quote! {
+        trait Store<'a> {
+            async fn put<'x: 'a, T: 'a>(&self, key: &'x T) where 'x: 'a;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    let (_, client) = formatted.split_once("impl StoreClient {").unwrap();
+    let (_, stub) = client.split_once("fn put<'x").unwrap();
+    let (stub, _) = stub.split_once("unimplemented!()").unwrap();
+    assert!(!stub.contains("'a"), "{stub}");
+}
+
+#[test]
 fn alternatives_exclude_each_other() {
     let item = quote! {
         trait Alternatives {

@@ -7,6 +7,7 @@ where
     Self: Sized,
 {
     async fn f(&self);
+    async fn g<'x: 'a>(&self, a: &'x T);
 }
 
 fn main() {}
