@@ -49,9 +49,15 @@ fn function_name() -> Ident {
     Ident::new("__schemas_of_service", Span::mixed_site())
 }
 
+/// The variable to which the schemas of a method are added. It has the same span wherever it is:
+/// those of types may be from another macro, whose variables have other scopes.
+fn variable() -> Ident {
+    Ident::new("__method", Span::mixed_site())
+}
+
 /// The code that adds the schemas of a method, or `None` if it has none.
 fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
-    let runtime = &service.runtime;
+    let (runtime, variable) = (&service.runtime, variable());
     let cfg = method.attributes.cfg();
     let wire_name = &method.wire_name;
     let arguments = method
@@ -63,7 +69,7 @@ fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
         quote! {
             #(#cfg)*
             {
-                let mut __method = #runtime::__private::Schemas::method(__schemas, #wire_name);
+                let mut #variable = #runtime::__private::Schemas::method(__schemas, #wire_name);
                 #(#parts)*
             }
         }
@@ -83,16 +89,16 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
     if serde.has_writer || serde.has_reader {
         return None;
     }
-    let runtime = located_at(&service.runtime, ty);
+    let (runtime, variable) = (located_at(&service.runtime, ty), variable());
     let with_static = |ty| with_lifetime(ty, "'static").into_token_stream();
     let described = match shape {
         Shape::Bytes => {
-            return Some(quote!(#runtime::__private::MethodSchemas::bytes(&mut __method, #wire_name);));
+            return Some(quote!(#runtime::__private::MethodSchemas::bytes(&mut #variable, #wire_name);));
         }
         Shape::ByteVec | Shape::CowBytes { .. } => {
             let ty = with_static(ty);
             return Some(quote_spanned! {ty.span()=>
-                <#runtime::__private::SchemaOf<#ty>>::argument(&mut __method, #wire_name);
+                <#runtime::__private::SchemaOf<#ty>>::argument(&mut #variable, #wire_name);
             });
         }
         Shape::Str => quote!(::core::primitive::str),
@@ -104,15 +110,15 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
         Shape::CowStr | Shape::Owned => with_static(ty),
     };
     Some(quote_spanned! {ty.span()=>
-        #runtime::__private::MethodSchemas::argument::<#described>(&mut __method, #wire_name);
+        #runtime::__private::MethodSchemas::argument::<#described>(&mut #variable, #wire_name);
     })
 }
 
 fn of_incoming(service: &Service, method: &Method) -> Option<TokenStream> {
     let (_, item) = method.incoming()?;
-    let runtime = located_at(&service.runtime, item);
+    let (runtime, variable) = (located_at(&service.runtime, item), variable());
     Some(quote_spanned! {item.span()=>
-        #runtime::__private::MethodSchemas::incoming::<#item>(&mut __method);
+        #runtime::__private::MethodSchemas::incoming::<#item>(&mut #variable);
     })
 }
 
@@ -121,14 +127,14 @@ fn of_answer(service: &Service, method: &Method) -> Option<TokenStream> {
         return None;
     }
     let output = &method.output;
-    let runtime = located_at(&service.runtime, output);
+    let (runtime, variable) = (located_at(&service.runtime, output), variable());
     if !method.is_fallible {
         return Some(quote_spanned! {output.span()=>
-            #runtime::__private::MethodSchemas::result::<#output>(&mut __method);
+            #runtime::__private::MethodSchemas::result::<#output>(&mut #variable);
         });
     }
     Some(quote_spanned! {output.span()=>
-        #runtime::__private::MethodSchemas::result::<<#output as #runtime::ResultType>::Ok>(&mut __method);
-        #runtime::__private::MethodSchemas::error::<<#output as #runtime::ResultType>::Err>(&mut __method);
+        #runtime::__private::MethodSchemas::result::<<#output as #runtime::ResultType>::Ok>(&mut #variable);
+        #runtime::__private::MethodSchemas::error::<<#output as #runtime::ResultType>::Err>(&mut #variable);
     })
 }
