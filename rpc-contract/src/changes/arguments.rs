@@ -16,15 +16,12 @@ pub(super) fn compare(
 ) {
     let (old_arguments, new_arguments) = (distinct_arguments(old), distinct_arguments(new));
     let matches = Matches::new(&old_arguments, &new_arguments);
-    let mut old_names_still_read = BTreeSet::new();
     for &argument in &new_arguments {
-        match matches.old_of_new.get(argument.name.as_str()) {
-            Some(&written) => {
-                old_names_still_read.insert(written.name.as_str());
-                compare_argument(old, (written, argument), types, changes);
-            }
-            None => add_new_argument(new, argument, &matches, changes),
+        let counterparts = matches.counterparts(argument);
+        if counterparts.sent.is_none() {
+            add_new_argument(new, argument, &matches, changes);
         }
+        compare_argument(old, argument, counterparts, types, changes);
     }
     // An old argument that new workers read under another name has been reported above, but old
     // workers may miss it.
@@ -36,13 +33,27 @@ pub(super) fn compare(
                 argument_place(old, argument),
                 "new callers do not send it under this name, and old workers answer `bad_request`; update all workers first, or keep it",
             );
-        } else if !is_still_sent && !old_names_still_read.contains(argument.name.as_str()) {
+        } else if !is_still_sent && !matches.new_readers.contains_key(argument.name.as_str()) {
             changes.add(
                 Verdict::Safe,
                 argument_place(old, argument),
                 "it is gone: new workers skip it, and old workers do without it",
             );
         }
+    }
+    for (argument, reader) in repeated(&old_arguments, &matches.new_readers) {
+        let message = format!(
+            "new workers read it as {}, which old callers send too, and answer `bad_request` to both; remove the alias",
+            reader.name
+        );
+        changes.add(Verdict::BreaksCallers, argument_place(old, argument), message);
+    }
+    for (argument, reader) in repeated(&new_arguments, &matches.old_readers) {
+        let message = format!(
+            "old workers read it as {}, which new callers send too, and answer `bad_request` to both; give it another name",
+            reader.name
+        );
+        changes.add(Verdict::BreaksWorkers, argument_place(new, argument), message);
     }
     let method_place = || Place::Method(old.name.clone());
     compare_positions((&old_arguments, &new_arguments), &matches, method_place, changes);
@@ -63,10 +74,14 @@ fn add_new_argument(
     changes: &mut Changes,
 ) {
     if argument.is_optional {
+        let by_old_workers = match matches.old_readers.get(argument.name.as_str()) {
+            Some(old) => format!("read it as {}", old.name),
+            None => "skip it".to_owned(),
+        };
         changes.add(
             Verdict::Safe,
             argument_place(method, argument),
-            "it is new: new workers do without it, and old workers skip it",
+            format!("it is new: new workers do without it, and old workers {by_old_workers}"),
         );
         return;
     }
@@ -85,25 +100,46 @@ struct Matches<'a> {
     old_of_new: BTreeMap<&'a str, &'a ArgumentDescription>,
     /// The new argument that old workers read as an old argument, by the name of the old one.
     new_of_old: BTreeMap<&'a str, &'a ArgumentDescription>,
+    /// The old arguments by the names and aliases under which old workers read them.
+    old_readers: Readers<'a>,
+    /// The new arguments by the names and aliases under which new workers read them.
+    new_readers: Readers<'a>,
     /// The name of the old argument that new workers do not read, if there is exactly one.
     only_removed: Option<&'a str>,
 }
 
 impl<'a> Matches<'a> {
     fn new(old: &Arguments<'a>, new: &Arguments<'a>) -> Self {
-        let old_of_new = match_written(new, old);
-        let read: BTreeSet<_> = old_of_new
-            .values()
-            .map(|argument| argument.name.as_str())
-            .collect();
+        let new_readers = readers(new);
         let names = old.iter().map(|argument| argument.name.as_str());
-        let mut removed = names.filter(|name| !read.contains(name));
+        let mut removed = names.filter(|name| !new_readers.contains_key(name));
         Self {
             only_removed: removed.next().filter(|_| removed.next().is_none()),
+            old_of_new: match_written(new, old),
             new_of_old: match_written(old, new),
-            old_of_new,
+            old_readers: readers(old),
+            new_readers,
         }
     }
+
+    /// The old arguments that correspond to a new one.
+    fn counterparts(&self, argument: &ArgumentDescription) -> Counterparts<'a> {
+        let name = argument.name.as_str();
+        Counterparts {
+            sent: self.old_of_new.get(name).copied(),
+            read: self.old_readers.get(name).copied(),
+        }
+    }
+}
+
+/// The old arguments that correspond to a new one. They differ if only one version knows the name
+/// that the other one sends.
+#[derive(Clone, Copy)]
+struct Counterparts<'a> {
+    /// The one that old callers send, and new workers read as the new one.
+    sent: Option<&'a ArgumentDescription>,
+    /// The one that old workers read the new one as.
+    read: Option<&'a ArgumentDescription>,
 }
 
 /// Finds what each argument of `read` is read from: the argument of `written` that has its name or
@@ -124,6 +160,38 @@ fn match_written<'a>(
     read.iter().filter_map(find_written).collect()
 }
 
+/// Arguments by the names under which workers read them.
+type Readers<'a> = BTreeMap<&'a str, &'a ArgumentDescription>;
+
+/// Returns the arguments by name and alias. A name that is also an alias is that of the argument
+/// with the name.
+fn readers<'a>(arguments: &Arguments<'a>) -> Readers<'a> {
+    let names = arguments
+        .iter()
+        .map(|&argument| (argument.name.as_str(), argument));
+    let aliases = arguments.iter().flat_map(|&argument| {
+        let aliases = argument.aliases.iter();
+        aliases.map(move |alias| (alias.as_str(), argument))
+    });
+    // The last one inserted stays.
+    aliases.chain(names).collect()
+}
+
+/// Returns the written arguments that are read as the same one as an earlier argument, and that
+/// one. Serde refuses a field with two values.
+fn repeated<'a>(
+    written: &Arguments<'a>,
+    readers: &Readers<'a>,
+) -> Vec<(&'a ArgumentDescription, &'a ArgumentDescription)> {
+    let mut read = BTreeSet::new();
+    let pairs = written
+        .iter()
+        .filter_map(|&argument| Some((argument, *readers.get(argument.name.as_str())?)));
+    pairs
+        .filter(|(_, reader)| !read.insert(reader.name.as_str()))
+        .collect()
+}
+
 type Arguments<'a> = Vec<&'a ArgumentDescription>;
 
 /// Returns the first argument of each name. A description that no trait made may have two.
@@ -142,38 +210,45 @@ fn argument_place(method: &MethodDescription, argument: &ArgumentDescription) ->
     }
 }
 
-/// Compares two versions of one argument.
+/// Compares an argument with those of the old version that correspond to it.
 fn compare_argument(
     method: &MethodDescription,
-    (old, new): (&ArgumentDescription, &ArgumentDescription),
+    new: &ArgumentDescription,
+    old: Counterparts<'_>,
     types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     let place = argument_place(method, new);
-    if old.name != new.name {
+    if let Some(sent) = old.sent.filter(|sent| sent.name != new.name) {
         let message = format!(
             "it was called {}, and new workers still accept that name",
-            old.name
+            sent.name
         );
         changes.add(Verdict::Safe, place.clone(), message);
     }
-    if old.is_optional && !new.is_optional {
+    if old.sent.is_some_and(|sent| sent.is_optional) && !new.is_optional {
         changes.add(
             Verdict::MayBreakCallers,
             place.clone(),
             "it is required now: old callers that leave it out get `bad_request`",
         );
     }
-    if new.is_optional && !old.is_optional {
+    if new.is_optional && old.read.is_some_and(|read| !read.is_optional) {
         changes.add(
             Verdict::MayBreakWorkers,
             place.clone(),
             "it is optional now: new callers that leave it out get `bad_request` from old workers",
         );
     }
-    let before = NamedType::new(&old.type_name, old.schema.as_ref());
-    let now = NamedType::new(&new.type_name, new.schema.as_ref());
-    compare_types((before, now), &place, types, changes);
+    let before = OldTypes {
+        sent: old.sent.map(type_of),
+        read: old.read.map(type_of),
+    };
+    compare_types((before, type_of(new)), &place, types, changes);
+}
+
+fn type_of(argument: &ArgumentDescription) -> NamedType<'_> {
+    NamedType::new(&argument.type_name, argument.schema.as_ref())
 }
 
 /// Compares the items that callers send while a method runs, if they do so in both versions.
@@ -186,21 +261,43 @@ pub(super) fn compare_incoming(
     if let (Some(before), Some(now)) = (&old.incoming, &new.incoming) {
         let before = NamedType::new(before, old.incoming_schema.as_ref());
         let now = NamedType::new(now, new.incoming_schema.as_ref());
+        let before = OldTypes {
+            sent: Some(before),
+            read: Some(before),
+        };
         compare_types((before, now), &Place::Incoming(new.name.clone()), types, changes);
     }
 }
 
+/// The types of the old version to compare with one of the new version.
+struct OldTypes<'a> {
+    /// What old callers send.
+    sent: Option<NamedType<'a>>,
+    /// What old workers read.
+    read: Option<NamedType<'a>>,
+}
+
 /// Checks that new workers read what old callers send, and old workers what new callers send.
 fn compare_types(
-    (before, now): (NamedType<'_>, NamedType<'_>),
+    (before, now): (OldTypes<'_>, NamedType<'_>),
     place: &Place,
     types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
-    let of_new_workers = types.problems_of_new_reader(before, now);
-    let of_old_workers = types.problems_of_old_reader(now, before);
-    if of_new_workers.is_empty() && of_old_workers.is_empty() && types::is_renamed(before, now) {
-        changes.add(Verdict::Safe, place.clone(), types::rename_message(before, now));
+    let mut of_new_workers = Vec::new();
+    if let Some(sent) = before.sent {
+        of_new_workers = types.problems_of_new_reader(sent, now);
+    }
+    let mut of_old_workers = Vec::new();
+    if let Some(read) = before.read {
+        of_old_workers = types.problems_of_old_reader(now, read);
+    }
+    if let (Some(sent), Some(_)) = (before.sent, before.read)
+        && of_new_workers.is_empty()
+        && of_old_workers.is_empty()
+        && types::is_renamed(sent, now)
+    {
+        changes.add(Verdict::Safe, place.clone(), types::rename_message(sent, now));
     }
     for problem in of_new_workers {
         let message = problem.sentence("new workers", "what old callers send");

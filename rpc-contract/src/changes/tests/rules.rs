@@ -294,6 +294,61 @@ fn a_renamed_argument() {
     );
 }
 
+/// Each direction has its own pairs: what one version reads under an alias, the other may not.
+#[test]
+fn types_are_compared_in_the_direction_in_which_they_are_read() {
+    let id = json!({"name": "id", "type": "u32", "schema": {"type": "integer"}});
+    let key = json!({"name": "key", "type": "String", "schema": {"type": "string"}});
+    let with = |argument: &Value, field: &str, value: Value| {
+        let mut argument = argument.clone();
+        argument[field] = value;
+        json!([argument])
+    };
+    // Old workers read `key` as `id`, and new workers do not read `id`.
+    let old = with(&id, "aliases", json!(["key"]));
+    let moved = (MayBreakCallers, "get");
+    assert_arguments(
+        old.clone(),
+        json!([key]),
+        &[(BreaksCallers, "get(key)"), (BreaksWorkers, "get(key)"), moved],
+    );
+    assert_arguments(
+        old.clone(),
+        with(&key, "optional", json!(true)),
+        &[
+            (Safe, "get(key)"),
+            (MayBreakWorkers, "get(key)"),
+            (BreaksWorkers, "get(key)"),
+            moved,
+        ],
+    );
+    // New workers read `id` as `key`, and old workers skip `key`.
+    let old = with(&id, "optional", json!(true));
+    let mut new = with(&key, "aliases", json!(["id"]));
+    new[0]["optional"] = json!(true);
+    assert_arguments(old, new, &[(Safe, "get(key)"), (BreaksCallers, "get(key)")]);
+}
+
+/// Serde refuses a field that it reads twice, under its name and under an alias.
+#[test]
+fn two_arguments_that_the_other_version_reads_as_one() {
+    let (id, key) = (
+        json!({"name": "id", "optional": true}),
+        json!({"name": "key", "optional": true}),
+    );
+    let both_names = json!({"name": "key", "optional": true, "aliases": ["id"]});
+    assert_arguments(
+        json!([both_names]),
+        json!([key, id]),
+        &[(Safe, "get(id)"), (BreaksWorkers, "get(id)")],
+    );
+    assert_arguments(
+        json!([key, id]),
+        json!([both_names]),
+        &[(BreaksCallers, "get(id)")],
+    );
+}
+
 #[test]
 fn an_argument_that_becomes_optional_or_required() {
     let (required, optional) = (json!([{"name": "id"}]), json!([{"name": "id", "optional": true}]));
