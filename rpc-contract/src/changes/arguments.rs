@@ -177,6 +177,11 @@ fn readers<'a>(arguments: &Arguments<'a>) -> Readers<'a> {
     aliases.chain(names).collect()
 }
 
+/// Returns the argument that workers of this version read from a value with this name.
+pub(super) fn reader<'a>(method: &'a MethodDescription, name: &str) -> Option<&'a ArgumentDescription> {
+    readers(&distinct_arguments(method)).get(name).copied()
+}
+
 /// Returns the written arguments that are read as the same one as an earlier argument, and that
 /// one. Serde refuses a field with two values.
 fn repeated<'a>(

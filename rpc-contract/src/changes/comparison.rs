@@ -290,21 +290,38 @@ fn compare_kinds(old: &MethodDescription, new: &MethodDescription, changes: &mut
     }
 }
 
+/// Compares the arguments with which callers resume a stream. Old callers resume one with the
+/// argument of the old version, also at new workers, and new callers with that of the new version.
 fn compare_resumption(old: &MethodDescription, new: &MethodDescription, changes: &mut Changes) {
-    let place = Place::Method(old.name.clone());
-    match (&old.resumed_by, &new.resumed_by) {
-        (_, Some(now)) if old.resumed_by != new.resumed_by => {
+    if old.resumed_by == new.resumed_by {
+        return;
+    }
+    let place = || Place::Method(old.name.clone());
+    if let Some(before) = old.resumed_by.as_deref() {
+        match arguments::reader(new, before) {
+            Some(argument) if new.resumed_by.as_ref() == Some(&argument.name) => {}
+            Some(_) => changes.add(
+                Verdict::MayBreakCallers,
+                place(),
+                format!("old callers resume its stream with {before}: it has to have the same effect"),
+            ),
+            None => changes.add(
+                Verdict::BreaksCallers,
+                place(),
+                format!(
+                    "old callers resume its stream with {before}, which new workers do not read: they begin it anew; keep that argument"
+                ),
+            ),
+        }
+    }
+    if let Some(now) = new.resumed_by.as_deref() {
+        let reader = arguments::reader(old, now);
+        if old.resumed_by.is_none() || old.resumed_by.as_ref() != reader.map(|argument| &argument.name) {
             let message = format!(
                 "callers resume its stream with {now}, which old workers do not heed: they begin it anew; update them before callers"
             );
-            changes.add(Verdict::BreaksWorkers, place, message);
+            changes.add(Verdict::BreaksWorkers, place(), message);
         }
-        (Some(before), None) => {
-            let message =
-                format!("old callers resume its stream with {before}: it has to have the same effect");
-            changes.add(Verdict::MayBreakCallers, place, message);
-        }
-        _ => {}
     }
 }
 

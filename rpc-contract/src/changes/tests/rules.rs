@@ -185,9 +185,44 @@ fn old_workers_begin_a_stream_anew_that_is_to_be_resumed() {
     };
     let (never, after, since) = (of(None), of(Some("after")), of(Some("since")));
     assert_method(never.clone(), after.clone(), &[(BreaksWorkers, "get")]);
-    assert_method(after.clone(), since, &[(BreaksWorkers, "get")]);
+    // The other argument may have the same effect in new workers, but old ones do not know it.
+    assert_method(
+        after.clone(),
+        since,
+        &[(MayBreakCallers, "get"), (BreaksWorkers, "get")],
+    );
     assert_method(after.clone(), after.clone(), &[]);
     assert_method(after, never, &[(MayBreakCallers, "get")]);
+}
+
+#[test]
+fn an_argument_that_resumes_a_stream_is_renamed_or_removed() {
+    let of = |name: &str, aliases: &[&str]| {
+        json!({
+            "stream": true,
+            "idempotent": true,
+            "resume": name,
+            "arguments": [{"name": name, "type": "Option<u8>", "optional": true, "aliases": aliases}],
+        })
+    };
+    let none = json!({"stream": true, "idempotent": true});
+    let argument = (Safe, "get(since)");
+    assert_method(of("after", &["since"]), of("since", &["after"]), &[argument]);
+    assert_method(
+        of("after", &[]),
+        of("since", &["after"]),
+        &[(BreaksWorkers, "get"), argument],
+    );
+    assert_method(
+        of("after", &["since"]),
+        of("since", &[]),
+        &[(BreaksCallers, "get"), argument, (MayBreakCallers, "get")],
+    );
+    assert_method(
+        of("after", &[]),
+        none,
+        &[(BreaksCallers, "get"), (Safe, "get(after)")],
+    );
 }
 
 #[test]
