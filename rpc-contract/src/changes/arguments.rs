@@ -57,13 +57,6 @@ pub(super) fn compare(
     }
     let method_place = || Place::Method(old.name.clone());
     compare_positions((&old_arguments, &new_arguments), &matches, method_place, changes);
-    if old.is_default && old_arguments.len() == 1 && new_arguments.len() > 1 {
-        changes.add(
-            Verdict::MayBreakCallers,
-            method_place(),
-            "it takes more than one argument now: callers that send a single argument as `text/plain`, such as clients from RabbitMQ's tutorial, get `bad_request`",
-        );
-    }
 }
 
 /// Adds the change for an argument that new workers read and old callers do not write.
@@ -200,7 +193,7 @@ fn repeated<'a>(
 type Arguments<'a> = Vec<&'a ArgumentDescription>;
 
 /// Returns the first argument of each name. A description that no trait made may have two.
-fn distinct_arguments(method: &MethodDescription) -> Arguments<'_> {
+pub(super) fn distinct_arguments(method: &MethodDescription) -> Arguments<'_> {
     let mut names = BTreeSet::new();
     let arguments = method.arguments.iter();
     arguments
@@ -208,7 +201,7 @@ fn distinct_arguments(method: &MethodDescription) -> Arguments<'_> {
         .collect()
 }
 
-fn argument_place(method: &MethodDescription, argument: &ArgumentDescription) -> Place {
+pub(super) fn argument_place(method: &MethodDescription, argument: &ArgumentDescription) -> Place {
     Place::Argument {
         method: method.name.clone(),
         argument: argument.name.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::change::{Change, Changes, Place, Verdict};
 use super::normalize::normalized;
 use super::types::TypeComparer;
-use super::{answers, arguments};
+use super::{answers, arguments, text};
 use crate::{MethodDescription, ServiceDescription};
 
 /// Returns the changes from the old description of a service to the new one: those of the service
@@ -201,6 +201,7 @@ fn compare_methods(
     compare_oneway(old, new, changes);
     compare_timeouts(old, new, changes);
     arguments::compare(old, new, types, changes);
+    text::compare(old, new, types.definitions(), changes);
     arguments::compare_incoming(old, new, types, changes);
     answers::compare(old, new, types, changes);
 }

@@ -42,6 +42,7 @@ mod schemas;
 mod shapes;
 #[cfg(test)]
 mod tests;
+mod text;
 mod types;
 
 pub use change::{Change, Place, Rollout, Verdict};

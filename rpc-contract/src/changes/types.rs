@@ -11,7 +11,7 @@ use crate::ServiceDescription;
 /// The limit on pairs of schemas that one comparison of services looks at.
 const MAX_STEPS_PER_SERVICE: usize = 1_000_000;
 
-/// A type: its name, which is empty if it is not known, and its schema, if that is known.
+/// A type: its name, and its schema if it is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NamedType<'a> {
     name: &'a str,
@@ -58,6 +58,11 @@ impl<'a> TypeComparer<'a> {
     pub(super) fn problems_of_old_reader(&mut self, new: NamedType<'_>, old: NamedType<'_>) -> Vec<Problem> {
         let (writer, reader) = ((new, self.new_definitions), (old, self.old_definitions));
         self.problems(writer, reader)
+    }
+
+    /// Returns the definitions of the old version and of the new one.
+    pub(super) fn definitions(&self) -> (&'a Definitions, &'a Definitions) {
+        (self.old_definitions, self.new_definitions)
     }
 
     /// Returns `compared_by_name`, and resets it.
@@ -111,7 +116,7 @@ pub(super) fn is_renamed(before: NamedType<'_>, now: NamedType<'_>) -> bool {
     before.name != now.name && !before.name.is_empty() && !now.name.is_empty()
 }
 
-/// Returns the message about a type that has another name and can still be read by both versions.
+/// Returns the message about a type that has another name and the same form on the wire.
 pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> String {
     format!(
         "`{}` is `{}` now, and each reads what the other writes",
@@ -120,7 +125,7 @@ pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> Strin
 }
 
 /// Compares two types by their names, because at least one has no schema. Returns `None` if the
-/// names let the types be taken to fit. Two unknown names do.
+/// names let the types be taken to fit.
 fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     if writer == reader {
         return None;
@@ -160,9 +165,9 @@ fn is_same_everywhere(name: &str) -> bool {
 
 /// Returns the owned type that has the same form on the wire: `String` for `&str`.
 ///
-/// Removes only the outermost reference or `Cow`, or the one directly in an `Option`. The attribute
-/// `#[service]` allows references nowhere else, but a `Cow` within other types stays.
-fn on_the_wire(name: &str) -> String {
+/// Removes only the outermost reference or `Cow`, or the `Cow` in an `Option`: the attribute
+/// `#[service]` allows references nowhere else.
+pub(super) fn on_the_wire(name: &str) -> String {
     if let Some(inner) = name
         .strip_prefix("Option<")
         .and_then(|inner| inner.strip_suffix('>'))

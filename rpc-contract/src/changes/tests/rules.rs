@@ -5,12 +5,7 @@ use super::*;
 
 #[track_caller]
 fn assert_method(old: Value, new: Value, expected: &[(Verdict, &str)]) {
-    let named = |method: &Value| {
-        let mut method = method.clone();
-        method["name"] = json!("get");
-        json!([method])
-    };
-    assert_methods(named(&old), named(&new), expected);
+    assert_methods(json!([named_get(old)]), json!([named_get(new)]), expected);
 }
 
 #[track_caller]
@@ -420,6 +415,59 @@ fn callers_that_send_a_single_argument_as_text() {
     );
     assert_method(method(&[&b]), method(&[]), &[(Safe, "get(b)")]);
     assert_arguments(json!([a]), json!([a, b]), &[(Safe, "get(b)")]);
+    // A method without arguments ignores the text.
+    let c = json!({"name": "c", "optional": true});
+    assert_method(
+        method(&[]),
+        method(&[&b, &c]),
+        &[(Safe, "get(b)"), (Safe, "get(c)"), (MayBreakCallers, "get")],
+    );
+}
+
+/// Text is read as a string, a number, a boolean, bytes or a unit variant, but not as an `Option`.
+#[test]
+fn a_single_argument_that_is_no_longer_read_from_text() {
+    let of = |type_name: &str, schema: Value| json!({"default": true, "arguments": [{"name": "id", "type": type_name, "schema": schema}]});
+    let named = |type_name: &str| of(type_name, Value::Null);
+    let text_callers = (MayBreakCallers, "get(id)");
+    for optional in ["Option<String>", "std::option::Option<String>"] {
+        let changes = compare(
+            &service(json!([named_get(named("String"))])),
+            &service(json!([named_get(named(optional))])),
+        );
+        assert!(changes.iter().any(is_about_text), "{changes:?}");
+    }
+    let (text, optional) = (json!({"type": "string"}), json!({"type": ["string", "null"]}));
+    assert_method(
+        of("String", text.clone()),
+        of("Option<String>", optional.clone()),
+        &[(BreaksWorkers, "get(id)"), text_callers],
+    );
+    // Both are read from text, or neither is.
+    let bytes = json!({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}});
+    for (old, new) in [
+        (
+            of("Option<String>", optional.clone()),
+            of("Option<String>", optional),
+        ),
+        (of("&[u8]", bytes.clone()), of("Vec<u8>", bytes)),
+        (named("User"), named("Account")),
+        (of("String", text.clone()), of("Name", text)),
+        (named("Vec<String>"), named("Option<Vec<String>>")),
+    ] {
+        let (old, new) = (named_get(old), named_get(new));
+        let changes = compare(&service(json!([old])), &service(json!([new])));
+        assert!(!changes.iter().any(is_about_text), "{changes:?}");
+    }
+}
+
+fn named_get(mut method: Value) -> Value {
+    method["name"] = json!("get");
+    method
+}
+
+fn is_about_text(change: &Change) -> bool {
+    change.message.contains("text/plain")
 }
 
 fn one_argument(type_name: &str) -> Value {
