@@ -9,10 +9,10 @@ use super::{channels, operations};
 use crate::ServiceDescription;
 use crate::generate::with_schemas;
 
-const ABOUT: &str = "Requests and replies go through the default exchange: the routing key is the name of a queue. This \
-    document describes their bodies in `application/json`. In `application/msgpack` they have the same structure; in \
-    `text/plain` a request is its only argument as text, and a reply is its value as text. A reply is in the content \
-    type of its request.";
+const ABOUT: &str = "Messages go through the default exchange, where the routing key is the name of a queue, unless \
+    their channel names another exchange. This document describes their bodies in `application/json`. In \
+    `application/msgpack` they have the same structure; in `text/plain` a request is its only argument as text, and a \
+    reply is its value as text. A reply is in the content type of its request.";
 
 impl Options {
     /// Makes the document of a service.

@@ -156,9 +156,38 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
             min_delay_ms: min,
             max_delay_ms: max,
         } = retry;
-        let description =
-            format!("A failed job is retried {times} times, after {min} ms at first and {max} ms at last.");
+        let description = match times {
+            0 => "A failed job is not retried.".to_owned(),
+            1 => format!("A failed job is retried once, after {min} ms."),
+            _ => format!(
+                "A failed job is retried {times} times, after {min} ms at first and {max} ms at last."
+            ),
+        };
         json!({"name": "retry", "description": description})
     }));
     tags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_in_words() {
+        for (times, description) in [
+            (0, "A failed job is not retried."),
+            (1, "A failed job is retried once, after 100 ms."),
+            (
+                2,
+                "A failed job is retried 2 times, after 100 ms at first and 900 ms at last.",
+            ),
+        ] {
+            let mut method = MethodDescription::new("send");
+            method.retry = Some(RetryDescription::new(times, 100, 900));
+            assert_eq!(
+                tags(&method),
+                [json!({"name": "retry", "description": description})]
+            );
+        }
+    }
 }
