@@ -144,6 +144,9 @@ class ReplyQueue:
             # Expired or deleted, with the replies in it.
             self._name = None
             return await link.channel(has_confirms=False)
+        except BaseException:
+            await channel.close()
+            raise
 
     async def _declare(self, channel: Channel) -> str:
         """Declares a new queue. Returns its name."""

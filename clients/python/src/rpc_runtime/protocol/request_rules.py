@@ -242,10 +242,10 @@ def _refuse(codec: Codec, code: str, message: str, may_have_run: bool) -> Refuse
 
 
 def _expired_before(message: Message, dead: DeadLettered) -> bool:
-    """Whether the message has expired in a queue, and its caller's time was up then.
+    """Whether the message has expired in a queue that dead-lettered it, so that it must not run.
 
-    A one-way request without an expiration of its own does not count. It expired because of the
-    queue's time to live, which may exist to delay it.
+    A one-way request only counts if it had an expiration of its own. Another one expired because of
+    the queue's time to live, which may exist to delay it.
     """
     return dead.has_expired and (dead.original_expiration is not None or message.expects_reply)
 

@@ -29,15 +29,15 @@ class Resend(enum.Enum):
     WAIT = "wait"
     # Send the request again.
     SEND = "send"
-    # Fail: the method may have run.
+    # Fail. Whether the method may have run is decided elsewhere.
     FAIL = "fail"
 
 
 def after_failed_publish(is_idempotent: bool, is_written: bool, channels_closed: int = 0) -> Resend:
     """Decides after a request was not confirmed because its channel was lost.
 
-    `is_written` tells whether the broker may have it. `channels_closed` is how many channels the
-    broker has closed while they carried the request.
+    `is_written` tells whether the broker may have it. `channels_closed` is how many attempts the
+    request itself may have ended: the broker closed their channels, or it could not be encoded.
     """
     if channels_closed >= MAX_CLOSED:
         return Resend.FAIL

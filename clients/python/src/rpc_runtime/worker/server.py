@@ -157,7 +157,7 @@ class Server:
                 self._ended.set()
                 return
             except ChannelLost as error:
-                await self._close_channels()
+                await self._stop_serving()
                 if not self._ready.is_set():
                     self._failure = error.reason
                     return
@@ -166,7 +166,7 @@ class Server:
                 continue
             except Exception as error:
                 # An argument of a queue may be of a type that AMQP does not have, for example.
-                await self._close_channels()
+                await self._stop_serving()
                 if self._ready.is_set():
                     raise
                 self._failure = str(error)
@@ -177,15 +177,19 @@ class Server:
                 await any_set(self._stopping, *(channel.closed for channel in self._channels))
             finally:
                 if not self._stopping.is_set():
-                    self._lost()
-                    await self._close_channels()
+                    self._log_loss()
+                    await self._stop_serving()
 
-    def _lost(self) -> None:
-        """Logs a loss, and stops counting the silence of callers that send items."""
-        reason = next((each.reason for each in self._channels if each.closed.is_set()), "")
-        self._shared.log.report("lost", f"the queues are not served at present: {reason}")
+    def _log_loss(self) -> None:
+        reason = next((each.reason for each in self._channels if each.closed.is_set()), None)
+        if reason is not None:
+            self._shared.log.report("lost", f"the queues are not served at present: {reason}")
+
+    async def _stop_serving(self) -> None:
+        """Closes the channels. Until others are open, no silence of a caller counts."""
         if self._control is not None:
             self._control.lost()
+        await self._close_channels()
 
     async def _open(self, link: Link) -> None:
         """Declares and consumes all queues. Raises `ChannelLost`.
