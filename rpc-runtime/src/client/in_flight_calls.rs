@@ -208,8 +208,9 @@ impl InFlightCalls {
         }
     }
 
-    /// Fails the call that a malformed reply answers. Returns `false` if no call waits for it.
-    pub(super) fn fail(&self, id: Uuid, malformed: Malformed) -> bool {
+    /// Fails the call that a reply answers which cannot be read. Returns `false` if no call waits for
+    /// it.
+    pub(super) fn fail(&self, id: Uuid, reason: BadReply) -> bool {
         let remove_streaming_call = || {
             let call = self.streaming_call(id)?;
             self.lock().remove(&key(&call))
@@ -218,12 +219,13 @@ impl InFlightCalls {
             return false;
         };
         self.learn_batch_size(&call, 0);
-        call.on_reply(Err(BadReply::Malformed(malformed)));
+        call.on_reply(Err(reason));
         true
     }
 
-    /// Hands the replies of a batch to their calls. Returns how many of them no call waits for.
-    pub(super) fn complete_all(&self, replies: Vec<BatchedReply>, codec: Codec) -> usize {
+    /// Hands the replies of a batch to their calls. Without a `codec`, each is in that of its
+    /// request. Returns how many of them no call waits for.
+    pub(super) fn complete_all(&self, replies: Vec<BatchedReply>, codec: Option<Codec>) -> usize {
         let mut discarded = 0;
         let mut replies = replies.into_iter();
         let mut found = Vec::with_capacity(LOOKUPS_PER_LOCK.min(replies.len()));
@@ -241,7 +243,7 @@ impl InFlightCalls {
                 self.learn_batch_size(&call, reply.batch_size);
                 call.on_reply(Ok(Reply {
                     kind: reply.kind,
-                    codec,
+                    codec: codec.unwrap_or(call.plan().codec),
                     body: reply.body,
                     headers: reply.headers,
                     unknown_type: None,
@@ -450,10 +452,10 @@ pub(super) mod tests {
     use super::super::in_flight_call::CallEvent;
     use super::super::limiter::{Limiter, WhenFull};
     use super::super::plan::{Arguments, CallPlan};
-    use super::super::reply_router::route_malformed;
+    use super::super::reply_router::{route_batch, route_malformed};
     use super::*;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
-    use crate::protocol::{Asks, Headers, Property, ReplyKind, ShortStr, write_batch};
+    use crate::protocol::{Asks, Headers, Properties, Property, ReplyKind, ShortStr, write_batch};
     use crate::transport::{ConfirmListener, Published};
 
     fn reply(text: &'static str) -> Message {
@@ -557,7 +559,7 @@ pub(super) mod tests {
             batched(Uuid::new_v4(), "a stranger's"),
             batched(calls[0].id(), "first"),
         ];
-        assert_eq!(calls_in_flight.complete_all(replies, Codec::Json), 1);
+        assert_eq!(calls_in_flight.complete_all(replies, Some(Codec::Json)), 1);
         for (call, text) in calls.iter().zip(["first", "second"]) {
             let reply = answered(call).await;
             assert_eq!((&reply.body[..], reply.codec), (text.as_bytes(), Codec::Json));
@@ -571,8 +573,8 @@ pub(super) mod tests {
         let calls = [new_call(), new_call()];
         let _guards = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
         let malformed = Malformed::NotUtf8(Property::MessageId);
-        assert!(calls_in_flight.fail(calls[0].id(), malformed));
-        assert!(!calls_in_flight.fail(calls[0].id(), malformed));
+        assert!(calls_in_flight.fail(calls[0].id(), BadReply::Malformed(malformed)));
+        assert!(!calls_in_flight.fail(calls[0].id(), BadReply::Malformed(malformed)));
         let reply = calls[0].reply(pin!(sleep(Duration::from_secs(1)))).await;
         assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
         assert!(calls_in_flight.complete(calls[1].id(), self::reply("other"), 0));
@@ -615,6 +617,48 @@ pub(super) mod tests {
             assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
         }
         assert!(calls_in_flight.complete(calls[2].id(), reply("other"), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_content_type_of_a_batch_is_that_of_each_reply() {
+        let content = |content_type, content_encoding| Message {
+            properties: Properties {
+                content_type,
+                content_encoding,
+                ..Properties::default()
+            },
+            ..Message::default()
+        };
+        let name = |name| Some(ShortStr::from_static(name));
+        for (message, codec) in [
+            (content(None, None), Some(new_call().plan().codec)),
+            (content(name("application/json"), None), Some(Codec::Json)),
+            (
+                content(name("application/msgpack"), None),
+                Some(Codec::MessagePack),
+            ),
+            (content(name("application/xml"), None), None),
+            (content(None, name("gzip")), None),
+        ] {
+            let calls_in_flight = InFlightCalls::default();
+            let call = new_call();
+            let _guard = calls_in_flight.insert(&call);
+            let reply = BatchedReply {
+                id: call.id(),
+                kind: ReplyKind::Result,
+                body: "1".into(),
+                batch_size: 0,
+                headers: Headers::default(),
+                queue_time: QueueTime::default(),
+            };
+            let body = write_batch(&[reply]);
+            assert_eq!(route_batch(&calls_in_flight, &Message { body, ..message }), 0);
+            match call.reply(pin!(sleep(Duration::from_secs(1)))).await.unwrap() {
+                Ok(reply) => assert_eq!(Some(reply.codec), codec),
+                Err(BadReply::Content(_)) => assert_eq!(codec, None),
+                Err(other) => panic!("{other}"),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,9 +4,10 @@ use futures_util::{FutureExt, StreamExt};
 use uuid::Uuid;
 
 use super::in_flight_calls::InFlightCalls;
-use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{BATCH_HEADER, BATCH_TYPE, BatchedReply, Malformed, Message, content, read_batch};
+use crate::protocol::{
+    BATCH_HEADER, BATCH_TYPE, BadReply, BatchedReply, Malformed, Message, content, read_batch,
+};
 use crate::transport::{Delivery, Subscription};
 
 /// At most this many deliveries are acknowledged together.
@@ -75,13 +76,18 @@ fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
     call_id(&message).is_some_and(|id| in_flight.complete(id, message, batch_size))
 }
 
-/// Hands the replies of a batch to their calls. Returns how many of them no call waits for; one if
-/// the batch cannot be read.
-fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
-    let replies = read_batch::<BatchedReply>(&message.body);
-    match (content::codec_of(&message.properties), replies) {
-        (Ok(codec), Ok(replies)) => in_flight.complete_all(replies, codec.unwrap_or(Codec::Text)),
-        _ => 1,
+/// Hands the replies of a batch to their calls, or fails the calls if their codec is not supported.
+/// Returns how many replies no call waits for; one if the batch cannot be decoded.
+pub(super) fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
+    let Ok(replies) = read_batch::<BatchedReply>(&message.body) else {
+        return 1;
+    };
+    match content::codec_of(&message.properties) {
+        Ok(codec) => in_flight.complete_all(replies, codec),
+        Err(unsupported) => {
+            let ids = replies.into_iter().map(|reply| reply.id);
+            fail_all(in_flight, ids, || BadReply::Content(unsupported.clone()))
+        }
     }
 }
 
@@ -105,9 +111,17 @@ pub(super) fn route_malformed(
             None => return 1,
         }
     };
-    ids.into_iter()
-        .filter(|id| !in_flight.fail(*id, malformed))
-        .count()
+    fail_all(in_flight, ids, || BadReply::Malformed(malformed))
+}
+
+/// Fails the calls with these ids. Returns how many of the ids are of no call that waits.
+fn fail_all(
+    in_flight: &InFlightCalls,
+    ids: impl IntoIterator<Item = Uuid>,
+    reason: impl Fn() -> BadReply,
+) -> usize {
+    let is_discarded = |id: &Uuid| !in_flight.fail(*id, reason());
+    ids.into_iter().filter(is_discarded).count()
 }
 
 /// Returns the id of the call that a reply answers. `None` if its correlation id is no UUID.
