@@ -143,7 +143,7 @@ impl KeepOpen for ConsumerRun<'_> {
             let (queue, error) = (self.consumer.queue.name(), Logged(Chain(error)));
             tracing::debug!(queue, %error, "not serving the queue for batches; trying again later");
         } else {
-            log_not_open(&self.consumer.handler.queue, error);
+            log_not_open(self.consumer.queue.name(), error);
         }
         ControlFlow::Continue(())
     }
@@ -218,7 +218,7 @@ impl QueueConsumer {
         loop {
             match self.subscribe(stop).await {
                 Some(Err(error)) if error.is_waited_out() => {
-                    log_not_open(&self.handler.queue, &error);
+                    log_not_open(self.queue.name(), &error);
                 }
                 opened => return opened.transpose(),
             }
@@ -326,7 +326,7 @@ impl QueueConsumer {
     /// queue for batches are advised to send single requests.
     fn interrupted(&self, lost: &BrokerError) {
         tracing::warn!(
-            queue = self.handler.queue,
+            queue = self.queue.name(),
             error = %Logged(Chain(lost)),
             "the consumer was lost; subscribing again"
         );
@@ -380,7 +380,7 @@ impl QueueConsumer {
                     }
                     Some(Err(reason)) => return Interruption::Lost(reason),
                     None => {
-                        return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
+                        return Interruption::Lost(BrokerError::Cancelled { queue: self.queue.name().to_owned() });
                     }
                 },
                 // A request was abandoned, for example because its task panicked. This branch may
