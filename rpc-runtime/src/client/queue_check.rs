@@ -12,8 +12,9 @@ use tokio::time::Instant;
 /// How long a result is reused, unless the queue does not exist.
 const VALID_FOR: Duration = Duration::from_secs(1);
 
-/// How long the result that the queue does not exist is reused. The broker may take more than a
-/// minute to find out, and each check holds a channel until then.
+/// How long the result that the queue does not exist is reused. That is also the result if the
+/// broker does not answer, as RabbitMQ 4 if the queue's node is down. Such a check ends soon, but
+/// holds a channel until the broker answers after all, which may take more than a minute.
 const MISSING_VALID_FOR: Duration = Duration::from_secs(10);
 
 /// A check that is running. Its result is `None` if it is unknown whether the queue exists.
@@ -82,6 +83,7 @@ impl QueueCheck {
     }
 }
 
+/// How long the result of a check is reused. It is `None` if the broker did not tell.
 fn valid_for(exists: Option<bool>) -> Duration {
     match exists {
         Some(false) => MISSING_VALID_FOR,

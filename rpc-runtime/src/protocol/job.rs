@@ -128,7 +128,7 @@ pub(crate) fn mark_given_up(headers: &mut Headers, is_marked: bool) {
 }
 
 /// Records the queue that a job came from, for the dead-letter queue.
-pub(crate) fn record_origin(headers: &mut Headers, queue: &str) {
+pub(crate) fn record_origin_queue(headers: &mut Headers, queue: &str) {
     set(headers, ORIGIN_HEADER, queue.to_owned());
 }
 

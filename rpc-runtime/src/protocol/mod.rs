@@ -51,7 +51,7 @@ pub(crate) use item_list::{ItemList, ItemWriter, detach};
 pub(crate) use job::TRACEPARENT;
 pub(crate) use job::{
     DELAY_HEADER, FIRST_TRACE_HEADER, MAX_DELAY, REASON_HEADER, failed_attempts, is_given_up, limit_headers,
-    mark_given_up, record_failure, record_origin, record_trace, record_user, remaining_delay,
+    mark_given_up, record_failure, record_origin_queue, record_trace, record_user, remaining_delay,
     set_remaining_delay, since_last_failure,
 };
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};

@@ -293,15 +293,16 @@ impl ServerConfig {
         Ok(Some(()))
     }
 
-    /// The rules for control messages, and those that all request queues have in common.
+    /// The rules for broadcasts and discovery requests, from which those of request queues differ in
+    /// `max_deliveries` and `is_classic`.
     fn rules(&self) -> Rules {
         Rules {
             reply_addresses: self.reply_addresses.clone(),
             max_accepted_bytes: self.broker.max_accepted_bytes,
             max_sent_bytes: self.broker.max_sent_bytes,
-            // Each request queue sets its own. With 0, a broadcast or discovery request that is
-            // redelivered is refused.
+            // None that is redelivered runs.
             max_deliveries: 0,
+            // Only matters for more deliveries.
             is_classic: false,
             admission: self.admission,
             layers_may_answer: !self.layers.is_empty(),

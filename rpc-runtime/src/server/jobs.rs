@@ -15,7 +15,7 @@ use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
     BATCH_HEADER, COPY_HEADER, DeadLettered, Message, Properties, Reply, is_rabbitmqs_header, limit_headers,
-    mark_given_up, record_origin, record_trace, record_user, remaining_delay, set_remaining_delay,
+    mark_given_up, record_origin_queue, record_trace, record_user, remaining_delay, set_remaining_delay,
     since_last_failure,
 };
 use crate::service::{
@@ -117,11 +117,12 @@ impl RequestHandler {
         }
     }
 
-    /// Moves a job that was given up to the dead-letter queue. If the broker refuses that, moves it
-    /// to a retry queue. It comes back from there, and this is called again.
+    /// Moves to the dead-letter queue a job that was given up, or a refused request that gets no
+    /// reply. If that queue does not take it, moves it to a retry queue. It comes back from there,
+    /// and this is called again, because its headers say that it was given up.
     pub(super) async fn dead_letter_job(&self, jobs: &JobQueues, mut message: Message, acks: PendingAcks) {
         let (headers, queue) = (&mut message.properties.headers, &*self.queue);
-        record_origin(headers, queue);
+        record_origin_queue(headers, queue);
         let reason = outcome_of(headers).as_str();
         // A dead-letter queue may be full for days, and jobs that wait here take up the prefetch.
         let fallback = NextQueue::without_delay(Destination::Retry(DEAD_LETTER_WAIT));

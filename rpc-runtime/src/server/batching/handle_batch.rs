@@ -236,7 +236,7 @@ impl RequestHandler {
         Some(DeferredResponse { deferral, response })
     }
 
-    /// Decides whether a request of a batch runs.
+    /// Decides whether a request of a batch runs. Its reply is to advise a batch size.
     fn decide_batched(
         &self,
         request: Request,
@@ -246,9 +246,8 @@ impl RequestHandler {
     ) -> Decision<'_> {
         let mut decision = self.executor.decide_request(request, redelivered, received, now);
         if let Decision::Run(admitted) = &mut decision {
-            // The dispatcher clears this for methods whose calls are not batched, such as the
-            // built-in ones. Their replies too must be able to advise against batches while batches
-            // are paused; see `advised_batch_size`.
+            // Clear for methods whose calls this library does not batch, but another caller has.
+            // It must learn too when batches are paused; see `advised_batch_size`.
             admitted.asks_batch_size = true;
         }
         decision

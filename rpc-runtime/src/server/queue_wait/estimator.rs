@@ -190,9 +190,9 @@ impl WaitEstimator {
         }
     }
 
-    /// Whether another probe is due although all messages may be probes. It is if the last one is
-    /// at least half as old as the oldest one, so that they become rare, or at least as old as
-    /// [`UNMEASURABLE_AFTER`]. It also is if none is outstanding.
+    /// Whether another probe is due although all messages may be probes: if none is outstanding, or
+    /// if the last one is at least half as old as the oldest one. So probes become rare, but a
+    /// queue that takes them is not without a new one for much longer than [`UNMEASURABLE_AFTER`].
     fn is_another_probe_due(&self, now: Instant) -> bool {
         let enough = (self.age_of_oldest(now) / 2).min(UNMEASURABLE_AFTER);
         self.outstanding

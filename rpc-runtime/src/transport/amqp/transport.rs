@@ -134,7 +134,8 @@ impl AmqpTransport {
         }
     }
 
-    /// Returns `None` if the lookup fails or exceeds the time limit.
+    /// Looks up a queue once there is a connection; see [`Opener::look_up`]. `None` if there is no
+    /// connection within the time limit, or the lookup fails.
     async fn look_up(&self, queue: &ShortStr) -> Option<QueueLookup> {
         let looking = async {
             let connection = self.consuming.wait_ready().await?;
@@ -486,6 +487,7 @@ impl Transport for AmqpTransport {
         tokio::time::timeout(self.limit, asking).await.ok()?.ok()
     }
 
+    /// Returns whether requests are left in the queue, and not whether it is deleted.
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool {
         // A queue that somebody else declares is not ours to delete. RabbitMQ closes a connection
         // that deletes a quorum queue with `if-unused`.

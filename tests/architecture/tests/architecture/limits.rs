@@ -36,7 +36,7 @@ const LIMITS: &[(&str, &[Constant])] = &[
     ),
     (
         "all properties together",
-        &[("transport/amqp/connection/address.rs", "MAX_FRAME", KIB)],
+        &[("transport/amqp/connection/address.rs", "DEFAULT_MAX_FRAME", KIB)],
     ),
     (
         "`x-death` of a malformed message",

@@ -280,7 +280,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Returns `None` if the next bytes are something else, or if that rest is short.
     fn read_body(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         let (body, left) = self.demux.arriving_body()?;
-        // The filter waits for the end marker too.
+        // Bytes may only be skipped if the filter is within the same frame as the demux: before the
+        // end of its payload, which the end marker follows.
         if left < SHORT_READ_SIZE || self.filter.unchecked() != left + 1 {
             return None;
         }
