@@ -13,7 +13,7 @@ pub(crate) fn listen() -> anyhow::Result<(TcpIncoming, Endpoint)> {
     Ok((incoming, endpoint))
 }
 
-/// A message is its bytes.
+/// The codec: a message is its bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Verbatim;
 

@@ -48,7 +48,8 @@ use crate::report::{json, svg, table};
 ///
 /// # Errors
 ///
-/// Fails if the broker does not start, or if a run fails.
+/// Fails if a program to compare cannot be built, if the broker does not start or stop, or if a run
+/// fails. Exits the process if the command line is wrong.
 pub async fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let mode = cli.mode();
@@ -66,11 +67,13 @@ pub async fn run() -> anyhow::Result<()> {
     run
 }
 
-/// Does what the parent process asks for on the standard input, and ends when that ends.
+/// Does what the parent process asks for in the first line of the standard input. Workers run until
+/// the input ends. A measurement is given up if it ends.
 ///
 /// # Errors
 ///
-/// Fails if the parent asks for nothing, or if the run fails.
+/// Fails if the parent asks for nothing, if the run fails, or if the parent does not wait for its
+/// result.
 pub async fn run_as_child() -> anyhow::Result<()> {
     child::role::run().await
 }
@@ -97,6 +100,7 @@ async fn measure(bench: &Bench, cli: &Cli, mode: Mode, observed: Option<&Observe
             streams::run_quick(bench, rounds, &mut ratios).await?;
             overload::run_quick(bench.broker(), &mut ratios).await?;
         }
+        // Observed programs run below, and a child does not get here.
         Mode::Observed | Mode::Child => {}
     }
     if let Some(observed) = observed {

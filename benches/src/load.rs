@@ -13,23 +13,26 @@ use tokio::time::{sleep, timeout};
 use crate::measure::{Measured, Meter, Recorder, between};
 use crate::scenario::Scenario;
 
-/// The window opens once each caller has had a reply, but no earlier than this.
+/// The window opens once each caller has had a reply, but no earlier than this. It may open at
+/// [`WARM_UP_LIMIT`] without that.
 const WARM_UP: Duration = Duration::from_millis(150);
 
-/// The window opens no later than this: ten thousand slow calls need not all have ended once.
+/// The window opens no later than this, if there was any reply: ten thousand slow calls need not
+/// all have ended once.
 const WARM_UP_LIMIT: Duration = Duration::from_millis(1500);
 
-/// How long a contender may take to produce the first reply.
+/// How long a contender may take to produce the first reply, after [`WARM_UP_LIMIT`].
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
 /// The limit of calls in flight in an open loop. At a rate that is too high, their number would
 /// grow forever.
 const OPEN_LOOP_LIMIT: usize = 100_000;
 
-/// A run.
+/// A scenario to run, and how to measure it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) scenario: Scenario,
+    /// How long it is measured.
     pub(crate) window: Duration,
     pub(crate) meter: Meter,
 }
@@ -41,7 +44,7 @@ pub(crate) trait Caller: Clone + Send + Sync + 'static {
 }
 
 impl Load {
-    /// Runs the load.
+    /// Makes the calls of the scenario until the window is over, and measures them.
     pub(crate) async fn run<C: Caller>(&self, caller: &C) -> anyhow::Result<Measured> {
         match self.scenario.open_loop {
             None => self.closed_loop(caller).await,
@@ -106,12 +109,13 @@ impl Load {
         measured
     }
 
-    /// Waits until `callers` have had their first reply, then measures what the recorder records in
-    /// the window.
+    /// Waits until this many callers have had their first reply, or for a limited time if one has.
+    /// Then measures what the recorder records in the window. `failure` completes only if the load
+    /// fails.
     ///
     /// # Errors
     ///
-    /// Fails if the load fails or no call gets a reply.
+    /// Fails if the load fails, no call gets a reply, or the counters of a process cannot be read.
     pub(crate) async fn watch(
         &self,
         recorder: &Recorder,
@@ -148,6 +152,7 @@ impl Load {
     }
 }
 
+/// Makes a call, and records the time from `due` to its end. Fails if the reply has another size.
 async fn timed_call<C: Caller>(
     caller: &C,
     payload: &Bytes,
@@ -165,7 +170,8 @@ async fn timed_call<C: Caller>(
     Ok(())
 }
 
-/// Starts calls at a fixed rate on a thread of its own: the timers of tokio count milliseconds.
+/// Starts calls at a fixed rate until the recorder is over, and then aborts those that have not
+/// ended. Blocks its thread, because the timers of tokio count milliseconds.
 fn pace<C: Caller>(
     caller: &C,
     payload: &Bytes,

@@ -1,4 +1,4 @@
-//! The cost of a run: time, CPU time and memory.
+//! The cost of a run: time, CPU time, allocations and memory.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,14 +27,15 @@ pub(crate) struct Measured {
     pub(crate) worker_cpu_us_per_call: Option<f64>,
     pub(crate) broker_cpu_us_per_call: f64,
     pub(crate) allocations_per_call: f64,
-    /// Resident memory of this process at the end.
+    /// Resident memory of this process at the end of the window.
     pub(crate) resident_mib: f64,
 }
 
 /// Returns one figure of a run.
 pub(crate) type Figure = fn(&Measured) -> f64;
 
-/// Returns the median: the mean of the middle two if the number of figures is even.
+/// Returns the median: the mean of the middle two if the number of figures is even, NaN if there
+/// are none.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     match figures.len() {
@@ -45,7 +46,8 @@ pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 impl Measured {
-    /// Returns the median of each figure.
+    /// Returns the median of each figure. That of the worker's process is `None` unless all rounds
+    /// have it.
     pub(crate) fn median(rounds: &[Self]) -> Self {
         let of = |figure: Figure| median(rounds.iter().map(figure).collect());
         Self {
@@ -70,8 +72,9 @@ impl Measured {
 /// Reads the counters of the processes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Meter {
+    /// The broker's process id.
     pub(crate) broker: i32,
-    /// The worker's process, if it has one of its own.
+    /// The id of the worker's process, if it has one of its own.
     pub(crate) worker: Option<i32>,
 }
 
@@ -97,6 +100,7 @@ impl Meter {
             .map(|worker| Process::new(worker).and_then(|worker| worker.stat()))
             .transpose()
             .context("the worker is gone")?;
+        // Child processes that have ended.
         let children = broker.cutime.max(0).unsigned_abs() + broker.cstime.max(0).unsigned_abs();
         Ok(Snapshot {
             at: Instant::now(),
@@ -113,18 +117,18 @@ fn ticks(ticks: u64) -> Duration {
     Duration::from_micros(ticks * 1_000_000 / procfs::ticks_per_second())
 }
 
-/// The cost of one call, or of one item of a stream.
+/// How many calls, or items of a stream, there are a second, and the cost of each.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Cost {
     pub(crate) per_second: f64,
-    /// CPU time of this process, which is both caller and worker.
+    /// CPU time of this process: see [`Measured::own_cpu_us_per_call`].
     pub(crate) own_cpu_us: f64,
     pub(crate) broker_cpu_us: f64,
     pub(crate) allocations: f64,
 }
 
 impl Cost {
-    /// Computes the cost of each of `count` between two moments.
+    /// Computes the cost of each of `count` between two moments. Costs are NaN if `count` is 0.
     pub(crate) fn between(before: &Snapshot, after: &Snapshot, count: u64) -> Self {
         #[allow(clippy::cast_precision_loss)]
         let count = count as f64;
@@ -152,9 +156,9 @@ impl Cost {
     }
 }
 
-/// Computes the figures between two moments.
+/// Computes the figures between two moments. Latencies are in nanoseconds.
 pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram<u64>) -> Measured {
-    // Calls that took longer than the window do not count for it.
+    // Calls count if they ended between the two moments, whenever they began.
     let cost = Cost::between(before, after, latencies.len());
     #[allow(clippy::cast_precision_loss)]
     let micros = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
@@ -202,7 +206,8 @@ impl Recorder {
         })
     }
 
-    /// Counts one more caller that has had its first reply.
+    /// Counts this many more callers that have had their first reply. In an open loop, each call
+    /// counts as one.
     pub(crate) fn warmed_up(&self, callers: usize) {
         self.answered.fetch_add(callers, Ordering::Relaxed);
     }
@@ -212,7 +217,8 @@ impl Recorder {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Records a latency if the window is open.
+    /// Records the latency of a call that ends now, if the window is open. Concurrent calls should
+    /// have different lanes; any number is one.
     pub(crate) fn record(&self, lane: usize, latency: Duration) {
         if self.is_open.load(Ordering::Relaxed) {
             let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
@@ -228,7 +234,7 @@ impl Recorder {
         self.is_open.store(open, Ordering::Relaxed);
     }
 
-    /// Tells threads to stop.
+    /// Tells callers to stop: those that ask [`is_over`](Self::is_over).
     pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -237,7 +243,7 @@ impl Recorder {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Returns everything that was recorded.
+    /// Returns everything that was recorded, in nanoseconds.
     pub(crate) fn latencies(&self) -> Histogram<u64> {
         let mut all = empty();
         for lane in &self.lanes {

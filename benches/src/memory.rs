@@ -1,5 +1,5 @@
-//! Allocations of this process. Counting takes two atomic additions each, a few percent of a call
-//! for the contender that allocates most.
+//! Allocations of this process. Counting takes two or three atomic additions for each allocation,
+//! reallocation and deallocation, a few percent of a call for the contender that allocates most.
 
 use std::alloc::System;
 use std::time::Duration;
@@ -8,16 +8,18 @@ use anyhow::Context as _;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::time::{sleep, timeout};
 
-/// How long the bytes in use may change.
+/// How long to wait until the bytes in use do not change any more.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Returns what has been allocated so far.
+/// What this process has allocated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allocations {
+    /// Allocations and reallocations so far.
     pub(crate) count: usize,
+    /// The bytes in use.
     pub(crate) live_bytes: usize,
 }
 
@@ -35,12 +37,12 @@ pub(crate) fn live_bytes() -> anyhow::Result<i64> {
     Ok(i64::try_from(allocations().live_bytes)?)
 }
 
-/// Returns the bytes in use, once they do not change any more: then all messages have been
-/// published.
+/// Returns the bytes in use once they have hardly changed for a while. By then, all messages that
+/// can be published should have been.
 pub(crate) async fn settled_bytes() -> anyhow::Result<i64> {
     const STILL: Duration = Duration::from_millis(250);
     const NOISE: i64 = 16 * 1024;
-    /// The broker may pause meanwhile.
+    /// How often in a row they must be still: the broker may pause while messages are published.
     const TIMES: u32 = 5;
     let settling = async {
         let (mut last, mut still) = (live_bytes()?, 0);

@@ -3,7 +3,7 @@
 //!
 //! Features are chosen when a crate is compiled, and cargo compiles it only once in a build. So
 //! this builds two programs with two commands, and each run has a process of its own. The programs
-//! are this one, and `rpc-bench-observed`, which has the features and does the same.
+//! are this one, and `rpc-bench-observed`, which has the features and runs the same contender.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -58,7 +58,8 @@ impl Observed {
         })
     }
 
-    /// Runs both in turn and adds their ratio.
+    /// Runs both in turn. Adds the ratio of their calls a second, and the difference of their
+    /// allocations.
     pub(crate) async fn run(&self, bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
         let (mut with, mut without) = (Vec::new(), Vec::new());
         for round in 0..rounds {
@@ -69,10 +70,10 @@ impl Observed {
                 }
             }
         }
-        let compare = |figure: fn(f64, f64) -> f64, of: fn(&Measured) -> f64| {
+        let compare = |compare_round: fn(f64, f64) -> f64, figure: fn(&Measured) -> f64| {
             let pairs = with.iter().zip(&without);
             let of_rounds: Vec<_> = pairs
-                .map(|(with, without)| figure(of(with), of(without)))
+                .map(|(with, without)| compare_round(figure(with), figure(without)))
                 .collect();
             Ratio::of(&of_rounds)
         };
@@ -92,8 +93,9 @@ async fn measure(bench: &Bench, name: &str, program: &std::path::Path) -> anyhow
         load,
     };
     let mut process = Process::start(program)?;
+    // Start, first reply and stop have a limit of about this length each; the fourth is spare.
     let answer = process.order(&order, load.window + LIMIT * 4).await?;
-    // It fails if something was not observed.
+    // The observed program ends with an error if nothing was observed of a side.
     process.stop().await?;
     let Answer::Measured(measured) = answer else {
         bail!("a process answered {answer:?}");

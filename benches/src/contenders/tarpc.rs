@@ -50,6 +50,7 @@ struct RunningTarpc {
 #[async_trait]
 impl Contender for TarpcOverTcp {
     async fn start(&self, _broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>> {
+        // Buffers hold all calls in flight. 1000 is tarpc's default limit of calls.
         let in_flight = scenario.in_flight.max(1000);
         let mut listener = serde_transport::tcp::listen("127.0.0.1:0", Bincode::default).await?;
         let address = listener.local_addr();

@@ -1,6 +1,6 @@
 //! A job queue that is written by hand with lapin: persistent messages in a durable queue,
-//! publisher confirms, and one acknowledgement for each job. As many concurrent publishes as
-//! callers, so that few writes carry their frames.
+//! publisher confirms, and one acknowledgement for each job. Each caller publishes concurrently
+//! with the others, so that few writes carry their frames.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,11 @@ use crate::scenario::BASE;
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct ByHand {
+    /// One to consume and one to publish.
     connections: [Connection; 2],
     publisher: Publisher,
     consuming: Channel,
+    /// The consumer tag and the task of the worker, while it runs.
     worker: Option<(ShortString, JoinHandle<()>)>,
     done: Arc<Done>,
 }

@@ -27,9 +27,9 @@ impl Jobs for Count {
 
 pub(super) struct Framework {
     queue: RequestQueue,
-    caller: Broker,
+    caller_broker: Broker,
     client: JobsClient,
-    worker: Broker,
+    worker_broker: Broker,
     server: Option<RunningServer>,
     done: Arc<Done>,
 }
@@ -47,12 +47,12 @@ impl JobQueue for Framework {
     async fn open(broker: &str, done: &Arc<Done>) -> anyhow::Result<Self> {
         // It and its queue for batches are deleted a minute after their last worker.
         let queue = RequestQueue::new(unique("jobs")).argument("x-expires", 60_000);
-        let caller = Broker::connect(broker).await?;
+        let caller_broker = Broker::connect(broker).await?;
         Ok(Self {
-            client: JobsClient::builder(&caller).queue(queue.name()).build(),
+            client: JobsClient::builder(&caller_broker).queue(queue.name()).build(),
             queue,
-            caller,
-            worker: Broker::connect(broker).await?,
+            caller_broker,
+            worker_broker: Broker::connect(broker).await?,
             server: None,
             done: Arc::clone(done),
         })
@@ -63,7 +63,7 @@ impl JobQueue for Framework {
     }
 
     async fn start_worker(&mut self) -> anyhow::Result<()> {
-        let server = Server::new(&self.worker)
+        let server = Server::new(&self.worker_broker)
             .concurrency(BASE.prefetch())
             .serve_on(self.queue.clone(), JobsServer::new(Count(Arc::clone(&self.done))));
         self.server = Some(server.start().await?);
@@ -76,8 +76,8 @@ impl JobQueue for Framework {
     }
 
     async fn close(self) -> anyhow::Result<()> {
-        self.caller.close().await;
-        self.worker.close().await;
+        self.caller_broker.close().await;
+        self.worker_broker.close().await;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::load::Caller;
 
-/// How long the jobs may take to be done.
+/// How long the jobs of one measurement may take to be done.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Counts the jobs that were done.
@@ -41,10 +41,12 @@ impl Done {
 
 /// A way to hand out jobs and to do them. Its queue and its jobs survive a restart of the broker.
 pub(super) trait JobQueue: Sized {
-    /// Sends a job and waits until the broker has confirmed it.
+    /// Sends a job and waits until the broker has confirmed it. There is no reply, so it returns
+    /// the size of the job's payload.
     type Caller: Caller;
 
-    /// Connects to the broker and declares a queue.
+    /// Connects to the broker. Declares a queue, unless the first worker does. `done` counts the
+    /// jobs that workers do.
     fn open(broker: &str, done: &Arc<Done>) -> impl Future<Output = anyhow::Result<Self>>;
 
     fn caller(&self) -> Self::Caller;
@@ -52,8 +54,9 @@ pub(super) trait JobQueue: Sized {
     /// Starts the worker, which acknowledges each job once it is done.
     fn start_worker(&mut self) -> impl Future<Output = anyhow::Result<()>>;
 
+    /// Stops the worker once it has done the jobs that were delivered to it.
     fn stop_worker(&mut self) -> impl Future<Output = anyhow::Result<()>>;
 
-    /// Deletes the queue and closes the connections.
+    /// Closes the connections. Deletes the queue, or leaves that to its expiry.
     fn close(self) -> impl Future<Output = anyhow::Result<()>>;
 }

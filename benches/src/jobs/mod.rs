@@ -26,7 +26,9 @@ const JOBS: u64 = 50_000;
 /// Jobs a second.
 #[derive(Debug, Clone, Copy)]
 struct Rates {
+    /// While a worker does them.
     confirmed: f64,
+    /// Of those that wait in the queue when a worker starts.
     done: f64,
 }
 
@@ -44,9 +46,10 @@ pub(crate) async fn run_quick(bench: &Bench, rounds: usize, ratios: &mut Ratios)
             };
             rates.push(measured);
         }
-        let [of, to] = order(round, [rates[0], rates[1]]);
-        publish.push(of.confirmed / to.confirmed);
-        done.push(of.done / to.done);
+        // `order` is its own inverse.
+        let [framework, by_hand] = order(round, [rates[0], rates[1]]);
+        publish.push(framework.confirmed / by_hand.confirmed);
+        done.push(framework.done / by_hand.done);
     }
     ratios.add("jobs-publish", Ratio::of(&publish));
     ratios.add("jobs-done", Ratio::of(&done));
@@ -59,7 +62,8 @@ async fn measure<Q: JobQueue>(name: &str, broker: &str, load: &Load) -> anyhow::
     let caller = queue.caller();
     queue.start_worker().await?;
     let confirmed = load.run(&caller).await?.calls_per_second;
-    // The callers were stopped, perhaps after a job was sent and before it was confirmed.
+    // The callers were stopped, perhaps after a job was sent and before it was confirmed. The
+    // worker may still have to do it.
     settle(&done).await?;
     queue.stop_worker().await?;
 
@@ -80,7 +84,7 @@ async fn measure<Q: JobQueue>(name: &str, broker: &str, load: &Load) -> anyhow::
     })
 }
 
-/// Sends the jobs that the worker will do.
+/// Sends [`JOBS`] jobs from this many tasks, and waits until the broker has confirmed them.
 async fn fill<C: Caller>(caller: &C, tasks: usize) -> anyhow::Result<()> {
     let payload = Bytes::from(vec![b'x'; BASE.payload]);
     let left = Arc::new(AtomicU64::new(JOBS));

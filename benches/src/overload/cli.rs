@@ -22,11 +22,11 @@ pub(crate) struct Overload {
     system: Vec<System>,
 
     /// Calls offered ÷ capacity.
-    #[arg(long, value_delimiter = ',', requires = "overload", value_parser = positive)]
+    #[arg(long, value_delimiter = ',', requires = "overload", value_parser = number_in_range)]
     factor: Vec<f64>,
 
     /// Milliseconds that a method takes
-    #[arg(long, value_name = "MS", requires = "overload", value_parser = positive)]
+    #[arg(long, value_name = "MS", requires = "overload", value_parser = number_in_range)]
     method: Option<f64>,
 
     /// Callers, each with connections of its own.
@@ -76,7 +76,7 @@ pub(crate) struct Overload {
     step: bool,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn number_in_range(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if (0.01..=1000.0).contains(&number) => Ok(number),
         _ => Err("give a number from 0.01 to 1000".to_owned()),
@@ -88,7 +88,8 @@ impl Overload {
         self.overload
     }
 
-    /// Runs what is asked for. `workers` are the numbers of workers.
+    /// Runs what is asked for. `workers` are the numbers of workers to measure, as far as they were
+    /// given.
     pub(crate) async fn run(
         &self,
         broker: &str,
@@ -99,6 +100,8 @@ impl Overload {
         super::run(broker, &self.cases(workers), window, out).await
     }
 
+    /// Returns the cases that the options describe, or those of the plan if no option chooses a
+    /// setting or a load.
     fn cases(&self, workers: &[usize]) -> Vec<Case> {
         let systems = match self.system.as_slice() {
             [] => System::value_variants(),
@@ -125,6 +128,8 @@ impl Overload {
         cases.collect()
     }
 
+    /// Returns one case for each number of workers. With options that need several callers, there
+    /// are at least as many as they need.
     fn chosen(&self, system: System, workers: &[usize]) -> Vec<Case> {
         let loads = match (self.step, self.factor.as_slice()) {
             (true, _) => Loads::Step,

@@ -1,4 +1,5 @@
-//! When deliveries are acknowledged: by the rule of this library.
+//! When deliveries are acknowledged, as in this library: a millisecond after the first of them is
+//! done, or once an eighth of the prefetch is done.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,13 @@ const MAX_DELAY: Duration = Duration::from_millis(1);
 /// The deliveries of a channel that are done, all up to a tag.
 #[derive(Debug)]
 pub(super) struct Acks {
+    /// The tag of the last one that is done.
     done: u64,
+    /// The tag up to which acknowledgements were sent.
     sent: u64,
-    /// When the first one that is not sent was done.
+    /// When the first one that is done and not acknowledged was done.
     since: Option<Instant>,
-    /// This many are sent at once: an eighth of the prefetch.
+    /// This many are acknowledged without waiting for more: an eighth of the prefetch.
     threshold: u64,
 }
 
@@ -35,14 +38,15 @@ impl Acks {
         self.since.get_or_insert(now);
     }
 
-    /// Returns how long the socket may be waited for, at most `otherwise`.
+    /// Returns how long to wait for sockets: until an acknowledgement is due, or `otherwise` if
+    /// none waits.
     pub(super) fn patience(&self, now: Instant, otherwise: Duration) -> Duration {
         self.since.map_or(otherwise, |since| {
             (since + MAX_DELAY).saturating_duration_since(now)
         })
     }
 
-    /// Acknowledges what is due.
+    /// Acknowledges all deliveries that are done, if an acknowledgement is due.
     pub(super) fn send(&mut self, socket: &mut Socket, now: Instant) -> anyhow::Result<()> {
         match self.take(now) {
             Some(tag) => socket.write(&ack_up_to(tag)),
@@ -50,7 +54,8 @@ impl Acks {
         }
     }
 
-    /// Returns the last delivery to acknowledge now, together with all before it.
+    /// Returns the tag up to which to acknowledge now, and counts it as sent. `None` if nothing is
+    /// due.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let is_due = now >= self.since? + MAX_DELAY || self.done - self.sent >= self.threshold;
         if !is_due {

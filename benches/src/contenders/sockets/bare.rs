@@ -20,25 +20,26 @@ use crate::scenario::Scenario;
 
 pub(crate) struct Bare;
 
-/// A message, repeated as often as it fits into one write.
+/// A message, repeated as often as it fits into one write, but at least once.
 struct Repeated {
-    one: usize,
-    many: Vec<u8>,
+    /// The bytes of one message.
+    size: usize,
+    frames: Vec<u8>,
 }
 
 impl Repeated {
     fn new(one: &[u8]) -> Self {
         Self {
-            one: one.len(),
-            many: one.repeat((BATCH_BYTES / one.len()).max(1)),
+            size: one.len(),
+            frames: one.repeat((BATCH_BYTES / one.len()).max(1)),
         }
     }
 
     fn write(&self, socket: &mut Socket, mut times: usize) -> anyhow::Result<()> {
         while times > 0 {
-            let now = times.min(self.many.len() / self.one);
-            socket.write(&self.many[..now * self.one])?;
-            times -= now;
+            let count = times.min(self.frames.len() / self.size);
+            socket.write(&self.frames[..count * self.size])?;
+            times -= count;
         }
         Ok(())
     }
@@ -57,9 +58,9 @@ fn open(broker: &str, scenario: &Scenario) -> anyhow::Result<RunningSockets> {
     let payload = vec![b'x'; scenario.payload];
     let queue = unique("raw");
     let mut consuming = Socket::connect(broker)?;
-    let replies = consuming.declare("", Lifetime::Exclusive)?;
-    ensure!(!replies.is_empty(), "the broker named no reply queue");
-    consuming.consume(&replies, Acknowledge::Never)?;
+    let reply_queue = consuming.declare("", Lifetime::Exclusive)?;
+    ensure!(!reply_queue.is_empty(), "the broker named no reply queue");
+    consuming.consume(&reply_queue, Acknowledge::Never)?;
 
     // Nothing reads the correlation id. It is there because every call has one.
     let encode = |queue: &str, reply_to: Option<&str>| {
@@ -74,7 +75,7 @@ fn open(broker: &str, scenario: &Scenario) -> anyhow::Result<RunningSockets> {
         message.write(&mut frames, consuming.frame_max());
         Repeated::new(&frames)
     };
-    let reply = Arc::new(encode(&replies, None));
+    let reply = Arc::new(encode(&reply_queue, None));
     let mut workers: Vec<WorkerLoop> = Vec::new();
     for _ in 0..scenario.workers {
         let mut requests = Socket::connect(broker)?;
@@ -85,13 +86,13 @@ fn open(broker: &str, scenario: &Scenario) -> anyhow::Result<RunningSockets> {
         workers.push(Box::new(move |stop| work(requests, replies, &reply, stop)));
     }
     let requests = Socket::connect(broker)?;
-    let request = encode(&queue, Some(&replies));
+    let request = encode(&queue, Some(&reply_queue));
     let in_flight = scenario.in_flight;
     let caller = move |recorder: &Recorder| call(requests, consuming, &request, in_flight, recorder);
     Ok(RunningSockets::start(Box::new(caller), workers))
 }
 
-/// Replies to all requests that have arrived, then acknowledges them.
+/// Until `stop` is set, replies to all requests that have arrived, then acknowledges them.
 fn work(
     mut requests: Socket,
     mut replies: Socket,
@@ -105,6 +106,7 @@ fn work(
         let arrived = scanner.complete_messages()?;
         if arrived > 0 {
             reply.write(&mut replies, arrived)?;
+            // Tags count the deliveries of a channel from 1.
             tag += u64::try_from(arrived)?;
             requests.write(&ack_up_to(tag))?;
         }
@@ -112,8 +114,9 @@ fn work(
     Ok(())
 }
 
-/// Keeps the window full. Each reply is matched with the oldest request. With one worker this is
-/// exact; with several, the mean is still correct.
+/// Keeps this many calls in flight until the recorder is over. Each reply is matched with the
+/// oldest request. With one worker this is exact. With several, calls swap their latencies: the
+/// mean stays correct, but percentiles are only approximate.
 fn call(
     mut requests: Socket,
     mut replies: Socket,
@@ -124,7 +127,8 @@ fn call(
     let mut scanner = Scanner::default();
     let mut sent: VecDeque<Instant> = VecDeque::with_capacity(in_flight);
     let mut missing = in_flight;
-    let mut fresh = in_flight;
+    // Each of the first calls counts as a caller that warms up, until its reply comes.
+    let mut warming_up = in_flight;
     while !recorder.is_over() {
         if missing > 0 {
             sent.extend(std::iter::repeat_n(Instant::now(), missing));
@@ -137,8 +141,8 @@ fn call(
             let begun = sent.pop_front().context("a reply without a request")?;
             recorder.record(0, now - begun);
         }
-        let first = missing.min(fresh);
-        fresh -= first;
+        let first = missing.min(warming_up);
+        warming_up -= first;
         recorder.warmed_up(first);
     }
     Ok(())

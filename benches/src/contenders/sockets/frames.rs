@@ -5,7 +5,7 @@ use anyhow::{Context as _, bail, ensure};
 /// The first bytes from a client.
 pub(super) const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
-/// The only channel.
+/// The only channel that is opened. Frames about the connection have channel 0.
 pub(super) const CHANNEL: u16 = 1;
 
 /// Class and method ids.
@@ -69,7 +69,7 @@ impl Arguments {
         self.bytes(&[0; 4])
     }
 
-    /// A table with one signed number.
+    /// A table with one signed number. Like a long string, it begins with its length.
     pub(super) fn table_of(self, name: &str, value: i32) -> Self {
         let entry = Self::default()
             .short_string(name)
@@ -109,7 +109,7 @@ pub(super) fn method(channel: u16, method: Method, arguments: &Arguments) -> Vec
     frame
 }
 
-/// The properties that messages here have, in the order of the content header.
+/// The flags of the properties that messages here can have, in the order of the content header.
 pub(super) const CORRELATION_ID: u16 = 1 << 10;
 pub(super) const REPLY_TO: u16 = 1 << 9;
 const EXPIRATION: u16 = 1 << 8;
@@ -127,10 +127,11 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Appends method, header and body.
+    /// Appends the frames of method, header and body.
     pub(super) fn write(&self, to: &mut Vec<u8>, frame_max: usize) {
         write_frame(to, METHOD_FRAME, CHANNEL, |to| {
             write_method(to, PUBLISH);
+            // Reserved.
             to.extend_from_slice(&[0, 0]);
             write_short_string(to, "");
             write_short_string(to, self.queue);
@@ -155,6 +156,7 @@ impl Outgoing<'_> {
             .filter_map(|(value, flag)| value.map(|value| (value, flag)));
         let flags = present.clone().fold(0, |flags, (_, flag)| flags | flag);
         to.extend_from_slice(&class.to_be_bytes());
+        // The weight, which is unused.
         to.extend_from_slice(&[0, 0]);
         to.extend_from_slice(&size.to_be_bytes());
         to.extend_from_slice(&flags.to_be_bytes());
@@ -164,7 +166,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// Acknowledges all deliveries up to this one.
+/// Returns the frame that acknowledges all deliveries up to this one.
 pub(super) fn ack_up_to(tag: u64) -> Vec<u8> {
     let up_to = Arguments::default().bytes(&tag.to_be_bytes()).bytes(&[1]);
     method(CHANNEL, ACK, &up_to)
@@ -185,6 +187,10 @@ impl Scanner {
     }
 
     /// Returns the next method with its arguments, or `None` if more bytes are needed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the next frame is no method, or closes the channel or the connection.
     pub(super) fn next_method(&mut self) -> anyhow::Result<Option<(Method, Vec<u8>)>> {
         let Some((kind, size)) = peek(&self.unread)? else {
             return Ok(None);
@@ -202,6 +208,10 @@ impl Scanner {
     }
 
     /// Returns how many messages were completed since the last call.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker closes the channel or the connection.
     pub(super) fn complete_messages(&mut self) -> anyhow::Result<usize> {
         let (mut messages, mut missing) = (0, self.missing);
         self.complete_frames(|kind, payload| {
@@ -240,7 +250,8 @@ impl Scanner {
     }
 }
 
-/// Returns kind and size of the first frame, once it is complete.
+/// Returns the kind of the first frame and the size of its payload, or `None` if it is not
+/// complete.
 fn peek(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize)>> {
     let Some(begin) = bytes.first_chunk::<BEFORE>() else {
         return Ok(None);
@@ -267,9 +278,10 @@ pub(super) fn method_of(payload: &[u8]) -> anyhow::Result<Method> {
 
 /// # Errors
 ///
-/// Fails with the broker's reason if the broker closes the channel or the connection.
+/// Fails with the broker's reason if the method closes the channel or the connection.
 pub(super) fn refuse_close(method: Method, payload: &[u8]) -> anyhow::Result<()> {
     if matches!(method, CHANNEL_CLOSE | CONNECTION_CLOSE) {
+        // The reason follows the ids (4 bytes), the reply code (2) and its own length (1).
         let reason = String::from_utf8_lossy(payload.get(7..).unwrap_or_default());
         bail!("the broker closed the connection: {reason}");
     }

@@ -34,7 +34,8 @@ use crate::scenario::Scenario;
 /// How many replies may be unacknowledged, as in this library.
 const REPLY_PREFETCH: u16 = 2000;
 
-/// No worker should run a request that no caller waits for.
+/// How long a request may wait in its queue, in milliseconds. Callers of other contenders wait as
+/// long for a reply.
 const EXPIRATION: &str = "60000";
 
 pub(crate) struct Guaranteed;
@@ -83,9 +84,10 @@ struct Consumer {
 }
 
 impl Connections {
+    /// Declares the queue and consumes from it.
     fn open(broker: &str, queue: &str, lifetime: Lifetime, prefetch: u16) -> anyhow::Result<Self> {
         let mut publishing = Socket::connect(broker)?;
-        publishing.confirm()?;
+        publishing.enable_confirms()?;
         let mut consuming = Socket::connect(broker)?;
         consuming.declare(queue, lifetime)?;
         consuming.set_prefetch(prefetch)?;
@@ -104,8 +106,8 @@ impl Connections {
         Ok(Self { publisher, consumer })
     }
 
-    /// Sends everything that is due, and waits a moment for what comes next. Returns whether there
-    /// are confirms and deliveries.
+    /// Sends all waiting messages and the acknowledgements that are due, and waits a moment for
+    /// what comes next. Returns whether there are confirms, and whether there are deliveries.
     fn wait(&mut self) -> anyhow::Result<[bool; 2]> {
         let Self { publisher, consumer } = self;
         publisher.flush()?;
@@ -117,7 +119,8 @@ impl Connections {
 }
 
 impl Publisher {
-    /// Publishes a message soon. `number` is ours for it.
+    /// Publishes a message, with the next [`flush`](Self::flush) or at once if many bytes wait.
+    /// `number` is ours: [`read_confirms`](Self::read_confirms) says with it what is confirmed.
     fn publish(&mut self, number: u64, message: &Outgoing<'_>) -> anyhow::Result<()> {
         self.unconfirmed.add(number)?;
         message.write(&mut self.frames, self.socket.frame_max());
@@ -152,6 +155,7 @@ impl Publisher {
 }
 
 impl Consumer {
+    /// Passes on the deliveries that have arrived completely.
     fn read(&mut self, mut each: impl FnMut(&Delivery) -> anyhow::Result<()>) -> anyhow::Result<()> {
         self.socket.read(self.received.scanner())?;
         self.received.complete(|incoming| match incoming {
@@ -184,7 +188,8 @@ impl Worker {
     }
 }
 
-/// Replies are published in the order of their requests, so the reply's number is the request's.
+/// The reply's number is the request's tag. Replies are published in the order of their requests,
+/// so a confirm says up to which request to acknowledge.
 fn reply(publisher: &mut Publisher, request: &Delivery) -> anyhow::Result<()> {
     ensure!(!request.reply_to.is_empty(), "a request has no reply_to");
     let reply = Outgoing {
@@ -208,7 +213,9 @@ struct Caller {
 /// The calls in flight.
 #[derive(Default)]
 struct Calls {
+    /// When each one began, by its number.
     begun: HashMap<u64, Instant>,
+    /// The number of the last call.
     last: u64,
     /// The text of the last correlation id.
     id: String,
@@ -245,11 +252,12 @@ impl Caller {
         })
     }
 
-    /// Keeps the window full.
+    /// Keeps `in_flight` calls in flight until the recorder is over.
     fn call(mut self, recorder: &Recorder) -> anyhow::Result<()> {
-        let (mut missing, mut fresh) = (self.in_flight, self.in_flight);
+        // Each of the first calls counts as a caller that warms up, until its reply comes.
+        let (mut missing, mut warming_up) = (self.in_flight, self.in_flight);
         while !recorder.is_over() {
-            self.request(missing)?;
+            self.begin_calls(missing)?;
             missing = 0;
             let [has_confirms, has_replies] = self.connections.wait()?;
             if has_confirms {
@@ -258,16 +266,16 @@ impl Caller {
             if has_replies {
                 missing = self.take_replies(recorder)?;
             }
-            let first = missing.min(fresh);
-            fresh -= first;
+            let first = missing.min(warming_up);
+            warming_up -= first;
             recorder.warmed_up(first);
         }
         Ok(())
     }
 
-    fn request(&mut self, times: usize) -> anyhow::Result<()> {
+    fn begin_calls(&mut self, count: usize) -> anyhow::Result<()> {
         let now = Instant::now();
-        for _ in 0..times {
+        for _ in 0..count {
             let (number, correlation_id) = self.calls.begin(now);
             let request = Outgoing {
                 queue: &self.queue,
@@ -282,7 +290,8 @@ impl Caller {
         Ok(())
     }
 
-    /// Ends the calls whose replies have arrived, and returns how many.
+    /// Ends the calls whose replies have arrived, records their latencies, and has the replies
+    /// acknowledged. Returns how many they are.
     fn take_replies(&mut self, recorder: &Recorder) -> anyhow::Result<usize> {
         let (consumer, calls) = (&mut self.connections.consumer, &mut self.calls);
         let (mut taken, mut last, size) = (0, None, self.payload.len());

@@ -47,7 +47,8 @@ impl Assembler {
     ///
     /// # Errors
     ///
-    /// Fails if the broker returns or refuses a message, or closes the channel or the connection.
+    /// Fails if the broker returns or refuses a message, closes the channel or the connection, or
+    /// sends another method or a malformed frame, and if `each` fails.
     pub(super) fn complete(
         &mut self,
         mut each: impl FnMut(Incoming<'_>) -> anyhow::Result<()>,
@@ -86,13 +87,14 @@ impl Assembler {
 }
 
 impl Delivery {
-    /// Reads a method. Returns a confirm, or begins a delivery.
+    /// Reads a method. Returns a confirm, or begins a delivery and returns `None`.
     fn begin(&mut self, payload: &[u8]) -> anyhow::Result<Option<Incoming<'static>>> {
         let method = method_of(payload)?;
         refuse_close(method, payload)?;
-        let mut arguments = Arguments(&payload[4..]);
+        let mut arguments = FieldReader(&payload[4..]);
         match method {
             DELIVER => {
+                // The consumer tag.
                 arguments.short_string()?;
                 self.tag = arguments.number()?;
                 self.body.clear();
@@ -110,9 +112,11 @@ impl Delivery {
     }
 
     fn read_header(&mut self, payload: &[u8]) -> anyhow::Result<()> {
-        let mut properties = Arguments(payload.get(12..).context("a header is cut short")?);
+        // After the class, the weight and the size of the body.
+        let mut properties = FieldReader(payload.get(12..).context("a header is cut short")?);
         let flags = properties.flags()?;
-        // Messages here have neither, and they would come before.
+        // Properties with higher flags would come before the correlation id. No message here has
+        // any. Those with lower flags follow, and are not read.
         ensure!(flags >> 11 == 0, "a message has unknown properties");
         for (flag, text) in [
             (CORRELATION_ID, &mut self.correlation_id),
@@ -127,10 +131,10 @@ impl Delivery {
     }
 }
 
-/// Reads arguments.
-struct Arguments<'a>(&'a [u8]);
+/// Reads the arguments of a method, or the properties of a header.
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Arguments<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, length: usize) -> anyhow::Result<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length).context("a frame is cut short")?;
         self.0 = rest;

@@ -11,20 +11,22 @@ use super::super::{Running, Stop};
 use crate::load::Load;
 use crate::measure::{Measured, Recorder};
 
-/// Calls until the recorder is over.
+/// Makes calls until the recorder is over.
 pub(super) type CallerLoop = Box<dyn FnOnce(&Recorder) -> anyhow::Result<()> + Send>;
 
 /// Works until the flag is set.
 pub(super) type WorkerLoop = Box<dyn FnOnce(&AtomicBool) -> anyhow::Result<()> + Send>;
 
-/// Workers, and a caller that has not begun.
+/// Workers that run, and a caller that can run once.
 pub(super) struct RunningSockets {
+    /// `None` once it has begun.
     caller: Mutex<Option<CallerLoop>>,
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl RunningSockets {
+    /// Starts the workers. The caller begins in [`run`](Running::run).
     pub(super) fn start(caller: CallerLoop, workers: Vec<WorkerLoop>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let start = |worker: WorkerLoop| {

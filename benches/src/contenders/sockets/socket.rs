@@ -15,10 +15,10 @@ use super::frames::{
     START_OK, Scanner, TUNE, TUNE_OK, method,
 };
 
-/// How long a read waits before its thread checks whether it must stop.
+/// How long a thread waits for bytes before it checks whether it must stop.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The greatest size of a write, unless one message is larger.
+/// About how many bytes of messages one write has at most, unless one message is larger.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
 /// How long the broker may take to respond to a method, or to accept written bytes.
@@ -34,6 +34,7 @@ pub(super) enum Lifetime {
     Resumable,
 }
 
+/// Which deliveries of a consumer have to be acknowledged.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Acknowledge {
     Each,
@@ -73,6 +74,7 @@ impl Socket {
             .short_string("en_US");
         socket.write(&method(0, START_OK, &start_ok))?;
         let tune = socket.expect(TUNE)?;
+        // The highest channel (2 bytes), and the largest frame (4). The heartbeat follows.
         let &[a, b, c, d, e, f, ..] = tune.as_slice() else {
             bail!("the broker's tune is cut short");
         };
@@ -99,7 +101,7 @@ impl Socket {
         usize::try_from(self.frame_max).expect("32 bits fit")
     }
 
-    /// Declares a queue and returns its name.
+    /// Declares a queue and returns its name, which the broker chooses if `name` is empty.
     pub(super) fn declare(&mut self, name: &str, lifetime: Lifetime) -> anyhow::Result<String> {
         const DURABLE: u8 = 1 << 1;
         const EXCLUSIVE: u8 = 1 << 2;
@@ -123,8 +125,8 @@ impl Socket {
         Ok(String::from_utf8(name.to_vec())?)
     }
 
-    /// Asks the broker to confirm messages.
-    pub(super) fn confirm(&mut self) -> anyhow::Result<()> {
+    /// Asks the broker to confirm the messages that follow.
+    pub(super) fn enable_confirms(&mut self) -> anyhow::Result<()> {
         let select = Arguments::default().bytes(&[0]);
         self.ask(CHANNEL, CONFIRM_SELECT, &select, CONFIRM_SELECT_OK)
             .map(drop)
@@ -160,7 +162,8 @@ impl Socket {
         written.context("the broker takes no bytes")
     }
 
-    /// Passes on the bytes that arrive next. Returns without any if none arrive for a moment.
+    /// Passes on the bytes that arrive next. Returns without any if none arrive within
+    /// [`PATIENCE`].
     pub(super) fn read(&mut self, scanner: &mut Scanner) -> anyhow::Result<()> {
         match self.stream.read(&mut self.buffer) {
             Ok(0) => bail!("the broker closed the connection"),
@@ -173,8 +176,8 @@ impl Socket {
         }
     }
 
-    /// Waits for bytes of any of two sockets. Returns after `patience` if none come. Returns for
-    /// each whether it has some.
+    /// Waits for bytes of any of two sockets, for `patience` at most: a signal ends it early.
+    /// Returns for each whether a read would return at once, with bytes or an error.
     pub(super) fn wait(sockets: [&Self; 2], patience: Duration) -> anyhow::Result<[bool; 2]> {
         let mut polled = sockets.map(|socket| PollFd::new(&socket.stream, PollFlags::IN));
         let patience = Timespec::try_from(patience)?;
@@ -185,6 +188,7 @@ impl Socket {
         }
     }
 
+    /// Sends a method, waits for the answer and returns its arguments.
     fn ask(
         &mut self,
         channel: u16,
@@ -196,7 +200,8 @@ impl Socket {
         self.expect(answer)
     }
 
-    /// Waits for a method and returns its arguments. Nothing else may arrive before it or with it.
+    /// Waits for a method and returns its arguments. Another frame before it is an error. Bytes
+    /// that arrive together with it, after it, are lost.
     fn expect(&mut self, expected: Method) -> anyhow::Result<Vec<u8>> {
         let begun = Instant::now();
         let mut scanner = Scanner::default();

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 
 use anyhow::{Context as _, ensure};
 
-/// A broker that confirms nothing is an error, not a queue that grows forever.
+/// How many messages may wait for their confirms. More are an error, so that memory is bounded if
+/// the broker confirms nothing.
 const LIMIT: usize = 1 << 20;
 
 /// The messages of a channel, each with a number of ours, in the order in which they were
 /// published.
 #[derive(Debug)]
 pub(super) struct Unconfirmed {
-    /// The broker's number of the first one.
+    /// The broker's number of the first one, or of the next one if there is none.
     first: u64,
     /// Our number of each, and whether it is confirmed although an earlier one is not.
     messages: VecDeque<(u64, bool)>,
@@ -35,8 +36,9 @@ impl Unconfirmed {
         Ok(())
     }
 
-    /// Removes what is confirmed from the front. Returns our number of the last message that was
-    /// removed: it and all before it are confirmed.
+    /// Notes the confirm of a message, and of all before it if `multiple`. Removes what is
+    /// confirmed from the front. Returns our number of the last message that was removed: it and
+    /// all before it are confirmed. `None` if an earlier message is still unconfirmed.
     pub(super) fn confirm(&mut self, tag: u64, multiple: bool) -> anyhow::Result<Option<u64>> {
         let index = tag
             .checked_sub(self.first)
