@@ -672,33 +672,6 @@ async fn a_stream_goes_on_after_its_caller_was_offline_for_longer_than_a_worker_
     server.stop().await.unwrap();
 }
 
-/// The caller of a direct reply-to address that is gone gets no more items. RabbitMQ says so, long
-/// before its silence would.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_soon_ends_the_stream_of_a_caller_whose_direct_replies_are_lost() {
-    let queue = unique("feed");
-    let proxy = Proxy::start(shared().await).await.unwrap();
-    let caller = Broker::builder()
-        .reply_queue(ReplyQueue::Direct)
-        .address(proxy.url())
-        .connect()
-        .await
-        .unwrap();
-    let numbers = Numbers::behind(Gate::closed());
-    let server = serve(&World::RabbitMq, &queue, &numbers).await;
-    numbers.gate.let_go(1);
-    let mut stream = client(&caller, &queue).wait(3);
-    assert_eq!(soon("it arrives", stream.next()).await.unwrap().unwrap(), 0);
-    // It cannot cancel the call.
-    let _refusing = proxy.refuse_new().await;
-    proxy.reset(Target::All).await;
-    // Without an answer from RabbitMQ, it would take 45 s.
-    let limit = Duration::from_secs(35);
-    let has_ended = async || Ok(numbers.running() == 0);
-    until("the method ends", limit, has_ended).await.unwrap();
-    server.stop().await.unwrap();
-}
-
 /// A worker of another library, which is told by the test what to send.
 struct RawWorker {
     peer: RawPeer,

@@ -278,10 +278,6 @@ impl ItemSink for InProcessItems {
         true
     }
 
-    fn is_caller_gone(&self) -> BoxFuture<'_, bool> {
-        Box::pin(ready(false))
-    }
-
     fn send(&self, _: SendPermit, first: u64, items: ItemWriter, credit: Volume) {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);

@@ -13,7 +13,6 @@ use tracing::Level;
 use super::open_failure_log::OpenFailureLog;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::ShortStr;
 use crate::sync::watch;
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
@@ -249,14 +248,6 @@ impl ReplyChannel {
                 backoff.wait().await;
                 None
             };
-        }
-    }
-
-    /// See [`Transport::is_reply_address_gone`].
-    pub(super) async fn is_address_gone(&self, address: &ShortStr) -> bool {
-        match self.transport.upgrade() {
-            Some(transport) => transport.is_reply_address_gone(address).await,
-            None => false,
         }
     }
 

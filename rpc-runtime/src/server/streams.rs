@@ -303,11 +303,6 @@ impl ItemSink for StreamSender {
         !self.is_direct()
     }
 
-    fn is_caller_gone(&self) -> BoxFuture<'_, bool> {
-        let address = &self.to.address;
-        Box::pin(async { self.is_direct() && self.channel.is_address_gone(address).await })
-    }
-
     fn send(&self, permit: SendPermit, first: u64, items: ItemWriter, credit: Volume) {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);

@@ -82,10 +82,6 @@ pub(crate) trait ItemSink: Debug + Send + Sync {
     /// Whether the caller can get further items after it has lost its connection.
     fn survives_connection(&self) -> bool;
 
-    /// Asks the broker whether the caller cannot get further items because it has lost its
-    /// connection. `false` also if that is not known.
-    fn is_caller_gone(&self) -> BoxFuture<'_, bool>;
-
     /// Sends a message. `first` is the number of its first item, or of the next one if it has none.
     /// `credit` is the latest credit that has arrived.
     fn send(&self, permit: SendPermit, first: u64, items: ItemWriter, credit: Volume);

@@ -247,10 +247,6 @@ impl<'a> KeepAlive<'a> {
             let reason = format!("the caller has granted nothing for {silence:?}");
             return Err(Fault::new(FaultCode::Abandoned, reason));
         }
-        if self.unanswered > 0 && self.sink.is_caller_gone().await {
-            let reason = "the caller has lost its connection";
-            return Err(Fault::new(FaultCode::Abandoned, reason));
-        }
         let permit = self.sink.reserve().await?;
         self.sink.send(permit, first, ItemWriter::default(), credit.get());
         self.unanswered += 1;
@@ -448,7 +444,6 @@ mod tests {
         credit: Credit,
         sent: Mutex<Vec<Items>>,
         survives_connection: bool,
-        is_caller_gone: bool,
     }
 
     impl Sink {
@@ -457,7 +452,6 @@ mod tests {
                 credit: Credit::new(items(credit)),
                 sent: Mutex::default(),
                 survives_connection: true,
-                is_caller_gone: false,
             })
         }
 
@@ -485,10 +479,6 @@ mod tests {
 
         fn survives_connection(&self) -> bool {
             self.survives_connection
-        }
-
-        fn is_caller_gone(&self) -> BoxFuture<'_, bool> {
-            Box::pin(ready(self.is_caller_gone))
         }
 
         fn send(&self, _: SendPermit, first: u64, items: ItemWriter, credit: Volume) {
@@ -591,17 +581,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_has_lost_its_connection_is_given_up_soon() {
-        let mut sink = Sink::new(2);
-        Arc::get_mut(&mut sink).unwrap().is_caller_gone = true;
-        let invocation = invocation(Codec::Json, Some(&sink));
-        let begun = Instant::now();
-        let failed = invocation.send_items(stream::iter(0..10)).await.unwrap_err();
-        assert_eq!(failed.code, FaultCode::Abandoned);
-        assert_eq!(begun.elapsed(), KEEP_ALIVE * 2);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_caller_that_answers_may_wait_for_long() {
         let sink = Sink::new(2);
         let invocation = invocation(Codec::Json, Some(&sink));
@@ -694,7 +673,6 @@ mod tests {
             credit: Credit::new(bytes(27)),
             sent: Mutex::default(),
             survives_connection: true,
-            is_caller_gone: false,
         });
         let invocation = invocation(Codec::Json, Some(&sink));
         // Each counts 9.

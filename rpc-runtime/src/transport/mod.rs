@@ -69,10 +69,6 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// tell within the transport's time limit. The in-process broker never tells.
     async fn queue_exists(&self, queue: &ShortStr) -> Option<bool>;
 
-    /// Whether the broker says that a direct reply-to address no longer exists: its caller has lost
-    /// its connection. `false` also if the broker does not tell.
-    async fn is_reply_address_gone(&self, address: &ShortStr) -> bool;
-
     /// How many messages and consumers a queue has. `None` if that cannot be found out within the
     /// transport's time limit: the queue may not exist, or its node may be down. Cheap to call
     /// often.

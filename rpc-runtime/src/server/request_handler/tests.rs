@@ -53,10 +53,6 @@ impl RecordingBroker {
 
 #[async_trait]
 impl Transport for RecordingBroker {
-    async fn is_reply_address_gone(&self, _: &ShortStr) -> bool {
-        false
-    }
-
     async fn queue_exists(&self, _: &ShortStr) -> Option<bool> {
         None
     }

@@ -30,10 +30,8 @@ pub(super) enum QueueLookup {
         /// How many messages wait in the queue.
         messages: u32,
     },
-    /// There is no such queue, or RabbitMQ 3.10 knows that its node is down.
+    /// There is no such queue, or its node seems to be down.
     Missing,
-    /// The broker does not answer. The node of the queue may be down.
-    Unanswered,
     /// The broker refused the lookup, for example for lack of permission.
     Denied,
 }
@@ -305,15 +303,15 @@ impl Opener {
     pub(super) async fn message_count(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
         Ok(match self.look_up(queue).await? {
             QueueLookup::Exists { messages } => Some(messages),
-            QueueLookup::Missing | QueueLookup::Unanswered | QueueLookup::Denied => None,
+            QueueLookup::Missing | QueueLookup::Denied => None,
         })
     }
 
     /// Looks up whether a queue of this name exists.
     ///
-    /// If the queue's node is down, RabbitMQ 3.10 reports the queue as missing at once, and
-    /// RabbitMQ 4 only after more than a minute. This waits no longer than [`LOOKUP_LIMIT`], or the
-    /// limit of a step if that is shorter.
+    /// A queue whose node is down counts as missing. RabbitMQ 3.10 reports it as missing at once,
+    /// and RabbitMQ 4 only after more than a minute. So a queue also counts as missing if no answer
+    /// arrives within [`LOOKUP_LIMIT`], or within the limit of a step if that is shorter.
     pub(super) async fn look_up(&self, queue: &ShortStr) -> Result<QueueLookup, BrokerError> {
         // The broker closes the channel if the queue is missing.
         let scratch = self.channel().await?;
@@ -335,7 +333,7 @@ impl Opener {
             Ok(Err(error)) if is_not_found(&error) => Ok(QueueLookup::Missing),
             Ok(Err(error)) if error.is_amqp_soft_error() => Ok(QueueLookup::Denied),
             Ok(Err(error)) => Err(broker_error(error)),
-            Err(BrokerError::Unresponsive { .. }) => Ok(QueueLookup::Unanswered),
+            Err(BrokerError::Unresponsive { .. }) => Ok(QueueLookup::Missing),
             Err(error) => Err(error),
         }
     }

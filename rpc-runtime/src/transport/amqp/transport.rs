@@ -134,16 +134,6 @@ impl AmqpTransport {
         }
     }
 
-    /// Looks up a queue once there is a connection; see [`Opener::look_up`]. `None` if there is no
-    /// connection within the time limit, or the lookup fails.
-    async fn look_up(&self, queue: &ShortStr) -> Option<QueueLookup> {
-        let looking = async {
-            let connection = self.consuming.wait_ready().await?;
-            self.opener(&connection).look_up(queue).await
-        };
-        tokio::time::timeout(self.limit, looking).await.ok()?.ok()
-    }
-
     fn queue_failures(&self) -> MutexGuard<'_, QueueFailures> {
         // Each operation leaves the counts consistent, so a panic elsewhere has broken nothing.
         self.queue_failures.lock().unwrap_or_else(PoisonError::into_inner)
@@ -466,17 +456,15 @@ impl Transport for AmqpTransport {
     }
 
     async fn queue_exists(&self, queue: &ShortStr) -> Option<bool> {
-        match self.look_up(queue).await? {
-            QueueLookup::Exists { .. } => Some(true),
-            QueueLookup::Missing | QueueLookup::Unanswered => Some(false),
-            QueueLookup::Denied => None,
+        let looking = async {
+            let connection = self.consuming.wait_ready().await?;
+            self.opener(&connection).look_up(queue).await
+        };
+        match tokio::time::timeout(self.limit, looking).await {
+            Ok(Ok(QueueLookup::Exists { .. })) => Some(true),
+            Ok(Ok(QueueLookup::Missing)) => Some(false),
+            Ok(Ok(QueueLookup::Denied) | Err(_)) | Err(_) => None,
         }
-    }
-
-    async fn is_reply_address_gone(&self, address: &ShortStr) -> bool {
-        // RabbitMQ answers as if the address were a queue:
-        // https://www.rabbitmq.com/docs/direct-reply-to#usage
-        self.look_up(address).await == Some(QueueLookup::Missing)
     }
 
     async fn depth(&self, queue: &ShortStr) -> Option<Depth> {

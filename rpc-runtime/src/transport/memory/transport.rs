@@ -215,15 +215,6 @@ impl Transport for MemoryTransport {
         None
     }
 
-    async fn is_reply_address_gone(&self, address: &ShortStr) -> bool {
-        let Ok(connection) = self.wait_ready(&self.consuming).await else {
-            return false;
-        };
-        let (broker, address) = (self.broker.clone(), address.clone());
-        let asking = connection.ask(move || broker.queues().check_exists(address.as_str()).is_err());
-        asking.await.unwrap_or(false)
-    }
-
     async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
         let connection = self.wait_ready(&self.consuming).await.ok()?;
         let (broker, queue) = (self.broker.clone(), queue.clone());
