@@ -145,8 +145,10 @@ async fn send<S: Stream>(
     }
     let mut keep_alive = KeepAlive::new(sink);
     loop {
-        // Before the stream is polled, so that no items are made that cannot be sent.
-        let permit = sink.reserve().await?;
+        // Before the stream is polled, so that no items are made that cannot be sent. The permit is
+        // not kept meanwhile: a layer may answer while the method goes on in a task of its own, and
+        // the end of the stream waits for all permits.
+        drop(sink.reserve().await?);
         let left = credit.get().minus(sent);
         let filling = poll_fn(|cx| stream.poll_fill(cx, left));
         let end = keep_alive.during(sent.items, filling).await?;
@@ -157,6 +159,7 @@ async fn send<S: Stream>(
                 items.shrink_to_fit();
             }
             keep_alive.during(sent.items, credit.more_than(sent)).await?;
+            let permit = sink.reserve().await?;
             let first = sent.items;
             sent = sent.plus(items.volume());
             tally.add_all(items.iter().map(<[u8]>::len));
