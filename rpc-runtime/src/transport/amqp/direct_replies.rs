@@ -200,7 +200,7 @@ impl DirectReplies {
             };
             let published = direct.publisher.publish(outgoing.clone()).await;
             direct.connection.close().await;
-            if !published.is_failed() || published.is_channel_closed() {
+            if !published.is_failed() || published.is_channel_closed() || published.is_unsendable() {
                 return published;
             }
         }
