@@ -188,7 +188,7 @@ impl SenderTask {
                 }));
             }
             QueuedReply::Group(group) => {
-                let load = Load::of_many(group.bytes, group.replies.len());
+                let load = Load::of_replies(group.bytes, group.replies.len());
                 self.batcher.push(group.key.clone(), group, load);
             }
         }

@@ -1,7 +1,8 @@
 //! Decides which items are sent in one batch. Pure, except for [`receive_more`].
 //!
-//! Items are requests or replies. Each belongs to a lane, whose items may share a message: requests
-//! to one queue, or replies to one caller, with equal properties. An item is never delayed to wait
+//! An item is a request, or a group of replies that stay together. Each belongs to a lane, whose
+//! items may share a message: requests to one queue, or replies to one caller, with equal
+//! properties. An item is never delayed to wait
 //! for others: it is sent at once unless [`WINDOW`] messages of its lane are in flight. Items that
 //! queue up behind those are sent together. A message of requests has at most a [`fair_share`] of
 //! the calls in flight, so that broker and worker have work at the same time.
@@ -21,9 +22,9 @@ const WINDOW: usize = 4;
 /// sender and receiver gain by working at the same time.
 const MIN_FAIR_SHARE: usize = 128;
 
-/// The capacity of a message, in fixed-point shares: with a batch size of `n`, an item has the
-/// share `FULL / n`.
-const FULL: u32 = 1 << 16;
+/// The capacity of a message, in fixed-point shares: with a batch size of `n`, a request has the
+/// share `FULL / n`. So exact that `n` of them fit, and no more.
+const FULL: u32 = 1 << 30;
 
 /// The maximum size of the array header with the number of items in a message, in bytes.
 const COUNT_BYTES: usize = 5;
@@ -32,23 +33,23 @@ const COUNT_BYTES: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     bytes: usize,
-    /// The fraction of [`FULL`] that the receiver's limit of items gives it.
+    /// The fraction of [`FULL`] that the receiver's limit of requests or replies gives it.
     share: u32,
 }
 
 impl Load {
-    /// The load of several items that stay together, if the receiver accepts [`MAX_BATCH_CALLS`] of
-    /// them in a message.
-    pub(crate) fn of_many(bytes: usize, items: usize) -> Self {
-        let items = u32::try_from(items).unwrap_or(u32::MAX);
+    /// The load of a group of replies. The receiver accepts [`MAX_BATCH_CALLS`] of them in a
+    /// message.
+    pub(crate) fn of_replies(bytes: usize, replies: usize) -> Self {
+        let replies = u32::try_from(replies).unwrap_or(u32::MAX);
         Self {
             bytes,
-            share: items.saturating_mul(FULL / MAX_BATCH_CALLS as u32),
+            share: replies.saturating_mul(FULL / MAX_BATCH_CALLS as u32),
         }
     }
 
-    /// The load of one item of `bytes` bytes, if the receiver asks for at most `batch_size` items
-    /// in a message. Zero counts as one.
+    /// The load of a request of `bytes` bytes, if the receiver asks for at most `batch_size`
+    /// requests in a message. Zero counts as one.
     pub(crate) fn new(bytes: usize, batch_size: u16) -> Self {
         Self {
             bytes,
@@ -126,9 +127,9 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         !self.ready.is_empty()
     }
 
-    /// Takes the items of the next message: at least one. `max_items` limits their number, given
-    /// their lane and how many items wait in it. `None` if none may be sent now. The message is in
-    /// flight until [`done`](Self::done) is called.
+    /// Takes the items of the next message: at least one. `max_items` limits their number, however
+    /// many replies are in them, given their lane and how many items wait in it. `None` if none may
+    /// be sent now. The message is in flight until [`done`](Self::done) is called.
     pub(crate) fn take_message(&mut self, max_items: impl Fn(&K, usize) -> usize) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
@@ -187,7 +188,7 @@ impl<T> Lane<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {
             bytes += load.bytes;
-            share += load.share;
+            share = load.share.saturating_add(share);
             bytes <= max_bytes && share <= FULL
         };
         let count = self.waiting.iter().take(max_items).take_while(fits).count();
@@ -259,6 +260,16 @@ mod tests {
         assert_eq!(batcher.take_message(most), Some(("r", vec![12])));
         batcher.done(&"q");
         assert_eq!(batcher.take_message(most), Some(("q", vec![10, 11])));
+    }
+
+    #[test]
+    fn a_message_has_as_many_items_as_the_batch_size() {
+        for batch_size in 1..=1024_u16 {
+            let mut batcher = Batcher::new(usize::MAX);
+            batcher.push_all("q", (0..1100).map(|n| (n, Load::new(1, batch_size))), |_| true);
+            let (_, message) = batcher.take_message(most).unwrap();
+            assert_eq!(message.len(), usize::from(batch_size));
+        }
     }
 
     #[test]
