@@ -1,6 +1,8 @@
 //! Shows JSON Schemas (draft 7, as descriptions have them) of types in a short form that reads like
 //! Rust.
 
+use std::cell::Cell;
+
 use rpc_contract::definition_name;
 use serde_json::{Map, Value};
 
@@ -9,6 +11,35 @@ const MAX_DEPTH: usize = 8;
 
 /// The limit on alternatives, fields or elements that are shown on one line.
 const MAX_SHOWN: usize = 40;
+
+/// The limit on schemas that are shown in one type: a schema may contain others several times.
+const MAX_SCHEMAS: usize = 500;
+
+/// How much of a type may still be shown. `..` stands for the rest.
+#[derive(Clone, Copy)]
+struct Limits<'a> {
+    depth: usize,
+    schemas: &'a Cell<usize>,
+}
+
+impl Limits<'_> {
+    /// The limits of the schemas within one.
+    fn within(self) -> Self {
+        Self {
+            depth: self.depth.saturating_sub(1),
+            ..self
+        }
+    }
+
+    /// Counts a schema. Returns `false` if it may not be shown.
+    fn admit(self) -> bool {
+        if self.depth == 0 || self.schemas.get() == 0 {
+            return false;
+        }
+        self.schemas.update(|left| left - 1);
+        true
+    }
+}
 
 /// Returns the lines that show a definition: a field or an alternative per line, else the type.
 pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
@@ -31,7 +62,8 @@ pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     }
     // A struct with an enum in a `#[serde(flatten)]` field.
     if alternatives(schema).is_some() {
-        lines.push(format!("        ..{}", alternatives_text(schema, MAX_DEPTH)));
+        let alternatives = with_limits(|limits| alternatives_text(schema, limits));
+        lines.push(format!("        ..{alternatives}"));
     }
     lines
 }
@@ -72,15 +104,22 @@ fn is_required(schema: &Value, field: &str) -> bool {
 
 /// Returns the type that a schema describes, such as `[User] | null`.
 fn type_text(schema: &Value) -> String {
-    type_within(schema, MAX_DEPTH)
+    with_limits(|limits| type_within(schema, limits))
 }
 
-/// Like [`type_text`]. `depth` is how many levels may still be shown; `..` stands for deeper ones.
-fn type_within(schema: &Value, depth: usize) -> String {
+fn with_limits(show: impl FnOnce(Limits<'_>) -> String) -> String {
+    show(Limits {
+        depth: MAX_DEPTH,
+        schemas: &Cell::new(MAX_SCHEMAS),
+    })
+}
+
+/// Like [`type_text`], within these limits.
+fn type_within(schema: &Value, limits: Limits<'_>) -> String {
     let Value::Object(object) = schema else {
         return "any".to_owned();
     };
-    if depth == 0 {
+    if !limits.admit() {
         return "..".to_owned();
     }
     if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
@@ -94,32 +133,32 @@ fn type_within(schema: &Value, depth: usize) -> String {
         return joined(values.iter().map(Value::to_string), " | ");
     }
     if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
-        return type_within(only, depth - 1);
+        return type_within(only, limits.within());
     }
     // Beside `properties`, alternatives are those of a flattened enum, which are left out here.
     if alternatives(schema).is_some() && !object.contains_key("properties") {
-        return alternatives_text(schema, depth);
+        return alternatives_text(schema, limits);
     }
     match object.get("type") {
-        Some(Value::String(name)) => of_type(name, object, depth),
+        Some(Value::String(name)) => of_type(name, object, limits),
         Some(Value::Array(names)) => {
             let names = names.iter().filter_map(Value::as_str);
-            joined(names.map(|name| of_type(name, object, depth)), " | ")
+            joined(names.map(|name| of_type(name, object, limits)), " | ")
         }
         _ => "any".to_owned(),
     }
 }
 
-fn alternatives_text(schema: &Value, depth: usize) -> String {
+fn alternatives_text(schema: &Value, limits: Limits<'_>) -> String {
     let alternatives = alternatives(schema).into_iter().flatten();
     joined(
-        alternatives.map(|schema| type_within(schema, depth.saturating_sub(1))),
+        alternatives.map(|schema| type_within(schema, limits.within())),
         " | ",
     )
 }
 
 /// Returns the text for one of the values that a schema's `type` has, such as `integer`.
-fn of_type(keyword: &str, schema: &Map<String, Value>, depth: usize) -> String {
+fn of_type(keyword: &str, schema: &Map<String, Value>, limits: Limits<'_>) -> String {
     let format = schema.get("format").and_then(Value::as_str);
     match (keyword, format) {
         ("integer" | "number", Some(format)) => number(format),
@@ -127,8 +166,8 @@ fn of_type(keyword: &str, schema: &Map<String, Value>, depth: usize) -> String {
         ("string", Some(format)) => format!("string ({format})"),
         // The runtime's own format.
         ("array", Some("bytes")) => "bytes".to_owned(),
-        ("array", _) => array(schema, depth),
-        ("object", _) => object(schema, depth),
+        ("array", _) => array(schema, limits),
+        ("object", _) => object(schema, limits),
         (keyword, _) => keyword.to_owned(),
     }
 }
@@ -146,26 +185,26 @@ fn number(format: &str) -> String {
     }
 }
 
-fn array(schema: &Map<String, Value>, depth: usize) -> String {
+fn array(schema: &Map<String, Value>, limits: Limits<'_>) -> String {
     match schema.get("items") {
         Some(Value::Array(items)) => {
-            let items = items.iter().map(|item| type_within(item, depth - 1));
+            let items = items.iter().map(|item| type_within(item, limits.within()));
             format!("({})", joined(items, ", "))
         }
-        Some(item) => format!("[{}]", type_within(item, depth - 1)),
+        Some(item) => format!("[{}]", type_within(item, limits.within())),
         None => "[any]".to_owned(),
     }
 }
 
-fn object(schema: &Map<String, Value>, depth: usize) -> String {
+fn object(schema: &Map<String, Value>, limits: Limits<'_>) -> String {
     if let Some(Value::Object(fields)) = schema.get("properties") {
         let fields = fields
             .iter()
-            .map(|(name, field)| format!("{name}: {}", type_within(field, depth - 1)));
+            .map(|(name, field)| format!("{name}: {}", type_within(field, limits.within())));
         return format!("{{{}}}", joined(fields, ", "));
     }
     match schema.get("additionalProperties") {
-        Some(values @ Value::Object(_)) => format!("{{string: {}}}", type_within(values, depth - 1)),
+        Some(values @ Value::Object(_)) => format!("{{string: {}}}", type_within(values, limits.within())),
         _ => "object".to_owned(),
     }
 }
@@ -263,5 +302,11 @@ mod tests {
         assert_eq!(type_text(&deep), "[[[[[[[[..]]]]]]]]");
         let wide = json!({"enum": vec![0; 1000]});
         assert!(type_text(&wide).len() < 200);
+        // Small, but each level shows the next one twenty times.
+        let mut repeated = json!({"type": "string"});
+        for _ in 0..8 {
+            repeated = json!({"type": vec!["array"; 20], "items": repeated});
+        }
+        assert!(type_text(&repeated).len() < 200 * MAX_SCHEMAS);
     }
 }
