@@ -56,14 +56,15 @@ pub(super) fn is_invisible(character: char) -> bool {
         || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Adds a line, broken at its last spaces within `width`. A longer word stays whole, with what
-/// follows it.
+/// Adds a line, broken at its last spaces within `width`. A longer word stays whole, on a line of its
+/// own.
 fn wrap(mut line: &str, width: usize, lines: &mut Vec<String>) {
     while let Some((beyond, next)) = line.char_indices().nth(width) {
         let indentation = line.len() - line.trim_start().len();
         // A space just beyond the width will not be written.
         let space = line[..beyond + next.len_utf8()].rfind(' ');
-        let Some(space) = space.filter(|space| *space > indentation) else {
+        let after_word = || line[beyond..].find(' ').map(|space| beyond + space);
+        let Some(space) = space.filter(|space| *space > indentation).or_else(after_word) else {
             break;
         };
         lines.push(line[..space].trim_end().to_owned());
@@ -89,7 +90,7 @@ mod tests {
         assert_eq!(lines("one two three", 6), ["one", "two", "three"]);
         assert_eq!(
             lines("one\n   twotwotwo three\n   x", 6),
-            ["one", "twotwotwo three", "x"]
+            ["one", "twotwotwo", "three", "x"]
         );
     }
 }

@@ -3,9 +3,6 @@
 //! Everything that a description may have and a program may not, such as two methods with the same
 //! name, is gone here. Names are still those on the wire.
 
-/// The limit on aliases to follow.
-const MAX_ALIASES: usize = 100;
-
 /// A service whose methods can be called by their names.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -181,7 +178,11 @@ pub(super) struct Alternative {
 
 /// The types with names, each under its [`TypeId`].
 #[derive(Debug, Default)]
-pub(super) struct Types(pub(super) Vec<Named>);
+pub(super) struct Types {
+    named: Vec<Named>,
+    /// For each type, whether it has no value but `null`.
+    is_nothing: Vec<bool>,
+}
 
 impl Method {
     /// Whether the method can fail with a type that is not only an error. `is_error` comes from
@@ -196,39 +197,29 @@ impl Method {
 }
 
 impl Types {
+    pub(super) fn new(named: Vec<Named>) -> Self {
+        let is_nothing = find_nothing(&named);
+        Self { named, is_nothing }
+    }
+
+    pub(super) fn named(&self) -> &[Named] {
+        &self.named
+    }
+
     pub(super) fn get(&self, TypeId(index): TypeId) -> &Named {
-        &self.0[index]
+        &self.named[index]
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = TypeId> + use<> {
-        (0..self.0.len()).map(TypeId)
+        (0..self.named.len()).map(TypeId)
     }
 
-    /// Whether the type is known to have no value but `null`. Does not look at more than
-    /// [`MAX_ALIASES`], or at an untagged enum with several alternatives.
+    /// Whether the type has no value but `null`.
     pub(super) fn is_nothing(&self, ty: &Type) -> bool {
-        self.is_nothing_within(ty, MAX_ALIASES)
-    }
-
-    fn is_nothing_within(&self, ty: &Type, depth: usize) -> bool {
-        let Some(depth) = depth.checked_sub(1) else {
-            return false;
-        };
         match ty {
             Type::Unit => true,
-            Type::Option(inner) => self.is_nothing_within(inner, depth),
-            Type::Named(id) => match &self.get(*id).shape {
-                Shape::Alias(ty) => self.is_nothing_within(ty, depth),
-                Shape::Untagged(alternatives) => match alternatives.as_slice() {
-                    [only] => match &only.content {
-                        Content::Unit => true,
-                        Content::Value(ty) => self.is_nothing_within(ty, depth),
-                        Content::Fields(_) => false,
-                    },
-                    _ => false,
-                },
-                _ => false,
-            },
+            Type::Option(inner) => self.is_nothing(inner),
+            Type::Named(id) => self.is_nothing[id.0],
             _ => false,
         }
     }
@@ -249,7 +240,7 @@ impl Types {
     /// even within itself, and has fields or variants with names. Such a type becomes the class of
     /// the error itself. A method with any other error gets a class that holds the error.
     pub(super) fn only_errors(&self, methods: &[Method]) -> Vec<bool> {
-        let mut is_value = vec![false; self.0.len()];
+        let mut is_value = vec![false; self.named.len()];
         let mut pending = Vec::new();
         let mut use_as_value = |ty: &Type| ty.each_name(&mut |id| pending.push(id));
         for method in methods {
@@ -270,7 +261,7 @@ impl Types {
                 self.parts(id, &mut |ty| ty.each_name(&mut |id| pending.push(id)));
             }
         }
-        let mut is_error = vec![false; self.0.len()];
+        let mut is_error = vec![false; self.named.len()];
         for method in methods {
             if let Some(Type::Named(id)) = method.error
                 && !is_value[id.0]
@@ -281,6 +272,69 @@ impl Types {
         }
         is_error
     }
+}
+
+/// Returns, for each type, whether it has no value but `null`.
+fn find_nothing(named: &[Named]) -> Vec<bool> {
+    let mut is_nothing = vec![false; named.len()];
+    // For each type, those that depend on it, and on how many others it depends itself.
+    let mut dependents = vec![Vec::new(); named.len()];
+    let mut undecided = vec![0_usize; named.len()];
+    let mut found = Vec::new();
+    for (index, Named { shape, .. }) in named.iter().enumerate() {
+        let Some(others) = nothing_if(shape) else {
+            continue;
+        };
+        undecided[index] = others.len();
+        if others.is_empty() {
+            found.push(index);
+        }
+        for TypeId(other) in others {
+            dependents[other].push(index);
+        }
+    }
+    while let Some(index) = found.pop() {
+        is_nothing[index] = true;
+        for &dependent in &dependents[index] {
+            undecided[dependent] -= 1;
+            if undecided[dependent] == 0 {
+                found.push(dependent);
+            }
+        }
+    }
+    is_nothing
+}
+
+/// Returns the types that have to have no value but `null`, so that this one has none. `None` if it
+/// has others in any case.
+fn nothing_if(shape: &Shape) -> Option<Vec<TypeId>> {
+    let mut others = Vec::new();
+    let mut add = |mut ty: &Type| {
+        while let Type::Option(inner) = ty {
+            ty = inner;
+        }
+        match ty {
+            Type::Unit => true,
+            Type::Named(id) => {
+                others.push(*id);
+                true
+            }
+            _ => false,
+        }
+    };
+    let may_be_nothing = match shape {
+        Shape::Alias(ty) => add(ty),
+        Shape::Untagged(alternatives) => {
+            !alternatives.is_empty()
+                && alternatives.iter().all(|alternative| match &alternative.content {
+                    Content::Unit => true,
+                    Content::Value(ty) => add(ty),
+                    Content::Fields(_) => false,
+                })
+        }
+        _ => false,
+    };
+    may_be_nothing.then_some(others)
 }
 
 impl Content {

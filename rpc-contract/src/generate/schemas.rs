@@ -25,7 +25,7 @@ pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescript
     let mut schemas = found.iter().map(|ty| schema(ty, &types));
     // In the same order as above.
     each_schema(&mut description, |_, schema| *schema = schemas.next().flatten());
-    for named in &types.0 {
+    for named in types.named() {
         let definitions = description.definitions.entry(named.name.clone());
         definitions.or_insert_with(|| definition(named, &types));
     }

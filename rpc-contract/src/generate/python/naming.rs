@@ -71,7 +71,7 @@ impl Names {
         let base = pascal(&service.name, "Service");
         let client = classes.add(format!("{base}Client"));
         let worker = classes.add(format!("{base}Worker"));
-        let types = service.types.0.iter();
+        let types = service.types.named().iter();
         let types: Vec<_> = types
             .map(|named| classes.add(pascal(&named.name, "Type")))
             .collect();

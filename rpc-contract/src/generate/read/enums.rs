@@ -396,7 +396,7 @@ mod tests {
         );
         assert_eq!(variants, ["started", "joined{x y}", "moved{by}"]);
         // Neither the tag nor the struct are types of their own.
-        assert!(types.0.is_empty(), "{types:?}");
+        assert!(types.named().is_empty(), "{types:?}");
     }
 
     #[test]

@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(service.methods[1].returns, Type::Unit);
         // Its name leads to a definition.
         assert!(matches!(service.methods[1].error, Some(Type::Named(_))));
-        assert!(matches!(service.types.0[0].shape, Shape::Struct(_)));
+        assert!(matches!(service.types.named()[0].shape, Shape::Struct(_)));
 
         let refusal = json!({"type": "object", "properties": {}});
         let service = read(json!({"methods": [
@@ -220,7 +220,7 @@ mod tests {
         ], "definitions": {"Refusal": refusal, "Refusal2": refusal}}));
         // It may be either.
         assert!(matches!(
-            service.types.0.as_slice(),
+            service.types.named(),
             [Named {
                 shape: Shape::Unknown,
                 ..
@@ -250,6 +250,6 @@ mod tests {
         );
         assert_eq!(service.methods[0].returns, Type::Any);
         assert_eq!(service.methods[0].error, Some(Type::Any));
-        assert!(service.types.0.is_empty());
+        assert!(service.types.named().is_empty());
     }
 }

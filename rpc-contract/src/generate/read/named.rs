@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
             let name = self.types[id.0].name.clone();
             self.types[id.0].shape = self.shape(schema, &name);
         }
-        Types(self.types)
+        Types::new(self.types)
     }
 
     /// Counts a schema that is about to be looked at. Returns whether it may be.

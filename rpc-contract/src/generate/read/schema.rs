@@ -114,9 +114,9 @@ impl Reader<'_> {
         if !is_map && let Some(shape) = self.named_shape(schema, object, context, depth) {
             let docs = keywords::docs(schema);
             let name = context.to_owned();
-            return self
-                .add(Named { name, docs, shape })
-                .map_or(Type::Any, Type::Named);
+            let ty = self.add(Named { name, docs, shape });
+            let ty = ty.map_or(Type::Any, Type::Named);
+            return if is_nullable(object) { ty.option() } else { ty };
         }
         match object.get("type") {
             Some(Value::String(name)) => self.of_type(name, object, rust, context, depth),
@@ -271,6 +271,12 @@ fn value_of_listed_keys(map: &Keywords) -> Option<&Value> {
     let fields = keywords::fields(map)?;
     let (_, first) = fields.first()?;
     fields.iter().all(|(_, value)| value == first).then_some(*first)
+}
+
+/// Whether a schema with a list of types allows `null`.
+fn is_nullable(object: &Keywords) -> bool {
+    let types = object.get("type").and_then(Value::as_array);
+    types.is_some_and(|names| names.iter().any(|name| name == "null"))
 }
 
 /// Whether a schema of text allows only a single character.
@@ -473,7 +479,7 @@ mod tests {
         for rust in ["Limits", "Page<Color, bool>", ""] {
             let (ty, types) = read_with(&schema, rust, json!({}));
             assert_eq!(ty, Type::Named(TypeId(0)));
-            assert!(matches!(&types.0[0].shape, Shape::Struct(fields) if fields.len() == 2));
+            assert!(matches!(&types.named()[0].shape, Shape::Struct(fields) if fields.len() == 2));
         }
 
         let mut optional = schema.clone();
@@ -484,7 +490,38 @@ mod tests {
         let (ty, types) = read_with(&nested, "Vec<HashMap<Color, HashMap<Color, bool>>>", json!({}));
         let outer = Type::Map(Box::new(Key::Text), Box::new(map(Key::Text)));
         assert_eq!(ty, outer.list());
-        assert!(types.0.is_empty());
+        assert!(types.named().is_empty());
+    }
+
+    #[test]
+    fn a_struct_without_a_definition_may_be_optional() {
+        let inline = json!({"type": ["object", "null"], "properties": {"a": {"type": "string"}}});
+        let (ty, types) = read_with(&inline, "Option<Inline>", json!({}));
+        assert_eq!(ty, Type::Named(TypeId(0)).option());
+        assert!(matches!(&types.named()[0].shape, Shape::Struct(fields) if fields.len() == 1));
+    }
+
+    #[test]
+    fn types_without_a_value_but_null_are_found() {
+        let reference = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
+        let nothing = json!({"type": "null"});
+        let definitions = json!({
+            "Null": nothing,
+            "Either": {"anyOf": [reference("Null"), nothing, reference("Null")]},
+            "Maybe": {"anyOf": [reference("Either"), nothing]},
+            "Circle": {"anyOf": [reference("Circle"), reference("Null"), nothing]},
+            "Text": {"anyOf": [reference("Null"), nothing, {"type": "string"}]},
+        });
+        for (name, is_nothing) in [
+            ("Null", true),
+            ("Either", true),
+            ("Maybe", true),
+            ("Circle", false),
+            ("Text", false),
+        ] {
+            let (ty, types) = read_with(&reference(name), "", definitions.clone());
+            assert_eq!(types.is_nothing(&ty), is_nothing, "{name}: {types:?}");
+        }
     }
 
     #[test]
@@ -521,7 +558,7 @@ mod tests {
         });
         let (ty, types) = read_with(&json!({"$ref": "#/definitions/User"}), "", json!({"User": user}));
         assert_eq!(ty, Type::Named(TypeId(0)));
-        let Shape::Struct(fields) = &types.0[0].shape else {
+        let Shape::Struct(fields) = &types.named()[0].shape else {
             panic!("{types:?}");
         };
         let fields: Vec<_> = fields
@@ -533,7 +570,7 @@ mod tests {
             fields,
             [("c", &other, true), ("a", &Type::Text, true), ("b", &own, false)]
         );
-        assert_eq!(types.0[1].name, "User c");
+        assert_eq!(types.named()[1].name, "User c");
     }
 
     #[test]

@@ -203,7 +203,7 @@ mod tests {
         ] {
             let (ty, types) = read(rust);
             assert_eq!(ty, expected, "{rust}");
-            assert!(types.0.is_empty(), "{rust}");
+            assert!(types.named().is_empty(), "{rust}");
         }
     }
 
@@ -237,11 +237,16 @@ mod tests {
         let named = |index| Type::Named(super::super::super::model::TypeId(index));
         assert_eq!(ty, Type::Tuple(vec![named(0), named(1), named(0), named(1)]));
         assert_eq!(
-            (types.0[0].name.as_str(), types.0[1].name.as_str()),
+            (types.named()[0].name.as_str(), types.named()[1].name.as_str()),
             ("PageUser", "User")
         );
-        assert!(types.0.iter().all(|named| matches!(named.shape, Shape::Unknown)));
+        assert!(
+            types
+                .named()
+                .iter()
+                .all(|named| matches!(named.shape, Shape::Unknown))
+        );
         let (_, types) = read("Duration");
-        assert!(matches!(&types.0[0].shape, Shape::Struct(fields) if fields.len() == 2));
+        assert!(matches!(&types.named()[0].shape, Shape::Struct(fields) if fields.len() == 2));
     }
 }

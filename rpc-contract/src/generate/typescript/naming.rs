@@ -66,12 +66,17 @@ impl Names {
         let constant = names.add(camel(&service.name, "service"));
         let is_error = service.types.only_errors(&service.methods);
         let mut errors = Vec::new();
-        let types = service.types.0.iter().zip(&is_error).map(|(named, &is_error)| {
-            let name = pascal(&named.name, "Type");
-            let error = is_error.then(|| names.add(name.clone()));
-            errors.push(error);
-            names.add(if is_error { format!("{name}Value") } else { name })
-        });
+        let types = service
+            .types
+            .named()
+            .iter()
+            .zip(&is_error)
+            .map(|(named, &is_error)| {
+                let name = pascal(&named.name, "Type");
+                let error = is_error.then(|| names.add(name.clone()));
+                errors.push(error);
+                names.add(if is_error { format!("{name}Value") } else { name })
+            });
         let types = types.collect();
         let mut functions = Scope::new(&[WORDS, OF_BASES]);
         let methods = service.methods.iter().map(|method| {
