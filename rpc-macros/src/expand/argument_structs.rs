@@ -97,8 +97,9 @@ fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
     }
 }
 
-/// The type of a field in the struct to write: what the client's method takes, with `'sent` in
-/// place of `'_`.
+/// The type of a field in the struct to write: what the client's method takes, with the lifetime
+/// `'sent` for its borrows. A `Cow` is written anew as the standard library's, because `Cow<str>`
+/// has no lifetime that could be replaced.
 fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str => quote!(&'sent ::core::primitive::str),

@@ -5,6 +5,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
 use syn::{GenericParam, Generics, Ident, parse_quote};
 
 use super::names::implementation;
@@ -43,8 +44,8 @@ pub(super) fn remove_defaults(generics: &mut Generics) {
     }
 }
 
-/// The parameters of an `impl` for the server, or for any implementation of the trait: the trait's,
-/// then the implementation.
+/// The parameters of an `impl` for the server, or for an `Arc` of an implementation: the trait's,
+/// then the implementation. Defaults of the trait's stay, because `split_for_impl` prints none.
 pub(super) fn of_implementation(service: &Service) -> Generics {
     let (implementation, bound) = (implementation(), implementation_bound(service));
     let mut generics = with_bounds(service);
@@ -95,12 +96,12 @@ pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     }
 }
 
-/// The server type's name for the implementation: `T`, unless the trait has a parameter `T`. It
-/// hides no type of the user: the struct mentions only its own parameters.
+/// The parameter of the server's struct that stands for the implementation: `T`, as users see it in
+/// their documentation, unless the trait has a parameter `T`.
 pub(super) fn server_parameter(service: &Service) -> Ident {
-    let t = parse_quote!(T);
+    let t: Ident = parse_quote!(T);
     let mut names = service.generics.params.iter().filter_map(parameter_name);
-    if names.any(|name| *name == t) {
+    if names.any(|name| name.unraw() == t) {
         implementation()
     } else {
         t
