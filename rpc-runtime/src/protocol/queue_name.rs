@@ -10,14 +10,19 @@ use super::invalid_name::InvalidName;
 const NAMED_BY_RABBITMQ: &str = "amq.gen-";
 
 /// Checks the name of a queue that a client sends requests to. Unlike [`check_queue_name`], it
-/// accepts names that RabbitMQ generates, for a worker that declares its queue without a name.
+/// accepts names that RabbitMQ generates, for workers of other libraries that declare their queues
+/// without a name.
 ///
 /// # Errors
 ///
 /// See [`check_queue_name`].
 pub(crate) fn check_destination_name(name: &str) -> Result<ShortStr, InvalidName> {
     match name.strip_prefix(NAMED_BY_RABBITMQ) {
-        Some(rest) => check_queue_name(rest).and_then(|_| Ok(ShortStr::new(name)?)),
+        Some(rest) => {
+            let name = ShortStr::new(name)?;
+            check_queue_name(rest)?;
+            Ok(name)
+        }
         None => check_queue_name(name),
     }
 }

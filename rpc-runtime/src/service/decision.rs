@@ -62,8 +62,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) fault: Fault,
     /// See [`AdmittedRequest::reply_to`].
     pub(crate) reply_to: Option<ReplyTo>,
-    /// The record of the method, if the request was refused because the method would not end in
-    /// time.
+    /// The record of the method, if [`Rules::admit`](super::rules::Rules::admit) refused the request:
+    /// its time was up, or the method would not end in time.
     pub(crate) shed_method: Option<&'a MethodRecord>,
 }
 
@@ -101,7 +101,7 @@ impl<'a> Decision<'a> {
         })
     }
 
-    /// Marks the refusal of a request whose method would not end in time.
+    /// Records the method of a refused request; see [`Refusal::shed_method`].
     pub(super) fn with_shed_method(mut self, record: &'a MethodRecord) -> Self {
         if let Self::Refuse(refusal) = &mut self {
             refusal.shed_method = Some(record);

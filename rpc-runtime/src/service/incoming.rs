@@ -176,12 +176,12 @@ impl<T> fmt::Debug for Incoming<T> {
 }
 
 impl Invocation {
-    /// Returns the items that the caller sends.
+    /// Returns the stream of items that the caller sends, and lets it send them.
     ///
     /// # Errors
     ///
-    /// Returns the fault to send if the caller sends none, or if an earlier run of the method got
-    /// them.
+    /// Returns the fault to send if the request has no such stream, or if a layer runs the method
+    /// again: the earlier run got the stream.
     pub fn incoming<T: for<'de> Deserialize<'de> + 'static>(&self) -> Result<Incoming<T>, Fault> {
         let Some(inbox) = self.incoming_inbox() else {
             return Err(Fault::bad_request(

@@ -30,7 +30,8 @@ pub(crate) struct Rules {
     pub(crate) layers_may_answer: bool,
 }
 
-/// A `reply_to` that must not get replies; see [`ReplyAddresses`].
+/// A `reply_to`, or an address in the header `rpc-batch`, that must not get messages; see
+/// [`ReplyAddresses`].
 #[derive(Debug)]
 pub(crate) struct ForbiddenReplyAddress(pub(crate) ShortStr);
 
