@@ -10,10 +10,11 @@ use crate::measure::{Figure, Measured};
 use crate::report::ratios::{Ratio, Ratios, order};
 use crate::scenario::{BASE, Scenario};
 
-/// Two contenders at two scenarios, and the figure to compare.
+/// Two runs to compare, each of a contender at a scenario.
 struct Pair {
     of: (Kind, Scenario),
     to: (Kind, Scenario),
+    /// The figures whose ratios, `of` ÷ `to`, are tracked under these names.
     ratios: Vec<(&'static str, Figure)>,
 }
 
@@ -87,18 +88,18 @@ fn pairs() -> Vec<Pair> {
     ]
 }
 
-/// From the third round on, a round starts only if it ends within this time from the first. On a
-/// slow machine, fewer rounds are better than a longer wait.
-const TIME: Duration = Duration::from_secs(75);
+/// From the third round on, a round starts only if it would end within this time from the start of
+/// the first, at the speed so far. On a slow machine, fewer rounds are better than a longer wait.
+const TIME_LIMIT: Duration = Duration::from_secs(75);
 
-/// Runs all pairs and adds their ratios.
+/// Runs all pairs and adds their ratios, and then the memory of calls that wait.
 pub(crate) async fn run(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> anyhow::Result<()> {
     let pairs = pairs();
     let mut measured = vec![Vec::new(); pairs.len()];
     let begun = Instant::now();
     for round in 0..rounds {
         let done = u32::try_from(round)?;
-        if done >= 2 && begun.elapsed() * (done + 1) / done > TIME {
+        if done >= 2 && begun.elapsed() * (done + 1) / done > TIME_LIMIT {
             eprintln!("this machine is slow: {done} rounds instead of {rounds}");
             break;
         }
@@ -121,11 +122,13 @@ pub(crate) async fn run(bench: &Bench, rounds: usize, ratios: &mut Ratios) -> an
 }
 
 impl Pair {
-    /// Runs both, one directly after the other. Returns the figures of `of` and `to`.
+    /// Runs both, one directly after the other; which is first depends on the round. Returns the
+    /// figures of `of` and `to`, in this order.
     async fn measure(&self, bench: &Bench, round: usize) -> anyhow::Result<[Measured; 2]> {
         let [first, second] = order(round, [self.of, self.to]);
         let first = bench.measure(first.0, first.1).await?;
         let second = bench.measure(second.0, second.1).await?;
+        // `order` is its own inverse.
         Ok(order(round, [first, second]))
     }
 

@@ -1,4 +1,4 @@
-//! The parameters of a run: calls in flight, payload size, workers and handler time.
+//! The parameters of a run: calls in flight or a second, payload size, workers and handler time.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// A scenario. All contenders run the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Scenario {
-    /// Calls that wait for their reply at the same time.
+    /// Calls that wait for their reply at the same time. In an open loop, this does not limit them,
+    /// but still determines the [`prefetch`](Self::prefetch).
     pub(crate) in_flight: usize,
     /// Bytes of the request and of the reply, which repeats them.
     pub(crate) payload: usize,
@@ -31,7 +32,8 @@ pub(crate) const BASE: Scenario = Scenario {
 };
 
 impl Scenario {
-    /// Returns how many requests a worker runs at once: its share, and some more for an uneven one.
+    /// Returns the prefetch of a worker: its share of the calls in flight, but 64 at least and 4000
+    /// at most. A worker runs as many requests at once.
     pub(crate) fn prefetch(&self) -> u16 {
         let share = self.in_flight.div_ceil(self.workers).clamp(64, 4000);
         u16::try_from(share).expect("at most 4000")
@@ -54,7 +56,7 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// Does the work of a handler before it replies.
+/// Sleeps for the time of a handler, or returns at once if that is zero.
 pub(crate) async fn handle(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;

@@ -13,7 +13,8 @@ use super::plan::{DEADLINE, Phase, Setting, as_f64, due_times};
 use super::record::{End, Ended, Ran, Record};
 use super::systems::{Call, Running};
 
-/// The limit of unfinished calls. If there are more, the system under load does not keep deadlines.
+/// The limit of unfinished calls. If there are more, the rate is too high, or the system under load
+/// does not keep deadlines.
 const UNFINISHED_LIMIT: usize = 200_000;
 
 /// How long after its deadline the last call may end.
@@ -28,20 +29,27 @@ const IN_FLIGHT_PER_PLACE: usize = 4;
 
 const CAPACITY_WARM_UP: Duration = Duration::from_millis(700);
 
-/// The best of this many counts: other activity of the machine is not a limit of the system.
+/// The capacity is the best rate of this many windows: other activity of the machine is not a limit
+/// of the system.
 const CAPACITY_WINDOWS: usize = 2;
 
-/// A deadline that does not matter.
+/// The deadline of calls while the capacity is measured, too long to matter.
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What happens to calls that have not ended when the load is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tail {
     Await,
+    /// They are aborted and not recorded.
     Drop,
 }
 
-/// Offers the load.
+/// Starts the calls of the phases when they are due, and returns what became of them. `method` is
+/// the one that the workers run.
+///
+/// # Errors
+///
+/// Fails if there are too many unfinished calls, or if calls do not end after their deadline.
 pub(crate) async fn offer(
     running: &Arc<dyn Running>,
     setting: &Setting,
@@ -50,6 +58,7 @@ pub(crate) async fn offer(
     capacity: f64,
     tail: Tail,
 ) -> anyhow::Result<Record> {
+    // A little later, so that the pacer runs before the first call is due.
     let begin = Instant::now() + Duration::from_millis(20);
     let due = due_times(phases, capacity, setting.arrivals);
     let pacing = tokio::task::spawn_blocking({
@@ -100,7 +109,8 @@ struct Pacer {
 }
 
 impl Pacer {
-    /// Returns the calls that ended, those that have not, and the greatest lag.
+    /// Starts all calls. Returns those that ended meanwhile, the tasks of the others, and the
+    /// greatest lag: how late a call was started.
     fn run(self) -> anyhow::Result<(Vec<Ended>, JoinSet<Ended>, Duration)> {
         let mut ended = Vec::with_capacity(self.due.len());
         let mut unfinished = JoinSet::new();
@@ -144,11 +154,12 @@ impl Pacer {
     }
 }
 
-/// Measures how many calls a second are answered while plenty are in flight.
+/// Returns how many calls a second are answered while plenty are in flight, in the best of
+/// [`CAPACITY_WINDOWS`] windows of this length.
 ///
 /// # Errors
 ///
-/// Fails if no call is answered.
+/// Fails if no call is answered in these windows.
 pub(crate) async fn capacity(
     running: &Arc<dyn Running>,
     setting: &Setting,
@@ -158,6 +169,7 @@ pub(crate) async fn capacity(
     let mut callers = JoinSet::new();
     for index in 0..setting.all_places() * IN_FLIGHT_PER_PLACE {
         let (running, answered) = (Arc::clone(running), Arc::clone(&answered));
+        // Calls that are refused at once must not keep the machine busy.
         let pause = setting.method.max(Duration::from_millis(5)) / 4;
         let caller = index % setting.callers;
         callers.spawn(async move {

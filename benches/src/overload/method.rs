@@ -1,4 +1,5 @@
-//! The called method: it takes its time, and records whether its caller still waits at the end.
+//! The called method: it waits for a given time, and records whether its caller had given up by
+//! the end.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,8 +7,8 @@ use std::time::{Duration, Instant};
 /// For shorter times tokio's timer is too coarse: it counts milliseconds.
 const PRECISE_BELOW: Duration = Duration::from_millis(5);
 
-/// How late the kernel may wake a sleeping thread. This part of a short method is spent spinning,
-/// usually a few microseconds.
+/// How late the kernel may wake a sleeping thread. A short method sleeps until this long before its
+/// end, and spins for what is left when it wakes up, usually a few microseconds.
 const WAKE_UP_SLACK: Duration = Duration::from_micros(70);
 
 /// The origin of the instants in payloads.
@@ -19,7 +20,7 @@ pub(crate) fn payload(deadline: Instant) -> [u8; 16] {
     nanos.to_be_bytes()
 }
 
-/// Returns the deadline in a payload, or `None` if it has none.
+/// Returns the deadline in a payload, or `None` if it is malformed.
 fn deadline(payload: &[u8]) -> Option<Instant> {
     let nanos = u128::from_be_bytes(payload.try_into().ok()?);
     EPOCH.checked_add(Duration::from_nanos(u64::try_from(nanos).ok()?))
@@ -29,7 +30,7 @@ fn deadline(payload: &[u8]) -> Option<Instant> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) ended: Instant,
-    /// Whether the caller had given up by then.
+    /// Whether the caller's deadline had passed by then.
     pub(crate) is_wasted: bool,
 }
 
@@ -42,7 +43,7 @@ pub(crate) struct Method {
 
 impl Method {
     pub(crate) fn new(time: Duration) -> Self {
-        // Before the first deadline.
+        // The epoch has to be earlier than the first deadline.
         LazyLock::force(&EPOCH);
         Self {
             time,
@@ -50,6 +51,7 @@ impl Method {
         }
     }
 
+    /// Runs the method. A run is recorded at its end, and not at all if it is dropped earlier.
     pub(crate) async fn run(&self, payload: &[u8]) {
         wait(self.time).await;
         let ended = Instant::now();
@@ -60,14 +62,14 @@ impl Method {
             .push(Run { ended, is_wasted });
     }
 
-    /// The runs that ended so far.
+    /// Returns the runs that ended so far.
     pub(crate) fn runs(&self) -> Vec<Run> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Waits this long. Methods of less than five milliseconds wait on a thread of their own, which
-/// sleeps, then spins for the last microseconds.
+/// Waits this long. Methods shorter than [`PRECISE_BELOW`] wait on a blocking thread, which sleeps,
+/// then spins for the last microseconds.
 async fn wait(time: Duration) {
     if time >= PRECISE_BELOW {
         return tokio::time::sleep(time).await;

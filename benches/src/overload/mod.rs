@@ -1,7 +1,8 @@
 //! Overload: open loops at multiples of the capacity.
 //!
 //! The capacity of a setting's workers is measured first, in a closed loop with plenty of calls in
-//! flight. Then each load runs against callers and workers of its own.
+//! flight, unless it is known from an earlier setting with the same workers. Then each load runs
+//! with callers and workers of its own.
 
 pub(crate) mod cli;
 mod load;
@@ -31,7 +32,8 @@ const STEP_TIMES: StepTimes = StepTimes {
     after: Duration::from_secs(8),
 };
 
-/// Runs the cases, prints their figures at once, and writes them to `out`.
+/// Runs the cases and prints the figures of each load when it ends. At the end, saves all figures
+/// and a chart in the folder `out`.
 async fn run(broker: &str, cases: &[Case], window: Duration, out: &Path) -> anyhow::Result<()> {
     let mut runner = Runner::new(broker, window);
     let mut outcomes = Vec::new();

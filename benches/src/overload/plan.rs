@@ -32,13 +32,14 @@ impl System {
     }
 }
 
-/// Everything about a run except the load.
+/// Everything about a run except the load. `batching`, `wrong_clocks`, `foreign`, `admission` and
+/// `adaptive` change only this library, and tonic has no priorities.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Setting {
     pub(crate) system: System,
     /// How long a method takes.
     pub(crate) method: Duration,
-    /// Callers, each with connections of its own. They take turns.
+    /// Callers, each with connections of its own. They take turns unless one is `greedy`.
     pub(crate) callers: usize,
     pub(crate) workers: usize,
     /// How many methods a worker runs at once.
@@ -67,12 +68,12 @@ pub(crate) struct Setting {
 pub(crate) enum Arrivals {
     /// At equal intervals.
     Even,
-    /// Independently of each other, so that some coincide.
+    /// At random within each block of [`RANDOM_BLOCK`] calls, so that some coincide.
     Random,
 }
 
 /// This many consecutive calls come at random within the time that they take at equal intervals.
-/// The rate is as exact as with those, but calls come in bursts.
+/// The rate is as exact as with equal intervals, but calls come in bursts.
 const RANDOM_BLOCK: u32 = 50;
 
 /// The point from which one axis at a time is varied.
@@ -117,7 +118,7 @@ pub(crate) enum Loads {
     Step,
 }
 
-/// The cases of a system: one axis at a time, from the base point.
+/// Returns the cases of a system: the base point and variations of it.
 pub(crate) fn plan(system: System) -> Vec<Case> {
     let base = Setting { system, ..BASE };
     let steady = |factors: &[f64], setting| Case {
@@ -154,6 +155,7 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
             loads: Loads::Step,
         },
     ];
+    // tonic has no priorities.
     if system != System::Tonic {
         let important = Setting {
             important: true,
@@ -188,7 +190,8 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
 }
 
 impl Setting {
-    /// Returns the same setting for its workers alone, with a single ordinary caller.
+    /// Returns [`BASE`] with the same system, method, workers, places and batching, for measuring
+    /// the capacity of these workers.
     pub(crate) fn workers_alone(&self) -> Self {
         Self {
             callers: 1,
@@ -203,8 +206,8 @@ impl Setting {
         }
     }
 
-    /// Returns the same setting with methods of this duration, and as many places as keep the
-    /// capacity at some thousand calls a second: two cores run callers, workers and the broker.
+    /// Returns the same setting with methods of this duration, and fewer places if they are short:
+    /// two cores run callers, workers and the broker.
     pub(crate) fn with_method(self, method: Duration) -> Self {
         Self {
             method,
@@ -213,12 +216,13 @@ impl Setting {
         }
     }
 
-    /// Returns places ÷ duration of a method, in calls a second.
+    /// Returns the places of all workers ÷ duration of a method, in calls a second.
     pub(crate) fn nominal_capacity(&self) -> f64 {
         f64::from(self.places) * as_f64(self.workers) / self.method.as_secs_f64()
     }
 
-    /// Returns the caller of a call. Callers take turns; with a greedy one, the others do.
+    /// Returns the index of the caller that makes the call with this index. Callers take turns. A
+    /// greedy one makes nine calls of ten, and the others take turns with the tenth.
     pub(crate) fn caller_of(&self, call: usize) -> usize {
         match (self.greedy, call % 10, self.callers - 1) {
             (false, _, _) => call % self.callers,
@@ -227,12 +231,12 @@ impl Setting {
         }
     }
 
-    /// Returns whether a caller must not be starved by a greedy one.
+    /// Returns whether this caller is one beside a greedy one, which must not starve it.
     pub(crate) fn is_modest(&self, caller: usize) -> bool {
         self.greedy && caller > 0
     }
 
-    /// How many methods may run at once.
+    /// Returns how many methods all workers together run at once.
     pub(crate) fn all_places(&self) -> usize {
         usize::from(self.places) * self.workers
     }
@@ -284,15 +288,15 @@ pub(crate) struct Phase {
     pub(crate) time: Duration,
 }
 
-/// Returns the instants at which calls are due, counted from the beginning. Random ones are the
-/// same in each run.
+/// Returns the instants at which calls are due, counted from the beginning and in order. Random
+/// ones are the same in each run with the same phases and capacity.
 pub(crate) fn due_times(phases: &[Phase], capacity: f64, arrivals: Arrivals) -> Vec<Duration> {
     let mut random = fastrand::Rng::with_seed(1);
     let mut due = Vec::new();
     let mut begin = Duration::ZERO;
     for phase in phases {
         let gap = 1.0 / (phase.factor * capacity);
-        let is_over = |even: f64| even * gap >= phase.time.as_secs_f64();
+        let is_over = |index: f64| index * gap >= phase.time.as_secs_f64();
         let calls = (0_u32..).take_while(|index| !is_over(f64::from(*index)));
         due.extend(calls.map(|index| {
             let position = match arrivals {

@@ -6,7 +6,8 @@ use super::plan::{BASE, DEADLINE, Setting, UNPROTECTED};
 use super::runner::Outcome;
 use crate::report::chart;
 
-/// Draws the chart of the base settings. Returns `None` if none ran at two loads.
+/// Draws the chart of the base settings and of [`UNPROTECTED`]. Returns `None` if none of them ran
+/// at two constant loads.
 pub(super) fn render(outcomes: &[Outcome]) -> anyhow::Result<Option<String>> {
     let lines: Vec<_> = outcomes
         .iter()
@@ -25,6 +26,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> anyhow::Result<Option<String>> {
     let factors: Vec<_> = longest.iter().map(|(factor, _)| *factor).collect();
     let low = factors.iter().copied().fold(f64::INFINITY, f64::min);
     let high = factors.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    // The axis of goodput ends a little above the capacity, if no goodput is higher.
     let highest = lines
         .iter()
         .flat_map(|(_, points)| points)
@@ -37,7 +39,7 @@ pub(super) fn render(outcomes: &[Outcome]) -> anyhow::Result<Option<String>> {
     chart::render(&title, "calls offered ÷ capacity", x, 0.0..highest, &lines).map(Some)
 }
 
-/// Returns the name of the line of a base setting, or `None` for other settings.
+/// Returns the name of a setting's line, or `None` if the chart leaves the setting out.
 fn line_name(setting: &Setting) -> Option<&'static str> {
     let system = setting.system;
     if *setting == UNPROTECTED {

@@ -10,6 +10,7 @@ use super::runner::{Load, Runner, StepTimes};
 use super::table;
 use crate::report::ratios::{Ratio, Ratios};
 
+/// How long most loads are measured.
 const WINDOW: Duration = Duration::from_secs(2);
 
 /// Long enough for hundreds of calls.
@@ -27,11 +28,11 @@ const STEP_TIMES: StepTimes = StepTimes {
 /// Up to this load, the settings of a group run at the same time.
 const MODERATE: f64 = 3.0;
 
-/// The loads of the ratios.
+/// The loads at which all settings run.
 const FACTORS: [f64; 3] = [1.5, 3.0, 10.0];
 
-/// The settings, in groups that run at the same time at moderate loads, which leave the machine
-/// mostly idle.
+/// Returns the settings, in groups that run at the same time at moderate loads, which leave the
+/// machine mostly idle.
 fn groups() -> [Vec<Setting>; 3] {
     let callers = Setting { callers: 100, ..BASE };
     let workers = Setting { workers: 4, ..BASE };
@@ -47,7 +48,7 @@ fn groups() -> [Vec<Setting>; 3] {
     [vec![BASE, unbatched], vec![callers, wrong_clocks], vec![workers]]
 }
 
-/// A load of a setting with this capacity.
+/// The figures of a load, and the capacity of its setting.
 struct Measured {
     load: Load,
     capacity: f64,
@@ -76,6 +77,8 @@ pub(crate) async fn run(broker: &str, all_ratios: &mut Ratios) -> anyhow::Result
     Ok(())
 }
 
+/// Runs a load with each setting of a group: at the same time if the load is at most [`MODERATE`],
+/// otherwise one after the other. The capacities are measured before.
 async fn run_group(runner: &mut Runner<'_>, group: &[Setting], factor: f64) -> anyhow::Result<Vec<Measured>> {
     let mut capacities = Vec::new();
     for setting in group {
@@ -104,8 +107,8 @@ async fn run_group(runner: &mut Runner<'_>, group: &[Setting], factor: f64) -> a
     try_join_all(runs).await
 }
 
-/// The p99 of important calls at three times the capacity ÷ the p99 of all calls without load.
-/// There no call waits, and important calls alone would be too few.
+/// Returns the p99 of important calls at three times the capacity ÷ the p99 of all answered calls
+/// at [`UNLOADED`], where no call waits and important calls alone would be too few.
 async fn important(runner: &mut Runner<'_>) -> anyhow::Result<f64> {
     let setting = Setting {
         important: true,
@@ -120,7 +123,7 @@ async fn important(runner: &mut Runner<'_>) -> anyhow::Result<f64> {
     Ok(p99(loaded.summary.important) / p99(unloaded.summary.latency))
 }
 
-/// Prints the figures of a load.
+/// Prints the figures of a load, and returns them.
 fn shown(load: Load, setting: &Setting, capacity: f64) -> Load {
     eprintln!(
         "{}\n{}",
@@ -130,13 +133,13 @@ fn shown(load: Load, setting: &Setting, capacity: f64) -> Load {
     load
 }
 
-/// Infinite if there is no such call.
+/// Returns a latency in seconds, or infinity if there is none.
 fn seconds(latency: Option<Duration>) -> f64 {
     latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64())
 }
 
-/// The ratios of constant loads, by name. Where other ratios have the median of their rounds,
-/// these have the worst of the settings, and then the least and the greatest of them.
+/// Returns the ratios of constant loads, by name. They have one round: `median` is the figure of
+/// the worst setting, and `min` and `max` are the least and the greatest of all settings.
 fn ratios(measured: &[Measured]) -> Vec<(String, Ratio)> {
     let of = |factor: f64, figure: &dyn Fn(&Measured) -> f64| -> Vec<f64> {
         let at_factor = measured

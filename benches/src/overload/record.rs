@@ -16,6 +16,7 @@ pub(crate) enum End {
     Refused(String),
     /// The caller gave up, and the method may have run.
     TimedOut,
+    /// The call failed for this reason, and the method may have run.
     Failed(String),
 }
 
@@ -26,7 +27,7 @@ pub(crate) struct Ended {
     pub(crate) at: Duration,
     pub(crate) end: End,
     pub(crate) is_important: bool,
-    /// Whether its caller is not the greedy one.
+    /// Whether there is a greedy caller, and another one made this call.
     pub(crate) is_modest: bool,
 }
 
@@ -40,7 +41,7 @@ impl Ended {
     }
 }
 
-/// A method that ended, counted from the beginning of the load.
+/// A run of the method that ended, at this time from the beginning of the load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ran {
     pub(crate) at: Duration,
@@ -64,7 +65,7 @@ pub(crate) struct Summary {
     pub(crate) modest: Option<f64>,
     /// Methods that ended a second.
     pub(crate) ran: f64,
-    /// The share of them whose caller had given up.
+    /// The share of them whose caller had given up, 0 if none ended.
     pub(crate) wasted: f64,
     /// Calls a second that did not run, by reason.
     pub(crate) refused: BTreeMap<String, f64>,
@@ -99,14 +100,16 @@ pub(crate) struct Record {
     pub(crate) deadline: Duration,
     /// When calls were due, also those that were dropped before they ended.
     pub(crate) due: Vec<Duration>,
+    /// The calls that ended, without those that were dropped.
     pub(crate) calls: Vec<Ended>,
     pub(crate) runs: Vec<Ran>,
-    /// The greatest delay between when a call was due and when it started.
+    /// The greatest delay between when a call was due and when its task was spawned.
     pub(crate) greatest_lag: Duration,
 }
 
 impl Record {
-    /// Returns the figures of calls that ended within the window.
+    /// Returns the figures of a window: of calls and methods that ended within it, whenever they
+    /// began, and how many calls were due within it.
     pub(crate) fn summary(&self, window: Range<Duration>) -> Summary {
         let seconds = (window.end - window.start).as_secs_f64();
         let a_second = |count: usize| as_f64(count) / seconds;

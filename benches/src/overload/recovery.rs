@@ -12,15 +12,16 @@ const WINDOW: Duration = Duration::from_millis(200);
 /// not count.
 const IN_A_ROW: usize = 5;
 
-/// "As before" is at most this many times the slowest window before, plus [`SLACK`].
+/// A window is "as before" if its p99 is at most this many times the greatest p99 before the
+/// overload, plus [`SLACK`].
 const TOLERANCE: f64 = 1.5;
 
-/// Timers count milliseconds, and a window has so few calls that its p99 is the slowest.
+/// Timers count milliseconds, and a window has so few calls that its p99 is the slowest call.
 const SLACK: Duration = Duration::from_millis(5);
 
 /// Returns the time from the end of the overload until calls are answered, are as fast as during
-/// `before`, and stay so for a second. `None` if that does not happen within `after`, which begins
-/// at the end of the overload.
+/// `before`, and stay so for a second, in steps of [`WINDOW`]. `None` if that does not happen
+/// within `after`, which begins at the end of the overload, or if no window of `before` has a p99.
 pub(crate) fn recovery(record: &Record, before: Range<Duration>, after: Range<Duration>) -> Option<Duration> {
     let slowest = windows(record, before).into_iter().flatten().max()?;
     let limit = slowest.mul_f64(TOLERANCE) + SLACK;
@@ -34,7 +35,7 @@ pub(crate) fn recovery(record: &Record, before: Range<Duration>, after: Range<Du
     Some(WINDOW * u32::try_from(first).ok()?)
 }
 
-/// Returns the p99 of each window; `None` if not all of its calls were answered in time.
+/// Returns the [`p99`] of each whole window of the span, by when calls were due.
 fn windows(record: &Record, span: Range<Duration>) -> Vec<Option<Duration>> {
     let count = (span.end - span.start).as_nanos() / WINDOW.as_nanos();
     let mut windows: Vec<Vec<&Ended>> = vec![Vec::new(); usize::try_from(count).unwrap_or_default()];
@@ -49,6 +50,8 @@ fn windows(record: &Record, span: Range<Duration>) -> Vec<Option<Duration>> {
     windows.iter().map(|calls| p99(calls, record.deadline)).collect()
 }
 
+/// Returns the p99; `None` if it exceeds the deadline, if a call was not answered, or if there are
+/// no calls.
 fn p99(calls: &[&Ended], deadline: Duration) -> Option<Duration> {
     if calls.iter().any(|call| call.end != End::Answered) {
         return None;

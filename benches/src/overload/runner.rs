@@ -17,17 +17,19 @@ use super::systems::{self, Running};
 /// stable.
 const WARM_UP: Duration = Duration::from_secs(3);
 
-/// A call that starts this late was delayed by the generator, not by the system under load.
+/// A call that starts later than this is reported: the generator delayed it, not the system under
+/// load.
 const LAG_LIMIT: Duration = Duration::from_millis(50);
 
-/// How long the capacity is measured.
+/// The length of each window in which the capacity is measured.
 const CAPACITY_WINDOW: Duration = Duration::from_millis(1500);
 
 /// A lower share of the nominal capacity reflects the machine rather than the system under load.
 const LOW_CAPACITY: f64 = 0.8;
 
-/// The load before and after the overload of a step, and the overload.
+/// The load of a step before and after its overload ÷ capacity.
 const STEP_LOW: f64 = 0.5;
+/// The overload of a step ÷ capacity.
 const STEP_HIGH: f64 = 3.0;
 
 /// The start of a step, when connections and buffers are new, is not a valid "before".
@@ -58,7 +60,9 @@ pub(super) struct Outcome {
     pub(super) setting: Setting,
     pub(super) nominal_capacity: f64,
     pub(super) capacity: f64,
+    /// The constant loads; empty if a step ran.
     pub(super) loads: Vec<Load>,
+    /// The step, if one ran.
     pub(super) step: Option<Step>,
 }
 
@@ -79,7 +83,7 @@ pub(crate) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Each constant load is measured for the length of the window.
+    /// Each constant load of [`steady`](Self::steady) is measured for the length of the window.
     pub(crate) fn new(broker: &'a str, window: Duration) -> Self {
         Self {
             broker,
@@ -88,8 +92,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Returns the capacity of the setting's workers in calls a second. Measured once for each kind
-    /// of worker.
+    /// Returns the capacity of the setting's workers in calls a second. It is measured with
+    /// [`Setting::workers_alone`], once for all settings that have the same. Warns if it is low.
     pub(crate) async fn capacity(&mut self, setting: &Setting) -> anyhow::Result<f64> {
         let workers = setting.workers_alone();
         if let Some((_, capacity)) = self.capacities.iter().find(|(known, _)| *known == workers) {
@@ -158,6 +162,7 @@ impl<'a> Runner<'a> {
         })
     }
 
+    /// Runs a load with callers and workers of its own. Warns if a call started late.
     async fn offer(
         &self,
         setting: &Setting,
@@ -179,7 +184,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Stops the system. The error of the run comes first, even if stopping fails too.
+/// Stops the system and returns the result of the run. If only stopping fails, returns that error.
 async fn stopped<T>(running: &Arc<dyn Running>, run: anyhow::Result<T>) -> anyhow::Result<T> {
     let stopped = systems::stop(running).await;
     let run = run?;

@@ -8,7 +8,7 @@ use super::plan::Setting;
 use super::record::Quantiles;
 use super::runner::{Load, Step};
 
-/// Returns a line for a setting and its capacity, and the names of the columns.
+/// Returns a line for a setting and its capacity, and one with the names of the columns.
 pub(crate) fn heading(setting: &Setting, capacity: f64) -> String {
     let names = [
         "load", "offered", "goodput", "÷ cap", "ran", "wasted", "p50 ms", "p99 ms", "refused", "timeouts",
@@ -70,6 +70,7 @@ fn millis(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
 
+/// Appends the rate of each reason.
 fn reasons(line: &mut String, what: &str, rates: &BTreeMap<String, f64>) {
     for (why, rate) in rates {
         let _ = write!(line, "  {what}: {why} {rate:.0}/s");

@@ -1,4 +1,4 @@
-//! What a contender did in one place.
+//! The runs of a contender in one process or in two.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub(super) enum Place {
     OneProcess,
 }
 
-/// The runs of a contender.
+/// The runs of a contender in one place.
 #[derive(Debug, Serialize)]
 pub(super) struct Cell {
     pub(super) scenario: Scenario,

@@ -1,4 +1,4 @@
-//! Caller and worker in a process each, beside both in one: what each of them costs.
+//! What caller and worker cost in a process each, compared with both in one.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ const CONTENDERS: [Kind; 4] = [
 
 const IN_FLIGHT: [usize; 3] = [1, 64, 1000];
 
-/// Measures all contenders and prints a table.
+/// Measures [`CONTENDERS`], prints a table, and saves all figures in the folder `out`.
 pub(crate) async fn run(bench: &Bench, rounds: usize, out: &Path) -> anyhow::Result<()> {
     let mut cells = Vec::new();
     for in_flight in IN_FLIGHT {
@@ -47,7 +47,7 @@ pub(crate) async fn run(bench: &Bench, rounds: usize, out: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// Runs a contender in two processes and in one, in turn.
+/// Runs a contender in two processes and in one, in turn. Returns a cell for each of these places.
 async fn compare(
     bench: &Bench,
     rounds: usize,
@@ -73,7 +73,8 @@ async fn compare(
     Ok(cells)
 }
 
-/// Runs the caller in this process, and the worker in another one.
+/// Runs a contender once, with the caller in this process and the worker in another one. Prints its
+/// throughput.
 async fn measure_apart(bench: &Bench, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
     let queue = unique("processes");
     let mut worker = Process::start_own()?;
@@ -83,6 +84,7 @@ async fn measure_apart(bench: &Bench, contender: Kind, scenario: Scenario) -> an
         queue: queue.clone(),
         scenario,
     };
+    // Reading the order and starting the worker have this limit each.
     let answer = worker.order(&order, LIMIT * 2).await?;
     ensure!(matches!(answer, Answer::Ready), "a worker answered {answer:?}");
 

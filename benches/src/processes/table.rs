@@ -15,7 +15,8 @@ const COLUMNS: [&str; 7] = [
     "broker µs",
 ];
 
-/// Renders the cells in their order. Processor time is that of a call.
+/// Renders the cells in their order. The columns of caller, worker, both and broker are processor
+/// time for each call.
 pub(super) fn render(cells: &[Cell]) -> String {
     let mut table = String::new();
     let mut scenario = None;

@@ -10,7 +10,7 @@ pub(crate) type Line = (&'static str, Vec<(f64, f64)>);
 
 const SIZE: (u32, u32) = (760, 440);
 const FONT: (&str, i32) = ("sans-serif", 15);
-/// Where the plot ends and the legend begins.
+/// Where the plot ends and the legend begins, in pixels from the left.
 const LEGEND: i32 = 580;
 
 const COLOURS: [RGBColor; 9] = [
@@ -25,7 +25,7 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(188, 189, 34),
 ];
 
-/// Draws lines over two axes, and a legend beside them.
+/// Draws lines over two axes, and a legend beside them. Returns the SVG.
 pub(crate) fn render<X, Y>(title: &str, x_title: &str, x: X, y: Y, lines: &[Line]) -> anyhow::Result<String>
 where
     X: AsRangedCoord<Value = f64, CoordDescType: ValueFormatter<f64>>,
@@ -59,6 +59,7 @@ where
     Ok(svg)
 }
 
+/// Labels a tick of an axis, with two decimals at most.
 fn tick(value: &f64) -> String {
     ((value * 100.0).round() / 100.0).to_string()
 }
@@ -72,8 +73,8 @@ fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[Line]) -> anyhow::
     Ok(())
 }
 
-/// Returns the range from the power of ten below all values to the one above them, or `None` if
-/// the values are equal.
+/// Returns the smallest range from one power of ten to another that includes all values, or `None`
+/// if there are no two different values. They must be positive.
 pub(crate) fn decades(values: impl Iterator<Item = f64> + Clone) -> Option<std::ops::Range<f64>> {
     let (low, high) = (
         values.clone().fold(f64::INFINITY, f64::min),

@@ -1,4 +1,4 @@
-//! All figures of all rounds, as JSON.
+//! Results as JSON.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Cell;
 
+/// Saves the figures of all rounds, their medians, and the number of processors, 0 if unknown.
 pub(crate) fn write(path: &Path, cells: &[Cell]) -> anyhow::Result<()> {
     let cells: Vec<_> = cells
         .iter()
@@ -22,6 +23,7 @@ pub(crate) fn write(path: &Path, cells: &[Cell]) -> anyhow::Result<()> {
     save(path, &results)
 }
 
+/// Saves results as JSON. Creates the file's folder if it does not exist.
 pub(crate) fn save(path: &Path, results: &impl Serialize) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! The tracked ratios: each from two contenders that ran directly after each other, round by round.
+//! The ratios. Most are from two contenders that ran directly after each other, round by round.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -135,7 +135,8 @@ impl Ratios {
     }
 }
 
-/// A ratio over several rounds.
+/// A ratio, or another figure, over several rounds. Those of constant overloads are over several
+/// settings instead, and `median` is the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Ratio {
     pub(crate) median: f64,
@@ -144,7 +145,7 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// Creates one from figures that are already ratios.
+    /// Summarizes the ratios of all rounds.
     pub(crate) fn of(rounds: &[f64]) -> Self {
         Self {
             median: median(rounds.to_vec()),
@@ -153,15 +154,15 @@ impl Ratio {
         }
     }
 
-    /// Returns a line for other programs.
+    /// Returns the line `ratio NAME MEDIAN MIN MAX`, for other programs.
     pub(crate) fn line(&self, name: &str) -> String {
         let Self { median, min, max } = self;
         format!("ratio {name} {median:.3} {min:.3} {max:.3}")
     }
 }
 
-/// Returns the order of a pair in a round. The second contender finds a warmer machine, so they
-/// take turns.
+/// Swaps a pair in every second round. The second contender finds a warmer machine, so they take
+/// turns. Called again with the swapped pair, it restores the pair.
 pub(crate) fn order<T>(round: usize, pair: [T; 2]) -> [T; 2] {
     let [first, second] = pair;
     match round % 2 {

@@ -6,7 +6,8 @@ use super::Cell;
 use super::chart::{self, Line, decades};
 use crate::scenario::{BASE, Scenario};
 
-/// Draws the chart. Returns `None` if no contender ran with two numbers of calls in flight.
+/// Draws the chart. Returns `None` if the points do not differ in both coordinates, for example
+/// because all contenders ran with the same number of calls in flight.
 pub(crate) fn render(cells: &[Cell]) -> anyhow::Result<Option<String>> {
     let lines = lines(cells);
     let points = || lines.iter().flat_map(|(_, points)| points);

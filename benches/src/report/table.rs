@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use super::Cell;
 
+/// Renders the cells in their order. CPU time, that of the broker in its own column, and
+/// allocations are for each call.
 pub(crate) fn render(cells: &[Cell]) -> String {
     let mut table = String::new();
     let mut scenario = None;

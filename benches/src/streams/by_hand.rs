@@ -31,7 +31,8 @@ pub(super) struct ByHand {
     requests: Channel,
     items: Channel,
     connections: Vec<Connection>,
-    /// Kept until their connections are closed.
+    /// Kept so that lapin does not close them, as it does with a channel that is dropped, before
+    /// their connections are closed.
     worker_channels: [Channel; 2],
     worker: JoinHandle<()>,
 }
@@ -111,6 +112,7 @@ impl Reader for Consumer {
     }
 }
 
+/// Answers each request with a stream, and then acknowledges it, even if the stream failed.
 async fn work(mut consumer: Consumer, consuming: Channel, publishing: Channel) {
     let publishing = Arc::new(publishing);
     while let Some(Ok(request)) = consumer.next().await {
@@ -133,7 +135,8 @@ async fn send(request: &Delivery, channel: &Channel) -> anyhow::Result<()> {
     let publishing = Ask::read(&request.data)?.make().map(|item| async move {
         publish(channel, reply_to.clone(), &item, BasicProperties::default()).await
     });
-    // Each is handed to the channel when it is first polled, and that is in order.
+    // `buffered` polls the futures for the first time in order, and then each hands its message to
+    // the channel.
     stream::iter(publishing)
         .buffered(CONCURRENT)
         .try_collect::<()>()

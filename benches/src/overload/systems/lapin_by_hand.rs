@@ -61,7 +61,7 @@ impl Running for LapinByHand {
     }
 }
 
-/// A connection to consume and one to publish, with a channel each.
+/// A connection to consume and one to publish, in this order, with a channel each.
 struct Link {
     connections: [Connection; 2],
     channels: [Channel; 2],
@@ -83,7 +83,7 @@ impl Link {
 
     async fn close(&self) {
         for connection in &self.connections {
-            // If a close fails, the drop at the end closes the connection.
+            // If that fails or takes too long, lapin closes the connection when it is dropped.
             let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
         }
     }
@@ -127,8 +127,8 @@ async fn worker(broker: &str, queue: &str, setting: &Setting, method: &Method) -
     Ok(link)
 }
 
-/// Runs the method, replies and acknowledges. A request without a reply is redelivered when the
-/// channel closes.
+/// Runs the method, replies and acknowledges. A request that cannot be answered stays
+/// unacknowledged until the channel closes.
 async fn serve(
     request: Delivery,
     requests: &Channel,
@@ -163,13 +163,15 @@ struct CallerState {
     requests: Channel,
     queue: ShortString,
     reply_to: ShortString,
+    /// Whether requests have the `timestamp` of a wrong clock. Otherwise they have none.
     has_wrong_clock: bool,
+    /// By correlation id.
     in_flight: Mutex<HashMap<u64, oneshot::Sender<End>>>,
     next_id: AtomicU64,
 }
 
 impl Caller {
-    /// Whether the `timestamp` of its requests is wrong.
+    /// Connects a caller whose requests have the `timestamp` of a wrong clock.
     pub(super) async fn connect_with_wrong_clock(broker: &str, queue: &str) -> anyhow::Result<Self> {
         Self::connect(broker, queue, true).await
     }
@@ -233,12 +235,12 @@ impl CallerState {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
         self.in_flight().insert(id, sender);
-        let time = call.time();
+        let time_left = call.time_left();
         let calling = async {
-            self.publish(id, call, time).await?;
+            self.publish(id, call, time_left).await?;
             anyhow::Ok(reply.await?)
         };
-        let called = timeout(time, calling).await;
+        let called = timeout(time_left, calling).await;
         self.in_flight().remove(&id);
         match called {
             Ok(Ok(end)) => end,
@@ -247,12 +249,13 @@ impl CallerState {
         }
     }
 
-    async fn publish(&self, id: u64, call: Call, time: Duration) -> anyhow::Result<()> {
+    /// Publishes a request that expires when no time is left.
+    async fn publish(&self, id: u64, call: Call, time_left: Duration) -> anyhow::Result<()> {
         let mut properties = BasicProperties::default()
             .with_type(METHOD.into())
             .with_correlation_id(id.to_string().into())
             .with_reply_to(self.reply_to.clone())
-            .with_expiration(time.as_millis().to_string().into())
+            .with_expiration(time_left.as_millis().to_string().into())
             .with_priority(call.priority());
         if self.has_wrong_clock {
             properties = properties.with_timestamp(wrong_time().as_secs());
@@ -270,7 +273,8 @@ impl CallerState {
     }
 }
 
-/// Reads a reply. A worker with this library replies `code: message` if it refuses a request.
+/// Returns how a reply ends its call. The fault of a worker with this library is `code: message`.
+/// Two codes mean that the worker refused the request to save its time.
 fn end(reply: &Delivery) -> End {
     let kind = reply.properties.kind();
     if kind.as_ref().is_none_or(|kind| kind.as_str() != "fault") {

@@ -1,4 +1,5 @@
 //! This library: every caller and every worker has its own broker handle, as in separate programs.
+//! Foreign callers are written with lapin.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,7 @@ struct Library {
 }
 
 enum Caller {
+    /// With this library.
     Own(Broker, WorkClient),
     Foreign(Box<lapin_by_hand::Caller>),
 }
@@ -64,6 +66,7 @@ async fn worker(
     method: &Method,
 ) -> anyhow::Result<(Broker, RunningServer)> {
     let broker = Broker::connect(broker).await?;
+    // RabbitMQ deletes it when it has had no consumer for ten seconds.
     let queue = RequestQueue::new(queue).argument("x-expires", 10_000);
     let queue = match setting.important {
         true => queue.priorities(IMPORTANT),
@@ -94,7 +97,7 @@ async fn caller(broker: &str, queue: &str, setting: &Setting, index: usize) -> a
     Ok(Caller::Own(broker, client))
 }
 
-/// Returns whether a caller is every second one.
+/// Returns whether the caller with this index is the second, the fourth, and so on.
 fn is_second(index: usize) -> bool {
     index % 2 == 1
 }
@@ -106,12 +109,11 @@ impl Running for Library {
             Caller::Own(_, client) => client,
             Caller::Foreign(caller) => return caller.call(call),
         };
-        let mut work = client.work(&payload(call.deadline)).timeout(call.time());
+        let mut work = client.work(&payload(call.deadline)).timeout(call.time_left());
         if call.is_important {
             work = work.priority(IMPORTANT);
         }
-        // The library sends no time. This is the header in which RabbitMQ's interceptor would send
-        // it.
+        // The library sends no time. RabbitMQ's interceptor would add one in this header.
         if self.has_wrong_clocks && is_second(call.caller) {
             work = work.header("timestamp_in_ms", wrong_time().as_millis().to_string());
         }

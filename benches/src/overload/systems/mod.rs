@@ -20,7 +20,7 @@ use running::{IMPORTANT, wrong_time};
 /// How long a system may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts callers and workers.
+/// Starts the callers and workers of a setting.
 pub(crate) async fn start(
     broker: &str,
     setting: &Setting,

@@ -1,4 +1,4 @@
-//! What a system under load is, and what it is asked.
+//! The interface of a system under load, and the calls that it is asked to make.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +13,7 @@ pub(super) const IMPORTANT: u8 = 5;
 /// How slow a wrong clock is.
 const CLOCK_ERROR: Duration = Duration::from_secs(600);
 
-/// Returns the time of a wrong clock.
+/// Returns the present time of a wrong clock, since the Unix epoch.
 pub(super) fn wrong_time() -> Duration {
     let wrong = SystemTime::now() - CLOCK_ERROR;
     wrong.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
@@ -22,14 +22,15 @@ pub(super) fn wrong_time() -> Duration {
 /// A call to make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
+    /// The caller's index.
     pub(crate) caller: usize,
     pub(crate) deadline: Instant,
     pub(crate) is_important: bool,
 }
 
 impl Call {
-    /// How long the caller waits.
-    pub(super) fn time(&self) -> Duration {
+    /// Returns the time until the deadline.
+    pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
@@ -41,9 +42,9 @@ impl Call {
 /// Connected callers and workers.
 #[async_trait]
 pub(crate) trait Running: Send + Sync {
-    /// Makes a call. It ends soon after its deadline.
+    /// Makes a call. It ends soon after its deadline at the latest.
     fn call(&self, call: Call) -> BoxFuture<'static, End>;
 
-    /// Removes everything that could affect the next run.
+    /// Ends everything that could affect the next run. An idle queue may remain until it expires.
     async fn stop(&self) -> anyhow::Result<()>;
 }

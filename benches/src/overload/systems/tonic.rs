@@ -76,10 +76,11 @@ async fn serve(incoming: TcpIncoming, places: u16, method: Method) {
     }
 }
 
-async fn work(channel: Channel, call: Call) -> Result<(), Status> {
-    let time = call.time();
+/// Makes a call. tonic sends its deadline with it.
+async fn unary_call(channel: Channel, call: Call) -> Result<(), Status> {
+    let time_left = call.time_left();
     let mut request = Request::new(Bytes::copy_from_slice(&payload(call.deadline)));
-    request.set_timeout(time);
+    request.set_timeout(time_left);
     let mut client = tonic::client::Grpc::new(channel);
     let calling = async {
         client
@@ -90,7 +91,7 @@ async fn work(channel: Channel, call: Call) -> Result<(), Status> {
             .unary(request, PathAndQuery::from_static(PATH), Verbatim)
             .await
     };
-    let called = timeout(time, calling).await;
+    let called = timeout(time_left, calling).await;
     let _: Response<Bytes> = called.map_err(|_| Status::deadline_exceeded("no answer"))??;
     Ok(())
 }
@@ -100,11 +101,11 @@ impl Running for Tonic {
     fn call(&self, call: Call) -> BoxFuture<'static, End> {
         let channel = self.callers[call.caller].clone();
         Box::pin(async move {
-            match work(channel, call).await {
+            match unary_call(channel, call).await {
                 Ok(()) => End::Answered,
                 Err(status) => match status.code() {
                     Code::ResourceExhausted => End::Refused("resource exhausted".to_owned()),
-                    // A call that its deadline ends is `Cancelled` if the channel notices first.
+                    // If tonic notices first that the deadline has passed, it says `Cancelled`.
                     Code::DeadlineExceeded | Code::Cancelled => End::TimedOut,
                     code => End::Failed(format!("{code}: {}", status.message())),
                 },
