@@ -118,7 +118,8 @@ export class Gathering<T> implements Gather<T> {
   }
 
   async next(): Promise<IteratorResult<Answer<T>>> {
-    this.#begun ??= this.#begin();
+    // After `return`, nothing is sent any more.
+    if (!this.#hasEnded) this.#begun ??= this.#begin();
     try {
       await this.#begun;
     } catch (error) {

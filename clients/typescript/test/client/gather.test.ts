@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
 
 import * as rpc from "rpc-runtime";
@@ -42,6 +43,14 @@ test("a broadcast that nobody reads any more ends although there is no connectio
   await new Promise(setImmediate);
   await gathering.return();
   assert.equal((await next).done, true);
+});
+
+test("a broadcast that is given up before it is read does nothing", async () => {
+  const aborting = new AbortController();
+  const gathering = disconnected({ signal: aborting.signal });
+  await gathering.return();
+  assert.equal((await gathering.next()).done, true);
+  assert.deepEqual(getEventListeners(aborting.signal, "abort"), []);
 });
 
 test("a broadcast ends at its limit if there is no connection", async () => {
