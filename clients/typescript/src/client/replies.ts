@@ -4,13 +4,15 @@ import type { ChannelModel, ConfirmChannel } from "amqplib";
 
 import type { ReplyEpoch } from "../protocol/call-state.js";
 import { consume, type Delivery } from "../transport/consumer.js";
-import { sleep } from "../transport/time.js";
+import { LimitExceeded, sleep, within } from "../transport/time.js";
 
 /** Unused reply queues disappear after this. */
 const EXPIRES_MS = 60_000;
 const PREFETCH = 4096;
 /** How long replies that waited in the queue may take to arrive. */
 const CATCH_UP_MS = 500;
+/** How long to wait for the answer whether a queue exists. */
+const LOOKUP_LIMIT_MS = 2_000;
 
 /**
  * The queue for the replies to the calls of a connection. Broadcasts have their own. It outlives a
@@ -40,13 +42,13 @@ export class ReplyQueue {
   }
 
   /**
-   * Declares the queue on a new channel and consumes it. If the queue is gone, another one with a
-   * new name replaces it. Returns once the replies that waited have been read, so that no call is
-   * resent whose reply was waiting, or after {@link CATCH_UP_MS}.
+   * Declares the queue on a new channel and consumes it. If the queue is gone, or its node does not
+   * answer, another one with a new name replaces it. Returns once the replies that waited have been
+   * read, so that no call is resent whose reply was waiting, or after {@link CATCH_UP_MS}.
    */
   async prepare(channel: ConfirmChannel, model: ChannelModel): Promise<void> {
     this.#channel = channel;
-    if (this.#isDeclared && !(await exists(model, this.#name))) {
+    if (this.#isDeclared && !(await isUsable(model, this.#name))) {
       this.#expectCurrent(channel);
       // The number changes with the name: if a later step fails, the next attempt finds the new
       // queue, and the replies in the old one are lost nevertheless.
@@ -82,17 +84,23 @@ function newName(): string {
   return `rpc.reply.${randomUUID()}`;
 }
 
-/** Whether a queue exists. The broker closes the channel if it does not. */
-async function exists(model: ChannelModel, queue: string): Promise<boolean> {
+/**
+ * Whether a queue exists and can be used. The broker closes the channel if it does not exist. If
+ * the queue's node is down, RabbitMQ 4 answers only after more than a minute.
+ */
+async function isUsable(model: ChannelModel, queue: string): Promise<boolean> {
   const channel = await model.createChannel();
   let isMissing = false;
   channel.on("error", (error: Error & { code?: number }) => (isMissing = error.code === 404));
   try {
-    await channel.checkQueue(queue);
+    await within(LOOKUP_LIMIT_MS, channel.checkQueue(queue));
     await channel.close();
     return true;
   } catch (error) {
     if (isMissing) return false;
-    throw error;
+    if (!(error instanceof LimitExceeded)) throw error;
+    // The broker takes this only once it has answered.
+    channel.close().catch(() => {});
+    return false;
   }
 }

@@ -12,6 +12,10 @@ class Broker {
   /** How many messages wait in a queue that is declared. */
   messageCount = 0;
   refusesConsumers = false;
+  /** Whether it answers questions about queues. RabbitMQ 4 does not if a queue's node is down. */
+  answers = true;
+  /** How many channels on which queues were looked for are open. */
+  openChannels = 0;
 
   /** A channel for replies. */
   channel(): ConfirmChannel {
@@ -34,12 +38,15 @@ class Broker {
     const createChannel = async () => {
       const channel = new EventEmitter();
       const checkQueue = async (queue: string) => {
+        if (!this.answers) await new Promise(() => {});
         if (this.queues.has(queue)) return;
+        this.openChannels--;
         const error = Object.assign(new Error("NOT_FOUND"), { code: 404 });
         channel.emit("error", error);
         throw error;
       };
-      return Object.assign(channel, { checkQueue, close: async () => {} });
+      this.openChannels++;
+      return Object.assign(channel, { checkQueue, close: async () => void this.openChannels-- });
     };
     return { createChannel } as unknown as ChannelModel;
   }
@@ -58,6 +65,18 @@ test("the loss of a reply queue is remembered, even if its successor is not cons
   assert.notEqual(replies.name, name);
   assert.deepEqual([...broker.queues], [replies.name]);
   assert.equal(replies.epoch.address, before.address + 1);
+});
+
+test("a reply queue whose node does not answer is replaced", async () => {
+  const broker = new Broker();
+  const replies = new ReplyQueue(() => {});
+  await replies.prepare(broker.channel(), broker.connection());
+  const { epoch: before, name } = replies;
+  broker.answers = false;
+  await replies.prepare(broker.channel(), broker.connection());
+  assert.notEqual(replies.name, name);
+  assert.equal(replies.epoch.address, before.address + 1);
+  assert.equal(broker.openChannels, 0);
 });
 
 test("a queue that is consumed again is the same address", async () => {
