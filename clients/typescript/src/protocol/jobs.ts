@@ -48,8 +48,8 @@ export interface JobFailure {
   readonly text: string;
 }
 
-/** The headers of a copy of a job. */
-export type JobHeaders = Record<string, string | number | boolean>;
+/** The headers of a copy of a job. All are text, as those of requests are. */
+export type JobHeaders = Record<string, string>;
 
 const NEVER_RETRIED = new Set([
   "bad_request",
@@ -141,18 +141,17 @@ export function recordFailure(
   return { retryMs: roundedUp(delay * (0.8 + 0.4 * random)) };
 }
 
-/** The headers of a message that a copy of it may have. */
+/**
+ * The headers of a message that a copy of it may have, as text. amqplib could not write all numbers
+ * that it reads, such as NaN.
+ */
 export function copiedHeaders(headers: Headers): JobHeaders {
   const ofBroker = /^(x-death$|x-first-death|x-last-death|x-delivery-count$|x-acquired-count$)/i;
-  const copied = Object.entries(headers).filter(
-    ([name, value]) => textOf(value) !== undefined && isWritable(value) && !ofBroker.test(name),
-  );
-  return Object.fromEntries(copied) as JobHeaders;
-}
-
-/** Whether amqplib can write a header: it has integers of 64 bits, and no NaN. */
-function isWritable(value: unknown): boolean {
-  return typeof value !== "number" || Math.abs(value) < 2 ** 63;
+  const copied = Object.entries(headers).flatMap(([name, value]): [string, string][] => {
+    const text = textOf(value);
+    return text === undefined || ofBroker.test(name) ? [] : [[name, text]];
+  });
+  return Object.fromEntries(copied);
 }
 
 /** What the headers of a copy of a job say about its move to another queue. */
@@ -200,15 +199,15 @@ function limitedHeaders(headers: JobHeaders): JobHeaders {
   if (sizeOfHeaders(ofProtocol) <= MAX_HEADERS) return ofProtocol;
   // The sender has forged headers of this library: only those of jobs are kept, and only values as
   // short as a worker writes them.
-  const isOwn = ([name, value]: [string, unknown]) =>
-    OWN.has(name) && Buffer.byteLength(String(value)) <= (name === ERROR ? MAX_ERROR : MAX_VALUE);
+  const isOwn = ([name, value]: [string, string]) =>
+    OWN.has(name) && Buffer.byteLength(value) <= (name === ERROR ? MAX_ERROR : MAX_VALUE);
   return Object.fromEntries(entries.filter(isOwn));
 }
 
 /** About how many bytes headers have on the wire: each has 6 for its lengths and its type. */
 function sizeOfHeaders(headers: JobHeaders): number {
   const sizes = Object.entries(headers).map(
-    ([name, value]) => Buffer.byteLength(name) + Buffer.byteLength(String(value)) + 6,
+    ([name, value]) => Buffer.byteLength(name) + Buffer.byteLength(value) + 6,
   );
   return sizes.reduce((sum, size) => sum + size, 0);
 }

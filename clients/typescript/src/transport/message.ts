@@ -36,16 +36,24 @@ export interface Incoming {
   readonly malformed: string | null;
 }
 
-/** A header as text: numbers and booleans are read as their text, other types are ignored. */
+/** A header as text. See {@link textOf}. */
 export function header(headers: Headers, name: string): string | undefined {
   if (!Object.hasOwn(headers, name)) return undefined;
   return textOf(headers[name]);
 }
 
-/** A value of a header as text. `undefined`: neither text, a number nor a boolean. */
+/** A value of a header as text. `undefined`: neither text, a number, a boolean nor a timestamp. */
 export function textOf(value: unknown): string | undefined {
   if (typeof value === "string") return value;
-  return typeof value === "number" || typeof value === "boolean" ? String(value) : undefined;
+  if (typeof value === "number" || typeof value === "boolean") return String(value);
+  return isTimestamp(value) ? String(value.value) : undefined;
+}
+
+/** Whether a value of a header is a timestamp, as amqplib reads it: in seconds since 1970. */
+function isTimestamp(value: unknown): value is { readonly value: number } {
+  if (typeof value !== "object" || value === null) return false;
+  const { "!": type, value: seconds } = value as Record<string, unknown>;
+  return type === "timestamp" && typeof seconds === "number";
 }
 
 /** A header that is an unsigned decimal number. Larger ones count as `MAX_SAFE_INTEGER`. */

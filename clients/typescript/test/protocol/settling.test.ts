@@ -302,8 +302,18 @@ test("whatever headers a job has, its copy can be published", () => {
     "rpc-copy": "t",
     "rpc-given-up": "",
   });
-  assert.deepEqual(jobs.copiedHeaders({ nan: NaN, low: -Infinity, large: -1e300, one: 1 }), {
-    one: 1,
+});
+
+test("a copy of a job has text, numbers, booleans and timestamps as text", () => {
+  const headers = {
+    ...{ text: "a", one: 1, nan: NaN, low: -Infinity, large: 2 ** 63, yes: true },
+    ...{ at: { "!": "timestamp", value: 1_800_000_000 } },
+    ...{ list: [1], table: { at: 1 }, none: null, bytes: Buffer.of(1) },
+    ...{ decimal: { "!": "decimal", value: { places: 1, digits: 5 } } },
+  };
+  assert.deepEqual(jobs.copiedHeaders(headers), {
+    ...{ text: "a", one: "1", nan: "NaN", low: "-Infinity", large: "9223372036854776000" },
+    ...{ yes: "true", at: "1800000000" },
   });
 });
 
