@@ -5,15 +5,14 @@ import { REDELIVERIES_HEADER } from "./names.js";
 
 /** What to do with a job that arrives, before its method may run. */
 export type JobArrival =
-  | { readonly kind: "run" }
+  /** It runs, after this pause with this worker. */
+  | { readonly kind: "run"; readonly pauseMs: number }
   /** It is on its way to the dead-letter queue, which did not take it before. */
   | { readonly kind: "dead" }
-  /** It goes back to its queue as a copy that counts how often it came back. */
-  | { readonly kind: "back"; readonly returned: number }
+  /** After the pause, it goes back to its queue as a copy that counts how often it came back. */
+  | { readonly kind: "back"; readonly returned: number; readonly pauseMs: number }
   /** It waits in a retry queue. */
-  | { readonly kind: "retry"; readonly delayMs: number }
-  /** It waits with this worker, and runs then. */
-  | { readonly kind: "waitHere"; readonly delayMs: number };
+  | { readonly kind: "retry"; readonly delayMs: number };
 
 /** Decides about a job that arrives. Pure: no I/O and no clock. */
 export function arriveJob(
@@ -23,17 +22,19 @@ export function arriveJob(
   const { headers, expiration } = message.properties;
   if (isGivenUp(headers)) return { kind: "dead" };
   const deaths = deathsOf(headers);
+  const delayMs = remainingDelay(headers);
+  // Only workers in Rust put copies with a delay into the request queue: those of the jobs of a
+  // redelivered batch whose retry queue does not take them.
+  const isReturned = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
+  const waitsHere = isReturned && delayMs <= RETURNED_PAUSE_MS;
+  // A copy in the request queue would run at once, so this comes before the next check.
+  if (delayMs > 0 && !waitsHere) return { kind: "retry", delayMs };
   if (message.redelivered && !queue.isQuorum && expiration === undefined) {
     // The queue does not count how often the job comes back, so its workers do. At the limit, the
     // job goes on, and `decide` refuses to run it.
     const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) + 1;
-    if (returned + (deaths?.others ?? 0) < queue.maxDeliveries) return { kind: "back", returned };
+    const isBelowLimit = returned + (deaths?.others ?? 0) < queue.maxDeliveries;
+    if (isBelowLimit) return { kind: "back", returned, pauseMs: delayMs };
   }
-  const delayMs = remainingDelay(headers);
-  if (delayMs === 0) return { kind: "run" };
-  // A worker has put a copy with a short delay into the request queue, because no retry queue took
-  // it.
-  const hasReturned = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
-  const waitsHere = hasReturned && delayMs <= RETURNED_PAUSE_MS;
-  return { kind: waitsHere ? "waitHere" : "retry", delayMs };
+  return { kind: "run", pauseMs: delayMs };
 }

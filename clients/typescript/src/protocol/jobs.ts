@@ -15,7 +15,11 @@ export const RETRY_WAITS: readonly number[] = [
 
 /** Jobs whose dead-letter queue does not take them wait for this long. */
 export const DEAD_LETTER_WAIT_MS = 10_000;
-/** A job that came back to a classic queue waits with its worker for this long at most. */
+/**
+ * A worker itself waits for a delay of up to this length if a copy with it is in the request queue.
+ * Only workers in Rust make such copies: those of the jobs of a redelivered batch whose retry queue
+ * does not take them.
+ */
 export const RETURNED_PAUSE_MS = 2_000;
 /** The longest delay of a job: 30 days. */
 export const MAX_DELAY_MS = 30 * 24 * 60 * 60 * 1000;

@@ -8,6 +8,7 @@ import { arriveJob } from "../protocol/job-arrival.js";
 import { copiedHeaders, recordFailure, type JobFailure } from "../protocol/jobs.js";
 import { REDELIVERIES_HEADER } from "../protocol/names.js";
 import type { Delivery } from "../transport/consumer.js";
+import { sleep } from "../transport/time.js";
 import type { MethodReply } from "./invocation.js";
 import type { JobMover } from "./job-mover.js";
 
@@ -28,11 +29,9 @@ export class JobHandler {
   async arrive(delivery: Delivery, done: () => void): Promise<boolean> {
     const arrival = arriveJob(delivery, this.#rules);
     const headers = copiedHeaders(delivery.properties.headers);
+    if ("pauseMs" in arrival && arrival.pauseMs > 0) await sleep(arrival.pauseMs);
     switch (arrival.kind) {
       case "run":
-        return true;
-      case "waitHere":
-        await new Promise((resolve) => setTimeout(resolve, arrival.delayMs));
         return true;
       case "dead":
         await this.#mover.toDeadLetters(delivery, headers, done);

@@ -5,7 +5,7 @@ import type { Channel, GetMessage } from "amqplib";
 import * as rpc from "rpc-runtime";
 
 import { DirectoryClient, DirectoryError } from "../service.js";
-import { connection, cut, exists, newQueue, rawChannel, serve, until } from "./setup.js";
+import { connection, cut, Directory, exists, newQueue, rawChannel, serve, until } from "./setup.js";
 
 async function letter(channel: Channel, queue: string): Promise<GetMessage> {
   let found: GetMessage | false = false;
@@ -130,6 +130,32 @@ test("a job that runs while its worker's connection is lost does not run twice",
     const { messageCount, consumerCount } = await channel.checkQueue(queue);
     return messageCount === 0 && consumerCount === 1;
   }, "the queue is empty");
+});
+
+test("a redelivered job keeps its delay and its headers", async () => {
+  const queue = newQueue();
+  const first = await serve({ queue });
+  await first.server.stop(0);
+  const channel = await rawChannel();
+  const headers = { "rpc-delay": "1000", at: { "!": "timestamp", value: 1_800_000_000 } };
+  const properties = { type: "send", contentType: "application/json", headers };
+  channel.sendToQueue(queue, Buffer.from('{"from": "ann", "to": "bob"}'), properties);
+  await until(async () => {
+    const taken = await channel.get(queue);
+    if (taken !== false) channel.nack(taken);
+    return taken !== false;
+  }, "the job comes back");
+  const worker = new Directory();
+  let sentAt: string | undefined;
+  worker.send = (_from, _to, context) => {
+    worker.ran.push(`attempt ${context.attempt}`);
+    sentAt = context.headers["at"];
+  };
+  const begun = Date.now();
+  await serve({ queue, worker });
+  await until(() => worker.ran.length > 0, "the job has run");
+  assert.ok(Date.now() - begun >= 1_000);
+  assert.equal(sentAt, "1800000000");
 });
 
 test("a job on a quorum queue whose worker is lost runs again", async () => {

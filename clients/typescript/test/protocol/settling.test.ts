@@ -198,18 +198,23 @@ test("a job that arrives runs, waits or moves on", () => {
     const arrival = arriveJob(message, { isQuorum, maxDeliveries: 20 });
     return Object.values(arrival).join(" ");
   };
-  assert.equal(arrive({}), "run");
-  assert.equal(arrive({}, true, true), "run");
-  assert.equal(arrive({}, true), "back 1");
-  assert.equal(arrive({ "rpc-redeliveries": "18" }, true), "back 19");
+  assert.equal(arrive({}), "run 0");
+  assert.equal(arrive({}, true, true), "run 0");
+  assert.equal(arrive({}, true), "back 1 0");
+  assert.equal(arrive({ "rpc-redeliveries": "18" }, true), "back 19 0");
   // It is refused as delivered too often.
-  assert.equal(arrive({ "rpc-redeliveries": "19" }, true), "run");
+  assert.equal(arrive({ "rpc-redeliveries": "19" }, true), "run 0");
   assert.equal(arrive({ "rpc-given-up": "" }, true), "dead");
   assert.equal(arrive({ "rpc-delay": "1500" }), "retry 1500");
-  assert.equal(arrive({ "rpc-delay": "1500", "rpc-redeliveries": "1" }), "waitHere 1500");
+  assert.equal(arrive({ "rpc-delay": "1500", "rpc-redeliveries": "1" }), "run 1500");
   assert.equal(arrive({ "rpc-delay": "2500", "rpc-redeliveries": "1" }), "retry 2500");
   const waited = { "rpc-delay": "1500", "rpc-redeliveries": "1", ...died("expired") };
   assert.equal(arrive(waited), "retry 1500");
+  // A redelivered job keeps its delay.
+  assert.equal(arrive({ "rpc-delay": "1500" }, true), "retry 1500");
+  assert.equal(arrive({ "rpc-delay": "2500", "rpc-redeliveries": "1" }, true), "retry 2500");
+  assert.equal(arrive({ "rpc-delay": "1500", "rpc-redeliveries": "1" }, true), "back 2 1500");
+  assert.equal(arrive(waited, true), "retry 1500");
 });
 
 test("retries wait as their policy says", () => {
