@@ -29,12 +29,14 @@ export function arriveJob(
   const waitsHere = isReturned && delayMs <= RETURNED_PAUSE_MS;
   // A copy in the request queue would run at once, so this comes before the next check.
   if (delayMs > 0 && !waitsHere) return { kind: "retry", delayMs };
-  if (message.redelivered && !queue.isQuorum && expiration === undefined) {
-    // The queue does not count how often the job comes back, so its workers do. At the limit, the
-    // job goes on, and `decide` refuses to run it.
-    const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) + 1;
-    const isBelowLimit = returned + (deaths?.others ?? 0) < queue.maxDeliveries;
-    if (isBelowLimit) return { kind: "back", returned, pauseMs: delayMs };
+  const hasExpired = deaths !== null && deaths.hasExpired && deaths.hadExpiration;
+  if (message.redelivered && !queue.isQuorum && expiration === undefined && !hasExpired) {
+    // The queue does not count how often the job comes back, so its workers do. A copy has no
+    // history, so the count includes that. At the limit, or if it has expired, the job goes on, and
+    // `decide` refuses to run it.
+    const counted = numberHeader(headers, REDELIVERIES_HEADER) ?? 0;
+    const returned = counted + (deaths?.others ?? 0) + 1;
+    if (returned < queue.maxDeliveries) return { kind: "back", returned, pauseMs: delayMs };
   }
   return { kind: "run", pauseMs: delayMs };
 }

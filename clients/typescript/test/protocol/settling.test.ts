@@ -186,18 +186,20 @@ test("cancelled calls are remembered for as long as their requests can wait", ()
   assert.ok(!cancelled.has("a", 0) && cancelled.has("0", 0));
 });
 
-test("a job that arrives runs, waits or moves on", () => {
-  const arrive = (headers: object, redelivered = false, isQuorum = false) => {
-    const message: Incoming = {
-      exchange: "",
-      redelivered,
-      malformed: null,
-      body: Buffer.alloc(0),
-      properties: { headers: { ...headers } },
-    };
-    const arrival = arriveJob(message, { isQuorum, maxDeliveries: 20 });
-    return Object.values(arrival).join(" ");
+/** What is decided about a job that arrives, with its numbers. */
+function arrive(headers: object, redelivered = false, isQuorum = false): string {
+  const message: Incoming = {
+    exchange: "",
+    redelivered,
+    malformed: null,
+    body: Buffer.alloc(0),
+    properties: { headers: { ...headers } },
   };
+  const arrival = arriveJob(message, { isQuorum, maxDeliveries: 20 });
+  return Object.values(arrival).join(" ");
+}
+
+test("a job that arrives runs, waits or moves on", () => {
   assert.equal(arrive({}), "run 0");
   assert.equal(arrive({}, true, true), "run 0");
   assert.equal(arrive({}, true), "back 1 0");
@@ -215,6 +217,15 @@ test("a job that arrives runs, waits or moves on", () => {
   assert.equal(arrive({ "rpc-delay": "2500", "rpc-redeliveries": "1" }, true), "retry 2500");
   assert.equal(arrive({ "rpc-delay": "1500", "rpc-redeliveries": "1" }, true), "back 2 1500");
   assert.equal(arrive(waited, true), "retry 1500");
+});
+
+test("what a copy of a redelivered job cannot tell is not lost with its history", () => {
+  const back = (headers: object) => arrive({ "rpc-redeliveries": "2", ...headers }, true);
+  assert.equal(back(died("rejected", 3)), "back 6 0");
+  assert.equal(back(died("rejected", 17)), "run 0");
+  const entry = { reason: "expired", count: 1, "original-expiration": "5" };
+  assert.equal(back({ "x-death": [entry] }), "run 0");
+  assert.equal(back(died("expired")), "back 3 0");
 });
 
 test("retries wait as their policy says", () => {
