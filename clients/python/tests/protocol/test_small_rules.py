@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -94,6 +95,8 @@ def test_headers_of_callers_are_checked() -> None:
 def test_headers_are_read_as_text() -> None:
     headers = {"a": "x", "b": 1, "c": True, "d": None, "e": {"f": 1}, "g": 1.5}
     assert text_headers(headers) == {"a": "x", "b": "1", "c": "true", "g": "1.5"}
+    # As the AMQP client reads timestamps.
+    assert text_headers({"a": datetime(2027, 1, 15, 8, tzinfo=UTC)}) == {"a": "1800000000"}
     assert header_number({"a": "12"}, "a") == 12
     for value in ("-1", "1.5", "x", "", None, "٣"):
         assert header_number({"a": value}, "a", 7) == 7

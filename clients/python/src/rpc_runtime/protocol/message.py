@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 Headers = dict[str, Any]
@@ -49,7 +50,10 @@ class Message:
 
 
 def text_headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
-    """Reads headers that are text, numbers or booleans, all as text. Other types are ignored."""
+    """Reads headers that are text, numbers, booleans or timestamps, all as text.
+
+    The text of a timestamp is a whole number of seconds since 1970. Other types are ignored.
+    """
     texts: dict[str, str] = {}
     for name, value in (headers or {}).items():
         if isinstance(value, bool):
@@ -58,6 +62,8 @@ def text_headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
             texts[name] = value
         elif isinstance(value, int | float):
             texts[name] = str(value)
+        elif isinstance(value, datetime):
+            texts[name] = str(int(value.timestamp()))
     return texts
 
 
