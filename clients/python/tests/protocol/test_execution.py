@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from rpc_runtime import Codec, Fault, Method
+from rpc_runtime import Codec, Fault, Method, context
 from rpc_runtime.errors import received_fault
 from rpc_runtime.protocol.message import Message
 from rpc_runtime.protocol.reply import Reply, read_fault
@@ -63,3 +65,18 @@ async def test_no_exception_ends_the_task_that_settles_the_request(error: BaseEx
 async def test_text_that_is_not_utf_8_is_an_error_of_the_method() -> None:
     assert (await fault_of(failing(Fault("\ud800", ""))))[0] == "panicked"
     assert (await fault_of(lambda: "\ud800"))[0] == "unanswerable"
+
+
+async def test_a_thread_of_a_method_can_ask_for_the_time_that_is_left() -> None:
+    async def invoke(_: tuple[Any, ...]) -> Reply:
+        left = await asyncio.to_thread(lambda: context().time_left)
+        return result_reply(METHOD, Codec.JSON, "none" if left is None else str(left))
+
+    async def answer(time_to_live: float | None) -> str:
+        run = Run(METHOD, Codec.JSON, time_to_live, False, None)
+        reply = await Execution(run, Message(b"{}"), 1000).run(invoke)
+        assert reply is not None
+        return str(json.loads(reply.body))
+
+    assert await answer(None) == "none"
+    assert 0.0 < float(await answer(60.0)) <= 60.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-
-from ..deadline import now
 
 
 @dataclass(slots=True)
@@ -19,7 +18,7 @@ class Context:
     request_id: str | None
     # Without those of RabbitMQ and of this library.
     headers: Mapping[str, str]
-    # In the time of the event loop. `None` if there is no time limit, or a stream.
+    # In the time of `clock`. `None` if there is no time limit, or a stream.
     deadline: float | None
     # Whether the request was redelivered or dead-lettered, so that the method may have run before.
     is_redelivered: bool
@@ -33,11 +32,16 @@ class Context:
 
     The deadline does not set it, and nothing does in a broadcast.
     """
+    # That of the event loop, kept for threads of the method: they have no loop to ask.
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     @property
     def time_left(self) -> float | None:
-        """How many seconds are left until the deadline. `None` if there is none."""
-        return None if self.deadline is None else max(0.0, self.deadline - now())
+        """How many seconds are left until the deadline. `None` if there is none.
+
+        Threads that the method starts with `asyncio.to_thread` may ask for it too.
+        """
+        return None if self.deadline is None else max(0.0, self.deadline - self.clock())
 
 
 current: ContextVar[Context] = ContextVar("rpc_context")

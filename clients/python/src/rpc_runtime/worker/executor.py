@@ -48,6 +48,7 @@ class Execution:
             attempt=attempts_of(message.headers) + 1,
             app_id=message.app_id,
             user_id=message.user_id,
+            clock=asyncio.get_running_loop().time,
         )
 
     def cancel(self) -> None:
