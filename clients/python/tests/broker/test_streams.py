@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 
 import sample
 from rpc_runtime import (
+    U64,
     BadItem,
     BadReply,
     BrokerFailed,
@@ -28,6 +30,7 @@ from rpc_runtime import (
 from rpc_runtime.client.stream_inbox import StreamInbox
 from rpc_runtime.protocol.item_messages import IncomingGrant, write_incoming_grant
 from rpc_runtime.protocol.request_id import new_id
+from rpc_runtime.worker import request_handler
 from support.raw import RawPeer
 from support.service import Implementation
 from support.waiting import until
@@ -495,6 +498,95 @@ async def test_a_worker_numbers_its_streams(server: Server, peer: RawPeer, queue
     assert runs[0] < runs[1] < runs[2]
 
 
+async def publish_stream(
+    peer: RawPeer, queue: str, method: str, identity: str, **properties: Any
+) -> None:
+    """Publishes a request of a method with streams, from an address of the peer."""
+    arguments, headers = {
+        "entries": ({"account": "slow", "after": None}, {"rpc-credit": "9"}),
+        "upload": ({"name": "a"}, {"rpc-incoming": "1"}),
+    }[method]
+    await peer.publish(
+        queue,
+        json.dumps(arguments).encode(),
+        message_type=method,
+        content_type="application/json",
+        reply_to=properties.get("reply_to", peer.replies),
+        correlation_id=identity,
+        headers=headers | properties.get("headers", {}),
+    )
+
+
+@pytest.mark.parametrize("method", ["entries", "upload"])
+async def test_a_request_from_a_new_address_ends_the_stream_that_went_to_the_old_one(
+    server: Server, implementation: Implementation, peer: RawPeer, queue: str, method: str
+) -> None:
+    identity, new_address = new_id(), await peer.consume_new()
+    await publish_stream(peer, queue, method, identity)
+    await until(lambda: implementation.runs[method] == 1)
+    resent = {"reply_to": new_address, "headers": {"rpc-resent": ""}}
+    await publish_stream(peer, queue, method, identity, **resent)
+    await until(lambda: implementation.runs[method] == 2)
+    assert implementation.ended[method] == 1
+    while (message := await peer.reply()).routing_key != new_address:
+        pass
+    assert message.header.properties.message_type != "fault"
+    if method == "upload":
+        # The items are for the new run.
+        await peer.publish(
+            f"{server.id}.items",
+            msgpack.packb([0, [b"[1, 2, 3]"]]),
+            exchange="rpc.control",
+            message_type="rpc.items",
+            correlation_id=identity,
+            headers={"rpc-items": "1"},
+        )
+        while message.header.properties.message_type != "result":
+            message = await peer.reply()
+        assert (message.routing_key, message.body) == (new_address, b"3")
+
+
+async def test_another_request_with_the_id_of_a_stream_is_refused(
+    server: Server, implementation: Implementation, peer: RawPeer, queue: str
+) -> None:
+    identity, new_address = new_id(), await peer.consume_new()
+    await publish_stream(peer, queue, "upload", identity)
+    await until(lambda: implementation.runs["upload"] == 1)
+    await publish_stream(peer, queue, "upload", identity, reply_to=new_address)
+    assert await fault_at(peer, new_address) == "bad_request"
+    assert implementation.runs["upload"] == 1
+    assert implementation.ended["upload"] == 0
+
+
+class Stubborn(Implementation):
+    """Has a method that does not end when it is cancelled."""
+
+    async def upload(self, name: str, items: AsyncIterator[bytes]) -> U64:
+        self._begin("upload")
+        while not self.release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.release.wait()
+        return 0
+
+
+async def test_a_request_that_was_sent_again_may_have_run(
+    connection: Connection, peer: RawPeer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_handler, "_MAX_ENDING", 0.05)
+    implementation = Stubborn()
+    async with Server(connection).add(implementation, queue):
+        identity, new_address = new_id(), await peer.consume_new()
+        await publish_stream(peer, queue, "upload", identity)
+        await until(lambda: implementation.runs["upload"] == 1)
+        resent = {"reply_to": new_address, "headers": {"rpc-resent": ""}}
+        await publish_stream(peer, queue, "upload", identity, **resent)
+        try:
+            assert await fault_at(peer, new_address) == "interrupted"
+        finally:
+            implementation.release.set()
+    assert implementation.runs["upload"] == 1
+
+
 def event(number: int) -> bytes:
     return json.dumps({"type": "deleted", "id": number}).encode()
 
@@ -504,6 +596,14 @@ async def first_cancelled(peer: RawPeer) -> str:
     while (message := await peer.reply()).header.properties.message_type != "rpc.cancel":
         pass
     return message.routing_key or ""
+
+
+async def fault_at(peer: RawPeer, address: str) -> str:
+    """Returns the code of the fault that is the next message to this address."""
+    while (message := await peer.reply()).routing_key != address:
+        pass
+    assert message.header.properties.message_type == "fault"
+    return str(json.loads(message.body)["code"])
 
 
 async def worker_header(peer: RawPeer, correlation_id: str) -> Any:

@@ -132,21 +132,21 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
         codec = codec_of(message.content_type, message.content_encoding) or Codec.TEXT
     except UnsupportedContent as error:
         code = fault_code.UNSUPPORTED_CONTENT_TYPE
-        return _refuse(error.codec, code, str(error), may_have_run)
+        return refuse(error.codec, code, str(error), may_have_run)
     if len(message.body) > rules.max_accepted_bytes:
         reason = (
             f"the request has {len(message.body)} bytes, "
             f"and at most {rules.max_accepted_bytes} are accepted"
         )
-        return _refuse(codec, fault_code.TOO_LARGE, reason, may_have_run)
+        return refuse(codec, fault_code.TOO_LARGE, reason, may_have_run)
     method = methods.find(message.type)
     if isinstance(method, str):
-        return _refuse(codec, fault_code.UNKNOWN_METHOD, method, may_have_run)
+        return refuse(codec, fault_code.UNKNOWN_METHOD, method, may_have_run)
     if dead is not None and _expired_before(message, dead):
         reason = "it expired in a queue and was dead-lettered"
         # Expiry alone is no sign of an earlier delivery, so `may_have_run` says too much.
         began = is_redelivered or dead.deaths > 0 or RESENT_HEADER in message.headers
-        return _refuse(codec, fault_code.EXPIRED, reason, began)
+        return refuse(codec, fault_code.EXPIRED, reason, began)
     if is_redelivered or dead is not None:
         refusal = _rerun_refusal(method, message, is_redelivered, dead, rules)
         if refusal is not None:
@@ -157,13 +157,13 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
         time_to_live = dead.original_expiration
     if message.expiration is not None and message.time_to_live is None:
         reason = "the expiration is not a number of milliseconds"
-        return _refuse(codec, fault_code.BAD_REQUEST, reason, may_have_run)
+        return refuse(codec, fault_code.BAD_REQUEST, reason, may_have_run)
     if time_to_live is not None and time_to_live <= 0:
         reason = "the caller's time was up before the method could start"
-        return _refuse(codec, fault_code.EXPIRED, reason, may_have_run)
+        return refuse(codec, fault_code.EXPIRED, reason, may_have_run)
     stream = _stream_request(message, method)
     if isinstance(stream, str):
-        return _refuse(codec, fault_code.BAD_REQUEST, stream, may_have_run)
+        return refuse(codec, fault_code.BAD_REQUEST, stream, may_have_run)
     return Run(method, codec, time_to_live, is_redelivered or dead is not None, stream)
 
 
@@ -192,7 +192,7 @@ def refuse_malformed(message: Message, reason: str, is_redelivered: bool, rules:
     dead = read_dead_lettered(message.headers)
     may_have_run = is_redelivered or (dead is not None and dead.deaths < MAX_COUNT)
     text = f"the request cannot be read: {reason}"
-    return _refuse(codec, fault_code.BAD_REQUEST, text, may_have_run)
+    return refuse(codec, fault_code.BAD_REQUEST, text, may_have_run)
 
 
 def redeliveries_if_only_workers_count(
@@ -231,7 +231,7 @@ def rejections_of(message: Message) -> int:
     return dead.rejections if dead is not None else 0
 
 
-def _refuse(codec: Codec, code: str, message: str, may_have_run: bool) -> Refuse:
+def refuse(codec: Codec, code: str, message: str, may_have_run: bool) -> Refuse:
     """Refuses a request, with `interrupted` if an earlier delivery of it may have run.
 
     Otherwise with the fault `code`, which says that the method did not run.

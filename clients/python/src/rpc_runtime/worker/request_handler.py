@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 from typing import Any
@@ -34,8 +35,10 @@ from ..protocol.request_rules import (
     Refuse,
     Rules,
     Run,
+    StreamRequest,
     decide,
     redeliveries_if_only_workers_count,
+    refuse,
     refuse_malformed,
     rejections_of,
 )
@@ -65,6 +68,8 @@ _COPY_PAUSE = 0.1
 _STREAM_REPLY_LIMIT = 30.0
 # How long one attempt to publish a copy may take.
 _FORWARD_LIMIT = 30.0
+# How long the stream of a request may take to end after its caller has sent the request again.
+_MAX_ENDING = 5.0
 
 
 class Settle(enum.Enum):
@@ -203,6 +208,11 @@ class RequestHandler:
                 reply = answer(name, decision.codec, self._shared.identity, queues)
                 await self._send(message, reply, decision.time_to_live)
             return Settle.ACK
+        if decision.stream is not None:
+            refusal = await self._free_id(message, decision, decision.stream)
+            if refusal is not None:
+                return await self._refuse(delivery, message, refusal)
+        # It may have been cancelled while an earlier stream ended.
         if message.expects_reply and self.cancellations.is_cancelled(message.correlation_id):
             self._served.methods[name].stats.cancelled += 1
             return Settle.ACK
@@ -352,20 +362,50 @@ class RequestHandler:
         sent = reply.message(message)
         await self._shared.sender.send(sent, message.reply_to or "", deadline)
 
+    async def _free_id(self, message: Message, run: Run, stream: StreamRequest) -> Refuse | None:
+        """Makes sure that no stream with the id of a request goes to another reply address.
+
+        If the caller has sent the request again because its address has changed, ends that stream.
+        Returns a refusal if it has not, or if the stream does not end in time: items and grants
+        belong to an id, and neither method may get those of the other.
+        """
+        running = self._shared.streams.get(stream.id)
+        if running is None or running.address == message.reply_to:
+            return None
+        is_resent = RESENT_HEADER in message.headers
+        if is_resent and await self._end_streams(stream.id):
+            return None
+        reason = "another request with this correlation_id has a stream here"
+        may_have_run = run.is_redelivered or is_resent
+        return refuse(run.codec, fault_code.BAD_REQUEST, reason, may_have_run)
+
+    async def _end_streams(self, identity: bytes) -> bool:
+        """Cancels the method of a stream, and waits until the id is free.
+
+        Returns `False` if that takes too long.
+        """
+        streams = self._shared.streams
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MAX_ENDING):
+                # Several requests may wait for the id. Each ends the stream of the one before.
+                while (running := streams.get(identity)) is not None:
+                    # Missing if the method has ended, and the last messages are being sent.
+                    if (cancel := self._shared.stream_cancels.get(identity)) is not None:
+                        cancel()
+                    await running.closed.wait()
+        return identity not in streams
+
     async def _stream(self, delivery: Delivery, message: Message, run: Run) -> Settle:
-        """Runs a method with streams, unless a stream with its id runs here."""
+        """Runs a method with streams, unless its request has one here already.
+
+        No other request may have a stream with its id; see `_free_id`.
+        """
         stream = run.stream
         if stream is None:
             raise TypeError("a request without a stream is run otherwise")
         shared, address = self._shared, message.reply_to or ""
-        running = shared.streams.get(stream.id)
-        if running is not None:
-            if running.address == address:
-                # The request came again. Its caller gets the messages of the stream that runs.
-                return Settle.ACK
-            reason = "another request with this correlation_id has a stream here"
-            reply = fault_reply(run.codec, fault_code.BAD_REQUEST, reason)
-            await self._send(message, reply, run.time_to_live)
+        if stream.id in shared.streams:
+            # The request came again. Its caller gets the messages of the stream that runs.
             return Settle.ACK
         sender = StreamSender(
             shared.sender,

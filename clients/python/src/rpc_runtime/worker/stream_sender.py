@@ -44,7 +44,7 @@ _MAX_BURST = 64
 class StreamSender:
     """The messages of one request with a stream in either direction.
 
-    `begun` is set once the broker has confirmed one of them.
+    `begun` is set once the broker has confirmed one of them, and `closed` by `close`.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class StreamSender:
         # Whether messages were given up before the broker had confirmed them.
         self._has_given_up = False
         self.begun = asyncio.Event()
+        self.closed = asyncio.Event()
         self.failure: Fault | None = None
         # Called by `tell` if the caller's reply queue does not exist.
         self.on_gone: Callable[[], None] | None = None
@@ -260,6 +261,7 @@ class StreamSender:
 
     async def close(self) -> None:
         """Gives up messages that are not confirmed."""
+        self.closed.set()
         self._has_given_up = len(self._publishing) > 0
         await self._publishing.cancel()
 
