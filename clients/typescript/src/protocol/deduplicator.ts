@@ -9,25 +9,31 @@ const MAX_TOKEN = 64;
 /** How many requests that have ended are remembered. */
 const MAX_ENDED = 16_384;
 
-/** Where a request comes from. */
+/** Why a request was delivered. */
 export interface Origin {
   /** The broker delivers it again, and it has no `rpc-resent`. */
   readonly isRedelivered: boolean;
-  /** Its caller sent it again, or another queue dead-lettered it to this one. */
+  /** Its caller sent it again, or a queue dead-lettered it. */
   readonly isResent: boolean;
-  /** The token of the copy, if a worker has made one of it: a job that was moved, or forwarded. */
+  /** The token of the copy, if a worker made it: it moved a job, or forwarded a request. */
   readonly copy: string | null;
-  /** A worker sent a copy of it to its request queue: `rpc-resent` says so. */
+  /** It is the copy of a redelivered request that a worker forwarded. */
   readonly isForwarded: boolean;
 }
 
-/** Reads where a request comes from. `wasDead`: a queue has dead-lettered it. */
+/**
+ * Reads why a request was delivered. `wasDead`: a queue has dead-lettered it.
+ *
+ * Headers take precedence: a copy, or a request that was sent again, is still that if the broker
+ * redelivers it.
+ */
 export function originOf(headers: Headers, redelivered: boolean, wasDead: boolean): Origin {
   const resent = header(headers, RESENT_HEADER);
   const isForwarded = resent === "worker" || resent === "caller, worker";
   const copy = shortToken(header(headers, COPY_HEADER) ?? null);
   return {
     isRedelivered: resent === undefined && redelivered,
+    // A dead letter may come back to the queue where it ended before, and must run then.
     isResent:
       resent === "caller, worker" ||
       (resent !== undefined && !isForwarded) ||
