@@ -56,8 +56,8 @@ pub(super) fn is_invisible(character: char) -> bool {
         || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Adds a line, broken at its last spaces within `width`. A longer word stays whole, on a line of its
-/// own.
+/// Adds a line, broken at its last spaces within `width`. A longer word stays whole, on a line of
+/// its own.
 fn wrap(mut line: &str, width: usize, lines: &mut Vec<String>) {
     while let Some((beyond, next)) = line.char_indices().nth(width) {
         let indentation = line.len() - line.trim_start().len();

@@ -208,8 +208,8 @@ impl InFlightCalls {
         }
     }
 
-    /// Fails the call that a reply answers which cannot be read. Returns `false` if no call waits for
-    /// it.
+    /// Fails the call that a reply answers which cannot be read. Returns `false` if no call waits
+    /// for it.
     pub(super) fn fail(&self, id: Uuid, reason: BadReply) -> bool {
         let remove_streaming_call = || {
             let call = self.streaming_call(id)?;

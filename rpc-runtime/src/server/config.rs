@@ -293,8 +293,8 @@ impl ServerConfig {
         Ok(Some(()))
     }
 
-    /// The rules for broadcasts and discovery requests, from which those of request queues differ in
-    /// `max_deliveries` and `is_classic`.
+    /// The rules for broadcasts and discovery requests, from which those of request queues differ
+    /// in `max_deliveries` and `is_classic`.
     fn rules(&self) -> Rules {
         Rules {
             reply_addresses: self.reply_addresses.clone(),

@@ -62,8 +62,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) fault: Fault,
     /// See [`AdmittedRequest::reply_to`].
     pub(crate) reply_to: Option<ReplyTo>,
-    /// The record of the method, if [`Rules::admit`](super::rules::Rules::admit) refused the request:
-    /// its time was up, or the method would not end in time.
+    /// The record of the method, if [`Rules::admit`](super::rules::Rules::admit) refused the
+    /// request: its time was up, or the method would not end in time.
     pub(crate) shed_method: Option<&'a MethodRecord>,
 }
 

@@ -96,8 +96,8 @@ impl RequestLog {
         );
     }
 
-    /// Logs that the sender of a one-way request is not told a batch size, because the address in the
-    /// header `rpc-batch` must not get messages.
+    /// Logs that the sender of a one-way request is not told a batch size, because the address in
+    /// the header `rpc-batch` must not get messages.
     pub(crate) fn batch_size_not_sent(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "batch_size") else {
             return;

@@ -19,8 +19,8 @@ pub(crate) trait Link: Debug + Send + Sync {
     /// The delay of the next message.
     fn delay(&self, direction: Direction) -> Duration;
 
-    /// Whether each delivery is on its way only once the one before has arrived. So the delay limits
-    /// how many arrive in a second.
+    /// Whether each delivery is on its way only once the one before has arrived. So the delay
+    /// limits how many arrive in a second.
     fn is_narrow(&self) -> bool;
 
     /// Whether a request that was sent at this instant arrives although its connection is lost. A
