@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.wire.driver_waker.register(cx.waker());
-        if this.pauses() {
+        if this.try_pause() {
             // Wakes this task once the others that are ready have run. It is the runtime that
             // remembers this, not the future.
             let _ = pin!(yield_now()).poll(cx);
@@ -124,9 +124,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    /// Whether to let other tasks run before the next write, so that more frames share it.
-    fn pauses(&mut self) -> bool {
-        self.out.is_empty() && self.gathering.pauses(self.wire.waiting(), WRITE_SIZE)
+    /// Begins a pause before the next write, so that frames of other tasks can share the write.
+    /// Returns whether the pause has begun. A write that goes on is not delayed.
+    fn try_pause(&mut self) -> bool {
+        self.out.is_empty() && self.gathering.try_pause(self.wire.waiting(), WRITE_SIZE)
     }
 
     /// Writes and reads until both have to wait, or the connection ends.
@@ -134,33 +135,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         loop {
             // If lapin was done before this write, its last frames were in it.
             let was_lapin_done = self.close_limit.is_some();
-            let written = match self.write(cx) {
-                Poll::Ready(Err(error)) => {
-                    // Confirms and the broker's reason may have arrived before. They are read in
-                    // large pieces.
-                    while let Poll::Ready(Ok(1..)) = self.read(false, cx) {
-                        self.has_backlog = true;
-                    }
-                    return Poll::Ready(Err(error));
+            let written = self.write(cx);
+            if let Poll::Ready(Err(error)) = written {
+                // Confirms and the broker's reason may have arrived before. They are read in large
+                // pieces.
+                while let Poll::Ready(Ok(1..)) = self.read(cx) {
+                    self.has_backlog = true;
                 }
-                written => written,
-            };
-            let is_full = self.take_news();
+                return Poll::Ready(Err(error));
+            }
+            let is_pipe_full = self.take_news();
             if let Some(limit) = &mut self.close_limit {
                 if limit.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
-                if written.is_ready() && was_lapin_done {
+                if written.is_ready() {
+                    if !was_lapin_done {
+                        // lapin may have written its last frames meanwhile.
+                        continue;
+                    }
                     // An error means that the connection is closed already.
                     let _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
                     return Poll::Ready(Ok(()));
                 }
-                if written.is_ready() {
-                    // lapin may have written its last frames meanwhile.
-                    continue;
-                }
             }
-            if ready!(self.read(is_full, cx))? == 0 {
+            if is_pipe_full {
+                // lapin's next read wakes this task.
+                return Poll::Pending;
+            }
+            if ready!(self.read(cx))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -199,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 written?;
                 self.is_flush_due = true;
             }
-            self.take();
+            self.fill_out();
             if self.out.is_empty() {
                 break;
             }
@@ -221,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     /// Takes what is to be written next: our frames, then lapin's as far as they pass the filter.
-    fn take(&mut self) {
+    fn fill_out(&mut self) {
         self.out.clear();
         self.wire.take(&mut self.out, &mut self.from_lapin);
         self.ours_left = self.out.len();
@@ -243,13 +246,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self.from_lapin.clear();
     }
 
-    /// Reads once, unless lapin's pipe is full, and passes on what has arrived. Returns how many
-    /// bytes that were: zero at the end of the connection.
-    fn read(&mut self, is_full: bool, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if is_full {
-            // lapin's next read wakes this task.
-            return Poll::Pending;
-        }
+    /// Reads once, and passes on what has arrived. Returns how many bytes that were: zero at the
+    /// end of the connection.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Some(read) = self.read_body(cx) {
             return read;
         }
@@ -268,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let passed = self.filter.scan(&mut self.buffer[..held + read])?;
         self.demux.process(&self.buffer[..passed], &mut self.to_lapin)?;
-        // Once the filter has replaced a frame: the replacement, and what follows it.
+        // If the filter has replaced a frame, these are the replacement and what follows it.
         let rest = self.filter.take_ready();
         self.demux.process(&rest, &mut self.to_lapin)?;
         self.has_backlog = read == size && self.demux.arriving_body().is_none();
@@ -276,13 +275,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(read))
     }
 
-    /// Reads once into the buffer of a body, from the rest of a frame with a part of that body.
-    /// Returns `None` if the next bytes are something else, or if that rest is short.
+    /// Reads once into the buffer of the body whose frame is arriving. Returns `None` if the next
+    /// bytes are something else, or if the rest of the frame is short.
     fn read_body(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         let (body, left) = self.demux.arriving_body()?;
-        // Bytes may only be skipped if the filter is within the same frame as the demux: before the
-        // end of its payload, which the end marker follows.
-        if left < SHORT_READ_SIZE || self.filter.unchecked() != left + 1 {
+        // The filter skips these bytes, so it has to be at the same position as the demux. It
+        // counts the end marker too.
+        let is_same_position = self.filter.unchecked() == left + 1;
+        if left < SHORT_READ_SIZE || !is_same_position {
             return None;
         }
         body.reserve(left);

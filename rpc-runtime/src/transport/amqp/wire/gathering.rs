@@ -1,9 +1,10 @@
 //! Decides when the driver lets other tasks run before it writes, so that their frames leave in the
 //! same write. A write costs both sides much more than a frame. Pure: no clocks, no tasks.
 
-/// The maximum number of writes without a pause after a pause in which no frames came. The number
-/// doubles with each such pause in a row: pauses would only slow down a call that is made alone.
-const MAX_UNPAUSED: u32 = 64;
+/// After a pause in which no frames came, one write is made without a pause. The number of such
+/// writes doubles, at most this often, with each further pause in a row that gains nothing: pauses
+/// would only slow down a call that is made alone.
+const MAX_DOUBLINGS: u32 = 6;
 
 /// Remembers what pauses before writes have gained.
 #[derive(Debug, Default)]
@@ -12,16 +13,17 @@ pub(super) struct Gathering {
     waiting_before: Option<usize>,
     /// How many writes are left without a pause.
     unpaused_left: u32,
-    /// How many writes follow without a pause if the next pause gains nothing. Zero means one.
-    unpaused_next: u32,
+    /// How many pauses in a row have gained nothing, but at most [`MAX_DOUBLINGS`].
+    useless_pauses: u32,
 }
 
 impl Gathering {
-    /// Whether to pause before `waiting` bytes are written, so that the tasks that are ready run
-    /// first. Does not pause before `enough` bytes: more would gain nothing. After `true`, the next
-    /// call ends the pause and returns `false`. Must be called whenever the driver begins to work,
-    /// unless a write goes on.
-    pub(super) fn pauses(&mut self, waiting: usize, enough: usize) -> bool {
+    /// Begins a pause before `waiting` bytes are written, if that may gain something. Returns
+    /// whether the pause has begun. The next call then ends it, and returns `false`.
+    ///
+    /// Must be called whenever the driver begins to work, unless a write goes on. No pause begins
+    /// before `enough` bytes: they fill a write.
+    pub(super) fn try_pause(&mut self, waiting: usize, enough: usize) -> bool {
         if let Some(before) = self.waiting_before.take() {
             self.end_pause(waiting > before);
             return false;
@@ -39,10 +41,10 @@ impl Gathering {
 
     fn end_pause(&mut self, has_gained: bool) {
         if has_gained {
-            self.unpaused_next = 0;
+            self.useless_pauses = 0;
         } else {
-            self.unpaused_left = self.unpaused_next.max(1);
-            self.unpaused_next = (2 * self.unpaused_left).min(MAX_UNPAUSED);
+            self.unpaused_left = 1 << self.useless_pauses;
+            self.useless_pauses = (self.useless_pauses + 1).min(MAX_DOUBLINGS);
         }
     }
 }
@@ -57,40 +59,40 @@ mod tests {
     fn pauses_before_each_write_while_frames_come() {
         let mut gathering = Gathering::default();
         for _ in 0..3 {
-            assert!(gathering.pauses(100, ENOUGH));
-            assert!(!gathering.pauses(101, ENOUGH));
+            assert!(gathering.try_pause(100, ENOUGH));
+            assert!(!gathering.try_pause(101, ENOUGH));
         }
     }
 
     #[test]
     fn pauses_ever_more_rarely_while_none_come() {
         let mut gathering = Gathering::default();
-        assert!(gathering.pauses(100, ENOUGH));
+        assert!(gathering.try_pause(100, ENOUGH));
         for unpaused in [1, 2, 4, 8, 16, 32, 64, 64] {
             // Ends the pause, without a gain.
-            assert!(!gathering.pauses(100, ENOUGH));
-            let writes = (0..).take_while(|_| !gathering.pauses(100, ENOUGH)).count();
+            assert!(!gathering.try_pause(100, ENOUGH));
+            let writes = (0..).take_while(|_| !gathering.try_pause(100, ENOUGH)).count();
             assert_eq!(writes, unpaused);
         }
-        assert!(!gathering.pauses(101, ENOUGH));
-        assert!(gathering.pauses(100, ENOUGH));
+        assert!(!gathering.try_pause(101, ENOUGH));
+        assert!(gathering.try_pause(100, ENOUGH));
     }
 
     #[test]
     fn does_not_pause_when_there_is_nothing_to_write() {
         let mut gathering = Gathering::default();
-        assert!((0..3).all(|_| !gathering.pauses(0, ENOUGH)));
-        assert!(gathering.pauses(100, ENOUGH));
+        assert!((0..3).all(|_| !gathering.try_pause(0, ENOUGH)));
+        assert!(gathering.try_pause(100, ENOUGH));
     }
 
     #[test]
     fn much_that_came_during_a_pause_is_a_gain() {
         let mut gathering = Gathering::default();
         for _ in 0..3 {
-            assert!(gathering.pauses(100, ENOUGH));
-            assert!(!gathering.pauses(ENOUGH, ENOUGH));
-            assert!(!gathering.pauses(ENOUGH, ENOUGH));
-            assert!(!gathering.pauses(0, ENOUGH));
+            assert!(gathering.try_pause(100, ENOUGH));
+            assert!(!gathering.try_pause(ENOUGH, ENOUGH));
+            assert!(!gathering.try_pause(ENOUGH, ENOUGH));
+            assert!(!gathering.try_pause(0, ENOUGH));
         }
     }
 }
