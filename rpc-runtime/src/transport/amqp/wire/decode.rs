@@ -46,9 +46,9 @@ pub(in super::super) struct Confirm {
     pub(in super::super) is_ack: bool,
 }
 
-/// Decodes the payload of a method. `None` if it has not even a number, or if the arguments of a
-/// delivery, a return or a confirm end too early or are followed by more bytes: lapin does not
-/// accept these either. The arguments of other methods are not checked.
+/// Decodes the payload of a method. Checks only the arguments of deliveries, returns and confirms.
+/// `None` if these end too early or are followed by more bytes, or if the payload is too short to
+/// name a method: lapin does not accept it either.
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut cursor = Cursor::new(payload);
     let [a, b, c, d] = cursor.chunk()?;
@@ -83,7 +83,7 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
                 is_ack: number == ACK,
             })
         }
-        CLOSE => return Some(Method::Closed(closed(payload))),
+        CLOSE => return Some(Method::Closed(close_reason(payload))),
         // This side has closed the channel. What it sent has the same fate as on a lost connection.
         CLOSE_OK => return Some(Method::Closed(BrokerError::Lost { source: None })),
         _ => return Some(Method::Other),
@@ -93,7 +93,7 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
 
 /// The broker's reason for closing a channel, as lapin reports it. [`BrokerError::Lost`] without a
 /// source if the reason cannot be read.
-fn closed(payload: &[u8]) -> BrokerError {
+fn close_reason(payload: &[u8]) -> BrokerError {
     let error = match parse_class(payload) {
         Ok((_, AMQPClass::Channel(AMQPMethod::Close(close)))) => {
             AMQPError::from_id(close.reply_code, close.reply_text)
@@ -107,7 +107,7 @@ fn closed(payload: &[u8]) -> BrokerError {
 }
 
 /// The text of a short string. `None` if it is not UTF-8, which the guard prevents.
-fn text(bytes: &[u8]) -> Option<ShortStr> {
+pub(super) fn text(bytes: &[u8]) -> Option<ShortStr> {
     ShortStr::new(str::from_utf8(bytes).ok()?).ok()
 }
 

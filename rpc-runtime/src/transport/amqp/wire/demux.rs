@@ -114,9 +114,9 @@ impl<R: Receiver> Demux<R> {
         self.last_body_size
     }
 
-    /// The body of ours to which the next bytes belong, and how many of them: the rest of a frame,
-    /// but for its end marker. `None` if they belong to something else, or are too many for the
-    /// body. Whoever appends some of them to the body has to [record](Self::record_body) that.
+    /// The body that is arriving, and how many of the next bytes belong to it: the rest of a frame
+    /// without its end marker. `None` if the next bytes are something else, or the body would get
+    /// too long. A caller that appends bytes to the body must [record](Self::record_body) that.
     pub(super) fn arriving_body(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let Position::Body {
             channel,
@@ -127,7 +127,7 @@ impl<R: Receiver> Demux<R> {
         };
         let arriving = self.channels.get_mut(&channel)?.arriving.as_mut()?;
         let missing = arriving.header.as_ref()?.body_size - arriving.body.len() as u64;
-        // If there are too many, `process` fails.
+        // If the body would get too long, `process` fails.
         (left as u64 <= missing).then_some((&mut arriving.body, left))
     }
 
@@ -148,7 +148,7 @@ impl<R: Receiver> Demux<R> {
     pub(super) fn process(&mut self, mut bytes: &[u8], lapin: &mut Vec<u8>) -> Result<(), ProtocolViolation> {
         while !bytes.is_empty() {
             let taken = match self.position {
-                Position::FrameStart => self.begin(bytes, lapin)?,
+                Position::FrameStart => self.begin_frame(bytes, lapin)?,
                 Position::Lapin { left } => {
                     let taken = left.min(bytes.len());
                     lapin.extend_from_slice(&bytes[..taken]);
@@ -185,9 +185,10 @@ impl<R: Receiver> Demux<R> {
         Ok(())
     }
 
-    /// Begins a frame: takes its prefix, or all of it, or nothing and only finds out what it is.
-    /// Returns how many bytes it took.
-    fn begin(&mut self, bytes: &[u8], lapin: &mut Vec<u8>) -> Result<usize, ProtocolViolation> {
+    /// Begins a frame, and returns how many bytes it took. Takes the whole frame of a method or a
+    /// content header, and the prefix of a frame with a part of a body of ours. Of other bytes, it
+    /// takes none: the new position says where they go.
+    fn begin_frame(&mut self, bytes: &[u8], lapin: &mut Vec<u8>) -> Result<usize, ProtocolViolation> {
         let Some(&[kind, high, low, a, b, c, d]) = bytes.first_chunk::<PREFIX_LEN>() else {
             self.position = Position::Unknown;
             return Ok(0);
@@ -195,7 +196,7 @@ impl<R: Receiver> Demux<R> {
         let number = u16::from_be_bytes([high, low]);
         let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let len = size.saturating_add(OVERHEAD);
-        match kind {
+        self.position = match kind {
             BODY if self.channels.contains_key(&number) => {
                 // Also an empty part must belong to a message.
                 self.append_body(number, &[])?;
@@ -203,7 +204,7 @@ impl<R: Receiver> Demux<R> {
                     channel: number,
                     left: size,
                 };
-                Ok(PREFIX_LEN)
+                return Ok(PREFIX_LEN);
             }
             METHOD | HEADER => {
                 let Some(frame) = bytes.get(..len).filter(|frame| frame.ends_with(&[FRAME_END])) else {
@@ -212,27 +213,22 @@ impl<R: Receiver> Demux<R> {
                 };
                 let payload = &frame[PREFIX_LEN..len - 1];
                 let is_for_lapin = match kind {
-                    METHOD => self.method(number, payload)?,
-                    _ => self.header(number, payload)?,
+                    METHOD => self.handle_method(number, payload)?,
+                    _ => self.handle_header(number, payload)?,
                 };
                 if is_for_lapin {
                     lapin.extend_from_slice(frame);
                 }
-                Ok(len)
+                return Ok(len);
             }
-            BODY | HEARTBEAT => {
-                self.position = Position::Lapin { left: len };
-                Ok(0)
-            }
-            _ => {
-                self.position = Position::Unknown;
-                Ok(0)
-            }
-        }
+            BODY | HEARTBEAT => Position::Lapin { left: len },
+            _ => Position::Unknown,
+        };
+        Ok(0)
     }
 
     /// Handles a method. Returns whether lapin must see it.
-    fn method(&mut self, number: u16, payload: &[u8]) -> Result<bool, ProtocolViolation> {
+    fn handle_method(&mut self, number: u16, payload: &[u8]) -> Result<bool, ProtocolViolation> {
         let Some(channel) = self.channels.get_mut(&number) else {
             return Ok(true);
         };
@@ -264,7 +260,7 @@ impl<R: Receiver> Demux<R> {
     }
 
     /// Handles a content header. Returns whether lapin must see it.
-    fn header(&mut self, number: u16, payload: &[u8]) -> Result<bool, ProtocolViolation> {
+    fn handle_header(&mut self, number: u16, payload: &[u8]) -> Result<bool, ProtocolViolation> {
         let Some(channel) = self.channels.get_mut(&number) else {
             return Ok(true);
         };
@@ -274,7 +270,7 @@ impl<R: Receiver> Demux<R> {
         let header = content_header(payload, &mut self.recent_addresses);
         let header = header.ok_or(ProtocolViolation::UnexpectedContent)?;
         self.last_body_size = header.body_size;
-        if is_small(&header) {
+        if shares_memory(&header) {
             arriving.body = std::mem::take(&mut channel.buffer);
         } else {
             let reserved = header.body_size.min(MAX_RESERVED);
@@ -325,7 +321,7 @@ impl<R: Receiver> Demux<R> {
         else {
             return;
         };
-        let body = if is_small(&header) {
+        let body = if shares_memory(&header) {
             let copied = self.small_bodies.copy(&body);
             body.clear();
             channel.buffer = body;
@@ -352,9 +348,9 @@ impl<R: Receiver> Demux<R> {
     }
 }
 
-/// Whether a body shares memory with others. Items of streams do not: many of them may wait to be
-/// taken, and only their own bytes are counted then.
-fn is_small(header: &ContentHeader) -> bool {
+/// Whether a body is small enough to share memory with others. Items of streams never share: many
+/// may wait to be taken, and only their own bytes are counted then.
+fn shares_memory(header: &ContentHeader) -> bool {
     const ITEMS: ShortStr = ShortStr::from_static(ITEMS_TYPE);
     header.body_size <= MAX_SMALL_BODY as u64 && header.properties.kind != Some(ITEMS)
 }
@@ -449,20 +445,20 @@ mod tests {
 
     #[test]
     fn small_bodies_share_memory_unless_they_are_items() {
-        let is_small = |body_size, kind: Option<&str>| {
+        let shares_memory = |body_size, kind: Option<&str>| {
             let kind = kind.map(|kind| ShortStr::new(kind).unwrap());
             let properties = Properties {
                 kind,
                 ..Properties::default()
             };
-            super::is_small(&ContentHeader {
+            super::shares_memory(&ContentHeader {
                 body_size,
                 properties,
                 malformed: None,
             })
         };
-        assert!(is_small(0, None) && is_small(128, Some("get_email")));
-        assert!(!is_small(129, None) && !is_small(5, Some(ITEMS_TYPE)));
+        assert!(shares_memory(0, None) && shares_memory(128, Some("get_email")));
+        assert!(!shares_memory(129, None) && !shares_memory(5, Some(ITEMS_TYPE)));
     }
 
     /// A message for a channel, as its frames.

@@ -54,18 +54,18 @@ pub(super) fn publish(
         short(out, routing_key.as_str().as_bytes());
         out.push(u8::from(mandatory));
     });
-    let size = frame(out, HEADER, channel, |out| {
+    let frame_len = frame(out, HEADER, channel, |out| {
         content_header(out, &message.properties, message.body.len());
     });
-    if size > max_frame {
+    if frame_len > max_frame {
         out.truncate(begin);
         return Err(BrokerError::Unsendable {
             reason: "the headers do not fit into a frame",
         });
     }
     let max_part = max_frame - OVERHEAD;
-    for begin in (0..message.body.len()).step_by(max_part) {
-        let part = begin..message.body.len().min(begin + max_part);
+    for start in (0..message.body.len()).step_by(max_part) {
+        let part = start..message.body.len().min(start + max_part);
         prefix(outbox.end(), BODY, channel, part.len());
         outbox.append_body(&message.body, part);
         outbox.end().push(FRAME_END);
@@ -90,12 +90,13 @@ pub(super) fn acknowledge(out: &mut Vec<u8>, channel: u16, acknowledgement: Ackn
     });
 }
 
-/// Appends a frame with the payload that `payload` appends. Returns the size of the frame.
+/// Appends a frame with the payload that `payload` appends. Returns the length of the frame.
 fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) -> usize {
     let begin = out.len();
+    // The size is set once it is known.
     prefix(out, kind, channel, 0);
     payload(out);
-    let size = size(out.len() - begin - PREFIX_LEN);
+    let size = payload_size(out.len() - begin - PREFIX_LEN);
     out[begin + 3..begin + PREFIX_LEN].copy_from_slice(&size);
     out.push(FRAME_END);
     out.len() - begin
@@ -105,11 +106,11 @@ fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Ve
 fn prefix(out: &mut Vec<u8>, kind: u8, channel: u16, len: usize) {
     out.push(kind);
     out.extend_from_slice(&channel.to_be_bytes());
-    out.extend_from_slice(&size(len));
+    out.extend_from_slice(&payload_size(len));
 }
 
 /// The size of a payload in the prefix of its frame.
-fn size(len: usize) -> [u8; 4] {
+fn payload_size(len: usize) -> [u8; 4] {
     // It always fits: bodies are split, and the limits of messages bound their headers.
     u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()
 }
@@ -210,7 +211,7 @@ impl PropertyEncoder<'_> {
         }
     }
 
-    /// AMQP has it as milliseconds in text.
+    /// Appends the expiration as AMQP has it: a number of milliseconds, as text.
     fn expiration(&mut self, expiration: Option<Duration>) {
         if let Some(expiration) = expiration {
             self.flags |= property_flag(Property::Expiration);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::super::guard::{self, Cursor, property_flag};
+use super::decode::text;
 use super::encode::{BASIC, PERSISTENT};
 use crate::protocol::{
     DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Headers, Malformed, Properties,
@@ -31,8 +32,8 @@ const MAX_RECENT_ADDRESSES: usize = 64;
 pub(super) struct RecentAddresses(HashSet<ShortStr, RandomState>);
 
 impl RecentAddresses {
-    /// Returns an address, and remembers it. It shares its memory with the same one of an earlier
-    /// request if that is remembered. `None` if it is too long.
+    /// Returns this address, which shares its memory with an equal one if one is remembered.
+    /// Otherwise remembers it. `None` if it is too long.
     fn shared(&mut self, address: &str) -> Option<ShortStr> {
         if let Some(known) = self.0.get(address) {
             return Some(known.clone());
@@ -65,52 +66,39 @@ pub(super) fn content_header(payload: &[u8], addresses: &mut RecentAddresses) ->
         if flags & property_flag(property) == 0 {
             continue;
         }
-        let slot = match property {
+        match property {
             Property::Headers => {
                 let table = cursor.long()?;
                 properties.headers = headers_of(table);
                 properties.dead_lettered = dead_lettered(table);
                 read.malformed = mark_in(table);
-                continue;
             }
             Property::DeliveryMode => {
                 let [mode] = cursor.chunk()?;
                 properties.persistent = mode == PERSISTENT;
-                continue;
             }
             Property::Priority => {
                 let [priority] = cursor.chunk()?;
                 properties.priority = Some(priority);
-                continue;
             }
             Property::Timestamp => {
                 cursor.take(8)?;
-                continue;
-            }
-            Property::Expiration => {
-                properties.expiration = milliseconds(cursor.short()?);
-                continue;
             }
             Property::MessageId | Property::ClusterId => {
                 cursor.short()?;
-                continue;
             }
             Property::ReplyTo => {
                 let address = str::from_utf8(cursor.short()?).ok();
                 properties.reply_to = address.and_then(|address| addresses.shared(address));
-                continue;
             }
-            Property::ContentType => &mut properties.content_type,
-            Property::ContentEncoding => &mut properties.content_encoding,
-            Property::CorrelationId => &mut properties.correlation_id,
-            Property::Type => &mut properties.kind,
-            Property::UserId => &mut properties.user_id,
-            Property::AppId => &mut properties.app_id,
-        };
-        // The guard has checked that it is UTF-8, and it has at most 255 bytes.
-        *slot = str::from_utf8(cursor.short()?)
-            .ok()
-            .and_then(|text| ShortStr::new(text).ok());
+            Property::Expiration => properties.expiration = milliseconds(cursor.short()?),
+            Property::ContentType => properties.content_type = text(cursor.short()?),
+            Property::ContentEncoding => properties.content_encoding = text(cursor.short()?),
+            Property::CorrelationId => properties.correlation_id = text(cursor.short()?),
+            Property::Type => properties.kind = text(cursor.short()?),
+            Property::UserId => properties.user_id = text(cursor.short()?),
+            Property::AppId => properties.app_id = text(cursor.short()?),
+        }
     }
     Some(read)
 }
@@ -213,7 +201,10 @@ fn headers_of(table: &[u8]) -> Headers {
 fn mark_in(table: &[u8]) -> Option<Malformed> {
     let mut entries = entries(table);
     let (_, mark) = entries.find(|(name, _)| *name == guard::mark::NAME.as_bytes())?;
-    (mark.kind == b'S').then(|| guard::mark::read_value(mark.content))?
+    if mark.kind != b'S' {
+        return None;
+    }
+    guard::mark::read_value(mark.content)
 }
 
 /// How the message was dead-lettered. `None` if it has neither of the headers that tell it.
@@ -235,10 +226,9 @@ fn dead_lettered(table: &[u8]) -> Option<DeadLettered> {
             add_death(&mut dead, death.content);
         }
     }
-    // The entries of a broker include the first death, but they may be unreadable or missing. So
-    // its reason is recorded, too. An expiry changes nothing if it was in an entry. Any other
-    // reason counts as one death, but only if no entry has a reason other than expiry: otherwise it
-    // could count twice.
+    // The entries of a broker include the first death, but they may be unreadable or missing, so
+    // its reason is recorded too. Another expiry changes nothing. Any other reason counts as a
+    // death only if no entry did, so that no death counts twice.
     if let Some(reason) = first_reason.and_then(Value::as_str).map(DeathReason::from_wire) {
         match reason {
             DeathReason::Expired => dead.has_expired = true,
