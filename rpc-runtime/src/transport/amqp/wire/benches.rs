@@ -82,7 +82,7 @@ impl Incoming {
     /// bytes that are, or `None` if something else follows.
     fn receive_body(&mut self, bytes: &[u8]) -> Option<usize> {
         let (body, left) = self.demux.arriving_body()?;
-        // The filter waits for the end marker too.
+        // As in the driver, the filter counts the end marker too.
         if left < LARGE_PART || self.filter.unchecked() != left + 1 {
             return None;
         }
@@ -94,10 +94,10 @@ impl Incoming {
     }
 
     /// Scans what one read returns, and passes it on. Returns how many bytes that are. `None` if
-    /// they violate the protocol, or if the filter holds back bytes of the previous read: unlike
-    /// the driver's buffer, `bytes` has no room for them at its front. A frame that the filter
-    /// replaces is lost, with what follows it in the read.
+    /// they violate the protocol, or if the filter holds back bytes of the previous read. A frame
+    /// that the filter replaces is lost, with what follows it in the read.
     fn receive_part(&mut self, bytes: &mut [u8]) -> Option<usize> {
+        // Unlike the driver's buffer, `bytes` has no room for them at its front.
         if self.filter.held() > 0 {
             return None;
         }

@@ -319,17 +319,17 @@ fn returned(channel: u8, from: &mut Instructions<'_>) -> Vec<u8> {
 
 /// Some short properties with their flags: content type, priority, correlation id, reply address.
 fn properties(from: &mut Instructions<'_>) -> Vec<u8> {
+    const PRIORITY: u16 = 1 << 11;
     let which = from.byte();
     let mut flags = 0_u16;
     let mut encoded = Vec::new();
-    for (bit, flag) in [(1, 1 << 15), (2, 1 << 11), (4, 1 << 10), (8, 1 << 9)] {
+    for (bit, flag) in [(1, 1 << 15), (2, PRIORITY), (4, 1 << 10), (8, 1 << 9)] {
         if which & bit == 0 {
             continue;
         }
         flags |= flag;
         match flag {
-            // The priority.
-            0x0800 => encoded.push(from.byte()),
+            PRIORITY => encoded.push(from.byte()),
             _ => encoded.extend(from.short_string()),
         }
     }

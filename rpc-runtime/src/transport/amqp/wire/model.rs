@@ -102,18 +102,19 @@ impl Reader {
             let len = (size + OVERHEAD).min(bytes.len());
             let (frame, rest) = bytes.split_at(len);
             let is_whole = len == size + OVERHEAD;
+            let has_end_marker = frame.last() == Some(&FRAME_END);
             let payload = &frame[PREFIX_LEN..len.min(PREFIX_LEN + size)];
             let is_ours = self.open.contains_key(&channel);
             match kind {
-                METHOD | HEADER if !is_whole || frame.last() != Some(&FRAME_END) => break,
+                METHOD | HEADER if !(is_whole && has_end_marker) => break,
                 METHOD if is_ours => self.method(channel, frame, payload)?,
                 HEADER if is_ours => self.header(channel, payload)?,
                 BODY if is_ours => {
                     self.body(channel, payload)?;
-                    if is_whole && frame.last() != Some(&FRAME_END) {
-                        return Err(Violation);
-                    }
                     if is_whole {
+                        if !has_end_marker {
+                            return Err(Violation);
+                        }
                         self.deliver_if_complete(channel);
                     }
                 }
@@ -161,7 +162,8 @@ impl Reader {
                 self.receive(channel, confirm(nack.delivery_tag, nack.multiple, false));
                 return Ok(());
             }
-            // The channel is closed even if lapin cannot read the method, and ends the connection.
+            // `channel.close` or `channel.close-ok`. It closes the channel even if lapin cannot
+            // read it, and ends the connection.
             _ if matches!(payload, [0, 20, 0, 40 | 41, ..]) => {
                 self.open.remove(&channel);
                 self.receive(channel, Received::Closed);

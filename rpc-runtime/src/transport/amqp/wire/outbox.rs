@@ -82,13 +82,14 @@ impl Outbox {
 
     /// The bytes in order. No piece is empty.
     fn all_pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let mut from = self.taken;
-        let before_bodies = self.bodies.iter().flat_map(move |(position, body)| {
-            let before = &self.buffer[std::mem::replace(&mut from, *position)..*position];
+        let mut begin = self.taken;
+        let up_to_last_body = self.bodies.iter().flat_map(move |(position, body)| {
+            let before = &self.buffer[begin..*position];
+            begin = *position;
             [before, body]
         });
         let last_body = self.bodies.back().map_or(self.taken, |(position, _)| *position);
-        before_bodies
+        up_to_last_body
             .chain([&self.buffer[last_body..]])
             .filter(|piece| !piece.is_empty())
     }

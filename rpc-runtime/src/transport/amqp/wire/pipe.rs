@@ -57,7 +57,8 @@ impl Pipe {
             let rest = &self.outgoing[whole..];
             let mut start = FrameStart::default();
             let taken = start.take(rest);
-            if !start.is_complete() || rest.len() - taken < start.left() {
+            let is_whole = start.is_complete() && rest.len() - taken >= start.left();
+            if !is_whole {
                 break;
             }
             if start.closes_channel() {
@@ -115,6 +116,7 @@ impl Pipe {
             return Poll::Ready(Ok(taken));
         }
         match &mut self.end {
+            // The error once, and then the end of the stream.
             Some(error) => Poll::Ready(error.take().map_or(Ok(0), Err)),
             None => {
                 self.reader = Some(cx.waker().clone());

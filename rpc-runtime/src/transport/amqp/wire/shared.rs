@@ -77,8 +77,8 @@ impl Wire {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the content of a channel that lapin has opened. Nothing can be sent through it if
-    /// `is_open` is false, because it was closed since, or if the connection has ended.
+    /// Takes over the content of a channel that lapin has opened. `is_open` is false if the channel
+    /// was closed since. Then, or if the connection has ended, nothing can be sent through it.
     pub(in super::super) fn attach(
         self: &Arc<Self>,
         number: u16,
@@ -259,11 +259,9 @@ impl ContentChannel {
     ) -> Result<u64, NotSent> {
         let (was_empty, position) = {
             let mut shared = self.wire.lock();
-            if !shared
-                .open
-                .get(&self.number)
-                .is_some_and(|open| Arc::ptr_eq(open, self))
-            {
+            let open = shared.open.get(&self.number);
+            let is_open = open.is_some_and(|open| Arc::ptr_eq(open, self));
+            if !is_open {
                 return Err(match shared.pipe.has_ended() {
                     true => NotSent::ConnectionLost,
                     false => NotSent::ChannelClosed,
