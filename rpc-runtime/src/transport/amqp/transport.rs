@@ -151,10 +151,10 @@ impl AmqpTransport {
         }
     }
 
-    /// Declares a request queue on this channel, as its options say. If the broker may have closed
-    /// a connection because of this queue, uses a separate connection instead, to spare the shared
-    /// one. Tries again while the broker closes that one, until the queue counts as refused: see
-    /// [`QueueFailures`].
+    /// Declares a request queue as its options say, usually on this channel. If the broker may have
+    /// closed a connection because of the queue, uses separate connections instead, to spare the
+    /// shared one. While the broker closes these, tries again until the queue counts as refused:
+    /// see [`QueueFailures`].
     async fn declare_request_queue(
         &self,
         opener: &Opener,
@@ -162,16 +162,14 @@ impl AmqpTransport {
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
         let asks_broker = queue.declare_mode() != DeclareMode::No;
-        if !asks_broker || !self.queue_failures().has_closes(queue.name()) {
+        let may_lose_connection = asks_broker && self.queue_failures().has_closes(queue.name());
+        if !may_lose_connection {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
-            match self.declare_on_own_connection(queue).await {
-                // `declare_requests` or `open_requests` records this.
-                Ok(()) => Ok(()),
-                // They record the last error too, but then it is no violation, and does not count.
-                Err(error) => self.record(queue.name(), Err(error)),
-            }
+            let declared = self.declare_on_own_connection(queue).await;
+            // Counts a close, after which `retry` tries again. The caller records the last outcome.
+            declared.map_err(|error| self.queue_failures().failed(queue.name(), error))
         };
         retry(declare, |error| protocol_violation(error).is_some()).await
     }
@@ -244,8 +242,8 @@ impl AmqpTransport {
         opener.delete(short(queue)?, options).await
     }
 
-    /// Whether a queue has messages and no consumer. Not with `depths`, which would keep the
-    /// channel for further questions about this queue.
+    /// Whether a queue has messages and no consumer. Closes the channel again, which `depths` would
+    /// keep for further questions about this queue.
     async fn has_messages_but_no_consumer(&self, queue: &str) -> Result<bool, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let scratch = opener.channel().await?;
@@ -261,10 +259,9 @@ impl AmqpTransport {
         Ok(found.consumer_count() == 0 && found.message_count() > 0)
     }
 
-    /// Opens something in a task of the transport, so that it completes even if the caller stops
-    /// waiting, unless the handle ends. Otherwise an auto-delete queue could be left declared but
-    /// never consumed. If nobody waits for the result, the result is dropped, which closes what was
-    /// opened.
+    /// Opens something in a task of the transport, so that a caller that stops waiting does not
+    /// leave behind an auto-delete queue that was never consumed. A result for which nobody waits
+    /// is dropped, which closes what was opened. Fails if the handle ends.
     async fn run_to_completion<T: Send + 'static>(
         &self,
         opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
@@ -351,15 +348,15 @@ impl AmqpTransport {
     async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplySubscription, BrokerError> {
         let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
-        let waiting = match earlier {
-            Some(name) => opener.message_count(name).await?,
+        let found = match earlier {
+            Some(name) => opener.message_count(name).await?.map(|waiting| (name, waiting)),
             None => None,
         };
         let channel = opener.channel().await?;
-        let (address, resumed) = match (earlier, waiting) {
-            (Some(name), Some(waiting)) => (name.clone(), Some(waiting)),
+        let (address, resumed) = match found {
+            Some((name, waiting)) => (name.clone(), Some(waiting)),
             // A new name: the earlier queue may be on a cluster node that is down.
-            _ => {
+            None => {
                 let name = format!("{REPLY_QUEUE_PREFIX}{}", Uuid::new_v4());
                 let mut arguments = opener::classic_arguments();
                 arguments.insert("x-expires".into(), AMQPValue::LongInt(RESUMABLE_EXPIRES));
@@ -500,10 +497,8 @@ impl Transport for AmqpTransport {
     async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let queue = queue.clone();
-        // Not recorded in `queue_failures`, which counts closed connections by queue name: a
-        // refusal here closes only the channel, and the queue has a new name each time.
-        // `open_answers` records its queue, because it is declared like a reply queue, and counts
-        // as one.
+        // The outcome is not recorded: a refusal here closes only the channel, and `queue_failures`
+        // counts closed connections. The queue also has a new name each time.
         self.run_to_completion(async move { opener.consume_control(&queue).await })
             .await
     }
@@ -543,7 +538,7 @@ impl Transport for AmqpTransport {
             self.tasks.end().await;
             tokio::join!(self.supervisors.end(), self.direct_replies.close());
         };
-        // The limit once for the channels, which apply it themselves, and once for the connections.
+        // One limit is for the channels, which apply it themselves, and one for the connections.
         if tokio::time::timeout(2 * CLOSE_LIMIT, closing).await.is_err() {
             tracing::debug!("the broker did not close the connections in time");
         }
