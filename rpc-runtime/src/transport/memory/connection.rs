@@ -267,9 +267,10 @@ impl OpenConnection {
     pub(super) async fn delay_from_broker(&self, sent_at: Instant) -> Result<(), BrokerError> {
         #[cfg(test)]
         if let Some(link) = self.link() {
-            let sent_at = if link.is_narrow() { Instant::now() } else { sent_at };
+            // A message on a narrow link begins its way only now.
+            let begun_at = if link.is_narrow() { Instant::now() } else { sent_at };
             let delay = link.delay(Direction::FromBroker);
-            return simulated::travel(self, delay.saturating_sub(sent_at.elapsed())).await;
+            return simulated::travel(self, delay.saturating_sub(begun_at.elapsed())).await;
         }
         // Without a link, there is no delay.
         let _ = sent_at;

@@ -83,6 +83,10 @@ fn malformed(_: &Message) -> Option<Malformed> {
     None
 }
 
+fn body_bytes(messages: &VecDeque<Stored>) -> usize {
+    messages.iter().map(|stored| stored.message.body.len()).sum()
+}
+
 /// A delivery on its way to a consumer.
 #[derive(Debug)]
 pub(super) struct SentDelivery {
@@ -113,7 +117,7 @@ impl Queue {
             // A resumable reply queue has no limits. The arguments below set them.
             ..Self::resumable()
         };
-        let mut has_dead_letters = false;
+        let mut has_dead_letter_exchange = false;
         for (name, value) in &properties.arguments {
             match (name.as_str(), value) {
                 ("x-queue-type", QueueArgument::Text(kind)) if kind == "classic" => {}
@@ -128,7 +132,7 @@ impl Queue {
                 }
                 // Dead letters go only through the default exchange.
                 ("x-dead-letter-exchange", QueueArgument::Text(exchange)) if exchange.is_empty() => {
-                    has_dead_letters = true;
+                    has_dead_letter_exchange = true;
                 }
                 ("x-dead-letter-routing-key", QueueArgument::Text(target)) => {
                     queue.dead_letter_to = Some(target.clone());
@@ -161,7 +165,7 @@ impl Queue {
         if queue.delivery_limit.is_some() && !queue.is_quorum {
             return Err("PRECONDITION_FAILED: only quorum queues have x-delivery-limit");
         }
-        if queue.dead_letter_to.is_some() != has_dead_letters {
+        if queue.dead_letter_to.is_some() != has_dead_letter_exchange {
             return Err(
                 "the in-process broker supports x-dead-letter-exchange and x-dead-letter-routing-key only together",
             );
@@ -217,25 +221,22 @@ impl Queue {
 
     /// Whether the queue is full, and refuses further messages instead of dropping the oldest.
     pub(super) fn refuses_more(&self) -> bool {
-        self.control.as_ref().is_some_and(|limits| {
-            let bytes: usize = self.messages.iter().map(|stored| stored.message.body.len()).sum();
-            let is_full =
-                self.messages.len() >= limits.max_messages.into() || bytes >= limits.max_bytes as usize;
-            limits.refuses_excess && is_full
-        })
+        let Some(limits) = self.control.as_ref().filter(|limits| limits.refuses_excess) else {
+            return false;
+        };
+        self.messages.len() >= limits.max_messages.into()
+            || body_bytes(&self.messages) >= limits.max_bytes as usize
     }
 
     /// Drops the oldest control messages beyond the limits, like RabbitMQ. A queue that refuses
     /// messages drops none, and may exceed its limit of bytes by one message.
     fn drop_excess(&mut self) {
-        let Some(limits) = self.control.as_ref().filter(|control| !control.refuses_excess) else {
+        let Some(limits) = self.control.as_ref().filter(|limits| !limits.refuses_excess) else {
             return;
         };
-        let exceeds_limits = |messages: &VecDeque<Stored>| {
-            let bytes: usize = messages.iter().map(|stored| stored.message.body.len()).sum();
-            messages.len() > limits.max_messages.into() || bytes > limits.max_bytes as usize
-        };
-        while exceeds_limits(&self.messages) {
+        while self.messages.len() > limits.max_messages.into()
+            || body_bytes(&self.messages) > limits.max_bytes as usize
+        {
             self.messages.pop_front();
         }
     }
@@ -268,10 +269,9 @@ impl Queue {
     /// Adds a message, and delivers it if a consumer is ready. `control_key` is the routing key of
     /// a control message, otherwise `None`.
     pub(super) fn push_with_key(&mut self, message: Message, control_key: Option<ShortStr>, now: Instant) {
-        let of_control = self.control.as_ref().map(|control| control.time_to_live);
-        let of_queue = self.message_ttl.or(of_control);
-        let of_message = message.properties.expiration;
-        let shortest = of_message.into_iter().chain(of_queue).min();
+        let control_ttl = self.control.as_ref().map(|control| control.time_to_live);
+        let limits = [message.properties.expiration, self.message_ttl, control_ttl];
+        let shortest = limits.into_iter().flatten().min();
         let expires = shortest.and_then(|time| now.checked_add(time));
         let priority = self.priority(&message);
         // After all messages of the same or a higher priority.
@@ -517,21 +517,18 @@ impl Consumer {
             control_key: stored.control_key.clone(),
         };
         let delivery = SentDelivery { delivery, sent_at };
-        let sent = self
+        let is_sent = self
             .sender
             .as_ref()
             .is_some_and(|sender| sender.send(delivery).is_ok());
-        match (sent, self.ack_mode) {
-            (true, AckMode::Automatic) => None,
-            (true, AckMode::Prefetch(_) | AckMode::Unlimited) => {
-                self.unacked.insert(tag, stored);
-                None
-            }
-            (false, _) => {
-                self.sender = None;
-                Some(stored)
-            }
+        if !is_sent {
+            self.sender = None;
+            return Some(stored);
         }
+        if self.ack_mode != AckMode::Automatic {
+            self.unacked.insert(tag, stored);
+        }
+        None
     }
 }
 

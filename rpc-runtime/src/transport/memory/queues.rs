@@ -110,30 +110,26 @@ impl Queues {
         let mut bound: Vec<_> = (self.queues.values_mut())
             .filter(|queue| queue.is_bound(key))
             .collect();
+        if bound.is_empty() {
+            return Routing::Unroutable;
+        }
         // In an order that does not depend on the hash map.
         bound.sort_unstable_by_key(|queue| queue.first_consumer());
         // A simulated loss: the message counts as queued.
         #[cfg(test)]
-        if !bound.is_empty()
-            && self.lost_items > 0
-            && key.as_str().ends_with(crate::protocol::INCOMING_SUFFIX)
-        {
+        if self.lost_items > 0 && key.as_str().ends_with(crate::protocol::INCOMING_SUFFIX) {
             self.lost_items -= 1;
             return Routing::Queued;
         }
-        let mut is_refused = false;
-        for queue in &mut bound {
+        let mut routing = Routing::Queued;
+        for queue in bound {
             if queue.refuses_more() {
-                is_refused = true;
+                routing = Routing::Refused;
             } else {
                 queue.push_with_key(message.clone(), Some(key.clone()), now);
             }
         }
-        match (bound.is_empty(), is_refused) {
-            (true, _) => Routing::Unroutable,
-            (false, true) => Routing::Refused,
-            (false, false) => Routing::Queued,
-        }
+        routing
     }
 
     /// How many messages and consumers a queue has. `None` if no queue of that name exists.

@@ -194,8 +194,8 @@ fn deliveries(
             reason = connection.wait_lost() => Some((Err(reason), None)),
             delivery = receiver.recv() => {
                 let SentDelivery { delivery, sent_at } = delivery?;
-                // The delay counts from `sent_at`, not from the arrival of the delivery before: a
-                // link has latency, but no limit of messages per second.
+                // Several deliveries may be on their way at once, so the delay counts from
+                // `sent_at`, not from the arrival of the delivery before.
                 let arrived = connection.delay_from_broker(sent_at).await;
                 match arrived {
                     Ok(()) => Some((Ok(delivery), Some((receiver, connection)))),
@@ -407,17 +407,15 @@ impl MemoryPublisher {
     /// Returns a function that publishes a message at the broker, to the queue of this name, or to
     /// those that are bound to the control exchange with this key.
     fn publish_fn(&self, key: &ShortStr, mut message: Message) -> impl FnOnce() -> Routing + Send + use<> {
-        let is_control = match &self.exchange {
-            Exchange::Control => true,
-            Exchange::Default { direct_address } => {
-                let reply_to = &mut message.properties.reply_to;
-                let is_direct = |address: &ShortStr| address.as_str() == DIRECT_REPLY_TO;
-                if reply_to.as_ref().is_some_and(is_direct) {
-                    reply_to.clone_from(direct_address);
-                }
-                false
-            }
-        };
+        let reply_to = &mut message.properties.reply_to;
+        if let Exchange::Default { direct_address } = &self.exchange
+            && reply_to
+                .as_ref()
+                .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
+        {
+            reply_to.clone_from(direct_address);
+        }
+        let is_control = matches!(self.exchange, Exchange::Control);
         let (broker, key, runtime) = (self.broker.clone(), key.clone(), self.runtime.clone());
         move || {
             if is_control {
@@ -432,7 +430,7 @@ impl MemoryPublisher {
         }
     }
 
-    /// Only the sender of a mandatory message learns that no queue took it.
+    /// What to report of a message. That it was unroutable is reported only if it was mandatory.
     fn outcome(routing: Routing, mandatory: bool) -> Published {
         match routing {
             Routing::Refused => Published::Refused,
@@ -477,10 +475,11 @@ impl Publisher for MemoryPublisher {
             message,
             send_token,
         } = outgoing;
-        listener.published(if send_token.is_none_or(|token| token.claim()) {
-            Self::outcome(self.publish_fn(&queue, message)(), mandatory)
-        } else {
+        let is_withdrawn = send_token.is_some_and(|token| !token.claim());
+        listener.published(if is_withdrawn {
             Published::Withdrawn
+        } else {
+            Self::outcome(self.publish_fn(&queue, message)(), mandatory)
         });
         Ok(())
     }
@@ -503,7 +502,8 @@ impl Publisher for MemoryPublisher {
                 written: false,
             };
         }
-        if send_token.as_ref().is_some_and(|token| !token.claim()) {
+        let is_withdrawn = send_token.as_ref().is_some_and(|token| !token.claim());
+        if is_withdrawn {
             return Published::Withdrawn;
         }
         match self.connection.ask(self.publish_fn(&queue, message)).await {
