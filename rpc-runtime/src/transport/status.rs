@@ -53,9 +53,9 @@ impl Status {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 
-    /// The text by which [`BoardState::record_if_new`] recognizes a reason that was reported: that
-    /// of the error or the alarm because of which the handle is not ready. `None` if there is none,
-    /// as for a handle that has ended.
+    /// The text of the error or the alarm because of which the handle is not ready. `None` if there
+    /// is none, as for a handle that has ended. [`BoardState::record_if_new`] compares it with the
+    /// reported ones.
     fn reason(&self) -> Option<String> {
         match self {
             Self::Connecting {
@@ -247,15 +247,13 @@ impl BoardState {
             Some(End::RuntimeEnded) => return Status::RuntimeEnded,
             None => {}
         }
-        let down = [&self.publishing, &self.consuming].map(|connection| match connection {
-            Connectivity::Down { last_error } => Some(last_error),
-            Connectivity::Up | Connectivity::Blocked { .. } => None,
-        });
-        if down.iter().any(Option::is_some) {
-            return Status::Connecting {
-                // One of them may have an error although the other one has none yet.
-                last_error: down.into_iter().flatten().find_map(Clone::clone),
-            };
+        let connections = [&self.publishing, &self.consuming];
+        if connections.iter().any(|connection| !connection.is_up()) {
+            let last_error = connections.into_iter().find_map(|connection| match connection {
+                Connectivity::Down { last_error } => last_error.clone(),
+                Connectivity::Up | Connectivity::Blocked { .. } => None,
+            });
+            return Status::Connecting { last_error };
         }
         // The broker does not block connections that only consume.
         match &self.publishing {

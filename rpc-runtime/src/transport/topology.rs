@@ -309,14 +309,16 @@ impl RequestQueue {
         let is_ruled_out = RULES_OUT_BATCH_QUEUE
             .iter()
             .any(|name| self.properties.arguments.contains_key(*name));
+        if !self.batching || is_ruled_out || self.is_single_active() {
+            return None;
+        }
         let name = format!("{}{BATCH_SUFFIX}", self.name);
-        let may_batch = self.batching && !is_ruled_out && !self.is_single_active();
-        (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
+        (name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
-    /// For a worker that has batching turned off: the queue for batches that other workers of this
-    /// queue, or earlier versions of this one, may have declared. This worker does not declare it.
-    /// `None` if no worker can have one.
+    /// The queue for batches that another worker of this queue, or an earlier version of this one,
+    /// may have declared. A worker that has batching turned off looks for it and does not declare
+    /// it. `None` if no worker can have one.
     pub(crate) fn earlier_batch_queue(&self) -> Option<Self> {
         self.clone().batching(true).batch_queue().map(Self::existing)
     }
@@ -366,8 +368,8 @@ impl RequestQueue {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }
 
-    /// How many times a request may be delivered before a worker refuses it. At least one. Half of
-    /// that for a job, if the queue counts deliveries.
+    /// How many times a request may be delivered before a worker refuses it: at least once. A
+    /// worker gives up a job at half of this number, if the queue counts deliveries.
     pub(crate) fn max_deliveries(&self) -> u32 {
         match self.properties.arguments.get(DELIVERY_LIMIT) {
             // A negative limit means that there is none.
