@@ -317,8 +317,8 @@ impl RequestQueue {
     }
 
     /// The queue for batches that another worker of this queue, or an earlier version of this one,
-    /// may have declared. A worker that has batching turned off looks for it and does not declare
-    /// it. `None` if no worker can have one.
+    /// may have declared. A worker that has batching turned off may consume it, but does not
+    /// declare it. `None` if no worker can have one.
     pub(crate) fn earlier_batch_queue(&self) -> Option<Self> {
         self.clone().batching(true).batch_queue().map(Self::existing)
     }

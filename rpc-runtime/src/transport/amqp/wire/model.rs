@@ -163,7 +163,7 @@ impl Reader {
                 return Ok(());
             }
             // `channel.close` or `channel.close-ok`. It closes the channel even if lapin cannot
-            // read it, and ends the connection.
+            // read it and therefore ends the connection.
             _ if matches!(payload, [0, 20, 0, 40 | 41, ..]) => {
                 self.open.remove(&channel);
                 self.receive(channel, Received::Closed);
