@@ -39,11 +39,10 @@ const MAX_TARGET: Duration = Duration::from_secs(1);
 /// although no worker reports it: replies arrive too late.
 const SILENT_TIMEOUTS: u32 = 8;
 
-/// A single reduction leaves at least this fraction of the limit, or of the calls that counted
-/// towards it when the call that caused the reduction was sent, if those were fewer.
+/// A single reduction leaves at least this fraction; see [`AdaptiveLimit::reduce`].
 const MIN_FRACTION: f64 = 0.1;
 
-/// A reduction after a refusal or a timeout leaves at most this fraction, likewise.
+/// A reduction after a refusal or a timeout leaves at most this fraction.
 const FRACTION_AFTER_FAILURE: f64 = 0.5;
 
 /// If no call was sent for this time plus the time that requests wait in the queue, one extra call
@@ -170,11 +169,10 @@ impl StallTimer {
         self.last_sent + self.extra_call_delay + self.queued
     }
 
-    /// Records that a call was sent. `is_over_limit` is whether it was an extra call: then the next
-    /// one is allowed later.
-    fn record_sent(&mut self, is_over_limit: bool, now: Instant) {
+    /// Records that a call was sent. After an extra call, the next one is allowed later.
+    fn record_sent(&mut self, is_extra_call: bool, now: Instant) {
         self.last_sent = now;
-        self.extra_call_delay = if is_over_limit {
+        self.extra_call_delay = if is_extra_call {
             (self.extra_call_delay * 2).min(MAX_EXTRA_CALL_DELAY)
         } else {
             MIN_EXTRA_CALL_DELAY
@@ -225,9 +223,9 @@ impl AdaptiveLimit {
             // Even during a pause, one of them may be in flight.
             return counted.important < limit.max(1);
         }
-        // During a pause, there is no extra call either.
-        let extra_call_at = reduced.stall_timer.next_extra_call_at();
-        counted.all < limit || (limit > 0 && now >= extra_call_at)
+        // During a pause, when the limit is 0, there is no extra call either.
+        let may_send_extra_call = limit > 0 && now >= reduced.stall_timer.next_extra_call_at();
+        counted.all < limit || may_send_extra_call
     }
 
     /// Returns whether no ordinary call may be sent at this moment. One important call still may.
@@ -245,15 +243,13 @@ impl AdaptiveLimit {
     /// reduced.
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
         let reduced = self.reduced.as_ref()?;
-        Some(match self.pause(now) {
-            Some(pause) => now + pause,
-            None => {
-                let extra_call_at = reduced.stall_timer.next_extra_call_at();
-                // This time may have passed, if the fixed limit is reached. Even then, waiting
-                // calls must not wake too often.
-                extra_call_at.max(now + MIN_EXTRA_CALL_DELAY / 10)
-            }
-        })
+        if let Some(pause) = self.pause(now) {
+            return Some(now + pause);
+        }
+        let extra_call_at = reduced.stall_timer.next_extra_call_at();
+        // This time may have passed, if the fixed limit is reached. Even then, waiting calls must
+        // not wake too often.
+        Some(extra_call_at.max(now + MIN_EXTRA_CALL_DELAY / 10))
     }
 
     /// Records that a call was sent. `counted_if_not_reduced` is how many calls in flight,
@@ -272,16 +268,18 @@ impl AdaptiveLimit {
                 generation,
             };
         };
-        let counted = reduced.generations.counted().all;
-        // Important calls within their own limit must not hide that ordinary calls are stalled. One
-        // beyond that limit has the permit of an ordinary call: a free permit goes to the most
-        // important call that waits.
-        if !is_important || reduced.generations.counted().important >= limit.max(1) {
-            reduced.stall_timer.record_sent(counted >= limit, now);
+        let counted = reduced.generations.counted();
+        // An important call beyond the limit of important calls has the permit of an ordinary one:
+        // a free permit goes to the most important call that waits. Within that limit, it must not
+        // hide that ordinary calls are stalled.
+        let has_ordinary_permit = !is_important || counted.important >= limit.max(1);
+        if has_ordinary_permit {
+            let is_extra_call = counted.all >= limit;
+            reduced.stall_timer.record_sent(is_extra_call, now);
         }
         reduced.generations.record_sent(is_important);
         SentCall {
-            counted: counted + 1,
+            counted: counted.all + 1,
             generation,
         }
     }
@@ -309,8 +307,8 @@ impl AdaptiveLimit {
         self.record_wait(end);
         match end.signal {
             Signal::Answered { queued } if queued <= target => {
-                let nothing_waits = queued <= target / NEGLIGIBLE_WAIT_DIVISOR;
-                self.raise(end, nothing_waits);
+                let hardly_waited = queued <= target / NEGLIGIBLE_WAIT_DIVISOR;
+                self.raise(end, hardly_waited);
             }
             Signal::Answered { queued } => {
                 self.reduce(end, fraction_for_target(end, queued, target));
@@ -382,7 +380,7 @@ impl AdaptiveLimit {
         match &mut self.reduced {
             Some(reduced) if end.sent_at < reduced.reduced_at => return false,
             Some(reduced) => {
-                // With a limit of 3.9, at most three calls count. Adding one to them keeps the 0.9.
+                // With a limit of 3.9, three calls count: the one more keeps the 0.9.
                 reduced.limit = reduced_limit(reduced.limit.min(counted + 1.0));
                 reduced.reduced_at = end.now;
                 reduced.pause_until = None;
@@ -412,22 +410,22 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Raises the limit, if it is reached, after a reply to a request that waited for no longer
-    /// than the target. `nothing_waits` is whether that was a negligible time. At its maximum, the
-    /// limit is no longer reduced.
+    /// Raises the limit, if it was reached, after a reply to a request that waited for no longer
+    /// than the target. If the request hardly waited at all, the limit may grow fast.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
-    fn raise(&mut self, end: &CallEnd, nothing_waits: bool) {
+    fn raise(&mut self, end: &CallEnd, hardly_waited: bool) {
         let Some(reduced) = &mut self.reduced else {
             return;
         };
-        // The limit was not reached, so this reply does not show that it may grow. A limit of 3.9
-        // is reached with three calls.
-        if !end.has_waiting_calls && (end.counted as f64) < reduced.limit.floor() {
+        // A limit of 3.9 is reached with three calls.
+        let was_reached = end.has_waiting_calls || end.counted as f64 >= reduced.limit.floor();
+        if !was_reached {
             return;
         }
         let since_reduction = end.now.saturating_duration_since(reduced.reduced_at);
+        let grows_fast = hardly_waited && since_reduction >= FAST_GROWTH_AFTER;
         let growth = 1.0 / reduced.limit;
-        reduced.limit += if nothing_waits && since_reduction >= FAST_GROWTH_AFTER {
+        reduced.limit += if grows_fast {
             growth.max(FAST_GROWTH)
         } else {
             growth
@@ -438,13 +436,14 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the fraction of the counted calls that would wait for half of the target; more than 1 if
+/// Returns which fraction of the counted calls would wait for half of the target; more than 1 if
 /// they wait for less. By Little's law, the time that a call takes is proportional to the number of
-/// calls when it was sent.
+/// calls when it was sent, so the fraction is the wanted time divided by the time that it took.
 fn fraction_for_target(end: &CallEnd, queued: Duration, target: Duration) -> f64 {
     let took = end.now.saturating_duration_since(end.sent_at);
-    // Caps the reported wait at the call's duration, in case the worker is wrong.
-    let wanted = took - queued.min(took) + target / 2;
+    // The worker may be wrong: no wait is longer than its call.
+    let without_wait = took - queued.min(took);
+    let wanted = without_wait + target / 2;
     wanted.as_secs_f64() / took.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 

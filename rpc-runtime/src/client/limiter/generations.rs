@@ -78,7 +78,7 @@ impl Generations {
         } else {
             return;
         };
-        // A call may finish while the limit is reduced, before `new` gets the calls in flight.
+        // `new` may have got a number that no longer includes this call.
         count.all = count.all.saturating_sub(1);
         count.important = count.important.saturating_sub(usize::from(is_important));
     }

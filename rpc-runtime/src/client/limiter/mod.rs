@@ -208,7 +208,7 @@ impl Limiter {
             // Before the limit is read, so that no change is missed.
             let limit_changed = self.limit_changed.notified();
             // A permit may have become free before the call was added, or a pause may be over.
-            self.grant();
+            self.grant_free_permits();
             let next_change = self.lock().adaptive.next_change(Instant::now());
             let until = next_change
                 .unwrap_or(time_limit.deadline)
@@ -241,10 +241,10 @@ impl Limiter {
     /// Counts another call in flight unless the fixed limit is reached. Returns the new number.
     fn try_add_in_flight(&self) -> Option<usize> {
         let add_one = |in_flight| (in_flight < self.max).then_some(in_flight + 1);
-        let others = self
+        let before = self
             .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, add_one);
-        others.ok().map(|others| others + 1)
+        before.ok().map(|before| before + 1)
     }
 
     /// Returns how many of this number of calls in flight count towards the adaptive limit.
@@ -253,7 +253,7 @@ impl Limiter {
     }
 
     /// Grants free permits to waiting calls, until none is left or none suits a call.
-    fn grant(self: &Arc<Self>) {
+    fn grant_free_permits(self: &Arc<Self>) {
         loop {
             let next = self.dequeue_with_permit(&mut self.lock());
             let Some((waiter, permit)) = next else { return };
@@ -301,12 +301,11 @@ impl Limiter {
         self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
-    /// Takes back the permit of a call that is no longer in flight, and grants free permits to
-    /// waiting calls.
+    /// Takes back the permit of a call that is no longer in flight, for a waiting call.
     fn release(self: &Arc<Self>, permit: &Permit) {
         let counts = permit.counts.load(Ordering::SeqCst);
         if counts {
-            self.stop_counting(permit);
+            self.remove_from_counted(permit);
         }
         // Before `streaming`, so that `counted` is not too high in between: a reduction would count
         // a stream that has begun.
@@ -314,11 +313,11 @@ impl Limiter {
         if !counts {
             self.streaming.fetch_sub(1, Ordering::SeqCst);
         }
-        self.grant_to_waiting();
+        self.grant_if_calls_wait();
     }
 
     /// Takes the call that holds this permit out of those that count towards the adaptive limit.
-    fn stop_counting(&self, permit: &Permit) {
+    fn remove_from_counted(&self, permit: &Permit) {
         if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();
             state
@@ -337,9 +336,9 @@ impl Limiter {
     }
 
     /// Grants free permits to waiting calls. Needs no lock if none waits.
-    fn grant_to_waiting(self: &Arc<Self>) {
+    fn grant_if_calls_wait(self: &Arc<Self>) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.grant();
+            self.grant_free_permits();
         }
     }
 
@@ -451,8 +450,8 @@ impl Permit {
         if self.counts.swap(false, Ordering::SeqCst) {
             // Before `is_reduced` is read, so that no later reduction counts the call.
             self.limiter.streaming.fetch_add(1, Ordering::SeqCst);
-            self.limiter.stop_counting(self);
-            self.limiter.grant_to_waiting();
+            self.limiter.remove_from_counted(self);
+            self.limiter.grant_if_calls_wait();
         }
     }
 
