@@ -83,7 +83,7 @@ impl InProcess {
         };
         let serving = self.serve(&call, time_limit.deadline);
         if let Some(items) = &plan.destination.inbox {
-            let outcome = Box::pin(while_items_arrive(items, serving, time_limit)).await;
+            let outcome = Box::pin(serve_until_overdue(items, serving, time_limit)).await;
             items.show_arrived();
             return outcome;
         }
@@ -127,34 +127,28 @@ impl InProcess {
         let mut decision = self
             .executor
             .decide_request(request, is_redelivered, Received::at(now), now);
-        let items = plan.destination.inbox.as_ref();
-        let sink = items
-            .filter(|_| plan.destination.credit().is_some())
-            .map(|items| InProcessItems::new(call, items));
-        let sink = sink.map(Arc::new);
-        if let (Decision::Run(admitted), Some(sink)) = (&mut decision, &sink) {
-            admitted
-                .invocation
-                .set_item_sink(Arc::clone(sink) as Arc<dyn ItemSink>);
-        }
-        let queue = plan.destination.queue.as_str();
-        let label = RequestLabel::default();
-        let upload = plan.destination.upload.as_ref();
-        let inbox = match (&mut decision, upload) {
-            (Decision::Run(admitted), Some(upload)) => {
+        let sink = item_sink(call);
+        let mut incoming = None;
+        if let Decision::Run(admitted) = &mut decision {
+            if let Some(sink) = &sink {
+                let sink = Arc::clone(sink) as Arc<dyn ItemSink>;
+                admitted.invocation.set_item_sink(sink);
+            }
+            if let Some(upload) = &plan.destination.upload {
                 // The number orders the inboxes of a worker: here is only one. A caller in this
                 // process cannot be lost, so its silence says nothing.
                 let (number, may_be_silent) = (0, true);
                 let inbox = Arc::new(IncomingInbox::new(number, may_be_silent));
                 admitted.invocation.set_incoming_inbox(Arc::clone(&inbox));
-                Some((upload, inbox))
+                incoming = Some((upload, inbox));
             }
-            _ => None,
-        };
+        }
+        let queue = plan.destination.queue.as_str();
+        let label = RequestLabel::default();
         let executing = self.executor.execute(queue, decision, &label, now);
-        let response = match inbox {
+        let response = match incoming {
             None => executing.await,
-            Some((upload, inbox)) => Box::pin(receiving(call, upload, inbox, executing)).await?,
+            Some((upload, inbox)) => Box::pin(run_and_send_items(call, upload, inbox, executing)).await?,
         };
         Ok(match sink {
             Some(sink) => end_of_stream(response.reply, sink.sent()),
@@ -163,12 +157,21 @@ impl InProcess {
     }
 }
 
-/// Runs a method while its caller sends items. Returns its response.
+/// Returns the sink of a method that replies with a stream; `None` for other methods.
+fn item_sink(call: &InFlightCall) -> Option<Arc<InProcessItems>> {
+    let destination = &call.plan().destination;
+    // A call that only sends items has an inbox too, but grants no credit.
+    destination.credit()?;
+    let items = destination.inbox.as_ref()?;
+    Some(Arc::new(InProcessItems::new(call, items)))
+}
+
+/// Runs a method, and meanwhile sends it the items of its caller. Returns its response.
 ///
 /// # Errors
 ///
 /// If an item cannot be encoded, or is too large.
-async fn receiving(
+async fn run_and_send_items(
     call: &InFlightCall,
     upload: &Arc<Upload>,
     inbox: Arc<IncomingInbox>,
@@ -179,9 +182,8 @@ async fn receiving(
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
             if let Some(items) = &call.plan().destination.inbox {
-                // The first grant begins the streams: from now on, a further attempt that a layer
-                // makes does not run the method again. A message without items tells the inbox so.
-                // Later ones change nothing.
+                // Tells the inbox that the streams have begun, so that a further attempt that a
+                // layer makes does not run the method again. Only the first message matters.
                 items.receive(call.id(), IN_PROCESS_WORKER, Items::keep_alive());
             }
             // This cannot fail: the worker's id is a UUID, and the method takes only items that
@@ -213,10 +215,8 @@ impl Drop for EndsItems {
 }
 
 /// Runs a method with a stream, in either direction, until it ends. Gives up if the stream has not
-/// begun at the deadline, if later the reader of the items waits for too long, or if the handler
-/// that makes the call has to end. If the method replies without a stream, the call itself is the
-/// one that waits.
-async fn while_items_arrive(
+/// begun at the deadline, or if the call is [overdue](ItemInbox::overdue) later.
+async fn serve_until_overdue(
     items: &ItemInbox,
     serving: impl Future<Output = Result<Reply, CallError>>,
     time_limit: TimeLimit,
