@@ -54,7 +54,7 @@ impl CallPath {
         // call that receives one; this does it for a call that sends one.
         if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.inbox) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
-            items.set_end(ends_at);
+            items.set_handler_deadline(ends_at);
             upload.begin(ends_at);
         }
         let reply = match plan.time_limit() {

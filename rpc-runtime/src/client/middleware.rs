@@ -166,8 +166,8 @@ impl OutgoingCall {
     /// later: when the call ends, also if it fails, or when it is dropped.
     #[must_use]
     pub fn item_counts(&self) -> ItemCounts {
-        let items = self.plan.destination.inbox.as_ref();
-        ItemCounts::new(items.and_then(|items| items.flow()))
+        let inbox = self.plan.destination.inbox.as_ref();
+        ItemCounts::new(inbox.and_then(|inbox| inbox.flow()))
     }
 }
 
@@ -282,7 +282,7 @@ impl Service<OutgoingCall> for CallService {
 
     fn call(&mut self, call: OutgoingCall) -> Self::Future {
         match &mut self.0 {
-            Inner::Backend(backend) => attempt(backend.clone(), call),
+            Inner::Backend(backend) => make_attempt(backend.clone(), call),
             Inner::Layers(layers) => {
                 let attempts = Arc::clone(&call.attempts);
                 let reply = layers.call(call);
@@ -299,7 +299,7 @@ impl Service<OutgoingCall> for CallService {
 /// Makes one attempt of a call, inside all layers: sends the request and waits for the reply. Sends
 /// nothing if the call's stream has begun, or if the deadline has passed. Records in the call's
 /// attempts whether the method may have run.
-fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<CallReply, CallError>> {
+fn make_attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<CallReply, CallError>> {
     let mut attempt = call.attempts.add();
     Box::pin(async move {
         attempt.begin();
@@ -310,20 +310,19 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
             ..
         } = call;
         let items = plan.destination.inbox.clone();
-        let outcome = if let Some(begun) = items.as_ref().filter(|items| items.has_begun()) {
+        let outcome = match &items {
             // The worker has sent a message about a stream in one of the two directions, so the
             // streams cannot begin again.
-            begun.outcome_again().map_err(CallError::Fault)
-        } else if time_limit.is_over() {
+            Some(items) if items.has_begun() => items.earlier_outcome().map_err(CallError::Fault),
             // A layer took too long.
-            Err(time_limit.timeout_error(Executed::No))
-        } else {
-            if let Some(items) = &items {
-                items.begin_attempt(observers);
+            _ if time_limit.is_over() => Err(time_limit.timeout_error(Executed::No)),
+            _ => {
+                if let Some(items) = &items {
+                    items.begin_attempt(observers);
+                }
+                let call = Arc::new(InFlightCall::new(plan));
+                backend.attempt(call, time_limit).await
             }
-            backend
-                .attempt(Arc::new(InFlightCall::new(plan)), time_limit)
-                .await
         };
         let outcome = match outcome {
             Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
@@ -340,9 +339,8 @@ fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<Ca
     })
 }
 
-/// Remembers the outcome of an attempt, unless it is an error without a fault from before the
-/// stream began. A further attempt of a call whose stream has begun returns the outcome again
-/// instead of sending a request.
+/// Remembers the outcome of an attempt: once the stream has begun, a further attempt returns it
+/// instead of sending a request. An error without a fault from before the stream began is not kept.
 fn remember_outcome(items: &ItemInbox, outcome: &Result<CallReply, CallError>) {
     match outcome {
         Ok(CallReply(reply)) => items.set_outcome(Ok(reply.clone())),
@@ -419,16 +417,16 @@ impl LayeredCaller {
     }
 }
 
-/// Returns the call's error outside a layer. `error` is that of the layer, or an error from inside
-/// that the layer has let pass. `executed` says whether any attempt may have run the method: then
-/// the call's error must not say that the method did not run.
+/// Returns the call's error outside a layer, for an error of the layer, or from inside it.
+/// `executed` says whether any attempt may have run the method: then the call's error must not say
+/// that the method did not run.
 fn layer_error(error: BoxError, executed: Executed) -> CallError {
     match error.downcast::<CallError>() {
-        Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,
-        Ok(error) => CallError::Middleware {
+        Ok(error) if error.executed() == Executed::No && executed != Executed::No => CallError::Middleware {
             source: error,
             executed,
         },
+        Ok(error) => *error,
         Err(source) => CallError::Middleware { source, executed },
     }
 }

@@ -217,14 +217,13 @@ impl ItemInbox {
         next
     }
 
-    /// Returns since when the reader waits for the next item. If it does not, records that it waits
-    /// from now on.
-    pub(super) fn waiting_since(&self) -> Instant {
+    /// Records that the reader waits for the next item. Returns since when it does.
+    pub(super) fn start_waiting(&self) -> Instant {
         *self.lock().waiting_since.get_or_insert_with(Instant::now)
     }
 
     /// Sets the deadline of the handler that makes the call.
-    pub(in crate::client) fn set_end(&self, ends_at: Option<Instant>) {
+    pub(in crate::client) fn set_handler_deadline(&self, ends_at: Option<Instant>) {
         self.lock().ends_at = ends_at;
     }
 
@@ -270,7 +269,7 @@ impl ItemInbox {
 
     /// Returns the outcome of an earlier attempt of a call whose stream has begun, and cannot begin
     /// again. The fault `interrupted` if none is known.
-    pub(in crate::client) fn outcome_again(&self) -> Result<Reply, Fault> {
+    pub(in crate::client) fn earlier_outcome(&self) -> Result<Reply, Fault> {
         let outcome = self.lock().outcome.clone();
         outcome.unwrap_or_else(|| {
             let reason = "the stream had begun, so the call was not made again";
@@ -288,7 +287,7 @@ impl ItemInbox {
     /// id. `worker` is the header that identifies its sender.
     pub(in crate::client) fn receive(&self, id: Uuid, worker: &str, items: Items) -> Arrival {
         let mut state = self.lock();
-        if state.id.is_some_and(|begun| begun != id) {
+        if state.has_begun_with_other(id) {
             return Arrival::Foreign;
         }
         let is_first = !state.receiver.has_begun();
@@ -296,14 +295,15 @@ impl ItemInbox {
         let after_last = items.first.saturating_add(items.items.volume().items);
         let received = state.receiver.receive(worker, items);
         if is_of_other_run(&received) {
-            return arrival(received, false, None);
+            return unread_arrival(received);
         }
         if is_first {
             state.begin(id, Some(worker));
         }
         // A worker goes on although items were lost with the broker, which do not come any more. So
         // a message after such a gap does not show that the stream can go on.
-        if is_first || !state.receiver.misses_before(after_last) {
+        let has_gap = state.receiver.misses_before(after_last);
+        if is_first || !has_gap {
             state.heard_at = Instant::now();
         }
         // The answer shows the worker that its caller is there, and repeats credit that was lost.
@@ -326,12 +326,12 @@ impl ItemInbox {
         replies_with_items: bool,
     ) -> Arrival {
         let mut state = self.lock();
-        if state.id.is_some_and(|begun| begun != id) {
+        if state.has_begun_with_other(id) {
             return Arrival::Foreign;
         }
         let is_first = !state.receiver.has_begun();
         if let Some(unread) = state.receiver.receive_header(worker) {
-            return arrival(Ok(unread), false, None);
+            return unread_arrival(Ok(unread));
         }
         if is_first {
             state.begin(id, Some(worker));
@@ -355,11 +355,11 @@ impl ItemInbox {
         reason: &'static str,
     ) -> Arrival {
         let mut state = self.lock();
-        if state.id.is_some_and(|begun| begun != id) {
+        if state.has_begun_with_other(id) {
             return Arrival::Foreign;
         }
         match state.receiver.choose_run(worker) {
-            Some(unread) => arrival(Ok(unread), false, None),
+            Some(unread) => unread_arrival(Ok(unread)),
             None => Arrival::Ends(Err(BadReply::Stream(reason))),
         }
     }
@@ -374,13 +374,13 @@ impl ItemInbox {
         reply: ReceivedReply,
     ) -> Arrival {
         let mut state = self.lock();
-        if state.id.is_some_and(|begun| begun != id) {
+        if state.has_begun_with_other(id) {
             return Arrival::Foreign;
         }
         let had_begun = state.receiver.has_begun();
         let ended = state.receiver.end(worker, count, reply);
         if is_of_other_run(&ended) {
-            return arrival(ended, false, None);
+            return unread_arrival(ended);
         }
         state.heard_at = Instant::now();
         // The end may overtake the items.
@@ -456,24 +456,23 @@ impl ItemInbox {
     /// in this process.
     pub(in crate::client) fn overdue_at(&self, limit: Duration, may_be_silent: bool) -> Instant {
         let state = self.lock();
-        let silent = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);
-        let timed_out = state.waits_since().unwrap_or_else(Instant::now) + limit;
-        let ends_at = state.ends_at;
-        [silent, ends_at]
-            .into_iter()
-            .flatten()
-            .fold(timed_out, Instant::min)
+        let silent_at = (!may_be_silent).then(|| state.heard_at + MAX_SILENCE);
+        let timed_out_at = state.wait_began_at().unwrap_or_else(Instant::now) + limit;
+        let others = [silent_at, state.ends_at].into_iter().flatten();
+        others.fold(timed_out_at, Instant::min)
     }
 
     /// Returns why the call is overdue, if it is; see [`overdue_at`](Self::overdue_at).
     pub(in crate::client) fn overdue(&self, limit: Duration, may_be_silent: bool) -> Option<Overdue> {
         let state = self.lock();
         let now = Instant::now();
-        let has_waited = |since: Instant| since + limit <= now;
-        if state.waits_since().is_some_and(has_waited) || state.ends_at.is_some_and(|end| end <= now) {
+        let has_waited = state.wait_began_at().is_some_and(|began| began + limit <= now);
+        let is_handler_over = state.ends_at.is_some_and(|end| end <= now);
+        if has_waited || is_handler_over {
             return Some(Overdue::TimedOut);
         }
-        (!may_be_silent && state.heard_at + MAX_SILENCE <= now).then_some(Overdue::Silent)
+        let is_silent = !may_be_silent && state.heard_at + MAX_SILENCE <= now;
+        is_silent.then_some(Overdue::Silent)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -495,16 +494,21 @@ impl State {
         self.worker_key = worker.and_then(worker_key);
     }
 
+    /// Whether the stream answers a request other than the one with this id.
+    fn has_begun_with_other(&self, id: Uuid) -> bool {
+        self.id.is_some_and(|begun| begun != id)
+    }
+
     /// Since when the reader waits. Without a reader: since when the call waits for its worker, or
     /// since when no message can arrive, whichever began earlier. `None` if neither is so.
-    fn waits_since(&self) -> Option<Instant> {
+    fn wait_began_at(&self) -> Option<Instant> {
         [self.waiting_since, self.down_since].into_iter().flatten().min()
     }
 }
 
 /// Sets since when a state lasts, which is now if it has just begun. `None` if it does not last.
-fn set_since(since: &mut Option<Instant>, is_so: bool) {
-    *since = is_so.then(|| since.unwrap_or_else(Instant::now));
+fn set_since(since: &mut Option<Instant>, lasts: bool) {
+    *since = lasts.then(|| since.unwrap_or_else(Instant::now));
 }
 
 /// Returns the routing key of the worker that a header identifies: its id. `None` if the header is
@@ -522,6 +526,12 @@ fn is_of_other_run(received: &Result<Received<ReceivedReply>, BadStream>) -> boo
         received,
         Ok(Received::Foreign | Received::Late | Received::Interrupted)
     )
+}
+
+/// Says what a message that was not read means for the call.
+fn unread_arrival(received: Result<Received<ReceivedReply>, BadStream>) -> Arrival {
+    let (is_first, answer) = (false, None);
+    arrival(received, is_first, answer)
 }
 
 /// Says what a received message means for the call. `is_first` and `answer` matter only if the
@@ -646,9 +656,9 @@ mod tests {
         inbox.begin_attempt(ItemObservers::default());
         let refused = Fault::new(FaultCode::Rejected, "the worker has too much to do");
         inbox.set_outcome(Err(refused.clone()));
-        assert_eq!(inbox.outcome_again().unwrap_err(), refused);
+        assert_eq!(inbox.earlier_outcome().unwrap_err(), refused);
         inbox.begin_attempt(ItemObservers::default());
-        assert_eq!(inbox.outcome_again().unwrap_err().code, FaultCode::Interrupted);
+        assert_eq!(inbox.earlier_outcome().unwrap_err().code, FaultCode::Interrupted);
     }
 
     #[tokio::test(start_paused = true)]

@@ -140,11 +140,13 @@ impl<R> Receiver<R> {
         }
         let Items { first, items, credit } = items;
         let after_last = first.saturating_add(items.volume().items);
-        if !items.is_empty() && after_last > self.granted.items {
-            return Err(BadStream("the worker sent more items than it was granted"));
-        }
-        if !items.is_empty() && self.end.as_ref().is_some_and(|(count, _)| after_last > *count) {
-            return Err(BadStream("the worker sent an item after the end"));
+        if !items.is_empty() {
+            if after_last > self.granted.items {
+                return Err(BadStream("the worker sent more items than it was granted"));
+            }
+            if self.end.as_ref().is_some_and(|(count, _)| after_last > *count) {
+                return Err(BadStream("the worker sent an item after the end"));
+            }
         }
         self.largest = self.largest.max(items.volume().bytes);
         if first > self.next {
@@ -160,7 +162,7 @@ impl<R> Receiver<R> {
             items: after_last,
             bytes: self.arrived,
         });
-        Ok(self.ended())
+        Ok(self.end_if_complete())
     }
 
     /// Receives the header of a message that is not the end. The first one begins the stream.
@@ -202,11 +204,9 @@ impl<R> Receiver<R> {
         let Some(count) = count else {
             return Ok(Received::Ends(reply));
         };
-        let highest = self
-            .early
-            .last_key_value()
-            .map_or(self.next, |(number, _)| number + 1);
-        if count < highest {
+        let last_early = self.early.last_key_value();
+        let sent = last_early.map_or(self.next, |(number, _)| number + 1);
+        if count < sent {
             return Err(BadStream("the worker sent more items than it counted"));
         }
         if count > self.granted.items {
@@ -219,7 +219,7 @@ impl<R> Receiver<R> {
         }
         // A second end is the first one, sent again.
         self.end.get_or_insert((count, reply));
-        let ended = self.ended();
+        let ended = self.end_if_complete();
         // A refusal, or an empty stream, has not begun: the call may be made again.
         if self.run.is_none() && matches!(ended, Received::Continues) {
             self.run = run.map(str::to_owned);
@@ -293,12 +293,12 @@ impl<R> Receiver<R> {
         *self = receiver;
     }
 
-    /// Receives items of which the first has the number `next` or a lower one, and the last the
-    /// number before `after_last`. Those with numbers below `next` have arrived before.
+    /// Receives items that continue the stream up to the number before `after_last`. Those with
+    /// numbers below `next` have arrived before.
     fn receive_next(&mut self, mut items: ItemList, after_last: u64) {
         let size = items.volume().bytes;
-        let known = items.volume().items - (after_last - self.next);
-        for _ in 0..known {
+        let duplicates = items.volume().items - (after_last - self.next);
+        for _ in 0..duplicates {
             items.drop_first();
         }
         self.arrived = self.arrived.saturating_add(items.volume().bytes);
@@ -321,8 +321,8 @@ impl<R> Receiver<R> {
         }
     }
 
-    /// Receives items before which others are missing, except those that have arrived already. That
-    /// is rare, so they are copied, one by one.
+    /// Receives items before which others are missing, and ignores those that have arrived already.
+    /// That is rare, so they are copied, one by one.
     fn receive_early(&mut self, first: u64, mut items: ItemList) {
         let lists = std::iter::from_fn(|| items.split_first());
         for (mut item, number) in lists.zip(first..) {
@@ -336,7 +336,7 @@ impl<R> Receiver<R> {
 
     /// Returns [`Received::Ends`] with the reply that ends the stream, if that and all items have
     /// arrived, and otherwise [`Received::Continues`].
-    fn ended(&mut self) -> Received<R> {
+    fn end_if_complete(&mut self) -> Received<R> {
         match self.end.take_if(|(count, _)| *count == self.next) {
             Some((_, reply)) => Received::Ends(reply),
             None => Received::Continues,

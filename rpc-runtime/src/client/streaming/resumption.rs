@@ -36,13 +36,13 @@ impl ResumeArgument {
     }
 }
 
-/// Encodes an item as an argument: the item as the worker has sent it, except that bytes have
-/// another form in arguments. `None` if the item cannot be the argument.
+/// Encodes the item after which a stream is resumed, as the argument that says so. `None` if the
+/// item cannot be the argument.
 fn encode_argument<T: 'static>(codec: Codec, item: &Bytes) -> Option<Bytes> {
     let argument = codec.argument_of_result::<T>(item)?;
-    // An argument that is `None` would begin the stream anew.
-    let is_none = argument == codec.encode(&()).ok()?;
-    (!is_none).then_some(argument)
+    // The argument `None`, which is encoded like `()`, would begin the stream anew.
+    let none = codec.encode(&()).ok()?;
+    (argument != none).then_some(argument)
 }
 
 /// How a stream that is interrupted begins again, and when.
@@ -112,14 +112,17 @@ impl Resumption {
         }
     }
 
-    /// Interrupts the stream with this error, or returns the error if it ends the stream: the error
-    /// is final, the last item cannot be the argument, or the next call could not begin before its
-    /// deadline. `inbox` is that of the call that failed.
+    /// Schedules the next call, after the one with this inbox has failed with this error.
     ///
     /// # Errors
     ///
-    /// The error of the stream.
-    pub(super) fn interrupt(&mut self, error: CallError, inbox: &ItemInbox) -> Result<(), CallError> {
+    /// The error, if it ends the stream: it is final, the last item cannot be the argument, or the
+    /// next call could not begin before its deadline.
+    pub(super) fn schedule_next_call(
+        &mut self,
+        error: CallError,
+        inbox: &ItemInbox,
+    ) -> Result<(), CallError> {
         let is_interruption = is_interruption(&error, inbox.has_begun(), self.is_interrupted);
         if !is_interruption || self.put_last_item_into_arguments().is_none() {
             return Err(error);
@@ -129,7 +132,7 @@ impl Resumption {
         let pause = self.backoff.next_delay();
         // A layer's fault may have any `retry_after`, even one that cannot be added.
         let next = now.checked_add(pause.max(error.retry_after().unwrap_or_default()));
-        let deadline = self.time_limit(inbox.waiting_since()).deadline;
+        let deadline = self.time_limit(inbox.start_waiting()).deadline;
         let Some(next) = next.filter(|next| *next < deadline) else {
             return Err(error);
         };
@@ -154,7 +157,7 @@ impl Resumption {
         let inbox = Arc::new(inbox.for_next_call());
         let mut plan = self.plan.clone();
         plan.destination = Arc::new(plan.destination.with_inbox(Arc::clone(&inbox)));
-        let time_limit = self.time_limit(inbox.waiting_since());
+        let time_limit = self.time_limit(inbox.start_waiting());
         let call = Arc::new(InFlightCall::new(plan));
         let reply = self.path.clone().call_within(call, time_limit);
         Poll::Ready(Some(ResumingCall { inbox, reply }))
@@ -163,13 +166,11 @@ impl Resumption {
     /// Moves the last item, if there is one, into the arguments. `None` if that is impossible.
     fn put_last_item_into_arguments(&mut self) -> Option<()> {
         if let Some(item) = &self.last {
-            let value = (self.argument.encode)(self.plan.codec, item)?;
-            let Arguments(arguments) = &self.plan.arguments;
-            let arguments = self
-                .plan
-                .codec
-                .with_value(arguments, self.argument.name, &value)?;
-            self.plan.arguments = Arguments(arguments);
+            let plan = &mut self.plan;
+            let value = (self.argument.encode)(plan.codec, item)?;
+            let arguments = &plan.arguments.0;
+            let arguments = plan.codec.with_value(arguments, self.argument.name, &value)?;
+            plan.arguments = Arguments(arguments);
             self.last = None;
         }
         Some(())

@@ -305,7 +305,7 @@ impl<T, E> StreamingCall<T, E> {
         let call = call?;
         let plan = call.plan();
         let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
-        inbox.set_end(ends_at);
+        inbox.set_handler_deadline(ends_at);
         let resumption =
             resume.map(|argument| Resumption::new(argument, path.clone(), plan.clone(), ends_at));
         self.state = State::Running(Box::new(Running {
@@ -340,41 +340,48 @@ impl<T, E> Running<T, E> {
                 continue;
             }
             self.grant();
-            if let Some(reply) = &mut self.reply {
-                match reply.as_mut().poll(cx) {
-                    Poll::Ready(outcome) => {
-                        self.outcome = Some(outcome);
-                        self.reply = None;
-                    }
-                    // The reply of a method in this process runs it, so it may have sent items.
-                    Poll::Pending if self.inbox.poll_items(cx, &mut self.items).is_ready() => {}
-                    Poll::Pending => {
-                        if let Some(resumption) = &mut self.resumption {
-                            resumption.record_waiting();
-                        }
-                        return Poll::Pending;
-                    }
-                }
+            if self.reply.is_some() {
+                ready!(self.poll_reply(cx));
                 // Further items may have arrived before the reply.
                 continue;
             }
             let error = match self.outcome.take() {
                 None => return Poll::Ready(None),
-                Some(Ok(reply)) if reply.kind != ReplyKind::Fault => return Poll::Ready(self.end(reply)),
+                Some(Ok(reply)) if reply.kind != ReplyKind::Fault => {
+                    return Poll::Ready(self.read_end(reply));
+                }
                 Some(Ok(reply)) => CallError::Fault(reply.read_fault()),
                 Some(Err(error)) => error,
             };
-            if let Err(error) = self.interrupt(error) {
+            if let Err(error) = self.schedule_next_call(error) {
                 return Poll::Ready(Some(Err(error.widen())));
             }
         }
     }
 
+    /// Waits for the reply, which becomes the outcome, or until items have arrived.
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(reply) = &mut self.reply else {
+            return Poll::Ready(());
+        };
+        if let Poll::Ready(outcome) = reply.as_mut().poll(cx) {
+            self.outcome = Some(outcome);
+            self.reply = None;
+            return Poll::Ready(());
+        }
+        // The reply of a method in this process runs it, so it may have sent items.
+        let arrived = self.inbox.poll_items(cx, &mut self.items);
+        if let (Poll::Pending, Some(resumption)) = (arrived, &mut self.resumption) {
+            resumption.record_waiting();
+        }
+        arrived
+    }
+
     /// Lets [`poll_resumption`](Self::poll_resumption) resume the stream after this error, or
     /// returns the error if it ends the stream.
-    fn interrupt(&mut self, error: CallError) -> Result<(), CallError> {
+    fn schedule_next_call(&mut self, error: CallError) -> Result<(), CallError> {
         match &mut self.resumption {
-            Some(resumption) => resumption.interrupt(error, &self.inbox),
+            Some(resumption) => resumption.schedule_next_call(error, &self.inbox),
             None => Err(error),
         }
     }
@@ -437,7 +444,7 @@ impl<T, E> Running<T, E> {
     /// Reads the reply, after all items. Returns the method's error, the first item of an array, or
     /// `None` at the end, and an error if the reply is not the end of these items. The reply is no
     /// fault: [`poll`](Self::poll) has handled that, because it may resume the stream.
-    fn end(&mut self, reply: Reply) -> Option<Result<T, CallError<E>>> {
+    fn read_end(&mut self, reply: Reply) -> Option<Result<T, CallError<E>>> {
         match (reply.kind, reply.headers.get(ITEMS_HEADER)) {
             (ReplyKind::Error | ReplyKind::Fault, _) => (self.read.end)(reply).err().map(Err),
             // A worker of another library, or a layer of the worker, may send an array of all items
