@@ -21,9 +21,8 @@ impl TimeLimit {
         self.deadline <= Instant::now()
     }
 
-    /// Builds the error of a call that has reached its deadline in this process: within a layer,
-    /// before it was sent, or because its method runs here too. The other errors name the
-    /// problem with the broker as their source, if there is one.
+    /// Builds the error of a call that reached its deadline within its layers, before it was sent,
+    /// or while its method ran in this process. It names no problem with the broker.
     pub(crate) fn timeout_error(&self, executed: Executed) -> CallError {
         CallError::TimedOut {
             limit: self.limit,
