@@ -79,7 +79,7 @@ impl ItemSender {
     /// If the method took items that the caller's stream has not yielded.
     pub(super) fn grant(&mut self, grant: IncomingGrant) -> Result<bool, &'static str> {
         let IncomingGrant { credit, taken, asks } = grant;
-        let goes_on = taken > self.taken;
+        let has_taken_items = taken > self.taken;
         if taken > self.count {
             return Err("the method took items that were not sent");
         }
@@ -87,7 +87,7 @@ impl ItemSender {
             // No item is kept any more. But the method may still take some: if all have arrived,
             // the worker is done before the method takes them.
             self.taken = self.taken.max(taken);
-            return Ok(goes_on);
+            return Ok(has_taken_items);
         }
         while self.taken < taken
             && let Some(item) = self.kept.pop_front()
@@ -108,7 +108,7 @@ impl ItemSender {
                 self.kept.clear();
             }
         }
-        Ok(goes_on)
+        Ok(has_taken_items)
     }
 
     /// Lets the kept items from this number on, and the end, be sent again: some may have been

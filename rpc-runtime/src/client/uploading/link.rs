@@ -37,7 +37,7 @@ pub(in crate::client) struct ItemPublisher {
 impl ItemPublisher {
     /// Publishes a message. If that fails, the next message opens another publisher.
     async fn publish(&self, transport: &Arc<dyn Transport>, outgoing: Outgoing) -> Published {
-        let publisher = match self.get(transport).await {
+        let publisher = match self.get_or_open(transport).await {
             Ok(publisher) => publisher,
             Err(source) => {
                 let written = false;
@@ -54,7 +54,7 @@ impl ItemPublisher {
     }
 
     /// Returns the publisher. If there is none, waits for a connection and opens one.
-    async fn get(&self, transport: &Arc<dyn Transport>) -> Result<Arc<dyn Publisher>, BrokerError> {
+    async fn get_or_open(&self, transport: &Arc<dyn Transport>) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut publisher = self.current.lock().await;
         let publisher = match &mut *publisher {
             Some(publisher) => publisher,

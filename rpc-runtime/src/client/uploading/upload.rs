@@ -150,7 +150,7 @@ impl Upload {
         link: impl ItemLink,
         max_item_bytes: usize,
     ) -> CallError {
-        let (worker, stream) = self.wait_begun(id).await;
+        let (worker, stream) = self.wait_for_grant(id).await;
         let (ends_at, span) = {
             let mut state = self.lock();
             // Taken, so that the span does not stay open for as long as the upload exists.
@@ -173,16 +173,16 @@ impl Upload {
     /// Waits for the first grant of a worker, in answer to the request with this id. Returns the
     /// routing key for the worker's items, and takes the caller's stream. Waits forever if the
     /// grant answers another attempt, or the stream is taken. Cancel safe.
-    async fn wait_begun(&self, id: Uuid) -> (ShortStr, EncodedStream) {
+    async fn wait_for_grant(&self, id: Uuid) -> (ShortStr, EncodedStream) {
         loop {
             // Before the state is read, so that no change is missed.
             let changed = self.changed.notified();
             if let State {
-                worker: Some((worker, begun)),
+                worker: Some((worker, granted_id)),
                 stream,
                 ..
             } = &mut *self.lock()
-                && *begun == id
+                && *granted_id == id
                 && let Some(stream) = stream.take()
             {
                 return (worker.clone(), stream);
@@ -263,13 +263,10 @@ impl<L: ItemLink> Sending<'_, L> {
             if is_stream_over {
                 self.stream = None;
             }
-            // If the method replies with items, only the wait of their reader is limited. Otherwise
-            // the wait of the call for its worker is. The call does not wait for its worker while
-            // it waits for its own stream.
+            // If the method replies with items, their reader limits how long the call waits.
             if !upload.replies_with_items {
-                upload
-                    .inbox
-                    .set_waiting(is_stream_over || !may_pull || self.failing.is_some());
+                let waits_for_own_stream = may_pull && self.failing.is_none();
+                upload.inbox.set_waiting(!waits_for_own_stream);
             }
             // The items are no longer wanted, so it does not matter whether they arrive. Only signs
             // that the caller is there are still sent.
@@ -281,15 +278,12 @@ impl<L: ItemLink> Sending<'_, L> {
             let wake_at = retry_at.filter(|_| !may_send).unwrap_or(keep_alive_at);
             tokio::select! {
                 biased;
-                Some((first, published)) = unconfirmed.next() => match self.on_published(first, published) {
-                    Ok(true) => {}
-                    Ok(false) => {
+                Some((first, published)) = unconfirmed.next() => match self.record_published(first, published) {
+                    Ok(None) => {}
+                    Ok(Some(retry_at)) => {
                         unconfirmed.clear();
-                        // If the message was one without items, it is not kept, so another one is
-                        // sent.
-                        if let Some(failing) = &self.failing {
-                            keep_alive_at = failing.retry_at;
-                        }
+                        // A message without items is not kept, so another one is sent.
+                        keep_alive_at = retry_at;
                     }
                     // The worker wants no more items, so the call needs only its reply.
                     Err(_) if is_done => {}
@@ -364,21 +358,21 @@ impl<L: ItemLink> Sending<'_, L> {
         Poll::Ready(Ok(()))
     }
 
-    /// Handles the outcome of the message that begins with the item `first`. Returns `true` if it
-    /// has arrived, and `false` if it and those that follow are sent again.
+    /// Records what has become of the message that begins with the item `first`. Returns when it
+    /// and those that follow are sent again. `None` if it has arrived.
     ///
     /// # Errors
     ///
     /// The error that ends the call, unless the worker wants no more items.
-    fn on_published(&mut self, first: u64, published: Published) -> Result<bool, CallError> {
+    fn record_published(&mut self, first: u64, published: Published) -> Result<Option<Instant>, CallError> {
         let now = Instant::now();
         // A lost connection says nothing about the worker. If its queue is full, it is there.
-        let may_be_there = published.is_failed() || matches!(published, Published::Refused);
+        let worker_may_be_there = published.is_failed() || matches!(published, Published::Refused);
         let closed_before = self.failing.as_ref().map_or(0, |failing| failing.closed);
         let closed = match published {
             Published::Confirmed => {
                 self.failing = None;
-                return Ok(true);
+                return Ok(None);
             }
             // The exchange does not exist, or the user may not publish to it, or another message
             // was at fault.
@@ -408,15 +402,16 @@ impl<L: ItemLink> Sending<'_, L> {
             closed: 0,
         });
         failing.closed = closed;
-        if may_be_there {
+        if worker_may_be_there {
             failing.undelivered_since = None;
         } else if *failing.undelivered_since.get_or_insert(now) + MAX_SILENCE <= now {
             let reason = "the broker does not deliver the items of the call to its worker";
             return Err(CallError::Fault(Fault::new(FaultCode::Interrupted, reason)));
         }
-        failing.retry_at = now + failing.backoff.next_delay();
+        let retry_at = now + failing.backoff.next_delay();
+        failing.retry_at = retry_at;
         self.upload.lock().sender.go_back(first);
-        Ok(false)
+        Ok(Some(retry_at))
     }
 }
 
@@ -539,15 +534,15 @@ mod tests {
         // A lost connection interrupts the row.
         for _ in 0..2 {
             for is_separate in [sending.link.is_separate, true] {
-                assert!(!sending.on_published(0, closed()).unwrap());
+                assert!(sending.record_published(0, closed()).unwrap().is_some());
                 assert_eq!(sending.link.is_separate, is_separate);
             }
-            assert!(!sending.on_published(0, lost()).unwrap());
+            assert!(sending.record_published(0, lost()).unwrap().is_some());
         }
         for _ in 0..2 {
-            assert!(!sending.on_published(0, closed()).unwrap());
+            assert!(sending.record_published(0, closed()).unwrap().is_some());
         }
-        let ended = sending.on_published(0, closed()).unwrap_err();
+        let ended = sending.record_published(0, closed()).unwrap_err();
         assert!(matches!(ended, CallError::Broker { .. }), "{ended:?}");
     }
 
@@ -559,7 +554,7 @@ mod tests {
         };
         let upload = upload(stream::empty().boxed());
         let mut sending = sending(&upload);
-        assert!(!sending.on_published(0, lost()).unwrap());
+        assert!(sending.record_published(0, lost()).unwrap().is_some());
         advance(2 * MAX_SILENCE).await;
         for published in [
             Published::Returned,
@@ -567,14 +562,15 @@ mod tests {
             Published::Returned,
             Published::Refused,
         ] {
-            assert!(!sending.on_published(0, published).unwrap());
+            assert!(sending.record_published(0, published).unwrap().is_some());
             advance(MAX_SILENCE - Duration::from_millis(1)).await;
         }
         for _ in 0..2 {
-            assert!(!sending.on_published(0, Published::Returned).unwrap());
+            let retry_at = sending.record_published(0, Published::Returned).unwrap();
+            assert!(retry_at.is_some());
             advance(MAX_SILENCE - Duration::from_millis(1)).await;
         }
-        let ended = sending.on_published(0, Published::Returned).unwrap_err();
+        let ended = sending.record_published(0, Published::Returned).unwrap_err();
         assert!(matches!(ended, CallError::Fault(fault) if fault.code == FaultCode::Interrupted));
     }
 
