@@ -23,10 +23,9 @@ use crate::transport::{Outgoing, Published, Publisher, ReplyQueue};
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
 pub(super) struct RequestPublisher {
-    /// Whether requests wait in the channel to the `SendTask` or in its backlog. `RequestSender`
-    /// sets it when it passes a request to the task, and then passes later ones there too, so that
-    /// they do not overtake it. The task clears it once its channel and backlog are empty. Not used
-    /// here. Requests that are held back, or in the batcher, do not count.
+    /// Whether requests wait in the channel to the `SendTask` or in its backlog, where later ones
+    /// must not overtake them. `RequestSender` sets it, and the task clears it once both are empty.
+    /// Requests that are held back, or in the batcher, do not count.
     pub(super) has_backlog: AtomicBool,
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,
@@ -90,17 +89,18 @@ impl RequestPublisher {
         Outgoing {
             queue: request.plan().destination.queue.clone(),
             mandatory: true,
-            message: self.request(request, now).into_message(),
+            message: self.build_single(request, now).into_message(),
             send_token: Some(request.confirm.send_token()),
         }
     }
 
-    /// Builds a request that is sent on its own. Counts it if it may ask for the batch size of its
-    /// method. Records that a one-way request asks.
-    fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
+    /// Builds a request that is sent on its own. That may count it, and record that it asks for the
+    /// batch size of its method, so it must happen once.
+    fn build_single(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();
-        let records_and_asks = || plan.batch_size().is_some_and(LearnedBatchSize::record_single);
+        // One-way requests ask by a header, and requests in plain text are never batched.
+        let may_ask = !oneway && plan.codec != Codec::Text;
         Request {
             method: Some(plan.method.wire_name()),
             codec: plan.codec,
@@ -112,8 +112,7 @@ impl RequestPublisher {
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers: self.headers(queued, now).into_owned(),
-            // One-way requests ask by a header, and requests in plain text are never batched.
-            asks_batch_size: !oneway && plan.codec != Codec::Text && records_and_asks(),
+            asks_batch_size: may_ask && plan.batch_size().is_some_and(LearnedBatchSize::record_single),
             credit: plan.destination.credit(),
             sends_items: plan.destination.upload.is_some(),
             dead_lettered: None,
@@ -187,18 +186,15 @@ impl RequestPublisher {
 
     /// Returns whether a request is one-way and asks for the batch size of its method. Records that
     /// it asks, which forgets the batch size if no worker has answered for a long time.
-    ///
-    /// Calls that are made one after another gain nothing from batches, so they do not ask. A
-    /// direct reply-to address could not receive the answer: it is valid only in the property
-    /// `reply_to`, which would make the request a call.
     fn oneway_asks_batch_size(&self, request: &QueuedRequest, now: Instant) -> bool {
         let plan = request.plan();
-        plan.method.is_oneway()
-            && fits_in_batch(plan)
-            && self.options.reply_queue != ReplyQueue::Direct
-            && plan
-                .batch_size()
-                .is_some_and(|batch_size| self.in_flight.len() > 1 && batch_size.record_oneway(now))
+        // A direct reply-to address could not receive the answer: it is valid only in the property
+        // `reply_to`, which would make the request a call.
+        let may_ask =
+            plan.method.is_oneway() && fits_in_batch(plan) && self.options.reply_queue != ReplyQueue::Direct;
+        // Calls that are made one after another gain nothing from batches, so they do not ask.
+        let asks = |batch_size: &LearnedBatchSize| self.in_flight.len() > 1 && batch_size.record_oneway(now);
+        may_ask && plan.batch_size().is_some_and(asks)
     }
 }
 

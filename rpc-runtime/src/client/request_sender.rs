@@ -46,10 +46,11 @@ impl RequestSender {
         (sender, task.run(requests))
     }
 
-    /// Publishes a request at once, or passes it to the task: if earlier requests wait there, if
-    /// the transport does not accept it now, or if it is batched or held back. `is_alone` says that
-    /// no other call will share a batch with it: then it is published at once if possible.
+    /// Publishes a request at once, or passes it to the task if it is to be batched or held back, or
+    /// if the transport does not accept it now. `is_alone` is whether no other call will share a
+    /// batch with it.
     pub(super) fn send(&self, mut request: QueuedRequest, is_alone: bool) {
+        // The request must not overtake earlier ones that wait in the task.
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
         if !has_backlog && (is_alone || publishes_at_once(&request)) {
             match self.try_publish(&mut request) {
