@@ -40,7 +40,7 @@ pub(super) fn observed(
     if !span.is_observed() {
         return make(call);
     }
-    let items = call.plan().destination.inbox.as_ref();
-    let items = items.and_then(|items| items.flow());
-    Box::pin(span.run(items, make(call)))
+    let inbox = call.plan().destination.inbox.as_ref();
+    let item_flow = inbox.and_then(|inbox| inbox.flow());
+    Box::pin(span.run(item_flow, make(call)))
 }

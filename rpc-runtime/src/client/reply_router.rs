@@ -56,7 +56,8 @@ fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
     let discarded = match delivery.malformed {
         Some(malformed) => route_malformed(in_flight, &message, malformed, is_batch),
         None if is_batch => route_batch(in_flight, &message),
-        None => usize::from(!route_single(in_flight, message)),
+        None if route_single(in_flight, message) => 0,
+        None => 1,
     };
     if discarded > 0 {
         in_flight.record_discarded(discarded);
@@ -100,21 +101,18 @@ pub(super) fn route_malformed(
     is_batch: bool,
 ) -> usize {
     in_flight.log_malformed(malformed);
-    let ids: Vec<_> = if is_batch {
-        match read_batch::<BatchedReply>(&message.body) {
-            Ok(replies) => replies.into_iter().map(|reply| reply.id).collect(),
-            Err(_) => return 1,
-        }
+    let ids: Option<Vec<_>> = if is_batch {
+        let replies = read_batch::<BatchedReply>(&message.body).ok();
+        replies.map(|replies| replies.into_iter().map(|reply| reply.id).collect())
     } else {
-        match call_id(message) {
-            Some(id) => vec![id],
-            None => return 1,
-        }
+        call_id(message).map(|id| vec![id])
     };
-    fail_all(in_flight, ids, || BadReply::Malformed(malformed))
+    ids.map_or(1, |ids| {
+        fail_all(in_flight, ids, || BadReply::Malformed(malformed))
+    })
 }
 
-/// Fails the calls with these ids. Returns how many of the ids are of no call that waits.
+/// Fails the calls with these ids. Returns for how many of the ids no call waits.
 fn fail_all(
     in_flight: &InFlightCalls,
     ids: impl IntoIterator<Item = Uuid>,

@@ -157,10 +157,9 @@ impl Drop for SessionTask {
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
-    /// Changes the state and notifies all calls in flight. They need to know of another epoch and
-    /// of the end, and those that read streams need to know that messages can arrive again. Other
-    /// changes are made without this function: they concern only calls that wait for a session,
-    /// which watch the state.
+    /// Changes the state and notifies all calls in flight: of another epoch, of the end, or that
+    /// the messages of streams can arrive again. Other changes need no notification: they concern
+    /// only calls that wait for a session, which watch the state.
     fn update(&self, change: impl FnOnce(&mut SessionState)) {
         self.state.send_modify(change);
         self.in_flight.notify_session_changed();

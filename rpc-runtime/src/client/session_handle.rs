@@ -95,10 +95,9 @@ impl SessionHandle {
         Err(self.status_board().end_reason_or_closed())
     }
 
-    /// Returns whether the queue of a refused request is missing, as a check of the last ten
-    /// seconds says; `false` also if that is unknown. A classic queue whose node is down counts as
-    /// missing: RabbitMQ 4 refuses requests to it. A queue that exists has refused the request
-    /// because it is full, or will accept requests soon.
+    /// Returns whether the queue of a refused request is missing, according to a check of the last
+    /// ten seconds; `false` if that is unknown. A classic queue whose node is down counts as
+    /// missing. A queue that exists is full, or will accept requests soon.
     pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
@@ -107,8 +106,8 @@ impl SessionHandle {
         exists.await == Some(false)
     }
 
-    /// Returns why the handle is not ready, or else why the session was lost that is being
-    /// reopened, or why the broker refuses it. `None` if nothing is known to prevent replies.
+    /// Returns what prevents replies: why the handle is not ready, or else why the session was lost
+    /// or is refused. `None` if nothing is known to prevent them.
     pub(super) fn obstacle(&self) -> Option<BrokerError> {
         self.status_board().status().obstacle().or_else(|| {
             let state = self.state().borrow();
