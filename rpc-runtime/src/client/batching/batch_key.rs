@@ -24,8 +24,8 @@ pub(super) struct BatchKey {
 }
 
 impl BatchKey {
-    /// Returns the request's key, and how much of a message it takes. `None` if the request cannot
-    /// be sent in a batch, at least not before its workers ask for batches.
+    /// Returns the request's key, and how much of a message it takes. `None` if the request does
+    /// not fit in a batch, or if its workers are not known to ask for batches.
     pub(super) fn of(request: &QueuedRequest, now: Instant) -> Option<(Self, Load)> {
         let plan = request.plan();
         let batch_size = batch_size_in_use(plan)?;
@@ -39,7 +39,7 @@ impl BatchKey {
             priority: plan.priority,
             time_to_live,
         };
-        let bytes = size(plan) + plan.method.name().len() + OVERHEAD;
+        let bytes = max_variable_bytes(plan) + plan.method.name().len() + OVERHEAD;
         Some((key, Load::new(bytes, batch_size)))
     }
 
@@ -71,8 +71,9 @@ pub(super) fn can_share_message(request: &QueuedRequest) -> bool {
     batch_size_in_use(request.plan()).is_some()
 }
 
-/// Returns whether the request is published at once: it is not batched, and not held back until the
-/// batch size of its method is known. Counts a call that is published while that is awaited.
+/// Returns whether to publish the request at once, and not to batch it or to hold it back until the
+/// batch size of its method is known. Counts the [first calls](LearnedBatchSize::holds_back) of the
+/// method.
 pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
     if batch_size_in_use(plan).is_some() {
@@ -83,14 +84,12 @@ pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     if plan.method.is_oneway() || !fits_in_batch(plan) {
         return true;
     }
-    let is_held_back = plan
-        .batch_size()
-        .is_some_and(LearnedBatchSize::count_or_hold_back);
+    let is_held_back = plan.batch_size().is_some_and(LearnedBatchSize::holds_back);
     !is_held_back
 }
 
-/// Returns the batch size that workers ask for. `None` if they are not known to ask for batches, or
-/// if the call does not [fit](fits_in_batch) in one.
+/// Returns the batch size that workers ask for. `None` if the call does not [fit](fits_in_batch) in
+/// a batch, or if its workers are not known to ask for batches.
 fn batch_size_in_use(plan: &CallPlan) -> Option<u16> {
     let batch_size = plan.batch_size()?.get();
     (batch_size > 1 && fits_in_batch(plan)).then_some(batch_size)
@@ -98,23 +97,25 @@ fn batch_size_in_use(plan: &CallPlan) -> Option<u16> {
 
 /// Returns whether the codec and the size of a call allow it to be sent in a batch.
 pub(in crate::client) fn fits_in_batch(plan: &CallPlan) -> bool {
-    plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
+    plan.codec != Codec::Text && max_variable_bytes(plan) <= MAX_PART_BYTES
 }
 
-/// Returns how many bytes a call's arguments and headers take in a batch, at most. The two lengths
-/// of each header take at most ten.
-fn size(plan: &CallPlan) -> usize {
-    plan.arguments.0.len() + plan.headers.wire_bytes() + 10 * plan.headers.len()
+/// Returns how many bytes a call's arguments and headers take in a batch, at most.
+fn max_variable_bytes(plan: &CallPlan) -> usize {
+    // Each header has two lengths, of at most five bytes.
+    let max_header_lengths = 10 * plan.headers.len();
+    plan.arguments.0.len() + plan.headers.wire_bytes() + max_header_lengths
 }
 
 /// How many bytes the id, the time to live and the lengths add to a call in a batch, at most.
 const OVERHEAD: usize = 64;
 
-/// Keeps the first six binary digits of a number, and sets the others to zero. Numbers that are
+/// Keeps the first six binary digits of a number, and sets the rest to zero. Numbers that are
 /// rounded to the same value differ by less than a thirtieth.
 fn round_down(number: u32) -> u32 {
-    let dropped = (u32::BITS - number.leading_zeros()).saturating_sub(6);
-    number >> dropped << dropped
+    let digits = u32::BITS - number.leading_zeros();
+    let cleared = digits.saturating_sub(6);
+    number >> cleared << cleared
 }
 
 #[cfg(test)]

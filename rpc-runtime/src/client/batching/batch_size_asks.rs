@@ -42,8 +42,8 @@ impl BatchSizeAsks {
         asks.push_back(ask);
     }
 
-    /// Learns the batch size that answers the request with this id, which then waits no longer.
-    /// Returns `false` if no such request waits for one.
+    /// Stores a batch size for the method whose request, with this id, asked for it. Returns
+    /// `false` if no request with this id waits for an answer.
     pub(in crate::client) fn answer(&self, id: Uuid, batch_size: u16) -> bool {
         let ask = {
             let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,9 +10,8 @@ use crate::client::queued_request::QueuedRequest;
 #[derive(Debug, Default)]
 pub(super) struct HeldRequests {
     requests: Vec<QueuedRequest>,
-    /// When the requests are released, all together. `None` if none was held back since the last
-    /// release.
-    until: Option<Instant>,
+    /// When all requests are released. `None` if none was held back since the last release.
+    release_at: Option<Instant>,
 }
 
 /// How long requests are held back, at most, if no reply comes: longer than a quick method takes,
@@ -21,32 +20,32 @@ pub(super) const MAX_HOLD: Duration = Duration::from_millis(20);
 
 impl HeldRequests {
     pub(super) fn add(&mut self, request: QueuedRequest, now: Instant) {
-        self.until.get_or_insert(now + MAX_HOLD);
+        self.release_at.get_or_insert(now + MAX_HOLD);
         self.requests.push(request);
     }
 
     /// Returns whether a time to release requests is set. [`take`](Self::take) does not clear it.
-    pub(super) fn is_active(&self) -> bool {
-        self.until.is_some()
+    pub(super) fn has_release_time(&self) -> bool {
+        self.release_at.is_some()
     }
 
     /// Waits until it is time to release the requests; forever if no time is set.
-    pub(super) async fn expired(&self) {
-        match self.until {
-            Some(until) => sleep_until(until).await,
+    pub(super) async fn wait_release_time(&self) {
+        match self.release_at {
+            Some(release_at) => sleep_until(release_at).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Takes the requests because a batch size may be known now. The time to release those that are
-    /// added again stays the same.
+    /// Takes the requests because a batch size may be known now. Those that are added again keep
+    /// their time of release.
     pub(super) fn take(&mut self) -> Vec<QueuedRequest> {
         std::mem::take(&mut self.requests)
     }
 
     /// Takes the requests because the time to release them has come.
     pub(super) fn release(&mut self) -> Vec<QueuedRequest> {
-        self.until = None;
+        self.release_at = None;
         self.take()
     }
 }

@@ -21,12 +21,12 @@ pub(in crate::client) struct LearnedBatchSize {
 /// The one-way requests that asked for the batch size.
 #[derive(Debug, Default)]
 struct OnewayAsks {
-    /// When the last of them was sent.
+    /// When the last one was sent.
     last: Option<Instant>,
-    /// How many have asked since the last answer, or since the batch size was forgotten for lack of
+    /// How many were sent since the last answer, or since the batch size was forgotten for lack of
     /// one.
     unanswered: u32,
-    /// When the first of these asked.
+    /// When the first of the unanswered ones was sent.
     unanswered_since: Option<Instant>,
 }
 
@@ -59,17 +59,18 @@ const UNANSWERED_TIME: Duration = Duration::from_secs(30);
 impl LearnedBatchSize {
     /// Returns the batch size; one if it is not known.
     pub(in crate::client) fn get(&self) -> u16 {
-        size(self.state.load(Ordering::Relaxed)).max(1)
+        known_size(self.state.load(Ordering::Relaxed)).max(1)
     }
 
-    /// Returns whether a call that is sent on its own is to ask for the batch size: always if it is
-    /// not known, and otherwise [one in some](ASK_EVERY), for which this counts the call.
+    /// Returns whether a call that is sent on its own is to ask for the batch size. Each call asks
+    /// until that is known. Afterwards, this counts the calls, and [one in some](ASK_EVERY) asks.
     pub(in crate::client) fn record_single(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
-        if size(state) == 0 {
+        if known_size(state) == 0 {
             return true;
         }
-        (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
+        let calls = self.count_call(state) / ONE_CALL;
+        calls.is_multiple_of(ASK_EVERY)
     }
 
     /// Returns whether a one-way request, alone or in a batch, is to ask for the batch size. If so,
@@ -84,13 +85,14 @@ impl LearnedBatchSize {
         asks.unanswered += 1;
         let unanswered_since = *asks.unanswered_since.get_or_insert(now);
         if asks.unanswered > MAX_UNANSWERED && since(unanswered_since) >= UNANSWERED_TIME {
-            (asks.unanswered, asks.unanswered_since) = (1, Some(now));
             self.forget();
+            // This request is the first unanswered one from now on.
+            (asks.unanswered, asks.unanswered_since) = (1, Some(now));
         }
         true
     }
 
-    /// Stores the batch size with which a worker answered a one-way request. From now on, counts
+    /// Stores the batch size with which a worker answered a one-way request. Begins to count
     /// unanswered requests anew.
     pub(in crate::client) fn answered_oneway(&self, batch_size: u16) {
         let mut asks = self.oneway_asks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,25 +101,24 @@ impl LearnedBatchSize {
         self.learn(batch_size);
     }
 
-    /// Returns `true` if a call is to be held back until the batch size is known. Otherwise it is
-    /// sent, and counted if the batch size is still awaited.
-    pub(in crate::client) fn count_or_hold_back(&self) -> bool {
+    /// Returns whether to hold back a call until the batch size is known. While that is awaited,
+    /// counts the [first calls](FIRST_CALLS), which are not held back.
+    pub(in crate::client) fn holds_back(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
-        if size(state) > 0 || state == NOT_AWAITED {
+        if !is_awaited(state) {
             return false;
         }
-        let holds_back = state / ONE_CALL >= FIRST_CALLS;
-        if !holds_back {
+        let is_first_call = state / ONE_CALL < FIRST_CALLS;
+        if is_first_call {
             self.count_call(state);
         }
-        holds_back
+        !is_first_call
     }
 
     /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns
-    /// `false` if no call was to be held back anyway: the size is known or was forgotten, or this
-    /// was called before.
+    /// whether the batch size was awaited until now.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
-        let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
+        let not_awaited = |state| is_awaited(state).then_some(NOT_AWAITED);
         self.state
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, not_awaited)
             .is_ok()
@@ -129,7 +130,7 @@ impl LearnedBatchSize {
         if batch_size == 0 {
             return false;
         }
-        let known = size(self.state.load(Ordering::Relaxed));
+        let known = known_size(self.state.load(Ordering::Relaxed));
         // Many replies repeat it, and writing an equal value would only slow down other threads.
         if known != batch_size {
             self.state.store(batch_size.into(), Ordering::Relaxed);
@@ -143,8 +144,8 @@ impl LearnedBatchSize {
         self.state.store(NOT_AWAITED, Ordering::Relaxed);
     }
 
-    /// Adds a call to this state, and returns the sum. Does not store it if another thread has
-    /// changed the state meanwhile, so that no batch size is overwritten.
+    /// Counts a call in this state, and returns the new state. Does not store it if another thread
+    /// has changed the state meanwhile, so that no batch size is overwritten.
     fn count_call(&self, state: u32) -> u32 {
         let counted = state.wrapping_add(ONE_CALL);
         let _ = self
@@ -155,8 +156,13 @@ impl LearnedBatchSize {
 }
 
 /// Returns the batch size in a state; zero if it is not known.
-fn size(state: u32) -> u16 {
+fn known_size(state: u32) -> u16 {
     u16::try_from(state & 0xffff).unwrap_or(0)
+}
+
+/// Returns whether calls may be held back in this state until the batch size is known.
+fn is_awaited(state: u32) -> bool {
+    known_size(state) == 0 && state != NOT_AWAITED
 }
 
 #[cfg(test)]
@@ -215,7 +221,7 @@ mod tests {
     fn only_some_of_the_first_calls_are_sent_before_a_reply() {
         for is_learned in [true, false] {
             let batch_size = LearnedBatchSize::default();
-            let sent = |calls| (0..calls).filter(|_| !batch_size.count_or_hold_back()).count();
+            let sent = |calls| (0..calls).filter(|_| !batch_size.holds_back()).count();
             assert_eq!(sent(2 * FIRST_CALLS), FIRST_CALLS as usize);
             if is_learned {
                 assert!(batch_size.learn(1));

@@ -64,18 +64,18 @@ impl SendTask {
                 () = publisher.wait_ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
                     self.distribute_backlog();
                     self.publish_batches();
-                    // A request that arrives between the check and the store may be overtaken. It
-                    // is not forgotten.
+                    // From now on, new requests may be published past this task. One that arrives
+                    // between the check and the store may be overtaken, but is not forgotten.
                     if self.backlog.is_empty() && requests.is_empty() {
                         self.publisher.has_backlog.store(false, Ordering::Relaxed);
                     }
                 }
-                // The first reply to a call of a method may carry its batch size. Requests of other
-                // methods are held back again.
-                () = in_flight.first_reply.notified(), if self.held.is_active() => {
+                // The batch size of a method may be known now. Requests of other methods are held
+                // back again.
+                () = in_flight.first_reply.notified(), if self.held.has_release_time() => {
                     self.backlog.extend(self.held.take());
                 }
-                () = self.held.expired() => self.release_held(),
+                () = self.held.wait_release_time() => self.release_held(),
                 count = requests.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     // Lets other tasks send more requests that can share a message with these.
@@ -90,12 +90,12 @@ impl SendTask {
     }
 
     fn has_work(&self) -> bool {
-        !self.backlog.is_empty() || !self.unconfirmed.is_empty() || self.held.is_active()
+        !self.backlog.is_empty() || !self.unconfirmed.is_empty() || self.held.has_release_time()
     }
 
     /// Drops withdrawn requests once the backlog is long, so that they take at most about as much
-    /// memory as those that wait. The next time is when the backlog has doubled, so each request is
-    /// looked at only a few times.
+    /// memory as those that wait. Waits until the backlog has doubled before it looks again, so
+    /// that it checks each request only a few times.
     fn drop_withdrawn(&mut self) {
         if self.backlog.len() > self.prune_above {
             self.backlog.retain(|request| !request.is_withdrawn());
@@ -125,7 +125,7 @@ impl SendTask {
         // Consecutive requests usually have the same key.
         let mut group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
         for request in backlog.drain(..count) {
-            // Its message was built to be published alone, which the transport did not accept.
+            // The transport did not accept its message before, which was built to be sent alone.
             if request.built.is_some() {
                 self.publish_single(request, None);
                 continue;
@@ -165,10 +165,12 @@ impl SendTask {
 
     /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
-        // Several clients may share the lane. The key has the limiter of one of them, which does
-        // not count the calls of the others.
-        let share = |key: &BatchKey, waiting| fair_share(key.destination.limiter.in_flight().max(waiting));
-        while let Some((key, mut requests)) = self.batcher.take_message(share) {
+        let max_requests = |key: &BatchKey, waiting_in_lane| {
+            // If several clients share the lane, these are the calls of only one of them.
+            let in_flight = key.destination.limiter.in_flight();
+            fair_share(in_flight.max(waiting_in_lane))
+        };
+        while let Some((key, mut requests)) = self.batcher.take_message(max_requests) {
             requests.retain(|request| !request.is_withdrawn());
             if requests.len() > 1 {
                 self.publish_batch(requests, key);
@@ -180,9 +182,8 @@ impl SendTask {
         }
     }
 
-    /// Publishes a request on its own. The transport checks with the request's send token whether
-    /// its call has withdrawn it. Once the outcome is known, `key` frees the request's place among
-    /// the batcher's unconfirmed messages; `None` if it did not come from the batcher.
+    /// Publishes a request on its own, unless its call withdraws it before the transport sends it.
+    /// `key` is the request's lane in the batcher; `None` if it did not come from there.
     fn publish_single(&mut self, mut request: QueuedRequest, key: Option<BatchKey>) {
         let message = self.publisher.single(&mut request);
         count_sent(&request.plan().destination, 1);
@@ -196,8 +197,8 @@ impl SendTask {
     /// Publishes requests in one message, except those that were withdrawn.
     fn publish_batch(&mut self, mut requests: Vec<QueuedRequest>, key: BatchKey) {
         requests.retain(|request| request.confirm.mark_sent());
-        // All were withdrawn.
         let Some(message) = self.publisher.batch(&requests) else {
+            // All were withdrawn.
             self.batcher.done(&key);
             return;
         };
