@@ -10,16 +10,16 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::call_progress::{CallProgress, PublishFailure};
 use super::control_messages::AbandonedCall;
-use super::failures::{broker_error, no_server_error, queue_gone_error, refused_error};
+use super::failures::{broker_error, maybe_executed, no_server_error, queue_gone_error, refused_error};
 use super::in_flight_call::{CallEvent, InFlightCall};
 use super::in_flight_calls::InFlightGuard;
 use super::plan::CallPlan;
 use super::queued_request::{PendingConfirm, QueuedRequest};
 use super::received_reply::{ReceivedReply, check_reply, empty_reply};
-use super::resend::{self, ResendDecision};
+use super::resend::{self, ReplyEpoch, ResendDecision};
 use super::session::Session;
 use super::session_handle::SessionHandle;
-use super::streaming::{MAX_SILENCE, Overdue};
+use super::streaming::{ItemInbox, MAX_SILENCE, Overdue};
 use super::time_limit::TimeLimit;
 use crate::error::{BrokerError, CallError};
 use crate::protocol::{Executed, Fault, FaultCode, Reply};
@@ -42,8 +42,8 @@ pub(super) struct BrokerCall<'a> {
     session_handle: &'a SessionHandle,
     progress: CallProgress<'a>,
     time: &'a TimeLimit,
-    /// The session of the last request. If this attempt has sent none, because another one has
-    /// begun the stream, the session that it watches. `None` at first.
+    /// The session of the last request, or the one that is watched if this attempt sends none
+    /// because another attempt has begun the stream. `None` at first.
     last_session: Option<Arc<Session>>,
 }
 
@@ -55,7 +55,7 @@ enum Next {
     Resend,
     /// Send the request again, in a session other than that of the last request.
     ResendInNewSession,
-    /// Handle a request that the broker did not confirm.
+    /// End the call, or send the request again later: the broker did not confirm it.
     HandleFailure(Box<Published>),
     /// Wait for the end of the stream, which has begun.
     AwaitEnd,
@@ -86,7 +86,7 @@ impl<'a> BrokerCall<'a> {
             'requests: loop {
                 // Before the session is read, so that no session change is missed.
                 if let Some(reply) = self.call().take_reply_and_forget_events() {
-                    return self.on_reply(reply);
+                    return self.end_with_reply(reply);
                 }
                 if self.waits_for_end() {
                     return self.await_end().await;
@@ -109,9 +109,9 @@ impl<'a> BrokerCall<'a> {
                 self.send(session);
                 let failure = loop {
                     let Some(event) = self.call().next_event(deadline.as_mut()).await else {
-                        return self.on_deadline().await;
+                        return self.give_up_or_await_end().await;
                     };
-                    match self.on_event(event) {
+                    match self.next_step(event) {
                         ControlFlow::Continue(Next::Wait) => {}
                         // The head of the loop sends the request, or awaits the end.
                         ControlFlow::Continue(Next::Resend | Next::AwaitEnd) => continue 'requests,
@@ -123,7 +123,7 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
-                if let ControlFlow::Break(outcome) = self.on_not_confirmed(failure, deadline.as_mut()).await {
+                if let ControlFlow::Break(outcome) = self.wait_to_resend(failure, deadline.as_mut()).await {
                     return outcome;
                 }
             }
@@ -166,10 +166,10 @@ impl<'a> BrokerCall<'a> {
     }
 
     /// Records what an event says about the call's requests, and decides what to do next.
-    fn on_event(&mut self, event: CallEvent) -> Step<Next> {
+    fn next_step(&mut self, event: CallEvent) -> Step<Next> {
         let plan = self.plan();
         match event {
-            CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
+            CallEvent::Reply(reply) => return ControlFlow::Break(self.end_with_reply(reply)),
             // A worker has the request, whatever the broker says about it.
             _ if plan.has_stream_begun() => return ControlFlow::Continue(Next::AwaitEnd),
             CallEvent::Confirmed if plan.method.is_oneway() => {
@@ -200,38 +200,23 @@ impl<'a> BrokerCall<'a> {
             // A request that waits to be sent again must not run beside the one that has begun.
             self.progress.withdraw();
             let (limit, call) = (self.time.limit, self.call());
-            let sent = self.last_session.take().map(|session| session.epoch);
-            // Neither is missing: a stream that has begun has an inbox, and its request a session.
-            let (Some(sent), Some(items)) = (sent, &self.plan().destination.inbox) else {
+            let epoch = self.last_session.take().map(|session| session.epoch);
+            // A stream that has begun has an inbox, and its request had a session.
+            let (Some(mut epoch), Some(inbox)) = (epoch, &self.plan().destination.inbox) else {
                 return Err(self.give_up());
             };
             // A call that only sends items has no reader whose wait is limited. The time without a
             // session is limited instead.
             let has_reader = self.plan().destination.credit().is_some();
-            let mut consumer = sent.consumer;
             loop {
-                let is_open = {
-                    let state = self.session_handle.state().borrow();
-                    if state.phase.is_closed() {
-                        let reason = self.session_handle.status_board().end_reason_or_closed();
-                        return Err(broker_error(reason, true));
-                    }
-                    if state.epoch.address != sent.address {
-                        return Err(broker_error(state.loss_error(), true));
-                    }
-                    if consumer != state.epoch.consumer {
-                        consumer = state.epoch.consumer;
-                        items.record_reconnected();
-                    }
-                    state.phase.is_open()
-                };
-                items.set_down(!is_open && !has_reader);
-                let overdue_at = pin!(sleep_until(items.overdue_at(limit, !is_open)));
+                let is_open = self.check_stream_session(&mut epoch, inbox)?;
+                inbox.set_down(!is_open && !has_reader);
+                let overdue_at = pin!(sleep_until(inbox.overdue_at(limit, !is_open)));
                 match call.next_event(overdue_at).await {
-                    Some(CallEvent::Reply(reply)) => return self.on_reply(reply),
+                    Some(CallEvent::Reply(reply)) => return self.end_with_reply(reply),
                     Some(_) => {}
                     // Look at the session again: no event tells when it is lost.
-                    None => match items.overdue(limit, !self.is_session_open()) {
+                    None => match inbox.overdue(limit, !self.is_session_open()) {
                         Some(Overdue::Silent) => return Err(silent_error()),
                         Some(Overdue::TimedOut) => {
                             return Err(CallError::TimedOut {
@@ -245,6 +230,24 @@ impl<'a> BrokerCall<'a> {
                 }
             }
         })
+    }
+
+    /// Returns whether the session is open, and tells the inbox if its consumer is no longer that
+    /// of `epoch`, the one seen last. Fails if the handle is closed or the reply address is lost.
+    fn check_stream_session(&self, epoch: &mut ReplyEpoch, inbox: &ItemInbox) -> Result<bool, CallError> {
+        let state = self.session_handle.state().borrow();
+        if state.phase.is_closed() {
+            let reason = self.session_handle.status_board().end_reason_or_closed();
+            return Err(broker_error(reason, true));
+        }
+        if state.epoch.address != epoch.address {
+            return Err(broker_error(state.loss_error(), true));
+        }
+        if state.epoch.consumer != epoch.consumer {
+            *epoch = state.epoch;
+            inbox.record_reconnected();
+        }
+        Ok(state.phase.is_open())
     }
 
     fn is_session_open(&self) -> bool {
@@ -271,9 +274,9 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Handles a request that the broker did not confirm: ends the call, or waits until another
-    /// request may be sent.
-    fn on_not_confirmed<'b>(
+    /// Waits until the call may send its request again after the broker did not confirm it. Ends
+    /// the call if it may not.
+    fn wait_to_resend<'b>(
         &'b mut self,
         published: Box<Published>,
         deadline: Pin<&'b mut Sleep>,
@@ -281,37 +284,36 @@ impl<'a> BrokerCall<'a> {
         Box::pin(async move {
             self.progress.end_request();
             match *published {
-                Published::Returned => self.on_returned(deadline).await,
-                Published::Refused => self.on_refused(deadline).await,
-                Published::Failed { source, written } => self.on_failed(source, written),
-                // Neither gets here: a call that withdraws its request does not wait for the
-                // outcome, and a confirm is no failure.
+                Published::Returned => self.after_return(deadline).await,
+                Published::Refused => self.after_refusal(deadline).await,
+                Published::Failed { source, written } => self.after_failed_publish(source, written),
+                // Never happens: a call that withdraws its request does not wait for the outcome,
+                // and a confirm is no failure.
                 Published::Withdrawn | Published::Confirmed => ControlFlow::Continue(()),
             }
         })
     }
 
-    /// Handles a request that the broker returned because the queue does not exist.
-    async fn on_returned(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
+    /// Waits for the queue, which does not exist, or ends the call: the broker returned its request.
+    async fn after_return(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let (plan, may_have_run) = (self.plan(), self.progress.may_have_run);
         let queue = &plan.destination.queue;
-        // An idempotent call that may have run goes on: its queue existed before, and a worker may
-        // declare it again.
-        let retries = plan.wait_for_server || (may_have_run && plan.method.is_idempotent());
-        if !retries {
-            return ControlFlow::Break(Err(if may_have_run {
-                broker_error(queue_gone_error(queue), true)
-            } else {
-                no_server_error(queue)
-            }));
+        // The queue of a call that may have run existed before, and a worker may declare it again.
+        let waits_for_queue = plan.wait_for_server || (may_have_run && plan.method.is_idempotent());
+        if waits_for_queue {
+            self.progress.last_failure = Some(PublishFailure::NoServer);
+            return self.unless_ended(deadline, pin!(sleep(NO_SERVER_DELAY))).await;
         }
-        self.progress.last_failure = Some(PublishFailure::NoServer);
-        self.unless_ended(deadline, pin!(sleep(NO_SERVER_DELAY))).await
+        ControlFlow::Break(Err(if may_have_run {
+            broker_error(queue_gone_error(queue), true)
+        } else {
+            no_server_error(queue)
+        }))
     }
 
-    /// Handles a request that the broker refused. A queue that has lost its leader may have
-    /// delivered it nevertheless.
-    async fn on_refused(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
+    /// Waits to send the request again, or ends the call: the broker refused its request. A queue
+    /// that has lost its leader may have delivered it nevertheless.
+    async fn after_refusal(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let plan = self.plan();
         let may_have_run_before = self.progress.may_have_run;
         self.progress.may_have_run = true;
@@ -330,13 +332,13 @@ impl<'a> BrokerCall<'a> {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         // As far as is known, the queue exists, and may take the next request at once. If it
-        // refuses that, too, the call gets to the delay above, because this one may have run.
+        // refuses that one, too, the call waits as above, because this one may have run.
         ControlFlow::Continue(())
     }
 
-    /// Handles a request that could not be sent, or whose confirm was lost. `written` is whether
-    /// the broker may have got it.
-    fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
+    /// Lets the call send its request again, or ends it: the request could not be sent, or its
+    /// confirm was lost. `written` is whether the broker may have got the request.
+    fn after_failed_publish(&mut self, source: BrokerError, written: bool) -> Step<()> {
         // If the handle has ended, that is why the request failed.
         let source = self.session_handle.status_board().end_reason().unwrap_or(source);
         self.progress.is_session_lost = true;
@@ -346,10 +348,8 @@ impl<'a> BrokerCall<'a> {
             self.progress.retry_state().channels_closed += 1;
         }
         let is_permanent = source.is_handle_ended() || matches!(source, BrokerError::Unsendable { .. });
-        let (is_idempotent, channels_closed) = (
-            self.plan().method.is_idempotent(),
-            self.progress.channels_closed(),
-        );
+        let is_idempotent = self.plan().method.is_idempotent();
+        let channels_closed = self.progress.channels_closed();
         match resend::after_failed_publish(is_idempotent, written, channels_closed) {
             ResendDecision::Resend if !is_permanent => ControlFlow::Continue(()),
             _ => ControlFlow::Break(Err(broker_error(source, self.progress.may_have_run))),
@@ -357,7 +357,7 @@ impl<'a> BrokerCall<'a> {
     }
 
     /// Waits for a future, unless the call ends first: with a reply to an earlier request, or
-    /// [at its deadline](Self::on_deadline).
+    /// [at its deadline](Self::give_up_or_await_end).
     async fn unless_ended<T>(
         &mut self,
         deadline: Pin<&mut Sleep>,
@@ -369,8 +369,8 @@ impl<'a> BrokerCall<'a> {
             output = future => return ControlFlow::Continue(output),
         };
         ControlFlow::Break(match reply {
-            Some(reply) => self.on_reply(reply),
-            None => self.on_deadline().await,
+            Some(reply) => self.end_with_reply(reply),
+            None => self.give_up_or_await_end().await,
         })
     }
 
@@ -382,20 +382,22 @@ impl<'a> BrokerCall<'a> {
 
     /// Ends the call at its deadline, unless it [waits for the end](Self::waits_for_end) of its
     /// stream: the deadline limits only the wait for the first message.
-    fn on_deadline(&mut self) -> BoxFuture<'_, Outcome> {
+    fn give_up_or_await_end(&mut self) -> BoxFuture<'_, Outcome> {
         if self.waits_for_end() {
             return self.await_end();
         }
         Box::pin(std::future::ready(Err(self.give_up())))
     }
 
-    /// Ends the call with its reply.
-    fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
+    /// Ends the call with its reply. If workers may still be running a method with a stream, tells
+    /// them to stop.
+    fn end_with_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
-        // The worker of a stream that cannot be read does not know that. If the request was sent
-        // twice, a second worker may run the method. In either case, the workers are told to stop.
-        let is_stream = self.plan().destination.inbox.is_some();
-        if is_stream && (reply.is_err() || self.progress.is_resent) {
+        let has_stream = self.plan().destination.inbox.is_some();
+        // The worker of a stream does not know that this client cannot read it. A second worker may
+        // run the method if the request was sent twice.
+        let may_still_run = reply.is_err() || self.progress.is_resent;
+        if has_stream && may_still_run {
             self.abandon();
         }
         check_reply(
@@ -408,31 +410,29 @@ impl<'a> BrokerCall<'a> {
     /// Withdraws the request at the deadline, and returns the call's error. May forget the batch
     /// size of the method.
     ///
-    /// A refusal tells more than the timeout. So does a missing queue, unless an earlier request
-    /// may have run: `NoServer` says that none did.
+    /// A refusal tells more than the timeout. So does a missing queue, but `NoServer` also says
+    /// that the method has not run.
     fn give_up(&self) -> CallError {
         let may_have_run = self.progress.withdraw();
         self.call().forget_batch_size_after_timeout(may_have_run);
         let queue = &self.plan().destination.queue;
-        let executed = match (may_have_run, self.progress.last_failure) {
-            (_, Some(PublishFailure::Refused)) => return refused_error(queue),
-            (false, Some(PublishFailure::NoServer)) => return no_server_error(queue),
-            (true, _) => Executed::Maybe,
-            (false, None) => Executed::No,
-        };
-        CallError::TimedOut {
-            limit: self.time.limit,
-            executed,
-            source: self.session_handle.obstacle(),
+        match self.progress.last_failure {
+            Some(PublishFailure::Refused) => refused_error(queue),
+            Some(PublishFailure::NoServer) if !may_have_run => no_server_error(queue),
+            _ => CallError::TimedOut {
+                limit: self.time.limit,
+                executed: maybe_executed(may_have_run),
+                source: self.session_handle.obstacle(),
+            },
         }
     }
 
-    /// Withdraws the request of a call that is not one-way. If workers may have it, or an earlier
+    /// Withdraws the request, unless it is one-way. If workers may have this request or an earlier
     /// one of the call, tells them that the caller no longer waits.
     fn abandon(&self) {
         let plan = self.plan();
         // A one-way request that was sent runs whether or not its caller still waits. One that was
-        // not is withdrawn when `progress` is dropped.
+        // not sent is withdrawn when `progress` is dropped.
         if !plan.method.is_oneway() && self.progress.withdraw() {
             self.session_handle
                 .in_flight

@@ -50,16 +50,16 @@ impl CallPath {
         let plan = call.plan();
         let upload = plan.destination.upload.clone();
         // The time limit covers only the wait for the first message of a stream, so the deadline of
-        // the handler that makes the call must end its streams. `StreamingCall` sets that for a
-        // call that receives one; this does it for a call that sends one.
-        if let (Some(upload), Some(items)) = (&plan.destination.upload, &plan.destination.inbox) {
+        // the handler that makes the call must end its streams. That is set here for a call that
+        // sends a stream, and by `StreamingCall` for a call that receives one.
+        if let (Some(upload), Some(inbox)) = (&plan.destination.upload, &plan.destination.inbox) {
             let ends_at = ambient_deadline().filter(|_| !plan.is_detached);
-            items.set_handler_deadline(ends_at);
+            inbox.set_handler_deadline(ends_at);
             upload.begin(ends_at);
         }
         let reply = match plan.time_limit() {
             Ok(time_limit) => self.call_within(call, time_limit),
-            // A call without any time left is recorded like others.
+            // A call without any time left is recorded, too.
             Err(too_late) => observed(self.kind(), call, |_| Box::pin(ready(Err(too_late)))),
         };
         match upload {
@@ -71,8 +71,8 @@ impl CallPath {
     /// Makes a call and waits for its outcome, within a time limit that may have begun earlier.
     pub(super) fn call_within(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         let plan = call.plan();
-        if let Some(items) = &plan.destination.inbox {
-            items.begin(ItemFlow::of_call(plan.label()));
+        if let Some(inbox) = &plan.destination.inbox {
+            inbox.begin(ItemFlow::of_call(plan.label()));
         }
         let kind = self.kind();
         match self {

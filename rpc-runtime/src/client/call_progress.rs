@@ -71,11 +71,12 @@ impl<'a> CallProgress<'a> {
         self.request = None;
     }
 
-    /// Withdraws the current request. Returns whether the method may have run: the request was
-    /// already sent and cannot be withdrawn, or an earlier one may have reached a worker.
+    /// Withdraws the current request, unless it was sent. Returns whether the method may have run:
+    /// this request was sent, or an earlier one may have reached a worker.
     pub(super) fn withdraw(&self) -> bool {
-        let is_sent = |number| !self.guard.call.latest_send().withdraw(number);
-        self.request.is_some_and(is_sent) || self.may_have_run
+        let latest_send = self.guard.call.latest_send();
+        let was_sent = self.request.is_some_and(|number| !latest_send.withdraw(number));
+        was_sent || self.may_have_run
     }
 
     pub(super) fn channels_closed(&self) -> u32 {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::broker_call::BrokerCall;
 use super::encoded_call_limiters::EncodedCallLimiters;
-use super::failures::{broker_error, no_workers_error, refused_error};
+use super::failures::{broker_error, maybe_executed, no_workers_error, refused_error};
 use super::in_flight_call::InFlightCall;
 use super::limiter::Permit;
 use super::options::CallerOptions;
@@ -117,17 +117,17 @@ impl Caller {
         self.check_size(call.plan())?;
         let permit = Arc::new(permit);
         let destination = &call.plan().destination;
-        if let Some(items) = &destination.inbox {
-            items.add_permit(call.id(), &permit, *time_limit);
+        if let Some(inbox) = &destination.inbox {
+            inbox.add_permit(call.id(), &permit, *time_limit);
         }
         let in_flight = self.session_handle.in_flight.insert(call);
         let running = BrokerCall::new(&self.session_handle, in_flight, time_limit).run();
         let outcome = match &destination.upload {
-            Some(upload) => self.while_items_are_sent(call, upload, running).await,
+            Some(upload) => self.send_items_while(call, upload, running).await,
             None => running.await,
         };
-        if let Some(items) = &destination.inbox {
-            items.show_arrived();
+        if let Some(inbox) = &destination.inbox {
+            inbox.show_arrived();
         }
         // How long a stream takes depends on its reader, and says nothing about overload.
         if !call.plan().has_stream_begun() {
@@ -136,9 +136,9 @@ impl Caller {
         outcome
     }
 
-    /// Sends the items of a call until `running`, which makes the call, has ended. Returns its
-    /// outcome, or the error if items cannot be sent.
-    async fn while_items_are_sent(
+    /// Sends the items of a call while `running` makes the call. Returns the call's outcome, or the
+    /// error if items cannot be sent.
+    async fn send_items_while(
         &self,
         call: &InFlightCall,
         upload: &Arc<Upload>,
@@ -186,7 +186,14 @@ impl Caller {
             return Err(CallError::TooLarge { size, limit });
         }
         let queue = &plan.destination.queue;
-        let timed_out = |executed| self.broadcast_timeout_error(time_limit, executed);
+        let timed_out = |executed| Err(self.broadcast_timeout_error(time_limit, executed));
+        let unconfirmed = |error| match &plan.destination.gather_target {
+            Some(target) => {
+                target.mark_unconfirmed();
+                empty_reply(plan.codec)
+            }
+            None => Err(error),
+        };
         let mut backoff = Backoff::new();
         loop {
             let send_token = SendToken::default();
@@ -194,40 +201,24 @@ impl Caller {
             let publishing = self
                 .transport()
                 .publish_control(queue, message, send_token.clone());
-            // The error of a request that workers may have. `None` if none can have it, and it is
-            // to be sent again.
-            let unconfirmed = match timeout_at(time_limit.deadline, publishing).await {
+            match timeout_at(time_limit.deadline, publishing).await {
                 Ok(Published::Confirmed) => return empty_reply(plan.codec),
-                Ok(Published::Returned) if plan.wait_for_server => None,
+                // No worker has the request, so it is sent again below.
+                Ok(Published::Returned) if plan.wait_for_server => {}
+                Ok(Published::Failed { source, written }) if !written && source.is_waited_out() => {}
                 Ok(Published::Returned) => return Err(no_workers_error(queue)),
-                Ok(Published::Failed {
-                    source,
-                    written: false,
-                }) if source.is_waited_out() => None,
-                Ok(Published::Refused) => Some(refused_error(queue)),
-                Ok(Published::Failed {
-                    source,
-                    written: true,
-                }) => Some(broker_error(source, true)),
+                Ok(Published::Refused) => return unconfirmed(refused_error(queue)),
+                Ok(Published::Failed { source, written }) if written => {
+                    return unconfirmed(broker_error(source, true));
+                }
                 Ok(Published::Failed { source, .. }) => return Err(broker_error(source, false)),
                 Ok(Published::Withdrawn) | Err(_) => {
-                    return Err(timed_out(if send_token.withdraw() {
-                        Executed::No
-                    } else {
-                        Executed::Maybe
-                    }));
+                    let is_sent = !send_token.withdraw();
+                    return timed_out(maybe_executed(is_sent));
                 }
-            };
-            match (unconfirmed, &plan.destination.gather_target) {
-                (Some(_), Some(target)) => {
-                    target.mark_unconfirmed();
-                    return empty_reply(plan.codec);
-                }
-                (Some(error), None) => return Err(error),
-                (None, _) => {}
             }
             if timeout_at(time_limit.deadline, backoff.wait()).await.is_err() {
-                return Err(timed_out(Executed::No));
+                return timed_out(Executed::No);
             }
         }
     }

@@ -63,13 +63,13 @@ impl<'a> ControlSender<'a> {
                 .await;
             // Read before the abandoned calls, so that a call that is dropped meanwhile is not
             // missed.
-            let in_flight = self.in_flight.sent();
+            let sent = self.in_flight.sent_calls();
             let mut calls = self.in_flight.control_messages.take_abandoned();
             let now = Instant::now();
-            calls.extend(in_flight.iter().map(|call| AbandonedCall {
+            calls.extend(sent.iter().map(|call| AbandonedCall {
                 key: call.plan().destination.queue.clone(),
                 id: call.id(),
-                // The latest that it can be: when the call began is not known here.
+                // The latest possible deadline: it is not known here when the call began.
                 deadline: now + call.plan().timeout.min(MAX_TIME_TO_LIVE),
             }));
             let _ = self.send(cancellations(calls, now)).await;
@@ -85,8 +85,8 @@ impl<'a> ControlSender<'a> {
         }
     }
 
-    /// Sends the messages that `next` returns, until the shutdown. Pauses after a refusal. What
-    /// workers are to be told while messages wait for their confirms shares the next messages.
+    /// Sends the messages that `next` returns, until the shutdown. Pauses after a refusal. While
+    /// messages wait for their confirms, what else workers are to be told is collected for `next`.
     async fn send_each<F: Future<Output = Vec<ControlMessage>>>(&self, next: impl Fn() -> F) {
         while let Some(messages) = self.shutdown.run_until_cancelled(next()).await {
             match timeout(SEND_LIMIT, self.send(messages)).await {
@@ -113,8 +113,9 @@ impl<'a> ControlSender<'a> {
                 if error.is_handle_ended() {
                     return Ok(());
                 }
+                let is_channel_closed = matches!(error, BrokerError::ChannelClosed { .. });
                 // The broker closes the channel if it refuses a message.
-                if !error.is_waited_out() || matches!(error, BrokerError::ChannelClosed { .. }) {
+                if is_channel_closed || !error.is_waited_out() {
                     self.log_refusal(&error);
                     return Err(Refused);
                 }

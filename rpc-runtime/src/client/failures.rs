@@ -5,12 +5,17 @@ use crate::protocol::{Executed, ShortStr};
 
 /// Builds the error of a call that a [`BrokerError`] ends.
 pub(super) fn broker_error(source: BrokerError, may_have_run: bool) -> CallError {
-    let executed = if may_have_run {
+    let executed = maybe_executed(may_have_run);
+    CallError::Broker { source, executed }
+}
+
+/// Returns [`Executed::Maybe`] if the method may have run, and [`Executed::No`] if it has not.
+pub(super) fn maybe_executed(may_have_run: bool) -> Executed {
+    if may_have_run {
         Executed::Maybe
     } else {
         Executed::No
-    };
-    CallError::Broker { source, executed }
+    }
 }
 
 /// Builds the error for a request that the broker refused.
@@ -34,8 +39,8 @@ pub(super) fn no_workers_error(queue: &ShortStr) -> CallError {
     }
 }
 
-/// Builds the error for a queue that does not exist any more. An earlier request may have reached
-/// it, so the method may have run.
+/// Builds the error for a queue that does not exist any more, although it may have got an earlier
+/// request of the call.
 pub(super) fn queue_gone_error(queue: &ShortStr) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_string(),

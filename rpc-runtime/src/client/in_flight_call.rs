@@ -95,8 +95,8 @@ impl InFlightCall {
         Self::with_id(random_id(), plan)
     }
 
-    /// Creates a call with this id. If another call may have the same id, both must be one-way:
-    /// they may be in flight at the same time, and a reply with this id would fit both.
+    /// Creates a call with this id. Only one-way calls may share an id: a reply with the id would
+    /// fit several calls otherwise.
     pub(super) fn with_id(id: Uuid, plan: CallPlan) -> Self {
         Self {
             id,
@@ -135,11 +135,10 @@ impl InFlightCall {
         self.lock().is_batched = true;
     }
 
-    /// Forgets the batch size if no reply has come before the deadline and the workers that take
-    /// batches may be gone. `may_have_run` is whether any request of the call may have reached a
-    /// worker.
+    /// Forgets the batch size if the call has timed out because of a batch, whose workers may be
+    /// gone: its request was in a batch, or still waited to be sent, perhaps in one. `may_have_run`
+    /// is whether any request of the call may have reached a worker.
     pub(super) fn forget_batch_size_after_timeout(&self, may_have_run: bool) {
-        // The request was in a batch, or still waited to be sent, perhaps in one.
         if !may_have_run || self.lock().is_batched {
             self.forget_batch_size();
         }
@@ -204,14 +203,14 @@ impl InFlightCall {
     }
 
     /// Hands the call its reply.
-    pub(super) fn on_reply(&self, reply: ReceivedReply) {
+    pub(super) fn deliver_reply(&self, reply: ReceivedReply) {
         let mut inbox = self.lock();
         inbox.reply = Some(reply);
         unlock_and_wake(inbox);
     }
 
     /// Tells the call that the session has another epoch, is open again, or is closed.
-    pub(super) fn on_session_changed(&self) {
+    pub(super) fn notify_session_changed(&self) {
         let mut inbox = self.lock();
         inbox.unhandled_state_change = true;
         inbox.session_changed_since_request = true;
@@ -219,7 +218,7 @@ impl InFlightCall {
     }
 
     /// Tells the call that its stream has begun.
-    pub(super) fn on_stream_begun(&self) {
+    pub(super) fn notify_stream_begun(&self) {
         let mut inbox = self.lock();
         inbox.unhandled_state_change = true;
         unlock_and_wake(inbox);
@@ -227,14 +226,14 @@ impl InFlightCall {
 
     /// Tells the call what became of its request. Also forgets the batch size if the broker did not
     /// take a batch, and counts a single request that was returned.
-    pub(super) fn on_published(&self, published: Published) {
+    pub(super) fn deliver_outcome(&self, published: Published) {
         let mut inbox = self.lock();
+        let is_confirmed = matches!(published, Published::Confirmed);
         // A confirm need not wake a call that waits for a reply, because the reply follows. But
         // after a session change the reply address may be gone, so the call must check whether a
         // reply can still arrive.
-        let should_wake = self.plan.method.is_oneway()
-            || inbox.session_changed_since_request
-            || !matches!(published, Published::Confirmed);
+        let should_wake =
+            self.plan.method.is_oneway() || inbox.session_changed_since_request || !is_confirmed;
         match published {
             // Later requests of the method are sent on their own: perhaps only the queue for
             // batches is down.
@@ -244,8 +243,8 @@ impl InFlightCall {
             }),
             _ => {}
         }
-        inbox.is_confirmed = matches!(published, Published::Confirmed);
-        inbox.failure = (!inbox.is_confirmed).then(|| Box::new(published));
+        inbox.is_confirmed = is_confirmed;
+        inbox.failure = (!is_confirmed).then(|| Box::new(published));
         if should_wake {
             unlock_and_wake(inbox);
         }
@@ -273,6 +272,6 @@ impl HasLatestSend for InFlightCall {
 
 impl ConfirmListener for InFlightCall {
     fn published(self: Arc<Self>, published: Published) {
-        self.on_published(published);
+        self.deliver_outcome(published);
     }
 }

@@ -35,8 +35,8 @@ pub(super) struct InFlightCalls {
     inserted: AtomicU64,
     /// How many calls in a row were the only one in flight when they began.
     sequential: AtomicU32,
-    /// Notifies the send task that it is now known whether the calls of a method may be batched:
-    /// the method's first reply says so.
+    /// Notifies the send task that requests that it holds back may be sent now: the first reply to
+    /// a method says whether its calls may be batched.
     pub(super) first_reply: Notify,
     /// One-way requests that asked workers for a batch size.
     pub(super) batch_size_asks: BatchSizeAsks,
@@ -119,10 +119,11 @@ impl InFlightCalls {
         }
     }
 
-    /// Counts sequential calls. Returns whether the new call is expected to remain the only one.
-    /// `in_flight` includes it.
+    /// Counts sequential calls. Returns whether a new call, which is one of `in_flight`, is expected
+    /// to remain the only one.
     fn record_insertion(&self, in_flight: usize) -> bool {
-        if in_flight == 1 {
+        let is_alone = in_flight == 1;
+        if is_alone {
             return self.sequential.fetch_add(1, Ordering::Relaxed) >= SEQUENTIAL_CALLS;
         }
         // Writing an equal value would only disturb other threads.
@@ -132,31 +133,29 @@ impl InFlightCalls {
         false
     }
 
-    /// Hands a reply, or another message of a stream, to the call with this id. `batch_size` is how
-    /// many calls of the method the worker asks for in one message; zero if it does not say.
-    /// Returns `false` if no call with this id can use the message, and no one-way request with
-    /// this id waits for the batch size. Tells a worker to end a stream that belongs to no call.
-    pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: u16) -> bool {
-        let Some(call) = self.remove_answered(id) else {
-            return match self.streaming_call(id) {
-                Some(call) => self.receive(&call, reply),
-                None if is_of_stream(&reply) => {
-                    self.end_unread(id, reply.properties.headers.get(WORKER_HEADER));
-                    false
-                }
-                // The answer to a one-way request is nothing but a batch size.
-                None => self.batch_size_asks.answer(id, batch_size),
-            };
-        };
-        self.learn_batch_size(&call, batch_size);
-        let reply = Reply::from_message(reply, call.plan().codec);
-        call.on_reply(reply);
-        true
+    /// Hands a reply, or another message of a stream, to the call with this id. Returns `false` if
+    /// no call or one-way request with this id can use the message. `batch_size` is how many calls
+    /// of the method the worker asks for in one message; zero if it does not say.
+    pub(super) fn complete(&self, id: Uuid, message: Message, batch_size: u16) -> bool {
+        if let Some(call) = self.remove_answered(id) {
+            self.learn_batch_size(&call, batch_size);
+            call.deliver_reply(Reply::from_message(message, call.plan().codec));
+            return true;
+        }
+        if let Some(call) = self.streaming_call(id) {
+            return self.receive_for_stream(&call, message);
+        }
+        if is_of_stream(&message) {
+            self.end_unread(id, message.properties.headers.get(WORKER_HEADER));
+            return false;
+        }
+        // The answer to a one-way request is nothing but a batch size.
+        self.batch_size_asks.answer(id, batch_size)
     }
 
     /// Hands a message of a stream, or the reply that ends it, to its call. Returns `false` if the
     /// message means nothing to the call.
-    fn receive(&self, call: &InFlightCall, message: Message) -> bool {
+    fn receive_for_stream(&self, call: &InFlightCall, message: Message) -> bool {
         let Some(inbox) = &call.plan().destination.inbox else {
             return false;
         };
@@ -174,8 +173,8 @@ impl InFlightCalls {
         };
         match arrival {
             Arrival::Foreign => {
-                // A second worker runs the method, for nobody. If it has sent its reply, it has
-                // ended.
+                // A second worker runs the method, and nobody reads its stream. If this message is
+                // its reply, the stream has ended.
                 if is_of_stream {
                     self.end_unread(call.id(), worker.as_deref());
                 }
@@ -188,12 +187,12 @@ impl InFlightCalls {
                 }
                 if is_first {
                     inbox.record_begun(call.id(), queue_time.as_duration());
-                    call.on_stream_begun();
+                    call.notify_stream_begun();
                 }
             }
             Arrival::Ends(reply) => {
                 if self.lock().remove(&key(call)).is_some() {
-                    call.on_reply(reply);
+                    call.deliver_reply(reply);
                 }
             }
         }
@@ -201,15 +200,15 @@ impl InFlightCalls {
     }
 
     /// Tells a worker to end its stream, which nobody reads. `worker` is the header that identifies
-    /// it. Does nothing if that is missing or has no valid id.
+    /// the worker. Does nothing if the header is missing or has no valid id.
     fn end_unread(&self, id: Uuid, worker: Option<&str>) {
         if let Some(worker) = worker.and_then(worker_key) {
             self.control_messages.end_unread(worker, id);
         }
     }
 
-    /// Fails the call that a reply answers which cannot be read. Returns `false` if no call waits
-    /// for it.
+    /// Fails the call with this id, because its reply cannot be read. Returns `false` if no call
+    /// waits for a reply with this id.
     pub(super) fn fail(&self, id: Uuid, reason: BadReply) -> bool {
         let remove_streaming_call = || {
             let call = self.streaming_call(id)?;
@@ -219,12 +218,12 @@ impl InFlightCalls {
             return false;
         };
         self.learn_batch_size(&call, 0);
-        call.on_reply(Err(reason));
+        call.deliver_reply(Err(reason));
         true
     }
 
-    /// Hands the replies of a batch to their calls. Without a `codec`, each is in that of its
-    /// request. Returns how many of them no call waits for.
+    /// Hands the replies of a batch to their calls. Returns how many replies no call waits for. If
+    /// `codec` is `None`, each reply has the codec of its request.
     pub(super) fn complete_all(&self, replies: Vec<BatchedReply>, codec: Option<Codec>) -> usize {
         let mut discarded = 0;
         let mut replies = replies.into_iter();
@@ -241,7 +240,7 @@ impl InFlightCalls {
             }
             for (call, reply) in found.drain(..) {
                 self.learn_batch_size(&call, reply.batch_size);
-                call.on_reply(Ok(Reply {
+                call.deliver_reply(Ok(Reply {
                     kind: reply.kind,
                     codec: codec.unwrap_or(call.plan().codec),
                     body: reply.body,
@@ -254,37 +253,37 @@ impl InFlightCalls {
         discarded
     }
 
-    /// Learns the batch size in a reply. Zero means that the worker asks for none: then the
-    /// method's calls are no longer held back until a batch size is known.
+    /// Learns the batch size in a reply; zero means that the worker asks for none. Wakes the send
+    /// task if it may now send requests that it holds back.
     fn learn_batch_size(&self, call: &InFlightCall, batch_size: u16) {
         let Some(learned) = call.plan().batch_size() else {
             return;
         };
-        let is_first = match batch_size {
+        let may_release_held = match batch_size {
             0 => learned.stop_holding_back(),
             batch_size => learned.learn(batch_size),
         };
-        if is_first {
+        if may_release_held {
             self.first_reply.notify_one();
         }
     }
 
-    /// Notifies all calls that the session has another epoch, is open again, or is closed. The
-    /// oldest call first, so that requests are sent again in the order in which their calls began.
+    /// Notifies all calls that the session has another epoch, is open again, or is closed. Begins
+    /// with the oldest call, so that requests are sent again in the order of their calls.
     pub(super) fn notify_session_changed(&self) {
         let mut calls: Vec<_> = self.lock().values().map(Arc::clone).collect();
         calls.sort_unstable_by_key(|call| call.sequence());
         for call in calls {
-            call.on_session_changed();
+            call.notify_session_changed();
         }
     }
 
     /// Returns the calls whose latest requests were sent and that wait for a reply.
-    pub(super) fn sent(&self) -> Vec<Arc<InFlightCall>> {
+    pub(super) fn sent_calls(&self) -> Vec<Arc<InFlightCall>> {
         let calls = self.lock();
         let sent = calls.values().filter(|call| {
-            let is_oneway = call.plan().method.is_oneway();
-            !is_oneway && call.latest_send().is_claimed()
+            let expects_reply = !call.plan().method.is_oneway();
+            expects_reply && call.latest_send().is_claimed()
         });
         sent.map(Arc::clone).collect()
     }
@@ -353,19 +352,19 @@ fn receive_items(id: Uuid, inbox: &ItemInbox, worker: Option<&str>, body: &Bytes
 /// Hands a call with a stream its reply, which ends the stream once all items have arrived.
 fn receive_end(call: &InFlightCall, inbox: &ItemInbox, worker: Option<&str>, message: Message) -> Arrival {
     let header = message.properties.headers.get(ITEMS_HEADER);
-    let count = header.and_then(|count| count.parse().ok());
+    let announced_items = header.and_then(|count| count.parse().ok());
     let reply = Reply::from_message(message, call.plan().codec);
-    // A result without the header follows no items. If the method replies with a stream, the result
-    // is an array of all items. Only a failure may leave items out.
     let is_result = reply.as_ref().is_ok_and(|reply| reply.kind == ReplyKind::Result);
-    let count = count.or(is_result.then_some(0));
     // A worker that knows no streams from callers runs the method without the items. It does not
     // say who it is.
     if is_result && worker.is_none() && call.plan().destination.upload.is_some() {
         let reason = "the worker has run the method without the items: it receives no stream";
         return inbox.receive_unreadable(call.id(), None, reason);
     }
-    inbox.end(call.id(), worker, count, reply)
+    // No items come before a result without the header. If the method replies with a stream, the
+    // result is an array of all items. A failure without it does not say how many were sent.
+    let items_before = announced_items.or(is_result.then_some(0));
+    inbox.end(call.id(), worker, items_before, reply)
 }
 
 /// Hands a call a worker's credit, for the items that the call sends.
@@ -397,16 +396,16 @@ fn receive_grant(
     }
 }
 
-/// Removes the call that a reply with this id ends. `None` if there is none. A one-way call has no
-/// reply: it stays in flight, even if the id of a forged reply is its key. A call with a stream
-/// stays in flight until the stream ends.
+/// Removes the call that a reply with this id ends. Returns `None` for any other call, which stays
+/// in flight: one with a stream, which must end first, or a one-way call, whose key may be the id
+/// of a forged reply.
 fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
-    let ends = |call: &InFlightCall| {
+    let ends_with_reply = |call: &InFlightCall| {
         let plan = call.plan();
         !plan.method.is_oneway() && plan.destination.inbox.is_none()
     };
     match calls.entry(id.as_u128()) {
-        Entry::Occupied(call) if ends(call.get()) => Some(call.remove()),
+        Entry::Occupied(call) if ends_with_reply(call.get()) => Some(call.remove()),
         _ => None,
     }
 }

@@ -75,7 +75,7 @@ impl PendingConfirm {
     /// Reports the outcome to the call.
     pub(super) fn resolve(mut self, published: Published) {
         self.is_handed_off = true;
-        self.call.on_published(published);
+        self.call.deliver_outcome(published);
     }
 
     /// Leaves it to the transport to report the outcome to the call.
@@ -109,7 +109,7 @@ impl Drop for PendingConfirm {
         }
         // A request that can no longer be withdrawn was marked as sent.
         let written = !self.call.latest_send().withdraw(self.number);
-        self.call.on_published(Published::Failed {
+        self.call.deliver_outcome(Published::Failed {
             source: BrokerError::Panicked { task: SEND_TASK },
             written,
         });
