@@ -48,9 +48,10 @@ pub(super) struct ControlMessages {
     credit_granted: Notify,
 }
 
-/// What is to be cancelled: a call whose request may have been sent, and whose caller no longer
-/// waits, or a stream that nobody reads. That answers a call that this client has not made or no
-/// longer knows, or one whose stream comes from another worker.
+/// What workers are to cancel: a call whose caller no longer waits, or a stream that nobody reads.
+///
+/// The request of the call may have been sent. The stream answers a call that this client does not
+/// know or no longer knows, or one whose stream comes from another worker.
 #[derive(Debug)]
 pub(super) struct AbandonedCall {
     /// The routing key of the message: the queue, to tell all its workers, or the id of one worker.
@@ -76,13 +77,13 @@ impl ControlMessages {
         self.call_abandoned.notify_one();
     }
 
-    /// Ends the stream of a worker that answers the request with this id, and that nobody reads. A
-    /// peer can send any number of items, so this does nothing if the stream, or too many others,
-    /// were ended within [`UNREAD_PAUSE`].
+    /// Tells a worker to end its stream, which answers the request with this id and which nobody
+    /// reads. Does nothing if this stream, or [`MAX_UNREAD`] streams, were ended within
+    /// [`UNREAD_PAUSE`], because a peer can send any number of items.
     pub(super) fn end_unread(&self, worker: ShortStr, id: Uuid) {
         let now = Instant::now();
-        let is_new = self.lock().unread.admit((worker.clone(), id), now);
-        if is_new {
+        let may_end = self.lock().unread.admit((worker.clone(), id), now);
+        if may_end {
             let (key, deadline) = (worker, now);
             self.cancel(AbandonedCall { key, id, deadline });
         }
@@ -171,8 +172,8 @@ struct UnreadStreams {
 }
 
 impl UnreadStreams {
-    /// Records that a stream is to be ended. Returns `false` if it was ended recently, or if too
-    /// many streams were: then it must not be ended now.
+    /// Returns whether to end a stream, and records that it is ended. Returns `false` if it was
+    /// ended recently, or if too many streams were.
     fn admit(&mut self, stream: (ShortStr, Uuid), now: Instant) -> bool {
         while let Some((ended_at, oldest)) = self.order.front()
             && now - *ended_at >= UNREAD_PAUSE
@@ -180,11 +181,11 @@ impl UnreadStreams {
             self.ended.remove(oldest);
             self.order.pop_front();
         }
-        if self.ended.len() >= MAX_UNREAD || !self.ended.insert(stream.clone()) {
-            return false;
+        let may_end = self.ended.len() < MAX_UNREAD && self.ended.insert(stream.clone());
+        if may_end {
+            self.order.push_back((now, stream));
         }
-        self.order.push_back((now, stream));
-        true
+        may_end
     }
 }
 
@@ -220,8 +221,8 @@ impl Waiting {
         let is_due = |_: &ShortStr, granted: &mut Granted| granted.due_at.is_none_or(|at| at <= now);
         let mut messages = Vec::new();
         let mut due: Vec<_> = self.granted.extract_if(is_due).collect();
-        // Here and below, in an order that does not depend on hashes, so that a simulation repeats
-        // it.
+        // Sorted here and below, so that the order does not depend on hashes and a simulation can
+        // repeat it.
         due.sort_unstable_by(|(worker, _), (other, _)| worker.as_str().cmp(other.as_str()));
         for (worker, granted) in due {
             let grants = granted.credits.into_iter();
@@ -251,23 +252,22 @@ impl Waiting {
 
     /// See [`ControlMessages::grant_again`].
     fn grant_again(&mut self, message: &ControlMessage, is_over: impl Fn(Uuid) -> bool, now: Instant) {
-        let since = message.returned_since.unwrap_or(now);
-        let grants = read_grants(&message.outgoing.message.body).unwrap_or_default();
-        let grants: Vec<_> = grants.into_iter().filter(|grant| !is_over(grant.id)).collect();
-        if self.is_paused || grants.is_empty() || now - since >= RETURNED_LIMIT {
+        let returned_since = message.returned_since.unwrap_or(now);
+        let returned_for = now - returned_since;
+        let mut grants = read_grants(&message.outgoing.message.body).unwrap_or_default();
+        grants.retain(|grant| !is_over(grant.id));
+        if self.is_paused || grants.is_empty() || returned_for >= RETURNED_LIMIT {
             return;
         }
         let (shortest, longest) = RETURNED_DELAY;
-        // Other grants for the worker may wait already. Then these are sent with them.
-        let granted = self
-            .granted
-            .entry(message.outgoing.queue.clone())
-            .or_insert_with(|| Granted {
-                // As long as the messages have been returned so far, so that the delays double.
-                due_at: Some(now + (now - since).clamp(shortest, longest)),
-                ..Granted::default()
-            });
-        granted.returned_since = Some(since);
+        let worker = message.outgoing.queue.clone();
+        // If other grants for the worker wait already, these are sent with them.
+        let granted = self.granted.entry(worker).or_insert_with(|| Granted {
+            // The delay is the time so far, so that delays double.
+            due_at: Some(now + returned_for.clamp(shortest, longest)),
+            ..Granted::default()
+        });
+        granted.returned_since = Some(returned_since);
         for Grant { id, credit } in grants {
             granted.credits.entry(id).or_insert(credit);
         }
@@ -285,12 +285,11 @@ pub(super) fn cancellations(calls: Vec<AbandonedCall>, now: Instant) -> Vec<Cont
             .or_default()
             .push(CancelledCall { id, time_left });
     }
-    // The calls of this client come first: they have the most time left, except for streams that
-    // have outlasted their deadlines. Streams that nobody reads have no time left. A peer can send
-    // any number of those.
+    // Streams that nobody reads come last, because a peer can send any number of them: they have no
+    // time left. The calls of this client have some, except for streams past their deadlines.
     let mut by_key: Vec<_> = by_key.into_iter().collect();
-    let longest = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
-    by_key.sort_by_cached_key(|(key, calls)| (Reverse(longest(calls)), key.as_str().to_owned()));
+    let most_time_left = |calls: &[CancelledCall]| calls.iter().map(|call| call.time_left).max();
+    by_key.sort_by_cached_key(|(key, calls)| (Reverse(most_time_left(calls)), key.as_str().to_owned()));
     let mut messages = Vec::with_capacity(by_key.len());
     for (key, calls) in by_key {
         messages.extend(calls.chunks(MAX_BATCH_CALLS).map(|calls| ControlMessage {
