@@ -78,7 +78,7 @@ impl Answers {
         &self.gathering
     }
 
-    /// Whether the queues of all workers took the request, as the broker confirmed. `false` if any
+    /// Whether the broker confirmed that the queues of all workers took the request. `false` if any
     /// attempt that workers may have got is unconfirmed.
     pub(super) fn is_confirmed(&self) -> bool {
         self.target.is_confirmed()
@@ -93,15 +93,15 @@ impl Answers {
             self.close_if_ended();
             let replies = Arc::clone(&self.replies);
             let mut open = replies.lock();
-            let Some((replies, _)) = &mut *open else {
-                // Only the deadline closes the queue before gathering has ended. If it has ended,
-                // this has no effect.
+            let Some((subscription, _)) = &mut *open else {
+                // Only the deadline closes the queue before gathering has ended. If gathering has
+                // ended, this has no effect.
                 self.gathering.end_with(GatherEnd::Limit);
                 return Poll::Ready(None);
             };
-            match replies.deliveries.poll_next_unpin(cx) {
+            match subscription.deliveries.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(delivery))) => {
-                    replies.control.ack(delivery.tag);
+                    subscription.control.ack(delivery.tag);
                     drop(open);
                     let (message, malformed) = (delivery.message, delivery.malformed);
                     let answer = self.gathering.receive(message, malformed, Instant::now());

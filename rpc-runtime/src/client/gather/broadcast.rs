@@ -168,8 +168,7 @@ impl<T, E> Broadcast<T, E> {
         self.send_call().await.map_err(CallError::widen)
     }
 
-    /// Like [`send`](Self::send), with the error of a call without a service error. The method of a
-    /// service in this process has ended when this returns.
+    /// Sends the request like [`send`](Self::send). The error has no type of a service error.
     async fn send_call(self) -> Result<Gather<T, E>, CallError> {
         let call = self.call?;
         match self.path.backend().clone() {
@@ -180,8 +179,8 @@ impl<T, E> Broadcast<T, E> {
             }
             Backend::InProcess(_) => {
                 let answer = match self.path.call(call).await {
-                    // The method has begun: this is no error, but a missing answer, like that of a
-                    // worker that does not answer in time.
+                    // The method has begun, so this is a missing answer, like that of a worker that
+                    // does not answer in time, and no error.
                     Err(CallError::TimedOut {
                         executed: Executed::Maybe,
                         ..

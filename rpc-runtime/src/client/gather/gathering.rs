@@ -138,26 +138,21 @@ impl Gathering {
         if self.end.is_some() {
             return None;
         }
-        let answer = self.read(message, malformed);
-        if answer.is_none() {
+        let Some(answer) = self.read(message, malformed) else {
             self.ignored += 1;
             if self.ignored >= MAX_IGNORED {
                 self.end_with(GatherEnd::TooManyAnswers);
             }
             return None;
-        }
+        };
         self.answers += 1;
         self.quiet_at = self.limits.quiet_window.map(|window| now + window);
-        if self
-            .limits
-            .expected
-            .is_some_and(|expected| self.answers >= expected)
-        {
+        if self.missing() == Some(0) {
             self.end_with(GatherEnd::Expected);
         } else if self.answers >= MAX_ANSWERS {
             self.end_with(GatherEnd::TooManyAnswers);
         }
-        answer
+        Some(answer)
     }
 
     /// Returns the answer in a message, and remembers its worker. `None` if the message is no
@@ -166,9 +161,10 @@ impl Gathering {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
             return None;
         }
-        let worker = worker_of(&message);
-        let is_repeated = !worker.id.is_empty() && !self.worker_ids.insert(worker.id.clone());
-        if is_repeated {
+        let worker = read_worker(&message);
+        // Workers without an id cannot be told apart, so each of their answers counts.
+        let is_first_answer = worker.id.is_empty() || self.worker_ids.insert(worker.id.clone());
+        if !is_first_answer {
             return None;
         }
         let reply = match malformed {
@@ -182,12 +178,13 @@ impl Gathering {
     }
 }
 
-/// Returns the worker that sent a message. Without an id if the message does not say who sent it.
-fn worker_of(message: &Message) -> Worker {
+/// Reads which worker sent a message. If the message does not say so, the worker has no id.
+fn read_worker(message: &Message) -> Worker {
     let header = message.properties.headers.get(WORKER_HEADER);
-    // No worker of this library sends a longer one. Ids are kept until gathering ends.
-    let header = header.filter(|header| header.len() <= MAX_WORKER_HEADER);
-    let worker = header.and_then(|header| serde_json::from_str(header).ok());
+    // Ids are kept until gathering ends, so a header is ignored that is longer than any that this
+    // library sends.
+    let accepted = header.filter(|header| header.len() <= MAX_WORKER_HEADER);
+    let worker = accepted.and_then(|header| serde_json::from_str(header).ok());
     worker.unwrap_or_default()
 }
 
