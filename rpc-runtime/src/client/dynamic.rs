@@ -353,8 +353,8 @@ impl DynamicClient {
         StreamingCall::new(self.client.path.clone(), call, inbox, read)
     }
 
-    /// Encodes the arguments and prepares the call. `kind` and `sends` say how the program makes
-    /// the call. If the method must be called in another way, the call is invalid.
+    /// Prepares a call and encodes its arguments. The call is invalid if the method must not be
+    /// called in the way that `kind` and `sends` say.
     fn prepare_call(
         &self,
         method: &str,
@@ -370,9 +370,11 @@ impl DynamicClient {
         let right_kind = kind_of(described);
         // A method that replies with a stream can be called as a unary one too: that grants no
         // credit, so the worker sends all items in its reply.
-        let is_right = kind == right_kind || (kind, right_kind) == (MethodKind::Unary, MethodKind::Streaming);
+        let is_right_kind =
+            kind == right_kind || (kind, right_kind) == (MethodKind::Unary, MethodKind::Streaming);
         let receives_items = described.incoming.is_some();
-        if !is_right || (sends == Sends::Items) != receives_items {
+        let sends_items = sends == Sends::Items;
+        if !is_right_kind || sends_items != receives_items {
             return Err(InvalidCall::WrongKind {
                 method: method.to_owned(),
                 kind: if receives_items {
@@ -384,7 +386,8 @@ impl DynamicClient {
         }
         self.client
             .prepare_call(CalledMethod::Described(Arc::clone(called)), |codec| {
-                let encoded = exact_arguments().and_then(|arguments| encode(described, arguments, codec));
+                let encoded =
+                    exact_arguments().and_then(|arguments| encode_arguments(described, arguments, codec));
                 encoded.map_err(|source| EncodeError::new(codec, source))
             })
     }
@@ -458,15 +461,17 @@ fn exact_value_of(value: &impl Serialize) -> Result<ExactValue, BoxError> {
 }
 
 /// Encodes a method's arguments.
-fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Result<Bytes, BoxError> {
-    let arguments = by_name(method, arguments)?;
-    match codec {
-        Codec::Json => return Ok(ExactValue::Object(arguments).to_json()),
-        Codec::MessagePack => return Ok(codec.encode(&ExactValue::Object(arguments))?),
-        Codec::Text => {}
+fn encode_arguments(
+    method: &MethodDescription,
+    arguments: ExactValue,
+    codec: Codec,
+) -> Result<Bytes, BoxError> {
+    let named = named_arguments(method, arguments)?;
+    if codec != Codec::Text {
+        return encode_value(ExactValue::Object(named), codec);
     }
     // Plain text carries the one argument without its name.
-    match (method.arguments.len(), arguments.into_iter().next()) {
+    match (method.arguments.len(), named.into_iter().next()) {
         (0, _) => Ok(Bytes::new()),
         (1, None) => Err(ArgumentsError::Missing.into()),
         (1, Some((_, argument))) => encode_value(argument, codec),
@@ -474,7 +479,7 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
     }
 }
 
-/// Encodes an argument without its name, or an item.
+/// Encodes all arguments as an object, one argument without its name, or an item.
 fn encode_value(value: ExactValue, codec: Codec) -> Result<Bytes, BoxError> {
     match (codec, value) {
         (Codec::Json, value) => Ok(value.to_json()),
@@ -502,10 +507,10 @@ fn encode_json(codec: Codec, json: &[u8]) -> Result<Bytes, EncodeError> {
     encoded.map_err(|source| EncodeError::new(codec, source))
 }
 
-/// Returns the arguments with their names, or with the aliases by which a map has them. Checks that
-/// the method has each of them, and that none is given twice. Arguments may be missing: the worker
-/// may know a default.
-fn by_name(
+/// Returns the arguments with their names, or with the aliases by which a map has them. Fails if
+/// the method lacks one, or if one is given twice. Arguments may be missing: the worker may know a
+/// default.
+fn named_arguments(
     method: &MethodDescription,
     arguments: ExactValue,
 ) -> Result<Vec<(String, ExactValue)>, ArgumentsError> {
@@ -520,11 +525,10 @@ fn by_name(
         ExactValue::Object(values) => {
             let mut given = HashSet::new();
             for (name, _) in &values {
-                let mut all = method.arguments.iter();
-                let is_called = |argument: &&ArgumentDescription| {
+                let has_name = |argument: &&ArgumentDescription| {
                     argument.name == *name || argument.aliases.contains(name)
                 };
-                let Some(argument) = all.find(is_called) else {
+                let Some(argument) = method.arguments.iter().find(has_name) else {
                     return Err(ArgumentsError::Unknown {
                         name: name.clone(),
                         known: names().collect(),
@@ -633,14 +637,14 @@ mod tests {
     }
 
     fn json_of(method: &MethodDescription, arguments: Value) -> Result<Value, String> {
-        match encode(method, exact(arguments), Codec::Json) {
+        match encode_arguments(method, exact(arguments), Codec::Json) {
             Ok(body) => Ok(serde_json::from_slice(&body).unwrap()),
             Err(error) => Err(error.to_string()),
         }
     }
 
     fn text_of(method: &MethodDescription, arguments: Value) -> Result<String, String> {
-        match encode(method, exact(arguments), Codec::Text) {
+        match encode_arguments(method, exact(arguments), Codec::Text) {
             Ok(body) => Ok(String::from_utf8(body.to_vec()).unwrap()),
             Err(error) => Err(Chain(&*error).to_string()),
         }

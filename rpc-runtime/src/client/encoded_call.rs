@@ -172,15 +172,16 @@ impl EncodedCall {
         let stored: Stored = read_stored(bytes)?;
         let short_str = |text: &str| ShortStr::new(text).map_err(StoredFormatError::damaged);
         let mut headers = Headers::default();
-        // The library sets the header of the delay itself; users may not.
-        let (delay, of_user): (Vec<_>, Vec<_>) = stored
+        let (delay, user_headers): (Vec<_>, Vec<_>) = stored
             .headers
             .into_iter()
             .partition(|(name, _)| name == DELAY_HEADER);
-        for (name, value) in of_user {
+        for (name, value) in user_headers {
             insert_user_header(&mut headers, name, value)
                 .map_err(|invalid| StoredFormatError::damaged(invalid.source))?;
         }
+        // Only the library may set this header. It is inserted last, so that it does not count
+        // toward the limit of the user's headers.
         for (_, value) in delay {
             headers.insert(ShortStr::from_static(DELAY_HEADER), value);
         }
