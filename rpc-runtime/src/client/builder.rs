@@ -80,12 +80,7 @@ impl<C> fmt::Debug for Wrap<C> {
 impl<C: ServiceClient> ClientBuilder<C> {
     /// Creates a builder of a client whose calls go through a broker.
     pub(crate) fn with_caller(caller: Arc<Caller>) -> Self {
-        let backend = Backend::Broker(caller);
-        Self::with_backend(
-            backend,
-            CalledService::Static(C::SERVICE),
-            Wrap::Typed(C::from_client),
-        )
+        Self::of_generated(Backend::Broker(caller))
     }
 
     /// Creates a builder of a client that runs the methods of a service itself, without a broker:
@@ -120,12 +115,12 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// method. [`service`](macro@crate::service) refuses such methods at compile time, unless both
     /// have `#[cfg]` conditions.
     pub fn in_process(service: impl Service) -> Self {
-        let backend = Backend::InProcess(Arc::new(InProcess::new(service)));
-        Self::with_backend(
-            backend,
-            CalledService::Static(C::SERVICE),
-            Wrap::Typed(C::from_client),
-        )
+        Self::of_generated(Backend::InProcess(Arc::new(InProcess::new(service))))
+    }
+
+    fn of_generated(backend: Backend) -> Self {
+        let service = CalledService::Static(C::SERVICE);
+        Self::with_backend(backend, service, Wrap::Typed(C::from_client))
     }
 }
 
