@@ -274,8 +274,8 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Waits until the call may send its request again after the broker did not confirm it. Ends
-    /// the call if it may not.
+    /// Waits until the call may send its request again, or ends the call: the broker did not
+    /// confirm its request.
     fn wait_to_resend<'b>(
         &'b mut self,
         published: Box<Published>,
@@ -294,7 +294,7 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
-    /// Waits for the queue, which does not exist, or ends the call: the broker returned its request.
+    /// Waits for the queue, or ends the call: the broker returned its request for lack of a queue.
     async fn after_return(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let (plan, may_have_run) = (self.plan(), self.progress.may_have_run);
         let queue = &plan.destination.queue;

@@ -119,8 +119,8 @@ impl InFlightCalls {
         }
     }
 
-    /// Counts sequential calls. Returns whether a new call, which is one of `in_flight`, is expected
-    /// to remain the only one.
+    /// Counts sequential calls. Returns whether a new call, one of the `in_flight`, is expected to
+    /// remain the only one.
     fn record_insertion(&self, in_flight: usize) -> bool {
         let is_alone = in_flight == 1;
         if is_alone {
