@@ -89,8 +89,8 @@ impl QueueWaitEstimates {
     }
 
     /// Raises the time to live of probes to at least that of a request, within the limits. A probe
-    /// need not live longer than the requests whose wait it measures. If this changes it, measuring
-    /// begins anew.
+    /// need not live longer than the requests whose wait it measures. A new time to live begins
+    /// measuring anew.
     pub(crate) fn raise_probe_ttl(&self, time: Duration) {
         let time = time.clamp(MIN_PROBE_TTL, MAX_PROBE_TTL);
         // A power of two, so that it takes only eleven values.
@@ -125,7 +125,7 @@ impl QueueWaitEstimates {
     /// wait. Lets measuring begin.
     fn record_full(&self, state: &mut State, priority: u8, now: Instant) {
         // Adds the estimator of a new priority.
-        state.estimator(priority, now);
+        state.estimator_or_new(priority, now);
         state.on_prefetch_full(now);
         if !self.is_active.swap(true, Ordering::AcqRel) {
             self.wake.notify_one();
@@ -144,8 +144,8 @@ impl QueueWaitEstimates {
             return Received::at(now);
         }
         let probe_ttl = state.probe_ttl;
-        let known = state.by_priority.len();
-        let estimator = state.estimator(priority, now);
+        let measured_before = state.by_priority.len();
+        let estimator = state.estimator_or_new(priority, now);
         let received = Received {
             at: now,
             // Probes expire after `probe_ttl`, so longer waits cannot be measured.
@@ -153,7 +153,7 @@ impl QueueWaitEstimates {
             queue_time: estimator.queue_time(now).min(probe_ttl),
         };
         // The measurement of a new priority is due now.
-        if state.by_priority.len() > known {
+        if state.by_priority.len() > measured_before {
             self.wake.notify_one();
         }
         received
@@ -243,9 +243,9 @@ impl QueueWaitEstimates {
     fn update(&self, now: Instant, record: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_full = self.full_deliveries.load(Ordering::SeqCst) > 0;
-        // If so, the subscription was lost or the queue was found empty after this measurement
-        // began, so its result means nothing.
         if state.by_priority.is_empty() {
+            // The subscription was lost or the queue was found empty after this measurement began,
+            // so its result means nothing.
             return;
         }
         record(&mut state, is_full);
@@ -338,18 +338,19 @@ impl State {
         times.max().unwrap_or_default().min(self.probe_ttl)
     }
 
-    /// Returns the estimator of a priority, or of the one that it counts as; see
-    /// [`MAX_PRIORITIES`]. A new priority is measured from now on.
-    fn estimator(&mut self, priority: u8, now: Instant) -> &mut WaitEstimator {
-        let is_known = self.by_priority.contains_key(&priority);
-        let measured = if is_known || self.by_priority.len() < MAX_PRIORITIES {
-            priority
-        } else {
-            let lower = self.by_priority.range(..priority).next_back();
-            lower
-                .or(self.by_priority.first_key_value())
-                .map_or(priority, |(known, _)| *known)
-        };
+    /// Returns the priority that this one counts as; see [`MAX_PRIORITIES`].
+    fn measured_priority(&self, priority: u8) -> u8 {
+        if self.by_priority.contains_key(&priority) || self.by_priority.len() < MAX_PRIORITIES {
+            return priority;
+        }
+        let next_lower = self.by_priority.range(..priority).next_back();
+        let measured = next_lower.or(self.by_priority.first_key_value());
+        measured.map_or(priority, |(measured, _)| *measured)
+    }
+
+    /// Returns the estimator of a priority. A new priority is measured from now on.
+    fn estimator_or_new(&mut self, priority: u8, now: Instant) -> &mut WaitEstimator {
+        let measured = self.measured_priority(priority);
         let was_found_empty = self.last_found_empty && self.by_priority.is_empty();
         let create = || {
             if was_found_empty {
@@ -366,24 +367,24 @@ impl State {
     }
 }
 
-/// Returns what a queue of this depth holds. `probes` is how many probes of this server are in it.
-fn queue_content(depth: Option<Depth>, probes: usize) -> QueueContent {
+/// Returns what a queue of this depth holds, in which this server has `own_probes` probes.
+fn queue_content(depth: Option<Depth>, own_probes: usize) -> QueueContent {
     let Some(Depth { messages, consumers }) = depth else {
         return QueueContent::Unknown;
     };
     let (messages, consumers) = (messages as usize, consumers as usize);
-    match consumers {
+    if consumers == 0 {
         // This server is a consumer, so the broker's answer is wrong. RabbitMQ reports a quorum
         // queue without a leader as empty and without consumers. Messages may wait in it, which a
         // probe will show.
-        0 => QueueContent::Messages {
-            may_all_be_probes: false,
-        },
-        _ if messages <= probes => QueueContent::Nothing,
+        QueueContent::Messages
+    } else if messages <= own_probes {
+        QueueContent::Nothing
+    } else if messages <= own_probes.saturating_mul(consumers) {
         // Other servers may have equally many probes in the queue.
-        _ => QueueContent::Messages {
-            may_all_be_probes: messages <= probes.saturating_mul(consumers),
-        },
+        QueueContent::PerhapsOnlyProbes
+    } else {
+        QueueContent::Messages
     }
 }
 
@@ -487,7 +488,6 @@ mod tests {
 
     #[test]
     fn the_depth_of_a_queue_shows_what_it_holds_besides_probes() {
-        let holds = |may_all_be_probes| QueueContent::Messages { may_all_be_probes };
         let nobody = Depth {
             messages: 0,
             consumers: 0,
@@ -495,11 +495,11 @@ mod tests {
         for (depth, probes, content) in [
             (depth(0), 0, QueueContent::Nothing),
             (depth(3), 3, QueueContent::Nothing),
-            (depth(1), 0, holds(false)),
-            (depth(6), 3, holds(true)),
-            (depth(7), 3, holds(false)),
+            (depth(1), 0, QueueContent::Messages),
+            (depth(6), 3, QueueContent::PerhapsOnlyProbes),
+            (depth(7), 3, QueueContent::Messages),
             (None, 0, QueueContent::Unknown),
-            (Some(nobody), 0, holds(false)),
+            (Some(nobody), 0, QueueContent::Messages),
         ] {
             assert_eq!(
                 queue_content(depth, probes),

@@ -44,10 +44,9 @@ pub(super) enum QueueContent {
     /// Nothing but this server's own probes.
     Nothing,
     /// Other messages, as far as is known.
-    Messages {
-        /// Whether they may all be probes of other servers.
-        may_all_be_probes: bool,
-    },
+    Messages,
+    /// Other messages, which may all be probes of other servers.
+    PerhapsOnlyProbes,
     /// The broker could not report the depth.
     Unknown,
 }
@@ -91,7 +90,7 @@ pub(super) struct WaitEstimator {
     is_active: bool,
     /// Whether the last measurement ended although this worker's prefetch was full all the time:
     /// other workers take the messages, and keep up.
-    others_keep_up: bool,
+    other_workers_keep_up: bool,
 }
 
 #[derive(Debug)]
@@ -116,7 +115,7 @@ impl WaitEstimator {
     pub(super) fn on_prefetch_full(&mut self, now: Instant) {
         self.last_full = Some(now);
         self.is_active = true;
-        self.others_keep_up = false;
+        self.other_workers_keep_up = false;
     }
 
     /// Whether messages may wait.
@@ -133,28 +132,28 @@ impl WaitEstimator {
     /// Returns the next step of the measurement, and when it is due. `None` while none is needed,
     /// or until the broker has reported the depth or confirmed the last probe.
     pub(super) fn next_step(&self, now: Instant) -> Option<(Instant, Step)> {
-        let last = self.outstanding.back();
-        let is_pending = self.depth_requested.is_some() || last.is_some_and(|last| last.confirmed.is_none());
-        if !self.is_active || is_pending {
+        let last_probe = self.outstanding.back();
+        let awaits_confirm = last_probe.is_some_and(|probe| probe.confirmed.is_none());
+        if !self.is_active || self.depth_requested.is_some() || awaits_confirm {
             return None;
         }
         if self.is_probe_due {
             return Some((now, Step::Probe));
         }
-        let due = self.last_begun.map(|last| last + self.interval(now));
-        Some((due.max(self.not_before).unwrap_or(now), Step::Depth))
+        let pause_ends = self.last_begun.map(|begun| begun + self.pause(now));
+        Some((pause_ends.max(self.not_before).unwrap_or(now), Step::Depth))
     }
 
     /// Returns the pause between two measurements.
-    fn interval(&self, now: Instant) -> Duration {
-        let interval = if self.others_keep_up {
+    fn pause(&self, now: Instant) -> Duration {
+        let for_wait = if self.other_workers_keep_up {
             MAX_INTERVAL
         } else {
             (self.waited(now) / MEASUREMENTS_PER_WAIT).clamp(MIN_INTERVAL, MAX_INTERVAL)
         };
-        interval
-            .max(self.age_of_oldest(now) / PROBES_IN_QUEUE)
-            .min(MAX_LONG_QUEUE_INTERVAL)
+        // Longer in a long queue, so that only a few probes are in it.
+        let for_long_queue = self.age_of_oldest(now) / PROBES_IN_QUEUE;
+        for_wait.max(for_long_queue).min(MAX_LONG_QUEUE_INTERVAL)
     }
 
     /// Returns how long ago the oldest outstanding probe was sent. Zero if there is none.
@@ -178,9 +177,8 @@ impl WaitEstimator {
         self.depth_requested = None;
         match found {
             QueueContent::Unknown => self.not_before = now.checked_add(UNKNOWN_DEPTH_PAUSE),
-            QueueContent::Messages { may_all_be_probes } => {
-                self.is_probe_due = !may_all_be_probes || self.is_another_probe_due(now);
-            }
+            QueueContent::Messages => self.is_probe_due = true,
+            QueueContent::PerhapsOnlyProbes => self.is_probe_due = self.may_add_probe(now),
             QueueContent::Nothing => {
                 self.last_measurable = Some(now);
                 self.outstanding.clear();
@@ -190,14 +188,15 @@ impl WaitEstimator {
         }
     }
 
-    /// Whether another probe is due although all messages may be probes: if none is outstanding, or
-    /// if the last one is at least half as old as the oldest one. So probes become rare, but a
-    /// queue that takes them is not without a new one for much longer than [`UNMEASURABLE_AFTER`].
-    fn is_another_probe_due(&self, now: Instant) -> bool {
-        let enough = (self.age_of_oldest(now) / 2).min(UNMEASURABLE_AFTER);
-        self.outstanding
-            .back()
-            .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
+    /// Whether to add a probe to a queue that may hold nothing but probes. The last one must be at
+    /// least half as old as the oldest one, so that they become rare, or [`UNMEASURABLE_AFTER`]
+    /// old.
+    fn may_add_probe(&self, now: Instant) -> bool {
+        let Some(last) = self.outstanding.back() else {
+            return true;
+        };
+        let min_age = (self.age_of_oldest(now) / 2).min(UNMEASURABLE_AFTER);
+        now.saturating_duration_since(last.sent) >= min_age
     }
 
     /// Records that a probe is sent, which `number` identifies. Forgets the probes that have
@@ -234,7 +233,7 @@ impl WaitEstimator {
         *self = Self {
             last_full: self.last_full,
             is_active: self.is_active,
-            others_keep_up: self.others_keep_up,
+            other_workers_keep_up: self.other_workers_keep_up,
             ..Self::default()
         };
     }
@@ -243,10 +242,9 @@ impl WaitEstimator {
     /// Forgets earlier probes: they were delivered before it, or are lost. `is_full` is whether the
     /// prefetch is full.
     pub(super) fn on_probe_delivered(&mut self, number: u64, is_full: bool, now: Instant) {
-        let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
-            return;
-        };
-        let Some(probe) = self.outstanding.drain(..=index).next_back() else {
+        let index = self.outstanding.iter().position(|probe| probe.number == number);
+        let delivered = index.and_then(|index| self.outstanding.drain(..=index).next_back());
+        let Some(probe) = delivered else {
             return;
         };
         // A broker with a resource alarm may have accepted it much later than it was sent.
@@ -264,12 +262,12 @@ impl WaitEstimator {
         if self.last_full.is_some_and(|full| full >= then) {
             // The prefetch became full, or ceased to be full, after `then`: messages may wait for
             // this worker.
-            self.others_keep_up = false;
+            self.other_workers_keep_up = false;
         } else if is_full {
             // This worker's prefetch has been full since before `then`, so another worker gets the
             // messages. The measurement goes on, because that worker's prefetch may become full
             // too.
-            self.others_keep_up = true;
+            self.other_workers_keep_up = true;
         } else {
             // The worker has had room for more messages since then, so none waited.
             *self = Self::of_empty(now);
@@ -283,16 +281,17 @@ impl WaitEstimator {
         if !self.is_active {
             return Duration::ZERO;
         }
-        if self.others_keep_up {
+        if self.other_workers_keep_up {
             return self.queue_time(now);
         }
-        let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
-        // While the queue cannot be measured, the upper bound would grow without end.
-        let is_measured = self
+        // While the queue cannot be measured, the longest time would grow without end.
+        let is_measurable = self
             .last_measurable
             .is_none_or(|last| now.saturating_duration_since(last) < UNMEASURABLE_AFTER);
-        let bound = self.published_after.filter(|_| is_measured).or(oldest);
-        bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
+        let earliest_publish = self.published_after.filter(|_| is_measurable);
+        let latest_publish = self.outstanding.front().and_then(|probe| probe.confirmed);
+        let published = earliest_publish.or(latest_publish);
+        published.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
     }
 
     /// Returns how long messages wait, for callers and metrics: as long as the last probe that came
@@ -300,9 +299,9 @@ impl WaitEstimator {
     /// [`waited`](Self::waited), it does not grow between probes while messages wait for a constant
     /// time.
     pub(super) fn queue_time(&self, now: Instant) -> Duration {
-        let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
-        let oldest = oldest.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        self.last_trip.max(oldest)
+        let entered = self.outstanding.front().and_then(|probe| probe.confirmed);
+        let trip_so_far = entered.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.last_trip.max(trip_so_far)
     }
 }
 
@@ -316,9 +315,7 @@ mod tests {
 
     const PROBE_TTL: Duration = Duration::from_secs(60);
 
-    const MANY: QueueContent = QueueContent::Messages {
-        may_all_be_probes: false,
-    };
+    const MANY: QueueContent = QueueContent::Messages;
 
     const fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -408,14 +405,7 @@ mod tests {
             match estimator.next_step(now) {
                 Some((due, Step::Depth)) if due <= now => {
                     estimator.on_depth_requested(now);
-                    estimator.on_depth(
-                        now,
-                        QueueContent::Messages {
-                            may_all_be_probes: true,
-                        },
-                        true,
-                        now,
-                    );
+                    estimator.on_depth(now, QueueContent::PerhapsOnlyProbes, true, now);
                 }
                 Some((due, Step::Probe)) if due <= now => {
                     estimator.on_probe_sent(sent, 2 * PROBE_TTL, now);
