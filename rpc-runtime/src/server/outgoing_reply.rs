@@ -38,9 +38,9 @@ impl OutgoingReply {
         outgoing(self.reply.clone(), self.batch_size, &self.to)
     }
 
-    /// Sends the reply until the broker confirms or refuses it, or its time is over. Then acks its
-    /// request, unless the handle was closed. If the reply cannot be sent, or closes its channels,
-    /// sends a fault before that.
+    /// Sends the reply until the broker confirms or refuses it, or its time is over. If it cannot be
+    /// sent, or closes its channels, sends a fault instead. Then acks its request, unless the
+    /// handle was closed.
     pub(super) async fn send(self, channel: &ReplyChannel) {
         let deadline = Some(give_up_at(self.deadline));
         match channel
@@ -58,6 +58,16 @@ impl OutgoingReply {
             // The handle was closed, so the broker delivers the request again.
             Err(_) => return,
         }
+        let may_have_closed_channel = false;
+        let sending = channel.send(self.fault_instead(), deadline, may_have_closed_channel);
+        // If the fault is not confirmed either, nothing is left to send.
+        if sending.await.is_ok() {
+            self.acks.ack();
+        }
+    }
+
+    /// Returns the fault that is sent instead of a reply that the broker does not take.
+    fn fault_instead(&self) -> Outgoing {
         let message = "the method ran, and the broker refuses its reply, which may be too large";
         let fault = Fault::new(FaultCode::ReplyTooLarge, message);
         let mut fault = Reply::fault(self.reply.codec, &fault);
@@ -66,11 +76,7 @@ impl OutgoingReply {
             let name = ShortStr::from_static(WORKER_HEADER);
             fault.headers.insert(name, worker.to_owned());
         }
-        let fault = outgoing(fault, self.batch_size, &self.to);
-        // If the fault is not confirmed either, nothing is left to send.
-        if channel.send(fault, deadline, false).await.is_ok() {
-            self.acks.ack();
-        }
+        outgoing(fault, self.batch_size, &self.to)
     }
 
     /// Acks the request of a reply that was not sent or not confirmed in time. Counts and logs

@@ -86,15 +86,18 @@ impl Answers {
     /// Sends a reply, and gives it up at `until`. If it cannot be sent, sends a fault instead. If
     /// it is lost, its caller misses one answer of many, so the method does not run again for that.
     pub(super) async fn reply(&self, reply: ControlReply, until: Instant) {
-        let send = |to_send| self.channel.send(reply.message(to_send), Some(until), false);
+        let may_have_closed_channel = false;
+        let send = |to_send| {
+            let message = reply.message(to_send);
+            self.channel.send(message, Some(until), may_have_closed_channel)
+        };
         let reason = match send(reply.reply.clone()).await {
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) | Err(_) => return,
             Ok(SendOutcome::Refused(Some(error))) => {
                 self.channel.log.unsendable(&error);
-                let reason = "the method ran, and the broker refuses its reply, which may be too large";
-                let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
-                let fault = Reply::fault(reply.reply.codec, &fault);
-                let _ = send(fault).await;
+                let message = "the method ran, and the broker refuses its reply, which may be too large";
+                let fault = Fault::new(FaultCode::ReplyTooLarge, message);
+                let _ = send(Reply::fault(reply.reply.codec, &fault)).await;
                 "unsendable"
             }
             Ok(SendOutcome::Refused(None)) => "refused",

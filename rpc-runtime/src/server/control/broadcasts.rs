@@ -96,29 +96,31 @@ impl Broadcasts {
                 .admit(executor, &message)
                 .map_err(|fault| broadcast.refuse(&message.properties, fault)),
         };
-        let permit = match admitted {
+        let admission = match admitted {
             Ok(permit) => permit,
             Err(refused) => {
                 drop(message);
-                // It takes no turn, because no method runs. It is acked late, so that the prefetch
+                // No method runs, so it needs no permit. It is acked late, so that the prefetch
                 // bounds how many refusals wait.
-                let no_turn = ();
-                return self.end(answers, &broadcast, refused, no_turn, ack).await;
+                return self.run_and_reply(answers, &broadcast, refused, None, ack).await;
             }
         };
         // Acked before it runs, so that a method may run for longer than the broker waits for an
         // acknowledgement. It runs at most once in any case, and the permits bound how many there
         // are.
         ack();
-        let turn = timeout(broadcast.wait.min(TIME_TO_LIVE), self.running.acquire()).await;
-        let decided = if turn.is_ok() {
+        let acquiring = timeout(broadcast.wait.min(TIME_TO_LIVE), self.running.acquire());
+        // The semaphore is never closed, so `None` means that this took too long.
+        let run_permit = acquiring.await.ok().and_then(Result::ok);
+        let decided = if run_permit.is_some() {
             let received = Received::at(broadcast.arrived);
             executor.decide(message, redelivered, received, Instant::now())
         } else {
             let reason = "other broadcasts ran on this worker for too long";
             broadcast.refuse(&message.properties, Fault::new(FaultCode::Rejected, reason))
         };
-        self.end(answers, &broadcast, decided, turn, || drop(permit))
+        let release = || drop(admission);
+        self.run_and_reply(answers, &broadcast, decided, run_permit, release)
             .await;
     }
 
@@ -136,20 +138,20 @@ impl Broadcasts {
         })
     }
 
-    /// Runs the method, unless it is refused, and replies. Drops `turn` once the method has ended,
-    /// and calls `release` before the reply is sent: a reply that cannot be sent, or is never
-    /// confirmed, keeps no other broadcast from being received and from running.
-    async fn end<T>(
+    /// Runs the method, unless it is refused, and replies. Drops `run_permit` once the method has
+    /// ended, and calls `release` before the reply is sent: a reply that cannot be sent, or is
+    /// never confirmed, keeps no other broadcast from being received and from running.
+    async fn run_and_reply(
         &self,
         answers: &Answers,
         broadcast: &ReceivedBroadcast<'_>,
         decided: Result<Decision<'_>, ForbiddenReplyAddress>,
-        turn: T,
+        run_permit: Option<SemaphorePermit<'_>>,
         release: impl FnOnce(),
     ) {
         let (queue, executor) = (broadcast.queue, broadcast.executor);
         let reply = answers.execute(queue, executor, decided, &broadcast.label).await;
-        drop(turn);
+        drop(run_permit);
         let Some(reply) = reply else {
             return release();
         };

@@ -29,8 +29,8 @@ pub(in crate::server) struct ControlledQueue {
 impl ControlMethods {
     /// Whether there is nothing to handle.
     pub(in crate::server) fn is_empty(&self) -> bool {
-        let is_empty = |queue: &ControlledQueue| queue.broadcasts.is_empty() && queue.cancellations.is_none();
-        self.streams.is_none() && self.discovery.is_none() && self.queues.iter().all(is_empty)
+        let has_none = |queue: &ControlledQueue| queue.broadcasts.is_empty() && queue.cancellations.is_none();
+        self.streams.is_none() && self.discovery.is_none() && self.queues.iter().all(has_none)
     }
 
     /// Returns the cancelled calls of each queue.
@@ -39,8 +39,8 @@ impl ControlMethods {
         self.queues.iter().filter_map(of_queue).collect()
     }
 
-    /// Returns what runs the methods of the requests with each routing key. A queue without
-    /// broadcasts has an executor too, which refuses all requests and says why.
+    /// Returns the executor of the requests with each routing key. A queue without broadcasts has
+    /// one too, which refuses all requests and says why.
     pub(super) fn executors(self, rules: &Rules) -> HashMap<ShortStr, Arc<Executor>> {
         let executor = |dispatcher, name: &str, source| {
             let log = RequestLog::new(name);

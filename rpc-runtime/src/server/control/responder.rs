@@ -12,7 +12,7 @@ use super::calls::{Calls, ControlLog};
 use super::methods::ControlMethods;
 use crate::protocol::{DISCOVERY_KEY, Message, ShortStr};
 use crate::server::reply_channel::ReplyChannel;
-use crate::service::{Executor, Received, RequestLabel, RequestSource, Rules};
+use crate::service::{Decision, Executor, Received, RequestLabel, RequestSource, Rules};
 use crate::transport::Delivery;
 
 /// How long a worker tries to answer a discovery request, and how long its sender waits by default.
@@ -96,19 +96,14 @@ impl Responder {
     async fn answer_discovery(&self, executor: &Executor, message: Message, redelivered: bool) {
         let now = Instant::now();
         let decided = executor.decide(message, redelivered, Received::at(now), now);
-        // The built-in methods do nothing but reply.
-        if decided
-            .as_ref()
-            .is_ok_and(|decision| decision.reply_to().is_none())
-        {
+        let expects_no_reply = |decision: &Decision<'_>| decision.reply_to().is_none();
+        if decided.as_ref().is_ok_and(expects_no_reply) {
+            // The built-in methods do nothing but reply.
             return;
         }
         let label = RequestLabel::default();
-        if let Some(reply) = self
-            .answers
-            .execute(DISCOVERY_KEY, executor, decided, &label)
-            .await
-        {
+        let executing = self.answers.execute(DISCOVERY_KEY, executor, decided, &label);
+        if let Some(reply) = executing.await {
             self.answers.reply(reply, now + DISCOVERY_TIMEOUT).await;
         }
     }

@@ -219,7 +219,7 @@ impl ResponderRun<'_> {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {
-                    let _ = timeout(self.drain_time_left(), self.take_last(&mut subscription)).await;
+                    let _ = timeout(self.drain_time_left(), self.cancel_consumer(&mut subscription)).await;
                     self.drain(subscription.control.close_and_delete()).await;
                     return ControlFlow::Break(());
                 }
@@ -236,7 +236,7 @@ impl ResponderRun<'_> {
 
     /// Cancels the consumer, so that peers no longer reach this worker. Starts the tasks of what
     /// was delivered before.
-    async fn take_last(&self, subscription: &mut Subscription) {
+    async fn cancel_consumer(&self, subscription: &mut Subscription) {
         if subscription.control.cancel().await.is_ok() {
             while let Some(Ok(delivery)) = subscription.deliveries.next().await {
                 self.start(delivery, subscription);
@@ -276,7 +276,7 @@ impl ResponderRun<'_> {
     }
 }
 
-/// Waits for a future. [`Break`](ControlFlow::Break) if it is told to stop before.
+/// Waits for a future. Returns [`Break`](ControlFlow::Break) if it is told to stop before.
 async fn unless_stopped<T>(stop: &CancellationToken, future: impl Future<Output = T>) -> ControlFlow<(), T> {
     match stop.run_until_cancelled(future).await {
         Some(output) => ControlFlow::Continue(output),
