@@ -96,11 +96,12 @@ impl JobQueues {
         }
     }
 
-    /// Returns the queues that a server declares before it serves these jobs, so that it does not
-    /// start without permission for them: the dead-letter queue, and all retry queues that these
-    /// jobs may need, except for delays that callers set. They are declared long before a job needs
-    /// them: up to RabbitMQ 4.2, a quorum queue that is declared moments before its node crashes
-    /// does not work afterwards.
+    /// Returns the queues that a server declares before it serves these jobs: the dead-letter
+    /// queue, and all retry queues that these jobs may need, except for delays that callers set.
+    ///
+    /// So a server does not start without permission for them. Also, they exist long before a job
+    /// needs them: up to RabbitMQ 4.2, a quorum queue that is declared moments before its node
+    /// crashes does not work afterwards.
     pub(super) fn to_declare_at_start(
         queue: &RequestQueue,
         policies: impl Iterator<Item = RetryPolicy>,
@@ -195,8 +196,8 @@ impl JobQueues {
         self.channel.send(outgoing, None, may_have_closed_channel).await
     }
 
-    /// Declares a queue, unless another job has tried to since there were `declares_before`
-    /// attempts: then returns the outcome of the last one. So jobs that wait for one queue do not
+    /// Declares a queue. If another job has tried that since there were `declares_before` attempts,
+    /// returns the outcome of the last attempt instead, so that jobs that wait for one queue do not
     /// declare it one after another.
     async fn declare(
         &self,

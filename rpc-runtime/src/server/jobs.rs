@@ -72,8 +72,10 @@ impl RequestHandler {
     ///
     /// `message` is a request without a reply address that arrived on a queue with jobs.
     pub(super) fn prepare_job(&self, message: &mut Message) -> Option<Duration> {
+        if !self.is_job(message) {
+            return None;
+        }
         let properties = &mut message.properties;
-        self.executor.dispatcher.job(properties.kind.as_ref())?;
         let was_moved = properties.headers.get(COPY_HEADER).is_some();
         let has_only_expired = |dead: &DeadLettered| dead.non_expiry_deaths == 0;
         if was_moved && properties.dead_lettered.as_ref().is_some_and(has_only_expired) {
@@ -98,16 +100,16 @@ impl RequestHandler {
         acks: PendingAcks,
     ) {
         let properties = &mut message.properties;
-        let method = self.executor.dispatcher.job(properties.kind.as_ref());
+        let job = self.executor.dispatcher.job(properties.kind.as_ref());
         // A one-way request that is no job is acked even if its method has failed. If it was
         // refused, the dead-letter queue keeps it.
-        let failure = JobFailure::of(reply).filter(|_| method.is_some() || is_refused);
+        let failure = JobFailure::of(reply).filter(|_| job.is_some() || is_refused);
         let Some(failure) = failure else {
             return acks.ack();
         };
         record_trace(&mut properties.headers, &reply.headers);
         // Boxed, so that the task of a job that succeeds stays small.
-        match failure.record(&mut properties.headers, method, unix_millis(), fastrand::f64()) {
+        match failure.record(&mut properties.headers, job, unix_millis(), fastrand::f64()) {
             AfterFailure::Retry(delay) => {
                 if Box::pin(self.delay_job(jobs, message, delay, acks)).await {
                     count(Event::JobRetried { queue: &self.queue });
@@ -207,6 +209,7 @@ impl RequestHandler {
             }
             let destination = next.destination;
             let is_fallback = destination != wanted.destination;
+            let untried_fallback = fallback.filter(|_| !is_fallback);
             let headers = &mut message.properties.headers;
             // A job that waits for the dead-letter queue must not run when it comes back.
             mark_given_up(headers, wanted.destination == Destination::Dead && is_fallback);
@@ -224,8 +227,7 @@ impl RequestHandler {
                 // The job may run twice if the broker delivers this copy nevertheless. Only a job
                 // that holds up the ack of its batch takes that risk: only `unbatch_job` falls back
                 // to the request queue.
-                if let Some(fallback) = fallback
-                    && !is_fallback
+                if let Some(fallback) = untried_fallback
                     && fallback.destination == Destination::Requests
                 {
                     next = fallback;
@@ -248,12 +250,11 @@ impl RequestHandler {
                 Err(error) => Some(error),
             };
             // A full request queue is no fault.
-            if destination != Destination::Requests || error.is_some() {
+            let is_full_request_queue = destination == Destination::Requests && error.is_none();
+            if !is_full_request_queue {
                 jobs.log_not_taken(destination, stuck_for(), error.as_ref());
             }
-            if let Some(fallback) = fallback
-                && !is_fallback
-            {
+            if let Some(fallback) = untried_fallback {
                 next = fallback;
                 continue;
             }
@@ -270,7 +271,8 @@ fn make_copy(properties: &mut Properties) {
     let headers = &mut properties.headers;
     // In a copy, a worker wrote `rpc-user`. A sender may have forged it, and also `COPY_HEADER`. A
     // message with a user id is not a copy, because workers publish copies without one.
-    if headers.get(COPY_HEADER).is_none() || properties.user_id.is_some() {
+    let was_copy = headers.get(COPY_HEADER).is_some() && properties.user_id.is_none();
+    if !was_copy {
         record_user(headers, properties.user_id.as_ref());
     }
     // RabbitMQ's own headers describe the original, not the copy.

@@ -100,7 +100,7 @@ impl RequestHandler {
         let mut asks = Vec::new();
         for call in calls {
             let id = call.id;
-            let mut request = request(call, codec, &properties);
+            let mut request = unbatched_request(call, codec, &properties);
             if !expects_replies {
                 asks.extend(BatchSizeAsk::take(&mut request));
             }
@@ -188,6 +188,7 @@ impl RequestHandler {
         };
         let moving = join_all(moving).map(drop);
         match &self.jobs {
+            // All jobs of the batch are moved.
             Some(jobs) if redelivered && !expects_replies => {
                 tokio::join!(sending, jobs.move_batch(moving));
             }
@@ -198,8 +199,8 @@ impl RequestHandler {
     }
 
     /// Waits for the end of a request that did not end at its first poll, and counts it. Always
-    /// returns `Some`. It is an `Option` because one `FuturesUnordered` has this and
-    /// [`run_when_permitted`](Self::run_when_permitted), which returns one.
+    /// returns `Some`: it shares a `FuturesUnordered` with
+    /// [`run_when_permitted`](Self::run_when_permitted), which returns an `Option`.
     async fn finish_deferred(
         &self,
         deferral: Deferral,
@@ -236,7 +237,8 @@ impl RequestHandler {
         Some(DeferredResponse { deferral, response })
     }
 
-    /// Decides whether a request of a batch runs. Its reply is to advise a batch size.
+    /// Decides whether a request of a batch runs. If it does, its reply may advise a batch size,
+    /// whatever its method is.
     fn decide_batched(
         &self,
         request: Request,
@@ -246,8 +248,9 @@ impl RequestHandler {
     ) -> Decision<'_> {
         let mut decision = self.executor.decide_request(request, redelivered, received, now);
         if let Decision::Run(admitted) = &mut decision {
-            // Clear for methods whose calls this library does not batch, but another caller has.
-            // It must learn too when batches are paused; see `advised_batch_size`.
+            // `false` for methods whose calls this library does not batch. Another caller may
+            // have batched them, and must learn too when batches are paused; see
+            // `advised_batch_size`.
             admitted.asks_batch_size = true;
         }
         decision
@@ -264,12 +267,12 @@ impl RequestHandler {
         })
     }
 
-    /// Returns how long a job must still wait if it is moved to another queue instead of running
-    /// with its batch: it must wait, or it was redelivered and might crash a worker, with all other
-    /// requests of the batch. `None` if it may run now, or is no job.
+    /// Returns the delay with which a job is moved to another queue instead of running with its
+    /// batch. `None` if it may run now, or is no job. A job of a redelivered batch is always moved,
+    /// because it might crash its worker again, with all other requests of the batch.
     ///
-    /// Like [`prepare_job`](Self::prepare_job), sets the message up for that, and counts a
-    /// redelivery in its headers.
+    /// Prepares the message like [`prepare_job`](Self::prepare_job), and counts a redelivery in its
+    /// headers.
     fn prepare_batched_job(&self, message: &mut Message, redelivered: bool) -> Option<Duration> {
         let delay = self.prepare_job(message);
         if redelivered && self.is_job(message) {
@@ -407,7 +410,7 @@ struct Batch {
 }
 
 /// Returns a batched request as if it had been sent in a message of its own.
-fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
+fn unbatched_request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
     let BatchedCall {
         id,
         method,
@@ -473,7 +476,7 @@ mod tests {
             arguments: Bytes::new(),
             headers,
         };
-        let request = request(call, Codec::Json, &shared);
+        let request = unbatched_request(call, Codec::Json, &shared);
         let mut read: Vec<_> = request.headers.iter().collect();
         read.sort_unstable();
         assert_eq!(read, [("tenant", "forged"), ("x-delivery-count", "3")]);
@@ -504,7 +507,7 @@ mod tests {
             arguments: Bytes::new(),
             headers: headers(&[("tenant", "its own"), ("rpc-copy", "1")]),
         };
-        let request = request(call, Codec::Json, &shared);
+        let request = unbatched_request(call, Codec::Json, &shared);
         let mut read: Vec<_> = request.headers.iter().collect();
         read.sort_unstable();
         let expected = [
