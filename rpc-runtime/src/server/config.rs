@@ -1,6 +1,7 @@
 //! The configuration of a server, from which the server is opened.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,10 +114,11 @@ impl ServerConfig {
         let identity = Arc::new(self.identity());
         let streams = Arc::new(Streams::new(&identity));
         let has_incoming = queues.iter().any(|(_, dispatcher, _)| dispatcher.has_incoming());
-        let incoming = has_incoming
-            .then(|| IncomingItems::new(&identity, self.broker.max_accepted_bytes))
-            .flatten()
-            .map(Arc::new);
+        let incoming = if has_incoming {
+            IncomingItems::new(&identity, self.broker.max_accepted_bytes).map(Arc::new)
+        } else {
+            None
+        };
         let control = self.control_methods(&mut queues, &identity, &cancellations, &streams);
         // Queues that the server does not declare may not exist, so they come first. If one of them
         // fails after the server has subscribed to another queue, requests of the other queue are
@@ -185,8 +187,8 @@ impl ServerConfig {
                 break;
             }
             let name = config.0.name().to_owned();
-            let opened = self.subscribe(config, &shared, stop, &mut consumers).await?;
-            if opened.is_none() {
+            let subscribed = self.subscribe(config, &shared, stop, &mut consumers);
+            if subscribed.await?.is_break() {
                 break;
             }
             names.push(name);
@@ -207,15 +209,17 @@ impl ServerConfig {
     }
 
     /// Subscribes to a queue and to its queue for batches, and adds their consumers to `consumers`.
-    /// If the queue for batches is refused, or batching is off, its consumer has no subscription
-    /// yet, and there is none without one-way methods. Returns `None` if it is told to stop before.
+    /// Returns [`Break`](ControlFlow::Break) if it is told to stop before.
+    ///
+    /// If the queue for batches is refused, or batching is off, its consumer is added without a
+    /// subscription, and only if the queue has one-way methods.
     async fn subscribe(
         &self,
         (queue, dispatcher, estimates): QueueConfig,
         shared: &Shared,
         stop: &CancellationToken,
         consumers: &mut Vec<(QueueConsumer, Option<Subscription>)>,
-    ) -> Result<Option<()>, ServerError> {
+    ) -> Result<ControlFlow<()>, ServerError> {
         let name = queue.name().to_owned();
         let rules = Rules {
             max_deliveries: queue.max_deliveries(),
@@ -251,7 +255,7 @@ impl ServerConfig {
         let earlier_batch_queue = queue.earlier_batch_queue().filter(|_| has_oneway);
         let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {
-            return Ok(None);
+            return Ok(ControlFlow::Break(()));
         };
         consumers.push((single, Some(subscription)));
         let prefetch = self.concurrency.min(BATCH_PREFETCH);
@@ -262,12 +266,12 @@ impl ServerConfig {
                 handler.pause_batches();
                 consumers.push((batch_consumer(earlier), None));
             }
-            return Ok(Some(()));
+            return Ok(ControlFlow::Continue(()));
         };
         let batches = batch_consumer(batch_queue);
         let subscription = match batches.open(stop).await {
             Ok(Some(subscription)) => Some(subscription),
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(ControlFlow::Break(())),
             Err(error) if error.is_handle_ended() => return Err(error.into()),
             // The user may lack permissions for the queue, it may exist with other arguments, or
             // its node may be down.
@@ -278,7 +282,7 @@ impl ServerConfig {
                     "accepting single requests only: cannot consume from the queue for batches"
                 );
                 if !has_oneway {
-                    return Ok(Some(()));
+                    return Ok(ControlFlow::Continue(()));
                 }
                 // One-way requests may wait in it, which nobody sends again, so the consumer tries
                 // again.
@@ -290,7 +294,7 @@ impl ServerConfig {
             handler.pause_batches();
         }
         consumers.push((batches, subscription));
-        Ok(Some(()))
+        Ok(ControlFlow::Continue(()))
     }
 
     /// The rules for broadcasts and discovery requests, from which those of request queues differ
@@ -300,7 +304,7 @@ impl ServerConfig {
             reply_addresses: self.reply_addresses.clone(),
             max_accepted_bytes: self.broker.max_accepted_bytes,
             max_sent_bytes: self.broker.max_sent_bytes,
-            // None that is redelivered runs.
+            // A redelivered one does not run.
             max_deliveries: 0,
             // Only matters for more deliveries.
             is_classic: false,

@@ -115,7 +115,7 @@ impl IncomingItems {
 
     /// Cancels the method of the call with this id, and waits until the call receives no more
     /// items. Returns `false` if that takes too long.
-    pub(super) async fn end(&self, id: Uuid, cancellations: &Cancellations) -> bool {
+    pub(super) async fn cancel_and_wait(&self, id: Uuid, cancellations: &Cancellations) -> bool {
         cancellations.cancel_running(&[id]);
         let ended = async {
             loop {
@@ -129,8 +129,8 @@ impl IncomingItems {
         timeout(MAX_ENDING, ended).await.is_ok()
     }
 
-    /// Returns a task that receives the items of all calls, and what resolves once its first
-    /// attempt to subscribe has succeeded or failed.
+    /// Returns a task that receives the items of all calls, and a receiver that resolves once the
+    /// first attempt to subscribe has succeeded or failed.
     pub(super) fn receive_all(
         self: &Arc<Self>,
         transport: &Arc<dyn Transport>,
@@ -183,6 +183,7 @@ impl IncomingItems {
             Ok(items) => items,
             Err(unreadable) => return self.log_ignored("unreadable", &unreadable),
         };
+        // How many items the stream has, if this message ends it.
         let end = match properties.headers.get(ITEMS_HEADER).map(str::parse) {
             None => None,
             Some(Ok(count)) => Some(count),
@@ -231,8 +232,8 @@ impl IncomingCall<'_> {
     }
 
     /// Starts a task that tells the caller, through `sender`, how many items it may send. The task
-    /// cancels the call once its caller is gone, or was silent for too long. A method that does not
-    /// yield would delay this without a task of its own.
+    /// cancels the call once its caller is gone, or was silent for too long. It is a task of its
+    /// own so that a method that does not yield cannot delay it.
     pub(super) fn start_granting(&self, sender: &Arc<StreamSender>) -> AbortOnDropHandle<()> {
         let (inbox, gone) = (self.inbox(), sender.gone());
         let cancellation = self.watch.as_ref().map(CancellationWatch::token);
@@ -241,17 +242,16 @@ impl IncomingCall<'_> {
         let sender = Arc::downgrade(sender);
         AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
-                tokio::select! {
+                // `None` once the caller is gone, or was silent for too long.
+                let grant = tokio::select! {
                     biased;
-                    () = gone.cancelled() => break,
-                    grant = inbox.next_grant() => match (grant, sender.upgrade()) {
-                        (Some(grant), Some(sender)) => sender.grant(grant).await,
-                        // The caller was silent for too long.
-                        (None, _) => break,
-                        // The handler has ended.
-                        (_, None) => return,
-                    }
-                }
+                    () = gone.cancelled() => None,
+                    grant = inbox.next_grant() => grant,
+                };
+                let Some(grant) = grant else { break };
+                // `None` once the handler has ended.
+                let Some(sender) = sender.upgrade() else { return };
+                sender.grant(grant).await;
             }
             inbox.fail(IncomingError::Interrupted);
             if let Some(cancellation) = cancellation {

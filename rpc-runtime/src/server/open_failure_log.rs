@@ -5,20 +5,20 @@ use crate::error::BrokerError;
 /// Which failures were logged since the queue or channel was last open.
 #[derive(Debug, Default)]
 pub(super) struct OpenFailureLog {
-    transient: bool,
-    lasting: bool,
+    has_transient: bool,
+    has_lasting: bool,
 }
 
 impl OpenFailureLog {
     /// Records a failure. Returns whether to log it: only the first
     /// [transient](BrokerError::is_transient) one and the first lasting one are logged.
     pub(super) fn admit(&mut self, error: &BrokerError) -> bool {
-        let logged = if error.is_transient() {
-            &mut self.transient
+        let is_logged = if error.is_transient() {
+            &mut self.has_transient
         } else {
-            &mut self.lasting
+            &mut self.has_lasting
         };
-        !std::mem::replace(logged, true)
+        !std::mem::replace(is_logged, true)
     }
 }
 

@@ -50,7 +50,7 @@ impl OpenServer {
         }
         // A consumer that is not told to stop ends only if the handle was closed, if its runtime
         // has ended, or if the consumer cannot recover from a panic. Then all others end too.
-        let first = tokio::select! {
+        let ended_by_itself = tokio::select! {
             biased;
             () = shutdown => None,
             ended = consumers.join_next() => ended,
@@ -66,7 +66,7 @@ impl OpenServer {
             unfinished: 0,
             reason: None,
         };
-        if let Some(ended) = first {
+        if let Some(ended) = ended_by_itself {
             end.add(ended);
         }
         while let Some(ended) = consumers.join_next().await {

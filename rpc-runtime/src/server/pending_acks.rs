@@ -155,12 +155,12 @@ impl RequestsInProgress {
     }
 
     /// Returns how many deliveries are unacknowledged.
-    pub(super) fn deliveries(&self) -> usize {
+    pub(super) fn unacked(&self) -> usize {
         Arc::strong_count(&self.0.abandoned) - 1
     }
 
     /// Waits until no request is in progress. Cancel safe.
-    pub(super) async fn idle(&self) {
+    pub(super) async fn wait_idle(&self) {
         loop {
             // Before the check, so that no notification is lost.
             let idle = self.0.idle.notified();
@@ -173,7 +173,7 @@ impl RequestsInProgress {
 
     /// Waits until a delivery of this consumer is abandoned. Its subscription must end then, so
     /// that the broker delivers it again. Cancel safe.
-    pub(super) async fn abandoned(&self) {
+    pub(super) async fn wait_abandoned(&self) {
         self.0.abandoned.notified().await;
     }
 
@@ -258,18 +258,17 @@ impl PendingAcks {
     /// Splits off the request that was added last.
     pub(super) fn split_last(&mut self) -> Self {
         let last = self.acks.pop();
-        self.of_same_consumer(last.into_iter().collect())
+        self.wrap_taken(last.into_iter().collect())
     }
 
     /// Splits into single requests, in the order in which they were added.
     pub(super) fn split(mut self) -> impl Iterator<Item = Self> {
         let acks = std::mem::take(&mut self.acks);
-        acks.into_iter()
-            .map(move |ack| self.of_same_consumer(smallvec![ack]))
+        acks.into_iter().map(move |ack| self.wrap_taken(smallvec![ack]))
     }
 
-    /// Returns these acks, of requests that are in progress already, separately.
-    fn of_same_consumer(&self, acks: SmallVec<[PendingAck; 1]>) -> Self {
+    /// Wraps acks that were taken out of this, whose requests already count as in progress.
+    fn wrap_taken(&self, acks: SmallVec<[PendingAck; 1]>) -> Self {
         Self {
             acks,
             acked_early: 0,
@@ -284,9 +283,9 @@ impl PendingAcks {
         self.for_each_tracked(Deduplicator::mark_forwarded);
     }
 
-    /// Forgets the requests if it is known that no delivery of any of them can be acked any more:
-    /// their subscription was lost, so the broker delivers them again. The next delivery is handled
-    /// as if they had not been in progress. Returns whether they were forgotten.
+    /// Forgets the requests if no delivery of any of them can be acked any more: their subscription
+    /// was lost, so the broker delivers them again. The next delivery is then handled as if they
+    /// had not been in progress. Returns whether they were forgotten.
     pub(super) fn forget_lost(&mut self) -> bool {
         // Under one lock: a delivery that joins in between would never be acked.
         let mut deduplicator = self.deduplicator.lock();

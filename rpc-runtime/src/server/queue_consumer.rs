@@ -115,7 +115,8 @@ impl KeepOpen for ConsumerRun<'_> {
             return ControlFlow::Break(RunEnd::Stopped(None));
         };
         if opened.is_ok() {
-            self.consumer.opened(self.control.is_some());
+            let was_open = self.control.is_some();
+            self.consumer.after_opening(was_open);
         }
         ControlFlow::Continue(opened)
     }
@@ -130,7 +131,7 @@ impl KeepOpen for ConsumerRun<'_> {
         if let Some(reason) = self.consumer.transport.status().end_reason() {
             return ControlFlow::Break(RunEnd::Closed(reason));
         }
-        self.consumer.interrupted(&lost);
+        self.consumer.before_reopening(&lost);
         subscription.control.close().await;
         ControlFlow::Continue(lost)
     }
@@ -324,7 +325,7 @@ impl QueueConsumer {
 
     /// Logs that a subscription was lost, before another one is opened. Until then, callers of a
     /// queue for batches are advised to send single requests.
-    fn interrupted(&self, lost: &BrokerError) {
+    fn before_reopening(&self, lost: &BrokerError) {
         tracing::warn!(
             queue = self.queue.name(),
             error = %Logged(Chain(lost)),
@@ -339,7 +340,7 @@ impl QueueConsumer {
     /// Logs that the consumer has opened a subscription, other than the one that was passed to
     /// [`run`](Self::run). Resumes batches if the queue is one for batches. `was_open` is whether
     /// there was an earlier subscription.
-    fn opened(&self, was_open: bool) {
+    fn after_opening(&self, was_open: bool) {
         let queue = self.queue.name();
         if was_open {
             tracing::info!(queue, "subscribed again");
@@ -365,7 +366,7 @@ impl QueueConsumer {
     async fn consume(&mut self, subscription: &mut Subscription, stop: &CancellationToken) -> Interruption {
         let mut stopped = pin!(stop.cancelled());
         let in_progress = self.in_progress.clone();
-        let mut abandoned = pin!(in_progress.abandoned());
+        let mut abandoned = pin!(in_progress.wait_abandoned());
         loop {
             tokio::select! {
                 biased;
@@ -433,13 +434,19 @@ impl QueueConsumer {
         if let Some(time) = properties.expiration.max(batched_ttl) {
             estimates.raise_probe_ttl(time);
         }
-        // A task may end just before its delivery is acked, and a delivery may be acked just before
-        // its task ends, so the larger number counts. This delivery is in neither.
-        let unacked_tasks = self.tasks.len().saturating_sub(self.in_progress.acked_early());
-        let unacked = 1 + unacked_tasks.max(self.in_progress.deliveries());
-        let is_full = unacked >= self.prefetch.into();
-        let guard = is_full.then(|| estimates.on_prefetch_full(priority, at));
+        let guard = self
+            .fills_prefetch()
+            .then(|| estimates.on_prefetch_full(priority, at));
         (received, guard)
+    }
+
+    /// Whether a delivery that has arrived, and has no task yet, fills the prefetch.
+    fn fills_prefetch(&self) -> bool {
+        // A task may end just before its delivery is acked, and a delivery may be acked just before
+        // its task ends, so the larger number counts.
+        let unacked_tasks = self.tasks.len().saturating_sub(self.in_progress.acked_early());
+        let unacked = unacked_tasks.max(self.in_progress.unacked());
+        unacked + 1 >= self.prefetch.into()
     }
 
     /// Cancels the consumer and waits until its requests end, at most for `drain_timeout`. Then
@@ -541,7 +548,7 @@ impl QueueConsumer {
         let in_progress = self.in_progress.clone();
         loop {
             let quiet = async {
-                in_progress.idle().await;
+                in_progress.wait_idle().await;
                 sleep(QUIET_PERIOD).await;
             };
             tokio::select! {
@@ -577,7 +584,7 @@ impl QueueConsumer {
             log_failure(ended);
         }
         // Some replies may not be confirmed yet.
-        self.in_progress.idle().await;
+        self.in_progress.wait_idle().await;
     }
 }
 

@@ -439,7 +439,8 @@ impl RequestHandler {
         was_delivered: bool,
     ) {
         let is_resent = stream.is_resent;
-        if is_resent && incoming.end(stream.id, self.executor.cancellations()).await {
+        let cancellations = self.executor.cancellations();
+        if is_resent && incoming.cancel_and_wait(stream.id, cancellations).await {
             return;
         }
         if let Decision::Run(admitted) = &*decision {

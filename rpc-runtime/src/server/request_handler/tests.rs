@@ -299,7 +299,7 @@ async fn serve_on(
             &in_progress,
         )
         .await;
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     broker.events.lock().unwrap().clone()
 }
 
@@ -354,13 +354,13 @@ async fn a_panic_abandons_the_requests_whose_replies_were_being_sent_and_no_othe
         tokio::task::yield_now().await;
     }
     injected::panic_next("replies");
-    let abandoned = tokio::time::timeout(Duration::from_secs(60), in_progress.abandoned());
+    let abandoned = tokio::time::timeout(Duration::from_secs(60), in_progress.wait_abandoned());
     abandoned.await.expect("the request is abandoned");
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     assert_eq!(*broker.events.lock().unwrap(), ["reply sent"]);
     let in_progress = RequestsInProgress::default();
     serve(&in_progress).await;
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     let events = ["reply sent", "reply sent", "reply confirmed", "request acked"];
     assert_eq!(*broker.events.lock().unwrap(), events);
 }
@@ -561,7 +561,7 @@ async fn a_forwarded_request_expires_at_its_deadline() {
             &in_progress,
         )
         .await;
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     let mut sent = broker.sent.lock().unwrap().clone();
     sent.sort_by_key(|message| message.properties.kind.clone().map(|kind| kind.to_string()));
     let sent: Vec<_> = sent
@@ -613,7 +613,7 @@ async fn a_batched_request_whose_method_is_empty_runs_the_default_one() {
             &in_progress,
         )
         .await;
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     let sent = broker.sent.lock().unwrap().clone();
     let reply = Reply::from_message(sent[0].clone(), Codec::Json).unwrap();
     assert_eq!(reply.kind, ReplyKind::Result);
@@ -662,7 +662,7 @@ async fn a_batched_request_that_expects_a_reply_does_not_run_after_it_expired() 
             &in_progress,
         )
         .await;
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     let sent = broker.sent.lock().unwrap().clone();
     let reply = Reply::from_message(sent[0].clone(), Codec::Json).unwrap();
     assert_eq!(reply.read_fault().code, FaultCode::Expired);
@@ -765,7 +765,7 @@ async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: b
         }
     };
     tokio::join!(handling, losing);
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     assert!(
         replies.sent.lock().unwrap().is_empty(),
         "no copy goes to the channel of replies"
@@ -811,7 +811,7 @@ async fn a_job_whose_copy_is_never_confirmed_is_kept_until_its_delivery_is_lost(
     tokio::time::timeout(hour, handling)
         .await
         .expect("it is forgotten");
-    in_progress.idle().await;
+    in_progress.wait_idle().await;
     assert_eq!(*copies.events.lock().unwrap(), ["reply sent"]);
 }
 
@@ -1245,11 +1245,11 @@ async fn an_abandoned_request_ends_all_subscriptions_that_delivered_it() {
     let copy = Origin::new(false, false, &headers);
     assert_eq!(add(copy, &singles), DeliveryAction::Join);
     let acks = PendingAcks::of_one(&deduplicator, &batches, PendingAck::Tracked(tracked));
-    assert_eq!((batches.deliveries(), singles.deliveries()), (1, 1));
+    assert_eq!((batches.unacked(), singles.unacked()), (1, 1));
     drop(acks);
 
-    assert_eq!((batches.deliveries(), singles.deliveries()), (0, 0));
-    let has_ended = |consumer: &RequestsInProgress| consumer.abandoned().now_or_never().is_some();
+    assert_eq!((batches.unacked(), singles.unacked()), (0, 0));
+    let has_ended = |consumer: &RequestsInProgress| consumer.wait_abandoned().now_or_never().is_some();
     assert!(has_ended(&batches));
     assert!(has_ended(&singles));
     assert!(!has_ended(&others));
