@@ -348,7 +348,8 @@ impl State {
         measured.map_or(priority, |(measured, _)| *measured)
     }
 
-    /// Returns the estimator of a priority. A new priority is measured from now on.
+    /// Returns the estimator of the [measured priority](Self::measured_priority). A new one is
+    /// measured from now on.
     fn estimator_or_new(&mut self, priority: u8, now: Instant) -> &mut WaitEstimator {
         let measured = self.measured_priority(priority);
         let was_found_empty = self.last_found_empty && self.by_priority.is_empty();

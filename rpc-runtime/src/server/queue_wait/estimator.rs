@@ -188,9 +188,9 @@ impl WaitEstimator {
         }
     }
 
-    /// Whether to add a probe to a queue that may hold nothing but probes. The last one must be at
-    /// least half as old as the oldest one, so that they become rare, or [`UNMEASURABLE_AFTER`]
-    /// old.
+    /// Whether to add a probe to a queue that may hold nothing but probes. The last one, if any,
+    /// must be at least half as old as the oldest one, so that they become rare, or
+    /// [`UNMEASURABLE_AFTER`] old.
     fn may_add_probe(&self, now: Instant) -> bool {
         let Some(last) = self.outstanding.back() else {
             return true;
