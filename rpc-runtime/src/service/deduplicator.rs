@@ -25,8 +25,8 @@ const MAX_ENDED: usize = 16 * 1024;
 pub(crate) struct RequestKey {
     reply_to: Option<ShortStr>,
     id: CorrelationId,
-    /// Which copy of the request it is. The request itself and each copy end separately: once the
-    /// broker has the next copy, or, for the last one, once it is answered or rejected.
+    /// Which copy of the request it is. The request itself and each copy end separately: the last
+    /// copy once it is answered or rejected, and any other once the broker has the next copy.
     copy: CopyToken,
 }
 
@@ -196,11 +196,11 @@ struct EndedRequest {
     end: End,
 }
 
-/// Which requests with the same key a delivery may repeat, so that it does not run as well.
+/// Which request with the same key a delivery may repeat. If it repeats one, it does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RepeatOf {
+enum MayRepeat {
     /// None: it is another request.
-    None,
+    Nothing,
     /// Only one in progress.
     InProgress,
     /// One in progress, or one that has ended.
@@ -232,51 +232,59 @@ impl<D> Deduplicator<D> {
     /// [`DeliveryAction::Join`], so that the end of the request returns it.
     pub(crate) fn add(&mut self, key: RequestKey, origin: Origin, delivery: D) -> DeliveryAction {
         match origin {
-            Origin::New => self.add_with_key(key, RepeatOf::None, delivery),
-            Origin::Redelivered => self.add_with_key(key, RepeatOf::InProgressOrEnded, delivery),
+            Origin::New => self.add_with_key(key, MayRepeat::Nothing, delivery),
+            Origin::Redelivered => self.add_with_key(key, MayRepeat::InProgressOrEnded, delivery),
             // Runs again even if it was answered, because its caller may have lost the reply.
-            Origin::Resent => self.add_with_key(key, RepeatOf::InProgress, delivery),
+            Origin::Resent => self.add_with_key(key, MayRepeat::InProgress, delivery),
             Origin::Moved { copy } => {
-                self.add_with_key(key.of_copy(copy), RepeatOf::InProgressOrEnded, delivery)
+                self.add_with_key(key.of_copy(copy), MayRepeat::InProgressOrEnded, delivery)
             }
-            Origin::Forwarded { was_resent, copy } => {
-                // Another worker may have forwarded it while the original runs here, or after the
-                // original was answered. `key` is still that of the original. If this worker
-                // forwards or rejects the original itself, the copy runs apart from it.
-                if let Some(request) = self.in_progress.get_mut(&key)
-                    && request.end == End::Answered
-                {
-                    request.redelivered.push(delivery);
-                    return DeliveryAction::Join;
-                }
-                // The caller of a resent request may have lost that answer.
-                if !was_resent && self.last_end(&key) == Some(End::Answered) {
-                    return DeliveryAction::Ack;
-                }
-                // A copy with a token repeats only itself. If the caller lost the answer to that
-                // copy, it sends the request again, without a token. A resent request whose copy
-                // has no token may be any of them, so it runs again.
-                let repeat_of = if was_resent && copy == CopyToken::NONE {
-                    RepeatOf::InProgress
-                } else {
-                    RepeatOf::InProgressOrEnded
-                };
-                self.add_with_key(key.of_copy(copy), repeat_of, delivery)
-            }
+            Origin::Forwarded { was_resent, copy } => self.add_forwarded(key, was_resent, copy, delivery),
         }
     }
 
-    /// Like [`add`](Self::add), for a delivery with this key that may repeat `repeat_of`.
-    fn add_with_key(&mut self, key: RequestKey, repeat_of: RepeatOf, delivery: D) -> DeliveryAction {
+    /// Like [`add`](Self::add), for a copy that a worker forwarded. Another worker may have done so
+    /// while the original, which has the key `original`, runs here or after it was answered here.
+    fn add_forwarded(
+        &mut self,
+        original: RequestKey,
+        was_resent: bool,
+        copy: CopyToken,
+        delivery: D,
+    ) -> DeliveryAction {
+        // If this worker forwards or rejects the original itself, the copy runs apart from it.
+        if let Some(request) = self.in_progress.get_mut(&original)
+            && request.end == End::Answered
+        {
+            request.redelivered.push(delivery);
+            return DeliveryAction::Join;
+        }
+        // The caller of a resent request may have lost that answer.
+        if !was_resent && self.last_end(&original) == Some(End::Answered) {
+            return DeliveryAction::Ack;
+        }
+        // A copy with a token repeats only itself: a caller that lost its answer sends the request
+        // again, without the token. Without tokens, the copies of a resent request cannot be told
+        // apart, so one runs even if another has ended.
+        let may_repeat = if was_resent && copy == CopyToken::NONE {
+            MayRepeat::InProgress
+        } else {
+            MayRepeat::InProgressOrEnded
+        };
+        self.add_with_key(original.of_copy(copy), may_repeat, delivery)
+    }
+
+    /// Like [`add`](Self::add), for a delivery whose key also says which copy it is.
+    fn add_with_key(&mut self, key: RequestKey, may_repeat: MayRepeat, delivery: D) -> DeliveryAction {
         if let Some(request) = self.in_progress.get_mut(&key) {
-            if repeat_of == RepeatOf::None {
+            if may_repeat == MayRepeat::Nothing {
                 return DeliveryAction::RunUntracked;
             }
             request.redelivered.push(delivery);
             return DeliveryAction::Join;
         }
         // This searches all requests that have ended. Few deliveries may repeat one of them.
-        if repeat_of == RepeatOf::InProgressOrEnded
+        if may_repeat == MayRepeat::InProgressOrEnded
             && let Some(end) = self.last_end(&key)
         {
             return match end {
