@@ -17,7 +17,7 @@ use super::cancellation::Cancellations;
 use super::context::{CallerGone, Context, with_ambient_deadline};
 use super::decision::{AdmittedRequest, Decision, Refusal, ReplyTo, replace_if_may_have_run};
 use super::dispatcher::Dispatcher;
-use super::invocation::Invocation;
+use super::invocation::{Answer, Invocation};
 use super::method_record::MethodRecord;
 use super::request_log::{RequestLabel, RequestLog};
 use super::rules::{ForbiddenReplyAddress, Rules};
@@ -85,17 +85,25 @@ pub(crate) struct RunResult {
 }
 
 impl RunResult {
+    /// The result of a method that may have run, and whose reply is this fault.
+    fn of_fault(invocation: &Invocation, fault: &Fault) -> Self {
+        Self {
+            reply: Reply::fault(invocation.codec(), fault),
+            outcome: Outcome::of_fault(&fault.code),
+            may_have_run: true,
+            is_from_layer: false,
+            is_cancelled: false,
+        }
+    }
+
     /// The result of a method that was dropped because its caller no longer waits.
     fn of_dropped(invocation: &Invocation, gone: CallerGone) -> Self {
         // If the call was cancelled, this is not sent.
         let reason = "its deadline passed before the method ended";
-        let fault = Fault::new(FaultCode::Abandoned, reason);
         Self {
-            reply: Reply::fault(invocation.codec(), &fault),
             outcome: Outcome::Cancelled,
-            may_have_run: true,
-            is_from_layer: false,
             is_cancelled: gone == CallerGone::Cancelled,
+            ..Self::of_fault(invocation, &Fault::new(FaultCode::Abandoned, reason))
         }
     }
 
@@ -166,8 +174,9 @@ impl Executor {
         self.unless_cancelled(decision, now)
     }
 
-    /// Cancels a request that was to run if its caller has cancelled the call. Otherwise, lets the
-    /// caller do so later. Changes nothing if the caller cannot cancel the call with a message.
+    /// Returns `Cancelled` instead of `Run` if the caller has cancelled the call. Otherwise, lets
+    /// the caller cancel it later. Changes nothing if the caller cannot cancel the call with a
+    /// message.
     fn unless_cancelled<'a>(&self, decision: Decision<'a>, now: Instant) -> Decision<'a> {
         match decision {
             Decision::Run(mut admitted) if admitted.caller_waits && self.serves_queue() => {
@@ -315,13 +324,11 @@ impl Executor {
             is_cancelled,
         } = result;
         if self.serves_queue() {
-            // A refusal, or a layer's answer, says nothing about the duration of the method. Many
-            // of them would make it look instant, and callers would send more calls than this
-            // worker can run.
             if may_have_run {
                 tally.add(&record.stats, took, outcome);
-                // A stream lasts as long as its caller reads or sends.
-                if !is_from_layer && !record.has_stream && is_telling(outcome, took, record) {
+                // Many answers of layers would make the method look instant, and callers would send
+                // more calls than this worker can run.
+                if !is_from_layer && shows_duration(outcome, took, record) {
                     record.recent_duration.record(took);
                 }
             } else {
@@ -367,63 +374,63 @@ impl Executor {
                 Ok(handling.await)
             }
         };
-        let (mut may_have_run, mut is_from_layer) = (true, false);
-        // From the outside in: whether it panicked, whether its caller is gone, and whether it
-        // ended with a fault.
-        let fault = match AssertUnwindSafe(running).catch_unwind().await {
+        let handled = match AssertUnwindSafe(running).catch_unwind().await {
+            Ok(Ok(handled)) => handled,
             Ok(Err(gone)) => return RunResult::of_dropped(invocation, gone),
-            Ok(Ok(Ok(answer))) => {
-                let reply = answer.reply;
-                is_from_layer = answer.is_from_layer;
-                match self.rules.check_reply_size(&reply) {
-                    Ok(()) => {
-                        let outcome = Outcome::of_answer(&reply);
-                        return RunResult {
-                            reply,
-                            outcome,
-                            may_have_run,
-                            is_from_layer,
-                            is_cancelled: false,
-                        };
-                    }
-                    Err(too_large) => {
-                        self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
-                        too_large
-                    }
-                }
-            }
-            Ok(Ok(Err(fault))) => {
-                may_have_run = invocation.may_run() && fault.code.executed() != Executed::No;
-                // A job is tried again, whether or not an earlier delivery of it ran.
-                let may_have_run_before = !is_job && context.may_have_run_before();
-                let fault = replace_if_may_have_run(fault, may_have_run_before);
-                self.log.failed(&fault, invocation);
-                fault
-            }
-            Err(_) => {
+            Err(_panic) => {
                 // The panic hook gets the panic's message. The caller must not see it.
                 let message = format!("the method {:?} panicked", invocation.method());
                 let fault = Fault::new(FaultCode::Panicked, message);
                 self.log.failed(&fault, invocation);
-                fault
+                return RunResult::of_fault(invocation, &fault);
             }
         };
-        RunResult {
-            reply: Reply::fault(invocation.codec(), &fault),
-            outcome: Outcome::of_fault(&fault.code),
-            may_have_run,
-            is_from_layer,
-            is_cancelled: false,
+        match handled {
+            Ok(answer) => self.result_of_answer(invocation, answer),
+            Err(fault) => {
+                let may_have_run = invocation.may_run() && fault.code.executed() != Executed::No;
+                // A job is tried again, whether or not an earlier delivery of it ran.
+                let may_have_run_before = !is_job && context.may_have_run_before();
+                let fault = replace_if_may_have_run(fault, may_have_run_before);
+                self.log.failed(&fault, invocation);
+                RunResult {
+                    may_have_run,
+                    ..RunResult::of_fault(invocation, &fault)
+                }
+            }
+        }
+    }
+
+    /// Returns the result of a method or layer that answered. A reply that is too large is replaced
+    /// with a fault.
+    fn result_of_answer(&self, invocation: &Invocation, answer: Answer) -> RunResult {
+        let Answer { reply, is_from_layer } = answer;
+        match self.rules.check_reply_size(&reply) {
+            Ok(()) => RunResult {
+                outcome: Outcome::of_answer(&reply),
+                reply,
+                may_have_run: true,
+                is_from_layer,
+                is_cancelled: false,
+            },
+            Err(too_large) => {
+                self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
+                RunResult {
+                    is_from_layer,
+                    ..RunResult::of_fault(invocation, &too_large)
+                }
+            }
         }
     }
 }
 
-/// Whether a run that took this long says how long the method takes. A method that was dropped
-/// would have taken longer still, so its run says something only if it took at least the recent
-/// mean.
-fn is_telling(outcome: Outcome, took: Duration, record: &MethodRecord) -> bool {
-    let is_longer = |mean| took >= mean;
-    outcome != Outcome::Cancelled || record.recent_duration.mean().is_none_or(is_longer)
+/// Whether a run shows how long the method takes. A stream lasts as long as its caller reads or
+/// sends. A method that was dropped would have taken longer still, so its run counts only if it
+/// took at least the recent mean.
+fn shows_duration(outcome: Outcome, took: Duration, record: &MethodRecord) -> bool {
+    let was_dropped = outcome == Outcome::Cancelled;
+    let reaches_mean = || record.recent_duration.mean().is_none_or(|mean| took >= mean);
+    !record.has_stream && (!was_dropped || reaches_mean())
 }
 
 /// Runs a method until it ends or its caller no longer waits. Then the method is dropped.
@@ -431,13 +438,13 @@ async fn unless_caller_gone<T>(method: impl Future<Output = T>, context: &Contex
     let mut method = pin!(method);
     // Most methods end at their first poll. For the others, the wait for the caller is boxed, so
     // that this future stays small.
-    let mut gone = None;
+    let mut wait = None;
     poll_fn(|cx| {
         if let Poll::Ready(output) = method.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        let gone = gone.get_or_insert_with(|| Box::pin(context.caller_gone(DEADLINE_GRACE)));
-        gone.as_mut().poll(cx).map(Err)
+        let caller_gone = wait.get_or_insert_with(|| Box::pin(context.caller_gone(DEADLINE_GRACE)));
+        caller_gone.as_mut().poll(cx).map(Err)
     })
     .await
 }
