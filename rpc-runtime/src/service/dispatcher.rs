@@ -5,21 +5,20 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::admission::Received;
 use super::context::Context;
 use super::decision::{AdmittedRequest, Decision, ReplyTo, StreamRequest, interrupted};
 use super::invocation::{Invocation, Service};
 use super::method_record::MethodRecord;
-use super::redelivery::{Rerun, expired_before, may_have_begun};
+use super::redelivery::{Rerun, expired_in_queue, may_have_begun};
 use super::rules::{ForbiddenReplyAddress, Rules};
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in_name};
 use crate::error::ServerError;
 use crate::protocol::{
-    Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, RequestId, ShortStr,
-    UnreadableRequest, content,
+    DeadLettered, Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, RequestId,
+    ShortStr, UnreadableRequest, content,
 };
 
 /// The methods that are served on one queue.
@@ -167,10 +166,11 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
         // An earlier delivery may have reached a worker that could read it: one with larger frames,
-        // or of another library. A count that cannot be read is taken as the largest number, and
-        // does not show that there was such a delivery.
+        // or of another library. A count that cannot be read is taken as `u32::MAX`, and does not
+        // show that there was such a delivery.
         let dead_lettered = message.properties.dead_lettered;
-        let may_have_run = redelivered || dead_lettered.is_some_and(|dead| dead.non_expiry_deaths < u32::MAX);
+        let has_readable_count = |dead: DeadLettered| dead.non_expiry_deaths < u32::MAX;
+        let may_have_run = redelivered || dead_lettered.is_some_and(has_readable_count);
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
         Self::refuse(&message.properties, fault, may_have_run, rules)
     }
@@ -231,9 +231,8 @@ impl Dispatcher {
             Ok(entry) => entry,
             Err(fault) => return Decision::refuse(codec, fault, reply_to, may_have_run),
         };
-        if expired_before(&request) {
-            // Expiry alone does not show that a worker had the request, so `may_have_run` says too
-            // much.
+        if expired_in_queue(&request) {
+            // Not `may_have_run`: expiry alone does not show that a worker had the request.
             let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
             return Decision::refuse(codec, fault, reply_to, may_have_begun(&request, redelivered));
         }
@@ -254,30 +253,14 @@ impl Dispatcher {
         {
             return Decision::refuse(codec, fault, reply_to, may_have_run).with_shed_method(record);
         }
-        let credit = request.credit.filter(|_| method.is_streaming);
-        let sends_items = request.sends_items;
-        if sends_items && method.incoming.is_none() {
-            let reason = "the method receives no stream, and its caller sends one: their versions of the service differ";
-            return Decision::refuse(codec, Fault::bad_request(reason), reply_to, may_have_run);
-        }
-        let stream = match request_uuid(&request) {
-            _ if credit.is_none() && !sends_items => None,
-            Some(id) => {
-                // The time to live of such a request limits the time until the first message only.
-                request.time_to_live = None;
-                let is_resent = request.headers.get(RESENT_HEADER).is_some();
-                Some(Box::new(StreamRequest {
-                    id,
-                    credit,
-                    sends_items,
-                    is_resent,
-                }))
-            }
-            None => {
-                let reason = "the correlation_id is no UUID, and the caller of a stream must send one";
-                return Decision::refuse(codec, Fault::bad_request(reason), reply_to, may_have_run);
-            }
+        let stream = match stream_request(&request, method) {
+            Ok(stream) => stream.map(Box::new),
+            Err(fault) => return Decision::refuse(codec, fault, reply_to, may_have_run),
         };
+        if stream.is_some() {
+            // The limit holds only until the first message, so the method gets no deadline.
+            request.time_to_live = None;
+        }
         // Not the parameter `reply_to`, which is `None` for each request of a batch.
         let expects_reply = request.reply_to.is_some();
         let is_job = method.is_job() && !expects_reply;
@@ -398,10 +381,30 @@ impl Dispatcher {
     }
 }
 
-/// Returns the correlation id of a request if it is a [`RequestId`].
-fn request_uuid(request: &Request) -> Option<Uuid> {
-    let id = RequestId::of_correlation_id(request.correlation_id.as_ref()?)?;
-    Some(id.uuid())
+/// Returns what the caller of a stream asks for. `None` if the request has no stream. Fails if the
+/// method does not receive the stream, or if the caller sent no [`RequestId`].
+fn stream_request(request: &Request, method: &MethodDescriptor) -> Result<Option<StreamRequest>, Fault> {
+    let credit = request.credit.filter(|_| method.is_streaming);
+    let sends_items = request.sends_items;
+    if sends_items && method.incoming.is_none() {
+        let reason =
+            "the method receives no stream, and its caller sends one: their versions of the service differ";
+        return Err(Fault::bad_request(reason));
+    }
+    if credit.is_none() && !sends_items {
+        return Ok(None);
+    }
+    let correlation_id = request.correlation_id.as_ref();
+    let Some(id) = correlation_id.and_then(RequestId::of_correlation_id) else {
+        let reason = "the correlation_id is no UUID, and the caller of a stream must send one";
+        return Err(Fault::bad_request(reason));
+    };
+    Ok(Some(StreamRequest {
+        id: id.uuid(),
+        credit,
+        sends_items,
+        is_resent: request.headers.get(RESENT_HEADER).is_some(),
+    }))
 }
 
 /// Returns where the reply to a message goes. `None` if its sender expects no reply. Fails if the

@@ -31,16 +31,16 @@ pub(crate) fn set_redelivery_count(headers: &mut Headers, redeliveries: u32) {
 /// Returns how many times the queue delivered a message before, as counted by the queue. `None` if
 /// it does not count, or has not delivered the message before.
 pub(super) fn delivery_count(headers: &Headers) -> Option<u32> {
-    let count = |name| {
+    let count_in = |name| {
         let count = headers.get(name)?.parse::<u64>().ok()?;
         Some(u32::try_from(count).unwrap_or(u32::MAX))
     };
-    count(DELIVERY_COUNT).max(count(ACQUIRED_COUNT))
+    count_in(DELIVERY_COUNT).max(count_in(ACQUIRED_COUNT))
 }
 
 /// Whether a request expired in a queue that dead-lettered it. A one-way request counts only if its
 /// caller set the expiration: a queue with a message TTL may exist to delay its messages.
-pub(super) fn expired_before(request: &Request) -> bool {
+pub(super) fn expired_in_queue(request: &Request) -> bool {
     request.dead_lettered.is_some_and(|dead| {
         dead.has_expired && (dead.original_expiration.is_some() || request.reply_to.is_some())
     })
@@ -105,13 +105,13 @@ impl Rules {
             Some(_) if method.is_job() => self.max_deliveries.div_ceil(2),
             _ => self.max_deliveries,
         };
-        let elsewhere = request.dead_lettered.map_or(0, |dead| dead.non_expiry_deaths);
-        if count.unwrap_or(0).saturating_add(elsewhere) >= limit {
+        let deaths_elsewhere = request.dead_lettered.map_or(0, |dead| dead.non_expiry_deaths);
+        if count.unwrap_or(0).saturating_add(deaths_elsewhere) >= limit {
             return Some("it was delivered too often");
         }
         if redelivered && count.is_none() && !expires(request) {
-            // Below the limit, workers publish a copy with a higher count instead of running it;
-            // see `redeliveries_if_only_workers_count`.
+            // Only workers count such a request. Below the limit, they publish a copy with a higher
+            // count instead of running it; see `redeliveries_if_only_workers_count`.
             return Some(match redelivery_count(&request.headers) {
                 0 => "it has no expiration, and its queue does not count its deliveries",
                 _ => "it was delivered too often",
@@ -139,11 +139,11 @@ impl Rules {
         let only_workers_count = redelivered
             && is_oneway
             && properties.expiration.is_none()
-            && self.trusted_delivery_count(&properties.headers).is_none()
-            // Only the user itself can publish a message with its user id. A job's copy has none.
-            && (is_job || properties.user_id.is_none())
+            && self.trusted_delivery_count(&properties.headers).is_none();
+        // Only the user itself can publish a message with its user id. A job's copy has none.
+        let can_be_copied = (is_job || properties.user_id.is_none())
             && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
-        if !only_workers_count {
+        if !only_workers_count || !can_be_copied {
             return None;
         }
         let dead = properties.dead_lettered.unwrap_or_default();
