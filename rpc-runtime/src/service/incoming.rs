@@ -90,14 +90,14 @@ struct Reader<T> {
 
 impl<T> Reader<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, IncomingError>>> {
-        let item = self.inbox.poll_item(cx);
-        if let Poll::Ready(Some(Ok(item))) = &item {
+        let next = self.inbox.poll_item(cx);
+        if let Poll::Ready(Some(Ok(item))) = &next {
             self.tally.add(item.len());
         } else {
             self.tally.flush();
         }
         let decode = |item: Bytes| (self.decode)(self.codec, &item).map_err(IncomingError::Decode);
-        item.map(|item| item.map(|item| item.and_then(decode)))
+        next.map(|next| next.map(|received| received.and_then(decode)))
     }
 }
 

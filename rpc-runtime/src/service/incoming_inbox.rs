@@ -45,7 +45,7 @@ pub(crate) struct IncomingInbox {
 struct State {
     receiver: ItemReceiver,
     /// Whether the method has its stream.
-    is_read: bool,
+    is_reading: bool,
     /// Wakes the task that waits for an item.
     reader: Option<Waker>,
     /// When the caller was last told its credit.
@@ -66,7 +66,7 @@ impl IncomingInbox {
             number,
             state: Mutex::new(State {
                 receiver: ItemReceiver::default(),
-                is_read: false,
+                is_reading: false,
                 reader: None,
                 told_at: None,
                 silent_since: (!may_be_silent).then(Instant::now),
@@ -114,10 +114,10 @@ impl IncomingInbox {
         let mut state = self.lock();
         // The caller had no credit until now, so its silence is counted from now on.
         state.restart_silence();
-        let is_read = std::mem::replace(&mut state.is_read, true);
+        let was_reading = std::mem::replace(&mut state.is_reading, true);
         drop(state);
         self.changed.notify_one();
-        !is_read
+        !was_reading
     }
 
     /// Takes the next item; `None` at the end. Must not be called again after the end or an error.
@@ -130,6 +130,7 @@ impl IncomingInbox {
                 waker => *waker = Some(cx.waker().clone()),
             }
         } else if state.receiver.has_news() || state.receiver.is_first_since_told() {
+            // Now `next_grant` has something to tell, or has to wake sooner.
             drop(state);
             self.changed.notify_one();
         }
@@ -149,7 +150,7 @@ impl IncomingInbox {
     /// The caller is told nothing before the method has its stream: a layer may still refuse the
     /// request, and then the caller may send it again, with all items.
     pub(crate) async fn next_grant(&self) -> Option<IncomingGrant> {
-        while !self.lock().is_read {
+        while !self.lock().is_reading {
             self.changed.notified().await;
         }
         loop {
@@ -163,8 +164,7 @@ impl IncomingInbox {
                 if state.is_silent_for(MAX_SILENCE, now) {
                     state.receiver.end_with(Err(IncomingError::Interrupted));
                 }
-                let is_due = state.tell_at().is_none_or(|tell_at| tell_at <= now);
-                if is_due || state.receiver.has_news() {
+                if state.tell_at(now) <= now || state.receiver.has_news() {
                     state.told_at = Some(now);
                     let grant = state.receiver.grant();
                     self.unlock_and_wake(state);
@@ -241,17 +241,17 @@ impl State {
         self.silent_since.is_some_and(|since| since + time <= now)
     }
 
-    /// When the caller is told its credit, even if there is no news. `None` means now: it was never
-    /// told.
-    fn tell_at(&self) -> Option<Instant> {
+    /// When to tell the caller its credit even without news: now, if it was never told.
+    fn tell_at(&self, now: Instant) -> Instant {
         let has_taken = self.receiver.taken > self.receiver.told_taken;
-        Some(self.told_at? + if has_taken { PROGRESS } else { KEEP_ALIVE })
+        let interval = if has_taken { PROGRESS } else { KEEP_ALIVE };
+        self.told_at.map_or(now, |told_at| told_at + interval)
     }
 
     /// When to look again for what is due: telling the caller its credit, or a limit of its
     /// silence.
     fn wake_at(&self, now: Instant) -> Instant {
-        let tell_at = self.tell_at().unwrap_or(now);
+        let tell_at = self.tell_at(now);
         let limit = if self.receiver.is_over() {
             GONE_AFTER
         } else {
@@ -317,24 +317,27 @@ impl ItemReceiver {
         }
         let is_empty = items.is_empty();
         let after_last = first.saturating_add(items.volume().items);
-        if after_last > self.granted || end.is_some_and(|count| count != after_last) {
+        let has_wrong_end = end.is_some_and(|count| count != after_last);
+        if after_last > self.granted || has_wrong_end {
             let reason = "there are more items than were granted, or than their end counts";
             return self.end_with(Err(IncomingError::Protocol(reason)));
         }
         if first > self.next() {
-            // Items are missing. All messages until they arrive show that, and the caller is asked
-            // once. It is asked again after a message without items, which it sends after its last
-            // item, or if it has had none to send for a while: the first question may be lost.
-            if is_empty || self.asked_from != Some(self.next()) {
+            // Items are missing. Each message until they arrive shows that, but the caller is asked
+            // for them once. It is asked again after a message without items, because the first
+            // question may be lost: it sends such a message once it has no items to send.
+            let was_asked = self.asked_from == Some(self.next());
+            if is_empty || !was_asked {
                 self.ask_again();
             }
             return;
         }
         let known = usize::try_from(self.next() - first).unwrap_or(usize::MAX);
-        let new = items.iter().skip(known).map(|item| Volume::of(item).bytes);
+        let new_items = items.iter().skip(known);
+        let new_bytes: u64 = new_items.map(|item| Volume::of(item).bytes).sum();
         // An item keeps its whole message in memory. If most of the message is not new, the new
         // items are copied out of it.
-        let is_copied = size as u64 > 2 * new.sum::<u64>();
+        let is_copied = size as u64 > 2 * new_bytes;
         for item in items.skip(known) {
             if self.ready_bytes >= MAX_UNTAKEN_BYTES {
                 let reason = "there are more bytes than the method has room for";
@@ -382,7 +385,7 @@ impl ItemReceiver {
     }
 
     /// Takes the next item. After the last one, takes the end: an error, or `None`. Returns
-    /// `Pending` if that was taken already.
+    /// `Pending` if neither has arrived, or if the end was taken already.
     fn take(&mut self) -> Poll<Option<Result<Bytes, IncomingError>>> {
         if let Some(item) = self.ready.pop_front() {
             self.taken += 1;
@@ -399,13 +402,13 @@ impl ItemReceiver {
         }
     }
 
-    /// Whether the caller should be told its credit now: there is something to ask the caller for,
-    /// or it has no credit yet, or the method has taken half of [`WINDOW`] or of
-    /// [`MAX_UNTAKEN_BYTES`]. Once the stream is over, credit is of no use.
+    /// Whether the caller should be told something now: what it is asked for, or new credit. It
+    /// needs credit if it has none yet, or if the method has taken half of [`WINDOW`] or of
+    /// [`MAX_UNTAKEN_BYTES`], but not once the stream is over.
     fn has_news(&self) -> bool {
         let left = self.granted.saturating_sub(self.taken);
-        let is_used = left <= WINDOW / 2 || self.taken_bytes >= MAX_UNTAKEN_BYTES / 2;
-        self.asks.is_some() || (is_used && !self.is_over())
+        let needs_credit = left <= WINDOW / 2 || self.taken_bytes >= MAX_UNTAKEN_BYTES / 2;
+        self.asks.is_some() || (needs_credit && !self.is_over())
     }
 
     /// Whether the method has just taken the first item that the caller was not told of. From then
@@ -419,14 +422,11 @@ impl ItemReceiver {
         self.granted = self.taken + WINDOW;
         self.told_taken = self.taken;
         self.taken_bytes = 0;
-        let asks = match self.asks.take() {
-            _ if self.is_over() => Asks::Enough,
-            asks => asks.unwrap_or(Asks::Nothing),
-        };
+        let asks = self.asks.take().unwrap_or(Asks::Nothing);
         IncomingGrant {
             credit: self.granted,
             taken: self.taken,
-            asks,
+            asks: if self.is_over() { Asks::Enough } else { asks },
         }
     }
 }
