@@ -111,7 +111,7 @@ impl Invocation {
         }
     }
 
-    /// Returns a new tally of the items that this side sends.
+    /// Returns a new tally of the items that `sent_by` sends.
     pub(super) fn item_tally(&self, sent_by: SentBy) -> ItemTally {
         let (flow, observers) = match self.streams.as_deref() {
             Some(streams) => (streams.flow.clone(), streams.observers.clone()),

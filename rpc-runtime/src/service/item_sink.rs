@@ -43,7 +43,7 @@ impl Credit {
     }
 
     /// Waits until another item may be sent after these. Cancel safe.
-    pub(super) async fn more_than(&self, sent: Volume) {
+    pub(super) async fn wait_for_more_than(&self, sent: Volume) {
         let mut credit = self.0.subscribe();
         // Fails only if the sender is dropped.
         let _ = credit
@@ -52,8 +52,8 @@ impl Credit {
     }
 }
 
-/// The right to send one message of a stream. A sink that limits the messages that are not
-/// confirmed holds its permit until the message is.
+/// The right to send one message of a stream. A sink that limits its unconfirmed messages holds the
+/// permit until the message is confirmed.
 #[derive(Debug, Default)]
 pub(crate) struct SendPermit {
     _held: Option<OwnedSemaphorePermit>,

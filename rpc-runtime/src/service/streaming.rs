@@ -68,25 +68,27 @@ impl Invocation {
     {
         send_stream(self, stream, |item, body| match result(item) {
             Ok(item) => self.encode_item(&item, body),
-            Err(error) => Err(self.answer_result(Err::<(), E>(error), &text)),
+            Err(error) => Err(End::With(self.answer_result(Err::<(), E>(error), &text))),
         })
         .await
     }
 
-    /// Appends an encoded item of a stream, or returns the fault that ends the stream.
-    fn encode_item<T: Serialize + 'static>(&self, item: &T, body: &mut Vec<u8>) -> Encoded {
+    /// Appends an encoded item of a stream. Fails with the fault that ends the stream.
+    fn encode_item<T: Serialize + 'static>(&self, item: &T, body: &mut Vec<u8>) -> Result<(), End> {
         let limit = item_limit(self.max_reply_bytes());
         let begin = body.len();
         let fault = match self.codec().append_result(item, body) {
-            Ok(()) if body.len() - begin <= limit => return Ok(()),
             Ok(()) => {
                 let size = body.len() - begin;
+                if size <= limit {
+                    return Ok(());
+                }
                 let message = format!("an item has {size} bytes, and at most {limit} may be sent");
                 Fault::new(FaultCode::ReplyTooLarge, message)
             }
             Err(error) => Fault::new(FaultCode::Unanswerable, Chain(&error).to_string()),
         };
-        Err(Err(fault))
+        Err(End::With(Err(fault)))
     }
 }
 
@@ -98,10 +100,6 @@ fn item_limit(max_bytes: usize) -> usize {
         .saturating_sub(MAX_ITEM_FRAME_BYTES)
 }
 
-/// `Ok` if an item was encoded. Otherwise the answer that ends the stream in its place: the
-/// method's error, or a fault.
-type Encoded = Result<(), Result<Answer, Fault>>;
-
 /// How a stream ends.
 enum End {
     /// After its last item.
@@ -111,11 +109,11 @@ enum End {
 }
 
 /// Sends the items of a stream, or collects them if the caller expects one reply. Returns the
-/// answer.
+/// answer. `encode` appends an encoded item, or fails with how the stream ends in its place.
 async fn send_stream<S: Stream>(
     invocation: &Invocation,
     stream: S,
-    encode: impl FnMut(S::Item, &mut Vec<u8>) -> Encoded,
+    encode: impl FnMut(S::Item, &mut Vec<u8>) -> Result<(), End>,
 ) -> Result<Answer, Fault> {
     let items = EncodedItems {
         stream: pin!(stream),
@@ -134,7 +132,7 @@ async fn send_stream<S: Stream>(
 async fn send<S: Stream>(
     invocation: &Invocation,
     sink: &dyn ItemSink,
-    mut stream: EncodedItems<'_, S, impl FnMut(S::Item, &mut Vec<u8>) -> Encoded>,
+    mut stream: EncodedItems<'_, S, impl FnMut(S::Item, &mut Vec<u8>) -> Result<(), End>>,
 ) -> Result<Answer, Fault> {
     let credit = sink.credit();
     let mut sent = Volume::default();
@@ -158,7 +156,8 @@ async fn send<S: Stream>(
                 // The items may wait for credit for long.
                 items.shrink_to_fit();
             }
-            keep_alive.during(sent.items, credit.more_than(sent)).await?;
+            let more_credit = credit.wait_for_more_than(sent);
+            keep_alive.during(sent.items, more_credit).await?;
             let permit = sink.reserve().await?;
             let first = sent.items;
             sent = sent.plus(items.volume());
@@ -187,7 +186,7 @@ struct KeepAlive<'a> {
     sink: &'a dyn ItemSink,
     due_at: Instant,
     /// How many grants had arrived when the last message was due.
-    grants: u64,
+    known_grants: u64,
     /// How many of these messages were sent since the last grant.
     unanswered: u32,
 }
@@ -197,7 +196,7 @@ impl<'a> KeepAlive<'a> {
         Self {
             sink,
             due_at: Instant::now() + KEEP_ALIVE,
-            grants: 0,
+            known_grants: 0,
             unanswered: 0,
         }
     }
@@ -236,8 +235,8 @@ impl<'a> KeepAlive<'a> {
     async fn send(&mut self, first: u64) -> Result<(), Fault> {
         let credit = self.sink.credit();
         let grants = credit.grants();
-        if grants != self.grants {
-            self.grants = grants;
+        if grants != self.known_grants {
+            self.known_grants = grants;
             self.unanswered = 0;
         }
         let limit = if self.sink.survives_connection() {
@@ -266,17 +265,19 @@ impl<'a> KeepAlive<'a> {
 pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
     let name = ShortStr::from_static(ITEMS_HEADER);
     let sent_text = sent.to_string();
-    if reply.kind != ReplyKind::Result {
-        reply.headers.insert(name, sent_text);
-    } else if reply.headers.get(ITEMS_HEADER) != Some(sent_text.as_str()) {
-        // The method sets the number at the end of its stream, so this is the result of a layer.
+    // The method sets the number at the end of its stream, so any other result is of a layer.
+    let is_layer_result =
+        reply.kind == ReplyKind::Result && reply.headers.get(ITEMS_HEADER) != Some(sent_text.as_str());
+    if is_layer_result {
         reply.headers.remove(ITEMS_HEADER);
-        if sent > 0 || reply.body.is_empty() {
-            let reason = "a layer answered for a method that replies with a stream";
-            reply = Reply::fault(reply.codec, &Fault::new(FaultCode::Unanswerable, reason));
-            reply.headers.insert(name, sent_text);
+        let has_all_items = sent == 0 && !reply.body.is_empty();
+        if has_all_items {
+            return reply;
         }
+        let reason = "a layer answered for a method that replies with a stream";
+        reply = Reply::fault(reply.codec, &Fault::new(FaultCode::Unanswerable, reason));
     }
+    reply.headers.insert(name, sent_text);
     reply
 }
 
@@ -284,7 +285,7 @@ pub(crate) fn end_of_stream(mut reply: Reply, sent: u64) -> Reply {
 /// error or fault that ends the stream.
 async fn collect<S: Stream>(
     invocation: &Invocation,
-    mut stream: EncodedItems<'_, S, impl FnMut(S::Item, &mut Vec<u8>) -> Encoded>,
+    mut stream: EncodedItems<'_, S, impl FnMut(S::Item, &mut Vec<u8>) -> Result<(), End>>,
 ) -> Result<Answer, Fault> {
     let limit = invocation.max_reply_bytes();
     let mut tally = invocation.item_tally(SentBy::Method);
@@ -325,10 +326,9 @@ struct EncodedItems<'a, S, F> {
 /// returning `Pending`.
 const MAX_FILLING: Duration = Duration::from_millis(10);
 
-impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Encoded> EncodedItems<'_, S, F> {
-    /// Takes items until they fill a message, or none is ready after the first, or they use up
-    /// `left`, the rest of the credit, or [`MAX_FILLING`] has passed. Returns the end if it is
-    /// reached.
+impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Result<(), End>> EncodedItems<'_, S, F> {
+    /// Takes items for one message: until it is full, no further item is ready, `left`, the rest of
+    /// the credit, is used up, or [`MAX_FILLING`] has passed. Returns the end if it is reached.
     ///
     /// If no item was taken yet, the stream is polled even without credit: it may end, which needs
     /// none.
@@ -342,8 +342,8 @@ impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Encoded> EncodedItems<'_, S, 
                 Poll::Pending if message.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             };
-            if let Err(answer) = message.push_with(|body| encode(item, body)) {
-                return Poll::Ready(Some(End::With(answer)));
+            if let Err(end) = message.push_with(|body| encode(item, body)) {
+                return Poll::Ready(Some(end));
             }
             if message.len() > 1 && message.encoded_len() > self.max_bytes {
                 self.held = Some(message.split_last());
