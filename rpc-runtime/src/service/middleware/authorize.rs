@@ -98,13 +98,12 @@ struct AllowRules {
 
 impl AllowRules {
     fn allows(&self, user: Option<&str>, method: &str) -> bool {
-        let of_user = || {
-            user.is_some_and(|user| {
-                let own = self.of_users.get(user);
-                self.of_any_user.contains(method) || own.is_some_and(|own| own.contains(method))
-            })
-        };
-        self.of_everybody.contains(method) || of_user()
+        if self.of_everybody.contains(method) {
+            return true;
+        }
+        let Some(user) = user else { return false };
+        let own = self.of_users.get(user);
+        self.of_any_user.contains(method) || own.is_some_and(|own| own.contains(method))
     }
 
     /// Checks whether a user may call a method, which is named `Service.method`.

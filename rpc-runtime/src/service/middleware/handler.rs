@@ -322,10 +322,7 @@ impl Service for Layered {
                 attempts: Arc::clone(&attempts),
             });
             let begun = match invocation.context().tokio_deadline() {
-                Some(deadline) => match timeout_at(deadline, beginning).await {
-                    Ok(begun) => begun,
-                    Err(_) => return Err(too_late()),
-                },
+                Some(deadline) => timeout_at(deadline, beginning).await.map_err(|_| too_late())?,
                 None => beginning.await,
             };
             let outcome = match begun {
@@ -354,12 +351,14 @@ pub(super) fn too_late() -> Fault {
 /// Returns the fault for an error of the layers. `executed` says whether any attempt may have run
 /// the method: then the fault must not say that the method did not run.
 fn layer_fault(error: BoxError, executed: Executed) -> Fault {
-    match (error.downcast::<Fault>(), executed) {
-        (Ok(fault), Executed::No) => *fault,
-        (Ok(fault), _) if fault.code.executed() != Executed::No => *fault,
-        (Ok(fault), _) => Fault::with_reason(FaultCode::Abandoned, fault),
-        (Err(error), Executed::No) => Fault::with_reason(FaultCode::Rejected, error),
-        (Err(error), _) => Fault::with_reason(FaultCode::Abandoned, error),
+    let may_have_run = executed != Executed::No;
+    match error.downcast::<Fault>() {
+        Ok(fault) if may_have_run && fault.code.executed() == Executed::No => {
+            Fault::with_reason(FaultCode::Abandoned, fault)
+        }
+        Ok(fault) => *fault,
+        Err(error) if may_have_run => Fault::with_reason(FaultCode::Abandoned, error),
+        Err(error) => Fault::with_reason(FaultCode::Rejected, error),
     }
 }
 

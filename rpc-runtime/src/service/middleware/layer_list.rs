@@ -18,8 +18,8 @@ impl<S> LayerList<S> {
 
     /// Returns the service behind all layers, or `None` without layers.
     pub(crate) fn wrap(&self, service: S) -> Option<S> {
-        let (innermost, others) = self.0.split_last()?;
-        Some(others.iter().rfold(innermost(service), |inner, wrap| wrap(inner)))
+        let (innermost, outer) = self.0.split_last()?;
+        Some(outer.iter().rfold(innermost(service), |inner, wrap| wrap(inner)))
     }
 }
 

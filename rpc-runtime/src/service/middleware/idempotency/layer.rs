@@ -189,13 +189,14 @@ where
         let id = call.context().request_id();
         // All workers get a broadcast with the same id, and each runs it. Neither the request nor
         // the answer of a method with a stream holds the items.
-        let is_storable = !call.method_descriptor().is_broadcast && !call.method_descriptor().has_stream();
-        match id.filter(|_| is_storable && self.layer.is_selected(&method)) {
-            None => Box::pin(run(inner, call)),
-            Some(id) => {
+        let descriptor = call.method_descriptor();
+        let is_storable = !descriptor.is_broadcast && !descriptor.has_stream();
+        match id {
+            Some(id) if is_storable && self.layer.is_selected(&method) => {
                 let shared = Arc::clone(&self.layer.shared);
                 Box::pin(async move { shared.serve(id, method, call, inner).await })
             }
+            _ => Box::pin(run(inner, call)),
         }
     }
 }

@@ -42,13 +42,15 @@ impl StoredOutcome {
     /// Returns the answer to a request for this method in this codec. `None` if the outcome has
     /// another method or codec: then it is that of another request.
     pub(super) fn answer(self, method: &str, codec: Codec) -> Option<Answer> {
-        let fits = self.method == method && self.codec == codec;
+        if self.method != method || self.codec != codec {
+            return None;
+        }
         let kind = if self.is_error {
             ReplyKind::Error
         } else {
             ReplyKind::Result
         };
-        fits.then(|| Answer::new(Reply::new(kind, codec, self.body)))
+        Some(Answer::new(Reply::new(kind, codec, self.body)))
     }
 
     /// Encodes the outcome. Later versions of this library read it.
