@@ -36,14 +36,13 @@ impl Received {
     }
 }
 
-/// A request that waited for less than its time to live divided by this is admitted, however slow
-/// its method was. Otherwise a method that was slow once would be refused forever: only a run shows
-/// that it is quick again.
+/// A request waited briefly if it waited for less than its time to live divided by this, in its
+/// queue and within this worker together. It is admitted however slow its method was: only a run
+/// can show that a slow method is quick again.
 const BRIEF_WAIT_DIVISOR: u32 = 8;
 
-/// Whether a request may run now. It may if its method would end before `deadline`, when its caller
-/// gives up; `method_takes` is the recent mean duration. It also may if it waited only briefly, in
-/// its queue and then within this worker; see [`BRIEF_WAIT_DIVISOR`].
+/// Whether a request may run now: it waited only briefly, or its method is likely to end before
+/// `deadline`, when its caller gives up. `method_takes` is the method's recent mean duration.
 pub(crate) fn is_admitted(
     received: Received,
     time_to_live: Duration,
@@ -52,7 +51,8 @@ pub(crate) fn is_admitted(
     method_takes: Duration,
 ) -> bool {
     let total_wait = received.waited + now.saturating_duration_since(received.at);
-    total_wait < time_to_live / BRIEF_WAIT_DIVISOR || now + method_takes < deadline
+    let waited_briefly = total_wait < time_to_live / BRIEF_WAIT_DIVISOR;
+    waited_briefly || now + method_takes < deadline
 }
 
 #[cfg(test)]

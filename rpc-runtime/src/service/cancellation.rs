@@ -44,36 +44,32 @@ struct Watched {
 }
 
 impl Cancellations {
-    /// Cancels these calls. Tells those of their requests that run here, and remembers all calls,
-    /// because a request may be delivered later, or again, or may begin to watch later.
+    /// Cancels these calls: tells their requests that run here, and remembers all calls, because a
+    /// request may be delivered later, or again, or may begin to watch later.
     pub(crate) fn cancel(&self, calls: impl IntoIterator<Item = CancelledCall>, now: Instant) {
         let mut tokens = Vec::new();
         {
             let mut state = self.lock();
             for call in calls {
-                tokens.extend(state.watched.get(&call.id).map(|watched| watched.token.clone()));
+                tokens.extend(state.watched.get(&call.id).map(|running| running.token.clone()));
                 state.cancelled.insert(call, now);
             }
             self.count_remembered(&state);
         }
         // Without the lock, because this wakes the methods.
-        for token in tokens {
-            token.cancel();
-        }
+        tokens.iter().for_each(CancellationToken::cancel);
     }
 
-    /// Cancels those requests of these calls that run here. Does not remember the calls: another
-    /// run of the method may be the one that answers.
+    /// Cancels the requests of these calls that run here. Does not remember the calls: a run of the
+    /// method elsewhere, or a later one, may answer them.
     pub(crate) fn cancel_running(&self, ids: &[Uuid]) {
         let tokens: Vec<_> = {
             let state = self.lock();
-            let watched = ids.iter().filter_map(|id| state.watched.get(id));
-            watched.map(|watched| watched.token.clone()).collect()
+            let running = ids.iter().filter_map(|id| state.watched.get(id));
+            running.map(|call| call.token.clone()).collect()
         };
         // Without the lock, because this wakes the methods.
-        for token in tokens {
-            token.cancel();
-        }
+        tokens.iter().for_each(CancellationToken::cancel);
     }
 
     /// Whether the caller has cancelled the call with this correlation id. `id` is called only if
@@ -84,7 +80,7 @@ impl Cancellations {
             return false;
         }
         let mut state = self.lock();
-        state.cancelled.forget_oldest(now);
+        state.cancelled.forget_expired(now);
         self.count_remembered(&state);
         id().is_some_and(|id| state.cancelled.contains(id, now))
     }
@@ -170,7 +166,7 @@ impl CancelledCalls {
             *known = until;
             return;
         }
-        self.forget_oldest(now);
+        self.forget_expired(now);
         if self.order.len() >= MAX_REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
@@ -180,8 +176,8 @@ impl CancelledCalls {
         self.order.push_back(call.id);
     }
 
-    /// Forgets calls whose time is over, from the oldest to the first whose time is not over.
-    fn forget_oldest(&mut self, now: Instant) {
+    /// Forgets the oldest calls, up to the first whose time is not over.
+    fn forget_expired(&mut self, now: Instant) {
         while let Some(oldest) = self.order.front()
             && !self.contains(*oldest, now)
         {

@@ -75,11 +75,10 @@ impl Context {
         redelivered: bool,
     ) -> Self {
         let mut headers = std::mem::take(&mut request.headers);
-        let resent = headers.get(RESENT_HEADER);
-        let is_resent = resent.is_some();
+        let resent_by = headers.get(RESENT_HEADER);
+        let is_resent = resent_by.is_some();
         // Workers forward only requests that were redelivered.
-        let is_forwarded =
-            resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
+        let is_forwarded = matches!(resent_by, Some(RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
         // A redelivered job returns to its queue as a copy with a count, without `RESENT_HEADER`.
         let has_counted_redeliveries = redelivery_count(&headers) > 0;
         let attempt = failed_attempts(&headers).saturating_add(1);
@@ -253,11 +252,10 @@ impl Context {
     ///
     /// All workers get a broadcast with the same id.
     ///
-    /// It is the request's correlation id. `None` unless that is a UUID, and for the nil and the
-    /// max UUID, which programs send for lack of an id. Callers of this library always send one,
-    /// and a new one for each request: a layer of a client that retries a call sends several
-    /// requests. Other callers must do so too. If such a caller sends one UUID with several
-    /// requests, they count as one.
+    /// It is the request's correlation id. `None` if that is not a UUID, or if it is the nil or the
+    /// max UUID, which programs send for lack of an id. Callers of this library send a new UUID
+    /// with each request, also with those that a layer of a client sends when it retries a call.
+    /// Other callers must do so too: several requests with one UUID count as one.
     ///
     /// ```
     /// # use rpc_runtime::{Context, RequestId};
@@ -308,9 +306,9 @@ impl Context {
     /// Completes once the caller no longer waits: it dropped the call, its program closed the
     /// broker handle, or the [`deadline`](Self::deadline) has passed.
     ///
-    /// A method that replies, and is `idempotent`, is marked `#[rpc(cancel)]` or has a stream, does
-    /// not need this: the worker drops its future at an `.await`, at once if the call is cancelled,
-    /// and a second after the deadline. Any other method continues unless it stops by itself:
+    /// A method that replies does not need this if it is `idempotent`, has `#[rpc(cancel)]` or has
+    /// a stream: the worker drops its future at an `.await`, at once if the call is cancelled, and
+    /// a second after the deadline. Any other method continues unless it stops by itself:
     ///
     /// ```
     /// # use rpc_runtime::{Context, service};
@@ -393,8 +391,8 @@ impl Context {
         self.attempt
     }
 
-    /// Returns the trace context of the first attempt of a job that was sampled, in W3C's format.
-    /// `None` if no earlier attempt was.
+    /// Returns the trace context of a job's first sampled attempt, in W3C's format. `None` if no
+    /// earlier attempt was sampled.
     pub(crate) fn first_attempt_trace(&self) -> Option<&str> {
         self.first_attempt_trace.as_deref()
     }
@@ -448,18 +446,17 @@ fn short_str(text: &str) -> ShortStr {
 }
 
 tokio::task_local! {
-    /// The deadline of the request that the current task serves.
+    /// The deadline that calls of the current task inherit.
     static AMBIENT_DEADLINE: Option<Instant>;
 }
 
-/// Runs a handler, or the stream that a call of a handler sends. The calls that it makes inherit
-/// the deadline of the handler's request, or none if it is `None`.
+/// Runs a future whose calls inherit `deadline`: a handler, or a stream that its call sends.
 pub(crate) async fn with_ambient_deadline<F: Future>(deadline: Option<Instant>, running: F) -> F::Output {
     AMBIENT_DEADLINE.scope(deadline, running).await
 }
 
-/// Returns the deadline that a call inherits: that of the request that the current task serves.
-/// `None` if that has none, or if the task serves no request.
+/// Returns the deadline that a call inherits from the request that the current task serves. `None`
+/// if that request has no deadline, or if the task serves none.
 pub(crate) fn ambient_deadline() -> Option<Instant> {
     AMBIENT_DEADLINE.try_with(|deadline| *deadline).ok().flatten()
 }

@@ -123,12 +123,13 @@ impl<'a> Decision<'a> {
 /// Replaces a fault that says that the method did not run with `interrupted`, if an earlier
 /// delivery may have run it.
 pub(super) fn replace_if_may_have_run(fault: Fault, may_have_run: bool) -> Fault {
-    match fault.code.executed() {
-        Executed::No if may_have_run => Fault {
+    if may_have_run && fault.code.executed() == Executed::No {
+        Fault {
             retry_after: fault.retry_after,
             ..interrupted(fault)
-        },
-        _ => fault,
+        }
+    } else {
+        fault
     }
 }
 
