@@ -45,15 +45,15 @@ const RETRY_QUEUES: [u64; 22] = [
 /// The shortest time that a job waits in a retry queue, in milliseconds.
 pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 
-/// How long a job of a redelivered batch waits in a retry queue at least, in milliseconds. It may
-/// have crashed its worker. It must not do so again before the batch is acknowledged; otherwise the
-/// batch and the copies of its jobs are delivered, and the copies multiply. Moving a batch of 1024
-/// jobs takes a moment, but up to a second for each 64 of them while another copy is unconfirmed.
+/// How long a job of a redelivered batch waits in a retry queue at least, in milliseconds. If it
+/// crashed its worker again before the batch is acknowledged, both the batch and the copies of its
+/// jobs would be delivered, and the copies would multiply. Moving a batch of 1024 jobs takes a
+/// moment, but up to a second for each 64 of them while another copy is unconfirmed.
 pub(crate) const REDELIVERED_BATCH_WAIT: u64 = 10_000;
 
 /// How long a job of a redelivered batch waits at least if no retry queue took it. It went to the
-/// end of the request queue instead, and the worker that gets it from there holds it back: it may
-/// crash that worker, and must not do so before its batch is acked.
+/// end of the request queue instead. The worker that gets it from there holds it back, because it
+/// may crash that worker and must not do so before its batch is acked.
 pub(crate) const RETURNED_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a job that was given up waits in a retry queue if the dead-letter queue does not take
@@ -161,10 +161,12 @@ impl JobFailure {
     ) -> AfterFailure {
         record_failure(headers, self.reason(), self.text(), now);
         let attempts = failed_attempts(headers);
-        let policy = method.and_then(|method| method.retry);
-        match policy.filter(|policy| self.is_worth_retrying() && attempts <= policy.times.into()) {
-            Some(policy) => AfterFailure::Retry(rounded_up(spread(policy.delay(attempts), jitter))),
-            None => AfterFailure::Dead,
+        match method.and_then(|method| method.retry) {
+            Some(policy) if self.is_worth_retrying() && attempts <= policy.times.into() => {
+                let delay = spread(policy.delay(attempts), jitter);
+                AfterFailure::Retry(rounded_up(delay))
+            }
+            _ => AfterFailure::Dead,
         }
     }
 }
@@ -207,11 +209,11 @@ pub(crate) fn waits_of_all(policies: impl Iterator<Item = RetryPolicy>) -> BTree
 /// milliseconds: those up to the longest.
 fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<> {
     let max_jitter = 1.0;
-    let longest = spread(policy.max_delay.max(policy.min_delay), max_jitter);
-    let (longest, _) = next_wait(rounded_up(longest));
+    let longest_delay = spread(policy.max_delay.max(policy.min_delay), max_jitter);
+    let (longest_wait, _rest) = next_wait(rounded_up(longest_delay));
     RETRY_QUEUES
         .into_iter()
-        .take_while(move |millis| *millis <= longest)
+        .take_while(move |millis| *millis <= longest_wait)
 }
 
 /// Splits a delay into the time to live of the retry queue to wait in next, in milliseconds, and
@@ -223,9 +225,9 @@ pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
     (wait, Duration::from_millis(millis.saturating_sub(wait)))
 }
 
-/// Returns how long a copy of a redelivered job waits with this worker because no retry queue took
-/// it, and removes this delay from its headers. Zero if there is none, or if the delay is longer
-/// than [`RETURNED_PAUSE`]: then it stays in the headers, and the copy waits in a retry queue.
+/// Returns how long this worker holds back a copy of a redelivered job because no retry queue took
+/// it, and removes this delay from the headers. A delay longer than [`RETURNED_PAUSE`] stays in the
+/// headers, and the copy waits in a retry queue: returns zero then, and if there is no delay.
 pub(crate) fn take_returned_pause(headers: &mut Headers) -> Duration {
     let delay = remaining_delay(headers);
     if delay > RETURNED_PAUSE {
@@ -235,8 +237,8 @@ pub(crate) fn take_returned_pause(headers: &mut Headers) -> Duration {
     delay
 }
 
-/// Rounds a delay up to a tenth of a second and to two digits, so that it is the sum of few times
-/// to live. Never returns zero.
+/// Rounds a delay up to a tenth of a second and to two significant digits, so that it is the sum
+/// of few times to live. Never returns zero.
 pub(crate) fn rounded_up(delay: Duration) -> Duration {
     let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
     let unit = 10_u64.pow(millis.ilog10().saturating_sub(1)).max(SHORTEST_WAIT);

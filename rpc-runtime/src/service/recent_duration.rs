@@ -45,6 +45,7 @@ impl RecentDuration {
     /// Returns how many calls to put into one batch. `None` if no run was recorded.
     pub(crate) fn batch_size(&self) -> Option<u16> {
         let mean = u128::from(self.0.load(Ordering::Relaxed));
+        // Fails if the mean is zero: no run was recorded.
         let batch_size = BUDGET.as_nanos().checked_div(mean)?;
         Some(u16::try_from(batch_size.clamp(1, MAX_BATCH_CALLS as u128)).unwrap_or(u16::MAX))
     }

@@ -124,7 +124,7 @@ fn bucket_of(nanos: u64) -> usize {
     if nanos < PER_DOUBLING {
         return nanos as usize;
     }
-    let doublings = u64::from(nanos.ilog2()) - 3;
+    let doublings = u64::from(nanos.ilog2() - PER_DOUBLING.ilog2());
     let eighth = (nanos >> doublings) - PER_DOUBLING;
     (((doublings + 1) * PER_DOUBLING + eighth) as usize).min(BUCKETS - 1)
 }
