@@ -122,7 +122,7 @@ pub(in super::super) struct ClosedChannels(ChannelSet);
 
 impl ClosedChannels {
     /// Whether lapin may send a frame with this complete start.
-    pub(in super::super) fn allow(&self, start: &FrameStart) -> bool {
+    pub(in super::super) fn allows(&self, start: &FrameStart) -> bool {
         // The broker may wait for a `channel.close-ok` although lapin has closed the channel, too.
         !self.0.contains(start.channel()) || matches!(start.method(), Some(OPEN | CLOSE_OK))
     }

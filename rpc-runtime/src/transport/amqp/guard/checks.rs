@@ -11,9 +11,9 @@ use crate::protocol::Property;
 
 /// Passes an input through a filter and returns the output.
 ///
-/// Half of each number in `parts` is the size of the next part. If the number is even, the part is
-/// scanned in place, otherwise it is copied. After the last number, the size of the rest is the
-/// number, so each further part is half of what is left.
+/// Each number in `parts` chooses the next part: half of the number is its size. The part is scanned
+/// in place if the number is even, and copied otherwise. After the last number, each part is half
+/// of what is left.
 pub(super) fn filter_in_parts(
     input: &[u8],
     max_frame: usize,
@@ -43,7 +43,7 @@ pub(super) fn filter_in_parts(
 }
 
 /// The complete and valid frames at the front of these bytes, as type and payload.
-pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+fn split_frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<PREFIX_LEN>() {
         let size = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -72,6 +72,9 @@ pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
     }
 }
 
+/// The maximum size of a frame in the checks of any bytes.
+const MAX_FRAME: usize = 4096;
+
 /// Passes bytes through the guard as the bytes of a connection, and as the properties and the
 /// routing key of a delivery. The first byte only says how the others are split.
 ///
@@ -82,13 +85,16 @@ pub(crate) fn check_any_bytes(data: &[u8]) {
     let Some((&step, data)) = data.split_first() else {
         return;
     };
-    const MAX_FRAME: usize = 4096;
     let in_halves = filter_in_parts(data, MAX_FRAME, []);
     // Numbers that look random, from the first byte of the input.
     let parts = std::iter::successors(Some(usize::from(step)), |part| Some((part * 7 + 3) % 61));
     assert_eq!(filter_in_parts(data, MAX_FRAME, parts), in_halves);
+    check_as_properties(data);
+    check_as_routing_key(data);
+}
 
-    // As property flags and properties.
+/// Passes bytes through the guard as the property flags and the properties of a content header.
+fn check_as_properties(data: &[u8]) {
     let data = &data[..data.len().min(MAX_FRAME - OVERHEAD - 12)];
     let payload = [&[0, 60, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, 9], data].concat();
     let framed = [
@@ -101,7 +107,7 @@ pub(crate) fn check_any_bytes(data: &[u8]) {
     let Ok(output) = filter_in_parts(&framed, MAX_FRAME, []) else {
         panic!("a content header was an error");
     };
-    let [(HEADER, read)] = split(&output)[..] else {
+    let [(HEADER, read)] = split_frames(&output)[..] else {
         panic!("the output is not one content header");
     };
     if payload.len() < cursor::FIXED_LEN {
@@ -122,8 +128,10 @@ pub(crate) fn check_any_bytes(data: &[u8]) {
             }
         }
     }
+}
 
-    // As the routing key of `basic.deliver`, with the consumer tag `t`.
+/// Passes bytes through the guard as the routing key of `basic.deliver`, with the consumer tag `t`.
+fn check_as_routing_key(data: &[u8]) {
     let key = &data[..data.len().min(255)];
     let payload = [
         &[0, 60, 0, 60, 1, b't', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0][..],
@@ -187,19 +195,19 @@ mod tests {
             ]
             .concat();
             let output = filter_in_parts(&input, MAX_FRAME, []).unwrap();
-            prop_assert_eq!(split(&output).len(), split(&input).len());
-            for (kind, payload) in split(&output) {
+            prop_assert_eq!(split_frames(&output).len(), split_frames(&input).len());
+            for (kind, payload) in split_frames(&output) {
                 prop_assert!(is_readable(kind, payload), "{} {:?}", kind, payload);
             }
         }
 
         #[test]
         fn lapin_reads_mutated_properties_in_the_output(input in mutated()) {
-            for (kind, payload) in split(&input) {
+            for (kind, payload) in split_frames(&input) {
                 // A shorter payload is not a content header.
                 if kind == HEADER && payload.len() >= 14 {
                     let output = filter_in_parts(&frame(HEADER, 1, payload), MAX_FRAME, []).unwrap();
-                    prop_assert!(is_readable(HEADER, split(&output)[0].1));
+                    prop_assert!(is_readable(HEADER, split_frames(&output)[0].1));
                     if is_readable(HEADER, payload) {
                         prop_assert_eq!(output, frame(HEADER, 1, payload));
                     }

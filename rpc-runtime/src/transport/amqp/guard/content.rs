@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::cursor::{Cursor, FIXED_LEN, flag};
+use super::cursor::{Cursor, FIXED_LEN, flag, split_flags};
 use super::{ids, mark};
 use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
 
@@ -36,17 +36,12 @@ pub(in super::super) fn check(payload: &[u8]) -> Result<(), Malformed> {
 ///
 /// The result has less than 4 KiB, so it fits into any frame.
 pub(in super::super) fn append_replacement(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
-    let mut kept: Vec<Cow<'_, [u8]>> = Vec::new();
-    let mut flags = flag(Property::Headers);
+    // The bytes of each property, in wire order.
+    let mut kept = [const { None::<Cow<'_, [u8]>> }; Property::ALL.len()];
     let mark = mark::table(malformed, &death_entries(payload, malformed));
-    // The mark is added after the content type and the content encoding, where the headers belong.
-    let mut is_marked = false;
+    kept[Property::Headers as usize] = Some(Cow::Owned(mark));
+    let mut flags = flag(Property::Headers);
     for_each_property(payload, |property, bytes, read| {
-        let is_before = matches!(property, Property::ContentType | Property::ContentEncoding);
-        if !is_before && !is_marked {
-            kept.push(Cow::Borrowed(&mark));
-            is_marked = true;
-        }
         let kept_as = match (property, read) {
             // The mark replaces the headers. A truncated property and trailing bytes are left out.
             (Property::Headers, _) | (_, Err(Malformed::Truncated(_) | Malformed::TrailingBytes)) => None,
@@ -55,21 +50,18 @@ pub(in super::super) fn append_replacement(payload: &[u8], malformed: Malformed,
             (Property::CorrelationId, Err(_)) => ids::escape(&bytes[1..]).map(Cow::Owned),
             (_, Err(_)) => None,
         };
-        if let Some(bytes) = kept_as {
+        if kept_as.is_some() {
             flags |= flag(property);
-            kept.push(bytes);
+            kept[property as usize] = kept_as;
         }
         true
     });
-    if !is_marked {
-        kept.push(Cow::Borrowed(&mark));
-    }
     // The class, the weight and the body's size. Every content header has them.
     let fixed = payload.get(..FIXED_LEN - 2).unwrap_or_default();
     out.extend_from_slice(fixed);
     out.extend_from_slice(&flags.to_be_bytes());
-    for bytes in kept {
-        out.extend_from_slice(&bytes);
+    for bytes in kept.iter().flatten() {
+        out.extend_from_slice(bytes);
     }
 }
 
@@ -85,12 +77,10 @@ pub(in super::super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F
     \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
 
 /// The entries about dead-lettering in the headers of a malformed content header, as they are sent.
-/// Returns [`REJECTED_TOO_OFTEN`] if [`death_entries_in`] cannot tell them.
+/// Empty if it has no headers, and [`REJECTED_TOO_OFTEN`] if its entries are unknown.
 fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
-    let flags = payload.get(FIXED_LEN - 2..FIXED_LEN).unwrap_or_default();
-    let flags = flags.try_into().map_or(0, u16::from_be_bytes);
-    let has_headers = flags & flag(Property::Headers) != 0;
+    let has_headers = split_flags(payload).is_some_and(|(flags, _)| flags & flag(Property::Headers) != 0);
     if !has_headers {
         return Cow::Borrowed(b"");
     }
@@ -141,10 +131,9 @@ fn for_each_property<'a>(
     payload: &'a [u8],
     mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool,
 ) {
-    let Some((fixed, properties)) = payload.split_at_checked(FIXED_LEN) else {
+    let Some((flags, properties)) = split_flags(payload) else {
         return;
     };
-    let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     let mut cursor = Cursor::new(properties);
     for property in Property::ALL {
         if flags & flag(property) == 0 {
@@ -292,22 +281,21 @@ impl LargeHeaderReader {
 
     /// Reads the next bytes.
     pub(in super::super) fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+        // No properties are longer than the maximum, so what follows it is not needed.
+        while !bytes.is_empty() && self.kept.len() < Self::MAX_KEPT {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
             // Reads byte by byte until the size of the headers is known. The headers begin within
             // the first 600 bytes.
-            let len = if self.has_table_size {
-                bytes.len()
+            let max_taken = if self.has_table_size {
+                Self::MAX_KEPT - self.kept.len()
             } else {
-                bytes.len().min(1)
+                1
             };
-            let (taken, rest) = bytes.split_at(len);
-            let room = Self::MAX_KEPT - self.kept.len();
-            self.kept.extend_from_slice(&taken[..len.min(room)]);
-            // No properties are this long, so the rest is not needed.
-            bytes = if room == 0 { &[] } else { rest };
+            let (taken, rest) = bytes.split_at(max_taken.min(bytes.len()));
+            self.kept.extend_from_slice(taken);
+            bytes = rest;
             if !self.has_table_size
                 && let Some(size) = table_size_at_end(&self.kept)
             {
@@ -329,8 +317,7 @@ impl LargeHeaderReader {
 /// The size of a content header's headers, if the payload ends directly after that size. `None` if
 /// it ends elsewhere, or has no headers.
 fn table_size_at_end(payload: &[u8]) -> Option<usize> {
-    let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
-    let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
+    let (flags, properties) = split_flags(payload)?;
     if flags & flag(Property::Headers) == 0 {
         return None;
     }

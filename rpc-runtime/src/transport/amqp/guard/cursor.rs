@@ -59,6 +59,14 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Splits the payload of a content header into its property flags and its properties. `None` if it
+/// is too short for a content header.
+pub(in super::super) fn split_flags(payload: &[u8]) -> Option<(u16, &[u8])> {
+    let (fixed, properties) = payload.split_first_chunk::<FIXED_LEN>()?;
+    let [.., high, low] = *fixed;
+    Some((u16::from_be_bytes([high, low]), properties))
+}
+
 /// The flag of a property in a content header.
 pub(in super::super) const fn flag(property: Property) -> u16 {
     1 << (15 - property as u16)

@@ -36,8 +36,8 @@ struct LargeHeader {
 enum Step {
     /// This many bytes pass. If they are a method, its strings may have been repaired in place.
     Pass(usize),
-    /// This many bytes do not pass. If something replaces them, it is in `ready`.
-    Replaced(usize),
+    /// This many bytes do not pass. What replaces them, if anything, is in `ready`.
+    Remove(usize),
     /// Nothing can be decided before the rest of the frame arrives.
     Hold,
 }
@@ -93,7 +93,7 @@ impl Filter {
             match self.step(&mut buffer[passed..])? {
                 Step::Pass(len) => passed += len,
                 // All later bytes follow those in `ready`, so they have to go there, too.
-                Step::Replaced(len) => {
+                Step::Remove(len) => {
                     self.scan_copied(&buffer[passed + len..])?;
                     break;
                 }
@@ -122,7 +122,7 @@ impl Filter {
                     self.ready.extend_from_slice(&input[done..done + len]);
                     done += len;
                 }
-                Step::Replaced(len) => done += len,
+                Step::Remove(len) => done += len,
                 Step::Hold => break,
             }
         }
@@ -144,7 +144,7 @@ impl Filter {
                     MethodInfo::ChannelOpened => self.closed.remove(channel),
                     MethodInfo::ChannelClosed => self.closed.insert(channel),
                     MethodInfo::CloseConfirmed if self.closed.contains(channel) => {
-                        return Ok(Step::Replaced(len));
+                        return Ok(Step::Remove(len));
                     }
                     MethodInfo::CloseConfirmed => {}
                 }
@@ -156,7 +156,7 @@ impl Filter {
                     Ok(()) => Step::Pass(len),
                     Err(malformed) => {
                         self.replace([input[1], input[2]], payload, malformed);
-                        Step::Replaced(len)
+                        Step::Remove(len)
                     }
                 }
             }
@@ -172,7 +172,7 @@ impl Filter {
                     let payload = large.reader.into_payload();
                     self.replace(large.channel, &payload, Malformed::TooLarge);
                 }
-                Step::Replaced(len)
+                Step::Remove(len)
             }
         })
     }

@@ -147,29 +147,32 @@ impl Scanner {
         };
         // A `usize` may have 32 bits.
         let size = u64::from(u32::from_be_bytes([a, b, c, d])) + OVERHEAD as u64;
-        let is_large = size > self.max_frame as u64;
         let max = self.max_frame;
+        let is_large = size > max as u64;
         let too_large = ProtocolViolation::TooLarge { size, max };
         let len = usize::try_from(size).map_err(|_| too_large)?;
-        match (kind, is_large) {
-            (HEADER, true) => self.position = Position::LargeHeader { left: len },
-            (_, true) => return Err(too_large),
-            (BODY | HEARTBEAT, false) => self.position = Position::Opaque { left: len },
-            (_, false) => {
-                let Some(frame) = input.get(..len) else {
-                    return Ok(Piece::Incomplete);
-                };
-                self.position = Position::FrameStart;
-                if frame.last() != Some(&FRAME_END) {
-                    return Ok(self.pass_unknown(input));
-                }
-                return Ok(match kind {
-                    HEADER => Piece::Header { len },
-                    _ => Piece::Method { len },
-                });
-            }
+        match kind {
+            HEADER if is_large => self.position = Position::LargeHeader { left: len },
+            _ if is_large => return Err(too_large),
+            BODY | HEARTBEAT => self.position = Position::Opaque { left: len },
+            _ => return Ok(self.whole_frame(kind, len, input)),
         }
         self.next(input)
+    }
+
+    /// Reports a method or a content header of `len` bytes once it is complete.
+    fn whole_frame(&mut self, kind: u8, len: usize, input: &[u8]) -> Piece {
+        let Some(frame) = input.get(..len) else {
+            return Piece::Incomplete;
+        };
+        if frame.last() != Some(&FRAME_END) {
+            return self.pass_unknown(input);
+        }
+        self.position = Position::FrameStart;
+        match kind {
+            HEADER => Piece::Header { len },
+            _ => Piece::Method { len },
+        }
     }
 
     /// Passes everything from here on. lapin reports the error.

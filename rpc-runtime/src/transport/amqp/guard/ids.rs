@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use super::cursor::{Cursor, FIXED_LEN, flag};
+use super::cursor::{Cursor, FIXED_LEN, flag, split_flags};
 use crate::protocol::Property;
 
 /// The prefix of all escaped ids. It has a random part, so no other id begins with it.
@@ -22,11 +22,11 @@ static PREFIX: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Whether any id was escaped in this process.
-static HAS_ESCAPED_ANY: AtomicBool = AtomicBool::new(false);
+static WAS_ANY_ESCAPED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a message that is sent may have an escaped id.
-pub(in super::super) fn has_escaped_any() -> bool {
-    HAS_ESCAPED_ANY.load(Ordering::Relaxed)
+pub(in super::super) fn was_any_escaped() -> bool {
+    WAS_ANY_ESCAPED.load(Ordering::Relaxed)
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -41,7 +41,7 @@ pub(in super::super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
         escaped.push(HEX[usize::from(byte >> 4)]);
         escaped.push(HEX[usize::from(byte & 0xf)]);
     }
-    HAS_ESCAPED_ANY.store(true, Ordering::Relaxed);
+    WAS_ANY_ESCAPED.store(true, Ordering::Relaxed);
     Some(escaped)
 }
 
@@ -66,50 +66,47 @@ fn unescape(id: &[u8]) -> Option<Vec<u8>> {
 /// The original bytes of an escaped id. `None` if the id is not escaped. Cheap as long as none was
 /// escaped in this process.
 pub(in super::super) fn restore_id(id: &str) -> Option<Vec<u8>> {
-    has_escaped_any().then(|| unescape(id.as_bytes()))?
+    was_any_escaped().then(|| unescape(id.as_bytes())).flatten()
 }
 
 /// Whether the id in a content header has the prefix of escaped ids.
-pub(in super::super) fn is_escaped(payload: &[u8]) -> bool {
+pub(in super::super) fn has_escaped_id(payload: &[u8]) -> bool {
     id_range(payload).is_some_and(|range| payload[range].starts_with(PREFIX.as_bytes()))
 }
 
 /// Restores the id in a content header. Returns the payload unchanged if it has no escaped id.
-pub(in super::super) fn restore(payload: &[u8]) -> Vec<u8> {
-    let restored = id_range(payload).and_then(|range| Some((unescape(&payload[range.clone()])?, range)));
-    let Some((id, range)) = restored else {
-        return payload.to_vec();
-    };
-    let size = u8::try_from(id.len()).unwrap_or(u8::MAX);
-    // The byte before the id is its size.
-    [&payload[..range.start - 1], &[size], &id, &payload[range.end..]].concat()
+pub(in super::super) fn restore_in_header(payload: &[u8]) -> Vec<u8> {
+    if let Some(range) = id_range(payload)
+        && let Some(id) = unescape(&payload[range.clone()])
+    {
+        let size = u8::try_from(id.len()).unwrap_or(u8::MAX);
+        // The byte before the id is its size.
+        return [&payload[..range.start - 1], &[size], &id, &payload[range.end..]].concat();
+    }
+    payload.to_vec()
 }
 
 /// The range of the correlation id in a content header, without the byte with its length. `None` if
 /// there is no id, or the header is malformed.
 fn id_range(payload: &[u8]) -> Option<Range<usize>> {
-    let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
-    let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
+    let (flags, properties) = split_flags(payload)?;
+    let has = |property| flags & flag(property) != 0;
+    if !has(Property::CorrelationId) {
+        return None;
+    }
     let mut cursor = Cursor::new(properties);
-    // Skips the properties before the id. If there is no id, this also misreads the timestamp, but
-    // the result is `None` in any case.
-    for property in Property::ALL {
-        if flags & flag(property) == 0 {
-            continue;
-        }
-        match property {
-            Property::CorrelationId => {
-                let id = cursor.short()?;
-                let end = FIXED_LEN + cursor.position();
-                return Some(end - id.len()..end);
-            }
+    let before_id = &Property::ALL[..Property::CorrelationId as usize];
+    for skipped in before_id.iter().filter(|property| has(**property)) {
+        match skipped {
             Property::Headers => drop(cursor.long()?),
             Property::DeliveryMode | Property::Priority => drop(cursor.take(1)?),
-            // Before the id, only the content type and the content encoding.
+            // The content type and the content encoding.
             _ => drop(cursor.short()?),
         }
     }
-    None
+    let id = cursor.short()?;
+    let end = FIXED_LEN + cursor.position();
+    Some(end - id.len()..end)
 }
 
 #[cfg(test)]
@@ -133,8 +130,8 @@ mod tests {
             let escaped = escape(id).unwrap();
             assert!(std::str::from_utf8(&escaped[1..]).is_ok());
             let payload = with_id(escaped);
-            assert!(is_escaped(&payload));
-            assert_eq!(restore(&payload), with_id(short_string(id)));
+            assert!(has_escaped_id(&payload));
+            assert_eq!(restore_in_header(&payload), with_id(short_string(id)));
         }
         assert_eq!(escape(&[0xff; 115]), None);
     }
@@ -143,14 +140,14 @@ mod tests {
     fn other_ids_are_not_changed() {
         for id in [&b""[..], b"7", b"rpc-bytes-0000000000000000-ff"] {
             let payload = with_id(short_string(id));
-            assert!(!is_escaped(&payload));
-            assert_eq!(restore(&payload), payload);
+            assert!(!has_escaped_id(&payload));
+            assert_eq!(restore_in_header(&payload), payload);
         }
         for odd in ["f", "xy"] {
             let payload = with_id(short_string(format!("{}{odd}", *PREFIX).as_bytes()));
-            assert_eq!(restore(&payload), payload);
+            assert_eq!(restore_in_header(&payload), payload);
         }
-        assert!(!is_escaped(&content_header(0, &EncodedProperties::default())));
-        assert!(!is_escaped(b""));
+        assert!(!has_escaped_id(&content_header(0, &EncodedProperties::default())));
+        assert!(!has_escaped_id(b""));
     }
 }

@@ -135,14 +135,14 @@ impl OutgoingFilter {
     /// Makes the held frame pending, with its id restored, unless the frame must not be sent.
     fn release(&mut self, start: &FrameStart) {
         let held = std::mem::take(&mut self.held);
-        if !self.closed.allow(start) {
+        if !self.closed.allows(start) {
             return;
         }
         self.closed.record(start);
         if start.kind() != HEADER {
             return self.pending.extend(held);
         }
-        let restored = ids::restore(&held[PREFIX_LEN..held.len() - 1]);
+        let restored = ids::restore_in_header(&held[PREFIX_LEN..held.len() - 1]);
         let size = u32::try_from(restored.len()).unwrap_or(u32::MAX).to_be_bytes();
         self.pending.extend_from_slice(&held[..3]);
         self.pending.extend_from_slice(&size);
@@ -150,41 +150,46 @@ impl OutgoingFilter {
         self.pending.push(FRAME_END);
     }
 
-    /// How many bytes can be written unchanged: up to the end of a frame that closes its channel,
-    /// which [`wrote`](Self::wrote) has to record first, or to a frame that is not to be sent, or
-    /// has an escaped id, or is too incomplete to know.
+    /// How many bytes at the front can be written unchanged. They end before the first frame that
+    /// does not [pass](Self::passes), and after a frame that closes its channel, because
+    /// [`wrote`](Self::wrote) has to record that before the next frame is checked.
     fn passable_len(&self, bytes: &[u8]) -> usize {
-        let restores_ids = ids::has_escaped_any();
+        let mut end = self.position.left.min(bytes.len());
         let mut start = self.position.start;
-        let mut at = self.position.left.min(bytes.len());
-        loop {
-            let rest = &bytes[at..];
-            let is_begun = !start.is_empty();
-            let taken = start.take(rest);
+        // A frame whose front was written has passed already.
+        let mut has_passed = !start.is_empty();
+        while end < bytes.len() {
+            let frame = &bytes[end..];
+            let taken = start.take(frame);
+            if !has_passed && !self.passes(&start, frame) {
+                return end;
+            }
             if !start.is_complete() {
-                // The front of a frame is written only if the frame is allowed, so its rest is,
-                // too.
-                return if is_begun { bytes.len() } else { at };
+                return bytes.len();
             }
-            if !is_begun {
-                if !self.closed.allow(&start) {
-                    return at;
-                }
-                // A content header that is incomplete may have an escaped id.
-                let len = start.frame_len();
-                let is_escaped = |frame: &[u8]| ids::is_escaped(&frame[PREFIX_LEN..len - 1]);
-                if restores_ids && start.kind() == HEADER && rest.get(..len).is_none_or(is_escaped) {
-                    return at;
-                }
-            }
-            at = at
+            end = end
                 .saturating_add(taken.saturating_add(start.left()))
                 .min(bytes.len());
-            if start.closes_channel() || at == bytes.len() {
-                return at;
+            if start.closes_channel() {
+                return end;
             }
             start = FrameStart::default();
+            has_passed = false;
         }
+        end
+    }
+
+    /// Whether the frame at the front of these bytes, which has this start, can be written as it
+    /// is. `false` if that is not known before more of the frame arrives.
+    fn passes(&self, start: &FrameStart, bytes: &[u8]) -> bool {
+        if !start.is_complete() || !self.closed.allows(start) {
+            return false;
+        }
+        if start.kind() != HEADER || !ids::was_any_escaped() {
+            return true;
+        }
+        let whole = bytes.get(..start.frame_len());
+        whole.is_some_and(|frame| !ids::has_escaped_id(&frame[PREFIX_LEN..frame.len() - 1]))
     }
 }
 
