@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lapin::types::FieldTable;
-
 use super::channel::OpenChannel;
 use super::errors::short;
-use super::opener::{LOOKUP_LIMIT, Opener, passive_declare};
+use super::opener::{LOOKUP_LIMIT, Opener, declare_passively};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::Depth;
@@ -31,12 +29,7 @@ impl DepthLookup {
             Some(channel) => channel,
             None => opener.channel().await?,
         };
-        let asked = Arc::clone(&channel);
-        let asking = async move {
-            asked
-                .queue_declare(name, passive_declare(), FieldTable::default())
-                .await
-        };
+        let asking = declare_passively(Arc::clone(&channel), name);
         let limit = opener.limit.min(LOOKUP_LIMIT);
         let found = channel.request(limit, "looking for a queue", asking).await?;
         self.keep(queue, channel);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::channel::{BrokerRequest, OpenChannel};
 use super::connection::{OpenConnection, OwnConnection};
-use super::consume::{AckMode, SubscriptionOptions, consume, subscription};
+use super::consume::{AckMode, SubscriptionOptions, consume};
 use super::errors::{broker_error, channel_error, is_not_found, is_refused_by_lapin, queue_error, short};
 use super::publish::AmqpPublisher;
 use super::task_group::TaskGroup;
@@ -141,7 +141,7 @@ impl Opener {
     /// has served for long, and is replaced when it has none left.
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
         // Set when lapin refuses a channel for the first time.
-        let mut give_up = None;
+        let mut retry_until = None;
         loop {
             let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
             let opening = async move {
@@ -154,7 +154,8 @@ impl Opener {
                 Err(BrokerError::ChannelClosed { .. }) => self.connection.lose_channel_number(),
                 Err(BrokerError::TooManyChannels { source }) if is_refused_by_lapin(&source) => {
                     let now = Instant::now();
-                    if now < *give_up.get_or_insert(now + CHANNEL_FREED_WITHIN) {
+                    let until = *retry_until.get_or_insert(now + CHANNEL_FREED_WITHIN);
+                    if now < until {
                         sleep(CHANNEL_RETRY_DELAY).await;
                     } else if self.connection.has_lost_most_channel_numbers() {
                         let reason = BrokerError::Lost { source: Some(source) };
@@ -215,7 +216,7 @@ impl Opener {
     ) -> Result<Subscription, BrokerError> {
         let consuming = consume(channel, queue, options.ack_mode)?;
         let started = self.request_about(queue, "consuming a queue", consuming).await?;
-        Ok(subscription(started, channel, options, &self.tasks))
+        Ok(started.into_subscription(channel, options, &self.tasks))
     }
 
     /// Starts a consumer of a request queue, with this prefetch. `own_connection` is the connection
@@ -255,7 +256,7 @@ impl Opener {
             prefetch: None,
             private_queue: None,
             own_connection: None,
-            limit: self.limit,
+            cancel_limit: self.limit,
         }
     }
 
@@ -316,12 +317,7 @@ impl Opener {
         // The broker closes the channel if the queue is missing.
         let scratch = self.channel().await?;
         let name = short(queue.as_str())?;
-        let channel = Arc::clone(&scratch);
-        let asking = async move {
-            channel
-                .queue_declare(name, passive_declare(), FieldTable::default())
-                .await
-        };
+        let asking = declare_passively(Arc::clone(&scratch), name);
         let limit = self.limit.min(LOOKUP_LIMIT);
         match self.request_within(limit, "looking for a queue", asking).await {
             Ok(Ok(found)) => {
@@ -367,9 +363,18 @@ impl Opener {
     }
 }
 
-/// The options of a declaration that only checks that a queue exists, whatever its properties, and
-/// asks how many messages and consumers it has.
-pub(super) fn passive_declare() -> QueueDeclareOptions {
+/// Asks whether a queue exists, whatever its properties, and how many messages and consumers it
+/// has.
+pub(super) async fn declare_passively(
+    channel: Arc<OpenChannel>,
+    queue: ShortString,
+) -> lapin::Result<lapin::Queue> {
+    let (options, arguments) = (passive_declare(), FieldTable::default());
+    channel.queue_declare(queue, options, arguments).await
+}
+
+/// The options of a declaration that only checks that a queue exists, whatever its properties.
+fn passive_declare() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()

@@ -20,7 +20,7 @@ use super::channel::OpenChannel;
 use super::connection::{Address, ConnectionPurpose, Connector};
 use super::errors::{is_not_found, queue_error, short};
 use super::guard;
-use super::opener::{Opener, passive_declare};
+use super::opener::{Opener, declare_passively};
 use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause};
 use crate::transport::topology::RequestQueue;
@@ -115,28 +115,18 @@ impl QueueReader {
             limit,
             _watch: watch,
         };
-        match reader.count().await {
-            Ok(Some(messages)) => Ok(Some((reader, messages))),
-            Ok(None) => {
-                reader.close().await;
-                Ok(None)
-            }
-            Err(error) => {
-                reader.close().await;
-                Err(error)
-            }
+        let counted = reader.count().await;
+        if let Ok(Some(messages)) = counted {
+            return Ok(Some((reader, messages)));
         }
+        reader.close().await;
+        counted.map(|_| None)
     }
 
     /// How many messages are ready in the queue. `None` if it does not exist: the broker has then
     /// closed the channel.
     async fn count(&self) -> Result<Option<u32>, BrokerError> {
-        let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
-        let asking = async move {
-            channel
-                .queue_declare(queue, passive_declare(), FieldTable::default())
-                .await
-        };
+        let asking = declare_passively(Arc::clone(&self.taking), self.queue.clone());
         match self.opener.request("looking for a queue", asking).await? {
             Ok(queue) => Ok(Some(queue.message_count())),
             Err(error) if is_not_found(&error) => Ok(None),
@@ -151,14 +141,14 @@ impl QueueReader {
     /// Fails if the broker refuses, does not answer in time, or the connection is lost.
     pub async fn take(&mut self) -> Result<Option<TakenMessage>, BrokerError> {
         let mut taken = self.get().await?;
-        if let Some(first) = &taken
-            && !std::mem::replace(&mut self.has_taken_any, true)
-            && !has_delivery_count(&first.delivery.properties)
-        {
-            // In a quorum queue, RabbitMQ 4 tells the count only for a message that has come back,
-            // so this puts the message back and takes it again.
-            self.put_back(Some(first.delivery.delivery_tag)).await?;
-            taken = self.get().await?;
+        if let Some(BasicGetMessage { delivery, .. }) = &taken {
+            let is_first = !std::mem::replace(&mut self.has_taken_any, true);
+            if is_first && !has_delivery_count(&delivery.properties) {
+                // In a quorum queue, RabbitMQ 4 tells the count only for a message that has come
+                // back, so this puts the message back and takes it again.
+                self.put_back(Some(delivery.delivery_tag)).await?;
+                taken = self.get().await?;
+            }
         }
         let Some(message) = taken else {
             self.remaining = 0;
@@ -343,11 +333,11 @@ fn has_delivery_count(properties: &BasicProperties) -> bool {
 fn without_mark(properties: BasicProperties) -> BasicProperties {
     match properties.headers() {
         Some(headers) if headers.contains_key(guard::mark::NAME) => {
-            let others = headers.inner().iter();
-            let others = others.filter(|(name, _)| name.as_str() != guard::mark::NAME);
             let mut kept = FieldTable::default();
-            for (name, value) in others {
-                kept.insert(name.clone(), value.clone());
+            for (name, value) in headers.inner() {
+                if name.as_str() != guard::mark::NAME {
+                    kept.insert(name.clone(), value.clone());
+                }
             }
             properties.with_headers(kept)
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::AMQPValue;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
@@ -247,13 +247,7 @@ impl AmqpTransport {
     async fn has_messages_but_no_consumer(&self, queue: &str) -> Result<bool, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let scratch = opener.channel().await?;
-        let (channel, name) = (Arc::clone(&scratch), short(queue)?);
-        let looking = async move {
-            let arguments = FieldTable::default();
-            channel
-                .queue_declare(name, opener::passive_declare(), arguments)
-                .await
-        };
+        let looking = opener::declare_passively(Arc::clone(&scratch), short(queue)?);
         let found = opener.request_ok("looking for a queue", looking).await?;
         scratch.close().await;
         Ok(found.consumer_count() == 0 && found.message_count() > 0)

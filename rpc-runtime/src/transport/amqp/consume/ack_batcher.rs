@@ -27,8 +27,7 @@ pub(super) struct AckBatcher {
     unsent_rejects: Vec<u64>,
     /// [`ack_up_to`](Self::ack_up_to) acknowledged all deliveries up to this one.
     acked_up_to: u64,
-    /// [`take`](Self::take) has returned the acknowledgement of all deliveries up to this
-    /// `acked_up_to`.
+    /// The `acked_up_to` that [`take`](Self::take) returned last. Zero at first.
     sent_up_to: u64,
 }
 
@@ -80,13 +79,13 @@ impl AckBatcher {
             });
             return taken;
         }
-        // The end of the range that begins with the channel's first delivery.
-        let done_up_to = self.ranges.get(&1).copied().unwrap_or(0);
+        // All deliveries up to this one are settled: the end of the range that begins with the first.
+        let settled_up_to = self.ranges.get(&1).copied().unwrap_or(0);
         let unsent = self.unsent_acks.iter().copied();
         // RabbitMQ closes the channel because of a tag that was already acknowledged. So the tag of
-        // the last unsent one is used, and not `done_up_to`.
-        let together = unsent.clone().filter(|tag| *tag <= done_up_to).max();
-        let singly = unsent.filter(|tag| *tag > done_up_to);
+        // the last unsent one is used, and not `settled_up_to`.
+        let together = unsent.clone().filter(|tag| *tag <= settled_up_to).max();
+        let singly = unsent.filter(|tag| *tag > settled_up_to);
         taken.extend(together.map(|tag| Acknowledgement::Ack { tag, multiple: true }));
         taken.extend(singly.map(|tag| Acknowledgement::Ack { tag, multiple: false }));
         self.unsent_acks.clear();

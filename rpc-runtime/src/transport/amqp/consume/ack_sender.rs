@@ -69,16 +69,16 @@ impl AckSender {
     /// Calls `add` to add acknowledgements to the batch, which is sent soon unless it is
     /// [held](Self::hold).
     pub(super) fn record(&self, add: impl FnOnce(&mut AckBatcher)) {
-        let (before, now) = {
+        let (unsent_before, unsent_after) = {
             let mut batcher = self.shared.lock();
-            let before = batcher.unsent();
+            let unsent_before = batcher.unsent();
             add(&mut batcher);
-            (before, batcher.unsent())
+            (unsent_before, batcher.unsent())
         };
-        if before == 0 {
+        if unsent_before == 0 {
             self.shared.first_waiting.notify_one();
         }
-        if before < self.shared.threshold && now >= self.shared.threshold {
+        if unsent_before < self.shared.threshold && unsent_after >= self.shared.threshold {
             self.shared.threshold_reached.notify_one();
         }
     }

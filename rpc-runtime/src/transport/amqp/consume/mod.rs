@@ -4,4 +4,4 @@ mod ack_batcher;
 mod ack_sender;
 mod subscription;
 
-pub(super) use subscription::{AckMode, SubscriptionOptions, consume, subscription};
+pub(super) use subscription::{AckMode, SubscriptionOptions, consume};

@@ -67,31 +67,33 @@ pub(crate) struct SubscriptionOptions {
     /// The connection of the channel, if nothing else uses it.
     pub(crate) own_connection: Option<OwnConnection>,
     /// How long cancelling the consumer may take.
-    pub(crate) limit: Duration,
+    pub(crate) cancel_limit: Duration,
 }
 
-/// Makes a subscription from a consumer of this channel.
-pub(crate) fn subscription(
-    started: StartedConsumer,
-    channel: &Arc<OpenChannel>,
-    options: SubscriptionOptions,
-    tasks: &TaskGroup,
-) -> Subscription {
-    let acks = match options.ack_mode {
-        AckMode::Manual => Some(AckSender::start(channel, options.prefetch, tasks)),
-        AckMode::Automatic => None,
-    };
-    let control = ChannelControl {
-        channel: Arc::clone(channel),
-        consumer_tag: started.consumer_tag,
-        acks,
-        private_queue: options.private_queue,
-        _own_connection: options.own_connection,
-        limit: options.limit,
-    };
-    Subscription {
-        deliveries: started.deliveries.boxed(),
-        control: Arc::new(control),
+impl StartedConsumer {
+    /// Makes a subscription from this consumer of this channel.
+    pub(crate) fn into_subscription(
+        self,
+        channel: &Arc<OpenChannel>,
+        options: SubscriptionOptions,
+        tasks: &TaskGroup,
+    ) -> Subscription {
+        let acks = match options.ack_mode {
+            AckMode::Manual => Some(AckSender::start(channel, options.prefetch, tasks)),
+            AckMode::Automatic => None,
+        };
+        let control = ChannelControl {
+            channel: Arc::clone(channel),
+            consumer_tag: self.consumer_tag,
+            acks,
+            private_queue: options.private_queue,
+            _own_connection: options.own_connection,
+            cancel_limit: options.cancel_limit,
+        };
+        Subscription {
+            deliveries: self.deliveries.boxed(),
+            control: Arc::new(control),
+        }
     }
 }
 
@@ -104,7 +106,7 @@ struct ChannelControl {
     private_queue: Option<ShortStr>,
     /// Closed when this is dropped.
     _own_connection: Option<OwnConnection>,
-    limit: Duration,
+    cancel_limit: Duration,
 }
 
 #[async_trait]
@@ -137,7 +139,7 @@ impl Control for ChannelControl {
         let cancelling = self
             .channel
             .basic_cancel(self.consumer_tag.clone(), BasicCancelOptions::default());
-        let (step, limit) = ("cancelling a consumer", self.limit);
+        let (step, limit) = ("cancelling a consumer", self.cancel_limit);
         match tokio::time::timeout(limit, self.channel.wait_answer(cancelling)).await {
             Ok(cancelled) => cancelled,
             Err(_) => Err(BrokerError::Unresponsive { step, limit }),
