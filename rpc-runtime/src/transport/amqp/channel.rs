@@ -95,12 +95,11 @@ impl OpenChannel {
         operation: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
         let pending = PendingRequest::new(&self.pending);
-        let counted = async move {
-            let answer = operation.await;
-            drop(pending);
-            answer
+        let counted_operation = async move {
+            let _pending = pending;
+            operation.await
         };
-        let request = BrokerRequest::new(counted, self.connection(), &self.tasks);
+        let request = BrokerRequest::new(counted_operation, self.connection(), &self.tasks);
         match tokio::time::timeout(limit, self.wait_answer(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(BrokerError::Unresponsive { step, limit }),
@@ -110,11 +109,11 @@ impl OpenChannel {
     /// Closes the channel once all requests are answered. Unacknowledged deliveries go back to
     /// their queue. Gives up after [`CLOSE_LIMIT`]: the channel is then closed when it is dropped.
     pub(super) async fn close(&self) {
-        self.closing().close().await;
+        self.closer().close().await;
     }
 
-    fn closing(&self) -> Closing {
-        Closing {
+    fn closer(&self) -> ChannelCloser {
+        ChannelCloser {
             channel: self.channel.clone(),
             connection: self.connection(),
             pending: self.pending.subscribe(),
@@ -131,15 +130,15 @@ impl OpenChannel {
             return;
         }
         // If the runtime has ended, the connection ends too and takes the channel along.
-        let (closing, ending) = (self.closing(), self.tasks.ending.clone());
+        let (closer, ending) = (self.closer(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
-            // An answer may take longer than the time limit of `close`.
+            // Waits without the time limit of `close`, because an answer may take longer.
             tokio::select! {
-                () = wait_all_answered(closing.pending.clone()) => {}
-                _ = wait_lost(closing.connection.clone()) => {}
+                () = wait_all_answered(closer.pending.clone()) => {}
+                _ = wait_lost(closer.connection.clone()) => {}
                 () = ending.cancelled() => {}
             }
-            closing.close().await;
+            closer.close().await;
             drop(kept);
         });
     }
@@ -168,14 +167,14 @@ async fn wait_all_answered(mut pending: watch::Receiver<usize>) {
 }
 
 /// What closing a channel needs, for a task that may outlive its [`OpenChannel`].
-struct Closing {
+struct ChannelCloser {
     channel: Channel,
     connection: watch::Receiver<ConnectionState>,
     pending: watch::Receiver<usize>,
     is_close_sent: Arc<AtomicBool>,
 }
 
-impl Closing {
+impl ChannelCloser {
     /// Closes the channel. Gives up after [`CLOSE_LIMIT`], or if the connection is lost.
     async fn close(self) {
         let connection = self.connection.clone();
@@ -342,7 +341,7 @@ impl Stream for Deliveries {
             }
             this.has_ended = true;
         }
-        // lapin hears of the end after the last delivery was received.
+        // lapin reports the end after the last delivery, so this may have arrived meanwhile.
         match this.received.try_recv() {
             Ok(delivery) => Poll::Ready(Some(Ok(delivery))),
             Err(_) => Poll::Ready(this.error.take().map(Err)),

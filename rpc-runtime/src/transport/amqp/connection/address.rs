@@ -154,7 +154,7 @@ fn after_scheme(url: &str) -> Result<&str, BrokerError> {
 }
 
 /// Checks the query string of `rest`, an address without its scheme, and sets the default
-/// `frame_max`. Refuses other parameters, because lapin ignores those that it does not know.
+/// `frame_max`. Refuses all parameters but [`PARAMETERS`], because lapin ignores unknown ones.
 fn check_query(rest: &str, parsed: &mut AMQPQueryString) -> Result<(), BrokerError> {
     let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
     // For 0, lapin uses the broker's own heartbeat, which is 60 seconds by default.
@@ -180,30 +180,29 @@ fn check_query(rest: &str, parsed: &mut AMQPQueryString) -> Result<(), BrokerErr
 /// The error for an address that is not [unambiguous](is_unambiguous).
 const NOT_ENCODED: &str = "a user, password or virtual host in it holds characters that must be percent-encoded, such as %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %";
 
-/// Whether an address without its scheme can be split in only one way: user and password are valid
-/// by RFC 3986, and no delimiter can belong to them. A `%` in the host may be an encoded `@`.
+/// Whether an address without its scheme can be split in only one way: user and password are valid,
+/// and no delimiter can belong to them.
 fn is_unambiguous(rest: &str) -> bool {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    !path.contains(['@', '#']) && is_user_info(user_info) && !host.contains('%')
+    // With `@` or `#`, the path may begin within a password. A `%` in the host may encode an `@`.
+    is_user_info(user_info) && !path.contains(['@', '#']) && !host.contains('%')
 }
 
 /// Whether this is a valid user and password: `userinfo` of RFC 3986, and UTF-8 once decoded.
 fn is_user_info(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
     let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let (byte, after) = match (first, after) {
-            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, after),
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+                (Some(high), Some(low)) => high << 4 | low,
                 _ => return false,
             },
-            (byte, after) if is_plain(byte) => (byte, after),
+            byte if is_plain(byte) => byte,
             _ => return false,
-        };
-        decoded.push(byte);
-        rest = after;
+        });
     }
     str::from_utf8(&decoded).is_ok()
 }
@@ -223,9 +222,10 @@ fn name_in(pair: &str) -> &str {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (host, port) = self.host_and_port();
-        match host.contains(':') {
-            true => write!(f, "[{host}]:{port}"),
-            false => write!(f, "{host}:{port}"),
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
         }
     }
 }

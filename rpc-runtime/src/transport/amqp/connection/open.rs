@@ -140,8 +140,8 @@ impl OpenConnection {
     /// Fails if the connection is lost.
     pub(crate) async fn wait_unblocked(&self) -> Result<(), BrokerError> {
         let mut state = self.state();
-        let over = state.wait_for(|state| state.blocked.is_none() || state.is_lost());
-        match over.await {
+        let unblocked_or_lost = state.wait_for(|state| state.blocked.is_none() || state.is_lost());
+        match unblocked_or_lost.await {
             Ok(state) => state.lost.clone().map_or(Ok(()), Err),
             Err(_) => Err(BrokerError::Lost { source: None }),
         }
@@ -177,26 +177,22 @@ impl OpenConnection {
     pub(super) async fn watch(&self, mut report_blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
         // The only listener: two would take events from each other.
         let mut events = std::pin::pin!(self.connection.events_listener());
+        let mut set_blocked = |reason: Option<Arc<str>>| {
+            report_blocked(reason.as_ref());
+            self.state.send_modify(|state| state.blocked = reason);
+        };
         if self.connection.status().blocked() {
-            let reason = Arc::from("no reason is known");
-            report_blocked(Some(&reason));
-            self.state.send_modify(|state| state.blocked = Some(reason));
+            set_blocked(Some(Arc::from("no reason is known")));
         }
         let reason = loop {
             let event = tokio::select! {
                 event = events.next() => event,
+                // Only to check whether the connection is still open.
                 () = self.check.notified() => None,
             };
             match event {
-                Some(Event::ConnectionBlocked(reason)) => {
-                    let reason = Arc::from(reason);
-                    report_blocked(Some(&reason));
-                    self.state.send_modify(|state| state.blocked = Some(reason));
-                }
-                Some(Event::ConnectionUnblocked) => {
-                    report_blocked(None);
-                    self.state.send_modify(|state| state.blocked = None);
-                }
+                Some(Event::ConnectionBlocked(reason)) => set_blocked(Some(Arc::from(reason))),
+                Some(Event::ConnectionUnblocked) => set_blocked(None),
                 // Errors of channels arrive here as well, while the connection stays open.
                 Some(Event::Error(error)) if !self.is_open() => break broker_error(error),
                 _ if !self.is_open() => break BrokerError::Lost { source: None },
@@ -239,8 +235,8 @@ impl OpenConnection {
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
-            // lapin's thread closes the socket and ends. If the socket were shut down here first,
-            // or the caller ended our task with its runtime, lapin would log that as a failure.
+            // lapin's thread closes the socket and ends. lapin would log a failure if we shut the
+            // socket down, or if the runtime ended before that thread.
             Ok(Ok(())) => {
                 self.socket.leave_to_lapin();
                 let _ = timeout(LAPIN_END_LIMIT, self.wire.wait_ended()).await;
@@ -261,26 +257,25 @@ impl OpenConnection {
 #[derive(Debug)]
 pub(crate) struct OwnConnection {
     pub(crate) connection: Arc<OpenConnection>,
-    /// Cancelled when this is dropped.
-    _dropped: DropGuard,
+    _closes_when_dropped: DropGuard,
 }
 
 impl OwnConnection {
     /// Starts the tasks that watch the connection and close it.
     pub(crate) fn new(connection: OpenConnection, tasks: &TaskGroup) -> Self {
         let connection = Arc::new(connection);
-        let dropped = tasks.ending.child_token();
-        let (closing, ended) = (Arc::clone(&connection), dropped.clone());
+        let close_token = tasks.ending.child_token();
+        let (closing, token) = (Arc::clone(&connection), close_token.clone());
         let watch = connection.watch_in(tasks);
         tasks.spawn(async move {
-            ended.cancelled().await;
+            token.cancelled().await;
             closing.close().await;
             // Only now, so that a dropped connection is watched until its end.
             drop(watch);
         });
         Self {
             connection,
-            _dropped: dropped.drop_guard(),
+            _closes_when_dropped: close_token.drop_guard(),
         }
     }
 }
@@ -365,7 +360,7 @@ fn program_name() -> String {
     )
 }
 
-/// The error of a connection that could not be made. May connect once more, as [`tls_failure`].
+/// The error of a connection that could not be made. May connect once more: see [`tls_failure`].
 async fn connect_error(address: &Address, error: lapin::Error) -> BrokerError {
     let failure = tls_failure(address, &error).await;
     let (host, source) = (address.to_string(), Cause::new(error));

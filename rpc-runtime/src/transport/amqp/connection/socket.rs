@@ -44,19 +44,7 @@ pub(super) async fn connect(
     socket: &OnceLock<Socket>,
     limit: Duration,
 ) -> lapin::Result<(Connection, Arc<Wire>)> {
-    let mut outcome = Err(io::Error::other("the host has no address"));
-    let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
-    // Each resolved address gets an equal share of the limit, so that a silent one leaves time for
-    // the others.
-    let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
-    for peer in peers {
-        let connecting = timeout(share, tokio::net::TcpStream::connect(peer)).await;
-        outcome = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        if outcome.is_ok() {
-            break;
-        }
-    }
-    let stream = outcome?;
+    let stream = connect_tcp(address.host_and_port(), limit).await?;
     stream.set_nodelay(true)?;
     let _ = socket.set(Socket(duplicate(&stream)?));
     let (uri, is_encrypted) = (address.uri(), client.is_some());
@@ -68,6 +56,23 @@ pub(super) async fn connect(
         }
         None => open(stream, is_encrypted, uri, properties).await,
     }
+}
+
+/// Connects to the first of the host's addresses that accepts, within `limit` after their lookup.
+async fn connect_tcp(host_and_port: (&str, u16), limit: Duration) -> io::Result<tokio::net::TcpStream> {
+    let peers: Vec<_> = lookup_host(host_and_port).await?.collect();
+    // Each address gets an equal share of the limit, so that a silent one leaves time for the
+    // others.
+    let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
+    let mut last_error = io::Error::other("the host has no address");
+    for peer in peers {
+        match timeout(share, tokio::net::TcpStream::connect(peer)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last_error = error,
+            Err(_) => last_error = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last_error)
 }
 
 /// Opens an AMQP connection over a stream.

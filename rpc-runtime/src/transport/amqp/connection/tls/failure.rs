@@ -36,11 +36,11 @@ impl From<HandshakeClosed> for io::Error {
 
 /// What failed in TLS. `None` if something else failed, such as the network before or after the
 /// handshake.
-pub(crate) fn of(error: &io::Error) -> Option<TlsFailure> {
+pub(crate) fn failure_of(error: &io::Error) -> Option<TlsFailure> {
     let error: &(dyn Error + 'static) = error.get_ref()?;
     // One `io::Error` may wrap another.
     if let Some(inner) = error.downcast_ref::<io::Error>() {
-        return of(inner);
+        return failure_of(inner);
     }
     if error.is::<HandshakeClosed>() {
         return Some(TlsFailure::Handshake);
@@ -87,21 +87,24 @@ mod tests {
     fn a_wrapped_error_is_classified_at_any_depth() {
         let untrusted = RustlsError::InvalidCertificate(CertificateError::UnknownIssuer);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, untrusted));
-        assert_eq!(of(&wrapped), Some(TlsFailure::Untrusted));
-        assert_eq!(of(&io::Error::other("reset")), None);
-        assert_eq!(of(&io::ErrorKind::ConnectionReset.into()), None);
+        assert_eq!(failure_of(&wrapped), Some(TlsFailure::Untrusted));
+        assert_eq!(failure_of(&io::Error::other("reset")), None);
+        assert_eq!(failure_of(&io::ErrorKind::ConnectionReset.into()), None);
 
         let closed = HandshakeClosed::wrap_if_closed(io::ErrorKind::ConnectionReset.into());
-        assert_eq!(of(&closed), Some(TlsFailure::Handshake));
+        assert_eq!(failure_of(&closed), Some(TlsFailure::Handshake));
         let refused_port = HandshakeClosed::wrap_if_closed(io::ErrorKind::ConnectionRefused.into());
-        assert_eq!(of(&refused_port), None);
+        assert_eq!(failure_of(&refused_port), None);
 
         let refused = RustlsError::AlertReceived(AlertDescription::CertificateRequired);
         assert_eq!(
-            of(&io::Error::other(refused)),
+            failure_of(&io::Error::other(refused)),
             Some(TlsFailure::ClientCertificate)
         );
         let expired = RustlsError::InvalidCertificate(CertificateError::Expired);
-        assert_eq!(of(&io::Error::other(expired)), Some(TlsFailure::OutOfDate));
+        assert_eq!(
+            failure_of(&io::Error::other(expired)),
+            Some(TlsFailure::OutOfDate)
+        );
     }
 }

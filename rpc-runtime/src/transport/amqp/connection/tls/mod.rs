@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 mod failure;
 
 use failure::HandshakeClosed;
-pub(super) use failure::of as failure_of;
+pub(super) use failure::failure_of;
 
 use crate::error::{BrokerError, Cause, TlsFailure};
 
@@ -127,10 +127,7 @@ impl Tls {
             }
         }
         for text in &self.authorities {
-            for certificate in certificates(text)
-                .filter(|all| !all.is_empty())
-                .ok_or_else(|| invalid(NO_CA, None))?
-            {
+            for certificate in certificates(text).ok_or_else(|| invalid(NO_CA, None))? {
                 let added = roots.add(certificate);
                 added.map_err(|error| invalid("a CA certificate cannot be read", Some(error)))?;
             }
@@ -142,8 +139,7 @@ impl Tls {
 impl Identity {
     /// Parses the certificates and the private key.
     fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BrokerError> {
-        let chain = certificates(&self.chain).filter(|chain| !chain.is_empty());
-        let chain = chain.ok_or_else(|| {
+        let chain = certificates(&self.chain).ok_or_else(|| {
             let reason =
                 "no client certificate was found: give PEM that begins with -----BEGIN CERTIFICATE-----";
             invalid(reason, None)
@@ -157,11 +153,10 @@ impl Identity {
     }
 }
 
-/// All certificates of a PEM text, maybe none. `None` if one cannot be read.
+/// All certificates of a PEM text. `None` if there are none, or if one cannot be read.
 fn certificates(text: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_slice_iter(text)
-        .collect::<Result<_, _>>()
-        .ok()
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    all.ok().filter(|all| !all.is_empty())
 }
 
 fn invalid(reason: &'static str, source: Option<rustls::Error>) -> BrokerError {
