@@ -67,7 +67,7 @@ pub(super) struct InFlightMessages {
     /// The number of the next message.
     next: u64,
     refusals: Refusals,
-    /// The number of the next message at the last call of [`old_messages`](Self::old_messages).
+    /// The number of the next message at the last call of [`old_listeners`](Self::old_listeners).
     old_before: u64,
     /// The latest time to give up the channel. Set once [`Refusals`] say so.
     close_deadline: Option<Instant>,
@@ -102,9 +102,9 @@ impl InFlightMessages {
         self.messages.is_empty()
     }
 
-    /// Returns the listeners of the messages that were in flight at the previous call already. Also
-    /// remembers which are in flight now.
-    pub(super) fn old_messages(&mut self) -> Vec<Arc<dyn ConfirmListener>> {
+    /// Returns the listeners of the messages that were in flight at the previous call already, and
+    /// remembers which are in flight now for the next call.
+    pub(super) fn old_listeners(&mut self) -> Vec<Arc<dyn ConfirmListener>> {
         let before = std::mem::replace(&mut self.old_before, self.next);
         let old = self.messages.range(..before);
         old.map(|(_, message)| Arc::clone(&message.listener)).collect()
@@ -164,14 +164,13 @@ impl InFlightMessages {
     /// give up the channel if a queue nacks everything.
     fn confirm_one(&mut self, message: InFlight, is_ack: bool, now: Instant) -> Outcome {
         let first = self.messages.first_key_value();
+        let first_unconfirmed = first.map_or(self.next, |(number, _)| *number);
         let sent = Sent {
             count: self.next - FIRST,
-            confirmed_up_to: first.map_or(self.next, |(number, _)| *number) - FIRST,
+            confirmed_up_to: first_unconfirmed - FIRST,
         };
-        if self
-            .refusals
-            .record_and_should_give_up(&message.queue, is_ack, sent, now)
-        {
+        let refusals = &mut self.refusals;
+        if refusals.record_and_should_give_up(&message.queue, is_ack, sent, now) {
             self.close_deadline.get_or_insert(now + LAST_CONFIRMS_LIMIT);
         }
         let published = match (is_ack, message.is_returned) {
@@ -356,11 +355,11 @@ mod tests {
     #[test]
     fn old_messages_are_those_of_the_previous_call() {
         let mut in_flight = with(2);
-        assert_eq!(in_flight.old_messages().len(), 0);
+        assert_eq!(in_flight.old_listeners().len(), 0);
         in_flight.add(message(Some(3)));
-        assert_eq!(in_flight.old_messages().len(), 2);
+        assert_eq!(in_flight.old_listeners().len(), 2);
         confirm(&mut in_flight, 1, false, true);
-        assert_eq!(in_flight.old_messages().len(), 2);
+        assert_eq!(in_flight.old_listeners().len(), 2);
     }
 
     proptest! {

@@ -74,52 +74,61 @@ impl Shared {
         listener: Arc<dyn ConfirmListener>,
         permits: u32,
     ) -> Result<(), Outcome> {
-        let Outgoing {
-            queue,
-            mandatory,
-            message,
-            send_token,
-        } = outgoing;
         // Locked until the message is added: the broker numbers messages in the order in which they
         // are sent.
         let mut in_flight = self.lock();
-        let unsent = |listener, published| Outcome {
-            listener,
-            published,
-            permits,
+        let position = match self.write(&in_flight, exchange, &outgoing) {
+            Ok(position) => position,
+            Err(published) => {
+                return Err(Outcome {
+                    listener,
+                    published,
+                    permits,
+                });
+            }
         };
+        let properties = &outgoing.message.properties;
+        let id = outgoing.mandatory.then(|| return_id(properties)).flatten();
+        in_flight.add(InFlight {
+            queue: outgoing.queue,
+            id,
+            listener,
+            permits,
+            position,
+            _send_token: outgoing.send_token,
+            is_returned: false,
+        });
+        Ok(())
+    }
+
+    /// Gives a message to the connection. Returns its [position](InFlight::position), or as an
+    /// error, what became of a message that was not sent.
+    fn write(
+        &self,
+        in_flight: &InFlightMessages,
+        exchange: &'static str,
+        outgoing: &Outgoing,
+    ) -> Result<Option<u64>, Published> {
         let unwritten = |source| Published::Failed {
             source,
             written: false,
         };
         if let Some(reason) = in_flight.lost() {
-            return Err(unsent(listener, unwritten(reason.clone())));
+            return Err(unwritten(reason.clone()));
         }
-        if send_token.as_ref().is_some_and(|token| !token.claim()) {
-            return Err(unsent(listener, Published::Withdrawn));
+        if outgoing.send_token.as_ref().is_some_and(|token| !token.claim()) {
+            return Err(Published::Withdrawn);
         }
-        let content = self.content.as_ref();
-        let sent = content.map(|content| content.publish(exchange, &queue, mandatory, &message));
-        let position = match sent {
-            Some(Ok(position)) => Some(position),
-            Some(Err(NotSent::Unsendable(source))) => return Err(unsent(listener, unwritten(source))),
-            Some(Err(NotSent::ChannelClosed)) => {
-                return Err(unsent(listener, unwritten(BrokerError::Lost { source: None })));
-            }
-            // The publisher's task fails this message once it knows why the connection is lost.
-            Some(Err(NotSent::ConnectionLost)) | None => None,
+        let Some(content) = &self.content else {
+            return Ok(None);
         };
-        let id = mandatory.then(|| return_id(&message.properties)).flatten();
-        in_flight.add(InFlight {
-            queue,
-            id,
-            listener,
-            permits,
-            position,
-            _send_token: send_token,
-            is_returned: false,
-        });
-        Ok(())
+        match content.publish(exchange, &outgoing.queue, outgoing.mandatory, &outgoing.message) {
+            Ok(position) => Ok(Some(position)),
+            Err(NotSent::Unsendable(source)) => Err(unwritten(source)),
+            Err(NotSent::ChannelClosed) => Err(unwritten(BrokerError::Lost { source: None })),
+            // The publisher's task fails this message once it knows why the connection is lost.
+            Err(NotSent::ConnectionLost) => Ok(None),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, InFlightMessages> {
@@ -285,21 +294,18 @@ impl Publisher for AmqpPublisher {
     async fn publish(&self, outgoing: Outgoing) -> Published {
         loop {
             self.wait_unblocked().await;
-            match self.shared.permits.acquire_many(permits_for(&outgoing)).await {
-                // The broker has blocked the connection while the message waited for its permits.
-                // Gives them back, and waits again.
-                Ok(_) if self.is_blocked() && !self.connection.borrow().is_lost() => {}
-                Ok(permits) => {
-                    permits.forget();
-                    break;
-                }
-                Err(_) => {
-                    return Published::Failed {
-                        source: self.wait_closed().await,
-                        written: false,
-                    };
-                }
+            let Ok(permits) = self.shared.permits.acquire_many(permits_for(&outgoing)).await else {
+                return Published::Failed {
+                    source: self.wait_closed().await,
+                    written: false,
+                };
+            };
+            let is_blocked_again = self.is_blocked() && !self.connection.borrow().is_lost();
+            if !is_blocked_again {
+                permits.forget();
+                break;
             }
+            // The permits are given back here, and the message waits again.
         }
         let send_token = outgoing.send_token.clone();
         let (listener, outcome) = OneshotListener::new();
@@ -402,7 +408,7 @@ impl ConfirmTask {
         let mut ended = pin!(ending.cancelled());
         let mut reminder = pin!(sleep(UNCONFIRMED_INTERVAL));
         loop {
-            let (close_deadline, is_idle, is_unused) = {
+            let (close_deadline, is_empty, is_unused) = {
                 let in_flight = shared.lock();
                 (
                     in_flight.close_deadline(),
@@ -413,23 +419,22 @@ impl ConfirmTask {
             if let Some(reason) = self.lost() {
                 return reason;
             }
-            if close_deadline.is_some() {
-                // Nothing more is sent. The channel waits only for its last confirms.
-                shared.permits.close();
-            }
             if is_unused {
                 return BrokerError::Closed;
             }
-            let has_last_confirms = close_deadline.is_some() && is_idle;
-            if has_last_confirms {
-                return everything_refused();
+            if close_deadline.is_some() {
+                // Nothing more is sent. The channel waits only for its last confirms.
+                shared.permits.close();
+                if is_empty {
+                    return everything_refused();
+                }
             }
             tokio::select! {
                 () = &mut ended => return BrokerError::Closed,
                 () = shared.wake.notified() => {}
                 () = &mut reminder => {
                     reminder.as_mut().reset(Instant::now() + UNCONFIRMED_INTERVAL);
-                    let unconfirmed = shared.lock().old_messages();
+                    let unconfirmed = shared.lock().old_listeners();
                     unconfirmed.iter().for_each(|listener| listener.still_unconfirmed());
                 }
                 () = until(close_deadline) => return everything_refused(),

@@ -73,12 +73,12 @@ impl Refusals {
         now.saturating_duration_since(first.at) >= MAX_REFUSAL && are_earlier_confirmed
     }
 
-    /// Makes room for another queue, if there is none. Returns whether there is room then.
+    /// Makes room for another queue if all room is taken. Returns whether there is room then.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.since.len() >= MAX_QUEUES {
-            // If its first nack is older, a queue has nacked nothing after `MAX_REFUSAL`, or the
-            // channel is kept for its unconfirmed messages. The time of such a queue begins anew
-            // with its next nack, which does no harm.
+            // A first nack that is older has not ended the channel: no nack came after
+            // `MAX_REFUSAL`, or earlier messages stayed unconfirmed. The time of such a queue begins
+            // anew with its next nack, which does no harm.
             let is_recent = |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
             self.since.retain(|_, first| is_recent(first));
         }
