@@ -23,14 +23,13 @@ use crate::transport::{Outgoing, Published, Publisher, SendToken, Subscription};
 impl Opener {
     /// Consumes control messages from now on. The queue is deleted with its consumer.
     pub(super) async fn consume_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
-        let declared = self.declare_control_exchange().await;
-        match &declared {
-            Ok(()) => {}
+        let refusal = match self.declare_control_exchange().await {
+            Ok(()) => None,
             // A user that may not declare the exchange can still listen if it exists. An exchange
             // with other properties is used as it is.
-            Err(refused) if is_exchange_error(refused) => {}
-            Err(error) => return Err(error.clone()),
-        }
+            Err(refusal) if is_exchange_error(&refusal) => Some(refusal),
+            Err(error) => return Err(error),
+        };
         let channel = self.channel().await?;
         let queue = self.declare_control_queue(&channel, control).await?;
         match self.bind_and_subscribe(&channel, &queue, control).await {
@@ -39,11 +38,11 @@ impl Opener {
                 // An auto-delete queue that never had a consumer is kept as long as its connection,
                 // so each retry would leave one behind.
                 self.discard_queue(&queue).await;
-                // If the exchange is missing, report why it could not be declared.
-                Err(declared
-                    .err()
-                    .filter(|_| is_missing_exchange(&error))
-                    .unwrap_or(error))
+                // If the exchange is missing, reports why it could not be declared.
+                Err(match refusal {
+                    Some(refusal) if is_missing_exchange(&error) => refusal,
+                    _ => error,
+                })
             }
         }
     }
@@ -138,12 +137,15 @@ impl Opener {
     ) -> Published {
         match self.try_publish_control(key, message, send_token, since).await {
             Ok(published) => published,
-            Err(source) => Published::Failed {
+            Err(source) => {
                 // A message that the exchange refuses reaches no queue. One that can still be
                 // withdrawn was not claimed for writing, and after `withdraw` it cannot be claimed.
-                written: !is_exchange_error(&source) && !send_token.withdraw(),
-                source,
-            },
+                let is_unwritten = is_exchange_error(&source) || send_token.withdraw();
+                Published::Failed {
+                    source,
+                    written: !is_unwritten,
+                }
+            }
         }
     }
 
@@ -174,24 +176,21 @@ impl Opener {
         let Ok(published) = tokio::time::timeout(limit, publishing).await else {
             return Err(BrokerError::Unresponsive { step, limit });
         };
-        let published = match published {
-            Published::Failed {
-                source: BrokerError::ChannelClosed { source },
-                ..
-            } => {
-                let error = source.downcast_ref();
-                if error.is_some_and(is_not_found) {
-                    // Without the exchange, no queue is bound to it.
-                    return Ok(Published::Returned);
-                }
-                return Err(BrokerError::Exchange {
-                    exchange: CONTROL_EXCHANGE.to_owned(),
-                    action: "publish to",
-                    source,
-                });
+        if let Published::Failed {
+            source: BrokerError::ChannelClosed { source },
+            ..
+        } = published
+        {
+            // Without the exchange, no queue is bound to it.
+            if source.downcast_ref().is_some_and(is_not_found) {
+                return Ok(Published::Returned);
             }
-            published => published,
-        };
+            return Err(BrokerError::Exchange {
+                exchange: CONTROL_EXCHANGE.to_owned(),
+                action: "publish to",
+                source,
+            });
+        }
         scratch.close().await;
         Ok(published)
     }

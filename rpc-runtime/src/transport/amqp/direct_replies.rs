@@ -103,7 +103,7 @@ enum SharedConnection {
 
 impl SharedConnection {
     /// The next state when a reply needs the connection. `None` if the state does not change.
-    fn when_needed(&self, now: Instant) -> Option<Self> {
+    fn next_when_needed(&self, now: Instant) -> Option<Self> {
         match self {
             Self::None => Some(Self::Connecting),
             Self::Up(direct) if !direct.connection.is_open() => Some(Self::Connecting),
@@ -165,11 +165,10 @@ impl DirectReplies {
         })
     }
 
-    /// Sends a reply once the connection is open. If only the channel was closed, returns that
-    /// failure, which the worker handles as for any other reply. Any other failure counts as a loss
-    /// of the connection: sends the reply again, alone. A reply for which there is no connection
-    /// counts as [withdrawn](Published::Withdrawn), so that the worker gives it up and acknowledges
-    /// its request.
+    /// Sends a reply on the shared connection. If that is lost, sends the reply again, alone.
+    ///
+    /// A reply for which there is no connection counts as [withdrawn](Published::Withdrawn), so
+    /// that the worker gives it up and acknowledges its request.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(direct) = self.shared_connection().await else {
             return Published::Withdrawn;
@@ -180,14 +179,16 @@ impl DirectReplies {
         }
         self.forget(&direct);
         if published.is_channel_closed() {
+            // The worker handles that failure as for any other reply.
             return published;
         }
+        // Any other failure counts as a loss of the connection.
         self.send_alone(outgoing).await
     }
 
-    /// Sends a reply on a connection of its own, after other replies that are sent alone. If each
-    /// attempt fails, the broker is assumed to refuse the reply. Without a connection, the reply
-    /// counts as withdrawn.
+    /// Sends a reply on a connection of its own, one such reply at a time. If each attempt fails,
+    /// the broker is assumed to refuse the reply. Without a connection, the reply counts as
+    /// withdrawn.
     async fn send_alone(&self, outgoing: Outgoing) -> Published {
         let mut refused_at = self.alone_refused_at.lock().await;
         if refused_at.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -226,30 +227,31 @@ impl DirectReplies {
 
     /// Starts an attempt to connect if one is due.
     fn connect_if_due(self: &Arc<Self>) {
-        let mut limit = None;
+        let mut limit_if_refused = None;
         self.shared.send_if_modified(|shared| {
-            let Some(next) = shared.when_needed(Instant::now()) else {
+            let Some(next) = shared.next_when_needed(Instant::now()) else {
                 return false;
             };
-            limit = Some(match next {
+            limit_if_refused = Some(match next {
                 // A single attempt if the other connections are open: a reply after the next pause
-                // makes another one.
+                // starts another one.
                 SharedConnection::Retrying => Duration::ZERO,
                 _ => CONNECT_LIMIT_IF_REFUSED,
             });
             *shared = next;
             true
         });
-        if let Some(limit) = limit {
-            self.tasks.spawn(Arc::clone(self).connect_for_all(limit));
+        if let Some(limit_if_refused) = limit_if_refused {
+            self.tasks
+                .spawn(Arc::clone(self).connect_for_all(limit_if_refused));
         }
     }
 
     /// Opens the shared connection, and tells all replies that wait for it how that went.
-    async fn connect_for_all(self: Arc<Self>, limit: Duration) {
-        let connecting = restart_on_panic("direct replies", || self.connect_within(limit));
-        let made = self.tasks.ending.run_until_cancelled(connecting).await;
-        self.shared.send_replace(match made {
+    async fn connect_for_all(self: Arc<Self>, limit_if_refused: Duration) {
+        let connecting = restart_on_panic("direct replies", || self.connect_within(limit_if_refused));
+        let opened = self.tasks.ending.run_until_cancelled(connecting).await;
+        self.shared.send_replace(match opened {
             Some(Some(direct)) => SharedConnection::Up(Arc::new(direct)),
             Some(None) => SharedConnection::Refused {
                 until: Instant::now() + PAUSE,
@@ -260,8 +262,8 @@ impl DirectReplies {
     }
 
     /// Connects, with retries for a limited time: `limit_if_refused` if the handle's other
-    /// connections are open, and else [`CONNECT_LIMIT`]. An attempt that has begun may take longer.
-    /// Returns `None` after that. Cancel safe.
+    /// connections are open, and else [`CONNECT_LIMIT`]. Returns `None` after that. The last
+    /// attempt may take longer. Cancel safe.
     async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectConnection> {
         let begun = Instant::now();
         let is_retried = |error: &BrokerError| {
@@ -298,9 +300,8 @@ impl DirectReplies {
         })
     }
 
-    /// Makes the next reply open another connection, unless one has replaced this one already:
-    /// several replies may fail at once. Those in flight keep this one; it ends with the last of
-    /// them.
+    /// Makes the next reply open another connection, unless `direct` was replaced already: several
+    /// replies may fail at once. `direct` ends with the last reply that is in flight on it.
     fn forget(&self, direct: &Arc<DirectConnection>) {
         self.shared.send_if_modified(|shared| {
             let is_current = shared

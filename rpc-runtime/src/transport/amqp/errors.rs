@@ -47,8 +47,8 @@ pub(super) fn exchange_error(exchange: &str, action: &'static str, error: lapin:
     }
 }
 
-/// Maps an error of opening a channel: `not_allowed` means too many channels. RabbitMQ closes the
-/// connection with it if the user already has as many channels as it may have.
+/// Maps an error of opening a channel. RabbitMQ closes the connection with `not_allowed` if the
+/// user already has as many channels as it may have.
 pub(super) fn channel_error(error: BrokerError) -> BrokerError {
     match error {
         BrokerError::Lost { source: Some(source) } if is_not_allowed(&source) => {

@@ -54,8 +54,10 @@ impl QueueFailures {
     }
 
     /// Records that the broker has closed the connection of an operation on the queue, or did not
-    /// answer it. Any other error is not recorded. Returns the error to report: a refusal of the
-    /// queue if this is a close and at least [`MAX_CLOSED`] were counted, or else the given one.
+    /// answer it. Any other error is not recorded.
+    ///
+    /// Returns the error to report: a refusal of the queue for a close if at least [`MAX_CLOSED`]
+    /// are counted, or else the given one.
     pub(super) fn failed(&mut self, queue: &str, error: BrokerError) -> BrokerError {
         if is_unanswered(&error) {
             self.unanswered.insert(queue.to_owned());

@@ -79,7 +79,7 @@ impl AckBatcher {
             });
             return taken;
         }
-        // All deliveries up to this one are settled: the end of the range that begins with the first.
+        // All deliveries up to this one are settled: it ends the range that begins with the first.
         let settled_up_to = self.ranges.get(&1).copied().unwrap_or(0);
         let unsent = self.unsent_acks.iter().copied();
         // RabbitMQ closes the channel because of a tag that was already acknowledged. So the tag of

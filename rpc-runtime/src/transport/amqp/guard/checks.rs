@@ -11,9 +11,9 @@ use crate::protocol::Property;
 
 /// Passes an input through a filter and returns the output.
 ///
-/// Each number in `parts` chooses the next part: half of the number is its size. The part is scanned
-/// in place if the number is even, and copied otherwise. After the last number, each part is half
-/// of what is left.
+/// Each number in `parts` chooses the next part: half of the number is its size. The part is
+/// scanned in place if the number is even, and copied otherwise. After the last number, each part
+/// is half of what is left.
 pub(super) fn filter_in_parts(
     input: &[u8],
     max_frame: usize,

@@ -77,8 +77,8 @@ impl Refusals {
     fn make_room(&mut self, now: Instant) -> bool {
         if self.since.len() >= MAX_QUEUES {
             // A first nack that is older has not ended the channel: no nack came after
-            // `MAX_REFUSAL`, or earlier messages stayed unconfirmed. The time of such a queue begins
-            // anew with its next nack, which does no harm.
+            // `MAX_REFUSAL`, or earlier messages stayed unconfirmed. The time of such a queue
+            // begins anew with its next nack, which does no harm.
             let is_recent = |first: &FirstNack| now.saturating_duration_since(first.at) <= 2 * MAX_REFUSAL;
             self.since.retain(|_, first| is_recent(first));
         }
