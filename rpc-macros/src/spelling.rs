@@ -47,12 +47,12 @@ impl Text {
                 TokenTree::Ident(word) => self.push_word(&word.to_string()),
                 TokenTree::Literal(word) => self.push_word(&word.to_string()),
                 TokenTree::Punct(first) => {
-                    let is_whole = match tokens.peek() {
+                    let has_printed_next = match tokens.peek() {
                         Some(TokenTree::Punct(second)) => self.push_pair(&first, second.as_char()),
                         Some(TokenTree::Ident(name)) if first.as_char() == '\'' => self.push_lifetime(name),
                         _ => false,
                     };
-                    if is_whole {
+                    if has_printed_next {
                         tokens.next();
                     } else {
                         self.push_punct(first.as_char());
@@ -70,6 +70,7 @@ impl Text {
             // `macro_rules!` puts invisible delimiters around a `$ty`.
             Delimiter::None => return self.push_all(group.stream()),
         };
+        // A brace also has a space before it after a name, as in `Pair { .. }`.
         let space_before = match group.delimiter() {
             Delimiter::Brace => self.last != Last::NoSpace,
             _ => self.last == Last::Separator,
@@ -109,6 +110,7 @@ impl Text {
         true
     }
 
+    /// Whether an operand precedes the next token. A `*`, for instance, is a binary operator then.
     fn has_left_operand(&self) -> bool {
         matches!(self.last, Last::Word | Last::Closed)
     }
@@ -119,12 +121,13 @@ impl Text {
     }
 
     fn push_punct(&mut self, punct: char) {
-        let text = punct.encode_utf8(&mut [0; 4]).to_owned();
+        let text = punct.to_string();
         match punct {
             ',' | ';' | ':' => self.push(&text, false, Last::Separator),
             '>' => self.push(&text, false, Last::Closed),
             '=' | '+' => self.push_operator(&text),
             '*' | '-' | '/' | '%' | '^' | '&' | '|' if self.has_left_operand() => self.push_operator(&text),
+            // `<`, or a prefix such as `&`.
             _ => self.push(&text, self.last == Last::Separator, Last::NoSpace),
         }
     }
