@@ -13,40 +13,40 @@ pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
     methods
         .flat_map(|(index, method)| {
             let earlier = service.methods[..index].iter();
-            earlier.flat_map(move |other| both_compiled_error(other, method))
+            earlier.flat_map(move |earlier| both_compiled_error(earlier, method))
         })
         .collect()
 }
 
-/// The `compile_error!` for two methods, or `None` if they do not conflict. Two that do both have
+/// The `compile_error!` for two methods, or `None` if they do not conflict. If they do, both have
 /// conditions: the parser has refused all other conflicts.
-fn both_compiled_error(one: &Method, other: &Method) -> Option<TokenStream> {
-    let (span, reason) = conflict(one, other)?;
+fn both_compiled_error(earlier: &Method, later: &Method) -> Option<TokenStream> {
+    let (span, reason) = conflict(earlier, later)?;
     let message = format!(
         "`{}` and `{}` are both compiled here, and {reason}",
-        one.name, other.name
+        earlier.name, later.name
     );
-    let (one, other) = (one.attributes.cfg(), other.attributes.cfg());
+    let (earlier_cfg, later_cfg) = (earlier.attributes.cfg(), later.attributes.cfg());
     Some(quote_spanned! {span=>
-        #(#one)*
-        #(#other)*
+        #(#earlier_cfg)*
+        #(#later_cfg)*
         ::core::compile_error!(#message);
     })
 }
 
 /// Why two methods conflict, and where to report it, or `None` if they do not.
-fn conflict(one: &Method, other: &Method) -> Option<(Span, String)> {
-    let wire_name = &other.wire_name;
-    if one.wire_name.value() == wire_name.value() {
+fn conflict(earlier: &Method, later: &Method) -> Option<(Span, String)> {
+    let wire_name = &later.wire_name;
+    if earlier.wire_name.value() == wire_name.value() {
         let name = wire_name.value();
         let advice = "make their conditions exclude each other, or give one of them a different name with `#[rpc(name = \"..\")]`";
         let reason = format!("both have the wire name `{name}`; {advice}");
         return Some((wire_name.span(), reason));
     }
-    if one.is_default && other.is_default {
+    if earlier.is_default && later.is_default {
         let advice = "make their conditions exclude each other, or remove `default` from one";
         let reason = format!("both are the default method; {advice}");
-        return Some((other.name.span(), reason));
+        return Some((later.name.span(), reason));
     }
     None
 }
