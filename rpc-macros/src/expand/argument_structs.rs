@@ -9,7 +9,7 @@ use quote::{ToTokens, quote};
 use syn::{Lifetime, parse_quote};
 
 use super::lifetimes::{has_anonymous_lifetime, with_lifetime};
-use super::names::{marker_name, received_struct, sent_struct};
+use super::names::{argument_marker, received_struct, sent_struct};
 use super::{generics, serde_functions};
 use crate::model::{Argument, Method, Serde, Service, Shape};
 
@@ -75,7 +75,7 @@ fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
     // An empty `bound`, because serde would add bounds to the user's otherwise.
     let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
     let marker = generics::marker_type(service).map(|ty| {
-        let name = marker_name(method);
+        let name = argument_marker(method);
         quote!(#[serde(skip)] #name: #ty,)
     });
     quote! {

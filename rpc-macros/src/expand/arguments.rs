@@ -9,8 +9,8 @@ use syn::spanned::Spanned;
 use syn::{Ident, Type, TypePath};
 
 use super::generics;
-use super::names::{marker_name, method_constant, received_struct, sent_struct};
-use super::spans::{at_type, located_at};
+use super::names::{argument_marker, method_constant, received_struct, sent_struct};
+use super::spans::{at_type, located_at, name_at};
 use crate::model::{Argument, Method, Service, Shape};
 
 /// The arguments that the client's method sends, as an expression.
@@ -20,7 +20,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         let sent_struct = sent_struct(method);
         let fields = method.arguments().map(at_type);
         let marker = generics::marker_type(service).map(|_| {
-            let name = marker_name(method);
+            let name = argument_marker(method);
             quote!(#name: ::core::marker::PhantomData,)
         });
         let (_, generic_arguments, _) = service.generics.split_for_impl();
@@ -38,8 +38,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
             }
             Shape::Reference(ty) => match other_context(service, ty, "sent") {
                 Some(function) => {
-                    let mut value = value;
-                    value.set_span(value.span().located_at(ty.span()));
+                    let value = name_at(argument, ty);
                     quote_spanned!(ty.span()=> #function(#value))
                 }
                 None => quote!(#value),
@@ -175,8 +174,7 @@ pub(super) fn passed(service: &Service, method: &Method, argument: &Argument) ->
             quote_spanned!(element.span()=> #runtime::__private::lend_slice::<#element>(&#lent))
         }
         Shape::Reference(ty) => {
-            let mut lent = at_type(argument);
-            lent.set_span(lent.span().located_at(ty.span()));
+            let lent = name_at(argument, ty);
             let lent = match other_context(service, ty, "received") {
                 // In a derived struct, the compiler reports the context as the type of a field.
                 Some(function) if !method.has_derived_arguments() => {

@@ -15,7 +15,7 @@ const MESSAGE: &str = "this type is a `Result` under another name, so the caller
 /// Makes the compiler refuse a `Result` under another name as what a method returns, or as the item
 /// of its stream. A type that mentions parameters of the trait is not checked, because they are not
 /// known yet.
-pub(super) fn output_types(service: &Service) -> TokenStream {
+pub(super) fn result_alias_checks(service: &Service) -> TokenStream {
     let parameters: Vec<_> = service
         .generics
         .params

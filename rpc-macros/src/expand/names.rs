@@ -39,11 +39,11 @@ pub(super) fn received_struct(method: &Method) -> Ident {
     format_ident!("__received_{}", method.name.unraw(), span = Span::mixed_site())
 }
 
-/// The field that mentions the type parameters, in a struct of arguments. Its name is longer than
-/// that of any argument, so it differs from all of them.
-pub(super) fn marker_name(method: &Method) -> Ident {
-    let names: Vec<_> = method
-        .arguments()
+/// The field of [`marker_type`](super::generics::marker_type) in a struct of arguments. Its name
+/// contains those of all arguments and more, so it differs from each of them.
+pub(super) fn argument_marker(method: &Method) -> Ident {
+    let arguments = method.arguments();
+    let names: Vec<_> = arguments
         .map(|argument| argument.name.unraw().to_string())
         .collect();
     format_ident!("generics_{}", names.join("_"))

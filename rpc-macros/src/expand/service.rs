@@ -16,7 +16,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let server = server::definition(service);
 
     let exclusion_checks = alternatives::exclusion_checks(service);
-    let checks = checks::output_types(service);
+    let result_alias_checks = checks::result_alias_checks(service);
     let no_conversion = arguments::import_no_conversion(service);
     let argument_structs = argument_structs::definitions(service);
     let descriptors = descriptor::constants(service);
@@ -29,7 +29,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         service,
         &quote! {
             #exclusion_checks
-            #checks
+            #result_alias_checks
             #no_conversion
             #argument_structs
             #descriptors

@@ -20,7 +20,12 @@ pub(super) fn located_at(path: &Path, at: &impl Spanned) -> Path {
 /// The argument's name with the span of its type: the compiler underlines a type that cannot be
 /// sent.
 pub(super) fn at_type(argument: &Argument) -> Ident {
+    name_at(argument, &argument.ty)
+}
+
+/// The argument's name with a span at `at`.
+pub(super) fn name_at(argument: &Argument, at: &impl Spanned) -> Ident {
     let mut name = argument.name.clone();
-    name.set_span(name.span().located_at(argument.ty.span()));
+    name.set_span(name.span().located_at(at.span()));
     name
 }
