@@ -6,6 +6,8 @@ use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_quote};
 
+use crate::syntax::ends_with;
+
 /// The attributes of the trait or of one method, without `#[rpc(..)]`.
 ///
 /// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition. An `rpc` in
@@ -15,8 +17,8 @@ pub(crate) struct Attributes(Vec<ConditionalAttribute>);
 
 impl Attributes {
     pub(crate) fn new(written: &[Attribute]) -> Self {
-        let others = written.iter().filter(|attribute| !is_rpc(attribute));
-        Self(others.flat_map(ConditionalAttribute::flatten).collect())
+        let kept = written.iter().filter(|attribute| !is_rpc(attribute));
+        Self(kept.flat_map(ConditionalAttribute::flatten).collect())
     }
 
     /// All attributes, for the user's own item.
@@ -27,6 +29,12 @@ impl Attributes {
     /// The `#[cfg(..)]` of the item. Everything generated for it has the same.
     pub(crate) fn cfg(&self) -> Vec<Attribute> {
         self.named(&["cfg"])
+    }
+
+    /// Whether two methods may be alternatives, of which one is compiled: both have conditions.
+    /// If both are compiled, generated code makes the compiler refuse them.
+    pub(crate) fn may_be_alternatives(&self, other: &Self) -> bool {
+        !self.cfg().is_empty() && !other.cfg().is_empty()
     }
 
     pub(crate) fn docs(&self) -> Vec<Attribute> {
@@ -42,14 +50,12 @@ impl Attributes {
 
     /// `#[doc(hidden)]`, if it is there, without other settings beside `hidden`.
     pub(crate) fn hidden(&self) -> Vec<Attribute> {
-        let hidden = self
-            .iter_named(&["doc"])
-            .filter(|doc| lists(&doc.attribute, "hidden"));
-        hidden
+        self.iter_named(&["doc"])
+            .filter(|doc| lists(&doc.attribute, "hidden"))
             .map(|doc| {
-                let mut hidden = doc.clone();
-                hidden.attribute.meta = parse_quote!(doc(hidden));
-                hidden.to_attribute()
+                let mut only_hidden = doc.clone();
+                only_hidden.attribute.meta = parse_quote!(doc(hidden));
+                only_hidden.to_attribute()
             })
             .collect()
     }
@@ -154,12 +160,12 @@ impl ConditionalAttribute {
 
     /// The attribute with the predicates around it.
     fn to_attribute(&self) -> Attribute {
-        let within = |attribute: Attribute, condition: &TokenStream| {
+        let put_under = |attribute: Attribute, condition: &TokenStream| {
             let meta = &attribute.meta;
             let meta = parse_quote!(cfg_attr(#condition, #meta));
             Attribute { meta, ..attribute }
         };
-        self.conditions.iter().fold(self.attribute.clone(), within)
+        self.conditions.iter().fold(self.attribute.clone(), put_under)
     }
 }
 
@@ -171,15 +177,11 @@ pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
 /// The first attribute inside `#[cfg_attr(..)]` whose path ends with one of these names. The macro
 /// runs before the condition is evaluated, so it cannot know whether the attribute applies.
 pub(crate) fn find_in_cfg_attr(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
-    let found = ConditionalAttribute::flatten(attribute)
+    ConditionalAttribute::flatten(attribute)
         .into_iter()
-        .find(|conditional| {
-            let path = conditional.attribute.path();
-            let name = path.segments.last().map(|segment| &segment.ident);
-            !conditional.conditions.is_empty()
-                && name.is_some_and(|name| names.iter().any(|known| name == known))
-        });
-    found.map(|conditional| conditional.attribute)
+        .filter(|conditional| !conditional.conditions.is_empty())
+        .map(|conditional| conditional.attribute)
+        .find(|attribute| names.iter().any(|name| ends_with(attribute.path(), name)))
 }
 
 /// The predicate and the attributes of a `#[cfg_attr(..)]`, or `None` if this is another attribute

@@ -8,8 +8,8 @@ use quote::ToTokens;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{
-    AttrStyle, Attribute, Generics, Ident, LitStr, Pat, Signature, Token, Type, TypeParam, TypeParamBound,
-    TypePath, Visibility, braced, token,
+    AttrStyle, Attribute, Generics, Ident, LitStr, Pat, Path, Signature, Token, Type, TypeParam,
+    TypeParamBound, TypePath, Visibility, braced, token,
 };
 
 /// An item with the attribute `#[service]`.
@@ -270,8 +270,8 @@ pub(crate) fn begins_with_self(ty: &Type) -> bool {
             qself: Some(qself), ..
         }) => begins_with_self(&qself.ty),
         Type::Path(TypePath { path, .. }) => {
-            let mut segments = path.segments.iter();
-            segments.next().is_some_and(|first| first.ident == "Self")
+            let first = path.segments.first();
+            first.is_some_and(|first| first.ident == "Self")
         }
         _ => false,
     }
@@ -289,7 +289,12 @@ where
     })
 }
 
-/// Whether `Self` is anywhere among the tokens.
-pub(crate) fn mentions_self(tokens: TokenStream) -> bool {
-    mentions(tokens, "Self")
+/// Whether `Self` is anywhere in this syntax.
+pub(crate) fn mentions_self(syntax: &impl ToTokens) -> bool {
+    mentions(syntax.to_token_stream(), "Self")
+}
+
+/// Whether the path is one to an item of this name, as `std::io::Result` is for `Result`.
+pub(crate) fn ends_with(path: &Path, name: &str) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == name)
 }

@@ -33,7 +33,7 @@ pub(super) fn of_server(service: &Service) -> Generics {
     generics
 }
 
-/// Removes defaults: the parameter of the implementation follows, and has none.
+/// Removes the defaults, so that the implementation's parameter, which has none, may follow.
 pub(super) fn remove_defaults(generics: &mut Generics) {
     for parameter in &mut generics.params {
         match parameter {
@@ -45,7 +45,7 @@ pub(super) fn remove_defaults(generics: &mut Generics) {
 }
 
 /// The parameters of an `impl` for the server, or for an `Arc` of an implementation: the trait's,
-/// then the implementation. Defaults of the trait's stay, because `split_for_impl` prints none.
+/// then the implementation. The trait's keep their defaults: `split_for_impl` does not print them.
 pub(super) fn of_implementation(service: &Service) -> Generics {
     let (implementation, bound) = (implementation(), implementation_bound(service));
     let mut generics = with_bounds(service);
@@ -53,43 +53,36 @@ pub(super) fn of_implementation(service: &Service) -> Generics {
     generics
 }
 
-/// The trait's parameters with their bounds, as `impl` blocks have them. They leave out what only a
-/// refused service has: lifetimes, and bounds that mention `Self`.
+/// The trait's parameters with their bounds, as `impl` blocks have them. Lifetimes, and bounds that
+/// mention `Self`, are left out: only a refused service has them.
 pub(super) fn with_bounds(service: &Service) -> Generics {
     let mut generics = service.generics.clone();
     let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
-    let others = generics.params.iter().filter(|parameter| !is_lifetime(parameter));
-    generics.params = others.cloned().collect();
+    let kept = generics.params.iter().filter(|parameter| !is_lifetime(parameter));
+    generics.params = kept.cloned().collect();
     remove_bounds_with_self(&mut generics);
     generics
 }
 
 pub(super) fn remove_bounds_with_self(generics: &mut Generics) {
     for parameter in generics.type_params_mut() {
-        let bounds = parameter.bounds.iter().filter(|bound| !is_about_self(bound));
-        parameter.bounds = bounds.cloned().collect();
+        let kept = parameter.bounds.iter().filter(|bound| !mentions_self(bound));
+        parameter.bounds = kept.cloned().collect();
     }
     if let Some(clause) = &mut generics.where_clause {
-        let predicates = clause
-            .predicates
-            .iter()
-            .filter(|predicate| !is_about_self(predicate));
-        clause.predicates = predicates.cloned().collect();
+        let predicates = clause.predicates.iter();
+        let kept = predicates.filter(|predicate| !mentions_self(predicate));
+        clause.predicates = kept.cloned().collect();
     }
 }
 
-fn is_about_self(bound: &impl ToTokens) -> bool {
-    mentions_self(bound.to_token_stream())
-}
-
-/// The bound on a type that is served: the trait. If a bound mentions `Self`, which only those of a
-/// refused trait do, the client and the server that are emitted for it take any type that can be
-/// shared between threads.
+/// The bound on a type that is served: the trait. The stubs of a refused trait with a bound that
+/// mentions `Self` take any type that can be shared between threads.
 pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     let Generics {
         params, where_clause, ..
     } = &service.generics;
-    if is_about_self(params) || is_about_self(&where_clause) {
+    if mentions_self(params) || mentions_self(where_clause) {
         quote!(::core::marker::Send + ::core::marker::Sync + 'static)
     } else {
         service_trait(service)

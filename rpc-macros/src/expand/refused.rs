@@ -55,7 +55,7 @@ fn without_rpc(tokens: TokenStream) -> TokenStream {
 /// items that other code can name, so that such code is not reported too.
 fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStream {
     let own_generics = syntax.methods().map(|method| &method.signature.generics);
-    let methods: Vec<_> = service.methods.iter().zip(own_generics).collect();
+    let methods = service.methods.iter().zip(own_generics).enumerate();
     let lifetimes = Lifetimes::of_trait(&service.generics);
     let stub = Service {
         // The user's queue name may be faulty, and nothing uses the stubs at run time.
@@ -73,9 +73,7 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
         supertraits: service.supertraits.clone(),
     };
     let client_methods: Vec<_> = methods
-        .iter()
-        .enumerate()
-        .filter(|(index, (method, _))| has_stub(method, methods[..*index].iter().map(|(other, _)| *other)))
+        .filter(|(index, (method, _))| has_stub(method, &service.methods[..*index]))
         .map(|(_, (method, generics))| stub_method(&stub, method, generics, &lifetimes))
         .collect();
 
@@ -108,11 +106,11 @@ fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStre
 
 /// Whether the client gets a stub of this method. Its name may be taken, by the client's own
 /// functions or by an earlier method. Two methods with conditions may share a name.
-fn has_stub<'a>(method: &Method, mut earlier: impl Iterator<Item = &'a Method>) -> bool {
-    let is_conditional = |method: &Method| !method.attributes.cfg().is_empty();
-    let is_taken =
-        earlier.any(|other| other.name == method.name && !(is_conditional(other) && is_conditional(method)));
-    !is_taken && !is_function_of_client(&method.name.unraw())
+fn has_stub(method: &Method, earlier: &[Method]) -> bool {
+    let takes_name = |other: &Method| {
+        other.name == method.name && !other.attributes.may_be_alternatives(&method.attributes)
+    };
+    !earlier.iter().any(takes_name) && !is_function_of_client(&method.name.unraw())
 }
 
 /// The client's stub of a method, whose types are changed to ones that the client can have.

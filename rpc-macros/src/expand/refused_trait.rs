@@ -125,7 +125,7 @@ pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> 
         supertraits,
         ..
     } = item;
-    if mentions_self(generics.to_token_stream()) || mentions_self(generics.where_clause.to_token_stream()) {
+    if mentions_self(generics) || mentions_self(&generics.where_clause) {
         return None;
     }
     let items = item

@@ -26,7 +26,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     // The earlier methods that cannot share a wire name, or the option `default`, with this one.
     let siblings: Vec<_> = earlier
         .iter()
-        .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
+        .filter(|other| !other.attributes.may_be_alternatives(&attributes))
         .collect();
 
     refuse_conditional_options(&item.attributes, "method", errors);
@@ -74,12 +74,6 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         stream: stream.cloned(),
         body: item.body.clone(),
     }
-}
-
-/// Whether two methods can be versions of one, of which only one is compiled: both have conditions.
-/// Generated code lets the compiler refuse them if it compiles both.
-fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
-    !one.cfg().is_empty() && !other.cfg().is_empty()
 }
 
 /// Refuses modifiers, generics and variadic arguments, which have no meaning for a service.

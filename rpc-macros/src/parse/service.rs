@@ -166,7 +166,7 @@ fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
 /// Refuses a bound that mentions `Self`, which is the implementation. In the client and the server,
 /// `Self` would be another type.
 fn refuse_bound_on_self(bound: &impl ToTokens, errors: &mut Errors) {
-    if mentions_self(bound.to_token_stream()) {
+    if mentions_self(bound) {
         errors.push(
             bound,
             "a bound on `Self` does not apply to the client; write it as a supertrait",
