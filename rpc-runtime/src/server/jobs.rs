@@ -241,8 +241,8 @@ impl RequestHandler {
                     return Some(destination);
                 }
                 // `Expired` cannot happen, because `publish` sets no deadline.
-                Ok(SendOutcome::Unroutable | SendOutcome::Refused(None) | SendOutcome::Expired) => None,
-                Ok(SendOutcome::Refused(Some(error))) => {
+                Ok(SendOutcome::Unroutable | SendOutcome::Refused | SendOutcome::Expired) => None,
+                Ok(SendOutcome::Unsendable(error)) => {
                     may_have_closed_channel = true;
                     Some(error)
                 }

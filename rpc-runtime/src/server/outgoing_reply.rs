@@ -50,8 +50,8 @@ impl OutgoingReply {
             // `Unroutable` cannot happen, because replies are not mandatory.
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => return self.acks.ack(),
             Ok(SendOutcome::Expired) => return self.expire(channel),
-            Ok(SendOutcome::Refused(None)) => return self.end_refused(channel),
-            Ok(SendOutcome::Refused(Some(error))) => {
+            Ok(SendOutcome::Refused) => return self.end_refused(channel),
+            Ok(SendOutcome::Unsendable(error)) => {
                 count(Event::ReplyLost { reason: "unsendable" });
                 channel.log.unsendable(&error);
             }

@@ -23,14 +23,13 @@ use crate::transport::{
 /// How long a message that has left may stay unconfirmed after its deadline.
 pub(super) const CONFIRM_GRACE: Duration = Duration::from_secs(30);
 
-/// How many messages may have a channel of their own at once. Many messages may need one, because
-/// all that are in flight fail with a channel that the broker closes, and a connection has a limit
-/// of channels.
+/// How many messages may have a channel of their own at once. All messages that are in flight on a
+/// channel need one if the broker closes it, and a connection has a limit of channels.
 const MAX_DEDICATED: usize = 4;
 
-/// How long a message may have a channel of its own, for which others wait. A message that has left
-/// by then is harmless: the broker would have closed the channel at once. Only its confirm is
-/// missing, and its queue may never confirm it.
+/// How long a message may have a channel of its own while other messages wait for one. A message
+/// that has left by then is harmless: the broker would have closed the channel at once. Its queue
+/// may never confirm it.
 const DEDICATED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Publishes messages of a server. A server has one for the copies of jobs of each queue with jobs,
@@ -92,9 +91,10 @@ pub(super) enum SendOutcome {
     Confirmed,
     /// It was mandatory, and its queue does not exist.
     Unroutable,
-    /// The broker refused it (`None`). Or it cannot be sent at all, or each channel on which it was
-    /// sent was closed (`Some`).
-    Refused(Option<BrokerError>),
+    /// The broker refused it with a negative confirm.
+    Refused,
+    /// It cannot be sent at all, or the broker closed each channel on which it was sent.
+    Unsendable(BrokerError),
     /// It did not leave before its deadline: there was no connection, or the connection was
     /// blocked. Or it left, and was not confirmed for [`CONFIRM_GRACE`] after its deadline. A
     /// direct reply also expires before its deadline if its separate connection cannot be opened.
@@ -112,15 +112,15 @@ impl ReplyChannel {
             log: ReplyLog(LogLimit::new("replies")),
         };
         let task = async move {
-            let keeping = restart_on_panic("reply channel", async || {
+            restart_on_panic("reply channel", async || {
                 let mut keeper = PublisherKeeper {
                     transport: &*transport,
                     state: &sender,
                     failures: OpenFailureLog::default(),
                 };
                 keep_open(&mut keeper).await;
-            });
-            keeping.await;
+            })
+            .await;
         };
         (channel, task)
     }
@@ -172,8 +172,9 @@ impl ReplyChannel {
     ///
     /// Without a deadline, this waits for a connection and for the confirm without a limit.
     ///
-    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed. The
-    /// message is then sent on a channel of its own. If that is closed too, no other message fails.
+    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed,
+    /// perhaps because of it. The message then gets a channel of its own, so that no other one
+    /// fails if it closes that too.
     ///
     /// # Errors
     ///
@@ -184,6 +185,7 @@ impl ReplyChannel {
         deadline: Option<Instant>,
         mut may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
+        // The publisher of the last attempt, if it was lost.
         let mut lost = None;
         let mut backoff = Backoff::new();
         loop {
@@ -193,10 +195,10 @@ impl ReplyChannel {
                     let permit = self.dedicated.acquire().await.ok();
                     (self.dedicated_publisher().await, permit)
                 } else {
-                    (self.publisher(lost.as_ref()).await, None)
+                    (self.shared_publisher(lost.as_ref()).await, None)
                 }
             };
-            let Some((publisher, dedicated)) = before(deadline, opening).await else {
+            let Some((publisher, dedicated_permit)) = before(deadline, opening).await else {
                 return Ok(SendOutcome::Expired);
             };
             let publisher = publisher?;
@@ -209,45 +211,44 @@ impl ReplyChannel {
                 send_token: Some(send_token.clone()),
                 ..outgoing.clone()
             };
-            let limit = dedicated.as_ref().map(|_| Instant::now() + DEDICATED_LIMIT);
+            let dedicated_until = dedicated_permit
+                .as_ref()
+                .map(|_| Instant::now() + DEDICATED_LIMIT);
             let publishing = publish(&*publisher, outgoing, deadline);
-            let Some(published) = before(limit, publishing).await else {
-                // Its time on a channel of its own is over. If it has not left, it is withdrawn and
-                // tried there again. If it has left, it did not close that channel, so it may share
-                // one.
-                may_have_closed_channel = send_token.withdraw();
-                continue;
+            let (source, written) = match before(dedicated_until, publishing).await {
+                None => {
+                    // Its time on a channel of its own is over. If it has not left, it is withdrawn
+                    // and gets another one. If it has left, it did not close its channel, so it may
+                    // share one.
+                    may_have_closed_channel = send_token.withdraw();
+                    continue;
+                }
+                Some(None | Some(Published::Withdrawn)) => return Ok(SendOutcome::Expired),
+                Some(Some(Published::Confirmed)) => return Ok(SendOutcome::Confirmed),
+                Some(Some(Published::Returned)) => return Ok(SendOutcome::Unroutable),
+                Some(Some(Published::Refused)) => return Ok(SendOutcome::Refused),
+                Some(Some(Published::Failed { source, written })) => (source, written),
             };
-            let Some(published) = published else {
-                return Ok(SendOutcome::Expired);
-            };
-            match published {
-                Published::Confirmed => return Ok(SendOutcome::Confirmed),
-                Published::Returned => return Ok(SendOutcome::Unroutable),
-                Published::Refused => return Ok(SendOutcome::Refused(None)),
-                Published::Withdrawn => return Ok(SendOutcome::Expired),
-                Published::Failed { source, written } => match source {
-                    source if source.is_handle_ended() => return Err(source),
-                    BrokerError::Unsendable { .. } => return Ok(SendOutcome::Refused(Some(source))),
-                    // All unconfirmed messages fail with their channel, and one of them may have
-                    // closed it. Each is sent again on a channel of its own. The message whose
-                    // channel is closed again is refused.
-                    BrokerError::ChannelClosed { .. } if written => {
-                        if may_have_closed_channel {
-                            return Ok(SendOutcome::Refused(Some(source)));
-                        }
-                        may_have_closed_channel = true;
+            match source {
+                source if source.is_handle_ended() => return Err(source),
+                BrokerError::Unsendable { .. } => return Ok(SendOutcome::Unsendable(source)),
+                // All unconfirmed messages fail with their channel, and one of them may have closed
+                // it. Each is sent again on a channel of its own. The one that closes its own too
+                // is given up.
+                BrokerError::ChannelClosed { .. } if written => {
+                    if may_have_closed_channel {
+                        return Ok(SendOutcome::Unsendable(source));
                     }
-                    _ => {}
-                },
+                    may_have_closed_channel = true;
+                }
+                _ => {}
             }
-            lost = if publisher.wait_closed().now_or_never().is_some() {
-                Some(publisher)
-            } else {
+            let is_publisher_lost = publisher.wait_closed().now_or_never().is_some();
+            if !is_publisher_lost {
                 // Only this message failed.
                 backoff.wait().await;
-                None
-            };
+            }
+            lost = is_publisher_lost.then_some(publisher);
         }
     }
 
@@ -260,8 +261,11 @@ impl ReplyChannel {
         retry(open, |error| !error.is_handle_ended()).await
     }
 
-    /// Waits for an open publisher other than the lost one.
-    async fn publisher(&self, lost: Option<&Arc<dyn Publisher>>) -> Result<Arc<dyn Publisher>, BrokerError> {
+    /// Waits until the channel is open, with another publisher than the lost one.
+    async fn shared_publisher(
+        &self,
+        lost: Option<&Arc<dyn Publisher>>,
+    ) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut state = self.state.clone();
         let ready = state.wait_for(|state| match state {
             ChannelState::Opening | ChannelState::Refused(_) => false,
@@ -282,26 +286,27 @@ impl ConfirmListener for IgnoreConfirm {
     fn published(self: Arc<Self>, _: Published) {}
 }
 
-/// Publishes a message. Returns `None` if it has not left by the deadline, because the broker does
-/// not read, for example. Also returns `None` if it has left, and is not confirmed for
-/// [`CONFIRM_GRACE`] after the deadline.
+/// Publishes a message. Returns `None` if it has not left by the deadline, or has left and is still
+/// unconfirmed [`CONFIRM_GRACE`] after the deadline.
 async fn publish(
     publisher: &dyn Publisher,
     outgoing: Outgoing,
     deadline: Option<Instant>,
 ) -> Option<Published> {
     let send_token = outgoing.send_token.clone();
-    let withdraw = || send_token.is_some_and(|token| token.withdraw());
     let mut publishing = publisher.publish(outgoing);
     let Some(deadline) = deadline else {
         return Some(publishing.await);
     };
-    match timeout_at(deadline, &mut publishing).await {
-        Ok(published) => Some(published),
-        Err(_) if withdraw() => None,
-        // It has left. Its queue may never confirm it: a quorum queue without a majority does not.
-        Err(_) => timeout_at(deadline + CONFIRM_GRACE, publishing).await.ok(),
+    if let Ok(published) = timeout_at(deadline, &mut publishing).await {
+        return Some(published);
     }
+    let has_left = !send_token.is_some_and(|token| token.withdraw());
+    if !has_left {
+        return None;
+    }
+    // Its queue may never confirm it: a quorum queue without a majority does not.
+    timeout_at(deadline + CONFIRM_GRACE, publishing).await.ok()
 }
 
 /// Waits for a future. `None` if the deadline passes first. A future that is ready immediately is

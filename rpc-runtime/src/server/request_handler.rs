@@ -577,7 +577,7 @@ impl RequestHandler {
         match self.channel.send(outgoing, deadline, false).await {
             // `Unroutable` cannot happen, because the message is not mandatory.
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable | SendOutcome::Expired) => acks.ack(),
-            Ok(SendOutcome::Refused(_)) => {
+            Ok(SendOutcome::Refused | SendOutcome::Unsendable(_)) => {
                 self.executor.log.not_forwarded(is_oneway);
                 // Only one-way requests are rejected. The caller of any other one times out.
                 if is_oneway {

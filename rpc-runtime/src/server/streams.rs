@@ -381,7 +381,7 @@ fn failure(outcome: Result<SendOutcome, BrokerError>) -> Option<&'static str> {
     Some(match outcome {
         Ok(SendOutcome::Confirmed) => return None,
         Ok(SendOutcome::Unroutable) => "the caller is gone",
-        Ok(SendOutcome::Refused(_)) => "the broker refused a message of the stream",
+        Ok(SendOutcome::Refused | SendOutcome::Unsendable(_)) => "the broker refused a message of the stream",
         Ok(SendOutcome::Expired) => "a message of the stream could not be sent",
         Err(_) => "the worker stops",
     })

@@ -141,7 +141,7 @@ pub(in crate::server) async fn send_together(
                 return key;
             }
             // The broker may still accept some of the replies.
-            Ok(SendOutcome::Refused(_)) => {}
+            Ok(SendOutcome::Refused | SendOutcome::Unsendable(_)) => {}
             // The handle was closed, so the broker delivers the requests again.
             Err(_) => return key,
         }

@@ -93,14 +93,14 @@ impl Answers {
         };
         let reason = match send(reply.reply.clone()).await {
             Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) | Err(_) => return,
-            Ok(SendOutcome::Refused(Some(error))) => {
+            Ok(SendOutcome::Unsendable(error)) => {
                 self.channel.log.unsendable(&error);
                 let message = "the method ran, and the broker refuses its reply, which may be too large";
                 let fault = Fault::new(FaultCode::ReplyTooLarge, message);
                 let _ = send(Reply::fault(reply.reply.codec, &fault)).await;
                 "unsendable"
             }
-            Ok(SendOutcome::Refused(None)) => "refused",
+            Ok(SendOutcome::Refused) => "refused",
             Ok(SendOutcome::Expired) => "no_connection",
         };
         reply.count_lost(reason);

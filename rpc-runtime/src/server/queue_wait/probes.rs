@@ -96,6 +96,7 @@ enum StepResult {
     Depth {
         /// The index of the queue.
         queue: usize,
+        /// When the broker was asked.
         asked: Instant,
         depth: Option<Depth>,
     },
@@ -135,8 +136,8 @@ impl Probes {
         true
     }
 
-    /// Measures the waits in the queues whenever a measurement is due, until the future is dropped.
-    /// Ends by itself once it notices that the broker handle has ended.
+    /// Measures the waits in the queues whenever a measurement is due. Ends once it notices that
+    /// the broker handle has ended.
     pub(crate) async fn run(&self, transport: &Arc<dyn Transport>) {
         // If this runs again after a panic, the replies to earlier probes no longer arrive.
         self.forget_probes();
@@ -151,7 +152,7 @@ impl Probes {
             match self.next_due() {
                 Some(due) => tokio::select! {
                     () = sleep_until(due) => return,
-                    // Another queue may be due sooner.
+                    // A step may be due sooner now.
                     () = woken => {}
                 },
                 None => woken.await,
@@ -159,10 +160,11 @@ impl Probes {
         }
     }
 
+    /// Returns when the next step of a measurement is due.
     fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
-        let due = self.queues.iter().filter_map(|queue| queue.next_step(now));
-        due.map(|(due, ..)| due).min()
+        let steps = self.queues.iter().filter_map(|queue| queue.next_step(now));
+        steps.map(|(due, ..)| due).min()
     }
 
     /// Opens a channel for probes and their replies.
@@ -185,12 +187,7 @@ impl Probes {
         transport: &Arc<dyn Transport>,
         channel: &mut ProbeChannel,
     ) -> BrokerError {
-        let ProbeChannel {
-            address,
-            replies,
-            publisher,
-        } = channel;
-        let publisher = &*publisher;
+        let (address, publisher, replies) = (&channel.address, &channel.publisher, &mut channel.replies);
         let mut results: FuturesUnordered<BoxFuture<'_, StepResult>> = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -211,8 +208,7 @@ impl Probes {
         }
     }
 
-    /// Begins the steps of measurements that are due. Adds the futures of their results to
-    /// `results`.
+    /// Begins the steps of measurements that are due. Their results come from `results`.
     fn begin_due<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
@@ -221,28 +217,34 @@ impl Probes {
         results: &FuturesUnordered<BoxFuture<'a, StepResult>>,
     ) {
         let now = Instant::now();
+        let is_due = |(due, ..): &(Instant, Step, u8)| *due <= now;
         for (index, estimates) in self.queues.iter().enumerate() {
-            while let Some((_, step, priority)) = estimates.next_step(now).filter(|(due, ..)| *due <= now) {
+            // Each step is recorded when it begins, so the next one follows.
+            while let Some((_, step, priority)) = estimates.next_step(now).filter(is_due) {
                 match step {
                     Step::Depth => {
                         estimates.on_depth_requested(now);
                         results.push(Box::pin(request_depth(transport, index, estimates.queue(), now)));
                     }
                     Step::Probe => {
-                        let id = ProbeId {
-                            server: self.server,
-                            // No server has this many queues.
-                            queue: u16::try_from(index).unwrap_or(u16::MAX),
-                            number: self.next_number.fetch_add(1, Ordering::Relaxed),
-                        };
+                        let id = self.next_probe_id(index);
                         let ttl = estimates.on_probe_sent(priority, id.number, now);
-                        match probe(id, estimates.queue(), priority, ttl, address) {
+                        match probe_message(id, estimates.queue(), priority, ttl, address) {
                             Some(outgoing) => results.push(Box::pin(publish(publisher, id, outgoing))),
                             None => estimates.on_probe_lost(id.number),
                         }
                     }
                 }
             }
+        }
+    }
+
+    fn next_probe_id(&self, queue: usize) -> ProbeId {
+        ProbeId {
+            server: self.server,
+            // No server has this many queues.
+            queue: u16::try_from(queue).unwrap_or(u16::MAX),
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -269,8 +271,8 @@ impl Probes {
         }
     }
 
-    /// Forgets the outstanding probes and the results of earlier ones. Without a channel, the
-    /// replies of other servers do not arrive, and nothing is measured.
+    /// Forgets the outstanding probes and the results of earlier ones, because the channel is not
+    /// open: nothing is measured, and the replies of other servers do not arrive.
     fn forget_probes(&self) {
         for queue in &self.queues {
             queue.forget_probes();
@@ -359,9 +361,15 @@ async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing
     StepResult::Probe { id, published }
 }
 
-/// Returns the message of a probe. `None` if the name of the queue is too long, which never happens
+/// Returns a probe to publish. `None` if the name of the queue is too long, which never happens
 /// because the server has checked the name.
-fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortStr) -> Option<Outgoing> {
+fn probe_message(
+    id: ProbeId,
+    queue: &str,
+    priority: u8,
+    ttl: Duration,
+    address: &ShortStr,
+) -> Option<Outgoing> {
     Some(Outgoing {
         queue: ShortStr::new(queue).ok()?,
         mandatory: false,
