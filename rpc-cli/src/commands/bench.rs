@@ -93,9 +93,8 @@ impl Bench {
         })
     }
 
-    /// Finds the service, makes one call to see whether that works, and then makes the calls that
-    /// are measured. The method's own error shows that the call works; such errors are counted in
-    /// the run.
+    /// Finds the service, makes a first call that is not measured, and then makes the calls that
+    /// are. Fails if the first call fails other than with the method's own error.
     async fn measure(
         &self,
         broker: &Broker,
@@ -111,7 +110,7 @@ impl Bench {
             output,
         )
         .await?;
-        let is_streaming = self.check_method(&service, target.method)?.is_streaming;
+        let is_streaming = self.repeatable_method(&service, target.method)?.is_streaming;
         let (name, queue) = (service.name.clone(), service.queue.clone());
         let client = DynamicClient::builder(broker, service)?
             .codec(self.call_options.codec.into())
@@ -124,14 +123,15 @@ impl Bench {
             timeout: self.call_options.timeout,
             is_streaming,
         };
-        // The first call opens the reply queue, and fails if the arguments are invalid.
+        // Opens the reply queue, and shows whether the arguments are valid.
         match call.call_once().await {
             Ok(_) | Err(CallError::Service(_) | CallError::ServiceText(_)) => {}
             Err(error) => return Err(Failure::from(error)),
         }
-        let duration = self
-            .duration
-            .or_else(|| self.count.is_none().then_some(DEFAULT_DURATION));
+        let duration = match self.count {
+            None => Some(self.duration.unwrap_or(DEFAULT_DURATION)),
+            Some(_) => self.duration,
+        };
         let pace = Pace::new(self.rate, duration, self.count);
         let run = call.run(pace, self.concurrency as usize, output).await;
         Ok(Report {
@@ -148,9 +148,9 @@ impl Bench {
         })
     }
 
-    /// Returns the method's description. Fails if there is no such method or, without `--force`, if
-    /// it is not idempotent.
-    fn check_method<'a>(
+    /// Returns the method's description. Fails if there is no such method, or if it is not
+    /// idempotent and `--force` is not given.
+    fn repeatable_method<'a>(
         &self,
         service: &'a ServiceDescription,
         method: &str,

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::progress::progress_bar;
 use crate::units::per_second;
 
-/// How late a call may start and still be measured from its start. Tokio's timer has a resolution
+/// A call that starts up to this long after it was due is not late. Tokio's timer has a resolution
 /// of 1 ms.
 const TIMER_ERROR: Duration = Duration::from_millis(2);
 
@@ -83,7 +83,7 @@ impl RepeatedCall {
         Ok(items)
     }
 
-    /// Makes the calls from this many tasks, until the pace allows no more or Ctrl-C.
+    /// Makes the calls from `callers` tasks, until the pace allows no more or Ctrl-C.
     pub(super) async fn run(self, pace: Pace, callers: usize, output: &Output) -> Run {
         let shared = Arc::new(Shared {
             call: self,
@@ -143,7 +143,7 @@ impl Shared {
                 let timed_from = match self.pace.start(number, self.run_begun.elapsed()) {
                     Start::Never => return,
                     Start::Now => Instant::now(),
-                    Start::At(due) => self.wait(self.run_begun + due).await,
+                    Start::At(due) => wait_until_due(self.run_begun + due).await,
                 };
                 self.started.fetch_add(1, Ordering::Relaxed);
                 let answer = self.call.call_once().await;
@@ -163,17 +163,6 @@ impl Shared {
         act(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a call is due. Returns the instant from which its latency counts.
-    async fn wait(&self, due: Instant) -> Instant {
-        sleep_until(due).await;
-        let now = Instant::now();
-        if now.duration_since(due) > TIMER_ERROR {
-            due
-        } else {
-            now
-        }
-    }
-
     fn show(&self, bar: &ProgressBar) {
         let (ended, time) = (self.ended.load(Ordering::Relaxed), self.run_begun.elapsed());
         let (done, all) = self.pace.progress(ended, time);
@@ -184,4 +173,13 @@ impl Shared {
             per_second(ended, time)
         ));
     }
+}
+
+/// Waits until a call is due. Returns the instant from which its latency counts: from now, or from
+/// when it was due if it starts late.
+async fn wait_until_due(due: Instant) -> Instant {
+    sleep_until(due).await;
+    let now = Instant::now();
+    let is_late = now.duration_since(due) > TIMER_ERROR;
+    if is_late { due } else { now }
 }

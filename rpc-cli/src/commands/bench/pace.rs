@@ -53,16 +53,17 @@ impl Pace {
 
     /// Returns how many calls are due before this time: none without a rate.
     pub(super) fn due_before(&self, time: Duration) -> u64 {
+        let Some(rate) = self.rate else {
+            return 0;
+        };
         let time = self.duration.map_or(time, |duration| duration.min(time));
-        let due = self.rate.map_or(0, |rate| {
-            let due = (time.as_nanos() * u128::from(rate)).div_ceil(1_000_000_000);
-            u64::try_from(due).unwrap_or(u64::MAX)
-        });
+        let due = (time.as_nanos() * u128::from(rate)).div_ceil(1_000_000_000);
+        let due = u64::try_from(due).unwrap_or(u64::MAX);
         self.count.map_or(due, |count| count.min(due))
     }
 
-    /// Returns how much is done, and the total: in calls or in milliseconds, whichever limit is
-    /// closer. `(0, 1)` without a limit.
+    /// Returns how much of the run is done, and all of it: in calls or in milliseconds, by the limit
+    /// that is closer. `(0, 1)` without a limit.
     pub(super) fn progress(&self, ended: u64, now: Duration) -> (u64, u64) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let by_count = self.count.map(|count| (ended.min(count), count));

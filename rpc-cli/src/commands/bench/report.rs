@@ -157,12 +157,13 @@ fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
 /// share a bar.
 fn bars(latencies: &Histogram<u64>) -> Vec<String> {
     let least = latencies.min().max(1) as f64;
-    let step = (latencies.max() as f64 / least)
+    let factor = (latencies.max() as f64 / least)
         .powf(1.0 / MAX_BARS as f64)
         .max(1.1);
+    let start_of = |range: i32| show_nanos((least * factor.powi(range)) as u64);
     let range_of = |nanos: u64| {
-        let position = (nanos as f64 / least).ln() / step.ln();
-        (position.max(0.0) as usize).min(MAX_BARS - 1)
+        let range = (nanos as f64 / least).log(factor);
+        (range.max(0.0) as usize).min(MAX_BARS - 1)
     };
     let mut counts = vec![0; range_of(latencies.max()) + 1];
     for recorded in latencies.iter_recorded() {
@@ -170,9 +171,10 @@ fn bars(latencies: &Histogram<u64>) -> Vec<String> {
     }
     let highest = counts.iter().copied().max().unwrap_or(0).max(1);
     let bars = counts.iter().zip(0..).map(|(&count, range)| {
-        let [from, to] = [range, range + 1].map(|power| show_nanos((least * step.powi(power)) as u64));
+        let (from, to) = (start_of(range), start_of(range + 1));
         let share = count as f64 / latencies.len().max(1) as f64 * 100.0;
-        let bar = "#".repeat(usize::try_from((count * MAX_BAR_LENGTH).div_ceil(highest)).unwrap_or(0));
+        let length = (count * MAX_BAR_LENGTH).div_ceil(highest);
+        let bar = "#".repeat(usize::try_from(length).unwrap_or(0));
         format!("  {from:>7} .. {to:>7}  {share:>5.1}%  {bar}")
             .trim_end()
             .to_owned()

@@ -51,21 +51,26 @@ const ERROR: &str = "error";
 const CRASHED: &str = "crashed";
 
 impl Tally {
-    /// Counts a call that ended after this time. `answer` has the number of its items.
+    /// Counts a call that ended after this time. Its result is the number of its items.
     pub(super) fn add(&mut self, answer: Result<u64, CallError<MethodError<String>>>, time: Duration) {
-        let (outcome, is_answered) = match &answer {
-            Ok(_) => (OK.into(), true),
-            Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.into(), true),
-            Err(error) => (outcome_of(error), false),
-        };
-        *self.outcomes.entry(outcome).or_default() += 1;
-        self.items += answer.as_ref().unwrap_or(&0);
-        if is_answered {
-            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            self.latencies.saturating_record(nanos.clamp(1, MAX_NS));
-        } else if let (None, Err(error)) = (&self.failure, answer) {
-            self.failure = Some(Failure::from(error).message());
+        match answer {
+            Ok(items) => {
+                self.items += items;
+                self.add_answered(OK, time);
+            }
+            Err(CallError::Service(_) | CallError::ServiceText(_)) => self.add_answered(ERROR, time),
+            Err(error) => {
+                *self.outcomes.entry(outcome_of(&error)).or_default() += 1;
+                let message = || Failure::from(error).message();
+                self.failure.get_or_insert_with(message);
+            }
         }
+    }
+
+    fn add_answered(&mut self, outcome: &'static str, time: Duration) {
+        *self.outcomes.entry(outcome.into()).or_default() += 1;
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.latencies.saturating_record(nanos.clamp(1, MAX_NS));
     }
 
     /// Counts a task that panicked as one failed call: a bug of this program.
