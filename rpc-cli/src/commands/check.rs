@@ -72,12 +72,7 @@ impl Check {
         let old = self.descriptions(&self.old, options, output).await?;
         let new = self.descriptions(&self.new, options, output).await?;
         let compared = compare_all(&old, &new);
-        let has_breaking_change = compared
-            .iter()
-            .flat_map(|service| &service.changes)
-            .any(|change| self.counts_as_breaking(change.verdict));
-        let has_by_name = compared.iter().any(|service| !service.by_name.is_empty());
-        let breaks = has_breaking_change || (self.strict && has_by_name);
+        let breaks = compared.iter().any(|service| self.fails_for(service));
         if output.json {
             output.value(&json_of(&compared, breaks))?;
         } else {
@@ -94,10 +89,7 @@ impl Check {
         options: &Options,
         output: &Output,
     ) -> Result<Vec<ServiceDescription>, Failure> {
-        let Some((kind, name)) = source
-            .split_once(':')
-            .filter(|(kind, _)| matches!(*kind, "service" | "queue"))
-        else {
+        let Some((kind @ ("service" | "queue"), name)) = source.split_once(':') else {
             return description_file::read(Path::new(source));
         };
         let broker = connect(options).await?;
@@ -107,6 +99,13 @@ impl Check {
         };
         close(&broker).await;
         found
+    }
+
+    /// Whether the command fails for this service.
+    fn fails_for(&self, service: &ComparedService) -> bool {
+        let mut changes = service.changes.iter();
+        let has_breaking_change = changes.any(|change| self.counts_as_breaking(change.verdict));
+        has_breaking_change || (self.strict && !service.by_name.is_empty())
     }
 
     /// Whether a change with this verdict makes the command fail, in view of its options.
@@ -141,9 +140,9 @@ enum Presence {
     Added,
 }
 
-/// Compares each old service with the new ones of the same name: only with those on the same queue,
-/// if there are any. An old service is removed if no new one has its name, and a new one is added
-/// if no old one has its name. If there is one service on each side, their names do not matter.
+/// Compares each old service with its [`successors`]. Without any, it counts as removed. A new
+/// service counts as added if no old one has its name. If there is one service on each side, their
+/// names do not matter.
 fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<ComparedService> {
     let compared = |old: &ServiceDescription, new: &ServiceDescription, presence| {
         let Comparison { changes, by_name, .. } = Comparison::new(old, new);
@@ -159,33 +158,30 @@ fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<Co
     }
     let mut all = Vec::new();
     for old in old {
-        let same_name: Vec<_> = new.iter().filter(|new| new.name == old.name).collect();
-        let on_queue = same_name.iter().filter(|new| new.queue == old.queue).copied();
-        let on_queue: Vec<_> = on_queue.collect();
-        let successors = if on_queue.is_empty() { same_name } else { on_queue };
+        let successors = successors(old, new);
         if successors.is_empty() {
             // Compared with no methods, each of its methods counts as removed.
             let nothing = ServiceDescription::new(&old.name, &old.queue);
             all.push(compared(old, &nothing, Presence::Removed));
         }
-        all.extend(
-            successors
-                .into_iter()
-                .map(|new| compared(old, new, Presence::InBoth)),
-        );
+        let in_both = successors.into_iter();
+        all.extend(in_both.map(|new| compared(old, new, Presence::InBoth)));
     }
-    for new in new
-        .iter()
-        .filter(|new| old.iter().all(|old| old.name != new.name))
-    {
-        all.push(ComparedService {
-            name: new.name.clone(),
-            presence: Presence::Added,
-            changes: Vec::new(),
-            by_name: Vec::new(),
-        });
-    }
+    let is_added = |new: &&ServiceDescription| old.iter().all(|old| old.name != new.name);
+    all.extend(new.iter().filter(is_added).map(|new| ComparedService {
+        name: new.name.clone(),
+        presence: Presence::Added,
+        changes: Vec::new(),
+        by_name: Vec::new(),
+    }));
     all
+}
+
+/// Returns the new services of the same name: only those on the same queue, if there are any.
+fn successors<'a>(old: &ServiceDescription, new: &'a [ServiceDescription]) -> Vec<&'a ServiceDescription> {
+    let same_name = new.iter().filter(|new| new.name == old.name);
+    let (on_queue, elsewhere): (Vec<_>, Vec<_>) = same_name.partition(|new| new.queue == old.queue);
+    if on_queue.is_empty() { elsewhere } else { on_queue }
 }
 
 fn rollout(compared: &[ComparedService]) -> Rollout {
@@ -203,35 +199,24 @@ fn text(compared: &[ComparedService]) -> String {
         |service: &ComparedService| service.presence != Presence::InBoth || !service.changes.is_empty();
     let has_any_changed = compared.iter().any(has_changed);
     for service in compared {
-        let ComparedService {
-            name,
-            presence,
-            changes,
-            ..
-        } = service;
         // Beside the changes of other services, "nothing has changed" would be misleading.
         if has_any_changed && !has_changed(service) {
             continue;
         }
-        let presence = match presence {
-            Presence::InBoth if changes.is_empty() => ": nothing has changed",
+        let presence = match service.presence {
+            Presence::InBoth if service.changes.is_empty() => ": nothing has changed",
             Presence::InBoth => "",
             Presence::Removed => ": was removed",
             Presence::Added => ": was added",
         };
-        lines.push(format!("{name}{presence}"));
-        for Change {
-            verdict,
-            place,
-            message,
-            ..
-        } in changes
-        {
-            lines.push(format!("  {:<22}{place}: {message}", verdict.to_string()));
+        lines.push(format!("{}{presence}", service.name));
+        for change in &service.changes {
+            let (verdict, place) = (change.verdict.to_string(), &change.place);
+            lines.push(format!("  {verdict:<22}{place}: {}", change.message));
         }
     }
-    let changes: usize = compared.iter().map(|service| service.changes.len()).sum();
-    if changes > 0 {
+    let change_count: usize = compared.iter().map(|service| service.changes.len()).sum();
+    if change_count > 0 {
         let order = match rollout(compared) {
             Rollout::AnyOrder => "callers and workers can be updated in any order",
             Rollout::WorkersFirst => "update all workers before the first caller",
@@ -239,17 +224,13 @@ fn text(compared: &[ComparedService]) -> String {
             Rollout::InSteps => "no order works: make the change in several steps",
         };
         lines.push(String::new());
-        lines.push(format!("{}: {order}", units::count(changes, "change")));
+        lines.push(format!("{}: {order}", units::count(change_count, "change")));
     }
-    let by_name: Vec<_> = compared
-        .iter()
-        .flat_map(|service| {
-            service
-                .by_name
-                .iter()
-                .map(|method| format!("{}.{method}", service.name))
-        })
-        .collect();
+    let mut by_name = Vec::new();
+    for service in compared {
+        let methods = service.by_name.iter();
+        by_name.extend(methods.map(|method| format!("{}.{method}", service.name)));
+    }
     if !by_name.is_empty() {
         lines.push(String::new());
         lines.push(format!(
