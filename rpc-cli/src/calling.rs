@@ -90,10 +90,9 @@ pub(crate) fn answer_json(worker: &Worker, answer: Result<String, Error>) -> Str
     match answer {
         Ok(result) => format!(r#"{{"worker":{worker},"result":{result}}}"#),
         Err(error) => {
+            // A failure is a JSON object. The worker becomes its first member.
             let failure = Failure::Call(Box::new(error)).json();
-            // A failure is a JSON object. Its members follow the worker.
-            let members = failure.strip_prefix('{').unwrap_or("}");
-            format!(r#"{{"worker":{worker},{members}"#)
+            failure.replacen('{', &format!(r#"{{"worker":{worker},"#), 1)
         }
     }
 }

@@ -82,7 +82,7 @@ impl Call {
         let broker = connect(options).await?;
         let (items_failed, bad_items) = oneshot::channel();
         let called = tokio::select! {
-            // In this order: the call cannot end well once an item is bad, and a call with a stream
+            // In this order: a bad item fails the call however it ends, and a call with a stream
             // ends at Ctrl-C by itself, without a failure.
             biased;
             Ok(failure) = bad_items => Err(failure),
@@ -105,7 +105,7 @@ impl Call {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         let service = match (&self.location.queue, self.undescribed) {
-            (Some(queue), true) => undescribed(queue, target, &arguments)?,
+            (Some(queue), true) => assume_service(queue, target, &arguments)?,
             _ => {
                 lookup::service(
                     broker,
@@ -151,7 +151,8 @@ impl Call {
             let message = "the requests of a broadcast have no priority";
             return Err(Failure::usage(message, "leave out `--priority`"));
         }
-        if self.workers.is_some() && (!method.is_broadcast || method.is_oneway) {
+        let gathers_answers = method.is_broadcast && !method.is_oneway;
+        if self.workers.is_some() && !gathers_answers {
             let message = if method.is_oneway {
                 format!("no worker answers a request of {name:?}")
             } else {
@@ -189,9 +190,9 @@ impl Call {
             }
             output.json_text(&calling::answer_json(&worker, answer))?;
         }
-        // Without a confirm, the request may not have reached all workers. It has if all that were
-        // expected have answered.
-        if !answers.is_confirmed() && answers.missing() != Some(0) {
+        // Without a confirm, a worker that has not answered may not have got the request.
+        let all_expected_answered = answers.missing() == Some(0);
+        if !answers.is_confirmed() && !all_expected_answered {
             outcome = Outcome::Negative;
             output.note("the broker did not confirm the request: a worker may not have got it");
         }
@@ -231,7 +232,7 @@ async fn stream_items(
 
 /// Makes a description from the call alone, for `--undescribed`. Fails if the arguments have no
 /// names.
-fn undescribed(queue: &str, target: &Target<'_>, arguments: &str) -> Result<ServiceDescription, Failure> {
+fn assume_service(queue: &str, target: &Target<'_>, arguments: &str) -> Result<ServiceDescription, Failure> {
     let Ok(arguments) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(arguments) else {
         return Err(Failure::usage(
             "an array of arguments needs the description, which has their names",
