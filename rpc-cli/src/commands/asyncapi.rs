@@ -42,7 +42,7 @@ pub(crate) struct Asyncapi {
 
     /// Whose operations the document describes: a caller sends requests, a worker receives them.
     #[arg(long, value_enum, default_value_t, value_name = "WHO")]
-    view: Whose,
+    view: ViewName,
 
     /// The broker, for the document: amqp://host:port/vhost without a user. Without this option,
     /// the document names no broker, and no virtual host.
@@ -57,9 +57,9 @@ pub(crate) struct Asyncapi {
     location: Location,
 }
 
-/// The program that a document describes.
+/// The program whose operations a document describes.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Whose {
+enum ViewName {
     Caller,
     #[default]
     Worker,
@@ -78,12 +78,12 @@ enum Version {
 impl Asyncapi {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         let document_options = self.document_options()?;
+        let name = self.service.as_deref();
         let service = match &self.from {
-            Some(file) => description_file::only(description_file::read(file)?, self.service.as_deref())?,
+            Some(file) => description_file::only(description_file::read(file)?, name)?,
             None => {
                 let broker = connect(options).await?;
-                let service = self.service.as_deref();
-                let found = lookup::service(&broker, &self.location, service, None, output).await;
+                let found = lookup::service(&broker, &self.location, name, None, output).await;
                 close(&broker).await;
                 found?
             }
@@ -94,8 +94,8 @@ impl Asyncapi {
 
     fn document_options(&self) -> Result<asyncapi::Options, Failure> {
         let view = match self.view {
-            Whose::Caller => View::Caller,
-            Whose::Worker => View::Worker,
+            ViewName::Caller => View::Caller,
+            ViewName::Worker => View::Worker,
         };
         let version = match self.asyncapi {
             Version::V3_0 => AsyncApi::V3_0,
@@ -107,7 +107,7 @@ impl Asyncapi {
         let Some(address) = &self.server else {
             return Ok(options);
         };
-        // Not a parser of clap's, which would print the address: it may hold a password.
+        // Not parsed by clap, whose error would show the address: it may hold a password.
         match address.parse::<Server>() {
             Ok(server) => Ok(options.server(server)),
             Err(error) => Err(Failure::usage(
