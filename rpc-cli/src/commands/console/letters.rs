@@ -74,21 +74,23 @@ pub(super) async fn list(
     options: &Options,
 ) -> Result<Value, Failure> {
     let mut scan = open(&request.queue, interrupted, options).await?;
-    let mut letters = Vec::new();
-    let looked = async {
-        while letters.len() < MAX_SHOWN
-            && let Some(letter) = scan.next().await?
-        {
-            letters.push(letter.facts.json(&letter.id));
-        }
-        Ok::<_, Failure>(())
-    };
-    let looked = looked.await;
+    let letters = first_letters(&mut scan).await;
     // Whatever happened, `finish` puts the letters back.
     let more = scan.left;
     let (notes, finished) = scan.finish().await;
-    looked.and(finished)?;
+    let letters = letters?;
+    finished?;
     Ok(json!({"letters": letters, "more": more, "notes": notes}))
+}
+
+async fn first_letters(scan: &mut Scan) -> Result<Vec<Value>, Failure> {
+    let mut letters = Vec::new();
+    while letters.len() < MAX_SHOWN
+        && let Some(letter) = scan.next().await?
+    {
+        letters.push(letter.facts.json(&letter.id));
+    }
+    Ok(letters)
 }
 
 /// Returns a letter with its arguments, properties and headers. Fails unless exactly one letter has
@@ -170,9 +172,8 @@ struct Change {
 }
 
 impl Change {
-    /// Retries or drops the letters with these ids, or all if `ids` is `None`. Counts what became
-    /// of them. If the search for ids fails, as when one matches no letter or several, none is
-    /// changed.
+    /// Retries or drops the letters with these ids, or all if `ids` is `None`, and counts what
+    /// became of them. If an id matches no letter or several, no letter is changed.
     async fn apply(&mut self, ids: Option<&[String]>, scan: &mut Scan) -> Result<(), Failure> {
         let Some(ids) = ids else {
             while let Some(letter) = scan.next().await? {

@@ -98,9 +98,10 @@ impl ConsoleState {
     }
 
     /// Fails if the console is read-only. Called before calls, and before retries and drops.
-    fn check_may_change(&self) -> Result<(), Refused> {
+    fn check_may_change(&self) -> Result<(), ErrorResponse> {
         if self.is_read_only {
-            return Err(Refused::new(StatusCode::FORBIDDEN, "the console is read-only"));
+            let message = "the console is read-only";
+            return Err(ErrorResponse::new(StatusCode::FORBIDDEN, message));
         }
         Ok(())
     }
@@ -135,30 +136,32 @@ pub(super) fn router(console: Arc<ConsoleState>) -> Router {
 async fn require_own_site(State(console): Shared, request: Request, next: Next) -> Response {
     match console.access.check_site(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => Refused::from(refusal).into_response(),
+        Err(refusal) => ErrorResponse::from(refusal).into_response(),
     }
 }
 
 async fn require_token(State(console): Shared, request: Request, next: Next) -> Response {
     match console.access.check_token(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => Refused::from(refusal).into_response(),
+        Err(refusal) => ErrorResponse::from(refusal).into_response(),
     }
 }
 
-async fn live(State(console): Shared) -> Result<Response, Refused> {
-    let permit = permit_of(&console.pages, "too many pages of this console are open")?;
+async fn live(State(console): Shared) -> Result<Response, ErrorResponse> {
+    let permit = take_permit(&console.pages, "too many pages of this console are open")?;
     let lines = live::lines(Arc::clone(&console.hello), &console.collector, permit);
     Ok(stream_of(lines))
 }
 
-/// Calls a method. The call is dropped with the response, once the page no longer reads that.
-async fn call(State(console): Shared, request: Request) -> Result<Response, Refused> {
+/// Calls a method. When the page stops reading the response, the server drops it and, with it, the
+/// call.
+async fn call(State(console): Shared, request: Request) -> Result<Response, ErrorResponse> {
     console.check_may_change()?;
-    let permit = permit_of(&console.calls, "too many calls of this console are running")?;
-    // The body is read with the permit, so few of them are kept at a time.
+    let permit = take_permit(&console.calls, "too many calls of this console are running")?;
+    // The body is read after a permit was taken, so at most `MAX_CALLS` are kept at a time.
     let read = Json::<CallRequest>::from_request(request, &()).await;
-    let Json(request) = read.map_err(|rejection| Refused::new(rejection.status(), &rejection.body_text()))?;
+    let Json(request) =
+        read.map_err(|rejection| ErrorResponse::new(rejection.status(), &rejection.body_text()))?;
     let known = console.collector.service(&request.queue, &request.service);
     let service = match known {
         Some(service) => service,
@@ -175,9 +178,9 @@ async fn call(State(console): Shared, request: Request) -> Result<Response, Refu
 async fn list_letters(
     State(console): Shared,
     Json(request): Json<ListRequest>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     let (options, interrupted) = (console.options.clone(), console.interrupted());
-    let listed = with_letters(&console, async move {
+    let listed = run_look(&console, async move {
         letters::list(request, interrupted, &options).await
     });
     Ok(Json(listed.await??))
@@ -186,9 +189,9 @@ async fn list_letters(
 async fn show_letter(
     State(console): Shared,
     Json(request): Json<ShowRequest>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     let (options, interrupted) = (console.options.clone(), console.interrupted());
-    let shown = with_letters(&console, async move {
+    let shown = run_look(&console, async move {
         letters::show(request, interrupted, &options).await
     });
     Ok(Json(shown.await??))
@@ -197,53 +200,53 @@ async fn show_letter(
 async fn change_letters(
     State(console): Shared,
     Json(request): Json<ChangeRequest>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     console.check_may_change()?;
     let (options, interrupted) = (console.options.clone(), console.interrupted());
-    let changed = with_letters(&console, async move {
+    let changed = run_look(&console, async move {
         letters::change(request, interrupted, &options).await
     });
     let Changed { report, failure } = changed.await??;
     match failure {
         None => Ok(Json(report)),
         Some(failure) => {
-            let mut refused = Refused::from(failure);
-            refused.reason["changed"] = report;
-            Err(refused)
+            let mut response = ErrorResponse::from(failure);
+            response.reason["changed"] = report;
+            Err(response)
         }
     }
 }
 
-/// Runs what holds dead letters, one at a time, and to its end even if the page is closed
+/// Runs a look at dead letters when no other one runs, and to its end even if the page is closed
 /// meanwhile. Refuses it if another one does not end in time, or if the console is ending.
-async fn with_letters<T: Send + 'static>(
+async fn run_look<T: Send + 'static>(
     console: &ConsoleState,
-    looking: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Refused> {
+    look: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ErrorResponse> {
     let Ok(lock) = timeout(LETTERS_LIMIT, Arc::clone(&console.letters).lock_owned()).await else {
         let message = "another look at dead letters has not ended yet";
-        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        return Err(ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, message));
     };
     // Checked with the lock: either `finish_letters` has set it before, or it waits for the lock.
     if *console.is_ending.borrow() {
         let message = "the console is ending";
-        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        return Err(ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, message));
     }
     let looking = tokio::spawn(async move {
-        let looked = looking.await;
+        let looked = look.await;
         drop(lock);
         looked
     });
     looking.await.map_err(|_| {
         let message = "the look at dead letters broke off";
-        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     })
 }
 
 /// Takes a permit. Refuses the request if there is none left.
-fn permit_of(permits: &Arc<Semaphore>, refusal: &str) -> Result<OwnedSemaphorePermit, Refused> {
+fn take_permit(permits: &Arc<Semaphore>, refusal: &str) -> Result<OwnedSemaphorePermit, ErrorResponse> {
     let permit = Arc::clone(permits).try_acquire_owned();
-    permit.map_err(|_| Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal))
+    permit.map_err(|_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, refusal))
 }
 
 /// Returns a response that has lines of JSON as they come.
@@ -252,28 +255,28 @@ fn stream_of(lines: impl Stream<Item = String> + Send + 'static) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
-/// A request that is not served, or whose work failed, and why.
+/// The response to a request that is refused, or whose work failed.
 #[derive(Debug)]
-struct Refused {
+struct ErrorResponse {
     status: StatusCode,
     reason: Value,
 }
 
-impl Refused {
-    /// Refuses a request that had no effect.
+impl ErrorResponse {
+    /// For a request that had no effect.
     fn new(status: StatusCode, message: &str) -> Self {
         let reason = json!({"message": message, "executed": "no"});
         Self { status, reason }
     }
 }
 
-impl From<Refusal> for Refused {
+impl From<Refusal> for ErrorResponse {
     fn from(refusal: Refusal) -> Self {
         Self::new(refusal.status(), &refusal.to_string())
     }
 }
 
-impl From<Failure> for Refused {
+impl From<Failure> for ErrorResponse {
     fn from(failure: Failure) -> Self {
         let mut reason = failure_json(&failure);
         reason["hint"] = page_hint(&failure).into();
@@ -295,7 +298,7 @@ fn page_hint(failure: &Failure) -> Option<String> {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         (self.status, Json(self.reason)).into_response()
     }
@@ -325,12 +328,12 @@ mod tests {
     async fn no_look_at_dead_letters_begins_once_the_console_is_ending() {
         let console = console();
         let (end, ended) = oneshot::channel::<()>();
-        let running = with_letters(&console, async { ended.await.is_ok() });
-        let waiting = with_letters(&console, async { unreachable!("it was refused") });
+        let running = run_look(&console, async { ended.await.is_ok() });
+        let waiting = run_look(&console, async { unreachable!("it was refused") });
         let ending = async {
             console.finish_letters().await;
             // The process may take a while to end.
-            let late = with_letters(&console, async { unreachable!("it was refused") });
+            let late = run_look(&console, async { unreachable!("it was refused") });
             late.await.unwrap_err().status
         };
         let ends = async {
@@ -340,7 +343,7 @@ mod tests {
         };
         let (ran, refused, late, sent) = tokio::join!(running, waiting, ending, ends);
         assert!(ran.unwrap() && sent.is_ok());
-        let refused: Refused = refused.unwrap_err();
+        let refused: ErrorResponse = refused.unwrap_err();
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         assert_eq!((refused.status, late), (unavailable, unavailable));
     }
