@@ -86,10 +86,9 @@ impl Console {
             ));
         }
         let shown_broker = connection::shown_address(options)?;
-        let listener = TcpListener::bind(self.listen).await;
-        let listener = listener.map_err(|source| Failure::listen(self.listen, source))?;
-        let listening = listener.local_addr();
-        let listening = listening.map_err(|source| Failure::listen(self.listen, source))?;
+        let listen_failed = |source| Failure::listen(self.listen, source);
+        let listener = TcpListener::bind(self.listen).await.map_err(listen_failed)?;
+        let local_address = listener.local_addr().map_err(listen_failed)?;
         let broker = connect(options).await?;
 
         let access = Access {
@@ -97,7 +96,7 @@ impl Console {
             names: self.hosts.clone(),
             is_remote,
         };
-        let address = self.page_address(listening, &access.token);
+        let address = self.page_address(local_address, &access.token);
         let hello = messages::hello(&shown_broker, self.read_only, self.interval.as_millis());
         let console = ConsoleState::new(access, self.read_only, broker.clone(), options.clone(), hello);
         let console = Arc::new(console);
@@ -109,8 +108,8 @@ impl Console {
         } else {
             output.text(&address)?;
         }
-        // As tasks of their own, they cannot keep this one from ending, however much work they
-        // have.
+        // Tasks of their own for serving and collecting cannot keep this one from ending, however
+        // much work they have.
         let mut serving = tokio::spawn(connections::serve(listener, MAX_CONNECTIONS, router));
         let mut collecting = collect(Arc::clone(&console), self.search, self.interval);
         tokio::select! {
@@ -128,15 +127,15 @@ impl Console {
     }
 
     /// Returns the address of the page. The token is behind a `#`, which browsers do not send.
-    fn page_address(&self, listening: SocketAddr, token: &str) -> String {
-        let port = listening.port();
-        let host = match (self.hosts.first(), listening.ip()) {
+    fn page_address(&self, local_address: SocketAddr, token: &str) -> String {
+        let port = local_address.port();
+        let host = match (self.hosts.first(), local_address.ip()) {
             (Some(name), _) => format!("{name}:{port}"),
             // The server listens at all addresses, and browsers need one: that of this machine.
             // `localhost` may be that of the other IP version, with another server.
             (None, IpAddr::V4(ip)) if ip.is_unspecified() => format!("127.0.0.1:{port}"),
             (None, IpAddr::V6(ip)) if ip.is_unspecified() => format!("[::1]:{port}"),
-            (None, _) => listening.to_string(),
+            (None, _) => local_address.to_string(),
         };
         format!("http://{host}/#token={token}")
     }
@@ -150,10 +149,9 @@ fn collect(console: Arc<ConsoleState>, search: Search, interval: Duration) -> Jo
     })
 }
 
-/// Listens for Ctrl-C, and on Unix also for SIGTERM, which service managers send, and for SIGHUP,
-/// which a terminal sends that is closed. They do not end the process any more once this returns.
-///
-/// The future completes at the first of them.
+/// Returns a future that completes at Ctrl-C, and on Unix also at SIGTERM, which service managers
+/// send, and at SIGHUP, which a closed terminal sends. Once this returns, these no longer end the
+/// process.
 fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
@@ -183,8 +181,8 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
-    let write = "write it as 127.0.0.1:7700, [::1]:7700 or 7700";
-    text.parse().map_err(|_| write.to_owned())
+    let advice = "write it as 127.0.0.1:7700, [::1]:7700 or 7700";
+    text.parse().map_err(|_| advice.to_owned())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Who may use the console. Does no I/O.
 //!
-//! A page of another site can send requests to this server from the user's browser. The token keeps
-//! it out, because the browser does not add it by itself. A name that another site resolves to this
-//! machine is refused by the `Host` of the request, and its pages by their `Origin`.
+//! A page of another site can send requests to this server from the user's browser. They lack the
+//! token, which the browser does not add by itself. Their `Origin`, if they have one, is refused
+//! too, and so is their `Host` if that site resolves its name to this machine.
 
 use std::hint::black_box;
 use std::net::IpAddr;

@@ -57,15 +57,13 @@ pub(super) fn lines(
         Some(_) => Some(stream::iter(items::of_text(&request.items)?)),
         None => None,
     };
-    let timeout = match request.timeout_ms.map(Duration::from_millis) {
-        Some(timeout) if timeout.is_zero() || timeout > MAX_TIMEOUT => {
-            return Err(Failure::usage(
-                "a time is above zero and at most 24h",
-                "write it in milliseconds",
-            ));
-        }
-        timeout => timeout,
-    };
+    let timeout = request.timeout_ms.map(Duration::from_millis);
+    if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > MAX_TIMEOUT) {
+        return Err(Failure::usage(
+            "a time is above zero and at most 24h",
+            "write it in milliseconds",
+        ));
+    }
     let client = DynamicClient::builder(broker, service.clone())?
         .codec(request.codec.into())
         .build();
@@ -95,7 +93,7 @@ pub(super) fn lines(
 struct RunningCall {
     step: Step,
     is_oneway: bool,
-    /// When the first line was read. The call is sent when the next one is.
+    /// When the first line was read. Reading the second one sends the call.
     begun: Instant,
     /// The call counts as running until this is dropped.
     _permit: OwnedSemaphorePermit,
@@ -113,7 +111,7 @@ enum Step {
 impl RunningCall {
     /// Returns the next line, or `None` at the end.
     async fn next_line(&mut self) -> Option<Value> {
-        // A branch whose line is not the last sets the step again.
+        // If the line is not the last one, its branch sets the next step.
         match std::mem::replace(&mut self.step, Step::End) {
             Step::Begin { prepared, trace } => {
                 self.begun = Instant::now();
@@ -123,60 +121,60 @@ impl RunningCall {
             Step::Call(PreparedCall::Single(call)) => {
                 let result = call.await;
                 Some(match result {
-                    Ok(_) if self.is_oneway => self.end("sent", json!({})),
-                    Ok(result) => self.end("result", json!({"value": result})),
-                    Err(error) => self.failure(&error.into()),
+                    Ok(_) if self.is_oneway => self.last_line("sent", json!({})),
+                    Ok(result) => self.last_line("result", json!({"value": result})),
+                    Err(error) => self.failure_line(&error.into()),
                 })
             }
             Step::Call(PreparedCall::Streaming(stream)) | Step::Items(stream) => {
-                Some(self.item(stream).await)
+                Some(self.item_line(stream).await)
             }
             Step::Call(PreparedCall::Broadcast(broadcast)) => match broadcast.send().await {
-                Ok(answers) => Some(self.answer(answers).await),
-                Err(error) => Some(self.failure(&error.into())),
+                Ok(answers) => Some(self.answer_line(answers).await),
+                Err(error) => Some(self.failure_line(&error.into())),
             },
-            Step::Answers(answers) => Some(self.answer(answers).await),
+            Step::Answers(answers) => Some(self.answer_line(answers).await),
             Step::End => None,
         }
     }
 
-    /// Waits for the next item, and returns its line, or the last line.
-    async fn item(&mut self, mut stream: StreamingCall<String, MethodError<String>>) -> Value {
+    /// Waits for the next item. Returns its line, or the last line if there is none.
+    async fn item_line(&mut self, mut stream: StreamingCall<String, MethodError<String>>) -> Value {
         match stream.next().await {
             Some(Ok(item)) => {
                 self.step = Step::Items(stream);
                 json!({"event": "item", "value": item})
             }
-            Some(Err(error)) => self.failure(&error.into()),
-            None => self.end("end", json!({})),
+            Some(Err(error)) => self.failure_line(&error.into()),
+            None => self.last_line("end", json!({})),
         }
     }
 
-    /// Waits for the next answer to a broadcast, and returns its line, or the last line.
-    async fn answer(&mut self, mut answers: Gather<String, MethodError<String>>) -> Value {
+    /// Waits for the next answer to a broadcast. Returns its line, or the last line if there is none.
+    async fn answer_line(&mut self, mut answers: Gather<String, MethodError<String>>) -> Value {
         if let Some((worker, answer)) = answers.next().await {
             self.step = Step::Answers(answers);
             return answer_json(&worker, answer.map_err(Failure::from));
         }
         match answers.end() {
-            Some(GatherEnd::Lost(reason)) => self.failure(&reason.into()),
+            Some(GatherEnd::Lost(reason)) => self.failure_line(&reason.into()),
             _ => {
                 let answered = answers.answered();
                 let is_confirmed = answers.is_confirmed();
-                self.end("end", json!({"answered": answered, "confirmed": is_confirmed}))
+                self.last_line("end", json!({"answered": answered, "confirmed": is_confirmed}))
             }
         }
     }
 
     /// Completes the last line of the call, with its event and how long the call took.
-    fn end(&self, event: &str, mut line: Value) -> Value {
+    fn last_line(&self, event: &str, mut line: Value) -> Value {
         line["event"] = event.into();
         line["ms"] = (self.begun.elapsed().as_secs_f64() * 1000.0).into();
         line
     }
 
-    fn failure(&self, failure: &Failure) -> Value {
-        self.end("failure", failure_json(failure))
+    fn failure_line(&self, failure: &Failure) -> Value {
+        self.last_line("failure", failure_json(failure))
     }
 }
 

@@ -30,7 +30,7 @@ const MAX_SAMPLE_BYTES: usize = 16 * 1024 * 1024;
 pub(super) struct Latest {
     /// The number of the round. Zero before the first.
     pub(super) round: u64,
-    /// The services, as the last round found them that asked for them.
+    /// The services, from the last round that asked for them.
     pub(super) catalog: Arc<str>,
     /// What the last round found: a sample, or why there is none. Empty before the first.
     pub(super) line: Arc<str>,
@@ -171,13 +171,13 @@ impl Rounds {
     }
 
     /// Asks the workers what they count, and the broker for the depths of queues. Also asks the
-    /// workers what they serve if [`Fleet::must_ask`] says so.
+    /// workers what they serve if [`Fleet::must_ask_services`] says so.
     async fn ask(&mut self, broker: &Broker, search: Search) -> Result<Round, Failure> {
         let discover = || broker.discover().window(search.window).timeout(search.limit());
         let stats = discover().stats().await?;
         let now = Instant::now();
         self.fleet.note_round(&stats.workers);
-        let asks_services = self.fleet.must_ask(now);
+        let asks_services = self.fleet.must_ask_services(now);
         if asks_services {
             let found = discover().services().await?;
             self.fleet.note_services(found, now);
@@ -200,11 +200,11 @@ impl Rounds {
         services.truncate(MAX_SERVICES);
         let queues: BTreeSet<_> = services.iter().map(|service| service.queue).collect();
         let job_queues = job_queues(&services);
-        let all = queues
+        let all_queues = queues
             .iter()
             .copied()
             .chain(job_queues.iter().map(String::as_str));
-        let depths = depths::ask(broker, all).await;
+        let depths = depths::ask(broker, all_queues).await;
         messages::sample(&Sample {
             at: millis_since_1970(),
             is_complete: stats.is_complete,

@@ -39,10 +39,7 @@ pub(super) async fn serve<L: Listener>(
         // `accept` retries after errors.
         let (stream, _) = listener.accept().await;
         let service = TowerToHyperService::new(router.clone());
-        let connection = Connection {
-            stream,
-            stalled: None,
-        };
+        let connection = Connection { stream, timer: None };
         let served = http.serve_connection(TokioIo::new(connection), service);
         tokio::spawn(async move {
             // An error only ends this connection: the browser may have gone away.
@@ -56,7 +53,7 @@ pub(super) async fn serve<L: Listener>(
 struct Connection<S> {
     stream: S,
     /// Completes at the limit. `None` if no write waits.
-    stalled: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Connection<S> {
@@ -68,11 +65,11 @@ impl<S> Connection<S> {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.timer = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
-        ready!(stalled.as_mut().poll(cx));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
+        ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

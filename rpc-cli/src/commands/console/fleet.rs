@@ -9,7 +9,7 @@ use rpc_runtime::discovery::{Discovered, Worker, WorkerDescription, WorkerStats}
 /// answer may be late.
 const MAX_MISSED: u64 = 2;
 
-/// How often workers are asked again what they serve although none came or went: some may not have
+/// How often workers are asked again what they serve if none came or went: some may not have
 /// answered.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -18,8 +18,8 @@ pub(super) struct Fleet {
     round: u64,
     /// By id.
     workers: BTreeMap<String, Seen>,
-    /// The last answers about services, and the earlier ones of workers that ran then and did not
-    /// answer. `None` before the first.
+    /// The latest description of each worker, without those that were gone when workers were asked
+    /// last. `None` before the first answers.
     found: Option<Discovered<WorkerDescription>>,
     /// The workers that ran when they were asked last what they serve, and when that was.
     asked: Option<(BTreeSet<String>, Instant)>,
@@ -45,10 +45,12 @@ impl Fleet {
     }
 
     /// Whether to ask the workers what they serve.
-    pub(super) fn must_ask(&self, now: Instant) -> bool {
-        self.asked.as_ref().is_none_or(|(ids, at)| {
-            now.saturating_duration_since(*at) >= ASK_AGAIN || !ids.iter().eq(self.workers.keys())
-        })
+    pub(super) fn must_ask_services(&self, now: Instant) -> bool {
+        let Some((ids, at)) = &self.asked else {
+            return true;
+        };
+        let came_or_went = !ids.iter().eq(self.workers.keys());
+        came_or_went || now.saturating_duration_since(*at) >= ASK_AGAIN
     }
 
     /// Notes what workers serve, and that they were asked.
@@ -60,7 +62,7 @@ impl Fleet {
             .map(|description| description.worker.id.clone())
             .collect();
         let earlier = self.found.take().map(|found| found.workers).unwrap_or_default();
-        // One whose answer is late this time serves what it served before.
+        // A worker whose answer is late this time serves what it served before.
         let late = earlier.into_iter().filter(|earlier| {
             !answered.contains(&earlier.worker.id) && self.workers.contains_key(&earlier.worker.id)
         });
@@ -115,13 +117,13 @@ mod tests {
             .unwrap();
         let now = Instant::now();
         let mut fleet = Fleet::default();
-        assert!(fleet.must_ask(now));
+        assert!(fleet.must_ask_services(now));
         fleet.note_round(&workers(&["a", "b"]));
         found.workers = workers(&["a", "b"]);
         fleet.note_services(found.clone(), now);
-        assert!(!fleet.must_ask(now) && fleet.must_ask(now + ASK_AGAIN));
+        assert!(!fleet.must_ask_services(now) && fleet.must_ask_services(now + ASK_AGAIN));
         fleet.note_round(&workers(&["a", "b", "c"]));
-        assert!(fleet.must_ask(now));
+        assert!(fleet.must_ask_services(now));
         // The answer of `a` is late.
         found.workers = workers(&["b", "c"]);
         fleet.note_services(found.clone(), now);
@@ -129,7 +131,7 @@ mod tests {
         for _ in 0..MAX_MISSED {
             fleet.note_round(&workers(&["b", "c"]));
         }
-        assert!(fleet.must_ask(now));
+        assert!(fleet.must_ask_services(now));
         fleet.note_services(found, now);
         assert_eq!(fleet.found().unwrap().workers.len(), 2);
     }

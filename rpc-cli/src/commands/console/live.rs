@@ -7,9 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::collector::{Collector, Latest};
 
-/// Returns lines: what does not change, the services, the samples that are kept, and then each new
-/// round, after the services if they have changed. A page that reads slowly misses rounds, but not
-/// the last one.
+/// Returns the lines for a page. First come what does not change, the services and the samples that
+/// are kept. Each new round follows, with the services before it if they have changed. A page that
+/// reads slowly misses rounds, but not the last one.
 pub(super) fn lines(
     hello: Arc<str>,
     collector: &Collector,

@@ -67,7 +67,7 @@ struct MethodLimits {
 impl MethodLimits {
     /// Returns the description with only the methods that may still be shown, and counts those and
     /// the hidden ones. Does not clone the hidden ones: a hostile worker may describe a million.
-    fn limited(&mut self, described: &ServiceDescription) -> ServiceDescription {
+    fn limit(&mut self, described: &ServiceDescription) -> ServiceDescription {
         let methods = described.methods.iter();
         let shown = methods
             .filter(|method| method.arguments.len() <= MAX_ARGUMENTS)
@@ -86,7 +86,7 @@ impl MethodLimits {
 /// Returns a service for the page, with the methods that `limits` allows. `None` without a
 /// description, which does not happen: services are found by their descriptions.
 fn service(found: &FoundService<'_>, limits: &mut MethodLimits) -> Option<Value> {
-    let described = &limits.limited(found.descriptions.first()?);
+    let described = &limits.limit(found.descriptions.first()?);
     // Without schemas of its own, the service gets some that are made from the spelling of its
     // types, so that the page can show input fields for arguments such as `Vec<u64>`.
     let service = with_schemas(described);
@@ -181,7 +181,8 @@ pub(super) fn trouble(at: u128, message: &str) -> String {
     json!({"kind": "trouble", "at": at, "message": message}).to_string()
 }
 
-/// The most common description of each service, by which it is called.
+/// The most common description of each service, by which it is called. Calls go to the queue on
+/// which the service was found, whatever queue its description names.
 pub(super) fn callable(found: Option<&Discovered<WorkerDescription>>) -> Vec<ServiceDescription> {
     let services = found.map(Discovered::services).unwrap_or_default();
     let described = services.iter().filter_map(|service| {
