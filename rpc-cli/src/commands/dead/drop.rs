@@ -40,8 +40,8 @@ impl DropLetters {
         output: &Output,
     ) -> Result<Outcome, Failure> {
         self.selection.check()?;
-        let asks = !self.yes && !self.selection.dry_run;
-        if asks && (output.json || !io::stdin().is_terminal()) {
+        let must_ask = !self.yes && !self.selection.dry_run;
+        if must_ask && (output.json || !io::stdin().is_terminal()) {
             return Err(Failure::usage(
                 "letters are only deleted after a confirmation",
                 "confirm it with `--yes`, or see with `--dry-run` what would be deleted",
@@ -49,35 +49,34 @@ impl DropLetters {
         }
         let mut scan = Scan::open(queue, self.selection.hold.limit(), ctrl_c(), options).await?;
         let mut report = Report::new("dropped", self.selection.dry_run);
-        let dropped = self
-            .drop_selected(queue, asks, &mut scan, &mut report, output)
-            .await;
+        let dropped = self.drop_selected(queue, &mut scan, &mut report, output).await;
         report.finish(queue, dropped, scan, output).await
     }
 
-    /// Finds the selected letters, and deletes them, after a confirmation if `asks`. A dry run only
-    /// adds them to the report.
+    /// Finds the selected letters, asks for a confirmation unless `--yes` is given, and deletes
+    /// them. A dry run only adds them to the report.
     async fn drop_selected(
         &self,
         queue: &str,
-        asks: bool,
         scan: &mut Scan,
         report: &mut Report,
         output: &Output,
     ) -> Result<(), Failure> {
         let selected = self.find_selected(queue, scan).await?;
-        // Ctrl-C during the search deletes nothing. A dry run reports what was found until then.
-        if scan.is_interrupted() && !self.selection.dry_run {
+        if self.selection.dry_run {
+            // Also those that were found until Ctrl-C.
+            selected.iter().for_each(|(id, _)| report.add_done(id));
             return Ok(());
         }
-        if asks && !selected.is_empty() && !confirm(queue, selected.len(), scan, output).await {
+        // Ctrl-C during the search deletes nothing.
+        if selected.is_empty() || scan.is_interrupted() {
             return Ok(());
         }
-        for (id, tag) in selected {
-            if !self.selection.dry_run {
+        if self.yes || confirm(queue, selected.len(), scan, output).await {
+            for (id, tag) in selected {
                 scan.ack(tag).await?;
+                report.add_done(&id);
             }
-            report.add_done(&id);
         }
         Ok(())
     }
