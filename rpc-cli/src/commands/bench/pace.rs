@@ -62,8 +62,8 @@ impl Pace {
         self.count.map_or(due, |count| count.min(due))
     }
 
-    /// Returns how much of the run is done, and all of it: in calls or in milliseconds, by the limit
-    /// that is closer. `(0, 1)` without a limit.
+    /// Returns how much is done and the total: in calls or in milliseconds, by the limit that is
+    /// closer. `(0, 1)` without a limit.
     pub(super) fn progress(&self, ended: u64, now: Duration) -> (u64, u64) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let by_count = self.count.map(|count| (ended.min(count), count));

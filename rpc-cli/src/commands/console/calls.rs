@@ -138,7 +138,7 @@ impl RunningCall {
         }
     }
 
-    /// Waits for the next item. Returns its line, or the last line if there is none.
+    /// Waits for the next item. Returns its line, or the last line at the end.
     async fn item_line(&mut self, mut stream: StreamingCall<String, MethodError<String>>) -> Value {
         match stream.next().await {
             Some(Ok(item)) => {
@@ -150,7 +150,7 @@ impl RunningCall {
         }
     }
 
-    /// Waits for the next answer to a broadcast. Returns its line, or the last line if there is none.
+    /// Waits for the next answer to a broadcast. Returns its line, or the last line at the end.
     async fn answer_line(&mut self, mut answers: Gather<String, MethodError<String>>) -> Value {
         if let Some((worker, answer)) = answers.next().await {
             self.step = Step::Answers(answers);
