@@ -39,23 +39,20 @@ impl Filter {
         texts.iter().all(|text| text.is_none()) && times.iter().all(Option::is_none)
     }
 
-    /// Whether it selects this letter. One that does not say when it failed last is neither older
-    /// nor newer than any limit.
+    /// Whether the filter selects this letter. A letter that does not say when it failed last is
+    /// neither older nor newer than any limit.
     pub(super) fn selects(&self, facts: &Facts, now: SystemTime) -> bool {
-        let accepts = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
+        let equals = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
+        let error = facts.error.as_ref();
+        let has_error = |wanted: &String| error.is_some_and(|error| error.contains(wanted));
         let age = facts.age(now);
-        accepts(&self.method, &facts.method)
-            && accepts(&self.reason, &facts.reason)
-            && self.error.as_ref().is_none_or(|wanted| {
-                let error = facts.error.as_ref();
-                error.is_some_and(|error| error.contains(wanted.as_str()))
-            })
-            && self
-                .older_than
-                .is_none_or(|limit| age.is_some_and(|age| age > limit))
-            && self
-                .newer_than
-                .is_none_or(|limit| age.is_some_and(|age| age < limit))
+        let is_older = |limit| age.is_some_and(|age| age > limit);
+        let is_newer = |limit| age.is_some_and(|age| age < limit);
+        equals(&self.method, &facts.method)
+            && equals(&self.reason, &facts.reason)
+            && self.error.as_ref().is_none_or(has_error)
+            && self.older_than.is_none_or(is_older)
+            && self.newer_than.is_none_or(is_newer)
     }
 }
 

@@ -47,7 +47,7 @@ impl ListLetters {
         let now = SystemTime::now();
         let mut scan = Scan::open(queue, self.hold.limit(), ctrl_c(), options).await?;
         let letters = self.letters(&mut scan, now).await;
-        let (left, stop) = (scan.left, scan.stop);
+        let (left, is_stopped) = (scan.left, scan.stop.is_some());
         let (notes, finished) = scan.finish().await;
         output.notes(&notes);
         let letters = letters?;
@@ -56,7 +56,8 @@ impl ListLetters {
             output.value(&json_of(queue, &letters, left))?;
         } else {
             output.text(&table(&letters, now))?;
-            if left > 0 && letters.len() == self.limit as usize {
+            let is_at_limit = letters.len() == self.limit as usize;
+            if is_at_limit && left > 0 {
                 output.note(&format!(
                     "{} more in {}; `--limit` lists more",
                     units::count(left as usize, "letter"),
@@ -64,7 +65,7 @@ impl ListLetters {
                 ));
             }
         }
-        Ok(if stop.is_some() {
+        Ok(if is_stopped {
             Outcome::Negative
         } else {
             Outcome::Done
@@ -125,7 +126,7 @@ fn first_line(text: &str) -> String {
     }
 }
 
-/// Returns the letters as JSON. `more` is how many letters were not looked at.
+/// Returns the letters as JSON. `left` is how many letters were not looked at.
 fn json_of(queue: &str, letters: &[(String, Facts)], left: u32) -> Value {
     let letters = letters.iter().map(|(id, facts)| facts.json(id));
     json!({"queue": queue, "letters": letters.collect::<Vec<_>>(), "more": left})

@@ -54,29 +54,28 @@ impl Report {
         }
     }
 
-    /// Ends a command whose work ended with `acted`: puts the held letters back, and prints the
-    /// report, unless the work failed and there is nothing to report. Returns `Negative` if letters
-    /// stayed, or if the scan stopped early.
+    /// Puts the held letters back, and prints the report, unless it is empty and `result`, that of
+    /// the command's work, is a failure. Returns `Negative` if letters stayed, or if the scan
+    /// stopped early.
     pub(super) async fn finish(
         self,
         queue: &str,
-        acted: Result<(), Failure>,
+        result: Result<(), Failure>,
         scan: Scan,
         output: &Output,
     ) -> Result<Outcome, Failure> {
-        let stop = scan.stop;
+        let is_stopped = scan.stop.is_some();
         let (notes, finished) = scan.finish().await;
         output.notes(&notes);
         let is_empty = self.done + self.stayed == 0;
-        // A closed output must not hide that something failed, so errors of printing come last.
-        let printed = if is_empty && acted.is_err() {
+        let printed = if is_empty && result.is_err() {
             Ok(())
         } else {
             self.print(queue, output)
         };
-        acted.and(finished)?;
-        printed?;
-        Ok(if stop.is_some() {
+        // A closed output must not hide that something failed, so errors of printing come last.
+        result.and(finished).and(printed)?;
+        Ok(if is_stopped {
             Outcome::Negative
         } else {
             self.outcome()

@@ -65,8 +65,8 @@ impl Selection {
         Ok(())
     }
 
-    /// With `--all`: takes the next selected letter. `None` at the end, at a stop, or if `done`,
-    /// the number of letters that count, has reached `--limit`.
+    /// With `--all`: takes the next selected letter. Returns `None` at the end, if the scan has to
+    /// stop, or if `--limit` allows no more letters than the `done` ones.
     pub(super) async fn next(&self, scan: &mut Scan, done: u64) -> Result<Option<Letter>, Failure> {
         if self.limit.is_some_and(|limit| done >= limit) {
             return Ok(None);

@@ -115,13 +115,13 @@ fn indented(text: &str) -> String {
 /// A time, and how long ago it was: `0s ago` for one in the future. After [`MAX_DATE`], only the
 /// number of milliseconds.
 fn date(millis: u64, now: SystemTime) -> String {
-    match time_at(millis).filter(|_| millis <= MAX_DATE) {
-        Some(time) => {
+    match time_at(millis) {
+        Some(time) if millis <= MAX_DATE => {
             let age = now.duration_since(time).unwrap_or_default();
             let date = humantime::format_rfc3339_seconds(time);
             format!("{date}, {} ago", units::show_age(age))
         }
-        None => format!("{millis} milliseconds after 1970"),
+        _ => format!("{millis} milliseconds after 1970"),
     }
 }
 
