@@ -57,24 +57,24 @@ struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    /// Retries the letters with the given ids once all of them are found, or with `--all` each
-    /// selected letter before it takes the next one.
+    /// Retries the selected letters: with `--all`, each as soon as it is taken; with ids, none
+    /// before all are found.
     async fn retry_selected(&mut self, selection: &Selection, scan: &mut Scan) -> Result<(), Failure> {
-        if !selection.all {
-            let needs_bodies = true;
-            for letter in find(scan, self.queue, &selection.ids, needs_bodies).await? {
-                if let Some(stop) = scan.check_stop() {
-                    self.report.add_stayed(&letter.id, stop.to_string());
-                } else {
-                    self.retry_one(letter, selection.dry_run, scan).await?;
-                }
+        if selection.all {
+            let ready = u64::from(scan.left);
+            while let Some(letter) = selection.next(scan, self.report.done).await? {
+                self.retry_one(letter, selection.dry_run, scan).await?;
+                self.bar.set_position(ready - u64::from(scan.left));
             }
             return Ok(());
         }
-        let all = u64::from(scan.left);
-        while let Some(letter) = selection.next(scan, self.report.done).await? {
-            self.retry_one(letter, selection.dry_run, scan).await?;
-            self.bar.set_position(all - u64::from(scan.left));
+        let needs_bodies = true;
+        for letter in find(scan, self.queue, &selection.ids, needs_bodies).await? {
+            if let Some(stop) = scan.check_stop() {
+                self.report.add_stayed(&letter.id, stop.to_string());
+            } else {
+                self.retry_one(letter, selection.dry_run, scan).await?;
+            }
         }
         Ok(())
     }
@@ -83,10 +83,10 @@ impl Retry<'_> {
     /// error ends the command.
     async fn retry_one(&mut self, letter: Letter, is_dry_run: bool, scan: &mut Scan) -> Result<(), Failure> {
         let id = letter.id.clone();
-        let retried = match (obstacle(&letter, self.queue), is_dry_run) {
-            (Some(reason), _) => Retried::Stays(reason),
-            (None, true) => Retried::Sent,
-            (None, false) => retry(letter, self.queue, scan).await?,
+        let retried = if is_dry_run {
+            obstacle(&letter, self.queue).map_or(Retried::Sent, Retried::Stays)
+        } else {
+            retry(letter, self.queue, scan).await?
         };
         match retried {
             Retried::Sent => self.report.add_done(&id),
