@@ -69,9 +69,8 @@ pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     }
 }
 
-/// Returns the most common description of the service with this name, or the one that a worker on
-/// `--queue` tells. Without a name, which needs `--queue`, returns that of the first service on the
-/// queue that has the method; without a method, that of the only one there.
+/// Returns the description of a service: the most common one of the service with this name. With
+/// `--queue`, a worker describes those on the queue, and [`choose_on_queue`] chooses one of them.
 pub(crate) async fn service(
     broker: &Broker,
     location: &Location,
@@ -82,7 +81,7 @@ pub(crate) async fn service(
     match (&location.queue, name) {
         (Some(queue), _) => {
             let described = on_queue(broker, queue).await?;
-            Ok(choose_on_queue(queue, described, name, method)?)
+            choose_on_queue(queue, described, name, method)
         }
         (None, Some(name)) => {
             let found = location.search.workers(broker, output).await?;
@@ -135,10 +134,10 @@ fn descriptions_of<'a>(service: &'a FoundService<'_>) -> impl Iterator<Item = Se
     service
         .descriptions
         .iter()
-        .map(|&description| on_this_queue(description.clone(), service.queue))
+        .map(|&description| with_queue(description.clone(), service.queue))
 }
 
-fn on_this_queue(mut service: ServiceDescription, queue: &str) -> ServiceDescription {
+fn with_queue(mut service: ServiceDescription, queue: &str) -> ServiceDescription {
     queue.clone_into(&mut service.queue);
     service
 }
@@ -157,7 +156,7 @@ pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<Service
 /// describes only those on the queue, so calls go there, whatever queue the answer names.
 fn services_on(queue: &str, described: WorkerDescription) -> Vec<ServiceDescription> {
     let services = described.queues.into_iter().flat_map(|queue| queue.services);
-    services.map(|service| on_this_queue(service, queue)).collect()
+    services.map(|service| with_queue(service, queue)).collect()
 }
 
 /// Returns the failure of asking a worker on this queue for its description.

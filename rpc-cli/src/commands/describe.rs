@@ -64,18 +64,17 @@ impl Describe {
 
     /// Finds the service, all its versions, or all services of the queue.
     async fn find(&self, broker: &Broker, output: &Output) -> Result<Described, Failure> {
-        match (&self.service, &self.location.queue) {
-            (None, Some(queue)) => Ok(Described::Several(lookup::on_queue(broker, queue).await?)),
-            (Some(name), None) if self.versions => Ok(Described::Several(
-                lookup::versions(broker, self.location.search, name, output).await?,
-            )),
-            (name, _) => {
-                let name = name.as_deref();
-                Ok(Described::One(
-                    lookup::service(broker, &self.location, name, None, output).await?,
-                ))
+        let Location { queue, search } = &self.location;
+        Ok(match (self.service.as_deref(), queue) {
+            (None, Some(queue)) => Described::Several(lookup::on_queue(broker, queue).await?),
+            (Some(name), None) if self.versions => {
+                Described::Several(lookup::versions(broker, *search, name, output).await?)
             }
-        }
+            (name, _) => {
+                let any_method = None;
+                Described::One(lookup::service(broker, &self.location, name, any_method, output).await?)
+            }
+        })
     }
 }
 
@@ -122,7 +121,7 @@ fn docs(docs: &str, indent: &str) -> Vec<String> {
     lines.collect()
 }
 
-/// Returns a line for each argument about which the signature does not show everything.
+/// Returns a line for each argument that is optional or has other names.
 fn argument_notes(method: &MethodDescription) -> Vec<String> {
     let mut lines = Vec::new();
     for argument in &method.arguments {

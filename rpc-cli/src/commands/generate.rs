@@ -73,7 +73,8 @@ impl Source {
             return read(file, name);
         }
         let broker = connect(options).await?;
-        let found = lookup::service(&broker, &self.location, name, None, output).await;
+        let any_method = None;
+        let found = lookup::service(&broker, &self.location, name, any_method, output).await;
         close(&broker).await;
         found
     }

@@ -1,6 +1,7 @@
 //! `rpc list`.
 
 use clap::Args;
+use rpc_runtime::Broker;
 use rpc_runtime::discovery::{Discovered, WorkerDescription};
 use serde_json::{Value, json};
 
@@ -41,17 +42,10 @@ impl List {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         let broker = connect(options).await?;
         let found = self.search.workers(&broker, output).await;
+        // JSON has services and workers in any case.
+        let shows_services = !self.workers || output.json;
         let depths = match &found {
-            // JSON has services and workers in any case.
-            Ok(found) if !self.workers || output.json => {
-                let services = found.services();
-                let job_queues = services.iter().filter(|service| has_jobs(service));
-                let job_queues: Vec<_> = job_queues
-                    .flat_map(|service| depths::job_queues(service.queue))
-                    .collect();
-                let queues = services.iter().map(|service| service.queue);
-                depths::ask(&broker, queues.chain(job_queues.iter().map(String::as_str))).await
-            }
+            Ok(found) if shows_services => ask_depths(&broker, found).await,
             _ => Depths::new(),
         };
         close(&broker).await;
@@ -72,6 +66,16 @@ impl List {
         })?;
         Ok(Outcome::Done)
     }
+}
+
+/// Asks for the depths of the services' queues, and of those that their jobs move to.
+async fn ask_depths(broker: &Broker, found: &Discovered<WorkerDescription>) -> Depths {
+    let services = found.services();
+    let with_jobs = services.iter().filter(|service| has_jobs(service));
+    let job_queues = with_jobs.flat_map(|service| depths::job_queues(service.queue));
+    let job_queues: Vec<_> = job_queues.collect();
+    let queues = services.iter().map(|service| service.queue);
+    depths::ask(broker, queues.chain(job_queues.iter().map(String::as_str))).await
 }
 
 /// Returns the tables of services, and of those with jobs.
