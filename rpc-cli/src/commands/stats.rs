@@ -13,7 +13,7 @@ use crate::depths::{self, Depths};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::{Location, note_missing};
 use crate::method_stats::history::History;
-use crate::method_stats::rows::{Recent, Rows, rows_of_workers, sums_of_workers};
+use crate::method_stats::rows::{Recent, RowKey, Rows, rows_of_workers, sums_of_workers};
 use crate::options::Options;
 use crate::output::Output;
 use crate::suggestion::did_you_mean;
@@ -83,28 +83,25 @@ impl Stats {
 
     /// Shows the statistics once, or with `--watch` at each interval.
     async fn show_updates(&self, broker: &Broker, output: &Output) -> Result<(), Failure> {
-        let Some(pause) = self.watch else {
-            let stats = self.ask(broker, output).await?;
-            let no_history = History::default();
-            let rows = self.selected_rows(&stats, &no_history, Instant::now())?;
-            let depths = ask_depths(broker, &rows).await;
+        let mut history = History::default();
+        let Some(interval) = self.watch else {
+            let (rows, depths) = self.update(broker, &mut history, output).await?;
             return self.show(&rows, &depths, output);
         };
-        let mut ticks = tokio::time::interval(pause);
+        let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut history = History::default();
         let mut updates = 0;
         while self.count.is_none_or(|count| updates < count) {
             updates += 1;
             ticks.tick().await;
             let updated = self.update(broker, &mut history, output).await;
+            let is_last = self.count == Some(updates);
+            let may_show_nothing = history.has_updates() || !is_last;
             let (rows, depths) = match updated {
                 Ok(update) => update,
                 // A later update may succeed, because workers and the connection come back. The
                 // last update fails if none before it had anything to show.
-                Err(failure)
-                    if is_transient(&failure) && (history.has_updates() || self.count != Some(updates)) =>
-                {
+                Err(failure) if is_transient(&failure) && may_show_nothing => {
                     output.note(&format!("nothing to show now: {}", failure.message()));
                     continue;
                 }
@@ -177,30 +174,18 @@ impl Stats {
 
     /// Returns the rows of the service, or of all services. Fails if there are none.
     fn selected_rows(&self, stats: &[WorkerStats], history: &History, now: Instant) -> Result<Rows, Failure> {
-        let mut rows = if self.workers {
+        let all = if self.workers {
             rows_of_workers(stats, history, now)
         } else {
             sums_of_workers(stats, history, now)
         };
-        let Some(service) = &self.service else {
-            if rows.is_empty() {
-                return Err(match stats {
-                    [] => not_found("no worker was found".to_owned(), None, &rows),
-                    _ => Failure::NotFound {
-                        message: "no worker that was found serves a method".to_owned(),
-                        hint: "`rpc list --workers` shows what they serve".to_owned(),
-                    },
-                });
-            }
-            return Ok(rows);
-        };
-        let all = rows.clone();
-        rows.retain(|key, _| key.service == *service);
-        if rows.is_empty() {
-            let message = format!("no service {service} was found");
-            return Err(not_found(message, Some(service), &all));
+        let service = self.service.as_deref();
+        let is_selected = |key: &RowKey| service.is_none_or(|service| key.service == service);
+        let (selected, others): (Rows, Rows) = all.into_iter().partition(|(key, _)| is_selected(key));
+        if selected.is_empty() {
+            return Err(not_found(service, stats, &others));
         }
-        Ok(rows)
+        Ok(selected)
     }
 }
 
@@ -208,14 +193,23 @@ async fn ask_depths(broker: &Broker, rows: &Rows) -> Depths {
     depths::ask(broker, rows.keys().map(|key| key.queue.as_str())).await
 }
 
-fn not_found(message: String, service: Option<&str>, all: &Rows) -> Failure {
-    let suggestion =
-        service.and_then(|service| did_you_mean(service, all.keys().map(|key| key.service.as_str())));
-    Failure::NotFound {
-        message,
-        hint: suggestion
-            .unwrap_or_else(|| "is it running, and on this virtual host? see `rpc list`".to_owned()),
-    }
+/// Returns the failure if there are no rows of the service, or none at all if no service is named.
+/// `others` are the rows of other services.
+fn not_found(service: Option<&str>, stats: &[WorkerStats], others: &Rows) -> Failure {
+    let is_it_running = || "is it running, and on this virtual host? see `rpc list`".to_owned();
+    let (message, hint) = match (service, stats) {
+        (Some(service), _) => {
+            let known = others.keys().map(|key| key.service.as_str());
+            let hint = did_you_mean(service, known).unwrap_or_else(is_it_running);
+            (format!("no service {service} was found"), hint)
+        }
+        (None, []) => ("no worker was found".to_owned(), is_it_running()),
+        (None, _) => (
+            "no worker that was found serves a method".to_owned(),
+            "`rpc list --workers` shows what they serve".to_owned(),
+        ),
+    };
+    Failure::NotFound { message, hint }
 }
 
 /// Whether a later update may succeed.
@@ -267,10 +261,10 @@ fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> Stri
         shed,
     ]);
     for (key, row) in rows {
-        let rate = |rate: fn(&Recent) -> f64| match (is_watched, &row.recent) {
-            (false, _) => String::new(),
-            (true, None) => "-".to_owned(),
-            (true, Some(recent)) => format!("{:.1}", rate(recent)),
+        let rate = |per_second: fn(&Recent) -> f64| match &row.recent {
+            _ if !is_watched => String::new(),
+            None => "-".to_owned(),
+            Some(recent) => format!("{:.1}", per_second(recent)),
         };
         let mean = if is_watched {
             row.recent.as_ref().and_then(|recent| recent.counted.mean())
