@@ -13,9 +13,9 @@ use crate::failure::Failure;
 pub(super) struct NewFolder {
     /// The path as the user gave it, for messages.
     shown: PathBuf,
-    /// The absolute path of the folder that will contain it, which exists.
+    /// The absolute path of the folder that will contain the new one. It exists.
     parent: PathBuf,
-    /// Its absolute path.
+    /// The absolute path of the new folder.
     path: PathBuf,
 }
 
@@ -25,27 +25,29 @@ impl NewFolder {
         let (parent, absolute) = match path.canonicalize() {
             Ok(existing) => {
                 check_replaceable(path, &existing)?;
-                (existing.parent().map(Path::to_owned), existing)
+                let parent = existing.parent().ok_or_else(|| no_name(path))?;
+                (parent.to_owned(), existing)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && !is_dangling_link(path) => {
                 let name = path.file_name().ok_or_else(|| no_name(path))?;
                 let parent = parent_of(path)?;
                 let joined = parent.join(name);
-                (Some(parent), joined)
+                (parent, joined)
             }
             Err(error) => return Err(cannot_create(path, error)),
         };
         Ok(Self {
             shown: path.to_owned(),
-            parent: parent.ok_or_else(|| no_name(path))?,
+            parent,
             path: absolute,
         })
     }
 
     /// Creates the folder with these files. If it fails, nothing is left of them.
     ///
-    /// The files are written to a folder within a temporary one beside it, which is then renamed.
-    /// Renaming fails if there is a file or a folder that is not empty, so nothing is overwritten.
+    /// Writes the files to a folder within a temporary one in `parent`, and renames that folder to
+    /// `path`. Renaming fails if there is a file or a folder that is not empty there, so nothing is
+    /// overwritten.
     pub(super) fn create(&self, files: &[NewFile]) -> Result<(), Failure> {
         self.write_and_rename(files)
             .map_err(|error| cannot_create(&self.shown, error))

@@ -56,15 +56,14 @@ pub(super) fn files(name: &ProjectName, runtime: &Runtime) -> Vec<NewFile> {
     filled.collect()
 }
 
-/// Replaces the placeholders. A placeholder whose value may be empty must be alone on its line: the
-/// line disappears then.
+/// Replaces the placeholders. Leaves out a line with only a placeholder whose value is empty.
 fn fill(template: &str, values: &[(&str, String)]) -> String {
-    let is_empty = |line: &str| {
-        let mut empty = values.iter().filter(|(_, value)| value.is_empty());
-        empty.any(|(placeholder, _)| line.trim() == *placeholder)
+    let becomes_empty = |line: &str| {
+        let mut values = values.iter();
+        values.any(|(placeholder, value)| value.is_empty() && line.trim() == *placeholder)
     };
     let lines = template.split_inclusive('\n');
-    let kept = lines.filter(|line| !is_empty(line));
+    let kept = lines.filter(|line| !becomes_empty(line));
     kept.map(|line| fill_line(line, values)).collect()
 }
 
