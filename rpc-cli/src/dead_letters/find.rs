@@ -11,8 +11,8 @@ use crate::failure::Failure;
 const MAX_KEPT: usize = 256 * 1024 * 1024;
 
 /// Searches for letters by their ids, or by the beginnings of them. Returns each letter once, in
-/// the order of the queue, and without its body unless `needs_bodies`. Takes letters to the end, or
-/// until each id is the whole id of one of them.
+/// the order of the queue, and without its body unless `needs_bodies`. Takes letters to the end,
+/// unless letters with exactly these ids are found before.
 ///
 /// # Errors
 ///
@@ -25,7 +25,7 @@ pub(crate) async fn find(
     needs_bodies: bool,
 ) -> Result<Vec<Letter>, Failure> {
     let mut wanted = Wanted::new(ids);
-    let mut kept = 0;
+    let mut kept_bytes = 0;
     while !wanted.is_complete()
         && let Some(mut letter) = scan.next().await?
     {
@@ -33,10 +33,10 @@ pub(crate) async fn find(
             letter.message.body = Vec::new();
         }
         let (id, size) = (letter.id.clone(), size_of(&letter.message));
-        if wanted.offer(&id, letter) {
-            kept += size;
+        if wanted.keep_if_needed(&id, letter) {
+            kept_bytes += size;
         }
-        if kept > MAX_KEPT {
+        if kept_bytes > MAX_KEPT {
             return Err(Failure::usage(
                 format!("these letters have more than {} MiB together", MAX_KEPT >> 20),
                 "name fewer at a time, or write more digits of their ids, so that fewer letters fit them",

@@ -57,7 +57,7 @@ fn is_removed(name: &str) -> bool {
 /// Returns the properties of the retry of a dead letter: those of the letter, but persistent and
 /// without the headers that [`is_removed`] names. Leaves out the `user_id`, which only that user
 /// may send, and the `expiration`, so that the retry is not lost while it waits.
-pub(crate) fn of_retry(dead: &BasicProperties) -> BasicProperties {
+pub(crate) fn retry_properties(dead: &BasicProperties) -> BasicProperties {
     let mut retry = BasicProperties::default().with_delivery_mode(PERSISTENT);
     if let Some(headers) = dead.headers() {
         let mut kept = FieldTable::default();
@@ -177,14 +177,14 @@ mod tests {
             .with_expiration("10".into())
             .with_delivery_mode(1)
             .with_headers(headers);
-        let retry = of_retry(&dead);
+        let retry = retry_properties(&dead);
         assert_eq!(
             properties_json(&retry),
             json!({"type": "send", "message_id": "m", "delivery_mode": 2})
         );
         let headers = table_json(retry.headers().as_ref().unwrap());
         assert_eq!(headers, json!({"tenant": 7, "x-own": 7, "rpc-copy": 7}));
-        assert_eq!(*of_retry(&BasicProperties::default()).headers(), None);
+        assert_eq!(*retry_properties(&BasicProperties::default()).headers(), None);
     }
 
     #[test]

@@ -60,15 +60,16 @@ impl Facts {
         let death = last_death(headers).unwrap_or(&empty);
         // If a message died several times in one queue for one reason, RabbitMQ gives the time of
         // the first death. That of the last is not known then.
-        let died = number(death, "time").filter(|_| number(death, "count").unwrap_or(1) <= 1);
-        let died = died.and_then(|seconds| seconds.checked_mul(1000));
+        let died_once = number(death, "count").unwrap_or(1) <= 1;
+        let died_at = number(death, "time").filter(|_| died_once);
+        let died_at = died_at.and_then(|seconds| seconds.checked_mul(1000));
         Self {
             method: message.properties.kind().as_ref().map(ToString::to_string),
             reason: text(headers, "rpc-reason").or_else(|| text(death, "reason")),
             error: text(headers, "rpc-error"),
             attempts: number(headers, "rpc-attempts"),
             first_failure: number(headers, "rpc-first-failure"),
-            last_failure: number(headers, "rpc-last-failure").or(died),
+            last_failure: number(headers, "rpc-last-failure").or(died_at),
             origin: text(headers, "rpc-origin").or_else(|| text(death, "queue")),
             user: text(headers, "rpc-user"),
             size: message.body.len(),
@@ -102,10 +103,9 @@ impl Facts {
         let Some(suffix) = origin.strip_prefix(queue) else {
             return false;
         };
-        let delay = suffix.strip_prefix(".retry.");
-        let is_retry =
-            delay.is_some_and(|delay| !delay.is_empty() && delay.bytes().all(|byte| byte.is_ascii_digit()));
-        is_retry || matches!(suffix, "" | ".batch")
+        let is_delay = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let is_retry_queue = suffix.strip_prefix(".retry.").is_some_and(is_delay);
+        is_retry_queue || matches!(suffix, "" | ".batch")
     }
 
     pub(crate) fn json(&self, id: &str) -> Value {
@@ -152,17 +152,17 @@ pub(crate) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
 
 /// Returns the number from which a letter's id is made: the token that its worker gave it, or a
 /// hash of its properties, headers and body. Several letters may have the same number.
-pub(crate) fn number_of(message: &TakenMessage) -> u64 {
+pub(crate) fn id_number(message: &TakenMessage) -> u64 {
     let headers = message.properties.headers().as_ref();
     let token = headers.and_then(|headers| text(headers, "rpc-copy"));
-    let number = token.and_then(|token| number_of_token(&token));
+    let number = token.and_then(|token| parse_token(&token));
     number.unwrap_or_else(|| hash_of(message))
 }
 
 /// Reads a token as workers write it: as 16 hexadecimal digits.
-fn number_of_token(token: &str) -> Option<u64> {
+fn parse_token(token: &str) -> Option<u64> {
     let is_token = token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_token.then(|| u64::from_str_radix(token, 16).ok())?
+    u64::from_str_radix(token, 16).ok().filter(|_| is_token)
 }
 
 /// Returns a hash of a letter's properties, headers and body. A letter has the same hash each time:
@@ -280,14 +280,14 @@ pub(crate) mod tests {
         assert_eq!((facts.attempts, facts.reason.clone()), (None, None));
         assert!(facts.is_from("any"));
         assert!(facts.age(SystemTime::now()).is_none_or(|age| age.is_zero()));
-        assert_eq!(number_of(&message), hash_of(&message));
+        assert_eq!(id_number(&message), hash_of(&message));
     }
 
     #[test]
     fn the_number_is_the_token_or_depends_on_everything_but_the_deliveries() {
         let token = [("rpc-copy", long("00000000000000ff"))];
-        assert_eq!(number_of(&message(&token, b"")), 255);
-        let number = |headers: &[_], body: &[u8]| number_of(&message(headers, body));
+        assert_eq!(id_number(&message(&token, b"")), 255);
+        let number = |headers: &[_], body: &[u8]| id_number(&message(headers, body));
         let first = number(&[("a", long("1"))], b"x");
         assert_eq!(
             first,

@@ -3,7 +3,7 @@
 use rpc_runtime::__tools::CopyOutcome;
 use rpc_runtime::BrokerError;
 
-use super::headers::of_retry;
+use super::headers::retry_properties;
 use super::letter::Letter;
 use super::scan::Scan;
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ pub(crate) async fn retry(letter: Letter, queue: &str, scan: &mut Scan) -> Resul
         return Ok(Retried::Stays(reason));
     }
     let Letter { id, message, facts } = letter;
-    let copy = of_retry(&message.properties);
+    let copy = retry_properties(&message.properties);
     let target = facts.target(queue);
     match scan.reader.publish(&target, copy, message.body).await {
         Ok(CopyOutcome::Confirmed) => {
@@ -58,9 +58,10 @@ pub(crate) fn obstacle(letter: &Letter, queue: &str) -> Option<String> {
     if let Some(reason) = &letter.message.malformed {
         return Some(format!("it cannot be copied: {reason}"));
     }
-    let facts = &letter.facts;
-    let origin = facts.origin.as_ref().filter(|_| !facts.is_from(queue))?;
-    Some(format!("it comes from the queue {origin:?}"))
+    match &letter.facts.origin {
+        Some(origin) if !letter.facts.is_from(queue) => Some(format!("it comes from the queue {origin:?}")),
+        _ => None,
+    }
 }
 
 /// The failure of a retry whose outcome is not known.

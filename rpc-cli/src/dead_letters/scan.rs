@@ -11,7 +11,7 @@ use rpc_runtime::BrokerError;
 use rpc_runtime::discovery::dead_queue;
 use tokio::time::Instant;
 
-use super::letter::{Facts, Letter, came_back_to_quorum_queue, number_of, return_count};
+use super::letter::{Facts, Letter, came_back_to_quorum_queue, id_number, return_count};
 use super::wanted::Ids;
 use crate::connection;
 use crate::failure::Failure;
@@ -37,7 +37,7 @@ pub(crate) struct Scan {
     /// When the time limit ends. `None` while no letter is held.
     deadline: Option<Instant>,
     interrupted: Interrupted,
-    /// Why the rest is left out. `None` if it is not.
+    /// Why the scan stopped before the end. `None` if it did not.
     pub(crate) stop: Option<Stop>,
     /// The largest number of times that a letter was delivered and returned to the queue.
     most_returns: u64,
@@ -130,7 +130,7 @@ impl Scan {
         };
         self.left -= 1;
         let facts = Facts::read(&message);
-        let id = self.ids.assign(number_of(&message));
+        let id = self.ids.assign(id_number(&message));
         Ok(Some(Letter { id, message, facts }))
     }
 
@@ -156,11 +156,10 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes the other letters that were returned to the queue at an earlier time, if it is a
-    /// quorum queue. Such a queue delivers returned letters first, in the order of their return. So
-    /// those that this scan does not take would come before those that it returns. Ends early once
-    /// the scan has to stop. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the
-    /// longer for a letter the more are held.
+    /// Takes the other letters that came back to a quorum queue earlier. It delivers them in the
+    /// order in which they came back, so those that are not taken would overtake those that are
+    /// held. Ends early once the scan has to stop, or after [`ORDER_LIMIT`]: a quorum queue takes
+    /// the longer for a letter the more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
         let give_up = Instant::now() + ORDER_LIMIT;
         while self.next_may_overtake
@@ -205,12 +204,13 @@ impl Scan {
         let mut notes: Vec<_> = self.stop.map(|stop| self.stop_note(stop)).into_iter().collect();
         let ordered = self.keep_order().await;
         let released = self.reader.release().await;
-        // From half of the default limit on, the user should know. A letter that came back more
-        // often than that limit allows shows that the queue has another one.
-        let may_be_limited =
+        // The user should know when half of the default limit is used up. A letter that came back
+        // more often than the whole limit shows that the queue does not have it.
+        let is_near_default_limit =
             (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
         // A queue with the properties that a worker declares has a limit that is never reached.
-        if may_be_limited && !matches!(self.reader.is_dead_queue_of(&self.queue).await, Ok(Some(true))) {
+        if is_near_default_limit && !matches!(self.reader.is_dead_queue_of(&self.queue).await, Ok(Some(true)))
+        {
             notes.push(self.limit_note());
         }
         self.reader.close().await;

@@ -9,7 +9,7 @@ use rpc_runtime::discovery::dead_queue;
 const MAX_LISTED: usize = 5;
 
 /// Gives ids to letters in their order. An id is the letter's number (see
-/// [`number_of`](super::letter::number_of)) as 16 hexadecimal digits. If several letters have the
+/// [`id_number`](super::letter::id_number)) as 16 hexadecimal digits. If several letters have the
 /// same number, the second one's id ends with `-2`, and so on.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
@@ -82,17 +82,17 @@ impl<T> Wanted<T> {
         self.wanted_ids.iter().all(|wanted| wanted.is_exact)
     }
 
-    /// Looks at the next letter. Keeps the first letter whose id begins like a wanted one, and the
-    /// one whose id is exactly it. Returns whether this letter was kept.
-    pub(crate) fn offer(&mut self, id: &str, letter: T) -> bool {
-        let mut is_kept = false;
+    /// Looks at the next letter, and keeps it if [`found`](Self::found) may have to return it.
+    /// Returns whether it was kept.
+    pub(crate) fn keep_if_needed(&mut self, id: &str, letter: T) -> bool {
+        let mut is_needed = false;
         for wanted in &mut self.wanted_ids {
-            is_kept |= wanted.offer(id);
+            is_needed |= wanted.add_match(id);
         }
-        if is_kept {
+        if is_needed {
             self.kept.push((id.to_owned(), letter));
         }
-        is_kept
+        is_needed
     }
 
     /// Returns the letters that were found, each once. `queue` is the request queue that the jobs
@@ -112,9 +112,9 @@ impl<T> Wanted<T> {
 }
 
 impl WantedId {
-    /// Looks at a letter's id. Returns whether to keep the letter: the first whose id begins like
-    /// the wanted one, or the one whose id is exactly it.
-    fn offer(&mut self, id: &str) -> bool {
+    /// Adds a letter's id if it matches. Returns whether to keep the letter: the first one that
+    /// matches, or the one whose id is exactly the wanted one.
+    fn add_match(&mut self, id: &str) -> bool {
         if self.is_exact || !id.starts_with(&self.text) {
             return false;
         }
@@ -131,16 +131,16 @@ impl WantedId {
 
     /// Returns the id of the only letter that matches.
     fn found(&self, queue: &str) -> Result<&str, Failure> {
-        match (self.matches.as_slice(), self.count) {
-            ([], _) => Err(Failure::NotFound {
+        match self.matches.as_slice() {
+            [] => Err(Failure::NotFound {
                 message: format!("no letter in {} has the id {}", dead_queue(queue), self.text),
                 hint: format!(
                     "`rpc dead {queue} list` shows the ids; another consumer or `rpc` may hold the letter at the moment"
                 ),
             }),
-            ([only], 1) => Ok(only),
-            (first, count) => {
-                let others = match count - first.len() {
+            [only] => Ok(only),
+            first => {
+                let others = match self.count - first.len() {
                     0 => String::new(),
                     others => format!(" and {others} more"),
                 };
@@ -182,7 +182,7 @@ mod tests {
         let ids: Vec<_> = ids.iter().map(|&id| id.to_owned()).collect();
         let mut wanted = Wanted::new(&ids);
         for id in letters {
-            wanted.offer(id, ());
+            wanted.keep_if_needed(id, ());
         }
         match wanted.found("mail") {
             Ok(found) => Ok(found.into_iter().map(|(id, ())| id).collect()),
