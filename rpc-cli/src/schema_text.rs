@@ -23,8 +23,8 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    /// The limits of the schemas within one.
-    fn within(self) -> Self {
+    /// Returns the limits of the schemas within a schema.
+    fn nested(self) -> Self {
         Self {
             depth: self.depth.saturating_sub(1),
             ..self
@@ -44,10 +44,11 @@ impl Limits<'_> {
 /// Returns the lines that show a definition: a field or an alternative per line, else the type.
 pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     let mut lines = docs(schema, "    ");
-    let Some(fields) = schema.get("properties").and_then(Value::as_object) else {
-        return without_fields(lines, name, schema);
-    };
     lines.push(format!("    type {name}"));
+    let Some(fields) = schema.get("properties").and_then(Value::as_object) else {
+        lines.extend(lines_without_fields(schema));
+        return lines;
+    };
     for (field, schema_of_field) in fields {
         lines.extend(docs(schema_of_field, "        "));
         let optional = if is_required(schema, field) {
@@ -68,17 +69,15 @@ pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
     lines
 }
 
-/// Returns the lines that show a definition without fields, after its docs, which are in `lines`.
-fn without_fields(mut lines: Vec<String>, name: &str, schema: &Value) -> Vec<String> {
-    lines.push(format!("    type {name}"));
-    match alternatives(schema) {
-        Some(alternatives) => {
-            for alternative in alternatives {
-                lines.extend(docs(alternative, "        "));
-                lines.push(format!("        {}", type_text(alternative)));
-            }
-        }
-        None => lines.push(format!("        {}", type_text(schema))),
+/// Returns the lines for a definition without fields: an alternative per line, else the type.
+fn lines_without_fields(schema: &Value) -> Vec<String> {
+    let Some(alternatives) = alternatives(schema) else {
+        return vec![format!("        {}", type_text(schema))];
+    };
+    let mut lines = Vec::new();
+    for alternative in alternatives {
+        lines.extend(docs(alternative, "        "));
+        lines.push(format!("        {}", type_text(alternative)));
     }
     lines
 }
@@ -123,8 +122,8 @@ fn type_within(schema: &Value, limits: Limits<'_>) -> String {
         return "..".to_owned();
     }
     if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
-        let elsewhere = || reference.rsplit('/').next().unwrap_or(reference).to_owned();
-        return definition_name(reference).unwrap_or_else(elsewhere);
+        let last_part = || reference.rsplit('/').next().unwrap_or(reference).to_owned();
+        return definition_name(reference).unwrap_or_else(last_part);
     }
     if let Some(value) = object.get("const") {
         return value.to_string();
@@ -133,17 +132,17 @@ fn type_within(schema: &Value, limits: Limits<'_>) -> String {
         return joined(values.iter().map(Value::to_string), " | ");
     }
     if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
-        return type_within(only, limits.within());
+        return type_within(only, limits.nested());
     }
     // Beside `properties`, alternatives are those of a flattened enum, which are left out here.
     if alternatives(schema).is_some() && !object.contains_key("properties") {
         return alternatives_text(schema, limits);
     }
     match object.get("type") {
-        Some(Value::String(name)) => of_type(name, object, limits),
+        Some(Value::String(name)) => keyword_text(name, object, limits),
         Some(Value::Array(names)) => {
             let names = names.iter().filter_map(Value::as_str);
-            joined(names.map(|name| of_type(name, object, limits)), " | ")
+            joined(names.map(|name| keyword_text(name, object, limits)), " | ")
         }
         _ => "any".to_owned(),
     }
@@ -152,28 +151,28 @@ fn type_within(schema: &Value, limits: Limits<'_>) -> String {
 fn alternatives_text(schema: &Value, limits: Limits<'_>) -> String {
     let alternatives = alternatives(schema).into_iter().flatten();
     joined(
-        alternatives.map(|schema| type_within(schema, limits.within())),
+        alternatives.map(|schema| type_within(schema, limits.nested())),
         " | ",
     )
 }
 
 /// Returns the text for one of the values that a schema's `type` has, such as `integer`.
-fn of_type(keyword: &str, schema: &Map<String, Value>, limits: Limits<'_>) -> String {
+fn keyword_text(keyword: &str, schema: &Map<String, Value>, limits: Limits<'_>) -> String {
     let format = schema.get("format").and_then(Value::as_str);
     match (keyword, format) {
-        ("integer" | "number", Some(format)) => number(format),
+        ("integer" | "number", Some(format)) => number_text(format),
         ("boolean", _) => "bool".to_owned(),
         ("string", Some(format)) => format!("string ({format})"),
         // The runtime's own format.
         ("array", Some("bytes")) => "bytes".to_owned(),
-        ("array", _) => array(schema, limits),
-        ("object", _) => object(schema, limits),
+        ("array", _) => array_text(schema, limits),
+        ("object", _) => object_text(schema, limits),
         (keyword, _) => keyword.to_owned(),
     }
 }
 
 /// Returns the Rust type that schemars calls `uint64` or `double`, or any other format as it is.
-fn number(format: &str) -> String {
+fn number_text(format: &str) -> String {
     match format {
         "float" => "f32".to_owned(),
         "double" => "f64".to_owned(),
@@ -185,26 +184,26 @@ fn number(format: &str) -> String {
     }
 }
 
-fn array(schema: &Map<String, Value>, limits: Limits<'_>) -> String {
+fn array_text(schema: &Map<String, Value>, limits: Limits<'_>) -> String {
     match schema.get("items") {
         Some(Value::Array(items)) => {
-            let items = items.iter().map(|item| type_within(item, limits.within()));
+            let items = items.iter().map(|item| type_within(item, limits.nested()));
             format!("({})", joined(items, ", "))
         }
-        Some(item) => format!("[{}]", type_within(item, limits.within())),
+        Some(item) => format!("[{}]", type_within(item, limits.nested())),
         None => "[any]".to_owned(),
     }
 }
 
-fn object(schema: &Map<String, Value>, limits: Limits<'_>) -> String {
+fn object_text(schema: &Map<String, Value>, limits: Limits<'_>) -> String {
     if let Some(Value::Object(fields)) = schema.get("properties") {
         let fields = fields
             .iter()
-            .map(|(name, field)| format!("{name}: {}", type_within(field, limits.within())));
+            .map(|(name, field)| format!("{name}: {}", type_within(field, limits.nested())));
         return format!("{{{}}}", joined(fields, ", "));
     }
     match schema.get("additionalProperties") {
-        Some(values @ Value::Object(_)) => format!("{{string: {}}}", type_within(values, limits.within())),
+        Some(values @ Value::Object(_)) => format!("{{string: {}}}", type_within(values, limits.nested())),
         _ => "object".to_owned(),
     }
 }
