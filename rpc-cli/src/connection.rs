@@ -56,10 +56,8 @@ pub(crate) async fn close(broker: &Broker) {
 fn variables() -> Result<Vec<(String, String)>, Failure> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
-        let Some(name) = name
-            .to_str()
-            .filter(|name| *name == AMQP_URL || name.starts_with("RPC_RUNTIME_"))
-        else {
+        let is_ours = |name: &&str| *name == AMQP_URL || name.starts_with("RPC_RUNTIME_");
+        let Some(name) = name.to_str().filter(is_ours) else {
             continue;
         };
         match value.into_string() {

@@ -199,8 +199,8 @@ impl Failure {
         }
     }
 
-    /// Returns whether the method of a failed call ran: `no`, `maybe` or `yes`. `None` if it was no
-    /// call that failed, for instance the search for its service.
+    /// Returns whether the method of a failed call ran: `no`, `maybe` or `yes`. `None` if something
+    /// else failed, for instance the search for its service.
     pub(crate) fn executed(&self) -> Option<&'static str> {
         match self {
             Self::Call(error) => Some(executed_text(error.executed())),
@@ -357,14 +357,12 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
         }
         BrokerError::Connect { source, .. } => {
             let causes = with_causes(String::new(), Some(source));
-            match causes {
-                _ if causes.contains("ACCESS_REFUSED") => {
-                    "the user or the password is wrong: they are before the host in `--url` or AMQP_URL"
-                }
-                _ if causes.contains("NOT_ALLOWED") => {
-                    "there is no such virtual host, or the user may not use it: it is after the host in `--url` or AMQP_URL"
-                }
-                _ => "is RabbitMQ running there? `--url` or AMQP_URL sets the address",
+            if causes.contains("ACCESS_REFUSED") {
+                "the user or the password is wrong: they are before the host in `--url` or AMQP_URL"
+            } else if causes.contains("NOT_ALLOWED") {
+                "there is no such virtual host, or the user may not use it: it is after the host in `--url` or AMQP_URL"
+            } else {
+                "is RabbitMQ running there? `--url` or AMQP_URL sets the address"
             }
         }
         BrokerError::Unresponsive { .. } => {

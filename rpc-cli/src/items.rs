@@ -15,9 +15,8 @@ const MAX_LINE: u64 = 16 * 1024 * 1024;
 /// How many items wait in the channel to be sent. One more waits for room in it.
 const MAX_AHEAD: usize = 16;
 
-/// Returns the items. They end where standard input does. If a line is no item or cannot be read,
-/// `failed` gets the reason, and the stream neither continues nor ends: what breaks off must not
-/// look complete.
+/// Returns the items on standard input. If a line is no item or cannot be read, `failed` gets the
+/// reason, and the stream stays pending forever: if it ended, the items would look complete.
 pub(crate) fn of_stdin(failed: oneshot::Sender<Failure>) -> impl Stream<Item = String> + Send + 'static {
     let (sender, receiver) = mpsc::channel(MAX_AHEAD);
     // Not `spawn_blocking`: at the end of the program, the runtime would wait for the thread, and

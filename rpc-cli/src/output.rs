@@ -113,7 +113,8 @@ pub(crate) fn pretty(json: &str) -> String {
     let mut characters = json.chars().peekable();
     while let Some(character) = characters.next() {
         if in_text {
-            in_text = is_escaped || character != '"';
+            let ends_text = character == '"' && !is_escaped;
+            in_text = !ends_text;
             is_escaped = character == '\\' && !is_escaped;
             pretty.push(character);
             continue;

@@ -9,15 +9,16 @@ const MAX_SUGGESTIONS: usize = 3;
 fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
     let length = typed.chars().count();
-    let max_distance = (length / 3).max(1);
+    let max_errors = (length / 3).max(1);
     let scored = known.into_iter().map(|name| {
         let lower = name.to_lowercase();
         // The beginning of a name counts as one typing error at most.
         let is_prefix = length > 2 && lower.starts_with(&typed);
         let distance = strsim::osa_distance(&typed, &lower);
-        (if is_prefix { distance.min(1) } else { distance }, name)
+        let errors = if is_prefix { distance.min(1) } else { distance };
+        (errors, name)
     });
-    let mut close: Vec<_> = scored.filter(|(distance, _)| *distance <= max_distance).collect();
+    let mut close: Vec<_> = scored.filter(|(errors, _)| *errors <= max_errors).collect();
     close.sort_unstable();
     close.dedup();
     close

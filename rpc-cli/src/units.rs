@@ -11,10 +11,11 @@ const MAX_TEXT: usize = 24;
 
 /// Parses the time of an option: `500ms`, `1.5s`, `1m 30s`. It must be above zero and at most 24h.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    match parse(text)? {
-        time if !time.is_zero() && time <= MAX_TIME => Ok(time),
-        _ => Err("a time is above zero and at most 24h".to_owned()),
+    let time = parse(text)?;
+    if time.is_zero() || time > MAX_TIME {
+        return Err("a time is above zero and at most 24h".to_owned());
     }
+    Ok(time)
 }
 
 /// Parses how old something is: `90s`, `1h`, `7d`. It may also be zero or above 24h.

@@ -73,8 +73,8 @@ impl Ping {
         })
     }
 
-    /// Sends the pings, in rounds of one to each queue, and prints what becomes of them. Ctrl-C
-    /// ends this, and pings that have no outcome yet are not counted.
+    /// Sends the pings, in rounds of one to each queue, and prints their outcomes. Stops at Ctrl-C,
+    /// and does not count pings without an outcome by then.
     async fn ping(&self, broker: &Broker, output: &Output) -> Result<Summary, Failure> {
         let queues = self.queues(broker, output).await?;
         // The first call opens the reply queue, which is not part of a round trip.
@@ -104,7 +104,7 @@ impl Ping {
                 Ok::<_, Failure>(())
             };
             tokio::select! {
-                done = round => done?,
+                printed = round => printed?,
                 _ = &mut interrupted => break,
             }
         }

@@ -13,14 +13,14 @@ impl Durations {
     pub(crate) fn of(stats: &MethodStats) -> Self {
         let mut durations = Self::default();
         for (longest, count) in &stats.durations {
-            durations.count(*longest, *count);
+            durations.add_to_bucket(*longest, *count);
         }
         durations
     }
 
     pub(crate) fn add(&mut self, more: &Self) {
         for (longest, count) in &more.0 {
-            self.count(*longest, *count);
+            self.add_to_bucket(*longest, *count);
         }
     }
 
@@ -46,7 +46,7 @@ impl Durations {
         bucket.map(|(longest, _)| Duration::from_nanos(*longest))
     }
 
-    fn count(&mut self, longest: u64, count: u64) {
+    fn add_to_bucket(&mut self, longest: u64, count: u64) {
         let counted = self.0.entry(longest).or_default();
         *counted = counted.saturating_add(count);
     }

@@ -33,9 +33,8 @@ impl History {
     }
 
     /// Returns what a worker, whose statistics are `stats`, counted of a method since its last
-    /// counts, and the time since then. If the worker started after the last update, both are since
-    /// its start. Returns `None` if this is the first update, or if the worker ran at the last
-    /// update but has no last counts.
+    /// counts, and the time since then. For a worker that started after the last update, both are
+    /// since its start. `None` at the first update, and for an older worker without last counts.
     pub(crate) fn recent(
         &self,
         stats: &WorkerStats,
