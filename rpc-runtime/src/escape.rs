@@ -15,23 +15,28 @@ impl<T: fmt::Display> fmt::Display for OneLine<T> {
     }
 }
 
-/// Like [`OneLine`], and truncated after [`MAX_LOGGED`] bytes.
+/// Like [`OneLine`], and cut off after [`MAX_LOGGED`] bytes.
 pub(crate) struct Logged<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Logged<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut truncating = Truncating {
-            out: &mut *f,
-            room: MAX_LOGGED,
-            is_full: false,
-        };
-        let written = write!(Escaping(&mut truncating), "{}", self.0);
-        // An error of a full writer only means that the text is too long.
-        if truncating.is_full {
-            f.write_char('…')
-        } else {
-            written
-        }
+        write_cut_off(f, MAX_LOGGED, OneLine(&self.0))
+    }
+}
+
+/// Writes a text to `out`, but at most `max_bytes` bytes of it. Adds `…` if it cuts the text off.
+pub(crate) fn write_cut_off(out: &mut impl Write, max_bytes: usize, text: impl fmt::Display) -> fmt::Result {
+    let mut truncating = Truncating {
+        out: &mut *out,
+        room: max_bytes,
+        is_cut_off: false,
+    };
+    let written = write!(truncating, "{text}");
+    // If the text was cut off, an error only means that.
+    if truncating.is_cut_off {
+        out.write_char('…')
+    } else {
+        written
     }
 }
 
@@ -56,12 +61,12 @@ struct Truncating<W> {
     /// How many more bytes may be written.
     room: usize,
     /// Whether some of the input did not fit.
-    is_full: bool,
+    is_cut_off: bool,
 }
 
 impl<W: Write> Write for Truncating<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.is_full {
+        if self.is_cut_off {
             // A `Display` may ignore the error, and go on.
             return Err(fmt::Error);
         }
@@ -72,8 +77,8 @@ impl<W: Write> Write for Truncating<W> {
             .unwrap_or(0);
         self.room -= end;
         self.out.write_str(&text[..end])?;
-        self.is_full = end < text.len();
-        if self.is_full { Err(fmt::Error) } else { Ok(()) }
+        self.is_cut_off = end < text.len();
+        if self.is_cut_off { Err(fmt::Error) } else { Ok(()) }
     }
 }
 

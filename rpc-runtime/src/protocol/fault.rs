@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::executed::Executed;
+use crate::escape::write_cut_off;
 
 /// A failure in the worker's runtime: the method's own result or error is not available.
 ///
@@ -84,10 +85,10 @@ impl Fault {
     /// Creates a fault whose reason may quote the request. A long reason is truncated, so that a
     /// large request does not cause a large reply.
     pub(crate) fn with_reason(code: FaultCode, reason: impl fmt::Display) -> Self {
-        let mut message = Truncated::default();
-        // An error only means that the rest was cut off.
-        let _ = write!(message, "{reason}");
-        Self::new(code, message.text)
+        let mut message = String::new();
+        // Fails only if the reason's own `Display` does. Then the message ends there.
+        let _ = write_cut_off(&mut message, MAX_REASON, reason);
+        Self::new(code, message)
     }
 
     /// Parses the output of `Display`, which is a fault's body in `text/plain`. What is before the
@@ -108,35 +109,6 @@ impl Fault {
 
 /// The maximum length of a reason, in bytes, before the `…` that marks where it was cut off.
 const MAX_REASON: usize = 1024;
-
-/// Text that is cut off with `…` after [`MAX_REASON`] bytes.
-#[derive(Default)]
-struct Truncated {
-    text: String,
-    is_cut_off: bool,
-}
-
-impl Write for Truncated {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.is_cut_off {
-            // A `Display` may ignore the error, and go on.
-            return Err(fmt::Error);
-        }
-        let room = MAX_REASON - self.text.len();
-        if text.len() <= room {
-            self.text.push_str(text);
-            return Ok(());
-        }
-        let end = (0..=room)
-            .rev()
-            .find(|end| text.is_char_boundary(*end))
-            .unwrap_or(0);
-        self.text.push_str(&text[..end]);
-        self.text.push('…');
-        self.is_cut_off = true;
-        Err(fmt::Error)
-    }
-}
 
 /// The kind of a [`Fault`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
