@@ -27,7 +27,7 @@ impl ItemList {
     /// Reads this many items of a message.
     pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, UnreadableBatch> {
         let mut volume = Volume::default();
-        let encoded = reader.part(|reader| {
+        let encoded = reader.bytes_read_by(|reader| {
             for _ in 0..count {
                 volume = volume.plus(Volume::of(reader.bin()?));
             }
@@ -66,18 +66,19 @@ impl ItemList {
     /// Removes the first item. Cheaper than [`split_first`](Self::split_first), which makes a
     /// second owner of the message's memory.
     pub(crate) fn drop_first(&mut self) {
-        if let Some((header, length)) = header_of(&self.encoded) {
-            let item = Volume::of(&self.encoded[header..header + length]);
-            self.volume = self.volume.minus(item);
-            self.encoded.advance(header + length);
+        if let Some((header_len, item_len)) = first_lengths(&self.encoded) {
+            let end = header_len + item_len;
+            let first = Volume::of(&self.encoded[header_len..end]);
+            self.volume = self.volume.minus(first);
+            self.encoded.advance(end);
         }
     }
 
     /// Removes the first item, and returns it as a list of its own.
     pub(crate) fn split_first(&mut self) -> Option<Self> {
-        let (header, length) = header_of(&self.encoded)?;
-        let encoded = self.encoded.split_to(header + length);
-        let volume = Volume::of(&encoded[header..]);
+        let (header_len, item_len) = first_lengths(&self.encoded)?;
+        let encoded = self.encoded.split_to(header_len + item_len);
+        let volume = Volume::of(&encoded[header_len..]);
         self.volume = self.volume.minus(volume);
         Some(Self { encoded, volume })
     }
@@ -100,8 +101,8 @@ impl Iterator for ItemList {
 
     fn next(&mut self) -> Option<Bytes> {
         let mut first = self.split_first()?.encoded;
-        let (header, _) = header_of(&first)?;
-        first.advance(header);
+        let (header_len, _) = first_lengths(&first)?;
+        first.advance(header_len);
         Some(first)
     }
 }
@@ -133,18 +134,19 @@ pub(crate) struct ItemWriter {
     body: Vec<u8>,
     volume: Volume,
     /// How long the body is likely to become, to reserve memory for it.
-    expected: usize,
+    expected_len: usize,
     /// Where the header of the item that was added last begins, or began before it was moved.
-    last: usize,
-    /// The length of the last item's header. The next one is expected to be as long.
-    header: usize,
+    last_start: usize,
+    /// The expected length of the next item's header: that of the last one, unless
+    /// [`push`](Self::push) knows it.
+    header_len: usize,
 }
 
 impl ItemWriter {
     /// Returns a writer for items that have about this many bytes together.
     pub(crate) fn expecting(bytes: usize) -> Self {
         Self {
-            expected: MAX_HEAD + bytes,
+            expected_len: MAX_HEAD + bytes,
             ..Self::default()
         }
     }
@@ -155,10 +157,10 @@ impl ItemWriter {
     }
 
     /// Returns a writer for items that have about as many bytes together as those of another one.
-    pub(crate) fn after(other: &Self) -> Self {
+    pub(crate) fn sized_like(other: &Self) -> Self {
         Self {
-            expected: other.body.len(),
-            header: other.header,
+            expected_len: other.body.len(),
+            header_len: other.header_len,
             ..Self::default()
         }
     }
@@ -183,7 +185,7 @@ impl ItemWriter {
     /// The length of the item that was added last with its header, in bytes. Zero after
     /// [`split_last`](Self::split_last) has moved it.
     pub(crate) fn last_len(&self) -> usize {
-        self.body.len().saturating_sub(self.last)
+        self.body.len().saturating_sub(self.last_start)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
@@ -191,7 +193,7 @@ impl ItemWriter {
     }
 
     pub(crate) fn push(&mut self, item: &[u8]) {
-        self.header = Header::of(item.len()).bytes().len();
+        self.header_len = Header::of(item.len()).bytes().len();
         let _ = self.push_with(|body| {
             body.extend_from_slice(item);
             Ok::<_, ()>(())
@@ -208,37 +210,37 @@ impl ItemWriter {
     ) -> Result<(), E> {
         self.begin();
         let start = self.body.len();
-        let item_start = start + self.header;
+        let item_start = start + self.header_len;
         self.body.resize(item_start, 0);
         if let Err(error) = write_item(&mut self.body) {
             self.body.truncate(start);
             return Err(error);
         }
-        let item = Volume::of(&self.body[item_start..]);
-        let header = Header::of(self.body.len() - item_start);
-        self.header = header.bytes().len();
-        if start + self.header == item_start {
+        let item = &self.body[item_start..];
+        let header = Header::of(item.len());
+        self.volume = self.volume.plus(Volume::of(item));
+        self.header_len = header.bytes().len();
+        if start + self.header_len == item_start {
             self.body[start..item_start].copy_from_slice(header.bytes());
         } else {
             self.body
                 .splice(start..item_start, header.bytes().iter().copied());
         }
-        self.last = start;
-        self.volume = self.volume.plus(item);
+        self.last_start = start;
         Ok(())
     }
 
-    /// Moves the item that was added last to a writer of its own. That is empty if there are no
-    /// items, or if this was called since the last item was added.
+    /// Moves the item that was added last to a writer of its own. That writer is empty if there are
+    /// no items, or if the last item was already moved.
     pub(crate) fn split_last(&mut self) -> Self {
-        let mut split = Self::after(self);
+        let mut split = Self::sized_like(self);
         if !self.is_empty() {
             split.begin();
-            split.body.extend(self.body.drain(self.last..));
+            split.body.extend(self.body.drain(self.last_start..));
         }
-        let item = split.iter().map(Volume::of).fold(Volume::default(), Volume::plus);
-        self.volume = self.volume.minus(item);
-        split.volume = item;
+        let moved = split.iter().next().map(Volume::of).unwrap_or_default();
+        self.volume = self.volume.minus(moved);
+        split.volume = moved;
         split
     }
 
@@ -274,7 +276,7 @@ impl ItemWriter {
     fn begin(&mut self) {
         if self.body.is_empty() {
             // At least so much that a few small items need no second allocation.
-            self.body.reserve((self.expected + MAX_TAIL).max(128));
+            self.body.reserve((self.expected_len + MAX_TAIL).max(128));
             self.body.resize(MAX_HEAD, 0);
         }
     }
@@ -285,9 +287,9 @@ impl Default for ItemWriter {
         Self {
             body: Vec::new(),
             volume: Volume::default(),
-            expected: 0,
-            last: MAX_HEAD,
-            header: 2,
+            expected_len: 0,
+            last_start: MAX_HEAD,
+            header_len: 2,
         }
     }
 }
@@ -297,7 +299,7 @@ impl From<&ItemList> for ItemWriter {
     fn from(items: &ItemList) -> Self {
         let mut writer = Self {
             volume: items.volume,
-            expected: MAX_HEAD + items.encoded.len(),
+            expected_len: MAX_HEAD + items.encoded.len(),
             ..Self::default()
         };
         if !items.is_empty() {
@@ -339,7 +341,7 @@ impl Header {
 
 /// Returns the length of the first item's header, and that of the item itself. `None` if there is
 /// no item.
-fn header_of(encoded: &[u8]) -> Option<(usize, usize)> {
+fn first_lengths(encoded: &[u8]) -> Option<(usize, usize)> {
     Some(match encoded {
         [0xc4, length, ..] => (2, usize::from(*length)),
         [0xc5, a, b, ..] => (3, usize::from(u16::from_be_bytes([*a, *b]))),
@@ -350,8 +352,8 @@ fn header_of(encoded: &[u8]) -> Option<(usize, usize)> {
 
 fn iter(mut encoded: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let (header, length) = header_of(encoded)?;
-        let (item, rest) = encoded.get(header..)?.split_at_checked(length)?;
+        let (header_len, item_len) = first_lengths(encoded)?;
+        let (item, rest) = encoded.get(header_len..)?.split_at_checked(item_len)?;
         encoded = rest;
         Some(item)
     })
@@ -424,7 +426,7 @@ mod tests {
     fn a_message_does_not_keep_room_for_a_larger_one() {
         let mut large = ItemWriter::default();
         large.push(&[0; 10_000]);
-        let mut small = ItemWriter::after(&large);
+        let mut small = ItemWriter::sized_like(&large);
         small.push(b"1");
         let list = small.clone().finish().encoded.try_into_mut().unwrap();
         assert!(list.capacity() < 100);

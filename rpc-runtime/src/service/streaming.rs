@@ -364,7 +364,7 @@ impl<S: Stream, F: FnMut(S::Item, &mut Vec<u8>) -> Result<(), End>> EncodedItems
     /// Returns the items that were taken. The held one, if any, begins the next message.
     fn take_message(&mut self) -> ItemWriter {
         let next = self.held.take();
-        let next = next.unwrap_or_else(|| ItemWriter::after(&self.message));
+        let next = next.unwrap_or_else(|| ItemWriter::sized_like(&self.message));
         std::mem::replace(&mut self.message, next)
     }
 }

@@ -359,13 +359,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the bytes that `read` reads. They share the memory of the body.
-    pub(in crate::protocol) fn part(
+    pub(in crate::protocol) fn bytes_read_by(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<(), UnreadableBatch>,
     ) -> Result<Bytes, UnreadableBatch> {
-        let begin = self.rest;
+        let before = self.rest;
         read(self)?;
-        Ok(self.whole.slice_ref(&begin[..begin.len() - self.rest.len()]))
+        let length = before.len() - self.rest.len();
+        Ok(self.whole.slice_ref(&before[..length]))
     }
 
     pub(in crate::protocol) fn id(&mut self) -> Result<Uuid, UnreadableBatch> {
