@@ -2,10 +2,10 @@
 //!
 //! An item is a request, or a group of replies that stay together. Each belongs to a lane, whose
 //! items may share a message: requests to one queue, or replies to one caller, with equal
-//! properties. An item is never delayed to wait
-//! for others: it is sent at once unless [`WINDOW`] messages of its lane are in flight. Items that
-//! queue up behind those are sent together. A message of requests has at most a [`fair_share`] of
-//! the calls in flight, so that broker and worker have work at the same time.
+//! properties. An item is never delayed to wait for others: it is sent at once unless [`WINDOW`]
+//! messages of its lane are in flight. Items that queue up behind those are sent together. A
+//! message of requests has at most a [`fair_share`] of the calls in flight, so that broker and
+//! worker have work at the same time.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -23,7 +23,7 @@ const WINDOW: usize = 4;
 const MIN_FAIR_SHARE: usize = 128;
 
 /// The capacity of a message, in fixed-point shares: with a batch size of `n`, a request has the
-/// share `FULL / n`. So exact that `n` of them fit, and no more.
+/// share `FULL / n`. For any `n` up to [`MAX_BATCH_CALLS`], exactly `n` such requests fit.
 const FULL: u32 = 1 << 30;
 
 /// The maximum size of the array header with the number of items in a message, in bytes.
@@ -33,7 +33,7 @@ const COUNT_BYTES: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     bytes: usize,
-    /// The fraction of [`FULL`] that the receiver's limit of requests or replies gives it.
+    /// Its part of [`FULL`], given how many requests or replies the receiver takes in a message.
     share: u32,
 }
 
@@ -74,7 +74,9 @@ struct Lane<T> {
     /// If more items than this wait, the `keep` of [`Batcher::push_all`] decides which of them
     /// stay. At least twice as many as stayed the last time, so that items are rarely checked.
     prune_above: usize,
+    /// How many of its messages are in flight.
     in_flight: usize,
+    /// Whether the lane is listed in [`Batcher::ready`].
     is_ready: bool,
 }
 
@@ -127,9 +129,9 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         !self.ready.is_empty()
     }
 
-    /// Takes the items of the next message: at least one. `max_items` limits their number, however
-    /// many replies are in them, given their lane and how many items wait in it. `None` if none may
-    /// be sent now. The message is in flight until [`done`](Self::done) is called.
+    /// Takes the items of the next message, at least one. `None` if none may be sent now.
+    /// `max_items` limits their number, given their lane and how many items wait in it. The message
+    /// is in flight until [`done`](Self::done) is called.
     pub(crate) fn take_message(&mut self, max_items: impl Fn(&K, usize) -> usize) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
@@ -175,32 +177,36 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
 }
 
 impl<T> Lane<T> {
-    /// Marks the lane as ready if items may be sent. Returns whether this call marked it.
+    /// Marks the lane as ready if items may be sent and it is not marked yet. Returns whether it
+    /// did: then the lane must be listed in [`Batcher::ready`].
     fn mark_ready(&mut self) -> bool {
-        let is_newly_ready = !self.is_ready && self.in_flight < WINDOW && !self.waiting.is_empty();
-        self.is_ready |= is_newly_ready;
-        is_newly_ready
+        if self.is_ready || self.in_flight >= WINDOW || self.waiting.is_empty() {
+            return false;
+        }
+        self.is_ready = true;
+        true
     }
 
     /// Takes the first items, as many as fit into one message of `max_items` items and `max_bytes`
     /// bytes, and at least one if any wait.
     fn take_items(&mut self, max_items: usize, max_bytes: usize) -> Vec<T> {
-        let (mut bytes, mut share) = (0, 0);
-        let fits = |(_, load): &&(T, Load)| {
-            bytes += load.bytes;
-            share = load.share.saturating_add(share);
-            bytes <= max_bytes && share <= FULL
+        let (mut total_bytes, mut total_share) = (0, 0_u32);
+        let still_fits = |(_, load): &&(T, Load)| {
+            total_bytes += load.bytes;
+            total_share = total_share.saturating_add(load.share);
+            total_bytes <= max_bytes && total_share <= FULL
         };
-        let count = self.waiting.iter().take(max_items).take_while(fits).count();
+        let fitting = self.waiting.iter().take(max_items).take_while(still_fits);
         // An item that is too large for a batch is sent alone.
-        let count = count.max(1).min(self.waiting.len());
+        let count = fitting.count().max(1).min(self.waiting.len());
         self.waiting.drain(..count).map(|(item, _)| item).collect()
     }
 }
 
-/// How many calls may share a message if a client has `in_flight` calls. Callers whose replies
-/// arrive together make their next calls together, so messages would merge until caller, broker and
-/// worker took turns. If there are several messages, all three work at the same time.
+/// How many calls may share a message if a client has `in_flight` calls. Many calls are spread over
+/// several messages, so that caller, broker and worker work at the same time. Otherwise messages
+/// would merge until the three took turns, because callers whose replies arrive together make their
+/// next calls together.
 pub(crate) fn fair_share(in_flight: usize) -> usize {
     (in_flight / WINDOW).clamp(MIN_FAIR_SHARE, MAX_BATCH_CALLS)
 }
