@@ -147,25 +147,21 @@ fn missing_beside(other: &str) -> String {
 /// Parses addresses that are separated by commas. The error tells which of them is invalid.
 fn parse_addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
     let urls: Vec<_> = list.split(',').map(str::trim).collect();
-    let mut addresses = Vec::new();
-    for (index, url) in urls.iter().enumerate() {
-        let address = Address::parse(url).map_err(|reason| BrokerError::Environment {
+    let count = urls.len();
+    let hint = if count > 1 {
+        " (commas separate addresses: write %2C for a comma in a password)"
+    } else {
+        ""
+    };
+    let numbered = (1..).zip(&urls);
+    let addresses = numbered.map(|(number, url)| {
+        Address::parse(url).map_err(|reason| BrokerError::Environment {
             variable: AMQP_URL.to_owned(),
-            problem: format!(
-                "has an invalid address, number {} of {}{}",
-                index + 1,
-                urls.len(),
-                if urls.len() > 1 {
-                    " (commas separate addresses: write %2C for a comma in a password)"
-                } else {
-                    ""
-                }
-            ),
+            problem: format!("has an invalid address, number {number} of {count}{hint}"),
             source: Some(crate::error::Cause::new(reason)),
-        })?;
-        addresses.push(address);
-    }
-    Ok(addresses)
+        })
+    });
+    addresses.collect()
 }
 
 fn parse_app_id(text: &str) -> Result<String, BrokerError> {
@@ -182,15 +178,6 @@ fn parse_reply_queue(text: &str) -> Result<ReplyQueue, BrokerError> {
 
 fn parse_flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
     text.parse().map_err(|_| error(variable, "must be true or false"))
-}
-
-/// Parses a whole number with a unit after it. Returns it multiplied by the size of the unit.
-/// `None` if the text does not begin with a digit, the rest of it is not the name of one of
-/// `units`, which are names and sizes, or the result is too large.
-fn parse_with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let (_, size) = units.iter().find(|(name, _)| *name == unit)?;
-    digits.parse::<u64>().ok()?.checked_mul(*size)
 }
 
 fn parse_connect_timeout(text: &str) -> Result<Duration, BrokerError> {
@@ -216,22 +203,38 @@ fn parse_time(text: &str) -> Option<Duration> {
 }
 
 fn parse_heartbeat(text: &str) -> Result<u16, BrokerError> {
-    let whole = parse_time(text).filter(|time| time.subsec_nanos() == 0);
-    let seconds = whole.and_then(|time| u16::try_from(time.as_secs()).ok());
-    seconds.filter(|&seconds| seconds > 0).ok_or_else(|| {
-        let problem =
-            "is not a time of 1s to 65535s in whole seconds and at most 24 characters, such as 10s or 1m 30s";
-        error(HEARTBEAT, problem)
-    })
+    let whole_seconds = parse_time(text).filter(|time| time.subsec_nanos() == 0);
+    match whole_seconds.map(|time| u16::try_from(time.as_secs())) {
+        Some(Ok(seconds @ 1..)) => Ok(seconds),
+        _ => Err(error(
+            HEARTBEAT,
+            "is not a time of 1s to 65535s in whole seconds and at most 24 characters, such as 10s or 1m 30s",
+        )),
+    }
 }
 
 fn parse_bytes(variable: &str, text: &str) -> Result<usize, BrokerError> {
-    const UNITS: [(&str, u64); 3] = [("", 1), ("KiB", 1024), ("MiB", 1024 * 1024)];
-    let size = parse_with_unit(text, &UNITS).and_then(|size| usize::try_from(size).ok());
-    size.filter(|&size| size > 0).ok_or_else(|| {
-        let problem = "is not a size from 1 byte to 16 EiB: a whole number of bytes, or one with KiB or MiB after it, such as 16MiB";
-        error(variable, problem)
-    })
+    match parse_size(text) {
+        Some(size @ 1..) => Ok(size),
+        _ => Err(error(
+            variable,
+            "is not a size from 1 byte to 16 EiB: a whole number of bytes, or one with KiB or MiB after it, such as 16MiB",
+        )),
+    }
+}
+
+/// Parses a whole number of bytes, KiB or MiB. `None` if the text is invalid or the size too large.
+fn parse_size(text: &str) -> Option<usize> {
+    let end_of_digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end_of_digits);
+    let unit_size = match unit {
+        "" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        _ => return None,
+    };
+    let bytes = digits.parse::<u64>().ok()?.checked_mul(unit_size)?;
+    usize::try_from(bytes).ok()
 }
 
 #[cfg(test)]
