@@ -150,9 +150,7 @@ impl BrokerBuilder {
     /// default is 10 seconds. RabbitMQ advises 5 to 20, and the broker may ask for less.
     /// `?heartbeat=` in an address overrides it.
     pub fn heartbeat(mut self, period: Duration) -> Self {
-        let seconds = period
-            .as_secs()
-            .saturating_add((period.subsec_nanos() > 0).into());
+        let seconds = period.as_nanos().div_ceil(1_000_000_000);
         self.heartbeat = Some(u16::try_from(seconds).unwrap_or(u16::MAX).max(1));
         self
     }
@@ -245,22 +243,23 @@ impl BrokerBuilder {
         QueueReader::open(addresses, name, self.connect_timeout, queue).await
     }
 
-    /// Checks the options. Returns the addresses, with the heartbeat and the TLS options, and the
+    /// Checks the options. Returns the addresses with their heartbeat and TLS client, and the
     /// options of all calls.
     fn check_options(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
         let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
-        let Some(first) = addresses.first() else {
+        if addresses.is_empty() {
             return Err(BrokerError::NoAddress);
-        };
+        }
         let user_id = if self.send_user_id {
-            Some(user_of_all(addresses, first)?)
+            Some(common_user(addresses)?)
         } else {
             None
         };
         let caller_options = self.caller_options(self.checked_app_id()?, user_id);
-        let addresses = addresses.iter().cloned();
-        let addresses = addresses.map(|address| address.with_default_heartbeat(self.heartbeat));
-        Ok((self.with_tls(addresses.collect())?, caller_options))
+        let with_heartbeat = addresses
+            .iter()
+            .map(|address| address.clone().with_default_heartbeat(self.heartbeat));
+        Ok((self.with_tls(with_heartbeat.collect())?, caller_options))
     }
 
     /// Sets the TLS client of the addresses if any of them needs one. Refuses TLS options that do
@@ -343,13 +342,14 @@ impl BrokerBuilder {
 }
 
 /// Returns the user that logs in at all addresses, as the `user_id` of messages. Fails if the
-/// addresses differ in it, or only the broker knows it. `first` is the first of them.
-fn user_of_all(addresses: &[Address], first: &Address) -> Result<ShortStr, BrokerError> {
+/// addresses have different users, or only the broker knows the user.
+fn common_user(addresses: &[Address]) -> Result<ShortStr, BrokerError> {
     let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
-    if addresses.iter().any(|address| address.user() != first.user()) {
+    let user_of_first = addresses.first().and_then(Address::user);
+    if addresses.iter().any(|address| address.user() != user_of_first) {
         return invalid("all must name the same user, as each request carries it");
     }
-    let Some(user) = first.user() else {
+    let Some(user) = user_of_first else {
         return invalid(
             "send_user_id needs a user, and only the broker knows the user of the certificate: write amqps://USER@host",
         );

@@ -16,8 +16,8 @@ use crate::transport::{Status, StatusChanges};
 /// A handle has two connections to RabbitMQ. One publishes and one consumes, so that replies still
 /// arrive if an alarm makes the broker stop reading what is published. Replies by direct reply-to
 /// arrive on the one that publishes. A third one is opened once a server on the handle replies to a
-/// direct reply-to address. A queue because of which the broker closes a connection, or that does
-/// not answer, may get a connection of its own. All clients of a handle and its clones share one
+/// direct reply-to address. A queue that makes the broker close a connection, or that does not
+/// answer, may get a connection of its own. All clients of a handle and its clones share one
 /// reply queue with one consumer, which the first call opens. Each broadcast with answers, and each
 /// discovery, has a queue for its answers.
 ///
