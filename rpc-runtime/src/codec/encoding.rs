@@ -79,14 +79,13 @@ impl Codec {
     /// Decodes what [`encode_result`](Self::encode_result) encoded, and an empty body as
     /// [`decode_reply`](Self::decode_reply) does.
     pub(crate) fn decode_result<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
+        // Filled here if `T` is one of the two types that `encode_result` encodes as bytes.
         let mut result = None::<T>;
-        // `encode_result` encodes `Vec<u8>` and `Cow<[u8]>` as bytes. Only a `dyn Any` tells that
-        // `T` is one of them.
         let slot = &mut result as &mut dyn Any;
-        if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
-            *slot = Some(self.decode_bytes(body)?);
-        } else if let Some(slot) = slot.downcast_mut::<Option<Cow<'static, [u8]>>>() {
-            *slot = Some(self.decode_bytes(body)?.into());
+        if let Some(vec) = slot.downcast_mut::<Option<Vec<u8>>>() {
+            *vec = Some(self.decode_bytes(body)?);
+        } else if let Some(cow) = slot.downcast_mut::<Option<Cow<'static, [u8]>>>() {
+            *cow = Some(self.decode_bytes(body)?.into());
         }
         result.map_or_else(|| self.decode_reply(body), Ok)
     }
@@ -101,14 +100,14 @@ impl Codec {
         }
     }
 
-    /// Converts an encoded result of the type `T` to an encoded argument of the type `Option<T>`:
-    /// bytes have a special form as a result, and none within an `Option`. `None` if bytes cannot
-    /// be decoded or encoded; a result of any other type is not checked.
+    /// Converts an encoded result of the type `T` to an encoded argument of the type `Option<T>`,
+    /// to call a method again with the last item of its stream.
     ///
-    /// Used to call a method again with the last item of its stream as an argument.
+    /// Only bytes differ: they have a special form as a result, and none within an `Option`. `None`
+    /// if bytes cannot be decoded or encoded. A result of any other type is not checked.
     pub(crate) fn argument_of_result<T: 'static>(self, result: &Bytes) -> Option<Bytes> {
-        let is_bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
-        if !is_bytes.contains(&TypeId::of::<T>()) {
+        let types_of_bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
+        if !types_of_bytes.contains(&TypeId::of::<T>()) {
             return Some(result.clone());
         }
         let bytes = self.decode_bytes(result).ok()?;

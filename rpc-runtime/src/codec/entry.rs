@@ -12,8 +12,8 @@ impl Codec {
     /// this key. `None` if the map has no such entry, and always for plain text.
     pub(crate) fn with_value(self, map: &[u8], key: &str, value: &[u8]) -> Option<Bytes> {
         let Range { start, end } = match self {
-            Self::MessagePack => message_pack::value_of(map, key),
-            Self::Json => json::value_of(map, key),
+            Self::MessagePack => message_pack::find_value(map, key),
+            Self::Json => json::find_value(map, key),
             Self::Text => None,
         }?;
         let mut replaced = BytesMut::with_capacity(map.len() - (end - start) + value.len());

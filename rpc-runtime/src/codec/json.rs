@@ -26,13 +26,13 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
 
 /// Returns where the value under this key is in a map that [`encode`] has written, which has no
 /// whitespace between its tokens. `None` if the map has no such key.
-pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
+pub(super) fn find_value(map: &[u8], key: &str) -> Option<Range<usize>> {
     let mut at = 0;
     loop {
-        // `{` or `,`
+        // Skips `{` or `,`.
         at += 1;
         let name: String = read(map, &mut at)?;
-        // `:`
+        // Skips `:`.
         at += 1;
         let start = at;
         read::<IgnoredAny>(map, &mut at)?;

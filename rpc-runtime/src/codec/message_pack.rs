@@ -43,7 +43,7 @@ pub(super) fn binary(body: &[u8]) -> Option<&[u8]> {
 
 /// Returns where the value under this key is in a map that [`encode`] has written. `None` if the
 /// map has no such key.
-pub(super) fn value_of(map: &[u8], key: &str) -> Option<Range<usize>> {
+pub(super) fn find_value(map: &[u8], key: &str) -> Option<Range<usize>> {
     let mut rest = map;
     for _ in 0..rmp::decode::read_map_len(&mut rest).ok()? {
         let name = String::deserialize(&mut Deserializer::new(&mut rest)).ok()?;

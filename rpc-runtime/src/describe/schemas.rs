@@ -227,8 +227,8 @@ mod with_feature {
         /// Returns the schema of a result or an item. It is that of bytes for the two types that
         /// the codecs write as bytes.
         pub(super) fn result<T: JsonSchema + 'static>(&mut self) -> Option<Value> {
-            let bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
-            if bytes.contains(&TypeId::of::<T>()) {
+            let types_of_bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
+            if types_of_bytes.contains(&TypeId::of::<T>()) {
                 return Self::bytes();
             }
             self.schema::<T>()

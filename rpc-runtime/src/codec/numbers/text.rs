@@ -12,9 +12,8 @@ pub(super) enum Number {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    /// A number that is no integer of 64 bits and whose digits or exponent change if it is read as
-    /// an `f64` and written again, or text that is not a number. Only the text is exact. Zeros at
-    /// the ends, and whether there is an exponent, do not count: `1.10` is a float.
+    /// Any other text: a number that changes if it is read as an `f64` and written again, or no
+    /// number. Only the text is exact. Notation does not count: `1.10` is a float.
     Precise,
 }
 
@@ -42,9 +41,9 @@ impl Number {
 /// The number of decimal digits that suffice to identify any `f64`.
 const FLOAT_DIGITS: usize = 17;
 
-/// Whether a float is written with the value of this text again, either in its shortest form or
-/// with the same number of digits. The latter is needed because some floats have two shortest
-/// forms, and writers differ in which one they use.
+/// Whether the float is written as the number in this text again, in its shortest form or with as
+/// many digits as the text has. The latter is needed because some floats have two shortest forms,
+/// and writers differ in which one they use.
 fn is_written_as(float: f64, text: &str) -> bool {
     let Some(number) = Digits::new(text) else {
         return false;
@@ -76,10 +75,12 @@ impl Digits {
         }
         let significant = all_digits.trim_start_matches('0');
         let leading_zeros = i64::try_from(all_digits.len() - significant.len()).ok()?;
-        let point = i64::try_from(whole.len()).ok()?;
-        let exponent = exponent.parse::<i64>().ok()?.checked_add(point - leading_zeros)?;
+        let whole_digits = i64::try_from(whole.len()).ok()?;
+        let shift = whole_digits - leading_zeros;
+        let exponent = exponent.parse::<i64>().ok()?.checked_add(shift)?;
         let digits = significant.trim_end_matches('0').to_owned();
-        let exponent = if digits.is_empty() { 0 } else { exponent };
+        let is_zero = digits.is_empty();
+        let exponent = if is_zero { 0 } else { exponent };
         Some(Self { digits, exponent })
     }
 }
