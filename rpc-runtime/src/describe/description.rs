@@ -33,11 +33,10 @@ impl From<&MethodDescriptor> for MethodDescription {
     fn from(method: &MethodDescriptor) -> Self {
         let mut description = Self::new(method.name);
         method.docs.clone_into(&mut description.docs);
-        // The descriptor has details of all arguments or of none.
-        let details = method.argument_details.iter().map(Some);
-        let details = details.chain(std::iter::repeat(None));
-        let arguments = method.arguments.iter().zip(details);
-        description.arguments = arguments.map(|(name, details)| argument(name, details)).collect();
+        let arguments = method.arguments.iter().enumerate();
+        description.arguments = arguments
+            .map(|(index, name)| describe_argument(name, method.argument_details.get(index)))
+            .collect();
         method.returns.clone_into(&mut description.returns);
         description.error = method.error.map(str::to_owned);
         description.is_default = method.is_default;
@@ -58,7 +57,7 @@ impl From<&MethodDescriptor> for MethodDescription {
 }
 
 /// Describes an argument. Without details, its type is not known.
-fn argument(name: &str, details: Option<&ArgumentDescriptor>) -> ArgumentDescription {
+fn describe_argument(name: &str, details: Option<&ArgumentDescriptor>) -> ArgumentDescription {
     let Some(details) = details else {
         return ArgumentDescription::new(name, "");
     };

@@ -169,9 +169,9 @@ impl MethodDescriptor {
     /// Whether workers stop the method once its caller no longer waits.
     #[must_use]
     pub const fn can_be_cancelled(&self) -> bool {
-        (self.is_cancellable || self.is_idempotent || self.has_stream())
-            && !self.is_oneway
-            && !self.is_broadcast
+        let may_be_stopped = self.is_cancellable || self.is_idempotent || self.has_stream();
+        let has_one_reply = !self.is_oneway && !self.is_broadcast;
+        may_be_stopped && has_one_reply
     }
 
     /// Whether it replies with a stream, or receives one.

@@ -40,13 +40,14 @@ impl RetryPolicy {
     /// The delay before a retry. The first retry has the number 1. A number above `times` counts as
     /// the last.
     pub(crate) fn delay(&self, number: u32) -> Duration {
-        let steps = u32::from(self.times).saturating_sub(1);
-        let step = number.saturating_sub(1).min(steps);
-        if steps == 0 || self.min_delay.is_zero() {
+        let last_step = u32::from(self.times).saturating_sub(1);
+        if last_step == 0 || self.min_delay.is_zero() {
             return self.min_delay;
         }
-        let growth = self.max_delay.as_secs_f64() / self.min_delay.as_secs_f64();
-        let delay = self.min_delay.as_secs_f64() * growth.powf(f64::from(step) / f64::from(steps));
+        let step = number.saturating_sub(1).min(last_step);
+        let total_growth = self.max_delay.as_secs_f64() / self.min_delay.as_secs_f64();
+        let growth = total_growth.powf(f64::from(step) / f64::from(last_step));
+        let delay = self.min_delay.as_secs_f64() * growth;
         Duration::try_from_secs_f64(delay).unwrap_or(self.max_delay)
     }
 }
