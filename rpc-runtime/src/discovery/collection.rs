@@ -113,9 +113,8 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.found.is_complete = false;
     }
 
-    /// Adds a message from the reply queue. Returns whether it is kept. Ends the collection at an
-    /// answer beyond `max_workers` or [`MAX_TOTAL_BYTES`], or at [`MAX_IGNORED`] messages that were
-    /// not kept.
+    /// Adds a message from the reply queue, which may end the collection. Returns whether the
+    /// message is kept.
     pub(super) fn add(&mut self, message: Message) -> bool {
         let Err(not_kept) = self.keep(message) else {
             return true;
@@ -144,8 +143,8 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
     }
 
-    /// Keeps an answer or a refusal, or returns why not. Ends the collection at an answer that is
-    /// one too many, or makes all answers too large together.
+    /// Keeps an answer or a refusal, or returns why not. Ends the collection at an answer beyond
+    /// `max_workers` or [`MAX_TOTAL_BYTES`].
     fn keep(&mut self, message: Message) -> Result<(), NotKept> {
         if message.properties.correlation_id.as_ref() != Some(&self.id) {
             return Err(NotKept::NothingIsMissing);
@@ -167,7 +166,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
         self.total_bytes += size;
         if self.total_bytes > MAX_TOTAL_BYTES {
-            self.is_ended = true;
+            self.end_incomplete();
             return Err(NotKept::AnswerIsMissing);
         }
         match reply.kind {
@@ -192,7 +191,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
             return Err(NotKept::NothingIsMissing);
         }
         if self.found.workers.len() >= self.max_workers {
-            self.is_ended = true;
+            self.end_incomplete();
             return Err(NotKept::AnswerIsMissing);
         }
         self.found.workers.push(answer);

@@ -180,9 +180,9 @@ impl Discover {
         collected
     }
 
-    /// Publishes the request, and again while the broker refuses it, for up to
-    /// [`REFUSED_RETRY_TIMEOUT`] and until the deadline at most. Returns the id and the outcome of
-    /// the last request.
+    /// Publishes the request, and again while the broker refuses it, until
+    /// [`REFUSED_RETRY_TIMEOUT`] or the deadline has passed. Returns the id and the outcome of the
+    /// last attempt.
     ///
     /// The broker refuses a request if one of the bound queues cannot take it, although the other
     /// queues get it. RabbitMQ 4.3 does that for a moment after a worker's connection is lost. Each
@@ -196,7 +196,7 @@ impl Discover {
     ) -> (ShortStr, Result<Published, BrokerError>) {
         let transport = &self.transport;
         let mut backoff = Backoff::new();
-        let give_up = deadline.min(Instant::now() + REFUSED_RETRY_TIMEOUT);
+        let give_up_at = deadline.min(Instant::now() + REFUSED_RETRY_TIMEOUT);
         let key = ShortStr::from_static(DISCOVERY_KEY);
         loop {
             let id = ShortStr::from_uuid(Uuid::new_v4());
@@ -206,11 +206,12 @@ impl Discover {
             let sent = self
                 .within_deadline(deadline, "sending a discovery request", sending)
                 .await;
-            let again = Instant::now() + backoff.next_delay();
-            if !matches!(sent, Ok(Published::Refused)) || again >= give_up {
+            let retry_at = Instant::now() + backoff.next_delay();
+            let is_refused = matches!(sent, Ok(Published::Refused));
+            if !is_refused || retry_at >= give_up_at {
                 return (id, sent);
             }
-            tokio::time::sleep_until(again).await;
+            tokio::time::sleep_until(retry_at).await;
         }
     }
 
@@ -222,18 +223,12 @@ impl Discover {
         step: &'static str,
         running: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
-        match timeout_at(deadline, running).await {
-            Ok(done) => done,
-            Err(_) => Err(self
-                .transport
-                .status()
-                .status()
-                .obstacle()
-                .unwrap_or(BrokerError::Unresponsive {
-                    step,
-                    limit: self.timeout,
-                })),
+        if let Ok(done) = timeout_at(deadline, running).await {
+            return done;
         }
+        let obstacle = self.transport.status().status().obstacle();
+        let limit = self.timeout;
+        Err(obstacle.unwrap_or(BrokerError::Unresponsive { step, limit }))
     }
 
     /// Makes the message that asks for this method.

@@ -37,24 +37,27 @@ impl Discovered<WorkerDescription> {
     /// Returns the services, ordered by name and queue.
     #[must_use]
     pub fn services(&self) -> Vec<FoundService<'_>> {
-        let mut services = std::collections::BTreeMap::<_, Vec<_>>::new();
+        let mut services = std::collections::BTreeMap::<_, Vec<(&Worker, &ServiceDescription)>>::new();
         for WorkerDescription { worker, queues } in &self.workers {
             for queue in queues {
                 for service in &queue.services {
-                    let found = services.entry((service.name.as_str(), queue.queue.as_str()));
-                    let found: &mut Vec<(&Worker, _)> = found.or_default();
+                    let key = (service.name.as_str(), queue.queue.as_str());
+                    let serving = services.entry(key).or_default();
                     // A worker counts once, however often it lists the service.
-                    if found.last().is_none_or(|(last, _)| !std::ptr::eq(*last, worker)) {
-                        found.push((worker, service));
+                    let is_counted = serving
+                        .last()
+                        .is_some_and(|(last, _)| std::ptr::eq(*last, worker));
+                    if !is_counted {
+                        serving.push((worker, service));
                     }
                 }
             }
         }
-        let found = services.into_iter().map(|((name, queue), all)| FoundService {
+        let found = services.into_iter().map(|((name, queue), serving)| FoundService {
             name,
             queue,
-            workers: all.iter().map(|(worker, _)| *worker).collect(),
-            descriptions: distinct(all.into_iter().map(|(_, service)| service)),
+            workers: serving.iter().map(|(worker, _)| *worker).collect(),
+            descriptions: distinct(serving.into_iter().map(|(_, service)| service)),
         });
         found.collect()
     }
