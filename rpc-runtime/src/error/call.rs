@@ -298,7 +298,7 @@ impl<E> CallError<E> {
     pub fn executed(&self) -> Executed {
         match self {
             Self::Service(_) | Self::ServiceText(_) => Executed::Yes,
-            // A call that has begun may have been sent.
+            // `CannotEncode` may be the error of a call that has begun, and was sent.
             Self::Refused { .. } | Self::BadItem { .. } | Self::CannotEncode => Executed::Maybe,
             Self::Fault(fault) => fault.code.executed(),
             Self::TimedOut { executed, .. }
@@ -333,8 +333,8 @@ impl<E> CallError<E> {
             | Self::TimedOut { .. }
             | Self::Middleware { .. } => true,
             Self::Broker { source, .. } => source.is_transient(),
-            // The request came too late, or a layer of the worker refused it. After the other
-            // faults that say that the method did not run, another attempt would get the same one.
+            // The request came too late, or a layer of the worker refused it. The other faults of a
+            // method that did not run would come again.
             Self::Fault(fault) => matches!(fault.code, FaultCode::Expired | FaultCode::Rejected),
             _ => false,
         };

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::escape::OneLine;
 
 /// Displays an error and its sources in one line. The text of an error itself says only what
-/// failed; its sources say why. A source whose text the text before it ends with is left out.
+/// failed; its sources say why. A source is left out if the text before it already ends with it.
 ///
 /// Errors may quote what a peer sent. Line breaks and other control characters are escaped, so that
 /// such a text can neither forge a log line nor control a terminal.
