@@ -87,7 +87,9 @@ impl<'de, M: MapAccess<'de>> MapAccess<'de> for NamingMap<'de, M> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, M::Error> {
         let name = &self.name;
-        self.map.next_value_seed(seed).map_err(|error| named(name, error))
+        self.map
+            .next_value_seed(seed)
+            .map_err(|error| add_name(name, error))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -212,7 +214,7 @@ impl<'de> Visitor<'de> for Position {
 
 /// Decodes an argument that was not sent: `None` if it is an `Option`, otherwise an error with its
 /// name.
-fn missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, E> {
+fn decode_missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, E> {
     struct Missing<E>(&'static str, PhantomData<E>);
 
     impl<'de, E: Error> Deserializer<'de> for Missing<E> {
@@ -237,7 +239,7 @@ fn missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, 
 
 /// Adds the argument's name to an error.
 #[cold]
-fn named<E: Error>(name: &str, error: E) -> E {
+fn add_name<E: Error>(name: &str, error: E) -> E {
     E::custom(format_args!("argument `{name}`: {error}"))
 }
 
@@ -280,20 +282,20 @@ macro_rules! tuples {
                 while let Some(position) = map.next_key_seed(Position(names))? {
                     match position {
                         $(Some($index) => {
-                            let value = map.next_value().map_err(|error| named(names[$index], error))?;
+                            let value = map.next_value().map_err(|error| add_name(names[$index], error))?;
                             fill(&mut slots.$index, names[$index], value)?;
                         })*
                         _ => { map.next_value::<IgnoredAny>()?; }
                     }
                 }
-                Ok(($(match slots.$index { Some(value) => value, None => missing(names[$index])? },)*))
+                Ok(($(match slots.$index { Some(value) => value, None => decode_missing(names[$index])? },)*))
             }
 
             fn from_seq<S: SeqAccess<'de>>(names: &'static [&'static str], mut seq: S) -> Result<Self, S::Error> {
                 debug_assert_eq!(names.len(), $count);
-                let arguments = ($(match seq.next_element::<$type>().map_err(|error| named(names[$index], error))? {
+                let arguments = ($(match seq.next_element::<$type>().map_err(|error| add_name(names[$index], error))? {
                     Some(value) => value,
-                    None => missing(names[$index])?,
+                    None => decode_missing(names[$index])?,
                 },)*);
                 skip_the_rest(&mut seq)?;
                 Ok(arguments)

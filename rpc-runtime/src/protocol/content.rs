@@ -31,16 +31,17 @@ pub(crate) fn codec_of(properties: &Properties) -> Result<Option<Codec>, Unsuppo
 /// repeats the caller's, but without the charset US-ASCII.
 pub(crate) fn reply_content_type(properties: &Properties) -> Option<ShortStr> {
     let sent = properties.content_type.as_ref()?;
-    let codec = Codec::from_content_type(sent.as_str()).ok().flatten()?;
-    match sent.as_str() {
-        name if name == codec.content_type() => None,
-        // The request may be in US-ASCII, but the reply is UTF-8.
-        name if name.to_ascii_lowercase().contains("ascii") => {
-            let without_parameters = name.split(';').next().unwrap_or_default();
-            ShortStr::new(without_parameters.trim()).ok()
-        }
-        _ => Some(sent.clone()),
+    let name = sent.as_str();
+    let codec = Codec::from_content_type(name).ok().flatten()?;
+    if name == codec.content_type() {
+        return None;
     }
+    if name.to_ascii_lowercase().contains("ascii") {
+        // The request may be in US-ASCII, but the reply is UTF-8.
+        let without_parameters = name.split(';').next().unwrap_or_default();
+        return ShortStr::new(without_parameters.trim()).ok();
+    }
+    Some(sent.clone())
 }
 
 fn as_str(property: &Option<ShortStr>) -> &str {

@@ -70,8 +70,8 @@ impl DeadLettered {
         if reason != DeathReason::Expired {
             self.non_expiry_deaths = self.non_expiry_deaths.saturating_add(count);
         }
-        let both = self.original_expiration.into_iter().chain(original_expiration);
-        self.original_expiration = both.min();
+        let expirations = self.original_expiration.into_iter().chain(original_expiration);
+        self.original_expiration = expirations.min();
     }
 }
 

@@ -69,8 +69,8 @@ impl Headers {
 
     /// Returns what [`wire_bytes`](Self::wire_bytes) would be after this header is inserted.
     pub(crate) fn wire_bytes_with(&self, name: &str, value: &str) -> usize {
-        let replaced = self.get(name).map_or(0, |old| header_wire_bytes(name, old));
-        self.wire_bytes() - replaced + header_wire_bytes(name, value)
+        let replaced_bytes = self.get(name).map_or(0, |old| header_wire_bytes(name, old));
+        self.wire_bytes() - replaced_bytes + header_wire_bytes(name, value)
     }
 
     /// Keeps only the headers whose names and values are wanted.
@@ -117,11 +117,11 @@ impl FromIterator<(ShortStr, String)> for Headers {
         if sorted.is_empty() {
             return Self::default();
         }
-        if !sorted.is_sorted_by(|(one, _), (next, _)| one < next) {
+        if !sorted.is_sorted_by(|(a, _), (b, _)| a < b) {
             // Of equal names, `dedup_by` keeps the first one: here the last one that came.
             sorted.reverse();
-            sorted.sort_by(|(one, _), (next, _)| one.cmp(next));
-            sorted.dedup_by(|(one, _), (next, _)| one == next);
+            sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+            sorted.dedup_by(|(a, _), (b, _)| a == b);
             sorted.shrink_to_fit();
         }
         Self(Some(Box::new(sorted)))

@@ -13,7 +13,7 @@
 use bytes::Bytes;
 use rmp::encode;
 
-use super::batch::{Reader, UnreadableBatch};
+use super::batch::{Reader, UnreadableBatch, assert_ok};
 
 /// The header of a request whose caller sends items.
 pub(crate) const INCOMING_HEADER: &str = "rpc-incoming";
@@ -59,12 +59,10 @@ impl IncomingGrant {
             Asks::Enough => 2,
         };
         let mut body = Vec::with_capacity(20);
-        let written = encode::write_array_len(&mut body, 3)
-            .and_then(|_| encode::write_uint(&mut body, self.credit))
-            .and_then(|_| encode::write_uint(&mut body, self.taken))
-            .and_then(|_| encode::write_uint(&mut body, asks));
-        // Writing to a vector does not fail.
-        debug_assert!(written.is_ok());
+        assert_ok(encode::write_array_len(&mut body, 3));
+        assert_ok(encode::write_uint(&mut body, self.credit));
+        assert_ok(encode::write_uint(&mut body, self.taken));
+        assert_ok(encode::write_uint(&mut body, asks));
         Bytes::from(body)
     }
 
