@@ -73,7 +73,7 @@ impl IncomingGrant {
     /// If the body is malformed.
     pub(crate) fn read(body: &Bytes) -> Result<Self, UnreadableBatch> {
         let mut reader = Reader::new(body);
-        let elements = reader.array_len()?;
+        let unknown = reader.array_beyond(3, UnreadableBatch("a grant has too few elements"))?;
         let credit = reader.uint()?;
         let taken = reader.uint()?;
         let asks = match reader.uint()? {
@@ -81,7 +81,7 @@ impl IncomingGrant {
             2 => Asks::Enough,
             _ => Asks::Nothing,
         };
-        reader.skip(elements.saturating_sub(3))?;
+        reader.skip(unknown)?;
         reader.end()?;
         Ok(Self { credit, taken, asks })
     }
@@ -104,6 +104,14 @@ mod tests {
         #[test]
         fn reading_any_bytes_does_not_panic(body in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = IncomingGrant::read(&Bytes::from(body));
+        }
+    }
+
+    #[test]
+    fn an_array_that_is_too_short_is_malformed() {
+        for length in 0..3 {
+            let body = [0x90 + length, 7, 3, 2];
+            IncomingGrant::read(&Bytes::copy_from_slice(&body)).unwrap_err();
         }
     }
 

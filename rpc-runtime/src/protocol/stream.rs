@@ -96,14 +96,14 @@ impl Items {
     /// If it is malformed, or has more items than any sender of this protocol puts into a message.
     pub(crate) fn read(body: &Bytes) -> Result<Self, UnreadableBatch> {
         let mut reader = Reader::new(body);
-        let elements = reader.array_len()?;
+        let optional = reader.array_beyond(2, UnreadableBatch("it has too few elements"))?;
         let first = reader.uint()?;
         let count = reader.array_len()?;
         if count > MAX_ITEMS {
             return Err(UnreadableBatch("it has too many items"));
         }
         let mut items = ItemList::read(&mut reader, count)?;
-        let credit = read_volume(&mut reader, elements.saturating_sub(2))?;
+        let credit = read_volume(&mut reader, optional)?;
         reader.end()?;
         if body.len() > 2 * items.encoded_len() + MAX_ITEM_FRAME_BYTES {
             items.detach();
@@ -138,10 +138,10 @@ pub(crate) fn read_grants(body: &Bytes) -> Result<Vec<Grant>, UnreadableBatch> {
     // A grant has more than eight bytes, so a forged count reserves little memory.
     let mut grants = Vec::with_capacity(count.min(body.len() / 8));
     for _ in 0..count {
-        let elements = reader.array_len()?;
+        // The id, and the items of the credit.
+        let optional = reader.array_beyond(2, UnreadableBatch("a grant has too few elements"))?;
         let id = reader.id()?;
-        // At least one element: a grant without a credit is malformed.
-        let credit = read_volume(&mut reader, elements.saturating_sub(1).max(1))?;
+        let credit = read_volume(&mut reader, 1 + optional)?;
         grants.push(Grant { id, credit });
     }
     reader.end()?;
@@ -198,6 +198,17 @@ mod tests {
         assert_eq!(Items::read(&without_bytes).unwrap(), items(9, u64::MAX));
         let without_credit = Bytes::from_static(&[0x92, 7, 0x91, 0xc4, 1, 0xff]);
         assert_eq!(Items::read(&without_credit).unwrap(), items(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn arrays_that_are_too_short_are_malformed() {
+        let id = Uuid::from_u128(1);
+        for length in 0..2 {
+            let items = [&[0x90 + length, 7][..], b"\x91\xc4\x01\xff"].concat();
+            Items::read(&Bytes::from(items)).unwrap_err();
+            let grants = [&[0x91, 0x90 + length][..], b"\xc4\x10", id.as_bytes(), b"\x03"].concat();
+            read_grants(&Bytes::from(grants)).unwrap_err();
+        }
     }
 
     #[test]

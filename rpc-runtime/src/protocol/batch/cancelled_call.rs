@@ -40,10 +40,7 @@ impl Part for CancelledCall {
 
 impl ReadPart for CancelledCall {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
-        let length = reader.array_len()?;
-        let unknown = length
-            .checked_sub(2)
-            .ok_or(UnreadableBatch("a cancelled call has too few elements"))?;
+        let unknown = reader.array_beyond(2, UnreadableBatch("a cancelled call has too few elements"))?;
         let call = Self {
             id: reader.id()?,
             time_left: Duration::from_millis(reader.uint()?),

@@ -189,10 +189,7 @@ impl<P: Part> Part for &P {
 
 impl ReadPart for BatchedCall {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
-        let length = reader.array_len()?;
-        let unknown = length
-            .checked_sub(5)
-            .ok_or(UnreadableBatch("a call has too few elements"))?;
+        let unknown = reader.array_beyond(5, UnreadableBatch("a call has too few elements"))?;
         let call = Self {
             id: reader.id()?,
             method: reader.short_str()?,
@@ -230,10 +227,7 @@ impl Part for BatchedReply {
 
 impl ReadPart for BatchedReply {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
-        let length = reader.array_len()?;
-        let optional = length
-            .checked_sub(4)
-            .ok_or(UnreadableBatch("a reply has too few elements"))?;
+        let optional = reader.array_beyond(4, UnreadableBatch("a reply has too few elements"))?;
         let reply = Self {
             id: reader.id()?,
             kind: ReplyKind::from_number(reader.uint()?)
@@ -320,6 +314,15 @@ impl<'a> Reader<'a> {
         let length =
             decode::read_array_len(&mut self.rest).map_err(|_| UnreadableBatch("an array is missing"))?;
         Ok(length as usize)
+    }
+
+    /// Begins an array of at least `required` elements. Returns how many more it has.
+    pub(in crate::protocol) fn array_beyond(
+        &mut self,
+        required: usize,
+        too_short: UnreadableBatch,
+    ) -> Result<usize, UnreadableBatch> {
+        self.array_len()?.checked_sub(required).ok_or(too_short)
     }
 
     pub(in crate::protocol) fn uint(&mut self) -> Result<u64, UnreadableBatch> {
