@@ -18,7 +18,7 @@ pub(super) enum Channel {
 }
 
 impl Channel {
-    /// The channel of a method's requests.
+    /// Returns the channel of a method's requests.
     pub(super) fn of_requests(method: &MethodDescription) -> Self {
         if method.is_broadcast {
             Self::Broadcasts
@@ -55,13 +55,13 @@ pub(super) fn all(
     fault: &str,
     options: &Options,
 ) -> Map<String, Value> {
-    let requests = |channel| {
+    let requests_in = |channel| {
         let methods = methods
             .iter()
             .filter(move |(method, _)| Channel::of_requests(method) == channel);
         references(methods.map(|(_, messages)| &messages.request))
     };
-    let broadcasts = requests(Channel::Broadcasts);
+    let broadcasts = requests_in(Channel::Broadcasts);
     let items = references(methods.iter().filter_map(|(_, messages)| messages.items.as_ref()));
     let mut replies = references(methods.iter().flat_map(|(_, messages)| &messages.replies));
     let mut channels = Map::new();
@@ -73,7 +73,7 @@ pub(super) fn all(
             "description": "The queue of requests. These are the properties that workers declare unless they \
                 set others. They also set the argument `x-queue-type` to `classic`.",
             "address": queue,
-            "messages": requests(Channel::Requests),
+            "messages": requests_in(Channel::Requests),
             "bindings": binding(&queue_of_requests(queue, options)),
         }),
     );
@@ -129,8 +129,8 @@ fn references<'a>(
         .collect()
 }
 
-/// Returns the `bindings` of a channel with these properties: it is a queue, or a routing key of an
-/// exchange.
+/// Returns the `bindings` of a channel. `properties` describe the queue or the exchange to which
+/// its messages are sent.
 fn binding(properties: &Value) -> Value {
     let mut binding = properties.clone();
     binding["bindingVersion"] = json!(BINDING_VERSION);

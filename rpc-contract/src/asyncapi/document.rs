@@ -20,7 +20,7 @@ impl Options {
     pub fn document(&self, service: &ServiceDescription) -> Value {
         let service = with_schemas(service);
         let mut schemas = Schemas::new(&service.definitions);
-        // First, so that messages and the types within them take no title of a named type.
+        // Named types take their titles before messages and the types within these do.
         let definitions = schemas.definitions();
         let mut messages = Messages::new(schemas);
         let methods = service.methods.iter();
@@ -29,7 +29,7 @@ impl Options {
             .collect();
         let channels = channels::all(&service.queue, &methods, messages.fault(), self);
         let operations = operations::all(&methods, messages.fault(), self.view);
-        let is_answered = methods.iter().any(|(method, _)| !method.is_oneway);
+        let has_replies = methods.iter().any(|(method, _)| !method.is_oneway);
         let mut document = json!({
             "asyncapi": match self.version {
                 AsyncApi::V3_0 => "3.0.0",
@@ -45,7 +45,7 @@ impl Options {
             "operations": operations,
             "components": {
                 "schemas": definitions,
-                "messages": messages.finish(is_answered),
+                "messages": messages.finish(has_replies),
                 "messageTraits": messages::traits(),
                 "correlationIds": {
                     "correlation_id": {

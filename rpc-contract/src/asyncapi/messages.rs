@@ -158,10 +158,9 @@ impl<'a> Messages<'a> {
         name
     }
 
-    /// Returns all messages. `is_answered` says whether any method has replies. If so, the fault is
-    /// one of the messages.
-    pub(super) fn finish(mut self, is_answered: bool) -> Map<String, Value> {
-        if is_answered {
+    /// Returns all messages: with the fault, if any method has replies.
+    pub(super) fn finish(mut self, has_replies: bool) -> Map<String, Value> {
+        if has_replies {
             let fault = fault(&self.fault);
             self.by_name.insert(self.fault, fault);
         }

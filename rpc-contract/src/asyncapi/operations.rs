@@ -20,23 +20,16 @@ pub(super) fn all(
     fault: &str,
     view: View,
 ) -> Map<String, Value> {
-    // The keys are in the order of these names, which is that of the operations below.
-    let names = methods.iter().map(|(method, _)| method.name.clone());
-    let receiving = methods.iter().filter(|(_, messages)| messages.items.is_some());
-    let names: Vec<_> = names
-        .chain(receiving.map(|(method, _)| format!("{}.items", method.name)))
-        .collect();
-    let keys = DocumentKeys::new(names.iter().map(String::as_str));
     let of_methods = methods
         .iter()
-        .map(|(method, messages)| of_method(method, messages, fault, view));
-    let of_items = methods
-        .iter()
-        .filter_map(|(method, messages)| of_items(method, messages, view));
-    keys.in_order()
-        .map(str::to_owned)
-        .zip(of_methods.chain(of_items))
-        .collect()
+        .map(|(method, messages)| (method.name.clone(), of_method(method, messages, fault, view)));
+    let of_items = methods.iter().filter_map(|(method, messages)| {
+        let operation = of_items(method, messages, view)?;
+        Some((format!("{}.items", method.name), operation))
+    });
+    let (names, operations): (Vec<_>, Vec<_>) = of_methods.chain(of_items).unzip();
+    let keys = DocumentKeys::new(names.iter().map(String::as_str));
+    keys.in_order().map(str::to_owned).zip(operations).collect()
 }
 
 /// Returns the operation of a method.
@@ -150,22 +143,21 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
     let mut tags: Vec<_> = set
         .map(|(_, name, description)| json!({"name": name, "description": description}))
         .collect();
-    tags.extend(method.retry.map(|retry| {
-        let RetryDescription {
-            times,
-            min_delay_ms: min,
-            max_delay_ms: max,
-        } = retry;
-        let description = match times {
-            0 => "A failed job is not retried.".to_owned(),
-            1 => format!("A failed job is retried once, after {min} ms."),
-            _ => format!(
-                "A failed job is retried {times} times, after {min} ms at first and {max} ms at last."
-            ),
-        };
-        json!({"name": "retry", "description": description})
-    }));
+    if let Some(retry) = &method.retry {
+        tags.push(json!({"name": "retry", "description": in_words(retry)}));
+    }
     tags
+}
+
+fn in_words(retry: &RetryDescription) -> String {
+    let (min, max) = (retry.min_delay_ms, retry.max_delay_ms);
+    match retry.times {
+        0 => "A failed job is not retried.".to_owned(),
+        1 => format!("A failed job is retried once, after {min} ms."),
+        times => {
+            format!("A failed job is retried {times} times, after {min} ms at first and {max} ms at last.")
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,6 @@ use crate::keywords::{self, Keywords};
 use crate::names::{Scope, pascal};
 use crate::references::{DocumentKeys, convert_schema};
 
-/// Keywords whose value is a list of alternatives or parts.
-const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
-
 /// Makes the schemas of a document.
 pub(super) struct Schemas<'a> {
     definitions: &'a BTreeMap<String, Value>,
@@ -31,7 +28,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    /// Takes a unique name of a class, made of `name`, and returns it.
+    /// Returns a name for a class, made of `name`, that no other class gets.
     pub(super) fn take_name(&mut self, name: &str) -> String {
         self.titles.add(pascal(name, "Type"))
     }
@@ -46,15 +43,11 @@ impl<'a> Schemas<'a> {
             .map(|schema| self.convert(schema))
             .collect();
         for (name, schema) in self.definitions.keys().zip(&mut schemas) {
-            // A keyword beside a `$ref` has no meaning.
-            if let Some(object) = schema
-                .as_object_mut()
-                .filter(|object| !object.contains_key("$ref"))
-            {
+            if let Some(object) = keywords_unless_reference(schema) {
                 self.title(object, name);
             }
         }
-        // No name is needed: each schema with parts has a title now, unless it is a `$ref`.
+        // No name is needed: each schema with parts has a title now, unless it is a reference.
         schemas.iter_mut().for_each(|schema| self.title_parts(schema, ""));
         keys.into_iter().zip(schemas).collect()
     }
@@ -71,10 +64,7 @@ impl<'a> Schemas<'a> {
     /// [`take_name`](Self::take_name) has returned, unless it is a reference to a named type.
     pub(super) fn body(&mut self, schema: &Value, name: &str) -> Value {
         let mut schema = self.convert(schema);
-        if let Some(object) = schema
-            .as_object_mut()
-            .filter(|object| !object.contains_key("$ref"))
-        {
+        if let Some(object) = keywords_unless_reference(&mut schema) {
             object.insert("title".to_owned(), json!(name));
         }
         self.title_parts(&mut schema, name);
@@ -120,8 +110,9 @@ impl<'a> Schemas<'a> {
 
     fn title_part(&mut self, part: &mut Value, position: Position, name: &str) {
         match position {
-            // It is merged into the schema around it, so it is no class of its own.
-            Position::Part => self.title_parts(part, name),
+            // It is no class of its own.
+            Position::Merged => self.title_parts(part, name),
+            Position::Itself => self.title_all(part, name),
             Position::Field(place) | Position::Within(place) => {
                 self.title_all(part, &format!("{name} {place}"));
             }
@@ -153,6 +144,14 @@ impl<'a> Schemas<'a> {
     }
 }
 
+/// Returns the keywords of a schema. `None` if it is a reference, as a keyword beside `$ref` has no
+/// meaning.
+fn keywords_unless_reference(schema: &mut Value) -> Option<&mut Keywords> {
+    schema
+        .as_object_mut()
+        .filter(|object| !object.contains_key("$ref"))
+}
+
 /// Whether a variant has one field, which is not a tag.
 fn has_content_as_only_field(variant: &Keywords) -> bool {
     let fields = variant.get("properties").and_then(Value::as_object);
@@ -170,16 +169,18 @@ fn is_class(schema: &Keywords) -> bool {
     has_fields || schema.contains_key("enum")
 }
 
-/// How a schema is contained in another, with a name for it there.
+/// How a schema is contained in another, with a name for it there if it needs one.
 enum Position {
     /// Its keywords add to those of the other: it is one of `allOf`.
-    Part,
-    /// It is one of several alternatives.
+    Merged,
+    /// It describes the same value: it is the only alternative, or the only one beside `null`, or
+    /// that `null`.
+    Itself,
+    /// It is one of several alternatives, at least two of which are not `null`.
     Variant(String),
     /// It describes a field.
     Field(String),
-    /// It describes an item or another part of the value. The name is empty if it describes the
-    /// value itself: it is the only alternative, or the only one beside `null`, or that `null`.
+    /// It describes an item, or a value of a map.
     Within(String),
 }
 
@@ -197,17 +198,18 @@ fn parts(object: &mut Keywords) -> Vec<(&mut Value, Position)> {
                 );
             }
             ("allOf", Value::Array(schemas)) => {
-                parts.extend(schemas.iter_mut().map(|schema| (schema, Position::Part)));
+                parts.extend(schemas.iter_mut().map(|schema| (schema, Position::Merged)));
             }
             ("anyOf" | "oneOf", Value::Array(schemas)) => {
-                let is_several = schemas.iter().filter(|schema| !keywords::is_null(schema)).count() > 1;
+                let has_several = schemas.iter().filter(|schema| !keywords::is_null(schema)).count() > 1;
                 let numbered = schemas.iter_mut().zip(1..);
                 parts.extend(numbered.map(|(schema, number)| {
-                    if !is_several {
-                        return (schema, Position::Within(String::new()));
-                    }
-                    let name = variant_name(schema).unwrap_or_else(|| number.to_string());
-                    (schema, Position::Variant(name))
+                    let position = if has_several {
+                        Position::Variant(variant_name(schema).unwrap_or_else(|| number.to_string()))
+                    } else {
+                        Position::Itself
+                    };
+                    (schema, position)
                 }));
             }
             ("items", Value::Array(schemas)) => {
@@ -227,12 +229,9 @@ fn parts(object: &mut Keywords) -> Vec<(&mut Value, Position)> {
 fn variant_name(schema: &Value) -> Option<String> {
     let fields = schema.get("properties")?.as_object()?;
     let tag = fields.values().find_map(keywords::constant);
-    let only = || {
-        (fields.len() == 1)
-            .then(|| fields.keys().next().map(String::as_str))
-            .flatten()
-    };
-    tag.or_else(only).map(str::to_owned)
+    let first_field = fields.keys().next().map(String::as_str);
+    let only_field = first_field.filter(|_| fields.len() == 1);
+    tag.or(only_field).map(str::to_owned)
 }
 
 /// Rewrites a schema, and those within it, in an equivalent form from which generators make better
@@ -250,25 +249,17 @@ fn simplify(schema: &mut Value) {
 
 /// Replaces alternatives, all of which are fixed texts, by an `enum` of these texts.
 fn join_texts(object: &mut Keywords) {
-    let keyword = ["oneOf", "anyOf"]
+    // A second one of these keywords would restrict the texts further.
+    let mut lists = ["allOf", "anyOf", "enum", "oneOf"]
         .into_iter()
-        .find(|keyword| object.contains_key(*keyword));
-    let alternatives = keyword.and_then(|keyword| object.get(keyword)?.as_array());
-    // Another list of schemas would restrict the texts further.
-    let lists = LISTS.iter().filter(|list| object.contains_key(**list));
-    let (Some(keyword), Some(alternatives), 1) = (keyword, alternatives, lists.count()) else {
+        .filter(|keyword| object.contains_key(*keyword));
+    let (Some(keyword @ ("anyOf" | "oneOf")), None) = (lists.next(), lists.next()) else {
         return;
     };
-    if object.contains_key("enum") || !alternatives.iter().all(has_only_keywords_of_texts) {
+    let alternatives = object.get(keyword).and_then(Value::as_array);
+    let Some(texts) = alternatives.and_then(|alternatives| distinct_texts(alternatives)) else {
         return;
-    }
-    let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
-    let texts = texts.unwrap_or_default().concat();
-    // An `enum` may not have a text twice.
-    let different: BTreeSet<_> = texts.iter().map(|(text, _)| text).collect();
-    if texts.is_empty() || different.len() != texts.len() {
-        return;
-    }
+    };
     let own_docs = keywords::text(object.get("description")).unwrap_or_default();
     let docs = docs_with_texts(own_docs, &texts);
     let texts: Vec<_> = texts.iter().map(|(text, _)| json!(text)).collect();
@@ -278,6 +269,18 @@ fn join_texts(object: &mut Keywords) {
     if !docs.is_empty() {
         object.insert("description".to_owned(), json!(docs));
     }
+}
+
+/// Returns the texts that alternatives allow, with their docs. `None` if there are none, if anything
+/// else is allowed, or if a text occurs twice, which an `enum` may not have.
+fn distinct_texts(alternatives: &[Value]) -> Option<Vec<(&str, &str)>> {
+    if !alternatives.iter().all(has_only_keywords_of_texts) {
+        return None;
+    }
+    let texts: Option<Vec<_>> = alternatives.iter().map(keywords::texts).collect();
+    let texts = texts?.concat();
+    let distinct: BTreeSet<_> = texts.iter().map(|(text, _)| text).collect();
+    (!texts.is_empty() && distinct.len() == texts.len()).then_some(texts)
 }
 
 /// Returns a type's own docs, followed by those of its texts, which an `enum` has no place for.
@@ -302,8 +305,8 @@ fn has_only_keywords_of_texts(schema: &Value) -> bool {
     })
 }
 
-/// Excludes further items from a tuple, an array with a schema for each item, if its maximal length
-/// does.
+/// Says explicitly that a tuple, which has a schema for each item, has no further items, if its
+/// `maxItems` says so.
 fn close_tuple(object: &mut Keywords) {
     let items = object.get("items").and_then(Value::as_array).map(Vec::len);
     let max = object.get("maxItems").and_then(Value::as_u64);
