@@ -58,7 +58,8 @@ fn result<'a>(method: &'a MethodDescription, unit: &'a Value) -> NamedType<'a> {
     }
 }
 
-/// Compares what new workers answer old callers, and what old workers answer new callers.
+/// Compares what new workers answer old callers, and what old workers answer new callers. Each
+/// version of a method comes with the type of this answer.
 fn compare_both_ways(
     (old, before): (&MethodDescription, NamedType<'_>),
     (new, now): (&MethodDescription, NamedType<'_>),
@@ -84,18 +85,10 @@ fn compare_both_ways(
     }
     for problem in of_old_callers {
         let message = problem.sentence("old callers", "what new workers answer");
-        changes.add(
-            OldPeers::Callers.verdict(problem.is_certain),
-            place.clone(),
-            message,
-        );
+        changes.add_break(OldPeers::Callers, problem.is_certain, place, message);
     }
     for problem in of_new_callers {
         let message = problem.sentence("new callers", "what old workers answer");
-        changes.add(
-            OldPeers::Workers.verdict(problem.is_certain),
-            place.clone(),
-            message,
-        );
+        changes.add_break(OldPeers::Workers, problem.is_certain, place, message);
     }
 }

@@ -23,43 +23,35 @@ pub(super) fn compare(
         }
         compare_argument(old, argument, counterparts, types, changes);
     }
-    // An old argument that new workers read under another name has been reported above, but old
-    // workers may miss it.
     for &argument in &old_arguments {
-        let is_still_sent = matches.new_of_old.contains_key(argument.name.as_str());
-        if !argument.is_optional && !is_still_sent {
-            changes.add(
-                Verdict::BreaksWorkers,
-                argument_place(old, argument),
-                "new callers do not send it under this name, and old workers answer `bad_request`; update all workers first, or keep it",
-            );
-        } else if !is_still_sent && !matches.new_readers.contains_key(argument.name.as_str()) {
-            changes.add(
-                Verdict::Safe,
-                argument_place(old, argument),
-                "it is gone: new workers skip it, and old workers do without it",
-            );
+        if !matches.new_of_old.contains_key(argument.name.as_str()) {
+            add_missing_argument(old, argument, &matches, changes);
         }
     }
-    for (argument, reader) in repeated(&old_arguments, &matches.new_readers) {
+    for (argument, read_as) in repeated(&old_arguments, &matches.new_by_accepted_name) {
         let message = format!(
             "new workers read it as {}, which old callers send too, and answer `bad_request` to both; remove the alias",
-            reader.name
+            read_as.name
         );
         changes.add(Verdict::BreaksCallers, argument_place(old, argument), message);
     }
-    for (argument, reader) in repeated(&new_arguments, &matches.old_readers) {
+    for (argument, read_as) in repeated(&new_arguments, &matches.old_by_accepted_name) {
         let message = format!(
             "old workers read it as {}, which new callers send too, and answer `bad_request` to both; give it another name",
-            reader.name
+            read_as.name
         );
         changes.add(Verdict::BreaksWorkers, argument_place(new, argument), message);
     }
-    let method_place = || Place::Method(old.name.clone());
-    compare_positions((&old_arguments, &new_arguments), &matches, method_place, changes);
+    if have_moved(&old_arguments, &new_arguments, &matches) {
+        changes.add(
+            Verdict::MayBreakCallers,
+            Place::Method(old.name.clone()),
+            "arguments have moved: callers that send an array instead of a map are misunderstood; add arguments at the end",
+        );
+    }
 }
 
-/// Adds the change for an argument that new workers read and old callers do not write.
+/// Adds the change for a new argument that old callers do not send.
 fn add_new_argument(
     method: &MethodDescription,
     argument: &ArgumentDescription,
@@ -67,7 +59,7 @@ fn add_new_argument(
     changes: &mut Changes,
 ) {
     if argument.is_optional {
-        let by_old_workers = match matches.old_readers.get(argument.name.as_str()) {
+        let by_old_workers = match matches.old_by_accepted_name.get(argument.name.as_str()) {
             Some(old) => format!("read it as {}", old.name),
             None => "skip it".to_owned(),
         };
@@ -87,57 +79,83 @@ fn add_new_argument(
     changes.add(Verdict::BreaksCallers, argument_place(method, argument), message);
 }
 
+/// Adds the change for an old argument that new callers do not send to old workers.
+fn add_missing_argument(
+    method: &MethodDescription,
+    argument: &ArgumentDescription,
+    matches: &Matches<'_>,
+    changes: &mut Changes,
+) {
+    let place = argument_place(method, argument);
+    if !argument.is_optional {
+        changes.add(
+            Verdict::BreaksWorkers,
+            place,
+            "new callers do not send it under this name, and old workers answer `bad_request`; update all workers first, or keep it",
+        );
+        return;
+    }
+    // If new workers read it under another name, that has been reported for the new argument.
+    if !matches.new_by_accepted_name.contains_key(argument.name.as_str()) {
+        changes.add(
+            Verdict::Safe,
+            place,
+            "it is gone: new workers skip it, and old workers do without it",
+        );
+    }
+}
+
 /// Which arguments of one version are read as which of the other, by name or alias.
 struct Matches<'a> {
     /// The old argument that new workers read as a new argument, by the name of the new one.
     old_of_new: BTreeMap<&'a str, &'a ArgumentDescription>,
     /// The new argument that old workers read as an old argument, by the name of the old one.
     new_of_old: BTreeMap<&'a str, &'a ArgumentDescription>,
-    /// The old arguments by the names and aliases under which old workers read them.
-    old_readers: Readers<'a>,
-    /// The new arguments by the names and aliases under which new workers read them.
-    new_readers: Readers<'a>,
+    /// The old arguments, by the names and aliases that old workers accept for them.
+    old_by_accepted_name: ByAcceptedName<'a>,
+    /// The new arguments, by the names and aliases that new workers accept for them.
+    new_by_accepted_name: ByAcceptedName<'a>,
     /// The name of the old argument that new workers do not read, if there is exactly one.
     only_removed: Option<&'a str>,
 }
 
 impl<'a> Matches<'a> {
     fn new(old: &Arguments<'a>, new: &Arguments<'a>) -> Self {
-        let new_readers = readers(new);
+        let new_by_accepted_name = by_accepted_name(new);
         let names = old.iter().map(|argument| argument.name.as_str());
-        let mut removed = names.filter(|name| !new_readers.contains_key(name));
+        let mut removed = names.filter(|name| !new_by_accepted_name.contains_key(name));
         Self {
             only_removed: removed.next().filter(|_| removed.next().is_none()),
-            old_of_new: match_written(new, old),
-            new_of_old: match_written(old, new),
-            old_readers: readers(old),
-            new_readers,
+            old_of_new: find_written(new, old),
+            new_of_old: find_written(old, new),
+            old_by_accepted_name: by_accepted_name(old),
+            new_by_accepted_name,
         }
     }
 
-    /// The old arguments that correspond to a new one.
+    /// Returns the old arguments that correspond to a new one.
     fn counterparts(&self, argument: &ArgumentDescription) -> Counterparts<'a> {
         let name = argument.name.as_str();
         Counterparts {
             sent: self.old_of_new.get(name).copied(),
-            read: self.old_readers.get(name).copied(),
+            read: self.old_by_accepted_name.get(name).copied(),
         }
     }
 }
 
-/// The old arguments that correspond to a new one. They differ if only one version knows the name
-/// that the other one sends.
+/// The old arguments that correspond to a new one. They can differ only if the old version has none
+/// with its name.
 #[derive(Clone, Copy)]
 struct Counterparts<'a> {
-    /// The one that old callers send, and new workers read as the new one.
+    /// The one that new workers read as the new one if old callers send it.
     sent: Option<&'a ArgumentDescription>,
-    /// The one that old workers read the new one as.
+    /// The one as which old workers read the new one if new callers send it.
     read: Option<&'a ArgumentDescription>,
 }
 
-/// Finds what each argument of `read` is read from: the argument of `written` that has its name or
-/// one of its aliases. The keys are the names in `read`, without those that are not written.
-fn match_written<'a>(
+/// Finds, by the name of each argument of `read`, the argument of `written` that is read as it: the
+/// one with its name, or else with one of its aliases. Leaves out arguments that are not written.
+fn find_written<'a>(
     read: &Arguments<'a>,
     written: &Arguments<'a>,
 ) -> BTreeMap<&'a str, &'a ArgumentDescription> {
@@ -145,20 +163,20 @@ fn match_written<'a>(
         .iter()
         .map(|argument| (argument.name.as_str(), *argument))
         .collect();
-    let find_written = |argument: &&'a ArgumentDescription| {
-        let mut names = std::iter::once(&argument.name).chain(&argument.aliases);
-        let found = names.find_map(|name| written.get(name.as_str()))?;
+    let find = |argument: &&'a ArgumentDescription| {
+        let mut accepted = std::iter::once(&argument.name).chain(&argument.aliases);
+        let found = accepted.find_map(|name| written.get(name.as_str()))?;
         Some((argument.name.as_str(), *found))
     };
-    read.iter().filter_map(find_written).collect()
+    read.iter().filter_map(find).collect()
 }
 
-/// Arguments by the names under which workers read them.
-type Readers<'a> = BTreeMap<&'a str, &'a ArgumentDescription>;
+/// Arguments by the names and aliases that workers accept for them.
+type ByAcceptedName<'a> = BTreeMap<&'a str, &'a ArgumentDescription>;
 
-/// Returns the arguments by name and alias. A name that is also an alias is that of the argument
-/// with the name.
-fn readers<'a>(arguments: &Arguments<'a>) -> Readers<'a> {
+/// Returns the arguments by name and alias. If one has the alias that is the name of another, the
+/// name counts.
+fn by_accepted_name<'a>(arguments: &Arguments<'a>) -> ByAcceptedName<'a> {
     let names = arguments
         .iter()
         .map(|&argument| (argument.name.as_str(), argument));
@@ -170,23 +188,26 @@ fn readers<'a>(arguments: &Arguments<'a>) -> Readers<'a> {
     aliases.chain(names).collect()
 }
 
-/// Returns the argument that workers of this version read from a value with this name.
-pub(super) fn reader<'a>(method: &'a MethodDescription, name: &str) -> Option<&'a ArgumentDescription> {
-    readers(&distinct_arguments(method)).get(name).copied()
+/// Returns the argument as which workers of this version read a value with this name.
+pub(super) fn find_accepting<'a>(
+    method: &'a MethodDescription,
+    name: &str,
+) -> Option<&'a ArgumentDescription> {
+    by_accepted_name(&distinct_arguments(method)).get(name).copied()
 }
 
-/// Returns the written arguments that are read as the same one as an earlier argument, and that
-/// one. Serde refuses a field with two values.
+/// Returns the written arguments that are read as the same one as an earlier argument, each with
+/// the one as which it is read. Serde refuses a field with two values.
 fn repeated<'a>(
     written: &Arguments<'a>,
-    readers: &Readers<'a>,
+    read: &ByAcceptedName<'a>,
 ) -> Vec<(&'a ArgumentDescription, &'a ArgumentDescription)> {
-    let mut read = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let pairs = written
         .iter()
-        .filter_map(|&argument| Some((argument, *readers.get(argument.name.as_str())?)));
+        .filter_map(|&argument| Some((argument, *read.get(argument.name.as_str())?)));
     pairs
-        .filter(|(_, reader)| !read.insert(reader.name.as_str()))
+        .filter(|(_, read_as)| !names.insert(read_as.name.as_str()))
         .collect()
 }
 
@@ -242,7 +263,7 @@ fn compare_argument(
         sent: old.sent.map(type_of),
         read: old.read.map(type_of),
     };
-    compare_types((before, type_of(new)), &place, types, changes);
+    compare_types(before, type_of(new), &place, types, changes);
 }
 
 fn type_of(argument: &ArgumentDescription) -> NamedType<'_> {
@@ -263,7 +284,7 @@ pub(super) fn compare_incoming(
             sent: Some(before),
             read: Some(before),
         };
-        compare_types((before, now), &Place::Incoming(new.name.clone()), types, changes);
+        compare_types(before, now, &Place::Incoming(new.name.clone()), types, changes);
     }
 }
 
@@ -277,19 +298,18 @@ struct OldTypes<'a> {
 
 /// Checks that new workers read what old callers send, and old workers what new callers send.
 fn compare_types(
-    (before, now): (OldTypes<'_>, NamedType<'_>),
+    before: OldTypes<'_>,
+    now: NamedType<'_>,
     place: &Place,
     types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
-    let mut of_new_workers = Vec::new();
-    if let Some(sent) = before.sent {
-        of_new_workers = types.problems_of_new_reader(sent, now);
-    }
-    let mut of_old_workers = Vec::new();
-    if let Some(read) = before.read {
-        of_old_workers = types.problems_of_old_reader(now, read);
-    }
+    let of_new_workers = before
+        .sent
+        .map_or_else(Vec::new, |sent| types.problems_of_new_reader(sent, now));
+    let of_old_workers = before
+        .read
+        .map_or_else(Vec::new, |read| types.problems_of_old_reader(now, read));
     if let (Some(sent), Some(_)) = (before.sent, before.read)
         && of_new_workers.is_empty()
         && of_old_workers.is_empty()
@@ -299,42 +319,19 @@ fn compare_types(
     }
     for problem in of_new_workers {
         let message = problem.sentence("new workers", "what old callers send");
-        changes.add(
-            OldPeers::Callers.verdict(problem.is_certain),
-            place.clone(),
-            message,
-        );
+        changes.add_break(OldPeers::Callers, problem.is_certain, place, message);
     }
     for problem in of_old_workers {
         let message = problem.sentence("old workers", "what new callers send");
-        changes.add(
-            OldPeers::Workers.verdict(problem.is_certain),
-            place.clone(),
-            message,
-        );
+        changes.add_break(OldPeers::Workers, problem.is_certain, place, message);
     }
 }
 
-/// Compares the positions of arguments: callers that do not use rpc-runtime may send an array. Only
-/// positions that both versions have are compared: arguments that are added or removed at the end
-/// move no others.
-fn compare_positions(
-    (old, new): (&Arguments<'_>, &Arguments<'_>),
-    matches: &Matches<'_>,
-    method_place: impl Fn() -> Place,
-    changes: &mut Changes,
-) {
-    let has_moved = |(before, now): (&&ArgumentDescription, &&ArgumentDescription)| {
-        matches
-            .old_of_new
-            .get(now.name.as_str())
-            .is_none_or(|written| written.name != before.name)
-    };
-    if old.iter().zip(new).any(has_moved) {
-        changes.add(
-            Verdict::MayBreakCallers,
-            method_place(),
-            "arguments have moved: callers that send an array instead of a map are misunderstood; add arguments at the end",
-        );
-    }
+/// Whether a position that both versions have is that of another argument now. Callers that do not
+/// use rpc-runtime may send an array. Arguments that are added or removed at the end move no others.
+fn have_moved(old: &Arguments<'_>, new: &Arguments<'_>, matches: &Matches<'_>) -> bool {
+    old.iter().zip(new).any(|(before, now)| {
+        let written = matches.old_of_new.get(now.name.as_str());
+        written.is_none_or(|written| written.name != before.name)
+    })
 }

@@ -112,9 +112,9 @@ impl Rollout {
     pub fn of(changes: &[Change]) -> Self {
         let has_any =
             |verdicts: [Verdict; 2]| changes.iter().any(|change| verdicts.contains(&change.verdict));
-        let callers = has_any([Verdict::BreaksCallers, Verdict::MayBreakCallers]);
-        let workers = has_any([Verdict::BreaksWorkers, Verdict::MayBreakWorkers]);
-        match (callers, workers) {
+        let breaks_callers = has_any([Verdict::BreaksCallers, Verdict::MayBreakCallers]);
+        let breaks_workers = has_any([Verdict::BreaksWorkers, Verdict::MayBreakWorkers]);
+        match (breaks_callers, breaks_workers) {
             (false, false) => Self::AnyOrder,
             (false, true) => Self::WorkersFirst,
             (true, false) => Self::CallersFirst,
@@ -130,18 +130,6 @@ pub(super) enum OldPeers {
     Workers,
 }
 
-impl OldPeers {
-    /// Returns the verdict on a change that breaks these peers, for certain or perhaps.
-    pub(super) fn verdict(self, is_certain: bool) -> Verdict {
-        match (self, is_certain) {
-            (Self::Callers, true) => Verdict::BreaksCallers,
-            (Self::Callers, false) => Verdict::MayBreakCallers,
-            (Self::Workers, true) => Verdict::BreaksWorkers,
-            (Self::Workers, false) => Verdict::MayBreakWorkers,
-        }
-    }
-}
-
 #[derive(Default)]
 pub(super) struct Changes(Vec<Change>);
 
@@ -152,6 +140,17 @@ impl Changes {
             place,
             message: message.into(),
         });
+    }
+
+    /// Adds a change that breaks `peers`, for certain or perhaps.
+    pub(super) fn add_break(&mut self, peers: OldPeers, is_certain: bool, place: &Place, message: String) {
+        let verdict = match (peers, is_certain) {
+            (OldPeers::Callers, true) => Verdict::BreaksCallers,
+            (OldPeers::Callers, false) => Verdict::MayBreakCallers,
+            (OldPeers::Workers, true) => Verdict::BreaksWorkers,
+            (OldPeers::Workers, false) => Verdict::MayBreakWorkers,
+        };
+        self.add(verdict, place.clone(), message);
     }
 
     pub(super) fn into_vec(self) -> Vec<Change> {

@@ -1,12 +1,12 @@
 //! Compares services and their methods. Arguments, answers and types have modules of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Change, Changes, Place, Verdict};
 use super::normalize::normalized;
 use super::types::TypeComparer;
 use super::{answers, arguments, text};
-use crate::{MethodDescription, ServiceDescription};
+use crate::{ArgumentDescription, MethodDescription, ServiceDescription};
 
 /// Returns the changes from the old description of a service to the new one: those of the service
 /// and its default method, those of its old methods in their order, and the methods that are new.
@@ -92,23 +92,17 @@ impl Comparison {
 
 type MethodsByName<'a> = BTreeMap<&'a str, &'a MethodDescription>;
 
-/// Returns the methods by name. If several have the same name, which no trait allows, the first
-/// counts.
 fn methods_by_name(service: &ServiceDescription) -> MethodsByName<'_> {
-    // The last one inserted stays.
-    let methods = service.methods.iter().rev();
+    let methods = distinct_methods(service);
     methods.map(|method| (method.name.as_str(), method)).collect()
 }
 
-/// Returns the first method of each name, in the order of the description.
+/// Returns the first method of each name, in the order of the description. A description that no
+/// trait made may have several.
 fn distinct_methods(service: &ServiceDescription) -> impl Iterator<Item = &MethodDescription> {
-    let by_name = methods_by_name(service);
+    let mut names = BTreeSet::new();
     let methods = service.methods.iter();
-    methods.filter(move |&method| {
-        by_name
-            .get(method.name.as_str())
-            .is_some_and(|first| std::ptr::eq(*first, method))
-    })
+    methods.filter(move |method| names.insert(method.name.as_str()))
 }
 
 /// Compares the names, the queues and the default methods.
@@ -298,9 +292,12 @@ fn compare_resumption(old: &MethodDescription, new: &MethodDescription, changes:
         return;
     }
     let place = || Place::Method(old.name.clone());
+    let is_resumed_by = |method: &MethodDescription, argument: &ArgumentDescription| {
+        method.resumed_by.as_ref() == Some(&argument.name)
+    };
     if let Some(before) = old.resumed_by.as_deref() {
-        match arguments::reader(new, before) {
-            Some(argument) if new.resumed_by.as_ref() == Some(&argument.name) => {}
+        match arguments::find_accepting(new, before) {
+            Some(argument) if is_resumed_by(new, argument) => {}
             Some(_) => changes.add(
                 Verdict::MayBreakCallers,
                 place(),
@@ -316,8 +313,8 @@ fn compare_resumption(old: &MethodDescription, new: &MethodDescription, changes:
         }
     }
     if let Some(now) = new.resumed_by.as_deref() {
-        let reader = arguments::reader(old, now);
-        if old.resumed_by.is_none() || old.resumed_by.as_ref() != reader.map(|argument| &argument.name) {
+        let argument = arguments::find_accepting(old, now);
+        if !argument.is_some_and(|argument| is_resumed_by(old, argument)) {
             let message = format!(
                 "callers resume its stream with {now}, which old workers do not heed: they begin it anew; update them before callers"
             );

@@ -40,16 +40,16 @@ impl fmt::Display for Limit {
 }
 
 impl Range {
-    /// Whether both ends of the other range, and so all its integers, are in this one. A side
-    /// without a limit is only in one without a limit.
+    /// Whether the other range begins and ends within this one. Where it has no limit, this one may
+    /// have none either.
     pub(super) fn contains(&self, other: &Self) -> bool {
-        let least = self
+        let begins_within = self
             .least
             .is_none_or(|least| other.least.is_some_and(|other| other >= least));
-        let most = self
+        let ends_within = self
             .most
             .is_none_or(|most| other.most.is_some_and(|other| other <= most));
-        least && most
+        begins_within && ends_within
     }
 }
 
@@ -69,20 +69,15 @@ impl fmt::Display for Range {
 /// integers, and floats that are too large to be exact.
 pub(super) fn range(schema: &Map<String, Value>) -> Range {
     let format = schema.get("format").and_then(Value::as_str);
-    let (least, most) = format
-        .and_then(range_of_format)
-        .map_or((None, None), |(least, most)| (Some(least), Some(most)));
+    let (least, most) = format.and_then(range_of_format).unzip();
     let limit = |keyword: &str| schema.get(keyword).and_then(integer);
-    // `None` is less than any `Some`, so `max` ignores it, and `min` would not.
     let above = limit("exclusiveMinimum").map(|limit| limit.saturating_add(1));
     let below = limit("exclusiveMaximum").map(|limit| limit.saturating_sub(1));
-    let (minimum, maximum) = (
-        limit("minimum").max(above),
-        limit("maximum").into_iter().chain(below).min(),
-    );
+    let lower_limits = [least, limit("minimum").map(Limit::of), above.map(Limit::of)];
+    let upper_limits = [most, limit("maximum").map(Limit::of), below.map(Limit::of)];
     Range {
-        least: least.max(minimum.map(Limit::of)),
-        most: most.into_iter().chain(maximum.map(Limit::of)).min(),
+        least: lower_limits.into_iter().flatten().max(),
+        most: upper_limits.into_iter().flatten().min(),
     }
 }
 
@@ -97,7 +92,7 @@ pub(super) fn range_of_value(value: &Value) -> Option<Range> {
 }
 
 /// Returns the range of a Rust type. `int` and `uint`, which are `isize` and `usize`, are taken to
-/// have 64 bits. `None` if the format is none of an integer type.
+/// have 64 bits. `None` if the format is not that of an integer type.
 fn range_of_format(format: &str) -> Option<(Limit, Limit)> {
     let signed = |least, most| (Limit::of(least), Limit::of(most));
     let unsigned = |most| (Limit::Positive(0), Limit::Positive(most));

@@ -43,8 +43,8 @@ const MAX_PROBLEMS: usize = 10;
 /// certain ones first.
 ///
 /// Each side is a schema and the definitions that it refers to. `same_definitions` says whether
-/// both sides have equal definitions. Looks at no more than `steps` pairs of schemas, or
-/// [`MAX_STEPS_PER_TYPE`], and subtracts their number from `steps`.
+/// both sides have equal definitions. Looks at no more than `steps` pairs of schemas, and no more
+/// than [`MAX_STEPS_PER_TYPE`], and subtracts those from `steps`.
 pub(super) fn problems(
     writer: (&Value, &Definitions),
     reader: (&Value, &Definitions),
@@ -94,7 +94,7 @@ impl SchemaComparison<'_> {
         };
         let pair = writer_name.zip(reader_name);
         if pair.is_some() && self.in_progress.contains(&pair) {
-            // The comparison in progress finds the problems.
+            // The outer comparison of the same pair finds the problems.
             return Vec::new();
         }
         self.in_progress.push(pair);
@@ -135,11 +135,11 @@ impl SchemaComparison<'_> {
             .collect()
     }
 
-    /// Checks that one of the reader's alternatives reads what one of the writer's allows.
+    /// Returns why none of the reader's alternatives reads what one of the writer's allows. Returns
+    /// nothing if one of them does.
     ///
-    /// If none does, returns the problems of the first alternative that may read it, or else of the
-    /// first of the same kind, or else a problem that says that the reader does not accept it.
-    /// Gives up if no steps are left.
+    /// The problems are those of the alternative that comes closest: the first that may read it, or
+    /// else the first of the same kind. If there is none, one problem says so.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
         let written_kind = kind(writer, self.writer_definitions);
         let mut of_same_kind = None;
@@ -178,48 +178,54 @@ impl SchemaComparison<'_> {
         path: &str,
     ) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for (keyword, value) in reads {
+        for (keyword, value) in reads.iter().filter(|(keyword, _)| !is_supported(keyword)) {
             let is_same =
                 writes.get(keyword) == Some(value) && (self.same_definitions || !may_contain_schemas(value));
             // The pattern of a map's integer keys does not show their width.
-            if !is_supported(keyword) && (!is_same || keyword == "patternProperties") {
+            if !is_same || keyword == "patternProperties" {
                 problems.extend(unsure(path, format!("`{keyword}` cannot be compared")));
             }
         }
+        problems.extend(self.check_supported(writes, reads, path));
+        problems
+    }
+
+    /// Compares the supported keywords of two schemas that list no alternatives.
+    fn check_supported(
+        &mut self,
+        writes: &Map<String, Value>,
+        reads: &Map<String, Value>,
+        path: &str,
+    ) -> Vec<Problem> {
         if let Some(value) = writes.get("const") {
-            problems.extend(check_value(value, reads, path));
-            return problems;
+            return check_value(value, reads, path);
         }
         if let Some(value) = reads.get("const") {
             let written = type_of(writes).unwrap_or("value");
             // `null` is the only value of its type: a writer of any `null` writes this constant.
-            if (written, value) != ("null", &Value::Null) {
-                problems.extend(certain(
-                    path,
-                    format!("any {written} is written, and only `{value}` is read"),
-                ));
+            if (written, value) == ("null", &Value::Null) {
+                return Vec::new();
             }
-            return problems;
+            let what = format!("any {written} is written, and only `{value}` is read");
+            return certain(path, what);
         }
         let (Some(written), Some(read)) = (type_of(writes), type_of(reads)) else {
-            if !self.same_definitions || writes != reads {
-                problems.extend(unsure(path, "the schemas do not name their types"));
+            if self.same_definitions && writes == reads {
+                return Vec::new();
             }
-            return problems;
+            return unsure(path, "the schemas do not name their types");
         };
-        if written != read && (written, read) != ("integer", "number") {
-            problems.extend(certain(path, format!("{written} is written, and {read} is read")));
-            return problems;
+        if !reads_type(read, written) {
+            return certain(path, format!("{written} is written, and {read} is read"));
         }
-        problems.extend(match read {
+        match read {
             "object" => self.check_object(writes, reads, path),
             "array" => self.check_array(writes, reads, path),
             "string" => check_text(writes, reads, path),
             "integer" => check_integer(writes, reads, path),
             "number" => check_number(writes, reads, path),
             _ => Vec::new(),
-        });
-        problems
+        }
     }
 
     fn check_object(
@@ -232,44 +238,19 @@ impl SchemaComparison<'_> {
         let written = properties(writes).unwrap_or(&none);
         let read = properties(reads).unwrap_or(&none);
         let additional_read = reads.get("additionalProperties").unwrap_or(&Value::Bool(true));
-        // A schema without this keyword is that of a struct. It allows other fields too, but only
-        // the writer of a map adds any.
-        let additional_written = writes
-            .get("additionalProperties")
-            .filter(|schema| **schema != Value::Bool(false));
-        // A keyword that is not supported may add fields.
-        let is_writer_supported = writes.keys().all(|keyword| is_supported(keyword));
-        let always_written: BTreeSet<_> = required(writes).collect();
-        let mut problems = Vec::new();
-        for name in required(reads).filter(|name| !always_written.contains(name)) {
-            let advice = "give it `#[serde(default)]` in the reader";
-            let is_never_written = !written.contains_key(name) && additional_written.is_none();
-            problems.extend(if is_never_written && is_writer_supported {
-                certain(
-                    path,
-                    format!("the required field `{name}` is not written; {advice}"),
-                )
-            } else {
-                unsure(
-                    path,
-                    format!("the required field `{name}` may be left out; {advice}"),
-                )
-            });
-        }
+        let mut problems = check_required(writes, reads, path);
         for (name, schema) in written {
             let path = format!("{path}.{name}");
-            match read.get(name) {
-                Some(reader) => problems.extend(self.check(schema, reader, &path)),
-                None if *additional_read == Value::Bool(false) => {
-                    problems.extend(certain(
-                        &path,
-                        "the field is written, and the reader refuses unknown fields",
-                    ));
-                }
-                None => problems.extend(self.check(schema, additional_read, &path)),
-            }
+            problems.extend(match read.get(name) {
+                Some(reader) => self.check(schema, reader, &path),
+                None if *additional_read == Value::Bool(false) => certain(
+                    &path,
+                    "the field is written, and the reader refuses unknown fields",
+                ),
+                None => self.check(schema, additional_read, &path),
+            });
         }
-        if let Some(schema) = additional_written {
+        if let Some(schema) = additional_written(writes) {
             problems.extend(self.check(schema, additional_read, &format!("{path}.*")));
             for (name, reader) in read.iter().filter(|(name, _)| !written.contains_key(*name)) {
                 problems.extend(self.check(schema, reader, &format!("{path}.{name}")));
@@ -310,6 +291,44 @@ impl SchemaComparison<'_> {
     }
 }
 
+/// Whether a reader of a type reads the other type.
+fn reads_type(read: &str, written: &str) -> bool {
+    read == written || (read, written) == ("number", "integer")
+}
+
+/// Returns the schema of the fields that a writer adds to those that it names.
+fn additional_written(writes: &Map<String, Value>) -> Option<&Value> {
+    // A schema without this keyword is that of a struct. It allows other fields too, but only the
+    // writer of a map adds any.
+    let schema = writes.get("additionalProperties")?;
+    (*schema != Value::Bool(false)).then_some(schema)
+}
+
+/// Checks that all fields that the reader requires are written.
+fn check_required(writes: &Map<String, Value>, reads: &Map<String, Value>, path: &str) -> Vec<Problem> {
+    // A keyword that is not supported may add fields.
+    let may_add_fields =
+        additional_written(writes).is_some() || !writes.keys().all(|keyword| is_supported(keyword));
+    let always_written: BTreeSet<_> = required(writes).collect();
+    let missing = required(reads).filter(|name| !always_written.contains(name));
+    let problem = |name| {
+        let advice = "give it `#[serde(default)]` in the reader";
+        let is_named = properties(writes).is_some_and(|written| written.contains_key(name));
+        if is_named || may_add_fields {
+            unsure(
+                path,
+                format!("the required field `{name}` may be left out; {advice}"),
+            )
+        } else {
+            certain(
+                path,
+                format!("the required field `{name}` is not written; {advice}"),
+            )
+        }
+    };
+    missing.flat_map(problem).collect()
+}
+
 /// Returns the schema of an item, given the keyword `items`. Items after those of a tuple may be
 /// anything.
 fn item_schema(items: &Value, index: usize) -> &Value {
@@ -328,18 +347,16 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
             certain(path, format!("`{value}` is written, and `{read}` is read"))
         };
     }
-    let written = type_of_value(value);
-    match type_of(reads) {
-        Some(read) if read == written || (written, read) == ("integer", "number") => {}
-        Some(read) => return certain(path, format!("`{value}` is written, and {read} is read")),
-        None => {
-            return unsure(
-                path,
-                format!("`{value}` is written, and the reader's schema does not name its type"),
-            );
-        }
+    let Some(read) = type_of(reads) else {
+        return unsure(
+            path,
+            format!("`{value}` is written, and the reader's schema does not name its type"),
+        );
+    };
+    if !reads_type(read, type_of_value(value)) {
+        return certain(path, format!("`{value}` is written, and {read} is read"));
     }
-    if type_of(reads) == Some("integer")
+    if read == "integer"
         && let Some(written) = numbers::range_of_value(value)
     {
         let read = numbers::range(reads);
@@ -426,7 +443,7 @@ fn check_lengths(
     problems
 }
 
-/// Whether a keyword's value may contain schemas, whose meaning depends on the definitions.
+/// Whether a keyword's value may contain schemas. Their meaning depends on the definitions.
 fn may_contain_schemas(value: &Value) -> bool {
     value.is_object() || value.is_array()
 }

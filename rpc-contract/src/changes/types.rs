@@ -65,7 +65,7 @@ impl<'a> TypeComparer<'a> {
         (self.old_definitions, self.new_definitions)
     }
 
-    /// Returns `compared_by_name`, and resets it.
+    /// Returns `compared_by_name` since the last call of this function.
     pub(super) fn take_compared_by_name(&mut self) -> bool {
         mem::take(&mut self.compared_by_name)
     }
@@ -125,7 +125,7 @@ pub(super) fn rename_message(before: NamedType<'_>, now: NamedType<'_>) -> Strin
 }
 
 /// Compares two types by their names, because at least one has no schema. Returns `None` if the
-/// names let the types be taken to fit.
+/// types fit, as far as the names tell.
 fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     if writer == reader {
         return None;
