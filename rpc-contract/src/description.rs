@@ -186,17 +186,19 @@ impl MethodDescription {
     /// Returns the type of the answer or of an item, for people to read. `None` if the method
     /// cannot fail and the type is not known, or is the `()` of an answer.
     fn answer(&self) -> Option<String> {
-        match (self.returns.as_str(), self.error.as_deref()) {
-            ("", None) => None,
-            ("()", None) if !self.is_streaming => None,
-            (returns, None) => Some(returns.to_owned()),
-            (returns, Some(error)) => match (returns.strip_suffix("::Ok"), error.strip_suffix("::Err")) {
-                (Some(alias), Some(alias_of_error)) if alias == alias_of_error => Some(alias.to_owned()),
+        let returns = self.returns.as_str();
+        let Some(error) = &self.error else {
+            let is_nothing = returns.is_empty() || (returns == "()" && !self.is_streaming);
+            return (!is_nothing).then(|| returns.to_owned());
+        };
+        Some(
+            match (returns.strip_suffix("::Ok"), error.strip_suffix("::Err")) {
+                (Some(alias), Some(alias_of_error)) if alias == alias_of_error => alias.to_owned(),
                 // The type of a success is not known.
-                _ if returns.is_empty() => Some(format!("Result<_, {error}>")),
-                _ => Some(format!("Result<{returns}, {error}>")),
+                _ if returns.is_empty() => format!("Result<_, {error}>"),
+                _ => format!("Result<{returns}, {error}>"),
             },
-        }
+        )
     }
 }
 

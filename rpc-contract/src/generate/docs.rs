@@ -7,7 +7,7 @@ const MAX_QUOTED: usize = 80;
 /// `width` are broken between words.
 ///
 /// A formatter would not change them: they have no tabs, no spaces at their ends, and, after the
-/// first one, no indentation that all share.
+/// first one, no indentation in common.
 pub(super) fn lines(docs: &str, width: usize) -> Vec<String> {
     let cleaned: Vec<_> = docs.trim().lines().map(clean).collect();
     let indentation = |line: &String| line.len() - line.trim_start().len();
@@ -59,12 +59,13 @@ pub(super) fn is_invisible(character: char) -> bool {
 /// Adds a line, broken at its last spaces within `width`. A longer word stays whole, on a line of
 /// its own.
 fn wrap(mut line: &str, width: usize, lines: &mut Vec<String>) {
-    while let Some((beyond, next)) = line.char_indices().nth(width) {
+    while let Some((end, beyond)) = line.char_indices().nth(width) {
         let indentation = line.len() - line.trim_start().len();
-        // A space just beyond the width will not be written.
-        let space = line[..beyond + next.len_utf8()].rfind(' ');
-        let after_word = || line[beyond..].find(' ').map(|space| beyond + space);
-        let Some(space) = space.filter(|space| *space > indentation).or_else(after_word) else {
+        // A space just beyond the width counts: it will not be written.
+        let last_within = line[..end + beyond.len_utf8()].rfind(' ');
+        let first_beyond = || line[end..].find(' ').map(|space| end + space);
+        let between_words = last_within.filter(|space| *space > indentation);
+        let Some(space) = between_words.or_else(first_beyond) else {
             break;
         };
         lines.push(line[..space].trim_end().to_owned());

@@ -21,8 +21,8 @@ pub(super) fn chunks(json: &str, width: usize) -> Vec<String> {
     chunks
 }
 
-/// Escapes everything in the strings of compact JSON that is not printable ASCII, and single
-/// quotes, so that a literal in single quotes needs no escapes for quotes.
+/// Escapes single quotes, and everything that is not printable ASCII, in the strings of compact
+/// JSON. A literal in single quotes then needs no escapes for quotes.
 fn ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for character in json.chars() {

@@ -109,11 +109,10 @@ impl Doc {
     }
 }
 
-/// Whether a group can be on one line: nothing in it breaks it, and with what follows it, up to the
-/// next possible line break, it has at most this many columns. `after` is the `pending` of
+/// Whether a group can be on one line with what follows it, up to the next possible line break:
+/// nothing breaks the group, and all of it takes at most `left` columns. `after` is the `pending` of
 /// [`Doc::render`].
-fn fits(width: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
-    let mut left = width;
+fn fits(mut left: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
     let mut after = after.iter().rev();
     let mut pending: Vec<_> = group.iter().rev().map(|doc| (true, doc)).collect();
     loop {
@@ -126,7 +125,7 @@ fn fits(width: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
         };
         let used = match doc {
             Doc::Text(text) => text.chars().count(),
-            // It breaks the group, or ends the line after the group.
+            // Within the group, it breaks the group. After it, it ends the line.
             Doc::HardLine => return !is_flat,
             Doc::Broken if is_flat => return false,
             Doc::Broken => 0,

@@ -185,9 +185,9 @@ pub(super) struct Types {
 }
 
 impl Method {
-    /// Whether the method can fail with a type that is not only an error. `is_error` comes from
-    /// [`Types::only_errors`].
-    pub(super) fn has_other_error(&self, is_error: &[bool]) -> bool {
+    /// Whether the method needs a class that holds its error, because the type of the error is no
+    /// class of an error itself. `is_error` comes from [`Types::only_errors`].
+    pub(super) fn needs_class_for_error(&self, is_error: &[bool]) -> bool {
         match &self.error {
             Some(Type::Named(id)) => !is_error[id.0],
             Some(_) => true,
@@ -236,10 +236,26 @@ impl Types {
         }
     }
 
-    /// Returns, for each type, whether it is used as the error of methods and nowhere else, not
-    /// even within itself, and has fields or variants with names. Such a type becomes the class of
-    /// the error itself. A method with any other error gets a class that holds the error.
+    /// Returns, for each type, whether it becomes the class of an error: it is the error of a
+    /// method, is used nowhere else, and has fields or variants with names. A method with any other
+    /// error gets a class that holds the error.
     pub(super) fn only_errors(&self, methods: &[Method]) -> Vec<bool> {
+        let is_value = self.used_as_values(methods);
+        let mut is_error = vec![false; self.named.len()];
+        for method in methods {
+            if let Some(Type::Named(id)) = method.error
+                && !is_value[id.0]
+            {
+                let shape = &self.get(id).shape;
+                is_error[id.0] = matches!(shape, Shape::Struct(_) | Shape::Units(_) | Shape::Enum(..));
+            }
+        }
+        is_error
+    }
+
+    /// Returns, for each type, whether it is used in any other way than as the error of a method,
+    /// such as within an error, even itself.
+    fn used_as_values(&self, methods: &[Method]) -> Vec<bool> {
         let mut is_value = vec![false; self.named.len()];
         let mut pending = Vec::new();
         let mut use_as_value = |ty: &Type| ty.each_name(&mut |id| pending.push(id));
@@ -261,28 +277,19 @@ impl Types {
                 self.parts(id, &mut |ty| ty.each_name(&mut |id| pending.push(id)));
             }
         }
-        let mut is_error = vec![false; self.named.len()];
-        for method in methods {
-            if let Some(Type::Named(id)) = method.error
-                && !is_value[id.0]
-            {
-                let shape = &self.get(id).shape;
-                is_error[id.0] = matches!(shape, Shape::Struct(_) | Shape::Units(_) | Shape::Enum(..));
-            }
-        }
-        is_error
+        is_value
     }
 }
 
 /// Returns, for each type, whether it has no value but `null`.
 fn find_nothing(named: &[Named]) -> Vec<bool> {
     let mut is_nothing = vec![false; named.len()];
-    // For each type, those that depend on it, and on how many others it depends itself.
+    // For each type, those that depend on it, and on how many undecided ones it depends itself.
     let mut dependents = vec![Vec::new(); named.len()];
     let mut undecided = vec![0_usize; named.len()];
     let mut found = Vec::new();
     for (index, Named { shape, .. }) in named.iter().enumerate() {
-        let Some(others) = nothing_if(shape) else {
+        let Some(others) = must_be_nothing(shape) else {
             continue;
         };
         undecided[index] = others.len();
@@ -305,36 +312,35 @@ fn find_nothing(named: &[Named]) -> Vec<bool> {
     is_nothing
 }
 
-/// Returns the types that have to have no value but `null`, so that this one has none. `None` if it
-/// has others in any case.
-fn nothing_if(shape: &Shape) -> Option<Vec<TypeId>> {
+/// Returns which other types must have no value but `null`, so that a type of this shape has no
+/// other value either. `None` if it has one in any case.
+fn must_be_nothing(shape: &Shape) -> Option<Vec<TypeId>> {
+    let mut values = Vec::new();
+    match shape {
+        Shape::Alias(ty) => values.push(ty),
+        Shape::Untagged(alternatives) if !alternatives.is_empty() => {
+            for alternative in alternatives {
+                match &alternative.content {
+                    Content::Unit => {}
+                    Content::Value(ty) => values.push(ty),
+                    Content::Fields(_) => return None,
+                }
+            }
+        }
+        _ => return None,
+    }
     let mut others = Vec::new();
-    let mut add = |mut ty: &Type| {
+    for mut ty in values {
         while let Type::Option(inner) = ty {
             ty = inner;
         }
         match ty {
-            Type::Unit => true,
-            Type::Named(id) => {
-                others.push(*id);
-                true
-            }
-            _ => false,
+            Type::Unit => {}
+            Type::Named(id) => others.push(*id),
+            _ => return None,
         }
-    };
-    let may_be_nothing = match shape {
-        Shape::Alias(ty) => add(ty),
-        Shape::Untagged(alternatives) => {
-            !alternatives.is_empty()
-                && alternatives.iter().all(|alternative| match &alternative.content {
-                    Content::Unit => true,
-                    Content::Value(ty) => add(ty),
-                    Content::Fields(_) => false,
-                })
-        }
-        _ => false,
-    };
-    may_be_nothing.then_some(others)
+    }
+    Some(others)
 }
 
 impl Content {

@@ -14,10 +14,18 @@ pub(super) struct Order {
     pub(super) unmet: BTreeMap<TypeId, Vec<TypeId>>,
 }
 
+/// How far the search for the order is with a type.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    New,
+    OnPath,
+    Placed,
+}
+
 impl Order {
-    /// Orders types by their needs: `needs[n]` are those of the type with the id `n`. Takes the
-    /// types in the order of their ids, and before each of them what it needs, in the order in
-    /// which that is listed.
+    /// Orders types by their needs: `needs[n]` are those of the type with the id `n`. The types are
+    /// in the order of their ids, except that the needs of each come before it, in the order in
+    /// which they are listed.
     pub(super) fn new(mut needs: Vec<Vec<usize>>) -> Self {
         // Needs are popped from the end, and the first one is to be met first.
         needs.iter_mut().for_each(|needs| needs.reverse());
@@ -25,31 +33,29 @@ impl Order {
             types: Vec::new(),
             unmet: BTreeMap::new(),
         };
-        let mut is_placed = vec![false; needs.len()];
-        let mut first = 0;
-        while order.types.len() < needs.len() {
-            while is_placed[first] {
-                first += 1;
+        let mut states = vec![State::New; needs.len()];
+        for first in 0..needs.len() {
+            if states[first] == State::Placed {
+                continue;
             }
             // A depth-first search: a type is placed once all its needs are. A need that leads back
             // to a type on the path is part of a cycle.
-            let (mut path, mut is_on_path) = (vec![first], vec![false; needs.len()]);
-            is_on_path[first] = true;
+            let mut path = vec![first];
+            states[first] = State::OnPath;
             while let Some(&last) = path.last() {
-                match needs[last].pop() {
-                    None => {
-                        is_placed[last] = true;
-                        order.types.push(TypeId(last));
-                        path.pop();
-                    }
-                    Some(next) if is_placed[next] => {}
-                    Some(next) if is_on_path[next] => {
-                        order.unmet.entry(TypeId(last)).or_default().push(TypeId(next));
-                    }
-                    Some(next) => {
-                        is_on_path[next] = true;
+                let Some(next) = needs[last].pop() else {
+                    states[last] = State::Placed;
+                    order.types.push(TypeId(last));
+                    path.pop();
+                    continue;
+                };
+                match states[next] {
+                    State::New => {
+                        states[next] = State::OnPath;
                         path.push(next);
                     }
+                    State::OnPath => order.unmet.entry(TypeId(last)).or_default().push(TypeId(next)),
+                    State::Placed => {}
                 }
             }
         }

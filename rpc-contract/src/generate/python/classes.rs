@@ -4,11 +4,17 @@ use super::super::docs::quoted;
 use super::super::layout::Doc;
 use super::super::layout::WIDTH;
 use super::super::model::{Method, Service, Type};
-use super::declarations::{absent, class, documented};
+use super::declarations::{absent, class, documented, type_or_absent};
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::docstring;
 use super::types::{TypeWriter, generic_of_one};
+
+/// For whom a method is written.
+enum Side {
+    Client,
+    Worker,
+}
 
 /// How a method is called.
 struct Call {
@@ -61,15 +67,14 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
         let call = Call::of(method);
         let result = match call.returns {
             Some(generic) => generic_of_one(generic, types.ty(&method.returns)),
-            None => result(method, &types),
+            None => result_type(method, &types),
         };
-        let items = |item: &Type| generic_of_one("rpc_runtime.Items[", types.ty(item));
-        let parameters = parameters(method, names, &types, true, items);
+        let parameters = parameters(method, names, &types, Side::Client);
         body.push('\n');
         body.push_str(&signature(call.is_async, &names.function, parameters, result));
         let docs = documented(&method.docs, || format!("Calls {}.", quoted(&method.name)));
         body.push_str(&docstring(&docs, 2 * STEP));
-        body.push_str(&call_of(&call, method, names));
+        body.push_str(&client_body(&call, method, names));
     }
     let docs = format!("Calls the service {}.", quoted(&service.name));
     format!(
@@ -86,10 +91,9 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
         let result = if method.is_streaming {
             generic_of_one("AsyncIterator[", types.ty(&method.returns))
         } else {
-            result(method, &types)
+            result_type(method, &types)
         };
-        let items = |item: &Type| generic_of_one("AsyncIterator[", types.ty(item));
-        let parameters = parameters(method, names, &types, false, items);
+        let parameters = parameters(method, names, &types, Side::Worker);
         body.push_str("\n    @abc.abstractmethod\n");
         // A stream is a `def`: an `async def` without `yield` gives a coroutine, and no iterator.
         body.push_str(&signature(
@@ -108,7 +112,7 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
     )
 }
 
-fn result(method: &Method, types: &TypeWriter<'_>) -> Doc {
+fn result_type(method: &Method, types: &TypeWriter<'_>) -> Doc {
     if method.is_oneway {
         Doc::text("None")
     } else {
@@ -117,20 +121,17 @@ fn result(method: &Method, types: &TypeWriter<'_>) -> Doc {
 }
 
 /// Returns the parameters: `self`, the arguments, and last the items that the method receives, if
-/// any. If `has_defaults`, optional arguments after which nothing is required have defaults.
-/// `items` makes the type of the items from that of one.
-fn parameters(
-    method: &Method,
-    names: &MethodNames,
-    types: &TypeWriter<'_>,
-    has_defaults: bool,
-    items: impl Fn(&Type) -> Doc,
-) -> Vec<Doc> {
+/// any. In a client, optional arguments have defaults if nothing after them is required.
+fn parameters(method: &Method, names: &MethodNames, types: &TypeWriter<'_>, side: Side) -> Vec<Doc> {
+    let (has_defaults, generic_of_items) = match side {
+        Side::Client => (true, "rpc_runtime.Items["),
+        Side::Worker => (false, "AsyncIterator["),
+    };
     let last_required = method
         .arguments
         .iter()
         .rposition(|argument| !argument.is_optional);
-    let first_optional = match method.incoming {
+    let first_with_default = match method.incoming {
         // The items are the last parameter, and required.
         Some(_) => method.arguments.len(),
         None => last_required.map_or(0, |last| last + 1),
@@ -138,14 +139,9 @@ fn parameters(
     let mut parameters = vec![Doc::text("self")];
     for (index, (argument, name)) in method.arguments.iter().zip(&names.arguments).enumerate() {
         let (absent, default) = absent(&argument.ty, !argument.is_optional);
-        let mut ty = vec![types.ty(&argument.ty)];
-        ty.extend(absent.map(Doc::text));
-        let mut parameter = vec![Doc::text(format!("{name}: "))];
-        parameter.push(Doc::Group(Doc::joined(
-            ty,
-            &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
-        )));
-        if has_defaults && index >= first_optional {
+        let ty = type_or_absent(types.ty(&argument.ty), absent);
+        let mut parameter = vec![Doc::text(format!("{name}: ")), ty];
+        if has_defaults && index >= first_with_default {
             parameter.extend(default.map(|default| Doc::text(format!(" = {default}"))));
         }
         parameters.push(Doc::Concat(parameter));
@@ -153,7 +149,7 @@ fn parameters(
     if let Some(item) = &method.incoming {
         parameters.push(Doc::Concat(vec![
             Doc::text(format!("{}: ", names.items)),
-            items(item),
+            generic_of_one(generic_of_items, types.ty(item)),
         ]));
     }
     parameters
@@ -182,17 +178,17 @@ fn signature(is_async: bool, name: &str, parameters: Vec<Doc>, result: Doc) -> S
 }
 
 /// Returns the body of a client's method.
-fn call_of(call: &Call, method: &Method, names: &MethodNames) -> String {
+fn client_body(call: &Call, method: &Method, names: &MethodNames) -> String {
     let mut arguments = vec![Doc::text(&names.constant)];
     if method.incoming.is_some() {
         arguments.push(Doc::text(&names.items));
     }
     arguments.extend(names.arguments.iter().map(Doc::text));
     let has_result = !method.is_oneway && method.returns != Type::Unit;
-    let keywords = match call.is_async {
-        true if has_result => "return await",
-        true => "await",
-        false => "return",
+    let keywords = match (call.is_async, has_result) {
+        (true, true) => "return await",
+        (true, false) => "await",
+        (false, _) => "return",
     };
     let call = Doc::Concat(vec![
         Doc::text(format!("{keywords} self.{}", call.function)),

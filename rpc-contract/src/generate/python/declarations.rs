@@ -209,16 +209,14 @@ impl Writer<'_> {
     /// Writes a field. One whose name differs on the wire has that name in its annotation.
     fn field(&self, name: &str, field: &Field) -> String {
         let (absent, default) = absent(&field.ty, field.is_required);
-        let annotation = match (field.name == name, absent) {
-            (true, None) => self.types.annotation(&field.ty),
-            (true, Some(absent)) => types::union(vec![self.types.ty(&field.ty), Doc::text(absent)]),
-            (false, absent) => {
-                let mut ty = vec![self.types.ty(&field.ty)];
-                ty.extend(absent.map(Doc::text));
-                let ty = Doc::Group(Doc::joined(ty, &Doc::Concat(vec![Doc::Line, Doc::text("| ")])));
-                let wire = Doc::text(format!("wire({})", literal(&field.name)));
-                Doc::list("Annotated[", vec![ty, wire], "]", Doc::SoftLine)
-            }
+        let annotation = if field.name != name {
+            let ty = type_or_absent(self.types.ty(&field.ty), absent);
+            let wire = Doc::text(format!("wire({})", literal(&field.name)));
+            Doc::list("Annotated[", vec![ty, wire], "]", Doc::SoftLine)
+        } else if let Some(absent) = absent {
+            types::union(vec![self.types.ty(&field.ty), Doc::text(absent)])
+        } else {
+            self.types.annotation(&field.ty)
         };
         let mut line = vec![Doc::text(format!("{name}: ")), annotation];
         if let Some(default) = default {
@@ -240,8 +238,8 @@ fn only_field(name: &str, ty: &Type) -> Field {
     }
 }
 
-/// Returns what a value that may be left out adds to its type, and its default. The first is `None`
-/// if the type includes the default already. Both are `None` if the value is required.
+/// Returns how Python code shows that a value may be left out: the type of an absent value, unless
+/// `ty` includes it, and the default. Both are `None` if the value is required.
 pub(super) fn absent(ty: &Type, is_required: bool) -> (Option<&'static str>, Option<&'static str>) {
     match ty {
         _ if is_required => (None, None),
@@ -249,6 +247,16 @@ pub(super) fn absent(ty: &Type, is_required: bool) -> (Option<&'static str>, Opt
         Type::Any => (None, Some("UNSET")),
         _ => (Some("Unset"), Some("UNSET")),
     }
+}
+
+/// Writes a type within other code, in a union with that of an absent value if there is one.
+pub(super) fn type_or_absent(ty: Doc, absent: Option<&str>) -> Doc {
+    let mut operands = vec![ty];
+    operands.extend(absent.map(Doc::text));
+    Doc::Group(Doc::joined(
+        operands,
+        &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
+    ))
 }
 
 fn enumeration(named: &Named, name: &str, units: &[Unit]) -> String {

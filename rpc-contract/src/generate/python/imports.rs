@@ -29,39 +29,39 @@ impl Uses {
     }
 
     /// Adds what a type uses.
-    fn ty(&mut self, ty: &Type) {
+    fn add_type(&mut self, ty: &Type) {
         match ty {
             Type::Int(int) => self.add(&integer(*int)),
             Type::F32 => self.add("F32"),
             Type::Char => self.add("Char"),
             Type::Any => self.add("Any"),
-            Type::Option(inner) | Type::List(inner) => self.ty(inner),
-            Type::Tuple(types) => types.iter().for_each(|ty| self.ty(ty)),
+            Type::Option(inner) | Type::List(inner) => self.add_type(inner),
+            Type::Tuple(types) => types.iter().for_each(|ty| self.add_type(ty)),
             Type::Map(key, value) => {
                 if let Key::Int(int) = **key {
                     self.add(&integer(int));
                 }
-                self.ty(value);
+                self.add_type(value);
             }
             Type::Bool | Type::F64 | Type::Text | Type::Bytes | Type::Unit | Type::Named(_) => {}
         }
     }
 
-    fn fields(&mut self, fields: &[Field], is_error: bool) {
+    fn add_fields(&mut self, fields: &[Field], is_error: bool) {
         for (field, name) in fields.iter().zip(naming::fields(fields, is_error)) {
-            self.ty(&field.ty);
+            self.add_type(&field.ty);
             if field.name != name {
                 self.add("Annotated");
                 self.add("wire");
             }
             if !field.is_required {
-                self.absent(&field.ty);
+                self.add_absent(&field.ty);
             }
         }
     }
 
     /// Adds what is used because a value of the type may be left out: see `declarations::absent`.
-    fn absent(&mut self, ty: &Type) {
+    fn add_absent(&mut self, ty: &Type) {
         match ty {
             Type::Option(_) | Type::Unit => {}
             Type::Any => self.add("UNSET"),
@@ -69,11 +69,11 @@ impl Uses {
         }
     }
 
-    fn content(&mut self, content: &Content, is_error: bool) {
+    fn add_content(&mut self, content: &Content, is_error: bool) {
         match content {
             Content::Unit => {}
-            Content::Value(ty) => self.ty(ty),
-            Content::Fields(fields) => self.fields(fields, is_error),
+            Content::Value(ty) => self.add_type(ty),
+            Content::Fields(fields) => self.add_fields(fields, is_error),
         }
     }
 }
@@ -136,10 +136,10 @@ fn uses(service: &Service, names: &Names) -> Uses {
     for id in service.types.ids() {
         let is_error = names.is_error[id.0];
         match &service.types.get(id).shape {
-            Shape::Struct(fields) => uses.fields(fields, is_error),
+            Shape::Struct(fields) => uses.add_fields(fields, is_error),
             Shape::Alias(ty) => {
                 uses.add("TypeAlias");
-                uses.ty(ty);
+                uses.add_type(ty);
             }
             Shape::Units(_) if is_error => {}
             Shape::Units(_) => uses.add("enum"),
@@ -149,12 +149,12 @@ fn uses(service: &Service, names: &Names) -> Uses {
                 }
                 variants
                     .iter()
-                    .for_each(|variant| uses.content(&variant.content, is_error));
+                    .for_each(|variant| uses.add_content(&variant.content, is_error));
             }
             Shape::Untagged(alternatives) => {
                 uses.add("TypeAlias");
                 let contents = alternatives.iter().map(|alternative| &alternative.content);
-                contents.for_each(|content| uses.content(content, is_error));
+                contents.for_each(|content| uses.add_content(content, is_error));
             }
             Shape::Unknown => ["Any", "TypeAlias"].iter().for_each(|name| uses.add(name)),
         }
@@ -163,15 +163,15 @@ fn uses(service: &Service, names: &Names) -> Uses {
         uses.add("Method");
         for argument in &method.arguments {
             uses.add("Argument");
-            uses.ty(&argument.ty);
+            uses.add_type(&argument.ty);
             if argument.is_optional {
-                uses.absent(&argument.ty);
+                uses.add_absent(&argument.ty);
             }
         }
-        uses.ty(&method.returns);
-        method.incoming.iter().for_each(|item| uses.ty(item));
+        uses.add_type(&method.returns);
+        method.incoming.iter().for_each(|item| uses.add_type(item));
         if let (Some(error), Some(_)) = (&method.error, &names.failure) {
-            uses.ty(error);
+            uses.add_type(error);
         }
         if method.retry.is_some() {
             uses.add("Retry");

@@ -88,7 +88,7 @@ impl Names {
         let mut constants = Scope::new(&["_SERVICE"]);
         let methods = service.methods.iter().map(|method| {
             let failure = method
-                .has_other_error(&is_error)
+                .needs_class_for_error(&is_error)
                 .then(|| classes.add(format!("{}Failed", pascal(&method.name, "Method"))));
             MethodNames::new(method, &mut functions, &mut constants, failure)
         });

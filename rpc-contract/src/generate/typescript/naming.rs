@@ -81,7 +81,7 @@ impl Names {
         let mut functions = Scope::new(&[WORDS, OF_BASES]);
         let methods = service.methods.iter().map(|method| {
             let failure = method
-                .has_other_error(&is_error)
+                .needs_class_for_error(&is_error)
                 .then(|| names.add(format!("{}Failed", pascal(&method.name, "Method"))));
             MethodNames::new(method, &mut functions, failure)
         });
