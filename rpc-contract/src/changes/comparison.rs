@@ -133,24 +133,24 @@ fn compare_services(old: &ServiceDescription, new: &ServiceDescription, changes:
 fn compare_defaults(old: &ServiceDescription, new: &ServiceDescription, changes: &mut Changes) {
     let default = |service: &ServiceDescription| service.default_method().map(|method| method.name.clone());
     match (default(old), default(new)) {
-        (Some(old), None) => changes.add(
+        (Some(before), None) => changes.add(
             Verdict::MayBreakCallers,
-            Place::Method(old),
+            Place::Method(before),
             "it is no longer the default method: callers that name no method, such as clients from RabbitMQ's tutorial, get `unknown_method`",
         ),
-        (Some(old), Some(new)) if old != new => {
+        (Some(before), Some(now)) if before != now => {
             let message = format!(
-                "it was the default method, which is {new} now: callers that name no method, such as clients from RabbitMQ's tutorial, call {new} instead"
+                "it was the default method, which is {now} now: callers that name no method, such as clients from RabbitMQ's tutorial, call {now} instead"
             );
-            changes.add(Verdict::MayBreakCallers, Place::Method(old.clone()), message);
+            changes.add(Verdict::MayBreakCallers, Place::Method(before.clone()), message);
             let message = format!(
-                "it is the default method now: callers that name no method still call {old} on old workers"
+                "it is the default method now: callers that name no method still call {before} on old workers"
             );
-            changes.add(Verdict::MayBreakWorkers, Place::Method(new), message);
+            changes.add(Verdict::MayBreakWorkers, Place::Method(now), message);
         }
-        (None, Some(new)) => changes.add(
+        (None, Some(now)) => changes.add(
             Verdict::MayBreakWorkers,
-            Place::Method(new),
+            Place::Method(now),
             "it is the default method now: old workers have none, and answer `unknown_method` to callers that name no method",
         ),
         _ => {}

@@ -315,15 +315,11 @@ fn check_required(writes: &Map<String, Value>, reads: &Map<String, Value>, path:
         let advice = "give it `#[serde(default)]` in the reader";
         let is_named = properties(writes).is_some_and(|written| written.contains_key(name));
         if is_named || may_add_fields {
-            unsure(
-                path,
-                format!("the required field `{name}` may be left out; {advice}"),
-            )
+            let what = format!("the required field `{name}` may be left out; {advice}");
+            unsure(path, what)
         } else {
-            certain(
-                path,
-                format!("the required field `{name}` is not written; {advice}"),
-            )
+            let what = format!("the required field `{name}` is not written; {advice}");
+            certain(path, what)
         }
     };
     missing.flat_map(problem).collect()

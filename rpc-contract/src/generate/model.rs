@@ -363,7 +363,7 @@ impl Content {
 }
 
 impl Type {
-    /// Returns this type, or `null`.
+    /// Returns the type that allows `null` too.
     pub(super) fn option(self) -> Self {
         match self {
             // These may be `null` already: `None` and `Some(None)` look the same.

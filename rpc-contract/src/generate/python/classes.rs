@@ -1,13 +1,11 @@
 //! The client and the base of a worker.
 
 use super::super::docs::quoted;
-use super::super::layout::Doc;
-use super::super::layout::WIDTH;
+use super::super::layout::{Doc, WIDTH};
 use super::super::model::{Method, Service, Type};
 use super::declarations::{absent, class, documented, type_or_absent};
 use super::naming::{MethodNames, Names};
-use super::text::STEP;
-use super::text::docstring;
+use super::text::{STEP, docstring};
 use super::types::{TypeWriter, generic_of_one};
 
 /// For whom a method is written.

@@ -1,14 +1,12 @@
 //! The classes and aliases of a service's types, and of the errors of its methods.
 
 use super::super::docs::quoted;
-use super::super::layout::Doc;
-use super::super::layout::WIDTH;
+use super::super::layout::{Doc, WIDTH};
 use super::super::model::{
     Alternative, Content, Field, Named, Service, Shape, Tagging, Type, TypeId, Unit, Variant,
 };
 use super::naming::{self, Names};
-use super::text::STEP;
-use super::text::{docstring, literal};
+use super::text::{STEP, docstring, literal};
 use super::types::{self, TypeWriter};
 
 /// Returns the declarations, each after two blank lines.
@@ -253,10 +251,8 @@ pub(super) fn absent(ty: &Type, is_required: bool) -> (Option<&'static str>, Opt
 pub(super) fn type_or_absent(ty: Doc, absent: Option<&str>) -> Doc {
     let mut operands = vec![ty];
     operands.extend(absent.map(Doc::text));
-    Doc::Group(Doc::joined(
-        operands,
-        &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
-    ))
+    let or = Doc::Concat(vec![Doc::Line, Doc::text("| ")]);
+    Doc::Group(Doc::joined(operands, &or))
 }
 
 fn enumeration(named: &Named, name: &str, units: &[Unit]) -> String {

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::layout::Doc;
-use super::super::layout::WIDTH;
+use super::super::layout::{Doc, WIDTH};
 use super::super::model::{Content, Field, Key, Service, Shape, Type};
 use super::naming::{self, Names};
 use super::text::STEP;

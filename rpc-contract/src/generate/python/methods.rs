@@ -4,7 +4,7 @@ use super::super::json::chunks;
 use super::super::layout::Doc;
 use super::super::layout::WIDTH;
 use super::super::model::{Argument, Method, Retry, Service, Type};
-use super::declarations::absent;
+use super::declarations::{absent, type_or_absent};
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::literal;
@@ -85,9 +85,7 @@ fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWrite
 /// that is left out, if it may be: `None` or `Unset`.
 fn argument_of(argument: &Argument, types: &TypeWriter<'_>) -> Doc {
     let (absent, _) = absent(&argument.ty, !argument.is_optional);
-    let mut ty = vec![types.ty(&argument.ty)];
-    ty.extend(absent.map(Doc::text));
-    let ty = Doc::Group(Doc::joined(ty, &Doc::Concat(vec![Doc::Line, Doc::text("| ")])));
+    let ty = type_or_absent(types.ty(&argument.ty), absent);
     let mut parts = vec![Doc::text(literal(&argument.name)), ty];
     if !argument.aliases.is_empty() {
         let aliases = argument.aliases.iter().map(|alias| Doc::text(literal(alias)));
