@@ -157,15 +157,13 @@ fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
         return parse_quote!(());
     };
     let output = match types::stream(ty) {
-        None => ty,
-        Some(stream) => match types::stream_item(stream) {
-            Some(item) => item,
-            None => {
-                let advice = "the items of a stream need a type; write `impl Stream<Item = T>`";
-                errors.push(ty, advice);
-                return parse_quote!(());
-            }
-        },
+        Some(stream) => types::stream_item(stream),
+        None => Some(&**ty),
+    };
+    let Some(output) = output else {
+        let advice = "the items of a stream need a type; write `impl Stream<Item = T>`";
+        errors.push(ty, advice);
+        return parse_quote!(());
     };
     types::check_output(output, errors);
     output.clone()
@@ -229,21 +227,19 @@ fn read_default(options: &Options, siblings: &[&Method], errors: &mut Errors) ->
 /// Reads the kind of a method that returns no stream, and refuses an output that a one-way method
 /// cannot have. [`refuse_broadcast_options`] refuses what a broadcast cannot be.
 fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
-    let idempotent = options.flag("idempotent", errors);
-    let oneway = options.flag("oneway", errors);
-    let broadcast = options.flag("broadcast", errors);
-    if oneway.is_some()
-        && let Some(message) = oneway_output_refusal(output, idempotent.is_some(), broadcast.is_some())
-    {
+    let is_idempotent = options.flag("idempotent", errors).is_some();
+    let is_oneway = options.flag("oneway", errors).is_some();
+    let is_broadcast = options.flag("broadcast", errors).is_some();
+    if is_oneway && let Some(message) = oneway_output_refusal(output, is_idempotent, is_broadcast) {
         errors.push(output, message);
     }
-    match (oneway, idempotent) {
-        (Some(_), _) if broadcast.is_some() => Kind::OneWayBroadcast,
-        (None, _) if broadcast.is_some() => Kind::Broadcast,
-        (Some(_), Some(_)) => Kind::IdempotentOneWay,
-        (Some(_), None) => Kind::OneWay,
-        (None, Some(_)) => Kind::IdempotentCall,
-        (None, None) => Kind::Call,
+    match (is_oneway, is_broadcast, is_idempotent) {
+        (true, true, _) => Kind::OneWayBroadcast,
+        (false, true, _) => Kind::Broadcast,
+        (true, false, true) => Kind::IdempotentOneWay,
+        (true, false, false) => Kind::OneWay,
+        (false, false, true) => Kind::IdempotentCall,
+        (false, false, false) => Kind::Call,
     }
 }
 
@@ -268,25 +264,22 @@ fn oneway_output_refusal(output: &Type, is_idempotent: bool, is_broadcast: bool)
 /// Reads the kind of a method that returns a stream, and refuses options that it cannot have,
 /// except `retry` and `cancel`, which [`read_retry`] and [`read_cancel`] refuse.
 fn read_kind_of_stream(options: &Options, errors: &mut Errors) -> Kind {
-    for (flag, message) in [
+    // Refuses their values, as `read_default` has done for `default`.
+    for flag in ["oneway", "broadcast"] {
+        options.flag(flag, errors);
+    }
+    let refused = [
         (
-            options.flag("oneway", errors),
+            "oneway",
             "a stream is a reply, and a one-way method has none; remove `oneway`",
         ),
+        ("broadcast", "one worker sends a stream; remove `broadcast`"),
         (
-            options.flag("broadcast", errors),
-            "one worker sends a stream; remove `broadcast`",
-        ),
-        (
-            // `read_default` has refused a value.
-            options.given("default"),
+            "default",
             "a request without a method expects one result; remove `default`",
         ),
-    ] {
-        if let Some(flag) = flag {
-            errors.push(flag, message);
-        }
-    }
+    ];
+    refuse_given(options, &refused, errors);
     match options.flag("idempotent", errors) {
         Some(_) => Kind::IdempotentStream,
         None => Kind::Stream,
@@ -299,7 +292,7 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
     if options.given("broadcast").is_none() {
         return;
     }
-    for (option, message) in [
+    let refused = [
         (
             "idempotent",
             "a broadcast is sent once, and no worker runs it twice; remove `idempotent`",
@@ -308,35 +301,36 @@ fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
             "default",
             "a request without a method goes to one worker, so the default method cannot be a broadcast; remove one",
         ),
-    ] {
-        if let Some(flag) = options.given(option) {
-            errors.push(flag, message);
-        }
-    }
+    ];
+    refuse_given(options, &refused, errors);
 }
 
 /// Refuses options of a method whose caller sends a stream. [`read_retry`] refuses `retry`, and
 /// [`read_kind_of_stream`] the others but `cancel` if the method `returns_stream` too.
 fn refuse_incoming_options(options: &Options, returns_stream: bool, errors: &mut Errors) {
-    let refused_for_streams = [
-        (
-            "oneway",
-            "a caller that sends a stream waits for the reply; remove `oneway`",
-        ),
-        ("broadcast", "one worker receives a stream; remove `broadcast`"),
-        (
-            "default",
-            "a request without a method sends no stream; remove `default`",
-        ),
-    ];
-    let others = [(
-        "cancel",
-        "a method that receives a stream always ends with its call; remove `cancel`",
-    )];
-    let refused_here = refused_for_streams.iter().filter(|_| !returns_stream);
-    for (option, message) in refused_here.chain(&others) {
-        if let Some(flag) = options.given(option) {
-            errors.push(flag, *message);
+    if !returns_stream {
+        let refused = [
+            (
+                "oneway",
+                "a caller that sends a stream waits for the reply; remove `oneway`",
+            ),
+            ("broadcast", "one worker receives a stream; remove `broadcast`"),
+            (
+                "default",
+                "a request without a method sends no stream; remove `default`",
+            ),
+        ];
+        refuse_given(options, &refused, errors);
+    }
+    let message = "a method that receives a stream always ends with its call; remove `cancel`";
+    refuse_given(options, &[("cancel", message)], errors);
+}
+
+/// Refuses each of these options that is given, with its message.
+fn refuse_given(options: &Options, refused: &[(&str, &str)], errors: &mut Errors) {
+    for (option, message) in refused {
+        if let Some(name) = options.given(option) {
+            errors.push(name, message);
         }
     }
 }
