@@ -10,7 +10,7 @@ use super::serde::{self, is_serde};
 use super::types;
 use crate::attributes::{find_in_cfg_attr, is_rpc};
 use crate::model::{Argument, Parameter, Serde};
-use crate::syntax::{bare_type, plain_name};
+use crate::syntax::{bare_type, ends_with, plain_name};
 
 /// The length of the longest tuple of arguments that the runtime implements its traits for.
 const MAX_ARGUMENTS: usize = 16;
@@ -25,10 +25,8 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
             errors.push(attribute, refusal_message(attribute));
         }
     }
-    let written_name = read_name(&parameter.pat, errors);
-    let name = written_name
-        .clone()
-        .unwrap_or_else(|| format_ident!("__parameter_{}", earlier.len()));
+    let name =
+        read_name(&parameter.pat, errors).unwrap_or_else(|| format_ident!("__parameter_{}", earlier.len()));
     let ty = (*parameter.ty).clone();
     let resume = options.flag("resume", errors).cloned();
     if let Some(context) = options.flag("context", errors) {
@@ -43,6 +41,18 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         let item = Box::new(item);
         return Parameter::Incoming { name, ty, item };
     }
+    Parameter::Argument(read_argument(parameter, name, resume, earlier, errors))
+}
+
+/// Reads a parameter that is sent in the request. `resume` is its option of that name.
+fn read_argument(
+    parameter: &PatType,
+    name: Ident,
+    resume: Option<Ident>,
+    earlier: &[Parameter],
+    errors: &mut Errors,
+) -> Argument {
+    let ty = (*parameter.ty).clone();
     let advice = "a stream that the caller sends is a parameter of its own; write `name: Incoming<T>`";
     types::refuse_incoming_within(&ty, advice, errors);
     let shape = types::argument_shape(&ty, errors);
@@ -54,26 +64,23 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");
         errors.push(parameter, message);
     }
-    if rename.is_none()
-        && let Some(name) = &written_name
-    {
-        refuse_underscore(name, errors);
+    if rename.is_none() {
+        refuse_underscore(&name, errors);
     }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
     refuse_taken(&wire_name, &serde.aliases, earlier, errors);
     if let Some(resume) = &resume {
         check_resume(resume, &ty, &serde, earlier, errors);
     }
-    let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.has_reader);
-    Parameter::Argument(Argument {
+    Argument {
+        is_optional: serde::is_optional(&serde, &ty),
         name,
         ty,
         shape,
-        is_optional,
         wire_name,
         serde,
         resume,
-    })
+    }
 }
 
 /// Checks a parameter with the option `context`.
@@ -128,8 +135,9 @@ fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter],
         let message = "the last item is encoded as it is in the stream; remove what `#[serde]` changes in it";
         errors.push(resume, message);
     }
-    let is_second = |other: &Parameter| matches!(other, Parameter::Argument(other) if other.resume.is_some());
-    if earlier.iter().any(is_second) {
+    let has_resume =
+        |other: &Parameter| matches!(other, Parameter::Argument(other) if other.resume.is_some());
+    if earlier.iter().any(has_resume) {
         errors.push(
             resume,
             "one argument gets the last item; remove the second `resume`",
@@ -141,18 +149,13 @@ fn check_resume(resume: &Ident, ty: &Type, serde: &Serde, earlier: &[Parameter],
 /// reference to a `Context`, and it has an `#[rpc]`. An error says what is wrong with that, and the
 /// client's stub should not take the parameter as an argument.
 fn is_probably_context(parameter: &PatType) -> bool {
-    let is_named_context = match bare_type(&parameter.ty) {
-        Type::Reference(reference) => match bare_type(&reference.elem) {
-            Type::Path(path) => path
-                .path
-                .segments
-                .last()
-                .is_some_and(|last| last.ident == "Context"),
-            _ => false,
-        },
-        _ => false,
+    let Type::Reference(reference) = bare_type(&parameter.ty) else {
+        return false;
     };
-    is_named_context && parameter.attrs.iter().any(is_rpc)
+    let Type::Path(referent) = bare_type(&reference.elem) else {
+        return false;
+    };
+    ends_with(&referent.path, "Context") && parameter.attrs.iter().any(is_rpc)
 }
 
 /// Refuses `#[rpc()]`, which would pass for `#[rpc(context)]` on a `&Context`.

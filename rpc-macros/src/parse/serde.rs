@@ -66,6 +66,12 @@ pub(super) fn read(attributes: &[Attribute], ty: &Type, errors: &mut Errors) -> 
     (settings.serde, settings.rename)
 }
 
+/// Whether the worker has a value for an argument of this type that was left out: the default, or
+/// `None` if serde itself reads an `Option`.
+pub(super) fn is_optional(serde: &Serde, ty: &Type) -> bool {
+    serde.has_default || (types::reads_as_option(ty) && !serde.has_reader)
+}
+
 #[derive(Default)]
 struct Settings {
     serde: Serde,
@@ -132,11 +138,9 @@ impl Settings {
     }
 
     /// Refuses `skip_serializing_if` if the worker has no value for an argument that was left out.
-    /// Serde has one for an `Option` that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
-        let has_fallback = self.serde.has_default || (types::reads_as_option(ty) && !self.serde.has_reader);
         if let Some(skips) = &self.skip_serializing_if
-            && !has_fallback
+            && !is_optional(&self.serde, ty)
         {
             let message = "the worker needs a value for an argument that was left out; add `default`";
             errors.push(skips, message);
