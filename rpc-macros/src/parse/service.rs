@@ -57,21 +57,19 @@ fn not_a_trait(item: &syn::Item) -> syn::Error {
 
 /// Whether mockall probably generated this item from a trait: it is named like `MockStore`.
 fn is_mock(item: &syn::Item) -> bool {
-    let is_mocks_name = |name: &str| {
-        let rest = name.strip_prefix("Mock").unwrap_or_default();
-        rest.starts_with(|first: char| first.is_uppercase())
-    };
-    match item {
-        syn::Item::Struct(item) => is_mocks_name(&item.ident.to_string()),
+    let name = match item {
+        syn::Item::Struct(item) => Some(&item.ident),
         syn::Item::Impl(item) => match &*item.self_ty {
-            Type::Path(path) => {
-                let name = path.path.segments.last().map(|name| name.ident.to_string());
-                is_mocks_name(&name.unwrap_or_default())
-            }
-            _ => false,
+            Type::Path(path) => path.path.segments.last().map(|last| &last.ident),
+            _ => None,
         },
-        _ => false,
-    }
+        _ => None,
+    };
+    name.is_some_and(|name| {
+        let name = name.to_string();
+        let mocked = name.strip_prefix("Mock");
+        mocked.is_some_and(|mocked| mocked.starts_with(char::is_uppercase))
+    })
 }
 
 fn read_service(arguments: TokenStream, item: &ServiceTrait, errors: &mut Errors) -> Service {
@@ -199,21 +197,23 @@ const NOT_A_PLAIN_METHOD: &str = "a service has plain methods only; write `async
 
 /// Refuses an item of the trait that is no method.
 fn refuse_item(item: &syn::TraitItem, errors: &mut Errors) {
-    let (attributes, message): (&[Attribute], _) = match item {
-        syn::TraitItem::Const(item) => (
-            &item.attrs,
+    let mut refuse = |attributes: &[Attribute], message: &str| {
+        refuse_rpc(attributes, "`#[rpc]` goes on methods; remove it here", errors);
+        errors.push(item, message);
+    };
+    match item {
+        syn::TraitItem::Const(constant) => refuse(
+            &constant.attrs,
             "a service has no constants; return the value from a method",
         ),
-        syn::TraitItem::Type(item) => (
-            &item.attrs,
+        syn::TraitItem::Type(ty) => refuse(
+            &ty.attrs,
             "a service has no associated types; name the type in the methods",
         ),
-        syn::TraitItem::Macro(item) => (
-            &item.attrs,
+        syn::TraitItem::Macro(invocation) => refuse(
+            &invocation.attrs,
             "macros are not expanded in a service trait; write the methods out",
         ),
-        _ => (&[], NOT_A_PLAIN_METHOD),
-    };
-    refuse_rpc(attributes, "`#[rpc]` goes on methods; remove it here", errors);
-    errors.push(item, message);
+        _ => refuse(&[], NOT_A_PLAIN_METHOD),
+    }
 }
