@@ -11,7 +11,7 @@ use syn::{
 use super::errors::Errors;
 use crate::model::Shape;
 use crate::spelling;
-use crate::syntax::{bare_type, begins_with_self, is_never};
+use crate::syntax::{bare_type, begins_with_self, ends_with, is_never};
 
 /// Reads an argument's type: an owned type, or a reference to one, to `str` or to a slice.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
@@ -19,7 +19,7 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
         refuse_undecodable(ty, TypePosition::Argument("take"), errors);
         return owned_shape(ty);
     };
-    refuse_special_reference(reference, errors);
+    refuse_mut_and_lifetime(reference, errors);
     match bare_type(&reference.elem) {
         Type::Path(path) if path.path.is_ident("str") => Shape::Str,
         Type::Slice(slice) if is_u8(&slice.elem) => Shape::Bytes,
@@ -37,7 +37,7 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
 /// Checks that the context's type is a shared reference without a named lifetime.
 pub(super) fn check_context_type(ty: &Type, errors: &mut Errors) {
     match bare_type(ty) {
-        Type::Reference(reference) => refuse_special_reference(reference, errors),
+        Type::Reference(reference) => refuse_mut_and_lifetime(reference, errors),
         _ => errors.push(
             ty,
             "the context is lent to the method; take a reference, such as `&Context`",
@@ -59,9 +59,9 @@ pub(super) fn check_output(ty: &Type, errors: &mut Errors) {
     refuse_undecodable(ty, TypePosition::Output, errors);
 }
 
-/// The type of the items if this is the type of a stream that the caller sends, which is named
-/// `Incoming`. `None` for any other type. Refuses a reference to an `Incoming`, and one without a
-/// single item type, for which it returns `()`.
+/// The `T` of an `Incoming<T>`, a stream that the caller sends. `None` for a type of another name.
+/// Refuses a reference to an `Incoming`, and returns its `T` all the same. Refuses an `Incoming`
+/// that is no [`GenericOfOne`], and returns `()`.
 pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
     let advice = "the method owns the stream that the caller sends; write `Incoming<T>`";
     let ty = match bare_type(ty) {
@@ -73,7 +73,7 @@ pub(super) fn incoming_item(ty: &Type, errors: &mut Errors) -> Option<Type> {
         _ => return None,
     };
     match generic_of_one(ty) {
-        Some((_, _, item)) => {
+        Some(GenericOfOne { argument: item, .. }) => {
             refuse_undecodable(item, TypePosition::Item, errors);
             Some(item.clone())
         }
@@ -134,11 +134,7 @@ pub(super) fn stream_item(stream: &TypeImplTrait) -> Option<&Type> {
 /// The path of the first bound that is named `Stream`.
 fn stream_path(stream: &TypeImplTrait) -> Option<&Path> {
     stream.bounds.iter().find_map(|bound| match bound {
-        TypeParamBound::Trait(bound) => Some(&bound.path).filter(|path| {
-            path.segments
-                .last()
-                .is_some_and(|segment| segment.ident == "Stream")
-        }),
+        TypeParamBound::Trait(bound) if ends_with(&bound.path, "Stream") => Some(&bound.path),
         _ => None,
     })
 }
@@ -190,13 +186,7 @@ pub(super) fn is_option(ty: &Type) -> bool {
 }
 
 fn is_named(ty: &Type, name: &str) -> bool {
-    let Type::Path(TypePath {
-        qself: None, path, ..
-    }) = bare_type(ty)
-    else {
-        return false;
-    };
-    path.segments.last().is_some_and(|segment| segment.ident == name)
+    matches!(bare_type(ty), Type::Path(TypePath { qself: None, path, .. }) if ends_with(path, name))
 }
 
 pub(super) fn is_unit(ty: &Type) -> bool {
@@ -209,7 +199,12 @@ fn is_u8(ty: &Type) -> bool {
 
 /// The shape of a type that is not a reference.
 fn owned_shape(ty: &Type) -> Shape {
-    let Some((name, is_static, argument)) = generic_of_one(ty) else {
+    let Some(GenericOfOne {
+        name,
+        is_static,
+        argument,
+    }) = generic_of_one(ty)
+    else {
         return Shape::Owned;
     };
     match bare_type(argument) {
@@ -220,9 +215,17 @@ fn owned_shape(ty: &Type) -> Shape {
     }
 }
 
-/// For a type such as `Vec<T>` or `Cow<'_, T>`: its name, whether it has the lifetime `'static`,
-/// and `T`. `None` for any other type, such as one with two type arguments.
-fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
+/// A type with one type argument, such as `Vec<T>` or `Cow<'_, T>`.
+struct GenericOfOne<'a> {
+    name: &'a Ident,
+    /// Whether it has the lifetime `'static`.
+    is_static: bool,
+    argument: &'a Type,
+}
+
+/// Reads a type as a [`GenericOfOne`]. `None` for any other type, such as one with two type
+/// arguments.
+fn generic_of_one(ty: &Type) -> Option<GenericOfOne<'_>> {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare_type(ty)
@@ -238,13 +241,17 @@ fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let is_static =
         matches!(lifetime, Some(GenericArgument::Lifetime(lifetime)) if lifetime.ident == "static");
     match (arguments.next(), arguments.next()) {
-        (Some(GenericArgument::Type(argument)), None) => Some((&last.ident, is_static, argument)),
+        (Some(GenericArgument::Type(argument)), None) => Some(GenericOfOne {
+            name: &last.ident,
+            is_static,
+            argument,
+        }),
         _ => None,
     }
 }
 
 /// Refuses `mut`, and any lifetime but `'_`.
-fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
+fn refuse_mut_and_lifetime(reference: &TypeReference, errors: &mut Errors) {
     if let Some(mutability) = &reference.mutability {
         errors.push(
             mutability,
@@ -322,7 +329,7 @@ impl VisitMut for BorrowReplacer<'_> {
         if let Type::Reference(reference) = ty {
             let owned = owned(&reference.elem);
             // What is not concrete is refused by the methods below.
-            if !is_unknown(&owned) {
+            if is_concrete(&owned) {
                 self.references.push(reference.clone());
             }
             *ty = owned;
@@ -380,9 +387,9 @@ pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     is_self.then_some(reference)
 }
 
-/// Whether this is no concrete type: a trait object, `impl Trait`, or `Self` or an item of it.
-fn is_unknown(ty: &Type) -> bool {
-    matches!(bare_type(ty), Type::TraitObject(_) | Type::ImplTrait(_)) || begins_with_self(ty)
+/// Whether this is neither a trait object, nor `impl Trait`, nor `Self` or an item of it.
+fn is_concrete(ty: &Type) -> bool {
+    !matches!(bare_type(ty), Type::TraitObject(_) | Type::ImplTrait(_)) && !begins_with_self(ty)
 }
 
 /// The owned type that replaces a reference to this one.
