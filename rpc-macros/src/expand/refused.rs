@@ -4,7 +4,7 @@
 //! Without them, everything that mentions the client or the server would be an error, and hide the
 //! reasons for the refusal.
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
@@ -30,25 +30,27 @@ pub(crate) fn refusal(refusal: Refusal) -> TokenStream {
 fn without_rpc(tokens: TokenStream) -> TokenStream {
     let mut kept = Vec::<TokenTree>::new();
     for token in tokens {
-        let TokenTree::Group(group) = token else {
-            kept.push(token);
-            continue;
-        };
         let is_after_pound = matches!(kept.last(), Some(TokenTree::Punct(punct)) if punct.as_char() == '#');
-        let first = group.stream().into_iter().next();
-        if is_after_pound
-            && group.delimiter() == Delimiter::Bracket
-            && matches!(first, Some(TokenTree::Ident(name)) if name == "rpc")
-        {
-            // The `#`.
-            kept.pop();
-            continue;
+        match token {
+            TokenTree::Group(group) if is_after_pound && is_rpc_in_brackets(&group) => {
+                // The `#`.
+                kept.pop();
+            }
+            TokenTree::Group(group) => {
+                let mut inner = Group::new(group.delimiter(), without_rpc(group.stream()));
+                inner.set_span(group.span());
+                kept.push(inner.into());
+            }
+            other => kept.push(other),
         }
-        let mut inner = proc_macro2::Group::new(group.delimiter(), without_rpc(group.stream()));
-        inner.set_span(group.span());
-        kept.push(inner.into());
     }
     kept.into_iter().collect()
+}
+
+/// Whether this is what follows the `#` of an `#[rpc]` or `#[rpc(..)]`.
+fn is_rpc_in_brackets(group: &Group) -> bool {
+    let first = group.stream().into_iter().next();
+    group.delimiter() == Delimiter::Bracket && matches!(first, Some(TokenTree::Ident(name)) if name == "rpc")
 }
 
 /// The trait, as far as the compiler accepts it, with stubs of its client and server. They have the

@@ -4,7 +4,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, ReturnType, Signature, parse_quote};
+use syn::{Attribute, FnArg, ReturnType, Signature, parse_quote, parse_quote_spanned};
 
 use super::generics::remove_defaults;
 use super::names::implementation;
@@ -14,7 +14,7 @@ use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, me
 /// The trait without the attributes of this crate and of parameters, and with the supertraits of a
 /// service. Its futures are `Send`, as implementations and callers expect, unless a type parameter
 /// has no bound.
-pub(super) fn definition(item: &ServiceTrait) -> TokenStream {
+pub(super) fn definition(syntax: &ServiceTrait) -> TokenStream {
     let ServiceTrait {
         visibility,
         unsafety,
@@ -22,11 +22,11 @@ pub(super) fn definition(item: &ServiceTrait) -> TokenStream {
         generics,
         supertraits,
         ..
-    } = item;
-    let attributes = without_ours(&item.attributes);
+    } = syntax;
+    let attributes = without_ours(&syntax.attributes);
     let (supertraits, where_clause) = (supertraits.iter(), &generics.where_clause);
-    let items = item.items.iter().map(|inner| match inner {
-        TraitItem::Method(method) => trait_method(item, method),
+    let items = syntax.items.iter().map(|item| match item {
+        TraitItem::Method(method) => trait_method(syntax, method),
         TraitItem::Other(other) => trait_item((**other).clone()),
     });
     quote! {
@@ -50,9 +50,9 @@ fn trait_item(mut item: syn::TraitItem) -> TokenStream {
     item.into_token_stream()
 }
 
-fn trait_method(item: &ServiceTrait, method: &TraitMethod) -> TokenStream {
+fn trait_method(syntax: &ServiceTrait, method: &TraitMethod) -> TokenStream {
     let attributes = without_ours(&method.attributes);
-    let signature = signature(item, method);
+    let signature = signature(syntax, method);
     let body = match &method.body {
         Some(body) if is_future(method) => quote_spanned!(body.span()=> { async move #body }),
         Some(body) => body.to_token_stream(),
@@ -63,7 +63,7 @@ fn trait_method(item: &ServiceTrait, method: &TraitMethod) -> TokenStream {
 
 /// The signature without what the compiler refuses in a trait, and with a future in place of
 /// `async` if [`is_future`] says so.
-fn signature(item: &ServiceTrait, method: &TraitMethod) -> Signature {
+fn signature(syntax: &ServiceTrait, method: &TraitMethod) -> Signature {
     let mut signature = method.signature.clone();
     signature.constness = None;
     signature.variadic = None;
@@ -81,18 +81,22 @@ fn signature(item: &ServiceTrait, method: &TraitMethod) -> Signature {
     }
     if is_future(method) {
         signature.asyncness = None;
-        let output = match &signature.output {
-            ReturnType::Default => quote!(()),
-            ReturnType::Type(_, ty) => ty.to_token_stream(),
-        };
-        let at_output = Span::call_site().located_at(output.span());
-        // A future that holds a value of an unbounded type may not be `Send`.
-        let is_send = item.unbounded_parameters().next().is_none();
-        let send = is_send.then(|| quote_spanned!(at_output=> + ::core::marker::Send));
-        let output = quote_spanned!(at_output=> -> impl ::core::future::Future<Output = #output> #send);
-        signature.output = parse_quote!(#output);
+        signature.output = future_of(syntax, &signature.output);
     }
     signature
+}
+
+/// The return type with a future of what an `async` method returns.
+fn future_of(syntax: &ServiceTrait, output: &ReturnType) -> ReturnType {
+    let output = match output {
+        ReturnType::Default => quote!(()),
+        ReturnType::Type(_, ty) => ty.to_token_stream(),
+    };
+    let at_output = Span::call_site().located_at(output.span());
+    // A future that holds a value of an unbounded type may not be `Send`.
+    let is_send = syntax.unbounded_parameters().next().is_none();
+    let send = is_send.then(|| quote_spanned!(at_output=> + ::core::marker::Send));
+    parse_quote_spanned!(at_output=> -> impl ::core::future::Future<Output = #output> #send)
 }
 
 /// Whether a method is emitted as one that returns a future. The compiler accepts `!` as
@@ -117,21 +121,21 @@ fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
 
 /// The implementation for an `Arc`, or `None` if a bound mentions `Self` or if [`arc_item`] cannot
 /// implement all items.
-pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> Option<TokenStream> {
+pub(super) fn implementation_for_arc(syntax: &ServiceTrait, arc: &TokenStream) -> Option<TokenStream> {
     let ServiceTrait {
         name,
         unsafety,
         generics,
         supertraits,
         ..
-    } = item;
+    } = syntax;
     if mentions_self(generics) || mentions_self(&generics.where_clause) {
         return None;
     }
-    let items = item
+    let items = syntax
         .items
         .iter()
-        .map(|inner| arc_item(item, inner))
+        .map(|item| arc_item(syntax, item))
         .collect::<Option<Vec<_>>>()?;
     let implementation = implementation();
     let (_, arguments, _) = generics.split_for_impl();
@@ -153,11 +157,11 @@ pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> 
 }
 
 /// An item of the implementation for an `Arc`, or `None` if there can be no stub for it.
-fn arc_item(item: &ServiceTrait, inner: &TraitItem) -> Option<TokenStream> {
+fn arc_item(syntax: &ServiceTrait, item: &TraitItem) -> Option<TokenStream> {
     let implementation = implementation();
-    let (name, (_, arguments, _)) = (&item.name, item.generics.split_for_impl());
-    match inner {
-        TraitItem::Method(method) => arc_method(item, method),
+    let (name, (_, arguments, _)) = (&syntax.name, syntax.generics.split_for_impl());
+    match item {
+        TraitItem::Method(method) => arc_method(syntax, method),
         TraitItem::Other(other) => match &**other {
             syn::TraitItem::Const(constant) => {
                 let syn::TraitItemConst { ident, ty, .. } = constant;
@@ -174,17 +178,17 @@ fn arc_item(item: &ServiceTrait, inner: &TraitItem) -> Option<TokenStream> {
     }
 }
 
-fn arc_method(item: &ServiceTrait, method: &TraitMethod) -> Option<TokenStream> {
+fn arc_method(syntax: &ServiceTrait, method: &TraitMethod) -> Option<TokenStream> {
     if method.body.is_some() {
         // The default body is enough.
         return Some(TokenStream::new());
     }
-    let cfg = Attributes::new(&method.attributes).cfg();
-    let mut signature = signature(item, method);
     // A stub never returns, so it names no type for an `impl Trait`.
     if mentions(method.signature.output.to_token_stream(), "impl") {
         return None;
     }
+    let cfg = Attributes::new(&method.attributes).cfg();
+    let mut signature = signature(syntax, method);
     for input in &mut signature.inputs {
         if let FnArg::Typed(parameter) = input {
             parameter.pat = parse_quote!(_);
