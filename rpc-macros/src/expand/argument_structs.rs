@@ -11,7 +11,7 @@ use syn::{Lifetime, parse_quote};
 use super::lifetimes::{has_anonymous_lifetime, with_lifetime};
 use super::names::{argument_marker, received_struct, sent_struct};
 use super::{generics, serde_functions};
-use crate::model::{Argument, Method, Serde, Service, Shape};
+use crate::model::{Argument, Method, Service, Shape};
 
 /// The name by which the runtime distinguishes a method's arguments from a struct of the user.
 const ARGUMENTS: &str = "$rpc_runtime::arguments";
@@ -40,27 +40,17 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
 fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
     let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
     let cfg = method.attributes.cfg();
-    let sent_fields = method.arguments().map(|argument| {
-        let Argument { name, serde, .. } = argument;
-        let attributes = serde_functions::attributes(service, method, argument);
-        let bytes = (is_bytes(argument) && !serde.has_writer)
-            .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
-        let ty = sent_type(service, argument);
-        quote!(#(#attributes)* #bytes #name: #ty)
-    });
-    let received_fields = method.arguments().map(|argument| {
-        let Argument { name, serde, .. } = argument;
-        let Serde { attributes, .. } = serde;
-        let bytes = (is_bytes(argument) && !serde.has_reader)
-            .then(|| quote!(#[serde(deserialize_with = "__bytes::deserialize")]));
-        let ty = owned_type(service, argument);
-        quote!(#(#attributes)* #bytes #name: #ty)
-    });
+    let sent_fields = method
+        .arguments()
+        .map(|argument| sent_field(service, method, argument));
+    let received_fields = method
+        .arguments()
+        .map(|argument| received_field(service, argument));
     let functions: Vec<_> = method.arguments().flat_map(serde_functions::forwarders).collect();
     let generics = &service.generics;
     let where_clause = &generics.where_clause;
     let mut sent_generics = generics.clone();
-    if method.arguments().any(borrows) {
+    if method.arguments().any(has_sent_lifetime) {
         sent_generics.params.insert(0, parse_quote!('sent));
     }
     let functions = (!functions.is_empty()).then(|| {
@@ -95,6 +85,26 @@ fn structs_of_method(service: &Service, method: &Method) -> TokenStream {
         }
         #functions
     }
+}
+
+/// A field of the struct to write.
+fn sent_field(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
+    let Argument { name, serde, .. } = argument;
+    let attributes = serde_functions::attributes(service, method, argument);
+    let bytes = (is_bytes(argument) && !serde.has_writer)
+        .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
+    let ty = sent_type(service, argument);
+    quote!(#(#attributes)* #bytes #name: #ty)
+}
+
+/// A field of the struct to read.
+fn received_field(service: &Service, argument: &Argument) -> TokenStream {
+    let Argument { name, serde, .. } = argument;
+    let attributes = &serde.attributes;
+    let bytes = (is_bytes(argument) && !serde.has_reader)
+        .then(|| quote!(#[serde(deserialize_with = "__bytes::deserialize")]));
+    let ty = owned_type(service, argument);
+    quote!(#(#attributes)* #bytes #name: #ty)
 }
 
 /// The type of a field in the struct to write: what the client's method takes, with the lifetime
@@ -146,7 +156,7 @@ fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
 }
 
 /// Whether the type of the field in the struct to write has the lifetime `'sent`.
-fn borrows(argument: &Argument) -> bool {
+fn has_sent_lifetime(argument: &Argument) -> bool {
     match argument.shape {
         Shape::ByteVec | Shape::Owned => has_anonymous_lifetime(&argument.ty),
         _ => true,

@@ -36,7 +36,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
                 let conversion = conversion_type(service, argument);
                 quote!(#conversion::sent(&#value))
             }
-            Shape::Reference(ty) => match other_context(service, ty, "sent") {
+            Shape::Reference(ty) => match context_check(service, ty, "sent") {
                 Some(function) => {
                     let value = name_at(argument, ty);
                     quote_spanned!(ty.span()=> #function(#value))
@@ -116,8 +116,8 @@ fn conversion_type(service: &Service, argument: &Argument) -> TokenStream {
     quote!(<#runtime::__private::ArgumentConversion<#ty>>)
 }
 
-/// Imports the trait that lets [`conversion_type`] pass a user's own type with such a name through
-/// unchanged.
+/// Imports the trait `NoConversion`, if an argument's type is named like text or bytes. If such a
+/// type is the user's own, the trait has the functions that [`conversion_type`] lacks.
 pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_converted = |argument: &Argument| {
@@ -150,7 +150,7 @@ fn is_named_context(service: &Service, ty: &Type) -> bool {
 /// The function returns its argument. It is only called to make the compiler report a parameter
 /// that lacks `#[rpc(context)]`: every type implements `OtherContext<false>`, and the constant is
 /// `true` for the runtime's own context.
-fn other_context(service: &Service, ty: &Type, function: &str) -> Option<TokenStream> {
+fn context_check(service: &Service, ty: &Type, function: &str) -> Option<TokenStream> {
     let runtime = &service.runtime;
     is_named_context(service, ty).then(|| {
         let function = Ident::new(function, ty.span());
@@ -175,7 +175,7 @@ pub(super) fn passed(service: &Service, method: &Method, argument: &Argument) ->
         }
         Shape::Reference(ty) => {
             let lent = name_at(argument, ty);
-            let lent = match other_context(service, ty, "received") {
+            let lent = match context_check(service, ty, "received") {
                 // In a derived struct, the compiler reports the context as the type of a field.
                 Some(function) if !method.has_derived_arguments() => {
                     quote_spanned!(ty.span()=> #function(&#lent))
