@@ -184,7 +184,8 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
 
 /// The function of the runtime's `Client` that makes the call, and the type that it returns.
 fn call_function_and_type(method: &Method) -> (Ident, Ident) {
-    let (function, call_type) = match (method.answers(), method.is_fallible && method.has_reply()) {
+    let answers_are_results = method.is_fallible && method.has_reply();
+    let (function, call_type) = match (method.answers(), answers_are_results) {
         (Answers::One, false) => ("call", "Call"),
         (Answers::One, true) => ("call_fallible", "FallibleCall"),
         (Answers::OfEachWorker, false) => ("broadcast", "Broadcast"),

@@ -49,8 +49,8 @@ fn function_name() -> Ident {
     Ident::new("__schemas_of_service", Span::mixed_site())
 }
 
-/// The variable to which the schemas of a method are added. It has the same span wherever it is:
-/// those of types may be from another macro, whose variables have other scopes.
+/// The variable to which the schemas of a method are added. Its span is always this macro's: with
+/// the span of a type from another macro, it would be another variable.
 fn variable() -> Ident {
     Ident::new("__method", Span::mixed_site())
 }
