@@ -294,6 +294,19 @@ impl TypePosition {
     fn allows(self, lifetime: &Lifetime) -> bool {
         lifetime.ident == "static" || (lifetime.ident == "_" && matches!(self, Self::Argument(_)))
     }
+
+    /// The error for a lifetime that is not allowed.
+    fn lifetime_refusal(self) -> String {
+        match self {
+            Self::Argument(_) => {
+                "this lifetime has no meaning across the network; write `'_` or `'static`".to_owned()
+            }
+            Self::Item | Self::Output => format!(
+                "a type that borrows cannot be decoded here; write `'static`, or {} a type without lifetimes",
+                self.verb()
+            ),
+        }
+    }
 }
 
 /// Refuses parts of a type that cannot be decoded: references, lifetimes that the position of the
@@ -339,10 +352,7 @@ impl VisitMut for BorrowReplacer<'_> {
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
         if !self.position.allows(lifetime) {
-            let verb = self.position.verb();
-            let message =
-                format!("a type that borrows cannot be decoded; {verb} a type without lifetimes instead");
-            self.errors.push(lifetime, message);
+            self.errors.push(lifetime, self.position.lifetime_refusal());
         }
     }
 

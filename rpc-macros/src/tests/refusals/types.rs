@@ -95,7 +95,14 @@ fn borrowing_type() {
         "async fn f(&self, a: Cow<'a, str>);",
         &[(
             "'a",
-            "a type that borrows cannot be decoded; take a type without lifetimes instead",
+            "this lifetime has no meaning across the network; write `'_` or `'static`",
+        )],
+    );
+    assert_method(
+        "async fn f(&self, a: Incoming<Cow<'_, str>>);",
+        &[(
+            "'_",
+            "a type that borrows cannot be decoded here; write `'static`, or take a stream of a type without lifetimes",
         )],
     );
 }
@@ -210,7 +217,7 @@ fn lifetime_in_the_return_type() {
         "async fn f(&self) -> Cow<'_, str>;",
         &[(
             "'_",
-            "a type that borrows cannot be decoded; return a type without lifetimes instead",
+            "a type that borrows cannot be decoded here; write `'static`, or return a type without lifetimes",
         )],
     );
 }
