@@ -69,7 +69,7 @@ fn signature(syntax: &ServiceTrait, method: &TraitMethod) -> Signature {
     signature.variadic = None;
     for input in &mut signature.inputs {
         match input {
-            FnArg::Receiver(receiver) => receiver.attrs = without_ours(&receiver.attrs),
+            FnArg::Receiver(receiver) => receiver.attrs.clear(),
             FnArg::Typed(parameter) => {
                 parameter.attrs.clear();
                 // Only a method with a body may have patterns.

@@ -8,9 +8,9 @@ use syn::{
 
 use super::errors::Errors;
 use super::options::{self, Options};
-use super::placement::{refuse_conditional_options, refuse_rpc};
+use super::placement::refuse_conditional_options;
 use super::{parameter, types, values};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, is_rpc};
 use crate::model::{Kind, Method, Parameter, Retry, ReturnTypes, is_function_of_client};
 use crate::spelling;
 use crate::syntax::TraitMethod;
@@ -416,11 +416,14 @@ fn read_receiver(signature: &Signature, returns_stream: bool, errors: &mut Error
 }
 
 fn refuse_receiver(receiver: &Receiver, errors: &mut Errors) {
-    refuse_rpc(
-        &receiver.attrs,
-        "`&self` takes no options; remove `#[rpc]`",
-        errors,
-    );
+    for attribute in &receiver.attrs {
+        let message = if is_rpc(attribute) {
+            "`&self` takes no options; remove `#[rpc]`"
+        } else {
+            "`&self` takes no attributes; remove this one"
+        };
+        errors.push(attribute, message);
+    }
     if let Some(message) = receiver_refusal(&receiver.kind) {
         errors.push(receiver, message);
     }

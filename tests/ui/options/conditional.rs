@@ -1,4 +1,4 @@
-//! Options that depend on a condition, and syntax that is not that of options.
+//! Options under a condition, attributes of `&self`, and syntax that is not that of options.
 use rpc_runtime::{Context, service};
 
 #[service]
@@ -8,6 +8,7 @@ trait Conditional {
     async fn parameters(&self, #[cfg(unix)] a: u8, #[cfg_attr(unix, rpc(context))] cx: &Context);
     #[rpc(name = , timeout("2s"), retries)]
     async fn malformed(&self);
+    async fn receiver(#[cfg_attr(unix, serde(default))] #[serde(default)] &self);
 }
 
 fn main() {}

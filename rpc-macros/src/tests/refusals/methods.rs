@@ -194,6 +194,22 @@ fn rpc_on_the_receiver() {
 }
 
 #[test]
+fn other_attributes_on_the_receiver() {
+    let message = "`&self` takes no attributes; remove this one";
+    for attribute in [
+        "#[cfg(unix)]",
+        "#[cfg_attr(unix, rpc(context))]",
+        "#[serde(default)]",
+        "#[allow(unused)]",
+    ] {
+        assert_method(
+            &format!("async fn f({attribute} &self);"),
+            &[(attribute, message)],
+        );
+    }
+}
+
+#[test]
 fn receivers_in_full() {
     assert_method(
         "async fn f(self: &Self); async fn g(self: &mut Self); async fn h(self: &'a Self);",
