@@ -67,23 +67,18 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn into_message(mut self) -> Message {
+        let mut insert = |name, value| self.headers.insert(ShortStr::from_static(name), value);
         if self.asks_batch_size {
-            let name = ShortStr::from_static(BATCH_HEADER);
-            self.headers.insert(name, String::new());
+            insert(BATCH_HEADER, String::new());
         }
-        if let Some(Volume { items, bytes }) = self.credit {
-            let mut insert = |name, credit: u64| {
-                let name = ShortStr::from_static(name);
-                self.headers.insert(name, credit.to_string());
-            };
-            insert(CREDIT_HEADER, items);
-            if bytes < u64::MAX {
-                insert(CREDIT_BYTES_HEADER, bytes);
+        if let Some(credit) = self.credit {
+            insert(CREDIT_HEADER, credit.items.to_string());
+            if credit.limits_bytes() {
+                insert(CREDIT_BYTES_HEADER, credit.bytes.to_string());
             }
         }
         if self.sends_items {
-            let name = ShortStr::from_static(INCOMING_HEADER);
-            self.headers.insert(name, INCOMING_VERSION.to_owned());
+            insert(INCOMING_HEADER, INCOMING_VERSION.to_owned());
         }
         Message {
             properties: Properties {
@@ -105,7 +100,7 @@ impl Request {
     }
 
     /// Reads the message of a request. If its content type does not determine a codec, it is plain
-    /// text. The headers lose those that become fields.
+    /// text. Removes the headers that become fields.
     ///
     /// # Errors
     ///
@@ -114,13 +109,12 @@ impl Request {
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
         let asks_batch_size = properties.headers.remove(BATCH_HEADER).is_some();
-        let [items, bytes] = [CREDIT_HEADER, CREDIT_BYTES_HEADER].map(|name| {
-            let credit = properties.headers.remove(name)?;
-            credit.parse::<u64>().ok()
-        });
-        let credit = items.map(|items| Volume {
+        let mut take_number = |name| properties.headers.remove(name)?.parse().ok();
+        let credit_items: Option<u64> = take_number(CREDIT_HEADER);
+        let credit_bytes = take_number(CREDIT_BYTES_HEADER).unwrap_or(u64::MAX);
+        let credit = credit_items.map(|items| Volume {
             items,
-            bytes: bytes.unwrap_or(u64::MAX),
+            bytes: credit_bytes,
         });
         let incoming = properties.headers.remove(INCOMING_HEADER);
         let sends_items = incoming.is_some_and(|version| version == INCOMING_VERSION);
@@ -137,10 +131,9 @@ impl Request {
             // Some of RabbitMQ's clients send an empty string for a property that is not set.
             reply_to: properties.reply_to.filter(|address| !address.as_str().is_empty()),
             // For a dead-lettered request this is an upper bound: how long it waited is unknown.
-            time_to_live: properties.expiration.or_else(|| {
-                let dead = properties.dead_lettered.as_ref()?;
-                dead.original_expiration
-            }),
+            time_to_live: properties
+                .expiration
+                .or_else(|| properties.dead_lettered.as_ref()?.original_expiration),
             persistent: properties.persistent,
             priority: properties.priority,
             app_id: properties.app_id,

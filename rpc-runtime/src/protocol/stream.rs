@@ -55,8 +55,8 @@ pub(crate) const MAX_ITEM_FRAME_BYTES: usize = 40;
 /// The largest number of grants in a control message.
 pub(crate) const MAX_GRANTS: usize = 1024;
 
-/// A message of a stream. Without items, it says that its sender is still there, or from a caller,
-/// with [`ITEMS_HEADER`], that its stream has ended.
+/// A message of a stream. Without items, it says that its sender is still there. Without items but
+/// with [`ITEMS_HEADER`], it says that the stream of a caller has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Items {
     /// The number of the first item, or without items, of the next one.
@@ -74,7 +74,7 @@ pub(crate) struct Grant {
 }
 
 impl Items {
-    /// A message without items, as before the first one, from a sender that needs no credit.
+    /// Creates a message without items from a sender that has sent none and needs no credit.
     pub(crate) fn keep_alive() -> Self {
         Self {
             first: 0,
@@ -88,24 +88,25 @@ impl Items {
         super::item_list::ItemWriter::from(&self.items).write(self.first, self.credit)
     }
 
-    /// Decodes a message. The items keep `body` in memory, unless they are less than about half of
-    /// it.
+    /// Decodes a message. The items share the memory of `body`, unless they are less than about
+    /// half of it.
     ///
     /// # Errors
     ///
     /// If it is malformed, or has more items than any sender of this protocol puts into a message.
     pub(crate) fn read(body: &Bytes) -> Result<Self, UnreadableBatch> {
         let mut reader = Reader::new(body);
-        let optional = reader.array_beyond(2, UnreadableBatch("it has too few elements"))?;
+        let credit_elements = reader.array_beyond(2, UnreadableBatch("it has too few elements"))?;
         let first = reader.uint()?;
         let count = reader.array_len()?;
         if count > MAX_ITEMS {
             return Err(UnreadableBatch("it has too many items"));
         }
         let mut items = ItemList::read(&mut reader, count)?;
-        let credit = read_volume(&mut reader, optional)?;
+        let credit = read_volume(&mut reader, credit_elements)?;
         reader.end()?;
-        if body.len() > 2 * items.encoded_len() + MAX_ITEM_FRAME_BYTES {
+        let other_bytes = body.len() - items.encoded_len();
+        if other_bytes > items.encoded_len() + MAX_ITEM_FRAME_BYTES {
             items.detach();
         }
         Ok(Self { first, items, credit })
@@ -113,7 +114,7 @@ impl Items {
 }
 
 pub(crate) fn write_grants(grants: &[Grant]) -> Bytes {
-    // A grant is an array of an id and at most two numbers.
+    // A grant is an array (1 byte) of an id (18 bytes) and at most two numbers (9 bytes each).
     let mut body = Vec::with_capacity(5 + (1 + 18 + 2 * 9) * grants.len());
     assert_ok(encode::write_array_len(&mut body, to_u32(grants.len())));
     for Grant { id, credit } in grants {
@@ -138,7 +139,7 @@ pub(crate) fn read_grants(body: &Bytes) -> Result<Vec<Grant>, UnreadableBatch> {
     // A grant has more than eight bytes, so a forged count reserves little memory.
     let mut grants = Vec::with_capacity(count.min(body.len() / 8));
     for _ in 0..count {
-        // The id, and the items of the credit.
+        // An id and a number of items are required. The credit begins with that number.
         let optional = reader.array_beyond(2, UnreadableBatch("a grant has too few elements"))?;
         let id = reader.id()?;
         let credit = read_volume(&mut reader, 1 + optional)?;

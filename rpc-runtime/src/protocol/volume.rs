@@ -37,6 +37,11 @@ impl Volume {
         self.items > sent.items && self.bytes > sent.bytes
     }
 
+    /// Whether the bytes of this credit are limited.
+    pub(super) fn limits_bytes(self) -> bool {
+        self.bytes < u64::MAX
+    }
+
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             items: self.items.saturating_add(other.items),
@@ -69,19 +74,19 @@ impl Volume {
 
 /// How many elements [`write_volume`] writes.
 pub(super) fn elements_of(credit: Volume) -> u32 {
-    if credit.bytes == u64::MAX { 1 } else { 2 }
+    if credit.limits_bytes() { 2 } else { 1 }
 }
 
 /// Writes a credit. Bytes that are not limited are left out.
 pub(super) fn write_volume(body: &mut Vec<u8>, credit: Volume) {
     assert_ok(encode::write_uint(body, credit.items));
-    if credit.bytes < u64::MAX {
+    if credit.limits_bytes() {
         assert_ok(encode::write_uint(body, credit.bytes));
     }
 }
 
-/// Reads a credit from the last elements of an array, of which `elements` are left, and skips those
-/// after it. What is missing is not limited.
+/// Reads a credit from the last `elements` elements of an array, and skips those that this version
+/// does not know. Items and bytes that are missing are not limited.
 pub(super) fn read_volume(reader: &mut Reader<'_>, elements: usize) -> Result<Volume, UnreadableBatch> {
     let items = if elements > 0 { reader.uint()? } else { u64::MAX };
     let bytes = if elements > 1 { reader.uint()? } else { u64::MAX };
