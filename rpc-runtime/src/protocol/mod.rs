@@ -67,7 +67,7 @@ pub(crate) use request::{
 };
 pub(crate) use request_id::random_id;
 pub use request_id::{InvalidRequestId, RequestId};
-pub(crate) use reserved_header::{is_rabbitmqs_header, reserved_header};
+pub(crate) use reserved_header::{check_not_reserved, is_rabbitmqs_header};
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};
 pub use stored::StoredFormatError;
 pub(crate) use stored::{read_stored, write_stored};

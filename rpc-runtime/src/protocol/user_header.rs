@@ -2,7 +2,7 @@
 
 use super::headers::Headers;
 use super::invalid_name::InvalidName;
-use super::reserved_header::reserved_header;
+use super::reserved_header::check_not_reserved;
 use super::short_str::ShortStr;
 
 /// The maximum size of a call's headers on the wire, in bytes, without those that the library adds
@@ -33,9 +33,7 @@ pub(crate) fn insert_user_header(
         source,
     };
     let name = ShortStr::new(name).map_err(|error| invalid_name(error.into()))?;
-    if let Some(reason) = reserved_header(name.as_str()) {
-        return Err(invalid_name(reason));
-    }
+    check_not_reserved(name.as_str()).map_err(invalid_name)?;
     let value = value.into();
     let length = headers.wire_bytes_with(name.as_str(), &value);
     if length > MAX_BYTES {

@@ -12,7 +12,7 @@ use super::extensions::Extensions;
 use super::redelivery::redelivery_count;
 use crate::protocol::{
     FIRST_TRACE_HEADER, Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, Request,
-    RequestId, ShortStr, failed_attempts, insert_user_header, reserved_header,
+    RequestId, ShortStr, check_not_reserved, failed_attempts, insert_user_header,
 };
 
 /// The request that a handler serves, without its arguments.
@@ -83,7 +83,7 @@ impl Context {
         let has_counted_redeliveries = redelivery_count(&headers) > 0;
         let attempt = failed_attempts(&headers).saturating_add(1);
         let first_attempt_trace = headers.remove(FIRST_TRACE_HEADER).map(String::into_boxed_str);
-        headers.retain(|name, _| reserved_header(name).is_none());
+        headers.retain(|name, _| check_not_reserved(name).is_ok());
         Self {
             method,
             correlation_id: request.correlation_id.clone(),
