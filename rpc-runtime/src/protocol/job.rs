@@ -65,7 +65,7 @@ const JOB_HEADERS: [&str; 10] = [
 /// Returns how many attempts of a job have failed. Zero if the header is missing or not a number of
 /// up to 32 bits.
 pub(crate) fn failed_attempts(headers: &Headers) -> u32 {
-    number(headers, ATTEMPTS_HEADER)
+    read_number(headers, ATTEMPTS_HEADER)
         .and_then(|attempts| u32::try_from(attempts).ok())
         .unwrap_or(0)
 }
@@ -73,7 +73,7 @@ pub(crate) fn failed_attempts(headers: &Headers) -> u32 {
 /// Returns how long a job must still wait, at most [`MAX_DELAY`]. Zero if the header is missing or
 /// not a number of up to 64 bits.
 pub(crate) fn remaining_delay(headers: &Headers) -> Duration {
-    let delay = Duration::from_millis(number(headers, DELAY_HEADER).unwrap_or(0));
+    let delay = Duration::from_millis(read_number(headers, DELAY_HEADER).unwrap_or(0));
     delay.min(MAX_DELAY)
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
     headers.remove(DELAY_HEADER);
     // The maximum number of redeliveries holds for each attempt, so the count starts again.
     headers.remove(REDELIVERIES_HEADER);
-    if number(headers, FIRST_FAILURE_HEADER).is_none() {
+    if read_number(headers, FIRST_FAILURE_HEADER).is_none() {
         set(headers, FIRST_FAILURE_HEADER, now.to_string());
     }
     set(headers, LAST_FAILURE_HEADER, now.to_string());
@@ -108,7 +108,7 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
 /// Returns how long ago the last attempt failed. Zero if that is not known or, by this clock, in
 /// the future. `now` is in milliseconds since the Unix epoch.
 pub(crate) fn since_last_failure(headers: &Headers, now: u64) -> Duration {
-    let failed = number(headers, LAST_FAILURE_HEADER).unwrap_or(now);
+    let failed = read_number(headers, LAST_FAILURE_HEADER).unwrap_or(now);
     Duration::from_millis(now.saturating_sub(failed))
 }
 
@@ -118,9 +118,9 @@ pub(crate) fn is_given_up(headers: &Headers) -> bool {
     headers.get(GIVEN_UP_HEADER).is_some()
 }
 
-/// Sets the mark [`GIVEN_UP_HEADER`] of a job, or removes it.
-pub(crate) fn mark_given_up(headers: &mut Headers, is_marked: bool) {
-    if is_marked {
+/// Marks a job with [`GIVEN_UP_HEADER`] if it is given up, and removes the mark otherwise.
+pub(crate) fn mark_given_up(headers: &mut Headers, is_given_up: bool) {
+    if is_given_up {
         set(headers, GIVEN_UP_HEADER, String::new());
     } else {
         headers.remove(GIVEN_UP_HEADER);
@@ -140,9 +140,8 @@ pub(crate) fn record_user(headers: &mut Headers, user: Option<&ShortStr>) {
     }
 }
 
-/// Removes the sender's headers if all headers together are so large that a copy might not fit into
-/// a frame. If the rest is still too large, keeps only the headers of jobs that a worker may have
-/// written.
+/// Removes the sender's own headers if all headers together might not fit into the frame of a copy.
+/// If the rest is too large too, keeps only headers of jobs that are as short as a worker's.
 pub(crate) fn limit_headers(headers: &mut Headers) {
     if headers.wire_bytes() > MAX_HEADERS {
         headers.retain(|name, _| name.starts_with("rpc-"));
@@ -170,7 +169,7 @@ pub(crate) fn record_trace(headers: &mut Headers, reply: &Headers) {
     }
 }
 
-fn number(headers: &Headers, name: &str) -> Option<u64> {
+fn read_number(headers: &Headers, name: &str) -> Option<u64> {
     headers.get(name)?.parse().ok()
 }
 

@@ -39,24 +39,24 @@ pub(crate) struct Properties {
     pub(crate) dead_lettered: Option<DeadLettered>,
 }
 
-/// Makes a body of bytes. It keeps at most a quarter more memory than it has bytes: a large body
-/// comes in several frames, and a `Vec` that grows doubles its capacity.
+/// Converts a body to [`Bytes`]. Frees its unused memory if that is more than a quarter of its
+/// length: a large body comes in several frames, and a `Vec` that grows doubles its capacity.
 pub(crate) fn body_of(mut bytes: Vec<u8>) -> Bytes {
-    if bytes.capacity() - bytes.len() > bytes.len() / 4 {
+    let unused = bytes.capacity() - bytes.len();
+    if unused > bytes.len() / 4 {
         bytes.shrink_to_fit();
     }
     Bytes::from(bytes)
 }
 
 impl Properties {
-    /// Subtracts the time that the message has waited to be sent from its expiration, and rounds it
-    /// down to a millisecond. At least one is left: with zero, the broker drops a message that no
-    /// consumer takes at once, even if it was sent in time (RabbitMQ, "Time-To-Live and
-    /// Expiration").
+    /// Subtracts the time that the message has waited to be sent from its expiration. The rest is
+    /// rounded down to a millisecond, but is never zero: with zero, the broker drops a message that
+    /// no consumer takes at once (RabbitMQ, "Time-To-Live and Expiration").
     pub(crate) fn shorten_expiration(&mut self, waited: Duration) {
         if let Some(expiration) = &mut self.expiration {
-            let left = expiration.saturating_sub(waited).as_millis();
-            *expiration = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX).max(1));
+            let left = expiration.saturating_sub(waited).as_millis().max(1);
+            *expiration = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX));
         }
     }
 }

@@ -48,20 +48,19 @@ impl QueueTime {
 
 impl From<Duration> for QueueTime {
     fn from(time: Duration) -> Self {
-        Self(round_up(time))
+        Self(millis_rounded_up(time))
     }
 }
 
-/// Inserts a header with a time in whole milliseconds, rounded up, but at most the largest number
-/// that [`read_millis`] reads. Does nothing if the time is zero.
+/// Inserts a header with a time in milliseconds, rounded up. Does nothing if the time is zero.
 pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Duration) {
     if !time.is_zero() {
-        headers.insert(ShortStr::from_static(name), round_up(time).to_string());
+        headers.insert(ShortStr::from_static(name), millis_rounded_up(time).to_string());
     }
 }
 
-/// Returns a time in whole milliseconds, rounded up, but at most `u32::MAX`.
-fn round_up(time: Duration) -> u32 {
+/// Converts a time to whole milliseconds, rounded up, but at most `u32::MAX`.
+fn millis_rounded_up(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 

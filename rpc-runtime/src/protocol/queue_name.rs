@@ -7,7 +7,7 @@ use super::batch::BATCH_SUFFIX;
 use super::invalid_name::InvalidName;
 
 /// The prefix of queue names that RabbitMQ generates.
-const NAMED_BY_RABBITMQ: &str = "amq.gen-";
+const GENERATED_NAME_PREFIX: &str = "amq.gen-";
 
 /// Checks the name of a queue that a client sends requests to. Unlike [`check_queue_name`], it
 /// accepts names that RabbitMQ generates, for workers of other libraries that declare their queues
@@ -17,14 +17,13 @@ const NAMED_BY_RABBITMQ: &str = "amq.gen-";
 ///
 /// See [`check_queue_name`].
 pub(crate) fn check_destination_name(name: &str) -> Result<ShortStr, InvalidName> {
-    match name.strip_prefix(NAMED_BY_RABBITMQ) {
-        Some(rest) => {
-            let name = ShortStr::new(name)?;
-            check_queue_name(rest)?;
-            Ok(name)
-        }
-        None => check_queue_name(name),
-    }
+    let Some(generated_part) = name.strip_prefix(GENERATED_NAME_PREFIX) else {
+        return check_queue_name(name);
+    };
+    // First, so that the error of a name that is too long says the length of the whole name.
+    let name = ShortStr::new(name)?;
+    check_queue_name(generated_part)?;
+    Ok(name)
 }
 
 /// Checks the name of a request queue that a worker declares.

@@ -57,10 +57,10 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
     /// For example a trace context.
     pub(crate) headers: Headers,
-    /// The `type`, if it is none of [`ReplyKind`]. A worker of this library sets it in the other
-    /// messages of a stream. In a reply that arrives, another library's worker chose it, and may
-    /// have echoed the request's; such a reply counts as a result. Boxed, because few replies have
-    /// one.
+    /// The `type`, if it is none of [`ReplyKind`]. A worker sets it in messages of a call's
+    /// streams that are not the reply. If it arrives in a reply, another library's worker wrote it,
+    /// perhaps as an echo of the request's `type`, and the reply counts as a result. Boxed, because
+    /// few replies have one.
     pub(crate) unknown_type: Option<Box<ShortStr>>,
     pub(crate) queue_time: QueueTime,
 }
@@ -92,15 +92,15 @@ impl Reply {
 
     /// Converts the reply to the message that answers a request with this correlation id.
     pub(crate) fn into_message(self, correlation_id: Option<ShortStr>) -> Message {
-        let kind = match &self.unknown_type {
-            Some(kind) => Some(ShortStr::clone(kind)),
-            None => Some(ShortStr::from_static(self.kind.as_str())),
+        let kind = match self.unknown_type {
+            Some(unknown) => *unknown,
+            None => ShortStr::from_static(self.kind.as_str()),
         };
         let mut headers = self.headers;
         self.queue_time.write(&mut headers);
         Message {
             properties: Properties {
-                kind,
+                kind: Some(kind),
                 content_type: Some(ShortStr::from_static(self.codec.content_type())),
                 correlation_id,
                 headers,

@@ -66,9 +66,9 @@ impl ReplyAddresses {
     /// Whether a worker replies to this queue.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
-        const BUILT_IN: [&str; 3] = ["amq.rabbitmq.reply-to.", "amq.gen-", REPLY_QUEUE_PREFIX];
+        const BUILT_IN_PREFIXES: [&str; 3] = ["amq.rabbitmq.reply-to.", "amq.gen-", REPLY_QUEUE_PREFIX];
 
-        BUILT_IN.iter().any(|prefix| name.starts_with(prefix))
+        BUILT_IN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             || is_generated_by_aio_pika(name)
             || (self.uuids && is_uuid(name))
             || self.names.iter().any(|allowed| allowed == name)

@@ -56,9 +56,8 @@ impl RequestId {
         self.0
     }
 
-    /// Returns the id of a request with this correlation id. `None` unless it parses as a
-    /// `RequestId`: several requests may have the same text, such as a counter that starts again
-    /// with its program.
+    /// Returns the id of a request with this correlation id. `None` if that is not a `RequestId`:
+    /// it may then not be unique, such as a counter that starts again with its program.
     pub(crate) fn of_correlation_id(id: &ShortStr) -> Option<Self> {
         id.as_str().parse().ok()
     }

@@ -16,7 +16,7 @@ pub(crate) struct ShortStr(Repr);
 #[derive(Clone)]
 enum Repr {
     Static(&'static str),
-    /// A length and that many bytes of UTF-8.
+    /// A length, and an array that begins with that many bytes of UTF-8.
     Inline(u8, [u8; INLINE]),
     Shared(Arc<str>),
 }
@@ -95,7 +95,7 @@ impl Eq for ShortStr {}
 
 impl std::hash::Hash for ShortStr {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // As a `str`, which `Borrow<str>` requires.
+        // `Borrow<str>` requires the hash of the `str`.
         self.as_str().hash(state);
     }
 }

@@ -85,7 +85,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// Fails if the sender is dropped before that.
+    /// [`RecvError`] if the sender is dropped first.
     pub(crate) async fn wait_for(
         &mut self,
         mut is_wanted: impl FnMut(&T) -> bool,
@@ -114,7 +114,7 @@ impl<T> Clone for Receiver<T> {
     }
 }
 
-/// The value. It holds a lock, so the value cannot change while this exists. Must not be held
+/// A borrowed value. Holds a read lock, so the value cannot change meanwhile. Must not be held
 /// across an `await`.
 #[derive(Debug)]
 pub(crate) struct Ref<'a, T>(RwLockReadGuard<'a, State<T>>);
