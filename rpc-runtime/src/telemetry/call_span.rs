@@ -15,7 +15,7 @@ use super::method::Method;
 use super::metrics;
 use super::outcome::Outcome;
 use super::propagation::SpanContext;
-use super::span::{SYSTEM, attribute, millis};
+use super::span::{SYSTEM, nonzero_millis, to_attribute};
 use crate::error::CallError;
 use crate::protocol::{Headers, QueueTime, Reply};
 
@@ -93,7 +93,7 @@ impl CallSpan {
             messaging.operation.name = "publish",
             messaging.destination.name = queue,
             messaging.message.conversation_id = %id,
-            messaging.message.body.size = attribute(bytes),
+            messaging.message.body.size = to_attribute(bytes),
         );
         Self { span, kind, method }
     }
@@ -108,7 +108,7 @@ impl CallSpan {
         !self.span.is_disabled() || metrics::ARE_ON
     }
 
-    /// Makes the call within the span and records its outcome, and the numbers of its `items`.
+    /// Makes the call within the span, and records its outcome and how many `items` passed.
     pub(crate) fn run(
         self,
         items: Option<Arc<ItemFlow>>,
@@ -119,7 +119,7 @@ impl CallSpan {
             let counter = Counter::begin(kind.counted_as(), method, span, items);
             let result = InSpan::new(call, counter.span()).await;
             record_queue_time(counter.span(), &result);
-            counter.ended(Outcome::of_call(&result));
+            counter.end(Outcome::of_call(&result));
             result
         }
     }
@@ -128,13 +128,12 @@ impl CallSpan {
 /// Records how long a call waited in the client for a permit, in the current span, which must be
 /// that of the call. Does nothing if the time is zero.
 pub(crate) fn record_client_wait(time: Duration) {
-    if let Some(millis) = millis(time) {
+    if let Some(millis) = nonzero_millis(time) {
         Span::current().record("rpc.client_wait_ms", millis);
     }
 }
 
-/// Records the queue time that the reply reports, if it does. As a signed number, because exporters
-/// convert unsigned ones to text.
+/// Records the queue time that the reply reports, unless it is unknown or zero.
 fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
     if span.is_disabled() {
         return;
@@ -142,6 +141,6 @@ fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
     if let Ok(reply) = result
         && reply.queue_time != QueueTime::default()
     {
-        span.record("rpc.queue_time_ms", i64::from(reply.queue_time.as_millis()));
+        span.record("rpc.queue_time_ms", to_attribute(reply.queue_time.as_millis()));
     }
 }

@@ -46,13 +46,13 @@ impl Counter {
     }
 
     /// Ends a call or a request with this outcome. `drop`, which follows at once, counts it.
-    pub(super) fn ended(mut self, outcome: Outcome) {
+    pub(super) fn end(mut self, outcome: Outcome) {
         record_outcome(&self.span, self.counted.side(), outcome);
         self.ending = Ending::Completed(outcome, self.began.elapsed());
     }
 
-    /// Ends a request that was refused. Its method did not run, so other metrics count it.
-    pub(super) fn not_run(mut self, outcome: Outcome) {
+    /// Ends a request whose method did not run. It counts as refused, not as run.
+    pub(super) fn end_without_run(mut self, outcome: Outcome) {
         record_outcome(&self.span, self.counted.side(), outcome);
         self.ending = Ending::NotRun;
     }
@@ -61,6 +61,7 @@ impl Counter {
 impl Drop for Counter {
     fn drop(&mut self) {
         let now = match self.ending {
+            // When `end` read the clock.
             Ending::Completed(_, took) => self.began + took,
             Ending::NotRun => Instant::now(),
             Ending::Dropped => {

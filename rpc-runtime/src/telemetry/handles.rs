@@ -23,6 +23,7 @@ pub(super) struct Handles(RwLock<Option<Kept>>);
 struct Kept {
     recorder: RecorderAddress,
     since: Instant,
+    /// One is enough, because a method belongs to a caller or to a worker.
     in_flight: Option<Gauge>,
     ended: Vec<(EndKey, EndHandles)>,
 }
@@ -45,9 +46,13 @@ pub(super) struct EndHandles {
 }
 
 impl Handles {
-    /// Changes the gauge of what is in flight. `register` looks it up if it is not kept. A method
-    /// belongs to a caller or to a worker, so it has one.
-    pub(super) fn in_flight(&self, now: Instant, register: impl FnOnce() -> Gauge, change: impl Fn(&Gauge)) {
+    /// Changes the gauge of what is in flight. `register` looks it up if it is not kept.
+    pub(super) fn change_in_flight(
+        &self,
+        now: Instant,
+        register: impl FnOnce() -> Gauge,
+        change: impl Fn(&Gauge),
+    ) {
         let recorder = RecorderAddress::current();
         if self.use_kept(recorder, now, |kept| kept.in_flight.as_ref().map(&change)) {
             return;
@@ -59,7 +64,7 @@ impl Handles {
     }
 
     /// Counts an end with `change`. `register` looks its handles up if they are not kept.
-    pub(super) fn ended(
+    pub(super) fn count_end(
         &self,
         now: Instant,
         key: EndKey,
@@ -78,7 +83,7 @@ impl Handles {
         let handles = register();
         change(&handles);
         self.keep(recorder, now, |kept| {
-            // Another thread may have been faster.
+            // Another thread may have kept them meanwhile.
             if kept.ended.iter().all(|(known, _)| *known != key) {
                 kept.ended.push((key, handles));
             }

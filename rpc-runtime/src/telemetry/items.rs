@@ -10,7 +10,7 @@ use tracing::Span;
 
 use super::method::Method;
 use super::metrics::{Event, count};
-use super::span::{Side, millis};
+use super::span::{Side, nonzero_millis, to_attribute};
 use super::stream_item::{SentBy, StreamItem};
 
 /// Items are added to the metrics once so many have passed, because adding each by itself costs too
@@ -69,8 +69,8 @@ impl ItemFlow {
         })
     }
 
-    /// See [`ItemCounts::sent_by`].
-    fn passed(&self, sent_by: SentBy) -> &AtomicU64 {
+    /// How many items of this sender have passed so far.
+    fn passed_from(&self, sent_by: SentBy) -> &AtomicU64 {
         match sent_by {
             SentBy::Caller => &self.by_caller,
             SentBy::Method => &self.by_method,
@@ -78,20 +78,19 @@ impl ItemFlow {
     }
 
     /// Records in the span of the call or request how many items each side sent, and when the
-    /// method's first item passed. Leaves out zero, because a method need not have both streams.
+    /// method's first item passed. Leaves out zeros, because a method need not have both streams.
     pub(super) fn record(&self, span: &Span) {
         for (sent_by, name) in [
             (SentBy::Caller, "rpc.request.items"),
             (SentBy::Method, "rpc.response.items"),
         ] {
-            let items = self.passed(sent_by).load(Ordering::Relaxed);
+            let items = self.passed_from(sent_by).load(Ordering::Relaxed);
             if items > 0 {
-                // Exporters convert unsigned numbers to text.
-                span.record(name, i64::try_from(items).unwrap_or(i64::MAX));
+                span.record(name, to_attribute(items));
             }
         }
         if let Some(time) = self.first_item.get() {
-            span.record("rpc.first_item_ms", millis(*time));
+            span.record("rpc.first_item_ms", nonzero_millis(*time));
         }
     }
 }
@@ -107,12 +106,12 @@ impl ItemCounts {
         Self(flow)
     }
 
-    /// Returns how many items this side of the call has sent, or on the other side, how many of
-    /// them have reached their reader. 0 if it sends none.
+    /// Returns how many items `side` has sent. If that is the other side of the call, returns how
+    /// many of them have reached their reader here. 0 if it sends none.
     #[must_use]
     pub fn sent_by(&self, side: SentBy) -> u64 {
         let flow = self.0.as_ref();
-        flow.map_or(0, |flow| flow.passed(side).load(Ordering::Relaxed))
+        flow.map_or(0, |flow| flow.passed_from(side).load(Ordering::Relaxed))
     }
 }
 
@@ -133,9 +132,11 @@ pub(crate) struct ItemTally {
     flow: Option<Arc<ItemFlow>>,
     observers: ItemObservers,
     /// The number of the next item.
-    next: u64,
-    /// The items that the metrics do not count yet, and their bytes.
-    uncounted: (u64, u64),
+    next_number: u64,
+    /// How many items the metrics do not count yet.
+    uncounted_items: u64,
+    /// The bytes of these items.
+    uncounted_bytes: u64,
 }
 
 impl ItemTally {
@@ -144,8 +145,9 @@ impl ItemTally {
             sent_by,
             flow,
             observers,
-            next: 0,
-            uncounted: (0, 0),
+            next_number: 0,
+            uncounted_items: 0,
+            uncounted_bytes: 0,
         }
     }
 
@@ -165,33 +167,31 @@ impl ItemTally {
     }
 
     /// The number of the next item.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number
     }
 
     /// Adds the next item, which has this size.
     pub(crate) fn add(&mut self, bytes: usize) {
-        let (sent_by, number) = (self.sent_by, self.next);
-        self.pass(1, bytes as u64);
-        if self.uncounted.0 >= MAX_UNCOUNTED {
+        let item = StreamItem {
+            sent_by: self.sent_by,
+            number: self.next_number,
+            bytes,
+        };
+        self.record_passed(1, bytes as u64);
+        if self.uncounted_items >= MAX_UNCOUNTED {
             self.flush();
         }
-        for observer in &self.observers.0 {
-            observer(StreamItem {
-                sent_by,
-                number,
-                bytes,
-            });
-        }
+        self.observers.0.iter().for_each(|observer| observer(item));
     }
 
-    /// Adds the next items, which have these sizes, and flushes. Only observers need them one by
-    /// one.
+    /// Adds the next items, which have these sizes, and flushes. Without observers, adds them all
+    /// at once.
     pub(crate) fn add_all(&mut self, sizes: impl Iterator<Item = usize>) {
         if self.observers.0.is_empty() {
-            let add = |(items, bytes): (u64, u64), size| (items + 1, bytes.saturating_add(size as u64));
-            let (items, bytes) = sizes.fold((0, 0), add);
-            self.pass(items, bytes);
+            let add_item = |(items, bytes): (u64, u64), size| (items + 1, bytes.saturating_add(size as u64));
+            let (items, bytes) = sizes.fold((0, 0), add_item);
+            self.record_passed(items, bytes);
         } else {
             sizes.for_each(|bytes| self.add(bytes));
         }
@@ -200,23 +200,26 @@ impl ItemTally {
 
     /// Records that so many further items have passed, with so many bytes together. Does not tell
     /// the observers.
-    fn pass(&mut self, items: u64, bytes: u64) {
-        let is_first = self.next == 0 && items > 0;
-        self.next += items;
+    fn record_passed(&mut self, items: u64, bytes: u64) {
+        let has_first = self.next_number == 0 && items > 0;
+        self.next_number += items;
         if let Some(flow) = &self.flow {
-            // Not added to, because no other tally counts this stream.
-            flow.passed(self.sent_by).store(self.next, Ordering::Relaxed);
-            if is_first && self.sent_by == SentBy::Method {
+            // No other tally changes this number.
+            let passed = flow.passed_from(self.sent_by);
+            passed.store(self.next_number, Ordering::Relaxed);
+            if has_first && self.sent_by == SentBy::Method {
                 let _ = flow.first_item.set(flow.begun.elapsed());
             }
         }
-        self.uncounted.0 += items;
-        self.uncounted.1 = self.uncounted.1.saturating_add(bytes);
+        self.uncounted_items += items;
+        self.uncounted_bytes = self.uncounted_bytes.saturating_add(bytes);
     }
 
-    /// Adds the items that the metrics do not count yet to them. Forgets them if there is no flow.
+    /// Lets the metrics count the items that they have not counted yet. Forgets them if there is no
+    /// flow.
     pub(crate) fn flush(&mut self) {
-        let (items, bytes) = std::mem::take(&mut self.uncounted);
+        let items = std::mem::take(&mut self.uncounted_items);
+        let bytes = std::mem::take(&mut self.uncounted_bytes);
         if items > 0
             && let Some(flow) = &self.flow
         {

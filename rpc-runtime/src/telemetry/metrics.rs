@@ -74,7 +74,7 @@ pub(crate) enum Ending {
     /// It ended with this outcome after this time. The outcome may be `Cancelled`: the worker drops
     /// a method whose caller is gone.
     Completed(Outcome, Duration),
-    /// The request was refused.
+    /// The method of the request did not run; see [`Event::RequestRefused`].
     NotRun,
     /// Its future was dropped before that. Counts as cancelled, without a duration.
     Dropped,
@@ -97,21 +97,7 @@ mod on {
     use metrics::{Counter, Gauge, Histogram, Label, Unit, counter, gauge, histogram};
 
     use super::super::handles::{EndHandles, EndKey};
-    use super::{Counted, Ending, Event, Instant, Method, SentBy, Side};
-
-    const CANCELLED: &str = "cancelled";
-
-    impl Ending {
-        /// Returns the label of the outcome. `None` for a request that was refused, which
-        /// `rpc_server_refused_total` counts.
-        fn outcome_label(self) -> Option<&'static str> {
-            match self {
-                Self::Completed(outcome, _) => Some(outcome.as_str()),
-                Self::NotRun => None,
-                Self::Dropped => Some(CANCELLED),
-            }
-        }
-    }
+    use super::{Counted, Ending, Event, Instant, Method, Outcome, SentBy, Side};
 
     impl Method {
         fn labels(&self) -> Vec<Label> {
@@ -121,13 +107,13 @@ mod on {
             ]
         }
 
-        fn labels_of_items(&self, sent_by: SentBy) -> Vec<Label> {
+        fn labels_with_sender(&self, sent_by: SentBy) -> Vec<Label> {
             let mut labels = self.labels();
             labels.push(Label::from_static_parts("sent_by", sent_by.as_str()));
             labels
         }
 
-        fn labels_with(&self, outcome: &'static str) -> Vec<Label> {
+        fn labels_with_outcome(&self, outcome: &'static str) -> Vec<Label> {
             let mut labels = self.labels();
             labels.push(Label::from_static_parts("outcome", outcome));
             labels
@@ -137,8 +123,10 @@ mod on {
     #[allow(clippy::cast_precision_loss)] // a message holds at most 1024 calls, and a limit is no larger than 2^52
     pub(super) fn count(event: Event<'_>) {
         match event {
-            Event::Began(counted, method, at) => began(counted, method, at),
-            Event::Ended(counted, method, ending, at) => ended(counted, method, ending, at),
+            Event::Began(counted, method, at) => {
+                change_in_flight(counted, method, at, |gauge| gauge.increment(1));
+            }
+            Event::Ended(counted, method, ending, at) => count_end(counted, method, ending, at),
             Event::CallsSent { queue, calls } => {
                 histogram!("rpc_client_calls_per_message", "queue" => queue.to_owned()).record(calls as f64);
             }
@@ -167,8 +155,8 @@ mod on {
                 items,
                 bytes,
             } => {
-                let labels = method.labels_of_items(sent_by);
-                let (counted, sizes) = match side {
+                let labels = method.labels_with_sender(sent_by);
+                let (items_total, bytes_total) = match side {
                     Side::Caller => (
                         counter!("rpc_client_items_total", labels.iter()),
                         counter!("rpc_client_item_bytes_total", labels.iter()),
@@ -178,8 +166,8 @@ mod on {
                         counter!("rpc_server_item_bytes_total", labels.iter()),
                     ),
                 };
-                counted.increment(items);
-                sizes.increment(bytes);
+                items_total.increment(items);
+                bytes_total.increment(bytes);
             }
             Event::RequestRefused { queue, code } => {
                 counter!("rpc_server_refused_total", "queue" => queue.to_owned(), "code" => code)
@@ -226,15 +214,6 @@ mod on {
     }
 
     impl Counted {
-        /// Returns the gauge of what is in flight. `None` for attempts.
-        fn in_flight(self, method: &Method) -> Option<Gauge> {
-            match self {
-                Self::Calls => Some(gauge!("rpc_client_in_flight", method.labels())),
-                Self::Attempts => None,
-                Self::Requests => Some(gauge!("rpc_server_in_flight", method.labels())),
-            }
-        }
-
         fn total(self, labels: &[Label]) -> Counter {
             match self {
                 Self::Calls => counter!("rpc_client_calls_total", labels.iter()),
@@ -253,18 +232,12 @@ mod on {
         }
     }
 
-    fn began(counted: Counted, method: &Method, at: Instant) {
-        step_in_flight(counted, method, true, at);
-    }
-
-    fn ended(counted: Counted, method: &Method, ending: Ending, at: Instant) {
-        step_in_flight(counted, method, false, at);
-        let Some(outcome) = ending.outcome_label() else {
-            return;
-        };
-        let took = match ending {
-            Ending::Completed(_, took) => Some(took),
-            Ending::NotRun | Ending::Dropped => None,
+    fn count_end(counted: Counted, method: &Method, ending: Ending, at: Instant) {
+        change_in_flight(counted, method, at, |gauge| gauge.decrement(1));
+        let (outcome, took) = match ending {
+            Ending::Completed(outcome, took) => (outcome.as_str(), Some(took)),
+            Ending::Dropped => (Outcome::Cancelled.as_str(), None),
+            Ending::NotRun => return,
         };
         let key = EndKey {
             counted,
@@ -272,13 +245,13 @@ mod on {
             has_duration: took.is_some(),
         };
         let register = || {
-            let labels = method.labels_with(outcome);
+            let labels = method.labels_with_outcome(outcome);
             EndHandles {
                 total: counted.total(&labels),
                 duration: took.and_then(|_| counted.duration(&labels)),
             }
         };
-        method.handles().ended(at, key, register, |handles| {
+        method.handles().count_end(at, key, register, |handles| {
             handles.total.increment(1);
             if let (Some(duration), Some(took)) = (&handles.duration, took) {
                 duration.record(took);
@@ -286,17 +259,20 @@ mod on {
         });
     }
 
-    fn step_in_flight(counted: Counted, method: &Method, is_more: bool, at: Instant) {
-        let register = || counted.in_flight(method).unwrap_or_else(Gauge::noop);
-        if counted != Counted::Attempts {
-            let handles = method.handles();
-            handles.in_flight(at, register, |gauge| step(gauge, is_more));
-        }
+    fn change_in_flight(counted: Counted, method: &Method, at: Instant, change: impl Fn(&Gauge)) {
+        let name = match counted {
+            Counted::Calls => "rpc_client_in_flight",
+            Counted::Requests => "rpc_server_in_flight",
+            // The call that an attempt belongs to is in flight.
+            Counted::Attempts => return,
+        };
+        let register = || gauge!(name, method.labels());
+        method.handles().change_in_flight(at, register, change);
     }
 
     /// Raises a gauge by one, or lowers it by one.
-    fn step(gauge: &Gauge, is_more: bool) {
-        if is_more {
+    fn step(gauge: &Gauge, is_up: bool) {
+        if is_up {
             gauge.increment(1);
         } else {
             gauge.decrement(1);

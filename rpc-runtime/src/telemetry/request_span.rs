@@ -14,7 +14,7 @@ use super::method::Method;
 use super::metrics;
 use super::outcome::Outcome;
 use super::propagation::{self, IncomingContext, SpanContext};
-use super::span::{SYSTEM, attribute, millis};
+use super::span::{SYSTEM, nonzero_millis, to_attribute};
 use crate::protocol::Headers;
 
 /// The properties of a request that are known before its method runs.
@@ -64,21 +64,22 @@ impl RequestSpan {
             rpc.system.name = SYSTEM,
             rpc.method = method.full_name(),
             rpc.response.status_code = Empty,
-            rpc.queue_time_ms = millis(request.queue_time),
+            rpc.queue_time_ms = nonzero_millis(request.queue_time),
             rpc.request.items = Empty,
             rpc.response.items = Empty,
             rpc.first_item_ms = Empty,
-            rpc.attempt = (request.attempt > 1).then_some(i64::from(request.attempt)),
+            rpc.attempt = (request.attempt > 1).then(|| to_attribute(request.attempt)),
             error.type = Empty,
             messaging.system = "rabbitmq",
             messaging.operation.type = "process",
             messaging.operation.name = "process",
             messaging.destination.name = request.queue,
             messaging.message.conversation_id = request.correlation_id,
-            messaging.message.body.size = attribute(request.bytes),
+            messaging.message.body.size = to_attribute(request.bytes),
         );
         let context = IncomingContext::extract(&span, request.headers);
-        if span.is_disabled() && !metrics::ARE_ON && !context.is_used() {
+        let is_observed = !span.is_disabled() || metrics::ARE_ON;
+        if !is_observed && !context.is_used() {
             return None;
         }
         if let Some(first_attempt) = request.first_attempt {
@@ -116,9 +117,9 @@ impl RequestSpan {
         } = end(&mut result);
         span_context.inject_into_reply(headers);
         if may_have_run {
-            counter.ended(outcome);
+            counter.end(outcome);
         } else {
-            counter.not_run(outcome);
+            counter.end_without_run(outcome);
         }
         result
     }

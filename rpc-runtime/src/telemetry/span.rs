@@ -11,16 +11,17 @@ use super::outcome::Outcome;
 /// The value of the attribute `rpc.system.name`.
 pub(super) const SYSTEM: &str = "rpc-runtime";
 
-/// Converts a time to the milliseconds of a span's attribute, rounded up as in headers. Returns
-/// `None` for zero. The type is signed because exporters convert unsigned numbers to text.
-pub(super) fn millis(time: Duration) -> Option<i64> {
+/// Converts a time to a span's attribute in milliseconds, rounded up as in headers. Returns `None`
+/// for zero.
+pub(super) fn nonzero_millis(time: Duration) -> Option<i64> {
     let millis = time.as_nanos().div_ceil(1_000_000);
-    (millis > 0).then(|| i64::try_from(millis).unwrap_or(i64::MAX))
+    (millis > 0).then(|| to_attribute(millis))
 }
 
-/// Converts a number to the type of a span's attribute. Exporters convert unsigned numbers to text.
-pub(super) fn attribute(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+/// Converts a number to a span's attribute. That is signed, because exporters convert unsigned
+/// numbers to text.
+pub(super) fn to_attribute(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
 }
 
 /// The side of a call that a span belongs to.
@@ -38,7 +39,7 @@ pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
     }
     span.record("error.type", outcome.as_str());
     let is_error = match side {
-        // A caller that drops its call, or stops to read a stream, means to.
+        // A caller drops its call, or stops reading a stream, on purpose.
         Side::Caller => outcome != Outcome::Cancelled,
         Side::Worker => is_worker_error(outcome),
     };

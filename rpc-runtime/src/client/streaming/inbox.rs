@@ -177,7 +177,7 @@ impl ItemInbox {
         let mut tally = self.tally();
         let sizes: Vec<_> = {
             let receiver = &mut self.lock().receiver;
-            let shown = receiver.ready_before(tally.next());
+            let shown = receiver.ready_before(tally.next_number());
             // Layers must not see the items of two runs either.
             receiver.forbid_new_beginning();
             receiver.ready().skip(shown).map(<[u8]>::len).collect()
@@ -413,7 +413,7 @@ impl ItemInbox {
     pub(super) fn poll_items(&self, cx: &mut Context<'_>, items: &mut VecDeque<ItemList>) -> Poll<()> {
         let mut tally = self.tally();
         let mut state = self.lock();
-        let shown = state.receiver.ready_before(tally.next());
+        let shown = state.receiver.ready_before(tally.next_number());
         state.receiver.take(items);
         if !items.is_empty() {
             state.waiting_since = None;
