@@ -27,12 +27,12 @@ pub(crate) struct LogLimit(Arc<Shared>);
 struct Shared {
     source: String,
     /// Bounded: kinds are made of literals in this crate.
-    kinds: Mutex<Vec<Kind>>,
+    kinds: Mutex<Vec<LimitedKind>>,
 }
 
 #[derive(Debug)]
-struct Kind {
-    name: EventKind,
+struct LimitedKind {
+    kind: EventKind,
     level: Level,
     window: Window,
 }
@@ -74,12 +74,12 @@ impl LogLimit {
     }
 
     /// Returns `Some` if an event of this kind may be logged now, with the number of suppressed
-    /// ones. Otherwise the event is counted and `None` is returned. Then a task logs the number if
-    /// no further event does.
+    /// ones. Otherwise counts the event as suppressed, and lets a task log their number if no
+    /// further event does.
     pub(crate) fn admit(&self, level: Level, kind: impl Into<EventKind>) -> Option<Suppressed> {
         let (kind, now) = (kind.into(), Instant::now());
         let mut kinds = self.0.kinds();
-        let window = &mut find_or_insert(&mut kinds, level, kind).window;
+        let window = window_of(&mut kinds, level, kind);
         let admitted = window.admit(now);
         // Without a runtime, the next event or the end of the source reports what was suppressed.
         if admitted.is_none()
@@ -98,20 +98,20 @@ impl LogLimit {
     }
 }
 
-/// Returns the kind with this name and level, and adds it first if it is new.
-fn find_or_insert(kinds: &mut Vec<Kind>, level: Level, name: EventKind) -> &mut Kind {
+/// Returns the window of this kind and level, and adds it first if it is new.
+fn window_of(kinds: &mut Vec<LimitedKind>, level: Level, kind: EventKind) -> &mut Window {
     let position = kinds
         .iter()
-        .position(|kind| kind.name == name && kind.level == level);
+        .position(|known| known.kind == kind && known.level == level);
     let position = position.unwrap_or_else(|| {
-        kinds.push(Kind {
-            name,
+        kinds.push(LimitedKind {
+            kind,
             level,
             window: Window::default(),
         });
         kinds.len() - 1
     });
-    &mut kinds[position]
+    &mut kinds[position].window
 }
 
 /// Logs the number of suppressed events when they are overdue, unless the next event of their kind
@@ -123,29 +123,28 @@ async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: EventKind, m
         let now = Instant::now();
         let (overdue, next) = {
             let mut kinds = shared.kinds();
-            let window = &mut find_or_insert(&mut kinds, level, kind).window;
+            let window = window_of(&mut kinds, level, kind);
             let overdue = window.take_overdue(now);
-            // An admitted event may have restarted the interval, and others were suppressed since.
+            // An event that was admitted meanwhile began a new interval. What was suppressed since
+            // is not overdue yet.
             window.has_task = window.suppressed > 0;
             (overdue, window.has_task.then(|| window.overdue_at(now)))
         };
         if let Some(suppressed) = overdue {
             shared.log_suppressed(level, kind, suppressed);
         }
-        match next {
-            Some(next) => overdue_at = next,
-            None => return,
-        }
+        let Some(next) = next else { return };
+        overdue_at = next;
     }
 }
 
 impl Shared {
-    fn kinds(&self) -> MutexGuard<'_, Vec<Kind>> {
+    fn kinds(&self) -> MutexGuard<'_, Vec<LimitedKind>> {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs how many events were suppressed. As a warning even if they are errors: the first of
-    /// them was logged as one.
+    /// Logs how many events were suppressed. Errors are summed up as a warning, because the first
+    /// one was logged as an error.
     fn log_suppressed(&self, level: Level, kind: EventKind, suppressed: u64) {
         const TEXT: &str = "further events of this kind were not logged";
         let (source, kind) = (&self.source, kind.to_string());
@@ -158,9 +157,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        for Kind { name, level, window } in std::mem::take(&mut *self.kinds()) {
+        for LimitedKind { kind, level, window } in std::mem::take(&mut *self.kinds()) {
             if window.suppressed > 0 {
-                self.log_suppressed(level, name, window.suppressed);
+                self.log_suppressed(level, kind, window.suppressed);
             }
         }
     }
@@ -170,7 +169,7 @@ impl Drop for Shared {
 #[derive(Debug, Default)]
 struct Window {
     /// When an event was last logged.
-    last: Option<Instant>,
+    last_logged: Option<Instant>,
     /// The number of events since then.
     suppressed: u64,
     /// Whether a task will log their number.
@@ -178,10 +177,10 @@ struct Window {
 }
 
 impl Window {
-    /// See [`LogLimit::admit`].
+    /// Admits an event if the interval is over. Counts it as suppressed if not.
     fn admit(&mut self, now: Instant) -> Option<Suppressed> {
         if self.is_interval_over(now) {
-            let suppressed = self.mark_logged(now);
+            let suppressed = self.start_interval(now);
             return Some(Suppressed((suppressed > 0).then_some(suppressed)));
         }
         self.suppressed = self.suppressed.saturating_add(1);
@@ -191,21 +190,21 @@ impl Window {
     /// Returns the number of suppressed events if it should be logged by itself now, and marks it
     /// as logged.
     fn take_overdue(&mut self, now: Instant) -> Option<u64> {
-        (self.suppressed > 0 && self.is_interval_over(now)).then(|| self.mark_logged(now))
+        (self.suppressed > 0 && self.is_interval_over(now)).then(|| self.start_interval(now))
     }
 
     fn overdue_at(&self, now: Instant) -> Instant {
-        self.last.unwrap_or(now) + INTERVAL + GRACE
+        self.last_logged.unwrap_or(now) + INTERVAL + GRACE
     }
 
     fn is_interval_over(&self, now: Instant) -> bool {
-        self.last
+        self.last_logged
             .is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
     }
 
-    /// Starts the next interval. Returns the number of events that were suppressed in this one.
-    fn mark_logged(&mut self, now: Instant) -> u64 {
-        self.last = Some(now);
+    /// Starts an interval. Returns how many events were suppressed before it.
+    fn start_interval(&mut self, now: Instant) -> u64 {
+        self.last_logged = Some(now);
         std::mem::take(&mut self.suppressed)
     }
 }
