@@ -23,7 +23,7 @@ impl Outcome {
     pub(crate) fn of_answer(reply: &Reply) -> Self {
         match reply.kind {
             ReplyKind::Error => Self::Error,
-            // Never a fault: a method that fails with one is an outcome `of_fault`.
+            // Never `Fault`: the outcome of a fault is `of_fault`.
             ReplyKind::Result | ReplyKind::Fault => Self::Ok,
         }
     }
@@ -37,27 +37,27 @@ impl Outcome {
         match result {
             Ok(reply) if reply.kind == ReplyKind::Fault => Self::of_fault(&reply.read_fault().code),
             Ok(reply) => Self::of_answer(reply),
-            Err(error) => Self::Failed(match error {
-                CallError::Service(never) => match *never {},
-                CallError::ServiceText(_) => return Self::Error,
-                CallError::Fault(fault) => return Self::of_fault(&fault.code),
-                CallError::NoServer { .. } | CallError::NoWorkers { .. } => "no_server",
-                CallError::TimedOut { .. } => "timed_out",
-                CallError::TooManyCalls { .. } => "too_many_calls",
-                CallError::Overloaded { .. } => "overloaded",
-                CallError::TooLarge { .. } => "too_large",
+            Err(CallError::Service(never)) => match *never {},
+            Err(CallError::ServiceText(_)) => Self::Error,
+            Err(CallError::Fault(fault)) => Self::of_fault(&fault.code),
+            Err(CallError::NoServer { .. } | CallError::NoWorkers { .. }) => Self::Failed("no_server"),
+            Err(CallError::TimedOut { .. }) => Self::Failed("timed_out"),
+            Err(CallError::TooManyCalls { .. }) => Self::Failed("too_many_calls"),
+            Err(CallError::Overloaded { .. }) => Self::Failed("overloaded"),
+            Err(CallError::TooLarge { .. }) => Self::Failed("too_large"),
+            Err(
                 CallError::Encode(_)
                 | CallError::NotDescribed { .. }
                 | CallError::CannotDelay { .. }
                 | CallError::CannotEncode
                 | CallError::WrongKind { .. }
-                | CallError::Invalid { .. } => "invalid",
-                CallError::BadItem { .. } => "bad_item",
-                CallError::BadReply { .. } => "bad_reply",
-                CallError::Refused { .. } => "refused",
-                CallError::Broker { .. } => "broker",
-                CallError::Middleware { .. } => "middleware",
-            }),
+                | CallError::Invalid { .. },
+            ) => Self::Failed("invalid"),
+            Err(CallError::BadItem { .. }) => Self::Failed("bad_item"),
+            Err(CallError::BadReply { .. }) => Self::Failed("bad_reply"),
+            Err(CallError::Refused { .. }) => Self::Failed("refused"),
+            Err(CallError::Broker { .. }) => Self::Failed("broker"),
+            Err(CallError::Middleware { .. }) => Self::Failed("middleware"),
         }
     }
 

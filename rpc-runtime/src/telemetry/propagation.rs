@@ -26,7 +26,7 @@ mod on {
     pub(in crate::telemetry) struct SpanContext(Option<Context>);
 
     impl SpanContext {
-        /// Returns the context of a span. To get it costs more than to use it.
+        /// Returns the context of a span. Costly: get it once for all its uses.
         pub(in crate::telemetry) fn of(span: &Span) -> Self {
             let context = (!span.is_disabled()).then(|| span.context());
             Self(context.filter(|context| context.span().span_context().is_valid()))
@@ -37,6 +37,7 @@ mod on {
         pub(in crate::telemetry) fn inject(&self, headers: &mut Headers) {
             let has_baggage = Context::map_current(|current| !current.baggage().is_empty());
             match &self.0 {
+                // The same context as below, without a clone.
                 Some(context) if !has_baggage => inject(context, headers),
                 _ => inject(&self.with_baggage_of(Context::current()), headers),
             }
@@ -52,9 +53,8 @@ mod on {
             }
         }
 
-        /// Returns a context with this span as its active span and the baggage of `context`, or the
-        /// span's own context if `context` has no baggage. If the span is in no trace, returns
-        /// `context` unchanged.
+        /// Returns `context` with this span as its active span, or only the span's own context if
+        /// `context` has no baggage. If the span is in no trace, returns `context` unchanged.
         fn with_baggage_of(&self, context: Context) -> Context {
             match &self.0 {
                 None => context,
@@ -184,10 +184,10 @@ mod off {
             Self
         }
 
-        #[allow(clippy::unused_self)] // like the other one
+        #[allow(clippy::unused_self)] // like in `on`
         pub(in crate::telemetry) fn inject(&self, _: &mut Headers) {}
 
-        #[allow(clippy::unused_self)] // like the other one
+        #[allow(clippy::unused_self)] // like in `on`
         pub(in crate::telemetry) fn inject_into_reply(&self, _: &mut Headers) {}
     }
 
@@ -200,7 +200,7 @@ mod off {
             Self
         }
 
-        #[allow(clippy::unused_self)] // like the other one
+        #[allow(clippy::unused_self)] // like in `on`
         pub(in crate::telemetry) fn is_used(&self) -> bool {
             false
         }
