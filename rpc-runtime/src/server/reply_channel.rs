@@ -24,7 +24,7 @@ use crate::transport::{
 pub(super) const CONFIRM_GRACE: Duration = Duration::from_secs(30);
 
 /// How many messages may have a channel of their own at once. All messages that are in flight on a
-/// channel need one if the broker closes it, and a connection has a limit of channels.
+/// channel may need one if the broker closes it, and a connection has a limit of channels.
 const MAX_DEDICATED: usize = 4;
 
 /// How long a message may have a channel of its own while other messages wait for one. A message
@@ -91,7 +91,7 @@ pub(super) enum SendOutcome {
     Confirmed,
     /// It was mandatory, and its queue does not exist.
     Unroutable,
-    /// The broker refused it with a negative confirm.
+    /// The broker refused it.
     Refused,
     /// It cannot be sent at all, or the broker closed each channel on which it was sent.
     Unsendable(BrokerError),
@@ -185,7 +185,7 @@ impl ReplyChannel {
         deadline: Option<Instant>,
         mut may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
-        // The publisher of the last attempt, if it was lost.
+        // A publisher that was lost: the shared one must be another.
         let mut lost = None;
         let mut backoff = Backoff::new();
         loop {
@@ -215,19 +215,19 @@ impl ReplyChannel {
                 .as_ref()
                 .map(|_| Instant::now() + DEDICATED_LIMIT);
             let publishing = publish(&*publisher, outgoing, deadline);
-            let (source, written) = match before(dedicated_until, publishing).await {
-                None => {
-                    // Its time on a channel of its own is over. If it has not left, it is withdrawn
-                    // and gets another one. If it has left, it did not close its channel, so it may
-                    // share one.
-                    may_have_closed_channel = send_token.withdraw();
-                    continue;
-                }
-                Some(None | Some(Published::Withdrawn)) => return Ok(SendOutcome::Expired),
-                Some(Some(Published::Confirmed)) => return Ok(SendOutcome::Confirmed),
-                Some(Some(Published::Returned)) => return Ok(SendOutcome::Unroutable),
-                Some(Some(Published::Refused)) => return Ok(SendOutcome::Refused),
-                Some(Some(Published::Failed { source, written })) => (source, written),
+            let Some(published) = before(dedicated_until, publishing).await else {
+                // Its time on a channel of its own is over. If it has not left, it is withdrawn and
+                // gets another one. If it has left, it did not close its channel, so it may share
+                // one.
+                may_have_closed_channel = send_token.withdraw();
+                continue;
+            };
+            let (source, written) = match published {
+                None | Some(Published::Withdrawn) => return Ok(SendOutcome::Expired),
+                Some(Published::Confirmed) => return Ok(SendOutcome::Confirmed),
+                Some(Published::Returned) => return Ok(SendOutcome::Unroutable),
+                Some(Published::Refused) => return Ok(SendOutcome::Refused),
+                Some(Published::Failed { source, written }) => (source, written),
             };
             match source {
                 source if source.is_handle_ended() => return Err(source),
@@ -301,11 +301,10 @@ async fn publish(
     if let Ok(published) = timeout_at(deadline, &mut publishing).await {
         return Some(published);
     }
-    let has_left = !send_token.is_some_and(|token| token.withdraw());
-    if !has_left {
+    if send_token.is_some_and(|token| token.withdraw()) {
         return None;
     }
-    // Its queue may never confirm it: a quorum queue without a majority does not.
+    // It has left. Its queue may never confirm it: a quorum queue without a majority does not.
     timeout_at(deadline + CONFIRM_GRACE, publishing).await.ok()
 }
 
