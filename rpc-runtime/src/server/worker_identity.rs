@@ -36,11 +36,13 @@ impl WorkerIdentity {
     /// Returns the value of the header that identifies the worker. It has the id alone if the
     /// worker does not describe itself, or if its names are too long for the header.
     pub(super) fn header(&self, describes_itself: bool) -> String {
-        let whole = describes_itself.then(|| serde_json::to_string(&self.worker()).ok());
-        match whole.flatten().filter(|header| header.len() <= MAX_WORKER_HEADER) {
-            Some(header) => header,
-            None => format!(r#"{{"id":"{}"}}"#, self.id),
+        if describes_itself
+            && let Ok(header) = serde_json::to_string(&self.worker())
+            && header.len() <= MAX_WORKER_HEADER
+        {
+            return header;
         }
+        format!(r#"{{"id":"{}"}}"#, self.id)
     }
 
     /// Returns the value of the header that identifies the worker and one of its streams: `run` is
