@@ -148,15 +148,15 @@ impl SenderTask {
         // Never waits, because only one task runs at a time.
         let mut queued = queued.lock().await;
         let mut received = Vec::new();
-        let mut is_open = true;
-        while is_open || !self.in_flight.is_empty() {
+        let mut is_outbox_open = true;
+        while is_outbox_open || !self.in_flight.is_empty() {
             tokio::select! {
                 biased;
                 Some(sent) = self.in_flight.next() => if let Some(key) = sent {
                     self.batcher.done(&key);
                 },
-                count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
-                    is_open = count > 0;
+                count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_outbox_open => {
+                    is_outbox_open = count > 0;
                     if received.iter().any(|reply| matches!(reply, QueuedReply::Group(_))) {
                         // Other batches may be about to have replies to the same callers, which can
                         // share the message.
