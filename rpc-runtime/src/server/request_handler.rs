@@ -423,7 +423,7 @@ impl RequestHandler {
         else {
             return None;
         };
-        let is_in_use = stream.sends_items && self.streams.as_ref()?.is_of_another(stream.id, &to.address);
+        let is_in_use = stream.sends_items && self.streams.as_ref()?.is_id_taken(stream.id, &to.address);
         is_in_use.then_some((**stream, self.incoming.as_deref()?))
     }
 

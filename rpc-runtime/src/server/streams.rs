@@ -64,15 +64,15 @@ impl Streams {
     /// Raises the credit of the streams that are sent here. Ignores grants for others.
     pub(super) fn grant(&self, grants: impl IntoIterator<Item = Grant>) {
         for Grant { id, credit } in grants {
-            let granted = self.lock().get(&id).map(|stream| Arc::clone(&stream.credit));
-            if let Some(granted) = granted {
-                granted.raise(credit);
+            let stream_credit = self.lock().get(&id).map(|stream| Arc::clone(&stream.credit));
+            if let Some(stream_credit) = stream_credit {
+                stream_credit.raise(credit);
             }
         }
     }
 
     /// Whether a request with the same id and another reply address has a stream here.
-    pub(super) fn is_of_another(&self, id: Uuid, address: &ShortStr) -> bool {
+    pub(super) fn is_id_taken(&self, id: Uuid, address: &ShortStr) -> bool {
         let running = self.lock();
         running.get(&id).is_some_and(|stream| stream.address != *address)
     }
@@ -102,7 +102,7 @@ pub(super) struct StreamSender {
     streams: Arc<Streams>,
     id: Uuid,
     /// The value of the header that identifies the worker and this run of the method.
-    run: String,
+    run_header: String,
     to: ReplyTo,
     codec: Codec,
     /// How long messages waited in the queue when the request arrived. The messages of the stream
@@ -119,6 +119,13 @@ pub(super) struct StreamSender {
     progress: Arc<Progress>,
     /// A task for each unconfirmed message.
     unconfirmed: Mutex<JoinSet<()>>,
+}
+
+/// What a message of a stream carries, unless it is the reply that ends the stream.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    Items,
+    Grant,
 }
 
 /// What has become of the messages of a stream.
@@ -139,9 +146,9 @@ struct Progress {
 }
 
 impl StreamSender {
-    /// Begins a stream that answers this request. `None` if one with the same id and reply address
-    /// is sent here already: the request was delivered again, and its caller would get the items of
-    /// both. A stream with the same id and another address gets no more credit from now on.
+    /// Begins the stream that answers a request. `None` if the request has arrived before and its
+    /// first stream is still sent here: the caller would get the items of both. A stream with the
+    /// same id and another reply address gets no more credit from now on.
     pub(super) fn begin(
         streams: &Arc<Streams>,
         StreamRequest { id, credit, .. }: StreamRequest,
@@ -163,7 +170,7 @@ impl StreamSender {
             Entry::Vacant(place) => _ = place.insert(stream),
         }
         Some(Self {
-            run: streams.next_run_header(),
+            run_header: streams.next_run_header(),
             streams: Arc::clone(streams),
             id,
             to,
@@ -218,37 +225,35 @@ impl StreamSender {
     /// Returns the reply that ends a stream with a fault. It has no number of items if some may be
     /// missing, so that the caller does not wait for them.
     fn end_with(&self, fault: &Fault) -> Reply {
-        let mut reply = Reply::fault(self.codec, fault);
-        let is_unconfirmed = self.progress.slots.available_permits() < MAX_UNCONFIRMED;
-        if is_unconfirmed || self.progress.failure.get().is_some() {
-            self.add_run(&mut reply);
-            return reply;
+        let reply = Reply::fault(self.codec, fault);
+        let are_unconfirmed = self.progress.slots.available_permits() < MAX_UNCONFIRMED;
+        let may_lack_items = are_unconfirmed || self.progress.failure.get().is_some();
+        if may_lack_items {
+            self.with_run_header(reply)
+        } else {
+            self.mark_end(reply)
         }
-        self.mark_end(reply)
     }
 
     /// Adds the headers of the reply that ends a stream: the run that it ends, and the number of
     /// items if the caller reads any. [`end_of_stream`] may replace the reply of a layer.
-    fn mark_end(&self, reply: Reply) -> Reply {
-        let mut reply = if self.has_items {
-            end_of_stream(reply, self.sent())
-        } else {
-            reply
-        };
-        self.add_run(&mut reply);
-        reply
+    fn mark_end(&self, mut reply: Reply) -> Reply {
+        if self.has_items {
+            reply = end_of_stream(reply, self.sent());
+        }
+        self.with_run_header(reply)
     }
 
-    fn add_run(&self, reply: &mut Reply) {
+    fn with_run_header(&self, mut reply: Reply) -> Reply {
         let header = ShortStr::from_static(WORKER_HEADER);
-        reply.headers.insert(header, self.run.clone());
+        reply.headers.insert(header, self.run_header.clone());
+        reply
     }
 
     /// Waits until another grant may be sent, and then tells the caller how many items it may send.
     pub(super) async fn grant(&self, grant: IncomingGrant) {
         let permit = reserve(&self.progress.grant_slots).await;
-        let is_grant = true;
-        self.publish(self.message(CREDIT_TYPE, grant.write()), permit, is_grant);
+        self.publish(Content::Grant, grant.write(), permit);
     }
 
     /// Returns the token that is cancelled when the broker returns a grant; see [`Progress::gone`].
@@ -261,14 +266,16 @@ impl StreamSender {
         self.to.address.as_str().starts_with(DIRECT_REPLY_TO)
     }
 
-    /// Returns a message to the caller that is not the reply that ends the stream. `kind` is the
-    /// `type` of the message.
-    fn message(&self, kind: &'static str, body: Bytes) -> Outgoing {
-        let mut reply = Reply {
-            unknown_type: Some(Box::new(ShortStr::from_static(kind))),
-            ..Reply::new(ReplyKind::Result, self.codec, body)
+    /// Returns a message to the caller with items or a grant.
+    fn message(&self, content: Content, body: Bytes) -> Outgoing {
+        let message_type = match content {
+            Content::Items => ITEMS_TYPE,
+            Content::Grant => CREDIT_TYPE,
         };
-        self.add_run(&mut reply);
+        let mut reply = self.with_run_header(Reply {
+            unknown_type: Some(Box::new(ShortStr::from_static(message_type))),
+            ..Reply::new(ReplyKind::Result, self.codec, body)
+        });
         if !self.progress.has_begun.load(Ordering::Relaxed) {
             reply.queue_time = self.queue_time;
         }
@@ -307,15 +314,15 @@ impl ItemSink for StreamSender {
         let sent = first + items.volume().items;
         self.sent.store(sent, Ordering::Relaxed);
         let body = items.write(first, credit);
-        let is_grant = false;
-        self.publish(self.message(ITEMS_TYPE, body), permit, is_grant);
+        self.publish(Content::Items, body, permit);
     }
 }
 
 impl StreamSender {
     /// Starts to publish a message, again until it is confirmed or fails, and records the outcome
     /// in [`Progress`]. Holds `permit` until then.
-    fn publish(&self, outgoing: Outgoing, permit: SendPermit, is_grant: bool) {
+    fn publish(&self, content: Content, body: Bytes, permit: SendPermit) {
+        let outgoing = self.message(content, body);
         let (channel, progress) = (Arc::clone(&self.channel), Arc::clone(&self.progress));
         let mut unconfirmed = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
         while unconfirmed.try_join_next().is_some() {}
@@ -323,17 +330,17 @@ impl StreamSender {
             let deadline = Some(Instant::now() + SEND_LIMIT);
             let outcome = channel.send(outgoing, deadline, false).await;
             let is_returned = matches!(outcome, Ok(SendOutcome::Unroutable));
-            match failure(outcome) {
-                None => {
+            match (content, failure_reason(outcome)) {
+                (_, None) => {
                     progress.has_begun.store(true, Ordering::Relaxed);
                     progress.confirmed.notify_one();
                 }
-                Some(_) if is_grant && is_returned => progress.gone.cancel(),
-                // Another grant follows in a few seconds.
-                Some(_) if is_grant => {}
-                Some(reason) => {
+                (Content::Items, Some(reason)) => {
                     let _ = progress.failure.set(Fault::new(FaultCode::Abandoned, reason));
                 }
+                (Content::Grant, Some(_)) if is_returned => progress.gone.cancel(),
+                // Another grant follows in a few seconds.
+                (Content::Grant, Some(_)) => {}
             }
             drop(permit);
         });
@@ -377,7 +384,7 @@ async fn reserve(slots: &Arc<Semaphore>) -> SendPermit {
 }
 
 /// Returns why a message of a stream is not confirmed. `None` if it is.
-fn failure(outcome: Result<SendOutcome, BrokerError>) -> Option<&'static str> {
+fn failure_reason(outcome: Result<SendOutcome, BrokerError>) -> Option<&'static str> {
     Some(match outcome {
         Ok(SendOutcome::Confirmed) => return None,
         Ok(SendOutcome::Unroutable) => "the caller is gone",
