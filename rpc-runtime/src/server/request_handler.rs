@@ -77,8 +77,9 @@ impl RequestHandler {
     /// begun.
     ///
     /// [`with_streams`](Self::with_streams) is required if methods have streams, in either
-    /// direction, and [`with_incoming`](Self::with_incoming) if methods receive items. The others
-    /// are optional: without them, calls are not cancelled, and failed jobs are not retried.
+    /// direction, and [`with_incoming`](Self::with_incoming) if methods receive items. Without
+    /// [`with_cancellations`](Self::with_cancellations), calls are not cancelled. Without
+    /// [`with_jobs`](Self::with_jobs), failed jobs are not retried.
     pub(super) fn new(
         queue: String,
         dispatcher: Dispatcher,
@@ -188,10 +189,9 @@ impl RequestHandler {
     async fn handle_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, arrived_at: Instant) {
         control.ack(delivery.tag);
         let properties = &delivery.message.properties;
-        if self
-            .probes
-            .record_returned_probe(properties.correlation_id.as_ref(), arrived_at)
-        {
+        let id = properties.correlation_id.as_ref();
+        let is_own = self.probes.record_returned_probe(id, arrived_at);
+        if is_own {
             return;
         }
         if let Some(reply) = probe_reply(properties)
@@ -215,8 +215,6 @@ impl RequestHandler {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
-        // See `COPY_PAUSE`. A copy that comes from a retry queue has waited there.
-        let must_pause = redelivery_count(&properties.headers) > 0 && !is_dead_lettered;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
         let share = RequestShare::whole(control, delivery.tag, in_progress);
         let ack = match request_key(&delivery) {
@@ -226,16 +224,12 @@ impl RequestHandler {
             }
             None => Some(PendingAck::Untracked(share)),
         };
-        if let Some(ack) = ack {
-            let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-            if must_pause {
-                // Its headers name a longer pause if its batch was redelivered and no retry queue
-                // took it.
-                let headers = &mut delivery.message.properties.headers;
-                tokio::time::sleep(take_returned_pause(headers).max(COPY_PAUSE)).await;
-            }
-            self.process(delivery, received, acks).await;
+        let Some(ack) = ack else { return };
+        let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
+        if let Some(pause) = take_copy_pause(&mut delivery.message.properties) {
+            tokio::time::sleep(pause).await;
         }
+        self.process(delivery, received, acks).await;
     }
 
     /// Counts the requests of a message. `redelivered` is `true` for a dead letter too.
@@ -291,7 +285,7 @@ impl RequestHandler {
         let is_oneway = !expects_reply(&message.properties);
         let jobs = self.jobs.as_ref().filter(|_| is_oneway);
         if malformed.is_none()
-            && let Some(relocation) = self.relocation(&mut message, redelivered, jobs)
+            && let Some(relocation) = self.decide_relocation(&mut message, redelivered, jobs)
         {
             drop(permit);
             // Boxed, as are the two futures below: few requests need them, and the task of any
@@ -301,9 +295,8 @@ impl RequestHandler {
         let ask = is_oneway.then(|| BatchSizeAsk::of_message(&message)).flatten();
         // What is moved if the request fails or is refused. A malformed message is rejected instead
         // if the broker dead-letters it then: the broker keeps more of it than a copy could.
-        let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
         let job = jobs
-            .filter(|jobs| !is_rejected(jobs))
+            .filter(|jobs| malformed.is_none() || !jobs.dead_letters_rejected())
             .map(|jobs| (jobs, Box::new(message.clone())));
         let properties = &message.properties;
         let deadline = properties.expiration.and_then(|time| received.deadline(time));
@@ -318,7 +311,7 @@ impl RequestHandler {
             }
         };
         if let Ok(decision) = &mut decided
-            && let Some((stream, incoming)) = self.stream_with_id_in_use(decision)
+            && let Some((stream, incoming)) = self.stream_with_taken_id(decision)
         {
             Box::pin(self.free_id_or_refuse(decision, stream, incoming, was_delivered)).await;
         }
@@ -374,7 +367,7 @@ impl RequestHandler {
     /// Decides whether a request is moved instead of running here and now. Changes its headers and
     /// properties for what comes next, also if it is not moved; see
     /// [`prepare_job`](Self::prepare_job). `jobs` is `None` if the request cannot be a job.
-    fn relocation<'a>(
+    fn decide_relocation<'a>(
         &self,
         message: &mut Message,
         redelivered: bool,
@@ -394,8 +387,10 @@ impl RequestHandler {
         let redeliveries = dispatcher.worker_counted_redeliveries(message, redelivered, rules)?;
         // Only a copy can carry the count.
         set_redelivery_count(&mut message.properties.headers, redeliveries);
-        let jobs = jobs.filter(|_| self.is_job(message));
-        Some(jobs.map_or(Relocation::Forward, Relocation::Return))
+        Some(match jobs {
+            Some(jobs) if self.is_job(message) => Relocation::Return(jobs),
+            Some(_) | None => Relocation::Forward,
+        })
     }
 
     /// Moves a request: publishes a copy of it, and then acks the original. See
@@ -411,10 +406,10 @@ impl RequestHandler {
         }
     }
 
-    /// If a request is to run whose caller sends items, and a request with the same id and another
-    /// reply address has a stream here, returns the stream of the new request, and the items that
-    /// callers send. `None` if the id is free, or need not be.
-    fn stream_with_id_in_use(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
+    /// Returns the stream of a request to run, and the items that callers send, if its own caller
+    /// sends items under a taken id: a request with another reply address has a stream here. `None`
+    /// for any other request.
+    fn stream_with_taken_id(&self, decision: &Decision<'_>) -> Option<(StreamRequest, &IncomingItems)> {
         let Decision::Run(AdmittedRequest {
             stream: Some(stream),
             reply_to: Some(to),
@@ -423,14 +418,15 @@ impl RequestHandler {
         else {
             return None;
         };
-        let is_in_use = stream.sends_items && self.streams.as_ref()?.is_id_taken(stream.id, &to.address);
-        is_in_use.then_some((**stream, self.incoming.as_deref()?))
+        let is_taken = stream.sends_items && self.streams.as_ref()?.is_id_taken(stream.id, &to.address);
+        is_taken.then_some((**stream, self.incoming.as_deref()?))
     }
 
-    /// Ends the method of an earlier request with the same id if the caller has sent the request
-    /// again, because its reply address has changed. Otherwise, or if that method does not end in
-    /// time, replaces the decision with a refusal: items belong to an id, and neither method may
-    /// get those of the other.
+    /// Ends the method of the earlier request with the same id, or refuses the new request: items
+    /// belong to an id, and neither method may get those of the other.
+    ///
+    /// Only a request that was sent again, with another reply address, ends the method. It is
+    /// refused too if the method does not end in time.
     async fn free_id_or_refuse(
         &self,
         decision: &mut Decision<'_>,
@@ -479,13 +475,14 @@ impl RequestHandler {
                 .invocation
                 .set_item_sink(Arc::clone(&sender) as Arc<dyn ItemSink>);
         }
-        let incoming = self.incoming.as_ref().filter(|_| stream.sends_items);
-        let cancellations = self.executor.cancellations();
-        let incoming = incoming.map(|incoming| incoming.open(stream.id, cancellations));
-        if let Some(incoming) = &incoming {
-            admitted.invocation.set_incoming_inbox(incoming.inbox());
+        let incoming_call = match &self.incoming {
+            Some(items) if stream.sends_items => Some(items.open(stream.id, self.executor.cancellations())),
+            Some(_) | None => None,
+        };
+        if let Some(call) = &incoming_call {
+            admitted.invocation.set_incoming_inbox(call.inbox());
         }
-        let granting = incoming.as_ref().map(|incoming| incoming.start_granting(&sender));
+        let granting = incoming_call.as_ref().map(|call| call.start_granting(&sender));
         let executing = self
             .executor
             .execute(&self.queue, Decision::Run(admitted), &label, begun);
@@ -605,11 +602,15 @@ impl RequestHandler {
     /// Returns how many calls the caller should put into one batch: 1 if it should send single
     /// requests, and 0 for no advice. `batch_size` is as in [`Response::batch_size`].
     pub(super) fn advised_batch_size(&self, batch_size: Option<u16>) -> u16 {
-        match batch_size {
-            None => 0,
-            Some(_) if self.batches_paused.load(Ordering::Relaxed) => 1,
-            Some(_) if !self.advises_batches.load(Ordering::Relaxed) => 0,
-            Some(batch_size) => batch_size,
+        let Some(batch_size) = batch_size else {
+            return 0;
+        };
+        if self.batches_paused.load(Ordering::Relaxed) {
+            1
+        } else if self.advises_batches.load(Ordering::Relaxed) {
+            batch_size
+        } else {
+            0
         }
     }
 
@@ -662,6 +663,17 @@ struct StreamRun<'a> {
     begun: Instant,
     /// See [`Received::queue_time`].
     queue_time: Duration,
+}
+
+/// Returns how long the copy of a redelivered request must wait before it runs; see [`COPY_PAUSE`].
+/// `None` for any other request, and for a copy that has waited. Removes a pause that it takes from
+/// the headers.
+fn take_copy_pause(properties: &mut Properties) -> Option<Duration> {
+    let is_copy = redelivery_count(&properties.headers) > 0;
+    // A copy that comes from a retry queue has waited there.
+    let has_waited = properties.dead_lettered.is_some();
+    // The headers name a longer pause if its batch was redelivered and no retry queue took it.
+    (is_copy && !has_waited).then(|| take_returned_pause(&mut properties.headers).max(COPY_PAUSE))
 }
 
 /// Returns the key by which a redelivered request is recognized. `None` if it has no unique id, or
