@@ -98,7 +98,8 @@ impl Args {
         }
         if let Some(jobs) = args.jobs {
             let caller_seconds = args.duration.as_secs().max(1) * args.callers as u64;
-            // Some more, because not all are confirmed: a killed caller loses those that it was sending.
+            // Some more, because not all are confirmed: a killed caller loses those that it was
+            // sending.
             args.rate = (jobs + jobs / 4).div_ceil(caller_seconds).max(1);
             args.stranger = false;
         }

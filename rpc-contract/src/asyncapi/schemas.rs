@@ -271,8 +271,8 @@ fn join_texts(object: &mut Keywords) {
     }
 }
 
-/// Returns the texts that alternatives allow, with their docs. `None` if there are none, if anything
-/// else is allowed, or if a text occurs twice, which an `enum` may not have.
+/// Returns the texts that alternatives allow, with their docs. `None` if there are none, if
+/// anything else is allowed, or if a text occurs twice, which an `enum` may not have.
 fn distinct_texts(alternatives: &[Value]) -> Option<Vec<(&str, &str)>> {
     if !alternatives.iter().all(has_only_keywords_of_texts) {
         return None;

@@ -328,7 +328,8 @@ fn compare_types(
 }
 
 /// Whether a position that both versions have is that of another argument now. Callers that do not
-/// use rpc-runtime may send an array. Arguments that are added or removed at the end move no others.
+/// use rpc-runtime may send an array. Arguments that are added or removed at the end move no
+/// others.
 fn have_moved(old: &Arguments<'_>, new: &Arguments<'_>, matches: &Matches<'_>) -> bool {
     old.iter().zip(new).any(|(before, now)| {
         let written = matches.old_of_new.get(now.name.as_str());

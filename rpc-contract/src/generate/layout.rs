@@ -110,8 +110,8 @@ impl Doc {
 }
 
 /// Whether a group can be on one line with what follows it, up to the next possible line break:
-/// nothing breaks the group, and all of it takes at most `left` columns. `after` is the `pending` of
-/// [`Doc::render`].
+/// nothing breaks the group, and all of it takes at most `left` columns. `after` is the `pending`
+/// of [`Doc::render`].
 fn fits(mut left: usize, group: &[Doc], after: &[(usize, bool, &Doc)]) -> bool {
     let mut after = after.iter().rev();
     let mut pending: Vec<_> = group.iter().rev().map(|doc| (true, doc)).collect();

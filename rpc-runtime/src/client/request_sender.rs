@@ -46,8 +46,8 @@ impl RequestSender {
         (sender, task.run(requests))
     }
 
-    /// Publishes a request at once, or passes it to the task if it is to be batched or held back, or
-    /// if the transport does not accept it now. `is_alone` is whether no other call will share a
+    /// Publishes a request at once, or passes it to the task if it is to be batched or held back,
+    /// or if the transport does not accept it now. `is_alone` is whether no other call will share a
     /// batch with it.
     pub(super) fn send(&self, mut request: QueuedRequest, is_alone: bool) {
         // The request must not overtake earlier ones that wait in the task.

@@ -38,8 +38,8 @@ impl OutgoingReply {
         outgoing(self.reply.clone(), self.batch_size, &self.to)
     }
 
-    /// Sends the reply until the broker confirms or refuses it, or its time is over. If it cannot be
-    /// sent, or closes its channels, sends a fault instead. Then acks its request, unless the
+    /// Sends the reply until the broker confirms or refuses it, or its time is over. If it cannot
+    /// be sent, or closes its channels, sends a fault instead. Then acks its request, unless the
     /// handle was closed.
     pub(super) async fn send(self, channel: &ReplyChannel) {
         let deadline = Some(give_up_at(self.deadline));
