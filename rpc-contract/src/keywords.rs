@@ -1,5 +1,7 @@
 //! Reads keywords of JSON Schemas. Schemas may come from peers: a keyword's value may be any JSON.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 /// A schema's keywords.
@@ -17,9 +19,21 @@ pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
 /// Returns the list `oneOf` of a schema or, without that keyword, `anyOf`. `None` if the list is
 /// empty, or if the schema has fields of its own beside it.
 pub(crate) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
+    if schema.contains_key("properties") {
+        return None;
+    }
     let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"))?;
-    let alternatives = alternatives.as_array().filter(|it| !it.is_empty())?;
-    (!schema.contains_key("properties")).then_some(alternatives)
+    alternatives
+        .as_array()
+        .map(Vec::as_slice)
+        .filter(|it| !it.is_empty())
+}
+
+/// Whether a schema combines others with `allOf`, `anyOf` or `oneOf`.
+pub(crate) fn is_combined(schema: &Keywords) -> bool {
+    ["allOf", "anyOf", "oneOf"]
+        .iter()
+        .any(|it| schema.contains_key(*it))
 }
 
 /// Returns the fields of a schema: first those in `required`, in its order, which schemars takes
@@ -27,10 +41,11 @@ pub(crate) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
 pub(crate) fn fields(schema: &Keywords) -> Option<Vec<(&str, &Value)>> {
     let properties = schema.get("properties").and_then(Value::as_object)?;
     let mut fields: Vec<_> = properties.iter().map(|(name, it)| (name.as_str(), it)).collect();
-    let required: Vec<_> = required(schema).collect();
-    // Reversed, so that the first place of a name that is required twice counts.
-    let places: std::collections::HashMap<_, _> =
-        required.iter().rev().zip((0..required.len()).rev()).collect();
+    let mut places = HashMap::new();
+    for (place, name) in required(schema).enumerate() {
+        // If a name is required twice, its first place counts.
+        places.entry(name).or_insert(place);
+    }
     fields.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
     Some(fields)
 }
@@ -46,9 +61,8 @@ pub(crate) fn is_required(schema: &Keywords, field: &str) -> bool {
 
 /// Returns the text that is the only value that a schema allows, if there is one.
 pub(crate) fn constant(schema: &Value) -> Option<&str> {
-    match (schema.get("const"), schema.get("enum").and_then(Value::as_array)) {
-        (Some(only), _) => only.as_str(),
-        (None, Some(values)) if values.len() == 1 => values[0].as_str(),
+    match texts(schema)?.as_slice() {
+        [(only, _)] => Some(only),
         _ => None,
     }
 }

@@ -29,29 +29,29 @@ impl Scope {
 
     /// Takes a name and returns it as it is in this scope: a reserved one with an underscore after
     /// it, and one that is taken with a number, from 2.
-    pub(crate) fn add(&mut self, name: String) -> String {
-        let reserved = self.reserved;
-        let is_reserved = |name: &str| {
-            let mut words = reserved.iter().flat_map(|list| list.split_ascii_whitespace());
-            words.any(|word| word == name)
-        };
-        let name = if is_reserved(&name) {
-            format!("{name}_")
-        } else {
-            name
-        };
+    pub(crate) fn add(&mut self, mut name: String) -> String {
+        if self.is_reserved(&name) {
+            name.push('_');
+        }
+        // The second `a1` becomes `a1_2`, not `a12`.
+        let ends_with_digit = name.ends_with(|last: char| last.is_ascii_digit());
+        let separator = if ends_with_digit { "_" } else { "" };
         let mut candidate = name.clone();
-        while is_reserved(&candidate) || self.taken.contains_key(&candidate) {
+        while self.is_reserved(&candidate) || self.taken.contains_key(&candidate) {
             let number = self.taken.entry(name.clone()).or_insert(1);
             *number += 1;
-            // Not `a12` for the second `a1`.
-            candidate = match name.ends_with(|last: char| last.is_ascii_digit()) {
-                true => format!("{name}_{number}"),
-                false => format!("{name}{number}"),
-            };
+            candidate = format!("{name}{separator}{number}");
         }
         self.taken.insert(candidate.clone(), 1);
         candidate
+    }
+
+    fn is_reserved(&self, name: &str) -> bool {
+        let mut words = self
+            .reserved
+            .iter()
+            .flat_map(|list| list.split_ascii_whitespace());
+        words.any(|word| word == name)
     }
 }
 
@@ -91,11 +91,10 @@ fn words(name: &str) -> Vec<&str> {
     for part in name.split(|c: char| !c.is_ascii_alphanumeric()) {
         let (bytes, mut start) = (part.as_bytes(), 0);
         for at in 1..bytes.len() {
+            let follows_capital = bytes[at - 1].is_ascii_uppercase();
             // `HTTPServer` is `HTTP` and `Server`.
-            let is_next_lower = bytes.get(at + 1).is_some_and(u8::is_ascii_lowercase);
-            let begins_word =
-                bytes[at].is_ascii_uppercase() && (!bytes[at - 1].is_ascii_uppercase() || is_next_lower);
-            if begins_word {
+            let precedes_lower = bytes.get(at + 1).is_some_and(u8::is_ascii_lowercase);
+            if bytes[at].is_ascii_uppercase() && (!follows_capital || precedes_lower) {
                 words.push(&part[start..at]);
                 start = at;
             }
@@ -107,7 +106,7 @@ fn words(name: &str) -> Vec<&str> {
     words
 }
 
-fn capitalized(word: &str) -> String {
+pub(crate) fn capitalized(word: &str) -> String {
     let mut characters = word.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
     first.into_iter().chain(characters).collect()

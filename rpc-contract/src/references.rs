@@ -55,11 +55,8 @@ impl DocumentKeys {
 /// Replaces each character that a key cannot have by `_`. An empty name becomes `_`. No key is
 /// `__proto__`, which sets an object's prototype in JavaScript, the language of AsyncAPI's tools.
 fn sanitized(name: &str) -> String {
-    let sanitize = |c: char| match c {
-        c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,
-        _ => '_',
-    };
-    let key: String = name.chars().map(sanitize).collect();
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let key = name.replace(|c| !is_allowed(c), "_");
     match key.as_str() {
         "" => "_".to_owned(),
         // Also what other names have just become, such as `/_proto_/`.
@@ -118,19 +115,14 @@ pub(super) fn percent_decoded(text: &str) -> String {
     };
     let (mut decoded, mut rest) = (Vec::new(), text.as_bytes());
     while let [first, after @ ..] = rest {
-        let escaped = match after {
-            [high, low, ..] if *first == b'%' => digit(high).zip(digit(low)),
-            _ => None,
-        };
-        match escaped {
-            Some((high, low)) => {
-                decoded.push(16 * high + low);
-                rest = &after[2..];
-            }
-            None => {
-                decoded.push(*first);
-                rest = after;
-            }
+        if let [b'%', high, low, after @ ..] = rest
+            && let Some((high, low)) = digit(high).zip(digit(low))
+        {
+            decoded.push(16 * high + low);
+            rest = after;
+        } else {
+            decoded.push(*first);
+            rest = after;
         }
     }
     String::from_utf8_lossy(&decoded).into_owned()
@@ -201,15 +193,15 @@ fn is_well_formed(keyword: &str, value: &Value) -> bool {
         | "not"
         | "propertyNames"
         | "then" => is_schema(value),
-        "allOf" | "anyOf" | "oneOf" => is_list_of(value, is_schema),
-        "items" => is_schema(value) || is_list_of(value, is_schema),
+        "allOf" | "anyOf" | "oneOf" => is_nonempty_list_of(value, is_schema),
+        "items" => is_schema(value) || is_nonempty_list_of(value, is_schema),
         "definitions" | "patternProperties" | "properties" => is_map_of(value, is_schema),
         "dependencies" => is_map_of(value, |value| {
             is_schema(value) || is_set_of(value, Value::is_string)
         }),
-        "type" => is_type(value) || (is_list_of(value, is_type) && is_set_of(value, is_type)),
+        "type" => is_type(value) || (is_nonempty_list_of(value, is_type) && is_set_of(value, is_type)),
         "required" => is_set_of(value, Value::is_string),
-        "enum" => is_list_of(value, |_| true) && is_set_of(value, |_| true),
+        "enum" => is_nonempty_list_of(value, |_| true) && is_set_of(value, |_| true),
         "examples" => value.is_array(),
         "exclusiveMaximum" | "exclusiveMinimum" | "maximum" | "minimum" => value.is_number(),
         "multipleOf" => value.as_f64().is_some_and(|number| number > 0.0),
@@ -234,7 +226,7 @@ fn is_type(value: &Value) -> bool {
 }
 
 /// Whether a value is a list of at least one such element.
-fn is_list_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
+fn is_nonempty_list_of(value: &Value, is_element: fn(&Value) -> bool) -> bool {
     let elements = value.as_array().filter(|elements| !elements.is_empty());
     elements.is_some_and(|elements| elements.iter().all(is_element))
 }
