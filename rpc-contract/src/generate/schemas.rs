@@ -19,10 +19,10 @@ pub fn with_schemas(description: &ServiceDescription) -> Cow<'_, ServiceDescript
         return Cow::Borrowed(description);
     }
     let mut description = description.clone();
-    let mut spelled = Vec::new();
-    each_schema(&mut description, |rust, _| spelled.push(rust.to_owned()));
-    let (found, types) = read::spelled(&spelled);
-    let mut schemas = found.iter().map(|ty| schema(ty, &types));
+    let mut spellings = Vec::new();
+    each_schema(&mut description, |rust, _| spellings.push(rust.to_owned()));
+    let (spelled, types) = read::spelled_types(&spellings);
+    let mut schemas = spelled.iter().map(|ty| schema(ty, &types));
     // In the same order as above.
     each_schema(&mut description, |_, schema| *schema = schemas.next().flatten());
     for named in types.named() {

@@ -49,11 +49,11 @@ fn unit(name: &str, docs: &str) -> Unit {
     }
 }
 
-/// A variant. `content` is the schema of its content, or `None` if it has none. With an internal
-/// tag, it is the schema of the whole variant, with the tag.
-struct Found<'a> {
+struct FoundVariant<'a> {
     name: &'a str,
     docs: &'a str,
+    /// The schema of the content, or `None` if there is none. With an internal tag, it is the schema
+    /// of the whole variant, with the tag.
     content: Option<&'a Value>,
 }
 
@@ -72,15 +72,15 @@ impl Reader<'_> {
         }
         if let Some((tag, found)) = find_tagged(alternatives) {
             if let Some(content) = find_adjacent_content(tag, alternatives) {
+                let found = found.into_iter().map(|variant| FoundVariant {
+                    content: variant
+                        .content
+                        .and_then(|whole| whole.get("properties")?.get(content)),
+                    ..variant
+                });
                 let (tag, content) = (tag.to_owned(), content.to_owned());
-                let found: Vec<_> = found
-                    .into_iter()
-                    .map(|found| Found {
-                        content: found.content.and_then(|it| it.get("properties")?.get(&content)),
-                        ..found
-                    })
-                    .collect();
-                return Some(self.variants(Tagging::Adjacent { tag, content }, &found, name, depth));
+                let tagging = Tagging::Adjacent { tag, content };
+                return Some(self.variants(tagging, &found.collect::<Vec<_>>(), name, depth));
             }
             if let Some(shape) = self.internal(tag, &found, name, depth) {
                 return Some(shape);
@@ -91,7 +91,7 @@ impl Reader<'_> {
 
     /// Reads an enum with external or adjacent tags. Of several variants with the same name, the
     /// first counts.
-    fn variants(&mut self, tagging: Tagging, found: &[Found<'_>], name: &str, depth: usize) -> Shape {
+    fn variants(&mut self, tagging: Tagging, found: &[FoundVariant<'_>], name: &str, depth: usize) -> Shape {
         let mut names = BTreeSet::new();
         let found = found.iter().filter(|found| names.insert(found.name));
         let variants = found.map(|found| Variant {
@@ -105,8 +105,8 @@ impl Reader<'_> {
         Shape::Enum(tagging, variants.collect())
     }
 
-    /// Reads the content of a variant. Fields that the schema itself lists become those of the
-    /// variant, without a type of their own.
+    /// Reads the content of a variant or an alternative. Fields that the schema itself lists become
+    /// those of the variant, without a type of their own.
     fn content(&mut self, schema: &Value, context: &str, depth: usize) -> Content {
         match schema.as_object() {
             Some(object) if is_struct(object) => Content::Fields(self.fields(object, context, depth)),
@@ -114,9 +114,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads an enum whose tag is among the fields. Returns `None` if
-    /// [`all_fields_but`](Self::all_fields_but) does for a variant.
-    fn internal(&mut self, tag: &str, found: &[Found<'_>], name: &str, depth: usize) -> Option<Shape> {
+    /// Reads an enum whose tag is among the fields of the content. `None` if the fields of a variant
+    /// cannot be listed.
+    fn internal(&mut self, tag: &str, found: &[FoundVariant<'_>], name: &str, depth: usize) -> Option<Shape> {
         let mut names = BTreeSet::new();
         let mut variants = Vec::new();
         for found in found.iter().filter(|found| names.insert(found.name)) {
@@ -135,8 +135,8 @@ impl Reader<'_> {
         Some(Shape::Enum(Tagging::Internal { tag }, variants))
     }
 
-    /// Returns the fields of a schema and of the parts of its `allOf`, but not the tag. A part that
-    /// is not a struct adds none. `None` if there are alternatives, or if a part cannot be read.
+    /// Lists the fields of a schema and of the parts of its `allOf`, but not the tag. A part that is
+    /// not a struct adds none. `None` if there are alternatives, or if a part cannot be read.
     fn all_fields_but(
         &mut self,
         tag: &str,
@@ -144,7 +144,7 @@ impl Reader<'_> {
         context: &str,
         depth: usize,
     ) -> Option<Vec<Field>> {
-        let object = schema.as_object().filter(|_| self.step())?;
+        let object = schema.as_object().filter(|_| self.take_step())?;
         let depth = depth.checked_sub(1)?;
         let mut fields = self.fields_but(Some(tag), object, context, depth);
         if let Some(parts) = object.get("allOf") {
@@ -153,10 +153,12 @@ impl Reader<'_> {
                 fields.extend(self.all_fields_but(tag, part, context, depth)?);
             }
         }
-        let is_known = !object.contains_key("oneOf") && !object.contains_key("anyOf");
+        if object.contains_key("oneOf") || object.contains_key("anyOf") {
+            return None;
+        }
         let mut names = BTreeSet::new();
         fields.retain(|field| names.insert(field.name.clone()));
-        is_known.then_some(fields)
+        Some(fields)
     }
 
     /// Follows references to a schema. `None` if one leads nowhere, or if there are too many.
@@ -181,12 +183,10 @@ impl Reader<'_> {
             Alternative {
                 name: own,
                 docs: keywords::docs(schema),
-                content: match schema.as_object() {
-                    _ if keywords::is_null(schema) => Content::Unit,
-                    Some(object) if is_struct(object) => {
-                        Content::Fields(self.fields(object, &context, depth))
-                    }
-                    _ => Content::Value(self.ty(schema, None, &context, depth.saturating_sub(1))),
+                content: if keywords::is_null(schema) {
+                    Content::Unit
+                } else {
+                    self.content(schema, &context, depth)
                 },
             }
         };
@@ -197,71 +197,74 @@ impl Reader<'_> {
 /// Returns a name for an alternative: its title, or the name of its first field.
 fn alternative_name(schema: &Value) -> Option<String> {
     let title = keywords::text(schema.get("title"));
-    let first = || Some(keywords::fields(schema.as_object()?)?.first()?.0);
-    title.or_else(first).map(str::to_owned)
+    let first_field = || Some(keywords::fields(schema.as_object()?)?.first()?.0);
+    title.or_else(first_field).map(str::to_owned)
 }
 
 /// Whether a schema has fields, and lists all of them itself.
 fn is_struct(object: &Keywords) -> bool {
-    let others = ["$ref", "allOf", "anyOf", "oneOf"];
-    object.get("properties").is_some_and(Value::is_object)
-        && !others.iter().any(|it| object.contains_key(*it))
+    let has_fields_elsewhere = object.contains_key("$ref") || keywords::is_combined(object);
+    object.get("properties").is_some_and(Value::is_object) && !has_fields_elsewhere
 }
 
 /// Returns the variants of an enum with external tags: each alternative is the text of a unit
-/// variant (`"Point"`), or of several, or a closed object whose only field, which is required, is
-/// named after the variant (`{"Circle": content}`). `None` if an alternative is neither.
-fn find_external(alternatives: &[Value]) -> Option<Vec<Found<'_>>> {
+/// variant (`"Point"`), or of several, or an object with the content (`{"Circle": content}`). `None`
+/// if an alternative is neither.
+fn find_external(alternatives: &[Value]) -> Option<Vec<FoundVariant<'_>>> {
     let mut found = Vec::new();
     for alternative in alternatives {
-        if let Some(texts) = texts_of_alternative(alternative) {
-            let units = texts.into_iter().map(|(name, docs)| Found {
+        match texts_of_alternative(alternative) {
+            Some(units) => found.extend(units.into_iter().map(|(name, docs)| FoundVariant {
                 name,
                 docs,
                 content: None,
-            });
-            found.extend(units);
-            continue;
+            })),
+            None => found.push(external_with_content(alternative)?),
         }
-        let object = alternative.as_object()?;
-        let mut properties = object.get("properties")?.as_object()?.iter();
-        let (name, content) = properties.next()?;
-        let has_no_other_field =
-            properties.next().is_none() && object.get("additionalProperties") == Some(&Value::Bool(false));
-        if !has_no_other_field || !keywords::required(object).eq([name.as_str()]) {
-            return None;
-        }
-        found.push(Found {
-            name,
-            docs: keywords::text(object.get("description")).unwrap_or_default(),
-            content: Some(content),
-        });
     }
     Some(found)
 }
 
+/// Returns the variant after which the only field of a closed object is named. The field must be
+/// required.
+fn external_with_content(alternative: &Value) -> Option<FoundVariant<'_>> {
+    let object = alternative.as_object()?;
+    let mut properties = object.get("properties")?.as_object()?.iter();
+    let (name, content) = properties.next()?;
+    let is_only_field = properties.next().is_none();
+    let is_closed = object.get("additionalProperties") == Some(&Value::Bool(false));
+    let is_required = keywords::required(object).eq([name.as_str()]);
+    (is_only_field && is_closed && is_required).then(|| FoundVariant {
+        name,
+        docs: keywords::text(object.get("description")).unwrap_or_default(),
+        content: Some(content),
+    })
+}
+
 /// Returns the first field in which each alternative requires a different text, and the
 /// alternatives as variants with these names. `None` if there is no such field.
-fn find_tagged(alternatives: &[Value]) -> Option<(&str, Vec<Found<'_>>)> {
-    let constant = |alternative: &'_ Value, name: &str| {
-        let object = alternative.as_object()?;
-        let is_required = keywords::is_required(object, name);
-        let property = object.get("properties")?.get(name).filter(|_| is_required)?;
-        keywords::constant(property).map(str::to_owned)
-    };
+fn find_tagged(alternatives: &[Value]) -> Option<(&str, Vec<FoundVariant<'_>>)> {
     let first = alternatives.first()?.get("properties")?.as_object()?;
-    let tag = first.keys().find(|name| {
-        let names: Option<BTreeSet<_>> = alternatives.iter().map(|it| constant(it, name)).collect();
+    let tag = first.keys().find(|field| {
+        let names = alternatives.iter().map(|it| required_constant(it, field));
+        let names: Option<BTreeSet<_>> = names.collect();
         names.is_some_and(|names| names.len() == alternatives.len())
     })?;
     let found = alternatives.iter().filter_map(|alternative| {
-        Some(Found {
-            name: keywords::constant(alternative.get("properties")?.get(tag)?)?,
+        Some(FoundVariant {
+            name: required_constant(alternative, tag)?,
             docs: keywords::text(alternative.get("description")).unwrap_or_default(),
             content: Some(alternative),
         })
     });
     Some((tag, found.collect()))
+}
+
+/// Returns the only text that a field may have, if the field is required.
+fn required_constant<'a>(alternative: &'a Value, field: &str) -> Option<&'a str> {
+    let object = alternative.as_object()?;
+    let property = object.get("properties")?.get(field)?;
+    keywords::constant(property).filter(|_| keywords::is_required(object, field))
 }
 
 /// Returns the name of the field beside the tag that holds the content of each variant that has
@@ -273,29 +276,24 @@ fn find_adjacent_content<'a>(tag: &str, alternatives: &'a [Value]) -> Option<&'a
     let mut content = None;
     let mut schemas = BTreeSet::new();
     for alternative in alternatives {
-        let object = alternative.as_object()?;
-        if ["allOf", "anyOf", "oneOf"]
-            .iter()
-            .any(|it| object.contains_key(*it))
-        {
-            return None;
-        }
-        let mut others = object
-            .get("properties")?
-            .as_object()?
-            .iter()
-            .filter(|(name, _)| *name != tag);
-        let Some((name, schema)) = others.next() else {
+        let object = alternative
+            .as_object()
+            .filter(|object| !keywords::is_combined(object))?;
+        let fields = object.get("properties")?.as_object()?.iter();
+        let mut fields_beside_tag = fields.filter(|(name, _)| *name != tag);
+        let Some((name, schema)) = fields_beside_tag.next() else {
             continue;
         };
-        if others.next().is_some() || content.is_some_and(|content| content != name) {
+        let has_further_field = fields_beside_tag.next().is_some();
+        if has_further_field || content.is_some_and(|content| content != name) {
             return None;
         }
         content = Some(name);
         schemas.insert(without_docs(schema));
     }
     let content = content?;
-    (schemas.len() > 1 || CONTENT.contains(&content.as_str())).then_some(content)
+    let have_different_schemas = schemas.len() > 1;
+    (have_different_schemas || CONTENT.contains(&content.as_str())).then_some(content)
 }
 
 fn without_docs(schema: &Value) -> String {

@@ -23,8 +23,11 @@ const MAX_NAME: usize = 255;
 /// Reads a service. Methods that cannot be called by their name are left out.
 pub(super) fn service(description: &ServiceDescription) -> Service {
     let mut reader = Reader::new(description);
-    let has_schemas = has_schemas(description);
-    let methods = callable(&description.methods).map(|method| MethodReader { method, has_schemas });
+    let service_has_schemas = has_schemas(description);
+    let methods = callable(&description.methods).map(|method| MethodReader {
+        method,
+        service_has_schemas,
+    });
     let mut methods: Vec<_> = methods.map(|method| method.read(&mut reader)).collect();
     // Only the first default method counts.
     let defaults = methods.iter_mut().filter(|method| method.is_default);
@@ -50,15 +53,16 @@ fn callable(methods: &[MethodDescription]) -> impl Iterator<Item = &MethodDescri
     })
 }
 
-/// Reads types as Rust spells them, each that of an argument, a result, an error or an item.
-pub(super) fn spelled(rust: &[String]) -> (Vec<Type>, Types) {
+/// Reads the types of arguments, results, errors and items that have no schemas, as Rust spells
+/// them.
+pub(super) fn spelled_types(rust: &[String]) -> (Vec<Type>, Types) {
     let without_definitions = ServiceDescription::default();
     let mut reader = Reader::new(&without_definitions);
     let types = rust.iter().map(|rust| spelled_type(rust, &mut reader)).collect();
     (types, reader.finish())
 }
 
-/// Reads a type that has no schema.
+/// Reads the type of an argument, a result, an error or an item that has no schema.
 fn spelled_type(rust: &str, reader: &mut Reader<'_>) -> Type {
     // A parameter of an alias of `Result`, which the alias does not show.
     if rust.ends_with("::Ok") || rust.ends_with("::Err") {
@@ -68,8 +72,8 @@ fn spelled_type(rust: &str, reader: &mut Reader<'_>) -> Type {
 }
 
 /// Whether any argument, result, error or item has a schema, as with `#[service(schema)]`. If so,
-/// the user's own functions write or read the arguments that have none, in a form that their types
-/// do not show.
+/// an argument without one is written or read by functions of the user, in a form that its type
+/// does not show.
 pub(super) fn has_schemas(description: &ServiceDescription) -> bool {
     description.methods.iter().any(|method| {
         let mut arguments = method.arguments.iter();
@@ -82,7 +86,7 @@ pub(super) fn has_schemas(description: &ServiceDescription) -> bool {
 
 struct MethodReader<'a> {
     method: &'a MethodDescription,
-    has_schemas: bool,
+    service_has_schemas: bool,
 }
 
 impl MethodReader<'_> {
@@ -98,17 +102,21 @@ impl MethodReader<'_> {
         let is_resumable = is_streaming && is_idempotent && incoming.is_none();
         let error = method.error.as_deref();
         let arguments = self.arguments(reader);
-        let resumed_by = method.resumed_by.clone().filter(|_| is_resumable);
+        let has_argument = |name: &String| arguments.iter().any(|argument| argument.name == *name);
+        let resumed_by = method
+            .resumed_by
+            .clone()
+            .filter(|name| is_resumable && has_argument(name));
         Method {
             name: method.name.clone(),
             docs: method.docs.clone(),
             returns: if method.is_oneway {
                 Type::Unit
             } else {
-                self.value(&method.returns, method.result_schema.as_ref(), "Result", reader)
+                self.ty(&method.returns, method.result_schema.as_ref(), "Result", reader)
             },
-            error: error.map(|error| self.value(error, method.error_schema.as_ref(), "Error", reader)),
-            incoming: incoming.map(|item| self.value(item, method.incoming_schema.as_ref(), "Item", reader)),
+            error: error.map(|error| self.ty(error, method.error_schema.as_ref(), "Error", reader)),
+            incoming: incoming.map(|item| self.ty(item, method.incoming_schema.as_ref(), "Item", reader)),
             is_default: method.is_default && !method.is_broadcast,
             is_idempotent,
             is_oneway: method.is_oneway,
@@ -116,7 +124,7 @@ impl MethodReader<'_> {
             is_cancellable: method.is_cancellable,
             is_streaming,
             timeout_ms: method.timeout_ms,
-            resumed_by: resumed_by.filter(|name| arguments.iter().any(|argument| argument.name == *name)),
+            resumed_by,
             retry: method.retry.filter(|_| is_job).map(|retry| Retry {
                 times: retry.times,
                 min_delay_ms: retry.min_delay_ms,
@@ -139,8 +147,8 @@ impl MethodReader<'_> {
     fn argument(&self, argument: &ArgumentDescription, reader: &mut Reader<'_>) -> Argument {
         let ty = match &argument.schema {
             // Functions of the user write or read it, in a form that is not known.
-            None if self.has_schemas => Type::Any,
-            schema => self.value(&argument.type_name, schema.as_ref(), &argument.name, reader),
+            None if self.service_has_schemas => Type::Any,
+            schema => self.ty(&argument.type_name, schema.as_ref(), &argument.name, reader),
         };
         Argument {
             name: argument.name.clone(),
@@ -150,9 +158,9 @@ impl MethodReader<'_> {
         }
     }
 
-    /// Reads a type, given its spelling in Rust and its schema, if it has one. A type whose schema
-    /// has no name is named after the method and the `part` of it that has this type.
-    fn value(&self, rust: &str, schema: Option<&Value>, part: &str, reader: &mut Reader<'_>) -> Type {
+    /// Reads the type of a `part` of the method, given its spelling in Rust and its schema, if it has
+    /// one. A type that needs a name and has none is named after the method and the part.
+    fn ty(&self, rust: &str, schema: Option<&Value>, part: &str, reader: &mut Reader<'_>) -> Type {
         let Some(schema) = schema else {
             return spelled_type(rust, reader);
         };

@@ -47,8 +47,8 @@ impl<'a> Reader<'a> {
         Types::new(self.types)
     }
 
-    /// Counts a schema that is about to be looked at. Returns whether it may be.
-    pub(super) fn step(&mut self) -> bool {
+    /// Takes the step that looking at a schema needs. Returns `false` if none is left.
+    pub(super) fn take_step(&mut self) -> bool {
         self.steps_left = self.steps_left.saturating_sub(1);
         self.steps_left > 0
     }
@@ -71,24 +71,30 @@ impl<'a> Reader<'a> {
         Some(id)
     }
 
-    /// Returns the name of the definition of a type in Rust, given the last part of the type's
-    /// path. `None` if there is none, or if it may be that of another type: of several types with
-    /// the same name, schemars numbers all but the first.
-    pub(super) fn definition_in_rust(&self, name: &str) -> Option<&'a str> {
-        let (name, _) = self.definitions.get_key_value(name)?;
+    /// Returns the definition of the type in Rust with this name, without its path. `None` if there
+    /// is none, or if it may be that of another type: of several types with the same name, schemars
+    /// numbers all but the first.
+    pub(super) fn unambiguous_definition(&self, name: &str) -> Option<&'a Value> {
         let is_ambiguous = self.definitions.contains_key(&format!("{name}2"));
-        (!is_ambiguous).then_some(name)
+        self.definitions.get(name).filter(|_| !is_ambiguous)
     }
 
     /// Returns the type of which only the name in Rust is known. Two with the same words are one.
     pub(super) fn unknown(&mut self, rust: &RustType) -> Option<TypeId> {
-        let docs = || format!("The type `{rust}` of Rust. Its form is not described.");
-        self.spelled(&rust.words(), || (Shape::Unknown, docs()))
+        self.get_or_add(&rust.words(), || {
+            let docs = format!("The type `{rust}` of Rust. Its form is not described.");
+            (Shape::Unknown, docs)
+        })
     }
 
-    /// Returns the type whose spelling in Rust has these words. They name a new one, which gets the
-    /// shape and the documentation that `make` returns. `None` if there are too many types.
-    pub(super) fn spelled(&mut self, words: &str, make: impl FnOnce() -> (Shape, String)) -> Option<TypeId> {
+    /// Returns the type whose spelling in Rust has these words. If there is none, adds one with the
+    /// words as its name, and with the shape and the documentation that `make` returns. `None` if
+    /// there are too many types.
+    pub(super) fn get_or_add(
+        &mut self,
+        words: &str,
+        make: impl FnOnce() -> (Shape, String),
+    ) -> Option<TypeId> {
         if let Some(&id) = self.by_words.get(words) {
             return Some(id);
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::names::capitalized;
+
 /// The limit on the nesting of types.
 const MAX_DEPTH: usize = 16;
 
@@ -58,8 +60,8 @@ impl RustType {
         }
     }
 
-    /// Returns the type of the items if this is a list. Any path is taken for one of its first
-    /// parameter.
+    /// Returns the type of the items if this is a list. A path with parameters is taken for a list of
+    /// the first one.
     pub(super) fn item(&self) -> Option<&Self> {
         match self {
             Self::Path(_, parameters) => parameters.first(),
@@ -76,8 +78,8 @@ impl RustType {
         }
     }
 
-    pub(super) fn is_path(&self, name: &str) -> bool {
-        self.path() == Some((name, &[]))
+    pub(super) fn is_u8(&self) -> bool {
+        self.path() == Some(("u8", &[]))
     }
 
     /// Returns the words of the type, for a name: `PageUser` for `Page<User>`.
@@ -141,12 +143,6 @@ pub(super) fn is_map(name: &str) -> bool {
     ["BTreeMap", "HashMap", "IndexMap"].contains(&name)
 }
 
-fn capitalized(word: &str) -> String {
-    let mut characters = word.chars();
-    let first = characters.next().map(|first| first.to_ascii_uppercase());
-    first.into_iter().chain(characters).collect()
-}
-
 /// Parses a type.
 struct Parser<'a> {
     /// What is left of the text.
@@ -170,16 +166,26 @@ impl<'a> Parser<'a> {
             });
         }
         if self.skip("[") {
-            let item = Box::new(self.ty(depth)?);
-            if self.skip("]") {
-                return Some(RustType::Slice(item));
-            }
-            // The length may be an expression. It ends at the first `]`.
-            let has_length = self.skip(";");
-            let end = self.rest.find(']').filter(|_| has_length)?;
-            self.rest = &self.rest[end..];
-            return self.skip("]").then_some(RustType::Array(item));
+            return self.slice_or_array(depth);
         }
+        self.path(depth)
+    }
+
+    /// Parses what follows `[`.
+    fn slice_or_array(&mut self, depth: usize) -> Option<RustType> {
+        let item = Box::new(self.ty(depth)?);
+        if self.skip("]") {
+            return Some(RustType::Slice(item));
+        }
+        if !self.skip(";") {
+            return None;
+        }
+        // The length may be an expression. It ends at the first `]`.
+        (_, self.rest) = self.rest.split_once(']')?;
+        Some(RustType::Array(item))
+    }
+
+    fn path(&mut self, depth: usize) -> Option<RustType> {
         self.skip("::");
         let mut name = self.name()?;
         let mut parameters = Vec::new();
@@ -200,17 +206,17 @@ impl<'a> Parser<'a> {
     /// Parses types up to and with this bracket, and skips lifetimes. Also returns whether a comma
     /// is before the bracket.
     fn types(&mut self, close: &str, depth: usize) -> Option<(Vec<RustType>, bool)> {
-        let (mut types, mut has_comma) = (Vec::new(), false);
+        let (mut types, mut ends_with_comma) = (Vec::new(), false);
         while !self.skip(close) {
             if !self.skip_lifetime() {
                 types.push(self.ty(depth)?);
             }
-            has_comma = self.skip(",");
-            if !has_comma {
+            ends_with_comma = self.skip(",");
+            if !ends_with_comma {
                 return self.skip(close).then_some((types, false));
             }
         }
-        Some((types, has_comma))
+        Some((types, ends_with_comma))
     }
 
     /// Skips a token, and returns whether it was there.

@@ -47,7 +47,8 @@ impl Reader<'_> {
         if has_flattened(object) {
             return None;
         }
-        keywords::fields(object).map(|_| Shape::Struct(self.fields(object, name, depth)))
+        keywords::fields(object)?;
+        Some(Shape::Struct(self.fields(object, name, depth)))
     }
 
     /// Reads the fields of a struct.
@@ -90,7 +91,7 @@ impl Reader<'_> {
     ) -> Type {
         // Without options, because the schema tells whether the value may be `null`.
         let rust = rust.map(RustType::unwrapped);
-        let Some(object) = schema.as_object().filter(|_| depth > 0 && self.step()) else {
+        let Some(object) = schema.as_object().filter(|_| depth > 0 && self.take_step()) else {
             return Type::Any;
         };
         if let Some(reference) = object.get("$ref") {
@@ -210,34 +211,23 @@ impl Reader<'_> {
         if has_flattened(object) {
             return Type::Any;
         }
-        // A map with integers as keys has one pattern for them.
-        let patterns = object.get("patternProperties").and_then(Value::as_object);
-        let numbered = patterns.and_then(|patterns| {
-            let mut patterns = patterns.iter();
-            let (pattern, value) = patterns.next()?;
-            patterns.next().is_none().then_some((is_signed(pattern)?, value))
-        });
-        let values = object.get("additionalProperties").filter(|it| it.is_object());
-        let values = values.or_else(|| value_of_listed_keys(object));
-        let (key, value) = match (numbered, values) {
-            (Some((is_signed, value)), None) => (Key::Int(Int { bits: 64, is_signed }), Some(value)),
-            (_, values) => (Key::Text, values),
+        let value = object.get("additionalProperties").filter(|it| it.is_object());
+        let value = value.or_else(|| value_of_listed_keys(object));
+        let (key, value) = match (value, integer_key_and_value(object)) {
+            (None, Some((key, value))) => (Key::Int(key), Some(value)),
+            (value, _) => (Key::Text, value),
         };
-        let in_rust = rust.and_then(RustType::map);
-        let key = match in_rust {
-            Some((rust, _)) => self.key_in_rust(key, object, rust),
-            None => key,
-        };
+        let (rust_key, rust_value) = rust.and_then(RustType::map).unzip();
+        let key = rust_key.map_or(key, |rust| self.more_exact_key(key, object, rust));
         let value = value.map_or(Type::Any, |value| {
-            let rust = in_rust.map(|(_, value)| value);
-            self.ty(value, rust, &format!("{context} value"), depth - 1)
+            self.ty(value, rust_value, &format!("{context} value"), depth - 1)
         });
         Type::Map(Box::new(key), Box::new(value))
     }
 
-    /// Returns the type of a map's keys: the one that Rust's spelling says if the schema's `key`
-    /// may stand for it, and otherwise `key`.
-    fn key_in_rust(&mut self, key: Key, map: &Keywords, rust: &RustType) -> Key {
+    /// Returns the type of a map's keys: that of its spelling in Rust if the schema's `key` may stand
+    /// for it, and otherwise `key`.
+    fn more_exact_key(&mut self, key: Key, map: &Keywords, rust: &RustType) -> Key {
         match (key, super::spelled::key(rust)) {
             (Key::Int(_), Some(Key::Int(int))) => Key::Int(int),
             (Key::Text, Some(Key::Bool)) => Key::Bool,
@@ -246,12 +236,12 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the type of a map's keys if its definition is certain, and an enum of units. No
+    /// Returns the type of a map's keys if its definition is unambiguous, and an enum of units. No
     /// other enum can be the key of a map.
     fn enum_of_units(&mut self, map: &Keywords, rust: &RustType) -> Option<TypeId> {
         let (name, _) = rust.path()?;
-        let name = self.definition_in_rust(name)?;
-        let texts = super::enums::texts_of_units(&self.definitions[name])?;
+        let definition = self.unambiguous_definition(name)?;
+        let texts = super::enums::texts_of_units(definition)?;
         if let Some(keys) = keywords::fields(map) {
             let keys: BTreeSet<_> = keys.into_iter().map(|(key, _)| key).collect();
             let names: BTreeSet<_> = texts.iter().map(|(name, _)| *name).collect();
@@ -281,17 +271,14 @@ fn is_nullable(object: &Keywords) -> bool {
 
 /// Whether a schema of text allows only a single character.
 fn is_character(schema: &Keywords) -> bool {
-    let limits = [schema.get("minLength"), schema.get("maxLength")];
-    limits
-        .iter()
-        .all(|limit| limit.and_then(Value::as_u64) == Some(1))
+    let is_one = |limit: &str| schema.get(limit).and_then(Value::as_u64) == Some(1);
+    is_one("minLength") && is_one("maxLength")
 }
 
 /// Whether a struct has flattened fields whose schemas are beside its own fields. schemars puts the
 /// fields of a flattened struct among them.
 fn has_flattened(object: &Keywords) -> bool {
-    let combined = ["allOf", "anyOf", "oneOf"];
-    object.contains_key("properties") && combined.iter().any(|keyword| object.contains_key(*keyword))
+    object.contains_key("properties") && keywords::is_combined(object)
 }
 
 /// Returns the type of an integer, which its format names, such as `uint8`. Without a known format,
@@ -301,34 +288,37 @@ fn integer(object: &Keywords, format: Option<&str>) -> Int {
         let limit = object.get(keyword).and_then(Value::as_f64);
         limit.is_none_or(|limit| limit < 0.0)
     };
-    let known = format.and_then(|format| {
-        let (is_signed, bits) = match format.strip_prefix('u') {
-            Some(rest) => (false, rest.strip_prefix("int")?),
-            None => (true, format.strip_prefix("int")?),
-        };
-        let bits = match bits {
-            "" => 64,
-            bits => bits
-                .parse()
-                .ok()
-                .filter(|bits| [8, 16, 32, 64, 128].contains(bits))?,
-        };
-        Some(Int { bits, is_signed })
-    });
-    known.unwrap_or_else(|| Int {
+    format.and_then(known_integer).unwrap_or_else(|| Int {
         bits: 64,
         is_signed: allows_negative("minimum") && allows_negative("exclusiveMinimum"),
     })
 }
 
-/// Whether keys that match the pattern may be negative. `None` if schemars does not write it for
-/// integers.
-fn is_signed(pattern: &str) -> Option<bool> {
-    match pattern {
-        r"^\d+$" => Some(false),
-        r"^-?\d+$" => Some(true),
-        _ => None,
-    }
+/// Returns the integer that a format names.
+fn known_integer(format: &str) -> Option<Int> {
+    let (is_signed, signed_format) = match format.strip_prefix('u') {
+        Some(rest) => (false, rest),
+        None => (true, format),
+    };
+    let bits = match signed_format.strip_prefix("int")? {
+        "" => 64,
+        bits => bits.parse().ok()?,
+    };
+    let is_known = [8, 16, 32, 64, 128].contains(&bits);
+    is_known.then_some(Int { bits, is_signed })
+}
+
+/// Returns the keys of a map from integers, which schemars writes as the only pattern, and the
+/// schema of its values. `None` for any other map.
+fn integer_key_and_value(map: &Keywords) -> Option<(Int, &Value)> {
+    let patterns = map.get("patternProperties")?.as_object()?;
+    let (pattern, value) = patterns.iter().next().filter(|_| patterns.len() == 1)?;
+    let is_signed = match pattern.as_str() {
+        r"^\d+$" => false,
+        r"^-?\d+$" => true,
+        _ => return None,
+    };
+    Some((Int { bits: 64, is_signed }, value))
 }
 
 #[cfg(test)]

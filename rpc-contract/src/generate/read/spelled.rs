@@ -11,16 +11,16 @@ impl Reader<'_> {
         if is_bytes(rust) {
             Type::Bytes
         } else {
-            self.rust(rust)
+            self.nested(rust)
         }
     }
 
     /// Reads a type like one that is within another: a list of `u8` is a list.
-    fn rust(&mut self, rust: &RustType) -> Type {
+    fn nested(&mut self, rust: &RustType) -> Type {
         match rust {
             RustType::Tuple(types) if types.is_empty() => Type::Unit,
-            RustType::Tuple(types) => Type::Tuple(types.iter().map(|ty| self.rust(ty)).collect()),
-            RustType::Slice(item) | RustType::Array(item) => self.rust(item).list(),
+            RustType::Tuple(types) => Type::Tuple(types.iter().map(|ty| self.nested(ty)).collect()),
+            RustType::Slice(item) | RustType::Array(item) => self.nested(item).list(),
             RustType::Path(name, parameters) => self.path(name, parameters, rust),
         }
     }
@@ -33,22 +33,22 @@ impl Reader<'_> {
             return scalar;
         }
         match parameters {
-            [inner] if is_transparent(name) => self.rust(inner),
-            [inner] if name == "Option" => self.rust(inner).option(),
-            [inner, ..] if is_list(name) => self.rust(inner).list(),
+            [inner] if is_transparent(name) => self.nested(inner),
+            [inner] if name == "Option" => self.nested(inner).option(),
+            [inner, ..] if is_list(name) => self.nested(inner).list(),
             [_] if name == "DateTime" => Type::Text,
             [_] if name == "PhantomData" => Type::Unit,
             [key_type, value, ..] if is_map(name) => {
                 // Any other key is text in JSON.
                 let key = key(key_type).unwrap_or(Key::Text);
-                Type::Map(Box::new(key), Box::new(self.rust(value)))
+                Type::Map(Box::new(key), Box::new(self.nested(value)))
             }
             [] if name == "Duration" => self.std_time(name, ["secs", "nanos"]),
             [] if name == "SystemTime" => self.std_time(name, ["secs_since_epoch", "nanos_since_epoch"]),
             [] => {
-                let definition = self.definition_in_rust(name);
-                let definition = definition.and_then(|name| self.definition(name));
-                let id = definition.or_else(|| self.unknown(rust));
+                let definition = self.unambiguous_definition(name);
+                let known = definition.and_then(|_| self.definition(name));
+                let id = known.or_else(|| self.unknown(rust));
                 id.map_or(Type::Any, Type::Named)
             }
             _ => self.unknown(rust).map_or(Type::Any, Type::Named),
@@ -71,17 +71,17 @@ impl Reader<'_> {
             let fields = vec![field(seconds, 64), field(nanoseconds, 32)];
             (Shape::Struct(fields), format!("`std::time::{name}`, in Rust."))
         };
-        self.spelled(name, make).map_or(Type::Any, Type::Named)
+        self.get_or_add(name, make).map_or(Type::Any, Type::Named)
     }
 }
 
-/// Whether this is a list of `u8` that the codecs write as bytes at the outermost level.
+/// Whether the codecs write this type as bytes at the outermost level, because it is a list of `u8`.
 fn is_bytes(rust: &RustType) -> bool {
     match rust {
-        RustType::Slice(item) => item.is_path("u8"),
+        RustType::Slice(item) => item.is_u8(),
         RustType::Path(name, parameters) => match parameters.as_slice() {
-            [inner] if name == "Vec" => inner.is_path("u8"),
-            [RustType::Slice(item)] if name == "Cow" => item.is_path("u8"),
+            [inner] if name == "Vec" => inner.is_u8(),
+            [RustType::Slice(item)] if name == "Cow" => item.is_u8(),
             _ => false,
         },
         RustType::Tuple(_) | RustType::Array(_) => false,
