@@ -10,8 +10,7 @@ const MAX_LENGTH: usize = 60;
 /// The names of one scope of a program: each once, and none that means something else there.
 #[derive(Debug)]
 pub(crate) struct Scope {
-    /// The names that mean something else in the scope. Each text is a list of words, separated by
-    /// white space.
+    /// The names that mean something else in the scope, in the form that [`new`](Self::new) takes.
     reserved: &'static [&'static str],
     /// For each name that is taken, the last number that was appended to it, or 1.
     taken: HashMap<String, usize>,
