@@ -23,17 +23,14 @@ pub(crate) fn alternatives(schema: &Keywords) -> Option<&[Value]> {
         return None;
     }
     let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"))?;
-    alternatives
-        .as_array()
-        .map(Vec::as_slice)
-        .filter(|it| !it.is_empty())
+    let alternatives = alternatives.as_array()?;
+    (!alternatives.is_empty()).then_some(alternatives)
 }
 
 /// Whether a schema combines others with `allOf`, `anyOf` or `oneOf`.
 pub(crate) fn is_combined(schema: &Keywords) -> bool {
-    ["allOf", "anyOf", "oneOf"]
-        .iter()
-        .any(|it| schema.contains_key(*it))
+    let keywords = ["allOf", "anyOf", "oneOf"];
+    keywords.iter().any(|keyword| schema.contains_key(*keyword))
 }
 
 /// Returns the fields of a schema: first those in `required`, in its order, which schemars takes

@@ -225,8 +225,8 @@ fn find_external(alternatives: &[Value]) -> Option<Vec<FoundVariant<'_>>> {
     Some(found)
 }
 
-/// Returns the variant after which the only field of a closed object is named. The field must be
-/// required.
+/// Returns the variant that is a closed object with a single field, which is required and named
+/// after the variant.
 fn external_with_content(alternative: &Value) -> Option<FoundVariant<'_>> {
     let object = alternative.as_object()?;
     let mut properties = object.get("properties")?.as_object()?.iter();

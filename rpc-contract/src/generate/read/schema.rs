@@ -225,8 +225,8 @@ impl Reader<'_> {
         Type::Map(Box::new(key), Box::new(value))
     }
 
-    /// Returns the type of a map's keys: that of its spelling in Rust if the schema's `key` may stand
-    /// for it, and otherwise `key`.
+    /// Returns the type of a map's keys: `key`, as the schema tells it, unless the spelling in Rust
+    /// tells a more exact one that fits it.
     fn more_exact_key(&mut self, key: Key, map: &Keywords, rust: &RustType) -> Key {
         match (key, super::spelled::key(rust)) {
             (Key::Int(_), Some(Key::Int(int))) => Key::Int(int),
@@ -308,8 +308,8 @@ fn known_integer(format: &str) -> Option<Int> {
     is_known.then_some(Int { bits, is_signed })
 }
 
-/// Returns the keys of a map from integers, which schemars writes as the only pattern, and the
-/// schema of its values. `None` for any other map.
+/// Returns the keys and the schema of the values of a map from integers, for whose keys schemars
+/// writes a single pattern. `None` for any other map.
 fn integer_key_and_value(map: &Keywords) -> Option<(Int, &Value)> {
     let patterns = map.get("patternProperties")?.as_object()?;
     let (pattern, value) = patterns.iter().next().filter(|_| patterns.len() == 1)?;

@@ -75,7 +75,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether the codecs write this type as bytes at the outermost level, because it is a list of `u8`.
+/// Whether the codecs write this type as bytes at the outermost level: some lists of `u8`.
 fn is_bytes(rust: &RustType) -> bool {
     match rust {
         RustType::Slice(item) => item.is_u8(),
