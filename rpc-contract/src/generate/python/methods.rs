@@ -32,7 +32,7 @@ pub(super) fn methods(service: &Service, names: &Names) -> String {
 }
 
 /// Returns the declaration of a method's constant.
-fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWriter<'_>) -> Doc {
+fn constant(method: &Method, own_names: &MethodNames, names: &Names, types: &TypeWriter<'_>) -> Doc {
     let mut options = vec![Doc::text(literal(&method.name))];
     if !method.arguments.is_empty() {
         let arguments = method.arguments.iter();
@@ -46,13 +46,14 @@ fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWrite
         option("incoming", types.ty(item));
     }
     option("returns", types.ty(&method.returns));
-    match (&method.error, &names.failure) {
+    match (&method.error, &own_names.failure) {
         (_, Some(failure)) => option("error", Doc::text(failure)),
-        (Some(Type::Named(id)), None) => option("error", Doc::text(all.ty(*id))),
+        (Some(Type::Named(id)), None) => option("error", Doc::text(names.ty(*id))),
         _ => {}
     }
-    if names.function != method.name {
-        option("function", Doc::text(literal(&names.function)));
+    let function = &own_names.function;
+    if *function != method.name {
+        option("function", Doc::text(literal(function)));
     }
     let flags = [
         ("default", method.is_default),
@@ -75,17 +76,17 @@ fn constant(method: &Method, names: &MethodNames, all: &Names, types: &TypeWrite
         option("timeout", Doc::text(seconds(timeout)));
     }
     Doc::Concat(vec![
-        Doc::text(format!("{} = ", names.constant)),
+        Doc::text(format!("{} = ", own_names.constant)),
         generic_of_one("Method[", types.ty(&method.returns)),
         Doc::list("(", options, ")", Doc::SoftLine),
     ])
 }
 
-/// Returns the `Argument` that describes an argument. Its type includes what stands for an argument
-/// that is left out, if it may be: `None` or `Unset`.
+/// Returns the `Argument` that describes an argument. If a caller may leave it out, its type
+/// includes what then stands for it: `None` or `Unset`.
 fn argument_of(argument: &Argument, types: &TypeWriter<'_>) -> Doc {
-    let (absent, _) = absent(&argument.ty, !argument.is_optional);
-    let ty = type_or_absent(types.ty(&argument.ty), absent);
+    let (type_of_absent, _) = absent(&argument.ty, !argument.is_optional);
+    let ty = type_or_absent(types.ty(&argument.ty), type_of_absent);
     let mut parts = vec![Doc::text(literal(&argument.name)), ty];
     if !argument.aliases.is_empty() {
         let aliases = argument.aliases.iter().map(|alias| Doc::text(literal(alias)));

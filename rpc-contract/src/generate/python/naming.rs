@@ -126,14 +126,14 @@ impl MethodNames {
 /// Returns the names for [`Names::variants`] of a type whose class or alias is `name`. They are not
 /// yet unique.
 fn variant_names(service: &Service, id: TypeId, name: &str, is_error: bool) -> Vec<String> {
-    let of = |variant: &str| format!("{name}{}", pascal(variant, "Variant"));
+    let class = |variant: &str| format!("{name}{}", pascal(variant, "Variant"));
     match &service.types.get(id).shape {
-        Shape::Enum(_, variants) => variants.iter().map(|variant| of(&variant.name)).collect(),
-        Shape::Units(units) if is_error => units.iter().map(|unit| of(&unit.name)).collect(),
+        Shape::Enum(_, variants) => variants.iter().map(|variant| class(&variant.name)).collect(),
+        Shape::Units(units) if is_error => units.iter().map(|unit| class(&unit.name)).collect(),
         Shape::Untagged(alternatives) => {
             let alternatives = alternatives.iter();
             let names = alternatives.map(|alternative| match alternative.content {
-                Content::Fields(_) => of(&alternative.name),
+                Content::Fields(_) => class(&alternative.name),
                 Content::Unit | Content::Value(_) => String::new(),
             });
             names.collect()

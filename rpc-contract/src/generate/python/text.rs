@@ -21,11 +21,12 @@ pub(super) fn docstring(docs: &str, indent: usize) -> String {
     match lines.as_slice() {
         [] => String::new(),
         [only] => {
-            let (before, after) = (space_if(only.starts_with('"')), space_if(only.ends_with('"')));
+            let before = space_beside_quote(only.starts_with('"'));
+            let after = space_beside_quote(only.ends_with('"'));
             format!("{margin}\"\"\"{before}{only}{after}\"\"\"\n")
         }
         [first, ..] => {
-            let mut docstring = format!("{margin}\"\"\"{}", space_if(first.starts_with('"')));
+            let mut docstring = format!("{margin}\"\"\"{}", space_beside_quote(first.starts_with('"')));
             for (index, line) in lines.iter().enumerate() {
                 if index > 0 && !line.is_empty() {
                     docstring.push_str(&margin);
@@ -39,9 +40,9 @@ pub(super) fn docstring(docs: &str, indent: usize) -> String {
     }
 }
 
-/// Returns a space if there is a quote of the text to keep from those around it.
-fn space_if(is_quote: bool) -> &'static str {
-    if is_quote { " " } else { "" }
+/// Returns a space if the text has a quote there, which must not join those of the docstring.
+fn space_beside_quote(has_quote: bool) -> &'static str {
+    if has_quote { " " } else { "" }
 }
 
 /// Escapes backslashes. Three double quotes would end the docstring, so they become `'''`.

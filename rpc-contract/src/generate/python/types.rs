@@ -31,35 +31,34 @@ impl<'a> TypeWriter<'a> {
     /// Writes a type as the annotation of a field or of a result. A union that does not fit is in
     /// parentheses.
     pub(super) fn annotation(&self, ty: &Type) -> Doc {
-        union_of(self.operands(ty, None))
+        parenthesized_if_union(self.operands(ty, None))
     }
 
     /// Writes the type that the alias `id` stands for, like an annotation. A type that cannot be
     /// declared before the alias is written as `Any`.
     pub(super) fn alias_of(&self, id: TypeId, ty: &Type) -> Doc {
-        union_of(self.operands(ty, Some(id)))
+        parenthesized_if_union(self.operands(ty, Some(id)))
     }
 
     /// Writes a type, which is no option, as a member of a union that is the alias `within`. A type
     /// that cannot be declared before the alias is written as `Any`.
     pub(super) fn member(&self, within: TypeId, ty: &Type) -> Doc {
-        self.single(ty, Some(within))
+        self.operand(ty, Some(within))
     }
 
-    /// Returns the operands of the union with `None` that an option is, with what is between them,
-    /// or one operand for any other type. `within` is the alias in whose declaration they are, if
-    /// any.
+    /// Returns the one operand that a type is. An option is a union with `None`: two operands, with
+    /// what is between them. `within` is the alias in whose declaration they are, if any.
     fn operands(&self, ty: &Type, within: Option<TypeId>) -> Vec<Doc> {
         match ty {
             // Python refuses `None | None`.
-            Type::Option(inner) if self.service.types.is_nothing(inner) => vec![self.single(inner, within)],
-            Type::Option(inner) => vec![self.single(inner, within), Doc::Line, Doc::text("| None")],
-            ty => vec![self.single(ty, within)],
+            Type::Option(inner) if self.service.types.is_nothing(inner) => vec![self.operand(inner, within)],
+            Type::Option(inner) => vec![self.operand(inner, within), Doc::Line, Doc::text("| None")],
+            ty => vec![self.operand(ty, within)],
         }
     }
 
     /// Writes one operand of a union.
-    fn single(&self, ty: &Type, within: Option<TypeId>) -> Doc {
+    fn operand(&self, ty: &Type, within: Option<TypeId>) -> Doc {
         let nested = |ty: &Type| Doc::Group(self.operands(ty, within));
         match ty {
             Type::Bool => Doc::text("bool"),
@@ -98,15 +97,15 @@ impl<'a> TypeWriter<'a> {
 
 /// Returns the union of types as an annotation.
 pub(super) fn union(members: Vec<Doc>) -> Doc {
-    union_of(Doc::joined(
+    parenthesized_if_union(Doc::joined(
         members,
         &Doc::Concat(vec![Doc::Line, Doc::text("| ")]),
     ))
 }
 
-/// Returns the union of operands, in parentheses if it does not fit. A single operand gets none: it
-/// is a name, or has brackets of its own to break in.
-fn union_of(mut operands: Vec<Doc>) -> Doc {
+/// Puts the operands of a union in parentheses if they do not fit. A single one gets none: it is a
+/// name, or has brackets of its own to break in.
+fn parenthesized_if_union(mut operands: Vec<Doc>) -> Doc {
     match operands.len() {
         1 => operands.remove(0),
         _ => parenthesized(operands),
