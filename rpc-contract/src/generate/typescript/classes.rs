@@ -6,7 +6,7 @@ use super::super::model::{Method, Service, Type};
 use super::methods::{is_optional, returns_nothing};
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
-use super::text::{jsdoc, key, lines, literal};
+use super::text::{is_identifier, jsdoc, lines, literal};
 use super::types::TypeWriter;
 
 /// How a method is called.
@@ -64,36 +64,37 @@ pub(super) fn client(service: &Service, names: &Names) -> String {
         names.service
     ));
     for (method, names) in service.methods.iter().zip(&names.methods) {
-        let call = call_of(method);
-        let mut parameters = parameters(method, names, &types);
-        parameters.extend(
-            method
-                .incoming
-                .iter()
-                .map(|item| Doc::text(format!("{}: rpc.Items<{}>", names.items, types.ty(item)))),
-        );
-        parameters.push(Doc::text(format!("options?: rpc.{}", call.options)));
-        let result = format!("{}<{}>", call.returns, result(method, &types));
-        let signature = function_of(&names.function, parameters, &result, " {");
-        written.push('\n');
-        written.push_str(&jsdoc(&method.docs, STEP));
-        let mut arguments = vec![
-            Doc::text(format!("methods.{}", names.function)),
-            arguments_of(method, names),
-        ];
-        arguments.extend(method.incoming.iter().map(|_| Doc::text(&names.items)));
-        arguments.push(Doc::text("options"));
-        let body = Doc::Concat(vec![
-            Doc::text(format!("return this.$.{}", call.function)),
-            Doc::list("(", arguments, ")", Doc::SoftLine),
-            Doc::text(";"),
-        ]);
-        written.push_str(&lines(&signature, STEP));
-        written.push_str(&lines(&body, 2 * STEP));
-        written.push_str("  }\n");
+        written.push_str(&client_method(method, names, &types));
     }
     written.push_str("}\n");
     written
+}
+
+/// Returns the method of the client that makes a call, after a blank line.
+fn client_method(method: &Method, names: &MethodNames, types: &TypeWriter<'_>) -> String {
+    let call = call_of(method);
+    let mut parameters = parameters(method, names, types);
+    let mut arguments = vec![
+        Doc::text(format!("methods.{}", names.function)),
+        arguments_of(method, names),
+    ];
+    if let Some(item) = &method.incoming {
+        let (name, item) = (&names.items, types.ty(item));
+        parameters.push(Doc::text(format!("{name}: rpc.Items<{item}>")));
+        arguments.push(Doc::text(&names.items));
+    }
+    parameters.push(Doc::text(format!("options?: rpc.{}", call.options)));
+    arguments.push(Doc::text("options"));
+    let result = format!("{}<{}>", call.returns, result(method, types));
+    let signature = function_of(&names.function, parameters, &result, " {");
+    let body = Doc::Concat(vec![
+        Doc::text(format!("return this.$.{}", call.function)),
+        Doc::list("(", arguments, ")", Doc::SoftLine),
+        Doc::text(";"),
+    ]);
+    let docs = jsdoc(&method.docs, STEP);
+    let (signature, body) = (lines(&signature, STEP), lines(&body, 2 * STEP));
+    format!("\n{docs}{signature}{body}  }}\n")
 }
 
 /// Returns the interface of a worker, and the function that makes a worker ready to be served,
@@ -105,13 +106,10 @@ pub(super) fn worker(service: &Service, names: &Names) -> String {
     written.push_str(if service.methods.is_empty() { "}\n" } else { "\n" });
     for (method, names) in service.methods.iter().zip(&names.methods) {
         let mut parameters = parameters(method, names, &types);
-        parameters.extend(method.incoming.iter().map(|item| {
-            Doc::text(format!(
-                "{}: AsyncIterableIterator<{}>",
-                names.items,
-                types.ty(item)
-            ))
-        }));
+        if let Some(item) = &method.incoming {
+            let (name, item) = (&names.items, types.ty(item));
+            parameters.push(Doc::text(format!("{name}: AsyncIterableIterator<{item}>")));
+        }
         parameters.push(Doc::text("context: rpc.Context"));
         let generic = if method.is_streaming {
             "rpc.Items"
@@ -204,7 +202,7 @@ fn implement(service: &Service, names: &Names) -> String {
 /// Returns the property whose function calls the worker's method with the arguments of a request.
 fn handler(method: &Method, names: &MethodNames) -> Doc {
     let access = |name: &str| {
-        if key(name) == name {
+        if is_identifier(name) {
             format!("args.{name}")
         } else {
             format!("args[{}]", literal(name))
@@ -217,7 +215,9 @@ fn handler(method: &Method, names: &MethodNames) -> Doc {
         .collect();
     let args = if arguments.is_empty() { "_" } else { "args" };
     let items = if method.incoming.is_some() { "items, " } else { "" };
-    arguments.extend(method.incoming.iter().map(|_| Doc::text("items")));
+    if method.incoming.is_some() {
+        arguments.push(Doc::text("items"));
+    }
     arguments.push(Doc::text("context"));
     let call = Doc::Concat(vec![
         Doc::text(format!("worker.{}", names.function)),

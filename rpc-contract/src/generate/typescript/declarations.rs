@@ -106,46 +106,43 @@ impl Writer<'_> {
 /// each member is below its own, on a line that begins with `|`.
 fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     let head = Doc::text(format!("export type {name} ="));
-    let docs = |(docs, _): &(String, Doc)| jsdoc_lines(docs, STEP);
-    let (first, further) = members.split_at(1.min(members.len()));
-    let docs_of_first: Vec<_> = first.iter().flat_map(docs).collect();
-    let has_docs_within = further.iter().any(|member| !docs(member).is_empty());
-    let is_union = !further.is_empty();
-    let mut union = Vec::new();
-    for (index, member) in members.iter().enumerate() {
-        if has_docs_within {
-            let comment = docs(member).into_iter();
-            union.extend(comment.flat_map(|line| [Doc::HardLine, Doc::Text(line)]));
-            union.extend([Doc::HardLine, Doc::text("| ")]);
-        } else if index > 0 {
-            union.extend([Doc::Line, Doc::text("| ")]);
-        } else if is_union {
-            union.push(Doc::IfBroken("| "));
-        }
-        let member = member.1.clone();
-        union.push(if is_union {
-            Doc::Indent(vec![member])
-        } else {
-            member
-        });
-    }
+    let comment = |docs: &str| -> Vec<_> {
+        let lines = jsdoc_lines(docs, STEP).into_iter();
+        lines.flat_map(|line| [Doc::HardLine, Doc::Text(line)]).collect()
+    };
+    let members = members.into_iter().map(|(docs, member)| (comment(&docs), member));
+    let (comments, members): (Vec<_>, Vec<_>) = members.unzip();
+    let has_docs_within = comments.iter().skip(1).any(|comment| !comment.is_empty());
+    let has_docs_of_first = comments.first().is_some_and(|comment| !comment.is_empty());
     let alias = if has_docs_within {
-        vec![head, Doc::Indent(union)]
-    } else if !docs_of_first.is_empty() {
-        let comment = docs_of_first
-            .into_iter()
-            .flat_map(|line| [Doc::HardLine, Doc::Text(line)]);
-        let mut within: Vec<_> = comment.collect();
-        within.extend([Doc::HardLine, Doc::Group(union)]);
+        let members = comments.into_iter().zip(members).flat_map(|(comment, member)| {
+            let member = [Doc::HardLine, Doc::text("| "), Doc::Indent(vec![member])];
+            comment.into_iter().chain(member)
+        });
+        vec![head, Doc::Indent(members.collect())]
+    } else if has_docs_of_first {
+        let mut within = comments.concat();
+        within.extend([Doc::HardLine, Doc::Group(union(members))]);
         vec![head, Doc::Indent(within)]
-    } else if is_union {
-        let union = Doc::Indent(vec![Doc::Line, Doc::Group(union)]);
+    } else if members.len() > 1 {
+        let union = Doc::Indent(vec![Doc::Line, Doc::Group(union(members))]);
         vec![Doc::Group(vec![head, union])]
     } else {
-        let members = members.into_iter().map(|(_, member)| member);
-        vec![head, Doc::text(" "), Doc::Concat(members.collect())]
+        vec![head, Doc::text(" "), Doc::Concat(members)]
     };
     lines(&Doc::Concat(vec![Doc::Concat(alias), Doc::text(";")]), 0)
+}
+
+/// Returns the parts of a union whose members, if they do not fit on one line, begin with `|`.
+fn union(members: Vec<Doc>) -> Vec<Doc> {
+    if members.len() == 1 {
+        return members;
+    }
+    let members = members.into_iter().map(|member| Doc::Indent(vec![member]));
+    let separator = Doc::Concat(vec![Doc::Line, Doc::text("| ")]);
+    let mut union = vec![Doc::IfBroken("| ")];
+    union.extend(Doc::joined(members.collect(), &separator));
+    union
 }
 
 /// Returns a type as the members of a union: an option is two, of which the first has the
@@ -167,16 +164,16 @@ fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize)
         let head = Doc::text(format!("{head} "));
         Doc::Concat(vec![head, descriptor, Doc::text(";")])
     };
-    // Prettier breaks after the `=` if the first line would be too long otherwise, or if a short
-    // argument would be on a line of its own.
-    let is_usual = |constant: &Doc| {
+    // Otherwise prettier breaks the line after the `=`.
+    let may_follow_head = |constant: &Doc| {
         let rendered = constant.render(WIDTH, indent, STEP);
-        let first = rendered.lines().next().unwrap_or_default();
-        indent + first.chars().count() <= WIDTH && !has_short_argument(&rendered)
+        let first_line = rendered.lines().next().unwrap_or_default();
+        let fits = indent + first_line.chars().count() <= WIDTH;
+        fits && !is_broken_for_short_argument(&rendered)
     };
-    let on_lines = with_arguments_on_lines(&descriptor).map(after_head);
-    let mut layouts = std::iter::once(after_head(descriptor.clone())).chain(on_lines);
-    if let Some(constant) = layouts.find(is_usual) {
+    let layouts = [Some(descriptor.clone()), with_arguments_on_lines(&descriptor)];
+    let mut layouts = layouts.into_iter().flatten().map(after_head);
+    if let Some(constant) = layouts.find(may_follow_head) {
         return lines(&constant, indent);
     }
     let descriptor = Doc::Concat(vec![Doc::HardLine, descriptor, Doc::text(";")]);
@@ -186,11 +183,12 @@ fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize)
 
 /// Whether a rendered call is on three lines because of its only argument, a name or a text that is
 /// short: prettier's limit is a quarter of the width.
-fn has_short_argument(rendered: &str) -> bool {
+fn is_broken_for_short_argument(rendered: &str) -> bool {
     let mut lines = rendered.lines().skip(1);
     let argument = lines.next().unwrap_or_default().trim().trim_end_matches(',');
+    let is_only = lines.next().is_some_and(|line| line.trim() == ");");
     let is_name_or_text = !argument.contains(['.', '(', '{', '[']) || argument.starts_with(['"', '\'']);
-    is_name_or_text && argument.len() <= WIDTH / 4 && lines.next().is_some_and(|line| line.trim() == ");")
+    is_only && is_name_or_text && argument.len() <= WIDTH / 4
 }
 
 /// Returns the class of an error, after a blank line.

@@ -41,7 +41,9 @@ impl<'a> DescriptorWriter<'a> {
     /// Writes the descriptor of the type `id`, which has this shape.
     pub(super) fn shape(&self, id: TypeId, shape: &Shape, types: &TypeWriter<'_>) -> Doc {
         match shape {
-            Shape::Struct(fields) => call_with_object("t.struct", vec![], self.fields(fields, id), true),
+            Shape::Struct(fields) => {
+                call_with_object("t.struct", vec![], object_on_lines(self.fields(fields, id)))
+            }
             Shape::Alias(ty) => self.alias_part(ty, id, types),
             Shape::Unknown => Doc::text("t.any"),
             Shape::Units(units) => enumeration(units),
@@ -56,22 +58,25 @@ impl<'a> DescriptorWriter<'a> {
             let content = match &variant.content {
                 Content::Unit => Doc::text("null"),
                 Content::Value(ty) => self.part(ty, Some(id)),
-                Content::Fields(fields) => {
-                    call_with_object("t.struct", vec![], self.fields(fields, id), false)
-                }
+                Content::Fields(fields) => self.struct_within(fields, id),
             };
             property(&variant.name, content)
         });
         let entries = entries.collect();
         let (function, first) = tagged(tagging);
-        call_with_object(function, first, entries, true)
+        call_with_object(function, first, object_on_lines(entries))
+    }
+
+    /// Writes the fields of a variant or an alternative of the type `id`.
+    fn struct_within(&self, fields: &[Field], id: TypeId) -> Doc {
+        call_with_object("t.struct", vec![], object(self.fields(fields, id)))
     }
 
     fn untagged(&self, id: TypeId, alternatives: &[Alternative], types: &TypeWriter<'_>) -> Doc {
         let alternatives = alternatives.iter().map(|alternative| match &alternative.content {
             Content::Unit => Doc::text("t.unit"),
             Content::Value(ty) => self.alias_part(ty, id, types),
-            Content::Fields(fields) => call_with_object("t.struct", vec![], self.fields(fields, id), false),
+            Content::Fields(fields) => self.struct_within(fields, id),
         });
         call("t.untagged", alternatives.collect())
     }
@@ -172,11 +177,10 @@ pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
         Doc::Concat(parts) => matches!(parts.first(), Some(Doc::Text(function)) if function == LAZY),
         _ => false,
     };
-    // If one of several arguments is a call with a function, prettier puts each of them on a line
-    // of its own.
+    // Prettier does so if one of several arguments is a call with a function.
     let has_lazy = arguments.len() > 1 && arguments.iter().any(is_lazy);
-    if let Some(first) = arguments.first_mut().filter(|_| has_lazy) {
-        *first = Doc::Concat(vec![Doc::Broken, first.clone()]);
+    if has_lazy {
+        put_on_lines(&mut arguments);
     }
     Doc::Concat(vec![
         Doc::text(function),
@@ -184,24 +188,31 @@ pub(super) fn call(function: &str, mut arguments: Vec<Doc>) -> Doc {
     ])
 }
 
-/// Returns a call whose last argument is an object, after those that are `first`. The object is on
-/// several lines if it does not fit, and always if `is_broken`, unless it is empty.
-pub(super) fn call_with_object(
-    function: &str,
-    first: Vec<String>,
-    properties: Vec<Doc>,
-    is_broken: bool,
-) -> Doc {
-    let mut properties = properties;
-    if is_broken && let Some(first) = properties.first_mut() {
+/// Puts each item on a line of its own, once they are in a [`Doc::list`].
+fn put_on_lines(items: &mut [Doc]) {
+    if let Some(first) = items.first_mut() {
         *first = Doc::Concat(vec![Doc::Broken, first.clone()]);
     }
+}
+
+/// Returns an object literal, on one line if it fits.
+pub(super) fn object(properties: Vec<Doc>) -> Doc {
+    Doc::list("{", properties, "}", Doc::Line)
+}
+
+/// Returns an object literal with each property on a line of its own.
+fn object_on_lines(mut properties: Vec<Doc>) -> Doc {
+    put_on_lines(&mut properties);
+    object(properties)
+}
+
+/// Returns a call whose last argument is an object, after those that are `first`.
+pub(super) fn call_with_object(function: &str, first: Vec<String>, object: Doc) -> Doc {
     let mut call = vec![Doc::text(format!("{function}("))];
     for argument in first {
         call.extend([Doc::Text(argument), Doc::text(SEPARATOR)]);
     }
-    call.push(Doc::list("{", properties, "}", Doc::Line));
-    call.push(Doc::text(")"));
+    call.extend([object, Doc::text(")")]);
     Doc::Concat(call)
 }
 

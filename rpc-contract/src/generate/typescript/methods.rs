@@ -6,7 +6,7 @@ use super::super::layout::Doc;
 use super::super::layout::WIDTH;
 use super::super::model::{Argument, Method, Service, Type};
 use super::declarations::error_name;
-use super::descriptors::{DescriptorWriter, call, call_with_object, property};
+use super::descriptors::{DescriptorWriter, call, call_with_object, object, property};
 use super::naming::{MethodNames, Names};
 use super::text::STEP;
 use super::text::{jsdoc, lines, literal};
@@ -58,7 +58,7 @@ pub(super) fn methods(service: &Service, names: &Names) -> String {
 }
 
 /// Returns the call of `rpc.method` that declares a method.
-fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &DescriptorWriter<'_>) -> Doc {
+fn method_of(method: &Method, own_names: &MethodNames, names: &Names, types: &DescriptorWriter<'_>) -> Doc {
     let mut options = vec![property("name", Doc::text(literal(&method.name)))];
     if !method.arguments.is_empty() {
         let arguments = method.arguments.iter().map(|argument| {
@@ -70,10 +70,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
             };
             property(&argument.name, ty)
         });
-        options.push(property(
-            "args",
-            Doc::list("{", arguments.collect(), "}", Doc::Line),
-        ));
+        options.push(property("args", object(arguments.collect())));
     }
     let aliases = method
         .arguments
@@ -81,7 +78,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
         .filter(|argument| !argument.aliases.is_empty());
     let aliases: Vec<_> = aliases.map(aliases_of).collect();
     if !aliases.is_empty() {
-        options.push(property("aliases", Doc::list("{", aliases, "}", Doc::Line)));
+        options.push(property("aliases", object(aliases)));
     }
     if let Some(item) = &method.incoming {
         options.push(property("incoming", types.ty(item)));
@@ -89,7 +86,7 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
     if !returns_nothing(method) {
         options.push(property("result", types.ty(&method.returns)));
     }
-    if let Some(error) = error_name(method.error.as_ref(), names.failure.as_deref(), all) {
+    if let Some(error) = error_name(method.error.as_ref(), own_names.failure.as_deref(), names) {
         options.push(property("error", Doc::text(error)));
     }
     let flags = [
@@ -111,15 +108,15 @@ fn method_of(method: &Method, names: &MethodNames, all: &Names, types: &Descript
             property("minDelayMs", Doc::text(number(retry.min_delay_ms))),
             property("maxDelayMs", Doc::text(number(retry.max_delay_ms))),
         ];
-        options.push(property("retry", Doc::list("{", retry, "}", Doc::Line)));
+        options.push(property("retry", object(retry)));
     }
     if let Some(timeout) = method.timeout_ms {
         options.push(property("timeoutMs", Doc::text(number(timeout))));
     }
-    call_with_object("rpc.method", vec![], options, false)
+    call_with_object("rpc.method", vec![], object(options))
 }
 
-/// Returns a number for JavaScript: the largest exact one in place of any that is larger.
+/// Returns a number for JavaScript, at most the largest that is exact there.
 fn number(number: u64) -> String {
     number.min((1 << 53) - 1).to_string()
 }

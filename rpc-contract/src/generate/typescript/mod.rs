@@ -18,7 +18,7 @@ pub(super) fn module(service: &Service) -> String {
     let mut module = header(service);
     module.push_str("import * as rpc from \"rpc-runtime\";\n");
     let declarations = declarations::declarations(service, &names);
-    // Documentation may match too, but only where there are descriptors, which need `t`.
+    // A match in documentation does no harm: it is beside descriptors, which need `t`.
     if declarations.contains("t.") || methods::mentions_t(service) {
         module.push_str("import { t } from \"rpc-runtime\";\n");
     }

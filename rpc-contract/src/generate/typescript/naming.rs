@@ -65,19 +65,12 @@ impl Names {
         let implement = names.add(format!("implement{base}"));
         let constant = names.add(camel(&service.name, "service"));
         let is_error = service.types.only_errors(&service.methods);
-        let mut errors = Vec::new();
-        let types = service
-            .types
-            .named()
-            .iter()
-            .zip(&is_error)
-            .map(|(named, &is_error)| {
-                let name = pascal(&named.name, "Type");
-                let error = is_error.then(|| names.add(name.clone()));
-                errors.push(error);
-                names.add(if is_error { format!("{name}Value") } else { name })
-            });
-        let types = types.collect();
+        let (mut types, mut errors) = (Vec::new(), Vec::new());
+        for (named, &is_error) in service.types.named().iter().zip(&is_error) {
+            let name = pascal(&named.name, "Type");
+            errors.push(is_error.then(|| names.add(name.clone())));
+            types.push(names.add(if is_error { format!("{name}Value") } else { name }));
+        }
         let mut functions = Scope::new(&[WORDS, OF_BASES]);
         let methods = service.methods.iter().map(|method| {
             let failure = method

@@ -27,7 +27,7 @@ pub(super) fn key(name: &str) -> String {
 
 /// Whether a name needs no quotes as a key. Of the letters that the language allows, only those of
 /// ASCII are considered.
-fn is_identifier(name: &str) -> bool {
+pub(super) fn is_identifier(name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
     !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.chars().all(is_part)
 }

@@ -95,33 +95,23 @@ impl<'a> TypeWriter<'a> {
 
     /// Returns the type of a variant's values, as a member of a union.
     pub(super) fn variant(&self, tagging: &Tagging, variant: &Variant) -> Doc {
+        let (fields, content): (&[Field], _) = match &variant.content {
+            Content::Unit => (&[], None),
+            Content::Value(ty) => (&[], Some(Doc::text(self.ty(ty)))),
+            Content::Fields(fields) => (fields, Some(self.alternative(fields))),
+        };
+        let in_property = |name: &str| {
+            let name = Doc::text(format!("{}: ", key(name)));
+            Vec::from_iter(content.map(|content| Doc::Concat(vec![name, content])))
+        };
         let (tag, content) = match tagging {
-            Tagging::External => ("kind", "value"),
-            // The content's fields are beside the tag: no property holds them.
-            Tagging::Internal { tag } => (tag.as_str(), ""),
-            Tagging::Adjacent { tag, content } => (tag.as_str(), content.as_str()),
+            Tagging::External => ("kind", in_property("value")),
+            // The fields are beside the tag: no property holds them.
+            Tagging::Internal { tag } => (tag.as_str(), self.properties(fields)),
+            Tagging::Adjacent { tag, content } => (tag.as_str(), in_property(content)),
         };
-        let mut properties = vec![Doc::text(format!("{}: {}", key(tag), literal(&variant.name)))];
-        let is_internal = matches!(tagging, Tagging::Internal { .. });
-        match &variant.content {
-            Content::Unit => {}
-            Content::Value(ty) => {
-                properties.push(Doc::text(format!("{}: {}", key(content), self.ty(ty))));
-            }
-            Content::Fields(fields) if is_internal => properties.extend(self.properties(fields)),
-            Content::Fields(fields) => {
-                let object = object(self.properties(fields), has_docs(fields));
-                properties.push(Doc::Concat(vec![
-                    Doc::text(format!("{}: ", key(content))),
-                    object,
-                ]));
-            }
-        }
-        let has_docs = match &variant.content {
-            Content::Fields(fields) => has_docs(fields),
-            Content::Unit | Content::Value(_) => false,
-        };
-        object(properties, has_docs)
+        let tag = Doc::text(format!("{}: {}", key(tag), literal(&variant.name)));
+        object([vec![tag], content].concat(), has_docs(fields))
     }
 
     /// Returns the type of an alternative with fields, as a member of a union.
