@@ -133,7 +133,8 @@ fn alias(name: &str, members: Vec<(String, Doc)>) -> String {
     lines(&Doc::Concat(vec![Doc::Concat(alias), Doc::text(";")]), 0)
 }
 
-/// Returns the parts of a union whose members, if they do not fit on one line, begin with `|`.
+/// Returns the parts of a union: on one line if they fit there, else each member is on a line that
+/// begins with `|`.
 fn union(members: Vec<Doc>) -> Vec<Doc> {
     if members.len() == 1 {
         return members;
@@ -164,7 +165,7 @@ fn constant(keyword: &str, name: &str, ty: &str, descriptor: Doc, indent: usize)
         let head = Doc::text(format!("{head} "));
         Doc::Concat(vec![head, descriptor, Doc::text(";")])
     };
-    // Otherwise prettier breaks the line after the `=`.
+    // Unless a layout may follow the head, prettier breaks the line after the `=`.
     let may_follow_head = |constant: &Doc| {
         let rendered = constant.render(WIDTH, indent, STEP);
         let first_line = rendered.lines().next().unwrap_or_default();
