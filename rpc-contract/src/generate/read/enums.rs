@@ -52,8 +52,8 @@ fn unit(name: &str, docs: &str) -> Unit {
 struct FoundVariant<'a> {
     name: &'a str,
     docs: &'a str,
-    /// The schema of the content, or `None` if there is none. With an internal tag, it is the schema
-    /// of the whole variant, with the tag.
+    /// The schema of the content, if there is any. With an internal tag, it is that of the whole
+    /// variant, with the tag.
     content: Option<&'a Value>,
 }
 
@@ -114,8 +114,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads an enum whose tag is among the fields of the content. `None` if the fields of a variant
-    /// cannot be listed.
+    /// Reads an enum with an internal tag. `None` if the fields of a variant cannot be listed.
     fn internal(&mut self, tag: &str, found: &[FoundVariant<'_>], name: &str, depth: usize) -> Option<Shape> {
         let mut names = BTreeSet::new();
         let mut variants = Vec::new();
@@ -135,8 +134,8 @@ impl Reader<'_> {
         Some(Shape::Enum(Tagging::Internal { tag }, variants))
     }
 
-    /// Lists the fields of a schema and of the parts of its `allOf`, but not the tag. A part that is
-    /// not a struct adds none. `None` if there are alternatives, or if a part cannot be read.
+    /// Lists the fields of a schema and of the parts of its `allOf`, but not the tag. A part that
+    /// is not a struct adds none. `None` if there are alternatives, or if a part cannot be read.
     fn all_fields_but(
         &mut self,
         tag: &str,
@@ -208,8 +207,8 @@ fn is_struct(object: &Keywords) -> bool {
 }
 
 /// Returns the variants of an enum with external tags: each alternative is the text of a unit
-/// variant (`"Point"`), or of several, or an object with the content (`{"Circle": content}`). `None`
-/// if an alternative is neither.
+/// variant (`"Point"`), or of several, or an object with the content (`{"Circle": content}`).
+/// `None` if an alternative is neither.
 fn find_external(alternatives: &[Value]) -> Option<Vec<FoundVariant<'_>>> {
     let mut found = Vec::new();
     for alternative in alternatives {

@@ -158,8 +158,8 @@ impl MethodReader<'_> {
         }
     }
 
-    /// Reads the type of a `part` of the method, given its spelling in Rust and its schema, if it has
-    /// one. A type that needs a name and has none is named after the method and the part.
+    /// Reads the type of a `part` of the method, given its spelling in Rust and maybe its schema. A
+    /// type that needs a name and has none is named after the method and the part.
     fn ty(&self, rust: &str, schema: Option<&Value>, part: &str, reader: &mut Reader<'_>) -> Type {
         let Some(schema) = schema else {
             return spelled_type(rust, reader);

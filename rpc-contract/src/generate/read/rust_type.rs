@@ -60,8 +60,8 @@ impl RustType {
         }
     }
 
-    /// Returns the type of the items if this is a list. A path with parameters is taken for a list of
-    /// the first one.
+    /// Returns the type of the items if this is a list. A path with parameters is taken for a list
+    /// of the first one.
     pub(super) fn item(&self) -> Option<&Self> {
         match self {
             Self::Path(_, parameters) => parameters.first(),
