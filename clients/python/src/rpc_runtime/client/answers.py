@@ -174,7 +174,7 @@ class Answers(Generic[R]):
                 raise TimedOut(limit.seconds, _executed(self._request), reason) from None
             except ChannelLost as error:
                 # If workers may have the request, the queue for their answers is lost.
-                _check_unsent(self._request, error)
+                _uncount_or_raise(self._request, error)
                 problem = error.reason
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
@@ -222,7 +222,7 @@ class Answers(Generic[R]):
             consumer = self._consumer
             if consumer is None or not consumer.is_open:
                 return None
-            ends_at = min(limit.deadline, self._quiet_at())
+            ends_at = min(limit.deadline, self._quiet_ends_at())
             if ends_at <= now():
                 return None
             with contextlib.suppress(TimeoutError):
@@ -238,12 +238,15 @@ class Answers(Generic[R]):
         enough = _MAX_ANSWERS if expected is None else min(expected, _MAX_ANSWERS)
         return self._answered >= enough or self._ignored >= _MAX_IGNORED
 
-    def _quiet_at(self) -> float:
-        """Returns when the quiet time after the last answer ends. Infinity if there is none."""
+    def _quiet_ends_at(self) -> float:
+        """Returns when the quiet time after the last answer ends.
+
+        Infinity without a quiet time, or before the first answer, which may take as long as the
+        whole call.
+        """
         quiet_for = self._options.quiet_for
         if quiet_for is None and self._options.expect_workers is None:
             quiet_for = _DEFAULT_QUIET
-        # The first answer may take as long as the whole call.
         if quiet_for is None or self._last_answer_at is None:
             return float("inf")
         return self._last_answer_at + quiet_for
@@ -297,7 +300,7 @@ class Answers(Generic[R]):
                 reason = connection.supervisor.problem or problem
                 raise TimedOut(limit.seconds, _executed(request), reason) from None
             except ChannelLost as error:
-                _check_unsent(request, error)
+                _uncount_or_raise(request, error)
                 problem = error.reason
                 await asyncio.sleep(_LOST_PAUSE)
                 continue
@@ -313,7 +316,7 @@ class Answers(Generic[R]):
 async def _publish(
     connection: Connection, request: Request, limit: TimeLimit, reply_to: str | None
 ) -> Published:
-    """Publishes a broadcast on a channel of its own, because a missing exchange closes that.
+    """Publishes a broadcast on a channel of its own: without the exchange, the broker closes it.
 
     The exchange is missing until the first worker declares it, so the result is `RETURNED` then. A
     broadcast that was returned has reached no worker, so it does not count as sent.
@@ -326,7 +329,7 @@ async def _publish(
     try:
         # `publish` waits for this too, but only a request that is not blocked counts as sent.
         await channel.unblocked()
-        # Not before: workers begin the method within the time that is left after the wait.
+        # Made after the wait, because it says how much time is left.
         message = request.message(reply_to, None if reply_to is None else limit.left)
         request.times_sent += 1
         published = await channel.publish(
@@ -341,8 +344,8 @@ async def _publish(
     return published
 
 
-def _check_unsent(request: Request, error: ChannelLost) -> None:
-    """Lets a broadcast be sent again whose channel was lost before it was written.
+def _uncount_or_raise(request: Request, error: ChannelLost) -> None:
+    """Counts a broadcast as not sent, because its channel was lost before it was written.
 
     Raises `BrokerFailed` if it may have been written, or if another attempt would fail too: the
     broker does not accept it, or the user lacks a permission.
