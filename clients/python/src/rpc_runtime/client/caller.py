@@ -170,7 +170,7 @@ class Caller:
                 if inbox.has_begun:
                     return
                 request.may_have_run |= error.is_written
-                if _count_and_decide(request, error) is Resend.FAIL:
+                if _after_loss(request, error) is Resend.FAIL:
                     raise BrokerFailed(error.reason, _executed(request)) from None
                 # Another task is about to replace the session.
                 await asyncio.sleep(_LOST_PAUSE)
@@ -241,7 +241,7 @@ class Caller:
         self, request: Request, inbox: Inbox, session: Session, limit: TimeLimit
     ) -> None:
         """Waits until the inbox has begun, or the confirmed request must be sent again."""
-        is_idempotent, sent = request.method.is_idempotent, session.epoch
+        is_idempotent, sent_in = request.method.is_idempotent, session.epoch
         while True:
             while not inbox.has_begun and not session.is_lost:
                 if limit.left <= 0:
@@ -257,7 +257,7 @@ class Caller:
                     await session.caught_up.wait()
             if inbox.has_begun:
                 return
-            decision = after_confirm(is_idempotent, sent, session.epoch)
+            decision = after_confirm(is_idempotent, sent_in, session.epoch)
             if decision is Resend.SEND:
                 return
             if decision is Resend.FAIL:
@@ -285,7 +285,7 @@ class Caller:
                 published = await self._publish(request, session, limit)
             except ChannelLost as error:
                 request.may_have_run |= error.is_written
-                if _count_and_decide(request, error) is Resend.FAIL:
+                if _after_loss(request, error) is Resend.FAIL:
                     raise BrokerFailed(error.reason, _executed(request)) from None
                 # Another task is about to replace the session.
                 await asyncio.sleep(_LOST_PAUSE)
@@ -323,8 +323,11 @@ class Caller:
             inbox.wake()
 
 
-def _count_and_decide(request: Request, error: ChannelLost) -> Resend:
-    """Counts a failure over the request itself. Decides whether the request is sent again."""
+def _after_loss(request: Request, error: ChannelLost) -> Resend:
+    """Decides whether a request whose channel was lost is sent again.
+
+    Counts the loss if the request itself may have caused it.
+    """
     if error.is_alone:
         request.channels_closed += 1
     return after_failed_publish(
