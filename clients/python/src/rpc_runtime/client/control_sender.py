@@ -63,8 +63,8 @@ class ControlSender:
     def cancel(self, key: str, identity: bytes, time_left: float) -> None:
         """Tells workers in the background that nobody waits for a call.
 
-        `key` is the queue of its workers, or the id of one worker, which only ends a stream. The
-        request can still wait for `time_left` seconds.
+        `key` is the queue of its workers or, to end a stream, the id of one worker. The request can
+        still wait for `time_left` seconds.
         """
         if self._supervisor.is_closed:
             return
@@ -89,12 +89,12 @@ class ControlSender:
     def grant(self, worker: str, identity: bytes, credit: Volume) -> None:
         """Tells a worker in the background how much of a stream it may send in total."""
         key = (worker, identity)
-        is_waiting = key in self._granting
-        if self._supervisor.is_closed or (not is_waiting and len(self._granting) >= _MAX_GRANTS):
+        is_sending = key in self._granting
+        if self._supervisor.is_closed or (not is_sending and len(self._granting) >= _MAX_GRANTS):
             # Dropped. The worker's next message without items asks for it again.
             return
         self._granting[key] = credit
-        if not is_waiting:
+        if not is_sending:
             self._grants.spawn(self._send_grant(key))
 
     async def _send_grant(self, key: tuple[str, bytes]) -> None:
@@ -106,13 +106,13 @@ class ControlSender:
                 credit = self._granting[key]
                 message = Message(write_grant(identity, credit), type=CREDIT)
                 published = await self._publish(worker, message, is_mandatory=True)
-                # If more was granted meanwhile, the loop sends that.
-                if published is Published.CONFIRMED and self._granting[key] == credit:
-                    return
                 if published is not Published.CONFIRMED:
                     # A worker that is connecting again has no queue for a moment.
                     await asyncio.sleep(pause)
                     pause = min(1.0, 2 * pause)
+                elif self._granting[key] == credit:
+                    return
+                # Otherwise, more was granted meanwhile, and the loop sends that.
         finally:
             self._granting.pop(key, None)
 
@@ -136,7 +136,7 @@ class ControlSender:
                     await self._publish(key, message, is_mandatory=False)
 
     async def _publish(self, key: str, message: Message, *, is_mandatory: bool) -> Published | None:
-        """Publishes a message. `None` if that fails, takes too long, or failed a moment ago."""
+        """Publishes a message. `None` if that fails, takes too long, or was just forbidden."""
         if now() < self._forbidden_until:
             return None
         try:
