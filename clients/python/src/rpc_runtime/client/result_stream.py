@@ -103,7 +103,7 @@ class _StreamCall:
             gone_at = self._watch.check()
             if limit.left <= 0:
                 raise TimedOut(limit.seconds, Executed.MAYBE)
-            await inbox.changed(limit.deadline if gone_at is None else min(limit.deadline, gone_at))
+            await inbox.changed(min(limit.deadline, gone_at))
 
     def _grant(self) -> None:
         """Grants further credit once the reader has used half of it."""
@@ -243,19 +243,12 @@ class ResultStream(Generic[R]):
 
         `_next` makes that call.
         """
-        resume, call = self._method.resume, self._call
+        call = self._call
         has_begun = call is not None and call.inbox.worker is not None
-        # The caller's items cannot be read a second time.
-        if resume is None or self._items is not None:
-            raise error
-        # No call can begin any more.
-        if self._connection.is_closed:
-            raise error
-        if not _is_interruption(error, has_begun, self._is_resuming):
+        if not self._can_resume() or not _is_interruption(error, has_begun, self._is_resuming):
             raise error
         pause = max(self._backoff.next_pause(), getattr(error, "retry_after", None) or 0.0)
-        # As the argument, an item that is `None` would begin the stream anew.
-        if limit.left <= pause or (self._has_last and self._last is None):
+        if limit.left <= pause:
             raise error
         self._is_resuming = True
         self._call = None
@@ -263,10 +256,20 @@ class ResultStream(Generic[R]):
             await call.close(has_reply=False)
         if self._has_last:
             self._arguments = tuple(
-                self._last if argument.name == resume else value
+                self._last if argument.name == self._method.resume else value
                 for argument, value in zip(self._method.arguments, self._arguments, strict=True)
             )
         await asyncio.sleep(pause)
+
+    def _can_resume(self) -> bool:
+        """Whether another call can go on after the last item that was read."""
+        # The caller's items cannot be read a second time.
+        if self._method.resume is None or self._items is not None:
+            return False
+        # As the argument, an item that is `None` would begin the stream anew.
+        if self._has_last and self._last is None:
+            return False
+        return not self._connection.is_closed
 
     async def aclose(self) -> None:
         """Ends the stream, and its method if that still runs."""
@@ -299,14 +302,11 @@ class ResultStream(Generic[R]):
 def _is_interruption(error: RpcError, has_begun: bool, is_resuming: bool) -> bool:
     """Whether a stream that ended with this error may go on with another call.
 
-    A stream that never began fails like any other call. While one is resumed, also errors count
-    that may pass, such as a missing queue.
+    A stream that never began fails like any other call. While one is resumed, errors that may pass
+    count too, such as a missing queue.
     """
-    if isinstance(error, Fault) and error.code == INTERRUPTED:
+    is_interrupted = isinstance(error, Fault) and error.code == INTERRUPTED
+    if is_interrupted or isinstance(error, BrokerFailed):
         return has_begun or is_resuming
-    if isinstance(error, BrokerFailed):
-        return has_begun or is_resuming
-    if isinstance(error, Refused):
-        # Not `retryable`, because the method may run. That does no harm: it is idempotent.
-        return is_resuming
-    return is_resuming and error.retryable
+    # `Refused` is not `retryable`, because the method may run. That does no harm: it is idempotent.
+    return is_resuming and (error.retryable or isinstance(error, Refused))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..deadline import ambient_deadline, now
@@ -26,8 +27,8 @@ class StreamWatch:
         session = caller.current_session
         self._address = session.epoch.address if session is not None else None
 
-    def check(self) -> float | None:
-        """Returns until when the worker may be silent, or `None` while there is no session.
+    def check(self) -> float:
+        """Returns until when the worker may be silent: for ever while there is no session.
 
         Raises the error of a stream that cannot go on.
         """
@@ -35,7 +36,7 @@ class StreamWatch:
             raise BrokerFailed("the connection was closed by this program", Executed.MAYBE)
         session = self._caller.current_session
         if session is None:
-            return None
+            return math.inf
         if self._address is None:
             self._address = session.epoch.address
         if session.epoch.address != self._address:
@@ -62,12 +63,12 @@ async def wait_for_end(
             raise inbox.failure
         if inbox.receiver.ended is not None:
             return inbox.receiver.ended
-        wakes = [at for at in (watch.check(), ambient_deadline.get()) if at is not None]
-        waits_since = upload.waits_since
+        gone_at = watch.check()
+        deadline, waits_since = ambient_deadline.get(), upload.waits_since
+        times_out_at = math.inf if deadline is None else deadline
         if waits_since is not None:
-            wakes.append(max(waits_since, inbox.went_on_at) + seconds)
-        wake_at = min(wakes, default=now() + 1.0)
-        if wake_at <= now():
+            times_out_at = min(times_out_at, max(waits_since, inbox.went_on_at) + seconds)
+        if times_out_at <= now():
             raise TimedOut(seconds, Executed.MAYBE)
         # No event tells that `waits_since` has changed, so the loop looks at it each second.
-        await inbox.changed(min(wake_at, now() + 1.0))
+        await inbox.changed(min(gone_at, times_out_at, now() + 1.0))
