@@ -92,7 +92,7 @@ class Upload:
         self._keep_alive_at = now() + KEEP_ALIVE
         while True:
             self._changed.clear()
-            self._check_published()
+            self._handle_outcomes()
             if pulling.done() and not pulling.cancelled():
                 # Raises the error with which the caller's stream failed.
                 pulling.result()
@@ -150,7 +150,7 @@ class Upload:
                 self._start_publishing(self._sender.keep_alive())
 
     def _start_publishing(self, message: ItemMessage) -> None:
-        """Starts to publish a message. `_check_published` learns what became of it."""
+        """Starts to publish a message. `_handle_outcomes` learns what became of it."""
         self._keep_alive_at = now() + KEEP_ALIVE
         task = asyncio.get_running_loop().create_task(self._publish(message))
         self._publishing[task] = message.items.first
@@ -171,18 +171,17 @@ class Upload:
             is_mandatory=True,
         )
 
-    def _check_published(self) -> None:
+    def _handle_outcomes(self) -> None:
         for task in [task for task in self._publishing if task.done()]:
-            # `_check` may have dropped it together with a message that was lost.
+            # Missing if `_send_again` has dropped it together with a message that was lost.
             first = self._publishing.pop(task, None)
             if first is not None:
-                self._check(first, task)
+                self._handle_outcome(first, task)
 
-    def _check(self, first: int, task: asyncio.Task[Published]) -> None:
-        """Learns what became of a message that begins with this item.
+    def _handle_outcome(self, first: int, task: asyncio.Task[Published]) -> None:
+        """Has a message sent again if it did not reach the worker. `first` is its first item.
 
-        If it did not reach the worker, it is sent again after a pause, and so are all that are not
-        checked yet: the worker discards what follows a gap. Raises a fault if the worker is gone.
+        Raises a fault if the worker is gone.
         """
         try:
             published = task.result()
@@ -199,8 +198,15 @@ class Upload:
             if now() - self._undelivered_since >= MAX_SILENCE and not self._sender.is_done:
                 reason = "the worker that received the items is gone"
                 raise received_fault(INTERRUPTED, reason)
-        for other in self._publishing:
-            other.cancel()
+        self._send_again(first)
+
+    def _send_again(self, first: int) -> None:
+        """Has the message that begins with this item sent again after a pause.
+
+        So are all whose outcome is not handled yet: the worker discards what follows a gap.
+        """
+        for task in self._publishing:
+            task.cancel()
         first = min([first, *self._publishing.values()])
         self._publishing.clear()
         self._sender.go_back(first)
