@@ -21,7 +21,7 @@ class ReplyReader:
 
     def __init__(self, method: Method[Any], codec: Codec, max_bytes: int) -> None:
         self._method = method
-        # Of messages that name none.
+        # The codec of messages that name none.
         self._codec = codec
         self._max_bytes = max_bytes
 
@@ -33,7 +33,7 @@ class ReplyReader:
         return self.codec_of_items(delivery)
 
     def codec_of_items(self, delivery: Delivery) -> Codec:
-        """Returns the codec that a message names, which may hold any number of items.
+        """Returns the codec of a message with items. `item` checks the size of each of them.
 
         Raises `BadReply` if the codec is not supported.
         """
@@ -109,11 +109,12 @@ class ReplyReader:
         except CodecError as error:
             return BadReply(f"a fault: {error}", Executed.MAYBE)
         millis = header_number(message.headers, RETRY_AFTER_HEADER, -1)
-        fault = received_fault(code, text, millis / 1000 if 0 <= millis < 1 << 32 else None)
+        retry_after = millis / 1000 if 0 <= millis < 1 << 32 else None
+        fault = received_fault(code, text, retry_after)
         if times_sent > 1 and fault.executed is Executed.NO:
             # Only one of the requests was refused. Another one may run.
             reason = f"the request was sent {times_sent} times, and one was refused: {fault}"
-            return received_fault(INTERRUPTED, reason, fault.retry_after)
+            return received_fault(INTERRUPTED, reason, retry_after)
         return fault
 
     def _method_error(self, body: bytes, codec: Codec) -> RpcError:

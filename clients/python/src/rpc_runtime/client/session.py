@@ -86,7 +86,7 @@ class ReplyQueue:
 
     def __init__(self, kind: ReplyQueueKind) -> None:
         self._kind = kind
-        # The queue that the next session consumes too. `None` if that needs a new one.
+        # The resumable queue that the next session consumes too. `None` if that needs a new queue.
         self._name: str | None = None
         # The numbers of the current queue and consumer: see `ReplyEpoch`.
         self._address = 0
@@ -111,7 +111,7 @@ class ReplyQueue:
         """Consumes the queue, or a new one if there is none, on these channels."""
         await consumer.prefetch(_PREFETCH)
         name, backlog = self._name, 0
-        if name is not None and self._kind == "resumable":
+        if name is not None:
             # `_consumer_channel` has just found the queue. This asks for the number of messages.
             _, backlog = await consumer.declare_queue(name, is_passive=True)
         else:

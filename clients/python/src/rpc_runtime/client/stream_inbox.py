@@ -83,9 +83,9 @@ class StreamInbox(Inbox):
             # The call is over, although its reader may not have taken all items.
             self._end_unread_stream(delivery)
             return
-        run, begun = run_of(delivery), self.receiver.run
+        run, previous = run_of(delivery), self.receiver.run
         unread = self.receiver.choose_run(run)
-        # A message that names this worker but no run is foreign too. The worker's stream goes on.
+        # Without a run, a message of this stream's own worker is foreign too. The stream goes on.
         if unread is Unread.FOREIGN and worker_of(delivery) != self.worker:
             self._end_unread_stream(delivery)
         elif unread is Unread.INTERRUPTED:
@@ -93,7 +93,7 @@ class StreamInbox(Inbox):
             self.fail(received_fault(INTERRUPTED, reason))
         if unread is not None:
             return
-        if begun is not None and self.receiver.run != begun:
+        if previous is not None and self.receiver.run != previous:
             # The stream begins anew.
             self.first_message = None
             self.heard_at = now()
@@ -131,7 +131,7 @@ class StreamInbox(Inbox):
         if is_first or not self.receiver.misses_before(items.after_last):
             self.heard_at = now()
         if not items.items:
-            # The answer shows the worker that its caller is there, and repeats lost credit.
+            # A keep-alive. The answer shows that the caller is there, and repeats lost credit.
             self._caller.control.grant(run.worker, self._identity, self.receiver.granted)
         self.has_begun = True
         self.wake()
@@ -154,15 +154,16 @@ class StreamInbox(Inbox):
         self.wake()
 
     def _receive_end(self, run: StreamRun | None, delivery: Delivery) -> None:
-        count = header_number(delivery.message.headers, ITEMS_HEADER, -1)
+        number = header_number(delivery.message.headers, ITEMS_HEADER, -1)
+        count = None if number < 0 else number
         if kind_of(delivery.message.type) is ReplyKind.RESULT:
             if run is None and self.sender is not None:
                 # A worker that knows streams from callers names itself.
                 raise BadStream("the worker has run the method without the items")
-            # Without a count, a result has no items before it. A failure may have some, which are
-            # given up.
-            count = max(0, count)
+            # Without a count, no items precede a result. Some may precede a failure, and those that
+            # have not arrived are given up.
+            count = count or 0
         self.heard_at = now()
-        self.receiver.end(run, count if count >= 0 else None, delivery)
+        self.receiver.end(run, count, delivery)
         self.has_begun = True
         self.wake()
