@@ -203,7 +203,8 @@ class Upload:
     def _send_again(self, first: int) -> None:
         """Has the message that begins with this item sent again after a pause.
 
-        So are all whose outcome is not handled yet: the worker discards what follows a gap.
+        The same goes for all whose outcome is not handled yet: the worker discards what follows a
+        gap.
         """
         for task in self._publishing:
             task.cancel()
