@@ -132,32 +132,35 @@ class Deduplicator(Generic[D]):
 
         Also returns the key to `end` the request with if it runs.
         """
+        is_forwarded = origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT)
         # Without the token of the copy, the key is that of the original, which may be here too.
-        if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT):
-            if (running := self._running.get(key)) is not None:
-                running.joined.append(delivery)
-                return Action.JOIN, key
-            was_answered = self._ended.get(key) is End.ANSWERED
-            if origin is Origin.FORWARDED and was_answered:
-                return Action.ACK, key
-        if origin in (Origin.FORWARDED, Origin.FORWARDED_RESENT, Origin.MOVED):
+        if is_forwarded and self._join(key, delivery):
+            return Action.JOIN, key
+        if origin is Origin.FORWARDED and self._ended.get(key) is End.ANSWERED:
+            return Action.ACK, key
+        if is_forwarded or origin is Origin.MOVED:
             key = key._replace(copy=copy)
         # A new request with the id of another one is no second delivery: its caller uses the id
         # twice.
-        if origin is not Origin.NEW and (running := self._running.get(key)) is not None:
-            running.joined.append(delivery)
+        if origin is not Origin.NEW and self._join(key, delivery):
             return Action.JOIN, key
         # A request that its caller has sent again runs again: the caller may have lost the reply.
         # So does a dead letter. A copy with a token does not, even of such a request: it is the
         # same copy that comes again, because a caller that lost the reply has sent another request.
         is_resent = origin is Origin.RESENT or (origin is Origin.FORWARDED_RESENT and not copy)
-        if origin is not Origin.NEW and not is_resent:
-            end = self._ended.get(key)
-            if end is not None:
-                return Action.REJECT if end is End.REJECTED else Action.ACK, key
+        runs_again = origin is Origin.NEW or is_resent
+        if not runs_again and (end := self._ended.get(key)) is not None:
+            return Action.REJECT if end is End.REJECTED else Action.ACK, key
         if key not in self._running:
             self._running[key] = _Running()
         return Action.RUN, key
+
+    def _join(self, key: RequestKey, delivery: D) -> bool:
+        """Lets a delivery join its request if that runs here. Returns whether it does."""
+        running = self._running.get(key)
+        if running is not None:
+            running.joined.append(delivery)
+        return running is not None
 
     def end(self, key: RequestKey, end: End | None) -> list[D]:
         """Ends a request that `add` let run. Returns the deliveries that joined it.
