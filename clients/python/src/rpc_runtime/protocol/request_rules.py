@@ -104,8 +104,7 @@ class Methods:
         Returns the reason if there is none.
         """
         if not name:
-            none = "the request names no method, and there is no default one here"
-            return self._default or none
+            return self._default or "the request names no method, and there is no default one here"
         method = self._by_name.get(name)
         if method is not None:
             return method
@@ -127,7 +126,9 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
     if message.reply_to and not rules.reply_addresses.allows(message.reply_to):
         return ForbiddenAddress()
     dead = read_dead_lettered(message.headers)
-    may_have_run = is_redelivered or dead is not None or RESENT_HEADER in message.headers
+    came_before = is_redelivered or dead is not None
+    is_resent = RESENT_HEADER in message.headers
+    may_have_run = came_before or is_resent
     try:
         codec = codec_of(message.content_type, message.content_encoding) or Codec.TEXT
     except UnsupportedContent as error:
@@ -144,27 +145,27 @@ def decide(message: Message, is_redelivered: bool, methods: Methods, rules: Rule
         return refuse(codec, fault_code.UNKNOWN_METHOD, method, may_have_run)
     if dead is not None and _expired_before(message, dead):
         reason = "it expired in a queue and was dead-lettered"
-        # Expiry alone is no sign of an earlier delivery, so `may_have_run` says too much.
-        began = is_redelivered or dead.deaths > 0 or RESENT_HEADER in message.headers
-        return refuse(codec, fault_code.EXPIRED, reason, began)
-    if is_redelivered or dead is not None:
+        # Expiry alone is no sign of an earlier delivery. A death for another reason may be one.
+        was_delivered = is_redelivered or dead.deaths > 0 or is_resent
+        return refuse(codec, fault_code.EXPIRED, reason, was_delivered)
+    if came_before:
         refusal = _rerun_refusal(method, message, is_redelivered, dead, rules)
         if refusal is not None:
             return Refuse(codec, fault_code.INTERRUPTED, _INTERRUPTED + refusal)
     time_to_live = message.time_to_live
+    if message.expiration is not None and time_to_live is None:
+        reason = "the expiration is not a number of milliseconds"
+        return refuse(codec, fault_code.BAD_REQUEST, reason, may_have_run)
     # The broker removes the expiration of a message that it dead-letters.
     if dead is not None and time_to_live is None:
         time_to_live = dead.original_expiration
-    if message.expiration is not None and message.time_to_live is None:
-        reason = "the expiration is not a number of milliseconds"
-        return refuse(codec, fault_code.BAD_REQUEST, reason, may_have_run)
     if time_to_live is not None and time_to_live <= 0:
         reason = "the caller's time was up before the method could start"
         return refuse(codec, fault_code.EXPIRED, reason, may_have_run)
     stream = _stream_request(message, method)
     if isinstance(stream, str):
         return refuse(codec, fault_code.BAD_REQUEST, stream, may_have_run)
-    return Run(method, codec, time_to_live, is_redelivered or dead is not None, stream)
+    return Run(method, codec, time_to_live, came_before, stream)
 
 
 def decide_broadcast(message: Message, methods: Methods, rules: Rules) -> Decision:
@@ -278,7 +279,8 @@ def _rerun_refusal(
         # Half of it, rounded up. A quorum queue drops a message beyond its limit, so a job is given
         # up while there are deliveries left until it is in the dead-letter queue.
         limit = -(-limit // 2)
-    if (count or 0) + (dead.deaths if dead is not None else 0) >= limit:
+    deaths = dead.deaths if dead is not None else 0
+    if (count or 0) + deaths >= limit:
         return "it was delivered too often"
     # Without a count or an expiration, it would come back for ever. A message that was
     # dead-lettered does not expire again.
