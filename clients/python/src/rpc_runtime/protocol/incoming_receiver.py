@@ -138,13 +138,12 @@ class IncomingReceiver:
 
     def grant(self) -> IncomingGrant:
         """Returns what to tell the caller, and counts that as told."""
-        if not self.is_over:
-            self._granted = max(self._granted, self._taken + WINDOW)
-        grant = IncomingGrant(self._granted, self._taken, self._asks)
-        self._told_taken = self._taken
-        self._taken_bytes = 0
-        self._asks = IncomingGrant.NOTHING
+        asks, self._asks = self._asks, IncomingGrant.NOTHING
         if self.is_over:
             # Each grant says so until the reply, because an earlier one may be lost.
-            grant = IncomingGrant(self._granted, self._taken, IncomingGrant.ENOUGH)
-        return grant
+            asks = IncomingGrant.ENOUGH
+        else:
+            self._granted = max(self._granted, self._taken + WINDOW)
+        self._told_taken = self._taken
+        self._taken_bytes = 0
+        return IncomingGrant(self._granted, self._taken, asks)

@@ -77,7 +77,7 @@ class ItemSender:
         """
         if grant.taken > self._count:
             raise BadGrant("the method took items that were not sent")
-        goes_on = grant.taken > self._taken
+        has_taken_more = grant.taken > self._taken
         while not self.is_done and self._taken < grant.taken:
             self._kept_bytes -= len(self._kept.popleft())
             self._taken += 1
@@ -91,10 +91,10 @@ class ItemSender:
             self.is_done = True
             self._kept.clear()
             self._kept_bytes = 0
-        return goes_on
+        return has_taken_more
 
     def go_back(self, first: int) -> None:
-        """Has the kept items from this number on sent again, and the end: some may be lost."""
+        """Lets `next_message` repeat the kept items from this number on, and the end."""
         self._next = max(self._taken, min(self._next, first))
         self._is_end_sent = False
 

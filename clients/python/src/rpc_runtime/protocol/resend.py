@@ -52,13 +52,13 @@ def after_refusal(is_idempotent: bool) -> Resend:
     return Resend.SEND if is_idempotent else Resend.FAIL
 
 
-def after_confirm(is_idempotent: bool, sent: ReplyEpoch, now: ReplyEpoch) -> Resend:
-    """Decides about a confirmed request without a reply, which was sent in the epoch `sent`.
+def after_confirm(is_idempotent: bool, sent_in: ReplyEpoch, current: ReplyEpoch) -> Resend:
+    """Decides about a confirmed request without a reply, which was sent in the epoch `sent_in`.
 
     From the same queue, the reply may still arrive, unless the broker has restarted and lost it.
     """
-    if sent == now:
+    if sent_in == current:
         return Resend.WAIT
     if is_idempotent:
         return Resend.SEND
-    return Resend.WAIT if sent.address == now.address else Resend.FAIL
+    return Resend.WAIT if sent_in.address == current.address else Resend.FAIL

@@ -56,8 +56,8 @@ class StreamReceiver(Generic[E]):
         self._largest = 0
         self._granted = self._window
         self._consumed = Volume()
-        # The number of all items, and the reply, once that has arrived.
-        self._end: tuple[int, E] | None = None
+        # The number of all items, and the reply that counts them, once that has arrived.
+        self._announced_end: tuple[int, E] | None = None
         self._ended: E | None = None
 
     @property
@@ -104,7 +104,7 @@ class StreamReceiver(Generic[E]):
             return
         if items.after_last > self._granted.items:
             raise BadStream("the worker sent more items than it was granted")
-        if self._end is not None and items.after_last > self._end[0]:
+        if self._announced_end is not None and items.after_last > self._announced_end[0]:
             raise BadStream("the worker sent an item after the end")
         size = sum(Volume.of(item).size for item in items.items)
         self._largest = max(self._largest, size)
@@ -112,8 +112,8 @@ class StreamReceiver(Generic[E]):
         for number, item in enumerate(items.items, items.first):
             if number == self._next:
                 self._add(item)
-                while self._early and (early := self._early.pop(self._next, None)) is not None:
-                    self._ready.append(early)
+                while self._next in self._early:
+                    self._ready.append(self._early.pop(self._next))
                     self._next += 1
             elif number > self._next and number not in self._early:
                 self._early[number] = item
@@ -136,21 +136,21 @@ class StreamReceiver(Generic[E]):
         if count is None:
             self._ended = reply
             return
-        highest = max(self._early, default=self._next - 1) + 1
-        if count < highest:
+        after_last = max(self._early, default=self._next - 1) + 1
+        if count < after_last:
             raise BadStream("the worker sent more items than it counted")
         if count > self._granted.items:
             raise BadStream("the worker counted more items than it was granted")
-        if self._end is None:
-            self._end = (count, reply)
+        if self._announced_end is None:
+            self._announced_end = (count, reply)
         self._check_end()
         # The end came first. The items are on their way from the same run.
         if self._ended is None and self.run is None:
             self.run = run
 
     def _check_end(self) -> None:
-        if self._end is not None and self._end[0] == self._next:
-            self._ended = self._end[1]
+        if self._announced_end is not None and self._announced_end[0] == self._next:
+            self._ended = self._announced_end[1]
 
     def take(self) -> bytes | None:
         """Takes the next item for the reader. `None` if it has not arrived."""
