@@ -99,7 +99,7 @@ def link() -> StubLink:
 @pytest.fixture
 def connection(link: StubLink) -> Connection:
     connection = connect()
-    connection.supervisor._set(cast(Link, link))
+    connection.supervisor._set_link(cast(Link, link))
     return connection
 
 

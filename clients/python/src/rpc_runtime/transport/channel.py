@@ -14,6 +14,7 @@ from aiormq.exceptions import DeliveryError, PublishError
 from pamqp import commands
 
 from ..protocol.message import Message
+from ..tasks import any_set
 from .blocking import Blocking
 from .delivery import Delivery, encoding_problem, properties_of, read_delivery
 from .errors import (
@@ -130,7 +131,7 @@ class Channel:
             )
         )
         self._publishing.add(publishing)
-        publishing.add_done_callback(lambda task: self._published(task, size))
+        publishing.add_done_callback(lambda task: self._forget(task, size))
         try:
             # If the broker returned a message whose publisher was cancelled, the reader of aiormq
             # could fail, and with it the connection.
@@ -154,8 +155,8 @@ class Channel:
             raise self._lost(error, is_written=True) from error
         return Published.CONFIRMED
 
-    def _published(self, publishing: asyncio.Task[Any], size: int) -> None:
-        """Is called once the broker has decided about a message, or never will."""
+    def _forget(self, publishing: asyncio.Task[Any], size: int) -> None:
+        """Frees the room of a message about which the broker has decided, or never will."""
         self._publishing.discard(publishing)
         self._room.leave(size)
         if not publishing.cancelled():
@@ -164,17 +165,8 @@ class Channel:
 
     async def unblocked(self) -> None:
         """Waits until the broker takes messages, or the channel is closed."""
-        if not self._blocking.is_blocked:
-            return
-        waits = [
-            asyncio.ensure_future(self._blocking.unblocked.wait()),
-            asyncio.ensure_future(self.closed.wait()),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        if self._blocking.is_blocked:
+            await any_set(self._blocking.unblocked, self.closed)
 
     def ack(self, tag: int, is_multiple: bool = False) -> None:
         """Acknowledges a delivery and, if `is_multiple`, all before it.
@@ -296,12 +288,11 @@ class Channel:
 
     def _lost(self, error: BaseException, is_written: bool) -> ChannelLost:
         """Makes the error for what aiormq has raised."""
-        reason = text_of(error)
-        # These do not say why the channel is closed.
         silent = aiormq.exceptions.ChannelInvalidStateError | asyncio.CancelledError
         is_own_close = _is_own_close(error)
-        if isinstance(error, silent) or has_no_reason(error) or is_own_close:
-            reason = self.reason
+        # Whether the error leaves out why the channel is closed.
+        is_silent = isinstance(error, silent) or has_no_reason(error) or is_own_close
+        reason = self.reason if is_silent else text_of(error)
         is_alone = isinstance(error, aiormq.exceptions.ChannelClosed) and not is_own_close
         if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
             return NotFound(reason, is_written, is_alone)

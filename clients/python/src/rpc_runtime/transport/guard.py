@@ -169,8 +169,8 @@ def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
     properties = commands.Basic.Properties()
     headers: dict[str, Any] = {}
     is_malformed = False
-    # Whether the headers are lost. The other properties of a large message are read.
-    is_lost = len(body) > _MAX_PROPERTIES
+    # Those of a large message are not read, unlike its other properties.
+    are_headers_lost = len(body) > _MAX_PROPERTIES
     try:
         offset, flags = header.ContentHeader._get_flags(body[_CONTENT_HEADER.size :])
         offset += _CONTENT_HEADER.size
@@ -185,20 +185,20 @@ def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
                 raise ValueError("truncated")
             if name == "headers":
                 try:
-                    headers = {} if is_lost else decode.field_table(value)[1]
+                    headers = {} if are_headers_lost else decode.field_table(value)[1]
                 except Exception:
-                    is_malformed = is_lost = True
+                    is_malformed = are_headers_lost = True
             elif name != "timestamp":
-                is_malformed |= _set(properties, name, kind, value)
+                is_malformed |= not _set_if_readable(properties, name, kind, value)
     except Exception:
-        is_malformed = is_lost = True
+        is_malformed = are_headers_lost = True
     written = _writable(headers)
     # The number of rejections is in this header.
-    is_lost |= "x-death" in headers and "x-death" not in written
+    are_headers_lost |= "x-death" in headers and "x-death" not in written
     headers = written
-    if is_malformed or is_lost:
+    if is_malformed or are_headers_lost:
         headers[MALFORMED_HEADER] = reason
-    if is_lost:
+    if are_headers_lost:
         headers[HEADERS_LOST_HEADER] = True
     properties.headers = headers
     return properties
@@ -225,19 +225,21 @@ def _size_of(kind: str, body: bytes, offset: int) -> int:
     return {"octet": 1, "timestamp": 8}[kind]
 
 
-def _set(properties: commands.Basic.Properties, name: str, kind: str, value: bytes) -> bool:
-    """Sets a property, unless it is text that is not UTF-8. Returns whether it is that."""
+def _set_if_readable(
+    properties: commands.Basic.Properties, name: str, kind: str, value: bytes
+) -> bool:
+    """Sets a property, and returns `True`. Returns `False` for text that is not UTF-8."""
     if kind != "shortstr":
         setattr(properties, name, value[0])
-        return False
+        return True
     try:
         setattr(properties, name, value[1:].decode())
-        return False
+        return True
     except UnicodeDecodeError:
         if name == "correlation_id" and len(value) <= _MAX_RAW_ID:
             # The answer needs it. aiormq reads it as text, and `unescaped` restores the bytes.
             setattr(properties, name, _escaped(value[1:]))
-        return True
+        return False
 
 
 def _escaped(raw: bytes) -> str:

@@ -95,11 +95,11 @@ class Supervisor:
             _log.info("connected to %s", _place(address))
             logged.clear()
             began = time.monotonic()
-            self._set(link)
+            self._set_link(link)
             try:
                 await link.closed.wait()
             finally:
-                self._set(None)
+                self._set_link(None)
                 # Reached when the link is lost, or when `close` cancels this task: only then is it
                 # still open. Another task closes it, because this one may be cancelled again.
                 if self._is_closing:
@@ -112,7 +112,7 @@ class Supervisor:
                 backoff.reset()
             await asyncio.sleep(backoff.next_pause())
 
-    def _set(self, link: Link | None) -> None:
+    def _set_link(self, link: Link | None) -> None:
         self._link = link
         if link is None:
             self._has_news.clear()
