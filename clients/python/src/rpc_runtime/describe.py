@@ -30,9 +30,9 @@ class Argument:
         That is a number, a boolean, text, bytes, `None`, an enum of names, or a value of any type.
         """
         members = members_of(self.type)
-        others = [each for each in members if each is not Unset]
+        values = [member for member in members if member is not Unset]
         # `U8 | Unset` is a scalar with a default. Any other union is structured.
-        hint = others[0] if Unset in members and len(others) == 1 else self.type
+        hint = values[0] if Unset in members and len(values) == 1 else self.type
         # `U8` is `Annotated[int, ...]`.
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)

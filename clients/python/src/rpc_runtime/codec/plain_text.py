@@ -39,7 +39,8 @@ def candidates(body: bytes) -> list[Any]:
         text = body.decode()
     except UnicodeDecodeError:
         return [body]
-    values: list[Any] = [text]
+    # `encode` writes `None` as an empty text, for a method that returns nothing. So it comes first.
+    values: list[Any] = [text] if text else [None, text]
     stripped = text.strip()
     if stripped in ("true", "false"):
         values.append(stripped == "true")
@@ -49,9 +50,6 @@ def candidates(body: bytes) -> list[Any]:
         values.append(float(stripped))
     with contextlib.suppress(ValueError, RecursionError):
         values.append(json.loads(stripped, parse_constant=refuse_constant))
-    if not text:
-        # First: the result of a method that returns nothing, which `encode` writes like this.
-        values.insert(0, None)
     return values
 
 

@@ -8,7 +8,7 @@ import random
 class Backoff:
     """Pauses that double up to the greatest one, in seconds.
 
-    Those before are lengthened at random, so that peers do not come back together.
+    Shorter ones are lengthened at random, so that peers do not come back together.
     """
 
     def __init__(self, least: float = 0.1, greatest: float = 5.0) -> None:

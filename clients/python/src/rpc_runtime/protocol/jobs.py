@@ -130,8 +130,8 @@ def retry_delay(retry: Retry, attempt: int, jitter: float) -> int:
     if steps > 0 and delay > 0:
         growth = retry.max_delay / delay
         delay *= math.pow(growth, min(attempt - 1, steps) / steps)
-    spread = min(delay * 1000, MAX_DELAY) * (0.8 + 0.4 * jitter)
-    return rounded_up(int(spread))
+    millis = min(delay * 1000, MAX_DELAY) * (0.8 + 0.4 * jitter)
+    return rounded_up(int(millis))
 
 
 def waits_of(retries: Iterable[Retry]) -> list[int]:
@@ -184,8 +184,8 @@ def copy_of(message: Message) -> Message:
         for name, value in text_headers(message.headers).items()
         if not is_rabbitmqs(name) and name not in (BATCH_HEADER, RESENT_HEADER)
     }
-    # Only in a copy is the header with the user to be trusted. A message with a user id is no copy:
-    # a worker, which has its own user, publishes copies without one.
+    # The header with the user is trusted only in a copy. A message with a user id is no copy: a
+    # worker has a user of its own, so it publishes copies without a user id.
     if COPY_HEADER not in headers or message.user_id:
         headers.pop(USER_HEADER, None)
         if message.user_id:

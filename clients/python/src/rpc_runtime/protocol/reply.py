@@ -81,7 +81,7 @@ def read_fault(codec: Codec, body: bytes) -> tuple[str, str]:
 
 
 def _fault_of_text(text: str) -> tuple[str, str]:
-    """Reads `code: message`, or a known code alone. Any other text is the message of `fault`."""
+    """Reads `code: message`, or a known code alone. Any other text has the code `fault`."""
     code, colon, message = text.partition(": ")
     if colon:
         return code, message

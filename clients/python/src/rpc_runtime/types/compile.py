@@ -170,10 +170,10 @@ def _variants_of(kinds: list[Any]) -> list[tuple[type, Variant]]:
 
 
 def _are_like_one_enum(variants: list[tuple[type, Variant]]) -> bool:
-    """Tells whether the name of a variant decides which one a value is.
+    """Whether the name of a variant decides which one a value is.
 
-    Python flattens a union of enums, so they may be of several. If two have the same name, or their
-    tags differ, each variant must be tried, like the types of any other union.
+    Python flattens a union of enums, so the variants may be of several enums. If two have the same
+    name, or their tags differ, each must be tried, like the types of any other union.
     """
     taggings = {(variant.tag, variant.content) for _, variant in variants}
     names = {variant.name for _, variant in variants}
