@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import uuid
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, Unpack
@@ -89,16 +90,10 @@ class Client:
     def _stream(self, method: Method[_R], *arguments: Any) -> ResultStream[_R]:
         """Makes a stream of results.
 
-        The stream makes its requests itself: the first when it is first read, and another each time
-        it is resumed, with the last item that was read among the arguments.
+        It makes the first request when it is first read. Each time it is resumed, it makes another
+        one, with the last item that was read among the arguments.
         """
-
-        def make_request(values: tuple[Any, ...]) -> Request:
-            return self._request(method, values)
-
-        return ResultStream(
-            self._connection, method, arguments, make_request, self._options, self._timeout(method)
-        )
+        return self._result_stream(method, arguments, None)
 
     async def _call_with_items(self, method: Method[_R], items: Items[Any], *arguments: Any) -> _R:
         result: _R = await call_with_items(
@@ -111,18 +106,19 @@ class Client:
     ) -> ResultStream[_R]:
         """Makes a stream of results of a method that receives a stream too.
 
-        The stream makes its request itself, when it is first read. It is never resumed, because
-        `items` cannot be read again.
+        It makes its request when it is first read. It is never resumed, because `items` cannot be
+        read again.
         """
+        return self._result_stream(method, arguments, items)
 
-        def make_request(values: tuple[Any, ...]) -> Request:
-            return self._request(method, values)
-
+    def _result_stream(
+        self, method: Method[_R], arguments: tuple[Any, ...], items: Items[Any] | None
+    ) -> ResultStream[_R]:
         return ResultStream(
             self._connection,
             method,
             arguments,
-            make_request,
+            functools.partial(self._request, method),
             self._options,
             self._timeout(method),
             items=items,
