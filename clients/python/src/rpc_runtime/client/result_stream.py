@@ -195,11 +195,12 @@ class ResultStream(Generic[R]):
                     return item
                 except RpcError as error:
                     await self._resume_or_raise(error, limit)
-        except BaseException as error:
+        except BaseException:
             self._is_over = True
             call, self._call = self._call, None
             if call is not None:
-                await call.close(has_reply=isinstance(error, StopAsyncIteration))
+                # If `_end` has raised this, it has abandoned the call, and `has_reply` is ignored.
+                await call.close(has_reply=False)
             raise
 
     async def _next(self, limit: TimeLimit) -> R:

@@ -127,7 +127,8 @@ class StreamInbox(Inbox):
         self.receiver.receive(run, items)
         self.first_message = self.first_message or delivery
         # Items that are missing may be lost with the broker, and never come. Then the worker counts
-        # as silent, although its later messages arrive.
+        # as silent, although its later messages arrive. The first message always counts: the
+        # request may have waited for a worker.
         if is_first or not self.receiver.misses_before(items.after_last):
             self.heard_at = now()
         if not items.items:
