@@ -208,6 +208,7 @@ class Caller:
         request.times_sent += 1
         try:
             async with asyncio.timeout_at(limit.deadline):
+                # If it may have closed a channel, it is sent on one of its own.
                 if request.channels_closed:
                     return await self._separate.publish(message, request.queue, is_mandatory=True)
                 return await session.publisher.publish(
@@ -324,10 +325,7 @@ class Caller:
 
 
 def _after_loss(request: Request, error: ChannelLost) -> Resend:
-    """Decides whether a request whose channel was lost is sent again.
-
-    Counts the loss if the request itself may have caused it.
-    """
+    """Counts a loss that the request may have caused. Decides whether to send that again."""
     if error.is_alone:
         request.channels_closed += 1
     return after_failed_publish(
