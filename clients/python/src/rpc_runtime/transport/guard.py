@@ -83,7 +83,7 @@ class GuardedReader:
         return self._position >= len(self._frame) and self._reader.at_eof()
 
     async def read(self, limit: int = -1) -> bytes:
-        """Reads bytes unchanged. aiormq has a call of this that no frame leads to."""
+        """Reads bytes unchanged. aiormq contains a call of this, but no frame leads to it."""
         return await self._reader.read(limit)
 
     async def readexactly(self, count: int) -> bytes:
@@ -120,9 +120,9 @@ class GuardedReader:
 
 
 def readable_method(method: tuple[Any, ...], body: bytes) -> bytes:
-    """Replaces bytes in names and reasons that are not UTF-8 by question marks.
+    """Replaces each byte in names and reasons that is not UTF-8 by a question mark.
 
-    `method` holds the numbers of the class and the method.
+    So no length changes. `method` holds the numbers of the class and the method.
     """
     offset, end = 4, len(body)
     for part in _LAYOUTS.get((method[0], method[1]), ()):
@@ -189,7 +189,7 @@ def _salvaged(body: bytes, reason: str) -> commands.Basic.Properties:
                 except Exception:
                     is_malformed = are_headers_lost = True
             elif name != "timestamp":
-                is_malformed |= not _set_if_readable(properties, name, kind, value)
+                is_malformed |= not _try_set(properties, name, kind, value)
     except Exception:
         is_malformed = are_headers_lost = True
     written = _writable(headers)
@@ -225,10 +225,8 @@ def _size_of(kind: str, body: bytes, offset: int) -> int:
     return {"octet": 1, "timestamp": 8}[kind]
 
 
-def _set_if_readable(
-    properties: commands.Basic.Properties, name: str, kind: str, value: bytes
-) -> bool:
-    """Sets a property, and returns `True`. Returns `False` for text that is not UTF-8."""
+def _try_set(properties: commands.Basic.Properties, name: str, kind: str, value: bytes) -> bool:
+    """Sets a property. Returns whether that is possible: `False` for text that is not UTF-8."""
     if kind != "shortstr":
         setattr(properties, name, value[0])
         return True

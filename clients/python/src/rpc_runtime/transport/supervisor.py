@@ -125,8 +125,7 @@ class Supervisor:
         self._is_closing = True
         # Those that wait in `link` learn that there will be none.
         self._has_news.set()
-        if self._task is not None:
-            await cancel_and_wait(self._task)
+        await cancel_and_wait(self._task)
         # Again, because the task has cleared it.
         self._has_news.set()
         if self._link_closing is not None:
