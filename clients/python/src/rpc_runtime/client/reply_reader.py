@@ -70,7 +70,7 @@ class ReplyReader:
         returns = self._method.types_in(form_of(codec)).returns
         try:
             if codec is Codec.TEXT:
-                # A text may contain `\r`. Without a line, there is no item.
+                # Not `splitlines`: a text may contain `\r`. An empty body has no items.
                 lines = body.split(b"\n") if body else []
                 return [decode_value(returns, line, codec) for line in lines]
             # Each item has the type of the method's results.
@@ -118,7 +118,7 @@ class ReplyReader:
         return fault
 
     def _method_error(self, body: bytes, codec: Codec) -> RpcError:
-        """Returns the method's error, in plain text as its text, or `BadReply`."""
+        """Returns the method's error, or `BadReply`. In plain text, only its text is known."""
         if codec is Codec.TEXT:
             return MethodErrorText(body.decode(errors="replace"))
         converter = self._method.types_in(form_of(codec)).error

@@ -244,9 +244,7 @@ class Upload:
 def _iterate(items: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any] | Iterator[Any]:
     """Begins the caller's stream. Raises `BadItem` if it fails, or if this is no stream."""
     try:
-        if isinstance(items, AsyncIterable):
-            return aiter(items)
-        return iter(items)
+        return aiter(items) if isinstance(items, AsyncIterable) else iter(items)
     except Exception as error:
         raise _stream_failed(error) from error
 

@@ -148,8 +148,8 @@ class Deduplicator(Generic[D]):
         # So does a dead letter. A copy with a token does not, even of such a request: it is the
         # same copy that comes again, because a caller that lost the reply has sent another request.
         is_resent = origin is Origin.RESENT or (origin is Origin.FORWARDED_RESENT and not copy)
-        runs_again = origin is Origin.NEW or is_resent
-        if not runs_again and (end := self._ended.get(key)) is not None:
+        runs_after_end = origin is Origin.NEW or is_resent
+        if not runs_after_end and (end := self._ended.get(key)) is not None:
             return Action.REJECT if end is End.REJECTED else Action.ACK, key
         if key not in self._running:
             self._running[key] = _Running()

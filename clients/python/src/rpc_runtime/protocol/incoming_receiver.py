@@ -67,11 +67,10 @@ class IncomingReceiver:
             if not items.items:
                 self._asks = IncomingGrant.ENOUGH
             return
-        last = items.after_last
-        if last > self._granted:
+        if items.after_last > self._granted:
             self.fail("there are more items than were granted")
             return
-        if end is not None and end != last:
+        if end is not None and end != items.after_last:
             self.fail("the end counts another number of items")
             return
         if items.first > self.next:
