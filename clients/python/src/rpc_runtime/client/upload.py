@@ -260,9 +260,9 @@ async def _next_of(iterator: AsyncIterator[Any] | Iterator[Any]) -> Any:
 
 
 def _stream_failed(error: Exception) -> BadItem:
-    """Makes the error of the call, even from the error of another call that the stream makes.
+    """Makes the error of a call whose stream has failed.
 
-    That error tells whether the other method ran, and this call's method has begun.
+    Even an `RpcError` is replaced: it is about the method of another call that the stream makes.
     """
     return BadItem(f"the stream of items failed: {type(error).__name__}")
 
