@@ -94,7 +94,7 @@ class ReplyQueue:
 
     async def open(self, link: Link, on_reply: Callable[[Delivery], None]) -> Session:
         """Opens a session. Raises `ChannelLost`."""
-        consumer = await self._consumer_channel(link)
+        consumer = await self._open_consumer_channel(link)
         publisher: Channel | None = None
         try:
             publisher = await link.channel()
@@ -112,7 +112,7 @@ class ReplyQueue:
         await consumer.prefetch(_PREFETCH)
         name, backlog = self._name, 0
         if name is not None:
-            # `_consumer_channel` has just found the queue. This asks for the number of messages.
+            # `_open_consumer_channel` has just found the queue. This asks for the number of messages.
             _, backlog = await consumer.declare_queue(name, is_passive=True)
         else:
             name = await self._declare(consumer)
@@ -129,7 +129,7 @@ class ReplyQueue:
         await consumer.consume(name, on_delivery)
         return session
 
-    async def _consumer_channel(self, link: Link) -> Channel:
+    async def _open_consumer_channel(self, link: Link) -> Channel:
         """Opens the channel for the consumer, and forgets the queue if it does not exist any more.
 
         The broker closes the channel that asks for a missing queue, so another one is opened.

@@ -88,11 +88,11 @@ class Supervisor:
                 self._problem = str(error)
                 # Attempts go on for as long as the broker is away, so only a new reason is logged.
                 if self._problem != logged.get(address):
-                    _log.warning("cannot connect to %s: %s", _place(address), self._problem)
+                    _log.warning("cannot connect to %s: %s", _host_and_port(address), self._problem)
                     logged[address] = self._problem
                 await asyncio.sleep(backoff.next_pause())
                 continue
-            _log.info("connected to %s", _place(address))
+            _log.info("connected to %s", _host_and_port(address))
             logged.clear()
             began = time.monotonic()
             self._set_link(link)
@@ -107,7 +107,7 @@ class Supervisor:
                         link.close(), name="rpc closing"
                     )
             self._problem = link.reason
-            _log.warning("the connection to %s was lost: %s", _place(address), link.reason)
+            _log.warning("the connection to %s was lost: %s", _host_and_port(address), link.reason)
             if time.monotonic() - began >= _STABLE_AFTER:
                 backoff.reset()
             await asyncio.sleep(backoff.next_pause())
@@ -133,6 +133,6 @@ class Supervisor:
             await asyncio.shield(self._link_closing)
 
 
-def _place(address: URL) -> str:
-    """Names an address without its credentials."""
+def _host_and_port(address: URL) -> str:
+    """Returns the part of an address that may be logged: without its credentials."""
     return f"{address.host}:{address.port}"
