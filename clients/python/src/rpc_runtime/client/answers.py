@@ -241,8 +241,7 @@ class Answers(Generic[R]):
     def _quiet_ends_at(self) -> float:
         """Returns when the quiet time after the last answer ends.
 
-        Infinity without a quiet time, or before the first answer, which may take as long as the
-        whole call.
+        Infinity without a quiet time, or before the first answer: it may take the whole timeout.
         """
         quiet_for = self._options.quiet_for
         if quiet_for is None and self._options.expect_workers is None:

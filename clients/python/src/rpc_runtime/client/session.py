@@ -112,7 +112,7 @@ class ReplyQueue:
         await consumer.prefetch(_PREFETCH)
         name, backlog = self._name, 0
         if name is not None:
-            # `_open_consumer_channel` has just found the queue. This asks for the number of messages.
+            # The queue was found a moment ago. This asks for the number of messages in it.
             _, backlog = await consumer.declare_queue(name, is_passive=True)
         else:
             name = await self._declare(consumer)
