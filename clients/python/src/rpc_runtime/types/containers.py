@@ -93,6 +93,7 @@ def key_in(form: Form, kind: Any, key: Converter) -> Converter:
     if form is Form.MESSAGE_PACK or kind is str or _is_enum(kind):
         return key
     if kind is bool:
+        # Other text stays as it is, so that `key` refuses it.
         return Converter(
             lambda value: "true" if key.encode(value) else "false",
             lambda text: key.decode({"true": True, "false": False}.get(text, text)),
@@ -100,7 +101,7 @@ def key_in(form: Form, kind: Any, key: Converter) -> Converter:
 
     def decode(value: Any) -> Any:
         digits = value.removeprefix("-") if isinstance(value, str) else ""
-        # The limit bounds the work of `int`: 128 bits need at most 39 digits.
+        # A round limit for the work of `int`: 128 bits need at most 39 digits.
         if digits.isascii() and digits.isdigit() and len(digits) <= 40:
             return key.decode(int(value))
         raise mismatch("the text of an integer", value)

@@ -23,6 +23,7 @@ class ConversionError(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        # From the innermost place to the outermost.
         self._path: list[str | int] = []
 
     def within(self, place: str | int) -> ConversionError:

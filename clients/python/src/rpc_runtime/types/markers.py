@@ -22,7 +22,8 @@ class IntegerRange:
     @property
     def greatest(self) -> int:
         """The greatest value."""
-        return (1 << (self.bits - 1 if self.is_signed else self.bits)) - 1
+        bits_without_sign = self.bits - 1 if self.is_signed else self.bits
+        return (1 << bits_without_sign) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,16 @@ def wire(name: str) -> WireName:
     return WireName(name)
 
 
-I8: TypeAlias = Annotated[int, IntegerRange(8, True)]
-I16: TypeAlias = Annotated[int, IntegerRange(16, True)]
-I32: TypeAlias = Annotated[int, IntegerRange(32, True)]
-I64: TypeAlias = Annotated[int, IntegerRange(64, True)]
-I128: TypeAlias = Annotated[int, IntegerRange(128, True)]
-U8: TypeAlias = Annotated[int, IntegerRange(8, False)]
-U16: TypeAlias = Annotated[int, IntegerRange(16, False)]
-U32: TypeAlias = Annotated[int, IntegerRange(32, False)]
-U64: TypeAlias = Annotated[int, IntegerRange(64, False)]
-U128: TypeAlias = Annotated[int, IntegerRange(128, False)]
+I8: TypeAlias = Annotated[int, IntegerRange(8, is_signed=True)]
+I16: TypeAlias = Annotated[int, IntegerRange(16, is_signed=True)]
+I32: TypeAlias = Annotated[int, IntegerRange(32, is_signed=True)]
+I64: TypeAlias = Annotated[int, IntegerRange(64, is_signed=True)]
+I128: TypeAlias = Annotated[int, IntegerRange(128, is_signed=True)]
+U8: TypeAlias = Annotated[int, IntegerRange(8, is_signed=False)]
+U16: TypeAlias = Annotated[int, IntegerRange(16, is_signed=False)]
+U32: TypeAlias = Annotated[int, IntegerRange(32, is_signed=False)]
+U64: TypeAlias = Annotated[int, IntegerRange(64, is_signed=False)]
+U128: TypeAlias = Annotated[int, IntegerRange(128, is_signed=False)]
 F32: TypeAlias = Annotated[float, SinglePrecision()]
 Char: TypeAlias = Annotated[str, SingleCharacter()]
 

@@ -109,9 +109,9 @@ def floating(form: Form, is_single: bool) -> Converter:
         return float(value)
 
     def decode_single(value: Any) -> float:
-        # JSON has only as many digits as 32 bits need: `0.1` stands for 0.10000000149011612.
-        checked = check(value)
-        return float(_SINGLE.unpack(_SINGLE.pack(checked))[0])
+        # Rounds to 32 bits. JSON has only as many digits as they need: `0.1` stands for
+        # 0.10000000149011612.
+        return float(_SINGLE.unpack(_SINGLE.pack(check(value)))[0])
 
     return Converter(check, decode_single if is_single else check)
 
@@ -188,15 +188,15 @@ def unit_enum(kind: type[enum.Enum]) -> Converter:
         raise mismatch(f"a {kind.__name__}", value)
 
     def decode(value: Any) -> enum.Enum:
-        if isinstance(value, str) and (member := members.get(value)) is not None:
-            return member
+        if isinstance(value, str):
+            if value in members:
+                return members[value]
+            raise ConversionError(f"unknown variant, expected one of {known}")
         # Externally tagged variants without content may also be a map from the name to null.
         if isinstance(value, dict) and len(value) == 1:
             ((name, content),) = value.items()
             if content is None and isinstance(name, str) and name in members:
                 return members[name]
-        if isinstance(value, str):
-            raise ConversionError(f"unknown variant, expected one of {known}")
         raise mismatch(f"one of {known}", value)
 
     return Converter(encode, decode)

@@ -42,25 +42,26 @@ def fields_of(cls: type, resolve: Resolve) -> list[Field]:
     fields = []
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        name = field.name
+        wire_name = field.name
         if get_origin(hint) is Annotated:
             hint, *marks = get_args(hint)
-            name = next((mark.name for mark in marks if isinstance(mark, WireName)), name)
+            wire_names = (mark.name for mark in marks if isinstance(mark, WireName))
+            wire_name = next(wire_names, field.name)
             # The other marks belong to the type, as in `U8`.
-            others = [mark for mark in marks if not isinstance(mark, WireName)]
-            if others:
-                hint = Annotated[(hint, *others)]
-        converter, has_none = resolve(hint)
-        fields.append(Field(field.name, name, converter, _if_missing(field, has_none)))
+            type_marks = [mark for mark in marks if not isinstance(mark, WireName)]
+            if type_marks:
+                hint = Annotated[(hint, *type_marks)]
+        converter, accepts_none = resolve(hint)
+        fields.append(Field(field.name, wire_name, converter, _if_missing(field, accepts_none)))
     return fields
 
 
-def _if_missing(field: dataclasses.Field[Any], has_none: bool) -> Missing:
-    # Not `UNSET`, which is a default.
+def _if_missing(field: dataclasses.Field[Any], accepts_none: bool) -> Missing:
+    # `UNSET` is a default like any other.
     no_default = dataclasses.MISSING
     if field.default is not no_default or field.default_factory is not no_default:
         return Missing.DEFAULT
-    return Missing.NONE if has_none else Missing.REFUSED
+    return Missing.NONE if accepts_none else Missing.REFUSED
 
 
 def struct(cls: type, fields: list[Field]) -> Converter:
