@@ -103,7 +103,7 @@ class _Recorder(JobMover):
         super().__init__(cast(Any, None), RequestQueue("q"), cast(Any, None))
         self.copies: list[Message] = []
 
-    async def _publish(self, delivery: Delivery, copy: Message, hop: Any) -> str | None:
+    async def _publish(self, delivery: Delivery, copy: Message, target: Any) -> str | None:
         self.copies.append(copy)
         return None
 
@@ -132,7 +132,7 @@ class _Unrouted(JobMover):
         self.answers = list(answers)
         self.declared: list[str] = []
 
-    async def _confirmed(self, delivery: Delivery, copy: Message, hop: Any) -> Published:
+    async def _publish_once(self, delivery: Delivery, copy: Message, target: Any) -> Published:
         return self.answers.pop(0)
 
     async def _declare(self, queue: RequestQueue) -> None:
@@ -150,8 +150,8 @@ async def test_the_reason_why_no_queue_takes_a_job() -> None:
         ([returned, returned], "the queue does not exist"),
     ]:
         mover = _Unrouted(*answers)
-        hop = mover._delayed(100)
-        assert await mover._publish(cast(Any, None), Message(), hop) == reason
+        target = mover._delayed(100)
+        assert await mover._publish(cast(Any, None), Message(), target) == reason
         assert mover.declared == (["q.retry.100"] if answers[0] is returned else [])
         assert mover.answers == []
 

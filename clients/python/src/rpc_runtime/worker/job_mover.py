@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ _MAX_UNCONFIRMED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Hop:
+class _Target:
     """A queue to which a job is moved."""
 
     queue: RequestQueue
@@ -52,6 +53,8 @@ class _Hop:
     # `False` for the request queue, which exists. The confirm of a mandatory message may take so
     # long that the copy runs before its original is acknowledged.
     is_mandatory: bool = True
+    # Whether the job is marked as given up, so that it only waits here for the dead-letter queue.
+    is_given_up: bool = False
 
 
 class JobMover:
@@ -90,70 +93,59 @@ class JobMover:
     async def give_up(self, delivery: Delivery, message: Message) -> bool:
         """Moves a job to the dead-letter queue or, if that is full, to a retry queue for 10 s."""
         message.headers[ORIGIN_HEADER] = self._queue.name
-        wanted = _Hop(self._queue.dead())
         # A dead-letter queue may be full for days. The worker does not hold its jobs for so long.
-        fallback = _Hop(self._queue.retry(DEAD_LETTER_WAIT))
-        return await self._move(delivery, copy_of(message), wanted, fallback, is_dead=True)
+        fallback = _Target(self._queue.retry(DEAD_LETTER_WAIT), is_given_up=True)
+        return await self._move(delivery, message, _Target(self._queue.dead()), fallback)
 
     async def delay(self, delivery: Delivery, message: Message, millis: int) -> bool:
         """Moves a job to a retry queue, where it waits for all or a part of this delay."""
-        return await self._move(delivery, copy_of(message), self._delayed(millis), None)
+        return await self._move(delivery, message, self._delayed(millis))
 
     async def return_to_queue(self, delivery: Delivery, message: Message) -> bool:
         """Moves a redelivered job to the end of its queue or, if that is full, to a retry queue."""
         # A full queue does not get emptier while its workers hold jobs.
-        fallback = _Hop(self._queue.retry(_SHORTEST_WAIT))
-        wanted = _Hop(self._queue, is_mandatory=False)
-        return await self._move(delivery, copy_of(message), wanted, fallback)
+        fallback = _Target(self._queue.retry(_SHORTEST_WAIT))
+        end_of_queue = _Target(self._queue, is_mandatory=False)
+        return await self._move(delivery, message, end_of_queue, fallback)
 
-    def _delayed(self, millis: int) -> _Hop:
+    def _delayed(self, millis: int) -> _Target:
         """Returns the retry queue with the longest wait within this delay, which is rounded up."""
         wait, rest = next_wait(rounded_up(millis))
-        return _Hop(self._queue.retry(wait), rest)
+        return _Target(self._queue.retry(wait), rest)
 
-    async def _move(
-        self,
-        delivery: Delivery,
-        copy: Message,
-        wanted: _Hop,
-        fallback: _Hop | None,
-        *,
-        is_dead: bool = False,
-    ) -> bool:
-        """Publishes the copy until a queue has taken it, or the original's channel is lost.
+    async def _move(self, delivery: Delivery, message: Message, *targets: _Target) -> bool:
+        """Publishes a copy until a queue has taken it, or the original's channel is lost.
 
-        Tries the fallback each time that the wanted queue fails, and pauses after both. `is_dead`
-        marks the copy in the fallback as given up, so that it only waits for the dead-letter queue.
+        Tries the targets in this order, again and again, with a pause after the last one.
         """
-        pause, hop = _PAUSE, wanted
-        while delivery.channel.is_open:
+        copy, pause = copy_of(message), _PAUSE
+        for target in itertools.cycle(targets):
+            if not delivery.channel.is_open:
+                break
             copy.headers.pop(GIVEN_UP_HEADER, None)
-            if is_dead and hop is not wanted:
+            if target.is_given_up:
                 copy.headers[GIVEN_UP_HEADER] = ""
-            set_remaining_delay(copy.headers, hop.rest)
-            reason = await self._publish(delivery, copy, hop)
+            set_remaining_delay(copy.headers, target.rest)
+            reason = await self._publish(delivery, copy, target)
             if reason is None:
                 return True
-            text = f'the queue "{hop.queue.name}" does not take a job, which waits: {reason}'
+            text = f'the queue "{target.queue.name}" does not take a job, which waits: {reason}'
             self._log.report("stuck", text)
-            if fallback is not None and hop is wanted:
-                hop = fallback
-                continue
-            hop = wanted
-            await asyncio.sleep(pause)
-            pause = min(_MAX_PAUSE, 2 * pause)
+            if target is targets[-1]:
+                await asyncio.sleep(pause)
+                pause = min(_MAX_PAUSE, 2 * pause)
         return False
 
-    async def _publish(self, delivery: Delivery, copy: Message, hop: _Hop) -> str | None:
-        """Returns why the queue does not take the copy, or `None` if it has it."""
-        slots = self._slots.setdefault(hop.queue.name, asyncio.Semaphore(_MAX_UNCONFIRMED))
+    async def _publish(self, delivery: Delivery, copy: Message, target: _Target) -> str | None:
+        """Publishes the copy. Returns why the queue does not take it, or `None` if it has it."""
+        slots = self._slots.setdefault(target.queue.name, asyncio.Semaphore(_MAX_UNCONFIRMED))
         async with slots:
             try:
-                published = await self._confirmed(delivery, copy, hop)
+                published = await self._publish_once(delivery, copy, target)
                 if published is Published.RETURNED:
                     # Somebody has deleted the queue, or a delay needs it for the first time.
-                    await self._declare(hop.queue)
-                    published = await self._confirmed(delivery, copy, hop)
+                    await self._declare(target.queue)
+                    published = await self._publish_once(delivery, copy, target)
             except (ChannelLost, ConnectFailed) as error:
                 return str(error)
         if published is Published.CONFIRMED:
@@ -161,13 +153,13 @@ class JobMover:
         is_returned = published is Published.RETURNED
         return "the queue does not exist" if is_returned else "the broker refuses it"
 
-    async def _confirmed(self, delivery: Delivery, copy: Message, hop: _Hop) -> Published:
-        """Publishes the copy once, and waits for what becomes of it, without a time limit.
+    async def _publish_once(self, delivery: Delivery, copy: Message, target: _Target) -> Published:
+        """Publishes the copy, and waits without a time limit until the broker answers.
 
         Raises `ChannelLost` if its channel is lost, or soon after that of the original is.
         """
         publishing = asyncio.ensure_future(
-            self._channel.publish(copy, queue=hop.queue.name, is_mandatory=hop.is_mandatory)
+            self._channel.publish(copy, queue=target.queue.name, is_mandatory=target.is_mandatory)
         )
         began = now()
         try:
@@ -178,7 +170,7 @@ class JobMover:
                 if not delivery.channel.is_open:
                     raise ChannelLost("the connection was lost")
                 text = (
-                    f'the broker has not confirmed a job for "{hop.queue.name}" '
+                    f'the broker has not confirmed a job for "{target.queue.name}" '
                     f"for {now() - began:.0f} s"
                 )
                 self._log.report("unconfirmed", text)
