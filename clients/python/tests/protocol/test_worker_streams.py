@@ -112,11 +112,11 @@ async def test_a_silent_caller_ends_its_stream_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(inbox, "fail", count)
     inbox._heard_at = now() - MAX_SILENCE - 1.0
-    telling = asyncio.create_task(inbox.tell(cast(StreamSender, stream), lambda: None))
-    await until(lambda: telling.done() or stream.grants)
+    granting = asyncio.create_task(inbox.send_grants(cast(StreamSender, stream), lambda: None))
+    await until(lambda: granting.done() or stream.grants)
     for _ in range(1000):
         await asyncio.sleep(0)
-    assert not telling.done()
+    assert not granting.done()
     (grant,) = stream.grants
     assert grant.asks == IncomingGrant.ENOUGH
-    telling.cancel()
+    granting.cancel()

@@ -38,7 +38,7 @@ class StubControl:
         self.opened += 1
         return []
 
-    def lost(self) -> None:
+    def ignore_silence(self) -> None:
         if self.opened > 0:
             self.lost_again.set()
 

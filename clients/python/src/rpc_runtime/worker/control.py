@@ -120,14 +120,14 @@ class ControlServer:
         channels: list[Channel] = []
         try:
             channels.append(await link.channel(has_confirms=False))
-            tag = await self._consume(channels[-1], keys, _CONTROL_LIMITS, self._on_control)
+            tag = await self._consume(channels[-1], keys, _CONTROL_LIMITS, self._receive_message)
             self._consumer = (channels[-1], tag)
             for stream in self._shared.streams.values():
-                stream.reconnected()
+                stream.request_grant()
             if any(served.has_incoming for served in self._served.values()):
                 items_key = f"{identity}{ITEMS_SUFFIX}"
                 channels.append(await link.channel(has_confirms=False))
-                await self._consume(channels[-1], [items_key], _ITEM_LIMITS, self._on_items)
+                await self._consume(channels[-1], [items_key], _ITEM_LIMITS, self._receive_items)
                 for inbox in self._shared.incoming.values():
                     inbox.resume()
         except BaseException:
@@ -157,12 +157,12 @@ class ControlServer:
         await channel.prefetch(_PREFETCH)
         return await channel.consume(name, on_delivery)
 
-    def lost(self) -> None:
-        """Tells the streams from callers that nothing can arrive: their callers are not silent."""
+    def ignore_silence(self) -> None:
+        """Stops counting how long callers are silent, because their items cannot arrive."""
         for inbox in self._shared.incoming.values():
-            inbox.lose()
+            inbox.ignore_silence()
 
-    def _on_items(self, delivery: Delivery) -> None:
+    def _receive_items(self, delivery: Delivery) -> None:
         """Passes a message of the queue for items to the stream that it belongs to."""
         delivery.ack()
         message = delivery.message
@@ -178,7 +178,7 @@ class ControlServer:
         except CodecError as error:
             inbox.fail(f"the caller does not keep to the protocol: {error}")
 
-    def _on_control(self, delivery: Delivery) -> None:
+    def _receive_message(self, delivery: Delivery) -> None:
         """Handles a message of the control queue, by its type and its routing key."""
         delivery.ack()
         # What was published to the queue itself needed no permission for the exchange.
@@ -186,23 +186,25 @@ class ControlServer:
             return
         message, key = delivery.message, delivery.routing_key
         is_to_this_worker = key == self._shared.identity.id
-        if delivery.malformed is None and message.type in (CANCEL, CREDIT):
-            # What cannot be read is ignored, and what follows it.
+        is_well_formed = delivery.malformed is None
+        if is_well_formed and message.type in (CANCEL, CREDIT):
+            # An element that cannot be read is ignored, with those after it.
             with contextlib.suppress(CodecError):
-                if message.type == CREDIT:
-                    self._on_credit(message, is_to_this_worker)
-                else:
-                    self._on_cancel(message, key, is_to_this_worker)
+                if message.type == CANCEL:
+                    self._cancel_calls(message, key, is_to_this_worker)
+                elif is_to_this_worker:
+                    self._take_credit(message)
         elif is_to_this_worker or key == DISCOVERY_KEY:
-            if delivery.malformed is None and message.expects_reply:
-                self._answer_if_room(self._discover(message))
+            if is_well_formed and message.expects_reply:
+                self._answer_if_room(self._answer_discovery(message))
         # A redelivered broadcast may have run before.
         elif (queue := self._queues.get(key)) is not None and not delivery.is_redelivered:
             has_room = len(self._broadcasts) < _MAX_RUNNING + _MAX_WAITING
+            handling = self._handle_broadcast(queue, delivery, has_room=has_room)
             if has_room:
-                self._broadcasts.spawn(self._broadcast(queue, delivery, has_room=True))
+                self._broadcasts.spawn(handling)
             else:
-                self._answer_if_room(self._broadcast(queue, delivery, has_room=False))
+                self._answer_if_room(handling)
 
     def _answer_if_room(self, answering: Coroutine[Any, Any, None]) -> None:
         """Answers in a task, unless too many answers wait for the broker already."""
@@ -212,14 +214,12 @@ class ControlServer:
         answering.close()
         self._shared.log.report("answers", "a message through rpc.control was not answered")
 
-    def _on_credit(self, message: Message, is_to_this_worker: bool) -> None:
-        if not is_to_this_worker:
-            return
+    def _take_credit(self, message: Message) -> None:
         for identity, credit in read_grants(message.body):
             if (stream := self._shared.streams.get(identity)) is not None:
                 stream.grant(credit)
 
-    def _on_cancel(self, message: Message, key: str, is_to_this_worker: bool) -> None:
+    def _cancel_calls(self, message: Message, key: str, is_to_this_worker: bool) -> None:
         """Cancels calls to a queue or, with this worker's id as the key, streams of this worker."""
         for identity, time_left in read_cancellations(message.body):
             if is_to_this_worker:
@@ -228,7 +228,7 @@ class ControlServer:
             elif (queue := self._queues.get(key)) is not None:
                 queue.handler.cancellations.cancel(identity, time_left)
 
-    async def _discover(self, message: Message) -> None:
+    async def _answer_discovery(self, message: Message) -> None:
         """Answers a built-in method that is asked of all workers, or of this one."""
         shared = self._shared
         if not shared.reply_addresses.allows(message.reply_to or ""):
@@ -246,7 +246,7 @@ class ControlServer:
                 reply = fault_reply(codec, fault_code.UNKNOWN_METHOD, reason)
         await self._send(message, reply)
 
-    async def _broadcast(self, queue: _Queue, delivery: Delivery, *, has_room: bool) -> None:
+    async def _handle_broadcast(self, queue: _Queue, delivery: Delivery, *, has_room: bool) -> None:
         """Runs a broadcast and answers it, or refuses it.
 
         Does nothing if its address is forbidden, or if its time is up before its turn.
@@ -259,17 +259,15 @@ class ControlServer:
             decision = refuse_malformed(
                 message, delivery.malformed, is_redelivered=False, rules=rules
             )
+        if isinstance(decision, Run) and not has_room:
+            reason = "the worker runs as many broadcasts as it can"
+            decision = Refuse(decision.codec, fault_code.REJECTED, reason)
         if isinstance(decision, Refuse):
             reply = fault_reply(decision.codec, decision.code, decision.message)
-            await self._answer(message, reply, describes_worker=False)
+            await self._reply(message, reply, describes_worker=False)
             return
         if not isinstance(decision, Run):
             # The address is forbidden, so nobody can be answered.
-            return
-        if not has_room:
-            reason = "the worker runs as many broadcasts as it can"
-            reply = fault_reply(decision.codec, fault_code.REJECTED, reason)
-            await self._answer(message, reply, describes_worker=False)
             return
         async with self._running:
             if decision.time_to_live is not None:
@@ -280,7 +278,7 @@ class ControlServer:
                 decision = replace(decision, time_to_live=time_left)
             reply_or_none = await self._run(queue, message, decision)
         if reply_or_none is not None:
-            await self._answer(message, reply_or_none, describes_worker=True)
+            await self._reply(message, reply_or_none, describes_worker=True)
 
     async def _run(self, queue: _Queue, message: Message, run: Run) -> Reply | None:
         """Runs the method. Returns `None` only if it was cancelled, which no broadcast is."""
@@ -295,7 +293,7 @@ class ControlServer:
             served.stats.end(began, reply)
         return reply
 
-    async def _answer(self, message: Message, reply: Reply, *, describes_worker: bool) -> None:
+    async def _reply(self, message: Message, reply: Reply, *, describes_worker: bool) -> None:
         """Replies to a broadcast that expects it, and names this worker in a header.
 
         `describes_worker` adds the worker's description, if the server's options allow that.
@@ -316,7 +314,7 @@ class ControlServer:
             is_mandatory=False,
         )
 
-    async def ended(self, timeout: float) -> bool:
+    async def drain(self, timeout: float) -> bool:
         """Takes no more messages, and waits for the broadcasts up to a timeout.
 
         Returns whether all of them have ended.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from ..types import Converter
 from .stream_sender import StreamSender
 
 # A grant that only says that the method has taken items comes so many seconds after the last one.
-_PROGRESS = 1.0
+_PROGRESS_PAUSE = 1.0
 # The method of a caller that is silent for this long is cancelled. Its stream breaks off
 # earlier, after `MAX_SILENCE`.
 _GONE_AFTER = 2 * MAX_SILENCE
@@ -30,7 +31,7 @@ class IncomingInbox:
     def __init__(self, max_item_bytes: int) -> None:
         self.receiver = IncomingReceiver()
         self.max_item_bytes = max_item_bytes
-        # Wakes `tell`.
+        # Wakes `send_grants`.
         self._news = asyncio.Event()
         # Wakes `next`.
         self._arrived = asyncio.Event()
@@ -49,7 +50,7 @@ class IncomingInbox:
         self.receiver.fail(reason)
         self._wake()
 
-    def lose(self) -> None:
+    def ignore_silence(self) -> None:
         """Stops counting the caller's silence, because the worker's queue for items is lost."""
         self._heard_at = None
 
@@ -87,13 +88,13 @@ class IncomingInbox:
         self.receiver.close()
         self._wake()
 
-    async def tell(self, sender: StreamSender, on_gone: Callable[[], None]) -> None:
+    async def send_grants(self, sender: StreamSender, on_gone: Callable[[], None]) -> None:
         """Sends grants until the task is cancelled: for news and progress, and as keep-alives.
 
         Breaks the stream off if the caller is silent. If it stays silent, calls `on_gone` and
         returns.
         """
-        told_at: float | None = None
+        told_at = -math.inf  # no grant was sent yet
         while True:
             self._news.clear()
             silence = 0.0 if self._heard_at is None else now() - self._heard_at
@@ -103,8 +104,8 @@ class IncomingInbox:
             # Not again once the stream is over: `fail` wakes this task.
             if silence >= MAX_SILENCE and not self.receiver.is_over:
                 self.fail(f"the caller has sent nothing for {MAX_SILENCE:g} s")
-            pause = _PROGRESS if self.receiver.has_progress else KEEP_ALIVE
-            if told_at is None or self.receiver.has_news or told_at + pause <= now():
+            pause = _PROGRESS_PAUSE if self.receiver.has_progress else KEEP_ALIVE
+            if self.receiver.has_news or told_at + pause <= now():
                 told_at = now()
                 await sender.tell(CREDIT, write_incoming_grant(self.receiver.grant()))
                 continue

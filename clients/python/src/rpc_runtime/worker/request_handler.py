@@ -83,6 +83,10 @@ class Settle(enum.Enum):
     LEAVE = "leave"
 
 
+# How a settled request ends for the deduplicator.
+_ENDS = {Settle.ACK: End.ANSWERED, Settle.MOVED: End.MOVED, Settle.REJECT: End.REJECTED}
+
+
 class RequestHandler:
     """Owns the requests of one queue that are in progress."""
 
@@ -147,24 +151,18 @@ class RequestHandler:
             _settle(delivery, await self._process_or_refuse(delivery))
             return
         origin = origin_of(message, delivery.is_redelivered)
-        seen, key = self._requests.add(key, origin, copy_token(message), delivery)
-        if seen is Action.ACK:
+        action, key = self._requests.add(key, origin, copy_token(message), delivery)
+        if action is Action.ACK:
             delivery.ack()
-        elif seen is Action.REJECT:
+        elif action is Action.REJECT:
             delivery.reject()
-        if seen is not Action.RUN:
+        if action is not Action.RUN:
             return
         settle = Settle.LEAVE
-        joined: list[Delivery] = []
         try:
             settle = await self._process_or_refuse(delivery)
         finally:
-            end = {
-                Settle.ACK: End.ANSWERED,
-                Settle.MOVED: End.MOVED,
-                Settle.REJECT: End.REJECTED,
-            }.get(settle)
-            joined = self._requests.end(key, end)
+            joined = self._requests.end(key, _ENDS.get(settle))
             for each in (delivery, *joined):
                 _settle(each, settle)
         if settle is Settle.LEAVE:
@@ -217,15 +215,14 @@ class RequestHandler:
             self._served.methods[name].stats.cancelled += 1
             return Settle.ACK
         if decision.stream is not None:
-            return await self._stream(delivery, message, decision)
+            return await self._serve_stream(delivery, message, decision, decision.stream)
         return await self._run(delivery, message, decision)
 
     async def _move_if_needed(self, delivery: Delivery, message: Message) -> Settle | None:
         """Moves a one-way request that does not run here and now. Returns `None` for any other.
 
         These are jobs that must still wait or that are given up, and redelivered requests for
-        idempotent methods if only workers can count the deliveries. A job that must wait for two
-        seconds at most may wait here instead.
+        idempotent methods if only workers can count the deliveries.
         """
         if message.expects_reply:
             return None
@@ -234,18 +231,8 @@ class RequestHandler:
         if self.jobs is not None and is_given_up(message.headers):
             return _moved_if(await self.jobs.give_up(delivery, message))
         if self.jobs is not None and method is not None and method.is_job:
-            has_returned = REDELIVERIES_HEADER in message.headers
-            dead = read_dead_lettered(message.headers)
-            if COPY_HEADER in message.headers and dead is not None and dead.deaths == 0:
-                # The copy has expired in retry queues on purpose, so it may run as if it were new.
-                message.headers.pop("x-death", None)
-                message.headers.pop("x-first-death-reason", None)
-            delay = remaining_delay(message.headers)
-            # A worker in Rust returns the jobs of a redelivered batch to the queue with a pause.
-            if 0 < delay <= RETURNED_PAUSE and has_returned and dead is None:
-                set_remaining_delay(message.headers, 0)
-                await asyncio.sleep(delay / 1000)
-            elif delay > 0:
+            delay = await self._delay_after_pause(message)
+            if delay > 0:
                 return _moved_if(await self.jobs.delay(delivery, message, delay))
         redeliveries = redeliveries_if_only_workers_count(
             message, delivery.is_redelivered, method, self._rules
@@ -256,6 +243,25 @@ class RequestHandler:
         if self.jobs is not None and method.is_job:
             return _moved_if(await self.jobs.return_to_queue(delivery, message))
         return await self._forward(delivery, message)
+
+    async def _delay_after_pause(self, message: Message) -> int:
+        """Returns how many milliseconds a job must still wait in retry queues.
+
+        Waits here instead if a worker in Rust has returned the job to the queue with a short pause,
+        as it does with the jobs of a redelivered batch.
+        """
+        has_returned = REDELIVERIES_HEADER in message.headers
+        dead = read_dead_lettered(message.headers)
+        if COPY_HEADER in message.headers and dead is not None and dead.deaths == 0:
+            # The copy has expired in retry queues on purpose, so it may run as if it were new.
+            message.headers.pop("x-death", None)
+            message.headers.pop("x-first-death-reason", None)
+        delay = remaining_delay(message.headers)
+        if not (0 < delay <= RETURNED_PAUSE and has_returned and dead is None):
+            return delay
+        set_remaining_delay(message.headers, 0)
+        await asyncio.sleep(delay / 1000)
+        return 0
 
     async def _forward(self, delivery: Delivery, message: Message) -> Settle:
         """Publishes a copy of a request to its queue, which does not count deliveries.
@@ -309,8 +315,9 @@ class RequestHandler:
 
         It may if the request was rejected often, or if that number cannot be read.
         """
-        is_endless = rejections_of(delivery.message) >= MAX_REJECTIONS
-        return Settle.ACK if delivery.are_headers_lost or is_endless else Settle.REJECT
+        was_rejected_often = rejections_of(delivery.message) >= MAX_REJECTIONS
+        may_return_for_ever = was_rejected_often or delivery.are_headers_lost
+        return Settle.ACK if may_return_for_ever else Settle.REJECT
 
     async def _run(self, delivery: Delivery, message: Message, run: Run) -> Settle:
         """Runs a method whose request neither grants credit nor sends items, and replies."""
@@ -318,12 +325,12 @@ class RequestHandler:
         max_bytes = self._shared.connection.max_sent_bytes
         execution = Execution(run, message, max_bytes)
         began = served.stats.begin()
-        stop = self.cancellations.watch(message.correlation_id, execution.cancel)
+        stop_watching = self.cancellations.watch(message.correlation_id, execution.cancel)
         reply: Reply | None = None
         try:
             reply = await execution.run(invocation_of(served, run, None, None, max_bytes))
         finally:
-            stop()
+            stop_watching()
             served.stats.end(began, reply)
         if reply is None:
             return Settle.ACK
@@ -363,11 +370,11 @@ class RequestHandler:
         await self._shared.sender.send(sent, message.reply_to or "", deadline)
 
     async def _free_id(self, message: Message, run: Run, stream: StreamRequest) -> Refuse | None:
-        """Makes sure that no stream with the id of a request goes to another reply address.
+        """Frees the id of a request from a stream that goes to another reply address.
 
-        If the caller has sent the request again because its address has changed, ends that stream.
-        Returns a refusal if it has not, or if the stream does not end in time: items and grants
-        belong to an id, and neither method may get those of the other.
+        Ends that stream if the request was sent again: its caller's address has changed. Otherwise,
+        or if the stream does not end in time, returns a refusal: items and grants belong to an id,
+        and neither method may get those of the other.
         """
         running = self._shared.streams.get(stream.id)
         if running is None or running.address == message.reply_to:
@@ -395,14 +402,13 @@ class RequestHandler:
                     await running.closed.wait()
         return identity not in streams
 
-    async def _stream(self, delivery: Delivery, message: Message, run: Run) -> Settle:
+    async def _serve_stream(
+        self, delivery: Delivery, message: Message, run: Run, stream: StreamRequest
+    ) -> Settle:
         """Runs a method with streams, unless its request has one here already.
 
         No other request may have a stream with its id; see `_free_id`.
         """
-        stream = run.stream
-        if stream is None:
-            raise TypeError("a request without a stream is run otherwise")
         shared, address = self._shared, message.reply_to or ""
         if stream.id in shared.streams:
             # The request came again. Its caller gets the messages of the stream that runs.
@@ -443,11 +449,11 @@ class RequestHandler:
         sender.on_gone = execution.cancel
         loop = asyncio.get_running_loop()
         acking = loop.create_task(self._ack_once_begun(delivery, sender))
-        telling = None
+        granting = None
         if inbox is not None:
-            telling = loop.create_task(inbox.tell(sender, execution.cancel))
+            granting = loop.create_task(inbox.send_grants(sender, execution.cancel))
         began = served.stats.begin()
-        stop = self.cancellations.watch(message.correlation_id, execution.cancel)
+        stop_watching = self.cancellations.watch(message.correlation_id, execution.cancel)
         identity = uuid_of(message.correlation_id) or b""
         self._shared.stream_cancels[identity] = execution.cancel
         reply: Reply | None = None
@@ -461,12 +467,12 @@ class RequestHandler:
             self._shared.farewells.spawn(self._interrupt(message, sender, fault))
             raise
         finally:
-            stop()
+            stop_watching()
             self._shared.stream_cancels.pop(identity, None)
             served.stats.end(began, reply)
             if inbox is not None:
                 inbox.close()
-            await cancel_and_wait(telling)
+            await cancel_and_wait(granting)
             await cancel_and_wait(acking)
         if reply is None:
             return Settle.ACK
@@ -481,14 +487,14 @@ class RequestHandler:
     async def _ack_once_begun(self, delivery: Delivery, sender: StreamSender) -> None:
         """Settles the request of a stream before its end: the broker does not wait that long.
 
-        Is cancelled when the stream ends.
+        Does not return: it is cancelled when the stream ends.
         """
         await sender.begun.wait()
         # The requests of at most `concurrency` streams are settled. That of a further one counts
         # towards the prefetch until another stream ends.
         async with self._settled_streams:
             delivery.ack()
-            # Keeps its place until the task is cancelled.
+            # Keeps the permit until the task is cancelled.
             await asyncio.get_running_loop().create_future()
 
     async def ended(self, timeout: float) -> bool:

@@ -125,16 +125,16 @@ class Server:
         self._control = ControlServer(self._shared, self._served, self._handlers)
         run = supervised("server", self._run)
         self._task = asyncio.get_running_loop().create_task(run, name="rpc server")
-        failed = asyncio.ensure_future(asyncio.wait({self._task}))
+        run_ended = asyncio.ensure_future(asyncio.wait({self._task}))
         ready = asyncio.ensure_future(self._ready.wait())
         try:
-            await asyncio.wait({failed, ready}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({run_ended, ready}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # The caller of `start` gets no server that it could stop.
             await self.stop(0)
             raise
         finally:
-            failed.cancel()
+            run_ended.cancel()
             ready.cancel()
         if not self._ready.is_set():
             await self.stop(0)
@@ -188,7 +188,7 @@ class Server:
     async def _stop_serving(self) -> None:
         """Closes the channels. Until others are open, no silence of a caller counts."""
         if self._control is not None:
-            self._control.lost()
+            self._control.ignore_silence()
         await self._close_channels()
 
     async def _open(self, link: Link) -> None:
@@ -251,6 +251,7 @@ class Server:
         return await asyncio.shield(self._stop_task)
 
     async def _stop(self, timeout: float | None) -> bool:
+        """Ends the consumers, waits for what runs, and then closes what that needed."""
         # This comes first, so that a server that is connecting again does not begin to consume.
         await cancel_and_wait(self._task)
         ends_at = now() + (self._drain_timeout if timeout is None else timeout)
@@ -261,7 +262,7 @@ class Server:
         for handler in self._handlers.values():
             have_ended &= await handler.ended(max(0.0, ends_at - now()))
         if self._control is not None:
-            have_ended &= await self._control.ended(max(0.0, ends_at - now()))
+            have_ended &= await self._control.drain(max(0.0, ends_at - now()))
         if not have_ended:
             _log.warning("the server stops although methods still run")
         for handler in self._handlers.values():

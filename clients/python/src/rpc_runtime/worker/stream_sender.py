@@ -64,7 +64,7 @@ class StreamSender:
         self._content_type = answering_content_type(request.content_type, codec)
         self._codec = codec
         self._run_header = run_header
-        self._has_items = credit is not None
+        self._has_credit = credit is not None
         self._credit = credit or Volume()
         self._max_item = max_bytes - _ITEM_FRAME
         # Wakes the task that sends, and the one that takes items from the method.
@@ -102,10 +102,10 @@ class StreamSender:
         self._credit = self._credit.largest(credit)
         self._has_room.set()
 
-    def reconnected(self) -> None:
-        """Makes a keep-alive due, because grants may be lost: it asks for the latest one.
+    def request_grant(self) -> None:
+        """Makes a keep-alive due, which asks the caller for its latest grant: grants may be lost.
 
-        It is sent only while `send_items` has no item to send.
+        The keep-alive is sent only while `send_items` has no item to send.
         """
         self._keep_alive_at = now()
         self._changed.set()
@@ -254,7 +254,7 @@ class StreamSender:
         await self._publishing.ended(_SEND_LIMIT)
         if self.failure is not None:
             reply = fault_reply(self._codec, self.failure.code, self.failure.message)
-        elif self._has_items and not self._has_given_up:
+        elif self._has_credit and not self._has_given_up:
             reply.headers[ITEMS_HEADER] = str(self._sent)
         reply.headers[WORKER_HEADER] = self._run_header
         return reply
@@ -278,6 +278,7 @@ async def collect(
     size = 0
     async for item in items:
         try:
+            # Except in plain text, this is only to know the size of the item.
             body = encode_value(converter, item, codec)
             collected.append(body if codec is Codec.TEXT else converter.encode(item))
         except ValueError as error:
