@@ -33,13 +33,10 @@ def _value(name: str, identity: Identity, queues: Mapping[str, ServedQueue]) -> 
     if name == DESCRIBE:
         described = [served.describe(queue) for queue, served in queues.items()]
         return {"worker": worker, "queues": described}
-    counted = [
-        {
-            "queue": queue,
-            "methods": [method.stats.describe() for method in served.methods.values()],
-        }
-        for queue, served in queues.items()
-    ]
+    counted = []
+    for queue, served in queues.items():
+        methods = [method.stats.describe() for method in served.methods.values()]
+        counted.append({"queue": queue, "methods": methods})
     return {"worker": worker, "queues": counted}
 
 
@@ -51,8 +48,8 @@ def _lines(name: str, identity: Identity, queues: Mapping[str, ServedQueue]) -> 
         if name == STATS:
             lines.append(f"queue {queue}")
             lines += [method.stats.line() for method in served.methods.values()]
-            continue
-        for service in served.services:
-            lines.append(f"service {service.name} on queue {queue}")
-            lines += [f"  {method.name}" for method in service.methods]
+        else:
+            for service in served.services:
+                lines.append(f"service {service.name} on queue {queue}")
+                lines += [f"  {method.name}" for method in service.methods]
     return lines

@@ -18,7 +18,7 @@ class Context:
     request_id: str | None
     # Without those of RabbitMQ and of this library.
     headers: Mapping[str, str]
-    # In the time of `clock`. `None` if there is no time limit, or a stream.
+    # In the time of `clock`. `None` without a time limit, and for a request with a stream.
     deadline: float | None
     # Whether the request was redelivered or dead-lettered, so that the method may have run before.
     is_redelivered: bool

@@ -38,12 +38,12 @@ class Execution:
         self._is_cancelled = False
         self._task: asyncio.Task[Reply] | None = None
         # If there is a stream, the time to live only limits the time until its first message.
-        has_deadline = run.time_to_live is not None and run.stream is None
+        time_limit = run.time_to_live if run.stream is None else None
         self.context = Context(
             method=run.method.name,
             request_id=message.correlation_id,
             headers=visible(text_headers(message.headers)),
-            deadline=now() + run.time_to_live if has_deadline and run.time_to_live else None,
+            deadline=now() + time_limit if time_limit else None,
             is_redelivered=run.is_redelivered,
             attempt=attempts_of(message.headers) + 1,
             app_id=message.app_id,
@@ -64,19 +64,19 @@ class Execution:
         If any of that fails, the reply is a fault. Returns `None` if `cancel` has ended the method,
         because then nobody waits for its reply.
         """
+        method, codec = self._run.method, self._run.codec
         try:
-            body = self._message.body
-            arguments = decode_arguments(self._run.method, body, self._run.codec)
+            arguments = decode_arguments(method, self._message.body, codec)
         except CodecError as error:
-            return fault_reply(self._run.codec, fault_code.BAD_REQUEST, str(error))
+            return fault_reply(codec, fault_code.BAD_REQUEST, str(error))
         self._task = asyncio.get_running_loop().create_task(
-            self._invoke(invoke, arguments), name=f"rpc {self._run.method.name}"
+            self._invoke(invoke, arguments), name=f"rpc {method.name}"
         )
         deadline = self.context.deadline
         try:
             # Only a method that may be cancelled is stopped after its deadline.
             limit = None
-            if deadline is not None and self._run.method.is_cancellable:
+            if deadline is not None and method.is_cancellable:
                 limit = max(0.0, deadline - now()) + _ABANDONED_AFTER
             done, _ = await asyncio.wait({self._task}, timeout=limit)
             if not done:
@@ -84,18 +84,16 @@ class Execution:
                 await asyncio.wait({self._task}, timeout=_ABANDONED_AFTER)
                 _keep_until_done(self._task)
                 reason = "the method did not end within a second after its deadline"
-                return fault_reply(self._run.codec, fault_code.ABANDONED, reason)
+                return fault_reply(codec, fault_code.ABANDONED, reason)
             if self._task.cancelled():
                 # By `cancel`, or by the method itself.
                 if self._is_cancelled:
                     return None
-                return fault_reply(
-                    self._run.codec, fault_code.PANICKED, "the method cancelled itself"
-                )
+                return fault_reply(codec, fault_code.PANICKED, "the method cancelled itself")
             # Such as `GeneratorExit`: `_invoke` turns any `Exception` into a reply.
             failure = self._task.exception()
             if failure is not None:
-                return panicked_reply(self._run.method, self._run.codec, failure)
+                return panicked_reply(method, codec, failure)
             return self._limited(self._task.result())
         finally:
             # If this task is cancelled, so is the method.
@@ -154,7 +152,7 @@ def error_reply(method: Method[Any], codec: Codec, error: Exception) -> Reply:
     """Makes the reply for an exception: a fault that the method raises, or its own error.
 
     Any other exception is `panicked`, and so is a fault that the method received from a call of its
-    own. If its error cannot be written, it is `unanswerable`.
+    own. A method's error that cannot be written becomes `unanswerable`.
     """
     if isinstance(error, Fault) and not error.is_received:
         reply = fault_reply(codec, error.code, error.message)

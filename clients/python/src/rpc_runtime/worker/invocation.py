@@ -32,7 +32,7 @@ def invocation_of(
     method, codec = run.method, run.codec
 
     async def invoke(arguments: tuple[Any, ...]) -> Reply:
-        items = _incoming(run, inbox)
+        items = _items_of_caller(run, inbox)
         if items is not None:
             arguments = (*arguments, items)
         returned = served.function(*arguments)
@@ -41,16 +41,16 @@ def invocation_of(
             # A one-way method that is called with a `reply_to` answers with the empty value.
             return result_reply(method, codec, None if method.is_oneway else value)
         stream: AsyncIterator[Any] = aiter(returned)
-        # A caller that grants no credit gets all items in the reply. A `sender` may be there for
-        # the items that the caller sends.
-        if sender is not None and run.stream is not None and run.stream.credit is not None:
+        grants_credit = run.stream is not None and run.stream.credit is not None
+        # Without credit, `sender` may be there for the items that the caller sends.
+        if sender is not None and grants_credit:
             return await sender.send_items(method, stream)
         return await collect(method, codec, stream, max_reply_bytes)
 
     return invoke
 
 
-def _incoming(run: Run, inbox: IncomingInbox | None) -> IncomingItems | None:
+def _items_of_caller(run: Run, inbox: IncomingInbox | None) -> IncomingItems | None:
     converter = run.method.types_in(form_of(run.codec)).incoming
     if inbox is None or converter is None:
         return None

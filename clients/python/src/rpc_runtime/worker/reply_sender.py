@@ -73,7 +73,7 @@ class ReplySender:
         *,
         is_mandatory: bool,
     ) -> Published | None:
-        """Publishes to a queue, mostly a reply address, again after each lost channel.
+        """Publishes a message to the queue at an address, again after each lost channel.
 
         `is_mandatory` has no effect with direct reply-to. Returns `None` if it does not succeed in
         time, or if the connection was closed for good.
@@ -84,6 +84,7 @@ class ReplySender:
         while now() < give_up_at:
             try:
                 async with asyncio.timeout_at(give_up_at):
+                    # The broker may close this channel too. No other message is on it.
                     if channels_closed and not is_direct:
                         return await self._separate.publish(
                             message, address, is_mandatory=is_mandatory
@@ -91,13 +92,12 @@ class ReplySender:
                     return await channel.publish(
                         message, queue=address, is_mandatory=is_mandatory and not is_direct
                     )
-            except TimeoutError:
-                return None
-            except ConnectFailed:
+            except (TimeoutError, ConnectFailed):
                 return None
             except ChannelLost as error:
                 # Over a wrong address of direct reply-to, the broker may close the connection too.
-                if error.is_alone or (error.is_written and is_direct):
+                may_be_address = is_direct and error.is_written
+                if error.is_alone or may_be_address:
                     channels_closed += 1
                 if channels_closed >= MAX_CLOSED:
                     return Published.CLOSED
