@@ -227,12 +227,12 @@ impl DirectReplies {
 
     /// Starts an attempt to connect if one is due.
     fn connect_if_due(self: &Arc<Self>) {
-        let mut limit_if_refused = None;
+        let mut limit_if_others_are_open = None;
         self.shared.send_if_modified(|shared| {
             let Some(next) = shared.next_when_needed(Instant::now()) else {
                 return false;
             };
-            limit_if_refused = Some(match next {
+            limit_if_others_are_open = Some(match next {
                 // A single attempt if the other connections are open: a reply after the next pause
                 // starts another one.
                 SharedConnection::Retrying => Duration::ZERO,
@@ -241,15 +241,15 @@ impl DirectReplies {
             *shared = next;
             true
         });
-        if let Some(limit_if_refused) = limit_if_refused {
+        if let Some(limit_if_others_are_open) = limit_if_others_are_open {
             self.tasks
-                .spawn(Arc::clone(self).connect_for_all(limit_if_refused));
+                .spawn(Arc::clone(self).connect_for_all(limit_if_others_are_open));
         }
     }
 
     /// Opens the shared connection, and tells all replies that wait for it how that went.
-    async fn connect_for_all(self: Arc<Self>, limit_if_refused: Duration) {
-        let connecting = restart_on_panic("direct replies", || self.connect_within(limit_if_refused));
+    async fn connect_for_all(self: Arc<Self>, limit_if_others_are_open: Duration) {
+        let connecting = restart_on_panic("direct replies", || self.connect_within(limit_if_others_are_open));
         let opened = self.tasks.ending.run_until_cancelled(connecting).await;
         self.shared.send_replace(match opened {
             Some(Some(direct)) => SharedConnection::Up(Arc::new(direct)),
@@ -261,10 +261,10 @@ impl DirectReplies {
         });
     }
 
-    /// Connects, with retries for a limited time: `limit_if_refused` if the handle's other
+    /// Connects, with retries for a limited time: `limit_if_others_are_open` if the handle's other
     /// connections are open, and else [`CONNECT_LIMIT`]. Returns `None` after that. The last
     /// attempt may take longer. Cancel safe.
-    async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectConnection> {
+    async fn connect_within(&self, limit_if_others_are_open: Duration) -> Option<DirectConnection> {
         let begun = Instant::now();
         let is_retried = |error: &BrokerError| {
             if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "no_connection") {
@@ -274,7 +274,7 @@ impl DirectReplies {
             // Waiting is harmless while the handle's other connections are down too: no requests
             // arrive, so none is held back by a prefetch that is used up.
             let limit = match self.board.status() {
-                Status::Ready | Status::Blocked { .. } => limit_if_refused,
+                Status::Ready | Status::Blocked { .. } => limit_if_others_are_open,
                 _ => CONNECT_LIMIT,
             };
             begun.elapsed() < limit

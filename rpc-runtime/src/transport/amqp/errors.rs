@@ -86,12 +86,13 @@ fn is_not_allowed(cause: &Cause) -> bool {
     matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }
 
-/// Returns the reason if the connection was closed with a hard error, such as `INTERNAL_ERROR`:
-/// RabbitMQ's answer to violations of the protocol, and to some operations that it refuses.
+/// Returns the cause if the broker closed the connection with a hard error, such as
+/// `INTERNAL_ERROR`: RabbitMQ's answer to violations of the protocol, and to some operations that
+/// it refuses.
 ///
 /// Returns `None` for any other error, and for `CONNECTION_FORCED`: an operator closed the
 /// connection or shut the broker down.
-pub(super) fn protocol_violation(error: &BrokerError) -> Option<Cause> {
+pub(super) fn hard_close_reason(error: &BrokerError) -> Option<Cause> {
     let BrokerError::Lost { source: Some(source) } = error else {
         return None;
     };

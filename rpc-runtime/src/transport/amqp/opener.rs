@@ -308,13 +308,14 @@ impl Opener {
         })
     }
 
-    /// Looks up whether a queue of this name exists.
+    /// Looks up whether a queue of this name exists, and how many messages it has.
     ///
     /// A queue whose node is down counts as missing. RabbitMQ 3.10 reports it as missing at once,
     /// and RabbitMQ 4 only after more than a minute. So a queue also counts as missing if no answer
     /// arrives within [`LOOKUP_LIMIT`], or within the limit of a step if that is shorter.
     pub(super) async fn look_up(&self, queue: &ShortStr) -> Result<QueueLookup, BrokerError> {
-        // The broker closes the channel if the queue is missing.
+        // A channel of its own, because the broker closes it if the queue is missing. A broker that
+        // answers nothing at all does not open it.
         let scratch = self.channel().await?;
         let name = short(queue.as_str())?;
         let asking = declare_passively(Arc::clone(&scratch), name);

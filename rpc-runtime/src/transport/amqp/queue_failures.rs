@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::errors::protocol_violation;
+use super::errors::hard_close_reason;
 use super::opener::NoAnswer;
 use crate::error::BrokerError;
 
@@ -62,7 +62,7 @@ impl QueueFailures {
         if is_unanswered(&error) {
             self.unanswered.insert(queue.to_owned());
         }
-        let Some(source) = protocol_violation(&error) else {
+        let Some(source) = hard_close_reason(&error) else {
             return error;
         };
         let closed = self.closed.entry(queue.to_owned()).or_default();

@@ -18,7 +18,7 @@ use super::connection::{
 use super::consume::{AckMode, SubscriptionOptions};
 use super::depths::DepthLookup;
 use super::direct_replies::{DirectReplies, RoutingPublisher};
-use super::errors::{protocol_violation, short};
+use super::errors::{hard_close_reason, short};
 use super::opener::{self, Opener, QueueLookup};
 use super::queue_failures::QueueFailures;
 use super::task_group::TaskGroup;
@@ -171,7 +171,7 @@ impl AmqpTransport {
             // Counts a close, after which `retry` tries again. The caller records the last outcome.
             declared.map_err(|error| self.queue_failures().failed(queue.name(), error))
         };
-        retry(declare, |error| protocol_violation(error).is_some()).await
+        retry(declare, |error| hard_close_reason(error).is_some()).await
     }
 
     /// Declares a request queue on a connection of its own, and closes that again.
@@ -220,7 +220,7 @@ impl AmqpTransport {
                 .consume_requests(&channel, queue, prefetch, Some(own))
                 .await
         };
-        opening.await.map_err(|error| match protocol_violation(&error) {
+        opening.await.map_err(|error| match hard_close_reason(&error) {
             // The broker gave up waiting for the queue's leader.
             Some(source) => BrokerError::Queue {
                 queue: queue.name().to_owned(),

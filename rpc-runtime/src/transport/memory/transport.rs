@@ -576,7 +576,8 @@ impl Control for MemoryControl {
     }
 
     async fn close_and_delete(&self) {
-        self.close().await;
+        self.end();
+        // Even if the connection is lost: a broker's queue would expire then.
         if let Some(queue) = &self.private_queue {
             self.broker.queues().delete(queue);
         }
