@@ -77,15 +77,20 @@ impl ControlMessages {
         self.call_abandoned.notify_one();
     }
 
-    /// Tells a worker to end its stream, which answers the request with this id and which nobody
-    /// reads. Does nothing if this stream, or [`MAX_UNREAD`] streams, were ended within
-    /// [`UNREAD_PAUSE`], because a peer can send any number of items.
+    /// Adds a stream that nobody reads to the calls that are to be cancelled: the stream of this
+    /// worker that answers the request with this id. Does nothing if it was added within
+    /// [`UNREAD_PAUSE`], or [`MAX_UNREAD`] streams were, because a peer can send any number of
+    /// items with any ids.
     pub(super) fn end_unread(&self, worker: ShortStr, id: Uuid) {
         let now = Instant::now();
         let may_end = self.lock().unread.admit((worker.clone(), id), now);
         if may_end {
-            let (key, deadline) = (worker, now);
-            self.cancel(AbandonedCall { key, id, deadline });
+            self.cancel(AbandonedCall {
+                key: worker,
+                id,
+                // Not known. With this one, it comes after the calls of this client.
+                deadline: now,
+            });
         }
     }
 

@@ -135,9 +135,9 @@ impl InFlightCall {
         self.lock().is_batched = true;
     }
 
-    /// Forgets the batch size if the call has timed out because of a batch, whose workers may be
-    /// gone: its request was in a batch, or still waited to be sent, perhaps in one. `may_have_run`
-    /// is whether any request of the call may have reached a worker.
+    /// Forgets the batch size after a timeout for which a batch may be the reason, because its
+    /// workers may be gone: the request was in a batch, or still waited to be sent, perhaps in one.
+    /// `may_have_run` is whether any request of the call may have reached a worker.
     pub(super) fn forget_batch_size_after_timeout(&self, may_have_run: bool) {
         if !may_have_run || self.lock().is_batched {
             self.forget_batch_size();

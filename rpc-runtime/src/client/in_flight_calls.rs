@@ -367,7 +367,7 @@ fn receive_end(call: &InFlightCall, inbox: &ItemInbox, worker: Option<&str>, mes
     inbox.end(call.id(), worker, items_before, reply)
 }
 
-/// Hands a call a worker's credit, for the items that the call sends.
+/// Hands a call a worker's credit for the items that the call sends.
 fn receive_grant(
     call: &InFlightCall,
     inbox: &ItemInbox,
@@ -384,12 +384,8 @@ fn receive_grant(
     };
     let replies_with_items = call.plan().destination.credit().is_some();
     match inbox.receive_sign_of_life(id, worker, replies_with_items) {
-        // The grant needs no `answer`: the items that the call sends next answer it.
-        Arrival::Continues { is_first, .. } => match upload.grant(id, worker, grant) {
-            Ok(()) => Arrival::Continues {
-                is_first,
-                answer: None,
-            },
+        arrival @ Arrival::Continues { .. } => match upload.grant(id, worker, grant) {
+            Ok(()) => arrival,
             Err(reason) => Arrival::Ends(Err(BadReply::Stream(reason))),
         },
         arrival => arrival,

@@ -157,7 +157,7 @@ impl InProcess {
     }
 }
 
-/// Returns the sink of a method that replies with a stream; `None` for other methods.
+/// Returns the sink for the items of a call that grants credit for them; `None` for other calls.
 fn item_sink(call: &InFlightCall) -> Option<Arc<InProcessItems>> {
     let destination = &call.plan().destination;
     // A call that only sends items has an inbox too, but grants no credit.
@@ -181,10 +181,11 @@ async fn run_and_send_items(
     // Passes the method's credit for items on to the caller's stream.
     let granting = async {
         while let Some(grant) = inbox.next_grant().await {
-            if let Some(items) = &call.plan().destination.inbox {
-                // Tells the inbox that the streams have begun, so that a further attempt that a
+            // A call that sends items has an inbox.
+            if let Some(inbox_of_call) = &call.plan().destination.inbox {
+                // Tells this inbox that the streams have begun, so that a further attempt that a
                 // layer makes does not run the method again. Only the first message matters.
-                items.receive(call.id(), IN_PROCESS_WORKER, Items::keep_alive());
+                inbox_of_call.receive(call.id(), IN_PROCESS_WORKER, Items::keep_alive());
             }
             // This cannot fail: the worker's id is a UUID, and the method takes only items that
             // were sent.

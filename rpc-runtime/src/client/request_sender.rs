@@ -47,8 +47,8 @@ impl RequestSender {
     }
 
     /// Publishes a request at once, or passes it to the task if it is to be batched or held back,
-    /// or if the transport does not accept it now. `is_alone` is whether no other call will share a
-    /// batch with it.
+    /// if earlier requests wait there, or if the transport does not accept it now. `is_alone` is
+    /// whether no other call will share a batch with it: then it need not be batched.
     pub(super) fn send(&self, mut request: QueuedRequest, is_alone: bool) {
         // The request must not overtake earlier ones that wait in the task.
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);

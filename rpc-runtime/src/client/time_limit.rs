@@ -21,8 +21,8 @@ impl TimeLimit {
         self.deadline <= Instant::now()
     }
 
-    /// Builds the error of a call that reached its deadline within its layers, before it was sent,
-    /// or while its method ran in this process. It names no problem with the broker.
+    /// Builds the error of a call whose time limit is over. Its `source` is `None`: no problem with
+    /// the broker is known.
     pub(crate) fn timeout_error(&self, executed: Executed) -> CallError {
         CallError::TimedOut {
             limit: self.limit,

@@ -204,7 +204,8 @@ impl ItemTally {
         let has_first = self.next_number == 0 && items > 0;
         self.next_number += items;
         if let Some(flow) = &self.flow {
-            // No other tally changes this number.
+            // No other tally counts this stream. If a layer runs the method again, the number
+            // begins anew.
             let passed = flow.passed_from(self.sent_by);
             passed.store(self.next_number, Ordering::Relaxed);
             if has_first && self.sent_by == SentBy::Method {

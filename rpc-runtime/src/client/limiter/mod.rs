@@ -448,7 +448,8 @@ impl Permit {
     /// the request of another attempt.
     pub(super) fn stop_counting(&self) {
         if self.counts.swap(false, Ordering::SeqCst) {
-            // Before `is_reduced` is read, so that no later reduction counts the call.
+            // Before `remove_from_counted` reads `is_reduced`, so that later reductions do not
+            // count the call.
             self.limiter.streaming.fetch_add(1, Ordering::SeqCst);
             self.limiter.remove_from_counted(self);
             self.limiter.grant_if_calls_wait();

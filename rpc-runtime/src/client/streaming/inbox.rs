@@ -318,7 +318,7 @@ impl ItemInbox {
 
     /// Receives a message of the worker that is not about the items that it sends, in answer to the
     /// request with this id. `replies_with_items` is whether the method replies with a stream: then
-    /// only the first such message counts as a sign of life.
+    /// only the first such message counts as a sign of life. No grant answers it.
     pub(in crate::client) fn receive_sign_of_life(
         &self,
         id: Uuid,
@@ -519,8 +519,9 @@ pub(in crate::client) fn worker_key(header: &str) -> Option<ShortStr> {
     Uuid::parse_str(&worker.id).ok().map(ShortStr::from_uuid)
 }
 
-/// Whether a message is of another run or worker than the stream. Then it does not change the
-/// inbox. One of a later run still ends the call.
+/// Whether a message is not part of the stream, and so does not change the inbox: it is of another
+/// worker, of an earlier run of the method, or of a later run that interrupts the stream. The
+/// [`arrival`] of the last still ends the call.
 fn is_of_other_run(received: &Result<Received<ReceivedReply>, BadStream>) -> bool {
     matches!(
         received,

@@ -322,7 +322,7 @@ impl<R> Receiver<R> {
     }
 
     /// Receives items before which others are missing, and ignores those that have arrived already.
-    /// That is rare, so they are copied, one by one.
+    /// Each is copied, so that it does not keep its message in memory.
     fn receive_early(&mut self, first: u64, mut items: ItemList) {
         let lists = std::iter::from_fn(|| items.split_first());
         for (mut item, number) in lists.zip(first..) {
