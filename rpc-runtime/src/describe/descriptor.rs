@@ -170,8 +170,8 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn can_be_cancelled(&self) -> bool {
         let may_be_stopped = self.is_cancellable || self.is_idempotent || self.has_stream();
-        let has_one_reply = !self.is_oneway && !self.is_broadcast;
-        may_be_stopped && has_one_reply
+        let one_worker_replies = !self.is_oneway && !self.is_broadcast;
+        may_be_stopped && one_worker_replies
     }
 
     /// Whether it replies with a stream, or receives one.

@@ -77,7 +77,7 @@ pub(in super::super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F
     \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
 
 /// The entries about dead-lettering in the headers of a malformed content header, as they are sent.
-/// Empty if it has no headers, and [`REJECTED_TOO_OFTEN`] if its entries are unknown.
+/// Empty if it has no headers, and [`REJECTED_TOO_OFTEN`] if its entries are unknown or too long.
 fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
     let has_headers = split_flags(payload).is_some_and(|(flags, _)| flags & flag(Property::Headers) != 0);

@@ -227,8 +227,8 @@ fn dead_lettered(table: &[u8]) -> Option<DeadLettered> {
         }
     }
     // The entries of a broker include the first death, but they may be unreadable or missing, so
-    // its reason is recorded too. Another expiry changes nothing. Any other reason counts as a
-    // death only if no entry did, so that no death counts twice.
+    // its reason is recorded too. An expiry that was in an entry changes nothing. Any other reason
+    // counts as a death only if no entry did, so that no death counts twice.
     if let Some(reason) = first_reason.and_then(Value::as_str).map(DeathReason::from_wire) {
         match reason {
             DeathReason::Expired => dead.has_expired = true,
