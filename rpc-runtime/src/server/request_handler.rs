@@ -623,7 +623,8 @@ impl RequestHandler {
             return;
         }
         // If this worker takes no batches, the answer is 1 instead of no advice: the sender may
-        // have learned another size from an earlier worker.
+        // have learned another size from an earlier worker. Without replies, it does not notice
+        // that nobody takes its batches.
         let batch_size = self.advised_batch_size(batch_size).max(1);
         match self.executor.rules.check_reply_address(&ask.address) {
             Ok(()) => {

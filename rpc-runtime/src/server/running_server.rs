@@ -13,7 +13,7 @@ use crate::error::{BrokerError, ServerError};
 #[derive(Debug)]
 #[must_use = "a server that is dropped stops at once"]
 pub struct RunningServer {
-    /// `None` once the server was told to stop.
+    /// Taken by [`stop`](Self::stop).
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<Result<(), ServerError>>,
     /// `None` until the server has ended.
@@ -40,6 +40,7 @@ impl RunningServer {
             // This fails if the server has already ended.
             let _ = stop.send(());
         }
+        // Unlike for other callers, this may be `Ok`: the server does not end by itself.
         self.ended().await
     }
 

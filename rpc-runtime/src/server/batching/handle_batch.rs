@@ -267,12 +267,13 @@ impl RequestHandler {
         })
     }
 
-    /// Returns the delay with which a job is moved to another queue instead of running with its
-    /// batch. `None` if it may run now, or is no job. A job of a redelivered batch is always moved,
-    /// because it might crash its worker again, with all other requests of the batch.
+    /// Returns how much of its delay is left to a job that is moved to another queue instead of
+    /// running with its batch. `None` if it may run now, or is no job. A job of a redelivered batch
+    /// is always moved, because it might crash its worker again, with all other requests of the
+    /// batch; nothing may be left of its delay then.
     ///
-    /// Prepares the message like [`prepare_job`](Self::prepare_job), and counts a redelivery in its
-    /// headers.
+    /// Prepares the message like [`prepare_job`](Self::prepare_job). If the batch was redelivered,
+    /// counts that in the headers of a job.
     fn prepare_batched_job(&self, message: &mut Message, redelivered: bool) -> Option<Duration> {
         let delay = self.prepare_job(message);
         if redelivered && self.is_job(message) {

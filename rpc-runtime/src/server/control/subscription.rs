@@ -255,7 +255,7 @@ impl ResponderRun<'_> {
         self.answers.spawn(async move {
             let tag = delivery.tag;
             let answering = responder.answer(delivery, || control.ack(tag));
-            // Panics of methods are caught earlier. Other answers continue.
+            // Logs a panic of this library. Those of methods are caught earlier.
             let answering = catch_panic("control message", answering);
             aborted.run_until_cancelled(answering).await
         });

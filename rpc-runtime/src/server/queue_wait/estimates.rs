@@ -33,6 +33,8 @@ pub(crate) struct QueueWaitEstimates {
     /// Whether messages may wait. While none may, [`estimate`](Self::estimate) takes no lock.
     is_active: AtomicBool,
     /// How many of the deliveries that are being handled filled the prefetch when they arrived.
+    /// Changed without the lock: each counts from before its first call of `record_full` until
+    /// after the last one, so that a measurement meanwhile counts the prefetch as full.
     full_deliveries: AtomicUsize,
     /// The time to live of probes, in seconds. Zero before the first request with a time to live.
     /// It is atomic so that a request that does not raise it takes no lock.
@@ -238,8 +240,9 @@ impl QueueWaitEstimates {
         });
     }
 
-    /// Records the result of a measurement by calling `record`, with whether the prefetch is full.
-    /// If no messages of any priority wait, measuring ends. Does nothing if it has ended already.
+    /// Records the result of a measurement by calling `record`, which gets whether the prefetch is
+    /// full. If no messages of any priority may wait then, measuring ends. Does nothing if it has
+    /// ended already.
     fn update(&self, now: Instant, record: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_full = self.full_deliveries.load(Ordering::SeqCst) > 0;
@@ -294,8 +297,6 @@ impl Drop for PrefetchFullGuard {
                 .record_full(&mut state, self.priority, Instant::now());
         }
         drop(state);
-        // At the end, so that a measurement that ends before the call of `record_full` still counts
-        // the prefetch as full.
         self.estimates.full_deliveries.fetch_sub(1, Ordering::SeqCst);
     }
 }

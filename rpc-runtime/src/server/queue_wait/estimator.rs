@@ -189,8 +189,8 @@ impl WaitEstimator {
     }
 
     /// Whether to add a probe to a queue that may hold nothing but probes. The last one, if any,
-    /// must be at least half as old as the oldest one, so that they become rare, or
-    /// [`UNMEASURABLE_AFTER`] old.
+    /// must be at least half as old as the oldest one, so that probes become rare, or
+    /// [`UNMEASURABLE_AFTER`] old: a queue that accepts probes can be measured.
     fn may_add_probe(&self, now: Instant) -> bool {
         let Some(last) = self.outstanding.back() else {
             return true;
