@@ -3,7 +3,7 @@ import { BadReply, Fault, RpcError, TimedOut } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { MAX_SILENCE_MS } from "../protocol/names.js";
 import { runOf, workerIdOf } from "../protocol/reply.js";
-import { BEGAN_AGAIN, NO_RUN, originOf, type StreamRun } from "../protocol/stream-run.js";
+import { BEGAN_AGAIN, compareRuns, NO_RUN, type StreamRun } from "../protocol/stream-run.js";
 import type { Items } from "../service.js";
 import type { Incoming } from "../transport/message.js";
 import { currentContext } from "../worker/context.js";
@@ -77,7 +77,8 @@ class UploadCall {
   #receive(message: Incoming): void {
     const run = runOf(message);
     const isGrant = this.#upload.isGrant(message);
-    switch (this.#run === null ? "sameRun" : originOf(run, this.#run)) {
+    const comparison = this.#run === null ? "sameRun" : compareRuns(run, this.#run);
+    switch (comparison) {
       case "sameRun":
         break;
       case "otherWorker":

@@ -1,6 +1,6 @@
 import { detached, sizeOf, type Credit } from "./control.js";
 import { MAX_CREDIT } from "./names.js";
-import { originOf, type StreamRun } from "./stream-run.js";
+import { compareRuns, type StreamRun } from "./stream-run.js";
 
 /** Messages that cannot be a stream. */
 export class BadStream extends Error {
@@ -79,7 +79,7 @@ export class StreamReceiver<R> {
    */
   chooseRun(run: StreamRun | null): Unread | null {
     if (this.#run === null) return null;
-    switch (originOf(run, this.#run)) {
+    switch (compareRuns(run, this.#run)) {
       case "sameRun":
         return null;
       case "otherWorker":

@@ -12,8 +12,8 @@ export interface StreamRun {
   readonly number: number | bigint;
 }
 
-/** Who sends a message, compared with the run whose stream is read. */
-export type Origin =
+/** Which run sends a message, compared with the run whose stream is read. */
+export type RunComparison =
   | "sameRun"
   /** An earlier run on the same worker, which has ended. */
   | "earlierRun"
@@ -32,7 +32,7 @@ export const BEGAN_AGAIN = "its worker lost the connection, and began the stream
 export const NO_RUN = "the message does not say which run of which worker sent it";
 
 /** Compares the run that sends a message with the run whose stream is read. */
-export function originOf(message: StreamRun | null, stream: StreamRun): Origin {
+export function compareRuns(message: StreamRun | null, stream: StreamRun): RunComparison {
   if (message === null || message.worker !== stream.worker) return "otherWorker";
   if (message.number > stream.number) return "laterRun";
   return message.number < stream.number ? "earlierRun" : "sameRun";

@@ -7,7 +7,7 @@ import { IncomingInbox } from "../../src/protocol/incoming-inbox.js";
 import { ItemSender } from "../../src/protocol/item-sender.js";
 import { runOf } from "../../src/protocol/reply.js";
 import { StreamReceiver } from "../../src/protocol/stream-receiver.js";
-import { originOf, readRun } from "../../src/protocol/stream-run.js";
+import { compareRuns, readRun } from "../../src/protocol/stream-run.js";
 import { StreamSender } from "../../src/protocol/stream-sender.js";
 import { Identity } from "../../src/worker/identity.js";
 
@@ -81,14 +81,14 @@ test("a worker numbers its runs", () => {
   const next = () => readRun(JSON.parse(identity.nextRunHeader()))!;
   const [first, second] = [next(), next()];
   assert.deepEqual([first.worker, second.worker], [identity.id, identity.id]);
-  assert.equal(originOf(first, first), "sameRun");
-  assert.equal(originOf(second, first), "laterRun");
-  assert.equal(originOf(first, second), "earlierRun");
+  assert.equal(compareRuns(first, first), "sameRun");
+  assert.equal(compareRuns(second, first), "laterRun");
+  assert.equal(compareRuns(first, second), "earlierRun");
   // Other workers may not number their runs.
   const unnumbered = readRun({ id: identity.id })!;
-  assert.equal(originOf(second, unnumbered), "laterRun");
-  assert.equal(originOf(unnumbered, readRun({ id: identity.id })!), "sameRun");
-  assert.equal(originOf({ ...first, worker: randomUUID() }, first), "otherWorker");
+  assert.equal(compareRuns(second, unnumbered), "laterRun");
+  assert.equal(compareRuns(unnumbered, readRun({ id: identity.id })!), "sameRun");
+  assert.equal(compareRuns({ ...first, worker: randomUUID() }, first), "otherWorker");
   const invalid = [-2, 2n ** 64n, 1.5, true, null, "2", [2], NaN].map((run) => ({
     id: identity.id,
     run,
@@ -96,7 +96,7 @@ test("a worker numbers its runs", () => {
   const strangers = [{}, { run: 2 }, { id: "b", run: 2 }, { id: 7 }, null, "b", [identity.id]];
   for (const header of [...invalid, ...strangers]) {
     assert.equal(readRun(header), null);
-    assert.equal(originOf(readRun(header), first), "otherWorker");
+    assert.equal(compareRuns(readRun(header), first), "otherWorker");
   }
 });
 
@@ -109,9 +109,9 @@ test("runs may have numbers that a JavaScript number cannot hold", () => {
   };
   const largest = run("18446744073709551615");
   assert.deepEqual(largest, { worker: RUN.worker, number: 2n ** 64n - 1n });
-  assert.equal(originOf(run("18446744073709551614"), largest), "earlierRun");
-  assert.equal(originOf(largest, run("7")), "laterRun");
-  assert.equal(originOf(run("18446744073709551615"), largest), "sameRun");
+  assert.equal(compareRuns(run("18446744073709551614"), largest), "earlierRun");
+  assert.equal(compareRuns(largest, run("7")), "laterRun");
+  assert.equal(compareRuns(run("18446744073709551615"), largest), "sameRun");
   assert.equal(run("18446744073709551616"), null);
 });
 
