@@ -140,7 +140,7 @@ export class Connection {
     const key = `${worker} ${correlationId}`;
     const cancelledAt = this.#strays.get(key);
     if (cancelledAt !== undefined && cancelledAt + STRAY_PAUSE_MS > now) return;
-    // So that the key moves to the end: the first one is that of the longest ago.
+    // The key moves to the end, so the first one was cancelled the longest ago.
     this.#strays.delete(key);
     if (this.#strays.size >= MAX_STRAYS) this.#strays.delete(this.#strays.keys().next().value!);
     this.#strays.set(key, now);

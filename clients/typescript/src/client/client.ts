@@ -102,7 +102,9 @@ export class MethodCaller {
         () => planCall(method, this.#queue, current, merged, creditHeaders(window)),
         window,
       );
-    if (method.resume === null || !method.idempotent) return begin(args) as ItemStream<R>;
+    // Resuming a stream calls its method again.
+    const canResume = method.resume !== null && method.idempotent;
+    if (!canResume) return begin(args) as ItemStream<R>;
     const named = args as Readonly<Record<string, unknown>>;
     const limitMs = limitOf(method, merged);
     return resuming(method.resume, named, limitMs, merged.signal, begin) as ItemStream<R>;

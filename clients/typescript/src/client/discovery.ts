@@ -44,7 +44,7 @@ export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
   const found = new Map<string, FoundWorker>();
   try {
     for await (const answer of gathering) {
-      const worker = readFound(answer.result);
+      const worker = readDescription(answer.result);
       // If an id comes twice, the first reply counts.
       if (worker !== null && !found.has(worker.worker.id)) found.set(worker.worker.id, worker);
     }
@@ -55,7 +55,7 @@ export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
 }
 
 /** Reads a description, or returns `null` if the answer is a fault or no description. */
-function readFound(result: () => unknown): FoundWorker | null {
+function readDescription(result: () => unknown): FoundWorker | null {
   let plain: unknown;
   try {
     plain = result();

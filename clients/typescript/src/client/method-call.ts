@@ -109,16 +109,13 @@ export function readResult<T>(
   return orBadReply("yes", () => read(reply));
 }
 
-/** Reads the error that a reply holds. If that is not possible, returns or throws a `BadReply`. */
-function readError(reply: Reply, method: AnyMethod): RpcError {
-  const ErrorType = method.error;
-  if (ErrorType === null) {
-    return new BadReply(new Error("the method has no error of its own"), "yes");
-  }
-  return orBadReply(
-    "yes",
-    (): MethodError => new ErrorType(decodeValue(reply.codec, ErrorType.type, reply.body)),
-  );
+/** Reads the method's error that a reply holds. Throws a {@link BadReply}. */
+function readError(reply: Reply, method: AnyMethod): MethodError {
+  return orBadReply("yes", () => {
+    const ErrorType = method.error;
+    if (ErrorType === null) throw new Error("the method has no error of its own");
+    return new ErrorType(decodeValue(reply.codec, ErrorType.type, reply.body));
+  });
 }
 
 /** Reads a message as a reply to a request in this codec. Throws a {@link BadReply}. */

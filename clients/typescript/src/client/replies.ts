@@ -43,8 +43,8 @@ export class ReplyQueue {
 
   /**
    * Declares the queue on a new channel and consumes it. If the queue is gone, or its node does not
-   * answer, another one with a new name replaces it. Returns once the replies that waited have been
-   * read, so that no call is resent whose reply was waiting, or after {@link CATCH_UP_MS}.
+   * answer, another one with a new name replaces it. Returns once the replies that waited have
+   * arrived, or after {@link CATCH_UP_MS}, because their calls need not be sent again.
    */
   async prepare(channel: ConfirmChannel, model: ChannelModel): Promise<void> {
     this.#channel = channel;
@@ -99,7 +99,7 @@ async function isUsable(model: ChannelModel, queue: string): Promise<boolean> {
   } catch (error) {
     if (isMissing) return false;
     if (!(error instanceof LimitExceeded)) throw error;
-    // The broker takes this only once it has answered.
+    // Without waiting: the broker closes the channel only once it has answered.
     channel.close().catch(() => {});
     return false;
   }
